@@ -1,0 +1,117 @@
+use crate::{Transport, answer, member, with_deadline};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use hoistway_kit::grpc::{MAX_MESSAGE, status};
+use hoistway_model::{
+    AgentService, Digest, Name, Operation, OperationId, Result, RevisionId,
+    agent::{Agent, AgentSpec, RevisionStatus, RouteStream},
+    image::ImageRef,
+    tool::BoundTool,
+};
+use hoistway_proto::{
+    agents::v1::{self as pb, agent_service_client::AgentServiceClient},
+    convert,
+};
+use std::time::Duration;
+
+/// The agent service behind a transport.
+#[derive(Debug, Clone)]
+pub struct AgentClient {
+    rpc: AgentServiceClient<Transport>,
+    patience: Duration,
+}
+
+impl AgentClient {
+    /// A client over `transport`; connects on first use. `patience` is the deadline of starting one revision.
+    pub fn new(transport: Transport, patience: Duration) -> Self {
+        let rpc = AgentServiceClient::new(transport)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        Self { rpc, patience }
+    }
+
+    fn rpc(&self) -> AgentServiceClient<Transport> {
+        self.rpc.clone()
+    }
+}
+
+#[async_trait]
+impl AgentService for AgentClient {
+    async fn resolve_image(&self, image: ImageRef) -> Result<Option<Digest>> {
+        let request = pb::ResolveImageRequest { image: image.to_string() };
+        let response = answer(self.rpc().resolve_image(request).await)?;
+        response.digest.map(|d| convert::parsed("digest", &d)).transpose()
+    }
+
+    async fn start_revision(
+        &self,
+        operation: Operation,
+        revision: RevisionId,
+        spec: AgentSpec,
+    ) -> Result<RevisionStatus> {
+        let request = pb::StartRevisionRequest {
+            operation: Some(operation.into()),
+            revision_id: revision.to_string(),
+            spec: Some(spec.into()),
+        };
+        answer(self.rpc().start_revision(with_deadline(request, self.patience)).await)?.try_into()
+    }
+
+    async fn switch_route(&self, operation: Operation, agent: Name, revision: RevisionId) -> Result<Agent> {
+        let request = pb::SwitchRouteRequest {
+            operation: Some(operation.into()),
+            agent: agent.into(),
+            revision_id: revision.to_string(),
+        };
+        member("agent", answer(self.rpc().switch_route(request).await)?.agent)?.try_into()
+    }
+
+    async fn undo_start(&self, started: OperationId, agent: Name, revision: RevisionId) -> Result<()> {
+        let request = pb::UndoStartRequest {
+            started_operation_id: started.to_string(),
+            agent: agent.into(),
+            revision_id: revision.to_string(),
+        };
+        answer(self.rpc().undo_start(request).await).map(drop)
+    }
+
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>> {
+        let request = pb::BindToolRequest { operation: Some(operation.into()), tool: Some(tool.into()) };
+        let response = answer(self.rpc().bind_tool(with_deadline(request, self.patience)).await)?;
+        response.agents.iter().map(|a| convert::name("agents", a)).collect()
+    }
+
+    async fn get_agent(&self, name: Name) -> Result<Agent> {
+        let request = pb::GetAgentRequest { name: name.into() };
+        member("agent", answer(self.rpc().get_agent(request).await)?.agent)?.try_into()
+    }
+
+    async fn list_agents(&self) -> Result<Vec<Agent>> {
+        let response = answer(self.rpc().list_agents(pb::ListAgentsRequest {}).await)?;
+        response.agents.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()> {
+        let request = pb::DeleteAgentRequest { operation: Some(operation.into()), name: name.into() };
+        answer(self.rpc().delete_agent(request).await).map(drop)
+    }
+
+    async fn agent_logs(&self, name: Name, tail: Option<u32>) -> Result<Vec<String>> {
+        let request = pb::GetAgentLogsRequest { name: name.into(), tail };
+        Ok(answer(self.rpc().get_agent_logs(request).await)?.lines)
+    }
+
+    async fn watch_routes(&self, watcher: String) -> Result<RouteStream> {
+        let stream = answer(self.rpc().watch_routes(pb::WatchRoutesRequest { watcher }).await)?;
+        Ok(Box::pin(stream.map(|item| match item {
+            Ok(message) => message.try_into(),
+            Err(status) => Err(status::from_status(status)),
+        })))
+    }
+
+    async fn ack_routes(&self, watcher: String, version: u64) -> Result<()> {
+        let request = pb::AckRoutesRequest { watcher, version };
+        answer(self.rpc().ack_routes(request).await).map(drop)
+    }
+}
+

@@ -1,0 +1,56 @@
+use crate::{Transport, answer, member, with_deadline};
+use async_trait::async_trait;
+use hoistway_kit::grpc::MAX_MESSAGE;
+use hoistway_model::{
+    BuildService, Operation, OperationId, Result,
+    build::{Build, BuildRequest, BuiltImage},
+};
+use hoistway_proto::builds::v1::{self as pb, build_service_client::BuildServiceClient};
+use std::time::Duration;
+
+/// The build service behind a transport.
+#[derive(Debug, Clone)]
+pub struct BuildClient {
+    rpc: BuildServiceClient<Transport>,
+    patience: Duration,
+}
+
+impl BuildClient {
+    /// A client over `transport`; connects on first use. `patience` is the deadline of one build.
+    pub fn new(transport: Transport, patience: Duration) -> Self {
+        let rpc = BuildServiceClient::new(transport)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        Self { rpc, patience }
+    }
+
+    fn rpc(&self) -> BuildServiceClient<Transport> {
+        self.rpc.clone()
+    }
+}
+
+#[async_trait]
+impl BuildService for BuildClient {
+    async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage> {
+        let request = with_deadline(pb::BuildRequest::from((operation, request)), self.patience);
+        member("image", answer(self.rpc().build(request).await)?.image)?.try_into()
+    }
+
+    async fn undo_build(&self, built: OperationId) -> Result<()> {
+        let request = pb::UndoBuildRequest { built_operation_id: built.to_string() };
+        answer(self.rpc().undo_build(request).await).map(drop)
+    }
+
+    async fn get_build(&self, id: String) -> Result<Build> {
+        member("build", answer(self.rpc().get_build(pb::GetBuildRequest { id }).await)?.build)?.try_into()
+    }
+
+    async fn list_builds(&self, limit: u32) -> Result<Vec<Build>> {
+        let response = answer(self.rpc().list_builds(pb::ListBuildsRequest { limit }).await)?;
+        response.builds.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn build_logs(&self, id: String, tail: Option<u32>) -> Result<Vec<String>> {
+        Ok(answer(self.rpc().get_build_logs(pb::GetBuildLogsRequest { id, tail }).await)?.lines)
+    }
+}

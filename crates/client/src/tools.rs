@@ -1,0 +1,110 @@
+use crate::{Transport, answer, member};
+use async_trait::async_trait;
+use hoistway_kit::grpc::MAX_MESSAGE;
+use hoistway_model::{
+    Name, Operation, OperationId, Result, ToolRegistry,
+    tool::{AppliedTools, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
+};
+use hoistway_proto::tools::v1::{self as pb, tool_registry_service_client::ToolRegistryServiceClient};
+
+/// The tool registry behind a transport.
+#[derive(Debug, Clone)]
+pub struct ToolRegistryClient(ToolRegistryServiceClient<Transport>);
+
+impl ToolRegistryClient {
+    /// A client over `transport`; connects on first use.
+    pub fn new(transport: Transport) -> Self {
+        Self(
+            ToolRegistryServiceClient::new(transport)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
+    }
+
+    fn rpc(&self) -> ToolRegistryServiceClient<Transport> {
+        self.0.clone()
+    }
+}
+
+#[async_trait]
+impl ToolRegistry for ToolRegistryClient {
+    async fn resolve(
+        &self,
+        plan: ToolPlan,
+        providers: Vec<String>,
+        identity_provider: Option<Name>,
+    ) -> Result<Resolved> {
+        let identity_provider = identity_provider.map(Into::into).unwrap_or_default();
+        let request = pb::ResolveRequest { plan: Some(plan.into()), providers, identity_provider };
+        answer(self.rpc().resolve(request).await)?.try_into()
+    }
+
+    async fn apply_tools(&self, operation: Operation, plan: ToolPlan) -> Result<AppliedTools> {
+        let request = pb::ApplyToolsRequest { operation: Some(operation.into()), plan: Some(plan.into()) };
+        answer(self.rpc().apply_tools(request).await)?.try_into()
+    }
+
+    async fn settle_tools(&self, agent: Name, applied: OperationId) -> Result<()> {
+        let request = pb::SettleToolsRequest { agent: agent.into(), applied_operation_id: applied.to_string() };
+        answer(self.rpc().settle_tools(request).await).map(drop)
+    }
+
+    async fn undo_tools(&self, applied: OperationId) -> Result<()> {
+        let request = pb::UndoToolsRequest { applied_operation_id: applied.to_string() };
+        answer(self.rpc().undo_tools(request).await).map(drop)
+    }
+
+    async fn release_agent(&self, operation: Operation, agent: Name) -> Result<()> {
+        let request = pb::ReleaseAgentRequest { operation: Some(operation.into()), agent: agent.into() };
+        answer(self.rpc().release_agent(request).await).map(drop)
+    }
+
+    async fn create_tool(&self, operation: Operation, tool: NewTool) -> Result<Tool> {
+        let request = pb::CreateToolRequest { operation: Some(operation.into()), tool: Some(tool.into()) };
+        member("tool", answer(self.rpc().create_tool(request).await)?.tool)?.try_into()
+    }
+
+    async fn get_tool(&self, name: Name) -> Result<Tool> {
+        let request = pb::GetToolRequest { name: name.into() };
+        member("tool", answer(self.rpc().get_tool(request).await)?.tool)?.try_into()
+    }
+
+    async fn list_tools(&self) -> Result<Vec<Tool>> {
+        let response = answer(self.rpc().list_tools(pb::ListToolsRequest {}).await)?;
+        response.tools.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn delete_tool(&self, operation: Operation, name: Name) -> Result<()> {
+        let request = pb::DeleteToolRequest { operation: Some(operation.into()), name: name.into() };
+        answer(self.rpc().delete_tool(request).await).map(drop)
+    }
+
+    async fn create_model_provider(&self, operation: Operation, provider: ModelProvider) -> Result<ModelProvider> {
+        let request = pb::CreateModelProviderRequest {
+            operation: Some(operation.into()),
+            model_provider: Some(provider.into()),
+        };
+        let response = answer(self.rpc().create_model_provider(request).await)?;
+        member("model_provider", response.model_provider)?.try_into()
+    }
+
+    async fn get_model_provider(&self, name: Name) -> Result<ModelProvider> {
+        let request = pb::GetModelProviderRequest { name: name.into() };
+        member("model_provider", answer(self.rpc().get_model_provider(request).await)?.model_provider)?.try_into()
+    }
+
+    async fn list_model_providers(&self) -> Result<Vec<ModelProvider>> {
+        let response = answer(self.rpc().list_model_providers(pb::ListModelProvidersRequest {}).await)?;
+        response.model_providers.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn delete_model_provider(&self, operation: Operation, name: Name) -> Result<()> {
+        let request = pb::DeleteModelProviderRequest { operation: Some(operation.into()), name: name.into() };
+        answer(self.rpc().delete_model_provider(request).await).map(drop)
+    }
+
+    async fn seed_starter_kit(&self, operation: Operation) -> Result<()> {
+        let request = pb::SeedStarterKitRequest { operation: Some(operation.into()) };
+        answer(self.rpc().seed_starter_kit(request).await).map(drop)
+    }
+}

@@ -1,0 +1,258 @@
+//! Layered configuration: defaults, then a TOML file, then `HOISTWAY_SERVICE_*` environment variables. Flags come
+//! last and are the caller's. A key that no service knows is an error, because a misspelt setting is worse than none.
+
+use figment::{
+    Figment,
+    error::Kind,
+    providers::{Format, Serialized, Toml},
+    value::{Dict, Value},
+};
+use hoistway_model::{Code, Error, Result};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// What separates the keys of nested tables in the name of a variable.
+const NESTING: &str = "__";
+
+/// The configuration of `service` (such as `tool-registry`, whose variables begin with `HOISTWAY_TOOL_REGISTRY_`).
+/// `T` carries `#[serde(deny_unknown_fields)]`; its `Default` is the first layer. Errors are one line.
+pub fn load<T>(service: &str, file: Option<&Path>) -> Result<T>
+where
+    T: DeserializeOwned + Serialize + Default,
+{
+    load_with(service, file, env::vars_os())
+}
+
+fn load_with<T>(service: &str, file: Option<&Path>, vars: impl Iterator<Item = (OsString, OsString)>) -> Result<T>
+where
+    T: DeserializeOwned + Serialize + Default,
+{
+    let mut base = Figment::from(Serialized::defaults(T::default()));
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
+        base = base.merge(Toml::string(&text));
+    }
+    let mut variables = Variable::of(service, vars)?;
+    loop {
+        let mut layers = base.clone();
+        for variable in &variables {
+            layers = layers.merge(Serialized::defaults(variable.nested()));
+        }
+        let error = match layers.extract::<T>() {
+            Ok(config) => return Ok(config),
+            Err(error) => error,
+        };
+        // What looks like a number or a boolean may be meant as text: it is tried as such before it is refused.
+        match variables.iter_mut().find(|v| v.path == error.path && v.parsed.is_some()) {
+            Some(variable) if matches!(error.kind, Kind::InvalidType(..)) => variable.parsed = None,
+            _ => return Err(explain(service, file, &variables, &error)),
+        }
+    }
+}
+
+/// `$XDG_DATA_HOME/hoistway`, or `~/.local/share/hoistway`; in the working directory where there is no home.
+pub fn xdg_data_dir() -> PathBuf {
+    let set = |name| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    set("XDG_DATA_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".local/share")))
+        .map_or_else(|| PathBuf::from("hoistway-data"), |dir| dir.join("hoistway"))
+}
+
+/// One environment variable of a service.
+struct Variable {
+    name: String,
+    path: Vec<String>,
+    text: String,
+    parsed: Option<Value>,
+}
+
+impl Variable {
+    fn of(service: &str, vars: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<Self>> {
+        let prefix = prefix(service);
+        let mut found = Vec::new();
+        for (name, value) in vars {
+            let Some(name) = name.to_str().filter(|n| n.len() > prefix.len() && n.starts_with(&prefix)) else {
+                continue;
+            };
+            let text = value.into_string().map_err(|_| wrong(format!("{name} is not valid UTF-8")))?;
+            let path = name[prefix.len()..].to_ascii_lowercase().split(NESTING).map(str::to_owned).collect();
+            let parsed = text.parse().ok();
+            found.push(Self { name: name.to_owned(), path, text, parsed });
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// The value inside the tables that the name spells.
+    fn nested(&self) -> Dict {
+        let leaf = self.parsed.clone().unwrap_or_else(|| Value::from(self.text.clone()));
+        let mut keys = self.path.iter().rev().cloned();
+        let innermost = Dict::from([(keys.next().unwrap_or_default(), leaf)]);
+        keys.fold(innermost, |inner, key| Dict::from([(key, Value::from(inner))]))
+    }
+}
+
+fn prefix(service: &str) -> String {
+    format!("HOISTWAY_{}_", service.to_ascii_uppercase().replace('-', "_"))
+}
+
+fn wrong(message: String) -> Error {
+    Error::new(Code::InvalidArgument, message)
+}
+
+/// One line: where, which key, what is wrong with it. Values are not shown, they may be secrets.
+fn explain(service: &str, file: Option<&Path>, variables: &[Variable], error: &figment::Error) -> Error {
+    let mut path = error.path.clone();
+    if let Kind::UnknownField(key, _) = &error.kind
+        && path.last() != Some(key)
+    {
+        path.push(key.clone());
+    }
+    let place = match variables.iter().find(|v| v.path.starts_with(&path) && !path.is_empty()) {
+        Some(variable) => variable.name.clone(),
+        None => match file {
+            Some(file) if path.is_empty() => file.display().to_string(),
+            Some(file) => format!("{}: {}", file.display(), path.join(".")),
+            None => format!("configuration of {service}: {}", path.join(".")),
+        },
+    };
+    let what = match &error.kind {
+        Kind::UnknownField(_, known) => format!("unknown key; known keys: {}", known.join(", ")),
+        Kind::UnknownVariant(_, known) => format!("must be one of {}", known.join(", ")),
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("{expected} expected"),
+        Kind::MissingField(key) => format!("key \"{key}\" is missing"),
+        Kind::Message(text) => one_line(text),
+        other => one_line(&other.to_string()),
+    };
+    wrong(format!("{place}: {what}"))
+}
+
+/// The TOML parser draws a picture of the line: its first line says where, its last one what.
+fn one_line(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    match (lines.next(), lines.next_back()) {
+        (Some(first), Some(last)) => format!("{first}: {last}"),
+        (first, _) => first.unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Config {
+        listen: String,
+        key: Option<String>,
+        builds: u32,
+        limits: Limits,
+        log: Format,
+    }
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Limits {
+        memory_mb: u64,
+    }
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Format {
+        #[default]
+        Human,
+        Json,
+    }
+
+    impl Default for Config {
+        fn default() -> Self {
+            Self { listen: "127.0.0.1:1".into(), key: None, builds: 2, limits: Limits::default(), log: Format::Human }
+        }
+    }
+
+    fn load(file: Option<&str>, vars: &[(&str, &str)]) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hoistway.toml");
+        std::fs::write(&path, file.unwrap_or_default()).unwrap();
+        let vars: Vec<_> = vars.iter().map(|(n, v)| (OsString::from(n), OsString::from(v))).collect();
+        load_with("tool-registry", file.map(|_| path.as_path()), vars.into_iter()).map_err(|e| {
+            let message = e.message.replace(&path.display().to_string(), "FILE");
+            Error::new(e.code, message)
+        })
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let config = load(
+            Some("listen = 'file'\nbuilds = 3\n[limits]\nmemory_mb = 1"),
+            &[
+                ("HOISTWAY_TOOL_REGISTRY_BUILDS", "4"),
+                ("HOISTWAY_TOOL_REGISTRY_LIMITS__MEMORY_MB", "64"),
+                ("HOISTWAY_TOOL_REGISTRY_LOG", "json"),
+                ("HOISTWAY_BUILD_LISTEN", "somebody else's"),
+                ("HOISTWAY_LOG", "debug"),
+            ],
+        )
+        .unwrap();
+        let expected = Config {
+            listen: "file".into(),
+            builds: 4,
+            limits: Limits { memory_mb: 64 },
+            log: Format::Json,
+            ..Config::default()
+        };
+        assert_eq!(config, expected);
+        assert_eq!(load(None, &[]).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn text_that_looks_like_a_number_stays_text() {
+        let vars = [("HOISTWAY_TOOL_REGISTRY_LISTEN", "8092"), ("HOISTWAY_TOOL_REGISTRY_KEY", "true")];
+        let config = load(None, &vars).unwrap();
+        assert_eq!((config.listen.as_str(), config.key.as_deref()), ("8092", Some("true")));
+    }
+
+    #[test]
+    fn errors_are_one_line_that_names_the_key() {
+        let known = "known keys: listen, key, builds, limits, log";
+        for (file, vars, message) in [
+            (Some("listn = ''"), &[][..], format!("FILE: listn: unknown key; {known}")),
+            (Some("[limits]\ncpu = 1"), &[], "FILE: limits.cpu: unknown key; known keys: memory_mb".into()),
+            (Some("builds = 'x'"), &[], "FILE: builds: u32 expected".into()),
+            (
+                None,
+                &[("HOISTWAY_TOOL_REGISTRY_LISTN", "x")],
+                format!("HOISTWAY_TOOL_REGISTRY_LISTN: unknown key; {known}"),
+            ),
+            (
+                None,
+                &[("HOISTWAY_TOOL_REGISTRY_LIMITS__CPU", "x")],
+                "HOISTWAY_TOOL_REGISTRY_LIMITS__CPU: unknown key; known keys: memory_mb".into(),
+            ),
+            (None, &[("HOISTWAY_TOOL_REGISTRY_BUILDS", "many")], "HOISTWAY_TOOL_REGISTRY_BUILDS: u32 expected".into()),
+            (
+                None,
+                &[("HOISTWAY_TOOL_REGISTRY_LOG", "xml")],
+                "HOISTWAY_TOOL_REGISTRY_LOG: must be one of human, json".into(),
+            ),
+        ] {
+            let e = load(file, vars).unwrap_err();
+            assert_eq!((e.code, e.message), (Code::InvalidArgument, message));
+        }
+        let broken = load(Some("listen = \n"), &[]).unwrap_err().message;
+        assert!(broken.starts_with("FILE: TOML parse error at line 1") && broken.lines().count() == 1, "{broken}");
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_exist() {
+        let e = load_with::<Config>("build", Some(Path::new("/nonexistent/h.toml")), std::iter::empty()).unwrap_err();
+        assert!(e.message.starts_with("/nonexistent/h.toml: "), "{e}");
+    }
+}

@@ -1,0 +1,299 @@
+//! SQLite databases as every service has them: one file, one writer, a few readers, forward-only migrations.
+
+use crate::{fs, time::now_ms};
+use hoistway_model::{Code, Error, Result};
+use sea_orm::{
+    ActiveValue::Set,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, QueryOrder,
+    RuntimeErr, Schema, SqlErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+use sea_orm_migration::{MigrationTrait, SchemaManager, seaql_migrations};
+use std::{
+    collections::HashSet,
+    fs::OpenOptions,
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Enough for a few callers at once; each connection has a thread and a page cache of its own.
+const READERS: u32 = 2;
+/// How long a caller waits for the writer, and the writer for a lock of another process.
+const PATIENCE: Duration = Duration::from_secs(20);
+const SLOW: Duration = Duration::from_secs(1);
+
+/// Migrations in the order in which they are applied. Only ever append to it.
+pub type Migrations = Vec<Box<dyn MigrationTrait>>;
+
+/// An open database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Db {
+    write: DatabaseConnection,
+    read: DatabaseConnection,
+}
+
+impl Db {
+    /// Opens the file `path`, which is made (0600) when it is not there, and brings its schema up to date in one
+    /// transaction. A database of a newer Hoistway is refused and left as it is.
+    pub async fn open(path: &Path, migrations: Migrations) -> Result<Self> {
+        let file = path.to_owned();
+        tokio::task::spawn_blocking(move || make_private(&file))
+            .await
+            .map_err(|e| Error::internal("opening a database", e))?
+            .map_err(|e| Error::internal(&format!("making {}", path.display()), e))?;
+
+        let failed = |e: DbErr| Error::internal(&format!("opening {}", path.display()), e);
+        let mut options = options(path.to_owned(), false);
+        options.max_connections(1).min_connections(1);
+        let write = Database::connect(options).await.map_err(failed)?;
+        migrate(&write, path, migrations).await?;
+
+        let mut options = self::options(path.to_owned(), true);
+        options.max_connections(READERS).min_connections(0).connect_lazy(true);
+        let read = Database::connect(options).await.map_err(failed)?;
+        Ok(Self { write, read })
+    }
+
+    /// For queries. They see every commit that was made before they begin, and never wait for the writer.
+    pub fn read(&self) -> &DatabaseConnection {
+        &self.read
+    }
+
+    /// For a change of one statement. There is one writer: whoever holds a transaction must not come here.
+    pub fn write(&self) -> &DatabaseConnection {
+        &self.write
+    }
+
+    /// For several changes, or a change that depends on a query. The write lock is taken at once (BEGIN IMMEDIATE), so
+    /// what is read inside stays true until the commit. Dropped without commit, it is rolled back.
+    pub async fn begin(&self) -> Result<DatabaseTransaction> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        self.write.begin_with_options(options).await.map_err(db_error("beginning a transaction"))
+    }
+
+    /// Closes every connection; the last one folds the write-ahead log into the file.
+    pub async fn close(&self) {
+        for connection in [&self.read, &self.write] {
+            if let Err(e) = connection.close_by_ref().await {
+                tracing::warn!("closing a database: {e}");
+            }
+        }
+    }
+}
+
+/// For `map_err`: a full disk and a busy database have codes of their own, all else is internal. `doing` is public.
+pub fn db_error(doing: &str) -> impl FnOnce(DbErr) -> Error {
+    move |e| {
+        let (code, why) = match sqlite_code(&e) {
+            Some(13) => (Code::InsufficientStorage, "the disk is full"),
+            Some(5 | 6) => (Code::Unavailable, "the database is busy"),
+            _ if matches!(e, DbErr::ConnectionAcquire(_)) => (Code::Unavailable, "the database is busy"),
+            _ => return Error::internal(doing, e),
+        };
+        Error::new(code, format!("{why} while {doing}")).with_source(e)
+    }
+}
+
+/// Whether a row could not be written because another one has the same key.
+pub fn is_unique_violation(e: &DbErr) -> bool {
+    matches!(e.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
+}
+
+/// SQLite's primary result code: 5 is busy, 6 locked, 13 full.
+fn sqlite_code(e: &DbErr) -> Option<u32> {
+    let (DbErr::Exec(RuntimeErr::SqlxError(e)) | DbErr::Query(RuntimeErr::SqlxError(e))) = e else { return None };
+    let extended: u32 = e.as_database_error()?.code()?.parse().ok()?;
+    Some(extended & 0xff)
+}
+
+fn make_private(path: &Path) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::make_dir(dir)?;
+    }
+    // SQLite gives its log and shared memory files the mode of the database file.
+    OpenOptions::new().write(true).create(true).truncate(false).mode(fs::PRIVATE_FILE).open(path)?;
+    fs::tighten(path, fs::PRIVATE_FILE)
+}
+
+fn options(path: PathBuf, read_only: bool) -> ConnectOptions {
+    // The path goes in beside the URL: as part of it, a `?` or `%` in it would have a meaning.
+    let mut options = ConnectOptions::new("sqlite:hoistway");
+    options
+        .acquire_timeout(PATIENCE)
+        .idle_timeout(None::<Duration>)
+        .max_lifetime(None::<Duration>)
+        .test_before_acquire(false)
+        .record_stmt_in_spans(false)
+        .map_sqlx_sqlite_opts(move |_: SqliteConnectOptions| {
+            use sea_orm::sqlx::ConnectOptions as _;
+            let mut options = SqliteConnectOptions::new()
+                .filename(&path)
+                .create_if_missing(false)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .foreign_keys(true)
+                .busy_timeout(PATIENCE);
+            if read_only {
+                options = options.pragma("query_only", "ON");
+            }
+            // Statements are logged at debug under `sqlx::query`, without their values.
+            match "debug".parse() {
+                Ok(level) => options.log_statements(level).log_slow_statements(level, SLOW),
+                Err(_) => options.disable_statement_logging(),
+            }
+        });
+    options
+}
+
+/// Applies what is missing in one transaction: a crash, or a migration that fails, leaves the old schema.
+async fn migrate(db: &DatabaseConnection, path: &Path, migrations: Migrations) -> Result<()> {
+    let failed = |e: DbErr| Error::internal(&format!("migrating {}", path.display()), e);
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    let txn = db.begin_with_options(options).await.map_err(failed)?;
+    let mut table = Schema::new(txn.get_database_backend()).create_table_from_entity(seaql_migrations::Entity);
+    txn.execute(table.if_not_exists()).await.map_err(failed)?;
+
+    let applied = seaql_migrations::Entity::find().order_by_asc(seaql_migrations::Column::Version);
+    let applied: HashSet<String> =
+        applied.all(&txn).await.map_err(failed)?.into_iter().map(|model| model.version).collect();
+    let known: HashSet<&str> = migrations.iter().map(|m| m.name()).collect();
+    if let Some(newer) = applied.iter().filter(|name| !known.contains(name.as_str())).max() {
+        let text = format!(
+            "{} was written by a newer Hoistway (schema \"{newer}\"): start that version, or restore a backup",
+            path.display()
+        );
+        return Err(Error::new(Code::Conflict, text));
+    }
+
+    let manager = SchemaManager::new(&txn);
+    for migration in migrations.iter().filter(|m| !applied.contains(m.name())) {
+        migration.up(&manager).await.map_err(failed)?;
+        let row = seaql_migrations::ActiveModel {
+            version: Set(migration.name().to_owned()),
+            applied_at: Set(now_ms() / 1000),
+        };
+        seaql_migrations::Entity::insert(row).exec_without_returning(&txn).await.map_err(failed)?;
+        tracing::debug!("{}: applied {}", path.display(), migration.name());
+    }
+    txn.commit().await.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::operations;
+    use sea_orm_migration::{MigrationName, async_trait::async_trait};
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A migration that is one statement.
+    struct Statement(&'static str, &'static str);
+
+    impl MigrationName for Statement {
+        fn name(&self) -> &str {
+            self.0
+        }
+    }
+
+    #[async_trait]
+    impl MigrationTrait for Statement {
+        async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+            manager.get_connection().execute_unprepared(self.1).await.map(drop)
+        }
+    }
+
+    fn migrations(of: &[(&'static str, &'static str)]) -> Migrations {
+        of.iter().map(|&(name, sql)| Box::new(Statement(name, sql)) as _).collect()
+    }
+
+    const FIRST: (&str, &str) = ("m1", "create table t (id integer primary key)");
+    const SECOND: (&str, &str) = ("m2", "alter table t add column name text; create unique index t_name on t (name)");
+
+    async fn pragma(connection: &DatabaseConnection, name: &str) -> String {
+        let row = connection
+            .query_one_raw(sea_orm::Statement::from_string(
+                connection.get_database_backend(),
+                format!("select cast({name} as text) from pragma_{name}"),
+            ))
+            .await
+            .unwrap()
+            .unwrap();
+        row.try_get_by_index(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_database_is_private_durable_and_migrated_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("odd ? %41 name/tools.db");
+        let db = Db::open(&path, migrations(&[FIRST])).await.unwrap();
+        db.close().await;
+        let db = Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+        db.write().execute_unprepared("insert into t values (1, 'a')").await.unwrap();
+        for file in [path.clone(), path.with_extension("db-wal"), path.with_extension("db-shm")] {
+            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+        }
+        for connection in [db.read(), db.write()] {
+            assert_eq!(pragma(connection, "journal_mode").await, "wal");
+            assert_eq!(pragma(connection, "synchronous").await, "2");
+            assert_eq!(pragma(connection, "foreign_keys").await, "1");
+        }
+        assert!(db.read().execute_unprepared("delete from t").await.is_err());
+
+        let e = db.write().execute_unprepared("insert into t values (2, 'a')").await.unwrap_err();
+        assert!(is_unique_violation(&e));
+        assert_eq!(db_error("adding a tool")(e).code, Code::Internal);
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tools.db");
+        Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap().close().await;
+        let e = Db::open(&path, migrations(&[FIRST])).await.unwrap_err();
+        let expected = format!(
+            "{} was written by a newer Hoistway (schema \"m2\"): start that version, or restore a backup",
+            path.display()
+        );
+        assert_eq!((e.code, e.message), (Code::Conflict, expected));
+        Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_migration_that_fails_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tools.db");
+        let broken = ("m2", "create table broken (");
+        assert!(Db::open(&path, migrations(&[FIRST, broken])).await.is_err());
+        Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_transaction_is_alone_and_rolled_back_when_dropped() {
+        crate::telemetry::tests::start();
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(operations::Migration)]).await.unwrap();
+        let count = async || {
+            let sql = "select count(*) from operations";
+            let query = sea_orm::Statement::from_string(db.read().get_database_backend(), sql);
+            db.read().query_one_raw(query).await.unwrap().unwrap().try_get_by_index::<i64>(0).unwrap()
+        };
+        let insert = "insert into operations values ('a', 'k', 'd', null, 0, 0)";
+        let txn = db.begin().await.unwrap();
+        txn.execute_unprepared(insert).await.unwrap();
+        assert_eq!(count().await, 0);
+        drop(txn);
+        let txn = db.begin().await.unwrap();
+        txn.execute_unprepared(insert).await.unwrap();
+        txn.commit().await.unwrap();
+        assert_eq!(count().await, 1);
+    }
+}

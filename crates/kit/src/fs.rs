@@ -1,0 +1,274 @@
+//! Durable and private files. Everything here blocks: call it at start, or from `spawn_blocking`.
+
+use hoistway_model::{Code, Error, Result};
+use rustix::fs::FlockOperation;
+use std::{
+    fs::{DirBuilder, File, OpenOptions, Permissions},
+    io::{self, ErrorKind, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// The mode of files that hold secrets.
+pub const PRIVATE_FILE: u32 = 0o600;
+const PRIVATE_DIR: u32 = 0o700;
+const STICKY: u32 = 0o1000;
+
+/// Makes `dir` and its missing parents, all of them readable by their owner only, and tightens `dir` if it exists.
+/// A directory that is meant to be shared, such as `/tmp`, is refused.
+pub fn private_dir(dir: &Path) -> io::Result<()> {
+    make_dir(dir)?;
+    if std::fs::metadata(dir)?.permissions().mode() & STICKY != 0 {
+        let text = format!("{} is shared with other users: name a directory of your own", dir.display());
+        return Err(io::Error::new(ErrorKind::InvalidInput, text));
+    }
+    tighten(dir, PRIVATE_DIR)
+}
+
+/// Makes `dir` and its missing parents private, and leaves what exists as it is.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(dir)
+}
+
+/// Replaces `path` with `bytes` so that a crash leaves either the old file or the new one, whole.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temp = Temp::write(path, bytes, mode)?;
+    std::fs::rename(&temp.0, path)?;
+    fsync_dir(parent(path))
+}
+
+/// Makes `path` with `bytes` if nothing is there; whether it did. Of several callers, also in other processes, one
+/// wins, and nobody ever sees a half-written file.
+pub fn create_once(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool> {
+    let temp = Temp::write(path, bytes, mode)?;
+    match std::fs::hard_link(&temp.0, path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(false),
+        Err(e) => return Err(e),
+    }
+    drop(temp);
+    fsync_dir(parent(path))?;
+    Ok(true)
+}
+
+/// The content of the private file `path`, which is made with what `make` returns when it is not there. A file that
+/// others may read is tightened, with a warning.
+pub fn load_or_create_private(path: &Path, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    let failed = |e: io::Error| Error::internal(&format!("opening {}", path.display()), e);
+    if let Some(bytes) = read_if_there(path).map_err(failed)? {
+        warn_if_open(path);
+        return Ok(bytes);
+    }
+    let bytes = make()?;
+    make_dir(parent(path)).map_err(failed)?;
+    if create_once(path, &bytes, PRIVATE_FILE).map_err(failed)? {
+        return Ok(bytes);
+    }
+    std::fs::read(path).map_err(failed)
+}
+
+/// Flushes the entries of a directory: a new or renamed file survives a power cut only after this.
+pub fn fsync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// The bytes that an ordinary user may still write on the file system of `path`.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The content of a file, or nothing when there is no such file.
+pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Takes every permission that `mode` does not give away from an existing file.
+pub(crate) fn tighten(path: &Path, mode: u32) -> io::Result<()> {
+    let now = std::fs::metadata(path)?.permissions().mode() & 0o777;
+    if now & !mode != 0 {
+        std::fs::set_permissions(path, Permissions::from_mode(now & mode))?;
+    }
+    Ok(())
+}
+
+fn warn_if_open(path: &Path) {
+    let Ok(meta) = std::fs::metadata(path) else { return };
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return;
+    }
+    // A secret that an orchestrator mounts cannot be changed by us: the warning is all there is to do then.
+    match tighten(path, PRIVATE_FILE) {
+        Ok(()) => tracing::warn!("{} could be read by other users (mode {mode:o}); tightened to 600", path.display()),
+        Err(e) => tracing::warn!("{} can be read by other users (mode {mode:o}): {e}", path.display()),
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// A complete, flushed file beside its destination, removed when it was not moved there.
+struct Temp(PathBuf);
+
+impl Temp {
+    fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<Self> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "not a file name"))?;
+        let unique = format!(".{}-{}.tmp", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let mut temp_name = std::ffi::OsString::from(".");
+        temp_name.push(name);
+        temp_name.push(unique);
+        let temp = Self(parent(path).join(temp_name));
+        // A file of this name can only be left over from a dead process of the same id.
+        let _ = std::fs::remove_file(&temp.0);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp.0)?;
+        // The umask may have taken bits away that the caller asked for.
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(temp)
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The sole right to run on a data directory, held until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Locks `dir`, which is made when it is not there; [`Code::Conflict`] when another process holds it.
+    pub fn acquire(dir: &Path) -> Result<Self> {
+        let path = dir.join("lock");
+        let failed = |e: io::Error| Error::internal(&format!("locking {}", path.display()), e);
+        private_dir(dir).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PRIVATE_FILE)
+            .open(&path)
+            .map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                // The holder may not have written its pid yet; the message does without it then.
+                let _ = file.read_to_string(&mut holder);
+                let pid = match holder.trim() {
+                    "" => String::new(),
+                    pid => format!(" (pid {pid})"),
+                };
+                return Err(Error::new(Code::Conflict, format!("another hoistway{pid} runs on {}", dir.display())));
+            }
+            Err(e) => return Err(failed(e.into())),
+        }
+        file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+        writeln!(file, "{}", process::id()).map_err(failed)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_private_directory_is_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b");
+        private_dir(&deep).unwrap();
+        assert_eq!((mode(&deep), mode(&dir.path().join("a"))), (0o700, 0o700));
+        std::fs::set_permissions(&deep, Permissions::from_mode(0o755)).unwrap();
+        private_dir(&deep).unwrap();
+        assert_eq!(mode(&deep), 0o700);
+        std::fs::set_permissions(&deep, Permissions::from_mode(0o1777)).unwrap();
+        assert!(private_dir(&deep).is_err());
+        load_or_create_private(&deep.join("key"), || Ok(b"x".to_vec())).unwrap();
+        assert_eq!(mode(&deep), 0o777);
+    }
+
+    #[test]
+    fn an_atomic_write_replaces_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        write_atomic(&path, b"one", 0o644).unwrap();
+        write_atomic(&path, b"two", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_created_by_one_caller_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let winners = std::thread::scope(|s| {
+            let racers: Vec<_> = (0..8u8)
+                .map(|i| {
+                    let path = &path;
+                    s.spawn(move || create_once(path, &[i; 64], PRIVATE_FILE).unwrap())
+                })
+                .collect();
+            racers.into_iter().map(|r| r.join().unwrap()).filter(|won| *won).count()
+        });
+        assert_eq!(winners, 1);
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes.len() == 64 && bytes.iter().all(|b| *b == bytes[0]));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_private_file_is_kept_and_tightened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/key");
+        assert_eq!(load_or_create_private(&path, || Ok(b"first".to_vec())).unwrap(), b"first");
+        assert_eq!(mode(&path), 0o600);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(load_or_create_private(&path, || Ok(b"second".to_vec())).unwrap(), b"first");
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn a_directory_is_locked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::acquire(dir.path()).unwrap();
+        let second = DirLock::acquire(dir.path()).unwrap_err();
+        assert_eq!(second.code, Code::Conflict);
+        assert_eq!(
+            second.message,
+            format!("another hoistway (pid {}) runs on {}", process::id(), dir.path().display())
+        );
+        drop(lock);
+        DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn free_space_is_told() {
+        assert!(free_bytes(Path::new(".")).unwrap() > 0);
+    }
+}

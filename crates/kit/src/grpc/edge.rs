@@ -1,0 +1,173 @@
+//! What every call goes through before it reaches a service, the same over TCP and in process: token, limits,
+//! deadline, span, log line, and the answer to a panic.
+
+use super::{DEFAULT_DEADLINE, MAX_DEADLINE, parse_timeout, status};
+use crate::{telemetry, token::ServiceToken};
+use futures_util::FutureExt;
+use hoistway_model::{Code, Error};
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use std::{
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::sync::Semaphore;
+use tonic::{body::Body, service::Routes};
+use tower::Service;
+use tracing::{Instrument, Span, field::Empty};
+
+/// Calls that one server works on at a time; more are told to come back.
+const MAX_CALLS: usize = 1024;
+
+/// The only service that answers without a token: whoever can reach the port may know whether it is well.
+const OPEN_SERVICE: &str = "grpc.health.v1.Health";
+
+/// The routes of a server behind its guards.
+#[derive(Clone, Debug)]
+pub(super) struct Edge {
+    pub(super) routes: Routes,
+    pub(super) guard: Arc<Guard>,
+}
+
+#[derive(Debug)]
+pub(super) struct Guard {
+    token: ServiceToken,
+    calls: Semaphore,
+    deadline: Duration,
+    max_deadline: Duration,
+}
+
+impl Guard {
+    pub(super) fn new(token: ServiceToken) -> Self {
+        Self { token, calls: Semaphore::new(MAX_CALLS), deadline: DEFAULT_DEADLINE, max_deadline: MAX_DEADLINE }
+    }
+
+    pub(super) fn with_deadlines(token: ServiceToken, deadline: Duration, max_deadline: Duration) -> Self {
+        Self { deadline, max_deadline, ..Self::new(token) }
+    }
+
+    pub(super) fn token(&self) -> &ServiceToken {
+        &self.token
+    }
+
+    fn admit(&self, service: &str, headers: &HeaderMap) -> Result<(), Error> {
+        if service == OPEN_SERVICE {
+            return Ok(());
+        }
+        let Some(value) = headers.get(AUTHORIZATION) else {
+            return Err(Error::new(Code::Unauthenticated, "the call carries no service token"));
+        };
+        let presented = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
+        match presented {
+            Some(presented) if self.token.verify(presented) => Ok(()),
+            _ => Err(Error::new(Code::Unauthenticated, "the service token is not valid")),
+        }
+    }
+
+    fn limit(&self, headers: &HeaderMap) -> Duration {
+        parse_timeout(headers).map_or(self.deadline, |named| named.min(self.max_deadline))
+    }
+}
+
+impl Edge {
+    async fn answer(mut self, request: Request<Body>, limit: Duration) -> Response<Body> {
+        let (service, _) = names(request.uri().path());
+        if let Err(e) = self.guard.admit(service, request.headers()) {
+            return refuse(&e);
+        }
+        let Ok(_permit) = self.guard.calls.try_acquire() else {
+            return refuse(&Error::new(Code::ResourceExhausted, "the service is busy, try again later"));
+        };
+        let id = telemetry::request_id_of(request.headers()).map(Arc::<str>::from);
+        let call = AssertUnwindSafe(self.routes.call(request)).catch_unwind();
+        let call = async {
+            match id {
+                Some(id) => telemetry::with_request_id(id, call).await,
+                None => call.await,
+            }
+        };
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(Ok(response))) => response,
+            Ok(Ok(Err(never))) => match never {},
+            Ok(Err(panic)) => {
+                let text = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_default();
+                status::to_status(Error::internal("answering a call", format!("panicked: {text}"))).into_http()
+            }
+            Err(_) => {
+                refuse(&Error::new(Code::DeadlineExceeded, format!("the time limit of the call passed ({limit:?})")))
+            }
+        }
+    }
+}
+
+impl Service<Request<Body>> for Edge {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let limit = self.guard.limit(request.headers());
+        let span = span(&request);
+        let edge = self.clone();
+        let call = async move {
+            let (service, method) = names(request.uri().path());
+            let (service, method, start) = (service.to_owned(), method.to_owned(), Instant::now());
+            let response = edge.answer(request, limit).await;
+            tracing::debug!(
+                target: "hoistway::rpc",
+                service,
+                method,
+                status = grpc_status(&response),
+                micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+                "call"
+            );
+            Ok(response)
+        };
+        Box::pin(call.instrument(span))
+    }
+}
+
+fn span(request: &Request<Body>) -> Span {
+    let (service, method) = names(request.uri().path());
+    let span = tracing::info_span!(
+        "grpc.server",
+        rpc.service = service,
+        rpc.method = method,
+        request_id = Empty,
+        trace_id = Empty
+    );
+    telemetry::set_parent(&span, request.headers());
+    if let Some(id) = telemetry::request_id_of(request.headers()) {
+        span.record("request_id", id);
+    }
+    if let Some(id) = telemetry::trace_id(&span) {
+        span.record("trace_id", id);
+    }
+    span
+}
+
+/// Service and method of `/package.Service/Method`.
+fn names(path: &str) -> (&str, &str) {
+    path.strip_prefix('/').and_then(|rest| rest.split_once('/')).unwrap_or((path, ""))
+}
+
+/// The status that is known when an answer begins: that of every call that is not a stream.
+fn grpc_status(response: &Response<Body>) -> &str {
+    response.headers().get("grpc-status").and_then(|value| value.to_str().ok()).unwrap_or("0")
+}
+
+fn refuse(error: &Error) -> Response<Body> {
+    status::make(error).into_http()
+}

@@ -1,0 +1,18 @@
+//! What every Hoistway service and the gateway share: configuration, telemetry, shutdown, tokens and secrets, durable
+//! files, ports, databases, idempotent operations and both ends of gRPC.
+//!
+//! Nothing here is global except what the operating system and the tracing libraries make so: `main` calls
+//! [`telemetry::init`] and [`shutdown::on_signals`] once, everything else is a value that is passed on.
+
+pub mod config;
+pub mod db;
+pub mod exit;
+pub mod fs;
+pub mod grpc;
+pub mod operations;
+pub mod ports;
+pub mod secrets;
+pub mod shutdown;
+pub mod telemetry;
+pub mod time;
+pub mod token;

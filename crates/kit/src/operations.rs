@@ -1,0 +1,273 @@
+//! The answers of mutating calls, kept by operation id: a call that is made again gets the stored answer again, and a
+//! call that was undone before it arrived is refused.
+//!
+//! A service calls [`begin`] and [`finish`] in the transaction that makes the change, so that both happen or neither
+//! does. Work that is too long for one transaction begins in a first one and finishes in another.
+
+use crate::{db::db_error, time::now_ms};
+use entity::{ActiveModel, Column, Entity, Model};
+use hoistway_model::{Code, Digest, Error, OperationId, Result};
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, Schema, TryInsertResult,
+    sea_query::{Expr, Index},
+};
+use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager, async_trait::async_trait};
+
+const DOING: &str = "keeping an operation";
+
+/// What became of an operation that [`begin`] was asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It was never seen and is recorded now: do it, then [`finish`].
+    New,
+    /// It was begun and has no answer yet: it still runs, or its process ended in the middle.
+    Unfinished,
+    /// It was done: this is the answer that was given.
+    Done(Vec<u8>),
+}
+
+/// What [`undo`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undone {
+    /// It never arrived. A tombstone stays, which refuses it should it arrive late.
+    NeverSeen,
+    /// It was begun and had no answer yet: take back what there is of it. It can finish no more.
+    Unfinished,
+    /// It was done with this answer: take it back.
+    Done(Vec<u8>),
+    /// It was undone before.
+    Already,
+}
+
+/// Records the operation, or tells what became of it. The same id with another kind or payload is
+/// [`Code::Conflict`]; one that was undone is [`Code::Aborted`].
+pub async fn begin(txn: &impl ConnectionTrait, id: OperationId, kind: &str, payload: Digest) -> Result<Begun> {
+    let row = ActiveModel {
+        id: Set(id.to_string()),
+        kind: Set(kind.to_owned()),
+        payload_digest: Set(payload.to_string()),
+        response: Set(None),
+        undone: Set(false),
+        created_at: Set(now_ms()),
+    };
+    if insert(txn, row).await? {
+        return Ok(Begun::New);
+    }
+    let found = find(txn, id).await?.ok_or_else(|| Error::internal(DOING, "its row was purged meanwhile"))?;
+    Ok(found.answer(kind, payload)?.map_or(Begun::Unfinished, Begun::Done))
+}
+
+/// The stored answer, without recording anything; for a look before expensive work. Refuses what [`begin`] refuses.
+pub async fn lookup(
+    db: &impl ConnectionTrait,
+    id: OperationId,
+    kind: &str,
+    payload: Digest,
+) -> Result<Option<Vec<u8>>> {
+    match find(db, id).await? {
+        Some(found) => found.answer(kind, payload),
+        None => Ok(None),
+    }
+}
+
+/// Stores the answer of an operation that was begun. [`Code::Aborted`] when it was undone meanwhile: roll back then.
+pub async fn finish(txn: &impl ConnectionTrait, id: OperationId, response: &[u8]) -> Result<()> {
+    let changed = Entity::update_many()
+        .col_expr(Column::Response, Expr::value(response.to_vec()))
+        .filter(Column::Id.eq(id.to_string()))
+        .filter(Column::Undone.eq(false))
+        .exec(txn)
+        .await
+        .map_err(db_error(DOING))?;
+    if changed.rows_affected == 1 { Ok(()) } else { Err(aborted()) }
+}
+
+/// Marks the operation as undone, in the transaction that takes its change back.
+pub async fn undo(txn: &impl ConnectionTrait, id: OperationId) -> Result<Undone> {
+    let tombstone = ActiveModel {
+        id: Set(id.to_string()),
+        kind: Set(String::new()),
+        payload_digest: Set(String::new()),
+        response: Set(None),
+        undone: Set(true),
+        created_at: Set(now_ms()),
+    };
+    if insert(txn, tombstone).await? {
+        return Ok(Undone::NeverSeen);
+    }
+    let found = find(txn, id).await?.ok_or_else(|| Error::internal(DOING, "its row was purged meanwhile"))?;
+    if found.undone {
+        return Ok(Undone::Already);
+    }
+    Entity::update_many()
+        .col_expr(Column::Undone, Expr::value(true))
+        .filter(Column::Id.eq(id.to_string()))
+        .exec(txn)
+        .await
+        .map_err(db_error(DOING))?;
+    Ok(found.response.map_or(Undone::Unfinished, Undone::Done))
+}
+
+/// Forgets operations and tombstones that are older than `before_ms`; how many.
+pub async fn purge(db: &impl ConnectionTrait, before_ms: i64) -> Result<u64> {
+    let purged = Entity::delete_many().filter(Column::CreatedAt.lt(before_ms)).exec(db).await;
+    Ok(purged.map_err(db_error(DOING))?.rows_affected)
+}
+
+/// Whether the row was written; not when there is one with this id.
+async fn insert(txn: &impl ConnectionTrait, row: ActiveModel) -> Result<bool> {
+    let tried = Entity::insert(row).on_conflict_do_nothing_on([Column::Id]).exec_without_returning(txn).await;
+    match tried.map_err(db_error(DOING))? {
+        TryInsertResult::Inserted(rows) => Ok(rows == 1),
+        TryInsertResult::Conflicted | TryInsertResult::Empty => Ok(false),
+    }
+}
+
+async fn find(db: &impl ConnectionTrait, id: OperationId) -> Result<Option<Model>> {
+    Entity::find_by_id(id.to_string()).one(db).await.map_err(db_error(DOING))
+}
+
+fn aborted() -> Error {
+    Error::new(Code::Aborted, "the operation was undone before it could finish")
+}
+
+impl Model {
+    fn answer(self, kind: &str, payload: Digest) -> Result<Option<Vec<u8>>> {
+        if self.undone {
+            return Err(aborted());
+        }
+        if self.kind != kind || self.payload_digest != payload.to_string() {
+            return Err(Error::new(Code::Conflict, "this operation id was used for another call"));
+        }
+        Ok(self.response)
+    }
+}
+
+mod entity {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "operations")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub kind: String,
+        pub payload_digest: String,
+        pub response: Option<Vec<u8>>,
+        pub undone: bool,
+        pub created_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Creates the table `operations`. Each service has it among its own migrations.
+pub struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &str {
+        "m0001_operations"
+    }
+}
+
+#[async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let table = Schema::new(manager.get_database_backend()).create_table_from_entity(Entity);
+        manager.create_table(table).await?;
+        let index = Index::create().name("operations_created_at").table(Entity).col(Column::CreatedAt).to_owned();
+        manager.create_index(index).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::db::Db;
+
+    const KIND: &str = "tools.create";
+
+    async fn db() -> (tempfile::TempDir, Db) {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(Migration)]).await.unwrap();
+        (dir, db)
+    }
+
+    fn payload(text: &str) -> Digest {
+        Digest::of(text.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_given_again() {
+        let (_dir, db) = db().await;
+        let id = OperationId::mint();
+        let txn = db.begin().await.unwrap();
+        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), Begun::New);
+        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), Begun::Unfinished);
+        assert_eq!(lookup(&txn, id, KIND, payload("a")).await.unwrap(), None);
+        finish(&txn, id, b"answer").await.unwrap();
+        txn.commit().await.unwrap();
+
+        let txn = db.begin().await.unwrap();
+        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), Begun::Done(b"answer".to_vec()));
+        assert_eq!(lookup(db.read(), id, KIND, payload("a")).await.unwrap(), Some(b"answer".to_vec()));
+        assert_eq!(begin(&txn, id, KIND, payload("b")).await.unwrap_err().code, Code::Conflict);
+        assert_eq!(begin(&txn, id, "tools.delete", payload("a")).await.unwrap_err().code, Code::Conflict);
+    }
+
+    #[tokio::test]
+    async fn a_rolled_back_operation_was_never_seen() {
+        let (_dir, db) = db().await;
+        let id = OperationId::mint();
+        let txn = db.begin().await.unwrap();
+        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), Begun::New);
+        txn.rollback().await.unwrap();
+        assert_eq!(begin(db.write(), id, KIND, payload("b")).await.unwrap(), Begun::New);
+    }
+
+    #[tokio::test]
+    async fn undo_tells_what_to_take_back_once() {
+        let (_dir, db) = db().await;
+        let id = OperationId::mint();
+        begin(db.write(), id, KIND, payload("a")).await.unwrap();
+        finish(db.write(), id, b"").await.unwrap();
+        assert_eq!(undo(db.write(), id).await.unwrap(), Undone::Done(Vec::new()));
+        assert_eq!(undo(db.write(), id).await.unwrap(), Undone::Already);
+        assert_eq!(begin(db.write(), id, KIND, payload("a")).await.unwrap_err().code, Code::Aborted);
+    }
+
+    #[tokio::test]
+    async fn a_late_call_meets_the_tombstone() {
+        let (_dir, db) = db().await;
+        let id = OperationId::mint();
+        assert_eq!(undo(db.write(), id).await.unwrap(), Undone::NeverSeen);
+        assert_eq!(undo(db.write(), id).await.unwrap(), Undone::Already);
+        assert_eq!(begin(db.write(), id, KIND, payload("a")).await.unwrap_err().code, Code::Aborted);
+        assert_eq!(lookup(db.read(), id, KIND, payload("a")).await.unwrap_err().code, Code::Aborted);
+    }
+
+    #[tokio::test]
+    async fn what_is_undone_while_it_runs_cannot_finish() {
+        let (_dir, db) = db().await;
+        let id = OperationId::mint();
+        begin(db.write(), id, KIND, payload("a")).await.unwrap();
+        assert_eq!(undo(db.write(), id).await.unwrap(), Undone::Unfinished);
+        assert_eq!(finish(db.write(), id, b"late").await.unwrap_err().code, Code::Aborted);
+    }
+
+    #[tokio::test]
+    async fn old_operations_are_forgotten() {
+        let (_dir, db) = db().await;
+        let id = OperationId::mint();
+        begin(db.write(), id, KIND, payload("a")).await.unwrap();
+        assert_eq!(purge(db.write(), now_ms() - 1000).await.unwrap(), 0);
+        assert_eq!(purge(db.write(), now_ms() + 1000).await.unwrap(), 1);
+        assert_eq!(begin(db.write(), id, KIND, payload("b")).await.unwrap(), Begun::New);
+    }
+}

@@ -1,0 +1,261 @@
+//! Loopback ports that are chosen at the first start and kept, so that addresses stay the same from start to start.
+
+use crate::{
+    fs::{read_if_there, write_atomic},
+    token::random,
+};
+use hoistway_model::{Code, Error, Result};
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    io::{self, ErrorKind},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    task::Poll,
+    time::Duration,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Chosen below the range that kernels take ports of outgoing connections from: a kept port stays free between starts.
+const FIRST: u16 = 20_000;
+const COUNT: u16 = 12_000;
+const ATTEMPTS: usize = 200;
+
+/// How long accepting pauses when the process has no descriptor left; the waiting connections stay in the backlog.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The ports of one data directory, in `DIR/ports.json`.
+#[derive(Debug)]
+pub struct Ports {
+    file: PathBuf,
+    kept: BTreeMap<String, u16>,
+}
+
+impl Ports {
+    /// Reads `dir/ports.json`, if it is there.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let file = dir.join("ports.json");
+        let failed = |e: io::Error| Error::internal(&format!("reading {}", file.display()), e);
+        let kept = match read_if_there(&file).map_err(failed)? {
+            None => BTreeMap::new(),
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                let text = format!("{} is not an object of names and ports ({e}): mend or remove it", file.display());
+                Error::new(Code::InvalidArgument, text)
+            })?,
+        };
+        Ok(Self { file, kept })
+    }
+
+    /// The kept port of `name`, or a free one that is kept from now on.
+    pub fn get_or_choose(&mut self, name: &str) -> Result<u16> {
+        match self.kept.get(name) {
+            Some(&port) => Ok(port),
+            None => Ok(self.choose(name)?.port()),
+        }
+    }
+
+    /// Listens on the port of `name` on loopback, and chooses it at the first start. Inside the runtime only.
+    pub fn listen(&mut self, name: &str) -> Result<Listeners> {
+        let Some(&port) = self.kept.get(name) else { return self.choose(name) };
+        bind_loopback(port).map_err(|e| {
+            let remedy = format!(
+                "end the program that uses it, or remove \"{name}\" from {} to have another port chosen",
+                self.file.display()
+            );
+            busy(&format!("port {port}, kept for {name},"), &remedy, e)
+        })
+    }
+
+    fn choose(&mut self, name: &str) -> Result<Listeners> {
+        for _ in 0..ATTEMPTS {
+            let port = FIRST + u16::from_le_bytes(random()?) % COUNT;
+            if self.kept.values().any(|&kept| kept == port) {
+                continue;
+            }
+            let listeners = match bind_loopback(port) {
+                Ok(listeners) => listeners,
+                Err(e) if e.kind() == ErrorKind::AddrInUse => continue,
+                Err(e) => return Err(Error::internal("listening on loopback", e)),
+            };
+            self.kept.insert(name.to_owned(), port);
+            self.save()?;
+            return Ok(listeners);
+        }
+        Err(Error::new(Code::ResourceExhausted, format!("no free port between {FIRST} and {}", FIRST + COUNT)))
+    }
+
+    fn save(&self) -> Result<()> {
+        let failed = |e: io::Error| Error::internal(&format!("writing {}", self.file.display()), e);
+        let mut text = serde_json::to_vec_pretty(&self.kept).map_err(|e| failed(e.into()))?;
+        text.push(b'\n');
+        write_atomic(&self.file, &text, 0o644).map_err(failed)
+    }
+}
+
+/// Listens on 127.0.0.1 and `[::1]` at the same port, so that `localhost` works whatever it means; on a machine without
+/// IPv6 on 127.0.0.1 alone. Port 0 takes a free one. Inside the runtime only.
+pub fn listen_loopback(port: u16) -> Result<Listeners> {
+    bind_loopback(port).map_err(|e| busy(&format!("port {port}"), "end the program that uses it, or choose another", e))
+}
+
+/// Listens on one address. Inside the runtime only.
+pub fn listen(addr: SocketAddr) -> Result<Listeners> {
+    bind(addr)
+        .map(|listener| Listeners(vec![listener]))
+        .map_err(|e| busy(&addr.to_string(), "end the program that uses it, or choose another", e))
+}
+
+fn busy(what: &str, remedy: &str, e: io::Error) -> Error {
+    match e.kind() {
+        ErrorKind::AddrInUse => Error::new(Code::Conflict, format!("{what} is in use: {remedy}")),
+        ErrorKind::PermissionDenied => {
+            Error::new(Code::PermissionDenied, format!("{what} needs a right that this user does not have"))
+        }
+        ErrorKind::AddrNotAvailable => {
+            Error::new(Code::InvalidArgument, format!("{what} is not an address of this machine"))
+        }
+        _ => Error::internal(&format!("listening on {}", what.trim_end_matches(',')), e),
+    }
+}
+
+fn bind_loopback(port: u16) -> io::Result<Listeners> {
+    // Port 0 is chosen by the kernel for IPv4 and may be taken for IPv6: another one is tried then.
+    for attempt in 1.. {
+        let v4 = bind((Ipv4Addr::LOCALHOST, port).into())?;
+        let chosen = v4.local_addr()?.port();
+        match bind((Ipv6Addr::LOCALHOST, chosen).into()) {
+            Ok(v6) => return Ok(Listeners(vec![v4, v6])),
+            Err(e) if e.kind() == ErrorKind::AddrInUse && port == 0 && attempt < ATTEMPTS => {}
+            Err(e) if e.kind() == ErrorKind::AddrInUse => return Err(e),
+            Err(_) => return Ok(Listeners(vec![v4])),
+        }
+    }
+    Err(ErrorKind::AddrInUse.into())
+}
+
+/// The standard library sets SO_REUSEADDR before it binds: connections that are still closing do not block a restart.
+fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(addr)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Listening sockets that belong together.
+#[derive(Debug)]
+pub struct Listeners(Vec<TcpListener>);
+
+impl Listeners {
+    /// The port of the first one.
+    pub fn port(&self) -> u16 {
+        self.addrs().first().map_or(0, SocketAddr::port)
+    }
+
+    /// Their addresses; the first is the one to show.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The next connection on any of them, with Nagle's algorithm off. Failures to accept are logged and outlived.
+    pub async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            match poll_fn(|cx| self.poll_accept(cx)).await {
+                Ok((stream, peer)) => {
+                    // It only costs latency where it cannot be set.
+                    let _ = stream.set_nodelay(true);
+                    return (stream, peer);
+                }
+                Err(e) if of_one_connection(&e) => {}
+                Err(e) => {
+                    tracing::warn!("accepting a connection: {e}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn poll_accept(&self, cx: &mut std::task::Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        for listener in &self.0 {
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(listener: TcpListener) -> Self {
+        Self(vec![listener])
+    }
+}
+
+impl IntoIterator for Listeners {
+    type Item = TcpListener;
+    type IntoIter = std::vec::IntoIter<TcpListener>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+fn of_one_connection(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_is_chosen_once_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ports = Ports::open(dir.path()).unwrap();
+        let listeners = ports.listen("build").unwrap();
+        let port = listeners.port();
+        assert!((FIRST..FIRST + COUNT).contains(&port));
+        assert_ne!(ports.get_or_choose("agent").unwrap(), port);
+        drop(listeners);
+
+        let mut again = Ports::open(dir.path()).unwrap();
+        assert_eq!(again.get_or_choose("build").unwrap(), port);
+        assert_eq!(again.listen("build").unwrap().port(), port);
+    }
+
+    #[tokio::test]
+    async fn a_busy_port_is_one_clear_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ports = Ports::open(dir.path()).unwrap();
+        let taken = ports.listen("build").unwrap();
+        let e = ports.listen("build").unwrap_err();
+        assert_eq!(e.code, Code::Conflict);
+        assert_eq!(
+            e.message,
+            format!(
+                "port {}, kept for build, is in use: end the program that uses it, or remove \"build\" from \
+                 {}/ports.json to have another port chosen",
+                taken.port(),
+                dir.path().display()
+            )
+        );
+        let e = listen_loopback(taken.port()).unwrap_err();
+        assert!(e.message.starts_with(&format!("port {} is in use: ", taken.port())), "{e}");
+    }
+
+    #[tokio::test]
+    async fn a_broken_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ports.json"), "[]").unwrap();
+        assert!(Ports::open(dir.path()).unwrap_err().message.contains("ports.json"));
+    }
+
+    #[tokio::test]
+    async fn every_address_of_localhost_is_accepted() {
+        let listeners = listen_loopback(0).unwrap();
+        for addr in listeners.addrs() {
+            let (connected, (_, peer)) = tokio::join!(TcpStream::connect(addr), listeners.accept());
+            assert_eq!(connected.unwrap().local_addr().unwrap(), peer);
+        }
+    }
+}

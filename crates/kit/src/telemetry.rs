@@ -1,0 +1,203 @@
+//! Logs on standard error, trace context in and out of headers, and the request id that goes along with a call.
+
+use hoistway_model::{Code, Error, Result};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::{
+    global,
+    propagation::{Extractor, Injector},
+    trace::{TraceContextExt, TracerProvider},
+};
+use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use serde::{Deserialize, Serialize};
+use std::{
+    env,
+    future::Future,
+    io::{self, IsTerminal},
+    str::FromStr,
+    sync::Arc,
+};
+use tracing::{Level, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{LevelFilter, filter_fn},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+/// The variable that says what is logged, such as `info,hoistway::rpc=debug,sqlx::query=debug`.
+pub const LOG_VARIABLE: &str = "HOISTWAY_LOG";
+
+/// The header, and the gRPC metadata key, of the request id.
+pub const REQUEST_ID: &str = "x-request-id";
+const MAX_REQUEST_ID: usize = 128;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people, coloured on a terminal.
+    #[default]
+    Human,
+    /// One JSON object for each line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err(Error::new(Code::InvalidArgument, "the log format must be \"human\" or \"json\"")),
+        }
+    }
+}
+
+/// Starts logging and tracing for this process. Called once, by `main`; libraries only emit.
+pub fn init(service_name: &str, format: LogFormat) -> Result<()> {
+    let directives = env::var(LOG_VARIABLE).unwrap_or_default();
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(directives)
+        .map_err(|e| Error::new(Code::InvalidArgument, format!("{LOG_VARIABLE}: {e}")))?;
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Human => fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed(),
+    };
+
+    // Spans have ids whatever is logged, so that a trace goes through every service unbroken. Nothing exports yet.
+    let provider = SdkTracerProvider::builder().build();
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer(service_name.to_owned()))
+        .with_filter(filter_fn(|meta| meta.is_span() && *meta.level() <= Level::INFO).with_max_level_hint(Level::INFO));
+    global::set_text_map_propagator(TraceContextPropagator::new());
+
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(spans)
+        .try_init()
+        .map_err(|e| Error::internal("starting telemetry", e))
+}
+
+/// Writes the W3C trace context of the current span into `headers`.
+pub fn inject(headers: &mut HeaderMap) {
+    let context = Span::current().context();
+    global::get_text_map_propagator(|p| p.inject_context(&context, &mut HeadersOut(headers)));
+}
+
+/// Makes the trace context in `headers` the parent of `span`, which must not have been entered yet. Headers without
+/// one leave the span the root of a new trace.
+pub fn set_parent(span: &Span, headers: &HeaderMap) {
+    let context = global::get_text_map_propagator(|p| p.extract(&HeadersIn(headers)));
+    if context.span().span_context().is_valid() {
+        // It fails only where no tracing was started, and then there is nothing to continue.
+        let _ = span.set_parent(context);
+    }
+}
+
+/// The trace id of the current span: 32 hexadecimal digits.
+pub fn current_trace_id() -> Option<String> {
+    trace_id(&Span::current())
+}
+
+/// The trace id of `span`.
+pub fn trace_id(span: &Span) -> Option<String> {
+    let context = span.context();
+    let context = context.span().span_context().clone();
+    context.is_valid().then(|| context.trace_id().to_string())
+}
+
+tokio::task_local! {
+    static CURRENT_REQUEST_ID: Arc<str>;
+}
+
+/// Runs `future` with a request id that every outgoing call of it carries. A task that it spawns has none.
+pub async fn with_request_id<F: Future>(id: impl Into<Arc<str>>, future: F) -> F::Output {
+    CURRENT_REQUEST_ID.scope(id.into(), future).await
+}
+
+/// The request id of the current task.
+pub fn request_id() -> Option<Arc<str>> {
+    CURRENT_REQUEST_ID.try_with(Arc::clone).ok()
+}
+
+/// The request id that a caller sent, if it is short and plain enough to be logged and passed on.
+pub fn request_id_of(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    (!id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|b| b.is_ascii_graphic())).then_some(id)
+}
+
+struct HeadersOut<'a>(&'a mut HeaderMap);
+
+impl Injector for HeadersOut<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value)) {
+            self.0.insert(name, value);
+        }
+    }
+}
+
+struct HeadersIn<'a>(&'a HeaderMap);
+
+impl Extractor for HeadersIn<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Tracing is process-wide: the tests share one start of it.
+    pub(crate) fn start() {
+        static STARTED: std::sync::OnceLock<()> = std::sync::OnceLock::new();
+        STARTED.get_or_init(|| init("test", LogFormat::Human).unwrap());
+    }
+
+    #[test]
+    fn a_trace_goes_on_over_headers() {
+        start();
+        let mut headers = HeaderMap::new();
+        let caller = tracing::info_span!("caller");
+        let sent = caller.in_scope(|| {
+            inject(&mut headers);
+            current_trace_id().unwrap()
+        });
+        assert!(headers["traceparent"].to_str().unwrap().contains(&sent));
+
+        let callee = tracing::info_span!("callee");
+        set_parent(&callee, &headers);
+        assert_eq!(callee.in_scope(current_trace_id), Some(sent.clone()));
+
+        let stranger = tracing::info_span!("stranger");
+        set_parent(&stranger, &HeaderMap::new());
+        let other = stranger.in_scope(current_trace_id).unwrap();
+        assert_ne!(other, sent);
+        assert!(init("again", LogFormat::Json).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_request_id_belongs_to_the_task() {
+        assert_eq!(request_id(), None);
+        let inner = with_request_id("req-1", async { request_id() }).await;
+        assert_eq!(inner.as_deref(), Some("req-1"));
+    }
+
+    #[test]
+    fn odd_request_ids_are_dropped() {
+        for (value, taken) in [("req-1", true), ("", false), ("a b", false), (&"x".repeat(129), false)] {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(REQUEST_ID), value.parse().unwrap())]);
+            assert_eq!(request_id_of(&headers).is_some(), taken, "{value}");
+        }
+    }
+}

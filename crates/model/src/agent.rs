@@ -1,0 +1,256 @@
+//! Agents, their revisions and the routes to them: records of the agent service and its trait.
+
+use crate::{Digest, Name, Operation, OperationId, Result, RevisionId, Secret, image::ImageRef, tool::BoundTool};
+use async_trait::async_trait;
+use std::{fmt, pin::Pin};
+
+/// What a model is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LlmRole {
+    /// Conversation; `LLM_MODEL` without suffix.
+    Chat,
+    /// Embedding vectors.
+    Embedding,
+    /// Classification.
+    Classify,
+    /// Reranking.
+    Reranking,
+}
+
+impl LlmRole {
+    /// Every role.
+    pub const ALL: [LlmRole; 4] = [LlmRole::Chat, LlmRole::Embedding, LlmRole::Classify, LlmRole::Reranking];
+
+    /// The spelling of the public API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LlmRole::Chat => "chat",
+            LlmRole::Embedding => "embedding",
+            LlmRole::Classify => "classify",
+            LlmRole::Reranking => "reranking",
+        }
+    }
+
+    /// Reads the public spelling in any letter case; `default` is chat.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.eq_ignore_ascii_case("default") {
+            return Some(LlmRole::Chat);
+        }
+        LlmRole::ALL.into_iter().find(|r| r.as_str().eq_ignore_ascii_case(text))
+    }
+
+    /// What is appended to `LLM_MODEL` and `LLM_PROVIDER`.
+    pub const fn env_suffix(self) -> &'static str {
+        match self {
+            LlmRole::Chat => "",
+            LlmRole::Embedding => "_EMBEDDING",
+            LlmRole::Classify => "_CLASSIFY",
+            LlmRole::Reranking => "_RERANKING",
+        }
+    }
+}
+
+/// One model of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LlmConfig {
+    /// What it is used for; each role at most once in an agent.
+    pub role: LlmRole,
+    /// openai, anthropic, bedrock, ollama, or a registered provider's name.
+    pub provider: String,
+    /// Model identifier.
+    pub model: String,
+}
+
+/// An environment variable of the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvVar {
+    /// Variable name.
+    pub name: String,
+    /// Its value, shown nowhere.
+    pub value: Secret,
+}
+
+/// Everything that makes one revision of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentSpec {
+    /// The agent.
+    pub agent: Name,
+    /// The image as the user or the build named it, with the platform's registry in its symbolic form. With a digest
+    /// the digest decides.
+    pub image: ImageRef,
+    /// `build-<hex>` if this deploy built the image.
+    pub build_id: Option<String>,
+    /// The system prompt; may be empty.
+    pub system_prompt: String,
+    /// Required tools in order, with where each is.
+    pub tools: Vec<BoundTool>,
+    /// Models, each role at most once.
+    pub llm: Vec<LlmConfig>,
+    /// The user's variables in order.
+    pub env: Vec<EnvVar>,
+    /// Who authenticates callers. Such an agent answers nobody until callers' tokens are verified.
+    pub identity_provider: Option<Name>,
+    /// Entry file, if the deploy named or built one; else the image's label says.
+    pub entry_point: Option<String>,
+    /// The gateway's keyed hash of the whole request; equal means that a redeploy changes nothing.
+    pub fingerprint: Digest,
+}
+
+/// How an agent is, in the public API's spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Not up yet; the message says why.
+    Pending,
+    /// A revision is up and ready.
+    Running,
+    /// The serving revision is down; the message says why and when it is tried again.
+    Failed,
+}
+
+impl Phase {
+    /// The public spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Pending => "Pending",
+            Phase::Running => "Running",
+            Phase::Failed => "Failed",
+        }
+    }
+
+    /// Reads the public spelling.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Pending, Self::Running, Self::Failed].into_iter().find(|p| p.as_str() == text)
+    }
+}
+
+/// What a started revision came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionStatus {
+    /// The revision.
+    pub revision: RevisionId,
+    /// `Running`: ready to be switched to. `Pending`: its image cannot be pulled yet; the agent service goes on
+    /// trying and switches by itself once it is the agent's revision.
+    pub phase: Phase,
+    /// Why it is pending; empty when running.
+    pub message: String,
+    /// The digest of the image's manifest, once known.
+    pub image_digest: Option<Digest>,
+}
+
+/// An agent as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Unique name.
+    pub name: Name,
+    /// The revision that is wanted.
+    pub revision: RevisionId,
+    /// Its specification, with every user variable's value masked.
+    pub spec: AgentSpec,
+    /// The environment as it may be shown: the platform's own variables as they are, the user's masked.
+    pub shown_env: Vec<(String, String)>,
+    /// How it is.
+    pub phase: Phase,
+    /// Why, when not simply running.
+    pub message: String,
+    /// The digest of the running image's manifest, once known.
+    pub image_digest: Option<Digest>,
+    /// How the agent is kept from harming the machine, as enforced: `not sandboxed`.
+    pub isolation: String,
+    /// Milliseconds since the epoch.
+    pub created_at: i64,
+    /// Milliseconds since the epoch.
+    pub updated_at: i64,
+}
+
+/// Where a gateway sends an agent's invokes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The agent.
+    pub agent: Name,
+    /// The serving revision, `None` while there is none.
+    pub target: Option<Target>,
+    /// Whether the target is ready; if not, `message` says why.
+    pub ready: bool,
+    /// Why it is not ready.
+    pub message: String,
+    /// True when callers must be authenticated by an identity provider.
+    pub needs_caller_identity: bool,
+}
+
+/// The address of a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The revision.
+    pub revision: RevisionId,
+    /// `host:port`.
+    pub address: String,
+    /// What the runner demands in `X-Hoistway-Invoke-Token`.
+    pub token: Secret,
+}
+
+/// A change of the routing table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteEvent {
+    /// The whole table; first on every watch.
+    Snapshot(Vec<Route>),
+    /// One agent's route is new or has changed.
+    Changed(Box<Route>),
+    /// An agent is gone.
+    Removed(Name),
+}
+
+/// A [`RouteEvent`] with its place in the order of changes. A gateway acknowledges the version once no request of its
+/// own can reach an older route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionedRoute {
+    /// Counts up by at least one for each change.
+    pub version: u64,
+    /// The change.
+    pub event: RouteEvent,
+}
+
+/// A subscription to the routing table.
+pub type RouteStream = Pin<Box<dyn futures_core::Stream<Item = Result<VersionedRoute>> + Send>>;
+
+/// The agent service.
+#[async_trait]
+pub trait AgentService: fmt::Debug + Send + Sync + 'static {
+    /// The manifest digest that an image's tag stands for now. `None`: its registry cannot be asked at the moment.
+    /// An image that its registry does not have is [`crate::Code::ImageNotFound`].
+    async fn resolve_image(&self, image: ImageRef) -> Result<Option<Digest>>;
+
+    /// Starts a revision beside the serving one and answers when it is ready, has failed
+    /// ([`crate::Code::AgentStartFailed`] with its last log lines) or waits for its image. A new agent comes to be
+    /// with phase `Pending`. The same revision again joins the running start or gets its outcome.
+    async fn start_revision(&self, operation: Operation, revision: RevisionId, spec: AgentSpec) -> Result<RevisionStatus>;
+
+    /// The point of no return: makes a started revision the agent's, routes to it as soon as it is ready, waits until
+    /// every gateway has the new route, and drains the old revision behind it.
+    async fn switch_route(&self, operation: Operation, agent: Name, revision: RevisionId) -> Result<Agent>;
+
+    /// Stops and forgets a revision that was not switched to; a new agent without another revision goes with it. An
+    /// operation never seen is kept from happening later.
+    async fn undo_start(&self, started: OperationId, agent: Name, revision: RevisionId) -> Result<()>;
+
+    /// Gives the agents that require `tool` and lack its URL that URL, by replacing their instance as a redeploy
+    /// would. Answers with their names.
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>>;
+
+    /// One agent.
+    async fn get_agent(&self, name: Name) -> Result<Agent>;
+
+    /// All agents by name.
+    async fn list_agents(&self) -> Result<Vec<Agent>>;
+
+    /// Stops and forgets an agent with all its revisions and logs.
+    async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()>;
+
+    /// The last `tail` log lines of an agent (all kept lines if `None`), oldest first.
+    async fn agent_logs(&self, name: Name, tail: Option<u32>) -> Result<Vec<String>>;
+
+    /// Subscribes the gateway `watcher` to the routing table.
+    async fn watch_routes(&self, watcher: String) -> Result<RouteStream>;
+
+    /// Says that `watcher` uses no route older than `version`.
+    async fn ack_routes(&self, watcher: String, version: u64) -> Result<()>;
+}

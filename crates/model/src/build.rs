@@ -1,0 +1,140 @@
+//! Builds: source to image. Records of the build service and its trait.
+
+use crate::{
+    BuildAttemptId, Digest, Name, Operation, OperationId, Result,
+    source::{self, Requirements, SourceFiles},
+};
+use async_trait::async_trait;
+use std::{collections::BTreeMap, fmt};
+
+/// The file whose requirements count when the request has none of its own.
+pub const REQUIREMENTS_FILE: &str = "requirements.txt";
+
+/// An agent's source, checked: made only by [`BuildSource::parse`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuildSource {
+    /// The files.
+    pub files: SourceFiles,
+    /// The entry file, one of `files`.
+    pub entry_point: String,
+    /// What to install; `None` means: what the imports say.
+    pub requirements: Option<Requirements>,
+}
+
+impl BuildSource {
+    /// Checks what a request gives. Requirements are the request's, else those of [`REQUIREMENTS_FILE`].
+    pub fn parse(
+        files: BTreeMap<String, String>,
+        entry_point: Option<&str>,
+        requirements: Option<&str>,
+    ) -> Result<Self> {
+        let files = SourceFiles::parse(files)?;
+        let entry_point = source::entry_point(&files, entry_point)?;
+        let requirements = match (requirements, files.get(REQUIREMENTS_FILE)) {
+            (Some(text), _) => Some(Requirements::parse("requirements", text)?),
+            (None, Some(text)) => {
+                Some(Requirements::parse(&format!("source_files[\"{REQUIREMENTS_FILE}\"] (requirements)"), text)?)
+            }
+            (None, None) => None,
+        };
+        Ok(Self { files, entry_point, requirements })
+    }
+}
+
+/// What is to be built.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuildRequest {
+    /// The attempt's id, minted by the caller.
+    pub attempt: BuildAttemptId,
+    /// The agent that it is for; also the repository's name.
+    pub agent: Name,
+    /// Files, entry point and requirements.
+    pub source: BuildSource,
+    /// Resolve the requirements anew although nothing changed.
+    pub refresh: bool,
+}
+
+/// How far a build is, in the public API's spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildStatus {
+    /// Accepted, waiting for its turn.
+    Pending,
+    /// Running.
+    Building,
+    /// The image is in the registry.
+    Succeeded,
+    /// It ended without an image.
+    Failed,
+}
+
+impl BuildStatus {
+    /// The public spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            BuildStatus::Pending => "PENDING",
+            BuildStatus::Building => "BUILDING",
+            BuildStatus::Succeeded => "SUCCEEDED",
+            BuildStatus::Failed => "FAILED",
+        }
+    }
+
+    /// Reads the public spelling.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Pending, Self::Building, Self::Succeeded, Self::Failed].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// One build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// `build-<hex>`: of the image once there is one, of the attempt before and when it failed.
+    pub id: String,
+    /// The agent.
+    pub agent: Name,
+    /// How far it is.
+    pub status: BuildStatus,
+    /// The image, once there is one.
+    pub image: Option<BuiltImage>,
+    /// The public text of the failure.
+    pub error: Option<String>,
+    /// Milliseconds since the epoch.
+    pub created_at: i64,
+    /// Milliseconds since the epoch.
+    pub completed_at: Option<i64>,
+}
+
+/// An image in the platform's registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltImage {
+    /// `build-<hex>`.
+    pub build_id: String,
+    /// Repository in the platform's registry.
+    pub repository: String,
+    /// Tag; the hex of `build_id`. Never moved.
+    pub tag: String,
+    /// Manifest digest.
+    pub digest: Digest,
+    /// The entry file.
+    pub entry_point: String,
+}
+
+/// The build service.
+#[async_trait]
+pub trait BuildService: fmt::Debug + Send + Sync + 'static {
+    /// Builds and pushes, and answers when that is done. The same operation again joins the running build or gets
+    /// its outcome. The build goes on when the caller goes away.
+    async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage>;
+
+    /// Ends the operation's build if it still runs and keeps it from happening later. What it made stays for garbage
+    /// collection.
+    async fn undo_build(&self, built: OperationId) -> Result<()>;
+
+    /// The build of a public id.
+    async fn get_build(&self, id: String) -> Result<Build>;
+
+    /// The newest builds, newest first, at most `limit`.
+    async fn list_builds(&self, limit: u32) -> Result<Vec<Build>>;
+
+    /// The last `tail` log lines of a build (all kept lines if `None`).
+    async fn build_logs(&self, id: String, tail: Option<u32>) -> Result<Vec<String>>;
+}

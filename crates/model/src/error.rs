@@ -1,0 +1,257 @@
+//! One error type with two texts: the public one, which crosses the wire and reaches the user, and the source chain,
+//! which is logged once where the error leaves the process and goes no further.
+
+use std::fmt;
+
+/// What went wrong, in the one vocabulary of gRPC status, HTTP status and the `code` member of error bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The request is wrong; the message names the field.
+    InvalidArgument,
+    /// No credential, or not a valid one.
+    Unauthenticated,
+    /// The credential is valid and not allowed to do this.
+    PermissionDenied,
+    /// The named thing does not exist.
+    NotFound,
+    /// The HTTP method does not exist on this path.
+    MethodNotAllowed,
+    /// The thing exists, is in use or has another state than the call needs.
+    Conflict,
+    /// The call came too late: its deployment was undone or taken over.
+    Aborted,
+    /// The request body is larger than the limit.
+    PayloadTooLarge,
+    /// A queue, quota or concurrency limit is full; try again later.
+    ResourceExhausted,
+    /// The disk is too full to go on.
+    InsufficientStorage,
+    /// The caller gave up or a shutdown cut the work off.
+    Cancelled,
+    /// The time limit passed.
+    DeadlineExceeded,
+    /// Not reachable now; trying again can help.
+    Unavailable,
+    /// A defect or an environment failure of the platform itself.
+    Internal,
+    /// The source or its requirements cannot be built.
+    BuildFailed,
+    /// A source file does not compile; details name file and line.
+    SyntaxError,
+    /// A requirement cannot be resolved or installed.
+    RequirementFailed,
+    /// A module is imported that no requirement provides.
+    UndeclaredImport,
+    /// The agent ended or failed before it was ready.
+    AgentStartFailed,
+    /// The image's registry says that it does not have the image.
+    ImageNotFound,
+    /// The image cannot run on this runtime.
+    UnsupportedImage,
+    /// The agent's code raised while answering.
+    AgentError,
+    /// The agent's process ended while answering.
+    AgentCrashed,
+}
+
+impl Code {
+    /// Every code, for tables and tests.
+    pub const ALL: [Code; 23] = [
+        Code::InvalidArgument,
+        Code::Unauthenticated,
+        Code::PermissionDenied,
+        Code::NotFound,
+        Code::MethodNotAllowed,
+        Code::Conflict,
+        Code::Aborted,
+        Code::PayloadTooLarge,
+        Code::ResourceExhausted,
+        Code::InsufficientStorage,
+        Code::Cancelled,
+        Code::DeadlineExceeded,
+        Code::Unavailable,
+        Code::Internal,
+        Code::BuildFailed,
+        Code::SyntaxError,
+        Code::RequirementFailed,
+        Code::UndeclaredImport,
+        Code::AgentStartFailed,
+        Code::ImageNotFound,
+        Code::UnsupportedImage,
+        Code::AgentError,
+        Code::AgentCrashed,
+    ];
+
+    /// (text of the `code` member, HTTP status, gRPC status number). The only place that knows these numbers.
+    const fn row(self) -> (&'static str, u16, i32) {
+        match self {
+            Code::InvalidArgument => ("invalid_argument", 400, 3),
+            Code::Unauthenticated => ("unauthenticated", 401, 16),
+            Code::PermissionDenied => ("permission_denied", 403, 7),
+            Code::NotFound => ("not_found", 404, 5),
+            Code::MethodNotAllowed => ("method_not_allowed", 405, 12),
+            Code::Conflict => ("conflict", 409, 9),
+            Code::Aborted => ("aborted", 409, 10),
+            Code::PayloadTooLarge => ("payload_too_large", 413, 11),
+            Code::ResourceExhausted => ("resource_exhausted", 429, 8),
+            Code::InsufficientStorage => ("insufficient_storage", 507, 8),
+            Code::Cancelled => ("cancelled", 503, 1),
+            Code::DeadlineExceeded => ("deadline_exceeded", 504, 4),
+            Code::Unavailable => ("unavailable", 503, 14),
+            Code::Internal => ("internal", 500, 13),
+            Code::BuildFailed => ("build_failed", 500, 9),
+            Code::SyntaxError => ("syntax_error", 500, 9),
+            Code::RequirementFailed => ("requirement_failed", 500, 9),
+            Code::UndeclaredImport => ("undeclared_import", 500, 9),
+            Code::AgentStartFailed => ("agent_start_failed", 500, 9),
+            Code::ImageNotFound => ("image_not_found", 500, 9),
+            Code::UnsupportedImage => ("unsupported_image", 500, 9),
+            Code::AgentError => ("agent_error", 500, 2),
+            Code::AgentCrashed => ("agent_crashed", 502, 2),
+        }
+    }
+
+    /// The text in the `code` member of an error body.
+    pub const fn as_str(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The HTTP status that answers it.
+    pub const fn http_status(self) -> u16 {
+        self.row().1
+    }
+
+    /// The gRPC status number that carries it.
+    pub const fn grpc(self) -> i32 {
+        self.row().2
+    }
+
+    /// The code that [`Code::as_str`] names.
+    pub fn parse(text: &str) -> Option<Code> {
+        Code::ALL.into_iter().find(|c| c.as_str() == text)
+    }
+
+    /// The code that best describes a bare gRPC status, for peers that send no detail.
+    pub fn from_grpc(number: i32) -> Code {
+        match number {
+            1 => Code::Cancelled,
+            3 | 11 => Code::InvalidArgument,
+            4 => Code::DeadlineExceeded,
+            5 => Code::NotFound,
+            6 | 9 => Code::Conflict,
+            7 => Code::PermissionDenied,
+            8 => Code::ResourceExhausted,
+            10 => Code::Aborted,
+            14 => Code::Unavailable,
+            16 => Code::Unauthenticated,
+            _ => Code::Internal,
+        }
+    }
+
+    /// Whether the same call may succeed when it is simply made again.
+    pub const fn is_transient(self) -> bool {
+        matches!(self, Code::Unavailable | Code::DeadlineExceeded)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The result of every fallible call between crates.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// A failure with its public text, the proof that goes with it and, inside this process only, its cause.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// The kind of failure.
+    pub code: Code,
+    /// The public text: what happened, where, and what to do. Never internals, never secrets.
+    pub message: String,
+    /// The path of the offending request field, such as `env[0].name`; it is part of `message` as well.
+    pub field: Option<String>,
+    /// Lines that prove the message: a traceback, a resolver's answer, the last log lines.
+    pub details: Vec<String>,
+    #[source]
+    source: Option<Source>,
+}
+
+impl Error {
+    /// An error with a public text.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), field: None, details: Vec::new(), source: None }
+    }
+
+    /// A 400 about one field: the text becomes `FIELD: MESSAGE`.
+    pub fn field(field: impl Into<String>, message: impl fmt::Display) -> Self {
+        let field = field.into();
+        Self { field: Some(field.clone()), ..Self::new(Code::InvalidArgument, format!("{field}: {message}")) }
+    }
+
+    /// [`Code::NotFound`] for `kind "name"`.
+    pub fn not_found(kind: &str, name: impl fmt::Display) -> Self {
+        Self::new(Code::NotFound, format!("{kind} \"{name}\" not found"))
+    }
+
+    /// [`Code::Internal`]: the public text says only what was being done, `source` stays inside and is logged.
+    pub fn internal(doing: &str, source: impl Into<Source>) -> Self {
+        Self { source: Some(source.into()), ..Self::new(Code::Internal, format!("internal error while {doing}")) }
+    }
+
+    /// The same error with another cause kept for the log.
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The same error with lines that prove it.
+    pub fn with_details(mut self, details: impl IntoIterator<Item = String>) -> Self {
+        self.details = details.into_iter().collect();
+        self
+    }
+
+    /// The same error with `prefix` before its public text.
+    pub fn prefixed(mut self, prefix: &str) -> Self {
+        self.message = format!("{prefix}{}", self.message);
+        self
+    }
+
+    /// The source chain as one line for the log, outermost first; empty when there is none.
+    pub fn chain(&self) -> String {
+        let mut out = String::new();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            if !out.is_empty() {
+                out.push_str(": ");
+            }
+            out.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_round_trip_by_their_text() {
+        for code in Code::ALL {
+            assert_eq!(Code::parse(code.as_str()), Some(code));
+            assert!((400..600).contains(&code.http_status()));
+        }
+    }
+
+    #[test]
+    fn the_chain_stays_out_of_the_public_text() {
+        let e = Error::internal("reading the journal", std::io::Error::other("/secret/path"));
+        assert_eq!(e.to_string(), "internal error while reading the journal");
+        assert_eq!(e.chain(), "/secret/path");
+    }
+}

@@ -1,0 +1,154 @@
+//! Image references: `HOST/REPOSITORY[:TAG][@DIGEST]`, with one symbolic host for the platform's own registry.
+
+use crate::{Digest, Error};
+use std::{fmt, str::FromStr};
+
+/// The host that stands for the platform's registry wherever an image is stored; only the edges map it to an
+/// address, so a changed port or host breaks nothing.
+pub const PLATFORM_REGISTRY: &str = "registry.hoistway.internal";
+
+/// Labels of images that our build service wrote.
+pub mod label {
+    /// The version of the layout; its presence means that an image is ours.
+    pub const IMAGE: &str = "dev.hoistway.image";
+    /// `major.minor` of the Python that the layers were made for.
+    pub const PYTHON: &str = "dev.hoistway.python";
+    /// `os/architecture` as in the OCI image index.
+    pub const PLATFORM: &str = "dev.hoistway.platform";
+    /// The agent's entry file, relative to [`super::APP_DIR`].
+    pub const ENTRY_POINT: &str = "dev.hoistway.entry-point";
+}
+
+/// Where the user's source is in an image.
+pub const APP_DIR: &str = "/app";
+/// Where the runner is in an image.
+pub const RUNNER_PATH: &str = "/opt/hoistway/runner/hoistway_runner.py";
+/// Where the dependencies are in an image.
+pub const SITE_DIR: &str = "/opt/hoistway/site-packages";
+
+/// A parsed image reference.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ImageRef {
+    /// Registry host, with its port if it names one.
+    pub host: String,
+    /// Repository, without host.
+    pub repository: String,
+    /// Tag.
+    pub tag: Option<String>,
+    /// Manifest digest.
+    pub digest: Option<Digest>,
+}
+
+impl ImageRef {
+    /// An image in the platform's own registry.
+    pub fn platform(repository: impl Into<String>, tag: Option<String>, digest: Digest) -> Self {
+        Self { host: PLATFORM_REGISTRY.into(), repository: repository.into(), tag, digest: Some(digest) }
+    }
+
+    /// Whether it is in the platform's own registry.
+    pub fn is_platform(&self) -> bool {
+        self.host == PLATFORM_REGISTRY
+    }
+
+    /// The same image with another registry host.
+    pub fn with_host(&self, host: &str) -> Self {
+        Self { host: host.to_owned(), ..self.clone() }
+    }
+
+    /// `HOST/REPOSITORY:TAG` for people, or by digest where there is no tag.
+    pub fn display_tagged(&self) -> String {
+        match (&self.tag, &self.digest) {
+            (Some(tag), _) => format!("{}/{}:{tag}", self.host, self.repository),
+            (None, _) => self.to_string(),
+        }
+    }
+
+    /// The tag or digest to ask the registry for; the digest is preferred because it cannot move.
+    pub fn reference(&self) -> String {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, Some(tag)) => tag.clone(),
+            (None, None) => "latest".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.host, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for ImageRef {
+    type Err = Error;
+
+    /// Reads a reference as Docker does: the part before the first `/` is a host if it has a `.` or `:` or is
+    /// `localhost`; otherwise the image is Docker Hub's, where a single name lives under `library/`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || Error::field("image", format!("\"{}\" is not an image reference", text.escape_debug()));
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest.parse::<Digest>().map_err(|_| wrong())?)),
+            None => (text, None),
+        };
+        let (rest, tag) = match rest.rsplit_once(':') {
+            Some((rest, tag)) if !tag.contains('/') => (rest, Some(tag.to_owned())),
+            _ => (rest, None),
+        };
+        let (host, repository) = match rest.split_once('/') {
+            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host.to_owned(), path.to_owned()),
+            Some(_) => ("docker.io".to_owned(), rest.to_owned()),
+            None => ("docker.io".to_owned(), format!("library/{rest}")),
+        };
+        let host_ok = host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+        let tag_ok = tag.as_ref().is_none_or(|t| {
+            (1..=128).contains(&t.len())
+                && !t.starts_with(['.', '-'])
+                && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        });
+        if !host_ok || !tag_ok || !is_repository(&repository) {
+            return Err(wrong());
+        }
+        Ok(Self { host, repository, tag, digest })
+    }
+}
+
+/// The name grammar of the OCI distribution specification.
+fn is_repository(path: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    path.len() <= 255
+        && path.split('/').all(|part| {
+            let bytes = part.as_bytes();
+            edge(bytes.first())
+                && edge(bytes.last())
+                && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(b))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_read_as_docker_reads_them() {
+        let read = |text: &str| {
+            let r: ImageRef = text.parse().unwrap();
+            (r.host, r.repository, r.tag)
+        };
+        let t = |s: &str| Some(s.to_owned());
+        assert_eq!(read("myregistry.io/my-agent:v1.2.0"), ("myregistry.io".into(), "my-agent".into(), t("v1.2.0")));
+        assert_eq!(read("127.0.0.1:5000/a/b:c"), ("127.0.0.1:5000".into(), "a/b".into(), t("c")));
+        assert_eq!(read("localhost/a"), ("localhost".into(), "a".into(), None));
+        assert_eq!(read("x"), ("docker.io".into(), "library/x".into(), None));
+        assert_eq!(read("team/x:1"), ("docker.io".into(), "team/x".into(), t("1")));
+        for bad in ["", "Upper/x", "a b", "r.io/x:", "r.io/x@sha256:12", "r.io//x", "r.io/x:-a", "http://r.io/x"] {
+            assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
+        }
+    }
+}

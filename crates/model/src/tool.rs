@@ -1,0 +1,257 @@
+//! Tools, model providers and which agent uses which tool: the records of the tool registry and its trait.
+
+use crate::{Name, Operation, OperationId, Result, Secret};
+use async_trait::async_trait;
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+/// The label of everything that `POST /api/starter-kit` makes.
+pub const DEMO_LABEL: &str = "hoistway.dev/demo";
+
+/// How egress authenticates to a tool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AuthType {
+    /// No credential.
+    #[default]
+    None,
+    /// A key in a header or query parameter.
+    ApiKey,
+    /// OAuth 2.0 client credentials.
+    OAuth2,
+}
+
+impl AuthType {
+    /// The spelling of the public API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AuthType::None => "None",
+            AuthType::ApiKey => "APIKey",
+            AuthType::OAuth2 => "OAuth2",
+        }
+    }
+}
+
+impl FromStr for AuthType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::None, Self::ApiKey, Self::OAuth2]
+            .into_iter()
+            .find(|a| a.as_str().eq_ignore_ascii_case(text))
+            .ok_or_else(|| format!("\"{}\" is not one of None, APIKey, OAuth2", text.escape_debug()))
+    }
+}
+
+/// The protocol that a tool speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS.
+    #[default]
+    Https,
+}
+
+impl Scheme {
+    /// The spelling of the public API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "HTTP",
+            Scheme::Https => "HTTPS",
+        }
+    }
+
+    /// The port that a URL of this scheme means when it names none.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Http, Self::Https]
+            .into_iter()
+            .find(|s| s.as_str().eq_ignore_ascii_case(text))
+            .ok_or_else(|| format!("\"{}\" is not one of HTTP, HTTPS", text.escape_debug()))
+    }
+}
+
+/// Where an API key goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKeyPlace {
+    /// `Header` or `Query`.
+    pub location: String,
+    /// The header's or parameter's name.
+    pub name: String,
+    /// What stands before the key in the value, such as `Bearer `.
+    pub value_prefix: String,
+}
+
+/// Where a tool is and how one authenticates to it. The whole of it is what "endpoint or auth changed" compares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// The tool's URL, as given.
+    pub base_url: String,
+    /// TCP port, 1 to 65535.
+    pub port: u16,
+    /// HTTP or HTTPS.
+    pub scheme: Scheme,
+    /// The kind of credential.
+    pub auth_type: AuthType,
+    /// Where the API key goes, if the user said so.
+    pub api_key: Option<ApiKeyPlace>,
+}
+
+/// A tool to be registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTool {
+    /// Unique name.
+    pub name: Name,
+    /// For people and models; may be empty.
+    pub description: String,
+    /// Where it is.
+    pub connection: Connection,
+    /// Labels shown with the tool.
+    pub labels: BTreeMap<String, String>,
+    /// Credential fields (`api_key`, `client_id`, `client_secret`); stored encrypted, never given back.
+    pub credentials: BTreeMap<String, Secret>,
+}
+
+/// A registered tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tool {
+    /// Unique name.
+    pub name: Name,
+    /// For people and models; may be empty.
+    pub description: String,
+    /// Where it is, as the API's user reaches it.
+    pub connection: Connection,
+    /// The same place as agents reach it; differs for built-in tools when services run in containers.
+    pub internal_url: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether a credential is stored.
+    pub has_credentials: bool,
+    /// Milliseconds since the epoch.
+    pub created_at: i64,
+    /// Milliseconds since the epoch.
+    pub updated_at: i64,
+}
+
+/// A source of models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelProvider {
+    /// Unique name.
+    pub name: Name,
+    /// The protocol it speaks: openai, anthropic, bedrock or ollama.
+    pub provider: String,
+    /// Base URL; empty means the provider's own.
+    pub endpoint: String,
+    /// Model identifiers served.
+    pub models: Vec<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Milliseconds since the epoch; 0 in a creation request.
+    pub created_at: i64,
+}
+
+/// The model protocols that are known without registration.
+pub const MODEL_PROVIDERS: [&str; 4] = ["openai", "anthropic", "bedrock", "ollama"];
+
+/// The tools that one deploy of one agent wants: those to make sure of and those to bind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolPlan {
+    /// The agent they are for.
+    pub agent: Name,
+    /// `tools_to_create`, in the request's order, no name twice.
+    pub create: Vec<NewTool>,
+    /// `required_tools`, merged; they need not exist.
+    pub bind: Vec<Name>,
+}
+
+/// A name that an agent requires and, when that tool exists, where agents reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundTool {
+    /// The required name.
+    pub name: Name,
+    /// The tool's internal URL; `None` while nobody has registered it.
+    pub url: Option<String>,
+}
+
+/// What looking a deploy's names up found. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// `bind` in order, as it will be after [`ToolRegistry::apply_tools`].
+    pub tools: Vec<BoundTool>,
+    /// Whether [`ToolRegistry::apply_tools`] would change anything.
+    pub changed: bool,
+    /// The model provider names asked for that are registered.
+    pub providers: Vec<String>,
+    /// Whether the identity provider asked for is registered; true when none was asked for.
+    pub identity_provider_known: bool,
+}
+
+/// What registering a deploy's tools did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedTools {
+    /// Tools that this operation created, in the plan's order.
+    pub created: Vec<Name>,
+    /// `bind` in order, with where each is.
+    pub tools: Vec<BoundTool>,
+}
+
+/// The tool registry: tools, model providers, and which agent uses which tool.
+///
+/// Every mutating call is idempotent by its [`Operation`].
+#[async_trait]
+pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
+    /// Looks up everything that a deploy names and says what [`Self::apply_tools`] would do. A tool whose endpoint or
+    /// auth differs, and that another agent uses or that holds credentials, is [`crate::Code::Conflict`] with a
+    /// message beginning `failed to create tool "NAME": `.
+    async fn resolve(&self, plan: ToolPlan, providers: Vec<String>, identity_provider: Option<Name>) -> Result<Resolved>;
+
+    /// Creates and updates the plan's tools and binds the agent to `bind`, all or nothing. Earlier bindings of the
+    /// agent stay until [`Self::settle_tools`]. Conflicts as in [`Self::resolve`].
+    async fn apply_tools(&self, operation: Operation, plan: ToolPlan) -> Result<AppliedTools>;
+
+    /// After the deploy's point of no return: the agent keeps only the bindings that the operation `applied` wrote.
+    async fn settle_tools(&self, agent: Name, applied: OperationId) -> Result<()>;
+
+    /// Takes back what the operation `applied` did: its bindings, updates nobody has changed since, and the tools it
+    /// created that nobody else has bound since. An operation never seen is kept from happening later.
+    async fn undo_tools(&self, applied: OperationId) -> Result<()>;
+
+    /// Drops all bindings of a deleted agent.
+    async fn release_agent(&self, operation: Operation, agent: Name) -> Result<()>;
+
+    /// Registers one tool. The same tool again is a no-op; another tool of that name is [`crate::Code::Conflict`].
+    async fn create_tool(&self, operation: Operation, tool: NewTool) -> Result<Tool>;
+
+    /// One tool.
+    async fn get_tool(&self, name: Name) -> Result<Tool>;
+
+    /// All tools by name.
+    async fn list_tools(&self) -> Result<Vec<Tool>>;
+
+    /// Deletes a tool; one in use is [`crate::Code::Conflict`] naming the agents.
+    async fn delete_tool(&self, operation: Operation, name: Name) -> Result<()>;
+
+    /// Registers a model provider. The same again is a no-op; another one of that name is a conflict.
+    async fn create_model_provider(&self, operation: Operation, provider: ModelProvider) -> Result<ModelProvider>;
+
+    /// One model provider.
+    async fn get_model_provider(&self, name: Name) -> Result<ModelProvider>;
+
+    /// All model providers by name.
+    async fn list_model_providers(&self) -> Result<Vec<ModelProvider>>;
+
+    /// Deletes a model provider.
+    async fn delete_model_provider(&self, operation: Operation, name: Name) -> Result<()>;
+
+    /// Makes sure that `echo-tool` and `playground-llm` exist; what exists already is left as it is.
+    async fn seed_starter_kit(&self, operation: Operation) -> Result<()>;
+}

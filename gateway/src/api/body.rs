@@ -1,0 +1,168 @@
+//! Request bodies: read whole, under a limit for each and one for all of them, and never left unread on the wire.
+
+use super::error::{ApiError, ApiResult};
+use crate::state::{AppState, Limits};
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, Request},
+};
+use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
+use hoistway_model::{Code, Error, Result};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+/// How long a body may make us wait for its next bytes.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long a body waits for memory that other bodies hold.
+const QUEUE: Duration = Duration::from_secs(10);
+/// How much of a refused body is read and thrown away, so that its sender lives to read the answer, and for how long.
+const DRAIN_BYTES: usize = 512 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(60);
+
+/// The memory that request bodies may take together, counted in KiB.
+#[derive(Debug, Clone)]
+pub struct BodyBudget(Arc<Semaphore>);
+
+impl BodyBudget {
+    /// Room for eight bodies of the largest size at a time.
+    pub fn new(limits: &Limits) -> Self {
+        Self(Arc::new(Semaphore::new(8 * kib(limits.max_body) as usize)))
+    }
+
+    async fn acquire(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let busy = || Error::new(Code::Unavailable, "too many large requests at a time; try again");
+        match timeout(QUEUE, self.0.clone().acquire_many_owned(kib(bytes))).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(busy()),
+        }
+    }
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX / 8)
+}
+
+/// A whole body, within the limit. It counts against the budget as long as it lives.
+#[derive(Debug)]
+pub struct WholeBody {
+    /// The bytes.
+    pub bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl FromRequest<Arc<AppState>> for WholeBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &Arc<AppState>) -> ApiResult<Self> {
+        let limit = state.limits.max_body;
+        let (parts, mut body) = request.into_parts();
+        let announced = content_length(&parts.headers);
+        if announced.is_some_and(|length| length > limit as u64) {
+            return Err(too_large(limit).into());
+        }
+        let expected = announced.and_then(|length| usize::try_from(length).ok());
+        let room = state.bodies.acquire(expected.unwrap_or(limit)).await?;
+        let mut bytes = BytesMut::with_capacity(expected.unwrap_or(0).min(1 << 20));
+        while let Some(frame) = next_frame(&mut body).await? {
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > limit {
+                return Err(too_large(limit).into());
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Self { bytes: bytes.freeze(), _room: room })
+    }
+}
+
+async fn next_frame(body: &mut Body) -> Result<Option<Frame<Bytes>>> {
+    match timeout(IDLE, body.frame()).await {
+        Ok(frame) => frame.transpose().map_err(|e| {
+            Error::new(Code::InvalidArgument, "the request body broke off before its end").with_source(e)
+        }),
+        Err(_) => {
+            let message = format!("the request body did not go on for {} s", IDLE.as_secs());
+            Err(Error::new(Code::InvalidArgument, message))
+        }
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large(limit: usize) -> Error {
+    Error::new(Code::PayloadTooLarge, format!("the request body is larger than {limit} bytes"))
+}
+
+/// A request body that is read to its end, in the background and within bounds, when the handler did not: closing a
+/// connection on which data still arrives resets it, and the reset can overtake the answer.
+pub struct Drained {
+    inner: Option<Body>,
+    /// The sender waits for a go-ahead before it sends anything.
+    waits: bool,
+}
+
+impl Drained {
+    /// Wraps the body of a request.
+    pub fn wrap(request: Request) -> Request {
+        let (parts, body) = request.into_parts();
+        let expect = parts.headers.get(header::EXPECT);
+        let waits = expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let body = if body.is_end_stream() { body } else { Body::new(Self { inner: Some(body), waits }) };
+        Request::from_parts(parts, body)
+    }
+}
+
+impl HttpBody for Drained {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.waits = false;
+        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.inner = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        let Some(body) = self.inner.take().filter(|body| !self.waits && !body.is_end_stream()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Bounded in time and bytes, and ended by its connection's end; nothing waits for it.
+            runtime.spawn(timeout(DRAIN_TIME, drain(body)).map(drop));
+        }
+    }
+}
+
+async fn drain(mut body: Body) {
+    let mut left = DRAIN_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let size = frame.data_ref().map_or(0, Buf::remaining);
+        let Some(rest) = left.checked_sub(size) else { return };
+        left = rest;
+    }
+}

@@ -1,0 +1,230 @@
+//! The body of `POST /api/deploy`, checked: what passes here is right in itself, and only the names in it remain to be
+//! looked up.
+
+mod env;
+mod llm;
+mod stored;
+#[cfg(test)]
+mod tests;
+pub mod tools;
+
+use super::json::{self, Object, has_value, short};
+use crate::state::PublicAddresses;
+use hoistway_model::{
+    Code, Error, Name, Result,
+    agent::{EnvVar, LlmConfig},
+    build::BuildSource,
+    image::ImageRef,
+    source,
+    tool::{NewTool, Resolved},
+};
+use std::collections::BTreeMap;
+
+/// Members of a newer public API that would change what the deploy means.
+const NOT_SUPPORTED: [&str; 4] = ["policies", "tool_url_mappings", "draft_id", "artifact_id"];
+/// The most bytes of requirement lines in their canonical form.
+const MAX_REQUIREMENTS: usize = 64 << 10;
+/// The longest image reference.
+const MAX_IMAGE: usize = 1_024;
+
+/// A deploy as it was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeployRequest {
+    /// The agent.
+    pub agent: Name,
+    /// What it is made of.
+    pub source: Source,
+    /// The system prompt; may be empty.
+    pub system_prompt: String,
+    /// The tools that it uses, no name twice.
+    pub required_tools: Vec<Name>,
+    /// Tools to make sure of, in the request's order, no name twice.
+    pub tools_to_create: Vec<NewTool>,
+    /// Models, each role at most once. A provider that is not one of the known four needs a look-up.
+    pub llm: Vec<LlmConfig>,
+    /// The user's variables, in order.
+    pub env: Vec<EnvVar>,
+    /// Who authenticates callers; needs a look-up.
+    pub identity_provider: Option<Name>,
+    /// What the user says the agent is written with. Nothing depends on it.
+    pub framework: Option<String>,
+    /// Where in the request each of `required_tools` was.
+    tool_paths: Vec<String>,
+    /// Where in the request each of `llm` was.
+    llm_paths: Vec<String>,
+}
+
+/// What an agent is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// An image that exists; the platform's registry is in its symbolic form.
+    Image(ImageRef),
+    /// Files to build one from.
+    Files(BuildSource),
+}
+
+impl DeployRequest {
+    /// Reads a request's body. The answer's second part is what the user should be warned of.
+    ///
+    /// What is missing is told first, in the reference's order: the name, the source, the tools' names and URLs. Types
+    /// and meanings follow.
+    pub fn parse(body: &[u8], public: &PublicAddresses) -> Result<(Self, Vec<String>)> {
+        let mut warnings = Vec::new();
+        let mut root = Object::parse(body)?;
+
+        let agent = root.text("agent_name")?.ok_or_else(|| required("agent_name is required", Some("agent_name")))?;
+        let image = root.text("image")?;
+        let files = root.object("source_files")?.filter(|files| !files.is_empty());
+        if image.is_none() && files.is_none() {
+            return Err(no_source(&mut root));
+        }
+        let begun = tools::begin(&mut root)?;
+
+        let agent = json::name("agent_name", &agent)?;
+        for key in NOT_SUPPORTED {
+            if root.take(key).is_some_and(|value| has_value(&value)) {
+                return Err(required(&format!("{key} is not supported"), Some(key)));
+            }
+        }
+        let tools_to_create = tools::finish(begun, &mut warnings)?;
+        let required = tools::required(&mut root)?;
+        let system_prompt = root.string("system_prompt")?.unwrap_or_default();
+        env::fits("system_prompt", "SYSTEM_PROMPT", &system_prompt)?;
+        let models = llm::parse(&mut root, &mut warnings)?;
+        let env = env::parse(&mut root, &mut warnings)?;
+        let identity_provider =
+            root.text("identity_provider")?.map(|name| json::name("identity_provider", &name)).transpose()?;
+        let build = Build {
+            files,
+            entry_point: root.text("entry_point")?,
+            requirements: root.text("requirements")?,
+            framework: root.text("framework")?,
+        };
+        let (source, framework) = match image {
+            Some(image) => {
+                build.warn_ignored(&mut warnings);
+                (Source::Image(public.to_symbolic(image_ref(&image)?)), None)
+            }
+            None => build.parse()?,
+        };
+        root.finish(&mut warnings);
+
+        let (tool_paths, required_tools): (Vec<_>, Vec<_>) = required.into_iter().unzip();
+        let (llm_paths, llm) = models.into_iter().unzip();
+        warnings.extend(tools::unbound(&tools_to_create, &required_tools));
+        let request = Self {
+            agent,
+            source,
+            system_prompt,
+            required_tools,
+            tools_to_create,
+            llm,
+            env,
+            identity_provider,
+            framework,
+            tool_paths,
+            llm_paths,
+        };
+        Ok((request, warnings))
+    }
+
+    /// Whether an image is to be built.
+    pub fn wants_build(&self) -> bool {
+        matches!(self.source, Source::Files(_))
+    }
+
+    /// The model providers that have to be looked up, each with its path in the request.
+    pub fn unknown_providers(&self) -> Vec<(String, String)> {
+        let all = self.llm_paths.iter().zip(&self.llm);
+        let unknown = all.filter(|(_, model)| !llm::is_known(&model.provider));
+        unknown.map(|(path, model)| (format!("{path}.provider"), model.provider.clone())).collect()
+    }
+
+    /// Judges what the look-ups found. Tools that nobody registered are a warning, or an error when `strict`.
+    pub fn check_lookups(&self, resolved: &Resolved, strict: bool) -> Result<Vec<String>> {
+        for (path, provider) in self.unknown_providers() {
+            if !resolved.providers.contains(&provider) {
+                return Err(llm::unknown_provider(&path, &provider));
+            }
+        }
+        if let Some(name) = self.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
+            let message = format!("\"{name}\" is not a registered identity provider");
+            return Err(Error::field("identity_provider", message));
+        }
+        let mut warnings = Vec::new();
+        for (path, name) in self.tool_paths.iter().zip(&self.required_tools) {
+            if resolved.tools.iter().any(|tool| tool.name == *name && tool.url.is_some()) {
+                continue;
+            }
+            if strict {
+                return Err(Error::field(path.as_str(), format!("no tool \"{name}\" is registered")));
+            }
+            let later = "the agent cannot use it before it is; then it is bound by itself";
+            warnings.push(format!("no tool \"{name}\" is registered: {later}"));
+        }
+        Ok(warnings)
+    }
+}
+
+/// What only a build needs.
+struct Build {
+    files: Option<Object>,
+    entry_point: Option<String>,
+    requirements: Option<String>,
+    framework: Option<String>,
+}
+
+impl Build {
+    fn parse(self) -> Result<(Source, Option<String>)> {
+        let mut files = BTreeMap::new();
+        for (name, text) in self.files.map(Object::into_strings).transpose()?.unwrap_or_default() {
+            if name.len() > source::MAX_PATH {
+                let path = format!("source_files[\"{}\"]", short(&name));
+                let message = format!("the name has {} bytes, {} is the limit", name.len(), source::MAX_PATH);
+                return Err(Error::field(path, message));
+            }
+            files.insert(name, text);
+        }
+        if self.entry_point.as_ref().is_some_and(|name| name.len() > source::MAX_PATH) {
+            return Err(Error::field("entry_point", "is too long for a file's name"));
+        }
+        let source = BuildSource::parse(files, self.entry_point.as_deref(), self.requirements.as_deref())?;
+        // The journal keeps the canonical text, which can be longer than what was given and is parsed again.
+        if source.requirements.as_ref().is_some_and(|r| r.text().len() > MAX_REQUIREMENTS) {
+            return Err(Error::field("requirements", format!("more than {MAX_REQUIREMENTS} bytes")));
+        }
+        Ok((Source::Files(source), self.framework.map(|text| short(&text))))
+    }
+
+    fn warn_ignored(&self, warnings: &mut Vec<String>) {
+        let ignored = [
+            ("source_files", self.files.is_some()),
+            ("entry_point", self.entry_point.is_some()),
+            ("requirements", self.requirements.is_some()),
+            ("framework", self.framework.is_some()),
+        ];
+        for (key, _) in ignored.into_iter().filter(|(_, given)| *given) {
+            warnings.push(format!("{key} is ignored, because an image is given and nothing is built"));
+        }
+    }
+}
+
+fn image_ref(text: &str) -> Result<ImageRef> {
+    if text.len() > MAX_IMAGE {
+        return Err(Error::field("image", format!("is longer than {MAX_IMAGE} bytes")));
+    }
+    text.parse()
+}
+
+/// A complaint in words of its own about one member.
+fn required(message: &str, field: Option<&str>) -> Error {
+    Error { field: field.map(str::to_owned), ..Error::new(Code::InvalidArgument, message) }
+}
+
+/// Neither source is given. Those of a newer public API, which may have been meant, are told in the details.
+fn no_source(root: &mut Object) -> Error {
+    let others = ["draft_id", "artifact_id"].into_iter();
+    let given: Vec<_> = others.filter(|key| root.take(key).is_some_and(|value| has_value(&value))).collect();
+    required("either image or source_files is required", None)
+        .with_details(given.into_iter().map(|key| format!("{key} is not supported")))
+}

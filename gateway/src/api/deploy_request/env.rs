@@ -1,0 +1,65 @@
+//! `env`, and everything else that becomes a variable of the agent's process.
+
+use crate::api::json::{Object, short};
+use hoistway_model::{Error, Result, Secret, agent::EnvVar};
+use std::collections::HashSet;
+
+/// What Linux takes as one `NAME=VALUE` string, its closing NUL included.
+const MAX_VARIABLE: usize = 128 << 10;
+/// What all of them may have together, well under what Linux takes.
+const MAX_TOGETHER: usize = 1 << 20;
+
+/// Names that the platform sets, or that would change what the interpreter loads.
+const RESERVED: [&str; 7] =
+    ["PORT", "AGENT_NAME", "USER_ENTRY_POINT", "SYSTEM_PROMPT", "TOOL_NAMES", "PYTHONPATH", "PYTHONHOME"];
+const RESERVED_PREFIXES: [&str; 4] = ["LLM_", "TOOL_URL_", "HOISTWAY_", "LD_"];
+
+/// The user's variables, in order.
+pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<EnvVar>> {
+    let mut names = HashSet::new();
+    let mut together = 0;
+    let mut vars = Vec::new();
+    for mut item in root.objects("env")?.unwrap_or_default() {
+        let name = item.required("name")?;
+        let path = item.path_of("name");
+        if !is_variable(&name) {
+            let message = "is not a variable's name: letters, digits, '_', '-' and '.', the first no digit";
+            return Err(Error::field(path, format!("\"{}\" {message}", short(&name))));
+        }
+        if RESERVED.contains(&name.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+            return Err(Error::field(path, format!("\"{}\" is reserved for the platform", short(&name))));
+        }
+        if !names.insert(name.clone()) {
+            return Err(Error::field(path, format!("\"{}\" is given twice", short(&name))));
+        }
+        let path = item.path_of("value");
+        let value = item.string("value")?.ok_or_else(|| Error::field(path.as_str(), "is required"))?;
+        fits(&path, &name, &value)?;
+        together += name.len() + value.len() + 2;
+        if together > MAX_TOGETHER {
+            return Err(Error::field("env", format!("all variables together have more than {MAX_TOGETHER} bytes")));
+        }
+        item.finish(warnings);
+        vars.push(EnvVar { name, value: Secret::new(value) });
+    }
+    Ok(vars)
+}
+
+/// Whether `value` can stand in the variable `name`. The error shows nothing of it.
+pub fn fits(path: &str, name: &str, value: &str) -> Result<()> {
+    if value.contains('\0') {
+        return Err(Error::field(path, "contains a NUL character, which no variable can hold"));
+    }
+    let bytes = name.len() + value.len() + 2;
+    if bytes > MAX_VARIABLE {
+        let message = format!("{name}=… has {bytes} bytes, {MAX_VARIABLE} is the most that a variable can have");
+        return Err(Error::field(path, message));
+    }
+    Ok(())
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.len() <= 255
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+}

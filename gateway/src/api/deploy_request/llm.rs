@@ -1,0 +1,76 @@
+//! `llm_configs` and `llm_config`.
+
+use crate::api::json::{Object, short};
+use hoistway_model::{
+    Error, Result,
+    agent::{LlmConfig, LlmRole},
+    tool::MODEL_PROVIDERS,
+};
+
+const LIST: &str = "llm_configs";
+const ONE: &str = "llm_config";
+/// The longest model identifier; cloud resource names are the longest that are in use.
+const MAX_MODEL: usize = 2_048;
+
+/// The models in the request's order, each with the path it came from.
+pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<(String, LlmConfig)>> {
+    let mut models: Vec<(String, LlmConfig)> = Vec::new();
+    for item in root.objects(LIST)?.unwrap_or_default() {
+        let (path, model) = one(item, warnings)?;
+        if let Some((first, _)) = models.iter().find(|(_, other)| other.role == model.role) {
+            let message = format!("{} has the role {} already", first, model.role.as_str());
+            return Err(Error::field(format!("{path}.role"), message));
+        }
+        models.push((path, model));
+    }
+    if let Some(item) = root.object(ONE)? {
+        let (path, model) = one(item, warnings)?;
+        match models.iter().find(|(_, other)| other.role == model.role) {
+            None => models.push((path, model)),
+            Some((_, same)) if *same == model => {}
+            Some((first, _)) => {
+                let message = format!("contradicts {first}, which has another model for {}", model.role.as_str());
+                return Err(Error::field(path, message));
+            }
+        }
+    }
+    Ok(models)
+}
+
+fn one(mut item: Object, warnings: &mut Vec<String>) -> Result<(String, LlmConfig)> {
+    let provider = item.required("provider")?;
+    let model = item.required("model")?;
+    let role = match item.text("role")? {
+        None => LlmRole::Chat,
+        Some(text) => LlmRole::parse(text.trim()).ok_or_else(|| {
+            let roles = LlmRole::ALL.map(LlmRole::as_str).join(", ");
+            Error::field(item.path_of("role"), format!("\"{}\" is not one of {roles}", short(&text)))
+        })?,
+    };
+    if model.len() > MAX_MODEL || model.contains(char::is_control) {
+        let message = format!("must be at most {MAX_MODEL} bytes without control characters");
+        return Err(Error::field(item.path_of("model"), message));
+    }
+    let provider = match MODEL_PROVIDERS.into_iter().find(|known| known.eq_ignore_ascii_case(&provider)) {
+        Some(known) => known.to_owned(),
+        // No provider can be registered under what is not a name, so that needs no look-up.
+        None => match hoistway_model::Name::parse("provider", &provider) {
+            Ok(name) => name.into(),
+            Err(_) => return Err(unknown_provider(&item.path_of("provider"), &provider)),
+        },
+    };
+    let path = item.path().to_owned();
+    item.finish(warnings);
+    Ok((path, LlmConfig { role, provider, model }))
+}
+
+/// Whether the provider is one that needs no registration.
+pub fn is_known(provider: &str) -> bool {
+    MODEL_PROVIDERS.contains(&provider)
+}
+
+/// The complaint about a provider that nobody knows.
+pub fn unknown_provider(path: &str, provider: &str) -> Error {
+    let known = MODEL_PROVIDERS.join(", ");
+    Error::field(path, format!("\"{}\" is not one of {known} or a registered model provider", short(provider)))
+}

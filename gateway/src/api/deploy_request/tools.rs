@@ -1,0 +1,94 @@
+//! `tools_to_create` and `required_tools`.
+
+use crate::api::{
+    connection::Given,
+    json::{self, Object, short},
+};
+use hoistway_model::{Code, Error, Name, Result, tool::NewTool};
+use std::collections::BTreeMap;
+
+/// The longest description.
+pub const MAX_DESCRIPTION: usize = 64 << 10;
+
+/// A tool of which so far only the name and the place are known.
+pub struct Begun {
+    name: String,
+    base_url: String,
+    rest: Object,
+}
+
+/// Reads name and base URL of every tool before anything else of any of them is looked at.
+pub fn begin(root: &mut Object) -> Result<Vec<Begun>> {
+    let each = |mut rest: Object| {
+        let (name, base_url) = (rest.text("name")?, rest.text("base_url")?);
+        match (name, base_url) {
+            (Some(name), Some(base_url)) => Ok(Begun { name, base_url, rest }),
+            (name, _) => Err(missing(&rest, if name.is_none() { "name" } else { "base_url" })),
+        }
+    };
+    root.objects("tools_to_create")?.unwrap_or_default().into_iter().map(each).collect()
+}
+
+/// The reference's complaint, with the place in the details.
+pub fn missing(tool: &Object, key: &str) -> Error {
+    let path = tool.path_of(key);
+    let details = [format!("{path} is missing")];
+    let mut error = Error::new(Code::InvalidArgument, "tool name and base_url are required").with_details(details);
+    error.field = Some(path);
+    error
+}
+
+/// Checks the rest of every tool.
+pub fn finish(begun: Vec<Begun>, warnings: &mut Vec<String>) -> Result<Vec<NewTool>> {
+    let mut tools: Vec<NewTool> = Vec::with_capacity(begun.len());
+    for Begun { name, base_url, mut rest } in begun {
+        let path = rest.path_of("name");
+        let name = json::name(&path, &name)?;
+        if tools.iter().any(|other| other.name == name) {
+            return Err(Error::field(path, format!("\"{name}\" is given twice")));
+        }
+        let description = description(&mut rest)?;
+        let given = Given {
+            base_url: (rest.path_of("base_url"), base_url),
+            auth_type: (rest.path_of("auth_type"), rest.string("auth_type")?),
+            port: (rest.path_of("port"), rest.integer("port")?),
+            scheme: (rest.path_of("scheme"), rest.string("scheme")?),
+            api_key: None,
+        };
+        let connection = given.check()?;
+        rest.finish(warnings);
+        let (labels, credentials) = (BTreeMap::new(), BTreeMap::new());
+        tools.push(NewTool { name, description, connection, labels, credentials });
+    }
+    Ok(tools)
+}
+
+/// A tool's description, which may be absent.
+pub fn description(tool: &mut Object) -> Result<String> {
+    let text = tool.string("description")?.unwrap_or_default();
+    if text.len() > MAX_DESCRIPTION {
+        let message = format!("{} bytes are too many, {MAX_DESCRIPTION} is the limit", text.len());
+        return Err(Error::field(tool.path_of("description"), message));
+    }
+    Ok(text)
+}
+
+/// The required tools without repetitions, each with the path of its first mention.
+pub fn required(root: &mut Object) -> Result<Vec<(String, Name)>> {
+    let mut merged: Vec<(String, Name)> = Vec::new();
+    for (i, text) in root.strings("required_tools")?.unwrap_or_default().into_iter().enumerate() {
+        let path = format!("required_tools[{i}]");
+        let name = json::name(&path, &text)?;
+        if merged.iter().any(|(_, other)| *other == name) {
+            continue;
+        }
+        merged.push((path, name));
+    }
+    Ok(merged)
+}
+
+/// What to say about tools that are registered and not bound.
+pub fn unbound(create: &[NewTool], required: &[Name]) -> impl Iterator<Item = String> {
+    let unused = create.iter().filter(|tool| !required.contains(&tool.name));
+    unused.map(|tool| format!("the tool \"{}\" is registered, but the agent cannot use it: required_tools does not name it", short(tool.name.as_str())))
+}

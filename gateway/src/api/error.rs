@@ -1,0 +1,125 @@
+//! How an error leaves the gateway: one JSON shape, and its cause in the log, once.
+
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+use hoistway_kit::telemetry;
+use hoistway_model::{Code, Error};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// When a caller who was told 429 or 503 may come again, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// An error with the HTTP status that answers it.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    error: Arc<Error>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    logged: bool,
+}
+
+/// The result of every handler.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    fn with_status(status: u16, error: Arc<Error>) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { status, error, headers: Vec::new(), logged: false }
+    }
+
+    /// What a deployment ended with after work on it had started: 500 with the cause in `code`, so that nobody takes
+    /// a failed build or tool for a gateway that is away. What the caller can mend or wait for keeps its status.
+    ///
+    /// The saga has logged it, however many callers wait for it.
+    pub fn after_work_started(error: Arc<Error>) -> Self {
+        let status = match error.code {
+            Code::InvalidArgument | Code::Conflict | Code::ResourceExhausted | Code::InsufficientStorage => {
+                error.code.http_status()
+            }
+            _ => 500,
+        };
+        Self { logged: true, ..Self::with_status(status, error) }
+    }
+
+    /// The same with one more header.
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The error.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    fn log(&self) {
+        let chain = self.error.chain();
+        let (code, message) = (self.error.code.as_str(), self.error.message.as_str());
+        if self.status.is_server_error() {
+            tracing::error!(target: "hoistway::error", code, chain, "{message}");
+        } else {
+            tracing::debug!(target: "hoistway::error", code, chain, "{message}");
+        }
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        Self::with_status(error.code.http_status(), Arc::new(error))
+    }
+}
+
+/// The body of every error.
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+    code: &'a str,
+    request_id: Arc<str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    details: &'a [String],
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if !self.logged {
+            self.log();
+        }
+        let body = Body {
+            error: &self.error.message,
+            code: self.error.code.as_str(),
+            request_id: telemetry::request_id().unwrap_or_default(),
+            details: &self.error.details,
+        };
+        let mut response = (self.status, Json(body)).into_response();
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        for (name, value) in self.headers {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn started_work_fails_with_500_but_for_what_the_caller_can_act_on() {
+        for code in Code::ALL {
+            let status = ApiError::after_work_started(Arc::new(Error::new(code, "x"))).status().as_u16();
+            let kept = [400, 409, 429, 507].contains(&code.http_status()) && code != Code::Aborted;
+            assert_eq!(status, if kept { code.http_status() } else { 500 }, "{code}");
+        }
+    }
+}

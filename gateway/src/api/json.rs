@@ -1,0 +1,360 @@
+//! A strict reader of JSON requests: typed access where every complaint names the path of the member, `null` is the
+//! same as absent, nothing may be given twice, and what nobody asked for is told at the end.
+//!
+//! Members are taken out, never copied: a request may be tens of megabytes of source.
+
+use hoistway_model::{Code, Error, Name, Result};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// The most elements of any list in a request.
+pub const MAX_LIST: usize = 1_000;
+/// The most unknown members that are told one by one.
+const MAX_UNKNOWN: usize = 20;
+/// The most characters of a request's text that an error repeats.
+const MAX_QUOTED: usize = 100;
+
+/// A JSON object of the request, at its path.
+#[derive(Debug)]
+pub struct Object {
+    path: String,
+    members: Map<String, Value>,
+    known: Vec<&'static str>,
+}
+
+impl Object {
+    /// Reads a whole request body.
+    pub fn parse(body: &[u8]) -> Result<Self> {
+        let wrong = |text: String| Error::new(Code::InvalidArgument, text);
+        if body.trim_ascii().is_empty() {
+            return Err(wrong("the body is empty; a JSON object is expected".into()));
+        }
+        match serde_json::from_slice::<Unique>(body) {
+            Ok(Unique(Value::Object(members))) => Ok(Self { path: String::new(), members, known: Vec::new() }),
+            Ok(Unique(other)) => Err(wrong(format!("the body must be a JSON object, not {}", kind(&other)))),
+            Err(e) => Err(wrong(format!("the body is not valid JSON: {e}"))),
+        }
+    }
+
+    /// The path of a member.
+    pub fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// The path of this object; empty for the body itself.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Takes a member out; `null` is absent.
+    pub fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.members.remove(key).filter(|value| !value.is_null())
+    }
+
+    /// A string, however empty.
+    pub fn string(&mut self, key: &'static str) -> Result<Option<String>> {
+        self.take(key).map(|value| string(value, || self.path_of(key))).transpose()
+    }
+
+    /// A string that says something: a blank one is absent.
+    pub fn text(&mut self, key: &'static str) -> Result<Option<String>> {
+        Ok(self.string(key)?.filter(|text| !text.trim().is_empty()))
+    }
+
+    /// A string that must be there and not blank.
+    pub fn required(&mut self, key: &'static str) -> Result<String> {
+        self.text(key)?.ok_or_else(|| Error::field(self.path_of(key), "is required"))
+    }
+
+    /// A whole number.
+    pub fn integer(&mut self, key: &'static str) -> Result<Option<i64>> {
+        self.take(key)
+            .map(|value| {
+                value.as_i64().ok_or_else(|| {
+                    let given = if value.is_number() { value.to_string() } else { kind(&value).to_owned() };
+                    Error::field(self.path_of(key), format!("must be a whole number, not {given}"))
+                })
+            })
+            .transpose()
+    }
+
+    /// An object.
+    pub fn object(&mut self, key: &'static str) -> Result<Option<Object>> {
+        self.take(key).map(|value| object(value, self.path_of(key))).transpose()
+    }
+
+    /// A list of objects.
+    pub fn objects(&mut self, key: &'static str) -> Result<Option<Vec<Object>>> {
+        let path = self.path_of(key);
+        let each = |(i, value)| object(value, format!("{path}[{i}]"));
+        self.list(key)?.map(|items| items.into_iter().enumerate().map(each).collect()).transpose()
+    }
+
+    /// A list of strings.
+    pub fn strings(&mut self, key: &'static str) -> Result<Option<Vec<String>>> {
+        let path = self.path_of(key);
+        let each = |(i, value)| string(value, || format!("{path}[{i}]"));
+        self.list(key)?.map(|items| items.into_iter().enumerate().map(each).collect()).transpose()
+    }
+
+    fn list(&mut self, key: &'static str) -> Result<Option<Vec<Value>>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Array(items)) if items.len() <= MAX_LIST => Ok(Some(items)),
+            Some(Value::Array(items)) => Err(Error::field(
+                self.path_of(key),
+                format!("{} elements are too many, {MAX_LIST} is the limit", items.len()),
+            )),
+            Some(other) => Err(Error::field(self.path_of(key), format!("must be a list, not {}", kind(&other)))),
+        }
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Everything in it as strings, each under the path `PATH["KEY"]`.
+    pub fn into_strings(self) -> Result<Vec<(String, String)>> {
+        let path = self.path;
+        self.members
+            .into_iter()
+            .map(|(key, value)| {
+                let text = string(value, || format!("{path}[\"{}\"]", short(&key)))?;
+                Ok((key, text))
+            })
+            .collect()
+    }
+
+    /// Says which members nobody asked for, and what they may have been meant to be.
+    pub fn finish(self, warnings: &mut Vec<String>) {
+        let unknown: Vec<_> = self.members.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key).collect();
+        for key in unknown.iter().take(MAX_UNKNOWN) {
+            let hint = match did_you_mean(key, &self.known) {
+                Some(meant) => format!("; did you mean \"{}\"?", self.path_of(meant)),
+                None => String::new(),
+            };
+            warnings.push(format!("unknown field \"{}\" is ignored{hint}", short(&self.path_of(key))));
+        }
+        if let Some(more) = unknown.len().checked_sub(MAX_UNKNOWN).filter(|more| *more > 0) {
+            warnings.push(format!("{more} more unknown fields are ignored"));
+        }
+    }
+}
+
+fn string(value: Value, path: impl Fn() -> String) -> Result<String> {
+    match value {
+        Value::String(text) => Ok(text),
+        other => Err(Error::field(path(), format!("must be a string, not {}", kind(&other)))),
+    }
+}
+
+fn object(value: Value, path: String) -> Result<Object> {
+    match value {
+        Value::Object(members) => Ok(Object { path, members, known: Vec::new() }),
+        other => Err(Error::field(path, format!("must be an object, not {}", kind(&other)))),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The known member that `key` resembles, whatever its letter case and separators.
+fn did_you_mean(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    let plain = |text: &str| -> String {
+        text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(64).collect()
+    };
+    let given = plain(key);
+    known
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(&given, &plain(known)), *known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 5)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
+}
+
+/// A text of the request as an error may repeat it: escaped and not too long.
+pub fn short(text: &str) -> String {
+    let mut shown: String = text.chars().take(MAX_QUOTED).collect::<String>().escape_debug().to_string();
+    if text.chars().nth(MAX_QUOTED).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// A name; the error does not repeat more of it than it must.
+pub fn name(path: &str, text: &str) -> Result<Name> {
+    let end = text.char_indices().nth(MAX_QUOTED).map_or(text.len(), |(at, _)| at);
+    // What was cut off is longer than any name, so the rest of it is refused all the same.
+    Name::parse(path, &text[..end])
+}
+
+/// Whether a member that is not supported asks for anything.
+pub fn has_value(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
+    }
+}
+
+/// A JSON value in which no object has a member twice: of two, one would have to be ignored without a word.
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Unique;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Unique, E> {
+                Ok(Unique(Value::Null))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_string<E>(self, value: String) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
+                let mut list = Vec::new();
+                while let Some(Unique(value)) = items.next_element()? {
+                    list.push(value);
+                }
+                Ok(Unique(Value::Array(list)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
+                let mut members = Map::new();
+                while let Some((key, Unique(value))) = items.next_entry::<String, Unique>()? {
+                    if members.contains_key(&key) {
+                        return Err(A::Error::custom(format_args!("\"{}\" is given twice", short(&key))));
+                    }
+                    members.insert(key, value);
+                }
+                Ok(Unique(Value::Object(members)))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn refused(body: &str) -> String {
+        Object::parse(body.as_bytes()).unwrap_err().message
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused_with_its_place() {
+        assert_eq!(refused(" \n"), "the body is empty; a JSON object is expected");
+        assert_eq!(refused("[1]"), "the body must be a JSON object, not a list");
+        assert_eq!(refused("null"), "the body must be a JSON object, not null");
+        assert_eq!(refused("{nope"), "the body is not valid JSON: key must be a string at line 1 column 2");
+        assert_eq!(refused("{} x"), "the body is not valid JSON: trailing characters at line 1 column 4");
+        assert!(refused("{\"a\": \"\\ud800\"}").starts_with("the body is not valid JSON: "));
+        assert!(refused(&"{\"a\":".repeat(500)).contains("recursion limit exceeded"));
+        assert!(Object::parse(b"{\"a\": \"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn nothing_is_given_twice() {
+        let text = "the body is not valid JSON: \"b\" is given twice at line 1 column 25";
+        assert_eq!(refused("{\"a\": [{\"b\": 1, \"b\": 2}]}"), text);
+    }
+
+    #[test]
+    fn wrong_types_name_their_path() {
+        let body = br#"{"s": 5, "n": "1", "f": 1.5, "o": [], "l": {}, "deep": [{"x": 1}, {"x": {}}], "t": ["a", null]}"#;
+        let mut o = Object::parse(body).unwrap();
+        let text = |e: Error| {
+            assert!(e.message.starts_with(e.field.as_deref().unwrap()), "{e}");
+            e.message
+        };
+        assert_eq!(text(o.string("s").unwrap_err()), "s: must be a string, not a number");
+        assert_eq!(text(o.integer("n").unwrap_err()), "n: must be a whole number, not a string");
+        assert_eq!(text(o.integer("f").unwrap_err()), "f: must be a whole number, not 1.5");
+        assert_eq!(text(o.object("o").unwrap_err()), "o: must be an object, not a list");
+        assert_eq!(text(o.objects("l").unwrap_err()), "l: must be a list, not an object");
+        assert_eq!(text(o.strings("t").unwrap_err()), "t[1]: must be a string, not null");
+        let mut deep = o.objects("deep").unwrap().unwrap();
+        assert_eq!(deep[0].integer("x").unwrap(), Some(1));
+        assert_eq!(text(deep[1].string("x").unwrap_err()), "deep[1].x: must be a string, not an object");
+        assert_eq!(text(deep[1].required("y").unwrap_err()), "deep[1].y: is required");
+    }
+
+    #[test]
+    fn null_is_absent_and_blank_says_nothing() {
+        let mut o = Object::parse(br#"{"a": null, "b": " \t", "c": " x "}"#).unwrap();
+        assert_eq!(o.string("a").unwrap(), None);
+        assert_eq!(o.text("b").unwrap(), None);
+        assert_eq!(o.text("c").unwrap().as_deref(), Some(" x "));
+        let mut warnings = Vec::new();
+        o.finish(&mut warnings);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn unknown_members_are_told_with_what_they_may_mean() {
+        let mut o = Object::parse(br#"{"requirments": 1, "sourceFiles": 2, "zzz": 3, "nothing": null}"#).unwrap();
+        let _ = (o.take("requirements"), o.take("source_files"), o.take("image"));
+        let mut warnings = Vec::new();
+        o.finish(&mut warnings);
+        assert_eq!(
+            warnings,
+            [
+                "unknown field \"requirments\" is ignored; did you mean \"requirements\"?",
+                "unknown field \"sourceFiles\" is ignored; did you mean \"source_files\"?",
+                "unknown field \"zzz\" is ignored",
+            ]
+        );
+    }
+
+    #[test]
+    fn errors_repeat_little() {
+        assert_eq!(short("a\n\"b"), "a\\n\\\"b");
+        assert_eq!(short(&"ä".repeat(1000)).chars().count(), MAX_QUOTED + 1);
+        assert!(name("n", &"ä".repeat(1 << 20)).unwrap_err().message.len() < 1000);
+        assert!(name("n", &"a".repeat(64)).is_err());
+    }
+}

@@ -1,0 +1,118 @@
+//! The query string: typed, with complaints that name the parameter.
+
+use super::{
+    connection,
+    error::{ApiError, ApiResult},
+    json::short,
+};
+use axum::extract::FromRequestParts;
+use hoistway_model::{Code, Error, Name, Result};
+use http::request::Parts;
+use std::{collections::HashMap, convert::Infallible, ops::RangeInclusive, str::FromStr};
+
+/// The parameters of a request; of one given twice the last counts.
+#[derive(Debug)]
+pub struct Query(HashMap<String, String>);
+
+impl<S: Sync> FromRequestParts<S> for Query {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::parse(parts.uri.query().unwrap_or_default()))
+    }
+}
+
+impl Query {
+    fn parse(text: &str) -> Self {
+        Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
+    }
+
+    /// `true` or `false`; a parameter without a value is true, an absent one false.
+    pub fn flag(&self, key: &str) -> Result<bool> {
+        match self.0.get(key).map(|text| text.trim().to_ascii_lowercase()).as_deref() {
+            None | Some("false" | "0") => Ok(false),
+            Some("" | "true" | "1") => Ok(true),
+            Some(other) => Err(Error::field(key, format!("\"{}\" is not true or false", short(other)))),
+        }
+    }
+
+    /// A whole number of a range.
+    pub fn number(&self, key: &str, range: RangeInclusive<u32>) -> Result<Option<u32>> {
+        let wrong = |text: &str| {
+            let (from, to) = (range.start(), range.end());
+            Error::field(key, format!("\"{}\" is not a whole number from {from} to {to}", short(text)))
+        };
+        self.get(key)
+            .map(|text| text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| wrong(text)))
+            .transpose()
+    }
+
+    /// A name.
+    pub fn name(&self, key: &str) -> Result<Option<Name>> {
+        self.get(key).map(|text| super::json::name(key, text)).transpose()
+    }
+
+    /// One of an enumeration's values.
+    pub fn one_of<T: FromStr<Err = String>>(&self, key: &str) -> Result<Option<T>> {
+        connection::one_of(key, self.get(key))
+    }
+}
+
+/// The variable part of a path.
+#[derive(Debug)]
+pub struct Segment(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        match axum::extract::Path::<String>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(text)) => Ok(Self(text)),
+            Err(_) => Err(Error::new(Code::InvalidArgument, "the path is not UTF-8").into()),
+        }
+    }
+}
+
+impl Segment {
+    /// As a name; nothing has one that is not valid, so such a thing is simply not found.
+    pub fn name(&self, kind: &str) -> Result<Name> {
+        Name::parse(kind, &self.0).map_err(|_| self.not_found(kind))
+    }
+
+    /// As an id.
+    pub fn id<T: FromStr>(&self, kind: &str) -> Result<T> {
+        self.0.parse().map_err(|_| self.not_found(kind))
+    }
+
+    /// As it stands there.
+    pub fn into_text(self) -> String {
+        self.0
+    }
+
+    fn not_found(&self, kind: &str) -> Error {
+        Error::not_found(kind, short(&self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn parameters_are_typed() {
+        let q = Query::parse("strict&yes=TRUE&no=0&bad=maybe&n=5&big=99999&name=a&wrong=A%20b&blank=");
+        assert!(q.flag("strict").unwrap() && q.flag("yes").unwrap());
+        assert!(!q.flag("no").unwrap() && !q.flag("absent").unwrap());
+        assert_eq!(q.flag("bad").unwrap_err().message, "bad: \"maybe\" is not true or false");
+        assert_eq!(q.number("n", 1..=10).unwrap(), Some(5));
+        assert_eq!((q.number("absent", 1..=10).unwrap(), q.number("blank", 1..=10).unwrap()), (None, None));
+        assert_eq!(q.number("big", 1..=10).unwrap_err().message, "big: \"99999\" is not a whole number from 1 to 10");
+        assert_eq!(q.name("name").unwrap().unwrap().as_str(), "a");
+        assert_eq!(q.name("wrong").unwrap_err().field.as_deref(), Some("wrong"));
+    }
+}

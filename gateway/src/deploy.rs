@@ -1,0 +1,137 @@
+//! What the HTTP edge and the deploy saga say to each other.
+//!
+//! The edge parses and waits; the saga, behind [`Deployer`], validates by look-ups, journals and works. A caller that
+//! goes away changes nothing: the saga does not know how many watch its [`Progress`].
+
+use crate::api::deploy_request::DeployRequest;
+use async_trait::async_trait;
+use hoistway_model::{Code, DeploymentId, Error, Name, Result, build::BuiltImage};
+use std::{fmt, sync::Arc};
+use tokio::sync::watch;
+
+/// The deploy saga as the HTTP edge sees it.
+#[async_trait]
+pub trait Deployer: fmt::Debug + Send + Sync + 'static {
+    /// Looks up what the request names, accepts it durably (or joins an equal one that is in flight) and answers
+    /// before any work is done. An error means that nothing was changed.
+    async fn accept(&self, request: DeployRequest, strict: bool) -> Result<Accepted>;
+
+    /// One deployment.
+    async fn get(&self, id: DeploymentId) -> Result<Deployment>;
+
+    /// The newest deployments, newest first, at most `limit`; of one agent if it is given.
+    async fn list(&self, agent: Option<Name>, limit: u32) -> Result<Vec<Deployment>>;
+}
+
+/// A deploy that will be carried out, whatever happens to this process.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The deployment; that of the equal one in flight if it was joined.
+    pub id: DeploymentId,
+    /// What the look-ups found worth saying.
+    pub warnings: Vec<String>,
+    /// How far it is. A sender that is dropped before `done` means that this process is shutting down; another one,
+    /// or the next start, carries on.
+    pub progress: watch::Receiver<Progress>,
+}
+
+/// How far a deployment is.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Whether the tools are registered, so that `tools_created` is what it will be.
+    pub tools_done: bool,
+    /// Tools that this deployment created, in the request's order.
+    pub tools_created: Vec<String>,
+    /// Whether the request asked for a build.
+    pub wants_build: bool,
+    /// The image that was built for it, or found built already.
+    pub image: Option<BuiltImage>,
+    /// How it ended, with the public text's beginning as the contract has it: `build failed: …`.
+    pub done: Option<Result<Outcome, Arc<Error>>>,
+}
+
+impl Progress {
+    /// Whether everything that a 201 tells is known.
+    pub fn is_built(&self) -> bool {
+        self.tools_done && (self.image.is_some() || !self.wants_build)
+    }
+}
+
+/// A deployment that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Why the agent is `Pending` all the same: its image cannot be pulled yet. `None` when it runs.
+    pub pending: Option<String>,
+}
+
+/// How far a deployment is, in the spelling that builds have too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeploymentStatus {
+    /// Accepted; an earlier deploy of the same agent runs.
+    Pending,
+    /// Its steps run.
+    Running,
+    /// A step failed; what was done is being taken back.
+    Undoing,
+    /// The agent has the new revision.
+    Succeeded,
+    /// Nothing of it is left.
+    Failed,
+}
+
+impl DeploymentStatus {
+    /// Every status.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Undoing, Self::Succeeded, Self::Failed];
+
+    /// The public spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Undoing => "UNDOING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+        }
+    }
+
+    /// Reads the public spelling.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// A deployment as the API shows it: nothing of the request but the names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// The agent.
+    pub agent: Name,
+    /// How far it is.
+    pub status: DeploymentStatus,
+    /// The step that runs or ran last: `tools`, `build`, `start`, `switch`.
+    pub step: Option<String>,
+    /// Tools that it created.
+    pub tools_created: Vec<String>,
+    /// The image that it built.
+    pub image: Option<BuiltImage>,
+    /// Why it failed.
+    pub error: Option<Failure>,
+    /// Milliseconds since the epoch.
+    pub created_at: i64,
+    /// Milliseconds since the epoch.
+    pub updated_at: i64,
+    /// Milliseconds since the epoch, once it ended.
+    pub completed_at: Option<i64>,
+}
+
+/// The public part of the error that a deployment ended with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind of failure.
+    pub code: Code,
+    /// The public text.
+    pub message: String,
+    /// Lines that prove it.
+    pub details: Vec<String>,
+}

@@ -1,0 +1,17 @@
+//! The gateway: the public HTTP API, the deploy saga behind it, and the way to agents.
+//!
+//! A request goes `api` (parse, authenticate, answer) → `saga` (journal and steps) → the services behind
+//! [`hoistway_model`]'s traits; an invoke goes `api` → `routes` → the agent itself.
+
+pub mod api;
+pub mod config;
+pub mod deploy;
+mod migration;
+pub mod routes;
+pub mod saga;
+pub mod serve;
+pub mod state;
+pub mod store;
+
+pub use config::Config;
+pub use serve::{Deps, Gateway};

@@ -1,0 +1,10 @@
+//! Migrations of the gateway's database, oldest first. Only ever append.
+
+mod m2026_11_23_deployments;
+
+use hoistway_kit::db::Migrations;
+
+/// All of them.
+pub fn all() -> Migrations {
+    vec![Box::new(m2026_11_23_deployments::Migration)]
+}

@@ -1,0 +1,266 @@
+//! What the journal keeps of one deployment besides its request: the plan, every id minted before its call, the step
+//! whose intent is written, and the output of each step before it.
+
+use hoistway_model::{
+    BuildAttemptId, Digest, Name, OperationId, RevisionId,
+    build::BuiltImage,
+    tool::{AppliedTools, BoundTool},
+};
+use serde::{Deserialize, Serialize};
+
+/// The steps in their order. What stands in [`Log::step`] has been intended and may have happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Accepted; what is to be done is not decided yet.
+    Plan,
+    /// Register tools and bind the agent to them.
+    Tools,
+    /// Build and push the image.
+    Build,
+    /// Start the revision beside the serving one.
+    Start,
+    /// Route to it: the point of no return.
+    Switch,
+    /// Drop what only the earlier revision used, and bind the new tools where they were missing.
+    Settle,
+    /// Nothing left to do.
+    Done,
+}
+
+impl Step {
+    /// The name in answers and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Step::Plan => "plan",
+            Step::Tools => "tools",
+            Step::Build => "build",
+            Step::Start => "start",
+            Step::Switch => "switch",
+            Step::Settle => "settle",
+            Step::Done => "done",
+        }
+    }
+}
+
+/// How a deployment stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Waiting for its turn or running.
+    Running,
+    /// Failed; what it did is being taken back.
+    Undoing,
+    /// The agent runs this deployment's revision (or waits for its image).
+    Succeeded,
+    /// Failed, and nothing of it is left.
+    Failed,
+}
+
+impl State {
+    /// The text in the journal and in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Running => "RUNNING",
+            State::Undoing => "UNDOING",
+            State::Succeeded => "SUCCEEDED",
+            State::Failed => "FAILED",
+        }
+    }
+
+    /// Reads the journal's text.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Running, Self::Undoing, Self::Succeeded, Self::Failed].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// Every id that the deployment's calls carry, minted before the first of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ids {
+    pub tools: OperationId,
+    pub build: OperationId,
+    pub attempt: BuildAttemptId,
+    pub start: OperationId,
+    pub revision: RevisionId,
+    pub switch: OperationId,
+}
+
+impl Ids {
+    pub fn mint() -> Self {
+        Self {
+            tools: OperationId::mint(),
+            build: OperationId::mint(),
+            attempt: BuildAttemptId::mint(),
+            start: OperationId::mint(),
+            revision: RevisionId::mint(),
+            switch: OperationId::mint(),
+        }
+    }
+}
+
+/// A required tool as the journal keeps it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ToolEntry {
+    pub name: Name,
+    pub url: Option<String>,
+}
+
+impl From<BoundTool> for ToolEntry {
+    fn from(t: BoundTool) -> Self {
+        Self { name: t.name, url: t.url }
+    }
+}
+
+impl From<ToolEntry> for BoundTool {
+    fn from(t: ToolEntry) -> Self {
+        Self { name: t.name, url: t.url }
+    }
+}
+
+/// The output of [`Step::Tools`], or what the plan found when that step has nothing to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ToolsOutput {
+    /// Created by this deployment.
+    pub created: Vec<Name>,
+    /// The required ones.
+    pub tools: Vec<ToolEntry>,
+    /// For each created tool, the call that binds the agents which have been waiting for it.
+    pub rebind: Vec<OperationId>,
+}
+
+impl From<AppliedTools> for ToolsOutput {
+    fn from(applied: AppliedTools) -> Self {
+        Self {
+            rebind: applied.created.iter().map(|_| OperationId::mint()).collect(),
+            created: applied.created,
+            tools: applied.tools.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+/// The image as the journal keeps it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageEntry {
+    pub build_id: String,
+    pub repository: String,
+    pub tag: String,
+    pub digest: Digest,
+    pub entry_point: String,
+}
+
+impl From<BuiltImage> for ImageEntry {
+    fn from(i: BuiltImage) -> Self {
+        Self {
+            build_id: i.build_id,
+            repository: i.repository,
+            tag: i.tag,
+            digest: i.digest,
+            entry_point: i.entry_point,
+        }
+    }
+}
+
+impl From<ImageEntry> for BuiltImage {
+    fn from(i: ImageEntry) -> Self {
+        Self {
+            build_id: i.build_id,
+            repository: i.repository,
+            tag: i.tag,
+            digest: i.digest,
+            entry_point: i.entry_point,
+        }
+    }
+}
+
+/// When a step ran.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Timing {
+    pub step: Step,
+    /// Milliseconds since the epoch.
+    pub started_at: i64,
+    /// Absent while it runs.
+    pub completed_at: Option<i64>,
+}
+
+/// The log of one deployment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Log {
+    /// The step whose intent is written.
+    pub step: Step,
+    /// Whether an image is to be built.
+    pub builds: bool,
+    /// Whether the tool registry has anything to change.
+    pub changes_tools: bool,
+    pub ids: Ids,
+    /// For an image deploy: the digest that its tag stood for when the deploy was planned.
+    pub image_digest: Option<Digest>,
+    pub tools: Option<ToolsOutput>,
+    pub image: Option<ImageEntry>,
+    /// Why the started revision is not ready yet, once it is started.
+    pub pending: Option<String>,
+    pub timings: Vec<Timing>,
+}
+
+impl Log {
+    /// The log of a deployment that has just been accepted.
+    pub fn accepted(builds: bool, now: i64) -> Self {
+        Self {
+            step: Step::Plan,
+            builds,
+            changes_tools: true,
+            ids: Ids::mint(),
+            image_digest: None,
+            tools: None,
+            image: None,
+            pending: None,
+            timings: vec![Timing { step: Step::Plan, started_at: now, completed_at: None }],
+        }
+    }
+
+    /// The step after the present one, leaving out what has nothing to do.
+    pub fn next(&self) -> Step {
+        match self.step {
+            Step::Plan if self.changes_tools => Step::Tools,
+            Step::Plan | Step::Tools if self.builds => Step::Build,
+            Step::Plan | Step::Tools | Step::Build => Step::Start,
+            Step::Start => Step::Switch,
+            Step::Switch if self.changes_tools => Step::Settle,
+            Step::Switch | Step::Settle | Step::Done => Step::Done,
+        }
+    }
+
+    /// Ends the present step and intends `step`.
+    pub fn advance(&mut self, step: Step, now: i64) {
+        if let Some(last) = self.timings.last_mut() {
+            last.completed_at = Some(now);
+        }
+        if step != Step::Done {
+            self.timings.push(Timing { step, started_at: now, completed_at: None });
+        }
+        self.step = step;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(builds: bool, changes_tools: bool) -> Vec<Step> {
+        let mut log = Log { changes_tools, ..Log::accepted(builds, 0) };
+        let mut steps = Vec::new();
+        while log.step != Step::Done {
+            let next = log.next();
+            log.advance(next, 0);
+            steps.push(next);
+        }
+        steps
+    }
+
+    #[test]
+    fn steps_without_work_are_left_out() {
+        use Step::*;
+        assert_eq!(path(true, true), [Tools, Build, Start, Switch, Settle, Done]);
+        assert_eq!(path(true, false), [Build, Start, Switch, Done]);
+        assert_eq!(path(false, true), [Tools, Start, Switch, Settle, Done]);
+        assert_eq!(path(false, false), [Start, Switch, Done]);
+    }
+}

@@ -1,0 +1,224 @@
+//! The deploy saga: a journal of intents and outputs, steps that can be repeated, and undo of exactly what a deploy
+//! made. The laws are in docs/architecture.md.
+//!
+//! [`Saga::accept`] writes a deployment into the journal and puts it into its agent's lane; a lane runs its
+//! deployments one after another, lanes run beside each other. Whatever happens to this process, [`Saga::recover`]
+//! goes on from the journal.
+
+mod lane;
+pub mod log;
+mod plan;
+pub mod steps;
+mod worker;
+
+use crate::{
+    deploy::{Accepted, Deployer, Deployment, Outcome, Progress},
+    api::deploy_request::{DeployRequest, Source},
+    store::{Journal, Record},
+};
+use async_trait::async_trait;
+use hoistway_kit::{secrets::MasterKey, time::now_ms};
+use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
+use lane::{Job, Lane, Lanes};
+use log::{Log, State, Step};
+use std::{sync::Arc, time::Duration};
+use steps::Services;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Bounds of the saga.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How long one deployment may take before its point of no return, its waiting included.
+    pub deadline: Duration,
+    /// How many deployments of one agent may wait or run.
+    pub queue: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(15 * 60), queue: 32 }
+    }
+}
+
+/// The deploy saga of one gateway.
+#[derive(Clone)]
+pub struct Saga(Arc<Inner>);
+
+struct Inner {
+    services: Services,
+    journal: Journal,
+    key: MasterKey,
+    limits: Limits,
+    lanes: Lanes,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Saga {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Saga")
+    }
+}
+
+impl Saga {
+    /// A saga over a journal. Nothing runs before [`Saga::recover`] or [`Saga::accept`].
+    pub fn new(
+        services: Services,
+        journal: Journal,
+        key: MasterKey,
+        limits: Limits,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let (lanes, tasks) = (Lanes::default(), TaskTracker::new());
+        Self(Arc::new(Inner { services, journal, key, limits, lanes, shutdown, tasks }))
+    }
+
+    /// Takes up every deployment that an earlier process left unfinished, in the order they were accepted.
+    pub async fn recover(&self) -> Result<usize> {
+        let open = self.0.journal.unfinished().await?;
+        let count = open.len();
+        for record in open {
+            let request = self.0.unseal(&record)?;
+            let lane = self.0.lanes.of(&record.agent);
+            let mut queue = lane.lock().await;
+            let job = Job::new(self.0.identity(&request), record, request);
+            self.0.enqueue(&lane, &mut queue, Arc::new(job));
+        }
+        Ok(count)
+    }
+
+    /// Waits until nothing of this saga runs any more; call it after the shutdown token was cancelled.
+    pub async fn drained(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+#[async_trait]
+impl Deployer for Saga {
+    async fn accept(&self, request: DeployRequest, strict: bool) -> Result<Accepted> {
+        let inner = self.0.clone();
+        // A task of its own: a client that hangs up must not leave a deployment that is journalled but not running.
+        self.0
+            .tasks
+            .spawn(async move { inner.accept(request, strict).await })
+            .await
+            .map_err(|e| Error::internal("accepting the deployment", e))?
+    }
+
+    async fn get(&self, id: DeploymentId) -> Result<Deployment> {
+        self.0.journal.get(id).await?.map(Record::into_public).ok_or_else(|| Error::not_found("deployment", id))
+    }
+
+    async fn list(&self, agent: Option<Name>, limit: u32) -> Result<Vec<Deployment>> {
+        Ok(self.0.journal.list(agent, limit).await?.into_iter().map(Record::into_public).collect())
+    }
+}
+
+impl Inner {
+    async fn accept(self: Arc<Self>, request: DeployRequest, strict: bool) -> Result<Accepted> {
+        if self.shutdown.is_cancelled() {
+            return Err(Error::new(Code::Unavailable, "the gateway is shutting down; send the request again"));
+        }
+        let identity = self.identity(&request);
+        let lane = self.lanes.of(&request.agent);
+        // Held over the look-ups, so that deployments of one agent are journalled in the order they came.
+        let mut queue = lane.lock().await;
+        if let Some(last) = queue.last().filter(|last| last.identity == identity && !last.is_done()) {
+            return Ok(last.accepted());
+        }
+        if queue.len() >= self.limits.queue {
+            let text = format!("{} deployments of agent \"{}\" are waiting already", queue.len(), request.agent);
+            return Err(Error::new(Code::ResourceExhausted, text));
+        }
+        let mut findings = plan::look_up(&self.services, &request).await.map_err(plan::not_ready)?;
+        let warnings = plan::check(&findings, &request, strict)?;
+        let now = now_ms();
+        let mut log = Log::accepted(matches!(request.source, Source::Files(_)), now);
+        let mut failure = None;
+        if queue.is_empty() {
+            match plan::pin_image(&self.services, &request, &mut findings).await {
+                Ok(()) => plan::decide(&self.key, &request, findings, &mut log, now),
+                Err(e) => failure = Some(e),
+            }
+        }
+        let mut record = Record::new(request.agent.clone(), log, warnings, now);
+        record.request = Some(self.seal(record.id, &request)?);
+        if let Some(error) = failure {
+            record.fail(&error);
+            record.finish(State::Failed, now_ms());
+            self.journal.insert(&record).await?;
+            return Err(error);
+        }
+        if record.log.step == Step::Done {
+            record.finish(State::Succeeded, now_ms());
+        }
+        self.journal.insert(&record).await?;
+        let job = Arc::new(Job::new(identity, record, request));
+        if !job.is_done() {
+            self.enqueue(&lane, &mut queue, job.clone());
+        }
+        Ok(job.accepted())
+    }
+
+    /// Puts a job at the end of its lane and starts the lane if it stands.
+    fn enqueue(self: &Arc<Self>, lane: &Arc<Lane>, queue: &mut lane::Queue, job: Arc<Job>) {
+        if queue.push(job) {
+            let (inner, lane) = (self.clone(), lane.clone());
+            self.tasks.spawn(async move { inner.run_lane(lane).await });
+        }
+    }
+
+    async fn run_lane(self: Arc<Self>, lane: Arc<Lane>) {
+        while let Some(job) = lane.front().await {
+            let Ok(progress) = worker::run(&self, &job).await else {
+                // Shutting down: the journal has them, and whoever waits for them is told by their going.
+                return lane.clear().await;
+            };
+            // First out of the lane, then the answer: who sends the same again after it gets a deployment of its own.
+            lane.pop().await;
+            job.publish(progress);
+        }
+        self.lanes.forget(lane).await;
+    }
+
+    /// What makes two requests the same.
+    fn identity(&self, request: &DeployRequest) -> Digest {
+        plan::fingerprint(&self.key, request, None)
+    }
+
+    fn seal(&self, id: DeploymentId, request: &DeployRequest) -> Result<Vec<u8>> {
+        self.key.seal(&seal_context(id), &request.to_journal()?)
+    }
+
+    fn unseal(&self, record: &Record) -> Result<DeployRequest> {
+        let sealed = record.request.as_deref().unwrap_or_default();
+        DeployRequest::from_journal(&self.key.open(&seal_context(record.id), sealed)?)
+    }
+}
+
+fn seal_context(id: DeploymentId) -> String {
+    format!("deployment/{id}")
+}
+
+/// What waiters see of a record.
+fn progress_of(record: &Record) -> Progress {
+    let log = &record.log;
+    let done = match record.state {
+        State::Succeeded => Some(Ok(Outcome { pending: log.pending.clone() })),
+        // Past the point of no return the deploy has succeeded, whatever is left to tidy.
+        State::Running if log.step > Step::Switch => Some(Ok(Outcome { pending: log.pending.clone() })),
+        State::Failed => Some(Err(Arc::new(record.error()))),
+        State::Running | State::Undoing => None,
+    };
+    Progress {
+        tools_done: log.step > Step::Tools,
+        tools_created: log.tools.iter().flat_map(|t| &t.created).map(|n| n.as_str().to_owned()).collect(),
+        image: log.image.clone().map(Into::into),
+        wants_build: log.builds,
+        done,
+    }
+}
+
+type Watch = watch::Sender<Progress>;

@@ -1,0 +1,170 @@
+//! Runs one deployment from wherever its log stands to its end.
+
+use super::{
+    Inner,
+    lane::Job,
+    log::{Log, State, Step},
+    plan, progress_of,
+    steps::{self, Context},
+};
+use crate::{deploy::Progress, store::Record};
+use hoistway_kit::time::now_ms;
+use hoistway_model::{Result, agent::Phase};
+use std::time::Duration;
+use tracing::{Instrument, info_span};
+
+/// The process is shutting down; the journal keeps what is left to do.
+pub struct Stopped;
+
+/// Runs `job` to its end and answers with what its waiters are to see. Everything that happened is in the journal
+/// before the next thing happens.
+pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
+    let mut record = job.record.lock().await;
+    let span = info_span!("deployment", id = %record.id, agent = %record.agent);
+    async {
+        while record.state == State::Running {
+            forward(inner, job, &mut record).await?;
+        }
+        if record.state == State::Undoing {
+            backward(inner, job, &mut record).await?;
+        }
+        Ok(progress_of(&record))
+    }
+    .instrument(span)
+    .await
+}
+
+/// One step, and the commit that ends it and intends the next.
+async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), Stopped> {
+    match attempt(inner, job, record).await? {
+        Ok(log) => {
+            record.log = log;
+            if record.log.step == Step::Done {
+                record.finish(State::Succeeded, now_ms());
+            }
+        }
+        Err(error) => {
+            tracing::warn!(step = record.log.step.as_str(), code = %error.code, cause = error.chain(), "{error}");
+            record.fail(&error);
+            record.state = State::Undoing;
+        }
+    }
+    save(inner, record).await?;
+    if record.state == State::Running {
+        job.publish(progress_of(record));
+    }
+    Ok(())
+}
+
+/// Takes back what the deployment did, last step first. The step that failed is among them: nobody knows how far it
+/// came. Each undo is repeated until it succeeds.
+async fn backward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), Stopped> {
+    let log = record.log.clone();
+    let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, request: &job.request, log: &log };
+    let mut retry = Retry::default();
+    while let Err(error) = undo_all(&ctx).await {
+        tracing::warn!(code = %error.code, cause = error.chain(), "undo will be tried again: {error}");
+        retry.wait(inner).await?;
+    }
+    record.finish(State::Failed, now_ms());
+    save(inner, record).await
+}
+
+async fn undo_all(ctx: &Context<'_>) -> Result<()> {
+    let log = ctx.log;
+    if log.step >= Step::Start {
+        steps::start::undo(ctx).await?;
+    }
+    if log.builds && log.step >= Step::Build {
+        steps::build::undo(ctx).await?;
+    }
+    if log.changes_tools && log.step >= Step::Tools {
+        steps::tools::undo(ctx).await?;
+    }
+    Ok(())
+}
+
+/// Performs the intended step, again while it fails for a passing reason and there is time.
+async fn attempt(inner: &Inner, job: &Job, record: &Record) -> Result<Result<Log>, Stopped> {
+    let spent = Duration::from_millis(u64::try_from(now_ms() - record.created_at).unwrap_or(0));
+    let deadline = tokio::time::Instant::now() + inner.limits.deadline.saturating_sub(spent);
+    // A switch that was asked for may have happened: from here on there is only forward.
+    let may_give_up = record.log.step < Step::Switch;
+    let mut retry = Retry::default();
+    loop {
+        let performed = tokio::select! {
+            biased;
+            () = inner.shutdown.cancelled() => return Err(Stopped),
+            performed = perform(inner, job, record) => performed,
+        };
+        match performed {
+            Err(e) if e.code.is_transient() && !(may_give_up && tokio::time::Instant::now() >= deadline) => {
+                tracing::info!(step = record.log.step.as_str(), cause = e.chain(), "will be tried again: {e}");
+                retry.wait(inner).await?;
+            }
+            Err(e) if record.log.step == Step::Settle => {
+                // The agent runs; what could not be tidied is said, and nothing is undone for it.
+                tracing::warn!(cause = e.chain(), "the deployment could not be settled: {e}");
+                let mut log = record.log.clone();
+                log.advance(Step::Done, now_ms());
+                return Ok(Ok(log));
+            }
+            other => return Ok(other),
+        }
+    }
+}
+
+/// The intended step once; the log after it.
+async fn perform(inner: &Inner, job: &Job, record: &Record) -> Result<Log> {
+    let mut log = record.log.clone();
+    let ctx =
+        Context { services: &inner.services, key: &inner.key, id: record.id, request: &job.request, log: &record.log };
+    match record.log.step {
+        Step::Plan => {
+            let mut findings = plan::look_up(&inner.services, &job.request).await?;
+            plan::check(&findings, &job.request, false)?;
+            plan::pin_image(&inner.services, &job.request, &mut findings).await?;
+            plan::decide(&inner.key, &job.request, findings, &mut log, now_ms());
+            return Ok(log);
+        }
+        Step::Tools => log.tools = Some(steps::tools::run(&ctx).await?),
+        Step::Build => log.image = Some(steps::build::run(&ctx).await?.into()),
+        Step::Start => {
+            let status = steps::start::run(&ctx).await?;
+            log.pending = (status.phase != Phase::Running).then_some(status.message);
+        }
+        Step::Switch => drop(steps::switch::run(&ctx).await?),
+        Step::Settle => steps::settle::run(&ctx).await?,
+        Step::Done => {}
+    }
+    log.advance(log.next(), now_ms());
+    Ok(log)
+}
+
+/// Writes the record; goes on only once it is written.
+async fn save(inner: &Inner, record: &Record) -> Result<(), Stopped> {
+    let mut retry = Retry::default();
+    while let Err(error) = inner.journal.update(record).await {
+        tracing::error!(cause = error.chain(), "the journal cannot be written: {error}");
+        retry.wait(inner).await?;
+    }
+    Ok(())
+}
+
+/// Exponential backoff with jitter, from 100 ms to 10 s.
+#[derive(Default)]
+struct Retry(u32);
+
+impl Retry {
+    async fn wait(&mut self, inner: &Inner) -> Result<(), Stopped> {
+        let base = Duration::from_millis(100 << self.0.min(6)).min(Duration::from_secs(10));
+        self.0 += 1;
+        // Half fixed, half spread by the clock's last digits: enough to keep replicas apart.
+        let spread = (now_ms().unsigned_abs() % 100) as u32;
+        let pause = base / 2 + base / 200 * spread;
+        tokio::select! {
+            () = inner.shutdown.cancelled() => Err(Stopped),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Puts the gateway together and serves it; the same for its own binary, for the whole stack in one process and for
+//! tests.
+
+use crate::{
+    api::{self, body::BodyBudget},
+    config::Config,
+    routes::Routes,
+    saga::{Saga, steps::Services},
+    state::{ApiKeys, AppState, PublicAddresses, ReadyCheck},
+    store::Journal,
+};
+use async_trait::async_trait;
+use axum::serve::Listener;
+use hoistway_kit::{fs, ports::Listeners, secrets::MasterKey, time::now_ms, token::ApiKey};
+use hoistway_model::{Error, Result};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::net::TcpStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long requests in flight may go on after a shutdown began.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How often ended deployments that are too old are forgotten.
+const PURGE_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// What the gateway works with.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The services.
+    pub services: Services,
+    /// The key of journalled requests.
+    pub master_key: MasterKey,
+    /// The key that opens the API.
+    pub api_key: ApiKey,
+}
+
+/// An opened gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    state: Arc<AppState>,
+    saga: Saga,
+    journal: Journal,
+    keep: Duration,
+    shutdown: CancellationToken,
+}
+
+impl Gateway {
+    /// Opens the journal. Nothing runs before [`Gateway::serve`].
+    pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
+        fs::private_dir(&config.data_dir)
+            .map_err(|e| Error::internal(&format!("making {}", config.data_dir.display()), e))?;
+        let journal = Journal::open(&config.data_dir.join("gateway.db")).await?;
+        let Deps { services, master_key, api_key } = deps;
+        let saga =
+            Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
+        let limits = config.limits();
+        let state = Arc::new(AppState {
+            tools: services.tools.clone(),
+            builds: services.builds.clone(),
+            agents: services.agents.clone(),
+            deployer: Arc::new(saga.clone()),
+            routes: Routes::new(services.agents.clone()),
+            keys: ApiKeys::new(vec![api_key]),
+            public: PublicAddresses::new(&config.public_registry),
+            bodies: BodyBudget::new(limits.max_body),
+            limits,
+            ready: Arc::new(Ready(services)),
+            tasks: TaskTracker::new(),
+        });
+        let keep = Duration::from_secs(u64::from(config.journal_days) * 24 * 60 * 60);
+        Ok(Self { state, saga, journal, keep, shutdown })
+    }
+
+    /// Takes up unfinished deployments and answers requests until the shutdown token is cancelled; then lets what is
+    /// in flight end.
+    pub async fn serve(self, listeners: Listeners) -> Result<()> {
+        let recovered = self.saga.recover().await?;
+        if recovered > 0 {
+            tracing::info!("{recovered} unfinished deployments go on");
+        }
+        let Self { state, saga, journal, keep, shutdown } = self;
+        let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
+        let purge = tokio::spawn(purge(journal, keep, shutdown.clone()));
+        let app = api::router(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(Web(listeners), app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        tokio::select! {
+            served = serving => served.map_err(|e| Error::internal("serving HTTP", e))?,
+            () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN).await } => {
+                tracing::warn!("requests were still running {} s after the shutdown began", DRAIN.as_secs());
+            }
+        }
+        saga.drained().await;
+        state.tasks.close();
+        let _ = tokio::time::timeout(DRAIN, state.tasks.wait()).await;
+        for task in [routes, purge] {
+            task.await.map_err(|e| Error::internal("ending a background task", e))?;
+        }
+        Ok(())
+    }
+}
+
+async fn purge(journal: Journal, keep: Duration, shutdown: CancellationToken) {
+    let mut every = tokio::time::interval(PURGE_EVERY);
+    while shutdown.run_until_cancelled(every.tick()).await.is_some() {
+        let before = now_ms() - i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+        if let Err(e) = journal.purge(before).await {
+            tracing::warn!(cause = e.chain(), "old deployments could not be forgotten: {e}");
+        }
+    }
+}
+
+/// The listeners as axum takes them.
+struct Web(Listeners);
+
+impl Listener for Web {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.addrs().first().copied().ok_or_else(|| std::io::Error::other("no listener"))
+    }
+}
+
+/// Ready when every service answers: a deploy needs them all.
+#[derive(Debug)]
+struct Ready(Services);
+
+#[async_trait]
+impl ReadyCheck for Ready {
+    async fn check(&self) -> Result<()> {
+        let Services { tools, builds, agents } = &self.0;
+        tokio::try_join!(tools.list_model_providers(), builds.list_builds(1), agents.list_agents())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,77 @@
+//! The table `deployments`.
+
+use super::Record;
+use crate::saga::log::State;
+use hoistway_model::{Error, Name, Result};
+use sea_orm::{
+    ActiveValue::{NotSet, Set},
+    entity::prelude::*,
+};
+
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "deployments")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: String,
+    pub agent: String,
+    pub state: String,
+    /// JSON of [`crate::saga::log::Log`].
+    pub log: String,
+    pub request: Option<Vec<u8>>,
+    /// JSON array of texts.
+    pub warnings: String,
+    /// JSON of [`super::Failure`].
+    pub failure: Option<String>,
+    pub created_at: i64,
+    pub completed_at: Option<i64>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// Every column.
+pub fn new_row(record: &Record) -> Result<ActiveModel> {
+    Ok(ActiveModel {
+        agent: Set(record.agent.as_str().to_owned()),
+        request: Set(record.request.clone()),
+        warnings: Set(serde_json::to_string(&record.warnings).map_err(unwritable)?),
+        created_at: Set(record.created_at),
+        ..changed_row(record)?
+    })
+}
+
+/// What changes while a deployment runs; its request, which may be large, only to be dropped at the end.
+pub fn changed_row(record: &Record) -> Result<ActiveModel> {
+    Ok(ActiveModel {
+        id: Set(record.id.to_string()),
+        state: Set(record.state.as_str().to_owned()),
+        log: Set(serde_json::to_string(&record.log).map_err(unwritable)?),
+        failure: Set(record.failure.as_ref().map(serde_json::to_string).transpose().map_err(unwritable)?),
+        completed_at: Set(record.completed_at),
+        request: if record.completed_at.is_some() { Set(None) } else { NotSet },
+        ..Default::default()
+    })
+}
+
+fn unwritable(e: serde_json::Error) -> Error {
+    Error::internal("writing a deployment", e)
+}
+
+pub fn from_row(row: Model) -> Result<Record> {
+    let json = |e: serde_json::Error| Error::internal("reading a deployment", e);
+    let state = State::parse(&row.state)
+        .ok_or_else(|| Error::internal("reading a deployment", format!("state \"{}\"", row.state)))?;
+    Ok(Record {
+        id: row.id.parse()?,
+        agent: Name::parse("agent", &row.agent)?,
+        state,
+        log: serde_json::from_str(&row.log).map_err(json)?,
+        request: row.request,
+        warnings: serde_json::from_str(&row.warnings).map_err(json)?,
+        failure: row.failure.map(|f| serde_json::from_str(&f)).transpose().map_err(json)?,
+        created_at: row.created_at,
+        completed_at: row.completed_at,
+    })
+}

@@ -1,0 +1,61 @@
+//! Messages to records and back. Reading is strict: a message that the model would not accept is an
+//! [`Code::InvalidArgument`](hoistway_model::Code) naming its field.
+
+mod agents;
+mod builds;
+mod tools;
+
+use crate::common::v1 as common;
+use hoistway_model::{DeploymentId, Digest, Error, Name, Operation, OperationId, Result};
+use std::str::FromStr;
+
+/// A message member that must be there.
+pub fn required<T>(field: &str, value: Option<T>) -> Result<T> {
+    value.ok_or_else(|| Error::field(field, "is required"))
+}
+
+/// A text that must parse.
+pub fn parsed<T: FromStr>(field: &str, text: &str) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|e| Error::field(field, e))
+}
+
+/// A name that must be valid.
+pub fn name(field: &str, text: &str) -> Result<Name> {
+    Name::parse(field, text)
+}
+
+/// A text where empty means absent.
+fn optional(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn digest(field: &str, text: Option<String>) -> Result<Option<Digest>> {
+    text.map(|t| parsed(field, &t)).transpose()
+}
+
+impl From<Operation> for common::Operation {
+    fn from(o: Operation) -> Self {
+        Self {
+            id: o.id.to_string(),
+            deployment_id: o.deployment.map(|d| d.to_string()).unwrap_or_default(),
+            epoch: o.epoch,
+        }
+    }
+}
+
+impl TryFrom<common::Operation> for Operation {
+    type Error = Error;
+
+    fn try_from(o: common::Operation) -> Result<Self> {
+        Ok(Self {
+            id: parsed::<OperationId>("operation.id", &o.id)?,
+            deployment: optional(o.deployment_id)
+                .map(|d| parsed::<DeploymentId>("operation.deployment_id", &d))
+                .transpose()?,
+            epoch: o.epoch,
+        })
+    }
+}

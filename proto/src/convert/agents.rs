@@ -1,0 +1,206 @@
+use super::{digest, name, optional, parsed, required};
+use crate::agents::v1 as pb;
+use hoistway_model::{
+    Error, Result, Secret,
+    agent::{
+        Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, Target, VersionedRoute,
+    },
+    tool::BoundTool,
+};
+
+impl From<BoundTool> for pb::BoundTool {
+    fn from(t: BoundTool) -> Self {
+        Self { name: t.name.into(), url: t.url }
+    }
+}
+
+impl TryFrom<pb::BoundTool> for BoundTool {
+    type Error = Error;
+
+    fn try_from(t: pb::BoundTool) -> Result<Self> {
+        Ok(Self { name: name("tools.name", &t.name)?, url: t.url })
+    }
+}
+
+impl From<LlmConfig> for pb::LlmConfig {
+    fn from(c: LlmConfig) -> Self {
+        Self { role: c.role.as_str().into(), provider: c.provider, model: c.model }
+    }
+}
+
+impl TryFrom<pb::LlmConfig> for LlmConfig {
+    type Error = Error;
+
+    fn try_from(c: pb::LlmConfig) -> Result<Self> {
+        Ok(Self {
+            role: required("llm.role", LlmRole::parse(&c.role))?,
+            provider: c.provider,
+            model: c.model,
+        })
+    }
+}
+
+impl From<AgentSpec> for pb::AgentSpec {
+    fn from(s: AgentSpec) -> Self {
+        Self {
+            agent: s.agent.into(),
+            image: s.image.to_string(),
+            build_id: s.build_id.unwrap_or_default(),
+            system_prompt: s.system_prompt,
+            tools: s.tools.into_iter().map(Into::into).collect(),
+            llm: s.llm.into_iter().map(Into::into).collect(),
+            env: s.env.into_iter().map(|e| pb::EnvVar { name: e.name, value: e.value.expose().to_owned() }).collect(),
+            identity_provider: s.identity_provider.map(Into::into).unwrap_or_default(),
+            entry_point: s.entry_point.unwrap_or_default(),
+            fingerprint: s.fingerprint.to_string(),
+        }
+    }
+}
+
+impl TryFrom<pb::AgentSpec> for AgentSpec {
+    type Error = Error;
+
+    fn try_from(s: pb::AgentSpec) -> Result<Self> {
+        Ok(Self {
+            agent: name("spec.agent", &s.agent)?,
+            image: parsed("spec.image", &s.image)?,
+            build_id: optional(s.build_id),
+            system_prompt: s.system_prompt,
+            tools: s.tools.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
+            llm: s.llm.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
+            env: s.env.into_iter().map(|e| EnvVar { name: e.name, value: Secret::new(e.value) }).collect(),
+            identity_provider: optional(s.identity_provider)
+                .map(|n| name("spec.identity_provider", &n))
+                .transpose()?,
+            entry_point: optional(s.entry_point),
+            fingerprint: parsed("spec.fingerprint", &s.fingerprint)?,
+        })
+    }
+}
+
+impl From<RevisionStatus> for pb::StartRevisionResponse {
+    fn from(s: RevisionStatus) -> Self {
+        Self {
+            revision_id: s.revision.to_string(),
+            phase: s.phase.as_str().into(),
+            message: s.message,
+            image_digest: s.image_digest.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<pb::StartRevisionResponse> for RevisionStatus {
+    type Error = Error;
+
+    fn try_from(s: pb::StartRevisionResponse) -> Result<Self> {
+        Ok(Self {
+            revision: parsed("revision_id", &s.revision_id)?,
+            phase: required("phase", Phase::parse(&s.phase))?,
+            message: s.message,
+            image_digest: digest("image_digest", s.image_digest)?,
+        })
+    }
+}
+
+impl From<Agent> for pb::Agent {
+    fn from(a: Agent) -> Self {
+        Self {
+            name: a.name.into(),
+            revision_id: a.revision.to_string(),
+            spec: Some(a.spec.into()),
+            shown_env: a.shown_env.into_iter().map(|(name, value)| pb::EnvVar { name, value }).collect(),
+            phase: a.phase.as_str().into(),
+            message: a.message,
+            image_digest: a.image_digest.map(Into::into),
+            isolation: a.isolation,
+            created_at: a.created_at,
+            updated_at: a.updated_at,
+        }
+    }
+}
+
+impl TryFrom<pb::Agent> for Agent {
+    type Error = Error;
+
+    fn try_from(a: pb::Agent) -> Result<Self> {
+        Ok(Self {
+            name: name("agent.name", &a.name)?,
+            revision: parsed("agent.revision_id", &a.revision_id)?,
+            spec: required("agent.spec", a.spec)?.try_into()?,
+            shown_env: a.shown_env.into_iter().map(|e| (e.name, e.value)).collect(),
+            phase: required("agent.phase", Phase::parse(&a.phase))?,
+            message: a.message,
+            image_digest: digest("agent.image_digest", a.image_digest)?,
+            isolation: a.isolation,
+            created_at: a.created_at,
+            updated_at: a.updated_at,
+        })
+    }
+}
+
+impl From<Route> for pb::Route {
+    fn from(r: Route) -> Self {
+        Self {
+            agent: r.agent.into(),
+            target: r.target.map(|t| pb::Target {
+                revision_id: t.revision.to_string(),
+                address: t.address,
+                token: t.token.expose().to_owned(),
+            }),
+            ready: r.ready,
+            message: r.message,
+            needs_caller_identity: r.needs_caller_identity,
+        }
+    }
+}
+
+impl TryFrom<pb::Route> for Route {
+    type Error = Error;
+
+    fn try_from(r: pb::Route) -> Result<Self> {
+        let target = |t: pb::Target| -> Result<Target> {
+            Ok(Target {
+                revision: parsed("route.target.revision_id", &t.revision_id)?,
+                address: t.address,
+                token: Secret::new(t.token),
+            })
+        };
+        Ok(Self {
+            agent: name("route.agent", &r.agent)?,
+            target: r.target.map(target).transpose()?,
+            ready: r.ready,
+            message: r.message,
+            needs_caller_identity: r.needs_caller_identity,
+        })
+    }
+}
+
+impl From<VersionedRoute> for pb::WatchRoutesResponse {
+    fn from(v: VersionedRoute) -> Self {
+        use pb::watch_routes_response::Event;
+        let event = match v.event {
+            RouteEvent::Snapshot(routes) => {
+                Event::Snapshot(pb::Snapshot { routes: routes.into_iter().map(Into::into).collect() })
+            }
+            RouteEvent::Changed(route) => Event::Changed((*route).into()),
+            RouteEvent::Removed(name) => Event::Removed(name.into()),
+        };
+        Self { version: v.version, event: Some(event) }
+    }
+}
+
+impl TryFrom<pb::WatchRoutesResponse> for VersionedRoute {
+    type Error = Error;
+
+    fn try_from(v: pb::WatchRoutesResponse) -> Result<Self> {
+        use pb::watch_routes_response::Event;
+        let event = match required("event", v.event)? {
+            Event::Snapshot(s) => {
+                RouteEvent::Snapshot(s.routes.into_iter().map(TryInto::try_into).collect::<Result<_>>()?)
+            }
+            Event::Changed(route) => RouteEvent::Changed(Box::new(route.try_into()?)),
+            Event::Removed(agent) => RouteEvent::Removed(name("removed", &agent)?),
+        };
+        Ok(Self { version: v.version, event })
+    }
+}

@@ -1,0 +1,143 @@
+//! Images: asking registries, pulling, and unpacking the layers of those that our build service wrote.
+
+mod layers;
+mod registry;
+mod unpack;
+
+pub use layers::{LayerStore, Pins, Tree};
+pub use registry::{Failure, Registries};
+pub use unpack::{Bounds, Expected, Unreadable, unpack};
+
+use crate::interpreter::Interpreter;
+use hoistway_model::{
+    Code, Digest, Error, Result,
+    image::{ImageRef, label},
+};
+use registry::Layer;
+use serde::Deserialize;
+use std::{collections::BTreeMap, time::Duration};
+
+/// How long a registry may take to say what it has, before a deploy goes on without it. Later tries have
+/// [`RETRY_PATIENCE`].
+pub const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+/// The same for tries that nobody waits for.
+pub const RETRY_PATIENCE: Duration = Duration::from_secs(20);
+
+/// An image that is on this machine.
+#[derive(Debug)]
+pub struct Pulled {
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// The digests of its layers, lowest first.
+    pub layers: Vec<Digest>,
+    /// The `major.minor` of the Python that it was built for.
+    pub python: String,
+    /// Its entry file.
+    pub entry_point: Option<String>,
+    /// Keeps the layers on disk.
+    pub pins: Pins,
+}
+
+/// Pulls images and keeps their layers.
+#[derive(Debug)]
+pub struct Images {
+    registries: Registries,
+    store: LayerStore,
+    interpreter: Interpreter,
+}
+
+impl Images {
+    /// Images from `registries`, unpacked in `store`, for `interpreter`.
+    pub fn new(registries: Registries, store: LayerStore, interpreter: Interpreter) -> Self {
+        Self { registries, store, interpreter }
+    }
+
+    /// The unpacked layers.
+    pub fn store(&self) -> &LayerStore {
+        &self.store
+    }
+
+    /// The manifest digest that a reference stands for now.
+    pub async fn resolve(&self, image: &ImageRef, patience: Duration) -> Result<Digest, Failure> {
+        self.registries.resolve(image, patience).await
+    }
+
+    /// Pulls and unpacks what is not here yet, once the image is known to suit this machine. With `patience` for the
+    /// answers that precede the layers.
+    pub async fn pull(&self, image: &ImageRef, patience: Duration) -> Result<Pulled, Failure> {
+        let digest = match image.digest {
+            Some(digest) => digest,
+            None => self.registries.resolve(image, patience).await?,
+        };
+        let manifest = self.registries.manifest(image, &digest, patience).await?;
+        let config: Config = serde_json::from_slice(&self.registries.config(image, &manifest, patience).await?)
+            .map_err(|e| Failure::Final(not_ours(image).with_source(e)))?;
+        let labels = config.config.and_then(|c| c.labels).unwrap_or_default();
+        let python = self.check(image, &labels).map_err(Failure::Final)?;
+        let layers = manifest.layers(&config.rootfs.diff_ids).ok_or_else(|| Failure::Final(not_ours(image)))?;
+
+        let digests: Vec<Digest> = layers.iter().map(|l| l.digest).collect();
+        let pins = self.store.pin(&digests);
+        for layer in &layers {
+            self.ensure(image, layer).await?;
+        }
+        let entry_point = labels.get(label::ENTRY_POINT).filter(|e| !e.is_empty()).cloned();
+        Ok(Pulled { digest, layers: digests, python, entry_point, pins })
+    }
+
+    async fn ensure(&self, image: &ImageRef, layer: &Layer) -> Result<(), Failure> {
+        let turn = self.store.turn(&layer.digest);
+        let _turn = turn.lock().await;
+        if self.store.has(&layer.digest).await {
+            return Ok(());
+        }
+        self.registries.unpack_layer(image, layer, &self.store).await
+    }
+
+    /// Whether this runtime can run the image; answers with the Python that it was built for.
+    fn check(&self, image: &ImageRef, labels: &BTreeMap<String, String>) -> Result<String> {
+        let get = |name: &str| labels.get(name).map_or("", String::as_str);
+        if get(label::IMAGE) != "1" {
+            return Err(not_ours(image));
+        }
+        let platform = get(label::PLATFORM);
+        if platform != self.interpreter.platform {
+            let text = format!(
+                "{} was built for {platform}, and this machine is {}: deploy its source here again",
+                image.display_tagged(),
+                self.interpreter.platform
+            );
+            return Err(Error::new(Code::UnsupportedImage, text));
+        }
+        let python = get(label::PYTHON);
+        self.interpreter.suits(python)?;
+        Ok(python.to_owned())
+    }
+}
+
+fn not_ours(image: &ImageRef) -> Error {
+    let text = format!(
+        "{} is not an image that Hoistway built, and the process runtime runs only those: use the docker runtime",
+        image.display_tagged()
+    );
+    Error::new(Code::UnsupportedImage, text)
+}
+
+/// What we read of an image's configuration.
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    config: Option<Execution>,
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct Execution {
+    #[serde(rename = "Labels", default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<Digest>,
+}

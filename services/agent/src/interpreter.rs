@@ -1,0 +1,105 @@
+//! The host's Python, which runs the agents of the process runtime.
+
+use hoistway_model::{Code, Error, Result};
+use serde::Deserialize;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::process::Command;
+
+/// How long an interpreter may take to say what it is.
+const LIMIT: Duration = Duration::from_secs(20);
+/// The oldest `major.minor` that the runner runs on.
+const OLDEST: (u32, u32) = (3, 10);
+
+/// Prints the real interpreter behind shims and virtual environments, and its version.
+const PROBE: &str = "import json, os, sys\n\
+    print(json.dumps({'path': os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable), \
+    'major': sys.version_info[0], 'minor': sys.version_info[1]}))";
+
+/// A real Python interpreter of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interpreter {
+    /// Its absolute path, no shim.
+    pub path: PathBuf,
+    /// `major.minor`.
+    pub python: String,
+    /// `os/architecture` as in the OCI image index.
+    pub platform: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    path: PathBuf,
+    major: u32,
+    minor: u32,
+}
+
+impl Interpreter {
+    /// Asks `command` (a path, or a name on `PATH`) what it really is.
+    pub async fn find(command: &Path) -> Result<Self> {
+        let shown = command.display();
+        let unusable = |why: String| Error::new(Code::InvalidArgument, format!("{shown} is not usable as Python: {why}"));
+        let asked = Command::new(command).args(["-I", "-c", PROBE]).kill_on_drop(true).output();
+        let output = match tokio::time::timeout(LIMIT, asked).await {
+            Ok(Ok(output)) if output.status.success() => output.stdout,
+            Ok(Ok(output)) => return Err(unusable(output.status.to_string())),
+            Ok(Err(e)) => return Err(unusable(e.to_string())),
+            Err(_) => return Err(unusable("it did not answer".to_owned())),
+        };
+        let answer: Answer = serde_json::from_slice(&output).map_err(|e| unusable(e.to_string()))?;
+        if (answer.major, answer.minor) < OLDEST {
+            return Err(unusable(format!(
+                "it is Python {}.{}, and at least {}.{} is needed",
+                answer.major, answer.minor, OLDEST.0, OLDEST.1
+            )));
+        }
+        Ok(Self {
+            path: answer.path,
+            python: format!("{}.{}", answer.major, answer.minor),
+            platform: platform().to_owned(),
+        })
+    }
+
+    /// Refuses what was built for another Python than this one.
+    pub fn suits(&self, built_for: &str) -> Result<()> {
+        if built_for == self.python {
+            return Ok(());
+        }
+        let text = format!("it was built for Python {built_for}, and this machine has {}: deploy it again", self.python);
+        Err(Error::new(Code::UnsupportedImage, text))
+    }
+}
+
+/// This machine as the OCI image index names it.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "linux/amd64",
+        "aarch64" => "linux/arm64",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn the_real_interpreter_is_found() {
+        let found = Interpreter::find(Path::new("python3")).await.unwrap();
+        assert!(found.path.is_absolute());
+        assert!(found.suits(&found.python).is_ok());
+        let e = found.suits("2.7").unwrap_err();
+        assert!(e.code == Code::UnsupportedImage && e.message.contains("built for Python 2.7"), "{e}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_python_is_said() {
+        for (command, why) in [("/no/such/python", "No such file"), ("/bin/false", "exit status"), ("/bin/true", "EOF")] {
+            let e = Interpreter::find(Path::new(command)).await.unwrap_err();
+            assert!(e.message.starts_with(command) && e.message.contains(why), "{e}");
+        }
+    }
+}

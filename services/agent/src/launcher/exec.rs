@@ -1,0 +1,74 @@
+//! Stage 2: sets on itself what the agent's process must have, and becomes it.
+
+use super::spec::{Limits, LaunchSpec, RunAs};
+use rustix::fs::Mode;
+use rustix::process::{
+    Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit, umask,
+};
+use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Error, Read, Result};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// How much more willing the kernel is to end an agent than anything else when memory runs out.
+const OOM_SCORE: i32 = 500;
+
+/// Does not return unless something failed.
+pub(super) fn run(parent: Option<OsString>) -> Result<()> {
+    let parent: Option<i32> = parent.and_then(|p| p.to_str()?.parse().ok());
+    let mut json = Vec::new();
+    std::io::stdin().read_to_end(&mut json)?;
+    let spec: LaunchSpec = serde_json::from_slice(&json)?;
+    drop(json);
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+
+    umask(Mode::RWXG | Mode::RWXO);
+    limit(&spec.limits)?;
+    // Best effort: a machine without it only loses a preference.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string());
+    if let Some(user) = spec.run_as {
+        become_user(user)?;
+    }
+    set_no_new_privs(true)?;
+    // After the change of user, which clears it. The launcher has one thread, so "the parent's thread ended" is "the
+    // launcher ended". It may have ended before this line: then the parent is somebody else by now.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if Pid::as_raw(getppid()) != parent.unwrap_or_default() {
+        return Err(Error::other("the launcher is gone"));
+    }
+    std::env::set_current_dir(&spec.cwd)
+        .map_err(|error| Error::other(format!("cannot enter {}: {error}", spec.cwd.display())))?;
+
+    // `exec` returns only to say why it could not. It also empties the signal mask and restores SIGPIPE.
+    let error = Command::new(&spec.program).args(&spec.args).env_clear().envs(spec.env).exec();
+    Err(Error::other(format!("cannot run {}: {error}", spec.program.display())))
+}
+
+fn limit(limits: &Limits) -> Result<()> {
+    let rows = [
+        (Resource::Core, Some(0)),
+        (Resource::Nofile, limits.open_files),
+        (Resource::Nproc, limits.processes),
+        (Resource::Fsize, limits.file_size),
+        (Resource::Data, limits.data),
+    ];
+    for (resource, wanted) in rows {
+        if let Some(wanted) = wanted {
+            // Only root may go above the hard limit that was inherited.
+            let value = getrlimit(resource).maximum.map_or(wanted, |most| most.min(wanted));
+            setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
+        }
+    }
+    Ok(())
+}
+
+/// These calls change one thread, and there is only one.
+fn become_user(user: RunAs) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! The launcher: this same binary, executed again as a small single-threaded process for each agent.
+//!
+//! A program with many threads can neither change the properties of one child safely between `fork` and `exec`, nor
+//! clean up after itself when it is killed. So the supervisor (see [`crate::runtime`]) starts the launcher in two
+//! stages:
+//!
+//! 1. `__agent-init` stays for the agent's whole life. It is the agent's subreaper, so every process that the agent
+//!    ever starts, daemons included, is its descendant. It watches the socket to its supervisor, and when that closes
+//!    (a `kill -9` is enough) it ends the whole tree.
+//! 2. `__agent-exec` sets limits and privileges on itself and becomes the agent's interpreter.
+//!
+//! ```text
+//! supervisor ──socket pair── __agent-init ──fork── __agent-exec = python3 hoistway_runner.py ──▶ …
+//! ```
+
+mod exec;
+mod init;
+pub(crate) mod procfs;
+pub(crate) mod spec;
+mod tree;
+
+pub use spec::{Limits, RunAs};
+pub(crate) use tree::kill_tree_of;
+
+use std::process::ExitCode;
+
+/// The first argument that makes this binary stage 1.
+pub(crate) const INIT: &str = "__agent-init";
+/// The first argument that makes this binary stage 2.
+pub(crate) const EXEC: &str = "__agent-exec";
+
+/// Runs a launcher stage if this process was started as one, and says how it ended.
+///
+/// Every `main` that hosts the agent service calls this first, before any thread exists.
+pub fn run_if_requested() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    let stage = args.next()?;
+    let result = if stage == INIT {
+        init::run()
+    } else if stage == EXEC {
+        exec::run(args.next())
+    } else {
+        return None;
+    };
+    Some(match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error is the agent's log.
+            eprintln!("hoistway: {error}");
+            ExitCode::from(127)
+        }
+    })
+}

@@ -1,0 +1,145 @@
+//! What supervisor and launcher say to each other: one JSON document per line over a stream socket. The descriptors
+//! that the agent inherits ride on the first byte of the first line.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// From the supervisor to stage 1.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Order {
+    /// Start the agent. The first order, and the only one of its kind.
+    Launch(Box<LaunchSpec>),
+    /// SIGTERM now, SIGKILL for the whole tree after so many milliseconds.
+    Stop(u64),
+}
+
+/// From stage 1 to the supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Report {
+    /// The agent's main process exists.
+    Started(super::procfs::Process),
+    /// It could not be started.
+    Failed(String),
+    /// It ended; what it left behind is killed next, then the launcher ends too.
+    Exited(Exit),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Exit {
+    /// By itself, with this status.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Exit::Code(code) => write!(f, "exited with status {code}"),
+            Exit::Signal(number) => match signal_name(number) {
+                Some("SIGKILL") => f.write_str("killed by SIGKILL (out of memory?)"),
+                Some(name) => write!(f, "killed by {name}"),
+                None => write!(f, "killed by signal {number}"),
+            },
+        }
+    }
+}
+
+/// The signals that end real programs; the numbers are those of Linux on x86_64 and arm64.
+fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        10 => "SIGUSR1",
+        11 => "SIGSEGV",
+        12 => "SIGUSR2",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// The agent's main process. It holds secrets: there is no `Debug`, and it never stands on a command line.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct LaunchSpec {
+    /// The interpreter, an absolute path.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// One option for each descriptor sent along, in order; option and number are appended to `args`.
+    pub fd_options: Vec<String>,
+    /// The complete environment.
+    pub env: Vec<(String, String)>,
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// Resource limits.
+    pub limits: Limits,
+    /// Another user, if the supervisor may choose one.
+    pub run_as: Option<RunAs>,
+    /// How long a stop may take that somebody else asks for by SIGTERM to the launcher, in milliseconds.
+    pub grace_ms: u64,
+}
+
+/// Resource limits of one agent; absent means inherited. A limit above the supervisor's own is lowered to it.
+/// Core dumps are always off: they would hold the agent's secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Open descriptors of one process.
+    pub open_files: Option<u64>,
+    /// Processes and threads of the agent's *user*: only meaningful when each agent has a user of its own.
+    pub processes: Option<u64>,
+    /// Size of one file, in bytes.
+    pub file_size: Option<u64>,
+    /// Private writable memory of one process, in bytes.
+    pub data: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { open_files: Some(4096), processes: None, file_size: Some(4 << 30), data: None }
+    }
+}
+
+/// A user and group of the agent's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunAs {
+    /// The user id.
+    pub uid: u32,
+    /// The group id; there are no supplementary groups.
+    pub gid: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_wire_form_is_one_short_line() {
+        assert_eq!(serde_json::to_string(&Order::Stop(1500)).unwrap(), r#"{"stop":1500}"#);
+        assert_eq!(serde_json::to_string(&Report::Exited(Exit::Code(3))).unwrap(), r#"{"exited":{"code":3}}"#);
+    }
+
+    #[test]
+    fn ends_are_told_in_words() {
+        assert_eq!(Exit::Code(1).to_string(), "exited with status 1");
+        assert_eq!(Exit::Signal(11).to_string(), "killed by SIGSEGV");
+        assert_eq!(Exit::Signal(40).to_string(), "killed by signal 40");
+    }
+}

@@ -1,0 +1,193 @@
+//! Runtimes: what turns a revision into something that answers requests.
+//!
+//! A runtime is told what should run ([`Runtime::apply`]) and what should not ([`Runtime::remove`]); in between it
+//! keeps the instance running by itself and reports each change of its [`State`]. [`ProcessRuntime`] runs agents as
+//! processes of this machine.
+
+pub mod logs;
+mod mask;
+mod process;
+
+pub use logs::{LogBook, LogLine, Stream};
+pub use mask::Masker;
+pub use process::{Backoff, ProcessConfig, ProcessRuntime};
+
+use async_trait::async_trait;
+use hoistway_model::{Code, Error, Name, Result, RevisionId, Secret};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// One way of running agents.
+#[async_trait]
+pub trait Runtime: Send + Sync {
+    /// What keeps an agent from the rest of the machine: what is enforced, never more.
+    fn isolation(&self) -> Isolation;
+
+    /// Makes the instance run, and returns as soon as its address is known; [`Started::ready`] waits for the rest.
+    ///
+    /// An instance of the same revision that is there already, in whatever state, is returned as it is: to try a
+    /// failed one again, remove it first. One that is being removed is waited for.
+    async fn apply(&self, instance: Instance) -> Result<Started>;
+
+    /// The instance as it is now; `None` if the runtime does not have it.
+    async fn status(&self, revision: &RevisionId) -> Result<Option<Started>>;
+
+    /// The last `tail` lines of all instances of an agent, oldest first. They outlive the instances.
+    async fn logs(&self, agent: &Name, tail: usize) -> Result<Vec<LogLine>>;
+
+    /// Stops the instance: it may take `grace` to finish the requests that it has, then it is killed with everything
+    /// it started. Returns when nothing of it is left. Removing what is not there is not an error.
+    async fn remove(&self, revision: &RevisionId, grace: Duration) -> Result<()>;
+
+    /// Deletes what is kept of a deleted agent: its logs. Its instances are removed before.
+    async fn forget(&self, agent: &Name) -> Result<()>;
+
+    /// Ends the runtime with this program: instances that cannot outlive it are removed, all at the same time.
+    async fn shutdown(&self, grace: Duration);
+}
+
+/// One revision of an agent, ready to be run.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// The agent.
+    pub agent: Name,
+    /// The revision; there is one instance of each.
+    pub revision: RevisionId,
+    /// Where its program is.
+    pub program: Program,
+    /// The agent's final environment. The runtime adds `PORT`, and beneath these what the platform needs (`HOME`,
+    /// `TMPDIR`, `PATH`, …). Names are unique.
+    pub env: Vec<(String, Secret)>,
+    /// What a caller of the agent must present; empty for none.
+    pub invoke_token: Secret,
+    /// What no log line or message may show.
+    pub mask: Vec<Secret>,
+    /// Whether this revision has been ready before. Then a start that fails is a crash, tried again with backoff;
+    /// otherwise it is the end, [`State::Failed`].
+    pub proven: bool,
+}
+
+/// Where an instance's program comes from.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Program {
+    /// The layers of an image of ours, unpacked on this machine, and an interpreter that suits them.
+    Unpacked {
+        /// The user's source: `/app` of the image. It is the working directory.
+        app_dir: PathBuf,
+        /// Dependencies, in the order of search.
+        site_dirs: Vec<PathBuf>,
+        /// `hoistway_runner.py`.
+        runner: PathBuf,
+        /// The real interpreter, an absolute path, never a shim.
+        interpreter: PathBuf,
+    },
+}
+
+/// An instance that a runtime has.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// `host:port` where the agent answers once it is ready. It is the same for the instance's whole life.
+    pub address: String,
+    /// The agent's state, and each change of it. A slow reader sees the latest state, not every one.
+    pub states: watch::Receiver<State>,
+}
+
+impl Started {
+    /// The state now.
+    pub fn state(&self) -> State {
+        self.states.borrow().clone()
+    }
+
+    /// Waits until the instance is ready, or will not become so. There is no time limit: the caller has one.
+    pub async fn ready(&self) -> Result<()> {
+        let mut states = self.states.clone();
+        let decided = |state: &State| matches!(state, State::Ready | State::Failed(_) | State::Gone);
+        let state = match states.wait_for(decided).await {
+            Ok(state) => state.clone(),
+            Err(_) => State::Gone,
+        };
+        match state {
+            State::Ready => Ok(()),
+            State::Failed(failure) => {
+                Err(Error::new(Code::AgentStartFailed, failure.message).with_details(failure.log))
+            }
+            _ => Err(Error::new(Code::Cancelled, "the agent was stopped before it was ready")),
+        }
+    }
+}
+
+/// What an instance is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Being started: it waits for its turn or loads its code.
+    Starting,
+    /// Answering requests.
+    Ready,
+    /// It could not be started and will not be tried again.
+    Failed(Failure),
+    /// It ended after it had been ready, or its start failed although it was proven; it will be started again.
+    Crashed {
+        /// Why it ended, and what it said last.
+        failure: Failure,
+        /// How often it was started again so far.
+        restarts: u32,
+        /// When the next start is due, in milliseconds since the epoch.
+        next_try_ms: i64,
+    },
+    /// It was removed, and nothing of it is left.
+    Gone,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            State::Starting => f.write_str("starting"),
+            State::Ready => f.write_str("ready"),
+            State::Failed(failure) => f.write_str(&failure.message),
+            State::Crashed { failure, restarts, .. } => {
+                write!(f, "crashed: {} (starts again by itself; restarts so far: {restarts})", failure.message)
+            }
+            State::Gone => f.write_str("stopped"),
+        }
+    }
+}
+
+/// Why an instance is not running. Secrets are masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// One line: the traceback's last one, or how the process ended.
+    pub message: String,
+    /// The last lines that it wrote, at most [`Failure::LOG_LINES`].
+    pub log: Vec<String>,
+}
+
+impl Failure {
+    /// How many log lines a failure shows.
+    pub const LOG_LINES: usize = 40;
+}
+
+/// What keeps an agent from the rest of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// A process of this machine with limits and without new privileges. It can reach files and network as the user
+    /// that runs it can.
+    NotSandboxed,
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Isolation::NotSandboxed => f.write_str("not sandboxed"),
+        }
+    }
+}
+
+/// Milliseconds since the epoch.
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

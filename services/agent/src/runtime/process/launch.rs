@@ -1,0 +1,297 @@
+//! One start of an agent: its launcher, and what is heard from launcher and agent.
+
+use super::rundir::{Processes, RunDir};
+use super::{Instance, ProcessConfig, Program};
+use crate::launcher::INIT;
+use crate::launcher::procfs::Process;
+use crate::launcher::spec::{Exit, LaunchSpec, Order, Report};
+use crate::runtime::Stream;
+use crate::runtime::logs::Sink;
+use rustix::fs::MemfdFlags;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Error, IoSlice, Result, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// How long a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any time.
+const TREE_END: Duration = Duration::from_secs(10);
+/// How long the rest of the log may take once nobody can write to it any more.
+const LOG_END: Duration = Duration::from_secs(2);
+/// A runner's notice is one line, its error text the longest part.
+const MAX_NOTICE: usize = 64 << 10;
+
+/// What the runner says once its start is decided.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// It answers requests.
+    Ready,
+    /// The agent's code could not be loaded; the traceback's last line.
+    Failed(String),
+    /// It will not say anything: it closed the pipe, or wrote nonsense.
+    Silent,
+}
+
+/// A started agent.
+pub(super) struct Launched {
+    launcher: Child,
+    orders: Option<OwnedWriteHalf>,
+    /// What the launcher says.
+    pub reports: Reports,
+    /// What the runner says.
+    pub notices: Notices,
+    followers: Vec<JoinHandle<()>>,
+    processes: Processes,
+}
+
+/// How a run ended.
+pub(super) enum Ended {
+    /// The agent's process ended by itself.
+    Exited(Exit),
+    /// The launcher was killed, and so the agent.
+    Lost,
+}
+
+impl Launched {
+    /// Starts the launcher and waits until it has started the agent. Everything is undone by dropping: a launcher
+    /// whose socket closes ends its tree.
+    pub async fn start(
+        config: &ProcessConfig,
+        instance: &Instance,
+        port: u16,
+        listener: BorrowedFd<'_>,
+        dir: &RunDir,
+        sink: &Sink,
+    ) -> Result<Self> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        let mut launcher = Command::new(&config.launcher)
+            .arg0(format!("hoistway-agent {}", instance.agent))
+            .arg(INIT)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut followers = Vec::new();
+        if let Some(out) = launcher.stdout.take() {
+            followers.push(tokio::spawn(sink.clone().follow(Stream::Out, out)));
+        }
+        if let Some(err) = launcher.stderr.take() {
+            followers.push(tokio::spawn(sink.clone().follow(Stream::Err, err)));
+        }
+        let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
+        let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
+
+        let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
+        let secrets = config_file(instance)?;
+        let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec(config, instance, port, dir)?)))?;
+        order.push(b'\n');
+        let sent = send(&ours, &order, &[listener, notify.as_fd(), secrets.as_fd()])?;
+        drop((notify, secrets));
+
+        ours.set_nonblocking(true)?;
+        let (reports, mut orders) = UnixStream::from_std(ours)?.into_split();
+        orders.write_all(&order[sent..]).await?;
+        let mut reports = Reports(BufReader::new(reports).lines());
+        let agent = match reports.next().await {
+            Some(Report::Started(agent)) => agent,
+            Some(Report::Failed(reason)) => return Err(Error::other(reason)),
+            Some(Report::Exited(_)) | None => return Err(Error::other("the launcher ended at once")),
+        };
+        let processes = Processes::new(identity, agent)?;
+        let (dir, noted) = (dir.clone(), processes.clone());
+        tokio::task::spawn_blocking(move || dir.note(&noted)).await.map_err(Error::other)??;
+        Ok(Self {
+            launcher,
+            orders: Some(orders),
+            reports,
+            notices: Notices { pipe: Receiver::from_owned_fd(notices)?, read: Vec::new() },
+            followers,
+            processes,
+        })
+    }
+
+    /// Asks the agent to finish within `grace`.
+    pub async fn stop(&mut self, grace: Duration) {
+        let grace = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        if let (Some(orders), Ok(mut line)) = (&mut self.orders, serde_json::to_vec(&Order::Stop(grace))) {
+            line.push(b'\n');
+            // If the launcher is gone, that is noticed as the agent's end.
+            let _ = orders.write_all(&line).await;
+        }
+    }
+
+    /// Ends the whole tree without asking.
+    pub fn kill(&mut self) {
+        if let Some(orders) = self.orders.take() {
+            // Half-closing is enough: the launcher reads the end of its orders.
+            drop(orders);
+        }
+    }
+
+    /// Waits until nothing of the agent is left and its log is read to the end. Returns the notice, if one came.
+    pub async fn finish(mut self) -> Option<Notice> {
+        self.kill();
+        let mut lost = !matches!(timeout(TREE_END, self.launcher.wait()).await, Ok(Ok(status)) if status.success());
+        if lost && self.launcher.try_wait().ok().flatten().is_none() {
+            let _ = self.launcher.start_kill();
+            lost = true;
+        }
+        if lost {
+            // Somebody killed the launcher. The kernel ended the main process with it; the rest is up to us.
+            let processes = self.processes.clone();
+            let _ = tokio::task::spawn_blocking(move || processes.kill()).await;
+            let _ = timeout(LOG_END, self.launcher.wait()).await;
+        }
+        for follower in &mut self.followers {
+            if timeout(LOG_END, &mut *follower).await.is_err() {
+                follower.abort();
+            }
+        }
+        timeout(LOG_END, self.notices.next()).await.ok()
+    }
+}
+
+/// The launcher's reports.
+pub(super) struct Reports(Lines<BufReader<OwnedReadHalf>>);
+
+impl Reports {
+    async fn next(&mut self) -> Option<Report> {
+        serde_json::from_str(&self.0.next_line().await.ok()??).ok()
+    }
+
+    /// Waits for the end of the agent's main process. Cancel safe.
+    pub async fn ended(&mut self) -> Ended {
+        loop {
+            match self.next().await {
+                Some(Report::Exited(exit)) => return Ended::Exited(exit),
+                Some(_) => {}
+                None => return Ended::Lost,
+            }
+        }
+    }
+}
+
+/// The pipe of the runner's one notice.
+pub(super) struct Notices {
+    pipe: Receiver,
+    read: Vec<u8>,
+}
+
+impl Notices {
+    /// Waits for the notice. Cancel safe.
+    pub async fn next(&mut self) -> Notice {
+        loop {
+            if let Some(end) = self.read.iter().position(|&b| b == b'\n') {
+                return parse(&self.read[..end]);
+            }
+            let mut buffer = [0; 1024];
+            match self.pipe.read(&mut buffer).await {
+                Ok(got @ 1..) if self.read.len() < MAX_NOTICE => self.read.extend_from_slice(&buffer[..got]),
+                _ => return parse(&self.read),
+            }
+        }
+    }
+}
+
+fn parse(line: &[u8]) -> Notice {
+    #[derive(Deserialize)]
+    #[serde(tag = "event", rename_all = "snake_case")]
+    enum Line {
+        Ready,
+        Failed { error: String },
+    }
+    match serde_json::from_slice(line) {
+        Ok(Line::Ready) => Notice::Ready,
+        Ok(Line::Failed { error }) => Notice::Failed(error),
+        Err(_) => Notice::Silent,
+    }
+}
+
+/// Sends the beginning of `bytes` with the descriptors; returns how much was sent.
+fn send(socket: &StdUnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Error::other("too many descriptors"));
+    }
+    // Less than a socket's buffer holds, so it does not block; the rest follows asynchronously.
+    let first = &bytes[..bytes.len().min(4096)];
+    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(first)], &mut ancillary, SendFlags::NOSIGNAL)?)
+}
+
+/// The runner's secret configuration, in a file that exists only in memory and for those who have it open.
+fn config_file(instance: &Instance) -> Result<File> {
+    let mask: Vec<&str> = instance.mask.iter().map(|secret| secret.expose()).collect();
+    let json = serde_json::json!({"token": instance.invoke_token.expose(), "mask": mask});
+    let mut file = File::from(rustix::fs::memfd_create("agent-config", MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(&json)?)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn spec(config: &ProcessConfig, instance: &Instance, port: u16, dir: &RunDir) -> Result<LaunchSpec> {
+    let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &instance.program;
+    // -s: no packages of the user who runs Hoistway.
+    let mut args = vec!["-s".to_owned(), text(runner)?, "--app".to_owned(), text(app_dir)?];
+    for site in site_dirs {
+        args.extend(["--site".to_owned(), text(site)?]);
+    }
+    let bin = interpreter.parent().map(text).transpose()?.unwrap_or_default();
+    let mut env: BTreeMap<String, String> = [
+        ("HOME", text(&dir.home())?),
+        ("TMPDIR", text(&dir.tmp())?),
+        ("PATH", format!("{bin}:/usr/local/bin:/usr/bin:/bin")),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("PYTHONUNBUFFERED", "1".to_owned()),
+        // The source is read-only.
+        ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    env.extend(instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
+    env.insert("PORT".to_owned(), port.to_string());
+    Ok(LaunchSpec {
+        program: interpreter.clone(),
+        args,
+        fd_options: ["--listen-fd", "--notify-fd", "--config-fd"].map(str::to_owned).into(),
+        env: env.into_iter().collect(),
+        cwd: app_dir.clone(),
+        limits: config.limits,
+        run_as: config.run_as,
+        grace_ms: 5_000,
+    })
+}
+
+fn text(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).ok_or_else(|| Error::other(format!("{} is not UTF-8", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_are_read_and_nonsense_is_none() {
+        assert_eq!(parse(br#"{"event":"ready"}"#), Notice::Ready);
+        assert_eq!(parse(br#"{"event":"failed","error":"E: x"}"#), Notice::Failed("E: x".into()));
+        for nonsense in ["", "{", "[]", r#"{"event":"other"}"#] {
+            assert_eq!(parse(nonsense.as_bytes()), Notice::Silent);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Agents as processes of this machine.
+//!
+//! Each instance has one task, its [`supervisor`], which owns everything: the listener that the agent answers on (so a
+//! crash does not lose the port, and connections wait while the agent starts again), its private directories, and one
+//! launcher process for each start.
+
+mod launch;
+mod rundir;
+mod supervisor;
+
+use super::{Instance, Isolation, LogBook, LogLine, Masker, Program, Runtime, Started, State};
+use crate::launcher::{Limits, RunAs};
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use hoistway_model::{Error, Name, Result, RevisionId};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+
+/// How the process runtime works.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// Where it keeps its things: `run/` (private directories of instances) and `logs/`. Only one runtime may use it
+    /// at a time: the caller holds the data directory's lock.
+    pub dir: PathBuf,
+    /// The program that calls [`crate::launcher::run_if_requested`]; this very program unless told otherwise.
+    pub launcher: PathBuf,
+    /// Where agents listen.
+    pub bind: IpAddr,
+    /// The host that callers use instead of `bind`, if that is another one.
+    pub advertise: Option<String>,
+    /// How many agents may be starting at the same time.
+    pub concurrent_starts: usize,
+    /// How long one start keeps the next from beginning; it goes on after that, but no longer alone.
+    pub start_turn: Duration,
+    /// When a crashed agent is started again.
+    pub backoff: Backoff,
+    /// Resource limits of each agent.
+    pub limits: Limits,
+    /// A user for all agents, if this program may choose one and that user can reach the directories.
+    pub run_as: Option<RunAs>,
+    /// The size of one log file; each agent has at most two.
+    pub log_file_size: u64,
+}
+
+impl ProcessConfig {
+    /// The defaults, with everything kept in `dir`.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            // Not the path of the executable: that may hold another program after an upgrade.
+            launcher: "/proc/self/exe".into(),
+            bind: Ipv4Addr::LOCALHOST.into(),
+            advertise: None,
+            concurrent_starts: 4,
+            start_turn: Duration::from_secs(20),
+            backoff: Backoff::default(),
+            limits: Limits::default(),
+            run_as: None,
+            log_file_size: 4 << 20,
+        }
+    }
+}
+
+/// The time between a crash and the next start: `first`, doubled for each crash up to `most`.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    /// After the first crash.
+    pub first: Duration,
+    /// The longest.
+    pub most: Duration,
+    /// An agent that was ready for so long before it crashed begins with `first` again.
+    pub forgiven_after: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(500), most: Duration::from_secs(60), forgiven_after: Duration::from_secs(60) }
+    }
+}
+
+/// Runs agents as processes. Dropping it ends them all at once, as does the end of the program, however it ends.
+pub struct ProcessRuntime {
+    config: Arc<ProcessConfig>,
+    logs: Arc<LogBook>,
+    turns: Arc<Semaphore>,
+    instances: Mutex<HashMap<RevisionId, Entry>>,
+}
+
+/// An instance as the runtime sees it; the supervisor has the other ends.
+#[derive(Clone)]
+struct Entry {
+    started: Started,
+    stop: Arc<watch::Sender<Option<Duration>>>,
+}
+
+impl ProcessRuntime {
+    /// Opens the runtime's directory. Processes that an earlier runtime left there are ended first: exactly those,
+    /// known by pid, start time and boot.
+    pub async fn new(config: ProcessConfig) -> Result<Self> {
+        let dir = config.dir.clone();
+        let strays = tokio::task::spawn_blocking(move || rundir::clean(&dir))
+            .await
+            .map_err(|error| Error::internal("cleaning up after an earlier run", error))?
+            .map_err(|error| Error::internal("cleaning up after an earlier run", error))?;
+        if strays > 0 {
+            tracing::warn!(strays, "ended agents that an earlier run had left behind");
+        }
+        Ok(Self {
+            logs: Arc::new(LogBook::new(config.dir.join("logs"), config.log_file_size)),
+            turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
+            config: Arc::new(config),
+            instances: Mutex::default(),
+        })
+    }
+
+    fn entry(&self, revision: &RevisionId) -> Option<Entry> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(revision).cloned()
+    }
+
+    /// The entry of this revision if it is not being removed, else a new one with its supervisor.
+    fn entry_or_start(&self, instance: &Instance) -> Result<Entry> {
+        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = instances.get(&instance.revision)
+            && *entry.started.states.borrow() != State::Gone
+        {
+            return Ok(entry.clone());
+        }
+        let bound = TcpListener::bind((self.config.bind, 0)).and_then(|l| Ok((l.local_addr()?.port(), l)));
+        let (port, listener) = bound.map_err(|error| Error::internal("opening the agent's port", error))?;
+        let masker = Arc::new(Masker::new(instance.mask.iter().chain([&instance.invoke_token])));
+        let (state, states) = watch::channel(State::Starting);
+        let (stop, stopped) = watch::channel(None);
+        let supervisor = supervisor::Supervisor {
+            config: self.config.clone(),
+            turns: self.turns.clone(),
+            sink: self.logs.sink(&instance.agent, instance.revision, masker.clone()),
+            masker,
+            instance: instance.clone(),
+            port,
+            listener: Some(listener.into()),
+            state,
+            stop: stopped,
+        };
+        let host = self.config.advertise.clone().unwrap_or_else(|| match self.config.bind {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        });
+        let entry = Entry { started: Started { address: format!("{host}:{port}"), states }, stop: Arc::new(stop) };
+        instances.insert(instance.revision, entry.clone());
+        tokio::spawn(supervisor.run());
+        Ok(entry)
+    }
+}
+
+#[async_trait]
+impl Runtime for ProcessRuntime {
+    fn isolation(&self) -> Isolation {
+        Isolation::NotSandboxed
+    }
+
+    async fn apply(&self, instance: Instance) -> Result<Started> {
+        let Program::Unpacked { .. } = instance.program;
+        loop {
+            let entry = self.entry_or_start(&instance)?;
+            if entry.stop.borrow().is_none() {
+                return Ok(entry.started);
+            }
+            gone(&entry).await;
+        }
+    }
+
+    async fn status(&self, revision: &RevisionId) -> Result<Option<Started>> {
+        Ok(self.entry(revision).map(|entry| entry.started))
+    }
+
+    async fn logs(&self, agent: &Name, tail: usize) -> Result<Vec<LogLine>> {
+        self.logs.tail(agent, tail).await
+    }
+
+    async fn remove(&self, revision: &RevisionId, grace: Duration) -> Result<()> {
+        let Some(entry) = self.entry(revision) else {
+            return Ok(());
+        };
+        entry.stop.send_modify(|stop| *stop = Some(stop.map_or(grace, |before| before.min(grace))));
+        gone(&entry).await;
+        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have applied it anew in between.
+        if instances.get(revision).is_some_and(|now| Arc::ptr_eq(&now.stop, &entry.stop)) {
+            instances.remove(revision);
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, agent: &Name) -> Result<()> {
+        self.logs.remove(agent).await
+    }
+
+    async fn shutdown(&self, grace: Duration) {
+        let all: Vec<RevisionId> =
+            self.instances.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        join_all(all.iter().map(|revision| self.remove(revision, grace))).await;
+    }
+}
+
+async fn gone(entry: &Entry) {
+    // An error means that the supervisor is gone without a word, and its processes with it.
+    let _ = entry.started.states.clone().wait_for(|state| *state == State::Gone).await;
+}

@@ -1,0 +1,172 @@
+//! The private directory of an instance, `RUN/<end of the revision's id>/`, and what an earlier run left there.
+
+use crate::launcher::procfs::{self, Process};
+use crate::launcher::{RunAs, kill_tree_of};
+use hoistway_model::RevisionId;
+use rustix::fs::{Gid, Uid};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{Error, ErrorKind, Result};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// The file that says which processes belong to the directory.
+const PROCESSES: &str = "process.json";
+
+/// An instance's directory.
+#[derive(Debug, Clone)]
+pub(super) struct RunDir(PathBuf);
+
+/// The content of `process.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Processes {
+    boot_id: String,
+    pub launcher: Process,
+    pub agent: Process,
+}
+
+impl Processes {
+    pub fn new(launcher: Process, agent: Process) -> Result<Self> {
+        Ok(Self { boot_id: procfs::boot_id()?, launcher, agent })
+    }
+
+    /// Ends those of them that are still exactly these.
+    pub fn kill(&self) -> Result<bool> {
+        if self.boot_id != procfs::boot_id()? {
+            return Ok(false);
+        }
+        let launcher = kill_tree_of(&self.launcher)?;
+        let agent = kill_tree_of(&self.agent)?;
+        Ok(launcher || agent)
+    }
+}
+
+impl RunDir {
+    /// The directory of a revision. Its name is short, because the path of a Unix socket below `TMPDIR` must fit in
+    /// 108 bytes; these digits of the id are its random ones.
+    pub fn of(dir: &Path, revision: &RevisionId) -> Self {
+        let id = revision.simple();
+        Self(dir.join("run").join(&id[id.len() - 12..]))
+    }
+
+    /// The agent's `HOME`.
+    pub fn home(&self) -> PathBuf {
+        self.0.join("home")
+    }
+
+    /// The agent's `TMPDIR`.
+    pub fn tmp(&self) -> PathBuf {
+        self.0.join("tmp")
+    }
+
+    /// Makes it, empty.
+    pub fn create(&self, owner: Option<RunAs>) -> Result<()> {
+        self.remove()?;
+        // The directory itself stays ours, or the agent could write names of other processes into our file. Another
+        // user may pass through it.
+        let mode = if owner.is_some() { 0o711 } else { 0o700 };
+        fs::DirBuilder::new().recursive(true).mode(mode).create(&self.0)?;
+        for dir in [self.home(), self.tmp()] {
+            fs::DirBuilder::new().mode(0o700).create(&dir)?;
+            if let Some(user) = owner {
+                rustix::fs::chown(&dir, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the processes, so that a later run knows them should this one be killed.
+    pub fn note(&self, processes: &Processes) -> Result<()> {
+        let temporary = self.0.join("process.json.new");
+        fs::write(&temporary, serde_json::to_vec(processes)?)?;
+        fs::rename(temporary, self.0.join(PROCESSES))
+    }
+
+    /// Removes it with all that the agent kept there.
+    pub fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Ends what an earlier run left behind and empties `DIR/run/`. Returns how many instances were still running.
+pub(super) fn clean(dir: &Path) -> Result<usize> {
+    let run = dir.join("run");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&run)?;
+    let mut strays = 0;
+    for entry in fs::read_dir(&run)? {
+        let left = RunDir(entry?.path());
+        match fs::read(left.0.join(PROCESSES)).and_then(|json| serde_json::from_slice(&json).map_err(Error::from)) {
+            Ok::<Processes, _>(processes) => strays += usize::from(processes.kill()?),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, dir = %left.0.display(), "cannot tell what an earlier run left here"),
+        }
+        if let Err(error) = left.remove() {
+            // An agent may have made directories that its own user cannot enter. They only cost space.
+            tracing::warn!(%error, dir = %left.0.display(), "cannot remove an agent's private directory");
+        }
+    }
+    Ok(strays)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::process::Command;
+
+    fn process(pid: u32) -> Process {
+        Process::now(i32::try_from(pid).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_directories_are_private_and_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let revision = RevisionId::mint();
+        let run = RunDir::of(dir.path(), &revision);
+        run.create(None).unwrap();
+        fs::write(run.home().join("old"), "").unwrap();
+        run.create(None).unwrap();
+        assert_eq!(fs::read_dir(run.home()).unwrap().count(), 0);
+        for dir in [&run.0, &run.home(), &run.tmp()] {
+            assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        run.remove().unwrap();
+        run.remove().unwrap();
+    }
+
+    #[test]
+    fn only_exact_matches_are_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut others: Vec<_> = (0..2).map(|_| Command::new("sleep").arg("600").spawn().unwrap()).collect();
+        let mut stray =
+            Command::new("sh").args(["-c", "sleep 600 & wait"]).process_group(0).spawn().unwrap();
+        let none = Process { pid: i32::MAX, start_time: 1 };
+
+        let note = |processes: Processes| {
+            let run = RunDir::of(dir.path(), &RevisionId::mint());
+            run.create(None).unwrap();
+            run.note(&processes).unwrap();
+        };
+        let first = process(others[0].id());
+        note(Processes::new(Process { start_time: first.start_time + 1, ..first }, none).unwrap());
+        note(Processes { boot_id: "another".into(), launcher: process(others[1].id()), agent: none });
+        note(Processes::new(none, process(stray.id())).unwrap());
+        fs::create_dir(dir.path().join("run/empty")).unwrap();
+        fs::create_dir(dir.path().join("run/broken")).unwrap();
+        fs::write(dir.path().join("run/broken").join(PROCESSES), "{").unwrap();
+
+        assert_eq!(clean(dir.path()).unwrap(), 1);
+        assert_eq!(stray.wait().unwrap().signal(), Some(9));
+        for other in &mut others {
+            assert!(other.try_wait().unwrap().is_none());
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path().join("run")).unwrap().count(), 0);
+    }
+}

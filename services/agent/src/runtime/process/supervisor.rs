@@ -1,0 +1,217 @@
+//! The life of one instance: start, be ready, crash, start again, stop.
+
+use super::launch::{Ended, Launched, Notice};
+use super::rundir::RunDir;
+use super::{Instance, ProcessConfig};
+use crate::runtime::logs::Sink;
+use crate::runtime::{Failure, Masker, State, now_ms};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// How long a runner that said "failed", or fell silent, may take to end.
+const FAILED_END: Duration = Duration::from_secs(5);
+/// What a stop may take beyond its grace before the launcher itself is given up.
+const STOP_SLACK: Duration = Duration::from_secs(10);
+
+pub(super) struct Supervisor {
+    pub config: Arc<ProcessConfig>,
+    pub turns: Arc<Semaphore>,
+    pub sink: Sink,
+    pub masker: Arc<Masker>,
+    pub instance: Instance,
+    pub port: u16,
+    /// Our copy of the agent's listener. While it is open, connections wait for an agent that starts again.
+    pub listener: Option<OwnedFd>,
+    pub state: watch::Sender<State>,
+    pub stop: watch::Receiver<Option<Duration>>,
+}
+
+/// How one run ended.
+enum Run {
+    /// It was asked to.
+    Stopped,
+    /// By itself: before it was ready, or after it had been for so long.
+    Ended { failure: Failure, ready_for: Option<Duration> },
+}
+
+impl Supervisor {
+    pub async fn run(mut self) {
+        let dir = RunDir::of(&self.config.dir, &self.instance.revision);
+        self.supervise(&dir).await;
+        self.listener = None;
+        remove(dir).await;
+        self.state.send_replace(State::Gone);
+    }
+
+    async fn supervise(&mut self, dir: &RunDir) {
+        let (made, owner) = (dir.clone(), self.config.run_as);
+        let made = tokio::task::spawn_blocking(move || made.create(owner)).await.map_err(std::io::Error::other);
+        if let Err(error) = made.and_then(|made| made) {
+            let failure = self.environment("the agent's private directory cannot be made", error);
+            return self.fail(failure, dir).await;
+        }
+        let mut proven = self.instance.proven;
+        let mut restarts = 0;
+        let mut delay = self.config.backoff.first;
+        loop {
+            self.state.send_if_modified(|state| std::mem::replace(state, State::Starting) != State::Starting);
+            let (failure, ready_for) = match self.once(dir).await {
+                Run::Stopped => return,
+                Run::Ended { failure, ready_for } => (failure, ready_for),
+            };
+            proven |= ready_for.is_some();
+            if !proven {
+                self.sink.remark(&format!("the agent could not be started: {}", failure.message)).await;
+                return self.fail(failure, dir).await;
+            }
+            if ready_for.is_some_and(|time| time >= self.config.backoff.forgiven_after) {
+                delay = self.config.backoff.first;
+            }
+            let wait = delay.as_secs_f32();
+            self.sink.remark(&format!("{}; the agent is started again in {wait} s", failure.message)).await;
+            tracing::warn!(agent = %self.instance.agent, revision = %self.instance.revision, restarts, "an agent crashed");
+            let next_try_ms = now_ms().saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
+            self.state.send_replace(State::Crashed { failure, restarts, next_try_ms });
+            tokio::select! {
+                _ = stop_of(&mut self.stop) => return,
+                () = sleep(delay) => {}
+            }
+            restarts += 1;
+            delay = delay.saturating_mul(2).min(self.config.backoff.most);
+        }
+    }
+
+    /// The end of a start that will not be tried again: nothing is held, only the state is kept until it is removed.
+    async fn fail(&mut self, failure: Failure, dir: &RunDir) {
+        self.listener = None;
+        remove(dir.clone()).await;
+        self.state.send_replace(State::Failed(failure));
+        stop_of(&mut self.stop).await;
+    }
+
+    /// One run from start to end.
+    async fn once(&mut self, dir: &RunDir) -> Run {
+        let mut turn: Option<OwnedSemaphorePermit> = tokio::select! {
+            biased;
+            _ = stop_of(&mut self.stop) => return Run::Stopped,
+            turn = self.turns.clone().acquire_owned() => turn.ok(),
+        };
+        self.sink.begin();
+        let Some(listener) = &self.listener else { return Run::Stopped };
+        let launched =
+            Launched::start(&self.config, &self.instance, self.port, listener.as_fd(), dir, &self.sink).await;
+        let mut launched = match launched {
+            Ok(launched) => launched,
+            Err(error) => {
+                let failure = self.environment("the agent's process cannot be started", error);
+                return Run::Ended { failure, ready_for: None };
+            }
+        };
+
+        let turn_ends = Instant::now() + self.config.start_turn;
+        let mut ready: Option<Instant> = None;
+        let mut notice: Option<Notice> = None;
+        let mut kill_at: Option<Instant> = None;
+        let ended = loop {
+            tokio::select! {
+                biased;
+                grace = stop_of(&mut self.stop) => {
+                    self.stop(launched, grace).await;
+                    return Run::Stopped;
+                }
+                said = launched.notices.next(), if notice.is_none() => {
+                    turn = None;
+                    if said == Notice::Ready {
+                        ready = Some(Instant::now());
+                        self.state.send_replace(State::Ready);
+                    } else {
+                        kill_at = Some(Instant::now() + FAILED_END);
+                    }
+                    notice = Some(said);
+                }
+                ended = launched.reports.ended() => break Some(ended),
+                () = sleep_until(turn_ends), if turn.is_some() => turn = None,
+                () = sleep_until(kill_at.unwrap_or(turn_ends)), if kill_at.is_some() => {
+                    launched.kill();
+                    break None;
+                }
+            }
+        };
+        let late = launched.finish().await;
+        let ready_for = ready.map(|since| since.elapsed());
+        let message = match (notice.or(late), ended) {
+            (Some(Notice::Failed(error)), _) => error,
+            (_, Some(ended)) => self.account(&ended, ready.is_some()),
+            (_, None) => "closed its start notification and did not become ready".to_owned(),
+        };
+        let failure = Failure { message: self.masker.text(message.trim()), log: self.sink.recent(Failure::LOG_LINES) };
+        Run::Ended { failure, ready_for }
+    }
+
+    /// Tells an end in words: how, when, and what was said last.
+    fn account(&self, ended: &Ended, was_ready: bool) -> String {
+        let mut text = match ended {
+            Ended::Exited(exit) => exit.to_string(),
+            Ended::Lost => "was killed together with its launcher".to_owned(),
+        };
+        if !was_ready {
+            text.push_str(" before it was ready");
+        }
+        if let Some(last) = self.sink.last_error() {
+            text.push_str(": ");
+            text.push_str(&last);
+        }
+        text
+    }
+
+    /// A failure of the machine, not of the agent. Its cause is for the operator.
+    fn environment(&self, what: &str, error: std::io::Error) -> Failure {
+        let (agent, revision) = (&self.instance.agent, &self.instance.revision);
+        tracing::error!(%agent, %revision, %error, "{what}");
+        Failure { message: format!("{what} ({})", error.kind()), log: self.sink.recent(Failure::LOG_LINES) }
+    }
+
+    /// Our listener closes first: once the agent has taken what waits and closed its own, callers are refused at once
+    /// and go elsewhere, instead of waiting for nobody.
+    async fn stop(&mut self, mut launched: Launched, mut grace: Duration) {
+        self.listener = None;
+        loop {
+            launched.stop(grace).await;
+            tokio::select! {
+                _ = launched.reports.ended() => break,
+                () = sleep(grace.saturating_add(STOP_SLACK)) => break,
+                // Asked again, less patiently.
+                less = less_than(&mut self.stop, grace) => grace = less,
+            }
+        }
+        launched.finish().await;
+    }
+}
+
+/// Waits for the request to stop. A runtime that is dropped wants it at once.
+async fn stop_of(stop: &mut watch::Receiver<Option<Duration>>) -> Duration {
+    match stop.wait_for(Option::is_some).await {
+        Ok(grace) => grace.unwrap_or_default(),
+        Err(_) => Duration::ZERO,
+    }
+}
+
+/// Waits for a request to stop within less time than `grace`.
+async fn less_than(stop: &mut watch::Receiver<Option<Duration>>, grace: Duration) -> Duration {
+    let less = stop.wait_for(|stop| stop.is_some_and(|less| less < grace)).await.map(|less| less.unwrap_or_default());
+    match less {
+        Ok(less) => less,
+        Err(_) if grace > Duration::ZERO => Duration::ZERO,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn remove(dir: RunDir) {
+    let removed = tokio::task::spawn_blocking(move || dir.remove()).await;
+    if let Ok(Err(error)) = removed {
+        tracing::warn!(%error, "cannot remove an agent's private directory");
+    }
+}

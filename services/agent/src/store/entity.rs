@@ -1,0 +1,52 @@
+//! The tables. Times are milliseconds since the epoch, lists are JSON texts.
+
+pub(super) mod agent {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "agents")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub name: String,
+        pub desired_revision: Option<String>,
+        pub active_revision: Option<String>,
+        pub created_at: i64,
+        pub updated_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(super) mod revision {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "revisions")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub agent: String,
+        /// The call that started it; none for one that this service made by itself.
+        pub operation: Option<String>,
+        /// Sealed: it holds values of environment variables.
+        pub spec: Vec<u8>,
+        /// Sealed.
+        pub token: Vec<u8>,
+        pub phase: String,
+        pub message: String,
+        pub failure: Option<String>,
+        pub image_digest: Option<String>,
+        pub layers: String,
+        pub python: Option<String>,
+        pub entry_point: Option<String>,
+        pub created_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}

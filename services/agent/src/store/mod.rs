@@ -1,0 +1,97 @@
+//! The tables and what is done with them. A start is one commit, a switch is one commit.
+
+mod changes;
+mod entity;
+mod record;
+mod text;
+
+pub(crate) use changes::{Begin, Undo};
+pub(crate) use record::{AgentRecord, ImageFacts, Kept, Revision};
+
+use crate::migration;
+use entity::{agent, revision};
+use hoistway_kit::{
+    db::{Db, db_error},
+    operations,
+    secrets::MasterKey,
+};
+use hoistway_model::{Name, Result, RevisionId};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+use std::{collections::HashMap, path::Path};
+
+/// The database of the agent service. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    db: Db,
+    key: MasterKey,
+}
+
+impl Store {
+    pub(crate) async fn open(path: &Path, key: MasterKey) -> Result<Self> {
+        Ok(Self { db: Db::open(path, migration::all()).await?, key })
+    }
+
+    pub(crate) async fn agent(&self, name: &Name) -> Result<Option<AgentRecord>> {
+        let row = agent::Entity::find_by_id(name.as_str()).one(self.db.read()).await;
+        row.map_err(db_error("reading an agent"))?.map(AgentRecord::read).transpose()
+    }
+
+    /// All agents by name.
+    pub(crate) async fn agents(&self) -> Result<Vec<AgentRecord>> {
+        let rows = agent::Entity::find().order_by_asc(agent::Column::Name).all(self.db.read()).await;
+        rows.map_err(db_error("listing agents"))?.into_iter().map(AgentRecord::read).collect()
+    }
+
+    pub(crate) async fn revision(&self, id: &RevisionId) -> Result<Option<Revision>> {
+        let row = revision::Entity::find_by_id(id.to_string()).one(self.db.read()).await;
+        row.map_err(db_error("reading a revision"))?.map(|row| Revision::read(row, &self.key)).transpose()
+    }
+
+    /// The revision that an agent is shown by: the desired one, else the newest.
+    pub(crate) async fn shown_revision(&self, agent: &AgentRecord) -> Result<Option<Revision>> {
+        if let Some(desired) = &agent.desired {
+            return self.revision(desired).await;
+        }
+        let row = revision::Entity::find()
+            .filter(revision::Column::Agent.eq(agent.name.as_str()))
+            .order_by_desc(revision::Column::CreatedAt)
+            .one(self.db.read())
+            .await;
+        row.map_err(db_error("reading a revision"))?.map(|row| Revision::read(row, &self.key)).transpose()
+    }
+
+    /// Every revision that is not retired, by agent, oldest first.
+    pub(crate) async fn current_revisions(&self) -> Result<HashMap<Name, Vec<Revision>>> {
+        let rows = revision::Entity::find()
+            .filter(revision::Column::Phase.ne(Kept::Retired.as_str()))
+            .order_by_asc(revision::Column::CreatedAt)
+            .all(self.db.read())
+            .await
+            .map_err(db_error("listing revisions"))?;
+        let mut by_agent: HashMap<Name, Vec<Revision>> = HashMap::new();
+        for row in rows {
+            let revision = Revision::read(row, &self.key)?;
+            by_agent.entry(revision.spec.agent.clone()).or_default().push(revision);
+        }
+        Ok(by_agent)
+    }
+
+    /// The ids of all revisions of an agent.
+    pub(crate) async fn revision_ids(&self, name: &Name) -> Result<Vec<RevisionId>> {
+        let rows = revision::Entity::find()
+            .filter(revision::Column::Agent.eq(name.as_str()))
+            .all(self.db.read())
+            .await
+            .map_err(db_error("listing revisions"))?;
+        rows.into_iter().map(|row| row.id.parse()).collect()
+    }
+
+    /// Forgets answers and tombstones from before the moment `before`.
+    pub(crate) async fn purge(&self, before: i64) -> Result<u64> {
+        operations::purge(self.db.write(), before).await
+    }
+
+    pub(crate) async fn close(&self) {
+        self.db.close().await;
+    }
+}

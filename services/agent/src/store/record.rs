@@ -1,0 +1,169 @@
+//! What the tables hold, as the service sees it.
+
+use super::{
+    entity::{agent, revision},
+    text::{self, FailureText, SpecText},
+};
+use hoistway_kit::secrets::MasterKey;
+use hoistway_model::{Code, Digest, Error, Name, OperationId, Result, RevisionId, Secret, agent::AgentSpec};
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AgentRecord {
+    pub name: Name,
+    /// The revision that is wanted; `None` until a first one was switched to.
+    pub desired: Option<RevisionId>,
+    /// The revision that answers, or did last; differs from `desired` while that waits for its image.
+    pub active: Option<RevisionId>,
+    pub created_at: i64,
+    pub updated_at: i64,
+}
+
+/// What is kept of a revision's state. What it does at the moment is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Its start has not been decided yet.
+    Starting,
+    /// It has been ready.
+    Ready,
+    /// It waits for its registry.
+    PendingImage,
+    /// It could not be started.
+    Failed,
+    /// Another one took its place.
+    Retired,
+}
+
+impl Kept {
+    const ALL: [Kept; 5] = [Kept::Starting, Kept::Ready, Kept::PendingImage, Kept::Failed, Kept::Retired];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kept::Starting => "starting",
+            Kept::Ready => "ready",
+            Kept::PendingImage => "pending_image",
+            Kept::Failed => "failed",
+            Kept::Retired => "retired",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let found = Kept::ALL.into_iter().find(|k| k.as_str() == text);
+        found.ok_or_else(|| Error::internal(READING, format!("unknown phase {text}")))
+    }
+}
+
+/// What pulling an image has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageFacts {
+    pub digest: Digest,
+    pub layers: Vec<Digest>,
+    pub python: String,
+    pub entry_point: Option<String>,
+}
+
+/// One revision of an agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Revision {
+    pub id: RevisionId,
+    /// The call that started it; `None` for one that the service made by itself.
+    pub operation: Option<OperationId>,
+    pub spec: AgentSpec,
+    /// What its runner demands of callers.
+    pub token: Secret,
+    pub phase: Kept,
+    pub message: String,
+    /// Why it could not be started.
+    pub failure: Option<(Code, String, Vec<String>)>,
+    pub image: Option<ImageFacts>,
+    pub created_at: i64,
+}
+
+const READING: &str = "reading a stored agent";
+
+fn corrupt(e: Error) -> Error {
+    Error::internal(READING, e)
+}
+
+impl AgentRecord {
+    pub(super) fn read(row: agent::Model) -> Result<Self> {
+        let id = |text: Option<String>| text.map(|t| t.parse::<RevisionId>()).transpose().map_err(corrupt);
+        Ok(Self {
+            name: Name::parse("name", &row.name).map_err(corrupt)?,
+            desired: id(row.desired_revision)?,
+            active: id(row.active_revision)?,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+impl Revision {
+    pub(super) fn read(row: revision::Model, key: &MasterKey) -> Result<Self> {
+        let spec: SpecText = text::read(&key.open(&place(&row.id, "spec"), &row.spec)?)?;
+        let token = String::from_utf8(key.open(&place(&row.id, "token"), &row.token)?)
+            .map_err(|e| Error::internal(READING, e))?;
+        let failure = row.failure.map(|f| text::read::<FailureText>(f.as_bytes())).transpose()?;
+        let layers: Vec<Digest> = text::read(row.layers.as_bytes())?;
+        let image = match (row.image_digest, row.python) {
+            (Some(digest), Some(python)) => Some(ImageFacts {
+                digest: digest.parse().map_err(corrupt)?,
+                layers,
+                python,
+                entry_point: row.entry_point,
+            }),
+            _ => None,
+        };
+        Ok(Self {
+            id: row.id.parse().map_err(corrupt)?,
+            operation: row.operation.map(|o| o.parse()).transpose().map_err(corrupt)?,
+            spec: spec.try_into()?,
+            token: Secret::new(token),
+            phase: Kept::parse(&row.phase)?,
+            message: row.message,
+            failure: failure.map(Error::from).map(|e| (e.code, e.message, e.details)),
+            image,
+            created_at: row.created_at,
+        })
+    }
+
+    pub(super) fn write(&self, key: &MasterKey) -> Result<revision::Model> {
+        let id = self.id.to_string();
+        let image = self.image.as_ref();
+        Ok(revision::Model {
+            agent: self.spec.agent.to_string(),
+            operation: self.operation.map(|o| o.to_string()),
+            spec: key.seal(&place(&id, "spec"), &text::write(&SpecText::from(&self.spec))?)?,
+            token: key.seal(&place(&id, "token"), self.token.expose().as_bytes())?,
+            phase: self.phase.as_str().to_owned(),
+            message: self.message.clone(),
+            failure: None,
+            image_digest: image.map(|i| i.digest.to_string()),
+            layers: layers_text(image.map_or(&[], |i| &i.layers))?,
+            python: image.map(|i| i.python.clone()),
+            entry_point: image.and_then(|i| i.entry_point.clone()),
+            created_at: self.created_at,
+            id,
+        })
+    }
+
+    /// Tells this specification from every other, and tells nobody without the key what is in it.
+    pub(super) fn fingerprint(&self, key: &MasterKey) -> Result<Digest> {
+        let mut bytes = text::write(&SpecText::from(&self.spec))?;
+        bytes.extend_from_slice(self.id.to_string().as_bytes());
+        Ok(key.fingerprint("agents.start", &bytes))
+    }
+}
+
+pub(super) fn layers_text(layers: &[Digest]) -> Result<String> {
+    serde_json::to_string(layers).map_err(|e| Error::internal("writing a revision", e))
+}
+
+pub(super) fn failure_text(e: &Error) -> Result<String> {
+    serde_json::to_string(&FailureText::from(e)).map_err(|e| Error::internal("writing a revision", e))
+}
+
+/// Where a sealed text belongs.
+fn place(id: &str, column: &str) -> String {
+    format!("revisions/{id}/{column}")
+}

@@ -1,0 +1,266 @@
+//! Starting, failing, crashing and stopping.
+
+use super::*;
+use hoistway_agent::runtime::Failure;
+use hoistway_model::Code;
+use std::os::unix::fs::PermissionsExt;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_answers_and_is_removed() {
+    let stage = Stage::new().await;
+    let (instance, started) = stage.ready("import os\ndef handle(line): return f'{line} {os.getpid()}'").await;
+    let answer = ask(&started, "hello").await;
+    let pid: i32 = answer.strip_prefix("hello ").unwrap().parse().unwrap();
+    let (agent, launcher) = (Watched::new(pid), Watched::new(parent_of(pid)));
+
+    // Once more is no second instance.
+    let again = stage.runtime.apply(instance.clone()).await.unwrap();
+    assert_eq!(again.address, started.address);
+    assert_eq!(stage.runtime.status(&instance.revision).await.unwrap().unwrap().state(), State::Ready);
+
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+    assert_eq!(started.state(), State::Gone);
+    agent.ends();
+    launcher.ends();
+    assert!(!Path::new(&format!("/proc/{}", launcher.pid)).exists(), "the launcher is a zombie");
+    assert!(TcpStream::connect(&started.address).is_err());
+    assert!(stage.runtime.status(&instance.revision).await.unwrap().is_none());
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+
+    // And it can come back.
+    let back = stage.runtime.apply(instance).await.unwrap();
+    back.ready().await.unwrap();
+    assert!(ask(&back, "again").await.starts_with("again"));
+    stage.runtime.shutdown(GRACE).await;
+    assert_eq!(back.state(), State::Gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_start_tells_why_without_secrets() {
+    let stage = Stage::new().await;
+    let source = "import os\nprint('loading')\nraise ValueError('bad key ' + os.environ['STRIPE_KEY'])";
+    let instance = stage.instance(source);
+    let started = stage.runtime.apply(instance.clone()).await.unwrap();
+    let error = started.ready().await.unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (Code::AgentStartFailed, "ValueError: bad key ********"));
+    assert!(error.details.contains(&"loading".to_owned()), "{:?}", error.details);
+    assert!(error.details.contains(&"ValueError: bad key ********".to_owned()), "{:?}", error.details);
+    assert!(error.details[0].starts_with("loading") || error.details[0].starts_with("Traceback"));
+    // It is not tried again, holds no port and no directory, and stays visible until it is removed.
+    assert!(TcpStream::connect(&started.address).is_err());
+    assert_eq!(std::fs::read_dir(stage.dir.path().join("data/run")).unwrap().count(), 0);
+    assert!(matches!(started.state(), State::Failed(_)));
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+    assert_eq!(started.state(), State::Gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_may_end_in_any_way() {
+    let stage = Stage::new().await;
+    let failed = async |instance| {
+        let started = stage.runtime.apply(instance).await.unwrap();
+        match until(&started, |s| matches!(s, State::Failed(_))).await {
+            State::Failed(Failure { message, log }) => (message, log),
+            other => panic!("{other}"),
+        }
+    };
+    let (message, _) = failed(stage.instance("import os\nos._exit(3)")).await;
+    assert_eq!(message, "exited with status 3 before it was ready");
+
+    let lines = "import os, sys\nfor n in range(100): print('line', n, file=sys.stderr)\nos.abort()";
+    let (message, log) = failed(stage.instance(lines)).await;
+    assert_eq!(message, "killed by SIGABRT before it was ready: line 99");
+    assert_eq!((log.len(), log[0].as_str()), (40, "line 60"));
+
+    let mut instance = stage.instance("");
+    let Program::Unpacked { interpreter, .. } = &mut instance.program else { unreachable!() };
+    *interpreter = "/nowhere/python3".into();
+    let (message, _) = failed(instance).await;
+    assert!(
+        message.starts_with("exited with status 127 before it was ready: hoistway: cannot run /nowhere/python3"),
+        "{message}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crashed_agent_starts_again_on_the_same_port() {
+    let stage = Stage::with(|config| config.backoff.first = Duration::from_millis(200)).await;
+    let source = "import os, sys, signal
+def handle(line):
+    if line == 'segv': os.kill(os.getpid(), signal.SIGSEGV)
+    if line == 'exit': print('giving up', file=sys.stderr); os._exit(7)
+    return line";
+    let (instance, started) = stage.ready(source).await;
+
+    assert_eq!(ask(&started, "segv").await, "");
+    let crashed = until(&started, |s| matches!(s, State::Crashed { .. })).await;
+    let State::Crashed { failure, restarts, next_try_ms } = crashed else { unreachable!() };
+    assert_eq!((failure.message.as_str(), restarts), ("killed by SIGSEGV", 0));
+    assert!(next_try_ms > 0);
+    // Nobody listens now, and still the connection is not refused: it waits.
+    assert_eq!(ask(&started, "patient").await, "patient");
+    assert_eq!(started.state(), State::Ready);
+
+    ask(&started, "exit").await;
+    let crashed = until(&started, |s| matches!(s, State::Crashed { .. })).await;
+    let State::Crashed { failure, restarts, .. } = &crashed else { unreachable!() };
+    assert_eq!((failure.message.as_str(), *restarts), ("exited with status 7: giving up", 1));
+    assert_eq!(
+        crashed.to_string(),
+        "crashed: exited with status 7: giving up (starts again by itself; restarts so far: 1)"
+    );
+    // A crashed agent can be removed while it waits.
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+    assert_eq!(started.state(), State::Gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proven_revision_is_tried_again_when_its_start_fails() {
+    let stage = Stage::new().await;
+    let marker = stage.dir.path().join("third-time");
+    let source = format!(
+        "import os
+tries = len(os.listdir({0:?})) if os.path.isdir({0:?}) else 0
+os.makedirs({0:?} + '/' + str(tries))
+if tries < 3: raise RuntimeError('not yet')
+def handle(line): return str(tries)",
+        marker.to_str().unwrap()
+    );
+    let instance = Instance { proven: true, ..stage.instance(&source) };
+    let started = stage.runtime.apply(instance.clone()).await.unwrap();
+    started.ready().await.unwrap();
+    assert_eq!(ask(&started, "x").await, "3");
+    let log = stage.runtime.logs(&instance.agent, 100).await.unwrap();
+    let remarks: Vec<_> = log.iter().filter(|l| l.text.contains("started again in")).map(|l| &*l.text).collect();
+    assert_eq!(
+        remarks,
+        ["0.02", "0.04", "0.08"].map(|s| format!("RuntimeError: not yet; the agent is started again in {s} s"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_the_request_in_flight() {
+    let stage = Stage::new().await;
+    let source = "import time, os
+def handle(line):
+    open(os.environ['HOME'] + '/' + line, 'w').close()
+    while not os.path.exists(os.environ['HOME'] + '/go'): time.sleep(0.01)
+    return 'finished ' + line";
+    let (instance, started) = stage.ready(source).await;
+    let run = std::fs::read_dir(stage.dir.path().join("data/run")).unwrap().next().unwrap().unwrap().path();
+    let (first, second) = (started.clone(), started.clone());
+    let first = tokio::spawn(async move { ask(&first, "one").await });
+    wait_for_file(&run.join("home/one")).await;
+    let second = tokio::spawn(async move { ask(&second, "two").await });
+    wait_for_backlog(&started.address).await;
+    let removed = stage.runtime.remove(&instance.revision, GRACE);
+    let release = async {
+        // The stop is under way; the request ends only now.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        std::fs::write(run.join("home/go"), "").unwrap();
+    };
+    let (removed, ()) = tokio::join!(removed, release);
+    removed.unwrap();
+    assert_eq!(first.await.unwrap(), "finished one");
+    assert_eq!(second.await.unwrap(), "finished two");
+    assert!(!run.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_will_not_end_is_killed_after_its_grace() {
+    let stage = Stage::new().await;
+    let source = "import signal, os
+def handle(line):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return str(os.getpid())";
+    let (instance, started) = stage.ready(source).await;
+    let agent = Watched::new(ask(&started, "ignore").await.parse().unwrap());
+    let before = std::time::Instant::now();
+    stage.runtime.remove(&instance.revision, Duration::from_millis(300)).await.unwrap();
+    assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&before.elapsed()));
+    agent.ends();
+
+    // A second, less patient request shortens the first.
+    let (instance, started) = stage.ready(source).await;
+    ask(&started, "ignore").await;
+    let patient = stage.runtime.remove(&instance.revision, Duration::from_secs(600));
+    let hasty = stage.runtime.remove(&instance.revision, Duration::ZERO);
+    let (patient, hasty) = tokio::time::timeout(LIMIT, async { tokio::join!(patient, hasty) }).await.unwrap();
+    patient.and(hasty).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_can_be_given_up() {
+    let stage = Stage::new().await;
+    let instance = stage.instance("import time\nprint('slow')\ntime.sleep(600)");
+    let started = stage.runtime.apply(instance.clone()).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(300), started.ready()).await.is_err());
+    assert_eq!(started.state(), State::Starting);
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+    assert_eq!(started.ready().await.unwrap_err().code, Code::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_start_at_a_time_and_a_slow_one_does_not_hold_up_the_rest_for_ever() {
+    let stage = Stage::with(|config| {
+        config.concurrent_starts = 1;
+        config.start_turn = Duration::from_millis(700);
+    })
+    .await;
+    let before = std::time::Instant::now();
+    let slow = stage.runtime.apply(stage.instance("import time\ntime.sleep(600)")).await.unwrap();
+    let (_, quick) = stage.ready("def handle(line): return line").await;
+    assert!(before.elapsed() >= Duration::from_millis(700));
+    assert_eq!((slow.state(), quick.state()), (State::Starting, State::Ready));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_runner_speaks_the_same_protocol() {
+    let runner = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../build/runner/hoistway_runner.py"));
+    let stage = Stage::new().await;
+    let mut instance = stage.instance("def handler(request, context=None): return {'response': 'real'}");
+    let Program::Unpacked { runner: path, .. } = &mut instance.program else { unreachable!() };
+    *path = runner.into();
+    let started = stage.runtime.apply(instance.clone()).await.unwrap();
+    started.ready().await.unwrap();
+    let answer = ask(&started, "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+
+    let mut broken = stage.instance("import nothing_of_this_name");
+    let Program::Unpacked { runner: path, .. } = &mut broken.program else { unreachable!() };
+    *path = runner.into();
+    let error = stage.runtime.apply(broken).await.unwrap().ready().await.unwrap_err();
+    assert_eq!(error.message, "ModuleNotFoundError: No module named 'nothing_of_this_name'");
+}
+
+async fn wait_for_file(path: &Path) {
+    let seen = async {
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, seen).await.unwrap();
+}
+
+/// Waits until a connection waits in the listener's backlog: the receive queue of a listening socket counts them.
+async fn wait_for_backlog(address: &str) {
+    let port = address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+    let ours = format!("0100007F:{port:04X} 00000000:0000 0A 00000000:00000001");
+    let seen = async {
+        while !std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&ours) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, seen).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_directories_are_private() {
+    let stage = Stage::new().await;
+    let (_, _started) = stage.ready("def handle(line): return line").await;
+    let run = std::fs::read_dir(stage.dir.path().join("data/run")).unwrap().next().unwrap().unwrap().path();
+    for dir in ["", "home", "tmp"] {
+        assert_eq!(std::fs::metadata(run.join(dir)).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}

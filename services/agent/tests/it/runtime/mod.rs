@@ -1,0 +1,152 @@
+//! The process runtime with real launchers and a real Python. `stand_in_runner.py` speaks the runner's start protocol
+//! and is small enough to misbehave on request.
+
+mod life;
+mod logs;
+mod place;
+mod tree;
+
+use hoistway_agent::runtime::{Backoff, Instance, ProcessConfig, ProcessRuntime, Program, Runtime, Started, State};
+use hoistway_model::{Name, RevisionId, Secret};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Long enough for the slowest machine; nothing waits so long unless it fails.
+const LIMIT: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(20);
+
+/// The real interpreter behind `python3`.
+fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let code = "import os, sys; print(os.path.realpath(sys.executable))";
+        let out = Command::new("python3").args(["-c", code]).output().unwrap();
+        assert!(out.status.success(), "python3 is needed");
+        String::from_utf8(out.stdout).unwrap().trim().into()
+    })
+}
+
+/// A runtime in a directory of its own.
+struct Stage {
+    runtime: ProcessRuntime,
+    dir: TempDir,
+}
+
+fn config(dir: &Path) -> ProcessConfig {
+    ProcessConfig {
+        launcher: env!("CARGO_BIN_EXE_hoistway-agent").into(),
+        backoff: Backoff {
+            first: Duration::from_millis(20),
+            most: Duration::from_millis(80),
+            forgiven_after: Duration::from_secs(60),
+        },
+        ..ProcessConfig::new(dir.join("data"))
+    }
+}
+
+impl Stage {
+    async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut ProcessConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        change(&mut config);
+        Self { runtime: ProcessRuntime::new(config).await.unwrap(), dir }
+    }
+
+    fn instance(&self, source: &str) -> Instance {
+        instance(self.dir.path(), source)
+    }
+
+    /// Starts an agent and waits until it is ready.
+    async fn ready(&self, source: &str) -> (Instance, Started) {
+        let instance = self.instance(source);
+        let started = self.runtime.apply(instance.clone()).await.unwrap();
+        tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
+        (instance, started)
+    }
+}
+
+fn instance(dir: &Path, source: &str) -> Instance {
+    let revision = RevisionId::mint();
+    let app_dir = dir.join(revision.simple());
+    std::fs::create_dir(&app_dir).unwrap();
+    std::fs::write(app_dir.join("agent.py"), source).unwrap();
+    Instance {
+        agent: Name::parse("name", "test-agent").unwrap(),
+        revision,
+        program: Program::Unpacked {
+            app_dir,
+            site_dirs: vec!["/opt/site".into()],
+            runner: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/stand_in_runner.py").into(),
+            interpreter: python().into(),
+        },
+        env: vec![
+            ("USER_ENTRY_POINT".into(), Secret::new("agent.py")),
+            ("STRIPE_KEY".into(), Secret::new("sk-very-secret")),
+            ("LANG".into(), Secret::new("C")),
+        ],
+        invoke_token: Secret::new("invoke-token-1"),
+        mask: vec![Secret::new("sk-very-secret")],
+        proven: false,
+    }
+}
+
+/// Sends one line to the agent and returns its answer; empty if it ended instead.
+async fn ask(started: &Started, line: &str) -> String {
+    let (address, line) = (started.address.clone(), format!("{line}\n"));
+    tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(line.as_bytes()).unwrap();
+        let mut answer = String::new();
+        let _ = BufReader::new(stream).read_line(&mut answer);
+        answer.trim().to_owned()
+    })
+    .await
+    .unwrap()
+}
+
+/// Waits for a state.
+async fn until(started: &Started, wanted: impl FnMut(&State) -> bool) -> State {
+    let mut states = started.states.clone();
+    let state = tokio::time::timeout(LIMIT, states.wait_for(wanted)).await.unwrap().unwrap();
+    state.clone()
+}
+
+/// A process that is watched for its end.
+struct Watched {
+    pid: i32,
+    fd: OwnedFd,
+}
+
+impl Watched {
+    fn new(pid: i32) -> Self {
+        Self { pid, fd: pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap() }
+    }
+
+    fn kill(&self) {
+        kill_process(Pid::from_raw(self.pid).unwrap(), Signal::KILL).unwrap();
+    }
+
+    fn ends(&self) {
+        let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&limit)), Ok(1), "pid {}", self.pid);
+    }
+}
+
+/// The parent of a process: field 4 of its state.
+fn parent_of(pid: i32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

@@ -1,0 +1,113 @@
+//! What an agent's process finds around it.
+
+use super::*;
+use hoistway_agent::launcher::RunAs;
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+
+const LOOK: &str = "import json, os, sys
+def handle(line):
+    status = dict(l.split(':', 1) for l in open('/proc/self/status').read().splitlines() if ':' in l)
+    limits = {l[:26].strip(): l[26:].split()[:2] for l in open('/proc/self/limits')}
+    home, tmp = os.environ['HOME'], os.environ['TMPDIR']
+    for d in (home, tmp): open(d + '/mine', 'w').close()
+    return json.dumps({
+        'env': dict(os.environ), 'cwd': os.getcwd(), 'uid': os.getuid(), 'groups': os.getgroups(),
+        'options': OPTIONS, 'config': CONFIG, 'argv0': open('/proc/self/cmdline').read().split(chr(0))[0],
+        'launcher': open('/proc/%d/cmdline' % os.getppid()).read().split(chr(0))[:2],
+        'fds': {fd: os.readlink('/proc/self/fd/' + fd) for fd in os.listdir('/proc/self/fd')
+                if os.path.exists('/proc/self/fd/' + fd) or not os.readlink('/proc/self/fd/' + fd).startswith('/proc')},
+        'new_privs': status['NoNewPrivs'].strip(), 'ignored': int(status['SigIgn'], 16), 'blocked': int(status['SigBlk'], 16),
+        'limits': limits, 'mode': oct(os.stat(home + '/mine').st_mode & 0o777), 'group': os.getpgid(0) == os.getpid(),
+        'oom': open('/proc/self/oom_score_adj').read().strip(), 'session': os.getsid(0) == os.getppid(),
+    })";
+
+async fn look(stage: &Stage, instance: Instance) -> serde_json::Value {
+    let started = stage.runtime.apply(instance).await.unwrap();
+    started.ready().await.unwrap();
+    let port = started.address.rsplit_once(':').unwrap().1.to_owned();
+    let mut seen: serde_json::Value = serde_json::from_str(&ask(&started, "look").await).unwrap();
+    seen["port"] = port.into();
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environment_is_the_given_one_and_no_more() {
+    let stage = Stage::with(|config| config.limits.open_files = Some(512)).await;
+    let instance = stage.instance(LOOK);
+    let Program::Unpacked { app_dir, interpreter, runner, .. } = instance.program.clone() else { unreachable!() };
+    let seen = look(&stage, instance).await;
+
+    let mut env: BTreeMap<String, String> = serde_json::from_value(seen["env"].clone()).unwrap();
+    let (home, tmp) = (env.remove("HOME").unwrap(), env.remove("TMPDIR").unwrap());
+    let expected = [
+        ("LANG", "C"),
+        ("PATH", &format!("{}:/usr/local/bin:/usr/bin:/bin", interpreter.parent().unwrap().display())),
+        ("PORT", seen["port"].as_str().unwrap()),
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+        ("PYTHONUNBUFFERED", "1"),
+        ("STRIPE_KEY", "sk-very-secret"),
+        ("USER_ENTRY_POINT", "agent.py"),
+    ];
+    // LC_CTYPE is Python's own doing in the C locale.
+    env.remove("LC_CTYPE");
+    assert_eq!(env, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    assert!(home.starts_with(stage.dir.path().to_str().unwrap()) && home != tmp);
+    assert!(tmp.ends_with("/tmp") && tmp.len() < stage.dir.path().to_str().unwrap().len() + 30, "{tmp}");
+
+    assert_eq!(seen["cwd"], app_dir.to_str().unwrap());
+    assert_eq!(seen["options"]["--app"][0], app_dir.to_str().unwrap());
+    assert_eq!(seen["options"]["--site"][0], "/opt/site");
+    assert_eq!(seen["config"], serde_json::json!({"token": "invoke-token-1", "mask": ["sk-very-secret"]}));
+    assert_eq!(seen["argv0"], interpreter.to_str().unwrap());
+    assert!(runner.exists());
+    assert_eq!(seen["launcher"], serde_json::json!(["hoistway-agent test-agent", "__agent-init"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_is_limited() {
+    let stage = Stage::with(|config| config.limits.open_files = Some(512)).await;
+    let seen = look(&stage, stage.instance(LOOK)).await;
+    assert_eq!(seen["new_privs"], "1");
+    assert_eq!(seen["limits"]["Max open files"], serde_json::json!(["512", "512"]));
+    assert_eq!(seen["limits"]["Max core file size"], serde_json::json!(["0", "0"]));
+    assert_eq!(seen["limits"]["Max file size"], serde_json::json!(["4294967296", "4294967296"]));
+    assert_eq!(seen["mode"], "0o600");
+    assert_eq!((&seen["group"], &seen["session"]), (&true.into(), &true.into()));
+    assert!(seen["oom"].as_str().unwrap().parse::<i32>().unwrap() >= 500);
+    assert_eq!(seen["blocked"], 0);
+    // Python itself ignores SIGPIPE and SIGXFSZ.
+    assert_eq!(seen["ignored"].as_u64().unwrap() & !(1 << 12 | 1 << 24), 0);
+    // Nothing is inherited but the standard streams, the listener, and nothing else is open but the agent's connection.
+    let fds: BTreeMap<String, String> = serde_json::from_value(seen["fds"].clone()).unwrap();
+    let names: Vec<&str> = fds.values().map(|name| name.split(':').next().unwrap()).collect();
+    assert_eq!(fds["0"], "/dev/null");
+    assert_eq!(names.iter().filter(|n| **n == "pipe").count(), 2, "{fds:?}");
+    assert_eq!(names.iter().filter(|n| **n == "socket").count(), 2, "{fds:?}");
+    assert_eq!(names.len(), 5, "{fds:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_of_its_own() {
+    let python = Path::new("/usr/bin/python3");
+    if !rustix::process::geteuid().is_root() || !python.exists() {
+        eprintln!("skipped: needs root and {}", python.display());
+        return;
+    }
+    let user = RunAs { uid: 54_321, gid: 54_321 };
+    let stage = Stage::with(|config| config.run_as = Some(user)).await;
+    let open = std::fs::Permissions::from_mode(0o755);
+    for dir in ["", "data", "data/run"] {
+        std::fs::set_permissions(stage.dir.path().join(dir), open.clone()).unwrap();
+    }
+    let runner = stage.dir.path().join("runner.py");
+    let mut instance = stage.instance(LOOK);
+    let Program::Unpacked { interpreter, runner: path, .. } = &mut instance.program else { unreachable!() };
+    std::fs::copy(&*path, &runner).unwrap();
+    (*interpreter, *path) = (python.into(), runner);
+    let seen = look(&stage, instance.clone()).await;
+    assert_eq!(seen["uid"], user.uid);
+    assert_eq!(seen["groups"], serde_json::json!([]));
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+    assert_eq!(std::fs::read_dir(stage.dir.path().join("data/run")).unwrap().count(), 0);
+}

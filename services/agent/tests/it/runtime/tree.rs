@@ -1,0 +1,144 @@
+//! Nothing that an agent starts outlives it, whichever way it ends.
+
+use super::*;
+use std::process::Stdio;
+
+/// An agent with a child, a child in a session of its own, and a daemon that was forked twice. They hold no pipe and
+/// no terminal, and ignore SIGTERM and SIGHUP.
+const FAMILY: &str = "import os, signal, time
+def linger(tell):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.write(tell, b'%d ' % os.getpid())
+    os.closerange(0, 256)
+    time.sleep(600)
+    os._exit(0)
+def family():
+    read, write = os.pipe()
+    if os.fork() == 0: linger(write)
+    if os.fork() == 0: os.setsid(); linger(write)
+    middle = os.fork()
+    if middle == 0:
+        os.setsid()
+        if os.fork() == 0: os.environ.clear(); linger(write)
+        os._exit(0)
+    os.waitpid(middle, 0)
+    text = b''
+    while len(text.split()) < 3 or not text.endswith(b' '): text += os.read(read, 100)
+    return text.decode() + str(os.getpid())
+def handle(line):
+    return family() if line == 'family' else os._exit(1)";
+
+/// The agent's three descendants, itself and its launcher.
+async fn family(started: &Started) -> Vec<Watched> {
+    let answer = ask(started, "family").await;
+    let mut all: Vec<Watched> = answer.split(' ').map(|pid| Watched::new(pid.parse().unwrap())).collect();
+    assert_eq!(all.len(), 4, "{answer}");
+    all.push(Watched::new(parent_of(all[3].pid)));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn remove_ends_the_whole_family() {
+    let stage = Stage::new().await;
+    let (instance, started) = stage.ready(FAMILY).await;
+    let family = family(&started).await;
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+    family.iter().for_each(Watched::ends);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_ends_the_rest_of_the_family() {
+    let stage = Stage::new().await;
+    let (_, started) = stage.ready(FAMILY).await;
+    let family = family(&started).await;
+    family[3].kill();
+    family.iter().for_each(Watched::ends);
+    until(&started, |state| *state == State::Ready).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_runtime_ends_everything() {
+    let stage = Stage::new().await;
+    let (_, started) = stage.ready(FAMILY).await;
+    let family = family(&started).await;
+    drop(stage.runtime);
+    family.iter().for_each(Watched::ends);
+    until(&started, |state| *state == State::Gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launcher_that_is_killed_takes_its_agent_along() {
+    let stage = Stage::new().await;
+    let (_, started) = stage.ready(FAMILY).await;
+    let family = family(&started).await;
+    family[4].kill();
+    // The agent's process group goes; a daemon that left it is the one thing that only the launcher could have found.
+    [0, 3, 4].iter().for_each(|&n| family[n].ends());
+    until(&started, |state| *state == State::Ready).await;
+    [1, 2].iter().for_each(|&n| family[n].kill());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_forks_is_ended() {
+    let stage = Stage::new().await;
+    let source = "import os, time
+def handle(line):
+    for _ in range(4):
+        if os.fork() == 0:
+            end = time.time() + 60
+            while time.time() < end:
+                if os.fork() != 0: os._exit(0)
+            os._exit(0)
+    return str(os.getpid())";
+    let (instance, started) = stage.ready(source).await;
+    let agent = Watched::new(ask(&started, "go").await.parse().unwrap());
+    let removed = stage.runtime.remove(&instance.revision, Duration::from_millis(100));
+    tokio::time::timeout(LIMIT, removed).await.unwrap().unwrap();
+    agent.ends();
+    let home = stage.dir.path().join("data/run");
+    assert!(!any_process_with(home.to_str().unwrap()), "a process of the storm is left");
+}
+
+fn any_process_with(text: &str) -> bool {
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.into_iter().any(|pid| {
+        std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| String::from_utf8_lossy(&env).contains(text))
+    })
+}
+
+const SUPERVISE: &str = "HOISTWAY_TEST_SUPERVISE";
+
+/// Not a test by itself: the process that the next test kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn supervisor_to_be_killed() {
+    let Some(dir) = std::env::var_os(SUPERVISE).map(PathBuf::from) else { return };
+    let runtime = ProcessRuntime::new(config(&dir)).await.unwrap();
+    let started = runtime.apply(instance(&dir, FAMILY)).await.unwrap();
+    started.ready().await.unwrap();
+    println!("\naddress={}", started.address);
+    std::future::pending().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_the_supervisor_ends_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut supervisor = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "runtime::tree::supervisor_to_be_killed", "--nocapture"])
+        .env(SUPERVISE, dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(supervisor.stdout.take().unwrap()).lines();
+    let address = lines.find_map(|line| line.unwrap().strip_prefix("address=").map(str::to_owned)).unwrap();
+    let (_, states) = tokio::sync::watch::channel(State::Ready);
+    let family = family(&Started { address: address.clone(), states }).await;
+    supervisor.kill().unwrap();
+    supervisor.wait().unwrap();
+    family.iter().for_each(Watched::ends);
+    assert!(TcpStream::connect(address).is_err());
+
+    // The next one finds the directory and cleans it.
+    assert_eq!(std::fs::read_dir(dir.path().join("data/run")).unwrap().count(), 1);
+    ProcessRuntime::new(config(dir.path())).await.unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("data/run")).unwrap().count(), 0);
+}

@@ -1,0 +1,790 @@
+"""Tests of the runner as its supervisor sees it: a real process, a listening socket, pipes and HTTP.
+
+    python3 -m unittest test_runner        (or: python3 test_runner.py)
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import py_compile
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import unittest
+
+RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hoistway_runner.py")
+WAIT = 30  # longer than anything takes; a test never waits this long unless it fails
+
+
+class Agent:
+    """A runner process in a directory of its own."""
+
+    def __init__(self, files, entry="agent.py", env=None, config=None, sites=(), flags=("-s",), prepare=None):
+        self.dir = tempfile.TemporaryDirectory()
+        self.app = os.path.join(self.dir.name, "app")
+        for name, text in {**files, **{f"../{k}": v for k, v in dict(sites).items()}}.items():
+            path = os.path.normpath(os.path.join(self.app, name))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(textwrap.dedent(text))
+        if prepare:
+            prepare(self.app)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.port = self.listener.getsockname()[1]
+        notify_reader, notify_writer = os.pipe()
+        config_reader, config_writer = os.pipe()
+        command = [sys.executable, *flags, RUNNER, "--app", self.app, "--listen-fd", str(self.listener.fileno()),
+                   "--notify-fd", str(notify_writer), "--config-fd", str(config_reader)]
+        for site in sorted({name.split("/")[0] for name in dict(sites)}):
+            command += ["--site", os.path.join(self.dir.name, site)]
+        self.out = open(os.path.join(self.dir.name, "stdout"), "w+b")
+        self.err = open(os.path.join(self.dir.name, "stderr"), "w+b")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err, cwd=self.dir.name,
+            pass_fds=(self.listener.fileno(), notify_writer, config_reader),
+            env={"PATH": os.environ["PATH"], "USER_ENTRY_POINT": entry, "AGENT_NAME": "tested", "PORT": "1",
+                 "TMPDIR": self.dir.name, **(env or {})})
+        for fd in (notify_writer, config_reader):
+            os.close(fd)
+        self.listener.close()  # as a supervisor's copy would keep the queue of connections alive after the runner's end
+        with open(config_writer, "w") as pipe:
+            json.dump(config or {}, pipe)
+        self.notify = open(notify_reader)
+        self.event = None
+
+    def __enter__(self):
+        line = self.notify.readline()
+        self.event = json.loads(line) if line else None
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for file in (self.notify, self.out, self.err):
+            file.close()
+        self.dir.cleanup()
+
+    def text(self, file):
+        with open(file.name, encoding="utf-8") as copy:
+            return copy.read()
+
+    def stdout(self):
+        return self.text(self.out)
+
+    def stderr(self):
+        return self.text(self.err)
+
+    def request(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
+        with contextlib.closing(connection):
+            connection.request(method, path, body=body, headers=headers or {})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read()), response.headers
+
+    def invoke(self, message="x", headers=None, **more):
+        status, answer, _ = self.request("POST", "/invoke", json.dumps({"message": message, **more}), headers)
+        return status, answer
+
+    def response(self, message="x", **more):
+        status, answer = self.invoke(message, **more)
+        assert status == 200, (status, answer, self.stderr())
+        return answer["response"]
+
+    def stream(self, message="x"):
+        """The events of a stream, the last one as the text it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
+        with contextlib.closing(connection):
+            connection.request("POST", "/invoke/stream", body=json.dumps({"message": message}))
+            response = connection.getresponse()
+            assert response.status == 200 and response.headers["Content-Type"] == "text/event-stream"
+            data = [line[6:].strip().decode() for line in response if line.startswith(b"data: ")]
+        return [json.loads(d) for d in data[:-1]] + data[-1:]
+
+    def connect(self, message="x"):
+        """A connection on which an invoke has been sent and not yet read."""
+        body = json.dumps({"message": message}).encode()
+        peer = socket.create_connection(("127.0.0.1", self.port), WAIT)
+        peer.sendall(b"POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        return peer
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(WAIT)
+
+
+def read_all(peer):
+    with contextlib.closing(peer):
+        return b"".join(iter(lambda: peer.recv(1 << 16), b""))
+
+
+def source(code, **kwargs):
+    return Agent({"agent.py": code}, **kwargs)
+
+
+class Shapes(unittest.TestCase):
+    """Which code is found, and what it is given."""
+
+    def answers(self, code, want, message="x", **kwargs):
+        with source(code, **kwargs) as agent:
+            self.assertEqual(agent.event, {"event": "ready"}, agent.stderr())
+            self.assertEqual(agent.response(message), want)
+
+    def test_handler(self):
+        self.answers("def handler(request, context): return {'response': 'v1:' + request['message']}", "v1:x")
+
+    def test_main_takes_the_request(self):
+        self.answers("def main(request): return {'response': 'main ' + request['message']}", "main x")
+
+    def test_run_takes_nothing(self):
+        self.answers("def run(): return 'run'", "run")
+
+    def test_message_by_name_and_by_annotation(self):
+        self.answers("def handler(message): return 'm ' + message", "m x")
+        self.answers("def handler(anything: str): return 'a ' + anything", "a x")
+        self.answers("from __future__ import annotations\ndef handler(anything: str): return 'f ' + anything", "f x")
+        self.answers("def handler(message: dict): return 'd ' + message['message']", "d x")
+
+    def test_other_signatures(self):
+        self.answers("def handler(**options): return sorted(options)", [])
+        self.answers("def handler(*, verbose=False): return verbose", False)
+        self.answers("def handler(*both): return both[0]['message']", "x")
+        self.answers("def handler(request, *rest): return [type(r).__name__ for r in rest]", ["RunContext"])
+        self.answers("class C:\n  def answer(self, query): return 'q ' + query\nhandler = C().answer", "q x")
+        self.answers("class C:\n  def __call__(self, request, ctx): return request['message']\nhandler = C()", "x")
+        self.answers("import functools\ndef f(a, b, c): return a + b['message']\nhandler = functools.partial(f, 'p ')", "p x")
+
+    def test_async(self):
+        self.answers("async def handler(request, context): return {'response': 'async ' + request['message']}", "async x")
+        self.answers("async def f(m): return 'awaited ' + m\ndef handler(message): return f(message)", "awaited x")
+
+    def test_extra_keys_are_kept_and_win(self):
+        with source("def handler(r, c): return {'response': 'r', 'extra': 7, 'model': 'mine'}", env={"LLM_MODEL": "m"}) as agent:
+            status, answer = agent.invoke(headers={"X-Request-Id": "id-1"})
+        self.assertEqual(status, 200)
+        self.assertIsInstance(answer.pop("duration_ms"), int)
+        self.assertEqual(answer, {"response": "r", "extra": 7, "model": "mine", "usage": {}, "tool_calls_made": [],
+                                  "request_id": "id-1", "handler": "user"})
+
+    def test_results_keep_their_type(self):
+        for code, want in (("[1, {'a': None}]", [1, {"a": None}]), ("None", None), ("4.5", 4.5), ("True", True),
+                           ("{'response': {'a': [1]}}", {"a": [1]}), ("{'output': 'o'}", "o"),
+                           ("{'a': 1}", '{"a": 1}'), ("{'response': float('nan')}", None),
+                           ("{'response': {(1, 2): 3}}", {"(1, 2)": 3}), ("__import__('pathlib').Path('/p')", "/p")):
+            with self.subTest(code):
+                self.answers(f"def handler(r, c): return {code}", want)
+
+    def test_a_result_that_is_no_json_is_the_agents_error(self):
+        with source("def handler(r, c):\n  loop = []\n  loop.append(loop)\n  return loop") as agent:
+            status, answer = agent.invoke()
+        self.assertEqual((status, answer["code"]), (500, "agent_error"))
+
+    def test_framework_objects(self):
+        invoke = "class G:\n  def invoke(self, x): return %s\n%s = G()"
+        self.answers(invoke % ("{'output': 'graph'}", "agent"), "graph")
+        self.answers(invoke % ("{'result': x}", "chain"), "x")
+        self.answers(invoke % ("{'response': x}", "chain"), "x")
+        self.answers(invoke % ("{'answer': x}", "chain"), {"answer": "x"})
+        self.answers(invoke % ("x.upper()", "app"), "X")
+        self.answers("class C:\n  def kickoff(self, x): return 'crew ' + x\ncrew = C()", "crew x")
+        self.answers("class E:\n  agent = 1\n  def invoke(self, x): return {'output': x['input']}\nexecutor = E()", "x")
+        self.answers("class G:\n  nodes = ()\n  def invoke(self, x):\n    m = x['messages'][0]\n"
+                     "    return {'messages': [m, {'content': 'last ' + m['content']}]}\ngraph = G()", "last x")
+        self.answers("class M: content = 'text'\nclass G:\n  def invoke(self, x): return M()\nchain = G()", "text")
+        self.answers("class G:\n  async def invoke(self, x): return {'output': 'async ' + x}\nagent = G()", "async x")
+
+    def test_order(self):
+        agent = "class G:\n  def invoke(self, x): return 'agent'\nagent = G()\n"
+        main, run = "def main(): return 'main'\n", "def run(): return 'run'\n"
+        self.answers(agent + main + run + "def handler(): return 'handler'\n", "handler")
+        self.answers(main + run + agent, "agent")
+        self.answers(run + main, "main")
+        self.answers("agent = 'a name'\ngraph = dict()\ndef app(): pass\n" + main, "main")
+        self.answers("def agent(state): return 'node'\n" + run, "run")
+
+    def test_every_kind_of_binding_counts(self):
+        for code in ("if True:\n  def handler(): return 'here'", "def f(): return 'here'\nhandler = f",
+                     "try:\n  import zzz_nothing\nexcept ImportError:\n  handler = lambda: 'here'",
+                     "from typing import Any\nhandler: Any = lambda: 'here'", "print(handler := lambda: 'here')",
+                     "for handler in [lambda: 'here']: pass", "class handler:\n  def __new__(cls): return 'here'",
+                     "import contextlib\nwith contextlib.nullcontext(lambda: 'here') as handler: pass",
+                     "handler, x = (lambda: 'here'), 1", "match (lambda: 'here'):\n  case handler: pass"):
+            with self.subTest(code):
+                self.answers(code, "here")
+
+    def test_imported_names_do_not_count(self):
+        self.answers("from asyncio import run\nimport sys\nprint('got ' + sys.argv[1])", "got x")
+
+    def test_names_of_inner_scopes_do_not_count(self):
+        self.answers("def f():\n  handler = 1\n  def main(): pass\n[run for run in range(3)]\nprint('script')", "script")
+
+    def test_the_main_block_belongs_to_scripts(self):
+        self.answers("def run(): return 'imported'\nif __name__ == '__main__': raise SystemExit('ran')", "imported")
+        self.answers("def f(): return 'script'\nif __name__ == '__main__':\n  agent = object()\n  print(f())", "script")
+
+    def test_request_and_context(self):
+        code = """
+        def handler(request, context):
+            return {'response': [request, vars(context)]}
+        """
+        env = {"TOOL_URL_ECHO_TOOL": "http://echo", "LLM_MODEL": "m", "LLM_GATEWAY_URL": "http://llm", "SYSTEM_PROMPT": "p"}
+        with source(code, env=env) as agent:
+            headers = {"X-Request-Id": "r", "X-Run-ID": "n", "X-End-User-ID": "u"}
+            _, answer = agent.invoke("hé", headers, history=[{"role": "user"}], color="red", user_id="forged")
+            request, context = answer["response"]
+            plain = agent.response()[0]
+        session = {"history": [{"role": "user"}], "request_id": "r", "run_id": "n", "user_id": "u"}
+        self.assertEqual(request, {"message": "hé", "color": "red", **session})
+        self.assertEqual(context, {"tools": {"echo-tool": "http://echo"}, "llm_url": "http://llm", "model": "m",
+                                   "system_prompt": "p", "session": session})
+        self.assertEqual(sorted(plain), ["history", "message", "request_id"])
+        self.assertEqual(plain["history"], [])
+
+
+class Modules(unittest.TestCase):
+    """How the entry file and what it needs are imported."""
+
+    def test_package(self):
+        files = {"app/main.py": "from app.lib.words import hi\nfrom .lib import words\n"
+                                "def handler(r, c): return [hi, words.hi, __name__]",
+                 "app/__init__.py": "", "app/lib/__init__.py": "", "app/lib/words.py": "hi = 'from a package'"}
+        with Agent(files, "app/main.py") as agent:
+            self.assertEqual(agent.response(), ["from a package", "from a package", "app.main"])
+
+    def test_directory_without_init(self):
+        files = {"src/agent.py": "import words, top\nfrom . import words as again\n"
+                                 "def handler(r, c): return [words.w, again.w, top.t, __name__]",
+                 "src/words.py": "w = 'sibling'", "top.py": "t = 'top'"}
+        with Agent(files, "src/agent.py") as agent:
+            self.assertEqual(agent.response(), ["sibling", "sibling", "top", "src.agent"])
+
+    def test_names_that_cannot_be_imported(self):
+        for entry in ("my-agent.py", "json.py", "queue.py", "__main__.py", "sub dir/1.py", "code/x.py", "class.py"):
+            with self.subTest(entry), Agent({entry: "def handler(message): return message + __file__"}, entry) as agent:
+                self.assertEqual(agent.event, {"event": "ready"}, agent.stderr())
+                self.assertEqual(agent.response(), "x" + os.path.join(agent.app, entry))
+
+    def test_path(self):
+        code = "import sys, os\ndef handler(): return [sys.path, os.getcwd(), sys.argv]"
+        with source(code, sites={"deps/x.py": ""}) as agent:
+            path, cwd, argv = agent.response()
+            self.assertEqual((path[0], path[-1]), (agent.app, os.path.join(agent.dir.name, "deps")))
+            self.assertEqual(argv, [os.path.join(agent.app, "agent.py")])
+            self.assertFalse({"", cwd, os.path.dirname(RUNNER)} & set(path), path)
+            self.assertFalse([p for p in path[:-1] if p.endswith("-packages")], path)
+
+    def test_site_directories_and_pth(self):
+        sites = {"deps/dep.py": "d = 1", "deps/more.pth": "more\n", "deps/more/inner.py": "i = 2", "other/third.py": "t = 3"}
+        for flags in (("-s",), ("-s", "-S"), ("-I", "-S")):
+            with source("import dep, inner, third\ndef handler(): return [dep.d, inner.i, third.t]", sites=sites, flags=flags) as agent:
+                self.assertEqual(agent.response(), [1, 2, 3])
+
+    def test_prebuilt_bytecode_is_used_and_none_is_written(self):
+        def prepare(app):
+            words = os.path.join(app, "words.py")
+            py_compile.compile(words, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+            with open(words, "w", encoding="utf-8") as file:
+                file.write("w = 'source'")
+
+        files = {"agent.py": "import words, plain\ndef handler(): return words.w", "words.py": "w = 'bytecode'", "plain.py": ""}
+        with Agent(files, prepare=prepare) as agent:
+            self.assertEqual(agent.response(), "bytecode")
+            self.assertEqual([f.split(".")[0] for f in os.listdir(os.path.join(agent.app, "__pycache__"))], ["words"])
+
+    def test_multiprocessing(self):
+        code = """
+        import multiprocessing, os
+
+        def work(numbers):
+            return [os.getpid(), sum(numbers)]
+
+        def handler(message):
+            with multiprocessing.get_context(message).Pool(1) as pool:
+                pid, total = pool.apply(work, ([1, 2],))
+            return [pid != os.getpid(), total]
+        """
+        for method in ("spawn", "fork", "forkserver"):
+            with self.subTest(method), source(code) as agent:
+                self.assertEqual(agent.response(method), [True, 3], agent.stderr())
+                self.assertEqual(agent.response(method), [True, 3])
+                self.assertEqual(agent.terminate(), 0)
+                self.assertNotIn("Traceback", agent.stderr())
+
+    def test_a_terminated_child_does_not_end_the_agent(self):
+        code = """
+        import multiprocessing, time
+
+        def handler():
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            child.start()
+            child.terminate()
+            child.join()
+            return child.exitcode
+        """
+        with source(code) as agent:
+            self.assertEqual([agent.response(), agent.response()], [-signal.SIGTERM] * 2)
+
+    def test_a_forked_child_does_not_keep_the_port(self):
+        code = """
+        import multiprocessing, time
+
+        def handler():
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+            child.start()
+            return child.pid
+        """
+        with source(code) as agent:
+            child = agent.response()
+            try:
+                agent.process.kill()
+                agent.process.wait()
+                with self.assertRaises(ConnectionRefusedError):
+                    agent.connect()
+            finally:
+                os.kill(child, signal.SIGKILL)
+
+    def test_main_is_not_the_users_module(self):
+        code = "import __main__, sys\ndef handler(): return [__name__, sys.modules[__name__].__file__, hasattr(__main__, 'secret')]\nsecret = 1"
+        with source(code) as agent:
+            self.assertEqual(agent.response(), ["agent", os.path.join(agent.app, "agent.py"), False])
+
+
+class Starting(unittest.TestCase):
+    """A start that fails says why."""
+
+    def fails(self, code, *texts, **kwargs):
+        with source(code, **kwargs) as agent:
+            self.assertEqual(agent.event and agent.event["event"], "failed", agent.stderr())
+            self.assertEqual(agent.process.wait(WAIT), 1)
+            for text in texts:
+                self.assertIn(text, agent.event["error"])
+            stderr = agent.stderr()
+            self.assertNotIn("hoistway_runner", stderr)
+            self.assertNotIn("importlib", stderr)
+            return stderr
+
+    def test_exception_during_import(self):
+        code = "def boot():\n    raise RuntimeError('kaboom-77')\nboot()\ndef handler(r, c): pass"
+        with source(code) as agent:
+            path = os.path.join(agent.app, "agent.py")
+        stderr = self.fails(code, "RuntimeError: kaboom-77").replace("\\", "/")
+        first = stderr.splitlines()[1]
+        self.assertTrue(first.startswith('  File "') and first.endswith('/agent.py", line 3, in <module>'), (first, path))
+        self.assertTrue(stderr.rstrip().endswith("RuntimeError: kaboom-77"), stderr)
+
+    def test_missing_module(self):
+        self.fails("import zzz_nobody\ndef handler(): pass", "ModuleNotFoundError: No module named 'zzz_nobody'")
+
+    def test_missing_module_deep_in_a_package(self):
+        with Agent({"app/__init__.py": "import zzz_nobody", "app/main.py": "def handler(): pass"}, "app/main.py") as agent:
+            self.assertIn("zzz_nobody", agent.event["error"])
+            self.assertIn("app/__init__.py", agent.stderr())
+            self.assertNotIn("hoistway_runner", agent.stderr())
+
+    def test_syntax_errors(self):
+        for code in ("x = 1\n\ndef handler(:\n", "print(1)\n\nreturn 5\n", "x = 1\n\ndef handler(): yield = 1"):
+            self.assertIn('agent.py", line 3', self.fails(code, "SyntaxError", "line 3"))
+
+    def test_exit_during_import(self):
+        self.fails("import sys\ndef handler(): pass\nsys.exit('no key')", "SystemExit: no key")
+
+    def test_threads_of_a_failed_import_do_not_hold_it(self):
+        self.fails("import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\ndef run(): pass\n1 / 0", "ZeroDivisionError")
+
+    def test_web_application(self):
+        self.fails("async def app(scope, receive, send): pass", "ASGI or WSGI", "not supported yet")
+
+    def test_handler_that_cannot_be_called(self):
+        self.fails("handler = int('4')", "handler is int")
+
+    def test_no_entry(self):
+        self.fails("", "nope.py cannot be read: No such file", env={"USER_ENTRY_POINT": "nope.py"})
+        self.fails("", "USER_ENTRY_POINT", env={"USER_ENTRY_POINT": ""})
+
+    def test_secrets_are_masked(self):
+        code = "def handler(): pass\nraise ValueError('key is s3cr3t-99')"
+        self.assertNotIn("s3cr3t-99", self.fails(code, "key is ********", config={"mask": ["s3cr3t-99"]}))
+
+    def test_binds_the_port_itself_in_a_container(self):
+        with tempfile.TemporaryDirectory() as app, socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+            probe.close()
+            with open(os.path.join(app, "agent.py"), "w", encoding="utf-8") as file:
+                file.write("def handler(message): return message")
+            ready, notify = os.pipe()
+            process = subprocess.Popen([sys.executable, RUNNER, "--app", app, "--notify-fd", str(notify)], pass_fds=(notify,),
+                                       env={"PATH": os.environ["PATH"], "PORT": str(port), "USER_ENTRY_POINT": "agent.py"})
+            os.close(notify)
+            with open(ready) as pipe:
+                self.assertEqual(pipe.readline(), '{"event": "ready"}\n')
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT)
+            with contextlib.closing(connection):
+                connection.request("POST", "/invoke", body='{"message": "x"}')
+                self.assertEqual(json.loads(connection.getresponse().read())["response"], "x")
+            process.terminate()
+            self.assertEqual(process.wait(WAIT), 0)
+
+
+class Scripts(unittest.TestCase):
+    """An entry that offers nothing to call is run, as a whole, for each invoke."""
+
+    def test_message_in_three_places(self):
+        code = """
+        import os, sys
+        print(sys.argv[1:], os.environ["AGENT_MESSAGE"], sys.stdin.read(), __name__, os.path.basename(sys.argv[0]))
+        exit()
+        """
+        for flags in (("-s",), ("-I", "-S")):
+            with source(code, flags=flags) as agent:
+                self.assertEqual(agent.response("hé"), "['hé'] hé hé __main__ agent.py")
+
+    def test_large_message_and_message_with_nul(self):
+        code = "import os, sys\nprint(len(sys.argv[1]), len(os.environ.get('AGENT_MESSAGE', '')), len(sys.stdin.read()))"
+        with source(code) as agent:
+            self.assertEqual(agent.response("é" * 300_000), "300000 300000 300000")
+            self.assertEqual(agent.response("a\0b"), "3 0 3")
+
+    def test_not_at_start_and_once_per_invoke(self):
+        code = "import os, tempfile\np = os.path.join(tempfile.gettempdir(), 'n')\nopen(p, 'a').write('x')\nprint(len(open(p).read()))"
+        with source(code) as agent:
+            self.assertEqual([agent.response(), agent.response()], ["1", "2"])
+
+    def test_only_imports(self):
+        with source("import json\nimport os\n...") as agent:
+            self.assertEqual(agent.event, {"event": "ready"})
+            self.assertEqual(agent.response(), "")
+
+    def test_output_to_the_letter(self):
+        with source(r"import sys; sys.stdout.buffer.write(b'\na\r\n\n\xc3\xa9\xff\n\n')") as agent:
+            self.assertEqual(agent.response(), "\na\r\n\né\ufffd\n")
+
+    def test_failed_run(self):
+        code = "import sys\nprint('log', file=sys.stderr)\ndef f():\n    raise ValueError('bad-luck s3cr3t')\nf()"
+        with source(code, config={"mask": ["s3cr3t"]}) as agent:
+            status, answer = agent.invoke()
+            self.assertEqual((status, answer["error"], answer["code"]), (500, "ValueError: bad-luck ********", "agent_error"))
+            self.assertEqual(answer["details"][:2], ["log", "Traceback (most recent call last):"])
+            self.assertIn("line 5, in <module>", answer["details"][2])
+            self.assertIn("ValueError: bad-luck", agent.stderr())
+            self.assertNotIn("hoistway_runner", agent.stderr())
+
+    def test_exit_status_and_signal(self):
+        with source("import sys, os\nm = sys.argv[1]\nos.abort() if m == 'abort' else sys.exit(int(m) if m.isdigit() else m)") as agent:
+            self.assertEqual(agent.invoke("3")[1]["error"], "the script ended with exit status 3")
+            self.assertEqual(agent.invoke("sorry")[1]["error"], "sorry")
+            self.assertEqual(agent.invoke("abort")[1]["error"], f"the script ended with signal {signal.SIGABRT.value}")
+            self.assertEqual(agent.response("0"), "")
+
+    def test_stderr_is_live(self):
+        code = "import sys, time\nprint('begun', file=sys.stderr)\nsys.stdin.read()\ntime.sleep(600)"
+        with source(code) as agent, contextlib.closing(agent.connect()):
+            until = time.monotonic() + WAIT
+            while "begun" not in agent.stderr() and time.monotonic() < until:
+                time.sleep(0.01)
+            self.assertIn("begun", agent.stderr())
+
+    def test_endless_output_is_stopped(self):
+        with source("while True: print('a' * 9999)") as agent:
+            status, answer = agent.invoke()
+            self.assertEqual((status, answer["error"]), (500, "the script printed more than 8 MiB"))
+
+    def test_multiprocessing_spawn(self):
+        code = """
+        import multiprocessing
+        def work(n): return n + 1
+        if __name__ == "__main__":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                print(pool.apply(work, (1,)))
+        """
+        with source(code) as agent:
+            self.assertEqual(agent.response(), "2", agent.stderr())
+
+    def test_name_that_is_no_agent(self):
+        with source("class Plain: pass\nagent = Plain()\nprint('script')") as agent:
+            self.assertEqual(agent.response(), "script")
+            self.assertIn("agent.py: nothing to invoke in agent", agent.stderr())
+
+    def test_stream(self):
+        with source("import sys\nprint('one')\nprint('two')\nsys.exit(sys.argv[1] == 'fail')") as agent:
+            events = agent.stream()
+            self.assertEqual([e.get("delta") for e in events[:-2]], ["one", "\ntwo"])
+            self.assertEqual((events[-2]["type"], events[-1]), ("done", "[DONE]"))
+            self.assertEqual(agent.stream("fail")[-2]["message"], "the script ended with exit status 1")
+
+
+class Errors(unittest.TestCase):
+    """What the agent's exceptions become, and what a wrong request is told."""
+
+    def test_exception(self):
+        with source("def f(): raise ValueError('bad-luck-13')\ndef handler(r, c):\n  f()") as agent:
+            status, answer = agent.invoke()
+            self.assertEqual((status, answer["error"], answer["code"]), (500, "ValueError: bad-luck-13", "agent_error"))
+            self.assertEqual(answer["details"][0], "Traceback (most recent call last):")
+            self.assertIn('agent.py", line 3, in handler', answer["details"][1])
+            self.assertEqual(answer["details"][-1], "ValueError: bad-luck-13")
+            self.assertIn("line 3, in handler", agent.stderr())
+            self.assertNotIn("hoistway_runner", agent.stderr())
+            self.assertEqual(agent.invoke()[0], 500)
+
+    def test_exits_in_a_handler(self):
+        for definition in ("def handler(message):", "async def handler(message):"):
+            code = f"import sys\n{definition}\n  if message == 'exit': sys.exit(3)\n  if message == 'stop': raise KeyboardInterrupt\n  return 'alive'"
+            with source(code) as agent:
+                self.assertEqual(agent.invoke("exit"), (500, {"error": "SystemExit: 3", "code": "agent_error", "details": agent.invoke("exit")[1]["details"]}))
+                self.assertEqual(agent.invoke("stop")[1]["error"], "KeyboardInterrupt")
+                self.assertEqual(agent.response(), "alive")
+                self.assertNotIn("hoistway_runner", agent.stderr())
+
+    def test_wrong_signature_and_strange_exceptions(self):
+        with source("def handler(a, b, c): pass") as agent:
+            self.assertIn("TypeError: handler() missing 1 required", agent.invoke()[1]["error"])
+        with source("class E(Exception):\n  def __str__(self): raise ValueError\ndef handler(): raise E()") as agent:
+            self.assertEqual(agent.invoke()[1]["error"], "agent.E: <exception str() failed>")
+
+    def test_details_are_bounded(self):
+        with source("def handler(r):\n  raise ValueError('\\n'.join(map(str, range(100))))") as agent:
+            _, answer = agent.invoke()
+            self.assertEqual((len(answer["details"]), answer["details"][-1]), (20, "99"))
+            self.assertTrue(answer["error"].startswith("ValueError: 0\n1"))
+
+    def test_secrets_are_masked_in_errors(self):
+        secret = 'a"\'b\nc-s3cr3t'
+        code = "import os\ndef handler(r): raise KeyError(os.environ['KEY'] + ' and ' + os.environ['LONG'])"
+        with source(code, env={"KEY": secret, "LONG": "pass-word"}, config={"mask": [secret, "pass", "pass-word", ""]}) as agent:
+            _, answer = agent.invoke()
+            self.assertEqual(answer["error"], "KeyError: '******** and ********'")
+            self.assertNotIn("s3cr3t", json.dumps(answer) + agent.stderr())
+            self.assertEqual(agent.stream()[0]["message"], "KeyError: '******** and ********'")
+
+    def test_wrong_requests(self):
+        with source("def handler(m): return 1") as agent:
+            for body, text in ((b"{}", "message is required"), (b'{"message": ""}', "message is required"), (b"", "message is required"),
+                               (b'{"message": null}', "message is required"), (b'{"message": 5}', "message must be a string"),
+                               (b"{nope", "invalid JSON body"), (b"[1]", "must be a JSON object"), (b"\xff", "invalid JSON body"),
+                               (b"[" * 200_000, "invalid JSON body")):
+                for path in ("/invoke", "/invoke/stream"):
+                    status, answer, _ = agent.request("POST", path, body)
+                    self.assertEqual((status, answer["code"]), (400, "invalid_argument"), body[:20])
+                    self.assertIn(text, answer["error"])
+            for method, path, want in (("GET", "/nothing", 404), ("GET", "/invoke", 405), ("POST", "/healthz", 405)):
+                self.assertEqual(agent.request(method, path)[0], want)
+            for head, want in ((b"POST /invoke HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b" 400 "),
+                               (b"POST /invoke HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b" 411 "),
+                               (b"POST /invoke HTTP/1.1\r\nContent-Length: 33554433\r\n\r\n", b" 413 "),
+                               (b"nonsense\r\n\r\n", b" 400 "), (b"GET /" + b"a" * 70_000, b" 431 "),
+                               (b"GET /healthz HTTP/1.0\r\n\r\n", b" 200 ")):
+                peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
+                peer.sendall(head)
+                peer.shutdown(socket.SHUT_WR)
+                self.assertIn(want, read_all(peer).split(b"\r\n")[0], head[:50])
+
+    def test_a_refused_upload_reads_its_answer(self):
+        with source("def handler(m): return 1") as agent:
+            status, answer, _ = agent.request("POST", "/invoke", b"a" * (33 << 20))
+            self.assertEqual((status, answer["code"]), (413, "payload_too_large"))
+
+    def test_large_bodies_pass(self):
+        with source("def handler(message): return message") as agent:
+            self.assertEqual(len(agent.response("a" * (20 << 20))), 20 << 20)
+
+    def test_expect_continue(self):
+        with source("def handler(message): return message") as agent:
+            peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
+            peer.sendall(b"POST /invoke HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 16\r\n\r\n")
+            self.assertEqual(peer.recv(99), b"HTTP/1.1 100 Continue\r\n\r\n")
+            peer.sendall(b'{"message": "x"}')
+            self.assertIn(b'"response": "x"', read_all(peer))
+
+    def test_token(self):
+        with source("def handler(m): return 1", config={"token": "t0ken"}) as agent:
+            for headers in ({}, {"X-Hoistway-Invoke-Token": "wrong"}, {"X-Hoistway-Invoke-Token": "t0ke\xf1"}):
+                status, answer = agent.invoke(headers=headers)
+                self.assertEqual((status, answer["code"]), (403, "permission_denied"))
+                self.assertEqual(agent.request("POST", "/invoke/stream", "{}", headers)[0], 403)
+            self.assertEqual(agent.invoke(headers={"X-Hoistway-Invoke-Token": "t0ken"})[0], 200)
+            self.assertEqual(agent.request("GET", "/healthz")[:2], (200, {"status": "ok", "agent": "tested"}))
+            self.assertEqual(agent.request("GET", "/readyz")[:2], (200, {"status": "ready"}))
+
+
+class Serving(unittest.TestCase):
+    """Streams, concurrency, and what the process owes to its supervisor."""
+
+    def test_generators(self):
+        for code in ("def handler(m):\n  yield 'a'\n  yield b'b'\n  yield 'c'", "async def handler(m):\n  for c in 'abc': yield c",
+                     "async def f():\n  for c in 'abc': yield c\nasync def handler(m): return f()",
+                     "class M:\n  def __init__(self, c): self.content = c\ndef handler(m): return map(M, ['a', [{'text': 'b'}], 'c'])"):
+            with self.subTest(code), source(code) as agent:
+                self.assertEqual(agent.response(), "abc")
+                events = agent.stream()
+                self.assertEqual([e.get("delta") for e in events[:3]], ["a", "b", "c"])
+                self.assertEqual((events[3]["type"], events[4]), ("done", "[DONE]"))
+
+    def test_stream_of_a_plain_answer(self):
+        with source("def handler(r, c): return {'response': r['message'], 'extra': 7}", env={"LLM_MODEL": "m"}) as agent:
+            content, done, end = agent.stream("hé")
+            self.assertEqual((content, end), ({"type": "content", "delta": "hé"}, "[DONE]"))
+            self.assertEqual((done["type"], done["model"], done["tool_calls_made"], done["extra"]), ("done", "m", [], 7))
+
+    def test_stream_that_fails(self):
+        for code in ("def handler(m):\n  yield 'a'\n  raise ValueError('late')", "async def handler(m):\n  yield 'a'\n  raise ValueError('late')"):
+            with source(code) as agent:
+                content, error, end = agent.stream()
+                self.assertEqual((content["delta"], error, end), ("a", {"type": "error", "message": "ValueError: late", "code": "agent_error"}, "[DONE]"))
+
+    def test_pieces_arrive_at_once_and_a_lost_client_stops_the_agent(self):
+        body = "  open(os.environ['TMPDIR'] + '/state', 'w').write('begun')\n  try:\n    while True: yield 'piece'%s\n  finally: open(os.environ['TMPDIR'] + '/state', 'w').write('stopped')"
+        for head, tail in (("def", ""), ("async def", "; await asyncio.sleep(0.001)")):
+            with self.subTest(head), source(f"import asyncio, os\n{head} handler(m):\n" + body % tail) as agent:
+                peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
+                peer.sendall(b'POST /invoke/stream HTTP/1.1\r\nContent-Length: 16\r\n\r\n{"message": "x"}')
+                got = b""
+                while got.count(b"piece") < 3:
+                    got += peer.recv(4096)
+                peer.close()
+                until, state = time.monotonic() + WAIT, ""
+                while state != "stopped" and time.monotonic() < until:
+                    time.sleep(0.01)
+                    with open(os.path.join(agent.dir.name, "state"), encoding="utf-8") as file:
+                        state = file.read()
+                self.assertEqual(state, "stopped")
+                self.assertEqual(agent.terminate(), 0)
+                self.assertEqual(agent.stderr(), "")
+
+    def test_one_event_loop(self):
+        code = """
+        import asyncio
+        seen = []
+        async def handler(message):
+            seen.append(id(asyncio.get_running_loop()))
+            await asyncio.sleep(0)
+            return len(set(seen))
+        """
+        with source(code) as agent:
+            self.assertEqual([agent.response() for _ in range(3)], [1, 1, 1])
+
+    def test_one_task_drives_an_async_generator(self):
+        code = """
+        import asyncio
+        async def handler(message):
+            task = asyncio.current_task()
+            for _ in range(3):
+                yield str(task is asyncio.current_task())
+                await asyncio.sleep(0)
+        """
+        with source(code) as agent:
+            self.assertEqual(agent.response(), "TrueTrueTrue")
+
+    def test_a_task_that_exits_does_not_end_the_loop(self):
+        code = """
+        import asyncio, sys
+        async def leave(): sys.exit(1)
+        async def handler(message):
+            task = asyncio.ensure_future(leave())
+            await asyncio.sleep(0.05)
+            return 'alive'
+        """
+        with source(code) as agent:
+            self.assertEqual([agent.response(), agent.response()], ["alive", "alive"])
+
+    def test_concurrent_invokes_and_too_many(self):
+        code = """
+                gate = threading.Barrier(64)
+        def handler(message):
+            gate.wait(30)
+            return threading.active_count() > 64
+        """
+        with source(code) as agent:
+            peers = [agent.connect() for _ in range(63)]
+            busy = None
+            until = time.monotonic() + WAIT
+            time.sleep(0.3)  # until the 63 are inside; were they not, the next would pass the gate later, as one of 64
+            self.assertEqual(agent.request("GET", "/healthz")[0], 200)
+            peers += [agent.connect() for _ in range(5)]
+            answers = [read_all(peer) for peer in peers]
+            self.assertEqual([a.split(b" ", 2)[1] for a in answers].count(b"503"), 4, (busy, until))
+            self.assertEqual(sum(b'"response": true' in a for a in answers), 64)
+            self.assertTrue(all(b"Retry-After: 1" in a for a in answers if b" 503 " in a))
+
+    def test_prints_are_seen_at_once(self):
+        with source("import sys\nprint('importing')\ndef handler(message):\n  print('hé', message, '\\ud800')\n  print('err', file=sys.stderr)\n  return 1") as agent:
+            self.assertEqual(agent.stdout(), "importing\n")
+            self.assertEqual(agent.response(), 1)
+            self.assertEqual((agent.stdout(), agent.stderr()), ("importing\nhé x \\ud800\n", "err\n"))
+
+    def test_descriptors_are_not_inherited(self):
+        code = "import os, subprocess, sys\ndef handler(): return subprocess.check_output([sys.executable, '-c', 'import os; print(sorted(os.listdir(\"/proc/self/fd\")))'], close_fds=False, text=True)"
+        with source(code) as agent:
+            self.assertEqual(agent.response().strip(), "['0', '1', '2', '3']")
+
+    def test_drain_answers_whoever_has_connected(self):
+        with source("import time\ndef handler(message):\n  time.sleep(0.05)\n  return message") as agent:
+            agent.process.send_signal(signal.SIGSTOP)  # so that the connections stay in the kernel's queue
+            peers = [agent.connect(f"m{n}") for n in range(100)]
+            agent.process.send_signal(signal.SIGTERM)
+            agent.process.send_signal(signal.SIGCONT)
+            answers = [read_all(peer) for peer in peers]
+            self.assertEqual(agent.process.wait(WAIT), 0)
+            for n, answer in enumerate(answers):
+                self.assertTrue(b" 200 " in answer and b'"m%d"' % n in answer or b" 503 " in answer, answer)
+            self.assertGreaterEqual(sum(b" 200 " in a for a in answers), 64)
+            with self.assertRaises(ConnectionRefusedError):
+                agent.connect()
+
+    def test_drain_finishes_what_is_in_flight(self):
+        code = "import os, time\ndef handler(message):\n  print('in', flush=True)\n  while not os.path.exists(os.environ['TMPDIR'] + '/go'): time.sleep(0.01)\n  return message"
+        with source(code) as agent:
+            peer = agent.connect("late")
+            while "in" not in agent.stdout():
+                time.sleep(0.01)
+            agent.process.send_signal(signal.SIGTERM)
+            refused = False
+            while not refused:
+                try:
+                    agent.connect().close()
+                except ConnectionRefusedError:
+                    refused = True
+            self.assertIsNone(agent.process.poll())
+            open(os.path.join(agent.dir.name, "go"), "w").close()
+            self.assertIn(b'"late"', read_all(peer))
+            self.assertEqual(agent.process.wait(WAIT), 0)
+
+    def test_drain_ends_threads_tasks_and_runs_exit_hooks(self):
+        code = """
+        import asyncio, atexit, signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        atexit.register(print, "exit hook")
+        async def background():
+            try:
+                await asyncio.sleep(600)
+            finally:
+                print("task cleaned up")
+        tasks = []
+        async def handler():
+            tasks.append(asyncio.ensure_future(background()))
+            await asyncio.sleep(0)
+        """
+        with source(code) as agent:
+            agent.response()
+            self.assertEqual(agent.terminate(), 0)
+            self.assertEqual(agent.stdout(), "task cleaned up\nexit hook\n")
+            self.assertEqual(agent.stderr(), "")
+
+    def test_threads_that_never_end_do_not_hold_the_exit(self):
+        with source("import threading, time\ndef handler(): threading.Thread(target=time.sleep, args=(600,)).start()") as agent:
+            agent.response()
+            self.assertEqual(agent.terminate(), 0)
+
+    def test_a_crash_is_told_in_the_log(self):
+        with source("import ctypes\ndef handler(): ctypes.string_at(0)") as agent:
+            self.assertEqual(read_all(agent.connect()), b"")
+            self.assertEqual(agent.process.wait(WAIT), -signal.SIGSEGV)
+            self.assertIn("Fatal Python error: Segmentation fault", agent.stderr())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,68 @@
+//! The gRPC face of the build service: messages in, the trait called, messages out.
+
+use async_trait::async_trait;
+use hoistway_kit::grpc::{MAX_MESSAGE, Server, to_status};
+use hoistway_model::{BuildService, OperationId, Result, build::BuildRequest};
+use hoistway_proto::{
+    DESCRIPTORS,
+    builds::v1::{
+        self as pb,
+        build_service_server::{BuildService as Rpc, BuildServiceServer},
+    },
+    convert::parsed,
+};
+use hoistway_kit::token::ServiceToken;
+use hoistway_model::Operation;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// The server of a build service.
+pub fn server(service: Arc<dyn BuildService>, token: ServiceToken) -> Result<Server> {
+    let rpc = BuildServiceServer::new(Face(service))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    Server::new(token).add(rpc).reflection(DESCRIPTORS)
+}
+
+struct Face(Arc<dyn BuildService>);
+
+#[async_trait]
+impl Rpc for Face {
+    async fn build(&self, request: Request<pb::BuildRequest>) -> Result<Response<pb::BuildResponse>, Status> {
+        let (operation, request): (Operation, BuildRequest) = request.into_inner().try_into().map_err(to_status)?;
+        let image = self.0.build(operation, request).await.map_err(to_status)?;
+        Ok(Response::new(pb::BuildResponse { image: Some(image.into()) }))
+    }
+
+    async fn undo_build(
+        &self,
+        request: Request<pb::UndoBuildRequest>,
+    ) -> Result<Response<pb::UndoBuildResponse>, Status> {
+        let id = request.into_inner().built_operation_id;
+        let id = parsed::<OperationId>("built_operation_id", &id).map_err(to_status)?;
+        self.0.undo_build(id).await.map_err(to_status)?;
+        Ok(Response::new(pb::UndoBuildResponse {}))
+    }
+
+    async fn get_build(&self, request: Request<pb::GetBuildRequest>) -> Result<Response<pb::GetBuildResponse>, Status> {
+        let build = self.0.get_build(request.into_inner().id).await.map_err(to_status)?;
+        Ok(Response::new(pb::GetBuildResponse { build: Some(build.into()) }))
+    }
+
+    async fn list_builds(
+        &self,
+        request: Request<pb::ListBuildsRequest>,
+    ) -> Result<Response<pb::ListBuildsResponse>, Status> {
+        let builds = self.0.list_builds(request.into_inner().limit).await.map_err(to_status)?;
+        Ok(Response::new(pb::ListBuildsResponse { builds: builds.into_iter().map(Into::into).collect() }))
+    }
+
+    async fn get_build_logs(
+        &self,
+        request: Request<pb::GetBuildLogsRequest>,
+    ) -> Result<Response<pb::GetBuildLogsResponse>, Status> {
+        let pb::GetBuildLogsRequest { id, tail } = request.into_inner();
+        let lines = self.0.build_logs(id, tail).await.map_err(to_status)?;
+        Ok(Response::new(pb::GetBuildLogsResponse { lines }))
+    }
+}

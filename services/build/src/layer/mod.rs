@@ -1,0 +1,200 @@
+//! Image layers: deterministic tar archives in gzip.
+//!
+//! The same content gives the same bytes, on any machine and in any order of insertion: entries are sorted, owners,
+//! modes and times are fixed, and the compressor works on pieces of a fixed size whatever the number of cores.
+
+mod gzip;
+mod archive;
+
+use hoistway_model::{Code, Digest, Error, Result};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+/// What a manifest says about a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// Digest of the compressed bytes: the blob's name in a registry.
+    pub digest: Digest,
+    /// Digest of the archive before compression: the layer's name in the image's configuration.
+    pub diff_id: Digest,
+    /// Compressed bytes.
+    pub size: u64,
+}
+
+/// A file's bytes, or where they are.
+#[derive(Debug, Clone)]
+enum Content {
+    Memory(Arc<[u8]>),
+    Disk { path: PathBuf, size: u64 },
+}
+
+#[derive(Debug, Clone)]
+enum Entry {
+    Directory,
+    File { content: Content, executable: bool },
+    Symlink { target: String },
+}
+
+/// Collects entries and writes them as one layer. Parents come into being by themselves.
+///
+/// Everything here blocks: call it from `spawn_blocking`, but for layers of a few files in memory.
+#[derive(Debug, Clone, Default)]
+pub struct LayerBuilder {
+    /// By path without the leading `/`; a parent sorts before its children.
+    entries: BTreeMap<String, Entry>,
+}
+
+impl LayerBuilder {
+    /// A layer without entries.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a directory; it may be there already.
+    pub fn directory(&mut self, path: &str) -> Result<&mut Self> {
+        self.insert(path, Entry::Directory)?;
+        Ok(self)
+    }
+
+    /// Adds a file from memory.
+    pub fn file(&mut self, path: &str, bytes: impl Into<Arc<[u8]>>) -> Result<&mut Self> {
+        self.insert(path, Entry::File { content: Content::Memory(bytes.into()), executable: false })?;
+        Ok(self)
+    }
+
+    /// Adds a directory on disk, with everything below it, at `path`. A file keeps its executable bit and nothing
+    /// else of its mode; symbolic links are kept as they are if they stay inside.
+    pub fn tree(&mut self, path: &str, root: &Path) -> Result<&mut Self> {
+        self.directory(path)?;
+        let failed = |e: io::Error| Error::internal("reading a layer's files", e);
+        let mut open = vec![(root.to_owned(), clean(path)?)];
+        while let Some((directory, at)) = open.pop() {
+            for entry in fs::read_dir(&directory).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let name = entry.file_name().into_string().map_err(|name| {
+                    Error::new(Code::BuildFailed, format!("a file's name is not UTF-8: {}", name.to_string_lossy()))
+                })?;
+                let inside = if at.is_empty() { name } else { format!("{at}/{name}") };
+                let meta = entry.metadata().map_err(failed)?;
+                let kind = meta.file_type();
+                if kind.is_dir() {
+                    self.insert(&inside, Entry::Directory)?;
+                    open.push((entry.path(), inside));
+                } else if kind.is_file() {
+                    let content = Content::Disk { path: entry.path(), size: meta.len() };
+                    self.insert(&inside, Entry::File { content, executable: is_executable(&meta) })?;
+                } else if kind.is_symlink() {
+                    let target = fs::read_link(entry.path()).map_err(failed)?;
+                    let below = directory.strip_prefix(root).unwrap_or(Path::new(""));
+                    let target = inner_link(below, &target).ok_or_else(|| {
+                        Error::new(Code::BuildFailed, format!("the symbolic link \"{inside}\" leaves its directory"))
+                    })?;
+                    self.insert(&inside, Entry::Symlink { target })?;
+                } else {
+                    return Err(Error::new(Code::BuildFailed, format!("\"{inside}\" is neither file nor directory")));
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Writes the layer to a file and returns its description; two threads compress. Not synced to disk.
+    pub fn write_to(&self, file: &Path) -> Result<Layer> {
+        let failed = |e: io::Error| Error::internal("writing a layer", e);
+        let mut out = io::BufWriter::new(fs::File::create(file).map_err(failed)?);
+        let layer = gzip::parallel(&mut out, |sink| self.write_archive(sink)).map_err(failed)?;
+        out.into_inner().map_err(|e| failed(e.into_error()))?;
+        Ok(layer)
+    }
+
+    /// The layer in memory, for small ones; the same bytes as [`LayerBuilder::write_to`].
+    pub fn to_bytes(&self) -> Result<(Layer, Vec<u8>)> {
+        gzip::serial(|sink| self.write_archive(sink)).map_err(|e| Error::internal("writing a layer", e))
+    }
+
+    fn write_archive(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        for (path, entry) in &self.entries {
+            match entry {
+                Entry::Directory => archive::directory(out, path)?,
+                Entry::Symlink { target } => archive::symlink(out, path, target)?,
+                Entry::File { content: Content::Memory(bytes), executable } => {
+                    archive::file(out, path, *executable, bytes.len() as u64, &mut &bytes[..])?;
+                }
+                Entry::File { content: Content::Disk { path: source, size }, executable } => {
+                    archive::file(out, path, *executable, *size, &mut fs::File::open(source)?)?;
+                }
+            }
+        }
+        archive::end(out)
+    }
+
+    fn insert(&mut self, path: &str, entry: Entry) -> Result<()> {
+        let path = clean(path)?;
+        for (at, _) in path.match_indices('/') {
+            match self.entries.entry(path[..at].to_owned()).or_insert(Entry::Directory) {
+                Entry::Directory => {}
+                _ => return Err(twice(&path)),
+            }
+        }
+        match (self.entries.get(&path), &entry) {
+            (Some(Entry::Directory), Entry::Directory) => return Ok(()),
+            (Some(_), _) => return Err(twice(&path)),
+            (None, _) => {}
+        }
+        if !path.is_empty() {
+            self.entries.insert(path, entry);
+        }
+        Ok(())
+    }
+}
+
+fn twice(path: &str) -> Error {
+    Error::new(Code::BuildFailed, format!("two files of the image have the path \"/{}\"", path.escape_debug()))
+}
+
+/// The path as an archive holds it: relative, without empty, `.` or `..` parts. One leading `/` is fine.
+fn clean(path: &str) -> Result<String> {
+    let relative = path.strip_prefix('/').unwrap_or(path);
+    let fine = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    if relative.is_empty() || relative.split('/').all(fine) {
+        return Ok(relative.to_owned());
+    }
+    Err(Error::new(Code::BuildFailed, format!("\"{}\" is not a path for an image", path.escape_debug())))
+}
+
+/// The link's target if it stays below the tree's root when the link is in `directory`, relative to that root.
+fn inner_link(directory: &Path, target: &Path) -> Option<String> {
+    let mut depth = directory.components().count();
+    for part in target.components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir => depth = depth.checked_sub(1)?,
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    target.to_str().map(str::to_owned)
+}
+
+#[cfg(unix)]
+fn is_executable(meta: &fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    meta.permissions().mode() & 0o100 != 0
+}
+
+#[cfg(not(unix))]
+fn is_executable(_: &fs::Metadata) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests;

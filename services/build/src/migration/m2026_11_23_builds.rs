@@ -1,0 +1,26 @@
+//! Builds, kept locks and known dependency layers.
+
+use sea_orm_migration::prelude::*;
+
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let tables = "
+            CREATE TABLE builds (
+                attempt TEXT NOT NULL PRIMARY KEY, public_id TEXT NOT NULL, agent TEXT NOT NULL, status TEXT NOT NULL,
+                inputs TEXT NOT NULL, repository TEXT, tag TEXT, digest TEXT, entry_point TEXT, error TEXT,
+                log TEXT NOT NULL, created_at BIGINT NOT NULL, completed_at BIGINT);
+            CREATE INDEX builds_by_public_id ON builds (public_id);
+            CREATE INDEX builds_by_inputs ON builds (inputs);
+            CREATE TABLE locks (
+                agent TEXT NOT NULL, requirements TEXT NOT NULL, interpreter TEXT NOT NULL, lock TEXT NOT NULL,
+                created_at BIGINT NOT NULL, PRIMARY KEY (agent, requirements, interpreter));
+            CREATE TABLE dependency_layers (
+                inputs TEXT NOT NULL PRIMARY KEY, digest TEXT NOT NULL, diff_id TEXT NOT NULL, size BIGINT NOT NULL,
+                created_at BIGINT NOT NULL);";
+        manager.get_connection().execute_unprepared(tables).await.map(drop)
+    }
+}

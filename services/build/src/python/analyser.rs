@@ -1,0 +1,431 @@
+//! What source files import and whether they compile, asked of a Python process that only parses.
+//!
+//! One worker is started when the first file comes, takes one file at a time, and ends when it has had nothing to do
+//! for a while or when the service ends. Whatever a file does to the parser hits that process only.
+
+use super::{
+    Interpreter,
+    process::{self, Group},
+};
+use hoistway_model::{Code, Digest, Error, Result, source::SourceFiles};
+use serde::{Deserialize, Deserializer};
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{ChildStdin, ChildStdout},
+    time::Instant,
+};
+
+/// The worker's program.
+const SCRIPT: &str = include_str!("analyser.py");
+/// How long one file may take; the worker's own limit of processor time is shorter.
+const LIMIT: Duration = Duration::from_secs(20);
+/// How long a worker without work is kept.
+const IDLE: Duration = Duration::from_secs(300);
+/// The longest answer in bytes.
+const MAX_ANSWER: u64 = 4 << 20;
+/// How many files' answers are remembered.
+const MAX_REMEMBERED: usize = 8_192;
+/// How many syntax errors are shown.
+const MAX_ERRORS: usize = 10;
+
+/// One import statement's module.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "(String, u32, bool)")]
+pub struct Import {
+    /// The dotted name; of `from a import b` it is `a.b`, because `b` may be a module.
+    pub module: String,
+    /// The line.
+    pub line: u32,
+    /// Whether the program goes on without it: the statement is in a `try` that catches `ImportError`.
+    pub optional: bool,
+}
+
+impl From<(String, u32, bool)> for Import {
+    fn from((module, line, optional): (String, u32, bool)) -> Self {
+        Self { module, line, optional }
+    }
+}
+
+/// What one file imports, in the file's order; relative imports and those for type checkers are left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileImports {
+    /// The file.
+    pub file: String,
+    /// Its imports.
+    pub imports: Arc<[Import]>,
+}
+
+/// A place where a file does not compile.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Fault {
+    line: u32,
+    offset: u32,
+    text: String,
+    message: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Imports(#[serde(deserialize_with = "shared")] Arc<[Import]>),
+    Error(Fault),
+}
+
+fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<[Import]>, D::Error> {
+    Vec::deserialize(from).map(Arc::from)
+}
+
+/// Why a file has no answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("parsing took longer than {LIMIT:?}")]
+    TimedOut,
+    #[error("the parser ended while parsing it")]
+    Ended,
+    #[error("the answer cannot be read: {0}")]
+    Garbled(#[from] serde_json::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Asks the worker. Cheap to clone; the clones share worker and memory.
+#[derive(Debug, Clone)]
+pub struct Analyser(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    python: PathBuf,
+    worker: tokio::sync::Mutex<Option<Worker>>,
+    remembered: Mutex<Remembered>,
+}
+
+impl Analyser {
+    /// No process is started yet.
+    pub fn new(interpreter: &Interpreter) -> Self {
+        Self(Arc::new(Inner {
+            python: interpreter.executable.clone(),
+            worker: tokio::sync::Mutex::default(),
+            remembered: Mutex::default(),
+        }))
+    }
+
+    /// Starts the worker if it does not run, so that the first build need not wait for it.
+    pub async fn warm_up(&self) -> Result<()> {
+        self.ask("").await.map(|_| ()).map_err(|e| Error::internal("starting the source analyser", e))
+    }
+
+    /// What the Python files import, by file. Files that do not compile are [`Code::SyntaxError`], all of them in
+    /// one answer.
+    pub async fn analyse(&self, files: &SourceFiles) -> Result<Vec<FileImports>> {
+        let mut all = Vec::new();
+        let mut faults = Vec::new();
+        for (file, text) in files.python() {
+            let digest = Digest::of(text.as_bytes());
+            let remembered = self.0.remembered().get(&digest);
+            let answer = match remembered {
+                Some(answer) => answer,
+                None => {
+                    let answer = self.ask(text).await.map_err(|e| unparsable(file, e))?;
+                    self.0.remembered().put(digest, answer.clone());
+                    answer
+                }
+            };
+            match answer {
+                Answer::Imports(imports) => all.push(FileImports { file: file.to_owned(), imports }),
+                Answer::Error(fault) => faults.push((file, fault)),
+            }
+        }
+        if faults.is_empty() { Ok(all) } else { Err(syntax_error(&faults)) }
+    }
+
+    async fn ask(&self, text: &str) -> Result<Answer, Failure> {
+        let mut slot = self.0.worker.lock().await;
+        // Out of its place while it works: if this call is dropped half-way, the worker goes with it instead of
+        // answering the next question with this one's answer.
+        let mut worker = match slot.take() {
+            Some(worker) => worker,
+            None => Worker::start(&self.0)?,
+        };
+        let answer = tokio::time::timeout(LIMIT, worker.ask(text)).await.map_err(|_| Failure::TimedOut)??;
+        worker.last_used = Instant::now();
+        *slot = Some(worker);
+        Ok(answer)
+    }
+}
+
+impl Inner {
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unparsable(file: &str, failure: Failure) -> Error {
+    match failure {
+        Failure::Io(e) => Error::internal("starting the source analyser", e),
+        other => Error::new(Code::BuildFailed, format!("{file} cannot be analysed: {other}")),
+    }
+}
+
+fn syntax_error(faults: &[(&str, Fault)]) -> Error {
+    let mut details = Vec::new();
+    for (file, fault) in faults.iter().take(MAX_ERRORS) {
+        details.push(format!("  File \"{file}\", line {}", fault.line));
+        let text = fault.text.trim_start();
+        if !text.is_empty() {
+            let indent = fault.text.chars().count() - text.chars().count();
+            details.push(format!("    {text}"));
+            let column = (fault.offset as usize).saturating_sub(1 + indent).min(text.chars().count());
+            details.push(format!("    {}^", " ".repeat(column)));
+        }
+        details.push(format!("SyntaxError: {}", fault.message));
+    }
+    let more = match faults.len() {
+        1 => String::new(),
+        n => format!(" (and {} more file{})", n - 1, if n == 2 { "" } else { "s" }),
+    };
+    let message = match faults.first() {
+        Some((file, fault)) => format!("syntax error in {file}, line {}: {}{more}", fault.line, fault.message),
+        None => String::from("syntax error"),
+    };
+    Error::new(Code::SyntaxError, message).with_details(details)
+}
+
+/// The running process.
+#[derive(Debug)]
+struct Worker {
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    last_used: Instant,
+    _process: Process,
+}
+
+/// Only there to end the process when the worker is dropped.
+struct Process(#[allow(dead_code, reason = "held for its Drop")] Group);
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Process")
+    }
+}
+
+impl Worker {
+    fn start(inner: &Arc<Inner>) -> io::Result<Self> {
+        let mut command = process::command(&inner.python, [("PYTHONDONTWRITEBYTECODE", "1")]);
+        command.args(["-I", "-S", "-c", SCRIPT]).stdin(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("the child has no pipes"));
+        };
+        tokio::spawn(end_when_idle(Arc::downgrade(inner)));
+        let (stdout, last_used) = (BufReader::new(stdout), Instant::now());
+        Ok(Self { stdin, stdout, last_used, _process: Process(Group(child)) })
+    }
+
+    async fn ask(&mut self, text: &str) -> Result<Answer, Failure> {
+        let mut request = serde_json::to_vec(text)?;
+        request.push(b'\n');
+        if self.stdin.write_all(&request).await.is_err() {
+            return Err(Failure::Ended);
+        }
+        let mut answer = Vec::new();
+        (&mut self.stdout).take(MAX_ANSWER).read_until(b'\n', &mut answer).await?;
+        if answer.last() != Some(&b'\n') {
+            return Err(Failure::Ended);
+        }
+        Ok(serde_json::from_slice(&answer)?)
+    }
+}
+
+/// Ends the worker once it has been idle; one such task lives as long as its worker does, or a little longer.
+async fn end_when_idle(inner: Weak<Inner>) {
+    let mut wake = Instant::now() + IDLE;
+    loop {
+        tokio::time::sleep_until(wake).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let mut slot = inner.worker.lock().await;
+        match slot.as_ref().map(|worker| worker.last_used + IDLE) {
+            Some(later) if later > Instant::now() => wake = later,
+            _ => {
+                *slot = None;
+                return;
+            }
+        }
+    }
+}
+
+/// Answers by the file's digest. When it is full, the half that was used longest ago is forgotten.
+#[derive(Debug, Default)]
+struct Remembered {
+    answers: HashMap<Digest, (u64, Answer)>,
+    clock: u64,
+}
+
+impl Remembered {
+    fn get(&mut self, digest: &Digest) -> Option<Answer> {
+        self.clock += 1;
+        let (used, answer) = self.answers.get_mut(digest)?;
+        *used = self.clock;
+        Some(answer.clone())
+    }
+
+    fn put(&mut self, digest: Digest, answer: Answer) {
+        if self.answers.len() >= MAX_REMEMBERED {
+            let mut ages: Vec<u64> = self.answers.values().map(|(used, _)| *used).collect();
+            let middle = ages.len() / 2;
+            let (_, &mut limit, _) = ages.select_nth_unstable(middle);
+            self.answers.retain(|_, (used, _)| *used >= limit);
+        }
+        self.clock += 1;
+        self.answers.insert(digest, (self.clock, answer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::collections::BTreeMap;
+
+    async fn analyser() -> Analyser {
+        Analyser::new(&Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap())
+    }
+
+    fn source(files: &[(&str, &str)]) -> SourceFiles {
+        let map: BTreeMap<String, String> = files.iter().map(|(n, t)| (n.to_string(), t.to_string())).collect();
+        SourceFiles::parse(map).unwrap()
+    }
+
+    async fn imports(text: &str) -> Vec<(String, u32, bool)> {
+        let all = analyser().await.analyse(&source(&[("agent.py", text)])).await.unwrap();
+        all[0].imports.iter().map(|i| (i.module.clone(), i.line, i.optional)).collect()
+    }
+
+    #[tokio::test]
+    async fn imports_at_any_level_are_found() {
+        let text = "\
+import os, a.b as c
+from google import genai
+from . import own
+from .own import x
+from everything import *
+def f():
+    import in_function
+    match 1:
+        case 1:
+            import in_match
+try:
+    import wanted
+except (ValueError, ImportError):
+    import fallback
+else:
+    import after
+try:
+    import needed
+except KeyError:
+    pass
+if TYPE_CHECKING:
+    import for_types
+elif x:
+    import in_elif
+if not typing.TYPE_CHECKING:
+    import at_run_time
+class C:
+    async def g(self):
+        async with x:
+            from y import z
+";
+        let want = [
+            ("os", 1, false),
+            ("a.b", 1, false),
+            ("google.genai", 2, false),
+            ("everything", 5, false),
+            ("in_function", 7, false),
+            ("in_match", 10, false),
+            ("wanted", 12, true),
+            ("fallback", 14, true),
+            ("after", 16, false),
+            ("needed", 18, false),
+            ("in_elif", 24, false),
+            ("at_run_time", 26, false),
+            ("y.z", 30, false),
+        ];
+        assert_eq!(imports(text).await, want.map(|(m, l, o)| (m.to_owned(), l, o)).to_vec());
+    }
+
+    #[tokio::test]
+    async fn syntax_errors_name_file_and_line() {
+        let files = [
+            ("agent.py", "x = 1\n\ndef handler(:\n"),
+            ("b.py", "return 1"),
+            ("ok.py", "'\\d'"),
+            ("readme.txt", "not ( python"),
+            ("z.py", "\n\n# -*- coding: no-such-coding -*-\nx = 'a\0b'"),
+        ];
+        let e = analyser().await.analyse(&source(&files)).await.unwrap_err();
+        assert_eq!(e.code, Code::SyntaxError);
+        assert_eq!(e.message, "syntax error in agent.py, line 3: invalid syntax (and 2 more files)");
+        assert_eq!(e.details[..2], ["  File \"agent.py\", line 3", "    def handler(:"]);
+        assert_eq!(e.details[2].find('^'), Some(16));
+        assert!(e.details.iter().any(|l| l.contains("File \"z.py\", line 4")), "{:?}", e.details);
+    }
+
+    #[tokio::test]
+    async fn bombs_are_errors_and_the_next_file_is_fine() {
+        let analyser = analyser().await;
+        let bombs = [
+            format!("x = {}1", "-".repeat(200_000)),
+            format!("x = {}{}", "(".repeat(100_000), ")".repeat(100_000)),
+            format!("x = {}1{}", "[".repeat(90), "]".repeat(90)),
+            format!("x = {}", vec!["1"; 100_000].join("+")),
+            format!("{}pass", (0..120).map(|i| format!("{}if x:\n", " ".repeat(i))).collect::<String>()),
+            format!("x{} = 1", ".y".repeat(100_000)),
+        ];
+        for bomb in bombs {
+            if let Err(e) = analyser.analyse(&source(&[("bomb.py", &bomb)])).await {
+                assert!(matches!(e.code, Code::SyntaxError | Code::BuildFailed), "{e}");
+                assert!(e.message.contains("bomb.py"), "{e}");
+            }
+            assert_eq!(analyser.analyse(&source(&[("ok.py", "import os")])).await.unwrap().len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unchanged_file_is_not_parsed_again() {
+        let analyser = analyser().await;
+        let files = source(&[("a.py", "import x"), ("b.py", "import x")]);
+        let first = analyser.analyse(&files).await.unwrap();
+        *analyser.0.worker.lock().await = None;
+        assert_eq!(analyser.analyse(&files).await.unwrap(), first);
+        assert!(analyser.0.worker.lock().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_dropped_does_not_confuse_the_next() {
+        let analyser = analyser().await;
+        analyser.warm_up().await.unwrap();
+        let big = format!("import slow\n{}", "x = [1, 2, 3]\n".repeat(100_000));
+        let files = source(&[("big.py", &big)]);
+        let dropped = tokio::time::timeout(Duration::from_millis(5), analyser.analyse(&files)).await;
+        assert!(dropped.is_err());
+        let next = analyser.analyse(&source(&[("next.py", "import next")])).await.unwrap();
+        assert_eq!(next[0].imports[0].module, "next");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut remembered = Remembered::default();
+        for i in 0..=MAX_REMEMBERED {
+            remembered.put(Digest::of(&i.to_le_bytes()), Answer::Imports(Arc::new([])));
+            assert!(remembered.get(&Digest::of(&0_usize.to_le_bytes())).is_some());
+        }
+        assert!(remembered.answers.len() <= MAX_REMEMBERED / 2 + 2);
+    }
+}

@@ -1,0 +1,13 @@
+//! Everything that has to do with Python at build time: the host's interpreter, what source files import, and the
+//! packages that they need. No user code runs here: source is parsed, and only wheels are installed.
+
+pub mod analyser;
+pub mod imports;
+pub mod interpreter;
+mod process;
+pub mod site;
+pub mod uv;
+
+pub use analyser::{Analyser, FileImports, Import};
+pub use interpreter::Interpreter;
+//pub use uv::{Lock, Uv};

@@ -1,0 +1,409 @@
+//! Blobs on disk: `ROOT/blobs/sha256/HEX`, one flat directory, so that one flush of it makes any number of new blobs
+//! durable. A file gets its final name only when its digest was computed from the very bytes that were written and
+//! after they were flushed, so a name there is a proof. Everything in this file blocks: call it from
+//! `spawn_blocking`.
+
+use hoistway_kit::fs;
+use hoistway_model::{Code, Digest, Error, Result, digest::Hasher};
+use std::{
+    fs::File,
+    io::{self, ErrorKind, Read, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+use tempfile::TempPath;
+
+/// The tracing target that every flush to disk is logged under; tests count these events.
+const FSYNC: &str = "hoistway::fsync";
+
+/// The blobs of one installation. Clones share it.
+#[derive(Debug, Clone)]
+pub struct BlobStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    blobs: PathBuf,
+    uploads: PathBuf,
+    /// Whether names were added since the directory was last flushed.
+    unflushed: Mutex<bool>,
+}
+
+impl BlobStore {
+    /// Opens the store below `root`, which is made when it is not there.
+    pub fn open(root: &Path) -> Result<Self> {
+        let failed = |e: io::Error| Error::internal(&format!("opening {}", root.display()), e);
+        let (blobs, uploads) = (root.join("blobs/sha256"), root.join("uploads"));
+        for dir in [&blobs, &uploads] {
+            fs::private_dir(dir).map_err(failed)?;
+        }
+        // What a former process named without flushing is made durable now, and so are the directories themselves.
+        for dir in [&blobs, &root.join("blobs"), &root.to_path_buf()] {
+            flush_dir(dir).map_err(failed)?;
+        }
+        Ok(Self(Arc::new(Inner { blobs, uploads, unflushed: Mutex::new(false) })))
+    }
+
+    /// Where the blob is or would be.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.0.blobs.join(digest.hex())
+    }
+
+    /// Whether the blob is here.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
+    }
+
+    /// Opens a blob for reading, with its size; nothing when it is not here.
+    pub fn read(&self, digest: &Digest) -> Result<Option<(File, u64)>> {
+        let opened = File::open(self.path(digest)).and_then(|file| file.metadata().map(|m| (file, m.len())));
+        match opened {
+            Ok(found) => Ok(Some(found)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::internal("opening a blob", e)),
+        }
+    }
+
+    /// Stores one blob, durably.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest> {
+        let mut batch = self.batch();
+        let digest = batch.put_bytes(bytes)?;
+        batch.commit()?;
+        Ok(digest)
+    }
+
+    /// Moves the file at `path` into the store, durably, if its content has this digest. The file must be on the same
+    /// file system; it is gone afterwards, also when it is refused.
+    pub fn adopt_file(&self, path: PathBuf, digest: &Digest) -> Result<()> {
+        let mut batch = self.batch();
+        batch.adopt_file(path, digest)?;
+        batch.commit()
+    }
+
+    /// Begins a batch: one flush for each new file and one for the directory, however many blobs.
+    pub fn batch(&self) -> Batch {
+        Batch { store: self.clone(), staged: Vec::new() }
+    }
+
+    /// Begins a blob whose digest is computed while it is written.
+    pub fn writer(&self) -> Result<BlobWriter> {
+        let (file, path) = self.temp_file()?;
+        Ok(BlobWriter { file, path, hasher: Hasher::new(), size: 0 })
+    }
+
+    /// Makes the names of all blobs durable; free when no name is new.
+    pub fn sync(&self) -> Result<()> {
+        let mut unflushed = self.lock();
+        if *unflushed {
+            flush_dir(&self.0.blobs).map_err(storing)?;
+            *unflushed = false;
+        }
+        Ok(())
+    }
+
+    /// The bytes that may still be written on its file system.
+    pub fn free_bytes(&self) -> Result<u64> {
+        fs::free_bytes(&self.0.uploads).map_err(|e| Error::internal("asking for free disk space", e))
+    }
+
+    /// Removes unfinished files that nobody wrote to for this long; how many there were. With [`Duration::ZERO`] that
+    /// is every one, which is right only before anybody uses the store.
+    pub fn purge_staging(&self, older_than: Duration) -> Result<usize> {
+        let failed = |e: io::Error| Error::internal("removing unfinished uploads", e);
+        let now = SystemTime::now();
+        let mut removed = 0;
+        for entry in std::fs::read_dir(&self.0.uploads).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            // A file that is gone by now was finished or given up by its owner.
+            let Ok(written) = entry.metadata().and_then(|m| m.modified()) else { continue };
+            let idle = now.duration_since(written).unwrap_or_default();
+            if idle >= older_than && std::fs::remove_file(entry.path()).is_ok() {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// A new, empty and private file among the unfinished ones; it goes away unless it is stored.
+    pub(super) fn temp_path(&self) -> Result<TempPath> {
+        Ok(self.temp_file()?.1)
+    }
+
+    fn temp_file(&self) -> Result<(File, TempPath)> {
+        let made = tempfile::Builder::new().prefix("").rand_bytes(16).tempfile_in(&self.0.uploads);
+        Ok(made.map_err(storing)?.into_parts())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.0.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Blobs that are stored together. What is not committed is removed.
+#[must_use = "nothing is stored before commit"]
+pub struct Batch {
+    store: BlobStore,
+    staged: Vec<StagedBlob>,
+}
+
+impl Batch {
+    /// Adds a blob; what is here already is not written again.
+    pub fn put_bytes(&mut self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        if !self.store.contains(&digest) {
+            let (mut file, path) = self.store.temp_file()?;
+            file.write_all(bytes).map_err(storing)?;
+            self.staged.push(StagedBlob { file, path, digest, size: bytes.len() as u64 });
+        }
+        Ok(digest)
+    }
+
+    /// Adds a blob that was written with [`BlobStore::writer`].
+    pub fn add(&mut self, staged: StagedBlob) -> Digest {
+        let digest = staged.digest;
+        self.staged.push(staged);
+        digest
+    }
+
+    /// Adds a file after reading it whole to check its digest. The file must be on the same file system; it is gone
+    /// afterwards, also when it is refused.
+    pub fn adopt_file(&mut self, path: PathBuf, digest: &Digest) -> Result<()> {
+        let path = TempPath::try_from_path(path).map_err(storing)?;
+        let mut file = File::open(&path).map_err(storing)?;
+        let (found, size) = hash(&mut file).map_err(storing)?;
+        if found != *digest {
+            return Err(Error::new(Code::InvalidArgument, format!("the content is {found}, not {digest}")));
+        }
+        self.staged.push(StagedBlob { file, path, digest: found, size });
+        Ok(())
+    }
+
+    /// Stores everything; afterwards it survives a power cut.
+    pub fn commit(self) -> Result<()> {
+        let new: Vec<_> = self.staged.into_iter().filter(|blob| !self.store.contains(&blob.digest)).collect();
+        // Every file is written by now, so the first flush carries most of the others' data along.
+        for blob in &new {
+            blob.file.sync_all().map_err(storing)?;
+            tracing::debug!(target: FSYNC, what = "blob", digest = %blob.digest);
+        }
+        for blob in new {
+            // Under the lock, so that whoever finds the name also finds that it is not flushed yet.
+            let mut unflushed = self.store.lock();
+            *unflushed = true;
+            blob.path.persist(self.store.path(&blob.digest)).map_err(|e| storing(e.error))?;
+        }
+        self.store.sync()
+    }
+}
+
+/// A file that is written and hashed, and not yet stored; it goes away unless it is added to a [`Batch`].
+#[derive(Debug)]
+pub struct StagedBlob {
+    file: File,
+    path: TempPath,
+    digest: Digest,
+    size: u64,
+}
+
+impl StagedBlob {
+    /// A finished upload whose digest was computed as its bytes came in.
+    pub(super) fn hashed(path: TempPath, digest: Digest, size: u64) -> Result<Self> {
+        let file = File::open(&path).map_err(storing)?;
+        Ok(Self { file, path, digest, size })
+    }
+
+    /// The digest of what was written.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// How many bytes were written.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// Writes a blob and computes its digest on the way. Give it large pieces: it does not buffer.
+pub struct BlobWriter {
+    file: File,
+    path: TempPath,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl BlobWriter {
+    /// Ends the blob.
+    pub fn finish(self) -> StagedBlob {
+        StagedBlob { file: self.file, path: self.path, digest: self.hasher.finish(), size: self.size }
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn hash(file: &mut File) -> io::Result<(Digest, u64)> {
+    let (mut hasher, mut size, mut buffer) = (Hasher::new(), 0, vec![0; 256 << 10]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok((hasher.finish(), size)),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                size += n as u64;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn flush_dir(dir: &Path) -> io::Result<()> {
+    fs::fsync_dir(dir)?;
+    tracing::debug!(target: FSYNC, what = "directory", dir = %dir.display());
+    Ok(())
+}
+
+/// A failure to write: a full disk has a code of its own, since it is the operator's to mend.
+pub(super) fn storing(e: io::Error) -> Error {
+    match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::new(Code::InsufficientStorage, "the registry's disk is full").with_source(e)
+        }
+        _ => Error::internal("storing a blob", e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, BlobStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    fn unfinished(store: &BlobStore) -> usize {
+        std::fs::read_dir(&store.0.uploads).unwrap().count()
+    }
+
+    /// Counts the events that tests of the whole service count, on this thread.
+    fn flushes(work: impl FnOnce()) -> usize {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use tracing::{Event, Metadata, Subscriber, span};
+        struct Counter(Arc<AtomicUsize>);
+        impl Subscriber for Counter {
+            fn enabled(&self, meta: &Metadata<'_>) -> bool {
+                meta.target() == FSYNC
+            }
+            fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+                span::Id::from_u64(1)
+            }
+            fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+            fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+            fn event(&self, event: &Event<'_>) {
+                if event.metadata().target() == FSYNC {
+                    self.0.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            fn enter(&self, _: &span::Id) {}
+            fn exit(&self, _: &span::Id) {}
+        }
+        let count = Arc::new(AtomicUsize::new(0));
+        tracing::subscriber::with_default(Counter(count.clone()), work);
+        count.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn a_batch_costs_one_flush_for_each_new_file_and_one_for_the_directory() {
+        let (_dir, store) = store();
+        let put = |blobs: &[&[u8]]| {
+            let mut batch = store.batch();
+            for bytes in blobs {
+                batch.put_bytes(bytes).unwrap();
+            }
+            batch.commit().unwrap();
+        };
+        assert_eq!(flushes(|| put(&[b"a", b"b", b"c"])), 4);
+        assert_eq!(flushes(|| put(&[b"a", b"b", b"d"])), 2, "only what is new");
+        assert_eq!(flushes(|| put(&[b"a", b"b"])), 0, "nothing is new");
+        assert_eq!(flushes(|| put(&[])), 0);
+        assert_eq!(unfinished(&store), 0);
+        assert_eq!(std::fs::read(store.path(&Digest::of(b"d"))).unwrap(), b"d");
+    }
+
+    #[test]
+    fn what_is_not_committed_leaves_nothing() {
+        let (_dir, store) = store();
+        let mut batch = store.batch();
+        let digest = batch.put_bytes(b"x").unwrap();
+        let mut writer = store.writer().unwrap();
+        writer.write_all(b"yy").unwrap();
+        assert_eq!(unfinished(&store), 2);
+        drop((batch, writer));
+        assert_eq!(unfinished(&store), 0);
+        assert!(!store.contains(&digest));
+        assert!(store.read(&digest).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_writer_hashes_what_it_writes() {
+        let (_dir, store) = store();
+        let mut writer = store.writer().unwrap();
+        writer.write_all(b"hello ").unwrap();
+        writer.write_all(b"world").unwrap();
+        let staged = writer.finish();
+        assert_eq!((staged.digest(), staged.size()), (Digest::of(b"hello world"), 11));
+        let mut batch = store.batch();
+        let digest = batch.add(staged);
+        batch.commit().unwrap();
+        let (mut file, size) = store.read(&digest).unwrap().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), size), ("hello world", 11));
+    }
+
+    #[test]
+    fn a_file_with_another_digest_is_refused_and_removed() {
+        let (dir, store) = store();
+        let path = dir.path().join("layer");
+        std::fs::write(&path, b"data").unwrap();
+        let e = store.adopt_file(path.clone(), &Digest::of(b"other")).unwrap_err();
+        assert_eq!(e.code, Code::InvalidArgument);
+        assert!(!path.exists() && !store.contains(&Digest::of(b"data")));
+        std::fs::write(&path, b"data").unwrap();
+        store.adopt_file(path.clone(), &Digest::of(b"data")).unwrap();
+        assert!(!path.exists() && store.contains(&Digest::of(b"data")));
+    }
+
+    #[test]
+    fn unfinished_files_are_purged_by_age() {
+        let (dir, store) = store();
+        std::fs::write(dir.path().join("uploads/left-over"), b"x").unwrap();
+        assert_eq!(store.purge_staging(Duration::from_secs(3600)).unwrap(), 0);
+        assert_eq!(store.purge_staging(Duration::ZERO).unwrap(), 1);
+        assert_eq!(unfinished(&store), 0);
+    }
+
+    #[test]
+    fn racing_writers_of_one_blob_agree() {
+        let (_dir, store) = store();
+        std::thread::scope(|s| {
+            for _ in 0..8 {
+                s.spawn(|| store.put_bytes(b"same").unwrap());
+            }
+        });
+        assert!(store.contains(&Digest::of(b"same")));
+        assert_eq!(unfinished(&store), 0);
+    }
+}

@@ -1,0 +1,253 @@
+//! The embedded OCI registry: push and pull of the distribution specification 1.1, as skopeo, Docker and containerd
+//! speak it.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `route`, `name` | what a path means; repository names, tags, references |
+//! | `auth` | who a request is from and what that allows |
+//! | `blobs` | blobs on disk |
+//! | `uploads`, `upload_api` | taking blobs in |
+//! | `blob_api`, `manifest_api` | giving blobs and manifests out, taking manifests in |
+//! | `manifest` | reading a manifest |
+//! | `store` | manifests, tags and links in the database |
+//! | `error` | errors as the specification writes them |
+//!
+//! A blob is on disk once, whoever pushed it, and readable only in the repositories that it was pushed to, mounted
+//! into or published in.
+
+mod auth;
+mod blob_api;
+mod blobs;
+mod error;
+mod manifest;
+mod manifest_api;
+mod name;
+mod route;
+pub mod store;
+#[cfg(test)]
+mod tests;
+mod upload_api;
+mod uploads;
+
+pub use auth::{Authenticator, VerifyKey};
+pub use blobs::{Batch, BlobStore, BlobWriter, StagedBlob};
+pub use manifest::{MAX_MANIFEST_BYTES, Manifest, OCI_MANIFEST};
+pub use name::{Reference, RepoName, Tag};
+pub use store::{ManifestStore, NewTag, PutOutcome, SqlManifestStore, StoredManifest};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Query, Request, State},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use error::{ErrorCode, Refusal};
+use http::{HeaderName, HeaderValue, Method, header, request::Parts};
+use route::Target;
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+use uploads::{Limits, Uploads};
+
+/// How many blobs are sent at a time; each has a file open.
+const MAX_READS: usize = 256;
+
+/// What an operator may set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Whether programs on this machine may read without a key.
+    pub anonymous_loopback_reads: bool,
+    /// The largest blob, in bytes.
+    pub max_blob_bytes: u64,
+    /// How many uploads are taken in at a time.
+    pub max_concurrent_uploads: usize,
+    /// The free disk space, in bytes, under which nothing more is taken in.
+    pub min_free_bytes: u64,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            anonymous_loopback_reads: true,
+            max_blob_bytes: 8 << 30,
+            max_concurrent_uploads: 64,
+            min_free_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Everything the registry works on. Clones share it.
+#[derive(Clone)]
+pub struct RegistryState(Arc<Inner>);
+
+struct Inner {
+    auth: Authenticator,
+    blobs: BlobStore,
+    manifests: Arc<dyn ManifestStore>,
+    uploads: Arc<Uploads>,
+    reads: Arc<Semaphore>,
+}
+
+impl RegistryState {
+    /// Puts a registry together; `verify` tells whether a text is an API key or a service token.
+    pub fn new(
+        config: &RegistryConfig,
+        blobs: BlobStore,
+        manifests: Arc<dyn ManifestStore>,
+        verify: VerifyKey,
+    ) -> hoistway_model::Result<Self> {
+        let limits = Limits {
+            max_blob_bytes: config.max_blob_bytes,
+            max_concurrent: config.max_concurrent_uploads,
+            min_free_bytes: config.min_free_bytes,
+        };
+        Ok(Self(Arc::new(Inner {
+            auth: Authenticator::new(verify, config.anonymous_loopback_reads)?,
+            uploads: Arc::new(Uploads::new(blobs.clone(), limits)),
+            blobs,
+            manifests,
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+        })))
+    }
+
+    /// Removes uploads that nobody wrote to for this long; how many there were. A service calls it with
+    /// [`Duration::ZERO`] before it serves, since a restart forgets all uploads, and with a day every hour or so.
+    pub async fn purge_uploads(&self, older_than: Duration) -> hoistway_model::Result<usize> {
+        let forgotten = self.0.uploads.purge(older_than);
+        let blobs = self.0.blobs.clone();
+        let purge = tokio::task::spawn_blocking(move || blobs.purge_staging(older_than));
+        let removed = purge.await.map_err(|e| hoistway_model::Error::internal("removing unfinished uploads", e))??;
+        Ok(forgotten + removed)
+    }
+}
+
+/// The registry's HTTP interface. Serve it with `into_make_service_with_connect_info::<SocketAddr>()`: without the
+/// peer's address nobody counts as local.
+pub fn router(state: RegistryState) -> Router {
+    Router::new()
+        .route("/v2", any(ping))
+        .route("/v2/", any(ping))
+        .route("/v2/{*path}", any(serve))
+        .fallback(nothing_here)
+        .layer(axum::middleware::map_response(common_headers))
+        .with_state(state)
+}
+
+async fn common_headers(mut response: Response) -> Response {
+    const VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+    let headers = response.headers_mut();
+    headers.insert(VERSION, HeaderValue::from_static("registry/2.0"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+async fn nothing_here() -> Refusal {
+    Refusal::new(ErrorCode::Unsupported, "there is nothing at this path").status(404)
+}
+
+async fn ping(State(state): State<RegistryState>, request: Request) -> Result<Response, Refusal> {
+    let (parts, _) = request.into_parts();
+    let caller = state.0.auth.identify(&parts)?;
+    if !is_read(&parts.method) {
+        return Err(not_allowed("GET, HEAD"));
+    }
+    caller.may_ping()?;
+    Ok(axum::Json(serde_json::json!({})).into_response())
+}
+
+/// The parameters of every call; each uses the few that it knows.
+#[derive(Debug, Default, Deserialize)]
+struct Params {
+    digest: Option<String>,
+    mount: Option<String>,
+    from: Option<String>,
+    n: Option<String>,
+    last: Option<String>,
+}
+
+async fn serve(
+    State(state): State<RegistryState>,
+    path: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    let caller = state.0.auth.identify(&parts)?;
+    let Ok(Path(path)) = path else { return Err(Refusal::new(ErrorCode::NameInvalid, "the path is not text")) };
+    let target = Target::parse(&path)?;
+    let method = &parts.method;
+    if target == Target::Token {
+        return match is_read(method) {
+            true => Ok(axum::Json(state.0.auth.token(&caller)?).into_response()),
+            false => Err(not_allowed(target.methods())),
+        };
+    }
+    match is_read(method) && !matches!(target, Target::Upload(..)) {
+        true => caller.may_read(&target)?,
+        false => caller.may_write(&target)?,
+    }
+    if !target.methods().split(", ").any(|allowed| allowed == method.as_str()) {
+        return Err(not_allowed(target.methods()));
+    }
+    let Query(params) = Query::<Params>::try_from_uri(&parts.uri)
+        .map_err(|e| Refusal::new(ErrorCode::Unsupported, e.body_text()).status(400))?;
+    state.0.answer(target, params, parts, body).await
+}
+
+impl Inner {
+    async fn answer(&self, target: Target, params: Params, parts: Parts, body: Body) -> Result<Response, Refusal> {
+        match (target, &parts.method) {
+            (Target::Tags(repo), _) => self.list_tags(&repo, &params).await,
+            (Target::Manifest(repo, reference), &Method::PUT) => {
+                self.put_manifest(&repo, &reference, &parts, body).await
+            }
+            (Target::Manifest(repo, reference), _) => self.get_manifest(&repo, &reference).await,
+            (Target::Blob(repo, digest), _) => self.get_blob(&repo, &digest, &parts).await,
+            (Target::Uploads(repo), _) => self.begin_upload(repo, &params, &parts, body).await,
+            (Target::Upload(repo, id), &Method::PATCH) => self.append_upload(repo, &id, &parts, body).await,
+            (Target::Upload(repo, id), &Method::PUT) => self.finish_upload(repo, &id, &params, &parts, body).await,
+            (Target::Upload(repo, id), &Method::DELETE) => self.cancel_upload(&repo, &id),
+            (Target::Upload(repo, id), _) => self.upload_status(&repo, &id),
+            (Target::Token, _) => Err(Refusal::new(ErrorCode::Unknown, "the token endpoint is answered before")),
+        }
+    }
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+fn not_allowed(methods: &'static str) -> Refusal {
+    Refusal::new(ErrorCode::Unsupported, "the method is not supported here")
+        .header(header::ALLOW, HeaderValue::from_static(methods))
+}
+
+/// A header value that cannot fail: digests, paths and numbers are visible ASCII.
+fn header_value(text: impl ToString) -> HeaderValue {
+    HeaderValue::try_from(text.to_string()).unwrap_or(HeaderValue::from_static(""))
+}
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Runs file work where blocking is allowed.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Refusal>
+where
+    T: Send + 'static,
+    E: Into<Refusal> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(e) => Err(hoistway_model::Error::internal("working on a file", e).into()),
+    }
+}
+
+/// Runs work that a client's going away must not cut in the middle.
+async fn uninterrupted<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(e) => Err(hoistway_model::Error::internal("serving a registry request", e).into()),
+    }
+}

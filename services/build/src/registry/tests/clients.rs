@@ -1,0 +1,176 @@
+//! The clients that people use, against the registry. Each is skipped, loudly, where it is not installed, and must be
+//! there where `HOISTWAY_TEST_REQUIRE` names it.
+
+use super::*;
+use std::{
+    ffi::OsStr,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Output,
+};
+use tokio::process::Command;
+
+async fn run(program: &str, args: &[&str], config: Option<&Path>) -> std::io::Result<Output> {
+    let mut command = Command::new(program);
+    if let Some(dir) = config {
+        command.env("DOCKER_CONFIG", dir).env("REGISTRY_AUTH_FILE", dir.join("skopeo.json"));
+    }
+    command.args(args).stdin(std::process::Stdio::null()).output().await
+}
+
+/// Runs to success and returns what was printed.
+async fn ok(program: &str, args: &[&str], config: Option<&Path>) -> String {
+    let out = run(program, args, config).await.unwrap();
+    let error = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{program} {args:?}: {error}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Whether the client `name` works here, by what `probe` says.
+async fn available(name: &str, program: &str, probe: &[&str]) -> bool {
+    if run(program, probe, None).await.is_ok_and(|out| out.status.success()) {
+        return true;
+    }
+    let required = std::env::var("HOISTWAY_TEST_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|n| n.trim() == name), "{name} is required and does not work here");
+    eprintln!("SKIPPED: {name} does not work here ({program} {})", probe.join(" "));
+    false
+}
+
+fn layer(name: &str, content: &[u8]) -> (Vec<u8>, Digest) {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, name, content).unwrap();
+    let tar = tar.into_inner().unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar).unwrap();
+    (gzip.finish().unwrap(), Digest::of(&tar))
+}
+
+/// An OCI layout of one image with two layers below `dir`; the digest of its manifest.
+fn oci_layout(dir: &Path) -> Digest {
+    let put = |media_type: &str, bytes: &[u8]| {
+        let path = dir.join("blobs/sha256").join(Digest::of(bytes).hex());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+        json!({"mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len()})
+    };
+    let noise: Vec<u8> = (0..1u32 << 20).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let (small, small_id) = layer("app/hello.txt", b"hello\n");
+    let (large, large_id) = layer("app/noise.bin", &noise);
+    let config = json!({"architecture": "amd64", "os": "linux", "config": {"Labels": {"dev.hoistway.image": "1"}},
+        "rootfs": {"type": "layers", "diff_ids": [small_id, large_id]}});
+    let layers = [&small, &large].map(|bytes| put("application/vnd.oci.image.layer.v1.tar+gzip", bytes));
+    let config = put("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
+    let manifest = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers});
+    let manifest = put(OCI_MANIFEST, manifest.to_string().as_bytes());
+    let digest = manifest["digest"].as_str().unwrap().parse().unwrap();
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+    std::fs::write(dir.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    digest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skopeo_pushes_and_pulls() {
+    if !available("skopeo", "skopeo", &["--version"]).await {
+        return;
+    }
+    let r = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let digest = oci_layout(&dir.path().join("in"));
+    let local = |name: &str| format!("oci:{}", dir.path().join(name).display());
+    let remote = |name: &str| format!("docker://{}/{name}", r.addr);
+    let (source, creds) = (local("in"), format!("anybody:{KEY}"));
+    let config = Some(dir.path());
+    let push = ["copy", "--dest-tls-verify=false"];
+
+    let anonymous = run("skopeo", &[&push[..], &[&source, &remote("x/y:tag")]].concat(), config).await.unwrap();
+    let error = String::from_utf8_lossy(&anonymous.stderr);
+    assert!(!anonymous.status.success() && error.contains("API key"), "{error}");
+    ok("skopeo", &[&push[..], &["--dest-creds", &creds, &source, &remote("x/y:tag")]].concat(), config).await;
+    // Again, and to a second repository: nothing is sent twice that is there.
+    ok("skopeo", &[&push[..], &["--dest-creds", &creds, &source, &remote("x/y:tag")]].concat(), config).await;
+    ok("skopeo", &[&push[..], &["--dest-creds", &creds, &source, &remote("z:tag")]].concat(), config).await;
+
+    let pull = ["copy", "--src-tls-verify=false"];
+    ok("skopeo", &[&pull[..], &[&remote("x/y:tag"), &local("out")]].concat(), config).await;
+    let by_digest = remote(&format!("z@{digest}"));
+    ok("skopeo", &[&pull[..], &["--src-creds", &creds, &by_digest, &local("out2")]].concat(), config).await;
+    for out in ["out", "out2"] {
+        for entry in std::fs::read_dir(dir.path().join("in/blobs/sha256")).unwrap() {
+            let (path, name) = (entry.as_ref().unwrap().path(), entry.unwrap().file_name());
+            let pulled: PathBuf = [dir.path().as_os_str(), OsStr::new(out), OsStr::new("blobs/sha256"), &name].iter().collect();
+            assert!(std::fs::read(path).unwrap() == std::fs::read(pulled).unwrap(), "{name:?}");
+        }
+    }
+    let tags = ok("skopeo", &["list-tags", "--tls-verify=false", &remote("x/y")], config).await;
+    assert!(tags.contains("\"tag\""), "{tags}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_pushes_and_pulls() {
+    if !available("docker", "docker", &["info"]).await {
+        return;
+    }
+    let r = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (logged_in, anonymous) = (dir.path().join("in"), dir.path().join("out"));
+    let (logged_in, anonymous) = (Some(logged_in.as_path()), Some(anonymous.as_path()));
+    let host = r.addr.to_string();
+    let image = format!("{host}/team/tool:v1");
+    let tar = dir.path().join("root.tar");
+    let mut builder = tar::Builder::new(std::fs::File::create(&tar).unwrap());
+    builder.append_path_with_name(std::env::current_exe().unwrap(), "bin/tool").unwrap();
+    builder.finish().unwrap();
+    ok("docker", &["import", tar.to_str().unwrap(), &image], None).await;
+
+    let refused = run("docker", &["push", &image], anonymous).await.unwrap();
+    assert!(!refused.status.success(), "a push without a key");
+    assert!(!run("docker", &["login", "-u", "x", "-p", "wrong", &host], logged_in).await.unwrap().status.success());
+    ok("docker", &["login", "-u", "x", "-p", KEY, &host], logged_in).await;
+    ok("docker", &["push", &image], logged_in).await;
+    // The second repository's layers are mounted from the first.
+    let second = format!("{host}/team/other:v1");
+    ok("docker", &["tag", &image, &second], None).await;
+    ok("docker", &["push", &second], logged_in).await;
+    ok("docker", &["rmi", &image, &second], None).await;
+    ok("docker", &["pull", &image], anonymous).await;
+    let found = ok("docker", &["image", "inspect", "--format", "{{index .RepoDigests 0}}", &image], None).await;
+    let manifest = r.get("/v2/team/tool/manifests/v1").await;
+    assert_eq!(found.trim(), format!("{host}/team/tool@{}", Digest::of(&manifest.body)));
+    ok("docker", &["rmi", &image], None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containerd_pushes_and_pulls() {
+    let sockets = ["/run/containerd/containerd.sock", "/run/docker/containerd/containerd.sock"];
+    let socket = sockets.into_iter().find(|path| Path::new(path).exists()).unwrap_or(sockets[0]);
+    if !available("containerd", "ctr", &["-a", socket, "version"]).await {
+        return;
+    }
+    let r = Registry::start().await;
+    r.push_image("x/y", "v1", "content").await;
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("in");
+    oci_layout(&layout);
+    let tar = dir.path().join("image.tar");
+    let mut builder = tar::Builder::new(std::fs::File::create(&tar).unwrap());
+    builder.append_dir_all(".", &layout).unwrap();
+    builder.finish().unwrap();
+
+    let namespace = format!("hoistway-test-{}", r.addr.port());
+    let base = ["-a", socket, "-n", &namespace, "images"];
+    let image = format!("{}/team/c:v1", r.addr);
+    let (creds, tar) = (format!("anybody:{KEY}"), tar.to_str().unwrap());
+    let images = async |args: &[&str]| ok("ctr", &[&base[..], args].concat(), None).await;
+    images(&["import", "--no-unpack", "--base-name", "local", "--index-name", &image, tar]).await;
+    images(&["push", "--plain-http", "--user", &creds, &image]).await;
+    images(&["rm", "--sync", &image]).await;
+    images(&["pull", "--plain-http", "--skip-verify", "--all-platforms", &image]).await;
+    let listed = images(&["ls", "-q"]).await;
+    assert!(listed.contains(&image), "{listed}");
+    images(&["rm", "--sync", &image]).await;
+}

@@ -1,0 +1,144 @@
+//! The registry on a real port, with a real database and real files.
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod clients;
+mod pull;
+mod push;
+
+use super::{BlobStore, OCI_MANIFEST, RegistryConfig, RegistryState, SqlManifestStore, router, store};
+use bytes::Bytes;
+use hoistway_kit::db::Db;
+use hoistway_model::Digest;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use std::{net::SocketAddr, sync::Arc};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The API key that the tests' registry knows.
+const KEY: &str = "hw_the-key-of-these-tests";
+
+/// A running registry; it ends with the test's runtime.
+struct Registry {
+    addr: SocketAddr,
+    state: RegistryState,
+    blobs: BlobStore,
+    db: Db,
+    _dir: tempfile::TempDir,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|v| v.to_str().unwrap()).unwrap_or_default()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The status and the code of the first error, for comparing in one line.
+    fn verdict(&self) -> (u16, String) {
+        let code = serde_json::from_slice::<Value>(&self.body).unwrap_or_default();
+        (self.status.as_u16(), code["errors"][0]["code"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+impl Registry {
+    async fn start() -> Self {
+        Self::with(RegistryConfig { min_free_bytes: 0, ..RegistryConfig::default() }).await
+    }
+
+    async fn with(config: RegistryConfig) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("build.db"), vec![Box::new(store::Migration)]).await.unwrap();
+        let blobs = BlobStore::open(&dir.path().join("registry")).unwrap();
+        let manifests = Arc::new(SqlManifestStore::new(db.clone()));
+        let state = RegistryState::new(&config, blobs.clone(), manifests, Arc::new(|text| text == KEY)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let app = router(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { addr, state, blobs, db, _dir: dir }
+    }
+
+    /// A request with exactly these headers, and `Host` unless it is among them.
+    async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let stream = TcpStream::connect(self.addr).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", self.addr.to_string());
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
+        let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// A request with the key.
+    async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let bearer = format!("Bearer {KEY}");
+        let headers = [&[("authorization", bearer.as_str())], headers].concat();
+        self.raw(method, path, &headers, body).await
+    }
+
+    /// A request without anything.
+    async fn get(&self, path: &str) -> Answer {
+        self.raw("GET", path, &[], "").await
+    }
+
+    /// Opens an upload; its path.
+    async fn open_upload(&self, repo: &str) -> String {
+        let answer = self.call("POST", &format!("/v2/{repo}/blobs/uploads/"), &[], "").await;
+        assert_eq!(answer.status, 202);
+        answer.header("location").to_owned()
+    }
+
+    /// Pushes a blob in one request.
+    async fn push_blob(&self, repo: &str, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        let path = format!("/v2/{repo}/blobs/uploads/?digest={digest}");
+        let answer = self.call("POST", &path, &[], bytes.to_vec()).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        digest
+    }
+
+    /// Pushes an image of one layer; its manifest.
+    async fn push_image(&self, repo: &str, tag: &str, content: &str) -> Vec<u8> {
+        let (config, layer) = (self.push_blob(repo, b"{}").await, self.push_blob(repo, content.as_bytes()).await);
+        let manifest = image(&config, &layer, content.len());
+        let answer = self.put_manifest(repo, tag, &manifest).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        manifest
+    }
+
+    async fn put_manifest(&self, repo: &str, reference: &str, manifest: &[u8]) -> Answer {
+        let path = format!("/v2/{repo}/manifests/{reference}");
+        self.call("PUT", &path, &[("content-type", OCI_MANIFEST)], manifest.to_vec()).await
+    }
+}
+
+/// A manifest with one layer.
+fn image(config: &Digest, layer: &Digest, size: usize) -> Vec<u8> {
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": size}],
+    });
+    manifest.to_string().into_bytes()
+}

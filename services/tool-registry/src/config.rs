@@ -1,0 +1,69 @@
+//! The settings of the tool registry: a TOML file, then `HOISTWAY_TOOL_REGISTRY_*`.
+
+use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// The name of the service, in configuration, logs and directories.
+pub const SERVICE: &str = "tool-registry";
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The data directory of the installation; the service has the directory `tool-registry` in it.
+    pub data_dir: PathBuf,
+    /// Where gRPC is served.
+    pub grpc_listen: SocketAddr,
+    /// Where the echo tool is served.
+    pub http_listen: SocketAddr,
+    /// The base URL of the echo tool for users of the API; absent: `localhost` and the port.
+    pub public_url: Option<String>,
+    /// The same for agents; absent: `public_url`.
+    pub internal_url: Option<String>,
+    /// The token that services show each other; absent: `service-token` in the data directory.
+    pub service_token_file: Option<PathBuf>,
+    /// The key of stored credentials; absent: `master.key` in the data directory.
+    pub master_key_file: Option<PathBuf>,
+    /// How log lines look: human or json.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: xdg_data_dir(),
+            grpc_listen: (Ipv4Addr::LOCALHOST, 8093).into(),
+            http_listen: (Ipv4Addr::LOCALHOST, 8094).into(),
+            public_url: None,
+            internal_url: None,
+            service_token_file: None,
+            master_key_file: None,
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The service's own directory.
+    pub fn service_dir(&self) -> PathBuf {
+        self.data_dir.join(SERVICE)
+    }
+
+    /// The file of the service token.
+    pub fn service_token_file(&self) -> PathBuf {
+        self.in_data_dir(self.service_token_file.as_deref(), "service-token")
+    }
+
+    /// The file of the master key.
+    pub fn master_key_file(&self) -> PathBuf {
+        self.in_data_dir(self.master_key_file.as_deref(), "master.key")
+    }
+
+    fn in_data_dir(&self, configured: Option<&Path>, name: &str) -> PathBuf {
+        configured.map_or_else(|| self.data_dir.join(name), Path::to_owned)
+    }
+}

@@ -1,0 +1,153 @@
+//! The gRPC face: messages to records, the call, records to messages. No decision is taken here.
+
+use hoistway_kit::grpc::{MAX_MESSAGE, to_status};
+use hoistway_model::{Operation, OperationId, Result, ToolRegistry, tool::ToolPlan};
+use hoistway_proto::{
+    common::v1 as common,
+    convert::{name, parsed, required},
+    tools::v1::{
+        self as pb,
+        tool_registry_service_server::{ToolRegistryService as Service, ToolRegistryServiceServer},
+    },
+};
+use std::sync::Arc;
+use tonic::{Request, Response, Status, async_trait};
+
+/// Any tool registry as the generated server sees it.
+#[derive(Debug, Clone)]
+pub struct GrpcToolRegistry(Arc<dyn ToolRegistry>);
+
+/// The generated server over `registry`.
+pub(crate) fn server(registry: Arc<dyn ToolRegistry>) -> ToolRegistryServiceServer<GrpcToolRegistry> {
+    ToolRegistryServiceServer::new(GrpcToolRegistry(registry))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
+}
+
+fn operation(message: Option<common::Operation>) -> Result<Operation> {
+    required("operation", message)?.try_into()
+}
+
+fn plan(message: Option<pb::ToolPlan>) -> Result<ToolPlan> {
+    required("plan", message)?.try_into()
+}
+
+fn applied(text: &str) -> Result<OperationId> {
+    parsed("applied_operation_id", text)
+}
+
+impl GrpcToolRegistry {
+    async fn resolve(&self, r: pb::ResolveRequest) -> Result<pb::ResolveResponse> {
+        let identity_provider = match r.identity_provider.as_str() {
+            "" => None,
+            text => Some(name("identity_provider", text)?),
+        };
+        Ok(self.0.resolve(plan(r.plan)?, r.providers, identity_provider).await?.into())
+    }
+
+    async fn apply_tools(&self, r: pb::ApplyToolsRequest) -> Result<pb::ApplyToolsResponse> {
+        Ok(self.0.apply_tools(operation(r.operation)?, plan(r.plan)?).await?.into())
+    }
+
+    async fn settle_tools(&self, r: pb::SettleToolsRequest) -> Result<pb::SettleToolsResponse> {
+        self.0.settle_tools(name("agent", &r.agent)?, applied(&r.applied_operation_id)?).await?;
+        Ok(pb::SettleToolsResponse {})
+    }
+
+    async fn undo_tools(&self, r: pb::UndoToolsRequest) -> Result<pb::UndoToolsResponse> {
+        self.0.undo_tools(applied(&r.applied_operation_id)?).await?;
+        Ok(pb::UndoToolsResponse {})
+    }
+
+    async fn release_agent(&self, r: pb::ReleaseAgentRequest) -> Result<pb::ReleaseAgentResponse> {
+        self.0.release_agent(operation(r.operation)?, name("agent", &r.agent)?).await?;
+        Ok(pb::ReleaseAgentResponse {})
+    }
+
+    async fn create_tool(&self, r: pb::CreateToolRequest) -> Result<pb::CreateToolResponse> {
+        let tool = required("tool", r.tool)?.try_into()?;
+        let tool = self.0.create_tool(operation(r.operation)?, tool).await?;
+        Ok(pb::CreateToolResponse { tool: Some(tool.into()) })
+    }
+
+    async fn get_tool(&self, r: pb::GetToolRequest) -> Result<pb::GetToolResponse> {
+        let tool = self.0.get_tool(name("name", &r.name)?).await?;
+        Ok(pb::GetToolResponse { tool: Some(tool.into()) })
+    }
+
+    async fn list_tools(&self, _: pb::ListToolsRequest) -> Result<pb::ListToolsResponse> {
+        let tools = self.0.list_tools().await?;
+        Ok(pb::ListToolsResponse { tools: tools.into_iter().map(Into::into).collect() })
+    }
+
+    async fn delete_tool(&self, r: pb::DeleteToolRequest) -> Result<pb::DeleteToolResponse> {
+        self.0.delete_tool(operation(r.operation)?, name("name", &r.name)?).await?;
+        Ok(pb::DeleteToolResponse {})
+    }
+
+    async fn create_model_provider(
+        &self,
+        r: pb::CreateModelProviderRequest,
+    ) -> Result<pb::CreateModelProviderResponse> {
+        let provider = required("model_provider", r.model_provider)?.try_into()?;
+        let provider = self.0.create_model_provider(operation(r.operation)?, provider).await?;
+        Ok(pb::CreateModelProviderResponse { model_provider: Some(provider.into()) })
+    }
+
+    async fn get_model_provider(&self, r: pb::GetModelProviderRequest) -> Result<pb::GetModelProviderResponse> {
+        let provider = self.0.get_model_provider(name("name", &r.name)?).await?;
+        Ok(pb::GetModelProviderResponse { model_provider: Some(provider.into()) })
+    }
+
+    async fn list_model_providers(&self, _: pb::ListModelProvidersRequest) -> Result<pb::ListModelProvidersResponse> {
+        let providers = self.0.list_model_providers().await?;
+        Ok(pb::ListModelProvidersResponse { model_providers: providers.into_iter().map(Into::into).collect() })
+    }
+
+    async fn delete_model_provider(
+        &self,
+        r: pb::DeleteModelProviderRequest,
+    ) -> Result<pb::DeleteModelProviderResponse> {
+        self.0.delete_model_provider(operation(r.operation)?, name("name", &r.name)?).await?;
+        Ok(pb::DeleteModelProviderResponse {})
+    }
+
+    async fn seed_starter_kit(&self, r: pb::SeedStarterKitRequest) -> Result<pb::SeedStarterKitResponse> {
+        self.0.seed_starter_kit(operation(r.operation)?).await?;
+        Ok(pb::SeedStarterKitResponse {})
+    }
+}
+
+/// One generated method for each of the above: the message out of its envelope, the answer or the status into one.
+macro_rules! rpcs {
+    ($($method:ident: $request:ident => $response:ident,)*) => {
+        #[async_trait]
+        impl Service for GrpcToolRegistry {
+            $(
+                async fn $method(
+                    &self,
+                    request: Request<pb::$request>,
+                ) -> Result<Response<pb::$response>, Status> {
+                    GrpcToolRegistry::$method(self, request.into_inner()).await.map(Response::new).map_err(to_status)
+                }
+            )*
+        }
+    };
+}
+
+rpcs! {
+    resolve: ResolveRequest => ResolveResponse,
+    apply_tools: ApplyToolsRequest => ApplyToolsResponse,
+    settle_tools: SettleToolsRequest => SettleToolsResponse,
+    undo_tools: UndoToolsRequest => UndoToolsResponse,
+    release_agent: ReleaseAgentRequest => ReleaseAgentResponse,
+    create_tool: CreateToolRequest => CreateToolResponse,
+    get_tool: GetToolRequest => GetToolResponse,
+    list_tools: ListToolsRequest => ListToolsResponse,
+    delete_tool: DeleteToolRequest => DeleteToolResponse,
+    create_model_provider: CreateModelProviderRequest => CreateModelProviderResponse,
+    get_model_provider: GetModelProviderRequest => GetModelProviderResponse,
+    list_model_providers: ListModelProvidersRequest => ListModelProvidersResponse,
+    delete_model_provider: DeleteModelProviderRequest => DeleteModelProviderResponse,
+    seed_starter_kit: SeedStarterKitRequest => SeedStarterKitResponse,
+}

@@ -1,0 +1,97 @@
+//! The tool registry: tools, model providers, which agent uses which tool, and the built-in echo tool.
+//!
+//! [`serve`] is the whole service. A process that hosts several services calls [`open`] once and gives the same
+//! instance to [`grpc`], whose server is served over TCP and taken as a local transport alike.
+
+mod address;
+pub mod config;
+pub mod echo;
+mod grpc;
+mod listener;
+mod migration;
+mod plan;
+mod record;
+mod service;
+mod store;
+mod vault;
+
+pub use config::Config;
+pub use grpc::GrpcToolRegistry;
+pub use service::ToolRegistryService;
+
+use hoistway_kit::{grpc::Server, ports::Listeners, secrets::MasterKey, token::ServiceToken};
+use hoistway_model::{Error, Result, ToolRegistry};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// What the service shares with the rest of the installation.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The token that callers must show.
+    pub token: ServiceToken,
+    /// The key of stored credentials.
+    pub master_key: MasterKey,
+}
+
+impl Deps {
+    /// Reads both from the configured files, which are made at the first start.
+    pub async fn load(config: &Config) -> Result<Self> {
+        let (token, key) = (config.service_token_file(), config.master_key_file());
+        let load = move || {
+            Ok(Self { token: ServiceToken::load_or_create(&token)?, master_key: MasterKey::load_or_create(&key)? })
+        };
+        tokio::task::spawn_blocking(load).await.map_err(|e| Error::internal("reading the keys", e))?
+    }
+}
+
+/// The two ports of the service.
+#[derive(Debug)]
+pub struct Ports {
+    /// For gRPC.
+    pub grpc: Listeners,
+    /// For the echo tool.
+    pub http: Listeners,
+}
+
+impl Ports {
+    /// Listens on the configured addresses, and writes the ports that were taken for port 0 into `config`.
+    pub fn listen(config: &mut Config) -> Result<Self> {
+        let listen = |addr: &mut std::net::SocketAddr| {
+            let listeners = hoistway_kit::ports::listen(*addr)?;
+            addr.set_port(listeners.port());
+            Ok::<_, Error>(listeners)
+        };
+        Ok(Self { grpc: listen(&mut config.grpc_listen)?, http: listen(&mut config.http_listen)? })
+    }
+}
+
+/// Opens the service: its directory, its database, its keys. It listens nowhere; the echo tool's URLs come from
+/// `config`, so a port 0 in there must have become the real one.
+pub async fn open(config: &Config, deps: &Deps) -> Result<ToolRegistryService> {
+    ToolRegistryService::open(config, deps.master_key.clone()).await
+}
+
+/// The gRPC server of any tool registry, with health and reflection.
+pub fn grpc(registry: Arc<dyn ToolRegistry>, deps: &Deps) -> Result<Server> {
+    Server::new(deps.token.clone()).add(grpc::server(registry)).reflection(hoistway_proto::DESCRIPTORS)
+}
+
+/// Serves everything until `shutdown`, then drains.
+pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
+    let service = open(config, &deps).await?;
+    let server = grpc(Arc::new(service.clone()), &deps)?;
+    // When one of the two ends, the other one is of no use.
+    let ended = shutdown.child_token();
+    let guarded = async |serving: &mut (dyn Future<Output = Result<()>> + Send + Unpin)| {
+        let served = serving.await;
+        ended.cancel();
+        served
+    };
+    let (mut rpc, mut http) = (
+        Box::pin(server.serve(ports.grpc, ended.clone())),
+        Box::pin(echo::serve(ports.http, ended.clone())),
+    );
+    let (rpc, http, ()) = tokio::join!(guarded(&mut rpc), guarded(&mut http), service.maintain(ended.clone()));
+    service.close().await;
+    rpc.and(http)
+}

@@ -1,0 +1,237 @@
+//! Tools one by one: rows and records, registration, deletion, the starter kit's tool.
+
+use super::{
+    MAX_ROWS, Once, Store,
+    entity::{binding, tool},
+    finish, text,
+};
+use crate::{
+    plan::{agents, completed},
+    record::{Builtin, Content, StoredTool},
+    vault::tool_value,
+};
+use hoistway_kit::{db::db_error, time::now_ms};
+use hoistway_model::{
+    Code, Error, Name, Operation, OperationId, Result,
+    tool::{ApiKeyPlace, Connection, NewTool, Tool},
+};
+use sea_orm::{
+    ActiveValue::{NotSet, Set},
+    ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::Expr,
+};
+use serde_json::json;
+use std::collections::BTreeSet;
+
+impl Store {
+    pub(crate) async fn create_tool(&self, operation: &Operation, wanted: &NewTool) -> Result<Tool> {
+        const KIND: &str = "tools.create";
+        let payload = self.vault.fingerprint(KIND, &tool_value(wanted));
+        let txn = match self.once::<text::ToolText>(operation, KIND, payload).await? {
+            Once::Again(answer) => return answer.try_into(),
+            Once::First(txn) => txn,
+        };
+        let tool = match find(&txn, &wanted.name).await? {
+            None => {
+                let sealed = self.vault.seal(&wanted.name, &wanted.credentials)?;
+                let content = new_content(wanted, None, sealed);
+                let tool = new_row(wanted, content, None, operation.id);
+                insert(&txn, vec![tool.clone()]).await?;
+                tool
+            }
+            Some(have) => {
+                let content = completed(&have, wanted, &self.addresses, &self.vault)?;
+                adopt(&txn, &have.name).await?;
+                match content {
+                    Some(content) => update(&txn, have, content, operation.id).await?,
+                    None => have,
+                }
+            }
+        };
+        let tool = tool.show(&self.addresses);
+        finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
+        Ok(tool)
+    }
+
+    pub(crate) async fn get_tool(&self, name: &Name) -> Result<Tool> {
+        let tool = find(self.db.read(), name).await?.ok_or_else(|| Error::not_found("tool", name))?;
+        Ok(tool.show(&self.addresses))
+    }
+
+    pub(crate) async fn list_tools(&self) -> Result<Vec<Tool>> {
+        let rows = tool::Entity::find().order_by_asc(tool::Column::Name).limit(MAX_ROWS).all(self.db.read()).await;
+        let rows = rows.map_err(db_error("listing tools"))?;
+        rows.into_iter().map(|row| Ok(StoredTool::try_from(row)?.show(&self.addresses))).collect()
+    }
+
+    pub(crate) async fn delete_tool(&self, operation: &Operation, name: &Name) -> Result<()> {
+        const KIND: &str = "tools.delete";
+        let payload = self.vault.fingerprint(KIND, &json!(name));
+        let txn = match self.once::<()>(operation, KIND, payload).await? {
+            Once::Again(()) => return Ok(()),
+            Once::First(txn) => txn,
+        };
+        let doing = "deleting a tool";
+        if find(&txn, name).await?.is_none() {
+            return Err(Error::not_found("tool", name));
+        }
+        let users: Vec<String> = binding::Entity::find()
+            .select_only()
+            .column(binding::Column::Agent)
+            .filter(binding::Column::Tool.eq(name.as_str()))
+            .into_tuple()
+            .all(&txn)
+            .await
+            .map_err(db_error(doing))?;
+        let users = users.into_iter().map(text::name).collect::<Result<BTreeSet<_>>>()?;
+        if !users.is_empty() {
+            return Err(Error::new(Code::Conflict, format!("tool \"{name}\" is used by {}", agents(&users))));
+        }
+        tool::Entity::delete_by_id(name.as_str()).exec(&txn).await.map_err(db_error(doing))?;
+        finish(txn, operation.id, &()).await
+    }
+
+    /// Registers the built-in tool unless there is a tool of its name, whoever's it is.
+    pub(super) async fn seed_echo(
+        &self,
+        txn: &impl ConnectionTrait,
+        wanted: &NewTool,
+        id: OperationId,
+    ) -> Result<()> {
+        if find(txn, &wanted.name).await?.is_some() {
+            return Ok(());
+        }
+        let content = new_content(wanted, Some(Builtin::Echo), None);
+        insert(txn, vec![new_row(wanted, content, None, id)]).await
+    }
+}
+
+/// What a tool is when it is registered.
+pub(super) fn new_content(wanted: &NewTool, builtin: Option<Builtin>, credentials: Option<Vec<u8>>) -> Content {
+    let (description, connection) = (wanted.description.clone(), wanted.connection.clone());
+    Content { description, connection, builtin, credentials }
+}
+
+/// A tool that is there from now on.
+pub(super) fn new_row(
+    wanted: &NewTool,
+    content: Content,
+    created_by: Option<OperationId>,
+    written_by: OperationId,
+) -> StoredTool {
+    let now = now_ms();
+    StoredTool {
+        name: wanted.name.clone(),
+        content,
+        labels: wanted.labels.clone(),
+        created_by,
+        written_by,
+        created_at: now,
+        updated_at: now,
+    }
+}
+
+/// Adds tools whose names are free.
+pub(super) async fn insert(txn: &impl ConnectionTrait, tools: Vec<StoredTool>) -> Result<()> {
+    let doing = "registering a tool";
+    let count = tool::Entity::find().count(txn).await.map_err(db_error(doing))?;
+    if count.saturating_add(tools.len() as u64) > MAX_ROWS {
+        return Err(Error::new(Code::ResourceExhausted, format!("there can be at most {MAX_ROWS} tools")));
+    }
+    let rows = tools.into_iter().map(row).collect::<Result<Vec<_>>>()?;
+    tool::Entity::insert_many(rows).exec_without_returning(txn).await.map_err(db_error(doing))?;
+    Ok(())
+}
+
+/// Gives a tool that exists new content.
+pub(super) async fn update(
+    txn: &impl ConnectionTrait,
+    have: StoredTool,
+    content: Content,
+    written_by: OperationId,
+) -> Result<StoredTool> {
+    let tool = StoredTool { content, written_by, updated_at: now_ms(), ..have };
+    // What did not change here may be changed by others: the creator, for one, is cleared by adoption.
+    let row = tool::ActiveModel { created_by_operation: NotSet, ..row(tool.clone())? };
+    tool::Entity::update_many()
+        .set(row)
+        .filter(tool::Column::Name.eq(tool.name.as_str()))
+        .exec(txn)
+        .await
+        .map_err(db_error("updating a tool"))?;
+    Ok(tool)
+}
+
+/// Takes from a tool's creator the right to delete it again by undoing.
+pub(super) async fn adopt(txn: &impl ConnectionTrait, name: &Name) -> Result<()> {
+    tool::Entity::update_many()
+        .col_expr(tool::Column::CreatedByOperation, Expr::value(Option::<String>::None))
+        .filter(tool::Column::Name.eq(name.as_str()))
+        .filter(tool::Column::CreatedByOperation.is_not_null())
+        .exec(txn)
+        .await
+        .map_err(db_error("adopting a tool"))?;
+    Ok(())
+}
+
+pub(super) async fn find(db: &impl ConnectionTrait, name: &Name) -> Result<Option<StoredTool>> {
+    let row = tool::Entity::find_by_id(name.as_str()).one(db).await.map_err(db_error("looking up a tool"))?;
+    row.map(TryInto::try_into).transpose()
+}
+
+fn row(t: StoredTool) -> Result<tool::ActiveModel> {
+    let Content { description, connection, builtin, credentials } = t.content;
+    let (location, key_name, prefix) = match connection.api_key {
+        Some(place) => (Some(place.location), Some(place.name), Some(place.value_prefix)),
+        None => (None, None, None),
+    };
+    Ok(tool::ActiveModel {
+        name: Set(t.name.into()),
+        description: Set(description),
+        base_url: Set(connection.base_url),
+        port: Set(connection.port.into()),
+        scheme: Set(connection.scheme.as_str().to_owned()),
+        auth_type: Set(connection.auth_type.as_str().to_owned()),
+        api_key_location: Set(location),
+        api_key_name: Set(key_name),
+        api_key_prefix: Set(prefix),
+        labels: Set(text::write(&t.labels)?),
+        credentials: Set(credentials),
+        builtin: Set(builtin.map(|b| b.as_str().to_owned())),
+        created_by_operation: Set(t.created_by.map(|id| id.to_string())),
+        written_by_operation: Set(t.written_by.to_string()),
+        created_at: Set(t.created_at),
+        updated_at: Set(t.updated_at),
+    })
+}
+
+impl TryFrom<tool::Model> for StoredTool {
+    type Error = Error;
+
+    fn try_from(row: tool::Model) -> Result<Self> {
+        let api_key = match (row.api_key_location, row.api_key_name, row.api_key_prefix) {
+            (Some(location), Some(name), Some(value_prefix)) => Some(ApiKeyPlace { location, name, value_prefix }),
+            _ => None,
+        };
+        Ok(Self {
+            name: text::name(row.name)?,
+            content: Content {
+                description: row.description,
+                connection: Connection {
+                    base_url: row.base_url,
+                    port: u16::try_from(row.port).map_err(|e| Error::internal("reading a record", e))?,
+                    scheme: text::parse(&row.scheme)?,
+                    auth_type: text::parse(&row.auth_type)?,
+                    api_key,
+                },
+                builtin: row.builtin.as_deref().and_then(Builtin::parse),
+                credentials: row.credentials,
+            },
+            labels: text::read(&row.labels)?,
+            created_by: row.created_by_operation.as_deref().map(text::parse).transpose()?,
+            written_by: text::parse(&row.written_by_operation)?,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}

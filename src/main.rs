@@ -1,0 +1,58 @@
+//! `hoistway`: the whole stack in one process.
+
+mod screen;
+mod up;
+
+use clap::{Parser, Subcommand};
+use hoistway_kit::{exit, telemetry::LogFormat};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+/// Self-hosted control plane for AI agents: one call from source to a running agent.
+#[derive(Parser)]
+#[command(name = "hoistway", version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the whole stack in this process, on this machine
+    Up(UpArgs),
+}
+
+/// What `hoistway up` can be told.
+#[derive(clap::Args, Debug, Clone)]
+pub struct UpArgs {
+    /// Where the HTTP API listens [default: 127.0.0.1:8092, and ::1 beside it]
+    #[arg(long, value_name = "ADDR:PORT", env = "HOISTWAY_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Where everything is kept [default: $XDG_DATA_HOME/hoistway]
+    #[arg(long, value_name = "DIR", env = "HOISTWAY_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The Python interpreter that builds and runs agents [default: the first on PATH that is 3.10 or newer]
+    #[arg(long, value_name = "PATH", env = "HOISTWAY_PYTHON")]
+    python: Option<PathBuf>,
+    /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]
+    #[arg(long, value_name = "IMAGE", env = "HOISTWAY_BASE_IMAGE")]
+    base_image: Option<String>,
+    /// Log lines for people (`human`) or as JSON (`json`)
+    #[arg(long, default_value = "human", env = "HOISTWAY_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+fn main() -> ExitCode {
+    // First of all: an agent's launcher is this program too, and must have one thread only.
+    if let Some(code) = hoistway_agent::launcher::run_if_requested() {
+        return code;
+    }
+    let Args { command: Command::Up(args) } = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return exit::fatal(&hoistway_model::Error::internal("starting", e)),
+    };
+    match runtime.block_on(up::run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => exit::fatal(&e),
+    }
+}

@@ -5,7 +5,7 @@ mod up;
 
 use clap::{Parser, Subcommand};
 use hoistway_kit::{exit, telemetry::LogFormat};
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 /// Self-hosted control plane for AI agents: one call from source to a running agent.
 #[derive(Parser)]
@@ -24,9 +24,9 @@ enum Command {
 /// What `hoistway up` can be told.
 #[derive(clap::Args, Debug, Clone)]
 pub struct UpArgs {
-    /// Where the HTTP API listens [default: 127.0.0.1:8092, and ::1 beside it]
+    /// Where the HTTP API listens; `localhost:PORT` is 127.0.0.1 and ::1 [default: localhost:8092]
     #[arg(long, value_name = "ADDR:PORT", env = "HOISTWAY_LISTEN")]
-    listen: Option<SocketAddr>,
+    listen: Option<up::Listen>,
     /// Where everything is kept [default: $XDG_DATA_HOME/hoistway]
     #[arg(long, value_name = "DIR", env = "HOISTWAY_DATA_DIR")]
     data_dir: Option<PathBuf>,

@@ -1,14 +1,18 @@
 //! The gateway's configuration: defaults, then a file, then `HOISTWAY_GATEWAY_*`, then flags.
 
 use crate::{saga, state};
+use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// The name of the service, in configuration, logs and directories.
+pub const SERVICE: &str = "gateway";
 
 /// What an operator may set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the journal is.
+    /// The data directory of the installation; the gateway has the directory `gateway` in it.
     pub data_dir: PathBuf,
     /// Where the HTTP API listens. The default is loopback; anything else makes it reachable from outside.
     pub listen: SocketAddr,
@@ -38,6 +42,8 @@ pub struct Config {
     pub deploy_queue: usize,
     /// How long the records of ended deployments are kept, in days.
     pub journal_days: u32,
+    /// How log lines look: human or json.
+    pub log_format: LogFormat,
 }
 
 impl Default for Config {
@@ -45,11 +51,11 @@ impl Default for Config {
         let limits = state::Limits::default();
         let saga = saga::Limits::default();
         Self {
-            data_dir: hoistway_kit::config::xdg_data_dir().join("gateway"),
+            data_dir: xdg_data_dir(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8092)),
-            tool_registry: "http://127.0.0.1:8101".into(),
-            build: "http://127.0.0.1:8102".into(),
-            agent: "http://127.0.0.1:8103".into(),
+            tool_registry: "http://127.0.0.1:8093".into(),
+            build: "http://127.0.0.1:8095".into(),
+            agent: "http://127.0.0.1:8097".into(),
             public_registry: "127.0.0.1:5000".into(),
             api_key_file: None,
             service_token_file: None,
@@ -60,11 +66,17 @@ impl Default for Config {
             invoke_concurrency: limits.invoke_concurrency,
             deploy_queue: saga.queue,
             journal_days: 30,
+            log_format: LogFormat::default(),
         }
     }
 }
 
 impl Config {
+    /// The gateway's own directory.
+    pub fn service_dir(&self) -> PathBuf {
+        self.data_dir.join(SERVICE)
+    }
+
     /// The bounds of the HTTP edge.
     pub fn limits(&self) -> state::Limits {
         state::Limits {

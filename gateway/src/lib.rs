@@ -11,7 +11,7 @@ pub mod routes;
 pub mod saga;
 pub mod serve;
 pub mod state;
-pub mod store;
+mod store;
 
 pub use config::Config;
 pub use serve::{Deps, Gateway};

@@ -2,12 +2,12 @@
 
 use clap::Parser;
 use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient, Transport};
-use hoistway_gateway::{Config, Deps, Gateway, saga::steps::Services};
+use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
     config, exit, ports,
     secrets::MasterKey,
     shutdown,
-    telemetry::{self, LogFormat},
+    telemetry,
     token::{ApiKey, ServiceToken},
 };
 use hoistway_model::Result;
@@ -20,9 +20,6 @@ struct Args {
     /// Configuration file (TOML); `HOISTWAY_GATEWAY_*` variables override it
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Log lines for people or as JSON
-    #[arg(long, default_value = "human")]
-    log_format: LogFormat,
 }
 
 #[tokio::main]
@@ -32,14 +29,14 @@ async fn main() -> ExitCode {
         Ok(config) => config,
         Err(e) => return exit::usage(&e.message),
     };
-    match run(&config, args.log_format).await {
+    match run(&config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => exit::fatal(&e),
     }
 }
 
-async fn run(config: &Config, log_format: LogFormat) -> Result<()> {
-    telemetry::init("hoistway-gateway", log_format)?;
+async fn run(config: &Config) -> Result<()> {
+    telemetry::init("hoistway-gateway", config.log_format)?;
     let shutdown = shutdown::on_signals()?;
     let listeners = ports::listen(config.listen)?;
     let token = ServiceToken::load_or_create(&config.file(&config.service_token_file, "service-token"))?;

@@ -5,16 +5,14 @@ use crate::{
     api::{self, body::BodyBudget},
     config::Config,
     routes::Routes,
-    saga::{Saga, steps::Services},
+    saga::{Saga, Services},
     state::{ApiKeys, AppState, PublicAddresses, ReadyCheck},
     store::Journal,
 };
 use async_trait::async_trait;
-use axum::serve::Listener;
-use hoistway_kit::{fs, ports::Listeners, secrets::MasterKey, time::now_ms, token::ApiKey};
+use hoistway_kit::{fs, ports::Listeners, secrets::MasterKey, time::now_ms, token::ApiKey, web};
 use hoistway_model::{Error, Result};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::net::TcpStream;
+use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long requests in flight may go on after a shutdown began.
@@ -46,9 +44,9 @@ pub struct Gateway {
 impl Gateway {
     /// Opens the journal. Nothing runs before [`Gateway::serve`].
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
-        fs::private_dir(&config.data_dir)
-            .map_err(|e| Error::internal(&format!("making {}", config.data_dir.display()), e))?;
-        let journal = Journal::open(&config.data_dir.join("gateway.db")).await?;
+        let dir = config.service_dir();
+        fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        let journal = Journal::open(&dir.join("gateway.db")).await?;
         let Deps { services, master_key, api_key } = deps;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
@@ -80,14 +78,7 @@ impl Gateway {
         let Self { state, saga, journal, keep, shutdown } = self;
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
         let purge = tokio::spawn(purge(journal, keep, shutdown.clone()));
-        let app = api::router(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
-        let serving = axum::serve(Web(listeners), app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        tokio::select! {
-            served = serving => served.map_err(|e| Error::internal("serving HTTP", e))?,
-            () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN).await } => {
-                tracing::warn!("requests were still running {} s after the shutdown began", DRAIN.as_secs());
-            }
-        }
+        web::serve(listeners, api::router(state.clone()), shutdown).await?;
         saga.drained().await;
         state.tasks.close();
         let _ = tokio::time::timeout(DRAIN, state.tasks.wait()).await;
@@ -105,22 +96,6 @@ async fn purge(journal: Journal, keep: Duration, shutdown: CancellationToken) {
         if let Err(e) = journal.purge(before).await {
             tracing::warn!(cause = e.chain(), "old deployments could not be forgotten: {e}");
         }
-    }
-}
-
-/// The listeners as axum takes them.
-struct Web(Listeners);
-
-impl Listener for Web {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        self.0.accept().await
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.0.addrs().first().copied().ok_or_else(|| std::io::Error::other("no listener"))
     }
 }
 

@@ -16,3 +16,4 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod time;
 pub mod token;
+pub mod web;

@@ -31,6 +31,13 @@ pub fn on_signals() -> Result<CancellationToken> {
     Ok(token)
 }
 
+/// Runs one of several parts that are of no use without each other: when it ends, `token` is cancelled for the rest.
+pub async fn part<T>(token: &CancellationToken, part: impl Future<Output = T>) -> T {
+    let output = part.await;
+    token.cancel();
+    output
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

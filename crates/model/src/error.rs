@@ -221,6 +221,11 @@ impl Error {
         self
     }
 
+    /// The public half again, for another one who gets the same failure; the cause stays with the first.
+    pub fn public(&self) -> Self {
+        Self { field: self.field.clone(), details: self.details.clone(), ..Self::new(self.code, self.message.clone()) }
+    }
+
     /// The source chain as one line for the log, outermost first; empty when there is none.
     pub fn chain(&self) -> String {
         let mut out = String::new();

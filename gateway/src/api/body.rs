@@ -1,7 +1,7 @@
 //! Request bodies: read whole, under a limit for each and one for all of them, and never left unread on the wire.
 
 use super::error::{ApiError, ApiResult};
-use crate::state::{AppState, Limits};
+use crate::state::AppState;
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
@@ -37,8 +37,8 @@ pub struct BodyBudget(Arc<Semaphore>);
 
 impl BodyBudget {
     /// Room for eight bodies of the largest size at a time.
-    pub fn new(limits: &Limits) -> Self {
-        Self(Arc::new(Semaphore::new(8 * kib(limits.max_body) as usize)))
+    pub fn new(max_body: usize) -> Self {
+        Self(Arc::new(Semaphore::new(8 * kib(max_body).max(1) as usize)))
     }
 
     async fn acquire(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {

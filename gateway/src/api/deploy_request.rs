@@ -8,7 +8,7 @@ mod stored;
 mod tests;
 pub mod tools;
 
-use super::json::{self, Object, has_value, short};
+use super::json::{self, Object, complaint, has_value, short};
 use crate::state::PublicAddresses;
 use hoistway_model::{
     Code, Error, Name, Result,
@@ -72,7 +72,7 @@ impl DeployRequest {
         let mut warnings = Vec::new();
         let mut root = Object::parse(body)?;
 
-        let agent = root.text("agent_name")?.ok_or_else(|| required("agent_name is required", Some("agent_name")))?;
+        let agent = root.text("agent_name")?.ok_or_else(|| complaint("agent_name", "agent_name is required"))?;
         let image = root.text("image")?;
         let files = root.object("source_files")?.filter(|files| !files.is_empty());
         if image.is_none() && files.is_none() {
@@ -83,7 +83,7 @@ impl DeployRequest {
         let agent = json::name("agent_name", &agent)?;
         for key in NOT_SUPPORTED {
             if root.take(key).is_some_and(|value| has_value(&value)) {
-                return Err(required(&format!("{key} is not supported"), Some(key)));
+                return Err(complaint(key, format!("{key} is not supported")));
             }
         }
         let tools_to_create = tools::finish(begun, &mut warnings)?;
@@ -216,15 +216,10 @@ fn image_ref(text: &str) -> Result<ImageRef> {
     text.parse()
 }
 
-/// A complaint in words of its own about one member.
-fn required(message: &str, field: Option<&str>) -> Error {
-    Error { field: field.map(str::to_owned), ..Error::new(Code::InvalidArgument, message) }
-}
-
 /// Neither source is given. Those of a newer public API, which may have been meant, are told in the details.
 fn no_source(root: &mut Object) -> Error {
     let others = ["draft_id", "artifact_id"].into_iter();
     let given: Vec<_> = others.filter(|key| root.take(key).is_some_and(|value| has_value(&value))).collect();
-    required("either image or source_files is required", None)
+    Error::new(Code::InvalidArgument, "either image or source_files is required")
         .with_details(given.into_iter().map(|key| format!("{key} is not supported")))
 }

@@ -199,6 +199,13 @@ pub fn name(path: &str, text: &str) -> Result<Name> {
     Name::parse(path, &text[..end])
 }
 
+/// A complaint about one member in words of its own, where the contract has them.
+pub fn complaint(field: &str, message: impl Into<String>) -> Error {
+    let mut error = Error::new(Code::InvalidArgument, message);
+    error.field = Some(field.to_owned());
+    error
+}
+
 /// Whether a member that is not supported asks for anything.
 pub fn has_value(value: &Value) -> bool {
     match value {

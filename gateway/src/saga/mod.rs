@@ -6,9 +6,9 @@
 //! goes on from the journal.
 
 mod lane;
-pub mod log;
+pub(crate) mod log;
 mod plan;
-pub mod steps;
+mod steps;
 mod worker;
 
 use crate::{
@@ -22,7 +22,7 @@ use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
 use lane::{Job, Lane, Lanes};
 use log::{Log, State, Step};
 use std::{sync::Arc, time::Duration};
-use steps::Services;
+pub use steps::Services;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

@@ -7,9 +7,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use hoistway_model::{Error, Result};
+use hoistway_kit::{ports::Listeners, web};
+use hoistway_model::Result;
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// The routes of the stand-in.
@@ -27,10 +27,7 @@ async fn not_yet() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 
-/// Serves until `stop`.
-pub async fn serve(listener: TcpListener, stop: CancellationToken) -> Result<()> {
-    axum::serve(listener, router())
-        .with_graceful_shutdown(async move { stop.cancelled().await })
-        .await
-        .map_err(|e| Error::internal("serving egress", e))
+/// Serves until `shutdown`.
+pub async fn serve(listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
+    web::serve(listeners, router(), shutdown).await
 }

@@ -13,6 +13,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// The oldest `major.minor` that the runner runs on.
 const OLDEST: (u32, u32) = (3, 10);
 
+/// The newest `python3.MINOR` that is looked for where `python3` is too old.
+const NEWEST_TRIED: u32 = 16;
+
 /// Prints the real interpreter behind shims and virtual environments, and its version.
 const PROBE: &str = "import json, os, sys\n\
     print(json.dumps({'path': os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable), \
@@ -37,8 +40,25 @@ struct Answer {
 }
 
 impl Interpreter {
-    /// Asks `command` (a path, or a name on `PATH`) what it really is.
-    pub async fn find(command: &Path) -> Result<Self> {
+    /// The interpreter that `configured` (a path, or a name on `PATH`) really is; without one, the first that is new
+    /// enough.
+    pub async fn find(configured: Option<&Path>) -> Result<Self> {
+        if let Some(command) = configured {
+            return Self::probe(command).await;
+        }
+        let found = Self::probe(Path::new("python3")).await;
+        if found.is_ok() {
+            return found;
+        }
+        for minor in (OLDEST.1..=NEWEST_TRIED).rev() {
+            if let Ok(found) = Self::probe(Path::new(&format!("python3.{minor}"))).await {
+                return Ok(found);
+            }
+        }
+        found
+    }
+
+    async fn probe(command: &Path) -> Result<Self> {
         let shown = command.display();
         let unusable = |why: String| Error::new(Code::InvalidArgument, format!("{shown} is not usable as Python: {why}"));
         let asked = Command::new(command).args(["-I", "-c", PROBE]).kill_on_drop(true).output();
@@ -88,7 +108,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_real_interpreter_is_found() {
-        let found = Interpreter::find(Path::new("python3")).await.unwrap();
+        let found = Interpreter::find(None).await.unwrap();
         assert!(found.path.is_absolute());
         assert!(found.suits(&found.python).is_ok());
         let e = found.suits("2.7").unwrap_err();
@@ -98,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_python_is_said() {
         for (command, why) in [("/no/such/python", "No such file"), ("/bin/false", "exit status"), ("/bin/true", "EOF")] {
-            let e = Interpreter::find(Path::new(command)).await.unwrap_err();
+            let e = Interpreter::find(Some(Path::new(command))).await.unwrap_err();
             assert!(e.message.starts_with(command) && e.message.contains(why), "{e}");
         }
     }

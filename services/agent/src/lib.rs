@@ -1,9 +1,167 @@
 //! The agent service: agents, their revisions, the routes to them, and the runtimes that run them.
+//!
+//! [`serve`] is the whole service. A process that hosts several services calls [`open`], [`grpc`] and [`run`] itself
+//! and takes a local transport of the same server. Either way `main` first
+//! calls [`launcher::run_if_requested`]: agents are children of this very program.
 
+pub mod config;
 pub mod egress_stub;
 pub mod environment;
+mod grpc;
 pub mod images;
 pub mod interpreter;
 pub mod launcher;
+mod migration;
 pub mod routes;
 pub mod runtime;
+mod service;
+mod store;
+
+pub use config::Config;
+pub use grpc::GrpcAgentService;
+pub use service::Service;
+
+use environment::Surroundings;
+use hoistway_kit::{
+    fs::DirLock,
+    grpc::Server,
+    ports::{self, Listeners},
+    secrets::MasterKey,
+    shutdown::part,
+    token::ServiceToken,
+};
+use hoistway_model::{AgentService, Error, Result};
+use images::{Bounds, Images, LayerStore, Registries};
+use interpreter::Interpreter;
+use runtime::{ProcessConfig, ProcessRuntime, Runtime};
+use service::Parts;
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+use tokio_util::sync::CancellationToken;
+
+/// What the service shares with the rest of the installation.
+#[derive(Clone)]
+pub struct Deps {
+    /// The token that callers must show, and that the service shows the platform's registry.
+    pub token: ServiceToken,
+    /// The key of stored specifications.
+    pub master_key: MasterKey,
+    /// What runs agents; absent: processes of this machine.
+    pub runtime: Option<Arc<dyn Runtime>>,
+}
+
+impl fmt::Debug for Deps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deps").finish_non_exhaustive()
+    }
+}
+
+impl Deps {
+    /// Reads the keys from the configured files, which are made at the first start.
+    pub async fn load(config: &Config) -> Result<Self> {
+        let (token, key) = (config.service_token_file(), config.master_key_file());
+        let load = move || {
+            let token = ServiceToken::load_or_create(&token)?;
+            Ok(Self { token, master_key: MasterKey::load_or_create(&key)?, runtime: None })
+        };
+        tokio::task::spawn_blocking(load).await.map_err(|e| Error::internal("reading the keys", e))?
+    }
+}
+
+/// The two ports of the service.
+#[derive(Debug)]
+pub struct Ports {
+    /// For gRPC.
+    pub grpc: Listeners,
+    /// For what stands where egress will be.
+    pub egress: Listeners,
+}
+
+impl Ports {
+    /// Listens on the configured addresses, and writes the ports that were taken for port 0 into `config`.
+    pub fn listen(config: &mut Config) -> Result<Self> {
+        let listen = |addr: &mut SocketAddr| {
+            // `localhost` shall work whether it means IPv4 or IPv6.
+            let listeners = match addr.ip() {
+                IpAddr::V4(Ipv4Addr::LOCALHOST) => ports::listen_loopback(addr.port())?,
+                _ => ports::listen(*addr)?,
+            };
+            addr.set_port(listeners.port());
+            Ok::<_, Error>(listeners)
+        };
+        Ok(Self { grpc: listen(&mut config.grpc_listen)?, egress: listen(&mut config.egress_listen)? })
+    }
+}
+
+/// Opens the service: its directory, its database, its runtime; agents of earlier times come back in the background.
+/// It listens nowhere; agents are told egress' URL from `config`, so a port 0 in there must have become the real one.
+/// Whoever opens it ends it with [`Service::shutdown`].
+pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
+    let dir = config.service_dir();
+    let interpreter = Interpreter::find(config.python.as_deref()).await?;
+    let (locked, layers) = (dir.clone(), dir.join("layers"));
+    let opening = tokio::task::spawn_blocking(move || {
+        let lock = DirLock::acquire(&locked)?;
+        let layers = LayerStore::open(&layers, Bounds::default())?;
+        Ok::<_, Error>((lock, layers))
+    });
+    let (lock, layers) = opening.await.map_err(|e| Error::internal("opening the agents' directory", e))??;
+    let runtime = match &deps.runtime {
+        Some(runtime) => Arc::clone(runtime),
+        None => Arc::new(ProcessRuntime::new(process_config(config)).await?),
+    };
+    let registries = Registries::new(&config.registry_address, deps.token.secret())?;
+    let vars = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Service::open(Parts {
+        store: store::Store::open(&dir.join("agent.db"), deps.master_key.clone()).await?,
+        images: Images::new(registries, layers, interpreter.clone()),
+        interpreter,
+        surroundings: Surroundings::new(&config.egress_url(), vars),
+        runtime,
+        lock,
+    })
+    .await
+}
+
+fn process_config(config: &Config) -> ProcessConfig {
+    ProcessConfig {
+        bind: config.agents_bind,
+        advertise: config.agents_host.clone(),
+        concurrent_starts: config.concurrent_starts,
+        limits: config.limits,
+        ..ProcessConfig::new(config.service_dir())
+    }
+}
+
+/// The gRPC server of any agent service, with health and reflection.
+pub fn grpc(agents: Arc<dyn AgentService>, deps: &Deps) -> Result<Server> {
+    Server::new(deps.token.clone()).add(grpc::server(agents)).reflection(hoistway_proto::DESCRIPTORS)
+}
+
+/// Serves an opened service until `shutdown`, then drains and stops the agents.
+pub async fn run(service: Arc<Service>, server: Server, ports: Ports, shutdown: CancellationToken) -> Result<()> {
+    // When one of them ends, whatever the reason, the other is of no use.
+    let ended = shutdown.child_token();
+    let closing = async {
+        ended.cancelled().await;
+        // Watches never end by themselves, and calls are drained only when all of them have ended.
+        service.close_routes();
+    };
+    let (rpc, egress, ()) = tokio::join!(
+        part(&ended, server.serve(ports.grpc, ended.clone())),
+        part(&ended, egress_stub::serve(ports.egress, ended.clone())),
+        closing
+    );
+    service.shutdown().await;
+    rpc.and(egress)
+}
+
+/// The whole service as its own binary runs it.
+pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
+    let service = open(config, &deps).await?;
+    let server = grpc(service.handle(), &deps)?;
+    run(service, server, ports, shutdown).await
+}

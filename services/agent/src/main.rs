@@ -1,12 +1,51 @@
-//! The agent service as a program of its own.
+//! The agent service as a process of its own.
 
-use std::process::ExitCode;
+use clap::Parser;
+use hoistway_agent::{Config, Deps, Ports, config::SERVICE, launcher, serve};
+use hoistway_kit::{config, exit, shutdown, telemetry};
+use hoistway_model::{Error, Result};
+use std::{path::PathBuf, process::ExitCode};
+
+/// Hoistway's agent service. Settings come from the file, then from HOISTWAY_AGENT_* variables.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// A TOML file with settings.
+    #[arg(long, env = "HOISTWAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
 
 fn main() -> ExitCode {
-    // First of all: this program is also the launcher of its agents.
-    if let Some(code) = hoistway_agent::launcher::run_if_requested() {
+    // First of all, before any thread exists: this program is also the launcher of its agents.
+    if let Some(code) = launcher::run_if_requested() {
         return code;
     }
-    eprintln!("hoistway-agent: nothing to do");
-    ExitCode::from(64)
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let status = if e.use_stderr() { exit::USAGE } else { 0 };
+            return match e.print() {
+                Ok(()) => ExitCode::from(status),
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => exit::fatal(&e),
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let mut config: Config = config::load(SERVICE, arguments.config.as_deref())?;
+    telemetry::init(SERVICE, config.log_format)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|e| Error::internal("starting the runtime", e))?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signals()?;
+        let deps = Deps::load(&config).await?;
+        let ports = Ports::listen(&mut config)?;
+        tracing::info!(grpc = %config.grpc_listen, egress = %config.egress_listen, "{SERVICE} is listening");
+        tracing::warn!("agents are not sandboxed: they can do what this user can do");
+        serve(&config, deps, ports, shutdown).await
+    })
 }

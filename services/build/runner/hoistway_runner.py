@@ -84,8 +84,9 @@ class Mask:
 
 def headline(error):
     """`Type: text`, as the last line of a traceback has it; of a text of many lines all, within reason."""
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    module, name = type(error).__module__, type(error).__qualname__
+    if module not in ("builtins", "__main__"):
+        name = f"{module}.{name}"
     try:
         text = str(error)
     except Exception:
@@ -140,8 +141,8 @@ def is_main_guard(test):
     """Whether an expression is `__name__ == "__main__"`: what it guards never runs in an imported module."""
     if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Eq):
         return False
-    sides = (test.left, test.comparators[0])
-    return any(getattr(s, "id", "") == "__name__" for s in sides) and any(getattr(s, "value", "") == "__main__" for s in sides)
+    return {getattr(side, "id", getattr(side, "value", "")) for side in (test.left, test.comparators[0])} == {
+        "__name__", "__main__"}
 
 
 def bound_names(tree):
@@ -152,7 +153,7 @@ def bound_names(tree):
     is often a node of a graph).
     """
     names, todo = set(), [tree]
-    literal = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+    literal = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp)
     while todo:
         node = todo.pop()
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -260,7 +261,7 @@ class RunContext:
 
 def positional_parameters(function):
     """[(name, annotation)] of what a callable takes by position; *args counts as one."""
-    if isinstance(function, FunctionType) and not hasattr(function, "__wrapped__") and not hasattr(function, "__signature__"):
+    if isinstance(function, FunctionType) and function.__dict__.keys().isdisjoint(("__wrapped__", "__signature__")):
         code = function.__code__  # what inspect.signature would say, without its 6 ms
         names = list(code.co_varnames[:code.co_argcount])
         if code.co_flags & 0x04:  # *args, which stands behind the keyword-only ones
@@ -324,15 +325,13 @@ def last_message(state):
 
 def output_of(result):
     """What a framework's object answered, without the state around it."""
-    if isinstance(result, dict):
-        return result if "response" in result else {"response": result.get("output", result.get("result", result))}
-    if result is None or is_chunks(result) or isinstance(result, (str, int, float, list)):
-        return result
-    return {"response": getattr(result, "content", str(result))}
+    if isinstance(result, dict) and "response" not in result:
+        return {"response": result.get("output", result.get("result", result))}
+    return result
 
 
 class EventLoop:
-    """One event loop for all async code of the agent, so that a client bound to it at the first call works ever after."""
+    """One loop for all async code of the agent, so that a client bound to it at the first call works ever after."""
 
     def __init__(self):
         self._lock, self._loop = threading.Lock(), None
@@ -465,8 +464,11 @@ def as_text(value):
 
 
 def normalise(result):
-    """What a handler returned as the object that answers: at least `response`, of any JSON type; other keys are kept."""
+    """What a handler returned as the object that answers: at least `response`, of any JSON type; all keys are kept."""
     if not isinstance(result, dict):
+        if result is not None and not isinstance(result, (str, int, float, list, tuple)):
+            content = getattr(result, "content", None)  # of a language model's message
+            result = content if isinstance(content, (str, list)) else str(result)
         return {"response": result}
     answer = dict(result)
     if "response" not in answer:
@@ -883,7 +885,7 @@ def main():
     app = os.path.abspath((options["--app"] or ["/app"])[-1])
     sites = [os.path.abspath(d) for d in options["--site"] or ["/opt/hoistway/site-packages"]]
     entry = os.path.normpath((options["--script"] or [os.environ.get("USER_ENTRY_POINT", "")])[-1])
-    arrange_path(app, sites, entry, hermetic=bool(options["--app"]))
+    arrange_path(app, sites, entry, hermetic=bool(options["--app"]))  # an app elsewhere: unpacked on a host
     if options["--script"]:
         return be_script(app, entry)
 

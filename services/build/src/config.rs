@@ -1,17 +1,21 @@
 //! The build service's configuration: defaults, then a file, then `HOISTWAY_BUILD_*`, then flags.
 
 use crate::registry::RegistryConfig;
+use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
+
+/// The name of the service, in configuration, logs and directories.
+pub const SERVICE: &str = "build";
 
 /// What an operator may set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where images, logs and tools are kept.
+    /// The data directory of the installation; the service has the directory `build` in it.
     pub data_dir: PathBuf,
     /// Where gRPC listens.
-    pub listen: SocketAddr,
+    pub grpc_listen: SocketAddr,
     /// Where the registry listens.
     pub registry_listen: SocketAddr,
     /// The registry's own settings.
@@ -30,13 +34,15 @@ pub struct Config {
     pub api_key_file: Option<PathBuf>,
     /// The file with the token of calls between services. Default: `service-token` in `data_dir`.
     pub service_token_file: Option<PathBuf>,
+    /// How log lines look: human or json.
+    pub log_format: LogFormat,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            data_dir: hoistway_kit::config::xdg_data_dir().join("build"),
-            listen: SocketAddr::from(([127, 0, 0, 1], 8102)),
+            data_dir: xdg_data_dir(),
+            grpc_listen: SocketAddr::from(([127, 0, 0, 1], 8095)),
             registry_listen: SocketAddr::from(([127, 0, 0, 1], 5000)),
             registry: RegistryConfig::default(),
             python: None,
@@ -46,6 +52,19 @@ impl Default for Config {
             timeout_seconds: 600,
             api_key_file: None,
             service_token_file: None,
+            log_format: LogFormat::default(),
         }
+    }
+}
+
+impl Config {
+    /// The service's own directory.
+    pub fn service_dir(&self) -> PathBuf {
+        self.data_dir.join(SERVICE)
+    }
+
+    /// The file with the token of calls between services.
+    pub fn service_token_file(&self) -> PathBuf {
+        self.service_token_file.clone().unwrap_or_else(|| self.data_dir.join("service-token"))
     }
 }

@@ -71,7 +71,8 @@ pub struct Base {
 impl Base {
     /// Reads a base's manifest and configuration. The caller has verified both digests.
     pub fn parse(manifest: &[u8], config: &[u8]) -> Result<Self> {
-        let unusable = |why: String| Error::new(Code::UnsupportedImage, format!("the base image cannot be used: {why}"));
+        let unusable =
+            |why: String| Error::new(Code::UnsupportedImage, format!("the base image cannot be used: {why}"));
         let mut manifest: BaseManifest =
             serde_json::from_slice(manifest).map_err(|e| unusable(format!("its manifest is not one image's: {e}")))?;
         let mut config: Config =
@@ -143,11 +144,7 @@ pub fn assemble(spec: &ImageSpec<'_>) -> Result<Image> {
     let manifest = canonical(&Manifest {
         schema_version: 2,
         media_type: media_type::MANIFEST,
-        config: Descriptor {
-            media_type: media_type::CONFIG.into(),
-            digest: config_digest,
-            size: config.len() as u64,
-        },
+        config: Descriptor { media_type: media_type::CONFIG.into(), digest: config_digest, size: config.len() as u64 },
         layers,
     })?;
     let digest = Digest::of(&manifest);
@@ -367,7 +364,10 @@ mod tests {
         assert_eq!(manifest["layers"][0]["mediaType"], media_type::LAYER);
         assert_eq!(manifest["layers"].as_array().unwrap().len(), 2);
         assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), 2);
-        assert_eq!(config["config"]["Env"], json!(["PATH=/usr/bin", "PYTHON_VERSION=3.11.7", "USER_ENTRY_POINT=agent.py", "PORT=8080"]));
+        assert_eq!(
+            config["config"]["Env"],
+            json!(["PATH=/usr/bin", "PYTHON_VERSION=3.11.7", "USER_ENTRY_POINT=agent.py", "PORT=8080"])
+        );
         assert_eq!(config["config"]["Labels"]["a"], "b");
         assert_eq!(config["config"].get("Cmd"), None);
         assert_eq!(config["variant"], "v1");

@@ -1,4 +1,161 @@
 //! The build service: source to OCI image, and the embedded registry that holds the images.
+//!
+//! A build goes `service` (join, bound, cancel) → `pipeline` (analyse, install, layer, publish) → `store` (one commit
+//! for image, tag and record). [`serve`] is the whole service; a process that hosts several calls [`open`] and
+//! [`Opened::run`] itself and takes a local transport of the same server.
 
+mod base;
+pub mod config;
+mod dependencies;
+mod grpc;
+pub mod image;
 pub mod layer;
+mod log;
+mod migration;
+mod pipeline;
+pub mod python;
 pub mod registry;
+mod service;
+mod store;
+
+pub use config::Config;
+pub use service::Builder;
+
+use base::BaseImage;
+use dependencies::Dependencies;
+use hoistway_kit::{
+    fs,
+    grpc::Server,
+    ports::Listeners,
+    shutdown::part,
+    time::now_ms,
+    token::{ApiKey, ServiceToken},
+    web,
+};
+use hoistway_model::{Error, Result};
+use pipeline::Pipeline;
+use python::Interpreter;
+use registry::{BlobStore, RegistryState, SqlManifestStore};
+use service::Limits;
+use std::{sync::Arc, time::Duration};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+/// How long operations, failed builds and idle uploads are kept.
+const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often what is older is removed.
+const TIDY_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// What the service shares with the rest of the installation.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The token that callers must show.
+    pub token: ServiceToken,
+    /// The API key, which opens the registry too.
+    pub api_key: Option<ApiKey>,
+}
+
+impl Deps {
+    /// Reads both from the configured files, which are made at the first start.
+    pub fn load(config: &Config) -> Result<Self> {
+        let token = ServiceToken::load_or_create(&config.service_token_file())?;
+        let api_key = config.api_key_file.as_deref().map(ApiKey::load_or_create).transpose()?;
+        Ok(Self { token, api_key })
+    }
+}
+
+/// The two ports of the service.
+#[derive(Debug)]
+pub struct Ports {
+    /// For gRPC.
+    pub grpc: Listeners,
+    /// For the registry.
+    pub registry: Listeners,
+}
+
+/// The service, opened; it listens nowhere yet.
+pub struct Opened {
+    builder: Builder,
+    registry: RegistryState,
+    store: Store,
+    server: Server,
+    interpreter: Interpreter,
+}
+
+/// Opens the service: its directory, its database, its interpreter. Builds end when `shutdown` is cancelled.
+pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> Result<Opened> {
+    let dir = config.service_dir();
+    let blobs = tokio::task::spawn_blocking(move || {
+        fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        BlobStore::open(&dir.join("registry"))
+    })
+    .await
+    .map_err(|e| Error::internal("opening the blob store", e))??;
+    let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
+    let store = Store::open(&config.service_dir().join("build.db")).await?;
+    let dependencies = Dependencies::open(&config.service_dir(), interpreter.clone(), blobs.clone())?;
+    let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
+    let pipeline =
+        Pipeline::open(interpreter.clone(), dependencies, base, store.clone(), blobs.clone()).await?;
+    let limits = Limits {
+        concurrency: config.concurrency,
+        queue: config.queue,
+        timeout: Duration::from_secs(config.timeout_seconds),
+    };
+    let builder = Builder::new(pipeline, store.clone(), limits, shutdown);
+    let (token, api_key) = (deps.token.clone(), deps.api_key.clone());
+    let verify = Arc::new(move |presented: &str| {
+        token.verify(presented) | api_key.as_ref().is_some_and(|key| key.verify(presented))
+    });
+    let manifests = Arc::new(SqlManifestStore::new(store.db().clone()));
+    let registry = RegistryState::new(&config.registry, blobs, manifests, verify)?;
+    registry.purge_uploads(Duration::ZERO).await?;
+    let server = grpc::server(Arc::new(builder.clone()), deps.token.clone())?;
+    Ok(Opened { builder, registry, store, server, interpreter })
+}
+
+impl Opened {
+    /// The gRPC server; take a local transport of a clone.
+    pub fn server(&self) -> Server {
+        self.server.clone()
+    }
+
+    /// The interpreter that agents are built for.
+    pub fn interpreter(&self) -> &Interpreter {
+        &self.interpreter
+    }
+
+    /// Serves gRPC and the registry until `shutdown`, then drains.
+    pub async fn run(self, ports: Ports, shutdown: CancellationToken) -> Result<()> {
+        let ended = shutdown.child_token();
+        let rpc = self.server.serve(ports.grpc, ended.clone());
+        let web = web::serve(ports.registry, registry::router(self.registry.clone()), ended.clone());
+        let (rpc, web, ()) = tokio::join!(
+            part(&ended, rpc),
+            part(&ended, web),
+            tidy(self.store.clone(), self.registry, ended.clone())
+        );
+        self.builder.drained().await;
+        self.store.db().close().await;
+        rpc.and(web)
+    }
+}
+
+/// The whole service as its own binary runs it.
+pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
+    open(config, &deps, shutdown.clone()).await?.run(ports, shutdown).await
+}
+
+async fn tidy(store: Store, registry: RegistryState, shutdown: CancellationToken) {
+    let mut every = tokio::time::interval(TIDY_EVERY);
+    while shutdown.run_until_cancelled(every.tick()).await.is_some() {
+        let before = now_ms() - i64::try_from(KEEP.as_millis()).unwrap_or(i64::MAX);
+        let tidied = async {
+            store.purge(before).await?;
+            registry.purge_uploads(KEEP).await
+        };
+        if let Err(e) = tidied.await {
+            tracing::warn!(cause = e.chain(), "old build records could not be removed: {e}");
+        }
+    }
+}

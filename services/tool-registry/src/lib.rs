@@ -1,7 +1,7 @@
 //! The tool registry: tools, model providers, which agent uses which tool, and the built-in echo tool.
 //!
-//! [`serve`] is the whole service. A process that hosts several services calls [`open`] once and gives the same
-//! instance to [`grpc`], whose server is served over TCP and taken as a local transport alike.
+//! [`serve`] is the whole service. A process that hosts several services calls [`open`], [`grpc`] and [`run`] itself
+//! and takes a local transport of the same server.
 
 mod address;
 pub mod config;
@@ -19,9 +19,18 @@ pub use config::Config;
 pub use grpc::GrpcToolRegistry;
 pub use service::ToolRegistryService;
 
-use hoistway_kit::{grpc::Server, ports::Listeners, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{
+    grpc::Server,
+    ports::{self, Listeners},
+    secrets::MasterKey,
+    shutdown::part,
+    token::ServiceToken,
+};
 use hoistway_model::{Error, Result, ToolRegistry};
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// What the service shares with the rest of the installation.
@@ -56,8 +65,12 @@ pub struct Ports {
 impl Ports {
     /// Listens on the configured addresses, and writes the ports that were taken for port 0 into `config`.
     pub fn listen(config: &mut Config) -> Result<Self> {
-        let listen = |addr: &mut std::net::SocketAddr| {
-            let listeners = hoistway_kit::ports::listen(*addr)?;
+        let listen = |addr: &mut SocketAddr| {
+            // `localhost` shall work whether it means IPv4 or IPv6.
+            let listeners = match addr.ip() {
+                IpAddr::V4(Ipv4Addr::LOCALHOST) => ports::listen_loopback(addr.port())?,
+                _ => ports::listen(*addr)?,
+            };
             addr.set_port(listeners.port());
             Ok::<_, Error>(listeners)
         };
@@ -76,22 +89,27 @@ pub fn grpc(registry: Arc<dyn ToolRegistry>, deps: &Deps) -> Result<Server> {
     Server::new(deps.token.clone()).add(grpc::server(registry)).reflection(hoistway_proto::DESCRIPTORS)
 }
 
-/// Serves everything until `shutdown`, then drains.
+/// Serves an opened service until `shutdown`, then drains.
+pub async fn run(
+    service: ToolRegistryService,
+    server: Server,
+    ports: Ports,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    // When one of the two ends, the other one is of no use.
+    let ended = shutdown.child_token();
+    let (rpc, http, ()) = tokio::join!(
+        part(&ended, server.serve(ports.grpc, ended.clone())),
+        part(&ended, echo::serve(ports.http, ended.clone())),
+        service.maintain(ended.clone())
+    );
+    service.close().await;
+    rpc.and(http)
+}
+
+/// The whole service as its own binary runs it.
 pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     let service = open(config, &deps).await?;
     let server = grpc(Arc::new(service.clone()), &deps)?;
-    // When one of the two ends, the other one is of no use.
-    let ended = shutdown.child_token();
-    let guarded = async |serving: &mut (dyn Future<Output = Result<()>> + Send + Unpin)| {
-        let served = serving.await;
-        ended.cancel();
-        served
-    };
-    let (mut rpc, mut http) = (
-        Box::pin(server.serve(ports.grpc, ended.clone())),
-        Box::pin(echo::serve(ports.http, ended.clone())),
-    );
-    let (rpc, http, ()) = tokio::join!(guarded(&mut rpc), guarded(&mut http), service.maintain(ended.clone()));
-    service.close().await;
-    rpc.and(http)
+    run(service, server, ports, shutdown).await
 }

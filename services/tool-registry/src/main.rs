@@ -35,8 +35,8 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let mut config: Config = config::load(SERVICE, arguments.config.as_deref())?;
     telemetry::init(SERVICE, config.log_format)?;
-    let runtime = tokio::runtime::Runtime::new()
-        .map_err(|e| hoistway_model::Error::internal("starting the runtime", e))?;
+    let runtime =
+        tokio::runtime::Runtime::new().map_err(|e| hoistway_model::Error::internal("starting the runtime", e))?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;
         let deps = Deps::load(&config).await?;

@@ -53,12 +53,7 @@ impl Changes {
 }
 
 /// Decides what `plan` changes.
-pub(crate) fn changes(
-    snapshot: &Snapshot,
-    plan: &ToolPlan,
-    addresses: &Addresses,
-    vault: &Vault,
-) -> Result<Changes> {
+pub(crate) fn changes(snapshot: &Snapshot, plan: &ToolPlan, addresses: &Addresses, vault: &Vault) -> Result<Changes> {
     let mut changes = Changes::default();
     for wanted in &plan.create {
         let prefixed = |e: Error| e.prefixed(&format!("failed to create tool \"{}\": ", wanted.name));
@@ -129,17 +124,15 @@ pub(crate) fn completed(
     addresses: &Addresses,
     vault: &Vault,
 ) -> Result<Option<Content>> {
-    let exists = |what: &str| {
-        Error::new(Code::Conflict, format!("tool \"{}\" already exists with {what}", wanted.name))
-    };
+    let exists =
+        |what: &str| Error::new(Code::Conflict, format!("tool \"{}\" already exists with {what}", wanted.name));
     let shown = addresses.public(&have.content);
     let mut adjusted = shown.clone();
     if shown.api_key.is_none() {
         adjusted.api_key.clone_from(&wanted.connection.api_key);
     }
-    let same = have.content.description == wanted.description
-        && have.labels == wanted.labels
-        && adjusted == wanted.connection;
+    let same =
+        have.content.description == wanted.description && have.labels == wanted.labels && adjusted == wanted.connection;
     if !same {
         return Err(exists("another definition"));
     }

@@ -1,7 +1,11 @@
 //! The tool registry itself: it checks what it is given, and the store does the rest.
 
-use crate::store::Store;
-use crate::{address::Addresses, config::Config, config::SERVICE, vault::Vault};
+use crate::{
+    address::Addresses,
+    config::{Config, SERVICE},
+    store::Store,
+    vault::Vault,
+};
 use async_trait::async_trait;
 use hoistway_kit::{fs::DirLock, secrets::MasterKey, time::now_ms};
 use hoistway_model::{
@@ -37,11 +41,8 @@ pub struct ToolRegistryService {
 impl ToolRegistryService {
     /// Opens the database, which is made at the first start, and takes the directory for this process alone.
     pub(crate) async fn open(config: &Config, key: MasterKey) -> Result<Self> {
-        let addresses = Addresses::new(
-            config.public_url.as_deref(),
-            config.internal_url.as_deref(),
-            config.http_listen,
-        )?;
+        let addresses =
+            Addresses::new(config.public_url.as_deref(), config.internal_url.as_deref(), config.http_listen)?;
         let dir = config.service_dir();
         let lock = {
             let dir = dir.clone();
@@ -111,7 +112,7 @@ impl ToolRegistry for ToolRegistryService {
     }
 
     async fn create_tool(&self, operation: Operation, tool: NewTool) -> Result<Tool> {
-        check_tool("tool", &tool)?;
+        check_tool("", &tool)?;
         self.store.create_tool(&operation, &tool).await
     }
 
@@ -165,37 +166,38 @@ impl ToolRegistry for ToolRegistryService {
     }
 }
 
+/// Errors name the fields of the public API, where these records come from.
 fn check_plan(plan: &ToolPlan) -> Result<()> {
-    at_most("plan.create", plan.create.len(), MAX_PLAN)?;
-    at_most("plan.bind", plan.bind.len(), MAX_PLAN)?;
+    at_most("tools_to_create", plan.create.len(), MAX_PLAN)?;
+    at_most("required_tools", plan.bind.len(), MAX_PLAN)?;
     let mut names = BTreeSet::new();
     for (i, tool) in plan.create.iter().enumerate() {
-        check_tool(&format!("plan.create[{i}]"), tool)?;
+        check_tool(&format!("tools_to_create[{i}]."), tool)?;
         if !names.insert(&tool.name) {
-            return Err(Error::field(format!("plan.create[{i}].name"), "is named before in the same call"));
+            return Err(Error::field(format!("tools_to_create[{i}].name"), "is named before in the same call"));
         }
     }
     Ok(())
 }
 
-fn check_tool(field: &str, tool: &NewTool) -> Result<()> {
-    let path = |member: &str| format!("{field}.{member}");
+fn check_tool(prefix: &str, tool: &NewTool) -> Result<()> {
+    let field = |member: &str| format!("{prefix}{member}");
     if tool.connection.base_url.trim().is_empty() {
-        return Err(Error::field(path("connection.base_url"), "is required"));
+        return Err(Error::field(field("base_url"), "is required"));
     }
     if tool.connection.port == 0 {
-        return Err(Error::field(path("connection.port"), "must be 1 to 65535"));
+        return Err(Error::field(field("port"), "must be 1 to 65535"));
     }
-    bounded(&path("connection.base_url"), &tool.connection.base_url)?;
-    bounded(&path("description"), &tool.description)?;
+    bounded(&field("base_url"), &tool.connection.base_url)?;
+    bounded(&field("description"), &tool.description)?;
     for text in tool.connection.api_key.iter().flat_map(|k| [&k.location, &k.name, &k.value_prefix]) {
-        bounded(&path("connection.api_key"), text)?;
+        bounded(&field("authentication"), text)?;
     }
-    check_labels(&path("labels"), &tool.labels)?;
-    at_most(&path("credentials"), tool.credentials.len(), MAX_MEMBERS)?;
+    check_labels(&field("labels"), &tool.labels)?;
+    at_most(&field("credentials"), tool.credentials.len(), MAX_MEMBERS)?;
     for (key, secret) in &tool.credentials {
-        bounded(&path("credentials"), key)?;
-        bounded(&path("credentials"), secret.expose())?;
+        bounded(&field("credentials"), key)?;
+        bounded(&field("credentials"), secret.expose())?;
     }
     Ok(())
 }
@@ -204,14 +206,14 @@ fn check_provider(provider: &ModelProvider) -> Result<()> {
     if !MODEL_PROVIDERS.contains(&provider.provider.as_str()) {
         let shown: String = provider.provider.chars().take(64).collect();
         let text = format!("\"{}\" is not one of {}", shown.escape_debug(), MODEL_PROVIDERS.join(", "));
-        return Err(Error::field("model_provider.provider", text));
+        return Err(Error::field("provider", text));
     }
-    bounded("model_provider.endpoint", &provider.endpoint)?;
-    at_most("model_provider.models", provider.models.len(), MAX_MEMBERS)?;
+    bounded("endpoint", &provider.endpoint)?;
+    at_most("models", provider.models.len(), MAX_MEMBERS)?;
     for model in &provider.models {
-        bounded("model_provider.models", model)?;
+        bounded("models", model)?;
     }
-    check_labels("model_provider.labels", &provider.labels)
+    check_labels("labels", &provider.labels)
 }
 
 fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<()> {

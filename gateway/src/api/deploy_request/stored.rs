@@ -69,11 +69,12 @@ impl DeployRequest {
     pub fn canonical(&self) -> Vec<u8> {
         let mut form = self.form();
         form.llm.sort_by(|a, b| a.role.cmp(&b.role));
-        bytes(&form)
+        // Writing texts and numbers into memory cannot fail.
+        serde_json::to_vec(&form).unwrap_or_default()
     }
 
     /// The whole request for the journal, to be sealed before it is stored.
-    pub fn to_journal(&self) -> Vec<u8> {
+    pub fn to_journal(&self) -> Result<Vec<u8>> {
         let texts = |list: &'_ [String]| list.iter().map(|text| Cow::Owned(text.clone())).collect();
         let mut form = self.form();
         form.notes = Some(Notes {
@@ -81,7 +82,7 @@ impl DeployRequest {
             tool_paths: texts(&self.tool_paths),
             llm_paths: texts(&self.llm_paths),
         });
-        bytes(&form)
+        serde_json::to_vec(&form).map_err(|e| Error::internal("writing a deployment's request", e))
     }
 
     /// Reads what [`DeployRequest::to_journal`] wrote.
@@ -116,11 +117,6 @@ impl DeployRequest {
             notes: None,
         }
     }
-}
-
-fn bytes(form: &Request<'_>) -> Vec<u8> {
-    // Writing texts and numbers into memory cannot fail; were it to, the empty answer is refused on reading.
-    serde_json::to_vec(form).unwrap_or_default()
 }
 
 impl Request<'_> {

@@ -2,9 +2,9 @@
 
 use crate::api::{
     connection::Given,
-    json::{self, Object, short},
+    json::{self, Object, complaint, short},
 };
-use hoistway_model::{Code, Error, Name, Result, tool::NewTool};
+use hoistway_model::{Error, Name, Result, tool::NewTool};
 use std::collections::BTreeMap;
 
 /// The longest description.
@@ -33,9 +33,7 @@ pub fn begin(root: &mut Object) -> Result<Vec<Begun>> {
 pub fn missing(tool: &Object, key: &str) -> Error {
     let path = tool.path_of(key);
     let details = [format!("{path} is missing")];
-    let mut error = Error::new(Code::InvalidArgument, "tool name and base_url are required").with_details(details);
-    error.field = Some(path);
-    error
+    complaint(&path, "tool name and base_url are required").with_details(details)
 }
 
 /// Checks the rest of every tool.

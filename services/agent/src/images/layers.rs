@@ -69,10 +69,12 @@ impl Drop for Pins {
 }
 
 impl LayerStore {
-    /// The layers in `dir`. Blocks.
+    /// The layers in `dir`, rid of what a process that was killed left half done. Blocks.
     pub fn open(dir: &Path, bounds: Bounds) -> Result<Self> {
         private_dir(dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
-        Ok(Self { dir: Arc::new(dir.to_owned()), bounds, state: Arc::default() })
+        let store = Self { dir: Arc::new(dir.to_owned()), bounds, state: Arc::default() };
+        store.clean();
+        Ok(store)
     }
 
     /// Keeps layers from being deleted, whether they are there yet or not.
@@ -138,6 +140,12 @@ impl LayerStore {
         found.await.map_err(|e| Error::internal("looking at an image's layers", e))
     }
 
+    /// The layers that are there. Blocks.
+    pub fn list(&self) -> HashSet<Digest> {
+        let Ok(entries) = std::fs::read_dir(&*self.dir) else { return HashSet::new() };
+        entries.flatten().filter_map(|e| format!("sha256:{}", e.file_name().to_str()?).parse().ok()).collect()
+    }
+
     /// Deletes what no revision uses. Not to be awaited by anybody who is waited for: it can take its time.
     pub async fn sweep(&self) {
         let store = self.clone();
@@ -147,11 +155,8 @@ impl LayerStore {
     }
 
     fn sweep_now(&self) {
-        let Ok(entries) = std::fs::read_dir(&*self.dir) else { return };
-        let names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
-        for name in names {
-            let Ok(layer) = format!("sha256:{name}").parse::<Digest>() else { continue };
-            let trash = self.dir.join(format!("{TEMPORARY}gone-{name}"));
+        for layer in self.list() {
+            let trash = self.dir.join(format!("{TEMPORARY}gone-{}", layer.hex()));
             {
                 // Whoever wants it from now on pins it first, and then finds it gone.
                 let state = lock(&self.state);
@@ -163,8 +168,7 @@ impl LayerStore {
         }
     }
 
-    /// Deletes what a process that was killed left half done. At open only. Blocks.
-    pub fn clean(&self) {
+    fn clean(&self) {
         let Ok(entries) = std::fs::read_dir(&*self.dir) else { return };
         for entry in entries.flatten() {
             if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
@@ -196,18 +200,6 @@ fn delete(dir: &Path) {
     }
     if let Err(e) = open_up(dir).and_then(|()| std::fs::remove_dir_all(dir)) {
         tracing::warn!("deleting {}: {e}", dir.display());
-    }
-}
-
-/// Every layer that the directory holds, for tests and status.
-impl LayerStore {
-    /// The digests of the layers that are there. Blocks.
-    pub fn list(&self) -> HashSet<Digest> {
-        let Ok(entries) = std::fs::read_dir(&*self.dir) else { return HashSet::new() };
-        entries
-            .flatten()
-            .filter_map(|e| format!("sha256:{}", e.file_name().to_str()?).parse().ok())
-            .collect()
     }
 }
 

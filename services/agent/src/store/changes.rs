@@ -13,11 +13,13 @@ use hoistway_kit::{
 use hoistway_model::{Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId};
 use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait,
-    IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
+    IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
 };
 
 /// Retired revisions that are kept for each agent.
 const KEPT_RETIRED: u64 = 10;
+
+const SWITCH: &str = "agents.switch";
 
 /// What recording a start found.
 #[derive(Debug)]
@@ -60,9 +62,8 @@ impl Store {
             created_at: Set(now),
             updated_at: Set(now),
         };
-        let nothing = OnConflict::column(agent::Column::Name).do_nothing().to_owned();
-        let inserted = agent::Entity::insert(row).on_conflict(nothing).do_nothing().exec_without_returning(&txn).await;
-        inserted.map_err(failed)?;
+        let inserted = agent::Entity::insert(row).on_conflict_do_nothing_on([agent::Column::Name]);
+        inserted.exec_without_returning(&txn).await.map_err(failed)?;
         let row = new.write(&self.key)?.into_active_model();
         revision::Entity::insert(row).exec_without_returning(&txn).await.map_err(failed)?;
         commit(txn).await?;
@@ -105,8 +106,7 @@ impl Store {
         let row = agent::Entity::find_by_id(name.as_str()).one(&txn).await.map_err(failed)?;
         let row = row.ok_or_else(|| Error::not_found("agent", name))?;
         if let Some(operation) = operation {
-            let payload = Digest::of(format!("{name} {id}").as_bytes());
-            match operations::begin(&txn, operation.id, "agents.switch", payload).await? {
+            match operations::begin(&txn, operation.id, SWITCH, switch_payload(name, id)).await? {
                 Begun::Done(_) => return AgentRecord::read(row),
                 Begun::New | Begun::Unfinished => operations::finish(&txn, operation.id, b"").await?,
             }
@@ -143,6 +143,12 @@ impl Store {
         }
         commit(txn).await?;
         AgentRecord::read(after)
+    }
+
+    /// Whether a switch was done before.
+    pub(crate) async fn was_switched(&self, operation: &Operation, name: &Name, id: &RevisionId) -> Result<bool> {
+        let done = operations::lookup(self.db.read(), operation.id, SWITCH, switch_payload(name, id)).await?;
+        Ok(done.is_some())
     }
 
     /// Forgets a revision that was not switched to, and its agent if it has no other one.
@@ -206,6 +212,10 @@ impl Store {
         let answer = serde_json::to_vec(names).map_err(|e| Error::internal("writing an answer", e))?;
         operations::finish(self.db.write(), operation.id, &answer).await
     }
+}
+
+fn switch_payload(name: &Name, id: &RevisionId) -> Digest {
+    Digest::of(format!("{name} {id}").as_bytes())
 }
 
 async fn find(db: &impl ConnectionTrait, id: &RevisionId) -> Result<Option<revision::Model>> {

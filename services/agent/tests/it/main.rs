@@ -1,5 +1,15 @@
-//! The agent service's tests, with real processes.
+//! The agent service from the outside: a small registry in front, a runtime of the test's own behind; and once with
+//! the real runtime and runner.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
-mod runtime;
+mod binding;
+mod classify;
+mod fake;
+mod image;
+mod pending;
+mod real;
+mod registry;
+mod reopen;
+mod revisions;
+mod unpack;

@@ -3,8 +3,8 @@
 //! The same content gives the same bytes, on any machine and in any order of insertion: entries are sorted, owners,
 //! modes and times are fixed, and the compressor works on pieces of a fixed size whatever the number of cores.
 
-mod gzip;
 mod archive;
+mod gzip;
 
 use hoistway_model::{Code, Digest, Error, Result};
 use std::{

@@ -195,8 +195,8 @@ const KNOWN: &[(&str, &str)] = &[
     ("sqlmodel", "sqlmodel"),
     ("sse_starlette", "sse-starlette"),
     ("starlette", "starlette"),
-    ("streamlit", "streamlit"),
     ("strands", "strands-agents"),
+    ("streamlit", "streamlit"),
     ("stripe", "stripe"),
     ("structlog", "structlog"),
     ("supabase", "supabase"),
@@ -212,8 +212,8 @@ const KNOWN: &[(&str, &str)] = &[
     ("tomlkit", "tomlkit"),
     ("torch", "torch"),
     ("tqdm", "tqdm"),
-    ("transformers", "transformers"),
     ("trafilatura", "trafilatura"),
+    ("transformers", "transformers"),
     ("twilio", "twilio"),
     ("typer", "typer"),
     ("typing_extensions", "typing-extensions"),
@@ -357,7 +357,11 @@ mod tests {
             let e = ask(&[("os", false), (module, false)]).unwrap_err();
             assert_eq!(e.code, Code::UndeclaredImport);
             let top = module.split('.').next().unwrap();
-            assert!(e.message.contains(&format!("agent.py, line 2: no package is known that provides the module \"{top}\"")), "{e}");
+            assert!(
+                e.message
+                    .contains(&format!("agent.py, line 2: no package is known that provides the module \"{top}\"")),
+                "{e}"
+            );
             assert!(e.message.contains("`requirements`"), "{e}");
             assert_eq!(e.details, [format!("agent.py, line 2: import {top}")]);
         }

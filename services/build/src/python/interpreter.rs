@@ -20,7 +20,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// What is looked for on PATH, best first.
 const NAMES: [&str; 7] = ["python3", "python", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10"];
 /// What a shim needs to find the interpreter behind it.
-const SHIM_ENV: [&str; 7] = ["PATH", "HOME", "PYENV_ROOT", "PYENV_VERSION", "ASDF_DIR", "ASDF_DATA_DIR", "MISE_DATA_DIR"];
+const SHIM_ENV: [&str; 7] =
+    ["PATH", "HOME", "PYENV_ROOT", "PYENV_VERSION", "ASDF_DIR", "ASDF_DATA_DIR", "MISE_DATA_DIR"];
 
 /// Names the executable behind a shim, and the one that a virtual environment was made from.
 const RESOLVE: &str = "import sys; sys.stdout.write((sys.executable or '') + '\\n' + \
@@ -75,7 +76,10 @@ impl Interpreter {
         let needed = format!("Python {}.{} or newer", OLDEST.0, OLDEST.1);
         if let Some(path) = configured {
             return Self::inspect(path).await.map_err(|fault| {
-                Error::new(Code::Internal, format!("{setting} is {}, which {fault}; {needed} is needed", path.display()))
+                Error::new(
+                    Code::Internal,
+                    format!("{setting} is {}, which {fault}; {needed} is needed", path.display()),
+                )
             });
         }
         let mut faults = Vec::new();

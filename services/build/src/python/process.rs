@@ -43,7 +43,10 @@ pub(super) enum Failure {
 }
 
 /// A command in its own process group that inherits nothing but what is given to it.
-pub(super) fn command(program: &Path, env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> Command {
+pub(super) fn command(
+    program: &Path,
+    env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(env).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     #[cfg(unix)]
@@ -153,7 +156,8 @@ mod tests {
         let seen = Mutex::new(Vec::new());
         let script = "cat; echo $A; printf '\\033[31mred\\033[0m\\n\\nplain' >&2; exit 3";
         let limit = Duration::from_secs(20);
-        let done = run(shell(script), Some(b"in\n"), limit, &|l| seen.lock().unwrap().push(l.to_owned())).await.unwrap();
+        let done =
+            run(shell(script), Some(b"in\n"), limit, &|l| seen.lock().unwrap().push(l.to_owned())).await.unwrap();
         assert_eq!((done.status.code(), done.stdout.as_slice()), (Some(3), &b"in\nb\n"[..]));
         assert_eq!(done.stderr, ["red", "plain"]);
         assert_eq!(*seen.lock().unwrap(), done.stderr);

@@ -251,7 +251,8 @@ mod tests {
     #[test]
     fn only_a_direct_request_from_this_machine_is_local() {
         let a = authenticator();
-        let local = |peer: &str, headers: &[(&str, &str)]| a.identify(&request(peer, headers)).unwrap().local_host.is_some();
+        let local =
+            |peer: &str, headers: &[(&str, &str)]| a.identify(&request(peer, headers)).unwrap().local_host.is_some();
         for host in ["127.0.0.1:5000", "localhost:5000", "LOCALHOST", "[::1]:5000", "[::1]", "127.0.0.1"] {
             assert!(local("127.0.0.1", &[("host", host)]), "{host}");
         }
@@ -278,7 +279,9 @@ mod tests {
             assert_eq!(rights(&good).unwrap(), Some(Rights::Write), "{good}");
         }
         assert_eq!(rights(&basic(":")).unwrap(), None);
-        for bad in ["Bearer ke", "Bearer", "Digest key", "key", "Basic !", &basic("any"), &basic("key:"), "Bearer hwr_x"] {
+        for bad in
+            ["Bearer ke", "Bearer", "Digest key", "key", "Basic !", &basic("any"), &basic("key:"), "Bearer hwr_x"]
+        {
             assert_eq!(rights(bad).unwrap_err().status_code(), 401, "{bad}");
         }
     }
@@ -306,7 +309,10 @@ mod tests {
 
     #[test]
     fn web_pages_are_refused() {
-        let parts = request("127.0.0.1", &[("host", "127.0.0.1"), ("origin", "http://127.0.0.1"), ("authorization", "Bearer key")]);
+        let parts = request(
+            "127.0.0.1",
+            &[("host", "127.0.0.1"), ("origin", "http://127.0.0.1"), ("authorization", "Bearer key")],
+        );
         assert_eq!(authenticator().identify(&parts).unwrap_err().status_code(), 403);
     }
 }

@@ -43,7 +43,10 @@ impl Manifest {
             (None, None) => return Err(invalid("neither Content-Type nor mediaType is given")),
         };
         let (blobs, children) = match (media_type, document) {
-            (OCI_MANIFEST | DOCKER_MANIFEST, Document { config: Some(config), layers: Some(layers), manifests: None, .. }) => {
+            (
+                OCI_MANIFEST | DOCKER_MANIFEST,
+                Document { config: Some(config), layers: Some(layers), manifests: None, .. },
+            ) => {
                 let stored = layers.iter().filter(|layer| !layer.is_foreign());
                 (digests(std::iter::once(&config).chain(stored))?, Vec::new())
             }
@@ -165,7 +168,10 @@ mod tests {
             (Some(OCI_MANIFEST), json!({"schemaVersion": 1, "config": d, "layers": []})),
             (Some(OCI_MANIFEST), json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "config": d, "layers": []})),
             (Some(OCI_MANIFEST), json!({"schemaVersion": 2, "config": d, "layers": [], "manifests": [d]})),
-            (Some(OCI_MANIFEST), json!({"schemaVersion": 2, "config": {"mediaType": "x", "digest": "md5:0", "size": 1}, "layers": []})),
+            (
+                Some(OCI_MANIFEST),
+                json!({"schemaVersion": 2, "config": {"mediaType": "x", "digest": "md5:0", "size": 1}, "layers": []}),
+            ),
             (Some(OCI_MANIFEST), json!([])),
         ] {
             assert!(parse(content_type, &document).is_err(), "{content_type:?} {document}");

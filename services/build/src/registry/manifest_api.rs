@@ -63,10 +63,11 @@ impl Inner {
         body: Body,
     ) -> Result<Response, Refusal> {
         let invalid = |e: hoistway_model::Error| Refusal::new(ErrorCode::ManifestInvalid, e.message);
-        let reference: Reference = reference.parse().map_err(|e: hoistway_model::Error| match reference.contains(':') {
-            true => Refusal::new(ErrorCode::DigestInvalid, e.message),
-            false => Refusal::new(ErrorCode::ManifestInvalid, e.message),
-        })?;
+        let reference: Reference =
+            reference.parse().map_err(|e: hoistway_model::Error| match reference.contains(':') {
+                true => Refusal::new(ErrorCode::DigestInvalid, e.message),
+                false => Refusal::new(ErrorCode::ManifestInvalid, e.message),
+            })?;
         self.uploads.check_disk().await?;
         let _slot = self.uploads.slot()?;
         let bytes = read_body(body).await?;
@@ -76,8 +77,11 @@ impl Inner {
         let tag = match reference {
             Reference::Tag(tag) => Some(NewTag { tag, immutable: false }),
             Reference::Digest(expected) if expected != digest => {
-                return Err(Refusal::new(ErrorCode::DigestInvalid, format!("the manifest is {digest}, not {expected}"))
-                    .detail(json!({ "digest": expected })));
+                return Err(Refusal::new(
+                    ErrorCode::DigestInvalid,
+                    format!("the manifest is {digest}, not {expected}"),
+                )
+                .detail(json!({ "digest": expected })));
             }
             Reference::Digest(_) => None,
         };
@@ -88,8 +92,11 @@ impl Inner {
         match (stored, tag) {
             (PutOutcome::Stored, _) => {}
             (PutOutcome::Missing(digests), _) => {
-                return Err(Refusal::new(ErrorCode::ManifestBlobUnknown, "what the manifest refers to is not in the repository")
-                    .detail(json!({ "digests": digests })));
+                return Err(Refusal::new(
+                    ErrorCode::ManifestBlobUnknown,
+                    "what the manifest refers to is not in the repository",
+                )
+                .detail(json!({ "digests": digests })));
             }
             (PutOutcome::TagTaken, tag) => {
                 let tag = tag.map(|t| t.tag.to_string()).unwrap_or_default();
@@ -98,7 +105,8 @@ impl Inner {
             }
         }
         let location = header_value(format!("/v2/{repo}/manifests/{digest}"));
-        Ok((StatusCode::CREATED, [(header::LOCATION, location), (CONTENT_DIGEST, header_value(digest))]).into_response())
+        Ok((StatusCode::CREATED, [(header::LOCATION, location), (CONTENT_DIGEST, header_value(digest))])
+            .into_response())
     }
 
     /// `GET` of a repository's tags.

@@ -33,7 +33,10 @@ pub use auth::{Authenticator, VerifyKey};
 pub use blobs::{Batch, BlobStore, BlobWriter, StagedBlob};
 pub use manifest::{MAX_MANIFEST_BYTES, Manifest, OCI_MANIFEST};
 pub use name::{Reference, RepoName, Tag};
-pub use store::{ManifestStore, NewTag, PutOutcome, SqlManifestStore, StoredManifest};
+pub use store::{
+    ManifestStore, Migration, NewTag, PutOutcome, SqlManifestStore, StoredManifest, find_manifest, has_blob,
+    link_blobs, publish_image, put_manifest,
+};
 
 use axum::{
     Router,

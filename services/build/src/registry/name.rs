@@ -113,8 +113,25 @@ mod tests {
             assert!(good.parse::<RepoName>().is_ok(), "{good}");
         }
         for bad in [
-            "", "/", "a/", "/a", "a//b", "A", "a.", ".a", "a..b", "a___b", "a._b", "a-_b", "ä", "a b", "..", "a/../b",
-            "a:b", "a\0", &"a".repeat(256),
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "A",
+            "a.",
+            ".a",
+            "a..b",
+            "a___b",
+            "a._b",
+            "a-_b",
+            "ä",
+            "a b",
+            "..",
+            "a/../b",
+            "a:b",
+            "a\0",
+            &"a".repeat(256),
         ] {
             assert!(bad.parse::<RepoName>().is_err(), "{bad:?}");
         }

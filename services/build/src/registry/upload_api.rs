@@ -196,8 +196,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 /// The answer of a request after which the upload goes on.
 fn progress(status: StatusCode, repo: &RepoName, id: &str, len: u64) -> Response {
     let location = header_value(format!("/v2/{repo}/blobs/uploads/{id}"));
-    let headers =
-        [(header::LOCATION, location), (header::RANGE, range(len)), (UPLOAD_ID, header_value(id))];
+    let headers = [(header::LOCATION, location), (header::RANGE, range(len)), (UPLOAD_ID, header_value(id))];
     (status, headers).into_response()
 }
 

@@ -65,6 +65,8 @@ pub(super) struct Upload {
     hasher: Hasher,
     len: u64,
     touched: Instant,
+    /// Bytes since the disk was last looked at.
+    unchecked: u64,
 }
 
 impl Upload {
@@ -103,8 +105,7 @@ impl Held {
 
     /// Leaves the upload to the next request.
     pub(super) fn put_back(self) {
-        let Self { mut claim, mut upload } = self;
-        upload.touched = Instant::now();
+        let Self { mut claim, upload } = self;
         claim.released = true;
         if let Some(session) = claim.uploads.sessions().get_mut(&claim.id) {
             session.upload = Some(upload);
@@ -146,7 +147,7 @@ impl Uploads {
         self.check_disk().await?;
         let store = self.store.clone();
         let path = super::blocking(move || store.temp_path()).await?;
-        Ok(Upload { path, hasher: Hasher::new(), len: 0, touched: Instant::now() })
+        Ok(Upload { path, hasher: Hasher::new(), len: 0, touched: Instant::now(), unchecked: 0 })
     }
 
     /// A new upload that requests may come back to.
@@ -162,7 +163,8 @@ impl Uploads {
 
     /// The upload `id` of a repository, for one request alone.
     pub(super) fn hold(self: &Arc<Self>, repo: &RepoName, id: &str) -> Result<Held, Refusal> {
-        let unknown = || Refusal::new(ErrorCode::BlobUploadUnknown, "there is no such upload").detail(json!({ "id": id }));
+        let unknown =
+            || Refusal::new(ErrorCode::BlobUploadUnknown, "there is no such upload").detail(json!({ "id": id }));
         let key = id.parse::<Uuid>().map_err(|_| unknown())?;
         let mut sessions = self.sessions();
         let session = sessions.get_mut(&key).filter(|s| s.repo == *repo).ok_or_else(unknown)?;
@@ -218,13 +220,18 @@ impl Uploads {
         let mut file = BufWriter::with_capacity(256 << 10, file);
         let received = self.receive(upload, body, &mut file).await;
         file.flush().await.map_err(failed)?;
+        upload.touched = Instant::now();
         received
     }
 
-    async fn receive(&self, upload: &mut Upload, body: Body, file: &mut BufWriter<tokio::fs::File>) -> Result<(), Stop> {
+    async fn receive(
+        &self,
+        upload: &mut Upload,
+        body: Body,
+        file: &mut BufWriter<tokio::fs::File>,
+    ) -> Result<(), Stop> {
         let cut = |message, status| Stop::Client(Refusal::new(ErrorCode::BlobUploadInvalid, message).status(status));
         let mut stream = body.into_data_stream();
-        let mut unchecked = 0;
         loop {
             let bytes = match timeout(SILENCE, stream.next()).await {
                 Ok(Some(Ok(bytes))) => bytes,
@@ -234,9 +241,9 @@ impl Uploads {
             };
             let len = upload.len + bytes.len() as u64;
             self.check_size(len).map_err(Stop::Upload)?;
-            unchecked += bytes.len() as u64;
-            if unchecked >= CHECK_DISK_EVERY {
-                unchecked = 0;
+            upload.unchecked += bytes.len() as u64;
+            if upload.unchecked >= CHECK_DISK_EVERY {
+                upload.unchecked = 0;
                 self.check_disk().await.map_err(Stop::Upload)?;
             }
             // Hashed right here and not on another thread: SHA-256 runs at a gigabyte a second or more with the

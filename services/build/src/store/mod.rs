@@ -7,7 +7,7 @@ mod lock;
 use crate::{
     layer::Layer,
     migration,
-    registry::{Manifest, NewTag, PutOutcome, RepoName, publish_image},
+    registry::{Manifest, NewTag, PutOutcome, RepoName, store::publish_image},
 };
 use hoistway_kit::{
     db::{Db, db_error},
@@ -58,13 +58,6 @@ pub struct KeptLock {
     pub text: String,
 }
 
-/// A dependency layer to be remembered by its inputs.
-#[derive(Debug, Clone, Copy)]
-pub struct KnownLayer {
-    pub inputs: Digest,
-    pub layer: Layer,
-}
-
 /// What a successful build leaves, written in one transaction.
 #[derive(Debug)]
 pub struct Finished<'a> {
@@ -73,7 +66,6 @@ pub struct Finished<'a> {
     pub manifest: &'a Manifest,
     pub tag: &'a NewTag,
     pub lock: Option<&'a KeptLock>,
-    pub layer: Option<KnownLayer>,
     pub log: &'a [String],
 }
 
@@ -151,7 +143,7 @@ impl Store {
         Ok(begun)
     }
 
-    /// Ends an attempt with an image: image, tag, build, lock, layer and answer become visible together. False when
+    /// Ends an attempt with an image: image, tag, build, lock and answer become visible together. False when
     /// the tag is another image's.
     pub async fn succeed(&self, attempt: &Attempt, done: &Finished<'_>, response: &[u8]) -> Result<bool> {
         let txn = self.0.begin().await?;
@@ -174,20 +166,6 @@ impl Store {
             let key = [lock::Column::Agent, lock::Column::Requirements, lock::Column::Interpreter];
             let newer = OnConflict::columns(key).update_columns([lock::Column::Lock, lock::Column::CreatedAt]).to_owned();
             let written = lock::Entity::insert(row).on_conflict(newer).exec_without_returning(&txn).await;
-            written.map_err(db_error(WRITING))?;
-        }
-        if let Some(known) = done.layer {
-            let row = layer::ActiveModel {
-                inputs: Set(known.inputs.to_string()),
-                digest: Set(known.layer.digest.to_string()),
-                diff_id: Set(known.layer.diff_id.to_string()),
-                size: Set(i64::try_from(known.layer.size).unwrap_or(i64::MAX)),
-                created_at: Set(now_ms()),
-            };
-            let newer = OnConflict::column(layer::Column::Inputs)
-                .update_columns([layer::Column::Digest, layer::Column::DiffId, layer::Column::Size])
-                .to_owned();
-            let written = layer::Entity::insert(row).on_conflict(newer).exec_without_returning(&txn).await;
             written.map_err(db_error(WRITING))?;
         }
         let changes = build::ActiveModel {
@@ -239,6 +217,22 @@ impl Store {
         let Some(row) = found.map_err(db_error(READING))? else { return Ok(None) };
         let size = u64::try_from(row.size).unwrap_or_default();
         Ok(Some(Layer { digest: row.digest.parse()?, diff_id: row.diff_id.parse()?, size }))
+    }
+
+    /// Remembers which layer these inputs make.
+    pub async fn remember_layer(&self, inputs: Digest, made: Layer) -> Result<()> {
+        let row = layer::ActiveModel {
+            inputs: Set(inputs.to_string()),
+            digest: Set(made.digest.to_string()),
+            diff_id: Set(made.diff_id.to_string()),
+            size: Set(i64::try_from(made.size).unwrap_or(i64::MAX)),
+            created_at: Set(now_ms()),
+        };
+        let newer = OnConflict::column(layer::Column::Inputs)
+            .update_columns([layer::Column::Digest, layer::Column::DiffId, layer::Column::Size])
+            .to_owned();
+        let written = layer::Entity::insert(row).on_conflict(newer).exec_without_returning(self.0.write()).await;
+        written.map(drop).map_err(db_error(WRITING))
     }
 
     /// The newest build of a public id.

@@ -266,12 +266,7 @@ async fn put_back(txn: &impl ConnectionTrait, applied: OperationId, previous: Pr
 
 /// Deletes the tools that `applied` created, but for those that somebody else adopted, changed or bound since. The
 /// settled bindings of its own agent are older than it and do not count: they waited for the tool to be registered.
-async fn delete_created(
-    txn: &impl ConnectionTrait,
-    applied: OperationId,
-    agent: &str,
-    created: &[Name],
-) -> Result<()> {
+async fn delete_created(txn: &impl ConnectionTrait, applied: OperationId, agent: &str, created: &[Name]) -> Result<()> {
     let doing = "undoing a deploy's tools";
     if created.is_empty() {
         return Ok(());

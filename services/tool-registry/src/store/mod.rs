@@ -56,12 +56,7 @@ impl Store {
         self.db.close().await;
     }
 
-    async fn once<T: DeserializeOwned>(
-        &self,
-        operation: &Operation,
-        kind: &str,
-        payload: Digest,
-    ) -> Result<Once<T>> {
+    async fn once<T: DeserializeOwned>(&self, operation: &Operation, kind: &str, payload: Digest) -> Result<Once<T>> {
         let txn = self.db.begin().await?;
         match operations::begin(&txn, operation.id, kind, payload).await? {
             // Begin and finish share one transaction, so an unfinished one cannot be found.

@@ -14,11 +14,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 
 impl Store {
-    pub(crate) async fn create_provider(
-        &self,
-        operation: &Operation,
-        wanted: ModelProvider,
-    ) -> Result<ModelProvider> {
+    pub(crate) async fn create_provider(&self, operation: &Operation, wanted: ModelProvider) -> Result<ModelProvider> {
         const KIND: &str = "model_providers.create";
         let payload = self.vault.fingerprint(KIND, &provider_value(&wanted));
         let txn = match self.once::<text::ProviderText>(operation, KIND, payload).await? {

@@ -102,10 +102,7 @@ impl From<AppliedTools> for AppliedText {
 
 impl From<AppliedText> for AppliedTools {
     fn from(a: AppliedText) -> Self {
-        Self {
-            created: a.created,
-            tools: a.tools.into_iter().map(|(name, url)| BoundTool { name, url }).collect(),
-        }
+        Self { created: a.created, tools: a.tools.into_iter().map(|(name, url)| BoundTool { name, url }).collect() }
     }
 }
 

@@ -92,12 +92,7 @@ impl Store {
     }
 
     /// Registers the built-in tool unless there is a tool of its name, whoever's it is.
-    pub(super) async fn seed_echo(
-        &self,
-        txn: &impl ConnectionTrait,
-        wanted: &NewTool,
-        id: OperationId,
-    ) -> Result<()> {
+    pub(super) async fn seed_echo(&self, txn: &impl ConnectionTrait, wanted: &NewTool, id: OperationId) -> Result<()> {
         if find(txn, &wanted.name).await?.is_some() {
             return Ok(());
         }

@@ -116,11 +116,28 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::process::{CommandExt, ExitStatusExt};
-    use std::process::Command;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
 
-    fn process(pid: u32) -> Process {
-        Process::now(i32::try_from(pid).unwrap()).unwrap()
+    /// A process that ends with its test.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn new(script: &str) -> Self {
+            let mut command = Command::new("sh");
+            Self(command.args(["-c", script]).process_group(0).stdout(Stdio::null()).spawn().unwrap())
+        }
+
+        fn process(&self) -> Process {
+            Process::now(i32::try_from(self.0.id()).unwrap()).unwrap()
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 
     #[test]
@@ -142,9 +159,8 @@ mod tests {
     #[test]
     fn only_exact_matches_are_ended() {
         let dir = tempfile::tempdir().unwrap();
-        let mut others: Vec<_> = (0..2).map(|_| Command::new("sleep").arg("600").spawn().unwrap()).collect();
-        let mut stray =
-            Command::new("sh").args(["-c", "sleep 600 & wait"]).process_group(0).spawn().unwrap();
+        let mut others = [Sleeper::new("exec sleep 60"), Sleeper::new("exec sleep 60")];
+        let mut stray = Sleeper::new("sleep 60 & wait");
         let none = Process { pid: i32::MAX, start_time: 1 };
 
         let note = |processes: Processes| {
@@ -152,21 +168,17 @@ mod tests {
             run.create(None).unwrap();
             run.note(&processes).unwrap();
         };
-        let first = process(others[0].id());
+        let first = others[0].process();
         note(Processes::new(Process { start_time: first.start_time + 1, ..first }, none).unwrap());
-        note(Processes { boot_id: "another".into(), launcher: process(others[1].id()), agent: none });
-        note(Processes::new(none, process(stray.id())).unwrap());
+        note(Processes { boot_id: "another".into(), launcher: others[1].process(), agent: none });
+        note(Processes::new(none, stray.process()).unwrap());
         fs::create_dir(dir.path().join("run/empty")).unwrap();
         fs::create_dir(dir.path().join("run/broken")).unwrap();
         fs::write(dir.path().join("run/broken").join(PROCESSES), "{").unwrap();
 
         assert_eq!(clean(dir.path()).unwrap(), 1);
-        assert_eq!(stray.wait().unwrap().signal(), Some(9));
-        for other in &mut others {
-            assert!(other.try_wait().unwrap().is_none());
-            other.kill().unwrap();
-            other.wait().unwrap();
-        }
+        assert!(!stray.0.wait().unwrap().success());
+        assert!(others.iter_mut().all(|other| other.0.try_wait().unwrap().is_none()));
         assert_eq!(fs::read_dir(dir.path().join("run")).unwrap().count(), 0);
     }
 }

@@ -1,0 +1,114 @@
+//! `/api/agents`.
+
+use super::{
+    error::ApiResult,
+    query::{Query, Segment},
+};
+use crate::state::{AppState, PublicAddresses};
+use axum::{Json, extract::State};
+use hoistway_kit::{telemetry, time::rfc3339};
+use hoistway_model::{
+    Code, Error, NAMESPACE, Name, Operation, Result,
+    agent::{Agent, LlmConfig},
+};
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+
+/// The most log lines that one call answers with.
+pub const MAX_TAIL: u32 = 100_000;
+/// How often, and how long apart, a deleted agent's bindings are released when the registry is away.
+const RELEASE_TRIES: u32 = 5;
+const RELEASE_PAUSE: Duration = Duration::from_millis(200);
+
+/// `GET /agents`.
+pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
+    let agents = state.agents.list_agents().await?;
+    Ok(Json(agents.iter().map(|agent| shape(agent, &state.public)).collect()))
+}
+
+/// `GET /agents/{name}`.
+pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
+    let agent = state.agents.get_agent(name.name("agent")?).await?;
+    Ok(Json(shape(&agent, &state.public)))
+}
+
+/// `DELETE /agents/{name}`: the agent, then what it had bound.
+pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
+    let name = name.name("agent")?;
+    let request = telemetry::request_id().unwrap_or_default();
+    // A caller that hangs up must not leave the second half undone.
+    let task = state.tasks.spawn(telemetry::with_request_id(request, delete_whole(state.clone(), name)));
+    task.await.map_err(|e| Error::internal("deleting the agent", e))??;
+    Ok(Json(deleted()))
+}
+
+async fn delete_whole(state: Arc<AppState>, name: Name) -> Result<()> {
+    state.agents.delete_agent(Operation::new(), name.clone()).await?;
+    state.routes.forget(&name);
+    let release = Operation::new();
+    for tries in 1.. {
+        match state.tools.release_agent(release.clone(), name.clone()).await {
+            Err(e) if e.code.is_transient() && tries < RELEASE_TRIES => tokio::time::sleep(RELEASE_PAUSE * tries).await,
+            // Nothing to release is as good as released.
+            Err(e) if e.code == Code::NotFound => break,
+            Err(e) => {
+                return Err(e.prefixed(&format!("agent \"{name}\" is deleted, but its tools still count it as a user: ")));
+            }
+            Ok(()) => break,
+        }
+    }
+    Ok(())
+}
+
+/// The answer to every successful DELETE.
+pub fn deleted() -> Value {
+    json!({"status": "deleted"})
+}
+
+/// `GET /agents/{name}/logs?tail=N`.
+pub async fn logs(State(state): State<Arc<AppState>>, name: Segment, query: Query) -> ApiResult<String> {
+    let tail = query.number("tail", 0..=MAX_TAIL)?;
+    Ok(lines(state.agents.agent_logs(name.name("agent")?, tail).await?))
+}
+
+/// Log lines as plain text.
+pub fn lines(lines: Vec<String>) -> String {
+    let mut text = lines.join("\n");
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
+    let spec = &agent.spec;
+    let tools: Vec<_> = spec.tools.iter().map(|tool| json!({"name": tool.name})).collect();
+    let env: Vec<_> = agent.shown_env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+    json!({
+        "name": agent.name,
+        "namespace": NAMESPACE,
+        "labels": {},
+        "spec": {
+            "image": public.show_image(&spec.image),
+            "buildId": spec.build_id,
+            "systemPrompt": spec.system_prompt,
+            "requiredTools": tools,
+            "llmConfig": spec.llm.iter().map(model).collect::<Vec<_>>(),
+            "env": env,
+            "identityProvider": spec.identity_provider,
+        },
+        "status": {
+            "phase": agent.phase.as_str(),
+            "message": agent.message,
+            "revision": agent.revision,
+            "imageDigest": agent.image_digest,
+            "isolation": agent.isolation,
+        },
+        "created_at": rfc3339(agent.created_at),
+        "updated_at": rfc3339(agent.updated_at),
+    })
+}
+
+fn model(config: &LlmConfig) -> Value {
+    json!({"role": config.role.as_str(), "provider": config.provider, "model": config.model})
+}

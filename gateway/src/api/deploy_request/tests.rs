@@ -1,0 +1,261 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use hoistway_model::{Digest, tool::BoundTool};
+use serde_json::{Value, json};
+
+fn parse(body: Value) -> Result<(DeployRequest, Vec<String>)> {
+    DeployRequest::parse(body.to_string().as_bytes(), &PublicAddresses::new("127.0.0.1:5005"))
+}
+
+fn ok(body: Value) -> DeployRequest {
+    let (request, warnings) = parse(body).unwrap();
+    assert_eq!(warnings, [""; 0]);
+    request
+}
+
+/// An otherwise good request with some members added.
+fn with(more: Value) -> Value {
+    let mut body = json!({"agent_name": "a", "image": "x"});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn built(more: Value) -> Value {
+    let mut body = json!({"agent_name": "a", "source_files": {"agent.py": "x = 1\n"}});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn refused(body: Value) -> String {
+    let error = parse(body).unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument);
+    error.message
+}
+
+#[test]
+fn what_is_missing_is_told_in_order() {
+    let wrong_everywhere = json!({"system_prompt": 5, "llm_configs": 5, "tools_to_create": [{"name": "t"}]});
+    let mut body = wrong_everywhere;
+    assert_eq!(refused(body.clone()), "agent_name is required");
+    body["agent_name"] = json!("Not Valid");
+    assert_eq!(refused(body.clone()), "either image or source_files is required");
+    body["source_files"] = json!({});
+    body["image"] = json!("  ");
+    assert_eq!(refused(body.clone()), "either image or source_files is required");
+    body["image"] = json!("x");
+    assert_eq!(refused(body.clone()), "tool name and base_url are required");
+    body["tools_to_create"][0]["base_url"] = json!("nonsense");
+    assert!(refused(body.clone()).starts_with("agent_name: \"Not Valid\" is not a valid name"));
+    body["agent_name"] = json!("a");
+    assert!(refused(body.clone()).starts_with("tools_to_create[0].base_url: "));
+}
+
+#[test]
+fn wrong_types_name_their_member() {
+    for (body, want) in [
+        (json!({"agent_name": 5, "image": "x"}), "agent_name: must be a string, not a number"),
+        (json!({"agent_name": "a", "image": {}}), "image: must be a string, not an object"),
+        (json!({"agent_name": "a", "source_files": []}), "source_files: must be an object, not a list"),
+        (built(json!({"source_files": {"a.py": 1}})), "source_files[\"a.py\"]: must be a string, not a number"),
+        (with(json!({"tools_to_create": {}})), "tools_to_create: must be a list, not an object"),
+        (with(json!({"tools_to_create": [{"name": 1}]})), "tools_to_create[0].name: must be a string, not a number"),
+        (with(json!({"tools_to_create": ["x"]})), "tools_to_create[0]: must be an object, not a string"),
+        (with(json!({"llm_configs": [{"provider": "openai", "model": 4}]})), "llm_configs[0].model: must be a string, not a number"),
+        (with(json!({"llm_config": "x"})), "llm_config: must be an object, not a string"),
+        (with(json!({"env": {"A": "b"}})), "env: must be a list, not an object"),
+        (with(json!({"env": [{"name": "A", "value": 1}]})), "env[0].value: must be a string, not a number"),
+        (with(json!({"required_tools": [1]})), "required_tools[0]: must be a string, not a number"),
+        (with(json!({"system_prompt": ["x"]})), "system_prompt: must be a string, not a list"),
+        (built(json!({"requirements": ["x"]})), "requirements: must be a string, not a list"),
+    ] {
+        assert_eq!(refused(body), want);
+    }
+}
+
+#[test]
+fn meanings_are_checked() {
+    let url = "https://a.example";
+    for (body, want) in [
+        (with(json!({"image": "Not An Image"})), "image: \"Not An Image\" is not an image reference"),
+        (with(json!({"identity_provider": "a b"})), "identity_provider: \"a b\" is not a valid name"),
+        (with(json!({"required_tools": ["fine", "not_fine"]})), "required_tools[1]: \"not_fine\" is not a valid name"),
+        (with(json!({"tools_to_create": [{"name": "t", "base_url": url}, {"name": "t", "base_url": url}]})), "tools_to_create[1].name: \"t\" is given twice"),
+        (with(json!({"tools_to_create": [{"name": "t", "base_url": url, "auth_type": "Magic"}]})), "tools_to_create[0].auth_type: \"Magic\" is not one of None, APIKey, OAuth2"),
+        (with(json!({"llm_configs": [{"provider": "openai"}]})), "llm_configs[0].model: is required"),
+        (with(json!({"llm_configs": [{"model": "m"}]})), "llm_configs[0].provider: is required"),
+        (with(json!({"llm_configs": [{"provider": "Sky Net", "model": "m"}]})), "llm_configs[0].provider: \"Sky Net\" is not one of openai, anthropic, bedrock, ollama or a registered model provider"),
+        (with(json!({"llm_configs": [{"provider": "openai", "model": "m", "role": "juggling"}]})), "llm_configs[0].role: \"juggling\" is not one of chat, embedding, classify, reranking"),
+        (with(json!({"llm_configs": [{"provider": "openai", "model": "a"}, {"provider": "openai", "model": "b", "role": "default"}]})), "llm_configs[1].role: llm_configs[0] has the role chat already"),
+        (with(json!({"llm_configs": [{"provider": "openai", "model": "a"}], "llm_config": {"provider": "openai", "model": "b"}})), "llm_config: contradicts llm_configs[0], which has another model for chat"),
+        (with(json!({"env": [{"value": "1"}]})), "env[0].name: is required"),
+        (with(json!({"env": [{"name": "A"}]})), "env[0].value: is required"),
+        (with(json!({"env": [{"name": "A=B", "value": "1"}]})), "env[0].name: \"A=B\" is not a variable's name"),
+        (with(json!({"env": [{"name": "1A", "value": "1"}]})), "env[0].name: \"1A\" is not a variable's name"),
+        (with(json!({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]})), "env[1].name: \"A\" is given twice"),
+        (with(json!({"env": [{"name": "A", "value": "s3cr3t\0"}]})), "env[0].value: contains a NUL character, which no variable can hold"),
+        (with(json!({"env": [{"name": "A", "value": "a".repeat(131_070)}]})), "env[0].value: A=… has 131073 bytes, 131072 is the most that a variable can have"),
+        (with(json!({"system_prompt": "a".repeat(131_059)})), "system_prompt: SYSTEM_PROMPT=… has 131074 bytes"),
+        (with(json!({"policies": ["p"]})), "policies is not supported"),
+        (with(json!({"tool_url_mappings": {"a": "b"}})), "tool_url_mappings is not supported"),
+        (built(json!({"draft_id": "x"})), "draft_id is not supported"),
+        (built(json!({"artifact_id": "x"})), "artifact_id is not supported"),
+        (built(json!({"source_files": {"../evil.py": ""}})), "source_files[\"../evil.py\"]: the name contains '..'"),
+        (built(json!({"entry_point": "nope.py"})), "entry_point: \"nope.py\" is not among the source_files; the .py files are: agent.py"),
+        (built(json!({"requirements": "-e ."})), "requirements: line 1: \"-e .\" is an option"),
+    ] {
+        let message = refused(body);
+        assert!(message.starts_with(want), "{message}\n{want}");
+    }
+}
+
+#[test]
+fn reserved_variables_are_the_platforms() {
+    for name in ["PORT", "AGENT_NAME", "USER_ENTRY_POINT", "SYSTEM_PROMPT", "LLM_MODEL", "LLM_GATEWAY_URL", "TOOL_URL_X", "TOOL_NAMES", "HOISTWAY_X", "LD_PRELOAD", "PYTHONPATH", "PYTHONHOME"] {
+        let message = refused(with(json!({"env": [{"name": name, "value": "x"}]})));
+        assert_eq!(message, format!("env[0].name: \"{name}\" is reserved for the platform"));
+    }
+    for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "PYTHONUNBUFFERED", "PORTS", "a.b-c", "HTTP_PROXY"] {
+        ok(with(json!({"env": [{"name": name, "value": ""}]})));
+    }
+}
+
+#[test]
+fn names_in_errors_are_cut_short() {
+    let long = "ü".repeat(1 << 16);
+    for body in [
+        json!({"agent_name": long, "image": "x"}),
+        with(json!({"image": long})),
+        with(json!({"required_tools": [long]})),
+        with(json!({"tools_to_create": [{"name": "t", "base_url": long}]})),
+        with(json!({"tools_to_create": [{"name": "t", "base_url": "http://a", "auth_type": long}]})),
+        with(json!({"env": [{"name": long, "value": "x"}]})),
+        with(json!({"llm_config": {"provider": long, "model": "m"}})),
+        built(json!({"entry_point": long})),
+        built(json!({"source_files": {long.as_str(): ""}})),
+        built(json!({"requirements": long})),
+    ] {
+        assert!(refused(body).len() < 1_200);
+    }
+}
+
+#[test]
+fn the_whole_of_the_references_example_is_read() {
+    let request = ok(json!({
+        "agent_name": "payment-agent",
+        "source_files": {"agent.py": "import requests\n"},
+        "system_prompt": "You are a payment processing assistant.",
+        "tools_to_create": [{"name": "stripe-api", "description": "Stripe payments API", "base_url": "https://api.stripe.com", "auth_type": "APIKey"}],
+        "required_tools": ["stripe-api", "stripe-api"],
+        "llm_configs": [{"role": "chat", "provider": "OpenAI", "model": "gpt-4o-mini"}],
+        "llm_config": {"provider": "ollama", "model": "e", "role": "EMBEDDING"},
+        "env": [{"name": "MY_SECRET", "value": "s3cr3t"}],
+        "entry_point": "agent.py", "framework": "openai", "requirements": "openai>=1.0\nrequests",
+        "policies": [], "draft_id": " ", "tool_url_mappings": {}, "artifact_id": null, "identity_provider": "",
+    }));
+    assert_eq!(request.required_tools.iter().map(Name::as_str).collect::<Vec<_>>(), ["stripe-api"]);
+    let tool = &request.tools_to_create[0];
+    assert_eq!((tool.connection.port, tool.connection.scheme.as_str()), (443, "HTTPS"));
+    assert_eq!(request.llm.iter().map(|m| m.provider.as_str()).collect::<Vec<_>>(), ["openai", "ollama"]);
+    let Source::Files(build) = &request.source else { panic!("{:?}", request.source) };
+    assert_eq!(build.requirements.as_ref().unwrap().text(), "openai>=1.0\nrequests\n");
+    assert!(request.wants_build() && !format!("{request:?}").contains("s3cr3t"));
+
+    let back = DeployRequest::from_journal(&request.to_journal().unwrap()).unwrap();
+    assert_eq!(back, request);
+    assert_eq!(back.canonical(), request.canonical());
+}
+
+#[test]
+fn an_image_wins_over_source_with_warnings() {
+    let (request, warnings) = parse(json!({
+        "agent_name": "a", "image": "localhost:5005/a:1", "source_files": {"agent.py": ""}, "entry_point": "x.py", "requirements": "-e .", "framework": "x",
+    }))
+    .unwrap();
+    let Source::Image(image) = &request.source else { panic!("{:?}", request.source) };
+    assert_eq!(image.to_string(), "registry.hoistway.internal/a:1");
+    let ignored = ["source_files", "entry_point", "requirements", "framework"];
+    assert_eq!(warnings, ignored.map(|key| format!("{key} is ignored, because an image is given and nothing is built")));
+}
+
+#[test]
+fn warnings_name_what_is_ignored_or_unbound() {
+    let (_, warnings) = parse(built(json!({
+        "requirments": "x", "tools_to_create": [{"name": "t", "base_url": "http://a", "descripton": "d"}], "env": [{"name": "A", "value": "v", "secret": true}],
+    })))
+    .unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "unknown field \"tools_to_create[0].descripton\" is ignored; did you mean \"tools_to_create[0].description\"?",
+            "unknown field \"env[0].secret\" is ignored",
+            "unknown field \"requirments\" is ignored; did you mean \"requirements\"?",
+            "the tool \"t\" is registered, but the agent cannot use it: required_tools does not name it",
+        ]
+    );
+}
+
+#[test]
+fn a_source_of_a_newer_api_is_told_in_the_details() {
+    let error = parse(json!({"agent_name": "a", "draft_id": "x"})).unwrap_err();
+    assert_eq!(error.message, "either image or source_files is required");
+    assert_eq!(error.details, ["draft_id is not supported"]);
+}
+
+#[test]
+fn look_ups_are_judged() {
+    let request = ok(with(json!({
+        "required_tools": ["here", "here", "gone"], "identity_provider": "idp",
+        "llm_configs": [{"provider": "openai", "model": "m"}, {"provider": "skynet", "model": "m", "role": "classify"}],
+    })));
+    assert_eq!(request.unknown_providers(), [("llm_configs[1].provider".to_owned(), "skynet".to_owned())]);
+    let bound = |name: &str, url: Option<&str>| BoundTool { name: Name::parse("n", name).unwrap(), url: url.map(Into::into) };
+    let mut resolved = Resolved {
+        tools: vec![bound("here", Some("http://here")), bound("gone", None)],
+        changed: false,
+        providers: vec![],
+        identity_provider_known: false,
+    };
+    let text = |resolved: &Resolved, strict| request.check_lookups(resolved, strict).map_err(|e| e.message);
+    let unknown = "llm_configs[1].provider: \"skynet\" is not one of openai, anthropic, bedrock, ollama or a registered model provider";
+    assert_eq!(text(&resolved, false), Err(unknown.to_owned()));
+    resolved.providers.push("skynet".into());
+    assert_eq!(text(&resolved, false), Err("identity_provider: \"idp\" is not a registered identity provider".to_owned()));
+    resolved.identity_provider_known = true;
+    assert_eq!(text(&resolved, false), Ok(vec!["no tool \"gone\" is registered: the agent cannot use it before it is; then it is bound by itself".to_owned()]));
+    assert_eq!(text(&resolved, true), Err("required_tools[2]: no tool \"gone\" is registered".to_owned()));
+}
+
+#[test]
+fn the_canonical_form_is_of_the_meaning() {
+    let digest = |body| Digest::of(&ok(body).canonical());
+    let base = with(json!({"llm_configs": [{"provider": "openai", "model": "m"}], "llm_config": {"provider": "ollama", "model": "e", "role": "embedding"}}));
+    let same = with(json!({"llm_configs": [{"provider": "Ollama", "model": "e", "role": "Embedding"}, {"provider": "OPENAI", "model": "m", "role": "default"}], "env": null, "system_prompt": ""}));
+    assert_eq!(digest(base.clone()), digest(same));
+    assert_eq!(digest(built(json!({"framework": "x", "requirements": "A>=1 # why"}))), digest(built(json!({"requirements": "a >= 1"}))));
+    let mut seen = vec![digest(base)];
+    for other in [
+        json!({"env": [{"name": "A", "value": "1"}]}),
+        json!({"env": [{"name": "A", "value": "2"}]}),
+        json!({"system_prompt": "x"}),
+        json!({"required_tools": ["a", "b"]}),
+        json!({"required_tools": ["b", "a"]}),
+        json!({"image": "y"}),
+        json!({"agent_name": "b"}),
+        json!({"identity_provider": "i"}),
+    ] {
+        let other = digest(with(other));
+        assert!(!seen.contains(&other));
+        seen.push(other);
+    }
+    assert_ne!(digest(built(json!({}))), digest(built(json!({"requirements": "six"}))));
+}
+
+#[test]
+fn a_damaged_journal_entry_says_nothing_of_its_content() {
+    let bytes = ok(with(json!({"env": [{"name": "A", "value": "s3cr3t"}]}))).to_journal().unwrap();
+    for bad in [&bytes[..bytes.len() - 1], b"", b"{}", b"{\"version\": 2}"] {
+        let error = DeployRequest::from_journal(bad).unwrap_err();
+        assert_eq!(error.code, Code::Internal);
+        assert!(!format!("{error:?} {}", error.chain()).contains("s3cr3t"));
+    }
+}

@@ -1,0 +1,47 @@
+//! `/api/deployments`.
+
+use super::{
+    builds::{DEFAULT_LIMIT, MAX_LIMIT},
+    error::ApiResult,
+    query::{Query, Segment},
+};
+use crate::{
+    deploy::Deployment,
+    state::{AppState, PublicAddresses},
+};
+use axum::{Json, extract::State};
+use hoistway_kit::time::rfc3339;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `GET /deployments?agent=NAME&limit=N`, newest first.
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<Json<Vec<Value>>> {
+    let limit = query.number("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
+    let deployments = state.deployer.list(query.name("agent")?, limit).await?;
+    Ok(Json(deployments.iter().map(|deployment| shape(deployment, &state.public)).collect()))
+}
+
+/// `GET /deployments/{id}`.
+pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<Value>> {
+    let deployment = state.deployer.get(id.id("deployment")?).await?;
+    Ok(Json(shape(&deployment, &state.public)))
+}
+
+fn shape(deployment: &Deployment, public: &PublicAddresses) -> Value {
+    let error = deployment.error.as_ref().map(|failure| {
+        json!({"error": failure.message, "code": failure.code.as_str(), "details": failure.details})
+    });
+    json!({
+        "id": deployment.id,
+        "agent": deployment.agent,
+        "status": deployment.status.as_str(),
+        "step": deployment.step,
+        "tools_created": deployment.tools_created,
+        "build_id": deployment.image.as_ref().map(|image| &image.build_id),
+        "image_uri": deployment.image.as_ref().map(|image| public.image_uri(image)),
+        "error": error,
+        "created_at": rfc3339(deployment.created_at),
+        "updated_at": rfc3339(deployment.updated_at),
+        "completed_at": deployment.completed_at.map(rfc3339),
+    })
+}

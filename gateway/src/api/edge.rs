@@ -1,0 +1,63 @@
+//! What happens to every request, known or not: an id, a span, a line in the log, and an answer even after a panic.
+
+use super::{body::Drained, error::ApiError};
+use axum::{
+    extract::{MatchedPath, Request},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use hoistway_kit::telemetry::{self, REQUEST_ID};
+use hoistway_model::Error;
+use http::HeaderValue;
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use tracing::{Instrument, field::Empty};
+use uuid::Uuid;
+
+/// The outermost layer.
+pub async fn edge(request: Request, next: Next) -> Response {
+    let sent = telemetry::request_id_of(request.headers());
+    let id: Arc<str> = sent.map_or_else(|| Uuid::now_v7().to_string().into(), Arc::from);
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map_or("unknown path", MatchedPath::as_str).to_owned();
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = %method,
+        http.route = route,
+        http.response.status_code = Empty,
+        request_id = %id,
+    );
+    telemetry::set_parent(&span, request.headers());
+    let answer = answer(request, next, id.clone()).instrument(span.clone());
+    let mut response = telemetry::with_request_id(id.clone(), answer).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+async fn answer(request: Request, next: Next, id: Arc<str>) -> Response {
+    let started = Instant::now();
+    let (method, path) = (request.method().clone(), super::json::short(request.uri().path()));
+    let inner = AssertUnwindSafe(next.run(Drained::wrap(request))).catch_unwind();
+    let response = inner.await.unwrap_or_else(|panic| {
+        ApiError::from(Error::internal("answering the request", said(panic.as_ref()))).into_response()
+    });
+    let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis());
+    if path.starts_with("/api") {
+        tracing::info!(target: "hoistway::access", request_id = %id, "{method} {path} {status} {ms}ms");
+    } else {
+        tracing::debug!(target: "hoistway::access", request_id = %id, "{method} {path} {status} {ms}ms");
+    }
+    response
+}
+
+/// What a panic said, for the log.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panicked: {}", text.unwrap_or_default())
+}

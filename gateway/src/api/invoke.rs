@@ -1,0 +1,270 @@
+//! `POST /api/agents/{name}/invoke`: passes a message to the agent's serving revision and its answer back.
+//!
+//! Every invoke has a connection of its own, so that none depends on what became of another, and so that a connection
+//! means that the revision behind it will serve it. Nothing is sent twice: only a connection that was refused is tried
+//! again.
+
+use super::{
+    body::WholeBody,
+    error::ApiResult,
+    json::{Object, complaint},
+    query::Segment,
+};
+use crate::{
+    routes::{Pick, Slot},
+    state::AppState,
+};
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use hoistway_kit::telemetry;
+use hoistway_model::{Code, Error, Name, Result, Secret};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, de::IgnoredAny};
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often a route is read anew after its connection was refused.
+const CONNECTS: usize = 3;
+/// How long a connection may take, and how long a new route is waited for after one was refused.
+const CONNECT: Duration = Duration::from_secs(5);
+const NEW_ROUTE: Duration = Duration::from_millis(500);
+/// The most bytes of an agent's error, and the most lines of it that are shown.
+const MAX_ERROR: usize = 1 << 20;
+const MAX_ERROR_LINES: usize = 50;
+/// What proves to the runner that an invoke comes from a gateway.
+const TOKEN: &str = "x-hoistway-invoke-token";
+/// What a streamed answer may call itself; anything else is handed on as bytes that no browser interprets.
+const STREAM_TYPES: [&str; 4] = ["text/event-stream", "application/json", "application/x-ndjson", "text/plain"];
+
+/// `POST /agents/{name}/invoke`: the runner's JSON as it is.
+pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
+    let call = Call::begin(&state, name.name("agent")?, body).await?;
+    let (limit, deadline, name) = (state.limits.max_answer, call.deadline, call.agent.clone());
+    let (mut answered, _open) = call.send("/invoke").await?;
+    let bytes = timeout_at(deadline, collect(&name, answered.body_mut(), limit)).await.map_err(|_| too_slow(&name))??;
+    if answered.status() != StatusCode::OK {
+        return Err(agent_failed(&name, answered.status(), &bytes).into());
+    }
+    if serde_json::from_slice::<IgnoredAny>(&bytes).is_err() {
+        let message = format!("agent \"{name}\" answered with something that is not JSON");
+        return Err(Error::new(Code::AgentError, message).into());
+    }
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes).into_response())
+}
+
+/// `POST /agents/{name}/invoke/stream`: the runner's answer as it comes.
+pub async fn stream(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
+    let call = Call::begin(&state, name.name("agent")?, body).await?;
+    let (deadline, name) = (call.deadline, call.agent.clone());
+    let (mut answered, open) = call.send("/invoke/stream").await?;
+    if answered.status() != StatusCode::OK {
+        let collected = timeout_at(deadline, collect(&name, answered.body_mut(), MAX_ERROR)).await;
+        let bytes = collected.map_err(|_| too_slow(&name))??;
+        return Err(agent_failed(&name, answered.status(), &bytes).into());
+    }
+    let headers = [
+        (header::CONTENT_TYPE, stream_type(answered.headers())),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    let chunks = stream::try_unfold((answered.into_body(), open), move |(mut body, open)| async move {
+        loop {
+            let frame = match timeout_at(deadline, body.frame()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(frame)) => frame.map_err(io::Error::other)?,
+                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
+            };
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some((data, (body, open))));
+            }
+        }
+    });
+    Ok((headers, Body::from_stream(chunks)).into_response())
+}
+
+/// An invoke that may go to its agent.
+struct Call<'a> {
+    state: &'a AppState,
+    agent: Name,
+    body: WholeBody,
+    deadline: Instant,
+    slot: Slot,
+}
+
+/// What must live as long as the agent's answer does.
+struct Open {
+    _connection: AbortOnDropHandle<()>,
+    _slot: Slot,
+}
+
+impl<'a> Call<'a> {
+    /// Checks everything that can be checked without the agent.
+    async fn begin(state: &'a AppState, agent: Name, body: WholeBody) -> ApiResult<Self> {
+        let deadline = Instant::now() + state.limits.invoke_timeout;
+        match state.routes.pick(&agent) {
+            Pick::Unknown => return Err(unrouted(state, agent).await.into()),
+            Pick::NeedsCallerIdentity => return Err(nobody(&agent).into()),
+            Pick::NotReady(_) | Pick::Ready(_) => {}
+        }
+        check(&body.bytes)?;
+        let limit = state.limits.invoke_concurrency;
+        let busy = || Error::new(Code::ResourceExhausted, format!("agent \"{agent}\" answers {limit} invokes already"));
+        let slot = state.routes.slot(&agent, limit).ok_or_else(busy)?;
+        Ok(Self { state, agent, body, deadline, slot })
+    }
+
+    /// Connects and sends. An answer's head is all that is waited for.
+    async fn send(self, path: &str) -> Result<(http::Response<Incoming>, Open)> {
+        let agent = self.agent;
+        let (stream, token) = connect(self.state, &agent).await?;
+        let broken = |e: hyper::Error| crashed(&agent, e);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            // What goes wrong here goes wrong for the sender too.
+            let _ = connection.await;
+        }));
+        let request = request(path, &agent, &token, self.body.bytes.clone())?;
+        let answered = timeout_at(self.deadline, sender.send_request(request)).await;
+        let answered = answered.map_err(|_| too_slow(&agent))?.map_err(broken)?;
+        Ok((answered, Open { _connection: connection, _slot: self.slot }))
+    }
+}
+
+/// The message must be there; what else the body has is the agent's business.
+fn check(body: &[u8]) -> Result<()> {
+    let message = Object::parse(body)?.text("message")?;
+    message.map(drop).ok_or_else(|| complaint("message", "message is required"))
+}
+
+/// A connection that the serving revision will answer. A refused one means that the route is just changing.
+async fn connect(state: &AppState, agent: &Name) -> Result<(TcpStream, Secret)> {
+    for _ in 0..CONNECTS {
+        let mut changes = state.routes.changes();
+        let picked = match state.routes.pick(agent) {
+            Pick::Ready(picked) => picked,
+            Pick::NotReady(why) => return Err(not_ready(agent, &why)),
+            Pick::NeedsCallerIdentity => return Err(nobody(agent)),
+            Pick::Unknown => return Err(unrouted(state, agent.clone()).await),
+        };
+        let connected = timeout(CONNECT, TcpStream::connect(&picked.target.address)).await;
+        let token = picked.target.token.clone();
+        drop(picked);
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => {
+                // Small requests should not wait for each other's acknowledgement; without it they are only slower.
+                let _ = stream.set_nodelay(true);
+                return Ok((stream, token));
+            }
+            Err(e) => {
+                tracing::debug!("connecting to agent \"{agent}\": {e}");
+                let _ = timeout(NEW_ROUTE, changes.changed()).await;
+            }
+        }
+    }
+    Err(not_ready(agent, "it takes no connections"))
+}
+
+fn request(path: &str, agent: &Name, token: &Secret, body: Bytes) -> Result<Request<Full<Bytes>>> {
+    let mut request = Request::post(path)
+        .header(header::HOST, agent.as_str())
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|e| Error::internal("passing the message on", e))?;
+    // These and no others: what a caller claims to be in headers is not passed on.
+    let headers = request.headers_mut();
+    telemetry::inject(headers);
+    let secret = HeaderValue::from_str(token.expose()).map_err(|e| Error::internal("passing the message on", e))?;
+    headers.insert(TOKEN, secret);
+    if let Some(id) = telemetry::request_id().and_then(|id| HeaderValue::from_str(&id).ok()) {
+        headers.insert(telemetry::REQUEST_ID, id);
+    }
+    Ok(request)
+}
+
+async fn collect(agent: &Name, body: &mut Incoming, limit: usize) -> Result<Bytes> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(e) if e.is::<LengthLimitError>() => {
+            let message = format!("agent \"{agent}\" answered with more than {limit} bytes");
+            Err(Error::new(Code::AgentError, message))
+        }
+        Err(e) => Err(crashed(agent, e)),
+    }
+}
+
+fn stream_type(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(header::CONTENT_TYPE);
+    let plain = given.and_then(|value| value.to_str().ok()).and_then(|text| text.split(';').next());
+    match (given, plain) {
+        (Some(given), Some(plain)) if STREAM_TYPES.iter().any(|t| t.eq_ignore_ascii_case(plain.trim())) => given.clone(),
+        _ => HeaderValue::from_static("application/octet-stream"),
+    }
+}
+
+/// What the runner says when there is no answer.
+#[derive(Deserialize)]
+struct RunnerError {
+    error: String,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    details: Vec<String>,
+}
+
+/// The runner's error in our shape.
+fn agent_failed(agent: &Name, status: StatusCode, body: &[u8]) -> Error {
+    let Ok(RunnerError { error, code, details }) = serde_json::from_slice(body) else {
+        let message = format!("agent \"{agent}\" answered with HTTP status {}", status.as_u16());
+        return Error::new(Code::AgentError, message);
+    };
+    match (status.as_u16(), code.as_str()) {
+        (400, _) => Error::new(Code::InvalidArgument, error),
+        // The runner knows no other caller than us, so this is a fault between us and not the user's.
+        (403, "permission_denied" | "forbidden" | "") => {
+            Error::internal(&format!("calling agent \"{agent}\""), format!("the runner refused the call: {error}"))
+        }
+        (503 | 429, _) => not_ready(agent, &error),
+        _ => {
+            let from = details.len().saturating_sub(MAX_ERROR_LINES);
+            Error::new(Code::AgentError, error).with_details(details.into_iter().skip(from))
+        }
+    }
+}
+
+/// Why an agent is not in the table: there is none, or its route is on its way.
+async fn unrouted(state: &AppState, agent: Name) -> Error {
+    match state.agents.get_agent(agent.clone()).await {
+        Ok(found) => not_ready(&agent, &found.message),
+        Err(e) => e,
+    }
+}
+
+fn not_ready(agent: &Name, why: &str) -> Error {
+    let why = if why.is_empty() { "it is starting" } else { why };
+    Error::new(Code::Unavailable, format!("agent \"{agent}\" is not ready: {why}"))
+}
+
+fn nobody(agent: &Name) -> Error {
+    let why = "it has an identity provider, and callers' identities cannot be verified yet";
+    Error::new(Code::PermissionDenied, format!("agent \"{agent}\" answers nobody: {why}"))
+}
+
+fn too_slow(agent: &Name) -> Error {
+    Error::new(Code::DeadlineExceeded, format!("agent \"{agent}\" did not answer in time"))
+}
+
+fn crashed(agent: &Name, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    let message = format!("agent \"{agent}\" broke the connection off while answering; its logs may say why");
+    Error::new(Code::AgentCrashed, message).with_source(cause)
+}

@@ -1,0 +1,223 @@
+//! The routing table: where each agent's invokes go, fed by the agent service.
+//!
+//! A redeploy loses no request because of an order that both sides keep. The agent service tells every gateway the new
+//! route and ends the old revision only when each of them said that it uses nothing older. A gateway says so once the
+//! table has the new route and every invoke that had picked the old one has its connection, which the old revision
+//! then serves to its end.
+
+use futures_util::StreamExt;
+use hoistway_model::{
+    AgentService, Code, Error, Name, Result,
+    agent::{Route, RouteEvent, Target},
+};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How long to wait before the subscription is tried again, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How many changes may wait for the invokes that picked what they replaced.
+const UNACKNOWLEDGED: usize = 256;
+
+/// The routing table of one gateway.
+#[derive(Clone)]
+pub struct Routes(Arc<Inner>);
+
+struct Inner {
+    agents: Arc<dyn AgentService>,
+    /// This gateway, as the agent service knows it.
+    watcher: String,
+    table: Mutex<HashMap<Name, Entry>>,
+    /// Counts the changes; zero until the first snapshot is in.
+    changes: watch::Sender<u64>,
+}
+
+struct Entry {
+    route: Route,
+    /// Read-locked from picking this entry's target to having a connection to it.
+    connecting: Arc<RwLock<()>>,
+    running: Arc<AtomicUsize>,
+}
+
+/// What the table says about an agent.
+#[derive(Debug)]
+pub enum Pick {
+    /// It is not in the table.
+    Unknown,
+    /// It answers nobody until callers' tokens can be verified.
+    NeedsCallerIdentity,
+    /// It cannot answer now, and why.
+    NotReady(String),
+    /// It can.
+    Ready(Picked),
+}
+
+/// A target, and the promise to connect to it soon: hold it until there is a connection, and no longer.
+#[derive(Debug)]
+pub struct Picked {
+    /// Where to connect to.
+    pub target: Target,
+    _connecting: OwnedRwLockReadGuard<()>,
+}
+
+/// One of the invokes that an agent may have at a time.
+#[derive(Debug)]
+pub struct Slot(Arc<AtomicUsize>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Routes {
+    /// An empty table; [`Routes::run`] fills it.
+    pub fn new(agents: Arc<dyn AgentService>) -> Self {
+        let watcher = uuid::Uuid::now_v7().to_string();
+        Self(Arc::new(Inner { agents, watcher, table: Mutex::default(), changes: watch::Sender::new(0) }))
+    }
+
+    /// Follows the agent service until `shutdown`. While it is away the table stays as it was.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut backoff = BACKOFF.0;
+        loop {
+            let before = *self.0.changes.borrow();
+            let Some(Err(e)) = shutdown.run_until_cancelled(self.follow()).await else { return };
+            if *self.0.changes.borrow() != before {
+                backoff = BACKOFF.0;
+            }
+            tracing::warn!(cause = e.chain(), "the routing table is not fed, trying again in {backoff:?}: {e}");
+            if shutdown.run_until_cancelled(tokio::time::sleep(backoff)).await.is_none() {
+                return;
+            }
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// Whether there was a snapshot, so that what is missing in the table does not exist.
+    pub fn is_filled(&self) -> bool {
+        *self.0.changes.borrow() > 0
+    }
+
+    /// Tells of every later change of the table.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Where an invoke of `agent` goes now.
+    pub fn pick(&self, agent: &Name) -> Pick {
+        let table = self.table();
+        let Some(entry) = table.get(agent) else { return Pick::Unknown };
+        if entry.route.needs_caller_identity {
+            return Pick::NeedsCallerIdentity;
+        }
+        // Nobody waits to write-lock an entry that is in the table, so this never fails while the table is held.
+        match (&entry.route.target, entry.connecting.clone().try_read_owned()) {
+            (Some(target), Ok(guard)) if entry.route.ready => {
+                Pick::Ready(Picked { target: target.clone(), _connecting: guard })
+            }
+            _ => Pick::NotReady(entry.route.message.clone()),
+        }
+    }
+
+    /// A place among the `limit` invokes that `agent` may have at a time, if one is free.
+    pub fn slot(&self, agent: &Name, limit: usize) -> Option<Slot> {
+        let running = self.table().get(agent)?.running.clone();
+        let more = |n: usize| (n < limit).then_some(n + 1);
+        running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Slot(running))
+    }
+
+    /// Takes an agent out that was deleted through this gateway: its route's removal may still be on the way.
+    pub fn forget(&self, agent: &Name) {
+        self.table().remove(agent);
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<Name, Entry>> {
+        // The table is whole after every statement, whatever panicked.
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows one subscription; ends with the reason why it ended.
+    async fn follow(&self) -> Result<()> {
+        let mut events = self.0.agents.watch_routes(self.0.watcher.clone()).await?;
+        let (applied, to_acknowledge) = mpsc::channel(UNACKNOWLEDGED);
+        let read = async {
+            while let Some(event) = events.next().await {
+                let event = event?;
+                let retired = self.apply(event.event);
+                if applied.send((event.version, retired)).await.is_err() {
+                    break;
+                }
+            }
+            Err(Error::new(Code::Unavailable, "the agent service ended the subscription"))
+        };
+        tokio::select! {
+            ended = read => ended,
+            failed = self.acknowledge(to_acknowledge) => failed,
+        }
+    }
+
+    async fn acknowledge(&self, mut applied: mpsc::Receiver<(u64, Vec<Arc<RwLock<()>>>)>) -> Result<()> {
+        while let Some((version, retired)) = applied.recv().await {
+            for connecting in retired {
+                drop(connecting.write().await);
+            }
+            self.0.agents.ack_routes(self.0.watcher.clone(), version).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a change into the table. What comes back are the locks of targets that are in it no more.
+    fn apply(&self, event: RouteEvent) -> Vec<Arc<RwLock<()>>> {
+        let mut retired = Vec::new();
+        {
+            let mut table = self.table();
+            match event {
+                RouteEvent::Snapshot(routes) => {
+                    let mut old = std::mem::take(&mut *table);
+                    for route in routes {
+                        let before = old.remove(&route.agent);
+                        table.insert(route.agent.clone(), entry(route, before, &mut retired));
+                    }
+                    retired.extend(old.into_values().map(|gone| gone.connecting));
+                }
+                RouteEvent::Changed(route) => {
+                    let before = table.remove(&route.agent);
+                    table.insert(route.agent.clone(), entry(*route, before, &mut retired));
+                }
+                RouteEvent::Removed(agent) => retired.extend(table.remove(&agent).map(|gone| gone.connecting)),
+            }
+        }
+        self.0.changes.send_modify(|count| *count += 1);
+        retired
+    }
+}
+
+fn entry(route: Route, before: Option<Entry>, retired: &mut Vec<Arc<RwLock<()>>>) -> Entry {
+    let Some(before) = before else {
+        return Entry { route, connecting: Arc::default(), running: Arc::default() };
+    };
+    // A lock stands for a target: whoever connects to one that stays must still be waited for when it goes.
+    let connecting = if before.route.target == route.target {
+        before.connecting
+    } else {
+        retired.push(before.connecting);
+        Arc::default()
+    };
+    Entry { route, connecting, running: before.running }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes").field("agents", &self.table().len()).finish_non_exhaustive()
+    }
+}

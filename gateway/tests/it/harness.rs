@@ -1,0 +1,144 @@
+//! A gateway on a port of its own, and a client.
+
+use crate::fakes::{FakeAgents, FakeBuilds, FakeDeployer, FakeTools};
+use async_trait::async_trait;
+use bytes::Bytes;
+use hoistway_gateway::{
+    api::{self, body::BodyBudget},
+    routes::Routes,
+    state::{ApiKeys, AppState, Limits, PublicAddresses, ReadyCheck},
+};
+use hoistway_kit::token::ApiKey;
+use hoistway_model::Result;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::{net::SocketAddr, sync::Arc};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub struct Gateway {
+    pub address: SocketAddr,
+    pub key: String,
+    pub tools: Arc<FakeTools>,
+    pub agents: Arc<FakeAgents>,
+    pub deployer: Arc<FakeDeployer>,
+    pub state: Arc<AppState>,
+    shutdown: CancellationToken,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Status and error body, with the request id checked and taken out.
+    pub fn error(&self) -> String {
+        let mut body = self.json();
+        let id = body.as_object_mut().unwrap().remove("request_id").unwrap();
+        assert_eq!(id.as_str().unwrap(), self.header("x-request-id"));
+        let mut text = format!("{} {} {}", self.status, body["code"].as_str().unwrap(), body["error"].as_str().unwrap());
+        if let Some(details) = body.get("details") {
+            text.push_str(&format!(" {details}"));
+        }
+        text
+    }
+}
+
+#[derive(Debug)]
+struct Always;
+
+#[async_trait]
+impl ReadyCheck for Always {
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Gateway {
+    pub async fn start() -> Self {
+        Self::with(Limits::default()).await
+    }
+
+    pub async fn with(limits: Limits) -> Self {
+        let (tools, agents, deployer) = (Arc::<FakeTools>::default(), FakeAgents::new(), FakeDeployer::new());
+        let key = ApiKey::generate().unwrap();
+        let state = Arc::new(AppState {
+            tools: tools.clone(),
+            builds: Arc::new(FakeBuilds),
+            agents: agents.clone(),
+            deployer: deployer.clone(),
+            routes: Routes::new(agents.clone()),
+            keys: ApiKeys::new(vec![key.clone()]),
+            public: PublicAddresses::new("127.0.0.1:5005"),
+            bodies: BodyBudget::new(limits.max_body),
+            limits,
+            ready: Arc::new(Always),
+            tasks: TaskTracker::new(),
+        });
+        let shutdown = CancellationToken::new();
+        let mut changes = state.routes.changes();
+        tokio::spawn(state.routes.clone().run(shutdown.clone()));
+        changes.wait_for(|count| *count > 0).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stopped = shutdown.clone().cancelled_owned();
+        let app = api::router(state.clone());
+        tokio::spawn(async move { axum::serve(listener, app).with_graceful_shutdown(stopped).await });
+        Self { address, key: key.secret().expose().to_owned(), tools, agents, deployer, state, shutdown }
+    }
+
+    pub async fn call(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
+        self.call_with(method, path, body, &[("authorization", &format!("Bearer {}", self.key))]).await
+    }
+
+    pub async fn call_with(&self, method: &str, path: &str, body: impl Into<Bytes>, headers: &[(&str, &str)]) -> Answer {
+        let response = self.open(method, path, body, headers).await;
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, text: String::from_utf8(bytes.into()).unwrap() }
+    }
+
+    pub async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        body: impl Into<Bytes>,
+        headers: &[(&str, &str)],
+    ) -> http::Response<hyper::body::Incoming> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(Method::try_from(method).unwrap()).uri(path).header("host", "x");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, "").await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call("POST", path, body.to_string()).await
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}

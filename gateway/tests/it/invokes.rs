@@ -1,0 +1,280 @@
+//! From the API to an agent and back, against a runner that does what a test tells it.
+
+use crate::{
+    fakes::name,
+    harness::{Answer, Gateway},
+};
+use hoistway_gateway::{routes::Pick, state::Limits};
+use hoistway_model::{
+    RevisionId, Secret,
+    agent::{Route, RouteEvent, Target},
+};
+use http_body_util::BodyExt;
+use serde_json::json;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+/// A runner that answers every connection with `script`, piece by piece; `None` waits until the test lets it go on.
+struct Runner {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+    seen: watch::Sender<usize>,
+    go_on: watch::Sender<bool>,
+}
+
+type Script = Vec<Option<String>>;
+
+impl Runner {
+    async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (requests, seen, go_on) = (Arc::default(), watch::Sender::new(0), watch::Sender::new(false));
+        let runner = Self { address, requests, seen, go_on };
+        let (requests, seen, go_on) = (runner.requests.clone(), runner.seen.clone(), runner.go_on.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (requests, seen, go_on) = (Arc::clone(&requests), seen.clone(), go_on.subscribe());
+                tokio::spawn(serve(stream, script.clone(), requests, seen, go_on));
+            }
+        });
+        runner
+    }
+
+    fn route(&self) -> Route {
+        route(Some(self.address.to_string()))
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    script: Script,
+    requests: Arc<Mutex<Vec<String>>>,
+    seen: watch::Sender<usize>,
+    mut go_on: watch::Receiver<bool>,
+) {
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    while !request.ends_with(b"}") {
+        let n = stream.read(&mut buffer).await.unwrap();
+        assert!(n > 0);
+        request.extend_from_slice(&buffer[..n]);
+    }
+    requests.lock().unwrap().push(String::from_utf8(request).unwrap());
+    seen.send_modify(|n| *n += 1);
+    for piece in script {
+        match piece {
+            Some(text) => stream.write_all(text.as_bytes()).await.unwrap(),
+            None => drop(go_on.wait_for(|go| *go).await),
+        }
+    }
+}
+
+fn answer(status: &str, body: &str) -> Script {
+    let length = body.len();
+    vec![Some(format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"))]
+}
+
+fn route(address: Option<String>) -> Route {
+    let target = address.map(|address| Target {
+        revision: RevisionId::mint(),
+        address,
+        token: Secret::new("invoke-token"),
+    });
+    Route { agent: name("a"), ready: target.is_some(), target, message: String::new(), needs_caller_identity: false }
+}
+
+async fn changed(gateway: &Gateway, route: Route) -> u64 {
+    let mut changes = gateway.state.routes.changes();
+    let version = gateway.agents.route(RouteEvent::Changed(Box::new(route)));
+    changes.changed().await.unwrap();
+    version
+}
+
+async fn with_runner(script: Script) -> (Gateway, Runner) {
+    let (gateway, runner) = (Gateway::start().await, Runner::start(script).await);
+    changed(&gateway, runner.route()).await;
+    (gateway, runner)
+}
+
+async fn invoke(gateway: &Gateway) -> Answer {
+    gateway.post("/api/agents/a/invoke", json!({"message": "hi"})).await
+}
+
+#[tokio::test]
+async fn the_answer_is_the_runners_and_the_request_ours() {
+    let body = r#"{"response": {"deep": [1.0]},  "extra": 7}"#;
+    let (gateway, runner) = with_runner(answer("200 OK", body)).await;
+    let key = format!("Bearer {}", gateway.key);
+    let headers = [("authorization", key.as_str()), ("x-end-user-id", "root"), ("x-request-id", "my-id"), ("x-hoistway-invoke-token", "forged")];
+    let sent = r#"{"message": "hi",  "more": [1]}"#;
+    let answer = gateway.call_with("POST", "/api/agents/a/invoke", sent, &headers).await;
+    assert_eq!((answer.status, answer.text.as_str(), answer.header("content-type")), (200, body, "application/json"));
+    let request = runner.requests.lock().unwrap()[0].clone();
+    assert!(request.starts_with("POST /invoke HTTP/1.1\r\n") && request.ends_with(sent), "{request}");
+    assert!(request.contains("x-hoistway-invoke-token: invoke-token\r\n") && request.contains("x-request-id: my-id\r\n"));
+    assert!(!request.contains("root") && !request.contains("forged") && !request.contains(&gateway.key));
+}
+
+#[tokio::test]
+async fn what_cannot_be_invoked_says_why() {
+    let gateway = Gateway::start().await;
+    assert_eq!(invoke(&gateway).await.error(), "404 not_found agent \"a\" not found");
+    gateway.agents.add("a");
+    let starting = "503 unavailable agent \"a\" is not ready: it is starting";
+    let answer = invoke(&gateway).await;
+    assert_eq!((answer.error().as_str(), answer.header("retry-after")), (starting, "1"));
+
+    let down = Route { message: "it crashed; next start in 4 s".into(), ..route(None) };
+    changed(&gateway, down).await;
+    assert_eq!(invoke(&gateway).await.error(), "503 unavailable agent \"a\" is not ready: it crashed; next start in 4 s");
+    changed(&gateway, Route { needs_caller_identity: true, ..route(None) }).await;
+    assert_eq!(
+        invoke(&gateway).await.error(),
+        "403 permission_denied agent \"a\" answers nobody: it has an identity provider, and callers' identities cannot be verified yet"
+    );
+
+    // A port that was just free refuses connections.
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    changed(&gateway, route(Some(free.to_string()))).await;
+    assert_eq!(invoke(&gateway).await.error(), "503 unavailable agent \"a\" is not ready: it takes no connections");
+
+    for (body, want) in [
+        (json!({}), "message is required"),
+        (json!({"message": "  "}), "message is required"),
+        (json!({"message": 5}), "message: must be a string, not a number"),
+    ] {
+        let answer = gateway.post("/api/agents/a/invoke", body).await;
+        assert_eq!(answer.error(), format!("400 invalid_argument {want}"));
+    }
+    changed(&gateway, route(None)).await;
+    gateway.agents.route(RouteEvent::Removed(name("a")));
+    gateway.call("DELETE", "/api/agents/a", "").await;
+    assert_eq!(invoke(&gateway).await.status, 404);
+}
+
+#[tokio::test]
+async fn failures_of_the_agent_have_our_shape() {
+    let raised = r#"{"error": "ValueError: bad-luck-13", "code": "agent_error", "details": ["Traceback", "ValueError: bad-luck-13"]}"#;
+    for (script, want) in [
+        (answer("500 Internal Server Error", raised), "500 agent_error ValueError: bad-luck-13 [\"Traceback\",\"ValueError: bad-luck-13\"]"),
+        (answer("400 Bad Request", r#"{"error": "message is too strange"}"#), "400 invalid_argument message is too strange"),
+        (answer("403 Forbidden", r#"{"error": "s3cr3t"}"#), "500 internal internal error while calling agent \"a\""),
+        (answer("503 Service Unavailable", r#"{"error": "it is draining"}"#), "503 unavailable agent \"a\" is not ready: it is draining"),
+        (answer("418 Teapot", "<html>"), "500 agent_error agent \"a\" answered with HTTP status 418"),
+        (answer("200 OK", "<html>"), "500 agent_error agent \"a\" answered with something that is not JSON"),
+        (vec![], "502 agent_crashed agent \"a\" broke the connection off while answering; its logs may say why"),
+        (vec![Some("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".into())], "502 agent_crashed agent \"a\" broke the connection off while answering; its logs may say why"),
+    ] {
+        let (gateway, runner) = with_runner(script).await;
+        assert_eq!(invoke(&gateway).await.error(), want);
+        assert_eq!(*runner.seen.borrow(), 1, "nothing is sent twice");
+    }
+}
+
+#[tokio::test]
+async fn time_size_and_number_are_bounded() {
+    let limits = Limits {
+        invoke_timeout: Duration::from_millis(300),
+        invoke_concurrency: 1,
+        max_answer: 1000,
+        ..Limits::default()
+    };
+    let gateway = Gateway::with(limits).await;
+    let runner = Runner::start(vec![None]).await;
+    changed(&gateway, runner.route()).await;
+    let mut seen = runner.seen.subscribe();
+    let second = async {
+        seen.wait_for(|n| *n == 1).await.unwrap();
+        invoke(&gateway).await
+    };
+    let (slow, busy) = tokio::join!(invoke(&gateway), second);
+    assert_eq!(slow.error(), "504 deadline_exceeded agent \"a\" did not answer in time");
+    assert_eq!(busy.error(), "429 resource_exhausted agent \"a\" answers 1 invokes already");
+    assert_eq!(busy.header("retry-after"), "1");
+
+    let runner = Runner::start(answer("200 OK", &json!({"response": "x".repeat(1000)}).to_string())).await;
+    changed(&gateway, runner.route()).await;
+    assert_eq!(invoke(&gateway).await.error(), "500 agent_error agent \"a\" answered with more than 1000 bytes");
+}
+
+#[tokio::test]
+async fn a_stream_arrives_as_it_is_sent() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata1\r\n";
+    let (gateway, runner) = with_runner(vec![Some(head.into()), None, Some("5\r\ndata2\r\n0\r\n\r\n".into())]).await;
+    let key = format!("Bearer {}", gateway.key);
+    let response = gateway.open("POST", "/api/agents/a/invoke/stream", r#"{"message": "hi"}"#, &[("authorization", &key)]).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut body = response.into_body();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data1");
+    runner.go_on.send_replace(true);
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data2");
+    assert!(body.frame().await.is_none());
+    assert!(runner.requests.lock().unwrap()[0].starts_with("POST /invoke/stream "));
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_does_not_look_whole() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata1\r\n";
+    let (gateway, _runner) = with_runner(vec![Some(head.into())]).await;
+    let key = format!("Bearer {}", gateway.key);
+    let response = gateway.open("POST", "/api/agents/a/invoke/stream", r#"{"message": "hi"}"#, &[("authorization", &key)]).await;
+    assert_eq!(response.headers()["content-type"], "application/octet-stream");
+    assert!(response.into_body().collect().await.is_err());
+    let (gateway, _runner) = with_runner(answer("500 Internal Server Error", r#"{"error": "no", "code": "agent_error"}"#)).await;
+    let answer = gateway.post("/api/agents/a/invoke/stream", json!({"message": "hi"})).await;
+    assert_eq!(answer.error(), "500 agent_error no");
+}
+
+#[tokio::test]
+async fn a_new_route_is_acknowledged_when_nobody_is_on_the_way_to_the_old_one() {
+    let (gateway, _runner) = with_runner(vec![]).await;
+    let routes = &gateway.state.routes;
+    let mut acknowledged = gateway.agents.acknowledged.subscribe();
+    let Pick::Ready(picked) = routes.pick(&name("a")) else { panic!() };
+    // The same target in other words retires nothing.
+    let same = Route { message: "fine".into(), target: Some(picked.target.clone()), ..route(None) };
+    let version = changed(&gateway, Route { ready: true, ..same }).await;
+    acknowledged.wait_for(|v| *v == version).await.unwrap();
+
+    let version = changed(&gateway, route(Some("127.0.0.1:1".into()))).await;
+    let Pick::Ready(newer) = routes.pick(&name("a")) else { panic!() };
+    assert_eq!(newer.target.address, "127.0.0.1:1");
+    assert!(tokio::time::timeout(Duration::from_millis(50), acknowledged.wait_for(|v| *v >= version)).await.is_err());
+    drop(picked);
+    acknowledged.wait_for(|v| *v >= version).await.unwrap();
+    drop(newer);
+}
+
+#[tokio::test]
+async fn a_lost_subscription_is_renewed() {
+    let (gateway, runner) = with_runner(answer("200 OK", r#"{"response": 1}"#)).await;
+    gateway.agents.hang_up();
+    assert_eq!(invoke(&gateway).await.status, 200, "the old table serves on");
+    let mut changes = gateway.state.routes.changes();
+    changes.changed().await.unwrap();
+    assert_eq!(invoke(&gateway).await.status, 200);
+    drop(runner);
+    changed(&gateway, route(None)).await;
+    assert_eq!(invoke(&gateway).await.status, 503);
+}
+
+#[tokio::test]
+async fn a_refused_connection_goes_to_the_new_route() {
+    let gateway = Gateway::start().await;
+    let runner = Runner::start(answer("200 OK", r#"{"response": "new"}"#)).await;
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    changed(&gateway, route(Some(free.to_string()))).await;
+    let switch = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        gateway.agents.route(RouteEvent::Changed(Box::new(runner.route())));
+    };
+    let (answer, ()) = tokio::join!(invoke(&gateway), switch);
+    assert_eq!((answer.status, answer.text.as_str()), (200, r#"{"response": "new"}"#));
+}

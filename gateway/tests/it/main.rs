@@ -1,0 +1,10 @@
+//! The gateway's HTTP edge, driven over TCP, with fakes behind the service traits.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod deploys;
+mod edge;
+mod errors;
+mod fakes;
+mod harness;
+mod invokes;
+mod resources;

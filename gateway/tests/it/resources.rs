@@ -1,0 +1,178 @@
+//! The shapes of everything that can be listed.
+
+use crate::{
+    fakes::name,
+    harness::Gateway,
+};
+use hoistway_model::Digest;
+use serde_json::json;
+
+#[tokio::test]
+async fn agents() {
+    let gateway = Gateway::start().await;
+    assert_eq!(gateway.get("/api/agents").await.text, "[]");
+    gateway.agents.add("a");
+    let mut agent = gateway.get("/api/v1/agents").await.json()[0].take();
+    assert!(agent["status"]["revision"].take().is_string());
+    assert_eq!(
+        agent,
+        json!({
+            "name": "a",
+            "namespace": "agent-system",
+            "labels": {},
+            "spec": {
+                "image": "127.0.0.1:5005/a:a1b2c3",
+                "buildId": "build-a1b2c3",
+                "systemPrompt": "Be brief.",
+                "requiredTools": [{"name": "echo-tool"}],
+                "llmConfig": [{"role": "chat", "provider": "openai", "model": "gpt-4o"}],
+                "env": [{"name": "LLM_MODEL", "value": "gpt-4o"}, {"name": "MY_SECRET", "value": "********"}],
+                "identityProvider": null,
+            },
+            "status": {
+                "phase": "Running",
+                "message": "",
+                "revision": null,
+                "imageDigest": Digest::of(b"manifest"),
+                "isolation": "not sandboxed",
+            },
+            "created_at": "1970-01-01T00:00:00.000Z",
+            "updated_at": "1970-01-01T00:00:00.000Z",
+        })
+    );
+    assert_eq!(gateway.get("/api/agents/a").await.json()["name"], "a");
+    let logs = gateway.get("/api/agents/a/logs?tail=5").await;
+    assert_eq!((logs.text.as_str(), logs.header("content-type")), ("tail Some(5)\n", "text/plain; charset=utf-8"));
+    assert_eq!(gateway.get("/api/agents/a/logs?tail=x").await.error(), "400 invalid_argument tail: \"x\" is not a whole number from 0 to 100000");
+    assert_eq!(gateway.get("/api/agents/b/logs").await.status, 404);
+}
+
+#[tokio::test]
+async fn deleting_an_agent_releases_its_tools() {
+    let gateway = Gateway::start().await;
+    gateway.agents.add("a");
+    *gateway.tools.release_failures.lock().unwrap() = 1;
+    let answer = gateway.call("DELETE", "/api/agents/a", "").await;
+    assert_eq!((answer.status, answer.text.as_str()), (200, r#"{"status":"deleted"}"#));
+    assert_eq!(*gateway.tools.released.lock().unwrap(), [name("a")]);
+    assert_eq!(gateway.call("DELETE", "/api/agents/a", "").await.status, 404);
+    assert_eq!(gateway.tools.released.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn tools() {
+    let gateway = Gateway::start().await;
+    let flat = json!({"name": "t", "base_url": "http://a.example:9000", "description": "d", "auth_type": "None", "port": 443, "scheme": "HTTPS"});
+    let answer = gateway.post("/api/tools", flat.clone()).await;
+    assert_eq!(answer.status, 201);
+    let shape = json!({
+        "name": "t",
+        "namespace": "agent-system",
+        "labels": {},
+        "spec": {"description": "d", "connection": {"baseUrl": "http://a.example:9000", "port": 9000, "scheme": "HTTP", "authentication": {"type": "None"}}},
+        "status": {"phase": "Ready", "message": ""},
+        "created_at": "1970-01-01T00:00:00.000Z",
+        "updated_at": "1970-01-01T00:00:00.000Z",
+    });
+    assert_eq!(answer.json(), shape);
+    assert_eq!(gateway.post("/api/tools", flat).await.status, 200);
+    let other = json!({"name": "t", "base_url": "http://b.example"});
+    assert_eq!(gateway.post("/api/tools", other).await.error(), "409 conflict tool \"t\" is registered with another endpoint");
+    assert_eq!(gateway.get("/api/tools").await.json(), json!([shape]));
+    assert_eq!(gateway.post("/api/tools", json!({"name": "t"})).await.error(), "400 invalid_argument tool name and base_url are required [\"base_url is missing\"]");
+
+    let key = json!({"name": "k", "spec": {"connection": {"baseUrl": "https://a.example", "topology": "Internal", "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}}}}});
+    let keyless = gateway.post("/api/tools", key.clone()).await.json();
+    assert_eq!(keyless["status"], json!({"phase": "Pending", "message": "no credential is stored for APIKey"}));
+    assert_eq!(keyless["warnings"], json!(["unknown field \"spec.connection.topology\" is ignored"]));
+    let mut with_key = key;
+    with_key["credentials"] = json!({"api_key": "s3cr3t"});
+    let answer = gateway.post("/api/tools", with_key).await;
+    assert!(answer.status == 200 && !answer.text.contains("s3cr3t"), "{}", answer.text);
+    assert_eq!(answer.json()["status"]["phase"], "Ready");
+    assert_eq!(answer.json()["spec"]["connection"]["authentication"]["apiKeyConfig"], json!({"in": "Header", "name": "X-Key", "valuePrefix": ""}));
+
+    let answer = gateway.call("DELETE", "/api/tools/t", "").await;
+    assert_eq!((answer.status, answer.text.as_str()), (200, r#"{"status":"deleted"}"#));
+    assert_eq!(gateway.get("/api/tools/t").await.error(), "404 not_found tool \"t\" not found");
+}
+
+#[tokio::test]
+async fn a_new_tool_reaches_the_agents_that_waited_for_it() {
+    let gateway = Gateway::start().await;
+    let mut bound = gateway.agents.bound.subscribe();
+    gateway.post("/api/tools", json!({"name": "t", "base_url": "http://a.example"})).await;
+    let seen = bound.wait_for(|bound| !bound.is_empty()).await.unwrap().clone();
+    assert_eq!((seen[0].name.as_str(), seen[0].url.as_deref()), ("t", Some("http://a.example")));
+}
+
+#[tokio::test]
+async fn the_starter_kit_needs_no_body() {
+    let gateway = Gateway::start().await;
+    for _ in 0..2 {
+        let answer = gateway.call("POST", "/api/starter-kit", "").await;
+        assert_eq!((answer.status, answer.json()), (200, json!({"status": "ok", "message": "Starter kit resources created"})));
+    }
+    let mut bound = gateway.agents.bound.subscribe();
+    let seen = bound.wait_for(|bound| bound.len() == 2).await.unwrap().clone();
+    assert_eq!(seen[0].name.as_str(), "echo-tool");
+}
+
+#[tokio::test]
+async fn model_providers() {
+    let gateway = Gateway::start().await;
+    let body = json!({"name": "mine", "provider": "OpenAI", "endpoint": "http://llm.example/v1", "models": ["m"], "labels": {"a": "b"}});
+    let answer = gateway.post("/api/model-providers", body.clone()).await;
+    let shape = json!({
+        "name": "mine",
+        "namespace": "agent-system",
+        "labels": {"a": "b"},
+        "spec": {"provider": "openai", "endpoint": "http://llm.example/v1", "models": ["m"]},
+        "status": {"phase": "Ready", "message": ""},
+        "created_at": "1970-01-01T00:00:00.000Z",
+    });
+    assert_eq!((answer.status, answer.json()), (201, shape.clone()));
+    let nested = json!({"name": "mine", "labels": {"a": "b"}, "spec": {"provider": "openai", "endpoint": "http://llm.example/v1", "models": ["m"]}});
+    let answer = gateway.post("/api/model-providers", nested).await;
+    assert_eq!((answer.status, answer.json()), (200, shape.clone()));
+    assert_eq!(gateway.get("/api/model-providers").await.json(), json!([shape]));
+    for (body, want) in [
+        (json!({"provider": "openai"}), "name: is required"),
+        (json!({"name": "x"}), "provider: is required"),
+        (json!({"name": "x", "provider": "skynet"}), "provider: \"skynet\" is not one of openai, anthropic, bedrock, ollama"),
+        (json!({"name": "x", "spec": {"provider": "openai", "endpoint": "x"}}), "spec.endpoint: \"x\" is not a URL that begins with http:// or https://"),
+        (json!({"name": "x", "provider": "openai", "models": ["a", ""]}), "models[1]: is not a model identifier"),
+    ] {
+        assert_eq!(gateway.post("/api/model-providers", body).await.error(), format!("400 invalid_argument {want}"));
+    }
+    assert_eq!(gateway.call("DELETE", "/api/model-providers/mine", "").await.text, r#"{"status":"deleted"}"#);
+    assert_eq!(gateway.get("/api/model-providers/mine").await.status, 404);
+}
+
+#[tokio::test]
+async fn builds_and_deployments() {
+    let gateway = Gateway::start().await;
+    let builds = json!([
+        {"id": "build-a1b2c3d4e5f6", "agent": "a", "status": "SUCCEEDED", "image": "127.0.0.1:5005/a:a1b2c3d4e5f6", "error": null,
+         "created_at": "1970-01-01T00:00:01.000Z", "completed_at": "1970-01-01T00:00:02.000Z"},
+        {"id": "build-0", "agent": "a", "status": "FAILED", "image": null, "error": "no such package",
+         "created_at": "1970-01-01T00:00:01.000Z", "completed_at": "1970-01-01T00:00:02.000Z"},
+    ]);
+    assert_eq!(gateway.get("/api/builds").await.json(), builds);
+    assert_eq!(gateway.get("/api/builds?limit=1").await.json().as_array().unwrap().len(), 1);
+    assert_eq!(gateway.get("/api/builds/build-0").await.json(), builds[1]);
+    assert_eq!(gateway.get("/api/builds/build-0/logs?tail=2").await.text, "two\nthree\n");
+
+    let id = gateway.deployer.id.to_string();
+    let deployment = gateway.get(&format!("/api/deployments/{id}")).await.json();
+    assert_eq!(
+        deployment,
+        json!({
+            "id": id, "agent": "a", "status": "SUCCEEDED", "step": "switch", "tools_created": ["t"],
+            "build_id": "build-a1b2c3d4e5f6", "image_uri": "127.0.0.1:5005/a:a1b2c3d4e5f6", "error": null,
+            "created_at": "1970-01-01T00:00:00.000Z", "updated_at": "1970-01-01T00:00:01.000Z", "completed_at": "1970-01-01T00:00:01.000Z",
+        })
+    );
+    assert_eq!(gateway.get("/api/deployments").await.json(), json!([deployment]));
+    assert_eq!(gateway.get("/api/deployments?agent=b").await.json(), json!([]));
+}

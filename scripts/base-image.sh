@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Makes a container image with Python from Debian packages, where images cannot or must not be pulled:
+#
+#     scripts/base-image.sh IMAGE...
+#
+# Each IMAGE is a name for Docker. The image says which Python it has (label dev.hoistway.python, variable
+# PYTHON_VERSION), so it can be the base of agents' images too, and that it stands for another one (label
+# dev.hoistway.stand-in). Needs root, mmdebstrap and a running Docker. The file system is made once and kept.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly suite=bookworm python=3.11
+readonly packages=python3,python3-pip,python3-venv,ca-certificates
+readonly tarball=target/stand-ins/$suite-python.tar
+
+if [ $# -eq 0 ]; then
+    echo "usage: scripts/base-image.sh IMAGE..." >&2
+    exit 64
+fi
+
+mkdir -p "${tarball%/*}"
+exec 9>"$tarball.lock"
+flock 9
+if [ ! -s "$tarball" ]; then
+    echo "making $tarball from Debian $suite" >&2
+    part=${tarball%.tar}.part.tar
+    exclude=()
+    for path in doc man locale info; do
+        exclude+=(--dpkgopt="path-exclude=/usr/share/$path/*")
+    done
+    mmdebstrap --quiet --variant=essential --include="$packages" "${exclude[@]}" "$suite" "$part" </dev/null
+    mv "$part" "$tarball"
+fi
+
+for image in "$@"; do
+    docker import \
+        --change "LABEL dev.hoistway.stand-in=1 dev.hoistway.python=$python" \
+        --change "ENV PYTHON_VERSION=$python PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+        --change 'CMD ["python3"]' \
+        "$tarball" "$image" >/dev/null
+    echo "made $image" >&2
+done

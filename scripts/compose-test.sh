@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Starts docker-compose.yml and sends it a first deploy: images are built, every service becomes healthy, an agent
+# answers, and answers again after a restart. Afterwards nothing is left behind.
+#
+# Where the two images of deploy/Dockerfile's FROM lines are not there already, stand-ins made from Debian packages
+# take their names for the time of the test; the compiler's holds the programs in target/release, so that nothing is
+# compiled twice. Needs root for mmdebstrap, Docker, docker-compose and `cargo build --workspace --release`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly python_image=python:3.11-slim-bookworm rust_image=rust:1.95-slim-bookworm
+readonly programs=(hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent)
+
+log() { echo "compose-test: $*" >&2; }
+fail() { log "$*"; exit 1; }
+
+for program in "${programs[@]}"; do
+    [ -x "target/release/$program" ] || fail "target/release/$program is missing: cargo build --workspace --release"
+done
+
+# Compose v2, or 1.29 with BuildKit through a docker that brings it along.
+if docker compose version >/dev/null 2>&1; then
+    compose=(docker compose)
+else
+    compose=(docker-compose)
+    docker buildx version >/dev/null 2>&1 || PATH=/usr/bin:$PATH
+fi
+export DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 BUILDKIT_PROGRESS=plain
+export COMPOSE_PROJECT_NAME=hoistway-test-$$
+
+read -r HOISTWAY_API_PORT HOISTWAY_REGISTRY_PORT HOISTWAY_ECHO_PORT < <(python3 - <<'PY'
+import socket
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+print(*(s.getsockname()[1] for s in sockets))
+PY
+)
+export HOISTWAY_API_PORT HOISTWAY_REGISTRY_PORT HOISTWAY_ECHO_PORT
+
+work=$(mktemp -d)
+stand_ins=()
+clean_up() {
+    local status=$?
+    if [ $status -ne 0 ]; then
+        "${compose[@]}" ps >&2 || true
+        "${compose[@]}" logs --no-color --tail=40 >&2 || true
+    fi
+    "${compose[@]}" down --volumes --rmi local --timeout 20 >/dev/null 2>&1 || log "docker-compose down failed"
+    [ ${#stand_ins[@]} -eq 0 ] || docker rmi "${stand_ins[@]}" >/dev/null || true
+    rm -rf "$work"
+    exit $status
+}
+trap clean_up EXIT
+
+there() { docker image inspect "$1" >/dev/null 2>&1; }
+
+if ! there "$python_image"; then
+    scripts/base-image.sh "$python_image"
+    stand_ins+=("$python_image")
+fi
+if ! there "$rust_image"; then
+    log "making $rust_image from target/release"
+    for program in "${programs[@]}"; do
+        cp "target/release/$program" "$work/"
+    done
+    printf '#!/bin/sh\nmkdir -p target/release && cp /prebuilt/* target/release/\n' >"$work/cargo"
+    chmod +x "$work/cargo"
+    printf 'FROM %s\nCOPY cargo /usr/local/bin/\nCOPY hoistway-* /prebuilt/\n' "$python_image" >"$work/Dockerfile"
+    docker build --quiet --tag "$rust_image" "$work" >/dev/null
+    stand_ins+=("$rust_image")
+fi
+
+log "building and starting"
+"${compose[@]}" up --detach --build >"$work/up.log" 2>&1 || { cat "$work/up.log" >&2; fail "up failed"; }
+
+readonly api=http://127.0.0.1:$HOISTWAY_API_PORT
+wait_until_ready() {
+    for _ in $(seq 240); do
+        curl -fsS -m 5 "$api/readyz" >/dev/null 2>&1 && return
+        sleep 0.25
+    done
+    fail "/readyz is not 200 after a minute"
+}
+call() { curl -sS -m 60 -H "Authorization: Bearer $key" -w '\n%{http_code}\n' "$@"; }
+expect() {
+    local answer=$1
+    shift
+    for part in "$@"; do
+        [[ $answer == *"$part"* ]] || fail "no \"$part\" in the answer: $answer"
+    done
+}
+
+wait_until_ready
+key=$("${compose[@]}" exec -T gateway cat /keys/api/api-key)
+
+log "deploying"
+answer=$(call "$api/api/deploy" -d '{"agent_name": "hello", "source_files": {"agent.py":
+    "def handler(message):\n    return \"Hello, \" + message\n"}}')
+expect "$answer" 201 '"build_id"' "localhost:$HOISTWAY_REGISTRY_PORT/hello:"
+expect "$(call "$api/api/agents/hello/invoke" -d '{"message": "world"}')" 200 'Hello, world'
+
+log "the registry and the echo tool, from outside"
+expect "$(call "http://localhost:$HOISTWAY_REGISTRY_PORT/v2/hello/tags/list")" 200 '"hello"'
+expect "$(call -X POST "$api/api/starter-kit")" 200 'Starter kit resources created'
+expect "$(call "$api/api/tools/echo-tool")" 200 "http://localhost:$HOISTWAY_ECHO_PORT"
+expect "$(call "http://localhost:$HOISTWAY_ECHO_PORT/echo" -d '{"message": "hi"}')" 200 '"hi"'
+
+log "restarting"
+"${compose[@]}" restart --timeout 40 >/dev/null 2>&1
+wait_until_ready
+for _ in $(seq 120); do
+    answer=$(call "$api/api/agents/hello/invoke" -d '{"message": "again"}')
+    [[ $answer == *200 ]] && break
+    sleep 0.25
+done
+expect "$answer" 200 'Hello, again'
+log "passed"

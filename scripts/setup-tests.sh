@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs what the complete test suite needs beyond Rust, a C compiler and Python: programs from Debian, cargo-deny
+# from crates.io, a running Docker. Run it as root; it may be run again at any time. Without it `scripts/test.sh`
+# works too and skips what it cannot do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly packages=(
+    ca-certificates curl git build-essential  # to fetch and to compile
+    python3 python3-pip                       # to build and to run agents
+    docker.io docker-compose iptables         # to run images, and the stack as containers
+    containerd skopeo                         # to pull from the registry
+    mmdebstrap                                # to make images where none can be pulled
+    strace                                    # to count what is flushed to disk
+)
+readonly cargo_deny=0.20.2
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "setup-tests: run it as root: it installs packages and may start Docker" >&2
+    exit 77
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+    if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
+        missing+=("$package")
+    fi
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "setup-tests: installing ${missing[*]}" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q </dev/null
+    apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null
+fi
+
+# Without optimisation it is compiled in a minute and checks the workspace in three seconds.
+tools=$PWD/target/tools
+if ! "$tools/bin/cargo-deny" --version 2>/dev/null | grep -qx "cargo-deny $cargo_deny"; then
+    echo "setup-tests: compiling cargo-deny $cargo_deny" >&2
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --no-default-features --force \
+        --root "$tools" "cargo-deny@$cargo_deny" </dev/null
+fi
+
+# Debian's package starts Docker where there is a service manager; elsewhere we do, and whoever wants to stop it
+# finds its process id in target/dockerd.pid.
+if ! docker info >/dev/null 2>&1; then
+    echo "setup-tests: starting dockerd" >&2
+    mkdir -p target
+    setsid dockerd </dev/null >target/dockerd.log 2>&1 &
+    echo $! >target/dockerd.pid
+    for _ in $(seq 120); do
+        docker info >/dev/null 2>&1 && break
+        if ! kill -0 "$(<target/dockerd.pid)" 2>/dev/null; then
+            break
+        fi
+        sleep 0.5
+    done
+    if ! docker info >/dev/null 2>&1; then
+        echo "setup-tests: dockerd does not start; the end of its log:" >&2
+        tail -n 20 target/dockerd.log >&2
+        exit 1
+    fi
+fi
+
+# Made once and kept, so that no test has to wait for it.
+scripts/base-image.sh hoistway-test-base:bookworm

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change goes in. An ordinary user with Rust, a C compiler, Python, crates.io and
+# PyPI is enough; what this machine cannot do is skipped, told and counted at the end. HOISTWAY_TEST_REQUIRE names
+# what must not be skipped, separated by commas:
+#     docker skopeo containerd pypi compose root strace cargo-deny
+# scripts/setup-tests.sh installs all of it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export PATH=$PWD/target/tools/bin:$PATH
+HOISTWAY_TEST_SKIPS=$(mktemp "${TMPDIR:-/tmp}/hoistway-skips.XXXXXX")
+export HOISTWAY_TEST_SKIPS
+trap 'rm -f "$HOISTWAY_TEST_SKIPS"' EXIT
+
+step() {
+    printf '\n== %s\n' "$*"
+    "$@"
+}
+
+step cargo fmt --all --check
+
+if cargo deny --version >/dev/null 2>&1; then
+    step cargo deny check bans licenses sources
+elif [[ ,${HOISTWAY_TEST_REQUIRE:-}, == *,cargo-deny,* ]]; then
+    echo "cargo-deny is required and not installed" >&2
+    exit 1
+else
+    echo "SKIPPED: cargo deny check: cargo-deny is not installed" | tee -a "$HOISTWAY_TEST_SKIPS"
+fi
+
+# The profile of `cargo run --release -- up`: dependencies with C code are compiled once for all of it.
+step cargo clippy --workspace --all-targets --release -- -D warnings
+
+# All programs first: end-to-end tests start the real ones.
+step cargo build --workspace --all-targets --release
+step cargo test --workspace --release
+
+skipped=$(sort -u "$HOISTWAY_TEST_SKIPS")
+printf '\n== all green'
+if [ -n "$skipped" ]; then
+    printf ', %d skipped on this machine:\n%s' "$(wc -l <<<"$skipped")" "$skipped"
+fi
+echo

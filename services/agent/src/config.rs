@@ -1,0 +1,90 @@
+//! The settings of the agent service: a TOML file, then `HOISTWAY_AGENT_*`.
+
+use crate::launcher::Limits;
+use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// The name of the service, in configuration, logs and directories.
+pub const SERVICE: &str = "agent";
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The data directory of the installation; the service has the directory `agent` in it.
+    pub data_dir: PathBuf,
+    /// Where gRPC is served.
+    pub grpc_listen: SocketAddr,
+    /// Where agents reach model providers; until egress exists, something answers there that says so.
+    pub egress_listen: SocketAddr,
+    /// Base URL of the same for agents; absent: `egress_listen`.
+    pub egress_url: Option<String>,
+    /// `host:port` of the platform's own registry; plain HTTP.
+    pub registry_address: String,
+    /// The Python that runs agents: a path or a name on `PATH`; absent: the first that is new enough.
+    pub python: Option<PathBuf>,
+    /// The address that agents listen on.
+    pub agents_bind: IpAddr,
+    /// The host under which gateways reach agents; absent: `agents_bind`.
+    pub agents_host: Option<String>,
+    /// How many agents may be starting at the same time.
+    pub concurrent_starts: usize,
+    /// Resource limits of each agent.
+    pub limits: Limits,
+    /// The token that services show each other; absent: `service-token` in the data directory.
+    pub service_token_file: Option<PathBuf>,
+    /// The key of what is stored; absent: `master.key` in the data directory.
+    pub master_key_file: Option<PathBuf>,
+    /// How log lines look: human or json.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: xdg_data_dir(),
+            grpc_listen: (Ipv4Addr::LOCALHOST, 8097).into(),
+            egress_listen: (Ipv4Addr::LOCALHOST, 8098).into(),
+            egress_url: None,
+            registry_address: "127.0.0.1:5000".to_owned(),
+            python: None,
+            agents_bind: Ipv4Addr::LOCALHOST.into(),
+            agents_host: None,
+            concurrent_starts: 4,
+            limits: Limits::default(),
+            service_token_file: None,
+            master_key_file: None,
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The service's own directory.
+    pub fn service_dir(&self) -> PathBuf {
+        self.data_dir.join(SERVICE)
+    }
+
+    /// The file of the service token.
+    pub fn service_token_file(&self) -> PathBuf {
+        self.in_data_dir(self.service_token_file.as_deref(), "service-token")
+    }
+
+    /// The file of the master key.
+    pub fn master_key_file(&self) -> PathBuf {
+        self.in_data_dir(self.master_key_file.as_deref(), "master.key")
+    }
+
+    /// Base URL of egress as agents reach it.
+    pub fn egress_url(&self) -> String {
+        self.egress_url.clone().unwrap_or_else(|| format!("http://{}", self.egress_listen))
+    }
+
+    fn in_data_dir(&self, configured: Option<&Path>, name: &str) -> PathBuf {
+        configured.map_or_else(|| self.data_dir.join(name), Path::to_owned)
+    }
+}

@@ -1,0 +1,126 @@
+//! The gRPC face: messages to records, the call, records to messages. No decision is taken here.
+
+use futures_util::{Stream, StreamExt};
+use hoistway_kit::grpc::{MAX_MESSAGE, to_status};
+use hoistway_model::{AgentService, Operation, Result};
+use hoistway_proto::{
+    agents::v1::{
+        self as pb,
+        agent_service_server::{AgentService as Service, AgentServiceServer},
+    },
+    common::v1 as common,
+    convert::{name, parsed, required},
+};
+use std::{pin::Pin, sync::Arc};
+use tonic::{Request, Response, Status, async_trait};
+
+/// Any agent service as the generated server sees it.
+#[derive(Debug, Clone)]
+pub struct GrpcAgentService(Arc<dyn AgentService>);
+
+/// The generated server over `agents`.
+pub(crate) fn server(agents: Arc<dyn AgentService>) -> AgentServiceServer<GrpcAgentService> {
+    AgentServiceServer::new(GrpcAgentService(agents))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
+}
+
+fn operation(message: Option<common::Operation>) -> Result<Operation> {
+    required("operation", message)?.try_into()
+}
+
+impl GrpcAgentService {
+    async fn resolve_image(&self, r: pb::ResolveImageRequest) -> Result<pb::ResolveImageResponse> {
+        let digest = self.0.resolve_image(parsed("image", &r.image)?).await?;
+        Ok(pb::ResolveImageResponse { digest: digest.map(Into::into) })
+    }
+
+    async fn start_revision(&self, r: pb::StartRevisionRequest) -> Result<pb::StartRevisionResponse> {
+        let spec = required("spec", r.spec)?.try_into()?;
+        let status = self.0.start_revision(operation(r.operation)?, parsed("revision_id", &r.revision_id)?, spec).await?;
+        Ok(status.into())
+    }
+
+    async fn switch_route(&self, r: pb::SwitchRouteRequest) -> Result<pb::SwitchRouteResponse> {
+        let (agent, revision) = (name("agent", &r.agent)?, parsed("revision_id", &r.revision_id)?);
+        let agent = self.0.switch_route(operation(r.operation)?, agent, revision).await?;
+        Ok(pb::SwitchRouteResponse { agent: Some(agent.into()) })
+    }
+
+    async fn undo_start(&self, r: pb::UndoStartRequest) -> Result<pb::UndoStartResponse> {
+        let started = parsed("started_operation_id", &r.started_operation_id)?;
+        self.0.undo_start(started, name("agent", &r.agent)?, parsed("revision_id", &r.revision_id)?).await?;
+        Ok(pb::UndoStartResponse {})
+    }
+
+    async fn bind_tool(&self, r: pb::BindToolRequest) -> Result<pb::BindToolResponse> {
+        let tool = required("tool", r.tool)?.try_into()?;
+        let agents = self.0.bind_tool(operation(r.operation)?, tool).await?;
+        Ok(pb::BindToolResponse { agents: agents.into_iter().map(Into::into).collect() })
+    }
+
+    async fn get_agent(&self, r: pb::GetAgentRequest) -> Result<pb::GetAgentResponse> {
+        let agent = self.0.get_agent(name("name", &r.name)?).await?;
+        Ok(pb::GetAgentResponse { agent: Some(agent.into()) })
+    }
+
+    async fn list_agents(&self, _: pb::ListAgentsRequest) -> Result<pb::ListAgentsResponse> {
+        let agents = self.0.list_agents().await?;
+        Ok(pb::ListAgentsResponse { agents: agents.into_iter().map(Into::into).collect() })
+    }
+
+    async fn delete_agent(&self, r: pb::DeleteAgentRequest) -> Result<pb::DeleteAgentResponse> {
+        self.0.delete_agent(operation(r.operation)?, name("name", &r.name)?).await?;
+        Ok(pb::DeleteAgentResponse {})
+    }
+
+    async fn get_agent_logs(&self, r: pb::GetAgentLogsRequest) -> Result<pb::GetAgentLogsResponse> {
+        let lines = self.0.agent_logs(name("name", &r.name)?, r.tail).await?;
+        Ok(pb::GetAgentLogsResponse { lines })
+    }
+
+    async fn ack_routes(&self, r: pb::AckRoutesRequest) -> Result<pb::AckRoutesResponse> {
+        self.0.ack_routes(r.watcher, r.version).await?;
+        Ok(pb::AckRoutesResponse {})
+    }
+}
+
+/// One generated method for each of the above: the message out of its envelope, the answer or the status into one.
+macro_rules! rpcs {
+    ($($method:ident: $request:ident => $response:ident,)*) => {
+        #[async_trait]
+        impl Service for GrpcAgentService {
+            type WatchRoutesStream = Pin<Box<dyn Stream<Item = Result<pb::WatchRoutesResponse, Status>> + Send>>;
+
+            async fn watch_routes(
+                &self,
+                request: Request<pb::WatchRoutesRequest>,
+            ) -> Result<Response<Self::WatchRoutesStream>, Status> {
+                let routes = self.0.watch_routes(request.into_inner().watcher).await.map_err(to_status)?;
+                Ok(Response::new(Box::pin(routes.map(|route| route.map(Into::into).map_err(to_status)))))
+            }
+
+            $(
+                async fn $method(
+                    &self,
+                    request: Request<pb::$request>,
+                ) -> Result<Response<pb::$response>, Status> {
+                    GrpcAgentService::$method(self, request.into_inner()).await.map(Response::new).map_err(to_status)
+                }
+            )*
+        }
+    };
+}
+
+rpcs! {
+    resolve_image: ResolveImageRequest => ResolveImageResponse,
+    start_revision: StartRevisionRequest => StartRevisionResponse,
+    switch_route: SwitchRouteRequest => SwitchRouteResponse,
+    undo_start: UndoStartRequest => UndoStartResponse,
+    bind_tool: BindToolRequest => BindToolResponse,
+    get_agent: GetAgentRequest => GetAgentResponse,
+    list_agents: ListAgentsRequest => ListAgentsResponse,
+    delete_agent: DeleteAgentRequest => DeleteAgentResponse,
+    get_agent_logs: GetAgentLogsRequest => GetAgentLogsResponse,
+    ack_routes: AckRoutesRequest => AckRoutesResponse,
+}

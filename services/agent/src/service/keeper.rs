@@ -1,0 +1,291 @@
+//! A keeper keeps one revision going: it pulls the image until it is there, hands the instance to the runtime, and
+//! says how the revision is. It ends when it is stopped or when there is nothing more to try.
+
+use super::Service;
+use crate::{
+    images::{FIRST_PATIENCE, Failure, Pins, RETRY_PATIENCE, Tree},
+    runtime::{Instance, Program, State},
+    store::{ImageFacts, Kept, Revision},
+};
+use hoistway_model::{
+    Code, Error, Result, RevisionId,
+    agent::{Phase, RevisionStatus},
+};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// When a registry that could not be asked is asked again.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// How a revision is.
+#[derive(Debug, Clone)]
+pub(super) enum Life {
+    /// On its way up for the first time.
+    Starting,
+    /// Its image cannot be pulled yet.
+    Waiting { why: String },
+    /// Answering.
+    Ready,
+    /// It was ready and is not; it is started again by itself.
+    Down { why: String, restarts: u32, next_try_ms: Option<i64> },
+    /// It could not be started and is not tried again.
+    Failed { code: Code, message: String, details: Vec<String> },
+    /// It was stopped.
+    Gone,
+}
+
+/// A revision's life, with what has been learnt on the way.
+#[derive(Debug, Clone)]
+pub(super) struct Condition {
+    pub life: Life,
+    /// Where it answers.
+    pub address: Option<String>,
+    pub image: Option<ImageFacts>,
+}
+
+/// One revision that is being kept.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub revision: Revision,
+    /// Whether it has been ready in the past: then a start that fails is tried again.
+    proven: bool,
+    condition: watch::Sender<Condition>,
+    stop: CancellationToken,
+    done: CancellationToken,
+    /// Keeps its layers on disk.
+    pins: Mutex<Option<Pins>>,
+}
+
+impl Keeper {
+    pub fn new(service: &Service, revision: Revision, proven: bool) -> Arc<Self> {
+        let condition = Condition { life: Life::Starting, address: None, image: revision.image.clone() };
+        let pins = revision.image.as_ref().map(|image| service.images.store().pin(&image.layers));
+        Arc::new(Self {
+            revision,
+            proven,
+            condition: watch::Sender::new(condition),
+            stop: service.stopping.child_token(),
+            done: CancellationToken::new(),
+            pins: Mutex::new(pins),
+        })
+    }
+
+    pub fn condition(&self) -> Condition {
+        self.condition.borrow().clone()
+    }
+
+    /// Ends the keeper and waits until it has let go of the runtime.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.done.cancelled().await;
+    }
+
+    /// Waits until the start has come to something. Failed and stopped ones are errors.
+    pub async fn settled(&self) -> Result<RevisionStatus> {
+        let mut conditions = self.condition.subscribe();
+        let condition = match conditions.wait_for(|c| !matches!(c.life, Life::Starting)).await {
+            Ok(condition) => condition.clone(),
+            Err(_) => return Err(self.stopped()),
+        };
+        let image_digest = condition.image.map(|i| i.digest).or(self.revision.spec.image.digest);
+        let status = |phase, message| {
+            Ok(RevisionStatus { revision: self.revision.id, phase, message, image_digest })
+        };
+        match condition.life {
+            Life::Waiting { why } => status(Phase::Pending, why),
+            Life::Ready | Life::Down { .. } => status(Phase::Running, String::new()),
+            Life::Failed { code, message, details } => Err(Error::new(code, message).with_details(details)),
+            Life::Gone | Life::Starting => Err(self.stopped()),
+        }
+    }
+
+    fn pins(&self) -> MutexGuard<'_, Option<Pins>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stopped(&self) -> Error {
+        Error::new(Code::Aborted, format!("revision {} was stopped before it was ready", self.revision.id))
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Condition)) {
+        self.condition.send_modify(change);
+    }
+}
+
+impl Service {
+    /// Runs a keeper to its end.
+    pub(super) async fn run_keeper(self: Arc<Self>, keeper: Arc<Keeper>) {
+        let result = keeper.stop.run_until_cancelled(self.keep(&keeper)).await;
+        match result {
+            None | Some(Ok(())) => keeper.set(|c| c.life = Life::Gone),
+            Some(Err(error)) => self.give_up(&keeper, error).await,
+        }
+        keeper.done.cancel();
+        self.refresh_soon(&keeper.revision.spec.agent);
+    }
+
+    async fn keep(self: &Arc<Self>, keeper: &Arc<Keeper>) -> Result<()> {
+        let revision = &keeper.revision;
+        let (facts, tree) = self.fetch(keeper).await?;
+        keeper.set(|c| c.image = Some(facts.clone()));
+        let started = self.runtime.apply(self.instance(keeper, &facts, tree)).await?;
+        keeper.set(|c| c.address = Some(started.address.clone()));
+
+        let mut states = started.states;
+        let mut crash: Option<(String, u32)> = None;
+        loop {
+            let state = states.borrow_and_update().clone();
+            let life = match state {
+                State::Starting => match &crash {
+                    None => Life::Starting,
+                    Some((why, restarts)) => {
+                        Life::Down { why: why.clone(), restarts: *restarts, next_try_ms: None }
+                    }
+                },
+                State::Ready => {
+                    crash = None;
+                    Life::Ready
+                }
+                State::Crashed { failure, restarts, next_try_ms } => {
+                    crash = Some((failure.message.clone(), restarts));
+                    Life::Down { why: failure.message, restarts, next_try_ms: Some(next_try_ms) }
+                }
+                State::Failed(failure) => {
+                    return Err(Error::new(Code::AgentStartFailed, failure.message).with_details(failure.log));
+                }
+                State::Gone => return Err(Error::new(Code::Cancelled, "the runtime stopped the agent")),
+            };
+            keeper.set(|c| c.life = life);
+            self.refresh_soon(&revision.spec.agent);
+            if states.changed().await.is_err() {
+                return Err(Error::new(Code::Cancelled, "the runtime stopped the agent"));
+            }
+        }
+    }
+
+    /// The image's parts on this machine; pulled as often as it takes while its registry cannot be asked.
+    async fn fetch(self: &Arc<Self>, keeper: &Arc<Keeper>) -> Result<(ImageFacts, Tree)> {
+        let revision = &keeper.revision;
+        if let Some(image) = &revision.image {
+            self.interpreter.suits(&image.python)?;
+            if let Some(tree) = self.images.store().tree(&image.layers).await? {
+                return Ok((image.clone(), tree));
+            }
+        }
+        let mut image = revision.spec.image.clone();
+        if let Some(known) = &revision.image {
+            image.digest = Some(known.digest);
+        }
+        let mut pause = FIRST_RETRY;
+        let mut patience = FIRST_PATIENCE;
+        let mut told = revision.phase == Kept::PendingImage;
+        loop {
+            match self.images.pull(&image, patience).await {
+                Ok(pulled) => {
+                    let store = self.images.store();
+                    let tree = store.tree(&pulled.layers).await?.ok_or_else(|| {
+                        let text = format!("{} has no source or no runner in it", image.display_tagged());
+                        Error::new(Code::UnsupportedImage, text)
+                    })?;
+                    *keeper.pins() = Some(pulled.pins);
+                    let facts = ImageFacts {
+                        digest: pulled.digest,
+                        layers: pulled.layers,
+                        python: pulled.python,
+                        entry_point: pulled.entry_point,
+                    };
+                    return Ok((facts, tree));
+                }
+                Err(Failure::Final(e)) => return Err(e),
+                Err(Failure::Unreachable(why)) => {
+                    if !told && !keeper.proven {
+                        self.store.keep_outcome(&revision.id, Kept::PendingImage, &why, None).await?;
+                        told = true;
+                    }
+                    tracing::info!(agent = %revision.spec.agent, "an image cannot be pulled yet: {why}");
+                    keeper.set(|c| c.life = Life::Waiting { why });
+                    self.refresh_soon(&revision.spec.agent);
+                }
+            }
+            tokio::time::sleep(with_jitter(pause)).await;
+            pause = pause.saturating_mul(2).min(LONGEST_RETRY);
+            patience = RETRY_PATIENCE;
+        }
+    }
+
+    fn instance(&self, keeper: &Keeper, facts: &ImageFacts, tree: Tree) -> Instance {
+        let Revision { id, spec, token, .. } = &keeper.revision;
+        Instance {
+            agent: spec.agent.clone(),
+            revision: *id,
+            program: Program::Unpacked {
+                app_dir: tree.app_dir,
+                site_dirs: tree.site_dirs,
+                runner: tree.runner,
+                interpreter: self.interpreter.path.clone(),
+            },
+            env: self.surroundings.of(spec, facts.entry_point.as_deref()),
+            invoke_token: token.clone(),
+            mask: spec.env.iter().map(|v| v.value.clone()).collect(),
+            proven: keeper.proven,
+        }
+    }
+
+    /// The revision cannot be started. What is known of it is kept until it is undone.
+    async fn give_up(&self, keeper: &Keeper, error: Error) {
+        let revision = &keeper.revision;
+        tracing::info!(agent = %revision.spec.agent, revision = %revision.id, cause = error.chain(), "not started: {error}");
+        // One that has been ready is kept as it is: the next start of this program tries it again.
+        if !keeper.proven
+            && let Err(e) = self.store.keep_outcome(&revision.id, Kept::Failed, "", Some(&error)).await
+        {
+            tracing::warn!(cause = e.chain(), "a failed start was not recorded: {e}");
+        }
+        if let Err(e) = self.runtime.remove(&revision.id, Duration::ZERO).await {
+            tracing::warn!(cause = e.chain(), "a failed instance was not removed: {e}");
+        }
+        let Error { code, message, details, .. } = error;
+        keeper.set(|c| c.life = Life::Failed { code, message, details });
+    }
+
+    /// Starts a keeper for a revision that is recorded.
+    pub(super) fn keep_revision(self: &Arc<Self>, revision: Revision, proven: bool) -> Arc<Keeper> {
+        let id = revision.id;
+        let keeper = Keeper::new(self, revision, proven);
+        self.keepers().insert(id, Arc::clone(&keeper));
+        self.tasks.spawn(Arc::clone(self).run_keeper(Arc::clone(&keeper)));
+        keeper
+    }
+
+    pub(super) fn keeper(&self, id: &RevisionId) -> Option<Arc<Keeper>> {
+        self.keepers().get(id).cloned()
+    }
+
+    /// Ends a revision: nothing keeps it any more, and nothing of it runs.
+    pub(super) async fn stop_revision(&self, id: &RevisionId, grace: Duration) {
+        let keeper = self.keepers().remove(id);
+        if let Some(keeper) = &keeper {
+            keeper.stop().await;
+        }
+        if let Err(e) = self.runtime.remove(id, grace).await {
+            tracing::warn!(revision = %id, cause = e.chain(), "an instance was not removed: {e}");
+        }
+        // Others may still look at the keeper; its layers are free all the same.
+        if let Some(keeper) = keeper {
+            keeper.pins().take();
+        }
+    }
+}
+
+/// Up to a quarter more, so that many agents do not ask a registry that came back all at once.
+fn with_jitter(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(0_u8) % 256;
+    let quarter = u64::try_from(pause.as_millis() / 4).unwrap_or(u64::MAX);
+    pause + Duration::from_millis(quarter.saturating_mul(random) / 256)
+}

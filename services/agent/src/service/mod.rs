@@ -1,0 +1,200 @@
+//! The agent service itself.
+//!
+//! What is wanted is in the store; what is, is in the keepers, one for each revision that is up or coming up. Whatever
+//! changes either of them ends in [`Service::settle`], which derives the rest: a desired revision that is ready
+//! becomes the active one, and the agent's route follows. Changes of one agent happen one after the other, under its
+//! lock; agents never wait for each other.
+
+mod bind;
+mod keeper;
+mod open;
+mod remove;
+mod start;
+mod switch;
+mod view;
+
+use crate::{
+    environment::Surroundings,
+    images::{FIRST_PATIENCE, Failure, Images},
+    interpreter::Interpreter,
+    routes::Hub,
+    runtime::{Isolation, Runtime},
+    store::Store,
+};
+use async_trait::async_trait;
+use hoistway_kit::fs::DirLock;
+use hoistway_model::{
+    AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
+    agent::{Agent, AgentSpec, RevisionStatus, RouteStream},
+    image::ImageRef,
+    tool::BoundTool,
+};
+use keeper::Keeper;
+pub(crate) use open::Parts;
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long a switch waits for gateways to follow.
+const ACK_LIMIT: Duration = Duration::from_secs(5);
+/// How long a replaced revision may take to finish its requests.
+const DRAIN: Duration = Duration::from_secs(30);
+/// The most log lines that a call gives.
+const MAX_LOG_LINES: usize = 100_000;
+
+/// The agent service of one installation.
+pub struct Service {
+    store: Store,
+    images: Images,
+    interpreter: Interpreter,
+    surroundings: Surroundings,
+    runtime: Arc<dyn Runtime>,
+    hub: Arc<Hub>,
+    keepers: Mutex<HashMap<RevisionId, Arc<Keeper>>>,
+    locks: Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>,
+    /// Tools that were bound lately, for revisions whose specification is older: (URL, when).
+    lately_bound: Mutex<HashMap<Name, (String, i64)>>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+    /// Nobody else may run on the same directory.
+    _lock: DirLock,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("agent::Service").finish_non_exhaustive()
+    }
+}
+
+/// A handle that calls the service from anywhere; clones are the same service.
+#[derive(Debug, Clone)]
+pub struct Agents(Arc<Service>);
+
+impl Service {
+    /// What keeps agents from harming the machine, as enforced.
+    pub fn isolation(&self) -> Isolation {
+        self.runtime.isolation()
+    }
+
+    fn keepers(&self) -> MutexGuard<'_, HashMap<RevisionId, Arc<Keeper>>> {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to change an agent.
+    async fn lock(&self, name: &Name) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            match locks.get(name).and_then(Weak::upgrade) {
+                Some(lock) => lock,
+                None => {
+                    locks.retain(|_, lock| lock.strong_count() > 0);
+                    let lock = Arc::default();
+                    locks.insert(name.clone(), Arc::downgrade(&lock));
+                    lock
+                }
+            }
+        };
+        lock.lock_owned().await
+    }
+
+    /// Does work to its end even when its caller goes away.
+    async fn detached<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        if self.stopping.is_cancelled() {
+            return Err(Error::new(Code::Unavailable, "the agent service is shutting down"));
+        }
+        self.tasks.spawn(work).await.map_err(|e| Error::internal("changing an agent", e))?
+    }
+}
+
+#[async_trait]
+impl AgentService for Agents {
+    async fn resolve_image(&self, image: ImageRef) -> Result<Option<Digest>> {
+        match self.0.images.resolve(&image, FIRST_PATIENCE).await {
+            Ok(digest) => Ok(Some(digest)),
+            Err(Failure::Unreachable(_)) => Ok(None),
+            Err(Failure::Final(e)) => Err(e),
+        }
+    }
+
+    async fn start_revision(
+        &self,
+        operation: Operation,
+        revision: RevisionId,
+        spec: AgentSpec,
+    ) -> Result<RevisionStatus> {
+        let service = Arc::clone(&self.0);
+        let keeper = self.0.detached(async move { service.begin_start(operation, revision, spec).await }).await?;
+        self.0.outcome(keeper).await
+    }
+
+    async fn switch_route(&self, operation: Operation, agent: Name, revision: RevisionId) -> Result<Agent> {
+        let service = Arc::clone(&self.0);
+        self.0.detached(async move { service.switch(Some(operation), agent, revision).await }).await
+    }
+
+    async fn undo_start(&self, started: OperationId, agent: Name, revision: RevisionId) -> Result<()> {
+        let service = Arc::clone(&self.0);
+        self.0.detached(async move { service.undo(Some(started), agent, revision).await }).await
+    }
+
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>> {
+        let service = Arc::clone(&self.0);
+        self.0.detached(async move { service.bind(operation, tool).await }).await
+    }
+
+    async fn get_agent(&self, name: Name) -> Result<Agent> {
+        let record = self.0.store.agent(&name).await?.ok_or_else(|| Error::not_found("agent", &name))?;
+        self.0.view(record).await
+    }
+
+    async fn list_agents(&self) -> Result<Vec<Agent>> {
+        let mut revisions = self.0.store.current_revisions().await?;
+        let mut agents = Vec::new();
+        for record in self.0.store.agents().await? {
+            let of_agent = revisions.remove(&record.name).unwrap_or_default();
+            let shown = match record.desired {
+                Some(desired) => of_agent.into_iter().find(|r| r.id == desired),
+                None => of_agent.into_iter().next_back(),
+            };
+            match shown {
+                Some(shown) => agents.push(self.0.render(record, shown)),
+                // It was replaced between the two queries.
+                None => match self.get_agent(record.name).await {
+                    Ok(agent) => agents.push(agent),
+                    Err(e) if e.code == Code::NotFound => {}
+                    Err(e) => return Err(e),
+                },
+            }
+        }
+        Ok(agents)
+    }
+
+    async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()> {
+        let service = Arc::clone(&self.0);
+        self.0.detached(async move { service.delete(operation, name).await }).await
+    }
+
+    async fn agent_logs(&self, name: Name, tail: Option<u32>) -> Result<Vec<String>> {
+        if self.0.store.agent(&name).await?.is_none() {
+            return Err(Error::not_found("agent", &name));
+        }
+        let tail = tail.map_or(MAX_LOG_LINES, |tail| (tail as usize).min(MAX_LOG_LINES));
+        let lines = self.0.runtime.logs(&name, tail).await?;
+        Ok(lines.into_iter().map(|line| line.text).collect())
+    }
+
+    async fn watch_routes(&self, watcher: String) -> Result<RouteStream> {
+        Ok(self.0.hub.watch(watcher))
+    }
+
+    async fn ack_routes(&self, watcher: String, version: u64) -> Result<()> {
+        self.0.hub.ack(&watcher, version);
+        Ok(())
+    }
+}

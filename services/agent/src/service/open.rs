@@ -1,0 +1,93 @@
+//! Opening the service: what ran before comes back.
+
+use super::{Agents, Service};
+use crate::{
+    environment::Surroundings,
+    images::Images,
+    interpreter::Interpreter,
+    routes::Hub,
+    runtime::Runtime,
+    store::Store,
+};
+use hoistway_kit::{fs::DirLock, time::now_ms};
+use hoistway_model::{AgentService, Result};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long the answers of operations are kept, and how often older ones are forgotten.
+const KEEP_OPERATIONS_MS: i64 = 7 * 24 * 3600 * 1000;
+const PURGE_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// What the service is made of.
+pub(crate) struct Parts {
+    pub store: Store,
+    pub images: Images,
+    pub interpreter: Interpreter,
+    pub surroundings: Surroundings,
+    pub runtime: Arc<dyn Runtime>,
+    pub lock: DirLock,
+}
+
+impl Service {
+    /// Starts the agents of earlier times again, in the background and as many at a time as the runtime allows.
+    pub(crate) async fn open(parts: Parts) -> Result<Arc<Self>> {
+        let service = Arc::new(Self {
+            store: parts.store,
+            images: parts.images,
+            interpreter: parts.interpreter,
+            surroundings: parts.surroundings,
+            runtime: parts.runtime,
+            hub: Hub::new(),
+            keepers: Mutex::default(),
+            locks: Mutex::default(),
+            lately_bound: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            _lock: parts.lock,
+        });
+        service.bring_back().await?;
+        let cleaning = Arc::clone(&service);
+        service.tasks.spawn(async move { cleaning.keep_clean().await });
+        Ok(service)
+    }
+
+    /// The service as its trait.
+    pub fn handle(self: &Arc<Self>) -> Arc<dyn AgentService> {
+        Arc::new(Agents(Arc::clone(self)))
+    }
+
+    async fn bring_back(self: &Arc<Self>) -> Result<()> {
+        let mut revisions = self.store.current_revisions().await?;
+        for agent in self.store.agents().await? {
+            for revision in revisions.remove(&agent.name).unwrap_or_default() {
+                let active = agent.active == Some(revision.id);
+                if active || agent.desired == Some(revision.id) {
+                    self.keep_revision(revision, active);
+                } else if revision.operation.is_none() {
+                    // This service began it by itself and did not come to its end; nobody else knows of it.
+                    self.store.undo_start(None, &agent.name, &revision.id).await?;
+                }
+            }
+            self.hub.set(self.route(&agent));
+        }
+        Ok(())
+    }
+
+    async fn keep_clean(&self) {
+        // Every layer that an agent of earlier times uses is pinned by now.
+        self.images.store().sweep().await;
+        loop {
+            match self.store.purge(now_ms() - KEEP_OPERATIONS_MS).await {
+                Ok(0) => {}
+                Ok(count) => tracing::debug!("forgot {count} old operations"),
+                Err(e) => tracing::warn!(cause = e.chain(), "forgetting old operations: {e}"),
+            }
+            if self.stopping.run_until_cancelled(tokio::time::sleep(PURGE_EVERY)).await.is_none() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Taking back a start, deleting an agent, and the end of the service.
+
+use super::{ACK_LIMIT, Service};
+use crate::store::Undo;
+use futures_util::future::join_all;
+use hoistway_model::{Name, Operation, OperationId, Result, RevisionId};
+use std::{sync::Arc, time::Duration};
+
+/// How long the requests of an agent that is deleted may go on.
+const DELETE_GRACE: Duration = Duration::from_secs(5);
+/// How long requests may go on when the program ends.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// What is still going on after that is left behind: its processes die with this one.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+
+impl Service {
+    pub(super) async fn undo(
+        self: Arc<Self>,
+        started: Option<OperationId>,
+        name: Name,
+        id: RevisionId,
+    ) -> Result<()> {
+        let _lock = self.lock(&name).await;
+        let undone = self.store.undo_start(started, &name, &id).await?;
+        self.stop_revision(&id, Duration::ZERO).await;
+        if undone == Undo::AgentToo {
+            self.hub.remove(&name);
+            self.runtime.forget(&name).await?;
+        } else {
+            self.settle(&name).await?;
+        }
+        self.sweep_soon();
+        Ok(())
+    }
+
+    pub(super) async fn delete(self: Arc<Self>, operation: Operation, name: Name) -> Result<()> {
+        let _lock = self.lock(&name).await;
+        let revisions = self.store.revision_ids(&name).await?;
+        if !self.store.delete_agent(&operation, &name).await? {
+            return Ok(());
+        }
+        let version = self.hub.remove(&name);
+        self.hub.wait_acked(version, ACK_LIMIT).await;
+        join_all(revisions.iter().map(|id| self.stop_revision(id, DELETE_GRACE))).await;
+        self.runtime.forget(&name).await?;
+        self.sweep_soon();
+        Ok(())
+    }
+
+    fn sweep_soon(self: &Arc<Self>) {
+        let service = Arc::clone(self);
+        self.tasks.spawn(async move { service.images.store().sweep().await });
+    }
+
+    /// Ends every watch of the routes, so that calls can drain. The first step of a shutdown.
+    pub fn close_routes(&self) {
+        self.hub.close();
+    }
+
+    /// Stops every agent, all at the same time, and closes the database. Agents come back at the next start.
+    pub async fn shutdown(&self) {
+        self.close_routes();
+        self.stopping.cancel();
+        let keepers: Vec<_> = self.keepers().drain().map(|(_, keeper)| keeper).collect();
+        let stop = async {
+            join_all(keepers.iter().map(|keeper| keeper.stop())).await;
+            self.runtime.shutdown(SHUTDOWN_GRACE).await;
+            self.tasks.close();
+            self.tasks.wait().await;
+        };
+        if tokio::time::timeout(SHUTDOWN_LIMIT, stop).await.is_err() {
+            tracing::warn!("agents were still stopping after {} s", SHUTDOWN_LIMIT.as_secs());
+        }
+        self.store.close().await;
+    }
+}

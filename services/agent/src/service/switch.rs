@@ -1,0 +1,130 @@
+//! The point of no return, and everything that follows from what is wanted and what is ready.
+
+use super::{ACK_LIMIT, DRAIN, Service, keeper::Life, start::Start};
+use crate::store::{AgentRecord, ImageFacts};
+use hoistway_model::{Code, Error, Name, Operation, Result, RevisionId, agent::Agent};
+use std::{sync::Arc, time::Duration};
+
+/// How often a change that the database refused is tried again, and after how long.
+const SETTLE_TRIES: u32 = 5;
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What settling an agent did.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// What gateways must have seen before what is retired can go.
+    version: u64,
+    /// Revisions that nothing leads to any more.
+    retired: Vec<RevisionId>,
+}
+
+impl Service {
+    pub(super) async fn switch(
+        self: Arc<Self>,
+        operation: Option<Operation>,
+        name: Name,
+        id: RevisionId,
+    ) -> Result<Agent> {
+        let not_found = || Error::not_found("agent", &name);
+        if let Some(operation) = &operation
+            && self.store.was_switched(operation, &name, &id).await?
+        {
+            return self.view(self.store.agent(&name).await?.ok_or_else(not_found)?).await;
+        }
+        self.ensure_started(&name, &id).await?;
+        let lock = self.lock(&name).await;
+        let before = self.store.agent(&name).await?.ok_or_else(not_found)?;
+        let after = self.store.switch(operation.as_ref(), &name, &id, self.ready_image(&id).as_ref()).await?;
+        let mut settled = self.settle(&name).await?;
+        settled.retired.extend(left_behind(&before, &after));
+        drop(lock);
+        if !self.hub.wait_acked(settled.version, ACK_LIMIT).await {
+            tracing::warn!(agent = %name, "a gateway has not taken the new route within {} s", ACK_LIMIT.as_secs());
+        }
+        self.drain(settled);
+        self.bind_late(&name, &id);
+        self.view(self.store.agent(&name).await?.ok_or_else(not_found)?).await
+    }
+
+    /// A revision that was started before this program began is started again before it is switched to.
+    async fn ensure_started(self: &Arc<Self>, name: &Name, id: &RevisionId) -> Result<()> {
+        let start = {
+            let _lock = self.lock(name).await;
+            let revision = self.store.revision(id).await?.filter(|r| r.spec.agent == *name);
+            self.resume(revision.ok_or_else(|| Error::not_found("revision", id))?)?
+        };
+        match start {
+            Start::Known(_) => {
+                Err(Error::new(Code::Conflict, format!("another revision has taken the place of {id} already")))
+            }
+            start => self.outcome(start).await.map(drop),
+        }
+    }
+
+    /// Brings an agent to where its records and keepers say that it should be. Under its lock.
+    pub(super) async fn settle(&self, name: &Name) -> Result<Settled> {
+        let Some(mut record) = self.store.agent(name).await? else {
+            return Ok(Settled { version: self.hub.remove(name), retired: Vec::new() });
+        };
+        let mut retired = Vec::new();
+        if let Some(desired) = record.desired
+            && record.active != Some(desired)
+            && let Some(image) = self.ready_image(&desired)
+        {
+            let after = self.store.switch(None, name, &desired, Some(&image)).await?;
+            retired.extend(left_behind(&record, &after));
+            record = after;
+        }
+        Ok(Settled { version: self.hub.set(self.route(&record)), retired })
+    }
+
+    /// Settles an agent soon, and on its own: whoever noticed a change does not wait.
+    pub(super) fn refresh_soon(self: &Arc<Self>, name: &Name) {
+        if self.stopping.is_cancelled() {
+            return;
+        }
+        let (service, name) = (Arc::clone(self), name.clone());
+        self.tasks.spawn(async move {
+            for _ in 0..SETTLE_TRIES {
+                let settled = {
+                    let _lock = service.lock(&name).await;
+                    service.settle(&name).await
+                };
+                match settled {
+                    Ok(settled) => return service.drain(settled),
+                    Err(e) => tracing::warn!(agent = %name, cause = e.chain(), "following a change: {e}"),
+                }
+                tokio::time::sleep(SETTLE_PAUSE).await;
+            }
+        });
+    }
+
+    /// Ends what was replaced, once no gateway sends anything there.
+    fn drain(self: &Arc<Self>, settled: Settled) {
+        if settled.retired.is_empty() {
+            return;
+        }
+        let service = Arc::clone(self);
+        self.tasks.spawn(async move {
+            service.hub.wait_acked(settled.version, ACK_LIMIT).await;
+            for id in settled.retired {
+                service.stop_revision(&id, DRAIN).await;
+            }
+            service.images.store().sweep().await;
+        });
+    }
+
+    /// What is known of the image of a revision that is ready now.
+    fn ready_image(&self, id: &RevisionId) -> Option<ImageFacts> {
+        let condition = self.keeper(id)?.condition();
+        condition.image.filter(|_| matches!(condition.life, Life::Ready))
+    }
+}
+
+/// The revisions that an agent had and has no more.
+fn left_behind(before: &AgentRecord, after: &AgentRecord) -> Vec<RevisionId> {
+    let has = |id: &RevisionId| after.active == Some(*id) || after.desired == Some(*id);
+    let mut left: Vec<RevisionId> = [before.active, before.desired].into_iter().flatten().filter(|id| !has(id)).collect();
+    left.dedup();
+    left
+}

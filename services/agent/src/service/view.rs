@@ -1,0 +1,125 @@
+//! Agents as they are shown, and their routes.
+
+use super::{
+    Service,
+    keeper::{Condition, Life},
+};
+use crate::store::{AgentRecord, Kept, Revision};
+use hoistway_kit::time::now_ms;
+use hoistway_model::{
+    Error, Result, RevisionId, Secret,
+    agent::{Agent, AgentSpec, Phase, Route, Target},
+    redact::MASK,
+};
+
+const STARTING: &str = "the agent is starting";
+const UNFINISHED: &str = "the agent's first deploy is not finished yet";
+
+impl Service {
+    /// An agent as the API shows it.
+    pub(super) async fn view(&self, record: AgentRecord) -> Result<Agent> {
+        let shown = self.store.shown_revision(&record).await?;
+        let shown = shown.ok_or_else(|| Error::not_found("agent", &record.name))?;
+        Ok(self.render(record, shown))
+    }
+
+    pub(super) fn render(&self, record: AgentRecord, shown: Revision) -> Agent {
+        let wanted = self.condition(&shown.id);
+        let (phase, message) = self.phase(&record, &shown, wanted.as_ref());
+        let running = record.active.filter(|active| *active != shown.id).and_then(|active| self.condition(&active));
+        let image = running.or(wanted).and_then(|c| c.image).or(shown.image);
+        let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
+        Agent {
+            name: record.name,
+            revision: shown.id,
+            shown_env: self.surroundings.shown(&shown.spec, entry_point),
+            phase,
+            message,
+            image_digest: image.map(|i| i.digest).or(shown.spec.image.digest),
+            isolation: self.runtime.isolation().to_string(),
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+            spec: masked(shown.spec),
+        }
+    }
+
+    fn phase(&self, record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
+        let Some(active) = &record.active else { return first_phase(record, shown, wanted) };
+        let serving = self.condition(active);
+        let (phase, message) = match serving.map(|c| c.life) {
+            Some(Life::Ready) => (Phase::Running, String::new()),
+            Some(Life::Waiting { why }) => (Phase::Pending, why),
+            Some(Life::Down { why, restarts, next_try_ms }) => (Phase::Failed, down(&why, restarts, next_try_ms)),
+            Some(Life::Failed { message, .. }) => (Phase::Failed, message),
+            Some(Life::Starting | Life::Gone) | None => (Phase::Pending, STARTING.to_owned()),
+        };
+        if *active == shown.id {
+            return (phase, message);
+        }
+        let newer = match wanted.map(|c| &c.life) {
+            Some(Life::Waiting { why }) => format!("a newer revision waits for its image ({why}); the one before it is kept"),
+            Some(Life::Failed { message, .. }) => {
+                format!("a newer revision could not be started ({message}); the one before it is kept")
+            }
+            _ => "a newer revision is starting".to_owned(),
+        };
+        (phase, if message.is_empty() { newer } else { format!("{message}; {newer}") })
+    }
+
+    /// Where invokes of an agent go.
+    pub(super) fn route(&self, record: &AgentRecord) -> Route {
+        let keeper = record.active.or(record.desired).and_then(|id| self.keeper(&id));
+        let needs_caller_identity = keeper.as_ref().is_some_and(|k| k.revision.spec.identity_provider.is_some());
+        let condition = keeper.as_ref().map(|k| k.condition());
+        let ready = record.active.is_some() && condition.as_ref().is_some_and(|c| matches!(c.life, Life::Ready));
+        let message = match condition.as_ref().map(|c| &c.life) {
+            _ if ready => String::new(),
+            Some(Life::Waiting { why }) => why.clone(),
+            Some(Life::Down { why, .. }) => format!("the agent crashed ({why}) and is started again"),
+            Some(Life::Failed { message, .. }) => format!("the agent could not be started: {message}"),
+            _ => STARTING.to_owned(),
+        };
+        let target = match (record.active, &keeper, condition.and_then(|c| c.address)) {
+            (Some(revision), Some(keeper), Some(address)) => {
+                Some(Target { revision, address, token: keeper.revision.token.clone() })
+            }
+            _ => None,
+        };
+        Route { agent: record.name.clone(), target, ready, message, needs_caller_identity }
+    }
+
+    fn condition(&self, id: &RevisionId) -> Option<Condition> {
+        self.keeper(id).map(|k| k.condition())
+    }
+}
+
+/// Of an agent that has never served.
+fn first_phase(record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
+    match wanted.map(|c| &c.life) {
+        Some(Life::Waiting { why }) => (Phase::Pending, why.clone()),
+        Some(Life::Failed { message, .. }) => (Phase::Failed, message.clone()),
+        Some(Life::Down { why, restarts, next_try_ms }) => (Phase::Failed, down(why, *restarts, *next_try_ms)),
+        Some(Life::Starting) => (Phase::Pending, STARTING.to_owned()),
+        Some(Life::Ready | Life::Gone) | None => match (shown.phase, &shown.failure) {
+            (Kept::Failed, Some((_, message, _))) => (Phase::Failed, message.clone()),
+            (Kept::PendingImage, _) => (Phase::Pending, shown.message.clone()),
+            _ if record.desired.is_some() => (Phase::Pending, STARTING.to_owned()),
+            _ => (Phase::Pending, UNFINISHED.to_owned()),
+        },
+    }
+}
+
+fn down(why: &str, restarts: u32, next_try_ms: Option<i64>) -> String {
+    let next = match next_try_ms {
+        None => "it is being started again".to_owned(),
+        Some(at) => format!("next start in {} s", (at - now_ms()).max(0).saturating_add(999) / 1000),
+    };
+    format!("crashed: {why}; {next} (restarts so far: {restarts})")
+}
+
+fn masked(mut spec: AgentSpec) -> AgentSpec {
+    for var in &mut spec.env {
+        var.value = Secret::new(MASK);
+    }
+    spec
+}

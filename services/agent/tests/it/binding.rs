@@ -1,0 +1,63 @@
+//! Tools that are registered after the agents that want them.
+
+use crate::fake::{Done, Stack, name, spec};
+use hoistway_model::{
+    Operation,
+    agent::{AgentSpec, Phase},
+    tool::BoundTool,
+};
+
+fn wanting(mut spec: AgentSpec, tool: &str) -> AgentSpec {
+    spec.tools.push(BoundTool { name: name(tool), url: None });
+    spec
+}
+
+fn tool() -> BoundTool {
+    BoundTool { name: name("crm"), url: Some("http://crm.example".into()) }
+}
+
+#[tokio::test]
+async fn those_who_lack_the_url_get_it_as_by_a_redeploy() {
+    let stack = Stack::start().await;
+    let (image, _) = stack.push("1");
+    let before = stack.deploy(&wanting(spec("wants", &image), "crm")).await;
+    let other = stack.deploy(&wanting(spec("other", &image), "erp")).await;
+    let operation = Operation::new();
+    for _ in 0..2 {
+        let names = stack.agents.bind_tool(operation.clone(), tool()).await.unwrap();
+        assert_eq!(names, [name("wants")]);
+    }
+    stack.runtime.wait_for(|d| matches!(d, Done::Removed(r, _) if *r == before)).await;
+    let agent = stack.agent(&name("wants")).await;
+    assert_ne!(agent.revision, before);
+    assert_eq!(agent.spec.tools, [tool()]);
+    assert_eq!(agent.spec.fingerprint, spec("wants", &image).fingerprint);
+    assert!(agent.shown_env.contains(&("TOOL_URL_CRM".into(), "http://crm.example".into())));
+    assert_eq!(stack.agent(&name("other")).await.revision, other);
+    assert_eq!(stack.runtime.applied(), 3);
+}
+
+#[tokio::test]
+async fn a_deploy_that_was_on_its_way_is_bound_when_it_arrives() {
+    let stack = Stack::start().await;
+    let spec = wanting(spec("late", &stack.push("1").0), "crm");
+    let (_, revision) = stack.start_revision(&spec).await;
+    assert!(stack.agents.bind_tool(Operation::new(), tool()).await.unwrap().is_empty());
+    stack.switch(&spec.agent, revision).await;
+    stack.runtime.wait_for(|d| matches!(d, Done::Removed(r, _) if *r == revision)).await;
+    assert_eq!(stack.agent(&spec.agent).await.spec.tools, [tool()]);
+}
+
+#[tokio::test]
+async fn the_failure_of_one_stops_nobody() {
+    let stack = Stack::start().await;
+    let (image, _) = stack.push("1");
+    let good = wanting(spec("good", &image), "crm");
+    stack.deploy(&good).await;
+    let before = stack.deploy(&wanting(spec("bad", &image), "crm")).await;
+    stack.runtime.fail_from_now_on(&name("bad"));
+    let names = stack.agents.bind_tool(Operation::new(), tool()).await.unwrap();
+    assert_eq!(names, [name("good")]);
+    let agent = stack.agent(&name("bad")).await;
+    assert_eq!((agent.revision, agent.phase), (before, Phase::Running));
+}

@@ -1,0 +1,38 @@
+//! The build service as a process of its own.
+
+use clap::Parser;
+use hoistway_build::{Config, Deps, Ports};
+use hoistway_kit::{config, exit, ports, shutdown, telemetry};
+use hoistway_model::Result;
+use std::{path::PathBuf, process::ExitCode};
+
+/// Hoistway's build service and embedded OCI registry.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Configuration file (TOML); `HOISTWAY_BUILD_*` variables override it
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match config::load::<Config>("build", args.config.as_deref()) {
+        Ok(config) => config,
+        Err(e) => return exit::usage(&e.message),
+    };
+    match run(&config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => exit::fatal(&e),
+    }
+}
+
+async fn run(config: &Config) -> Result<()> {
+    telemetry::init("hoistway-build", config.log_format)?;
+    let shutdown = shutdown::on_signals()?;
+    let ports =
+        Ports { grpc: ports::listen(config.grpc_listen)?, registry: ports::listen(config.registry_listen)? };
+    tracing::info!("gRPC on {}, registry on {}", config.grpc_listen, config.registry_listen);
+    hoistway_build::serve(config, Deps::load(config)?, ports, shutdown).await
+}

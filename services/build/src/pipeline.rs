@@ -1,0 +1,212 @@
+//! From source to an image in the registry: analyse, resolve, install, layer, publish.
+
+use crate::{
+    base::BaseImage,
+    dependencies::Dependencies,
+    image::{Base, Image, ImageLayer, ImageSpec, assemble, build_hex, media_type},
+    layer::LayerBuilder,
+    log::BuildLog,
+    python::{Analyser, Interpreter, imports},
+    registry::{BlobStore, Manifest, NewTag, RepoName},
+    service::encode,
+    store::{Attempt, Finished, Store},
+};
+use hoistway_model::{
+    Digest, Error, Result,
+    build::{BuildRequest, BuildSource, BuiltImage},
+    digest::Hasher,
+    image::{APP_DIR, RUNNER_PATH},
+    source::Requirements,
+};
+use std::{str::FromStr, sync::Arc};
+
+/// The runner that every image carries.
+const RUNNER: &[u8] = include_bytes!("../runner/hoistway_runner.py");
+/// How often a build id is lengthened before two different images with one id are a defect.
+const MAX_LENGTHENED: usize = 8;
+
+/// What turns requests into images. Clones share it.
+#[derive(Clone)]
+pub struct Pipeline(Arc<Inner>);
+
+struct Inner {
+    interpreter: Interpreter,
+    analyser: Analyser,
+    dependencies: Dependencies,
+    base: Option<BaseImage>,
+    store: Store,
+    blobs: BlobStore,
+    runner: ImageLayer,
+}
+
+/// What is under our layers, and the digest that names it.
+type FoundBase = Option<(Digest, Arc<Base>)>;
+
+impl Pipeline {
+    /// Puts the runtime layer into the blob store, and everything together.
+    pub async fn open(
+        interpreter: Interpreter,
+        dependencies: Dependencies,
+        base: Option<BaseImage>,
+        store: Store,
+        blobs: BlobStore,
+    ) -> Result<Self> {
+        let into = blobs.clone();
+        let runner = tokio::task::spawn_blocking(move || {
+            let (layer, bytes) = LayerBuilder::new().file(RUNNER_PATH.trim_start_matches('/'), RUNNER)?.to_bytes()?;
+            into.put_bytes(&bytes)?;
+            Ok::<_, Error>(ImageLayer { layer, created_by: "hoistway: runtime".into() })
+        })
+        .await
+        .map_err(|e| Error::internal("writing the runtime layer", e))??;
+        let analyser = Analyser::new(&interpreter);
+        Ok(Self(Arc::new(Inner { interpreter, analyser, dependencies, base, store, blobs, runner })))
+    }
+
+    /// The digest of everything that decides what a build makes, but for what package indexes answer.
+    pub async fn inputs(&self, request: &BuildRequest) -> Result<Digest> {
+        let inner = &self.0;
+        let BuildSource { files, entry_point, requirements } = &request.source;
+        let base = inner.find_base().await?;
+        let mut inputs = Hasher::new();
+        inputs.member(request.agent.as_str().as_bytes());
+        inputs.member(files.digest().to_string().as_bytes());
+        inputs.member(entry_point.as_bytes());
+        // No requirements and an empty list of them are different: the first means that imports decide.
+        inputs.member(requirements.as_ref().map(|r| format!("={}", r.text())).unwrap_or_default().as_bytes());
+        inputs.member(inner.interpreter.identity.as_bytes());
+        inputs.member(inner.runner.layer.digest.to_string().as_bytes());
+        inputs.member(base.map(|(digest, _)| digest.to_string()).unwrap_or_default().as_bytes());
+        if request.refresh {
+            inputs.member(request.attempt.to_string().as_bytes());
+        }
+        Ok(inputs.finish())
+    }
+
+    /// Builds and publishes.
+    pub async fn run(&self, attempt: &Attempt, request: &BuildRequest, log: &BuildLog) -> Result<BuiltImage> {
+        let inner = &self.0;
+        let source = &request.source;
+        log.say(format!("building {} from {} files for {}", request.agent, source.files.len(), inner.describe()));
+        let base = inner.find_base().await?;
+        let requirements = inner.requirements(source, log).await?;
+        let dependencies = match &requirements {
+            Some(wanted) => {
+                Some(inner.dependencies.layer(&request.agent, wanted, request.refresh, &inner.store, log).await?)
+            }
+            None => None,
+        };
+        let mut layers = vec![inner.runner.clone()];
+        if let Some(found) = &dependencies {
+            layers.push(ImageLayer { layer: found.layer, created_by: "hoistway: dependencies".into() });
+        }
+        let image = inner.write_source(source, layers, base, log).await?;
+        let lock = dependencies.and_then(|d| d.new_lock);
+        let repository = RepoName::from_str(request.agent.as_str())
+            .map_err(|e| Error::internal("naming the repository", format!("{e:?}")))?;
+        let manifest = Manifest::parse(Some(media_type::MANIFEST), image.manifest.clone().into())
+            .map_err(|e| Error::internal("reading the manifest back", format!("{e:?}")))?;
+        for lengthened in 0..MAX_LENGTHENED {
+            let hex = build_hex(&request.agent, image.digest, lengthened);
+            let tag = hex.parse().map_err(|e| Error::internal("naming the image", format!("{e:?}")))?;
+            let built = BuiltImage {
+                build_id: format!("build-{hex}"),
+                repository: repository.as_str().to_owned(),
+                tag: hex,
+                digest: image.digest,
+                entry_point: source.entry_point.clone(),
+            };
+            log.say(format!("pushed {}:{} ({})", built.repository, built.tag, built.digest));
+            let finished = Finished {
+                image: &built,
+                repository: &repository,
+                manifest: &manifest,
+                tag: &NewTag { tag, immutable: true },
+                lock: lock.as_ref(),
+                log: &log.lines(),
+            };
+            if inner.store.succeed(attempt, &finished, &encode(&built)).await? {
+                return Ok(built);
+            }
+            log.say("that id is another image's: a longer one is taken");
+        }
+        Err(Error::internal("naming the image", "every id is another image's"))
+    }
+}
+
+impl Inner {
+    fn describe(&self) -> String {
+        format!("Python {} on {}", self.interpreter.full_version, self.interpreter.platform())
+    }
+
+    async fn find_base(&self) -> Result<FoundBase> {
+        match &self.base {
+            Some(base) => base.find(&self.store, &self.blobs, &self.interpreter).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What is to be installed: what the request says, else what the imports need. Every file is parsed either way,
+    /// so that a syntax error is found before anything is installed.
+    async fn requirements(&self, source: &BuildSource, log: &BuildLog) -> Result<Option<Requirements>> {
+        let found = self.analyser.analyse(&source.files).await?;
+        let wanted = match &source.requirements {
+            Some(wanted) => wanted.clone(),
+            None => {
+                let own = imports::own_modules(&source.files, &source.entry_point);
+                let needed =
+                    imports::requirements_from_imports(&found, &own, &self.interpreter.stdlib_modules)?;
+                if !needed.is_empty() {
+                    log.say(format!("requirements from imports: {}", needed.text().replace('\n', ", ")));
+                }
+                needed
+            }
+        };
+        Ok((!wanted.is_empty()).then_some(wanted))
+    }
+
+    /// Writes the source layer and the configuration into the blob store.
+    async fn write_source(
+        &self,
+        source: &BuildSource,
+        mut layers: Vec<ImageLayer>,
+        base: FoundBase,
+        log: &BuildLog,
+    ) -> Result<Image> {
+        let source = source.clone();
+        let blobs = self.blobs.clone();
+        let (python, os) = (self.interpreter.python(), self.interpreter.os.clone());
+        let architecture = self.interpreter.architecture.clone();
+        let log = log.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let mut builder = LayerBuilder::new();
+            let app = APP_DIR.trim_start_matches('/');
+            for (name, text) in source.files.iter() {
+                builder.file(&format!("{app}/{name}"), text.as_bytes())?;
+            }
+            let (layer, bytes) = builder.to_bytes()?;
+            log.say(format!("source layer {}, {} bytes", layer.digest, layer.size));
+            layers.push(ImageLayer { layer, created_by: "hoistway: source".into() });
+            let image = assemble(&ImageSpec {
+                python: &python,
+                os: &os,
+                architecture: &architecture,
+                entry_point: &source.entry_point,
+                base: base.as_ref().map(|(_, base)| base.as_ref()),
+                layers: &layers,
+            })?;
+            let mut batch = blobs.batch();
+            batch.put_bytes(&bytes)?;
+            batch.put_bytes(&image.config)?;
+            batch.commit()?;
+            Ok::<_, Error>(image)
+        });
+        written.await.map_err(|e| Error::internal("writing the image", e))?
+    }
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pipeline")
+    }
+}

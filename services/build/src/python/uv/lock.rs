@@ -1,0 +1,107 @@
+//! Exact versions with hashes: what requirements came to, once.
+
+use hoistway_model::{Code, Digest, Error, Result};
+
+/// Exact packages with the hashes of their files, in the format that pip and uv read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lock {
+    text: String,
+    packages: Vec<(String, String)>,
+}
+
+impl Lock {
+    /// Reads a lock that [`super::Uv::resolve`] made; anything but pinned packages with hashes is refused.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut lock = Self::default();
+        let mut hashes = 1;
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let wrong = || Error::new(Code::RequirementFailed, format!("the resolver's answer is not a lock: {line}"));
+            let content = line.strip_suffix('\\').unwrap_or(line).trim_end();
+            if let Some(hash) = content.strip_prefix("--hash=sha256:") {
+                if lock.packages.is_empty() || hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+                    return Err(wrong());
+                }
+                hashes += 1;
+                lock.text.push_str(" \\\n    ");
+            } else {
+                let pinned = content.split_once(';').map_or(content, |(pin, _)| pin).trim_end();
+                let (name, version) = pinned.split_once("==").ok_or_else(wrong)?;
+                let fine =
+                    |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+' | '!' | '[' | ']' | ',');
+                if hashes == 0 || name.is_empty() || version.is_empty() || !pinned.replace("==", "").chars().all(fine) {
+                    return Err(wrong());
+                }
+                if !lock.packages.is_empty() {
+                    lock.text.push('\n');
+                }
+                hashes = 0;
+                lock.packages.push((name.to_owned(), version.to_owned()));
+            }
+            lock.text.push_str(content);
+        }
+        if hashes == 0 {
+            return Err(Error::new(Code::RequirementFailed, "the resolver's answer lacks a hash"));
+        }
+        if !lock.packages.is_empty() {
+            lock.text.push('\n');
+        }
+        Ok(lock)
+    }
+
+    /// The text to keep.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Names and versions.
+    pub fn packages(&self) -> &[(String, String)] {
+        &self.packages
+    }
+
+    /// Whether nothing has to be installed.
+    pub fn is_empty(&self) -> bool {
+        self.packages.is_empty()
+    }
+
+    /// The identity of names, versions and hashes: the key of the layers made from it.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_lock_is_kept_to_the_letter() {
+        let (a, b) = ("a".repeat(64), "b".repeat(64));
+        let text = format!(
+            "six==1.17.0 \\\n    --hash=sha256:{a} \\\n    --hash=sha256:{b}\nx==1!2+l ; os_name == \"nt\" \\\n    --hash=sha256:{a}\n"
+        );
+        let lock = Lock::parse(&text).unwrap();
+        assert_eq!(lock.text(), text);
+        assert_eq!(lock.packages(), [("six".into(), "1.17.0".into()), ("x".into(), "1!2+l".into())]);
+        assert_eq!(Lock::parse(lock.text()).unwrap(), lock);
+        assert!(Lock::parse("\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn nothing_but_pinned_packages_with_hashes_is_a_lock() {
+        let hash = format!("    --hash=sha256:{}", "a".repeat(64));
+        for bad in [
+            "six==1",
+            "--index-url https://x",
+            "six>=1",
+            "-e .",
+            "a @ https://x",
+            &hash,
+            &format!("a==1\nb==2 \\\n{hash}"),
+            "a==1 \\\n    --hash=md5:00",
+            &format!("a==1 --index-url=x \\\n{hash}"),
+        ] {
+            assert_eq!(Lock::parse(bad).expect_err(bad).code, Code::RequirementFailed);
+        }
+    }
+}

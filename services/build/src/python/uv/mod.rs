@@ -1,0 +1,144 @@
+//! Packages by `uv`: requirements become a lock with hashes, a lock becomes a directory. Wheels only, because a source
+//! distribution runs its own code while it is built.
+
+mod failure;
+mod lock;
+mod settings;
+mod tool;
+
+pub use lock::Lock;
+
+use super::{
+    Interpreter,
+    process::{self, Finished},
+};
+use failure::Doing;
+use hoistway_model::{Code, Error, Result, source::Requirements};
+use settings::Settings;
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{fs, sync::OnceCell};
+use tool::Program;
+
+/// Gets log lines while the work goes on; credentials in addresses are masked.
+pub type Report<'a> = &'a (dyn Fn(&str) + Send + Sync);
+
+/// The driver. One for each service: it looks for `uv` once.
+#[derive(Debug)]
+pub struct Uv {
+    data: PathBuf,
+    settings: Settings,
+    program: OnceCell<Program>,
+}
+
+impl Uv {
+    /// A driver that keeps tools and caches below `data` and passes on what the operator's environment says about
+    /// index, proxy and certificates, and nothing else of it.
+    pub fn new(data: &Path) -> Self {
+        Self { data: data.to_owned(), settings: Settings::of(env::vars()), program: OnceCell::new() }
+    }
+
+    /// Whether packages could be installed at all; the error says in one line what is missing. Starts nothing.
+    pub fn available(&self, interpreter: &Interpreter) -> Result<()> {
+        if interpreter.pip.is_some() || tool::on_path().next().is_some() || tool::installed(&self.data).is_file() {
+            return Ok(());
+        }
+        let python = interpreter.executable.display();
+        let message =
+            format!("packages cannot be installed: neither uv nor pip (of {python}) was found; install either");
+        Err(Error::new(Code::RequirementFailed, message))
+    }
+
+    /// Resolves requirements for an interpreter. `limit` is for the whole call.
+    pub async fn resolve(
+        &self,
+        requirements: &Requirements,
+        interpreter: &Interpreter,
+        limit: Duration,
+        report: Report<'_>,
+    ) -> Result<Lock> {
+        let options = ["--generate-hashes", "--no-header", "--no-annotate"];
+        let arguments = ["compile", "-"].into_iter().chain(options).map(OsStr::new);
+        let input = requirements.text().as_bytes();
+        let done = self.run(Doing::Resolve, arguments, input, interpreter, limit, report).await?;
+        Lock::parse(&String::from_utf8_lossy(&done.stdout))
+    }
+
+    /// Installs what a lock names, and nothing else, into a directory. `limit` is for the whole call.
+    pub async fn install(
+        &self,
+        lock: &Lock,
+        target: &Path,
+        interpreter: &Interpreter,
+        limit: Duration,
+        report: Report<'_>,
+    ) -> Result<()> {
+        if lock.is_empty() {
+            return Ok(());
+        }
+        let options = ["install", "-r", "-", "--require-hashes", "--no-deps", "--link-mode", "copy", "--target"];
+        let arguments = options.into_iter().map(OsStr::new).chain([target.as_os_str()]);
+        self.run(Doing::Install, arguments, lock.text().as_bytes(), interpreter, limit, report).await.map(|_| ())
+    }
+
+    async fn run(
+        &self,
+        doing: Doing,
+        arguments: impl Iterator<Item = &OsStr>,
+        input: &[u8],
+        interpreter: &Interpreter,
+        limit: Duration,
+        report: Report<'_>,
+    ) -> Result<Finished> {
+        let work = async {
+            let program = self.program(interpreter, report).await?;
+            let mut command = process::command(&program.path, program.env.iter().map(|(name, value)| (name, value)));
+            command.arg("pip").args(arguments).arg("--python").arg(&interpreter.executable);
+            command.args(["--only-binary", ":all:", "--no-config", "--no-progress", "--color", "never"]);
+            let on_line = |line: &str| report(&failure::masked(line, &self.data));
+            process::run(command, Some(input), limit, &on_line).await.map_err(|e| doing.did_not_end(e))
+        };
+        let done = tokio::time::timeout(limit, work)
+            .await
+            .unwrap_or_else(|_| Err(doing.did_not_end(process::Failure::TimedOut(limit))))?;
+        if done.status.success() { Ok(done) } else { Err(doing.failed(&done.stderr, &self.data)) }
+    }
+
+    /// The program, found or installed by the first caller while others wait.
+    async fn program(&self, interpreter: &Interpreter, report: Report<'_>) -> Result<&Program> {
+        self.program.get_or_try_init(|| self.find(interpreter, report)).await
+    }
+
+    async fn find(&self, interpreter: &Interpreter, report: Report<'_>) -> Result<Program> {
+        let failed = |e: std::io::Error| Error::internal("preparing the data directory for uv", e);
+        let (home, cache) = (self.data.join("tools/home"), self.data.join("cache/uv"));
+        for directory in [&home, &cache] {
+            fs::create_dir_all(directory).await.map_err(failed)?;
+        }
+        let mut env = self.settings.for_uv(interpreter).await;
+        env.extend([
+            ("HOME".into(), home.into_os_string()),
+            ("UV_CACHE_DIR".into(), cache.into_os_string()),
+            ("UV_PYTHON_DOWNLOADS".into(), "never".into()),
+            ("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into()),
+            ("LC_ALL".into(), "C.UTF-8".into()),
+        ]);
+        for candidate in tool::on_path().chain([tool::installed(&self.data)]) {
+            if let Some(program) = Program::probe(candidate, &env).await {
+                return Ok(program);
+            }
+        }
+        report(&format!("installing uv {}", tool::VERSION));
+        let path = tool::install(&self.data, interpreter, &self.settings).await?;
+        Program::probe(path, &env)
+            .await
+            .ok_or_else(|| Error::new(Code::RequirementFailed, "the installed uv does not run on this machine"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use std::sync::Mutex;
+
+const LIMIT: Duration = Duration::from_secs(240);
+
+fn driver(data: &Path, extra: &[(&str, &str)]) -> Uv {
+    let extra = extra.iter().map(|(n, v)| (n.to_string(), v.to_string()));
+    Uv { data: data.to_owned(), settings: Settings::of(env::vars().chain(extra)), program: OnceCell::new() }
+}
+
+fn requirements(text: &str) -> Requirements {
+    Requirements::parse("requirements", text).unwrap()
+}
+
+async fn python() -> Interpreter {
+    Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap()
+}
+
+/// Whether the package index is out of reach, which is a loud skip, or a failure where the operator says that it
+/// must be there.
+fn unreachable<T: std::fmt::Debug>(outcome: &Result<T>) -> bool {
+    let Err(e) = outcome else { return false };
+    let signs = ["index did not answer", "error sending request", "uv 0.13.9 could not be installed"];
+    if !signs.iter().any(|sign| e.message.contains(sign)) {
+        return false;
+    }
+    let required = env::var("HOISTWAY_TEST_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name.trim() == "pypi"), "pypi is required: {e:?}");
+    println!("SKIPPED: the package index cannot be reached: {e}");
+    true
+}
+
+#[tokio::test]
+async fn a_package_is_locked_and_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (uv, python) = (driver(dir.path(), &[]), python().await);
+    uv.available(&python).unwrap();
+    let lines = Mutex::new(Vec::new());
+    let report = |line: &str| lines.lock().unwrap().push(line.to_owned());
+    let lock = uv.resolve(&requirements("six==1.17.0"), &python, LIMIT, &report).await;
+    if unreachable(&lock) {
+        return;
+    }
+    let lock = lock.unwrap();
+    assert_eq!(lock.packages(), [("six".to_owned(), "1.17.0".to_owned())]);
+    assert!(lines.lock().unwrap().iter().any(|l| l.starts_with("Resolved 1 package")), "{lines:?}");
+
+    let target = dir.path().join("site");
+    uv.install(&lock, &target, &python, LIMIT, &report).await.unwrap();
+    assert!(target.join("six.py").is_file());
+
+    let forged = Lock::parse(&format!("six==1.17.0 \\\n    --hash=sha256:{}\n", "0".repeat(64))).unwrap();
+    let e = uv.install(&forged, &dir.path().join("forged"), &python, LIMIT, &report).await.unwrap_err();
+    assert_eq!(e.code, Code::RequirementFailed);
+    assert!(!dir.path().join("forged/six.py").exists());
+
+    let e = uv.resolve(&requirements("no-such-package-zzz==1"), &python, LIMIT, &report).await.unwrap_err();
+    assert_eq!(e.code, Code::RequirementFailed);
+    assert!(e.message.contains("no-such-package-zzz") && !e.details.is_empty(), "{e:?}");
+    assert!(!format!("{e:?}").contains(dir.path().to_str().unwrap()), "{e:?}");
+
+    // All versions of this age are source distributions.
+    let e = uv.resolve(&requirements("requests<1"), &python, LIMIT, &report).await.unwrap_err();
+    assert!(e.message.contains("requests has no wheel"), "{e:?}");
+}
+
+#[tokio::test]
+async fn an_index_out_of_reach_is_said_without_its_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = [("UV_DEFAULT_INDEX", "http://user:hush-hush@127.0.0.1:1/simple"), ("UV_HTTP_RETRIES", "0")];
+    let (uv, python) = (driver(dir.path(), &index), python().await);
+    if tool::on_path().next().is_none()
+        && unreachable(&driver(dir.path(), &[]).program(&python, &|_| ()).await.map(|_| ()))
+    {
+        return;
+    }
+    let e = uv.resolve(&requirements("six"), &python, LIMIT, &|_| ()).await.unwrap_err();
+    assert_eq!(e.code, Code::RequirementFailed);
+    assert!(e.message.contains("the package index did not answer"), "{e:?}");
+    assert!(!format!("{e:?}").contains("hush"), "{e:?}");
+}
+
+#[tokio::test]
+async fn without_uv_and_pip_one_line_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let nothing = Interpreter { pip: None, ..python().await };
+    let e = tool::install(dir.path(), &nothing, &Settings::default()).await.unwrap_err();
+    assert!(e.message.contains("neither uv nor pip") && !e.message.contains('\n'), "{e}");
+}

@@ -1,0 +1,108 @@
+//! The `uv` program itself: the operator's on PATH, or else a pinned one installed by name, version and hash.
+
+use super::{failure::masked, settings::Settings};
+use crate::python::{Interpreter, process};
+use hoistway_model::{Code, Error, Result};
+use std::{
+    env,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::fs;
+
+/// The version that is installed where there is none.
+pub(super) const VERSION: &str = "0.13.9";
+/// Digests of that version's wheels for glibc and musl, x86_64 and aarch64.
+const HASHES: [&str; 4] = [
+    "d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19",
+    "2c45530751517d6c3bbc69a19473f6effe47cce047bede01ffd8af7ea7b36b25",
+    "ecb6028d79dc96fbeafffe5c8af62a7099487ebc05a701e76714eebcffd06375",
+    "5435c5ce14a56431208ca0996416d310f1598e8c2c8ba707688985a16bb82dbe",
+];
+/// How long the installation may take.
+const LIMIT: Duration = Duration::from_secs(300);
+/// How long a candidate may take to show its help.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
+
+/// A `uv` that runs, and the environment to run it with.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub path: PathBuf,
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl Program {
+    /// Whether `path` runs and knows what is needed of it; a shim without a version behind it does not.
+    pub(super) async fn probe(path: PathBuf, env: &[(OsString, OsString)]) -> Option<Self> {
+        let mut env = env.to_vec();
+        let mut command = process::command(&path, env.iter().cloned());
+        command.args(["pip", "compile", "--help", "--color", "never"]);
+        let done = process::run(command, None, PROBE_LIMIT, &|_| ()).await.ok()?;
+        let help = String::from_utf8_lossy(&done.stdout);
+        if !done.status.success() || !help.contains("--generate-hashes") || !help.contains("--only-binary") {
+            return None;
+        }
+        // Certificates that the operator installed on the machine count; the switch was renamed.
+        let switch = if help.contains("--system-certs") { "UV_SYSTEM_CERTS" } else { "UV_NATIVE_TLS" };
+        env.push((switch.into(), "true".into()));
+        Some(Self { path, env })
+    }
+}
+
+/// Files named `uv` on PATH.
+pub(super) fn on_path() -> impl Iterator<Item = PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories: Vec<PathBuf> = env::split_paths(&path).filter(|d| d.is_absolute()).collect();
+    directories.into_iter().map(|d| d.join("uv")).filter(|file| file.is_file())
+}
+
+/// Where our own is, once it is installed.
+pub(super) fn installed(data: &Path) -> PathBuf {
+    directory(data).join("bin/uv")
+}
+
+fn directory(data: &Path) -> PathBuf {
+    data.join("tools").join(format!("uv-{VERSION}"))
+}
+
+/// Installs the pinned version with pip; it is there whole or not at all.
+pub(super) async fn install(data: &Path, interpreter: &Interpreter, settings: &Settings) -> Result<PathBuf> {
+    let missing = || {
+        let python = interpreter.executable.display();
+        Error::new(
+            Code::RequirementFailed,
+            format!("packages cannot be installed: neither uv nor pip (of {python}) was found; install either"),
+        )
+    };
+    let python = interpreter.pip.as_ref().ok_or_else(missing)?;
+    let failed = |e: io::Error| Error::internal("installing uv", e);
+    let parent = data.join("tools");
+    fs::create_dir_all(&parent).await.map_err(failed)?;
+    let work = tempfile::Builder::new().prefix(".uv-").tempdir_in(&parent).map_err(failed)?;
+    let (list, target) = (work.path().join("requirements.txt"), work.path().join("target"));
+    let hashes: String = HASHES.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
+    fs::write(&list, format!("uv=={VERSION}{hashes}\n")).await.map_err(failed)?;
+
+    let mut command = process::command(python, settings.for_pip());
+    command.args(["-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
+    command.args(["--no-cache-dir", "--no-compile", "--require-hashes", "--no-deps", "--only-binary", ":all:"]);
+    command.arg("--target").arg(&target).arg("-r").arg(&list);
+    let refused = |why: String, lines: &[String]| {
+        let details = lines.iter().rev().take(60).rev().map(|line| masked(line, data));
+        Error::new(Code::RequirementFailed, format!("uv {VERSION} could not be installed with pip: {why}"))
+            .with_details(details)
+    };
+    let done = process::run(command, None, LIMIT, &|_| ()).await.map_err(|e| refused(e.to_string(), &[]))?;
+    if !done.status.success() {
+        let why = done.stderr.iter().rev().find(|line| line.starts_with("ERROR:")).or(done.stderr.last());
+        let why = why.map_or_else(|| done.status.to_string(), |line| masked(line, data));
+        return Err(refused(why, &done.stderr));
+    }
+    // Another process may have been first; its copy is as good.
+    match fs::rename(&target, directory(data)).await {
+        Err(e) if !installed(data).is_file() => Err(failed(e)),
+        _ => Ok(installed(data)),
+    }
+}

@@ -1,0 +1,256 @@
+//! The build service: at most one build for the same inputs, at most so many at a time, each bounded in time and
+//! cancelled when nobody wants it any more.
+
+use crate::{
+    log::BuildLog,
+    pipeline::Pipeline,
+    store::{Attempt, Store},
+};
+use async_trait::async_trait;
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use hoistway_kit::{operations::Begun, time::now_ms};
+use hoistway_model::{
+    BuildService, Code, Digest, Error, Operation, OperationId, Result,
+    build::{Build, BuildRequest, BuildStatus, BuiltImage},
+};
+use hoistway_proto::builds::v1 as pb;
+use prost::Message;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Bounds of the service.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Builds that run at a time.
+    pub concurrency: usize,
+    /// Builds that may wait.
+    pub queue: usize,
+    /// How long one may run.
+    pub timeout: Duration,
+}
+
+/// The build service. Clones share it.
+#[derive(Clone)]
+pub struct Builder(Arc<Inner>);
+
+struct Inner {
+    pipeline: Pipeline,
+    store: Store,
+    limits: Limits,
+    slots: Semaphore,
+    running: Mutex<HashMap<Digest, Running>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+type Outcome = Shared<BoxFuture<'static, Result<BuiltImage, Arc<Error>>>>;
+
+/// A build that waits or runs, under the digest of its inputs.
+struct Running {
+    build: Build,
+    log: BuildLog,
+    waiting: Arc<AtomicBool>,
+    /// The operations that want it; the last one that is undone cancels it.
+    wanted_by: HashSet<OperationId>,
+    cancel: CancellationToken,
+    outcome: Outcome,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Builder")
+    }
+}
+
+impl Builder {
+    /// A service over a pipeline.
+    pub fn new(pipeline: Pipeline, store: Store, limits: Limits, shutdown: CancellationToken) -> Self {
+        Self(Arc::new(Inner {
+            pipeline,
+            store,
+            limits,
+            slots: Semaphore::new(limits.concurrency.max(1)),
+            running: Mutex::default(),
+            tasks: TaskTracker::new(),
+            shutdown,
+        }))
+    }
+
+    /// Waits until no build runs any more; call it after the shutdown token was cancelled.
+    pub async fn drained(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The running build of these inputs, or a new one.
+    fn join_or_start(self: &Arc<Self>, attempt: &Attempt, request: BuildRequest) -> Result<(Outcome, bool)> {
+        let mut running = self.lock();
+        if let Some(same) = running.get_mut(&attempt.inputs) {
+            same.wanted_by.insert(attempt.operation);
+            return Ok((same.outcome.clone(), true));
+        }
+        if running.len() >= self.limits.concurrency + self.limits.queue {
+            let text = format!("{} builds are running or waiting; try again later", running.len());
+            return Err(Error::new(Code::ResourceExhausted, text));
+        }
+        let (log, cancel, waiting) = (BuildLog::default(), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
+        let task = {
+            let (inner, attempt) = (self.clone(), attempt.clone());
+            let (log, cancel, waiting) = (log.clone(), cancel.clone(), waiting.clone());
+            // A task of its own: the build goes on when its caller goes away.
+            self.tasks.spawn(async move {
+                let outcome = inner.run(&attempt, &request, &log, &cancel, &waiting).await;
+                inner.lock().remove(&attempt.inputs);
+                outcome.map_err(Arc::new)
+            })
+        };
+        let outcome = async move { task.await.unwrap_or_else(|e| Err(Arc::new(Error::internal("building", e)))) };
+        let outcome = outcome.boxed().shared();
+        let build = Build {
+            id: attempt.public_id(),
+            agent: attempt.agent.clone(),
+            status: BuildStatus::Building,
+            image: None,
+            error: None,
+            created_at: now_ms(),
+            completed_at: None,
+        };
+        let wanted_by = HashSet::from([attempt.operation]);
+        let entry = Running { build, log, waiting, wanted_by, cancel, outcome: outcome.clone() };
+        running.insert(attempt.inputs, entry);
+        Ok((outcome, false))
+    }
+
+    async fn run(
+        &self,
+        attempt: &Attempt,
+        request: &BuildRequest,
+        log: &BuildLog,
+        cancel: &CancellationToken,
+        waiting: &AtomicBool,
+    ) -> Result<BuiltImage> {
+        if let Begun::Done(stored) = self.store.begin(attempt).await? {
+            return decode(&stored);
+        }
+        let work = async {
+            let _slot = self.slots.acquire().await.map_err(|e| Error::internal("waiting for a build slot", e))?;
+            waiting.store(false, Ordering::Relaxed);
+            let build = self.pipeline.run(attempt, request, log);
+            tokio::time::timeout(self.limits.timeout, build).await.unwrap_or_else(|_| {
+                let text = format!("the build took longer than {} s", self.limits.timeout.as_secs());
+                Err(Error::new(Code::BuildFailed, text).with_details(last_lines(log)))
+            })
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Error::new(
+                if self.shutdown.is_cancelled() { Code::Unavailable } else { Code::Cancelled },
+                "the build was cancelled",
+            )),
+            outcome = work => outcome,
+        };
+        if let Err(error) = &outcome {
+            log.say(format!("failed: {error}"));
+            log.say(error.details.join("\n"));
+            self.store.fail(attempt.id, &error.message, &log.lines()).await?;
+        }
+        outcome
+    }
+}
+
+fn last_lines(log: &BuildLog) -> Vec<String> {
+    let lines = log.lines();
+    lines[lines.len().saturating_sub(20)..].to_vec()
+}
+
+/// The answer of an operation as it is stored.
+pub(crate) fn encode(image: &BuiltImage) -> Vec<u8> {
+    pb::BuiltImage::from(image.clone()).encode_to_vec()
+}
+
+fn decode(stored: &[u8]) -> Result<BuiltImage> {
+    pb::BuiltImage::decode(stored).map_err(|e| Error::internal("reading a build's stored answer", e))?.try_into()
+}
+
+#[async_trait]
+impl BuildService for Builder {
+    async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage> {
+        let inner = &self.0;
+        let inputs = inner.pipeline.inputs(&request).await?;
+        let attempt = Attempt { id: request.attempt, operation: operation.id, agent: request.agent.clone(), inputs };
+        if !request.refresh
+            && let Some(image) = inner.store.image_of(inputs).await?
+        {
+            return match inner.store.reuse(&attempt, &encode(&image)).await? {
+                Begun::Done(stored) => decode(&stored),
+                Begun::New | Begun::Unfinished => Ok(image),
+            };
+        }
+        let (outcome, joined) = inner.join_or_start(&attempt, request)?;
+        let image = outcome.await.map_err(|e| e.public())?;
+        if joined {
+            inner.store.reuse(&attempt, &encode(&image)).await?;
+        }
+        Ok(image)
+    }
+
+    async fn undo_build(&self, built: OperationId) -> Result<()> {
+        self.0.store.undo(built).await?;
+        let mut running = self.0.lock();
+        for build in running.values_mut() {
+            if build.wanted_by.remove(&built) && build.wanted_by.is_empty() {
+                build.cancel.cancel();
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_build(&self, id: String) -> Result<Build> {
+        let stored = self.0.store.get(&id).await?.ok_or_else(|| Error::not_found("build", &id))?.1;
+        Ok(self.0.as_it_is_now(stored))
+    }
+
+    async fn list_builds(&self, limit: u32) -> Result<Vec<Build>> {
+        let stored = self.0.store.list(limit.clamp(1, 1_000)).await?;
+        Ok(stored.into_iter().map(|build| self.0.as_it_is_now(build)).collect())
+    }
+
+    async fn build_logs(&self, id: String, tail: Option<u32>) -> Result<Vec<String>> {
+        let live = self.0.lock().values().find(|r| r.build.id == id).map(|r| r.log.clone());
+        let mut lines = match live {
+            Some(log) => log.lines(),
+            None => self.0.store.get(&id).await?.ok_or_else(|| Error::not_found("build", &id))?.2,
+        };
+        if let Some(tail) = tail {
+            lines.drain(..lines.len().saturating_sub(tail as usize));
+        }
+        Ok(lines)
+    }
+}
+
+impl Inner {
+    /// A stored build that waits for its turn is pending.
+    fn as_it_is_now(&self, stored: Build) -> Build {
+        let running = self.lock();
+        let waits = running.values().any(|r| r.build.id == stored.id && r.waiting.load(Ordering::Relaxed));
+        if waits && stored.status == BuildStatus::Building {
+            return Build { status: BuildStatus::Pending, ..stored };
+        }
+        stored
+    }
+}

@@ -1,0 +1,163 @@
+//! Undoing: only what the deploy made, as often as one likes, also before it arrives.
+
+use crate::world::*;
+use hoistway_model::{Code, Operation};
+
+crate::both_ways! {
+    undo_takes_back_all_that_a_deploy_made
+    undo_before_the_action_keeps_it_from_happening
+    undo_again_does_nothing
+    undo_leaves_tools_that_others_rely_on
+    undo_leaves_tools_that_others_changed
+    undo_deletes_a_tool_that_its_agent_had_waited_for
+    undo_puts_updates_back_unless_they_were_written_over
+    undo_of_nested_updates_unwinds_in_reverse
+    undo_takes_added_credentials_back
+    undo_of_a_built_in_tools_update_makes_it_built_in_again
+    undo_after_settling_is_refused
+    a_failed_apply_leaves_nothing
+}
+
+async fn undo_takes_back_all_that_a_deploy_made(world: World) {
+    world.deploy(&plan("a", [tool("x")], &["x"])).await;
+    let before = world.list_tools().await.unwrap();
+    let wanted = plan("a", [described(elsewhere(tool("x")), "New"), tool("y"), tool("z")], &["y"]);
+    let (id, applied) = world.apply(&wanted).await;
+    assert_eq!(applied.created, [name("y"), name("z")]);
+    world.undo_tools(id).await.unwrap();
+    let after = world.list_tools().await.unwrap();
+    let plain = |tools: Vec<hoistway_model::tool::Tool>| {
+        tools.into_iter().map(|t| (t.name, t.description, t.connection)).collect::<Vec<_>>()
+    };
+    assert_eq!(plain(after), plain(before));
+    assert!(!world.changed(&plan("a", [tool("x")], &["x"])).await, "the old bindings are still there");
+    assert!(world.users("x").await.is_some());
+}
+
+async fn undo_before_the_action_keeps_it_from_happening(world: World) {
+    let operation = Operation::new();
+    for _ in 0..2 {
+        world.undo_tools(operation.id).await.unwrap();
+    }
+    let e = world.apply_tools(operation, plan("a", [tool("x")], &["x"])).await.unwrap_err();
+    assert_eq!(e.code, Code::Aborted);
+    assert!(world.names().await.is_empty());
+    assert!(!world.changed(&plan("a", [], &[])).await);
+}
+
+async fn undo_again_does_nothing(world: World) {
+    let (operation, wanted) = (Operation::new(), plan("a", [tool("x")], &["x"]));
+    world.apply_tools(operation.clone(), wanted.clone()).await.unwrap();
+    world.undo_tools(operation.id).await.unwrap();
+    let e = world.apply_tools(operation.clone(), wanted.clone()).await.unwrap_err();
+    assert_eq!(e.code, Code::Aborted, "it is too late for a retry");
+    world.deploy(&wanted).await;
+    world.undo_tools(operation.id).await.unwrap();
+    world.settle_tools(name("a"), operation.id).await.unwrap();
+    assert!(!world.changed(&wanted).await);
+}
+
+async fn undo_leaves_tools_that_others_rely_on(world: World) {
+    let wanted = plan("a", [tool("bound"), tool("adopted"), tool("registered"), tool("mine")], &["bound", "mine"]);
+    let (id, _) = world.apply(&wanted).await;
+    world.apply(&plan("b", [], &["bound"])).await;
+    let adopting = plan("c", [tool("adopted")], &[]);
+    assert!(world.changed(&adopting).await, "relying on an unsettled tool is a change");
+    assert_eq!(world.deploy(&adopting).await.created, []);
+    assert!(!world.changed(&adopting).await);
+    world.create_tool(Operation::new(), tool("registered")).await.unwrap();
+    world.undo_tools(id).await.unwrap();
+    assert_eq!(world.names().await, ["adopted", "bound", "registered"]);
+    assert_eq!(world.users("bound").await.as_deref(), Some("the agent \"b\""));
+}
+
+async fn undo_leaves_tools_that_others_changed(world: World) {
+    let (id, _) = world.apply(&plan("a", [tool("x"), tool("y")], &["x"])).await;
+    world.deploy(&plan("b", [described(tool("x"), "Theirs")], &[])).await;
+    assert_eq!(world.users("y").await, None);
+    let theirs = world.create_tool(Operation::new(), tool("y")).await.unwrap();
+    world.undo_tools(id).await.unwrap();
+    assert_eq!(world.names().await, ["x", "y"]);
+    assert_eq!(world.get_tool(name("y")).await.unwrap(), theirs);
+}
+
+async fn undo_deletes_a_tool_that_its_agent_had_waited_for(world: World) {
+    world.deploy(&plan("a", [], &["x"])).await;
+    let (id, applied) = world.apply(&plan("a", [tool("x")], &["x"])).await;
+    assert_eq!(applied.created, [name("x")]);
+    world.undo_tools(id).await.unwrap();
+    assert!(world.names().await.is_empty());
+    assert!(!world.changed(&plan("a", [], &["x"])).await);
+}
+
+async fn undo_puts_updates_back_unless_they_were_written_over(world: World) {
+    world.deploy(&plan("a", [tool("x"), tool("y")], &[])).await;
+    let wanted = plan("a", [described(tool("x"), "A"), described(tool("y"), "A")], &[]);
+    let (id, _) = world.apply(&wanted).await;
+    world.deploy(&plan("b", [described(tool("y"), "B")], &[])).await;
+    world.undo_tools(id).await.unwrap();
+    assert_eq!(world.get_tool(name("x")).await.unwrap().description, "The tool x");
+    assert_eq!(world.get_tool(name("y")).await.unwrap().description, "B");
+
+    let (id, _) = world.apply(&plan("a", [described(tool("x"), "A")], &[])).await;
+    assert_eq!(world.users("x").await, None);
+    world.create_tool(Operation::new(), described(tool("x"), "A")).await.unwrap();
+    world.undo_tools(id).await.unwrap();
+    assert_eq!(world.get_tool(name("x")).await.unwrap().description, "A", "another tool of the same name");
+}
+
+async fn undo_of_nested_updates_unwinds_in_reverse(world: World) {
+    let (created, _) = world.apply(&plan("a", [tool("x")], &[])).await;
+    let (updated, _) = world.apply(&plan("b", [described(tool("x"), "B")], &[])).await;
+    world.undo_tools(updated).await.unwrap();
+    assert_eq!(world.get_tool(name("x")).await.unwrap().description, "The tool x");
+    world.undo_tools(created).await.unwrap();
+    assert!(world.names().await.is_empty());
+}
+
+async fn undo_takes_added_credentials_back(world: World) {
+    world.deploy(&plan("a", [tool("x")], &["x"])).await;
+    let (id, _) = world.apply(&plan("a", [with_key(tool("x"), "sk")], &["x"])).await;
+    assert!(world.get_tool(name("x")).await.unwrap().has_credentials);
+    assert!(!world.changed(&plan("a", [with_key(tool("x"), "sk")], &["x"])).await);
+    world.undo_tools(id).await.unwrap();
+    assert!(!world.get_tool(name("x")).await.unwrap().has_credentials);
+
+    world.deploy(&plan("a", [with_key(tool("x"), "sk")], &["x"])).await;
+    let (id, _) = world.apply(&plan("a", [described(tool("x"), "New")], &["x"])).await;
+    world.undo_tools(id).await.unwrap();
+    let x = world.get_tool(name("x")).await.unwrap();
+    assert_eq!((x.description.as_str(), x.has_credentials), ("The tool x", true));
+}
+
+async fn undo_of_a_built_in_tools_update_makes_it_built_in_again(world: World) {
+    world.seed_starter_kit(Operation::new()).await.unwrap();
+    let (id, applied) = world.apply(&plan("a", [tool("echo-tool")], &["echo-tool"])).await;
+    assert_eq!(applied.tools[0].url.as_deref(), Some("https://echo-tool.example"));
+    world.undo_tools(id).await.unwrap();
+    let echo = world.get_tool(name("echo-tool")).await.unwrap();
+    assert_eq!((echo.connection.base_url.as_str(), echo.internal_url.as_str()), (PUBLIC_URL, INTERNAL_URL));
+}
+
+async fn undo_after_settling_is_refused(world: World) {
+    let (id, _) = world.apply(&plan("a", [tool("x")], &["x"])).await;
+    world.settle_tools(name("a"), id).await.unwrap();
+    assert_eq!(world.undo_tools(id).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(world.users("x").await.as_deref(), Some("the agent \"a\""));
+}
+
+async fn a_failed_apply_leaves_nothing(world: World) {
+    world.deploy(&plan("b", [tool("x")], &["x"])).await;
+    let operation = Operation::new();
+    let wanted = plan("a", [tool("new"), elsewhere(tool("x"))], &["new"]);
+    for _ in 0..2 {
+        let e = world.apply_tools(operation.clone(), wanted.clone()).await.unwrap_err();
+        assert_eq!(e.code, Code::Conflict);
+    }
+    assert_eq!(world.names().await, ["x"]);
+    assert!(!world.changed(&plan("a", [], &[])).await);
+    world.release_agent(Operation::new(), name("b")).await.unwrap();
+    assert_eq!(world.apply_tools(operation.clone(), wanted).await.unwrap().created, [name("new")]);
+    world.undo_tools(operation.id).await.unwrap();
+    assert_eq!(world.names().await, ["x"]);
+}

@@ -1,0 +1,208 @@
+//! `hoistway up`: every service and the gateway in one process, each on its own port and database, the gateway calling
+//! the services' own servers without a network between.
+
+use crate::{UpArgs, screen::Screen};
+use hoistway_agent as agent;
+use hoistway_build as build;
+use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient};
+use hoistway_gateway::{self as gateway, Gateway, saga::Services};
+use hoistway_kit::{
+    config::xdg_data_dir,
+    fs::{DirLock, private_dir},
+    ports::{self, Listeners, Ports},
+    secrets::MasterKey,
+    shutdown::{self, part},
+    telemetry,
+    token::{ApiKey, ServiceToken},
+};
+use hoistway_model::{AgentService, Code, Error, Result};
+use hoistway_tool_registry as tools;
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The port of the HTTP API: the one that public clients take by default.
+pub const DEFAULT_PORT: u16 = 8092;
+
+/// Where the HTTP API listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// `localhost:PORT`: 127.0.0.1 and, where there is IPv6, ::1.
+    Localhost(u16),
+    /// One address.
+    Addr(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(port) = text.strip_prefix("localhost:") {
+            return port.parse().map(Listen::Localhost).map_err(|_| format!("\"{port}\" is not a port"));
+        }
+        text.parse().map(Listen::Addr).map_err(|_| format!("\"{text}\" is neither ADDR:PORT nor localhost:PORT"))
+    }
+}
+
+impl Listen {
+    fn bind(self) -> Result<Listeners> {
+        match self {
+            Listen::Localhost(port) => ports::listen_loopback(port),
+            Listen::Addr(addr) => ports::listen(addr),
+        }
+    }
+}
+
+/// What all parts share.
+struct Shared {
+    token: ServiceToken,
+    master_key: MasterKey,
+    api_key: ApiKey,
+    api_key_file: PathBuf,
+    /// Held as long as the process runs.
+    _lock: DirLock,
+}
+
+impl Shared {
+    fn open(dir: &Path) -> Result<Self> {
+        private_dir(dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        let api_key_file = dir.join("api-key");
+        Ok(Self {
+            _lock: DirLock::acquire(dir)?,
+            token: ServiceToken::load_or_create(&dir.join("service-token"))?,
+            master_key: MasterKey::load_or_create(&dir.join("master.key"))?,
+            api_key: ApiKey::load_or_create(&api_key_file)?,
+            api_key_file,
+        })
+    }
+}
+
+/// Runs the stack until it is told to stop.
+pub async fn run(args: UpArgs) -> Result<()> {
+    telemetry::init("hoistway", args.log_format)?;
+    let stop = shutdown::on_signals()?;
+    let data_dir = args.data_dir.clone().unwrap_or_else(xdg_data_dir);
+    let data_dir = std::path::absolute(&data_dir).map_err(|e| Error::internal("finding the data directory", e))?;
+    let shared = Shared::open(&data_dir)?;
+    let api = args.listen.unwrap_or(Listen::Localhost(DEFAULT_PORT)).bind()?;
+    let mut kept = Ports::open(&data_dir)?;
+
+    // The services outlive the gateway: what it has in flight still needs them.
+    let services = CancellationToken::new();
+
+    let tool_ports = tools::Ports { grpc: kept.listen("tool-registry")?, http: kept.listen("echo-tool")? };
+    let build_ports = build::Ports { grpc: kept.listen("build")?, registry: kept.listen("registry")? };
+    let agent_ports = agent::Ports { grpc: kept.listen("agent")?, egress: kept.listen("egress")? };
+    let registry = first(&build_ports.registry)?.to_string();
+    let grpc = vec![
+        ("tool-registry", first(&tool_ports.grpc)?),
+        ("build", first(&build_ports.grpc)?),
+        ("agent", first(&agent_ports.grpc)?),
+    ];
+
+    let tool_config = tools::Config {
+        data_dir: data_dir.clone(),
+        http_listen: first(&tool_ports.http)?,
+        public_url: Some(format!("http://{}", first(&tool_ports.http)?)),
+        ..tools::Config::default()
+    };
+    let tool_deps = tools::Deps { token: shared.token.clone(), master_key: shared.master_key.clone() };
+    let tool_service = tools::open(&tool_config, &tool_deps).await?;
+    let tool_server = tools::grpc(Arc::new(tool_service.clone()), &tool_deps)?;
+
+    let build_config = build::Config {
+        data_dir: data_dir.clone(),
+        python: args.python.clone(),
+        base_image: args.base_image.clone(),
+        ..build::Config::default()
+    };
+    let build_deps = build::Deps { token: shared.token.clone(), api_key: Some(shared.api_key.clone()) };
+    let build_service = build::open(&build_config, &build_deps, services.child_token()).await?;
+    let interpreter = build_service.interpreter().clone();
+
+    let agent_config = agent::Config {
+        data_dir: data_dir.clone(),
+        egress_listen: first(&agent_ports.egress)?,
+        registry_address: registry.clone(),
+        python: Some(interpreter.executable.clone()),
+        ..agent::Config::default()
+    };
+    let agent_deps =
+        agent::Deps { token: shared.token.clone(), master_key: shared.master_key.clone(), runtime: None };
+    let agent_service = agent::open(&agent_config, &agent_deps).await?;
+    let agent_server = agent::grpc(agent_service.handle(), &agent_deps)?;
+
+    let gateway_config = gateway::Config {
+        data_dir: data_dir.clone(),
+        public_registry: registry.clone(),
+        ..gateway::Config::default()
+    };
+    let patience = gateway_config.deploy_deadline();
+    let clients = Services {
+        tools: Arc::new(ToolRegistryClient::new(tool_server.clone().into_local())),
+        builds: Arc::new(BuildClient::new(build_service.server().into_local(), patience)),
+        agents: Arc::new(AgentClient::new(agent_server.clone().into_local(), patience)),
+    };
+    let deps = gateway::Deps {
+        services: clients,
+        master_key: shared.master_key.clone(),
+        api_key: shared.api_key.clone(),
+    };
+    let gateway = Gateway::open(&gateway_config, deps, stop.clone()).await?;
+
+    let screen = Screen {
+        api: api.addrs(),
+        api_key_file: shared.api_key_file.clone(),
+        registry,
+        data_dir,
+        python: format!("{} at {}", interpreter.full_version, interpreter.executable.display()),
+        services: grpc,
+        isolation: agent_service.isolation().to_string(),
+        agents: agent_service.handle().list_agents().await?.len(),
+    };
+
+    // A service that ends by itself takes the rest with it: half a stack would only answer errors.
+    let front = async {
+        let served = gateway.serve(api).await;
+        services.cancel();
+        served
+    };
+    let (front, tool_registry, build, agents, ()) = tokio::join!(
+        part(&stop, front),
+        part(&stop, tools::run(tool_service, tool_server, tool_ports, services.clone())),
+        part(&stop, build_service.run(build_ports, services.clone())),
+        part(&stop, agent::run(agent_service, agent_server, agent_ports, services.clone())),
+        say(screen),
+    );
+    front.and(tool_registry).and(build).and(agents)
+}
+
+fn first(listeners: &Listeners) -> Result<SocketAddr> {
+    let addr = listeners.addrs().first().copied();
+    addr.ok_or_else(|| Error::new(Code::Internal, "a port is not listening"))
+}
+
+/// The screen goes to standard output, where scripts wait for it; a closed one is nobody's failure.
+async fn say(screen: Screen) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{screen}").and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_to_listen_on() {
+        assert_eq!("localhost:80".parse(), Ok(Listen::Localhost(80)));
+        assert_eq!("127.0.0.1:80".parse(), Ok(Listen::Addr(SocketAddr::from(([127, 0, 0, 1], 80)))));
+        for bad in ["80", "localhost", "localhost:x", "example.org:80"] {
+            assert!(bad.parse::<Listen>().is_err(), "{bad}");
+        }
+    }
+}

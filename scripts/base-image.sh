@@ -3,9 +3,9 @@
 #
 #     scripts/base-image.sh IMAGE...
 #
-# Each IMAGE is a name for Docker. The image says which Python it has (label dev.hoistway.python, variable
-# PYTHON_VERSION), so it can be the base of agents' images too, and that it stands for another one (label
-# dev.hoistway.stand-in). Needs root, mmdebstrap and a running Docker. The file system is made once and kept.
+# Each IMAGE is a name for Docker; one that exists is left alone. The image says which Python it has (label
+# dev.hoistway.python, variable PYTHON_VERSION), so it can be the base of agents' images too. Needs root, mmdebstrap
+# and a running Docker. The file system is made once and kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,8 +33,11 @@ if [ ! -s "$tarball" ]; then
 fi
 
 for image in "$@"; do
+    if docker image inspect "$image" >/dev/null 2>&1; then
+        continue
+    fi
     docker import \
-        --change "LABEL dev.hoistway.stand-in=1 dev.hoistway.python=$python" \
+        --change "LABEL dev.hoistway.python=$python" \
         --change "ENV PYTHON_VERSION=$python PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
         --change 'CMD ["python3"]' \
         "$tarball" "$image" >/dev/null

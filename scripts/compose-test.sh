@@ -18,6 +18,8 @@ for program in "${programs[@]}"; do
     [ -x "target/release/$program" ] || fail "target/release/$program is missing: cargo build --workspace --release"
 done
 
+docker info >/dev/null 2>&1 || fail "Docker does not run: scripts/setup-tests.sh"
+
 # Compose v2, or 1.29 with BuildKit through a docker that brings it along.
 if docker compose version >/dev/null 2>&1; then
     compose=(docker compose)

@@ -15,7 +15,7 @@ use hoistway_kit::{
     telemetry,
     token::{ApiKey, ServiceToken},
 };
-use hoistway_model::{AgentService, Code, Error, Result};
+use hoistway_model::{Code, Error, Result};
 use hoistway_tool_registry as tools;
 use std::{
     io::Write,

@@ -192,6 +192,7 @@ fn listing(candidates: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::Code;
 

@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn nothing_is_given_twice() {
-        let text = "the body is not valid JSON: \"b\" is given twice at line 1 column 25";
+        let text = "the body is not valid JSON: \"b\" is given twice at line 1 column 23";
         assert_eq!(refused("{\"a\": [{\"b\": 1, \"b\": 2}]}"), text);
     }
 

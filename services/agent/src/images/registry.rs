@@ -114,7 +114,7 @@ impl Registries {
             accept_invalid_certificates,
             http_proxy: Some("http://127.0.0.1:9".to_owned()),
             https_proxy: Some("http://127.0.0.1:9".to_owned()),
-            no_proxy: Some("*".to_owned()),
+            no_proxy: Some("*,0.0.0.0/0,::/0".to_owned()),
             ..config(ClientProtocol::Http)
         };
         let tls = Client::try_from(config(ClientProtocol::Https));

@@ -128,10 +128,10 @@ fn extract<R: Read>(reader: Tally<R>, dir: &Path, bounds: Bounds) -> Result<(R, 
     reader.finish()
 }
 
-/// What goes wrong while reading an archive is about its bytes.
+/// What goes wrong while reading an archive is about its bytes: too many, or not those that were meant.
 fn transfer(e: io::Error) -> Unreadable {
     match e.kind() {
-        ErrorKind::InvalidInput | ErrorKind::FileTooLarge => Unreadable::Refused(format!("the layer: {e}")),
+        ErrorKind::FileTooLarge => Unreadable::Refused(format!("the layer: {e}")),
         _ => Unreadable::Transfer(format!("the layer: {e}")),
     }
 }

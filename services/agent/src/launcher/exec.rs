@@ -1,6 +1,6 @@
 //! Stage 2: sets on itself what the agent's process must have, and becomes it.
 
-use super::spec::{Limits, LaunchSpec, RunAs};
+use super::spec::{LaunchSpec, Limits, RunAs};
 use rustix::fs::Mode;
 use rustix::process::{
     Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit, umask,

@@ -20,7 +20,7 @@ pub(crate) mod spec;
 mod tree;
 
 pub use spec::{Limits, RunAs};
-pub(crate) use tree::kill_tree_of;
+pub(crate) use tree::{kill_all, kill_tree_of};
 
 use std::process::ExitCode;
 

@@ -95,7 +95,7 @@ fn exit_of(status: WaitStatus) -> Exit {
 }
 
 /// Ends `root`, if it is still exactly that process, with its process group and all its descendants, none of them
-/// children of ours. Blocks for the deaths, at most about two seconds. Says whether there was anything to end.
+/// children of ours. Blocks for the deaths, each at most a quarter of a second. Says whether there was anything to end.
 pub(crate) fn kill_tree_of(root: &Process) -> Result<bool> {
     if !root.is_alive() {
         return Ok(false);
@@ -114,10 +114,15 @@ pub(crate) fn kill_tree_of(root: &Process) -> Result<bool> {
         {
             let _ = kill_process_group(pid, Signal::KILL);
         }
-        signal(root.pid, Signal::KILL);
-        await_death(root.pid);
+        kill_all(&[root.pid]);
     }
     Ok(true)
+}
+
+/// Kills these processes, which are no children of ours, and waits for their deaths.
+pub(crate) fn kill_all(pids: &[i32]) {
+    pids.iter().for_each(|&pid| signal(pid, Signal::KILL));
+    pids.iter().for_each(|&pid| await_death(pid));
 }
 
 fn await_death(pid: i32) {

@@ -12,4 +12,5 @@ mod real;
 mod registry;
 mod reopen;
 mod revisions;
+mod runtime;
 mod unpack;

@@ -131,7 +131,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_line_is_cut_without_showing_half_a_secret() {
-        let long = [vec![b'x'; MAX_LINE - 4], b"s3cr3t-value".to_vec(), vec![b'y'; 1 << 20], b"\nnext\n".to_vec()].concat();
+        let long =
+            [vec![b'x'; MAX_LINE - 4], b"s3cr3t-value".to_vec(), vec![b'y'; 1 << 20], b"\nnext\n".to_vec()].concat();
         let got = logged(&["s3cr3t-value"], &long).await;
         assert_eq!(got.len(), 2);
         assert!(got[0].ends_with("x******** … [line cut]"), "{}", &got[0][got[0].len() - 40..]);

@@ -28,6 +28,8 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+/// How long a launcher may take to start its agent's process: it takes milliseconds.
+const LAUNCH: Duration = Duration::from_secs(30);
 /// How long a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any time.
 const TREE_END: Duration = Duration::from_secs(10);
 /// How long the rest of the log may take once nobody can write to it any more.
@@ -56,6 +58,7 @@ pub(super) struct Launched {
     pub notices: Notices,
     followers: Vec<JoinHandle<()>>,
     processes: Processes,
+    dir: RunDir,
 }
 
 /// How a run ended.
@@ -108,14 +111,15 @@ impl Launched {
         let (reports, mut orders) = UnixStream::from_std(ours)?.into_split();
         orders.write_all(&order[sent..]).await?;
         let mut reports = Reports(BufReader::new(reports).lines());
-        let agent = match reports.next().await {
+        let report = timeout(LAUNCH, reports.next());
+        let agent = match report.await.map_err(|_| Error::other("the launcher does not answer"))? {
             Some(Report::Started(agent)) => agent,
             Some(Report::Failed(reason)) => return Err(Error::other(reason)),
             Some(Report::Exited(_)) | None => return Err(Error::other("the launcher ended at once")),
         };
         let processes = Processes::new(identity, agent)?;
-        let (dir, noted) = (dir.clone(), processes.clone());
-        tokio::task::spawn_blocking(move || dir.note(&noted)).await.map_err(Error::other)??;
+        let (noting, noted) = (dir.clone(), processes.clone());
+        tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
         Ok(Self {
             launcher,
             orders: Some(orders),
@@ -123,6 +127,7 @@ impl Launched {
             notices: Notices { pipe: Receiver::from_owned_fd(notices)?, read: Vec::new() },
             followers,
             processes,
+            dir: dir.clone(),
         })
     }
 
@@ -147,15 +152,12 @@ impl Launched {
     /// Waits until nothing of the agent is left and its log is read to the end. Returns the notice, if one came.
     pub async fn finish(mut self) -> Option<Notice> {
         self.kill();
-        let mut lost = !matches!(timeout(TREE_END, self.launcher.wait()).await, Ok(Ok(status)) if status.success());
-        if lost && self.launcher.try_wait().ok().flatten().is_none() {
-            let _ = self.launcher.start_kill();
-            lost = true;
-        }
-        if lost {
+        let whole = matches!(timeout(TREE_END, self.launcher.wait()).await, Ok(Ok(status)) if status.success());
+        if !whole {
             // Somebody killed the launcher. The kernel ended the main process with it; the rest is up to us.
-            let processes = self.processes.clone();
-            let _ = tokio::task::spawn_blocking(move || processes.kill()).await;
+            let _ = self.launcher.start_kill();
+            let (dir, processes) = (self.dir.clone(), self.processes.clone());
+            let _ = tokio::task::spawn_blocking(move || processes.kill().and_then(|_| dir.evict())).await;
             let _ = timeout(LOG_END, self.launcher.wait()).await;
         }
         for follower in &mut self.followers {

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use hoistway_model::{Error, Name, Result, RevisionId};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -78,7 +79,11 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_millis(500), most: Duration::from_secs(60), forgiven_after: Duration::from_secs(60) }
+        Self {
+            first: Duration::from_millis(500),
+            most: Duration::from_secs(60),
+            forgiven_after: Duration::from_secs(60),
+        }
     }
 }
 
@@ -100,12 +105,17 @@ struct Entry {
 impl ProcessRuntime {
     /// Opens the runtime's directory. Processes that an earlier runtime left there are ended first: exactly those,
     /// known by pid, start time and boot.
-    pub async fn new(config: ProcessConfig) -> Result<Self> {
+    pub async fn new(mut config: ProcessConfig) -> Result<Self> {
         let dir = config.dir.clone();
-        let strays = tokio::task::spawn_blocking(move || rundir::clean(&dir))
-            .await
-            .map_err(|error| Error::internal("cleaning up after an earlier run", error))?
-            .map_err(|error| Error::internal("cleaning up after an earlier run", error))?;
+        let opened = tokio::task::spawn_blocking(move || {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+            // Agents have other working directories, and leftovers are known by their paths.
+            let dir = dir.canonicalize()?;
+            Ok((rundir::clean(&dir)?, dir))
+        });
+        let opened = opened.await.map_err(std::io::Error::other).and_then(|opened| opened);
+        let strays;
+        (strays, config.dir) = opened.map_err(|error| Error::internal("opening the agents' directory", error))?;
         if strays > 0 {
             tracing::warn!(strays, "ended agents that an earlier run had left behind");
         }

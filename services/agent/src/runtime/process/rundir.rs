@@ -1,17 +1,21 @@
 //! The private directory of an instance, `RUN/<end of the revision's id>/`, and what an earlier run left there.
 
 use crate::launcher::procfs::{self, Process};
-use crate::launcher::{RunAs, kill_tree_of};
+use crate::launcher::{RunAs, kill_all, kill_tree_of};
 use hoistway_model::RevisionId;
 use rustix::fs::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The file that says which processes belong to the directory.
 const PROCESSES: &str = "process.json";
+
+/// How often an eviction looks again for processes that were born during the last one.
+const EVICTIONS: usize = 8;
 
 /// An instance's directory.
 #[derive(Debug, Clone)]
@@ -59,6 +63,28 @@ impl RunDir {
         self.0.join("tmp")
     }
 
+    /// Ends every process that has this directory in its environment: those that slipped away from a launcher that was
+    /// killed. The path holds a revision's random digits, so nobody else has it. Says whether there were any.
+    pub fn evict(&self) -> Result<bool> {
+        let marks = [("HOME=", self.home()), ("TMPDIR=", self.tmp())]
+            .map(|(name, path)| [name.as_bytes(), path.as_os_str().as_bytes()].concat());
+        let ours = |pid: i32| {
+            fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|env| env.split(|&b| b == 0).any(|entry| marks.iter().any(|mark| mark == entry)))
+        };
+        let mut any = false;
+        for _ in 0..EVICTIONS {
+            let left: Vec<i32> =
+                procfs::all()?.iter().filter(|s| !s.is_dead()).map(|s| s.pid).filter(|&p| ours(p)).collect();
+            if left.is_empty() {
+                break;
+            }
+            any = true;
+            kill_all(&left);
+        }
+        Ok(any)
+    }
+
     /// Makes it, empty.
     pub fn create(&self, owner: Option<RunAs>) -> Result<()> {
         self.remove()?;
@@ -98,11 +124,18 @@ pub(super) fn clean(dir: &Path) -> Result<usize> {
     let mut strays = 0;
     for entry in fs::read_dir(&run)? {
         let left = RunDir(entry?.path());
-        match fs::read(left.0.join(PROCESSES)).and_then(|json| serde_json::from_slice(&json).map_err(Error::from)) {
-            Ok::<Processes, _>(processes) => strays += usize::from(processes.kill()?),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, dir = %left.0.display(), "cannot tell what an earlier run left here"),
-        }
+        let noted =
+            fs::read(left.0.join(PROCESSES)).and_then(|json| serde_json::from_slice(&json).map_err(Error::from));
+        let killed = match noted {
+            Ok::<Processes, _>(processes) => processes.kill()?,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => {
+                tracing::warn!(%error, dir = %left.0.display(), "cannot tell what an earlier run left here");
+                false
+            }
+        };
+        let evicted = left.evict()?;
+        strays += usize::from(killed || evicted);
         if let Err(error) = left.remove() {
             // An agent may have made directories that its own user cannot enter. They only cost space.
             tracing::warn!(%error, dir = %left.0.display(), "cannot remove an agent's private directory");
@@ -116,7 +149,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::process::CommandExt;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, Command, Stdio};
 
     /// A process that ends with its test.
@@ -160,7 +193,7 @@ mod tests {
     fn only_exact_matches_are_ended() {
         let dir = tempfile::tempdir().unwrap();
         let mut others = [Sleeper::new("exec sleep 60"), Sleeper::new("exec sleep 60")];
-        let mut stray = Sleeper::new("sleep 60 & wait");
+        let mut stray = Sleeper::new("sleep 60 & exec sleep 60");
         let none = Process { pid: i32::MAX, start_time: 1 };
 
         let note = |processes: Processes| {
@@ -172,12 +205,20 @@ mod tests {
         note(Processes::new(Process { start_time: first.start_time + 1, ..first }, none).unwrap());
         note(Processes { boot_id: "another".into(), launcher: others[1].process(), agent: none });
         note(Processes::new(none, stray.process()).unwrap());
+        let run = RunDir::of(dir.path(), &RevisionId::mint());
+        run.create(None).unwrap();
+        let mut hidden = Sleeper::new(&format!("HOME={} exec sleep 60", run.home().display()));
+        while !fs::read(format!("/proc/{}/cmdline", hidden.0.id())).unwrap().starts_with(b"sleep") {
+            std::thread::yield_now();
+        }
         fs::create_dir(dir.path().join("run/empty")).unwrap();
         fs::create_dir(dir.path().join("run/broken")).unwrap();
         fs::write(dir.path().join("run/broken").join(PROCESSES), "{").unwrap();
 
-        assert_eq!(clean(dir.path()).unwrap(), 1);
-        assert!(!stray.0.wait().unwrap().success());
+        assert_eq!(clean(dir.path()).unwrap(), 2);
+        for ended in [&mut stray, &mut hidden] {
+            assert_eq!(ended.0.wait().unwrap().signal(), Some(9));
+        }
         assert!(others.iter_mut().all(|other| other.0.try_wait().unwrap().is_none()));
         assert_eq!(fs::read_dir(dir.path().join("run")).unwrap().count(), 0);
     }

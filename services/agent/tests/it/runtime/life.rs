@@ -84,7 +84,7 @@ async fn a_start_may_end_in_any_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crashed_agent_starts_again_on_the_same_port() {
-    let stage = Stage::with(|config| config.backoff.first = Duration::from_millis(200)).await;
+    let stage = Stage::with(|config| config.backoff.first = Duration::from_millis(1500)).await;
     let source = "import os, sys, signal
 def handle(line):
     if line == 'segv': os.kill(os.getpid(), signal.SIGSEGV)
@@ -208,7 +208,10 @@ async fn a_few_start_at_a_time_and_a_slow_one_does_not_hold_up_the_rest_for_ever
     })
     .await;
     let before = std::time::Instant::now();
-    let slow = stage.runtime.apply(stage.instance("import time\ntime.sleep(600)")).await.unwrap();
+    let marker = stage.dir.path().join("slow-one-is-starting");
+    let source = format!("import time\nopen({:?}, 'w').close()\ntime.sleep(600)", marker.to_str().unwrap());
+    let slow = stage.runtime.apply(stage.instance(&source)).await.unwrap();
+    wait_for_file(&marker).await;
     let (_, quick) = stage.ready("def handle(line): return line").await;
     assert!(before.elapsed() >= Duration::from_millis(700));
     assert_eq!((slow.state(), quick.state()), (State::Starting, State::Ready));
@@ -227,7 +230,7 @@ async fn the_real_runner_speaks_the_same_protocol() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
 
-    let mut broken = stage.instance("import nothing_of_this_name");
+    let mut broken = stage.instance("import nothing_of_this_name\ndef handler(request): return 1");
     let Program::Unpacked { runner: path, .. } = &mut broken.program else { unreachable!() };
     *path = runner.into();
     let error = stage.runtime.apply(broken).await.unwrap().ready().await.unwrap_err();

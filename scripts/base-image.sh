@@ -28,7 +28,9 @@ if [ ! -s "$tarball" ]; then
     for path in doc man locale info; do
         exclude+=(--dpkgopt="path-exclude=/usr/share/$path/*")
     done
-    mmdebstrap --quiet --variant=essential --include="$packages" "${exclude[@]}" "$suite" "$part" </dev/null
+    # No device nodes: published images have none either.
+    mmdebstrap --quiet --variant=essential --skip=output/dev --include="$packages" "${exclude[@]}" \
+        "$suite" "$part" </dev/null
     mv "$part" "$tarball"
 fi
 

@@ -31,6 +31,9 @@ fi
 # The profile of `cargo run --release -- up`: dependencies with C code are compiled once for all of it.
 step cargo clippy --workspace --all-targets --release -- -D warnings
 
+# What runs inside every agent's process: Python, so tested in Python.
+step python3 services/build/runner/test_runner.py
+
 # All programs first: end-to-end tests start the real ones.
 step cargo build --workspace --all-targets --release
 step cargo test --workspace --release

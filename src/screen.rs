@@ -15,6 +15,8 @@ pub struct Screen {
     pub data_dir: PathBuf,
     /// The interpreter, as `3.11 at /usr/bin/python3.11`.
     pub python: String,
+    /// Why packages cannot be installed, if they cannot.
+    pub no_packages: Option<String>,
     /// The gRPC services by name.
     pub services: Vec<(&'static str, SocketAddr)>,
     /// What keeps agents from harming the machine, as enforced.
@@ -34,6 +36,9 @@ impl fmt::Display for Screen {
         writeln!(f, "  registry   {}", self.registry)?;
         writeln!(f, "  data       {}", self.data_dir.display())?;
         writeln!(f, "  Python     {}", self.python)?;
+        if let Some(why) = &self.no_packages {
+            writeln!(f, "             {why}")?;
+        }
         writeln!(f, "  gRPC       {}", grpc.join(", "))?;
         writeln!(f, "  agents     {}; network: open", self.isolation)?;
         if self.agents > 0 {
@@ -43,7 +48,10 @@ impl fmt::Display for Screen {
         writeln!(f, "  export RUNAGENTS_API_KEY=$(cat '{key}')")?;
         writeln!(f, "  curl -sS {url}/deploy -H \"Authorization: Bearer $RUNAGENTS_API_KEY\" -d '{{")?;
         writeln!(f, "    \"agent_name\": \"hello\",")?;
-        writeln!(f, "    \"source_files\": {{\"agent.py\": \"def handler(message):\\n    return \\\"Hello, \\\" + message\\n\"}}")?;
+        writeln!(
+            f,
+            "    \"source_files\": {{\"agent.py\": \"def handler(message):\\n    return \\\"Hello, \\\" + message\\n\"}}"
+        )?;
         writeln!(f, "  }}'")?;
         writeln!(f, "  curl -sS {url}/agents/hello/invoke -H \"Authorization: Bearer $RUNAGENTS_API_KEY\" \\")?;
         writeln!(f, "    -d '{{\"message\": \"world\"}}'")?;
@@ -65,6 +73,7 @@ impl Screen {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -75,6 +84,7 @@ mod tests {
             registry: "127.0.0.1:5001".into(),
             data_dir: "/data".into(),
             python: "3.11 at /usr/bin/python3.11".into(),
+            no_packages: Some("packages cannot be installed".into()),
             services: vec![("build", SocketAddr::from(([127, 0, 0, 1], 5002)))],
             isolation: "not sandboxed".into(),
             agents: 2,

@@ -124,6 +124,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let build_deps = build::Deps { token: shared.token.clone(), api_key: Some(shared.api_key.clone()) };
     let build_service = build::open(&build_config, &build_deps, services.child_token()).await?;
     let interpreter = build_service.interpreter().clone();
+    let no_packages = build_service.packages();
 
     let agent_config = agent::Config {
         data_dir: data_dir.clone(),
@@ -132,27 +133,20 @@ pub async fn run(args: UpArgs) -> Result<()> {
         python: Some(interpreter.executable.clone()),
         ..agent::Config::default()
     };
-    let agent_deps =
-        agent::Deps { token: shared.token.clone(), master_key: shared.master_key.clone(), runtime: None };
+    let agent_deps = agent::Deps { token: shared.token.clone(), master_key: shared.master_key.clone(), runtime: None };
     let agent_service = agent::open(&agent_config, &agent_deps).await?;
     let agent_server = agent::grpc(agent_service.handle(), &agent_deps)?;
 
-    let gateway_config = gateway::Config {
-        data_dir: data_dir.clone(),
-        public_registry: registry.clone(),
-        ..gateway::Config::default()
-    };
+    let gateway_config =
+        gateway::Config { data_dir: data_dir.clone(), public_registry: registry.clone(), ..gateway::Config::default() };
     let patience = gateway_config.deploy_deadline();
     let clients = Services {
         tools: Arc::new(ToolRegistryClient::new(tool_server.clone().into_local())),
         builds: Arc::new(BuildClient::new(build_service.server().into_local(), patience)),
         agents: Arc::new(AgentClient::new(agent_server.clone().into_local(), patience)),
     };
-    let deps = gateway::Deps {
-        services: clients,
-        master_key: shared.master_key.clone(),
-        api_key: shared.api_key.clone(),
-    };
+    let deps =
+        gateway::Deps { services: clients, master_key: shared.master_key.clone(), api_key: shared.api_key.clone() };
     let gateway = Gateway::open(&gateway_config, deps, stop.clone()).await?;
 
     let screen = Screen {
@@ -161,6 +155,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         registry,
         data_dir,
         python: format!("{} at {}", interpreter.full_version, interpreter.executable.display()),
+        no_packages,
         services: grpc,
         isolation: agent_service.isolation().to_string(),
         agents: agent_service.handle().list_agents().await?.len(),
@@ -195,6 +190,7 @@ async fn say(screen: Screen) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -6,8 +6,7 @@ use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
     config, exit, ports,
     secrets::MasterKey,
-    shutdown,
-    telemetry,
+    shutdown, telemetry,
     token::{ApiKey, ServiceToken},
 };
 use hoistway_model::Result;

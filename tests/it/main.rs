@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod agents;
+mod compose;
 mod contract;
 mod counts;
 mod fresh_start;

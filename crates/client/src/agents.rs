@@ -114,4 +114,3 @@ impl AgentService for AgentClient {
         answer(self.rpc().ack_routes(request).await).map(drop)
     }
 }
-

@@ -80,10 +80,8 @@ impl ToolRegistry for ToolRegistryClient {
     }
 
     async fn create_model_provider(&self, operation: Operation, provider: ModelProvider) -> Result<ModelProvider> {
-        let request = pb::CreateModelProviderRequest {
-            operation: Some(operation.into()),
-            model_provider: Some(provider.into()),
-        };
+        let request =
+            pb::CreateModelProviderRequest { operation: Some(operation.into()), model_provider: Some(provider.into()) };
         let response = answer(self.rpc().create_model_provider(request).await)?;
         member("model_provider", response.model_provider)?.try_into()
     }

@@ -16,7 +16,7 @@ use std::{
     str::FromStr,
     sync::Arc,
 };
-use tracing::{Level, Span};
+use tracing::{Instrument, Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -117,6 +117,29 @@ tokio::task_local! {
 /// Runs `future` with a request id that every outgoing call of it carries. A task that it spawns has none.
 pub async fn with_request_id<F: Future>(id: impl Into<Arc<str>>, future: F) -> F::Output {
     CURRENT_REQUEST_ID.scope(id.into(), future).await
+}
+
+/// Where work comes from: the span and the request id of a task, to be taken along by another one.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    span: Span,
+    request_id: Option<Arc<str>>,
+}
+
+impl Origin {
+    /// That of the current task.
+    pub fn current() -> Self {
+        Self { span: Span::current(), request_id: request_id() }
+    }
+
+    /// Runs `future` as if it were done where this comes from.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        let future = future.instrument(self.span);
+        match self.request_id {
+            Some(id) => with_request_id(id, future).await,
+            None => future.await,
+        }
+    }
 }
 
 /// The request id of the current task.

@@ -222,7 +222,12 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     /// Starts a revision beside the serving one and answers when it is ready, has failed
     /// ([`crate::Code::AgentStartFailed`] with its last log lines) or waits for its image. A new agent comes to be
     /// with phase `Pending`. The same revision again joins the running start or gets its outcome.
-    async fn start_revision(&self, operation: Operation, revision: RevisionId, spec: AgentSpec) -> Result<RevisionStatus>;
+    async fn start_revision(
+        &self,
+        operation: Operation,
+        revision: RevisionId,
+        spec: AgentSpec,
+    ) -> Result<RevisionStatus>;
 
     /// The point of no return: makes a started revision the agent's, routes to it as soon as it is ready, waits until
     /// every gateway has the new route, and drains the old revision behind it.

@@ -100,6 +100,7 @@ impl From<Digest> for String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

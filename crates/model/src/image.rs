@@ -19,6 +19,9 @@ pub mod label {
     pub const ENTRY_POINT: &str = "dev.hoistway.entry-point";
 }
 
+/// How the history lines of our own layers begin; whatever is below them is a base.
+pub const LAYER_HISTORY: &str = "hoistway: ";
+
 /// Where the user's source is in an image.
 pub const APP_DIR: &str = "/app";
 /// Where the runner is in an image.
@@ -102,7 +105,9 @@ impl FromStr for ImageRef {
             _ => (rest, None),
         };
         let (host, repository) = match rest.split_once('/') {
-            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host.to_owned(), path.to_owned()),
+            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
+                (host.to_owned(), path.to_owned())
+            }
             Some(_) => ("docker.io".to_owned(), rest.to_owned()),
             None => ("docker.io".to_owned(), format!("library/{rest}")),
         };
@@ -133,6 +138,7 @@ fn is_repository(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

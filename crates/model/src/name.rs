@@ -98,6 +98,7 @@ impl AsRef<str> for Name {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

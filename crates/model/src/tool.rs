@@ -212,7 +212,12 @@ pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
     /// Looks up everything that a deploy names and says what [`Self::apply_tools`] would do. A tool whose endpoint or
     /// auth differs, and that another agent uses or that holds credentials, is [`crate::Code::Conflict`] with a
     /// message beginning `failed to create tool "NAME": `.
-    async fn resolve(&self, plan: ToolPlan, providers: Vec<String>, identity_provider: Option<Name>) -> Result<Resolved>;
+    async fn resolve(
+        &self,
+        plan: ToolPlan,
+        providers: Vec<String>,
+        identity_provider: Option<Name>,
+    ) -> Result<Resolved>;
 
     /// Creates and updates the plan's tools and binds the agent to `bind`, all or nothing. Earlier bindings of the
     /// agent stay until [`Self::settle_tools`]. Conflicts as in [`Self::resolve`].

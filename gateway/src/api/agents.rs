@@ -13,6 +13,7 @@ use hoistway_model::{
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
+use tracing::Instrument;
 
 /// The most log lines that one call answers with.
 pub const MAX_TAIL: u32 = 100_000;
@@ -37,8 +38,8 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
     let name = name.name("agent")?;
     let request = telemetry::request_id().unwrap_or_default();
     // A caller that hangs up must not leave the second half undone.
-    let task = state.tasks.spawn(telemetry::with_request_id(request, delete_whole(state.clone(), name)));
-    task.await.map_err(|e| Error::internal("deleting the agent", e))??;
+    let whole = telemetry::with_request_id(request, delete_whole(state.clone(), name)).in_current_span();
+    state.tasks.spawn(whole).await.map_err(|e| Error::internal("deleting the agent", e))??;
     Ok(Json(deleted()))
 }
 
@@ -52,7 +53,9 @@ async fn delete_whole(state: Arc<AppState>, name: Name) -> Result<()> {
             // Nothing to release is as good as released.
             Err(e) if e.code == Code::NotFound => break,
             Err(e) => {
-                return Err(e.prefixed(&format!("agent \"{name}\" is deleted, but its tools still count it as a user: ")));
+                return Err(
+                    e.prefixed(&format!("agent \"{name}\" is deleted, but its tools still count it as a user: "))
+                );
             }
             Ok(()) => break,
         }

@@ -25,6 +25,8 @@ use tokio::{
 
 /// How long a body may make us wait for its next bytes.
 const IDLE: Duration = Duration::from_secs(30);
+/// How long a whole body may take.
+const WHOLE: Duration = Duration::from_secs(300);
 /// How long a body waits for memory that other bodies hold.
 const QUEUE: Duration = Duration::from_secs(10);
 /// How much of a refused body is read and thrown away, so that its sender lives to read the answer, and for how long.
@@ -74,32 +76,42 @@ impl FromRequest<Arc<AppState>> for WholeBody {
         }
         let expected = announced.and_then(|length| usize::try_from(length).ok());
         let room = state.bodies.acquire(expected.unwrap_or(limit)).await?;
-        let mut bytes = BytesMut::with_capacity(expected.unwrap_or(0).min(1 << 20));
-        while let Some(frame) = next_frame(&mut body).await? {
-            let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > limit {
-                return Err(too_large(limit).into());
-            }
-            bytes.extend_from_slice(&data);
+        let room_for = expected.unwrap_or(0).min(1 << 20);
+        match timeout(WHOLE, read(&mut body, room_for, limit)).await {
+            Ok(read) => Ok(Self { bytes: read?, _room: room }),
+            Err(_) => Err(too_slow(WHOLE).into()),
         }
-        Ok(Self { bytes: bytes.freeze(), _room: room })
     }
+}
+
+async fn read(body: &mut Body, room_for: usize, limit: usize) -> Result<Bytes> {
+    let mut bytes = BytesMut::with_capacity(room_for);
+    while let Some(frame) = next_frame(body).await? {
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(too_large(limit));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
 }
 
 async fn next_frame(body: &mut Body) -> Result<Option<Frame<Bytes>>> {
     match timeout(IDLE, body.frame()).await {
-        Ok(frame) => frame.transpose().map_err(|e| {
-            Error::new(Code::InvalidArgument, "the request body broke off before its end").with_source(e)
-        }),
-        Err(_) => {
-            let message = format!("the request body did not go on for {} s", IDLE.as_secs());
-            Err(Error::new(Code::InvalidArgument, message))
-        }
+        Ok(frame) => frame
+            .transpose()
+            .map_err(|e| Error::new(Code::InvalidArgument, "the request body broke off before its end").with_source(e)),
+        Err(_) => Err(too_slow(IDLE)),
     }
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_slow(waited: Duration) -> Error {
+    let message = format!("the request body did not arrive: {} s were waited for it", waited.as_secs());
+    Error::new(Code::InvalidArgument, message)
 }
 
 fn too_large(limit: usize) -> Error {

@@ -156,9 +156,21 @@ mod tests {
             assert_eq!(check(url, port, scheme), Err(want.to_owned()), "{url} {port:?} {scheme:?}");
         }
         for url in [
-            "not a url", "file:///etc/passwd", "a.example:9000", "localhost:9000", "//a.example", "http:a.example", "https://",
-            "https://u:p@a.example", "https://u@a.example", "https://a.example/#x", "https://a.example:99999", "https://a\\b",
-            "ftp://a.example", " https://a.example", "https://a.example/\u{0}",
+            "not a url",
+            "file:///etc/passwd",
+            "a.example:9000",
+            "localhost:9000",
+            "//a.example",
+            "http:a.example",
+            "https://",
+            "https://u:p@a.example",
+            "https://u@a.example",
+            "https://a.example/#x",
+            "https://a.example:99999",
+            "https://a\\b",
+            "ftp://a.example",
+            " https://a.example",
+            "https://a.example/\u{0}",
         ] {
             let e = check(url, None, None).unwrap_err();
             assert!(e.starts_with("t.base_url: ") && !e.contains("u:p"), "{url}: {e}");

@@ -28,9 +28,10 @@ pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<J
 }
 
 fn shape(deployment: &Deployment, public: &PublicAddresses) -> Value {
-    let error = deployment.error.as_ref().map(|failure| {
-        json!({"error": failure.message, "code": failure.code.as_str(), "details": failure.details})
-    });
+    let error = deployment
+        .error
+        .as_ref()
+        .map(|failure| json!({"error": failure.message, "code": failure.code.as_str(), "details": failure.details}));
     json!({
         "id": deployment.id,
         "agent": deployment.agent,

@@ -52,7 +52,8 @@ pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: Who
     let call = Call::begin(&state, name.name("agent")?, body).await?;
     let (limit, deadline, name) = (state.limits.max_answer, call.deadline, call.agent.clone());
     let (mut answered, _open) = call.send("/invoke").await?;
-    let bytes = timeout_at(deadline, collect(&name, answered.body_mut(), limit)).await.map_err(|_| too_slow(&name))??;
+    let bytes =
+        timeout_at(deadline, collect(&name, answered.body_mut(), limit)).await.map_err(|_| too_slow(&name))??;
     if answered.status() != StatusCode::OK {
         return Err(agent_failed(&name, answered.status(), &bytes).into());
     }
@@ -207,7 +208,9 @@ fn stream_type(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(header::CONTENT_TYPE);
     let plain = given.and_then(|value| value.to_str().ok()).and_then(|text| text.split(';').next());
     match (given, plain) {
-        (Some(given), Some(plain)) if STREAM_TYPES.iter().any(|t| t.eq_ignore_ascii_case(plain.trim())) => given.clone(),
+        (Some(given), Some(plain)) if STREAM_TYPES.iter().any(|t| t.eq_ignore_ascii_case(plain.trim())) => {
+            given.clone()
+        }
         _ => HeaderValue::from_static("application/octet-stream"),
     }
 }

@@ -312,7 +312,8 @@ mod tests {
 
     #[test]
     fn wrong_types_name_their_path() {
-        let body = br#"{"s": 5, "n": "1", "f": 1.5, "o": [], "l": {}, "deep": [{"x": 1}, {"x": {}}], "t": ["a", null]}"#;
+        let body =
+            br#"{"s": 5, "n": "1", "f": 1.5, "o": [], "l": {}, "deep": [{"x": 1}, {"x": {}}], "t": ["a", null]}"#;
         let mut o = Object::parse(body).unwrap();
         let text = |e: Error| {
             assert!(e.message.starts_with(e.field.as_deref().unwrap()), "{e}");

@@ -46,9 +46,7 @@ impl Query {
             let (from, to) = (range.start(), range.end());
             Error::field(key, format!("\"{}\" is not a whole number from {from} to {to}", short(text)))
         };
-        self.get(key)
-            .map(|text| text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| wrong(text)))
-            .transpose()
+        self.get(key).map(|text| text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| wrong(text))).transpose()
     }
 
     /// A name.

@@ -19,6 +19,7 @@ use hoistway_model::{
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+use tracing::Instrument;
 
 /// The longest credential and the longest label.
 const MAX_CREDENTIAL: usize = 64 << 10;
@@ -89,7 +90,8 @@ pub fn bind(state: &Arc<AppState>, tool: &Tool) {
             }
         }
     };
-    state.tasks.spawn(telemetry::with_request_id(telemetry::request_id().unwrap_or_default(), task));
+    let request = telemetry::request_id().unwrap_or_default();
+    state.tasks.spawn(telemetry::with_request_id(request, task).in_current_span());
 }
 
 fn shape(tool: &Tool) -> Value {
@@ -196,7 +198,8 @@ impl FromStr for Location {
 }
 
 fn key_place(mut config: Object, warnings: &mut Vec<String>) -> Result<ApiKeyPlace> {
-    let location = one_of::<Location>(&config.path_of("in"), config.string("in")?.as_deref())?.unwrap_or(Location("Header")).0;
+    let location =
+        one_of::<Location>(&config.path_of("in"), config.string("in")?.as_deref())?.unwrap_or(Location("Header")).0;
     let name = config.required("name")?;
     if location == "Header" && http::HeaderName::from_bytes(name.as_bytes()).is_err() {
         return Err(Error::field(config.path_of("name"), format!("\"{}\" is not a header's name", short(&name))));
@@ -260,7 +263,8 @@ mod tests {
     fn flat_and_nested_bodies_say_the_same() {
         let flat = json!({"name": "t", "base_url": "http://a.example:9000", "description": "d", "auth_type": "None", "port": 443, "scheme": "HTTPS"});
         let nested = json!({"name": "t", "spec": {"description": "d", "connection": {"baseUrl": "http://a.example:9000", "port": 9000, "scheme": "HTTP", "authentication": {"type": "none"}}}});
-        let (flat, nested) = (parse(flat.to_string().as_bytes()).unwrap(), parse(nested.to_string().as_bytes()).unwrap());
+        let (flat, nested) =
+            (parse(flat.to_string().as_bytes()).unwrap(), parse(nested.to_string().as_bytes()).unwrap());
         assert_eq!(flat, nested);
         assert_eq!((flat.0.connection.port, flat.0.connection.scheme.as_str(), flat.1.len()), (9000, "HTTP", 0));
     }
@@ -268,21 +272,45 @@ mod tests {
     #[test]
     fn credentials_are_read_and_never_shown() {
         let with = |auth: Value, credentials: Value| json!({"name": "t", "spec": {"connection": {"topology": "Internal", "baseUrl": "http://a.example", "authentication": auth}}, "credentials": credentials});
-        let auth = json!({"type": "APIKey", "apiKeyConfig": {"in": "header", "name": "X-Key", "valuePrefix": "Bearer "}});
+        let auth =
+            json!({"type": "APIKey", "apiKeyConfig": {"in": "header", "name": "X-Key", "valuePrefix": "Bearer "}});
         let (tool, warnings) = parse(with(auth.clone(), json!({"api_key": "s3cr3t"})).to_string().as_bytes()).unwrap();
         assert_eq!(tool.credentials["api_key"].expose(), "s3cr3t");
         let place = tool.connection.api_key.unwrap();
-        assert_eq!((place.location.as_str(), place.name.as_str(), place.value_prefix.as_str()), ("Header", "X-Key", "Bearer "));
+        assert_eq!(
+            (place.location.as_str(), place.name.as_str(), place.value_prefix.as_str()),
+            ("Header", "X-Key", "Bearer ")
+        );
         assert_eq!(warnings, ["unknown field \"spec.connection.topology\" is ignored"]);
         for (auth, credentials, want) in [
             (auth.clone(), json!({"api_kye": "s3cr3t"}), "credentials.api_key: is required"),
-            (auth.clone(), json!({"api_key": "s3cr3t\n"}), "credentials.api_key: is too long or has control characters"),
+            (
+                auth.clone(),
+                json!({"api_key": "s3cr3t\n"}),
+                "credentials.api_key: is too long or has control characters",
+            ),
             (json!({"type": "OAuth2"}), json!({"client_id": "s3cr3t"}), "credentials.client_secret: is required"),
             (json!({}), json!({"api_key": "s3cr3t"}), "credentials: a tool whose authentication is None takes none"),
-            (json!({"type": "APIKey", "apiKeyConfig": {"in": "Cookie", "name": "x"}}), json!({}), "spec.connection.authentication.apiKeyConfig.in: \"Cookie\" is not one of Header, Query"),
-            (json!({"type": "APIKey", "apiKeyConfig": {"name": "a b"}}), json!({}), "spec.connection.authentication.apiKeyConfig.name: \"a b\" is not a header's name"),
-            (json!({"apiKeyConfig": {"name": "a"}}), json!({}), "spec.connection.authentication.apiKeyConfig: is only for authentication.type APIKey"),
-            (json!({"type": "Magic"}), json!({}), "spec.connection.authentication.type: \"Magic\" is not one of None, APIKey, OAuth2"),
+            (
+                json!({"type": "APIKey", "apiKeyConfig": {"in": "Cookie", "name": "x"}}),
+                json!({}),
+                "spec.connection.authentication.apiKeyConfig.in: \"Cookie\" is not one of Header, Query",
+            ),
+            (
+                json!({"type": "APIKey", "apiKeyConfig": {"name": "a b"}}),
+                json!({}),
+                "spec.connection.authentication.apiKeyConfig.name: \"a b\" is not a header's name",
+            ),
+            (
+                json!({"apiKeyConfig": {"name": "a"}}),
+                json!({}),
+                "spec.connection.authentication.apiKeyConfig: is only for authentication.type APIKey",
+            ),
+            (
+                json!({"type": "Magic"}),
+                json!({}),
+                "spec.connection.authentication.type: \"Magic\" is not one of None, APIKey, OAuth2",
+            ),
         ] {
             assert_eq!(refused(with(auth, credentials)), want);
         }
@@ -291,7 +319,10 @@ mod tests {
     #[test]
     fn name_and_base_url_are_needed_in_either_body() {
         for body in [
-            json!({}), json!({"name": "t"}), json!({"base_url": "http://a.example"}), json!({"name": "t", "spec": {}}),
+            json!({}),
+            json!({"name": "t"}),
+            json!({"base_url": "http://a.example"}),
+            json!({"name": "t", "spec": {}}),
             json!({"name": "t", "spec": {"connection": {"baseUrl": " "}}}),
         ] {
             assert_eq!(refused(body), "tool name and base_url are required");

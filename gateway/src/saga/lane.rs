@@ -2,10 +2,11 @@
 
 use super::{Watch, progress_of};
 use crate::{
-    deploy::{Accepted, Progress},
     api::deploy_request::DeployRequest,
+    deploy::{Accepted, Progress},
     store::Record,
 };
+use hoistway_kit::telemetry::Origin;
 use hoistway_model::{Digest, Name};
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,6 +20,8 @@ pub struct Job {
     pub identity: Digest,
     pub record: Mutex<Record>,
     pub request: DeployRequest,
+    /// The request that it came with, or the start of this process.
+    pub origin: Origin,
     progress: Watch,
     accepted: (hoistway_model::DeploymentId, Vec<String>),
 }
@@ -27,7 +30,7 @@ impl Job {
     pub fn new(identity: Digest, record: Record, request: DeployRequest) -> Self {
         let progress = watch::Sender::new(progress_of(&record));
         let accepted = (record.id, record.warnings.clone());
-        Self { identity, record: Mutex::new(record), request, progress, accepted }
+        Self { identity, record: Mutex::new(record), request, origin: Origin::current(), progress, accepted }
     }
 
     /// What the caller, or one who joins, gets.

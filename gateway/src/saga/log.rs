@@ -242,6 +242,7 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn path(builds: bool, changes_tools: bool) -> Vec<Step> {

@@ -12,12 +12,12 @@ mod steps;
 mod worker;
 
 use crate::{
-    deploy::{Accepted, Deployer, Deployment, Outcome, Progress},
     api::deploy_request::{DeployRequest, Source},
+    deploy::{Accepted, Deployer, Deployment, Outcome, Progress},
     store::{Journal, Record},
 };
 use async_trait::async_trait;
-use hoistway_kit::{secrets::MasterKey, time::now_ms};
+use hoistway_kit::{secrets::MasterKey, telemetry::Origin, time::now_ms};
 use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
 use lane::{Job, Lane, Lanes};
 use log::{Log, State, Step};
@@ -102,7 +102,7 @@ impl Deployer for Saga {
         // A task of its own: a client that hangs up must not leave a deployment that is journalled but not running.
         self.0
             .tasks
-            .spawn(async move { inner.accept(request, strict).await })
+            .spawn(Origin::current().scope(async move { inner.accept(request, strict).await }))
             .await
             .map_err(|e| Error::internal("accepting the deployment", e))?
     }
@@ -172,7 +172,7 @@ impl Inner {
 
     async fn run_lane(self: Arc<Self>, lane: Arc<Lane>) {
         while let Some(job) = lane.front().await {
-            let Ok(progress) = worker::run(&self, &job).await else {
+            let Ok(progress) = job.origin.clone().scope(worker::run(&self, &job)).await else {
                 // Shutting down: the journal has them, and whoever waits for them is told by their going.
                 return lane.clear().await;
             };

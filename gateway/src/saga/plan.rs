@@ -43,12 +43,13 @@ pub fn check(findings: &Findings, request: &DeployRequest, strict: bool) -> Resu
 /// For an image deploy: asks which manifest the tag stands for now, so that a moved tag is a change.
 pub async fn pin_image(services: &Services, request: &DeployRequest, findings: &mut Findings) -> Result<()> {
     if let Source::Image(image) = &request.source {
-        findings.image_digest = match image.digest {
-            Some(digest) => Some(digest),
-            None => services.agents.resolve_image(image.clone()).await.map_err(|e| {
-                if e.code == Code::ImageNotFound { e.prefixed("failed to create agent: ") } else { e }
-            })?,
-        };
+        findings.image_digest =
+            match image.digest {
+                Some(digest) => Some(digest),
+                None => services.agents.resolve_image(image.clone()).await.map_err(|e| {
+                    if e.code == Code::ImageNotFound { e.prefixed("failed to create agent: ") } else { e }
+                })?,
+            };
     }
     Ok(())
 }

@@ -102,10 +102,7 @@ impl Record {
             image: self.log.image.map(Into::into),
             error,
             created_at: self.created_at,
-            updated_at: self
-                .completed_at
-                .or_else(|| timings.last().map(|t| t.started_at))
-                .unwrap_or(self.created_at),
+            updated_at: self.completed_at.or_else(|| timings.last().map(|t| t.started_at)).unwrap_or(self.created_at),
             completed_at: self.completed_at,
         }
     }

@@ -36,6 +36,7 @@ fn without_build() -> Progress {
 async fn deploy(gateway: &Gateway, query: &str, body: Value, steps: Vec<Progress>) -> Answer {
     let mut accepted = gateway.deployer.accepted.subscribe();
     let before = accepted.borrow().len();
+    gateway.deployer.progress.send_replace(Progress::default());
     let go_on = async {
         accepted.wait_for(|accepted| accepted.len() > before).await.unwrap();
         for step in steps {
@@ -63,7 +64,10 @@ async fn a_clean_answer_is_the_references() {
 async fn an_image_deploy_says_nothing_of_builds() {
     let gateway = Gateway::start().await;
     let answer = deploy(&gateway, "", from_image(), vec![done(without_build())]).await;
-    assert_eq!((answer.status, answer.text.as_str()), (201, r#"{"agent":"a","namespace":"agent-system","tools_created":[]}"#));
+    assert_eq!(
+        (answer.status, answer.text.as_str()),
+        (201, r#"{"agent":"a","namespace":"agent-system","tools_created":[]}"#)
+    );
     let answer = gateway.post("/api/v1/deploy", from_image()).await;
     assert_eq!(answer.status, 201);
 }
@@ -122,14 +126,17 @@ async fn the_caller_chooses_what_to_wait_for() {
 async fn failures_after_the_start_are_500_with_their_cause() {
     let gateway = Gateway::start().await;
     for (code, message, want) in [
-        (Code::RequirementFailed, "build failed: no such package", "500 requirement_failed build failed: no such package"),
+        (
+            Code::RequirementFailed,
+            "build failed: no such package",
+            "500 requirement_failed build failed: no such package",
+        ),
         (Code::Unavailable, "build failed: away", "500 unavailable build failed: away"),
         (Code::DeadlineExceeded, "failed to create agent: slow", "500 deadline_exceeded failed to create agent: slow"),
         (Code::Conflict, "failed to create tool \"t\": taken", "409 conflict failed to create tool \"t\": taken"),
         (Code::InsufficientStorage, "build failed: disk full", "507 insufficient_storage build failed: disk full"),
     ] {
         let failed = Progress { done: Some(Err(Arc::new(Error::new(code, message)))), ..Progress::default() };
-        gateway.deployer.progress.send_replace(Progress::default());
         let answer = deploy(&gateway, "", source(), vec![failed]).await;
         assert_eq!(answer.error(), want);
         assert_eq!(answer.header("hoistway-deployment"), gateway.deployer.id.to_string());

@@ -12,8 +12,11 @@ use tokio::{
 #[tokio::test]
 async fn nothing_opens_without_a_key() {
     let gateway = Gateway::start().await;
-    let missing = "401 unauthenticated an API key is needed, as \"Authorization: Bearer KEY\" or \"X-RunAgents-API-Key: KEY\"";
-    for (method, path) in [("GET", "/api/agents"), ("GET", "/api/nothing"), ("PUT", "/api/deploy"), ("POST", "/api/v1/deploy")] {
+    let missing =
+        "401 unauthenticated an API key is needed, as \"Authorization: Bearer KEY\" or \"X-RunAgents-API-Key: KEY\"";
+    for (method, path) in
+        [("GET", "/api/agents"), ("GET", "/api/nothing"), ("PUT", "/api/deploy"), ("POST", "/api/v1/deploy")]
+    {
         let answer = gateway.call_with(method, path, "{nope", &[]).await;
         assert_eq!(answer.error(), missing);
         assert_eq!(answer.header("www-authenticate"), "Bearer");
@@ -60,7 +63,10 @@ async fn unknown_paths_and_methods_are_json() {
     }
     for (method, path, allow) in [("PUT", "/api/deploy", "POST"), ("PATCH", "/api/v1/agents/a", "GET,HEAD,DELETE")] {
         let answer = gateway.call(method, path, "").await;
-        assert_eq!(answer.error(), format!("405 method_not_allowed {method} does not exist at {path}; see the Allow header"));
+        assert_eq!(
+            answer.error(),
+            format!("405 method_not_allowed {method} does not exist at {path}; see the Allow header")
+        );
         assert_eq!(answer.header("allow"), allow);
     }
 }

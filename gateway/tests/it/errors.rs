@@ -35,8 +35,10 @@ async fn every_error_of_the_request() {
     let name = "is not a valid name: use at most 63 lower-case letters, digits and '-', beginning and ending with a letter or digit";
     let good_tool = json!({"name": "fine", "base_url": "https://a.example"});
     let second = |t: Value| with(json!({"tools_to_create": [good_tool.clone(), t]}));
-    let tools = |missing: &str| format!("tool name and base_url are required [\"tools_to_create[1].{missing} is missing\"]");
-    let option = "is an option; only lines such as `name`, `name[extra]>=1.0,<2` or `name; python_version < \"3.12\"` are taken";
+    let tools =
+        |missing: &str| format!("tool name and base_url are required [\"tools_to_create[1].{missing} is missing\"]");
+    let option =
+        "is an option; only lines such as `name`, `name[extra]>=1.0,<2` or `name; python_version < \"3.12\"` are taken";
     let table: Vec<(String, String)> = vec![
         ("".into(), "the body is empty; a JSON object is expected".into()),
         ("{nope".into(), "the body is not valid JSON: key must be a string at line 1 column 2".into()),

@@ -7,10 +7,11 @@ use hoistway_gateway::{
     deploy::{Accepted, Deployer, Deployment, DeploymentStatus, Progress},
 };
 use hoistway_model::{
-    AgentService, BuildService, Code, DeploymentId, Digest, Error, Name, Operation, OperationId, Result, RevisionId, Secret,
-    ToolRegistry,
+    AgentService, BuildService, Code, DeploymentId, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
+    Secret, ToolRegistry,
     agent::{
-        Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, RouteStream, VersionedRoute,
+        Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, RouteStream,
+        VersionedRoute,
     },
     build::{Build, BuildRequest, BuildStatus, BuiltImage},
     image::ImageRef,
@@ -81,7 +82,10 @@ impl ToolRegistry for FakeTools {
         let mut tools = self.tools.lock().unwrap();
         let has_credentials = !tool.credentials.is_empty();
         if let Some(known) = tools.get(&tool.name).filter(|known| known.connection != tool.connection) {
-            return Err(Error::new(Code::Conflict, format!("tool \"{}\" is registered with another endpoint", known.name)));
+            return Err(Error::new(
+                Code::Conflict,
+                format!("tool \"{}\" is registered with another endpoint", known.name),
+            ));
         }
         let internal_url = tool.connection.base_url.clone();
         let NewTool { name, description, connection, labels, .. } = tool;
@@ -188,7 +192,7 @@ pub struct FakeAgents {
     pub bound: watch::Sender<Vec<BoundTool>>,
     pub acknowledged: watch::Sender<u64>,
     routes: Mutex<Vec<Route>>,
-    watchers: Mutex<Vec<mpsc::UnboundedSender<Result<VersionedRoute>>>>,
+    watchers: Mutex<Vec<mpsc::Sender<Result<VersionedRoute>>>>,
     version: Mutex<u64>,
 }
 
@@ -247,7 +251,7 @@ impl FakeAgents {
         let mut version = self.version.lock().unwrap();
         *version += 1;
         let change = VersionedRoute { version: *version, event };
-        self.watchers.lock().unwrap().retain(|watcher| watcher.send(Ok(change.clone())).is_ok());
+        self.watchers.lock().unwrap().retain(|watcher| watcher.try_send(Ok(change.clone())).is_ok());
         *version
     }
 
@@ -299,9 +303,9 @@ impl AgentService for FakeAgents {
     }
 
     async fn watch_routes(&self, _: String) -> Result<RouteStream> {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::channel(64);
         let snapshot = RouteEvent::Snapshot(self.routes.lock().unwrap().clone());
-        let _ = sender.send(Ok(VersionedRoute { version: *self.version.lock().unwrap(), event: snapshot }));
+        let _ = sender.try_send(Ok(VersionedRoute { version: *self.version.lock().unwrap(), event: snapshot }));
         self.watchers.lock().unwrap().push(sender);
         Ok(stream::unfold(receiver, |mut r| async move { r.recv().await.map(|event| (event, r)) }).boxed())
     }
@@ -324,8 +328,7 @@ pub struct FakeDeployer {
 
 impl FakeDeployer {
     pub fn new() -> Arc<Self> {
-        let resolved =
-            Resolved { tools: vec![], changed: false, providers: vec![], identity_provider_known: false };
+        let resolved = Resolved { tools: vec![], changed: false, providers: vec![], identity_provider_known: false };
         Arc::new(Self {
             progress: watch::Sender::default(),
             accepted: watch::Sender::default(),

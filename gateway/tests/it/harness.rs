@@ -49,7 +49,8 @@ impl Answer {
         let mut body = self.json();
         let id = body.as_object_mut().unwrap().remove("request_id").unwrap();
         assert_eq!(id.as_str().unwrap(), self.header("x-request-id"));
-        let mut text = format!("{} {} {}", self.status, body["code"].as_str().unwrap(), body["error"].as_str().unwrap());
+        let mut text =
+            format!("{} {} {}", self.status, body["code"].as_str().unwrap(), body["error"].as_str().unwrap());
         if let Some(details) = body.get("details") {
             text.push_str(&format!(" {details}"));
         }
@@ -104,7 +105,13 @@ impl Gateway {
         self.call_with(method, path, body, &[("authorization", &format!("Bearer {}", self.key))]).await
     }
 
-    pub async fn call_with(&self, method: &str, path: &str, body: impl Into<Bytes>, headers: &[(&str, &str)]) -> Answer {
+    pub async fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: impl Into<Bytes>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         let response = self.open(method, path, body, headers).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

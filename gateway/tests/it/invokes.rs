@@ -82,11 +82,8 @@ fn answer(status: &str, body: &str) -> Script {
 }
 
 fn route(address: Option<String>) -> Route {
-    let target = address.map(|address| Target {
-        revision: RevisionId::mint(),
-        address,
-        token: Secret::new("invoke-token"),
-    });
+    let target =
+        address.map(|address| Target { revision: RevisionId::mint(), address, token: Secret::new("invoke-token") });
     Route { agent: name("a"), ready: target.is_some(), target, message: String::new(), needs_caller_identity: false }
 }
 
@@ -112,13 +109,20 @@ async fn the_answer_is_the_runners_and_the_request_ours() {
     let body = r#"{"response": {"deep": [1.0]},  "extra": 7}"#;
     let (gateway, runner) = with_runner(answer("200 OK", body)).await;
     let key = format!("Bearer {}", gateway.key);
-    let headers = [("authorization", key.as_str()), ("x-end-user-id", "root"), ("x-request-id", "my-id"), ("x-hoistway-invoke-token", "forged")];
+    let headers = [
+        ("authorization", key.as_str()),
+        ("x-end-user-id", "root"),
+        ("x-request-id", "my-id"),
+        ("x-hoistway-invoke-token", "forged"),
+    ];
     let sent = r#"{"message": "hi",  "more": [1]}"#;
     let answer = gateway.call_with("POST", "/api/agents/a/invoke", sent, &headers).await;
     assert_eq!((answer.status, answer.text.as_str(), answer.header("content-type")), (200, body, "application/json"));
     let request = runner.requests.lock().unwrap()[0].clone();
     assert!(request.starts_with("POST /invoke HTTP/1.1\r\n") && request.ends_with(sent), "{request}");
-    assert!(request.contains("x-hoistway-invoke-token: invoke-token\r\n") && request.contains("x-request-id: my-id\r\n"));
+    assert!(
+        request.contains("x-hoistway-invoke-token: invoke-token\r\n") && request.contains("x-request-id: my-id\r\n")
+    );
     assert!(!request.contains("root") && !request.contains("forged") && !request.contains(&gateway.key));
 }
 
@@ -133,7 +137,10 @@ async fn what_cannot_be_invoked_says_why() {
 
     let down = Route { message: "it crashed; next start in 4 s".into(), ..route(None) };
     changed(&gateway, down).await;
-    assert_eq!(invoke(&gateway).await.error(), "503 unavailable agent \"a\" is not ready: it crashed; next start in 4 s");
+    assert_eq!(
+        invoke(&gateway).await.error(),
+        "503 unavailable agent \"a\" is not ready: it crashed; next start in 4 s"
+    );
     changed(&gateway, Route { needs_caller_identity: true, ..route(None) }).await;
     assert_eq!(
         invoke(&gateway).await.error(),
@@ -163,14 +170,26 @@ async fn what_cannot_be_invoked_says_why() {
 async fn failures_of_the_agent_have_our_shape() {
     let raised = r#"{"error": "ValueError: bad-luck-13", "code": "agent_error", "details": ["Traceback", "ValueError: bad-luck-13"]}"#;
     for (script, want) in [
-        (answer("500 Internal Server Error", raised), "500 agent_error ValueError: bad-luck-13 [\"Traceback\",\"ValueError: bad-luck-13\"]"),
-        (answer("400 Bad Request", r#"{"error": "message is too strange"}"#), "400 invalid_argument message is too strange"),
+        (
+            answer("500 Internal Server Error", raised),
+            "500 agent_error ValueError: bad-luck-13 [\"Traceback\",\"ValueError: bad-luck-13\"]",
+        ),
+        (
+            answer("400 Bad Request", r#"{"error": "message is too strange"}"#),
+            "400 invalid_argument message is too strange",
+        ),
         (answer("403 Forbidden", r#"{"error": "s3cr3t"}"#), "500 internal internal error while calling agent \"a\""),
-        (answer("503 Service Unavailable", r#"{"error": "it is draining"}"#), "503 unavailable agent \"a\" is not ready: it is draining"),
+        (
+            answer("503 Service Unavailable", r#"{"error": "it is draining"}"#),
+            "503 unavailable agent \"a\" is not ready: it is draining",
+        ),
         (answer("418 Teapot", "<html>"), "500 agent_error agent \"a\" answered with HTTP status 418"),
         (answer("200 OK", "<html>"), "500 agent_error agent \"a\" answered with something that is not JSON"),
         (vec![], "502 agent_crashed agent \"a\" broke the connection off while answering; its logs may say why"),
-        (vec![Some("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".into())], "502 agent_crashed agent \"a\" broke the connection off while answering; its logs may say why"),
+        (
+            vec![Some("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".into())],
+            "502 agent_crashed agent \"a\" broke the connection off while answering; its logs may say why",
+        ),
     ] {
         let (gateway, runner) = with_runner(script).await;
         assert_eq!(invoke(&gateway).await.error(), want);
@@ -209,7 +228,8 @@ async fn a_stream_arrives_as_it_is_sent() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata1\r\n";
     let (gateway, runner) = with_runner(vec![Some(head.into()), None, Some("5\r\ndata2\r\n0\r\n\r\n".into())]).await;
     let key = format!("Bearer {}", gateway.key);
-    let response = gateway.open("POST", "/api/agents/a/invoke/stream", r#"{"message": "hi"}"#, &[("authorization", &key)]).await;
+    let response =
+        gateway.open("POST", "/api/agents/a/invoke/stream", r#"{"message": "hi"}"#, &[("authorization", &key)]).await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let mut body = response.into_body();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data1");
@@ -224,10 +244,12 @@ async fn a_stream_that_breaks_off_does_not_look_whole() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata1\r\n";
     let (gateway, _runner) = with_runner(vec![Some(head.into())]).await;
     let key = format!("Bearer {}", gateway.key);
-    let response = gateway.open("POST", "/api/agents/a/invoke/stream", r#"{"message": "hi"}"#, &[("authorization", &key)]).await;
+    let response =
+        gateway.open("POST", "/api/agents/a/invoke/stream", r#"{"message": "hi"}"#, &[("authorization", &key)]).await;
     assert_eq!(response.headers()["content-type"], "application/octet-stream");
     assert!(response.into_body().collect().await.is_err());
-    let (gateway, _runner) = with_runner(answer("500 Internal Server Error", r#"{"error": "no", "code": "agent_error"}"#)).await;
+    let (gateway, _runner) =
+        with_runner(answer("500 Internal Server Error", r#"{"error": "no", "code": "agent_error"}"#)).await;
     let answer = gateway.post("/api/agents/a/invoke/stream", json!({"message": "hi"})).await;
     assert_eq!(answer.error(), "500 agent_error no");
 }

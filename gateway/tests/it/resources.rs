@@ -1,9 +1,6 @@
 //! The shapes of everything that can be listed.
 
-use crate::{
-    fakes::name,
-    harness::Gateway,
-};
+use crate::{fakes::name, harness::Gateway};
 use hoistway_model::Digest;
 use serde_json::json;
 
@@ -43,7 +40,10 @@ async fn agents() {
     assert_eq!(gateway.get("/api/agents/a").await.json()["name"], "a");
     let logs = gateway.get("/api/agents/a/logs?tail=5").await;
     assert_eq!((logs.text.as_str(), logs.header("content-type")), ("tail Some(5)\n", "text/plain; charset=utf-8"));
-    assert_eq!(gateway.get("/api/agents/a/logs?tail=x").await.error(), "400 invalid_argument tail: \"x\" is not a whole number from 0 to 100000");
+    assert_eq!(
+        gateway.get("/api/agents/a/logs?tail=x").await.error(),
+        "400 invalid_argument tail: \"x\" is not a whole number from 0 to 100000"
+    );
     assert_eq!(gateway.get("/api/agents/b/logs").await.status, 404);
 }
 
@@ -77,9 +77,15 @@ async fn tools() {
     assert_eq!(answer.json(), shape);
     assert_eq!(gateway.post("/api/tools", flat).await.status, 200);
     let other = json!({"name": "t", "base_url": "http://b.example"});
-    assert_eq!(gateway.post("/api/tools", other).await.error(), "409 conflict tool \"t\" is registered with another endpoint");
+    assert_eq!(
+        gateway.post("/api/tools", other).await.error(),
+        "409 conflict tool \"t\" is registered with another endpoint"
+    );
     assert_eq!(gateway.get("/api/tools").await.json(), json!([shape]));
-    assert_eq!(gateway.post("/api/tools", json!({"name": "t"})).await.error(), "400 invalid_argument tool name and base_url are required [\"base_url is missing\"]");
+    assert_eq!(
+        gateway.post("/api/tools", json!({"name": "t"})).await.error(),
+        "400 invalid_argument tool name and base_url are required [\"base_url is missing\"]"
+    );
 
     let key = json!({"name": "k", "spec": {"connection": {"baseUrl": "https://a.example", "topology": "Internal", "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}}}}});
     let keyless = gateway.post("/api/tools", key.clone()).await.json();
@@ -90,7 +96,10 @@ async fn tools() {
     let answer = gateway.post("/api/tools", with_key).await;
     assert!(answer.status == 200 && !answer.text.contains("s3cr3t"), "{}", answer.text);
     assert_eq!(answer.json()["status"]["phase"], "Ready");
-    assert_eq!(answer.json()["spec"]["connection"]["authentication"]["apiKeyConfig"], json!({"in": "Header", "name": "X-Key", "valuePrefix": ""}));
+    assert_eq!(
+        answer.json()["spec"]["connection"]["authentication"]["apiKeyConfig"],
+        json!({"in": "Header", "name": "X-Key", "valuePrefix": ""})
+    );
 
     let answer = gateway.call("DELETE", "/api/tools/t", "").await;
     assert_eq!((answer.status, answer.text.as_str()), (200, r#"{"status":"deleted"}"#));
@@ -111,7 +120,10 @@ async fn the_starter_kit_needs_no_body() {
     let gateway = Gateway::start().await;
     for _ in 0..2 {
         let answer = gateway.call("POST", "/api/starter-kit", "").await;
-        assert_eq!((answer.status, answer.json()), (200, json!({"status": "ok", "message": "Starter kit resources created"})));
+        assert_eq!(
+            (answer.status, answer.json()),
+            (200, json!({"status": "ok", "message": "Starter kit resources created"}))
+        );
     }
     let mut bound = gateway.agents.bound.subscribe();
     let seen = bound.wait_for(|bound| bound.len() == 2).await.unwrap().clone();
@@ -139,8 +151,14 @@ async fn model_providers() {
     for (body, want) in [
         (json!({"provider": "openai"}), "name: is required"),
         (json!({"name": "x"}), "provider: is required"),
-        (json!({"name": "x", "provider": "skynet"}), "provider: \"skynet\" is not one of openai, anthropic, bedrock, ollama"),
-        (json!({"name": "x", "spec": {"provider": "openai", "endpoint": "x"}}), "spec.endpoint: \"x\" is not a URL that begins with http:// or https://"),
+        (
+            json!({"name": "x", "provider": "skynet"}),
+            "provider: \"skynet\" is not one of openai, anthropic, bedrock, ollama",
+        ),
+        (
+            json!({"name": "x", "spec": {"provider": "openai", "endpoint": "x"}}),
+            "spec.endpoint: \"x\" is not a URL that begins with http:// or https://",
+        ),
         (json!({"name": "x", "provider": "openai", "models": ["a", ""]}), "models[1]: is not a model identifier"),
     ] {
         assert_eq!(gateway.post("/api/model-providers", body).await.error(), format!("400 invalid_argument {want}"));

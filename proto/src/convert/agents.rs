@@ -32,11 +32,7 @@ impl TryFrom<pb::LlmConfig> for LlmConfig {
     type Error = Error;
 
     fn try_from(c: pb::LlmConfig) -> Result<Self> {
-        Ok(Self {
-            role: required("llm.role", LlmRole::parse(&c.role))?,
-            provider: c.provider,
-            model: c.model,
-        })
+        Ok(Self { role: required("llm.role", LlmRole::parse(&c.role))?, provider: c.provider, model: c.model })
     }
 }
 
@@ -69,9 +65,7 @@ impl TryFrom<pb::AgentSpec> for AgentSpec {
             tools: s.tools.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             llm: s.llm.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             env: s.env.into_iter().map(|e| EnvVar { name: e.name, value: Secret::new(e.value) }).collect(),
-            identity_provider: optional(s.identity_provider)
-                .map(|n| name("spec.identity_provider", &n))
-                .transpose()?,
+            identity_provider: optional(s.identity_provider).map(|n| name("spec.identity_provider", &n)).transpose()?,
             entry_point: optional(s.entry_point),
             fingerprint: parsed("spec.fingerprint", &s.fingerprint)?,
         })

@@ -26,11 +26,7 @@ impl TryFrom<pb::BuildRequest> for (Operation, BuildRequest) {
         let request = BuildRequest {
             attempt: parsed("attempt_id", &r.attempt_id)?,
             agent: name("agent", &r.agent)?,
-            source: BuildSource::parse(
-                r.files.into_iter().collect(),
-                Some(&r.entry_point),
-                r.requirements.as_deref(),
-            )?,
+            source: BuildSource::parse(r.files.into_iter().collect(), Some(&r.entry_point), r.requirements.as_deref())?,
             refresh: r.refresh,
         };
         Ok((required("operation", r.operation)?.try_into()?, request))

@@ -109,7 +109,8 @@ fn without_proxy(given: Option<String>, egress_url: &str) -> String {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
         None => authority.split([':', '/']).next().unwrap_or_default(),
     };
-    let mut hosts: Vec<&str> = given.iter().flat_map(|g| g.split(',')).map(str::trim).filter(|h| !h.is_empty()).collect();
+    let mut hosts: Vec<&str> =
+        given.iter().flat_map(|g| g.split(',')).map(str::trim).filter(|h| !h.is_empty()).collect();
     for host in ["localhost", "127.0.0.1", "::1", host] {
         if !host.is_empty() && !hosts.contains(&host) {
             hosts.push(host);
@@ -133,7 +134,8 @@ mod tests {
     }
 
     fn spec() -> AgentSpec {
-        let llm = |role, provider: &str, model: &str| LlmConfig { role, provider: provider.into(), model: model.into() };
+        let llm =
+            |role, provider: &str, model: &str| LlmConfig { role, provider: provider.into(), model: model.into() };
         let tool = |n: &str, url: Option<&str>| BoundTool { name: name(n), url: url.map(str::to_owned) };
         let var = |n: &str, value: &str| EnvVar { name: n.into(), value: Secret::new(value) };
         AgentSpec {

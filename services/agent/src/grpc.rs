@@ -37,7 +37,8 @@ impl GrpcAgentService {
 
     async fn start_revision(&self, r: pb::StartRevisionRequest) -> Result<pb::StartRevisionResponse> {
         let spec = required("spec", r.spec)?.try_into()?;
-        let status = self.0.start_revision(operation(r.operation)?, parsed("revision_id", &r.revision_id)?, spec).await?;
+        let status =
+            self.0.start_revision(operation(r.operation)?, parsed("revision_id", &r.revision_id)?, spec).await?;
         Ok(status.into())
     }
 

@@ -60,7 +60,8 @@ impl Interpreter {
 
     async fn probe(command: &Path) -> Result<Self> {
         let shown = command.display();
-        let unusable = |why: String| Error::new(Code::InvalidArgument, format!("{shown} is not usable as Python: {why}"));
+        let unusable =
+            |why: String| Error::new(Code::InvalidArgument, format!("{shown} is not usable as Python: {why}"));
         let asked = Command::new(command).args(["-I", "-c", PROBE]).kill_on_drop(true).output();
         let output = match tokio::time::timeout(LIMIT, asked).await {
             Ok(Ok(output)) if output.status.success() => output.stdout,
@@ -87,7 +88,8 @@ impl Interpreter {
         if built_for == self.python {
             return Ok(());
         }
-        let text = format!("it was built for Python {built_for}, and this machine has {}: deploy it again", self.python);
+        let text =
+            format!("it was built for Python {built_for}, and this machine has {}: deploy it again", self.python);
         Err(Error::new(Code::UnsupportedImage, text))
     }
 }
@@ -117,7 +119,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_python_is_said() {
-        for (command, why) in [("/no/such/python", "No such file"), ("/bin/false", "exit status"), ("/bin/true", "EOF")] {
+        for (command, why) in [("/no/such/python", "No such file"), ("/bin/false", "exit status"), ("/bin/true", "EOF")]
+        {
             let e = Interpreter::find(Some(Path::new(command))).await.unwrap_err();
             assert!(e.message.starts_with(command) && e.message.contains(why), "{e}");
         }

@@ -114,7 +114,8 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         None => Arc::new(ProcessRuntime::new(process_config(config)).await?),
     };
     let registries = Registries::new(&config.registry_address, deps.token.secret())?;
-    let vars = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let vars =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Service::open(Parts {
         store: store::Store::open(&dir.join("agent.db"), deps.master_key.clone()).await?,
         images: Images::new(registries, layers, interpreter.clone()),

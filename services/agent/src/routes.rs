@@ -94,14 +94,8 @@ impl Hub {
             subscription
         };
         self.changed.send_replace(());
-        let follower = Follower {
-            hub: Arc::clone(self),
-            watcher,
-            subscription,
-            changed,
-            seen: None,
-            ready: VecDeque::new(),
-        };
+        let follower =
+            Follower { hub: Arc::clone(self), watcher, subscription, changed, seen: None, ready: VecDeque::new() };
         Box::pin(stream::unfold(follower, |mut follower| async move {
             let next = follower.next().await?;
             Some((Ok(next), follower))

@@ -70,7 +70,13 @@ class ScriptError(Exception):
 
 
 class Mask:
-    """Replaces secret values in texts of errors, also in the escaped forms in which an exception may show them."""
+    """Replaces secret values in texts of errors, also in the escaped forms in which an exception may show them.
+
+    `places` are directories of this machine and what the image calls them: where files really are is of no use to
+    whoever reads the text.
+    """
+
+    places = []
 
     def __init__(self, secrets=()):
         forms = {form for s in secrets if s for form in (s, repr(s)[1:-1], json.dumps(s)[1:-1])}
@@ -79,6 +85,8 @@ class Mask:
     def __call__(self, text):
         for form in self._forms:
             text = text.replace(form, "********")
+        for here, name in self.places:
+            text = text.replace(here, name)
         return text
 
 
@@ -855,6 +863,20 @@ def inherited(values):
     return int(values[-1])
 
 
+def close_foreign(known):
+    """Closes every descriptor that was not meant for us: what a careless parent left open is not the agent's."""
+    try:
+        open_fds = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return
+    for fd in open_fds:
+        if fd > 2 and fd not in known:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the listing's own, which is gone already
+
+
 def notify(fd, event):
     """Tells the supervisor how the start went."""
     if fd is not None:
@@ -884,6 +906,7 @@ def main():
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     app = os.path.abspath((options["--app"] or ["/app"])[-1])
     sites = [os.path.abspath(d) for d in options["--site"] or ["/opt/hoistway/site-packages"]]
+    Mask.places = [(app, "/app"), *((site, "/opt/hoistway/site-packages") for site in sites)]
     entry = os.path.normpath((options["--script"] or [os.environ.get("USER_ENTRY_POINT", "")])[-1])
     arrange_path(app, sites, entry, hermetic=bool(options["--app"]))  # an app elsewhere: unpacked on a host
     if options["--script"]:
@@ -892,6 +915,7 @@ def main():
     sys.stdout.reconfigure(line_buffering=True)  # logs are read while the agent runs
     faulthandler.enable()
     listen_fd, notify_fd, config_fd = (inherited(options[o]) for o in ("--listen-fd", "--notify-fd", "--config-fd"))
+    close_foreign({listen_fd, notify_fd, config_fd})
     config = {}
     if config_fd is not None:
         with open(config_fd, encoding="utf-8") as pipe:

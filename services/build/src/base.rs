@@ -69,7 +69,10 @@ impl BaseImage {
             return Err(unfit(format!("it is for {}, this machine is {}", base.platform(), python.platform())));
         }
         let version = base.label(label::PYTHON).or_else(|| base.env("PYTHON_VERSION")).ok_or_else(|| {
-            unfit(format!("neither its label {} nor its variable PYTHON_VERSION says which Python it has", label::PYTHON))
+            unfit(format!(
+                "neither its label {} nor its variable PYTHON_VERSION says which Python it has",
+                label::PYTHON
+            ))
         })?;
         let mut parts = version.split('.');
         let minor = format!("{}.{}", parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

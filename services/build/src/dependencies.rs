@@ -51,6 +51,11 @@ impl Dependencies {
         Ok(Self { work, uv: Uv::new(dir), interpreter, blobs, making: StdMutex::default() })
     }
 
+    /// Whether packages can be installed at all; the error says in one line what is missing.
+    pub fn available(&self) -> Result<()> {
+        self.uv.available(&self.interpreter)
+    }
+
     /// The layer of an agent's requirements. They are resolved once and keep their versions until their text changes
     /// or `refresh` asks for newer ones.
     pub async fn layer(
@@ -61,15 +66,12 @@ impl Dependencies {
         store: &Store,
         log: &BuildLog,
     ) -> Result<Found> {
-        let kept = if refresh {
-            None
-        } else {
-            store.lock(agent, requirements.digest(), &self.interpreter.identity).await?
-        };
+        let kept =
+            if refresh { None } else { store.lock(agent, requirements.digest(), &self.interpreter.identity).await? };
         let (lock, new_lock) = match kept {
             Some(text) => (Lock::parse(&text)?, None),
             None => {
-                log.say(format!("resolving {}", requirements.text().replace('\n', ", ")));
+                log.say(format!("resolving {}", requirements.text().trim_end().replace('\n', ", ")));
                 let report = |line: &str| log.say(line);
                 let lock = self.uv.resolve(requirements, &self.interpreter, STEP_LIMIT, &report).await?;
                 let keep = KeptLock {
@@ -100,9 +102,15 @@ impl Dependencies {
         }
         log.say(format!("installing {} packages", lock.packages().len()));
         let failed = |e: io::Error| Error::internal("making a directory to install packages in", e);
-        let scratch = tempfile::tempdir_in(&self.work).map_err(failed)?;
-        let target = scratch.path().join("site-packages");
-        std::fs::create_dir(&target).map_err(failed)?;
+        let work = self.work.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let scratch = tempfile::tempdir_in(work)?;
+            let target = scratch.path().join("site-packages");
+            std::fs::create_dir(&target)?;
+            Ok((scratch, target))
+        });
+        let (scratch, target) =
+            prepared.await.map_err(|e| Error::internal("preparing an installation", e))?.map_err(failed)?;
         let report = |line: &str| log.say(line);
         self.uv.install(lock, &target, &self.interpreter, STEP_LIMIT, &report).await?;
         site::finish(&target, &self.interpreter, STEP_LIMIT).await?;

@@ -2,6 +2,8 @@
 
 use async_trait::async_trait;
 use hoistway_kit::grpc::{MAX_MESSAGE, Server, to_status};
+use hoistway_kit::token::ServiceToken;
+use hoistway_model::Operation;
 use hoistway_model::{BuildService, OperationId, Result, build::BuildRequest};
 use hoistway_proto::{
     DESCRIPTORS,
@@ -11,8 +13,6 @@ use hoistway_proto::{
     },
     convert::parsed,
 };
-use hoistway_kit::token::ServiceToken;
-use hoistway_model::Operation;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 

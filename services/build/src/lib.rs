@@ -80,6 +80,7 @@ pub struct Opened {
     store: Store,
     server: Server,
     interpreter: Interpreter,
+    packages: Result<()>,
 }
 
 /// Opens the service: its directory, its database, its interpreter. Builds end when `shutdown` is cancelled.
@@ -94,9 +95,9 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
     let dependencies = Dependencies::open(&config.service_dir(), interpreter.clone(), blobs.clone())?;
+    let packages = dependencies.available();
     let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
-    let pipeline =
-        Pipeline::open(interpreter.clone(), dependencies, base, store.clone(), blobs.clone()).await?;
+    let pipeline = Pipeline::open(interpreter.clone(), dependencies, base, store.clone(), blobs.clone()).await?;
     let limits = Limits {
         concurrency: config.concurrency,
         queue: config.queue,
@@ -111,7 +112,10 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let registry = RegistryState::new(&config.registry, blobs, manifests, verify)?;
     registry.purge_uploads(Duration::ZERO).await?;
     let server = grpc::server(Arc::new(builder.clone()), deps.token.clone())?;
-    Ok(Opened { builder, registry, store, server, interpreter })
+    if let Err(e) = &packages {
+        tracing::warn!("{e}");
+    }
+    Ok(Opened { builder, registry, store, server, interpreter, packages })
 }
 
 impl Opened {
@@ -125,16 +129,18 @@ impl Opened {
         &self.interpreter
     }
 
+    /// Whether packages can be installed; if not, the text says what is missing.
+    pub fn packages(&self) -> Option<String> {
+        self.packages.as_ref().err().map(ToString::to_string)
+    }
+
     /// Serves gRPC and the registry until `shutdown`, then drains.
     pub async fn run(self, ports: Ports, shutdown: CancellationToken) -> Result<()> {
         let ended = shutdown.child_token();
         let rpc = self.server.serve(ports.grpc, ended.clone());
         let web = web::serve(ports.registry, registry::router(self.registry.clone()), ended.clone());
-        let (rpc, web, ()) = tokio::join!(
-            part(&ended, rpc),
-            part(&ended, web),
-            tidy(self.store.clone(), self.registry, ended.clone())
-        );
+        let (rpc, web, ()) =
+            tokio::join!(part(&ended, rpc), part(&ended, web), tidy(self.store.clone(), self.registry, ended.clone()));
         self.builder.drained().await;
         self.store.db().close().await;
         rpc.and(web)

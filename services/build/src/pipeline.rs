@@ -15,7 +15,7 @@ use hoistway_model::{
     Digest, Error, Result,
     build::{BuildRequest, BuildSource, BuiltImage},
     digest::Hasher,
-    image::{APP_DIR, RUNNER_PATH},
+    image::{APP_DIR, LAYER_HISTORY, RUNNER_PATH},
     source::Requirements,
 };
 use std::{str::FromStr, sync::Arc};
@@ -55,7 +55,7 @@ impl Pipeline {
         let runner = tokio::task::spawn_blocking(move || {
             let (layer, bytes) = LayerBuilder::new().file(RUNNER_PATH.trim_start_matches('/'), RUNNER)?.to_bytes()?;
             into.put_bytes(&bytes)?;
-            Ok::<_, Error>(ImageLayer { layer, created_by: "hoistway: runtime".into() })
+            Ok::<_, Error>(ImageLayer { layer, created_by: format!("{LAYER_HISTORY}runtime") })
         })
         .await
         .map_err(|e| Error::internal("writing the runtime layer", e))??;
@@ -98,7 +98,7 @@ impl Pipeline {
         };
         let mut layers = vec![inner.runner.clone()];
         if let Some(found) = &dependencies {
-            layers.push(ImageLayer { layer: found.layer, created_by: "hoistway: dependencies".into() });
+            layers.push(ImageLayer { layer: found.layer, created_by: format!("{LAYER_HISTORY}dependencies") });
         }
         let image = inner.write_source(source, layers, base, log).await?;
         let lock = dependencies.and_then(|d| d.new_lock);
@@ -154,10 +154,9 @@ impl Inner {
             Some(wanted) => wanted.clone(),
             None => {
                 let own = imports::own_modules(&source.files, &source.entry_point);
-                let needed =
-                    imports::requirements_from_imports(&found, &own, &self.interpreter.stdlib_modules)?;
+                let needed = imports::requirements_from_imports(&found, &own, &self.interpreter.stdlib_modules)?;
                 if !needed.is_empty() {
-                    log.say(format!("requirements from imports: {}", needed.text().replace('\n', ", ")));
+                    log.say(format!("requirements from imports: {}", needed.text().trim_end().replace('\n', ", ")));
                 }
                 needed
             }
@@ -186,7 +185,7 @@ impl Inner {
             }
             let (layer, bytes) = builder.to_bytes()?;
             log.say(format!("source layer {}, {} bytes", layer.digest, layer.size));
-            layers.push(ImageLayer { layer, created_by: "hoistway: source".into() });
+            layers.push(ImageLayer { layer, created_by: format!("{LAYER_HISTORY}source") });
             let image = assemble(&ImageSpec {
                 python: &python,
                 os: &os,

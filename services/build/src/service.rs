@@ -108,7 +108,8 @@ impl Inner {
             let text = format!("{} builds are running or waiting; try again later", running.len());
             return Err(Error::new(Code::ResourceExhausted, text));
         }
-        let (log, cancel, waiting) = (BuildLog::default(), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
+        let (log, cancel, waiting) =
+            (BuildLog::default(), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
         let task = {
             let (inner, attempt) = (self.clone(), attempt.clone());
             let (log, cancel, waiting) = (log.clone(), cancel.clone(), waiting.clone());

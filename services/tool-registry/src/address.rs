@@ -51,7 +51,7 @@ impl Addresses {
     pub(crate) fn internal(&self, content: &Content) -> String {
         match content.builtin {
             Some(Builtin::Echo) => self.internal.url.clone(),
-            None => content.connection.base_url.clone(),
+            None => with_port(&content.connection),
         }
     }
 
@@ -98,6 +98,21 @@ fn local_url(http: SocketAddr) -> String {
     format!("http://{host}:{}", http.port())
 }
 
+/// The base URL with the tool's port, where that is not the one that the URL means anyway.
+fn with_port(connection: &Connection) -> String {
+    let text = &connection.base_url;
+    match Url::parse(text) {
+        Ok(mut url) if url.port_or_known_default() != Some(connection.port) => {
+            // It fails only for URLs without a host, which no tool has.
+            let _ = url.set_port(Some(connection.port));
+            let url = String::from(url);
+            // A path that the text does not have is not added.
+            if text.ends_with('/') { url } else { url.trim_end_matches('/').to_owned() }
+        }
+        _ => text.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -115,6 +130,19 @@ mod tests {
         assert_eq!(both.internal.url, "http://tool-registry:8094");
         let one = addresses(Some("http://box:81"), None, "0.0.0.0:0").unwrap();
         assert_eq!(one.internal, one.public);
+    }
+
+    #[test]
+    fn a_port_beside_the_url_is_part_of_what_agents_use() {
+        let at = |base_url: &str, port| {
+            let scheme = if base_url.starts_with("https") { Scheme::Https } else { Scheme::Http };
+            let base_url = base_url.to_owned();
+            with_port(&Connection { base_url, port, scheme, auth_type: AuthType::None, api_key: None })
+        };
+        assert_eq!(at("https://a.example", 8443), "https://a.example:8443");
+        assert_eq!(at("https://a.example/v1/", 8443), "https://a.example:8443/v1/");
+        assert_eq!(at("https://a.example/v1", 443), "https://a.example/v1");
+        assert_eq!(at("http://a.example:9000", 9000), "http://a.example:9000");
     }
 
     #[test]

@@ -134,7 +134,11 @@ impl Request<'_> {
                 }
             },
             system_prompt: self.system_prompt.into_owned(),
-            required_tools: self.required_tools.iter().map(|text| name("required_tools", text)).collect::<Result<_>>()?,
+            required_tools: self
+                .required_tools
+                .iter()
+                .map(|text| name("required_tools", text))
+                .collect::<Result<_>>()?,
             tools_to_create: self.tools_to_create.into_iter().map(Tool::read).collect::<Result<_>>()?,
             llm: self.llm.into_iter().map(Model::read).collect::<Result<_>>()?,
             env: self

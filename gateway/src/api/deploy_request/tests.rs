@@ -60,7 +60,10 @@ fn wrong_types_name_their_member() {
         (with(json!({"tools_to_create": {}})), "tools_to_create: must be a list, not an object"),
         (with(json!({"tools_to_create": [{"name": 1}]})), "tools_to_create[0].name: must be a string, not a number"),
         (with(json!({"tools_to_create": ["x"]})), "tools_to_create[0]: must be an object, not a string"),
-        (with(json!({"llm_configs": [{"provider": "openai", "model": 4}]})), "llm_configs[0].model: must be a string, not a number"),
+        (
+            with(json!({"llm_configs": [{"provider": "openai", "model": 4}]})),
+            "llm_configs[0].model: must be a string, not a number",
+        ),
         (with(json!({"llm_config": "x"})), "llm_config: must be an object, not a string"),
         (with(json!({"env": {"A": "b"}})), "env: must be a list, not an object"),
         (with(json!({"env": [{"name": "A", "value": 1}]})), "env[0].value: must be a string, not a number"),
@@ -79,28 +82,62 @@ fn meanings_are_checked() {
         (with(json!({"image": "Not An Image"})), "image: \"Not An Image\" is not an image reference"),
         (with(json!({"identity_provider": "a b"})), "identity_provider: \"a b\" is not a valid name"),
         (with(json!({"required_tools": ["fine", "not_fine"]})), "required_tools[1]: \"not_fine\" is not a valid name"),
-        (with(json!({"tools_to_create": [{"name": "t", "base_url": url}, {"name": "t", "base_url": url}]})), "tools_to_create[1].name: \"t\" is given twice"),
-        (with(json!({"tools_to_create": [{"name": "t", "base_url": url, "auth_type": "Magic"}]})), "tools_to_create[0].auth_type: \"Magic\" is not one of None, APIKey, OAuth2"),
+        (
+            with(json!({"tools_to_create": [{"name": "t", "base_url": url}, {"name": "t", "base_url": url}]})),
+            "tools_to_create[1].name: \"t\" is given twice",
+        ),
+        (
+            with(json!({"tools_to_create": [{"name": "t", "base_url": url, "auth_type": "Magic"}]})),
+            "tools_to_create[0].auth_type: \"Magic\" is not one of None, APIKey, OAuth2",
+        ),
         (with(json!({"llm_configs": [{"provider": "openai"}]})), "llm_configs[0].model: is required"),
         (with(json!({"llm_configs": [{"model": "m"}]})), "llm_configs[0].provider: is required"),
-        (with(json!({"llm_configs": [{"provider": "Sky Net", "model": "m"}]})), "llm_configs[0].provider: \"Sky Net\" is not one of openai, anthropic, bedrock, ollama or a registered model provider"),
-        (with(json!({"llm_configs": [{"provider": "openai", "model": "m", "role": "juggling"}]})), "llm_configs[0].role: \"juggling\" is not one of chat, embedding, classify, reranking"),
-        (with(json!({"llm_configs": [{"provider": "openai", "model": "a"}, {"provider": "openai", "model": "b", "role": "default"}]})), "llm_configs[1].role: llm_configs[0] has the role chat already"),
-        (with(json!({"llm_configs": [{"provider": "openai", "model": "a"}], "llm_config": {"provider": "openai", "model": "b"}})), "llm_config: contradicts llm_configs[0], which has another model for chat"),
+        (
+            with(json!({"llm_configs": [{"provider": "Sky Net", "model": "m"}]})),
+            "llm_configs[0].provider: \"Sky Net\" is not one of openai, anthropic, bedrock, ollama or a registered model provider",
+        ),
+        (
+            with(json!({"llm_configs": [{"provider": "openai", "model": "m", "role": "juggling"}]})),
+            "llm_configs[0].role: \"juggling\" is not one of chat, embedding, classify, reranking",
+        ),
+        (
+            with(
+                json!({"llm_configs": [{"provider": "openai", "model": "a"}, {"provider": "openai", "model": "b", "role": "default"}]}),
+            ),
+            "llm_configs[1].role: llm_configs[0] has the role chat already",
+        ),
+        (
+            with(
+                json!({"llm_configs": [{"provider": "openai", "model": "a"}], "llm_config": {"provider": "openai", "model": "b"}}),
+            ),
+            "llm_config: contradicts llm_configs[0], which has another model for chat",
+        ),
         (with(json!({"env": [{"value": "1"}]})), "env[0].name: is required"),
         (with(json!({"env": [{"name": "A"}]})), "env[0].value: is required"),
         (with(json!({"env": [{"name": "A=B", "value": "1"}]})), "env[0].name: \"A=B\" is not a variable's name"),
         (with(json!({"env": [{"name": "1A", "value": "1"}]})), "env[0].name: \"1A\" is not a variable's name"),
-        (with(json!({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]})), "env[1].name: \"A\" is given twice"),
-        (with(json!({"env": [{"name": "A", "value": "s3cr3t\0"}]})), "env[0].value: contains a NUL character, which no variable can hold"),
-        (with(json!({"env": [{"name": "A", "value": "a".repeat(131_070)}]})), "env[0].value: A=… has 131073 bytes, 131072 is the most that a variable can have"),
+        (
+            with(json!({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]})),
+            "env[1].name: \"A\" is given twice",
+        ),
+        (
+            with(json!({"env": [{"name": "A", "value": "s3cr3t\0"}]})),
+            "env[0].value: contains a NUL character, which no variable can hold",
+        ),
+        (
+            with(json!({"env": [{"name": "A", "value": "a".repeat(131_070)}]})),
+            "env[0].value: A=… has 131073 bytes, 131072 is the most that a variable can have",
+        ),
         (with(json!({"system_prompt": "a".repeat(131_059)})), "system_prompt: SYSTEM_PROMPT=… has 131074 bytes"),
         (with(json!({"policies": ["p"]})), "policies is not supported"),
         (with(json!({"tool_url_mappings": {"a": "b"}})), "tool_url_mappings is not supported"),
         (built(json!({"draft_id": "x"})), "draft_id is not supported"),
         (built(json!({"artifact_id": "x"})), "artifact_id is not supported"),
         (built(json!({"source_files": {"../evil.py": ""}})), "source_files[\"../evil.py\"]: the name contains '..'"),
-        (built(json!({"entry_point": "nope.py"})), "entry_point: \"nope.py\" is not among the source_files; the .py files are: agent.py"),
+        (
+            built(json!({"entry_point": "nope.py"})),
+            "entry_point: \"nope.py\" is not among the source_files; the .py files are: agent.py",
+        ),
         (built(json!({"requirements": "-e ."})), "requirements: line 1: \"-e .\" is an option"),
     ] {
         let message = refused(body);
@@ -110,11 +147,26 @@ fn meanings_are_checked() {
 
 #[test]
 fn reserved_variables_are_the_platforms() {
-    for name in ["PORT", "AGENT_NAME", "USER_ENTRY_POINT", "SYSTEM_PROMPT", "LLM_MODEL", "LLM_GATEWAY_URL", "TOOL_URL_X", "TOOL_NAMES", "HOISTWAY_X", "LD_PRELOAD", "PYTHONPATH", "PYTHONHOME"] {
+    for name in [
+        "PORT",
+        "AGENT_NAME",
+        "USER_ENTRY_POINT",
+        "SYSTEM_PROMPT",
+        "LLM_MODEL",
+        "LLM_GATEWAY_URL",
+        "TOOL_URL_X",
+        "TOOL_NAMES",
+        "HOISTWAY_X",
+        "LD_PRELOAD",
+        "PYTHONPATH",
+        "PYTHONHOME",
+    ] {
         let message = refused(with(json!({"env": [{"name": name, "value": "x"}]})));
         assert_eq!(message, format!("env[0].name: \"{name}\" is reserved for the platform"));
     }
-    for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "PYTHONUNBUFFERED", "PORTS", "a.b-c", "HTTP_PROXY"] {
+    for name in
+        ["OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "PYTHONUNBUFFERED", "PORTS", "a.b-c", "HTTP_PROXY"]
+    {
         ok(with(json!({"env": [{"name": name, "value": ""}]})));
     }
 }
@@ -174,7 +226,10 @@ fn an_image_wins_over_source_with_warnings() {
     let Source::Image(image) = &request.source else { panic!("{:?}", request.source) };
     assert_eq!(image.to_string(), "registry.hoistway.internal/a:1");
     let ignored = ["source_files", "entry_point", "requirements", "framework"];
-    assert_eq!(warnings, ignored.map(|key| format!("{key} is ignored, because an image is given and nothing is built")));
+    assert_eq!(
+        warnings,
+        ignored.map(|key| format!("{key} is ignored, because an image is given and nothing is built"))
+    );
 }
 
 #[test]
@@ -208,7 +263,8 @@ fn look_ups_are_judged() {
         "llm_configs": [{"provider": "openai", "model": "m"}, {"provider": "skynet", "model": "m", "role": "classify"}],
     })));
     assert_eq!(request.unknown_providers(), [("llm_configs[1].provider".to_owned(), "skynet".to_owned())]);
-    let bound = |name: &str, url: Option<&str>| BoundTool { name: Name::parse("n", name).unwrap(), url: url.map(Into::into) };
+    let bound =
+        |name: &str, url: Option<&str>| BoundTool { name: Name::parse("n", name).unwrap(), url: url.map(Into::into) };
     let mut resolved = Resolved {
         tools: vec![bound("here", Some("http://here")), bound("gone", None)],
         changed: false,
@@ -219,19 +275,35 @@ fn look_ups_are_judged() {
     let unknown = "llm_configs[1].provider: \"skynet\" is not one of openai, anthropic, bedrock, ollama or a registered model provider";
     assert_eq!(text(&resolved, false), Err(unknown.to_owned()));
     resolved.providers.push("skynet".into());
-    assert_eq!(text(&resolved, false), Err("identity_provider: \"idp\" is not a registered identity provider".to_owned()));
+    assert_eq!(
+        text(&resolved, false),
+        Err("identity_provider: \"idp\" is not a registered identity provider".to_owned())
+    );
     resolved.identity_provider_known = true;
-    assert_eq!(text(&resolved, false), Ok(vec!["no tool \"gone\" is registered: the agent cannot use it before it is; then it is bound by itself".to_owned()]));
+    assert_eq!(
+        text(&resolved, false),
+        Ok(vec![
+            "no tool \"gone\" is registered: the agent cannot use it before it is; then it is bound by itself"
+                .to_owned()
+        ])
+    );
     assert_eq!(text(&resolved, true), Err("required_tools[2]: no tool \"gone\" is registered".to_owned()));
 }
 
 #[test]
 fn the_canonical_form_is_of_the_meaning() {
     let digest = |body| Digest::of(&ok(body).canonical());
-    let base = with(json!({"llm_configs": [{"provider": "openai", "model": "m"}], "llm_config": {"provider": "ollama", "model": "e", "role": "embedding"}}));
-    let same = with(json!({"llm_configs": [{"provider": "Ollama", "model": "e", "role": "Embedding"}, {"provider": "OPENAI", "model": "m", "role": "default"}], "env": null, "system_prompt": ""}));
+    let base = with(
+        json!({"llm_configs": [{"provider": "openai", "model": "m"}], "llm_config": {"provider": "ollama", "model": "e", "role": "embedding"}}),
+    );
+    let same = with(
+        json!({"llm_configs": [{"provider": "Ollama", "model": "e", "role": "Embedding"}, {"provider": "OPENAI", "model": "m", "role": "default"}], "env": null, "system_prompt": ""}),
+    );
     assert_eq!(digest(base.clone()), digest(same));
-    assert_eq!(digest(built(json!({"framework": "x", "requirements": "A>=1 # why"}))), digest(built(json!({"requirements": "a >= 1"}))));
+    assert_eq!(
+        digest(built(json!({"framework": "x", "requirements": "A>=1 # why"}))),
+        digest(built(json!({"requirements": "a >= 1"})))
+    );
     let mut seen = vec![digest(base)];
     for other in [
         json!({"env": [{"name": "A", "value": "1"}]}),

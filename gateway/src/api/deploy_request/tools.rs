@@ -88,5 +88,10 @@ pub fn required(root: &mut Object) -> Result<Vec<(String, Name)>> {
 /// What to say about tools that are registered and not bound.
 pub fn unbound(create: &[NewTool], required: &[Name]) -> impl Iterator<Item = String> {
     let unused = create.iter().filter(|tool| !required.contains(&tool.name));
-    unused.map(|tool| format!("the tool \"{}\" is registered, but the agent cannot use it: required_tools does not name it", short(tool.name.as_str())))
+    unused.map(|tool| {
+        format!(
+            "the tool \"{}\" is registered, but the agent cannot use it: required_tools does not name it",
+            short(tool.name.as_str())
+        )
+    })
 }

@@ -9,9 +9,7 @@ pub mod tools;
 
 use crate::{api::deploy_request::DeployRequest, saga::log::Log};
 use hoistway_kit::secrets::MasterKey;
-use hoistway_model::{
-    AgentService, BuildService, DeploymentId, Operation, OperationId, ToolRegistry, tool::ToolPlan,
-};
+use hoistway_model::{AgentService, BuildService, DeploymentId, Operation, OperationId, ToolRegistry, tool::ToolPlan};
 use std::sync::Arc;
 
 /// The services that steps act on.

@@ -11,7 +11,7 @@ pub use unpack::{Bounds, Expected, Unreadable, unpack};
 use crate::interpreter::Interpreter;
 use hoistway_model::{
     Code, Digest, Error, Result,
-    image::{ImageRef, label},
+    image::{ImageRef, LAYER_HISTORY, label},
 };
 use registry::Layer;
 use serde::Deserialize;
@@ -75,6 +75,7 @@ impl Images {
         let labels = config.config.and_then(|c| c.labels).unwrap_or_default();
         let python = self.check(image, &labels).map_err(Failure::Final)?;
         let layers = manifest.layers(&config.rootfs.diff_ids).ok_or_else(|| Failure::Final(not_ours(image)))?;
+        let layers = without_base(layers, &config.history);
 
         let digests: Vec<Digest> = layers.iter().map(|l| l.digest).collect();
         let pins = self.store.pin(&digests);
@@ -115,6 +116,17 @@ impl Images {
     }
 }
 
+/// The layers that our build service wrote: a base below them is for containers, and processes have the host instead.
+/// A history that does not fit its layers says nothing, and then all of them are taken.
+fn without_base(layers: Vec<Layer>, history: &[HistoryLine]) -> Vec<Layer> {
+    let lines: Vec<&HistoryLine> = history.iter().filter(|line| !line.empty_layer).collect();
+    if lines.len() != layers.len() {
+        return layers;
+    }
+    let ours = |line: &HistoryLine| line.created_by.starts_with(LAYER_HISTORY);
+    layers.into_iter().zip(lines).filter(|(_, line)| ours(line)).map(|(layer, _)| layer).collect()
+}
+
 fn not_ours(image: &ImageRef) -> Error {
     let text = format!(
         "{} is not an image that Hoistway built, and the process runtime runs only those: use the docker runtime",
@@ -129,6 +141,16 @@ struct Config {
     #[serde(default)]
     config: Option<Execution>,
     rootfs: RootFs,
+    #[serde(default)]
+    history: Vec<HistoryLine>,
+}
+
+#[derive(Deserialize)]
+struct HistoryLine {
+    #[serde(default)]
+    created_by: String,
+    #[serde(default)]
+    empty_layer: bool,
 }
 
 #[derive(Deserialize)]

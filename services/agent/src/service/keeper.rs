@@ -94,9 +94,7 @@ impl Keeper {
             Err(_) => return Err(self.stopped()),
         };
         let image_digest = condition.image.map(|i| i.digest).or(self.revision.spec.image.digest);
-        let status = |phase, message| {
-            Ok(RevisionStatus { revision: self.revision.id, phase, message, image_digest })
-        };
+        let status = |phase, message| Ok(RevisionStatus { revision: self.revision.id, phase, message, image_digest });
         match condition.life {
             Life::Waiting { why } => status(Phase::Pending, why),
             Life::Ready | Life::Down { .. } => status(Phase::Running, String::new()),
@@ -144,9 +142,7 @@ impl Service {
             let life = match state {
                 State::Starting => match &crash {
                     None => Life::Starting,
-                    Some((why, restarts)) => {
-                        Life::Down { why: why.clone(), restarts: *restarts, next_try_ms: None }
-                    }
+                    Some((why, restarts)) => Life::Down { why: why.clone(), restarts: *restarts, next_try_ms: None },
                 },
                 State::Ready => {
                     crash = None;

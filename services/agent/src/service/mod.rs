@@ -62,8 +62,8 @@ pub struct Service {
     lately_bound: Mutex<HashMap<Name, (String, i64)>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
-    /// Nobody else may run on the same directory.
-    _lock: DirLock,
+    /// Nobody else may run on the same directory, until the service is shut down.
+    directory: Mutex<Option<DirLock>>,
 }
 
 impl fmt::Debug for Service {

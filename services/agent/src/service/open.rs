@@ -2,12 +2,7 @@
 
 use super::{Agents, Service};
 use crate::{
-    environment::Surroundings,
-    images::Images,
-    interpreter::Interpreter,
-    routes::Hub,
-    runtime::Runtime,
-    store::Store,
+    environment::Surroundings, images::Images, interpreter::Interpreter, routes::Hub, runtime::Runtime, store::Store,
 };
 use hoistway_kit::{fs::DirLock, time::now_ms};
 use hoistway_model::{AgentService, Result};
@@ -46,7 +41,7 @@ impl Service {
             lately_bound: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            _lock: parts.lock,
+            directory: Mutex::new(Some(parts.lock)),
         });
         service.bring_back().await?;
         let cleaning = Arc::clone(&service);

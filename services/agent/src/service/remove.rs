@@ -4,7 +4,10 @@ use super::{ACK_LIMIT, Service};
 use crate::store::Undo;
 use futures_util::future::join_all;
 use hoistway_model::{Name, Operation, OperationId, Result, RevisionId};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 /// How long the requests of an agent that is deleted may go on.
 const DELETE_GRACE: Duration = Duration::from_secs(5);
@@ -14,12 +17,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 
 impl Service {
-    pub(super) async fn undo(
-        self: Arc<Self>,
-        started: Option<OperationId>,
-        name: Name,
-        id: RevisionId,
-    ) -> Result<()> {
+    pub(super) async fn undo(self: Arc<Self>, started: Option<OperationId>, name: Name, id: RevisionId) -> Result<()> {
         let _lock = self.lock(&name).await;
         let undone = self.store.undo_start(started, &name, &id).await?;
         self.stop_revision(&id, Duration::ZERO).await;
@@ -72,5 +70,6 @@ impl Service {
             tracing::warn!("agents were still stopping after {} s", SHUTDOWN_LIMIT.as_secs());
         }
         self.store.close().await;
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }

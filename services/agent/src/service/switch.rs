@@ -124,7 +124,8 @@ impl Service {
 /// The revisions that an agent had and has no more.
 fn left_behind(before: &AgentRecord, after: &AgentRecord) -> Vec<RevisionId> {
     let has = |id: &RevisionId| after.active == Some(*id) || after.desired == Some(*id);
-    let mut left: Vec<RevisionId> = [before.active, before.desired].into_iter().flatten().filter(|id| !has(id)).collect();
+    let mut left: Vec<RevisionId> =
+        [before.active, before.desired].into_iter().flatten().filter(|id| !has(id)).collect();
     left.dedup();
     left
 }

@@ -57,7 +57,9 @@ impl Service {
             return (phase, message);
         }
         let newer = match wanted.map(|c| &c.life) {
-            Some(Life::Waiting { why }) => format!("a newer revision waits for its image ({why}); the one before it is kept"),
+            Some(Life::Waiting { why }) => {
+                format!("a newer revision waits for its image ({why}); the one before it is kept")
+            }
             Some(Life::Failed { message, .. }) => {
                 format!("a newer revision could not be started ({message}); the one before it is kept")
             }

@@ -37,7 +37,9 @@ async fn server(status: &'static str, content_type: &'static str, body: Option<&
             match body {
                 Some(body) => {
                     let length = body.len();
-                    let head = format!("HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                    let head = format!(
+                        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+                    );
                     let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
                 }
                 None => open.push(stream),
@@ -65,11 +67,17 @@ async fn a_registry_that_cannot_be_asked_is_waited_for() {
         ("registry.invalid".to_owned(), "registry.invalid/team/agent:v1"),
         (server("200 OK", "text/html", Some("<html>hello</html>")).await, "does not answer as a registry"),
         (server("401 Unauthorized", json, Some(r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#)).await, "wants a login"),
-        (server("403 Forbidden", json, Some(r#"{"errors":[{"code":"DENIED","message":"no"}]}"#)).await, "it says \"no\""),
+        (
+            server("403 Forbidden", json, Some(r#"{"errors":[{"code":"DENIED","message":"no"}]}"#)).await,
+            "it says \"no\"",
+        ),
         (server("404 Not Found", "text/html", Some("<html>nothing</html>")).await, "does not answer as a registry"),
         (server("404 Not Found", json, Some(r#"{"detail":"Not Found"}"#)).await, "does not answer as a registry"),
         (server("500 Oops", "text/plain", Some("oops")).await, "status 500"),
-        (server("429 Slow Down", json, Some(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"later"}]}"#)).await, "later"),
+        (
+            server("429 Slow Down", json, Some(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"later"}]}"#)).await,
+            "later",
+        ),
         (server("200 OK", json, None).await, "did not answer within 1 s"),
     ] {
         match ask(&host).await {
@@ -113,7 +121,10 @@ async fn tags_are_resolved_and_spoilt_layers_refused() {
     assert!(images.store().list().is_empty());
     registry.push("team/agent", "v1", &made);
     let pulled = images.pull(&image, PATIENCE).await.unwrap();
-    assert_eq!((pulled.digest, pulled.layers.as_slice(), pulled.entry_point.as_deref()), (digest, &[blob][..], Some("agent.py")));
+    assert_eq!(
+        (pulled.digest, pulled.layers.as_slice(), pulled.entry_point.as_deref()),
+        (digest, &[blob][..], Some("agent.py"))
+    );
     drop(pulled);
     images.store().sweep().await;
     assert!(images.store().list().is_empty());

@@ -17,7 +17,14 @@ async fn with_registry_down() -> Stack {
 async fn it_heals_by_itself() {
     let mut stack = with_registry_down().await;
     let spec = spec("a", &stack.push("1").0);
-    assert_eq!(stack.agents.resolve_image(hoistway_model::image::ImageRef { digest: None, ..spec.image.clone() }).await.unwrap(), None);
+    assert_eq!(
+        stack
+            .agents
+            .resolve_image(hoistway_model::image::ImageRef { digest: None, ..spec.image.clone() })
+            .await
+            .unwrap(),
+        None
+    );
     let (operation, revision) = (Operation::new(), RevisionId::mint());
     let status = stack.agents.start_revision(operation.clone(), revision, spec.clone()).await.unwrap();
     assert!(status.phase == Phase::Pending && status.message.contains("refused"), "{status:?}");

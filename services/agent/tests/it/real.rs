@@ -73,11 +73,8 @@ async fn an_image_becomes_an_agent_that_answers() {
     let dir = tempfile::tempdir().unwrap();
     let token = ServiceToken::generate().unwrap();
     let registry = Registry::start(Some(token.secret().expose())).await;
-    let config = Config {
-        data_dir: dir.path().to_owned(),
-        registry_address: registry.addr.to_string(),
-        ..Config::default()
-    };
+    let config =
+        Config { data_dir: dir.path().to_owned(), registry_address: registry.addr.to_string(), ..Config::default() };
     let process = |config: &Config| ProcessConfig {
         launcher: env!("CARGO_BIN_EXE_hoistway-agent").into(),
         ..ProcessConfig::new(config.service_dir())
@@ -109,7 +106,8 @@ async fn an_image_becomes_an_agent_that_answers() {
     let logs = agents.agent_logs(spec.agent.clone(), Some(10)).await.unwrap();
     assert!(logs.iter().any(|l| l.contains("imported")), "{logs:?}");
 
-    let broken = AgentSpec { image: push("raise RuntimeError('kaboom hunter2')\n"), ..spec.clone() };
+    let broken =
+        AgentSpec { image: push("raise RuntimeError('kaboom hunter2')\ndef handler(r): pass\n"), ..spec.clone() };
     let (operation, id) = (Operation::new(), RevisionId::mint());
     let e = agents.start_revision(operation.clone(), id, broken).await.unwrap_err();
     assert_eq!((e.code, e.message.as_str()), (Code::AgentStartFailed, "RuntimeError: kaboom ********"));

@@ -279,11 +279,7 @@ async fn what_the_registry_does_not_have_or_we_did_not_build_fails() {
         (foreign, Code::UnsupportedImage, "is not an image that Hoistway built"),
         (old, Code::UnsupportedImage, "built for Python 2.7"),
     ] {
-        let e = stack
-            .agents
-            .start_revision(Operation::new(), RevisionId::mint(), spec("a", &image))
-            .await
-            .unwrap_err();
+        let e = stack.agents.start_revision(Operation::new(), RevisionId::mint(), spec("a", &image)).await.unwrap_err();
         assert!(e.code == code && e.message.contains(says), "{e}");
     }
     assert_eq!(stack.runtime.applied(), 0);

@@ -35,13 +35,9 @@ pub fn from_row(row: Model) -> Result<Build> {
     let status = BuildStatus::parse(&row.status)
         .ok_or_else(|| Error::internal("reading a build", format!("status \"{}\"", row.status)))?;
     let image = match (row.repository, row.tag, row.digest, row.entry_point) {
-        (Some(repository), Some(tag), Some(digest), Some(entry_point)) => Some(BuiltImage {
-            build_id: row.public_id.clone(),
-            repository,
-            tag,
-            digest: digest.parse()?,
-            entry_point,
-        }),
+        (Some(repository), Some(tag), Some(digest), Some(entry_point)) => {
+            Some(BuiltImage { build_id: row.public_id.clone(), repository, tag, digest: digest.parse()?, entry_point })
+        }
         _ => None,
     };
     Ok(Build {

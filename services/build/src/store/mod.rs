@@ -19,7 +19,8 @@ use hoistway_model::{
     build::{Build, BuildStatus, BuiltImage},
 };
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    ActiveValue::Set,
+    ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, OnConflict},
 };
 use std::path::Path;
@@ -164,7 +165,8 @@ impl Store {
                 created_at: Set(now_ms()),
             };
             let key = [lock::Column::Agent, lock::Column::Requirements, lock::Column::Interpreter];
-            let newer = OnConflict::columns(key).update_columns([lock::Column::Lock, lock::Column::CreatedAt]).to_owned();
+            let newer =
+                OnConflict::columns(key).update_columns([lock::Column::Lock, lock::Column::CreatedAt]).to_owned();
             let written = lock::Entity::insert(row).on_conflict(newer).exec_without_returning(&txn).await;
             written.map_err(db_error(WRITING))?;
         }

@@ -249,8 +249,9 @@ fn config_file(instance: &Instance) -> Result<File> {
 
 fn spec(config: &ProcessConfig, instance: &Instance, port: u16, dir: &RunDir) -> Result<LaunchSpec> {
     let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &instance.program;
-    // -s: no packages of the user who runs Hoistway.
-    let mut args = vec!["-s".to_owned(), text(runner)?, "--app".to_owned(), text(app_dir)?];
+    // No packages of the user who runs Hoistway (-s) nor of the host (-S): an agent has those of its image, and does not
+    // wait for the host's.
+    let mut args = vec!["-s".to_owned(), "-S".to_owned(), text(runner)?, "--app".to_owned(), text(app_dir)?];
     for site in site_dirs {
         args.extend(["--site".to_owned(), text(site)?]);
     }

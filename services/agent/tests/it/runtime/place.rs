@@ -97,8 +97,8 @@ async fn the_process_is_limited() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_of_its_own() {
     let python = Path::new("/usr/bin/python3");
-    if !rustix::process::geteuid().is_root() || !python.exists() {
-        eprintln!("skipped: needs root and {}", python.display());
+    let there = rustix::process::geteuid().is_root() && python.exists();
+    if !hoistway_testing::need("root", there, &format!("only root with {} can change users", python.display())) {
         return;
     }
     let user = RunAs { uid: 54_321, gid: 54_321 };

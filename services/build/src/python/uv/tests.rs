@@ -25,10 +25,7 @@ fn unreachable<T: std::fmt::Debug>(outcome: &Result<T>) -> bool {
     if !signs.iter().any(|sign| e.message.contains(sign)) {
         return false;
     }
-    let required = env::var("HOISTWAY_TEST_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name.trim() == "pypi"), "pypi is required: {e:?}");
-    println!("SKIPPED: the package index cannot be reached: {e}");
-    true
+    !hoistway_testing::need("pypi", false, &format!("the package index cannot be reached: {e}"))
 }
 
 #[tokio::test]

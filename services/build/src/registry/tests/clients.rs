@@ -28,13 +28,8 @@ async fn ok(program: &str, args: &[&str], config: Option<&Path>) -> String {
 
 /// Whether the client `name` works here, by what `probe` says.
 async fn available(name: &str, program: &str, probe: &[&str]) -> bool {
-    if run(program, probe, None).await.is_ok_and(|out| out.status.success()) {
-        return true;
-    }
-    let required = std::env::var("HOISTWAY_TEST_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|n| n.trim() == name), "{name} is required and does not work here");
-    eprintln!("SKIPPED: {name} does not work here ({program} {})", probe.join(" "));
-    false
+    let works = run(program, probe, None).await.is_ok_and(|out| out.status.success());
+    hoistway_testing::need(name, works, &format!("`{program} {}` does not work here", probe.join(" ")))
 }
 
 fn layer(name: &str, content: &[u8]) -> (Vec<u8>, Digest) {

@@ -1,0 +1,102 @@
+//! Agents as people write them, with real packages.
+
+use crate::stack::{Stack, says};
+use serde_json::json;
+
+const LANGGRAPH: &str = r#"
+import openai, requests
+from typing import TypedDict, Annotated
+from langgraph.graph import StateGraph, START, END
+from langgraph.graph.message import add_messages
+from langchain_openai import ChatOpenAI
+
+model = ChatOpenAI(model="gpt-4o-mini")
+client = openai.OpenAI()
+
+class State(TypedDict):
+    messages: Annotated[list, add_messages]
+
+def reply(state):
+    return {"messages": [("ai", "graph heard: " + state["messages"][-1].content)]}
+
+builder = StateGraph(State)
+builder.add_node("reply", reply)
+builder.add_edge(START, "reply")
+builder.add_edge("reply", END)
+graph = builder.compile()
+"#;
+
+#[test]
+fn a_langgraph_agent_compiles_its_graph_and_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let body = json!({
+        "agent_name": "graph",
+        "source_files": {"agent.py": LANGGRAPH},
+        "requirements": "openai\nlangchain-openai\nlanggraph\nrequests",
+        "llm_configs": [{"provider": "openai", "model": "gpt-4o-mini"}],
+    });
+    let answer = stack.call("POST", "/api/deploy?timeout=600", Some(&body));
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert!(answer.json().get("warnings").is_none(), "{}", answer.text());
+    assert_eq!(stack.answer("graph", "ping"), "graph heard: ping");
+}
+
+#[test]
+fn a_model_call_says_that_there_is_no_egress_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let source = r#"
+import json, os, urllib.error, urllib.request
+def handler(message):
+    url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+    request = urllib.request.Request(url, data=b"{}", headers={"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]})
+    try:
+        urllib.request.urlopen(request)
+    except urllib.error.HTTPError as e:
+        return {"response": [e.code, json.load(e)]}
+"#;
+    stack.deployed(json!({"agent_name": "model", "source_files": {"agent.py": source}}));
+    let answer = stack.answer("model", "x");
+    assert_eq!(answer[0], 503);
+    assert!(answer[1]["error"]["message"].as_str().unwrap().contains("no egress yet"), "{answer}");
+}
+
+#[test]
+fn secrets_are_nowhere_but_in_the_agent() {
+    const SECRET: &str = "s3cr3t-of-the-test-9d1f";
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let source = "import os\nprint('my key is', os.environ['KEY'], flush=True)\ndef handler(m):\n    if m == 'raise':\n        raise ValueError(os.environ['KEY'])\n    return os.environ['KEY']\n";
+    let body = json!({"agent_name": "masked", "source_files": {"agent.py": source},
+        "env": [{"name": "KEY", "value": SECRET}]});
+    let deployed = stack.deploy(body);
+    assert_eq!(stack.answer("masked", "x"), SECRET);
+    let raised = stack.invoke("masked", "raise");
+    assert_eq!((raised.status, raised.json()["code"].as_str()), (500, Some("agent_error")));
+    let logs = stack.call("GET", "/api/agents/masked/logs?tail=10", None).text();
+    assert!(logs.contains("my key is ********"), "{logs}");
+    let mut seen = vec![deployed.text(), raised.text(), logs];
+    for path in ["/api/agents", "/api/agents/masked", "/api/deployments", "/api/builds"] {
+        seen.push(stack.call("GET", path, None).text());
+    }
+    assert!(!seen.join("\n").contains(SECRET));
+    // Nor is it on disk in any file, the databases' logs among them.
+    stack.stop();
+    let found = std::process::Command::new("grep").args(["-rlaF", SECRET]).arg(dir.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+}
+
+#[test]
+fn a_crash_is_visible_and_the_agent_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let source = "import os\ndef handler(m):\n    if m == 'die':\n        os._exit(7)\n    return 'alive'\n";
+    stack.deployed(json!({"agent_name": "mortal", "source_files": {"agent.py": source}}));
+    let died = stack.invoke("mortal", "die");
+    assert_eq!((died.status, died.json()["code"].as_str()), (502, Some("agent_crashed")), "{}", died.text());
+    stack.wait_for_phase("mortal", "Running");
+    assert_eq!(stack.answer("mortal", "x"), "alive");
+    let other = stack.deployed(json!({"agent_name": "other", "source_files": says("fine")}));
+    assert_eq!(other["agent"], "other");
+}

@@ -1,0 +1,75 @@
+//! A power cut at any moment: the next start takes everything up, and nothing is left over.
+
+use crate::stack::{Stack, log_of, processes, says};
+use serde_json::{Value, json};
+use std::{thread, time::Duration};
+
+const CUTS: u64 = 20;
+
+#[test]
+fn killed_at_random_moments_of_deploys() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stack = Stack::start(dir.path());
+    for agent in ["one", "two"] {
+        stack.deployed(json!({"agent_name": agent, "source_files": says("v0")}));
+    }
+    // Not random but spread: every run cuts at other places anyway.
+    for cut in 0..CUTS {
+        thread::scope(|scope| {
+            for agent in ["one", "two"] {
+                let stack = &stack;
+                scope.spawn(move || {
+                    let tool = json!([{"name": format!("tool-{agent}-{cut}"), "base_url": "https://a.example"}]);
+                    let broken = cut % 3 == 2;
+                    let files = if broken {
+                        json!({"agent.py": "raise SystemExit(3)\ndef handler(m): return m\n"})
+                    } else {
+                        says(&format!("v{cut}"))
+                    };
+                    // It is cut off in the middle: whatever comes of the request itself is fine.
+                    let _ = stack.try_call(
+                        "POST",
+                        "/api/deploy",
+                        Some(&json!({"agent_name": agent, "source_files": files, "tools_to_create": tool})),
+                    );
+                });
+            }
+            thread::sleep(Duration::from_millis(cut * 12));
+            crate::stack::signal(stack.pid(), "KILL");
+        });
+        stack.kill();
+        let data = dir.path().join("data");
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while !processes(&data).is_empty() {
+            assert!(std::time::Instant::now() < until, "left over: {:?}", processes(&data));
+            thread::sleep(Duration::from_millis(20));
+        }
+        stack = Stack::start(dir.path());
+        for agent in ["one", "two"] {
+            stack.wait_for_phase(agent, "Running");
+            let said = stack.answer(agent, "x");
+            assert!(said.as_str().unwrap().starts_with('v'), "{said}");
+        }
+        ended(&stack);
+    }
+    let tools: Vec<Value> = stack.get("/api/tools").as_array().unwrap().clone();
+    let broken = tools
+        .iter()
+        .filter_map(|t| t["name"].as_str())
+        .filter(|n| n.rsplit('-').next().and_then(|c| c.parse::<u64>().ok()).is_some_and(|cut| cut % 3 == 2));
+    assert_eq!(broken.collect::<Vec<_>>(), Vec::<&str>::new(), "tools of failed deploys are left");
+}
+
+/// Waits until no deployment is in progress.
+fn ended(stack: &Stack) {
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let all = stack.get("/api/deployments");
+        let open: Vec<&Value> = all.as_array().unwrap().iter().filter(|d| d["completed_at"].is_null()).collect();
+        if open.is_empty() {
+            return;
+        }
+        assert!(std::time::Instant::now() < until, "in progress for ever: {open:?}\n{}", log_of(&stack.dir));
+        thread::sleep(Duration::from_millis(50));
+    }
+}

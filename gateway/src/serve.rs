@@ -11,14 +11,14 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_kit::{fs, ports::Listeners, secrets::MasterKey, time::now_ms, token::ApiKey, web};
-use hoistway_model::{Error, Result};
+use hoistway_model::{Error, Operation, Result};
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long requests in flight may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How often ended deployments that are too old are forgotten.
-const PURGE_EVERY: Duration = Duration::from_secs(60 * 60);
+/// How often what is left over is removed.
+const TIDY_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// What the gateway works with.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Opens the journal. Nothing runs before [`Gateway::serve`].
+    /// Opens the journal and takes up the deployments that an earlier process left unfinished.
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
         fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
@@ -64,37 +64,48 @@ impl Gateway {
             ready: Arc::new(Ready(services)),
             tasks: TaskTracker::new(),
         });
+        let recovered = saga.recover().await?;
+        if recovered > 0 {
+            tracing::info!("{recovered} unfinished deployments go on");
+        }
         let keep = Duration::from_secs(u64::from(config.journal_days) * 24 * 60 * 60);
         Ok(Self { state, saga, journal, keep, shutdown })
     }
 
-    /// Takes up unfinished deployments and answers requests until the shutdown token is cancelled; then lets what is
+    /// Answers requests until the shutdown token is cancelled; then lets what is
     /// in flight end.
     pub async fn serve(self, listeners: Listeners) -> Result<()> {
-        let recovered = self.saga.recover().await?;
-        if recovered > 0 {
-            tracing::info!("{recovered} unfinished deployments go on");
-        }
         let Self { state, saga, journal, keep, shutdown } = self;
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
-        let purge = tokio::spawn(purge(journal, keep, shutdown.clone()));
+        let tidy = tokio::spawn(tidy(state.clone(), journal, keep, shutdown.clone()));
         web::serve(listeners, api::router(state.clone()), shutdown).await?;
         saga.drained().await;
         state.tasks.close();
         let _ = tokio::time::timeout(DRAIN, state.tasks.wait()).await;
-        for task in [routes, purge] {
+        for task in [routes, tidy] {
             task.await.map_err(|e| Error::internal("ending a background task", e))?;
         }
         Ok(())
     }
 }
 
-async fn purge(journal: Journal, keep: Duration, shutdown: CancellationToken) {
-    let mut every = tokio::time::interval(PURGE_EVERY);
+/// Now and then: forgets old deployments, and releases the tools of agents whose deletion was cut off in the middle.
+async fn tidy(state: Arc<AppState>, journal: Journal, keep: Duration, shutdown: CancellationToken) {
+    let mut every = tokio::time::interval(TIDY_EVERY);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
         let before = now_ms() - i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
-        if let Err(e) = journal.purge(before).await {
-            tracing::warn!(cause = e.chain(), "old deployments could not be forgotten: {e}");
+        let tidied = async {
+            journal.purge(before).await?;
+            // In this order: whoever is bound and is not an agent afterwards will not become one.
+            let bound = state.tools.bound_agents().await?;
+            let agents = state.agents.list_agents().await?;
+            for name in bound.into_iter().filter(|name| agents.iter().all(|agent| agent.name != *name)) {
+                state.tools.release_agent(Operation::new(), name).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(e) = tidied.await {
+            tracing::warn!(cause = e.chain(), "tidying will be tried again: {e}");
         }
     }
 }

@@ -59,6 +59,11 @@ impl ToolRegistry for ToolRegistryClient {
         answer(self.rpc().release_agent(request).await).map(drop)
     }
 
+    async fn bound_agents(&self) -> Result<Vec<Name>> {
+        let response = answer(self.rpc().list_bound_agents(pb::ListBoundAgentsRequest {}).await)?;
+        response.agents.iter().map(|a| hoistway_proto::convert::name("agents", a)).collect()
+    }
+
     async fn create_tool(&self, operation: Operation, tool: NewTool) -> Result<Tool> {
         let request = pb::CreateToolRequest { operation: Some(operation.into()), tool: Some(tool.into()) };
         member("tool", answer(self.rpc().create_tool(request).await)?.tool)?.try_into()

@@ -1,7 +1,7 @@
 //! Builds: source to image. Records of the build service and its trait.
 
 use crate::{
-    BuildAttemptId, Digest, Name, Operation, OperationId, Result,
+    BuildAttemptId, Digest, Name, Operation, OperationId, Result, Secret,
     source::{self, Requirements, SourceFiles},
 };
 use async_trait::async_trait;
@@ -52,6 +52,8 @@ pub struct BuildRequest {
     pub source: BuildSource,
     /// Resolve the requirements anew although nothing changed.
     pub refresh: bool,
+    /// Values that logs and errors must not show.
+    pub mask: Vec<Secret>,
 }
 
 /// How far a build is, in the public API's spelling.

@@ -58,11 +58,14 @@ impl ImageRef {
         Self { host: host.to_owned(), ..self.clone() }
     }
 
-    /// `HOST/REPOSITORY:TAG` for people, or by digest where there is no tag.
+    /// `HOST/REPOSITORY:TAG` for people, or by digest where there is no tag; without the host where that is only our
+    /// own name for it.
     pub fn display_tagged(&self) -> String {
-        match (&self.tag, &self.digest) {
-            (Some(tag), _) => format!("{}/{}:{tag}", self.host, self.repository),
-            (None, _) => self.to_string(),
+        let digest = self.digest.filter(|_| self.tag.is_none());
+        let shown = Self { digest, ..self.clone() }.to_string();
+        match shown.strip_prefix(PLATFORM_REGISTRY) {
+            Some(path) => path.trim_start_matches('/').to_owned(),
+            None => shown,
         }
     }
 

@@ -21,7 +21,7 @@ impl Name {
         }
         let hint = match suggest(text) {
             Some(better) => format!("; \"{better}\" would do"),
-            None => String::new(),
+            None => "; \"my-agent\" would do".to_owned(),
         };
         Err(Error::field(
             field,

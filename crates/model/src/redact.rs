@@ -1,7 +1,7 @@
 //! A string that is never shown by accident.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 /// What stands where a secret would.
 pub const MASK: &str = "********";
@@ -35,6 +35,133 @@ impl From<String> for Secret {
     }
 }
 
+/// Replaces known secrets by [`MASK`]. A secret of several lines is also known by each of them, and each in the forms
+/// that programs print texts in: as JSON and as Python's `repr` and `ascii`.
+///
+/// Values of fewer than four characters, and plain words and numbers of up to five ("true", "info", "8080"), are not
+/// masked: hiding them would hide nothing and make logs unreadable.
+#[derive(Debug, Default)]
+pub struct Masker {
+    /// The secrets by their first byte, so that a text is searched in one pass.
+    by_first: HashMap<u8, Vec<Box<[u8]>>>,
+    longest: usize,
+}
+
+impl Masker {
+    /// Knows these secrets.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
+        let mut masker = Self::default();
+        for secret in secrets {
+            let text = secret.expose();
+            let lines = text.split(['\n', '\r']).map(str::trim);
+            for part in std::iter::once(text).chain(std::iter::once(text.trim())).chain(lines) {
+                for form in forms(part) {
+                    masker.add(form.as_bytes());
+                }
+            }
+        }
+        for known in masker.by_first.values_mut() {
+            known.sort_by_key(|part| std::cmp::Reverse(part.len()));
+        }
+        masker
+    }
+
+    fn add(&mut self, part: &[u8]) {
+        if let Some(&first) = part.first() {
+            let known = self.by_first.entry(first).or_default();
+            if known.iter().all(|k| **k != *part) {
+                known.push(part.into());
+                self.longest = self.longest.max(part.len());
+            }
+        }
+    }
+
+    /// The length of the longest text that is hidden.
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// The text without secrets.
+    pub fn text(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.prefix(text.as_bytes(), text.len())).into_owned()
+    }
+
+    /// The first `limit` bytes of `text` without secrets. The rest is looked at too, so a secret that lies across the
+    /// limit is hidden.
+    pub fn prefix(&self, text: &[u8], limit: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(limit.min(text.len()));
+        // Up to where the text is known to be secret: overlapping secrets are one masked stretch.
+        let mut hidden = 0;
+        for (at, &byte) in text.iter().enumerate().take(limit) {
+            let rest = &text[at..];
+            let found = self.by_first.get(&byte).and_then(|known| known.iter().find(|part| rest.starts_with(part)));
+            if let Some(part) = found {
+                if at >= hidden {
+                    out.extend_from_slice(MASK.as_bytes());
+                }
+                hidden = hidden.max(at + part.len());
+            }
+            if at >= hidden {
+                out.push(byte);
+            }
+        }
+        out
+    }
+}
+
+/// Whether hiding a value hides anything.
+fn is_worth_hiding(text: &str) -> bool {
+    let plain = text.bytes().all(|b| b.is_ascii_lowercase()) || text.bytes().all(|b| b.is_ascii_digit());
+    text.chars().count() >= if plain { 6 } else { 4 }
+}
+
+/// A text as it is and as programs escape it.
+fn forms(text: &str) -> Vec<String> {
+    if !is_worth_hiding(text) {
+        return Vec::new();
+    }
+    let escape = |quote: Option<char>, ascii: Option<fn(char, &mut String)>| {
+        let mut out = String::with_capacity(text.len());
+        for c in text.chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                c if Some(c) == quote => out.extend(['\\', c]),
+                c if !c.is_ascii() => match ascii {
+                    Some(write) => write(c, &mut out),
+                    None => out.push(c),
+                },
+                c => out.push(c),
+            }
+        }
+        out
+    };
+    // JSON writes what is beyond the basic plane as two units, Python as one number.
+    let json: fn(char, &mut String) = |c, out| {
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            out.push_str(&format!("\\u{unit:04x}"));
+        }
+    };
+    let python: fn(char, &mut String) = |c, out| {
+        out.push_str(&match u32::from(c) {
+            n @ 0..=0xff => format!("\\x{n:02x}"),
+            n @ 0..=0xffff => format!("\\u{n:04x}"),
+            n => format!("\\U{n:08x}"),
+        });
+    };
+    let mut all = vec![text.to_owned()];
+    for quote in [None, Some('"'), Some('\'')] {
+        for ascii in [None, Some(json), Some(python)] {
+            all.push(escape(quote, ascii));
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -43,5 +170,52 @@ mod tests {
     #[test]
     fn debug_shows_the_mask() {
         assert_eq!(format!("{:?}", Some(Secret::new("hunter2"))), format!("Some({MASK})"));
+    }
+
+    fn masker(secrets: &[&str]) -> Masker {
+        Masker::new(&secrets.iter().map(|s| Secret::new(*s)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_occurrence_goes_and_the_rest_stays() {
+        let m = masker(&["hunter22", "1", "hunter22-long"]);
+        assert_eq!(m.text("a hunter22, hunter22-long: 1"), "a ********, ********: 1");
+        assert_eq!(m.text("ünïcode hunter2"), "ünïcode hunter2");
+    }
+
+    #[test]
+    fn overlapping_secrets_leave_nothing() {
+        assert_eq!(masker(&["abcdefgh", "efghijkl"]).text("<abcdefghijkl>"), "<********>");
+        assert_eq!(masker(&["ababab"]).text("xabababab!"), "x********!");
+    }
+
+    #[test]
+    fn a_secret_of_several_lines_is_known_by_each() {
+        let m = masker(&["-----BEGIN-----\n  c2VjcmV0\r\nxyz\n"]);
+        assert_eq!(m.text("c2VjcmV0 xyz"), "******** xyz");
+    }
+
+    #[test]
+    fn a_secret_across_the_limit_is_hidden() {
+        let m = masker(&["hunter22"]);
+        assert_eq!(m.prefix(b"123 hunter22 and more", 8), b"123 ********");
+        assert_eq!(m.prefix(b"123 hunter22 and more", 3), b"123");
+    }
+
+    #[test]
+    fn escaped_forms_are_hidden_too() {
+        let m = masker(&["geh\u{e9}im \"x\"\\", "a\u{1f600}b\u{1f600}"]);
+        for shown in [r#""gehéim \"x\"\\""#, r#"'gehéim "x"\\'"#, r#""geh\u00e9im \"x\"\\""#, r#"'geh\xe9im "x"\\'"#]
+        {
+            let hidden = m.text(shown);
+            assert!(!hidden.contains("im"), "{shown} became {hidden}");
+        }
+        assert_eq!(m.text(r"a\ud83d\ude00b\ud83d\ude00 a\U0001f600b\U0001f600"), "******** ********");
+    }
+
+    #[test]
+    fn plain_words_and_numbers_are_no_secrets() {
+        let m = masker(&["info", "8080", "abcd5", "abc", "secret"]);
+        assert_eq!(m.text("info 8080 abcd5 abc secret"), "info 8080 ******** abc ********");
     }
 }

@@ -230,8 +230,11 @@ pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
     /// created that nobody else has bound since. An operation never seen is kept from happening later.
     async fn undo_tools(&self, applied: OperationId) -> Result<()>;
 
-    /// Drops all bindings of a deleted agent.
+    /// Drops the bindings of a deleted agent; those of a deploy that is not settled yet are that deploy's.
     async fn release_agent(&self, operation: Operation, agent: Name) -> Result<()>;
+
+    /// The agents that have settled bindings, by name.
+    async fn bound_agents(&self) -> Result<Vec<Name>>;
 
     /// Registers one tool. The same tool again is a no-op; another tool of that name is [`crate::Code::Conflict`].
     async fn create_tool(&self, operation: Operation, tool: NewTool) -> Result<Tool>;

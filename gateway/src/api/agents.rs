@@ -44,7 +44,11 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
 }
 
 async fn delete_whole(state: Arc<AppState>, name: Name) -> Result<()> {
-    state.agents.delete_agent(Operation::new(), name.clone()).await?;
+    // One that is gone already may have been cut off in the middle of its deletion: the rest is done all the same.
+    let deleted = state.agents.delete_agent(Operation::new(), name.clone()).await;
+    if deleted.as_ref().is_err_and(|e| e.code != Code::NotFound) {
+        return deleted;
+    }
     state.routes.forget(&name);
     let release = Operation::new();
     for tries in 1.. {
@@ -60,7 +64,7 @@ async fn delete_whole(state: Arc<AppState>, name: Name) -> Result<()> {
             Ok(()) => break,
         }
     }
-    Ok(())
+    deleted
 }
 
 /// The answer to every successful DELETE.

@@ -16,7 +16,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use hoistway_model::{DeploymentId, Error, NAMESPACE, Name, Result};
+use hoistway_model::{Code, DeploymentId, Error, NAMESPACE, Name, Result};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::{str::FromStr, sync::Arc, time::Duration};
@@ -87,7 +87,10 @@ pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: Whol
     let Accepted { id, warnings: found, mut progress } = state.deployer.accept(request, strict).await?;
     warnings.extend(found);
 
-    let seen = follow(&mut progress, wait, patience).await;
+    let seen = match follow(&mut progress, wait, patience).await {
+        Ok(seen) => seen,
+        Err(e) => return Err(ApiError::from(e).with_header(DEPLOYMENT, id_text(id)?)),
+    };
     let accepted = |warnings| underway(agent.clone(), id, warnings);
     match &seen.done {
         _ if wait == Wait::None => accepted(warnings),
@@ -98,10 +101,12 @@ pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: Whol
             created(&state, agent, id, seen, wants_build, warnings)
         }
         None => {
-            if wait == Wait::Ready {
-                let waited = patience.as_secs();
-                warnings.push(format!("the agent is Pending: it is not up after {waited} s and goes on starting"));
-            }
+            warnings.push(match wait {
+                Wait::Ready => {
+                    format!("the agent is Pending: it is not up after {} s and goes on starting", patience.as_secs())
+                }
+                Wait::Built | Wait::None => "the agent is Pending: it is being started".to_owned(),
+            });
             created(&state, agent, id, seen, wants_build, warnings)
         }
     }
@@ -128,18 +133,22 @@ async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(DeployRequest,
 }
 
 /// How far the deployment is when there is enough to answer, or when the caller's patience ends. A sender that is gone
-/// means that this process is shutting down: the last that was seen is answered then.
-async fn follow(progress: &mut watch::Receiver<Progress>, wait: Wait, patience: Duration) -> Progress {
+/// means that this process is shutting down.
+async fn follow(progress: &mut watch::Receiver<Progress>, wait: Wait, patience: Duration) -> Result<Progress> {
     let enough = |seen: &Progress| {
         seen.done.is_some()
             || match wait {
                 Wait::Ready => false,
-                Wait::Built => seen.is_built(),
+                // An image deploy has nothing to build: what there is to wait for is the agent.
+                Wait::Built => seen.wants_build && seen.is_built(),
                 Wait::None => true,
             }
     };
-    let _ = timeout(patience, progress.wait_for(enough)).await;
-    progress.borrow().clone()
+    if let Ok(Err(_)) = timeout(patience, progress.wait_for(enough)).await {
+        let text = "the gateway is shutting down; the deployment goes on with its next start";
+        return Err(Error::new(Code::Unavailable, text));
+    }
+    Ok(progress.borrow().clone())
 }
 
 fn underway(agent: Name, id: DeploymentId, warnings: Vec<String>) -> ApiResult<Response> {

@@ -79,6 +79,9 @@ impl Queue {
 /// One agent's lane.
 pub struct Lane {
     agent: Name,
+    /// Held while a deployment is looked up and journalled, so that they are journalled in the order they came. The
+    /// queue itself is never locked for longer than a moment: the lane must be able to go on meanwhile.
+    pub accepting: Mutex<()>,
     queue: Mutex<Queue>,
 }
 
@@ -111,12 +114,12 @@ pub struct Lanes(StdMutex<HashMap<Name, Arc<Lane>>>);
 impl Lanes {
     pub fn of(&self, agent: &Name) -> Arc<Lane> {
         let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Lane { agent: agent.clone(), queue: Mutex::default() });
+        let new = || Arc::new(Lane { agent: agent.clone(), accepting: Mutex::default(), queue: Mutex::default() });
         lanes.entry(agent.clone()).or_insert_with(new).clone()
     }
 
     /// Forgets a lane that nobody else holds; one that somebody is just using stays for its next job.
-    pub async fn forget(&self, lane: Arc<Lane>) {
+    pub fn forget(&self, lane: Arc<Lane>) {
         let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mine_and_the_maps = 2;
         if Arc::strong_count(&lane) == mine_and_the_maps {

@@ -22,8 +22,8 @@ pub enum Step {
     Start,
     /// Route to it: the point of no return.
     Switch,
-    /// Drop what only the earlier revision used, and bind the new tools where they were missing.
-    Settle,
+    /// Bind the tools to the agents that have been waiting for them.
+    Bind,
     /// Nothing left to do.
     Done,
 }
@@ -37,7 +37,7 @@ impl Step {
             Step::Build => "build",
             Step::Start => "start",
             Step::Switch => "switch",
-            Step::Settle => "settle",
+            Step::Bind => "bind",
             Step::Done => "done",
         }
     }
@@ -123,16 +123,21 @@ pub struct ToolsOutput {
     pub created: Vec<Name>,
     /// The required ones.
     pub tools: Vec<ToolEntry>,
-    /// For each created tool, the call that binds the agents which have been waiting for it.
-    pub rebind: Vec<OperationId>,
+    /// The calls that bind the tools to agents which have been waiting for them: created or adopted, they may be the
+    /// first to have a use for it.
+    pub rebind: Vec<(Name, OperationId)>,
 }
 
 impl From<AppliedTools> for ToolsOutput {
-    fn from(applied: AppliedTools) -> Self {
+    fn from(AppliedTools { created, tools }: AppliedTools) -> Self {
+        let mut there: Vec<Name> = created.clone();
+        there.extend(tools.iter().filter(|t| t.url.is_some()).map(|t| t.name.clone()));
+        there.sort();
+        there.dedup();
         Self {
-            rebind: applied.created.iter().map(|_| OperationId::mint()).collect(),
-            created: applied.created,
-            tools: applied.tools.into_iter().map(Into::into).collect(),
+            created,
+            tools: tools.into_iter().map(Into::into).collect(),
+            rebind: there.into_iter().map(|name| (name, OperationId::mint())).collect(),
         }
     }
 }
@@ -190,6 +195,8 @@ pub struct Log {
     pub builds: bool,
     /// Whether the tool registry has anything to change.
     pub changes_tools: bool,
+    /// Whether the agent needs a new revision.
+    pub changes_agent: bool,
     pub ids: Ids,
     /// For an image deploy: the digest that its tag stood for when the deploy was planned.
     pub image_digest: Option<Digest>,
@@ -207,6 +214,7 @@ impl Log {
             step: Step::Plan,
             builds,
             changes_tools: true,
+            changes_agent: true,
             ids: Ids::mint(),
             image_digest: None,
             tools: None,
@@ -220,11 +228,13 @@ impl Log {
     pub fn next(&self) -> Step {
         match self.step {
             Step::Plan if self.changes_tools => Step::Tools,
-            Step::Plan | Step::Tools if self.builds => Step::Build,
-            Step::Plan | Step::Tools | Step::Build => Step::Start,
+            Step::Plan | Step::Tools if self.changes_agent && self.builds => Step::Build,
+            Step::Plan | Step::Tools | Step::Build if self.changes_agent => Step::Start,
             Step::Start => Step::Switch,
-            Step::Switch if self.changes_tools => Step::Settle,
-            Step::Switch | Step::Settle | Step::Done => Step::Done,
+            // Without a new revision there is nothing to route to, but the new bindings are to be settled all the same.
+            Step::Tools => Step::Switch,
+            Step::Switch if self.changes_tools => Step::Bind,
+            Step::Plan | Step::Build | Step::Switch | Step::Bind | Step::Done => Step::Done,
         }
     }
 
@@ -245,8 +255,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn path(builds: bool, changes_tools: bool) -> Vec<Step> {
-        let mut log = Log { changes_tools, ..Log::accepted(builds, 0) };
+    fn path(builds: bool, changes_tools: bool, changes_agent: bool) -> Vec<Step> {
+        let mut log = Log { changes_tools, changes_agent, ..Log::accepted(builds, 0) };
         let mut steps = Vec::new();
         while log.step != Step::Done {
             let next = log.next();
@@ -259,9 +269,11 @@ mod tests {
     #[test]
     fn steps_without_work_are_left_out() {
         use Step::*;
-        assert_eq!(path(true, true), [Tools, Build, Start, Switch, Settle, Done]);
-        assert_eq!(path(true, false), [Build, Start, Switch, Done]);
-        assert_eq!(path(false, true), [Tools, Start, Switch, Settle, Done]);
-        assert_eq!(path(false, false), [Start, Switch, Done]);
+        assert_eq!(path(true, true, true), [Tools, Build, Start, Switch, Bind, Done]);
+        assert_eq!(path(true, false, true), [Build, Start, Switch, Done]);
+        assert_eq!(path(false, true, true), [Tools, Start, Switch, Bind, Done]);
+        assert_eq!(path(false, false, true), [Start, Switch, Done]);
+        assert_eq!(path(true, true, false), [Tools, Switch, Bind, Done]);
+        assert_eq!(path(true, false, false), [Done]);
     }
 }

@@ -78,8 +78,18 @@ impl Saga {
     pub async fn recover(&self) -> Result<usize> {
         let open = self.0.journal.unfinished().await?;
         let count = open.len();
-        for record in open {
-            let request = self.0.unseal(&record)?;
+        for mut record in open {
+            let request = match self.0.unseal(&record) {
+                Ok(request) => request,
+                Err(e) => {
+                    // One that cannot be read must not keep the others from going on.
+                    tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable");
+                    record.fail(&Error::new(Code::Internal, "its journalled request cannot be read; deploy again"));
+                    record.finish(State::Failed, now_ms());
+                    self.0.journal.update(&record).await?;
+                    continue;
+                }
+            };
             let lane = self.0.lanes.of(&record.agent);
             let mut queue = lane.lock().await;
             let job = Job::new(self.0.identity(&request), record, request);
@@ -123,21 +133,37 @@ impl Inner {
         }
         let identity = self.identity(&request);
         let lane = self.lanes.of(&request.agent);
-        // Held over the look-ups, so that deployments of one agent are journalled in the order they came.
-        let mut queue = lane.lock().await;
-        if let Some(last) = queue.last().filter(|last| last.identity == identity && !last.is_done()) {
-            return Ok(last.accepted());
-        }
-        if queue.len() >= self.limits.queue {
-            let text = format!("{} deployments of agent \"{}\" are waiting already", queue.len(), request.agent);
-            return Err(Error::new(Code::ResourceExhausted, text));
-        }
+        let accepted = self.accept_into(&lane, identity, request, strict).await;
+        self.lanes.forget(lane);
+        accepted
+    }
+
+    async fn accept_into(
+        self: &Arc<Self>,
+        lane: &Arc<Lane>,
+        identity: Digest,
+        request: DeployRequest,
+        strict: bool,
+    ) -> Result<Accepted> {
+        let _turn = lane.accepting.lock().await;
+        // Nobody else can add a job from here on, so an idle lane stays idle until this one is pushed.
+        let idle = {
+            let queue = lane.lock().await;
+            if let Some(last) = queue.last().filter(|last| last.identity == identity && !last.is_done()) {
+                return Ok(last.accepted());
+            }
+            if queue.len() >= self.limits.queue {
+                let text = format!("{} deployments of agent \"{}\" are waiting already", queue.len(), request.agent);
+                return Err(Error::new(Code::ResourceExhausted, text));
+            }
+            queue.is_empty()
+        };
         let mut findings = plan::look_up(&self.services, &request).await.map_err(plan::not_ready)?;
         let warnings = plan::check(&findings, &request, strict)?;
         let now = now_ms();
         let mut log = Log::accepted(matches!(request.source, Source::Files(_)), now);
         let mut failure = None;
-        if queue.is_empty() {
+        if idle {
             match plan::pin_image(&self.services, &request, &mut findings).await {
                 Ok(()) => plan::decide(&self.key, &request, findings, &mut log, now),
                 Err(e) => failure = Some(e),
@@ -157,7 +183,7 @@ impl Inner {
         self.journal.insert(&record).await?;
         let job = Arc::new(Job::new(identity, record, request));
         if !job.is_done() {
-            self.enqueue(&lane, &mut queue, job.clone());
+            self.enqueue(lane, &mut *lane.lock().await, job.clone());
         }
         Ok(job.accepted())
     }
@@ -180,12 +206,12 @@ impl Inner {
             lane.pop().await;
             job.publish(progress);
         }
-        self.lanes.forget(lane).await;
+        self.lanes.forget(lane);
     }
 
     /// What makes two requests the same.
     fn identity(&self, request: &DeployRequest) -> Digest {
-        plan::fingerprint(&self.key, request, None)
+        self.key.fingerprint("deploy-request", &request.canonical())
     }
 
     fn seal(&self, id: DeploymentId, request: &DeployRequest) -> Result<Vec<u8>> {

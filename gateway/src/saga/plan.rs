@@ -1,7 +1,7 @@
 //! Looks everything up that a deploy names, and decides which steps have work to do. Changes nothing.
 
 use super::{
-    log::{Log, Step, ToolsOutput},
+    log::{Log, ToolsOutput},
     steps::{Services, tool_plan},
 };
 use crate::api::deploy_request::{DeployRequest, Source};
@@ -59,26 +59,22 @@ pub fn decide(key: &MasterKey, request: &DeployRequest, findings: Findings, log:
     let Findings { resolved, agent, image_digest } = findings;
     log.image_digest = image_digest;
     log.changes_tools = resolved.changed;
-    let unchanged = !resolved.changed
-        && agent.as_ref().is_some_and(|agent| {
-            agent.spec.fingerprint == fingerprint(key, request, image_digest)
-                && agent.spec.tools == resolved.tools
-                && agent.phase != Phase::Failed
-        });
+    let agent = agent.filter(|agent| {
+        agent.spec.fingerprint == fingerprint(key, request, image_digest)
+            && agent.spec.tools == resolved.tools
+            && agent.phase != Phase::Failed
+    });
     log.tools = Some(ToolsOutput {
         created: Vec::new(),
         tools: resolved.tools.into_iter().map(Into::into).collect(),
         rebind: Vec::new(),
     });
-    let next = match (unchanged, agent) {
-        (true, Some(agent)) => {
-            log.image = built_image(&agent).map(Into::into);
-            log.pending = (agent.phase == Phase::Pending).then_some(agent.message);
-            Step::Done
-        }
-        _ => log.next(),
-    };
-    log.advance(next, now);
+    if let Some(agent) = agent {
+        log.changes_agent = false;
+        log.image = built_image(&agent).map(Into::into);
+        log.pending = (agent.phase == Phase::Pending).then_some(agent.message);
+    }
+    log.advance(log.next(), now);
 }
 
 /// The build that an agent's revision came from.
@@ -92,11 +88,11 @@ fn built_image(agent: &Agent) -> Option<BuiltImage> {
     })
 }
 
-/// A keyed hash of everything that the request means; keyed, because env values are in it.
+/// A keyed hash of everything that makes the request's revision; keyed, because env values are in it.
 pub fn fingerprint(key: &MasterKey, request: &DeployRequest, image_digest: Option<Digest>) -> Digest {
-    let mut meaning = request.canonical();
+    let mut meaning = request.canonical_revision();
     meaning.extend_from_slice(image_digest.map(|d| d.to_string()).unwrap_or_default().as_bytes());
-    key.fingerprint("deploy-request", &meaning)
+    key.fingerprint("revision", &meaning)
 }
 
 /// A 503 while nothing has been changed: which service did not answer.

@@ -7,11 +7,14 @@ use super::{
     plan, progress_of,
     steps::{self, Context},
 };
-use crate::{deploy::Progress, store::Record};
+use crate::{api::deploy_request::DeployRequest, deploy::Progress, store::Record};
 use hoistway_kit::time::now_ms;
-use hoistway_model::{Result, agent::Phase};
+use hoistway_model::{Code, Error, Result, agent::Phase, redact::Masker};
 use std::time::Duration;
 use tracing::{Instrument, info_span};
+
+/// The least time that a step is tried again for.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// The process is shutting down; the journal keeps what is left to do.
 pub struct Stopped;
@@ -22,13 +25,13 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
     let mut record = job.record.lock().await;
     let span = info_span!("deployment", id = %record.id, agent = %record.agent);
     async {
-        while record.state == State::Running {
-            forward(inner, job, &mut record).await?;
+        loop {
+            match record.state {
+                State::Running => forward(inner, job, &mut record).await?,
+                State::Undoing => backward(inner, job, &mut record).await?,
+                State::Succeeded | State::Failed => return Ok(progress_of(&record)),
+            }
         }
-        if record.state == State::Undoing {
-            backward(inner, job, &mut record).await?;
-        }
-        Ok(progress_of(&record))
     }
     .instrument(span)
     .await
@@ -44,6 +47,7 @@ async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), St
             }
         }
         Err(error) => {
+            let error = masked(error, &job.request);
             tracing::warn!(step = record.log.step.as_str(), code = %error.code, cause = error.chain(), "{error}");
             record.fail(&error);
             record.state = State::Undoing;
@@ -56,6 +60,16 @@ async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), St
     Ok(())
 }
 
+/// The error without values of the request's variables: a source line in it may repeat one.
+fn masked(mut error: Error, request: &DeployRequest) -> Error {
+    let masker = Masker::new(request.env.iter().map(|e| &e.value));
+    error.message = masker.text(&error.message);
+    for line in &mut error.details {
+        *line = masker.text(line);
+    }
+    error
+}
+
 /// Takes back what the deployment did, last step first. The step that failed is among them: nobody knows how far it
 /// came. Each undo is repeated until it succeeds.
 async fn backward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), Stopped> {
@@ -63,6 +77,17 @@ async fn backward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), S
     let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, request: &job.request, log: &log };
     let mut retry = Retry::default();
     while let Err(error) = undo_all(&ctx).await {
+        if error.code == Code::Conflict && log.step == Step::Switch {
+            // The switch did happen, whatever its answer was: then there is only forward.
+            tracing::warn!("the revision is the agent's already: the deployment goes on");
+            record.failure = None;
+            record.state = State::Running;
+            record.log.advance(log.next(), now_ms());
+            if record.log.step == Step::Done {
+                record.finish(State::Succeeded, now_ms());
+            }
+            return save(inner, record).await;
+        }
         tracing::warn!(code = %error.code, cause = error.chain(), "undo will be tried again: {error}");
         retry.wait(inner).await?;
     }
@@ -72,10 +97,10 @@ async fn backward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), S
 
 async fn undo_all(ctx: &Context<'_>) -> Result<()> {
     let log = ctx.log;
-    if log.step >= Step::Start {
+    if log.changes_agent && log.step >= Step::Start {
         steps::start::undo(ctx).await?;
     }
-    if log.builds && log.step >= Step::Build {
+    if log.changes_agent && log.builds && log.step >= Step::Build {
         steps::build::undo(ctx).await?;
     }
     if log.changes_tools && log.step >= Step::Tools {
@@ -87,7 +112,8 @@ async fn undo_all(ctx: &Context<'_>) -> Result<()> {
 /// Performs the intended step, again while it fails for a passing reason and there is time.
 async fn attempt(inner: &Inner, job: &Job, record: &Record) -> Result<Result<Log>, Stopped> {
     let spent = Duration::from_millis(u64::try_from(now_ms() - record.created_at).unwrap_or(0));
-    let deadline = tokio::time::Instant::now() + inner.limits.deadline.saturating_sub(spent);
+    // What was recovered after a long pause gets some time all the same: the services may be starting as well.
+    let deadline = tokio::time::Instant::now() + inner.limits.deadline.saturating_sub(spent).max(GRACE);
     // A switch that was asked for may have happened: from here on there is only forward.
     let may_give_up = record.log.step < Step::Switch;
     let mut retry = Retry::default();
@@ -102,9 +128,9 @@ async fn attempt(inner: &Inner, job: &Job, record: &Record) -> Result<Result<Log
                 tracing::info!(step = record.log.step.as_str(), cause = e.chain(), "will be tried again: {e}");
                 retry.wait(inner).await?;
             }
-            Err(e) if record.log.step == Step::Settle => {
-                // The agent runs; what could not be tidied is said, and nothing is undone for it.
-                tracing::warn!(cause = e.chain(), "the deployment could not be settled: {e}");
+            Err(e) if record.log.step == Step::Bind => {
+                // The agent runs; what others miss is said, and nothing is undone for it.
+                tracing::warn!(cause = e.chain(), "waiting agents could not be bound: {e}");
                 let mut log = record.log.clone();
                 log.advance(Step::Done, now_ms());
                 return Ok(Ok(log));
@@ -133,8 +159,8 @@ async fn perform(inner: &Inner, job: &Job, record: &Record) -> Result<Log> {
             let status = steps::start::run(&ctx).await?;
             log.pending = (status.phase != Phase::Running).then_some(status.message);
         }
-        Step::Switch => drop(steps::switch::run(&ctx).await?),
-        Step::Settle => steps::settle::run(&ctx).await?,
+        Step::Switch => steps::switch::run(&ctx).await?,
+        Step::Bind => steps::bind::run(&ctx).await?,
         Step::Done => {}
     }
     log.advance(log.next(), now_ms());

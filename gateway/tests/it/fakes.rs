@@ -78,6 +78,10 @@ impl ToolRegistry for FakeTools {
         Ok(())
     }
 
+    async fn bound_agents(&self) -> Result<Vec<Name>> {
+        Ok(Vec::new())
+    }
+
     async fn create_tool(&self, _: Operation, tool: NewTool) -> Result<Tool> {
         let mut tools = self.tools.lock().unwrap();
         let has_credentials = !tool.credentials.is_empty();

@@ -1,7 +1,7 @@
 use super::{name, optional, parsed, required};
 use crate::builds::v1 as pb;
 use hoistway_model::{
-    Error, Operation, Result,
+    Error, Operation, Result, Secret,
     build::{Build, BuildRequest, BuildSource, BuildStatus, BuiltImage},
 };
 
@@ -15,6 +15,7 @@ impl From<(Operation, BuildRequest)> for pb::BuildRequest {
             entry_point: r.source.entry_point,
             requirements: r.source.requirements.map(|r| r.text().to_owned()),
             refresh: r.refresh,
+            mask: r.mask.iter().map(|s| s.expose().to_owned()).collect(),
         }
     }
 }
@@ -28,6 +29,7 @@ impl TryFrom<pb::BuildRequest> for (Operation, BuildRequest) {
             agent: name("agent", &r.agent)?,
             source: BuildSource::parse(r.files.into_iter().collect(), Some(&r.entry_point), r.requirements.as_deref())?,
             refresh: r.refresh,
+            mask: r.mask.into_iter().map(Secret::new).collect(),
         };
         Ok((required("operation", r.operation)?.try_into()?, request))
     }

@@ -79,10 +79,19 @@ class Mask:
     places = []
 
     def __init__(self, secrets=()):
-        forms = {form for s in secrets if s for form in (s, repr(s)[1:-1], json.dumps(s)[1:-1])}
+        texts = {part for s in secrets for part in (s, s.strip(), *map(str.strip, s.splitlines())) if self.hides(part)}
+        forms = {form for s in texts for form in (
+            s, repr(s)[1:-1], ascii(s)[1:-1], json.dumps(s)[1:-1], json.dumps(s, ensure_ascii=False)[1:-1])}
         self._forms = sorted(forms, key=len, reverse=True)  # a secret within a longer one must not spoil the match
 
+    @staticmethod
+    def hides(text):
+        """Whether hiding it hides anything: not of short values, plain words and numbers ("true", "info", "8080")."""
+        plain = text.isascii() and (text.isdigit() or text.isalpha() and text.islower())
+        return len(text) >= (6 if plain else 4)
+
     def __call__(self, text):
+        text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate is not for JSON
         for form in self._forms:
             text = text.replace(form, "********")
         for here, name in self.places:

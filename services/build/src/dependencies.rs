@@ -43,11 +43,14 @@ impl Dependencies {
     /// Works below `dir`, the service's directory. What an earlier process left half done is removed.
     pub fn open(dir: &std::path::Path, interpreter: Interpreter, blobs: BlobStore) -> Result<Self> {
         let failed = |e: io::Error| Error::internal("preparing the build directory", e);
-        let work = dir.join("work");
-        match std::fs::remove_dir_all(&work) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-            _ => std::fs::create_dir_all(&work).map_err(failed)?,
+        let all = dir.join("work");
+        std::fs::create_dir_all(&all).map_err(failed)?;
+        // An installer of a killed process may still write into its directory, so each process has one of its own;
+        // what cannot be removed now is removed at the next start.
+        for old in std::fs::read_dir(&all).map_err(failed)?.flatten() {
+            let _ = std::fs::remove_dir_all(old.path());
         }
+        let work = tempfile::Builder::new().prefix("").tempdir_in(&all).map_err(failed)?.keep();
         Ok(Self { work, uv: Uv::new(dir), interpreter, blobs, making: StdMutex::default() })
     }
 

@@ -1,5 +1,6 @@
 //! The lines of one build: bounded, and readable while they are written.
 
+use hoistway_model::redact::Masker;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many lines are kept; of a longer log the first and the last ones.
@@ -13,15 +14,27 @@ pub struct BuildLog(Arc<Mutex<Lines>>);
 
 #[derive(Debug, Default)]
 struct Lines {
+    masker: Masker,
     lines: Vec<String>,
     dropped: usize,
 }
 
 impl BuildLog {
+    /// An empty log that hides what `masker` knows.
+    pub fn new(masker: Masker) -> Self {
+        Self(Arc::new(Mutex::new(Lines { masker, ..Lines::default() })))
+    }
+
+    /// A text without what this log hides.
+    pub fn masked(&self, text: &str) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).masker.text(text)
+    }
+
     /// Adds one or more lines.
     pub fn say(&self, text: impl AsRef<str>) {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for line in text.as_ref().lines() {
+        let text = log.masker.text(text.as_ref());
+        for line in text.lines() {
             let line = match line.char_indices().nth(MAX_LINE) {
                 Some((end, _)) => format!("{} …", &line[..end]),
                 None => line.to_owned(),

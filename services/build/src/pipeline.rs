@@ -7,7 +7,7 @@ use crate::{
     layer::LayerBuilder,
     log::BuildLog,
     python::{Analyser, Interpreter, imports},
-    registry::{BlobStore, Manifest, NewTag, RepoName},
+    registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
     service::encode,
     store::{Attempt, Finished, Store},
 };
@@ -83,6 +83,18 @@ impl Pipeline {
         Ok(inputs.finish())
     }
 
+    /// Whether everything of an image is still in the registry.
+    pub async fn is_whole(&self, image: &BuiltImage) -> Result<bool> {
+        let inner = &self.0;
+        let repository = repository(&image.repository)?;
+        let found = find_manifest(inner.store.db().read(), &repository, &Reference::Digest(image.digest)).await?;
+        let Some(stored) = found else { return Ok(false) };
+        let manifest = read_manifest(stored.bytes)?;
+        let blobs = inner.blobs.clone();
+        let whole = move || manifest.blobs().iter().all(|digest| blobs.contains(digest));
+        tokio::task::spawn_blocking(whole).await.map_err(|e| Error::internal("looking for an image's blobs", e))
+    }
+
     /// Builds and publishes.
     pub async fn run(&self, attempt: &Attempt, request: &BuildRequest, log: &BuildLog) -> Result<BuiltImage> {
         let inner = &self.0;
@@ -102,10 +114,8 @@ impl Pipeline {
         }
         let image = inner.write_source(source, layers, base, log).await?;
         let lock = dependencies.and_then(|d| d.new_lock);
-        let repository = RepoName::from_str(request.agent.as_str())
-            .map_err(|e| Error::internal("naming the repository", format!("{e:?}")))?;
-        let manifest = Manifest::parse(Some(media_type::MANIFEST), image.manifest.clone().into())
-            .map_err(|e| Error::internal("reading the manifest back", format!("{e:?}")))?;
+        let repository = repository(request.agent.as_str())?;
+        let manifest = read_manifest(image.manifest.clone().into())?;
         for lengthened in 0..MAX_LENGTHENED {
             let hex = build_hex(&request.agent, image.digest, lengthened);
             let tag = hex.parse().map_err(|e| Error::internal("naming the image", format!("{e:?}")))?;
@@ -132,6 +142,15 @@ impl Pipeline {
         }
         Err(Error::internal("naming the image", "every id is another image's"))
     }
+}
+
+fn repository(name: &str) -> Result<RepoName> {
+    RepoName::from_str(name).map_err(|e| Error::internal("naming the repository", format!("{e:?}")))
+}
+
+fn read_manifest(bytes: bytes::Bytes) -> Result<Manifest> {
+    Manifest::parse(Some(media_type::MANIFEST), bytes)
+        .map_err(|e| Error::internal("reading a manifest", format!("{e:?}")))
 }
 
 impl Inner {

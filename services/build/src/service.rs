@@ -12,6 +12,7 @@ use hoistway_kit::{operations::Begun, time::now_ms};
 use hoistway_model::{
     BuildService, Code, Digest, Error, Operation, OperationId, Result,
     build::{Build, BuildRequest, BuildStatus, BuiltImage},
+    redact::Masker,
 };
 use hoistway_proto::builds::v1 as pb;
 use prost::Message;
@@ -109,7 +110,7 @@ impl Inner {
             return Err(Error::new(Code::ResourceExhausted, text));
         }
         let (log, cancel, waiting) =
-            (BuildLog::default(), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
+            (BuildLog::new(Masker::new(&request.mask)), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
         let task = {
             let (inner, attempt) = (self.clone(), attempt.clone());
             let (log, cancel, waiting) = (log.clone(), cancel.clone(), waiting.clone());
@@ -128,7 +129,7 @@ impl Inner {
             status: BuildStatus::Building,
             image: None,
             error: None,
-            created_at: now_ms(),
+            created_at: attempt.created_at,
             completed_at: None,
         };
         let wanted_by = HashSet::from([attempt.operation]);
@@ -145,7 +146,7 @@ impl Inner {
         cancel: &CancellationToken,
         waiting: &AtomicBool,
     ) -> Result<BuiltImage> {
-        if let Begun::Done(stored) = self.store.begin(attempt).await? {
+        if let Some(stored) = self.store.answer(attempt).await? {
             return decode(&stored);
         }
         let work = async {
@@ -165,12 +166,13 @@ impl Inner {
             )),
             outcome = work => outcome,
         };
-        if let Err(error) = &outcome {
-            log.say(format!("failed: {error}"));
-            log.say(error.details.join("\n"));
-            self.store.fail(attempt.id, &error.message, &log.lines()).await?;
-        }
-        outcome
+        let Err(mut error) = outcome else { return outcome };
+        error.message = log.masked(&error.message);
+        error.details = error.details.iter().map(|line| log.masked(line)).collect();
+        log.say(format!("failed: {error}"));
+        log.say(error.details.join("\n"));
+        self.store.fail(attempt, &error.message, &log.lines()).await?;
+        Err(error)
     }
 }
 
@@ -193,9 +195,16 @@ impl BuildService for Builder {
     async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage> {
         let inner = &self.0;
         let inputs = inner.pipeline.inputs(&request).await?;
-        let attempt = Attempt { id: request.attempt, operation: operation.id, agent: request.agent.clone(), inputs };
+        let attempt = Attempt {
+            id: request.attempt,
+            operation: operation.id,
+            agent: request.agent.clone(),
+            inputs,
+            created_at: now_ms(),
+        };
         if !request.refresh
             && let Some(image) = inner.store.image_of(inputs).await?
+            && inner.pipeline.is_whole(&image).await?
         {
             return match inner.store.reuse(&attempt, &encode(&image)).await? {
                 Begun::Done(stored) => decode(&stored),
@@ -222,13 +231,19 @@ impl BuildService for Builder {
     }
 
     async fn get_build(&self, id: String) -> Result<Build> {
-        let stored = self.0.store.get(&id).await?.ok_or_else(|| Error::not_found("build", &id))?.1;
-        Ok(self.0.as_it_is_now(stored))
+        if let Some(build) = self.0.running_builds().into_iter().find(|build| build.id == id) {
+            return Ok(build);
+        }
+        Ok(self.0.store.get(&id).await?.ok_or_else(|| Error::not_found("build", &id))?.1)
     }
 
     async fn list_builds(&self, limit: u32) -> Result<Vec<Build>> {
-        let stored = self.0.store.list(limit.clamp(1, 1_000)).await?;
-        Ok(stored.into_iter().map(|build| self.0.as_it_is_now(build)).collect())
+        let limit = limit.clamp(1, 1_000);
+        let mut builds = self.0.running_builds();
+        builds.extend(self.0.store.list(limit).await?);
+        builds.sort_by_key(|build| std::cmp::Reverse(build.created_at));
+        builds.truncate(limit as usize);
+        Ok(builds)
     }
 
     async fn build_logs(&self, id: String, tail: Option<u32>) -> Result<Vec<String>> {
@@ -245,13 +260,11 @@ impl BuildService for Builder {
 }
 
 impl Inner {
-    /// A stored build that waits for its turn is pending.
-    fn as_it_is_now(&self, stored: Build) -> Build {
-        let running = self.lock();
-        let waits = running.values().any(|r| r.build.id == stored.id && r.waiting.load(Ordering::Relaxed));
-        if waits && stored.status == BuildStatus::Building {
-            return Build { status: BuildStatus::Pending, ..stored };
-        }
-        stored
+    fn running_builds(&self) -> Vec<Build> {
+        let status = |running: &Running| match running.waiting.load(Ordering::Relaxed) {
+            true => BuildStatus::Pending,
+            false => BuildStatus::Building,
+        };
+        self.lock().values().map(|running| Build { status: status(running), ..running.build.clone() }).collect()
     }
 }

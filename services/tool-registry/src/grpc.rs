@@ -64,6 +64,11 @@ impl GrpcToolRegistry {
         Ok(pb::ReleaseAgentResponse {})
     }
 
+    async fn list_bound_agents(&self, _: pb::ListBoundAgentsRequest) -> Result<pb::ListBoundAgentsResponse> {
+        let agents = self.0.bound_agents().await?;
+        Ok(pb::ListBoundAgentsResponse { agents: agents.into_iter().map(Into::into).collect() })
+    }
+
     async fn create_tool(&self, r: pb::CreateToolRequest) -> Result<pb::CreateToolResponse> {
         let tool = required("tool", r.tool)?.try_into()?;
         let tool = self.0.create_tool(operation(r.operation)?, tool).await?;
@@ -141,6 +146,7 @@ rpcs! {
     settle_tools: SettleToolsRequest => SettleToolsResponse,
     undo_tools: UndoToolsRequest => UndoToolsResponse,
     release_agent: ReleaseAgentRequest => ReleaseAgentResponse,
+    list_bound_agents: ListBoundAgentsRequest => ListBoundAgentsResponse,
     create_tool: CreateToolRequest => CreateToolResponse,
     get_tool: GetToolRequest => GetToolResponse,
     list_tools: ListToolsRequest => ListToolsResponse,

@@ -111,6 +111,10 @@ impl ToolRegistry for ToolRegistryService {
         self.store.release(&operation, &agent).await
     }
 
+    async fn bound_agents(&self) -> Result<Vec<Name>> {
+        self.store.bound_agents().await
+    }
+
     async fn create_tool(&self, operation: Operation, tool: NewTool) -> Result<Tool> {
         check_tool("", &tool)?;
         self.store.create_tool(&operation, &tool).await

@@ -22,6 +22,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Calls that one connection may have in flight.
 const MAX_STREAMS: u32 = 256;
 const KEEPALIVE: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The services of one process. Cheap to clone: [`Server::serve`] one copy and take [`Server::into_local`] of another.
 #[derive(Clone, Debug)]
@@ -95,6 +96,7 @@ impl Server {
         let serving = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .serve_with_incoming_shutdown(self.edge(), incoming, signal);
         tokio::select! {
             served = serving => served.map_err(|e| Error::internal("serving gRPC", e)),

@@ -73,6 +73,12 @@ impl DeployRequest {
         serde_json::to_vec(&form).unwrap_or_default()
     }
 
+    /// The same without `tools_to_create`: what makes a revision of the agent. What is registered beside it shows in the
+    /// tools that the agent is bound to.
+    pub fn canonical_revision(&self) -> Vec<u8> {
+        Self { tools_to_create: Vec::new(), ..self.clone() }.canonical()
+    }
+
     /// The whole request for the journal, to be sealed before it is stored.
     pub fn to_journal(&self) -> Result<Vec<u8>> {
         let texts = |list: &'_ [String]| list.iter().map(|text| Cow::Owned(text.clone())).collect();

@@ -16,6 +16,7 @@ pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
         agent: ctx.request.agent.clone(),
         source: source.clone(),
         refresh: false,
+        mask: ctx.request.env.iter().map(|e| e.value.clone()).collect(),
     };
     let operation = ctx.operation(ctx.log.ids.build);
     ctx.services.builds.build(operation, request).await.map_err(|e| e.prefixed("build failed: "))

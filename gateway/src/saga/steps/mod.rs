@@ -1,8 +1,8 @@
 //! The deploy's steps, one file each. An action and its undo are stateless and idempotent: everything they need is in
 //! the request and the log, every id was minted before, and repeating them changes nothing.
 
+pub mod bind;
 pub mod build;
-pub mod settle;
 pub mod start;
 pub mod switch;
 pub mod tools;

@@ -1,6 +1,7 @@
 //! Unpacked layers on disk: `DIR/<hex>/`, each there once for all revisions that use it.
 
 use super::unpack::{Bounds, Expected, Unreadable, unpack};
+use crate::launcher::procfs;
 use bytes::Bytes;
 use hoistway_kit::fs::private_dir;
 use hoistway_model::{
@@ -19,6 +20,8 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 /// The beginning of names of directories that are not layers: not finished yet, or on their way out.
 const TEMPORARY: &str = ".tmp-";
+/// The file that says which start of the machine the layers were unpacked in.
+const BOOT: &str = ".boot";
 
 /// The layers of this machine.
 #[derive(Debug, Clone)]
@@ -74,6 +77,7 @@ impl LayerStore {
         private_dir(dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
         let store = Self { dir: Arc::new(dir.to_owned()), bounds, state: Arc::default() };
         store.clean();
+        store.distrust_after_boot()?;
         Ok(store)
     }
 
@@ -175,6 +179,20 @@ impl LayerStore {
                 delete(&entry.path());
             }
         }
+    }
+
+    /// Forgets all layers if the machine was started again since they were unpacked: they are not flushed to disk, so
+    /// after a power cut they may have holes. They are pulled again.
+    fn distrust_after_boot(&self) -> Result<()> {
+        let failed = |e: io::Error| Error::internal("looking after the unpacked layers", e);
+        let (note, boot) = (self.dir.join(BOOT), procfs::boot_id().map_err(failed)?);
+        if std::fs::read_to_string(&note).is_ok_and(|noted| noted == boot) {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(&*self.dir).map_err(failed)?.flatten() {
+            delete(&entry.path());
+        }
+        std::fs::write(note, boot).map_err(failed)
     }
 
     fn path(&self, layer: &Digest) -> PathBuf {

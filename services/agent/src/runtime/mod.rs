@@ -5,11 +5,10 @@
 //! processes of this machine.
 
 pub mod logs;
-mod mask;
 mod process;
 
+pub use hoistway_model::redact::Masker;
 pub use logs::{LogBook, LogLine, Stream};
-pub use mask::Masker;
 pub use process::{Backoff, ProcessConfig, ProcessRuntime};
 
 use async_trait::async_trait;

@@ -46,7 +46,7 @@ const ACK_LIMIT: Duration = Duration::from_secs(5);
 /// How long a replaced revision may take to finish its requests.
 const DRAIN: Duration = Duration::from_secs(30);
 /// The most log lines that a call gives.
-const MAX_LOG_LINES: usize = 100_000;
+const MAX_LOG_LINES: usize = 10_000;
 
 /// The agent service of one installation.
 pub struct Service {

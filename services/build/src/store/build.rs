@@ -23,7 +23,7 @@ pub struct Model {
     /// Lines.
     pub log: String,
     pub created_at: i64,
-    pub completed_at: Option<i64>,
+    pub completed_at: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -47,6 +47,6 @@ pub fn from_row(row: Model) -> Result<Build> {
         image,
         error: row.error,
         created_at: row.created_at,
-        completed_at: row.completed_at,
+        completed_at: Some(row.completed_at),
     })
 }

@@ -19,9 +19,7 @@ use hoistway_model::{
     build::{Build, BuildStatus, BuiltImage},
 };
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{Expr, OnConflict},
+    ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
 };
 use std::path::Path;
 
@@ -33,7 +31,7 @@ const KIND: &str = "build";
 #[derive(Debug, Clone)]
 pub struct Store(Db);
 
-/// What an attempt is about; its first row.
+/// What an attempt is about. It is in memory until it ends: nothing of it matters after a power cut.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub id: BuildAttemptId,
@@ -41,6 +39,8 @@ pub struct Attempt {
     pub agent: Name,
     /// Digest of everything that decides what comes out.
     pub inputs: Digest,
+    /// Milliseconds since the epoch.
+    pub created_at: i64,
 }
 
 impl Attempt {
@@ -71,18 +71,9 @@ pub struct Finished<'a> {
 }
 
 impl Store {
-    /// Opens the database, making or migrating it, and ends the builds that a former process left running.
+    /// Opens the database, making or migrating it.
     pub async fn open(path: &Path) -> Result<Self> {
-        let db = Db::open(path, migration::all()).await?;
-        build::Entity::update_many()
-            .col_expr(build::Column::Status, Expr::value(BuildStatus::Failed.as_str()))
-            .col_expr(build::Column::Error, Expr::value("the build service was stopped in the middle of the build"))
-            .col_expr(build::Column::CompletedAt, Expr::value(now_ms()))
-            .filter(build::Column::CompletedAt.is_null())
-            .exec(db.write())
-            .await
-            .map_err(db_error(WRITING))?;
-        Ok(Self(db))
+        Ok(Self(Db::open(path, migration::all()).await?))
     }
 
     /// The database, for the registry's tables in it.
@@ -90,35 +81,9 @@ impl Store {
         &self.0
     }
 
-    /// Records an attempt, or says what became of its operation before.
-    pub async fn begin(&self, attempt: &Attempt) -> Result<Begun> {
-        let txn = self.0.begin().await?;
-        let begun = operations::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
-        if !matches!(begun, Begun::Done(_)) {
-            let row = build::ActiveModel {
-                attempt: Set(attempt.id.to_string()),
-                public_id: Set(attempt.public_id()),
-                agent: Set(attempt.agent.as_str().to_owned()),
-                status: Set(BuildStatus::Building.as_str().to_owned()),
-                inputs: Set(attempt.inputs.to_string()),
-                log: Set(String::new()),
-                created_at: Set(now_ms()),
-                ..Default::default()
-            };
-            // An attempt that a former process left unfinished begins anew.
-            let anew = OnConflict::column(build::Column::Attempt)
-                .update_columns([build::Column::Status])
-                .values([(build::Column::Error, Expr::value(Option::<String>::None))])
-                .values([(build::Column::CompletedAt, Expr::value(Option::<i64>::None))])
-                .to_owned();
-            build::Entity::insert(row)
-                .on_conflict(anew)
-                .exec_without_returning(&txn)
-                .await
-                .map_err(db_error(WRITING))?;
-            txn.commit().await.map_err(db_error(WRITING))?;
-        }
-        Ok(begun)
+    /// The answer that an operation got before.
+    pub async fn answer(&self, attempt: &Attempt) -> Result<Option<Vec<u8>>> {
+        operations::lookup(self.0.read(), attempt.operation, KIND, attempt.inputs).await
     }
 
     /// The image that the same inputs made before.
@@ -148,6 +113,7 @@ impl Store {
     /// the tag is another image's.
     pub async fn succeed(&self, attempt: &Attempt, done: &Finished<'_>, response: &[u8]) -> Result<bool> {
         let txn = self.0.begin().await?;
+        operations::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
         operations::finish(&txn, attempt.operation, response).await?;
         match publish_image(&txn, done.repository, done.manifest, done.tag).await? {
             PutOutcome::Stored => {}
@@ -170,32 +136,29 @@ impl Store {
             let written = lock::Entity::insert(row).on_conflict(newer).exec_without_returning(&txn).await;
             written.map_err(db_error(WRITING))?;
         }
-        let changes = build::ActiveModel {
+        let row = build::ActiveModel {
             status: Set(BuildStatus::Succeeded.as_str().to_owned()),
             public_id: Set(done.image.build_id.clone()),
             repository: Set(Some(done.image.repository.clone())),
             tag: Set(Some(done.image.tag.clone())),
             digest: Set(Some(done.image.digest.to_string())),
             entry_point: Set(Some(done.image.entry_point.clone())),
-            log: Set(done.log.join("\n")),
-            completed_at: Set(Some(now_ms())),
-            ..Default::default()
+            ..ended(attempt, done.log)
         };
-        update(&txn, attempt.id, changes).await?;
+        insert(&txn, row).await?;
         txn.commit().await.map_err(db_error(WRITING))?;
         Ok(true)
     }
 
-    /// Ends an attempt without an image. Its operation stays open: the same call tries again.
-    pub async fn fail(&self, attempt: BuildAttemptId, error: &str, log: &[String]) -> Result<()> {
-        let changes = build::ActiveModel {
+    /// Records an attempt that ended without an image. Its operation stays open: the same call tries again.
+    pub async fn fail(&self, attempt: &Attempt, error: &str, log: &[String]) -> Result<()> {
+        let row = build::ActiveModel {
             status: Set(BuildStatus::Failed.as_str().to_owned()),
+            public_id: Set(attempt.public_id()),
             error: Set(Some(error.to_owned())),
-            log: Set(log.join("\n")),
-            completed_at: Set(Some(now_ms())),
-            ..Default::default()
+            ..ended(attempt, log)
         };
-        update(self.0.write(), attempt, changes).await
+        insert(self.0.write(), row).await
     }
 
     /// Keeps an operation from finishing, or from happening at all.
@@ -274,16 +237,26 @@ impl Store {
     }
 }
 
-async fn update(
-    db: &impl sea_orm::ConnectionTrait,
-    attempt: BuildAttemptId,
-    changes: build::ActiveModel,
-) -> Result<()> {
-    build::Entity::update_many()
-        .set(changes)
-        .filter(build::Column::Attempt.eq(attempt.to_string()))
-        .exec(db)
-        .await
-        .map(drop)
-        .map_err(db_error(WRITING))
+/// What every ended attempt has.
+fn ended(attempt: &Attempt, log: &[String]) -> build::ActiveModel {
+    build::ActiveModel {
+        attempt: Set(attempt.id.to_string()),
+        agent: Set(attempt.agent.as_str().to_owned()),
+        inputs: Set(attempt.inputs.to_string()),
+        log: Set(log.join("\n")),
+        created_at: Set(attempt.created_at),
+        completed_at: Set(now_ms()),
+        ..Default::default()
+    }
+}
+
+/// Writes an attempt; one that failed before and was tried again is replaced.
+async fn insert(db: &impl sea_orm::ConnectionTrait, row: build::ActiveModel) -> Result<()> {
+    use build::Column as C;
+    let again = OnConflict::column(C::Attempt)
+        .update_columns([C::PublicId, C::Status, C::Repository, C::Tag, C::Digest, C::EntryPoint])
+        .update_columns([C::Error, C::Log, C::CompletedAt])
+        .to_owned();
+    let written = build::Entity::insert(row).on_conflict(again).exec_without_returning(db).await;
+    written.map(drop).map_err(db_error(WRITING))
 }

@@ -19,8 +19,8 @@ use hoistway_model::{
     tool::{AppliedTools, Connection, Resolved, ToolPlan},
 };
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, TransactionTrait,
-    sea_query::Expr,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    TransactionTrait, sea_query::Expr,
 };
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,7 +133,22 @@ impl Store {
         commit(txn).await
     }
 
-    /// Drops all bindings of an agent.
+    /// The agents that have settled bindings.
+    pub(crate) async fn bound_agents(&self) -> Result<Vec<Name>> {
+        let agents: Vec<String> = binding::Entity::find()
+            .filter(binding::Column::Settled.eq(true))
+            .select_only()
+            .column(binding::Column::Agent)
+            .distinct()
+            .order_by_asc(binding::Column::Agent)
+            .into_tuple()
+            .all(self.db.read())
+            .await
+            .map_err(db_error("listing bindings"))?;
+        agents.into_iter().map(text::name).collect()
+    }
+
+    /// Drops the settled bindings of an agent.
     pub(crate) async fn release(&self, operation: &Operation, agent: &Name) -> Result<()> {
         const KIND: &str = "agents.release";
         let payload = self.vault.fingerprint(KIND, &json!(agent));
@@ -143,6 +158,8 @@ impl Store {
         };
         binding::Entity::delete_many()
             .filter(binding::Column::Agent.eq(agent.as_str()))
+            // Those of a deploy that is on its way are its own to settle or to undo.
+            .filter(binding::Column::Settled.eq(true))
             .exec(&txn)
             .await
             .map_err(db_error("releasing an agent's tools"))?;
@@ -264,8 +281,8 @@ async fn put_back(txn: &impl ConnectionTrait, applied: OperationId, previous: Pr
     tools::update(txn, have, content, previous.written_by).await.map(drop)
 }
 
-/// Deletes the tools that `applied` created, but for those that somebody else adopted, changed or bound since. The
-/// settled bindings of its own agent are older than it and do not count: they waited for the tool to be registered.
+/// Deletes the tools that `applied` created, but for those that somebody else adopted, changed or bound since. Settled
+/// bindings that are older than it do not count: they waited for the tool to be registered.
 async fn delete_created(txn: &impl ConnectionTrait, applied: OperationId, agent: &str, created: &[Name]) -> Result<()> {
     let doing = "undoing a deploy's tools";
     if created.is_empty() {
@@ -274,7 +291,16 @@ async fn delete_created(txn: &impl ConnectionTrait, applied: OperationId, agent:
     let names = || created.iter().map(Name::as_str);
     let bound = binding::Entity::find()
         .filter(binding::Column::Tool.is_in(names()))
-        .filter(Condition::any().add(binding::Column::Agent.ne(agent)).add(binding::Column::Settled.eq(false)))
+        .filter(
+            // Ids of operations sort by time: an older binding waited for the tool while there was none.
+            Condition::any()
+                .add(
+                    Condition::all()
+                        .add(binding::Column::Agent.ne(agent))
+                        .add(binding::Column::Operation.gt(applied.to_string())),
+                )
+                .add(binding::Column::Settled.eq(false)),
+        )
         .all(txn)
         .await
         .map_err(db_error(doing))?;

@@ -37,6 +37,24 @@ enum Run {
     Ended { failure: Failure, ready_for: Option<Duration> },
 }
 
+/// Callers may wait that long for an agent that is started again; longer, and they are told.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest backlog that a listener has.
+const BACKLOG: usize = 1024;
+
+/// Hangs up on the connections that wait for an agent which is not there. Whoever comes later sees from the state that
+/// it is not.
+fn turn_away(listener: &OwnedFd) {
+    let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    for _ in 0..BACKLOG {
+        let mut waits = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
+        match rustix::event::poll(&mut waits, Some(&at_once)) {
+            Ok(1..) => drop(rustix::net::accept(listener)),
+            _ => return,
+        }
+    }
+}
+
 impl Supervisor {
     pub async fn run(mut self) {
         let dir = RunDir::of(&self.config.dir, &self.instance.revision);
@@ -75,6 +93,11 @@ impl Supervisor {
             tracing::warn!(agent = %self.instance.agent, revision = %self.instance.revision, restarts, "an agent crashed");
             let next_try_ms = now_ms().saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
             self.state.send_replace(State::Crashed { failure, restarts, next_try_ms });
+            if delay > PATIENCE
+                && let Some(listener) = &self.listener
+            {
+                turn_away(listener);
+            }
             tokio::select! {
                 _ = stop_of(&mut self.stop) => return,
                 () = sleep(delay) => {}

@@ -1,13 +1,11 @@
-//! After the point of no return: drops the bindings that only the earlier revision had, and gives the new tools to
-//! agents that have required them since before they existed.
+//! Gives the deploy's tools to agents that have required them since before they existed.
 
 use super::Context;
 use hoistway_model::{Operation, Result, tool::BoundTool};
 
 pub async fn run(ctx: &Context<'_>) -> Result<()> {
     let Some(output) = &ctx.log.tools else { return Ok(()) };
-    ctx.services.tools.settle_tools(ctx.request.agent.clone(), ctx.log.ids.tools).await?;
-    for (name, id) in output.created.iter().zip(&output.rebind) {
+    for (name, id) in &output.rebind {
         let tool = ctx.services.tools.get_tool(name.clone()).await?;
         let bound = BoundTool { name: name.clone(), url: Some(tool.internal_url) };
         ctx.services.agents.bind_tool(Operation::of(ctx.id, *id), bound).await?;

@@ -67,7 +67,7 @@ fn secrets_are_nowhere_but_in_the_agent() {
     const SECRET: &str = "s3cr3t-of-the-test-9d1f";
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
-    let source = "import os\nprint('my key is', os.environ['KEY'], flush=True)\ndef handler(m):\n    if m == 'raise':\n        raise ValueError(os.environ['KEY'])\n    return os.environ['KEY']\n";
+    let source = "import os\nprint('my key is', os.environ['KEY'], flush=True)\ndef handler(message):\n    if message == 'raise':\n        raise ValueError(os.environ['KEY'])\n    return os.environ['KEY']\n";
     let body = json!({"agent_name": "masked", "source_files": {"agent.py": source},
         "env": [{"name": "KEY", "value": SECRET}]});
     let deployed = stack.deploy(body);
@@ -91,7 +91,8 @@ fn secrets_are_nowhere_but_in_the_agent() {
 fn a_crash_is_visible_and_the_agent_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
-    let source = "import os\ndef handler(m):\n    if m == 'die':\n        os._exit(7)\n    return 'alive'\n";
+    let source =
+        "import os\ndef handler(message):\n    if message == 'die':\n        os._exit(7)\n    return 'alive'\n";
     stack.deployed(json!({"agent_name": "mortal", "source_files": {"agent.py": source}}));
     let died = stack.invoke("mortal", "die");
     assert_eq!((died.status, died.json()["code"].as_str()), (502, Some("agent_crashed")), "{}", died.text());

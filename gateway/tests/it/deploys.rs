@@ -117,7 +117,8 @@ async fn the_caller_chooses_what_to_wait_for() {
     let answer = deploy(&gateway, "?wait=none", source(), vec![]).await;
     assert_eq!((answer.status, answer.header("hoistway-deployment")), (202, gateway.deployer.id.to_string().as_str()));
     let answer = deploy(&gateway, "?wait=Built", source(), vec![Progress::default(), built()]).await;
-    assert_eq!((answer.status, answer.json().get("warnings")), (201, None));
+    let pending = json!(["the agent is Pending: it is being started"]);
+    assert_eq!((answer.status, &answer.json()["warnings"]), (201, &pending));
     let answer = deploy(&gateway, "?wait=ready&timeout=600", source(), vec![done(built())]).await;
     assert_eq!(answer.status, 201);
 }

@@ -84,7 +84,7 @@ async fn a_start_may_end_in_any_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crashed_agent_starts_again_on_the_same_port() {
-    let stage = Stage::with(|config| config.backoff.first = Duration::from_millis(1500)).await;
+    let stage = Stage::with(|config| config.backoff.first = Duration::from_millis(900)).await;
     let source = "import os, sys, signal
 def handle(line):
     if line == 'segv': os.kill(os.getpid(), signal.SIGSEGV)
@@ -99,7 +99,7 @@ def handle(line):
     assert!(next_try_ms > 0);
     // Nobody listens now, and still the connection is not refused: it waits.
     assert_eq!(ask(&started, "patient").await, "patient");
-    assert_eq!(started.state(), State::Ready);
+    until(&started, |s| *s == State::Ready).await;
 
     ask(&started, "exit").await;
     let crashed = until(&started, |s| matches!(s, State::Crashed { .. })).await;

@@ -7,6 +7,7 @@ pub mod api;
 pub mod config;
 pub mod deploy;
 mod migration;
+pub mod public;
 pub mod routes;
 pub mod saga;
 pub mod serve;

@@ -4,9 +4,10 @@
 use crate::{
     api::{self, body::BodyBudget},
     config::Config,
+    public::PublicAddresses,
     routes::Routes,
     saga::{Saga, Services},
-    state::{ApiKeys, AppState, PublicAddresses, ReadyCheck},
+    state::{ApiKeys, AppState, ReadyCheck},
     store::Journal,
 };
 use async_trait::async_trait;

@@ -6,7 +6,7 @@ mod builds;
 mod tools;
 
 use crate::common::v1 as common;
-use hoistway_model::{DeploymentId, Digest, Error, Name, Operation, OperationId, Result};
+use hoistway_model::{DeploymentId, Digest, Error, Name, Operation, OperationId, Result, tool::BoundTool};
 use std::str::FromStr;
 
 /// A message member that must be there.
@@ -57,5 +57,19 @@ impl TryFrom<common::Operation> for Operation {
                 .transpose()?,
             epoch: o.epoch,
         })
+    }
+}
+
+impl From<BoundTool> for common::BoundTool {
+    fn from(t: BoundTool) -> Self {
+        Self { name: t.name.into(), url: t.url }
+    }
+}
+
+impl TryFrom<common::BoundTool> for BoundTool {
+    type Error = Error;
+
+    fn try_from(t: common::BoundTool) -> Result<Self> {
+        Ok(Self { name: name("tools.name", &t.name)?, url: t.url })
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::stack::{Stack, says};
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 const LANGGRAPH: &str = r#"
 import openai, requests
@@ -96,8 +97,17 @@ fn a_crash_is_visible_and_the_agent_comes_back() {
     stack.deployed(json!({"agent_name": "mortal", "source_files": {"agent.py": source}}));
     let died = stack.invoke("mortal", "die");
     assert_eq!((died.status, died.json()["code"].as_str()), (502, Some("agent_crashed")), "{}", died.text());
-    stack.wait_for_phase("mortal", "Running");
-    assert_eq!(stack.answer("mortal", "x"), "alive");
+    // Until it is up again, callers are told so.
+    let until = Instant::now() + Duration::from_secs(60);
+    let again = loop {
+        let seen = stack.invoke("mortal", "x");
+        if seen.status != 503 {
+            break seen;
+        }
+        assert!(seen.header("retry-after").is_some() && Instant::now() < until, "{}", seen.text());
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!((again.status, &again.json()["response"]), (200, &json!("alive")), "{}", again.text());
     let other = stack.deployed(json!({"agent_name": "other", "source_files": says("fine")}));
     assert_eq!(other["agent"], "other");
 }

@@ -5,7 +5,7 @@ use super::{
     error::ApiResult,
     query::{Query, Segment},
 };
-use crate::state::{AppState, PublicAddresses};
+use crate::{public::PublicAddresses, state::AppState};
 use axum::{Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::build::Build;

@@ -9,7 +9,7 @@ mod tests;
 pub mod tools;
 
 use super::json::{self, Object, complaint, has_value, short};
-use crate::state::PublicAddresses;
+use crate::public::PublicAddresses;
 use hoistway_model::{
     Code, Error, Name, Result,
     agent::{EnvVar, LlmConfig},

@@ -5,10 +5,7 @@ use super::{
     error::ApiResult,
     query::{Query, Segment},
 };
-use crate::{
-    deploy::Deployment,
-    state::{AppState, PublicAddresses},
-};
+use crate::{deploy::Deployment, public::PublicAddresses, state::AppState};
 use axum::{Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use serde_json::{Value, json};

@@ -64,7 +64,10 @@ impl ApiError {
     fn log(&self) {
         let chain = self.error.chain();
         let (code, message) = (self.error.code.as_str(), self.error.message.as_str());
-        if self.status.is_server_error() {
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            // Somebody is not up yet, and says so itself; callers that ask again and again must not fill the log.
+            tracing::info!(target: "hoistway::error", code, chain, "{message}");
+        } else if self.status.is_server_error() {
             tracing::error!(target: "hoistway::error", code, chain, "{message}");
         } else {
             tracing::debug!(target: "hoistway::error", code, chain, "{message}");

@@ -64,8 +64,10 @@ fn parse(body: &[u8]) -> Result<(ModelProvider, Vec<String>)> {
     let mut root = Object::parse(body)?;
     let name = json::name("name", &root.required("name")?)?;
     let labels = labels(&mut root)?;
+    refuse_credentials(&mut root)?;
     let (provider, endpoint, models) = match root.object("spec")? {
         Some(mut spec) => {
+            refuse_credentials(&mut spec)?;
             let read = read(&mut spec)?;
             spec.finish(&mut warnings);
             read
@@ -74,6 +76,17 @@ fn parse(body: &[u8]) -> Result<(ModelProvider, Vec<String>)> {
     };
     root.finish(&mut warnings);
     Ok((ModelProvider { name, provider, endpoint, models, labels, created_at: 0 }, warnings))
+}
+
+/// A key that is taken and never used would be worse than none.
+fn refuse_credentials(object: &mut Object) -> Result<()> {
+    match object.object("credentials")? {
+        Some(given) if !given.is_empty() => Err(Error::field(
+            object.path_of("credentials"),
+            "is not supported: keys of model providers come with egress, which is not built yet",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn read(spec: &mut Object) -> Result<(String, String, Vec<String>)> {

@@ -130,7 +130,11 @@ fn parse(body: &[u8]) -> Result<(NewTool, Vec<String>)> {
     let mut root = Object::parse(body)?;
     let name = root.text("name")?.ok_or_else(|| missing(&root, "name"))?;
     let (description, connection) = match root.object("spec")? {
-        Some(spec) => nested(spec, &mut warnings)?,
+        Some(spec) => {
+            let (inner, connection) = nested(spec, &mut warnings)?;
+            let outer = description(&mut root)?;
+            (if inner.is_empty() { outer } else { inner }, connection)
+        }
         None => flat(&mut root)?,
     };
     let name = json::name("name", &name)?;

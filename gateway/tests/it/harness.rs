@@ -5,8 +5,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hoistway_gateway::{
     api::{self, body::BodyBudget},
+    public::PublicAddresses,
     routes::Routes,
-    state::{ApiKeys, AppState, Limits, PublicAddresses, ReadyCheck},
+    state::{ApiKeys, AppState, Limits, ReadyCheck},
 };
 use hoistway_kit::token::ApiKey;
 use hoistway_model::Result;

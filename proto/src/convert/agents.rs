@@ -5,22 +5,7 @@ use hoistway_model::{
     agent::{
         Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, Target, VersionedRoute,
     },
-    tool::BoundTool,
 };
-
-impl From<BoundTool> for pb::BoundTool {
-    fn from(t: BoundTool) -> Self {
-        Self { name: t.name.into(), url: t.url }
-    }
-}
-
-impl TryFrom<pb::BoundTool> for BoundTool {
-    type Error = Error;
-
-    fn try_from(t: pb::BoundTool) -> Result<Self> {
-        Ok(Self { name: name("tools.name", &t.name)?, url: t.url })
-    }
-}
 
 impl From<LlmConfig> for pb::LlmConfig {
     fn from(c: LlmConfig) -> Self {

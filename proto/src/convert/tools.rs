@@ -2,7 +2,7 @@ use super::{name, parsed, required};
 use crate::tools::v1 as pb;
 use hoistway_model::{
     Error, Name, Result, Secret,
-    tool::{ApiKeyPlace, AppliedTools, BoundTool, Connection, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
+    tool::{ApiKeyPlace, AppliedTools, Connection, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
 };
 
 fn names(field: &str, texts: Vec<String>) -> Result<Vec<Name>> {
@@ -98,20 +98,6 @@ impl TryFrom<pb::Tool> for Tool {
             created_at: t.created_at,
             updated_at: t.updated_at,
         })
-    }
-}
-
-impl From<BoundTool> for pb::BoundTool {
-    fn from(t: BoundTool) -> Self {
-        Self { name: t.name.into(), url: t.url }
-    }
-}
-
-impl TryFrom<pb::BoundTool> for BoundTool {
-    type Error = Error;
-
-    fn try_from(t: pb::BoundTool) -> Result<Self> {
-        Ok(Self { name: name("tools.name", &t.name)?, url: t.url })
     }
 }
 

@@ -1,0 +1,67 @@
+//! The two names of the platform's parts: the one that is stored, and the one that the API's users know.
+
+use hoistway_model::{
+    build::BuiltImage,
+    image::{ImageRef, PLATFORM_REGISTRY},
+};
+
+/// What the API's users call the platform's parts.
+#[derive(Debug, Clone)]
+pub struct PublicAddresses {
+    registry: String,
+}
+
+impl PublicAddresses {
+    /// `registry` is the `host:port` at which the API's users reach the platform's registry.
+    pub fn new(registry: impl Into<String>) -> Self {
+        Self { registry: registry.into() }
+    }
+
+    /// The registry's `host:port`.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// An image as it is stored: the platform's registry under its symbolic name, by whichever of its names the
+    /// request called it.
+    pub fn to_symbolic(&self, image: ImageRef) -> ImageRef {
+        let port = |host: &str| host.rsplit_once(':').map(|(_, port)| port.to_owned());
+        let loopback = ["localhost:", "127.0.0.1:", "[::1]:"].iter().any(|alias| image.host.starts_with(alias));
+        let ours = image.host.eq_ignore_ascii_case(&self.registry)
+            || loopback && port(&image.host).is_some() && port(&image.host) == port(&self.registry);
+        if ours { image.with_host(PLATFORM_REGISTRY) } else { image }
+    }
+
+    /// An image as it is shown: `HOST/REPOSITORY:TAG` that the API's user can pull.
+    pub fn show_image(&self, image: &ImageRef) -> String {
+        if image.is_platform() { image.with_host(&self.registry).display_tagged() } else { image.display_tagged() }
+    }
+
+    /// `image_uri` of a built image.
+    pub fn image_uri(&self, image: &BuiltImage) -> String {
+        format!("{}/{}:{}", self.registry, image.repository, image.tag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_platforms_registry_has_several_names_outside_and_one_inside() {
+        let public = PublicAddresses::new("127.0.0.1:5005");
+        let symbolic = |text: &str| public.to_symbolic(text.parse().unwrap()).to_string();
+        for ours in ["127.0.0.1:5005/a/b:1", "localhost:5005/a/b:1", "[::1]:5005/a/b:1"] {
+            assert_eq!(symbolic(ours), "registry.hoistway.internal/a/b:1");
+        }
+        for other in ["127.0.0.1:5006/a:1", "localhost/a:1", "example.org:5005/a:1"] {
+            assert_eq!(symbolic(other), other);
+        }
+        let public = PublicAddresses::new("registry.example.org");
+        let image = public.to_symbolic("registry.example.org/a:1".parse().unwrap());
+        assert!(image.is_platform());
+        assert_eq!(public.show_image(&image), "registry.example.org/a:1");
+        assert!(!public.to_symbolic("localhost/a:1".parse().unwrap()).is_platform());
+    }
+}

@@ -36,6 +36,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// How often a route is read anew after its connection was refused.
 const CONNECTS: usize = 3;
+/// How long an invoke waits for news of a route that is not ready.
+const NEWS: Duration = Duration::from_millis(100);
 /// How long a connection may take, and how long a new route is waited for after one was refused.
 const CONNECT: Duration = Duration::from_secs(5);
 const NEW_ROUTE: Duration = Duration::from_millis(500);
@@ -150,11 +152,26 @@ fn check(body: &[u8]) -> Result<()> {
 
 /// A connection that the serving revision will answer. A refused one means that the route is just changing.
 async fn connect(state: &AppState, agent: &Name) -> Result<(TcpStream, Secret)> {
+    let news_by = Instant::now() + NEWS;
     for _ in 0..CONNECTS {
         let mut changes = state.routes.changes();
         let picked = match state.routes.pick(agent) {
             Pick::Ready(picked) => picked,
-            Pick::NotReady(why) => return Err(not_ready(agent, &why)),
+            Pick::NotReady(why) => {
+                // The agent service may say already that it runs while the news of its route are on their way here.
+                let ready = async {
+                    while changes.changed().await.is_ok() {
+                        if !matches!(state.routes.pick(agent), Pick::NotReady(_)) {
+                            return true;
+                        }
+                    }
+                    false
+                };
+                if timeout_at(news_by, ready).await != Ok(true) {
+                    return Err(not_ready(agent, &why));
+                }
+                continue;
+            }
             Pick::NeedsCallerIdentity => return Err(nobody(agent)),
             Pick::Unknown => return Err(unrouted(state, agent.clone()).await),
         };

@@ -15,13 +15,19 @@ use hoistway_model::{
 };
 use registry::Layer;
 use serde::Deserialize;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// How long a registry may take to say what it has, before a deploy goes on without it. Later tries have
 /// [`RETRY_PATIENCE`].
 pub const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 /// The same for tries that nobody waits for.
 pub const RETRY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long an answer that did not come is not asked for again.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// An image that is on this machine.
 #[derive(Debug)]
@@ -44,12 +50,15 @@ pub struct Images {
     registries: Registries,
     store: LayerStore,
     interpreter: Interpreter,
+    /// The reference whose registry was out of reach last: a deploy looks it up before it starts it, and shall not wait
+    /// for the same silence twice.
+    out_of_reach: Mutex<Option<(ImageRef, Instant, String)>>,
 }
 
 impl Images {
     /// Images from `registries`, unpacked in `store`, for `interpreter`.
     pub fn new(registries: Registries, store: LayerStore, interpreter: Interpreter) -> Self {
-        Self { registries, store, interpreter }
+        Self { registries, store, interpreter, out_of_reach: Mutex::default() }
     }
 
     /// The unpacked layers.
@@ -59,7 +68,15 @@ impl Images {
 
     /// The manifest digest that a reference stands for now.
     pub async fn resolve(&self, image: &ImageRef, patience: Duration) -> Result<Digest, Failure> {
-        self.registries.resolve(image, patience).await
+        let resolved = self.registries.resolve(image, patience).await;
+        if let Err(Failure::Unreachable(why)) = &resolved {
+            *self.last_out_of_reach() = Some((image.clone(), Instant::now(), why.clone()));
+        }
+        resolved
+    }
+
+    fn last_out_of_reach(&self) -> MutexGuard<'_, Option<(ImageRef, Instant, String)>> {
+        self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pulls and unpacks what is not here yet, once the image is known to suit this machine. With `patience` for the
@@ -67,7 +84,15 @@ impl Images {
     pub async fn pull(&self, image: &ImageRef, patience: Duration) -> Result<Pulled, Failure> {
         let digest = match image.digest {
             Some(digest) => digest,
-            None => self.registries.resolve(image, patience).await?,
+            None => {
+                if let Some((asked, when, why)) = &*self.last_out_of_reach()
+                    && asked == image
+                    && when.elapsed() < JUST_NOW
+                {
+                    return Err(Failure::Unreachable(why.clone()));
+                }
+                self.registries.resolve(image, patience).await?
+            }
         };
         let manifest = self.registries.manifest(image, &digest, patience).await?;
         let config: Config = serde_json::from_slice(&self.registries.config(image, &manifest, patience).await?)

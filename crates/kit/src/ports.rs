@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     future::poll_fn,
     io::{self, ErrorKind},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     task::Poll,
     time::Duration,
@@ -103,6 +103,17 @@ pub fn listen(addr: SocketAddr) -> Result<Listeners> {
     bind(addr)
         .map(|listener| Listeners(vec![listener]))
         .map_err(|e| busy(&addr.to_string(), "end the program that uses it, or choose another", e))
+}
+
+/// Listens where a service is configured to, and writes the port that was taken for port 0 back. 127.0.0.1 brings
+/// [::1] along: `localhost` shall work whether it means IPv4 or IPv6. Inside the runtime only.
+pub fn listen_as_configured(addr: &mut SocketAddr) -> Result<Listeners> {
+    let listeners = match addr.ip() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => listen_loopback(addr.port())?,
+        _ => listen(*addr)?,
+    };
+    addr.set_port(listeners.port());
+    Ok(listeners)
 }
 
 fn busy(what: &str, remedy: &str, e: io::Error) -> Error {

@@ -1,5 +1,6 @@
 //! A string that is never shown by accident.
 
+use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fmt};
 
@@ -74,6 +75,15 @@ impl Masker {
                 self.longest = self.longest.max(part.len());
             }
         }
+    }
+
+    /// The error without secrets in its public half.
+    pub fn error(&self, mut error: Error) -> Error {
+        error.message = self.text(&error.message);
+        for line in &mut error.details {
+            *line = self.text(line);
+        }
+        error
     }
 
     /// The length of the longest text that is hidden.

@@ -12,7 +12,7 @@ mod steps;
 mod worker;
 
 use crate::{
-    api::deploy_request::{DeployRequest, Source},
+    api::deploy_request::DeployRequest,
     deploy::{Accepted, Deployer, Deployment, Outcome, Progress},
     store::{Journal, Record},
 };
@@ -161,7 +161,7 @@ impl Inner {
         let mut findings = plan::look_up(&self.services, &request).await.map_err(plan::not_ready)?;
         let warnings = plan::check(&findings, &request, strict)?;
         let now = now_ms();
-        let mut log = Log::accepted(matches!(request.source, Source::Files(_)), now);
+        let mut log = Log::accepted(request.wants_build(), now);
         let mut failure = None;
         if idle {
             match plan::pin_image(&self.services, &request, &mut findings).await {

@@ -7,9 +7,9 @@ use super::{
     plan, progress_of,
     steps::{self, Context},
 };
-use crate::{api::deploy_request::DeployRequest, deploy::Progress, store::Record};
+use crate::{deploy::Progress, store::Record};
 use hoistway_kit::time::now_ms;
-use hoistway_model::{Code, Error, Result, agent::Phase, redact::Masker};
+use hoistway_model::{Code, Result, agent::Phase, redact::Masker};
 use std::time::Duration;
 use tracing::{Instrument, info_span};
 
@@ -47,7 +47,8 @@ async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), St
             }
         }
         Err(error) => {
-            let error = masked(error, &job.request);
+            // A source line in it may repeat the value of a variable.
+            let error = Masker::new(job.request.env.iter().map(|e| &e.value)).error(error);
             tracing::warn!(step = record.log.step.as_str(), code = %error.code, cause = error.chain(), "{error}");
             record.fail(&error);
             record.state = State::Undoing;
@@ -58,16 +59,6 @@ async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), St
         job.publish(progress_of(record));
     }
     Ok(())
-}
-
-/// The error without values of the request's variables: a source line in it may repeat one.
-fn masked(mut error: Error, request: &DeployRequest) -> Error {
-    let masker = Masker::new(request.env.iter().map(|e| &e.value));
-    error.message = masker.text(&error.message);
-    for line in &mut error.details {
-        *line = masker.text(line);
-    }
-    error
 }
 
 /// Takes back what the deployment did, last step first. The step that failed is among them: nobody knows how far it

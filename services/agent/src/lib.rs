@@ -25,7 +25,7 @@ use environment::Surroundings;
 use hoistway_kit::{
     fs::DirLock,
     grpc::Server,
-    ports::{self, Listeners},
+    ports::{Listeners, listen_as_configured},
     secrets::MasterKey,
     shutdown::part,
     token::ServiceToken,
@@ -35,11 +35,7 @@ use images::{Bounds, Images, LayerStore, Registries};
 use interpreter::Interpreter;
 use runtime::{ProcessConfig, ProcessRuntime, Runtime};
 use service::Parts;
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// What the service shares with the rest of the installation.
@@ -83,16 +79,10 @@ pub struct Ports {
 impl Ports {
     /// Listens on the configured addresses, and writes the ports that were taken for port 0 into `config`.
     pub fn listen(config: &mut Config) -> Result<Self> {
-        let listen = |addr: &mut SocketAddr| {
-            // `localhost` shall work whether it means IPv4 or IPv6.
-            let listeners = match addr.ip() {
-                IpAddr::V4(Ipv4Addr::LOCALHOST) => ports::listen_loopback(addr.port())?,
-                _ => ports::listen(*addr)?,
-            };
-            addr.set_port(listeners.port());
-            Ok::<_, Error>(listeners)
-        };
-        Ok(Self { grpc: listen(&mut config.grpc_listen)?, egress: listen(&mut config.egress_listen)? })
+        Ok(Self {
+            grpc: listen_as_configured(&mut config.grpc_listen)?,
+            egress: listen_as_configured(&mut config.egress_listen)?,
+        })
     }
 }
 

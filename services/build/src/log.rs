@@ -1,6 +1,6 @@
 //! The lines of one build: bounded, and readable while they are written.
 
-use hoistway_model::redact::Masker;
+use hoistway_model::{Error, redact::Masker};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many lines are kept; of a longer log the first and the last ones.
@@ -25,9 +25,9 @@ impl BuildLog {
         Self(Arc::new(Mutex::new(Lines { masker, ..Lines::default() })))
     }
 
-    /// A text without what this log hides.
-    pub fn masked(&self, text: &str) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).masker.text(text)
+    /// An error without what this log hides.
+    pub fn masked(&self, error: Error) -> Error {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).masker.error(error)
     }
 
     /// Adds one or more lines.

@@ -166,9 +166,10 @@ impl Inner {
             )),
             outcome = work => outcome,
         };
-        let Err(mut error) = outcome else { return outcome };
-        error.message = log.masked(&error.message);
-        error.details = error.details.iter().map(|line| log.masked(line)).collect();
+        let error = match outcome {
+            Ok(image) => return Ok(image),
+            Err(error) => log.masked(error),
+        };
         log.say(format!("failed: {error}"));
         log.say(error.details.join("\n"));
         self.store.fail(attempt, &error.message, &log.lines()).await?;

@@ -21,16 +21,13 @@ pub use service::ToolRegistryService;
 
 use hoistway_kit::{
     grpc::Server,
-    ports::{self, Listeners},
+    ports::{Listeners, listen_as_configured},
     secrets::MasterKey,
     shutdown::part,
     token::ServiceToken,
 };
 use hoistway_model::{Error, Result, ToolRegistry};
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// What the service shares with the rest of the installation.
@@ -65,16 +62,10 @@ pub struct Ports {
 impl Ports {
     /// Listens on the configured addresses, and writes the ports that were taken for port 0 into `config`.
     pub fn listen(config: &mut Config) -> Result<Self> {
-        let listen = |addr: &mut SocketAddr| {
-            // `localhost` shall work whether it means IPv4 or IPv6.
-            let listeners = match addr.ip() {
-                IpAddr::V4(Ipv4Addr::LOCALHOST) => ports::listen_loopback(addr.port())?,
-                _ => ports::listen(*addr)?,
-            };
-            addr.set_port(listeners.port());
-            Ok::<_, Error>(listeners)
-        };
-        Ok(Self { grpc: listen(&mut config.grpc_listen)?, http: listen(&mut config.http_listen)? })
+        Ok(Self {
+            grpc: listen_as_configured(&mut config.grpc_listen)?,
+            http: listen_as_configured(&mut config.http_listen)?,
+        })
     }
 }
 

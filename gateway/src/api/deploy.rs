@@ -21,6 +21,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::{str::FromStr, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Bodies above this size are parsed off the runtime's threads.
 const LARGE: usize = 256 << 10;
@@ -74,7 +75,13 @@ struct Underway {
     warnings: Vec<String>,
 }
 
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(deploy))
+}
+
 /// `POST /deploy?wait=ready|built|none&timeout=SECONDS&strict=true`.
+#[utoipa::path(post, path = "/deploy", tag = "deploy")]
 pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: WholeBody) -> ApiResult<Response> {
     let longest = u32::try_from(state.limits.deploy_deadline.as_secs()).unwrap_or(u32::MAX);
     let wait = query.one_of::<Wait>("wait")?.unwrap_or_default();

@@ -3,8 +3,8 @@
 mod screen;
 mod up;
 
-use clap::{Parser, Subcommand};
-use hoistway_kit::{exit, telemetry::LogFormat};
+use clap::{CommandFactory, Parser, Subcommand};
+use hoistway_kit::{environment, exit, telemetry::LogFormat};
 use std::{path::PathBuf, process::ExitCode};
 
 /// Self-hosted control plane for AI agents: one call from source to a running agent.
@@ -36,9 +36,18 @@ pub struct UpArgs {
     /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]
     #[arg(long, value_name = "IMAGE", env = "HOISTWAY_BASE_IMAGE")]
     base_image: Option<String>,
-    /// Log lines for people (`human`) or as JSON (`json`)
-    #[arg(long, default_value = "human", env = "HOISTWAY_LOG_FORMAT")]
-    log_format: LogFormat,
+    /// Log lines for people (`human`) or as JSON (`json`) [default: human]
+    #[arg(long, env = "HOISTWAY_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// A configuration file (TOML): the keys above, and tables `[gateway]`, `[build]`, `[agent]`, `[tool-registry]`
+    #[arg(long, value_name = "FILE", env = "HOISTWAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// The variables that the command line reads.
+fn variables(command: &clap::Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
+    own.chain(command.get_subcommands().flat_map(variables)).collect()
 }
 
 fn main() -> ExitCode {
@@ -47,6 +56,10 @@ fn main() -> ExitCode {
         return code;
     }
     let Args { command: Command::Up(args) } = Args::parse();
+    let read = variables(&Args::command());
+    if let Err(e) = environment::check(read.iter().map(String::as_str)) {
+        return exit::fatal(&e);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return exit::fatal(&hoistway_model::Error::internal("starting", e)),

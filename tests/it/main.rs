@@ -9,6 +9,7 @@ mod counts;
 mod fresh_start;
 mod http;
 mod images;
+mod keys;
 mod need;
 mod processes;
 mod recovery;

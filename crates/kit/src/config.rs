@@ -1,8 +1,9 @@
 //! Layered configuration: defaults, then a TOML file, then `HOISTWAY_SERVICE_*` environment variables. Flags come
 //! last and are the caller's. A key that no service knows is an error, because a misspelt setting is worse than none.
 //!
-//! A program of one service has a file of its own ([`load`]). A program that runs several has one file with a table for
-//! each ([`File`]), and decides some of their settings itself.
+//! A file may have a table for each service, such as `[gateway]`: so one file does for all programs. A program of one
+//! service reads its own table and what stands outside of them ([`load`]). A program that runs several has settings of
+//! its own outside, gives each service its table ([`load_part`]) and decides some of their settings itself.
 
 use crate::environment;
 
@@ -20,6 +21,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The services whose tables a shared file may have.
+const SERVICES: [&str; 5] = ["agent", "build", "egress", "gateway", "tool-registry"];
+
 /// What separates the keys of nested tables in the name of a variable.
 const NESTING: &str = "__";
 
@@ -29,6 +33,7 @@ pub fn load<T>(service: &str, file: Option<&Path>) -> Result<T>
 where
     T: DeserializeOwned + Serialize + Default,
 {
+    environment::check([])?;
     load_with(service, file, env::vars_os())
 }
 
@@ -37,7 +42,8 @@ where
     T: DeserializeOwned + Serialize + Default,
 {
     let file = file.map(File::read).transpose()?;
-    let layer = file.as_ref().map(|file| (file.path.display().to_string(), &file.content));
+    let content = file.as_ref().map(|file| file.of(service));
+    let layer = file.iter().zip(&content).next().map(|(file, content)| (file.path.display().to_string(), content));
     layered(service, layer, &[], vars)
 }
 
@@ -57,14 +63,26 @@ impl File {
         Ok(Self { path: path.to_owned(), content })
     }
 
-    /// The program's own settings: everything but the tables of `services`.
-    pub fn program<T>(&self, services: &[&str]) -> Result<T>
+    /// The settings of a program that runs several services: everything but their tables.
+    pub fn program<T>(&self) -> Result<T>
     where
         T: DeserializeOwned + Serialize + Default,
     {
-        let mut own = self.content.clone();
-        own.retain(|key, _| !services.contains(&key.as_str()));
-        layered("", Some((self.path.display().to_string(), &own)), &[], std::iter::empty())
+        layered("", Some((self.path.display().to_string(), &self.outside())), &[], std::iter::empty())
+    }
+
+    /// For a program of one service: what stands outside every service's table, and what its own table says.
+    fn of(&self, service: &str) -> Dict {
+        let mut content = self.outside();
+        if let Some(Value::Dict(_, table)) = self.content.get(service) {
+            content.extend(table.clone());
+        }
+        content
+    }
+
+    fn outside(&self) -> Dict {
+        let table = |key: &str, value: &Value| SERVICES.contains(&key) && matches!(value, Value::Dict(..));
+        self.content.iter().filter(|(key, value)| !table(key, value)).map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 }
 
@@ -357,20 +375,25 @@ mod tests {
         };
 
         let file = read("data_dir = '/x'\n[build]\nbuilds = 3\n[build.limits]\nmemory_mb = 1\n[agent]\nx = 1").unwrap();
-        let services = ["build", "agent"];
-        assert_eq!(file.program::<Program>(&services).unwrap().data_dir.as_deref(), Some("/x"));
+        assert_eq!(file.program::<Program>().unwrap().data_dir.as_deref(), Some("/x"));
         let config = part(&file, &["listen"], &[("HOISTWAY_BUILD_LIMITS__MEMORY_MB", "2")]).unwrap();
         assert_eq!((config.builds, config.limits.memory_mb), (3, 2));
         let none = load_part_with::<Config>("build", None, &[], std::iter::empty()).unwrap();
         assert_eq!(none, Config::default());
 
+        let file = read("builds = 3\nkey = 'flat'\n[tool-registry]\nbuilds = 4\n[build]\nbuilds = 5").unwrap();
+        let alone = load_with::<Config>("tool-registry", Some(&file.path), std::iter::empty()).unwrap();
+        assert_eq!((alone.builds, alone.key.as_deref()), (4, Some("flat")));
+
         let ours = "this program decides it itself";
-        assert_eq!(part(&file, &["builds"], &[]).unwrap_err(), format!("FILE: [build] builds: {ours}"));
         let set = [("HOISTWAY_BUILD_LISTEN", "x")];
         assert_eq!(part(&file, &["listen"], &set).unwrap_err(), format!("HOISTWAY_BUILD_LISTEN: {ours}"));
-        let file = read("datadir = 1\nbuild = 1").unwrap();
+        let file = read("data_dir = '/x'\n[build]\nbuilds = 3").unwrap();
+        assert_eq!(part(&file, &["builds"], &[]).unwrap_err(), format!("FILE: [build] builds: {ours}"));
+        let file = read("build = 1").unwrap();
         assert_eq!(part(&file, &[], &[]).unwrap_err(), "FILE: build: a table is expected");
-        let unknown = file.program::<Program>(&services).map_err(message).unwrap_err();
+        let file = read("datadir = 1").unwrap();
+        let unknown = file.program::<Program>().map_err(message).unwrap_err();
         assert_eq!(unknown, "FILE: datadir: unknown key, did you mean data_dir?; known keys: data_dir");
         let file = read("[build]\nlistn = 1").unwrap();
         assert!(

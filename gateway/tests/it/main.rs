@@ -1,10 +1,13 @@
 //! The gateway's HTTP edge, driven over TCP, with fakes behind the service traits.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod audit;
 mod deploys;
 mod edge;
 mod errors;
 mod fakes;
 mod harness;
 mod invokes;
+mod keys;
+mod limits;
 mod resources;

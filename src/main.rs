@@ -1,5 +1,7 @@
 //! `hoistway`: the whole stack in one process.
 
+mod cli;
+mod demo;
 mod screen;
 mod up;
 
@@ -19,6 +21,8 @@ struct Args {
 enum Command {
     /// Run the whole stack in this process, on this machine
     Up(UpArgs),
+    #[command(flatten)]
+    Client(cli::Command),
 }
 
 /// What `hoistway up` can be told.
@@ -36,6 +40,9 @@ pub struct UpArgs {
     /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]
     #[arg(long, value_name = "IMAGE", env = "HOISTWAY_BASE_IMAGE")]
     base_image: Option<String>,
+    /// Seed the starter kit, deploy a sample agent, and show the request, the steps and its answer
+    #[arg(long)]
+    demo: bool,
     /// Log lines for people (`human`) or as JSON (`json`)
     #[arg(long, default_value = "human", env = "HOISTWAY_LOG_FORMAT")]
     log_format: LogFormat,
@@ -46,13 +53,16 @@ fn main() -> ExitCode {
     if let Some(code) = hoistway_agent::launcher::run_if_requested() {
         return code;
     }
-    let Args { command: Command::Up(args) } = Args::parse();
+    let Args { command } = Args::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return exit::fatal(&hoistway_model::Error::internal("starting", e)),
     };
-    match runtime.block_on(up::run(args)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => exit::fatal(&e),
+    match command {
+        Command::Client(command) => runtime.block_on(cli::run(command)),
+        Command::Up(args) => match runtime.block_on(up::run(args)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => exit::fatal(&e),
+        },
     }
 }

@@ -1,5 +1,6 @@
 //! `hoistway`: the whole stack in one process.
 
+mod backup;
 mod cli;
 mod demo;
 mod screen;
@@ -21,6 +22,10 @@ struct Args {
 enum Command {
     /// Run the whole stack in this process, on this machine
     Up(UpArgs),
+    /// Copy an installation, also while it runs, into one file
+    Backup(backup::BackupArgs),
+    /// Make a data directory of a backup
+    Restore(backup::RestoreArgs),
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -58,11 +63,14 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return exit::fatal(&hoistway_model::Error::internal("starting", e)),
     };
-    match command {
-        Command::Client(command) => runtime.block_on(cli::run(command)),
-        Command::Up(args) => match runtime.block_on(up::run(args)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => exit::fatal(&e),
-        },
+    let done = match command {
+        Command::Client(command) => return runtime.block_on(cli::run(command)),
+        Command::Up(args) => runtime.block_on(up::run(args)),
+        Command::Backup(args) => runtime.block_on(backup::backup(args)),
+        Command::Restore(args) => backup::restore(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => exit::fatal(&e),
     }
 }

@@ -24,6 +24,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// One change, or one attempt at it.
 #[derive(Serialize, ToSchema)]
+#[schema(as = AuditEntry)]
 pub struct EntryView {
     /// Its id; ids sort by time.
     id: String,
@@ -32,7 +33,7 @@ pub struct EntryView {
     /// The key that was used.
     key: KeyRef,
     /// What was done.
-    #[schema(example = "agent.deploy")]
+    #[schema(examples("agent.deploy"))]
     action: String,
     /// What it was done to: a name or an id.
     target: Option<String>,
@@ -55,6 +56,7 @@ pub struct EntryView {
 
 /// A key that was used.
 #[derive(Serialize, ToSchema)]
+#[schema(as = AuditKey)]
 pub struct KeyRef {
     /// Its id.
     id: String,
@@ -62,15 +64,24 @@ pub struct KeyRef {
     name: String,
 }
 
-/// `GET /audit?agent=&target=&action=&key=&limit=N&before=ID`, newest first.
-#[utoipa::path(get, path = "/audit", tag = "audit",
-    params(("agent" = Option<String>, Query, description = "Only actions on this agent"),
-           ("target" = Option<String>, Query, description = "Only actions on what has this name or id"),
-           ("action" = Option<String>, Query, description = "Only this action; `agent.` is every action that begins so"),
-           ("key" = Option<String>, Query, description = "Only actions of the key with this id"),
-           ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1000; 100 when absent"),
-           ("before" = Option<String>, Query, description = "Only entries older than this one")),
-    responses((status = 200, description = "The entries, newest first", body = Vec<EntryView>)))]
+/// List changes
+///
+/// Who changed what, when, from where, and how it ended, newest first. Attempts that were refused are there too, except
+/// those without a valid key and those over a rate. No content of a request is ever in it. Needs the scope `admin`.
+#[utoipa::path(
+    get,
+    path = "/audit",
+    tag = "audit",
+    params(
+        ("agent" = Option<String>, Query, description = "Only actions on the agent of this name"),
+        ("target" = Option<String>, Query, description = "Only actions on what has this name or id"),
+        ("action" = Option<String>, Query, description = "Only this action, such as `agent.deploy`; `agent.` is every action that begins so"),
+        ("key" = Option<String>, Query, description = "Only actions of the key with this id"),
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer; 100 when absent", minimum = 1, maximum = 1000),
+        ("before" = Option<String>, Query, description = "Only entries older than the one with this id"),
+    ),
+    responses((status = 200, description = "The entries, newest first", body = Vec<EntryView>))
+)]
 pub async fn list(
     State(state): State<Arc<AppState>>,
     Extension(asked): Extension<Asked>,

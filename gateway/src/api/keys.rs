@@ -1,13 +1,11 @@
 //! `/api/keys`.
 
 use super::{
-    agents::deleted,
     body::WholeBody,
-    error::ApiResult,
+    error::{ApiResult, ErrorBody},
     json::{Object, short},
     paging::{Asked, Page},
     query::{Query, Segment},
-    tools::with_warnings,
 };
 use crate::{
     audit,
@@ -23,7 +21,6 @@ use hoistway_kit::time::{now_ms, parse_rfc3339, rfc3339};
 use hoistway_model::{Error, Result};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use serde_json::Value;
 use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -38,6 +35,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// An API key, without the key.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 pub struct KeyView {
     /// Its id; `installation` is the key in the installation's file.
     id: String,
@@ -61,16 +59,15 @@ pub struct KeyView {
 
 /// A key that is to be made.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "it describes the body, which the strict reader reads")]
+#[schema(as = NewKey)]
+#[expect(dead_code, reason = "it describes the body, which the strict reader reads")]
 pub struct NewKeyBody {
     /// What to call it.
-    #[schema(example = "ci")]
+    #[schema(examples("ci"))]
     name: String,
     /// Any of `read` (look), `deploy` (change and look), `invoke` (invoke agents), `admin` (everything).
-    #[schema(example = json!(["deploy", "invoke"]))]
     scopes: Vec<String>,
     /// When it ends to be valid, in RFC 3339; absent: never.
-    #[schema(example = "2031-01-01T00:00:00Z")]
     expires_at: Option<String>,
 }
 
@@ -81,15 +78,37 @@ pub struct CreatedKey {
     #[serde(flatten)]
     view: KeyView,
     /// The key itself.
-    #[schema(example = "hw_3q2-7wEBAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs")]
+    #[schema(examples("hw_3q2-7wEBAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs"))]
     key: String,
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
-/// `GET /keys?limit=N&before=ID`, newest first, revoked ones too.
-#[utoipa::path(get, path = "/keys", tag = "keys",
-    params(("limit" = Option<u32>, Query, description = "At most so many, 1 to 1000; 100 when absent"),
-           ("before" = Option<String>, Query, description = "Only those made before this one")),
-    responses((status = 200, description = "The keys, newest first", body = Vec<KeyView>)))]
+/// A key that was revoked.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RevokedKey)]
+pub struct Revoked {
+    /// `deleted`.
+    #[schema(value_type = String, examples("deleted"))]
+    status: &'static str,
+}
+
+/// List API keys
+///
+/// Newest first, those that are revoked or expired too, until the audit log's time is over. The last entry of the last
+/// page is the key in the installation's file. No entry has the key itself. Needs the scope `admin`.
+#[utoipa::path(
+    get,
+    path = "/keys",
+    tag = "keys",
+    params(
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer; 100 when absent", minimum = 1, maximum = 1000),
+        ("before" = Option<String>, Query, description = "Only keys that were made before the one with this id"),
+    ),
+    responses((status = 200, description = "The keys, newest first", body = Vec<KeyView>))
+)]
 pub async fn list(
     State(state): State<Arc<AppState>>,
     Extension(asked): Extension<Asked>,
@@ -100,17 +119,42 @@ pub async fn list(
     Ok(page.answer(&asked, keys.into_iter().map(KeyView::from).collect(), |key: &KeyView| &key.id))
 }
 
-/// `GET /keys/{id}`.
-#[utoipa::path(get, path = "/keys/{id}", tag = "keys",
-    params(("id" = String, Path, description = "The key's id, or `installation`")),
-    responses((status = 200, description = "The key", body = KeyView)))]
+/// Get an API key
+///
+/// What is kept of it; never the key itself. Needs the scope `admin`.
+#[utoipa::path(
+    get,
+    path = "/keys/{id}",
+    tag = "keys",
+    params(("id" = String, Path, description = "The key's id; `installation` is the one in the installation's file")),
+    responses((status = 200, description = "The key", body = KeyView))
+)]
 pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<KeyView>> {
     Ok(Json(state.access.keys.get(&id.into_text()).await?.into()))
 }
 
-/// `POST /keys`: 201, with the key. It cannot be seen again.
-#[utoipa::path(post, path = "/keys", tag = "keys", request_body = NewKeyBody,
-    responses((status = 201, description = "The key, shown this once", body = CreatedKey)))]
+/// Create an API key
+///
+/// The answer has the key. It cannot be seen again: what is kept is a hash of it. Needs the scope `admin`.
+#[utoipa::path(
+    post,
+    path = "/keys",
+    tag = "keys",
+    request_body(
+        content = NewKeyBody,
+        description = "What the key is for",
+        example = json!({"name": "ci", "scopes": ["deploy", "invoke"], "expires_at": "2999-01-01T00:00:00Z"})
+    ),
+    responses(
+        (
+            status = 201,
+            description = "The key, shown this once",
+            body = CreatedKey,
+            headers(("Location" = String, description = "The key's record: `/api/keys/{id}`"))
+        ),
+        (status = 409, description = "There are as many valid keys as the operator allows", body = ErrorBody),
+    )
+)]
 pub async fn create(
     State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
@@ -125,19 +169,31 @@ pub async fn create(
         HeaderValue::try_from(format!("/api/keys/{}", key.id)).map_err(|e| Error::internal("answering", e))?;
     // Nothing on the way may keep it.
     let headers = [(header::LOCATION, location), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    let created = CreatedKey { view: key.into(), key: secret.expose().to_owned() };
-    let created = serde_json::to_value(&created).map_err(|e| Error::internal("answering", e))?;
-    Ok((StatusCode::CREATED, headers, Json(with_warnings(created, warnings))).into_response())
+    let created = CreatedKey { view: key.into(), key: secret.expose().to_owned(), warnings };
+    Ok((StatusCode::CREATED, headers, Json(created)).into_response())
 }
 
-/// `DELETE /keys/{id}`: it opens nothing from the next request on. The record stays.
-#[utoipa::path(delete, path = "/keys/{id}", tag = "keys",
+/// Revoke an API key
+///
+/// It opens nothing from the next request on. Its record stays, and so does what the audit log says of it. Revoking it
+/// again changes nothing. Needs the scope `admin`.
+#[utoipa::path(
+    delete,
+    path = "/keys/{id}",
+    tag = "keys",
     params(("id" = String, Path, description = "The key's id")),
-    responses((status = 200, description = "It is revoked"),
-              (status = 409, description = "It is the installation's own, which is replaced by its file")))]
-pub async fn revoke(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<Value>> {
+    responses(
+        (status = 200, description = "The key is revoked", body = Revoked),
+        (
+            status = 409,
+            description = "It is the key in the installation's file; `error` says how that is replaced",
+            body = ErrorBody
+        ),
+    )
+)]
+pub async fn revoke(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<Revoked>> {
     state.access.keys.revoke(&id.into_text()).await?;
-    Ok(Json(deleted()))
+    Ok(Json(Revoked { status: "deleted" }))
 }
 
 fn parse(body: &[u8]) -> Result<(NewKey, Vec<String>)> {

@@ -3,6 +3,7 @@
 
 mod audit;
 mod deploys;
+mod document;
 mod edge;
 mod errors;
 mod fakes;

@@ -21,14 +21,17 @@ const KNOWN: [&str; 10] = [
     "HOISTWAY_REGISTRY_PORT",
 ];
 
-/// What the variables of one service, or of the tests, begin with. A service checks the rest of its own itself.
-const PREFIXES: [&str; 6] = [
+/// What the variables of one service, or of the project's own tests and scripts, begin with. A service checks the rest
+/// of its own itself.
+const PREFIXES: [&str; 8] = [
     "HOISTWAY_AGENT_",
     "HOISTWAY_BUILD_",
     "HOISTWAY_EGRESS_",
+    "HOISTWAY_FUZZ_",
     "HOISTWAY_GATEWAY_",
     "HOISTWAY_TEST_",
     "HOISTWAY_TOOL_REGISTRY_",
+    "HOISTWAY_UPDATE_",
 ];
 
 /// Refuses a `HOISTWAY_*` variable that is neither known to every program nor one of `more`.

@@ -29,6 +29,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
 /// The other header that public clients send their key in.
 const KEY_HEADER: &str = "x-runagents-api-key";
@@ -80,7 +81,9 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
     let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
     if let Some(ticket) = ticket {
         let answered = answered(&response);
-        end(&ticket, answered).await;
+        // A task of its own: a caller that hangs up now must not leave it half written.
+        let ended = state.tasks.spawn(async move { end(&ticket, answered).await }.in_current_span());
+        ended.await.map_err(|e| Error::internal("writing the audit log", e))?;
     }
     if let Some((level, rate)) = level {
         tell_rate(response.headers_mut(), level, rate, invoke);
@@ -90,10 +93,10 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
 
 /// Makes a change: first its entry, then what it does.
 async fn changed(state: &Arc<AppState>, ticket: &Arc<Ticket>, request: Request, next: Next) -> ApiResult<Response> {
+    let cut_off = CutOff(Some((ticket.clone(), state.clone())));
     ticket.begin().await?;
-    let hung_up = HungUp(Some((ticket.clone(), state.clone())));
     let response = audit::scope(ticket.clone(), next.run(request)).await;
-    hung_up.forget();
+    cut_off.forget();
     Ok(response)
 }
 
@@ -119,21 +122,26 @@ async fn end(ticket: &Ticket, answered: Answered) {
     }
 }
 
-/// Tells the audit log when a caller hangs up in the middle of a change.
-struct HungUp(Option<(Arc<Ticket>, Arc<AppState>)>);
+/// Tells the audit log when a change is cut off in the middle: its caller hung up, or its handler panicked.
+struct CutOff(Option<(Arc<Ticket>, Arc<AppState>)>);
 
-impl HungUp {
+impl CutOff {
     fn forget(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for HungUp {
+impl Drop for CutOff {
     fn drop(&mut self) {
         let Some((ticket, state)) = self.0.take().filter(|(ticket, _)| ticket.is_open()) else { return };
+        let (outcome, answered) = if std::thread::panicking() {
+            (Outcome::Failure, Answered { status: Some(500), code: Some(Code::Internal), deployment: None })
+        } else {
+            (Outcome::Interrupted, Answered::default())
+        };
         if tokio::runtime::Handle::try_current().is_ok() {
             state.tasks.spawn(async move {
-                if let Err(e) = ticket.end(Outcome::Interrupted, Answered::default()).await {
+                if let Err(e) = ticket.end(outcome, answered).await {
                     tracing::error!(cause = e.chain(), "the audit log could not be told how a change ended: {e}");
                 }
             });

@@ -122,7 +122,8 @@ fn percent_decoded(part: &str) -> String {
     let mut rest = part;
     while let Some((plain, after)) = rest.split_once('%') {
         bytes.extend_from_slice(plain.as_bytes());
-        match after.get(..2).map(|digits| u8::from_str_radix(digits, 16)) {
+        let digits = after.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        match digits.map(|digits| u8::from_str_radix(digits, 16)) {
             Some(Ok(byte)) => {
                 bytes.push(byte);
                 rest = &after[2..];

@@ -3,10 +3,16 @@
 
 mod access;
 mod clients;
+mod collect;
 mod pull;
 mod push;
+mod resume;
+mod specification;
 
-use super::{BlobStore, OCI_MANIFEST, RegistryConfig, RegistryState, SqlManifestStore, router, store};
+use super::{
+    BlobStore, ManifestStore, OCI_MANIFEST, RegistryConfig, RegistryState, Space, router,
+    store::{self, Base},
+};
 use bytes::Bytes;
 use hoistway_kit::db::Db;
 use hoistway_model::Digest;
@@ -26,7 +32,8 @@ struct Registry {
     state: RegistryState,
     blobs: BlobStore,
     db: Db,
-    _dir: tempfile::TempDir,
+    server: tokio::task::JoinHandle<()>,
+    dir: tempfile::TempDir,
 }
 
 /// An answer, read to its end.
@@ -46,6 +53,10 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
     /// The status and the code of the first error, for comparing in one line.
     fn verdict(&self) -> (u16, String) {
         let code = serde_json::from_slice::<Value>(&self.body).unwrap_or_default();
@@ -59,16 +70,28 @@ impl Registry {
     }
 
     async fn with(config: RegistryConfig) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("build.db"), vec![Box::new(store::Migration)]).await.unwrap();
-        let blobs = BlobStore::open(&dir.path().join("registry")).unwrap();
-        let manifests = Arc::new(SqlManifestStore::new(db.clone()));
-        let state = RegistryState::new(&config, blobs.clone(), manifests, Arc::new(|text| text == KEY)).unwrap();
+        Self::on(tempfile::tempdir().unwrap(), config, None).await
+    }
+
+    /// On a directory that an earlier one may have used.
+    async fn on(dir: tempfile::TempDir, config: RegistryConfig, base: Base) -> Self {
+        let migrations: Vec<Box<dyn sea_orm_migration::MigrationTrait>> =
+            vec![Box::new(store::Migration), Box::new(store::ReferencesMigration)];
+        let db = Db::open(&dir.path().join("build.db"), migrations).await.unwrap();
+        let blobs = BlobStore::open(&dir.path().join("registry"), Space::keep_free(config.min_free_bytes)).unwrap();
+        let manifests = ManifestStore::new(db.clone(), config.grace());
+        let state = RegistryState::new(&config, blobs.clone(), manifests, Arc::new(|text| text == KEY), base).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let app = router(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
-        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { addr, state, blobs, db, _dir: dir }
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { addr, state, blobs, db, server, dir }
+    }
+
+    /// Another one on the same directory, without any farewell of this one.
+    async fn killed_and_started_again(self) -> Self {
+        self.server.abort();
+        Self::on(self.dir, RegistryConfig { min_free_bytes: 0, ..RegistryConfig::default() }, None).await
     }
 
     /// A request with exactly these headers, and `Host` unless it is among them.

@@ -37,7 +37,7 @@ async fn a_blob_comes_in_whole_or_piece_by_piece() {
         let digest = r.push_blob("big", bytes).await;
         assert_eq!(r.get(&format!("/v2/big/blobs/{digest}")).await.body, bytes);
     }
-    assert_eq!(std::fs::read_dir(r._dir.path().join("registry/uploads")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(r.dir.path().join("registry/uploads")).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -160,6 +160,16 @@ async fn limits_hold() {
     for (method, path) in [("POST", "/v2/a/blobs/uploads/"), ("PUT", "/v2/a/manifests/v1")] {
         let answer = full.call(method, path, &[], "").await;
         assert_eq!(answer.verdict(), (507, "UNAVAILABLE".into()), "{method} {path}");
+        assert!(answer.text().contains("nearly full"), "{}", answer.text());
+    }
+    // What makes room, or needs none, goes on.
+    for (method, path, status) in [
+        ("GET", "/v2/_catalog", 200),
+        ("GET", "/v2/a/tags/list", 404),
+        ("DELETE", "/v2/a/manifests/v1", 404),
+        ("DELETE", &*format!("/v2/a/blobs/{digest}"), 404),
+    ] {
+        assert_eq!(full.call(method, path, &[], "").await.status, status, "{method} {path}");
     }
 }
 
@@ -242,8 +252,11 @@ async fn an_agents_tag_is_never_moved() {
 async fn forgotten_uploads_are_purged() {
     let r = Registry::start().await;
     let upload = r.open_upload("a").await;
-    std::fs::write(r._dir.path().join("registry/uploads/of-a-former-process"), "x").unwrap();
+    r.call("PATCH", &upload, &[], "abc").await;
+    std::fs::write(r.dir.path().join("registry/staging/of-a-request"), "x").unwrap();
     assert_eq!(r.state.purge_uploads(Duration::from_secs(3600)).await.unwrap(), 0);
+    assert_eq!(r.call("GET", &upload, &[], "").await.status, 204);
     assert_eq!(r.state.purge_uploads(Duration::ZERO).await.unwrap(), 2);
     assert_eq!(r.call("GET", &upload, &[], "").await.status, 404);
+    assert_eq!(std::fs::read_dir(r.dir.path().join("registry/uploads")).unwrap().count(), 0);
 }

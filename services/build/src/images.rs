@@ -79,7 +79,8 @@ impl Images {
 impl Inner {
     async fn collect(&self, in_use: &[StoredImage]) -> Result<Collected> {
         let ago = |time: Duration| now_ms() - i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let retention = Retention { built_before: ago(self.grace), untagged_before: ago(self.untagged.max(self.grace)) };
+        let retention =
+            Retention { built_before: ago(self.grace), untagged_before: ago(self.untagged.max(self.grace)) };
         let txn = self.store.db().begin().await?;
         replace_pins(&txn, in_use, retention.built_before).await?;
         txn.commit().await.map_err(db_error(DOING))?;

@@ -77,13 +77,7 @@ impl fmt::Debug for Builder {
 
 impl Builder {
     /// A service over a pipeline.
-    pub fn new(
-        pipeline: Pipeline,
-        images: Images,
-        store: Store,
-        limits: Limits,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub fn new(pipeline: Pipeline, images: Images, store: Store, limits: Limits, shutdown: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             pipeline,
             images,

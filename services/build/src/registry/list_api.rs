@@ -90,7 +90,8 @@ fn descriptor(referrer: Referrer) -> Value {
     if let Some(kind) = artifact_type {
         entry["artifactType"] = kind.into();
     }
-    let annotations = serde_json::from_slice::<Value>(&bytes).ok().and_then(|mut m| m.get_mut("annotations")?.take().into());
+    let annotations =
+        serde_json::from_slice::<Value>(&bytes).ok().and_then(|mut m| m.get_mut("annotations")?.take().into());
     if let Some(Value::Object(annotations)) = annotations {
         entry["annotations"] = Value::Object(annotations);
     }

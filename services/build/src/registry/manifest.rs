@@ -174,8 +174,10 @@ mod tests {
         let m = json!({"schemaVersion": 2, "config": layer(&a), "layers": [layer(&b), layer(&b), foreign]});
         let m = parse(Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"), &m).unwrap();
         assert_eq!((m.blobs().len(), m.children().len(), m.media_type()), (2, 0, OCI_MANIFEST));
-        let m = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [layer(&a)]});
-        assert_eq!(parse(None, &m).unwrap().children(), [a]);
+        let entry = json!({"mediaType": OCI_MANIFEST, "digest": a, "size": 1});
+        let m = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry, layer(&b)]});
+        let m = parse(None, &m).unwrap();
+        assert_eq!((m.children(), m.blobs()), (&[a][..], &[b][..]), "build caches list plain blobs");
     }
 
     #[test]

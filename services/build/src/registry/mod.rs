@@ -38,8 +38,8 @@ pub use auth::{Authenticator, VerifyKey};
 pub use blobs::{Batch, BlobStore, BlobWriter, Lease, Space, StagedBlob};
 pub use manifest::{MAX_MANIFEST_BYTES, Manifest, OCI_MANIFEST};
 pub use name::{Reference, RepoName, Tag};
-pub use sweep::{Swept, sweep};
 pub use store::{ManifestStore, NewTag, PutOutcome, StoredManifest};
+pub use sweep::{Swept, sweep};
 
 use axum::{
     Router,
@@ -122,8 +122,7 @@ impl RegistryState {
         verify: VerifyKey,
         base: Base,
     ) -> hoistway_model::Result<Self> {
-        let limits =
-            Limits { max_blob_bytes: config.max_blob_bytes, max_concurrent: config.max_concurrent_uploads };
+        let limits = Limits { max_blob_bytes: config.max_blob_bytes, max_concurrent: config.max_concurrent_uploads };
         Ok(Self(Arc::new(Inner {
             auth: Authenticator::new(verify, config.anonymous_loopback_reads)?,
             uploads: Arc::new(Uploads::open(blobs.clone(), limits)?),

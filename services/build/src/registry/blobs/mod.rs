@@ -223,11 +223,12 @@ impl Batch {
             // Under the lock, so that whoever finds the name also finds that it is not flushed yet.
             let mut unflushed = self.store.lock();
             *unflushed = true;
-            self.store.named(|| {
-                blob.file.set_modified(SystemTime::now())?;
-                blob.path.persist(self.store.path(&blob.digest)).map_err(|e| e.error)
-            })
-            .map_err(storing)?;
+            self.store
+                .named(|| {
+                    blob.file.set_modified(SystemTime::now())?;
+                    blob.path.persist(self.store.path(&blob.digest)).map_err(|e| e.error)
+                })
+                .map_err(storing)?;
         }
         self.store.sync()
     }

@@ -134,10 +134,8 @@ impl BlobStore {
 /// blob look older than a lease that began before it.
 fn touch(path: &Path) -> io::Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let modified = Timespec {
-        tv_sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(now.subsec_nanos()),
-    };
+    let modified =
+        Timespec { tv_sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(now.subsec_nanos()) };
     let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: modified };
     utimensat(CWD, path, &times, AtFlags::empty()).map_err(Into::into)
 }

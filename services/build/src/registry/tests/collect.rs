@@ -120,7 +120,8 @@ async fn what_was_looked_for_mounted_or_pushed_a_moment_ago_stays() {
 #[tokio::test]
 async fn images_stay_while_agents_use_them() {
     let r = Registry::start().await;
-    let (used, unused) = (r.build("agent", "111111111111", "used").await, r.build("agent", "222222222222", "old").await);
+    let (used, unused) =
+        (r.build("agent", "111111111111", "used").await, r.build("agent", "222222222222", "old").await);
     let retagged = r.build("agent", "333333333333", "also tagged by somebody").await;
     let manifest = r.get("/v2/agent/manifests/333333333333").await.body;
     assert_eq!(r.put_manifest("agent", "release", &manifest).await.status, 201);
@@ -179,11 +180,13 @@ async fn what_an_index_lists_or_a_signature_signs_stays_with_it() {
     let media_type = "application/vnd.oci.image.index.v1+json";
     let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": [entry]}).to_string();
     let signature = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": [],
-        "subject": {"mediaType": media_type, "digest": Digest::of(index.as_bytes()), "size": 1}}).to_string();
+        "subject": {"mediaType": media_type, "digest": Digest::of(index.as_bytes()), "size": 1}})
+    .to_string();
     let signed = Digest::of(signature.as_bytes());
     for (reference, body) in [("all".to_owned(), &index), (signed.to_string(), &signature)] {
-        let put = r.call("PUT", &format!("/v2/a/manifests/{reference}"), &[("content-type", media_type)], body.clone());
-        assert_eq!(put.await.status, 201);
+        let path = format!("/v2/a/manifests/{reference}");
+        let put = r.call("PUT", &path, &[("content-type", media_type)], body.clone()).await;
+        assert_eq!(put.status, 201);
     }
     assert_eq!(r.call("DELETE", "/v2/a/manifests/child", &[], "").await.status, 202);
     assert_eq!(r.collect(&[], ALL).await, []);
@@ -287,7 +290,8 @@ async fn a_manifest_that_was_accepted_is_whole_whatever_is_collected_meanwhile()
                     push(&r, &repo, &content).await;
                     if round % 5 < 4 {
                         // What is deleted is garbage in the next moment; somebody else may have deleted it before.
-                        let digest = Digest::of(&image(&Digest::of(b"{}"), &Digest::of(content.as_bytes()), content.len()));
+                        let digest =
+                            Digest::of(&image(&Digest::of(b"{}"), &Digest::of(content.as_bytes()), content.len()));
                         let gone = r.call("DELETE", &format!("/v2/{repo}/manifests/{digest}"), &[], "").await;
                         assert!(matches!(gone.status.as_u16(), 202 | 404), "{}", gone.text());
                     }

@@ -181,9 +181,7 @@ fn contents() -> BTreeMap<&'static str, Vec<u8>> {
     ]
     .map(|(name, text)| (name, text.into()))
     .into();
-    let entry = |media_type: &str, bytes: &[u8]| {
-        json!({ "mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len() })
-    };
+    let entry = |media_type: &str, bytes: &[u8]| json!({ "mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len() });
     let config = entry("application/vnd.oci.image.config.v1+json", &contents["config"]);
     let layer = entry("application/vnd.oci.image.layer.v1.tar", &contents["layer"]);
     let missing = entry("application/vnd.oci.image.layer.v1.tar", b"missing");
@@ -204,9 +202,8 @@ fn contents() -> BTreeMap<&'static str, Vec<u8>> {
         manifest
     };
     let image_bytes = image.to_string().into_bytes();
-    let index = |media_type: &str, entries: Value| {
-        json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries})
-    };
+    let index =
+        |media_type: &str, entries: Value| json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries});
     let (oci_index, docker_list) = (INDEX[0].1, DOCKER_LIST[0].1);
     let mut docker = image.clone();
     docker["mediaType"] = DOCKER[0].1.into();

@@ -110,3 +110,6 @@ impl Inner {
         Ok(Collected { images: 0, blobs, bytes: swept.bytes })
     }
 }
+
+#[cfg(test)]
+mod tests;

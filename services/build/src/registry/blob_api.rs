@@ -31,7 +31,7 @@ impl Inner {
         let deletion = delete_blob(&txn, repo, &digest).await?;
         let unknown = Refusal::new(ErrorCode::BlobUnknown, "the repository does not have this blob")
             .detail(json!({ "name": repo.as_str(), "digest": digest }));
-        deleted(txn, deletion, unknown).await
+        deleted(txn, deletion, unknown, "GET, HEAD").await
     }
 
     /// `GET` and `HEAD` of a blob.

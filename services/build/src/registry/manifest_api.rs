@@ -86,7 +86,7 @@ impl Inner {
                 Err(_) => Deletion::Unknown,
             },
         };
-        deleted(txn, deletion, unknown).await
+        deleted(txn, deletion, unknown, "GET, HEAD, PUT").await
     }
 
     /// `PUT` of a manifest.
@@ -153,6 +153,7 @@ pub(super) async fn deleted(
     txn: DatabaseTransaction,
     deletion: Deletion,
     unknown: Refusal,
+    allowed: &'static str,
 ) -> Result<Response, Refusal> {
     match deletion {
         Deletion::Done => {
@@ -163,7 +164,7 @@ pub(super) async fn deleted(
         // Of the statuses that clients take for "this stays", the one that the specification names.
         Deletion::Kept(why) => Err(Refusal::new(ErrorCode::Denied, format!("it cannot be deleted: {why}"))
             .status(405)
-            .header(header::ALLOW, HeaderValue::from_static("GET, HEAD, PUT"))),
+            .header(header::ALLOW, HeaderValue::from_static(allowed))),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     CONTENT_DIGEST, Inner,
     blob_api::{is_known, not_modified, parse_digest},
+    blocking,
     error::{ErrorCode, Refusal},
     header_value,
     manifest::{MAX_MANIFEST_BYTES, Manifest},
@@ -15,6 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hoistway_kit::db::db_error;
+use hoistway_model::Digest;
 use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use sea_orm::DatabaseTransaction;
@@ -119,19 +121,14 @@ impl Inner {
             }
             Reference::Digest(_) => None,
         };
+        self.check_files(&manifest).await?;
         let stored = {
             let (store, repo, tag) = (self.manifests.clone(), repo.clone(), tag.clone());
             uninterrupted(async move { Ok(store.put_manifest(&repo, &manifest, tag.as_ref()).await?) }).await?
         };
         match (stored, tag) {
             (PutOutcome::Stored, _) => {}
-            (PutOutcome::Missing(digests), _) => {
-                return Err(Refusal::new(
-                    ErrorCode::ManifestBlobUnknown,
-                    "what the manifest refers to is not in the repository",
-                )
-                .detail(json!({ "digests": digests })));
-            }
+            (PutOutcome::Missing(digests), _) => return Err(missing(&digests)),
             (PutOutcome::TagTaken, tag) => {
                 let tag = tag.map(|t| t.tag.to_string()).unwrap_or_default();
                 let message = format!("tag \"{tag}\" of \"{repo}\" names an agent's image and is never moved");
@@ -145,6 +142,21 @@ impl Inner {
             response.headers_mut().insert(SUBJECT, header_value(subject));
         }
         Ok(response)
+    }
+}
+
+impl Inner {
+    /// Refuses a manifest whose blobs have no file, as it may be in a data directory that was put back from copies of
+    /// different moments: told so, the client pushes them again.
+    async fn check_files(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        let (blobs, needed) = (self.blobs.clone(), manifest.blobs().to_vec());
+        let gone = blocking(move || {
+            Ok::<_, Refusal>(needed.into_iter().filter(|digest| !blobs.contains(digest)).collect::<Vec<_>>())
+        });
+        match gone.await? {
+            gone if gone.is_empty() => Ok(()),
+            gone => Err(missing(&gone)),
+        }
     }
 }
 
@@ -166,6 +178,11 @@ pub(super) async fn deleted(
             .status(405)
             .header(header::ALLOW, HeaderValue::from_static(allowed))),
     }
+}
+
+fn missing(digests: &[Digest]) -> Refusal {
+    Refusal::new(ErrorCode::ManifestBlobUnknown, "what the manifest refers to is not in the repository")
+        .detail(json!({ "digests": digests }))
 }
 
 async fn read_body(body: Body) -> Result<bytes::Bytes, Refusal> {

@@ -138,7 +138,11 @@ impl Inner {
     /// Mounts a blob that the repository `from` has, or any if none is named; whether there was one.
     async fn mount(&self, repo: &RepoName, digest: &Digest, from: Option<&str>) -> Result<bool, Refusal> {
         match from.map(str::parse::<RepoName>).transpose() {
-            Ok(from) => Ok(self.manifests.mount_blob(repo, digest, from.as_ref()).await?),
+            Ok(from) => {
+                let (blobs, digest) = (self.blobs.clone(), *digest);
+                let there = blocking(move || Ok::<_, Refusal>(blobs.contains(&digest))).await?;
+                Ok(there && self.manifests.mount_blob(repo, &digest, from.as_ref()).await?)
+            }
             // There is no such repository, so it has no such blob.
             Err(_) => Ok(false),
         }

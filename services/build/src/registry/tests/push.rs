@@ -210,6 +210,22 @@ async fn a_manifest_needs_everything_it_refers_to() {
 }
 
 #[tokio::test]
+async fn a_blob_whose_file_was_lost_is_asked_for_again() {
+    let r = Registry::start().await;
+    let manifest = r.push_image("a", "v1", "content").await;
+    let lost = Digest::of(b"content");
+    std::fs::remove_file(r.blobs.path(&lost)).unwrap();
+    let path = format!("/v2/a/blobs/{lost}");
+    assert_eq!(r.call("HEAD", &path, &[], "").await.status, 404);
+    assert_eq!(r.call("POST", &format!("/v2/b/blobs/uploads/?mount={lost}"), &[], "").await.status, 202);
+    let again = r.put_manifest("a", "v1", &manifest).await;
+    assert_eq!(again.verdict(), (400, "MANIFEST_BLOB_UNKNOWN".into()));
+    assert_eq!(again.json()["errors"][0]["detail"]["digests"], json!([lost]));
+    r.push_image("a", "v1", "content").await;
+    assert_eq!(r.get(&path).await.body, "content");
+}
+
+#[tokio::test]
 async fn an_agents_tag_is_never_moved() {
     let r = Registry::start().await;
     let repo: RepoName = "payment".parse().unwrap();

@@ -117,7 +117,8 @@ impl FromStr for RevisionRef {
             _ => {}
         }
         // An id of digits only would not be shorter than any number.
-        if text.len() < 20 && text.bytes().all(|b| b.is_ascii_digit())
+        if text.len() < 20
+            && text.bytes().all(|b| b.is_ascii_digit())
             && let Ok(number) = text.parse()
         {
             return Ok(Self::Number(number));

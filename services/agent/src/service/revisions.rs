@@ -83,9 +83,7 @@ impl Service {
         match (now, &revision.failure) {
             (Some(Life::Failed { message, .. }), _) => (RevisionState::Failed, message),
             (Some(Life::Waiting { why }), _) => (RevisionState::Starting, why),
-            (None, Some((_, message, _))) if revision.phase == Kept::Failed => {
-                (RevisionState::Failed, message.clone())
-            }
+            (None, Some((_, message, _))) if revision.phase == Kept::Failed => (RevisionState::Failed, message.clone()),
             _ => (RevisionState::Starting, revision.message.clone()),
         }
     }
@@ -151,7 +149,8 @@ mod tests {
     #[test]
     fn values_that_are_not_shown_are_compared() {
         let from = fields(&[("env[A]", MASK, "1"), ("env[B]", MASK, "2"), ("env[C]", MASK, "3"), ("image", "x", "x")]);
-        let to = fields(&[("env[A]", MASK, "1"), ("env[B]", MASK, "changed"), ("env[D]", MASK, "4"), ("image", "y", "y")]);
+        let to =
+            fields(&[("env[A]", MASK, "1"), ("env[B]", MASK, "changed"), ("env[D]", MASK, "4"), ("image", "y", "y")]);
         let change = |field: &str, from: Option<&str>, to: Option<&str>| Change {
             field: field.into(),
             from: from.map(Into::into),

@@ -7,9 +7,7 @@ use super::{
 };
 use hoistway_kit::db::db_error;
 use hoistway_model::{Code, Digest, Error, Name, Result, image::ImageRef, revision::RevisionRef};
-use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Select,
-};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 
 const LISTING: &str = "listing revisions";
 /// How many of the revisions that are kept a complaint names.
@@ -50,9 +48,8 @@ impl Store {
         };
         let Some(current) = current else { return Ok(None) };
         let before = i64::try_from(current.number).unwrap_or(i64::MAX);
-        let older = visible(agent)
-            .filter(revision::Column::Number.lt(before))
-            .filter(revision::Column::ServedAt.is_not_null());
+        let older =
+            visible(agent).filter(revision::Column::Number.lt(before)).filter(revision::Column::ServedAt.is_not_null());
         self.one(older).await
     }
 

@@ -12,4 +12,5 @@ mod images;
 mod need;
 mod processes;
 mod recovery;
+mod revisions;
 mod stack;

@@ -3,6 +3,7 @@
 
 pub(crate) mod env;
 pub(crate) mod llm;
+pub mod schema;
 mod stored;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ pub mod saga;
 pub mod serve;
 pub mod state;
 mod store;
+pub mod work;
 
 pub use config::Config;
 pub use serve::{Deps, Gateway};

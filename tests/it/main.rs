@@ -15,4 +15,5 @@ mod keys;
 mod need;
 mod processes;
 mod recovery;
+mod revisions;
 mod stack;

@@ -5,6 +5,7 @@ mod audit;
 mod auth;
 pub mod body;
 mod builds;
+mod config;
 mod connection;
 mod deploy;
 pub mod deploy_request;
@@ -15,11 +16,13 @@ mod health;
 mod invoke;
 pub mod json;
 mod keys;
+mod lifecycle;
 mod model_providers;
 mod openapi;
 mod paging;
 mod permissions;
 mod query;
+mod revisions;
 mod starter_kit;
 mod tools;
 
@@ -58,6 +61,9 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .merge(deploy::routes())
         .merge(agents::routes())
+        .merge(lifecycle::routes())
+        .merge(config::routes())
+        .merge(revisions::routes())
         .merge(invoke::routes())
         .merge(tools::routes())
         .merge(model_providers::routes())

@@ -3,7 +3,8 @@
 
 mod agents;
 mod builds;
-mod tools;
+/// Records of the tool registry, and the two of its messages that have credentials beside them.
+pub mod tools;
 
 use crate::common::v1 as common;
 use hoistway_model::{DeploymentId, Digest, Error, Name, Operation, OperationId, Result, tool::BoundTool};

@@ -237,9 +237,9 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     /// operation never seen is kept from happening later.
     async fn undo_start(&self, started: OperationId, agent: Name, revision: RevisionId) -> Result<()>;
 
-    /// Gives the agents that require `tool` and lack its URL that URL, by replacing their instance as a redeploy
-    /// would. Answers with their names.
-    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>>;
+    /// Gives the agents that require `tool` and lack its URL, or still have the URL `replaces`, that URL, by replacing
+    /// their instance as a redeploy would. Answers with their names.
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>>;
 
     /// One agent.
     async fn get_agent(&self, name: Name) -> Result<Agent>;

@@ -1,9 +1,10 @@
-//! The tool registry: tools, model providers, which agent uses which tool, and the built-in echo tool.
+//! The tool registry: tools, model and identity providers, which agent uses which tool, and the built-in echo tool.
 //!
 //! [`serve`] is the whole service. A process that hosts several services calls [`open`], [`grpc`] and [`run`] itself
 //! and takes a local transport of the same server.
 
 mod address;
+mod check;
 pub mod config;
 pub mod echo;
 mod grpc;

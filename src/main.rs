@@ -1,11 +1,12 @@
 //! `hoistway`: the whole stack in one process.
 
+mod rotate;
 mod screen;
 mod up;
 
 use clap::{Parser, Subcommand};
 use hoistway_kit::{exit, telemetry::LogFormat};
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 /// Self-hosted control plane for AI agents: one call from source to a running agent.
 #[derive(Parser)]
@@ -19,6 +20,22 @@ struct Args {
 enum Command {
     /// Run the whole stack in this process, on this machine
     Up(UpArgs),
+    /// Make a new master key and encrypt everything that is kept with it
+    RotateKey(RotateArgs),
+}
+
+/// What `hoistway rotate-key` can be told.
+#[derive(clap::Args, Debug, Clone)]
+pub struct RotateArgs {
+    /// Where everything is kept [default: $XDG_DATA_HOME/hoistway]
+    #[arg(long, value_name = "DIR", env = "HOISTWAY_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The key file of separate programs, which encrypt anew at their next start
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    key_file: Option<PathBuf>,
+    /// Drop the old keys from the key file, once all programs that read it have started with the new one
+    #[arg(long, requires = "key_file")]
+    drop_old: bool,
 }
 
 /// What `hoistway up` can be told.
@@ -46,12 +63,18 @@ fn main() -> ExitCode {
     if let Some(code) = hoistway_agent::launcher::run_if_requested() {
         return code;
     }
-    let Args { command: Command::Up(args) } = Args::parse();
+    let Args { command } = Args::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return exit::fatal(&hoistway_model::Error::internal("starting", e)),
     };
-    match runtime.block_on(up::run(args)) {
+    let done = match command {
+        Command::Up(args) => runtime.block_on(up::run(args)),
+        Command::RotateKey(args) => runtime.block_on(rotate::run(args)).and_then(|said| {
+            writeln!(std::io::stdout(), "{said}").map_err(|e| hoistway_model::Error::internal("printing", e))
+        }),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => exit::fatal(&e),
     }

@@ -4,6 +4,7 @@
 //! [`hoistway_model`]'s traits; an invoke goes `api` → `routes` → the agent itself.
 
 pub mod api;
+mod bindings;
 pub mod config;
 pub mod deploy;
 mod migration;
@@ -15,4 +16,4 @@ pub mod state;
 mod store;
 
 pub use config::Config;
-pub use serve::{Deps, Gateway};
+pub use serve::{Deps, Gateway, reseal};

@@ -3,10 +3,11 @@
 
 use crate::{
     api::{self, body::BodyBudget},
+    bindings,
     config::Config,
     public::PublicAddresses,
     routes::Routes,
-    saga::{Saga, Services},
+    saga::{self, Saga, Services},
     state::{ApiKeys, AppState, ReadyCheck},
     store::Journal,
 };
@@ -49,6 +50,7 @@ impl Gateway {
         fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
         let journal = Journal::open(&dir.join("gateway.db")).await?;
         let Deps { services, master_key, api_key } = deps;
+        saga::reseal(&journal, &master_key).await?;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
         let limits = config.limits();
@@ -90,7 +92,17 @@ impl Gateway {
     }
 }
 
-/// Now and then: forgets old deployments, and releases the tools of agents whose deletion was cut off in the middle.
+/// Seals anew, after a rotation of the master key, what old keys have sealed; for a gateway that does not run. Opening
+/// the gateway does it as well.
+pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
+    let journal = Journal::open(&config.service_dir().join("gateway.db")).await?;
+    let resealed = saga::reseal(&journal, key).await;
+    journal.close().await;
+    resealed
+}
+
+/// Now and then: forgets old deployments, releases the tools of agents whose deletion was cut off in the middle, and
+/// gives agents the URLs of tools that moved without them.
 async fn tidy(state: Arc<AppState>, journal: Journal, keep: Duration, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(TIDY_EVERY);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
@@ -103,7 +115,7 @@ async fn tidy(state: Arc<AppState>, journal: Journal, keep: Duration, shutdown: 
             for name in bound.into_iter().filter(|name| agents.iter().all(|agent| agent.name != *name)) {
                 state.tools.release_agent(Operation::new(), name).await?;
             }
-            Ok::<_, Error>(())
+            bindings::reconcile(&state).await
         };
         if let Err(e) = tidied.await {
             tracing::warn!(cause = e.chain(), "tidying will be tried again: {e}");

@@ -94,6 +94,7 @@ impl MasterKey {
             return Ok(false);
         }
         Ring { old: Vec::new(), ..ring }.store(path)?;
+        tracing::info!("the rotation of the master key is complete; the old key is dropped");
         Ok(true)
     }
 

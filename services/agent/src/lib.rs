@@ -117,6 +117,17 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     .await
 }
 
+/// Seals anew, after a rotation of the master key, what old keys have sealed; for a service that does not run. Opening
+/// the service does it as well.
+pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
+    let dir = config.service_dir();
+    let locked = dir.clone();
+    let lock = tokio::task::spawn_blocking(move || DirLock::acquire(&locked)).await;
+    let _lock = lock.map_err(|e| Error::internal("locking the agents' directory", e))??;
+    store::Store::open(&dir.join("agent.db"), key.clone()).await?.close().await;
+    Ok(())
+}
+
 fn process_config(config: &Config) -> ProcessConfig {
     ProcessConfig {
         bind: config.agents_bind,

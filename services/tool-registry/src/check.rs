@@ -131,10 +131,9 @@ pub(crate) fn check_identity(provider: &IdentityProvider) -> Result<()> {
         }
         bounded(field, text)?;
     }
-    for (field, texts) in [
-        ("spec.identityProvider.audiences", &provider.audiences),
-        ("spec.allowedDomains", &provider.allowed_domains),
-    ] {
+    for (field, texts) in
+        [("spec.identityProvider.audiences", &provider.audiences), ("spec.allowedDomains", &provider.allowed_domains)]
+    {
         at_most(field, texts.len(), MAX_MEMBERS)?;
         texts.iter().try_for_each(|text| bounded(field, text))?;
     }

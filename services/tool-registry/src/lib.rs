@@ -76,6 +76,13 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<ToolRegistryService> {
     ToolRegistryService::open(config, deps.master_key.clone()).await
 }
 
+/// Seals anew, after a rotation of the master key, what old keys have sealed; for a service that does not run. Opening
+/// the service does it as well.
+pub async fn reseal(config: &Config, deps: &Deps) -> Result<()> {
+    open(config, deps).await?.close().await;
+    Ok(())
+}
+
 /// The gRPC server of any tool registry, with health and reflection.
 pub fn grpc(registry: Arc<dyn ToolRegistry>, deps: &Deps) -> Result<Server> {
     Server::new(deps.token.clone()).add(grpc::server(registry)).reflection(hoistway_proto::DESCRIPTORS)

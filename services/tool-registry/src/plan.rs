@@ -10,8 +10,8 @@ use hoistway_model::{
     Code, Error, Name, Result,
     tool::{BoundTool, Connection, NewTool, ToolPlan},
 };
-use url::{Origin, Url};
 use std::collections::{BTreeMap, BTreeSet};
+use url::{Origin, Url};
 
 /// Everything that a decision depends on.
 #[derive(Debug, Default)]
@@ -154,12 +154,7 @@ pub(crate) fn completed(
 }
 
 /// The content of a tool after its owner has changed it.
-pub(crate) fn replaced(
-    have: &StoredTool,
-    wanted: &NewTool,
-    addresses: &Addresses,
-    vault: &Vault,
-) -> Result<Content> {
+pub(crate) fn replaced(have: &StoredTool, wanted: &NewTool, addresses: &Addresses, vault: &Vault) -> Result<Content> {
     let shown = addresses.public(&have.content);
     let mut content = have.content.clone();
     if wanted.connection != shown {

@@ -53,12 +53,7 @@ impl Vault {
     }
 
     /// Whether what is stored is exactly these credentials.
-    pub(crate) fn holds(
-        &self,
-        holder: Holder<'_>,
-        stored: Option<&Sealed>,
-        credentials: &Credentials,
-    ) -> Result<bool> {
+    pub(crate) fn holds(&self, holder: Holder<'_>, stored: Option<&Sealed>, credentials: &Credentials) -> Result<bool> {
         let Some(sealed) = stored else { return Ok(credentials.is_empty()) };
         let plain = self.0.open(&holder.place(), &sealed.bytes)?;
         // Its text could name a secret, so the parser's complaint is not kept.

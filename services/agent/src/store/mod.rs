@@ -3,6 +3,7 @@
 mod changes;
 mod entity;
 mod record;
+mod reseal;
 mod text;
 
 pub(crate) use changes::{Begin, Undo};
@@ -28,7 +29,12 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn open(path: &Path, key: MasterKey) -> Result<Self> {
-        Ok(Self { db: Db::open(path, migration::all()).await?, key })
+        let store = Self { db: Db::open(path, migration::all()).await?, key };
+        let resealed = store.reseal().await?;
+        if resealed > 0 {
+            tracing::info!("{resealed} revisions were sealed with the new master key");
+        }
+        Ok(store)
     }
 
     pub(crate) async fn agent(&self, name: &Name) -> Result<Option<AgentRecord>> {

@@ -164,6 +164,6 @@ pub(super) fn failure_text(e: &Error) -> Result<String> {
 }
 
 /// Where a sealed text belongs.
-fn place(id: &str, column: &str) -> String {
+pub(super) fn place(id: &str, column: &str) -> String {
     format!("revisions/{id}/{column}")
 }

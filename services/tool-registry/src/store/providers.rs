@@ -48,12 +48,10 @@ impl Store {
             Some(have) if !same(&have.provider, &wanted) => {
                 return Err(exists(&format!("another definition; PUT {path} replaces it")));
             }
-            Some(have) if have.credentials.is_none() => {
-                match self.vault.seal(holder, &wanted.credentials)? {
-                    None => have.provider,
-                    credentials => update(&txn, Stored { credentials, ..have }).await?,
-                }
-            }
+            Some(have) if have.credentials.is_none() => match self.vault.seal(holder, &wanted.credentials)? {
+                None => have.provider,
+                credentials => update(&txn, Stored { credentials, ..have }).await?,
+            },
             Some(have) => {
                 let held = self.vault.holds(holder, have.credentials.as_ref(), &wanted.credentials)?;
                 if !wanted.credentials.is_empty() && !held {
@@ -86,7 +84,8 @@ impl Store {
             }
             Some(have) => {
                 let at = |provider: &str, endpoint: &str| (provider.to_owned(), origin(endpoint));
-                let moves = at(&have.provider.provider, &have.provider.endpoint) != at(&wanted.provider, &wanted.endpoint);
+                let moves =
+                    at(&have.provider.provider, &have.provider.endpoint) != at(&wanted.provider, &wanted.endpoint);
                 if moves && have.credentials.is_some() && wanted.credentials.is_empty() {
                     return Err(would_leak("model provider", "/api/model-providers", &wanted.name));
                 }

@@ -3,9 +3,7 @@
 
 use hoistway_model::{
     Error, Name, OperationId, Result,
-    tool::{
-        ApiKeyPlace, AppliedTools, BoundTool, Connection, IdentityProvider, ModelProvider, OAuth2, Tool, Upserted,
-    },
+    tool::{ApiKeyPlace, AppliedTools, BoundTool, Connection, IdentityProvider, ModelProvider, OAuth2, Tool, Upserted},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};

@@ -1,5 +1,8 @@
 //! `hoistway`: the whole stack in one process.
 
+mod backup;
+mod cli;
+mod demo;
 mod rotate;
 mod screen;
 mod up;
@@ -20,6 +23,12 @@ struct Args {
 enum Command {
     /// Run the whole stack in this process, on this machine
     Up(UpArgs),
+    /// Copy an installation, also while it runs, into one file
+    Backup(backup::BackupArgs),
+    /// Make a data directory of a backup
+    Restore(backup::RestoreArgs),
+    #[command(flatten)]
+    Client(cli::Command),
     /// Make a new master key and encrypt everything that is kept with it
     RotateKey(RotateArgs),
 }
@@ -53,6 +62,9 @@ pub struct UpArgs {
     /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]
     #[arg(long, value_name = "IMAGE", env = "HOISTWAY_BASE_IMAGE")]
     base_image: Option<String>,
+    /// Seed the starter kit, deploy a sample agent, and show the request, the steps and its answer
+    #[arg(long)]
+    demo: bool,
     /// Log lines for people (`human`) or as JSON (`json`)
     #[arg(long, default_value = "human", env = "HOISTWAY_LOG_FORMAT")]
     log_format: LogFormat,
@@ -69,7 +81,10 @@ fn main() -> ExitCode {
         Err(e) => return exit::fatal(&hoistway_model::Error::internal("starting", e)),
     };
     let done = match command {
+        Command::Client(command) => return runtime.block_on(cli::run(command)),
         Command::Up(args) => runtime.block_on(up::run(args)),
+        Command::Backup(args) => runtime.block_on(backup::backup(args)),
+        Command::Restore(args) => backup::restore(&args),
         Command::RotateKey(args) => runtime.block_on(rotate::run(args)).and_then(|said| {
             writeln!(std::io::stdout(), "{said}").map_err(|e| hoistway_model::Error::internal("printing", e))
         }),

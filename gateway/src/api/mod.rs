@@ -15,6 +15,7 @@ mod identity_providers;
 mod invoke;
 pub mod json;
 mod model_providers;
+mod openapi;
 mod page;
 mod query;
 mod starter_kit;
@@ -27,19 +28,17 @@ use axum::{
     Router,
     extract::Request,
     middleware::{from_fn, from_fn_with_state},
-    routing::get,
 };
 use error::ApiError;
 use hoistway_model::{Code, Error};
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 
-/// Every path of the public API and the two probes.
+/// Every path of the public API and what is beside it.
 pub fn router(state: Arc<AppState>) -> Router {
     let api = || Router::from(routes());
     Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
+        .merge(Router::from(open_routes()))
         .nest("/api", api())
         .nest("/api/v1", api())
         .fallback(not_found)
@@ -47,6 +46,11 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(from_fn_with_state(state.clone(), auth::require_key))
         .layer(from_fn(edge::edge))
         .with_state(state)
+}
+
+/// What is served at the root and needs no key, with its description.
+fn open_routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().merge(health::routes()).merge(openapi::routes())
 }
 
 /// What is served under `/api` and `/api/v1`, with its description.

@@ -3,6 +3,7 @@
 
 mod changes;
 mod deploys;
+mod document;
 mod edge;
 mod errors;
 mod fakes;

@@ -14,4 +14,6 @@ mod images;
 mod need;
 mod processes;
 mod recovery;
+mod rotation;
+mod sdk;
 mod stack;

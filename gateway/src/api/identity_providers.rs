@@ -40,24 +40,75 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// A registered identity provider.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = IdentityProvider)]
 pub struct IdentityProviderOut {
     /// Unique name; agents name the provider by it.
-    #[schema(example = "company-sso")]
+    #[schema(examples("company-sso"))]
     name: String,
-    #[schema(example = "agent-system")]
+    /// Where it is.
+    #[schema(examples("agent-system"))]
     namespace: &'static str,
+    /// Its labels.
     labels: BTreeMap<String, String>,
+    /// What it is.
     spec: IdentityProviderSpec,
+    /// How it is.
     status: IdentityProviderStatus,
-    /// RFC 3339.
-    #[schema(example = "2026-11-23T10:00:00Z")]
+    /// When it was registered.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
     created_at: String,
-    /// RFC 3339.
-    #[schema(example = "2026-11-23T10:00:00Z")]
+    /// When it was changed last.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
     updated_at: String,
-    /// What should be looked at in the request; absent when there is nothing.
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
+}
+
+/// An identity provider to be registered.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct IdentityProviderIn {
+    /// Unique name: at most 63 lower-case letters, digits and `-`. The path may say it instead.
+    #[schema(examples("company-sso"))]
+    name: Option<String>,
+    /// Labels, at most 256 bytes each.
+    labels: Option<BTreeMap<String, String>>,
+    /// What it is.
+    spec: IdentityProviderSpecIn,
+}
+
+/// What an identity provider shall be.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct IdentityProviderSpecIn {
+    /// The host that callers use, `HOST` or `HOST:PORT`.
+    #[schema(examples("agents.example.com"))]
+    host: String,
+    /// Who issues tokens.
+    identity_provider: IssuerIn,
+    /// The claim that names the caller.
+    #[schema(rename = "userIDClaim", max_length = 256, examples("email"))]
+    user_id_claim: String,
+    /// Mail domains of callers who are let in; absent: all.
+    allowed_domains: Option<Vec<String>>,
+}
+
+/// Who issues tokens. Both addresses begin with `https://`, unless they are of this machine.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct IssuerIn {
+    /// The claim `iss` of its tokens.
+    #[schema(max_length = 2_048, examples("https://accounts.example.com"))]
+    issuer: String,
+    /// Where its keys are.
+    #[schema(max_length = 2_048, examples("https://accounts.example.com/keys"))]
+    jwks_uri: String,
+    /// Of which a token's `aud` must name one; absent: any.
+    audiences: Option<Vec<String>>,
 }
 
 /// What an identity provider is.
@@ -65,15 +116,16 @@ pub struct IdentityProviderOut {
 #[serde(rename_all = "camelCase")]
 pub struct IdentityProviderSpec {
     /// The host that callers use, with a port if it is not the usual one.
-    #[schema(example = "agents.example.com")]
+    #[schema(examples("agents.example.com"))]
     host: String,
+    /// Who issues tokens.
     identity_provider: Issuer,
     /// The claim that names the caller.
     #[serde(rename = "userIDClaim")]
-    #[schema(example = "email")]
+    #[schema(examples("email"))]
     user_id_claim: String,
     /// Mail domains of callers who are let in; none: all.
-    #[schema(example = json!(["example.com"]))]
+    #[schema(examples(json!(["example.com"])))]
     allowed_domains: Vec<String>,
 }
 
@@ -82,13 +134,13 @@ pub struct IdentityProviderSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Issuer {
     /// The claim `iss` of its tokens.
-    #[schema(example = "https://accounts.example.com")]
+    #[schema(examples("https://accounts.example.com"))]
     issuer: String,
     /// Where its keys are.
-    #[schema(example = "https://accounts.example.com/.well-known/jwks.json")]
+    #[schema(examples("https://accounts.example.com/.well-known/jwks.json"))]
     jwks_uri: String,
     /// Of which a token's `aud` must name one; none: any.
-    #[schema(example = json!(["agents"]))]
+    #[schema(examples(json!(["agents"])))]
     audiences: Vec<String>,
 }
 
@@ -96,37 +148,62 @@ pub struct Issuer {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct IdentityProviderStatus {
     /// `Pending`: tokens are not verified yet.
-    #[schema(example = "Pending")]
+    #[schema(examples("Pending"))]
     phase: &'static str,
     /// Why.
     message: &'static str,
 }
 
+/// List identity providers
+///
 /// All identity providers, by name.
 #[utoipa::path(
-    get, path = "/identity-providers", tag = "identity providers",
-    params(("limit" = Option<u32>, Query, description = "How many, 1 to 1000; a Link header leads to more"),
-           ("after" = Option<String>, Query, description = "Those whose names come after this one")),
-    responses((status = 200, body = Vec<IdentityProviderOut>))
+    get,
+    path = "/identity-providers",
+    tag = "identity providers",
+    params(
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
+        ("after" = Option<String>, Query, description = "Only entries whose names come after this one"),
+    ),
+    responses(
+        (
+            status = 200, description = "The identity providers", body = Vec<IdentityProviderOut>,
+            headers(("Link" = String, description = "Where the next part is, as `<?…>; rel=\"next\"`, if there is more"))
+        ),
+    ),
 )]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<IdentityProviderOut>> {
     Ok(ByName::of(&query, state.tools.list_identity_providers().await?, |p| &p.name, shape)?)
 }
 
-/// One identity provider.
+/// Get an identity provider
+///
+/// What one identity provider is.
 #[utoipa::path(
-    get, path = "/identity-providers/{name}", tag = "identity providers",
+    get,
+    path = "/identity-providers/{name}",
+    tag = "identity providers",
     params(("name" = String, Path, description = "The identity provider's name")),
-    responses((status = 200, body = IdentityProviderOut))
+    responses(
+        (status = 200, description = "The identity provider", body = IdentityProviderOut),
+    ),
 )]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<IdentityProviderOut>> {
     Ok(Json(shape(state.tools.get_identity_provider(name.name("identity provider")?).await?)))
 }
 
-/// Registers an identity provider, in the place of what has its name: 201 for a new one.
+/// Register or replace an identity provider
+///
+/// Registers an identity provider in the place of what has its name.
 #[utoipa::path(
-    post, path = "/identity-providers", tag = "identity providers",
-    responses((status = 201, body = IdentityProviderOut), (status = 200, body = IdentityProviderOut))
+    post,
+    path = "/identity-providers",
+    tag = "identity providers",
+    request_body(content = IdentityProviderIn, description = "The identity provider", example = json!({"name": "company-sso", "spec": {"host": "agents.example.com", "userIDClaim": "email", "identityProvider": {"issuer": "https://accounts.example.com", "jwksUri": "https://accounts.example.com/keys", "audiences": ["agents"]}, "allowedDomains": ["example.com"]}})),
+    responses(
+        (status = 201, description = "It is registered", body = IdentityProviderOut),
+        (status = 200, description = "It is changed", body = IdentityProviderOut),
+    ),
 )]
 pub async fn apply(
     State(state): State<Arc<AppState>>,
@@ -135,11 +212,19 @@ pub async fn apply(
     store(&state, &body.bytes, None).await
 }
 
-/// The same by its path.
+/// Put an identity provider
+///
+/// Registers an identity provider in the place of what has the name in the path.
 #[utoipa::path(
-    put, path = "/identity-providers/{name}", tag = "identity providers",
+    put,
+    path = "/identity-providers/{name}",
+    tag = "identity providers",
     params(("name" = String, Path, description = "The identity provider's name")),
-    responses((status = 201, body = IdentityProviderOut), (status = 200, body = IdentityProviderOut))
+    request_body(content = IdentityProviderIn, description = "The identity provider", example = json!({"name": "company-sso", "spec": {"host": "agents.example.com", "userIDClaim": "email", "identityProvider": {"issuer": "https://accounts.example.com", "jwksUri": "https://accounts.example.com/keys", "audiences": ["agents"]}, "allowedDomains": ["example.com"]}})),
+    responses(
+        (status = 201, description = "It is registered", body = IdentityProviderOut),
+        (status = 200, description = "It is changed", body = IdentityProviderOut),
+    ),
 )]
 pub async fn put(
     State(state): State<Arc<AppState>>,
@@ -159,11 +244,18 @@ async fn store(
     Ok((created(put.created), Json(IdentityProviderOut { warnings, ..shape(put.value) })))
 }
 
+/// Delete an identity provider
+///
 /// Deletes an identity provider that no agent uses.
 #[utoipa::path(
-    delete, path = "/identity-providers/{name}", tag = "identity providers",
+    delete,
+    path = "/identity-providers/{name}",
+    tag = "identity providers",
     params(("name" = String, Path, description = "The identity provider's name")),
-    responses((status = 200, body = Deleted))
+    responses(
+        (status = 200, description = "It is gone", body = Deleted),
+        (status = 409, description = "Agents use it; `error` names them"),
+    ),
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("identity provider")?;

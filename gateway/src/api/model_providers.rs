@@ -40,37 +40,89 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// A registered source of models.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ModelProvider)]
 pub struct ModelProviderOut {
     /// Unique name; `llm_configs` name the provider by it.
-    #[schema(example = "my-openai")]
+    #[schema(examples("my-openai"))]
     name: String,
-    #[schema(example = "agent-system")]
+    /// Where it is.
+    #[schema(examples("agent-system"))]
     namespace: &'static str,
+    /// Its labels.
     labels: BTreeMap<String, String>,
+    /// What it is.
     spec: ModelProviderSpec,
+    /// How it is.
     status: ModelProviderStatus,
-    /// RFC 3339.
-    #[schema(example = "2026-11-23T10:00:00Z")]
+    /// When it was registered.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
     created_at: String,
-    /// RFC 3339.
-    #[schema(example = "2026-11-23T10:00:00Z")]
+    /// When it was changed last.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
     updated_at: String,
-    /// What should be looked at in the request; absent when there is nothing.
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
+}
+
+/// A model provider, flat or with a `spec` as it is answered.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct ModelProviderIn {
+    /// Unique name: at most 63 lower-case letters, digits and `-`. The path may say it instead.
+    #[schema(examples("my-openai"))]
+    name: Option<String>,
+    /// The protocol that it speaks: `openai`, `anthropic`, `bedrock` or `ollama`; needed, here or in `spec`.
+    #[schema(examples("openai"))]
+    provider: Option<String>,
+    /// Base URL; absent: the provider's own.
+    #[schema(max_length = 2_048)]
+    endpoint: Option<String>,
+    /// Model identifiers served.
+    #[schema(max_items = 1_000)]
+    models: Option<Vec<String>>,
+    /// In the place of the three before: an object with them.
+    #[schema(value_type = Option<Object>)]
+    spec: Option<()>,
+    /// Labels, at most 256 bytes each.
+    labels: Option<BTreeMap<String, String>>,
+    /// The same as `credentials` with this member alone.
+    #[schema(max_length = 65_536)]
+    api_key: Option<String>,
+    /// Kept encrypted, and shown in no answer.
+    credentials: Option<ModelCredentials>,
+}
+
+/// A model provider's credentials: `api_key`, or for `bedrock` also the others.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct ModelCredentials {
+    /// The API key.
+    #[schema(max_length = 65_536)]
+    api_key: Option<String>,
+    /// The id of an AWS access key.
+    #[schema(max_length = 65_536)]
+    access_key_id: Option<String>,
+    /// Its secret.
+    #[schema(max_length = 65_536)]
+    secret_access_key: Option<String>,
+    /// The token of temporary credentials.
+    #[schema(max_length = 65_536)]
+    session_token: Option<String>,
 }
 
 /// What a model provider is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelProviderSpec {
     /// The protocol it speaks: `openai`, `anthropic`, `bedrock` or `ollama`.
-    #[schema(example = "openai")]
+    #[schema(examples("openai"))]
     provider: String,
     /// Base URL; empty means the provider's own.
-    #[schema(example = "https://api.openai.com/v1")]
+    #[schema(examples("https://api.openai.com/v1"))]
     endpoint: String,
     /// Model identifiers served.
-    #[schema(example = json!(["gpt-4o-mini"]))]
+    #[schema(examples(json!(["gpt-4o-mini"])))]
     models: Vec<String>,
 }
 
@@ -78,38 +130,65 @@ pub struct ModelProviderSpec {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelProviderStatus {
     /// `Ready`, or `Pending` while something is missing.
-    #[schema(example = "Ready")]
+    #[schema(examples("Ready"))]
     phase: &'static str,
     /// What is missing.
     message: &'static str,
+    /// Whether there are credentials.
     credentials: CredentialStatus,
 }
 
+/// List model providers
+///
 /// All model providers, by name.
 #[utoipa::path(
-    get, path = "/model-providers", tag = "model providers",
-    params(("limit" = Option<u32>, Query, description = "How many, 1 to 1000; a Link header leads to more"),
-           ("after" = Option<String>, Query, description = "Those whose names come after this one")),
-    responses((status = 200, body = Vec<ModelProviderOut>))
+    get,
+    path = "/model-providers",
+    tag = "model providers",
+    params(
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
+        ("after" = Option<String>, Query, description = "Only entries whose names come after this one"),
+    ),
+    responses(
+        (
+            status = 200, description = "The model providers", body = Vec<ModelProviderOut>,
+            headers(("Link" = String, description = "Where the next part is, as `<?…>; rel=\"next\"`, if there is more"))
+        ),
+    ),
 )]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<ModelProviderOut>> {
     Ok(ByName::of(&query, state.tools.list_model_providers().await?, |p| &p.name, shape)?)
 }
 
-/// One model provider.
+/// Get a model provider
+///
+/// What one model provider is, and whether it has what it needs.
 #[utoipa::path(
-    get, path = "/model-providers/{name}", tag = "model providers",
+    get,
+    path = "/model-providers/{name}",
+    tag = "model providers",
     params(("name" = String, Path, description = "The model provider's name")),
-    responses((status = 200, body = ModelProviderOut))
+    responses(
+        (status = 200, description = "The model provider", body = ModelProviderOut),
+    ),
 )]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<ModelProviderOut>> {
     Ok(Json(shape(state.tools.get_model_provider(name.name("model provider")?).await?)))
 }
 
-/// Registers a model provider: 201 for a new one, 200 for one that is registered just so.
+/// Register a model provider
+///
+/// The same one again is no change, and may add credentials.
 #[utoipa::path(
-    post, path = "/model-providers", tag = "model providers",
-    responses((status = 201, body = ModelProviderOut), (status = 200, body = ModelProviderOut))
+    post,
+    path = "/model-providers",
+    tag = "model providers",
+    request_body(content = ModelProviderIn, description = "The model provider", example = json!({"name": "my-openai", "provider": "openai", "models": ["gpt-4o-mini"], "api_key": "sk-1"})),
+    responses(
+        (status = 201, description = "It is registered", body = ModelProviderOut),
+        (status = 200, description = "It is registered just so", body = ModelProviderOut),
+        (status = 409, description = "Another one has this name"),
+    ),
 )]
 pub async fn create(
     State(state): State<Arc<AppState>>,
@@ -121,12 +200,20 @@ pub async fn create(
     Ok((created(!known), Json(ModelProviderOut { warnings, ..shape(provider) })))
 }
 
-/// Registers a model provider in the place of what has its name. A stored key stays if none is given; a change that
-/// would send it to another host is 409.
+/// Register or replace a model provider
+///
+/// A stored key stays if none is given; a change that would send it to another host is refused.
 #[utoipa::path(
-    put, path = "/model-providers/{name}", tag = "model providers",
+    put,
+    path = "/model-providers/{name}",
+    tag = "model providers",
     params(("name" = String, Path, description = "The model provider's name")),
-    responses((status = 201, body = ModelProviderOut), (status = 200, body = ModelProviderOut))
+    request_body(content = ModelProviderIn, description = "The model provider as it shall be", example = json!({"provider": "openai", "models": ["gpt-4o-mini", "gpt-4o"]})),
+    responses(
+        (status = 201, description = "It is registered", body = ModelProviderOut),
+        (status = 200, description = "It is changed", body = ModelProviderOut),
+        (status = 409, description = "A stored key would go to another host"),
+    ),
 )]
 pub async fn put(
     State(state): State<Arc<AppState>>,
@@ -139,12 +226,19 @@ pub async fn put(
     Ok((created(put.created), Json(ModelProviderOut { warnings, ..shape(put.value) })))
 }
 
-/// Stores a model provider's credentials in the place of others: `api_key`, or for bedrock also `access_key_id`,
-/// `secret_access_key` and `session_token`. They are encrypted, and no answer shows them.
+/// Store a model provider's credentials
+///
+/// They take the place of others, are kept encrypted, and no answer shows them.
 #[utoipa::path(
-    put, path = "/model-providers/{name}/credentials", tag = "model providers",
+    put,
+    path = "/model-providers/{name}/credentials",
+    tag = "model providers",
+    operation_id = "set_model_provider_credentials",
     params(("name" = String, Path, description = "The model provider's name")),
-    responses((status = 200, body = ModelProviderOut))
+    request_body(content = ModelCredentials, description = "The credentials", example = json!({"api_key": "sk-1"})),
+    responses(
+        (status = 200, description = "The model provider", body = ModelProviderOut),
+    ),
 )]
 pub async fn set_credentials(
     State(state): State<Arc<AppState>>,
@@ -159,11 +253,18 @@ pub async fn set_credentials(
     Ok(Json(ModelProviderOut { warnings, ..shape(provider) }))
 }
 
-/// Takes a model provider's credentials away.
+/// Delete a model provider's credentials
+///
+/// Takes away what is stored; the model provider stays.
 #[utoipa::path(
-    delete, path = "/model-providers/{name}/credentials", tag = "model providers",
+    delete,
+    path = "/model-providers/{name}/credentials",
+    tag = "model providers",
+    operation_id = "delete_model_provider_credentials",
     params(("name" = String, Path, description = "The model provider's name")),
-    responses((status = 200, body = Deleted))
+    responses(
+        (status = 200, description = "They are gone", body = Deleted),
+    ),
 )]
 pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("model provider")?;
@@ -171,11 +272,18 @@ pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segmen
     Ok(Json(DELETED))
 }
 
-/// Deletes a model provider that no agent uses.
+/// Delete a model provider
+///
+/// Deletes a model provider that no agent uses, with its credentials.
 #[utoipa::path(
-    delete, path = "/model-providers/{name}", tag = "model providers",
+    delete,
+    path = "/model-providers/{name}",
+    tag = "model providers",
     params(("name" = String, Path, description = "The model provider's name")),
-    responses((status = 200, body = Deleted))
+    responses(
+        (status = 200, description = "It is gone", body = Deleted),
+        (status = 409, description = "Agents use it; `error` names them"),
+    ),
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("model provider")?;

@@ -17,15 +17,25 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 /// What became of the starter kit.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StarterKitOut {
-    #[schema(example = "ok")]
+    /// `ok`.
+    #[schema(examples("ok"))]
     status: &'static str,
-    #[schema(example = "Starter kit resources created")]
+    /// The same for people.
+    #[schema(examples("Starter kit resources created"))]
     message: &'static str,
 }
 
+/// Seed the starter kit
+///
 /// Makes sure of the demo resources, the tool `echo-tool` and the model provider `playground-llm`, and gives the tool
-/// to agents that were deployed before. Needs no body.
-#[utoipa::path(post, path = "/starter-kit", tag = "starter kit", responses((status = 200, body = StarterKitOut)))]
+/// to agents that were deployed before. What exists is left as it is. Needs no body.
+#[utoipa::path(
+    post,
+    path = "/starter-kit",
+    tag = "starter kit",
+    operation_id = "seed_starter_kit",
+    responses((status = 200, description = "The resources are there", body = StarterKitOut))
+)]
 pub async fn seed(State(state): State<Arc<AppState>>) -> ApiResult<Json<StarterKitOut>> {
     state.tools.seed_starter_kit(Operation::new()).await?;
     bindings::spread(&state, Name::parse("name", "echo-tool")?, None);

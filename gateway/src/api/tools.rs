@@ -1,6 +1,7 @@
 //! `/api/tools`.
 
 pub mod body;
+mod schema;
 
 use super::{
     body::WholeBody,
@@ -17,6 +18,7 @@ use hoistway_model::{
     tool::{AuthType, NewTool, Tool, ToolUpdate},
 };
 use http::StatusCode;
+use schema::{ToolCredentials, ToolIn};
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc};
 use url::{Host, Url};
@@ -36,22 +38,28 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// A registered tool.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Tool)]
 pub struct ToolOut {
     /// Unique name; agents require the tool by it.
-    #[schema(example = "stripe-api")]
+    #[schema(examples("stripe-api"))]
     name: String,
-    #[schema(example = "agent-system")]
+    /// Where it is.
+    #[schema(examples("agent-system"))]
     namespace: &'static str,
+    /// Its labels.
     labels: BTreeMap<String, String>,
+    /// What it is.
     spec: ToolSpec,
+    /// How it is.
     status: ToolStatus,
-    /// RFC 3339.
-    #[schema(example = "2026-11-23T10:00:00Z")]
+    /// When it was registered.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
     created_at: String,
-    /// RFC 3339.
-    #[schema(example = "2026-11-23T10:00:00Z")]
+    /// When it was changed last.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
     updated_at: String,
-    /// What should be looked at in the request; absent when there is nothing.
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -61,14 +69,15 @@ pub struct ToolOut {
 #[serde(rename_all = "camelCase")]
 pub struct ToolSpec {
     /// For people and models; may be empty.
-    #[schema(example = "Stripe payments API")]
+    #[schema(examples("Stripe payments API"))]
     description: String,
     /// `Internal` for a host of this machine or a private network, else `External`.
-    #[schema(example = "External")]
+    #[schema(examples("External"))]
     topology: &'static str,
     /// `Open`: every agent that requires the tool may use it.
-    #[schema(example = "Open")]
+    #[schema(examples("Open"))]
     access_mode: &'static str,
+    /// Where it is.
     connection: ToolConnection,
 }
 
@@ -76,13 +85,16 @@ pub struct ToolSpec {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolConnection {
-    #[schema(example = "https://api.stripe.com")]
+    /// Its URL, as it was given.
+    #[schema(examples("https://api.stripe.com"))]
     base_url: String,
-    #[schema(example = 443)]
+    /// TCP port.
+    #[schema(examples(443))]
     port: u16,
     /// `HTTP` or `HTTPS`.
-    #[schema(example = "HTTPS")]
+    #[schema(examples("HTTPS"))]
     scheme: &'static str,
+    /// How one authenticates to it.
     authentication: Authentication,
 }
 
@@ -92,10 +104,14 @@ pub struct ToolConnection {
 pub struct Authentication {
     /// `None`, `APIKey` or `OAuth2`.
     #[serde(rename = "type")]
-    #[schema(example = "APIKey")]
+    #[schema(examples("APIKey"))]
     kind: &'static str,
+    /// Where the API key goes, if that was said.
+    #[schema(value_type = ApiKeyConfig, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key_config: Option<ApiKeyConfig>,
+    /// Where tokens come from, if that was said.
+    #[schema(value_type = OAuth2Config, required = false)]
     #[serde(rename = "oauth2Config", skip_serializing_if = "Option::is_none")]
     oauth2_config: Option<OAuth2Config>,
 }
@@ -106,13 +122,13 @@ pub struct Authentication {
 pub struct ApiKeyConfig {
     /// `Header` or `Query`.
     #[serde(rename = "in")]
-    #[schema(example = "Header")]
+    #[schema(examples("Header"))]
     location: String,
     /// The header's or parameter's name.
-    #[schema(example = "Authorization")]
+    #[schema(examples("Authorization"))]
     name: String,
     /// What stands before the key in the value.
-    #[schema(example = "Bearer ")]
+    #[schema(examples("Bearer "))]
     value_prefix: String,
 }
 
@@ -120,8 +136,10 @@ pub struct ApiKeyConfig {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OAuth2Config {
-    #[schema(example = "https://login.example.com/oauth/token")]
+    /// The token endpoint.
+    #[schema(examples("https://login.example.com/oauth/token"))]
     token_url: String,
+    /// What is asked for.
     scopes: Vec<String>,
 }
 
@@ -129,10 +147,11 @@ pub struct OAuth2Config {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ToolStatus {
     /// `Ready`, or `Pending` while something is missing.
-    #[schema(example = "Ready")]
+    #[schema(examples("Ready"))]
     phase: &'static str,
     /// What is missing.
     message: String,
+    /// Whether there are credentials.
     credentials: CredentialStatus,
 }
 
@@ -140,8 +159,10 @@ pub struct ToolStatus {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CredentialStatus {
+    /// Whether there are any.
     stored: bool,
-    /// When; absent when there are none.
+    /// When they were stored; absent when there are none.
+    #[schema(value_type = String, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     set_at: Option<String>,
 }
@@ -157,39 +178,64 @@ impl CredentialStatus {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Deleted {
     /// `deleted`.
-    #[schema(example = "deleted")]
+    #[schema(examples("deleted"))]
     status: &'static str,
 }
 
 /// It is gone.
 pub const DELETED: Deleted = Deleted { status: "deleted" };
 
+/// List tools
+///
 /// All tools, by name.
 #[utoipa::path(
-    get, path = "/tools", tag = "tools",
-    params(("limit" = Option<u32>, Query, description = "How many, 1 to 1000; a Link header leads to more"),
-           ("after" = Option<String>, Query, description = "Those whose names come after this one")),
-    responses((status = 200, body = Vec<ToolOut>))
+    get,
+    path = "/tools",
+    tag = "tools",
+    params(
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
+        ("after" = Option<String>, Query, description = "Only entries whose names come after this one"),
+    ),
+    responses(
+        (
+            status = 200, description = "The tools", body = Vec<ToolOut>,
+            headers(("Link" = String, description = "Where the next part is, as `<?…>; rel=\"next\"`, if there is more"))
+        ),
+    ),
 )]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<ToolOut>> {
     Ok(ByName::of(&query, state.tools.list_tools().await?, |tool| &tool.name, shape)?)
 }
 
-/// One tool.
+/// Get a tool
+///
+/// What one tool is, and whether it has what it needs.
 #[utoipa::path(
-    get, path = "/tools/{name}", tag = "tools",
+    get,
+    path = "/tools/{name}",
+    tag = "tools",
     params(("name" = String, Path, description = "The tool's name")),
-    responses((status = 200, body = ToolOut))
+    responses(
+        (status = 200, description = "The tool", body = ToolOut),
+    ),
 )]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<ToolOut>> {
     Ok(Json(shape(state.tools.get_tool(name.name("tool")?).await?)))
 }
 
-/// Registers a tool: 201 for a new one, 200 for one that is registered just so. Agents that were waiting for it get
-/// it.
+/// Register a tool
+///
+/// Agents that were waiting for the tool get it. The same tool again is no change, and may add credentials.
 #[utoipa::path(
-    post, path = "/tools", tag = "tools",
-    responses((status = 201, body = ToolOut), (status = 200, body = ToolOut))
+    post,
+    path = "/tools",
+    tag = "tools",
+    request_body(content = ToolIn, description = "The tool", example = json!({"name": "stripe-api", "description": "Stripe payments API", "base_url": "https://api.stripe.com", "auth_type": "APIKey", "credentials": {"api_key": "sk_live_1"}})),
+    responses(
+        (status = 201, description = "The tool is registered", body = ToolOut),
+        (status = 200, description = "It is registered just so", body = ToolOut),
+        (status = 409, description = "Another tool has this name"),
+    ),
 )]
 pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiResult<(StatusCode, Json<ToolOut>)> {
     let (tool, warnings) = ToolBody::read(&body.bytes)?.named()?;
@@ -199,22 +245,38 @@ pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiR
     Ok((created(!known), Json(ToolOut { warnings, ..shape(tool) })))
 }
 
+/// Replace a tool
+///
 /// Replaces a tool's description, connection and labels. Its credentials stay if none are given; a change that would
-/// send them to another host is 409. Agents that use the tool get its new URL.
+/// send them to another host is refused. Agents that use the tool get its new URL.
 #[utoipa::path(
-    put, path = "/tools/{name}", tag = "tools",
+    put,
+    path = "/tools/{name}",
+    tag = "tools",
     params(("name" = String, Path, description = "The tool's name")),
-    responses((status = 200, body = ToolOut))
+    request_body(content = ToolIn, description = "The tool as it shall be", example = json!({"description": "Payments", "base_url": "https://api.stripe.com/v1", "auth_type": "APIKey"})),
+    responses(
+        (status = 200, description = "The tool as it is now", body = ToolOut),
+        (status = 409, description = "Stored credentials would go to another host"),
+    ),
 )]
 pub async fn replace(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Json<ToolOut>> {
     update(&state, name, |tool| ToolBody::read(&body.bytes)?.replacing(&tool.name)).await
 }
 
-/// Changes what the body names of a tool and keeps the rest; else as PUT.
+/// Change a tool
+///
+/// Changes what the body names and keeps the rest; else as `PUT`.
 #[utoipa::path(
-    patch, path = "/tools/{name}", tag = "tools",
+    patch,
+    path = "/tools/{name}",
+    tag = "tools",
     params(("name" = String, Path, description = "The tool's name")),
-    responses((status = 200, body = ToolOut))
+    request_body(content = ToolIn, description = "What shall be different", example = json!({"description": "Payments"})),
+    responses(
+        (status = 200, description = "The tool as it is now", body = ToolOut),
+        (status = 409, description = "Stored credentials would go to another host"),
+    ),
 )]
 pub async fn change(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Json<ToolOut>> {
     update(&state, name, |tool| ToolBody::read(&body.bytes)?.merged(tool)).await
@@ -244,12 +306,19 @@ async fn update(
     Err(ApiError::from(hoistway_model::Error::new(Code::Aborted, "the tool changes all the time; try again")))
 }
 
-/// Stores a tool's credentials in the place of others: `api_key`, or `client_id` and `client_secret`. They are
-/// encrypted, and no answer shows them.
+/// Store a tool's credentials
+///
+/// They take the place of others, are kept encrypted, and no answer shows them.
 #[utoipa::path(
-    put, path = "/tools/{name}/credentials", tag = "tools",
+    put,
+    path = "/tools/{name}/credentials",
+    tag = "tools",
+    operation_id = "set_tool_credentials",
     params(("name" = String, Path, description = "The tool's name")),
-    responses((status = 200, body = ToolOut))
+    request_body(content = ToolCredentials, description = "The credentials", example = json!({"api_key": "sk_live_1"})),
+    responses(
+        (status = 200, description = "The tool", body = ToolOut),
+    ),
 )]
 pub async fn set_credentials(
     State(state): State<Arc<AppState>>,
@@ -263,22 +332,36 @@ pub async fn set_credentials(
     Ok(Json(ToolOut { warnings, ..shape(tool) }))
 }
 
-/// Takes a tool's credentials away.
+/// Delete a tool's credentials
+///
+/// Takes away what is stored; the tool stays.
 #[utoipa::path(
-    delete, path = "/tools/{name}/credentials", tag = "tools",
+    delete,
+    path = "/tools/{name}/credentials",
+    tag = "tools",
+    operation_id = "delete_tool_credentials",
     params(("name" = String, Path, description = "The tool's name")),
-    responses((status = 200, body = Deleted))
+    responses(
+        (status = 200, description = "They are gone", body = Deleted),
+    ),
 )]
 pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     state.tools.set_tool_credentials(Operation::new(), name.name("tool")?, BTreeMap::new()).await?;
     Ok(Json(DELETED))
 }
 
-/// Deletes a tool that no agent uses.
+/// Delete a tool
+///
+/// Deletes a tool that no agent uses, with its credentials.
 #[utoipa::path(
-    delete, path = "/tools/{name}", tag = "tools",
+    delete,
+    path = "/tools/{name}",
+    tag = "tools",
     params(("name" = String, Path, description = "The tool's name")),
-    responses((status = 200, body = Deleted))
+    responses(
+        (status = 200, description = "It is gone", body = Deleted),
+        (status = 409, description = "Agents use it; `error` names them"),
+    ),
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     state.tools.delete_tool(Operation::new(), name.name("tool")?).await?;

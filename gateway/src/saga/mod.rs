@@ -295,6 +295,24 @@ fn seal_context(id: DeploymentId) -> String {
     format!("deployment/{id}")
 }
 
+/// Seals anew, after a rotation of the master key, the requests that old keys have sealed. Call it before anything
+/// runs; repeating it, whole or from the middle, is harmless.
+pub(crate) async fn reseal(journal: &Journal, key: &MasterKey) -> Result<()> {
+    if !key.has_old() {
+        return Ok(());
+    }
+    // Only unfinished deployments have their request still.
+    for record in journal.unfinished().await? {
+        let Some(sealed) = &record.request else { continue };
+        match key.reseal(&seal_context(record.id), sealed) {
+            Ok(None) => {}
+            Ok(Some(sealed)) => journal.replace_request(record.id, sealed).await?,
+            Err(e) => tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable"),
+        }
+    }
+    Ok(())
+}
+
 /// What waiters see of a record.
 fn progress_of(record: &Record) -> Progress {
     let log = &record.log;

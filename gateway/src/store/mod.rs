@@ -15,7 +15,7 @@ use crate::{
 };
 use hoistway_kit::db::{Db, db_error};
 use hoistway_model::{Code, DeploymentId, Error, Name, Result};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 use std::path::Path;
 
 /// One deployment in the journal.
@@ -176,6 +176,22 @@ impl Journal {
         let (outcome, code) = record.audited();
         audit::deployment_ended(&txn, &record.id.to_string(), outcome, code.as_deref()).await?;
         txn.commit().await.map_err(db_error(WRITING))
+    }
+
+    /// Puts the same request, sealed anew, into the place of the one that is there.
+    pub async fn replace_request(&self, id: DeploymentId, sealed: Vec<u8>) -> Result<()> {
+        let updated = deployment::Entity::update_many()
+            .col_expr(deployment::Column::Request, Expr::value(sealed))
+            .filter(deployment::Column::Id.eq(id.to_string()))
+            .filter(deployment::Column::Request.is_not_null())
+            .exec(self.0.write())
+            .await;
+        updated.map(drop).map_err(db_error("writing the deployment journal"))
+    }
+
+    /// Closes the journal, once nothing uses it any more.
+    pub async fn close(&self) {
+        self.0.close().await;
     }
 
     /// One deployment.

@@ -99,7 +99,8 @@ impl GrpcAgentService {
 
     async fn bind_tool(&self, r: pb::BindToolRequest) -> Result<pb::BindToolResponse> {
         let tool = required("tool", r.tool)?.try_into()?;
-        let agents = self.0.bind_tool(operation(r.operation)?, tool).await?;
+        let replaces = (!r.replaces.is_empty()).then_some(r.replaces);
+        let agents = self.0.bind_tool(operation(r.operation)?, tool, replaces).await?;
         Ok(pb::BindToolResponse { agents: agents.into_iter().map(Into::into).collect() })
     }
 

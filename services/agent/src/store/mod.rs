@@ -5,6 +5,7 @@ mod entity;
 mod history;
 mod lifecycle;
 mod record;
+mod reseal;
 mod text;
 
 pub(crate) use changes::{Begin, Switched, Undo};
@@ -46,7 +47,12 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn open(path: &Path, key: MasterKey, keep: Retention) -> Result<Self> {
-        Ok(Self { db: Db::open(path, migration::all()).await?, key, keep })
+        let store = Self { db: Db::open(path, migration::all()).await?, key, keep };
+        let resealed = store.reseal().await?;
+        if resealed > 0 {
+            tracing::info!("{resealed} revisions were sealed with the new master key");
+        }
+        Ok(store)
     }
 
     pub(crate) async fn agent(&self, name: &Name) -> Result<Option<AgentRecord>> {

@@ -1,0 +1,522 @@
+//! The bodies of tools: the flat one of public clients and the nested one, which is told by its `spec`.
+
+use crate::api::{
+    connection::{Given, http_url, one_of},
+    deploy_request::tools::description,
+    json::{self, Object, complaint, has_value, short},
+};
+use hoistway_model::{
+    Error, Name, Result, Secret,
+    tool::{ApiKeyPlace, AuthType, Connection, NewTool, OAuth2, Tool, tool_credentials},
+};
+use std::{collections::BTreeMap, str::FromStr};
+
+/// The longest credential, the longest label and the longest scope.
+const MAX_CREDENTIAL: usize = 64 << 10;
+const MAX_LABEL: usize = 256;
+/// What an answer has besides, so that one can be sent back with changes.
+const ANSWERED: [&str; 5] = ["namespace", "status", "created_at", "updated_at", "warnings"];
+
+/// What a body says about a tool, as far as it says anything.
+#[derive(Debug)]
+pub struct ToolBody {
+    name: Option<String>,
+    description: Option<String>,
+    base_url: (String, Option<String>),
+    port: (String, Option<i64>),
+    scheme: (String, Option<String>),
+    auth_type: (String, Option<String>),
+    api_key: (String, Option<ApiKeyPlace>),
+    oauth2: (String, Option<OAuth2>),
+    labels: Option<BTreeMap<String, String>>,
+    credentials: Option<Object>,
+    warnings: Vec<String>,
+}
+
+impl ToolBody {
+    /// Reads a body of either kind.
+    pub fn read(body: &[u8]) -> Result<Self> {
+        let mut root = Object::parse(body)?;
+        let spec = root.object("spec")?;
+        let mut read = match spec {
+            Some(spec) => Self::nested(spec)?,
+            None => Self::flat(&mut root)?,
+        };
+        read.name = root.text("name")?;
+        read.description = match read.description.filter(|text| !text.is_empty()) {
+            Some(inner) => Some(inner),
+            None => root.string("description")?,
+        };
+        if let Some(text) = &read.description {
+            description("description", text)?;
+        }
+        read.labels = labels_if_given(&mut root)?;
+        read.credentials = root.object("credentials")?.filter(|given| !given.is_empty());
+        for key in ANSWERED {
+            root.take(key);
+        }
+        root.finish(&mut read.warnings);
+        Ok(read)
+    }
+
+    fn flat(root: &mut Object) -> Result<Self> {
+        open_to_all(root, "access_mode")?;
+        let token_url = root.text("token_url")?;
+        let oauth2 = token_url.map(|token_url| oauth2(root, "token_url", token_url)).transpose()?;
+        Ok(Self {
+            name: None,
+            description: root.string("description")?,
+            base_url: ("base_url".into(), root.text("base_url")?),
+            port: ("port".into(), root.integer("port")?),
+            scheme: ("scheme".into(), root.string("scheme")?),
+            auth_type: ("auth_type".into(), root.string("auth_type")?),
+            api_key: (String::new(), None),
+            oauth2: ("token_url".into(), oauth2),
+            labels: None,
+            credentials: None,
+            warnings: Vec::new(),
+        })
+    }
+
+    fn nested(mut spec: Object) -> Result<Self> {
+        let mut warnings = Vec::new();
+        let description = spec.string("description")?;
+        open_to_all(&mut spec, "accessMode")?;
+        spec.take("topology");
+        let Some(mut at) = spec.object("connection")? else {
+            let path = spec.path_of("connection.baseUrl");
+            spec.finish(&mut warnings);
+            return Ok(Self { description, warnings, ..Self::empty(&path) });
+        };
+        let base_url = (at.path_of("baseUrl"), at.text("baseUrl")?);
+        let mut auth_type = (at.path_of("authentication.type"), None);
+        let mut api_key = (at.path_of("authentication.apiKeyConfig"), None);
+        let mut tokens = (at.path_of("authentication.oauth2Config"), None);
+        if let Some(mut authentication) = at.object("authentication")? {
+            auth_type.1 = authentication.string("type")?;
+            if let Some(config) = authentication.object("apiKeyConfig")? {
+                api_key.1 = Some(key_place(config, &mut warnings)?);
+            }
+            if let Some(mut config) = authentication.object("oauth2Config")? {
+                let token_url = config.required("tokenUrl")?;
+                tokens.1 = Some(oauth2(&mut config, "tokenUrl", token_url)?);
+                config.finish(&mut warnings);
+            }
+            authentication.finish(&mut warnings);
+        }
+        let port = (at.path_of("port"), at.integer("port")?);
+        let scheme = (at.path_of("scheme"), at.string("scheme")?);
+        at.finish(&mut warnings);
+        spec.finish(&mut warnings);
+        let (name, labels, credentials) = (None, None, None);
+        let oauth2 = tokens;
+        Ok(Self {
+            name,
+            description,
+            base_url,
+            port,
+            scheme,
+            auth_type,
+            api_key,
+            oauth2,
+            labels,
+            credentials,
+            warnings,
+        })
+    }
+
+    fn empty(base_url: &str) -> Self {
+        Self {
+            name: None,
+            description: None,
+            base_url: (base_url.to_owned(), None),
+            port: Default::default(),
+            scheme: Default::default(),
+            auth_type: Default::default(),
+            api_key: Default::default(),
+            oauth2: Default::default(),
+            labels: None,
+            credentials: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// A whole tool that names itself.
+    pub fn named(self) -> Result<(NewTool, Vec<String>)> {
+        let name = self.name.clone().ok_or_else(|| missing("name"))?;
+        // What is missing is told before what is wrong.
+        if self.base_url.1.is_none() {
+            return Err(missing(&self.base_url.0));
+        }
+        self.whole(json::name("name", &name)?)
+    }
+
+    /// The whole tool `name`, by its path.
+    pub fn replacing(self, name: &Name) -> Result<(NewTool, Vec<String>)> {
+        self.is_named(name)?;
+        self.whole(name.clone())
+    }
+
+    fn whole(self, name: Name) -> Result<(NewTool, Vec<String>)> {
+        let Some(base_url) = self.base_url.1 else { return Err(missing(&self.base_url.0)) };
+        let given = Given {
+            base_url: (self.base_url.0, base_url),
+            port: self.port,
+            scheme: self.scheme,
+            auth_type: self.auth_type,
+        };
+        let connection = authenticated(given.check()?, self.api_key, self.oauth2)?;
+        let mut warnings = self.warnings;
+        let credentials = tool_secrets(self.credentials, connection.auth_type, &mut warnings)?;
+        let (description, labels) = (self.description.unwrap_or_default(), self.labels.unwrap_or_default());
+        Ok((NewTool { name, description, connection, labels, credentials }, warnings))
+    }
+
+    /// `tool` with what the body says in the place of what it has.
+    pub fn merged(self, tool: &Tool) -> Result<(NewTool, Vec<String>)> {
+        self.is_named(&tool.name)?;
+        let at = &tool.connection;
+        let moved = self.base_url.1.is_some();
+        let port = self.port.1.or_else(|| (!moved).then_some(at.port.into()));
+        let auth_type = self.auth_type.1.or_else(|| Some(at.auth_type.as_str().to_owned()));
+        let given = Given {
+            base_url: (self.base_url.0, self.base_url.1.unwrap_or_else(|| at.base_url.clone())),
+            port: (self.port.0, port),
+            scheme: self.scheme,
+            auth_type: (self.auth_type.0, auth_type),
+        };
+        let checked = given.check()?;
+        let same = checked.auth_type == at.auth_type;
+        let api_key = (self.api_key.0, self.api_key.1.or_else(|| at.api_key.clone().filter(|_| same)));
+        let oauth2 = (self.oauth2.0, self.oauth2.1.or_else(|| at.oauth2.clone().filter(|_| same)));
+        let connection = authenticated(checked, api_key, oauth2)?;
+        let mut warnings = self.warnings;
+        let credentials = tool_secrets(self.credentials, connection.auth_type, &mut warnings)?;
+        let new = NewTool {
+            name: tool.name.clone(),
+            description: self.description.unwrap_or_else(|| tool.description.clone()),
+            connection,
+            labels: self.labels.unwrap_or_else(|| tool.labels.clone()),
+            credentials,
+        };
+        Ok((new, warnings))
+    }
+
+    fn is_named(&self, name: &Name) -> Result<()> {
+        named_as_in_path(self.name.as_deref(), name)
+    }
+}
+
+/// A body that names what it is about names what the path names.
+pub fn named_as_in_path(given: Option<&str>, name: &Name) -> Result<()> {
+    match given {
+        Some(given) if given != name.as_str() => {
+            let text = format!("\"{}\" is not \"{name}\", which the path names; names cannot be changed", short(given));
+            Err(Error::field("name", text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The reference's complaint, with the place in the details.
+fn missing(path: &str) -> Error {
+    complaint(path, "tool name and base_url are required").with_details([format!("{path} is missing")])
+}
+
+/// Restrictions that were taken and not enforced would be worse than none.
+fn open_to_all(object: &mut Object, mode: &'static str) -> Result<()> {
+    if let Some(text) = object.text(mode)?
+        && !text.trim().eq_ignore_ascii_case("open")
+    {
+        let text = format!("\"{}\" is not supported: every agent that requires a tool may use it (Open)", short(&text));
+        return Err(Error::field(object.path_of(mode), text));
+    }
+    if object.take("capabilities").is_some_and(|value| has_value(&value)) {
+        let text = "is not supported: an agent that requires a tool may use all of it";
+        return Err(Error::field(object.path_of("capabilities"), text));
+    }
+    Ok(())
+}
+
+/// A connection with where its credential goes, or comes from.
+fn authenticated(
+    mut connection: Connection,
+    (key_path, api_key): (String, Option<ApiKeyPlace>),
+    (token_path, oauth2): (String, Option<OAuth2>),
+) -> Result<Connection> {
+    let only_for = |path: String, kind: AuthType| {
+        Err(Error::field(path, format!("is only for the authentication {}", kind.as_str())))
+    };
+    if api_key.is_some() && connection.auth_type != AuthType::ApiKey {
+        return only_for(key_path, AuthType::ApiKey);
+    }
+    if oauth2.is_some() && connection.auth_type != AuthType::OAuth2 {
+        return only_for(token_path, AuthType::OAuth2);
+    }
+    (connection.api_key, connection.oauth2) = (api_key, oauth2);
+    Ok(connection)
+}
+
+fn oauth2(object: &mut Object, key: &'static str, token_url: String) -> Result<OAuth2> {
+    http_url(&object.path_of(key), &token_url)?;
+    let scopes = object.strings("scopes")?.unwrap_or_default();
+    // RFC 6749, section 3.3.
+    let wrong = |scope: &String| {
+        let fits = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+        scope.is_empty() || scope.len() > MAX_LABEL || !scope.bytes().all(fits)
+    };
+    match scopes.iter().position(wrong) {
+        Some(i) => Err(Error::field(format!("{}[{i}]", object.path_of("scopes")), "is not a scope")),
+        None => Ok(OAuth2 { token_url, scopes }),
+    }
+}
+
+/// `Header` or `Query`.
+struct Location(&'static str);
+
+impl FromStr for Location {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ["Header", "Query"]
+            .into_iter()
+            .find(|known| known.eq_ignore_ascii_case(text))
+            .map(Location)
+            .ok_or_else(|| format!("\"{}\" is not one of Header, Query", short(text)))
+    }
+}
+
+fn key_place(mut config: Object, warnings: &mut Vec<String>) -> Result<ApiKeyPlace> {
+    let location =
+        one_of::<Location>(&config.path_of("in"), config.string("in")?.as_deref())?.unwrap_or(Location("Header")).0;
+    let name = config.required("name")?;
+    if location == "Header" && http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        return Err(Error::field(config.path_of("name"), format!("\"{}\" is not a header's name", short(&name))));
+    }
+    if name.len() > MAX_LABEL || name.contains(char::is_control) {
+        return Err(Error::field(config.path_of("name"), "is too long or has control characters"));
+    }
+    let value_prefix = config.string("valuePrefix")?.unwrap_or_default();
+    if value_prefix.len() > MAX_LABEL || !value_prefix.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        return Err(Error::field(config.path_of("valuePrefix"), "must be short, visible ASCII"));
+    }
+    config.finish(warnings);
+    Ok(ApiKeyPlace { location: location.into(), name, value_prefix })
+}
+
+/// The labels that a request gives; absent: none.
+pub fn labels(root: &mut Object) -> Result<BTreeMap<String, String>> {
+    Ok(labels_if_given(root)?.unwrap_or_default())
+}
+
+fn labels_if_given(root: &mut Object) -> Result<Option<BTreeMap<String, String>>> {
+    let Some(labels) = root.object("labels")?.map(Object::into_strings).transpose()? else { return Ok(None) };
+    match labels.iter().find(|(key, value)| key.len() > MAX_LABEL || value.len() > MAX_LABEL) {
+        Some((key, _)) => {
+            let message = format!("the label \"{}\" has more than {MAX_LABEL} bytes", short(key));
+            Err(Error::field("labels", message))
+        }
+        None => Ok(Some(labels.into_iter().collect())),
+    }
+}
+
+/// The credential fields that fit a tool's kind of credential; none when none are given.
+fn tool_secrets(given: Option<Object>, kind: AuthType, warnings: &mut Vec<String>) -> Result<BTreeMap<String, Secret>> {
+    match given {
+        None => Ok(BTreeMap::new()),
+        Some(_) if kind == AuthType::None => {
+            Err(Error::field("credentials", "a tool whose authentication is None takes none"))
+        }
+        Some(given) => secrets(given, tool_credentials(kind), warnings),
+    }
+}
+
+/// The members of `given` that `keys` name; those that end in `?` may be absent. No complaint shows any of them.
+pub fn secrets(
+    mut given: Object,
+    keys: &[&'static str],
+    warnings: &mut Vec<String>,
+) -> Result<BTreeMap<String, Secret>> {
+    let mut credentials = BTreeMap::new();
+    for key in keys {
+        let value = match key.strip_suffix('?') {
+            Some(key) => given.text(key)?.map(|value| (key, value)),
+            None => Some((*key, given.required(key)?)),
+        };
+        let Some((key, value)) = value else { continue };
+        if value.len() > MAX_CREDENTIAL || value.contains(char::is_control) {
+            return Err(Error::field(given.path_of(key), "is too long or has control characters"));
+        }
+        credentials.insert(key.to_owned(), Secret::new(value));
+    }
+    given.finish(warnings);
+    Ok(credentials)
+}
+
+/// The body of `PUT …/credentials` for a tool of this kind.
+pub fn only_credentials(body: &[u8], kind: AuthType) -> Result<(BTreeMap<String, Secret>, Vec<String>)> {
+    let mut warnings = Vec::new();
+    let given = credentials_object(body)?;
+    let credentials = tool_secrets(Some(given), kind, &mut warnings)?;
+    Ok((credentials, warnings))
+}
+
+/// The credentials in a body, be they the body itself or in its member `credentials`.
+pub fn credentials_object(body: &[u8]) -> Result<Object> {
+    let mut root = Object::parse(body)?;
+    Ok(root.object("credentials")?.unwrap_or(root))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parse(body: &[u8]) -> Result<(NewTool, Vec<String>)> {
+        ToolBody::read(body)?.named()
+    }
+
+    fn refused(body: Value) -> String {
+        parse(body.to_string().as_bytes()).unwrap_err().message
+    }
+
+    #[test]
+    fn flat_and_nested_bodies_say_the_same() {
+        let flat = json!({"name": "t", "base_url": "http://a.example:9000", "description": "d", "auth_type": "None", "port": 443, "scheme": "HTTPS"});
+        let nested = json!({"name": "t", "spec": {"description": "d", "connection": {"baseUrl": "http://a.example:9000", "port": 9000, "scheme": "HTTP", "authentication": {"type": "none"}}}});
+        let (flat, nested) =
+            (parse(flat.to_string().as_bytes()).unwrap(), parse(nested.to_string().as_bytes()).unwrap());
+        assert_eq!(flat, nested);
+        assert_eq!((flat.0.connection.port, flat.0.connection.scheme.as_str(), flat.1.len()), (9000, "HTTP", 0));
+    }
+
+    #[test]
+    fn credentials_are_read_and_never_shown() {
+        let with = |auth: Value, credentials: Value| json!({"name": "t", "spec": {"connection": {"topology": "Internal", "baseUrl": "http://a.example", "authentication": auth}}, "credentials": credentials});
+        let auth =
+            json!({"type": "APIKey", "apiKeyConfig": {"in": "header", "name": "X-Key", "valuePrefix": "Bearer "}});
+        let (tool, warnings) = parse(with(auth.clone(), json!({"api_key": "s3cr3t"})).to_string().as_bytes()).unwrap();
+        assert_eq!(tool.credentials["api_key"].expose(), "s3cr3t");
+        let place = tool.connection.api_key.unwrap();
+        assert_eq!(
+            (place.location.as_str(), place.name.as_str(), place.value_prefix.as_str()),
+            ("Header", "X-Key", "Bearer ")
+        );
+        assert_eq!(warnings, ["unknown field \"spec.connection.topology\" is ignored"]);
+        for (auth, credentials, want) in [
+            (auth.clone(), json!({"api_kye": "s3cr3t"}), "credentials.api_key: is required"),
+            (
+                auth.clone(),
+                json!({"api_key": "s3cr3t\n"}),
+                "credentials.api_key: is too long or has control characters",
+            ),
+            (json!({"type": "OAuth2"}), json!({"client_id": "s3cr3t"}), "credentials.client_secret: is required"),
+            (json!({}), json!({"api_key": "s3cr3t"}), "credentials: a tool whose authentication is None takes none"),
+            (
+                json!({"type": "APIKey", "apiKeyConfig": {"in": "Cookie", "name": "x"}}),
+                json!({}),
+                "spec.connection.authentication.apiKeyConfig.in: \"Cookie\" is not one of Header, Query",
+            ),
+            (
+                json!({"type": "APIKey", "apiKeyConfig": {"name": "a b"}}),
+                json!({}),
+                "spec.connection.authentication.apiKeyConfig.name: \"a b\" is not a header's name",
+            ),
+            (
+                json!({"apiKeyConfig": {"name": "a"}}),
+                json!({}),
+                "spec.connection.authentication.apiKeyConfig: is only for the authentication APIKey",
+            ),
+            (
+                json!({"type": "Magic"}),
+                json!({}),
+                "spec.connection.authentication.type: \"Magic\" is not one of None, APIKey, OAuth2",
+            ),
+        ] {
+            assert_eq!(refused(with(auth, credentials)), want);
+        }
+    }
+
+    #[test]
+    fn name_and_base_url_are_needed_in_either_body() {
+        for body in [
+            json!({}),
+            json!({"name": "t"}),
+            json!({"base_url": "http://a.example"}),
+            json!({"name": "t", "spec": {}}),
+            json!({"name": "t", "spec": {"connection": {"baseUrl": " "}}}),
+        ] {
+            assert_eq!(refused(body), "tool name and base_url are required");
+        }
+    }
+
+    fn known() -> Tool {
+        let body = json!({"name": "t", "labels": {"team": "a"}, "spec": {"description": "d", "connection": {
+            "baseUrl": "https://a.example", "port": 8443,
+            "authentication": {"type": "APIKey", "apiKeyConfig": {"name": "X-Key"}}}}});
+        let (new, _) = parse(body.to_string().as_bytes()).unwrap();
+        Tool {
+            name: new.name,
+            description: new.description,
+            internal_url: new.connection.base_url.clone(),
+            connection: new.connection,
+            labels: new.labels,
+            has_credentials: true,
+            credentials_set_at: Some(1),
+            version: hoistway_model::OperationId::mint(),
+            created_at: 0,
+            updated_at: 0,
+        }
+    }
+
+    #[test]
+    fn a_patch_keeps_what_it_does_not_say() {
+        let tool = known();
+        let patch = |body: Value| ToolBody::read(body.to_string().as_bytes()).unwrap().merged(&tool);
+        let (same, _) = patch(json!({})).unwrap();
+        assert_eq!(
+            (&same.description, &same.connection, &same.labels),
+            (&tool.description, &tool.connection, &tool.labels)
+        );
+        assert!(same.credentials.is_empty());
+        let (new, _) = patch(json!({"name": "t", "description": "n", "labels": {}})).unwrap();
+        assert_eq!((new.description.as_str(), new.labels.len(), &new.connection), ("n", 0, &tool.connection));
+        let (moved, _) = patch(json!({"base_url": "http://b.example"})).unwrap();
+        assert_eq!((moved.connection.port, moved.connection.scheme.as_str()), (80, "HTTP"));
+        assert_eq!(moved.connection.api_key, tool.connection.api_key);
+        let (open, _) = patch(json!({"spec": {"connection": {"authentication": {"type": "None"}}}})).unwrap();
+        assert_eq!((open.connection.auth_type, open.connection.api_key), (AuthType::None, None));
+        let other = patch(json!({"name": "u"})).unwrap_err().message;
+        assert_eq!(other, "name: \"u\" is not \"t\", which the path names; names cannot be changed");
+    }
+
+    #[test]
+    fn oauth2_has_a_token_url_and_scopes_in_either_body() {
+        let flat = json!({"name": "t", "base_url": "https://a.example", "auth_type": "oauth2", "token_url": "https://id.example/token", "scopes": ["a", "b"], "credentials": {"client_id": "i", "client_secret": "s"}});
+        let config = json!({"tokenUrl": "https://id.example/token", "scopes": ["a", "b"]});
+        let nested = json!({"name": "t", "spec": {"connection": {"baseUrl": "https://a.example", "authentication": {"type": "OAuth2", "oauth2Config": config}}}, "credentials": {"client_id": "i", "client_secret": "s"}});
+        let read = |body: &Value| parse(body.to_string().as_bytes()).unwrap();
+        assert_eq!(read(&flat), read(&nested));
+        assert_eq!(read(&flat).0.connection.oauth2.unwrap().scopes, ["a", "b"]);
+        for (key, value, want) in [
+            ("scopes", json!(["a b"]), "scopes[0]: is not a scope"),
+            ("token_url", json!("nowhere"), "token_url: \"nowhere\" is not a URL that begins with http:// or https://"),
+            ("auth_type", json!("APIKey"), "token_url: is only for the authentication OAuth2"),
+            (
+                "access_mode",
+                json!("Restricted"),
+                "access_mode: \"Restricted\" is not supported: every agent that requires a tool may use it (Open)",
+            ),
+            (
+                "capabilities",
+                json!([{"name": "x"}]),
+                "capabilities: is not supported: an agent that requires a tool may use all of it",
+            ),
+        ] {
+            let mut body = flat.clone();
+            body[key] = value;
+            assert_eq!(refused(body), want);
+        }
+    }
+}

@@ -105,7 +105,8 @@ impl Gateway {
     }
 }
 
-/// Now and then: forgets old deployments, and releases the tools of agents whose deletion was cut off in the middle.
+/// Now and then: forgets old deployments, releases the tools of agents whose deletion was cut off in the middle, and
+/// lets the images go that no agent uses.
 async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(TIDY_EVERY);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
@@ -120,6 +121,8 @@ async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: Canc
             for name in bound.into_iter().filter(|name| agents.iter().all(|agent| agent.name != *name)) {
                 state.tools.release_agent(Operation::new(), name).await?;
             }
+            let in_use = state.agents.images_in_use().await?;
+            state.builds.collect_images(in_use).await?;
             Ok::<_, Error>(())
         };
         if let Err(e) = tidied.await {

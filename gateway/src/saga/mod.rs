@@ -234,7 +234,7 @@ impl Inner {
     /// Writes a new deployment, and with it who asked for it.
     async fn journalled(&self, record: &Record, ticket: Option<&Ticket>) -> Result<()> {
         let entry = ticket.and_then(|ticket| ticket.claim(record.id, record.agent.as_str()));
-        let written = self.journal.insert(record, entry).await;
+        let written = self.journal.insert(record, entry.as_ref()).await;
         if let (Err(_), Some(ticket)) = (&written, ticket) {
             ticket.unclaim();
         }

@@ -132,7 +132,8 @@ async fn a_registry_that_is_killed_loses_nothing_that_it_accepted() {
             task.await.unwrap();
         }
         (child, peer) = spawn(dir.path()).await;
-        for (repo, tag) in accepted.lock().unwrap().clone() {
+        let so_far = accepted.lock().unwrap().clone();
+        for (repo, tag) in so_far {
             let manifest = peer.get(&format!("/v2/{repo}/manifests/{tag}")).await;
             assert_eq!(manifest.status, 200, "{repo}:{tag} in round {round}: {}", manifest.text());
             for blob in Manifest::parse(None, manifest.body).unwrap().blobs() {

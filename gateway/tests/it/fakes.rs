@@ -126,6 +126,9 @@ impl ToolRegistry for FakeTools {
     }
 
     async fn delete_model_provider(&self, _: Operation, name: Name) -> Result<()> {
+        if name.as_str() == "waits" {
+            std::future::pending::<()>().await;
+        }
         self.providers.lock().unwrap().remove(&name);
         Ok(())
     }

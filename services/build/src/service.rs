@@ -110,7 +110,12 @@ impl Inner {
             return Ok((same.outcome.clone(), true));
         }
         if running.len() >= self.limits.concurrency + self.limits.queue {
-            let text = format!("{} builds are running or waiting; try again later", running.len());
+            let (at_a_time, waiting) = (self.limits.concurrency, self.limits.queue);
+            let text = format!(
+                "{} builds are running or waiting, the limits (settings concurrency and queue of the build service) are \
+                 {at_a_time} and {waiting}",
+                running.len()
+            );
             return Err(Error::new(Code::ResourceExhausted, text));
         }
         let (log, cancel, waiting) =

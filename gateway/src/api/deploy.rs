@@ -224,6 +224,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: WholeBody) -> ApiResult<Response> {
     let asked = Asked::of(&state, &query)?;
     let strict = query.flag("strict")?;
+
     let (request, warnings) = parse(&state, body).await?;
     within_source_limits(&request, &state.limits)?;
     let (agent, wants_build) = (request.agent.clone(), request.wants_build());

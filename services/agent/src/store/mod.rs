@@ -104,16 +104,6 @@ impl Store {
         rows.into_iter().map(|row| row.id.parse()).collect()
     }
 
-    /// The layers of every retired revision.
-    pub(crate) async fn retired_layers(&self) -> Result<Vec<(RevisionId, Vec<Digest>)>> {
-        let rows = revision::Entity::find()
-            .filter(revision::Column::Phase.eq(Kept::Retired.as_str()))
-            .all(self.db.read())
-            .await
-            .map_err(db_error("listing revisions"))?;
-        rows.into_iter().map(|row| Ok((row.id.parse()?, text::read(row.layers.as_bytes())?))).collect()
-    }
-
     /// The platform's images that any revision names, retired ones too.
     pub(crate) async fn images(&self) -> Result<Vec<StoredImage>> {
         let mut images = BTreeSet::new();
@@ -125,6 +115,16 @@ impl Store {
             }
         }
         Ok(images.into_iter().collect())
+    }
+
+    /// The layers of every retired revision.
+    pub(crate) async fn retired_layers(&self) -> Result<Vec<(RevisionId, Vec<Digest>)>> {
+        let rows = revision::Entity::find()
+            .filter(revision::Column::Phase.eq(Kept::Retired.as_str()))
+            .all(self.db.read())
+            .await
+            .map_err(db_error("listing revisions"))?;
+        rows.into_iter().map(|row| Ok((row.id.parse()?, text::read(row.layers.as_bytes())?))).collect()
     }
 
     /// Forgets answers and tombstones from before the moment `before`.

@@ -179,7 +179,11 @@ impl Inner {
         if queue.len() < self.limits.queue {
             return Ok(());
         }
-        let text = format!("{} deployments of agent \"{agent}\" are waiting already", queue.len());
+        let text = format!(
+            "{} deployments of agent \"{agent}\" are waiting already, the limit (setting deploy_queue) is {}",
+            queue.len(),
+            self.limits.queue
+        );
         Err(Error::new(Code::ResourceExhausted, text))
     }
 

@@ -13,3 +13,5 @@ mod invokes;
 mod keys;
 mod limits;
 mod resources;
+mod saga;
+mod world;

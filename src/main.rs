@@ -39,8 +39,8 @@ pub struct RotateArgs {
     /// Where everything is kept [default: $XDG_DATA_HOME/hoistway]
     #[arg(long, value_name = "DIR", env = "HOISTWAY_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// The key file of separate programs, which encrypt anew at their next start
-    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    /// Instead of a data directory, the key file of separate programs, which encrypt anew at their next start
+    #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// Drop the old keys from the key file, once all programs that read it have started with the new one
     #[arg(long, requires = "key_file")]

@@ -12,6 +12,7 @@ mod document;
 mod fresh_start;
 mod http;
 mod images;
+mod keys;
 mod need;
 mod processes;
 mod recovery;

@@ -1,6 +1,10 @@
 //! Agents, their revisions and the routes to them: records of the agent service and its trait.
 
-use crate::{Digest, Name, Operation, OperationId, Result, RevisionId, Secret, image::ImageRef, tool::BoundTool};
+use crate::{
+    Digest, Name, Operation, OperationId, Result, RevisionId, Secret,
+    image::{ImageRef, StoredImage},
+    tool::BoundTool,
+};
 use async_trait::async_trait;
 use std::{fmt, pin::Pin};
 
@@ -246,6 +250,9 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
 
     /// All agents by name.
     async fn list_agents(&self) -> Result<Vec<Agent>>;
+
+    /// Every image of the platform's registry that a kept revision of any agent names.
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>>;
 
     /// Stops and forgets an agent with all its revisions and logs.
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()>;

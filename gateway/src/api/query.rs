@@ -31,6 +31,11 @@ impl Query {
         self.0.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
+    /// A text that says something.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.get(key)
+    }
+
     /// `true` or `false`; a parameter without a value is true, an absent one false.
     pub fn flag(&self, key: &str) -> Result<bool> {
         match self.0.get(key).map(|text| text.trim().to_ascii_lowercase()).as_deref() {

@@ -26,7 +26,7 @@ use hoistway_kit::fs::DirLock;
 use hoistway_model::{
     AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentSpec, RevisionStatus, RouteStream},
-    image::ImageRef,
+    image::{ImageRef, StoredImage},
     tool::BoundTool,
 };
 use keeper::Keeper;
@@ -173,6 +173,10 @@ impl AgentService for Agents {
             }
         }
         Ok(agents)
+    }
+
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>> {
+        self.0.store.images().await
     }
 
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()> {

@@ -8,6 +8,7 @@ mod compose;
 mod contract;
 mod counts;
 mod data_dir;
+mod document;
 mod fresh_start;
 mod http;
 mod images;

@@ -1,7 +1,9 @@
 //! `/api/agents`.
 
+pub mod schema;
+
 use super::{
-    error::ApiResult,
+    error::{ApiResult, ErrorBody},
     lifecycle::to_its_end,
     query::{Query, Segment},
 };
@@ -27,22 +29,48 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, delete)).routes(routes!(logs))
 }
 
-/// `GET /agents`.
-#[utoipa::path(get, path = "/agents", tag = "agents")]
+/// List agents
+///
+/// All agents, by name.
+#[utoipa::path(
+    get,
+    path = "/agents",
+    tag = "agents",
+    responses((status = 200, description = "The agents", body = [schema::AgentSchema]))
+)]
 pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
     let agents = state.agents.list_agents().await?;
     Ok(Json(agents.iter().map(|agent| shape(agent, &state.public)).collect()))
 }
 
-/// `GET /agents/{name}`.
-#[utoipa::path(get, path = "/agents/{name}", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
+/// Get an agent
+///
+/// What one agent is made of, and how it is.
+#[utoipa::path(
+    get,
+    path = "/agents/{name}",
+    tag = "agents",
+    params(("name" = String, Path, description = "The agent's name")),
+    responses((status = 200, description = "The agent", body = schema::AgentSchema))
+)]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let agent = state.agents.get_agent(name.name("agent")?).await?;
     Ok(Json(shape(&agent, &state.public)))
 }
 
-/// `DELETE /agents/{name}`: the agent, then what it had bound.
-#[utoipa::path(delete, path = "/agents/{name}", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
+/// Delete an agent
+///
+/// Stops the agent and removes it with its revisions. Its tools stay and no longer count it as a user.
+#[utoipa::path(
+    delete,
+    path = "/agents/{name}",
+    tag = "agents",
+    params(("name" = String, Path, description = "The agent's name")),
+    responses(
+        (status = 200, description = "It is deleted", body = schema::DeletedSchema, example = json!({"status": "deleted"})),
+        (status = 409, description = "It is being deployed", body = ErrorBody),
+    )
+)]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let name = name.name("agent")?;
     // A deploy that was accepted before comes to its end first. A caller that hangs up must not leave the second half

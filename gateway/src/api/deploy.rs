@@ -148,8 +148,8 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
         content = DeployBody,
         description = "What to deploy",
         examples(
-            ("source" = (summary = "From source code", value = json!(schema::from_source()))),
-            ("everything" = (summary = "With a tool, a model, a package and a variable",
+            ("basic" = (summary = "From source code", value = json!(schema::from_source()))),
+            ("full" = (summary = "With a tool, a model, a package and a variable",
                 value = json!(schema::with_everything()))),
             ("image" = (summary = "From an image, with several models", value = json!(schema::from_image()))),
         )
@@ -164,7 +164,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
                 ("Hoistway-Deployment" = String, description = "The deployment's id"),
             ),
             examples(
-                ("source" = (summary = "From source code", value = json!({
+                ("basic" = (summary = "From source code", value = json!({
                     "agent": "hello",
                     "namespace": "agent-system",
                     "tools_created": [],

@@ -3,6 +3,7 @@
 
 mod agents;
 mod builds;
+mod seen;
 mod tools;
 
 use crate::common::v1 as common;

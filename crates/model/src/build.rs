@@ -2,10 +2,12 @@
 
 use crate::{
     BuildAttemptId, Digest, Name, Operation, OperationId, Result, Secret,
+    log::{LogPieces, LogQuery},
+    metric::Metrics,
     source::{self, Requirements, SourceFiles},
 };
 use async_trait::async_trait;
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, pin::Pin};
 
 /// The file whose requirements count when the request has none of its own.
 pub const REQUIREMENTS_FILE: &str = "requirements.txt";
@@ -103,7 +105,38 @@ pub struct Build {
     pub created_at: i64,
     /// Milliseconds since the epoch.
     pub completed_at: Option<i64>,
+    /// The attempt; attempts are in the order of their beginning.
+    pub attempt: BuildAttemptId,
+    /// The HTTP request that caused it.
+    pub request_id: Option<String>,
+    /// Its parts in their order.
+    pub steps: Vec<BuildStep>,
 }
+
+/// A part of a build that took time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildStep {
+    /// `queue`, `requirements`, `dependencies`, `image` or `publish`.
+    pub step: String,
+    /// Milliseconds since the epoch.
+    pub started_at: i64,
+    /// Milliseconds since the epoch; absent while it runs.
+    pub completed_at: Option<i64>,
+}
+
+/// Which builds are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildQuery {
+    /// Only those of this agent.
+    pub agent: Option<Name>,
+    /// Only those older than this one: an attempt's id, or a build's.
+    pub before: Option<String>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Builds that began or ended, as it happens.
+pub type BuildEvents = Pin<Box<dyn futures_core::Stream<Item = Result<Build>> + Send>>;
 
 /// An image in the platform's registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,9 +167,15 @@ pub trait BuildService: fmt::Debug + Send + Sync + 'static {
     /// The build of a public id.
     async fn get_build(&self, id: String) -> Result<Build>;
 
-    /// The newest builds, newest first, at most `limit`.
-    async fn list_builds(&self, limit: u32) -> Result<Vec<Build>>;
+    /// Builds, newest first.
+    async fn list_builds(&self, query: BuildQuery) -> Result<Vec<Build>>;
 
-    /// The last `tail` log lines of a build (all kept lines if `None`).
-    async fn build_logs(&self, id: String, tail: Option<u32>) -> Result<Vec<String>>;
+    /// The log of a build. Following it ends with the build.
+    async fn build_logs(&self, id: String, query: LogQuery) -> Result<LogPieces>;
+
+    /// Builds that begin or end from now on.
+    async fn build_events(&self) -> Result<BuildEvents>;
+
+    /// What the service measured.
+    async fn build_metrics(&self) -> Result<Metrics>;
 }

@@ -75,6 +75,7 @@ impl Service {
             retired.extend(left_behind(&record, &after));
             record = after;
         }
+        self.tell_phase(&record);
         Ok(Settled { version: self.hub.set(self.route(&record)), retired })
     }
 

@@ -43,7 +43,7 @@ impl Service {
         }
     }
 
-    fn phase(&self, record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
+    pub(super) fn phase(&self, record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
         let Some(active) = &record.active else { return first_phase(record, shown, wanted) };
         let serving = self.condition(active);
         let (phase, message) = match serving.map(|c| c.life) {

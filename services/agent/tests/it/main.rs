@@ -13,4 +13,5 @@ mod registry;
 mod reopen;
 mod revisions;
 mod runtime;
+mod seen;
 mod unpack;

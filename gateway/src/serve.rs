@@ -7,12 +7,13 @@ use crate::{
     public::PublicAddresses,
     routes::Routes,
     saga::{Saga, Services},
+    seen::Seen,
     state::{ApiKeys, AppState, ReadyCheck},
     store::Journal,
 };
 use async_trait::async_trait;
 use hoistway_kit::{fs, ports::Listeners, secrets::MasterKey, time::now_ms, token::ApiKey, web};
-use hoistway_model::{Error, Operation, Result};
+use hoistway_model::{Error, Operation, Result, build::BuildQuery};
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -47,7 +48,8 @@ impl Gateway {
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
         fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
-        let journal = Journal::open(&dir.join("gateway.db")).await?;
+        let seen = Seen::new(dir.join("gateway.db"));
+        let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
         let Deps { services, master_key, api_key } = deps;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
@@ -63,6 +65,8 @@ impl Gateway {
             bodies: BodyBudget::new(limits.max_body),
             limits,
             ready: Arc::new(Ready(services)),
+            seen,
+            closing: shutdown.child_token(),
             tasks: TaskTracker::new(),
         });
         let recovered = saga.recover().await?;
@@ -78,12 +82,14 @@ impl Gateway {
     pub async fn serve(self, listeners: Listeners) -> Result<()> {
         let Self { state, saga, journal, keep, shutdown } = self;
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
+        let agents = tokio::spawn(state.seen.clone().follow_agents(state.agents.clone(), shutdown.clone()));
+        let builds = tokio::spawn(state.seen.clone().follow_builds(state.builds.clone(), shutdown.clone()));
         let tidy = tokio::spawn(tidy(state.clone(), journal, keep, shutdown.clone()));
         web::serve(listeners, api::router(state.clone()), shutdown).await?;
         saga.drained().await;
         state.tasks.close();
         let _ = tokio::time::timeout(DRAIN, state.tasks.wait()).await;
-        for task in [routes, tidy] {
+        for task in [routes, agents, builds, tidy] {
             task.await.map_err(|e| Error::internal("ending a background task", e))?;
         }
         Ok(())
@@ -119,7 +125,11 @@ struct Ready(Services);
 impl ReadyCheck for Ready {
     async fn check(&self) -> Result<()> {
         let Services { tools, builds, agents } = &self.0;
-        tokio::try_join!(tools.list_model_providers(), builds.list_builds(1), agents.list_agents())?;
+        tokio::try_join!(
+            tools.list_model_providers(),
+            builds.list_builds(BuildQuery { limit: 1, ..BuildQuery::default() }),
+            agents.list_agents()
+        )?;
         Ok(())
     }
 }

@@ -138,7 +138,9 @@ impl Histogram {
             let labels = self.heading.labels(values);
             let mut below = 0;
             let bounds = SECONDS.iter().map(f64::to_string).zip(buckets.counts);
-            for (bound, count) in bounds.chain([("+Inf".to_owned(), buckets.count - buckets.counts.iter().sum::<u64>())]) {
+            for (bound, count) in
+                bounds.chain([("+Inf".to_owned(), buckets.count - buckets.counts.iter().sum::<u64>())])
+            {
                 below += count;
                 let mut labels = labels.clone();
                 labels.push(("le".to_owned(), bound));

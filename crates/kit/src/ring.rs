@@ -63,6 +63,11 @@ impl<T: Send + Sync + 'static> Ring<T> {
         self.changed.send_replace(());
     }
 
+    /// The place of the newest event.
+    pub fn last(&self) -> Place {
+        Place { epoch: self.epoch, sequence: self.lock().last }
+    }
+
     /// Follows the events: those after `after`, or those that come from now on. It ends when the ring is closed.
     pub fn follow(self: &Arc<Self>, after: Option<Place>) -> impl Stream<Item = Next<T>> + Send + use<T> {
         let changed = self.changed.subscribe();

@@ -37,7 +37,8 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let (hour, minute, second) =
         (number(whole.get(..2)?, 2)?, number(whole.get(3..5)?, 2)?, number(whole.get(6..)?, 2)?);
-    let separated = date.get(4..5)? == "-" && date.get(7..8)? == "-" && whole.get(2..3)? == ":" && whole.get(5..6)? == ":";
+    let separated =
+        date.get(4..5)? == "-" && date.get(7..8)? == "-" && whole.get(2..3)? == ":" && whole.get(5..6)? == ":";
     if !separated || fraction.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }

@@ -1,9 +1,6 @@
 //! `/api/agents`.
 
-use super::{
-    error::ApiResult,
-    query::{Query, Segment},
-};
+use super::{error::ApiResult, query::Segment};
 use crate::{public::PublicAddresses, state::AppState};
 use axum::{Json, extract::State};
 use hoistway_kit::{telemetry, time::rfc3339};
@@ -16,15 +13,13 @@ use std::{sync::Arc, time::Duration};
 use tracing::Instrument;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The most log lines that one call answers with.
-pub const MAX_TAIL: u32 = 100_000;
 /// How often, and how long apart, a deleted agent's bindings are released when the registry is away.
 const RELEASE_TRIES: u32 = 5;
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, delete)).routes(routes!(logs))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, delete))
 }
 
 /// `GET /agents`.
@@ -79,22 +74,6 @@ async fn delete_whole(state: Arc<AppState>, name: Name) -> Result<()> {
 /// The answer to every successful DELETE.
 pub fn deleted() -> Value {
     json!({"status": "deleted"})
-}
-
-/// `GET /agents/{name}/logs?tail=N`.
-#[utoipa::path(get, path = "/agents/{name}/logs", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
-pub async fn logs(State(state): State<Arc<AppState>>, name: Segment, query: Query) -> ApiResult<String> {
-    let tail = query.number("tail", 0..=MAX_TAIL)?;
-    Ok(lines(state.agents.agent_logs(name.name("agent")?, tail).await?))
-}
-
-/// Log lines as plain text.
-pub fn lines(lines: Vec<String>) -> String {
-    let mut text = lines.join("\n");
-    if !text.is_empty() {
-        text.push('\n');
-    }
-    text
 }
 
 fn shape(agent: &Agent, public: &PublicAddresses) -> Value {

@@ -1,4 +1,4 @@
-//! Who may call. Asked before anything else of a request under `/api` is looked at, its path and method included.
+//! Who may call. Asked before anything else of a request for what is guarded is looked at, its path and method included.
 
 use super::error::{ApiError, ApiResult};
 use crate::state::AppState;
@@ -14,10 +14,14 @@ use std::sync::Arc;
 /// The other header that public clients send their key in.
 const KEY_HEADER: &str = "x-runagents-api-key";
 
+/// Whether something needs a key.
+fn is_guarded(path: &str) -> bool {
+    path == "/api" || path.starts_with("/api/") || path == "/metrics"
+}
+
 /// Answers 401 to whoever shows no valid key.
 pub async fn require_key(State(state): State<Arc<AppState>>, request: Request, next: Next) -> ApiResult<Response> {
-    let path = request.uri().path();
-    if path == "/api" || path.starts_with("/api/") {
+    if is_guarded(request.uri().path()) {
         check(&state, request.headers())?;
     }
     Ok(next.run(request).await)

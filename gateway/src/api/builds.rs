@@ -1,58 +1,128 @@
 //! `/api/builds`.
 
 use super::{
-    agents::{MAX_TAIL, lines},
     error::ApiResult,
+    paging,
     query::{Query, Segment},
 };
 use crate::{public::PublicAddresses, state::AppState};
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::{OriginalUri, State},
+    response::Response,
+};
 use hoistway_kit::time::rfc3339;
-use hoistway_model::build::Build;
-use serde_json::{Value, json};
+use hoistway_model::{
+    Name,
+    build::{Build, BuildQuery, BuildStep},
+};
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-
-/// How many entries a list has when nobody says, and at most.
-pub const DEFAULT_LIMIT: u32 = 100;
-/// See [`DEFAULT_LIMIT`].
-pub const MAX_LIMIT: u32 = 1_000;
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(logs))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
 }
 
-/// `GET /builds?limit=N`, newest first.
-#[utoipa::path(get, path = "/builds", tag = "builds")]
-pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<Json<Vec<Value>>> {
-    let limit = query.number("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
-    let builds = state.builds.list_builds(limit).await?;
-    Ok(Json(builds.iter().map(|build| shape(build, &state.public)).collect()))
+/// A build.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BuildOut {
+    /// `build-<hex>`: of the image once there is one, of the attempt before and when it failed.
+    id: String,
+    /// The agent.
+    #[schema(value_type = String)]
+    agent: Name,
+    /// PENDING, BUILDING, SUCCEEDED or FAILED.
+    status: &'static str,
+    /// The image, once there is one.
+    image: Option<String>,
+    /// Why it failed.
+    error: Option<String>,
+    /// The HTTP request that caused it.
+    request_id: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    completed_at: Option<String>,
+    /// From the one to the other.
+    duration_ms: Option<i64>,
+    /// Its parts in their order.
+    steps: Vec<StepOut>,
+}
+
+/// A part of a build.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BuildStepOut)]
+pub struct StepOut {
+    /// `queue`, `requirements`, `dependencies`, `image` or `publish`.
+    step: String,
+    #[schema(format = DateTime)]
+    started_at: String,
+    #[schema(format = DateTime)]
+    completed_at: Option<String>,
+    duration_ms: Option<i64>,
+}
+
+/// `GET /builds`, newest first.
+#[utoipa::path(
+    get, path = "/builds", tag = "builds",
+    params(
+        ("agent" = Option<String>, Query, description = "Only builds of this agent"),
+        ("limit" = Option<u32>, Query, description = "The length of a page, 100 unless given", minimum = 1, maximum = 1_000),
+        ("before" = Option<String>, Query, description = "Only builds older than this one; the Link header of the page before has it"),
+    ),
+    responses(
+        (status = 200, description = "A page of builds; the header Link names the next one, if there is one", body = [BuildOut]),
+        (status = 400, description = "A parameter is wrong"),
+    )
+)]
+pub async fn list(
+    State(state): State<Arc<AppState>>,
+    OriginalUri(uri): OriginalUri,
+    query: Query,
+) -> ApiResult<Response> {
+    let limit = paging::limit(&query)?;
+    let before = query.text("before").map(str::to_owned);
+    let wanted = BuildQuery { agent: query.name("agent")?, before, limit: limit + 1 };
+    let builds = state.builds.list_builds(wanted).await?;
+    let show = |build| shape(build, &state.public);
+    // One image may have been built several times: attempts have an order, images have none.
+    Ok(paging::page(&uri, limit, builds, |build| build.attempt.to_string(), show)?)
 }
 
 /// `GET /builds/{id}`.
-#[utoipa::path(get, path = "/builds/{id}", tag = "builds", params(("id" = String, Path, description = "The build's id")))]
-pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<Value>> {
+#[utoipa::path(
+    get, path = "/builds/{id}", tag = "builds",
+    params(("id" = String, Path, description = "The build's id")),
+    responses(
+        (status = 200, description = "The build", body = BuildOut),
+        (status = 404, description = "There is no such build"),
+    )
+)]
+pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<BuildOut>> {
     let build = state.builds.get_build(id.into_text()).await?;
-    Ok(Json(shape(&build, &state.public)))
+    Ok(Json(shape(build, &state.public)))
 }
 
-/// `GET /builds/{id}/logs?tail=N`.
-#[utoipa::path(get, path = "/builds/{id}/logs", tag = "builds", params(("id" = String, Path, description = "The build's id")))]
-pub async fn logs(State(state): State<Arc<AppState>>, id: Segment, query: Query) -> ApiResult<String> {
-    let tail = query.number("tail", 0..=MAX_TAIL)?;
-    Ok(lines(state.builds.build_logs(id.into_text(), tail).await?))
-}
-
-fn shape(build: &Build, public: &PublicAddresses) -> Value {
-    json!({
-        "id": build.id,
-        "agent": build.agent,
-        "status": build.status.as_str(),
-        "image": build.image.as_ref().map(|image| public.image_uri(image)),
-        "error": build.error,
-        "created_at": rfc3339(build.created_at),
-        "completed_at": build.completed_at.map(rfc3339),
-    })
+fn shape(build: Build, public: &PublicAddresses) -> BuildOut {
+    let step = |step: BuildStep| StepOut {
+        step: step.step,
+        started_at: rfc3339(step.started_at),
+        completed_at: step.completed_at.map(rfc3339),
+        duration_ms: step.completed_at.map(|end| end - step.started_at),
+    };
+    BuildOut {
+        id: build.id,
+        agent: build.agent,
+        status: build.status.as_str(),
+        image: build.image.as_ref().map(|image| public.image_uri(image)),
+        error: build.error,
+        request_id: build.request_id,
+        created_at: rfc3339(build.created_at),
+        completed_at: build.completed_at.map(rfc3339),
+        duration_ms: build.completed_at.map(|end| end - build.created_at),
+        steps: build.steps.into_iter().map(step).collect(),
+    }
 }

@@ -10,21 +10,20 @@ pub mod deploy_request;
 mod deployments;
 mod edge;
 pub mod error;
+mod events;
 mod health;
 mod invoke;
 pub mod json;
+mod logs;
+mod metrics;
 mod model_providers;
+mod paging;
 mod query;
 mod starter_kit;
 mod tools;
 
 use crate::state::AppState;
-use axum::{
-    Router,
-    extract::Request,
-    middleware::{from_fn, from_fn_with_state},
-    routing::get,
-};
+use axum::{Router, extract::Request, middleware::from_fn_with_state, routing::get};
 use error::ApiError;
 use hoistway_model::{Code, Error};
 use std::sync::Arc;
@@ -36,12 +35,13 @@ pub fn router(state: Arc<AppState>) -> Router {
     Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .merge(Router::from(metrics::routes()))
         .nest("/api", api())
         .nest("/api/v1", api())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), auth::require_key))
-        .layer(from_fn(edge::edge))
+        .layer(from_fn_with_state(state.clone(), edge::edge))
         .with_state(state)
 }
 
@@ -55,6 +55,8 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(model_providers::routes())
         .merge(builds::routes())
         .merge(deployments::routes())
+        .merge(logs::routes())
+        .merge(events::routes())
         .merge(starter_kit::routes())
 }
 

@@ -31,6 +31,17 @@ impl Query {
         self.0.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
+    /// As it stands there; blank is absent.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.get(key)
+    }
+
+    /// An id.
+    pub fn id<T: FromStr>(&self, key: &str) -> Result<Option<T>> {
+        let wrong = |text| Error::field(key, format!("\"{}\" is not an id", short(text)));
+        self.get(key).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
+    }
+
     /// `true` or `false`; a parameter without a value is true, an absent one false.
     pub fn flag(&self, key: &str) -> Result<bool> {
         match self.0.get(key).map(|text| text.trim().to_ascii_lowercase()).as_deref() {

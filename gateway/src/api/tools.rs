@@ -9,7 +9,7 @@ use super::{
     json::{self, Object, short},
     query::Segment,
 };
-use crate::state::AppState;
+use crate::{seen::ToolChange, state::AppState};
 use axum::{Json, extract::State};
 use hoistway_kit::{telemetry, time::rfc3339};
 use hoistway_model::{
@@ -49,6 +49,9 @@ pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiR
     let (tool, warnings) = parse(&body.bytes)?;
     let known = exists(state.tools.get_tool(tool.name.clone()).await)?;
     let tool = state.tools.create_tool(Operation::new(), tool).await?;
+    if !known {
+        state.seen.tool(ToolChange::Created, &tool.name);
+    }
     bind(&state, &tool);
     Ok((created(known), Json(with_warnings(shape(&tool), warnings))))
 }
@@ -56,7 +59,9 @@ pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiR
 /// `DELETE /tools/{name}`.
 #[utoipa::path(delete, path = "/tools/{name}", tag = "tools", params(("name" = String, Path, description = "The tool's name")))]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
-    state.tools.delete_tool(Operation::new(), name.name("tool")?).await?;
+    let name = name.name("tool")?;
+    state.tools.delete_tool(Operation::new(), name.clone()).await?;
+    state.seen.tool(ToolChange::Deleted, &name);
     Ok(Json(deleted()))
 }
 

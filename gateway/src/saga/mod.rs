@@ -13,12 +13,12 @@ mod worker;
 
 use crate::{
     api::deploy_request::DeployRequest,
-    deploy::{Accepted, Deployer, Deployment, Outcome, Progress},
+    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress},
     store::{Journal, Record},
 };
 use async_trait::async_trait;
 use hoistway_kit::{secrets::MasterKey, telemetry::Origin, time::now_ms};
-use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
+use hoistway_model::{Code, DeploymentId, Digest, Error, Result};
 use lane::{Job, Lane, Lanes};
 use log::{Log, State, Step};
 use std::{sync::Arc, time::Duration};
@@ -121,8 +121,8 @@ impl Deployer for Saga {
         self.0.journal.get(id).await?.map(Record::into_public).ok_or_else(|| Error::not_found("deployment", id))
     }
 
-    async fn list(&self, agent: Option<Name>, limit: u32) -> Result<Vec<Deployment>> {
-        Ok(self.0.journal.list(agent, limit).await?.into_iter().map(Record::into_public).collect())
+    async fn list(&self, query: DeploymentQuery) -> Result<Vec<Deployment>> {
+        Ok(self.0.journal.list(&query).await?.into_iter().map(Record::into_public).collect())
     }
 }
 

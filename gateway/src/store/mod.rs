@@ -3,14 +3,15 @@
 mod deployment;
 
 use crate::{
-    deploy::{self, Deployment, DeploymentStatus},
+    deploy::{self, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep},
     migration,
-    saga::log::{Log, State, Step},
+    saga::log::{Log, State, Step, Timing},
+    seen::Seen,
 };
 use hoistway_kit::db::{Db, db_error};
-use hoistway_model::{Code, DeploymentId, Error, Name, Result};
+use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 /// One deployment in the journal.
 #[derive(Debug, Clone)]
@@ -78,6 +79,12 @@ impl Record {
         }
     }
 
+    /// The revision that it made or is making; none while the agent needs no new one.
+    pub fn revision(&self) -> Option<RevisionId> {
+        let decided = self.log.step > Step::Plan && self.log.changes_agent;
+        decided.then_some(self.log.ids.revision)
+    }
+
     /// As the API shows it.
     pub fn into_public(self) -> Deployment {
         let status = match (self.state, self.log.step) {
@@ -87,6 +94,7 @@ impl Record {
             (State::Succeeded, _) => DeploymentStatus::Succeeded,
             (State::Failed, _) => DeploymentStatus::Failed,
         };
+        let revision = self.revision();
         let error = self.failure.map(|f| deploy::Failure {
             code: Code::parse(&f.code).unwrap_or(Code::Internal),
             message: f.message,
@@ -101,6 +109,10 @@ impl Record {
             tools_created: self.log.tools.iter().flat_map(|t| &t.created).map(Name::to_string).collect(),
             image: self.log.image.map(Into::into),
             error,
+            revision,
+            warnings: self.warnings,
+            request_id: self.log.request_id,
+            steps: timings.iter().map(|t| step(t, status)).collect(),
             created_at: self.created_at,
             updated_at: self.completed_at.or_else(|| timings.last().map(|t| t.started_at)).unwrap_or(self.created_at),
             completed_at: self.completed_at,
@@ -108,21 +120,55 @@ impl Record {
     }
 }
 
+/// A step as the API shows it.
+fn step(timing: &Timing, status: DeploymentStatus) -> DeploymentStep {
+    let of_step = match (timing.completed_at, status) {
+        (Some(_), _) => "SUCCEEDED",
+        // It was the last one.
+        (None, DeploymentStatus::Undoing | DeploymentStatus::Failed) => "FAILED",
+        (None, _) if timing.step == Step::Plan => "PENDING",
+        (None, _) => "RUNNING",
+    };
+    DeploymentStep {
+        step: timing.step.as_str(),
+        status: of_step,
+        started_at: timing.started_at,
+        completed_at: timing.completed_at,
+    }
+}
+
 /// The journal.
 #[derive(Debug, Clone)]
-pub struct Journal(Db);
+pub struct Journal {
+    db: Db,
+    /// Who is told of every record that is written.
+    seen: Option<Arc<Seen>>,
+}
 
 impl Journal {
     /// Opens the journal's database, making or migrating it.
     pub async fn open(path: &Path) -> Result<Self> {
-        Ok(Self(Db::open(path, migration::all()).await?))
+        Ok(Self { db: Db::open(path, migration::all()).await?, seen: None })
+    }
+
+    /// The same, telling `seen` of every record once it is durable.
+    pub fn seen_by(self, seen: Arc<Seen>) -> Self {
+        Self { seen: Some(seen), ..self }
+    }
+
+    fn tell(&self, record: &Record) {
+        if let Some(seen) = &self.seen {
+            seen.deployment(record);
+        }
     }
 
     /// Writes a new deployment; returns once it is durable.
     pub async fn insert(&self, record: &Record) -> Result<()> {
         let row = deployment::new_row(record)?;
-        let inserted = deployment::Entity::insert(row).exec_without_returning(self.0.write()).await;
-        inserted.map(drop).map_err(db_error("writing the deployment journal"))
+        let inserted = deployment::Entity::insert(row).exec_without_returning(self.db.write()).await;
+        inserted.map_err(db_error("writing the deployment journal"))?;
+        self.tell(record);
+        Ok(())
     }
 
     /// Writes how a deployment stands; returns once it is durable.
@@ -130,24 +176,32 @@ impl Journal {
         let updated = deployment::Entity::update_many()
             .set(deployment::changed_row(record)?)
             .filter(deployment::Column::Id.eq(record.id.to_string()))
-            .exec(self.0.write())
+            .exec(self.db.write())
             .await;
-        updated.map(drop).map_err(db_error("writing the deployment journal"))
+        updated.map_err(db_error("writing the deployment journal"))?;
+        self.tell(record);
+        Ok(())
     }
 
     /// One deployment.
     pub async fn get(&self, id: DeploymentId) -> Result<Option<Record>> {
-        let found = deployment::Entity::find_by_id(id.to_string()).one(self.0.read()).await;
+        let found = deployment::Entity::find_by_id(id.to_string()).one(self.db.read()).await;
         found.map_err(db_error("reading the deployment journal"))?.map(deployment::from_row).transpose()
     }
 
-    /// The newest deployments, newest first.
-    pub async fn list(&self, agent: Option<Name>, limit: u32) -> Result<Vec<Record>> {
-        let mut query = deployment::Entity::find().order_by_desc(deployment::Column::Id).limit(u64::from(limit));
-        if let Some(agent) = agent {
+    /// Deployments, newest first.
+    pub async fn list(&self, wanted: &DeploymentQuery) -> Result<Vec<Record>> {
+        let mut query = deployment::Entity::find().order_by_desc(deployment::Column::Id).limit(u64::from(wanted.limit));
+        if let Some(agent) = &wanted.agent {
             query = query.filter(deployment::Column::Agent.eq(agent.as_str()));
         }
-        let rows = query.all(self.0.read()).await.map_err(db_error("reading the deployment journal"))?;
+        if let Some(before) = wanted.before {
+            query = query.filter(deployment::Column::Id.lt(before.to_string()));
+        }
+        if let Some(status) = wanted.status {
+            query = query.filter(deployment::has_status(status));
+        }
+        let rows = query.all(self.db.read()).await.map_err(db_error("reading the deployment journal"))?;
         rows.into_iter().map(deployment::from_row).collect()
     }
 
@@ -156,7 +210,7 @@ impl Journal {
         let rows = deployment::Entity::find()
             .filter(deployment::Column::CompletedAt.is_null())
             .order_by_asc(deployment::Column::Id)
-            .all(self.0.read())
+            .all(self.db.read())
             .await
             .map_err(db_error("reading the deployment journal"))?;
         rows.into_iter().map(deployment::from_row).collect()
@@ -166,7 +220,7 @@ impl Journal {
     pub async fn purge(&self, before: i64) -> Result<u64> {
         let deleted = deployment::Entity::delete_many()
             .filter(deployment::Column::CompletedAt.lt(before))
-            .exec(self.0.write())
+            .exec(self.db.write())
             .await
             .map_err(db_error("purging the deployment journal"))?;
         Ok(deleted.rows_affected)

@@ -7,6 +7,7 @@ use hoistway_gateway::{
     api::{self, body::BodyBudget},
     public::PublicAddresses,
     routes::Routes,
+    seen::Seen,
     state::{ApiKeys, AppState, Limits, ReadyCheck},
 };
 use hoistway_kit::token::ApiKey;
@@ -77,9 +78,10 @@ impl Gateway {
     pub async fn with(limits: Limits) -> Self {
         let (tools, agents, deployer) = (Arc::<FakeTools>::default(), FakeAgents::new(), FakeDeployer::new());
         let key = ApiKey::generate().unwrap();
+        let shutdown = CancellationToken::new();
         let state = Arc::new(AppState {
             tools: tools.clone(),
-            builds: Arc::new(FakeBuilds),
+            builds: FakeBuilds::new(),
             agents: agents.clone(),
             deployer: deployer.clone(),
             routes: Routes::new(agents.clone()),
@@ -89,10 +91,12 @@ impl Gateway {
             limits,
             ready: Arc::new(Always),
             tasks: TaskTracker::new(),
+            seen: Seen::new("/nowhere/gateway.db".into()),
+            closing: shutdown.child_token(),
         });
-        let shutdown = CancellationToken::new();
         let mut changes = state.routes.changes();
         tokio::spawn(state.routes.clone().run(shutdown.clone()));
+        tokio::spawn(state.seen.clone().follow_agents(agents.clone(), shutdown.clone()));
         changes.wait_for(|count| *count > 0).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -142,6 +146,13 @@ impl Gateway {
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.call("POST", path, body.to_string()).await
+    }
+}
+
+impl Gateway {
+    /// Begins the shutdown.
+    pub fn stop(&self) {
+        self.shutdown.cancel();
     }
 }
 

@@ -8,3 +8,4 @@ mod fakes;
 mod harness;
 mod invokes;
 mod resources;
+mod seeing;

@@ -201,7 +201,9 @@ impl From<AgentEvent> for pb::WatchAgentEventsResponse {
     fn from(e: AgentEvent) -> Self {
         use pb::watch_agent_events_response::Change;
         let change = match e.change {
-            AgentChange::Phase(phase, message) => Change::Phase(pb::PhaseChange { phase: phase.as_str().into(), message }),
+            AgentChange::Phase(phase, message) => {
+                Change::Phase(pb::PhaseChange { phase: phase.as_str().into(), message })
+            }
             AgentChange::Crashed { reason, restarts } => Change::Crash(pb::Crash { reason, restarts }),
             AgentChange::Deleted => Change::Deletion(pb::Deletion {}),
         };

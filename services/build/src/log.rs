@@ -317,7 +317,10 @@ mod tests {
         let log = BuildLog::default();
         log.say("one\ntwo");
         let (mut all, mut last, mut new) = (follow(&log, 100), follow(&log, 1), follow(&log, 0));
-        assert_eq!((ready(&mut all), ready(&mut last), ready(&mut new)), (vec!["one".into(), "two".into()], vec!["two".into()], vec![]));
+        assert_eq!(
+            (ready(&mut all), ready(&mut last), ready(&mut new)),
+            (vec!["one".into(), "two".into()], vec!["two".into()], vec![])
+        );
         log.say("three");
         for pieces in [&mut all, &mut last, &mut new] {
             assert_eq!(ready(pieces), ["three"]);
@@ -337,7 +340,10 @@ mod tests {
             log.say(i.to_string());
         }
         let seen = ready(&mut slow);
-        assert_eq!((seen.len(), seen[MAX_LINES].as_str(), seen[MAX_LINES + 1].as_str()), (2 * MAX_LINES + 1, "-7", "1007"));
+        assert_eq!(
+            (seen.len(), seen[MAX_LINES].as_str(), seen[MAX_LINES + 1].as_str()),
+            (2 * MAX_LINES + 1, "-7", "1007")
+        );
         let mut tail = follow(&log, 3);
         assert_eq!(ready(&mut tail), ["2004", "2005", "2006"]);
         log.say("more");

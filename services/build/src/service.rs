@@ -31,6 +31,9 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// The most builds of one list: a page of a thousand, and one more to know whether there is another.
+const MAX_LIST: u32 = 1_001;
+
 /// Bounds of the service.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -90,13 +93,7 @@ impl fmt::Debug for Builder {
 
 impl Builder {
     /// A service over a pipeline.
-    pub fn new(
-        pipeline: Pipeline,
-        store: Store,
-        limits: Limits,
-        seen: Seen,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub fn new(pipeline: Pipeline, store: Store, limits: Limits, seen: Seen, shutdown: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             seen: Arc::new(seen),
             pipeline,
@@ -279,7 +276,7 @@ impl BuildService for Builder {
     }
 
     async fn list_builds(&self, query: BuildQuery) -> Result<Vec<Build>> {
-        let limit = query.limit.clamp(1, 1_000);
+        let limit = query.limit.clamp(1, MAX_LIST);
         let before = match query.before {
             Some(before) => Some(self.0.attempt_of(before).await?),
             None => None,

@@ -23,6 +23,7 @@ use crate::{
     store::Store,
 };
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use hoistway_kit::fs::DirLock;
 use hoistway_model::{
     AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
@@ -32,7 +33,6 @@ use hoistway_model::{
     metric::Metrics,
     tool::BoundTool,
 };
-use futures_util::StreamExt;
 use keeper::Keeper;
 pub(crate) use open::Parts;
 use seen::Seen;

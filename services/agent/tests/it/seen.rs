@@ -39,7 +39,11 @@ async fn what_happens_to_an_agent_is_told_in_order() {
 
     let metrics = stack.agents.agent_metrics().await.unwrap();
     let text = hoistway_kit::metrics::text(metrics.of_service);
-    for line in ["hoistway_agent_crashes_total{agent=\"a\"} 1\n", "hoistway_agents{phase=\"Running\"} 1\n", "hoistway_agent_up{agent=\"a\"} 1\n"] {
+    for line in [
+        "hoistway_agent_crashes_total{agent=\"a\"} 1\n",
+        "hoistway_agents{phase=\"Running\"} 1\n",
+        "hoistway_agent_up{agent=\"a\"} 1\n",
+    ] {
         assert!(text.contains(line), "{line}{text}");
     }
 

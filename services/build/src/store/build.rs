@@ -1,10 +1,10 @@
 //! The table `builds`, one row for each attempt.
 
+use crate::log::Kept;
 use hoistway_model::{
     Error, Name, Result,
     build::{Build, BuildStatus, BuiltImage},
 };
-use crate::log::Kept;
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]

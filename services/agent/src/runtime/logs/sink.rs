@@ -30,12 +30,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    pub(super) fn new(
-        writer: mpsc::Sender<Entry>,
-        revision: RevisionId,
-        masker: Arc<Masker>,
-        max_line: usize,
-    ) -> Self {
+    pub(super) fn new(writer: mpsc::Sender<Entry>, revision: RevisionId, masker: Arc<Masker>, max_line: usize) -> Self {
         Self { writer, revision, masker, max_line, recent: Arc::default() }
     }
 

@@ -113,6 +113,13 @@ pub struct Build {
     pub steps: Vec<BuildStep>,
 }
 
+impl Build {
+    /// Whether `id` is its own or its attempt's.
+    pub fn has_id(&self, id: &str) -> bool {
+        self.id == id || self.attempt.to_string() == id
+    }
+}
+
 /// A part of a build that took time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildStep {
@@ -164,7 +171,7 @@ pub trait BuildService: fmt::Debug + Send + Sync + 'static {
     /// collection.
     async fn undo_build(&self, built: OperationId) -> Result<()>;
 
-    /// The build of a public id.
+    /// The build of a public id, or of an attempt: that id stays the same when the build succeeds.
     async fn get_build(&self, id: String) -> Result<Build>;
 
     /// Builds, newest first.

@@ -13,7 +13,7 @@ use axum::{
 };
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
-    Name,
+    BuildAttemptId, Name,
     build::{Build, BuildQuery, BuildStep},
 };
 use serde::Serialize;
@@ -31,6 +31,9 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 pub struct BuildOut {
     /// `build-<hex>`: of the image once there is one, of the attempt before and when it failed.
     id: String,
+    /// The attempt; its id stays the same when the build succeeds.
+    #[schema(value_type = String)]
+    attempt: BuildAttemptId,
     /// The agent.
     #[schema(value_type = String)]
     agent: Name,
@@ -95,7 +98,7 @@ pub async fn list(
 /// `GET /builds/{id}`.
 #[utoipa::path(
     get, path = "/builds/{id}", tag = "builds",
-    params(("id" = String, Path, description = "The build's id")),
+    params(("id" = String, Path, description = "The build's id, or its attempt's")),
     responses(
         (status = 200, description = "The build", body = BuildOut),
         (status = 404, description = "There is no such build"),
@@ -115,6 +118,7 @@ fn shape(build: Build, public: &PublicAddresses) -> BuildOut {
     };
     BuildOut {
         id: build.id,
+        attempt: build.attempt,
         agent: build.agent,
         status: build.status.as_str(),
         image: build.image.as_ref().map(|image| public.image_uri(image)),

@@ -93,7 +93,7 @@ pub async fn agent(
 #[utoipa::path(
     get, path = "/builds/{id}/logs", tag = "builds",
     params(
-        ("id" = String, Path, description = "The build's id"),
+        ("id" = String, Path, description = "The build's id, or its attempt's"),
         ("tail" = Option<u32>, Query, description = "At most so many of the kept lines, the newest", maximum = 100_000),
         ("since" = Option<String>, Query, description = "Only lines from then on: a time (RFC 3339) or how long ago (`90s`, `10m`, `1h30m`)"),
         ("follow" = Option<bool>, Query, description = "Go on with the lines that come, until the build ends"),

@@ -269,7 +269,7 @@ impl BuildService for Builder {
     }
 
     async fn get_build(&self, id: String) -> Result<Build> {
-        if let Some(build) = self.0.running_builds().into_iter().find(|build| build.id == id) {
+        if let Some(build) = self.0.running_builds().into_iter().find(|build| build.has_id(&id)) {
             return Ok(build);
         }
         Ok(self.0.store.get(&id).await?.ok_or_else(|| Error::not_found("build", &id))?.0)
@@ -297,7 +297,7 @@ impl BuildService for Builder {
     }
 
     async fn build_logs(&self, id: String, query: LogQuery) -> Result<LogPieces> {
-        let live = self.0.lock().values().find(|r| r.build.id == id).map(|r| r.log.clone());
+        let live = self.0.lock().values().find(|r| r.build.has_id(&id)).map(|r| r.log.clone());
         if let Some(log) = live {
             return Ok(log.read(query));
         }

@@ -203,10 +203,14 @@ impl Store {
         written.map(drop).map_err(db_error(WRITING))
     }
 
-    /// The newest build of a public id.
+    /// The newest build of a public id, or that of an attempt.
     pub async fn get(&self, id: &str) -> Result<Option<(Build, Kept)>> {
+        let wanted = match id.parse::<BuildAttemptId>() {
+            Ok(attempt) => build::Column::Attempt.eq(attempt.to_string()),
+            Err(_) => build::Column::PublicId.eq(id),
+        };
         let found = build::Entity::find()
-            .filter(build::Column::PublicId.eq(id))
+            .filter(wanted)
             .order_by_desc(build::Column::Attempt)
             .one(self.0.read())
             .await

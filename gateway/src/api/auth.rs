@@ -14,8 +14,8 @@ use std::sync::Arc;
 /// The other header that public clients send their key in.
 const KEY_HEADER: &str = "x-runagents-api-key";
 
-/// Whether something needs a key.
-fn is_guarded(path: &str) -> bool {
+/// Whether what is at `path` needs a key.
+pub fn is_guarded(path: &str) -> bool {
     path == "/api" || path.starts_with("/api/") || path == "/metrics"
 }
 

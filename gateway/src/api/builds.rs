@@ -28,6 +28,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// A build.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Build)]
 pub struct BuildOut {
     /// `build-<hex>`: of the image once there is one, of the attempt before and when it failed.
     id: String,
@@ -45,11 +46,13 @@ pub struct BuildOut {
     error: Option<String>,
     /// The HTTP request that caused it.
     request_id: Option<String>,
+    /// When it was accepted.
     #[schema(format = DateTime)]
     created_at: String,
+    /// When it ended.
     #[schema(format = DateTime)]
     completed_at: Option<String>,
-    /// From the one to the other.
+    /// From the one to the other, in milliseconds.
     duration_ms: Option<i64>,
     /// Its parts in their order.
     steps: Vec<StepOut>,
@@ -57,18 +60,23 @@ pub struct BuildOut {
 
 /// A part of a build.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = BuildStepOut)]
+#[schema(as = BuildStep)]
 pub struct StepOut {
     /// `queue`, `requirements`, `dependencies`, `image` or `publish`.
     step: String,
+    /// When it began.
     #[schema(format = DateTime)]
     started_at: String,
+    /// When it ended.
     #[schema(format = DateTime)]
     completed_at: Option<String>,
+    /// From the one to the other, in milliseconds.
     duration_ms: Option<i64>,
 }
 
-/// `GET /builds`, newest first.
+/// List builds
+///
+/// Builds, newest first, page by page.
 #[utoipa::path(
     get, path = "/builds", tag = "builds",
     params(
@@ -78,7 +86,6 @@ pub struct StepOut {
     ),
     responses(
         (status = 200, description = "A page of builds; the header Link names the next one, if there is one", body = [BuildOut]),
-        (status = 400, description = "A parameter is wrong"),
     )
 )]
 pub async fn list(
@@ -95,13 +102,14 @@ pub async fn list(
     Ok(paging::page(&uri, limit, builds, |build| build.attempt.to_string(), show)?)
 }
 
-/// `GET /builds/{id}`.
+/// Get a build
+///
+/// One build with its steps and how long each took.
 #[utoipa::path(
     get, path = "/builds/{id}", tag = "builds",
     params(("id" = String, Path, description = "The build's id, or its attempt's")),
     responses(
         (status = 200, description = "The build", body = BuildOut),
-        (status = 404, description = "There is no such build"),
     )
 )]
 pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<BuildOut>> {

@@ -29,6 +29,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// A deployment.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Deployment)]
 pub struct DeploymentOut {
     /// Deployments are in the order of their ids.
     #[schema(value_type = String)]
@@ -57,33 +58,40 @@ pub struct DeploymentOut {
     error: Option<FailureOut>,
     /// The HTTP request that it came with.
     request_id: Option<String>,
+    /// When it was accepted.
     #[schema(format = DateTime)]
     created_at: String,
+    /// When its record changed last.
     #[schema(format = DateTime)]
     updated_at: String,
+    /// When it ended.
     #[schema(format = DateTime)]
     completed_at: Option<String>,
-    /// From its acceptance to its end.
+    /// From its acceptance to its end, in milliseconds.
     duration_ms: Option<i64>,
 }
 
 /// A step of a deployment.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = DeploymentStepOut)]
+#[schema(as = DeploymentStep)]
 pub struct StepOut {
     /// `plan`, `tools`, `build`, `start`, `switch` or `bind`.
     step: &'static str,
     /// PENDING (its turn has not come), RUNNING, SUCCEEDED or FAILED.
     status: &'static str,
+    /// When it began.
     #[schema(format = DateTime)]
     started_at: String,
+    /// When it ended.
     #[schema(format = DateTime)]
     completed_at: Option<String>,
+    /// From the one to the other, in milliseconds.
     duration_ms: Option<i64>,
 }
 
 /// Why a deployment failed.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeploymentFailure)]
 pub struct FailureOut {
     /// For people.
     error: String,
@@ -93,7 +101,9 @@ pub struct FailureOut {
     details: Vec<String>,
 }
 
-/// `GET /deployments`, newest first.
+/// List deployments
+///
+/// Deployments, newest first, page by page.
 #[utoipa::path(
     get, path = "/deployments", tag = "deployments",
     params(
@@ -104,7 +114,6 @@ pub struct FailureOut {
     ),
     responses(
         (status = 200, description = "A page of deployments; the header Link names the next one, if there is one", body = [DeploymentOut]),
-        (status = 400, description = "A parameter is wrong"),
     )
 )]
 pub async fn list(
@@ -124,13 +133,14 @@ pub async fn list(
     Ok(paging::page(&uri, limit, deployments, |deployment| deployment.id.to_string(), show)?)
 }
 
-/// `GET /deployments/{id}`.
+/// Get a deployment
+///
+/// One deployment with its steps and how long each took.
 #[utoipa::path(
     get, path = "/deployments/{id}", tag = "deployments",
     params(("id" = String, Path, description = "The deployment's id")),
     responses(
         (status = 200, description = "The deployment", body = DeploymentOut),
-        (status = 404, description = "There is no such deployment"),
     )
 )]
 pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<DeploymentOut>> {

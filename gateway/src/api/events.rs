@@ -36,6 +36,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// The `data` of an event.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
 pub struct EventOut<'a> {
     /// The same as the event's `id`.
     id: String,
@@ -44,6 +45,7 @@ pub struct EventOut<'a> {
     /// `tool.created`, `.updated`, `.deleted`; `reset`.
     #[serde(rename = "type")]
     kind: &'a str,
+    /// When it happened.
     #[schema(format = DateTime)]
     time: String,
     /// The agent that it is about, if it is about one.
@@ -55,12 +57,14 @@ pub struct EventOut<'a> {
     data: &'a Value,
 }
 
-/// `GET /events`: Server-Sent Events of deployments, builds, agents and tools.
+/// Follow what happens
+///
+/// Server-Sent Events of deployments and their steps, builds, agents and tools, as it happens.
 ///
 /// `Last-Event-ID`, or `last_event_id`, goes on after that event. `event: reset` says that events may be missing before
 /// what follows: then ask the lists once.
 #[utoipa::path(
-    get, path = "/events", tag = "events",
+    get, path = "/events", tag = "events", operation_id = "follow_events",
     params(
         ("agent" = Option<String>, Query, description = "Only events of this agent"),
         ("types" = Option<String>, Query, description = "Only these types, separated by commas; `deployment` stands for every `deployment.…`"),
@@ -69,8 +73,6 @@ pub struct EventOut<'a> {
     ),
     responses(
         (status = 200, description = "Events as they happen", content_type = "text/event-stream", body = EventOut),
-        (status = 400, description = "A parameter is wrong"),
-        (status = 429, description = "Too many follow already"),
     )
 )]
 pub async fn follow(State(state): State<Arc<AppState>>, query: Query, headers: HeaderMap) -> ApiResult<Response> {

@@ -30,6 +30,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// A line of a log, where JSON was asked for.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LogLine)]
 pub struct LogLineOut {
     /// When it was received.
     #[schema(format = DateTime)]
@@ -46,16 +47,19 @@ pub struct LogLineOut {
 
 /// Says that lines are missing here: they came faster than they were read.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LogGap)]
 pub struct LogGapOut {
     /// How many.
     skipped: u64,
 }
 
-/// `GET /agents/{name}/logs`: what the agent wrote, all its revisions together.
+/// Read or follow an agent's log
 ///
-/// Plain text, a line for each line. With `format=json`, or `Accept: application/x-ndjson`, each line is a JSON object.
+/// What the agent wrote, all its revisions together, and what Hoistway did with it: plain text, or with `format=json` (or
+/// `Accept: application/x-ndjson`) a JSON object for each line. `follow=true` goes on with the lines that come, until the
+/// agent is deleted; whoever reads more slowly than they come is told how many were skipped.
 #[utoipa::path(
-    get, path = "/agents/{name}/logs", tag = "agents",
+    get, path = "/agents/{name}/logs", tag = "agents", operation_id = "get_agent_logs",
     params(
         ("name" = String, Path, description = "The agent's name"),
         ("tail" = Option<u32>, Query, description = "At most so many of the kept lines, the newest", maximum = 100_000),
@@ -68,9 +72,6 @@ pub struct LogGapOut {
     ),
     responses(
         (status = 200, description = "The lines", content((String = "text/plain"), (LogLineOut = "application/x-ndjson"))),
-        (status = 400, description = "A parameter is wrong"),
-        (status = 404, description = "There is no such agent"),
-        (status = 429, description = "Too many follow logs already"),
     )
 )]
 pub async fn agent(
@@ -87,11 +88,11 @@ pub async fn agent(
     Ok(answer(&state, pieces, shape, place))
 }
 
-/// `GET /builds/{id}/logs`: what a build said.
+/// Read or follow a build's log
 ///
-/// Plain text or JSON as the log of an agent. Following it ends with the build.
+/// What the build and its installer said, as plain text or JSON like the log of an agent. Following it ends with the build.
 #[utoipa::path(
-    get, path = "/builds/{id}/logs", tag = "builds",
+    get, path = "/builds/{id}/logs", tag = "builds", operation_id = "get_build_logs",
     params(
         ("id" = String, Path, description = "The build's id, or its attempt's"),
         ("tail" = Option<u32>, Query, description = "At most so many of the kept lines, the newest", maximum = 100_000),
@@ -102,9 +103,6 @@ pub async fn agent(
     ),
     responses(
         (status = 200, description = "The lines", content((String = "text/plain"), (LogLineOut = "application/x-ndjson"))),
-        (status = 400, description = "A parameter is wrong"),
-        (status = 404, description = "There is no such build"),
-        (status = 429, description = "Too many follow logs already"),
     )
 )]
 pub async fn build(

@@ -17,9 +17,11 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(read))
 }
 
-/// `GET /metrics`: needs a key, as everything else that is read.
+/// Get measurements
+///
+/// What the gateway and the services behind it measured, in Prometheus' text format 0.0.4. Unlike the probes it needs a key.
 #[utoipa::path(
-    get, path = "/metrics", tag = "metrics",
+    get, path = "/metrics", tag = "platform", operation_id = "get_metrics",
     responses((status = 200, description = "Prometheus' text format, version 0.0.4", content_type = "text/plain", body = String))
 )]
 pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {

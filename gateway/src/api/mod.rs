@@ -17,25 +17,24 @@ pub mod json;
 mod logs;
 mod metrics;
 mod model_providers;
+mod openapi;
 mod paging;
 mod query;
 mod starter_kit;
 mod tools;
 
 use crate::state::AppState;
-use axum::{Router, extract::Request, middleware::from_fn_with_state, routing::get};
+use axum::{Router, extract::Request, middleware::from_fn_with_state};
 use error::ApiError;
 use hoistway_model::{Code, Error};
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 
-/// Every path of the public API and the two probes.
+/// Every path of the public API and what is beside it.
 pub fn router(state: Arc<AppState>) -> Router {
     let api = || Router::from(routes());
     Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .merge(Router::from(metrics::routes()))
+        .merge(Router::from(root_routes()))
         .nest("/api", api())
         .nest("/api/v1", api())
         .fallback(not_found)
@@ -43,6 +42,11 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(from_fn_with_state(state.clone(), auth::require_key))
         .layer(from_fn_with_state(state.clone(), edge::edge))
         .with_state(state)
+}
+
+/// What is served at the root, with its description.
+fn root_routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().merge(health::routes()).merge(openapi::routes()).merge(metrics::routes())
 }
 
 /// What is served under `/api` and `/api/v1`, with its description.

@@ -89,7 +89,7 @@ impl Chunks {
     }
 
     /// What is left of an answer that ends as it should.
-    pub fn to_end(&mut self) -> io::Result<Vec<u8>> {
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         while self.chunk()? {}
         Ok(std::mem::take(&mut self.read))
     }

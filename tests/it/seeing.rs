@@ -68,7 +68,7 @@ fn logs_are_followed_over_redeploys_until_the_agent_is_deleted() {
     let recent = get(&format!("?since={since}&timestamps=true"));
     assert!(recent.contains(&format!("{since} warn c\n")) && !recent.contains("warn b"), "{recent}");
     assert_eq!(stack.call("DELETE", "/api/agents/talker", None).status, 200);
-    assert!(log.to_end().is_ok(), "the log ends with its agent");
+    assert!(log.rest().is_ok(), "the log ends with its agent");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn events_tell_what_a_deploy_does_and_how_the_agent_is() {
     assert_eq!(stack.get("/api/builds?agent=other"), json!([]));
     let attempt = find("build.started").unwrap()["data"]["attempt"].as_str().unwrap().to_owned();
     let mut log = stack.chunks("GET", &format!("/api/builds/{attempt}/logs?follow=true&timestamps=true"), None);
-    let log = String::from_utf8(log.to_end().unwrap()).unwrap();
+    let log = String::from_utf8(log.rest().unwrap()).unwrap();
     assert!(log.lines().all(|line| line.starts_with("20")) && log.contains("source layer"), "{log}");
 
     // A crash, and everything after it for one who was away meanwhile.
@@ -194,7 +194,7 @@ fn a_streamed_answer_comes_while_it_is_made_and_ends_with_its_client() {
     let went = http::send(&stack.at, "POST", path, &headers, br#"{"message": "go"}"#).unwrap();
     assert_eq!(went.json()["response"], "go-1", "{}", went.text());
     assert!(answer.text_until("\n\n").contains("two"));
-    assert!(String::from_utf8(answer.to_end().unwrap()).unwrap().contains("\"type\": \"done\""));
+    assert!(String::from_utf8(answer.rest().unwrap()).unwrap().contains("\"type\": \"done\""));
 
     let mut log = stack.chunks("GET", "/api/agents/streamer/logs?follow=true&tail=0", None);
     let mut endless = stream("endless");

@@ -11,6 +11,7 @@ mod data_dir;
 mod fresh_start;
 mod http;
 mod images;
+mod keys;
 mod need;
 mod processes;
 mod recovery;

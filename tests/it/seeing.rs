@@ -109,8 +109,13 @@ fn events_tell_what_a_deploy_does_and_how_the_agent_is() {
 
     // The same in the records.
     let deployment = stack.get(&format!("/api/deployments/{id}"));
-    assert_eq!((&deployment["request_id"], &deployment["status"]), (&json!("the-request-of-this-test"), &json!("SUCCEEDED")));
-    assert!(deployment["steps"].as_array().unwrap().iter().all(|s| s["status"] == "SUCCEEDED" && s["duration_ms"].is_u64()));
+    assert_eq!(
+        (&deployment["request_id"], &deployment["status"]),
+        (&json!("the-request-of-this-test"), &json!("SUCCEEDED"))
+    );
+    assert!(
+        deployment["steps"].as_array().unwrap().iter().all(|s| s["status"] == "SUCCEEDED" && s["duration_ms"].is_u64())
+    );
     assert_eq!(deployment["revision"], stack.get("/api/agents/watched")["status"]["revision"]);
     let builds = stack.get("/api/builds?agent=watched");
     assert_eq!((builds.as_array().unwrap().len(), &builds[0]["request_id"]), (1, &deployment["request_id"]));

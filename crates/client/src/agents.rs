@@ -5,7 +5,7 @@ use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream},
-    image::ImageRef,
+    image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
     tool::BoundTool,
@@ -91,6 +91,11 @@ impl AgentService for AgentClient {
     async fn list_agents(&self) -> Result<Vec<Agent>> {
         let response = answer(self.rpc().list_agents(pb::ListAgentsRequest {}).await)?;
         response.agents.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>> {
+        let response = answer(self.rpc().list_images_in_use(pb::ListImagesInUseRequest {}).await)?;
+        response.images.into_iter().map(TryInto::try_into).collect()
     }
 
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()> {

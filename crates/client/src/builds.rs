@@ -4,7 +4,8 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     BuildService, Operation, OperationId, Result,
-    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuiltImage},
+    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuiltImage, Collected},
+    image::StoredImage,
     log::{LogPieces, LogQuery},
     metric::Metrics,
 };
@@ -67,5 +68,15 @@ impl BuildService for BuildClient {
     async fn build_metrics(&self) -> Result<Metrics> {
         let request = with_deadline(pb::GetBuildMetricsRequest {}, METRICS_DEADLINE);
         member("metrics", answer(self.rpc().get_build_metrics(request).await)?.metrics)?.try_into()
+    }
+
+    async fn keep_images(&self, images: Vec<StoredImage>) -> Result<()> {
+        let request = pb::KeepImagesRequest { images: images.into_iter().map(Into::into).collect() };
+        answer(self.rpc().keep_images(request).await).map(drop)
+    }
+
+    async fn collect_images(&self, in_use: Vec<StoredImage>) -> Result<Collected> {
+        let request = pb::CollectImagesRequest { in_use: in_use.into_iter().map(Into::into).collect() };
+        Ok(answer(self.rpc().collect_images(with_deadline(request, self.patience)).await)?.into())
     }
 }

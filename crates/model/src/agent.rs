@@ -2,7 +2,7 @@
 
 use crate::{
     Digest, Name, Operation, OperationId, Result, RevisionId, Secret,
-    image::ImageRef,
+    image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
     tool::BoundTool,
@@ -295,6 +295,9 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
 
     /// All agents by name.
     async fn list_agents(&self) -> Result<Vec<Agent>>;
+
+    /// Every image of the platform's registry that a kept revision of any agent names.
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>>;
 
     /// Stops and forgets an agent with all its revisions and logs.
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()>;

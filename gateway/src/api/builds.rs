@@ -2,18 +2,14 @@
 
 use super::{
     error::ApiResult,
-    paging,
+    paging::{Asked, Page},
     query::{Query, Segment},
 };
 use crate::{public::PublicAddresses, state::AppState};
-use axum::{
-    Json,
-    extract::{OriginalUri, State},
-    response::Response,
-};
+use axum::{Extension, Json, extract::State, response::Response};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
-    BuildAttemptId, Name,
+    Name,
     build::{Build, BuildQuery, BuildStep},
 };
 use serde::Serialize;
@@ -33,8 +29,7 @@ pub struct BuildOut {
     /// `build-<hex>`: of the image once there is one, of the attempt before and when it failed.
     id: String,
     /// The attempt; its id stays the same when the build succeeds.
-    #[schema(value_type = String)]
-    attempt: BuildAttemptId,
+    attempt: String,
     /// The agent.
     #[schema(value_type = String)]
     agent: Name,
@@ -90,16 +85,16 @@ pub struct StepOut {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    OriginalUri(uri): OriginalUri,
+    Extension(asked): Extension<Asked>,
     query: Query,
 ) -> ApiResult<Response> {
-    let limit = paging::limit(&query)?;
+    let page = Page::parse(&query)?;
     let before = query.text("before").map(str::to_owned);
-    let wanted = BuildQuery { agent: query.name("agent")?, before, limit: limit + 1 };
+    let wanted = BuildQuery { agent: query.name("agent")?, before, limit: page.look_up() };
     let builds = state.builds.list_builds(wanted).await?;
-    let show = |build| shape(build, &state.public);
     // One image may have been built several times: attempts have an order, images have none.
-    Ok(paging::page(&uri, limit, builds, |build| build.attempt.to_string(), show)?)
+    let shown: Vec<BuildOut> = builds.into_iter().map(|build| shape(build, &state.public)).collect();
+    Ok(page.answer(&asked, shown, |build| &build.attempt))
 }
 
 /// Get a build
@@ -126,7 +121,7 @@ fn shape(build: Build, public: &PublicAddresses) -> BuildOut {
     };
     BuildOut {
         id: build.id,
-        attempt: build.attempt,
+        attempt: build.attempt.to_string(),
         agent: build.agent,
         status: build.status.as_str(),
         image: build.image.as_ref().map(|image| public.image_uri(image)),

@@ -2,7 +2,7 @@
 
 use super::{
     error::ApiResult,
-    paging,
+    paging::{Asked, Page},
     query::{Query, Segment},
 };
 use crate::{
@@ -10,13 +10,9 @@ use crate::{
     public::PublicAddresses,
     state::AppState,
 };
-use axum::{
-    Json,
-    extract::{OriginalUri, State},
-    response::Response,
-};
+use axum::{Extension, Json, extract::State, response::Response};
 use hoistway_kit::time::rfc3339;
-use hoistway_model::{DeploymentId, Name, RevisionId};
+use hoistway_model::{Name, RevisionId};
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -32,8 +28,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 #[schema(as = Deployment)]
 pub struct DeploymentOut {
     /// Deployments are in the order of their ids.
-    #[schema(value_type = String)]
-    id: DeploymentId,
+    id: String,
     /// The agent.
     #[schema(value_type = String)]
     agent: Name,
@@ -118,19 +113,19 @@ pub struct FailureOut {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    OriginalUri(uri): OriginalUri,
+    Extension(asked): Extension<Asked>,
     query: Query,
 ) -> ApiResult<Response> {
-    let limit = paging::limit(&query)?;
+    let page = Page::parse(&query)?;
     let wanted = DeploymentQuery {
         agent: query.name("agent")?,
         status: query.one_of::<DeploymentStatus>("status")?,
         before: query.id("before")?,
-        limit: limit + 1,
+        limit: page.look_up(),
     };
     let deployments = state.deployer.list(wanted).await?;
-    let show = |deployment| shape(deployment, &state.public);
-    Ok(paging::page(&uri, limit, deployments, |deployment| deployment.id.to_string(), show)?)
+    let shown: Vec<DeploymentOut> = deployments.into_iter().map(|it| shape(it, &state.public)).collect();
+    Ok(page.answer(&asked, shown, |deployment| &deployment.id))
 }
 
 /// Get a deployment
@@ -159,7 +154,7 @@ fn shape(deployment: Deployment, public: &PublicAddresses) -> DeploymentOut {
     let failure =
         |f: crate::deploy::Failure| FailureOut { error: f.message, code: f.code.as_str(), details: f.details };
     DeploymentOut {
-        id: deployment.id,
+        id: deployment.id.to_string(),
         agent: deployment.agent,
         status: deployment.status.as_str(),
         step: deployment.steps.last().map(|step| step.step),

@@ -13,6 +13,7 @@ mod worker;
 
 use crate::{
     api::deploy_request::DeployRequest,
+    audit::{self, Ticket},
     deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress},
     store::{Journal, Record},
 };
@@ -109,10 +110,11 @@ impl Saga {
 impl Deployer for Saga {
     async fn accept(&self, request: DeployRequest, strict: bool) -> Result<Accepted> {
         let inner = self.0.clone();
+        let ticket = audit::current();
         // A task of its own: a client that hangs up must not leave a deployment that is journalled but not running.
         self.0
             .tasks
-            .spawn(Origin::current().scope(async move { inner.accept(request, strict).await }))
+            .spawn(Origin::current().scope(async move { inner.accept(request, strict, ticket).await }))
             .await
             .map_err(|e| Error::internal("accepting the deployment", e))?
     }
@@ -127,13 +129,18 @@ impl Deployer for Saga {
 }
 
 impl Inner {
-    async fn accept(self: Arc<Self>, request: DeployRequest, strict: bool) -> Result<Accepted> {
+    async fn accept(
+        self: Arc<Self>,
+        request: DeployRequest,
+        strict: bool,
+        ticket: Option<Arc<Ticket>>,
+    ) -> Result<Accepted> {
         if self.shutdown.is_cancelled() {
             return Err(Error::new(Code::Unavailable, "the gateway is shutting down; send the request again"));
         }
         let identity = self.identity(&request);
         let lane = self.lanes.of(&request.agent);
-        let accepted = self.accept_into(&lane, identity, request, strict).await;
+        let accepted = self.accept_into(&lane, identity, request, strict, ticket).await;
         self.lanes.forget(lane);
         accepted
     }
@@ -144,6 +151,7 @@ impl Inner {
         identity: Digest,
         request: DeployRequest,
         strict: bool,
+        ticket: Option<Arc<Ticket>>,
     ) -> Result<Accepted> {
         let _turn = lane.accepting.lock().await;
         // Nobody else can add a job from here on, so an idle lane stays idle until this one is pushed.
@@ -153,7 +161,12 @@ impl Inner {
                 return Ok(last.accepted());
             }
             if queue.len() >= self.limits.queue {
-                let text = format!("{} deployments of agent \"{}\" are waiting already", queue.len(), request.agent);
+                let text = format!(
+                    "{} deployments of agent \"{}\" are waiting already, the limit (setting deploy_queue) is {}",
+                    queue.len(),
+                    request.agent,
+                    self.limits.queue
+                );
                 return Err(Error::new(Code::ResourceExhausted, text));
             }
             queue.is_empty()
@@ -174,18 +187,28 @@ impl Inner {
         if let Some(error) = failure {
             record.fail(&error);
             record.finish(State::Failed, now_ms());
-            self.journal.insert(&record).await?;
+            self.journalled(&record, ticket.as_deref()).await?;
             return Err(error);
         }
         if record.log.step == Step::Done {
             record.finish(State::Succeeded, now_ms());
         }
-        self.journal.insert(&record).await?;
+        self.journalled(&record, ticket.as_deref()).await?;
         let job = Arc::new(Job::new(identity, record, request));
         if !job.is_done() {
             self.enqueue(lane, &mut *lane.lock().await, job.clone());
         }
         Ok(job.accepted())
+    }
+
+    /// Writes a new deployment, and with it who asked for it.
+    async fn journalled(&self, record: &Record, ticket: Option<&Ticket>) -> Result<()> {
+        let entry = ticket.and_then(|ticket| ticket.claim(record.id, record.agent.as_str()));
+        let written = self.journal.insert(record, entry).await;
+        if let (Err(_), Some(ticket)) = (&written, ticket) {
+            ticket.unclaim();
+        }
+        written
     }
 
     /// Puts a job at the end of its lane and starts the lane if it stands.

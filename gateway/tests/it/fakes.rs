@@ -14,8 +14,8 @@ use hoistway_model::{
         Agent, AgentEvent, AgentEvents, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place, RevisionStatus, Route,
         RouteEvent, RouteStream, VersionedRoute,
     },
-    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuildStep, BuiltImage},
-    image::ImageRef,
+    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuildStep, BuiltImage, Collected},
+    image::{ImageRef, StoredImage},
     log::{LogLine, LogPiece, LogPieces, LogQuery, LogStream},
     metric::{Kind, Metrics},
     redact::MASK,
@@ -129,6 +129,9 @@ impl ToolRegistry for FakeTools {
     }
 
     async fn delete_model_provider(&self, _: Operation, name: Name) -> Result<()> {
+        if name.as_str() == "waits" {
+            std::future::pending::<()>().await;
+        }
         self.providers.lock().unwrap().remove(&name);
         Ok(())
     }
@@ -214,6 +217,14 @@ impl BuildService for FakeBuilds {
 
     async fn build_metrics(&self) -> Result<Metrics> {
         Err(Error::new(Code::Unavailable, "away"))
+    }
+
+    async fn keep_images(&self, _: Vec<StoredImage>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn collect_images(&self, _: Vec<StoredImage>) -> Result<Collected> {
+        Ok(Collected::default())
     }
 }
 
@@ -330,6 +341,10 @@ impl AgentService for FakeAgents {
     async fn list_agents(&self) -> Result<Vec<Agent>> {
         assert!(!self.agents.lock().unwrap().keys().any(|name| name.as_str() == "panics"), "s3cr3t internals");
         Ok(self.agents.lock().unwrap().values().cloned().collect())
+    }
+
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>> {
+        Ok(Vec::new())
     }
 
     async fn delete_agent(&self, _: Operation, name: Name) -> Result<()> {

@@ -2,7 +2,7 @@ use super::{name, optional, parsed, required};
 use crate::builds::v1 as pb;
 use hoistway_model::{
     Error, Operation, Result, Secret,
-    build::{Build, BuildQuery, BuildRequest, BuildSource, BuildStatus, BuildStep, BuiltImage},
+    build::{Build, BuildQuery, BuildRequest, BuildSource, BuildStatus, BuildStep, BuiltImage, Collected},
 };
 
 impl From<(Operation, BuildRequest)> for pb::BuildRequest {
@@ -94,6 +94,18 @@ impl TryFrom<pb::Build> for Build {
             request_id: optional(b.request_id),
             steps: b.steps.into_iter().map(Into::into).collect(),
         })
+    }
+}
+
+impl From<Collected> for pb::CollectImagesResponse {
+    fn from(Collected { images, blobs, bytes }: Collected) -> Self {
+        Self { images, blobs, bytes }
+    }
+}
+
+impl From<pb::CollectImagesResponse> for Collected {
+    fn from(pb::CollectImagesResponse { images, blobs, bytes }: pb::CollectImagesResponse) -> Self {
+        Self { images, blobs, bytes }
     }
 }
 

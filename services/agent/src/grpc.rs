@@ -79,6 +79,11 @@ impl GrpcAgentService {
         Ok(pb::ListAgentsResponse { agents: agents.into_iter().map(Into::into).collect() })
     }
 
+    async fn list_images_in_use(&self, _: pb::ListImagesInUseRequest) -> Result<pb::ListImagesInUseResponse> {
+        let images = self.0.images_in_use().await?;
+        Ok(pb::ListImagesInUseResponse { images: images.into_iter().map(Into::into).collect() })
+    }
+
     async fn delete_agent(&self, r: pb::DeleteAgentRequest) -> Result<pb::DeleteAgentResponse> {
         self.0.delete_agent(operation(r.operation)?, name("name", &r.name)?).await?;
         Ok(pb::DeleteAgentResponse {})
@@ -158,6 +163,7 @@ rpcs! {
     bind_tool: BindToolRequest => BindToolResponse,
     get_agent: GetAgentRequest => GetAgentResponse,
     list_agents: ListAgentsRequest => ListAgentsResponse,
+    list_images_in_use: ListImagesInUseRequest => ListImagesInUseResponse,
     delete_agent: DeleteAgentRequest => DeleteAgentResponse,
     get_agent_logs: GetAgentLogsRequest => GetAgentLogsResponse,
     get_agent_metrics: GetAgentMetricsRequest => GetAgentMetricsResponse,

@@ -10,6 +10,7 @@ use hoistway_kit::{
 use hoistway_model::{
     BuildService, Operation, OperationId, Result,
     build::{Build, BuildRequest},
+    image::StoredImage,
     log::{LogPiece, LogQuery},
 };
 use hoistway_proto::{
@@ -18,6 +19,7 @@ use hoistway_proto::{
         self as pb,
         build_service_server::{BuildService as Rpc, BuildServiceServer},
     },
+    common::v1 as common,
     convert::parsed,
 };
 use std::{pin::Pin, sync::Arc};
@@ -109,4 +111,25 @@ impl Rpc for Face {
         let metrics = self.0.build_metrics().await.map_err(to_status)?;
         Ok(Response::new(pb::GetBuildMetricsResponse { metrics: Some(metrics.into()) }))
     }
+
+    async fn keep_images(
+        &self,
+        request: Request<pb::KeepImagesRequest>,
+    ) -> Result<Response<pb::KeepImagesResponse>, Status> {
+        let images = stored_images(request.into_inner().images).map_err(to_status)?;
+        self.0.keep_images(images).await.map_err(to_status)?;
+        Ok(Response::new(pb::KeepImagesResponse {}))
+    }
+
+    async fn collect_images(
+        &self,
+        request: Request<pb::CollectImagesRequest>,
+    ) -> Result<Response<pb::CollectImagesResponse>, Status> {
+        let in_use = stored_images(request.into_inner().in_use).map_err(to_status)?;
+        Ok(Response::new(self.0.collect_images(in_use).await.map_err(to_status)?.into()))
+    }
+}
+
+fn stored_images(images: Vec<common::StoredImage>) -> Result<Vec<StoredImage>> {
+    images.into_iter().map(TryInto::try_into).collect()
 }

@@ -2,6 +2,7 @@
 //! cancelled when nobody wants it any more.
 
 use crate::{
+    images::Images,
     log::BuildLog,
     pipeline::Pipeline,
     seen::Seen,
@@ -12,7 +13,8 @@ use futures_util::future::{BoxFuture, FutureExt, Shared};
 use hoistway_kit::{operations::Begun, telemetry, time::now_ms};
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Digest, Error, Operation, OperationId, Result,
-    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuiltImage},
+    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuiltImage, Collected},
+    image::StoredImage,
     log::{LogPieces, LogQuery},
     metric::Metrics,
     redact::Masker,
@@ -51,6 +53,7 @@ pub struct Builder(Arc<Inner>);
 
 struct Inner {
     pipeline: Pipeline,
+    images: Images,
     store: Store,
     limits: Limits,
     slots: Semaphore,
@@ -93,10 +96,18 @@ impl fmt::Debug for Builder {
 
 impl Builder {
     /// A service over a pipeline.
-    pub fn new(pipeline: Pipeline, store: Store, limits: Limits, seen: Seen, shutdown: CancellationToken) -> Self {
+    pub fn new(
+        pipeline: Pipeline,
+        images: Images,
+        store: Store,
+        limits: Limits,
+        seen: Seen,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self(Arc::new(Inner {
             seen: Arc::new(seen),
             pipeline,
+            images,
             store,
             limits,
             slots: Semaphore::new(limits.concurrency.max(1)),
@@ -132,7 +143,12 @@ impl Inner {
             return Ok((same.outcome.clone(), true));
         }
         if running.len() >= self.limits.concurrency + self.limits.queue {
-            let text = format!("{} builds are running or waiting; try again later", running.len());
+            let (at_a_time, waiting) = (self.limits.concurrency, self.limits.queue);
+            let text = format!(
+                "{} builds are running or waiting, the limits (settings concurrency and queue of the build service) are \
+                 {at_a_time} and {waiting}",
+                running.len()
+            );
             return Err(Error::new(Code::ResourceExhausted, text));
         }
         let (log, cancel, waiting) =
@@ -242,17 +258,19 @@ impl BuildService for Builder {
         if !request.refresh
             && let Some(image) = inner.store.image_of(inputs).await?
             && inner.pipeline.is_whole(&image).await?
+            && let Some(begun) = inner.store.reuse(&attempt, &image, &encode(&image)).await?
         {
             inner.seen.reused();
-            return match inner.store.reuse(&attempt, &encode(&image)).await? {
+            return match begun {
                 Begun::Done(stored) => decode(&stored),
                 Begun::New | Begun::Unfinished => Ok(image),
             };
         }
+        inner.images.check_space().await?;
         let (outcome, joined) = inner.join_or_start(&attempt, request)?;
         let image = outcome.await.map_err(|e| e.public())?;
         if joined {
-            inner.store.reuse(&attempt, &encode(&image)).await?;
+            inner.store.reuse(&attempt, &image, &encode(&image)).await?;
         }
         Ok(image)
     }
@@ -314,6 +332,14 @@ impl BuildService for Builder {
         let (running, seen) = (self.0.lock().len().saturating_sub(waiting), self.0.seen.clone());
         let read = tokio::task::spawn_blocking(move || seen.metrics(running, waiting));
         read.await.map_err(|e| Error::internal("reading what was measured", e))
+    }
+
+    async fn keep_images(&self, images: Vec<StoredImage>) -> Result<()> {
+        self.0.images.keep(images).await
+    }
+
+    async fn collect_images(&self, in_use: Vec<StoredImage>) -> Result<Collected> {
+        self.0.images.collect(in_use).await
     }
 }
 

@@ -6,14 +6,22 @@ use hoistway_model::{
     Code, Error, Result,
     agent::{AgentSpec, RevisionStatus},
     build::BuiltImage,
-    image::ImageRef,
+    image::{ImageRef, StoredImage},
 };
 
 pub async fn run(ctx: &Context<'_>) -> Result<RevisionStatus> {
     let operation = ctx.operation(ctx.log.ids.start);
+    let spec = spec(ctx)?;
+    // An image that was built stays by itself for as long as this takes; one that somebody pushed may be deleted.
+    if spec.build_id.is_none()
+        && let Some(image) = StoredImage::of(&spec.image, None)
+    {
+        let kept = ctx.services.builds.keep_images(vec![image]).await;
+        kept.map_err(|e| e.prefixed("failed to create agent: "))?;
+    }
     ctx.services
         .agents
-        .start_revision(operation, ctx.log.ids.revision, spec(ctx)?)
+        .start_revision(operation, ctx.log.ids.revision, spec)
         .await
         .map_err(|e| e.prefixed("failed to create agent: "))
 }

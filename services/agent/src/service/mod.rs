@@ -28,7 +28,7 @@ use hoistway_kit::fs::DirLock;
 use hoistway_model::{
     AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream},
-    image::ImageRef,
+    image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
     tool::BoundTool,
@@ -182,6 +182,10 @@ impl AgentService for Agents {
             }
         }
         Ok(agents)
+    }
+
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>> {
+        self.0.store.images().await
     }
 
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()> {

@@ -19,4 +19,5 @@ mod recovery;
 mod revisions;
 mod rotation;
 mod sdk;
+mod seeing;
 mod stack;

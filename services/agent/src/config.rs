@@ -1,6 +1,6 @@
 //! The settings of the agent service: a TOML file, then `HOISTWAY_AGENT_*`.
 
-use crate::launcher::Limits;
+use crate::{launcher::Limits, runtime::LogLimits};
 use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -39,6 +39,8 @@ pub struct Config {
     pub max_agents: u32,
     /// Resource limits of each agent.
     pub limits: Limits,
+    /// How much is kept of each agent's log.
+    pub logs: LogLimits,
     /// The token that services show each other; absent: `service-token` in the data directory.
     pub service_token_file: Option<PathBuf>,
     /// The key of what is stored; absent: `master.key` in the data directory.
@@ -62,6 +64,7 @@ impl Default for Config {
             revisions: 10,
             max_agents: 200,
             limits: Limits::default(),
+            logs: LogLimits::default(),
             service_token_file: None,
             master_key_file: None,
             log_format: LogFormat::default(),

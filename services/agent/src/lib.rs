@@ -106,8 +106,10 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     let registries = Registries::new(&config.registry_address, deps.token.secret())?;
     let vars =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let database = dir.join("agent.db");
     Service::open(Parts {
-        store: store::Store::open(&dir.join("agent.db"), deps.master_key.clone(), keep(config)).await?,
+        store: store::Store::open(&database, deps.master_key.clone(), keep(config)).await?,
+        database,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
         surroundings: Surroundings::new(&config.egress_url(), vars),
@@ -138,6 +140,7 @@ fn process_config(config: &Config) -> ProcessConfig {
         advertise: config.agents_host.clone(),
         concurrent_starts: config.concurrent_starts,
         limits: config.limits,
+        logs: config.logs,
         ..ProcessConfig::new(config.service_dir())
     }
 }

@@ -15,4 +15,5 @@ mod registry;
 mod reopen;
 mod revisions;
 mod runtime;
+mod seen;
 mod unpack;

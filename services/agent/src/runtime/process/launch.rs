@@ -5,8 +5,8 @@ use super::{Instance, ProcessConfig, Program};
 use crate::launcher::INIT;
 use crate::launcher::procfs::Process;
 use crate::launcher::spec::{Exit, LaunchSpec, Order, Report};
-use crate::runtime::Stream;
 use crate::runtime::logs::Sink;
+use hoistway_model::log::LogStream;
 use rustix::fs::MemfdFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -92,10 +92,10 @@ impl Launched {
             .spawn()?;
         let mut followers = Vec::new();
         if let Some(out) = launcher.stdout.take() {
-            followers.push(tokio::spawn(sink.clone().follow(Stream::Out, out)));
+            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stdout, out)));
         }
         if let Some(err) = launcher.stderr.take() {
-            followers.push(tokio::spawn(sink.clone().follow(Stream::Err, err)));
+            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stderr, err)));
         }
         let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
         let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;

@@ -8,11 +8,15 @@ mod launch;
 mod rundir;
 mod supervisor;
 
-use super::{Instance, Isolation, LogBook, LogLine, Masker, Program, Runtime, Started, State};
+use super::{Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
 use crate::launcher::{Limits, RunAs};
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use hoistway_model::{Error, Name, Result, RevisionId};
+use hoistway_model::{
+    Error, Name, Result, RevisionId,
+    log::{LogPieces, LogQuery},
+    metric::Family,
+};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
@@ -43,8 +47,8 @@ pub struct ProcessConfig {
     pub limits: Limits,
     /// A user for all agents, if this program may choose one and that user can reach the directories.
     pub run_as: Option<RunAs>,
-    /// The size of one log file; each agent has at most two.
-    pub log_file_size: u64,
+    /// How much is kept of each agent's log.
+    pub logs: LogLimits,
 }
 
 impl ProcessConfig {
@@ -61,7 +65,7 @@ impl ProcessConfig {
             backoff: Backoff::default(),
             limits: Limits::default(),
             run_as: None,
-            log_file_size: 4 << 20,
+            logs: LogLimits::default(),
         }
     }
 }
@@ -120,7 +124,7 @@ impl ProcessRuntime {
             tracing::warn!(strays, "ended agents that an earlier run had left behind");
         }
         Ok(Self {
-            logs: Arc::new(LogBook::new(config.dir.join("logs"), config.log_file_size)),
+            logs: Arc::new(LogBook::new(config.dir.join("logs"), config.logs)),
             turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
             config: Arc::new(config),
             instances: Mutex::default(),
@@ -187,8 +191,12 @@ impl Runtime for ProcessRuntime {
         Ok(self.entry(revision).map(|entry| entry.started))
     }
 
-    async fn logs(&self, agent: &Name, tail: usize) -> Result<Vec<LogLine>> {
-        self.logs.tail(agent, tail).await
+    async fn logs(&self, agent: &Name, query: LogQuery) -> Result<LogPieces> {
+        self.logs.read(agent, query).await
+    }
+
+    fn metrics(&self) -> Vec<Family> {
+        self.logs.metrics()
     }
 
     async fn remove(&self, revision: &RevisionId, grace: Duration) -> Result<()> {

@@ -3,7 +3,11 @@
 
 mod agents;
 mod builds;
-mod tools;
+mod revisions;
+/// Records of the tool registry, and the two of its messages that have credentials beside them.
+pub mod tools;
+
+pub use revisions::derive_request;
 
 use crate::common::v1 as common;
 use hoistway_model::{

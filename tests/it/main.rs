@@ -17,4 +17,7 @@ mod keys;
 mod need;
 mod processes;
 mod recovery;
+mod revisions;
+mod rotation;
+mod sdk;
 mod stack;

@@ -74,15 +74,18 @@ struct Underway {
     warnings: Vec<String>,
 }
 
-/// `POST /deploy?wait=ready|built|none&timeout=SECONDS&strict=true`.
+/// `POST /deploy?wait=ready|built|none&timeout=SECONDS&strict=true&refresh=true`.
 pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: WholeBody) -> ApiResult<Response> {
     let longest = u32::try_from(state.limits.deploy_deadline.as_secs()).unwrap_or(u32::MAX);
     let wait = query.one_of::<Wait>("wait")?.unwrap_or_default();
     let patience = query.number("timeout", 0..=longest)?.map(|s| Duration::from_secs(s.into()));
     let patience = patience.unwrap_or(state.limits.deploy_wait);
     let strict = query.flag("strict")?;
+    let refresh = query.flag("refresh")?;
 
     let (request, mut warnings) = parse(&state, body).await?;
+    let (request, ignored) = request.refreshed(refresh);
+    warnings.extend(ignored);
     let (agent, wants_build) = (request.agent.clone(), request.wants_build());
     let Accepted { id, warnings: found, mut progress } = state.deployer.accept(request, strict).await?;
     warnings.extend(found);

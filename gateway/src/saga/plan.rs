@@ -60,7 +60,8 @@ pub fn decide(key: &MasterKey, request: &DeployRequest, findings: Findings, log:
     log.image_digest = image_digest;
     log.changes_tools = resolved.changed;
     let agent = agent.filter(|agent| {
-        agent.spec.fingerprint == fingerprint(key, request, image_digest)
+        !request.refresh
+            && agent.spec.fingerprint == fingerprint(key, request, image_digest)
             && agent.spec.tools == resolved.tools
             && agent.phase != Phase::Failed
     });

@@ -34,7 +34,7 @@ use hoistway_kit::{
 };
 use hoistway_model::{Error, Result};
 use pipeline::Pipeline;
-use python::Interpreter;
+use python::{Interpreter, Uv};
 use registry::{BlobStore, RegistryState, SqlManifestStore};
 use service::Limits;
 use std::{sync::Arc, time::Duration};
@@ -94,7 +94,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     .map_err(|e| Error::internal("opening the blob store", e))??;
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
-    let dependencies = Dependencies::open(&config.service_dir(), interpreter.clone(), blobs.clone())?;
+    let dependencies =
+        Dependencies::open(&config.service_dir(), Uv::new(&config.service_dir()), interpreter.clone(), blobs.clone())?;
     let packages = dependencies.available();
     let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
     let pipeline = Pipeline::open(interpreter.clone(), dependencies, base, store.clone(), blobs.clone()).await?;

@@ -66,7 +66,7 @@ impl Pipeline {
     /// The digest of everything that decides what a build makes, but for what package indexes answer.
     pub async fn inputs(&self, request: &BuildRequest) -> Result<Digest> {
         let inner = &self.0;
-        let BuildSource { files, entry_point, requirements } = &request.source;
+        let BuildSource { files, entry_point, requirements, requires_python: _ } = &request.source;
         let base = inner.find_base().await?;
         let mut inputs = Hasher::new();
         inputs.member(request.agent.as_str().as_bytes());
@@ -77,9 +77,6 @@ impl Pipeline {
         inputs.member(inner.interpreter.identity.as_bytes());
         inputs.member(inner.runner.layer.digest.to_string().as_bytes());
         inputs.member(base.map(|(digest, _)| digest.to_string()).unwrap_or_default().as_bytes());
-        if request.refresh {
-            inputs.member(request.attempt.to_string().as_bytes());
-        }
         Ok(inputs.finish())
     }
 
@@ -102,18 +99,14 @@ impl Pipeline {
         log.say(format!("building {} from {} files for {}", request.agent, source.files.len(), inner.describe()));
         let base = inner.find_base().await?;
         let requirements = inner.requirements(source, log).await?;
-        let dependencies = match &requirements {
-            Some(wanted) => {
-                Some(inner.dependencies.layer(&request.agent, wanted, request.refresh, &inner.store, log).await?)
-            }
-            None => None,
-        };
         let mut layers = vec![inner.runner.clone()];
-        if let Some(found) = &dependencies {
-            layers.push(ImageLayer { layer: found.layer, created_by: format!("{LAYER_HISTORY}dependencies") });
+        let mut lock = None;
+        if let Some(wanted) = &requirements {
+            let found = inner.dependencies.layers(&request.agent, wanted, request.refresh, &inner.store, log).await?;
+            layers.extend(found.layers);
+            lock = found.new_lock;
         }
-        let image = inner.write_source(source, layers, base, log).await?;
-        let lock = dependencies.and_then(|d| d.new_lock);
+        let image = inner.write_source(source, requirements, layers, base, log).await?;
         let repository = repository(request.agent.as_str())?;
         let manifest = read_manifest(image.manifest.clone().into())?;
         for lengthened in 0..MAX_LENGTHENED {
@@ -168,6 +161,9 @@ impl Inner {
     /// What is to be installed: what the request says, else what the imports need. Every file is parsed either way,
     /// so that a syntax error is found before anything is installed.
     async fn requirements(&self, source: &BuildSource, log: &BuildLog) -> Result<Option<Requirements>> {
+        if let Some(wanted) = &source.requires_python {
+            self.interpreter.suits(wanted)?;
+        }
         let found = self.analyser.analyse(&source.files).await?;
         let wanted = match &source.requirements {
             Some(wanted) => wanted.clone(),
@@ -187,6 +183,7 @@ impl Inner {
     async fn write_source(
         &self,
         source: &BuildSource,
+        requirements: Option<Requirements>,
         mut layers: Vec<ImageLayer>,
         base: FoundBase,
         log: &BuildLog,
@@ -210,6 +207,7 @@ impl Inner {
                 os: &os,
                 architecture: &architecture,
                 entry_point: &source.entry_point,
+                requirements: requirements.as_ref().map(Requirements::text).unwrap_or_default(),
                 base: base.as_ref().map(|(_, base)| base.as_ref()),
                 layers: &layers,
             })?;

@@ -48,14 +48,27 @@ struct Inner {
     store: Store,
     limits: Limits,
     slots: Semaphore,
-    running: Mutex<HashMap<Digest, Running>>,
+    running: Mutex<HashMap<Work, Running>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 type Outcome = Shared<BoxFuture<'static, Result<BuiltImage, Arc<Error>>>>;
 
-/// A build that waits or runs, under the digest of its inputs.
+/// What makes two builds one while they run: the same inputs, resolved in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Work {
+    inputs: Digest,
+    refresh: bool,
+}
+
+impl Work {
+    fn of(attempt: &Attempt, request: &BuildRequest) -> Self {
+        Self { inputs: attempt.inputs, refresh: request.refresh }
+    }
+}
+
+/// A build that waits or runs.
 struct Running {
     build: Build,
     log: BuildLog,
@@ -94,14 +107,15 @@ impl Builder {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Running>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Work, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The running build of these inputs, or a new one.
     fn join_or_start(self: &Arc<Self>, attempt: &Attempt, request: BuildRequest) -> Result<(Outcome, bool)> {
+        let work = Work::of(attempt, &request);
         let mut running = self.lock();
-        if let Some(same) = running.get_mut(&attempt.inputs) {
+        if let Some(same) = running.get_mut(&work) {
             same.wanted_by.insert(attempt.operation);
             return Ok((same.outcome.clone(), true));
         }
@@ -117,7 +131,7 @@ impl Inner {
             // A task of its own: the build goes on when its caller goes away.
             self.tasks.spawn(async move {
                 let outcome = inner.run(&attempt, &request, &log, &cancel, &waiting).await;
-                inner.lock().remove(&attempt.inputs);
+                inner.lock().remove(&work);
                 outcome.map_err(Arc::new)
             })
         };
@@ -134,7 +148,7 @@ impl Inner {
         };
         let wanted_by = HashSet::from([attempt.operation]);
         let entry = Running { build, log, waiting, wanted_by, cancel, outcome: outcome.clone() };
-        running.insert(attempt.inputs, entry);
+        running.insert(work, entry);
         Ok((outcome, false))
     }
 

@@ -15,7 +15,7 @@ pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
         attempt: ctx.log.ids.attempt,
         agent: ctx.request.agent.clone(),
         source: source.clone(),
-        refresh: false,
+        refresh: ctx.request.refresh,
         mask: ctx.request.env.iter().map(|e| e.value.clone()).collect(),
     };
     let operation = ctx.operation(ctx.log.ids.build);

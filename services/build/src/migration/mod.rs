@@ -1,11 +1,17 @@
 //! Migrations of the build service's database, oldest first. Only ever append.
 
 mod m2026_11_23_builds;
+mod m2026_11_23_packages;
 
 use crate::registry;
 use hoistway_kit::{db::Migrations, operations};
 
 /// All of them.
 pub fn all() -> Migrations {
-    vec![Box::new(operations::Migration), Box::new(registry::Migration), Box::new(m2026_11_23_builds::Migration)]
+    vec![
+        Box::new(operations::Migration),
+        Box::new(registry::Migration),
+        Box::new(m2026_11_23_builds::Migration),
+        Box::new(m2026_11_23_packages::Migration),
+    ]
 }

@@ -21,6 +21,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tempfile::TempPath;
 use tokio::{fs, sync::OnceCell};
 use tool::Program;
 
@@ -53,16 +54,24 @@ impl Uv {
         Err(Error::new(Code::RequirementFailed, message))
     }
 
-    /// Resolves requirements for an interpreter. `limit` is for the whole call.
+    /// Resolves requirements for an interpreter; versions of a `former` lock are kept where they still fit. `limit` is
+    /// for the whole call.
     pub async fn resolve(
         &self,
         requirements: &Requirements,
+        former: Option<&Lock>,
         interpreter: &Interpreter,
         limit: Duration,
         report: Report<'_>,
     ) -> Result<Lock> {
         let options = ["--generate-hashes", "--no-header", "--no-annotate"];
-        let arguments = ["compile", "-"].into_iter().chain(options).map(OsStr::new);
+        let preferred = match former {
+            None => None,
+            // uv prefers what is in the file that it is told to write.
+            Some(lock) => Some(self.written(lock).await?),
+        };
+        let output = preferred.iter().flat_map(|file| [OsStr::new("--output-file"), file.as_os_str()]);
+        let arguments = ["compile", "-"].into_iter().chain(options).map(OsStr::new).chain(output);
         let input = requirements.text().as_bytes();
         let done = self.run(Doing::Resolve, arguments, input, interpreter, limit, report).await?;
         Lock::parse(&String::from_utf8_lossy(&done.stdout))
@@ -83,6 +92,17 @@ impl Uv {
         let options = ["install", "-r", "-", "--require-hashes", "--no-deps", "--link-mode", "copy", "--target"];
         let arguments = options.into_iter().map(OsStr::new).chain([target.as_os_str()]);
         self.run(Doing::Install, arguments, lock.text().as_bytes(), interpreter, limit, report).await.map(|_| ())
+    }
+
+    async fn written(&self, lock: &Lock) -> Result<TempPath> {
+        let (data, text) = (self.data.clone(), lock.text().to_owned());
+        let written = tokio::task::spawn_blocking(move || {
+            let mut file = tempfile::Builder::new().prefix("lock-").suffix(".txt").tempfile_in(data)?;
+            std::io::Write::write_all(&mut file, text.as_bytes())?;
+            Ok(file.into_temp_path())
+        });
+        let failed = |e: std::io::Error| Error::internal("writing a lock", e);
+        written.await.map_err(|e| Error::internal("writing a lock", e))?.map_err(failed)
     }
 
     async fn run(

@@ -115,11 +115,13 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let tool_service = tools::open(&tool_config, &tool_deps).await?;
     let tool_server = tools::grpc(Arc::new(tool_service.clone()), &tool_deps)?;
 
+    // Package indexes with their passwords come in the environment: a flag would show them to everybody.
+    let settings = hoistway_kit::config::load::<build::Config>(build::config::SERVICE, None)?;
     let build_config = build::Config {
         data_dir: data_dir.clone(),
-        python: args.python.clone(),
-        base_image: args.base_image.clone(),
-        ..build::Config::default()
+        python: args.python.clone().or(settings.python),
+        base_image: args.base_image.clone().or(settings.base_image),
+        ..settings
     };
     let build_deps = build::Deps { token: shared.token.clone(), api_key: Some(shared.api_key.clone()) };
     let build_service = build::open(&build_config, &build_deps, services.child_token()).await?;

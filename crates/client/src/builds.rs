@@ -3,7 +3,7 @@ use async_trait::async_trait;
 use hoistway_kit::grpc::MAX_MESSAGE;
 use hoistway_model::{
     BuildService, Operation, OperationId, Result,
-    build::{Build, BuildRequest, BuiltImage},
+    build::{Build, BuildRequest, BuiltImage, RebuildRequest},
 };
 use hoistway_proto::builds::v1::{self as pb, build_service_client::BuildServiceClient};
 use std::time::Duration;
@@ -34,6 +34,11 @@ impl BuildService for BuildClient {
     async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage> {
         let request = with_deadline(pb::BuildRequest::from((operation, request)), self.patience);
         member("image", answer(self.rpc().build(request).await)?.image)?.try_into()
+    }
+
+    async fn rebuild(&self, operation: Operation, request: RebuildRequest) -> Result<BuiltImage> {
+        let request = with_deadline(pb::RebuildImageRequest::from((operation, request)), self.patience);
+        member("image", answer(self.rpc().rebuild_image(request).await)?.image)?.try_into()
     }
 
     async fn undo_build(&self, built: OperationId) -> Result<()> {

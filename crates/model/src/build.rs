@@ -73,6 +73,19 @@ pub struct BuildRequest {
     pub mask: Vec<Secret>,
 }
 
+/// An image that is to be built again out of its own source and requirements.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RebuildRequest {
+    /// The attempt's id, minted by the caller.
+    pub attempt: BuildAttemptId,
+    /// The agent that it is for, whose repository has the image.
+    pub agent: Name,
+    /// The image's manifest digest.
+    pub digest: Digest,
+    /// Values that logs and errors must not show.
+    pub mask: Vec<Secret>,
+}
+
 /// How far a build is, in the public API's spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildStatus {
@@ -143,6 +156,11 @@ pub trait BuildService: fmt::Debug + Send + Sync + 'static {
     /// Builds and pushes, and answers when that is done. The same operation again joins the running build or gets
     /// its outcome. The build goes on when the caller goes away.
     async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage>;
+
+    /// Builds an image again for the interpreter and the base that there are now, as [`BuildService::build`] does.
+    /// Versions are kept where they still fit. One that the registry does not have is
+    /// [`crate::Code::ImageNotFound`], one that does not say what it was made of [`crate::Code::UnsupportedImage`].
+    async fn rebuild(&self, operation: Operation, request: RebuildRequest) -> Result<BuiltImage>;
 
     /// Ends the operation's build if it still runs and keeps it from happening later. What it made stays for garbage
     /// collection.

@@ -13,7 +13,7 @@ use hoistway_model::{
         Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, RouteStream,
         VersionedRoute,
     },
-    build::{Build, BuildRequest, BuildStatus, BuiltImage},
+    build::{Build, BuildRequest, BuildStatus, BuiltImage, RebuildRequest},
     image::ImageRef,
     redact::MASK,
     tool::{AppliedTools, BoundTool, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
@@ -150,6 +150,10 @@ pub struct FakeBuilds;
 #[async_trait]
 impl BuildService for FakeBuilds {
     async fn build(&self, _: Operation, _: BuildRequest) -> Result<BuiltImage> {
+        unused()
+    }
+
+    async fn rebuild(&self, _: Operation, _: RebuildRequest) -> Result<BuiltImage> {
         unused()
     }
 

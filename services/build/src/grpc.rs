@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use hoistway_kit::grpc::{MAX_MESSAGE, Server, to_status};
 use hoistway_kit::token::ServiceToken;
 use hoistway_model::Operation;
-use hoistway_model::{BuildService, OperationId, Result, build::BuildRequest};
+use hoistway_model::{
+    BuildService, OperationId, Result,
+    build::{BuildRequest, RebuildRequest},
+};
 use hoistway_proto::{
     DESCRIPTORS,
     builds::v1::{
@@ -31,6 +34,15 @@ impl Rpc for Face {
     async fn build(&self, request: Request<pb::BuildRequest>) -> Result<Response<pb::BuildResponse>, Status> {
         let (operation, request): (Operation, BuildRequest) = request.into_inner().try_into().map_err(to_status)?;
         let image = self.0.build(operation, request).await.map_err(to_status)?;
+        Ok(Response::new(pb::BuildResponse { image: Some(image.into()) }))
+    }
+
+    async fn rebuild_image(
+        &self,
+        request: Request<pb::RebuildImageRequest>,
+    ) -> Result<Response<pb::BuildResponse>, Status> {
+        let (operation, request): (Operation, RebuildRequest) = request.into_inner().try_into().map_err(to_status)?;
+        let image = self.0.rebuild(operation, request).await.map_err(to_status)?;
         Ok(Response::new(pb::BuildResponse { image: Some(image.into()) }))
     }
 

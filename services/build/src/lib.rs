@@ -17,6 +17,7 @@ pub mod python;
 pub mod registry;
 mod service;
 mod store;
+mod unbuild;
 
 pub use config::Config;
 pub use service::Builder;
@@ -94,8 +95,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     .map_err(|e| Error::internal("opening the blob store", e))??;
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
-    let dependencies =
-        Dependencies::open(&config.service_dir(), Uv::new(&config.service_dir()), interpreter.clone(), blobs.clone())?;
+    let uv = Uv::new(&config.service_dir(), &config.indexes())?;
+    let dependencies = Dependencies::open(&config.service_dir(), uv, interpreter.clone(), blobs.clone())?;
     let packages = dependencies.available();
     let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
     let pipeline = Pipeline::open(interpreter.clone(), dependencies, base, store.clone(), blobs.clone()).await?;
@@ -166,3 +167,6 @@ async fn tidy(store: Store, registry: RegistryState, shutdown: CancellationToken
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

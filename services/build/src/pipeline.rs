@@ -10,9 +10,10 @@ use crate::{
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
     service::encode,
     store::{Attempt, Finished, Store},
+    unbuild,
 };
 use hoistway_model::{
-    Digest, Error, Result,
+    Code, Digest, Error, Name, Result,
     build::{BuildRequest, BuildSource, BuiltImage},
     digest::Hasher,
     image::{APP_DIR, LAYER_HISTORY, RUNNER_PATH},
@@ -20,6 +21,8 @@ use hoistway_model::{
 };
 use std::{str::FromStr, sync::Arc};
 
+/// What an image's history says of its source layer.
+pub const SOURCE_HISTORY: &str = "hoistway: source";
 /// The runner that every image carries.
 const RUNNER: &[u8] = include_bytes!("../runner/hoistway_runner.py");
 /// How often a build id is lengthened before two different images with one id are a defect.
@@ -90,6 +93,18 @@ impl Pipeline {
         let blobs = inner.blobs.clone();
         let whole = move || manifest.blobs().iter().all(|digest| blobs.contains(digest));
         tokio::task::spawn_blocking(whole).await.map_err(|e| Error::internal("looking for an image's blobs", e))
+    }
+
+    /// What an image of ours was made of, read out of the image.
+    pub async fn source_of(&self, agent: &Name, digest: Digest) -> Result<BuildSource> {
+        let inner = &self.0;
+        let repository = repository(agent.as_str())?;
+        let found = find_manifest(inner.store.db().read(), &repository, &Reference::Digest(digest)).await?;
+        let missing = || Error::new(Code::ImageNotFound, format!("the registry has no image {agent}@{digest}"));
+        let manifest = found.ok_or_else(missing)?.bytes;
+        let blobs = inner.blobs.clone();
+        let read = tokio::task::spawn_blocking(move || unbuild::source(&manifest, &blobs));
+        read.await.map_err(|e| Error::internal("reading an image's source", e))?
     }
 
     /// Builds and publishes.
@@ -201,7 +216,7 @@ impl Inner {
             }
             let (layer, bytes) = builder.to_bytes()?;
             log.say(format!("source layer {}, {} bytes", layer.digest, layer.size));
-            layers.push(ImageLayer { layer, created_by: format!("{LAYER_HISTORY}source") });
+            layers.push(ImageLayer { layer, created_by: SOURCE_HISTORY.into() });
             let image = assemble(&ImageSpec {
                 python: &python,
                 os: &os,

@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt, Shared};
 use hoistway_kit::{operations::Begun, time::now_ms};
 use hoistway_model::{
     BuildService, Code, Digest, Error, Operation, OperationId, Result,
-    build::{Build, BuildRequest, BuildStatus, BuiltImage},
+    build::{Build, BuildRequest, BuildStatus, BuiltImage, RebuildRequest},
     redact::Masker,
 };
 use hoistway_proto::builds::v1 as pb;
@@ -232,6 +232,12 @@ impl BuildService for Builder {
             inner.store.reuse(&attempt, &encode(&image)).await?;
         }
         Ok(image)
+    }
+
+    async fn rebuild(&self, operation: Operation, request: RebuildRequest) -> Result<BuiltImage> {
+        let RebuildRequest { attempt, agent, digest, mask } = request;
+        let source = self.0.pipeline.source_of(&agent, digest).await?;
+        self.build(operation, BuildRequest { attempt, agent, source, refresh: false, mask }).await
     }
 
     async fn undo_build(&self, built: OperationId) -> Result<()> {

@@ -6,7 +6,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 
 fn driver(data: &Path, extra: &[(&str, &str)]) -> Uv {
     let extra = extra.iter().map(|(n, v)| (n.to_string(), v.to_string()));
-    Uv { data: data.to_owned(), settings: Settings::of(env::vars().chain(extra)), program: OnceCell::new() }
+    Uv::with(data, Settings::of(env::vars().chain(extra)))
 }
 
 fn requirements(text: &str) -> Requirements {

@@ -1,5 +1,8 @@
 //! `hoistway`: the whole stack in one process.
 
+mod backup;
+mod cli;
+mod demo;
 mod screen;
 mod up;
 
@@ -19,6 +22,12 @@ struct Args {
 enum Command {
     /// Run the whole stack in this process, on this machine
     Up(UpArgs),
+    /// Copy an installation, also while it runs, into one file
+    Backup(backup::BackupArgs),
+    /// Make a data directory of a backup
+    Restore(backup::RestoreArgs),
+    #[command(flatten)]
+    Client(cli::Command),
 }
 
 /// What `hoistway up` can be told.
@@ -36,6 +45,9 @@ pub struct UpArgs {
     /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]
     #[arg(long, value_name = "IMAGE", env = "HOISTWAY_BASE_IMAGE")]
     base_image: Option<String>,
+    /// Seed the starter kit, deploy a sample agent, and show the request, the steps and its answer
+    #[arg(long)]
+    demo: bool,
     /// Log lines for people (`human`) or as JSON (`json`)
     #[arg(long, default_value = "human", env = "HOISTWAY_LOG_FORMAT")]
     log_format: LogFormat,
@@ -46,12 +58,18 @@ fn main() -> ExitCode {
     if let Some(code) = hoistway_agent::launcher::run_if_requested() {
         return code;
     }
-    let Args { command: Command::Up(args) } = Args::parse();
+    let Args { command } = Args::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return exit::fatal(&hoistway_model::Error::internal("starting", e)),
     };
-    match runtime.block_on(up::run(args)) {
+    let done = match command {
+        Command::Client(command) => return runtime.block_on(cli::run(command)),
+        Command::Up(args) => runtime.block_on(up::run(args)),
+        Command::Backup(args) => runtime.block_on(backup::backup(args)),
+        Command::Restore(args) => backup::restore(&args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => exit::fatal(&e),
     }

@@ -61,7 +61,7 @@ impl fmt::Display for Screen {
 
 impl Screen {
     /// The API's URL as a user on this machine types it.
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let at = self.api.first();
         let port = at.map_or(0, SocketAddr::port);
         match at {

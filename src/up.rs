@@ -1,7 +1,7 @@
 //! `hoistway up`: every service and the gateway in one process, each on its own port and database, the gateway calling
 //! the services' own servers without a network between.
 
-use crate::{UpArgs, screen::Screen};
+use crate::{UpArgs, demo, screen::Screen};
 use hoistway_agent as agent;
 use hoistway_build as build;
 use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient};
@@ -15,7 +15,7 @@ use hoistway_kit::{
     telemetry,
     token::{ApiKey, ServiceToken},
 };
-use hoistway_model::{Code, Error, Result};
+use hoistway_model::{Code, Error, Result, Secret};
 use hoistway_tool_registry as tools;
 use std::{
     io::Write,
@@ -174,7 +174,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         part(&stop, tools::run(tool_service, tool_server, tool_ports, services.clone())),
         part(&stop, build_service.run(build_ports, services.clone())),
         part(&stop, agent::run(agent_service, agent_server, agent_ports, services.clone())),
-        say(screen),
+        say(screen, args.demo.then(|| shared.api_key.secret().clone())),
     );
     front.and(tool_registry).and(build).and(agents)
 }
@@ -184,10 +184,18 @@ fn first(listeners: &Listeners) -> Result<SocketAddr> {
     addr.ok_or_else(|| Error::new(Code::Internal, "a port is not listening"))
 }
 
-/// The screen goes to standard output, where scripts wait for it; a closed one is nobody's failure.
-async fn say(screen: Screen) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{screen}").and_then(|()| out.flush());
+/// The screen goes to standard output, where scripts wait for it; a closed one is nobody's failure. The demo, if there
+/// is to be one, comes after it.
+async fn say(screen: Screen, demo: Option<Secret>) {
+    {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{screen}").and_then(|()| out.flush());
+    }
+    if let Some(key) = demo
+        && let Ok(base) = screen.url().parse()
+    {
+        demo::show(base, key).await;
+    }
 }
 
 #[cfg(test)]

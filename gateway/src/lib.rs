@@ -8,11 +8,13 @@ pub mod config;
 pub mod deploy;
 mod migration;
 pub mod public;
+mod rebuilds;
 pub mod routes;
 pub mod saga;
 pub mod serve;
 pub mod state;
 mod store;
+pub mod work;
 
 pub use config::Config;
 pub use serve::{Deps, Gateway};

@@ -5,6 +5,7 @@ use crate::{
     api::{self, body::BodyBudget},
     config::Config,
     public::PublicAddresses,
+    rebuilds,
     routes::Routes,
     saga::{Saga, Services},
     state::{ApiKeys, AppState, ReadyCheck},
@@ -77,13 +78,16 @@ impl Gateway {
     /// in flight end.
     pub async fn serve(self, listeners: Listeners) -> Result<()> {
         let Self { state, saga, journal, keep, shutdown } = self;
+        let subscriptions = state.routes.subscriptions();
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
+        let rebuilds = rebuilds::run(state.agents.clone(), state.deployer.clone(), subscriptions, shutdown.clone());
+        let rebuilds = tokio::spawn(rebuilds);
         let tidy = tokio::spawn(tidy(state.clone(), journal, keep, shutdown.clone()));
         web::serve(listeners, api::router(state.clone()), shutdown).await?;
         saga.drained().await;
         state.tasks.close();
         let _ = tokio::time::timeout(DRAIN, state.tasks.wait()).await;
-        for task in [routes, tidy] {
+        for task in [routes, tidy, rebuilds] {
             task.await.map_err(|e| Error::internal("ending a background task", e))?;
         }
         Ok(())

@@ -3,7 +3,10 @@
 
 mod agents;
 mod builds;
+mod revisions;
 mod tools;
+
+pub use revisions::derive_request;
 
 use crate::common::v1 as common;
 use hoistway_model::{DeploymentId, Digest, Error, Name, Operation, OperationId, Result, tool::BoundTool};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod agents;
+mod builds;
 mod cli;
 mod compose;
 mod contract;
@@ -14,4 +15,5 @@ mod images;
 mod need;
 mod processes;
 mod recovery;
+mod revisions;
 mod stack;

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod image;
 pub mod name;
 pub mod redact;
+pub mod revision;
 pub mod source;
 pub mod tool;
 

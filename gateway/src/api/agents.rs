@@ -2,18 +2,18 @@
 
 use super::{
     error::ApiResult,
+    lifecycle::to_its_end,
     query::{Query, Segment},
 };
 use crate::{public::PublicAddresses, state::AppState};
 use axum::{Json, extract::State};
-use hoistway_kit::{telemetry, time::rfc3339};
+use hoistway_kit::time::rfc3339;
 use hoistway_model::{
-    Code, Error, NAMESPACE, Name, Operation, Result,
+    Code, NAMESPACE, Name, Operation, Result,
     agent::{Agent, LlmConfig},
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
-use tracing::Instrument;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The most log lines that one call answers with.
@@ -45,10 +45,10 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 #[utoipa::path(delete, path = "/agents/{name}", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let name = name.name("agent")?;
-    let request = telemetry::request_id().unwrap_or_default();
-    // A caller that hangs up must not leave the second half undone.
-    let whole = telemetry::with_request_id(request, delete_whole(state.clone(), name)).in_current_span();
-    state.tasks.spawn(whole).await.map_err(|e| Error::internal("deleting the agent", e))??;
+    // A deploy that was accepted before comes to its end first. A caller that hangs up must not leave the second half
+    // undone.
+    let turn = state.deployer.turn(name.clone(), state.limits.deploy_wait).await?;
+    to_its_end(&state, turn, delete_whole(state.clone(), name)).await?;
     Ok(Json(deleted()))
 }
 
@@ -97,7 +97,8 @@ pub fn lines(lines: Vec<String>) -> String {
     text
 }
 
-fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
+/// An agent as every answer shows it.
+pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
     let spec = &agent.spec;
     let tools: Vec<_> = spec.tools.iter().map(|tool| json!({"name": tool.name})).collect();
     let env: Vec<_> = agent.shown_env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
@@ -118,6 +119,7 @@ fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
             "phase": agent.phase.as_str(),
             "message": agent.message,
             "revision": agent.revision,
+            "revisionNumber": agent.revision_number,
             "imageDigest": agent.image_digest,
             "isolation": agent.isolation,
         },

@@ -53,6 +53,11 @@ impl Object {
         self.members.remove(key).filter(|value| !value.is_null())
     }
 
+    /// Whether a member is there that is not `null`.
+    pub fn has(&self, key: &str) -> bool {
+        self.members.get(key).is_some_and(|value| !value.is_null())
+    }
+
     /// A string, however empty.
     pub fn string(&mut self, key: &'static str) -> Result<Option<String>> {
         self.take(key).map(|value| string(value, || self.path_of(key))).transpose()

@@ -4,6 +4,7 @@ mod agents;
 mod auth;
 pub mod body;
 mod builds;
+mod config;
 mod connection;
 mod deploy;
 pub mod deploy_request;
@@ -13,9 +14,11 @@ pub mod error;
 mod health;
 mod invoke;
 pub mod json;
+mod lifecycle;
 mod model_providers;
 mod openapi;
 mod query;
+mod revisions;
 mod starter_kit;
 mod tools;
 
@@ -54,6 +57,9 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .merge(deploy::routes())
         .merge(agents::routes())
+        .merge(lifecycle::routes())
+        .merge(config::routes())
+        .merge(revisions::routes())
         .merge(invoke::routes())
         .merge(tools::routes())
         .merge(model_providers::routes())

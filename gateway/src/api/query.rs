@@ -27,6 +27,11 @@ impl Query {
         Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
     }
 
+    /// A text that is not blank.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.get(key)
+    }
+
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
@@ -93,6 +98,34 @@ impl Segment {
 
     fn not_found(&self, kind: &str) -> Error {
         Error::not_found(kind, short(&self.0))
+    }
+}
+
+/// The variable parts of a path that has `N` of them.
+#[derive(Debug)]
+pub struct Segments<const N: usize>([Segment; N]);
+
+impl<S: Send + Sync, const N: usize> FromRequestParts<S> for Segments<N> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let unreadable = || Error::new(Code::InvalidArgument, "the path is not UTF-8");
+        let found = axum::extract::RawPathParams::from_request_parts(parts, state).await.map_err(|_| unreadable())?;
+        let segments: Vec<Segment> = found.iter().map(|(_, text)| Segment(text.to_owned())).collect();
+        let segments = segments.try_into().map_err(|_| Error::internal("reading a path", "it has other parameters"))?;
+        Ok(Self(segments))
+    }
+}
+
+impl<const N: usize> Segments<N> {
+    /// One of them as a name.
+    pub fn name(&self, index: usize, kind: &str) -> Result<Name> {
+        self.0.get(index).map_or_else(|| Err(Error::not_found(kind, "")), |segment| segment.name(kind))
+    }
+
+    /// One of them as it stands there.
+    pub fn text(&self, index: usize) -> &str {
+        self.0.get(index).map_or("", |segment| &segment.0)
     }
 }
 

@@ -96,6 +96,8 @@ impl Record {
         Deployment {
             id: self.id,
             agent: self.agent,
+            kind: self.log.reason,
+            revision: self.log.made.map(|(_, number)| number),
             status,
             step: timings.last().map(|t| t.step.as_str().to_owned()),
             tools_created: self.log.tools.iter().flat_map(|t| &t.created).map(Name::to_string).collect(),

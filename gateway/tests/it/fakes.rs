@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_gateway::{
     api::deploy_request::DeployRequest,
-    deploy::{Accepted, Deployer, Deployment, DeploymentStatus, Progress},
+    deploy::{Accepted, Deployer, Deployment, DeploymentStatus, Progress, Turn},
+    work::Work,
 };
 use hoistway_model::{
     AgentService, BuildService, Code, DeploymentId, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
@@ -16,13 +17,16 @@ use hoistway_model::{
     build::{Build, BuildRequest, BuildStatus, BuiltImage, RebuildRequest},
     image::ImageRef,
     redact::MASK,
+    revision::{Change, Derivation, Diff, ImageInUse, Reason, Revision, RevisionRef, RevisionState},
     tool::{AppliedTools, BoundTool, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
 };
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 pub fn name(text: &str) -> Name {
     Name::parse("name", text).unwrap()
@@ -233,11 +237,13 @@ impl FakeAgents {
         let agent = Agent {
             name: name(agent),
             revision: RevisionId::mint(),
+            revision_number: 1,
             spec,
             shown_env,
             phase: Phase::Running,
             message: String::new(),
             image_digest: Some(Digest::of(b"manifest")),
+            needs_rebuild: false,
             isolation: "not sandboxed".into(),
             created_at: 0,
             updated_at: 0,
@@ -263,6 +269,13 @@ impl FakeAgents {
         *version
     }
 
+    async fn in_phase(&self, name: Name, phase: Phase) -> Result<Agent> {
+        let mut agents = self.agents.lock().unwrap();
+        let agent = agents.get_mut(&name).ok_or_else(|| Error::not_found("agent", name))?;
+        agent.phase = phase;
+        Ok(agent.clone())
+    }
+
     /// Ends every subscription, as a restart of the service would.
     pub fn hang_up(&self) {
         self.watchers.lock().unwrap().clear();
@@ -285,6 +298,86 @@ impl AgentService for FakeAgents {
 
     async fn undo_start(&self, _: OperationId, _: Name, _: RevisionId) -> Result<()> {
         unused()
+    }
+
+    async fn derive_revision(&self, _: Operation, _: RevisionId, _: Derivation) -> Result<RevisionStatus> {
+        unused()
+    }
+
+    async fn get_revision(&self, agent: Name, wanted: RevisionRef) -> Result<Revision> {
+        let all = self.list_revisions(agent.clone(), None, 10).await?;
+        let found = all.into_iter().find(|r| match wanted {
+            RevisionRef::Current => r.current,
+            RevisionRef::Previous => r.number == 2,
+            RevisionRef::Number(number) => r.number == number,
+            RevisionRef::Id(id) => r.id == id,
+        });
+        found.ok_or_else(|| Error::not_found("revision", wanted))
+    }
+
+    async fn list_revisions(&self, agent: Name, before: Option<RevisionRef>, limit: u32) -> Result<Vec<Revision>> {
+        let agent = self.get_agent(agent).await?;
+        let before = match before {
+            Some(RevisionRef::Number(number)) => number,
+            _ => u64::MAX,
+        };
+        let one = |number: u64| Revision {
+            id: agent.revision,
+            number,
+            spec: agent.spec.clone(),
+            image_digest: agent.image_digest,
+            reason: if number == 3 { Reason::Rollback } else { Reason::Deploy },
+            deployment: None,
+            of: (number == 3).then_some(1),
+            state: if number == 3 { RevisionState::Serving } else { RevisionState::Superseded },
+            message: String::new(),
+            current: number == 3,
+            created_at: 0,
+            served_at: Some(1_000),
+        };
+        Ok([3, 2, 1].into_iter().filter(|n| *n < before).take(limit as usize).map(one).collect())
+    }
+
+    async fn diff_revisions(&self, agent: Name, from: Option<RevisionRef>, to: RevisionRef) -> Result<Diff> {
+        let to = self.get_revision(agent.clone(), to).await?;
+        let from = match from {
+            Some(from) => Some(self.get_revision(agent, from).await?),
+            None => None,
+        };
+        let change = |field: &str, from: Option<&str>, to: Option<&str>| Change {
+            field: field.into(),
+            from: from.map(Into::into),
+            to: to.map(Into::into),
+        };
+        Ok(Diff {
+            from: from.map(|r| (r.id, r.number)),
+            to: (to.id, to.number),
+            changes: vec![
+                change("env[A]", Some(MASK), Some(MASK)),
+                change("env[B]", None, Some(MASK)),
+                change("system_prompt", Some("x"), None),
+            ],
+        })
+    }
+
+    async fn images_in_use(&self) -> Result<Vec<ImageInUse>> {
+        unused()
+    }
+
+    async fn check_room(&self, _: Name) -> Result<()> {
+        Ok(())
+    }
+
+    async fn stop_agent(&self, _: Operation, name: Name) -> Result<Agent> {
+        self.in_phase(name, Phase::Stopped).await
+    }
+
+    async fn start_agent(&self, _: Operation, name: Name) -> Result<Agent> {
+        self.in_phase(name, Phase::Running).await
+    }
+
+    async fn restart_agent(&self, _: Operation, name: Name) -> Result<Agent> {
+        self.in_phase(name, Phase::Running).await
     }
 
     async fn bind_tool(&self, _: Operation, tool: BoundTool) -> Result<Vec<Name>> {
@@ -329,6 +422,9 @@ impl AgentService for FakeAgents {
 pub struct FakeDeployer {
     pub progress: watch::Sender<Progress>,
     pub accepted: watch::Sender<Vec<DeployRequest>>,
+    /// What was accepted that is no deploy.
+    pub others: watch::Sender<Vec<Work>>,
+    pub turns: watch::Sender<Vec<Name>>,
     pub resolved: Mutex<Resolved>,
     pub refusal: Mutex<Option<Error>>,
     pub id: DeploymentId,
@@ -340,6 +436,8 @@ impl FakeDeployer {
         Arc::new(Self {
             progress: watch::Sender::default(),
             accepted: watch::Sender::default(),
+            others: watch::Sender::default(),
+            turns: watch::Sender::default(),
             resolved: Mutex::new(resolved),
             refusal: Mutex::default(),
             id: DeploymentId::mint(),
@@ -349,15 +447,27 @@ impl FakeDeployer {
 
 #[async_trait]
 impl Deployer for FakeDeployer {
-    async fn accept(&self, request: DeployRequest, strict: bool) -> Result<Accepted> {
+    async fn accept(&self, work: Work, strict: bool) -> Result<Accepted> {
+        let Work::Deploy(request) = work else {
+            self.others.send_modify(|others| others.push(work));
+            return Ok(Accepted { id: self.id, warnings: vec![], progress: self.progress.subscribe() });
+        };
         let mut resolved = self.resolved.lock().unwrap().clone();
         resolved.identity_provider_known |= request.identity_provider.is_none();
         let warnings = request.check_lookups(&resolved, strict)?;
         if let Some(refusal) = self.refusal.lock().unwrap().take() {
             return Err(refusal);
         }
-        self.accepted.send_modify(|accepted| accepted.push(request));
+        self.accepted.send_modify(|accepted| accepted.push(*request));
         Ok(Accepted { id: self.id, warnings, progress: self.progress.subscribe() })
+    }
+
+    async fn turn(&self, agent: Name, _: Duration) -> Result<Turn> {
+        if let Some(refusal) = self.refusal.lock().unwrap().take() {
+            return Err(refusal);
+        }
+        self.turns.send_modify(|turns| turns.push(agent));
+        Ok(Turn::new(CancellationToken::new().drop_guard()))
     }
 
     async fn get(&self, id: DeploymentId) -> Result<Deployment> {
@@ -369,6 +479,8 @@ impl Deployer for FakeDeployer {
         let deployment = Deployment {
             id: self.id,
             agent: name("a"),
+            kind: Reason::Deploy,
+            revision: Some(1),
             status: DeploymentStatus::Succeeded,
             step: Some("switch".into()),
             tools_created: vec!["t".into()],

@@ -106,8 +106,9 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     let registries = Registries::new(&config.registry_address, deps.token.secret())?;
     let vars =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let keep = store::Retention { revisions: config.revisions, agents: config.max_agents };
     Service::open(Parts {
-        store: store::Store::open(&dir.join("agent.db"), deps.master_key.clone()).await?,
+        store: store::Store::open(&dir.join("agent.db"), deps.master_key.clone(), keep).await?,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
         surroundings: Surroundings::new(&config.egress_url(), vars),

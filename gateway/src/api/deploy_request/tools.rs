@@ -4,7 +4,10 @@ use crate::api::{
     connection::Given,
     json::{self, Object, complaint, short},
 };
-use hoistway_model::{Error, Name, Result, tool::NewTool};
+use hoistway_model::{
+    Error, Name, Result,
+    tool::{NewTool, Resolved},
+};
 use std::collections::BTreeMap;
 
 /// The longest description.
@@ -83,6 +86,17 @@ pub fn required(root: &mut Object) -> Result<Vec<(String, Name)>> {
         merged.push((path, name));
     }
     Ok(merged)
+}
+
+/// What to say about a required tool that nobody registered.
+pub fn unregistered(name: &Name) -> String {
+    let later = "the agent cannot use it before it is; then it is bound by itself";
+    format!("no tool \"{name}\" is registered: {later}")
+}
+
+/// The same about each such tool among those that were looked up.
+pub fn not_registered(resolved: &Resolved) -> impl Iterator<Item = String> {
+    resolved.tools.iter().filter(|tool| tool.url.is_none()).map(|tool| unregistered(&tool.name))
 }
 
 /// What to say about tools that are registered and not bound.

@@ -1,38 +1,77 @@
 //! Starts the new revision beside the serving one.
 
 use super::Context;
-use crate::{api::deploy_request::Source, saga::plan};
+use crate::{
+    api::deploy_request::{DeployRequest, Source},
+    saga::plan,
+    work::Work,
+};
 use hoistway_model::{
     Code, Error, Result,
     agent::{AgentSpec, RevisionStatus},
     build::BuiltImage,
     image::ImageRef,
+    revision::{Derivation, NewImage, SpecChanges},
 };
 
 pub async fn run(ctx: &Context<'_>) -> Result<RevisionStatus> {
-    let operation = ctx.operation(ctx.log.ids.start);
-    ctx.services
-        .agents
-        .start_revision(operation, ctx.log.ids.revision, spec(ctx)?)
-        .await
-        .map_err(|e| e.prefixed("failed to create agent: "))
+    let (operation, revision) = (ctx.operation(ctx.log.ids.start), ctx.log.ids.revision);
+    let agents = &ctx.services.agents;
+    let started = match ctx.work {
+        Work::Deploy(request) => agents.start_revision(operation, revision, spec(ctx, request)?).await,
+        Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => {
+            agents.derive_revision(operation, revision, derivation(ctx)?).await
+        }
+    };
+    started.map_err(|e| e.prefixed(ctx.work.failed()))
 }
 
 pub async fn undo(ctx: &Context<'_>) -> Result<()> {
     let ids = &ctx.log.ids;
-    ctx.services.agents.undo_start(ids.start, ctx.request.agent.clone(), ids.revision).await
+    ctx.services.agents.undo_start(ids.start, ctx.work.agent().clone(), ids.revision).await
+}
+
+/// What the new revision has instead of the one that it is made of. The agent service has the rest, and keeps it.
+fn derivation(ctx: &Context<'_>) -> Result<Derivation> {
+    let log = ctx.log;
+    let (from, _) = log.from.ok_or_else(|| Error::new(Code::Internal, "the plan names no revision to begin with"))?;
+    let tools = log.tools.as_ref().map(|t| t.tools.iter().cloned().map(Into::into).collect());
+    let changes = match ctx.work {
+        Work::Config(change) => SpecChanges {
+            image: None,
+            system_prompt: change.system_prompt.clone(),
+            tools,
+            llm: change.llm.clone(),
+            identity_provider: change.identity_provider.clone(),
+            // No deploy has made it, so none finds it unchanged.
+            fingerprint: Some(ctx.key.fingerprint("revision", log.ids.revision.to_string().as_bytes())),
+        },
+        Work::Rebuild(_) => {
+            let built: BuiltImage = log.image.clone().ok_or_else(no_image)?.into();
+            let image = ImageRef::platform(&built.repository, Some(built.tag), built.digest);
+            let image = NewImage { image, build_id: Some(built.build_id), entry_point: Some(built.entry_point) };
+            SpecChanges { image: Some(image), tools, ..SpecChanges::default() }
+        }
+        // A deploy that made the earlier revision finds itself unchanged.
+        _ => SpecChanges { tools, ..SpecChanges::default() },
+    };
+    Ok(Derivation { agent: ctx.work.agent().clone(), from, reason: ctx.work.reason(), changes })
+}
+
+fn no_image() -> Error {
+    Error::new(Code::Internal, "the build step left no image")
 }
 
 /// The revision that the request and the earlier steps make.
-fn spec(ctx: &Context<'_>) -> Result<AgentSpec> {
-    let (request, log) = (ctx.request, ctx.log);
+fn spec(ctx: &Context<'_>, request: &DeployRequest) -> Result<AgentSpec> {
+    let log = ctx.log;
     let (image, built) = match (&request.source, &log.image) {
         (Source::Image(image), _) => (ImageRef { digest: log.image_digest.or(image.digest), ..image.clone() }, None),
         (Source::Files(_), Some(built)) => {
             let built = BuiltImage::from(built.clone());
             (ImageRef::platform(&built.repository, Some(built.tag.clone()), built.digest), Some(built))
         }
-        (Source::Files(_), None) => return Err(Error::new(Code::Internal, "the build step left no image")),
+        (Source::Files(_), None) => return Err(no_image()),
     };
     let tools = log.tools.as_ref().map(|t| t.tools.clone()).unwrap_or_default();
     Ok(AgentSpec {

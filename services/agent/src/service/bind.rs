@@ -1,13 +1,9 @@
 //! Giving agents the URL of a tool that was registered after they were deployed.
 
-use super::{
-    Service,
-    start::{Start, new_revision},
-};
-use crate::store::Revision;
+use super::Service;
 use futures_util::{StreamExt, stream};
 use hoistway_kit::time::now_ms;
-use hoistway_model::{Code, Digest, Error, Name, Operation, Result, RevisionId, agent::AgentSpec, tool::BoundTool};
+use hoistway_model::{Digest, Error, Name, Operation, Result, RevisionId, agent::AgentSpec, tool::BoundTool};
 use std::{
     collections::HashMap,
     sync::{Arc, MutexGuard, PoisonError},
@@ -80,33 +76,7 @@ impl Service {
     }
 
     async fn try_rebind(self: Arc<Self>, name: &Name, tools: &[BoundTool]) -> Result<bool> {
-        let (before, id, keeper) = {
-            let _lock = self.lock(name).await;
-            let Some(agent) = self.store.agent(name).await? else { return Ok(false) };
-            let Some(revision) = self.store.shown_revision(&agent).await?.filter(|_| agent.desired.is_some()) else {
-                return Ok(false);
-            };
-            let image = self.keeper(&revision.id).and_then(|k| k.condition().image).or(revision.image);
-            let Some(spec) = with_tools(revision.spec, tools) else { return Ok(false) };
-            let new: Revision = new_revision(None, RevisionId::mint(), spec, image)?;
-            self.store.begin_start(None, &new).await?;
-            (revision.id, new.id, self.keep_revision(new, false))
-        };
-        let switched = match self.outcome(Start::Keeper(keeper)).await {
-            // A deploy that came in between wins; its specification is newer.
-            Ok(_) if self.store.agent(name).await?.is_none_or(|a| a.desired != Some(before)) => {
-                Err(Error::new(Code::Aborted, "another deploy was faster"))
-            }
-            Ok(_) => Arc::clone(&self).switch(None, name.clone(), id).await,
-            Err(e) => Err(e),
-        };
-        match switched {
-            Ok(_) => Ok(true),
-            Err(e) => {
-                self.undo(None, name.clone(), id).await?;
-                Err(e)
-            }
-        }
+        self.swap_instance(name, |spec| with_tools(spec, tools)).await
     }
 
     fn lately_bound(&self) -> MutexGuard<'_, HashMap<Name, (String, i64)>> {

@@ -94,7 +94,8 @@ impl Keeper {
             Err(_) => return Err(self.stopped()),
         };
         let image_digest = condition.image.map(|i| i.digest).or(self.revision.spec.image.digest);
-        let status = |phase, message| Ok(RevisionStatus { revision: self.revision.id, phase, message, image_digest });
+        let Revision { public: revision, number, .. } = self.revision;
+        let status = |phase, message| Ok(RevisionStatus { revision, number, phase, message, image_digest });
         match condition.life {
             Life::Waiting { why } => status(Phase::Pending, why),
             Life::Ready | Life::Down { .. } => status(Phase::Running, String::new()),
@@ -169,7 +170,11 @@ impl Service {
     async fn fetch(self: &Arc<Self>, keeper: &Arc<Keeper>) -> Result<(ImageFacts, Tree)> {
         let revision = &keeper.revision;
         if let Some(image) = &revision.image {
-            self.interpreter.suits(&image.python)?;
+            self.interpreter.suits(&image.python).map_err(|e| match &revision.spec.build_id {
+                // The gateway sees to it.
+                Some(_) => Error::new(e.code, self.interpreter.changed(&image.python)),
+                None => e,
+            })?;
             if let Some((tree, pins)) = self.images.store().tree(&image.layers).await? {
                 keeper.pins().push(pins);
                 return Ok((image.clone(), tree));

@@ -29,7 +29,7 @@ async fn those_who_lack_the_url_get_it_as_by_a_redeploy() {
     }
     stack.runtime.wait_for(|d| matches!(d, Done::Removed(r, _) if *r == before)).await;
     let agent = stack.agent(&name("wants")).await;
-    assert_ne!(agent.revision, before);
+    assert_eq!((agent.revision, agent.revision_number), (before, 1), "where a tool is is not part of a revision");
     assert_eq!(agent.spec.tools, [tool()]);
     assert_eq!(agent.spec.fingerprint, spec("wants", &image).fingerprint);
     assert!(agent.shown_env.contains(&("TOOL_URL_CRM".into(), "http://crm.example".into())));

@@ -100,3 +100,22 @@ fn listed<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Secret>, D::Error> {
         Given::List(list) => list,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn indexes_are_a_list_or_a_text_and_are_not_shown() {
+        let read = |text: &str| serde_json::from_str::<Config>(text);
+        for given in [r#"["https://a", "https://b"]"#, r#""https://a  https://b""#] {
+            let config = read(&format!(r#"{{"extra_index_urls": {given}}}"#)).unwrap();
+            let urls: Vec<&str> = config.extra_index_urls.iter().map(Secret::expose).collect();
+            assert_eq!(urls, ["https://a", "https://b"]);
+            assert!(!format!("{config:?}").contains("https://a"));
+        }
+        let e = read(r#"{"extra_index_urls": {"hush": 1}}"#).unwrap_err();
+        assert!(!e.to_string().contains("hush"), "{e}");
+    }
+}

@@ -17,6 +17,9 @@ use std::{collections::BTreeMap, io::Read};
 const MAX_CONFIG: u64 = 4 << 20;
 const MAX_ARCHIVE: u64 = source::MAX_BYTES as u64 + (source::MAX_FILES as u64 + 1) * 8192;
 
+/// What the history of an image said of its packages when they were one layer and their requirements were not kept.
+const FORMER_PACKAGES: &str = "hoistway: dependencies";
+
 #[derive(Deserialize)]
 struct Manifest {
     config: Descriptor,
@@ -57,10 +60,15 @@ pub fn source(manifest: &[u8], blobs: &BlobStore) -> Result<BuildSource> {
         serde_json::from_slice(&read(blobs, &manifest.config.digest, MAX_CONFIG)?).map_err(malformed)?;
     let label = |name: &str| config.config.labels.get(name).map(String::as_str);
     let entry_point = label(label::ENTRY_POINT).ok_or_else(|| unknown("it does not say which file to start"))?;
-    let requirements = label(label::REQUIREMENTS).ok_or_else(|| {
-        unknown("it was built by an earlier Hoistway, which did not keep what its packages were resolved from")
-    })?;
     let lines: Vec<&History> = config.history.iter().filter(|line| !line.empty_layer).collect();
+    let requirements = match label(label::REQUIREMENTS) {
+        Some(requirements) => requirements,
+        None if lines.iter().all(|line| line.created_by != FORMER_PACKAGES) => "",
+        None => {
+            let why = "it was built by an earlier Hoistway, which did not keep what its packages were resolved from";
+            return Err(unknown(why));
+        }
+    };
     let layer = match lines.iter().rposition(|line| line.created_by == SOURCE_HISTORY) {
         Some(at) if lines.len() == manifest.layers.len() => manifest.layers[at].digest,
         _ => return Err(unknown("it has no source layer")),

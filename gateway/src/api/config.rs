@@ -2,9 +2,9 @@
 
 use super::{
     body::WholeBody,
-    deploy::{self, Asked},
+    deploy::{self, Asked, Underway},
     deploy_request::{env, llm, tools},
-    error::ApiResult,
+    error::{ApiResult, ErrorBody},
     json::{self, Object, complaint, has_value, short},
     query::{Query, Segment},
 };
@@ -37,42 +37,58 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 /// An agent's configuration, in the public SDK's words.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AgentConfig {
-    #[schema(value_type = String)]
+    /// The agent.
+    #[schema(value_type = String, examples("hello"))]
     agent_name: Name,
+    /// Where it runs.
+    #[schema(examples("agent-system"))]
     namespace: &'static str,
+    /// Its image.
     image: String,
     /// What the agent's code runs on.
     runtime: &'static str,
+    /// The system prompt; may be empty.
     system_prompt: String,
     /// Empty: nobody authenticates callers.
     identity_provider: String,
+    /// Its models, each role at most once.
     llm_configs: Vec<ModelConfig>,
     /// Always empty: spending is not metered.
     model_usage: Vec<String>,
+    /// The tools that it uses.
     required_tools: Vec<String>,
     /// Always empty: policies are not supported.
     policies: Vec<String>,
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
 
 /// A model of an agent.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AgentConfigModel)]
 pub struct ModelConfig {
+    /// `chat`, `embedding`, `classify` or `reranking`.
     role: &'static str,
     /// The registered model provider's name; absent for one that needs no registration.
+    #[schema(value_type = String, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     model_provider: Option<String>,
     /// The protocol: openai, anthropic, bedrock or ollama. Absent when the registered provider is gone.
+    #[schema(value_type = String, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<String>,
+    /// The model's identifier.
     model: String,
 }
 
 /// A change of an agent's configuration: what is given replaces what was there, the rest stays.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "the strict reader reads it; this describes it")]
+#[schema(as = AgentConfigChange)]
 pub struct ConfigBody {
+    /// The system prompt; an empty string removes it.
     system_prompt: Option<String>,
     /// A registered identity provider; an empty string removes it.
     identity_provider: Option<String>,
@@ -85,31 +101,42 @@ pub struct ConfigBody {
 /// A model: with the name of a registered provider, or with a protocol.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "the strict reader reads it; this describes it")]
+#[schema(as = AgentConfigModelChange)]
 pub struct ModelChange {
     /// chat (default), embedding, classify or reranking.
     role: Option<String>,
+    /// A registered model provider's name.
     model_provider: Option<String>,
+    /// openai, anthropic, bedrock or ollama, when no registered provider is named.
     provider: Option<String>,
+    /// The model's identifier.
     model: String,
 }
 
-/// An agent's configuration.
-#[utoipa::path(get, path = "/agents/{name}/config", tag = "agents", params(
+/// Get an agent's configuration
+///
+/// What can be changed without a build, in the words of the public SDK.
+#[utoipa::path(get, path = "/agents/{name}/config", operation_id = "get_agent_config", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
-), responses((status = 200, body = AgentConfig)))]
+), responses((status = 200, body = AgentConfig, description = "The configuration")))]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<AgentConfig>> {
     let agent = state.agents.get_agent(name.name("agent")?).await?;
     Ok(Json(shape(&state, agent, Vec::new()).await?))
 }
 
-/// Changes an agent's configuration: a new revision with the same image, swapped in as a deploy would.
-#[utoipa::path(put, path = "/agents/{name}/config", tag = "agents", params(
+/// Change an agent's configuration
+///
+/// What is given replaces what was there, the rest stays. A change makes a new revision with the same image, which is
+/// swapped in without losing a request; nothing changed makes none.
+#[utoipa::path(put, path = "/agents/{name}/config", operation_id = "update_agent_config", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
     ("wait" = Option<String>, Query, description = "`ready` (default) or `none`"),
     ("timeout" = Option<u32>, Query, description = "Seconds that the answer waits at most"),
-), request_body(content = ConfigBody), responses(
-    (status = 200, body = AgentConfig),
-    (status = 202, description = "It goes on; see Location"),
+), request_body(content = ConfigBody, example = json!({"system_prompt": "Be brief."})), responses(
+    (status = 200, body = AgentConfig, description = "The configuration as it is now"),
+    (status = 202, body = Underway, description = "It goes on; `Location` says where to look"),
+    (status = 409, body = ErrorBody, description = "The agent is stopped"),
+    (status = 500, body = ErrorBody, description = "It did not start with it, and goes on with its present configuration"),
 ))]
 pub async fn put(
     State(state): State<Arc<AppState>>,
@@ -133,10 +160,19 @@ pub async fn put(
     Ok((done.headers, Json(shape(&state, agent, done.warnings).await?)).into_response())
 }
 
+/// Change a part of an agent's configuration
+///
 /// The same as PUT, which is partial as well.
-#[utoipa::path(patch, path = "/agents/{name}/config", tag = "agents", params(
+#[utoipa::path(patch, path = "/agents/{name}/config", operation_id = "patch_agent_config", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
-), request_body(content = ConfigBody), responses((status = 200, body = AgentConfig)))]
+    ("wait" = Option<String>, Query, description = "`ready` (default) or `none`"),
+    ("timeout" = Option<u32>, Query, description = "Seconds that the answer waits at most"),
+), request_body(content = ConfigBody, example = json!({"system_prompt": "Be brief."})), responses(
+    (status = 200, body = AgentConfig, description = "The configuration as it is now"),
+    (status = 202, body = Underway, description = "It goes on; `Location` says where to look"),
+    (status = 409, body = ErrorBody, description = "The agent is stopped"),
+    (status = 500, body = ErrorBody, description = "It did not start with it, and goes on with its present configuration"),
+))]
 pub async fn patch(state: State<Arc<AppState>>, name: Segment, query: Query, body: WholeBody) -> ApiResult<Response> {
     put(state, name, query, body).await
 }

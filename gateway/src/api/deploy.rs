@@ -115,7 +115,7 @@ struct Created {
 /// A deploy that is accepted and under way.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeployAccepted)]
-struct Underway {
+pub struct Underway {
     /// The agent that is being created or updated.
     #[schema(value_type = String, examples("hello"))]
     agent: Name,

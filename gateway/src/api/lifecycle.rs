@@ -1,6 +1,10 @@
 //! `POST /api/agents/{name}/stop`, `start` and `restart`, and the turn that these and a deletion wait for.
 
-use super::{agents, error::ApiResult, query::Segment};
+use super::{
+    agents,
+    error::{ApiResult, ErrorBody},
+    query::Segment,
+};
 use crate::{deploy::Turn, state::AppState};
 use axum::{
     Json,
@@ -19,30 +23,48 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(stop)).routes(routes!(start)).routes(routes!(restart))
 }
 
+/// Stop an agent
+///
 /// Ends the agent's instance: invokes are refused until it is started or deployed again, also after a restart of the
 /// platform. What it is just answering gets 30 seconds. A stopped agent stays so.
-#[utoipa::path(post, path = "/agents/{name}/stop", tag = "agents", params(
+#[utoipa::path(post, path = "/agents/{name}/stop", operation_id = "stop_agent", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
-), responses((status = 200, description = "The agent")))]
+), responses(
+    (status = 200, body = Value, description = "The agent, which is stopped"),
+    (status = 409, body = ErrorBody, description = "It is being deployed, and that takes longer than the answer waits"),
+))]
 pub async fn stop(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Response> {
     let agents = state.agents.clone();
     change(&state, name.name("agent")?, |name| async move { agents.stop_agent(Operation::new(), name).await }).await
 }
 
+/// Start a stopped agent
+///
 /// Starts a stopped agent and answers when it is up. One that runs is left as it is.
-#[utoipa::path(post, path = "/agents/{name}/start", tag = "agents", params(
+#[utoipa::path(post, path = "/agents/{name}/start", operation_id = "start_agent", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
-), responses((status = 200, description = "The agent"), (status = 202, description = "The agent, which is starting")))]
+), responses(
+    (status = 200, body = Value, description = "The agent"),
+    (status = 202, body = Value, description = "The agent, which goes on starting"),
+    (status = 409, body = ErrorBody, description = "It is being deployed, and that takes longer than the answer waits"),
+))]
 pub async fn start(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Response> {
     let agents = state.agents.clone();
     change(&state, name.name("agent")?, |name| async move { agents.start_agent(Operation::new(), name).await }).await
 }
 
+/// Restart an agent
+///
 /// Replaces the agent's instance by a new one of the same revision without losing an invoke. The old one stays when
 /// the new one does not start.
-#[utoipa::path(post, path = "/agents/{name}/restart", tag = "agents", params(
+#[utoipa::path(post, path = "/agents/{name}/restart", operation_id = "restart_agent", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
-), responses((status = 200, description = "The agent"), (status = 202, description = "The agent, which is restarting")))]
+), responses(
+    (status = 200, body = Value, description = "The agent"),
+    (status = 202, body = Value, description = "The agent, which goes on restarting"),
+    (status = 409, body = ErrorBody, description = "It is being deployed, and that takes longer than the answer waits"),
+    (status = 500, body = ErrorBody, description = "The new instance did not start, and the old one goes on serving"),
+))]
 pub async fn restart(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Response> {
     let agents = state.agents.clone();
     change(&state, name.name("agent")?, |name| async move { agents.restart_agent(Operation::new(), name).await }).await

@@ -2,8 +2,8 @@
 
 use super::{
     body::WholeBody,
-    deploy::{self, Asked},
-    error::ApiResult,
+    deploy::{self, Asked, Underway},
+    error::{ApiResult, ErrorBody},
     json::{Object, short},
     query::{Query, Segments},
 };
@@ -40,12 +40,15 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// One immutable revision of an agent.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Revision)]
 pub struct RevisionBody {
-    #[schema(value_type = String)]
+    /// Its id.
+    #[schema(value_type = String, format = "uuid")]
     id: RevisionId,
     /// 1, 2, 3… for each agent; never used twice, and missing where a deploy failed.
     number: u64,
-    #[schema(value_type = String)]
+    /// The agent that it is of.
+    #[schema(value_type = String, examples("hello"))]
     agent: Name,
     /// `starting`, `serving`, `stopped`, `superseded` or `failed`.
     state: &'static str,
@@ -60,11 +63,17 @@ pub struct RevisionBody {
     deployment: Option<DeploymentId>,
     /// The number of the revision that it was made of.
     of: Option<u64>,
+    /// Its image, at an address from which it can be pulled.
     image: String,
+    /// The digest of the image's manifest, once known.
     image_digest: Option<String>,
+    /// The build that made the image; null for an image that was deployed as such.
     build_id: Option<String>,
+    /// When it was made.
+    #[schema(format = "date-time")]
     created_at: String,
     /// When it last began to serve; null if it never did.
+    #[schema(value_type = Option<String>, format = "date-time")]
     served_at: Option<String>,
 }
 
@@ -73,63 +82,88 @@ pub struct RevisionBody {
 pub struct RevisionWithSpec {
     #[serde(flatten)]
     revision: RevisionBody,
+    /// What it is made of.
     spec: SpecBody,
 }
 
 /// What a revision is made of. Values of variables are masked.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = RevisionSpec)]
 pub struct SpecBody {
+    /// The system prompt; may be empty.
     system_prompt: String,
+    /// The tools that it uses.
     required_tools: Vec<ToolBody>,
+    /// Its models, each role at most once.
     llm_config: Vec<ModelBody>,
+    /// The user's variables with their values masked.
     env: Vec<EnvBody>,
+    /// Who authenticates callers; null: nobody.
     identity_provider: Option<String>,
+    /// The file that is run; null when the image says.
     entry_point: Option<String>,
 }
 
 /// A required tool.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RevisionTool)]
 pub struct ToolBody {
+    /// The tool's name.
     name: String,
 }
 
 /// A model of an agent.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RevisionModel)]
 pub struct ModelBody {
+    /// `chat`, `embedding`, `classify` or `reranking`.
     role: &'static str,
+    /// `openai`, `anthropic`, `bedrock`, `ollama` or a registered provider's name.
     provider: String,
+    /// The model's identifier.
     model: String,
 }
 
 /// A variable with its value masked.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RevisionVariable)]
 pub struct EnvBody {
+    /// The variable's name.
     name: String,
+    /// A mask.
     value: String,
 }
 
 /// What differs between two revisions, field by field.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RevisionDiff)]
 pub struct DiffBody {
+    /// The agent.
     #[schema(value_type = String)]
     agent: Name,
     /// The earlier side; null when there is nothing to compare with.
     from: Option<Side>,
+    /// The later side.
     to: Side,
+    /// Every difference, by field.
     changes: Vec<ChangeBody>,
 }
 
 /// One side of a comparison.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RevisionSide)]
 pub struct Side {
-    #[schema(value_type = String)]
+    /// The revision's id.
+    #[schema(value_type = String, format = "uuid")]
     id: RevisionId,
+    /// Its number.
     number: u64,
 }
 
 /// One difference.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RevisionChange)]
 pub struct ChangeBody {
     /// Its path, such as `image`, `env[NAME]`, `required_tools[NAME]` or `llm_configs[chat].model`.
     field: String,
@@ -144,40 +178,55 @@ pub struct ChangeBody {
 /// Which revision to go back to.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "the strict reader reads it; this describes it")]
+#[schema(as = RollbackRequest)]
 pub struct RollbackBody {
-    /// A number or an id; without it, the revision that served before the current one.
-    #[schema(value_type = Option<String>)]
-    revision: Option<String>,
+    /// A number, or an id or number as text; without it, the revision that served before the current one.
+    #[schema(value_type = Option<Value>)]
+    revision: Option<Value>,
 }
 
 /// A rollback that is done, or that had nothing to do.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RolledBack {
-    #[schema(value_type = String)]
+    /// The agent.
+    #[schema(value_type = String, examples("hello"))]
     agent: Name,
+    /// Where it runs.
+    #[schema(examples("agent-system"))]
     namespace: &'static str,
+    /// Always empty: a rollback registers no tools.
     tools_created: Vec<String>,
+    /// The build that made the image, where there was one.
+    #[schema(value_type = String, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     build_id: Option<String>,
+    /// The image that was built then, at an address from which it can be pulled.
+    #[schema(value_type = String, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     image_uri: Option<String>,
     /// The number of the agent's revision now.
     revision: u64,
-    #[schema(value_type = String)]
+    /// Its id.
+    #[schema(value_type = String, format = "uuid")]
     revision_id: RevisionId,
     /// The number of the revision that it was made of; absent when nothing had to be done.
+    #[schema(value_type = u64, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     rolled_back_to: Option<u64>,
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
 
-/// The agent's revisions that are kept, newest first.
+/// List an agent's revisions
+///
+/// Those that are kept, newest first: the serving one, what is on its way, and by default ten superseded ones.
 #[utoipa::path(get, path = "/agents/{name}/revisions", tag = "revisions", params(
     ("name" = String, Path, description = "The agent's name"),
-    ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1000; default 100"),
+    ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "The most entries of the answer; default 100"),
     ("before" = Option<String>, Query, description = "Only revisions older than this number or id"),
-), responses((status = 200, body = [RevisionBody])))]
+), responses((status = 200, body = [RevisionBody], description = "The revisions")))]
 pub async fn list(State(state): State<Arc<AppState>>, path: Segments<1>, query: Query) -> ApiResult<Response> {
     let name = path.name(0, "agent")?;
     let limit = query.number("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
@@ -197,11 +246,13 @@ pub async fn list(State(state): State<Arc<AppState>>, path: Segments<1>, query: 
     Ok(response)
 }
 
-/// One revision with what it is made of.
-#[utoipa::path(get, path = "/agents/{name}/revisions/{revision}", tag = "revisions", params(
+/// Get a revision
+///
+/// With everything that it is made of; the values of variables are masked.
+#[utoipa::path(get, path = "/agents/{name}/revisions/{id}", operation_id = "get_revision", tag = "revisions", params(
     ("name" = String, Path, description = "The agent's name"),
-    ("revision" = String, Path, description = "Its number, its id, `current` or `previous`"),
-), responses((status = 200, body = RevisionWithSpec)))]
+    ("id" = String, Path, description = "Its number, its id, `current` or `previous`", example = "2"),
+), responses((status = 200, body = RevisionWithSpec, description = "The revision")))]
 pub async fn get(State(state): State<Arc<AppState>>, path: Segments<2>) -> ApiResult<Json<RevisionWithSpec>> {
     let name = path.name(0, "agent")?;
     let revision = state.agents.get_revision(name.clone(), in_path(&path)?).await?;
@@ -209,12 +260,14 @@ pub async fn get(State(state): State<Arc<AppState>>, path: Segments<2>) -> ApiRe
     Ok(Json(RevisionWithSpec { revision: body, spec: spec(revision) }))
 }
 
-/// What differs between a revision and another one, by default the one before it.
-#[utoipa::path(get, path = "/agents/{name}/revisions/{revision}/diff", tag = "revisions", params(
+/// Compare two revisions
+///
+/// What differs between a revision and another one, by default the one before it, field by field.
+#[utoipa::path(get, path = "/agents/{name}/revisions/{id}/diff", operation_id = "diff_revisions", tag = "revisions", params(
     ("name" = String, Path, description = "The agent's name"),
-    ("revision" = String, Path, description = "Its number, its id, `current` or `previous`"),
+    ("id" = String, Path, description = "Its number, its id, `current` or `previous`", example = "2"),
     ("against" = Option<String>, Query, description = "The other revision; default the one before"),
-), responses((status = 200, body = DiffBody)))]
+), responses((status = 200, body = DiffBody, description = "The differences")))]
 pub async fn diff(State(state): State<Arc<AppState>>, path: Segments<2>, query: Query) -> ApiResult<Json<DiffBody>> {
     let name = path.name(0, "agent")?;
     let against = query.text("against").map(|text| reference("against", text)).transpose()?;
@@ -233,16 +286,26 @@ pub async fn diff(State(state): State<Arc<AppState>>, path: Segments<2>, query: 
     Ok(Json(DiffBody { agent: name, from: from.map(side), to: side(to), changes: changes.collect() }))
 }
 
-/// Goes back to an earlier revision without a build: a new revision with that one's image, configuration and
-/// environment.
-#[utoipa::path(post, path = "/agents/{name}/rollback", tag = "revisions", params(
+/// Go back to an earlier revision
+///
+/// Without a build: a new revision with that one's image, configuration and environment, and its tools as they are now,
+/// is swapped in without losing a request. If it does not start, the present one goes on serving. A rollback to what
+/// runs already changes nothing. A stopped agent is started.
+#[utoipa::path(post, path = "/agents/{name}/rollback", operation_id = "rollback_agent", tag = "revisions", params(
     ("name" = String, Path, description = "The agent's name"),
     ("wait" = Option<String>, Query, description = "`ready` (default) or `none`"),
     ("timeout" = Option<u32>, Query, description = "Seconds that the answer waits at most"),
-), request_body(content = Option<RollbackBody>), responses(
-    (status = 201, body = RolledBack),
+), request_body(content = Option<RollbackBody>, example = json!({"revision": 2})), responses(
+    (status = 201, body = RolledBack, description = "The agent runs the new revision, or waits for its image", example = json!({
+        "agent": "hello", "namespace": "agent-system", "tools_created": [], "build_id": "build-0c67cd1d8fc8",
+        "image_uri": "127.0.0.1:29085/hello:0c67cd1d8fc8", "revision": 4,
+        "revision_id": "01a2092d-b570-76eb-887a-3ce8dec8c3e1", "rolled_back_to": 2
+    })),
     (status = 200, body = RolledBack, description = "The agent runs that revision already"),
-    (status = 202, description = "It goes on; see Location"),
+    (status = 202, body = Underway, description = "It goes on; `Location` says where to look"),
+    (status = 404, body = ErrorBody, description = "There is no such agent, or the revision is not kept; `error` says which are"),
+    (status = 409, body = ErrorBody, description = "The revision needs an identity provider that is gone"),
+    (status = 500, body = ErrorBody, description = "It did not start, and the present revision goes on serving"),
 ))]
 pub async fn rollback(
     State(state): State<Arc<AppState>>,

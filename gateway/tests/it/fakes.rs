@@ -1,5 +1,6 @@
 //! The services and the saga as far as the HTTP edge can tell.
 
+use crate::world::World;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_gateway::{
@@ -42,12 +43,36 @@ pub fn image() -> BuiltImage {
     }
 }
 
+fn world(world: &Option<Arc<World>>) -> Result<&World> {
+    world.as_deref().ok_or_else(|| Error::new(Code::Internal, "the edge does not call this"))
+}
+
+/// An agent that runs a revision.
+pub fn agent(name: Name, revision: &Revision) -> Agent {
+    Agent {
+        name,
+        revision: revision.id,
+        revision_number: revision.number,
+        spec: revision.spec.clone(),
+        shown_env: Vec::new(),
+        phase: Phase::Running,
+        message: String::new(),
+        image_digest: revision.image_digest,
+        needs_rebuild: false,
+        isolation: "not sandboxed".into(),
+        created_at: 0,
+        updated_at: 0,
+    }
+}
+
 fn unused<T>() -> Result<T> {
     Err(Error::new(Code::Internal, "the edge does not call this"))
 }
 
 #[derive(Debug, Default)]
 pub struct FakeTools {
+    /// What the saga changes; without it there is no saga.
+    pub world: Option<Arc<World>>,
     pub tools: Mutex<BTreeMap<Name, Tool>>,
     pub providers: Mutex<BTreeMap<Name, ModelProvider>>,
     pub released: Mutex<Vec<Name>>,
@@ -56,20 +81,20 @@ pub struct FakeTools {
 
 #[async_trait]
 impl ToolRegistry for FakeTools {
-    async fn resolve(&self, _: ToolPlan, _: Vec<String>, _: Option<Name>) -> Result<Resolved> {
-        unused()
+    async fn resolve(&self, plan: ToolPlan, _: Vec<String>, _: Option<Name>) -> Result<Resolved> {
+        Ok(world(&self.world)?.resolve(&plan))
     }
 
-    async fn apply_tools(&self, _: Operation, _: ToolPlan) -> Result<AppliedTools> {
-        unused()
+    async fn apply_tools(&self, operation: Operation, plan: ToolPlan) -> Result<AppliedTools> {
+        world(&self.world)?.apply_tools(&operation, plan)
     }
 
-    async fn settle_tools(&self, _: Name, _: OperationId) -> Result<()> {
-        unused()
+    async fn settle_tools(&self, _: Name, applied: OperationId) -> Result<()> {
+        world(&self.world)?.settle_tools(applied)
     }
 
-    async fn undo_tools(&self, _: OperationId) -> Result<()> {
-        unused()
+    async fn undo_tools(&self, applied: OperationId) -> Result<()> {
+        world(&self.world)?.undo_tools(applied)
     }
 
     async fn release_agent(&self, _: Operation, agent: Name) -> Result<()> {
@@ -104,6 +129,10 @@ impl ToolRegistry for FakeTools {
     }
 
     async fn get_tool(&self, name: Name) -> Result<Tool> {
+        if self.world.is_some() {
+            // The saga gives its URL to agents that have waited for it; here none has.
+            return Err(Error::not_found("tool", name));
+        }
         self.tools.lock().unwrap().get(&name).cloned().ok_or_else(|| Error::not_found("tool", name))
     }
 
@@ -200,6 +229,8 @@ impl BuildService for FakeBuilds {
 /// An agent service whose routing table a test changes, and which remembers what was acknowledged.
 #[derive(Debug)]
 pub struct FakeAgents {
+    /// What the saga changes; without it there is no saga.
+    world: Option<Arc<World>>,
     pub agents: Mutex<BTreeMap<Name, Agent>>,
     pub bound: watch::Sender<Vec<BoundTool>>,
     pub acknowledged: watch::Sender<u64>,
@@ -210,7 +241,17 @@ pub struct FakeAgents {
 
 impl FakeAgents {
     pub fn new() -> Arc<Self> {
+        Self::with(None)
+    }
+
+    /// The agents of a world.
+    pub fn of(world: Arc<World>) -> Arc<Self> {
+        Self::with(Some(world))
+    }
+
+    fn with(world: Option<Arc<World>>) -> Arc<Self> {
         Arc::new(Self {
+            world,
             agents: Mutex::default(),
             bound: watch::Sender::default(),
             acknowledged: watch::Sender::default(),
@@ -284,27 +325,31 @@ impl FakeAgents {
 
 #[async_trait]
 impl AgentService for FakeAgents {
-    async fn resolve_image(&self, _: ImageRef) -> Result<Option<Digest>> {
-        unused()
+    async fn resolve_image(&self, image: ImageRef) -> Result<Option<Digest>> {
+        world(&self.world)?;
+        Ok(Some(Digest::of(image.to_string().as_bytes())))
     }
 
-    async fn start_revision(&self, _: Operation, _: RevisionId, _: AgentSpec) -> Result<RevisionStatus> {
-        unused()
+    async fn start_revision(&self, o: Operation, id: RevisionId, spec: AgentSpec) -> Result<RevisionStatus> {
+        world(&self.world)?.start(&o, id, spec)
     }
 
-    async fn switch_route(&self, _: Operation, _: Name, _: RevisionId) -> Result<Agent> {
-        unused()
+    async fn switch_route(&self, operation: Operation, _: Name, id: RevisionId) -> Result<Agent> {
+        world(&self.world)?.switch(&operation, id)
     }
 
-    async fn undo_start(&self, _: OperationId, _: Name, _: RevisionId) -> Result<()> {
-        unused()
+    async fn undo_start(&self, started: OperationId, _: Name, id: RevisionId) -> Result<()> {
+        world(&self.world)?.undo_start(started, id)
     }
 
-    async fn derive_revision(&self, _: Operation, _: RevisionId, _: Derivation) -> Result<RevisionStatus> {
-        unused()
+    async fn derive_revision(&self, o: Operation, id: RevisionId, derivation: Derivation) -> Result<RevisionStatus> {
+        world(&self.world)?.derive(&o, id, derivation)
     }
 
     async fn get_revision(&self, agent: Name, wanted: RevisionRef) -> Result<Revision> {
+        if let Some(world) = &self.world {
+            return world.revision(wanted);
+        }
         let all = self.list_revisions(agent.clone(), None, 10).await?;
         let found = all.into_iter().find(|r| match wanted {
             RevisionRef::Current => r.current,
@@ -386,6 +431,9 @@ impl AgentService for FakeAgents {
     }
 
     async fn get_agent(&self, name: Name) -> Result<Agent> {
+        if let Some(world) = &self.world {
+            return world.agent();
+        }
         self.agents.lock().unwrap().get(&name).cloned().ok_or_else(|| Error::not_found("agent", name))
     }
 

@@ -9,3 +9,5 @@ mod fakes;
 mod harness;
 mod invokes;
 mod resources;
+mod saga;
+mod world;

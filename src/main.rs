@@ -6,8 +6,8 @@ mod demo;
 mod screen;
 mod up;
 
-use clap::{Parser, Subcommand};
-use hoistway_kit::{exit, telemetry::LogFormat};
+use clap::{CommandFactory, Parser, Subcommand};
+use hoistway_kit::{environment, exit, telemetry::LogFormat};
 use std::{path::PathBuf, process::ExitCode};
 
 /// Self-hosted control plane for AI agents: one call from source to a running agent.
@@ -48,9 +48,18 @@ pub struct UpArgs {
     /// Seed the starter kit, deploy a sample agent, and show the request, the steps and its answer
     #[arg(long)]
     demo: bool,
-    /// Log lines for people (`human`) or as JSON (`json`)
-    #[arg(long, default_value = "human", env = "HOISTWAY_LOG_FORMAT")]
-    log_format: LogFormat,
+    /// Log lines for people (`human`) or as JSON (`json`) [default: human]
+    #[arg(long, env = "HOISTWAY_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// A configuration file (TOML): the keys above, and tables `[gateway]`, `[build]`, `[agent]`, `[tool-registry]`
+    #[arg(long, value_name = "FILE", env = "HOISTWAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// The variables that the command line reads.
+fn variables(command: &clap::Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
+    own.chain(command.get_subcommands().flat_map(variables)).collect()
 }
 
 fn main() -> ExitCode {
@@ -59,6 +68,10 @@ fn main() -> ExitCode {
         return code;
     }
     let Args { command } = Args::parse();
+    let read = variables(&Args::command());
+    if let Err(e) = environment::check(read.iter().map(String::as_str)) {
+        return exit::fatal(&e);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return exit::fatal(&hoistway_model::Error::internal("starting", e)),

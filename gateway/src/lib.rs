@@ -3,9 +3,13 @@
 //! A request goes `api` (parse, authenticate, answer) → `saga` (journal and steps) → the services behind
 //! [`hoistway_model`]'s traits; an invoke goes `api` → `routes` → the agent itself.
 
+pub mod access;
 pub mod api;
+pub mod audit;
 pub mod config;
 pub mod deploy;
+pub mod keys;
+pub mod limits;
 mod migration;
 pub mod public;
 mod rebuilds;

@@ -9,7 +9,9 @@ mod tools;
 pub use revisions::derive_request;
 
 use crate::common::v1 as common;
-use hoistway_model::{DeploymentId, Digest, Error, Name, Operation, OperationId, Result, tool::BoundTool};
+use hoistway_model::{
+    DeploymentId, Digest, Error, Name, Operation, OperationId, Result, image::StoredImage, tool::BoundTool,
+};
 use std::str::FromStr;
 
 /// A message member that must be there.
@@ -74,5 +76,19 @@ impl TryFrom<common::BoundTool> for BoundTool {
 
     fn try_from(t: common::BoundTool) -> Result<Self> {
         Ok(Self { name: name("tools.name", &t.name)?, url: t.url })
+    }
+}
+
+impl From<StoredImage> for common::StoredImage {
+    fn from(i: StoredImage) -> Self {
+        Self { repository: i.repository, digest: i.digest.to_string() }
+    }
+}
+
+impl TryFrom<common::StoredImage> for StoredImage {
+    type Error = Error;
+
+    fn try_from(i: common::StoredImage) -> Result<Self> {
+        Ok(Self { digest: parsed("images.digest", &i.digest)?, repository: i.repository })
     }
 }

@@ -12,6 +12,7 @@ mod data_dir;
 mod fresh_start;
 mod http;
 mod images;
+mod keys;
 mod need;
 mod processes;
 mod recovery;

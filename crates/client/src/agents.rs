@@ -5,8 +5,8 @@ use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentSpec, RevisionStatus, RouteStream},
-    image::ImageRef,
-    revision::{Derivation, Diff, ImageInUse, Revision, RevisionRef},
+    image::{ImageRef, StoredImage},
+    revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
 use hoistway_proto::{
@@ -106,11 +106,6 @@ impl AgentService for AgentClient {
         answer(self.rpc().diff_revisions(request).await)?.try_into()
     }
 
-    async fn images_in_use(&self) -> Result<Vec<ImageInUse>> {
-        let response = answer(self.rpc().list_images_in_use(pb::ListImagesInUseRequest {}).await)?;
-        response.images.into_iter().map(TryInto::try_into).collect()
-    }
-
     async fn check_room(&self, agent: Name) -> Result<()> {
         let request = pb::CheckRoomRequest { agent: agent.into() };
         answer(self.rpc().check_room(request).await).map(drop)
@@ -147,6 +142,11 @@ impl AgentService for AgentClient {
     async fn list_agents(&self) -> Result<Vec<Agent>> {
         let response = answer(self.rpc().list_agents(pb::ListAgentsRequest {}).await)?;
         response.agents.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>> {
+        let response = answer(self.rpc().list_images_in_use(pb::ListImagesInUseRequest {}).await)?;
+        response.images.into_iter().map(TryInto::try_into).collect()
     }
 
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()> {

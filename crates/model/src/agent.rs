@@ -2,8 +2,8 @@
 
 use crate::{
     Digest, Name, Operation, OperationId, Result, RevisionId, Secret,
-    image::ImageRef,
-    revision::{Derivation, Diff, ImageInUse, Revision, RevisionRef},
+    image::{ImageRef, StoredImage},
+    revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
 use async_trait::async_trait;
@@ -270,9 +270,6 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     /// What differs between two revisions; without `from`, the one before `to`, or nothing if `to` is the first.
     async fn diff_revisions(&self, agent: Name, from: Option<RevisionRef>, to: RevisionRef) -> Result<Diff>;
 
-    /// The images of all revisions that are kept: those that a garbage collection has to leave.
-    async fn images_in_use(&self) -> Result<Vec<ImageInUse>>;
-
     /// Whether the agent exists or may be made: [`crate::Code::ResourceExhausted`] when there are as many as allowed.
     async fn check_room(&self, agent: Name) -> Result<()>;
 
@@ -297,6 +294,9 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
 
     /// All agents by name.
     async fn list_agents(&self) -> Result<Vec<Agent>>;
+
+    /// Every image of the platform's registry that a kept revision of any agent names.
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>>;
 
     /// Stops and forgets an agent with all its revisions and logs.
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()>;

@@ -246,17 +246,6 @@ pub struct Change {
     pub to: Option<String>,
 }
 
-/// An image that a revision which is kept has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageInUse {
-    /// The agent.
-    pub agent: Name,
-    /// The image as its revision names it.
-    pub image: ImageRef,
-    /// The digest of its manifest; absent when it was never asked for.
-    pub digest: Option<Digest>,
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -3,7 +3,7 @@
 use super::{
     body::WholeBody,
     deploy_request::{
-        DeployRequest,
+        DeployRequest, Source,
         schema::{self, DeployBody},
     },
     error::{ApiError, ApiResult, ErrorBody},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     deploy::{Accepted, Progress},
-    state::AppState,
+    state::{AppState, Limits},
     work::Work,
 };
 use axum::{
@@ -229,6 +229,7 @@ pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: Whol
     let strict = query.flag("strict")?;
     let refresh = query.flag("refresh")?;
     let (request, mut warnings) = parse(&state, body).await?;
+    within_source_limits(&request, &state.limits)?;
     let (request, ignored) = request.refreshed(refresh);
     warnings.extend(ignored);
     let (agent, wants_build) = (request.agent.clone(), request.wants_build());
@@ -330,6 +331,22 @@ async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(DeployRequest,
     let state = state.clone();
     let parsed = tokio::task::spawn_blocking(move || DeployRequest::parse(&body.bytes, &state.public)).await;
     parsed.map_err(|e| Error::internal("reading the request", e))?
+}
+
+/// The operator's own bounds; the platform's are older than they.
+fn within_source_limits(request: &DeployRequest, limits: &Limits) -> Result<()> {
+    let Source::Files(source) = &request.source else { return Ok(()) };
+    let bytes = || source.files.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>();
+    let too_many = |count, what: &str, limit, setting: &str| {
+        Error::field("source_files", format!("{count} {what} are too many, {limit} is the limit (setting {setting})"))
+    };
+    if source.files.len() > limits.max_source_files {
+        return Err(too_many(source.files.len(), "files", limits.max_source_files, "max_source_files"));
+    }
+    if bytes() > limits.max_source_bytes {
+        return Err(too_many(bytes(), "bytes", limits.max_source_bytes, "max_source_bytes"));
+    }
+    Ok(())
 }
 
 /// How far the deployment is when there is enough to answer, or when the caller's patience ends. A sender that is gone

@@ -130,7 +130,11 @@ impl<'a> Call<'a> {
         }
         check(&body.bytes)?;
         let limit = state.limits.invoke_concurrency;
-        let busy = || Error::new(Code::ResourceExhausted, format!("agent \"{agent}\" answers {limit} invokes already"));
+        let busy = || {
+            let text =
+                format!("agent \"{agent}\" answers {limit} invokes already, the limit (setting invoke_concurrency)");
+            Error::new(Code::ResourceExhausted, text)
+        };
         let slot = state.routes.slot(&agent, limit).ok_or_else(busy)?;
         Ok(Self { state, agent, body, deadline, slot })
     }
@@ -222,7 +226,7 @@ async fn collect(agent: &Name, body: &mut Incoming, limit: usize) -> Result<Byte
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => {
-            let message = format!("agent \"{agent}\" answered with more than {limit} bytes");
+            let message = format!("agent \"{agent}\" answered with more than {limit} bytes (setting max_answer_bytes)");
             Err(Error::new(Code::AgentError, message))
         }
         Err(e) => Err(crashed(agent, e)),

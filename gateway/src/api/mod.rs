@@ -1,6 +1,7 @@
 //! The HTTP edge: the public API, the same under `/api` and `/api/v1`.
 
 mod agents;
+mod audit;
 mod auth;
 pub mod body;
 mod builds;
@@ -14,9 +15,12 @@ pub mod error;
 mod health;
 mod invoke;
 pub mod json;
+mod keys;
 mod lifecycle;
 mod model_providers;
 mod openapi;
+mod paging;
+mod permissions;
 mod query;
 mod revisions;
 mod starter_kit;
@@ -42,7 +46,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .nest("/api/v1", api())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(state.clone(), auth::require_key))
+        .layer(from_fn_with_state(state.clone(), auth::guard))
         .layer(from_fn(edge::edge))
         .with_state(state)
 }
@@ -66,6 +70,8 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(builds::routes())
         .merge(deployments::routes())
         .merge(starter_kit::routes())
+        .merge(keys::routes())
+        .merge(audit::routes())
 }
 
 async fn not_found(request: Request) -> ApiError {

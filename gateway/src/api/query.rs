@@ -27,13 +27,13 @@ impl Query {
         Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
     }
 
-    /// A text that is not blank.
-    pub fn text(&self, key: &str) -> Option<&str> {
-        self.get(key)
-    }
-
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
+    }
+
+    /// A text that says something.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.get(key)
     }
 
     /// `true` or `false`; a parameter without a value is true, an absent one false.

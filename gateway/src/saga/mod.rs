@@ -12,6 +12,7 @@ mod steps;
 mod worker;
 
 use crate::{
+    audit::{self, Ticket},
     deploy::{Accepted, Deployer, Deployment, Outcome, Progress, Turn},
     store::{Journal, Record},
     work::{Made, Work},
@@ -109,10 +110,11 @@ impl Saga {
 impl Deployer for Saga {
     async fn accept(&self, work: Work, strict: bool) -> Result<Accepted> {
         let inner = self.0.clone();
+        let ticket = audit::current();
         // A task of its own: a client that hangs up must not leave a deployment that is journalled but not running.
         self.0
             .tasks
-            .spawn(Origin::current().scope(async move { inner.accept(work, strict).await }))
+            .spawn(Origin::current().scope(async move { inner.accept(work, strict, ticket).await }))
             .await
             .map_err(|e| Error::internal("accepting the deployment", e))?
     }
@@ -131,11 +133,11 @@ impl Deployer for Saga {
 }
 
 impl Inner {
-    async fn accept(self: Arc<Self>, work: Work, strict: bool) -> Result<Accepted> {
+    async fn accept(self: Arc<Self>, work: Work, strict: bool, ticket: Option<Arc<Ticket>>) -> Result<Accepted> {
         self.check_running()?;
         let identity = self.identity(&work);
         let lane = self.lanes.of(work.agent());
-        let accepted = self.accept_into(&lane, identity, work, strict).await;
+        let accepted = self.accept_into(&lane, identity, work, strict, ticket).await;
         self.lanes.forget(lane);
         accepted
     }
@@ -177,7 +179,11 @@ impl Inner {
         if queue.len() < self.limits.queue {
             return Ok(());
         }
-        let text = format!("{} deployments of agent \"{agent}\" are waiting already", queue.len());
+        let text = format!(
+            "{} deployments of agent \"{agent}\" are waiting already, the limit (setting deploy_queue) is {}",
+            queue.len(),
+            self.limits.queue
+        );
         Err(Error::new(Code::ResourceExhausted, text))
     }
 
@@ -187,6 +193,7 @@ impl Inner {
         identity: Digest,
         work: Work,
         strict: bool,
+        ticket: Option<Arc<Ticket>>,
     ) -> Result<Accepted> {
         let _turn = lane.accepting.lock().await;
         // Nobody else can add a job from here on, so an idle lane stays idle until this one is pushed.
@@ -214,18 +221,28 @@ impl Inner {
         if let Some(error) = failure {
             record.fail(&error);
             record.finish(State::Failed, now_ms());
-            self.journal.insert(&record).await?;
+            self.journalled(&record, ticket.as_deref()).await?;
             return Err(error);
         }
         if record.log.step == Step::Done {
             record.finish(State::Succeeded, now_ms());
         }
-        self.journal.insert(&record).await?;
+        self.journalled(&record, ticket.as_deref()).await?;
         let job = Arc::new(Job::new(identity, record, work));
         if !job.is_done() {
             self.enqueue(lane, &mut *lane.lock().await, Item::Job(job.clone()));
         }
         Ok(job.accepted())
+    }
+
+    /// Writes a new deployment, and with it who asked for it.
+    async fn journalled(&self, record: &Record, ticket: Option<&Ticket>) -> Result<()> {
+        let entry = ticket.and_then(|ticket| ticket.claim(record.id, record.agent.as_str()));
+        let written = self.journal.insert(record, entry).await;
+        if let (Err(_), Some(ticket)) = (&written, ticket) {
+            ticket.unclaim();
+        }
+        written
     }
 
     /// Puts an item at the end of its lane and starts the lane if it stands.

@@ -1,8 +1,14 @@
-//! The journal of deployments. sea-orm stays in here.
+//! The journal of deployments, the API keys and the audit log, in one database. sea-orm stays in here.
 
+mod audit;
 mod deployment;
+mod key;
+
+pub use audit::AuditStore;
+pub use key::KeyStore;
 
 use crate::{
+    audit::{Entry, Outcome},
     deploy::{self, Deployment, DeploymentStatus},
     migration,
     saga::log::{Log, State, Step},
@@ -78,6 +84,15 @@ impl Record {
         }
     }
 
+    /// What the audit log says of its end.
+    fn audited(&self) -> (Outcome, Option<String>) {
+        match self.state {
+            State::Succeeded => (Outcome::Success, None),
+            State::Failed => (Outcome::Failure, self.failure.as_ref().map(|failure| failure.code.clone())),
+            State::Running | State::Undoing => (Outcome::Pending, None),
+        }
+    }
+
     /// As the API shows it.
     pub fn into_public(self) -> Deployment {
         let status = match (self.state, self.log.step) {
@@ -110,6 +125,8 @@ impl Record {
     }
 }
 
+const WRITING: &str = "writing the deployment journal";
+
 /// The journal.
 #[derive(Debug, Clone)]
 pub struct Journal(Db);
@@ -120,21 +137,45 @@ impl Journal {
         Ok(Self(Db::open(path, migration::all()).await?))
     }
 
-    /// Writes a new deployment; returns once it is durable.
-    pub async fn insert(&self, record: &Record) -> Result<()> {
-        let row = deployment::new_row(record)?;
-        let inserted = deployment::Entity::insert(row).exec_without_returning(self.0.write()).await;
-        inserted.map(drop).map_err(db_error("writing the deployment journal"))
+    /// The API keys in the same database.
+    pub fn keys(&self) -> KeyStore {
+        KeyStore(self.0.clone())
     }
 
-    /// Writes how a deployment stands; returns once it is durable.
+    /// The audit log in the same database.
+    pub fn audit(&self) -> AuditStore {
+        AuditStore(self.0.clone())
+    }
+
+    /// Writes a new deployment and, in the same commit, the audit log's entry of it; returns once both are durable.
+    pub async fn insert(&self, record: &Record, entry: Option<Entry>) -> Result<()> {
+        let row = deployment::new_row(record)?;
+        let txn = self.0.begin().await?;
+        let inserted = deployment::Entity::insert(row).exec_without_returning(&txn).await;
+        inserted.map_err(db_error(WRITING))?;
+        if let Some(mut entry) = entry {
+            if record.completed_at.is_some() {
+                (entry.outcome, entry.code) = record.audited();
+            }
+            audit::insert(&txn, &entry).await?;
+        }
+        txn.commit().await.map_err(db_error(WRITING))
+    }
+
+    /// Writes how a deployment stands and, when it ended, tells the audit log in the same commit; returns once that is
+    /// durable.
     pub async fn update(&self, record: &Record) -> Result<()> {
         let updated = deployment::Entity::update_many()
             .set(deployment::changed_row(record)?)
-            .filter(deployment::Column::Id.eq(record.id.to_string()))
-            .exec(self.0.write())
-            .await;
-        updated.map(drop).map_err(db_error("writing the deployment journal"))
+            .filter(deployment::Column::Id.eq(record.id.to_string()));
+        if record.completed_at.is_none() {
+            return updated.exec(self.0.write()).await.map(drop).map_err(db_error(WRITING));
+        }
+        let txn = self.0.begin().await?;
+        updated.exec(&txn).await.map_err(db_error(WRITING))?;
+        let (outcome, code) = record.audited();
+        audit::deployment_ended(&txn, &record.id.to_string(), outcome, code.as_deref()).await?;
+        txn.commit().await.map_err(db_error(WRITING))
     }
 
     /// One deployment.

@@ -15,10 +15,10 @@ use hoistway_model::{
         Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, RouteStream,
         VersionedRoute,
     },
-    build::{Build, BuildRequest, BuildStatus, BuiltImage, RebuildRequest},
-    image::ImageRef,
+    build::{Build, BuildRequest, BuildStatus, BuiltImage, Collected, RebuildRequest},
+    image::{ImageRef, StoredImage},
     redact::MASK,
-    revision::{Change, Derivation, Diff, ImageInUse, Reason, Revision, RevisionRef, RevisionState},
+    revision::{Change, Derivation, Diff, Reason, Revision, RevisionRef, RevisionState},
     tool::{AppliedTools, BoundTool, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
 };
 use std::{
@@ -159,6 +159,9 @@ impl ToolRegistry for FakeTools {
     }
 
     async fn delete_model_provider(&self, _: Operation, name: Name) -> Result<()> {
+        if name.as_str() == "waits" {
+            std::future::pending::<()>().await;
+        }
         self.providers.lock().unwrap().remove(&name);
         Ok(())
     }
@@ -223,6 +226,14 @@ impl BuildService for FakeBuilds {
         let lines = ["one", "two", "three"].map(str::to_owned);
         let from = lines.len().saturating_sub(tail.unwrap_or(3) as usize);
         Ok(lines[from..].to_vec())
+    }
+
+    async fn keep_images(&self, _: Vec<StoredImage>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn collect_images(&self, _: Vec<StoredImage>) -> Result<Collected> {
+        Ok(Collected::default())
     }
 }
 
@@ -405,10 +416,6 @@ impl AgentService for FakeAgents {
         })
     }
 
-    async fn images_in_use(&self) -> Result<Vec<ImageInUse>> {
-        unused()
-    }
-
     async fn check_room(&self, _: Name) -> Result<()> {
         Ok(())
     }
@@ -440,6 +447,10 @@ impl AgentService for FakeAgents {
     async fn list_agents(&self) -> Result<Vec<Agent>> {
         assert!(!self.agents.lock().unwrap().keys().any(|name| name.as_str() == "panics"), "s3cr3t internals");
         Ok(self.agents.lock().unwrap().values().cloned().collect())
+    }
+
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>> {
+        Ok(Vec::new())
     }
 
     async fn delete_agent(&self, _: Operation, name: Name) -> Result<()> {

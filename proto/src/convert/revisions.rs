@@ -2,7 +2,7 @@ use super::{digest, name, optional, parsed, required};
 use crate::agents::v1 as pb;
 use hoistway_model::{
     Error, Result, RevisionId,
-    revision::{Change, Derivation, Diff, ImageInUse, NewImage, Reason, Revision, RevisionState, SpecChanges},
+    revision::{Change, Derivation, Diff, NewImage, Reason, Revision, RevisionState, SpecChanges},
 };
 
 /// What a call makes of an earlier revision, without its operation.
@@ -121,24 +121,6 @@ impl TryFrom<pb::DiffRevisionsResponse> for Diff {
             from,
             to: (parsed("to_revision_id", &d.to_revision_id)?, d.to_number),
             changes: d.changes.into_iter().map(change).collect(),
-        })
-    }
-}
-
-impl From<ImageInUse> for pb::ImageInUse {
-    fn from(i: ImageInUse) -> Self {
-        Self { agent: i.agent.into(), image: i.image.to_string(), digest: i.digest.map(Into::into) }
-    }
-}
-
-impl TryFrom<pb::ImageInUse> for ImageInUse {
-    type Error = Error;
-
-    fn try_from(i: pb::ImageInUse) -> Result<Self> {
-        Ok(Self {
-            agent: name("agent", &i.agent)?,
-            image: parsed("image", &i.image)?,
-            digest: digest("digest", i.digest)?,
         })
     }
 }

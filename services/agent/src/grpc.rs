@@ -65,11 +65,6 @@ impl GrpcAgentService {
         Ok(diff.into())
     }
 
-    async fn list_images_in_use(&self, _: pb::ListImagesInUseRequest) -> Result<pb::ListImagesInUseResponse> {
-        let images = self.0.images_in_use().await?;
-        Ok(pb::ListImagesInUseResponse { images: images.into_iter().map(Into::into).collect() })
-    }
-
     async fn check_room(&self, r: pb::CheckRoomRequest) -> Result<pb::CheckRoomResponse> {
         self.0.check_room(name("agent", &r.agent)?).await?;
         Ok(pb::CheckRoomResponse {})
@@ -116,6 +111,11 @@ impl GrpcAgentService {
     async fn list_agents(&self, _: pb::ListAgentsRequest) -> Result<pb::ListAgentsResponse> {
         let agents = self.0.list_agents().await?;
         Ok(pb::ListAgentsResponse { agents: agents.into_iter().map(Into::into).collect() })
+    }
+
+    async fn list_images_in_use(&self, _: pb::ListImagesInUseRequest) -> Result<pb::ListImagesInUseResponse> {
+        let images = self.0.images_in_use().await?;
+        Ok(pb::ListImagesInUseResponse { images: images.into_iter().map(Into::into).collect() })
     }
 
     async fn delete_agent(&self, r: pb::DeleteAgentRequest) -> Result<pb::DeleteAgentResponse> {
@@ -170,13 +170,13 @@ rpcs! {
     bind_tool: BindToolRequest => BindToolResponse,
     get_agent: GetAgentRequest => GetAgentResponse,
     list_agents: ListAgentsRequest => ListAgentsResponse,
+    list_images_in_use: ListImagesInUseRequest => ListImagesInUseResponse,
     delete_agent: DeleteAgentRequest => DeleteAgentResponse,
     get_agent_logs: GetAgentLogsRequest => GetAgentLogsResponse,
     ack_routes: AckRoutesRequest => AckRoutesResponse,
     get_revision: GetRevisionRequest => GetRevisionResponse,
     list_revisions: ListRevisionsRequest => ListRevisionsResponse,
     diff_revisions: DiffRevisionsRequest => DiffRevisionsResponse,
-    list_images_in_use: ListImagesInUseRequest => ListImagesInUseResponse,
     check_room: CheckRoomRequest => CheckRoomResponse,
     stop_agent: StopAgentRequest => StopAgentResponse,
     start_agent: StartAgentRequest => StartAgentResponse,

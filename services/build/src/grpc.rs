@@ -7,6 +7,7 @@ use hoistway_model::Operation;
 use hoistway_model::{
     BuildService, OperationId, Result,
     build::{BuildRequest, RebuildRequest},
+    image::StoredImage,
 };
 use hoistway_proto::{
     DESCRIPTORS,
@@ -14,6 +15,7 @@ use hoistway_proto::{
         self as pb,
         build_service_server::{BuildService as Rpc, BuildServiceServer},
     },
+    common::v1 as common,
     convert::parsed,
 };
 use std::sync::Arc;
@@ -77,4 +79,25 @@ impl Rpc for Face {
         let lines = self.0.build_logs(id, tail).await.map_err(to_status)?;
         Ok(Response::new(pb::GetBuildLogsResponse { lines }))
     }
+
+    async fn keep_images(
+        &self,
+        request: Request<pb::KeepImagesRequest>,
+    ) -> Result<Response<pb::KeepImagesResponse>, Status> {
+        let images = stored_images(request.into_inner().images).map_err(to_status)?;
+        self.0.keep_images(images).await.map_err(to_status)?;
+        Ok(Response::new(pb::KeepImagesResponse {}))
+    }
+
+    async fn collect_images(
+        &self,
+        request: Request<pb::CollectImagesRequest>,
+    ) -> Result<Response<pb::CollectImagesResponse>, Status> {
+        let in_use = stored_images(request.into_inner().in_use).map_err(to_status)?;
+        Ok(Response::new(self.0.collect_images(in_use).await.map_err(to_status)?.into()))
+    }
+}
+
+fn stored_images(images: Vec<common::StoredImage>) -> Result<Vec<StoredImage>> {
+    images.into_iter().map(TryInto::try_into).collect()
 }

@@ -3,9 +3,10 @@
 
 use crate::{
     dependencies::Dependencies,
+    images::Images,
     pipeline::Pipeline,
     python::{Indexes, Interpreter, Uv},
-    registry::{BlobStore, Reference, RepoName, store::find_manifest},
+    registry::{BlobStore, Reference, RegistryConfig, RepoName, Space, store::find_manifest},
     service::{Builder, Limits},
     store::Store,
 };
@@ -127,13 +128,14 @@ struct Service {
 
 impl Service {
     async fn open(dir: &Path, indexes: Indexes, python: Interpreter) -> Self {
-        let blobs = BlobStore::open(&dir.join("registry")).unwrap();
+        let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
         let store = Store::open(&dir.join("build.db")).await.unwrap();
         let uv = Uv::new(dir, &indexes).unwrap();
         let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone()).unwrap();
         let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
-        let builder = Builder::new(pipeline, store.clone(), limits, CancellationToken::new());
+        let images = Images::new(store.clone(), blobs.clone(), &RegistryConfig::default(), &None);
+        let builder = Builder::new(pipeline, images, store.clone(), limits, CancellationToken::new());
         Self { builder, store, blobs }
     }
 

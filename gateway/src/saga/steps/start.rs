@@ -10,20 +10,31 @@ use hoistway_model::{
     Code, Error, Result,
     agent::{AgentSpec, RevisionStatus},
     build::BuiltImage,
-    image::ImageRef,
+    image::{ImageRef, StoredImage},
     revision::{Derivation, NewImage, SpecChanges},
 };
 
 pub async fn run(ctx: &Context<'_>) -> Result<RevisionStatus> {
-    let (operation, revision) = (ctx.operation(ctx.log.ids.start), ctx.log.ids.revision);
-    let agents = &ctx.services.agents;
     let started = match ctx.work {
-        Work::Deploy(request) => agents.start_revision(operation, revision, spec(ctx, request)?).await,
+        Work::Deploy(request) => start(ctx, request).await,
         Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => {
-            agents.derive_revision(operation, revision, derivation(ctx)?).await
+            // The image of a revision that is kept is kept as well, and so is one that was just built.
+            let operation = ctx.operation(ctx.log.ids.start);
+            ctx.services.agents.derive_revision(operation, ctx.log.ids.revision, derivation(ctx)?).await
         }
     };
     started.map_err(|e| e.prefixed(ctx.work.failed()))
+}
+
+async fn start(ctx: &Context<'_>, request: &DeployRequest) -> Result<RevisionStatus> {
+    let spec = spec(ctx, request)?;
+    // An image that was built stays by itself for as long as this takes; one that somebody pushed may be deleted.
+    if spec.build_id.is_none()
+        && let Some(image) = StoredImage::of(&spec.image, None)
+    {
+        ctx.services.builds.keep_images(vec![image]).await?;
+    }
+    ctx.services.agents.start_revision(ctx.operation(ctx.log.ids.start), ctx.log.ids.revision, spec).await
 }
 
 pub async fn undo(ctx: &Context<'_>) -> Result<()> {

@@ -28,8 +28,8 @@ use hoistway_kit::fs::DirLock;
 use hoistway_model::{
     AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentSpec, RevisionStatus, RouteStream},
-    image::ImageRef,
-    revision::{Derivation, Diff, ImageInUse, Revision, RevisionRef},
+    image::{ImageRef, StoredImage},
+    revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
 use keeper::Keeper;
@@ -172,11 +172,6 @@ impl AgentService for Agents {
         self.0.diff(agent, from, to).await
     }
 
-    async fn images_in_use(&self) -> Result<Vec<ImageInUse>> {
-        let images = self.0.store.images().await?.into_iter();
-        Ok(images.map(|(agent, image, digest)| ImageInUse { agent, image, digest }).collect())
-    }
-
     async fn check_room(&self, agent: Name) -> Result<()> {
         match self.0.store.agent(&agent).await? {
             Some(_) => Ok(()),
@@ -239,6 +234,10 @@ impl AgentService for Agents {
             }
         }
         Ok(agents)
+    }
+
+    async fn images_in_use(&self) -> Result<Vec<StoredImage>> {
+        self.0.store.images().await
     }
 
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()> {

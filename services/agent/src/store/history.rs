@@ -6,7 +6,7 @@ use super::{
     entity::{agent, revision},
 };
 use hoistway_kit::db::db_error;
-use hoistway_model::{Code, Digest, Error, Name, Result, image::ImageRef, revision::RevisionRef};
+use hoistway_model::{Code, Error, Result, revision::RevisionRef};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 
 const LISTING: &str = "listing revisions";
@@ -72,17 +72,6 @@ impl Store {
         }
         let rows = query.all(self.db.read()).await.map_err(db_error(LISTING))?;
         rows.into_iter().map(|row| Revision::read(row, &self.key)).collect()
-    }
-
-    /// Agent, image and, if known, manifest digest of every revision.
-    pub(crate) async fn images(&self) -> Result<Vec<(Name, ImageRef, Option<Digest>)>> {
-        let rows = revision::Entity::find().all(self.db.read()).await.map_err(db_error(LISTING))?;
-        let read = |row| {
-            let revision = Revision::read(row, &self.key)?;
-            let digest = revision.image.map(|i| i.digest).or(revision.spec.image.digest);
-            Ok((revision.spec.agent, revision.spec.image, digest))
-        };
-        rows.into_iter().map(read).collect()
     }
 
     /// Whether one more agent may be made.

@@ -17,9 +17,15 @@ use hoistway_kit::{
     operations,
     secrets::MasterKey,
 };
-use hoistway_model::{Digest, Name, Result, RevisionId};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
-use std::{collections::HashMap, path::Path};
+use hoistway_model::{Digest, Name, Result, RevisionId, image::StoredImage};
+use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+};
+
+/// Revisions that are read at a time.
+const PAGE: u64 = 200;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +112,19 @@ impl Store {
             .await
             .map_err(db_error("listing revisions"))?;
         rows.into_iter().map(|row| Ok((row.id.parse()?, text::read(row.layers.as_bytes())?))).collect()
+    }
+
+    /// The platform's images that any revision names, retired ones too.
+    pub(crate) async fn images(&self) -> Result<Vec<StoredImage>> {
+        let mut images = BTreeSet::new();
+        let mut pages = revision::Entity::find().order_by_asc(revision::Column::Id).paginate(self.db.read(), PAGE);
+        while let Some(rows) = pages.fetch_and_next().await.map_err(db_error("listing images"))? {
+            for row in rows {
+                let revision = Revision::read(row, &self.key)?;
+                images.extend(StoredImage::of(&revision.spec.image, revision.image.map(|facts| facts.digest)));
+            }
+        }
+        Ok(images.into_iter().collect())
     }
 
     /// Forgets answers and tombstones from before the moment `before`.

@@ -10,8 +10,9 @@ use hoistway_kit::{db::Migrations, operations};
 pub fn all() -> Migrations {
     vec![
         Box::new(operations::Migration),
-        Box::new(registry::Migration),
+        Box::new(registry::store::Migration),
         Box::new(m2026_11_23_builds::Migration),
+        Box::new(registry::store::ReferencesMigration),
         Box::new(m2026_11_23_packages::Migration),
     ]
 }

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod api;
 pub mod audit;
+mod bindings;
 pub mod config;
 pub mod deploy;
 pub mod keys;
@@ -21,4 +22,4 @@ mod store;
 pub mod work;
 
 pub use config::Config;
-pub use serve::{Deps, Gateway};
+pub use serve::{Deps, Gateway, reseal};

@@ -4,7 +4,8 @@
 mod agents;
 mod builds;
 mod revisions;
-mod tools;
+/// Records of the tool registry, and the two of its messages that have credentials beside them.
+pub mod tools;
 
 pub use revisions::derive_request;
 

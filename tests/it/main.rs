@@ -17,4 +17,6 @@ mod need;
 mod processes;
 mod recovery;
 mod revisions;
+mod rotation;
+mod sdk;
 mod stack;

@@ -128,8 +128,9 @@ impl AgentService for AgentClient {
         member("agent", response.agent)?.try_into()
     }
 
-    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>> {
-        let request = pb::BindToolRequest { operation: Some(operation.into()), tool: Some(tool.into()) };
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>> {
+        let replaces = replaces.unwrap_or_default();
+        let request = pb::BindToolRequest { operation: Some(operation.into()), tool: Some(tool.into()), replaces };
         let response = answer(self.rpc().bind_tool(with_deadline(request, self.patience)).await)?;
         response.agents.iter().map(|a| convert::name("agents", a)).collect()
     }

@@ -285,9 +285,9 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     /// the new one does not start. A stopped agent is started.
     async fn restart_agent(&self, operation: Operation, name: Name) -> Result<Agent>;
 
-    /// Gives the agents that require `tool` and lack its URL that URL, by replacing their instance as a redeploy
-    /// would. Answers with their names.
-    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>>;
+    /// Gives the agents that require `tool` and lack its URL, or still have the URL `replaces`, that URL, by replacing
+    /// their instance as a redeploy would. Answers with their names.
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>>;
 
     /// One agent.
     async fn get_agent(&self, name: Name) -> Result<Agent>;

@@ -13,18 +13,22 @@ mod deployments;
 mod edge;
 pub mod error;
 mod health;
+mod identity_providers;
 mod invoke;
 pub mod json;
 mod keys;
 mod lifecycle;
 mod model_providers;
 mod openapi;
+mod page;
 mod paging;
 mod permissions;
 mod query;
 mod revisions;
 mod starter_kit;
 mod tools;
+mod unsupported;
+mod users;
 
 use crate::state::AppState;
 use axum::{
@@ -67,6 +71,7 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(invoke::routes())
         .merge(tools::routes())
         .merge(model_providers::routes())
+        .merge(identity_providers::routes())
         .merge(builds::routes())
         .merge(deployments::routes())
         .merge(starter_kit::routes())
@@ -76,7 +81,8 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 async fn not_found(request: Request) -> ApiError {
     let path = json::short(request.uri().path());
-    Error::new(Code::NotFound, format!("there is nothing at {path}")).into()
+    let text = unsupported::about(&path).unwrap_or_else(|| format!("there is nothing at {path}"));
+    Error::new(Code::NotFound, text).into()
 }
 
 async fn method_not_allowed(request: Request) -> ApiError {

@@ -76,6 +76,8 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("GET", "/model-providers/{name}", read()),
     ("PUT", "/model-providers/{name}", change("model_provider.update")),
     ("DELETE", "/model-providers/{name}", change("model_provider.delete")),
+    ("PUT", "/model-providers/{name}/credentials", change("credentials.set")),
+    ("DELETE", "/model-providers/{name}/credentials", change("credentials.delete")),
     ("GET", "/identity-providers", read()),
     ("POST", "/identity-providers", create("identity_provider.apply")),
     ("GET", "/identity-providers/{name}", read()),

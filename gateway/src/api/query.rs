@@ -86,6 +86,11 @@ impl Segment {
         Name::parse(kind, &self.0).map_err(|_| self.not_found(kind))
     }
 
+    /// As a name that something may get; one that nothing can have is the caller's mistake.
+    pub fn valid(&self) -> Result<Name> {
+        super::json::name("name", &self.0)
+    }
+
     /// As an id.
     pub fn id<T: FromStr>(&self, kind: &str) -> Result<T> {
         self.0.parse().map_err(|_| self.not_found(kind))

@@ -238,7 +238,7 @@ impl Inner {
     /// Writes a new deployment, and with it who asked for it.
     async fn journalled(&self, record: &Record, ticket: Option<&Ticket>) -> Result<()> {
         let entry = ticket.and_then(|ticket| ticket.claim(record.id, record.agent.as_str()));
-        let written = self.journal.insert(record, entry).await;
+        let written = self.journal.insert(record, entry.as_ref()).await;
         if let (Err(_), Some(ticket)) = (&written, ticket) {
             ticket.unclaim();
         }
@@ -297,6 +297,24 @@ fn shutting_down() -> Error {
 
 fn seal_context(id: DeploymentId) -> String {
     format!("deployment/{id}")
+}
+
+/// Seals anew, after a rotation of the master key, the requests that old keys have sealed. Call it before anything
+/// runs; repeating it, whole or from the middle, is harmless.
+pub(crate) async fn reseal(journal: &Journal, key: &MasterKey) -> Result<()> {
+    if !key.has_old() {
+        return Ok(());
+    }
+    // Only unfinished deployments have their request still.
+    for record in journal.unfinished().await? {
+        let Some(sealed) = &record.request else { continue };
+        match key.reseal(&seal_context(record.id), sealed) {
+            Ok(None) => {}
+            Ok(Some(sealed)) => journal.replace_request(record.id, sealed).await?,
+            Err(e) => tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable"),
+        }
+    }
+    Ok(())
 }
 
 /// What waiters see of a record.

@@ -8,14 +8,14 @@ pub use audit::AuditStore;
 pub use key::KeyStore;
 
 use crate::{
-    audit::{Entry, Outcome},
+    audit::Entry,
     deploy::{self, Deployment, DeploymentStatus},
     migration,
     saga::log::{Log, State, Step},
 };
 use hoistway_kit::db::{Db, db_error};
 use hoistway_model::{Code, DeploymentId, Error, Name, Result};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 use std::path::Path;
 
 /// One deployment in the journal.
@@ -84,15 +84,6 @@ impl Record {
         }
     }
 
-    /// What the audit log says of its end.
-    fn audited(&self) -> (Outcome, Option<String>) {
-        match self.state {
-            State::Succeeded => (Outcome::Success, None),
-            State::Failed => (Outcome::Failure, self.failure.as_ref().map(|failure| failure.code.clone())),
-            State::Running | State::Undoing => (Outcome::Pending, None),
-        }
-    }
-
     /// As the API shows it.
     pub fn into_public(self) -> Deployment {
         let status = match (self.state, self.log.step) {
@@ -125,8 +116,6 @@ impl Record {
     }
 }
 
-const WRITING: &str = "writing the deployment journal";
-
 /// The journal.
 #[derive(Debug, Clone)]
 pub struct Journal(Db);
@@ -148,34 +137,37 @@ impl Journal {
     }
 
     /// Writes a new deployment and, in the same commit, the audit log's entry of it; returns once both are durable.
-    pub async fn insert(&self, record: &Record, entry: Option<Entry>) -> Result<()> {
-        let row = deployment::new_row(record)?;
-        let txn = self.0.begin().await?;
-        let inserted = deployment::Entity::insert(row).exec_without_returning(&txn).await;
-        inserted.map_err(db_error(WRITING))?;
-        if let Some(mut entry) = entry {
-            if record.completed_at.is_some() {
-                (entry.outcome, entry.code) = record.audited();
-            }
-            audit::insert(&txn, &entry).await?;
-        }
-        txn.commit().await.map_err(db_error(WRITING))
+    pub async fn insert(&self, record: &Record, entry: Option<&Entry>) -> Result<()> {
+        let row = deployment::new_row(record, entry)?;
+        let inserted = deployment::Entity::insert(row).exec_without_returning(self.0.write()).await;
+        inserted.map(drop).map_err(db_error("writing the deployment journal"))
     }
 
-    /// Writes how a deployment stands and, when it ended, tells the audit log in the same commit; returns once that is
-    /// durable.
+    /// Writes how a deployment stands; returns once it is durable. When it ended, the audit log is told in the same
+    /// commit.
     pub async fn update(&self, record: &Record) -> Result<()> {
         let updated = deployment::Entity::update_many()
             .set(deployment::changed_row(record)?)
-            .filter(deployment::Column::Id.eq(record.id.to_string()));
-        if record.completed_at.is_none() {
-            return updated.exec(self.0.write()).await.map(drop).map_err(db_error(WRITING));
-        }
-        let txn = self.0.begin().await?;
-        updated.exec(&txn).await.map_err(db_error(WRITING))?;
-        let (outcome, code) = record.audited();
-        audit::deployment_ended(&txn, &record.id.to_string(), outcome, code.as_deref()).await?;
-        txn.commit().await.map_err(db_error(WRITING))
+            .filter(deployment::Column::Id.eq(record.id.to_string()))
+            .exec(self.0.write())
+            .await;
+        updated.map(drop).map_err(db_error("writing the deployment journal"))
+    }
+
+    /// Puts the same request, sealed anew, into the place of the one that is there.
+    pub async fn replace_request(&self, id: DeploymentId, sealed: Vec<u8>) -> Result<()> {
+        let updated = deployment::Entity::update_many()
+            .col_expr(deployment::Column::Request, Expr::value(sealed))
+            .filter(deployment::Column::Id.eq(id.to_string()))
+            .filter(deployment::Column::Request.is_not_null())
+            .exec(self.0.write())
+            .await;
+        updated.map(drop).map_err(db_error("writing the deployment journal"))
+    }
+
+    /// Closes the journal, once nothing uses it any more.
+    pub async fn close(&self) {
+        self.0.close().await;
     }
 
     /// One deployment.

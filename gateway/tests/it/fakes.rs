@@ -19,7 +19,10 @@ use hoistway_model::{
     image::{ImageRef, StoredImage},
     redact::MASK,
     revision::{Change, Derivation, Diff, Reason, Revision, RevisionRef, RevisionState},
-    tool::{AppliedTools, BoundTool, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
+    tool::{
+        AppliedTools, BoundTool, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan,
+        ToolUpdate, Upserted,
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -75,6 +78,9 @@ pub struct FakeTools {
     pub world: Option<Arc<World>>,
     pub tools: Mutex<BTreeMap<Name, Tool>>,
     pub providers: Mutex<BTreeMap<Name, ModelProvider>>,
+    pub identities: Mutex<BTreeMap<Name, IdentityProvider>>,
+    /// What somebody else does to the tools before an update arrives.
+    pub meanwhile: Mutex<u32>,
     pub released: Mutex<Vec<Name>>,
     pub release_failures: Mutex<u32>,
 }
@@ -122,10 +128,50 @@ impl ToolRegistry for FakeTools {
         }
         let internal_url = tool.connection.base_url.clone();
         let NewTool { name, description, connection, labels, .. } = tool;
-        let tool =
-            Tool { name, description, connection, internal_url, labels, has_credentials, created_at: 0, updated_at: 0 };
+        let tool = Tool {
+            name,
+            description,
+            connection,
+            internal_url,
+            labels,
+            has_credentials,
+            credentials_set_at: has_credentials.then_some(0),
+            version: OperationId::mint(),
+            created_at: 0,
+            updated_at: 0,
+        };
         tools.insert(tool.name.clone(), tool.clone());
         Ok(tool)
+    }
+
+    async fn update_tool(&self, operation: Operation, update: ToolUpdate) -> Result<Tool> {
+        let name = update.tool.name.clone();
+        {
+            let (mut tools, mut meanwhile) = (self.tools.lock().unwrap(), self.meanwhile.lock().unwrap());
+            let tool = tools.get_mut(&name).ok_or_else(|| Error::not_found("tool", &name))?;
+            if *meanwhile > 0 {
+                *meanwhile -= 1;
+                tool.version = OperationId::mint();
+            }
+            if update.version.is_some_and(|version| version != tool.version) {
+                return Err(Error::new(Code::Aborted, "changed meanwhile"));
+            }
+            tools.remove(&name);
+        }
+        self.create_tool(operation, update.tool).await
+    }
+
+    async fn set_tool_credentials(
+        &self,
+        _: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<Tool> {
+        let mut tools = self.tools.lock().unwrap();
+        let tool = tools.get_mut(&name).ok_or_else(|| Error::not_found("tool", &name))?;
+        tool.has_credentials = !credentials.is_empty();
+        tool.credentials_set_at = tool.has_credentials.then_some(0);
+        Ok(tool.clone())
     }
 
     async fn get_tool(&self, name: Name) -> Result<Tool> {
@@ -144,9 +190,54 @@ impl ToolRegistry for FakeTools {
         self.tools.lock().unwrap().remove(&name).map(drop).ok_or_else(|| Error::not_found("tool", name))
     }
 
-    async fn create_model_provider(&self, _: Operation, provider: ModelProvider) -> Result<ModelProvider> {
-        self.providers.lock().unwrap().insert(provider.name.clone(), provider.clone());
-        Ok(provider)
+    async fn create_model_provider(&self, operation: Operation, provider: NewModelProvider) -> Result<ModelProvider> {
+        Ok(self.put_model_provider(operation, provider).await?.value)
+    }
+
+    async fn put_model_provider(&self, _: Operation, p: NewModelProvider) -> Result<Upserted<ModelProvider>> {
+        let value = ModelProvider {
+            name: p.name,
+            provider: p.provider,
+            endpoint: p.endpoint,
+            models: p.models,
+            labels: p.labels,
+            credentials_set_at: (!p.credentials.is_empty()).then_some(0),
+            created_at: 0,
+            updated_at: 0,
+        };
+        let created = self.providers.lock().unwrap().insert(value.name.clone(), value.clone()).is_none();
+        Ok(Upserted { value, created })
+    }
+
+    async fn set_model_provider_credentials(
+        &self,
+        _: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<ModelProvider> {
+        let mut providers = self.providers.lock().unwrap();
+        let provider = providers.get_mut(&name).ok_or_else(|| Error::not_found("model provider", &name))?;
+        provider.credentials_set_at = (!credentials.is_empty()).then_some(0);
+        Ok(provider.clone())
+    }
+
+    async fn put_identity_provider(&self, _: Operation, value: IdentityProvider) -> Result<Upserted<IdentityProvider>> {
+        let created = self.identities.lock().unwrap().insert(value.name.clone(), value.clone()).is_none();
+        Ok(Upserted { value, created })
+    }
+
+    async fn get_identity_provider(&self, name: Name) -> Result<IdentityProvider> {
+        let found = self.identities.lock().unwrap().get(&name).cloned();
+        found.ok_or_else(|| Error::not_found("identity provider", name))
+    }
+
+    async fn list_identity_providers(&self) -> Result<Vec<IdentityProvider>> {
+        Ok(self.identities.lock().unwrap().values().cloned().collect())
+    }
+
+    async fn delete_identity_provider(&self, _: Operation, name: Name) -> Result<()> {
+        let gone = self.identities.lock().unwrap().remove(&name);
+        gone.map(drop).ok_or_else(|| Error::not_found("identity provider", name))
     }
 
     async fn get_model_provider(&self, name: Name) -> Result<ModelProvider> {
@@ -173,6 +264,7 @@ impl ToolRegistry for FakeTools {
             scheme: hoistway_model::tool::Scheme::Http,
             auth_type: hoistway_model::tool::AuthType::None,
             api_key: None,
+            oauth2: None,
         };
         let (labels, credentials) = (BTreeMap::new(), BTreeMap::new());
         let echo = NewTool { name: name("echo-tool"), description: String::new(), connection, labels, credentials };
@@ -244,6 +336,7 @@ pub struct FakeAgents {
     world: Option<Arc<World>>,
     pub agents: Mutex<BTreeMap<Name, Agent>>,
     pub bound: watch::Sender<Vec<BoundTool>>,
+    pub replaced: Mutex<Vec<Option<String>>>,
     pub acknowledged: watch::Sender<u64>,
     routes: Mutex<Vec<Route>>,
     watchers: Mutex<Vec<mpsc::Sender<Result<VersionedRoute>>>>,
@@ -265,6 +358,7 @@ impl FakeAgents {
             world,
             agents: Mutex::default(),
             bound: watch::Sender::default(),
+            replaced: Mutex::default(),
             acknowledged: watch::Sender::default(),
             routes: Mutex::default(),
             watchers: Mutex::default(),
@@ -432,7 +526,8 @@ impl AgentService for FakeAgents {
         self.in_phase(name, Phase::Running).await
     }
 
-    async fn bind_tool(&self, _: Operation, tool: BoundTool) -> Result<Vec<Name>> {
+    async fn bind_tool(&self, _: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>> {
+        self.replaced.lock().unwrap().push(replaces);
         self.bound.send_modify(|bound| bound.push(tool));
         Ok(vec![])
     }

@@ -223,7 +223,10 @@ async fn time_size_and_number_are_bounded() {
 
     let runner = Runner::start(answer("200 OK", &json!({"response": "x".repeat(1000)}).to_string())).await;
     changed(&gateway, runner.route()).await;
-    assert_eq!(invoke(&gateway).await.error(), "500 agent_error agent \"a\" answered with more than 1000 bytes");
+    assert_eq!(
+        invoke(&gateway).await.error(),
+        "500 agent_error agent \"a\" answered with more than 1000 bytes (setting max_answer_bytes)"
+    );
 }
 
 #[tokio::test]

@@ -99,7 +99,8 @@ impl GrpcAgentService {
 
     async fn bind_tool(&self, r: pb::BindToolRequest) -> Result<pb::BindToolResponse> {
         let tool = required("tool", r.tool)?.try_into()?;
-        let agents = self.0.bind_tool(operation(r.operation)?, tool).await?;
+        let replaces = (!r.replaces.is_empty()).then_some(r.replaces);
+        let agents = self.0.bind_tool(operation(r.operation)?, tool, replaces).await?;
         Ok(pb::BindToolResponse { agents: agents.into_iter().map(Into::into).collect() })
     }
 
@@ -170,13 +171,13 @@ rpcs! {
     bind_tool: BindToolRequest => BindToolResponse,
     get_agent: GetAgentRequest => GetAgentResponse,
     list_agents: ListAgentsRequest => ListAgentsResponse,
-    list_images_in_use: ListImagesInUseRequest => ListImagesInUseResponse,
     delete_agent: DeleteAgentRequest => DeleteAgentResponse,
     get_agent_logs: GetAgentLogsRequest => GetAgentLogsResponse,
     ack_routes: AckRoutesRequest => AckRoutesResponse,
     get_revision: GetRevisionRequest => GetRevisionResponse,
     list_revisions: ListRevisionsRequest => ListRevisionsResponse,
     diff_revisions: DiffRevisionsRequest => DiffRevisionsResponse,
+    list_images_in_use: ListImagesInUseRequest => ListImagesInUseResponse,
     check_room: CheckRoomRequest => CheckRoomResponse,
     stop_agent: StopAgentRequest => StopAgentResponse,
     start_agent: StartAgentRequest => StartAgentResponse,

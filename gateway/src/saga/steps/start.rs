@@ -15,26 +15,28 @@ use hoistway_model::{
 };
 
 pub async fn run(ctx: &Context<'_>) -> Result<RevisionStatus> {
+    let (operation, revision) = (ctx.operation(ctx.log.ids.start), ctx.log.ids.revision);
+    let agents = &ctx.services.agents;
     let started = match ctx.work {
-        Work::Deploy(request) => start(ctx, request).await,
+        Work::Deploy(request) => {
+            let spec = spec(ctx, request)?;
+            keep(ctx, &spec).await.map_err(|e| e.prefixed(ctx.work.failed()))?;
+            agents.start_revision(operation, revision, spec).await
+        }
+        // What a kept revision names, or was just built, stays by itself.
         Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => {
-            // The image of a revision that is kept is kept as well, and so is one that was just built.
-            let operation = ctx.operation(ctx.log.ids.start);
-            ctx.services.agents.derive_revision(operation, ctx.log.ids.revision, derivation(ctx)?).await
+            agents.derive_revision(operation, revision, derivation(ctx)?).await
         }
     };
     started.map_err(|e| e.prefixed(ctx.work.failed()))
 }
 
-async fn start(ctx: &Context<'_>, request: &DeployRequest) -> Result<RevisionStatus> {
-    let spec = spec(ctx, request)?;
-    // An image that was built stays by itself for as long as this takes; one that somebody pushed may be deleted.
-    if spec.build_id.is_none()
-        && let Some(image) = StoredImage::of(&spec.image, None)
-    {
-        ctx.services.builds.keep_images(vec![image]).await?;
+/// An image that was built stays by itself for as long as this takes; one that somebody pushed may be deleted.
+async fn keep(ctx: &Context<'_>, spec: &AgentSpec) -> Result<()> {
+    match StoredImage::of(&spec.image, None) {
+        Some(image) if spec.build_id.is_none() => ctx.services.builds.keep_images(vec![image]).await,
+        _ => Ok(()),
     }
-    ctx.services.agents.start_revision(ctx.operation(ctx.log.ids.start), ctx.log.ids.revision, spec).await
 }
 
 pub async fn undo(ctx: &Context<'_>) -> Result<()> {

@@ -61,10 +61,10 @@ pub struct Service {
     hub: Arc<Hub>,
     keepers: Mutex<HashMap<RevisionId, Arc<Keeper>>>,
     locks: Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>,
-    /// Tools that were bound lately, for revisions whose specification is older: (URL, when).
-    lately_bound: Mutex<HashMap<Name, (String, i64)>>,
     /// The layers of revisions that are kept and not running, so that they stay on disk.
     kept_layers: Mutex<HashMap<RevisionId, Pins>>,
+    /// Tools that were bound lately, for revisions whose specification is older.
+    lately_bound: Mutex<HashMap<Name, bind::Binding>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
     /// Nobody else may run on the same directory, until the service is shut down.
@@ -204,9 +204,9 @@ impl AgentService for Agents {
         self.0.detached(async move { service.undo(Some(started), agent, revision).await }).await
     }
 
-    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>> {
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>> {
         let service = Arc::clone(&self.0);
-        self.0.detached(async move { service.bind(operation, tool).await }).await
+        self.0.detached(async move { service.bind(operation, tool, replaces).await }).await
     }
 
     async fn get_agent(&self, name: Name) -> Result<Agent> {

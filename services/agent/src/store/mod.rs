@@ -5,6 +5,7 @@ mod entity;
 mod history;
 mod lifecycle;
 mod record;
+mod reseal;
 mod text;
 
 pub(crate) use changes::{Begin, Switched, Undo};
@@ -46,7 +47,12 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn open(path: &Path, key: MasterKey, keep: Retention) -> Result<Self> {
-        Ok(Self { db: Db::open(path, migration::all()).await?, key, keep })
+        let store = Self { db: Db::open(path, migration::all()).await?, key, keep };
+        let resealed = store.reseal().await?;
+        if resealed > 0 {
+            tracing::info!("{resealed} revisions were sealed with the new master key");
+        }
+        Ok(store)
     }
 
     pub(crate) async fn agent(&self, name: &Name) -> Result<Option<AgentRecord>> {
@@ -104,16 +110,6 @@ impl Store {
         rows.into_iter().map(|row| row.id.parse()).collect()
     }
 
-    /// The layers of every retired revision.
-    pub(crate) async fn retired_layers(&self) -> Result<Vec<(RevisionId, Vec<Digest>)>> {
-        let rows = revision::Entity::find()
-            .filter(revision::Column::Phase.eq(Kept::Retired.as_str()))
-            .all(self.db.read())
-            .await
-            .map_err(db_error("listing revisions"))?;
-        rows.into_iter().map(|row| Ok((row.id.parse()?, text::read(row.layers.as_bytes())?))).collect()
-    }
-
     /// The platform's images that any revision names, retired ones too.
     pub(crate) async fn images(&self) -> Result<Vec<StoredImage>> {
         let mut images = BTreeSet::new();
@@ -125,6 +121,16 @@ impl Store {
             }
         }
         Ok(images.into_iter().collect())
+    }
+
+    /// The layers of every retired revision.
+    pub(crate) async fn retired_layers(&self) -> Result<Vec<(RevisionId, Vec<Digest>)>> {
+        let rows = revision::Entity::find()
+            .filter(revision::Column::Phase.eq(Kept::Retired.as_str()))
+            .all(self.db.read())
+            .await
+            .map_err(db_error("listing revisions"))?;
+        rows.into_iter().map(|row| Ok((row.id.parse()?, text::read(row.layers.as_bytes())?))).collect()
     }
 
     /// Forgets answers and tombstones from before the moment `before`.

@@ -197,6 +197,6 @@ fn stored_failure((code, message, details): &(Code, String, Vec<String>)) -> Res
 }
 
 /// Where a sealed text belongs.
-fn place(id: &str, column: &str) -> String {
+pub(super) fn place(id: &str, column: &str) -> String {
     format!("revisions/{id}/{column}")
 }

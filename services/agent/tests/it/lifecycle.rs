@@ -145,7 +145,7 @@ async fn a_tool_that_comes_while_an_agent_is_stopped_is_there_when_it_starts() {
     stack.deploy(&a).await;
     stack.stop("a").await;
     let tool = BoundTool { name: name("crm"), url: Some("http://crm.example".into()) };
-    let bound = stack.agents.bind_tool(Operation::new(), tool.clone()).await.unwrap();
+    let bound = stack.agents.bind_tool(Operation::new(), tool.clone(), None).await.unwrap();
     assert_eq!((bound, stack.status(&a.agent).await.0), (vec![name("a")], Phase::Stopped));
     let started = stack.agents.start_agent(Operation::new(), a.agent.clone()).await.unwrap();
     assert_eq!((started.phase, started.spec.tools), (Phase::Running, vec![tool]));

@@ -1,13 +1,13 @@
 //! `hoistway up`: every service and the gateway in one process, each on its own port and database, the gateway calling
 //! the services' own servers without a network between.
 
-use crate::{UpArgs, screen::Screen};
+use crate::{UpArgs, demo, screen::Screen};
 use hoistway_agent as agent;
 use hoistway_build as build;
 use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient};
 use hoistway_gateway::{self as gateway, Gateway, saga::Services};
 use hoistway_kit::{
-    config::xdg_data_dir,
+    config::{self, xdg_data_dir},
     fs::{DirLock, private_dir},
     ports::{self, Listeners, Ports},
     secrets::MasterKey,
@@ -15,7 +15,7 @@ use hoistway_kit::{
     telemetry,
     token::{ApiKey, ServiceToken},
 };
-use hoistway_model::{Code, Error, Result};
+use hoistway_model::{Code, Error, Result, Secret};
 use hoistway_tool_registry as tools;
 use std::{
     io::Write,
@@ -126,7 +126,15 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let interpreter = build_service.interpreter().clone();
     let no_packages = build_service.packages();
 
+    // Sandbox and limits come from HOISTWAY_AGENT_* here too; addresses and directories do not.
+    let given: agent::Config = config::load(agent::config::SERVICE, None)?;
     let agent_config = agent::Config {
+        sandbox: args.sandbox.unwrap_or(given.sandbox),
+        network: args.network.unwrap_or(given.network),
+        limits: given.limits,
+        readable: given.readable,
+        writable: given.writable,
+        pretend: given.pretend,
         data_dir: data_dir.clone(),
         egress_listen: first(&agent_ports.egress)?,
         registry_address: registry.clone(),
@@ -157,7 +165,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         python: format!("{} at {}", interpreter.full_version, interpreter.executable.display()),
         no_packages,
         services: grpc,
-        isolation: agent_service.isolation().to_string(),
+        isolation: agent_service.isolation(),
         agents: agent_service.handle().list_agents().await?.len(),
     };
 
@@ -172,7 +180,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         part(&stop, tools::run(tool_service, tool_server, tool_ports, services.clone())),
         part(&stop, build_service.run(build_ports, services.clone())),
         part(&stop, agent::run(agent_service, agent_server, agent_ports, services.clone())),
-        say(screen),
+        say(screen, args.demo.then(|| shared.api_key.secret().clone())),
     );
     front.and(tool_registry).and(build).and(agents)
 }
@@ -182,10 +190,18 @@ fn first(listeners: &Listeners) -> Result<SocketAddr> {
     addr.ok_or_else(|| Error::new(Code::Internal, "a port is not listening"))
 }
 
-/// The screen goes to standard output, where scripts wait for it; a closed one is nobody's failure.
-async fn say(screen: Screen) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{screen}").and_then(|()| out.flush());
+/// The screen goes to standard output, where scripts wait for it; a closed one is nobody's failure. The demo, if there
+/// is to be one, comes after it.
+async fn say(screen: Screen, demo: Option<Secret>) {
+    {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{screen}").and_then(|()| out.flush());
+    }
+    if let Some(key) = demo
+        && let Ok(base) = screen.url().parse()
+    {
+        demo::show(base, key).await;
+    }
 }
 
 #[cfg(test)]

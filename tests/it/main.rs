@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod agents;
+mod cli;
 mod compose;
 mod contract;
 mod counts;
+mod data_dir;
 mod fresh_start;
 mod http;
 mod images;

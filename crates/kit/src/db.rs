@@ -5,7 +5,7 @@ use hoistway_model::{Code, Error, Result};
 use sea_orm::{
     ActiveValue::Set,
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, QueryOrder,
-    RuntimeErr, Schema, SqlErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    RuntimeErr, Schema, SqlErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
     sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use sea_orm_migration::{MigrationTrait, SchemaManager, seaql_migrations};
@@ -84,6 +84,20 @@ impl Db {
             }
         }
     }
+}
+
+/// Writes what the database `from` holds at this moment to the new file `to`, while others go on reading and writing
+/// it, in this process or in another.
+pub async fn snapshot(from: &Path, to: &Path) -> Result<()> {
+    let failed = |e: DbErr| Error::internal(&format!("copying {}", from.display()), e);
+    let mut options = options(from.to_owned(), false);
+    options.max_connections(1);
+    let db = Database::connect(options).await.map_err(failed)?;
+    let to = to.to_str().ok_or_else(|| Error::new(Code::InvalidArgument, "the path is not UTF-8"))?;
+    let copy = Statement::from_sql_and_values(db.get_database_backend(), "VACUUM INTO ?", [to.into()]);
+    let copied = db.execute_raw(copy).await.map(drop).map_err(failed);
+    db.close().await.map_err(failed)?;
+    copied
 }
 
 /// For `map_err`: a full disk and a busy database have codes of their own, all else is internal. `doing` is public.

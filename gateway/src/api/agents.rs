@@ -14,6 +14,7 @@ use hoistway_model::{
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tracing::Instrument;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The most log lines that one call answers with.
 pub const MAX_TAIL: u32 = 100_000;
@@ -21,19 +22,27 @@ pub const MAX_TAIL: u32 = 100_000;
 const RELEASE_TRIES: u32 = 5;
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
 
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, delete)).routes(routes!(logs))
+}
+
 /// `GET /agents`.
+#[utoipa::path(get, path = "/agents", tag = "agents")]
 pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
     let agents = state.agents.list_agents().await?;
     Ok(Json(agents.iter().map(|agent| shape(agent, &state.public)).collect()))
 }
 
 /// `GET /agents/{name}`.
+#[utoipa::path(get, path = "/agents/{name}", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let agent = state.agents.get_agent(name.name("agent")?).await?;
     Ok(Json(shape(&agent, &state.public)))
 }
 
 /// `DELETE /agents/{name}`: the agent, then what it had bound.
+#[utoipa::path(delete, path = "/agents/{name}", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let name = name.name("agent")?;
     let request = telemetry::request_id().unwrap_or_default();
@@ -73,6 +82,7 @@ pub fn deleted() -> Value {
 }
 
 /// `GET /agents/{name}/logs?tail=N`.
+#[utoipa::path(get, path = "/agents/{name}/logs", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
 pub async fn logs(State(state): State<Arc<AppState>>, name: Segment, query: Query) -> ApiResult<String> {
     let tail = query.number("tail", 0..=MAX_TAIL)?;
     Ok(lines(state.agents.agent_logs(name.name("agent")?, tail).await?))
@@ -110,6 +120,8 @@ fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
             "revision": agent.revision,
             "imageDigest": agent.image_digest,
             "isolation": agent.isolation,
+            "network": agent.network,
+            "limits": agent.limits,
         },
         "created_at": rfc3339(agent.created_at),
         "updated_at": rfc3339(agent.updated_at),

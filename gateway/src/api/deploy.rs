@@ -2,8 +2,11 @@
 
 use super::{
     body::WholeBody,
-    deploy_request::DeployRequest,
-    error::{ApiError, ApiResult},
+    deploy_request::{
+        DeployRequest,
+        schema::{self, DeployBody},
+    },
+    error::{ApiError, ApiResult, ErrorBody},
     json::short,
     query::Query,
 };
@@ -21,6 +24,8 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::{str::FromStr, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Bodies above this size are parsed off the runtime's threads.
 const LARGE: usize = 256 << 10;
@@ -50,31 +55,171 @@ impl FromStr for Wait {
     }
 }
 
-/// 201, in the reference's own words.
-#[derive(Serialize)]
+/// How to deploy.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the parameters are read one by one; this describes them")]
+struct Parameters {
+    /// What the answer waits for: `ready`, the agent answers; `built`, its image is built; `none`, the deploy is
+    /// checked and accepted. Letter case does not matter. Default: `ready`.
+    #[param(inline)]
+    wait: Option<WaitFor>,
+    /// How many seconds the answer waits at most. The default is 25, and the most is the time limit of a deployment,
+    /// 900 unless the operator set another. The deploy goes on when the waiting ends.
+    #[param(minimum = 0, maximum = 900)]
+    timeout: Option<u32>,
+    /// Refuses a deploy that requires tools which are not registered, instead of a warning.
+    strict: Option<bool>,
+}
+
+/// The values of `wait`.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "it describes what `Wait` reads")]
+enum WaitFor {
+    Ready,
+    Built,
+    None,
+}
+
+/// A deploy that is done, or of which only the agent's start is still under way.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Deployed)]
 struct Created {
+    /// The agent that was created or updated.
+    #[schema(value_type = String, examples("hello"))]
     agent: Name,
+    /// Where it runs.
+    #[schema(examples("agent-system"))]
     namespace: &'static str,
+    /// The tools that this deploy registered, in the request's order; not those that existed before.
     tools_created: Vec<String>,
+    /// The build, where one was asked for.
+    #[schema(value_type = String, required = false, examples("build-0c67cd1d8fc8"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     build_id: Option<String>,
+    /// The image that was built, at an address from which it can be pulled.
+    #[schema(value_type = String, required = false, examples("127.0.0.1:29085/hello:0c67cd1d8fc8"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     image_uri: Option<String>,
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
 
-/// 202: it will be done, and here is where to look.
-#[derive(Serialize)]
+/// A deploy that is accepted and under way.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeployAccepted)]
 struct Underway {
+    /// The agent that is being created or updated.
+    #[schema(value_type = String, examples("hello"))]
     agent: Name,
+    /// Where it will run.
+    #[schema(examples("agent-system"))]
     namespace: &'static str,
+    /// The deployment, for `GET /api/deployments/{id}`.
+    #[schema(value_type = String, format = "uuid")]
     deployment: DeploymentId,
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
 
-/// `POST /deploy?wait=ready|built|none&timeout=SECONDS&strict=true`.
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(deploy))
+}
+
+/// Deploy an agent
+///
+/// Registers tools, builds an image from source, and starts the agent, or its new revision. A deploy that fails takes
+/// back what it did, and the agent's previous revision goes on serving. The same deploy again changes nothing; one that
+/// is sent while the first runs joins it. A caller that hangs up cancels nothing.
+#[utoipa::path(
+    post,
+    path = "/deploy",
+    tag = "deploy",
+    operation_id = "deploy",
+    params(Parameters),
+    request_body(
+        content = DeployBody,
+        description = "What to deploy",
+        examples(
+            ("source" = (summary = "From source code", value = json!(schema::from_source()))),
+            ("everything" = (summary = "With a tool, a model, a package and a variable",
+                value = json!(schema::with_everything()))),
+            ("image" = (summary = "From an image, with several models", value = json!(schema::from_image()))),
+        )
+    ),
+    responses(
+        (
+            status = 201,
+            description = "The agent is deployed and answers; where it is still starting, `warnings` say so",
+            body = Created,
+            headers(
+                ("Location" = String, description = "The agent: `/api/agents/{name}`"),
+                ("Hoistway-Deployment" = String, description = "The deployment's id"),
+            ),
+            examples(
+                ("source" = (summary = "From source code", value = json!({
+                    "agent": "hello",
+                    "namespace": "agent-system",
+                    "tools_created": [],
+                    "build_id": "build-0c67cd1d8fc8",
+                    "image_uri": "127.0.0.1:29085/hello:0c67cd1d8fc8"
+                }))),
+                ("image" = (summary = "From an image that cannot be reached yet", value = json!({
+                    "agent": "librarian",
+                    "namespace": "agent-system",
+                    "tools_created": [],
+                    "warnings": ["the agent is Pending: the registry registry.example.com cannot be reached"]
+                }))),
+            )
+        ),
+        (
+            status = 202,
+            description = "The deploy is accepted and goes on: `wait=none`, or the build took longer than `timeout`",
+            body = Underway,
+            headers(
+                ("Location" = String, description = "The deployment: `/api/deployments/{id}`"),
+                ("Hoistway-Deployment" = String, description = "The deployment's id"),
+            ),
+            example = json!({
+                "agent": "hello",
+                "namespace": "agent-system",
+                "deployment": "01a2092d-b570-76eb-887a-3ce8dec8c3e1"
+            })
+        ),
+        (
+            status = 400,
+            description = "The request is wrong; `error` names the field. Nothing was changed",
+            body = ErrorBody,
+            example = json!({
+                "error": "agent_name is required",
+                "code": "invalid_argument",
+                "request_id": "01a2092d-b570-76eb-887a-3ce8dec8c3e1"
+            })
+        ),
+        (status = 409, description = "A tool contradicts one that is in use, or the agent is being deleted", body = ErrorBody),
+        (
+            status = 500,
+            description = "The deploy failed and was taken back. `error` begins with `build failed: `, `failed to create \
+                tool \"NAME\": ` or `failed to create agent: `, `code` is the cause and `details` prove it",
+            body = ErrorBody,
+            headers(("Hoistway-Deployment" = String, description = "The deployment's id")),
+            example = json!({
+                "error": "build failed: syntax error in agent.py, line 1: '(' was never closed",
+                "code": "syntax_error",
+                "request_id": "01a2092d-b570-76eb-887a-3ce8dec8c3e1",
+                "details": ["  File \"agent.py\", line 1", "    def handler(", "               ^",
+                    "SyntaxError: '(' was never closed"]
+            })
+        ),
+        (status = 507, description = "The disk is too full to build", body = ErrorBody),
+    )
+)]
 pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: WholeBody) -> ApiResult<Response> {
     let longest = u32::try_from(state.limits.deploy_deadline.as_secs()).unwrap_or(u32::MAX);
     let wait = query.one_of::<Wait>("wait")?.unwrap_or_default();

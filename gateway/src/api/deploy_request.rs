@@ -3,6 +3,7 @@
 
 mod env;
 mod llm;
+pub mod schema;
 mod stored;
 #[cfg(test)]
 mod tests;

@@ -10,8 +10,15 @@ use axum::{Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
+}
 
 /// `GET /deployments?agent=NAME&limit=N`, newest first.
+#[utoipa::path(get, path = "/deployments", tag = "deployments")]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<Json<Vec<Value>>> {
     let limit = query.number("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
     let deployments = state.deployer.list(query.name("agent")?, limit).await?;
@@ -19,6 +26,7 @@ pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult
 }
 
 /// `GET /deployments/{id}`.
+#[utoipa::path(get, path = "/deployments/{id}", tag = "deployments", params(("id" = String, Path, description = "The deployment's id")))]
 pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<Value>> {
     let deployment = state.deployer.get(id.id("deployment")?).await?;
     Ok(Json(shape(&deployment, &state.public)))

@@ -9,6 +9,13 @@ use hoistway_model::{Code, Error};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::sync::Arc;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr,
+        schema::{ObjectBuilder, Schema, Type},
+    },
+};
 
 /// When a caller who was told 429 or 503 may come again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -81,26 +88,54 @@ impl From<Error> for ApiError {
     }
 }
 
-/// The body of every error.
-#[derive(Serialize)]
-struct Body<'a> {
-    error: &'a str,
-    code: &'a str,
+/// The body of every error, 404 and 405 included.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct ErrorBody {
+    /// What happened and what to do, for people. It names the field of the request where there is one to blame.
+    error: String,
+    /// What happened, for programs.
+    #[schema(value_type = ErrorCode)]
+    code: &'static str,
+    /// The request, as the header `X-Request-Id` and the log name it.
+    #[schema(value_type = String)]
     request_id: Arc<str>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    details: &'a [String],
+    /// Lines that prove the text: a traceback, a resolver's answer, the last log lines. Absent when there are none.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<String>,
 }
+
+/// The values of `code`, as the document lists them.
+#[derive(Debug)]
+pub struct ErrorCode;
+
+impl PartialSchema for ErrorCode {
+    fn schema() -> RefOr<Schema> {
+        let codes = || Code::ALL.into_iter().map(|code| format!("- `{code}` ({})", code.http_status()));
+        let known: Vec<_> = codes().collect();
+        let text = format!(
+            "The kind of an error, with the HTTP status that usually answers it. There may be more with time; judge one \
+             that is not known here by its HTTP status.\n\n{}",
+            known.join("\n")
+        );
+        let object = ObjectBuilder::new().schema_type(Type::String).description(Some(text));
+        object.enum_values(Some(Code::ALL.map(Code::as_str))).into()
+    }
+}
+
+impl ToSchema for ErrorCode {}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if !self.logged {
             self.log();
         }
-        let body = Body {
-            error: &self.error.message,
+        let body = ErrorBody {
+            error: self.error.message.clone(),
             code: self.error.code.as_str(),
             request_id: telemetry::request_id().unwrap_or_default(),
-            details: &self.error.details,
+            details: self.error.details.clone(),
         };
         let mut response = (self.status, Json(body)).into_response();
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {

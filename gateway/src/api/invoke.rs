@@ -33,6 +33,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// How often a route is read anew after its connection was refused.
 const CONNECTS: usize = 3;
@@ -49,7 +50,13 @@ const TOKEN: &str = "x-hoistway-invoke-token";
 /// What a streamed answer may call itself; anything else is handed on as bytes that no browser interprets.
 const STREAM_TYPES: [&str; 4] = ["text/event-stream", "application/json", "application/x-ndjson", "text/plain"];
 
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(invoke)).routes(routes!(stream))
+}
+
 /// `POST /agents/{name}/invoke`: the runner's JSON as it is.
+#[utoipa::path(post, path = "/agents/{name}/invoke", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
 pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
     let call = Call::begin(&state, name.name("agent")?, body).await?;
     let (limit, deadline, name) = (state.limits.max_answer, call.deadline, call.agent.clone());
@@ -67,6 +74,7 @@ pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: Who
 }
 
 /// `POST /agents/{name}/invoke/stream`: the runner's answer as it comes.
+#[utoipa::path(post, path = "/agents/{name}/invoke/stream", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
 pub async fn stream(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
     let call = Call::begin(&state, name.name("agent")?, body).await?;
     let (deadline, name) = (call.deadline, call.agent.clone());

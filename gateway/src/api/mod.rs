@@ -14,8 +14,10 @@ mod health;
 mod invoke;
 pub mod json;
 mod model_providers;
+mod openapi;
 mod query;
 mod starter_kit;
+mod status;
 mod tools;
 
 use crate::state::AppState;
@@ -23,41 +25,43 @@ use axum::{
     Router,
     extract::Request,
     middleware::{from_fn, from_fn_with_state},
-    routing::{get, post},
 };
 use error::ApiError;
 use hoistway_model::{Code, Error};
 use std::sync::Arc;
+use utoipa_axum::router::OpenApiRouter;
 
-/// Every path of the public API and the two probes.
+/// Every path of the public API and what is beside it.
 pub fn router(state: Arc<AppState>) -> Router {
-    let mut router = Router::new().route("/healthz", get(health::alive)).route("/readyz", get(health::ready));
-    for base in ["/api", "/api/v1"] {
-        let at = |path: &str| format!("{base}{path}");
-        router = router
-            .route(&at("/deploy"), post(deploy::deploy))
-            .route(&at("/starter-kit"), post(starter_kit::seed))
-            .route(&at("/agents"), get(agents::list))
-            .route(&at("/agents/{name}"), get(agents::get).delete(agents::delete))
-            .route(&at("/agents/{name}/logs"), get(agents::logs))
-            .route(&at("/agents/{name}/invoke"), post(invoke::invoke))
-            .route(&at("/agents/{name}/invoke/stream"), post(invoke::stream))
-            .route(&at("/tools"), get(tools::list).post(tools::create))
-            .route(&at("/tools/{name}"), get(tools::get).delete(tools::delete))
-            .route(&at("/model-providers"), get(model_providers::list).post(model_providers::create))
-            .route(&at("/model-providers/{name}"), get(model_providers::get).delete(model_providers::delete))
-            .route(&at("/builds"), get(builds::list))
-            .route(&at("/builds/{id}"), get(builds::get))
-            .route(&at("/builds/{id}/logs"), get(builds::logs))
-            .route(&at("/deployments"), get(deployments::list))
-            .route(&at("/deployments/{id}"), get(deployments::get));
-    }
-    router
+    let api = || Router::from(routes());
+    Router::new()
+        .merge(Router::from(open_routes()))
+        .nest("/api", api())
+        .nest("/api/v1", api())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), auth::require_key))
         .layer(from_fn(edge::edge))
         .with_state(state)
+}
+
+/// What is served at the root and needs no key, with its description.
+fn open_routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().merge(health::routes()).merge(openapi::routes())
+}
+
+/// What is served under `/api` and `/api/v1`, with its description.
+fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new()
+        .merge(deploy::routes())
+        .merge(agents::routes())
+        .merge(invoke::routes())
+        .merge(tools::routes())
+        .merge(model_providers::routes())
+        .merge(builds::routes())
+        .merge(deployments::routes())
+        .merge(starter_kit::routes())
+        .merge(status::routes())
 }
 
 async fn not_found(request: Request) -> ApiError {

@@ -19,21 +19,30 @@ use hoistway_model::{
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The longest model identifier.
 const MAX_MODEL: usize = 2_048;
 
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, delete))
+}
+
 /// `GET /model-providers`.
+#[utoipa::path(get, path = "/model-providers", tag = "model providers")]
 pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
     Ok(Json(state.tools.list_model_providers().await?.iter().map(shape).collect()))
 }
 
 /// `GET /model-providers/{name}`.
+#[utoipa::path(get, path = "/model-providers/{name}", tag = "model providers", params(("name" = String, Path, description = "The model provider's name")))]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     Ok(Json(shape(&state.tools.get_model_provider(name.name("model provider")?).await?)))
 }
 
 /// `POST /model-providers`: 201 for a new one, 200 for one that is registered just so.
+#[utoipa::path(post, path = "/model-providers", tag = "model providers")]
 pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiResult<(StatusCode, Json<Value>)> {
     let (provider, warnings) = parse(&body.bytes)?;
     let known = exists(state.tools.get_model_provider(provider.name.clone()).await)?;
@@ -42,6 +51,7 @@ pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiR
 }
 
 /// `DELETE /model-providers/{name}`.
+#[utoipa::path(delete, path = "/model-providers/{name}", tag = "model providers", params(("name" = String, Path, description = "The model provider's name")))]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     state.tools.delete_model_provider(Operation::new(), name.name("model provider")?).await?;
     Ok(Json(deleted()))

@@ -20,22 +20,31 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 use tracing::Instrument;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The longest credential and the longest label.
 const MAX_CREDENTIAL: usize = 64 << 10;
 const MAX_LABEL: usize = 256;
 
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, delete))
+}
+
 /// `GET /tools`.
+#[utoipa::path(get, path = "/tools", tag = "tools")]
 pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
     Ok(Json(state.tools.list_tools().await?.iter().map(shape).collect()))
 }
 
 /// `GET /tools/{name}`.
+#[utoipa::path(get, path = "/tools/{name}", tag = "tools", params(("name" = String, Path, description = "The tool's name")))]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     Ok(Json(shape(&state.tools.get_tool(name.name("tool")?).await?)))
 }
 
 /// `POST /tools`: 201 for a new tool, 200 for one that is registered just so. Agents that were waiting for it get it.
+#[utoipa::path(post, path = "/tools", tag = "tools")]
 pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiResult<(StatusCode, Json<Value>)> {
     let (tool, warnings) = parse(&body.bytes)?;
     let known = exists(state.tools.get_tool(tool.name.clone()).await)?;
@@ -45,6 +54,7 @@ pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiR
 }
 
 /// `DELETE /tools/{name}`.
+#[utoipa::path(delete, path = "/tools/{name}", tag = "tools", params(("name" = String, Path, description = "The tool's name")))]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     state.tools.delete_tool(Operation::new(), name.name("tool")?).await?;
     Ok(Json(deleted()))

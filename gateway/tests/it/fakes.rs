@@ -11,7 +11,7 @@ use hoistway_model::{
     Secret, ToolRegistry,
     agent::{
         Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, RouteStream,
-        VersionedRoute,
+        RuntimeStatus, VersionedRoute,
     },
     build::{Build, BuildRequest, BuildStatus, BuiltImage},
     image::ImageRef,
@@ -235,6 +235,8 @@ impl FakeAgents {
             message: String::new(),
             image_digest: Some(Digest::of(b"manifest")),
             isolation: "not sandboxed".into(),
+            network: "open".into(),
+            limits: "none".into(),
             created_at: 0,
             updated_at: 0,
         };
@@ -317,6 +319,17 @@ impl AgentService for FakeAgents {
     async fn ack_routes(&self, _: String, version: u64) -> Result<()> {
         self.acknowledged.send_replace(version);
         Ok(())
+    }
+
+    async fn runtime(&self) -> Result<RuntimeStatus> {
+        Ok(RuntimeStatus {
+            name: "process".into(),
+            isolation: "not sandboxed".into(),
+            network: "open".into(),
+            limits: "none".into(),
+            python: "3.11".into(),
+            notes: vec!["no namespaces for agents: it is a fake".into()],
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod deploys;
+mod document;
 mod edge;
 mod errors;
 mod fakes;

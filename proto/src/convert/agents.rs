@@ -3,7 +3,8 @@ use crate::agents::v1 as pb;
 use hoistway_model::{
     Error, Result, Secret,
     agent::{
-        Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, Target, VersionedRoute,
+        Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, RuntimeStatus, Target,
+        VersionedRoute,
     },
 };
 
@@ -94,6 +95,8 @@ impl From<Agent> for pb::Agent {
             isolation: a.isolation,
             created_at: a.created_at,
             updated_at: a.updated_at,
+            network: a.network,
+            limits: a.limits,
         }
     }
 }
@@ -113,7 +116,23 @@ impl TryFrom<pb::Agent> for Agent {
             isolation: a.isolation,
             created_at: a.created_at,
             updated_at: a.updated_at,
+            network: a.network,
+            limits: a.limits,
         })
+    }
+}
+
+impl From<RuntimeStatus> for pb::GetRuntimeResponse {
+    fn from(r: RuntimeStatus) -> Self {
+        let RuntimeStatus { name, isolation, network, limits, python, notes } = r;
+        Self { name, isolation, network, limits, python, notes }
+    }
+}
+
+impl From<pb::GetRuntimeResponse> for RuntimeStatus {
+    fn from(r: pb::GetRuntimeResponse) -> Self {
+        let pb::GetRuntimeResponse { name, isolation, network, limits, python, notes } = r;
+        Self { name, isolation, network, limits, python, notes }
     }
 }
 

@@ -84,6 +84,10 @@ impl GrpcAgentService {
         self.0.ack_routes(r.watcher, r.version).await?;
         Ok(pb::AckRoutesResponse {})
     }
+
+    async fn get_runtime(&self, _: pb::GetRuntimeRequest) -> Result<pb::GetRuntimeResponse> {
+        self.0.runtime().await.map(Into::into)
+    }
 }
 
 /// One generated method for each of the above: the message out of its envelope, the answer or the status into one.
@@ -124,4 +128,5 @@ rpcs! {
     delete_agent: DeleteAgentRequest => DeleteAgentResponse,
     get_agent_logs: GetAgentLogsRequest => GetAgentLogsResponse,
     ack_routes: AckRoutesRequest => AckRoutesResponse,
+    get_runtime: GetRuntimeRequest => GetRuntimeResponse,
 }

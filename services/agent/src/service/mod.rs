@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use hoistway_kit::fs::DirLock;
 use hoistway_model::{
     AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
-    agent::{Agent, AgentSpec, RevisionStatus, RouteStream},
+    agent::{Agent, AgentSpec, RevisionStatus, RouteStream, RuntimeStatus},
     image::ImageRef,
     tool::BoundTool,
 };
@@ -196,5 +196,11 @@ impl AgentService for Agents {
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()> {
         self.0.hub.ack(&watcher, version);
         Ok(())
+    }
+
+    async fn runtime(&self) -> Result<RuntimeStatus> {
+        let Isolation { enforced, network, limits, notes } = self.0.isolation();
+        let python = self.0.interpreter.python.clone();
+        Ok(RuntimeStatus { name: "process".to_owned(), isolation: enforced, network, limits, python, notes })
     }
 }

@@ -123,6 +123,12 @@ impl ProcessRuntime {
         (strays, config.dir) = opened.map_err(|error| Error::internal("opening the agents' directory", error))?;
         let (settings, limits) = (config.sandbox.clone(), config.limits);
         let sandbox = Sandbox::find(&config.dir, &config.launcher, &config.python, settings, limits).await?;
+        let isolation = sandbox.isolation();
+        tracing::info!(network = %isolation.network, limits = %isolation.limits, "agents: {isolation}");
+        isolation.notes.iter().for_each(|note| tracing::warn!("{note}"));
+        if !isolation.is_sandboxed() {
+            tracing::warn!("agents are not sandboxed: they can do what their user can do");
+        }
         let sandbox = Arc::new(sandbox);
         let sweeping = Arc::clone(&sandbox);
         strays += tokio::task::spawn_blocking(move || sweeping.sweep()).await.unwrap_or(0);

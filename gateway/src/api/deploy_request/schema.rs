@@ -1,0 +1,181 @@
+//! The body of a deploy as the API's document describes it, and its examples. What is described here is read by
+//! [`super::DeployRequest::parse`], which knows a little more than a schema can say.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// What to deploy. Either `source_files` or `image` is needed. A redeploy replaces the whole specification: what is
+/// left out takes its default. `null` is the same as absent. A field that is not listed here is ignored, and the
+/// answer's `warnings` say so.
+#[derive(Debug, ToSchema)]
+#[schema(as = DeployRequest)]
+pub struct DeployBody {
+    /// The agent's name, a DNS label. An agent of this name is updated, otherwise it is created.
+    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63, examples("hello"))]
+    pub agent_name: String,
+    /// An image that is built already. It wins over `source_files`, with a warning.
+    #[schema(max_length = 1024, examples("registry.example.com/team/hello:1.0"))]
+    pub image: Option<String>,
+    /// File names and their text. Names are relative and normalised: no `..`, no leading `/`, no backslash. An image is
+    /// built from them on the server.
+    pub source_files: Option<BTreeMap<String, String>>,
+    /// What the agent finds in the variable `SYSTEM_PROMPT`.
+    pub system_prompt: Option<String>,
+    /// Tools that the agent uses. One that is not registered is bound as soon as it is, unless `strict` is asked for.
+    #[schema(max_items = 1000)]
+    pub required_tools: Option<Vec<String>>,
+    /// Tools to register before the agent starts. One that exists with the same endpoint is left as it is.
+    #[schema(max_items = 1000)]
+    pub tools_to_create: Option<Vec<DeployTool>>,
+    /// The models that the agent uses, each role at most once.
+    #[schema(max_items = 1000)]
+    pub llm_configs: Option<Vec<DeployModel>>,
+    /// The agent's model, where it has only one.
+    pub llm_config: Option<DeployModel>,
+    /// Variables of the agent's environment, no name twice. Their values are masked in every answer and log.
+    #[schema(max_items = 1000)]
+    pub env: Option<Vec<DeployVariable>>,
+    /// Python packages, one requirement on each line as pip writes it, without options and URLs. When this is absent,
+    /// `requirements.txt`, then `pyproject.toml`, then the imports of the source decide.
+    #[schema(examples("openai>=1.0\nrequests"))]
+    pub requirements: Option<String>,
+    /// The file to start. Default: the only `.py` file, else `agent.py`, `main.py` or `app.py`.
+    #[schema(examples("agent.py"))]
+    pub entry_point: Option<String>,
+    /// What the agent is written with; nothing depends on it.
+    #[schema(examples("langchain"))]
+    pub framework: Option<String>,
+    /// The name of a registered identity provider that authenticates the agent's callers.
+    pub identity_provider: Option<String>,
+}
+
+/// A tool to register with a deploy.
+#[derive(Debug, ToSchema)]
+pub struct DeployTool {
+    /// The tool's name, a DNS label.
+    #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63, examples("weather"))]
+    pub name: String,
+    /// What the tool does, for people and models.
+    #[schema(max_length = 65536)]
+    pub description: Option<String>,
+    /// Where the tool is reached, with `http://` or `https://`.
+    #[schema(examples("https://weather.example.com/v1"))]
+    pub base_url: String,
+    /// How calls to the tool are authenticated. Letter case does not matter. Default: `None`.
+    #[schema(inline)]
+    pub auth_type: Option<DeployAuthType>,
+    /// The port. Default: the one in `base_url`, else 443, or 80 for `http://`.
+    #[schema(minimum = 1, maximum = 65535)]
+    pub port: Option<u16>,
+    /// The protocol. Letter case does not matter. Default: that of `base_url`.
+    #[schema(inline)]
+    pub scheme: Option<DeployScheme>,
+}
+
+/// How calls to a tool are authenticated.
+#[derive(Debug, ToSchema)]
+pub enum DeployAuthType {
+    /// Not at all.
+    None,
+    /// With a key.
+    #[schema(rename = "APIKey")]
+    ApiKey,
+    /// With a token that is fetched with client credentials.
+    OAuth2,
+}
+
+/// How a tool is spoken to.
+#[derive(Debug, ToSchema)]
+pub enum DeployScheme {
+    /// Without TLS.
+    #[schema(rename = "HTTP")]
+    Http,
+    /// With TLS.
+    #[schema(rename = "HTTPS")]
+    Https,
+}
+
+/// A model that an agent uses in one role.
+#[derive(Debug, ToSchema)]
+pub struct DeployModel {
+    /// `openai`, `anthropic`, `bedrock`, `ollama`, or the name of a registered model provider.
+    #[schema(examples("openai"))]
+    pub provider: String,
+    /// The model, as its provider calls it.
+    #[schema(max_length = 2048, examples("gpt-4o-mini"))]
+    pub model: String,
+    /// What the model is for. Letter case does not matter, and `default` means `chat`. Default: `chat`.
+    #[schema(inline)]
+    pub role: Option<DeployRole>,
+}
+
+/// What a model is for.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum DeployRole {
+    /// Conversation: `LLM_MODEL` and `LLM_PROVIDER`.
+    Chat,
+    /// Embedding: `LLM_MODEL_EMBEDDING`.
+    Embedding,
+    /// Classification: `LLM_MODEL_CLASSIFY`.
+    Classify,
+    /// Reranking: `LLM_MODEL_RERANKING`.
+    Reranking,
+}
+
+/// A variable of the agent's environment.
+#[derive(Debug, ToSchema)]
+pub struct DeployVariable {
+    /// The name. `PORT`, `AGENT_NAME`, `USER_ENTRY_POINT`, `SYSTEM_PROMPT`, `TOOL_NAMES`, `PYTHONPATH`, `PYTHONHOME` and
+    /// what begins with `LLM_`, `TOOL_URL_`, `HOISTWAY_` or `LD_` are the platform's own.
+    #[schema(pattern = "^[A-Za-z_.-][A-Za-z0-9_.-]*$", max_length = 255, examples("GREETING"))]
+    pub name: String,
+    /// The value; it may be empty.
+    #[schema(examples("Good morning"))]
+    pub value: String,
+}
+
+/// The smallest deploy: one file, and what `POST /api/agents/hello/invoke` gets is passed to its `handler`.
+pub fn from_source() -> Value {
+    json!({
+        "agent_name": "hello",
+        "source_files": {"agent.py": "def handler(message):\n    return \"Hello, \" + message\n"}
+    })
+}
+
+/// A deploy that uses what else there is: a tool, a model, a package and a variable.
+pub fn with_everything() -> Value {
+    json!({
+        "agent_name": "forecaster",
+        "source_files": {
+            "agent.py": "import os\nimport requests\n\ndef handler(message):\n    \
+                url = os.environ[\"TOOL_URL_WEATHER\"]\n    \
+                return requests.get(url, params={\"place\": message}, timeout=10).json()\n"
+        },
+        "entry_point": "agent.py",
+        "requirements": "requests>=2.31",
+        "system_prompt": "You tell people what weather to expect.",
+        "tools_to_create": [{
+            "name": "weather",
+            "description": "Forecasts by place",
+            "base_url": "https://weather.example.com/v1",
+            "auth_type": "APIKey"
+        }],
+        "required_tools": ["weather"],
+        "llm_configs": [{"role": "chat", "provider": "openai", "model": "gpt-4o-mini"}],
+        "env": [{"name": "UNITS", "value": "metric"}]
+    })
+}
+
+/// A deploy of an image that exists, with a model for each role.
+pub fn from_image() -> Value {
+    json!({
+        "agent_name": "librarian",
+        "image": "registry.example.com/team/librarian:1.4",
+        "llm_configs": [
+            {"role": "chat", "provider": "openai", "model": "gpt-4o"},
+            {"role": "embedding", "provider": "openai", "model": "text-embedding-3-small"}
+        ]
+    })
+}

@@ -1,0 +1,136 @@
+//! Adds to every operation what no handler should have to repeat: errors, headers, security, samples. Nothing that a
+//! handler says itself is overwritten.
+
+use super::{
+    samples,
+    shared::{self, Kind, STANDARD},
+};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::OpenApi;
+
+/// The methods that a path can have.
+pub const METHODS: [&str; 6] = ["get", "put", "post", "delete", "patch", "head"];
+
+/// The whole document.
+pub fn finish(described: OpenApi) -> Value {
+    let mut document = serde_json::to_value(described).unwrap_or_default();
+    merge(&mut document, shared::members());
+    let mut components = shared::components();
+    components["responses"] = shared::responses();
+    merge(&mut document["components"], components);
+    require_a_source(&mut document["components"]["schemas"]["DeployRequest"]);
+    if let Some(paths) = document["paths"].as_object_mut() {
+        for (path, item) in paths {
+            for method in METHODS {
+                if let Some(operation) = item.get_mut(method).and_then(Value::as_object_mut) {
+                    complete(path, method, operation);
+                }
+            }
+        }
+    }
+    document
+}
+
+/// Puts the members of one object into another one, where members of the latter with the same name give way unless
+/// both are objects.
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+/// What the struct cannot say: one of the two sources must be there.
+fn require_a_source(schema: &mut Value) {
+    let either = |source: &str, kind: Value| json!({"required": [source], "properties": {source: kind}});
+    schema["anyOf"] = json!([
+        either("source_files", json!({"type": "object", "minProperties": 1})),
+        either("image", json!({"type": "string", "pattern": "\\S"})),
+    ]);
+}
+
+fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
+    let keyed = path.starts_with("/api/");
+    if !keyed {
+        operation.insert("security".into(), json!([]));
+    }
+    name(operation);
+    parameters(path, operation);
+    let of = |place: &str| {
+        let all = operation.get("parameters").and_then(Value::as_array);
+        all.is_some_and(|all| all.iter().any(|parameter| parameter["in"] == place))
+    };
+    let names = of("path");
+    let kind = Kind { keyed, names, parameters: names || of("query"), body: operation.contains_key("requestBody") };
+    let pages = operation
+        .get("parameters")
+        .is_some_and(|all| all.as_array().is_some_and(|all| all.iter().any(|parameter| parameter["name"] == "before")));
+    if let Some(responses) = operation.entry("responses").or_insert_with(|| json!({})).as_object_mut() {
+        answers(responses, &kind, pages);
+    }
+    let samples = samples::of(path, method, operation, keyed);
+    operation.insert("x-codeSamples".into(), samples);
+}
+
+/// An operation's id is unique and a good name of a function: one that only says what is done (`list`, `get`) gets
+/// what it is done to from the tag.
+fn name(operation: &mut Map<String, Value>) {
+    let tag = operation.get("tags").and_then(|tags| tags[0].as_str()).unwrap_or_default().replace(' ', "_");
+    let one = tag.strip_suffix('s').unwrap_or(&tag);
+    let Some(id) = operation.get("operationId").and_then(Value::as_str) else { return };
+    let id = match id {
+        "list" => format!("list_{tag}"),
+        "logs" => format!("get_{one}_logs"),
+        "stream" => format!("invoke_{one}_stream"),
+        verb if !verb.contains('_') && verb != "deploy" => format!("{verb}_{one}"),
+        _ => return,
+    };
+    operation.insert("operationId".into(), id.into());
+}
+
+/// Gives the parameters of paths and of paging what is the same everywhere.
+fn parameters(path: &str, operation: &mut Map<String, Value>) {
+    let Some(all) = operation.get_mut("parameters").and_then(Value::as_array_mut) else { return };
+    for parameter in all {
+        let name = parameter["name"].as_str().unwrap_or_default().to_owned();
+        if parameter["in"] == "path" && parameter.get("example").is_none() {
+            parameter["example"] = samples::named(path, &name).into();
+        }
+        let text = match name.as_str() {
+            "limit" => "The most entries of the answer",
+            "before" => "Only entries older than the one with this id; a page's last id gives the next page",
+            _ => continue,
+        };
+        if parameter.get("description").is_none() {
+            parameter["description"] = text.into();
+        }
+    }
+}
+
+fn answers(responses: &mut Map<String, Value>, kind: &Kind, pages: bool) {
+    for standard in STANDARD.iter().filter(|standard| (standard.meets)(kind)) {
+        let reference = json!({"$ref": format!("#/components/responses/{}", standard.name)});
+        responses.entry(standard.status.to_string()).or_insert(reference);
+    }
+    for (status, response) in responses.iter_mut() {
+        let Some(response) = response.as_object_mut().filter(|response| !response.contains_key("$ref")) else {
+            continue;
+        };
+        if status.starts_with(['4', '5']) {
+            response.entry("content").or_insert_with(shared::error_content);
+        }
+        let headers = response.entry("headers").or_insert_with(|| json!({}));
+        headers["X-Request-Id"] = json!({"$ref": "#/components/headers/RequestId"});
+        let standard = STANDARD.iter().find(|standard| standard.status.to_string() == *status);
+        if let Some((name, part)) = standard.and_then(|standard| standard.header) {
+            headers[name] = json!({"$ref": format!("#/components/headers/{part}")});
+        }
+        if pages && status == "200" {
+            headers["Link"] = json!({"$ref": "#/components/headers/NextPage"});
+        }
+    }
+}

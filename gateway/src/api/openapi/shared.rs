@@ -1,0 +1,236 @@
+//! What the document says once for all operations.
+
+use serde_json::{Value, json};
+
+/// Where the API answers in the samples; the page puts its own address in its place.
+pub const ENDPOINT: &str = "http://localhost:8092";
+
+/// Tags, in the order in which the page shows them, with what they are about.
+const TAGS: [(&str, &str); 14] = [
+    ("deploy", "From source code or an image to a running agent, in one call."),
+    ("agents", "Running agents: look at them, call them, change and delete them."),
+    ("revisions", "What an agent was, is and can be again."),
+    ("deployments", "Deploys, with their steps and how long each took."),
+    ("builds", "Images made from source, with their logs."),
+    ("events", "What happens, as it happens."),
+    ("tools", "HTTP services that agents use, and the credentials for them."),
+    ("model providers", "Where the models are that agents use."),
+    ("identity providers", "Who authenticates the callers of an agent."),
+    ("starter kit", "A tool and a model provider to begin with."),
+    ("keys", "API keys and their scopes."),
+    ("audit", "Who changed what, and when."),
+    ("backups", "Copies of everything that an installation has."),
+    ("platform", "The installation itself: its state, probes, metrics and this document."),
+];
+
+/// The members of the document that no handler has.
+pub fn members() -> Value {
+    json!({
+        "info": {
+            "title": "Hoistway",
+            "summary": "Turns one HTTP call into a running AI agent.",
+            "description": INTRODUCTION,
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [
+            {
+                "url": "/",
+                "description": "The installation that this document comes from. Every path under `/api` is also there \
+                    under `/api/v1`, the base that the `runagents` SDK uses"
+            },
+            {"url": ENDPOINT, "description": "Where `hoistway up` answers by default"},
+        ],
+        "security": [{"bearer": []}, {"key": []}],
+        "tags": TAGS.map(|(name, description)| json!({"name": name, "description": description})),
+    })
+}
+
+const INTRODUCTION: &str = "\
+Hoistway is a self-hosted control plane for AI agents. `POST /api/deploy` registers an agent's tools, builds an image \
+from its source and starts it; `POST /api/agents/{name}/invoke` calls it.
+
+**Key.** Every path under `/api` needs an API key, as `Authorization: Bearer KEY` or as `X-RunAgents-API-Key: KEY`. \
+`hoistway up` prints where the first one is kept. The samples expect it in the variable `RUNAGENTS_API_KEY`.
+
+**Requests** are JSON in UTF-8, whatever their content type. `null` is the same as absent, nothing may be given twice, \
+and a member that is not known is ignored and told in the answer's `warnings`. Values of an enumeration may be written \
+in any letter case.
+
+**Answers** are JSON but for logs, streams and metrics. Times are RFC 3339 in UTC. Members may be added with time: \
+clients pass over what they do not know.
+
+**Lists** are plain JSON arrays. Those that grow without end come newest first, at most `limit` entries at a time; \
+where there is more, the header `Link` has the address of the next page.
+
+**Errors** have one shape: `error` for people, `code` for programs, `request_id` for the log, and `details` where there \
+is proof to show. A path or method that does not exist is answered so as well, with 404 or 405.
+
+**Request ids.** Every answer has the header `X-Request-Id`. A request may bring its own: up to 128 printable ASCII \
+characters without spaces.";
+
+/// The parts that operations refer to.
+pub fn components() -> Value {
+    json!({
+        "securitySchemes": {
+            "bearer": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "An API key in the header `Authorization`"
+            },
+            "key": {
+                "type": "apiKey",
+                "in": "header",
+                "name": "X-RunAgents-API-Key",
+                "description": "An API key in a header of its own, for clients that cannot set `Authorization`"
+            },
+        },
+        "headers": {
+            "RequestId": {
+                "description": "The id of the request in logs and errors: the caller's own, else a new one",
+                "required": true,
+                "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+            },
+            "RetryAfter": {
+                "description": "After how many seconds it is worth trying again",
+                "required": true,
+                "schema": {"type": "string", "pattern": "^[0-9]+$"},
+            },
+            "Authenticate": {
+                "description": "How to present a key",
+                "required": true,
+                "schema": {"type": "string", "const": "Bearer"},
+            },
+            "NextPage": {
+                "description": "Where the next page is, as `<ADDRESS>; rel=\"next\"`; absent on the last one",
+                "schema": {"type": "string"},
+            },
+        },
+    })
+}
+
+/// What a request is like, as far as it decides about the errors that it can meet.
+pub struct Kind {
+    /// It needs a key.
+    pub keyed: bool,
+    /// Its path names something.
+    pub names: bool,
+    /// It has parameters in its path or query.
+    pub parameters: bool,
+    /// It has a body.
+    pub body: bool,
+}
+
+/// An error that does not depend on what an operation does.
+pub struct Standard {
+    /// The HTTP status.
+    pub status: u16,
+    /// Its name among the document's responses.
+    pub name: &'static str,
+    /// What it means.
+    pub description: &'static str,
+    /// An example's `error` and `code`.
+    pub example: (&'static str, &'static str),
+    /// The header that it has beside the request's id, and that header's name among the document's headers.
+    pub header: Option<(&'static str, &'static str)>,
+    /// Which requests can meet it.
+    pub meets: fn(&Kind) -> bool,
+}
+
+/// All of them.
+pub const STANDARD: [Standard; 9] = [
+    Standard {
+        status: 400,
+        name: "BadRequest",
+        description: "The request is wrong; `error` names the field or parameter. Nothing was changed",
+        example: ("name: is required", "invalid_argument"),
+        header: None,
+        meets: |kind| kind.parameters || kind.body,
+    },
+    Standard {
+        status: 401,
+        name: "Unauthenticated",
+        description: "No API key, or one that is not valid",
+        example: ("the API key is not valid", "unauthenticated"),
+        header: Some(("WWW-Authenticate", "Authenticate")),
+        meets: |kind| kind.keyed,
+    },
+    Standard {
+        status: 403,
+        name: "Forbidden",
+        description: "The API key is valid and does not allow this",
+        example: ("the API key does not allow this", "permission_denied"),
+        header: None,
+        meets: |kind| kind.keyed,
+    },
+    Standard {
+        status: 404,
+        name: "NotFound",
+        description: "What the path names does not exist",
+        example: ("agent \"hello\" not found", "not_found"),
+        header: None,
+        meets: |kind| kind.names,
+    },
+    Standard {
+        status: 413,
+        name: "PayloadTooLarge",
+        description: "The body is larger than the limit, 32 MiB unless the operator set another",
+        example: ("the request body is larger than 33554432 bytes", "payload_too_large"),
+        header: None,
+        meets: |kind| kind.body,
+    },
+    Standard {
+        status: 429,
+        name: "TooManyRequests",
+        description: "A limit of rate, queue or concurrency is reached",
+        example: ("too many requests with this key", "resource_exhausted"),
+        header: Some(("Retry-After", "RetryAfter")),
+        meets: |kind| kind.keyed,
+    },
+    Standard {
+        status: 500,
+        name: "Internal",
+        description: "A defect, or the machine's fault; the cause is in the log under the request id",
+        example: ("internal error while answering the request", "internal"),
+        header: None,
+        meets: |kind| kind.keyed,
+    },
+    Standard {
+        status: 503,
+        name: "Unavailable",
+        description: "A part of the platform does not answer now, or is shutting down",
+        example: ("the service is not reachable now", "unavailable"),
+        header: Some(("Retry-After", "RetryAfter")),
+        meets: |kind| kind.keyed,
+    },
+    Standard {
+        status: 504,
+        name: "DeadlineExceeded",
+        description: "A part of the platform did not answer in time",
+        example: ("the time limit passed", "deadline_exceeded"),
+        header: None,
+        meets: |kind| kind.keyed,
+    },
+];
+
+/// The JSON content of an error.
+pub fn error_content() -> Value {
+    json!({"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}})
+}
+
+/// The standard errors as parts of the document.
+pub fn responses() -> Value {
+    let each = STANDARD.iter().map(|standard| {
+        let (error, code) = standard.example;
+        let mut content = error_content();
+        content["application/json"]["example"] =
+            json!({"error": error, "code": code, "request_id": "01a2092d-b570-76eb-887a-3ce8dec8c3e1"});
+        let mut headers = json!({"X-Request-Id": {"$ref": "#/components/headers/RequestId"}});
+        if let Some((name, part)) = standard.header {
+            headers[name] = json!({"$ref": format!("#/components/headers/{part}")});
+        }
+        let response = json!({"description": standard.description, "headers": headers, "content": content});
+        (standard.name.to_owned(), response)
+    });
+    Value::Object(each.collect())
+}

@@ -1,0 +1,183 @@
+//! `hoistway backup`: everything that makes an installation, in one tar file, taken while it runs.
+//!
+//! Databases are copied in the order of a deploy's last steps first: whatever the copy of one of them names, the
+//! copies made after it have. What the journal's copy has not seen yet is repeated by recovery, which may do so.
+//! Content that can be made again (unpacked layers, caches, logs) is left out.
+
+mod restore;
+
+pub use restore::{RestoreArgs, restore};
+
+use hoistway_kit::{
+    config::xdg_data_dir,
+    db,
+    fs::{DirLock, PRIVATE_FILE, fsync_dir},
+    time::{now_ms, rfc3339},
+};
+use hoistway_model::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter, ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+use tar::{Builder, EntryType, Header};
+
+/// The databases in the order in which they are copied.
+const DATABASES: [&str; 4] =
+    ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db"];
+/// Files that an installation may have besides.
+const FILES: [&str; 4] = ["master.key", "api-key", "service-token", "ports.json"];
+/// Directories that are kept whole. Their files have their content's digest for a name and never change.
+const BLOBS: [&str; 1] = ["build/registry/blobs"];
+/// The first entry of every backup.
+const ABOUT: &str = "backup.json";
+/// The layout that this version writes, and the newest that it reads.
+const FORMAT: u32 = 1;
+
+/// What a backup says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct About {
+    format: u32,
+    hoistway: String,
+    created_at: String,
+}
+
+/// What to back up, and where to.
+#[derive(clap::Args, Debug, Clone)]
+pub struct BackupArgs {
+    /// The file to write, which must not be there yet; `-` is standard output
+    file: PathBuf,
+    /// The data directory [default: $XDG_DATA_HOME/hoistway]
+    #[arg(long, value_name = "DIR", env = "HOISTWAY_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Writes a backup. It holds the installation's keys, so it is as secret as the data directory.
+pub async fn backup(args: BackupArgs) -> Result<()> {
+    let dir = args.data_dir.unwrap_or_else(xdg_data_dir);
+    if !dir.join("master.key").is_file() {
+        return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
+    }
+    let copies = Copies::make(&dir)?;
+    let mut databases = Vec::new();
+    for name in DATABASES {
+        let (from, to) = (dir.join(name), copies.dir.join(copy_of(name)));
+        if from.is_file() {
+            db::snapshot(&from, &to).await?;
+            databases.push((name, to));
+        }
+    }
+    let written = tokio::task::spawn_blocking(move || {
+        let _copies = copies;
+        if args.file == Path::new("-") {
+            return write(&dir, &databases, io::stdout().lock()).map(drop);
+        }
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(PRIVATE_FILE).open(&args.file)?;
+        let whole = write(&dir, &databases, file).and_then(|file| file.sync_all()).and_then(|()| {
+            let parent = args.file.parent().filter(|dir| !dir.as_os_str().is_empty());
+            fsync_dir(parent.unwrap_or(Path::new(".")))
+        });
+        // Half a backup is worse than none.
+        whole.inspect_err(|_| drop(fs::remove_file(&args.file)))
+    });
+    written.await.map_err(|e| Error::internal("writing the backup", e))?.map_err(failed("writing the backup"))
+}
+
+/// The directory for the databases' copies, beside them, for one backup at a time. One that was killed leaves its
+/// copies to the next.
+struct Copies {
+    dir: PathBuf,
+    _lock: DirLock,
+}
+
+impl Copies {
+    fn make(data_dir: &Path) -> Result<Self> {
+        let dir = data_dir.join("backup");
+        let lock = DirLock::acquire(&dir)?;
+        for name in DATABASES {
+            match fs::remove_file(dir.join(copy_of(name))) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("removing an old copy")(e)),
+                _ => {}
+            }
+        }
+        Ok(Self { dir, _lock: lock })
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        // The next backup removes what stays.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn copy_of(name: &str) -> String {
+    name.replace('/', "-")
+}
+
+fn failed(doing: &str) -> impl FnOnce(io::Error) -> Error {
+    move |e| match e.kind() {
+        ErrorKind::AlreadyExists => Error::new(Code::Conflict, format!("{doing}: it exists already")),
+        ErrorKind::StorageFull => Error::new(Code::InsufficientStorage, format!("{doing}: the disk is full")),
+        _ => Error::internal(doing, e),
+    }
+}
+
+fn write<W: Write>(dir: &Path, databases: &[(&str, PathBuf)], to: W) -> io::Result<W> {
+    let mut tar = Builder::new(BufWriter::with_capacity(1 << 20, to));
+    let about = About { format: FORMAT, hoistway: env!("CARGO_PKG_VERSION").to_owned(), created_at: rfc3339(now_ms()) };
+    let about = serde_json::to_vec(&about)?;
+    tar.append_data(&mut header(about.len() as u64), ABOUT, about.as_slice())?;
+    for name in FILES {
+        append(&mut tar, &dir.join(name), name)?;
+    }
+    for (name, copy) in databases {
+        append(&mut tar, copy, name)?;
+    }
+    for name in BLOBS {
+        append_tree(&mut tar, &dir.join(name), name)?;
+    }
+    tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)
+}
+
+/// Adds a file, if it is there: what goes away meanwhile is needed by nothing that was copied before.
+fn append<W: Write>(tar: &mut Builder<W>, path: &Path, name: &str) -> io::Result<()> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let mut header = header(file.metadata()?.len());
+    tar.append_data(&mut header, name, file)
+}
+
+fn append_tree<W: Write>(tar: &mut Builder<W>, dir: &Path, name: &str) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            append_tree(tar, &entry.path(), &name)?;
+        } else if kind.is_file() {
+            append(tar, &entry.path(), &name)?;
+        }
+    }
+    Ok(())
+}
+
+fn header(size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Regular);
+    header.set_size(size);
+    header.set_mode(PRIVATE_FILE);
+    header.set_mtime(0);
+    header
+}

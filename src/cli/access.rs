@@ -1,0 +1,138 @@
+//! Where the API is and which key opens it: flags, then what the public Python SDK reads (its two variables and its
+//! configuration file), then the installation of this user on this machine.
+
+use super::{Failure, Outcome};
+use clap::Args;
+use hoistway_kit::config::xdg_data_dir;
+use hoistway_model::Secret;
+use serde::Deserialize;
+use std::{
+    env, fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+use url::{Host, Url};
+
+/// Where `hoistway up` listens when nobody says otherwise; the SDK's default too.
+const DEFAULT_ENDPOINT: &str = "http://localhost:8092";
+
+/// How to reach the API.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Access {
+    /// The API's address [default: $RUNAGENTS_ENDPOINT, ~/.runagents/config.json, http://localhost:8092]
+    #[arg(long, value_name = "URL", global = true)]
+    pub endpoint: Option<String>,
+    /// A file with the API key [default: $RUNAGENTS_API_KEY, ~/.runagents/config.json, this user's local installation]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub api_key_file: Option<PathBuf>,
+}
+
+/// Where to, and with what.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Everything before `/agents`: it ends with `/api`, `/api/v1` or a workspace's path, without a slash.
+    pub base: Url,
+    /// The key, if there is one.
+    pub key: Option<Secret>,
+}
+
+/// The SDK's configuration file, as far as we read it.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct SdkConfig {
+    endpoint: String,
+    api_key: String,
+}
+
+impl Access {
+    /// Finds endpoint and key.
+    pub fn find(&self) -> Outcome<Target> {
+        let config = sdk_config();
+        let variable = |name| env::var(name).ok().filter(|text| !text.trim().is_empty());
+        let endpoint = self
+            .endpoint
+            .clone()
+            .or_else(|| variable("RUNAGENTS_ENDPOINT"))
+            .or_else(|| Some(config.endpoint).filter(|text| !text.is_empty()))
+            .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+        let base = base_url(&endpoint)?;
+        let key = match &self.api_key_file {
+            Some(file) => Some(read_key(file)?),
+            None => variable("RUNAGENTS_API_KEY")
+                .or_else(|| Some(config.api_key).filter(|text| !text.is_empty()))
+                .map(|text| Secret::new(text.trim().to_owned()))
+                // The key of the local installation is for the local API only.
+                .or_else(|| is_loopback(&base).then(local_key_file).and_then(|file| read_key(&file).ok())),
+        };
+        Ok(Target { base, key })
+    }
+}
+
+/// Whether an address is this machine's own; no proxy stands before such a one.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
+        None => false,
+    }
+}
+
+fn base_url(endpoint: &str) -> Outcome<Url> {
+    let wrong = |why: String| Failure::usage(format!("\"{endpoint}\" is not an endpoint: {why}"));
+    let mut url = Url::parse(endpoint.trim()).map_err(|e| wrong(format!("{e}; it looks like {DEFAULT_ENDPOINT}")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(wrong(format!("it looks like {DEFAULT_ENDPOINT}")));
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    let path = if path.ends_with("/api") || path.contains("/api/v1") { path } else { format!("{path}/api") };
+    url.set_path(&path);
+    url.set_query(None);
+    Ok(url)
+}
+
+fn sdk_config() -> SdkConfig {
+    let file = env::var_os("HOME").map(|home| Path::new(&home).join(".runagents/config.json"));
+    let text = file.and_then(|file| fs::read_to_string(file).ok());
+    text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+fn local_key_file() -> PathBuf {
+    let dir = env::var_os("HOISTWAY_DATA_DIR").map_or_else(xdg_data_dir, PathBuf::from);
+    dir.join("api-key")
+}
+
+fn read_key(file: &Path) -> Outcome<Secret> {
+    let text = fs::read_to_string(file)
+        .map_err(|e| Failure::usage(format!("the API key cannot be read from {}: {e}", file.display())))?;
+    Ok(Secret::new(text.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn endpoints_as_the_sdk_takes_them() {
+        for (given, base) in [
+            ("http://localhost:8092", "http://localhost:8092/api"),
+            ("http://localhost:8092/", "http://localhost:8092/api"),
+            ("https://h.example/api/v1/", "https://h.example/api/v1"),
+            ("https://h.example/api", "https://h.example/api"),
+            ("https://h.example/hoistway", "https://h.example/hoistway/api"),
+        ] {
+            assert_eq!(base_url(given).unwrap().as_str(), base);
+        }
+        for bad in ["localhost:8092", "ftp://x", "", "/api"] {
+            assert!(base_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_local_key_is_for_loopback_only() {
+        let loopback = |text: &str| is_loopback(&base_url(text).unwrap());
+        assert!(loopback("http://localhost:1") && loopback("http://127.8.0.1:1") && loopback("http://[::1]:1"));
+        assert!(!loopback("http://10.0.0.1:1") && !loopback("https://localhost.example"));
+    }
+}

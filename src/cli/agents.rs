@@ -1,0 +1,197 @@
+//! The commands about agents and tools that are there.
+
+use super::{
+    Api, Failure, Outcome,
+    output::{self, table, text},
+};
+use clap::Args;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::io::Read;
+
+/// One thing, or all.
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// Show this one whole
+    name: Option<String>,
+}
+
+/// One agent.
+#[derive(Args, Debug)]
+pub struct NameArgs {
+    /// The agent
+    name: String,
+}
+
+/// Which lines.
+#[derive(Args, Debug)]
+pub struct LogsArgs {
+    /// The agent, or with --build the build
+    name: String,
+    /// Go on with new lines as they come
+    #[arg(short, long)]
+    follow: bool,
+    /// How many of the last lines [default: all that are kept]
+    #[arg(short = 'n', long, value_name = "N")]
+    tail: Option<u32>,
+    /// Lines since a time (RFC 3339) or of the last while, such as 10m
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Each line's time before it
+    #[arg(short, long)]
+    timestamps: bool,
+    /// The log of a build instead: its id is in the deploy's answer
+    #[arg(long)]
+    build: bool,
+}
+
+/// What to ask.
+#[derive(Args, Debug)]
+pub struct InvokeArgs {
+    /// The agent
+    name: String,
+    /// The message; `-` or none reads standard input
+    message: Option<String>,
+    /// Print the answer as it comes
+    #[arg(short, long)]
+    stream: bool,
+}
+
+/// Where to go back to.
+#[derive(Args, Debug)]
+pub struct RollbackArgs {
+    /// The agent
+    name: String,
+    /// The revision's number or id [default: the one that served before]
+    #[arg(long, value_name = "REVISION")]
+    to: Option<String>,
+}
+
+/// `hoistway agents`.
+pub async fn agents(api: &Api, args: ShowArgs, json: bool) -> Outcome<()> {
+    if let Some(name) = args.name {
+        return output::json(&api.get(&["agents", &name], &[]).await?);
+    }
+    let agents = api.get(&["agents"], &[]).await?;
+    if json {
+        return output::json(&agents);
+    }
+    let row = |agent: &Value| {
+        let (spec, status) = (&agent["spec"], &agent["status"]);
+        [&agent["name"], &status["phase"], &spec["image"], &agent["updated_at"], &status["message"]].map(text)
+    };
+    output::print(&table(["NAME", "PHASE", "IMAGE", "UPDATED", "MESSAGE"], &rows(&agents, row)))
+}
+
+/// `hoistway tools`.
+pub async fn tools(api: &Api, args: ShowArgs, json: bool) -> Outcome<()> {
+    if let Some(name) = args.name {
+        return output::json(&api.get(&["tools", &name], &[]).await?);
+    }
+    let tools = api.get(&["tools"], &[]).await?;
+    if json {
+        return output::json(&tools);
+    }
+    let row = |tool: &Value| {
+        let at = &tool["spec"]["connection"];
+        [&tool["name"], &tool["status"]["phase"], &at["baseUrl"], &at["authentication"]["type"]].map(text)
+    };
+    output::print(&table(["NAME", "PHASE", "BASE URL", "AUTH"], &rows(&tools, row)))
+}
+
+/// `hoistway revisions`.
+pub async fn revisions(api: &Api, args: NameArgs, json: bool) -> Outcome<()> {
+    let revisions = api.get(&["agents", &args.name, "revisions"], &[]).await?;
+    if json {
+        return output::json(&revisions);
+    }
+    let row = |it: &Value| [&it["number"], &it["status"], &it["reason"], &it["created_at"], &it["image"]].map(text);
+    output::print(&table(["REVISION", "STATUS", "REASON", "CREATED", "IMAGE"], &rows(&revisions, row)))
+}
+
+/// `hoistway logs`.
+pub async fn logs(api: &Api, args: LogsArgs, json: bool) -> Outcome<()> {
+    let tail = args.tail.map(|n| n.to_string());
+    let mut query = Vec::new();
+    query.extend(tail.as_deref().map(|n| ("tail", n)));
+    query.extend(args.since.as_deref().map(|since| ("since", since)));
+    query.extend(args.follow.then_some(("follow", "true")));
+    query.extend(args.timestamps.then_some(("timestamps", "true")));
+    query.extend(json.then_some(("format", "json")));
+    let of = if args.build { "builds" } else { "agents" };
+    api.lines(Method::GET, &[of, &args.name, "logs"], &query, None, output::line).await
+}
+
+/// `hoistway invoke`.
+pub async fn invoke(api: &Api, args: InvokeArgs, json: bool) -> Outcome<()> {
+    let message = match args.message.as_deref() {
+        Some("-") | None => {
+            let mut text = String::new();
+            let read = std::io::stdin().read_to_string(&mut text);
+            read.map_err(|e| Failure::usage(format!("the message cannot be read from standard input: {e}")))?;
+            text
+        }
+        Some(text) => text.to_owned(),
+    };
+    let body = json!({ "message": message });
+    if args.stream {
+        let path = ["agents", &args.name, "invoke", "stream"];
+        return api.lines(Method::POST, &path, &[], Some(&body), output::line).await;
+    }
+    let answer = api.call(Method::POST, &["agents", &args.name, "invoke"], &[], Some(&body)).await?;
+    match &answer["response"] {
+        Value::String(text) if !json => output::line(text),
+        other if !json => output::json(other),
+        _ => output::json(&answer),
+    }
+}
+
+/// `hoistway rollback`.
+pub async fn rollback(api: &Api, args: RollbackArgs, json: bool) -> Outcome<()> {
+    let body = args.to.map_or_else(|| json!({}), |to| json!({ "revision": to }));
+    let answer = api.call(Method::POST, &["agents", &args.name, "rollback"], &[], Some(&body)).await?;
+    warn(&answer);
+    if json {
+        return output::json(&answer);
+    }
+    output::line(&format!("{} is rolled back", args.name))
+}
+
+/// `hoistway restart`, `stop` and `start`.
+pub async fn act(api: &Api, args: NameArgs, action: &str, json: bool) -> Outcome<()> {
+    let answer = api.call(Method::POST, &["agents", &args.name, action], &[], None).await?;
+    if json {
+        return output::json(&answer);
+    }
+    output::line(&format!("{}: {}", args.name, text(&answer["status"]["phase"])))
+}
+
+/// `hoistway delete`.
+pub async fn delete(api: &Api, args: NameArgs, json: bool) -> Outcome<()> {
+    let answer = api.call(Method::DELETE, &["agents", &args.name], &[], None).await?;
+    if json { output::json(&answer) } else { output::line(&format!("{} is deleted", args.name)) }
+}
+
+/// `hoistway status`.
+pub async fn status(api: &Api, json: bool) -> Outcome<()> {
+    let status = api.get(&["status"], &[]).await?;
+    if json {
+        return output::json(&status);
+    }
+    let runtime = &status["runtime"];
+    output::line(&format!("version    {}", text(&status["version"])))?;
+    output::line(&format!("runtime    {}", text(&runtime["name"])))?;
+    output::line(&format!("isolation  {}", text(&runtime["isolation"])))?;
+    output::line(&format!("network    {}", text(&runtime["network"])))
+}
+
+/// Shows an answer's warnings.
+pub fn warn(answer: &Value) {
+    for warning in answer["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        output::progress(&format!("warning: {warning}"));
+    }
+}
+
+fn rows<const N: usize>(list: &Value, row: impl Fn(&Value) -> [String; N]) -> Vec<[String; N]> {
+    list.as_array().into_iter().flatten().map(row).collect()
+}

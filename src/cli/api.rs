@@ -1,0 +1,149 @@
+//! The public HTTP API, as a client sees it.
+
+use super::{
+    Failure, Outcome,
+    access::{Target, is_loopback},
+};
+use futures_util::StreamExt;
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde_json::Value;
+use std::time::Duration;
+use url::Url;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The longest line of a streamed answer that is kept whole.
+const MAX_LINE: usize = 1 << 20;
+
+/// A client of one Hoistway.
+#[derive(Debug, Clone)]
+pub struct Api {
+    http: Client,
+    target: Target,
+}
+
+impl Api {
+    /// A client; connects with its first call.
+    pub fn new(target: Target) -> Outcome<Self> {
+        // The TLS library asks the process for its cryptography; the first to say so wins.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut http = Client::builder().connect_timeout(CONNECT);
+        if is_loopback(&target.base) {
+            http = http.no_proxy();
+        }
+        let http = http.build().map_err(|e| Failure::new(format!("the HTTP client cannot be made: {e}")))?;
+        Ok(Self { http, target })
+    }
+
+    /// The URL of a path below the API's base; segments are escaped.
+    pub fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.target.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url
+    }
+
+    /// `GET`.
+    pub async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Outcome<Value> {
+        self.call(Method::GET, path, query, None).await
+    }
+
+    /// Calls and reads the JSON answer; an error answer is a failure.
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Outcome<Value> {
+        let answer = self.send(method, path, query, body).await?;
+        let bytes = answer.bytes().await.map_err(|e| self.lost(&e))?;
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|_| {
+            Failure::new(format!("{} does not answer as Hoistway does", self.target.base)).remedy("check the endpoint")
+        })
+    }
+
+    /// Calls and hands each line of the answer to `each`, as it comes.
+    pub async fn lines(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        mut each: impl FnMut(&str) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let answer = self.send(method, path, query, body).await?;
+        let mut chunks = answer.bytes_stream();
+        let mut line = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            for byte in chunk.map_err(|e| self.lost(&e))? {
+                if byte == b'\n' || line.len() >= MAX_LINE {
+                    each(String::from_utf8_lossy(&line).trim_end_matches('\r'))?;
+                    line.clear();
+                }
+                if byte != b'\n' {
+                    line.push(byte);
+                }
+            }
+        }
+        if line.is_empty() { Ok(()) } else { each(&String::from_utf8_lossy(&line)) }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Outcome<Response> {
+        let mut url = self.url(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let mut request = self.authorised(self.http.request(method, url));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|e| self.unreachable(&e))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let bytes = answer.bytes().await.map_err(|e| self.lost(&e))?;
+        Err(Failure::answered(status.as_u16(), &bytes))
+    }
+
+    fn authorised(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.target.key {
+            Some(key) => request.bearer_auth(key.expose()),
+            None => request,
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let at = &self.target.base;
+        let failure = Failure::new(format!("{at} cannot be reached: {}", root_cause(error)));
+        match is_loopback(at) && error.is_connect() {
+            true => failure.remedy("start it with `hoistway up`, or name another one with --endpoint"),
+            false => failure,
+        }
+    }
+
+    fn lost(&self, error: &reqwest::Error) -> Failure {
+        Failure::new(format!("the connection to {} was lost: {}", self.target.base, root_cause(error)))
+            .remedy("what the server has begun goes on; ask again to see how it ended")
+    }
+}
+
+/// The last error of the chain: what the system said.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

@@ -1,0 +1,131 @@
+//! The command line: what a person or a CI job does with a running Hoistway, through its public HTTP API only.
+
+mod access;
+mod agents;
+mod api;
+mod deploy;
+mod failure;
+mod output;
+mod source;
+
+pub use access::Target;
+pub use api::Api;
+pub use deploy::watched;
+pub use failure::{Failure, Outcome};
+
+use access::Access;
+use clap::{Args, Subcommand};
+use deploy::DeployArgs;
+use std::process::ExitCode;
+
+/// The commands that talk to a running Hoistway.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Deploy an agent from a directory, a file or an image
+    Deploy(Box<With<DeployArgs>>),
+    /// List agents, or show one
+    Agents(With<agents::ShowArgs>),
+    /// Show an agent's log lines, or a build's
+    Logs(With<agents::LogsArgs>),
+    /// Send a message to an agent and print its answer
+    Invoke(With<agents::InvokeArgs>),
+    /// List the revisions of an agent that it can be rolled back to
+    Revisions(With<agents::NameArgs>),
+    /// Go back to an earlier revision, without a build
+    Rollback(With<agents::RollbackArgs>),
+    /// Replace an agent's process by a new one of the same revision
+    Restart(With<agents::NameArgs>),
+    /// Stop an agent; it stays registered
+    Stop(With<agents::NameArgs>),
+    /// Start a stopped agent
+    Start(With<agents::NameArgs>),
+    /// Delete an agent with its revisions and logs
+    Delete(With<agents::NameArgs>),
+    /// List tools, or show one
+    Tools(With<agents::ShowArgs>),
+    /// Show what this Hoistway is and how agents are kept apart
+    Status(With<NoArgs>),
+}
+
+/// A command with what every command can be told.
+#[derive(Args, Debug)]
+pub struct With<T: Args> {
+    #[command(flatten)]
+    args: T,
+    #[command(flatten)]
+    access: Access,
+    /// Print the API's JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// Nothing more to say.
+#[derive(Args, Debug)]
+pub struct NoArgs {}
+
+impl<T: Args> With<T> {
+    fn open(self) -> Outcome<(Api, T, bool)> {
+        Ok((Api::new(self.access.find()?)?, self.args, self.json))
+    }
+}
+
+/// Runs one command. A failure is explained on standard error and is status 1.
+pub async fn run(command: Command) -> ExitCode {
+    match dispatch(command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn dispatch(command: Command) -> Outcome<()> {
+    match command {
+        Command::Deploy(with) => {
+            let (api, args, json) = with.open()?;
+            deploy::run(&api, args, json).await
+        }
+        Command::Agents(with) => {
+            let (api, args, json) = with.open()?;
+            agents::agents(&api, args, json).await
+        }
+        Command::Logs(with) => {
+            let (api, args, json) = with.open()?;
+            agents::logs(&api, args, json).await
+        }
+        Command::Invoke(with) => {
+            let (api, args, json) = with.open()?;
+            agents::invoke(&api, args, json).await
+        }
+        Command::Revisions(with) => {
+            let (api, args, json) = with.open()?;
+            agents::revisions(&api, args, json).await
+        }
+        Command::Rollback(with) => {
+            let (api, args, json) = with.open()?;
+            agents::rollback(&api, args, json).await
+        }
+        Command::Restart(with) => {
+            let (api, args, json) = with.open()?;
+            agents::act(&api, args, "restart", json).await
+        }
+        Command::Stop(with) => {
+            let (api, args, json) = with.open()?;
+            agents::act(&api, args, "stop", json).await
+        }
+        Command::Start(with) => {
+            let (api, args, json) = with.open()?;
+            agents::act(&api, args, "start", json).await
+        }
+        Command::Delete(with) => {
+            let (api, args, json) = with.open()?;
+            agents::delete(&api, args, json).await
+        }
+        Command::Tools(with) => {
+            let (api, args, json) = with.open()?;
+            agents::tools(&api, args, json).await
+        }
+        Command::Status(with) => {
+            let (api, NoArgs {}, json) = with.open()?;
+            agents::status(&api, json).await
+        }
+    }
+}

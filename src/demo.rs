@@ -1,0 +1,71 @@
+//! `hoistway up --demo`: the main job once, before the user's eyes and through the public API, and what to try next.
+
+use crate::cli::{Api, Outcome, Target, watched};
+use hoistway_model::Secret;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::io::Write;
+use url::Url;
+
+/// The demo's agent.
+const NAME: &str = "demo-agent";
+/// It needs no packages, no key and no network: it answers with what the platform gave it.
+const SOURCE: &str = r#"import os
+
+def handler(message):
+    return {
+        "response": f"Hello, {message}! I am {os.environ['AGENT_NAME']}.",
+        "model": os.environ["LLM_MODEL"],
+        "tools": os.environ["TOOL_NAMES"].split(","),
+        "prompt": os.environ["SYSTEM_PROMPT"],
+    }
+"#;
+
+/// Shows it. Whatever fails is said; the stack goes on.
+pub async fn show(base: Url, key: Secret) {
+    let target = Target { base, key: Some(key) };
+    if let Err(failure) = tell(target).await {
+        say(&format!("The demo did not work:\n{failure}"));
+    }
+}
+
+async fn tell(target: Target) -> Outcome<()> {
+    let api = Api::new(target)?;
+    say(&format!("Demo\n\n1. The starter kit: POST {}", api.url(&["starter-kit"])));
+    say(&indented(&api.call(Method::POST, &["starter-kit"], &[], None).await?));
+
+    let request = json!({
+        "agent_name": NAME,
+        "source_files": { "agent.py": SOURCE },
+        "system_prompt": "You greet people.",
+        "required_tools": ["echo-tool"],
+        "llm_config": { "provider": "playground-llm", "model": "gpt-4o-mini" },
+    });
+    say(&format!("\n2. An agent from source: POST {}", api.url(&["deploy"])));
+    say(&indented(&request));
+    let deploy = api.call(Method::POST, &["deploy"], &[], Some(&request));
+    say(&indented(&watched(&api, NAME, say, deploy).await?));
+
+    let message = json!({ "message": "world" });
+    say(&format!("\n3. It answers: POST {}", api.url(&["agents", NAME, "invoke"])));
+    say(&indented(&message));
+    say(&indented(&api.call(Method::POST, &["agents", NAME, "invoke"], &[], Some(&message)).await?));
+
+    say("\nNext, in another terminal:\n
+  hoistway invoke demo-agent you        ask it yourself
+  hoistway logs -f demo-agent           see what it prints
+  hoistway deploy DIR                   deploy your own: a directory with an agent.py
+  hoistway rollback AGENT               take the last deploy back
+  hoistway delete demo-agent            remove it");
+    Ok(())
+}
+
+fn indented(value: &Value) -> String {
+    format!("{value:#}").lines().map(|line| format!("   {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// Beside the start-up screen, on standard output; a closed one is nobody's failure.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}

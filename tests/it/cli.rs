@@ -1,0 +1,182 @@
+//! The command line against a running stack.
+
+use crate::stack::{HOISTWAY, Stack};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+use tempfile::tempdir;
+
+/// A user at a terminal: a home directory, and the two variables that the SDK reads too.
+struct User<'a> {
+    stack: &'a Stack,
+    home: &'a Path,
+}
+
+impl User<'_> {
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(HOISTWAY);
+        command
+            .args(args)
+            .current_dir(self.home)
+            .env("HOME", self.home)
+            .env_remove("XDG_DATA_HOME")
+            .env("RUNAGENTS_ENDPOINT", format!("http://{}", self.stack.at))
+            .env("RUNAGENTS_API_KEY", &self.stack.key)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// What a command that must succeed prints.
+    fn ok(&self, args: &[&str]) -> String {
+        let out = self.run(args);
+        assert!(out.status.success(), "{args:?}: {}", said(&out));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// What a command that must fail says.
+    fn fails(&self, args: &[&str], status: i32) -> String {
+        let out = self.run(args);
+        assert_eq!(out.status.code(), Some(status), "{args:?}: {}", said(&out));
+        said(&out)
+    }
+}
+
+fn said(out: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+}
+
+fn write(dir: &Path, name: &str, text: &str) {
+    let path = dir.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+#[test]
+fn from_a_directory_to_an_answer_and_back() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    let project = dir.path().join("My Greeter");
+    write(
+        &project,
+        "agent.py",
+        "import os, words\ndef handler(message):\n    print('asked', message)\n    return words.GREETING + ', ' + message + os.environ['MARK']\n",
+    );
+    write(&project, "words.py", "GREETING = 'Hello'\n");
+    write(&project, ".env", "MARK=never-sent\n");
+
+    let out = user.run(&["deploy", "My Greeter", "--env", "MARK=!"]);
+    assert!(out.status.success(), "{}", said(&out));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("my-greeter answers at http://"), "{}", said(&out));
+    assert_eq!(user.ok(&["invoke", "my-greeter", "world"]), "Hello, world!\n");
+    let mut invoke =
+        user.command(&["invoke", "my-greeter"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    invoke.stdin.take().unwrap().write_all(b"stdin").unwrap();
+    let mut text = String::new();
+    invoke.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(invoke.wait().unwrap().success());
+    assert_eq!(text, "Hello, stdin!\n");
+
+    assert!(user.ok(&["agents"]).lines().any(|line| line.starts_with("my-greeter  Running  ")));
+    assert!(user.ok(&["logs", "my-greeter"]).lines().any(|line| line.ends_with("asked world")));
+    let listed: Value = serde_json::from_str(&user.ok(&["agents", "--json"])).unwrap();
+    assert_eq!(listed[0]["name"], "my-greeter");
+
+    write(&project, "words.py", "GREETING = 'Goodbye'\n");
+    let answer: Value = serde_json::from_str(&user.ok(&["deploy", "My Greeter", "-e", "MARK=!", "--json"])).unwrap();
+    assert!(answer["build_id"].is_string(), "{answer}");
+    assert!(user.ok(&["logs", "--build", answer["build_id"].as_str().unwrap()]).contains("image"));
+    assert_eq!(user.ok(&["invoke", "my-greeter", "world"]), "Goodbye, world!\n");
+    user.ok(&["rollback", "my-greeter"]);
+    assert_eq!(user.ok(&["invoke", "my-greeter", "world"]), "Hello, world!\n");
+    assert!(user.ok(&["revisions", "my-greeter"]).lines().count() >= 4);
+
+    user.ok(&["stop", "my-greeter"]);
+    assert!(user.fails(&["invoke", "my-greeter", "x"], 1).contains("stopped"));
+    user.ok(&["start", "my-greeter"]);
+    assert_eq!(user.ok(&["invoke", "my-greeter", "world"]), "Hello, world!\n");
+    assert_eq!(user.ok(&["delete", "my-greeter"]), "my-greeter is deleted\n");
+    assert!(user.fails(&["invoke", "my-greeter", "x"], 1).contains("not found"));
+    assert!(user.ok(&["status"]).contains("isolation"));
+}
+
+#[test]
+fn failures_say_cause_and_remedy() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    let project = dir.path().join("broken");
+    write(&project, "agent.py", "raise RuntimeError('no configuration')\n");
+    let said_of_deploy = user.fails(&["deploy", "broken"], 1);
+    assert!(said_of_deploy.contains("error: failed to create agent: "), "{said_of_deploy}");
+    assert!(said_of_deploy.contains("RuntimeError: no configuration"), "{said_of_deploy}");
+
+    assert!(user.fails(&["deploy", "absent"], 64).contains("absent"));
+    assert!(user.fails(&["agents", "--endpoint", "nonsense"], 64).contains("nonsense"));
+    let nobody = user.fails(&["agents", "--endpoint", "http://127.0.0.1:9"], 1);
+    assert!(nobody.contains("cannot be reached") && nobody.contains("hoistway up"), "{nobody}");
+    let out = user.command(&["agents"]).env("RUNAGENTS_API_KEY", "hw_wrong").output().unwrap();
+    assert!(said(&out).contains("RUNAGENTS_API_KEY"), "{}", said(&out));
+    let out = user.command(&["agents"]).env_remove("RUNAGENTS_API_KEY").output().unwrap();
+    assert!(!out.status.success(), "{}", said(&out));
+    let config = format!("{{\"endpoint\": \"http://{}\", \"api_key\": \"{}\"}}", stack.at, stack.key);
+    write(dir.path(), ".runagents/config.json", &config);
+    let out =
+        user.command(&["agents"]).env_remove("RUNAGENTS_API_KEY").env_remove("RUNAGENTS_ENDPOINT").output().unwrap();
+    assert!(out.status.success(), "the SDK's configuration file counts: {}", said(&out));
+}
+
+#[test]
+fn logs_are_followed_while_they_come() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    write(
+        dir.path(),
+        "echo/agent.py",
+        "def handler(message):\n    print('said', message, flush=True)\n    return message\n",
+    );
+    user.ok(&["deploy", "echo"]);
+    let mut follow = user.command(&["logs", "-f", "echo"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    for word in ["one", "two"] {
+        user.ok(&["invoke", "echo", word]);
+        assert!(lines.by_ref().any(|line| line.unwrap().ends_with(&format!("said {word}"))));
+    }
+    user.ok(&["delete", "echo"]);
+    assert!(lines.all(|line| line.is_ok()));
+    assert!(follow.wait().unwrap().success(), "it ends with the agent");
+}
+
+#[test]
+fn the_demo_shows_the_main_job() {
+    let dir = tempdir().unwrap();
+    let mut child = Command::new(HOISTWAY)
+        .args(["up", "--demo", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.path().join("data"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut shown = String::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        shown.push_str(&line.unwrap());
+        shown.push('\n');
+        if shown.contains("hoistway delete demo-agent") {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(shown.contains("Hello, world! I am demo-agent."), "{shown}");
+    assert!(shown.contains("\"image_uri\""), "{shown}");
+}

@@ -1,0 +1,142 @@
+//! The data directory over time: of an older Hoistway, of a newer one, backed up and restored.
+
+use crate::stack::{HOISTWAY, Stack, says};
+use serde_json::json;
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+use tempfile::tempdir;
+
+/// A data directory that the first schema's Hoistway left: two agents, one of them redeployed, and a failed deploy.
+const FIRST_SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/data/first-schema.tar.gz");
+
+fn unpack(archive: &str, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    assert!(Command::new("tar").args(["-xzf", archive, "-C"]).arg(to).status().unwrap().success());
+}
+
+fn hoistway(args: &[&str]) -> Output {
+    Command::new(HOISTWAY).args(args).output().unwrap()
+}
+
+#[test]
+fn a_data_directory_of_the_first_schema_goes_on() {
+    let dir = tempdir().unwrap();
+    unpack(FIRST_SCHEMA, &dir.path().join("data"));
+    let stack = Stack::start(dir.path());
+    for agent in ["kept", "script"] {
+        stack.wait_for_phase(agent, "Running");
+    }
+    let answer = stack.invoke("kept", "x").json();
+    assert_eq!((&answer["response"], &answer["word"]), (&json!("two x"), &json!("first-secret-word")));
+    assert_eq!(stack.answer("script", "abc"), "cba");
+    assert_eq!(stack.get("/api/tools/crm")["status"]["phase"], "Ready", "its credential is still there");
+    assert_eq!(stack.get("/api/model-providers/local-llm")["spec"]["provider"], "ollama");
+    let statuses: Vec<_> =
+        stack.get("/api/deployments").as_array().unwrap().iter().map(|d| d["status"].clone()).collect();
+    assert_eq!(statuses, ["SUCCEEDED", "FAILED", "SUCCEEDED", "SUCCEEDED"]);
+
+    let source = "import os\ndef handler(message):\n    return {\"response\": \"two \" + message, \"word\": os.environ[\"WORD\"]}\n";
+    let body = json!({
+        "agent_name": "kept",
+        "source_files": {"agent.py": source},
+        "env": [{"name": "WORD", "value": "first-secret-word"}],
+        "required_tools": ["echo-tool", "not-there"],
+        "system_prompt": "You are kept.",
+        "llm_configs": [{"provider": "openai", "model": "gpt-4o-mini"}],
+    });
+    assert_eq!(stack.deployed(body)["build_id"], "build-29a6a3098629", "the same body again changes nothing");
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_alone() {
+    let dir = tempdir().unwrap();
+    let data = dir.path().join("data");
+    unpack(FIRST_SCHEMA, &data);
+    let database = data.join("agent/agent.db");
+    let script = "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\n\
+                  db.execute(\"insert into seaql_migrations values ('m2999_01_01_newer', 0)\")\ndb.commit()\n";
+    assert!(Command::new("python3").args(["-c", script]).arg(&database).status().unwrap().success());
+    let before = fs::read(&database).unwrap();
+
+    let out = hoistway(&["up", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("newer Hoistway") && said.contains("m2999_01_01_newer"), "{said}");
+    assert_eq!(fs::read(&database).unwrap(), before);
+}
+
+#[test]
+fn a_backup_of_a_busy_installation_is_whole() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let data = dir.path().join("data");
+    let [file, again] = ["a.backup", "b.backup"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    stack.deployed(json!({"agent_name": "first", "source_files": says("one"), "env": [{"name": "WORD", "value": "kept-secret-1"}]}));
+    let backup = |file: &str| hoistway(&["backup", file, "--data-dir", data.to_str().unwrap()]);
+
+    // Deploys go on all the while: what is half done in the copy is finished or undone by the restored installation.
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            for n in 0..20 {
+                let agent = format!("busy-{}", n % 4);
+                stack.deploy(json!({"agent_name": agent, "source_files": says(&n.to_string())}));
+            }
+        });
+        let out = backup(&file);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        busy.join().unwrap();
+    });
+    assert!(!backup(&file).status.success(), "an existing file is not overwritten");
+    assert!(backup(&again).status.success());
+    let names = || fs::read_dir(&data).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+    assert!(!names().contains(&"backup".into()), "{:?}", names());
+    drop(stack);
+
+    for (number, file) in [&file, &again].into_iter().enumerate() {
+        let home = dir.path().join(format!("restored-{number}"));
+        let target = home.join("data");
+        let restore = || hoistway(&["restore", file, "--data-dir", target.to_str().unwrap()]);
+        let out = restore();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(!restore().status.success(), "a directory with something in it is not overwritten");
+        let stack = Stack::start(&home);
+        stack.wait_for_phase("first", "Running");
+        assert_eq!(stack.answer("first", "x"), "one");
+        let redeployed = stack.deployed(json!({"agent_name": "first", "source_files": says("two")}));
+        assert!(redeployed["build_id"].is_string());
+        assert_eq!(stack.answer("first", "x"), "two");
+        if number == 1 {
+            for n in 0..4 {
+                let agent = format!("busy-{n}");
+                stack.wait_for_phase(&agent, "Running");
+                assert_eq!(stack.answer(&agent, "x"), (16 + n).to_string());
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_and_foreign_backups_are_refused_whole() {
+    let dir = tempdir().unwrap();
+    let data = dir.path().join("data");
+    unpack(FIRST_SCHEMA, &data);
+    let file = dir.path().join("whole");
+    let path = |p: &Path| p.to_str().unwrap().to_owned();
+    assert!(hoistway(&["backup", &path(&file), "--data-dir", &path(&data)]).status.success());
+    let bytes = fs::read(&file).unwrap();
+    let mut flipped = bytes.clone();
+    let at = bytes.windows(5).rposition(|w| w == b"ustar").unwrap() + 300;
+    flipped[at] ^= 1;
+    for (name, content) in
+        [("cut", &bytes[..bytes.len() / 2]), ("flipped", &flipped), ("foreign", b"hello"), ("none", b"")]
+    {
+        let (damaged, target) = (dir.path().join(name), dir.path().join(format!("{name}-data")));
+        fs::write(&damaged, content).unwrap();
+        let out = hoistway(&["restore", &path(&damaged), "--data-dir", &path(&target)]);
+        assert!(!out.status.success() && !target.exists(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("restore")), "{left:?}");
+}

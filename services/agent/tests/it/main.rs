@@ -6,6 +6,7 @@
 mod binding;
 mod classify;
 mod fake;
+mod hostile;
 mod image;
 mod pending;
 mod real;

@@ -1,6 +1,7 @@
 //! The process runtime with real launchers and a real Python. `stand_in_runner.py` speaks the runner's start protocol
 //! and is small enough to misbehave on request.
 
+mod confined;
 mod life;
 mod logs;
 mod place;
@@ -22,8 +23,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// Long enough for the slowest machine; nothing waits so long unless it fails.
-const LIMIT: Duration = Duration::from_secs(30);
-const GRACE: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(30);
+pub const GRACE: Duration = Duration::from_secs(20);
 
 /// The real interpreter behind `python3`.
 fn python() -> &'static Path {
@@ -37,9 +38,9 @@ fn python() -> &'static Path {
 }
 
 /// A runtime in a directory of its own.
-struct Stage {
-    runtime: ProcessRuntime,
-    dir: TempDir,
+pub struct Stage {
+    pub runtime: ProcessRuntime,
+    pub dir: TempDir,
 }
 
 /// Says which sandbox the tests of this module have; the strongest unless it is set.
@@ -75,13 +76,17 @@ impl Stage {
     }
 
     async fn with(change: impl FnOnce(&mut ProcessConfig)) -> Self {
+        Self::try_with(change).await.unwrap()
+    }
+
+    pub async fn try_with(change: impl FnOnce(&mut ProcessConfig)) -> hoistway_model::Result<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path());
         change(&mut config);
-        Self { runtime: ProcessRuntime::new(config).await.unwrap(), dir }
+        Ok(Self { runtime: ProcessRuntime::new(config).await?, dir })
     }
 
-    fn instance(&self, source: &str) -> Instance {
+    pub fn instance(&self, source: &str) -> Instance {
         instance(self.dir.path(), source)
     }
 
@@ -131,6 +136,11 @@ fn host_pid(instance: &Instance, own: i32) -> i32 {
     found.unwrap_or_else(|| panic!("{own} is none of {marked:?}"))
 }
 
+/// The pid of the instance's main process.
+pub fn host_pid_of(instance: &Instance) -> i32 {
+    marked(instance).first().unwrap().0
+}
+
 /// The living processes that have the instance's mark: what they are called here, and what they call themselves.
 fn marked(instance: &Instance) -> Vec<(i32, i32)> {
     let mark = format!("{MARK}={}", instance.revision.simple());
@@ -147,7 +157,7 @@ fn marked(instance: &Instance) -> Vec<(i32, i32)> {
 }
 
 /// Sends one line to the agent and returns its answer; empty if it ended instead.
-async fn ask(started: &Started, line: &str) -> String {
+pub async fn ask(started: &Started, line: &str) -> String {
     let (address, line) = (started.address.clone(), format!("{line}\n"));
     tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -162,7 +172,7 @@ async fn ask(started: &Started, line: &str) -> String {
 }
 
 /// Waits for a state.
-async fn until(started: &Started, wanted: impl FnMut(&State) -> bool) -> State {
+pub async fn until(started: &Started, wanted: impl FnMut(&State) -> bool) -> State {
     let mut states = started.states.clone();
     let state = tokio::time::timeout(LIMIT, states.wait_for(wanted)).await.unwrap().unwrap();
     state.clone()

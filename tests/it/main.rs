@@ -14,4 +14,5 @@ mod images;
 mod need;
 mod processes;
 mod recovery;
+mod sandbox;
 mod stack;

@@ -43,17 +43,23 @@ pub(super) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>)
         .map_err(|e| at("making mounts private")(e.into()))?;
     let root = plan.root.as_path();
     memory(root, "mode=755,size=4m,nr_inodes=16k").map_err(at("the new root"))?;
-    for part in exposed {
-        expose(root, part).map_err(at(&part.inside.display().to_string()))?;
+    let in_scratch = |part: &&Exposed| [HOME, TMP, SHM].iter().any(|dir| part.inside.starts_with(dir));
+    for part in exposed.iter().filter(|part| !in_scratch(part)) {
+        expose(root, root, part).map_err(at(&part.inside.display().to_string()))?;
     }
     devices(root).map_err(at("/dev"))?;
     let scratch = scratch(root, plan.disk, user).map_err(at("what the agent may write"))?;
+    for part in exposed.iter().filter(in_scratch) {
+        expose(root, &below(root, Path::new(TMP)), part).map_err(at(&part.inside.display().to_string()))?;
+    }
+    let writable = exposed.iter().filter(|part| part.access == Access::Write).map(|part| below(root, &part.inside));
+    let writable: Vec<PathBuf> = writable.chain(scratch).collect();
     accounts(root, user).map_err(at("/etc/passwd"))?;
     let proc = root.join("proc");
     directory(&proc)?;
     // Before the read-only round: that one must not touch it.
     mount("proc", &proc, "proc", QUIET | MountFlags::NOEXEC, None).map_err(|e| at("/proc")(e.into()))?;
-    read_only(root, &scratch).map_err(at("making mounts read-only"))?;
+    read_only(root, &writable).map_err(at("making mounts read-only"))?;
 
     std::env::set_current_dir(root)?;
     pivot_root(".", ".").map_err(|e| at("changing the root")(e.into()))?;
@@ -71,12 +77,12 @@ fn directory(at: &Path) -> Result<()> {
 }
 
 /// The directories above a path of the new root, as far as they are not there.
-fn directories(root: &Path, inside: &Path) -> Result<()> {
+fn directories(root: &Path, own: &Path, inside: &Path) -> Result<()> {
     let Some(parent) = below(root, inside).parent().map(Path::to_owned) else { return Ok(()) };
     let missing: Vec<&Path> = parent.ancestors().take_while(|dir| !dir.exists()).collect();
     let device = |dir: &Path| fs::metadata(dir).map(|meta| meta.dev());
     if let Some(above) = missing.last().and_then(|first| first.parent())
-        && device(above)? != device(root)?
+        && device(above)? != device(own)?
     {
         return Err(Error::other("it lies within another part"));
     }
@@ -88,12 +94,13 @@ fn below(root: &Path, inside: &Path) -> PathBuf {
     root.join(inside.strip_prefix("/").unwrap_or(inside))
 }
 
-fn expose(root: &Path, part: &Exposed) -> Result<()> {
+/// Binds a part. What has to be made for it is made in the file system of `own`, which is the agent's, and never in a
+/// part of the machine that is bound there already.
+fn expose(root: &Path, own: &Path, part: &Exposed) -> Result<()> {
     let target = below(root, &part.inside);
-    directories(root, &part.inside)?;
-    // What is made here is made in the new root, never in a part of the machine that is bound there already.
+    directories(root, own, &part.inside)?;
     let made = |target: &Path| match target.parent().map(fs::metadata) {
-        Some(Ok(parent)) if parent.dev() == fs::metadata(root)?.dev() => Ok(()),
+        Some(Ok(parent)) if parent.dev() == fs::metadata(own)?.dev() => Ok(()),
         _ => Err(Error::other("it lies within another part")),
     };
     if part.access == Access::Link {

@@ -96,6 +96,8 @@ impl Launched {
         let mut launcher = Command::new(&start.config.launcher)
             .arg0(format!("hoistway-agent {}", start.instance.agent))
             .arg(INIT)
+            // For people who look at processes; the launcher is told by its order.
+            .arg(dir.path())
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))

@@ -53,6 +53,11 @@ impl RunDir {
         Self(dir.join("run").join(&id[id.len() - 12..]))
     }
 
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The agent's `HOME`.
     pub fn home(&self) -> PathBuf {
         self.0.join("home")

@@ -95,7 +95,7 @@ def read_memory():
 def read_parent_memory():
     os.close(os.open("/proc/%d/mem" % os.getppid(), os.O_RDONLY))
     return True
-def open_files_of_others(): return bool(os.listdir("/proc/%d/fd" % FACTS["stranger"]))
+def open_files_of_others(): return bool(os.readlink("/proc/%d/fd/1" % FACTS["stranger"]))
 def trace():
     PTRACE_SEIZE = 0x4206
     return call(LIBC.ptrace, PTRACE_SEIZE, FACTS["stranger"], None, None) == 0
@@ -114,9 +114,6 @@ def signal_other_agent():
     return True
 def signal_stranger():
     os.kill(FACTS["stranger"], 0)
-    return True
-def signal_everybody():
-    os.kill(-1, 0)
     return True
 def slow_stranger():
     os.setpriority(os.PRIO_PROCESS, FACTS["stranger"], 19)

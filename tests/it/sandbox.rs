@@ -28,7 +28,9 @@ fn every_sandbox_is_told_and_runs_agents() {
         if !can_be_had(&flags) {
             continue;
         }
-        let stack = Stack::start_with(dir.path(), |command| drop(command.args(&flags)));
+        let stack = Stack::start_with(dir.path(), |command| {
+            command.args(&flags);
+        });
         let runtime = stack.get("/api/status")["runtime"].clone();
         let isolation = runtime["isolation"].as_str().unwrap();
         assert!(isolation.starts_with(enforced) && runtime["network"] == network, "{flags:?}: {runtime}");

@@ -1,7 +1,7 @@
 //! `hoistway up`: every service and the gateway in one process, each on its own port and database, the gateway calling
 //! the services' own servers without a network between.
 
-use crate::{UpArgs, demo, screen::Screen};
+use crate::{UpArgs, demo, rotate, screen::Screen};
 use hoistway_agent as agent;
 use hoistway_build as build;
 use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient};
@@ -12,11 +12,12 @@ use hoistway_kit::{
     ports::{self, Listeners, Ports},
     secrets::MasterKey,
     shutdown::{self, part},
-    telemetry,
+    telemetry::{self, LogFormat},
     token::{ApiKey, ServiceToken},
 };
 use hoistway_model::{Code, Error, Result, Secret};
 use hoistway_tool_registry as tools;
+use serde::{Deserialize, Serialize};
 use std::{
     io::Write,
     net::SocketAddr,
@@ -75,21 +76,92 @@ impl Shared {
         Ok(Self {
             _lock: DirLock::acquire(dir)?,
             token: ServiceToken::load_or_create(&dir.join("service-token"))?,
-            master_key: MasterKey::load_or_create(&dir.join("master.key"))?,
+            master_key: MasterKey::load_or_create(&rotate::key_file(dir))?,
             api_key: ApiKey::load_or_create(&api_key_file)?,
             api_key_file,
         })
     }
 }
 
+/// What `up` itself reads from its configuration file, outside the tables of the services. Flags and variables win.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Own {
+    listen: Option<String>,
+    data_dir: Option<PathBuf>,
+    python: Option<PathBuf>,
+    base_image: Option<String>,
+    log_format: Option<LogFormat>,
+}
+
+/// The settings of the whole stack.
+struct Settings {
+    listen: Listen,
+    data_dir: PathBuf,
+    python: Option<PathBuf>,
+    base_image: Option<String>,
+    log_format: LogFormat,
+    tools: tools::Config,
+    build: build::Config,
+    agent: agent::Config,
+    gateway: gateway::Config,
+}
+
+impl Settings {
+    /// Flags, then the file, then the defaults; of each service its variables, then its table in the file. What the
+    /// services must agree on is decided here, so their own settings of it are refused.
+    fn load(args: UpArgs) -> Result<Self> {
+        let file = args.config.as_deref().map(config::File::read).transpose()?;
+        let own: Own = file.as_ref().map(config::File::program).transpose()?.unwrap_or_default();
+        let listen = own.listen.map(|text| text.parse()).transpose().map_err(|e: String| Error::field("listen", e))?;
+        let data_dir = args.data_dir.or(own.data_dir).unwrap_or_else(xdg_data_dir);
+        let shared = ["data_dir", "service_token_file", "master_key_file", "api_key_file", "log_format"];
+        let decided = |more: &[&'static str]| [&shared, more].concat();
+        let file = file.as_ref();
+        let agent: agent::Config = config::load_part(
+            agent::config::SERVICE,
+            file,
+            &decided(&["grpc_listen", "egress_listen", "egress_url", "registry_address", "python"]),
+        )?;
+        Ok(Self {
+            listen: args.listen.or(listen).unwrap_or(Listen::Localhost(DEFAULT_PORT)),
+            data_dir: std::path::absolute(&data_dir).map_err(|e| Error::internal("finding the data directory", e))?,
+            python: args.python.or(own.python),
+            base_image: args.base_image.or(own.base_image),
+            log_format: args.log_format.or(own.log_format).unwrap_or_default(),
+            tools: config::load_part(
+                tools::config::SERVICE,
+                file,
+                &decided(&["grpc_listen", "http_listen", "public_url", "internal_url"]),
+            )?,
+            build: config::load_part(
+                build::config::SERVICE,
+                file,
+                &decided(&["grpc_listen", "registry_listen", "python", "base_image"]),
+            )?,
+            agent: agent::Config {
+                sandbox: args.sandbox.unwrap_or(agent.sandbox),
+                network: args.network.unwrap_or(agent.network),
+                ..agent
+            },
+            gateway: config::load_part(
+                gateway::config::SERVICE,
+                file,
+                &decided(&["listen", "tool_registry", "build", "agent", "public_registry"]),
+            )?,
+        })
+    }
+}
+
 /// Runs the stack until it is told to stop.
 pub async fn run(args: UpArgs) -> Result<()> {
-    telemetry::init("hoistway", args.log_format)?;
+    let demo = args.demo;
+    let settings = Settings::load(args)?;
+    telemetry::init("hoistway", settings.log_format)?;
     let stop = shutdown::on_signals()?;
-    let data_dir = args.data_dir.clone().unwrap_or_else(xdg_data_dir);
-    let data_dir = std::path::absolute(&data_dir).map_err(|e| Error::internal("finding the data directory", e))?;
+    let data_dir = settings.data_dir;
     let shared = Shared::open(&data_dir)?;
-    let api = args.listen.unwrap_or(Listen::Localhost(DEFAULT_PORT)).bind()?;
+    let api = settings.listen.bind()?;
     let mut kept = Ports::open(&data_dir)?;
 
     // The services outlive the gateway: what it has in flight still needs them.
@@ -109,7 +181,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         data_dir: data_dir.clone(),
         http_listen: first(&tool_ports.http)?,
         public_url: Some(format!("http://{}", first(&tool_ports.http)?)),
-        ..tools::Config::default()
+        ..settings.tools
     };
     let tool_deps = tools::Deps { token: shared.token.clone(), master_key: shared.master_key.clone() };
     let tool_service = tools::open(&tool_config, &tool_deps).await?;
@@ -117,36 +189,28 @@ pub async fn run(args: UpArgs) -> Result<()> {
 
     let build_config = build::Config {
         data_dir: data_dir.clone(),
-        python: args.python.clone(),
-        base_image: args.base_image.clone(),
-        ..build::Config::default()
+        python: settings.python,
+        base_image: settings.base_image,
+        ..settings.build
     };
     let build_deps = build::Deps { token: shared.token.clone(), api_key: Some(shared.api_key.clone()) };
     let build_service = build::open(&build_config, &build_deps, services.child_token()).await?;
     let interpreter = build_service.interpreter().clone();
     let no_packages = build_service.packages();
 
-    // Sandbox and limits come from HOISTWAY_AGENT_* here too; addresses and directories do not.
-    let given: agent::Config = config::load(agent::config::SERVICE, None)?;
     let agent_config = agent::Config {
-        sandbox: args.sandbox.unwrap_or(given.sandbox),
-        network: args.network.unwrap_or(given.network),
-        limits: given.limits,
-        readable: given.readable,
-        writable: given.writable,
-        pretend: given.pretend,
         data_dir: data_dir.clone(),
         egress_listen: first(&agent_ports.egress)?,
         registry_address: registry.clone(),
         python: Some(interpreter.executable.clone()),
-        ..agent::Config::default()
+        ..settings.agent
     };
     let agent_deps = agent::Deps { token: shared.token.clone(), master_key: shared.master_key.clone(), runtime: None };
     let agent_service = agent::open(&agent_config, &agent_deps).await?;
     let agent_server = agent::grpc(agent_service.handle(), &agent_deps)?;
 
     let gateway_config =
-        gateway::Config { data_dir: data_dir.clone(), public_registry: registry.clone(), ..gateway::Config::default() };
+        gateway::Config { data_dir: data_dir.clone(), public_registry: registry.clone(), ..settings.gateway };
     let patience = gateway_config.deploy_deadline();
     let clients = Services {
         tools: Arc::new(ToolRegistryClient::new(tool_server.clone().into_local())),
@@ -156,6 +220,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let deps =
         gateway::Deps { services: clients, master_key: shared.master_key.clone(), api_key: shared.api_key.clone() };
     let gateway = Gateway::open(&gateway_config, deps, stop.clone()).await?;
+    rotate::finish(&data_dir, shared.master_key.clone()).await?;
 
     let screen = Screen {
         api: api.addrs(),
@@ -180,7 +245,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         part(&stop, tools::run(tool_service, tool_server, tool_ports, services.clone())),
         part(&stop, build_service.run(build_ports, services.clone())),
         part(&stop, agent::run(agent_service, agent_server, agent_ports, services.clone())),
-        say(screen, args.demo.then(|| shared.api_key.secret().clone())),
+        say(screen, demo.then(|| shared.api_key.secret().clone())),
     );
     front.and(tool_registry).and(build).and(agents)
 }

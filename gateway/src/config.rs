@@ -1,9 +1,18 @@
 //! The gateway's configuration: defaults, then a file, then `HOISTWAY_GATEWAY_*`, then flags.
 
-use crate::{saga, state};
+use crate::{
+    access::AccessLimits,
+    limits::{Rate, Rates},
+    saga, state,
+};
 use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use hoistway_model::source;
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// The name of the service, in configuration, logs and directories.
 pub const SERVICE: &str = "gateway";
@@ -42,6 +51,30 @@ pub struct Config {
     pub deploy_queue: usize,
     /// How long the records of ended deployments are kept, in days.
     pub journal_days: u32,
+    /// How long the audit log's entries, and the records of keys that are no longer valid, are kept, in days.
+    pub audit_days: u32,
+    /// Requests of one key in a second, invokes aside, and how many may come at once. 0 is no limit.
+    pub requests_per_second: u32,
+    /// See `requests_per_second`.
+    pub request_burst: u32,
+    /// Invokes of one key in a second, and how many may come at once. 0 is no limit.
+    pub invokes_per_second: u32,
+    /// See `invokes_per_second`.
+    pub invoke_burst: u32,
+    /// Wrong keys from one address in a minute. 0 is no limit.
+    pub failed_auth_per_minute: u32,
+    /// Requests that are answered at a time, streams included.
+    pub max_requests: usize,
+    /// API keys that may be valid at a time.
+    pub max_keys: u32,
+    /// The most bytes of an agent's answer that is not streamed.
+    pub max_answer_bytes: usize,
+    /// The most files of one source; 2000 at most.
+    pub max_source_files: usize,
+    /// The most bytes of one source; 32 MiB at most.
+    pub max_source_bytes: usize,
+    /// Reverse proxies whose `X-Forwarded-For` says where a request comes from.
+    pub trusted_proxies: Vec<IpAddr>,
     /// How log lines look: human or json.
     pub log_format: LogFormat,
 }
@@ -50,6 +83,7 @@ impl Default for Config {
     fn default() -> Self {
         let limits = state::Limits::default();
         let saga = saga::Limits::default();
+        let access = AccessLimits::default();
         Self {
             data_dir: xdg_data_dir(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8092)),
@@ -66,6 +100,18 @@ impl Default for Config {
             invoke_concurrency: limits.invoke_concurrency,
             deploy_queue: saga.queue,
             journal_days: 30,
+            audit_days: 365,
+            requests_per_second: 200,
+            request_burst: 1_000,
+            invokes_per_second: 2_000,
+            invoke_burst: 10_000,
+            failed_auth_per_minute: 30,
+            max_requests: access.max_requests,
+            max_keys: access.max_keys,
+            max_answer_bytes: limits.max_answer,
+            max_source_files: limits.max_source_files,
+            max_source_bytes: limits.max_source_bytes,
+            trusted_proxies: access.trusted_proxies,
             log_format: LogFormat::default(),
         }
     }
@@ -84,8 +130,37 @@ impl Config {
             deploy_deadline: self.deploy_deadline(),
             invoke_timeout: Duration::from_secs(self.invoke_timeout_seconds),
             invoke_concurrency: self.invoke_concurrency,
+            max_answer: self.max_answer_bytes,
+            max_source_files: self.max_source_files.min(source::MAX_FILES),
+            max_source_bytes: self.max_source_bytes.min(source::MAX_BYTES),
             ..state::Limits::default()
         }
+    }
+
+    /// Who may call, and how often.
+    pub fn access_limits(&self) -> AccessLimits {
+        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        let rates = Rates {
+            requests: Rate::new(self.requests_per_second, second, self.request_burst),
+            invokes: Rate::new(self.invokes_per_second, second, self.invoke_burst),
+            failures: Rate::new(self.failed_auth_per_minute, minute, self.failed_auth_per_minute),
+        };
+        AccessLimits {
+            rates,
+            max_requests: self.max_requests,
+            max_keys: self.max_keys,
+            trusted_proxies: self.trusted_proxies.clone(),
+        }
+    }
+
+    /// How long the audit log is kept.
+    pub fn audit_kept(&self) -> Duration {
+        days(self.audit_days)
+    }
+
+    /// How long ended deployments are kept.
+    pub fn journal_kept(&self) -> Duration {
+        days(self.journal_days)
     }
 
     /// The bounds of the saga.
@@ -102,4 +177,8 @@ impl Config {
     pub fn file(&self, configured: &Option<PathBuf>, name: &str) -> PathBuf {
         configured.clone().unwrap_or_else(|| self.data_dir.join(name))
     }
+}
+
+fn days(days: u32) -> Duration {
+    Duration::from_secs(u64::from(days) * 24 * 60 * 60)
 }

@@ -3,24 +3,40 @@
 //! The edge parses and waits; the saga, behind [`Deployer`], validates by look-ups, journals and works. A caller that
 //! goes away changes nothing: the saga does not know how many watch its [`Progress`].
 
-use crate::api::deploy_request::DeployRequest;
+use crate::work::{Made, Work};
 use async_trait::async_trait;
-use hoistway_model::{Code, DeploymentId, Error, Name, Result, build::BuiltImage};
-use std::{fmt, sync::Arc};
+use hoistway_model::{Code, DeploymentId, Error, Name, Result, build::BuiltImage, revision::Reason};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
+use tokio_util::sync::DropGuard;
 
 /// The deploy saga as the HTTP edge sees it.
 #[async_trait]
 pub trait Deployer: fmt::Debug + Send + Sync + 'static {
-    /// Looks up what the request names, accepts it durably (or joins an equal one that is in flight) and answers
+    /// Looks up what the work names, accepts it durably (or joins an equal one that is in flight) and answers
     /// before any work is done. An error means that nothing was changed.
-    async fn accept(&self, request: DeployRequest, strict: bool) -> Result<Accepted>;
+    async fn accept(&self, work: Work, strict: bool) -> Result<Accepted>;
+
+    /// Waits until every deployment of the agent that was accepted before has ended, and keeps later ones waiting
+    /// while the turn is held. [`Code::Conflict`] when it does not come within `patience`.
+    async fn turn(&self, agent: Name, patience: Duration) -> Result<Turn>;
 
     /// One deployment.
     async fn get(&self, id: DeploymentId) -> Result<Deployment>;
 
     /// The newest deployments, newest first, at most `limit`; of one agent if it is given.
     async fn list(&self, agent: Option<Name>, limit: u32) -> Result<Vec<Deployment>>;
+}
+
+/// The right to change an agent while no deployment of it runs; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "it is held and not looked at")] DropGuard);
+
+impl Turn {
+    /// A turn that lasts as long as the guard.
+    pub fn new(guard: DropGuard) -> Self {
+        Self(guard)
+    }
 }
 
 /// A deploy that will be carried out, whatever happens to this process.
@@ -46,6 +62,8 @@ pub struct Progress {
     pub wants_build: bool,
     /// The image that was built for it, or found built already.
     pub image: Option<BuiltImage>,
+    /// The revision that it made or found, once it is known.
+    pub made: Option<Made>,
     /// How it ended, with the public text's beginning as the contract has it: `build failed: …`.
     pub done: Option<Result<Outcome, Arc<Error>>>,
 }
@@ -107,6 +125,10 @@ pub struct Deployment {
     pub id: DeploymentId,
     /// The agent.
     pub agent: Name,
+    /// What it is: a deploy, a rollback, a change of the configuration.
+    pub kind: Reason,
+    /// The number of the revision that it made or found, once it is known.
+    pub revision: Option<u64>,
     /// How far it is.
     pub status: DeploymentStatus,
     /// The step that runs or ran last: `tools`, `build`, `start`, `switch`.

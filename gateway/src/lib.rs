@@ -3,9 +3,14 @@
 //! A request goes `api` (parse, authenticate, answer) → `saga` (journal and steps) → the services behind
 //! [`hoistway_model`]'s traits; an invoke goes `api` → `routes` → the agent itself.
 
+pub mod access;
 pub mod api;
+pub mod audit;
+mod bindings;
 pub mod config;
 pub mod deploy;
+pub mod keys;
+pub mod limits;
 mod migration;
 pub mod public;
 pub mod routes;
@@ -13,6 +18,7 @@ pub mod saga;
 pub mod serve;
 pub mod state;
 mod store;
+pub mod work;
 
 pub use config::Config;
-pub use serve::{Deps, Gateway};
+pub use serve::{Deps, Gateway, reseal};

@@ -17,7 +17,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 #[command(version)]
 struct Args {
     /// Configuration file (TOML); `HOISTWAY_GATEWAY_*` variables override it
-    #[arg(long)]
+    #[arg(long, env = "HOISTWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 

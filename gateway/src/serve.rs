@@ -2,22 +2,27 @@
 //! tests.
 
 use crate::{
+    access::Access,
     api::{self, body::BodyBudget},
+    bindings,
     config::Config,
     public::PublicAddresses,
     routes::Routes,
-    saga::{Saga, Services},
-    state::{ApiKeys, AppState, ReadyCheck},
+    saga::{self, Saga, Services},
+    state::{AppState, ReadyCheck},
     store::Journal,
 };
 use async_trait::async_trait;
 use hoistway_kit::{fs, ports::Listeners, secrets::MasterKey, time::now_ms, token::ApiKey, web};
 use hoistway_model::{Error, Operation, Result};
 use std::{sync::Arc, time::Duration};
+use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long requests in flight may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How often the last uses of keys are written.
+const WRITE_USES_EVERY: Duration = Duration::from_secs(5 * 60);
 /// How often what is left over is removed.
 const TIDY_EVERY: Duration = Duration::from_secs(60 * 60);
 
@@ -32,13 +37,20 @@ pub struct Deps {
     pub api_key: ApiKey,
 }
 
+/// How long records are kept.
+#[derive(Debug, Clone, Copy)]
+struct Keep {
+    journal: Duration,
+    audit: Duration,
+}
+
 /// An opened gateway.
 #[derive(Debug)]
 pub struct Gateway {
     state: Arc<AppState>,
     saga: Saga,
     journal: Journal,
-    keep: Duration,
+    keep: Keep,
     shutdown: CancellationToken,
 }
 
@@ -49,6 +61,7 @@ impl Gateway {
         fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
         let journal = Journal::open(&dir.join("gateway.db")).await?;
         let Deps { services, master_key, api_key } = deps;
+        saga::reseal(&journal, &master_key).await?;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
         let limits = config.limits();
@@ -58,7 +71,7 @@ impl Gateway {
             agents: services.agents.clone(),
             deployer: Arc::new(saga.clone()),
             routes: Routes::new(services.agents.clone()),
-            keys: ApiKeys::new(vec![api_key]),
+            access: Access::new(&journal, api_key, config.access_limits()),
             public: PublicAddresses::new(&config.public_registry),
             bodies: BodyBudget::new(limits.max_body),
             limits,
@@ -69,7 +82,7 @@ impl Gateway {
         if recovered > 0 {
             tracing::info!("{recovered} unfinished deployments go on");
         }
-        let keep = Duration::from_secs(u64::from(config.journal_days) * 24 * 60 * 60);
+        let keep = Keep { journal: config.journal_kept(), audit: config.audit_kept() };
         Ok(Self { state, saga, journal, keep, shutdown })
     }
 
@@ -79,34 +92,63 @@ impl Gateway {
         let Self { state, saga, journal, keep, shutdown } = self;
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
         let tidy = tokio::spawn(tidy(state.clone(), journal, keep, shutdown.clone()));
+        let uses = tokio::spawn(write_last_uses(state.clone(), shutdown.clone()));
         web::serve(listeners, api::router(state.clone()), shutdown).await?;
         saga.drained().await;
         state.tasks.close();
         let _ = tokio::time::timeout(DRAIN, state.tasks.wait()).await;
-        for task in [routes, tidy] {
+        if let Err(e) = state.access.keys.write_last_uses().await {
+            tracing::warn!(cause = e.chain(), "when the API keys were used last is not written: {e}");
+        }
+        for task in [routes, tidy, uses] {
             task.await.map_err(|e| Error::internal("ending a background task", e))?;
         }
         Ok(())
     }
 }
 
-/// Now and then: forgets old deployments, and releases the tools of agents whose deletion was cut off in the middle.
-async fn tidy(state: Arc<AppState>, journal: Journal, keep: Duration, shutdown: CancellationToken) {
+/// Seals anew, after a rotation of the master key, what old keys have sealed; for a gateway that does not run. Opening
+/// the gateway does it as well.
+pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
+    let journal = Journal::open(&config.service_dir().join("gateway.db")).await?;
+    let resealed = saga::reseal(&journal, key).await;
+    journal.close().await;
+    resealed
+}
+
+/// Now and then: forgets old deployments, releases the tools of agents whose deletion was cut off in the middle,
+/// lets the images go that no agent uses, and gives agents the URLs of tools that moved without them.
+async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(TIDY_EVERY);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
-        let before = now_ms() - i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+        let before = |keep: Duration| now_ms().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
         let tidied = async {
-            journal.purge(before).await?;
+            journal.purge(before(keep.journal)).await?;
+            state.access.audit.tidy(before(keep.audit)).await?;
+            state.access.keys.purge(before(keep.audit)).await?;
             // In this order: whoever is bound and is not an agent afterwards will not become one.
             let bound = state.tools.bound_agents().await?;
             let agents = state.agents.list_agents().await?;
             for name in bound.into_iter().filter(|name| agents.iter().all(|agent| agent.name != *name)) {
                 state.tools.release_agent(Operation::new(), name).await?;
             }
-            Ok::<_, Error>(())
+            let in_use = state.agents.images_in_use().await?;
+            state.builds.collect_images(in_use).await?;
+            bindings::reconcile(&state).await
         };
         if let Err(e) = tidied.await {
             tracing::warn!(cause = e.chain(), "tidying will be tried again: {e}");
+        }
+    }
+}
+
+/// Now and then, rarely: writes when keys were used last.
+async fn write_last_uses(state: Arc<AppState>, shutdown: CancellationToken) {
+    let mut every = tokio::time::interval(WRITE_USES_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while shutdown.run_until_cancelled(every.tick()).await.is_some() {
+        if let Err(e) = state.access.keys.write_last_uses().await {
+            tracing::warn!(cause = e.chain(), "when the API keys were used last will be written later: {e}");
         }
     }
 }

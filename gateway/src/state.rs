@@ -1,9 +1,8 @@
 //! What every handler can reach.
 
-use crate::{api::body::BodyBudget, deploy::Deployer, public::PublicAddresses, routes::Routes};
+use crate::{access::Access, api::body::BodyBudget, deploy::Deployer, public::PublicAddresses, routes::Routes};
 use async_trait::async_trait;
-use hoistway_kit::token::ApiKey;
-use hoistway_model::{AgentService, BuildService, Result, ToolRegistry};
+use hoistway_model::{AgentService, BuildService, Result, ToolRegistry, source};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +20,7 @@ pub struct AppState {
     /// Where agents' invokes go.
     pub routes: Routes,
     /// Who may call.
-    pub keys: ApiKeys,
+    pub access: Access,
     /// What things are called outside.
     pub public: PublicAddresses,
     /// Bounds on what one caller can ask for.
@@ -41,22 +40,6 @@ pub trait ReadyCheck: fmt::Debug + Send + Sync + 'static {
     async fn check(&self) -> Result<()>;
 }
 
-/// The keys that open the API.
-#[derive(Debug, Clone)]
-pub struct ApiKeys(Vec<ApiKey>);
-
-impl ApiKeys {
-    /// These keys and no others.
-    pub fn new(keys: Vec<ApiKey>) -> Self {
-        Self(keys)
-    }
-
-    /// Whether `presented` is one of the keys. Every key is compared, so that the time does not tell which it is.
-    pub fn verify(&self, presented: &str) -> bool {
-        self.0.iter().fold(false, |known, key| known | key.verify(presented))
-    }
-}
-
 /// Bounds on what one caller can ask for.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -72,6 +55,10 @@ pub struct Limits {
     pub invoke_concurrency: usize,
     /// The most bytes of an agent's answer that is not streamed.
     pub max_answer: usize,
+    /// The most files that one source may have; never more than [`source::MAX_FILES`].
+    pub max_source_files: usize,
+    /// The most bytes that one source may have; never more than [`source::MAX_BYTES`].
+    pub max_source_bytes: usize,
 }
 
 impl Default for Limits {
@@ -83,20 +70,8 @@ impl Default for Limits {
             invoke_timeout: Duration::from_secs(300),
             invoke_concurrency: 64,
             max_answer: 32 << 20,
+            max_source_files: source::MAX_FILES,
+            max_source_bytes: source::MAX_BYTES,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn only_known_keys_open() {
-        let (a, b) = (ApiKey::generate().unwrap(), ApiKey::generate().unwrap());
-        let keys = ApiKeys::new(vec![a.clone(), b.clone()]);
-        assert!(keys.verify(a.secret().expose()) && keys.verify(b.secret().expose()));
-        assert!(!keys.verify("") && !keys.verify("hw_wrong"));
     }
 }

@@ -3,10 +3,16 @@
 
 mod agents;
 mod builds;
-mod tools;
+mod revisions;
+/// Records of the tool registry, and the two of its messages that have credentials beside them.
+pub mod tools;
+
+pub use revisions::derive_request;
 
 use crate::common::v1 as common;
-use hoistway_model::{DeploymentId, Digest, Error, Name, Operation, OperationId, Result, tool::BoundTool};
+use hoistway_model::{
+    DeploymentId, Digest, Error, Name, Operation, OperationId, Result, image::StoredImage, tool::BoundTool,
+};
 use std::str::FromStr;
 
 /// A message member that must be there.
@@ -71,5 +77,19 @@ impl TryFrom<common::BoundTool> for BoundTool {
 
     fn try_from(t: common::BoundTool) -> Result<Self> {
         Ok(Self { name: name("tools.name", &t.name)?, url: t.url })
+    }
+}
+
+impl From<StoredImage> for common::StoredImage {
+    fn from(i: StoredImage) -> Self {
+        Self { repository: i.repository, digest: i.digest.to_string() }
+    }
+}
+
+impl TryFrom<common::StoredImage> for StoredImage {
+    type Error = Error;
+
+    fn try_from(i: common::StoredImage) -> Result<Self> {
+        Ok(Self { digest: parsed("images.digest", &i.digest)?, repository: i.repository })
     }
 }

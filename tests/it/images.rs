@@ -52,6 +52,106 @@ fn two_installations_build_the_same_image() {
     assert_eq!(one, two);
 }
 
+/// A request to the registry with the key.
+fn registry(stack: &Stack, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> http::Answer {
+    let key = format!("Bearer {}", stack.key);
+    let headers = [&[("Authorization", key.as_str())], headers].concat();
+    http::send(&stack.registry, method, path, &headers, body).unwrap()
+}
+
+#[test]
+fn an_upload_goes_on_after_everything_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..400_000u32).flat_map(u32::to_le_bytes).collect();
+    let digest = hoistway_model::Digest::of(&bytes);
+    let stack = Stack::start(dir.path());
+    let opened = registry(&stack, "POST", "/v2/team/large/blobs/uploads/", &[], b"");
+    let upload = opened.header("location").unwrap().to_owned();
+    let first = registry(&stack, "PATCH", &upload, &[("Content-Range", "0-999999")], &bytes[..1_000_000]);
+    assert_eq!(first.status, 202, "{}", first.text());
+    stack.kill();
+    let stack = Stack::start(dir.path());
+    let status = registry(&stack, "GET", &upload, &[], b"");
+    assert_eq!((status.status, status.header("range")), (204, Some("0-999999")), "{}", status.text());
+    let rest = [("Content-Range", "1000000-1599999")];
+    let done = registry(&stack, "PUT", &format!("{upload}?digest={digest}"), &rest, &bytes[1_000_000..]);
+    assert_eq!(done.status, 201, "{}", done.text());
+    assert_eq!(registry(&stack, "GET", &format!("/v2/team/large/blobs/{digest}"), &[], b"").body, bytes);
+}
+
+#[test]
+fn images_stay_while_agents_use_them_and_go_afterwards() {
+    const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let image = |agent: &str| {
+        let agent_seen = stack.get(&format!("/api/agents/{agent}"));
+        agent_seen["status"]["imageDigest"].as_str().unwrap().to_owned()
+    };
+    for (agent, text) in [("kept", "one"), ("kept", "two"), ("deleted", "three")] {
+        stack.deployed(json!({"agent_name": agent, "source_files": says(text)}));
+    }
+    let (kept, deleted) = (image("kept"), image("deleted"));
+    // The same image as somebody might push it, and an agent that uses it.
+    let manifest = registry(&stack, "GET", &format!("/v2/kept/manifests/{kept}"), &[], b"");
+    let parts: Value = manifest.json();
+    for part in parts["layers"].as_array().unwrap().iter().chain([&parts["config"]]) {
+        let mount = format!("/v2/team/x/blobs/uploads/?mount={}&from=kept", part["digest"].as_str().unwrap());
+        assert_eq!(registry(&stack, "POST", &mount, &[], b"").status, 201);
+    }
+    let pushed = registry(&stack, "PUT", "/v2/team/x/manifests/v1", &[("Content-Type", IMAGE)], &manifest.body);
+    assert_eq!(pushed.status, 201, "{}", pushed.text());
+    let by_tag = json!({"agent_name": "pushed", "image": format!("{}/team/x:v1", stack.registry)});
+    stack.deployed(by_tag);
+    assert_eq!(stack.answer("pushed", "x"), "two");
+    for path in [format!("/v2/kept/manifests/{kept}"), format!("/v2/team/x/manifests/{kept}")] {
+        let refused = registry(&stack, "DELETE", &path, &[], b"");
+        assert_eq!(refused.status, 405, "{path}: {}", refused.text());
+        assert_eq!(refused.json()["errors"][0]["code"], "DENIED", "{path}");
+    }
+    assert_eq!(stack.call("DELETE", "/api/agents/deleted", None).status / 100, 2);
+    assert_eq!(stack.call("GET", "/api/builds", None).json().as_array().unwrap().len(), 3);
+    stack.stop();
+
+    // At its start the gateway says which images are in use; there is no grace time now.
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_BUILD_REGISTRY__GRACE_SECONDS", "0");
+    });
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let gone = format!("/v2/deleted/manifests/{deleted}");
+    while registry(&stack, "GET", &gone, &[], b"").status != 404 {
+        assert!(std::time::Instant::now() < until, "{}", crate::stack::log_of(&stack.dir));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    for path in [format!("/v2/kept/manifests/{kept}"), "/v2/team/x/manifests/v1".to_owned()] {
+        assert_eq!(registry(&stack, "GET", &path, &[], b"").status, 200, "{path}");
+    }
+    // Both revisions of the agent are kept, and so are their images.
+    assert_eq!(stack.get("/api/builds").as_array().unwrap().len(), 2);
+    assert_eq!((stack.answer("kept", "x"), stack.answer("pushed", "x")), ("two".into(), "two".into()));
+}
+
+#[test]
+fn a_full_disk_is_said_so_and_stops_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    stack.deployed(json!({"agent_name": "before", "source_files": says("before")}));
+    stack.stop();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_BUILD_REGISTRY__MIN_FREE_BYTES", (1u64 << 60).to_string());
+    });
+    assert_eq!(stack.answer("before", "x"), "before");
+    let refused = stack.deploy(json!({"agent_name": "after", "source_files": says("after")}));
+    assert_eq!(refused.status, 507, "{}", refused.text());
+    assert_eq!(refused.json()["code"], "insufficient_storage");
+    let text = refused.json()["error"].as_str().unwrap().to_owned();
+    assert!(text.starts_with("build failed: ") && text.contains("nearly full"), "{text}");
+    let refused = registry(&stack, "POST", "/v2/a/blobs/uploads/", &[], b"");
+    assert_eq!((refused.status, &refused.json()["errors"][0]["code"]), (507, &json!("UNAVAILABLE")));
+    assert_eq!(stack.call("DELETE", "/api/agents/before", None).status / 100, 2);
+    assert_eq!(stack.call("GET", "/api/agents/after", None).status, 404);
+}
+
 /// The base is made by `scripts/base-image.sh`.
 #[test]
 fn an_image_on_a_base_is_started_by_docker_and_answers() {

@@ -3,7 +3,8 @@ use async_trait::async_trait;
 use hoistway_kit::grpc::MAX_MESSAGE;
 use hoistway_model::{
     BuildService, Operation, OperationId, Result,
-    build::{Build, BuildRequest, BuiltImage},
+    build::{Build, BuildRequest, BuiltImage, Collected},
+    image::StoredImage,
 };
 use hoistway_proto::builds::v1::{self as pb, build_service_client::BuildServiceClient};
 use std::time::Duration;
@@ -52,5 +53,15 @@ impl BuildService for BuildClient {
 
     async fn build_logs(&self, id: String, tail: Option<u32>) -> Result<Vec<String>> {
         Ok(answer(self.rpc().get_build_logs(pb::GetBuildLogsRequest { id, tail }).await)?.lines)
+    }
+
+    async fn keep_images(&self, images: Vec<StoredImage>) -> Result<()> {
+        let request = pb::KeepImagesRequest { images: images.into_iter().map(Into::into).collect() };
+        answer(self.rpc().keep_images(request).await).map(drop)
+    }
+
+    async fn collect_images(&self, in_use: Vec<StoredImage>) -> Result<Collected> {
+        let request = pb::CollectImagesRequest { in_use: in_use.into_iter().map(Into::into).collect() };
+        Ok(answer(self.rpc().collect_images(with_deadline(request, self.patience)).await)?.into())
     }
 }

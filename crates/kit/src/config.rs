@@ -1,5 +1,11 @@
 //! Layered configuration: defaults, then a TOML file, then `HOISTWAY_SERVICE_*` environment variables. Flags come
 //! last and are the caller's. A key that no service knows is an error, because a misspelt setting is worse than none.
+//!
+//! A file may have a table for each service, such as `[gateway]`: so one file does for all programs. A program of one
+//! service reads its own table and what stands outside of them ([`load`]). A program that runs several has settings of
+//! its own outside, gives each service its table ([`load_part`]) and decides some of their settings itself.
+
+use crate::environment;
 
 use figment::{
     Figment,
@@ -15,6 +21,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The services whose tables a shared file may have.
+const SERVICES: [&str; 5] = ["agent", "build", "egress", "gateway", "tool-registry"];
+
 /// What separates the keys of nested tables in the name of a variable.
 const NESTING: &str = "__";
 
@@ -24,6 +33,7 @@ pub fn load<T>(service: &str, file: Option<&Path>) -> Result<T>
 where
     T: DeserializeOwned + Serialize + Default,
 {
+    environment::check([])?;
     load_with(service, file, env::vars_os())
 }
 
@@ -31,12 +41,101 @@ fn load_with<T>(service: &str, file: Option<&Path>, vars: impl Iterator<Item = (
 where
     T: DeserializeOwned + Serialize + Default,
 {
-    let mut base = Figment::from(Serialized::defaults(T::default()));
-    if let Some(path) = file {
+    let file = file.map(File::read).transpose()?;
+    let content = file.as_ref().map(|file| file.of(service));
+    let layer = file.iter().zip(&content).next().map(|(file, content)| (file.path.display().to_string(), content));
+    layered(service, layer, &[], vars)
+}
+
+/// A configuration file that several services share: settings of the program, and a table for each service.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    content: Dict,
+}
+
+impl File {
+    /// Reads the file, which must be there.
+    pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
-        base = base.merge(Toml::string(&text));
+        let content = Figment::from(Toml::string(&text)).extract::<Dict>();
+        let content = content.map_err(|e| explain("", Some(&path.display().to_string()), &[], &e))?;
+        Ok(Self { path: path.to_owned(), content })
     }
-    let mut variables = Variable::of(service, vars)?;
+
+    /// The settings of a program that runs several services: everything but their tables.
+    pub fn program<T>(&self) -> Result<T>
+    where
+        T: DeserializeOwned + Serialize + Default,
+    {
+        layered("", Some((self.path.display().to_string(), &self.outside())), &[], std::iter::empty())
+    }
+
+    /// For a program of one service: what stands outside every service's table, and what its own table says.
+    fn of(&self, service: &str) -> Dict {
+        let mut content = self.outside();
+        if let Some(Value::Dict(_, table)) = self.content.get(service) {
+            content.extend(table.clone());
+        }
+        content
+    }
+
+    fn outside(&self) -> Dict {
+        let table = |key: &str, value: &Value| SERVICES.contains(&key) && matches!(value, Value::Dict(..));
+        self.content.iter().filter(|(key, value)| !table(key, value)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+/// The configuration of `service` in a program that runs several: its table in `file`, then its variables. Those keys
+/// that the program decides itself are refused.
+pub fn load_part<T>(service: &str, file: Option<&File>, decided: &[&str]) -> Result<T>
+where
+    T: DeserializeOwned + Serialize + Default,
+{
+    load_part_with(service, file, decided, env::vars_os())
+}
+
+fn load_part_with<T>(
+    service: &str,
+    file: Option<&File>,
+    decided: &[&str],
+    vars: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<T>
+where
+    T: DeserializeOwned + Serialize + Default,
+{
+    let table = match file.and_then(|file| Some((file, file.content.get(service)?))) {
+        None => None,
+        Some((file, Value::Dict(_, table))) => Some((format!("{}: [{service}]", file.path.display()), table)),
+        Some((file, _)) => return Err(wrong(format!("{}: {service}: a table is expected", file.path.display()))),
+    };
+    layered(service, table, decided, vars)
+}
+
+/// Defaults, the layer of a file with the name of its place, variables.
+fn layered<T>(
+    service: &str,
+    file: Option<(String, &Dict)>,
+    decided: &[&str],
+    vars: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<T>
+where
+    T: DeserializeOwned + Serialize + Default,
+{
+    let mut base = Figment::from(Serialized::defaults(T::default()));
+    let mut variables = if service.is_empty() { Vec::new() } else { Variable::of(service, vars)? };
+    let ours = |key: &str| decided.contains(&key);
+    let refused = |place: String| wrong(format!("{place}: this program decides it itself"));
+    if let Some(variable) = variables.iter().find(|v| v.path.first().is_some_and(|key| ours(key))) {
+        return Err(refused(variable.name.clone()));
+    }
+    if let Some((place, content)) = &file {
+        if let Some(key) = content.keys().find(|key| ours(key)) {
+            return Err(refused(format!("{place} {key}")));
+        }
+        base = base.merge(Serialized::defaults(content));
+    }
+    let file = file.map(|(place, _)| place);
     loop {
         let mut layers = base.clone();
         for variable in &variables {
@@ -49,7 +148,7 @@ where
         // What looks like a number or a boolean may be meant as text: it is tried as such before it is refused.
         match variables.iter_mut().find(|v| v.path == error.path && v.parsed.is_some()) {
             Some(variable) if matches!(error.kind, Kind::InvalidType(..)) => variable.parsed = None,
-            _ => return Err(explain(service, file, &variables, &error)),
+            _ => return Err(explain(service, file.as_deref(), &variables, &error)),
         }
     }
 }
@@ -105,7 +204,7 @@ fn wrong(message: String) -> Error {
 }
 
 /// One line: where, which key, what is wrong with it. Values are not shown, they may be secrets.
-fn explain(service: &str, file: Option<&Path>, variables: &[Variable], error: &figment::Error) -> Error {
+fn explain(service: &str, file: Option<&str>, variables: &[Variable], error: &figment::Error) -> Error {
     let mut path = error.path.clone();
     if let Kind::UnknownField(key, _) = &error.kind
         && path.last() != Some(key)
@@ -115,13 +214,18 @@ fn explain(service: &str, file: Option<&Path>, variables: &[Variable], error: &f
     let place = match variables.iter().find(|v| v.path.starts_with(&path) && !path.is_empty()) {
         Some(variable) => variable.name.clone(),
         None => match file {
-            Some(file) if path.is_empty() => file.display().to_string(),
-            Some(file) => format!("{}: {}", file.display(), path.join(".")),
+            Some(file) if path.is_empty() => file.to_owned(),
+            Some(file) => format!("{file}: {}", path.join(".")),
             None => format!("configuration of {service}: {}", path.join(".")),
         },
     };
     let what = match &error.kind {
-        Kind::UnknownField(_, known) => format!("unknown key; known keys: {}", known.join(", ")),
+        Kind::UnknownField(key, known) => {
+            let near = known.iter().filter_map(|known| Some((environment::similar(key, known)?, known)));
+            let meant = near.min_by_key(|(distance, _)| *distance);
+            let hint = meant.map_or(String::new(), |(_, known)| format!(", did you mean {known}?"));
+            format!("unknown key{hint}; known keys: {}", known.join(", "))
+        }
         Kind::UnknownVariant(_, known) => format!("must be one of {}", known.join(", ")),
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("{expected} expected"),
         Kind::MissingField(key) => format!("key \"{key}\" is missing"),
@@ -223,13 +327,13 @@ mod tests {
     fn errors_are_one_line_that_names_the_key() {
         let known = "known keys: listen, key, builds, limits, log";
         for (file, vars, message) in [
-            (Some("listn = ''"), &[][..], format!("FILE: listn: unknown key; {known}")),
+            (Some("listn = ''"), &[][..], format!("FILE: listn: unknown key, did you mean listen?; {known}")),
             (Some("[limits]\ncpu = 1"), &[], "FILE: limits.cpu: unknown key; known keys: memory_mb".into()),
             (Some("builds = 'x'"), &[], "FILE: builds: u32 expected".into()),
             (
                 None,
                 &[("HOISTWAY_TOOL_REGISTRY_LISTN", "x")],
-                format!("HOISTWAY_TOOL_REGISTRY_LISTN: unknown key; {known}"),
+                format!("HOISTWAY_TOOL_REGISTRY_LISTN: unknown key, did you mean listen?; {known}"),
             ),
             (
                 None,
@@ -248,6 +352,55 @@ mod tests {
         }
         let broken = load(Some("listen = \n"), &[]).unwrap_err().message;
         assert!(broken.starts_with("FILE: TOML parse error at line 1") && broken.lines().count() == 1, "{broken}");
+    }
+
+    #[test]
+    fn several_services_share_a_file() {
+        #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Program {
+            data_dir: Option<String>,
+        }
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hoistway.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            File::read(&path)
+        };
+        let message = |e: Error| e.message.replace(&path.display().to_string(), "FILE");
+        let part = |file: &File, decided: &[&str], vars: &[(&str, &str)]| {
+            let vars: Vec<_> = vars.iter().map(|(n, v)| (OsString::from(n), OsString::from(v))).collect();
+            load_part_with::<Config>("build", Some(file), decided, vars.into_iter()).map_err(message)
+        };
+
+        let file = read("data_dir = '/x'\n[build]\nbuilds = 3\n[build.limits]\nmemory_mb = 1\n[agent]\nx = 1").unwrap();
+        assert_eq!(file.program::<Program>().unwrap().data_dir.as_deref(), Some("/x"));
+        let config = part(&file, &["listen"], &[("HOISTWAY_BUILD_LIMITS__MEMORY_MB", "2")]).unwrap();
+        assert_eq!((config.builds, config.limits.memory_mb), (3, 2));
+        let none = load_part_with::<Config>("build", None, &[], std::iter::empty()).unwrap();
+        assert_eq!(none, Config::default());
+
+        let file = read("builds = 3\nkey = 'flat'\n[tool-registry]\nbuilds = 4\n[build]\nbuilds = 5").unwrap();
+        let alone = load_with::<Config>("tool-registry", Some(&file.path), std::iter::empty()).unwrap();
+        assert_eq!((alone.builds, alone.key.as_deref()), (4, Some("flat")));
+
+        let ours = "this program decides it itself";
+        let set = [("HOISTWAY_BUILD_LISTEN", "x")];
+        assert_eq!(part(&file, &["listen"], &set).unwrap_err(), format!("HOISTWAY_BUILD_LISTEN: {ours}"));
+        let file = read("data_dir = '/x'\n[build]\nbuilds = 3").unwrap();
+        assert_eq!(part(&file, &["builds"], &[]).unwrap_err(), format!("FILE: [build] builds: {ours}"));
+        let file = read("build = 1").unwrap();
+        assert_eq!(part(&file, &[], &[]).unwrap_err(), "FILE: build: a table is expected");
+        let file = read("datadir = 1").unwrap();
+        let unknown = file.program::<Program>().map_err(message).unwrap_err();
+        assert_eq!(unknown, "FILE: datadir: unknown key, did you mean data_dir?; known keys: data_dir");
+        let file = read("[build]\nlistn = 1").unwrap();
+        assert!(
+            part(&file, &[], &[]).unwrap_err().starts_with("FILE: [build]: listn: unknown key, did you mean listen?")
+        );
+        let broken = read("[build").map_err(message).unwrap_err();
+        assert!(broken.starts_with("FILE: TOML parse error at line 1"), "{broken}");
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! Nothing here is global except what the operating system and the tracing libraries make so: `main` calls
 //! [`telemetry::init`] and [`shutdown::on_signals`] once, everything else is a value that is passed on.
 
+pub mod api_key;
 pub mod config;
 pub mod db;
+pub mod environment;
 pub mod exit;
 pub mod fs;
 pub mod grpc;

@@ -12,6 +12,9 @@ use std::{fmt, path::Path, sync::Arc};
 /// The shortest token that an operator may put into a file.
 const MIN_LEN: usize = 32;
 
+/// What every API key begins with, so that scanners for leaked keys can know it.
+pub(crate) const API_KEY_PREFIX: &str = "hw_";
+
 /// `N` bytes that nobody can guess.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
@@ -22,7 +25,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
 }
 
 /// A token and a tag of it, so that comparing does not tell by its time how much of a guess was right.
-struct Bearer {
+pub(crate) struct Bearer {
     text: Secret,
     key: hmac::Key,
     tag: hmac::Tag,
@@ -35,7 +38,7 @@ impl Bearer {
         Ok(Self { text: Secret::new(text), key, tag })
     }
 
-    fn generate(prefix: &str) -> Result<String> {
+    pub(crate) fn generate(prefix: &str) -> Result<String> {
         Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random::<32>()?)))
     }
 
@@ -59,7 +62,7 @@ impl Bearer {
 }
 
 macro_rules! bearer {
-    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+    ($(#[$doc:meta])* $name:ident, $prefix:expr) => {
         $(#[$doc])*
         #[derive(Clone)]
         pub struct $name(Arc<Bearer>);
@@ -102,8 +105,15 @@ bearer!(
 bearer!(
     /// What users show the gateway; it begins with `hw_`, so that scanners for leaked keys can know it.
     ApiKey,
-    "hw_"
+    API_KEY_PREFIX
 );
+
+impl ApiKey {
+    /// Its first characters, by which people recognise it.
+    pub fn shown(&self) -> &str {
+        crate::api_key::shown(self.0.text.expose())
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 use crate::{
     BuildAttemptId, Digest, Name, Operation, OperationId, Result, Secret,
+    image::StoredImage,
     source::{self, Requirements, SourceFiles},
 };
 use async_trait::async_trait;
@@ -120,6 +121,17 @@ pub struct BuiltImage {
     pub entry_point: String,
 }
 
+/// What garbage collection removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Collected {
+    /// Images.
+    pub images: u64,
+    /// Blobs, those of the images among them that no other image has.
+    pub blobs: u64,
+    /// The sizes of the blobs together.
+    pub bytes: u64,
+}
+
 /// The build service.
 #[async_trait]
 pub trait BuildService: fmt::Debug + Send + Sync + 'static {
@@ -139,4 +151,13 @@ pub trait BuildService: fmt::Debug + Send + Sync + 'static {
 
     /// The last `tail` log lines of a build (all kept lines if `None`).
     async fn build_logs(&self, id: String, tail: Option<u32>) -> Result<Vec<String>>;
+
+    /// Keeps images because an agent is going to use them; [`crate::Code::ImageNotFound`] when one is not in the
+    /// registry. They stay for an hour at least, then for as long as [`BuildService::collect_images`] is told of them.
+    /// Repeating it changes nothing.
+    async fn keep_images(&self, images: Vec<StoredImage>) -> Result<()>;
+
+    /// Removes what nobody needs any more. `in_use` are all images of the registry that agents' revisions name; it
+    /// may be old by as much as a deploy takes. Images that somebody pushed and tagged stay in any case.
+    async fn collect_images(&self, in_use: Vec<StoredImage>) -> Result<Collected>;
 }

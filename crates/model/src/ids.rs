@@ -57,3 +57,11 @@ id!(
     /// One run of the build service for one request; the public `build-<hex>` is derived from what it made.
     BuildAttemptId
 );
+id!(
+    /// One API key that was made through the API.
+    KeyId
+);
+id!(
+    /// One entry of the audit log.
+    AuditId
+);

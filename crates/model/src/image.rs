@@ -139,6 +139,29 @@ fn is_repository(path: &str) -> bool {
         })
 }
 
+/// An image in the platform's own registry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoredImage {
+    /// Repository, without host.
+    pub repository: String,
+    /// Manifest digest.
+    pub digest: Digest,
+}
+
+impl StoredImage {
+    /// The image that a reference names, if it is in the platform's registry and named by digest.
+    pub fn of(image: &ImageRef, digest: Option<Digest>) -> Option<Self> {
+        let digest = image.digest.or(digest)?;
+        image.is_platform().then(|| Self { repository: image.repository.clone(), digest })
+    }
+}
+
+impl fmt::Display for StoredImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.repository, self.digest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod image;
 pub mod name;
 pub mod redact;
+pub mod revision;
 pub mod source;
 pub mod tool;
 
@@ -16,7 +17,7 @@ pub use agent::AgentService;
 pub use build::BuildService;
 pub use digest::Digest;
 pub use error::{Code, Error, Result};
-pub use ids::{BuildAttemptId, DeploymentId, OperationId, RevisionId};
+pub use ids::{AuditId, BuildAttemptId, DeploymentId, KeyId, OperationId, RevisionId};
 pub use name::Name;
 pub use redact::Secret;
 pub use tool::ToolRegistry;

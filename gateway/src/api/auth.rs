@@ -1,47 +1,294 @@
-//! Who may call. Asked before anything else of a request under `/api` is looked at, its path and method included.
+//! Who may call. Asked before anything else of a request under `/api` is looked at, its path and method included:
+//! room, key, rate, scope, in this order. What changes something is let through with its entry in the audit log.
 
-use super::error::{ApiError, ApiResult};
-use crate::state::AppState;
+use super::{
+    error::{ApiError, ApiResult},
+    paging::Asked,
+    permissions::{self, Permission},
+};
+use crate::{
+    audit::{self, Answered, Change, Outcome, Ticket},
+    keys::{Caller, Meters},
+    limits::{Level, Rate},
+    state::AppState,
+};
 use axum::{
-    extract::{Request, State},
+    body::{Body, Bytes},
+    extract::{ConnectInfo, MatchedPath, Request, State},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use hoistway_model::{Code, Error};
-use http::{HeaderMap, HeaderValue, header};
-use std::sync::Arc;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use std::{
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
 /// The other header that public clients send their key in.
 const KEY_HEADER: &str = "x-runagents-api-key";
+/// How many keys of one request are tried.
+const MAX_KEYS: usize = 4;
+const FORWARDED_FOR: &str = "x-forwarded-for";
+/// The header that names the deployment of an answer.
+const DEPLOYMENT: &str = "hoistway-deployment";
+/// How the rate of a key stands (draft-ietf-httpapi-ratelimit-headers).
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Answers 401 to whoever shows no valid key.
-pub async fn require_key(State(state): State<Arc<AppState>>, request: Request, next: Next) -> ApiResult<Response> {
+/// Lets in whoever shows a valid key that may do what the request asks for.
+pub async fn guard(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if path == "/api" || path.starts_with("/api/") {
-        check(&state, request.headers())?;
+    if path != "/api" && !path.starts_with("/api/") {
+        return next.run(request).await;
     }
-    Ok(next.run(request).await)
-}
-
-fn check(state: &AppState, headers: &HeaderMap) -> ApiResult<()> {
-    let presented = [bearer(headers), text(headers, KEY_HEADER)];
-    let mut presented = presented.into_iter().flatten().peekable();
-    let message = if presented.peek().is_none() {
-        "an API key is needed, as \"Authorization: Bearer KEY\" or \"X-RunAgents-API-Key: KEY\""
-    } else if presented.any(|key| state.keys.verify(key)) {
-        return Ok(());
-    } else {
-        "the API key is not valid"
+    let room = match state.access.requests.clone().try_acquire_owned() {
+        Ok(room) => room,
+        Err(_) => return full(&state).into_response(),
     };
-    let refusal = ApiError::from(Error::new(Code::Unauthenticated, message));
-    Err(refusal.with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+    let response = admit(&state, request, next).await.unwrap_or_else(IntoResponse::into_response);
+    response.map(|body| Body::new(Roomy { body, _room: room }))
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, key) = text(headers, header::AUTHORIZATION.as_str())?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiResult<Response> {
+    let address = client_address(state, &request);
+    let caller = authenticate(state, request.headers(), address).await?;
+    let pattern = request.extensions().get::<MatchedPath>().cloned();
+    let permission = permissions::permission(request.method(), pattern.as_ref().map(MatchedPath::as_str));
+    let invoke = permission.is_some_and(|permission| permission.invoke);
+    let level = state.access.keys.count(&caller, if invoke { Meters::Invokes } else { Meters::Requests });
+    let ticket =
+        permission.and_then(|permission| ticket(state, &request, pattern.as_ref(), permission, &caller, address));
+    let asked = Asked(request.uri().clone());
+    request.extensions_mut().insert(asked);
+    request.extensions_mut().insert(caller.clone());
+    let answer = async {
+        within_rate(level, invoke)?;
+        if let Some(permission) = permission {
+            in_scope(&caller, permission)?;
+        }
+        match &ticket {
+            None => Ok(next.run(request).await),
+            Some(ticket) => changed(state, ticket, request, next).await,
+        }
+    };
+    let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
+    if let Some(ticket) = ticket {
+        let answered = answered(&response);
+        // A task of its own: a caller that hangs up now must not leave it half written.
+        let ended = state.tasks.spawn(async move { end(&ticket, answered).await }.in_current_span());
+        ended.await.map_err(|e| Error::internal("writing the audit log", e))?;
+    }
+    if let Some((level, rate)) = level {
+        tell_rate(response.headers_mut(), level, rate, invoke);
+    }
+    Ok(response)
+}
+
+/// Makes a change: first its entry, then what it does.
+async fn changed(state: &Arc<AppState>, ticket: &Arc<Ticket>, request: Request, next: Next) -> ApiResult<Response> {
+    let cut_off = CutOff(Some((ticket.clone(), state.clone())));
+    ticket.begin().await?;
+    let response = audit::scope(ticket.clone(), next.run(request)).await;
+    cut_off.forget();
+    Ok(response)
+}
+
+fn answered(response: &Response) -> Answered {
+    let deployment = response.headers().get(DEPLOYMENT).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    Answered {
+        status: Some(response.status().as_u16()),
+        code: response.extensions().get::<Code>().copied(),
+        deployment,
+    }
+}
+
+async fn end(ticket: &Ticket, answered: Answered) {
+    let failed = answered.status.is_some_and(|status| status >= 400);
+    let outcome = if failed { Outcome::Failure } else { Outcome::Success };
+    // Too many requests are no attempt at anything, and the log must not grow by them.
+    if answered.code == Some(Code::ResourceExhausted) && !ticket.is_open() {
+        return;
+    }
+    if let Err(e) = ticket.end(outcome, answered).await {
+        // The change is made, or refused, all the same, and its intent is on record.
+        tracing::error!(cause = e.chain(), "the audit log could not be told how a change ended: {e}");
+    }
+}
+
+/// Tells the audit log when a change is cut off in the middle: its caller hung up, or its handler panicked.
+struct CutOff(Option<(Arc<Ticket>, Arc<AppState>)>);
+
+impl CutOff {
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        let Some((ticket, state)) = self.0.take().filter(|(ticket, _)| ticket.is_open()) else { return };
+        let (outcome, answered) = if std::thread::panicking() {
+            (Outcome::Failure, Answered { status: Some(500), code: Some(Code::Internal), deployment: None })
+        } else {
+            (Outcome::Interrupted, Answered::default())
+        };
+        if tokio::runtime::Handle::try_current().is_ok() {
+            state.tasks.spawn(async move {
+                if let Err(e) = ticket.end(outcome, answered).await {
+                    tracing::error!(cause = e.chain(), "the audit log could not be told how a change ended: {e}");
+                }
+            });
+        }
+    }
+}
+
+fn ticket(
+    state: &AppState,
+    request: &Request,
+    pattern: Option<&MatchedPath>,
+    permission: Permission,
+    caller: &Caller,
+    address: Option<IpAddr>,
+) -> Option<Arc<Ticket>> {
+    let (action, named) = permission.change?;
+    let target = pattern.and_then(|pattern| permissions::target(pattern.as_str(), request.uri().path()));
+    let user_agent = text(request.headers(), header::USER_AGENT.as_str());
+    Some(state.access.audit.ticket(Change { caller, action, target, named, address, user_agent }))
+}
+
+async fn authenticate(state: &AppState, headers: &HeaderMap, address: Option<IpAddr>) -> ApiResult<Caller> {
+    let mut wrong = None;
+    let keys: Vec<&str> = presented(headers).take(MAX_KEYS).collect();
+    for key in keys {
+        match state.access.keys.authenticate(key).await {
+            Ok(caller) => return Ok(caller),
+            Err(e) if e.code == Code::Unauthenticated => wrong = Some(e),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let Some(wrong) = wrong else {
+        let text = "an API key is needed, as \"Authorization: Bearer KEY\" or \"X-RunAgents-API-Key: KEY\"";
+        return Err(challenge(Error::new(Code::Unauthenticated, text)));
+    };
+    match address.and_then(|address| state.access.throttle.failed(address)) {
+        None => Err(challenge(wrong)),
+        Some(wait) => {
+            let text = "too many wrong API keys came from this address (setting failed_auth_per_minute)";
+            Err(ApiError::from(Error::new(Code::ResourceExhausted, text)).retry_after(wait))
+        }
+    }
+}
+
+fn challenge(error: Error) -> ApiError {
+    ApiError::from(error).with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+}
+
+/// Every key that a request shows, in whichever header, however often.
+fn presented(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let readable = |value: &HeaderValue| value.to_str().ok().map(str::trim).filter(|text| !text.is_empty()).is_some();
+    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer(value.to_str().ok()?));
+    let others = headers.get_all(KEY_HEADER).iter().filter(move |value| readable(value));
+    bearers.chain(others.filter_map(|value| value.to_str().ok().map(str::trim)))
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, key) = value.trim().split_once(' ')?;
+    Some(key.trim()).filter(|key| scheme.eq_ignore_ascii_case("bearer") && !key.is_empty())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// Where a request comes from: its peer, or whom a trusted proxy names. Of several that it names the last counts that
+/// is not a trusted proxy itself; what stands before it anybody may have written.
+fn client_address(state: &AppState, request: &Request) -> Option<IpAddr> {
+    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+    let peer = peer.ip().to_canonical();
+    let trusted = |address: &IpAddr| state.access.limits.trusted_proxies.iter().any(|t| t.to_canonical() == *address);
+    if !trusted(&peer) {
+        return Some(peer);
+    }
+    let mut named = Vec::new();
+    for value in request.headers().get_all(FORWARDED_FOR) {
+        named.extend(value.to_str().unwrap_or_default().split(',').map(str::trim));
+    }
+    let mut nearest = peer;
+    for text in named.into_iter().rev() {
+        let Ok(address) = text.parse::<IpAddr>() else { break };
+        nearest = address.to_canonical();
+        if !trusted(&nearest) {
+            break;
+        }
+    }
+    Some(nearest)
+}
+
+fn full(state: &AppState) -> ApiError {
+    let limit = state.access.limits.max_requests;
+    let text = format!("{limit} requests are being answered already, which is the limit (setting max_requests)");
+    Error::new(Code::ResourceExhausted, text).into()
+}
+
+fn within_rate(level: Option<(Level, Rate)>, invoke: bool) -> ApiResult<()> {
+    let Some(wait) = level.and_then(|(level, _)| level.wait) else { return Ok(()) };
+    let (what, setting) = if invoke { ("invokes", "invokes_per_second") } else { ("requests", "requests_per_second") };
+    let text = format!("this API key sends too many {what} (setting {setting})");
+    Err(ApiError::from(Error::new(Code::ResourceExhausted, text)).retry_after(wait))
+}
+
+fn in_scope(caller: &Caller, permission: Permission) -> ApiResult<()> {
+    if caller.scopes.allow(permission.scope) {
+        return Ok(());
+    }
+    let (name, needed) = (&caller.name, permission.scope.as_str());
+    let text = format!("the API key \"{name}\" does not have the scope \"{needed}\", which this needs");
+    Err(Error::new(Code::PermissionDenied, text).into())
+}
+
+fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, invoke: bool) {
+    let name = if invoke { "invokes" } else { "requests" };
+    let reset = seconds(level.wait.unwrap_or(level.full_in));
+    let now = format!("\"{name}\";r={};t={reset}", level.left);
+    let policy = format!("\"{name}\";q={};w={}", rate.burst(), rate.window());
+    for (name, text) in [(RATE_LIMIT, now), (RATE_LIMIT_POLICY, policy)] {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Whole seconds, rounded up.
+fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+/// An answer's body, and the place that its request takes until it is sent.
+struct Roomy {
+    body: Body,
+    _room: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Roomy {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -1,7 +1,7 @@
 //! Request bodies: read whole, under a limit for each and one for all of them, and never left unread on the wire.
 
 use super::error::{ApiError, ApiResult};
-use crate::state::AppState;
+use crate::{audit, state::AppState};
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
@@ -77,10 +77,12 @@ impl FromRequest<Arc<AppState>> for WholeBody {
         let expected = announced.and_then(|length| usize::try_from(length).ok());
         let room = state.bodies.acquire(expected.unwrap_or(limit)).await?;
         let room_for = expected.unwrap_or(0).min(1 << 20);
-        match timeout(WHOLE, read(&mut body, room_for, limit)).await {
-            Ok(read) => Ok(Self { bytes: read?, _room: room }),
-            Err(_) => Err(too_slow(WHOLE).into()),
+        let read = timeout(WHOLE, read(&mut body, room_for, limit)).await;
+        let bytes = read.unwrap_or_else(|_| Err(too_slow(WHOLE)))?;
+        if let Some(ticket) = audit::current() {
+            ticket.begin_with_body(&bytes).await?;
         }
+        Ok(Self { bytes, _room: room })
     }
 }
 
@@ -115,7 +117,7 @@ fn too_slow(waited: Duration) -> Error {
 }
 
 fn too_large(limit: usize) -> Error {
-    Error::new(Code::PayloadTooLarge, format!("the request body is larger than {limit} bytes"))
+    Error::new(Code::PayloadTooLarge, format!("the request body is larger than {limit} bytes (setting max_body_bytes)"))
 }
 
 /// A request body that is read to its end, in the background and within bounds, when the handler did not: closing a

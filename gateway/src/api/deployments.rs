@@ -40,6 +40,8 @@ fn shape(deployment: &Deployment, public: &PublicAddresses) -> Value {
     json!({
         "id": deployment.id,
         "agent": deployment.agent,
+        "kind": deployment.kind.as_str(),
+        "revision": deployment.revision,
         "status": deployment.status.as_str(),
         "step": deployment.step,
         "tools_created": deployment.tools_created,

@@ -8,7 +8,7 @@ use hoistway_kit::telemetry;
 use hoistway_model::{Code, Error};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
@@ -17,8 +17,8 @@ use utoipa::{
     },
 };
 
-/// When a caller who was told 429 or 503 may come again, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// When a caller who was told 429 or 503 may come again, where nobody knows better.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An error with the HTTP status that answers it.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub struct ApiError {
     status: StatusCode,
     error: Arc<Error>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    retry_after: Duration,
     logged: bool,
 }
 
@@ -35,7 +36,7 @@ pub type ApiResult<T> = Result<T, ApiError>;
 impl ApiError {
     fn with_status(status: u16, error: Arc<Error>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, error, headers: Vec::new(), logged: false }
+        Self { status, error, headers: Vec::new(), retry_after: RETRY_AFTER, logged: false }
     }
 
     /// What a deployment ended with after work on it had started: 500 with the cause in `code`, so that nobody takes
@@ -55,6 +56,12 @@ impl ApiError {
     /// The same with one more header.
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
+        self
+    }
+
+    /// The same for a caller who is told 429 or 503 and may come again after `wait`.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = wait;
         self
     }
 
@@ -139,8 +146,12 @@ impl IntoResponse for ApiError {
         };
         let mut response = (self.status, Json(body)).into_response();
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            // Whole seconds, rounded up: who comes too early comes in vain.
+            let seconds = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
+        // The audit log is told the code too.
+        response.extensions_mut().insert(self.error.code);
         for (name, value) in self.headers {
             response.headers_mut().insert(name, value);
         }

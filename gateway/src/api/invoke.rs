@@ -5,8 +5,9 @@
 //! again.
 
 use super::{
+    agents::schema::{AnswerSchema, AnyJson, InvokeSchema},
     body::WholeBody,
-    error::ApiResult,
+    error::{ApiResult, ErrorBody},
     json::{Object, complaint},
     query::Segment,
 };
@@ -55,8 +56,41 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(invoke)).routes(routes!(stream))
 }
 
-/// `POST /agents/{name}/invoke`: the runner's JSON as it is.
-#[utoipa::path(post, path = "/agents/{name}/invoke", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
+/// Invoke an agent
+///
+/// Passes a message to the agent and answers with what it returns. Nothing is sent twice.
+#[utoipa::path(
+    post,
+    path = "/agents/{name}/invoke",
+    tag = "agents",
+    params(("name" = String, Path, description = "The agent's name")),
+    request_body(content = InvokeSchema, description = "The message, and whatever else the agent expects",
+        example = json!({"message": "world"})),
+    responses(
+        (
+            status = 200,
+            description = "What the agent returned",
+            body = AnswerSchema,
+            example = json!({
+                "response": "Hello, world",
+                "model": "",
+                "usage": {},
+                "tool_calls_made": [],
+                "duration_ms": 0,
+                "request_id": "01a20926-567a-77de-86fd-35c8c482311c",
+                "handler": "user"
+            })
+        ),
+        (status = 403, description = "The API key does not allow this, or the agent answers nobody: it has an identity \
+            provider, and callers' identities cannot be verified yet", body = ErrorBody),
+        (status = 500, description = "The agent raised: `code` is `agent_error`, `error` the traceback's last line and \
+            `details` more of it", body = ErrorBody),
+        (status = 502, description = "The agent's process ended, or broke the connection off, while it answered; see \
+            its logs", body = ErrorBody),
+        (status = 503, description = "The agent is not ready; `error` says why", body = ErrorBody),
+        (status = 504, description = "The agent did not answer in time", body = ErrorBody),
+    )
+)]
 pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
     let call = Call::begin(&state, name.name("agent")?, body).await?;
     let (limit, deadline, name) = (state.limits.max_answer, call.deadline, call.agent.clone());
@@ -73,8 +107,40 @@ pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: Who
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes).into_response())
 }
 
-/// `POST /agents/{name}/invoke/stream`: the runner's answer as it comes.
-#[utoipa::path(post, path = "/agents/{name}/invoke/stream", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
+/// Invoke an agent and stream its answer
+///
+/// The same as an invoke, and every part of the answer is passed on as the agent makes it. Events, where the agent does
+/// not choose another type: `{"type": "content", …}` for parts, `{"type": "done", …}` at the end, and
+/// `{"type": "error", …}` where it fails on the way.
+#[utoipa::path(
+    post,
+    path = "/agents/{name}/invoke/stream",
+    tag = "agents",
+    params(("name" = String, Path, description = "The agent's name")),
+    request_body(content = InvokeSchema, description = "The message, and whatever else the agent expects",
+        example = json!({"message": "world"})),
+    responses(
+        (
+            status = 200,
+            description = "The agent's answer as it comes, in the type that the agent gives it",
+            content(
+                (String = "text/event-stream"),
+                (AnyJson = "application/json"),
+                (String = "application/x-ndjson"),
+                (String = "text/plain"),
+                (String = "application/octet-stream"),
+            )
+        ),
+        (status = 403, description = "The API key does not allow this, or the agent answers nobody: it has an identity \
+            provider, and callers' identities cannot be verified yet", body = ErrorBody),
+        (status = 500, description = "The agent raised: `code` is `agent_error`, `error` the traceback's last line and \
+            `details` more of it", body = ErrorBody),
+        (status = 502, description = "The agent's process ended, or broke the connection off, while it answered; see \
+            its logs", body = ErrorBody),
+        (status = 503, description = "The agent is not ready; `error` says why", body = ErrorBody),
+        (status = 504, description = "The agent did not answer in time", body = ErrorBody),
+    )
+)]
 pub async fn stream(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
     let call = Call::begin(&state, name.name("agent")?, body).await?;
     let (deadline, name) = (call.deadline, call.agent.clone());
@@ -130,7 +196,11 @@ impl<'a> Call<'a> {
         }
         check(&body.bytes)?;
         let limit = state.limits.invoke_concurrency;
-        let busy = || Error::new(Code::ResourceExhausted, format!("agent \"{agent}\" answers {limit} invokes already"));
+        let busy = || {
+            let text =
+                format!("agent \"{agent}\" answers {limit} invokes already, the limit (setting invoke_concurrency)");
+            Error::new(Code::ResourceExhausted, text)
+        };
         let slot = state.routes.slot(&agent, limit).ok_or_else(busy)?;
         Ok(Self { state, agent, body, deadline, slot })
     }
@@ -222,7 +292,7 @@ async fn collect(agent: &Name, body: &mut Incoming, limit: usize) -> Result<Byte
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => {
-            let message = format!("agent \"{agent}\" answered with more than {limit} bytes");
+            let message = format!("agent \"{agent}\" answered with more than {limit} bytes (setting max_answer_bytes)");
             Err(Error::new(Code::AgentError, message))
         }
         Err(e) => Err(crashed(agent, e)),

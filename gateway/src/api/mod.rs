@@ -1,9 +1,11 @@
 //! The HTTP edge: the public API, the same under `/api` and `/api/v1`.
 
 mod agents;
+mod audit;
 mod auth;
 pub mod body;
 mod builds;
+mod config;
 mod connection;
 mod deploy;
 pub mod deploy_request;
@@ -11,14 +13,23 @@ mod deployments;
 mod edge;
 pub mod error;
 mod health;
+mod identity_providers;
 mod invoke;
 pub mod json;
+mod keys;
+mod lifecycle;
 mod model_providers;
 mod openapi;
+mod page;
+mod paging;
+mod permissions;
 mod query;
+mod revisions;
 mod starter_kit;
 mod status;
 mod tools;
+mod unsupported;
+mod users;
 
 use crate::state::AppState;
 use axum::{
@@ -40,7 +51,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .nest("/api/v1", api())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(state.clone(), auth::require_key))
+        .layer(from_fn_with_state(state.clone(), auth::guard))
         .layer(from_fn(edge::edge))
         .with_state(state)
 }
@@ -55,18 +66,25 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .merge(deploy::routes())
         .merge(agents::routes())
+        .merge(lifecycle::routes())
+        .merge(config::routes())
+        .merge(revisions::routes())
         .merge(invoke::routes())
         .merge(tools::routes())
         .merge(model_providers::routes())
+        .merge(identity_providers::routes())
         .merge(builds::routes())
         .merge(deployments::routes())
         .merge(starter_kit::routes())
+        .merge(keys::routes())
+        .merge(audit::routes())
         .merge(status::routes())
 }
 
 async fn not_found(request: Request) -> ApiError {
     let path = json::short(request.uri().path());
-    Error::new(Code::NotFound, format!("there is nothing at {path}")).into()
+    let text = unsupported::about(&path).unwrap_or_else(|| format!("there is nothing at {path}"));
+    Error::new(Code::NotFound, text).into()
 }
 
 async fn method_not_allowed(request: Request) -> ApiError {

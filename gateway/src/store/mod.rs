@@ -1,15 +1,21 @@
-//! The journal of deployments. sea-orm stays in here.
+//! The journal of deployments, the API keys and the audit log, in one database. sea-orm stays in here.
 
+mod audit;
 mod deployment;
+mod key;
+
+pub use audit::AuditStore;
+pub use key::KeyStore;
 
 use crate::{
+    audit::Entry,
     deploy::{self, Deployment, DeploymentStatus},
     migration,
     saga::log::{Log, State, Step},
 };
 use hoistway_kit::db::{Db, db_error};
 use hoistway_model::{Code, DeploymentId, Error, Name, Result};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 use std::path::Path;
 
 /// One deployment in the journal.
@@ -96,6 +102,8 @@ impl Record {
         Deployment {
             id: self.id,
             agent: self.agent,
+            kind: self.log.reason,
+            revision: self.log.made.map(|(_, number)| number),
             status,
             step: timings.last().map(|t| t.step.as_str().to_owned()),
             tools_created: self.log.tools.iter().flat_map(|t| &t.created).map(Name::to_string).collect(),
@@ -118,14 +126,25 @@ impl Journal {
         Ok(Self(Db::open(path, migration::all()).await?))
     }
 
-    /// Writes a new deployment; returns once it is durable.
-    pub async fn insert(&self, record: &Record) -> Result<()> {
-        let row = deployment::new_row(record)?;
+    /// The API keys in the same database.
+    pub fn keys(&self) -> KeyStore {
+        KeyStore(self.0.clone())
+    }
+
+    /// The audit log in the same database.
+    pub fn audit(&self) -> AuditStore {
+        AuditStore(self.0.clone())
+    }
+
+    /// Writes a new deployment and, in the same commit, the audit log's entry of it; returns once both are durable.
+    pub async fn insert(&self, record: &Record, entry: Option<&Entry>) -> Result<()> {
+        let row = deployment::new_row(record, entry)?;
         let inserted = deployment::Entity::insert(row).exec_without_returning(self.0.write()).await;
         inserted.map(drop).map_err(db_error("writing the deployment journal"))
     }
 
-    /// Writes how a deployment stands; returns once it is durable.
+    /// Writes how a deployment stands; returns once it is durable. When it ended, the audit log is told in the same
+    /// commit.
     pub async fn update(&self, record: &Record) -> Result<()> {
         let updated = deployment::Entity::update_many()
             .set(deployment::changed_row(record)?)
@@ -133,6 +152,22 @@ impl Journal {
             .exec(self.0.write())
             .await;
         updated.map(drop).map_err(db_error("writing the deployment journal"))
+    }
+
+    /// Puts the same request, sealed anew, into the place of the one that is there.
+    pub async fn replace_request(&self, id: DeploymentId, sealed: Vec<u8>) -> Result<()> {
+        let updated = deployment::Entity::update_many()
+            .col_expr(deployment::Column::Request, Expr::value(sealed))
+            .filter(deployment::Column::Id.eq(id.to_string()))
+            .filter(deployment::Column::Request.is_not_null())
+            .exec(self.0.write())
+            .await;
+        updated.map(drop).map_err(db_error("writing the deployment journal"))
+    }
+
+    /// Closes the journal, once nothing uses it any more.
+    pub async fn close(&self) {
+        self.0.close().await;
     }
 
     /// One deployment.

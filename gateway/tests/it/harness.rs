@@ -4,12 +4,13 @@ use crate::fakes::{FakeAgents, FakeBuilds, FakeDeployer, FakeTools};
 use async_trait::async_trait;
 use bytes::Bytes;
 use hoistway_gateway::{
+    access::{Access, AccessLimits},
     api::{self, body::BodyBudget},
     public::PublicAddresses,
     routes::Routes,
-    state::{ApiKeys, AppState, Limits, ReadyCheck},
+    state::{AppState, Limits, ReadyCheck},
 };
-use hoistway_kit::token::ApiKey;
+use hoistway_kit::{ports, token::ApiKey, web};
 use hoistway_model::Result;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -17,7 +18,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::{net::SocketAddr, sync::Arc};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub struct Gateway {
@@ -27,6 +28,8 @@ pub struct Gateway {
     pub agents: Arc<FakeAgents>,
     pub deployer: Arc<FakeDeployer>,
     pub state: Arc<AppState>,
+    /// Has the database.
+    pub dir: tempfile::TempDir,
     shutdown: CancellationToken,
 }
 
@@ -75,6 +78,11 @@ impl Gateway {
     }
 
     pub async fn with(limits: Limits) -> Self {
+        Self::with_access(limits, AccessLimits::default()).await
+    }
+
+    pub async fn with_access(limits: Limits, access: AccessLimits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let (tools, agents, deployer) = (Arc::<FakeTools>::default(), FakeAgents::new(), FakeDeployer::new());
         let key = ApiKey::generate().unwrap();
         let state = Arc::new(AppState {
@@ -83,7 +91,7 @@ impl Gateway {
             agents: agents.clone(),
             deployer: deployer.clone(),
             routes: Routes::new(agents.clone()),
-            keys: ApiKeys::new(vec![key.clone()]),
+            access: Access::open(&dir.path().join("gateway.db"), key.clone(), access).await.unwrap(),
             public: PublicAddresses::new("127.0.0.1:5005"),
             bodies: BodyBudget::new(limits.max_body),
             limits,
@@ -94,12 +102,10 @@ impl Gateway {
         let mut changes = state.routes.changes();
         tokio::spawn(state.routes.clone().run(shutdown.clone()));
         changes.wait_for(|count| *count > 0).await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stopped = shutdown.clone().cancelled_owned();
-        let app = api::router(state.clone());
-        tokio::spawn(async move { axum::serve(listener, app).with_graceful_shutdown(stopped).await });
-        Self { address, key: key.secret().expose().to_owned(), tools, agents, deployer, state, shutdown }
+        let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listeners.addrs()[0];
+        tokio::spawn(web::serve(listeners, api::router(state.clone()), shutdown.clone()));
+        Self { address, key: key.secret().expose().to_owned(), tools, agents, deployer, state, dir, shutdown }
     }
 
     pub async fn call(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
@@ -113,10 +119,7 @@ impl Gateway {
         body: impl Into<Bytes>,
         headers: &[(&str, &str)],
     ) -> Answer {
-        let response = self.open(method, path, body, headers).await;
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        Answer { status: parts.status.as_u16(), headers: parts.headers, text: String::from_utf8(bytes.into()).unwrap() }
+        call(self.address, method, path, body, headers).await
     }
 
     pub async fn open(
@@ -126,18 +129,24 @@ impl Gateway {
         body: impl Into<Bytes>,
         headers: &[(&str, &str)],
     ) -> http::Response<hyper::body::Incoming> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let mut request = Request::builder().method(Method::try_from(method).unwrap()).uri(path).header("host", "x");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap()
+        open(self.address, method, path, body, headers).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, "").await
+    }
+
+    /// The same with another key.
+    pub async fn call_as(&self, key: &str, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
+        self.call_with(method, path, body, &[("authorization", &format!("Bearer {key}"))]).await
+    }
+
+    /// Makes a key; answers with its id and text.
+    pub async fn make_key(&self, name: &str, scopes: &[&str]) -> (String, String) {
+        let made = self.post("/api/keys", serde_json::json!({"name": name, "scopes": scopes})).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        let made = made.json();
+        (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
@@ -149,4 +158,34 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// Sends a request and reads the whole answer.
+pub async fn call(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: impl Into<Bytes>,
+    headers: &[(&str, &str)],
+) -> Answer {
+    let (parts, body) = open(address, method, path, body, headers).await.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    Answer { status: parts.status.as_u16(), headers: parts.headers, text: String::from_utf8(bytes.into()).unwrap() }
+}
+
+async fn open(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: impl Into<Bytes>,
+    headers: &[(&str, &str)],
+) -> http::Response<hyper::body::Incoming> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(Method::try_from(method).unwrap()).uri(path).header("host", "x");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap()
 }

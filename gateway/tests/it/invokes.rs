@@ -215,12 +215,18 @@ async fn time_size_and_number_are_bounded() {
     };
     let (slow, busy) = tokio::join!(invoke(&gateway), second);
     assert_eq!(slow.error(), "504 deadline_exceeded agent \"a\" did not answer in time");
-    assert_eq!(busy.error(), "429 resource_exhausted agent \"a\" answers 1 invokes already");
+    assert_eq!(
+        busy.error(),
+        "429 resource_exhausted agent \"a\" answers 1 invokes already, the limit (setting invoke_concurrency)"
+    );
     assert_eq!(busy.header("retry-after"), "1");
 
     let runner = Runner::start(answer("200 OK", &json!({"response": "x".repeat(1000)}).to_string())).await;
     changed(&gateway, runner.route()).await;
-    assert_eq!(invoke(&gateway).await.error(), "500 agent_error agent \"a\" answered with more than 1000 bytes");
+    assert_eq!(
+        invoke(&gateway).await.error(),
+        "500 agent_error agent \"a\" answered with more than 1000 bytes (setting max_answer_bytes)"
+    );
 }
 
 #[tokio::test]

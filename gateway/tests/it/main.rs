@@ -1,6 +1,8 @@
 //! The gateway's HTTP edge, driven over TCP, with fakes behind the service traits.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod audit;
+mod changes;
 mod deploys;
 mod document;
 mod edge;
@@ -8,4 +10,8 @@ mod errors;
 mod fakes;
 mod harness;
 mod invokes;
+mod keys;
+mod limits;
 mod resources;
+mod saga;
+mod world;

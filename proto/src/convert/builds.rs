@@ -2,7 +2,7 @@ use super::{name, optional, parsed, required};
 use crate::builds::v1 as pb;
 use hoistway_model::{
     Error, Operation, Result, Secret,
-    build::{Build, BuildRequest, BuildSource, BuildStatus, BuiltImage},
+    build::{Build, BuildRequest, BuildSource, BuildStatus, BuiltImage, Collected},
 };
 
 impl From<(Operation, BuildRequest)> for pb::BuildRequest {
@@ -88,5 +88,17 @@ impl TryFrom<pb::Build> for Build {
             created_at: b.created_at,
             completed_at: b.completed_at,
         })
+    }
+}
+
+impl From<Collected> for pb::CollectImagesResponse {
+    fn from(Collected { images, blobs, bytes }: Collected) -> Self {
+        Self { images, blobs, bytes }
+    }
+}
+
+impl From<pb::CollectImagesResponse> for Collected {
+    fn from(pb::CollectImagesResponse { images, blobs, bytes }: pb::CollectImagesResponse) -> Self {
+        Self { images, blobs, bytes }
     }
 }

@@ -36,6 +36,10 @@ pub struct Config {
     pub agents_host: Option<String>,
     /// How many agents may be starting at the same time.
     pub concurrent_starts: usize,
+    /// How many superseded revisions of each agent are kept, to be rolled back to.
+    pub revisions: u32,
+    /// How many agents there may be.
+    pub max_agents: u32,
     /// Resource limits of each agent.
     pub limits: Limits,
     /// What keeps agents from the rest of the machine: auto, namespaces, landlock or none.
@@ -68,6 +72,8 @@ impl Default for Config {
             agents_bind: Ipv4Addr::LOCALHOST.into(),
             agents_host: None,
             concurrent_starts: 4,
+            revisions: 10,
+            max_agents: 200,
             limits: Limits::default(),
             sandbox: Mode::default(),
             network: Network::default(),

@@ -112,7 +112,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     let vars = vars.filter(|(name, _)| !(closed && name.to_ascii_lowercase().ends_with("_proxy")));
     let egress_url = runtime.egress_url().unwrap_or_else(|| config.egress_url());
     Service::open(Parts {
-        store: store::Store::open(&dir.join("agent.db"), deps.master_key.clone()).await?,
+        store: store::Store::open(&dir.join("agent.db"), deps.master_key.clone(), keep(config)).await?,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
         surroundings: Surroundings::new(&egress_url, vars),
@@ -120,6 +120,21 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         lock,
     })
     .await
+}
+
+/// Seals anew, after a rotation of the master key, what old keys have sealed; for a service that does not run. Opening
+/// the service does it as well.
+pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
+    let dir = config.service_dir();
+    let locked = dir.clone();
+    let lock = tokio::task::spawn_blocking(move || DirLock::acquire(&locked)).await;
+    let _lock = lock.map_err(|e| Error::internal("locking the agents' directory", e))??;
+    store::Store::open(&dir.join("agent.db"), key.clone(), keep(config)).await?.close().await;
+    Ok(())
+}
+
+fn keep(config: &Config) -> store::Retention {
+    store::Retention { revisions: config.revisions, agents: config.max_agents }
 }
 
 fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {

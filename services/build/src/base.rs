@@ -32,6 +32,11 @@ impl BaseImage {
         Ok(Self { text: text.to_owned(), repo, reference, read: Mutex::new(None) })
     }
 
+    /// Where it is in the registry.
+    pub fn place(&self) -> (RepoName, Reference) {
+        (self.repo.clone(), self.reference.clone())
+    }
+
     /// The base as it is now, with its manifest's digest.
     pub async fn find(
         &self,

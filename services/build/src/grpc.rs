@@ -4,13 +4,14 @@ use async_trait::async_trait;
 use hoistway_kit::grpc::{MAX_MESSAGE, Server, to_status};
 use hoistway_kit::token::ServiceToken;
 use hoistway_model::Operation;
-use hoistway_model::{BuildService, OperationId, Result, build::BuildRequest};
+use hoistway_model::{BuildService, OperationId, Result, build::BuildRequest, image::StoredImage};
 use hoistway_proto::{
     DESCRIPTORS,
     builds::v1::{
         self as pb,
         build_service_server::{BuildService as Rpc, BuildServiceServer},
     },
+    common::v1 as common,
     convert::parsed,
 };
 use std::sync::Arc;
@@ -65,4 +66,25 @@ impl Rpc for Face {
         let lines = self.0.build_logs(id, tail).await.map_err(to_status)?;
         Ok(Response::new(pb::GetBuildLogsResponse { lines }))
     }
+
+    async fn keep_images(
+        &self,
+        request: Request<pb::KeepImagesRequest>,
+    ) -> Result<Response<pb::KeepImagesResponse>, Status> {
+        let images = stored_images(request.into_inner().images).map_err(to_status)?;
+        self.0.keep_images(images).await.map_err(to_status)?;
+        Ok(Response::new(pb::KeepImagesResponse {}))
+    }
+
+    async fn collect_images(
+        &self,
+        request: Request<pb::CollectImagesRequest>,
+    ) -> Result<Response<pb::CollectImagesResponse>, Status> {
+        let in_use = stored_images(request.into_inner().in_use).map_err(to_status)?;
+        Ok(Response::new(self.0.collect_images(in_use).await.map_err(to_status)?.into()))
+    }
+}
+
+fn stored_images(images: Vec<common::StoredImage>) -> Result<Vec<StoredImage>> {
+    images.into_iter().map(TryInto::try_into).collect()
 }

@@ -9,6 +9,7 @@ pub mod config;
 mod dependencies;
 mod grpc;
 pub mod image;
+mod images;
 pub mod layer;
 mod log;
 mod migration;
@@ -33,9 +34,10 @@ use hoistway_kit::{
     web,
 };
 use hoistway_model::{Error, Result};
+use images::Images;
 use pipeline::Pipeline;
 use python::Interpreter;
-use registry::{BlobStore, RegistryState, SqlManifestStore};
+use registry::{BlobStore, ManifestStore, RegistryState, Space};
 use service::Limits;
 use std::{sync::Arc, time::Duration};
 use store::Store;
@@ -76,6 +78,7 @@ pub struct Ports {
 /// The service, opened; it listens nowhere yet.
 pub struct Opened {
     builder: Builder,
+    images: Images,
     registry: RegistryState,
     store: Store,
     server: Server,
@@ -85,10 +88,10 @@ pub struct Opened {
 
 /// Opens the service: its directory, its database, its interpreter. Builds end when `shutdown` is cancelled.
 pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> Result<Opened> {
-    let dir = config.service_dir();
+    let (dir, space) = (config.service_dir(), Space::keep_free(config.registry.min_free_bytes));
     let blobs = tokio::task::spawn_blocking(move || {
         fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
-        BlobStore::open(&dir.join("registry"))
+        BlobStore::open(&dir.join("registry"), space)
     })
     .await
     .map_err(|e| Error::internal("opening the blob store", e))??;
@@ -97,25 +100,29 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let dependencies = Dependencies::open(&config.service_dir(), interpreter.clone(), blobs.clone())?;
     let packages = dependencies.available();
     let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
+    let base_place = base.as_ref().map(BaseImage::place);
+    let images = Images::new(store.clone(), blobs.clone(), &config.registry, &base_place);
     let pipeline = Pipeline::open(interpreter.clone(), dependencies, base, store.clone(), blobs.clone()).await?;
     let limits = Limits {
         concurrency: config.concurrency,
         queue: config.queue,
         timeout: Duration::from_secs(config.timeout_seconds),
     };
-    let builder = Builder::new(pipeline, store.clone(), limits, shutdown);
+    let builder = Builder::new(pipeline, images.clone(), store.clone(), limits, shutdown);
     let (token, api_key) = (deps.token.clone(), deps.api_key.clone());
     let verify = Arc::new(move |presented: &str| {
         token.verify(presented) | api_key.as_ref().is_some_and(|key| key.verify(presented))
     });
-    let manifests = Arc::new(SqlManifestStore::new(store.db().clone()));
-    let registry = RegistryState::new(&config.registry, blobs, manifests, verify)?;
-    registry.purge_uploads(Duration::ZERO).await?;
+    let manifests = ManifestStore::new(store.db().clone(), config.registry.grace());
+    let settings = config.registry.clone();
+    let opening =
+        tokio::task::spawn_blocking(move || RegistryState::new(&settings, blobs, manifests, verify, base_place));
+    let registry = opening.await.map_err(|e| Error::internal("opening the registry", e))??;
     let server = grpc::server(Arc::new(builder.clone()), deps.token.clone())?;
     if let Err(e) = &packages {
         tracing::warn!("{e}");
     }
-    Ok(Opened { builder, registry, store, server, interpreter, packages })
+    Ok(Opened { builder, images, registry, store, server, interpreter, packages })
 }
 
 impl Opened {
@@ -139,8 +146,8 @@ impl Opened {
         let ended = shutdown.child_token();
         let rpc = self.server.serve(ports.grpc, ended.clone());
         let web = web::serve(ports.registry, registry::router(self.registry.clone()), ended.clone());
-        let (rpc, web, ()) =
-            tokio::join!(part(&ended, rpc), part(&ended, web), tidy(self.store.clone(), self.registry, ended.clone()));
+        let tidy = tidy(self.store.clone(), self.registry, self.images, ended.clone());
+        let (rpc, web, ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy);
         self.builder.drained().await;
         self.store.db().close().await;
         rpc.and(web)
@@ -152,16 +159,17 @@ pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: Cancella
     open(config, &deps, shutdown.clone()).await?.run(ports, shutdown).await
 }
 
-async fn tidy(store: Store, registry: RegistryState, shutdown: CancellationToken) {
+async fn tidy(store: Store, registry: RegistryState, images: Images, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(TIDY_EVERY);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
         let before = now_ms() - i64::try_from(KEEP.as_millis()).unwrap_or(i64::MAX);
         let tidied = async {
             store.purge(before).await?;
-            registry.purge_uploads(KEEP).await
+            registry.purge_uploads(KEEP).await?;
+            images.sweep().await
         };
         if let Err(e) = tidied.await {
-            tracing::warn!(cause = e.chain(), "old build records could not be removed: {e}");
+            tracing::warn!(cause = e.chain(), "old builds, uploads and blobs could not be removed: {e}");
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{path::PathBuf, process::ExitCode};
 #[command(version)]
 struct Args {
     /// Configuration file (TOML); `HOISTWAY_BUILD_*` variables override it
-    #[arg(long)]
+    #[arg(long, env = "HOISTWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 

@@ -54,7 +54,9 @@ impl Pipeline {
         let into = blobs.clone();
         let runner = tokio::task::spawn_blocking(move || {
             let (layer, bytes) = LayerBuilder::new().file(RUNNER_PATH.trim_start_matches('/'), RUNNER)?.to_bytes()?;
-            into.put_bytes(&bytes)?;
+            let digest = into.put_bytes(&bytes)?;
+            // Every image to come needs it.
+            into.pin(digest);
             Ok::<_, Error>(ImageLayer { layer, created_by: format!("{LAYER_HISTORY}runtime") })
         })
         .await
@@ -99,6 +101,8 @@ impl Pipeline {
     pub async fn run(&self, attempt: &Attempt, request: &BuildRequest, log: &BuildLog) -> Result<BuiltImage> {
         let inner = &self.0;
         let source = &request.source;
+        // Garbage collection leaves what this build finds or makes.
+        let _lease = inner.blobs.lease();
         log.say(format!("building {} from {} files for {}", request.agent, source.files.len(), inner.describe()));
         let base = inner.find_base().await?;
         let requirements = inner.requirements(source, log).await?;
@@ -217,7 +221,10 @@ impl Inner {
             batch.put_bytes(&bytes)?;
             batch.put_bytes(&image.config)?;
             batch.commit()?;
-            Ok::<_, Error>(image)
+            match read_manifest(image.manifest.clone().into())?.blobs().iter().find(|digest| !blobs.contains(digest)) {
+                Some(gone) => Err(Error::internal("writing the image", format!("the layer {gone} is gone"))),
+                None => Ok(image),
+            }
         });
         written.await.map_err(|e| Error::internal("writing the image", e))?
     }

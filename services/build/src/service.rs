@@ -2,6 +2,7 @@
 //! cancelled when nobody wants it any more.
 
 use crate::{
+    images::Images,
     log::BuildLog,
     pipeline::Pipeline,
     store::{Attempt, Store},
@@ -11,7 +12,8 @@ use futures_util::future::{BoxFuture, FutureExt, Shared};
 use hoistway_kit::{operations::Begun, time::now_ms};
 use hoistway_model::{
     BuildService, Code, Digest, Error, Operation, OperationId, Result,
-    build::{Build, BuildRequest, BuildStatus, BuiltImage},
+    build::{Build, BuildRequest, BuildStatus, BuiltImage, Collected},
+    image::StoredImage,
     redact::Masker,
 };
 use hoistway_proto::builds::v1 as pb;
@@ -45,6 +47,7 @@ pub struct Builder(Arc<Inner>);
 
 struct Inner {
     pipeline: Pipeline,
+    images: Images,
     store: Store,
     limits: Limits,
     slots: Semaphore,
@@ -74,9 +77,10 @@ impl fmt::Debug for Builder {
 
 impl Builder {
     /// A service over a pipeline.
-    pub fn new(pipeline: Pipeline, store: Store, limits: Limits, shutdown: CancellationToken) -> Self {
+    pub fn new(pipeline: Pipeline, images: Images, store: Store, limits: Limits, shutdown: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             pipeline,
+            images,
             store,
             limits,
             slots: Semaphore::new(limits.concurrency.max(1)),
@@ -106,7 +110,12 @@ impl Inner {
             return Ok((same.outcome.clone(), true));
         }
         if running.len() >= self.limits.concurrency + self.limits.queue {
-            let text = format!("{} builds are running or waiting; try again later", running.len());
+            let (at_a_time, waiting) = (self.limits.concurrency, self.limits.queue);
+            let text = format!(
+                "{} builds are running or waiting, the limits (settings concurrency and queue of the build service) are \
+                 {at_a_time} and {waiting}",
+                running.len()
+            );
             return Err(Error::new(Code::ResourceExhausted, text));
         }
         let (log, cancel, waiting) =
@@ -206,16 +215,18 @@ impl BuildService for Builder {
         if !request.refresh
             && let Some(image) = inner.store.image_of(inputs).await?
             && inner.pipeline.is_whole(&image).await?
+            && let Some(begun) = inner.store.reuse(&attempt, &image, &encode(&image)).await?
         {
-            return match inner.store.reuse(&attempt, &encode(&image)).await? {
+            return match begun {
                 Begun::Done(stored) => decode(&stored),
                 Begun::New | Begun::Unfinished => Ok(image),
             };
         }
+        inner.images.check_space().await?;
         let (outcome, joined) = inner.join_or_start(&attempt, request)?;
         let image = outcome.await.map_err(|e| e.public())?;
         if joined {
-            inner.store.reuse(&attempt, &encode(&image)).await?;
+            inner.store.reuse(&attempt, &image, &encode(&image)).await?;
         }
         Ok(image)
     }
@@ -257,6 +268,14 @@ impl BuildService for Builder {
             lines.drain(..lines.len().saturating_sub(tail as usize));
         }
         Ok(lines)
+    }
+
+    async fn keep_images(&self, images: Vec<StoredImage>) -> Result<()> {
+        self.0.images.keep(images).await
+    }
+
+    async fn collect_images(&self, in_use: Vec<StoredImage>) -> Result<Collected> {
+        self.0.images.collect(in_use).await
     }
 }
 

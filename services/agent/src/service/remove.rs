@@ -37,6 +37,7 @@ impl Service {
         if !self.store.delete_agent(&operation, &name).await? {
             return Ok(());
         }
+        self.kept_layers().retain(|id, _| !revisions.contains(id));
         let version = self.hub.remove(&name);
         self.hub.wait_acked(version, ACK_LIMIT).await;
         join_all(revisions.iter().map(|id| self.stop_revision(id, DELETE_GRACE))).await;

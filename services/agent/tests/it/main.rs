@@ -6,8 +6,10 @@
 mod binding;
 mod classify;
 mod fake;
+mod history;
 mod hostile;
 mod image;
+mod lifecycle;
 mod pending;
 mod real;
 mod registry;

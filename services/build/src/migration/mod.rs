@@ -7,5 +7,10 @@ use hoistway_kit::{db::Migrations, operations};
 
 /// All of them.
 pub fn all() -> Migrations {
-    vec![Box::new(operations::Migration), Box::new(registry::Migration), Box::new(m2026_11_23_builds::Migration)]
+    vec![
+        Box::new(operations::Migration),
+        Box::new(registry::store::Migration),
+        Box::new(m2026_11_23_builds::Migration),
+        Box::new(registry::store::ReferencesMigration),
+    ]
 }

@@ -4,7 +4,9 @@ use super::{
     CONTENT_DIGEST, Inner, blocking,
     error::{ErrorCode, Refusal},
     header_value,
+    manifest_api::deleted,
     name::RepoName,
+    store::delete_blob,
 };
 use axum::{
     body::Body,
@@ -22,6 +24,16 @@ use tokio_util::io::ReaderStream;
 const READ_SIZE: usize = 128 << 10;
 
 impl Inner {
+    /// `DELETE` of a blob: the repository has it no more.
+    pub(super) async fn delete_blob(&self, repo: &RepoName, digest: &str) -> Result<Response, Refusal> {
+        let digest = parse_digest(digest)?;
+        let txn = self.manifests.db().begin().await?;
+        let deletion = delete_blob(&txn, repo, &digest).await?;
+        let unknown = Refusal::new(ErrorCode::BlobUnknown, "the repository does not have this blob")
+            .detail(json!({ "name": repo.as_str(), "digest": digest }));
+        deleted(txn, deletion, unknown, "GET, HEAD").await
+    }
+
     /// `GET` and `HEAD` of a blob.
     pub(super) async fn get_blob(&self, repo: &RepoName, digest: &str, request: &Parts) -> Result<Response, Refusal> {
         let digest = parse_digest(digest)?;
@@ -37,6 +49,9 @@ impl Inner {
         let (file, size) = blocking(move || blobs.read(&digest)).await?.ok_or_else(unknown)?;
 
         let etag = header_value(format!("\"{digest}\""));
+        if is_known(&request.headers, &etag) {
+            return Ok(not_modified(etag));
+        }
         let span = match requested_range(&request.headers, &etag, size) {
             Range::Whole => None,
             Range::Part { first, last } => Some((first, last)),
@@ -79,7 +94,28 @@ impl Inner {
 
 /// A digest of a path or query. Other algorithms than SHA-256 are valid elsewhere and not known here.
 pub(super) fn parse_digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse().map_err(|e: hoistway_model::Error| Refusal::new(ErrorCode::DigestInvalid, e.message))
+    text.parse().map_err(|e: hoistway_model::Error| {
+        let is_word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        match text.split_once(':') {
+            Some((algorithm @ ("sha384" | "sha512" | "blake3"), encoded)) if is_word(encoded) => {
+                let message = format!("digests are sha256 here; {algorithm} is not supported");
+                Refusal::new(ErrorCode::Unsupported, message).status(400)
+            }
+            _ => Refusal::new(ErrorCode::DigestInvalid, e.message),
+        }
+    })
+}
+
+/// Whether the client says that it has what it asks for.
+pub(super) fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    let Ok(etag) = etag.to_str() else { return false };
+    let said = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    said.flat_map(|list| list.split(',')).map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == etag)
+}
+
+/// What it is told then. Digests never change their meaning, so there is nothing to check.
+pub(super) fn not_modified(etag: HeaderValue) -> Response {
+    (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response()
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -25,6 +25,8 @@ pub struct Manifest {
     bytes: Bytes,
     blobs: Vec<Digest>,
     children: Vec<Digest>,
+    subject: Option<Digest>,
+    artifact_type: Option<String>,
 }
 
 impl Manifest {
@@ -42,16 +44,22 @@ impl Manifest {
             (Some(text), _) | (None, Some(text)) => known(text)?,
             (None, None) => return Err(invalid("neither Content-Type nor mediaType is given")),
         };
-        let (blobs, children) = match (media_type, document) {
+        let subject = document.subject.as_ref().map(|subject| subject.digest.parse()).transpose()?;
+        let said_type = document.artifact_type.clone().filter(|kind| !kind.is_empty());
+        let (blobs, children, artifact_type) = match (media_type, document) {
             (
                 OCI_MANIFEST | DOCKER_MANIFEST,
                 Document { config: Some(config), layers: Some(layers), manifests: None, .. },
             ) => {
                 let stored = layers.iter().filter(|layer| !layer.is_foreign());
-                (digests(std::iter::once(&config).chain(stored))?, Vec::new())
+                let blobs = digests(std::iter::once(&config).chain(stored))?;
+                (blobs, Vec::new(), said_type.or(Some(config.media_type)))
             }
-            (OCI_INDEX | DOCKER_LIST, Document { config: None, layers: None, manifests: Some(manifests), .. }) => {
-                (Vec::new(), digests(manifests.iter())?)
+            (OCI_INDEX | DOCKER_LIST, Document { config: None, layers: None, manifests: Some(entries), .. }) => {
+                // An index may list plain blobs too; build caches do.
+                let (manifests, blobs): (Vec<_>, Vec<_>) =
+                    entries.iter().partition(|entry| known(&entry.media_type).is_ok());
+                (digests(blobs.into_iter())?, digests(manifests.into_iter())?, said_type)
             }
             // Both shapes in one document would mean one thing to one client and another to the next.
             _ => return Err(invalid(format!("the members are not those of {media_type}"))),
@@ -59,7 +67,7 @@ impl Manifest {
         if blobs.len() + children.len() > MAX_REFERENCES {
             return Err(invalid(format!("more than {MAX_REFERENCES} references")));
         }
-        Ok(Self { digest: Digest::of(&bytes), media_type, bytes, blobs, children })
+        Ok(Self { digest: Digest::of(&bytes), media_type, bytes, blobs, children, subject, artifact_type })
     }
 
     /// The digest of its bytes.
@@ -86,6 +94,16 @@ impl Manifest {
     pub fn children(&self) -> &[Digest] {
         &self.children
     }
+
+    /// The manifest that it says something about, which need not be there.
+    pub fn subject(&self) -> Option<&Digest> {
+        self.subject.as_ref()
+    }
+
+    /// What kind of thing it is: what it says itself, else the type of its configuration.
+    pub fn artifact_type(&self) -> Option<&str> {
+        self.artifact_type.as_deref()
+    }
 }
 
 #[derive(Deserialize)]
@@ -96,6 +114,8 @@ struct Document {
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
+    subject: Option<Descriptor>,
+    artifact_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -154,8 +174,10 @@ mod tests {
         let m = json!({"schemaVersion": 2, "config": layer(&a), "layers": [layer(&b), layer(&b), foreign]});
         let m = parse(Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"), &m).unwrap();
         assert_eq!((m.blobs().len(), m.children().len(), m.media_type()), (2, 0, OCI_MANIFEST));
-        let m = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [layer(&a)]});
-        assert_eq!(parse(None, &m).unwrap().children(), [a]);
+        let entry = json!({"mediaType": OCI_MANIFEST, "digest": a, "size": 1});
+        let m = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry, layer(&b)]});
+        let m = parse(None, &m).unwrap();
+        assert_eq!((m.children(), m.blobs()), (&[a][..], &[b][..]), "build caches list plain blobs");
     }
 
     #[test]

@@ -1,50 +1,48 @@
-//! Manifests and tags over HTTP.
+//! Manifests over HTTP.
 
 use super::{
-    CONTENT_DIGEST, Inner, Params,
+    CONTENT_DIGEST, Inner,
+    blob_api::{is_known, not_modified, parse_digest},
+    blocking,
     error::{ErrorCode, Refusal},
     header_value,
     manifest::{MAX_MANIFEST_BYTES, Manifest},
     name::{Reference, RepoName},
-    store::{NewTag, PutOutcome},
+    store::{Deletion, NewTag, PutOutcome, StoredManifest, delete_manifest, delete_tag, repo_exists},
     uninterrupted,
 };
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use http::{StatusCode, header, request::Parts};
+use hoistway_kit::db::db_error;
+use hoistway_model::Digest;
+use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use sea_orm::DatabaseTransaction;
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// A page of tags when the client does not say how many it wants.
-const TAGS_PER_PAGE: u64 = 10_000;
 /// The time that a client has to send a manifest.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
+/// Says that the registry has taken note of a manifest's subject, so that clients need not keep a list themselves.
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+
 impl Inner {
     /// `GET` and `HEAD` of a manifest.
-    pub(super) async fn get_manifest(&self, repo: &RepoName, reference: &str) -> Result<Response, Refusal> {
-        // What cannot be a tag is a tag that nobody has pushed; a digest that is none is an error in itself.
-        let found = match reference.parse::<Reference>() {
-            Ok(reference) => self.manifests.get_manifest(repo, &reference).await?,
-            Err(e) if reference.contains(':') => return Err(Refusal::new(ErrorCode::DigestInvalid, e.message)),
-            Err(_) => None,
-        };
-        let Some(manifest) = found else {
-            let code = match self.manifests.repo_exists(repo).await? {
-                true => ErrorCode::ManifestUnknown,
-                false => ErrorCode::NameUnknown,
-            };
-            let message = match code {
-                ErrorCode::NameUnknown => "there is no such repository",
-                _ => "the repository does not have this manifest",
-            };
-            return Err(Refusal::new(code, message).detail(json!({ "name": repo.as_str(), "reference": reference })));
-        };
+    pub(super) async fn get_manifest(
+        &self,
+        repo: &RepoName,
+        reference: &str,
+        request: &Parts,
+    ) -> Result<Response, Refusal> {
+        let manifest = self.find_manifest(repo, reference).await?;
         let etag = header_value(format!("\"{}\"", manifest.digest));
+        if is_known(&request.headers, &etag) {
+            return Ok(not_modified(etag));
+        }
         let headers = [
             (header::CONTENT_TYPE, header_value(manifest.media_type)),
             (header::CONTENT_LENGTH, header_value(manifest.bytes.len())),
@@ -52,6 +50,45 @@ impl Inner {
             (CONTENT_DIGEST, header_value(manifest.digest)),
         ];
         Ok((headers, manifest.bytes).into_response())
+    }
+
+    async fn find_manifest(&self, repo: &RepoName, reference: &str) -> Result<StoredManifest, Refusal> {
+        // What cannot be a tag is a tag that nobody has pushed; a digest that is none is an error in itself.
+        let found = match reference.contains(':') {
+            true => self.manifests.get_manifest(repo, &Reference::Digest(parse_digest(reference)?)).await?,
+            false => match reference.parse::<Reference>() {
+                Ok(tag) => self.manifests.get_manifest(repo, &tag).await?,
+                Err(_) => None,
+            },
+        };
+        match found {
+            Some(found) => Ok(found),
+            None => Err(self.unknown_manifest(repo, reference).await?),
+        }
+    }
+
+    /// Says whether the repository or only the manifest is not there.
+    async fn unknown_manifest(&self, repo: &RepoName, reference: &str) -> Result<Refusal, Refusal> {
+        let (code, message) = match repo_exists(self.manifests.db().read(), repo).await? {
+            true => (ErrorCode::ManifestUnknown, "the repository does not have this manifest"),
+            false => (ErrorCode::NameUnknown, "there is no such repository"),
+        };
+        Ok(Refusal::new(code, message).detail(json!({ "name": repo.as_str(), "reference": reference })))
+    }
+
+    /// `DELETE` of a tag, which leaves the manifest, or of a manifest with all its tags.
+    pub(super) async fn delete_manifest(&self, repo: &RepoName, reference: &str) -> Result<Response, Refusal> {
+        let unknown = self.unknown_manifest(repo, reference).await?;
+        let digest = reference.contains(':').then(|| parse_digest(reference)).transpose()?;
+        let txn = self.manifests.db().begin().await?;
+        let deletion = match digest {
+            Some(digest) => delete_manifest(&txn, repo, &digest, &self.base).await?,
+            None => match reference.parse() {
+                Ok(tag) => delete_tag(&txn, repo, &tag, &self.base).await?,
+                Err(_) => Deletion::Unknown,
+            },
+        };
+        deleted(txn, deletion, unknown, "GET, HEAD, PUT").await
     }
 
     /// `PUT` of a manifest.
@@ -63,17 +100,16 @@ impl Inner {
         body: Body,
     ) -> Result<Response, Refusal> {
         let invalid = |e: hoistway_model::Error| Refusal::new(ErrorCode::ManifestInvalid, e.message);
-        let reference: Reference =
-            reference.parse().map_err(|e: hoistway_model::Error| match reference.contains(':') {
-                true => Refusal::new(ErrorCode::DigestInvalid, e.message),
-                false => Refusal::new(ErrorCode::ManifestInvalid, e.message),
-            })?;
-        self.uploads.check_disk().await?;
+        let reference = match reference.contains(':') {
+            true => Reference::Digest(parse_digest(reference)?),
+            false => reference.parse().map_err(invalid)?,
+        };
+        self.uploads.check_space().await?;
         let _slot = self.uploads.slot()?;
         let bytes = read_body(body).await?;
         let content_type = request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let manifest = Manifest::parse(content_type, bytes).map_err(invalid)?;
-        let digest = manifest.digest();
+        let (digest, subject) = (manifest.digest(), manifest.subject().copied());
         let tag = match reference {
             Reference::Tag(tag) => Some(NewTag { tag, immutable: false }),
             Reference::Digest(expected) if expected != digest => {
@@ -85,19 +121,14 @@ impl Inner {
             }
             Reference::Digest(_) => None,
         };
+        self.check_files(&manifest).await?;
         let stored = {
             let (store, repo, tag) = (self.manifests.clone(), repo.clone(), tag.clone());
             uninterrupted(async move { Ok(store.put_manifest(&repo, &manifest, tag.as_ref()).await?) }).await?
         };
         match (stored, tag) {
             (PutOutcome::Stored, _) => {}
-            (PutOutcome::Missing(digests), _) => {
-                return Err(Refusal::new(
-                    ErrorCode::ManifestBlobUnknown,
-                    "what the manifest refers to is not in the repository",
-                )
-                .detail(json!({ "digests": digests })));
-            }
+            (PutOutcome::Missing(digests), _) => return Err(missing(&digests)),
             (PutOutcome::TagTaken, tag) => {
                 let tag = tag.map(|t| t.tag.to_string()).unwrap_or_default();
                 let message = format!("tag \"{tag}\" of \"{repo}\" names an agent's image and is never moved");
@@ -105,31 +136,53 @@ impl Inner {
             }
         }
         let location = header_value(format!("/v2/{repo}/manifests/{digest}"));
-        Ok((StatusCode::CREATED, [(header::LOCATION, location), (CONTENT_DIGEST, header_value(digest))])
-            .into_response())
-    }
-
-    /// `GET` of a repository's tags.
-    pub(super) async fn list_tags(&self, repo: &RepoName, params: &Params) -> Result<Response, Refusal> {
-        let wrong = |_| Refusal::new(ErrorCode::Unsupported, "n is not a number").status(400);
-        let asked: u64 = params.n.as_deref().map(str::parse).transpose().map_err(wrong)?.unwrap_or(TAGS_PER_PAGE);
-        let limit = asked.min(TAGS_PER_PAGE);
-        // One more than is shown tells whether there are more.
-        let mut tags = self.manifests.list_tags(repo, limit + 1, params.last.as_deref()).await?;
-        if tags.is_empty() && !self.manifests.repo_exists(repo).await? {
-            return Err(Refusal::new(ErrorCode::NameUnknown, "there is no such repository")
-                .detail(json!({ "name": repo.as_str() })));
-        }
-        let more = tags.len() as u64 > limit;
-        tags.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        let mut response = axum::Json(json!({ "name": repo.as_str(), "tags": tags })).into_response();
-        if let (true, Some(last)) = (more, tags.last()) {
-            // Tags need no escaping in a URL.
-            let next = format!("</v2/{repo}/tags/list?n={limit}&last={last}>; rel=\"next\"");
-            response.headers_mut().insert(header::LINK, header_value(next));
+        let headers = [(header::LOCATION, location), (CONTENT_DIGEST, header_value(digest))];
+        let mut response = (StatusCode::CREATED, headers).into_response();
+        if let Some(subject) = subject {
+            response.headers_mut().insert(SUBJECT, header_value(subject));
         }
         Ok(response)
     }
+}
+
+impl Inner {
+    /// Refuses a manifest whose blobs have no file, as it may be in a data directory that was put back from copies of
+    /// different moments: told so, the client pushes them again.
+    async fn check_files(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        let (blobs, needed) = (self.blobs.clone(), manifest.blobs().to_vec());
+        let gone = blocking(move || {
+            Ok::<_, Refusal>(needed.into_iter().filter(|digest| !blobs.contains(digest)).collect::<Vec<_>>())
+        });
+        match gone.await? {
+            gone if gone.is_empty() => Ok(()),
+            gone => Err(missing(&gone)),
+        }
+    }
+}
+
+/// Commits a deletion, or says why there is none.
+pub(super) async fn deleted(
+    txn: DatabaseTransaction,
+    deletion: Deletion,
+    unknown: Refusal,
+    allowed: &'static str,
+) -> Result<Response, Refusal> {
+    match deletion {
+        Deletion::Done => {
+            txn.commit().await.map_err(db_error("deleting from the registry"))?;
+            Ok(StatusCode::ACCEPTED.into_response())
+        }
+        Deletion::Unknown => Err(unknown),
+        // Of the statuses that clients take for "this stays", the one that the specification names.
+        Deletion::Kept(why) => Err(Refusal::new(ErrorCode::Denied, format!("it cannot be deleted: {why}"))
+            .status(405)
+            .header(header::ALLOW, HeaderValue::from_static(allowed))),
+    }
+}
+
+fn missing(digests: &[Digest]) -> Refusal {
+    Refusal::new(ErrorCode::ManifestBlobUnknown, "what the manifest refers to is not in the repository")
+        .detail(json!({ "digests": digests }))
 }
 
 async fn read_body(body: Body) -> Result<bytes::Bytes, Refusal> {

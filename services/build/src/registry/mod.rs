@@ -1,15 +1,17 @@
-//! The embedded OCI registry: push and pull of the distribution specification 1.1, as skopeo, Docker and containerd
-//! speak it.
+//! The embedded OCI registry: pull, push, content discovery and content management of the distribution specification
+//! 1.1, as skopeo, Docker and containerd speak it.
 //!
 //! | file | what |
 //! | --- | --- |
 //! | `route`, `name` | what a path means; repository names, tags, references |
 //! | `auth` | who a request is from and what that allows |
-//! | `blobs` | blobs on disk |
-//! | `uploads`, `upload_api` | taking blobs in |
-//! | `blob_api`, `manifest_api` | giving blobs and manifests out, taking manifests in |
+//! | `blobs` | blobs on disk, and which of them are in use |
+//! | `uploads`, `upload_files`, `upload_api` | taking blobs in |
+//! | `blob_api`, `manifest_api` | giving blobs and manifests out, taking manifests in, deleting |
+//! | `list_api` | tags, repositories, referrers |
 //! | `manifest` | reading a manifest |
-//! | `store` | manifests, tags and links in the database |
+//! | `store` | manifests, tags and links in the database, and what is collected of them |
+//! | `sweep` | removing blobs that nothing needs |
 //! | `error` | errors as the specification writes them |
 //!
 //! A blob is on disk once, whoever pushed it, and readable only in the repositories that it was pushed to, mounted
@@ -19,24 +21,25 @@ mod auth;
 mod blob_api;
 mod blobs;
 mod error;
+mod list_api;
 mod manifest;
 mod manifest_api;
 mod name;
 mod route;
 pub mod store;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod upload_api;
+mod upload_files;
 mod uploads;
 
 pub use auth::{Authenticator, VerifyKey};
-pub use blobs::{Batch, BlobStore, BlobWriter, StagedBlob};
+pub use blobs::{Batch, BlobStore, BlobWriter, Lease, Space, StagedBlob};
 pub use manifest::{MAX_MANIFEST_BYTES, Manifest, OCI_MANIFEST};
 pub use name::{Reference, RepoName, Tag};
-pub use store::{
-    ManifestStore, Migration, NewTag, PutOutcome, SqlManifestStore, StoredManifest, find_manifest, has_blob,
-    link_blobs, publish_image, put_manifest,
-};
+pub use store::{ManifestStore, NewTag, PutOutcome, StoredManifest};
+pub use sweep::{Swept, sweep};
 
 use axum::{
     Router,
@@ -46,10 +49,12 @@ use axum::{
     routing::any,
 };
 use error::{ErrorCode, Refusal};
+use hoistway_model::Error;
 use http::{HeaderName, HeaderValue, Method, header, request::Parts};
 use route::Target;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
+use store::Base;
 use tokio::sync::Semaphore;
 use uploads::{Limits, Uploads};
 
@@ -66,8 +71,19 @@ pub struct RegistryConfig {
     pub max_blob_bytes: u64,
     /// How many uploads are taken in at a time.
     pub max_concurrent_uploads: usize,
-    /// The free disk space, in bytes, under which nothing more is taken in.
+    /// The free disk space, in bytes, under which nothing more is taken in or built.
     pub min_free_bytes: u64,
+    /// How long what nobody refers to is kept, in seconds; it must be longer than any push or deploy takes.
+    pub grace_seconds: u64,
+    /// How long manifests without a tag are kept that nobody asks for and no agent uses, in days.
+    pub untagged_days: u32,
+}
+
+impl RegistryConfig {
+    /// How long what nobody refers to is kept.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_seconds)
+    }
 }
 
 impl Default for RegistryConfig {
@@ -76,7 +92,9 @@ impl Default for RegistryConfig {
             anonymous_loopback_reads: true,
             max_blob_bytes: 8 << 30,
             max_concurrent_uploads: 64,
-            min_free_bytes: 256 << 20,
+            min_free_bytes: 1 << 30,
+            grace_seconds: 3600,
+            untagged_days: 30,
         }
     }
 }
@@ -88,40 +106,39 @@ pub struct RegistryState(Arc<Inner>);
 struct Inner {
     auth: Authenticator,
     blobs: BlobStore,
-    manifests: Arc<dyn ManifestStore>,
+    manifests: ManifestStore,
+    base: Base,
     uploads: Arc<Uploads>,
     reads: Arc<Semaphore>,
 }
 
 impl RegistryState {
-    /// Puts a registry together; `verify` tells whether a text is an API key or a service token.
+    /// Puts a registry together; `verify` tells whether a text is an API key or a service token. `base` is the image
+    /// that builds begin with, which nobody may delete. Blocks: it looks for the uploads that an earlier process left.
     pub fn new(
         config: &RegistryConfig,
         blobs: BlobStore,
-        manifests: Arc<dyn ManifestStore>,
+        manifests: ManifestStore,
         verify: VerifyKey,
+        base: Base,
     ) -> hoistway_model::Result<Self> {
-        let limits = Limits {
-            max_blob_bytes: config.max_blob_bytes,
-            max_concurrent: config.max_concurrent_uploads,
-            min_free_bytes: config.min_free_bytes,
-        };
+        let limits = Limits { max_blob_bytes: config.max_blob_bytes, max_concurrent: config.max_concurrent_uploads };
         Ok(Self(Arc::new(Inner {
             auth: Authenticator::new(verify, config.anonymous_loopback_reads)?,
-            uploads: Arc::new(Uploads::new(blobs.clone(), limits)),
+            uploads: Arc::new(Uploads::open(blobs.clone(), limits)?),
             blobs,
             manifests,
+            base,
             reads: Arc::new(Semaphore::new(MAX_READS)),
         })))
     }
 
-    /// Removes uploads that nobody wrote to for this long; how many there were. A service calls it with
-    /// [`Duration::ZERO`] before it serves, since a restart forgets all uploads, and with a day every hour or so.
+    /// Removes uploads, and files that a request left half written, that nobody wrote to for this long; how many.
     pub async fn purge_uploads(&self, older_than: Duration) -> hoistway_model::Result<usize> {
-        let forgotten = self.0.uploads.purge(older_than);
+        let forgotten = self.0.uploads.purge(older_than).await?;
         let blobs = self.0.blobs.clone();
         let purge = tokio::task::spawn_blocking(move || blobs.purge_staging(older_than));
-        let removed = purge.await.map_err(|e| hoistway_model::Error::internal("removing unfinished uploads", e))??;
+        let removed = purge.await.map_err(|e| Error::internal("removing unfinished uploads", e))??;
         Ok(forgotten + removed)
     }
 }
@@ -168,6 +185,8 @@ struct Params {
     from: Option<String>,
     n: Option<String>,
     last: Option<String>,
+    #[serde(rename = "artifactType")]
+    artifact_type: Option<String>,
 }
 
 async fn serve(
@@ -201,16 +220,20 @@ async fn serve(
 impl Inner {
     async fn answer(&self, target: Target, params: Params, parts: Parts, body: Body) -> Result<Response, Refusal> {
         match (target, &parts.method) {
+            (Target::Catalog, _) => self.list_repos(&params).await,
             (Target::Tags(repo), _) => self.list_tags(&repo, &params).await,
+            (Target::Referrers(repo, subject), _) => self.list_referrers(&repo, &subject, &params).await,
             (Target::Manifest(repo, reference), &Method::PUT) => {
                 self.put_manifest(&repo, &reference, &parts, body).await
             }
-            (Target::Manifest(repo, reference), _) => self.get_manifest(&repo, &reference).await,
+            (Target::Manifest(repo, reference), &Method::DELETE) => self.delete_manifest(&repo, &reference).await,
+            (Target::Manifest(repo, reference), _) => self.get_manifest(&repo, &reference, &parts).await,
+            (Target::Blob(repo, digest), &Method::DELETE) => self.delete_blob(&repo, &digest).await,
             (Target::Blob(repo, digest), _) => self.get_blob(&repo, &digest, &parts).await,
             (Target::Uploads(repo), _) => self.begin_upload(repo, &params, &parts, body).await,
             (Target::Upload(repo, id), &Method::PATCH) => self.append_upload(repo, &id, &parts, body).await,
             (Target::Upload(repo, id), &Method::PUT) => self.finish_upload(repo, &id, &params, &parts, body).await,
-            (Target::Upload(repo, id), &Method::DELETE) => self.cancel_upload(&repo, &id),
+            (Target::Upload(repo, id), &Method::DELETE) => self.cancel_upload(&repo, &id).await,
             (Target::Upload(repo, id), _) => self.upload_status(&repo, &id),
             (Target::Token, _) => Err(Refusal::new(ErrorCode::Unknown, "the token endpoint is answered before")),
         }

@@ -12,10 +12,14 @@ use super::{
 pub(super) enum Target {
     /// Where clients with a Bearer challenge fetch their token.
     Token,
+    /// `_catalog`
+    Catalog,
     /// `NAME/tags/list`
     Tags(RepoName),
     /// `NAME/manifests/REFERENCE`
     Manifest(RepoName, String),
+    /// `NAME/referrers/DIGEST`
+    Referrers(RepoName, String),
     /// `NAME/blobs/DIGEST`
     Blob(RepoName, String),
     /// `NAME/blobs/uploads/`
@@ -30,6 +34,9 @@ impl Target {
         if path == "token" {
             return Ok(Self::Token);
         }
+        if path == "_catalog" {
+            return Ok(Self::Catalog);
+        }
         let unknown = || Refusal::new(ErrorCode::Unsupported, "there is nothing at this path").status(404);
         let (rest, last) = path.rsplit_once('/').ok_or_else(unknown)?;
         let (rest, kind) = rest.rsplit_once('/').ok_or_else(unknown)?;
@@ -41,6 +48,7 @@ impl Target {
             }
             ("blobs", digest) => Ok(Self::Blob(repo(rest)?, digest.to_owned())),
             ("manifests", reference) => Ok(Self::Manifest(repo(rest)?, reference.to_owned())),
+            ("referrers", digest) => Ok(Self::Referrers(repo(rest)?, digest.to_owned())),
             ("tags", "list") => Ok(Self::Tags(repo(rest)?)),
             _ => Err(unknown()),
         }
@@ -49,18 +57,19 @@ impl Target {
     /// The repository it belongs to.
     pub(super) fn repo(&self) -> Option<&RepoName> {
         match self {
-            Self::Token => None,
+            Self::Token | Self::Catalog => None,
             Self::Tags(repo) | Self::Uploads(repo) => Some(repo),
-            Self::Manifest(repo, _) | Self::Blob(repo, _) | Self::Upload(repo, _) => Some(repo),
+            Self::Manifest(repo, _) | Self::Referrers(repo, _) => Some(repo),
+            Self::Blob(repo, _) | Self::Upload(repo, _) => Some(repo),
         }
     }
 
     /// The methods it answers, for `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Token | Self::Tags(_) => "GET, HEAD",
-            Self::Manifest(..) => "GET, HEAD, PUT",
-            Self::Blob(..) => "GET, HEAD",
+            Self::Token | Self::Catalog | Self::Tags(_) | Self::Referrers(..) => "GET, HEAD",
+            Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
+            Self::Blob(..) => "GET, HEAD, DELETE",
             Self::Uploads(_) => "POST",
             Self::Upload(..) => "GET, PATCH, PUT, DELETE",
         }
@@ -82,6 +91,8 @@ mod tests {
         let s = str::to_owned;
         for (path, target) in [
             ("token", Target::Token),
+            ("_catalog", Target::Catalog),
+            ("a/b/referrers/sha256:00", Target::Referrers(n("a/b"), s("sha256:00"))),
             ("a/tags/list", Target::Tags(n("a"))),
             ("a/b/c/manifests/v1", Target::Manifest(n("a/b/c"), s("v1"))),
             ("a/manifests/x/manifests/v1", Target::Manifest(n("a/manifests/x"), s("v1"))),
@@ -97,8 +108,7 @@ mod tests {
         for (path, status) in [
             ("", 404),
             ("a", 404),
-            ("_catalog", 404),
-            ("a/referrers/sha256:00", 404),
+            ("_catalog/a", 404),
             ("manifests/v1", 404),
             ("uploads/77", 404),
             ("A/manifests/v1", 400),

@@ -18,7 +18,6 @@ use axum::{
 };
 use hoistway_model::Digest;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
-use std::sync::Arc;
 
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -31,10 +30,11 @@ impl Inner {
         request: &Parts,
         body: Body,
     ) -> Result<Response, Refusal> {
-        if let Some(digest) = &params.mount
-            && let Some(mounted) = self.mount(&repo, digest, params.from.as_deref()).await?
-        {
-            return Ok(mounted);
+        if let Some(text) = &params.mount {
+            let digest = parse_digest(text)?;
+            if self.mount(&repo, &digest, params.from.as_deref()).await? {
+                return Ok(created(&repo, &digest));
+            }
         }
         if let Some(digest) = &params.digest {
             let digest = parse_digest(digest)?;
@@ -49,7 +49,7 @@ impl Inner {
             })
             .await;
         }
-        let id = self.uploads.open(&repo).await?;
+        let id = self.uploads.open_session(&repo).await?;
         Ok(progress(StatusCode::ACCEPTED, &repo, &id.to_string(), 0))
     }
 
@@ -67,7 +67,7 @@ impl Inner {
         uninterrupted(async move {
             let _slot = slot;
             let held = uploads.append(held, body).await?;
-            let len = held.upload().len();
+            let len = held.len();
             held.put_back();
             Ok(progress(StatusCode::ACCEPTED, &repo, &id, len))
         })
@@ -91,7 +91,8 @@ impl Inner {
         uninterrupted(async move {
             let _slot = slot;
             let held = uploads.append(held, body).await?;
-            keeper.keep(repo, held.into_upload(), digest).await
+            let upload = held.into_upload().ok_or_else(|| Refusal::busy("the upload is being ended"))?;
+            keeper.keep(repo, upload, digest).await
         })
         .await
     }
@@ -99,14 +100,14 @@ impl Inner {
     /// `GET`: how far an upload got.
     pub(super) fn upload_status(&self, repo: &RepoName, id: &str) -> Result<Response, Refusal> {
         let held = self.uploads.hold(repo, id)?;
-        let response = progress(StatusCode::NO_CONTENT, repo, id, held.upload().len());
+        let response = progress(StatusCode::NO_CONTENT, repo, id, held.len());
         held.put_back();
         Ok(response)
     }
 
     /// `DELETE`: gives an upload up.
-    pub(super) fn cancel_upload(&self, repo: &RepoName, id: &str) -> Result<Response, Refusal> {
-        drop(self.uploads.hold(repo, id)?);
+    pub(super) async fn cancel_upload(&self, repo: &RepoName, id: &str) -> Result<Response, Refusal> {
+        self.uploads.hold(repo, id)?.end().await?;
         Ok(StatusCode::NO_CONTENT.into_response())
     }
 
@@ -114,13 +115,13 @@ impl Inner {
     fn hold(&self, repo: &RepoName, id: &str, headers: &HeaderMap) -> Result<Held, Refusal> {
         self.check_length(headers)?;
         let held = self.uploads.hold(repo, id)?;
-        let checked = check_piece(headers, held.upload().len());
+        let checked = check_piece(headers, held.len());
         match checked {
             Ok(()) => Ok(held),
             Err(refusal) => {
-                let at = range(held.upload().len());
+                let (at, location) = (range(held.len()), location(repo, id));
                 held.put_back();
-                Err(refusal.header(header::RANGE, at))
+                Err(refusal.header(header::RANGE, at).header(header::LOCATION, location))
             }
         }
     }
@@ -133,14 +134,17 @@ impl Inner {
         }
     }
 
-    async fn mount(&self, repo: &RepoName, digest: &str, from: Option<&str>) -> Result<Option<Response>, Refusal> {
-        let digest = parse_digest(digest)?;
-        let Some(Ok(from)) = from.map(str::parse::<RepoName>) else { return Ok(None) };
-        if !self.manifests.has_blob(&from, &digest).await? {
-            return Ok(None);
+    /// Mounts a blob that the repository `from` has, or any if none is named; whether there was one.
+    async fn mount(&self, repo: &RepoName, digest: &Digest, from: Option<&str>) -> Result<bool, Refusal> {
+        match from.map(str::parse::<RepoName>).transpose() {
+            Ok(from) => {
+                let (blobs, digest) = (self.blobs.clone(), *digest);
+                let there = blocking(move || Ok::<_, Refusal>(blobs.contains(&digest))).await?;
+                Ok(there && self.manifests.mount_blob(repo, &digest, from.as_ref()).await?)
+            }
+            // There is no such repository, so it has no such blob.
+            Err(_) => Ok(false),
         }
-        self.manifests.link_blob(repo, &digest).await?;
-        Ok(Some(created(repo, &digest)))
     }
 
     fn keeper(&self) -> Keeper {
@@ -151,12 +155,14 @@ impl Inner {
 /// What turns an upload into a blob of a repository, on its own.
 struct Keeper {
     blobs: BlobStore,
-    manifests: Arc<dyn ManifestStore>,
+    manifests: ManifestStore,
 }
 
 impl Keeper {
     async fn keep(self, repo: RepoName, upload: Upload, digest: Digest) -> Result<Response, Refusal> {
         let blobs = self.blobs;
+        // Until the repository has it.
+        let _lease = blobs.lease();
         blocking(move || {
             let mut batch = blobs.batch();
             batch.add(upload.finish(&digest)?);
@@ -195,9 +201,12 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 /// The answer of a request after which the upload goes on.
 fn progress(status: StatusCode, repo: &RepoName, id: &str, len: u64) -> Response {
-    let location = header_value(format!("/v2/{repo}/blobs/uploads/{id}"));
-    let headers = [(header::LOCATION, location), (header::RANGE, range(len)), (UPLOAD_ID, header_value(id))];
+    let headers = [(header::LOCATION, location(repo, id)), (header::RANGE, range(len)), (UPLOAD_ID, header_value(id))];
     (status, headers).into_response()
+}
+
+fn location(repo: &RepoName, id: &str) -> HeaderValue {
+    header_value(format!("/v2/{repo}/blobs/uploads/{id}"))
 }
 
 /// What is in, as `0-LAST`. An empty upload is `0-0` too: the form has no other way to say it, and clients know.

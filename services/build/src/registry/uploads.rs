@@ -1,12 +1,15 @@
 //! Uploads in progress: a file that grows by one request after the other, with its digest computed on the way.
 //!
 //! The task that takes a body in is not the request's own: a client that goes away ends the body, never the task, so
-//! file, length and hash always agree and the next request goes on where the last one got.
+//! file, length and hash always agree and the next request goes on where the last one got. What is in the file counts:
+//! after a restart, or when a task was cut off after all, the length is the file's and the hash is computed anew. No
+//! flush is needed for that, since a wrong byte would show in the digest at the end.
 
 use super::{
     blobs::{BlobStore, StagedBlob, storing},
     error::{ErrorCode, Refusal},
     name::RepoName,
+    upload_files::{self, UploadFiles},
 };
 use axum::body::Body;
 use futures_util::StreamExt;
@@ -14,14 +17,15 @@ use hoistway_model::{Digest, digest::Hasher};
 use serde_json::json;
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, SystemTime},
 };
 use tempfile::TempPath;
 use tokio::{
     io::{AsyncWriteExt, BufWriter},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use uuid::Uuid;
 
@@ -31,6 +35,8 @@ const MAX_OPEN: usize = 1024;
 const MAKE_ROOM_AFTER: Duration = Duration::from_secs(600);
 /// The time that a client may be silent in the middle of a body.
 const SILENCE: Duration = Duration::from_secs(60);
+/// The time that one body may take in all: what a very slow line needs for a very large layer.
+const BODY_TIME: Duration = Duration::from_secs(6 * 3600);
 /// The disk is looked at again after so many bytes.
 const CHECK_DISK_EVERY: u64 = 64 << 20;
 
@@ -41,8 +47,6 @@ pub(super) struct Limits {
     pub(super) max_blob_bytes: u64,
     /// How many bodies are taken in at a time.
     pub(super) max_concurrent: usize,
-    /// The free disk space under which nothing more is taken in.
-    pub(super) min_free_bytes: u64,
 }
 
 /// Every upload in progress.
@@ -61,69 +65,109 @@ struct Session {
 
 /// What came in so far.
 pub(super) struct Upload {
-    path: TempPath,
-    hasher: Hasher,
+    place: Place,
+    /// Absent when it has to be computed from the file.
+    hasher: Option<Hasher>,
     len: u64,
-    touched: Instant,
+    touched: SystemTime,
     /// Bytes since the disk was last looked at.
     unchecked: u64,
 }
 
+/// Where the bytes are.
+enum Place {
+    /// A file that goes away with the request.
+    Staged(TempPath),
+    /// A file that stays until the upload ends.
+    Kept(UploadFiles),
+}
+
 impl Upload {
+    fn new(place: Place) -> Self {
+        Self { place, hasher: Some(Hasher::new()), len: 0, touched: SystemTime::now(), unchecked: 0 }
+    }
+
+    /// An upload as its file says. Blocks.
+    fn found(files: UploadFiles) -> Self {
+        let (len, touched) = files.measure();
+        Self { place: Place::Kept(files), hasher: None, len, touched, unchecked: 0 }
+    }
+
     /// How many bytes are in.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
+    fn path(&self) -> &Path {
+        match &self.place {
+            Place::Staged(path) => path,
+            Place::Kept(files) => files.data(),
+        }
+    }
+
     /// Ends the upload as a blob, if its digest is the one that its client says. Blocks.
     pub(super) fn finish(self, expected: &Digest) -> Result<StagedBlob, Refusal> {
-        let digest = self.hasher.finish();
+        let path = match self.place {
+            Place::Staged(path) => path,
+            Place::Kept(files) => files.take().map_err(storing)?,
+        };
+        let digest = match self.hasher {
+            Some(hasher) => hasher.finish(),
+            None => upload_files::hash(&path, self.len).map_err(storing)?.finish(),
+        };
         if digest != *expected {
             return Err(Refusal::new(ErrorCode::DigestInvalid, format!("the content is {digest}, not {expected}"))
                 .detail(json!({ "digest": expected })));
         }
-        Ok(StagedBlob::hashed(self.path, digest, self.len)?)
+        Ok(StagedBlob::hashed(path, digest, self.len)?)
     }
 }
 
-/// An upload that one request works on. Dropping it ends the upload; [`Held::put_back`] keeps it for the next request.
+/// An upload that one request works on. Dropped in the middle of the work, it is left as its file says.
 pub(super) struct Held {
-    claim: Claim,
-    upload: Upload,
+    uploads: Arc<Uploads>,
+    id: Uuid,
+    upload: Option<Upload>,
 }
 
 impl Held {
-    /// What came in so far.
-    pub(super) fn upload(&self) -> &Upload {
-        &self.upload
-    }
-
-    /// Takes the upload out for good.
-    pub(super) fn into_upload(self) -> Upload {
-        self.upload
+    /// How many bytes are in.
+    pub(super) fn len(&self) -> u64 {
+        self.upload.as_ref().map_or(0, Upload::len)
     }
 
     /// Leaves the upload to the next request.
-    pub(super) fn put_back(self) {
-        let Self { mut claim, upload } = self;
-        claim.released = true;
-        if let Some(session) = claim.uploads.sessions().get_mut(&claim.id) {
-            session.upload = Some(upload);
+    pub(super) fn put_back(mut self) {
+        let upload = self.upload.take();
+        if let Some(session) = self.uploads.sessions().get_mut(&self.id) {
+            session.upload = upload;
         }
+    }
+
+    /// Takes the upload out for good; nothing when it is over already.
+    pub(super) fn into_upload(mut self) -> Option<Upload> {
+        self.uploads.sessions().remove(&self.id);
+        self.upload.take()
+    }
+
+    /// Gives the upload up.
+    pub(super) async fn end(self) -> Result<(), Refusal> {
+        super::blocking(move || {
+            if let Some(Upload { place: Place::Kept(files), .. }) = self.into_upload() {
+                files.remove();
+            }
+            Ok::<_, Refusal>(())
+        })
+        .await
     }
 }
 
-/// The right to work on an upload; whichever way the work ends, nothing is left claimed.
-struct Claim {
-    uploads: Arc<Uploads>,
-    id: Uuid,
-    released: bool,
-}
-
-impl Drop for Claim {
+impl Drop for Held {
     fn drop(&mut self) {
-        if !self.released {
-            self.uploads.sessions().remove(&self.id);
+        if let Some(Upload { place: Place::Kept(files), .. }) = self.upload.take()
+            && let Some(session) = self.uploads.sessions().get_mut(&self.id)
+        {
+            session.upload = Some(Upload::found(files));
         }
     }
 }
@@ -132,9 +176,13 @@ impl Drop for Claim {
 pub(super) type BodySlot = OwnedSemaphorePermit;
 
 impl Uploads {
-    pub(super) fn new(store: BlobStore, limits: Limits) -> Self {
-        let bodies = Arc::new(Semaphore::new(limits.max_concurrent));
-        Self { store, limits, bodies, open: Mutex::new(HashMap::new()) }
+    /// With the uploads that an earlier process left. Blocks.
+    pub(super) fn open(store: BlobStore, limits: Limits) -> hoistway_model::Result<Self> {
+        let found = UploadFiles::find(store.uploads_dir());
+        let found = found.map_err(|e| hoistway_model::Error::internal("looking for unfinished uploads", e))?;
+        let session = |(repo, files)| Session { repo, upload: Some(Upload::found(files)) };
+        let open = Mutex::new(found.into_iter().map(|(id, found)| (id, session(found))).collect());
+        Ok(Self { store, limits, bodies: Arc::new(Semaphore::new(limits.max_concurrent)), open })
     }
 
     /// A place for one more body.
@@ -144,19 +192,27 @@ impl Uploads {
 
     /// A new upload that only its maker knows.
     pub(super) async fn create(&self) -> Result<Upload, Refusal> {
-        self.check_disk().await?;
         let store = self.store.clone();
-        let path = super::blocking(move || store.temp_path()).await?;
-        Ok(Upload { path, hasher: Hasher::new(), len: 0, touched: Instant::now(), unchecked: 0 })
+        super::blocking(move || {
+            store.check_space()?;
+            Ok::<_, Refusal>(Upload::new(Place::Staged(store.temp_path()?)))
+        })
+        .await
     }
 
-    /// A new upload that requests may come back to.
-    pub(super) async fn open(&self, repo: &RepoName) -> Result<Uuid, Refusal> {
-        if self.sessions().len() >= MAX_OPEN && self.purge(MAKE_ROOM_AFTER) == 0 {
+    /// A new upload that requests may come back to, also after a restart.
+    pub(super) async fn open_session(&self, repo: &RepoName) -> Result<Uuid, Refusal> {
+        if self.sessions().len() >= MAX_OPEN && self.purge(MAKE_ROOM_AFTER).await? == 0 {
             return Err(Refusal::busy("too many unfinished uploads"));
         }
-        let upload = Some(self.create().await?);
         let id = Uuid::now_v7();
+        let (store, name) = (self.store.clone(), repo.clone());
+        let upload = super::blocking(move || {
+            store.check_space()?;
+            let files = UploadFiles::create(store.uploads_dir(), id, &name).map_err(storing)?;
+            Ok::<_, Refusal>(Upload::new(Place::Kept(files)))
+        });
+        let upload = Some(upload.await?);
         self.sessions().insert(id, Session { repo: repo.clone(), upload });
         Ok(id)
     }
@@ -169,16 +225,29 @@ impl Uploads {
         let mut sessions = self.sessions();
         let session = sessions.get_mut(&key).filter(|s| s.repo == *repo).ok_or_else(unknown)?;
         let busy = || Refusal::busy("another request to this upload is not finished");
-        let upload = session.upload.take().ok_or_else(busy)?;
-        Ok(Held { claim: Claim { uploads: self.clone(), id: key, released: false }, upload })
+        let upload = Some(session.upload.take().ok_or_else(busy)?);
+        drop(sessions);
+        Ok(Held { uploads: self.clone(), id: key, upload })
     }
 
     /// Ends uploads that nobody wrote to for this long; how many there were.
-    pub(super) fn purge(&self, older_than: Duration) -> usize {
-        let mut sessions = self.sessions();
-        let before = sessions.len();
-        sessions.retain(|_, session| session.upload.as_ref().is_none_or(|u| u.touched.elapsed() < older_than));
-        before - sessions.len()
+    pub(super) async fn purge(&self, older_than: Duration) -> hoistway_model::Result<usize> {
+        let now = SystemTime::now();
+        let idle = |upload: &Upload| now.duration_since(upload.touched).unwrap_or_default() >= older_than;
+        let ended: Vec<Session> = {
+            let mut sessions = self.sessions();
+            sessions.extract_if(|_, session| session.upload.as_ref().is_some_and(idle)).map(|(_, s)| s).collect()
+        };
+        let removing = tokio::task::spawn_blocking(move || {
+            let count = ended.len();
+            for session in ended {
+                if let Some(Upload { place: Place::Kept(files), .. }) = session.upload {
+                    files.remove();
+                }
+            }
+            count
+        });
+        removing.await.map_err(|e| hoistway_model::Error::internal("removing unfinished uploads", e))
     }
 
     /// Refuses a blob that is too large.
@@ -191,36 +260,42 @@ impl Uploads {
     }
 
     /// Refuses when the disk is nearly full.
-    pub(super) async fn check_disk(&self) -> Result<(), Refusal> {
+    pub(super) async fn check_space(&self) -> Result<(), Refusal> {
         let store = self.store.clone();
-        match super::blocking(move || store.free_bytes()).await? {
-            free if free >= self.limits.min_free_bytes => Ok(()),
-            _ => Err(Refusal::new(ErrorCode::Unavailable, "the registry's disk is nearly full").status(507)),
-        }
+        super::blocking(move || store.check_space()).await
     }
 
-    /// Appends a body to an upload that is held. What came before a failure of the client stays and counts; any other
-    /// failure ends the upload.
+    /// Appends a body to an upload that is held. What came before a failure of the client, or before the disk was
+    /// full, stays and counts; a body that makes the blob too large ends the upload.
     pub(super) async fn append(&self, mut held: Held, body: Body) -> Result<Held, Refusal> {
-        match self.fill(&mut held.upload, body).await {
+        let Some(upload) = &mut held.upload else { return Ok(held) };
+        match self.fill(upload, body).await {
             Ok(()) => Ok(held),
             Err(Stop::Client(refusal)) => {
                 held.put_back();
                 Err(refusal)
             }
-            Err(Stop::Upload(refusal)) => Err(refusal),
+            Err(Stop::Upload(refusal)) => {
+                held.end().await?;
+                Err(refusal)
+            }
         }
     }
 
     /// Appends a body.
     pub(super) async fn fill(&self, upload: &mut Upload, body: Body) -> Result<(), Stop> {
         let failed = |e| Stop::Upload(storing(e).into());
-        let file = tokio::fs::OpenOptions::new().append(true).open(&upload.path).await.map_err(failed)?;
+        if upload.hasher.is_none() {
+            let (path, len) = (upload.path().to_owned(), upload.len);
+            let hasher = super::blocking(move || upload_files::hash(&path, len).map_err(storing));
+            upload.hasher = Some(hasher.await.map_err(Stop::Upload)?);
+        }
+        let file = tokio::fs::OpenOptions::new().append(true).create(true).open(upload.path()).await.map_err(failed)?;
         // Pieces as they come off the socket are small; this makes few writes of them.
         let mut file = BufWriter::with_capacity(256 << 10, file);
         let received = self.receive(upload, body, &mut file).await;
         file.flush().await.map_err(failed)?;
-        upload.touched = Instant::now();
+        upload.touched = SystemTime::now();
         received
     }
 
@@ -232,24 +307,28 @@ impl Uploads {
     ) -> Result<(), Stop> {
         let cut = |message, status| Stop::Client(Refusal::new(ErrorCode::BlobUploadInvalid, message).status(status));
         let mut stream = body.into_data_stream();
+        let until = Instant::now() + BODY_TIME;
         loop {
-            let bytes = match timeout(SILENCE, stream.next()).await {
+            let piece = timeout_at(until, timeout(SILENCE, stream.next())).await;
+            let bytes = match piece.unwrap_or_else(Err) {
                 Ok(Some(Ok(bytes))) => bytes,
                 Ok(Some(Err(_))) => return Err(cut("the request ended before its body was complete", 400)),
                 Ok(None) => return Ok(()),
-                Err(_) => return Err(cut("the client was silent for too long", 408)),
+                Err(_) => return Err(cut("the client was silent for too long, or much too slow", 408)),
             };
             let len = upload.len + bytes.len() as u64;
             self.check_size(len).map_err(Stop::Upload)?;
             upload.unchecked += bytes.len() as u64;
             if upload.unchecked >= CHECK_DISK_EVERY {
                 upload.unchecked = 0;
-                self.check_disk().await.map_err(Stop::Upload)?;
+                self.check_space().await.map_err(Stop::Client)?;
             }
             // Hashed right here and not on another thread: SHA-256 runs at a gigabyte a second or more with the
             // processor's own instructions, so 64 KiB take less than handing them over and back would.
             for piece in bytes.chunks(64 << 10) {
-                upload.hasher.update(piece);
+                if let Some(hasher) = &mut upload.hasher {
+                    hasher.update(piece);
+                }
                 tokio::task::consume_budget().await;
             }
             file.write_all(&bytes).await.map_err(|e| Stop::Upload(storing(e).into()))?;
@@ -264,7 +343,7 @@ impl Uploads {
 
 /// Why a body was not taken in to its end.
 pub(super) enum Stop {
-    /// The client's doing: what came in is good.
+    /// The client's doing, or the disk's: what came in is good.
     Client(Refusal),
     /// The upload is over.
     Upload(Refusal),

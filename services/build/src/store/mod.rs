@@ -1,13 +1,17 @@
 //! Builds, kept locks and known dependency layers. sea-orm stays in here.
 
 mod build;
+mod garbage;
 mod layer;
 mod lock;
 
 use crate::{
     layer::Layer,
     migration,
-    registry::{Manifest, NewTag, PutOutcome, RepoName, store::publish_image},
+    registry::{
+        Manifest, NewTag, PutOutcome, RepoName,
+        store::{publish_image, touch_manifest},
+    },
 };
 use hoistway_kit::{
     db::{Db, db_error},
@@ -98,15 +102,19 @@ impl Store {
         Ok(found.map(build::from_row).transpose()?.and_then(|b| b.image))
     }
 
-    /// Answers an operation with the image that an earlier build made; no build is recorded.
-    pub async fn reuse(&self, attempt: &Attempt, response: &[u8]) -> Result<Begun> {
+    /// Answers an operation with the image that an earlier build made; no build is recorded. Nothing happens when the
+    /// image is gone.
+    pub async fn reuse(&self, attempt: &Attempt, image: &BuiltImage, response: &[u8]) -> Result<Option<Begun>> {
         let txn = self.0.begin().await?;
         let begun = operations::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
+        if !touch_manifest(&txn, &image.repository.parse()?, &image.digest).await? {
+            return Ok(None);
+        }
         if !matches!(begun, Begun::Done(_)) {
             operations::finish(&txn, attempt.operation, response).await?;
             txn.commit().await.map_err(db_error(WRITING))?;
         }
-        Ok(begun)
+        Ok(Some(begun))
     }
 
     /// Ends an attempt with an image: image, tag, build, lock and answer become visible together. False when

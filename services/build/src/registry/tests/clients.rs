@@ -2,12 +2,7 @@
 //! there where `HOISTWAY_TEST_REQUIRE` names it.
 
 use super::*;
-use std::{
-    ffi::OsStr,
-    io::Write,
-    path::{Path, PathBuf},
-    process::Output,
-};
+use std::{ffi::OsStr, io::Write, process::Output};
 use tokio::process::Command;
 
 async fn run(program: &str, args: &[&str], config: Option<&Path>) -> std::io::Result<Output> {
@@ -104,6 +99,52 @@ async fn skopeo_pushes_and_pulls() {
     }
     let tags = ok("skopeo", &["list-tags", "--tls-verify=false", &remote("x/y")], config).await;
     assert!(tags.contains("\"tag\""), "{tags}");
+    let seen = ok("skopeo", &["inspect", "--tls-verify=false", &remote("x/y:tag")], config).await;
+    let seen: Value = serde_json::from_str(&seen).unwrap();
+    assert_eq!((&seen["Digest"], &seen["RepoTags"]), (&json!(digest), &json!(["tag"])));
+
+    let delete = ["delete", "--tls-verify=false"];
+    let anonymous = run("skopeo", &[&delete[..], &[&remote("x/y:tag")]].concat(), config).await.unwrap();
+    assert!(!anonymous.status.success());
+    ok("skopeo", &[&delete[..], &["--creds", &creds, &remote("x/y:tag")]].concat(), config).await;
+    let gone = run("skopeo", &["inspect", "--tls-verify=false", &remote("x/y:tag")], config).await.unwrap();
+    assert!(!gone.status.success(), "it is deleted");
+    ok("skopeo", &["inspect", "--tls-verify=false", &remote("z:tag")], config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skopeo_copies_an_index_with_all_its_images() {
+    if !available("skopeo", "skopeo", &["--version"]).await {
+        return;
+    }
+    let r = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    oci_layout(&dir.path().join("in"));
+    // Two platforms, which happen to have the same image, under one name.
+    let layout = dir.path().join("in");
+    let entry = serde_json::from_slice::<Value>(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let entry = entry["manifests"][0].clone();
+    let of = |architecture: &str| {
+        let mut entry = entry.clone();
+        entry["platform"] = json!({"os": "linux", "architecture": architecture});
+        entry
+    };
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let all = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": [of("amd64"), of("arm64")]});
+    let (bytes, digest) = (all.to_string(), Digest::of(all.to_string().as_bytes()));
+    std::fs::write(layout.join("blobs/sha256").join(digest.hex()), &bytes).unwrap();
+    let index =
+        json!({"schemaVersion": 2, "manifests": [{"mediaType": media_type, "digest": digest, "size": bytes.len()}]});
+    std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
+
+    let (source, creds) = (format!("oci:{}", layout.display()), format!("anybody:{KEY}"));
+    let (remote, copy) = (format!("docker://{}/multi:v1", r.addr), format!("oci:{}", dir.path().join("out").display()));
+    let push = ["copy", "--all", "--dest-tls-verify=false", "--dest-creds", &creds, &source, &remote];
+    ok("skopeo", &push, Some(dir.path())).await;
+    assert_eq!(Digest::of(&r.get("/v2/multi/manifests/v1").await.body), digest);
+    ok("skopeo", &["copy", "--all", "--src-tls-verify=false", &remote, &copy], Some(dir.path())).await;
+    let copied = std::fs::read(dir.path().join("out/blobs/sha256").join(digest.hex())).unwrap();
+    assert_eq!(copied, bytes.as_bytes());
 }
 
 #[tokio::test(flavor = "multi_thread")]

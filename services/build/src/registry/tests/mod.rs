@@ -3,10 +3,18 @@
 
 mod access;
 mod clients;
+mod collect;
+mod kill;
+mod migration;
 mod pull;
 mod push;
+mod resume;
+mod specification;
 
-use super::{BlobStore, OCI_MANIFEST, RegistryConfig, RegistryState, SqlManifestStore, router, store};
+use super::{
+    BlobStore, ManifestStore, OCI_MANIFEST, RegistryConfig, RegistryState, Space, router,
+    store::{self, Base},
+};
 use bytes::Bytes;
 use hoistway_kit::db::Db;
 use hoistway_model::Digest;
@@ -14,19 +22,55 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The API key that the tests' registry knows.
 const KEY: &str = "hw_the-key-of-these-tests";
 
+/// A registry as its clients see it.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    addr: SocketAddr,
+}
+
 /// A running registry; it ends with the test's runtime.
 struct Registry {
-    addr: SocketAddr,
+    peer: Peer,
     state: RegistryState,
     blobs: BlobStore,
     db: Db,
-    _dir: tempfile::TempDir,
+    server: tokio::task::JoinHandle<()>,
+    dir: Dir,
+}
+
+/// Where a registry is, and what removes it afterwards.
+struct Dir {
+    path: PathBuf,
+    _removed_after: Option<tempfile::TempDir>,
+}
+
+impl Dir {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl From<PathBuf> for Dir {
+    /// One that outlives this process.
+    fn from(path: PathBuf) -> Self {
+        Self { path, _removed_after: None }
+    }
+}
+
+impl From<tempfile::TempDir> for Dir {
+    fn from(dir: tempfile::TempDir) -> Self {
+        Self { path: dir.path().to_owned(), _removed_after: Some(dir) }
+    }
 }
 
 /// An answer, read to its end.
@@ -46,10 +90,22 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
     /// The status and the code of the first error, for comparing in one line.
     fn verdict(&self) -> (u16, String) {
         let code = serde_json::from_slice::<Value>(&self.body).unwrap_or_default();
         (self.status.as_u16(), code["errors"][0]["code"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+impl std::ops::Deref for Registry {
+    type Target = Peer;
+
+    fn deref(&self) -> &Peer {
+        &self.peer
     }
 }
 
@@ -59,22 +115,48 @@ impl Registry {
     }
 
     async fn with(config: RegistryConfig) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("build.db"), vec![Box::new(store::Migration)]).await.unwrap();
-        let blobs = BlobStore::open(&dir.path().join("registry")).unwrap();
-        let manifests = Arc::new(SqlManifestStore::new(db.clone()));
-        let state = RegistryState::new(&config, blobs.clone(), manifests, Arc::new(|text| text == KEY)).unwrap();
+        Self::on(tempfile::tempdir().unwrap(), config, None).await
+    }
+
+    /// On a directory that an earlier one may have used.
+    async fn on(dir: impl Into<Dir>, config: RegistryConfig, base: Base) -> Self {
+        let dir = dir.into();
+        let migrations: Vec<Box<dyn sea_orm_migration::MigrationTrait>> =
+            vec![Box::new(store::Migration), Box::new(store::ReferencesMigration)];
+        let db = Db::open(&dir.path().join("build.db"), migrations).await.unwrap();
+        let blobs = BlobStore::open(&dir.path().join("registry"), Space::keep_free(config.min_free_bytes)).unwrap();
+        let manifests = ManifestStore::new(db.clone(), config.grace());
+        let state = RegistryState::new(&config, blobs.clone(), manifests, Arc::new(|text| text == KEY), base).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let app = router(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
-        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { addr, state, blobs, db, _dir: dir }
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { peer: Peer { addr }, state, blobs, db, server, dir }
     }
 
+    /// Another one on the same directory, without any farewell of this one.
+    async fn killed_and_started_again(self) -> Self {
+        self.server.abort();
+        Self::on(self.dir, RegistryConfig { min_free_bytes: 0, ..RegistryConfig::default() }, None).await
+    }
+}
+
+impl Peer {
     /// A request with exactly these headers, and `Host` unless it is among them.
     async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-        let stream = TcpStream::connect(self.addr).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        self.try_raw(method, path, headers, body.into()).await.unwrap()
+    }
+
+    /// The same with a registry that may go away.
+    async fn try_raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+        let stream = TcpStream::connect(self.addr).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path);
         if !headers.iter().any(|(name, _)| *name == "host") {
@@ -83,10 +165,9 @@ impl Registry {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(body.into())).unwrap();
-        let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Answer { status: parts.status, headers: parts.headers, body }
+        let (parts, body) = sender.send_request(request.body(Full::new(body))?).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
     /// A request with the key.

@@ -38,16 +38,20 @@ async fn what_is_not_there_is_said_in_the_specifications_words() {
         ("GET", "/v2/b/manifests/v1", 404, "NAME_UNKNOWN"),
         ("GET", "/v2/b/tags/list", 404, "NAME_UNKNOWN"),
         ("GET", &*format!("/v2/a/blobs/{digest}"), 404, "BLOB_UNKNOWN"),
-        ("GET", "/v2/a/blobs/sha512:77", 400, "DIGEST_INVALID"),
+        ("GET", "/v2/a/blobs/sha512:77", 400, "UNSUPPORTED"),
+        ("GET", "/v2/a/manifests/md5:77", 400, "DIGEST_INVALID"),
         ("GET", "/v2/UPPER/manifests/v1", 400, "NAME_INVALID"),
         ("GET", "/v2/a/%2e%2e/manifests/v1", 400, "NAME_INVALID"),
         ("GET", "/v2/a/%ff/manifests/v1", 400, "NAME_INVALID"),
         ("GET", "/v2/a/tags/list?n=x", 400, "UNSUPPORTED"),
-        ("GET", "/v2/_catalog", 404, "UNSUPPORTED"),
-        ("GET", &*format!("/v2/a/referrers/{digest}"), 404, "UNSUPPORTED"),
+        ("GET", "/v2/_catalog?n=-1", 400, "UNSUPPORTED"),
+        ("GET", "/v2/a/referrers/sha256:77", 400, "DIGEST_INVALID"),
         ("GET", "/v2/nothing", 404, "UNSUPPORTED"),
         ("GET", "/", 404, "UNSUPPORTED"),
-        ("DELETE", "/v2/a/manifests/v1", 405, "UNSUPPORTED"),
+        ("DELETE", "/v2/a/tags/list", 405, "UNSUPPORTED"),
+        ("DELETE", "/v2/a/manifests/v2", 404, "MANIFEST_UNKNOWN"),
+        ("DELETE", "/v2/b/manifests/v2", 404, "NAME_UNKNOWN"),
+        ("DELETE", &*format!("/v2/a/blobs/{digest}"), 404, "BLOB_UNKNOWN"),
         ("POST", "/v2/a/tags/list", 405, "UNSUPPORTED"),
         ("PUT", "/v2/", 405, "UNSUPPORTED"),
         ("POST", "/v2/token", 405, "UNSUPPORTED"),
@@ -86,8 +90,8 @@ async fn a_blob_is_readable_where_it_was_pushed_or_mounted() {
     let in_b = format!("/v2/b/blobs/{digest}");
     assert_eq!(r.get(&in_b).await.verdict(), (404, "BLOB_UNKNOWN".into()));
     assert_eq!(r.raw("HEAD", &in_b, &[], "").await.status, 404);
-    // What the named repository does not have, or no repository is named for, becomes an ordinary upload.
-    for from in ["&from=c", "&from=B%20AD", ""] {
+    // What the named repository does not have becomes an ordinary upload.
+    for from in ["&from=c", "&from=B%20AD"] {
         let mounted = r.call("POST", &format!("/v2/b/blobs/uploads/?mount={digest}{from}"), &[], "").await;
         assert_eq!(mounted.status, 202, "{from}");
         assert!(mounted.header("location").starts_with("/v2/b/blobs/uploads/"));
@@ -95,6 +99,11 @@ async fn a_blob_is_readable_where_it_was_pushed_or_mounted() {
     let mounted = r.call("POST", &format!("/v2/b/blobs/uploads/?mount={digest}&from=a"), &[], "").await;
     assert_eq!((mounted.status.as_u16(), mounted.header("location")), (201, &*in_b));
     assert_eq!(r.get(&in_b).await.body, "shared");
+    // Without a name, any repository will do, if there is one.
+    let mounted = r.call("POST", &format!("/v2/d/blobs/uploads/?mount={digest}"), &[], "").await;
+    assert_eq!((mounted.status.as_u16(), mounted.header("location")), (201, &*format!("/v2/d/blobs/{digest}")));
+    let nowhere = r.call("POST", &format!("/v2/d/blobs/uploads/?mount={}", Digest::of(b"x")), &[], "").await;
+    assert_eq!(nowhere.status, 202);
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ async fn a_blob_comes_in_whole_or_piece_by_piece() {
         let digest = r.push_blob("big", bytes).await;
         assert_eq!(r.get(&format!("/v2/big/blobs/{digest}")).await.body, bytes);
     }
-    assert_eq!(std::fs::read_dir(r._dir.path().join("registry/uploads")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(r.dir.path().join("registry/uploads")).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -160,6 +160,16 @@ async fn limits_hold() {
     for (method, path) in [("POST", "/v2/a/blobs/uploads/"), ("PUT", "/v2/a/manifests/v1")] {
         let answer = full.call(method, path, &[], "").await;
         assert_eq!(answer.verdict(), (507, "UNAVAILABLE".into()), "{method} {path}");
+        assert!(answer.text().contains("nearly full"), "{}", answer.text());
+    }
+    // What makes room, or needs none, goes on.
+    for (method, path, status) in [
+        ("GET", "/v2/_catalog", 200),
+        ("GET", "/v2/a/tags/list", 404),
+        ("DELETE", "/v2/a/manifests/v1", 404),
+        ("DELETE", &*format!("/v2/a/blobs/{digest}"), 404),
+    ] {
+        assert_eq!(full.call(method, path, &[], "").await.status, status, "{method} {path}");
     }
 }
 
@@ -197,6 +207,22 @@ async fn a_manifest_needs_everything_it_refers_to() {
     assert_eq!(put(index(Digest::of(b"nobody"))).await.verdict(), (400, "MANIFEST_BLOB_UNKNOWN".into()));
     assert_eq!(put(index(digest)).await.status, 201);
     assert_eq!(r.get(path).await.header("content-type"), index_type);
+}
+
+#[tokio::test]
+async fn a_blob_whose_file_was_lost_is_asked_for_again() {
+    let r = Registry::start().await;
+    let manifest = r.push_image("a", "v1", "content").await;
+    let lost = Digest::of(b"content");
+    std::fs::remove_file(r.blobs.path(&lost)).unwrap();
+    let path = format!("/v2/a/blobs/{lost}");
+    assert_eq!(r.call("HEAD", &path, &[], "").await.status, 404);
+    assert_eq!(r.call("POST", &format!("/v2/b/blobs/uploads/?mount={lost}"), &[], "").await.status, 202);
+    let again = r.put_manifest("a", "v1", &manifest).await;
+    assert_eq!(again.verdict(), (400, "MANIFEST_BLOB_UNKNOWN".into()));
+    assert_eq!(again.json()["errors"][0]["detail"]["digests"], json!([lost]));
+    r.push_image("a", "v1", "content").await;
+    assert_eq!(r.get(&path).await.body, "content");
 }
 
 #[tokio::test]
@@ -242,8 +268,11 @@ async fn an_agents_tag_is_never_moved() {
 async fn forgotten_uploads_are_purged() {
     let r = Registry::start().await;
     let upload = r.open_upload("a").await;
-    std::fs::write(r._dir.path().join("registry/uploads/of-a-former-process"), "x").unwrap();
+    r.call("PATCH", &upload, &[], "abc").await;
+    std::fs::write(r.dir.path().join("registry/staging/of-a-request"), "x").unwrap();
     assert_eq!(r.state.purge_uploads(Duration::from_secs(3600)).await.unwrap(), 0);
+    assert_eq!(r.call("GET", &upload, &[], "").await.status, 204);
     assert_eq!(r.state.purge_uploads(Duration::ZERO).await.unwrap(), 2);
     assert_eq!(r.call("GET", &upload, &[], "").await.status, 404);
+    assert_eq!(std::fs::read_dir(r.dir.path().join("registry/uploads")).unwrap().count(), 0);
 }

@@ -1,11 +1,16 @@
 //! Blobs on disk: `ROOT/blobs/sha256/HEX`, one flat directory, so that one flush of it makes any number of new blobs
 //! durable. A file gets its final name only when its digest was computed from the very bytes that were written and
-//! after they were flushed, so a name there is a proof. Everything in this file blocks: call it from
-//! `spawn_blocking`.
+//! after they were flushed, so a name there is a proof. Files that are being written are in `ROOT/staging`, uploads
+//! that clients come back to in `ROOT/uploads`. Everything in here blocks: call it from `spawn_blocking`.
+
+mod usage;
+
+pub use usage::Lease;
 
 use hoistway_kit::fs;
 use hoistway_model::{Code, Digest, Error, Result, digest::Hasher};
 use std::{
+    fmt,
     fs::File,
     io::{self, ErrorKind, Read, Write},
     path::{Path, PathBuf},
@@ -13,6 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tempfile::TempPath;
+use usage::Usage;
 
 /// The tracing target that every flush to disk is logged under; tests count these events.
 const FSYNC: &str = "hoistway::fsync";
@@ -24,34 +30,57 @@ pub struct BlobStore(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     blobs: PathBuf,
+    staging: PathBuf,
     uploads: PathBuf,
     /// Whether names were added since the directory was last flushed.
     unflushed: Mutex<bool>,
+    usage: Usage,
+    space: Space,
+}
+
+/// How much of the disk is left to others.
+#[derive(Clone)]
+pub struct Space {
+    /// The free bytes under which nothing more is taken in.
+    pub keep_free: u64,
+    /// Tells the free bytes at a path.
+    pub free: fn(&Path) -> io::Result<u64>,
+}
+
+impl Space {
+    /// The low-water mark `keep_free` on what the file system says.
+    pub fn keep_free(keep_free: u64) -> Self {
+        Self { keep_free, free: fs::free_bytes }
+    }
+}
+
+impl fmt::Debug for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Space").field("keep_free", &self.keep_free).finish()
+    }
 }
 
 impl BlobStore {
-    /// Opens the store below `root`, which is made when it is not there.
-    pub fn open(root: &Path) -> Result<Self> {
+    /// Opens the store below `root`, which is made when it is not there. What an earlier process left half written is
+    /// removed; unfinished uploads stay.
+    pub fn open(root: &Path, space: Space) -> Result<Self> {
         let failed = |e: io::Error| Error::internal(&format!("opening {}", root.display()), e);
-        let (blobs, uploads) = (root.join("blobs/sha256"), root.join("uploads"));
-        for dir in [&blobs, &uploads] {
+        let (blobs, staging, uploads) = (root.join("blobs/sha256"), root.join("staging"), root.join("uploads"));
+        for dir in [&blobs, &staging, &uploads] {
             fs::private_dir(dir).map_err(failed)?;
         }
+        purge(&staging, Duration::ZERO).map_err(failed)?;
         // What a former process named without flushing is made durable now, and so are the directories themselves.
         for dir in [&blobs, &root.join("blobs"), &root.to_path_buf()] {
             flush_dir(dir).map_err(failed)?;
         }
-        Ok(Self(Arc::new(Inner { blobs, uploads, unflushed: Mutex::new(false) })))
+        let (unflushed, usage) = (Mutex::new(false), Usage::default());
+        Ok(Self(Arc::new(Inner { blobs, staging, uploads, unflushed, usage, space })))
     }
 
     /// Where the blob is or would be.
     pub fn path(&self, digest: &Digest) -> PathBuf {
         self.0.blobs.join(digest.hex())
-    }
-
-    /// Whether the blob is here.
-    pub fn contains(&self, digest: &Digest) -> bool {
-        self.path(digest).exists()
     }
 
     /// Opens a blob for reading, with its size; nothing when it is not here.
@@ -101,27 +130,31 @@ impl BlobStore {
         Ok(())
     }
 
-    /// The bytes that may still be written on its file system.
-    pub fn free_bytes(&self) -> Result<u64> {
-        fs::free_bytes(&self.0.uploads).map_err(|e| Error::internal("asking for free disk space", e))
+    /// Refuses to go on when the disk is nearly full.
+    pub fn check_space(&self) -> Result<()> {
+        let Space { keep_free, free } = self.0.space;
+        let free = free(&self.0.uploads).map_err(|e| Error::internal("asking for free disk space", e))?;
+        if free >= keep_free {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes >> 20;
+        let text = format!(
+            "the registry's disk is nearly full: {} MiB are free and {} MiB are to be kept free; make room, or delete \
+             agents and images that nobody needs",
+            mib(free),
+            mib(keep_free)
+        );
+        Err(Error::new(Code::InsufficientStorage, text))
     }
 
-    /// Removes unfinished files that nobody wrote to for this long; how many there were. With [`Duration::ZERO`] that
-    /// is every one, which is right only before anybody uses the store.
+    /// Removes half-written files that nobody wrote to for this long; how many there were.
     pub fn purge_staging(&self, older_than: Duration) -> Result<usize> {
-        let failed = |e: io::Error| Error::internal("removing unfinished uploads", e);
-        let now = SystemTime::now();
-        let mut removed = 0;
-        for entry in std::fs::read_dir(&self.0.uploads).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            // A file that is gone by now was finished or given up by its owner.
-            let Ok(written) = entry.metadata().and_then(|m| m.modified()) else { continue };
-            let idle = now.duration_since(written).unwrap_or_default();
-            if idle >= older_than && std::fs::remove_file(entry.path()).is_ok() {
-                removed += 1;
-            }
-        }
-        Ok(removed)
+        purge(&self.0.staging, older_than).map_err(|e| Error::internal("removing half-written files", e))
+    }
+
+    /// Where uploads that clients come back to are.
+    pub(super) fn uploads_dir(&self) -> &Path {
+        &self.0.uploads
     }
 
     /// A new, empty and private file among the unfinished ones; it goes away unless it is stored.
@@ -130,7 +163,7 @@ impl BlobStore {
     }
 
     fn temp_file(&self) -> Result<(File, TempPath)> {
-        let made = tempfile::Builder::new().prefix("").rand_bytes(16).tempfile_in(&self.0.uploads);
+        let made = tempfile::Builder::new().prefix("").rand_bytes(16).tempfile_in(&self.0.staging);
         Ok(made.map_err(storing)?.into_parts())
     }
 
@@ -190,7 +223,12 @@ impl Batch {
             // Under the lock, so that whoever finds the name also finds that it is not flushed yet.
             let mut unflushed = self.store.lock();
             *unflushed = true;
-            blob.path.persist(self.store.path(&blob.digest)).map_err(|e| storing(e.error))?;
+            self.store
+                .named(|| {
+                    blob.file.set_modified(SystemTime::now())?;
+                    blob.path.persist(self.store.path(&blob.digest)).map_err(|e| e.error)
+                })
+                .map_err(storing)?;
         }
         self.store.sync()
     }
@@ -266,6 +304,22 @@ fn hash(file: &mut File) -> io::Result<(Digest, u64)> {
     }
 }
 
+/// Removes the files of a directory that nobody wrote to for this long.
+fn purge(dir: &Path, older_than: Duration) -> io::Result<usize> {
+    let now = SystemTime::now();
+    let mut removed = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        // A file that is gone by now was finished or given up by its owner.
+        let Ok(written) = entry.metadata().and_then(|m| m.modified()) else { continue };
+        let idle = now.duration_since(written).unwrap_or_default();
+        if idle >= older_than && std::fs::remove_file(entry.path()).is_ok() {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 fn flush_dir(dir: &Path) -> io::Result<()> {
     fs::fsync_dir(dir)?;
     flushed(&dir.to_string_lossy());
@@ -290,111 +344,4 @@ pub(super) fn storing(e: io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::cell::Cell;
-
-    fn store() -> (tempfile::TempDir, BlobStore) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = BlobStore::open(dir.path()).unwrap();
-        (dir, store)
-    }
-
-    fn unfinished(store: &BlobStore) -> usize {
-        std::fs::read_dir(&store.0.uploads).unwrap().count()
-    }
-
-    thread_local! {
-        pub(super) static FLUSHES: Cell<usize> = const { Cell::new(0) };
-    }
-
-    fn flushes(work: impl FnOnce()) -> usize {
-        let before = FLUSHES.get();
-        work();
-        FLUSHES.get() - before
-    }
-
-    #[test]
-    fn a_batch_costs_one_flush_for_each_new_file_and_one_for_the_directory() {
-        let (_dir, store) = store();
-        let put = |blobs: &[&[u8]]| {
-            let mut batch = store.batch();
-            for bytes in blobs {
-                batch.put_bytes(bytes).unwrap();
-            }
-            batch.commit().unwrap();
-        };
-        assert_eq!(flushes(|| put(&[b"a", b"b", b"c"])), 4);
-        assert_eq!(flushes(|| put(&[b"a", b"b", b"d"])), 2, "only what is new");
-        assert_eq!(flushes(|| put(&[b"a", b"b"])), 0, "nothing is new");
-        assert_eq!(flushes(|| put(&[])), 0);
-        assert_eq!(unfinished(&store), 0);
-        assert_eq!(std::fs::read(store.path(&Digest::of(b"d"))).unwrap(), b"d");
-    }
-
-    #[test]
-    fn what_is_not_committed_leaves_nothing() {
-        let (_dir, store) = store();
-        let mut batch = store.batch();
-        let digest = batch.put_bytes(b"x").unwrap();
-        let mut writer = store.writer().unwrap();
-        writer.write_all(b"yy").unwrap();
-        assert_eq!(unfinished(&store), 2);
-        drop((batch, writer));
-        assert_eq!(unfinished(&store), 0);
-        assert!(!store.contains(&digest));
-        assert!(store.read(&digest).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_writer_hashes_what_it_writes() {
-        let (_dir, store) = store();
-        let mut writer = store.writer().unwrap();
-        writer.write_all(b"hello ").unwrap();
-        writer.write_all(b"world").unwrap();
-        let staged = writer.finish();
-        assert_eq!((staged.digest(), staged.size()), (Digest::of(b"hello world"), 11));
-        let mut batch = store.batch();
-        let digest = batch.add(staged);
-        batch.commit().unwrap();
-        let (mut file, size) = store.read(&digest).unwrap().unwrap();
-        let mut text = String::new();
-        file.read_to_string(&mut text).unwrap();
-        assert_eq!((text.as_str(), size), ("hello world", 11));
-    }
-
-    #[test]
-    fn a_file_with_another_digest_is_refused_and_removed() {
-        let (dir, store) = store();
-        let path = dir.path().join("layer");
-        std::fs::write(&path, b"data").unwrap();
-        let e = store.adopt_file(path.clone(), &Digest::of(b"other")).unwrap_err();
-        assert_eq!(e.code, Code::InvalidArgument);
-        assert!(!path.exists() && !store.contains(&Digest::of(b"data")));
-        std::fs::write(&path, b"data").unwrap();
-        store.adopt_file(path.clone(), &Digest::of(b"data")).unwrap();
-        assert!(!path.exists() && store.contains(&Digest::of(b"data")));
-    }
-
-    #[test]
-    fn unfinished_files_are_purged_by_age() {
-        let (dir, store) = store();
-        std::fs::write(dir.path().join("uploads/left-over"), b"x").unwrap();
-        assert_eq!(store.purge_staging(Duration::from_secs(3600)).unwrap(), 0);
-        assert_eq!(store.purge_staging(Duration::ZERO).unwrap(), 1);
-        assert_eq!(unfinished(&store), 0);
-    }
-
-    #[test]
-    fn racing_writers_of_one_blob_agree() {
-        let (_dir, store) = store();
-        std::thread::scope(|s| {
-            for _ in 0..8 {
-                s.spawn(|| store.put_bytes(b"same").unwrap());
-            }
-        });
-        assert!(store.contains(&Digest::of(b"same")));
-        assert_eq!(unfinished(&store), 0);
-    }
-}
+mod tests;

@@ -1,14 +1,32 @@
 //! Manifests, tags and which blobs a repository has, in the build service's database.
 //!
 //! The functions take any connection, so that the build service can write an image and its own rows in one
-//! transaction; [`SqlManifestStore`] wraps them for the registry's HTTP interface.
+//! transaction; [`ManifestStore`] wraps them for the registry's HTTP interface.
+//!
+//! Three things hold at any moment, also after a crash, because each change is one transaction: a manifest has a link
+//! in its repository for every blob it needs; a blob that is linked anywhere is in the blob store; and a link that a
+//! manifest needs is never removed. `collect` removes what is left.
+
+mod collect;
+mod delete;
+mod entity;
+mod lists;
+mod migration;
+mod pins;
+mod sql;
+
+pub use collect::{BATCH, Retention, collect_images, has_dead_links, linked, remove_links};
+pub use delete::{Base, Deletion, delete_blob, delete_manifest, delete_tag};
+pub use lists::{Referrer, list_referrers, list_repos, list_tags, repo_exists};
+pub use migration::{Migration, ReferencesMigration};
+pub use pins::{pin_images, replace_pins};
 
 use super::{
     manifest::Manifest,
     name::{Reference, RepoName, Tag},
 };
-use async_trait::async_trait;
 use bytes::Bytes;
+use entity::{blobs, manifests, references, tags};
 use hoistway_kit::{
     db::{Db, db_error},
     time::now_ms,
@@ -16,97 +34,10 @@ use hoistway_kit::{
 use hoistway_model::{Digest, Error, Result};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect, QueryTrait,
     sea_query::{Expr, OnConflict},
 };
-use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager};
-use std::collections::HashSet;
-
-mod manifests {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "registry_manifests")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub repo: String,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub digest: String,
-        pub media_type: String,
-        pub bytes: Vec<u8>,
-        pub pushed_at: i64,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-mod tags {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "registry_tags")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub repo: String,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub tag: String,
-        pub digest: String,
-        pub immutable: bool,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-mod blobs {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "registry_blobs")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub repo: String,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub digest: String,
-        pub linked_at: i64,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-/// Makes the registry's tables.
-pub struct Migration;
-
-impl MigrationName for Migration {
-    fn name(&self) -> &str {
-        "m0001_registry"
-    }
-}
-
-#[async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // Written out rather than taken from the entities, which may change later; a migration never does.
-        let tables = "
-            CREATE TABLE registry_manifests (
-                repo TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL, bytes BLOB NOT NULL,
-                pushed_at BIGINT NOT NULL, PRIMARY KEY (repo, digest));
-            CREATE TABLE registry_tags (
-                repo TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, immutable BOOLEAN NOT NULL,
-                PRIMARY KEY (repo, tag));
-            CREATE TABLE registry_blobs (
-                repo TEXT NOT NULL, digest TEXT NOT NULL, linked_at BIGINT NOT NULL, PRIMARY KEY (repo, digest));";
-        manager.get_connection().execute_unprepared(tables).await.map(drop)
-    }
-}
+use std::{collections::HashSet, time::Duration};
 
 /// The name that a manifest is stored under.
 #[derive(Debug, Clone)]
@@ -137,10 +68,12 @@ pub struct StoredManifest {
     pub media_type: String,
     /// Its bytes.
     pub bytes: Bytes,
+    /// When it was last pushed, built or asked for, in milliseconds since the epoch.
+    pub used_at: i64,
 }
 
 /// Stores an image whose blobs are in the blob store: links them to the repository, tags and stores the manifest.
-/// Three statements, for the build service's transaction. On [`PutOutcome::TagTaken`] the blobs are linked and nothing
+/// Four statements, for the build service's transaction. On [`PutOutcome::TagTaken`] the blobs are linked and nothing
 /// else is written.
 pub async fn publish_image<C: ConnectionTrait>(
     conn: &C,
@@ -167,7 +100,7 @@ pub async fn put_manifest<C: ConnectionTrait>(
     write_manifest(conn, repo, manifest, tag).await
 }
 
-/// Makes blobs readable in a repository.
+/// Makes blobs, which the caller knows to be in the blob store, readable in a repository.
 pub async fn link_blobs<C: ConnectionTrait>(conn: &C, repo: &RepoName, digests: &[Digest]) -> Result<()> {
     let now = now_ms();
     let row = |digest: &Digest| blobs::ActiveModel {
@@ -176,17 +109,37 @@ pub async fn link_blobs<C: ConnectionTrait>(conn: &C, repo: &RepoName, digests: 
         linked_at: Set(now),
     };
     blobs::Entity::insert_many(digests.iter().map(row))
-        .on_conflict(OnConflict::columns([blobs::Column::Repo, blobs::Column::Digest]).do_nothing().to_owned())
+        .on_conflict(
+            OnConflict::columns([blobs::Column::Repo, blobs::Column::Digest])
+                .update_column(blobs::Column::LinkedAt)
+                .to_owned(),
+        )
         .exec_without_returning(conn)
         .await
         .map_err(db_error("linking blobs"))?;
     Ok(())
 }
 
-/// Whether a blob is readable in a repository.
-pub async fn has_blob<C: ConnectionTrait>(conn: &C, repo: &RepoName, digest: &Digest) -> Result<bool> {
+/// Makes a blob that another repository has readable in `repo`; false when the other one does not have it. Without
+/// `from`, any repository will do. One statement, so that what is collected meanwhile is either there or not.
+pub async fn mount_blob<C: ConnectionTrait>(
+    conn: &C,
+    repo: &RepoName,
+    digest: &Digest,
+    from: Option<&RepoName>,
+) -> Result<bool> {
+    let text = "INSERT INTO registry_blobs (repo, digest, linked_at)
+        SELECT $1, digest, $2 FROM registry_blobs WHERE digest = $3 AND ($4 IS NULL OR repo = $4) LIMIT 1
+        ON CONFLICT (repo, digest) DO UPDATE SET linked_at = excluded.linked_at";
+    let from = from.map(RepoName::to_string);
+    let values = [repo.to_string().into(), now_ms().into(), digest.to_string().into(), from.into()];
+    Ok(sql::execute(conn, "mounting a blob", text, values).await? > 0)
+}
+
+/// When a blob of a repository was last used, if the repository has it.
+async fn linked_at<C: ConnectionTrait>(conn: &C, repo: &RepoName, digest: &Digest) -> Result<Option<i64>> {
     let found = blobs::Entity::find_by_id((repo.to_string(), digest.to_string())).one(conn).await;
-    Ok(found.map_err(db_error("looking for a blob"))?.is_some())
+    Ok(found.map_err(db_error("looking for a blob"))?.map(|link| link.linked_at))
 }
 
 /// The manifest that a reference names.
@@ -205,40 +158,25 @@ pub async fn find_manifest<C: ConnectionTrait>(
         }
     };
     let Some(row) = query.one(conn).await.map_err(db_error("reading a manifest"))? else { return Ok(None) };
-    Ok(Some(StoredManifest { digest: stored(&row.digest)?, media_type: row.media_type, bytes: row.bytes.into() }))
+    Ok(Some(StoredManifest {
+        digest: stored(&row.digest)?,
+        media_type: row.media_type,
+        bytes: row.bytes.into(),
+        used_at: row.used_at,
+    }))
 }
 
-/// At most `limit` tags of a repository in byte order, those after `last`.
-pub async fn list_tags<C: ConnectionTrait>(
-    conn: &C,
-    repo: &RepoName,
-    limit: u64,
-    last: Option<&str>,
-) -> Result<Vec<String>> {
-    let mut query = tags::Entity::find().filter(tags::Column::Repo.eq(repo.as_str()));
-    if let Some(last) = last {
-        query = query.filter(tags::Column::Tag.gt(last));
-    }
-    let found = query.select_only().column(tags::Column::Tag).order_by_asc(tags::Column::Tag).limit(limit);
-    found.into_tuple().all(conn).await.map_err(db_error("listing tags"))
-}
-
-/// Whether anything was ever pushed to a repository.
-pub async fn repo_exists<C: ConnectionTrait>(conn: &C, repo: &RepoName) -> Result<bool> {
-    let blob = blobs::Entity::find().filter(blobs::Column::Repo.eq(repo.as_str())).limit(1);
-    if blob.one(conn).await.map_err(db_error("looking for a repository"))?.is_some() {
-        return Ok(true);
-    }
-    // An index without manifests needs no blob.
-    let manifest = manifests::Entity::find().filter(manifests::Column::Repo.eq(repo.as_str()));
-    let digest = manifest.select_only().column(manifests::Column::Digest).limit(1).into_tuple::<String>();
-    Ok(digest.one(conn).await.map_err(db_error("looking for a repository"))?.is_some())
+/// Notes that a manifest is used now; false when it is not there.
+pub async fn touch_manifest<C: ConnectionTrait>(conn: &C, repo: &RepoName, digest: &Digest) -> Result<bool> {
+    let text = "UPDATE registry_manifests SET used_at = $1 WHERE repo = $2 AND digest = $3";
+    let values = [now_ms().into(), repo.to_string().into(), digest.to_string().into()];
+    Ok(sql::execute(conn, "noting an image's use", text, values).await? > 0)
 }
 
 /// What a manifest needs and its repository does not have.
 async fn missing<C: ConnectionTrait>(conn: &C, repo: &RepoName, manifest: &Manifest) -> Result<Vec<Digest>> {
     let texts = |digests: &[Digest]| digests.iter().map(Digest::to_string).collect::<Vec<_>>();
-    let mut found = Vec::new();
+    let mut found: Vec<String> = Vec::new();
     if !manifest.blobs().is_empty() {
         let query = blobs::Entity::find()
             .filter(blobs::Column::Repo.eq(repo.as_str()))
@@ -251,7 +189,7 @@ async fn missing<C: ConnectionTrait>(conn: &C, repo: &RepoName, manifest: &Manif
             .filter(manifests::Column::Repo.eq(repo.as_str()))
             .filter(manifests::Column::Digest.is_in(texts(manifest.children())));
         let query = query.select_only().column(manifests::Column::Digest).into_tuple();
-        found = query.all(conn).await.map_err(db_error("looking for manifests"))?;
+        found.extend(query.all(conn).await.map_err(db_error("looking for manifests"))?);
     }
     let found: HashSet<String> = found.into_iter().collect();
     let needed = manifest.blobs().iter().chain(manifest.children()).copied();
@@ -270,19 +208,37 @@ async fn write_manifest<C: ConnectionTrait>(
     {
         return Ok(PutOutcome::TagTaken);
     }
+    let now = now_ms();
     let row = manifests::ActiveModel {
         repo: Set(repo.to_string()),
         digest: Set(manifest.digest().to_string()),
         media_type: Set(manifest.media_type().to_owned()),
         bytes: Set(manifest.bytes().to_vec()),
-        pushed_at: Set(now_ms()),
+        pushed_at: Set(now),
+        used_at: Set(now),
+        subject: Set(manifest.subject().map(ToString::to_string)),
+        artifact_type: Set(manifest.artifact_type().map(str::to_owned)),
     };
     let key = [manifests::Column::Repo, manifests::Column::Digest];
     manifests::Entity::insert(row)
-        .on_conflict(OnConflict::columns(key).do_nothing().to_owned())
+        .on_conflict(OnConflict::columns(key).update_column(manifests::Column::UsedAt).to_owned())
         .exec_without_returning(conn)
         .await
         .map_err(db_error("storing a manifest"))?;
+    let needs = |digest: &Digest| references::ActiveModel {
+        repo: Set(repo.to_string()),
+        manifest: Set(manifest.digest().to_string()),
+        digest: Set(digest.to_string()),
+    };
+    let needed: Vec<_> = manifest.blobs().iter().chain(manifest.children()).map(needs).collect();
+    if !needed.is_empty() {
+        use references::Column as C;
+        references::Entity::insert_many(needed)
+            .on_conflict(OnConflict::columns([C::Repo, C::Manifest, C::Digest]).do_nothing().to_owned())
+            .exec_without_returning(conn)
+            .await
+            .map_err(db_error("storing a manifest"))?;
+    }
     Ok(PutOutcome::Stored)
 }
 
@@ -312,39 +268,32 @@ fn stored(digest: &str) -> Result<Digest> {
     digest.parse().map_err(|e: Error| Error::internal("reading a stored digest", e))
 }
 
-/// What the registry's HTTP interface needs to know and keep. Blobs themselves are in the blob store.
-#[async_trait]
-pub trait ManifestStore: Send + Sync {
-    /// Stores a manifest if everything it needs is in the repository.
-    async fn put_manifest(&self, repo: &RepoName, manifest: &Manifest, tag: Option<&NewTag>) -> Result<PutOutcome>;
-    /// The manifest that a reference names.
-    async fn get_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<Option<StoredManifest>>;
-    /// At most `limit` tags in byte order, those after `last`.
-    async fn list_tags(&self, repo: &RepoName, limit: u64, last: Option<&str>) -> Result<Vec<String>>;
-    /// Whether anything was ever pushed to a repository.
-    async fn repo_exists(&self, repo: &RepoName) -> Result<bool>;
-    /// Makes a blob readable in a repository.
-    async fn link_blob(&self, repo: &RepoName, digest: &Digest) -> Result<()>;
-    /// Whether a blob is readable in a repository.
-    async fn has_blob(&self, repo: &RepoName, digest: &Digest) -> Result<bool>;
-}
-
-/// The store in the build service's database.
+/// The same on the build service's database, for the registry's HTTP interface.
 #[derive(Debug, Clone)]
-pub struct SqlManifestStore {
+pub struct ManifestStore {
     db: Db,
+    /// What was used less long ago is not noted again.
+    note_after: Duration,
 }
 
-impl SqlManifestStore {
-    /// On a database whose migrations include [`Migration`].
-    pub fn new(db: Db) -> Self {
-        Self { db }
+impl ManifestStore {
+    /// On a database with the registry's migrations. What nobody has used for `grace` may be collected.
+    pub fn new(db: Db, grace: Duration) -> Self {
+        Self { db, note_after: grace / 2 }
     }
-}
 
-#[async_trait]
-impl ManifestStore for SqlManifestStore {
-    async fn put_manifest(&self, repo: &RepoName, manifest: &Manifest, tag: Option<&NewTag>) -> Result<PutOutcome> {
+    /// The database, for queries.
+    pub(super) fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Whether a use at `then` is long enough ago to note another one.
+    fn is_due(&self, then: i64) -> bool {
+        then <= now_ms() - i64::try_from(self.note_after.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Stores a manifest if everything it needs is in the repository.
+    pub async fn put_manifest(&self, repo: &RepoName, manifest: &Manifest, tag: Option<&NewTag>) -> Result<PutOutcome> {
         let txn = self.db.begin().await?;
         let outcome = put_manifest(&txn, repo, manifest, tag).await?;
         if outcome == PutOutcome::Stored {
@@ -353,23 +302,33 @@ impl ManifestStore for SqlManifestStore {
         Ok(outcome)
     }
 
-    async fn get_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<Option<StoredManifest>> {
-        find_manifest(self.db.read(), repo, reference).await
+    /// The manifest that a reference names. Whoever got it has the grace time to do something with it.
+    pub async fn get_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<Option<StoredManifest>> {
+        let Some(found) = find_manifest(self.db.read(), repo, reference).await? else { return Ok(None) };
+        if self.is_due(found.used_at) && !touch_manifest(self.db.write(), repo, &found.digest).await? {
+            return Ok(None);
+        }
+        Ok(Some(found))
     }
 
-    async fn list_tags(&self, repo: &RepoName, limit: u64, last: Option<&str>) -> Result<Vec<String>> {
-        list_tags(self.db.read(), repo, limit, last).await
+    /// Whether a blob is readable in a repository. Whoever was told so has the grace time to push its manifest.
+    pub async fn has_blob(&self, repo: &RepoName, digest: &Digest) -> Result<bool> {
+        let Some(used) = linked_at(self.db.read(), repo, digest).await? else { return Ok(false) };
+        if !self.is_due(used) {
+            return Ok(true);
+        }
+        let text = "UPDATE registry_blobs SET linked_at = $1 WHERE repo = $2 AND digest = $3";
+        let values = [now_ms().into(), repo.to_string().into(), digest.to_string().into()];
+        Ok(sql::execute(self.db.write(), "noting a blob's use", text, values).await? > 0)
     }
 
-    async fn repo_exists(&self, repo: &RepoName) -> Result<bool> {
-        repo_exists(self.db.read(), repo).await
-    }
-
-    async fn link_blob(&self, repo: &RepoName, digest: &Digest) -> Result<()> {
+    /// Makes a blob readable in a repository.
+    pub async fn link_blob(&self, repo: &RepoName, digest: &Digest) -> Result<()> {
         link_blobs(self.db.write(), repo, &[*digest]).await
     }
 
-    async fn has_blob(&self, repo: &RepoName, digest: &Digest) -> Result<bool> {
-        has_blob(self.db.read(), repo, digest).await
+    /// Makes a blob of another repository readable in this one, if that has it.
+    pub async fn mount_blob(&self, repo: &RepoName, digest: &Digest, from: Option<&RepoName>) -> Result<bool> {
+        mount_blob(self.db.write(), repo, digest, from).await
     }
 }

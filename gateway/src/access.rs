@@ -1,0 +1,64 @@
+//! What decides whether a request is let in, and what remembers that it was: keys, rates, the audit log.
+
+use crate::{
+    audit::AuditLog,
+    keys::Keys,
+    limits::{Rates, Throttle},
+    store::Journal,
+};
+use hoistway_kit::token::ApiKey;
+use hoistway_model::Result;
+use std::{net::IpAddr, path::Path, sync::Arc};
+use tokio::sync::Semaphore;
+
+/// The bounds of [`Access`].
+#[derive(Debug, Clone)]
+pub struct AccessLimits {
+    /// Requests of each key, wrong keys of each address.
+    pub rates: Rates,
+    /// Requests that are answered at a time, streams included.
+    pub max_requests: usize,
+    /// Keys that may be valid at a time, besides the installation's.
+    pub max_keys: u32,
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+impl Default for AccessLimits {
+    fn default() -> Self {
+        Self { rates: Rates::default(), max_requests: 1_024, max_keys: 1_000, trusted_proxies: Vec::new() }
+    }
+}
+
+/// Who is let in.
+#[derive(Debug)]
+pub struct Access {
+    /// The keys that open the API.
+    pub keys: Keys,
+    /// Who changed what.
+    pub audit: AuditLog,
+    /// Addresses that show wrong keys.
+    pub throttle: Throttle,
+    /// A permit for each request that is being answered.
+    pub requests: Arc<Semaphore>,
+    /// See [`AccessLimits`].
+    pub limits: AccessLimits,
+}
+
+impl Access {
+    /// Over a database of its own.
+    pub async fn open(path: &Path, installation: ApiKey, limits: AccessLimits) -> Result<Self> {
+        Ok(Self::new(&Journal::open(path).await?, installation, limits))
+    }
+
+    /// Over the journal's database.
+    pub(crate) fn new(journal: &Journal, installation: ApiKey, limits: AccessLimits) -> Self {
+        Self {
+            keys: Keys::new(installation, journal.keys(), limits.rates, limits.max_keys),
+            audit: AuditLog::new(journal.audit()),
+            throttle: Throttle::new(limits.rates.failures),
+            requests: Arc::new(Semaphore::new(limits.max_requests.clamp(1, Semaphore::MAX_PERMITS))),
+            limits,
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What every route of the API needs and leaves behind: the scope that its caller's key must have, and the action that
+//! the audit log calls it. This is the only place that says so.
+//!
+//! A route that is not in [`TABLE`] needs `admin` and is audited as `undeclared`: whoever forgets it here shuts it, and a
+//! test finds every route that the API describes and this table does not.
+
+use crate::{audit::Named, keys::Scope};
+use http::Method;
+
+/// What one route needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permission {
+    /// The scope of the key.
+    pub scope: Scope,
+    /// The action, if the route changes something, and where the name of what it changes stands.
+    pub change: Option<(&'static str, Named)>,
+    /// Whether it counts against the rate of invokes.
+    pub invoke: bool,
+}
+
+const fn read() -> Permission {
+    Permission { scope: Scope::Read, change: None, invoke: false }
+}
+
+const fn invoke() -> Permission {
+    Permission { scope: Scope::Invoke, change: None, invoke: true }
+}
+
+const fn change(action: &'static str) -> Permission {
+    Permission { scope: Scope::Deploy, change: Some((action, Named::ByPath)), invoke: false }
+}
+
+/// Makes what the body's `name` says.
+const fn create(action: &'static str) -> Permission {
+    Permission { scope: Scope::Deploy, change: Some((action, Named::ByBody)), invoke: false }
+}
+
+/// The saga's journal writes the entry.
+const fn deploy(action: &'static str) -> Permission {
+    Permission { scope: Scope::Deploy, change: Some((action, Named::ByJournal)), invoke: false }
+}
+
+const fn admin(permission: Permission) -> Permission {
+    Permission { scope: Scope::Admin, ..permission }
+}
+
+/// Method, path below `/api` and `/api/v1` (what the variable parts are called does not matter), permission.
+const TABLE: &[(&str, &str, Permission)] = &[
+    ("POST", "/deploy", deploy("agent.deploy")),
+    ("GET", "/agents", read()),
+    ("GET", "/agents/{name}", read()),
+    ("DELETE", "/agents/{name}", change("agent.delete")),
+    ("GET", "/agents/{name}/logs", read()),
+    ("POST", "/agents/{name}/invoke", invoke()),
+    ("POST", "/agents/{name}/invoke/stream", invoke()),
+    ("GET", "/agents/{name}/config", read()),
+    ("PUT", "/agents/{name}/config", deploy("agent.configure")),
+    ("PATCH", "/agents/{name}/config", deploy("agent.configure")),
+    ("GET", "/agents/{name}/revisions", read()),
+    ("GET", "/agents/{name}/revisions/{id}", read()),
+    ("GET", "/agents/{name}/revisions/{id}/diff", read()),
+    ("POST", "/agents/{name}/rollback", deploy("agent.rollback")),
+    ("POST", "/agents/{name}/restart", change("agent.restart")),
+    ("POST", "/agents/{name}/stop", change("agent.stop")),
+    ("POST", "/agents/{name}/start", change("agent.start")),
+    ("GET", "/tools", read()),
+    ("POST", "/tools", create("tool.create")),
+    ("GET", "/tools/{name}", read()),
+    ("PUT", "/tools/{name}", change("tool.update")),
+    ("PATCH", "/tools/{name}", change("tool.update")),
+    ("DELETE", "/tools/{name}", change("tool.delete")),
+    ("PUT", "/tools/{name}/credentials", change("credentials.set")),
+    ("DELETE", "/tools/{name}/credentials", change("credentials.delete")),
+    ("GET", "/model-providers", read()),
+    ("POST", "/model-providers", create("model_provider.create")),
+    ("GET", "/model-providers/{name}", read()),
+    ("PUT", "/model-providers/{name}", change("model_provider.update")),
+    ("DELETE", "/model-providers/{name}", change("model_provider.delete")),
+    ("PUT", "/model-providers/{name}/credentials", change("credentials.set")),
+    ("DELETE", "/model-providers/{name}/credentials", change("credentials.delete")),
+    ("GET", "/identity-providers", read()),
+    ("POST", "/identity-providers", create("identity_provider.apply")),
+    ("GET", "/identity-providers/{name}", read()),
+    ("PUT", "/identity-providers/{name}", change("identity_provider.apply")),
+    ("DELETE", "/identity-providers/{name}", change("identity_provider.delete")),
+    ("GET", "/builds", read()),
+    ("GET", "/builds/{id}", read()),
+    ("GET", "/builds/{id}/logs", read()),
+    ("GET", "/deployments", read()),
+    ("GET", "/deployments/{id}", read()),
+    ("GET", "/events", read()),
+    ("GET", "/status", read()),
+    ("POST", "/starter-kit", change("starter_kit.seed")),
+    ("GET", "/keys", admin(read())),
+    ("POST", "/keys", admin(create("key.create"))),
+    ("GET", "/keys/{id}", admin(read())),
+    ("DELETE", "/keys/{id}", admin(change("key.revoke"))),
+    ("GET", "/audit", admin(read())),
+    ("POST", "/backups", admin(change("backup.create"))),
+];
+
+/// What a request needs whose route was matched by `pattern`, such as `/api/v1/agents/{name}`. `None`: there is no such
+/// route, so there is nothing to allow.
+pub fn permission(method: &Method, pattern: Option<&str>) -> Option<Permission> {
+    let path = below_api(pattern?);
+    let wanted = if method == Method::HEAD { "GET" } else { method.as_str() };
+    let declared = TABLE.iter().find(|(method, declared, _)| *method == wanted && same(declared, path));
+    Some(declared.map_or_else(|| undeclared(method), |(_, _, permission)| *permission))
+}
+
+fn undeclared(method: &Method) -> Permission {
+    if method.is_safe() { admin(read()) } else { admin(change("undeclared")) }
+}
+
+/// What a request changes, as far as its path says so: the part that stands where the pattern has its first variable.
+pub fn target(pattern: &str, path: &str) -> Option<String> {
+    let (_, part) = pattern.split('/').zip(path.split('/')).find(|(pattern, _)| is_variable(pattern))?;
+    Some(percent_decoded(part))
+}
+
+/// What cannot be decoded stays as it came: it names nothing that exists.
+fn percent_decoded(part: &str) -> String {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part;
+    while let Some((plain, after)) = rest.split_once('%') {
+        bytes.extend_from_slice(plain.as_bytes());
+        let digits = after.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        match digits.map(|digits| u8::from_str_radix(digits, 16)) {
+            Some(Ok(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(b'%');
+                rest = after;
+            }
+        }
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8(bytes).unwrap_or_else(|_| part.to_owned())
+}
+
+fn below_api(pattern: &str) -> &str {
+    pattern.strip_prefix("/api/v1").or_else(|| pattern.strip_prefix("/api")).unwrap_or(pattern)
+}
+
+fn same(declared: &str, path: &str) -> bool {
+    let (mut a, mut b) = (declared.split('/'), path.split('/'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            (Some(a), Some(b)) if a == b || is_variable(a) && is_variable(b) => {}
+            _ => return false,
+        }
+    }
+}
+
+fn is_variable(segment: &str) -> bool {
+    segment.starts_with('{')
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_route_is_declared() {
+        let document = super::super::routes().into_openapi();
+        let mut seen = 0;
+        for (path, item) in &document.paths.paths {
+            let operations = [
+                ("GET", &item.get),
+                ("PUT", &item.put),
+                ("POST", &item.post),
+                ("DELETE", &item.delete),
+                ("PATCH", &item.patch),
+                ("OPTIONS", &item.options),
+                ("HEAD", &item.head),
+                ("TRACE", &item.trace),
+            ];
+            for (method, _) in operations.into_iter().filter(|(_, operation)| operation.is_some()) {
+                let declared = TABLE.iter().find(|(m, p, _)| *m == method && same(p, path));
+                let (_, _, permission) = declared.unwrap_or_else(|| panic!("{method} {path} has no line in TABLE"));
+                let looks = ["GET", "HEAD"].contains(&method);
+                assert!(looks == permission.change.is_none() || permission.invoke, "{method} {path}: is it a change?");
+                assert!(!looks || matches!(permission.scope, Scope::Read | Scope::Admin), "{method} {path}");
+                for prefix in ["/api", "/api/v1"] {
+                    let pattern = format!("{prefix}{path}");
+                    let found = super::permission(&method.parse().unwrap(), Some(&pattern));
+                    assert_eq!(found, Some(*permission), "{method} {pattern}");
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 20, "{seen} routes");
+        for (i, (method, path, _)) in TABLE.iter().enumerate() {
+            assert!(!TABLE[..i].iter().any(|(m, p, _)| m == method && same(p, path)), "{method} {path} is there twice");
+        }
+    }
+
+    #[test]
+    fn what_nobody_declared_is_shut() {
+        let shut = permission(&Method::POST, Some("/api/agents/{name}/explode")).unwrap();
+        assert_eq!((shut.scope, shut.change), (Scope::Admin, Some(("undeclared", Named::ByPath))));
+        let shut = permission(&Method::GET, Some("/api/secrets")).unwrap();
+        assert_eq!((shut.scope, shut.change), (Scope::Admin, None));
+        assert_eq!(permission(&Method::PUT, Some("/api/agents")).unwrap().scope, Scope::Admin);
+        assert_eq!(permission(&Method::GET, None), None);
+        assert_eq!(permission(&Method::HEAD, Some("/api/agents")).unwrap(), read());
+        assert!(!same("/agents/{name}", "/agents/list") && !same("/agents", "/agents/") && same("/a/{x}", "/a/{y}"));
+    }
+
+    #[test]
+    fn what_a_path_names() {
+        for (pattern, path, name) in [
+            ("/api/agents/{name}", "/api/agents/a-1", Some("a-1")),
+            ("/api/v1/agents/{name}/revisions/{id}", "/api/v1/agents/a/revisions/7", Some("a")),
+            ("/api/agents/{name}", "/api/agents/b%20c+d=e%", Some("b c+d=e%")),
+            ("/api/agents/{name}", "/api/agents/%ff%g", Some("%ff%g")),
+            ("/api/agents", "/api/agents", None),
+        ] {
+            assert_eq!(target(pattern, path).as_deref(), name);
+        }
+    }
+}

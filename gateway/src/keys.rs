@@ -1,0 +1,385 @@
+//! API keys: who may call, and what for.
+//!
+//! The key in the installation's file opens everything and is checked in memory. Every other key is a row in the
+//! database and read for each request, so that a revocation holds from the next request on in every process that
+//! shares the database; that is one look-up by index, and there is no cache that could be stale.
+
+use crate::{
+    limits::{Bucket, Clock, Level, Rates},
+    store::KeyStore,
+};
+use hoistway_kit::{
+    api_key::{self, KeyHash},
+    time::now_ms,
+    token::ApiKey,
+};
+use hoistway_model::{Code, Error, KeyId, Result, Secret};
+use std::{
+    collections::HashMap,
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+/// The id, and the name, of the key in the installation's file.
+pub const INSTALLATION: &str = "installation";
+/// The last use of a key is told to the minute.
+const MINUTE_MS: i64 = 60_000;
+
+/// What a key may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything that only looks.
+    Read,
+    /// Every change, and what `Read` allows.
+    Deploy,
+    /// Invokes.
+    Invoke,
+    /// Keys, the audit log, backups, and what all others allow.
+    Admin,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Deploy, Self::Invoke, Self::Admin];
+
+    /// The public spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Deploy => "deploy",
+            Self::Invoke => "invoke",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Whether whoever has this one has `needed` too.
+    const fn implies(self, needed: Self) -> bool {
+        match (self, needed) {
+            (Self::Admin, _) | (Self::Deploy, Self::Read | Self::Deploy) => true,
+            (Self::Read, Self::Read) | (Self::Invoke, Self::Invoke) => true,
+            (Self::Deploy | Self::Read | Self::Invoke, _) => false,
+        }
+    }
+}
+
+impl FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = text.trim().to_ascii_lowercase();
+        Self::ALL
+            .into_iter()
+            .find(|scope| scope.as_str() == wanted)
+            .ok_or_else(|| format!("\"{}\" is not one of read, deploy, invoke, admin", crate::api::json::short(text)))
+    }
+}
+
+/// A set of scopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scopes([bool; 4]);
+
+impl Scopes {
+    /// Those of the installation's key.
+    pub const fn admin() -> Self {
+        Self([false, false, false, true])
+    }
+
+    /// Whether something that needs `needed` is allowed.
+    pub fn allow(self, needed: Scope) -> bool {
+        self.iter().any(|scope| scope.implies(needed))
+    }
+
+    /// The members.
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        Scope::ALL.into_iter().zip(self.0).filter_map(|(scope, there)| there.then_some(scope))
+    }
+
+    /// Whether nothing is allowed.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl FromIterator<Scope> for Scopes {
+    fn from_iter<T: IntoIterator<Item = Scope>>(scopes: T) -> Self {
+        let given: Vec<_> = scopes.into_iter().collect();
+        Self(Scope::ALL.map(|scope| given.contains(&scope)))
+    }
+}
+
+/// A key as it is kept: everything but the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its id; `installation` for the one in the file.
+    pub id: String,
+    /// What its maker calls it.
+    pub name: String,
+    /// Its first characters.
+    pub prefix: String,
+    /// What it may be used for.
+    pub scopes: Scopes,
+    /// Milliseconds since the epoch; absent for the one in the file.
+    pub created_at: Option<i64>,
+    /// The id of the key that made it.
+    pub created_by: Option<String>,
+    /// Milliseconds since the epoch.
+    pub expires_at: Option<i64>,
+    /// Milliseconds since the epoch.
+    pub revoked_at: Option<i64>,
+    /// Milliseconds since the epoch, to the minute.
+    pub last_used_at: Option<i64>,
+}
+
+/// A key that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// What its maker calls it.
+    pub name: String,
+    /// What it may be used for.
+    pub scopes: Scopes,
+    /// Milliseconds since the epoch.
+    pub expires_at: Option<i64>,
+}
+
+/// Who sends a request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The key's id.
+    pub id: Arc<str>,
+    /// The key's name.
+    pub name: Arc<str>,
+    /// What it may be used for.
+    pub scopes: Scopes,
+    meter: Arc<Meter>,
+}
+
+/// Which of a key's two rates a request counts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meters {
+    /// That of invokes.
+    Invokes,
+    /// That of everything else.
+    Requests,
+}
+
+/// What one key has used; kept in memory only.
+#[derive(Debug, Default)]
+struct Meter {
+    requests: Bucket,
+    invokes: Bucket,
+    used_at: AtomicI64,
+    written: AtomicI64,
+}
+
+/// The keys that open the API.
+#[derive(Clone)]
+pub struct Keys(Arc<Inner>);
+
+struct Inner {
+    installation: ApiKey,
+    store: KeyStore,
+    meters: Mutex<HashMap<String, Arc<Meter>>>,
+    rates: Rates,
+    clock: Clock,
+    max_keys: u32,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys")
+    }
+}
+
+impl Keys {
+    /// The installation's key, and those in the database, of which `max_keys` may be valid at a time.
+    pub fn new(installation: ApiKey, store: KeyStore, rates: Rates, max_keys: u32) -> Self {
+        let (meters, clock) = (Mutex::default(), Clock::default());
+        Self(Arc::new(Inner { installation, store, meters, rates, clock, max_keys }))
+    }
+
+    /// Whose key `presented` is. Whatever is wrong with it is [`Code::Unauthenticated`]; any other code means that the
+    /// keys could not be read.
+    pub async fn authenticate(&self, presented: &str) -> Result<Caller> {
+        let refused = |why: &str| Error::new(Code::Unauthenticated, why);
+        if self.0.installation.verify(presented) {
+            return Ok(self.caller(INSTALLATION, INSTALLATION, Scopes::admin()));
+        }
+        if !api_key::is_well_formed(presented) {
+            return Err(refused("the API key is not valid"));
+        }
+        // The prefix finds the row; whether it is the key is told by the hash, in constant time.
+        let candidates = self.0.store.with_prefix(api_key::shown(presented)).await?;
+        let found = candidates.into_iter().find(|(_, hash)| hash.matches(presented));
+        let Some((key, _)) = found else { return Err(refused("the API key is not valid")) };
+        if key.revoked_at.is_some() {
+            return Err(refused("the API key has been revoked"));
+        }
+        if key.expires_at.is_some_and(|at| at <= now_ms()) {
+            return Err(refused("the API key has expired"));
+        }
+        Ok(self.caller(&key.id, &key.name, key.scopes))
+    }
+
+    fn caller(&self, id: &str, name: &str, scopes: Scopes) -> Caller {
+        let meter = self.meter(id);
+        meter.used_at.store(now_ms(), Ordering::Relaxed);
+        Caller { id: id.into(), name: name.into(), scopes, meter }
+    }
+
+    /// Counts a request of `caller`. `None` when there is no limit.
+    pub fn count(&self, caller: &Caller, meters: Meters) -> Option<(Level, crate::limits::Rate)> {
+        let (rate, bucket) = match meters {
+            Meters::Invokes => (self.0.rates.invokes?, &caller.meter.invokes),
+            Meters::Requests => (self.0.rates.requests?, &caller.meter.requests),
+        };
+        Some((bucket.take(rate, self.0.clock.now()), rate))
+    }
+
+    /// Makes a key. This is the only time that it can be seen.
+    pub async fn create(&self, new: NewKey, by: &Caller) -> Result<(Key, Secret)> {
+        let secret = api_key::mint()?;
+        let key = Key {
+            id: KeyId::mint().to_string(),
+            name: new.name,
+            prefix: api_key::shown(secret.expose()).to_owned(),
+            scopes: new.scopes,
+            created_at: Some(now_ms()),
+            created_by: Some(by.id.to_string()),
+            expires_at: new.expires_at,
+            revoked_at: None,
+            last_used_at: None,
+        };
+        self.0.store.insert(&key, &KeyHash::of(secret.expose()), self.0.max_keys).await?;
+        Ok((key, secret))
+    }
+
+    /// Revokes a key; from the next request on nothing opens for it. Doing it again changes nothing.
+    pub async fn revoke(&self, id: &str) -> Result<()> {
+        if id == INSTALLATION {
+            let text = "this is the key in the installation's file: to replace it, stop Hoistway, remove the file \
+                        \"api-key\" from the data directory (or write another key into it) and start Hoistway again";
+            return Err(Error::new(Code::Conflict, text));
+        }
+        let id: KeyId = id.parse().map_err(|_| no_such_key(id))?;
+        if !self.0.store.revoke(id, now_ms()).await? {
+            return Err(no_such_key(&id.to_string()));
+        }
+        self.lock().remove(&id.to_string());
+        Ok(())
+    }
+
+    /// One key.
+    pub async fn get(&self, id: &str) -> Result<Key> {
+        if id == INSTALLATION {
+            return Ok(self.installation());
+        }
+        let parsed: KeyId = id.parse().map_err(|_| no_such_key(id))?;
+        let found = self.0.store.get(parsed).await?;
+        found.map(|key| self.with_last_use(key)).ok_or_else(|| no_such_key(id))
+    }
+
+    /// The newest keys before `before`, newest first; the installation's own, which was there before all others, last.
+    pub async fn list(&self, before: Option<&str>, limit: u32) -> Result<Vec<Key>> {
+        if before == Some(INSTALLATION) {
+            return Ok(Vec::new());
+        }
+        let keys = self.0.store.list(before, limit).await?;
+        let mut keys: Vec<_> = keys.into_iter().map(|key| self.with_last_use(key)).collect();
+        if keys.len() < limit as usize {
+            keys.push(self.installation());
+        }
+        Ok(keys)
+    }
+
+    fn installation(&self) -> Key {
+        self.with_last_use(Key {
+            id: INSTALLATION.to_owned(),
+            name: INSTALLATION.to_owned(),
+            prefix: self.0.installation.shown().to_owned(),
+            scopes: Scopes::admin(),
+            created_at: None,
+            created_by: None,
+            expires_at: None,
+            revoked_at: None,
+            last_used_at: None,
+        })
+    }
+
+    fn with_last_use(&self, mut key: Key) -> Key {
+        let seen = self.lock().get(&key.id).map(|meter| meter.used_at.load(Ordering::Relaxed)).filter(|at| *at > 0);
+        let last = seen.max(key.last_used_at);
+        key.last_used_at = last.map(|at| at - at.rem_euclid(MINUTE_MS));
+        key
+    }
+
+    /// Writes the last uses that are not written yet: now and then, and at the end.
+    pub async fn write_last_uses(&self) -> Result<()> {
+        let meters: Vec<_> = self.lock().iter().map(|(id, meter)| (id.clone(), meter.clone())).collect();
+        let (mut uses, mut written) = (Vec::new(), Vec::new());
+        for (id, meter) in meters.into_iter().filter(|(id, _)| id != INSTALLATION) {
+            let used = meter.used_at.load(Ordering::Relaxed);
+            if used - meter.written.load(Ordering::Relaxed) >= MINUTE_MS {
+                uses.push((id, used));
+                written.push((meter, used));
+            }
+        }
+        self.0.store.used(&uses).await?;
+        for (meter, used) in written {
+            meter.written.store(used, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Forgets keys that were revoked or expired before `before` (milliseconds since the epoch).
+    pub async fn purge(&self, before: i64) -> Result<()> {
+        for id in self.0.store.purge(before).await? {
+            self.lock().remove(&id);
+        }
+        Ok(())
+    }
+
+    fn meter(&self, id: &str) -> Arc<Meter> {
+        let mut meters = self.lock();
+        if let Some(meter) = meters.get(id) {
+            return meter.clone();
+        }
+        meters.entry(id.to_owned()).or_default().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Meter>>> {
+        self.0.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn no_such_key(id: &str) -> Error {
+    Error::not_found("key", crate::api::json::short(id))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_each_scope_allows() {
+        let table = [
+            (Scope::Read, [true, false, false, false]),
+            (Scope::Deploy, [true, true, false, false]),
+            (Scope::Invoke, [false, false, true, false]),
+            (Scope::Admin, [true; 4]),
+        ];
+        for (scope, allowed) in table {
+            let scopes = Scopes::from_iter([scope]);
+            assert_eq!(Scope::ALL.map(|needed| scopes.allow(needed)), allowed, "{scope:?}");
+        }
+        let both = Scopes::from_iter([Scope::Invoke, Scope::Read, Scope::Read]);
+        assert_eq!(both.iter().collect::<Vec<_>>(), [Scope::Read, Scope::Invoke]);
+        assert!(!both.allow(Scope::Deploy) && !Scopes::default().allow(Scope::Read) && Scopes::default().is_empty());
+        assert_eq!(" ADMIN ".parse(), Ok(Scope::Admin));
+        assert!("root".parse::<Scope>().is_err());
+    }
+}

@@ -1,0 +1,31 @@
+//! How much a caller may ask for in a time: requests of each key, wrong keys of each address.
+
+pub mod bucket;
+pub mod throttle;
+
+pub use bucket::{Bucket, Clock, Level, Rate};
+pub use throttle::Throttle;
+
+use std::time::Duration;
+
+/// The rates of one key, and of those who have none.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Requests that are not invokes. `None` is no limit.
+    pub requests: Option<Rate>,
+    /// Invokes. `None` is no limit.
+    pub invokes: Option<Rate>,
+    /// Wrong keys from one address. `None` is no limit.
+    pub failures: Option<Rate>,
+}
+
+/// What the settings say when nobody sets them.
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            requests: Rate::new(200, Duration::from_secs(1), 1_000),
+            invokes: Rate::new(2_000, Duration::from_secs(1), 10_000),
+            failures: Rate::new(30, Duration::from_secs(60), 30),
+        }
+    }
+}

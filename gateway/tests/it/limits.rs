@@ -1,0 +1,106 @@
+//! How much a caller may ask for: rates, wrong keys, requests at a time, sizes.
+
+use crate::harness::Gateway;
+use hoistway_gateway::{
+    access::AccessLimits,
+    limits::{Rate, Rates},
+    state::Limits,
+};
+use serde_json::json;
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn rates() -> Rates {
+    Rates { requests: Rate::new(12, HOUR, 4), invokes: Rate::new(1, HOUR, 2), failures: Rate::new(60, HOUR, 2) }
+}
+
+async fn limited() -> Gateway {
+    Gateway::with_access(Limits::default(), AccessLimits { rates: rates(), ..AccessLimits::default() }).await
+}
+
+#[tokio::test]
+async fn each_key_has_its_rate() {
+    let gateway = limited().await;
+    let (_, key) = gateway.make_key("k", &["admin"]).await;
+    for left in [3, 2, 1, 0] {
+        let answer = gateway.call_as(&key, "GET", "/api/agents", "").await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.header("ratelimit").starts_with(&format!("\"requests\";r={left};t=")), "{:?}", answer.headers);
+        assert_eq!(answer.header("ratelimit-policy"), "\"requests\";q=4;w=1200");
+    }
+    let answer = gateway.call_as(&key, "DELETE", "/api/agents/a", "").await;
+    assert_eq!(
+        answer.error(),
+        "429 resource_exhausted this API key sends too many requests (setting requests_per_second)"
+    );
+    let wait: u32 = answer.header("retry-after").parse().unwrap();
+    assert!((290..=300).contains(&wait), "a token comes every 300 s: {wait}");
+    assert_eq!(answer.header("ratelimit"), format!("\"requests\";r=0;t={wait}"));
+
+    // Invokes have a bucket of their own, and so has every key.
+    for status in [404, 404, 429] {
+        assert_eq!(gateway.call_as(&key, "POST", "/api/agents/a/invoke", r#"{"message": "x"}"#).await.status, status);
+    }
+    assert_eq!(gateway.get("/api/agents").await.status, 200);
+    // What was refused for its rate was no attempt at a change.
+    assert_eq!(gateway.get("/api/audit?action=agent.").await.text, "[]");
+    // The probes have no key and no rate.
+    for _ in 0..10 {
+        let answer = gateway.call_with("GET", "/healthz", "", &[]).await;
+        assert_eq!((answer.status, answer.header("ratelimit")), (200, ""));
+    }
+}
+
+#[tokio::test]
+async fn wrong_keys_are_slowed_down_and_right_ones_never() {
+    let gateway = limited().await;
+    let wrong = format!("hw_{}", "A".repeat(43));
+    for status in [401, 401, 429, 429] {
+        assert_eq!(gateway.call_as(&wrong, "GET", "/api/agents", "").await.status, status);
+    }
+    let answer = gateway.call_as(&wrong, "GET", "/api/agents", "").await;
+    assert_eq!(
+        answer.error(),
+        "429 resource_exhausted too many wrong API keys came from this address (setting failed_auth_per_minute)"
+    );
+    let wait: u32 = answer.header("retry-after").parse().unwrap();
+    assert!((50..=60).contains(&wait), "{wait}");
+    assert_eq!(gateway.get("/api/agents").await.status, 200);
+    assert_eq!(gateway.call_with("GET", "/api/agents", "", &[]).await.status, 401);
+}
+
+#[tokio::test]
+async fn requests_at_a_time_are_bounded() {
+    let gateway =
+        Gateway::with_access(Limits::default(), AccessLimits { max_requests: 1, ..AccessLimits::default() }).await;
+    let taken = gateway.state.access.requests.clone().acquire_owned().await.unwrap();
+    let answer = gateway.get("/api/agents").await;
+    let text = "1 requests are being answered already, which is the limit (setting max_requests)";
+    assert_eq!(answer.error(), format!("429 resource_exhausted {text}"));
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(gateway.call_with("GET", "/healthz", "", &[]).await.status, 200);
+    drop(taken);
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/api/agents").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn sources_are_bounded() {
+    let limits = Limits { max_source_files: 2, max_source_bytes: 40, ..Limits::default() };
+    let gateway = Gateway::with(limits).await;
+    for (files, message) in [
+        (
+            json!({"agent.py": "", "a.py": "", "b.py": ""}),
+            "source_files: 3 files are too many, 2 is the limit (setting max_source_files)",
+        ),
+        (
+            json!({"agent.py": "#".repeat(40)}),
+            "source_files: 48 bytes are too many, 40 is the limit (setting max_source_bytes)",
+        ),
+    ] {
+        let answer = gateway.post("/api/deploy", json!({"agent_name": "a", "source_files": files})).await;
+        assert_eq!(answer.error(), format!("400 invalid_argument {message}"));
+    }
+}

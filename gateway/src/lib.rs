@@ -15,6 +15,7 @@ mod migration;
 pub mod public;
 pub mod routes;
 pub mod saga;
+pub mod seen;
 pub mod serve;
 pub mod state;
 mod store;

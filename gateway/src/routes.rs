@@ -136,6 +136,12 @@ impl Routes {
         Some(Slot(running))
     }
 
+    /// How many invokes each agent has in flight.
+    pub fn in_flight(&self) -> Vec<(Name, usize)> {
+        let table = self.table();
+        table.iter().map(|(name, entry)| (name.clone(), entry.running.load(Ordering::Acquire))).collect()
+    }
+
     /// Takes an agent out that was deleted through this gateway: its route's removal may still be on the way.
     pub fn forget(&self, agent: &Name) {
         self.table().remove(agent);

@@ -20,4 +20,5 @@ mod revisions;
 mod rotation;
 mod sandbox;
 mod sdk;
+mod seeing;
 mod stack;

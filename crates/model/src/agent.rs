@@ -3,6 +3,8 @@
 use crate::{
     Digest, Name, Operation, OperationId, Result, RevisionId, Secret,
     image::{ImageRef, StoredImage},
+    log::{LogPieces, LogQuery},
+    metric::Metrics,
     revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
@@ -245,6 +247,49 @@ pub struct VersionedRoute {
 /// A subscription to the routing table.
 pub type RouteStream = Pin<Box<dyn futures_core::Stream<Item = Result<VersionedRoute>> + Send>>;
 
+/// The place of an event in the order of one source's events: sources that are started again begin a new epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The source's start, in milliseconds since the epoch.
+    pub epoch: u64,
+    /// Counts up by one.
+    pub sequence: u64,
+}
+
+/// What happened to an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentChange {
+    /// Its phase or its serving revision is another one; the message says why it is not running.
+    Phase(Phase, String),
+    /// It ended although it was up, and is started again.
+    Crashed {
+        /// How it ended.
+        reason: String,
+        /// How often it was started again before.
+        restarts: u32,
+    },
+    /// It was deleted.
+    Deleted,
+}
+
+/// One event of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentEvent {
+    /// Its place among the service's events.
+    pub place: Place,
+    /// Milliseconds since the epoch.
+    pub time_ms: i64,
+    /// The agent.
+    pub agent: Name,
+    /// The revision, if one is concerned.
+    pub revision: Option<RevisionId>,
+    /// What happened.
+    pub change: AgentChange,
+}
+
+/// Agents' events as they happen.
+pub type AgentEvents = Pin<Box<dyn futures_core::Stream<Item = Result<AgentEvent>> + Send>>;
+
 /// The agent service.
 #[async_trait]
 pub trait AgentService: fmt::Debug + Send + Sync + 'static {
@@ -319,8 +364,14 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     /// Stops and forgets an agent with all its revisions and logs.
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()>;
 
-    /// The last `tail` log lines of an agent (all kept lines if `None`), oldest first.
-    async fn agent_logs(&self, name: Name, tail: Option<u32>) -> Result<Vec<String>>;
+    /// The log of an agent. Following it ends when the agent is deleted or the service goes down.
+    async fn agent_logs(&self, name: Name, query: LogQuery) -> Result<LogPieces>;
+
+    /// What happens to agents from now on, or after `after`, the place of the last event that the caller has.
+    async fn agent_events(&self, after: Option<Place>) -> Result<AgentEvents>;
+
+    /// What the service measured.
+    async fn agent_metrics(&self) -> Result<Metrics>;
 
     /// Subscribes the gateway `watcher` to the routing table.
     async fn watch_routes(&self, watcher: String) -> Result<RouteStream>;

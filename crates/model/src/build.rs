@@ -3,10 +3,12 @@
 use crate::{
     BuildAttemptId, Digest, Name, Operation, OperationId, Result, Secret,
     image::StoredImage,
+    log::{LogPieces, LogQuery},
+    metric::Metrics,
     source::{self, Requirements, SourceFiles},
 };
 use async_trait::async_trait;
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, pin::Pin};
 
 /// The file whose requirements count when the request has none of its own.
 pub const REQUIREMENTS_FILE: &str = "requirements.txt";
@@ -104,7 +106,45 @@ pub struct Build {
     pub created_at: i64,
     /// Milliseconds since the epoch.
     pub completed_at: Option<i64>,
+    /// The attempt; attempts are in the order of their beginning.
+    pub attempt: BuildAttemptId,
+    /// The HTTP request that caused it.
+    pub request_id: Option<String>,
+    /// Its parts in their order.
+    pub steps: Vec<BuildStep>,
 }
+
+impl Build {
+    /// Whether `id` is its own or its attempt's.
+    pub fn has_id(&self, id: &str) -> bool {
+        self.id == id || self.attempt.to_string() == id
+    }
+}
+
+/// A part of a build that took time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildStep {
+    /// `queue`, `requirements`, `dependencies`, `image` or `publish`.
+    pub step: String,
+    /// Milliseconds since the epoch.
+    pub started_at: i64,
+    /// Milliseconds since the epoch; absent while it runs.
+    pub completed_at: Option<i64>,
+}
+
+/// Which builds are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildQuery {
+    /// Only those of this agent.
+    pub agent: Option<Name>,
+    /// Only those older than this one: an attempt's id, or a build's.
+    pub before: Option<String>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Builds that began or ended, as it happens.
+pub type BuildEvents = Pin<Box<dyn futures_core::Stream<Item = Result<Build>> + Send>>;
 
 /// An image in the platform's registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,14 +183,20 @@ pub trait BuildService: fmt::Debug + Send + Sync + 'static {
     /// collection.
     async fn undo_build(&self, built: OperationId) -> Result<()>;
 
-    /// The build of a public id.
+    /// The build of a public id, or of an attempt: that id stays the same when the build succeeds.
     async fn get_build(&self, id: String) -> Result<Build>;
 
-    /// The newest builds, newest first, at most `limit`.
-    async fn list_builds(&self, limit: u32) -> Result<Vec<Build>>;
+    /// Builds, newest first.
+    async fn list_builds(&self, query: BuildQuery) -> Result<Vec<Build>>;
 
-    /// The last `tail` log lines of a build (all kept lines if `None`).
-    async fn build_logs(&self, id: String, tail: Option<u32>) -> Result<Vec<String>>;
+    /// The log of a build. Following it ends with the build.
+    async fn build_logs(&self, id: String, query: LogQuery) -> Result<LogPieces>;
+
+    /// Builds that begin or end from now on.
+    async fn build_events(&self) -> Result<BuildEvents>;
+
+    /// What the service measured.
+    async fn build_metrics(&self) -> Result<Metrics>;
 
     /// Keeps images because an agent is going to use them; [`crate::Code::ImageNotFound`] when one is not in the
     /// registry. They stay for an hour at least, then for as long as [`BuildService::collect_images`] is told of them.

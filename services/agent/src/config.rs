@@ -2,6 +2,7 @@
 
 use crate::{
     launcher::Limits,
+    runtime::LogLimits,
     sandbox::{Mode, Network, Pretend},
 };
 use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
@@ -42,6 +43,8 @@ pub struct Config {
     pub max_agents: u32,
     /// Resource limits of each agent.
     pub limits: Limits,
+    /// How much is kept of each agent's log.
+    pub logs: LogLimits,
     /// What keeps agents from the rest of the machine: auto, namespaces, landlock or none.
     pub sandbox: Mode,
     /// What agents reach of the network: open or closed.
@@ -75,6 +78,7 @@ impl Default for Config {
             revisions: 10,
             max_agents: 200,
             limits: Limits::default(),
+            logs: LogLimits::default(),
             sandbox: Mode::default(),
             network: Network::default(),
             readable: Vec::new(),

@@ -111,8 +111,10 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     let closed = config.network == sandbox::Network::Closed;
     let vars = vars.filter(|(name, _)| !(closed && name.to_ascii_lowercase().ends_with("_proxy")));
     let egress_url = runtime.egress_url().unwrap_or_else(|| config.egress_url());
+    let database = dir.join("agent.db");
     Service::open(Parts {
-        store: store::Store::open(&dir.join("agent.db"), deps.master_key.clone(), keep(config)).await?,
+        store: store::Store::open(&database, deps.master_key.clone(), keep(config)).await?,
+        database,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
         surroundings: Surroundings::new(&egress_url, vars),
@@ -143,6 +145,7 @@ fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
         advertise: config.agents_host.clone(),
         concurrent_starts: config.concurrent_starts,
         limits: config.limits,
+        logs: config.logs,
         sandbox: sandbox::Settings {
             mode: config.sandbox,
             network: config.network,

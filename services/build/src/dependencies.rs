@@ -89,9 +89,11 @@ impl Dependencies {
         let one_at_a_time = self.maker(inputs);
         let _making = one_at_a_time.lock().await;
         if let Some(layer) = store.layer(inputs).await?.filter(|layer| self.blobs.contains(&layer.digest)) {
+            log.dependency_layer(true);
             log.say(format!("dependency layer {} of {} packages is there", layer.digest, lock.packages().len()));
             return Ok(Found { layer, new_lock });
         }
+        log.dependency_layer(false);
         let layer = self.make(&lock, log).await?;
         // Recorded at once, so that a build that waits for the same layer finds it.
         store.remember_layer(inputs, layer).await?;

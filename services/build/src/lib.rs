@@ -16,6 +16,7 @@ mod migration;
 mod pipeline;
 pub mod python;
 pub mod registry;
+mod seen;
 mod service;
 mod store;
 
@@ -38,6 +39,7 @@ use images::Images;
 use pipeline::Pipeline;
 use python::Interpreter;
 use registry::{BlobStore, ManifestStore, RegistryState, Space};
+use seen::Seen;
 use service::Limits;
 use std::{sync::Arc, time::Duration};
 use store::Store;
@@ -108,7 +110,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
         queue: config.queue,
         timeout: Duration::from_secs(config.timeout_seconds),
     };
-    let builder = Builder::new(pipeline, images.clone(), store.clone(), limits, shutdown);
+    let seen = Seen::new(config.service_dir());
+    let builder = Builder::new(pipeline, images.clone(), store.clone(), limits, seen, shutdown);
     let (token, api_key) = (deps.token.clone(), deps.api_key.clone());
     let verify = Arc::new(move |presented: &str| {
         token.verify(presented) | api_key.as_ref().is_some_and(|key| key.verify(presented))
@@ -146,8 +149,13 @@ impl Opened {
         let ended = shutdown.child_token();
         let rpc = self.server.serve(ports.grpc, ended.clone());
         let web = web::serve(ports.registry, registry::router(self.registry.clone()), ended.clone());
+        let closing = async {
+            ended.cancelled().await;
+            // Watches never end by themselves, and calls are drained only when all of them have ended.
+            self.builder.close();
+        };
         let tidy = tidy(self.store.clone(), self.registry, self.images, ended.clone());
-        let (rpc, web, ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy);
+        let (rpc, web, (), ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy, closing);
         self.builder.drained().await;
         self.store.db().close().await;
         rpc.and(web)

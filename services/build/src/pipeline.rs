@@ -103,11 +103,13 @@ impl Pipeline {
         let source = &request.source;
         // Garbage collection leaves what this build finds or makes.
         let _lease = inner.blobs.lease();
+        log.step("requirements");
         log.say(format!("building {} from {} files for {}", request.agent, source.files.len(), inner.describe()));
         let base = inner.find_base().await?;
         let requirements = inner.requirements(source, log).await?;
         let dependencies = match &requirements {
             Some(wanted) => {
+                log.step("dependencies");
                 Some(inner.dependencies.layer(&request.agent, wanted, request.refresh, &inner.store, log).await?)
             }
             None => None,
@@ -116,10 +118,12 @@ impl Pipeline {
         if let Some(found) = &dependencies {
             layers.push(ImageLayer { layer: found.layer, created_by: format!("{LAYER_HISTORY}dependencies") });
         }
+        log.step("image");
         let image = inner.write_source(source, layers, base, log).await?;
         let lock = dependencies.and_then(|d| d.new_lock);
         let repository = repository(request.agent.as_str())?;
         let manifest = read_manifest(image.manifest.clone().into())?;
+        log.step("publish");
         for lengthened in 0..MAX_LENGTHENED {
             let hex = build_hex(&request.agent, image.digest, lengthened);
             let tag = hex.parse().map_err(|e| Error::internal("naming the image", format!("{e:?}")))?;
@@ -137,7 +141,7 @@ impl Pipeline {
                 manifest: &manifest,
                 tag: &NewTag { tag, immutable: true },
                 lock: lock.as_ref(),
-                log: &log.lines(),
+                log: &log.kept(attempt.request_id.clone()),
             };
             if inner.store.succeed(attempt, &finished, &encode(&built)).await? {
                 return Ok(built);

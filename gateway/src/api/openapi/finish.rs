@@ -54,7 +54,7 @@ fn require_a_source(schema: &mut Value) {
 }
 
 fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
-    let keyed = path.starts_with("/api/");
+    let keyed = crate::api::auth::is_guarded(path);
     if !keyed {
         operation.insert("security".into(), json!([]));
     }

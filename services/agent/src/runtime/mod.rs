@@ -9,11 +9,15 @@ mod process;
 
 pub use crate::sandbox::Isolation;
 pub use hoistway_model::redact::Masker;
-pub use logs::{LogBook, LogLine, Stream};
+pub use logs::{LogBook, LogLimits};
 pub use process::{Backoff, ProcessConfig, ProcessRuntime};
 
 use async_trait::async_trait;
-use hoistway_model::{Code, Error, Name, Result, RevisionId, Secret};
+use hoistway_model::{
+    Code, Error, Name, Result, RevisionId, Secret,
+    log::{LogPieces, LogQuery},
+    metric::Family,
+};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,8 +43,13 @@ pub trait Runtime: Send + Sync {
     /// The instance as it is now; `None` if the runtime does not have it.
     async fn status(&self, revision: &RevisionId) -> Result<Option<Started>>;
 
-    /// The last `tail` lines of all instances of an agent, oldest first. They outlive the instances.
-    async fn logs(&self, agent: &Name, tail: usize) -> Result<Vec<LogLine>>;
+    /// The log of all instances of an agent. It outlives the instances, and following it ends when it is forgotten.
+    async fn logs(&self, agent: &Name, query: LogQuery) -> Result<LogPieces>;
+
+    /// What was measured.
+    fn metrics(&self) -> Vec<Family> {
+        Vec::new()
+    }
 
     /// Stops the instance: it may take `grace` to finish the requests that it has, then it is killed with everything
     /// it started. Returns when nothing of it is left. Removing what is not there is not an error.

@@ -47,7 +47,7 @@ impl Service {
         }
     }
 
-    fn phase(&self, record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
+    pub(super) fn phase(&self, record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
         if record.stopped {
             return (Phase::Stopped, stopped(record));
         }

@@ -16,4 +16,5 @@ mod registry;
 mod reopen;
 mod revisions;
 mod runtime;
+mod seen;
 mod unpack;

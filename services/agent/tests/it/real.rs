@@ -8,11 +8,12 @@ use hoistway_agent::{
     Config, Deps, open,
     runtime::{ProcessConfig, ProcessRuntime},
 };
-use hoistway_kit::{secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{logs, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Code, Operation, RevisionId,
     agent::{AgentSpec, Phase, Route, RouteEvent},
     image::ImageRef,
+    log::LogQuery,
 };
 use serde_json::{Value, json};
 use std::{path::Path, sync::Arc};
@@ -104,7 +105,7 @@ async fn an_image_becomes_an_agent_that_answers() {
     let home = Path::new(answer["home"].as_str().unwrap());
     assert!(home == "/home/agent" || home.starts_with(dir.path()), "{answer}");
     assert_eq!(invoke(&there, "wrong").await.0, 403);
-    let logs = agents.agent_logs(spec.agent.clone(), Some(10)).await.unwrap();
+    let logs = logs::texts(agents.agent_logs(spec.agent.clone(), LogQuery::last(10)).await.unwrap()).await.unwrap();
     assert!(logs.iter().any(|l| l.contains("imported")), "{logs:?}");
 
     let broken =

@@ -6,9 +6,9 @@ use crate::egress_stub;
 use crate::launcher::procfs::Process;
 use crate::launcher::spec::{Exit, LaunchSpec, Order, Report};
 use crate::launcher::{INIT, RunAs, receive, send};
-use crate::runtime::Stream;
 use crate::runtime::logs::Sink;
 use crate::sandbox::{Group, Parts, Sandbox};
+use hoistway_model::log::LogStream;
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
@@ -106,10 +106,10 @@ impl Launched {
             .spawn()?;
         let mut followers = Vec::new();
         if let Some(out) = launcher.stdout.take() {
-            followers.push(tokio::spawn(sink.clone().follow(Stream::Out, out)));
+            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stdout, out)));
         }
         if let Some(err) = launcher.stderr.take() {
-            followers.push(tokio::spawn(sink.clone().follow(Stream::Err, err)));
+            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stderr, err)));
         }
         let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
         let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;

@@ -8,12 +8,16 @@ mod launch;
 mod rundir;
 mod supervisor;
 
-use super::{Instance, Isolation, LogBook, LogLine, Masker, Program, Runtime, Started, State};
+use super::{Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
 use crate::launcher::Limits;
 use crate::sandbox::{EGRESS_INSIDE, Sandbox, Settings};
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use hoistway_model::{Error, Name, Result, RevisionId};
+use hoistway_model::{
+    Error, Name, Result, RevisionId,
+    log::{LogPieces, LogQuery},
+    metric::Family,
+};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
@@ -46,8 +50,8 @@ pub struct ProcessConfig {
     pub python: PathBuf,
     /// What keeps agents from the rest of the machine.
     pub sandbox: Settings,
-    /// The size of one log file; each agent has at most two.
-    pub log_file_size: u64,
+    /// How much is kept of each agent's log.
+    pub logs: LogLimits,
 }
 
 impl ProcessConfig {
@@ -65,7 +69,7 @@ impl ProcessConfig {
             limits: Limits::default(),
             python,
             sandbox: Settings::default(),
-            log_file_size: 4 << 20,
+            logs: LogLimits::default(),
         }
     }
 }
@@ -137,7 +141,7 @@ impl ProcessRuntime {
         }
         Ok(Self {
             sandbox,
-            logs: Arc::new(LogBook::new(config.dir.join("logs"), config.log_file_size)),
+            logs: Arc::new(LogBook::new(config.dir.join("logs"), config.logs)),
             turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
             config: Arc::new(config),
             instances: Mutex::default(),
@@ -209,8 +213,12 @@ impl Runtime for ProcessRuntime {
         Ok(self.entry(revision).map(|entry| entry.started))
     }
 
-    async fn logs(&self, agent: &Name, tail: usize) -> Result<Vec<LogLine>> {
-        self.logs.tail(agent, tail).await
+    async fn logs(&self, agent: &Name, query: LogQuery) -> Result<LogPieces> {
+        self.logs.read(agent, query).await
+    }
+
+    fn metrics(&self) -> Vec<Family> {
+        self.logs.metrics()
     }
 
     async fn remove(&self, revision: &RevisionId, grace: Duration) -> Result<()> {

@@ -129,7 +129,7 @@ def handle(line): return str(tries)",
     let started = stage.runtime.apply(instance.clone()).await.unwrap();
     started.ready().await.unwrap();
     assert_eq!(ask(&started, "x").await, "3");
-    let log = stage.runtime.logs(&instance.agent, 100).await.unwrap();
+    let log = stage.logs(&instance.agent, 100).await;
     let remarks: Vec<_> = log.iter().filter(|l| l.text.contains("started again in")).map(|l| &*l.text).collect();
     assert_eq!(
         remarks,

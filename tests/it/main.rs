@@ -20,6 +20,7 @@ mod processes;
 mod recovery;
 mod revisions;
 mod rotation;
+mod sandbox;
 mod sdk;
 mod seeing;
 mod stack;

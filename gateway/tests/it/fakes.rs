@@ -14,7 +14,7 @@ use hoistway_model::{
     Result, RevisionId, Secret, ToolRegistry,
     agent::{
         Agent, AgentEvent, AgentEvents, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place, RevisionStatus, Route,
-        RouteEvent, RouteStream, VersionedRoute,
+        RouteEvent, RouteStream, RuntimeStatus, VersionedRoute,
     },
     build::{
         Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuildStep, BuiltImage, Collected, RebuildRequest,
@@ -68,6 +68,8 @@ pub fn agent(name: Name, revision: &Revision) -> Agent {
         image_digest: revision.image_digest,
         needs_rebuild: false,
         isolation: "not sandboxed".into(),
+        network: "open".into(),
+        limits: "none".into(),
         created_at: 0,
         updated_at: 0,
     }
@@ -428,6 +430,8 @@ impl FakeAgents {
             image_digest: Some(Digest::of(b"manifest")),
             needs_rebuild: false,
             isolation: "not sandboxed".into(),
+            network: "open".into(),
+            limits: "none".into(),
             created_at: 0,
             updated_at: 0,
         };
@@ -625,6 +629,17 @@ impl AgentService for FakeAgents {
     async fn ack_routes(&self, _: String, version: u64) -> Result<()> {
         self.acknowledged.send_replace(version);
         Ok(())
+    }
+
+    async fn runtime(&self) -> Result<RuntimeStatus> {
+        Ok(RuntimeStatus {
+            name: "process".into(),
+            isolation: "not sandboxed".into(),
+            network: "open".into(),
+            limits: "none".into(),
+            python: "3.11".into(),
+            notes: vec!["no namespaces for agents: it is a fake".into()],
+        })
     }
 }
 

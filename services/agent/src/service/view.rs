@@ -30,6 +30,7 @@ impl Service {
         let image = running.or(wanted).and_then(|c| c.image).or(shown.image);
         let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
         let unsuited = image.as_ref().is_some_and(|i| self.interpreter.suits(&i.python).is_err());
+        let isolation = self.runtime.isolation();
         Agent {
             name: record.name,
             revision: shown.public,
@@ -39,7 +40,9 @@ impl Service {
             message,
             image_digest: image.map(|i| i.digest).or(shown.spec.image.digest),
             needs_rebuild: unsuited && shown.spec.build_id.is_some() && !record.stopped,
-            isolation: self.runtime.isolation().to_string(),
+            isolation: isolation.enforced,
+            network: isolation.network,
+            limits: isolation.limits,
             created_at: record.created_at,
             updated_at: record.updated_at,
             spec: masked(shown.spec),

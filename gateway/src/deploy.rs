@@ -5,8 +5,8 @@
 
 use crate::work::{Made, Work};
 use async_trait::async_trait;
-use hoistway_model::{Code, DeploymentId, Error, Name, Result, build::BuiltImage, revision::Reason};
-use std::{fmt, sync::Arc, time::Duration};
+use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId, build::BuiltImage, revision::Reason};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 
@@ -24,8 +24,21 @@ pub trait Deployer: fmt::Debug + Send + Sync + 'static {
     /// One deployment.
     async fn get(&self, id: DeploymentId) -> Result<Deployment>;
 
-    /// The newest deployments, newest first, at most `limit`; of one agent if it is given.
-    async fn list(&self, agent: Option<Name>, limit: u32) -> Result<Vec<Deployment>>;
+    /// Deployments, newest first.
+    async fn list(&self, query: DeploymentQuery) -> Result<Vec<Deployment>>;
+}
+
+/// Which deployments are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeploymentQuery {
+    /// Only those of this agent.
+    pub agent: Option<Name>,
+    /// Only those with this status.
+    pub status: Option<DeploymentStatus>,
+    /// Only those accepted before this one.
+    pub before: Option<DeploymentId>,
+    /// At most so many.
+    pub limit: u32,
 }
 
 /// The right to change an agent while no deployment of it runs; it ends when this is dropped.
@@ -118,6 +131,15 @@ impl DeploymentStatus {
     }
 }
 
+impl FromStr for DeploymentStatus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = Self::ALL.map(Self::as_str).join(", ");
+        Self::parse(&text.to_ascii_uppercase()).ok_or_else(|| format!("\"{text}\" is not one of {all}"))
+    }
+}
+
 /// A deployment as the API shows it: nothing of the request but the names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployment {
@@ -139,11 +161,32 @@ pub struct Deployment {
     pub image: Option<BuiltImage>,
     /// Why it failed.
     pub error: Option<Failure>,
+    /// The revision that it made, once it is known that there is to be one.
+    pub revision_id: Option<RevisionId>,
+    /// What was worth saying when it was accepted.
+    pub warnings: Vec<String>,
+    /// The HTTP request that it came with.
+    pub request_id: Option<String>,
+    /// Its steps in their order; steps with nothing to do are not among them.
+    pub steps: Vec<DeploymentStep>,
     /// Milliseconds since the epoch.
     pub created_at: i64,
     /// Milliseconds since the epoch.
     pub updated_at: i64,
     /// Milliseconds since the epoch, once it ended.
+    pub completed_at: Option<i64>,
+}
+
+/// A step of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeploymentStep {
+    /// `plan`, `tools`, `build`, `start`, `switch` or `bind`.
+    pub step: &'static str,
+    /// PENDING, RUNNING, SUCCEEDED or FAILED.
+    pub status: &'static str,
+    /// Milliseconds since the epoch.
+    pub started_at: i64,
+    /// Milliseconds since the epoch.
     pub completed_at: Option<i64>,
 }
 

@@ -7,14 +7,16 @@ use crate::{
     bindings,
     config::Config,
     public::PublicAddresses,
+    rebuilds,
     routes::Routes,
     saga::{self, Saga, Services},
+    seen::Seen,
     state::{AppState, ReadyCheck},
     store::Journal,
 };
 use async_trait::async_trait;
 use hoistway_kit::{fs, ports::Listeners, secrets::MasterKey, time::now_ms, token::ApiKey, web};
-use hoistway_model::{Error, Operation, Result};
+use hoistway_model::{Error, Operation, Result, build::BuildQuery};
 use std::{sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,7 +61,8 @@ impl Gateway {
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
         fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
-        let journal = Journal::open(&dir.join("gateway.db")).await?;
+        let seen = Seen::new(dir.join("gateway.db"));
+        let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
         let Deps { services, master_key, api_key } = deps;
         saga::reseal(&journal, &master_key).await?;
         let saga =
@@ -76,6 +79,8 @@ impl Gateway {
             bodies: BodyBudget::new(limits.max_body),
             limits,
             ready: Arc::new(Ready(services)),
+            seen,
+            closing: shutdown.child_token(),
             tasks: TaskTracker::new(),
         });
         let recovered = saga.recover().await?;
@@ -90,7 +95,12 @@ impl Gateway {
     /// in flight end.
     pub async fn serve(self, listeners: Listeners) -> Result<()> {
         let Self { state, saga, journal, keep, shutdown } = self;
+        let subscriptions = state.routes.subscriptions();
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
+        let agents = tokio::spawn(state.seen.clone().follow_agents(state.agents.clone(), shutdown.clone()));
+        let builds = tokio::spawn(state.seen.clone().follow_builds(state.builds.clone(), shutdown.clone()));
+        let rebuilds = rebuilds::run(state.agents.clone(), state.deployer.clone(), subscriptions, shutdown.clone());
+        let rebuilds = tokio::spawn(rebuilds);
         let tidy = tokio::spawn(tidy(state.clone(), journal, keep, shutdown.clone()));
         let uses = tokio::spawn(write_last_uses(state.clone(), shutdown.clone()));
         web::serve(listeners, api::router(state.clone()), shutdown).await?;
@@ -100,7 +110,7 @@ impl Gateway {
         if let Err(e) = state.access.keys.write_last_uses().await {
             tracing::warn!(cause = e.chain(), "when the API keys were used last is not written: {e}");
         }
-        for task in [routes, tidy, uses] {
+        for task in [routes, agents, builds, tidy, uses, rebuilds] {
             task.await.map_err(|e| Error::internal("ending a background task", e))?;
         }
         Ok(())
@@ -161,7 +171,11 @@ struct Ready(Services);
 impl ReadyCheck for Ready {
     async fn check(&self) -> Result<()> {
         let Services { tools, builds, agents } = &self.0;
-        tokio::try_join!(tools.list_model_providers(), builds.list_builds(1), agents.list_agents())?;
+        tokio::try_join!(
+            tools.list_model_providers(),
+            builds.list_builds(BuildQuery { limit: 1, ..BuildQuery::default() }),
+            agents.list_agents()
+        )?;
         Ok(())
     }
 }

@@ -1,10 +1,12 @@
 //! What every handler can reach.
 
-use crate::{access::Access, api::body::BodyBudget, deploy::Deployer, public::PublicAddresses, routes::Routes};
+use crate::{
+    access::Access, api::body::BodyBudget, deploy::Deployer, public::PublicAddresses, routes::Routes, seen::Seen,
+};
 use async_trait::async_trait;
 use hoistway_model::{AgentService, BuildService, Result, ToolRegistry, source};
 use std::{fmt, sync::Arc, time::Duration};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The handlers' dependencies.
 #[derive(Debug)]
@@ -29,6 +31,10 @@ pub struct AppState {
     pub bodies: BodyBudget,
     /// What `/readyz` asks.
     pub ready: Arc<dyn ReadyCheck>,
+    /// Events and measurements.
+    pub seen: Arc<Seen>,
+    /// Cancelled when the gateway shuts down: ends the answers that follow something.
+    pub closing: CancellationToken,
     /// Work that goes on after its answer; wait for it when shutting down.
     pub tasks: TaskTracker,
 }

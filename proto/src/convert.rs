@@ -4,6 +4,7 @@
 mod agents;
 mod builds;
 mod revisions;
+mod seen;
 /// Records of the tool registry, and the two of its messages that have credentials beside them.
 pub mod tools;
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
     time::Duration,
 };
@@ -47,6 +47,63 @@ pub fn send(at: &str, method: &str, path: &str, headers: &[(&str, &str)], body: 
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw)?;
     parse(&raw).ok_or_else(|| io::Error::other(format!("no HTTP answer: {:?}", String::from_utf8_lossy(&raw))))
+}
+
+/// Sends one request and reads nothing but the head of its answer, which must be a chunked 200.
+pub fn open(at: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Chunks> {
+    let mut stream = TcpStream::connect(at)?;
+    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
+    stream.write_all(body)?;
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head)? == 0 {
+            return Err(io::Error::other(format!("no HTTP answer: {head:?}")));
+        }
+    }
+    let whole = head.starts_with("HTTP/1.1 200 ") && head.to_lowercase().contains("transfer-encoding: chunked");
+    if whole { Ok(Chunks { stream, read: Vec::new() }) } else { Err(io::Error::other(head)) }
+}
+
+/// An answer that is read while it comes.
+pub struct Chunks {
+    stream: BufReader<TcpStream>,
+    read: Vec<u8>,
+}
+
+impl Chunks {
+    /// The text up to and with `end`.
+    pub fn text_until(&mut self, end: &str) -> String {
+        loop {
+            if let Some(at) = self.read.windows(end.len()).position(|w| w == end.as_bytes()) {
+                let text: Vec<u8> = self.read.drain(..at + end.len()).collect();
+                return String::from_utf8(text).unwrap();
+            }
+            assert!(self.chunk().unwrap(), "it ended: {}", String::from_utf8_lossy(&self.read));
+        }
+    }
+
+    /// What is left of an answer that ends as it should.
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
+        while self.chunk()? {}
+        Ok(std::mem::take(&mut self.read))
+    }
+
+    /// Reads one more chunk; false at the end.
+    fn chunk(&mut self) -> io::Result<bool> {
+        let mut size = String::new();
+        self.stream.read_line(&mut size)?;
+        let size = usize::from_str_radix(size.trim_end(), 16).map_err(io::Error::other)?;
+        let mut data = vec![0; size + 2];
+        self.stream.read_exact(&mut data)?;
+        self.read.extend_from_slice(&data[..size]);
+        Ok(size > 0)
+    }
 }
 
 fn parse(raw: &[u8]) -> Option<Answer> {

@@ -1,11 +1,13 @@
-use crate::{Transport, answer, member, with_deadline};
+use crate::{METRICS_DEADLINE, Transport, answer, member, with_deadline};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, OperationId, Result, RevisionId,
-    agent::{Agent, AgentSpec, RevisionStatus, RouteStream},
+    agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
     image::{ImageRef, StoredImage},
+    log::{LogPieces, LogQuery},
+    metric::Metrics,
     revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
@@ -155,9 +157,21 @@ impl AgentService for AgentClient {
         answer(self.rpc().delete_agent(request).await).map(drop)
     }
 
-    async fn agent_logs(&self, name: Name, tail: Option<u32>) -> Result<Vec<String>> {
-        let request = pb::GetAgentLogsRequest { name: name.into(), tail };
-        Ok(answer(self.rpc().get_agent_logs(request).await)?.lines)
+    async fn agent_logs(&self, name: Name, query: LogQuery) -> Result<LogPieces> {
+        let request = pb::StreamAgentLogsRequest { name: name.into(), query: Some(query.into()) };
+        let stream = answer(self.rpc().stream_agent_logs(request).await)?;
+        Ok(Box::pin(stream.map(|item| member("piece", item.map_err(status::from_status)?.piece)?.try_into())))
+    }
+
+    async fn agent_events(&self, after: Option<Place>) -> Result<AgentEvents> {
+        let request = pb::WatchAgentEventsRequest { after: after.map(Into::into) };
+        let stream = answer(self.rpc().watch_agent_events(request).await)?;
+        Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))
+    }
+
+    async fn agent_metrics(&self) -> Result<Metrics> {
+        let request = with_deadline(pb::GetAgentMetricsRequest {}, METRICS_DEADLINE);
+        member("metrics", answer(self.rpc().get_agent_metrics(request).await)?.metrics)?.try_into()
     }
 
     async fn watch_routes(&self, watcher: String) -> Result<RouteStream> {
@@ -171,5 +185,9 @@ impl AgentService for AgentClient {
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()> {
         let request = pb::AckRoutesRequest { watcher, version };
         answer(self.rpc().ack_routes(request).await).map(drop)
+    }
+
+    async fn runtime(&self) -> Result<RuntimeStatus> {
+        answer(self.rpc().get_runtime(pb::GetRuntimeRequest {}).await).map(Into::into)
     }
 }

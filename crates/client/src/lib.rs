@@ -16,6 +16,9 @@ use hoistway_model::Result;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
 
+/// How long a service may take to tell what it measured: a scrape has no more time itself.
+const METRICS_DEADLINE: Duration = Duration::from_secs(5);
+
 /// The message of a call, or its status as the model's error.
 fn answer<T>(result: Result<Response<T>, Status>) -> Result<T> {
     result.map(Response::into_inner).map_err(status::from_status)

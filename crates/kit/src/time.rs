@@ -76,6 +76,26 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
+/// A span of time as people write it: `90s`, `10m`, `1h30m`, `2d`.
+pub fn parse_duration_ms(text: &str) -> Option<i64> {
+    let (mut total, mut rest) = (0_i64, text);
+    while !rest.is_empty() {
+        let (digits, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let scale = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => MS_PER_DAY,
+            _ => return None,
+        };
+        total = total.checked_add(digits.parse::<i64>().ok()?.checked_mul(scale)?)?;
+        rest = tail;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
 /// Year, month and day of a day counted from 1970-01-01, in the proleptic Gregorian calendar. Years are counted from
 /// March, so that the leap day is the last one, in eras of 400 years, which all have the same number of days.
 fn civil(days: i64) -> (i64, i64, i64) {
@@ -147,6 +167,25 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_rfc3339(text), ms, "{text}");
+        }
+    }
+
+    #[test]
+    fn spans_as_people_write_them() {
+        for (text, ms) in [
+            ("90s", Some(90_000)),
+            ("10m", Some(600_000)),
+            ("1h30m", Some(5_400_000)),
+            ("2d", Some(172_800_000)),
+            ("5ms", Some(5)),
+            ("10", None),
+            ("m", None),
+            ("1y", None),
+            ("", None),
+            ("99999999999999999999s", None),
+            ("9999999999999999h", None),
+        ] {
+            assert_eq!(parse_duration_ms(text), ms, "{text}");
         }
     }
 

@@ -3,6 +3,8 @@
 use crate::{
     Digest, Name, Operation, OperationId, Result, RevisionId, Secret,
     image::{ImageRef, StoredImage},
+    log::{LogPieces, LogQuery},
+    metric::Metrics,
     revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
@@ -166,12 +168,36 @@ pub struct Agent {
     pub message: String,
     /// The digest of the running image's manifest, once known.
     pub image_digest: Option<Digest>,
-    /// How the agent is kept from harming the machine, as enforced: `not sandboxed`.
+    /// Whether its image was built here for another Python than there is now, so that it cannot be started before it is
+    /// built again from the source that the image keeps.
+    pub needs_rebuild: bool,
+    /// How the agent is kept from harming the machine, as enforced; `not sandboxed` if nothing does.
     pub isolation: String,
+    /// What it reaches of the network: `open` or `closed`.
+    pub network: String,
+    /// Its limits, as enforced.
+    pub limits: String,
     /// Milliseconds since the epoch.
     pub created_at: i64,
     /// Milliseconds since the epoch.
     pub updated_at: i64,
+}
+
+/// What runs agents on this installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeStatus {
+    /// Which runtime: `process`.
+    pub name: String,
+    /// What keeps agents from harming the machine, as enforced.
+    pub isolation: String,
+    /// What agents reach of the network: `open` or `closed`.
+    pub network: String,
+    /// The limits of each agent, as enforced.
+    pub limits: String,
+    /// `major.minor` of the interpreter that runs them.
+    pub python: String,
+    /// What an operator should know besides, such as why there is no stronger sandbox.
+    pub notes: Vec<String>,
 }
 
 /// Where a gateway sends an agent's invokes.
@@ -223,6 +249,49 @@ pub struct VersionedRoute {
 
 /// A subscription to the routing table.
 pub type RouteStream = Pin<Box<dyn futures_core::Stream<Item = Result<VersionedRoute>> + Send>>;
+
+/// The place of an event in the order of one source's events: sources that are started again begin a new epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The source's start, in milliseconds since the epoch.
+    pub epoch: u64,
+    /// Counts up by one.
+    pub sequence: u64,
+}
+
+/// What happened to an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentChange {
+    /// Its phase or its serving revision is another one; the message says why it is not running.
+    Phase(Phase, String),
+    /// It ended although it was up, and is started again.
+    Crashed {
+        /// How it ended.
+        reason: String,
+        /// How often it was started again before.
+        restarts: u32,
+    },
+    /// It was deleted.
+    Deleted,
+}
+
+/// One event of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentEvent {
+    /// Its place among the service's events.
+    pub place: Place,
+    /// Milliseconds since the epoch.
+    pub time_ms: i64,
+    /// The agent.
+    pub agent: Name,
+    /// The revision, if one is concerned.
+    pub revision: Option<RevisionId>,
+    /// What happened.
+    pub change: AgentChange,
+}
+
+/// Agents' events as they happen.
+pub type AgentEvents = Pin<Box<dyn futures_core::Stream<Item = Result<AgentEvent>> + Send>>;
 
 /// The agent service.
 #[async_trait]
@@ -298,12 +367,21 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     /// Stops and forgets an agent with all its revisions and logs.
     async fn delete_agent(&self, operation: Operation, name: Name) -> Result<()>;
 
-    /// The last `tail` log lines of an agent (all kept lines if `None`), oldest first.
-    async fn agent_logs(&self, name: Name, tail: Option<u32>) -> Result<Vec<String>>;
+    /// The log of an agent. Following it ends when the agent is deleted or the service goes down.
+    async fn agent_logs(&self, name: Name, query: LogQuery) -> Result<LogPieces>;
+
+    /// What happens to agents from now on, or after `after`, the place of the last event that the caller has.
+    async fn agent_events(&self, after: Option<Place>) -> Result<AgentEvents>;
+
+    /// What the service measured.
+    async fn agent_metrics(&self) -> Result<Metrics>;
 
     /// Subscribes the gateway `watcher` to the routing table.
     async fn watch_routes(&self, watcher: String) -> Result<RouteStream>;
 
     /// Says that `watcher` uses no route older than `version`.
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()>;
+
+    /// What runs agents.
+    async fn runtime(&self) -> Result<RuntimeStatus>;
 }

@@ -7,6 +7,8 @@ pub mod digest;
 pub mod error;
 pub mod ids;
 pub mod image;
+pub mod log;
+pub mod metric;
 pub mod name;
 pub mod redact;
 pub mod revision;

@@ -5,7 +5,7 @@ pub mod schema;
 use super::{
     error::{ApiResult, ErrorBody},
     lifecycle::to_its_end,
-    query::{Query, Segment},
+    query::Segment,
     tools::Deleted,
 };
 use crate::{public::PublicAddresses, state::AppState};
@@ -19,15 +19,13 @@ use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The most log lines that one call answers with.
-pub const MAX_TAIL: u32 = 100_000;
 /// How often, and how long apart, a deleted agent's bindings are released when the registry is away.
 const RELEASE_TRIES: u32 = 5;
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, delete)).routes(routes!(logs))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, delete))
 }
 
 /// List agents
@@ -110,22 +108,6 @@ pub fn deleted() -> Value {
     json!({"status": "deleted"})
 }
 
-/// `GET /agents/{name}/logs?tail=N`.
-#[utoipa::path(get, path = "/agents/{name}/logs", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
-pub async fn logs(State(state): State<Arc<AppState>>, name: Segment, query: Query) -> ApiResult<String> {
-    let tail = query.number("tail", 0..=MAX_TAIL)?;
-    Ok(lines(state.agents.agent_logs(name.name("agent")?, tail).await?))
-}
-
-/// Log lines as plain text.
-pub fn lines(lines: Vec<String>) -> String {
-    let mut text = lines.join("\n");
-    if !text.is_empty() {
-        text.push('\n');
-    }
-    text
-}
-
 /// An agent as every answer shows it.
 pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
     let spec = &agent.spec;
@@ -151,6 +133,8 @@ pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
             "revisionNumber": agent.revision_number,
             "imageDigest": agent.image_digest,
             "isolation": agent.isolation,
+            "network": agent.network,
+            "limits": agent.limits,
         },
         "created_at": rfc3339(agent.created_at),
         "updated_at": rfc3339(agent.updated_at),

@@ -1,4 +1,4 @@
-//! Who may call. Asked before anything else of a request under `/api` is looked at, its path and method included:
+//! Who may call. Asked before anything else of a request for what is guarded is looked at, its path and method included:
 //! room, key, rate, scope, in this order. What changes something is let through with its entry in the audit log.
 
 use super::{
@@ -42,10 +42,14 @@ const DEPLOYMENT: &str = "hoistway-deployment";
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
+/// Whether what is at `path` needs a key.
+pub fn is_guarded(path: &str) -> bool {
+    path == "/api" || path.starts_with("/api/") || path == "/metrics"
+}
+
 /// Lets in whoever shows a valid key that may do what the request asks for.
 pub async fn guard(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    if path != "/api" && !path.starts_with("/api/") {
+    if !is_guarded(request.uri().path()) {
         return next.run(request).await;
     }
     let room = match state.access.requests.clone().try_acquire_owned() {

@@ -1,8 +1,9 @@
 //! What happens to every request, known or not: an id, a span, a line in the log, and an answer even after a panic.
 
 use super::{body::Drained, error::ApiError};
+use crate::state::AppState;
 use axum::{
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -15,7 +16,8 @@ use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 
 /// The outermost layer.
-pub async fn edge(request: Request, next: Next) -> Response {
+pub async fn edge(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
     let sent = telemetry::request_id_of(request.headers());
     let id: Arc<str> = sent.map_or_else(|| Uuid::now_v7().to_string().into(), Arc::from);
     let method = request.method().clone();
@@ -25,13 +27,14 @@ pub async fn edge(request: Request, next: Next) -> Response {
         otel.name = format!("{method} {route}"),
         otel.kind = "server",
         http.request.method = %method,
-        http.route = route,
+        http.route = %route,
         http.response.status_code = Empty,
         request_id = %id,
     );
     telemetry::set_parent(&span, request.headers());
-    let answer = answer(request, next, id.clone()).instrument(span.clone());
-    let mut response = telemetry::with_request_id(id.clone(), answer).await;
+    let answered = answer(request, next, id.clone()).instrument(span.clone());
+    let mut response = telemetry::with_request_id(id.clone(), answered).await;
+    state.seen.request(&method, &route, response.status(), began.elapsed());
     span.record("http.response.status_code", response.status().as_u16());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     routes::{Pick, Slot},
+    seen::Ending,
     state::AppState,
 };
 use axum::{
@@ -28,6 +29,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::json;
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     net::TcpStream,
@@ -92,7 +94,15 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     )
 )]
 pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
-    let call = Call::begin(&state, name.name("agent")?, body).await?;
+    let name = name.name("agent")?;
+    let mut ending = state.seen.invoked(&name);
+    let answer = answer(&state, name, body).await;
+    ending.with(answer.as_ref().map_or_else(|e| e.error().code.as_str(), |_| "ok"));
+    answer
+}
+
+async fn answer(state: &AppState, name: Name, body: WholeBody) -> ApiResult<Response> {
+    let call = Call::begin(state, name, body).await?;
     let (limit, deadline, name) = (state.limits.max_answer, call.deadline, call.agent.clone());
     let (mut answered, _open) = call.send("/invoke").await?;
     let bytes =
@@ -142,32 +152,104 @@ pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: Who
     )
 )]
 pub async fn stream(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
-    let call = Call::begin(&state, name.name("agent")?, body).await?;
-    let (deadline, name) = (call.deadline, call.agent.clone());
+    let name = name.name("agent")?;
+    let mut ending = state.seen.invoked(&name);
+    let (answered, open, deadline) = match begin_stream(&state, name.clone(), body).await {
+        Ok(begun) => begun,
+        Err(e) => {
+            ending.with(e.error().code.as_str());
+            return Err(e);
+        }
+    };
+    let kind = stream_type(answered.headers());
+    let chunks = Chunks {
+        agent: name,
+        is_events: kind.as_bytes().starts_with(b"text/event-stream"),
+        body: answered.into_body(),
+        deadline,
+        last: *b"\n\n",
+        ended: false,
+        ending,
+        request_id: telemetry::request_id().unwrap_or_default(),
+        _open: open,
+    };
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    let chunks = stream::try_unfold(chunks, |mut chunks| async move {
+        let next = chunks.next().await?;
+        Ok::<_, io::Error>(next.map(|data| (data, chunks)))
+    });
+    Ok((headers, Body::from_stream(chunks)).into_response())
+}
+
+/// The head of a streamed answer; one that is an error is read whole.
+async fn begin_stream(
+    state: &AppState,
+    name: Name,
+    body: WholeBody,
+) -> ApiResult<(http::Response<Incoming>, Open, Instant)> {
+    let call = Call::begin(state, name.clone(), body).await?;
+    let deadline = call.deadline;
     let (mut answered, open) = call.send("/invoke/stream").await?;
     if answered.status() != StatusCode::OK {
         let collected = timeout_at(deadline, collect(&name, answered.body_mut(), MAX_ERROR)).await;
         let bytes = collected.map_err(|_| too_slow(&name))??;
         return Err(agent_failed(&name, answered.status(), &bytes).into());
     }
-    let headers = [
-        (header::CONTENT_TYPE, stream_type(answered.headers())),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    let chunks = stream::try_unfold((answered.into_body(), open), move |(mut body, open)| async move {
-        loop {
-            let frame = match timeout_at(deadline, body.frame()).await {
-                Ok(None) => return Ok(None),
-                Ok(Some(frame)) => frame.map_err(io::Error::other)?,
-                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
+    Ok((answered, open, deadline))
+}
+
+/// A streamed answer. Each chunk is passed on as it comes, and the next one is read when that is gone. When the client
+/// goes, this is dropped, and the connection to the agent with it.
+struct Chunks {
+    agent: Name,
+    is_events: bool,
+    body: Incoming,
+    deadline: Instant,
+    /// The last two bytes.
+    last: [u8; 2],
+    ended: bool,
+    ending: Ending,
+    request_id: Arc<str>,
+    _open: Open,
+}
+
+impl Chunks {
+    /// The next chunk. What breaks off must not look whole: events end with one that says so, anything else with a
+    /// connection that is cut.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        while !self.ended {
+            let error = match timeout_at(self.deadline, self.body.frame()).await {
+                Ok(None) => {
+                    self.ending.with("ok");
+                    return Ok(None);
+                }
+                Ok(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    for byte in &data[data.len().saturating_sub(2)..] {
+                        self.last = [self.last[1], *byte];
+                    }
+                    return Ok(Some(data));
+                }
+                Ok(Some(Err(e))) => crashed(&self.agent, e),
+                Err(_) => too_slow(&self.agent),
             };
-            if let Ok(data) = frame.into_data() {
-                return Ok(Some((data, (body, open))));
+            self.ended = true;
+            self.ending.with(error.code.as_str());
+            tracing::info!(agent = %self.agent, cause = error.chain(), "a streamed answer broke off: {error}");
+            if !self.is_events {
+                return Err(io::Error::other(error));
             }
+            let body = json!({"error": error.message, "code": error.code.as_str(), "request_id": self.request_id});
+            // An event that was cut in the middle is ended first.
+            let end = if self.last == *b"\n\n" { "" } else { "\n\n" };
+            return Ok(Some(format!("{end}event: error\ndata: {body}\n\n").into()));
         }
-    });
-    Ok((headers, Body::from_stream(chunks)).into_response())
+        Ok(None)
+    }
 }
 
 /// An invoke that may go to its agent.

@@ -12,12 +12,15 @@ pub mod deploy_request;
 mod deployments;
 mod edge;
 pub mod error;
+mod events;
 mod health;
 mod identity_providers;
 mod invoke;
 pub mod json;
 mod keys;
 mod lifecycle;
+mod logs;
+mod metrics;
 mod model_providers;
 mod openapi;
 mod page;
@@ -26,16 +29,13 @@ mod permissions;
 mod query;
 mod revisions;
 mod starter_kit;
+mod status;
 mod tools;
 mod unsupported;
 mod users;
 
 use crate::state::AppState;
-use axum::{
-    Router,
-    extract::Request,
-    middleware::{from_fn, from_fn_with_state},
-};
+use axum::{Router, extract::Request, middleware::from_fn_with_state};
 use error::ApiError;
 use hoistway_model::{Code, Error};
 use std::sync::Arc;
@@ -45,19 +45,19 @@ use utoipa_axum::router::OpenApiRouter;
 pub fn router(state: Arc<AppState>) -> Router {
     let api = || Router::from(routes());
     Router::new()
-        .merge(Router::from(open_routes()))
+        .merge(Router::from(root_routes()))
         .nest("/api", api())
         .nest("/api/v1", api())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), auth::guard))
-        .layer(from_fn(edge::edge))
+        .layer(from_fn_with_state(state.clone(), edge::edge))
         .with_state(state)
 }
 
-/// What is served at the root and needs no key, with its description.
-fn open_routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().merge(health::routes()).merge(openapi::routes())
+/// What is served at the root, with its description.
+fn root_routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().merge(health::routes()).merge(openapi::routes()).merge(metrics::routes())
 }
 
 /// What is served under `/api` and `/api/v1`, with its description.
@@ -74,9 +74,12 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(identity_providers::routes())
         .merge(builds::routes())
         .merge(deployments::routes())
+        .merge(logs::routes())
+        .merge(events::routes())
         .merge(starter_kit::routes())
         .merge(keys::routes())
         .merge(audit::routes())
+        .merge(status::routes())
 }
 
 async fn not_found(request: Request) -> ApiError {

@@ -89,6 +89,8 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("GET", "/deployments", read()),
     ("GET", "/deployments/{id}", read()),
     ("GET", "/events", read()),
+    // At the root, where scrapers look.
+    ("GET", "/metrics", read()),
     ("GET", "/status", read()),
     ("POST", "/starter-kit", change("starter_kit.seed")),
     ("GET", "/keys", admin(read())),

@@ -31,9 +31,15 @@ impl Query {
         self.0.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
-    /// A text that says something.
+    /// As it stands there; blank is absent.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.get(key)
+    }
+
+    /// An id.
+    pub fn id<T: FromStr>(&self, key: &str) -> Result<Option<T>> {
+        let wrong = |text| Error::field(key, format!("\"{}\" is not an id", short(text)));
+        self.get(key).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
     }
 
     /// `true` or `false`; a parameter without a value is true, an absent one false.

@@ -10,7 +10,7 @@ use super::{
     page::ByName,
     query::{Query, Segment},
 };
-use crate::{bindings, state::AppState};
+use crate::{bindings, seen::ToolChange, state::AppState};
 use axum::{Json, extract::State};
 use body::{ToolBody, only_credentials};
 use hoistway_model::{
@@ -104,6 +104,9 @@ pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiR
     let (tool, warnings) = ToolBody::read(&body.bytes)?.named()?;
     let known = exists(state.tools.get_tool(tool.name.clone()).await)?;
     let tool = state.tools.create_tool(Operation::new(), tool).await?;
+    if !known {
+        state.seen.tool(ToolChange::Created, &tool.name);
+    }
     bindings::spread(&state, tool.name.clone(), None);
     Ok((created(!known), Json(shape(tool).warned(warnings))))
 }
@@ -159,6 +162,9 @@ async fn update(
             Err(e) if e.code == Code::Aborted && tries < UPDATE_TRIES => {}
             Err(e) => return Err(e.into()),
             Ok(tool) => {
+                if tool.version != before.version {
+                    state.seen.tool(ToolChange::Updated, &tool.name);
+                }
                 if tool.internal_url != before.internal_url {
                     bindings::spread(state, name, Some(before.internal_url));
                 }
@@ -227,7 +233,9 @@ pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segmen
     ),
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
-    state.tools.delete_tool(Operation::new(), name.name("tool")?).await?;
+    let name = name.name("tool")?;
+    state.tools.delete_tool(Operation::new(), name.clone()).await?;
+    state.seen.tool(ToolChange::Deleted, &name);
     Ok(Json(DELETED))
 }
 

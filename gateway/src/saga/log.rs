@@ -1,6 +1,7 @@
 //! What the journal keeps of one deployment besides its request: the plan, every id minted before its call, the step
 //! whose intent is written, and the output of each step before it.
 
+use hoistway_kit::telemetry;
 use hoistway_model::{
     BuildAttemptId, Digest, Name, OperationId, RevisionId,
     build::BuiltImage,
@@ -215,6 +216,9 @@ pub struct Log {
     /// Why the started revision is not ready yet, once it is started.
     pub pending: Option<String>,
     pub timings: Vec<Timing>,
+    /// The HTTP request that caused it.
+    #[serde(default)]
+    pub request_id: Option<String>,
 }
 
 impl Log {
@@ -234,6 +238,7 @@ impl Log {
             image: None,
             pending: None,
             timings: vec![Timing { step: Step::Plan, started_at: now, completed_at: None }],
+            request_id: telemetry::request_id().map(|id| id.to_string()),
         }
     }
 

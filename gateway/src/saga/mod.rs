@@ -13,7 +13,7 @@ mod worker;
 
 use crate::{
     audit::{self, Ticket},
-    deploy::{Accepted, Deployer, Deployment, Outcome, Progress, Turn},
+    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Turn},
     store::{Journal, Record},
     work::{Made, Work},
 };
@@ -127,8 +127,8 @@ impl Deployer for Saga {
         self.0.journal.get(id).await?.map(Record::into_public).ok_or_else(|| Error::not_found("deployment", id))
     }
 
-    async fn list(&self, agent: Option<Name>, limit: u32) -> Result<Vec<Deployment>> {
-        Ok(self.0.journal.list(agent, limit).await?.into_iter().map(Record::into_public).collect())
+    async fn list(&self, query: DeploymentQuery) -> Result<Vec<Deployment>> {
+        Ok(self.0.journal.list(&query).await?.into_iter().map(Record::into_public).collect())
     }
 }
 

@@ -1,10 +1,15 @@
 //! The table `deployments`.
 
 use super::Record;
-use crate::{audit::Entry, saga::log::State};
+use crate::{
+    audit::Entry,
+    deploy::DeploymentStatus,
+    saga::log::{State, Step},
+};
 use hoistway_model::{AuditId, Error, Name, Result};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
+    Condition, ExprTrait,
     entity::prelude::*,
 };
 use serde::Serialize;
@@ -90,6 +95,23 @@ pub fn changed_row(record: &Record) -> Result<ActiveModel> {
 
 fn unwritable(e: serde_json::Error) -> Error {
     Error::internal("writing a deployment", e)
+}
+
+/// Deployments with a status. Waiting ones differ from running ones by their step alone.
+pub fn has_status(status: DeploymentStatus) -> Condition {
+    let state = match status {
+        DeploymentStatus::Pending | DeploymentStatus::Running => State::Running,
+        DeploymentStatus::Undoing => State::Undoing,
+        DeploymentStatus::Succeeded => State::Succeeded,
+        DeploymentStatus::Failed => State::Failed,
+    };
+    let planned = Expr::cust("json_extract(log, '$.step')");
+    let all = Condition::all().add(Column::State.eq(state.as_str()));
+    match status {
+        DeploymentStatus::Pending => all.add(planned.eq(Step::Plan.as_str())),
+        DeploymentStatus::Running => all.add(planned.ne(Step::Plan.as_str())),
+        _ => all,
+    }
 }
 
 pub fn from_row(row: Model) -> Result<Record> {

@@ -9,14 +9,15 @@ pub use key::KeyStore;
 
 use crate::{
     audit::Entry,
-    deploy::{self, Deployment, DeploymentStatus},
+    deploy::{self, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep},
     migration,
-    saga::log::{Log, State, Step},
+    saga::log::{Log, State, Step, Timing},
+    seen::Seen,
 };
 use hoistway_kit::db::{Db, db_error};
-use hoistway_model::{Code, DeploymentId, Error, Name, Result};
+use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 /// One deployment in the journal.
 #[derive(Debug, Clone)]
@@ -84,6 +85,12 @@ impl Record {
         }
     }
 
+    /// The revision that it made or is making; none while the agent needs no new one.
+    pub fn revision(&self) -> Option<RevisionId> {
+        let decided = self.log.step > Step::Plan && self.log.changes_agent;
+        decided.then_some(self.log.ids.revision)
+    }
+
     /// As the API shows it.
     pub fn into_public(self) -> Deployment {
         let status = match (self.state, self.log.step) {
@@ -93,6 +100,7 @@ impl Record {
             (State::Succeeded, _) => DeploymentStatus::Succeeded,
             (State::Failed, _) => DeploymentStatus::Failed,
         };
+        let revision_id = self.revision();
         let error = self.failure.map(|f| deploy::Failure {
             code: Code::parse(&f.code).unwrap_or(Code::Internal),
             message: f.message,
@@ -109,6 +117,10 @@ impl Record {
             tools_created: self.log.tools.iter().flat_map(|t| &t.created).map(Name::to_string).collect(),
             image: self.log.image.map(Into::into),
             error,
+            revision_id,
+            warnings: self.warnings,
+            request_id: self.log.request_id,
+            steps: timings.iter().map(|t| step(t, status)).collect(),
             created_at: self.created_at,
             updated_at: self.completed_at.or_else(|| timings.last().map(|t| t.started_at)).unwrap_or(self.created_at),
             completed_at: self.completed_at,
@@ -116,31 +128,67 @@ impl Record {
     }
 }
 
+/// A step as the API shows it.
+fn step(timing: &Timing, status: DeploymentStatus) -> DeploymentStep {
+    let of_step = match (timing.completed_at, status) {
+        (Some(_), _) => "SUCCEEDED",
+        // It was the last one.
+        (None, DeploymentStatus::Undoing | DeploymentStatus::Failed) => "FAILED",
+        (None, _) if timing.step == Step::Plan => "PENDING",
+        (None, _) => "RUNNING",
+    };
+    DeploymentStep {
+        step: timing.step.as_str(),
+        status: of_step,
+        started_at: timing.started_at,
+        completed_at: timing.completed_at,
+    }
+}
+
+const WRITING: &str = "writing the deployment journal";
+
 /// The journal.
 #[derive(Debug, Clone)]
-pub struct Journal(Db);
+pub struct Journal {
+    db: Db,
+    /// Who is told of every record that is written.
+    seen: Option<Arc<Seen>>,
+}
 
 impl Journal {
     /// Opens the journal's database, making or migrating it.
     pub async fn open(path: &Path) -> Result<Self> {
-        Ok(Self(Db::open(path, migration::all()).await?))
+        Ok(Self { db: Db::open(path, migration::all()).await?, seen: None })
+    }
+
+    /// The same, telling `seen` of every record once it is durable.
+    pub fn seen_by(self, seen: Arc<Seen>) -> Self {
+        Self { seen: Some(seen), ..self }
+    }
+
+    fn tell(&self, record: &Record) {
+        if let Some(seen) = &self.seen {
+            seen.deployment(record);
+        }
     }
 
     /// The API keys in the same database.
     pub fn keys(&self) -> KeyStore {
-        KeyStore(self.0.clone())
+        KeyStore(self.db.clone())
     }
 
     /// The audit log in the same database.
     pub fn audit(&self) -> AuditStore {
-        AuditStore(self.0.clone())
+        AuditStore(self.db.clone())
     }
 
     /// Writes a new deployment and, in the same commit, the audit log's entry of it; returns once both are durable.
     pub async fn insert(&self, record: &Record, entry: Option<&Entry>) -> Result<()> {
         let row = deployment::new_row(record, entry)?;
-        let inserted = deployment::Entity::insert(row).exec_without_returning(self.0.write()).await;
-        inserted.map(drop).map_err(db_error("writing the deployment journal"))
+        let inserted = deployment::Entity::insert(row).exec_without_returning(self.db.write()).await;
+        inserted.map_err(db_error(WRITING))?;
+        self.tell(record);
+        Ok(())
     }
 
     /// Writes how a deployment stands; returns once it is durable. When it ended, the audit log is told in the same
@@ -149,9 +197,11 @@ impl Journal {
         let updated = deployment::Entity::update_many()
             .set(deployment::changed_row(record)?)
             .filter(deployment::Column::Id.eq(record.id.to_string()))
-            .exec(self.0.write())
+            .exec(self.db.write())
             .await;
-        updated.map(drop).map_err(db_error("writing the deployment journal"))
+        updated.map_err(db_error(WRITING))?;
+        self.tell(record);
+        Ok(())
     }
 
     /// Puts the same request, sealed anew, into the place of the one that is there.
@@ -160,29 +210,35 @@ impl Journal {
             .col_expr(deployment::Column::Request, Expr::value(sealed))
             .filter(deployment::Column::Id.eq(id.to_string()))
             .filter(deployment::Column::Request.is_not_null())
-            .exec(self.0.write())
+            .exec(self.db.write())
             .await;
-        updated.map(drop).map_err(db_error("writing the deployment journal"))
+        updated.map(drop).map_err(db_error(WRITING))
     }
 
     /// Closes the journal, once nothing uses it any more.
     pub async fn close(&self) {
-        self.0.close().await;
+        self.db.close().await;
     }
 
     /// One deployment.
     pub async fn get(&self, id: DeploymentId) -> Result<Option<Record>> {
-        let found = deployment::Entity::find_by_id(id.to_string()).one(self.0.read()).await;
+        let found = deployment::Entity::find_by_id(id.to_string()).one(self.db.read()).await;
         found.map_err(db_error("reading the deployment journal"))?.map(deployment::from_row).transpose()
     }
 
-    /// The newest deployments, newest first.
-    pub async fn list(&self, agent: Option<Name>, limit: u32) -> Result<Vec<Record>> {
-        let mut query = deployment::Entity::find().order_by_desc(deployment::Column::Id).limit(u64::from(limit));
-        if let Some(agent) = agent {
+    /// Deployments, newest first.
+    pub async fn list(&self, wanted: &DeploymentQuery) -> Result<Vec<Record>> {
+        let mut query = deployment::Entity::find().order_by_desc(deployment::Column::Id).limit(u64::from(wanted.limit));
+        if let Some(agent) = &wanted.agent {
             query = query.filter(deployment::Column::Agent.eq(agent.as_str()));
         }
-        let rows = query.all(self.0.read()).await.map_err(db_error("reading the deployment journal"))?;
+        if let Some(before) = wanted.before {
+            query = query.filter(deployment::Column::Id.lt(before.to_string()));
+        }
+        if let Some(status) = wanted.status {
+            query = query.filter(deployment::has_status(status));
+        }
+        let rows = query.all(self.db.read()).await.map_err(db_error("reading the deployment journal"))?;
         rows.into_iter().map(deployment::from_row).collect()
     }
 
@@ -191,7 +247,7 @@ impl Journal {
         let rows = deployment::Entity::find()
             .filter(deployment::Column::CompletedAt.is_null())
             .order_by_asc(deployment::Column::Id)
-            .all(self.0.read())
+            .all(self.db.read())
             .await
             .map_err(db_error("reading the deployment journal"))?;
         rows.into_iter().map(deployment::from_row).collect()
@@ -201,7 +257,7 @@ impl Journal {
     pub async fn purge(&self, before: i64) -> Result<u64> {
         let deleted = deployment::Entity::delete_many()
             .filter(deployment::Column::CompletedAt.lt(before))
-            .exec(self.0.write())
+            .exec(self.db.write())
             .await
             .map_err(db_error("purging the deployment journal"))?;
         Ok(deleted.rows_affected)

@@ -5,18 +5,23 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_gateway::{
     api::deploy_request::DeployRequest,
-    deploy::{Accepted, Deployer, Deployment, DeploymentStatus, Progress, Turn},
+    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Turn},
     work::Work,
 };
+use hoistway_kit::metrics;
 use hoistway_model::{
-    AgentService, BuildService, Code, DeploymentId, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
-    Secret, ToolRegistry,
+    AgentService, BuildAttemptId, BuildService, Code, DeploymentId, Digest, Error, Name, Operation, OperationId,
+    Result, RevisionId, Secret, ToolRegistry,
     agent::{
-        Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, RouteStream,
-        VersionedRoute,
+        Agent, AgentEvent, AgentEvents, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place, RevisionStatus, Route,
+        RouteEvent, RouteStream, RuntimeStatus, VersionedRoute,
     },
-    build::{Build, BuildRequest, BuildStatus, BuiltImage, Collected},
+    build::{
+        Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuildStep, BuiltImage, Collected, RebuildRequest,
+    },
     image::{ImageRef, StoredImage},
+    log::{LogLine, LogPiece, LogPieces, LogQuery, LogStream},
+    metric::{Kind, Metrics},
     redact::MASK,
     revision::{Change, Derivation, Diff, Reason, Revision, RevisionRef, RevisionState},
     tool::{
@@ -29,7 +34,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub fn name(text: &str) -> Name {
@@ -61,7 +66,10 @@ pub fn agent(name: Name, revision: &Revision) -> Agent {
         phase: Phase::Running,
         message: String::new(),
         image_digest: revision.image_digest,
+        needs_rebuild: false,
         isolation: "not sandboxed".into(),
+        network: "open".into(),
+        limits: "none".into(),
         created_at: 0,
         updated_at: 0,
     }
@@ -272,11 +280,23 @@ impl ToolRegistry for FakeTools {
 }
 
 #[derive(Debug)]
-pub struct FakeBuilds;
+pub struct FakeBuilds {
+    attempts: [BuildAttemptId; 2],
+}
+
+impl FakeBuilds {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { attempts: [BuildAttemptId::mint(), BuildAttemptId::mint()] })
+    }
+}
 
 #[async_trait]
 impl BuildService for FakeBuilds {
     async fn build(&self, _: Operation, _: BuildRequest) -> Result<BuiltImage> {
+        unused()
+    }
+
+    async fn rebuild(&self, _: Operation, _: RebuildRequest) -> Result<BuiltImage> {
         unused()
     }
 
@@ -285,11 +305,13 @@ impl BuildService for FakeBuilds {
     }
 
     async fn get_build(&self, id: String) -> Result<Build> {
-        let builds = self.list_builds(10).await?;
+        let builds = self.list_builds(BuildQuery { limit: 10, ..BuildQuery::default() }).await?;
         builds.into_iter().find(|build| build.id == id).ok_or_else(|| Error::not_found("build", id))
     }
 
-    async fn list_builds(&self, limit: u32) -> Result<Vec<Build>> {
+    async fn list_builds(&self, query: BuildQuery) -> Result<Vec<Build>> {
+        let before: Option<BuildAttemptId> = query.before.map(|id| id.parse().unwrap());
+        assert!(query.agent.is_none_or(|agent| agent == name("a")));
         let done = Build {
             id: image().build_id,
             agent: name("a"),
@@ -298,21 +320,36 @@ impl BuildService for FakeBuilds {
             error: None,
             created_at: 1_000,
             completed_at: Some(2_000),
+            attempt: self.attempts[1],
+            request_id: Some("req-1".into()),
+            steps: vec![BuildStep { step: "image".into(), started_at: 1_200, completed_at: Some(1_900) }],
         };
         let failed = Build {
             id: "build-0".into(),
             status: BuildStatus::Failed,
             image: None,
             error: Some("no such package".into()),
+            attempt: self.attempts[0],
             ..done.clone()
         };
-        Ok([done, failed].into_iter().take(limit as usize).collect())
+        let wanted = [done, failed].into_iter().filter(|build| before.is_none_or(|before| build.attempt < before));
+        Ok(wanted.take(query.limit as usize).collect())
     }
 
-    async fn build_logs(&self, _: String, tail: Option<u32>) -> Result<Vec<String>> {
-        let lines = ["one", "two", "three"].map(str::to_owned);
-        let from = lines.len().saturating_sub(tail.unwrap_or(3) as usize);
-        Ok(lines[from..].to_vec())
+    async fn build_logs(&self, _: String, query: LogQuery) -> Result<LogPieces> {
+        let texts = ["one", "two", "three"];
+        let from = texts.len().saturating_sub(query.count());
+        let line =
+            |text: &&str| LogLine { time_ms: 0, stream: LogStream::Platform, revision: None, text: (*text).to_owned() };
+        Ok(stream::iter([Ok(LogPiece::Lines(texts[from..].iter().map(line).collect()))]).boxed())
+    }
+
+    async fn build_events(&self) -> Result<BuildEvents> {
+        Ok(stream::pending().boxed())
+    }
+
+    async fn build_metrics(&self) -> Result<Metrics> {
+        Err(Error::new(Code::Unavailable, "away"))
     }
 
     async fn keep_images(&self, _: Vec<StoredImage>) -> Result<()> {
@@ -333,6 +370,10 @@ pub struct FakeAgents {
     pub bound: watch::Sender<Vec<BoundTool>>,
     pub replaced: Mutex<Vec<Option<String>>>,
     pub acknowledged: watch::Sender<u64>,
+    /// What was asked of logs, and what comes of them.
+    pub log_query: Mutex<Option<LogQuery>>,
+    pub log: Mutex<Option<mpsc::Receiver<LogPiece>>>,
+    pub events: broadcast::Sender<AgentEvent>,
     routes: Mutex<Vec<Route>>,
     watchers: Mutex<Vec<mpsc::Sender<Result<VersionedRoute>>>>,
     version: Mutex<u64>,
@@ -355,6 +396,9 @@ impl FakeAgents {
             bound: watch::Sender::default(),
             replaced: Mutex::default(),
             acknowledged: watch::Sender::default(),
+            log_query: Mutex::default(),
+            log: Mutex::default(),
+            events: broadcast::channel(16).0,
             routes: Mutex::default(),
             watchers: Mutex::default(),
             version: Mutex::new(1),
@@ -384,7 +428,10 @@ impl FakeAgents {
             phase: Phase::Running,
             message: String::new(),
             image_digest: Some(Digest::of(b"manifest")),
+            needs_rebuild: false,
             isolation: "not sandboxed".into(),
+            network: "open".into(),
+            limits: "none".into(),
             created_at: 0,
             updated_at: 0,
         };
@@ -546,9 +593,29 @@ impl AgentService for FakeAgents {
         self.agents.lock().unwrap().remove(&name).map(drop).ok_or_else(|| Error::not_found("agent", name))
     }
 
-    async fn agent_logs(&self, name: Name, tail: Option<u32>) -> Result<Vec<String>> {
+    async fn agent_logs(&self, name: Name, query: LogQuery) -> Result<LogPieces> {
         self.get_agent(name).await?;
-        Ok(vec![format!("tail {tail:?}")])
+        let text = format!("tail {:?}", query.tail);
+        *self.log_query.lock().unwrap() = Some(query);
+        match self.log.lock().unwrap().take() {
+            Some(pieces) => {
+                Ok(stream::unfold(pieces, |mut p| async move { p.recv().await.map(|piece| (Ok(piece), p)) }).boxed())
+            }
+            None => {
+                let line = LogLine { time_ms: 0, stream: LogStream::Stdout, revision: None, text };
+                Ok(stream::iter([Ok(LogPiece::Lines(vec![line]))]).boxed())
+            }
+        }
+    }
+
+    async fn agent_events(&self, _: Option<Place>) -> Result<AgentEvents> {
+        let events = self.events.subscribe();
+        Ok(stream::unfold(events, |mut e| async move { e.recv().await.ok().map(|event| (Ok(event), e)) }).boxed())
+    }
+
+    async fn agent_metrics(&self) -> Result<Metrics> {
+        let up = metrics::family(Kind::Gauge, "hoistway_agent_up", "Up.", [([("agent", "a".to_owned())], 1.0)]);
+        Ok(metrics::of_service("agent", vec![up]))
     }
 
     async fn watch_routes(&self, _: String) -> Result<RouteStream> {
@@ -562,6 +629,17 @@ impl AgentService for FakeAgents {
     async fn ack_routes(&self, _: String, version: u64) -> Result<()> {
         self.acknowledged.send_replace(version);
         Ok(())
+    }
+
+    async fn runtime(&self) -> Result<RuntimeStatus> {
+        Ok(RuntimeStatus {
+            name: "process".into(),
+            isolation: "not sandboxed".into(),
+            network: "open".into(),
+            limits: "none".into(),
+            python: "3.11".into(),
+            notes: vec!["no namespaces for agents: it is a fake".into()],
+        })
     }
 }
 
@@ -619,11 +697,12 @@ impl Deployer for FakeDeployer {
     }
 
     async fn get(&self, id: DeploymentId) -> Result<Deployment> {
-        let all = self.list(None, 10).await?;
+        let all = self.list(DeploymentQuery { limit: 10, ..DeploymentQuery::default() }).await?;
         all.into_iter().find(|d| d.id == id).ok_or_else(|| Error::not_found("deployment", id))
     }
 
-    async fn list(&self, agent: Option<Name>, _: u32) -> Result<Vec<Deployment>> {
+    async fn list(&self, query: DeploymentQuery) -> Result<Vec<Deployment>> {
+        let DeploymentQuery { agent, status, before, .. } = query;
         let deployment = Deployment {
             id: self.id,
             agent: name("a"),
@@ -634,10 +713,22 @@ impl Deployer for FakeDeployer {
             tools_created: vec!["t".into()],
             image: Some(image()),
             error: None,
+            revision_id: None,
+            warnings: vec!["careful".into()],
+            request_id: Some("req-1".into()),
+            steps: vec![DeploymentStep {
+                step: "switch",
+                status: "SUCCEEDED",
+                started_at: 400,
+                completed_at: Some(1_000),
+            }],
             created_at: 0,
             updated_at: 1_000,
             completed_at: Some(1_000),
         };
-        Ok([deployment].into_iter().filter(|d| agent.as_ref().is_none_or(|agent| d.agent == *agent)).collect())
+        let of_agent = |d: &Deployment| agent.as_ref().is_none_or(|agent| d.agent == *agent);
+        let of_status = |d: &Deployment| status.is_none_or(|status| d.status == status);
+        let older = |d: &Deployment| before.is_none_or(|before| d.id < before);
+        Ok([deployment].into_iter().filter(|d| of_agent(d) && of_status(d) && older(d)).collect())
     }
 }

@@ -8,6 +8,7 @@ use hoistway_gateway::{
     api::{self, body::BodyBudget},
     public::PublicAddresses,
     routes::Routes,
+    seen::Seen,
     state::{AppState, Limits, ReadyCheck},
 };
 use hoistway_kit::{ports, token::ApiKey, web};
@@ -85,9 +86,10 @@ impl Gateway {
         let dir = tempfile::tempdir().unwrap();
         let (tools, agents, deployer) = (Arc::<FakeTools>::default(), FakeAgents::new(), FakeDeployer::new());
         let key = ApiKey::generate().unwrap();
+        let shutdown = CancellationToken::new();
         let state = Arc::new(AppState {
             tools: tools.clone(),
-            builds: Arc::new(FakeBuilds),
+            builds: FakeBuilds::new(),
             agents: agents.clone(),
             deployer: deployer.clone(),
             routes: Routes::new(agents.clone()),
@@ -97,10 +99,12 @@ impl Gateway {
             limits,
             ready: Arc::new(Always),
             tasks: TaskTracker::new(),
+            seen: Seen::new("/nowhere/gateway.db".into()),
+            closing: shutdown.child_token(),
         });
-        let shutdown = CancellationToken::new();
         let mut changes = state.routes.changes();
         tokio::spawn(state.routes.clone().run(shutdown.clone()));
+        tokio::spawn(state.seen.clone().follow_agents(agents.clone(), shutdown.clone()));
         changes.wait_for(|count| *count > 0).await.unwrap();
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];
@@ -151,6 +155,13 @@ impl Gateway {
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.call("POST", path, body.to_string()).await
+    }
+}
+
+impl Gateway {
+    /// Begins the shutdown.
+    pub fn stop(&self) {
+        self.shutdown.cancel();
     }
 }
 

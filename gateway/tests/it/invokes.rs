@@ -261,6 +261,56 @@ async fn a_stream_that_breaks_off_does_not_look_whole() {
 }
 
 #[tokio::test]
+async fn events_that_break_off_end_with_an_error_event() {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
+    let limits = Limits { invoke_timeout: Duration::from_millis(300), ..Limits::default() };
+    for (script, begins, code) in [
+        (vec![Some(format!("{head}9\r\ndata: 1\n\n\r\n"))], "data: 1\n\nevent: error\ndata: ", "agent_crashed"),
+        (vec![Some(format!("{head}6\r\ndata: \r\n"))], "data: \n\nevent: error\ndata: ", "agent_crashed"),
+        (
+            vec![Some(format!("{head}9\r\ndata: 1\n\n\r\n")), None],
+            "data: 1\n\nevent: error\ndata: ",
+            "deadline_exceeded",
+        ),
+    ] {
+        let (gateway, runner) = (Gateway::with(limits.clone()).await, Runner::start(script).await);
+        changed(&gateway, runner.route()).await;
+        let answer = gateway.post("/api/agents/a/invoke/stream", json!({"message": "hi"})).await;
+        let error = answer.text.strip_prefix(begins).unwrap_or_else(|| panic!("{}", answer.text));
+        let error: serde_json::Value = serde_json::from_str(error.trim_end()).unwrap();
+        assert_eq!(
+            (error["code"].as_str(), error["request_id"].as_str()),
+            (Some(code), Some(answer.header("x-request-id")))
+        );
+        let metrics = gateway.get("/metrics").await.text;
+        assert!(
+            metrics.contains(&format!("hoistway_invokes_total{{agent=\"a\",outcome=\"{code}\"}} 1\n")),
+            "{metrics}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_the_agent() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n5\r\nchunk\r\n";
+    let limits = Limits { invoke_concurrency: 1, ..Limits::default() };
+    let (gateway, runner) = (Gateway::with(limits).await, Runner::start(vec![Some(head.into()), None]).await);
+    changed(&gateway, runner.route()).await;
+    let key = format!("Bearer {}", gateway.key);
+    let path = "/api/agents/a/invoke/stream";
+    let open = async || gateway.open("POST", path, r#"{"message": "hi"}"#, &[("authorization", &key)]).await;
+    let first = open().await;
+    assert_eq!((first.status().as_u16(), open().await.status().as_u16()), (200, 429));
+    drop(first);
+    // The place is free as soon as the gateway has noticed.
+    while open().await.status() == 429 {}
+    let metrics = gateway.get("/metrics").await.text;
+    assert!(metrics.contains("hoistway_invokes_total{agent=\"a\",outcome=\"client_gone\"}"), "{metrics}");
+    assert!(metrics.contains("hoistway_invokes_total{agent=\"a\",outcome=\"resource_exhausted\"}"), "{metrics}");
+}
+
+#[tokio::test]
 async fn a_new_route_is_acknowledged_when_nobody_is_on_the_way_to_the_old_one() {
     let (gateway, _runner) = with_runner(vec![]).await;
     let routes = &gateway.state.routes;

@@ -14,4 +14,5 @@ mod keys;
 mod limits;
 mod resources;
 mod saga;
+mod seeing;
 mod world;

@@ -32,6 +32,8 @@ async fn agents() {
                 "revision": null,
                 "imageDigest": Digest::of(b"manifest"),
                 "isolation": "not sandboxed",
+                "network": "open",
+                "limits": "none",
             },
             "created_at": "1970-01-01T00:00:00.000Z",
             "updated_at": "1970-01-01T00:00:00.000Z",
@@ -45,6 +47,17 @@ async fn agents() {
         "400 invalid_argument tail: \"x\" is not a whole number from 0 to 100000"
     );
     assert_eq!(gateway.get("/api/agents/b/logs").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_installation() {
+    let gateway = Gateway::start().await;
+    let runtime = json!({"name": "process", "isolation": "not sandboxed", "network": "open", "limits": "none",
+        "python": "3.11", "details": ["no namespaces for agents: it is a fake"]});
+    assert_eq!(
+        gateway.get("/api/status").await.json(),
+        json!({"version": env!("CARGO_PKG_VERSION"), "namespace": "agent-system", "runtime": runtime})
+    );
 }
 
 #[tokio::test]
@@ -174,13 +187,19 @@ async fn model_providers() {
 #[tokio::test]
 async fn builds_and_deployments() {
     let gateway = Gateway::start().await;
-    let builds = json!([
+    let steps = json!([{"step": "image", "started_at": "1970-01-01T00:00:01.200Z", "completed_at": "1970-01-01T00:00:01.900Z", "duration_ms": 700}]);
+    let mut builds = json!([
         {"id": "build-a1b2c3d4e5f6", "agent": "a", "status": "SUCCEEDED", "image": "127.0.0.1:5005/a:a1b2c3d4e5f6", "error": null,
          "created_at": "1970-01-01T00:00:01.000Z", "completed_at": "1970-01-01T00:00:02.000Z"},
         {"id": "build-0", "agent": "a", "status": "FAILED", "image": null, "error": "no such package",
          "created_at": "1970-01-01T00:00:01.000Z", "completed_at": "1970-01-01T00:00:02.000Z"},
     ]);
-    assert_eq!(gateway.get("/api/builds").await.json(), builds);
+    let shown = gateway.get("/api/builds").await.json();
+    for (i, build) in builds.as_array_mut().unwrap().iter_mut().enumerate() {
+        (build["steps"], build["duration_ms"], build["request_id"]) = (steps.clone(), json!(1_000), json!("req-1"));
+        build["attempt"] = shown[i]["attempt"].clone();
+    }
+    assert_eq!(shown, builds);
     assert_eq!(gateway.get("/api/builds?limit=1").await.json().as_array().unwrap().len(), 1);
     assert_eq!(gateway.get("/api/builds/build-0").await.json(), builds[1]);
     assert_eq!(gateway.get("/api/builds/build-0/logs?tail=2").await.text, "two\nthree\n");
@@ -193,6 +212,9 @@ async fn builds_and_deployments() {
             "id": id, "agent": "a", "status": "SUCCEEDED", "step": "switch", "tools_created": ["t"],
             "build_id": "build-a1b2c3d4e5f6", "image_uri": "127.0.0.1:5005/a:a1b2c3d4e5f6", "error": null,
             "created_at": "1970-01-01T00:00:00.000Z", "updated_at": "1970-01-01T00:00:01.000Z", "completed_at": "1970-01-01T00:00:01.000Z",
+            "duration_ms": 1_000, "revision": null, "warnings": ["careful"], "request_id": "req-1",
+            "steps": [{"step": "switch", "status": "SUCCEEDED", "started_at": "1970-01-01T00:00:00.400Z",
+                "completed_at": "1970-01-01T00:00:01.000Z", "duration_ms": 600}],
         })
     );
     assert_eq!(gateway.get("/api/deployments").await.json(), json!([deployment]));

@@ -3,7 +3,8 @@ use crate::agents::v1 as pb;
 use hoistway_model::{
     Error, Result, Secret,
     agent::{
-        Agent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, RevisionStatus, Route, RouteEvent, Target, VersionedRoute,
+        Agent, AgentChange, AgentEvent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place, RevisionStatus, Route,
+        RouteEvent, RuntimeStatus, Target, VersionedRoute,
     },
 };
 
@@ -97,6 +98,9 @@ impl From<Agent> for pb::Agent {
             created_at: a.created_at,
             updated_at: a.updated_at,
             revision_number: a.revision_number,
+            needs_rebuild: a.needs_rebuild,
+            network: a.network,
+            limits: a.limits,
         }
     }
 }
@@ -117,7 +121,24 @@ impl TryFrom<pb::Agent> for Agent {
             isolation: a.isolation,
             created_at: a.created_at,
             updated_at: a.updated_at,
+            needs_rebuild: a.needs_rebuild,
+            network: a.network,
+            limits: a.limits,
         })
+    }
+}
+
+impl From<RuntimeStatus> for pb::GetRuntimeResponse {
+    fn from(r: RuntimeStatus) -> Self {
+        let RuntimeStatus { name, isolation, network, limits, python, notes } = r;
+        Self { name, isolation, network, limits, python, notes }
+    }
+}
+
+impl From<pb::GetRuntimeResponse> for RuntimeStatus {
+    fn from(r: pb::GetRuntimeResponse) -> Self {
+        let pb::GetRuntimeResponse { name, isolation, network, limits, python, notes } = r;
+        Self { name, isolation, network, limits, python, notes }
     }
 }
 
@@ -185,5 +206,57 @@ impl TryFrom<pb::WatchRoutesResponse> for VersionedRoute {
             Event::Removed(agent) => RouteEvent::Removed(name("removed", &agent)?),
         };
         Ok(Self { version: v.version, event })
+    }
+}
+
+impl From<Place> for pb::EventPlace {
+    fn from(p: Place) -> Self {
+        Self { epoch: p.epoch, sequence: p.sequence }
+    }
+}
+
+impl From<pb::EventPlace> for Place {
+    fn from(p: pb::EventPlace) -> Self {
+        Self { epoch: p.epoch, sequence: p.sequence }
+    }
+}
+
+impl From<AgentEvent> for pb::WatchAgentEventsResponse {
+    fn from(e: AgentEvent) -> Self {
+        use pb::watch_agent_events_response::Change;
+        let change = match e.change {
+            AgentChange::Phase(phase, message) => {
+                Change::Phase(pb::PhaseChange { phase: phase.as_str().into(), message })
+            }
+            AgentChange::Crashed { reason, restarts } => Change::Crash(pb::Crash { reason, restarts }),
+            AgentChange::Deleted => Change::Deletion(pb::Deletion {}),
+        };
+        Self {
+            place: Some(e.place.into()),
+            time: e.time_ms,
+            agent: e.agent.into(),
+            revision_id: e.revision.map(|r| r.to_string()).unwrap_or_default(),
+            change: Some(change),
+        }
+    }
+}
+
+impl TryFrom<pb::WatchAgentEventsResponse> for AgentEvent {
+    type Error = Error;
+
+    fn try_from(e: pb::WatchAgentEventsResponse) -> Result<Self> {
+        use pb::watch_agent_events_response::Change;
+        let change = match required("change", e.change)? {
+            Change::Phase(p) => AgentChange::Phase(required("phase", Phase::parse(&p.phase))?, p.message),
+            Change::Crash(c) => AgentChange::Crashed { reason: c.reason, restarts: c.restarts },
+            Change::Deletion(_) => AgentChange::Deleted,
+        };
+        Ok(Self {
+            place: required("place", e.place)?.into(),
+            time_ms: e.time,
+            agent: name("agent", &e.agent)?,
+            revision: optional(e.revision_id).map(|r| parsed("revision_id", &r)).transpose()?,
+            change,
+        })
     }
 }

@@ -1,8 +1,14 @@
 //! The gRPC face: messages to records, the call, records to messages. No decision is taken here.
 
 use futures_util::{Stream, StreamExt};
-use hoistway_kit::grpc::{MAX_MESSAGE, to_status};
-use hoistway_model::{AgentService, Operation, Result};
+use hoistway_kit::{
+    grpc::{MAX_MESSAGE, to_status},
+    logs,
+};
+use hoistway_model::{
+    AgentService, Operation, Result,
+    log::{LogPiece, LogQuery},
+};
 use hoistway_proto::{
     agents::v1::{
         self as pb,
@@ -13,6 +19,9 @@ use hoistway_proto::{
 };
 use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status, async_trait};
+
+/// The answers of a call that has many.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Any agent service as the generated server sees it.
 #[derive(Debug, Clone)]
@@ -125,13 +134,22 @@ impl GrpcAgentService {
     }
 
     async fn get_agent_logs(&self, r: pb::GetAgentLogsRequest) -> Result<pb::GetAgentLogsResponse> {
-        let lines = self.0.agent_logs(name("name", &r.name)?, r.tail).await?;
+        let query = LogQuery { tail: r.tail, ..LogQuery::default() };
+        let lines = logs::texts(self.0.agent_logs(name("name", &r.name)?, query).await?).await?;
         Ok(pb::GetAgentLogsResponse { lines })
+    }
+
+    async fn get_agent_metrics(&self, _: pb::GetAgentMetricsRequest) -> Result<pb::GetAgentMetricsResponse> {
+        Ok(pb::GetAgentMetricsResponse { metrics: Some(self.0.agent_metrics().await?.into()) })
     }
 
     async fn ack_routes(&self, r: pb::AckRoutesRequest) -> Result<pb::AckRoutesResponse> {
         self.0.ack_routes(r.watcher, r.version).await?;
         Ok(pb::AckRoutesResponse {})
+    }
+
+    async fn get_runtime(&self, _: pb::GetRuntimeRequest) -> Result<pb::GetRuntimeResponse> {
+        self.0.runtime().await.map(Into::into)
     }
 }
 
@@ -140,7 +158,30 @@ macro_rules! rpcs {
     ($($method:ident: $request:ident => $response:ident,)*) => {
         #[async_trait]
         impl Service for GrpcAgentService {
-            type WatchRoutesStream = Pin<Box<dyn Stream<Item = Result<pb::WatchRoutesResponse, Status>> + Send>>;
+            type WatchRoutesStream = Answers<pb::WatchRoutesResponse>;
+            type WatchAgentEventsStream = Answers<pb::WatchAgentEventsResponse>;
+            type StreamAgentLogsStream = Answers<pb::StreamAgentLogsResponse>;
+
+            async fn watch_agent_events(
+                &self,
+                request: Request<pb::WatchAgentEventsRequest>,
+            ) -> Result<Response<Self::WatchAgentEventsStream>, Status> {
+                let after = request.into_inner().after.map(Into::into);
+                let events = self.0.agent_events(after).await.map_err(to_status)?;
+                Ok(Response::new(Box::pin(events.map(|event| event.map(Into::into).map_err(to_status)))))
+            }
+
+            async fn stream_agent_logs(
+                &self,
+                request: Request<pb::StreamAgentLogsRequest>,
+            ) -> Result<Response<Self::StreamAgentLogsStream>, Status> {
+                let pb::StreamAgentLogsRequest { name: agent, query } = request.into_inner();
+                let agent = name("name", &agent).map_err(to_status)?;
+                let query = query.unwrap_or_default().try_into().map_err(to_status)?;
+                let pieces = self.0.agent_logs(agent, query).await.map_err(to_status)?;
+                let answer = |piece: LogPiece| pb::StreamAgentLogsResponse { piece: Some(piece.into()) };
+                Ok(Response::new(Box::pin(pieces.map(move |piece| piece.map(answer).map_err(to_status)))))
+            }
 
             async fn watch_routes(
                 &self,
@@ -173,6 +214,7 @@ rpcs! {
     list_agents: ListAgentsRequest => ListAgentsResponse,
     delete_agent: DeleteAgentRequest => DeleteAgentResponse,
     get_agent_logs: GetAgentLogsRequest => GetAgentLogsResponse,
+    get_agent_metrics: GetAgentMetricsRequest => GetAgentMetricsResponse,
     ack_routes: AckRoutesRequest => AckRoutesResponse,
     get_revision: GetRevisionRequest => GetRevisionResponse,
     list_revisions: ListRevisionsRequest => ListRevisionsResponse,
@@ -182,4 +224,5 @@ rpcs! {
     stop_agent: StopAgentRequest => StopAgentResponse,
     start_agent: StartAgentRequest => StartAgentResponse,
     restart_agent: RestartAgentRequest => RestartAgentResponse,
+    get_runtime: GetRuntimeRequest => GetRuntimeResponse,
 }

@@ -1,10 +1,18 @@
 //! The gRPC face of the build service: messages in, the trait called, messages out.
 
 use async_trait::async_trait;
-use hoistway_kit::grpc::{MAX_MESSAGE, Server, to_status};
-use hoistway_kit::token::ServiceToken;
-use hoistway_model::Operation;
-use hoistway_model::{BuildService, OperationId, Result, build::BuildRequest, image::StoredImage};
+use futures_util::{Stream, StreamExt};
+use hoistway_kit::{
+    grpc::{MAX_MESSAGE, Server, to_status},
+    logs,
+    token::ServiceToken,
+};
+use hoistway_model::{
+    BuildService, Operation, OperationId, Result,
+    build::{Build, BuildRequest, RebuildRequest},
+    image::StoredImage,
+    log::{LogPiece, LogQuery},
+};
 use hoistway_proto::{
     DESCRIPTORS,
     builds::v1::{
@@ -14,7 +22,7 @@ use hoistway_proto::{
     common::v1 as common,
     convert::parsed,
 };
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status};
 
 /// The server of a build service.
@@ -25,6 +33,9 @@ pub fn server(service: Arc<dyn BuildService>, token: ServiceToken) -> Result<Ser
     Server::new(token).add(rpc).reflection(DESCRIPTORS)
 }
 
+/// The answers of a call that has many.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
 struct Face(Arc<dyn BuildService>);
 
 #[async_trait]
@@ -32,6 +43,15 @@ impl Rpc for Face {
     async fn build(&self, request: Request<pb::BuildRequest>) -> Result<Response<pb::BuildResponse>, Status> {
         let (operation, request): (Operation, BuildRequest) = request.into_inner().try_into().map_err(to_status)?;
         let image = self.0.build(operation, request).await.map_err(to_status)?;
+        Ok(Response::new(pb::BuildResponse { image: Some(image.into()) }))
+    }
+
+    async fn rebuild_image(
+        &self,
+        request: Request<pb::RebuildImageRequest>,
+    ) -> Result<Response<pb::BuildResponse>, Status> {
+        let (operation, request): (Operation, RebuildRequest) = request.into_inner().try_into().map_err(to_status)?;
+        let image = self.0.rebuild(operation, request).await.map_err(to_status)?;
         Ok(Response::new(pb::BuildResponse { image: Some(image.into()) }))
     }
 
@@ -54,7 +74,8 @@ impl Rpc for Face {
         &self,
         request: Request<pb::ListBuildsRequest>,
     ) -> Result<Response<pb::ListBuildsResponse>, Status> {
-        let builds = self.0.list_builds(request.into_inner().limit).await.map_err(to_status)?;
+        let query = request.into_inner().try_into().map_err(to_status)?;
+        let builds = self.0.list_builds(query).await.map_err(to_status)?;
         Ok(Response::new(pb::ListBuildsResponse { builds: builds.into_iter().map(Into::into).collect() }))
     }
 
@@ -63,8 +84,41 @@ impl Rpc for Face {
         request: Request<pb::GetBuildLogsRequest>,
     ) -> Result<Response<pb::GetBuildLogsResponse>, Status> {
         let pb::GetBuildLogsRequest { id, tail } = request.into_inner();
-        let lines = self.0.build_logs(id, tail).await.map_err(to_status)?;
-        Ok(Response::new(pb::GetBuildLogsResponse { lines }))
+        let query = LogQuery { tail, ..LogQuery::default() };
+        let pieces = self.0.build_logs(id, query).await.map_err(to_status)?;
+        Ok(Response::new(pb::GetBuildLogsResponse { lines: logs::texts(pieces).await.map_err(to_status)? }))
+    }
+
+    type StreamBuildLogsStream = Answers<pb::StreamBuildLogsResponse>;
+
+    async fn stream_build_logs(
+        &self,
+        request: Request<pb::StreamBuildLogsRequest>,
+    ) -> Result<Response<Self::StreamBuildLogsStream>, Status> {
+        let pb::StreamBuildLogsRequest { id, query } = request.into_inner();
+        let query = query.unwrap_or_default().try_into().map_err(to_status)?;
+        let pieces = self.0.build_logs(id, query).await.map_err(to_status)?;
+        let answer = |piece: LogPiece| pb::StreamBuildLogsResponse { piece: Some(piece.into()) };
+        Ok(Response::new(Box::pin(pieces.map(move |piece| piece.map(answer).map_err(to_status)))))
+    }
+
+    type WatchBuildsStream = Answers<pb::WatchBuildsResponse>;
+
+    async fn watch_builds(
+        &self,
+        _: Request<pb::WatchBuildsRequest>,
+    ) -> Result<Response<Self::WatchBuildsStream>, Status> {
+        let builds = self.0.build_events().await.map_err(to_status)?;
+        let answer = |build: Build| pb::WatchBuildsResponse { build: Some(build.into()) };
+        Ok(Response::new(Box::pin(builds.map(move |build| build.map(answer).map_err(to_status)))))
+    }
+
+    async fn get_build_metrics(
+        &self,
+        _: Request<pb::GetBuildMetricsRequest>,
+    ) -> Result<Response<pb::GetBuildMetricsResponse>, Status> {
+        let metrics = self.0.build_metrics().await.map_err(to_status)?;
+        Ok(Response::new(pb::GetBuildMetricsResponse { metrics: Some(metrics.into()) }))
     }
 
     async fn keep_images(

@@ -16,8 +16,10 @@ mod migration;
 mod pipeline;
 pub mod python;
 pub mod registry;
+mod seen;
 mod service;
 mod store;
+mod unbuild;
 
 pub use config::Config;
 pub use service::Builder;
@@ -36,8 +38,9 @@ use hoistway_kit::{
 use hoistway_model::{Error, Result};
 use images::Images;
 use pipeline::Pipeline;
-use python::Interpreter;
+use python::{Interpreter, Uv};
 use registry::{BlobStore, ManifestStore, RegistryState, Space};
+use seen::Seen;
 use service::Limits;
 use std::{sync::Arc, time::Duration};
 use store::Store;
@@ -97,7 +100,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     .map_err(|e| Error::internal("opening the blob store", e))??;
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
-    let dependencies = Dependencies::open(&config.service_dir(), interpreter.clone(), blobs.clone())?;
+    let uv = Uv::new(&config.service_dir(), &config.indexes())?;
+    let dependencies = Dependencies::open(&config.service_dir(), uv, interpreter.clone(), blobs.clone())?;
     let packages = dependencies.available();
     let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
     let base_place = base.as_ref().map(BaseImage::place);
@@ -108,7 +112,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
         queue: config.queue,
         timeout: Duration::from_secs(config.timeout_seconds),
     };
-    let builder = Builder::new(pipeline, images.clone(), store.clone(), limits, shutdown);
+    let seen = Seen::new(config.service_dir());
+    let builder = Builder::new(pipeline, images.clone(), store.clone(), limits, seen, shutdown);
     let (token, api_key) = (deps.token.clone(), deps.api_key.clone());
     let verify = Arc::new(move |presented: &str| {
         token.verify(presented) | api_key.as_ref().is_some_and(|key| key.verify(presented))
@@ -146,8 +151,13 @@ impl Opened {
         let ended = shutdown.child_token();
         let rpc = self.server.serve(ports.grpc, ended.clone());
         let web = web::serve(ports.registry, registry::router(self.registry.clone()), ended.clone());
+        let closing = async {
+            ended.cancelled().await;
+            // Watches never end by themselves, and calls are drained only when all of them have ended.
+            self.builder.close();
+        };
         let tidy = tidy(self.store.clone(), self.registry, self.images, ended.clone());
-        let (rpc, web, ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy);
+        let (rpc, web, (), ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy, closing);
         self.builder.drained().await;
         self.store.db().close().await;
         rpc.and(web)
@@ -173,3 +183,6 @@ async fn tidy(store: Store, registry: RegistryState, images: Images, shutdown: C
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

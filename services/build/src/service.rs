@@ -5,15 +5,18 @@ use crate::{
     images::Images,
     log::BuildLog,
     pipeline::Pipeline,
+    seen::Seen,
     store::{Attempt, Store},
 };
 use async_trait::async_trait;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
-use hoistway_kit::{operations::Begun, time::now_ms};
+use hoistway_kit::{operations::Begun, telemetry, time::now_ms};
 use hoistway_model::{
-    BuildService, Code, Digest, Error, Operation, OperationId, Result,
-    build::{Build, BuildRequest, BuildStatus, BuiltImage, Collected},
+    BuildAttemptId, BuildService, Code, Digest, Error, Operation, OperationId, Result,
+    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuiltImage, Collected, RebuildRequest},
     image::StoredImage,
+    log::{LogPieces, LogQuery},
+    metric::Metrics,
     redact::Masker,
 };
 use hoistway_proto::builds::v1 as pb;
@@ -29,6 +32,9 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The most builds of one list: a page of a thousand, and one more to know whether there is another.
+const MAX_LIST: u32 = 1_001;
 
 /// Bounds of the service.
 #[derive(Debug, Clone, Copy)]
@@ -51,14 +57,28 @@ struct Inner {
     store: Store,
     limits: Limits,
     slots: Semaphore,
-    running: Mutex<HashMap<Digest, Running>>,
+    running: Mutex<HashMap<Work, Running>>,
+    seen: Arc<Seen>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
 type Outcome = Shared<BoxFuture<'static, Result<BuiltImage, Arc<Error>>>>;
 
-/// A build that waits or runs, under the digest of its inputs.
+/// What makes two builds one while they run: the same inputs, resolved in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Work {
+    inputs: Digest,
+    refresh: bool,
+}
+
+impl Work {
+    fn of(attempt: &Attempt, request: &BuildRequest) -> Self {
+        Self { inputs: attempt.inputs, refresh: request.refresh }
+    }
+}
+
+/// A build that waits or runs.
 struct Running {
     build: Build,
     log: BuildLog,
@@ -69,6 +89,18 @@ struct Running {
     outcome: Outcome,
 }
 
+impl Running {
+    /// The build as it is after its end.
+    fn ended(self, outcome: &Result<BuiltImage>) -> Build {
+        let (status, image, error) = match outcome {
+            Ok(image) => (BuildStatus::Succeeded, Some(image.clone()), None),
+            Err(error) => (BuildStatus::Failed, None, Some(error.message.clone())),
+        };
+        let id = image.as_ref().map_or(self.build.id, |image| image.build_id.clone());
+        Build { id, status, image, error, completed_at: Some(now_ms()), steps: self.log.steps(), ..self.build }
+    }
+}
+
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Builder")
@@ -77,8 +109,16 @@ impl fmt::Debug for Builder {
 
 impl Builder {
     /// A service over a pipeline.
-    pub fn new(pipeline: Pipeline, images: Images, store: Store, limits: Limits, shutdown: CancellationToken) -> Self {
+    pub fn new(
+        pipeline: Pipeline,
+        images: Images,
+        store: Store,
+        limits: Limits,
+        seen: Seen,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self(Arc::new(Inner {
+            seen: Arc::new(seen),
             pipeline,
             images,
             store,
@@ -90,6 +130,11 @@ impl Builder {
         }))
     }
 
+    /// Ends everybody who follows builds, so that calls can drain. Logs end with their builds, which the shutdown cancels.
+    pub fn close(&self) {
+        self.0.seen.close();
+    }
+
     /// Waits until no build runs any more; call it after the shutdown token was cancelled.
     pub async fn drained(&self) {
         self.0.tasks.close();
@@ -98,15 +143,17 @@ impl Builder {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Running>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Work, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The running build of these inputs, or a new one.
     fn join_or_start(self: &Arc<Self>, attempt: &Attempt, request: BuildRequest) -> Result<(Outcome, bool)> {
+        let work = Work::of(attempt, &request);
         let mut running = self.lock();
-        if let Some(same) = running.get_mut(&attempt.inputs) {
+        if let Some(same) = running.get_mut(&work) {
             same.wanted_by.insert(attempt.operation);
+            self.seen.reused();
             return Ok((same.outcome.clone(), true));
         }
         if running.len() >= self.limits.concurrency + self.limits.queue {
@@ -120,13 +167,18 @@ impl Inner {
         }
         let (log, cancel, waiting) =
             (BuildLog::new(Masker::new(&request.mask)), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
+        log.step("queue");
         let task = {
             let (inner, attempt) = (self.clone(), attempt.clone());
             let (log, cancel, waiting) = (log.clone(), cancel.clone(), waiting.clone());
             // A task of its own: the build goes on when its caller goes away.
             self.tasks.spawn(async move {
                 let outcome = inner.run(&attempt, &request, &log, &cancel, &waiting).await;
-                inner.lock().remove(&attempt.inputs);
+                log.end();
+                let ended = inner.lock().remove(&work).map(|running| running.ended(&outcome));
+                if let Some(build) = ended {
+                    inner.seen.ended(&build, &log);
+                }
                 outcome.map_err(Arc::new)
             })
         };
@@ -140,10 +192,14 @@ impl Inner {
             error: None,
             created_at: attempt.created_at,
             completed_at: None,
+            attempt: attempt.id,
+            request_id: attempt.request_id.clone(),
+            steps: Vec::new(),
         };
+        self.seen.began(&Build { status: BuildStatus::Pending, ..build.clone() });
         let wanted_by = HashSet::from([attempt.operation]);
         let entry = Running { build, log, waiting, wanted_by, cancel, outcome: outcome.clone() };
-        running.insert(attempt.inputs, entry);
+        running.insert(work, entry);
         Ok((outcome, false))
     }
 
@@ -181,7 +237,7 @@ impl Inner {
         };
         log.say(format!("failed: {error}"));
         log.say(error.details.join("\n"));
-        self.store.fail(attempt, &error.message, &log.lines()).await?;
+        self.store.fail(attempt, &error.message, &log.kept(attempt.request_id.clone())).await?;
         Err(error)
     }
 }
@@ -211,12 +267,14 @@ impl BuildService for Builder {
             agent: request.agent.clone(),
             inputs,
             created_at: now_ms(),
+            request_id: telemetry::request_id().map(|id| id.to_string()),
         };
         if !request.refresh
             && let Some(image) = inner.store.image_of(inputs).await?
             && inner.pipeline.is_whole(&image).await?
             && let Some(begun) = inner.store.reuse(&attempt, &image, &encode(&image)).await?
         {
+            inner.seen.reused();
             return match begun {
                 Begun::Done(stored) => decode(&stored),
                 Begun::New | Begun::Unfinished => Ok(image),
@@ -231,6 +289,12 @@ impl BuildService for Builder {
         Ok(image)
     }
 
+    async fn rebuild(&self, operation: Operation, request: RebuildRequest) -> Result<BuiltImage> {
+        let RebuildRequest { attempt, agent, digest, mask } = request;
+        let source = self.0.pipeline.source_of(&agent, digest).await?;
+        self.build(operation, BuildRequest { attempt, agent, source, refresh: false, mask }).await
+    }
+
     async fn undo_build(&self, built: OperationId) -> Result<()> {
         self.0.store.undo(built).await?;
         let mut running = self.0.lock();
@@ -243,31 +307,51 @@ impl BuildService for Builder {
     }
 
     async fn get_build(&self, id: String) -> Result<Build> {
-        if let Some(build) = self.0.running_builds().into_iter().find(|build| build.id == id) {
+        if let Some(build) = self.0.running_builds().into_iter().find(|build| build.has_id(&id)) {
             return Ok(build);
         }
-        Ok(self.0.store.get(&id).await?.ok_or_else(|| Error::not_found("build", &id))?.1)
+        Ok(self.0.store.get(&id).await?.ok_or_else(|| Error::not_found("build", &id))?.0)
     }
 
-    async fn list_builds(&self, limit: u32) -> Result<Vec<Build>> {
-        let limit = limit.clamp(1, 1_000);
-        let mut builds = self.0.running_builds();
-        builds.extend(self.0.store.list(limit).await?);
-        builds.sort_by_key(|build| std::cmp::Reverse(build.created_at));
+    async fn list_builds(&self, query: BuildQuery) -> Result<Vec<Build>> {
+        let limit = query.limit.clamp(1, MAX_LIST);
+        let before = match query.before {
+            Some(before) => Some(self.0.attempt_of(before).await?),
+            None => None,
+        };
+        let wanted = |build: &Build| {
+            query.agent.as_ref().is_none_or(|agent| build.agent == *agent)
+                && before.is_none_or(|before| build.attempt < before)
+        };
+        let running = self.0.running_builds().into_iter().filter(wanted);
+        let mut builds: Vec<Build> = running.collect();
+        builds.extend(self.0.store.list(query.agent.as_ref(), before, limit).await?);
+        // One that ended in between is in both; what is stored comes after and is not the one to be left out.
+        builds.reverse();
+        builds.sort_by_key(|build| std::cmp::Reverse(build.attempt));
+        builds.dedup_by_key(|build| build.attempt);
         builds.truncate(limit as usize);
         Ok(builds)
     }
 
-    async fn build_logs(&self, id: String, tail: Option<u32>) -> Result<Vec<String>> {
-        let live = self.0.lock().values().find(|r| r.build.id == id).map(|r| r.log.clone());
-        let mut lines = match live {
-            Some(log) => log.lines(),
-            None => self.0.store.get(&id).await?.ok_or_else(|| Error::not_found("build", &id))?.2,
-        };
-        if let Some(tail) = tail {
-            lines.drain(..lines.len().saturating_sub(tail as usize));
+    async fn build_logs(&self, id: String, query: LogQuery) -> Result<LogPieces> {
+        let live = self.0.lock().values().find(|r| r.build.has_id(&id)).map(|r| r.log.clone());
+        if let Some(log) = live {
+            return Ok(log.read(query));
         }
-        Ok(lines)
+        let (build, kept) = self.0.store.get(&id).await?.ok_or_else(|| Error::not_found("build", &id))?;
+        Ok(kept.read(&query, build.completed_at.unwrap_or(build.created_at)))
+    }
+
+    async fn build_events(&self) -> Result<BuildEvents> {
+        Ok(self.0.seen.follow())
+    }
+
+    async fn build_metrics(&self) -> Result<Metrics> {
+        let waiting = self.0.lock().values().filter(|r| r.waiting.load(Ordering::Relaxed)).count();
+        let (running, seen) = (self.0.lock().len().saturating_sub(waiting), self.0.seen.clone());
+        let read = tokio::task::spawn_blocking(move || seen.metrics(running, waiting));
+        read.await.map_err(|e| Error::internal("reading what was measured", e))
     }
 
     async fn keep_images(&self, images: Vec<StoredImage>) -> Result<()> {
@@ -285,6 +369,20 @@ impl Inner {
             true => BuildStatus::Pending,
             false => BuildStatus::Building,
         };
-        self.lock().values().map(|running| Build { status: status(running), ..running.build.clone() }).collect()
+        let build = |r: &Running| Build { status: status(r), steps: r.log.steps(), ..r.build.clone() };
+        self.lock().values().map(build).collect()
+    }
+
+    /// The attempt that an attempt's or a build's id stands for.
+    async fn attempt_of(&self, id: String) -> Result<BuildAttemptId> {
+        if let Ok(attempt) = id.parse() {
+            return Ok(attempt);
+        }
+        let running = self.lock().values().find(|r| r.build.id == id).map(|r| r.build.attempt);
+        let found = match running {
+            Some(attempt) => Some(attempt),
+            None => self.store.get(&id).await?.map(|(build, _)| build.attempt),
+        };
+        found.ok_or_else(|| Error::field("before", format!("there is no build \"{id}\"")))
     }
 }

@@ -56,7 +56,7 @@ fn require_a_source(schema: &mut Value) {
 }
 
 fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
-    let keyed = path.starts_with("/api/");
+    let keyed = crate::api::auth::is_guarded(path);
     operation.insert("security".into(), security(path, method));
     name(operation);
     parameters(path, operation);
@@ -79,7 +79,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
 /// Either way of showing a key, and the scope that the key must have. What is outside `/api` is open.
 fn security(path: &str, method: &str) -> Value {
     let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
-    let needed = path.starts_with("/api/").then(|| permission(&method, Some(path))).flatten();
+    let needed = crate::api::auth::is_guarded(path).then(|| permission(&method, Some(path))).flatten();
     needed.map_or_else(
         || json!([]),
         |needed| json!([{"bearer": [needed.scope.as_str()]}, {"key": [needed.scope.as_str()]}]),

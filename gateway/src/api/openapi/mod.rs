@@ -29,7 +29,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 fn document() -> Value {
     let described: OpenApi =
         OpenApiRouter::with_openapi(OpenApiBuilder::new().info(InfoBuilder::new().build()).build())
-            .merge(super::open_routes())
+            .merge(super::root_routes())
             .nest("/api", super::routes())
             .into_openapi();
     finish::finish(described)

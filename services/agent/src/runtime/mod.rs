@@ -7,12 +7,17 @@
 pub mod logs;
 mod process;
 
+pub use crate::sandbox::Isolation;
 pub use hoistway_model::redact::Masker;
-pub use logs::{LogBook, LogLine, Stream};
+pub use logs::{LogBook, LogLimits};
 pub use process::{Backoff, ProcessConfig, ProcessRuntime};
 
 use async_trait::async_trait;
-use hoistway_model::{Code, Error, Name, Result, RevisionId, Secret};
+use hoistway_model::{
+    Code, Error, Name, Result, RevisionId, Secret,
+    log::{LogPieces, LogQuery},
+    metric::Family,
+};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +29,11 @@ pub trait Runtime: Send + Sync {
     /// What keeps an agent from the rest of the machine: what is enforced, never more.
     fn isolation(&self) -> Isolation;
 
+    /// Base URL of egress as agents reach it, where that is not the one of everybody else.
+    fn egress_url(&self) -> Option<String> {
+        None
+    }
+
     /// Makes the instance run, and returns as soon as its address is known; [`Started::ready`] waits for the rest.
     ///
     /// An instance of the same revision that is there already, in whatever state, is returned as it is: to try a
@@ -33,8 +43,13 @@ pub trait Runtime: Send + Sync {
     /// The instance as it is now; `None` if the runtime does not have it.
     async fn status(&self, revision: &RevisionId) -> Result<Option<Started>>;
 
-    /// The last `tail` lines of all instances of an agent, oldest first. They outlive the instances.
-    async fn logs(&self, agent: &Name, tail: usize) -> Result<Vec<LogLine>>;
+    /// The log of all instances of an agent. It outlives the instances, and following it ends when it is forgotten.
+    async fn logs(&self, agent: &Name, query: LogQuery) -> Result<LogPieces>;
+
+    /// What was measured.
+    fn metrics(&self) -> Vec<Family> {
+        Vec::new()
+    }
 
     /// Stops the instance: it may take `grace` to finish the requests that it has, then it is killed with everything
     /// it started. Returns when nothing of it is left. Removing what is not there is not an error.
@@ -166,23 +181,6 @@ pub struct Failure {
 impl Failure {
     /// How many log lines a failure shows.
     pub const LOG_LINES: usize = 40;
-}
-
-/// What keeps an agent from the rest of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Isolation {
-    /// A process of this machine with limits and without new privileges. It can reach files and network as the user
-    /// that runs it can.
-    NotSandboxed,
-}
-
-impl fmt::Display for Isolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Isolation::NotSandboxed => f.write_str("not sandboxed"),
-        }
-    }
 }
 
 /// Milliseconds since the epoch.

@@ -11,6 +11,7 @@ mod lifecycle;
 mod open;
 mod remove;
 mod revisions;
+mod seen;
 mod start;
 mod switch;
 mod view;
@@ -24,20 +25,25 @@ use crate::{
     store::{AgentRecord, Store},
 };
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use hoistway_kit::fs::DirLock;
 use hoistway_model::{
     AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
-    agent::{Agent, AgentSpec, RevisionStatus, RouteStream},
+    agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
     image::{ImageRef, StoredImage},
+    log::{LogPieces, LogQuery},
+    metric::Metrics,
     revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
 use keeper::Keeper;
 pub(crate) use open::Parts;
+use seen::Seen;
 use std::{
     collections::HashMap,
     fmt,
     future::Future,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -48,8 +54,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const ACK_LIMIT: Duration = Duration::from_secs(5);
 /// How long a replaced revision may take to finish its requests.
 const DRAIN: Duration = Duration::from_secs(30);
-/// The most log lines that a call gives.
-const MAX_LOG_LINES: usize = 10_000;
 
 /// The agent service of one installation.
 pub struct Service {
@@ -65,7 +69,12 @@ pub struct Service {
     kept_layers: Mutex<HashMap<RevisionId, Pins>>,
     /// Tools that were bound lately, for revisions whose specification is older.
     lately_bound: Mutex<HashMap<Name, bind::Binding>>,
+    /// What is told about agents, and to whom.
+    seen: Seen,
+    database: PathBuf,
     tasks: TaskTracker,
+    /// Ends what follows the service; calls are drained after that.
+    closing: CancellationToken,
     stopping: CancellationToken,
     /// Nobody else may run on the same directory, until the service is shut down.
     directory: Mutex<Option<DirLock>>,
@@ -245,13 +254,22 @@ impl AgentService for Agents {
         self.0.detached(async move { service.delete(operation, name).await }).await
     }
 
-    async fn agent_logs(&self, name: Name, tail: Option<u32>) -> Result<Vec<String>> {
+    async fn agent_logs(&self, name: Name, query: LogQuery) -> Result<LogPieces> {
+        // A deletion under way must end whoever follows, so nobody begins to follow in the middle of one.
+        let _lock = if query.follow { Some(self.0.lock(&name).await) } else { None };
         if self.0.store.agent(&name).await?.is_none() {
             return Err(Error::not_found("agent", &name));
         }
-        let tail = tail.map_or(MAX_LOG_LINES, |tail| (tail as usize).min(MAX_LOG_LINES));
-        let lines = self.0.runtime.logs(&name, tail).await?;
-        Ok(lines.into_iter().map(|line| line.text).collect())
+        let pieces = self.0.runtime.logs(&name, query).await?;
+        Ok(Box::pin(pieces.take_until(self.0.closing.clone().cancelled_owned())))
+    }
+
+    async fn agent_events(&self, after: Option<Place>) -> Result<AgentEvents> {
+        Ok(self.0.seen.follow(after))
+    }
+
+    async fn agent_metrics(&self) -> Result<Metrics> {
+        self.0.metrics().await
     }
 
     async fn watch_routes(&self, watcher: String) -> Result<RouteStream> {
@@ -261,5 +279,11 @@ impl AgentService for Agents {
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()> {
         self.0.hub.ack(&watcher, version);
         Ok(())
+    }
+
+    async fn runtime(&self) -> Result<RuntimeStatus> {
+        let Isolation { enforced, network, limits, notes } = self.0.isolation();
+        let python = self.0.interpreter.python.clone();
+        Ok(RuntimeStatus { name: "process".to_owned(), isolation: enforced, network, limits, python, notes })
     }
 }

@@ -1,12 +1,13 @@
 //! Opening the service: what ran before comes back.
 
-use super::{Agents, Service};
+use super::{Agents, Seen, Service};
 use crate::{
     environment::Surroundings, images::Images, interpreter::Interpreter, routes::Hub, runtime::Runtime, store::Store,
 };
 use hoistway_kit::{fs::DirLock, time::now_ms};
 use hoistway_model::{AgentService, Result};
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -24,6 +25,8 @@ pub(crate) struct Parts {
     pub surroundings: Surroundings,
     pub runtime: Arc<dyn Runtime>,
     pub lock: DirLock,
+    /// The file of the store.
+    pub database: PathBuf,
 }
 
 impl Service {
@@ -40,7 +43,10 @@ impl Service {
             locks: Mutex::default(),
             lately_bound: Mutex::default(),
             kept_layers: Mutex::default(),
+            seen: Seen::new(),
+            database: parts.database,
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
             stopping: CancellationToken::new(),
             directory: Mutex::new(Some(parts.lock)),
         });

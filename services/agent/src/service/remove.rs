@@ -23,6 +23,7 @@ impl Service {
         self.stop_revision(&id, Duration::ZERO).await;
         if undone == Undo::AgentToo {
             self.hub.remove(&name);
+            self.seen.deleted(&name);
             self.runtime.forget(&name).await?;
         } else {
             self.settle(&name).await?;
@@ -40,6 +41,7 @@ impl Service {
         self.kept_layers().retain(|id, _| !revisions.contains(id));
         let version = self.hub.remove(&name);
         self.hub.wait_acked(version, ACK_LIMIT).await;
+        self.seen.deleted(&name);
         join_all(revisions.iter().map(|id| self.stop_revision(id, DELETE_GRACE))).await;
         self.runtime.forget(&name).await?;
         self.sweep_soon();
@@ -51,9 +53,11 @@ impl Service {
         self.tasks.spawn(async move { service.images.store().sweep().await });
     }
 
-    /// Ends every watch of the routes, so that calls can drain. The first step of a shutdown.
+    /// Ends every watch of routes, events and logs, so that calls can drain. The first step of a shutdown.
     pub fn close_routes(&self) {
         self.hub.close();
+        self.seen.close();
+        self.closing.cancel();
     }
 
     /// Stops every agent, all at the same time, and closes the database. Agents come back at the next start.

@@ -74,6 +74,7 @@ impl Service {
         {
             (record, retired) = self.switch_record(None, &record, &desired, Some(&image)).await?;
         }
+        self.tell_phase(&record);
         Ok(Settled { version: self.hub.set(self.route(&record)), retired })
     }
 

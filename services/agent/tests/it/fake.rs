@@ -10,13 +10,14 @@ use hoistway_agent::{
     Config, Deps, Service,
     interpreter::Interpreter,
     open,
-    runtime::{Failure, Instance, Isolation, LogLine, Runtime, Started, State},
+    runtime::{Failure, Instance, Isolation, Runtime, Started, State},
 };
 use hoistway_kit::{secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, Result, RevisionId, Secret,
     agent::{Agent, AgentSpec, EnvVar, Phase, Route, RouteEvent, RouteStream},
     image::ImageRef,
+    log::{LogPieces, LogQuery},
 };
 use std::{
     collections::HashMap,
@@ -81,7 +82,7 @@ pub fn failure(message: &str) -> Failure {
 #[async_trait]
 impl Runtime for FakeRuntime {
     fn isolation(&self) -> Isolation {
-        Isolation::NotSandboxed
+        Isolation::none()
     }
 
     async fn apply(&self, instance: Instance) -> Result<Started> {
@@ -103,8 +104,8 @@ impl Runtime for FakeRuntime {
         Ok(None)
     }
 
-    async fn logs(&self, _: &Name, _: usize) -> Result<Vec<LogLine>> {
-        Ok(Vec::new())
+    async fn logs(&self, _: &Name, _: LogQuery) -> Result<LogPieces> {
+        Ok(Box::pin(futures_util::stream::empty()))
     }
 
     async fn remove(&self, revision: &RevisionId, grace: Duration) -> Result<()> {

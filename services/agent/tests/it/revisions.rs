@@ -6,6 +6,7 @@ use hoistway_model::{
     Code, Operation, RevisionId,
     agent::{AgentSpec, Phase},
     image::ImageRef,
+    log::LogQuery,
     redact::MASK,
 };
 use std::time::Duration;
@@ -239,7 +240,7 @@ async fn a_deleted_agent_leaves_nothing() {
     assert!(stack.runtime.done.borrow().contains(&Done::Forgot(spec.agent.clone())));
     for code in [
         stack.agents.get_agent(spec.agent.clone()).await.unwrap_err().code,
-        stack.agents.agent_logs(spec.agent.clone(), None).await.unwrap_err().code,
+        stack.agents.agent_logs(spec.agent.clone(), LogQuery::default()).await.err().unwrap().code,
         stack.agents.delete_agent(Operation::new(), spec.agent.clone()).await.unwrap_err().code,
     ] {
         assert_eq!(code, Code::NotFound);

@@ -1,6 +1,8 @@
 //! Migrations of the build service's database, oldest first. Only ever append.
 
 mod m2026_11_23_builds;
+mod m2026_11_23_packages;
+mod m2026_11_23_records;
 
 use crate::registry;
 use hoistway_kit::{db::Migrations, operations};
@@ -12,5 +14,7 @@ pub fn all() -> Migrations {
         Box::new(registry::store::Migration),
         Box::new(m2026_11_23_builds::Migration),
         Box::new(registry::store::ReferencesMigration),
+        Box::new(m2026_11_23_records::Migration),
+        Box::new(m2026_11_23_packages::Migration),
     ]
 }

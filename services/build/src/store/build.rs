@@ -1,5 +1,6 @@
 //! The table `builds`, one row for each attempt.
 
+use crate::log::Kept;
 use hoistway_model::{
     Error, Name, Result,
     build::{Build, BuildStatus, BuiltImage},
@@ -24,6 +25,8 @@ pub struct Model {
     pub log: String,
     pub created_at: i64,
     pub completed_at: i64,
+    /// JSON of [`Kept`] without its lines; none of what was built before there were such records.
+    pub record: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -31,7 +34,16 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
+/// What is kept of a build's log.
+pub fn kept(row: &Model) -> Result<Kept> {
+    let read = |json: &String| serde_json::from_str(json).map_err(|e| Error::internal("reading a build", e));
+    let mut kept: Kept = row.record.as_ref().map(read).transpose()?.unwrap_or_default();
+    kept.lines = row.log.lines().map(str::to_owned).collect();
+    Ok(kept)
+}
+
 pub fn from_row(row: Model) -> Result<Build> {
+    let kept = kept(&row)?;
     let status = BuildStatus::parse(&row.status)
         .ok_or_else(|| Error::internal("reading a build", format!("status \"{}\"", row.status)))?;
     let image = match (row.repository, row.tag, row.digest, row.entry_point) {
@@ -48,5 +60,8 @@ pub fn from_row(row: Model) -> Result<Build> {
         error: row.error,
         created_at: row.created_at,
         completed_at: Some(row.completed_at),
+        attempt: row.attempt.parse()?,
+        steps: kept.steps(),
+        request_id: kept.request_id,
     })
 }

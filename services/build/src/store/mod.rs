@@ -1,12 +1,15 @@
-//! Builds, kept locks and known dependency layers. sea-orm stays in here.
+//! Builds, kept locks and known packages. sea-orm stays in here.
 
 mod build;
 mod garbage;
 mod layer;
 mod lock;
+mod package;
+mod packages;
+mod set;
 
 use crate::{
-    layer::Layer,
+    log::Kept,
     migration,
     registry::{
         Manifest, NewTag, PutOutcome, RepoName,
@@ -45,6 +48,8 @@ pub struct Attempt {
     pub inputs: Digest,
     /// Milliseconds since the epoch.
     pub created_at: i64,
+    /// The HTTP request that caused it.
+    pub request_id: Option<String>,
 }
 
 impl Attempt {
@@ -71,7 +76,7 @@ pub struct Finished<'a> {
     pub manifest: &'a Manifest,
     pub tag: &'a NewTag,
     pub lock: Option<&'a KeptLock>,
-    pub log: &'a [String],
+    pub log: &'a Kept,
 }
 
 impl Store {
@@ -151,7 +156,7 @@ impl Store {
             tag: Set(Some(done.image.tag.clone())),
             digest: Set(Some(done.image.digest.to_string())),
             entry_point: Set(Some(done.image.entry_point.clone())),
-            ..ended(attempt, done.log)
+            ..ended(attempt, done.log)?
         };
         insert(&txn, row).await?;
         txn.commit().await.map_err(db_error(WRITING))?;
@@ -159,12 +164,12 @@ impl Store {
     }
 
     /// Records an attempt that ended without an image. Its operation stays open: the same call tries again.
-    pub async fn fail(&self, attempt: &Attempt, error: &str, log: &[String]) -> Result<()> {
+    pub async fn fail(&self, attempt: &Attempt, error: &str, log: &Kept) -> Result<()> {
         let row = build::ActiveModel {
             status: Set(BuildStatus::Failed.as_str().to_owned()),
             public_id: Set(attempt.public_id()),
             error: Set(Some(error.to_owned())),
-            ..ended(attempt, log)
+            ..ended(attempt, log)?
         };
         insert(self.0.write(), row).await
     }
@@ -177,58 +182,33 @@ impl Store {
         Ok(undone)
     }
 
-    /// The lock that these requirements were resolved to for this agent.
-    pub async fn lock(&self, agent: &Name, requirements: Digest, interpreter: &str) -> Result<Option<String>> {
-        let key = (agent.as_str().to_owned(), requirements.to_string(), interpreter.to_owned());
-        let found = lock::Entity::find_by_id(key).one(self.0.read()).await.map_err(db_error(READING))?;
-        Ok(found.map(|row| row.lock))
-    }
-
-    /// The dependency layer that these inputs made before.
-    pub async fn layer(&self, inputs: Digest) -> Result<Option<Layer>> {
-        let found = layer::Entity::find_by_id(inputs.to_string()).one(self.0.read()).await;
-        let Some(row) = found.map_err(db_error(READING))? else { return Ok(None) };
-        let size = u64::try_from(row.size).unwrap_or_default();
-        Ok(Some(Layer { digest: row.digest.parse()?, diff_id: row.diff_id.parse()?, size }))
-    }
-
-    /// Remembers which layer these inputs make.
-    pub async fn remember_layer(&self, inputs: Digest, made: Layer) -> Result<()> {
-        let row = layer::ActiveModel {
-            inputs: Set(inputs.to_string()),
-            digest: Set(made.digest.to_string()),
-            diff_id: Set(made.diff_id.to_string()),
-            size: Set(i64::try_from(made.size).unwrap_or(i64::MAX)),
-            created_at: Set(now_ms()),
+    /// The newest build of a public id, or that of an attempt.
+    pub async fn get(&self, id: &str) -> Result<Option<(Build, Kept)>> {
+        let wanted = match id.parse::<BuildAttemptId>() {
+            Ok(attempt) => build::Column::Attempt.eq(attempt.to_string()),
+            Err(_) => build::Column::PublicId.eq(id),
         };
-        let newer = OnConflict::column(layer::Column::Inputs)
-            .update_columns([layer::Column::Digest, layer::Column::DiffId, layer::Column::Size])
-            .to_owned();
-        let written = layer::Entity::insert(row).on_conflict(newer).exec_without_returning(self.0.write()).await;
-        written.map(drop).map_err(db_error(WRITING))
-    }
-
-    /// The newest build of a public id.
-    pub async fn get(&self, id: &str) -> Result<Option<(BuildAttemptId, Build, Vec<String>)>> {
         let found = build::Entity::find()
-            .filter(build::Column::PublicId.eq(id))
+            .filter(wanted)
             .order_by_desc(build::Column::Attempt)
             .one(self.0.read())
             .await
             .map_err(db_error(READING))?;
         let Some(row) = found else { return Ok(None) };
-        let log = row.log.lines().map(str::to_owned).collect();
-        Ok(Some((row.attempt.parse()?, build::from_row(row)?, log)))
+        let kept = build::kept(&row)?;
+        Ok(Some((build::from_row(row)?, kept)))
     }
 
     /// The newest builds, newest first.
-    pub async fn list(&self, limit: u32) -> Result<Vec<Build>> {
-        let rows = build::Entity::find()
-            .order_by_desc(build::Column::Attempt)
-            .limit(u64::from(limit))
-            .all(self.0.read())
-            .await
-            .map_err(db_error(READING))?;
+    pub async fn list(&self, agent: Option<&Name>, before: Option<BuildAttemptId>, limit: u32) -> Result<Vec<Build>> {
+        let mut query = build::Entity::find().order_by_desc(build::Column::Attempt).limit(u64::from(limit));
+        if let Some(agent) = agent {
+            query = query.filter(build::Column::Agent.eq(agent.as_str()));
+        }
+        if let Some(before) = before {
+            query = query.filter(build::Column::Attempt.lt(before.to_string()));
+        }
+        let rows = query.all(self.0.read()).await.map_err(db_error(READING))?;
         rows.into_iter().map(build::from_row).collect()
     }
 
@@ -246,16 +226,18 @@ impl Store {
 }
 
 /// What every ended attempt has.
-fn ended(attempt: &Attempt, log: &[String]) -> build::ActiveModel {
-    build::ActiveModel {
+fn ended(attempt: &Attempt, log: &Kept) -> Result<build::ActiveModel> {
+    let record = serde_json::to_string(log).map_err(|e| Error::internal(WRITING, e))?;
+    Ok(build::ActiveModel {
         attempt: Set(attempt.id.to_string()),
         agent: Set(attempt.agent.as_str().to_owned()),
         inputs: Set(attempt.inputs.to_string()),
-        log: Set(log.join("\n")),
+        log: Set(log.lines.join("\n")),
+        record: Set(Some(record)),
         created_at: Set(attempt.created_at),
         completed_at: Set(now_ms()),
         ..Default::default()
-    }
+    })
 }
 
 /// Writes an attempt; one that failed before and was tried again is replaced.
@@ -263,7 +245,7 @@ async fn insert(db: &impl sea_orm::ConnectionTrait, row: build::ActiveModel) -> 
     use build::Column as C;
     let again = OnConflict::column(C::Attempt)
         .update_columns([C::PublicId, C::Status, C::Repository, C::Tag, C::Digest, C::EntryPoint])
-        .update_columns([C::Error, C::Log, C::CompletedAt])
+        .update_columns([C::Error, C::Log, C::Record, C::CompletedAt])
         .to_owned();
     let written = build::Entity::insert(row).on_conflict(again).exec_without_returning(db).await;
     written.map(drop).map_err(db_error(WRITING))

@@ -3,7 +3,9 @@
 //! A record is one line, `MILLISECONDS<tab>STREAM<tab>REVISION<tab>TEXT`: easy for `grep`, and safe to read from the
 //! end, since a text holds no line feed.
 
-use super::{LogLine, Stream};
+use super::LogLimits;
+use hoistway_model::log::{LogLine, LogQuery, LogStream};
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Result, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -11,17 +13,29 @@ use std::path::{Path, PathBuf};
 
 /// How much is read at a time, backwards.
 const BLOCK: u64 = 64 << 10;
+/// The most bytes of lines that one reading answers with.
+const MAX_READ: usize = 16 << 20;
 
 pub(super) struct LogFile {
     dir: PathBuf,
-    limit: u64,
-    open: Option<(File, u64)>,
+    /// Of one file.
+    bytes: u64,
+    /// Of one file.
+    lines: u64,
+    open: Option<Current>,
+}
+
+/// The file that is written to.
+struct Current {
+    file: File,
+    bytes: u64,
+    lines: u64,
 }
 
 impl LogFile {
     /// The log in `dir`. Nothing is touched before the first line.
-    pub fn new(dir: PathBuf, limit: u64) -> Self {
-        Self { dir, limit, open: None }
+    pub fn new(dir: PathBuf, limits: LogLimits) -> Self {
+        Self { dir, bytes: (limits.bytes / 2).max(1), lines: (limits.lines / 2).max(1), open: None }
     }
 
     pub fn path(&self) -> &Path {
@@ -38,27 +52,36 @@ impl LogFile {
 
     /// Writes lines at the end; when the file is full it becomes the previous one.
     pub fn append(&mut self, lines: &[LogLine]) -> Result<()> {
-        let mut bytes = Vec::new();
+        let (max_bytes, max_lines) = (self.bytes, self.lines);
+        let (mut bytes, mut count) = (Vec::new(), 0);
         for line in lines {
-            let record = format!("{}\t{}\t{}\t{}\n", line.time_ms, line.stream.letter(), line.revision, line.text);
-            let size = self.file()?.1 + bytes.len() as u64;
-            if size > 0 && size + record.len() as u64 > self.limit {
-                self.write(&mut bytes)?;
+            let start = bytes.len();
+            let revision = line.revision.map(|r| r.to_string()).unwrap_or_default();
+            // Writing into a Vec cannot fail.
+            let _ = writeln!(bytes, "{}\t{}\t{revision}\t{}", line.time_ms, letter(line.stream), line.text);
+            let current = self.file()?;
+            let full = current.bytes + bytes.len() as u64 > max_bytes || current.lines + count == max_lines;
+            if full && current.lines + count > 0 {
+                let record = bytes.split_off(start);
+                self.write(&mut bytes, count)?;
+                count = 0;
+                bytes = record;
                 self.open = None;
                 fs::rename(self.current(), self.previous())?;
             }
-            bytes.extend_from_slice(record.as_bytes());
+            count += 1;
         }
-        self.write(&mut bytes)
+        self.write(&mut bytes, count)
     }
 
-    fn write(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
+    fn write(&mut self, bytes: &mut Vec<u8>, lines: u64) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let (file, size) = self.file()?;
-        let result = file.write_all(bytes);
-        *size += bytes.len() as u64;
+        let current = self.file()?;
+        let result = current.file.write_all(bytes);
+        current.bytes += bytes.len() as u64;
+        current.lines += lines;
         bytes.clear();
         if result.is_err() {
             // Open again next time, with the size as it really is.
@@ -67,25 +90,30 @@ impl LogFile {
         result
     }
 
-    fn file(&mut self) -> Result<&mut (File, u64)> {
+    fn file(&mut self) -> Result<&mut Current> {
         if self.open.is_none() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-            let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.current())?;
-            let size = file.seek(SeekFrom::End(0))?;
-            self.open = Some((file, size));
+            let path = self.current();
+            let mut options = OpenOptions::new();
+            let mut file = options.create(true).append(true).read(true).mode(0o600).open(path)?;
+            let (lines, whole) = count(&mut file)?;
+            if !whole {
+                // A record that a full disk or a power cut tore must not swallow the next one.
+                file.write_all(b"\n")?;
+            }
+            let bytes = file.seek(SeekFrom::End(0))?;
+            self.open = Some(Current { file, bytes, lines });
         }
         self.open.as_mut().ok_or_else(|| ErrorKind::NotFound.into())
     }
 
-    /// The last `count` lines, oldest first.
-    pub fn tail(&self, count: usize) -> Result<Vec<LogLine>> {
-        let mut lines = tail_of(&self.current(), count)?;
-        if lines.len() < count {
-            let mut older = tail_of(&self.previous(), count - lines.len())?;
-            older.append(&mut lines);
-            lines = older;
+    /// The newest lines that `query` wants, oldest first: as many as it says, and no more than [`MAX_READ`] bytes.
+    pub fn read(&self, query: &LogQuery) -> Result<Vec<LogLine>> {
+        let mut wanted = Wanted { query, lines: VecDeque::new(), room: MAX_READ };
+        if query.count() > 0 && read_back(&self.current(), &mut wanted)? {
+            read_back(&self.previous(), &mut wanted)?;
         }
-        Ok(lines)
+        Ok(wanted.lines.into())
     }
 
     /// Deletes both files.
@@ -98,40 +126,83 @@ impl LogFile {
     }
 }
 
-/// Reads blocks from the end until they hold `count` lines.
-fn tail_of(path: &Path, count: usize) -> Result<Vec<LogLine>> {
+/// The number of lines, and whether the last one has its end.
+fn count(file: &mut File) -> Result<(u64, bool)> {
+    let (mut lines, mut last) = (0, b'\n');
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let got = file.read(&mut buffer)?;
+        let Some(end) = buffer[..got].last() else { return Ok((lines, last == b'\n')) };
+        last = *end;
+        lines += buffer[..got].iter().filter(|&&b| b == b'\n').count() as u64;
+    }
+}
+
+/// Lines that are found from the newest to the oldest.
+struct Wanted<'a> {
+    query: &'a LogQuery,
+    lines: VecDeque<LogLine>,
+    room: usize,
+}
+
+impl Wanted<'_> {
+    /// Takes a record if it is wanted; false once there are enough.
+    fn take(&mut self, record: &[u8]) -> bool {
+        // A torn record does not parse and is left out.
+        let Some(line) = parse(&String::from_utf8_lossy(record)).filter(|line| self.query.wants(line)) else {
+            return true;
+        };
+        let Some(room) = self.room.checked_sub(line.text.len() + size_of::<LogLine>()) else { return false };
+        self.room = room;
+        self.lines.push_front(line);
+        self.lines.len() < self.query.count()
+    }
+}
+
+/// Reads a file from its end, block by block; false once there are enough lines.
+fn read_back(path: &Path, wanted: &mut Wanted<'_>) -> Result<bool> {
     let mut file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
         file => file?,
     };
     let mut at = file.seek(SeekFrom::End(0))?;
-    let mut blocks: Vec<Vec<u8>> = Vec::new();
-    let mut ends = 0;
-    // One end more than lines: the one before the first line wanted.
-    while at > 0 && ends <= count {
+    // The beginning of what was read last: the end of a record that begins in the block before.
+    let mut rest: Vec<u8> = Vec::new();
+    while at > 0 {
         let size = at.min(BLOCK);
         at -= size;
         file.seek(SeekFrom::Start(at))?;
         let mut block = Vec::new();
         Read::by_ref(&mut file).take(size).read_to_end(&mut block)?;
-        ends += block.iter().filter(|&&b| b == b'\n').count();
-        blocks.push(block);
+        block.append(&mut rest);
+        let mut records = block.as_slice();
+        while let Some(end) = records.iter().rposition(|&b| b == b'\n') {
+            if !wanted.take(&records[end + 1..]) {
+                return Ok(false);
+            }
+            records = &records[..end];
+        }
+        let length = records.len();
+        block.truncate(length);
+        rest = block;
     }
-    blocks.reverse();
-    let bytes = blocks.concat();
-    let text = String::from_utf8_lossy(&bytes);
-    // A torn record (the first of a block, or one that a full disk cut) does not parse and is left out.
-    let mut lines: Vec<LogLine> = text.lines().rev().filter_map(parse).take(count).collect();
-    lines.reverse();
-    Ok(lines)
+    Ok(wanted.take(&rest))
+}
+
+const fn letter(stream: LogStream) -> &'static str {
+    match stream {
+        LogStream::Stdout => "o",
+        LogStream::Stderr => "e",
+        LogStream::Platform => "h",
+    }
 }
 
 fn parse(record: &str) -> Option<LogLine> {
     let mut fields = record.splitn(4, '\t');
     let time_ms = fields.next()?.parse().ok()?;
-    let letter = fields.next()?;
-    let stream = [Stream::Out, Stream::Err, Stream::Platform].into_iter().find(|s| s.letter() == letter)?;
-    let revision = fields.next()?.parse().ok()?;
+    let named = fields.next()?;
+    let stream = LogStream::ALL.into_iter().find(|s| letter(*s) == named)?;
+    let revision = Some(fields.next()?.parse().ok()?);
     Some(LogLine { time_ms, stream, revision, text: fields.next()?.to_owned() })
 }
 
@@ -142,52 +213,92 @@ mod tests {
     use hoistway_model::RevisionId;
 
     fn line(revision: RevisionId, n: usize) -> LogLine {
-        LogLine { time_ms: n as i64, stream: Stream::Out, revision, text: format!("line\t{n}") }
+        let stream = if n.is_multiple_of(3) { LogStream::Stderr } else { LogStream::Stdout };
+        LogLine { time_ms: n as i64, stream, revision: Some(revision), text: format!("line\t{n}") }
+    }
+
+    fn limits(bytes: u64) -> LogLimits {
+        LogLimits { bytes, ..LogLimits::default() }
+    }
+
+    fn tail(log: &LogFile, count: u32) -> Vec<LogLine> {
+        log.read(&LogQuery::last(count)).unwrap()
     }
 
     #[test]
     fn two_bounded_files_and_the_end_of_both() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogFile::new(dir.path().join("a"), 1000);
+        let mut log = LogFile::new(dir.path().join("a"), limits(2000));
         let revision = RevisionId::mint();
-        assert_eq!(log.tail(10).unwrap(), []);
+        assert_eq!(tail(&log, 10), []);
         let lines: Vec<_> = (0..100).map(|n| line(revision, n)).collect();
         lines.chunks(7).for_each(|chunk| log.append(chunk).unwrap());
         for file in [log.current(), log.previous()] {
             assert!((1..=1000).contains(&fs::metadata(file).unwrap().len()));
         }
-        assert_eq!(log.tail(3).unwrap(), lines[97..]);
-        let all = log.tail(1000).unwrap();
+        assert_eq!(tail(&log, 3), lines[97..]);
+        let all = tail(&log, 1000);
         assert!(all.len() > 15 && all.len() < 45, "{}", all.len());
         assert_eq!(all, lines[100 - all.len()..]);
         // A new writer goes on where the old one was.
-        let mut again = LogFile::new(dir.path().join("a"), 1000);
+        let mut again = LogFile::new(dir.path().join("a"), limits(2000));
         again.append(&[line(revision, 100)]).unwrap();
-        assert_eq!(again.tail(2).unwrap(), [line(revision, 99), line(revision, 100)]);
+        assert_eq!(tail(&again, 2), [line(revision, 99), line(revision, 100)]);
         again.delete().unwrap();
         again.delete().unwrap();
         assert!(!dir.path().join("a").exists());
     }
 
     #[test]
+    fn lines_are_bounded_too_over_restarts_of_the_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let revision = RevisionId::mint();
+        for n in 0..35 {
+            let mut log = LogFile::new(dir.path().into(), LogLimits { lines: 20, ..LogLimits::default() });
+            log.append(&[line(revision, n)]).unwrap();
+        }
+        let log = LogFile::new(dir.path().into(), LogLimits::default());
+        let expected: Vec<_> = (20..35).map(|n| line(revision, n)).collect();
+        assert_eq!(tail(&log, 100), expected);
+    }
+
+    #[test]
+    fn a_line_larger_than_a_file_is_kept_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogFile::new(dir.path().into(), limits(200));
+        let revision = RevisionId::mint();
+        let large = LogLine { text: "x".repeat(500), ..line(revision, 1) };
+        log.append(&[line(revision, 0), large.clone(), line(revision, 2)]).unwrap();
+        assert_eq!(tail(&log, 9), [large, line(revision, 2)]);
+    }
+
+    #[test]
     fn a_long_log_is_read_from_its_end() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogFile::new(dir.path().into(), 4 << 20);
+        let mut log = LogFile::new(dir.path().into(), limits(8 << 20));
         let revision = RevisionId::mint();
         let lines: Vec<_> = (0..20_000).map(|n| line(revision, n)).collect();
         log.append(&lines).unwrap();
         for count in [0, 1, 1500, 5000] {
-            assert_eq!(log.tail(count).unwrap(), lines[20_000 - count..]);
+            assert_eq!(tail(&log, count as u32), lines[20_000 - count..]);
         }
+        let query = |query: LogQuery| log.read(&query).unwrap();
+        assert_eq!(query(LogQuery { since_ms: Some(19_990), ..LogQuery::default() }), lines[19_990..]);
+        let errors = query(LogQuery { stream: Some(LogStream::Stderr), ..LogQuery::last(2) });
+        assert_eq!(errors, [line(revision, 19_995), line(revision, 19_998)]);
+        assert_eq!(query(LogQuery { revision: Some(RevisionId::mint()), ..LogQuery::default() }), []);
     }
 
     #[test]
-    fn a_torn_record_is_left_out() {
+    fn a_torn_record_is_left_out_and_swallows_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogFile::new(dir.path().into(), 1000);
+        let mut log = LogFile::new(dir.path().into(), limits(2000));
         let revision = RevisionId::mint();
         log.append(&[line(revision, 1)]).unwrap();
         fs::write(log.current(), [fs::read(log.current()).unwrap().as_slice(), b"17\to\t0198"].concat()).unwrap();
-        assert_eq!(log.tail(5).unwrap(), [line(revision, 1)]);
+        assert_eq!(tail(&log, 5), [line(revision, 1)]);
+        let mut again = LogFile::new(dir.path().into(), limits(2000));
+        again.append(&[line(revision, 2)]).unwrap();
+        assert_eq!(tail(&again, 5), [line(revision, 1), line(revision, 2)]);
     }
 }

@@ -1,165 +1,234 @@
 //! What agents write, kept for each agent: bounded, masked, readable while it grows and after the agent ended.
 //!
 //! Every line goes through one bounded channel to the agent's one writer. When that is full the reader of the agent's
-//! pipe waits, the pipe fills, and the agent's own `print` waits: nothing is lost and nothing grows.
+//! pipe waits, the pipe fills, and the agent's own `print` waits: nothing is lost and nothing grows. Whoever reads or
+//! follows asks the writer, too: so the kept lines and those to come have no gap and no line twice between them,
+//! whatever is rotated meanwhile.
 
 mod file;
-mod follow;
+mod followers;
+mod sink;
 
-pub(crate) use follow::Sink;
+pub(crate) use sink::Sink;
 
 use super::{Masker, now_ms};
 use file::LogFile;
-use hoistway_model::{Error, Name, Result, RevisionId};
-use std::collections::HashMap;
+use followers::{Follower, Following, follow};
+use futures_util::stream;
+use hoistway_kit::metrics::Counter;
+use hoistway_model::{
+    Code, Error, Name, Result, RevisionId,
+    log::{LogLine, LogPiece, LogPieces, LogQuery},
+    metric::Family,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{fmt, io};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-/// Lines that may wait for one agent's writer.
-const QUEUE: usize = 64;
+/// What may wait for one agent's writer: so many pieces, each of what was read from a pipe at a time.
+const QUEUE: usize = 16;
+/// How many may follow logs at a time, all agents together.
+const MAX_FOLLOWERS: usize = 64;
+/// The most lines and bytes of one piece of kept lines.
+const PIECE_LINES: usize = 1_000;
+const PIECE_BYTES: usize = 256 << 10;
 
-/// The longest line kept, in bytes; what is longer is cut and says so.
-pub const MAX_LINE: usize = 16 << 10;
-
-/// Where a line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// The agent's standard output.
-    Out,
-    /// The agent's standard error.
-    Err,
-    /// Hoistway itself: starts, crashes, restarts.
-    Platform,
+/// How much is kept of an agent's log. The newest lines are always among it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogLimits {
+    /// Bytes of each agent's log on disk; at least half of them are kept.
+    pub bytes: u64,
+    /// Lines of each agent's log; at least half of them are kept.
+    pub lines: u64,
+    /// The longest line, in bytes; what is longer is cut and says so.
+    pub line_bytes: usize,
 }
 
-impl Stream {
-    const fn letter(self) -> &'static str {
-        match self {
-            Stream::Out => "o",
-            Stream::Err => "e",
-            Stream::Platform => "h",
-        }
-    }
-}
-
-/// One line of an agent's log. `Display` is its text alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogLine {
-    /// When it was read, in milliseconds since the epoch.
-    pub time_ms: i64,
-    /// Where it came from.
-    pub stream: Stream,
-    /// Which revision wrote it.
-    pub revision: RevisionId,
-    /// The line, masked, without its end.
-    pub text: String,
-}
-
-impl fmt::Display for LogLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { bytes: 8 << 20, lines: 200_000, line_bytes: 16 << 10 }
     }
 }
 
 enum Entry {
-    Line(LogLine),
-    Tail(usize, oneshot::Sender<io::Result<Vec<LogLine>>>),
+    Lines(Vec<LogLine>),
+    Read(LogQuery, Option<Follower>, oneshot::Sender<io::Result<Vec<LogLine>>>),
     Delete(oneshot::Sender<io::Result<()>>),
 }
 
 /// The logs of all agents, each in `DIR/<agent>/`.
 pub struct LogBook {
     dir: PathBuf,
-    /// The size at which a file becomes the previous one; there are two.
-    file_size: u64,
+    limits: LogLimits,
     writers: Mutex<HashMap<Name, mpsc::Sender<Entry>>>,
+    places: Arc<Semaphore>,
+    counts: Arc<Counts>,
+}
+
+/// What happened to lines.
+struct Counts {
+    lines: Counter,
+    bytes: Counter,
+    dropped: Counter,
 }
 
 impl LogBook {
-    /// Keeps logs in `dir`, for each agent at most two files of `file_size` bytes.
-    pub fn new(dir: PathBuf, file_size: u64) -> Self {
-        Self { dir, file_size, writers: Mutex::default() }
+    /// Keeps logs in `dir`.
+    pub fn new(dir: PathBuf, limits: LogLimits) -> Self {
+        let counts = Counts {
+            lines: Counter::new("hoistway_agent_log_lines_total", "Lines that agents wrote.", &["agent"]),
+            bytes: Counter::new("hoistway_agent_log_bytes_total", "Bytes of the lines that agents wrote.", &["agent"]),
+            dropped: Counter::new(
+                "hoistway_agent_log_dropped_bytes_total",
+                "Bytes of agents' lines that could not be written to disk.",
+                &["agent"],
+            ),
+        };
+        let places = Arc::new(Semaphore::new(MAX_FOLLOWERS));
+        Self { dir, limits, writers: Mutex::default(), places, counts: Arc::new(counts) }
     }
 
     /// Where one instance's lines go.
     pub(crate) fn sink(&self, agent: &Name, revision: RevisionId, masker: Arc<Masker>) -> Sink {
-        Sink::new(self.writer(agent), revision, masker)
+        Sink::new(self.writer(agent), revision, masker, self.limits.line_bytes)
+    }
+
+    /// What was measured.
+    pub fn metrics(&self) -> Vec<Family> {
+        let Counts { lines, bytes, dropped } = &*self.counts;
+        vec![lines.family(), bytes.family(), dropped.family()]
     }
 
     fn writer(&self, agent: &Name) -> mpsc::Sender<Entry> {
         let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = writers.entry(agent.clone()).or_insert_with(|| {
             let (sender, queue) = mpsc::channel(QUEUE);
-            tokio::spawn(write(self.file(agent), queue));
+            let writer = Writer {
+                agent: agent.clone(),
+                file: self.file(agent),
+                followers: Vec::new(),
+                counts: Arc::clone(&self.counts),
+            };
+            tokio::spawn(write(writer, queue));
             sender
         });
         writer.clone()
     }
 
     fn file(&self, agent: &Name) -> LogFile {
-        LogFile::new(self.dir.join(agent.as_str()), self.file_size)
+        LogFile::new(self.dir.join(agent.as_str()), self.limits)
     }
 
     fn known(&self, agent: &Name) -> Option<mpsc::Sender<Entry>> {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner).get(agent).cloned()
     }
 
-    /// The last `count` lines of an agent, oldest first; none for an agent that never wrote.
-    pub async fn tail(&self, agent: &Name, count: usize) -> Result<Vec<LogLine>> {
+    /// The lines of an agent that are wanted, oldest first; none for an agent that never wrote. Following them ends
+    /// when the log is deleted.
+    pub async fn read(&self, agent: &Name, query: LogQuery) -> Result<LogPieces> {
         let failed = |error| Error::internal("reading the agent's log", error);
-        if let Some(writer) = self.known(agent) {
-            // Through the writer: so the answer holds every line that was read before, and no rotation is under way.
+        let following = query.follow.then(|| self.place()).transpose()?;
+        // Through the writer: so the answer holds every line that was read before, and no rotation is under way.
+        let writer = if query.follow { Some(self.writer(agent)) } else { self.known(agent) };
+        if let Some(writer) = writer {
+            let (follower, following) = following.map(|place| follow(query.clone(), place)).unzip();
             let (answer, lines) = oneshot::channel();
-            if writer.send(Entry::Tail(count, answer)).await.is_ok()
+            if writer.send(Entry::Read(query.clone(), follower, answer)).await.is_ok()
                 && let Ok(lines) = lines.await
             {
-                return lines.map_err(failed);
+                return Ok(pieces(lines.map_err(failed)?, following));
             }
         }
         let file = self.file(agent);
-        blocking(move || file.tail(count)).await.map_err(failed)
+        Ok(pieces(blocking(move || file.read(&query)).await.map_err(failed)?, None))
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit> {
+        let full = |_| Error::new(Code::ResourceExhausted, format!("{MAX_FOLLOWERS} logs are being followed already"));
+        Arc::clone(&self.places).try_acquire_owned().map_err(full)
     }
 
     /// Deletes an agent's log. What its last processes still write is dropped.
     pub async fn remove(&self, agent: &Name) -> Result<()> {
         let failed = |error| Error::internal("deleting the agent's log", error);
         let writer = self.writers.lock().unwrap_or_else(PoisonError::into_inner).remove(agent);
+        let mut deleted = None;
         if let Some(writer) = writer {
-            let (answer, deleted) = oneshot::channel();
-            if writer.send(Entry::Delete(answer)).await.is_ok()
-                && let Ok(deleted) = deleted.await
-            {
-                return deleted.map_err(failed);
+            let (answer, done) = oneshot::channel();
+            if writer.send(Entry::Delete(answer)).await.is_ok() {
+                deleted = done.await.ok();
             }
         }
-        let mut file = self.file(agent);
-        blocking(move || file.delete()).await.map_err(failed)
+        let deleted = match deleted {
+            Some(deleted) => deleted,
+            None => {
+                let mut file = self.file(agent);
+                blocking(move || file.delete()).await
+            }
+        };
+        for counter in [&self.counts.lines, &self.counts.bytes, &self.counts.dropped] {
+            counter.forget(agent.as_str());
+        }
+        deleted.map_err(failed)
     }
 }
 
-/// The one writer of an agent's log: takes all lines that wait and writes them in one go.
-async fn write(mut file: LogFile, mut queue: mpsc::Receiver<Entry>) {
-    let mut batch = Vec::with_capacity(QUEUE);
+/// Kept lines in pieces, then those that come.
+fn pieces(kept: Vec<LogLine>, following: Option<Following>) -> LogPieces {
+    let state = (VecDeque::from(kept), following);
+    Box::pin(stream::unfold(state, |(mut kept, mut following)| async move {
+        if kept.is_empty() {
+            let piece = following.as_mut()?.next().await?;
+            return Some((Ok(piece), (kept, following)));
+        }
+        let (mut lines, mut room) = (Vec::new(), PIECE_BYTES);
+        while let Some(line) = kept.pop_front() {
+            room = room.saturating_sub(line.text.len());
+            lines.push(line);
+            if room == 0 || lines.len() == PIECE_LINES {
+                break;
+            }
+        }
+        Some((Ok(LogPiece::Lines(lines)), (kept, following)))
+    }))
+}
+
+/// The one writer of an agent's log.
+struct Writer {
+    agent: Name,
+    file: LogFile,
+    followers: Vec<Follower>,
+    counts: Arc<Counts>,
+}
+
+/// Takes everything that waits and handles it in one go.
+async fn write(mut writer: Writer, mut queue: mpsc::Receiver<Entry>) {
     let mut broken = false;
-    while queue.recv_many(&mut batch, QUEUE).await > 0 {
-        let entries = std::mem::replace(&mut batch, Vec::with_capacity(QUEUE));
+    loop {
+        let mut batch = Vec::with_capacity(QUEUE);
+        if queue.recv_many(&mut batch, QUEUE).await == 0 {
+            return;
+        }
         let Ok((back, written, deleted)) = tokio::task::spawn_blocking(move || {
-            let (written, deleted) = file.handle(entries);
-            (file, written, deleted)
+            let (written, deleted) = writer.handle(batch);
+            (writer, written, deleted)
         })
         .await
         else {
             return;
         };
-        file = back;
+        writer = back;
         match written {
             Ok(()) => broken = false,
             // A full disk must not stop agents: lines are dropped, and the operator hears of it once.
             Err(error) if !broken => {
                 broken = true;
-                tracing::error!(%error, file = %file.path().display(), "agent log lines cannot be written and are dropped");
+                let file = writer.file.path().display();
+                tracing::error!(%error, %file, "agent log lines cannot be written and are dropped");
             }
             Err(_) => {}
         }
@@ -169,26 +238,38 @@ async fn write(mut file: LogFile, mut queue: mpsc::Receiver<Entry>) {
     }
 }
 
-impl LogFile {
+impl Writer {
     /// Handles entries in their order; says whether the log was deleted at the end.
     fn handle(&mut self, entries: Vec<Entry>) -> (io::Result<()>, bool) {
-        let mut lines = Vec::with_capacity(entries.len());
         let mut written = Ok(());
         for entry in entries {
             match entry {
-                Entry::Line(line) => lines.push(line),
-                Entry::Tail(count, answer) => {
-                    written = self.append(&lines).and(written);
-                    lines.clear();
-                    let _ = answer.send(self.tail(count));
+                Entry::Lines(lines) => written = self.append(&lines).and(written),
+                Entry::Read(query, follower, answer) => {
+                    let lines = self.file.read(&query);
+                    if answer.send(lines).is_ok() {
+                        self.followers.extend(follower);
+                    }
                 }
                 Entry::Delete(answer) => {
-                    let _ = answer.send(self.delete());
+                    let _ = answer.send(self.file.delete());
                     return (written, true);
                 }
             }
         }
-        (self.append(&lines).and(written), false)
+        (written, false)
+    }
+
+    fn append(&mut self, lines: &[LogLine]) -> io::Result<()> {
+        let written = self.file.append(lines);
+        let (agent, bytes) = ([self.agent.as_str()], lines.iter().map(|line| line.text.len()).sum::<usize>() as f64);
+        self.counts.lines.add(&agent, lines.len() as f64);
+        self.counts.bytes.add(&agent, bytes);
+        if written.is_err() {
+            self.counts.dropped.add(&agent, bytes);
+        }
+        self.followers.retain(|follower| follower.give(lines));
+        written
     }
 }
 

@@ -1,7 +1,10 @@
 //! From an agent's pipe to its log: lines, bounded and masked.
 
-use super::{Entry, LogLine, MAX_LINE, Masker, Stream, now_ms};
-use hoistway_model::RevisionId;
+use super::{Entry, Masker, now_ms};
+use hoistway_model::{
+    RevisionId,
+    log::{LogLine, LogStream},
+};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -9,6 +12,9 @@ use tokio::sync::mpsc;
 
 /// Lines remembered for the account of a failure.
 const RECENT: usize = 100;
+
+/// How much is read from a pipe at a time: as much as a pipe holds.
+const READ: usize = 64 << 10;
 
 /// What stands at the end of a line that was cut.
 const CUT: &str = " … [line cut]";
@@ -19,17 +25,19 @@ pub(crate) struct Sink {
     writer: mpsc::Sender<Entry>,
     revision: RevisionId,
     masker: Arc<Masker>,
-    recent: Arc<Mutex<VecDeque<(Stream, String)>>>,
+    max_line: usize,
+    recent: Arc<Mutex<VecDeque<(LogStream, String)>>>,
 }
 
 impl Sink {
-    pub(super) fn new(writer: mpsc::Sender<Entry>, revision: RevisionId, masker: Arc<Masker>) -> Self {
-        Self { writer, revision, masker, recent: Arc::default() }
+    pub(super) fn new(writer: mpsc::Sender<Entry>, revision: RevisionId, masker: Arc<Masker>, max_line: usize) -> Self {
+        Self { writer, revision, masker, max_line, recent: Arc::default() }
     }
 
     /// Adds a remark of the platform's own.
     pub async fn remark(&self, text: &str) {
-        self.put(Stream::Platform, self.masker.text(text).replace(['\n', '\r'], " ")).await;
+        let text = self.masker.text(text).replace(['\n', '\r'], " ");
+        self.put(vec![self.dated(LogStream::Platform, text)]).await;
     }
 
     /// Begins a new run: what an earlier one wrote does not explain a later failure.
@@ -46,18 +54,19 @@ impl Sink {
     /// The last line on standard error that says something.
     pub fn last_error(&self) -> Option<String> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = recent.iter().rev().find(|(stream, text)| *stream == Stream::Err && !text.trim().is_empty());
+        let last = recent.iter().rev().find(|(stream, text)| *stream == LogStream::Stderr && !text.trim().is_empty());
         last.map(|(_, text)| text.trim().to_owned())
     }
 
     /// Reads a stream to its end.
-    pub async fn follow(self, stream: Stream, mut from: impl AsyncRead + Unpin) {
+    pub async fn follow(self, stream: LogStream, mut from: impl AsyncRead + Unpin) {
         // So much of a line is kept that a secret across the limit is seen whole.
-        let keep = MAX_LINE + self.masker.longest();
-        let mut buffer = vec![0; 8 << 10];
+        let keep = self.max_line + self.masker.longest();
+        let mut buffer = vec![0; READ];
         let mut line = Vec::new();
         let mut begun = false;
         while let Ok(got @ 1..) = from.read(&mut buffer).await {
+            let mut lines = Vec::new();
             for piece in buffer[..got].split_inclusive(|&b| b == b'\n') {
                 let (text, ended) = match piece.split_last() {
                     Some((b'\n', text)) => (text, true),
@@ -67,22 +76,23 @@ impl Sink {
                 line.extend_from_slice(&text[..text.len().min(room)]);
                 begun = true;
                 if ended {
-                    self.line(stream, &line).await;
+                    lines.push(self.line(stream, &line));
                     line.clear();
                     begun = false;
                 }
             }
+            self.put(lines).await;
         }
         if begun {
-            self.line(stream, &line).await;
+            self.put(vec![self.line(stream, &line)]).await;
         }
     }
 
-    async fn line(&self, stream: Stream, raw: &[u8]) {
+    fn line(&self, stream: LogStream, raw: &[u8]) -> LogLine {
         let raw = raw.strip_suffix(b"\r").unwrap_or(raw);
-        let masked = self.masker.prefix(raw, MAX_LINE);
+        let masked = self.masker.prefix(raw, self.max_line);
         let mut text = String::from_utf8_lossy(&masked).into_owned();
-        if raw.len() > MAX_LINE {
+        if raw.len() > self.max_line {
             text.push_str(CUT);
         }
         {
@@ -92,13 +102,18 @@ impl Sink {
             }
             recent.push_back((stream, text.clone()));
         }
-        self.put(stream, text).await;
+        self.dated(stream, text)
     }
 
-    async fn put(&self, stream: Stream, text: String) {
-        let line = LogLine { time_ms: now_ms(), stream, revision: self.revision, text };
-        // The writer ends when the agent is deleted: then nobody wants its lines.
-        let _ = self.writer.send(Entry::Line(line)).await;
+    fn dated(&self, stream: LogStream, text: String) -> LogLine {
+        LogLine { time_ms: now_ms(), stream, revision: Some(self.revision), text }
+    }
+
+    async fn put(&self, lines: Vec<LogLine>) {
+        if !lines.is_empty() {
+            // The writer ends when the agent is deleted: then nobody wants its lines.
+            let _ = self.writer.send(Entry::Lines(lines)).await;
+        }
     }
 }
 
@@ -106,20 +121,36 @@ impl Sink {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::runtime::LogBook;
-    use hoistway_model::{Name, Secret};
+    use crate::runtime::{LogBook, LogLimits};
+    use futures_util::StreamExt;
+    use hoistway_model::{
+        Name, Secret,
+        log::{LogPiece, LogQuery},
+    };
+
+    const MAX_LINE: usize = 16 << 10;
+
+    async fn tail(book: &LogBook, agent: &Name) -> Vec<String> {
+        let mut pieces = book.read(agent, LogQuery::last(100)).await.unwrap();
+        let mut texts = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            let LogPiece::Lines(lines) = piece.unwrap() else { panic!("nothing is skipped") };
+            texts.extend(lines.into_iter().map(|line| line.text));
+        }
+        texts
+    }
 
     async fn logged(secrets: &[&str], bytes: &[u8]) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
-        let book = LogBook::new(dir.path().into(), 4 << 20);
+        let book = LogBook::new(dir.path().into(), LogLimits::default());
         let agent = Name::parse("name", "a").unwrap();
         let secrets: Vec<_> = secrets.iter().map(|s| Secret::new(*s)).collect();
         let sink = book.sink(&agent, RevisionId::mint(), Arc::new(Masker::new(&secrets)));
-        sink.clone().follow(Stream::Err, bytes).await;
-        let lines: Vec<_> = book.tail(&agent, 100).await.unwrap().into_iter().map(|l| l.text).collect();
+        sink.clone().follow(LogStream::Stderr, bytes).await;
+        let lines = tail(&book, &agent).await;
         assert_eq!(lines, sink.recent(100));
         book.remove(&agent).await.unwrap();
-        assert_eq!(book.tail(&agent, 100).await.unwrap(), []);
+        assert!(tail(&book, &agent).await.is_empty());
         lines
     }
 

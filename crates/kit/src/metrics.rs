@@ -1,0 +1,290 @@
+//! What is measured, and its Prometheus text. Families are values that their owner keeps; a scrape reads them.
+
+use hoistway_model::metric::{Family, Kind, Metrics, Sample};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// The most series of one family; what is beyond is counted under the label value `other`.
+const MAX_SERIES: usize = 2_000;
+/// The upper bounds of histograms of seconds.
+const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// Clock ticks of a second in `/proc`, the same on every architecture that we run on.
+const TICKS: f64 = 100.0;
+
+/// The content type of [`text`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+type Series<T> = Mutex<BTreeMap<Vec<String>, T>>;
+
+/// The name, the help and the label names of a family.
+#[derive(Debug, Clone, Copy)]
+struct Heading {
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+}
+
+impl Heading {
+    fn family(&self, kind: Kind, samples: Vec<Sample>) -> Family {
+        Family { name: self.name.to_owned(), help: self.help.to_owned(), kind, samples }
+    }
+
+    fn labels(&self, values: &[String]) -> Vec<(String, String)> {
+        self.labels.iter().map(|name| (*name).to_owned()).zip(values.iter().cloned()).collect()
+    }
+}
+
+fn lock<T>(series: &Series<T>) -> MutexGuard<'_, BTreeMap<Vec<String>, T>> {
+    series.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The series of these label values, or the one that stands for all that are too many.
+fn series<'a, T: Default>(map: &'a mut BTreeMap<Vec<String>, T>, values: &[&str]) -> &'a mut T {
+    let mut key: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+    if map.len() >= MAX_SERIES && !map.contains_key(&key) {
+        key.iter_mut().for_each(|value| "other".clone_into(value));
+    }
+    map.entry(key).or_default()
+}
+
+/// A counter for each combination of label values.
+#[derive(Debug)]
+pub struct Counter {
+    heading: Heading,
+    series: Series<f64>,
+}
+
+impl Counter {
+    /// A counter; its name ends in `_total`.
+    pub const fn new(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
+        Self { heading: Heading { name, help, labels }, series: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Adds one.
+    pub fn inc(&self, labels: &[&str]) {
+        self.add(labels, 1.0);
+    }
+
+    /// Adds `amount`, which is not negative.
+    pub fn add(&self, labels: &[&str], amount: f64) {
+        *series(&mut lock(&self.series), labels) += amount;
+    }
+
+    /// Forgets the series whose first label has this value.
+    pub fn forget(&self, first: &str) {
+        lock(&self.series).retain(|labels, _| labels.first().is_none_or(|value| value != first));
+    }
+
+    /// The family now.
+    pub fn family(&self) -> Family {
+        let map = lock(&self.series);
+        let sample = |(values, value): (&Vec<String>, &f64)| Sample {
+            suffix: String::new(),
+            labels: self.heading.labels(values),
+            value: *value,
+        };
+        self.heading.family(Kind::Counter, map.iter().map(sample).collect())
+    }
+}
+
+/// A histogram of seconds for each combination of label values.
+#[derive(Debug)]
+pub struct Histogram {
+    heading: Heading,
+    series: Series<Buckets>,
+}
+
+#[derive(Debug, Default)]
+struct Buckets {
+    counts: [u64; SECONDS.len()],
+    count: u64,
+    sum: f64,
+}
+
+impl Histogram {
+    /// A histogram; its name ends in `_seconds`.
+    pub const fn new(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
+        Self { heading: Heading { name, help, labels }, series: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Records one duration.
+    pub fn observe(&self, labels: &[&str], duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let mut map = lock(&self.series);
+        let buckets = series(&mut map, labels);
+        if let Some(bucket) = SECONDS.iter().position(|bound| seconds <= *bound) {
+            buckets.counts[bucket] += 1;
+        }
+        buckets.count += 1;
+        buckets.sum += seconds;
+    }
+
+    /// Forgets the series whose first label has this value.
+    pub fn forget(&self, first: &str) {
+        lock(&self.series).retain(|labels, _| labels.first().is_none_or(|value| value != first));
+    }
+
+    /// The family now.
+    pub fn family(&self) -> Family {
+        let map = lock(&self.series);
+        let mut samples = Vec::with_capacity(map.len() * (SECONDS.len() + 3));
+        for (values, buckets) in map.iter() {
+            let labels = self.heading.labels(values);
+            let mut below = 0;
+            let bounds = SECONDS.iter().map(f64::to_string).zip(buckets.counts);
+            for (bound, count) in
+                bounds.chain([("+Inf".to_owned(), buckets.count - buckets.counts.iter().sum::<u64>())])
+            {
+                below += count;
+                let mut labels = labels.clone();
+                labels.push(("le".to_owned(), bound));
+                samples.push(Sample { suffix: "_bucket".to_owned(), labels, value: below as f64 });
+            }
+            samples.push(Sample { suffix: "_sum".to_owned(), labels: labels.clone(), value: buckets.sum });
+            samples.push(Sample { suffix: "_count".to_owned(), labels, value: buckets.count as f64 });
+        }
+        self.heading.family(Kind::Histogram, samples)
+    }
+}
+
+/// A family of what is read when it is asked for.
+pub fn family<'a, const N: usize>(
+    kind: Kind,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = ([(&'a str, String); N], f64)>,
+) -> Family {
+    let sample = |(labels, value): ([(&str, String); N], f64)| Sample {
+        suffix: String::new(),
+        labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),
+        value,
+    };
+    Family { name: name.to_owned(), help: help.to_owned(), kind, samples: samples.into_iter().map(sample).collect() }
+}
+
+/// The size of a service's SQLite database with its write-ahead log.
+pub fn database(service: &str, file: &Path) -> Family {
+    let log = file.with_extension("db-wal");
+    let size = [file, &log].iter().filter_map(|f| fs::metadata(f).ok()).map(|m| m.len()).sum::<u64>();
+    let help = "Size of a service's database with its write-ahead log.";
+    family(Kind::Gauge, "hoistway_database_size_bytes", help, [([("service", service.to_owned())], size as f64)])
+}
+
+/// What a service measured, with what its process uses. Reads `/proc`: off the runtime's threads.
+pub fn of_service(service: &str, of_service: Vec<Family>) -> Metrics {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After the name, which may hold anything, fields are counted from the third.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let process = format!("{}/{}/{}/{}", boot.trim(), namespace.display(), std::process::id(), number(22));
+    Metrics { process, of_process: process_families(service, number), of_service }
+}
+
+fn process_families(service: &str, stat: impl Fn(usize) -> f64) -> Vec<Family> {
+    let one = |kind, name, help, value| family(kind, name, help, [([("service", service.to_owned())], value)]);
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        line.split_whitespace().next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    let fds = fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count().saturating_sub(1));
+    let booted = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let booted = booted.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|t| t.parse::<f64>().ok());
+    let cpu = (stat(14) + stat(15)) / TICKS;
+    vec![
+        one(Kind::Counter, "process_cpu_seconds_total", "Processor time used, by user and system.", cpu),
+        one(Kind::Gauge, "process_resident_memory_bytes", "Resident memory.", kilobytes("VmRSS:") * 1024.0),
+        one(Kind::Gauge, "process_open_fds", "Open file descriptors.", fds as f64),
+        one(Kind::Gauge, "process_threads", "Threads.", stat(20)),
+        one(
+            Kind::Gauge,
+            "process_start_time_seconds",
+            "When the process began, since the epoch.",
+            booted.unwrap_or(0.0) + stat(22) / TICKS,
+        ),
+    ]
+}
+
+/// The text format, version 0.0.4. Families of one name are one.
+pub fn text(families: Vec<Family>) -> String {
+    let mut by_name: BTreeMap<String, Family> = BTreeMap::new();
+    for family in families {
+        match by_name.get_mut(&family.name) {
+            Some(known) => known.samples.extend(family.samples),
+            None => drop(by_name.insert(family.name.clone(), family)),
+        }
+    }
+    let mut out = String::new();
+    for Family { name, help, kind, samples } in by_name.into_values() {
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        // Writing into a String cannot fail.
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {}", kind.as_str());
+        for Sample { suffix, labels, value } in samples {
+            let _ = write!(out, "{name}{suffix}");
+            for (i, (label, value)) in labels.iter().enumerate() {
+                let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                let _ = write!(out, "{}{label}=\"{value}\"", if i == 0 { '{' } else { ',' });
+            }
+            let _ = writeln!(out, "{} {value}", if labels.is_empty() { "" } else { "}" });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_text_format() {
+        let counter = Counter::new("a_total", "Things.", &["agent", "outcome"]);
+        counter.inc(&["x", "ok"]);
+        counter.add(&["x", "ok"], 2.0);
+        counter.inc(&["y\"\n\\", "ok"]);
+        let histogram = Histogram::new("b_seconds", "Times.", &[]);
+        for ms in [1, 700, 400_000] {
+            histogram.observe(&[], Duration::from_millis(ms));
+        }
+        let again = family(Kind::Counter, "a_total", "", [([("agent", "z".to_owned())], 1.5)]);
+        let text = text(vec![histogram.family(), counter.family(), again]);
+        let expected = "# HELP a_total Things.\n# TYPE a_total counter\na_total{agent=\"x\",outcome=\"ok\"} 3\n\
+            a_total{agent=\"y\\\"\\n\\\\\",outcome=\"ok\"} 1\na_total{agent=\"z\"} 1.5\n# HELP b_seconds Times.\n";
+        assert!(text.starts_with(expected), "{text}");
+        for line in ["{le=\"0.005\"} 1", "{le=\"0.5\"} 1", "{le=\"1\"} 2", "{le=\"300\"} 2", "{le=\"+Inf\"} 3"] {
+            assert!(text.contains(&format!("b_seconds_bucket{line}\n")), "{line}: {text}");
+        }
+        assert!(text.ends_with("b_seconds_sum 400.701\nb_seconds_count 3\n"), "{text}");
+    }
+
+    #[test]
+    fn series_are_bounded_and_forgotten() {
+        let counter = Counter::new("a_total", "", &["agent"]);
+        for n in 0..MAX_SERIES + 10 {
+            counter.inc(&[&n.to_string()]);
+        }
+        let family = counter.family();
+        assert_eq!(family.samples.len(), MAX_SERIES + 1);
+        assert_eq!(family.samples.iter().find(|s| s.labels[0].1 == "other").unwrap().value, 10.0);
+        counter.forget("other");
+        assert_eq!(counter.family().samples.len(), MAX_SERIES);
+    }
+
+    #[test]
+    fn the_process_is_known_and_measured() {
+        let (one, two) = (of_service("a", Vec::new()), of_service("b", Vec::new()));
+        assert_eq!(one.process, two.process);
+        assert!(one.process.contains("pid:["), "{}", one.process);
+        for family in one.of_process.iter().filter(|f| f.kind == Kind::Gauge) {
+            assert!(family.samples[0].value > 0.0, "{}", family.name);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `GET /api/events`: what happens, as Server-Sent Events.
+
+use super::{error::ApiResult, query::Query};
+use crate::{
+    seen::{Event, shown_time},
+    state::AppState,
+};
+use axum::{
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use hoistway_kit::ring::Next;
+use hoistway_model::{Error, Name, Result, agent::Place};
+use http::{HeaderMap, HeaderValue, header};
+use serde::Serialize;
+use serde_json::Value;
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use tokio::time::timeout;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// How long a connection is silent at most: proxies cut those that are silent for long.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How soon a client that lost its connection comes back, in milliseconds.
+const RETRY: u32 = 2_000;
+/// The last event that a client has, as `EventSource` sends it.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(follow))
+}
+
+/// The `data` of an event.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
+pub struct EventOut<'a> {
+    /// The same as the event's `id`.
+    id: String,
+    /// The same as the event's name: `deployment.accepted`, `.step_started`, `.step_finished`, `.undoing`,
+    /// `.succeeded`, `.failed`; `build.started`, `.succeeded`, `.failed`; `agent.phase`, `.crashed`, `.deleted`;
+    /// `tool.created`, `.updated`, `.deleted`; `reset`.
+    #[serde(rename = "type")]
+    kind: &'a str,
+    /// When it happened.
+    #[schema(format = DateTime)]
+    time: String,
+    /// The agent that it is about, if it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    agent: Option<&'a Name>,
+    /// What else there is to know, such as `deployment`, `step`, `duration_ms`, `phase`, `reason`, `error`.
+    #[schema(value_type = Object)]
+    data: &'a Value,
+}
+
+/// Follow what happens
+///
+/// Server-Sent Events of deployments and their steps, builds, agents and tools, as it happens.
+///
+/// `Last-Event-ID`, or `last_event_id`, goes on after that event. `event: reset` says that events may be missing before
+/// what follows: then ask the lists once.
+#[utoipa::path(
+    get, path = "/events", tag = "events", operation_id = "follow_events",
+    params(
+        ("agent" = Option<String>, Query, description = "Only events of this agent"),
+        ("types" = Option<String>, Query, description = "Only these types, separated by commas; `deployment` stands for every `deployment.…`"),
+        ("last_event_id" = Option<String>, Query, description = "As the header Last-Event-ID, which counts more"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has"),
+    ),
+    responses(
+        (status = 200, description = "Events as they happen", content_type = "text/event-stream", body = EventOut),
+    )
+)]
+pub async fn follow(State(state): State<Arc<AppState>>, query: Query, headers: HeaderMap) -> ApiResult<Response> {
+    let wanted = Wanted { agent: query.name("agent")?, types: types(&query)? };
+    let header = headers.get(LAST_EVENT_ID).and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
+    let after = match header.or(query.text("last_event_id")) {
+        Some(text) => Some(parse_place(text)?),
+        None => None,
+    };
+    let place = state.seen.place()?;
+    let from = after.unwrap_or_else(|| state.seen.last());
+    // The id goes first, so that a client which loses its connection before the first event misses nothing.
+    let first = format!("retry: {RETRY}\nid: {}\n\n", show_place(from));
+    let events = Box::pin(state.seen.follow(from));
+    let events =
+        stream::unfold((events, wanted, place), |(mut events, wanted, place)| async move {
+            let silence = tokio::time::Instant::now() + HEARTBEAT;
+            loop {
+                let next =
+                    match timeout(silence.saturating_duration_since(tokio::time::Instant::now()), pin!(events.next()))
+                        .await
+                    {
+                        Err(_) => return Some((": still here\n\n".to_owned(), (events, wanted, place))),
+                        Ok(None) => return None,
+                        Ok(Some(next)) => next,
+                    };
+                if let Some(text) = wanted.write(next) {
+                    return Some((text, (events, wanted, place)));
+                }
+            }
+        });
+    let body = stream::iter([first]).chain(events).map(|text| Ok::<_, Infallible>(Bytes::from(text)));
+    let body = body.take_until(state.closing.clone().cancelled_owned());
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// What one client wants to know.
+struct Wanted {
+    agent: Option<Name>,
+    types: Vec<String>,
+}
+
+impl Wanted {
+    fn write(&self, next: Next<Event>) -> Option<String> {
+        let event = match next {
+            Next::Item(_, event) => event,
+            Next::Lost(place) => {
+                let data = serde_json::json!({"reason": "events before this one are not kept any more"});
+                let time_ms = hoistway_kit::time::now_ms();
+                Arc::new(Event { place, kind: "reset", time_ms, agent: None, data })
+            }
+        };
+        let of_agent = self.agent.is_none() || self.agent == event.agent;
+        let group = event.kind.split('.').next().unwrap_or_default();
+        let of_type = self.types.is_empty() || self.types.iter().any(|t| t == event.kind || t == group);
+        // Whoever may have missed something is told so, whatever was asked for.
+        (event.kind == "reset" || of_agent && of_type).then(|| write(&event))
+    }
+}
+
+fn write(event: &Event) -> String {
+    let id = show_place(event.place);
+    let out = EventOut {
+        id: id.clone(),
+        kind: event.kind,
+        time: shown_time(event),
+        agent: event.agent.as_ref(),
+        data: &event.data,
+    };
+    // JSON has no line feed in it, so it is one line of data.
+    let data = serde_json::to_string(&out).unwrap_or_default();
+    format!("id: {id}\nevent: {}\ndata: {data}\n\n", event.kind)
+}
+
+fn types(query: &Query) -> Result<Vec<String>> {
+    let known = ["deployment", "build", "agent", "tool"];
+    let given = query.text("types").unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty());
+    given
+        .map(|text| match known.contains(&text.split('.').next().unwrap_or_default()) {
+            true => Ok(text.to_owned()),
+            false => {
+                let message =
+                    format!("\"{}\" does not begin with one of {}", super::json::short(text), known.join(", "));
+                Err(Error::field("types", message))
+            }
+        })
+        .collect()
+}
+
+fn show_place(place: Place) -> String {
+    format!("{}-{}", place.epoch, place.sequence)
+}
+
+fn parse_place(text: &str) -> Result<Place> {
+    let parsed = text
+        .trim()
+        .split_once('-')
+        .and_then(|(epoch, sequence)| Some(Place { epoch: epoch.parse().ok()?, sequence: sequence.parse().ok()? }));
+    parsed
+        .ok_or_else(|| Error::field("last_event_id", format!("\"{}\" is not an event's id", super::json::short(text))))
+}

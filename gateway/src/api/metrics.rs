@@ -1,0 +1,56 @@
+//! `GET /metrics`: what this gateway and the services behind it measured, in Prometheus' text format.
+
+use super::error::ApiResult;
+use crate::state::AppState;
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use hoistway_kit::metrics;
+use hoistway_model::{Error, Result, metric::Kind, metric::Metrics};
+use http::{HeaderValue, header};
+use std::{collections::HashSet, sync::Arc};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The paths of this module; they are at the root, where scrapers look.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(read))
+}
+
+/// Get measurements
+///
+/// What the gateway and the services behind it measured, in Prometheus' text format 0.0.4. Unlike the probes it needs a key.
+#[utoipa::path(
+    get, path = "/metrics", tag = "platform", operation_id = "get_metrics",
+    responses((status = 200, description = "Prometheus' text format, version 0.0.4", content_type = "text/plain", body = String))
+)]
+pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {
+    let own = {
+        let (seen, in_flight) = (state.seen.clone(), state.routes.in_flight());
+        let read = tokio::task::spawn_blocking(move || seen.metrics(in_flight));
+        async move { read.await.map_err(|e| Error::internal("reading what was measured", e)) }
+    };
+    let (own, agent, build) = tokio::join!(own, state.agents.agent_metrics(), state.builds.build_metrics());
+    let up = [("agent", agent.is_ok()), ("build", build.is_ok()), ("gateway", true)];
+    let up = up.map(|(service, up)| ([("service", service.to_owned())], f64::from(u8::from(up))));
+    let mut families = vec![
+        metrics::family(Kind::Gauge, "hoistway_up", "1 if the service told what it measured, else 0.", up),
+        metrics::family(
+            Kind::Gauge,
+            "hoistway_build_info",
+            "The version, as a label.",
+            [([("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
+        ),
+    ];
+    let mut processes = HashSet::new();
+    let services: [Result<Metrics>; 3] = [Ok(own?), agent, build];
+    for Metrics { process, of_process, of_service } in services.into_iter().flatten() {
+        // Services of one process would count its memory twice.
+        if processes.insert(process) {
+            families.extend(of_process);
+        }
+        families.extend(of_service);
+    }
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE))];
+    Ok((kind, metrics::text(families)).into_response())
+}

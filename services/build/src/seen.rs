@@ -1,0 +1,144 @@
+//! What is told about builds: events as they happen, and measurements.
+
+use crate::log::BuildLog;
+use futures_util::{StreamExt, future::ready};
+use hoistway_kit::{
+    metrics::{self, Counter, Histogram},
+    ring::{Next, Ring},
+};
+use hoistway_model::{
+    build::{Build, BuildEvents, BuildStatus},
+    metric::{Family, Kind, Metrics},
+};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Events that are kept for followers which read slowly.
+const KEPT_EVENTS: usize = 256;
+/// How old the size of the registry may be: to know it, every blob is looked at.
+const SIZE_AGE: Duration = Duration::from_secs(60);
+
+/// What was seen of builds.
+#[derive(Debug)]
+pub struct Seen {
+    dir: PathBuf,
+    events: Arc<Ring<Build>>,
+    builds: Counter,
+    layers: Counter,
+    durations: Histogram,
+    steps: Histogram,
+    registry: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Seen {
+    /// Nothing yet; `dir` is the service's directory.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            events: Ring::new(KEPT_EVENTS),
+            builds: Counter::new(
+                "hoistway_builds_total",
+                "Builds that were asked for, by what came of them: succeeded, failed, or reused (the image was there or being built).",
+                &["outcome"],
+            ),
+            layers: Counter::new(
+                "hoistway_build_dependency_layers_total",
+                "Dependency layers that builds needed: reused or made.",
+                &["result"],
+            ),
+            durations: Histogram::new(
+                "hoistway_build_duration_seconds",
+                "Time from a build's acceptance to its end.",
+                &["outcome"],
+            ),
+            steps: Histogram::new("hoistway_build_step_duration_seconds", "Time of each step of builds.", &["step"]),
+            registry: Mutex::default(),
+        }
+    }
+
+    /// A build began.
+    pub fn began(&self, build: &Build) {
+        self.events.push(|_| build.clone());
+    }
+
+    /// A build was answered by one that was there or running.
+    pub fn reused(&self) {
+        self.builds.inc(&["reused"]);
+    }
+
+    /// A build ended.
+    pub fn ended(&self, build: &Build, log: &BuildLog) {
+        let outcome = if build.status == BuildStatus::Succeeded { "succeeded" } else { "failed" };
+        let span = |from: i64, to: Option<i64>| {
+            Duration::from_millis(u64::try_from(to.unwrap_or(from) - from).unwrap_or_default())
+        };
+        self.builds.inc(&[outcome]);
+        self.durations.observe(&[outcome], span(build.created_at, build.completed_at));
+        for step in &build.steps {
+            self.steps.observe(&[step.step.as_str()], span(step.started_at, step.completed_at));
+        }
+        for reused in log.dependency_layers() {
+            self.layers.inc(&[if reused { "reused" } else { "made" }]);
+        }
+        self.events.push(|_| build.clone());
+    }
+
+    /// Events from now on; whoever reads too slowly misses some.
+    pub fn follow(&self) -> BuildEvents {
+        let events = self.events.follow(None).filter_map(|next| {
+            ready(match next {
+                Next::Item(_, build) => Some(Ok(Build::clone(&build))),
+                Next::Lost(_) => None,
+            })
+        });
+        Box::pin(events)
+    }
+
+    /// Ends everybody who follows events.
+    pub fn close(&self) {
+        self.events.close();
+    }
+
+    /// Everything measured. It reads files: off the runtime's threads.
+    pub fn metrics(&self, running: usize, waiting: usize) -> Metrics {
+        let gauge = [("running", running), ("waiting", waiting)];
+        let gauge = gauge.map(|(state, count)| ([("state", state.to_owned())], count as f64));
+        let families = vec![
+            metrics::family(Kind::Gauge, "hoistway_builds", "Builds that run or wait for their turn.", gauge),
+            self.builds.family(),
+            self.layers.family(),
+            self.durations.family(),
+            self.steps.family(),
+            self.registry_size(),
+            metrics::database("build", &self.dir.join("build.db")),
+        ];
+        metrics::of_service("build", families)
+    }
+
+    fn registry_size(&self) -> Family {
+        let mut known = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = known.filter(|(at, _)| at.elapsed() < SIZE_AGE);
+        let (at, size) =
+            fresh.unwrap_or_else(|| (Instant::now(), size_of_tree(&self.dir.join("registry")).unwrap_or(0)));
+        *known = Some((at, size));
+        let help = "Disk that the registry's blobs and uploads take; at most a minute old.";
+        metrics::family(Kind::Gauge, "hoistway_registry_size_bytes", help, [([], size as f64)])
+    }
+}
+
+fn size_of_tree(dir: &Path) -> io::Result<u64> {
+    let mut size = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        // What goes away meanwhile has no size.
+        size += match entry.file_type() {
+            Ok(kind) if kind.is_dir() => size_of_tree(&entry.path()).unwrap_or(0),
+            _ => entry.metadata().map_or(0, |meta| meta.len()),
+        };
+    }
+    Ok(size)
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod agents;
+mod builds;
 mod cli;
 mod compose;
 mod contract;

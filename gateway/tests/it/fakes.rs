@@ -16,7 +16,9 @@ use hoistway_model::{
         Agent, AgentEvent, AgentEvents, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place, RevisionStatus, Route,
         RouteEvent, RouteStream, RuntimeStatus, VersionedRoute,
     },
-    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuildStep, BuiltImage, Collected},
+    build::{
+        Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuildStep, BuiltImage, Collected, RebuildRequest,
+    },
     image::{ImageRef, StoredImage},
     log::{LogLine, LogPiece, LogPieces, LogQuery, LogStream},
     metric::{Kind, Metrics},
@@ -64,6 +66,7 @@ pub fn agent(name: Name, revision: &Revision) -> Agent {
         phase: Phase::Running,
         message: String::new(),
         image_digest: revision.image_digest,
+        needs_rebuild: false,
         isolation: "not sandboxed".into(),
         network: "open".into(),
         limits: "none".into(),
@@ -293,6 +296,10 @@ impl BuildService for FakeBuilds {
         unused()
     }
 
+    async fn rebuild(&self, _: Operation, _: RebuildRequest) -> Result<BuiltImage> {
+        unused()
+    }
+
     async fn undo_build(&self, _: OperationId) -> Result<()> {
         unused()
     }
@@ -421,6 +428,7 @@ impl FakeAgents {
             phase: Phase::Running,
             message: String::new(),
             image_digest: Some(Digest::of(b"manifest")),
+            needs_rebuild: false,
             isolation: "not sandboxed".into(),
             network: "open".into(),
             limits: "none".into(),
@@ -705,7 +713,7 @@ impl Deployer for FakeDeployer {
             tools_created: vec!["t".into()],
             image: Some(image()),
             error: None,
-            revision: None,
+            revision_id: None,
             warnings: vec!["careful".into()],
             request_id: Some("req-1".into()),
             steps: vec![DeploymentStep {

@@ -98,6 +98,7 @@ impl From<Agent> for pb::Agent {
             created_at: a.created_at,
             updated_at: a.updated_at,
             revision_number: a.revision_number,
+            needs_rebuild: a.needs_rebuild,
             network: a.network,
             limits: a.limits,
         }
@@ -120,6 +121,7 @@ impl TryFrom<pb::Agent> for Agent {
             isolation: a.isolation,
             created_at: a.created_at,
             updated_at: a.updated_at,
+            needs_rebuild: a.needs_rebuild,
             network: a.network,
             limits: a.limits,
         })

@@ -3,12 +3,13 @@
 mod backup;
 mod cli;
 mod demo;
+mod rotate;
 mod screen;
 mod up;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use hoistway_kit::{environment, exit, telemetry::LogFormat};
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 /// Self-hosted control plane for AI agents: one call from source to a running agent.
 #[derive(Parser)]
@@ -28,6 +29,22 @@ enum Command {
     Restore(backup::RestoreArgs),
     #[command(flatten)]
     Client(cli::Command),
+    /// Make a new master key and encrypt everything that is kept with it
+    RotateKey(RotateArgs),
+}
+
+/// What `hoistway rotate-key` can be told.
+#[derive(clap::Args, Debug, Clone)]
+pub struct RotateArgs {
+    /// Where everything is kept [default: $XDG_DATA_HOME/hoistway]
+    #[arg(long, value_name = "DIR", env = "HOISTWAY_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Instead of a data directory, the key file of separate programs, which encrypt anew at their next start
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Drop the old keys from the key file, once all programs that read it have started with the new one
+    #[arg(long, requires = "key_file")]
+    drop_old: bool,
 }
 
 /// What `hoistway up` can be told.
@@ -81,6 +98,9 @@ fn main() -> ExitCode {
         Command::Up(args) => runtime.block_on(up::run(args)),
         Command::Backup(args) => runtime.block_on(backup::backup(args)),
         Command::Restore(args) => backup::restore(&args),
+        Command::RotateKey(args) => runtime.block_on(rotate::run(args)).and_then(|said| {
+            writeln!(std::io::stdout(), "{said}").map_err(|e| hoistway_model::Error::internal("printing", e))
+        }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

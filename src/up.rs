@@ -1,7 +1,7 @@
 //! `hoistway up`: every service and the gateway in one process, each on its own port and database, the gateway calling
 //! the services' own servers without a network between.
 
-use crate::{UpArgs, demo, screen::Screen};
+use crate::{UpArgs, demo, rotate, screen::Screen};
 use hoistway_agent as agent;
 use hoistway_build as build;
 use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient};
@@ -76,7 +76,7 @@ impl Shared {
         Ok(Self {
             _lock: DirLock::acquire(dir)?,
             token: ServiceToken::load_or_create(&dir.join("service-token"))?,
-            master_key: MasterKey::load_or_create(&dir.join("master.key"))?,
+            master_key: MasterKey::load_or_create(&rotate::key_file(dir))?,
             api_key: ApiKey::load_or_create(&api_key_file)?,
             api_key_file,
         })
@@ -215,6 +215,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let deps =
         gateway::Deps { services: clients, master_key: shared.master_key.clone(), api_key: shared.api_key.clone() };
     let gateway = Gateway::open(&gateway_config, deps, stop.clone()).await?;
+    rotate::finish(&data_dir, shared.master_key.clone()).await?;
 
     let screen = Screen {
         api: api.addrs(),

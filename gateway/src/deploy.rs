@@ -3,18 +3,23 @@
 //! The edge parses and waits; the saga, behind [`Deployer`], validates by look-ups, journals and works. A caller that
 //! goes away changes nothing: the saga does not know how many watch its [`Progress`].
 
-use crate::api::deploy_request::DeployRequest;
+use crate::work::{Made, Work};
 use async_trait::async_trait;
-use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId, build::BuiltImage};
-use std::{fmt, str::FromStr, sync::Arc};
+use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId, build::BuiltImage, revision::Reason};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::sync::watch;
+use tokio_util::sync::DropGuard;
 
 /// The deploy saga as the HTTP edge sees it.
 #[async_trait]
 pub trait Deployer: fmt::Debug + Send + Sync + 'static {
-    /// Looks up what the request names, accepts it durably (or joins an equal one that is in flight) and answers
+    /// Looks up what the work names, accepts it durably (or joins an equal one that is in flight) and answers
     /// before any work is done. An error means that nothing was changed.
-    async fn accept(&self, request: DeployRequest, strict: bool) -> Result<Accepted>;
+    async fn accept(&self, work: Work, strict: bool) -> Result<Accepted>;
+
+    /// Waits until every deployment of the agent that was accepted before has ended, and keeps later ones waiting
+    /// while the turn is held. [`Code::Conflict`] when it does not come within `patience`.
+    async fn turn(&self, agent: Name, patience: Duration) -> Result<Turn>;
 
     /// One deployment.
     async fn get(&self, id: DeploymentId) -> Result<Deployment>;
@@ -34,6 +39,17 @@ pub struct DeploymentQuery {
     pub before: Option<DeploymentId>,
     /// At most so many.
     pub limit: u32,
+}
+
+/// The right to change an agent while no deployment of it runs; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "it is held and not looked at")] DropGuard);
+
+impl Turn {
+    /// A turn that lasts as long as the guard.
+    pub fn new(guard: DropGuard) -> Self {
+        Self(guard)
+    }
 }
 
 /// A deploy that will be carried out, whatever happens to this process.
@@ -59,6 +75,8 @@ pub struct Progress {
     pub wants_build: bool,
     /// The image that was built for it, or found built already.
     pub image: Option<BuiltImage>,
+    /// The revision that it made or found, once it is known.
+    pub made: Option<Made>,
     /// How it ended, with the public text's beginning as the contract has it: `build failed: …`.
     pub done: Option<Result<Outcome, Arc<Error>>>,
 }
@@ -129,6 +147,10 @@ pub struct Deployment {
     pub id: DeploymentId,
     /// The agent.
     pub agent: Name,
+    /// What it is: a deploy, a rollback, a change of the configuration.
+    pub kind: Reason,
+    /// The number of the revision that it made or found, once it is known.
+    pub revision: Option<u64>,
     /// How far it is.
     pub status: DeploymentStatus,
     /// The step that runs or ran last: `tools`, `build`, `start`, `switch`.
@@ -140,7 +162,7 @@ pub struct Deployment {
     /// Why it failed.
     pub error: Option<Failure>,
     /// The revision that it made, once it is known that there is to be one.
-    pub revision: Option<RevisionId>,
+    pub revision_id: Option<RevisionId>,
     /// What was worth saying when it was accepted.
     pub warnings: Vec<String>,
     /// The HTTP request that it came with.

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod api;
 pub mod audit;
+mod bindings;
 pub mod config;
 pub mod deploy;
 pub mod keys;
@@ -18,6 +19,7 @@ pub mod seen;
 pub mod serve;
 pub mod state;
 mod store;
+pub mod work;
 
 pub use config::Config;
-pub use serve::{Deps, Gateway};
+pub use serve::{Deps, Gateway, reseal};

@@ -4,10 +4,11 @@
 use crate::{
     access::Access,
     api::{self, body::BodyBudget},
+    bindings,
     config::Config,
     public::PublicAddresses,
     routes::Routes,
-    saga::{Saga, Services},
+    saga::{self, Saga, Services},
     seen::Seen,
     state::{AppState, ReadyCheck},
     store::Journal,
@@ -62,6 +63,7 @@ impl Gateway {
         let seen = Seen::new(dir.join("gateway.db"));
         let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
         let Deps { services, master_key, api_key } = deps;
+        saga::reseal(&journal, &master_key).await?;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
         let limits = config.limits();
@@ -111,8 +113,17 @@ impl Gateway {
     }
 }
 
-/// Now and then: forgets old deployments, releases the tools of agents whose deletion was cut off in the middle, and
-/// lets the images go that no agent uses.
+/// Seals anew, after a rotation of the master key, what old keys have sealed; for a gateway that does not run. Opening
+/// the gateway does it as well.
+pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
+    let journal = Journal::open(&config.service_dir().join("gateway.db")).await?;
+    let resealed = saga::reseal(&journal, key).await;
+    journal.close().await;
+    resealed
+}
+
+/// Now and then: forgets old deployments, releases the tools of agents whose deletion was cut off in the middle,
+/// lets the images go that no agent uses, and gives agents the URLs of tools that moved without them.
 async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(TIDY_EVERY);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
@@ -129,7 +140,7 @@ async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: Canc
             }
             let in_use = state.agents.images_in_use().await?;
             state.builds.collect_images(in_use).await?;
-            Ok::<_, Error>(())
+            bindings::reconcile(&state).await
         };
         if let Err(e) = tidied.await {
             tracing::warn!(cause = e.chain(), "tidying will be tried again: {e}");

@@ -3,8 +3,12 @@
 
 mod agents;
 mod builds;
+mod revisions;
 mod seen;
-mod tools;
+/// Records of the tool registry, and the two of its messages that have credentials beside them.
+pub mod tools;
+
+pub use revisions::derive_request;
 
 use crate::common::v1 as common;
 use hoistway_model::{

@@ -105,8 +105,8 @@ pub async fn revisions(api: &Api, args: NameArgs, json: bool) -> Outcome<()> {
     if json {
         return output::json(&revisions);
     }
-    let row = |it: &Value| [&it["number"], &it["status"], &it["reason"], &it["created_at"], &it["image"]].map(text);
-    output::print(&table(["REVISION", "STATUS", "REASON", "CREATED", "IMAGE"], &rows(&revisions, row)))
+    let row = |it: &Value| [&it["number"], &it["state"], &it["reason"], &it["created_at"], &it["image"]].map(text);
+    output::print(&table(["REVISION", "STATE", "REASON", "CREATED", "IMAGE"], &rows(&revisions, row)))
 }
 
 /// `hoistway logs`.

@@ -10,6 +10,10 @@ pub fn skopeo() -> bool {
     need("skopeo", runs("skopeo", &["--version"]), "skopeo is not installed")
 }
 
+pub fn pip() -> bool {
+    need("pip", runs("python3", &["-m", "pip", "--version"]), "python3 has no pip")
+}
+
 pub fn strace() -> bool {
     need("strace", runs("strace", &["-o", "/dev/null", "true"]), "strace is not installed or may not trace")
 }

@@ -10,8 +10,9 @@ const CUTS: u64 = 20;
 fn killed_at_random_moments_of_deploys() {
     let dir = tempfile::tempdir().unwrap();
     let mut stack = Stack::start(dir.path());
-    for agent in ["one", "two"] {
+    for agent in ["one", "two", "three"] {
         stack.deployed(json!({"agent_name": agent, "source_files": says("v0")}));
+        stack.deployed(json!({"agent_name": agent, "source_files": says("v00")}));
     }
     // Not random but spread: every run cuts at other places anyway.
     for cut in 0..CUTS {
@@ -34,6 +35,11 @@ fn killed_at_random_moments_of_deploys() {
                     );
                 });
             }
+            let stack = &stack;
+            scope.spawn(move || {
+                let (method, path, body) = change(cut);
+                let _ = stack.try_call(method, &format!("/api/agents/three{path}"), body.as_ref());
+            });
             thread::sleep(Duration::from_millis(cut * 12));
             crate::stack::signal(stack.pid(), "KILL");
         });
@@ -51,6 +57,7 @@ fn killed_at_random_moments_of_deploys() {
             assert!(said.as_str().unwrap().starts_with('v'), "{said}");
         }
         ended(&stack);
+        whole(&stack);
     }
     let tools: Vec<Value> = stack.get("/api/tools").as_array().unwrap().clone();
     let broken = tools
@@ -58,6 +65,36 @@ fn killed_at_random_moments_of_deploys() {
         .filter_map(|t| t["name"].as_str())
         .filter(|n| n.rsplit('-').next().and_then(|c| c.parse::<u64>().ok()).is_some_and(|cut| cut % 3 == 2));
     assert_eq!(broken.collect::<Vec<_>>(), Vec::<&str>::new(), "tools of failed deploys are left");
+}
+
+/// What is done with the third agent when a cut comes.
+fn change(cut: u64) -> (&'static str, &'static str, Option<Value>) {
+    match cut % 5 {
+        0 => ("POST", "/rollback", None),
+        1 => ("PUT", "/config", Some(json!({"system_prompt": format!("prompt {cut}")}))),
+        2 => ("POST", "/restart", None),
+        3 => ("POST", "/stop", None),
+        _ => ("POST", "/rollback", Some(json!({"revision": "previous"}))),
+    }
+}
+
+/// Whatever became of the third agent's change: it is stopped or runs, as one revision, and can be started.
+fn whole(stack: &Stack) {
+    let phase = stack.get("/api/agents/three")["status"]["phase"].clone();
+    if phase == "Stopped" {
+        assert_eq!(stack.call("POST", "/api/agents/three/start", None).status, 200);
+    }
+    stack.wait_for_phase("three", "Running");
+    let said = stack.answer("three", "x");
+    assert!(said.as_str().unwrap().starts_with('v'), "{said}");
+    let revisions = stack.get("/api/agents/three/revisions");
+    let revisions = revisions.as_array().unwrap();
+    let of = |key: &str, value: Value| revisions.iter().filter(|r| r[key] == value).count();
+    assert_eq!((of("current", json!(true)), of("state", json!("serving"))), (1, 1), "{revisions:?}");
+    assert_eq!(of("state", json!("superseded")), revisions.len() - 1, "something is left over: {revisions:?}");
+    let mut numbers: Vec<_> = revisions.iter().map(|r| r["number"].as_u64().unwrap()).collect();
+    numbers.dedup();
+    assert!(numbers.len() == revisions.len() && numbers.is_sorted_by(|a, b| a > b), "{numbers:?}");
 }
 
 /// Waits until no deployment is in progress.

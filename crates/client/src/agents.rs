@@ -8,6 +8,7 @@ use hoistway_model::{
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
+    revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
 use hoistway_proto::{
@@ -59,6 +60,18 @@ impl AgentService for AgentClient {
         answer(self.rpc().start_revision(with_deadline(request, self.patience)).await)?.try_into()
     }
 
+    async fn derive_revision(
+        &self,
+        operation: Operation,
+        revision: RevisionId,
+        derivation: Derivation,
+    ) -> Result<RevisionStatus> {
+        let mut request = convert::derive_request(revision, derivation);
+        request.operation = Some(operation.into());
+        let response = answer(self.rpc().derive_revision(with_deadline(request, self.patience)).await)?;
+        member("status", response.status)?.try_into()
+    }
+
     async fn switch_route(&self, operation: Operation, agent: Name, revision: RevisionId) -> Result<Agent> {
         let request = pb::SwitchRouteRequest {
             operation: Some(operation.into()),
@@ -77,8 +90,49 @@ impl AgentService for AgentClient {
         answer(self.rpc().undo_start(request).await).map(drop)
     }
 
-    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>> {
-        let request = pb::BindToolRequest { operation: Some(operation.into()), tool: Some(tool.into()) };
+    async fn get_revision(&self, agent: Name, revision: RevisionRef) -> Result<Revision> {
+        let request = pb::GetRevisionRequest { agent: agent.into(), revision: revision.to_string() };
+        member("revision", answer(self.rpc().get_revision(request).await)?.revision)?.try_into()
+    }
+
+    async fn list_revisions(&self, agent: Name, before: Option<RevisionRef>, limit: u32) -> Result<Vec<Revision>> {
+        let before = before.map(|b| b.to_string());
+        let request = pb::ListRevisionsRequest { agent: agent.into(), before, limit };
+        let response = answer(self.rpc().list_revisions(request).await)?;
+        response.revisions.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn diff_revisions(&self, agent: Name, from: Option<RevisionRef>, to: RevisionRef) -> Result<Diff> {
+        let from = from.map(|f| f.to_string());
+        let request = pb::DiffRevisionsRequest { agent: agent.into(), from, to: to.to_string() };
+        answer(self.rpc().diff_revisions(request).await)?.try_into()
+    }
+
+    async fn check_room(&self, agent: Name) -> Result<()> {
+        let request = pb::CheckRoomRequest { agent: agent.into() };
+        answer(self.rpc().check_room(request).await).map(drop)
+    }
+
+    async fn stop_agent(&self, operation: Operation, name: Name) -> Result<Agent> {
+        let request = pb::StopAgentRequest { operation: Some(operation.into()), name: name.into() };
+        member("agent", answer(self.rpc().stop_agent(request).await)?.agent)?.try_into()
+    }
+
+    async fn start_agent(&self, operation: Operation, name: Name) -> Result<Agent> {
+        let request = pb::StartAgentRequest { operation: Some(operation.into()), name: name.into() };
+        let response = answer(self.rpc().start_agent(with_deadline(request, self.patience)).await)?;
+        member("agent", response.agent)?.try_into()
+    }
+
+    async fn restart_agent(&self, operation: Operation, name: Name) -> Result<Agent> {
+        let request = pb::RestartAgentRequest { operation: Some(operation.into()), name: name.into() };
+        let response = answer(self.rpc().restart_agent(with_deadline(request, self.patience)).await)?;
+        member("agent", response.agent)?.try_into()
+    }
+
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>> {
+        let replaces = replaces.unwrap_or_default();
+        let request = pb::BindToolRequest { operation: Some(operation.into()), tool: Some(tool.into()), replaces };
         let response = answer(self.rpc().bind_tool(with_deadline(request, self.patience)).await)?;
         response.agents.iter().map(|a| convert::name("agents", a)).collect()
     }

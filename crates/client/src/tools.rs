@@ -2,10 +2,17 @@ use crate::{Transport, answer, member};
 use async_trait::async_trait;
 use hoistway_kit::grpc::MAX_MESSAGE;
 use hoistway_model::{
-    Name, Operation, OperationId, Result, ToolRegistry,
-    tool::{AppliedTools, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
+    Name, Operation, OperationId, Result, Secret, ToolRegistry,
+    tool::{
+        AppliedTools, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan, ToolUpdate,
+        Upserted,
+    },
 };
-use hoistway_proto::tools::v1::{self as pb, tool_registry_service_client::ToolRegistryServiceClient};
+use hoistway_proto::{
+    convert::tools::{exposed, new_provider_message},
+    tools::v1::{self as pb, tool_registry_service_client::ToolRegistryServiceClient},
+};
+use std::collections::BTreeMap;
 
 /// The tool registry behind a transport.
 #[derive(Debug, Clone)]
@@ -79,15 +86,73 @@ impl ToolRegistry for ToolRegistryClient {
         response.tools.into_iter().map(TryInto::try_into).collect()
     }
 
+    async fn update_tool(&self, operation: Operation, update: ToolUpdate) -> Result<Tool> {
+        let request = pb::UpdateToolRequest {
+            operation: Some(operation.into()),
+            tool: Some(update.tool.into()),
+            version: update.version.map(|v| v.to_string()).unwrap_or_default(),
+        };
+        member("tool", answer(self.rpc().update_tool(request).await)?.tool)?.try_into()
+    }
+
+    async fn set_tool_credentials(
+        &self,
+        operation: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<Tool> {
+        let request = pb::SetToolCredentialsRequest {
+            operation: Some(operation.into()),
+            name: name.into(),
+            credentials: exposed(credentials),
+        };
+        member("tool", answer(self.rpc().set_tool_credentials(request).await)?.tool)?.try_into()
+    }
+
     async fn delete_tool(&self, operation: Operation, name: Name) -> Result<()> {
         let request = pb::DeleteToolRequest { operation: Some(operation.into()), name: name.into() };
         answer(self.rpc().delete_tool(request).await).map(drop)
     }
 
-    async fn create_model_provider(&self, operation: Operation, provider: ModelProvider) -> Result<ModelProvider> {
-        let request =
-            pb::CreateModelProviderRequest { operation: Some(operation.into()), model_provider: Some(provider.into()) };
+    async fn create_model_provider(&self, operation: Operation, provider: NewModelProvider) -> Result<ModelProvider> {
+        let (provider, credentials) = new_provider_message(provider);
+        let request = pb::CreateModelProviderRequest {
+            operation: Some(operation.into()),
+            model_provider: Some(provider),
+            credentials,
+        };
         let response = answer(self.rpc().create_model_provider(request).await)?;
+        member("model_provider", response.model_provider)?.try_into()
+    }
+
+    async fn put_model_provider(
+        &self,
+        operation: Operation,
+        provider: NewModelProvider,
+    ) -> Result<Upserted<ModelProvider>> {
+        let (provider, credentials) = new_provider_message(provider);
+        let request = pb::PutModelProviderRequest {
+            operation: Some(operation.into()),
+            model_provider: Some(provider),
+            credentials,
+        };
+        let response = answer(self.rpc().put_model_provider(request).await)?;
+        let value = member("model_provider", response.model_provider)?.try_into()?;
+        Ok(Upserted { value, created: response.created })
+    }
+
+    async fn set_model_provider_credentials(
+        &self,
+        operation: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<ModelProvider> {
+        let request = pb::SetModelProviderCredentialsRequest {
+            operation: Some(operation.into()),
+            name: name.into(),
+            credentials: exposed(credentials),
+        };
+        let response = answer(self.rpc().set_model_provider_credentials(request).await)?;
         member("model_provider", response.model_provider)?.try_into()
     }
 
@@ -104,6 +169,36 @@ impl ToolRegistry for ToolRegistryClient {
     async fn delete_model_provider(&self, operation: Operation, name: Name) -> Result<()> {
         let request = pb::DeleteModelProviderRequest { operation: Some(operation.into()), name: name.into() };
         answer(self.rpc().delete_model_provider(request).await).map(drop)
+    }
+
+    async fn put_identity_provider(
+        &self,
+        operation: Operation,
+        provider: IdentityProvider,
+    ) -> Result<Upserted<IdentityProvider>> {
+        let request = pb::PutIdentityProviderRequest {
+            operation: Some(operation.into()),
+            identity_provider: Some(provider.into()),
+        };
+        let response = answer(self.rpc().put_identity_provider(request).await)?;
+        let value = member("identity_provider", response.identity_provider)?.try_into()?;
+        Ok(Upserted { value, created: response.created })
+    }
+
+    async fn get_identity_provider(&self, name: Name) -> Result<IdentityProvider> {
+        let request = pb::GetIdentityProviderRequest { name: name.into() };
+        let response = answer(self.rpc().get_identity_provider(request).await)?;
+        member("identity_provider", response.identity_provider)?.try_into()
+    }
+
+    async fn list_identity_providers(&self) -> Result<Vec<IdentityProvider>> {
+        let response = answer(self.rpc().list_identity_providers(pb::ListIdentityProvidersRequest {}).await)?;
+        response.identity_providers.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn delete_identity_provider(&self, operation: Operation, name: Name) -> Result<()> {
+        let request = pb::DeleteIdentityProviderRequest { operation: Some(operation.into()), name: name.into() };
+        answer(self.rpc().delete_identity_provider(request).await).map(drop)
     }
 
     async fn seed_starter_kit(&self, operation: Operation) -> Result<()> {

@@ -89,6 +89,24 @@ pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// Removes what writers of `path` left beside it when they were killed before it was whole; what a living process
+/// writes stays.
+pub(crate) fn remove_left_over(path: &Path) -> io::Result<()> {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
+    for entry in std::fs::read_dir(parent(path))? {
+        let entry = entry?;
+        let found = entry.file_name();
+        let writer = found.to_str().and_then(|found| {
+            let unique = found.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".tmp")?;
+            unique.split_once('-')?.0.parse::<u32>().ok()
+        });
+        if writer.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes every permission that `mode` does not give away from an existing file.
 pub(crate) fn tighten(path: &Path, mode: u32) -> io::Result<()> {
     let now = std::fs::metadata(path)?.permissions().mode() & 0o777;
@@ -195,6 +213,21 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn what_killed_writers_left_goes_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let stale = format!(".key.{}-0.tmp", u32::MAX);
+        let live = format!(".key.{}-0.tmp", process::id());
+        let others = ["key", ".key.tmp", ".keys.1-0.tmp", &live];
+        for name in others.into_iter().chain([stale.as_str()]) {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        remove_left_over(&path).unwrap();
+        assert!(others.iter().all(|name| dir.path().join(name).exists()));
+        assert!(!dir.path().join(stale).exists());
     }
 
     #[test]

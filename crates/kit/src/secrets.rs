@@ -1,5 +1,10 @@
 //! Secrets at rest: sealed under the installation's master key, and fingerprints that tell equal from different
 //! without telling what.
+//!
+//! The master key is a ring: new secrets are sealed with the current key, and older keys still open what they sealed.
+//! A rotation is three steps, each of which may be the last one before a power cut: a new current key is written
+//! before the old ones; every service seals anew what older keys have sealed ([`MasterKey::reseal`]); the old keys are
+//! dropped. The fingerprints' key stays the same, so that no rotation makes an unchanged deploy look changed.
 
 use crate::{fs, token::random};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -14,90 +19,138 @@ const HEADER_LEN: usize = 1 + KEY_ID_LEN;
 const NONCE_LEN: usize = aead::NONCE_LEN;
 const TAG_LEN: usize = 16;
 
-/// The key that everything secret is stored under. Cheap to clone.
+// The file: a line for each key, the current one first and bare.
+const OLD: &str = "old ";
+const FINGERPRINTS: &str = "fingerprints ";
+/// Rotations that may wait for their end.
+const MAX_OLD: usize = 15;
+
+/// The keys that everything secret is stored under. Cheap to clone.
 #[derive(Clone)]
 pub struct MasterKey(Arc<Keys>);
 
 struct Keys {
-    header: [u8; HEADER_LEN],
-    sealing: aead::LessSafeKey,
+    current: SealingKey,
+    old: Vec<SealingKey>,
     fingerprints: hmac::Key,
 }
 
+struct SealingKey {
+    header: [u8; HEADER_LEN],
+    key: aead::LessSafeKey,
+}
+
+/// 32 secret bytes.
+type Bytes = [u8; 32];
+
+/// What the file says.
+#[derive(Clone, PartialEq, Eq)]
+struct Ring {
+    current: Bytes,
+    old: Vec<Bytes>,
+    /// Of a ring that was never rotated it comes from the current key.
+    fingerprints: Option<Bytes>,
+}
+
 impl MasterKey {
-    /// The key in the file `path`, which is made (0600) at the first start. Losing the file loses the secrets.
+    /// The keys in the file `path`, which is made (0600) with one at the first start. Losing the file loses the
+    /// secrets.
     pub fn load_or_create(path: &Path) -> Result<Self> {
-        let text = fs::load_or_create_private(path, || {
-            Ok(format!("{}\n", URL_SAFE_NO_PAD.encode(random::<32>()?)).into_bytes())
-        })?;
-        let mut key = [0; 32];
-        match URL_SAFE_NO_PAD.decode_slice(text.trim_ascii(), &mut key) {
-            Ok(32) => Self::from_bytes(&key),
-            _ => Err(Error::new(
-                Code::InvalidArgument,
-                format!("{} is not a master key: 43 characters of base64url are expected", path.display()),
-            )),
-        }
+        let ring = Ring { current: random()?, old: Vec::new(), fingerprints: None };
+        let text = fs::load_or_create_private(path, || Ok(ring.write().into_bytes()))?;
+        Ring::read(path, &text)?.keys()
     }
 
-    /// The key made of 32 secret bytes.
+    /// The key made of 32 secret bytes, alone.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self> {
-        // One key for each use, none of which tells anything about another.
-        let master = hmac::Key::new(hmac::HMAC_SHA256, bytes);
-        let derive = |label: &str| hmac::sign(&master, label.as_bytes());
-        let mut header = [VERSION; HEADER_LEN];
-        header[1..].copy_from_slice(&derive("hoistway key id").as_ref()[..KEY_ID_LEN]);
-        let sealing = aead::UnboundKey::new(&aead::AES_256_GCM, derive("hoistway seal aes-256-gcm").as_ref())
-            .map_err(|_| Error::internal("deriving a key", "wrong key length"))?;
-        Ok(Self(Arc::new(Keys {
-            header,
-            sealing: aead::LessSafeKey::new(sealing),
-            fingerprints: hmac::Key::new(hmac::HMAC_SHA256, derive("hoistway fingerprint").as_ref()),
-        })))
+        Ring { current: *bytes, old: Vec::new(), fingerprints: None }.keys()
+    }
+
+    /// Gives the file `path` a new current key and keeps the others for opening. Programs that have read the file
+    /// before go on with what they read; what they seal opens with the new file all the same.
+    pub fn rotate(path: &Path) -> Result<()> {
+        let ring = Ring::load(path)?;
+        if ring.old.len() >= MAX_OLD {
+            let text = "too many rotations wait for their end: start Hoistway once, so that it drops the old keys";
+            return Err(Error::new(Code::Conflict, text));
+        }
+        let fingerprints = match ring.fingerprints {
+            Some(bytes) => bytes,
+            None => derived(&ring.current, FINGERPRINT_LABEL),
+        };
+        let old = [vec![ring.current], ring.old].concat();
+        Ring { current: random()?, old, fingerprints: Some(fingerprints) }.store(path)
+    }
+
+    /// Drops the old keys from the file `path`; whether there were any. Call it only when nothing that they have
+    /// sealed is left. With `unless_changed`, a file that holds other keys than those is left as it is.
+    pub fn drop_old(path: &Path, unless_changed: Option<&MasterKey>) -> Result<bool> {
+        let ring = Ring::load(path)?;
+        let changed = unless_changed.is_some_and(|read| match ring.keys() {
+            Ok(now) => now.0.current.header != read.0.current.header,
+            Err(_) => true,
+        });
+        if changed || ring.old.is_empty() {
+            return Ok(false);
+        }
+        Ring { old: Vec::new(), ..ring }.store(path)?;
+        tracing::info!("the rotation of the master key is complete; the old key is dropped");
+        Ok(true)
+    }
+
+    /// Whether there are old keys, so that there may be something to seal anew.
+    pub fn has_old(&self) -> bool {
+        !self.0.old.is_empty()
     }
 
     /// Encrypts `plaintext`. It opens only with the same `context`, so that a sealed text cannot be moved to another
     /// row or column: name the place, such as `deployments/ID/request`.
     pub fn seal(&self, context: &str, plaintext: &[u8]) -> Result<Vec<u8>> {
+        let SealingKey { header, key } = &self.0.current;
         let nonce = random::<NONCE_LEN>()?;
         let mut text = plaintext.to_vec();
-        let tag = self
-            .0
-            .sealing
+        let tag = key
             .seal_in_place_separate_tag(
                 aead::Nonce::assume_unique_for_key(nonce),
-                aead::Aad::from(self.aad(context)),
+                aead::Aad::from(aad(header, context)),
                 &mut text,
             )
             .map_err(|_| Error::internal("sealing a secret", "the text is too long"))?;
         let mut sealed = Vec::with_capacity(HEADER_LEN + NONCE_LEN + text.len() + TAG_LEN);
-        sealed.extend_from_slice(&self.0.header);
+        sealed.extend_from_slice(header);
         sealed.extend_from_slice(&nonce);
         sealed.append(&mut text);
         sealed.extend_from_slice(tag.as_ref());
         Ok(sealed)
     }
 
-    /// Decrypts what [`MasterKey::seal`] made with the same key and `context`.
+    /// Decrypts what [`MasterKey::seal`] made with the same `context` and one of the keys.
     pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>> {
         let failed = |why: &str| Error::internal("opening a sealed secret", why);
         let (header, rest) = sealed.split_at_checked(HEADER_LEN).ok_or_else(|| failed("it is cut off"))?;
         if header[0] != VERSION {
             return Err(failed("it was made by a newer Hoistway"));
         }
-        if header != self.0.header {
+        let mut keys = std::iter::once(&self.0.current).chain(&self.0.old);
+        let Some(SealingKey { header, key }) = keys.find(|key| key.header == header) else {
             return Err(failed("it was made with another master key"));
-        }
+        };
         let (nonce, text) = rest.split_first_chunk::<NONCE_LEN>().ok_or_else(|| failed("it is cut off"))?;
         let mut text = text.to_vec();
-        let length = self
-            .0
-            .sealing
-            .open_in_place(aead::Nonce::assume_unique_for_key(*nonce), aead::Aad::from(self.aad(context)), &mut text)
+        let length = key
+            .open_in_place(aead::Nonce::assume_unique_for_key(*nonce), aead::Aad::from(aad(header, context)), &mut text)
             .map_err(|_| failed("it was changed, or belongs to another place"))?
             .len();
         text.truncate(length);
         Ok(text)
+    }
+
+    /// What an old key has sealed, sealed with the current one; nothing when it is already.
+    pub fn reseal(&self, context: &str, sealed: &[u8]) -> Result<Option<Vec<u8>>> {
+        if sealed.starts_with(&self.0.current.header) {
+            return Ok(None);
+        }
+        self.seal(context, &self.open(context, sealed)?).map(Some)
     }
 
     /// A digest of `bytes` that only this installation can compute: equal bytes can be told from different ones, and
@@ -109,9 +162,94 @@ impl MasterKey {
         signer.update(bytes);
         Digest::of(signer.sign().as_ref())
     }
+}
 
-    fn aad(&self, context: &str) -> Vec<u8> {
-        [&self.0.header[..], context.as_bytes()].concat()
+/// One key for each use, none of which tells anything about another.
+fn derived(master: &Bytes, label: &str) -> Bytes {
+    let mut key = Bytes::default();
+    key.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, master), label.as_bytes()).as_ref());
+    key
+}
+
+const ID_LABEL: &str = "hoistway key id";
+const SEAL_LABEL: &str = "hoistway seal aes-256-gcm";
+const FINGERPRINT_LABEL: &str = "hoistway fingerprint";
+
+impl SealingKey {
+    fn new(master: &Bytes) -> Result<Self> {
+        let mut header = [VERSION; HEADER_LEN];
+        header[1..].copy_from_slice(&derived(master, ID_LABEL)[..KEY_ID_LEN]);
+        let key = aead::UnboundKey::new(&aead::AES_256_GCM, &derived(master, SEAL_LABEL))
+            .map_err(|_| Error::internal("deriving a key", "wrong key length"))?;
+        Ok(Self { header, key: aead::LessSafeKey::new(key) })
+    }
+}
+
+fn aad(header: &[u8; HEADER_LEN], context: &str) -> Vec<u8> {
+    [&header[..], context.as_bytes()].concat()
+}
+
+impl Ring {
+    fn load(path: &Path) -> Result<Self> {
+        let failed = |e: std::io::Error| Error::internal(&format!("reading {}", path.display()), e);
+        match fs::read_if_there(path).map_err(failed)? {
+            Some(text) => Self::read(path, &text),
+            None => Err(Error::new(Code::NotFound, format!("there is no master key at {}", path.display()))),
+        }
+    }
+
+    fn store(&self, path: &Path) -> Result<()> {
+        let failed = |e: std::io::Error| Error::internal(&format!("writing {}", path.display()), e);
+        // A half-written ring that a kill left behind would keep the keys that are dropped here.
+        fs::remove_left_over(path).map_err(failed)?;
+        fs::write_atomic(path, self.write().as_bytes(), fs::PRIVATE_FILE).map_err(failed)
+    }
+
+    fn read(path: &Path, text: &[u8]) -> Result<Self> {
+        let wrong = || {
+            let text = format!("{} is not a master key: 43 characters of base64url are expected", path.display());
+            Error::new(Code::InvalidArgument, text)
+        };
+        let decode = |text: &str| {
+            let mut key = Bytes::default();
+            match URL_SAFE_NO_PAD.decode_slice(text.trim(), &mut key) {
+                Ok(32) => Ok(key),
+                _ => Err(wrong()),
+            }
+        };
+        let text = std::str::from_utf8(text).map_err(|_| wrong())?;
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let current = decode(lines.next().ok_or_else(wrong)?)?;
+        let mut ring = Self { current, old: Vec::new(), fingerprints: None };
+        for line in lines {
+            if let Some(key) = line.strip_prefix(OLD) {
+                ring.old.push(decode(key)?);
+            } else if let Some(key) = line.strip_prefix(FINGERPRINTS).filter(|_| ring.fingerprints.is_none()) {
+                ring.fingerprints = Some(decode(key)?);
+            } else {
+                return Err(wrong());
+            }
+        }
+        Ok(ring)
+    }
+
+    fn write(&self) -> String {
+        let line = |prefix: &str, key: &Bytes| format!("{prefix}{}\n", URL_SAFE_NO_PAD.encode(key));
+        let mut text = line("", &self.current);
+        text.extend(self.old.iter().map(|key| line(OLD, key)));
+        text.extend(self.fingerprints.iter().map(|key| line(FINGERPRINTS, key)));
+        text
+    }
+
+    fn keys(&self) -> Result<MasterKey> {
+        // Without a key of their own, fingerprints have always come from the first key that there was.
+        let first = self.old.last().unwrap_or(&self.current);
+        let fingerprints = self.fingerprints.unwrap_or_else(|| derived(first, FINGERPRINT_LABEL));
+        Ok(MasterKey(Arc::new(Keys {
+            current: SealingKey::new(&self.current)?,
+            old: self.old.iter().map(SealingKey::new).collect::<Result<_>>()?,
+            fingerprints: hmac::Key::new(hmac::HMAC_SHA256, &fingerprints),
+        })))
     }
 }
 
@@ -126,6 +264,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn key(byte: u8) -> MasterKey {
         MasterKey::from_bytes(&[byte; 32]).unwrap()
@@ -164,6 +303,54 @@ mod tests {
         assert_eq!(MasterKey::load_or_create(&path).unwrap().open("c", &sealed).unwrap(), b"x");
         std::fs::write(&path, "too short").unwrap();
         assert_eq!(MasterKey::load_or_create(&path).unwrap_err().code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_rotation_keeps_what_was_sealed_and_every_fingerprint() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        assert_eq!(MasterKey::rotate(&path).unwrap_err().code, Code::NotFound);
+        let first = MasterKey::load_or_create(&path).unwrap();
+        let (sealed, print) = (first.seal("c", b"x").unwrap(), first.fingerprint("c", b"x"));
+        for _ in 0..2 {
+            MasterKey::rotate(&path).unwrap();
+        }
+        let ring = MasterKey::load_or_create(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(ring.has_old() && !first.has_old());
+        assert_eq!((ring.open("c", &sealed).unwrap(), ring.fingerprint("c", b"x")), (b"x".to_vec(), print));
+        let resealed = ring.reseal("c", &sealed).unwrap().unwrap();
+        assert_eq!(ring.reseal("c", &resealed).unwrap(), None);
+        assert!(ring.reseal("d", &sealed).is_err(), "a sealed text stays in its place");
+        assert_eq!(first.open("c", &resealed).unwrap_err().chain(), "it was made with another master key");
+
+        assert!(!MasterKey::drop_old(&path, Some(&first)).unwrap(), "somebody has rotated since");
+        assert!(MasterKey::drop_old(&path, Some(&ring)).unwrap());
+        assert!(!MasterKey::drop_old(&path, None).unwrap(), "there are none any more");
+        let last = MasterKey::load_or_create(&path).unwrap();
+        assert!(!last.has_old());
+        assert_eq!((last.open("c", &resealed).unwrap(), last.fingerprint("c", b"x")), (b"x".to_vec(), print));
+        assert!(last.open("c", &sealed).is_err());
+    }
+
+    #[test]
+    fn rotations_that_never_end_are_refused_and_the_file_says_only_what_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        MasterKey::load_or_create(&path).unwrap();
+        for _ in 0..MAX_OLD {
+            MasterKey::rotate(&path).unwrap();
+        }
+        assert_eq!(MasterKey::rotate(&path).unwrap_err().code, Code::Conflict);
+        let good = std::fs::read_to_string(&path).unwrap();
+        for bad in [format!("{good}new x\n"), good.replace("old ", "older "), format!("{good}{good}"), String::new()] {
+            std::fs::write(&path, &bad).unwrap();
+            assert_eq!(MasterKey::load_or_create(&path).unwrap_err().code, Code::InvalidArgument, "{bad:?}");
+        }
+        // A ring put together by hand needs no line for fingerprints.
+        let (a, b) = (URL_SAFE_NO_PAD.encode([1; 32]), URL_SAFE_NO_PAD.encode([2; 32]));
+        std::fs::write(&path, format!("{b}\nold {a}\n")).unwrap();
+        assert_eq!(MasterKey::load_or_create(&path).unwrap().fingerprint("c", b"x"), key(1).fingerprint("c", b"x"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::{
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
+    revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
 use async_trait::async_trait;
@@ -111,6 +112,8 @@ pub enum Phase {
     Running,
     /// The serving revision is down; the message says why and when it is tried again.
     Failed,
+    /// It was stopped by a user and stays so until it is started or deployed again.
+    Stopped,
 }
 
 impl Phase {
@@ -120,12 +123,13 @@ impl Phase {
             Phase::Pending => "Pending",
             Phase::Running => "Running",
             Phase::Failed => "Failed",
+            Phase::Stopped => "Stopped",
         }
     }
 
     /// Reads the public spelling.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Pending, Self::Running, Self::Failed].into_iter().find(|p| p.as_str() == text)
+        [Self::Pending, Self::Running, Self::Failed, Self::Stopped].into_iter().find(|p| p.as_str() == text)
     }
 }
 
@@ -134,6 +138,8 @@ impl Phase {
 pub struct RevisionStatus {
     /// The revision.
     pub revision: RevisionId,
+    /// Its number among the agent's revisions.
+    pub number: u64,
     /// `Running`: ready to be switched to. `Pending`: its image cannot be pulled yet; the agent service goes on
     /// trying and switches by itself once it is the agent's revision.
     pub phase: Phase,
@@ -150,6 +156,8 @@ pub struct Agent {
     pub name: Name,
     /// The revision that is wanted.
     pub revision: RevisionId,
+    /// Its number among the agent's revisions.
+    pub revision_number: u64,
     /// Its specification, with every user variable's value masked.
     pub spec: AgentSpec,
     /// The environment as it may be shown: the platform's own variables as they are, the user's masked.
@@ -173,7 +181,7 @@ pub struct Agent {
 pub struct Route {
     /// The agent.
     pub agent: Name,
-    /// The serving revision, `None` while there is none.
+    /// The serving instance, `None` while there is none.
     pub target: Option<Target>,
     /// Whether the target is ready; if not, `message` says why.
     pub ready: bool,
@@ -186,7 +194,7 @@ pub struct Route {
 /// The address of a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The revision.
+    /// The instance: the id of its revision, or an id of its own once the revision was started anew.
     pub revision: RevisionId,
     /// `host:port`.
     pub address: String,
@@ -278,6 +286,15 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
         spec: AgentSpec,
     ) -> Result<RevisionStatus>;
 
+    /// The same for a revision that is made of an earlier one: the agent service copies that one's specification,
+    /// secret values included, and applies the changes. A base that is not kept any more is [`crate::Code::NotFound`].
+    async fn derive_revision(
+        &self,
+        operation: Operation,
+        revision: RevisionId,
+        derivation: Derivation,
+    ) -> Result<RevisionStatus>;
+
     /// The point of no return: makes a started revision the agent's, routes to it as soon as it is ready, waits until
     /// every gateway has the new route, and drains the old revision behind it.
     async fn switch_route(&self, operation: Operation, agent: Name, revision: RevisionId) -> Result<Agent>;
@@ -286,9 +303,33 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     /// operation never seen is kept from happening later.
     async fn undo_start(&self, started: OperationId, agent: Name, revision: RevisionId) -> Result<()>;
 
-    /// Gives the agents that require `tool` and lack its URL that URL, by replacing their instance as a redeploy
-    /// would. Answers with their names.
-    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>>;
+    /// One revision of an agent; one that is not kept is [`crate::Code::NotFound`] with a message that says which are.
+    async fn get_revision(&self, agent: Name, revision: RevisionRef) -> Result<Revision>;
+
+    /// The agent's revisions that are kept, newest first, at most `limit`; only those before `before` if it is given.
+    async fn list_revisions(&self, agent: Name, before: Option<RevisionRef>, limit: u32) -> Result<Vec<Revision>>;
+
+    /// What differs between two revisions; without `from`, the one before `to`, or nothing if `to` is the first.
+    async fn diff_revisions(&self, agent: Name, from: Option<RevisionRef>, to: RevisionRef) -> Result<Diff>;
+
+    /// Whether the agent exists or may be made: [`crate::Code::ResourceExhausted`] when there are as many as allowed.
+    async fn check_room(&self, agent: Name) -> Result<()>;
+
+    /// Ends the agent's instance and keeps its record and route; nothing brings it up again but a start or a deploy.
+    /// One that is stopped stays so.
+    async fn stop_agent(&self, operation: Operation, name: Name) -> Result<Agent>;
+
+    /// Brings a stopped agent up again and answers when it is ready, has failed or waits for its image. One that is
+    /// not stopped is left as it is.
+    async fn start_agent(&self, operation: Operation, name: Name) -> Result<Agent>;
+
+    /// Replaces the agent's instance by a new one of the same revision, as a redeploy would; the old one stays when
+    /// the new one does not start. A stopped agent is started.
+    async fn restart_agent(&self, operation: Operation, name: Name) -> Result<Agent>;
+
+    /// Gives the agents that require `tool` and lack its URL, or still have the URL `replaces`, that URL, by replacing
+    /// their instance as a redeploy would. Answers with their names.
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>>;
 
     /// One agent.
     async fn get_agent(&self, name: Name) -> Result<Agent>;

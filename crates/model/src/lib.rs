@@ -11,6 +11,7 @@ pub mod log;
 pub mod metric;
 pub mod name;
 pub mod redact;
+pub mod revision;
 pub mod source;
 pub mod tool;
 

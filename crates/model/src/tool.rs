@@ -1,4 +1,4 @@
-//! Tools, model providers and which agent uses which tool: the records of the tool registry and its trait.
+//! Tools, model and identity providers, and which agent uses which tool: the records of the tool registry and its trait.
 
 use crate::{Name, Operation, OperationId, Result, Secret};
 use async_trait::async_trait;
@@ -91,6 +91,15 @@ pub struct ApiKeyPlace {
     pub value_prefix: String,
 }
 
+/// Where tokens for OAuth 2.0 client credentials come from. The client's id and secret are credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OAuth2 {
+    /// The authorization server's token endpoint.
+    pub token_url: String,
+    /// What is asked for, in order.
+    pub scopes: Vec<String>,
+}
+
 /// Where a tool is and how one authenticates to it. The whole of it is what "endpoint or auth changed" compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
@@ -104,6 +113,8 @@ pub struct Connection {
     pub auth_type: AuthType,
     /// Where the API key goes, if the user said so.
     pub api_key: Option<ApiKeyPlace>,
+    /// Where tokens come from, if the user said so.
+    pub oauth2: Option<OAuth2>,
 }
 
 /// A tool to be registered.
@@ -121,6 +132,16 @@ pub struct NewTool {
     pub credentials: BTreeMap<String, Secret>,
 }
 
+/// What an update makes of a tool: everything is replaced, but for credentials when it has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolUpdate {
+    /// The tool as it shall be.
+    pub tool: NewTool,
+    /// The [`Tool::version`] that the update was made from; another one by now is [`crate::Code::Aborted`]. `None`:
+    /// whatever there is.
+    pub version: Option<OperationId>,
+}
+
 /// A registered tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tool {
@@ -136,10 +157,31 @@ pub struct Tool {
     pub labels: BTreeMap<String, String>,
     /// Whether a credential is stored.
     pub has_credentials: bool,
+    /// When it was stored; milliseconds since the epoch.
+    pub credentials_set_at: Option<i64>,
+    /// The operation that changed the tool last.
+    pub version: OperationId,
     /// Milliseconds since the epoch.
     pub created_at: i64,
     /// Milliseconds since the epoch.
     pub updated_at: i64,
+}
+
+/// A model provider to be registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewModelProvider {
+    /// Unique name.
+    pub name: Name,
+    /// The protocol it speaks: openai, anthropic, bedrock or ollama.
+    pub provider: String,
+    /// Base URL; empty means the provider's own.
+    pub endpoint: String,
+    /// Model identifiers served.
+    pub models: Vec<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Credential fields; stored encrypted, never given back.
+    pub credentials: BTreeMap<String, Secret>,
 }
 
 /// A source of models.
@@ -155,8 +197,69 @@ pub struct ModelProvider {
     pub models: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Milliseconds since the epoch; 0 in a creation request.
+    /// When a credential was stored; `None` when there is none. Milliseconds since the epoch.
+    pub credentials_set_at: Option<i64>,
+    /// Milliseconds since the epoch.
     pub created_at: i64,
+    /// Milliseconds since the epoch.
+    pub updated_at: i64,
+}
+
+/// Who says who an agent's callers are: an OpenID Connect issuer and what its tokens must say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityProvider {
+    /// Unique name.
+    pub name: Name,
+    /// The host that callers use, `HOST` or `HOST:PORT`.
+    pub host: String,
+    /// The issuer of tokens, as in their claim `iss`.
+    pub issuer: String,
+    /// Where the issuer's keys are.
+    pub jwks_uri: String,
+    /// Of which a token's `aud` must name one; none: any audience.
+    pub audiences: Vec<String>,
+    /// The claim that names the caller.
+    pub user_id_claim: String,
+    /// Mail domains of callers who are let in; none: all.
+    pub allowed_domains: Vec<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Milliseconds since the epoch; 0 in a request.
+    pub created_at: i64,
+    /// Milliseconds since the epoch; 0 in a request.
+    pub updated_at: i64,
+}
+
+/// What an upsert did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upserted<T> {
+    /// As it is now.
+    pub value: T,
+    /// Whether there was nothing of its name before.
+    pub created: bool,
+}
+
+/// The credential fields that a kind of tool authentication needs, all of them.
+pub const fn tool_credentials(kind: AuthType) -> &'static [&'static str] {
+    match kind {
+        AuthType::None => &[],
+        AuthType::ApiKey => &["api_key"],
+        AuthType::OAuth2 => &["client_id", "client_secret"],
+    }
+}
+
+/// The sets of credential fields that a model protocol takes: the members of one of them, and no others. Those that
+/// end in `?` may be absent.
+pub fn provider_credentials(provider: &str) -> &'static [&'static [&'static str]] {
+    match provider {
+        "bedrock" => &[&["api_key"], &["access_key_id", "secret_access_key", "session_token?"]],
+        _ => &[&["api_key"]],
+    }
+}
+
+/// Whether a model protocol needs a credential at all.
+pub fn needs_credentials(provider: &str) -> bool {
+    provider != "ollama"
 }
 
 /// The model protocols that are known without registration.
@@ -204,7 +307,7 @@ pub struct AppliedTools {
     pub tools: Vec<BoundTool>,
 }
 
-/// The tool registry: tools, model providers, and which agent uses which tool.
+/// The tool registry: tools, model and identity providers, and which agent uses which tool.
 ///
 /// Every mutating call is idempotent by its [`Operation`].
 #[async_trait]
@@ -245,11 +348,42 @@ pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
     /// All tools by name.
     async fn list_tools(&self) -> Result<Vec<Tool>>;
 
+    /// Changes a tool that exists, agents that use it or not. An update that would send the stored credentials to
+    /// another host, or make another kind of credential of them, is [`crate::Code::Conflict`]; so is one whose own
+    /// credentials do not fit.
+    async fn update_tool(&self, operation: Operation, update: ToolUpdate) -> Result<Tool>;
+
+    /// Stores a tool's credentials in the place of others. None: takes those that are stored away, and
+    /// [`crate::Code::NotFound`] when there are none.
+    async fn set_tool_credentials(
+        &self,
+        operation: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<Tool>;
+
     /// Deletes a tool; one in use is [`crate::Code::Conflict`] naming the agents.
     async fn delete_tool(&self, operation: Operation, name: Name) -> Result<()>;
 
-    /// Registers a model provider. The same again is a no-op; another one of that name is a conflict.
-    async fn create_model_provider(&self, operation: Operation, provider: ModelProvider) -> Result<ModelProvider>;
+    /// Registers a model provider. The same again is a no-op, which may add credentials; another one of that name is
+    /// a conflict.
+    async fn create_model_provider(&self, operation: Operation, provider: NewModelProvider) -> Result<ModelProvider>;
+
+    /// Registers a model provider in the place of what has its name. Stored credentials stay if none are given, and
+    /// for them the rule of [`Self::update_tool`] holds.
+    async fn put_model_provider(
+        &self,
+        operation: Operation,
+        provider: NewModelProvider,
+    ) -> Result<Upserted<ModelProvider>>;
+
+    /// As [`Self::set_tool_credentials`].
+    async fn set_model_provider_credentials(
+        &self,
+        operation: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<ModelProvider>;
 
     /// One model provider.
     async fn get_model_provider(&self, name: Name) -> Result<ModelProvider>;
@@ -259,6 +393,22 @@ pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
 
     /// Deletes a model provider.
     async fn delete_model_provider(&self, operation: Operation, name: Name) -> Result<()>;
+
+    /// Registers an identity provider in the place of what has its name.
+    async fn put_identity_provider(
+        &self,
+        operation: Operation,
+        provider: IdentityProvider,
+    ) -> Result<Upserted<IdentityProvider>>;
+
+    /// One identity provider.
+    async fn get_identity_provider(&self, name: Name) -> Result<IdentityProvider>;
+
+    /// All identity providers by name.
+    async fn list_identity_providers(&self) -> Result<Vec<IdentityProvider>>;
+
+    /// Deletes an identity provider.
+    async fn delete_identity_provider(&self, operation: Operation, name: Name) -> Result<()>;
 
     /// Makes sure that `echo-tool` and `playground-llm` exist; what exists already is left as it is.
     async fn seed_starter_kit(&self, operation: Operation) -> Result<()>;

@@ -1,16 +1,21 @@
 //! `/api/agents`.
 
-use super::{error::ApiResult, query::Segment};
+pub mod schema;
+
+use super::{
+    error::{ApiResult, ErrorBody},
+    lifecycle::to_its_end,
+    query::Segment,
+};
 use crate::{public::PublicAddresses, state::AppState};
 use axum::{Json, extract::State};
-use hoistway_kit::{telemetry, time::rfc3339};
+use hoistway_kit::time::rfc3339;
 use hoistway_model::{
-    Code, Error, NAMESPACE, Name, Operation, Result,
+    Code, NAMESPACE, Name, Operation, Result,
     agent::{Agent, LlmConfig},
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
-use tracing::Instrument;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// How often, and how long apart, a deleted agent's bindings are released when the registry is away.
@@ -22,28 +27,54 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, delete))
 }
 
-/// `GET /agents`.
-#[utoipa::path(get, path = "/agents", tag = "agents")]
+/// List agents
+///
+/// All agents, by name.
+#[utoipa::path(
+    get,
+    path = "/agents",
+    tag = "agents",
+    responses((status = 200, description = "The agents", body = [schema::AgentSchema]))
+)]
 pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
     let agents = state.agents.list_agents().await?;
     Ok(Json(agents.iter().map(|agent| shape(agent, &state.public)).collect()))
 }
 
-/// `GET /agents/{name}`.
-#[utoipa::path(get, path = "/agents/{name}", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
+/// Get an agent
+///
+/// What one agent is made of, and how it is.
+#[utoipa::path(
+    get,
+    path = "/agents/{name}",
+    tag = "agents",
+    params(("name" = String, Path, description = "The agent's name")),
+    responses((status = 200, description = "The agent", body = schema::AgentSchema))
+)]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let agent = state.agents.get_agent(name.name("agent")?).await?;
     Ok(Json(shape(&agent, &state.public)))
 }
 
-/// `DELETE /agents/{name}`: the agent, then what it had bound.
-#[utoipa::path(delete, path = "/agents/{name}", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
+/// Delete an agent
+///
+/// Stops the agent and removes it with its revisions. Its tools stay and no longer count it as a user.
+#[utoipa::path(
+    delete,
+    path = "/agents/{name}",
+    tag = "agents",
+    params(("name" = String, Path, description = "The agent's name")),
+    responses(
+        (status = 200, description = "It is deleted", body = schema::DeletedSchema, example = json!({"status": "deleted"})),
+        (status = 409, description = "It is being deployed", body = ErrorBody),
+    )
+)]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let name = name.name("agent")?;
-    let request = telemetry::request_id().unwrap_or_default();
-    // A caller that hangs up must not leave the second half undone.
-    let whole = telemetry::with_request_id(request, delete_whole(state.clone(), name)).in_current_span();
-    state.tasks.spawn(whole).await.map_err(|e| Error::internal("deleting the agent", e))??;
+    // A deploy that was accepted before comes to its end first. A caller that hangs up must not leave the second half
+    // undone.
+    let turn = state.deployer.turn(name.clone(), state.limits.deploy_wait).await?;
+    to_its_end(&state, turn, delete_whole(state.clone(), name)).await?;
     Ok(Json(deleted()))
 }
 
@@ -76,7 +107,8 @@ pub fn deleted() -> Value {
     json!({"status": "deleted"})
 }
 
-fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
+/// An agent as every answer shows it.
+pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
     let spec = &agent.spec;
     let tools: Vec<_> = spec.tools.iter().map(|tool| json!({"name": tool.name})).collect();
     let env: Vec<_> = agent.shown_env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
@@ -97,6 +129,7 @@ fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
             "phase": agent.phase.as_str(),
             "message": agent.message,
             "revision": agent.revision,
+            "revisionNumber": agent.revision_number,
             "imageDigest": agent.image_digest,
             "isolation": agent.isolation,
         },

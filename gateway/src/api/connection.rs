@@ -4,7 +4,7 @@
 use super::json::short;
 use hoistway_model::{
     Error, Result,
-    tool::{ApiKeyPlace, AuthType, Connection, Scheme},
+    tool::{AuthType, Connection, Scheme},
 };
 use std::str::FromStr;
 use url::Url;
@@ -26,8 +26,6 @@ pub struct Given {
     pub scheme: (String, Option<String>),
     /// The path of the kind of credential, and the kind if it was given.
     pub auth_type: (String, Option<String>),
-    /// Where an API key goes.
-    pub api_key: Option<ApiKeyPlace>,
 }
 
 impl Given {
@@ -56,7 +54,7 @@ impl Given {
             }
             Some(port) => u16::try_from(port).unwrap_or(from_url),
         };
-        Ok(Connection { base_url, port, scheme: in_url, auth_type, api_key: self.api_key })
+        Ok(Connection { base_url, port, scheme: in_url, auth_type, api_key: None, oauth2: None })
     }
 }
 
@@ -75,7 +73,7 @@ pub fn http_url(path: &str, text: &str) -> Result<Url> {
         return Err(wrong(&format!("\"{}\" is not a URL that begins with http:// or https://", short(text))));
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong("must not have a user name or password in it; give the tool a credential instead"));
+        return Err(wrong("must not have a user name or password in it; give a credential instead"));
     }
     if url.fragment().is_some() {
         return Err(wrong("must not have a fragment (#…)"));
@@ -112,7 +110,6 @@ mod tests {
             port: ("t.port".into(), port),
             scheme: ("t.scheme".into(), scheme.map(Into::into)),
             auth_type: ("t.auth_type".into(), Some("apikey".into())),
-            api_key: None,
         };
         match given.check() {
             Ok(c) => {

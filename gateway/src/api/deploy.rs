@@ -13,6 +13,7 @@ use super::{
 use crate::{
     deploy::{Accepted, Progress},
     state::{AppState, Limits},
+    work::Work,
 };
 use axum::{
     Json,
@@ -111,7 +112,7 @@ struct Created {
 /// A deploy that is accepted and under way.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeployAccepted)]
-struct Underway {
+pub struct Underway {
     /// The agent that is being created or updated.
     #[schema(value_type = String, examples("hello"))]
     agent: Name,
@@ -147,8 +148,8 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
         content = DeployBody,
         description = "What to deploy",
         examples(
-            ("source" = (summary = "From source code", value = json!(schema::from_source()))),
-            ("everything" = (summary = "With a tool, a model, a package and a variable",
+            ("basic" = (summary = "From source code", value = json!(schema::from_source()))),
+            ("full" = (summary = "With a tool, a model, a package and a variable",
                 value = json!(schema::with_everything()))),
             ("image" = (summary = "From an image, with several models", value = json!(schema::from_image()))),
         )
@@ -163,7 +164,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
                 ("Hoistway-Deployment" = String, description = "The deployment's id"),
             ),
             examples(
-                ("source" = (summary = "From source code", value = json!({
+                ("basic" = (summary = "From source code", value = json!({
                     "agent": "hello",
                     "namespace": "agent-system",
                     "tools_created": [],
@@ -221,41 +222,90 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     )
 )]
 pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: WholeBody) -> ApiResult<Response> {
-    let longest = u32::try_from(state.limits.deploy_deadline.as_secs()).unwrap_or(u32::MAX);
-    let wait = query.one_of::<Wait>("wait")?.unwrap_or_default();
-    let patience = query.number("timeout", 0..=longest)?.map(|s| Duration::from_secs(s.into()));
-    let patience = patience.unwrap_or(state.limits.deploy_wait);
+    let asked = Asked::of(&state, &query)?;
     let strict = query.flag("strict")?;
 
-    let (request, mut warnings) = parse(&state, body).await?;
+    let (request, warnings) = parse(&state, body).await?;
     within_source_limits(&request, &state.limits)?;
     let (agent, wants_build) = (request.agent.clone(), request.wants_build());
-    let Accepted { id, warnings: found, mut progress } = state.deployer.accept(request, strict).await?;
+    match carry_out_strictly(&state, request.into(), asked, warnings, strict).await? {
+        Ok(done) => created(&state, agent, done, wants_build),
+        Err(underway) => Ok(underway),
+    }
+}
+
+/// What the caller of a deployment wants to wait for, and how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    wait: Wait,
+    patience: Duration,
+}
+
+impl Asked {
+    /// From `?wait=` and `?timeout=`.
+    pub fn of(state: &AppState, query: &Query) -> Result<Self> {
+        let longest = u32::try_from(state.limits.deploy_deadline.as_secs()).unwrap_or(u32::MAX);
+        let wait = query.one_of::<Wait>("wait")?.unwrap_or_default();
+        let patience = query.number("timeout", 0..=longest)?.map(|s| Duration::from_secs(s.into()));
+        Ok(Self { wait, patience: patience.unwrap_or(state.limits.deploy_wait) })
+    }
+}
+
+/// A deployment of which enough is known to answer.
+#[derive(Debug)]
+pub struct Done {
+    /// How far it is.
+    pub seen: Progress,
+    /// Everything worth saying.
+    pub warnings: Vec<String>,
+    /// The headers of the answer.
+    pub headers: [(header::HeaderName, HeaderValue); 2],
+}
+
+/// Has `work` carried out and waits for it as asked. Not done in time: the answer that says where to look.
+pub async fn carry_out(
+    state: &AppState,
+    work: Work,
+    asked: Asked,
+    warnings: Vec<String>,
+) -> ApiResult<Result<Done, Response>> {
+    carry_out_strictly(state, work, asked, warnings, false).await
+}
+
+async fn carry_out_strictly(
+    state: &AppState,
+    work: Work,
+    Asked { wait, patience }: Asked,
+    mut warnings: Vec<String>,
+    strict: bool,
+) -> ApiResult<Result<Done, Response>> {
+    let (agent, is_deploy) = (work.agent().clone(), matches!(work, Work::Deploy(_)));
+    let Accepted { id, warnings: found, mut progress } = state.deployer.accept(work, strict).await?;
     warnings.extend(found);
 
     let seen = match follow(&mut progress, wait, patience).await {
         Ok(seen) => seen,
         Err(e) => return Err(ApiError::from(e).with_header(DEPLOYMENT, id_text(id)?)),
     };
-    let accepted = |warnings| underway(agent.clone(), id, warnings);
     match &seen.done {
-        _ if wait == Wait::None => accepted(warnings),
-        Some(Err(error)) => Err(ApiError::after_work_started(error.clone()).with_header(DEPLOYMENT, id_text(id)?)),
-        None if !seen.is_built() => accepted(warnings),
+        _ if wait == Wait::None => return underway(agent, id, warnings).map(Err),
+        Some(Err(error)) => {
+            return Err(ApiError::after_work_started(error.clone()).with_header(DEPLOYMENT, id_text(id)?));
+        }
+        // Only a deploy has something to tell before its revision is up.
+        None if !is_deploy || !seen.is_built() => return underway(agent, id, warnings).map(Err),
         Some(Ok(outcome)) => {
             warnings.extend(outcome.pending.as_ref().map(|reason| format!("the agent is Pending: {reason}")));
-            created(&state, agent, id, seen, wants_build, warnings)
         }
-        None => {
-            warnings.push(match wait {
-                Wait::Ready => {
-                    format!("the agent is Pending: it is not up after {} s and goes on starting", patience.as_secs())
-                }
-                Wait::Built | Wait::None => "the agent is Pending: it is being started".to_owned(),
-            });
-            created(&state, agent, id, seen, wants_build, warnings)
-        }
+        None => warnings.push(match wait {
+            Wait::Ready => {
+                format!("the agent is Pending: it is not up after {} s and goes on starting", patience.as_secs())
+            }
+            Wait::Built | Wait::None => "the agent is Pending: it is being started".to_owned(),
+        }),
     }
+    let headers = [(header::LOCATION, value(&format!("/api/agents/{agent}"))?), (DEPLOYMENT, id_text(id)?)];
+    Ok(Ok(Done { seen, warnings, headers }))
 }
 
 /// The header that names the deployment in every answer to an accepted deploy.
@@ -319,16 +369,9 @@ fn underway(agent: Name, id: DeploymentId, warnings: Vec<String>) -> ApiResult<R
     Ok((StatusCode::ACCEPTED, headers, Json(body)).into_response())
 }
 
-fn created(
-    state: &AppState,
-    agent: Name,
-    id: DeploymentId,
-    seen: Progress,
-    wants_build: bool,
-    warnings: Vec<String>,
-) -> ApiResult<Response> {
+fn created(state: &AppState, agent: Name, done: Done, wants_build: bool) -> ApiResult<Response> {
+    let Done { seen, warnings, headers } = done;
     let image = seen.image.filter(|_| wants_build);
-    let headers = [(header::LOCATION, value(&format!("/api/agents/{agent}"))?), (DEPLOYMENT, id_text(id)?)];
     let body = Created {
         agent,
         namespace: NAMESPACE,

@@ -1,8 +1,8 @@
 //! The body of `POST /api/deploy`, checked: what passes here is right in itself, and only the names in it remain to be
 //! looked up.
 
-mod env;
-mod llm;
+pub(crate) mod env;
+pub(crate) mod llm;
 pub mod schema;
 mod stored;
 #[cfg(test)]
@@ -160,8 +160,7 @@ impl DeployRequest {
             if strict {
                 return Err(Error::field(path.as_str(), format!("no tool \"{name}\" is registered")));
             }
-            let later = "the agent cannot use it before it is; then it is bound by itself";
-            warnings.push(format!("no tool \"{name}\" is registered: {later}"));
+            warnings.push(tools::unregistered(name));
         }
         Ok(warnings)
     }

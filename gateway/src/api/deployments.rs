@@ -38,9 +38,13 @@ pub struct DeploymentOut {
     step: Option<&'static str>,
     /// Its steps in their order, without those that had nothing to do.
     steps: Vec<StepOut>,
-    /// The revision that it made; absent while that is not decided, and if the agent needed no new one.
+    /// `deploy`, `rollback`, `config` or `rebuild`.
+    kind: &'static str,
+    /// The number of the revision that it made or found, once it is known.
+    revision: Option<u64>,
+    /// The id of the revision that it made; absent while that is not decided, and if the agent needed no new one.
     #[schema(value_type = Option<String>)]
-    revision: Option<RevisionId>,
+    revision_id: Option<RevisionId>,
     /// Tools that it created.
     tools_created: Vec<String>,
     /// The build that it asked for.
@@ -156,10 +160,12 @@ fn shape(deployment: Deployment, public: &PublicAddresses) -> DeploymentOut {
     DeploymentOut {
         id: deployment.id.to_string(),
         agent: deployment.agent,
+        kind: deployment.kind.as_str(),
         status: deployment.status.as_str(),
         step: deployment.steps.last().map(|step| step.step),
         steps: deployment.steps.into_iter().map(step).collect(),
         revision: deployment.revision,
+        revision_id: deployment.revision_id,
         tools_created: deployment.tools_created,
         build_id: deployment.image.as_ref().map(|image| image.build_id.clone()),
         image_uri: deployment.image.as_ref().map(|image| public.image_uri(image)),

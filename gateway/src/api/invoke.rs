@@ -5,8 +5,9 @@
 //! again.
 
 use super::{
+    agents::schema::{AnswerSchema, AnyJson, InvokeSchema},
     body::WholeBody,
-    error::ApiResult,
+    error::{ApiResult, ErrorBody},
     json::{Object, complaint},
     query::Segment,
 };
@@ -57,8 +58,41 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(invoke)).routes(routes!(stream))
 }
 
-/// `POST /agents/{name}/invoke`: the runner's JSON as it is.
-#[utoipa::path(post, path = "/agents/{name}/invoke", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
+/// Invoke an agent
+///
+/// Passes a message to the agent and answers with what it returns. Nothing is sent twice.
+#[utoipa::path(
+    post,
+    path = "/agents/{name}/invoke",
+    tag = "agents",
+    params(("name" = String, Path, description = "The agent's name")),
+    request_body(content = InvokeSchema, description = "The message, and whatever else the agent expects",
+        example = json!({"message": "world"})),
+    responses(
+        (
+            status = 200,
+            description = "What the agent returned",
+            body = AnswerSchema,
+            example = json!({
+                "response": "Hello, world",
+                "model": "",
+                "usage": {},
+                "tool_calls_made": [],
+                "duration_ms": 0,
+                "request_id": "01a20926-567a-77de-86fd-35c8c482311c",
+                "handler": "user"
+            })
+        ),
+        (status = 403, description = "The API key does not allow this, or the agent answers nobody: it has an identity \
+            provider, and callers' identities cannot be verified yet", body = ErrorBody),
+        (status = 500, description = "The agent raised: `code` is `agent_error`, `error` the traceback's last line and \
+            `details` more of it", body = ErrorBody),
+        (status = 502, description = "The agent's process ended, or broke the connection off, while it answered; see \
+            its logs", body = ErrorBody),
+        (status = 503, description = "The agent is not ready; `error` says why", body = ErrorBody),
+        (status = 504, description = "The agent did not answer in time", body = ErrorBody),
+    )
+)]
 pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
     let name = name.name("agent")?;
     let mut ending = state.seen.invoked(&name);
@@ -83,8 +117,40 @@ async fn answer(state: &AppState, name: Name, body: WholeBody) -> ApiResult<Resp
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes).into_response())
 }
 
-/// `POST /agents/{name}/invoke/stream`: the runner's answer as it comes.
-#[utoipa::path(post, path = "/agents/{name}/invoke/stream", tag = "agents", params(("name" = String, Path, description = "The agent's name")))]
+/// Invoke an agent and stream its answer
+///
+/// The same as an invoke, and every part of the answer is passed on as the agent makes it. Events, where the agent does
+/// not choose another type: `{"type": "content", …}` for parts, `{"type": "done", …}` at the end, and
+/// `{"type": "error", …}` where it fails on the way.
+#[utoipa::path(
+    post,
+    path = "/agents/{name}/invoke/stream",
+    tag = "agents",
+    params(("name" = String, Path, description = "The agent's name")),
+    request_body(content = InvokeSchema, description = "The message, and whatever else the agent expects",
+        example = json!({"message": "world"})),
+    responses(
+        (
+            status = 200,
+            description = "The agent's answer as it comes, in the type that the agent gives it",
+            content(
+                (String = "text/event-stream"),
+                (AnyJson = "application/json"),
+                (String = "application/x-ndjson"),
+                (String = "text/plain"),
+                (String = "application/octet-stream"),
+            )
+        ),
+        (status = 403, description = "The API key does not allow this, or the agent answers nobody: it has an identity \
+            provider, and callers' identities cannot be verified yet", body = ErrorBody),
+        (status = 500, description = "The agent raised: `code` is `agent_error`, `error` the traceback's last line and \
+            `details` more of it", body = ErrorBody),
+        (status = 502, description = "The agent's process ended, or broke the connection off, while it answered; see \
+            its logs", body = ErrorBody),
+        (status = 503, description = "The agent is not ready; `error` says why", body = ErrorBody),
+        (status = 504, description = "The agent did not answer in time", body = ErrorBody),
+    )
+)]
 pub async fn stream(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
     let name = name.name("agent")?;
     let mut ending = state.seen.invoked(&name);

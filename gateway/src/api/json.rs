@@ -16,7 +16,7 @@ const MAX_UNKNOWN: usize = 20;
 const MAX_QUOTED: usize = 100;
 
 /// A JSON object of the request, at its path.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Object {
     path: String,
     members: Map<String, Value>,
@@ -51,6 +51,11 @@ impl Object {
     pub fn take(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
         self.members.remove(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether a member is there that is not `null`.
+    pub fn has(&self, key: &str) -> bool {
+        self.members.get(key).is_some_and(|value| !value.is_null())
     }
 
     /// A string, however empty.
@@ -109,6 +114,13 @@ impl Object {
             )),
             Some(other) => Err(Error::field(self.path_of(key), format!("must be a list, not {}", kind(&other)))),
         }
+    }
+
+    /// Takes one member out, as an object with that member alone at the same path; nothing when it is not there.
+    pub fn only(&mut self, key: &'static str) -> Option<Object> {
+        let value = self.take(key)?;
+        let members = Map::from_iter([(key.to_owned(), value)]);
+        Some(Object { path: self.path.clone(), members, known: Vec::new() })
     }
 
     /// Whether nothing is in it.

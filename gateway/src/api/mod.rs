@@ -5,6 +5,7 @@ mod audit;
 mod auth;
 pub mod body;
 mod builds;
+mod config;
 mod connection;
 mod deploy;
 pub mod deploy_request;
@@ -13,18 +14,24 @@ mod edge;
 pub mod error;
 mod events;
 mod health;
+mod identity_providers;
 mod invoke;
 pub mod json;
 mod keys;
+mod lifecycle;
 mod logs;
 mod metrics;
 mod model_providers;
 mod openapi;
+mod page;
 mod paging;
 mod permissions;
 mod query;
+mod revisions;
 mod starter_kit;
 mod tools;
+mod unsupported;
+mod users;
 
 use crate::state::AppState;
 use axum::{Router, extract::Request, middleware::from_fn_with_state};
@@ -57,9 +64,13 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .merge(deploy::routes())
         .merge(agents::routes())
+        .merge(lifecycle::routes())
+        .merge(config::routes())
+        .merge(revisions::routes())
         .merge(invoke::routes())
         .merge(tools::routes())
         .merge(model_providers::routes())
+        .merge(identity_providers::routes())
         .merge(builds::routes())
         .merge(deployments::routes())
         .merge(logs::routes())
@@ -71,7 +82,8 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 async fn not_found(request: Request) -> ApiError {
     let path = json::short(request.uri().path());
-    Error::new(Code::NotFound, format!("there is nothing at {path}")).into()
+    let text = unsupported::about(&path).unwrap_or_else(|| format!("there is nothing at {path}"));
+    Error::new(Code::NotFound, text).into()
 }
 
 async fn method_not_allowed(request: Request) -> ApiError {

@@ -1,24 +1,33 @@
 //! `/api/model-providers`.
 
+#[cfg(test)]
+mod tests;
+
 use super::{
-    agents::deleted,
     body::WholeBody,
     connection::http_url,
     error::ApiResult,
-    json::{self, Object, short},
-    query::Segment,
-    tools::{created, exists, labels, with_warnings},
+    json::{self, Object, has_value, short},
+    page::ByName,
+    query::{Query, Segment},
+    tools::{
+        CredentialStatus, DELETED, Deleted,
+        body::{credentials_object, labels, named_as_in_path, secrets},
+        created, exists,
+    },
+    users,
 };
 use crate::state::AppState;
 use axum::{Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
-    Error, NAMESPACE, Operation, Result,
-    tool::{MODEL_PROVIDERS, ModelProvider},
+    Error, NAMESPACE, Name, Operation, Result, Secret,
+    tool::{DEMO_LABEL, MODEL_PROVIDERS, ModelProvider, NewModelProvider, needs_credentials, provider_credentials},
 };
 use http::StatusCode;
-use serde_json::{Value, json};
-use std::sync::Arc;
+use serde::Serialize;
+use std::{collections::BTreeMap, sync::Arc};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The longest model identifier.
@@ -26,77 +35,363 @@ const MAX_MODEL: usize = 2_048;
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, delete))
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(get, put, delete))
+        .routes(routes!(set_credentials, delete_credentials))
 }
 
-/// `GET /model-providers`.
-#[utoipa::path(get, path = "/model-providers", tag = "model providers")]
-pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
-    Ok(Json(state.tools.list_model_providers().await?.iter().map(shape).collect()))
+/// A registered source of models.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ModelProvider)]
+pub struct ModelProviderOut {
+    /// Unique name; `llm_configs` name the provider by it.
+    #[schema(examples("my-openai"))]
+    name: String,
+    /// Where it is.
+    #[schema(examples("agent-system"))]
+    namespace: &'static str,
+    /// Its labels.
+    labels: BTreeMap<String, String>,
+    /// What it is.
+    spec: ModelProviderSpec,
+    /// How it is.
+    status: ModelProviderStatus,
+    /// When it was registered.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
+    created_at: String,
+    /// When it was changed last.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
+    updated_at: String,
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
-/// `GET /model-providers/{name}`.
-#[utoipa::path(get, path = "/model-providers/{name}", tag = "model providers", params(("name" = String, Path, description = "The model provider's name")))]
-pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
-    Ok(Json(shape(&state.tools.get_model_provider(name.name("model provider")?).await?)))
+/// A model provider, flat or with a `spec` as it is answered.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct ModelProviderIn {
+    /// Unique name: at most 63 lower-case letters, digits and `-`. The path may say it instead.
+    #[schema(examples("my-openai"))]
+    name: Option<String>,
+    /// The protocol that it speaks: `openai`, `anthropic`, `bedrock` or `ollama`; needed, here or in `spec`.
+    #[schema(examples("openai"))]
+    provider: Option<String>,
+    /// Base URL; absent: the provider's own.
+    #[schema(max_length = 2_048)]
+    endpoint: Option<String>,
+    /// Model identifiers served.
+    #[schema(max_items = 1_000)]
+    models: Option<Vec<String>>,
+    /// In the place of the three before: an object with them.
+    #[schema(value_type = Option<Object>)]
+    spec: Option<()>,
+    /// Labels, at most 256 bytes each.
+    labels: Option<BTreeMap<String, String>>,
+    /// The same as `credentials` with this member alone.
+    #[schema(max_length = 65_536)]
+    api_key: Option<String>,
+    /// Kept encrypted, and shown in no answer.
+    credentials: Option<ModelCredentials>,
 }
 
-/// `POST /model-providers`: 201 for a new one, 200 for one that is registered just so.
-#[utoipa::path(post, path = "/model-providers", tag = "model providers")]
-pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiResult<(StatusCode, Json<Value>)> {
-    let (provider, warnings) = parse(&body.bytes)?;
+/// A model provider's credentials: `api_key`, or for `bedrock` also the others.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct ModelCredentials {
+    /// The API key.
+    #[schema(max_length = 65_536)]
+    api_key: Option<String>,
+    /// The id of an AWS access key.
+    #[schema(max_length = 65_536)]
+    access_key_id: Option<String>,
+    /// Its secret.
+    #[schema(max_length = 65_536)]
+    secret_access_key: Option<String>,
+    /// The token of temporary credentials.
+    #[schema(max_length = 65_536)]
+    session_token: Option<String>,
+}
+
+/// What a model provider is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelProviderSpec {
+    /// The protocol it speaks: `openai`, `anthropic`, `bedrock` or `ollama`.
+    #[schema(examples("openai"))]
+    provider: String,
+    /// Base URL; empty means the provider's own.
+    #[schema(examples("https://api.openai.com/v1"))]
+    endpoint: String,
+    /// Model identifiers served.
+    #[schema(examples(json!(["gpt-4o-mini"])))]
+    models: Vec<String>,
+}
+
+/// How a model provider is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelProviderStatus {
+    /// `Ready`, or `Pending` while something is missing.
+    #[schema(examples("Ready"))]
+    phase: &'static str,
+    /// What is missing.
+    message: &'static str,
+    /// Whether there are credentials.
+    credentials: CredentialStatus,
+}
+
+/// List model providers
+///
+/// All model providers, by name.
+#[utoipa::path(
+    get,
+    path = "/model-providers",
+    tag = "model providers",
+    params(
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
+        ("after" = Option<String>, Query, description = "Only entries whose names come after this one"),
+    ),
+    responses(
+        (
+            status = 200, description = "The model providers", body = Vec<ModelProviderOut>,
+            headers(("Link" = String, description = "Where the next part is, as `<?…>; rel=\"next\"`, if there is more"))
+        ),
+    ),
+)]
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<ModelProviderOut>> {
+    Ok(ByName::of(&query, state.tools.list_model_providers().await?, |p| &p.name, shape)?)
+}
+
+/// Get a model provider
+///
+/// What one model provider is, and whether it has what it needs.
+#[utoipa::path(
+    get,
+    path = "/model-providers/{name}",
+    tag = "model providers",
+    params(("name" = String, Path, description = "The model provider's name")),
+    responses(
+        (status = 200, description = "The model provider", body = ModelProviderOut),
+    ),
+)]
+pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<ModelProviderOut>> {
+    Ok(Json(shape(state.tools.get_model_provider(name.name("model provider")?).await?)))
+}
+
+/// Register a model provider
+///
+/// The same one again is no change, and may add credentials.
+#[utoipa::path(
+    post,
+    path = "/model-providers",
+    tag = "model providers",
+    request_body(content = ModelProviderIn, description = "The model provider", example = json!({"name": "my-openai", "provider": "openai", "models": ["gpt-4o-mini"], "api_key": "sk-1"})),
+    responses(
+        (status = 201, description = "It is registered", body = ModelProviderOut),
+        (status = 200, description = "It is registered just so", body = ModelProviderOut),
+        (status = 409, description = "Another one has this name"),
+    ),
+)]
+pub async fn create(
+    State(state): State<Arc<AppState>>,
+    body: WholeBody,
+) -> ApiResult<(StatusCode, Json<ModelProviderOut>)> {
+    let (provider, warnings) = parse(&body.bytes, None)?;
     let known = exists(state.tools.get_model_provider(provider.name.clone()).await)?;
     let provider = state.tools.create_model_provider(Operation::new(), provider).await?;
-    Ok((created(known), Json(with_warnings(shape(&provider), warnings))))
+    Ok((created(!known), Json(ModelProviderOut { warnings, ..shape(provider) })))
 }
 
-/// `DELETE /model-providers/{name}`.
-#[utoipa::path(delete, path = "/model-providers/{name}", tag = "model providers", params(("name" = String, Path, description = "The model provider's name")))]
-pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
-    state.tools.delete_model_provider(Operation::new(), name.name("model provider")?).await?;
-    Ok(Json(deleted()))
+/// Register or replace a model provider
+///
+/// A stored key stays if none is given; a change that would send it to another host is refused.
+#[utoipa::path(
+    put,
+    path = "/model-providers/{name}",
+    tag = "model providers",
+    params(("name" = String, Path, description = "The model provider's name")),
+    request_body(content = ModelProviderIn, description = "The model provider as it shall be", example = json!({"provider": "openai", "models": ["gpt-4o-mini", "gpt-4o"]})),
+    responses(
+        (status = 201, description = "It is registered", body = ModelProviderOut),
+        (status = 200, description = "It is changed", body = ModelProviderOut),
+        (status = 409, description = "A stored key would go to another host"),
+    ),
+)]
+pub async fn put(
+    State(state): State<Arc<AppState>>,
+    name: Segment,
+    body: WholeBody,
+) -> ApiResult<(StatusCode, Json<ModelProviderOut>)> {
+    let name = name.valid()?;
+    let (provider, warnings) = parse(&body.bytes, Some(name))?;
+    let put = state.tools.put_model_provider(Operation::new(), provider).await?;
+    Ok((created(put.created), Json(ModelProviderOut { warnings, ..shape(put.value) })))
 }
 
-fn shape(provider: &ModelProvider) -> Value {
-    json!({
-        "name": provider.name,
-        "namespace": NAMESPACE,
-        "labels": provider.labels,
-        "spec": {"provider": provider.provider, "endpoint": provider.endpoint, "models": provider.models},
-        "status": {"phase": "Ready", "message": ""},
-        "created_at": rfc3339(provider.created_at),
-    })
+/// Store a model provider's credentials
+///
+/// They take the place of others, are kept encrypted, and no answer shows them.
+#[utoipa::path(
+    put,
+    path = "/model-providers/{name}/credentials",
+    tag = "model providers",
+    operation_id = "set_model_provider_credentials",
+    params(("name" = String, Path, description = "The model provider's name")),
+    request_body(content = ModelCredentials, description = "The credentials", example = json!({"api_key": "sk-1"})),
+    responses(
+        (status = 200, description = "The model provider", body = ModelProviderOut),
+    ),
+)]
+pub async fn set_credentials(
+    State(state): State<Arc<AppState>>,
+    name: Segment,
+    body: WholeBody,
+) -> ApiResult<Json<ModelProviderOut>> {
+    let name = name.name("model provider")?;
+    let provider = state.tools.get_model_provider(name.clone()).await?;
+    let mut warnings = Vec::new();
+    let credentials = read_secrets(credentials_object(&body.bytes)?, &provider.provider, &mut warnings)?;
+    let provider = state.tools.set_model_provider_credentials(Operation::new(), name, credentials).await?;
+    Ok(Json(ModelProviderOut { warnings, ..shape(provider) }))
 }
 
-/// Reads `{name, provider, endpoint, models}`, or the same in a `spec` as it is answered.
-fn parse(body: &[u8]) -> Result<(ModelProvider, Vec<String>)> {
+/// Delete a model provider's credentials
+///
+/// Takes away what is stored; the model provider stays.
+#[utoipa::path(
+    delete,
+    path = "/model-providers/{name}/credentials",
+    tag = "model providers",
+    operation_id = "delete_model_provider_credentials",
+    params(("name" = String, Path, description = "The model provider's name")),
+    responses(
+        (status = 200, description = "They are gone", body = Deleted),
+    ),
+)]
+pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
+    let name = name.name("model provider")?;
+    state.tools.set_model_provider_credentials(Operation::new(), name, BTreeMap::new()).await?;
+    Ok(Json(DELETED))
+}
+
+/// Delete a model provider
+///
+/// Deletes a model provider that no agent uses, with its credentials.
+#[utoipa::path(
+    delete,
+    path = "/model-providers/{name}",
+    tag = "model providers",
+    params(("name" = String, Path, description = "The model provider's name")),
+    responses(
+        (status = 200, description = "It is gone", body = Deleted),
+        (status = 409, description = "Agents use it; `error` names them"),
+    ),
+)]
+pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
+    let name = name.name("model provider")?;
+    // The four known providers work without a registration, so agents that name one do not depend on it.
+    if !MODEL_PROVIDERS.contains(&name.as_str()) {
+        let agents = state.agents.list_agents().await?;
+        let uses = |agent: &hoistway_model::agent::Agent| agent.spec.llm.iter().any(|m| m.provider == name.as_str());
+        users::none("model provider", &name, agents.iter().filter(|agent| uses(agent)))?;
+    }
+    state.tools.delete_model_provider(Operation::new(), name).await?;
+    Ok(Json(DELETED))
+}
+
+fn shape(provider: ModelProvider) -> ModelProviderOut {
+    // The starter kit's provider is for trying things out, without a key.
+    let keyless = !needs_credentials(&provider.provider) || provider.labels.contains_key(DEMO_LABEL);
+    let ready = keyless || provider.credentials_set_at.is_some();
+    ModelProviderOut {
+        name: provider.name.into(),
+        namespace: NAMESPACE,
+        labels: provider.labels,
+        spec: ModelProviderSpec { provider: provider.provider, endpoint: provider.endpoint, models: provider.models },
+        status: ModelProviderStatus {
+            phase: if ready { "Ready" } else { "Pending" },
+            message: if ready { "" } else { "no credential is stored" },
+            credentials: CredentialStatus::of(provider.credentials_set_at),
+        },
+        created_at: rfc3339(provider.created_at),
+        updated_at: rfc3339(provider.updated_at),
+        warnings: Vec::new(),
+    }
+}
+
+/// Reads `{name, provider, endpoint, models}`, or the same in a `spec` as it is answered. The path may name it too.
+fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut root = Object::parse(body)?;
-    let name = json::name("name", &root.required("name")?)?;
-    let labels = labels(&mut root)?;
-    refuse_credentials(&mut root)?;
-    let (provider, endpoint, models) = match root.object("spec")? {
-        Some(mut spec) => {
-            refuse_credentials(&mut spec)?;
-            let read = read(&mut spec)?;
-            spec.finish(&mut warnings);
-            read
+    let name = match path {
+        None => json::name("name", &root.required("name")?)?,
+        Some(name) => {
+            named_as_in_path(root.text("name")?.as_deref(), &name)?;
+            name
         }
-        None => read(&mut root)?,
     };
+    let labels = labels(&mut root)?;
+    no_budget(&mut root)?;
+    let spec = root.object("spec")?;
+    let nested = spec.is_some();
+    let mut spec = match spec {
+        Some(spec) => spec,
+        None => std::mem::take(&mut root),
+    };
+    no_budget(&mut spec)?;
+    let (provider, endpoint, models) = read(&mut spec)?;
+    let mut given = Vec::new();
+    for object in [&mut spec, &mut root] {
+        given.extend(credentials(object, &provider, &mut warnings)?);
+    }
+    let credentials = match (given.pop(), given.pop()) {
+        (credentials, None) => credentials.unwrap_or_default(),
+        (_, Some(_)) => return Err(Error::field("credentials", "are given twice")),
+    };
+    // What an answer has besides, so that one can be sent back with changes.
+    for key in ["namespace", "status", "created_at", "updated_at", "warnings"] {
+        if nested {
+            root.take(key)
+        } else {
+            spec.take(key)
+        };
+    }
+    spec.finish(&mut warnings);
     root.finish(&mut warnings);
-    Ok((ModelProvider { name, provider, endpoint, models, labels, created_at: 0 }, warnings))
+    Ok((NewModelProvider { name, provider, endpoint, models, labels, credentials }, warnings))
 }
 
-/// A key that is taken and never used would be worse than none.
-fn refuse_credentials(object: &mut Object) -> Result<()> {
-    match object.object("credentials")? {
-        Some(given) if !given.is_empty() => Err(Error::field(
-            object.path_of("credentials"),
-            "is not supported: keys of model providers come with egress, which is not built yet",
-        )),
+fn no_budget(object: &mut Object) -> Result<()> {
+    match object.take("monthly_budget_usd") {
+        Some(value) if has_value(&value) => {
+            let text = "is not supported: Hoistway does not count what models cost";
+            Err(Error::field(object.path_of("monthly_budget_usd"), text))
+        }
         _ => Ok(()),
     }
+}
+
+/// `credentials`, or `api_key` alone.
+fn credentials(
+    object: &mut Object,
+    provider: &str,
+    warnings: &mut Vec<String>,
+) -> Result<Option<BTreeMap<String, Secret>>> {
+    let whole = object.object("credentials")?.filter(|given| !given.is_empty());
+    let alone = object.only("api_key");
+    match (whole, alone) {
+        (Some(_), Some(_)) => Err(Error::field(object.path_of("credentials"), "are given twice")),
+        (Some(given), None) | (None, Some(given)) => read_secrets(given, provider, warnings).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn read_secrets(given: Object, provider: &str, warnings: &mut Vec<String>) -> Result<BTreeMap<String, Secret>> {
+    let sets = provider_credentials(provider);
+    // The set that the body begins to give; else the first, which then says what is missing.
+    let begun = sets.iter().find(|set| set.iter().any(|key| given.has(key.trim_end_matches('?'))));
+    secrets(given, begun.or(sets.first()).copied().unwrap_or_default(), warnings)
 }
 
 fn read(spec: &mut Object) -> Result<(String, String, Vec<String>)> {

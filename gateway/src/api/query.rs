@@ -92,6 +92,11 @@ impl Segment {
         Name::parse(kind, &self.0).map_err(|_| self.not_found(kind))
     }
 
+    /// As a name that something may get; one that nothing can have is the caller's mistake.
+    pub fn valid(&self) -> Result<Name> {
+        super::json::name("name", &self.0)
+    }
+
     /// As an id.
     pub fn id<T: FromStr>(&self, kind: &str) -> Result<T> {
         self.0.parse().map_err(|_| self.not_found(kind))
@@ -104,6 +109,34 @@ impl Segment {
 
     fn not_found(&self, kind: &str) -> Error {
         Error::not_found(kind, short(&self.0))
+    }
+}
+
+/// The variable parts of a path that has `N` of them.
+#[derive(Debug)]
+pub struct Segments<const N: usize>([Segment; N]);
+
+impl<S: Send + Sync, const N: usize> FromRequestParts<S> for Segments<N> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let unreadable = || Error::new(Code::InvalidArgument, "the path is not UTF-8");
+        let found = axum::extract::RawPathParams::from_request_parts(parts, state).await.map_err(|_| unreadable())?;
+        let segments: Vec<Segment> = found.iter().map(|(_, text)| Segment(text.to_owned())).collect();
+        let segments = segments.try_into().map_err(|_| Error::internal("reading a path", "it has other parameters"))?;
+        Ok(Self(segments))
+    }
+}
+
+impl<const N: usize> Segments<N> {
+    /// One of them as a name.
+    pub fn name(&self, index: usize, kind: &str) -> Result<Name> {
+        self.0.get(index).map_or_else(|| Err(Error::not_found(kind, "")), |segment| segment.name(kind))
+    }
+
+    /// One of them as it stands there.
+    pub fn text(&self, index: usize) -> &str {
+        self.0.get(index).map_or("", |segment| &segment.0)
     }
 }
 

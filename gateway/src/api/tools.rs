@@ -1,68 +1,242 @@
 //! `/api/tools`.
 
+pub mod body;
+mod schema;
+mod shape;
+
 use super::{
-    agents::deleted,
     body::WholeBody,
-    connection::{Given, one_of},
-    deploy_request::tools::{description, missing},
-    error::ApiResult,
-    json::{self, Object, short},
-    query::Segment,
+    error::{ApiError, ApiResult},
+    page::ByName,
+    query::{Query, Segment},
 };
-use crate::{seen::ToolChange, state::AppState};
+use crate::{bindings, seen::ToolChange, state::AppState};
 use axum::{Json, extract::State};
-use hoistway_kit::{telemetry, time::rfc3339};
+use body::{ToolBody, only_credentials};
 use hoistway_model::{
-    Code, Error, NAMESPACE, Name, Operation, Result, Secret,
-    tool::{ApiKeyPlace, AuthType, BoundTool, Connection, NewTool, Tool},
+    Code, Operation, Result,
+    tool::{NewTool, Tool, ToolUpdate},
 };
 use http::StatusCode;
-use serde_json::{Value, json};
-use std::{collections::BTreeMap, str::FromStr, sync::Arc};
-use tracing::Instrument;
+use schema::{ToolCredentials, ToolIn};
+use serde::Serialize;
+pub use shape::CredentialStatus;
+use shape::{ToolOut, shape};
+use std::{collections::BTreeMap, sync::Arc};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The longest credential and the longest label.
-const MAX_CREDENTIAL: usize = 64 << 10;
-const MAX_LABEL: usize = 256;
+/// How often an update is made anew from what somebody else has made of the tool meanwhile.
+const UPDATE_TRIES: u32 = 5;
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, delete))
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(get, replace, change, delete))
+        .routes(routes!(set_credentials, delete_credentials))
 }
 
-/// `GET /tools`.
-#[utoipa::path(get, path = "/tools", tag = "tools")]
-pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
-    Ok(Json(state.tools.list_tools().await?.iter().map(shape).collect()))
+/// The answer to every successful deletion.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Deleted {
+    /// `deleted`.
+    #[schema(examples("deleted"))]
+    status: &'static str,
 }
 
-/// `GET /tools/{name}`.
-#[utoipa::path(get, path = "/tools/{name}", tag = "tools", params(("name" = String, Path, description = "The tool's name")))]
-pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
-    Ok(Json(shape(&state.tools.get_tool(name.name("tool")?).await?)))
+/// It is gone.
+pub const DELETED: Deleted = Deleted { status: "deleted" };
+
+/// List tools
+///
+/// All tools, by name.
+#[utoipa::path(
+    get,
+    path = "/tools",
+    tag = "tools",
+    params(
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
+        ("after" = Option<String>, Query, description = "Only entries whose names come after this one"),
+    ),
+    responses(
+        (
+            status = 200, description = "The tools", body = Vec<ToolOut>,
+            headers(("Link" = String, description = "Where the next part is, as `<?…>; rel=\"next\"`, if there is more"))
+        ),
+    ),
+)]
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<ToolOut>> {
+    Ok(ByName::of(&query, state.tools.list_tools().await?, |tool| &tool.name, shape)?)
 }
 
-/// `POST /tools`: 201 for a new tool, 200 for one that is registered just so. Agents that were waiting for it get it.
-#[utoipa::path(post, path = "/tools", tag = "tools")]
-pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiResult<(StatusCode, Json<Value>)> {
-    let (tool, warnings) = parse(&body.bytes)?;
+/// Get a tool
+///
+/// What one tool is, and whether it has what it needs.
+#[utoipa::path(
+    get,
+    path = "/tools/{name}",
+    tag = "tools",
+    params(("name" = String, Path, description = "The tool's name")),
+    responses(
+        (status = 200, description = "The tool", body = ToolOut),
+    ),
+)]
+pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<ToolOut>> {
+    Ok(Json(shape(state.tools.get_tool(name.name("tool")?).await?)))
+}
+
+/// Register a tool
+///
+/// Agents that were waiting for the tool get it. The same tool again is no change, and may add credentials.
+#[utoipa::path(
+    post,
+    path = "/tools",
+    tag = "tools",
+    request_body(content = ToolIn, description = "The tool", example = json!({"name": "stripe-api", "description": "Stripe payments API", "base_url": "https://api.stripe.com", "auth_type": "APIKey", "credentials": {"api_key": "sk_live_1"}})),
+    responses(
+        (status = 201, description = "The tool is registered", body = ToolOut),
+        (status = 200, description = "It is registered just so", body = ToolOut),
+        (status = 409, description = "Another tool has this name"),
+    ),
+)]
+pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiResult<(StatusCode, Json<ToolOut>)> {
+    let (tool, warnings) = ToolBody::read(&body.bytes)?.named()?;
     let known = exists(state.tools.get_tool(tool.name.clone()).await)?;
     let tool = state.tools.create_tool(Operation::new(), tool).await?;
     if !known {
         state.seen.tool(ToolChange::Created, &tool.name);
     }
-    bind(&state, &tool);
-    Ok((created(known), Json(with_warnings(shape(&tool), warnings))))
+    bindings::spread(&state, tool.name.clone(), None);
+    Ok((created(!known), Json(shape(tool).warned(warnings))))
 }
 
-/// `DELETE /tools/{name}`.
-#[utoipa::path(delete, path = "/tools/{name}", tag = "tools", params(("name" = String, Path, description = "The tool's name")))]
-pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
+/// Replace a tool
+///
+/// Replaces a tool's description, connection and labels. Its credentials stay if none are given; a change that would
+/// send them to another host is refused. Agents that use the tool get its new URL.
+#[utoipa::path(
+    put,
+    path = "/tools/{name}",
+    tag = "tools",
+    params(("name" = String, Path, description = "The tool's name")),
+    request_body(content = ToolIn, description = "The tool as it shall be", example = json!({"description": "Payments", "base_url": "https://api.stripe.com/v1", "auth_type": "APIKey"})),
+    responses(
+        (status = 200, description = "The tool as it is now", body = ToolOut),
+        (status = 409, description = "Stored credentials would go to another host"),
+    ),
+)]
+pub async fn replace(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Json<ToolOut>> {
+    update(&state, name, |tool| ToolBody::read(&body.bytes)?.replacing(&tool.name)).await
+}
+
+/// Change a tool
+///
+/// Changes what the body names and keeps the rest; else as `PUT`.
+#[utoipa::path(
+    patch,
+    path = "/tools/{name}",
+    tag = "tools",
+    params(("name" = String, Path, description = "The tool's name")),
+    request_body(content = ToolIn, description = "What shall be different", example = json!({"description": "Payments"})),
+    responses(
+        (status = 200, description = "The tool as it is now", body = ToolOut),
+        (status = 409, description = "Stored credentials would go to another host"),
+    ),
+)]
+pub async fn change(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Json<ToolOut>> {
+    update(&state, name, |tool| ToolBody::read(&body.bytes)?.merged(tool)).await
+}
+
+async fn update(
+    state: &Arc<AppState>,
+    name: Segment,
+    make: impl Fn(&Tool) -> Result<(NewTool, Vec<String>)>,
+) -> ApiResult<Json<ToolOut>> {
+    let name = name.name("tool")?;
+    for tries in 1.. {
+        let before = state.tools.get_tool(name.clone()).await?;
+        let (tool, warnings) = make(&before)?;
+        let update = ToolUpdate { tool, version: Some(before.version) };
+        match state.tools.update_tool(Operation::new(), update).await {
+            Err(e) if e.code == Code::Aborted && tries < UPDATE_TRIES => {}
+            Err(e) => return Err(e.into()),
+            Ok(tool) => {
+                if tool.version != before.version {
+                    state.seen.tool(ToolChange::Updated, &tool.name);
+                }
+                if tool.internal_url != before.internal_url {
+                    bindings::spread(state, name, Some(before.internal_url));
+                }
+                return Ok(Json(shape(tool).warned(warnings)));
+            }
+        }
+    }
+    Err(ApiError::from(hoistway_model::Error::new(Code::Aborted, "the tool changes all the time; try again")))
+}
+
+/// Store a tool's credentials
+///
+/// They take the place of others, are kept encrypted, and no answer shows them.
+#[utoipa::path(
+    put,
+    path = "/tools/{name}/credentials",
+    tag = "tools",
+    operation_id = "set_tool_credentials",
+    params(("name" = String, Path, description = "The tool's name")),
+    request_body(content = ToolCredentials, description = "The credentials", example = json!({"api_key": "sk_live_1"})),
+    responses(
+        (status = 200, description = "The tool", body = ToolOut),
+    ),
+)]
+pub async fn set_credentials(
+    State(state): State<Arc<AppState>>,
+    name: Segment,
+    body: WholeBody,
+) -> ApiResult<Json<ToolOut>> {
+    let name = name.name("tool")?;
+    let tool = state.tools.get_tool(name.clone()).await?;
+    let (credentials, warnings) = only_credentials(&body.bytes, tool.connection.auth_type)?;
+    let tool = state.tools.set_tool_credentials(Operation::new(), name, credentials).await?;
+    Ok(Json(shape(tool).warned(warnings)))
+}
+
+/// Delete a tool's credentials
+///
+/// Takes away what is stored; the tool stays.
+#[utoipa::path(
+    delete,
+    path = "/tools/{name}/credentials",
+    tag = "tools",
+    operation_id = "delete_tool_credentials",
+    params(("name" = String, Path, description = "The tool's name")),
+    responses(
+        (status = 200, description = "They are gone", body = Deleted),
+    ),
+)]
+pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
+    state.tools.set_tool_credentials(Operation::new(), name.name("tool")?, BTreeMap::new()).await?;
+    Ok(Json(DELETED))
+}
+
+/// Delete a tool
+///
+/// Deletes a tool that no agent uses, with its credentials.
+#[utoipa::path(
+    delete,
+    path = "/tools/{name}",
+    tag = "tools",
+    params(("name" = String, Path, description = "The tool's name")),
+    responses(
+        (status = 200, description = "It is gone", body = Deleted),
+        (status = 409, description = "Agents use it; `error` names them"),
+    ),
+)]
+pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("tool")?;
     state.tools.delete_tool(Operation::new(), name.clone()).await?;
     state.seen.tool(ToolChange::Deleted, &name);
-    Ok(Json(deleted()))
+    Ok(Json(DELETED))
 }
 
 /// Whether a look-up found something.
@@ -74,277 +248,7 @@ pub fn exists<T>(found: Result<T>) -> Result<bool> {
     }
 }
 
-/// 201, or 200 for what was there already.
-pub fn created(known: bool) -> StatusCode {
-    if known { StatusCode::OK } else { StatusCode::CREATED }
-}
-
-/// An answer with what the user should be warned of.
-pub fn with_warnings(mut shape: Value, warnings: Vec<String>) -> Value {
-    if !warnings.is_empty() {
-        shape["warnings"] = warnings.into();
-    }
-    shape
-}
-
-/// Gives a tool to the agents that were deployed before it existed, without making its creator wait for them.
-pub fn bind(state: &Arc<AppState>, tool: &Tool) {
-    let agents = state.agents.clone();
-    let bound = BoundTool { name: tool.name.clone(), url: Some(tool.internal_url.clone()) };
-    let task = async move {
-        let name = bound.name.clone();
-        match agents.bind_tool(Operation::new(), bound).await {
-            Ok(bound) if bound.is_empty() => {}
-            Ok(bound) => {
-                let names: Vec<_> = bound.iter().map(Name::as_str).collect();
-                tracing::info!("tool \"{name}\" was bound to agents that waited for it: {}", names.join(", "));
-            }
-            Err(e) => {
-                let cause = e.chain();
-                tracing::warn!(cause, "tool \"{name}\" could not be bound to agents that require it: {e}");
-            }
-        }
-    };
-    let request = telemetry::request_id().unwrap_or_default();
-    state.tasks.spawn(telemetry::with_request_id(request, task).in_current_span());
-}
-
-fn shape(tool: &Tool) -> Value {
-    let at = &tool.connection;
-    let mut authentication = json!({"type": at.auth_type.as_str()});
-    if let Some(key) = &at.api_key {
-        authentication["apiKeyConfig"] = json!({"in": key.location, "name": key.name, "valuePrefix": key.value_prefix});
-    }
-    let status = if at.auth_type == AuthType::None || tool.has_credentials {
-        json!({"phase": "Ready", "message": ""})
-    } else {
-        json!({"phase": "Pending", "message": format!("no credential is stored for {}", at.auth_type.as_str())})
-    };
-    json!({
-        "name": tool.name,
-        "namespace": NAMESPACE,
-        "labels": tool.labels,
-        "spec": {
-            "description": tool.description,
-            "connection": {
-                "baseUrl": at.base_url,
-                "port": at.port,
-                "scheme": at.scheme.as_str(),
-                "authentication": authentication,
-            },
-        },
-        "status": status,
-        "created_at": rfc3339(tool.created_at),
-        "updated_at": rfc3339(tool.updated_at),
-    })
-}
-
-/// Reads the flat body and the nested one, which is told by its `spec`.
-fn parse(body: &[u8]) -> Result<(NewTool, Vec<String>)> {
-    let mut warnings = Vec::new();
-    let mut root = Object::parse(body)?;
-    let name = root.text("name")?.ok_or_else(|| missing(&root, "name"))?;
-    let (description, connection) = match root.object("spec")? {
-        Some(spec) => {
-            let (inner, connection) = nested(spec, &mut warnings)?;
-            let outer = description(&mut root)?;
-            (if inner.is_empty() { outer } else { inner }, connection)
-        }
-        None => flat(&mut root)?,
-    };
-    let name = json::name("name", &name)?;
-    let labels = labels(&mut root)?;
-    let credentials = credentials(&mut root, connection.auth_type, &mut warnings)?;
-    root.finish(&mut warnings);
-    Ok((NewTool { name, description, connection, labels, credentials }, warnings))
-}
-
-fn flat(root: &mut Object) -> Result<(String, Connection)> {
-    let base_url = root.text("base_url")?.ok_or_else(|| missing(root, "base_url"))?;
-    let description = description(root)?;
-    let given = Given {
-        base_url: ("base_url".into(), base_url),
-        port: ("port".into(), root.integer("port")?),
-        scheme: ("scheme".into(), root.string("scheme")?),
-        auth_type: ("auth_type".into(), root.string("auth_type")?),
-        api_key: None,
-    };
-    Ok((description, given.check()?))
-}
-
-fn nested(mut spec: Object, warnings: &mut Vec<String>) -> Result<(String, Connection)> {
-    let description = description(&mut spec)?;
-    let Some(mut at) = spec.object("connection")? else { return Err(missing(&spec, "connection")) };
-    let base_url = at.text("baseUrl")?.ok_or_else(|| missing(&at, "baseUrl"))?;
-    let (mut auth_type, mut api_key) = ((at.path_of("authentication.type"), None), None);
-    if let Some(mut authentication) = at.object("authentication")? {
-        auth_type.1 = authentication.string("type")?;
-        if let Some(config) = authentication.object("apiKeyConfig")? {
-            api_key = Some(key_place(config, warnings)?);
-        }
-        authentication.finish(warnings);
-    }
-    let config = at.path_of("authentication.apiKeyConfig");
-    let given = Given {
-        base_url: (at.path_of("baseUrl"), base_url),
-        port: (at.path_of("port"), at.integer("port")?),
-        scheme: (at.path_of("scheme"), at.string("scheme")?),
-        auth_type,
-        api_key,
-    };
-    at.finish(warnings);
-    spec.finish(warnings);
-    let connection = given.check()?;
-    if connection.api_key.is_some() && connection.auth_type != AuthType::ApiKey {
-        return Err(Error::field(config, "is only for authentication.type APIKey"));
-    }
-    Ok((description, connection))
-}
-
-/// `Header` or `Query`.
-struct Location(&'static str);
-
-impl FromStr for Location {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        ["Header", "Query"]
-            .into_iter()
-            .find(|known| known.eq_ignore_ascii_case(text))
-            .map(Location)
-            .ok_or_else(|| format!("\"{}\" is not one of Header, Query", short(text)))
-    }
-}
-
-fn key_place(mut config: Object, warnings: &mut Vec<String>) -> Result<ApiKeyPlace> {
-    let location =
-        one_of::<Location>(&config.path_of("in"), config.string("in")?.as_deref())?.unwrap_or(Location("Header")).0;
-    let name = config.required("name")?;
-    if location == "Header" && http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-        return Err(Error::field(config.path_of("name"), format!("\"{}\" is not a header's name", short(&name))));
-    }
-    if name.len() > MAX_LABEL || name.contains(char::is_control) {
-        return Err(Error::field(config.path_of("name"), "is too long or has control characters"));
-    }
-    let value_prefix = config.string("valuePrefix")?.unwrap_or_default();
-    if value_prefix.len() > MAX_LABEL || !value_prefix.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        return Err(Error::field(config.path_of("valuePrefix"), "must be short, visible ASCII"));
-    }
-    config.finish(warnings);
-    Ok(ApiKeyPlace { location: location.into(), name, value_prefix })
-}
-
-/// The labels that a request gives.
-pub fn labels(root: &mut Object) -> Result<BTreeMap<String, String>> {
-    let labels = root.object("labels")?.map(Object::into_strings).transpose()?.unwrap_or_default();
-    match labels.iter().find(|(key, value)| key.len() > MAX_LABEL || value.len() > MAX_LABEL) {
-        Some((key, _)) => {
-            let message = format!("the label \"{}\" has more than {MAX_LABEL} bytes", short(key));
-            Err(Error::field("labels", message))
-        }
-        None => Ok(labels.into_iter().collect()),
-    }
-}
-
-/// The credential fields that fit the kind of credential. No complaint shows any of them.
-fn credentials(root: &mut Object, kind: AuthType, warnings: &mut Vec<String>) -> Result<BTreeMap<String, Secret>> {
-    let needed: &[&'static str] = match kind {
-        AuthType::None => &[],
-        AuthType::ApiKey => &["api_key"],
-        AuthType::OAuth2 => &["client_id", "client_secret"],
-    };
-    let mut credentials = BTreeMap::new();
-    let Some(mut given) = root.object("credentials")?.filter(|given| !given.is_empty()) else { return Ok(credentials) };
-    if needed.is_empty() {
-        return Err(Error::field("credentials", "a tool whose authentication is None takes none"));
-    }
-    for key in needed {
-        let value = given.required(key)?;
-        if value.len() > MAX_CREDENTIAL || value.contains(char::is_control) {
-            return Err(Error::field(given.path_of(key), "is too long or has control characters"));
-        }
-        credentials.insert((*key).to_owned(), Secret::new(value));
-    }
-    given.finish(warnings);
-    Ok(credentials)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn refused(body: Value) -> String {
-        parse(body.to_string().as_bytes()).unwrap_err().message
-    }
-
-    #[test]
-    fn flat_and_nested_bodies_say_the_same() {
-        let flat = json!({"name": "t", "base_url": "http://a.example:9000", "description": "d", "auth_type": "None", "port": 443, "scheme": "HTTPS"});
-        let nested = json!({"name": "t", "spec": {"description": "d", "connection": {"baseUrl": "http://a.example:9000", "port": 9000, "scheme": "HTTP", "authentication": {"type": "none"}}}});
-        let (flat, nested) =
-            (parse(flat.to_string().as_bytes()).unwrap(), parse(nested.to_string().as_bytes()).unwrap());
-        assert_eq!(flat, nested);
-        assert_eq!((flat.0.connection.port, flat.0.connection.scheme.as_str(), flat.1.len()), (9000, "HTTP", 0));
-    }
-
-    #[test]
-    fn credentials_are_read_and_never_shown() {
-        let with = |auth: Value, credentials: Value| json!({"name": "t", "spec": {"connection": {"topology": "Internal", "baseUrl": "http://a.example", "authentication": auth}}, "credentials": credentials});
-        let auth =
-            json!({"type": "APIKey", "apiKeyConfig": {"in": "header", "name": "X-Key", "valuePrefix": "Bearer "}});
-        let (tool, warnings) = parse(with(auth.clone(), json!({"api_key": "s3cr3t"})).to_string().as_bytes()).unwrap();
-        assert_eq!(tool.credentials["api_key"].expose(), "s3cr3t");
-        let place = tool.connection.api_key.unwrap();
-        assert_eq!(
-            (place.location.as_str(), place.name.as_str(), place.value_prefix.as_str()),
-            ("Header", "X-Key", "Bearer ")
-        );
-        assert_eq!(warnings, ["unknown field \"spec.connection.topology\" is ignored"]);
-        for (auth, credentials, want) in [
-            (auth.clone(), json!({"api_kye": "s3cr3t"}), "credentials.api_key: is required"),
-            (
-                auth.clone(),
-                json!({"api_key": "s3cr3t\n"}),
-                "credentials.api_key: is too long or has control characters",
-            ),
-            (json!({"type": "OAuth2"}), json!({"client_id": "s3cr3t"}), "credentials.client_secret: is required"),
-            (json!({}), json!({"api_key": "s3cr3t"}), "credentials: a tool whose authentication is None takes none"),
-            (
-                json!({"type": "APIKey", "apiKeyConfig": {"in": "Cookie", "name": "x"}}),
-                json!({}),
-                "spec.connection.authentication.apiKeyConfig.in: \"Cookie\" is not one of Header, Query",
-            ),
-            (
-                json!({"type": "APIKey", "apiKeyConfig": {"name": "a b"}}),
-                json!({}),
-                "spec.connection.authentication.apiKeyConfig.name: \"a b\" is not a header's name",
-            ),
-            (
-                json!({"apiKeyConfig": {"name": "a"}}),
-                json!({}),
-                "spec.connection.authentication.apiKeyConfig: is only for authentication.type APIKey",
-            ),
-            (
-                json!({"type": "Magic"}),
-                json!({}),
-                "spec.connection.authentication.type: \"Magic\" is not one of None, APIKey, OAuth2",
-            ),
-        ] {
-            assert_eq!(refused(with(auth, credentials)), want);
-        }
-    }
-
-    #[test]
-    fn name_and_base_url_are_needed_in_either_body() {
-        for body in [
-            json!({}),
-            json!({"name": "t"}),
-            json!({"base_url": "http://a.example"}),
-            json!({"name": "t", "spec": {}}),
-            json!({"name": "t", "spec": {"connection": {"baseUrl": " "}}}),
-        ] {
-            assert_eq!(refused(body), "tool name and base_url are required");
-        }
-    }
+/// 201 for what is new, else 200.
+pub fn created(new: bool) -> StatusCode {
+    if new { StatusCode::CREATED } else { StatusCode::OK }
 }

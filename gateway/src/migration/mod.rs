@@ -1,11 +1,16 @@
 //! Migrations of the gateway's database, oldest first. Only ever append.
 
 mod m2026_11_23_deployments;
+mod m2026_11_23_deployments_audited;
 mod m2026_11_23_keys_audit;
 
 use hoistway_kit::db::Migrations;
 
 /// All of them.
 pub fn all() -> Migrations {
-    vec![Box::new(m2026_11_23_deployments::Migration), Box::new(m2026_11_23_keys_audit::Migration)]
+    vec![
+        Box::new(m2026_11_23_deployments::Migration),
+        Box::new(m2026_11_23_keys_audit::Migration),
+        Box::new(m2026_11_23_deployments_audited::Migration),
+    ]
 }

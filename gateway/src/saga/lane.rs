@@ -1,10 +1,11 @@
-//! One lane for each agent: its deployments run in the order they were accepted, those of other agents beside them.
+//! One lane for each agent: its deployments, and other changes of it, run in the order they were accepted, those of
+//! other agents beside them.
 
 use super::{Watch, progress_of};
 use crate::{
-    api::deploy_request::DeployRequest,
     deploy::{Accepted, Progress},
     store::Record,
+    work::Work,
 };
 use hoistway_kit::telemetry::Origin;
 use hoistway_model::{Digest, Name};
@@ -12,14 +13,15 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex as StdMutex, PoisonError},
 };
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::{Mutex, MutexGuard, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 /// A deployment that waits or runs.
 pub struct Job {
     /// What makes two requests the same.
     pub identity: Digest,
     pub record: Mutex<Record>,
-    pub request: DeployRequest,
+    pub work: Work,
     /// The request that it came with, or the start of this process.
     pub origin: Origin,
     progress: Watch,
@@ -27,10 +29,10 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn new(identity: Digest, record: Record, request: DeployRequest) -> Self {
+    pub fn new(identity: Digest, record: Record, work: Work) -> Self {
         let progress = watch::Sender::new(progress_of(&record));
         let accepted = (record.id, record.warnings.clone());
-        Self { identity, record: Mutex::new(record), request, origin: Origin::current(), progress, accepted }
+        Self { identity, record: Mutex::new(record), work, origin: Origin::current(), progress, accepted }
     }
 
     /// What the caller, or one who joins, gets.
@@ -49,29 +51,63 @@ impl Job {
     }
 }
 
-/// The jobs of a lane, the running one first.
+/// A change of the agent that is no deployment and waits for its turn.
+pub struct Turn {
+    /// Tells whoever waits that it has begun.
+    granted: StdMutex<Option<oneshot::Sender<()>>>,
+    ended: CancellationToken,
+}
+
+impl Turn {
+    /// A turn, and what its owner hears when it has begun. It ends with the token.
+    pub fn new(ended: CancellationToken) -> (Self, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { granted: StdMutex::new(Some(sender)), ended }, receiver)
+    }
+
+    /// Gives the turn to its owner and waits for its end, which comes at once if the owner has given up.
+    pub async fn run(&self) {
+        let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if granted.is_some_and(|owner| owner.send(()).is_ok()) {
+            self.ended.cancelled().await;
+        }
+    }
+}
+
+/// What waits in a lane.
+#[derive(Clone)]
+pub enum Item {
+    Job(Arc<Job>),
+    Turn(Arc<Turn>),
+}
+
+/// What waits in a lane, the running one first.
 #[derive(Default)]
 pub struct Queue {
-    jobs: VecDeque<Arc<Job>>,
+    items: VecDeque<Item>,
     running: bool,
 }
 
 impl Queue {
+    /// The deployment after which nothing else waits.
     pub fn last(&self) -> Option<&Arc<Job>> {
-        self.jobs.back()
+        match self.items.back() {
+            Some(Item::Job(job)) => Some(job),
+            Some(Item::Turn(_)) | None => None,
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.jobs.len()
+        self.items.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
+        self.items.is_empty()
     }
 
-    /// Adds a job; true when somebody must start the lane.
-    pub fn push(&mut self, job: Arc<Job>) -> bool {
-        self.jobs.push_back(job);
+    /// Adds an item; true when somebody must start the lane.
+    pub fn push(&mut self, item: Item) -> bool {
+        self.items.push_back(item);
         !std::mem::replace(&mut self.running, true)
     }
 }
@@ -90,20 +126,20 @@ impl Lane {
         self.queue.lock().await
     }
 
-    /// The job to run; `None` ends the lane's run.
-    pub async fn front(&self) -> Option<Arc<Job>> {
+    /// What is to run; `None` ends the lane's run.
+    pub async fn front(&self) -> Option<Item> {
         let mut queue = self.queue.lock().await;
-        let front = queue.jobs.front().cloned();
+        let front = queue.items.front().cloned();
         queue.running = front.is_some();
         front
     }
 
     pub async fn pop(&self) {
-        self.queue.lock().await.jobs.pop_front();
+        self.queue.lock().await.items.pop_front();
     }
 
     pub async fn clear(&self) {
-        self.queue.lock().await.jobs.clear();
+        self.queue.lock().await.items.clear();
     }
 }
 

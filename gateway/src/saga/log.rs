@@ -5,6 +5,7 @@ use hoistway_kit::telemetry;
 use hoistway_model::{
     BuildAttemptId, Digest, Name, OperationId, RevisionId,
     build::BuiltImage,
+    revision::Reason,
     tool::{AppliedTools, BoundTool},
 };
 use serde::{Deserialize, Serialize};
@@ -199,6 +200,15 @@ pub struct Log {
     /// Whether the agent needs a new revision.
     pub changes_agent: bool,
     pub ids: Ids,
+    /// Why the revision is made.
+    #[serde(with = "reason", default = "reason::deploy")]
+    pub reason: Reason,
+    /// The revision that the new one is made of: id and number.
+    #[serde(default)]
+    pub from: Option<(RevisionId, u64)>,
+    /// The revision that this deployment made, or found to be right already: id and number.
+    #[serde(default)]
+    pub made: Option<(RevisionId, u64)>,
     /// For an image deploy: the digest that its tag stood for when the deploy was planned.
     pub image_digest: Option<Digest>,
     pub tools: Option<ToolsOutput>,
@@ -213,13 +223,16 @@ pub struct Log {
 
 impl Log {
     /// The log of a deployment that has just been accepted.
-    pub fn accepted(builds: bool, now: i64) -> Self {
+    pub fn accepted(reason: Reason, builds: bool, now: i64) -> Self {
         Self {
             step: Step::Plan,
             builds,
             changes_tools: true,
             changes_agent: true,
             ids: Ids::mint(),
+            reason,
+            from: None,
+            made: None,
             image_digest: None,
             tools: None,
             image: None,
@@ -255,13 +268,33 @@ impl Log {
     }
 }
 
+/// A reason by its public spelling. Logs of earlier versions have none: there were only deploys.
+mod reason {
+    use super::Reason;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::borrow::Cow;
+
+    pub const fn deploy() -> Reason {
+        Reason::Deploy
+    }
+
+    pub fn serialize<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(reason.as_str())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reason, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        Reason::parse(&text).ok_or_else(|| D::Error::custom(format!("unknown reason {text}")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn path(builds: bool, changes_tools: bool, changes_agent: bool) -> Vec<Step> {
-        let mut log = Log { changes_tools, changes_agent, ..Log::accepted(builds, 0) };
+        let mut log = Log { changes_tools, changes_agent, ..Log::accepted(Reason::Deploy, builds, 0) };
         let mut steps = Vec::new();
         while log.step != Step::Done {
             let next = log.next();

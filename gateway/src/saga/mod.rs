@@ -12,15 +12,15 @@ mod steps;
 mod worker;
 
 use crate::{
-    api::deploy_request::DeployRequest,
     audit::{self, Ticket},
-    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress},
+    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Turn},
     store::{Journal, Record},
+    work::{Made, Work},
 };
 use async_trait::async_trait;
 use hoistway_kit::{secrets::MasterKey, telemetry::Origin, time::now_ms};
-use hoistway_model::{Code, DeploymentId, Digest, Error, Result};
-use lane::{Job, Lane, Lanes};
+use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
+use lane::{Item, Job, Lane, Lanes};
 use log::{Log, State, Step};
 use std::{sync::Arc, time::Duration};
 pub use steps::Services;
@@ -80,8 +80,8 @@ impl Saga {
         let open = self.0.journal.unfinished().await?;
         let count = open.len();
         for mut record in open {
-            let request = match self.0.unseal(&record) {
-                Ok(request) => request,
+            let work = match self.0.unseal(&record) {
+                Ok(work) => work,
                 Err(e) => {
                     // One that cannot be read must not keep the others from going on.
                     tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable");
@@ -93,8 +93,8 @@ impl Saga {
             };
             let lane = self.0.lanes.of(&record.agent);
             let mut queue = lane.lock().await;
-            let job = Job::new(self.0.identity(&request), record, request);
-            self.0.enqueue(&lane, &mut queue, Arc::new(job));
+            let job = Job::new(self.0.identity(&work), record, work);
+            self.0.enqueue(&lane, &mut queue, Item::Job(Arc::new(job)));
         }
         Ok(count)
     }
@@ -108,15 +108,19 @@ impl Saga {
 
 #[async_trait]
 impl Deployer for Saga {
-    async fn accept(&self, request: DeployRequest, strict: bool) -> Result<Accepted> {
+    async fn accept(&self, work: Work, strict: bool) -> Result<Accepted> {
         let inner = self.0.clone();
         let ticket = audit::current();
         // A task of its own: a client that hangs up must not leave a deployment that is journalled but not running.
         self.0
             .tasks
-            .spawn(Origin::current().scope(async move { inner.accept(request, strict, ticket).await }))
+            .spawn(Origin::current().scope(async move { inner.accept(work, strict, ticket).await }))
             .await
             .map_err(|e| Error::internal("accepting the deployment", e))?
+    }
+
+    async fn turn(&self, agent: Name, patience: Duration) -> Result<Turn> {
+        self.0.turn(agent, patience).await
     }
 
     async fn get(&self, id: DeploymentId) -> Result<Deployment> {
@@ -129,27 +133,65 @@ impl Deployer for Saga {
 }
 
 impl Inner {
-    async fn accept(
-        self: Arc<Self>,
-        request: DeployRequest,
-        strict: bool,
-        ticket: Option<Arc<Ticket>>,
-    ) -> Result<Accepted> {
-        if self.shutdown.is_cancelled() {
-            return Err(Error::new(Code::Unavailable, "the gateway is shutting down; send the request again"));
-        }
-        let identity = self.identity(&request);
-        let lane = self.lanes.of(&request.agent);
-        let accepted = self.accept_into(&lane, identity, request, strict, ticket).await;
+    async fn accept(self: Arc<Self>, work: Work, strict: bool, ticket: Option<Arc<Ticket>>) -> Result<Accepted> {
+        self.check_running()?;
+        let identity = self.identity(&work);
+        let lane = self.lanes.of(work.agent());
+        let accepted = self.accept_into(&lane, identity, work, strict, ticket).await;
         self.lanes.forget(lane);
         accepted
+    }
+
+    async fn turn(self: &Arc<Self>, agent: Name, patience: Duration) -> Result<Turn> {
+        self.check_running()?;
+        let ended = CancellationToken::new();
+        let (waiting, granted) = lane::Turn::new(ended.clone());
+        // Dropped when the wait is given up, too: then the turn ends as soon as it comes.
+        let turn = Turn::new(ended.drop_guard());
+        let lane = self.lanes.of(&agent);
+        let queued = async {
+            let _turn = lane.accepting.lock().await;
+            let mut queue = lane.lock().await;
+            self.check_queue(&queue, &agent)?;
+            self.enqueue(&lane, &mut queue, Item::Turn(Arc::new(waiting)));
+            Ok::<_, Error>(())
+        };
+        let queued = queued.await;
+        self.lanes.forget(lane);
+        queued?;
+        match tokio::time::timeout(patience, granted).await {
+            Ok(Ok(())) => Ok(turn),
+            Ok(Err(_)) => Err(shutting_down()),
+            Err(_) => {
+                let message = format!(
+                    "agent \"{agent}\" is being deployed and nothing else was done; try again when that has ended"
+                );
+                Err(Error::new(Code::Conflict, message))
+            }
+        }
+    }
+
+    fn check_running(&self) -> Result<()> {
+        if self.shutdown.is_cancelled() { Err(shutting_down()) } else { Ok(()) }
+    }
+
+    fn check_queue(&self, queue: &lane::Queue, agent: &Name) -> Result<()> {
+        if queue.len() < self.limits.queue {
+            return Ok(());
+        }
+        let text = format!(
+            "{} deployments of agent \"{agent}\" are waiting already, the limit (setting deploy_queue) is {}",
+            queue.len(),
+            self.limits.queue
+        );
+        Err(Error::new(Code::ResourceExhausted, text))
     }
 
     async fn accept_into(
         self: &Arc<Self>,
         lane: &Arc<Lane>,
         identity: Digest,
-        request: DeployRequest,
+        work: Work,
         strict: bool,
         ticket: Option<Arc<Ticket>>,
     ) -> Result<Accepted> {
@@ -160,30 +202,22 @@ impl Inner {
             if let Some(last) = queue.last().filter(|last| last.identity == identity && !last.is_done()) {
                 return Ok(last.accepted());
             }
-            if queue.len() >= self.limits.queue {
-                let text = format!(
-                    "{} deployments of agent \"{}\" are waiting already, the limit (setting deploy_queue) is {}",
-                    queue.len(),
-                    request.agent,
-                    self.limits.queue
-                );
-                return Err(Error::new(Code::ResourceExhausted, text));
-            }
+            self.check_queue(&queue, work.agent())?;
             queue.is_empty()
         };
-        let mut findings = plan::look_up(&self.services, &request).await.map_err(plan::not_ready)?;
-        let warnings = plan::check(&findings, &request, strict)?;
+        let mut findings = plan::look_up(&self.services, &work).await.map_err(plan::not_ready)?;
+        let warnings = plan::check(&findings, &work, strict)?;
         let now = now_ms();
-        let mut log = Log::accepted(request.wants_build(), now);
+        let mut log = Log::accepted(work.reason(), work.wants_build(), now);
         let mut failure = None;
         if idle {
-            match plan::pin_image(&self.services, &request, &mut findings).await {
-                Ok(()) => plan::decide(&self.key, &request, findings, &mut log, now),
+            match plan::pin_image(&self.services, &work, &mut findings).await {
+                Ok(()) => plan::decide(&self.key, &work, findings, &mut log, now),
                 Err(e) => failure = Some(e),
             }
         }
-        let mut record = Record::new(request.agent.clone(), log, warnings, now);
-        record.request = Some(self.seal(record.id, &request)?);
+        let mut record = Record::new(work.agent().clone(), log, warnings, now);
+        record.request = Some(self.seal(record.id, &work)?);
         if let Some(error) = failure {
             record.fail(&error);
             record.finish(State::Failed, now_ms());
@@ -194,9 +228,9 @@ impl Inner {
             record.finish(State::Succeeded, now_ms());
         }
         self.journalled(&record, ticket.as_deref()).await?;
-        let job = Arc::new(Job::new(identity, record, request));
+        let job = Arc::new(Job::new(identity, record, work));
         if !job.is_done() {
-            self.enqueue(lane, &mut *lane.lock().await, job.clone());
+            self.enqueue(lane, &mut *lane.lock().await, Item::Job(job.clone()));
         }
         Ok(job.accepted())
     }
@@ -204,23 +238,33 @@ impl Inner {
     /// Writes a new deployment, and with it who asked for it.
     async fn journalled(&self, record: &Record, ticket: Option<&Ticket>) -> Result<()> {
         let entry = ticket.and_then(|ticket| ticket.claim(record.id, record.agent.as_str()));
-        let written = self.journal.insert(record, entry).await;
+        let written = self.journal.insert(record, entry.as_ref()).await;
         if let (Err(_), Some(ticket)) = (&written, ticket) {
             ticket.unclaim();
         }
         written
     }
 
-    /// Puts a job at the end of its lane and starts the lane if it stands.
-    fn enqueue(self: &Arc<Self>, lane: &Arc<Lane>, queue: &mut lane::Queue, job: Arc<Job>) {
-        if queue.push(job) {
+    /// Puts an item at the end of its lane and starts the lane if it stands.
+    fn enqueue(self: &Arc<Self>, lane: &Arc<Lane>, queue: &mut lane::Queue, item: Item) {
+        if queue.push(item) {
             let (inner, lane) = (self.clone(), lane.clone());
             self.tasks.spawn(async move { inner.run_lane(lane).await });
         }
     }
 
     async fn run_lane(self: Arc<Self>, lane: Arc<Lane>) {
-        while let Some(job) = lane.front().await {
+        while let Some(item) = lane.front().await {
+            let job = match item {
+                Item::Job(job) => job,
+                Item::Turn(turn) => {
+                    if self.shutdown.run_until_cancelled(turn.run()).await.is_none() {
+                        return lane.clear().await;
+                    }
+                    lane.pop().await;
+                    continue;
+                }
+            };
             let Ok(progress) = job.origin.clone().scope(worker::run(&self, &job)).await else {
                 // Shutting down: the journal has them, and whoever waits for them is told by their going.
                 return lane.clear().await;
@@ -233,22 +277,44 @@ impl Inner {
     }
 
     /// What makes two requests the same.
-    fn identity(&self, request: &DeployRequest) -> Digest {
-        self.key.fingerprint("deploy-request", &request.canonical())
+    fn identity(&self, work: &Work) -> Digest {
+        self.key.fingerprint("deploy-request", &work.canonical())
     }
 
-    fn seal(&self, id: DeploymentId, request: &DeployRequest) -> Result<Vec<u8>> {
-        self.key.seal(&seal_context(id), &request.to_journal()?)
+    fn seal(&self, id: DeploymentId, work: &Work) -> Result<Vec<u8>> {
+        self.key.seal(&seal_context(id), &work.to_journal()?)
     }
 
-    fn unseal(&self, record: &Record) -> Result<DeployRequest> {
+    fn unseal(&self, record: &Record) -> Result<Work> {
         let sealed = record.request.as_deref().unwrap_or_default();
-        DeployRequest::from_journal(&self.key.open(&seal_context(record.id), sealed)?)
+        Work::from_journal(record.log.reason, &self.key.open(&seal_context(record.id), sealed)?)
     }
+}
+
+fn shutting_down() -> Error {
+    Error::new(Code::Unavailable, "the gateway is shutting down; send the request again")
 }
 
 fn seal_context(id: DeploymentId) -> String {
     format!("deployment/{id}")
+}
+
+/// Seals anew, after a rotation of the master key, the requests that old keys have sealed. Call it before anything
+/// runs; repeating it, whole or from the middle, is harmless.
+pub(crate) async fn reseal(journal: &Journal, key: &MasterKey) -> Result<()> {
+    if !key.has_old() {
+        return Ok(());
+    }
+    // Only unfinished deployments have their request still.
+    for record in journal.unfinished().await? {
+        let Some(sealed) = &record.request else { continue };
+        match key.reseal(&seal_context(record.id), sealed) {
+            Ok(None) => {}
+            Ok(Some(sealed)) => journal.replace_request(record.id, sealed).await?,
+            Err(e) => tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable"),
+        }
+    }
+    Ok(())
 }
 
 /// What waiters see of a record.
@@ -266,6 +332,12 @@ fn progress_of(record: &Record) -> Progress {
         tools_created: log.tools.iter().flat_map(|t| &t.created).map(|n| n.as_str().to_owned()).collect(),
         image: log.image.clone().map(Into::into),
         wants_build: log.builds,
+        made: log.made.map(|(id, number)| Made {
+            id,
+            number,
+            of: log.from.map(|(_, number)| number).filter(|_| log.changes_agent),
+            new: log.changes_agent,
+        }),
         done,
     }
 }

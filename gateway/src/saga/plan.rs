@@ -1,16 +1,20 @@
-//! Looks everything up that a deploy names, and decides which steps have work to do. Changes nothing.
+//! Looks everything up that a deployment names, and decides which steps have work to do. Changes nothing.
 
 use super::{
     log::{Log, ToolsOutput},
     steps::{Services, tool_plan},
 };
-use crate::api::deploy_request::{DeployRequest, Source};
+use crate::{
+    api::deploy_request::{DeployRequest, Source, llm, tools},
+    work::Work,
+};
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{
-    Code, Digest, Error, Result,
-    agent::{Agent, Phase},
+    Code, Digest, Error, Name, Result,
+    agent::{Agent, AgentSpec, Phase},
     build::BuiltImage,
-    tool::Resolved,
+    revision::Revision,
+    tool::{Resolved, ToolPlan},
 };
 
 /// What the look-ups found.
@@ -18,31 +22,101 @@ pub struct Findings {
     resolved: Resolved,
     agent: Option<Agent>,
     image_digest: Option<Digest>,
+    /// The revision to go back to.
+    base: Option<Revision>,
 }
 
-/// Asks the services about everything that `request` names.
-pub async fn look_up(services: &Services, request: &DeployRequest) -> Result<Findings> {
+/// Asks the services about everything that the work names.
+pub async fn look_up(services: &Services, work: &Work) -> Result<Findings> {
+    match work {
+        Work::Deploy(request) => deploy(services, request).await,
+        Work::Rollback(rollback) => {
+            let agent = services.agents.get_agent(rollback.agent.clone());
+            let base = services.agents.get_revision(rollback.agent.clone(), rollback.to);
+            let (agent, base) = tokio::try_join!(agent, base)?;
+            let tools = base.spec.tools.iter().map(|tool| tool.name.clone()).collect();
+            let (plan, providers) = (only_bind(work, tools), base.spec.llm.iter().map(|m| m.provider.clone()));
+            let unknown = providers.filter(|provider| !llm::is_known(provider)).collect();
+            let resolved = services.tools.resolve(plan, unknown, base.spec.identity_provider.clone()).await?;
+            Ok(Findings { resolved, agent: Some(agent), image_digest: None, base: Some(base) })
+        }
+        Work::Config(change) => {
+            let agent = services.agents.get_agent(change.agent.clone()).await?;
+            let providers = change.unknown_providers().into_iter().map(|(_, name)| name).collect();
+            let identity_provider = change.identity_provider.clone().flatten();
+            let plan = only_bind(work, change.tools_of(&agent));
+            let resolved = services.tools.resolve(plan, providers, identity_provider).await?;
+            Ok(Findings { resolved, agent: Some(agent), image_digest: None, base: None })
+        }
+    }
+}
+
+async fn deploy(services: &Services, request: &DeployRequest) -> Result<Findings> {
     let providers = request.unknown_providers().into_iter().map(|(_, name)| name).collect();
     let resolve = services.tools.resolve(tool_plan(request), providers, request.identity_provider.clone());
     let agent = async {
         match services.agents.get_agent(request.agent.clone()).await {
             Ok(agent) => Ok(Some(agent)),
-            Err(e) if e.code == Code::NotFound => Ok(None),
+            Err(e) if e.code == Code::NotFound => {
+                services.agents.check_room(request.agent.clone()).await?;
+                Ok(None)
+            }
             Err(e) => Err(e),
         }
     };
     let (resolved, agent) = tokio::try_join!(resolve, agent)?;
-    Ok(Findings { resolved, agent, image_digest: None })
+    Ok(Findings { resolved, agent, image_digest: None, base: None })
 }
 
-/// Checks that every name may be used as the request uses it; answers with warnings.
-pub fn check(findings: &Findings, request: &DeployRequest, strict: bool) -> Result<Vec<String>> {
-    request.check_lookups(&findings.resolved, strict)
+fn only_bind(work: &Work, bind: Vec<Name>) -> ToolPlan {
+    ToolPlan { agent: work.agent().clone(), create: Vec::new(), bind }
+}
+
+/// Checks that every name may be used as the work uses it; answers with warnings.
+pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<String>> {
+    let resolved = &findings.resolved;
+    match work {
+        Work::Deploy(request) => request.check_lookups(resolved, strict),
+        Work::Rollback(_) => {
+            let Some(base) = &findings.base else { return Ok(Vec::new()) };
+            let number = base.number;
+            if let Some(name) = base.spec.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
+                let message = format!(
+                    "revision {number} needs the identity provider \"{name}\", which is not registered any more"
+                );
+                return Err(Error::new(Code::Conflict, message));
+            }
+            let mut warnings: Vec<String> = tools::not_registered(resolved).collect();
+            let providers = base.spec.llm.iter().map(|model| &model.provider);
+            let gone = providers.filter(|p| !llm::is_known(p) && !resolved.providers.contains(p));
+            warnings.extend(gone.map(|p| format!("the model provider \"{p}\" is not registered any more")));
+            Ok(warnings)
+        }
+        Work::Config(change) => {
+            if findings.agent.as_ref().is_some_and(|agent| agent.phase == Phase::Stopped) {
+                let name = &change.agent;
+                let message = format!("agent \"{name}\" is stopped; POST /api/agents/{name}/start, then change it");
+                return Err(Error::new(Code::Conflict, message));
+            }
+            for (path, provider) in change.unknown_providers() {
+                if !resolved.providers.contains(&provider) {
+                    return Err(llm::unknown_provider(&path, &provider));
+                }
+            }
+            if let Some(Some(name)) = change.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
+                let message = format!("\"{name}\" is not a registered identity provider");
+                return Err(Error::field("identity_provider", message));
+            }
+            Ok(if change.required_tools.is_some() { tools::not_registered(resolved).collect() } else { Vec::new() })
+        }
+    }
 }
 
 /// For an image deploy: asks which manifest the tag stands for now, so that a moved tag is a change.
-pub async fn pin_image(services: &Services, request: &DeployRequest, findings: &mut Findings) -> Result<()> {
-    if let Source::Image(image) = &request.source {
+pub async fn pin_image(services: &Services, work: &Work, findings: &mut Findings) -> Result<()> {
+    if let Work::Deploy(request) = work
+        && let Source::Image(image) = &request.source
+    {
         findings.image_digest =
             match image.digest {
                 Some(digest) => Some(digest),
@@ -55,36 +129,56 @@ pub async fn pin_image(services: &Services, request: &DeployRequest, findings: &
 }
 
 /// Writes the decision into the log and moves it to its first step; to `Done` when nothing is to be done.
-pub fn decide(key: &MasterKey, request: &DeployRequest, findings: Findings, log: &mut Log, now: i64) {
-    let Findings { resolved, agent, image_digest } = findings;
+pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, now: i64) {
+    let Findings { resolved, agent, image_digest, base } = findings;
     log.image_digest = image_digest;
     log.changes_tools = resolved.changed;
     let agent = agent.filter(|agent| {
-        agent.spec.fingerprint == fingerprint(key, request, image_digest)
-            && agent.spec.tools == resolved.tools
-            && agent.phase != Phase::Failed
+        let same = match (work, &base) {
+            (Work::Deploy(request), _) => agent.spec.fingerprint == fingerprint(key, request, image_digest),
+            (Work::Rollback(_), Some(base)) => is_current(agent, base),
+            (Work::Rollback(_), None) => false,
+            (Work::Config(change), _) => {
+                log.from = Some((agent.revision, agent.revision_number));
+                change.is_in(agent)
+            }
+        };
+        // What is down is tried anew, but for a configuration that nobody changes.
+        let up = matches!(work, Work::Config(_)) || !matches!(agent.phase, Phase::Failed | Phase::Stopped);
+        same && up && agent.spec.tools == resolved.tools
     });
     log.tools = Some(ToolsOutput {
         created: Vec::new(),
         tools: resolved.tools.into_iter().map(Into::into).collect(),
         rebind: Vec::new(),
     });
+    if let Some(base) = &base {
+        log.from = Some((base.id, base.number));
+        log.image = built_image(&base.spec).map(Into::into);
+    }
     if let Some(agent) = agent {
         log.changes_agent = false;
-        log.image = built_image(&agent).map(Into::into);
+        log.image = built_image(&agent.spec).map(Into::into);
         log.pending = (agent.phase == Phase::Pending).then_some(agent.message);
+        log.made = Some((agent.revision, agent.revision_number));
     }
     log.advance(log.next(), now);
 }
 
-/// The build that an agent's revision came from.
-fn built_image(agent: &Agent) -> Option<BuiltImage> {
+/// Whether an agent runs what a revision is.
+fn is_current(agent: &Agent, base: &Revision) -> bool {
+    agent.revision == base.id
+        || agent.spec.fingerprint == base.spec.fingerprint && agent.image_digest == base.image_digest
+}
+
+/// The build that a revision came from.
+fn built_image(spec: &AgentSpec) -> Option<BuiltImage> {
     Some(BuiltImage {
-        build_id: agent.spec.build_id.clone()?,
-        repository: agent.spec.image.repository.clone(),
-        tag: agent.spec.image.tag.clone()?,
-        digest: agent.spec.image.digest?,
-        entry_point: agent.spec.entry_point.clone()?,
+        build_id: spec.build_id.clone()?,
+        repository: spec.image.repository.clone(),
+        tag: spec.image.tag.clone()?,
+        digest: spec.image.digest?,
+        entry_point: spec.entry_point.clone()?,
     })
 }
 

@@ -48,7 +48,7 @@ async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), St
         }
         Err(error) => {
             // A source line in it may repeat the value of a variable.
-            let error = Masker::new(job.request.env.iter().map(|e| &e.value)).error(error);
+            let error = Masker::new(job.work.secrets()).error(error);
             tracing::warn!(step = record.log.step.as_str(), code = %error.code, cause = error.chain(), "{error}");
             record.fail(&error);
             record.state = State::Undoing;
@@ -65,7 +65,7 @@ async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), St
 /// came. Each undo is repeated until it succeeds.
 async fn backward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), Stopped> {
     let log = record.log.clone();
-    let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, request: &job.request, log: &log };
+    let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work: &job.work, log: &log };
     let mut retry = Retry::default();
     while let Err(error) = undo_all(&ctx).await {
         if error.code == Code::Conflict && log.step == Step::Switch {
@@ -134,20 +134,20 @@ async fn attempt(inner: &Inner, job: &Job, record: &Record) -> Result<Result<Log
 /// The intended step once; the log after it.
 async fn perform(inner: &Inner, job: &Job, record: &Record) -> Result<Log> {
     let mut log = record.log.clone();
-    let ctx =
-        Context { services: &inner.services, key: &inner.key, id: record.id, request: &job.request, log: &record.log };
+    let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work: &job.work, log: &record.log };
     match record.log.step {
         Step::Plan => {
-            let mut findings = plan::look_up(&inner.services, &job.request).await?;
-            plan::check(&findings, &job.request, false)?;
-            plan::pin_image(&inner.services, &job.request, &mut findings).await?;
-            plan::decide(&inner.key, &job.request, findings, &mut log, now_ms());
+            let mut findings = plan::look_up(&inner.services, &job.work).await?;
+            plan::check(&findings, &job.work, false)?;
+            plan::pin_image(&inner.services, &job.work, &mut findings).await?;
+            plan::decide(&inner.key, &job.work, findings, &mut log, now_ms());
             return Ok(log);
         }
         Step::Tools => log.tools = Some(steps::tools::run(&ctx).await?),
         Step::Build => log.image = Some(steps::build::run(&ctx).await?.into()),
         Step::Start => {
             let status = steps::start::run(&ctx).await?;
+            log.made = Some((status.revision, status.number));
             log.pending = (status.phase != Phase::Running).then_some(status.message);
         }
         Step::Switch => steps::switch::run(&ctx).await?,

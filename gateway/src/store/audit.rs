@@ -3,7 +3,7 @@
 use crate::audit::{Entry, Filter, Outcome};
 use hoistway_kit::db::{Db, db_error};
 use hoistway_model::{Error, Result};
-use sea_orm::{ActiveValue::Set, ConnectionTrait, QueryOrder, QuerySelect, entity::prelude::*};
+use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect, entity::prelude::*};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "audit")]
@@ -39,7 +39,23 @@ pub struct AuditStore(pub(super) Db);
 impl AuditStore {
     /// Adds an entry; returns once it is durable.
     pub async fn insert(&self, entry: &Entry) -> Result<()> {
-        insert(self.0.write(), entry).await
+        let row = ActiveModel {
+            id: Set(entry.id.to_string()),
+            at: Set(entry.at),
+            key_id: Set(entry.key_id.clone()),
+            key_name: Set(entry.key_name.clone()),
+            action: Set(entry.action.clone()),
+            target: Set(entry.target.clone()),
+            deployment: Set(entry.deployment.clone()),
+            address: Set(entry.address.clone()),
+            user_agent: Set(entry.user_agent.clone()),
+            request_id: Set(entry.request_id.clone()),
+            outcome: Set(entry.outcome.as_str().to_owned()),
+            status: Set(entry.status.map(i32::from)),
+            code: Set(entry.code.clone()),
+        };
+        let inserted = Entity::insert(row).exec_without_returning(self.0.write()).await;
+        inserted.map(drop).map_err(db_error(WRITING))
     }
 
     /// Writes how the change of an entry ended.
@@ -98,45 +114,6 @@ impl AuditStore {
         let deleted = Entity::delete_many().filter(Column::At.lt(before)).exec(self.0.write()).await;
         deleted.map(drop).map_err(db_error("purging the audit log"))
     }
-}
-
-/// Adds an entry in somebody's transaction.
-pub(super) async fn insert(db: &impl ConnectionTrait, entry: &Entry) -> Result<()> {
-    let row = ActiveModel {
-        id: Set(entry.id.to_string()),
-        at: Set(entry.at),
-        key_id: Set(entry.key_id.clone()),
-        key_name: Set(entry.key_name.clone()),
-        action: Set(entry.action.clone()),
-        target: Set(entry.target.clone()),
-        deployment: Set(entry.deployment.clone()),
-        address: Set(entry.address.clone()),
-        user_agent: Set(entry.user_agent.clone()),
-        request_id: Set(entry.request_id.clone()),
-        outcome: Set(entry.outcome.as_str().to_owned()),
-        status: Set(entry.status.map(i32::from)),
-        code: Set(entry.code.clone()),
-    };
-    Entity::insert(row).exec_without_returning(db).await.map(drop).map_err(db_error(WRITING))
-}
-
-/// Writes in somebody's transaction how a deployment ended.
-pub(super) async fn deployment_ended(
-    db: &impl ConnectionTrait,
-    deployment: &str,
-    outcome: Outcome,
-    code: Option<&str>,
-) -> Result<()> {
-    let changed = ActiveModel {
-        outcome: Set(outcome.as_str().to_owned()),
-        code: Set(code.map(str::to_owned)),
-        ..Default::default()
-    };
-    let ended = Entity::update_many()
-        .set(changed)
-        .filter(Column::Deployment.eq(deployment))
-        .filter(Column::Outcome.eq(Outcome::Pending.as_str()));
-    ended.exec(db).await.map(drop).map_err(db_error(WRITING))
 }
 
 fn from_row(row: Model) -> Result<Entry> {

@@ -2,15 +2,17 @@
 
 use super::Record;
 use crate::{
+    audit::Entry,
     deploy::DeploymentStatus,
     saga::log::{State, Step},
 };
-use hoistway_model::{Error, Name, Result};
+use hoistway_model::{AuditId, Error, Name, Result};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
     Condition, ExprTrait,
     entity::prelude::*,
 };
+use serde::Serialize;
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "deployments")]
@@ -28,6 +30,36 @@ pub struct Model {
     pub failure: Option<String>,
     pub created_at: i64,
     pub completed_at: Option<i64>,
+    /// JSON of what the audit log is told of it; the database does so itself, see the migrations.
+    pub audit: Option<String>,
+}
+
+/// What the database takes from a deployment for the audit log; the rest is in other columns.
+#[derive(Serialize)]
+struct Audited<'a> {
+    id: AuditId,
+    at: i64,
+    key_id: &'a str,
+    key_name: &'a str,
+    action: &'a str,
+    address: Option<&'a str>,
+    user_agent: Option<&'a str>,
+    request_id: &'a str,
+}
+
+impl<'a> From<&'a Entry> for Audited<'a> {
+    fn from(entry: &'a Entry) -> Self {
+        Self {
+            id: entry.id,
+            at: entry.at,
+            key_id: &entry.key_id,
+            key_name: &entry.key_name,
+            action: &entry.action,
+            address: entry.address.as_deref(),
+            user_agent: entry.user_agent.as_deref(),
+            request_id: &entry.request_id,
+        }
+    }
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -36,12 +68,14 @@ pub enum Relation {}
 impl ActiveModelBehavior for ActiveModel {}
 
 /// Every column.
-pub fn new_row(record: &Record) -> Result<ActiveModel> {
+pub fn new_row(record: &Record, entry: Option<&Entry>) -> Result<ActiveModel> {
+    let audit = entry.map(|entry| serde_json::to_string(&Audited::from(entry)));
     Ok(ActiveModel {
         agent: Set(record.agent.as_str().to_owned()),
         request: Set(record.request.clone()),
         warnings: Set(serde_json::to_string(&record.warnings).map_err(unwritable)?),
         created_at: Set(record.created_at),
+        audit: Set(audit.transpose().map_err(unwritable)?),
         ..changed_row(record)?
     })
 }

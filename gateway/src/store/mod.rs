@@ -8,7 +8,7 @@ pub use audit::AuditStore;
 pub use key::KeyStore;
 
 use crate::{
-    audit::{Entry, Outcome},
+    audit::Entry,
     deploy::{self, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep},
     migration,
     saga::log::{Log, State, Step, Timing},
@@ -16,7 +16,7 @@ use crate::{
 };
 use hoistway_kit::db::{Db, db_error};
 use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 use std::{path::Path, sync::Arc};
 
 /// One deployment in the journal.
@@ -91,15 +91,6 @@ impl Record {
         decided.then_some(self.log.ids.revision)
     }
 
-    /// What the audit log says of its end.
-    fn audited(&self) -> (Outcome, Option<String>) {
-        match self.state {
-            State::Succeeded => (Outcome::Success, None),
-            State::Failed => (Outcome::Failure, self.failure.as_ref().map(|failure| failure.code.clone())),
-            State::Running | State::Undoing => (Outcome::Pending, None),
-        }
-    }
-
     /// As the API shows it.
     pub fn into_public(self) -> Deployment {
         let status = match (self.state, self.log.step) {
@@ -109,7 +100,7 @@ impl Record {
             (State::Succeeded, _) => DeploymentStatus::Succeeded,
             (State::Failed, _) => DeploymentStatus::Failed,
         };
-        let revision = self.revision();
+        let revision_id = self.revision();
         let error = self.failure.map(|f| deploy::Failure {
             code: Code::parse(&f.code).unwrap_or(Code::Internal),
             message: f.message,
@@ -119,12 +110,14 @@ impl Record {
         Deployment {
             id: self.id,
             agent: self.agent,
+            kind: self.log.reason,
+            revision: self.log.made.map(|(_, number)| number),
             status,
             step: timings.last().map(|t| t.step.as_str().to_owned()),
             tools_created: self.log.tools.iter().flat_map(|t| &t.created).map(Name::to_string).collect(),
             image: self.log.image.map(Into::into),
             error,
-            revision,
+            revision_id,
             warnings: self.warnings,
             request_id: self.log.request_id,
             steps: timings.iter().map(|t| step(t, status)).collect(),
@@ -190,40 +183,41 @@ impl Journal {
     }
 
     /// Writes a new deployment and, in the same commit, the audit log's entry of it; returns once both are durable.
-    pub async fn insert(&self, record: &Record, entry: Option<Entry>) -> Result<()> {
-        let row = deployment::new_row(record)?;
-        let txn = self.db.begin().await?;
-        let inserted = deployment::Entity::insert(row).exec_without_returning(&txn).await;
+    pub async fn insert(&self, record: &Record, entry: Option<&Entry>) -> Result<()> {
+        let row = deployment::new_row(record, entry)?;
+        let inserted = deployment::Entity::insert(row).exec_without_returning(self.db.write()).await;
         inserted.map_err(db_error(WRITING))?;
-        if let Some(mut entry) = entry {
-            if record.completed_at.is_some() {
-                (entry.outcome, entry.code) = record.audited();
-            }
-            audit::insert(&txn, &entry).await?;
-        }
-        txn.commit().await.map_err(db_error(WRITING))?;
         self.tell(record);
         Ok(())
     }
 
-    /// Writes how a deployment stands and, when it ended, tells the audit log in the same commit; returns once that is
-    /// durable.
+    /// Writes how a deployment stands; returns once it is durable. When it ended, the audit log is told in the same
+    /// commit.
     pub async fn update(&self, record: &Record) -> Result<()> {
         let updated = deployment::Entity::update_many()
             .set(deployment::changed_row(record)?)
-            .filter(deployment::Column::Id.eq(record.id.to_string()));
-        if record.completed_at.is_none() {
-            updated.exec(self.db.write()).await.map_err(db_error(WRITING))?;
-            self.tell(record);
-            return Ok(());
-        }
-        let txn = self.db.begin().await?;
-        updated.exec(&txn).await.map_err(db_error(WRITING))?;
-        let (outcome, code) = record.audited();
-        audit::deployment_ended(&txn, &record.id.to_string(), outcome, code.as_deref()).await?;
-        txn.commit().await.map_err(db_error(WRITING))?;
+            .filter(deployment::Column::Id.eq(record.id.to_string()))
+            .exec(self.db.write())
+            .await;
+        updated.map_err(db_error(WRITING))?;
         self.tell(record);
         Ok(())
+    }
+
+    /// Puts the same request, sealed anew, into the place of the one that is there.
+    pub async fn replace_request(&self, id: DeploymentId, sealed: Vec<u8>) -> Result<()> {
+        let updated = deployment::Entity::update_many()
+            .col_expr(deployment::Column::Request, Expr::value(sealed))
+            .filter(deployment::Column::Id.eq(id.to_string()))
+            .filter(deployment::Column::Request.is_not_null())
+            .exec(self.db.write())
+            .await;
+        updated.map(drop).map_err(db_error(WRITING))
+    }
+
+    /// Closes the journal, once nothing uses it any more.
+    pub async fn close(&self) {
+        self.db.close().await;
     }
 
     /// One deployment.

@@ -21,7 +21,13 @@ fn from_image() -> Value {
 }
 
 fn built() -> Progress {
-    Progress { tools_done: true, tools_created: vec!["t".into()], wants_build: true, image: Some(image()), done: None }
+    Progress {
+        tools_done: true,
+        tools_created: vec!["t".into()],
+        wants_build: true,
+        image: Some(image()),
+        ..Progress::default()
+    }
 }
 
 fn done(progress: Progress) -> Progress {

@@ -1,10 +1,12 @@
 //! The services and the saga as far as the HTTP edge can tell.
 
+use crate::world::World;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_gateway::{
     api::deploy_request::DeployRequest,
-    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress},
+    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Turn},
+    work::Work,
 };
 use hoistway_kit::metrics;
 use hoistway_model::{
@@ -19,13 +21,19 @@ use hoistway_model::{
     log::{LogLine, LogPiece, LogPieces, LogQuery, LogStream},
     metric::{Kind, Metrics},
     redact::MASK,
-    tool::{AppliedTools, BoundTool, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
+    revision::{Change, Derivation, Diff, Reason, Revision, RevisionRef, RevisionState},
+    tool::{
+        AppliedTools, BoundTool, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan,
+        ToolUpdate, Upserted,
+    },
 };
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 pub fn name(text: &str) -> Name {
     Name::parse("name", text).unwrap()
@@ -41,34 +49,60 @@ pub fn image() -> BuiltImage {
     }
 }
 
+fn world(world: &Option<Arc<World>>) -> Result<&World> {
+    world.as_deref().ok_or_else(|| Error::new(Code::Internal, "the edge does not call this"))
+}
+
+/// An agent that runs a revision.
+pub fn agent(name: Name, revision: &Revision) -> Agent {
+    Agent {
+        name,
+        revision: revision.id,
+        revision_number: revision.number,
+        spec: revision.spec.clone(),
+        shown_env: Vec::new(),
+        phase: Phase::Running,
+        message: String::new(),
+        image_digest: revision.image_digest,
+        isolation: "not sandboxed".into(),
+        created_at: 0,
+        updated_at: 0,
+    }
+}
+
 fn unused<T>() -> Result<T> {
     Err(Error::new(Code::Internal, "the edge does not call this"))
 }
 
 #[derive(Debug, Default)]
 pub struct FakeTools {
+    /// What the saga changes; without it there is no saga.
+    pub world: Option<Arc<World>>,
     pub tools: Mutex<BTreeMap<Name, Tool>>,
     pub providers: Mutex<BTreeMap<Name, ModelProvider>>,
+    pub identities: Mutex<BTreeMap<Name, IdentityProvider>>,
+    /// What somebody else does to the tools before an update arrives.
+    pub meanwhile: Mutex<u32>,
     pub released: Mutex<Vec<Name>>,
     pub release_failures: Mutex<u32>,
 }
 
 #[async_trait]
 impl ToolRegistry for FakeTools {
-    async fn resolve(&self, _: ToolPlan, _: Vec<String>, _: Option<Name>) -> Result<Resolved> {
-        unused()
+    async fn resolve(&self, plan: ToolPlan, _: Vec<String>, _: Option<Name>) -> Result<Resolved> {
+        Ok(world(&self.world)?.resolve(&plan))
     }
 
-    async fn apply_tools(&self, _: Operation, _: ToolPlan) -> Result<AppliedTools> {
-        unused()
+    async fn apply_tools(&self, operation: Operation, plan: ToolPlan) -> Result<AppliedTools> {
+        world(&self.world)?.apply_tools(&operation, plan)
     }
 
-    async fn settle_tools(&self, _: Name, _: OperationId) -> Result<()> {
-        unused()
+    async fn settle_tools(&self, _: Name, applied: OperationId) -> Result<()> {
+        world(&self.world)?.settle_tools(applied)
     }
 
-    async fn undo_tools(&self, _: OperationId) -> Result<()> {
-        unused()
+    async fn undo_tools(&self, applied: OperationId) -> Result<()> {
+        world(&self.world)?.undo_tools(applied)
     }
 
     async fn release_agent(&self, _: Operation, agent: Name) -> Result<()> {
@@ -96,13 +130,57 @@ impl ToolRegistry for FakeTools {
         }
         let internal_url = tool.connection.base_url.clone();
         let NewTool { name, description, connection, labels, .. } = tool;
-        let tool =
-            Tool { name, description, connection, internal_url, labels, has_credentials, created_at: 0, updated_at: 0 };
+        let tool = Tool {
+            name,
+            description,
+            connection,
+            internal_url,
+            labels,
+            has_credentials,
+            credentials_set_at: has_credentials.then_some(0),
+            version: OperationId::mint(),
+            created_at: 0,
+            updated_at: 0,
+        };
         tools.insert(tool.name.clone(), tool.clone());
         Ok(tool)
     }
 
+    async fn update_tool(&self, operation: Operation, update: ToolUpdate) -> Result<Tool> {
+        let name = update.tool.name.clone();
+        {
+            let (mut tools, mut meanwhile) = (self.tools.lock().unwrap(), self.meanwhile.lock().unwrap());
+            let tool = tools.get_mut(&name).ok_or_else(|| Error::not_found("tool", &name))?;
+            if *meanwhile > 0 {
+                *meanwhile -= 1;
+                tool.version = OperationId::mint();
+            }
+            if update.version.is_some_and(|version| version != tool.version) {
+                return Err(Error::new(Code::Aborted, "changed meanwhile"));
+            }
+            tools.remove(&name);
+        }
+        self.create_tool(operation, update.tool).await
+    }
+
+    async fn set_tool_credentials(
+        &self,
+        _: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<Tool> {
+        let mut tools = self.tools.lock().unwrap();
+        let tool = tools.get_mut(&name).ok_or_else(|| Error::not_found("tool", &name))?;
+        tool.has_credentials = !credentials.is_empty();
+        tool.credentials_set_at = tool.has_credentials.then_some(0);
+        Ok(tool.clone())
+    }
+
     async fn get_tool(&self, name: Name) -> Result<Tool> {
+        if self.world.is_some() {
+            // The saga gives its URL to agents that have waited for it; here none has.
+            return Err(Error::not_found("tool", name));
+        }
         self.tools.lock().unwrap().get(&name).cloned().ok_or_else(|| Error::not_found("tool", name))
     }
 
@@ -114,9 +192,54 @@ impl ToolRegistry for FakeTools {
         self.tools.lock().unwrap().remove(&name).map(drop).ok_or_else(|| Error::not_found("tool", name))
     }
 
-    async fn create_model_provider(&self, _: Operation, provider: ModelProvider) -> Result<ModelProvider> {
-        self.providers.lock().unwrap().insert(provider.name.clone(), provider.clone());
-        Ok(provider)
+    async fn create_model_provider(&self, operation: Operation, provider: NewModelProvider) -> Result<ModelProvider> {
+        Ok(self.put_model_provider(operation, provider).await?.value)
+    }
+
+    async fn put_model_provider(&self, _: Operation, p: NewModelProvider) -> Result<Upserted<ModelProvider>> {
+        let value = ModelProvider {
+            name: p.name,
+            provider: p.provider,
+            endpoint: p.endpoint,
+            models: p.models,
+            labels: p.labels,
+            credentials_set_at: (!p.credentials.is_empty()).then_some(0),
+            created_at: 0,
+            updated_at: 0,
+        };
+        let created = self.providers.lock().unwrap().insert(value.name.clone(), value.clone()).is_none();
+        Ok(Upserted { value, created })
+    }
+
+    async fn set_model_provider_credentials(
+        &self,
+        _: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<ModelProvider> {
+        let mut providers = self.providers.lock().unwrap();
+        let provider = providers.get_mut(&name).ok_or_else(|| Error::not_found("model provider", &name))?;
+        provider.credentials_set_at = (!credentials.is_empty()).then_some(0);
+        Ok(provider.clone())
+    }
+
+    async fn put_identity_provider(&self, _: Operation, value: IdentityProvider) -> Result<Upserted<IdentityProvider>> {
+        let created = self.identities.lock().unwrap().insert(value.name.clone(), value.clone()).is_none();
+        Ok(Upserted { value, created })
+    }
+
+    async fn get_identity_provider(&self, name: Name) -> Result<IdentityProvider> {
+        let found = self.identities.lock().unwrap().get(&name).cloned();
+        found.ok_or_else(|| Error::not_found("identity provider", name))
+    }
+
+    async fn list_identity_providers(&self) -> Result<Vec<IdentityProvider>> {
+        Ok(self.identities.lock().unwrap().values().cloned().collect())
+    }
+
+    async fn delete_identity_provider(&self, _: Operation, name: Name) -> Result<()> {
+        let gone = self.identities.lock().unwrap().remove(&name);
+        gone.map(drop).ok_or_else(|| Error::not_found("identity provider", name))
     }
 
     async fn get_model_provider(&self, name: Name) -> Result<ModelProvider> {
@@ -143,6 +266,7 @@ impl ToolRegistry for FakeTools {
             scheme: hoistway_model::tool::Scheme::Http,
             auth_type: hoistway_model::tool::AuthType::None,
             api_key: None,
+            oauth2: None,
         };
         let (labels, credentials) = (BTreeMap::new(), BTreeMap::new());
         let echo = NewTool { name: name("echo-tool"), description: String::new(), connection, labels, credentials };
@@ -231,8 +355,11 @@ impl BuildService for FakeBuilds {
 /// An agent service whose routing table a test changes, and which remembers what was acknowledged.
 #[derive(Debug)]
 pub struct FakeAgents {
+    /// What the saga changes; without it there is no saga.
+    world: Option<Arc<World>>,
     pub agents: Mutex<BTreeMap<Name, Agent>>,
     pub bound: watch::Sender<Vec<BoundTool>>,
+    pub replaced: Mutex<Vec<Option<String>>>,
     pub acknowledged: watch::Sender<u64>,
     /// What was asked of logs, and what comes of them.
     pub log_query: Mutex<Option<LogQuery>>,
@@ -245,9 +372,20 @@ pub struct FakeAgents {
 
 impl FakeAgents {
     pub fn new() -> Arc<Self> {
+        Self::with(None)
+    }
+
+    /// The agents of a world.
+    pub fn of(world: Arc<World>) -> Arc<Self> {
+        Self::with(Some(world))
+    }
+
+    fn with(world: Option<Arc<World>>) -> Arc<Self> {
         Arc::new(Self {
+            world,
             agents: Mutex::default(),
             bound: watch::Sender::default(),
+            replaced: Mutex::default(),
             acknowledged: watch::Sender::default(),
             log_query: Mutex::default(),
             log: Mutex::default(),
@@ -275,6 +413,7 @@ impl FakeAgents {
         let agent = Agent {
             name: name(agent),
             revision: RevisionId::mint(),
+            revision_number: 1,
             spec,
             shown_env,
             phase: Phase::Running,
@@ -305,6 +444,13 @@ impl FakeAgents {
         *version
     }
 
+    async fn in_phase(&self, name: Name, phase: Phase) -> Result<Agent> {
+        let mut agents = self.agents.lock().unwrap();
+        let agent = agents.get_mut(&name).ok_or_else(|| Error::not_found("agent", name))?;
+        agent.phase = phase;
+        Ok(agent.clone())
+    }
+
     /// Ends every subscription, as a restart of the service would.
     pub fn hang_up(&self) {
         self.watchers.lock().unwrap().clear();
@@ -313,28 +459,112 @@ impl FakeAgents {
 
 #[async_trait]
 impl AgentService for FakeAgents {
-    async fn resolve_image(&self, _: ImageRef) -> Result<Option<Digest>> {
-        unused()
+    async fn resolve_image(&self, image: ImageRef) -> Result<Option<Digest>> {
+        world(&self.world)?;
+        Ok(Some(Digest::of(image.to_string().as_bytes())))
     }
 
-    async fn start_revision(&self, _: Operation, _: RevisionId, _: AgentSpec) -> Result<RevisionStatus> {
-        unused()
+    async fn start_revision(&self, o: Operation, id: RevisionId, spec: AgentSpec) -> Result<RevisionStatus> {
+        world(&self.world)?.start(&o, id, spec)
     }
 
-    async fn switch_route(&self, _: Operation, _: Name, _: RevisionId) -> Result<Agent> {
-        unused()
+    async fn switch_route(&self, operation: Operation, _: Name, id: RevisionId) -> Result<Agent> {
+        world(&self.world)?.switch(&operation, id)
     }
 
-    async fn undo_start(&self, _: OperationId, _: Name, _: RevisionId) -> Result<()> {
-        unused()
+    async fn undo_start(&self, started: OperationId, _: Name, id: RevisionId) -> Result<()> {
+        world(&self.world)?.undo_start(started, id)
     }
 
-    async fn bind_tool(&self, _: Operation, tool: BoundTool) -> Result<Vec<Name>> {
+    async fn derive_revision(&self, o: Operation, id: RevisionId, derivation: Derivation) -> Result<RevisionStatus> {
+        world(&self.world)?.derive(&o, id, derivation)
+    }
+
+    async fn get_revision(&self, agent: Name, wanted: RevisionRef) -> Result<Revision> {
+        if let Some(world) = &self.world {
+            return world.revision(wanted);
+        }
+        let all = self.list_revisions(agent.clone(), None, 10).await?;
+        let found = all.into_iter().find(|r| match wanted {
+            RevisionRef::Current => r.current,
+            RevisionRef::Previous => r.number == 2,
+            RevisionRef::Number(number) => r.number == number,
+            RevisionRef::Id(id) => r.id == id,
+        });
+        found.ok_or_else(|| Error::not_found("revision", wanted))
+    }
+
+    async fn list_revisions(&self, agent: Name, before: Option<RevisionRef>, limit: u32) -> Result<Vec<Revision>> {
+        let agent = self.get_agent(agent).await?;
+        let before = match before {
+            Some(RevisionRef::Number(number)) => number,
+            _ => u64::MAX,
+        };
+        let one = |number: u64| Revision {
+            id: agent.revision,
+            number,
+            spec: agent.spec.clone(),
+            image_digest: agent.image_digest,
+            reason: if number == 3 { Reason::Rollback } else { Reason::Deploy },
+            deployment: None,
+            of: (number == 3).then_some(1),
+            state: if number == 3 { RevisionState::Serving } else { RevisionState::Superseded },
+            message: String::new(),
+            current: number == 3,
+            created_at: 0,
+            served_at: Some(1_000),
+        };
+        Ok([3, 2, 1].into_iter().filter(|n| *n < before).take(limit as usize).map(one).collect())
+    }
+
+    async fn diff_revisions(&self, agent: Name, from: Option<RevisionRef>, to: RevisionRef) -> Result<Diff> {
+        let to = self.get_revision(agent.clone(), to).await?;
+        let from = match from {
+            Some(from) => Some(self.get_revision(agent, from).await?),
+            None => None,
+        };
+        let change = |field: &str, from: Option<&str>, to: Option<&str>| Change {
+            field: field.into(),
+            from: from.map(Into::into),
+            to: to.map(Into::into),
+        };
+        Ok(Diff {
+            from: from.map(|r| (r.id, r.number)),
+            to: (to.id, to.number),
+            changes: vec![
+                change("env[A]", Some(MASK), Some(MASK)),
+                change("env[B]", None, Some(MASK)),
+                change("system_prompt", Some("x"), None),
+            ],
+        })
+    }
+
+    async fn check_room(&self, _: Name) -> Result<()> {
+        Ok(())
+    }
+
+    async fn stop_agent(&self, _: Operation, name: Name) -> Result<Agent> {
+        self.in_phase(name, Phase::Stopped).await
+    }
+
+    async fn start_agent(&self, _: Operation, name: Name) -> Result<Agent> {
+        self.in_phase(name, Phase::Running).await
+    }
+
+    async fn restart_agent(&self, _: Operation, name: Name) -> Result<Agent> {
+        self.in_phase(name, Phase::Running).await
+    }
+
+    async fn bind_tool(&self, _: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>> {
+        self.replaced.lock().unwrap().push(replaces);
         self.bound.send_modify(|bound| bound.push(tool));
         Ok(vec![])
     }
 
     async fn get_agent(&self, name: Name) -> Result<Agent> {
+        if let Some(world) = &self.world {
+            return world.agent();
+        }
         self.agents.lock().unwrap().get(&name).cloned().ok_or_else(|| Error::not_found("agent", name))
     }
 
@@ -395,6 +625,9 @@ impl AgentService for FakeAgents {
 pub struct FakeDeployer {
     pub progress: watch::Sender<Progress>,
     pub accepted: watch::Sender<Vec<DeployRequest>>,
+    /// What was accepted that is no deploy.
+    pub others: watch::Sender<Vec<Work>>,
+    pub turns: watch::Sender<Vec<Name>>,
     pub resolved: Mutex<Resolved>,
     pub refusal: Mutex<Option<Error>>,
     pub id: DeploymentId,
@@ -406,6 +639,8 @@ impl FakeDeployer {
         Arc::new(Self {
             progress: watch::Sender::default(),
             accepted: watch::Sender::default(),
+            others: watch::Sender::default(),
+            turns: watch::Sender::default(),
             resolved: Mutex::new(resolved),
             refusal: Mutex::default(),
             id: DeploymentId::mint(),
@@ -415,15 +650,27 @@ impl FakeDeployer {
 
 #[async_trait]
 impl Deployer for FakeDeployer {
-    async fn accept(&self, request: DeployRequest, strict: bool) -> Result<Accepted> {
+    async fn accept(&self, work: Work, strict: bool) -> Result<Accepted> {
+        let Work::Deploy(request) = work else {
+            self.others.send_modify(|others| others.push(work));
+            return Ok(Accepted { id: self.id, warnings: vec![], progress: self.progress.subscribe() });
+        };
         let mut resolved = self.resolved.lock().unwrap().clone();
         resolved.identity_provider_known |= request.identity_provider.is_none();
         let warnings = request.check_lookups(&resolved, strict)?;
         if let Some(refusal) = self.refusal.lock().unwrap().take() {
             return Err(refusal);
         }
-        self.accepted.send_modify(|accepted| accepted.push(request));
+        self.accepted.send_modify(|accepted| accepted.push(*request));
         Ok(Accepted { id: self.id, warnings, progress: self.progress.subscribe() })
+    }
+
+    async fn turn(&self, agent: Name, _: Duration) -> Result<Turn> {
+        if let Some(refusal) = self.refusal.lock().unwrap().take() {
+            return Err(refusal);
+        }
+        self.turns.send_modify(|turns| turns.push(agent));
+        Ok(Turn::new(CancellationToken::new().drop_guard()))
     }
 
     async fn get(&self, id: DeploymentId) -> Result<Deployment> {
@@ -436,6 +683,8 @@ impl Deployer for FakeDeployer {
         let deployment = Deployment {
             id: self.id,
             agent: name("a"),
+            kind: Reason::Deploy,
+            revision: Some(1),
             status: DeploymentStatus::Succeeded,
             step: Some("switch".into()),
             tools_created: vec!["t".into()],

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod audit;
+mod changes;
 mod deploys;
 mod document;
 mod edge;
@@ -12,4 +13,6 @@ mod invokes;
 mod keys;
 mod limits;
 mod resources;
+mod saga;
 mod seeing;
+mod world;

@@ -70,8 +70,8 @@ async fn tools() {
         "name": "t",
         "namespace": "agent-system",
         "labels": {},
-        "spec": {"description": "d", "connection": {"baseUrl": "http://a.example:9000", "port": 9000, "scheme": "HTTP", "authentication": {"type": "None"}}},
-        "status": {"phase": "Ready", "message": ""},
+        "spec": {"description": "d", "topology": "External", "accessMode": "Open", "connection": {"baseUrl": "http://a.example:9000", "port": 9000, "scheme": "HTTP", "authentication": {"type": "None"}}},
+        "status": {"phase": "Ready", "message": "", "credentials": {"stored": false}},
         "created_at": "1970-01-01T00:00:00.000Z",
         "updated_at": "1970-01-01T00:00:00.000Z",
     });
@@ -90,7 +90,9 @@ async fn tools() {
 
     let key = json!({"name": "k", "spec": {"connection": {"baseUrl": "https://a.example", "topology": "Internal", "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}}}}});
     let keyless = gateway.post("/api/tools", key.clone()).await.json();
-    assert_eq!(keyless["status"], json!({"phase": "Pending", "message": "no credential is stored for APIKey"}));
+    let none = json!({"stored": false});
+    let pending = json!({"phase": "Pending", "message": "no credential is stored for APIKey", "credentials": none});
+    assert_eq!(keyless["status"], pending);
     assert_eq!(keyless["warnings"], json!(["unknown field \"spec.connection.topology\" is ignored"]));
     let mut with_key = key;
     with_key["credentials"] = json!({"api_key": "s3cr3t"});
@@ -141,8 +143,9 @@ async fn model_providers() {
         "namespace": "agent-system",
         "labels": {"a": "b"},
         "spec": {"provider": "openai", "endpoint": "http://llm.example/v1", "models": ["m"]},
-        "status": {"phase": "Ready", "message": ""},
+        "status": {"phase": "Pending", "message": "no credential is stored", "credentials": {"stored": false}},
         "created_at": "1970-01-01T00:00:00.000Z",
+        "updated_at": "1970-01-01T00:00:00.000Z",
     });
     assert_eq!((answer.status, answer.json()), (201, shape.clone()));
     let nested = json!({"name": "mine", "labels": {"a": "b"}, "spec": {"provider": "openai", "endpoint": "http://llm.example/v1", "models": ["m"]}});

@@ -65,6 +65,7 @@ impl From<RevisionStatus> for pb::StartRevisionResponse {
             phase: s.phase.as_str().into(),
             message: s.message,
             image_digest: s.image_digest.map(Into::into),
+            number: s.number,
         }
     }
 }
@@ -75,6 +76,7 @@ impl TryFrom<pb::StartRevisionResponse> for RevisionStatus {
     fn try_from(s: pb::StartRevisionResponse) -> Result<Self> {
         Ok(Self {
             revision: parsed("revision_id", &s.revision_id)?,
+            number: s.number,
             phase: required("phase", Phase::parse(&s.phase))?,
             message: s.message,
             image_digest: digest("image_digest", s.image_digest)?,
@@ -95,6 +97,7 @@ impl From<Agent> for pb::Agent {
             isolation: a.isolation,
             created_at: a.created_at,
             updated_at: a.updated_at,
+            revision_number: a.revision_number,
         }
     }
 }
@@ -106,6 +109,7 @@ impl TryFrom<pb::Agent> for Agent {
         Ok(Self {
             name: name("agent.name", &a.name)?,
             revision: parsed("agent.revision_id", &a.revision_id)?,
+            revision_number: a.revision_number,
             spec: required("agent.spec", a.spec)?.try_into()?,
             shown_env: a.shown_env.into_iter().map(|e| (e.name, e.value)).collect(),
             phase: required("agent.phase", Phase::parse(&a.phase))?,

@@ -2,8 +2,22 @@ use super::{name, parsed, required};
 use crate::tools::v1 as pb;
 use hoistway_model::{
     Error, Name, Result, Secret,
-    tool::{ApiKeyPlace, AppliedTools, Connection, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
+    tool::{
+        ApiKeyPlace, AppliedTools, Connection, IdentityProvider, ModelProvider, NewModelProvider, NewTool, OAuth2,
+        Resolved, Tool, ToolPlan,
+    },
 };
+use std::collections::{BTreeMap, HashMap};
+
+/// Credential fields as they go over the wire.
+pub fn exposed(credentials: BTreeMap<String, Secret>) -> HashMap<String, String> {
+    credentials.into_iter().map(|(key, value)| (key, value.expose().to_owned())).collect()
+}
+
+/// Credential fields as they came.
+pub fn secrets(credentials: HashMap<String, String>) -> BTreeMap<String, Secret> {
+    credentials.into_iter().map(|(key, value)| (key, Secret::new(value))).collect()
+}
 
 fn names(field: &str, texts: Vec<String>) -> Result<Vec<Name>> {
     texts.iter().enumerate().map(|(i, t)| name(&format!("{field}[{i}]"), t)).collect()
@@ -21,6 +35,7 @@ impl From<Connection> for pb::Connection {
                 name: k.name,
                 value_prefix: k.value_prefix,
             }),
+            oauth2: c.oauth2.map(|o| pb::OAuth2 { token_url: o.token_url, scopes: o.scopes }),
         }
     }
 }
@@ -39,6 +54,7 @@ impl TryFrom<pb::Connection> for Connection {
                 name: k.name,
                 value_prefix: k.value_prefix,
             }),
+            oauth2: c.oauth2.map(|o| OAuth2 { token_url: o.token_url, scopes: o.scopes }),
         })
     }
 }
@@ -50,7 +66,7 @@ impl From<NewTool> for pb::NewTool {
             description: t.description,
             connection: Some(t.connection.into()),
             labels: t.labels.into_iter().collect(),
-            credentials: t.credentials.into_iter().map(|(k, v)| (k, v.expose().to_owned())).collect(),
+            credentials: exposed(t.credentials),
         }
     }
 }
@@ -64,7 +80,7 @@ impl TryFrom<pb::NewTool> for NewTool {
             description: t.description,
             connection: required("tool.connection", t.connection)?.try_into()?,
             labels: t.labels.into_iter().collect(),
-            credentials: t.credentials.into_iter().map(|(k, v)| (k, Secret::new(v))).collect(),
+            credentials: secrets(t.credentials),
         })
     }
 }
@@ -80,6 +96,8 @@ impl From<Tool> for pb::Tool {
             has_credentials: t.has_credentials,
             created_at: t.created_at,
             updated_at: t.updated_at,
+            credentials_set_at: t.credentials_set_at,
+            version: t.version.to_string(),
         }
     }
 }
@@ -95,6 +113,8 @@ impl TryFrom<pb::Tool> for Tool {
             internal_url: t.internal_url,
             labels: t.labels.into_iter().collect(),
             has_credentials: t.has_credentials,
+            credentials_set_at: t.credentials_set_at,
+            version: parsed("tool.version", &t.version)?,
             created_at: t.created_at,
             updated_at: t.updated_at,
         })
@@ -176,6 +196,8 @@ impl From<ModelProvider> for pb::ModelProvider {
             models: p.models,
             labels: p.labels.into_iter().collect(),
             created_at: p.created_at,
+            updated_at: p.updated_at,
+            credentials_set_at: p.credentials_set_at,
         }
     }
 }
@@ -190,7 +212,74 @@ impl TryFrom<pb::ModelProvider> for ModelProvider {
             endpoint: p.endpoint,
             models: p.models,
             labels: p.labels.into_iter().collect(),
+            credentials_set_at: p.credentials_set_at,
             created_at: p.created_at,
+            updated_at: p.updated_at,
+        })
+    }
+}
+
+/// A provider to be registered as the message and the credentials beside it.
+pub fn new_provider_message(p: NewModelProvider) -> (pb::ModelProvider, HashMap<String, String>) {
+    let message = pb::ModelProvider {
+        name: p.name.into(),
+        provider: p.provider,
+        endpoint: p.endpoint,
+        models: p.models,
+        labels: p.labels.into_iter().collect(),
+        ..pb::ModelProvider::default()
+    };
+    (message, exposed(p.credentials))
+}
+
+/// The provider to be registered that [`new_provider_message`] wrote.
+pub fn new_provider(
+    message: Option<pb::ModelProvider>,
+    credentials: HashMap<String, String>,
+) -> Result<NewModelProvider> {
+    let p = required("model_provider", message)?;
+    Ok(NewModelProvider {
+        name: name("model_provider.name", &p.name)?,
+        provider: p.provider,
+        endpoint: p.endpoint,
+        models: p.models,
+        labels: p.labels.into_iter().collect(),
+        credentials: secrets(credentials),
+    })
+}
+
+impl From<IdentityProvider> for pb::IdentityProvider {
+    fn from(p: IdentityProvider) -> Self {
+        Self {
+            name: p.name.into(),
+            host: p.host,
+            issuer: p.issuer,
+            jwks_uri: p.jwks_uri,
+            audiences: p.audiences,
+            user_id_claim: p.user_id_claim,
+            allowed_domains: p.allowed_domains,
+            labels: p.labels.into_iter().collect(),
+            created_at: p.created_at,
+            updated_at: p.updated_at,
+        }
+    }
+}
+
+impl TryFrom<pb::IdentityProvider> for IdentityProvider {
+    type Error = Error;
+
+    fn try_from(p: pb::IdentityProvider) -> Result<Self> {
+        Ok(Self {
+            name: name("identity_provider.name", &p.name)?,
+            host: p.host,
+            issuer: p.issuer,
+            jwks_uri: p.jwks_uri,
+            audiences: p.audiences,
+            user_id_claim: p.user_id_claim,
+            allowed_domains: p.allowed_domains,
+            labels: p.labels.into_iter().collect(),
+            created_at: p.created_at,
+            updated_at: p.updated_at,
         })
     }
 }

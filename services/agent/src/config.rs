@@ -33,6 +33,10 @@ pub struct Config {
     pub agents_host: Option<String>,
     /// How many agents may be starting at the same time.
     pub concurrent_starts: usize,
+    /// How many superseded revisions of each agent are kept, to be rolled back to.
+    pub revisions: u32,
+    /// How many agents there may be.
+    pub max_agents: u32,
     /// Resource limits of each agent.
     pub limits: Limits,
     /// How much is kept of each agent's log.
@@ -57,6 +61,8 @@ impl Default for Config {
             agents_bind: Ipv4Addr::LOCALHOST.into(),
             agents_host: None,
             concurrent_starts: 4,
+            revisions: 10,
+            max_agents: 200,
             limits: Limits::default(),
             logs: LogLimits::default(),
             service_token_file: None,

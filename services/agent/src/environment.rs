@@ -86,7 +86,8 @@ impl Surroundings {
             set(format!("LLM_MODEL{}", role.env_suffix()), model.clone());
             set(format!("LLM_PROVIDER{}", role.env_suffix()), provider.clone());
         }
-        set("LLM_GATEWAY_URL".to_owned(), self.egress_url.clone());
+        // What the public runtime appends to it is `/chat/completions`.
+        set("LLM_GATEWAY_URL".to_owned(), format!("{}/v1", self.egress_url));
         set("OPENAI_BASE_URL".to_owned(), format!("{}/v1", self.egress_url));
         set("OPENAI_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
         set("ANTHROPIC_BASE_URL".to_owned(), self.egress_url.clone());
@@ -169,7 +170,7 @@ mod tests {
             ("LLM_PROVIDER", "openai"),
             ("LLM_MODEL_RERANKING", "rr"),
             ("LLM_PROVIDER_RERANKING", "own"),
-            ("LLM_GATEWAY_URL", "http://127.0.0.1:4000"),
+            ("LLM_GATEWAY_URL", "http://127.0.0.1:4000/v1"),
             ("OPENAI_BASE_URL", "http://127.0.0.1:4000/v1"),
             ("ANTHROPIC_BASE_URL", "http://127.0.0.1:4000"),
             ("ANTHROPIC_API_KEY", PLACEHOLDER_KEY),

@@ -51,6 +51,49 @@ impl GrpcAgentService {
         Ok(status.into())
     }
 
+    async fn derive_revision(&self, mut r: pb::DeriveRevisionRequest) -> Result<pb::DeriveRevisionResponse> {
+        let (operation, revision) = (operation(r.operation.take())?, parsed("revision_id", &r.revision_id)?);
+        let status = self.0.derive_revision(operation, revision, r.try_into()?).await?;
+        Ok(pb::DeriveRevisionResponse { status: Some(status.into()) })
+    }
+
+    async fn get_revision(&self, r: pb::GetRevisionRequest) -> Result<pb::GetRevisionResponse> {
+        let revision = self.0.get_revision(name("agent", &r.agent)?, parsed("revision", &r.revision)?).await?;
+        Ok(pb::GetRevisionResponse { revision: Some(revision.into()) })
+    }
+
+    async fn list_revisions(&self, r: pb::ListRevisionsRequest) -> Result<pb::ListRevisionsResponse> {
+        let before = r.before.map(|b| parsed("before", &b)).transpose()?;
+        let revisions = self.0.list_revisions(name("agent", &r.agent)?, before, r.limit).await?;
+        Ok(pb::ListRevisionsResponse { revisions: revisions.into_iter().map(Into::into).collect() })
+    }
+
+    async fn diff_revisions(&self, r: pb::DiffRevisionsRequest) -> Result<pb::DiffRevisionsResponse> {
+        let from = r.from.map(|f| parsed("from", &f)).transpose()?;
+        let diff = self.0.diff_revisions(name("agent", &r.agent)?, from, parsed("to", &r.to)?).await?;
+        Ok(diff.into())
+    }
+
+    async fn check_room(&self, r: pb::CheckRoomRequest) -> Result<pb::CheckRoomResponse> {
+        self.0.check_room(name("agent", &r.agent)?).await?;
+        Ok(pb::CheckRoomResponse {})
+    }
+
+    async fn stop_agent(&self, r: pb::StopAgentRequest) -> Result<pb::StopAgentResponse> {
+        let agent = self.0.stop_agent(operation(r.operation)?, name("name", &r.name)?).await?;
+        Ok(pb::StopAgentResponse { agent: Some(agent.into()) })
+    }
+
+    async fn start_agent(&self, r: pb::StartAgentRequest) -> Result<pb::StartAgentResponse> {
+        let agent = self.0.start_agent(operation(r.operation)?, name("name", &r.name)?).await?;
+        Ok(pb::StartAgentResponse { agent: Some(agent.into()) })
+    }
+
+    async fn restart_agent(&self, r: pb::RestartAgentRequest) -> Result<pb::RestartAgentResponse> {
+        let agent = self.0.restart_agent(operation(r.operation)?, name("name", &r.name)?).await?;
+        Ok(pb::RestartAgentResponse { agent: Some(agent.into()) })
+    }
+
     async fn switch_route(&self, r: pb::SwitchRouteRequest) -> Result<pb::SwitchRouteResponse> {
         let (agent, revision) = (name("agent", &r.agent)?, parsed("revision_id", &r.revision_id)?);
         let agent = self.0.switch_route(operation(r.operation)?, agent, revision).await?;
@@ -65,7 +108,8 @@ impl GrpcAgentService {
 
     async fn bind_tool(&self, r: pb::BindToolRequest) -> Result<pb::BindToolResponse> {
         let tool = required("tool", r.tool)?.try_into()?;
-        let agents = self.0.bind_tool(operation(r.operation)?, tool).await?;
+        let replaces = (!r.replaces.is_empty()).then_some(r.replaces);
+        let agents = self.0.bind_tool(operation(r.operation)?, tool, replaces).await?;
         Ok(pb::BindToolResponse { agents: agents.into_iter().map(Into::into).collect() })
     }
 
@@ -158,14 +202,22 @@ macro_rules! rpcs {
 rpcs! {
     resolve_image: ResolveImageRequest => ResolveImageResponse,
     start_revision: StartRevisionRequest => StartRevisionResponse,
+    derive_revision: DeriveRevisionRequest => DeriveRevisionResponse,
     switch_route: SwitchRouteRequest => SwitchRouteResponse,
     undo_start: UndoStartRequest => UndoStartResponse,
     bind_tool: BindToolRequest => BindToolResponse,
     get_agent: GetAgentRequest => GetAgentResponse,
     list_agents: ListAgentsRequest => ListAgentsResponse,
-    list_images_in_use: ListImagesInUseRequest => ListImagesInUseResponse,
     delete_agent: DeleteAgentRequest => DeleteAgentResponse,
     get_agent_logs: GetAgentLogsRequest => GetAgentLogsResponse,
     get_agent_metrics: GetAgentMetricsRequest => GetAgentMetricsResponse,
     ack_routes: AckRoutesRequest => AckRoutesResponse,
+    get_revision: GetRevisionRequest => GetRevisionResponse,
+    list_revisions: ListRevisionsRequest => ListRevisionsResponse,
+    diff_revisions: DiffRevisionsRequest => DiffRevisionsResponse,
+    list_images_in_use: ListImagesInUseRequest => ListImagesInUseResponse,
+    check_room: CheckRoomRequest => CheckRoomResponse,
+    stop_agent: StopAgentRequest => StopAgentResponse,
+    start_agent: StartAgentRequest => StartAgentResponse,
+    restart_agent: RestartAgentRequest => RestartAgentResponse,
 }

@@ -108,7 +108,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let database = dir.join("agent.db");
     Service::open(Parts {
-        store: store::Store::open(&database, deps.master_key.clone()).await?,
+        store: store::Store::open(&database, deps.master_key.clone(), keep(config)).await?,
         database,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
@@ -117,6 +117,21 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         lock,
     })
     .await
+}
+
+/// Seals anew, after a rotation of the master key, what old keys have sealed; for a service that does not run. Opening
+/// the service does it as well.
+pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
+    let dir = config.service_dir();
+    let locked = dir.clone();
+    let lock = tokio::task::spawn_blocking(move || DirLock::acquire(&locked)).await;
+    let _lock = lock.map_err(|e| Error::internal("locking the agents' directory", e))??;
+    store::Store::open(&dir.join("agent.db"), key.clone(), keep(config)).await?.close().await;
+    Ok(())
+}
+
+fn keep(config: &Config) -> store::Retention {
+    store::Retention { revisions: config.revisions, agents: config.max_agents }
 }
 
 fn process_config(config: &Config) -> ProcessConfig {

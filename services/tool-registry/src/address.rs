@@ -63,6 +63,7 @@ impl Addresses {
             scheme: self.public.scheme,
             auth_type: AuthType::None,
             api_key: None,
+            oauth2: None,
         }
     }
 }
@@ -137,7 +138,7 @@ mod tests {
         let at = |base_url: &str, port| {
             let scheme = if base_url.starts_with("https") { Scheme::Https } else { Scheme::Http };
             let base_url = base_url.to_owned();
-            with_port(&Connection { base_url, port, scheme, auth_type: AuthType::None, api_key: None })
+            with_port(&Connection { base_url, port, scheme, auth_type: AuthType::None, api_key: None, oauth2: None })
         };
         assert_eq!(at("https://a.example", 8443), "https://a.example:8443");
         assert_eq!(at("https://a.example/v1/", 8443), "https://a.example:8443/v1/");

@@ -1,10 +1,16 @@
 //! The gRPC face: messages to records, the call, records to messages. No decision is taken here.
 
 use hoistway_kit::grpc::{MAX_MESSAGE, to_status};
-use hoistway_model::{Operation, OperationId, Result, ToolRegistry, tool::ToolPlan};
+use hoistway_model::{
+    Operation, OperationId, Result, ToolRegistry,
+    tool::{ToolPlan, ToolUpdate},
+};
 use hoistway_proto::{
     common::v1 as common,
-    convert::{name, parsed, required},
+    convert::{
+        name, parsed, required,
+        tools::{new_provider, secrets},
+    },
     tools::v1::{
         self as pb,
         tool_registry_service_server::{ToolRegistryService as Service, ToolRegistryServiceServer},
@@ -85,6 +91,22 @@ impl GrpcToolRegistry {
         Ok(pb::ListToolsResponse { tools: tools.into_iter().map(Into::into).collect() })
     }
 
+    async fn update_tool(&self, r: pb::UpdateToolRequest) -> Result<pb::UpdateToolResponse> {
+        let version = match r.version.as_str() {
+            "" => None,
+            text => Some(parsed("version", text)?),
+        };
+        let update = ToolUpdate { tool: required("tool", r.tool)?.try_into()?, version };
+        let tool = self.0.update_tool(operation(r.operation)?, update).await?;
+        Ok(pb::UpdateToolResponse { tool: Some(tool.into()) })
+    }
+
+    async fn set_tool_credentials(&self, r: pb::SetToolCredentialsRequest) -> Result<pb::SetToolCredentialsResponse> {
+        let credentials = secrets(r.credentials);
+        let tool = self.0.set_tool_credentials(operation(r.operation)?, name("name", &r.name)?, credentials).await?;
+        Ok(pb::SetToolCredentialsResponse { tool: Some(tool.into()) })
+    }
+
     async fn delete_tool(&self, r: pb::DeleteToolRequest) -> Result<pb::DeleteToolResponse> {
         self.0.delete_tool(operation(r.operation)?, name("name", &r.name)?).await?;
         Ok(pb::DeleteToolResponse {})
@@ -94,9 +116,24 @@ impl GrpcToolRegistry {
         &self,
         r: pb::CreateModelProviderRequest,
     ) -> Result<pb::CreateModelProviderResponse> {
-        let provider = required("model_provider", r.model_provider)?.try_into()?;
+        let provider = new_provider(r.model_provider, r.credentials)?;
         let provider = self.0.create_model_provider(operation(r.operation)?, provider).await?;
         Ok(pb::CreateModelProviderResponse { model_provider: Some(provider.into()) })
+    }
+
+    async fn put_model_provider(&self, r: pb::PutModelProviderRequest) -> Result<pb::PutModelProviderResponse> {
+        let provider = new_provider(r.model_provider, r.credentials)?;
+        let put = self.0.put_model_provider(operation(r.operation)?, provider).await?;
+        Ok(pb::PutModelProviderResponse { model_provider: Some(put.value.into()), created: put.created })
+    }
+
+    async fn set_model_provider_credentials(
+        &self,
+        r: pb::SetModelProviderCredentialsRequest,
+    ) -> Result<pb::SetModelProviderCredentialsResponse> {
+        let (name, credentials) = (name("name", &r.name)?, secrets(r.credentials));
+        let provider = self.0.set_model_provider_credentials(operation(r.operation)?, name, credentials).await?;
+        Ok(pb::SetModelProviderCredentialsResponse { model_provider: Some(provider.into()) })
     }
 
     async fn get_model_provider(&self, r: pb::GetModelProviderRequest) -> Result<pb::GetModelProviderResponse> {
@@ -115,6 +152,39 @@ impl GrpcToolRegistry {
     ) -> Result<pb::DeleteModelProviderResponse> {
         self.0.delete_model_provider(operation(r.operation)?, name("name", &r.name)?).await?;
         Ok(pb::DeleteModelProviderResponse {})
+    }
+
+    async fn put_identity_provider(
+        &self,
+        r: pb::PutIdentityProviderRequest,
+    ) -> Result<pb::PutIdentityProviderResponse> {
+        let provider = required("identity_provider", r.identity_provider)?.try_into()?;
+        let put = self.0.put_identity_provider(operation(r.operation)?, provider).await?;
+        Ok(pb::PutIdentityProviderResponse { identity_provider: Some(put.value.into()), created: put.created })
+    }
+
+    async fn get_identity_provider(
+        &self,
+        r: pb::GetIdentityProviderRequest,
+    ) -> Result<pb::GetIdentityProviderResponse> {
+        let provider = self.0.get_identity_provider(name("name", &r.name)?).await?;
+        Ok(pb::GetIdentityProviderResponse { identity_provider: Some(provider.into()) })
+    }
+
+    async fn list_identity_providers(
+        &self,
+        _: pb::ListIdentityProvidersRequest,
+    ) -> Result<pb::ListIdentityProvidersResponse> {
+        let providers = self.0.list_identity_providers().await?;
+        Ok(pb::ListIdentityProvidersResponse { identity_providers: providers.into_iter().map(Into::into).collect() })
+    }
+
+    async fn delete_identity_provider(
+        &self,
+        r: pb::DeleteIdentityProviderRequest,
+    ) -> Result<pb::DeleteIdentityProviderResponse> {
+        self.0.delete_identity_provider(operation(r.operation)?, name("name", &r.name)?).await?;
+        Ok(pb::DeleteIdentityProviderResponse {})
     }
 
     async fn seed_starter_kit(&self, r: pb::SeedStarterKitRequest) -> Result<pb::SeedStarterKitResponse> {
@@ -155,5 +225,13 @@ rpcs! {
     get_model_provider: GetModelProviderRequest => GetModelProviderResponse,
     list_model_providers: ListModelProvidersRequest => ListModelProvidersResponse,
     delete_model_provider: DeleteModelProviderRequest => DeleteModelProviderResponse,
+    update_tool: UpdateToolRequest => UpdateToolResponse,
+    set_tool_credentials: SetToolCredentialsRequest => SetToolCredentialsResponse,
+    put_model_provider: PutModelProviderRequest => PutModelProviderResponse,
+    set_model_provider_credentials: SetModelProviderCredentialsRequest => SetModelProviderCredentialsResponse,
+    put_identity_provider: PutIdentityProviderRequest => PutIdentityProviderResponse,
+    get_identity_provider: GetIdentityProviderRequest => GetIdentityProviderResponse,
+    list_identity_providers: ListIdentityProvidersRequest => ListIdentityProvidersResponse,
+    delete_identity_provider: DeleteIdentityProviderRequest => DeleteIdentityProviderResponse,
     seed_starter_kit: SeedStarterKitRequest => SeedStarterKitResponse,
 }

@@ -1,9 +1,10 @@
-//! The tool registry: tools, model providers, which agent uses which tool, and the built-in echo tool.
+//! The tool registry: tools, model and identity providers, which agent uses which tool, and the built-in echo tool.
 //!
 //! [`serve`] is the whole service. A process that hosts several services calls [`open`], [`grpc`] and [`run`] itself
 //! and takes a local transport of the same server.
 
 mod address;
+mod check;
 pub mod config;
 pub mod echo;
 mod grpc;
@@ -73,6 +74,13 @@ impl Ports {
 /// `config`, so a port 0 in there must have become the real one.
 pub async fn open(config: &Config, deps: &Deps) -> Result<ToolRegistryService> {
     ToolRegistryService::open(config, deps.master_key.clone()).await
+}
+
+/// Seals anew, after a rotation of the master key, what old keys have sealed; for a service that does not run. Opening
+/// the service does it as well.
+pub async fn reseal(config: &Config, deps: &Deps) -> Result<()> {
+    open(config, deps).await?.close().await;
+    Ok(())
 }
 
 /// The gRPC server of any tool registry, with health and reflection.

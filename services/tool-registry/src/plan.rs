@@ -4,13 +4,14 @@
 use crate::{
     address::Addresses,
     record::{Content, StoredTool},
-    vault::Vault,
+    vault::{Holder, Sealed, Vault},
 };
 use hoistway_model::{
     Code, Error, Name, Result,
-    tool::{BoundTool, NewTool, ToolPlan},
+    tool::{BoundTool, Connection, NewTool, ToolPlan},
 };
 use std::collections::{BTreeMap, BTreeSet};
+use url::{Origin, Url};
 
 /// Everything that a decision depends on.
 #[derive(Debug, Default)]
@@ -36,7 +37,7 @@ pub(crate) struct Update {
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     /// Tools to insert, in the plan's order, with their sealed credentials.
-    pub(crate) create: Vec<(NewTool, Option<Vec<u8>>)>,
+    pub(crate) create: Vec<(NewTool, Option<Sealed>)>,
     /// Tools to update.
     pub(crate) update: Vec<Update>,
     /// Tools that another unsettled deploy created and that this one relies on too: its undo shall not delete them.
@@ -58,7 +59,7 @@ pub(crate) fn changes(snapshot: &Snapshot, plan: &ToolPlan, addresses: &Addresse
     for wanted in &plan.create {
         let prefixed = |e: Error| e.prefixed(&format!("failed to create tool \"{}\": ", wanted.name));
         let Some(have) = snapshot.tools.get(&wanted.name) else {
-            let sealed = vault.seal(&wanted.name, &wanted.credentials).map_err(prefixed)?;
+            let sealed = vault.seal(Holder::Tool(&wanted.name), &wanted.credentials).map_err(prefixed)?;
             changes.create.push((wanted.clone(), sealed));
             continue;
         };
@@ -86,15 +87,16 @@ fn redefined(
 ) -> Result<Option<Content>> {
     let shown = addresses.public(&have.content);
     let mut connection = wanted.connection.clone();
-    if connection.api_key.is_none() && connection.auth_type == shown.auth_type {
+    if connection.auth_type == shown.auth_type {
         // A deploy cannot say where a key goes, so it does not mean to take away what was said elsewhere.
-        connection.api_key = shown.api_key.clone();
+        connection.api_key = connection.api_key.or_else(|| shown.api_key.clone());
+        connection.oauth2 = connection.oauth2.or_else(|| shown.oauth2.clone());
     }
     let mut content = have.content.clone();
     if connection != shown {
         if have.content.credentials.is_some() {
             let text = "it is registered with another endpoint or authentication and holds credentials; \
-                        delete it first, or deploy the registered definition";
+                        change it with PUT /api/tools/NAME, or deploy the registered definition";
             return Err(Error::new(Code::Conflict, text));
         }
         if let Some(others) = others.filter(|others| !others.is_empty()) {
@@ -108,9 +110,9 @@ fn redefined(
         (content.connection, content.builtin) = (connection, None);
     }
     if content.credentials.is_none() {
-        content.credentials = vault.seal(&wanted.name, &wanted.credentials)?;
-    } else if !wanted.credentials.is_empty() && !vault.holds(have, &wanted.credentials)? {
-        return Err(Error::new(Code::Conflict, "it holds other credentials; delete it first to replace them"));
+        content.credentials = vault.seal(Holder::Tool(&wanted.name), &wanted.credentials)?;
+    } else if !wanted.credentials.is_empty() && !holds(have, wanted, vault)? {
+        return Err(Error::new(Code::Conflict, "it holds other credentials; PUT /api/tools/NAME/credentials first"));
     }
     content.description.clone_from(&wanted.description);
     Ok((content != have.content).then_some(content))
@@ -131,19 +133,66 @@ pub(crate) fn completed(
     if shown.api_key.is_none() {
         adjusted.api_key.clone_from(&wanted.connection.api_key);
     }
+    // Whoever names the place that a stored secret goes to must know the secret.
+    if shown.oauth2.is_none() && (have.content.credentials.is_none() || !wanted.credentials.is_empty()) {
+        adjusted.oauth2.clone_from(&wanted.connection.oauth2);
+    }
     let same =
         have.content.description == wanted.description && have.labels == wanted.labels && adjusted == wanted.connection;
     if !same {
-        return Err(exists("another definition"));
+        return Err(exists(&format!("another definition; PUT /api/tools/{} changes it", wanted.name)));
     }
     let mut content = have.content.clone();
-    content.connection.api_key = adjusted.api_key;
+    (content.connection.api_key, content.connection.oauth2) = (adjusted.api_key, adjusted.oauth2);
     if content.credentials.is_none() {
-        content.credentials = vault.seal(&wanted.name, &wanted.credentials)?;
-    } else if !wanted.credentials.is_empty() && !vault.holds(have, &wanted.credentials)? {
-        return Err(exists("other credentials; delete it first to replace them"));
+        content.credentials = vault.seal(Holder::Tool(&wanted.name), &wanted.credentials)?;
+    } else if !wanted.credentials.is_empty() && !holds(have, wanted, vault)? {
+        let path = format!("/api/tools/{}/credentials", wanted.name);
+        return Err(exists(&format!("other credentials; PUT {path} replaces them")));
     }
     Ok((content != have.content).then_some(content))
+}
+
+/// The content of a tool after its owner has changed it.
+pub(crate) fn replaced(have: &StoredTool, wanted: &NewTool, addresses: &Addresses, vault: &Vault) -> Result<Content> {
+    let shown = addresses.public(&have.content);
+    let mut content = have.content.clone();
+    if wanted.connection != shown {
+        let stays = content.credentials.is_some() && wanted.credentials.is_empty();
+        if stays && destinations(&wanted.connection) != destinations(&shown) {
+            return Err(would_leak("tool", "/api/tools", &wanted.name));
+        }
+        (content.connection, content.builtin) = (wanted.connection.clone(), None);
+    }
+    if !wanted.credentials.is_empty() && !holds(have, wanted, vault)? {
+        content.credentials = vault.seal(Holder::Tool(&wanted.name), &wanted.credentials)?;
+    }
+    content.description.clone_from(&wanted.description);
+    Ok(content)
+}
+
+fn holds(have: &StoredTool, wanted: &NewTool, vault: &Vault) -> Result<bool> {
+    vault.holds(Holder::Tool(&have.name), have.content.credentials.as_ref(), &wanted.credentials)
+}
+
+/// A change that would tell a stored credential to somebody whom it was not given for.
+pub(crate) fn would_leak(kind: &str, path: &str, name: &Name) -> Error {
+    let text = format!(
+        "{kind} \"{name}\" holds credentials, which this change would send to another host or use in another way; \
+         give them again in the same call, or take them away first (DELETE {path}/{name}/credentials)"
+    );
+    Error::new(Code::Conflict, text)
+}
+
+/// Who gets to see a tool's credentials, and as what.
+fn destinations(at: &Connection) -> (&'static str, Option<Origin>, u16, Option<Origin>) {
+    let tokens = at.oauth2.as_ref().and_then(|o| origin(&o.token_url));
+    (at.auth_type.as_str(), origin(&at.base_url), at.port, tokens)
+}
+
+/// Scheme, host and port of a URL; nothing for what is none.
+pub(crate) fn origin(url: &str) -> Option<Origin> {
+    Url::parse(url).ok().map(|url| url.origin())
 }
 
 /// Where each required tool is once `changes` are made.

@@ -1,6 +1,6 @@
 //! A tool as the store keeps it: what [`hoistway_model::tool::Tool`] shows, and what undoing needs to know.
 
-use crate::address::Addresses;
+use crate::{address::Addresses, vault::Sealed};
 use hoistway_model::{
     Name, OperationId,
     tool::{Connection, Tool},
@@ -36,7 +36,7 @@ pub(crate) struct Content {
     pub(crate) connection: Connection,
     pub(crate) builtin: Option<Builtin>,
     /// Sealed under the master key.
-    pub(crate) credentials: Option<Vec<u8>>,
+    pub(crate) credentials: Option<Sealed>,
 }
 
 /// One row of the tools.
@@ -62,6 +62,8 @@ impl StoredTool {
             connection: addresses.public(&self.content),
             internal_url: addresses.internal(&self.content),
             has_credentials: self.content.credentials.is_some(),
+            credentials_set_at: self.content.credentials.map(|sealed| sealed.set_at),
+            version: self.written_by,
             description: self.content.description,
             name: self.name,
             labels: self.labels,

@@ -2,6 +2,9 @@
 
 use crate::{
     address::Addresses,
+    check::{
+        MAX_PLAN, at_most, check_identity, check_plan, check_provider, check_tool, provider_fits, shapes, tool_fits,
+    },
     config::{Config, SERVICE},
     store::Store,
     vault::Vault,
@@ -9,23 +12,16 @@ use crate::{
 use async_trait::async_trait;
 use hoistway_kit::{fs::DirLock, secrets::MasterKey, time::now_ms};
 use hoistway_model::{
-    Error, Name, Operation, OperationId, Result, ToolRegistry,
-    tool::{AppliedTools, DEMO_LABEL, MODEL_PROVIDERS, ModelProvider, NewTool, Resolved, Tool, ToolPlan},
+    Error, Name, Operation, OperationId, Result, Secret, ToolRegistry,
+    tool::{
+        AppliedTools, DEMO_LABEL, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan,
+        ToolUpdate, Upserted,
+    },
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// The tools of one deploy.
-const MAX_PLAN: usize = 256;
-/// Bytes of a description, a URL or another text of a record.
-const MAX_TEXT: usize = 64 << 10;
-/// Models of a provider, labels and credentials of a record.
-const MAX_MEMBERS: usize = 256;
 /// How long answers are kept for repetitions; deploys end long before.
 const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 const PURGE_EVERY: Duration = Duration::from_secs(60 * 60);
@@ -128,13 +124,49 @@ impl ToolRegistry for ToolRegistryService {
         self.store.list_tools().await
     }
 
+    async fn update_tool(&self, operation: Operation, update: ToolUpdate) -> Result<Tool> {
+        check_tool("", &update.tool)?;
+        self.store.update_tool(&operation, &update).await
+    }
+
+    async fn set_tool_credentials(
+        &self,
+        operation: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<Tool> {
+        shapes("credentials", &credentials)?;
+        let fits = |at: &_| tool_fits("credentials", at, &credentials);
+        self.store.set_tool_credentials(&operation, &name, &credentials, fits).await
+    }
+
     async fn delete_tool(&self, operation: Operation, name: Name) -> Result<()> {
         self.store.delete_tool(&operation, &name).await
     }
 
-    async fn create_model_provider(&self, operation: Operation, provider: ModelProvider) -> Result<ModelProvider> {
+    async fn create_model_provider(&self, operation: Operation, provider: NewModelProvider) -> Result<ModelProvider> {
         check_provider(&provider)?;
         self.store.create_provider(&operation, provider).await
+    }
+
+    async fn put_model_provider(
+        &self,
+        operation: Operation,
+        provider: NewModelProvider,
+    ) -> Result<Upserted<ModelProvider>> {
+        check_provider(&provider)?;
+        self.store.put_provider(&operation, provider).await
+    }
+
+    async fn set_model_provider_credentials(
+        &self,
+        operation: Operation,
+        name: Name,
+        credentials: BTreeMap<String, Secret>,
+    ) -> Result<ModelProvider> {
+        shapes("credentials", &credentials)?;
+        let fits = |provider: &str| provider_fits("credentials", provider, &credentials);
+        self.store.set_provider_credentials(&operation, &name, &credentials, fits).await
     }
 
     async fn get_model_provider(&self, name: Name) -> Result<ModelProvider> {
@@ -149,6 +181,27 @@ impl ToolRegistry for ToolRegistryService {
         self.store.delete_provider(&operation, &name).await
     }
 
+    async fn put_identity_provider(
+        &self,
+        operation: Operation,
+        provider: IdentityProvider,
+    ) -> Result<Upserted<IdentityProvider>> {
+        check_identity(&provider)?;
+        self.store.put_identity_provider(&operation, provider).await
+    }
+
+    async fn get_identity_provider(&self, name: Name) -> Result<IdentityProvider> {
+        self.store.get_identity_provider(&name).await
+    }
+
+    async fn list_identity_providers(&self) -> Result<Vec<IdentityProvider>> {
+        self.store.list_identity_providers().await
+    }
+
+    async fn delete_identity_provider(&self, operation: Operation, name: Name) -> Result<()> {
+        self.store.delete_identity_provider(&operation, &name).await
+    }
+
     async fn seed_starter_kit(&self, operation: Operation) -> Result<()> {
         let labels = BTreeMap::from([(DEMO_LABEL.to_owned(), "true".to_owned())]);
         let echo = NewTool {
@@ -158,83 +211,14 @@ impl ToolRegistry for ToolRegistryService {
             labels: labels.clone(),
             credentials: BTreeMap::new(),
         };
-        let llm = ModelProvider {
+        let llm = NewModelProvider {
             name: Name::parse("name", "playground-llm")?,
             provider: "openai".to_owned(),
             endpoint: String::new(),
             models: vec!["gpt-4o-mini".to_owned()],
             labels,
-            created_at: 0,
+            credentials: BTreeMap::new(),
         };
         self.store.seed(&operation, &echo, llm).await
     }
-}
-
-/// Errors name the fields of the public API, where these records come from.
-fn check_plan(plan: &ToolPlan) -> Result<()> {
-    at_most("tools_to_create", plan.create.len(), MAX_PLAN)?;
-    at_most("required_tools", plan.bind.len(), MAX_PLAN)?;
-    let mut names = BTreeSet::new();
-    for (i, tool) in plan.create.iter().enumerate() {
-        check_tool(&format!("tools_to_create[{i}]."), tool)?;
-        if !names.insert(&tool.name) {
-            return Err(Error::field(format!("tools_to_create[{i}].name"), "is named before in the same call"));
-        }
-    }
-    Ok(())
-}
-
-fn check_tool(prefix: &str, tool: &NewTool) -> Result<()> {
-    let field = |member: &str| format!("{prefix}{member}");
-    if tool.connection.base_url.trim().is_empty() {
-        return Err(Error::field(field("base_url"), "is required"));
-    }
-    if tool.connection.port == 0 {
-        return Err(Error::field(field("port"), "must be 1 to 65535"));
-    }
-    bounded(&field("base_url"), &tool.connection.base_url)?;
-    bounded(&field("description"), &tool.description)?;
-    for text in tool.connection.api_key.iter().flat_map(|k| [&k.location, &k.name, &k.value_prefix]) {
-        bounded(&field("authentication"), text)?;
-    }
-    check_labels(&field("labels"), &tool.labels)?;
-    at_most(&field("credentials"), tool.credentials.len(), MAX_MEMBERS)?;
-    for (key, secret) in &tool.credentials {
-        bounded(&field("credentials"), key)?;
-        bounded(&field("credentials"), secret.expose())?;
-    }
-    Ok(())
-}
-
-fn check_provider(provider: &ModelProvider) -> Result<()> {
-    if !MODEL_PROVIDERS.contains(&provider.provider.as_str()) {
-        let shown: String = provider.provider.chars().take(64).collect();
-        let text = format!("\"{}\" is not one of {}", shown.escape_debug(), MODEL_PROVIDERS.join(", "));
-        return Err(Error::field("provider", text));
-    }
-    bounded("endpoint", &provider.endpoint)?;
-    at_most("models", provider.models.len(), MAX_MEMBERS)?;
-    for model in &provider.models {
-        bounded("models", model)?;
-    }
-    check_labels("labels", &provider.labels)
-}
-
-fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<()> {
-    at_most(field, labels.len(), MAX_MEMBERS)?;
-    labels.iter().flat_map(|(key, value)| [key, value]).try_for_each(|text| bounded(field, text))
-}
-
-fn bounded(field: &str, text: &str) -> Result<()> {
-    if text.len() > MAX_TEXT {
-        return Err(Error::field(field, format!("is longer than {MAX_TEXT} bytes")));
-    }
-    Ok(())
-}
-
-fn at_most(field: &str, count: usize, maximum: usize) -> Result<()> {
-    if count > maximum {
-        return Err(Error::field(field, format!("has {count} members; at most {maximum} are allowed")));
-    }
-    Ok(())
 }

@@ -38,30 +38,50 @@ pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<(Strin
 }
 
 fn one(mut item: Object, warnings: &mut Vec<String>) -> Result<(String, LlmConfig)> {
-    let provider = item.required("provider")?;
+    let given = item.required("provider")?;
     let model = item.required("model")?;
-    let role = match item.text("role")? {
-        None => LlmRole::Chat,
-        Some(text) => LlmRole::parse(text.trim()).ok_or_else(|| {
-            let roles = LlmRole::ALL.map(LlmRole::as_str).join(", ");
-            Error::field(item.path_of("role"), format!("\"{}\" is not one of {roles}", short(&text)))
-        })?,
-    };
+    let role = role(&mut item)?;
+    check_model(&item, &model)?;
+    let provider = provider(&item.path_of("provider"), &given)?;
+    let path = item.path().to_owned();
+    item.finish(warnings);
+    Ok((path, LlmConfig { role, provider, model }))
+}
+
+/// What the model is used for.
+pub fn role(item: &mut Object) -> Result<LlmRole> {
+    let Some(text) = item.text("role")? else { return Ok(LlmRole::Chat) };
+    LlmRole::parse(text.trim()).ok_or_else(|| {
+        let roles = LlmRole::ALL.map(LlmRole::as_str).join(", ");
+        Error::field(item.path_of("role"), format!("\"{}\" is not one of {roles}", short(&text)))
+    })
+}
+
+/// The model's identifier.
+pub fn model(item: &mut Object) -> Result<String> {
+    let model = item.required("model")?;
+    check_model(item, &model)?;
+    Ok(model)
+}
+
+fn check_model(item: &Object, model: &str) -> Result<()> {
     if model.len() > MAX_MODEL || model.contains(char::is_control) {
         let message = format!("must be at most {MAX_MODEL} bytes without control characters");
         return Err(Error::field(item.path_of("model"), message));
     }
-    let provider = match MODEL_PROVIDERS.into_iter().find(|known| known.eq_ignore_ascii_case(&provider)) {
-        Some(known) => known.to_owned(),
+    Ok(())
+}
+
+/// One of the known four in its own spelling, or what may be a registered provider's name.
+pub fn provider(path: &str, given: &str) -> Result<String> {
+    match MODEL_PROVIDERS.into_iter().find(|known| known.eq_ignore_ascii_case(given)) {
+        Some(known) => Ok(known.to_owned()),
         // No provider can be registered under what is not a name, so that needs no look-up.
-        None => match hoistway_model::Name::parse("provider", &provider) {
-            Ok(name) => name.into(),
-            Err(_) => return Err(unknown_provider(&item.path_of("provider"), &provider)),
+        None => match hoistway_model::Name::parse("provider", given) {
+            Ok(name) => Ok(name.into()),
+            Err(_) => Err(unknown_provider(path, given)),
         },
-    };
-    let path = item.path().to_owned();
-    item.finish(warnings);
-    Ok((path, LlmConfig { role, provider, model }))
+    }
 }
 
 /// Whether the provider is one that needs no registration.

@@ -183,6 +183,7 @@ impl<'a> Tool<'a> {
                 scheme: self.scheme.parse::<Scheme>().map_err(wrong)?,
                 auth_type: self.auth_type.parse::<AuthType>().map_err(wrong)?,
                 api_key: None,
+                oauth2: None,
             },
             labels: BTreeMap::new(),
             credentials: BTreeMap::new(),

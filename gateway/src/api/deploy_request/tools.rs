@@ -4,7 +4,10 @@ use crate::api::{
     connection::Given,
     json::{self, Object, complaint, short},
 };
-use hoistway_model::{Error, Name, Result, tool::NewTool};
+use hoistway_model::{
+    Error, Name, Result,
+    tool::{NewTool, Resolved},
+};
 use std::collections::BTreeMap;
 
 /// The longest description.
@@ -30,7 +33,7 @@ pub fn begin(root: &mut Object) -> Result<Vec<Begun>> {
 }
 
 /// The reference's complaint, with the place in the details.
-pub fn missing(tool: &Object, key: &str) -> Error {
+fn missing(tool: &Object, key: &str) -> Error {
     let path = tool.path_of(key);
     let details = [format!("{path} is missing")];
     complaint(&path, "tool name and base_url are required").with_details(details)
@@ -45,30 +48,29 @@ pub fn finish(begun: Vec<Begun>, warnings: &mut Vec<String>) -> Result<Vec<NewTo
         if tools.iter().any(|other| other.name == name) {
             return Err(Error::field(path, format!("\"{name}\" is given twice")));
         }
-        let description = description(&mut rest)?;
+        let text = rest.string("description")?.unwrap_or_default();
+        description(&rest.path_of("description"), &text)?;
         let given = Given {
             base_url: (rest.path_of("base_url"), base_url),
             auth_type: (rest.path_of("auth_type"), rest.string("auth_type")?),
             port: (rest.path_of("port"), rest.integer("port")?),
             scheme: (rest.path_of("scheme"), rest.string("scheme")?),
-            api_key: None,
         };
         let connection = given.check()?;
         rest.finish(warnings);
         let (labels, credentials) = (BTreeMap::new(), BTreeMap::new());
-        tools.push(NewTool { name, description, connection, labels, credentials });
+        tools.push(NewTool { name, description: text, connection, labels, credentials });
     }
     Ok(tools)
 }
 
-/// A tool's description, which may be absent.
-pub fn description(tool: &mut Object) -> Result<String> {
-    let text = tool.string("description")?.unwrap_or_default();
+/// A tool's description is not too long.
+pub fn description(path: &str, text: &str) -> Result<()> {
     if text.len() > MAX_DESCRIPTION {
         let message = format!("{} bytes are too many, {MAX_DESCRIPTION} is the limit", text.len());
-        return Err(Error::field(tool.path_of("description"), message));
+        return Err(Error::field(path, message));
     }
-    Ok(text)
+    Ok(())
 }
 
 /// The required tools without repetitions, each with the path of its first mention.
@@ -83,6 +85,17 @@ pub fn required(root: &mut Object) -> Result<Vec<(String, Name)>> {
         merged.push((path, name));
     }
     Ok(merged)
+}
+
+/// What to say about a required tool that nobody registered.
+pub fn unregistered(name: &Name) -> String {
+    let later = "the agent cannot use it before it is; then it is bound by itself";
+    format!("no tool \"{name}\" is registered: {later}")
+}
+
+/// The same about each such tool among those that were looked up.
+pub fn not_registered(resolved: &Resolved) -> impl Iterator<Item = String> {
+    resolved.tools.iter().filter(|tool| tool.url.is_none()).map(|tool| unregistered(&tool.name))
 }
 
 /// What to say about tools that are registered and not bound.

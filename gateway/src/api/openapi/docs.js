@@ -177,9 +177,10 @@ function limits(schema) {
   if (several?.length && several.length < 12) parts.push("one of ", ...several.flatMap((each, i) => [i ? ", " : "", code(each)]));
   if (schema.const !== undefined) parts.push("always ", code(schema.const));
   if (schema.default !== undefined && schema.default !== null) parts.push(parts.length ? " · default " : "default ", code(schema.default));
-  const range = [["minimum", "at least"], ["maximum", "at most"], ["maxLength", "at most characters:"], ["maxItems", "at most entries:"]];
-  for (const [key, text] of range) {
-    if (schema[key] !== undefined) parts.push(`${parts.length ? " · " : ""}${text} ${schema[key]}`);
+  const range = [["minimum", "at least", ""], ["maximum", "at most", ""], ["maxLength", "at most", " characters"],
+    ["maxItems", "at most", " entries"]];
+  for (const [key, text, what] of range) {
+    if (schema[key] !== undefined) parts.push(`${parts.length ? " · " : ""}${text} ${schema[key]}${what}`);
   }
   return parts.length ? [element("p", { class: "hint" }, ...parts)] : [];
 }

@@ -8,7 +8,7 @@ pub async fn run(ctx: &Context<'_>) -> Result<()> {
     for (name, id) in &output.rebind {
         let tool = ctx.services.tools.get_tool(name.clone()).await?;
         let bound = BoundTool { name: name.clone(), url: Some(tool.internal_url) };
-        ctx.services.agents.bind_tool(Operation::of(ctx.id, *id), bound).await?;
+        ctx.services.agents.bind_tool(Operation::of(ctx.id, *id), bound, None).await?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ pub mod start;
 pub mod switch;
 pub mod tools;
 
-use crate::{api::deploy_request::DeployRequest, saga::log::Log};
+use crate::{api::deploy_request::DeployRequest, saga::log::Log, work::Work};
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{AgentService, BuildService, DeploymentId, Operation, OperationId, ToolRegistry, tool::ToolPlan};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub struct Context<'a> {
     pub services: &'a Services,
     pub key: &'a MasterKey,
     pub id: DeploymentId,
-    pub request: &'a DeployRequest,
+    pub work: &'a Work,
     pub log: &'a Log,
 }
 
@@ -36,6 +36,18 @@ impl Context<'_> {
     /// The operation `id` on behalf of this deployment.
     fn operation(&self, id: OperationId) -> Operation {
         Operation::of(self.id, id)
+    }
+
+    /// The tools to make sure of and those to bind: a deploy says so itself, others have what the plan found.
+    fn tool_plan(&self) -> ToolPlan {
+        match self.work {
+            Work::Deploy(request) => tool_plan(request),
+            Work::Rollback(_) | Work::Config(_) => ToolPlan {
+                agent: self.work.agent().clone(),
+                create: Vec::new(),
+                bind: self.log.tools.iter().flat_map(|found| &found.tools).map(|tool| tool.name.clone()).collect(),
+            },
+        }
     }
 }
 

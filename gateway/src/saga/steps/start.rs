@@ -1,39 +1,71 @@
 //! Starts the new revision beside the serving one.
 
 use super::Context;
-use crate::{api::deploy_request::Source, saga::plan};
+use crate::{
+    api::deploy_request::{DeployRequest, Source},
+    saga::plan,
+    work::Work,
+};
 use hoistway_model::{
     Code, Error, Result,
     agent::{AgentSpec, RevisionStatus},
     build::BuiltImage,
     image::{ImageRef, StoredImage},
+    revision::{Derivation, SpecChanges},
 };
 
 pub async fn run(ctx: &Context<'_>) -> Result<RevisionStatus> {
-    let operation = ctx.operation(ctx.log.ids.start);
-    let spec = spec(ctx)?;
-    // An image that was built stays by itself for as long as this takes; one that somebody pushed may be deleted.
-    if spec.build_id.is_none()
-        && let Some(image) = StoredImage::of(&spec.image, None)
-    {
-        let kept = ctx.services.builds.keep_images(vec![image]).await;
-        kept.map_err(|e| e.prefixed("failed to create agent: "))?;
+    let (operation, revision) = (ctx.operation(ctx.log.ids.start), ctx.log.ids.revision);
+    let agents = &ctx.services.agents;
+    let started = match ctx.work {
+        Work::Deploy(request) => {
+            let spec = spec(ctx, request)?;
+            keep(ctx, &spec).await.map_err(|e| e.prefixed(ctx.work.failed()))?;
+            agents.start_revision(operation, revision, spec).await
+        }
+        // What a kept revision names stays by itself.
+        Work::Rollback(_) | Work::Config(_) => agents.derive_revision(operation, revision, derivation(ctx)?).await,
+    };
+    started.map_err(|e| e.prefixed(ctx.work.failed()))
+}
+
+/// An image that was built stays by itself for as long as this takes; one that somebody pushed may be deleted.
+async fn keep(ctx: &Context<'_>, spec: &AgentSpec) -> Result<()> {
+    match StoredImage::of(&spec.image, None) {
+        Some(image) if spec.build_id.is_none() => ctx.services.builds.keep_images(vec![image]).await,
+        _ => Ok(()),
     }
-    ctx.services
-        .agents
-        .start_revision(operation, ctx.log.ids.revision, spec)
-        .await
-        .map_err(|e| e.prefixed("failed to create agent: "))
 }
 
 pub async fn undo(ctx: &Context<'_>) -> Result<()> {
     let ids = &ctx.log.ids;
-    ctx.services.agents.undo_start(ids.start, ctx.request.agent.clone(), ids.revision).await
+    ctx.services.agents.undo_start(ids.start, ctx.work.agent().clone(), ids.revision).await
+}
+
+/// What the new revision has instead of the one that it is made of. The agent service has the rest, and keeps it.
+fn derivation(ctx: &Context<'_>) -> Result<Derivation> {
+    let log = ctx.log;
+    let (from, _) = log.from.ok_or_else(|| Error::new(Code::Internal, "the plan names no revision to begin with"))?;
+    let tools = log.tools.as_ref().map(|t| t.tools.iter().cloned().map(Into::into).collect());
+    let changes = match ctx.work {
+        Work::Config(change) => SpecChanges {
+            image: None,
+            system_prompt: change.system_prompt.clone(),
+            tools,
+            llm: change.llm.clone(),
+            identity_provider: change.identity_provider.clone(),
+            // No deploy has made it, so none finds it unchanged.
+            fingerprint: Some(ctx.key.fingerprint("revision", log.ids.revision.to_string().as_bytes())),
+        },
+        // A deploy that made the earlier revision finds itself unchanged.
+        _ => SpecChanges { tools, ..SpecChanges::default() },
+    };
+    Ok(Derivation { agent: ctx.work.agent().clone(), from, reason: ctx.work.reason(), changes })
 }
 
 /// The revision that the request and the earlier steps make.
-fn spec(ctx: &Context<'_>) -> Result<AgentSpec> {
-    let (request, log) = (ctx.request, ctx.log);
+fn spec(ctx: &Context<'_>, request: &DeployRequest) -> Result<AgentSpec> {
+    let log = ctx.log;
     let (image, built) = match (&request.source, &log.image) {
         (Source::Image(image), _) => (ImageRef { digest: log.image_digest.or(image.digest), ..image.clone() }, None),
         (Source::Files(_), Some(built)) => {

@@ -5,10 +5,10 @@ use super::Context;
 use hoistway_model::Result;
 
 pub async fn run(ctx: &Context<'_>) -> Result<()> {
-    let (ids, agent) = (&ctx.log.ids, &ctx.request.agent);
+    let (ids, agent) = (&ctx.log.ids, ctx.work.agent());
     if ctx.log.changes_agent {
         let switched = ctx.services.agents.switch_route(ctx.operation(ids.switch), agent.clone(), ids.revision);
-        switched.await.map_err(|e| e.prefixed("failed to create agent: "))?;
+        switched.await.map_err(|e| e.prefixed(ctx.work.failed()))?;
     }
     if ctx.log.changes_tools {
         let settled = ctx.services.tools.settle_tools(agent.clone(), ids.tools).await;

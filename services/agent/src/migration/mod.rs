@@ -1,10 +1,11 @@
 //! The schema, forward only: a migration that was released is never changed.
 
 mod m0002_agents;
+mod m0003_revisions;
 
 use hoistway_kit::{db::Migrations, operations};
 
 /// Every migration, in order.
 pub(crate) fn all() -> Migrations {
-    vec![Box::new(operations::Migration), Box::new(m0002_agents::Migration)]
+    vec![Box::new(operations::Migration), Box::new(m0002_agents::Migration), Box::new(m0003_revisions::Migration)]
 }

@@ -1,15 +1,11 @@
-//! Giving agents the URL of a tool that was registered after they were deployed.
+//! Giving agents the URL of a tool that was registered, or moved, after they were deployed.
 
-use super::{
-    Service,
-    start::{Start, new_revision},
-};
-use crate::store::Revision;
+use super::Service;
 use futures_util::{StreamExt, stream};
 use hoistway_kit::time::now_ms;
-use hoistway_model::{Code, Digest, Error, Name, Operation, Result, RevisionId, agent::AgentSpec, tool::BoundTool};
+use hoistway_model::{Digest, Error, Name, Operation, Result, RevisionId, agent::AgentSpec, tool::BoundTool};
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, MutexGuard, PoisonError},
 };
 
@@ -18,26 +14,55 @@ const AT_ONCE: usize = 4;
 /// A deploy that is switched to now may have looked its tools up so long ago.
 const LATELY_MS: i64 = 15 * 60 * 1000;
 
+/// A tool's URL, for those who lack one or have an older one.
+#[derive(Debug, Clone)]
+pub(super) struct Binding {
+    url: String,
+    /// What the tool's URL was before. One that is neither this nor absent may be newer, and is left.
+    replaces: BTreeSet<String>,
+    at: i64,
+}
+
+impl Binding {
+    fn is_wanted(&self, spec: &AgentSpec, tool: &Name) -> bool {
+        spec.tools.iter().any(|t| t.name == *tool && self.is_newer(t.url.as_ref()))
+    }
+
+    fn is_newer(&self, url: Option<&String>) -> bool {
+        url.is_none_or(|url| self.replaces.contains(url))
+    }
+}
+
+type Bindings = HashMap<Name, Binding>;
+
 impl Service {
-    pub(super) async fn bind(self: Arc<Self>, operation: Operation, tool: BoundTool) -> Result<Vec<Name>> {
+    pub(super) async fn bind(
+        self: Arc<Self>,
+        operation: Operation,
+        tool: BoundTool,
+        replaces: Option<String>,
+    ) -> Result<Vec<Name>> {
         let url = tool.url.clone().ok_or_else(|| Error::field("tool.url", "is required"))?;
-        let payload = Digest::of(format!("{} {url}", tool.name).as_bytes());
+        let payload = match &replaces {
+            None => Digest::of(format!("{} {url}", tool.name).as_bytes()),
+            Some(old) => Digest::of(format!("{} {url} {old}", tool.name).as_bytes()),
+        };
         if let Some(names) = self.store.bind_begin(&operation, payload).await? {
             return Ok(names);
         }
-        self.lately_bound().insert(tool.name.clone(), (url, now_ms()));
+        let binding = self.remember(&tool.name, url, replaces);
         let mut wanting = Vec::new();
         for agent in self.store.agents().await? {
             if let Some(desired) = &agent.desired
                 && let Some(revision) = self.store.revision(desired).await?
-                && lacks(&revision.spec, &tool.name)
+                && binding.is_wanted(&revision.spec, &tool.name)
             {
                 wanting.push(agent.name);
             }
         }
         let mut names: Vec<Name> = stream::iter(wanting)
             .map(|name| {
-                let (service, tools) = (Arc::clone(&self), vec![tool.clone()]);
+                let (service, tools) = (Arc::clone(&self), Bindings::from([(tool.name.clone(), binding.clone())]));
                 async move { service.rebind(&name, &tools).await.then_some(name) }
             })
             .buffer_unordered(AT_ONCE)
@@ -52,12 +77,12 @@ impl Service {
     /// Binds what was registered while a revision that has just been switched to was on its way.
     pub(super) fn bind_late(self: &Arc<Self>, name: &Name, id: &RevisionId) {
         let Some(keeper) = self.keeper(id) else { return };
-        let tools: Vec<BoundTool> = {
+        let tools: Bindings = {
             let mut lately = self.lately_bound();
-            lately.retain(|_, (_, at)| *at > now_ms() - LATELY_MS);
+            lately.retain(|_, binding| binding.at > now_ms() - LATELY_MS);
             let spec = &keeper.revision.spec;
-            let late = lately.iter().filter(|(tool, _)| lacks(spec, tool));
-            late.map(|(tool, (url, _))| BoundTool { name: tool.clone(), url: Some(url.clone()) }).collect()
+            let late = lately.iter().filter(|(tool, binding)| binding.is_wanted(spec, tool));
+            late.map(|(tool, binding)| (tool.clone(), binding.clone())).collect()
         };
         if tools.is_empty() {
             return;
@@ -69,7 +94,7 @@ impl Service {
     }
 
     /// Replaces an agent's instance by one that knows `tools`; whether it could.
-    async fn rebind(self: Arc<Self>, name: &Name, tools: &[BoundTool]) -> bool {
+    async fn rebind(self: Arc<Self>, name: &Name, tools: &Bindings) -> bool {
         match Arc::clone(&self).try_rebind(name, tools).await {
             Ok(done) => done,
             Err(e) => {
@@ -79,51 +104,34 @@ impl Service {
         }
     }
 
-    async fn try_rebind(self: Arc<Self>, name: &Name, tools: &[BoundTool]) -> Result<bool> {
-        let (before, id, keeper) = {
-            let _lock = self.lock(name).await;
-            let Some(agent) = self.store.agent(name).await? else { return Ok(false) };
-            let Some(revision) = self.store.shown_revision(&agent).await?.filter(|_| agent.desired.is_some()) else {
-                return Ok(false);
-            };
-            let image = self.keeper(&revision.id).and_then(|k| k.condition().image).or(revision.image);
-            let Some(spec) = with_tools(revision.spec, tools) else { return Ok(false) };
-            let new: Revision = new_revision(None, RevisionId::mint(), spec, image)?;
-            self.store.begin_start(None, &new).await?;
-            (revision.id, new.id, self.keep_revision(new, false))
-        };
-        let switched = match self.outcome(Start::Keeper(keeper)).await {
-            // A deploy that came in between wins; its specification is newer.
-            Ok(_) if self.store.agent(name).await?.is_none_or(|a| a.desired != Some(before)) => {
-                Err(Error::new(Code::Aborted, "another deploy was faster"))
-            }
-            Ok(_) => Arc::clone(&self).switch(None, name.clone(), id).await,
-            Err(e) => Err(e),
-        };
-        match switched {
-            Ok(_) => Ok(true),
-            Err(e) => {
-                self.undo(None, name.clone(), id).await?;
-                Err(e)
-            }
-        }
+    async fn try_rebind(self: Arc<Self>, name: &Name, tools: &Bindings) -> Result<bool> {
+        self.swap_instance(name, |spec| with_tools(spec, tools)).await
     }
 
-    fn lately_bound(&self) -> MutexGuard<'_, HashMap<Name, (String, i64)>> {
+    /// Keeps the binding for those who are on their way, with what those before it have replaced.
+    fn remember(&self, tool: &Name, url: String, replaces: Option<String>) -> Binding {
+        let mut lately = self.lately_bound();
+        let mut replaced: BTreeSet<String> = replaces.into_iter().collect();
+        if let Some(before) = lately.remove(tool).filter(|before| replaced.contains(&before.url) || before.url == url) {
+            replaced.extend(before.replaces);
+        }
+        replaced.remove(&url);
+        let binding = Binding { url, replaces: replaced, at: now_ms() };
+        lately.insert(tool.clone(), binding.clone());
+        binding
+    }
+
+    fn lately_bound(&self) -> MutexGuard<'_, Bindings> {
         self.lately_bound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lacks(spec: &AgentSpec, tool: &Name) -> bool {
-    spec.tools.iter().any(|t| t.name == *tool && t.url.is_none())
-}
-
-/// The same specification with URLs where it lacks them; nothing if it lacks none of them.
-fn with_tools(mut spec: AgentSpec, tools: &[BoundTool]) -> Option<AgentSpec> {
+/// The same specification with the URLs that it wants; nothing if it wants none of them.
+fn with_tools(mut spec: AgentSpec, tools: &Bindings) -> Option<AgentSpec> {
     let mut changed = false;
-    for tool in spec.tools.iter_mut().filter(|t| t.url.is_none()) {
-        if let Some(found) = tools.iter().find(|t| t.name == tool.name) {
-            tool.url.clone_from(&found.url);
+    for tool in &mut spec.tools {
+        if let Some(binding) = tools.get(&tool.name).filter(|binding| binding.is_newer(tool.url.as_ref())) {
+            tool.url = Some(binding.url.clone());
             changed = true;
         }
     }

@@ -94,7 +94,8 @@ impl Keeper {
             Err(_) => return Err(self.stopped()),
         };
         let image_digest = condition.image.map(|i| i.digest).or(self.revision.spec.image.digest);
-        let status = |phase, message| Ok(RevisionStatus { revision: self.revision.id, phase, message, image_digest });
+        let Revision { public: revision, number, .. } = self.revision;
+        let status = |phase, message| Ok(RevisionStatus { revision, number, phase, message, image_digest });
         match condition.life {
             Life::Waiting { why } => status(Phase::Pending, why),
             Life::Ready | Life::Down { .. } => status(Phase::Running, String::new()),

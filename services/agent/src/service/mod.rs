@@ -7,8 +7,10 @@
 
 mod bind;
 mod keeper;
+mod lifecycle;
 mod open;
 mod remove;
+mod revisions;
 mod seen;
 mod start;
 mod switch;
@@ -16,11 +18,11 @@ mod view;
 
 use crate::{
     environment::Surroundings,
-    images::{FIRST_PATIENCE, Failure, Images},
+    images::{FIRST_PATIENCE, Failure, Images, Pins},
     interpreter::Interpreter,
     routes::Hub,
     runtime::{Isolation, Runtime},
-    store::Store,
+    store::{AgentRecord, Store},
 };
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -31,6 +33,7 @@ use hoistway_model::{
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
+    revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
 use keeper::Keeper;
@@ -62,8 +65,10 @@ pub struct Service {
     hub: Arc<Hub>,
     keepers: Mutex<HashMap<RevisionId, Arc<Keeper>>>,
     locks: Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>,
-    /// Tools that were bound lately, for revisions whose specification is older: (URL, when).
-    lately_bound: Mutex<HashMap<Name, (String, i64)>>,
+    /// The layers of revisions that are kept and not running, so that they stay on disk.
+    kept_layers: Mutex<HashMap<RevisionId, Pins>>,
+    /// Tools that were bound lately, for revisions whose specification is older.
+    lately_bound: Mutex<HashMap<Name, bind::Binding>>,
     /// What is told about agents, and to whom.
     seen: Seen,
     database: PathBuf,
@@ -95,6 +100,10 @@ impl Service {
         self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn kept_layers(&self) -> MutexGuard<'_, HashMap<RevisionId, Pins>> {
+        self.kept_layers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The right to change an agent.
     async fn lock(&self, name: &Name) -> OwnedMutexGuard<()> {
         let lock = {
@@ -110,6 +119,10 @@ impl Service {
             }
         };
         lock.lock_owned().await
+    }
+
+    async fn record(&self, name: &Name) -> Result<AgentRecord> {
+        self.store.agent(name).await?.ok_or_else(|| Error::not_found("agent", name))
     }
 
     /// Does work to its end even when its caller goes away.
@@ -142,6 +155,54 @@ impl AgentService for Agents {
         self.0.outcome(keeper).await
     }
 
+    async fn derive_revision(
+        &self,
+        operation: Operation,
+        revision: RevisionId,
+        derivation: Derivation,
+    ) -> Result<RevisionStatus> {
+        let service = Arc::clone(&self.0);
+        let start = async move { service.begin_derived(operation, revision, derivation).await };
+        let keeper = self.0.detached(start).await?;
+        self.0.outcome(keeper).await
+    }
+
+    async fn get_revision(&self, agent: Name, revision: RevisionRef) -> Result<Revision> {
+        let record = self.0.record(&agent).await?;
+        let found = self.0.store.find_revision(&record, revision).await?;
+        Ok(self.0.shown_as_revision(&record, found))
+    }
+
+    async fn list_revisions(&self, agent: Name, before: Option<RevisionRef>, limit: u32) -> Result<Vec<Revision>> {
+        self.0.list_revisions(agent, before, limit).await
+    }
+
+    async fn diff_revisions(&self, agent: Name, from: Option<RevisionRef>, to: RevisionRef) -> Result<Diff> {
+        self.0.diff(agent, from, to).await
+    }
+
+    async fn check_room(&self, agent: Name) -> Result<()> {
+        match self.0.store.agent(&agent).await? {
+            Some(_) => Ok(()),
+            None => self.0.store.has_room().await,
+        }
+    }
+
+    async fn stop_agent(&self, operation: Operation, name: Name) -> Result<Agent> {
+        let service = Arc::clone(&self.0);
+        self.0.detached(async move { service.stop_agent(operation, name).await }).await
+    }
+
+    async fn start_agent(&self, operation: Operation, name: Name) -> Result<Agent> {
+        let service = Arc::clone(&self.0);
+        self.0.detached(async move { service.start_agent(Some(operation), name).await }).await
+    }
+
+    async fn restart_agent(&self, operation: Operation, name: Name) -> Result<Agent> {
+        let service = Arc::clone(&self.0);
+        self.0.detached(async move { service.restart_agent(operation, name).await }).await
+    }
+
     async fn switch_route(&self, operation: Operation, agent: Name, revision: RevisionId) -> Result<Agent> {
         let service = Arc::clone(&self.0);
         self.0.detached(async move { service.switch(Some(operation), agent, revision).await }).await
@@ -152,13 +213,13 @@ impl AgentService for Agents {
         self.0.detached(async move { service.undo(Some(started), agent, revision).await }).await
     }
 
-    async fn bind_tool(&self, operation: Operation, tool: BoundTool) -> Result<Vec<Name>> {
+    async fn bind_tool(&self, operation: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>> {
         let service = Arc::clone(&self.0);
-        self.0.detached(async move { service.bind(operation, tool).await }).await
+        self.0.detached(async move { service.bind(operation, tool, replaces).await }).await
     }
 
     async fn get_agent(&self, name: Name) -> Result<Agent> {
-        let record = self.0.store.agent(&name).await?.ok_or_else(|| Error::not_found("agent", &name))?;
+        let record = self.0.record(&name).await?;
         self.0.view(record).await
     }
 

@@ -42,6 +42,7 @@ impl Service {
             keepers: Mutex::default(),
             locks: Mutex::default(),
             lately_bound: Mutex::default(),
+            kept_layers: Mutex::default(),
             seen: Seen::new(),
             database: parts.database,
             tasks: TaskTracker::new(),
@@ -61,12 +62,20 @@ impl Service {
     }
 
     async fn bring_back(self: &Arc<Self>) -> Result<()> {
+        for (id, layers) in self.store.retired_layers().await? {
+            self.kept_layers().insert(id, self.images.store().pin(&layers));
+        }
         let mut revisions = self.store.current_revisions().await?;
         for agent in self.store.agents().await? {
             for revision in revisions.remove(&agent.name).unwrap_or_default() {
                 let active = agent.active == Some(revision.id);
                 if active || agent.desired == Some(revision.id) {
-                    self.keep_revision(revision, active);
+                    if agent.stopped {
+                        let layers = revision.image.map(|image| image.layers).unwrap_or_default();
+                        self.kept_layers().insert(revision.id, self.images.store().pin(&layers));
+                    } else {
+                        self.keep_revision(revision, active);
+                    }
                 } else if revision.operation.is_none() {
                     // This service began it by itself and did not come to its end; nobody else knows of it.
                     self.store.undo_start(None, &agent.name, &revision.id).await?;

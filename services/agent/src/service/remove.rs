@@ -38,6 +38,7 @@ impl Service {
         if !self.store.delete_agent(&operation, &name).await? {
             return Ok(());
         }
+        self.kept_layers().retain(|id, _| !revisions.contains(id));
         let version = self.hub.remove(&name);
         self.hub.wait_acked(version, ACK_LIMIT).await;
         self.seen.deleted(&name);

@@ -4,8 +4,9 @@ use super::{Service, keeper::Keeper};
 use crate::store::{Begin, ImageFacts, Kept, Revision};
 use hoistway_kit::{time::now_ms, token::ServiceToken};
 use hoistway_model::{
-    Code, Error, Operation, Result, RevisionId,
+    Code, Digest, Error, Name, Operation, Result, RevisionId,
     agent::{AgentSpec, Phase, RevisionStatus},
+    revision::{Derivation, Reason, RevisionRef},
 };
 use std::sync::Arc;
 
@@ -25,12 +26,49 @@ impl Service {
     ) -> Result<Start> {
         let name = spec.agent.clone();
         let _lock = self.lock(&name).await;
-        let new = new_revision(Some(&operation), id, spec, None)?;
-        let start = match self.store.begin_start(Some(&operation), &new).await? {
-            Begin::New => Start::Keeper(self.keep_revision(new, false)),
+        let new = new_revision(&operation, id, spec)?;
+        let payload = self.store.start_payload(&new)?;
+        self.record_start(&name, &operation, payload, new).await
+    }
+
+    /// The same with the specification of an earlier revision, changed.
+    pub(super) async fn begin_derived(
+        self: Arc<Self>,
+        operation: Operation,
+        id: RevisionId,
+        derivation: Derivation,
+    ) -> Result<Start> {
+        let Derivation { agent: name, from, reason, changes } = derivation;
+        let _lock = self.lock(&name).await;
+        let payload = Digest::of(format!("{name} {id} {from} {reason}").as_bytes());
+        // A repeated call needs no base, which may have gone meanwhile.
+        let new = match self.store.begun_before(&operation, &id).await? {
+            Some(kept) => kept,
+            None => {
+                let agent = self.store.agent(&name).await?.ok_or_else(|| Error::not_found("agent", &name))?;
+                let base = self.store.find_revision(&agent, RevisionRef::Id(from)).await?;
+                // What is known of the image saves asking its registry again.
+                let image = base.image.filter(|_| changes.image.is_none());
+                let new = new_revision(&operation, id, changes.apply(base.spec))?;
+                Revision { reason, of: Some(base.number), image, ..new }
+            }
+        };
+        self.record_start(&name, &operation, payload, new).await
+    }
+
+    /// Under the agent's lock.
+    async fn record_start(
+        self: &Arc<Self>,
+        name: &Name,
+        operation: &Operation,
+        payload: Digest,
+        new: Revision,
+    ) -> Result<Start> {
+        let start = match self.store.begin_start(operation, payload, new).await? {
+            Begin::New(new) => Start::Keeper(self.keep_revision(*new, false)),
             Begin::Again(kept) => self.resume(*kept)?,
         };
-        self.settle(&name).await?;
+        self.settle(name).await?;
         Ok(start)
     }
 
@@ -42,7 +80,8 @@ impl Service {
         match (kept.phase, kept.failure.clone()) {
             (Kept::Failed, Some((code, message, details))) => Err(Error::new(code, message).with_details(details)),
             (Kept::Retired, _) => Ok(Start::Known(RevisionStatus {
-                revision: kept.id,
+                revision: kept.public,
+                number: kept.number,
                 phase: Phase::Running,
                 message: String::new(),
                 image_digest: kept.image.map(|i| i.digest),
@@ -70,22 +109,38 @@ impl Service {
     }
 }
 
-/// A revision that has not been started yet; `image` is what is known of its image already.
-pub(super) fn new_revision(
-    operation: Option<&Operation>,
-    id: RevisionId,
-    spec: AgentSpec,
-    image: Option<ImageFacts>,
-) -> Result<Revision> {
+/// A revision that has not been started yet and has no number.
+fn new_revision(operation: &Operation, id: RevisionId, spec: AgentSpec) -> Result<Revision> {
     Ok(Revision {
         id,
-        operation: operation.map(|o| o.id),
+        public: id,
+        number: 0,
+        reason: Reason::Deploy,
+        deployment: operation.deployment,
+        of: None,
+        served_at: None,
+        operation: Some(operation.id),
+        spec,
+        token: ServiceToken::generate()?.secret().clone(),
+        phase: Kept::Starting,
+        message: String::new(),
+        failure: None,
+        image: None,
+        created_at: now_ms(),
+    })
+}
+
+/// Another instance of a revision, with a specification that differs at most in what the platform fills in.
+pub(super) fn new_instance(of: Revision, spec: AgentSpec, image: Option<ImageFacts>) -> Result<Revision> {
+    Ok(Revision {
+        id: RevisionId::mint(),
+        operation: None,
         spec,
         token: ServiceToken::generate()?.secret().clone(),
         phase: Kept::Starting,
         message: String::new(),
         failure: None,
         image,
-        created_at: now_ms(),
+        ..of
     })
 }

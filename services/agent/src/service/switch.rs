@@ -1,7 +1,7 @@
 //! The point of no return, and everything that follows from what is wanted and what is ready.
 
 use super::{ACK_LIMIT, DRAIN, Service, keeper::Life, start::Start};
-use crate::store::{AgentRecord, ImageFacts};
+use crate::store::{AgentRecord, ImageFacts, Switched};
 use hoistway_model::{Code, Error, Name, Operation, Result, RevisionId, agent::Agent};
 use std::{sync::Arc, time::Duration};
 
@@ -13,9 +13,9 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     /// What gateways must have seen before what is retired can go.
-    version: u64,
-    /// Revisions that nothing leads to any more.
-    retired: Vec<RevisionId>,
+    pub version: u64,
+    /// Instances that nothing leads to any more.
+    pub retired: Vec<RevisionId>,
 }
 
 impl Service {
@@ -34,9 +34,9 @@ impl Service {
         self.ensure_started(&name, &id).await?;
         let lock = self.lock(&name).await;
         let before = self.store.agent(&name).await?.ok_or_else(not_found)?;
-        let after = self.store.switch(operation.as_ref(), &name, &id, self.ready_image(&id).as_ref()).await?;
+        let retired = self.switch_record(operation.as_ref(), &before, &id, self.ready_image(&id).as_ref()).await?.1;
         let mut settled = self.settle(&name).await?;
-        settled.retired.extend(left_behind(&before, &after));
+        settled.retired.extend(retired);
         drop(lock);
         if !self.hub.wait_acked(settled.version, ACK_LIMIT).await {
             tracing::warn!(agent = %name, "a gateway has not taken the new route within {} s", ACK_LIMIT.as_secs());
@@ -67,16 +67,42 @@ impl Service {
             return Ok(Settled { version: self.hub.remove(name), retired: Vec::new() });
         };
         let mut retired = Vec::new();
-        if let Some(desired) = record.desired
+        if !record.stopped
+            && let Some(desired) = record.desired
             && record.active != Some(desired)
             && let Some(image) = self.ready_image(&desired)
         {
-            let after = self.store.switch(None, name, &desired, Some(&image)).await?;
-            retired.extend(left_behind(&record, &after));
-            record = after;
+            (record, retired) = self.switch_record(None, &record, &desired, Some(&image)).await?;
         }
         self.tell_phase(&record);
         Ok(Settled { version: self.hub.set(self.route(&record)), retired })
+    }
+
+    /// Records a switch; the record after it and the instances that it left behind. The layers of a revision that is
+    /// kept stay on disk, so that a rollback needs no registry.
+    async fn switch_record(
+        &self,
+        operation: Option<&Operation>,
+        before: &AgentRecord,
+        id: &RevisionId,
+        ready: Option<&ImageFacts>,
+    ) -> Result<(AgentRecord, Vec<RevisionId>)> {
+        let revision = self.keeper(id).map(|keeper| keeper.revision.public);
+        let other_instance_of = revision.filter(|public| public != id);
+        let Switched { record, pruned } =
+            self.store.switch(operation, &before.name, id, other_instance_of.as_ref(), ready).await?;
+        let retired = left_behind(before, &record);
+        for id in &retired {
+            let Some(keeper) = self.keeper(id) else { continue };
+            let same = Some(keeper.revision.public) == other_instance_of;
+            if let Some(image) = keeper.condition().image.filter(|_| !same) {
+                self.kept_layers().insert(*id, self.images.store().pin(&image.layers));
+            }
+        }
+        for id in &pruned {
+            self.kept_layers().remove(id);
+        }
+        Ok((record, retired))
     }
 
     /// Settles an agent soon, and on its own: whoever noticed a change does not wait.
@@ -101,7 +127,7 @@ impl Service {
     }
 
     /// Ends what was replaced, once no gateway sends anything there.
-    fn drain(self: &Arc<Self>, settled: Settled) {
+    pub(super) fn drain(self: &Arc<Self>, settled: Settled) {
         if settled.retired.is_empty() {
             return;
         }

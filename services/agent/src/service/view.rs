@@ -31,7 +31,8 @@ impl Service {
         let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
         Agent {
             name: record.name,
-            revision: shown.id,
+            revision: shown.public,
+            revision_number: shown.number,
             shown_env: self.surroundings.shown(&shown.spec, entry_point),
             phase,
             message,
@@ -44,6 +45,9 @@ impl Service {
     }
 
     pub(super) fn phase(&self, record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
+        if record.stopped {
+            return (Phase::Stopped, stopped(record));
+        }
         let Some(active) = &record.active else { return first_phase(record, shown, wanted) };
         let serving = self.condition(active);
         let (phase, message) = match serving.map(|c| c.life) {
@@ -74,6 +78,10 @@ impl Service {
         let needs_caller_identity = keeper.as_ref().is_some_and(|k| k.revision.spec.identity_provider.is_some());
         let condition = keeper.as_ref().map(|k| k.condition());
         let ready = record.active.is_some() && condition.as_ref().is_some_and(|c| matches!(c.life, Life::Ready));
+        if record.stopped {
+            let message = stopped(record);
+            return Route { agent: record.name.clone(), target: None, ready: false, message, needs_caller_identity };
+        }
         let message = match condition.as_ref().map(|c| &c.life) {
             _ if ready => String::new(),
             Some(Life::Waiting { why }) => why.clone(),
@@ -111,6 +119,10 @@ fn first_phase(record: &AgentRecord, shown: &Revision, wanted: Option<&Condition
     }
 }
 
+fn stopped(record: &AgentRecord) -> String {
+    format!("the agent is stopped; POST /api/agents/{}/start starts it", record.name)
+}
+
 fn down(why: &str, restarts: u32, next_try_ms: Option<i64>) -> String {
     let next = match next_try_ms {
         None => "it is being started again".to_owned(),
@@ -119,7 +131,7 @@ fn down(why: &str, restarts: u32, next_try_ms: Option<i64>) -> String {
     format!("crashed: {why}; {next} (restarts so far: {restarts})")
 }
 
-fn masked(mut spec: AgentSpec) -> AgentSpec {
+pub(super) fn masked(mut spec: AgentSpec) -> AgentSpec {
     for var in &mut spec.env {
         var.value = Secret::new(MASK);
     }

@@ -3,6 +3,7 @@
 use super::{
     AgentRecord, ImageFacts, Kept, Revision, Store,
     entity::{agent, revision},
+    history::full,
     record::{failure_text, layers_text},
 };
 use hoistway_kit::{
@@ -12,20 +13,21 @@ use hoistway_kit::{
 };
 use hoistway_model::{Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId};
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait,
-    IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    ActiveModelTrait,
+    ActiveValue::Set,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect,
+    sea_query::{Expr, ExprTrait, OnConflict},
 };
 
-/// Retired revisions that are kept for each agent.
-const KEPT_RETIRED: u64 = 10;
-
+const START: &str = "agents.start";
 const SWITCH: &str = "agents.switch";
 
 /// What recording a start found.
 #[derive(Debug)]
 pub(crate) enum Begin {
-    /// It is recorded now.
-    New,
+    /// It is recorded now, with its number.
+    New(Box<Revision>),
     /// It was recorded before; this is what is kept of it.
     Again(Box<Revision>),
 }
@@ -39,18 +41,29 @@ pub(crate) enum Undo {
     Revision,
 }
 
+/// What a switch did.
+#[derive(Debug)]
+pub(crate) struct Switched {
+    pub record: AgentRecord,
+    /// Older revisions that are not kept any more.
+    pub pruned: Vec<RevisionId>,
+}
+
 impl Store {
-    /// Records a revision, and its agent if that is new, before anything is done for it.
-    pub(crate) async fn begin_start(&self, operation: Option<&Operation>, new: &Revision) -> Result<Begin> {
-        let payload = new.fingerprint(&self.key)?;
+    /// What a start is known by when it is asked for again.
+    pub(crate) fn start_payload(&self, new: &Revision) -> Result<Digest> {
+        new.fingerprint(&self.key)
+    }
+
+    /// Records a new revision with the agent's next number, and its agent if that is new, before anything is done
+    /// for it.
+    pub(crate) async fn begin_start(&self, operation: &Operation, payload: Digest, new: Revision) -> Result<Begin> {
         let txn = self.db.begin().await?;
-        if let Some(operation) = operation {
-            operations::begin(&txn, operation.id, "agents.start", payload).await?;
-        }
+        operations::begin(&txn, operation.id, START, payload).await?;
         if let Some(row) = find(&txn, &new.id).await? {
             let kept = Revision::read(row, &self.key)?;
-            if kept.fingerprint(&self.key)? != payload {
-                return Err(Error::new(Code::Conflict, "this revision id was used for another specification"));
+            if kept.operation != Some(operation.id) {
+                return Err(Error::new(Code::Conflict, "this revision id was used by another call"));
             }
             return Ok(Begin::Again(Box::new(kept)));
         }
@@ -59,15 +72,41 @@ impl Store {
             name: Set(new.spec.agent.to_string()),
             desired_revision: Set(None),
             active_revision: Set(None),
+            last_number: Set(1),
+            stopped: Set(false),
             created_at: Set(now),
             updated_at: Set(now),
         };
-        let inserted = agent::Entity::insert(row).on_conflict_do_nothing_on([agent::Column::Name]);
-        inserted.exec_without_returning(&txn).await.map_err(failed)?;
-        let row = new.write(&self.key)?.into_active_model();
-        revision::Entity::insert(row).exec_without_returning(&txn).await.map_err(failed)?;
+        let next = Expr::col((agent::Entity, agent::Column::LastNumber)).add(1);
+        let exists = OnConflict::column(agent::Column::Name).value(agent::Column::LastNumber, next).to_owned();
+        let row = agent::Entity::insert(row).on_conflict(exists).exec_with_returning(&txn).await.map_err(failed)?;
+        if row.last_number == 1 {
+            let count = agent::Entity::find().count(&txn).await.map_err(failed)?;
+            if count > u64::from(self.keep.agents) {
+                return Err(full(self.keep.agents));
+            }
+        }
+        let new = Revision { number: row.last_number.unsigned_abs(), ..new };
+        self.insert(&txn, &new).await?;
         commit(txn).await?;
-        Ok(Begin::New)
+        Ok(Begin::New(Box::new(new)))
+    }
+
+    /// What is kept of a revision that this very call has begun; refuses a call that was undone.
+    pub(crate) async fn begun_before(&self, operation: &Operation, id: &RevisionId) -> Result<Option<Revision>> {
+        Ok(self.revision(id).await?.filter(|kept| kept.operation == Some(operation.id)))
+    }
+
+    /// Records another instance of a revision before it is started.
+    pub(crate) async fn begin_instance(&self, new: &Revision) -> Result<()> {
+        let row = new.write(&self.key)?.into_active_model();
+        let inserted = revision::Entity::insert(row).exec_without_returning(self.db.write()).await;
+        inserted.map(drop).map_err(failed)
+    }
+
+    async fn insert(&self, txn: &DatabaseTransaction, new: &Revision) -> Result<()> {
+        let row = new.write(&self.key)?.into_active_model();
+        revision::Entity::insert(row).exec_without_returning(txn).await.map(drop).map_err(failed)
     }
 
     /// Keeps what a start has come to. What was forgotten meanwhile stays forgotten.
@@ -93,25 +132,29 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a revision the desired one and, with the facts of its image, also the active one. The same operation
-    /// again changes nothing.
+    /// Makes an instance the desired one and, with the facts of its image, also the active one. What was switched
+    /// away from is retired, or forgotten if it was another instance of the same revision, which `of` names then. The
+    /// same operation again changes nothing.
     pub(crate) async fn switch(
         &self,
         operation: Option<&Operation>,
         name: &Name,
         id: &RevisionId,
+        of: Option<&RevisionId>,
         ready: Option<&ImageFacts>,
-    ) -> Result<AgentRecord> {
+    ) -> Result<Switched> {
         let txn = self.db.begin().await?;
         let row = agent::Entity::find_by_id(name.as_str()).one(&txn).await.map_err(failed)?;
         let row = row.ok_or_else(|| Error::not_found("agent", name))?;
+        let mut change = agent::ActiveModel { name: Set(row.name.clone()), ..Default::default() };
         if let Some(operation) = operation {
             match operations::begin(&txn, operation.id, SWITCH, switch_payload(name, id)).await? {
-                Begun::Done(_) => return AgentRecord::read(row),
+                Begun::Done(_) => return Ok(Switched { record: AgentRecord::read(row)?, pruned: Vec::new() }),
                 Begun::New | Begun::Unfinished => operations::finish(&txn, operation.id, b"").await?,
             }
+            // Whoever deploys an agent wants it to run.
+            change.stopped = Set(false);
         }
-        let mut change = agent::ActiveModel { name: Set(row.name.clone()), ..Default::default() };
         change.desired_revision = Set(Some(id.to_string()));
         change.updated_at = Set(now_ms());
         if let Some(facts) = ready {
@@ -125,6 +168,7 @@ impl Store {
                     layers: Set(layers_text(&facts.layers)?),
                     python: Set(Some(facts.python.clone())),
                     entry_point: Set(facts.entry_point.clone()),
+                    served_at: Set(Some(now_ms())),
                     ..Default::default()
                 })
                 .filter(revision::Column::Id.eq(id.to_string()))
@@ -136,13 +180,46 @@ impl Store {
             }
         }
         let after = change.update(&txn).await.map_err(failed)?;
+        let mut pruned = Vec::new();
         for other in [row.active_revision, row.desired_revision].into_iter().flatten() {
-            if Some(&other) != after.active_revision.as_ref() && Some(&other) != after.desired_revision.as_ref() {
-                retire(&txn, name, other).await?;
+            if Some(&other) == after.active_revision.as_ref() || Some(&other) == after.desired_revision.as_ref() {
+                continue;
+            }
+            if !forget_instance(&txn, &other, of).await? {
+                pruned.extend(self.retire(&txn, name, other).await?);
             }
         }
         commit(txn).await?;
-        AgentRecord::read(after)
+        Ok(Switched { record: AgentRecord::read(after)?, pruned })
+    }
+
+    /// Another revision took this one's place. The last few are kept, without what only a running one needs.
+    async fn retire(&self, txn: &DatabaseTransaction, name: &Name, id: String) -> Result<Vec<RevisionId>> {
+        let retired = Kept::Retired.as_str();
+        revision::Entity::update_many()
+            .set(revision::ActiveModel { phase: Set(retired.to_owned()), ..Default::default() })
+            .filter(revision::Column::Id.eq(id))
+            .exec(txn)
+            .await
+            .map_err(failed)?;
+        let old: Vec<String> = revision::Entity::find()
+            .select_only()
+            .column(revision::Column::Id)
+            .filter(revision::Column::Agent.eq(name.as_str()))
+            .filter(revision::Column::Phase.eq(retired))
+            .order_by_desc(revision::Column::Number)
+            .offset(u64::from(self.keep.revisions))
+            .limit(100)
+            .into_tuple()
+            .all(txn)
+            .await
+            .map_err(failed)?;
+        if old.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pruned = old.iter().map(|id| id.parse()).collect();
+        revision::Entity::delete_many().filter(revision::Column::Id.is_in(old)).exec(txn).await.map_err(failed)?;
+        pruned
     }
 
     /// Whether a switch was done before.
@@ -218,42 +295,26 @@ fn switch_payload(name: &Name, id: &RevisionId) -> Digest {
     Digest::of(format!("{name} {id}").as_bytes())
 }
 
-async fn find(db: &impl ConnectionTrait, id: &RevisionId) -> Result<Option<revision::Model>> {
+pub(super) async fn find(db: &impl ConnectionTrait, id: &RevisionId) -> Result<Option<revision::Model>> {
     revision::Entity::find_by_id(id.to_string()).one(db).await.map_err(failed)
 }
 
-/// Another revision took this one's place. The last few are kept, without what only a running one needs.
-async fn retire(txn: &DatabaseTransaction, name: &Name, id: String) -> Result<()> {
-    let retired = Kept::Retired.as_str();
-    revision::Entity::update_many()
-        .set(revision::ActiveModel { phase: Set(retired.to_owned()), ..Default::default() })
+/// Forgets an instance whose place another one of the same revision took; whether it was one.
+async fn forget_instance(txn: &DatabaseTransaction, id: &str, of: Option<&RevisionId>) -> Result<bool> {
+    let Some(of) = of else { return Ok(false) };
+    let deleted = revision::Entity::delete_many()
         .filter(revision::Column::Id.eq(id))
+        .filter(revision::Column::PublicId.eq(of.to_string()))
         .exec(txn)
         .await
         .map_err(failed)?;
-    let old: Vec<String> = revision::Entity::find()
-        .select_only()
-        .column(revision::Column::Id)
-        .filter(revision::Column::Agent.eq(name.as_str()))
-        .filter(revision::Column::Phase.eq(retired))
-        .order_by_desc(revision::Column::CreatedAt)
-        .offset(KEPT_RETIRED)
-        .limit(100)
-        .into_tuple()
-        .all(txn)
-        .await
-        .map_err(failed)?;
-    if old.is_empty() {
-        return Ok(());
-    }
-    revision::Entity::delete_many().filter(revision::Column::Id.is_in(old)).exec(txn).await.map_err(failed)?;
-    Ok(())
+    Ok(deleted.rows_affected > 0)
 }
 
-async fn commit(txn: DatabaseTransaction) -> Result<()> {
+pub(super) async fn commit(txn: DatabaseTransaction) -> Result<()> {
     txn.commit().await.map_err(failed)
 }
 
-fn failed(e: DbErr) -> Error {
+pub(super) fn failed(e: DbErr) -> Error {
     db_error("changing an agent")(e)
 }

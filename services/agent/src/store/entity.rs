@@ -10,6 +10,9 @@ pub(super) mod agent {
         pub name: String,
         pub desired_revision: Option<String>,
         pub active_revision: Option<String>,
+        /// The highest number that a revision of it ever had.
+        pub last_number: i64,
+        pub stopped: bool,
         pub created_at: i64,
         pub updated_at: i64,
     }
@@ -27,7 +30,16 @@ pub(super) mod revision {
     #[sea_orm(table_name = "revisions")]
     pub struct Model {
         #[sea_orm(primary_key, auto_increment = false)]
+        /// Of this instance. A revision that is started anew gets a row, and an id, for its new instance.
         pub id: String,
+        /// Of the revision: the id of its first instance.
+        pub public_id: String,
+        pub number: i64,
+        pub reason: String,
+        pub deployment: Option<String>,
+        /// The number of the revision that it was made of.
+        pub derived_from: Option<i64>,
+        pub served_at: Option<i64>,
         pub agent: String,
         /// The call that started it; none for one that this service made by itself.
         pub operation: Option<String>,

@@ -2,10 +2,13 @@
 
 mod changes;
 mod entity;
+mod history;
+mod lifecycle;
 mod record;
+mod reseal;
 mod text;
 
-pub(crate) use changes::{Begin, Undo};
+pub(crate) use changes::{Begin, Switched, Undo};
 pub(crate) use record::{AgentRecord, ImageFacts, Kept, Revision};
 
 use crate::migration;
@@ -15,7 +18,7 @@ use hoistway_kit::{
     operations,
     secrets::MasterKey,
 };
-use hoistway_model::{Name, Result, RevisionId, image::StoredImage};
+use hoistway_model::{Digest, Name, Result, RevisionId, image::StoredImage};
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -25,16 +28,31 @@ use std::{
 /// Revisions that are read at a time.
 const PAGE: u64 = 200;
 
+/// How much is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retention {
+    /// Superseded revisions of each agent.
+    pub revisions: u32,
+    /// Agents.
+    pub agents: u32,
+}
+
 /// The database of the agent service. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     db: Db,
     key: MasterKey,
+    keep: Retention,
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, key: MasterKey) -> Result<Self> {
-        Ok(Self { db: Db::open(path, migration::all()).await?, key })
+    pub(crate) async fn open(path: &Path, key: MasterKey, keep: Retention) -> Result<Self> {
+        let store = Self { db: Db::open(path, migration::all()).await?, key, keep };
+        let resealed = store.reseal().await?;
+        if resealed > 0 {
+            tracing::info!("{resealed} revisions were sealed with the new master key");
+        }
+        Ok(store)
     }
 
     pub(crate) async fn agent(&self, name: &Name) -> Result<Option<AgentRecord>> {
@@ -82,7 +100,7 @@ impl Store {
         Ok(by_agent)
     }
 
-    /// The ids of all revisions of an agent.
+    /// The ids of all instances of an agent.
     pub(crate) async fn revision_ids(&self, name: &Name) -> Result<Vec<RevisionId>> {
         let rows = revision::Entity::find()
             .filter(revision::Column::Agent.eq(name.as_str()))
@@ -103,6 +121,16 @@ impl Store {
             }
         }
         Ok(images.into_iter().collect())
+    }
+
+    /// The layers of every retired revision.
+    pub(crate) async fn retired_layers(&self) -> Result<Vec<(RevisionId, Vec<Digest>)>> {
+        let rows = revision::Entity::find()
+            .filter(revision::Column::Phase.eq(Kept::Retired.as_str()))
+            .all(self.db.read())
+            .await
+            .map_err(db_error("listing revisions"))?;
+        rows.into_iter().map(|row| Ok((row.id.parse()?, text::read(row.layers.as_bytes())?))).collect()
     }
 
     /// Forgets answers and tombstones from before the moment `before`.

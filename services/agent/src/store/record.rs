@@ -5,7 +5,10 @@ use super::{
     text::{self, FailureText, SpecText},
 };
 use hoistway_kit::secrets::MasterKey;
-use hoistway_model::{Code, Digest, Error, Name, OperationId, Result, RevisionId, Secret, agent::AgentSpec};
+use hoistway_model::{
+    Code, DeploymentId, Digest, Error, Name, OperationId, Result, RevisionId, Secret, agent::AgentSpec,
+    revision::Reason,
+};
 
 /// An agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub(crate) struct AgentRecord {
     pub desired: Option<RevisionId>,
     /// The revision that answers, or did last; differs from `desired` while that waits for its image.
     pub active: Option<RevisionId>,
+    /// Stays down until it is started or deployed again.
+    pub stopped: bool,
     pub created_at: i64,
     pub updated_at: i64,
 }
@@ -62,11 +67,21 @@ pub(crate) struct ImageFacts {
     pub entry_point: Option<String>,
 }
 
-/// One revision of an agent.
+/// One instance of a revision of an agent. A revision that was never started anew has one, with its own id.
 #[derive(Debug, Clone)]
 pub(crate) struct Revision {
+    /// The instance.
     pub id: RevisionId,
-    /// The call that started it; `None` for one that the service made by itself.
+    /// The revision, as users know it.
+    pub public: RevisionId,
+    /// Counts the agent's revisions; given when the revision is recorded.
+    pub number: u64,
+    pub reason: Reason,
+    pub deployment: Option<DeploymentId>,
+    /// The number of the revision that it was made of.
+    pub of: Option<u64>,
+    pub served_at: Option<i64>,
+    /// The call that started it; `None` for an instance that the service made by itself.
     pub operation: Option<OperationId>,
     pub spec: AgentSpec,
     /// What its runner demands of callers.
@@ -92,6 +107,7 @@ impl AgentRecord {
             name: Name::parse("name", &row.name).map_err(corrupt)?,
             desired: id(row.desired_revision)?,
             active: id(row.active_revision)?,
+            stopped: row.stopped,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
@@ -116,6 +132,13 @@ impl Revision {
         };
         Ok(Self {
             id: row.id.parse().map_err(corrupt)?,
+            public: row.public_id.parse().map_err(corrupt)?,
+            number: row.number.unsigned_abs(),
+            reason: Reason::parse(&row.reason)
+                .ok_or_else(|| Error::internal(READING, format!("unknown reason {}", row.reason)))?,
+            deployment: row.deployment.map(|d| d.parse()).transpose().map_err(corrupt)?,
+            of: row.derived_from.map(i64::unsigned_abs),
+            served_at: row.served_at,
             operation: row.operation.map(|o| o.parse()).transpose().map_err(corrupt)?,
             spec: spec.try_into()?,
             token: Secret::new(token),
@@ -131,13 +154,19 @@ impl Revision {
         let id = self.id.to_string();
         let image = self.image.as_ref();
         Ok(revision::Model {
+            public_id: self.public.to_string(),
+            number: i64::try_from(self.number).unwrap_or(i64::MAX),
+            reason: self.reason.as_str().to_owned(),
+            deployment: self.deployment.map(|d| d.to_string()),
+            derived_from: self.of.map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+            served_at: self.served_at,
             agent: self.spec.agent.to_string(),
             operation: self.operation.map(|o| o.to_string()),
             spec: key.seal(&place(&id, "spec"), &text::write(&SpecText::from(&self.spec))?)?,
             token: key.seal(&place(&id, "token"), self.token.expose().as_bytes())?,
             phase: self.phase.as_str().to_owned(),
             message: self.message.clone(),
-            failure: None,
+            failure: self.failure.as_ref().map(stored_failure).transpose()?,
             image_digest: image.map(|i| i.digest.to_string()),
             layers: layers_text(image.map_or(&[], |i| &i.layers))?,
             python: image.map(|i| i.python.clone()),
@@ -163,7 +192,11 @@ pub(super) fn failure_text(e: &Error) -> Result<String> {
     serde_json::to_string(&FailureText::from(e)).map_err(|e| Error::internal("writing a revision", e))
 }
 
+fn stored_failure((code, message, details): &(Code, String, Vec<String>)) -> Result<String> {
+    failure_text(&Error::new(*code, message.clone()).with_details(details.clone()))
+}
+
 /// Where a sealed text belongs.
-fn place(id: &str, column: &str) -> String {
+pub(super) fn place(id: &str, column: &str) -> String {
     format!("revisions/{id}/{column}")
 }

@@ -134,7 +134,15 @@ pub struct Stack {
     pub service: Arc<Service>,
     pub agents: Arc<dyn AgentService>,
     deps: Deps,
+    keep: Keep,
     pub interpreter: Interpreter,
+}
+
+/// How many superseded revisions of an agent are kept, and how many agents there may be.
+#[derive(Clone, Copy)]
+pub struct Keep {
+    pub revisions: u32,
+    pub agents: u32,
 }
 
 pub const REPOSITORY: &str = "echo";
@@ -146,33 +154,45 @@ impl Stack {
         Self::with(registry, token).await
     }
 
+    pub async fn keeping(keep: Keep) -> Self {
+        let token = ServiceToken::generate().unwrap();
+        let registry = Registry::start(Some(token.secret().expose())).await;
+        Self::with_keep(registry, token, keep).await
+    }
+
     pub async fn with(registry: Registry, token: ServiceToken) -> Self {
+        Self::with_keep(registry, token, Keep { revisions: 10, agents: 200 }).await
+    }
+
+    async fn with_keep(registry: Registry, token: ServiceToken, keep: Keep) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let master_key = MasterKey::from_bytes(&[7; 32]).unwrap();
         let deps = Deps { token, master_key, runtime: None };
-        Self::open(dir, registry, deps).await
+        Self::open(dir, registry, deps, keep).await
     }
 
-    async fn open(dir: Arc<tempfile::TempDir>, registry: Registry, mut deps: Deps) -> Self {
+    async fn open(dir: Arc<tempfile::TempDir>, registry: Registry, mut deps: Deps, keep: Keep) -> Self {
         let runtime = Arc::new(FakeRuntime::default());
         deps.runtime = Some(runtime.clone());
         let config = Config {
             data_dir: dir.path().to_owned(),
             registry_address: registry.addr.to_string(),
+            revisions: keep.revisions,
+            max_agents: keep.agents,
             ..Config::default()
         };
         let service = open(&config, &deps).await.unwrap();
         let agents = service.handle();
         let interpreter = Interpreter::find(None).await.unwrap();
-        Self { dir, registry, runtime, service, agents, deps, interpreter }
+        Self { dir, registry, runtime, service, agents, deps, keep, interpreter }
     }
 
     /// The same installation, after a restart of the program.
     pub async fn restart(self) -> Self {
         self.service.shutdown().await;
-        let Self { dir, registry, service, agents, deps, runtime, .. } = self;
+        let Self { dir, registry, service, agents, deps, keep, runtime, .. } = self;
         drop((service, agents, runtime));
-        Self::open(dir, registry, deps).await
+        Self::open(dir, registry, deps, keep).await
     }
 
     /// Builds and pushes an image that differs from others by `content`.

@@ -6,7 +6,9 @@
 mod binding;
 mod classify;
 mod fake;
+mod history;
 mod image;
+mod lifecycle;
 mod pending;
 mod real;
 mod registry;

@@ -37,6 +37,20 @@ fn stored(image: &BuiltImage) -> StoredImage {
     StoredImage { repository: image.repository.clone(), digest: image.digest }
 }
 
+/// Collects until no build is left; how many images and blobs that were. What is used in the very millisecond stays.
+async fn collect_all(builder: &Builder) -> (u64, u64) {
+    let (mut images, mut blobs) = (0, 0);
+    loop {
+        let all_gone = builder.list_builds(10).await.unwrap().is_empty();
+        let collected = builder.collect_images(Vec::new()).await.unwrap();
+        images += collected.images;
+        blobs += collected.blobs;
+        if all_gone {
+            return (images, blobs);
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_image_goes_with_its_record_when_no_agent_uses_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -87,5 +101,5 @@ async fn a_full_disk_refuses_new_builds_only() {
     assert_eq!((refused.code, refused.code.http_status()), (Code::InsufficientStorage, 507));
     assert!(refused.message.contains("are to be kept free"), "{refused}");
     assert_eq!(build(&builder, "built").await, image, "what is built already needs no room");
-    assert_eq!(builder.collect_images(Vec::new()).await.unwrap().images, 1, "and making room is always possible");
+    assert_eq!(collect_all(&builder).await.0, 1, "and making room is always possible");
 }

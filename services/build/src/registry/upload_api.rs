@@ -107,8 +107,7 @@ impl Inner {
 
     /// `DELETE`: gives an upload up.
     pub(super) async fn cancel_upload(&self, repo: &RepoName, id: &str) -> Result<Response, Refusal> {
-        let held = self.uploads.hold(repo, id)?;
-        blocking(move || Ok::<_, Refusal>(held.end())).await?;
+        self.uploads.hold(repo, id)?.end().await?;
         Ok(StatusCode::NO_CONTENT.into_response())
     }
 

@@ -150,11 +150,15 @@ impl Held {
         self.upload.take()
     }
 
-    /// Gives the upload up. Blocks.
-    pub(super) fn end(self) {
-        if let Some(Upload { place: Place::Kept(files), .. }) = self.into_upload() {
-            files.remove();
-        }
+    /// Gives the upload up.
+    pub(super) async fn end(self) -> Result<(), Refusal> {
+        super::blocking(move || {
+            if let Some(Upload { place: Place::Kept(files), .. }) = self.into_upload() {
+                files.remove();
+            }
+            Ok::<_, Refusal>(())
+        })
+        .await
     }
 }
 
@@ -272,7 +276,7 @@ impl Uploads {
                 Err(refusal)
             }
             Err(Stop::Upload(refusal)) => {
-                super::blocking(move || Ok::<_, Refusal>(held.end())).await?;
+                held.end().await?;
                 Err(refusal)
             }
         }

@@ -3,7 +3,7 @@
 use super::{
     Once, Store, commit,
     entity::{application, binding, tool},
-    finish,
+    finish, identities,
     providers::registered,
     text::{self, AppliedText, Effects, Previous},
     tools,
@@ -37,14 +37,17 @@ impl Store {
         let txn = self.db.read().begin().await.map_err(db_error(doing))?;
         let snapshot = snapshot(&txn, plan).await?;
         let providers = registered(&txn, providers).await?;
+        let identity_provider_known = match &identity_provider {
+            None => true,
+            Some(name) => identities::find(&txn, name).await?.is_some(),
+        };
         txn.rollback().await.map_err(db_error(doing))?;
         let changes = plan::changes(&snapshot, plan, &self.addresses, &self.vault)?;
         Ok(Resolved {
             tools: plan::bound_tools(&snapshot, plan, &changes, &self.addresses),
             changed: !changes.is_empty(),
             providers,
-            // None can be registered yet.
-            identity_provider_known: identity_provider.is_none(),
+            identity_provider_known,
         })
     }
 

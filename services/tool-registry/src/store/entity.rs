@@ -16,8 +16,12 @@ pub(super) mod tool {
         pub api_key_location: Option<String>,
         pub api_key_name: Option<String>,
         pub api_key_prefix: Option<String>,
+        /// JSON of (token URL, scopes).
+        pub oauth2: Option<String>,
         pub labels: String,
+        /// Sealed.
         pub credentials: Option<Vec<u8>>,
+        pub credentials_set_at: Option<i64>,
         pub builtin: Option<String>,
         pub created_by_operation: Option<String>,
         pub written_by_operation: String,
@@ -86,7 +90,36 @@ pub(super) mod model_provider {
         pub endpoint: String,
         pub models: String,
         pub labels: String,
+        /// Sealed.
+        pub credentials: Option<Vec<u8>>,
+        pub credentials_set_at: Option<i64>,
         pub created_at: i64,
+        pub updated_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+pub(super) mod identity_provider {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "identity_providers")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub name: String,
+        pub host: String,
+        pub issuer: String,
+        pub jwks_uri: String,
+        pub audiences: String,
+        pub user_id_claim: String,
+        pub allowed_domains: String,
+        pub labels: String,
+        pub created_at: i64,
+        pub updated_at: i64,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -2,7 +2,9 @@
 
 mod deploys;
 mod entity;
+mod identities;
 mod providers;
+mod reseal;
 mod text;
 mod tools;
 
@@ -37,7 +39,12 @@ enum Once<T> {
 
 impl Store {
     pub(crate) async fn open(path: &Path, vault: Vault, addresses: Addresses) -> Result<Self> {
-        Ok(Self { db: Db::open(path, migration::all()).await?, vault, addresses })
+        let store = Self { db: Db::open(path, migration::all()).await?, vault, addresses };
+        let resealed = store.reseal().await?;
+        if resealed > 0 {
+            tracing::info!("{resealed} credentials were sealed with the new master key");
+        }
+        Ok(store)
     }
 
     /// Forgets answers, tombstones and settled applications from before the moment `before`.

@@ -1,40 +1,143 @@
 //! Model providers, and the starter kit, which has one.
 
 use super::{MAX_ROWS, Once, Store, entity::model_provider, finish, text};
-use crate::vault::provider_value;
+use crate::{
+    plan::{origin, would_leak},
+    vault::{Holder, Sealed, provider_value},
+};
 use hoistway_kit::{db::db_error, time::now_ms};
 use hoistway_model::{
-    Code, Error, Name, Operation, Result,
-    tool::{ModelProvider, NewTool},
+    Code, Error, Name, Operation, Result, Secret,
+    tool::{ModelProvider, NewModelProvider, NewTool, Upserted},
 };
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
 };
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A model provider as it is stored.
+struct Stored {
+    provider: ModelProvider,
+    credentials: Option<Sealed>,
+}
 
 impl Store {
-    pub(crate) async fn create_provider(&self, operation: &Operation, wanted: ModelProvider) -> Result<ModelProvider> {
+    pub(crate) async fn create_provider(
+        &self,
+        operation: &Operation,
+        wanted: NewModelProvider,
+    ) -> Result<ModelProvider> {
         const KIND: &str = "model_providers.create";
         let payload = self.vault.fingerprint(KIND, &provider_value(&wanted));
         let txn = match self.once::<text::ProviderText>(operation, KIND, payload).await? {
             Once::Again(answer) => return Ok(answer.into()),
             Once::First(txn) => txn,
         };
+        let holder = Holder::ModelProvider(&wanted.name);
+        let path = format!("/api/model-providers/{}", wanted.name);
+        let exists = |what: &str| {
+            let text = format!("model provider \"{}\" already exists with {what}", wanted.name);
+            Error::new(Code::Conflict, text)
+        };
         let provider = match find(&txn, &wanted.name).await? {
-            Some(have) if have == (ModelProvider { created_at: have.created_at, ..wanted.clone() }) => have,
-            Some(_) => {
-                let text = format!("model provider \"{}\" already exists with another definition", wanted.name);
-                return Err(Error::new(Code::Conflict, text));
+            None => {
+                let credentials = self.vault.seal(holder, &wanted.credentials)?;
+                insert(&txn, new_row(wanted, credentials)).await?
             }
-            None => insert(&txn, wanted).await?,
+            Some(have) if !same(&have.provider, &wanted) => {
+                return Err(exists(&format!("another definition; PUT {path} replaces it")));
+            }
+            Some(have) if have.credentials.is_none() => match self.vault.seal(holder, &wanted.credentials)? {
+                None => have.provider,
+                credentials => update(&txn, Stored { credentials, ..have }).await?,
+            },
+            Some(have) => {
+                let held = self.vault.holds(holder, have.credentials.as_ref(), &wanted.credentials)?;
+                if !wanted.credentials.is_empty() && !held {
+                    return Err(exists(&format!("other credentials; PUT {path}/credentials replaces them")));
+                }
+                have.provider
+            }
         };
         finish(txn, operation.id, &text::ProviderText::from(provider.clone())).await?;
         Ok(provider)
     }
 
+    pub(crate) async fn put_provider(
+        &self,
+        operation: &Operation,
+        wanted: NewModelProvider,
+    ) -> Result<Upserted<ModelProvider>> {
+        const KIND: &str = "model_providers.put";
+        type Answer = text::UpsertedText<text::ProviderText>;
+        let payload = self.vault.fingerprint(KIND, &provider_value(&wanted));
+        let txn = match self.once::<Answer>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer.into_record()),
+            Once::First(txn) => txn,
+        };
+        let holder = Holder::ModelProvider(&wanted.name);
+        let put = match find(&txn, &wanted.name).await? {
+            None => {
+                let credentials = self.vault.seal(holder, &wanted.credentials)?;
+                Upserted { value: insert(&txn, new_row(wanted, credentials)).await?, created: true }
+            }
+            Some(have) => {
+                let at = |provider: &str, endpoint: &str| (provider.to_owned(), origin(endpoint));
+                let moves =
+                    at(&have.provider.provider, &have.provider.endpoint) != at(&wanted.provider, &wanted.endpoint);
+                if moves && have.credentials.is_some() && wanted.credentials.is_empty() {
+                    return Err(would_leak("model provider", "/api/model-providers", &wanted.name));
+                }
+                let held = self.vault.holds(holder, have.credentials.as_ref(), &wanted.credentials)?;
+                let value = if same(&have.provider, &wanted) && (held || wanted.credentials.is_empty()) {
+                    have.provider
+                } else {
+                    let given = self.vault.seal(holder, &wanted.credentials)?.filter(|_| !held);
+                    let provider = ModelProvider {
+                        provider: wanted.provider,
+                        endpoint: wanted.endpoint,
+                        models: wanted.models,
+                        labels: wanted.labels,
+                        ..have.provider
+                    };
+                    update(&txn, Stored { provider, credentials: given.or(have.credentials) }).await?
+                };
+                Upserted { value, created: false }
+            }
+        };
+        finish(txn, operation.id, &Answer::from(put.clone())).await?;
+        Ok(put)
+    }
+
+    pub(crate) async fn set_provider_credentials(
+        &self,
+        operation: &Operation,
+        name: &Name,
+        credentials: &BTreeMap<String, Secret>,
+        check: impl Fn(&str) -> Result<()>,
+    ) -> Result<ModelProvider> {
+        const KIND: &str = "model_providers.set_credentials";
+        let payload = self.vault.fingerprint(KIND, &json!([name, credentials]));
+        let txn = match self.once::<text::ProviderText>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer.into()),
+            Once::First(txn) => txn,
+        };
+        let have = find(&txn, name).await?.ok_or_else(|| Error::not_found("model provider", name))?;
+        if !credentials.is_empty() {
+            check(&have.provider.provider)?;
+        } else if have.credentials.is_none() {
+            return Err(Error::not_found("a credential of model provider", name));
+        }
+        let credentials = self.vault.seal(Holder::ModelProvider(name), credentials)?;
+        let provider = update(&txn, Stored { credentials, ..have }).await?;
+        finish(txn, operation.id, &text::ProviderText::from(provider.clone())).await?;
+        Ok(provider)
+    }
+
     pub(crate) async fn get_provider(&self, name: &Name) -> Result<ModelProvider> {
-        find(self.db.read(), name).await?.ok_or_else(|| Error::not_found("model provider", name))
+        let found = find(self.db.read(), name).await?.ok_or_else(|| Error::not_found("model provider", name))?;
+        Ok(found.provider)
     }
 
     pub(crate) async fn list_providers(&self) -> Result<Vec<ModelProvider>> {
@@ -44,7 +147,7 @@ impl Store {
             .all(self.db.read())
             .await
             .map_err(db_error("listing model providers"))?;
-        rows.into_iter().map(TryInto::try_into).collect()
+        rows.into_iter().map(|row| Ok(Stored::try_from(row)?.provider)).collect()
     }
 
     pub(crate) async fn delete_provider(&self, operation: &Operation, name: &Name) -> Result<()> {
@@ -62,7 +165,7 @@ impl Store {
     }
 
     /// Adds what is missing of the starter kit.
-    pub(crate) async fn seed(&self, operation: &Operation, echo: &NewTool, llm: ModelProvider) -> Result<()> {
+    pub(crate) async fn seed(&self, operation: &Operation, echo: &NewTool, llm: NewModelProvider) -> Result<()> {
         const KIND: &str = "starter_kit.seed";
         let payload = self.vault.fingerprint(KIND, &json!(null));
         let txn = match self.once::<()>(operation, KIND, payload).await? {
@@ -71,7 +174,7 @@ impl Store {
         };
         self.seed_echo(&txn, echo, operation.id).await?;
         if find(&txn, &llm.name).await?.is_none() {
-            insert(&txn, llm).await?;
+            insert(&txn, new_row(llm, None)).await?;
         }
         finish(txn, operation.id, &()).await
     }
@@ -94,40 +197,89 @@ pub(super) async fn registered(db: &impl ConnectionTrait, asked: Vec<String>) ->
     Ok(asked.into_iter().filter(|name| known.contains(name)).collect())
 }
 
-async fn find(db: &impl ConnectionTrait, name: &Name) -> Result<Option<ModelProvider>> {
+/// Whether it is defined just so, whatever its credentials.
+fn same(have: &ModelProvider, wanted: &NewModelProvider) -> bool {
+    have.provider == wanted.provider
+        && have.endpoint == wanted.endpoint
+        && have.models == wanted.models
+        && have.labels == wanted.labels
+}
+
+async fn find(db: &impl ConnectionTrait, name: &Name) -> Result<Option<Stored>> {
     let row = model_provider::Entity::find_by_id(name.as_str()).one(db).await;
     row.map_err(db_error("looking up a model provider"))?.map(TryInto::try_into).transpose()
 }
 
-async fn insert(txn: &impl ConnectionTrait, provider: ModelProvider) -> Result<ModelProvider> {
+fn new_row(wanted: NewModelProvider, credentials: Option<Sealed>) -> Stored {
+    let now = now_ms();
+    let provider = ModelProvider {
+        name: wanted.name,
+        provider: wanted.provider,
+        endpoint: wanted.endpoint,
+        models: wanted.models,
+        labels: wanted.labels,
+        credentials_set_at: credentials.as_ref().map(|c| c.set_at),
+        created_at: now,
+        updated_at: now,
+    };
+    Stored { provider, credentials }
+}
+
+async fn insert(txn: &impl ConnectionTrait, new: Stored) -> Result<ModelProvider> {
     let doing = "registering a model provider";
     if model_provider::Entity::find().count(txn).await.map_err(db_error(doing))? >= MAX_ROWS {
         return Err(Error::new(Code::ResourceExhausted, format!("there can be at most {MAX_ROWS} model providers")));
     }
-    let provider = ModelProvider { created_at: now_ms(), ..provider };
-    let row = model_provider::ActiveModel {
-        name: Set(provider.name.to_string()),
-        provider: Set(provider.provider.clone()),
-        endpoint: Set(provider.endpoint.clone()),
-        models: Set(text::write(&provider.models)?),
-        labels: Set(text::write(&provider.labels)?),
-        created_at: Set(provider.created_at),
-    };
-    model_provider::Entity::insert(row).exec_without_returning(txn).await.map_err(db_error(doing))?;
+    let provider = new.provider.clone();
+    model_provider::Entity::insert(row(new)?).exec_without_returning(txn).await.map_err(db_error(doing))?;
     Ok(provider)
 }
 
-impl TryFrom<model_provider::Model> for ModelProvider {
+async fn update(txn: &impl ConnectionTrait, mut changed: Stored) -> Result<ModelProvider> {
+    changed.provider.credentials_set_at = changed.credentials.as_ref().map(|c| c.set_at);
+    changed.provider.updated_at = now_ms();
+    let provider = changed.provider.clone();
+    model_provider::Entity::update_many()
+        .set(row(changed)?)
+        .filter(model_provider::Column::Name.eq(provider.name.as_str()))
+        .exec(txn)
+        .await
+        .map_err(db_error("changing a model provider"))?;
+    Ok(provider)
+}
+
+fn row(stored: Stored) -> Result<model_provider::ActiveModel> {
+    let Stored { provider, credentials } = stored;
+    let (credentials, credentials_set_at) = credentials.map(|c| (c.bytes, c.set_at)).unzip();
+    Ok(model_provider::ActiveModel {
+        name: Set(provider.name.into()),
+        provider: Set(provider.provider),
+        endpoint: Set(provider.endpoint),
+        models: Set(text::write(&provider.models)?),
+        labels: Set(text::write(&provider.labels)?),
+        credentials: Set(credentials),
+        credentials_set_at: Set(credentials_set_at),
+        created_at: Set(provider.created_at),
+        updated_at: Set(provider.updated_at),
+    })
+}
+
+impl TryFrom<model_provider::Model> for Stored {
     type Error = Error;
 
     fn try_from(row: model_provider::Model) -> Result<Self> {
-        Ok(Self {
+        let set_at = row.credentials_set_at.unwrap_or(row.updated_at);
+        let credentials = row.credentials.map(|bytes| Sealed { bytes, set_at });
+        let provider = ModelProvider {
             name: text::name(row.name)?,
             provider: row.provider,
             endpoint: row.endpoint,
             models: text::read(&row.models)?,
             labels: text::read(&row.labels)?,
+            credentials_set_at: credentials.as_ref().map(|c| c.set_at),
             created_at: row.created_at,
-        })
+            updated_at: row.updated_at,
+        };
+        Ok(Self { provider, credentials })
     }
 }

@@ -3,7 +3,7 @@
 
 use hoistway_model::{
     Error, Name, OperationId, Result,
-    tool::{ApiKeyPlace, AppliedTools, BoundTool, Connection, ModelProvider, Tool},
+    tool::{ApiKeyPlace, AppliedTools, BoundTool, Connection, IdentityProvider, ModelProvider, OAuth2, Tool, Upserted},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
@@ -59,6 +59,8 @@ pub(super) struct ConnectionText {
     scheme: String,
     auth_type: String,
     api_key: Option<(String, String, String)>,
+    #[serde(default)]
+    oauth2: Option<(String, Vec<String>)>,
 }
 
 impl From<Connection> for ConnectionText {
@@ -69,6 +71,7 @@ impl From<Connection> for ConnectionText {
             scheme: c.scheme.as_str().to_owned(),
             auth_type: c.auth_type.as_str().to_owned(),
             api_key: c.api_key.map(|k| (k.location, k.name, k.value_prefix)),
+            oauth2: c.oauth2.map(|o| (o.token_url, o.scopes)),
         }
     }
 }
@@ -83,6 +86,7 @@ impl TryFrom<ConnectionText> for Connection {
             scheme: parse(&c.scheme)?,
             auth_type: parse(&c.auth_type)?,
             api_key: c.api_key.map(|(location, name, value_prefix)| ApiKeyPlace { location, name, value_prefix }),
+            oauth2: c.oauth2.map(|(token_url, scopes)| OAuth2 { token_url, scopes }),
         })
     }
 }
@@ -106,7 +110,7 @@ impl From<AppliedText> for AppliedTools {
     }
 }
 
-/// The answer of CreateTool.
+/// The answer of the calls that change one tool.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ToolText {
     name: Name,
@@ -115,6 +119,11 @@ pub(super) struct ToolText {
     internal_url: String,
     labels: BTreeMap<String, String>,
     has_credentials: bool,
+    #[serde(default)]
+    credentials_set_at: Option<i64>,
+    // A version that no tool has: an update that is made from an answer of an older program looks again.
+    #[serde(default = "OperationId::mint")]
+    version: OperationId,
     created_at: i64,
     updated_at: i64,
 }
@@ -128,6 +137,8 @@ impl From<Tool> for ToolText {
             internal_url: t.internal_url,
             labels: t.labels,
             has_credentials: t.has_credentials,
+            credentials_set_at: t.credentials_set_at,
+            version: t.version,
             created_at: t.created_at,
             updated_at: t.updated_at,
         }
@@ -145,13 +156,15 @@ impl TryFrom<ToolText> for Tool {
             internal_url: t.internal_url,
             labels: t.labels,
             has_credentials: t.has_credentials,
+            credentials_set_at: t.credentials_set_at,
+            version: t.version,
             created_at: t.created_at,
             updated_at: t.updated_at,
         })
     }
 }
 
-/// The answer of CreateModelProvider.
+/// The answer of the calls that change one model provider.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ProviderText {
     name: Name,
@@ -159,7 +172,11 @@ pub(super) struct ProviderText {
     endpoint: String,
     models: Vec<String>,
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    credentials_set_at: Option<i64>,
     created_at: i64,
+    #[serde(default)]
+    updated_at: i64,
 }
 
 impl From<ModelProvider> for ProviderText {
@@ -170,7 +187,9 @@ impl From<ModelProvider> for ProviderText {
             endpoint: p.endpoint,
             models: p.models,
             labels: p.labels,
+            credentials_set_at: p.credentials_set_at,
             created_at: p.created_at,
+            updated_at: p.updated_at,
         }
     }
 }
@@ -183,7 +202,78 @@ impl From<ProviderText> for ModelProvider {
             endpoint: p.endpoint,
             models: p.models,
             labels: p.labels,
+            credentials_set_at: p.credentials_set_at,
             created_at: p.created_at,
+            updated_at: p.updated_at,
+        }
+    }
+}
+
+/// The answer of an upsert.
+#[derive(Serialize, Deserialize)]
+pub(super) struct UpsertedText<T> {
+    value: T,
+    created: bool,
+}
+
+impl<T, U: From<T>> From<Upserted<T>> for UpsertedText<U> {
+    fn from(u: Upserted<T>) -> Self {
+        Self { value: u.value.into(), created: u.created }
+    }
+}
+
+impl<T> UpsertedText<T> {
+    /// The answer again.
+    pub(super) fn into_record<U: From<T>>(self) -> Upserted<U> {
+        Upserted { value: self.value.into(), created: self.created }
+    }
+}
+
+/// An identity provider in the answer of PutIdentityProvider.
+#[derive(Serialize, Deserialize)]
+pub(super) struct IdentityText {
+    name: Name,
+    host: String,
+    issuer: String,
+    jwks_uri: String,
+    audiences: Vec<String>,
+    user_id_claim: String,
+    allowed_domains: Vec<String>,
+    labels: BTreeMap<String, String>,
+    created_at: i64,
+    updated_at: i64,
+}
+
+impl From<IdentityProvider> for IdentityText {
+    fn from(p: IdentityProvider) -> Self {
+        Self {
+            name: p.name,
+            host: p.host,
+            issuer: p.issuer,
+            jwks_uri: p.jwks_uri,
+            audiences: p.audiences,
+            user_id_claim: p.user_id_claim,
+            allowed_domains: p.allowed_domains,
+            labels: p.labels,
+            created_at: p.created_at,
+            updated_at: p.updated_at,
+        }
+    }
+}
+
+impl From<IdentityText> for IdentityProvider {
+    fn from(p: IdentityText) -> Self {
+        Self {
+            name: p.name,
+            host: p.host,
+            issuer: p.issuer,
+            jwks_uri: p.jwks_uri,
+            audiences: p.audiences,
+            user_id_claim: p.user_id_claim,
+            allowed_domains: p.allowed_domains,
+            labels: p.labels,
+            created_at: p.created_at,
+            updated_at: p.updated_at,
         }
     }
 }

@@ -6,14 +6,14 @@ use super::{
     finish, text,
 };
 use crate::{
-    plan::{agents, completed},
+    plan::{agents, completed, replaced},
     record::{Builtin, Content, StoredTool},
-    vault::tool_value,
+    vault::{Holder, Sealed, tool_value},
 };
 use hoistway_kit::{db::db_error, time::now_ms};
 use hoistway_model::{
-    Code, Error, Name, Operation, OperationId, Result,
-    tool::{ApiKeyPlace, Connection, NewTool, Tool},
+    Code, Error, Name, Operation, OperationId, Result, Secret,
+    tool::{ApiKeyPlace, Connection, NewTool, OAuth2, Tool, ToolUpdate},
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -21,7 +21,7 @@ use sea_orm::{
     sea_query::Expr,
 };
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Store {
     pub(crate) async fn create_tool(&self, operation: &Operation, wanted: &NewTool) -> Result<Tool> {
@@ -33,7 +33,7 @@ impl Store {
         };
         let tool = match find(&txn, &wanted.name).await? {
             None => {
-                let sealed = self.vault.seal(&wanted.name, &wanted.credentials)?;
+                let sealed = self.vault.seal(Holder::Tool(&wanted.name), &wanted.credentials)?;
                 let content = new_content(wanted, None, sealed);
                 let tool = new_row(wanted, content, None, operation.id);
                 insert(&txn, vec![tool.clone()]).await?;
@@ -49,6 +49,59 @@ impl Store {
             }
         };
         let tool = tool.show(&self.addresses);
+        finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
+        Ok(tool)
+    }
+
+    pub(crate) async fn update_tool(&self, operation: &Operation, wanted: &ToolUpdate) -> Result<Tool> {
+        const KIND: &str = "tools.update";
+        let ToolUpdate { tool: wanted, version } = wanted;
+        let payload = self.vault.fingerprint(KIND, &json!([tool_value(wanted), version]));
+        let txn = match self.once::<text::ToolText>(operation, KIND, payload).await? {
+            Once::Again(answer) => return answer.try_into(),
+            Once::First(txn) => txn,
+        };
+        let have = find(&txn, &wanted.name).await?.ok_or_else(|| Error::not_found("tool", &wanted.name))?;
+        if version.is_some_and(|version| version != have.written_by) {
+            let text = format!("tool \"{}\" was changed meanwhile; look at it and try again", wanted.name);
+            return Err(Error::new(Code::Aborted, text));
+        }
+        let content = replaced(&have, wanted, &self.addresses, &self.vault)?;
+        adopt(&txn, &have.name).await?;
+        let tool = if content == have.content && wanted.labels == have.labels {
+            have
+        } else {
+            let have = StoredTool { labels: wanted.labels.clone(), ..have };
+            update(&txn, have, content, operation.id).await?
+        };
+        let tool = tool.show(&self.addresses);
+        finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
+        Ok(tool)
+    }
+
+    pub(crate) async fn set_tool_credentials(
+        &self,
+        operation: &Operation,
+        name: &Name,
+        credentials: &BTreeMap<String, Secret>,
+        check: impl Fn(&Connection) -> Result<()>,
+    ) -> Result<Tool> {
+        const KIND: &str = "tools.set_credentials";
+        let payload = self.vault.fingerprint(KIND, &json!([name, credentials]));
+        let txn = match self.once::<text::ToolText>(operation, KIND, payload).await? {
+            Once::Again(answer) => return answer.try_into(),
+            Once::First(txn) => txn,
+        };
+        let have = find(&txn, name).await?.ok_or_else(|| Error::not_found("tool", name))?;
+        if !credentials.is_empty() {
+            check(&have.content.connection)?;
+        } else if have.content.credentials.is_none() {
+            return Err(Error::not_found("a credential of tool", name));
+        }
+        let credentials = self.vault.seal(Holder::Tool(name), credentials)?;
+        let content = Content { credentials, ..have.content.clone() };
+        adopt(&txn, name).await?;
+        let tool = update(&txn, have, content, operation.id).await?.show(&self.addresses);
         finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
         Ok(tool)
     }
@@ -102,7 +155,7 @@ impl Store {
 }
 
 /// What a tool is when it is registered.
-pub(super) fn new_content(wanted: &NewTool, builtin: Option<Builtin>, credentials: Option<Vec<u8>>) -> Content {
+pub(super) fn new_content(wanted: &NewTool, builtin: Option<Builtin>, credentials: Option<Sealed>) -> Content {
     let (description, connection) = (wanted.description.clone(), wanted.connection.clone());
     Content { description, connection, builtin, credentials }
 }
@@ -180,6 +233,8 @@ fn row(t: StoredTool) -> Result<tool::ActiveModel> {
         Some(place) => (Some(place.location), Some(place.name), Some(place.value_prefix)),
         None => (None, None, None),
     };
+    let oauth2 = connection.oauth2.map(|o| text::write(&(o.token_url, o.scopes))).transpose()?;
+    let (credentials, credentials_set_at) = credentials.map(|c| (c.bytes, c.set_at)).unzip();
     Ok(tool::ActiveModel {
         name: Set(t.name.into()),
         description: Set(description),
@@ -191,7 +246,9 @@ fn row(t: StoredTool) -> Result<tool::ActiveModel> {
         api_key_name: Set(key_name),
         api_key_prefix: Set(prefix),
         labels: Set(text::write(&t.labels)?),
+        oauth2: Set(oauth2),
         credentials: Set(credentials),
+        credentials_set_at: Set(credentials_set_at),
         builtin: Set(builtin.map(|b| b.as_str().to_owned())),
         created_by_operation: Set(t.created_by.map(|id| id.to_string())),
         written_by_operation: Set(t.written_by.to_string()),
@@ -208,6 +265,8 @@ impl TryFrom<tool::Model> for StoredTool {
             (Some(location), Some(name), Some(value_prefix)) => Some(ApiKeyPlace { location, name, value_prefix }),
             _ => None,
         };
+        let oauth2 = row.oauth2.as_deref().map(text::read::<(String, Vec<String>)>).transpose()?;
+        let set_at = row.credentials_set_at.unwrap_or(row.updated_at);
         Ok(Self {
             name: text::name(row.name)?,
             content: Content {
@@ -218,9 +277,10 @@ impl TryFrom<tool::Model> for StoredTool {
                     scheme: text::parse(&row.scheme)?,
                     auth_type: text::parse(&row.auth_type)?,
                     api_key,
+                    oauth2: oauth2.map(|(token_url, scopes)| OAuth2 { token_url, scopes }),
                 },
                 builtin: row.builtin.as_deref().and_then(Builtin::parse),
-                credentials: row.credentials,
+                credentials: row.credentials.map(|bytes| Sealed { bytes, set_at }),
             },
             labels: text::read(&row.labels)?,
             created_by: row.created_by_operation.as_deref().map(text::parse).transpose()?,

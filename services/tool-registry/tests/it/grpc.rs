@@ -26,7 +26,7 @@ async fn a_port_answers_who_shows_the_token() {
 
     let e = client.create_model_provider(
         Operation::new(),
-        hoistway_model::tool::ModelProvider { provider: "x".into(), ..provider("p") },
+        hoistway_model::tool::NewModelProvider { provider: "x".into(), ..provider("p") },
     );
     assert_eq!(e.await.unwrap_err().field.as_deref(), Some("provider"));
     drop((client, stranger));

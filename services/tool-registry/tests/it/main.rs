@@ -8,6 +8,7 @@ mod process;
 mod providers;
 mod tools;
 mod undo;
+mod updates;
 mod world;
 
 /// Runs each case on the service itself and on a client of it.

@@ -1,19 +1,21 @@
 //! Model providers.
 
 use crate::world::*;
-use hoistway_model::{Code, Operation, tool::ModelProvider};
+use hoistway_model::{Code, Operation, tool::NewModelProvider};
 
 crate::both_ways! {
     a_provider_is_registered_shown_and_deleted
     another_definition_is_a_conflict
     an_unknown_protocol_is_refused
+    a_key_is_kept_and_goes_nowhere_else
 }
 
 async fn a_provider_is_registered_shown_and_deleted(world: World) {
     let operation = Operation::new();
     let made = world.create_model_provider(operation.clone(), provider("mine")).await.unwrap();
     assert!(made.created_at > 0);
-    assert_eq!(made, ModelProvider { created_at: made.created_at, ..provider("mine") });
+    assert_eq!((made.provider.as_str(), made.endpoint.as_str()), ("openai", "https://models.example/v1"));
+    assert_eq!((made.models.len(), made.labels["team"].as_str(), made.credentials_set_at), (2, "a", None));
     assert_eq!(world.get_model_provider(name("mine")).await.unwrap(), made);
     world.create_model_provider(Operation::new(), provider("a-first")).await.unwrap();
     let names: Vec<_> = world.list_model_providers().await.unwrap().into_iter().map(|p| p.name).collect();
@@ -34,20 +36,64 @@ async fn another_definition_is_a_conflict(world: World) {
     let made = world.create_model_provider(Operation::new(), provider("mine")).await.unwrap();
     assert_eq!(world.create_model_provider(Operation::new(), provider("mine")).await.unwrap(), made);
     for other in [
-        ModelProvider { provider: "ollama".into(), ..provider("mine") },
-        ModelProvider { endpoint: String::new(), ..provider("mine") },
-        ModelProvider { models: vec!["small".into()], ..provider("mine") },
-        ModelProvider { labels: Default::default(), ..provider("mine") },
+        NewModelProvider { provider: "ollama".into(), ..provider("mine") },
+        NewModelProvider { endpoint: String::new(), ..provider("mine") },
+        NewModelProvider { models: vec!["small".into()], ..provider("mine") },
+        NewModelProvider { labels: Default::default(), ..provider("mine") },
     ] {
         let e = world.create_model_provider(Operation::new(), other).await.unwrap_err();
-        let text = "model provider \"mine\" already exists with another definition";
+        let text =
+            "model provider \"mine\" already exists with another definition; PUT /api/model-providers/mine replaces it";
         assert_eq!((e.code, e.message.as_str()), (Code::Conflict, text));
     }
 }
 
 async fn an_unknown_protocol_is_refused(world: World) {
-    let odd = ModelProvider { provider: "Open\nAI".into(), ..provider("mine") };
+    let odd = NewModelProvider { provider: "Open\nAI".into(), ..provider("mine") };
     let e = world.create_model_provider(Operation::new(), odd).await.unwrap_err();
     let text = "provider: \"Open\\nAI\" is not one of openai, anthropic, bedrock, ollama";
     assert_eq!((e.code, e.message.as_str()), (Code::InvalidArgument, text));
+}
+
+async fn a_key_is_kept_and_goes_nowhere_else(world: World) {
+    world.create_model_provider(Operation::new(), provider("mine")).await.unwrap();
+    let made = world.create_model_provider(Operation::new(), keyed(provider("mine"), "sk")).await.unwrap();
+    assert!(made.credentials_set_at.is_some(), "registering it again may add a key");
+    let e = world.create_model_provider(Operation::new(), keyed(provider("mine"), "other")).await.unwrap_err();
+    let text = "model provider \"mine\" already exists with other credentials; PUT /api/model-providers/mine/credentials replaces them";
+    assert_eq!((e.code, e.message.as_str()), (Code::Conflict, text));
+
+    let operation = Operation::new();
+    let models = NewModelProvider { models: vec!["tiny".into()], ..provider("mine") };
+    let put = world.put_model_provider(operation.clone(), models.clone()).await.unwrap();
+    assert_eq!(
+        (put.created, put.value.models.len(), put.value.credentials_set_at),
+        (false, 1, made.credentials_set_at)
+    );
+    assert_eq!(world.put_model_provider(operation, models).await.unwrap(), put);
+    for moved in [
+        NewModelProvider { endpoint: "https://evil.example/v1".into(), ..provider("mine") },
+        NewModelProvider { endpoint: "http://models.example/v1".into(), ..provider("mine") },
+        NewModelProvider { endpoint: String::new(), ..provider("mine") },
+        NewModelProvider { provider: "anthropic".into(), ..provider("mine") },
+    ] {
+        let e = world.put_model_provider(Operation::new(), moved).await.unwrap_err();
+        assert!(e.code == Code::Conflict && e.message.contains("DELETE /api/model-providers/mine/credentials"), "{e}");
+        assert_eq!(world.get_model_provider(name("mine")).await.unwrap(), put.value);
+    }
+    let moved = NewModelProvider { endpoint: "https://other.example".into(), ..provider("mine") };
+    let put = world.put_model_provider(Operation::new(), keyed(moved, "sk")).await.unwrap();
+    assert_eq!(put.value.endpoint, "https://other.example", "whoever knows the key may send it elsewhere");
+
+    let set = |key: &str| world.set_model_provider_credentials(Operation::new(), name("mine"), api_key(key));
+    assert!(set("new").await.unwrap().credentials_set_at.is_some());
+    let none = || world.set_model_provider_credentials(Operation::new(), name("mine"), Default::default());
+    assert_eq!(none().await.unwrap().credentials_set_at, None);
+    let e = none().await.unwrap_err();
+    assert_eq!((e.code, e.message.as_str()), (Code::NotFound, "a credential of model provider \"mine\" not found"));
+    let wrong = [("client_id".to_owned(), hoistway_model::Secret::new("s3cr3t"))].into();
+    let e = world.set_model_provider_credentials(Operation::new(), name("mine"), wrong).await.unwrap_err();
+    assert_eq!((e.code, e.message.as_str()), (Code::InvalidArgument, "credentials: openai takes api_key"));
+    let put = world.put_model_provider(Operation::new(), provider("new")).await.unwrap();
+    assert!(put.created);
 }

@@ -44,11 +44,12 @@ async fn registering_the_same_again_is_a_no_op_and_may_complete_it(world: World)
     assert!(second.has_credentials && second.connection.api_key.is_some());
     assert_eq!(world.create_tool(Operation::new(), complete.clone()).await.unwrap(), second);
 
+    let definition = "another definition; PUT /api/tools/t changes it";
     for (other, what) in [
-        (tool("t"), "another definition"),
-        (elsewhere(complete.clone()), "another definition"),
-        (described(complete.clone(), "Other"), "another definition"),
-        (with_key(complete, "other"), "other credentials; delete it first to replace them"),
+        (tool("t"), definition),
+        (elsewhere(complete.clone()), definition),
+        (described(complete.clone(), "Other"), definition),
+        (with_key(complete, "other"), "other credentials; PUT /api/tools/t/credentials replaces them"),
     ] {
         let e = world.create_tool(Operation::new(), other).await.unwrap_err();
         assert_eq!((e.code, e.message), (Code::Conflict, format!("tool \"t\" already exists with {what}")));
@@ -198,4 +199,7 @@ async fn the_dry_run_says_what_applying_does(world: World) {
     assert_eq!((resolved.providers, resolved.identity_provider_known), (vec!["mine".to_owned()], true));
     let resolved = world.resolve(wanted, Vec::new(), Some(name("okta"))).await.unwrap();
     assert!(!resolved.identity_provider_known);
+    world.put_identity_provider(Operation::new(), identity("okta")).await.unwrap();
+    let resolved = world.resolve(plan("a", [], &[]), Vec::new(), Some(name("okta"))).await.unwrap();
+    assert!(resolved.identity_provider_known);
 }

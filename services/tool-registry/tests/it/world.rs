@@ -4,7 +4,10 @@ use hoistway_client::ToolRegistryClient;
 use hoistway_kit::{secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     Code, Error, Name, Operation, OperationId, Result, Secret, ToolRegistry,
-    tool::{ApiKeyPlace, AppliedTools, AuthType, Connection, ModelProvider, NewTool, Resolved, Scheme, ToolPlan},
+    tool::{
+        ApiKeyPlace, AppliedTools, AuthType, Connection, IdentityProvider, NewModelProvider, NewTool, Resolved, Scheme,
+        ToolPlan,
+    },
 };
 use hoistway_tool_registry::{Config, Deps, ToolRegistryService, grpc, open};
 use std::{collections::BTreeMap, ops::Deref, sync::Arc};
@@ -52,9 +55,16 @@ impl World {
 
     /// Ends the service and opens its directory again.
     pub async fn restart(self) -> Self {
+        let key = self.deps.master_key.clone();
+        self.restart_with(key).await
+    }
+
+    /// The same with another master key.
+    pub async fn restart_with(self, master_key: MasterKey) -> Self {
         let Self { registry, service, config, deps, dir } = self;
         service.close().await;
         drop((registry, service));
+        let deps = Deps { master_key, ..deps };
         let service = open(&config, &deps).await.unwrap();
         Self { registry: Arc::new(service.clone()), service, config, deps, dir }
     }
@@ -118,6 +128,7 @@ pub fn tool(text: &str) -> NewTool {
             scheme: Scheme::Https,
             auth_type: AuthType::ApiKey,
             api_key: None,
+            oauth2: None,
         },
         labels: BTreeMap::new(),
         credentials: BTreeMap::new(),
@@ -134,7 +145,7 @@ pub fn described(tool: NewTool, description: &str) -> NewTool {
 }
 
 pub fn with_key(tool: NewTool, key: &str) -> NewTool {
-    NewTool { credentials: BTreeMap::from([("api_key".into(), Secret::new(key))]), ..tool }
+    NewTool { credentials: api_key(key), ..tool }
 }
 
 pub fn in_header(mut tool: NewTool) -> NewTool {
@@ -148,13 +159,36 @@ pub fn plan(agent: &str, create: impl IntoIterator<Item = NewTool>, bind: &[&str
     ToolPlan { agent: name(agent), create: create.into_iter().collect(), bind }
 }
 
-pub fn provider(text: &str) -> ModelProvider {
-    ModelProvider {
+pub fn keyed(provider: NewModelProvider, key: &str) -> NewModelProvider {
+    NewModelProvider { credentials: api_key(key), ..provider }
+}
+
+pub fn api_key(key: &str) -> BTreeMap<String, Secret> {
+    BTreeMap::from([("api_key".into(), Secret::new(key))])
+}
+
+pub fn provider(text: &str) -> NewModelProvider {
+    NewModelProvider {
         name: name(text),
         provider: "openai".into(),
         endpoint: "https://models.example/v1".into(),
         models: vec!["small".into(), "large".into()],
         labels: BTreeMap::from([("team".into(), "a".into())]),
+        credentials: BTreeMap::new(),
+    }
+}
+
+pub fn identity(text: &str) -> IdentityProvider {
+    IdentityProvider {
+        name: name(text),
+        host: "agents.example".into(),
+        issuer: "https://id.example".into(),
+        jwks_uri: "https://id.example/keys".into(),
+        audiences: vec!["agents".into()],
+        user_id_claim: "email".into(),
+        allowed_domains: vec!["example.com".into()],
+        labels: BTreeMap::new(),
         created_at: 0,
+        updated_at: 0,
     }
 }

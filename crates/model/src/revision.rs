@@ -1,0 +1,270 @@
+//! Revisions of agents: immutable, numbered, each made for a reason.
+
+use crate::{
+    Code, DeploymentId, Digest, Error, Name, Result, RevisionId,
+    agent::{AgentSpec, LlmConfig},
+    image::ImageRef,
+    tool::BoundTool,
+};
+use std::{fmt, str::FromStr};
+
+/// Why a revision was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A deploy.
+    Deploy,
+    /// A change of the configuration only.
+    Config,
+    /// A return to an earlier revision.
+    Rollback,
+    /// The same source built again, because what it runs on has changed.
+    Rebuild,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Reason; 4] = [Reason::Deploy, Reason::Config, Reason::Rollback, Reason::Rebuild];
+
+    /// The public spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Reason::Deploy => "deploy",
+            Reason::Config => "config",
+            Reason::Rollback => "rollback",
+            Reason::Rebuild => "rebuild",
+        }
+    }
+
+    /// Reads the public spelling.
+    pub fn parse(text: &str) -> Option<Self> {
+        Reason::ALL.into_iter().find(|r| r.as_str() == text)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a revision stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RevisionState {
+    /// On its way up, or waiting for its image.
+    Starting,
+    /// The agent's invokes go to it.
+    Serving,
+    /// It would serve if the agent were not stopped.
+    Stopped,
+    /// Another one took its place; it is kept to be rolled back to.
+    Superseded,
+    /// It could not be started.
+    Failed,
+}
+
+impl RevisionState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::Starting, Self::Serving, Self::Stopped, Self::Superseded, Self::Failed];
+
+    /// The public spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Stopped => "stopped",
+            Self::Superseded => "superseded",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Reads the public spelling.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// Which revision is meant: `current`, `previous`, a number or an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RevisionRef {
+    /// The one that is wanted now.
+    Current,
+    /// The one that served before the current one.
+    Previous,
+    /// By its number.
+    Number(u64),
+    /// By its id.
+    Id(RevisionId),
+}
+
+impl fmt::Display for RevisionRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Current => f.write_str("current"),
+            Self::Previous => f.write_str("previous"),
+            Self::Number(number) => number.fmt(f),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for RevisionRef {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "current" => return Ok(Self::Current),
+            "previous" => return Ok(Self::Previous),
+            _ => {}
+        }
+        // An id of digits only would not be shorter than any number.
+        if text.len() < 20
+            && text.bytes().all(|b| b.is_ascii_digit())
+            && let Ok(number) = text.parse()
+        {
+            return Ok(Self::Number(number));
+        }
+        text.parse().map(Self::Id).map_err(|_: Error| {
+            Error::new(Code::InvalidArgument, "a revision is named by its number, its id, \"current\" or \"previous\"")
+        })
+    }
+}
+
+/// A revision as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// Its id.
+    pub id: RevisionId,
+    /// 1, 2, 3… for each agent; never used twice, and missing where a deploy failed.
+    pub number: u64,
+    /// What it is, with every user variable's value masked.
+    pub spec: AgentSpec,
+    /// The digest of the image's manifest, once known.
+    pub image_digest: Option<Digest>,
+    /// Why it was made.
+    pub reason: Reason,
+    /// The deployment that made it; unknown for those of an older version.
+    pub deployment: Option<DeploymentId>,
+    /// The number of the revision that it was made of, if it was.
+    pub of: Option<u64>,
+    /// How it stands.
+    pub state: RevisionState,
+    /// Why it failed or waits; else empty.
+    pub message: String,
+    /// Whether it is the one that is wanted now.
+    pub current: bool,
+    /// Milliseconds since the epoch.
+    pub created_at: i64,
+    /// When it last began to serve, in milliseconds since the epoch; absent if it never did.
+    pub served_at: Option<i64>,
+}
+
+/// A revision that is made of an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Derivation {
+    /// The agent.
+    pub agent: Name,
+    /// The revision whose specification is taken.
+    pub from: RevisionId,
+    /// Why.
+    pub reason: Reason,
+    /// What is different.
+    pub changes: SpecChanges,
+}
+
+/// What a derived revision has instead of its base's; `None` keeps what the base has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SpecChanges {
+    /// Another image.
+    pub image: Option<NewImage>,
+    /// The system prompt.
+    pub system_prompt: Option<String>,
+    /// Required tools with where each is now. Given even when only an address may have changed.
+    pub tools: Option<Vec<BoundTool>>,
+    /// Models.
+    pub llm: Option<Vec<LlmConfig>>,
+    /// Who authenticates callers; `Some(None)`: nobody any more.
+    pub identity_provider: Option<Option<Name>>,
+    /// What a later request is compared with.
+    pub fingerprint: Option<Digest>,
+}
+
+/// The image of a derived revision, with what is known of how it was built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewImage {
+    /// The image.
+    pub image: ImageRef,
+    /// `build-<hex>` if it was built here.
+    pub build_id: Option<String>,
+    /// Its entry file.
+    pub entry_point: Option<String>,
+}
+
+impl SpecChanges {
+    /// The specification with the changes in it.
+    pub fn apply(self, mut spec: AgentSpec) -> AgentSpec {
+        if let Some(NewImage { image, build_id, entry_point }) = self.image {
+            (spec.image, spec.build_id, spec.entry_point) = (image, build_id, entry_point);
+        }
+        if let Some(system_prompt) = self.system_prompt {
+            spec.system_prompt = system_prompt;
+        }
+        if let Some(tools) = self.tools {
+            spec.tools = tools;
+        }
+        if let Some(llm) = self.llm {
+            spec.llm = llm;
+        }
+        if let Some(identity_provider) = self.identity_provider {
+            spec.identity_provider = identity_provider;
+        }
+        if let Some(fingerprint) = self.fingerprint {
+            spec.fingerprint = fingerprint;
+        }
+        spec
+    }
+}
+
+/// What differs between two revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diff {
+    /// The earlier side: id and number; absent when there is nothing to compare with.
+    pub from: Option<(RevisionId, u64)>,
+    /// The later side.
+    pub to: (RevisionId, u64),
+    /// Every difference, by field.
+    pub changes: Vec<Change>,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its path, such as `env[NAME]`.
+    pub field: String,
+    /// What it was; absent when it was not there. Values of variables are masked.
+    pub from: Option<String>,
+    /// What it is; absent when it is not there any more.
+    pub to: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn references_round_trip() {
+        let id = RevisionId::mint();
+        for (text, want) in [
+            ("current", RevisionRef::Current),
+            ("previous", RevisionRef::Previous),
+            ("12", RevisionRef::Number(12)),
+            (id.to_string().as_str(), RevisionRef::Id(id)),
+        ] {
+            let read: RevisionRef = text.parse().unwrap();
+            assert_eq!((read, read.to_string().as_str()), (want, text));
+        }
+        for wrong in ["", "-1", "1.5", "newest", "99999999999999999999999"] {
+            assert_eq!(wrong.parse::<RevisionRef>().unwrap_err().code, Code::InvalidArgument, "{wrong}");
+        }
+    }
+}

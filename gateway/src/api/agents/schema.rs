@@ -1,0 +1,151 @@
+//! Agents and their invokes as the API's document describes them.
+#![expect(dead_code, reason = "nothing makes them: they describe what `shape` and the runner answer")]
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// An agent.
+#[derive(Debug, ToSchema)]
+#[schema(as = Agent)]
+pub struct AgentSchema {
+    /// The agent's name, unique in the installation.
+    #[schema(examples("hello"))]
+    pub name: String,
+    /// Where it runs.
+    #[schema(examples("agent-system"))]
+    pub namespace: String,
+    /// Labels, by name.
+    pub labels: BTreeMap<String, String>,
+    /// What was deployed.
+    pub spec: AgentSpecSchema,
+    /// How it is.
+    pub status: AgentStatusSchema,
+    /// When it was deployed first.
+    #[schema(format = DateTime)]
+    pub created_at: String,
+    /// When it was changed last.
+    #[schema(format = DateTime)]
+    pub updated_at: String,
+}
+
+/// What was deployed.
+#[derive(Debug, ToSchema)]
+#[schema(as = AgentSpec, rename_all = "camelCase")]
+pub struct AgentSpecSchema {
+    /// The image, at an address from which it can be pulled.
+    #[schema(examples("127.0.0.1:29085/hello:0c67cd1d8fc8"))]
+    pub image: String,
+    /// The build that made the image; null for an image that was built elsewhere.
+    #[schema(required, examples("build-0c67cd1d8fc8"))]
+    pub build_id: Option<String>,
+    /// The system prompt; empty when there is none.
+    pub system_prompt: String,
+    /// The tools that the agent uses.
+    pub required_tools: Vec<AgentToolSchema>,
+    /// Its models.
+    pub llm_config: Vec<AgentModelSchema>,
+    /// Its environment; the values of the user's own variables are masked.
+    pub env: Vec<AgentVariableSchema>,
+    /// The identity provider that authenticates its callers; null when there is none.
+    #[schema(required)]
+    pub identity_provider: Option<String>,
+}
+
+/// A tool that an agent uses.
+#[derive(Debug, ToSchema)]
+#[schema(as = AgentTool)]
+pub struct AgentToolSchema {
+    /// The tool's name.
+    #[schema(examples("echo-tool"))]
+    pub name: String,
+}
+
+/// A model of an agent.
+#[derive(Debug, ToSchema)]
+#[schema(as = AgentModel)]
+pub struct AgentModelSchema {
+    /// What it is for: `chat`, `embedding`, `classify` or `reranking`.
+    #[schema(examples("chat"))]
+    pub role: String,
+    /// Its provider.
+    #[schema(examples("openai"))]
+    pub provider: String,
+    /// The model, as its provider calls it.
+    #[schema(examples("gpt-4o-mini"))]
+    pub model: String,
+}
+
+/// A variable of an agent's environment.
+#[derive(Debug, ToSchema)]
+#[schema(as = AgentVariable)]
+pub struct AgentVariableSchema {
+    /// Its name.
+    #[schema(examples("AGENT_NAME"))]
+    pub name: String,
+    /// Its value, masked if it is the user's.
+    #[schema(examples("hello"))]
+    pub value: String,
+}
+
+/// How an agent is.
+#[derive(Debug, ToSchema)]
+#[schema(as = AgentStatus, rename_all = "camelCase")]
+pub struct AgentStatusSchema {
+    /// `Running`, it answers; `Pending`, it does not yet; `Failed`, it does not any more. `message` says why.
+    #[schema(examples("Running"))]
+    pub phase: String,
+    /// Why, when it is not simply running.
+    pub message: String,
+    /// The id of the wanted revision.
+    pub revision: String,
+    /// The digest of the running image's manifest; null until it is known.
+    #[schema(required)]
+    pub image_digest: Option<String>,
+    /// What keeps the agent from harming the machine, as enforced.
+    #[schema(examples("not sandboxed"))]
+    pub isolation: String,
+}
+
+/// What becomes of a DELETE.
+#[derive(Debug, ToSchema)]
+#[schema(as = Deleted)]
+pub struct DeletedSchema {
+    /// `deleted`.
+    #[schema(examples("deleted"))]
+    pub status: String,
+}
+
+/// What to ask an agent. It gets members that are not listed here too.
+#[derive(Debug, ToSchema)]
+#[schema(as = InvokeRequest)]
+pub struct InvokeSchema {
+    /// The message.
+    #[schema(examples("world"))]
+    pub message: String,
+}
+
+/// What an agent answered. There may be more members, which are the agent's own.
+#[derive(Debug, ToSchema)]
+#[schema(as = InvokeAnswer)]
+pub struct AnswerSchema {
+    /// What the agent returned: any JSON.
+    #[schema(value_type = AnyJson, inline)]
+    pub response: Value,
+}
+
+/// Any JSON.
+#[derive(Debug)]
+pub struct AnyJson;
+
+impl utoipa::PartialSchema for AnyJson {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, SchemaType};
+        ObjectBuilder::new()
+            .schema_type(SchemaType::AnyValue)
+            .description(Some("What the agent returned: any JSON."))
+            .into()
+    }
+}
+
+impl ToSchema for AnyJson {}

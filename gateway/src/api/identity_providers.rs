@@ -1,0 +1,390 @@
+//! `/api/identity-providers`.
+
+#[cfg(test)]
+mod tests;
+
+use super::{
+    body::WholeBody,
+    connection::http_url,
+    error::ApiResult,
+    json::{self, Object, short},
+    page::ByName,
+    query::{Query, Segment},
+    tools::{
+        DELETED, Deleted,
+        body::{labels, named_as_in_path},
+        created,
+    },
+    users,
+};
+use crate::state::AppState;
+use axum::{Json, extract::State};
+use hoistway_kit::time::rfc3339;
+use hoistway_model::{Error, NAMESPACE, Name, Operation, Result, tool::IdentityProvider};
+use http::StatusCode;
+use serde::Serialize;
+use std::{collections::BTreeMap, sync::Arc};
+use url::{Host, Url};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The longest audience and the longest claim.
+const MAX_AUDIENCE: usize = 2_048;
+const MAX_CLAIM: usize = 256;
+/// The longest name of a host or domain.
+const MAX_HOST: usize = 253;
+/// As long as nobody verifies tokens.
+const NOT_VERIFIED: &str = "callers' tokens are not verified yet: agents with this provider refuse every invoke";
+
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(list, apply)).routes(routes!(get, put, delete))
+}
+
+/// A registered identity provider.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = IdentityProvider)]
+pub struct IdentityProviderOut {
+    /// Unique name; agents name the provider by it.
+    #[schema(examples("company-sso"))]
+    name: String,
+    /// Where it is.
+    #[schema(examples("agent-system"))]
+    namespace: &'static str,
+    /// Its labels.
+    labels: BTreeMap<String, String>,
+    /// What it is.
+    spec: IdentityProviderSpec,
+    /// How it is.
+    status: IdentityProviderStatus,
+    /// When it was registered.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
+    created_at: String,
+    /// When it was changed last.
+    #[schema(examples("2026-11-23T10:00:00.000Z"))]
+    updated_at: String,
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// An identity provider to be registered.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct IdentityProviderIn {
+    /// Unique name: at most 63 lower-case letters, digits and `-`. The path may say it instead.
+    #[schema(examples("company-sso"))]
+    name: Option<String>,
+    /// Labels, at most 256 bytes each.
+    labels: Option<BTreeMap<String, String>>,
+    /// What it is.
+    spec: IdentityProviderSpecIn,
+}
+
+/// What an identity provider shall be.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct IdentityProviderSpecIn {
+    /// The host that callers use, `HOST` or `HOST:PORT`.
+    #[schema(examples("agents.example.com"))]
+    host: String,
+    /// Who issues tokens.
+    identity_provider: IssuerIn,
+    /// The claim that names the caller.
+    #[schema(rename = "userIDClaim", max_length = 256, examples("email"))]
+    user_id_claim: String,
+    /// Mail domains of callers who are let in; absent: all.
+    allowed_domains: Option<Vec<String>>,
+}
+
+/// Who issues tokens. Both addresses begin with `https://`, unless they are of this machine.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct IssuerIn {
+    /// The claim `iss` of its tokens.
+    #[schema(max_length = 2_048, examples("https://accounts.example.com"))]
+    issuer: String,
+    /// Where its keys are.
+    #[schema(max_length = 2_048, examples("https://accounts.example.com/keys"))]
+    jwks_uri: String,
+    /// Of which a token's `aud` must name one; absent: any.
+    audiences: Option<Vec<String>>,
+}
+
+/// What an identity provider is.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityProviderSpec {
+    /// The host that callers use, with a port if it is not the usual one.
+    #[schema(examples("agents.example.com"))]
+    host: String,
+    /// Who issues tokens.
+    identity_provider: Issuer,
+    /// The claim that names the caller.
+    #[serde(rename = "userIDClaim")]
+    #[schema(examples("email"))]
+    user_id_claim: String,
+    /// Mail domains of callers who are let in; none: all.
+    #[schema(examples(json!(["example.com"])))]
+    allowed_domains: Vec<String>,
+}
+
+/// Who issues tokens.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Issuer {
+    /// The claim `iss` of its tokens.
+    #[schema(examples("https://accounts.example.com"))]
+    issuer: String,
+    /// Where its keys are.
+    #[schema(examples("https://accounts.example.com/.well-known/jwks.json"))]
+    jwks_uri: String,
+    /// Of which a token's `aud` must name one; none: any.
+    #[schema(examples(json!(["agents"])))]
+    audiences: Vec<String>,
+}
+
+/// How an identity provider is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct IdentityProviderStatus {
+    /// `Pending`: tokens are not verified yet.
+    #[schema(examples("Pending"))]
+    phase: &'static str,
+    /// Why.
+    message: &'static str,
+}
+
+/// List identity providers
+///
+/// All identity providers, by name.
+#[utoipa::path(
+    get,
+    path = "/identity-providers",
+    tag = "identity providers",
+    params(
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
+        ("after" = Option<String>, Query, description = "Only entries whose names come after this one"),
+    ),
+    responses(
+        (
+            status = 200, description = "The identity providers", body = Vec<IdentityProviderOut>,
+            headers(("Link" = String, description = "Where the next part is, as `<?…>; rel=\"next\"`, if there is more"))
+        ),
+    ),
+)]
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<IdentityProviderOut>> {
+    Ok(ByName::of(&query, state.tools.list_identity_providers().await?, |p| &p.name, shape)?)
+}
+
+/// Get an identity provider
+///
+/// What one identity provider is.
+#[utoipa::path(
+    get,
+    path = "/identity-providers/{name}",
+    tag = "identity providers",
+    params(("name" = String, Path, description = "The identity provider's name")),
+    responses(
+        (status = 200, description = "The identity provider", body = IdentityProviderOut),
+    ),
+)]
+pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<IdentityProviderOut>> {
+    Ok(Json(shape(state.tools.get_identity_provider(name.name("identity provider")?).await?)))
+}
+
+/// Register or replace an identity provider
+///
+/// Registers an identity provider in the place of what has its name.
+#[utoipa::path(
+    post,
+    path = "/identity-providers",
+    tag = "identity providers",
+    request_body(content = IdentityProviderIn, description = "The identity provider", example = json!({"name": "company-sso", "spec": {"host": "agents.example.com", "userIDClaim": "email", "identityProvider": {"issuer": "https://accounts.example.com", "jwksUri": "https://accounts.example.com/keys", "audiences": ["agents"]}, "allowedDomains": ["example.com"]}})),
+    responses(
+        (status = 201, description = "It is registered", body = IdentityProviderOut),
+        (status = 200, description = "It is changed", body = IdentityProviderOut),
+    ),
+)]
+pub async fn apply(
+    State(state): State<Arc<AppState>>,
+    body: WholeBody,
+) -> ApiResult<(StatusCode, Json<IdentityProviderOut>)> {
+    store(&state, &body.bytes, None).await
+}
+
+/// Put an identity provider
+///
+/// Registers an identity provider in the place of what has the name in the path.
+#[utoipa::path(
+    put,
+    path = "/identity-providers/{name}",
+    tag = "identity providers",
+    params(("name" = String, Path, description = "The identity provider's name")),
+    request_body(content = IdentityProviderIn, description = "The identity provider", example = json!({"name": "company-sso", "spec": {"host": "agents.example.com", "userIDClaim": "email", "identityProvider": {"issuer": "https://accounts.example.com", "jwksUri": "https://accounts.example.com/keys", "audiences": ["agents"]}, "allowedDomains": ["example.com"]}})),
+    responses(
+        (status = 201, description = "It is registered", body = IdentityProviderOut),
+        (status = 200, description = "It is changed", body = IdentityProviderOut),
+    ),
+)]
+pub async fn put(
+    State(state): State<Arc<AppState>>,
+    name: Segment,
+    body: WholeBody,
+) -> ApiResult<(StatusCode, Json<IdentityProviderOut>)> {
+    store(&state, &body.bytes, Some(name.valid()?)).await
+}
+
+async fn store(
+    state: &AppState,
+    body: &[u8],
+    name: Option<Name>,
+) -> ApiResult<(StatusCode, Json<IdentityProviderOut>)> {
+    let (provider, warnings) = parse(body, name)?;
+    let put = state.tools.put_identity_provider(Operation::new(), provider).await?;
+    Ok((created(put.created), Json(IdentityProviderOut { warnings, ..shape(put.value) })))
+}
+
+/// Delete an identity provider
+///
+/// Deletes an identity provider that no agent uses.
+#[utoipa::path(
+    delete,
+    path = "/identity-providers/{name}",
+    tag = "identity providers",
+    params(("name" = String, Path, description = "The identity provider's name")),
+    responses(
+        (status = 200, description = "It is gone", body = Deleted),
+        (status = 409, description = "Agents use it; `error` names them"),
+    ),
+)]
+pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
+    let name = name.name("identity provider")?;
+    let agents = state.agents.list_agents().await?;
+    let users = agents.iter().filter(|agent| agent.spec.identity_provider.as_ref() == Some(&name));
+    users::none("identity provider", &name, users)?;
+    state.tools.delete_identity_provider(Operation::new(), name).await?;
+    Ok(Json(DELETED))
+}
+
+fn shape(provider: IdentityProvider) -> IdentityProviderOut {
+    IdentityProviderOut {
+        name: provider.name.into(),
+        namespace: NAMESPACE,
+        labels: provider.labels,
+        spec: IdentityProviderSpec {
+            host: provider.host,
+            identity_provider: Issuer {
+                issuer: provider.issuer,
+                jwks_uri: provider.jwks_uri,
+                audiences: provider.audiences,
+            },
+            user_id_claim: provider.user_id_claim,
+            allowed_domains: provider.allowed_domains,
+        },
+        status: IdentityProviderStatus { phase: "Pending", message: NOT_VERIFIED },
+        created_at: rfc3339(provider.created_at),
+        updated_at: rfc3339(provider.updated_at),
+        warnings: Vec::new(),
+    }
+}
+
+/// Reads `{name, spec: {…}}`, the document that public clients apply.
+fn parse(body: &[u8], path: Option<Name>) -> Result<(IdentityProvider, Vec<String>)> {
+    let mut warnings = Vec::new();
+    let mut root = Object::parse(body)?;
+    let name = match path {
+        None => json::name("name", &root.required("name")?)?,
+        Some(name) => {
+            named_as_in_path(root.text("name")?.as_deref(), &name)?;
+            name
+        }
+    };
+    let labels = labels(&mut root)?;
+    let Some(mut spec) = root.object("spec")? else { return Err(Error::field("spec", "is required")) };
+    let host = spec.required("host")?;
+    let host = host_name(&spec.path_of("host"), host.trim())?;
+    let Some(mut from) = spec.object("identityProvider")? else {
+        return Err(Error::field(spec.path_of("identityProvider"), "is required"));
+    };
+    let issuer = from.required("issuer")?;
+    safe_url(&from.path_of("issuer"), &issuer)?;
+    let jwks_uri = from.required("jwksUri")?;
+    safe_url(&from.path_of("jwksUri"), &jwks_uri)?;
+    let audiences = from.strings("audiences")?.unwrap_or_default();
+    for (i, audience) in audiences.iter().enumerate() {
+        if audience.trim().is_empty() || audience.len() > MAX_AUDIENCE || audience.contains(char::is_control) {
+            return Err(Error::field(format!("{}[{i}]", from.path_of("audiences")), "is not an audience"));
+        }
+    }
+    from.finish(&mut warnings);
+    let user_id_claim = spec.required("userIDClaim")?;
+    if user_id_claim.len() > MAX_CLAIM || user_id_claim.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err(Error::field(spec.path_of("userIDClaim"), "is not the name of a claim"));
+    }
+    let domains = spec.strings("allowedDomains")?.unwrap_or_default();
+    let domain = |(i, text): (usize, &String)| domain(&format!("{}[{i}]", spec.path_of("allowedDomains")), text);
+    let allowed_domains = domains.iter().enumerate().map(domain).collect::<Result<_>>()?;
+    spec.finish(&mut warnings);
+    for key in ["namespace", "status", "created_at", "updated_at", "warnings"] {
+        root.take(key);
+    }
+    root.finish(&mut warnings);
+    let provider = IdentityProvider {
+        name,
+        host,
+        issuer,
+        jwks_uri,
+        audiences,
+        user_id_claim,
+        allowed_domains,
+        labels,
+        created_at: 0,
+        updated_at: 0,
+    };
+    Ok((provider, warnings))
+}
+
+/// Keys that came over an open line could be anybody's; on this machine there is no line.
+fn safe_url(path: &str, text: &str) -> Result<()> {
+    let url = http_url(path, text)?;
+    if url.scheme() == "https" || is_loopback(&url) {
+        return Ok(());
+    }
+    Err(Error::field(path, format!("\"{}\" must begin with https://", short(text))))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
+}
+
+/// `HOST` or `HOST:PORT`.
+fn host_name(path: &str, text: &str) -> Result<String> {
+    let wrong = || Error::field(path, format!("\"{}\" is not a host, or a host and a port", short(text)));
+    let plain = text.len() <= MAX_HOST + 6 && !text.contains(|c: char| "/?#@\\ ".contains(c) || c.is_control());
+    let url = Url::parse(&format!("https://{text}")).ok().filter(|_| plain);
+    match url {
+        Some(url) if url.has_host() => Ok(text.to_ascii_lowercase()),
+        _ => Err(wrong()),
+    }
+}
+
+/// A mail domain.
+fn domain(path: &str, text: &str) -> Result<String> {
+    let text = text.trim();
+    let label = |label: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        (1..=63).contains(&label.len()) && label.chars().all(fits) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    if text.len() <= MAX_HOST && text.split('.').all(label) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(Error::field(path, format!("\"{}\" is not a domain such as example.com", short(text))))
+}

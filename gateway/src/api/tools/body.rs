@@ -1,0 +1,371 @@
+//! The bodies of tools: the flat one of public clients and the nested one, which is told by its `spec`.
+
+#[cfg(test)]
+mod tests;
+
+use crate::api::{
+    connection::{Given, http_url, one_of},
+    deploy_request::tools::description,
+    json::{self, Object, complaint, has_value, short},
+};
+use hoistway_model::{
+    Error, Name, Result, Secret,
+    tool::{ApiKeyPlace, AuthType, Connection, NewTool, OAuth2, Tool, tool_credentials},
+};
+use std::{collections::BTreeMap, str::FromStr};
+
+/// The longest credential, the longest label and the longest scope.
+const MAX_CREDENTIAL: usize = 64 << 10;
+const MAX_LABEL: usize = 256;
+/// What an answer has besides, so that one can be sent back with changes.
+const ANSWERED: [&str; 5] = ["namespace", "status", "created_at", "updated_at", "warnings"];
+
+/// What a body says about a tool, as far as it says anything.
+#[derive(Debug)]
+pub struct ToolBody {
+    name: Option<String>,
+    description: Option<String>,
+    base_url: (String, Option<String>),
+    port: (String, Option<i64>),
+    scheme: (String, Option<String>),
+    auth_type: (String, Option<String>),
+    api_key: (String, Option<ApiKeyPlace>),
+    oauth2: (String, Option<OAuth2>),
+    labels: Option<BTreeMap<String, String>>,
+    credentials: Option<Object>,
+    warnings: Vec<String>,
+}
+
+impl ToolBody {
+    /// Reads a body of either kind.
+    pub fn read(body: &[u8]) -> Result<Self> {
+        let mut root = Object::parse(body)?;
+        let spec = root.object("spec")?;
+        let mut read = match spec {
+            Some(spec) => Self::nested(spec)?,
+            None => Self::flat(&mut root)?,
+        };
+        read.name = root.text("name")?;
+        read.description = match read.description.filter(|text| !text.is_empty()) {
+            Some(inner) => Some(inner),
+            None => root.string("description")?,
+        };
+        if let Some(text) = &read.description {
+            description("description", text)?;
+        }
+        read.labels = labels_if_given(&mut root)?;
+        read.credentials = root.object("credentials")?.filter(|given| !given.is_empty());
+        for key in ANSWERED {
+            root.take(key);
+        }
+        root.finish(&mut read.warnings);
+        Ok(read)
+    }
+
+    fn flat(root: &mut Object) -> Result<Self> {
+        open_to_all(root, "access_mode")?;
+        let token_url = root.text("token_url")?;
+        let oauth2 = token_url.map(|token_url| oauth2(root, "token_url", token_url)).transpose()?;
+        Ok(Self {
+            name: None,
+            description: root.string("description")?,
+            base_url: ("base_url".into(), root.text("base_url")?),
+            port: ("port".into(), root.integer("port")?),
+            scheme: ("scheme".into(), root.string("scheme")?),
+            auth_type: ("auth_type".into(), root.string("auth_type")?),
+            api_key: (String::new(), None),
+            oauth2: ("token_url".into(), oauth2),
+            labels: None,
+            credentials: None,
+            warnings: Vec::new(),
+        })
+    }
+
+    fn nested(mut spec: Object) -> Result<Self> {
+        let mut warnings = Vec::new();
+        let description = spec.string("description")?;
+        open_to_all(&mut spec, "accessMode")?;
+        spec.take("topology");
+        let Some(mut at) = spec.object("connection")? else {
+            let path = spec.path_of("connection.baseUrl");
+            spec.finish(&mut warnings);
+            return Ok(Self { description, warnings, ..Self::empty(&path) });
+        };
+        let base_url = (at.path_of("baseUrl"), at.text("baseUrl")?);
+        let mut auth_type = (at.path_of("authentication.type"), None);
+        let mut api_key = (at.path_of("authentication.apiKeyConfig"), None);
+        let mut tokens = (at.path_of("authentication.oauth2Config"), None);
+        if let Some(mut authentication) = at.object("authentication")? {
+            auth_type.1 = authentication.string("type")?;
+            if let Some(config) = authentication.object("apiKeyConfig")? {
+                api_key.1 = Some(key_place(config, &mut warnings)?);
+            }
+            if let Some(mut config) = authentication.object("oauth2Config")? {
+                let token_url = config.required("tokenUrl")?;
+                tokens.1 = Some(oauth2(&mut config, "tokenUrl", token_url)?);
+                config.finish(&mut warnings);
+            }
+            authentication.finish(&mut warnings);
+        }
+        let port = (at.path_of("port"), at.integer("port")?);
+        let scheme = (at.path_of("scheme"), at.string("scheme")?);
+        at.finish(&mut warnings);
+        spec.finish(&mut warnings);
+        let (name, labels, credentials) = (None, None, None);
+        let oauth2 = tokens;
+        Ok(Self {
+            name,
+            description,
+            base_url,
+            port,
+            scheme,
+            auth_type,
+            api_key,
+            oauth2,
+            labels,
+            credentials,
+            warnings,
+        })
+    }
+
+    fn empty(base_url: &str) -> Self {
+        Self {
+            name: None,
+            description: None,
+            base_url: (base_url.to_owned(), None),
+            port: Default::default(),
+            scheme: Default::default(),
+            auth_type: Default::default(),
+            api_key: Default::default(),
+            oauth2: Default::default(),
+            labels: None,
+            credentials: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// A whole tool that names itself.
+    pub fn named(self) -> Result<(NewTool, Vec<String>)> {
+        let name = self.name.clone().ok_or_else(|| missing("name"))?;
+        // What is missing is told before what is wrong.
+        if self.base_url.1.is_none() {
+            return Err(missing(&self.base_url.0));
+        }
+        self.whole(json::name("name", &name)?)
+    }
+
+    /// The whole tool `name`, by its path.
+    pub fn replacing(self, name: &Name) -> Result<(NewTool, Vec<String>)> {
+        self.is_named(name)?;
+        self.whole(name.clone())
+    }
+
+    fn whole(self, name: Name) -> Result<(NewTool, Vec<String>)> {
+        let Some(base_url) = self.base_url.1 else { return Err(missing(&self.base_url.0)) };
+        let given = Given {
+            base_url: (self.base_url.0, base_url),
+            port: self.port,
+            scheme: self.scheme,
+            auth_type: self.auth_type,
+        };
+        let connection = authenticated(given.check()?, self.api_key, self.oauth2)?;
+        let mut warnings = self.warnings;
+        let credentials = tool_secrets(self.credentials, connection.auth_type, &mut warnings)?;
+        let (description, labels) = (self.description.unwrap_or_default(), self.labels.unwrap_or_default());
+        Ok((NewTool { name, description, connection, labels, credentials }, warnings))
+    }
+
+    /// `tool` with what the body says in the place of what it has.
+    pub fn merged(self, tool: &Tool) -> Result<(NewTool, Vec<String>)> {
+        self.is_named(&tool.name)?;
+        let at = &tool.connection;
+        let moved = self.base_url.1.is_some();
+        let port = self.port.1.or_else(|| (!moved).then_some(at.port.into()));
+        let auth_type = self.auth_type.1.or_else(|| Some(at.auth_type.as_str().to_owned()));
+        let given = Given {
+            base_url: (self.base_url.0, self.base_url.1.unwrap_or_else(|| at.base_url.clone())),
+            port: (self.port.0, port),
+            scheme: self.scheme,
+            auth_type: (self.auth_type.0, auth_type),
+        };
+        let checked = given.check()?;
+        let same = checked.auth_type == at.auth_type;
+        let api_key = (self.api_key.0, self.api_key.1.or_else(|| at.api_key.clone().filter(|_| same)));
+        let oauth2 = (self.oauth2.0, self.oauth2.1.or_else(|| at.oauth2.clone().filter(|_| same)));
+        let connection = authenticated(checked, api_key, oauth2)?;
+        let mut warnings = self.warnings;
+        let credentials = tool_secrets(self.credentials, connection.auth_type, &mut warnings)?;
+        let new = NewTool {
+            name: tool.name.clone(),
+            description: self.description.unwrap_or_else(|| tool.description.clone()),
+            connection,
+            labels: self.labels.unwrap_or_else(|| tool.labels.clone()),
+            credentials,
+        };
+        Ok((new, warnings))
+    }
+
+    fn is_named(&self, name: &Name) -> Result<()> {
+        named_as_in_path(self.name.as_deref(), name)
+    }
+}
+
+/// A body that names what it is about names what the path names.
+pub fn named_as_in_path(given: Option<&str>, name: &Name) -> Result<()> {
+    match given {
+        Some(given) if given != name.as_str() => {
+            let text = format!("\"{}\" is not \"{name}\", which the path names; names cannot be changed", short(given));
+            Err(Error::field("name", text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The reference's complaint, with the place in the details.
+fn missing(path: &str) -> Error {
+    complaint(path, "tool name and base_url are required").with_details([format!("{path} is missing")])
+}
+
+/// Restrictions that were taken and not enforced would be worse than none.
+fn open_to_all(object: &mut Object, mode: &'static str) -> Result<()> {
+    if let Some(text) = object.text(mode)?
+        && !text.trim().eq_ignore_ascii_case("open")
+    {
+        let text = format!("\"{}\" is not supported: every agent that requires a tool may use it (Open)", short(&text));
+        return Err(Error::field(object.path_of(mode), text));
+    }
+    if object.take("capabilities").is_some_and(|value| has_value(&value)) {
+        let text = "is not supported: an agent that requires a tool may use all of it";
+        return Err(Error::field(object.path_of("capabilities"), text));
+    }
+    Ok(())
+}
+
+/// A connection with where its credential goes, or comes from.
+fn authenticated(
+    mut connection: Connection,
+    (key_path, api_key): (String, Option<ApiKeyPlace>),
+    (token_path, oauth2): (String, Option<OAuth2>),
+) -> Result<Connection> {
+    let only_for = |path: String, kind: AuthType| {
+        Err(Error::field(path, format!("is only for the authentication {}", kind.as_str())))
+    };
+    if api_key.is_some() && connection.auth_type != AuthType::ApiKey {
+        return only_for(key_path, AuthType::ApiKey);
+    }
+    if oauth2.is_some() && connection.auth_type != AuthType::OAuth2 {
+        return only_for(token_path, AuthType::OAuth2);
+    }
+    (connection.api_key, connection.oauth2) = (api_key, oauth2);
+    Ok(connection)
+}
+
+fn oauth2(object: &mut Object, key: &'static str, token_url: String) -> Result<OAuth2> {
+    http_url(&object.path_of(key), &token_url)?;
+    let scopes = object.strings("scopes")?.unwrap_or_default();
+    // RFC 6749, section 3.3.
+    let wrong = |scope: &String| {
+        let fits = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+        scope.is_empty() || scope.len() > MAX_LABEL || !scope.bytes().all(fits)
+    };
+    match scopes.iter().position(wrong) {
+        Some(i) => Err(Error::field(format!("{}[{i}]", object.path_of("scopes")), "is not a scope")),
+        None => Ok(OAuth2 { token_url, scopes }),
+    }
+}
+
+/// `Header` or `Query`.
+struct Location(&'static str);
+
+impl FromStr for Location {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ["Header", "Query"]
+            .into_iter()
+            .find(|known| known.eq_ignore_ascii_case(text))
+            .map(Location)
+            .ok_or_else(|| format!("\"{}\" is not one of Header, Query", short(text)))
+    }
+}
+
+fn key_place(mut config: Object, warnings: &mut Vec<String>) -> Result<ApiKeyPlace> {
+    let location =
+        one_of::<Location>(&config.path_of("in"), config.string("in")?.as_deref())?.unwrap_or(Location("Header")).0;
+    let name = config.required("name")?;
+    if location == "Header" && http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        return Err(Error::field(config.path_of("name"), format!("\"{}\" is not a header's name", short(&name))));
+    }
+    if name.len() > MAX_LABEL || name.contains(char::is_control) {
+        return Err(Error::field(config.path_of("name"), "is too long or has control characters"));
+    }
+    let value_prefix = config.string("valuePrefix")?.unwrap_or_default();
+    if value_prefix.len() > MAX_LABEL || !value_prefix.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        return Err(Error::field(config.path_of("valuePrefix"), "must be short, visible ASCII"));
+    }
+    config.finish(warnings);
+    Ok(ApiKeyPlace { location: location.into(), name, value_prefix })
+}
+
+/// The labels that a request gives; absent: none.
+pub fn labels(root: &mut Object) -> Result<BTreeMap<String, String>> {
+    Ok(labels_if_given(root)?.unwrap_or_default())
+}
+
+fn labels_if_given(root: &mut Object) -> Result<Option<BTreeMap<String, String>>> {
+    let Some(labels) = root.object("labels")?.map(Object::into_strings).transpose()? else { return Ok(None) };
+    match labels.iter().find(|(key, value)| key.len() > MAX_LABEL || value.len() > MAX_LABEL) {
+        Some((key, _)) => {
+            let message = format!("the label \"{}\" has more than {MAX_LABEL} bytes", short(key));
+            Err(Error::field("labels", message))
+        }
+        None => Ok(Some(labels.into_iter().collect())),
+    }
+}
+
+/// The credential fields that fit a tool's kind of credential; none when none are given.
+fn tool_secrets(given: Option<Object>, kind: AuthType, warnings: &mut Vec<String>) -> Result<BTreeMap<String, Secret>> {
+    match given {
+        None => Ok(BTreeMap::new()),
+        Some(_) if kind == AuthType::None => {
+            Err(Error::field("credentials", "a tool whose authentication is None takes none"))
+        }
+        Some(given) => secrets(given, tool_credentials(kind), warnings),
+    }
+}
+
+/// The members of `given` that `keys` name; those that end in `?` may be absent. No complaint shows any of them.
+pub fn secrets(
+    mut given: Object,
+    keys: &[&'static str],
+    warnings: &mut Vec<String>,
+) -> Result<BTreeMap<String, Secret>> {
+    let mut credentials = BTreeMap::new();
+    for key in keys {
+        let value = match key.strip_suffix('?') {
+            Some(key) => given.text(key)?.map(|value| (key, value)),
+            None => Some((*key, given.required(key)?)),
+        };
+        let Some((key, value)) = value else { continue };
+        if value.len() > MAX_CREDENTIAL || value.contains(char::is_control) {
+            return Err(Error::field(given.path_of(key), "is too long or has control characters"));
+        }
+        credentials.insert(key.to_owned(), Secret::new(value));
+    }
+    given.finish(warnings);
+    Ok(credentials)
+}
+
+/// The body of `PUT …/credentials` for a tool of this kind.
+pub fn only_credentials(body: &[u8], kind: AuthType) -> Result<(BTreeMap<String, Secret>, Vec<String>)> {
+    let mut warnings = Vec::new();
+    let given = credentials_object(body)?;
+    let credentials = tool_secrets(Some(given), kind, &mut warnings)?;
+    Ok((credentials, warnings))
+}
+
+/// The credentials in a body, be they the body itself or in its member `credentials`.
+pub fn credentials_object(body: &[u8]) -> Result<Object> {
+    let mut root = Object::parse(body)?;
+    Ok(root.object("credentials")?.unwrap_or(root))
+}

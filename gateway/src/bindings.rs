@@ -1,0 +1,94 @@
+//! Gives agents the URLs of their tools as they are registered now: after a registration or a move, and at start, for
+//! what an earlier process did not get done.
+
+use crate::state::AppState;
+use hoistway_kit::telemetry;
+use hoistway_model::{
+    Code, Name, Operation, Result,
+    agent::Agent,
+    tool::{BoundTool, Tool},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tracing::Instrument;
+
+/// A tool that moves again while agents follow it is followed so often.
+const FOLLOW: usize = 10;
+
+/// Gives a tool's URL to the agents that lack it or have an older one, `replaces` among them, without making the
+/// caller wait for them.
+pub fn spread(state: &Arc<AppState>, tool: Name, replaces: Option<String>) {
+    let at = state.clone();
+    let task = async move {
+        if let Err(e) = follow(&at, &tool, replaces).await {
+            let cause = e.chain();
+            tracing::warn!(cause, "tool \"{tool}\" could not be bound to agents that require it: {e}");
+        }
+    };
+    let request = telemetry::request_id().unwrap_or_default();
+    state.tasks.spawn(telemetry::with_request_id(request, task).in_current_span());
+}
+
+async fn follow(state: &AppState, name: &Name, replaces: Option<String>) -> Result<()> {
+    // A deploy that is on its way looked the tool up before: it is no agent yet, and has this URL.
+    let mut older: BTreeSet<String> = replaces.into_iter().collect();
+    let mut last: Option<String> = None;
+    for _ in 0..FOLLOW {
+        let tool = match state.tools.get_tool(name.clone()).await {
+            Err(e) if e.code == Code::NotFound => return Ok(()),
+            found => found?,
+        };
+        // Calls that changed the tool may come here in any order: the last word is the registry's.
+        if last.as_ref() == Some(&tool.internal_url) {
+            break;
+        }
+        older.extend(last.take());
+        let agents = state.agents.list_agents().await?;
+        older.extend(stale(&agents, &tool));
+        bind(state, &tool, &older).await?;
+        last = Some(tool.internal_url);
+    }
+    Ok(())
+}
+
+/// The URLs that agents have of a tool and that are not its own.
+fn stale(agents: &[Agent], tool: &Tool) -> BTreeSet<String> {
+    let bound = agents.iter().flat_map(|agent| &agent.spec.tools).filter(|bound| bound.name == tool.name);
+    bound.filter_map(|bound| bound.url.clone()).filter(|url| *url != tool.internal_url).collect()
+}
+
+async fn bind(state: &AppState, tool: &Tool, older: &BTreeSet<String>) -> Result<()> {
+    let name = &tool.name;
+    let older = older.iter().filter(|url| **url != tool.internal_url).cloned().map(Some);
+    // Who has no URL gets one with any of them.
+    let mut calls: Vec<Option<String>> = older.collect();
+    if calls.is_empty() {
+        calls.push(None);
+    }
+    for replaces in calls {
+        let bound = BoundTool { name: name.clone(), url: Some(tool.internal_url.clone()) };
+        let bound = state.agents.bind_tool(Operation::new(), bound, replaces).await?;
+        if !bound.is_empty() {
+            let names: Vec<_> = bound.iter().map(Name::as_str).collect();
+            tracing::info!("agents were given the URL of tool \"{name}\": {}", names.join(", "));
+        }
+    }
+    Ok(())
+}
+
+/// Looks for agents whose URLs are not those of their tools, and mends them.
+pub async fn reconcile(state: &AppState) -> Result<()> {
+    let agents = state.agents.list_agents().await?;
+    let tools: BTreeMap<Name, Tool> =
+        state.tools.list_tools().await?.into_iter().map(|tool| (tool.name.clone(), tool)).collect();
+    let bound = agents.iter().flat_map(|agent| &agent.spec.tools);
+    let behind =
+        bound.filter(|bound| tools.get(&bound.name).is_some_and(|tool| bound.url.as_ref() != Some(&tool.internal_url)));
+    let behind: BTreeSet<&Name> = behind.map(|bound| &bound.name).collect();
+    for tool in behind.into_iter().filter_map(|name| tools.get(name)) {
+        bind(state, tool, &stale(&agents, tool)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! The saga's three trials, for each kind of work: every step fails, every action is repeated, every undo is repeated.
+
+use crate::{
+    fakes::{FakeAgents, FakeBuilds, FakeTools},
+    harness::{Answer, call},
+    world::{Fault, When, World},
+};
+use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
+use hoistway_kit::{ports, secrets::MasterKey, token::ApiKey};
+use hoistway_model::Code;
+use serde_json::{Value, json};
+use std::{net::SocketAddr, sync::Arc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A whole gateway over a world of the test's own.
+struct Whole {
+    world: Arc<World>,
+    address: SocketAddr,
+    key: ApiKey,
+    master_key: MasterKey,
+    dir: Arc<tempfile::TempDir>,
+    shutdown: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Whole {
+    /// With an agent that was deployed twice: first with the tool `t1`, then without.
+    async fn start() -> Self {
+        let world = Arc::<World>::default();
+        let (key, master_key) = (ApiKey::generate().unwrap(), MasterKey::from_bytes(&[7; 32]).unwrap());
+        let whole = Self::open(world, Arc::new(tempfile::tempdir().unwrap()), key, master_key).await;
+        let tool = json!([{"name": "t1", "base_url": "http://t1.example"}]);
+        let first = json!({"agent_name": "a", "image": "x:1", "system_prompt": "one", "tools_to_create": tool,
+            "required_tools": ["t1"], "env": [{"name": "KEY", "value": "s3cr3t"}]});
+        for body in [first, json!({"agent_name": "a", "image": "x:2", "system_prompt": "two"})] {
+            let deployed = whole.call("POST", "/api/deploy", body).await;
+            assert_eq!(deployed.status, 201, "{}", deployed.text);
+        }
+        whole.world.forget_calls();
+        whole
+    }
+
+    async fn open(world: Arc<World>, dir: Arc<tempfile::TempDir>, key: ApiKey, master_key: MasterKey) -> Self {
+        let agents = FakeAgents::of(world.clone());
+        let tools = FakeTools { world: Some(world.clone()), ..FakeTools::default() };
+        let services = Services { tools: Arc::new(tools), builds: Arc::new(FakeBuilds), agents };
+        let config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
+        let shutdown = CancellationToken::new();
+        let deps = Deps { services, master_key: master_key.clone(), api_key: key.clone() };
+        let gateway = Gateway::open(&config, deps, shutdown.clone()).await.unwrap();
+        let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listeners.addrs()[0];
+        let serving = tokio::spawn(async move { gateway.serve(listeners).await.unwrap() });
+        Self { world, address, key, master_key, dir, shutdown, serving }
+    }
+
+    /// The same after a shutdown in the middle of whatever runs.
+    async fn restart(self) -> Self {
+        self.shutdown.cancel();
+        self.serving.await.unwrap();
+        Self::open(self.world, self.dir, self.key, self.master_key).await
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Value) -> Answer {
+        let key = format!("Bearer {}", self.key.secret().expose());
+        call(self.address, method, path, body.to_string(), &[("authorization", &key)]).await
+    }
+
+    /// Waits until no deployment is in progress.
+    async fn ended(&self) {
+        for _ in 0..20_000 {
+            let all = self.call("GET", "/api/deployments", json!({})).await.json();
+            if all.as_array().unwrap().iter().all(|d| !d["completed_at"].is_null()) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("something is in progress for ever");
+    }
+}
+
+/// A kind of work, the steps that it has, and the status of its success.
+struct Kind {
+    method: &'static str,
+    path: &'static str,
+    start: &'static str,
+    success: u16,
+}
+
+const DEPLOY: Kind = Kind { method: "POST", path: "/api/deploy", start: "start_revision", success: 201 };
+const ROLLBACK: Kind = Kind { method: "POST", path: "/api/agents/a/rollback", start: "derive_revision", success: 201 };
+const CONFIG: Kind = Kind { method: "PUT", path: "/api/agents/a/config", start: "derive_revision", success: 200 };
+
+impl Kind {
+    fn body(&self) -> Value {
+        match self.path {
+            "/api/deploy" => json!({"agent_name": "a", "image": "x:3", "required_tools": ["t2"],
+                "tools_to_create": [{"name": "t2", "base_url": "http://t2.example"}]}),
+            "/api/agents/a/config" => json!({"system_prompt": "changed", "required_tools": ["t1"]}),
+            _ => json!({}),
+        }
+    }
+
+    /// The calls in their order.
+    fn steps(&self) -> [&'static str; 4] {
+        ["apply_tools", self.start, "switch_route", "settle_tools"]
+    }
+
+    async fn run(&self, whole: &Whole) -> Answer {
+        whole.call(self.method, self.path, self.body()).await
+    }
+
+    /// What the world looks like when nothing fails.
+    async fn clean(&self) -> String {
+        let whole = Whole::start().await;
+        let done = self.run(&whole).await;
+        assert_eq!(done.status, self.success, "{}", done.text);
+        for step in self.steps() {
+            assert_eq!(whole.world.count(step), 1, "{} {step}", self.path);
+        }
+        whole.world.picture()
+    }
+}
+
+const KINDS: [Kind; 3] = [DEPLOY, ROLLBACK, CONFIG];
+
+#[tokio::test]
+async fn every_step_that_fails_is_undone() {
+    for kind in &KINDS {
+        let clean = kind.clean().await;
+        for step in &kind.steps()[..3] {
+            for when in [When::Before, When::After] {
+                let whole = Whole::start().await;
+                let before = whole.world.picture();
+                whole.world.fail(Fault { call: step, when, code: Code::AgentStartFailed });
+                let answer = kind.run(&whole).await;
+                let at = format!("{} {step} {when:?}: {}", kind.path, answer.text);
+                assert!(whole.world.all_failed(), "{at}");
+                if (*step, when) == ("switch_route", When::After) {
+                    // It had happened: then there is only forward.
+                    assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.clone()), "{at}");
+                } else {
+                    assert_eq!((answer.status, whole.world.picture()), (500, before), "{at}");
+                    // What comes next is not in its way.
+                    assert_eq!((kind.run(&whole).await.status, whole.world.picture()), (kind.success, clean.clone()));
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_action_can_be_repeated() {
+    for kind in &KINDS {
+        let clean = kind.clean().await;
+        for step in kind.steps() {
+            for when in [When::Before, When::After] {
+                let whole = Whole::start().await;
+                let last = whole.world.revisions().len();
+                whole.world.fail(Fault { call: step, when, code: Code::Unavailable });
+                let answer = kind.run(&whole).await;
+                let at = format!("{} {step} {when:?}: {}", kind.path, answer.text);
+                assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.clone()), "{at}");
+                assert_eq!((whole.world.count(step), whole.world.revisions().len()), (2, last + 1), "{at}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_undo_can_be_repeated() {
+    for kind in &KINDS {
+        for undo in ["undo_start", "undo_tools"] {
+            for when in [When::Before, When::After] {
+                let whole = Whole::start().await;
+                let before = whole.world.picture();
+                whole.world.fail(Fault { call: kind.start, when: When::After, code: Code::AgentStartFailed });
+                whole.world.fail(Fault { call: undo, when, code: Code::Unavailable });
+                let answer = kind.run(&whole).await;
+                let at = format!("{} {undo} {when:?}: {}", kind.path, answer.text);
+                assert!(answer.status == 500 && whole.world.all_failed(), "{at}");
+                assert_eq!((whole.world.count(undo), whole.world.picture()), (2, before), "{at}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_shutdown_cut_off_goes_on_from_the_journal() {
+    for kind in &KINDS {
+        let clean = kind.clean().await;
+        for step in kind.steps() {
+            let whole = Whole::start().await;
+            // It is tried again so often that the shutdown comes before it succeeds.
+            for _ in 0..20 {
+                whole.world.fail(Fault { call: step, when: When::After, code: Code::Unavailable });
+            }
+            let path = format!("{}?wait=none", kind.path);
+            let accepted = whole.call(kind.method, &path, kind.body()).await;
+            assert_eq!(accepted.status, 202, "{}", accepted.text);
+            while whole.world.count(step) == 0 {
+                tokio::task::yield_now().await;
+            }
+            let whole = whole.restart().await;
+            whole.world.no_more_faults();
+            whole.ended().await;
+            assert_eq!(whole.world.picture(), clean, "{} {step}", kind.path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_done_for_what_is_already_so() {
+    let whole = Whole::start().await;
+    let before = whole.world.picture();
+    for (method, path, body) in [
+        ("POST", "/api/agents/a/rollback", json!({"revision": 2})),
+        ("PUT", "/api/agents/a/config", json!({"system_prompt": "two", "required_tools": []})),
+        ("POST", "/api/deploy", json!({"agent_name": "a", "image": "x:2", "system_prompt": "two"})),
+    ] {
+        let answer = whole.call(method, path, body).await;
+        assert!([200, 201].contains(&answer.status), "{path}: {}", answer.text);
+    }
+    assert_eq!(whole.world.picture(), before);
+    assert_eq!(
+        ["apply_tools", "start_revision", "derive_revision", "switch_route"].map(|c| whole.world.count(c)),
+        [0; 4]
+    );
+}
+
+#[tokio::test]
+async fn a_rolled_back_deploy_again_is_no_change_and_a_changed_one_is() {
+    let whole = Whole::start().await;
+    assert_eq!(ROLLBACK.run(&whole).await.json()["revision"], 3);
+    let tool = json!([{"name": "t1", "base_url": "http://t1.example"}]);
+    let first = json!({"agent_name": "a", "image": "x:1", "system_prompt": "one", "tools_to_create": tool,
+        "required_tools": ["t1"], "env": [{"name": "KEY", "value": "s3cr3t"}]});
+    assert_eq!(whole.call("POST", "/api/deploy", first.clone()).await.status, 201);
+    assert_eq!(whole.world.revisions().len(), 3);
+    assert_eq!(CONFIG.run(&whole).await.status, 200);
+    assert_eq!(whole.call("POST", "/api/deploy", first).await.status, 201);
+    let made: Vec<_> = whole.world.revisions().iter().map(|r| (r.number, r.reason.as_str(), r.of)).collect();
+    assert_eq!(made[2..], [(3, "rollback", Some(1)), (4, "config", Some(3)), (5, "deploy", None)]);
+}

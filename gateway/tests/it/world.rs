@@ -1,0 +1,250 @@
+//! What the services have, as far as the saga changes it, with failures on demand: before a call has its effect, or
+//! after it, so that nobody knows whether it had.
+
+use crate::fakes::{image, name};
+use hoistway_model::{
+    Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
+    agent::{Agent, AgentSpec, Phase, RevisionStatus},
+    revision::{Derivation, Reason, Revision, RevisionRef, RevisionState},
+    tool::{AppliedTools, BoundTool, Resolved, ToolPlan},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard},
+};
+
+/// When a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    Before,
+    After,
+}
+
+/// A call that will fail once.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    pub call: &'static str,
+    pub when: When,
+    pub code: Code,
+}
+
+#[derive(Debug, Default)]
+pub struct World {
+    state: Mutex<State>,
+    faults: Mutex<Vec<Fault>>,
+    /// Every call that changes something, in order.
+    calls: Mutex<Vec<&'static str>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    revisions: Vec<Revision>,
+    last_number: u64,
+    current: Option<RevisionId>,
+    /// Which call made a revision.
+    started: BTreeMap<OperationId, RevisionId>,
+    switched: BTreeSet<OperationId>,
+    undone: BTreeSet<OperationId>,
+    tools: BTreeSet<Name>,
+    bound: Vec<Name>,
+    applied: BTreeMap<OperationId, (Vec<Name>, Vec<Name>)>,
+}
+
+impl World {
+    pub fn fail(&self, fault: Fault) {
+        self.faults.lock().unwrap().push(fault);
+    }
+
+    /// How often a call was made since the last time somebody asked.
+    pub fn count(&self, call: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|made| **made == call).count()
+    }
+
+    pub fn forget_calls(&self) {
+        self.calls.lock().unwrap().clear();
+    }
+
+    /// Whether every failure that was asked for has come.
+    pub fn all_failed(&self) -> bool {
+        self.faults.lock().unwrap().is_empty()
+    }
+
+    pub fn no_more_faults(&self) {
+        self.faults.lock().unwrap().clear();
+    }
+
+    pub fn revisions(&self) -> Vec<Revision> {
+        self.state().revisions.clone()
+    }
+
+    /// Everything that a user would notice, ids and numbers aside.
+    pub fn picture(&self) -> String {
+        let state = self.state();
+        let current = state.revisions.iter().find(|r| Some(r.id) == state.current);
+        let spec = current.map(|r| (&r.spec.image, &r.spec.system_prompt, &r.spec.tools, &r.spec.env, r.reason));
+        format!("{spec:?} {:?} {:?} {}", state.tools, state.bound, state.revisions.len())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn act<T>(&self, call: &'static str, effect: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.calls.lock().unwrap().push(call);
+        let fault = {
+            let mut faults = self.faults.lock().unwrap();
+            let found = faults.iter().position(|fault| fault.call == call);
+            found.map(|at| faults.remove(at))
+        };
+        let failed = |fault: Fault| Error::new(fault.code, format!("{call} fails"));
+        match fault {
+            Some(fault) if fault.when == When::Before => Err(failed(fault)),
+            Some(fault) => effect(&mut self.state()).and(Err(failed(fault))),
+            None => effect(&mut self.state()),
+        }
+    }
+
+    pub fn resolve(&self, plan: &ToolPlan) -> Resolved {
+        let state = self.state();
+        let mut tools = state.tools.clone();
+        tools.extend(plan.create.iter().map(|tool| tool.name.clone()));
+        Resolved {
+            changed: state.bound != plan.bind || plan.create.iter().any(|tool| !state.tools.contains(&tool.name)),
+            tools: plan.bind.iter().map(|name| bound(name, &tools)).collect(),
+            providers: Vec::new(),
+            identity_provider_known: true,
+        }
+    }
+
+    pub fn apply_tools(&self, operation: &Operation, plan: ToolPlan) -> Result<AppliedTools> {
+        self.act("apply_tools", |state| {
+            state.check(operation)?;
+            let new = plan.create.into_iter().map(|tool| tool.name).filter(|tool| !state.tools.contains(tool));
+            let new: Vec<Name> = new.collect();
+            let (created, bind) = state.applied.entry(operation.id).or_insert((new, plan.bind)).clone();
+            state.tools.extend(created.iter().cloned());
+            let tools = bind.iter().map(|name| bound(name, &state.tools)).collect();
+            Ok(AppliedTools { created, tools })
+        })
+    }
+
+    pub fn settle_tools(&self, applied: OperationId) -> Result<()> {
+        self.act("settle_tools", |state| {
+            if let Some((_, bind)) = state.applied.get(&applied).cloned() {
+                state.bound = bind;
+            }
+            Ok(())
+        })
+    }
+
+    pub fn undo_tools(&self, applied: OperationId) -> Result<()> {
+        self.act("undo_tools", |state| {
+            state.undone.insert(applied);
+            for tool in state.applied.remove(&applied).unwrap_or_default().0 {
+                state.tools.remove(&tool);
+            }
+            Ok(())
+        })
+    }
+
+    pub fn start(&self, operation: &Operation, id: RevisionId, spec: AgentSpec) -> Result<RevisionStatus> {
+        self.act("start_revision", |state| state.start(operation, id, spec, Reason::Deploy, None))
+    }
+
+    pub fn derive(&self, operation: &Operation, id: RevisionId, derivation: Derivation) -> Result<RevisionStatus> {
+        self.act("derive_revision", |state| {
+            let base = state.revisions.iter().find(|r| r.id == derivation.from).cloned();
+            let base = base.ok_or_else(|| Error::not_found("revision", derivation.from))?;
+            let spec = derivation.changes.apply(base.spec);
+            state.start(operation, id, spec, derivation.reason, Some(base.number))
+        })
+    }
+
+    pub fn switch(&self, operation: &Operation, id: RevisionId) -> Result<Agent> {
+        self.act("switch_route", |state| {
+            if state.switched.insert(operation.id) {
+                state.current = Some(id);
+                for revision in &mut state.revisions {
+                    revision.current = revision.id == id;
+                    revision.state = if revision.current { RevisionState::Serving } else { RevisionState::Superseded };
+                }
+            }
+            state.agent()
+        })
+    }
+
+    pub fn undo_start(&self, started: OperationId, id: RevisionId) -> Result<()> {
+        self.act("undo_start", |state| {
+            if state.current == Some(id) {
+                return Err(Error::new(Code::Conflict, "it is the agent's"));
+            }
+            state.undone.insert(started);
+            state.revisions.retain(|r| r.id != id);
+            Ok(())
+        })
+    }
+
+    pub fn agent(&self) -> Result<Agent> {
+        self.state().agent()
+    }
+
+    pub fn revision(&self, wanted: RevisionRef) -> Result<Revision> {
+        let state = self.state();
+        let current = state.revisions.iter().find(|r| r.current).map_or(0, |r| r.number);
+        let found = state.revisions.iter().rev().find(|r| match wanted {
+            RevisionRef::Current => r.current,
+            RevisionRef::Previous => r.number < current,
+            RevisionRef::Number(number) => r.number == number,
+            RevisionRef::Id(id) => r.id == id,
+        });
+        found.cloned().ok_or_else(|| Error::not_found("revision", wanted))
+    }
+}
+
+impl State {
+    /// Refuses what was undone before it came.
+    fn check(&self, operation: &Operation) -> Result<()> {
+        let late = self.undone.contains(&operation.id);
+        if late { Err(Error::new(Code::Aborted, "it was undone")) } else { Ok(()) }
+    }
+
+    fn start(
+        &mut self,
+        operation: &Operation,
+        id: RevisionId,
+        spec: AgentSpec,
+        reason: Reason,
+        of: Option<u64>,
+    ) -> Result<RevisionStatus> {
+        self.check(operation)?;
+        if self.started.insert(operation.id, id).is_none() {
+            self.last_number += 1;
+            self.revisions.push(Revision {
+                id,
+                number: self.last_number,
+                image_digest: Some(Digest::of(b"manifest")),
+                spec,
+                reason,
+                deployment: operation.deployment,
+                of,
+                state: RevisionState::Starting,
+                message: String::new(),
+                current: false,
+                created_at: 0,
+                served_at: Some(0),
+            });
+        }
+        let number = self.revisions.iter().find(|r| r.id == id).map_or(0, |r| r.number);
+        let image_digest = Some(image().digest);
+        Ok(RevisionStatus { revision: id, number, phase: Phase::Running, message: String::new(), image_digest })
+    }
+
+    fn agent(&self) -> Result<Agent> {
+        let current = self.revisions.iter().find(|r| r.current).ok_or_else(|| Error::not_found("agent", "a"))?;
+        Ok(crate::fakes::agent(name("a"), current))
+    }
+}
+
+fn bound(name: &Name, tools: &BTreeSet<Name>) -> BoundTool {
+    BoundTool { name: name.clone(), url: tools.contains(name).then(|| format!("http://{name}.example")) }
+}

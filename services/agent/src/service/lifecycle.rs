@@ -1,0 +1,144 @@
+//! Stopping, starting and restarting agents: new instances of the revision that they have.
+
+use super::{
+    ACK_LIMIT, Service,
+    start::{Start, new_instance},
+    switch::Settled,
+};
+use hoistway_model::{
+    Code, Error, Name, Operation, Result,
+    agent::{Agent, AgentSpec},
+};
+use std::sync::Arc;
+
+impl Service {
+    /// Ends an agent's instances once no gateway sends anything there. That it is stopped is durable before.
+    pub(super) async fn stop_agent(self: Arc<Self>, operation: Operation, name: Name) -> Result<Agent> {
+        let settled = {
+            let _lock = self.lock(&name).await;
+            let record = self.record(&name).await?;
+            if record.desired.is_none() {
+                return Err(unfinished(&name));
+            }
+            if !self.store.stop(&operation, &name).await? {
+                return self.view(self.record(&name).await?).await;
+            }
+            let mut retired: Vec<_> = [record.active, record.desired].into_iter().flatten().collect();
+            retired.dedup();
+            for id in &retired {
+                // It is started again from what is on this machine.
+                if let Some(image) = self.keeper(id).and_then(|keeper| keeper.condition().image) {
+                    self.kept_layers().insert(*id, self.images.store().pin(&image.layers));
+                }
+            }
+            Settled { version: self.settle(&name).await?.version, retired }
+        };
+        if !self.hub.wait_acked(settled.version, ACK_LIMIT).await {
+            tracing::warn!(agent = %name, "a gateway has not noticed a stop within {} s", ACK_LIMIT.as_secs());
+        }
+        self.drain(settled);
+        self.view(self.record(&name).await?).await
+    }
+
+    /// Brings up what a stopped agent is to run, and waits for what comes of it.
+    pub(super) async fn start_agent(self: Arc<Self>, operation: Option<Operation>, name: Name) -> Result<Agent> {
+        let keepers = {
+            let _lock = self.lock(&name).await;
+            let before = self.record(&name).await?;
+            if before.desired.is_none() {
+                return Err(unfinished(&name));
+            }
+            let renewed = self.store.start(operation.as_ref(), &name).await?;
+            let active = self.record(&name).await?.active;
+            let keepers: Vec<_> = renewed
+                .into_iter()
+                .map(|revision| {
+                    let proven = active == Some(revision.id);
+                    self.keep_revision(revision, proven)
+                })
+                .collect();
+            if !keepers.is_empty() {
+                for id in [before.active, before.desired].into_iter().flatten() {
+                    self.kept_layers().remove(&id);
+                }
+            }
+            self.settle(&name).await?;
+            keepers
+        };
+        for keeper in keepers {
+            if let Err(e) = keeper.settled().await {
+                // The agent's phase says it, and it is tried again.
+                tracing::info!(agent = %name, cause = e.chain(), "the agent was started and does not run: {e}");
+            }
+        }
+        self.view(self.record(&name).await?).await
+    }
+
+    /// Puts a new instance in the place of the present one, which stays if the new one does not start.
+    pub(super) async fn restart_agent(self: Arc<Self>, operation: Operation, name: Name) -> Result<Agent> {
+        let record = self.record(&name).await?;
+        if record.desired.is_none() {
+            return Err(unfinished(&name));
+        }
+        if self.store.restart_begin(&operation, &name).await? {
+            return self.view(record).await;
+        }
+        if record.stopped {
+            Arc::clone(&self).start_agent(None, name.clone()).await?;
+        } else {
+            match Arc::clone(&self).swap_instance(&name, Some).await {
+                Ok(_) => {}
+                // Somebody else replaced it, which is a restart too.
+                Err(e) if e.code == Code::Aborted => {}
+                Err(e) => return Err(e.prefixed("the agent was not restarted: ")),
+            }
+        }
+        self.store.restart_finish(&operation).await?;
+        self.view(self.record(&name).await?).await
+    }
+
+    /// Replaces an agent's instance, as a redeploy would, by one whose specification `change` makes of the present
+    /// one. Nothing happens when it makes none; whether something did.
+    pub(super) async fn swap_instance(
+        self: Arc<Self>,
+        name: &Name,
+        change: impl FnOnce(AgentSpec) -> Option<AgentSpec>,
+    ) -> Result<bool> {
+        let (before, id, keeper) = {
+            let _lock = self.lock(name).await;
+            let Some(agent) = self.store.agent(name).await? else { return Ok(false) };
+            let Some(revision) = self.store.shown_revision(&agent).await?.filter(|_| agent.desired.is_some()) else {
+                return Ok(false);
+            };
+            let Some(spec) = change(revision.spec.clone()) else { return Ok(false) };
+            if agent.stopped {
+                self.store.respecify_stopped(name, &revision.id, spec).await?;
+                return Ok(true);
+            }
+            let image = self.keeper(&revision.id).and_then(|k| k.condition().image).or(revision.image.clone());
+            let before = revision.id;
+            let new = new_instance(revision, spec, image)?;
+            self.store.begin_instance(&new).await?;
+            (before, new.id, self.keep_revision(new, false))
+        };
+        let switched = match self.outcome(Start::Keeper(keeper)).await {
+            // A deploy or a stop that came in between wins; it is newer.
+            Ok(_) if self.store.agent(name).await?.is_none_or(|a| a.desired != Some(before) || a.stopped) => {
+                Err(Error::new(Code::Aborted, "another deploy was faster"))
+            }
+            Ok(_) => Arc::clone(&self).switch(None, name.clone(), id).await,
+            Err(e) => Err(e),
+        };
+        match switched {
+            Ok(_) => Ok(true),
+            Err(e) => {
+                self.undo(None, name.clone(), id).await?;
+                Err(e)
+            }
+        }
+    }
+}
+
+fn unfinished(name: &Name) -> Error {
+    Error::new(Code::Conflict, format!("the first deploy of agent \"{name}\" is not finished yet"))
+}

@@ -1,0 +1,130 @@
+//! Stopping and starting agents, and new instances of what they run.
+
+use super::{
+    Revision, Store,
+    changes::{commit, failed, find},
+    entity::{agent, revision},
+};
+use hoistway_kit::{
+    operations::{self, Begun},
+    time::now_ms,
+};
+use hoistway_model::{Digest, Error, Name, Operation, Result, RevisionId, agent::AgentSpec};
+use sea_orm::{ActiveModelTrait, ActiveValue::Set, DatabaseTransaction, EntityTrait, IntoActiveModel};
+
+const RESTART: &str = "agents.restart";
+
+impl Store {
+    /// Marks an agent as stopped. Whether this call did so; not if it was, or if its operation was done before.
+    pub(crate) async fn stop(&self, operation: &Operation, name: &Name) -> Result<bool> {
+        let txn = self.db.begin().await?;
+        if let Begun::Done(_) = operations::begin(&txn, operation.id, "agents.stop", of(name)).await? {
+            return Ok(false);
+        }
+        let row = agent_row(&txn, name).await?;
+        if !row.stopped {
+            let change = agent::ActiveModel {
+                name: Set(row.name),
+                stopped: Set(true),
+                updated_at: Set(now_ms()),
+                ..Default::default()
+            };
+            change.update(&txn).await.map_err(failed)?;
+        }
+        operations::finish(&txn, operation.id, b"").await?;
+        commit(txn).await?;
+        Ok(!row.stopped)
+    }
+
+    /// Marks a stopped agent as started and answers with the new instances that are to be kept going; nothing if it
+    /// was not stopped, or if its operation was done before. New ones, because the old ones may still be ending.
+    pub(crate) async fn start(&self, operation: Option<&Operation>, name: &Name) -> Result<Vec<Revision>> {
+        let txn = self.db.begin().await?;
+        if let Some(operation) = operation {
+            if let Begun::Done(_) = operations::begin(&txn, operation.id, "agents.start_again", of(name)).await? {
+                return Ok(Vec::new());
+            }
+            operations::finish(&txn, operation.id, b"").await?;
+        }
+        let row = agent_row(&txn, name).await?;
+        if !row.stopped {
+            commit(txn).await?;
+            return Ok(Vec::new());
+        }
+        let mut change = agent::ActiveModel {
+            name: Set(row.name),
+            stopped: Set(false),
+            updated_at: Set(now_ms()),
+            ..Default::default()
+        };
+        let mut renewed = Vec::new();
+        let same = row.active_revision == row.desired_revision;
+        if let Some(active) = row.active_revision {
+            let new = self.renew(&txn, &active, None).await?;
+            change.active_revision = Set(Some(new.id.to_string()));
+            if same {
+                change.desired_revision = Set(Some(new.id.to_string()));
+            }
+            renewed.push(new);
+        }
+        if let Some(desired) = row.desired_revision.filter(|_| !same) {
+            let new = self.renew(&txn, &desired, None).await?;
+            change.desired_revision = Set(Some(new.id.to_string()));
+            renewed.push(new);
+        }
+        change.update(&txn).await.map_err(failed)?;
+        commit(txn).await?;
+        Ok(renewed)
+    }
+
+    /// Gives the revision that an agent which is stopped will start with another specification.
+    pub(crate) async fn respecify_stopped(&self, name: &Name, instance: &RevisionId, spec: AgentSpec) -> Result<()> {
+        let txn = self.db.begin().await?;
+        let row = agent_row(&txn, name).await?;
+        let old = instance.to_string();
+        let new = self.renew(&txn, &old, Some(spec)).await?.id.to_string();
+        let mut change = agent::ActiveModel { name: Set(row.name), ..Default::default() };
+        if row.desired_revision.as_ref() == Some(&old) {
+            change.desired_revision = Set(Some(new.clone()));
+        }
+        if row.active_revision.as_ref() == Some(&old) {
+            change.active_revision = Set(Some(new));
+        }
+        change.updated_at = Set(now_ms());
+        change.update(&txn).await.map_err(failed)?;
+        commit(txn).await
+    }
+
+    /// Whether a restart was done before; else it has begun now.
+    pub(crate) async fn restart_begin(&self, operation: &Operation, name: &Name) -> Result<bool> {
+        let begun = operations::begin(self.db.write(), operation.id, RESTART, of(name)).await?;
+        Ok(matches!(begun, Begun::Done(_)))
+    }
+
+    /// Keeps that a restart was done.
+    pub(crate) async fn restart_finish(&self, operation: &Operation) -> Result<()> {
+        operations::finish(self.db.write(), operation.id, b"").await
+    }
+
+    /// Puts a new instance of the same revision in an instance's place.
+    async fn renew(&self, txn: &DatabaseTransaction, id: &str, spec: Option<AgentSpec>) -> Result<Revision> {
+        let missing = || Error::internal("starting an agent", "its revision is not there");
+        let row = find(txn, &id.parse()?).await?.ok_or_else(missing)?;
+        let old = Revision::read(row, &self.key)?;
+        let spec = spec.unwrap_or_else(|| old.spec.clone());
+        let new = Revision { id: RevisionId::mint(), operation: None, spec, ..old };
+        let row = new.write(&self.key)?.into_active_model();
+        revision::Entity::insert(row).exec_without_returning(txn).await.map_err(failed)?;
+        revision::Entity::delete_by_id(id).exec(txn).await.map_err(failed)?;
+        Ok(new)
+    }
+}
+
+async fn agent_row(txn: &DatabaseTransaction, name: &Name) -> Result<agent::Model> {
+    let row = agent::Entity::find_by_id(name.as_str()).one(txn).await.map_err(failed)?;
+    row.ok_or_else(|| Error::not_found("agent", name))
+}
+
+fn of(name: &Name) -> Digest {
+    Digest::of(name.as_str().as_bytes())
+}

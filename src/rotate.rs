@@ -1,0 +1,86 @@
+//! `hoistway rotate-key`: a new master key, under which everything secret is sealed anew.
+//!
+//! Killed at any moment it leaves a data directory that opens: the new key is written beside the old ones, then the
+//! services' databases follow, and the old keys go last. What was left undone, the next start or rotation does.
+
+use crate::RotateArgs;
+use hoistway_agent as agent;
+use hoistway_gateway as gateway;
+use hoistway_kit::{config::xdg_data_dir, fs::DirLock, secrets::MasterKey, token::ServiceToken};
+use hoistway_model::{Code, Error, Result};
+use hoistway_tool_registry as tools;
+use std::path::{Path, PathBuf};
+
+/// Where the master key of a data directory is.
+pub fn key_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("master.key")
+}
+
+/// Rotates the key of a data directory, or of one file alone. What it says is for standard output.
+pub async fn run(args: RotateArgs) -> Result<String> {
+    if let Some(file) = args.key_file {
+        return if args.drop_old {
+            let dropped = MasterKey::drop_old(&file, None)?;
+            Ok(if dropped { "The old keys are dropped." } else { "There are no old keys." }.to_owned())
+        } else {
+            MasterKey::rotate(&file)?;
+            let next = "Start every program that reads the file again: each seals anew what it has. Then drop the old \
+                        keys with --drop-old.";
+            Ok(format!("There is a new master key. {next}"))
+        };
+    }
+    let dir = std::path::absolute(args.data_dir.unwrap_or_else(xdg_data_dir))
+        .map_err(|e| Error::internal("finding the data directory", e))?;
+    let key = key_file(&dir);
+    if !key.is_file() {
+        let text = format!("there is no Hoistway data at {}: {} is missing", dir.display(), key.display());
+        return Err(Error::new(Code::NotFound, text));
+    }
+    match DirLock::acquire(&dir) {
+        Ok(_lock) => {
+            MasterKey::rotate(&key)?;
+            reseal(&dir, &MasterKey::load_or_create(&key)?).await?;
+            MasterKey::drop_old(&key, None)?;
+            Ok("There is a new master key; everything is sealed with it, and the old key is dropped.".to_owned())
+        }
+        // It reads the file at its start only, and drops the old key itself.
+        Err(e) if e.code == Code::Conflict => {
+            MasterKey::rotate(&key)?;
+            Ok("There is a new master key. Hoistway is running: it seals everything anew when it starts next, and then \
+                drops the old key."
+                .to_owned())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Drops the old keys of a rotation, once every service has opened with `read` and so has sealed everything anew.
+pub async fn finish(dir: &Path, read: MasterKey) -> Result<()> {
+    if !read.has_old() {
+        return Ok(());
+    }
+    let file = key_file(dir);
+    // A key that came while we were starting seals nothing yet: it is for the next start.
+    let dropped = tokio::task::spawn_blocking(move || MasterKey::drop_old(&file, Some(&read))).await;
+    dropped.map_err(|e| Error::internal("ending a rotation of the master key", e))?.map(drop)
+}
+
+/// Every service that holds something sealed; those that were never started have nothing.
+async fn reseal(dir: &Path, key: &MasterKey) -> Result<()> {
+    let data_dir = dir.to_owned();
+    let tool_config = tools::Config { data_dir: data_dir.clone(), ..tools::Config::default() };
+    if tool_config.service_dir().is_dir() {
+        // Opening asks for a token, which nobody shows to anybody here.
+        let deps = tools::Deps { token: ServiceToken::generate()?, master_key: key.clone() };
+        tools::reseal(&tool_config, &deps).await?;
+    }
+    let agent_config = agent::Config { data_dir: data_dir.clone(), ..agent::Config::default() };
+    if agent_config.service_dir().is_dir() {
+        agent::reseal(&agent_config, key).await?;
+    }
+    let gateway_config = gateway::Config { data_dir, ..gateway::Config::default() };
+    if gateway_config.service_dir().is_dir() {
+        gateway::reseal(&gateway_config, key).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! The document of the API against the real stack: its examples work, and whatever can be read answers in the shape
+//! that the document gives it.
+
+use crate::{
+    http::Answer,
+    stack::{Stack, log_of},
+};
+use boon::{Compiler, Draft, Schemas};
+use serde_json::Value;
+use std::collections::HashSet;
+
+const ADDRESS: &str = "http://document/openapi.json";
+
+/// The document, as a judge of answers.
+struct Document {
+    whole: Value,
+    compiler: Compiler,
+    schemas: Schemas,
+}
+
+impl Document {
+    fn of(stack: &Stack) -> Self {
+        let whole = stack.get("/openapi.json");
+        let mut compiler = Compiler::new();
+        compiler.set_default_draft(Draft::V2020_12);
+        compiler.add_resource(ADDRESS, whole.clone()).unwrap();
+        Self { whole, compiler, schemas: Schemas::new() }
+    }
+
+    fn operation(&self, method: &str, path: &str) -> &Value {
+        &self.whole["paths"][path][method]
+    }
+
+    /// Whether the answer is one of those that the document has for the operation.
+    fn judge(&mut self, method: &str, path: &str, answer: &Answer) {
+        let place = format!("/paths/{}/{method}/responses/{}", escaped(path), answer.status);
+        let described = self.whole.pointer(&place).unwrap_or_else(|| panic!("{place} is missing: {}", answer.text()));
+        let place = match described.get("$ref") {
+            Some(to) => to.as_str().unwrap().trim_start_matches('#').to_owned(),
+            None => place,
+        };
+        let described = self.whole.pointer(&place).unwrap();
+        for (name, header) in described["headers"].as_object().into_iter().flatten() {
+            let header = header
+                .get("$ref")
+                .map_or(header, |to| self.whole.pointer(to.as_str().unwrap().trim_start_matches('#')).unwrap());
+            let needed = header["required"] == true;
+            assert!(!needed || answer.header(name).is_some(), "{method} {path}: no header {name}");
+        }
+        let kind = answer.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
+        let kinds = described["content"].as_object();
+        assert!(kinds.is_some_and(|kinds| kinds.contains_key(kind)), "{method} {path}: {kind:?} is not in {kinds:?}");
+        if kind == "application/json" {
+            let at = format!("{ADDRESS}#{place}/content/{}/schema", escaped(kind));
+            let schema = self.compiler.compile(&at, &mut self.schemas).unwrap();
+            let body = answer.json();
+            self.schemas.validate(&body, schema).unwrap_or_else(|e| panic!("{method} {path}: {e:#}\n{body:#}"));
+        }
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('~', "~0").replace('/', "~1")
+}
+
+/// The path with names of things that there are, found in the lists that the path leads through.
+fn filled(stack: &Stack, path: &str) -> Option<String> {
+    let mut at = String::new();
+    for segment in path.split('/').skip(1) {
+        if !segment.starts_with('{') {
+            at.push_str(&format!("/{segment}"));
+            continue;
+        }
+        let list = stack.call("GET", &at, None).json();
+        let first = list.as_array()?.first()?;
+        let name = ["id", "name"].into_iter().find_map(|key| first.get(key))?;
+        at.push_str(&format!("/{}", name.as_str().map_or_else(|| name.to_string(), str::to_owned)));
+    }
+    Some(at)
+}
+
+#[test]
+fn what_can_be_read_is_as_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let mut document = Document::of(&stack);
+
+    let seeded = stack.call("POST", "/api/starter-kit", None);
+    document.judge("post", "/api/starter-kit", &seeded);
+    let body = document.operation("post", "/api/deploy")["requestBody"]["content"]["application/json"].clone();
+    let basic = body["examples"]["basic"]["value"].clone();
+    for query in ["", "?wait=none", "?wait=built"] {
+        let answer = stack.call("POST", &format!("/api/deploy{query}"), Some(&basic));
+        assert!([201, 202].contains(&answer.status), "{}\n{}", answer.text(), log_of(dir.path()));
+        document.judge("post", "/api/deploy", &answer);
+    }
+    let broken = stack.deploy(serde_json::json!({"agent_name": "hello", "source_files": {"agent.py": "def handler("}}));
+    assert_eq!(broken.status, 500);
+    document.judge("post", "/api/deploy", &broken);
+    stack.wait_for_phase("hello", "Running");
+    let example = document.operation("post", "/api/agents/{name}/invoke")["requestBody"]["content"]["application/json"]
+        ["example"]
+        .clone();
+    let answer = stack.call("POST", "/api/agents/hello/invoke", Some(&example));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    document.judge("post", "/api/agents/{name}/invoke", &answer);
+
+    let paths: Vec<String> = document.whole["paths"].as_object().unwrap().keys().cloned().collect();
+    let mut read = HashSet::new();
+    let gets: Vec<_> = paths.iter().filter(|path| document.operation("get", path).is_object()).collect();
+    for path in gets {
+        let streams = document.operation("get", path)["responses"]["200"]["content"]["text/event-stream"].is_object();
+        let Some(at) = (!streams).then(|| filled(&stack, path)).flatten() else { continue };
+        let answer = stack.call("GET", &at, None);
+        assert!(answer.status < 300, "GET {at}: {} {}", answer.status, answer.text());
+        document.judge("get", path, &answer);
+        read.insert(path.as_str());
+    }
+    for path in ["/api/agents", "/api/agents/{name}/logs", "/api/builds/{id}", "/api/deployments/{id}", "/readyz"] {
+        assert!(read.contains(path), "{path} could not be read; read were {read:?}");
+    }
+
+    // What nobody has is documented as well.
+    for path in paths.iter().filter(|path| path.contains("/{name}")) {
+        for method in ["get", "delete"] {
+            if document.operation(method, path).is_object() && !path.contains("{id}") {
+                let answer = stack.call(&method.to_uppercase(), &path.replace("{name}", "nobody"), None);
+                document.judge(method, path, &answer);
+            }
+        }
+    }
+}

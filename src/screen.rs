@@ -32,6 +32,7 @@ impl fmt::Display for Screen {
         let grpc: Vec<String> = self.services.iter().map(|(name, at)| format!("{name} {at}")).collect();
         writeln!(f, "Hoistway is ready.\n")?;
         writeln!(f, "  API        {url}   (and /api/v1)")?;
+        writeln!(f, "  docs       {}/docs", url.trim_end_matches("/api"))?;
         writeln!(f, "  API key    {key}")?;
         writeln!(f, "  registry   {}", self.registry)?;
         writeln!(f, "  data       {}", self.data_dir.display())?;
@@ -91,6 +92,7 @@ mod tests {
         };
         let text = screen.to_string();
         assert!(text.contains("http://localhost:8092/api/deploy"), "{text}");
+        assert!(text.contains("  docs       http://localhost:8092/docs\n"), "{text}");
         assert!(text.contains("not sandboxed; network: open"), "{text}");
         let body = text.split("-d '").nth(1).and_then(|t| t.split('\'').next()).unwrap_or_default();
         let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();

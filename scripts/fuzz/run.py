@@ -25,6 +25,12 @@ CHECKS = [
 ]
 # What the document's examples speak of.
 HELLO = {"agent_name": "hello", "source_files": {"agent.py": 'def handler(message):\n    return "Hello, " + message\n'}}
+# What has an id that nobody could make up.
+LISTS = {
+    "builds": "/api/builds?limit=20",
+    "deployments": "/api/deployments?limit=20",
+    "revisions": "/api/agents/hello/revisions",
+}
 # Each operation's share of a round.
 EXAMPLES = 50
 
@@ -43,6 +49,11 @@ class Api:
         """What the document's examples are about: an agent that answers, a tool, a model provider."""
         self.call("POST", "/api/starter-kit").raise_for_status()
         self.call("POST", "/api/deploy", json=HELLO).raise_for_status()
+        known = {"agents": ["hello"], "tools": ["echo-tool"], "model-providers": ["playground-llm"]}
+        for kind, path in LISTS.items():
+            listed = self.call("GET", path)
+            known[kind] = [str(entry["id"]) for entry in listed.json()] if listed.ok else []
+        return known
 
     def sweep(self):
         """Removes the agents that a round has left, so that a run does not become a test of the machine's size."""
@@ -55,7 +66,7 @@ class Api:
         return answer.status_code == 200 and answer.json()["response"] == "Hello, world"
 
 
-def round_of(api, number, wanted, seed, work):
+def round_of(api, known, number, wanted, seed, work):
     """One run of schemathesis; whether it was content."""
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", api.address + "/openapi.json",
@@ -70,7 +81,9 @@ def round_of(api, number, wanted, seed, work):
         "--continue-on-failure",
         "--no-color",
     ]
-    environment = dict(os.environ, SCHEMATHESIS_HOOKS="checks", NO_PROXY="127.0.0.1")
+    environment = dict(
+        os.environ, SCHEMATHESIS_HOOKS="checks", HOISTWAY_FUZZ_KNOWN=json.dumps(known), NO_PROXY="127.0.0.1"
+    )
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=3600)
     if done.returncode != 0:
         print(done.stdout, done.stderr, sep="\n", flush=True)
@@ -90,8 +103,8 @@ def main():
     api = Api(address)
     content, sent = True, 0
     for number, _ in enumerate(PHASES):
-        api.prepare()
-        content &= round_of(api, number, min(EXAMPLES, max(1, wanted // 100)), seed, work)
+        known = api.prepare()
+        content &= round_of(api, known, number, min(EXAMPLES, max(1, wanted // 100)), seed, work)
         api.sweep()
         before, sent = sent, counted(work).total()
         print(f"fuzz-api: {sent} requests", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ struct Document {
 
 impl Document {
     fn of(stack: &Stack) -> Self {
-        let whole = stack.get("/openapi.json");
+        let whole = closed(stack.get("/openapi.json"));
         let mut compiler = Compiler::new();
         compiler.set_default_draft(Draft::V2020_12);
         compiler.add_resource(ADDRESS, whole.clone()).unwrap();
@@ -57,6 +57,24 @@ impl Document {
             self.schemas.validate(&body, schema).unwrap_or_else(|e| panic!("{method} {path}: {e:#}\n{body:#}"));
         }
     }
+}
+
+/// The document with schemas that allow no member which they do not describe, so that none is forgotten. Those that are
+/// parts of others stay open, and so does what the agent itself answers.
+fn closed(mut document: Value) -> Value {
+    let (mut open, mut parts) = (vec![&document], HashSet::from(["InvokeAnswer".to_owned()]));
+    while let Some(value) = open.pop() {
+        let all = value.get("allOf").and_then(Value::as_array).into_iter().flatten();
+        parts.extend(all.filter_map(|part| Some(part["$ref"].as_str()?.rsplit('/').next()?.to_owned())));
+        open.extend(value.as_object().into_iter().flat_map(|members| members.values()));
+        open.extend(value.as_array().into_iter().flatten());
+    }
+    for (name, schema) in document["components"]["schemas"].as_object_mut().unwrap() {
+        if schema["properties"].is_object() && schema["additionalProperties"].is_null() && !parts.contains(name) {
+            schema["additionalProperties"] = false.into();
+        }
+    }
+    document
 }
 
 fn escaped(text: &str) -> String {

@@ -10,6 +10,7 @@ mod counts;
 mod data_dir;
 mod document;
 mod fresh_start;
+mod fuzz;
 mod http;
 mod images;
 mod keys;

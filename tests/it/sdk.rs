@@ -63,6 +63,10 @@ fn every_supported_method_works_unchanged() {
     assert_eq!(take("answer"), json!(["You are terse.", "gpt-4o-mini", ["echo-tool"], echoed]));
     assert_eq!(take("agent"), json!(["reader", "agent-system", "Running", true, "You are terse.", true]));
     assert_eq!(take("agents"), json!(["reader"]));
+    let models = json!([["chat", "openai", "gpt-4o-mini"]]);
+    assert_eq!(take("config"), json!(["reader", "agent-system", "You are terse.", ["echo-tool"], models]));
+    assert_eq!(take("changed"), json!(["You are kind.", ["echo-tool"], ["playground-llm"]]));
+    assert_eq!(take("changed_answer"), json!(["You are kind.", "gpt-4o-mini"]));
 
     assert_eq!(take("guarded"), "guarded");
     assert_eq!(take("refused"), 403);
@@ -70,7 +74,7 @@ fn every_supported_method_works_unchanged() {
     assert_eq!(take("unknown_provider"), 400);
 
     for (name, failure) in take("unsupported").as_object().unwrap() {
-        let status = if name.starts_with("deploy_") { 400 } else { 404 };
+        let status = if name.starts_with("deploy_") || name.starts_with("config_") { 400 } else { 404 };
         let said = failure[1].as_str().unwrap();
         let says = said.contains("not supported") || (name == "deploy_draft" && said.contains("image or source_files"));
         assert!(failure[0] == status && says, "{name}: {failure}");

@@ -6,6 +6,7 @@ use super::{
     error::{ApiResult, ErrorBody},
     lifecycle::to_its_end,
     query::Segment,
+    tools::Deleted,
 };
 use crate::{public::PublicAddresses, state::AppState};
 use axum::{Json, extract::State};
@@ -65,7 +66,7 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
     tag = "agents",
     params(("name" = String, Path, description = "The agent's name")),
     responses(
-        (status = 200, description = "It is deleted", body = schema::DeletedSchema, example = json!({"status": "deleted"})),
+        (status = 200, description = "It is deleted", body = Deleted, example = json!({"status": "deleted"})),
         (status = 409, description = "It is being deployed", body = ErrorBody),
     )
 )]

@@ -71,6 +71,15 @@ seen["answer"] = client.post("/agents/reader/invoke", {"message": "hello"})["res
 agent = client.agents.get("reader")
 seen["agent"] = [agent.name, agent.namespace, agent.status, agent.image == deployed.image_uri, agent.system_prompt, bool(agent.created_at)]
 seen["agents"] = [a.name for a in client.agents.list()]
+config = client.agents.get_config("reader")
+seen["config"] = [config.agent_name, config.namespace, config.system_prompt, config.required_tools, [[m.role, m.provider, m.model] for m in config.llm_configs]]
+changed = client.agents.update_config(
+    "reader",
+    system_prompt="You are kind.",
+    llm_configs=[{"role": "default", "model_provider": "playground-llm", "model": "gpt-4o-mini"}],
+)
+seen["changed"] = [changed.system_prompt, changed.required_tools, [m.model_provider or m.provider for m in changed.llm_configs]]
+seen["changed_answer"] = client.post("/agents/reader/invoke", {"message": "hello"})["response"][:2]
 
 # An agent behind an identity provider is kept, refuses everybody, and keeps its provider from being deleted.
 guarded = client.agents.deploy("guarded", source_files={"agent.py": "def handler(message):\n    return message\n"}, identity_provider="sso")
@@ -92,6 +101,8 @@ unsupported = {
     "policies": lambda: client.policies.apply({"name": "p", "policies": []}),
     "runs": lambda: client.runs.get("r"),
     "deploy_policies": lambda: client.agents.deploy("reader", image="x", policies=["p"]),
+    "config_policies": lambda: client.agents.update_config("reader", policies=["p"]),
+    "config_budget": lambda: client.agents.update_config("reader", llm_configs=[{"provider": "openai", "model": "m", "monthly_budget_usd": 5}]),
     "deploy_draft": lambda: client.agents.deploy("reader", draft_id="d"),
 }
 seen["unsupported"] = {name: fails(call) for name, call in unsupported.items()}

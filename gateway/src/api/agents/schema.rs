@@ -92,28 +92,22 @@ pub struct AgentVariableSchema {
 #[derive(Debug, ToSchema)]
 #[schema(as = AgentStatus, rename_all = "camelCase")]
 pub struct AgentStatusSchema {
-    /// `Running`, it answers; `Pending`, it does not yet; `Failed`, it does not any more. `message` says why.
+    /// `Running`, it answers; `Pending`, it does not yet; `Failed`, it does not any more; `Stopped`, somebody wanted it
+    /// so. `message` says why.
     #[schema(examples("Running"))]
     pub phase: String,
     /// Why, when it is not simply running.
     pub message: String,
     /// The id of the wanted revision.
     pub revision: String,
+    /// Its number among the agent's revisions.
+    pub revision_number: u64,
     /// The digest of the running image's manifest; null until it is known.
     #[schema(required)]
     pub image_digest: Option<String>,
     /// What keeps the agent from harming the machine, as enforced.
     #[schema(examples("not sandboxed"))]
     pub isolation: String,
-}
-
-/// What becomes of a DELETE.
-#[derive(Debug, ToSchema)]
-#[schema(as = Deleted)]
-pub struct DeletedSchema {
-    /// `deleted`.
-    #[schema(examples("deleted"))]
-    pub status: String,
 }
 
 /// What to ask an agent. It gets members that are not listed here too.

@@ -36,7 +36,7 @@ function show(api) {
       element("h2", {}, group.name), ...markdown(group.description),
       ...group.operations.map((operation) => article(operation, resolve)))));
   navigate(groups);
-  document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  document.getElementById(location.hash.slice(1))?.scrollIntoView({ behavior: "instant" });
 }
 
 function navigate(groups) {
@@ -71,7 +71,7 @@ function article(operation, resolve) {
   const body = resolve(operation.requestBody);
   const [type, content] = Object.entries(body.content ?? {})[0] ?? [];
   const answers = Object.entries(operation.responses).map(([status, answer]) => [status, resolve(answer)]);
-  const open = operation.security?.length === 0;
+  const scope = Object.values(operation.security?.[0] ?? {})[0]?.[0];
 
   const left = element("div", {}, ...markdown(operation.description));
   for (const [place, title] of [["path", "In the path"], ["query", "Query"], ["header", "Headers"]]) {
@@ -97,7 +97,7 @@ function article(operation, resolve) {
     element("div", { class: "route" },
       element("span", { class: `method ${operation.method}` }, operation.method),
       element("span", { class: "path" }, operation.path),
-      open ? element("span", { class: "badge" }, "no key needed") : ""),
+      element("span", { class: "badge" }, scope ? `scope ${scope}` : "no key needed")),
     element("div", { class: "columns" }, left, right));
 }
 

@@ -5,6 +5,8 @@ use super::{
     samples,
     shared::{self, Kind, STANDARD},
 };
+use crate::api::permissions::permission;
+use http::Method;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
@@ -55,9 +57,7 @@ fn require_a_source(schema: &mut Value) {
 
 fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let keyed = crate::api::auth::is_guarded(path);
-    if !keyed {
-        operation.insert("security".into(), json!([]));
-    }
+    operation.insert("security".into(), security(path, method));
     name(operation);
     parameters(path, operation);
     let of = |place: &str| {
@@ -74,6 +74,16 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     }
     let samples = samples::of(path, method, operation, keyed);
     operation.insert("x-codeSamples".into(), samples);
+}
+
+/// Either way of showing a key, and the scope that the key must have. What is outside `/api` is open.
+fn security(path: &str, method: &str) -> Value {
+    let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
+    let needed = crate::api::auth::is_guarded(path).then(|| permission(&method, Some(path))).flatten();
+    needed.map_or_else(
+        || json!([]),
+        |needed| json!([{"bearer": [needed.scope.as_str()]}, {"key": [needed.scope.as_str()]}]),
+    )
 }
 
 /// An operation's id is unique and a good name of a function: one that only says what is done (`list`, `get`) gets

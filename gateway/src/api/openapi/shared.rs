@@ -51,7 +51,9 @@ Hoistway is a self-hosted control plane for AI agents. `POST /api/deploy` regist
 from its source and starts it; `POST /api/agents/{name}/invoke` calls it.
 
 **Key.** Every path under `/api` needs an API key, as `Authorization: Bearer KEY` or as `X-RunAgents-API-Key: KEY`. \
-`hoistway up` prints where the first one is kept. The samples expect it in the variable `RUNAGENTS_API_KEY`.
+`hoistway up` prints where the first one is kept. The samples expect it in the variable `RUNAGENTS_API_KEY`. A key has \
+scopes, and each operation says which one it needs: `read` to look, `invoke` to call agents, `deploy` to change things \
+and to look, `admin` for keys, the audit log and all else.
 
 **Requests** are JSON in UTF-8, whatever their content type. `null` is the same as absent, nothing may be given twice, \
 and a member that is not known is ignored and told in the answer's `warnings`. Values of an enumeration may be written \
@@ -59,6 +61,9 @@ in any letter case.
 
 **Answers** are JSON but for logs, streams and metrics. Times are RFC 3339 in UTC. Members may be added with time: \
 clients pass over what they do not know.
+
+**Rates.** Answers to a key with a rate have the headers `RateLimit-Policy` and `RateLimit`, which says how many requests \
+are left; beyond it the answer is 429 with `Retry-After`.
 
 **Lists** are plain JSON arrays. Those that grow without end come newest first, at most `limit` entries at a time; \
 where there is more, the header `Link` has the address of the next page.

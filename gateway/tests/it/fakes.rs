@@ -690,7 +690,7 @@ impl Deployer for FakeDeployer {
             tools_created: vec!["t".into()],
             image: Some(image()),
             error: None,
-            revision: None,
+            revision_id: None,
             warnings: vec!["careful".into()],
             request_id: Some("req-1".into()),
             steps: vec![DeploymentStep {

@@ -44,7 +44,7 @@ impl Whole {
     async fn open(world: Arc<World>, dir: Arc<tempfile::TempDir>, key: ApiKey, master_key: MasterKey) -> Self {
         let agents = FakeAgents::of(world.clone());
         let tools = FakeTools { world: Some(world.clone()), ..FakeTools::default() };
-        let services = Services { tools: Arc::new(tools), builds: Arc::new(FakeBuilds), agents };
+        let services = Services { tools: Arc::new(tools), builds: FakeBuilds::new(), agents };
         let config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
         let shutdown = CancellationToken::new();
         let deps = Deps { services, master_key: master_key.clone(), api_key: key.clone() };

@@ -41,7 +41,11 @@ fn stored(image: &BuiltImage) -> StoredImage {
 async fn collect_all(builder: &Builder) -> (u64, u64) {
     let (mut images, mut blobs) = (0, 0);
     loop {
-        let all_gone = builder.list_builds(10).await.unwrap().is_empty();
+        let all_gone = builder
+            .list_builds(hoistway_model::build::BuildQuery { limit: 10, ..Default::default() })
+            .await
+            .unwrap()
+            .is_empty();
         let collected = builder.collect_images(Vec::new()).await.unwrap();
         images += collected.images;
         blobs += collected.blobs;

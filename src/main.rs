@@ -59,6 +59,13 @@ pub struct UpArgs {
     /// The Python interpreter that builds and runs agents [default: the first on PATH that is 3.10 or newer]
     #[arg(long, value_name = "PATH", env = "HOISTWAY_PYTHON")]
     python: Option<PathBuf>,
+    /// What keeps agents from the rest of the machine: auto, namespaces, landlock or none
+    /// [default: HOISTWAY_AGENT_SANDBOX, or auto]
+    #[arg(long, value_name = "TIER")]
+    sandbox: Option<hoistway_agent::sandbox::Mode>,
+    /// What agents reach of the network: open, or closed but for egress [default: HOISTWAY_AGENT_NETWORK, or open]
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<hoistway_agent::sandbox::Network>,
     /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]
     #[arg(long, value_name = "IMAGE", env = "HOISTWAY_BASE_IMAGE")]
     base_image: Option<String>,

@@ -1,5 +1,6 @@
 //! What `hoistway up` says once it is ready.
 
+use hoistway_agent::runtime::Isolation;
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 /// Where everything is.
@@ -20,7 +21,7 @@ pub struct Screen {
     /// The gRPC services by name.
     pub services: Vec<(&'static str, SocketAddr)>,
     /// What keeps agents from harming the machine, as enforced.
-    pub isolation: String,
+    pub isolation: Isolation,
     /// How many agents are being started again.
     pub agents: usize,
 }
@@ -41,7 +42,14 @@ impl fmt::Display for Screen {
             writeln!(f, "             {why}")?;
         }
         writeln!(f, "  gRPC       {}", grpc.join(", "))?;
-        writeln!(f, "  agents     {}; network: open", self.isolation)?;
+        writeln!(f, "  agents     {}; network: {}", self.isolation.enforced, self.isolation.network)?;
+        writeln!(f, "             each at most: {}", self.isolation.limits)?;
+        for note in &self.isolation.notes {
+            writeln!(f, "             {note}")?;
+        }
+        if !self.isolation.is_sandboxed() {
+            writeln!(f, "             deploy only code that you would run yourself")?;
+        }
         if self.agents > 0 {
             writeln!(f, "             {} being started again", self.agents)?;
         }
@@ -87,7 +95,7 @@ mod tests {
             python: "3.11 at /usr/bin/python3.11".into(),
             no_packages: Some("packages cannot be installed".into()),
             services: vec![("build", SocketAddr::from(([127, 0, 0, 1], 5002)))],
-            isolation: "not sandboxed".into(),
+            isolation: Isolation::none(),
             agents: 2,
         };
         let text = screen.to_string();

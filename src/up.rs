@@ -118,6 +118,11 @@ impl Settings {
         let shared = ["data_dir", "service_token_file", "master_key_file", "api_key_file", "log_format"];
         let decided = |more: &[&'static str]| [&shared, more].concat();
         let file = file.as_ref();
+        let agent: agent::Config = config::load_part(
+            agent::config::SERVICE,
+            file,
+            &decided(&["grpc_listen", "egress_listen", "egress_url", "registry_address", "python"]),
+        )?;
         Ok(Self {
             listen: args.listen.or(listen).unwrap_or(Listen::Localhost(DEFAULT_PORT)),
             data_dir: std::path::absolute(&data_dir).map_err(|e| Error::internal("finding the data directory", e))?,
@@ -134,11 +139,11 @@ impl Settings {
                 file,
                 &decided(&["grpc_listen", "registry_listen", "python", "base_image"]),
             )?,
-            agent: config::load_part(
-                agent::config::SERVICE,
-                file,
-                &decided(&["grpc_listen", "egress_listen", "egress_url", "registry_address", "python"]),
-            )?,
+            agent: agent::Config {
+                sandbox: args.sandbox.unwrap_or(agent.sandbox),
+                network: args.network.unwrap_or(agent.network),
+                ..agent
+            },
             gateway: config::load_part(
                 gateway::config::SERVICE,
                 file,
@@ -225,7 +230,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         python: format!("{} at {}", interpreter.full_version, interpreter.executable.display()),
         no_packages,
         services: grpc,
-        isolation: agent_service.isolation().to_string(),
+        isolation: agent_service.isolation(),
         agents: agent_service.handle().list_agents().await?.len(),
     };
 

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod limits;
 mod migration;
 pub mod public;
+mod rebuilds;
 pub mod routes;
 pub mod saga;
 pub mod seen;

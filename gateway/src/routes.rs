@@ -38,6 +38,8 @@ struct Inner {
     table: Mutex<HashMap<Name, Entry>>,
     /// Counts the changes; zero until the first snapshot is in.
     changes: watch::Sender<u64>,
+    /// Counts the snapshots.
+    subscriptions: watch::Sender<u64>,
 }
 
 struct Entry {
@@ -82,7 +84,8 @@ impl Routes {
     /// An empty table; [`Routes::run`] fills it.
     pub fn new(agents: Arc<dyn AgentService>) -> Self {
         let watcher = uuid::Uuid::now_v7().to_string();
-        Self(Arc::new(Inner { agents, watcher, table: Mutex::default(), changes: watch::Sender::new(0) }))
+        let (changes, subscriptions) = (watch::Sender::new(0), watch::Sender::new(0));
+        Self(Arc::new(Inner { agents, watcher, table: Mutex::default(), changes, subscriptions }))
     }
 
     /// Follows the agent service until `shutdown`. While it is away the table stays as it was.
@@ -105,6 +108,11 @@ impl Routes {
     /// Whether there was a snapshot, so that what is missing in the table does not exist.
     pub fn is_filled(&self) -> bool {
         *self.0.changes.borrow() > 0
+    }
+
+    /// Tells of every subscription that has begun: then the agent service may be another than before.
+    pub fn subscriptions(&self) -> watch::Receiver<u64> {
+        self.0.subscriptions.subscribe()
     }
 
     /// Tells of every later change of the table.
@@ -159,7 +167,11 @@ impl Routes {
         let read = async {
             while let Some(event) = events.next().await {
                 let event = event?;
+                let begun = matches!(event.event, RouteEvent::Snapshot(_));
                 let retired = self.apply(event.event);
+                if begun {
+                    self.0.subscriptions.send_modify(|count| *count += 1);
+                }
                 if applied.send((event.version, retired)).await.is_err() {
                     break;
                 }

@@ -7,6 +7,7 @@ use crate::{
     bindings,
     config::Config,
     public::PublicAddresses,
+    rebuilds,
     routes::Routes,
     saga::{self, Saga, Services},
     seen::Seen,
@@ -94,9 +95,12 @@ impl Gateway {
     /// in flight end.
     pub async fn serve(self, listeners: Listeners) -> Result<()> {
         let Self { state, saga, journal, keep, shutdown } = self;
+        let subscriptions = state.routes.subscriptions();
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
         let agents = tokio::spawn(state.seen.clone().follow_agents(state.agents.clone(), shutdown.clone()));
         let builds = tokio::spawn(state.seen.clone().follow_builds(state.builds.clone(), shutdown.clone()));
+        let rebuilds = rebuilds::run(state.agents.clone(), state.deployer.clone(), subscriptions, shutdown.clone());
+        let rebuilds = tokio::spawn(rebuilds);
         let tidy = tokio::spawn(tidy(state.clone(), journal, keep, shutdown.clone()));
         let uses = tokio::spawn(write_last_uses(state.clone(), shutdown.clone()));
         web::serve(listeners, api::router(state.clone()), shutdown).await?;
@@ -106,7 +110,7 @@ impl Gateway {
         if let Err(e) = state.access.keys.write_last_uses().await {
             tracing::warn!(cause = e.chain(), "when the API keys were used last is not written: {e}");
         }
-        for task in [routes, agents, builds, tidy, uses] {
+        for task in [routes, agents, builds, tidy, uses, rebuilds] {
             task.await.map_err(|e| Error::internal("ending a background task", e))?;
         }
         Ok(())

@@ -18,6 +18,8 @@ pub enum Work {
     Rollback(Rollback),
     /// `PUT /agents/{name}/config`.
     Config(ConfigChange),
+    /// The agent's image built again from what it keeps, because the interpreter has changed. Nobody asks for it.
+    Rebuild(Name),
 }
 
 /// A return to an earlier revision.
@@ -85,6 +87,7 @@ impl Work {
             Self::Deploy(request) => &request.agent,
             Self::Rollback(rollback) => &rollback.agent,
             Self::Config(change) => &change.agent,
+            Self::Rebuild(agent) => agent,
         }
     }
 
@@ -94,19 +97,24 @@ impl Work {
             Self::Deploy(_) => Reason::Deploy,
             Self::Rollback(_) => Reason::Rollback,
             Self::Config(_) => Reason::Config,
+            Self::Rebuild(_) => Reason::Rebuild,
         }
     }
 
     /// Whether an image is to be built.
     pub fn wants_build(&self) -> bool {
-        matches!(self, Self::Deploy(request) if request.wants_build())
+        match self {
+            Self::Deploy(request) => request.wants_build(),
+            Self::Rebuild(_) => true,
+            Self::Rollback(_) | Self::Config(_) => false,
+        }
     }
 
     /// What must not appear in anything that is shown.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let env = match self {
             Self::Deploy(request) => request.env.as_slice(),
-            Self::Rollback(_) | Self::Config(_) => &[],
+            Self::Rollback(_) | Self::Config(_) | Self::Rebuild(_) => &[],
         };
         env.iter().map(|var| &var.value)
     }
@@ -117,6 +125,7 @@ impl Work {
             Self::Deploy(_) => "failed to create agent: ",
             Self::Rollback(_) => "rollback failed: ",
             Self::Config(_) => "the configuration was not changed: ",
+            Self::Rebuild(_) => "rebuild failed: ",
         }
     }
 
@@ -151,6 +160,7 @@ impl Work {
             // It has a form of its own.
             Self::Deploy(_) => return serde_json::Value::Null,
             Self::Rollback(r) => Stored::Rollback { agent: r.agent.clone(), to: r.to.to_string() },
+            Self::Rebuild(agent) => Stored::Rebuild { agent: agent.clone() },
             Self::Config(c) => Stored::Config {
                 agent: c.agent.clone(),
                 system_prompt: c.system_prompt.clone(),
@@ -182,12 +192,16 @@ enum Stored {
         llm: Option<Vec<(String, String, String)>>,
         required_tools: Option<Vec<Name>>,
     },
+    Rebuild {
+        agent: Name,
+    },
 }
 
 impl Stored {
     fn read(self) -> Option<Work> {
         Some(match self {
             Stored::Rollback { agent, to } => Work::Rollback(Rollback { agent, to: to.parse().ok()? }),
+            Stored::Rebuild { agent } => Work::Rebuild(agent),
             Stored::Config { agent, system_prompt, identity_provider, llm, required_tools } => {
                 let model = |(role, provider, model): (String, String, String)| {
                     Some(LlmConfig { role: LlmRole::parse(&role)?, provider, model })
@@ -249,6 +263,7 @@ mod tests {
             Work::Config(ConfigChange { identity_provider: Some(Some(name("i"))), ..config.clone() }),
             Work::Config(config),
             Work::Config(nothing),
+            Work::Rebuild(name("a")),
         ] {
             assert_eq!(Work::from_journal(work.reason(), &work.to_journal().unwrap()).unwrap(), work);
             assert!(!seen.contains(&work.canonical()));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod agents;
+mod builds;
 mod cli;
 mod compose;
 mod contract;
@@ -19,6 +20,7 @@ mod processes;
 mod recovery;
 mod revisions;
 mod rotation;
+mod sandbox;
 mod sdk;
 mod seeing;
 mod stack;

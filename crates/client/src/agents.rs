@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, OperationId, Result, RevisionId,
-    agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream},
+    agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
@@ -185,5 +185,9 @@ impl AgentService for AgentClient {
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()> {
         let request = pb::AckRoutesRequest { watcher, version };
         answer(self.rpc().ack_routes(request).await).map(drop)
+    }
+
+    async fn runtime(&self) -> Result<RuntimeStatus> {
+        answer(self.rpc().get_runtime(pb::GetRuntimeRequest {}).await).map(Into::into)
     }
 }

@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     BuildService, Operation, OperationId, Result,
-    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuiltImage, Collected},
+    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuiltImage, Collected, RebuildRequest},
     image::StoredImage,
     log::{LogPieces, LogQuery},
     metric::Metrics,
@@ -38,6 +38,11 @@ impl BuildService for BuildClient {
     async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage> {
         let request = with_deadline(pb::BuildRequest::from((operation, request)), self.patience);
         member("image", answer(self.rpc().build(request).await)?.image)?.try_into()
+    }
+
+    async fn rebuild(&self, operation: Operation, request: RebuildRequest) -> Result<BuiltImage> {
+        let request = with_deadline(pb::RebuildImageRequest::from((operation, request)), self.patience);
+        member("image", answer(self.rpc().rebuild_image(request).await)?.image)?.try_into()
     }
 
     async fn undo_build(&self, built: OperationId) -> Result<()> {

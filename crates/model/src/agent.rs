@@ -168,12 +168,36 @@ pub struct Agent {
     pub message: String,
     /// The digest of the running image's manifest, once known.
     pub image_digest: Option<Digest>,
-    /// How the agent is kept from harming the machine, as enforced: `not sandboxed`.
+    /// Whether its image was built here for another Python than there is now, so that it cannot be started before it is
+    /// built again from the source that the image keeps.
+    pub needs_rebuild: bool,
+    /// How the agent is kept from harming the machine, as enforced; `not sandboxed` if nothing does.
     pub isolation: String,
+    /// What it reaches of the network: `open` or `closed`.
+    pub network: String,
+    /// Its limits, as enforced.
+    pub limits: String,
     /// Milliseconds since the epoch.
     pub created_at: i64,
     /// Milliseconds since the epoch.
     pub updated_at: i64,
+}
+
+/// What runs agents on this installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeStatus {
+    /// Which runtime: `process`.
+    pub name: String,
+    /// What keeps agents from harming the machine, as enforced.
+    pub isolation: String,
+    /// What agents reach of the network: `open` or `closed`.
+    pub network: String,
+    /// The limits of each agent, as enforced.
+    pub limits: String,
+    /// `major.minor` of the interpreter that runs them.
+    pub python: String,
+    /// What an operator should know besides, such as why there is no stronger sandbox.
+    pub notes: Vec<String>,
 }
 
 /// Where a gateway sends an agent's invokes.
@@ -357,4 +381,7 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
 
     /// Says that `watcher` uses no route older than `version`.
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()>;
+
+    /// What runs agents.
+    async fn runtime(&self) -> Result<RuntimeStatus>;
 }

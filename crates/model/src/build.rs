@@ -1,17 +1,19 @@
 //! Builds: source to image. Records of the build service and its trait.
 
 use crate::{
-    BuildAttemptId, Digest, Name, Operation, OperationId, Result, Secret,
+    BuildAttemptId, Digest, Error, Name, Operation, OperationId, Result, Secret,
     image::StoredImage,
     log::{LogPieces, LogQuery},
     metric::Metrics,
-    source::{self, Requirements, SourceFiles},
+    source::{self, Requirements, RequiresPython, SourceFiles, pyproject::Project},
 };
 use async_trait::async_trait;
 use std::{collections::BTreeMap, fmt, pin::Pin};
 
 /// The file whose requirements count when the request has none of its own.
 pub const REQUIREMENTS_FILE: &str = "requirements.txt";
+/// The file whose `[project]` says what to install when there are no other requirements.
+pub const PROJECT_FILE: &str = "pyproject.toml";
 
 /// An agent's source, checked: made only by [`BuildSource::parse`].
 #[derive(Debug, Clone, PartialEq)]
@@ -22,10 +24,13 @@ pub struct BuildSource {
     pub entry_point: String,
     /// What to install; `None` means: what the imports say.
     pub requirements: Option<Requirements>,
+    /// The Python that [`PROJECT_FILE`] asks for.
+    pub requires_python: Option<RequiresPython>,
 }
 
 impl BuildSource {
-    /// Checks what a request gives. Requirements are the request's, else those of [`REQUIREMENTS_FILE`].
+    /// Checks what a request gives. Requirements are the request's, else those of [`REQUIREMENTS_FILE`], else those
+    /// of [`PROJECT_FILE`]. What that file says about Python holds in any case, if it can be read.
     pub fn parse(
         files: BTreeMap<String, String>,
         entry_point: Option<&str>,
@@ -40,7 +45,19 @@ impl BuildSource {
             }
             (None, None) => None,
         };
-        Ok(Self { files, entry_point, requirements })
+        let project = files.get(PROJECT_FILE).map(|text| {
+            Project::parse(text).map_err(|fault| Error::field(format!("source_files[\"{PROJECT_FILE}\"]"), fault))
+        });
+        let (declared, requires_python) = match (project, &requirements) {
+            (None, _) | (Some(Err(_)), Some(_)) => (None, None),
+            (Some(Err(e)), None) => return Err(e),
+            (Some(Ok(project)), Some(_)) => (None, project.requires_python),
+            (Some(Ok(project)), None) => {
+                let field = format!("source_files[\"{PROJECT_FILE}\"]");
+                (project.requirements(&field)?, project.requires_python)
+            }
+        };
+        Ok(Self { files, entry_point, requirements: requirements.or(declared), requires_python })
     }
 }
 
@@ -55,6 +72,19 @@ pub struct BuildRequest {
     pub source: BuildSource,
     /// Resolve the requirements anew although nothing changed.
     pub refresh: bool,
+    /// Values that logs and errors must not show.
+    pub mask: Vec<Secret>,
+}
+
+/// An image that is to be built again out of its own source and requirements.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RebuildRequest {
+    /// The attempt's id, minted by the caller.
+    pub attempt: BuildAttemptId,
+    /// The agent that it is for, whose repository has the image.
+    pub agent: Name,
+    /// The image's manifest digest.
+    pub digest: Digest,
     /// Values that logs and errors must not show.
     pub mask: Vec<Secret>,
 }
@@ -179,6 +209,11 @@ pub trait BuildService: fmt::Debug + Send + Sync + 'static {
     /// its outcome. The build goes on when the caller goes away.
     async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage>;
 
+    /// Builds an image again for the interpreter and the base that there are now, as [`BuildService::build`] does.
+    /// Versions are kept where they still fit. One that the registry does not have is
+    /// [`crate::Code::ImageNotFound`], one that does not say what it was made of [`crate::Code::UnsupportedImage`].
+    async fn rebuild(&self, operation: Operation, request: RebuildRequest) -> Result<BuiltImage>;
+
     /// Ends the operation's build if it still runs and keeps it from happening later. What it made stays for garbage
     /// collection.
     async fn undo_build(&self, built: OperationId) -> Result<()>;
@@ -206,4 +241,32 @@ pub trait BuildService: fmt::Debug + Send + Sync + 'static {
     /// Removes what nobody needs any more. `in_use` are all images of the registry that agents' revisions name; it
     /// may be old by as much as a deploy takes. Images that somebody pushed and tagged stay in any case.
     async fn collect_images(&self, in_use: Vec<StoredImage>) -> Result<Collected>;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn requirements_are_the_requests_then_the_files() {
+        let parse = |files: &[(&str, &str)], requirements| {
+            let files = [("agent.py", "")].iter().chain(files).map(|(n, t)| (n.to_string(), t.to_string()));
+            let source = BuildSource::parse(files.collect(), None, requirements)?;
+            Ok::<_, Error>((source.requirements.map(|r| r.text().to_owned()), source.requires_python.is_some()))
+        };
+        let project = (PROJECT_FILE, "[project]\nrequires-python = '>=3.10'\ndependencies = ['c']");
+        let given = Some("a\n".to_owned());
+        assert_eq!(parse(&[("requirements.txt", "b"), project], Some("a")).unwrap(), (given, true));
+        assert_eq!(parse(&[("requirements.txt", "b"), project], None).unwrap(), (Some("b\n".to_owned()), true));
+        assert_eq!(parse(&[project], None).unwrap(), (Some("c\n".to_owned()), true));
+        assert_eq!(parse(&[(PROJECT_FILE, "[tool.x]")], None).unwrap(), (None, false));
+        let broken = (PROJECT_FILE, "[project");
+        let e = parse(&[broken], None).unwrap_err();
+        assert_eq!(e.field.as_deref(), Some("source_files[\"pyproject.toml\"]"));
+        assert_eq!(parse(&[broken], Some("a")).unwrap(), (Some("a\n".to_owned()), false));
+        let hostile = (PROJECT_FILE, "[project]\ndependencies = ['--index-url https://x']");
+        let e = parse(&[hostile], None).unwrap_err();
+        assert!(e.message.starts_with("source_files[\"pyproject.toml\"] (project.dependencies[0]): "), "{e}");
+    }
 }

@@ -17,6 +17,9 @@ pub mod label {
     pub const PLATFORM: &str = "dev.hoistway.platform";
     /// The agent's entry file, relative to [`super::APP_DIR`].
     pub const ENTRY_POINT: &str = "dev.hoistway.entry-point";
+    /// The requirements that its packages were resolved from, one in each line; what they came to is kept elsewhere.
+    /// Together with the source layer it is what an image can be built from again.
+    pub const REQUIREMENTS: &str = "dev.hoistway.requirements";
 }
 
 /// How the history lines of our own layers begin; whatever is below them is a base.

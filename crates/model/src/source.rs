@@ -1,9 +1,12 @@
 //! What a user sends to be built: source files, the entry point among them, and requirement lines. All of it is
 //! hostile until it is one of these types.
 
+pub mod pyproject;
 mod requirements;
+mod requires_python;
 
 pub use requirements::{Requirement, Requirements};
+pub use requires_python::RequiresPython;
 
 use crate::{Digest, Error, Result, digest::Hasher};
 use std::collections::{BTreeMap, btree_map};

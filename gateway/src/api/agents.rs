@@ -133,6 +133,8 @@ pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
             "revisionNumber": agent.revision_number,
             "imageDigest": agent.image_digest,
             "isolation": agent.isolation,
+            "network": agent.network,
+            "limits": agent.limits,
         },
         "created_at": rfc3339(agent.created_at),
         "updated_at": rfc3339(agent.updated_at),

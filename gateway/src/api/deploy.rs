@@ -71,6 +71,9 @@ struct Parameters {
     timeout: Option<u32>,
     /// Refuses a deploy that requires tools which are not registered, instead of a warning.
     strict: Option<bool>,
+    /// Resolves the requirements anew, so that those without a fixed version may become newer. Such a deploy makes a new
+    /// revision even if nothing else has changed.
+    refresh: Option<bool>,
 }
 
 /// The values of `wait`.
@@ -224,9 +227,11 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: WholeBody) -> ApiResult<Response> {
     let asked = Asked::of(&state, &query)?;
     let strict = query.flag("strict")?;
-
-    let (request, warnings) = parse(&state, body).await?;
+    let refresh = query.flag("refresh")?;
+    let (request, mut warnings) = parse(&state, body).await?;
     within_source_limits(&request, &state.limits)?;
+    let (request, ignored) = request.refreshed(refresh);
+    warnings.extend(ignored);
     let (agent, wants_build) = (request.agent.clone(), request.wants_build());
     match carry_out_strictly(&state, request.into(), asked, warnings, strict).await? {
         Ok(done) => created(&state, agent, done, wants_build),

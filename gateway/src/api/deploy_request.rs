@@ -49,6 +49,8 @@ pub struct DeployRequest {
     pub identity_provider: Option<Name>,
     /// What the user says the agent is written with. Nothing depends on it.
     pub framework: Option<String>,
+    /// Resolve the requirements anew, although nothing else has changed.
+    pub refresh: bool,
     /// Where in the request each of `required_tools` was.
     tool_paths: Vec<String>,
     /// Where in the request each of `llm` was.
@@ -123,10 +125,19 @@ impl DeployRequest {
             env,
             identity_provider,
             framework,
+            refresh: false,
             tool_paths,
             llm_paths,
         };
         Ok((request, warnings))
+    }
+
+    /// With the query's `refresh`; beside an image it means nothing, and the answer is the warning that says so.
+    pub fn refreshed(mut self, refresh: bool) -> (Self, Option<String>) {
+        self.refresh = refresh && self.wants_build();
+        let ignored = refresh && !self.refresh;
+        let warning = || "refresh is ignored, because an image is given and nothing is built".to_owned();
+        (self, ignored.then(warning))
     }
 
     /// Whether an image is to be built.

@@ -29,6 +29,7 @@ mod permissions;
 mod query;
 mod revisions;
 mod starter_kit;
+mod status;
 mod tools;
 mod unsupported;
 mod users;
@@ -78,6 +79,7 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(starter_kit::routes())
         .merge(keys::routes())
         .merge(audit::routes())
+        .merge(status::routes())
 }
 
 async fn not_found(request: Request) -> ApiError {

@@ -13,7 +13,7 @@ use hoistway_model::{
     Code, Digest, Error, Name, Result,
     agent::{Agent, AgentSpec, Phase},
     build::BuiltImage,
-    revision::Revision,
+    revision::{Revision, RevisionRef},
     tool::{Resolved, ToolPlan},
 };
 
@@ -30,9 +30,10 @@ pub struct Findings {
 pub async fn look_up(services: &Services, work: &Work) -> Result<Findings> {
     match work {
         Work::Deploy(request) => deploy(services, request).await,
-        Work::Rollback(rollback) => {
-            let agent = services.agents.get_agent(rollback.agent.clone());
-            let base = services.agents.get_revision(rollback.agent.clone(), rollback.to);
+        Work::Rollback(_) | Work::Rebuild(_) => {
+            let to = if let Work::Rollback(rollback) = work { rollback.to } else { RevisionRef::Current };
+            let agent = services.agents.get_agent(work.agent().clone());
+            let base = services.agents.get_revision(work.agent().clone(), to);
             let (agent, base) = tokio::try_join!(agent, base)?;
             let tools = base.spec.tools.iter().map(|tool| tool.name.clone()).collect();
             let (plan, providers) = (only_bind(work, tools), base.spec.llm.iter().map(|m| m.provider.clone()));
@@ -77,7 +78,7 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
     let resolved = &findings.resolved;
     match work {
         Work::Deploy(request) => request.check_lookups(resolved, strict),
-        Work::Rollback(_) => {
+        Work::Rollback(_) | Work::Rebuild(_) => {
             let Some(base) = &findings.base else { return Ok(Vec::new()) };
             let number = base.number;
             if let Some(name) = base.spec.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
@@ -135,9 +136,12 @@ pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, n
     log.changes_tools = resolved.changed;
     let agent = agent.filter(|agent| {
         let same = match (work, &base) {
+            (Work::Deploy(request), _) if request.refresh => false,
             (Work::Deploy(request), _) => agent.spec.fingerprint == fingerprint(key, request, image_digest),
             (Work::Rollback(_), Some(base)) => is_current(agent, base),
             (Work::Rollback(_), None) => false,
+            // Somebody deployed it meanwhile, or the old interpreter came back.
+            (Work::Rebuild(_), _) => return !agent.needs_rebuild,
             (Work::Config(change), _) => {
                 log.from = Some((agent.revision, agent.revision_number));
                 change.is_in(agent)
@@ -154,7 +158,11 @@ pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, n
     });
     if let Some(base) = &base {
         log.from = Some((base.id, base.number));
-        log.image = built_image(&base.spec).map(Into::into);
+        match work {
+            // The image to be built again, not the one that comes out.
+            Work::Rebuild(_) => log.image_digest = base.image_digest.or(base.spec.image.digest),
+            _ => log.image = built_image(&base.spec).map(Into::into),
+        }
     }
     if let Some(agent) = agent {
         log.changes_agent = false;

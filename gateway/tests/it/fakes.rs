@@ -14,9 +14,11 @@ use hoistway_model::{
     Result, RevisionId, Secret, ToolRegistry,
     agent::{
         Agent, AgentEvent, AgentEvents, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place, RevisionStatus, Route,
-        RouteEvent, RouteStream, VersionedRoute,
+        RouteEvent, RouteStream, RuntimeStatus, VersionedRoute,
     },
-    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuildStep, BuiltImage, Collected},
+    build::{
+        Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuildStep, BuiltImage, Collected, RebuildRequest,
+    },
     image::{ImageRef, StoredImage},
     log::{LogLine, LogPiece, LogPieces, LogQuery, LogStream},
     metric::{Kind, Metrics},
@@ -64,7 +66,10 @@ pub fn agent(name: Name, revision: &Revision) -> Agent {
         phase: Phase::Running,
         message: String::new(),
         image_digest: revision.image_digest,
+        needs_rebuild: false,
         isolation: "not sandboxed".into(),
+        network: "open".into(),
+        limits: "none".into(),
         created_at: 0,
         updated_at: 0,
     }
@@ -291,6 +296,10 @@ impl BuildService for FakeBuilds {
         unused()
     }
 
+    async fn rebuild(&self, _: Operation, _: RebuildRequest) -> Result<BuiltImage> {
+        unused()
+    }
+
     async fn undo_build(&self, _: OperationId) -> Result<()> {
         unused()
     }
@@ -419,7 +428,10 @@ impl FakeAgents {
             phase: Phase::Running,
             message: String::new(),
             image_digest: Some(Digest::of(b"manifest")),
+            needs_rebuild: false,
             isolation: "not sandboxed".into(),
+            network: "open".into(),
+            limits: "none".into(),
             created_at: 0,
             updated_at: 0,
         };
@@ -617,6 +629,17 @@ impl AgentService for FakeAgents {
     async fn ack_routes(&self, _: String, version: u64) -> Result<()> {
         self.acknowledged.send_replace(version);
         Ok(())
+    }
+
+    async fn runtime(&self) -> Result<RuntimeStatus> {
+        Ok(RuntimeStatus {
+            name: "process".into(),
+            isolation: "not sandboxed".into(),
+            network: "open".into(),
+            limits: "none".into(),
+            python: "3.11".into(),
+            notes: vec!["no namespaces for agents: it is a fake".into()],
+        })
     }
 }
 

@@ -32,6 +32,8 @@ async fn agents() {
                 "revision": null,
                 "imageDigest": Digest::of(b"manifest"),
                 "isolation": "not sandboxed",
+                "network": "open",
+                "limits": "none",
             },
             "created_at": "1970-01-01T00:00:00.000Z",
             "updated_at": "1970-01-01T00:00:00.000Z",
@@ -45,6 +47,17 @@ async fn agents() {
         "400 invalid_argument tail: \"x\" is not a whole number from 0 to 100000"
     );
     assert_eq!(gateway.get("/api/agents/b/logs").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_installation() {
+    let gateway = Gateway::start().await;
+    let runtime = json!({"name": "process", "isolation": "not sandboxed", "network": "open", "limits": "none",
+        "python": "3.11", "details": ["no namespaces for agents: it is a fake"]});
+    assert_eq!(
+        gateway.get("/api/status").await.json(),
+        json!({"version": env!("CARGO_PKG_VERSION"), "namespace": "agent-system", "runtime": runtime})
+    );
 }
 
 #[tokio::test]

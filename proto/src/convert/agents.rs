@@ -4,7 +4,7 @@ use hoistway_model::{
     Error, Result, Secret,
     agent::{
         Agent, AgentChange, AgentEvent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place, RevisionStatus, Route,
-        RouteEvent, Target, VersionedRoute,
+        RouteEvent, RuntimeStatus, Target, VersionedRoute,
     },
 };
 
@@ -98,6 +98,9 @@ impl From<Agent> for pb::Agent {
             created_at: a.created_at,
             updated_at: a.updated_at,
             revision_number: a.revision_number,
+            needs_rebuild: a.needs_rebuild,
+            network: a.network,
+            limits: a.limits,
         }
     }
 }
@@ -118,7 +121,24 @@ impl TryFrom<pb::Agent> for Agent {
             isolation: a.isolation,
             created_at: a.created_at,
             updated_at: a.updated_at,
+            needs_rebuild: a.needs_rebuild,
+            network: a.network,
+            limits: a.limits,
         })
+    }
+}
+
+impl From<RuntimeStatus> for pb::GetRuntimeResponse {
+    fn from(r: RuntimeStatus) -> Self {
+        let RuntimeStatus { name, isolation, network, limits, python, notes } = r;
+        Self { name, isolation, network, limits, python, notes }
+    }
+}
+
+impl From<pb::GetRuntimeResponse> for RuntimeStatus {
+    fn from(r: pb::GetRuntimeResponse) -> Self {
+        let pb::GetRuntimeResponse { name, isolation, network, limits, python, notes } = r;
+        Self { name, isolation, network, limits, python, notes }
     }
 }
 

@@ -2,7 +2,9 @@ use super::{name, optional, parsed, required};
 use crate::builds::v1 as pb;
 use hoistway_model::{
     Error, Operation, Result, Secret,
-    build::{Build, BuildQuery, BuildRequest, BuildSource, BuildStatus, BuildStep, BuiltImage, Collected},
+    build::{
+        Build, BuildQuery, BuildRequest, BuildSource, BuildStatus, BuildStep, BuiltImage, Collected, RebuildRequest,
+    },
 };
 
 impl From<(Operation, BuildRequest)> for pb::BuildRequest {
@@ -29,6 +31,32 @@ impl TryFrom<pb::BuildRequest> for (Operation, BuildRequest) {
             agent: name("agent", &r.agent)?,
             source: BuildSource::parse(r.files.into_iter().collect(), Some(&r.entry_point), r.requirements.as_deref())?,
             refresh: r.refresh,
+            mask: r.mask.into_iter().map(Secret::new).collect(),
+        };
+        Ok((required("operation", r.operation)?.try_into()?, request))
+    }
+}
+
+impl From<(Operation, RebuildRequest)> for pb::RebuildImageRequest {
+    fn from((operation, r): (Operation, RebuildRequest)) -> Self {
+        Self {
+            operation: Some(operation.into()),
+            attempt_id: r.attempt.to_string(),
+            agent: r.agent.into(),
+            digest: r.digest.to_string(),
+            mask: r.mask.iter().map(|s| s.expose().to_owned()).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::RebuildImageRequest> for (Operation, RebuildRequest) {
+    type Error = Error;
+
+    fn try_from(r: pb::RebuildImageRequest) -> Result<Self> {
+        let request = RebuildRequest {
+            attempt: parsed("attempt_id", &r.attempt_id)?,
+            agent: name("agent", &r.agent)?,
+            digest: parsed("digest", &r.digest)?,
             mask: r.mask.into_iter().map(Secret::new).collect(),
         };
         Ok((required("operation", r.operation)?.try_into()?, request))

@@ -1,6 +1,10 @@
 //! The settings of the agent service: a TOML file, then `HOISTWAY_AGENT_*`.
 
-use crate::{launcher::Limits, runtime::LogLimits};
+use crate::{
+    launcher::Limits,
+    runtime::LogLimits,
+    sandbox::{Mode, Network, Pretend},
+};
 use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -41,6 +45,16 @@ pub struct Config {
     pub limits: Limits,
     /// How much is kept of each agent's log.
     pub logs: LogLimits,
+    /// What keeps agents from the rest of the machine: auto, namespaces, landlock or none.
+    pub sandbox: Mode,
+    /// What agents reach of the network: open or closed.
+    pub network: Network,
+    /// Further files and directories that agents may read.
+    pub readable: Vec<PathBuf>,
+    /// Directories that agents may read and write, shared by all of them.
+    pub writable: Vec<PathBuf>,
+    /// What this machine has and shall not be used, for tests.
+    pub pretend: Pretend,
     /// The token that services show each other; absent: `service-token` in the data directory.
     pub service_token_file: Option<PathBuf>,
     /// The key of what is stored; absent: `master.key` in the data directory.
@@ -65,6 +79,11 @@ impl Default for Config {
             max_agents: 200,
             limits: Limits::default(),
             logs: LogLimits::default(),
+            sandbox: Mode::default(),
+            network: Network::default(),
+            readable: Vec::new(),
+            writable: Vec::new(),
+            pretend: Pretend::default(),
             service_token_file: None,
             master_key_file: None,
             log_format: LogFormat::default(),

@@ -147,6 +147,10 @@ impl GrpcAgentService {
         self.0.ack_routes(r.watcher, r.version).await?;
         Ok(pb::AckRoutesResponse {})
     }
+
+    async fn get_runtime(&self, _: pb::GetRuntimeRequest) -> Result<pb::GetRuntimeResponse> {
+        self.0.runtime().await.map(Into::into)
+    }
 }
 
 /// One generated method for each of the above: the message out of its envelope, the answer or the status into one.
@@ -220,4 +224,5 @@ rpcs! {
     stop_agent: StopAgentRequest => StopAgentResponse,
     start_agent: StartAgentRequest => StartAgentResponse,
     restart_agent: RestartAgentRequest => RestartAgentResponse,
+    get_runtime: GetRuntimeRequest => GetRuntimeResponse,
 }

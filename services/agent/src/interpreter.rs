@@ -94,6 +94,17 @@ impl Interpreter {
     }
 }
 
+impl Interpreter {
+    /// What is said of an agent whose image was built here for another Python.
+    pub fn changed(&self, built_for: &str) -> String {
+        format!(
+            "it was built for Python {built_for}, and this machine has {} now: it is being built again from the source \
+             that its image keeps; /api/deployments tells how that goes",
+            self.python
+        )
+    }
+}
+
 /// This machine as the OCI image index names it.
 fn platform() -> &'static str {
     match std::env::consts::ARCH {

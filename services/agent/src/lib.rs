@@ -14,6 +14,7 @@ pub mod launcher;
 mod migration;
 pub mod routes;
 pub mod runtime;
+pub mod sandbox;
 mod service;
 mod store;
 
@@ -101,18 +102,22 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     let (lock, layers) = opening.await.map_err(|e| Error::internal("opening the agents' directory", e))??;
     let runtime = match &deps.runtime {
         Some(runtime) => Arc::clone(runtime),
-        None => Arc::new(ProcessRuntime::new(process_config(config)).await?),
+        None => Arc::new(ProcessRuntime::new(process_config(config, &interpreter)).await?),
     };
     let registries = Registries::new(&config.registry_address, deps.token.secret())?;
     let vars =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    // In a closed network there is no way to the operator's proxy.
+    let closed = config.network == sandbox::Network::Closed;
+    let vars = vars.filter(|(name, _)| !(closed && name.to_ascii_lowercase().ends_with("_proxy")));
+    let egress_url = runtime.egress_url().unwrap_or_else(|| config.egress_url());
     let database = dir.join("agent.db");
     Service::open(Parts {
         store: store::Store::open(&database, deps.master_key.clone(), keep(config)).await?,
         database,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
-        surroundings: Surroundings::new(&config.egress_url(), vars),
+        surroundings: Surroundings::new(&egress_url, vars),
         runtime,
         lock,
     })
@@ -134,14 +139,22 @@ fn keep(config: &Config) -> store::Retention {
     store::Retention { revisions: config.revisions, agents: config.max_agents }
 }
 
-fn process_config(config: &Config) -> ProcessConfig {
+fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
     ProcessConfig {
         bind: config.agents_bind,
         advertise: config.agents_host.clone(),
         concurrent_starts: config.concurrent_starts,
         limits: config.limits,
         logs: config.logs,
-        ..ProcessConfig::new(config.service_dir())
+        sandbox: sandbox::Settings {
+            mode: config.sandbox,
+            network: config.network,
+            egress_port: config.egress_listen.port(),
+            readable: config.readable.clone(),
+            writable: config.writable.clone(),
+            pretend: config.pretend,
+        },
+        ..ProcessConfig::new(config.service_dir(), interpreter.path.clone())
     }
 }
 

@@ -45,7 +45,6 @@ fn run(arguments: &Arguments) -> Result<()> {
         let deps = Deps::load(&config).await?;
         let ports = Ports::listen(&mut config)?;
         tracing::info!(grpc = %config.grpc_listen, egress = %config.egress_listen, "{SERVICE} is listening");
-        tracing::warn!("agents are not sandboxed: they can do what this user can do");
         serve(&config, deps, ports, shutdown).await
     })
 }

@@ -4,9 +4,13 @@
     hoistway_runner.py [--app DIR] [--site DIR]... [--listen-fd N] [--notify-fd N] [--config-fd N]
 
 USER_ENTRY_POINT names the entry file below the app directory. The agent in it is, in this order: `handler`; an object
-named `agent`, `chain`, `executor`, `graph` or `crew`, or an `app` that has `.invoke`; `main`; `run`. Only names that
-the file binds itself count, not imported ones. Without any, it is a script: each invoke runs it in a process of its
-own, with the message on stdin, in argv[1] and in AGENT_MESSAGE, and what it prints is the answer.
+named `agent`, `chain`, `executor`, `graph` or `crew`, or an `app` that has `.invoke`; `main`; `run`; `app` as an ASGI or
+WSGI application. Only names that the file binds itself count, not imported ones. Without any, it is a script: each
+invoke runs it in a process of its own, with the message on stdin, in argv[1] and in AGENT_MESSAGE, and what it prints is
+the answer.
+
+A web application is called here, without a server of its own: POST /invoke of the agent is POST /invoke of the
+application with the same body, or POST / where it answers 404; POST /invoke/stream tries /invoke/stream first.
 
     GET /healthz   GET /readyz   POST /invoke   POST /invoke/stream      body: {"message": "...", "history": [...], ...}
 
@@ -69,6 +73,10 @@ class ScriptError(Exception):
         self.details = details
 
 
+class AppError(ScriptError):
+    """A web application answered with an error; `details` are the last lines of its answer."""
+
+
 class Mask:
     """Replaces secret values in texts of errors, also in the escaped forms in which an exception may show them.
 
@@ -124,7 +132,7 @@ def user_traceback(error):
 
 def report(error, mask):
     """Writes the traceback to stderr, where the logs come from, and gives the headline and the last lines of it."""
-    if isinstance(error, ScriptError):  # its own stderr has been in the logs already
+    if isinstance(error, ScriptError):  # its own output has been in the logs already
         return mask(str(error)), [mask(line) for line in error.details]
     text = f"{error}\n" if isinstance(error, StartError) else mask(user_traceback(error))
     print(text, end="", file=sys.__stderr__, flush=True)
@@ -223,7 +231,7 @@ def import_entry(app, entry):
 
 
 def choose(module, names, entry):
-    """The agent among the names that a module binds, as a function of (request, context); None if there is none."""
+    """The agent among the names that a module binds: a function of (request, context) or a web application; or None."""
     found = {name: getattr(module, name) for name in names & AGENT_NAMES if hasattr(module, name)}
     if "handler" in found and not callable(found["handler"]):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
@@ -237,10 +245,7 @@ def choose(module, names, entry):
     for name in ("main", "run"):
         if callable(found.get(name)):
             return adapt(found[name])
-    if callable(found.get("app")):
-        raise StartError(f"{entry}: app looks like an ASGI or WSGI application, which is not supported yet; "
-                         "define handler(request, context)")
-    return None
+    return web_agent(found.get("app"))
 
 
 def load_agent(app, entry, script_command):
@@ -446,6 +451,277 @@ class EventLoop:
 
 
 LOOP = EventLoop()
+
+
+# ---- Web applications -----------------------------------------------------------------------------------------------
+
+
+def web_agent(app):
+    """An ASGI or WSGI application as an agent; None for any other thing."""
+    if not callable(app) or isinstance(app, type):
+        return None
+    import inspect
+
+    count = len(positional_parameters(app))
+    try:
+        exact = all(p.kind is not p.VAR_POSITIONAL for p in inspect.signature(app).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):
+        return AsgiAgent(app) if count == 3 or not exact else None
+    return WsgiAgent(app) if count == 2 and exact else None
+
+
+class Pieces:
+    """The body of an application's answer: as bytes in `raw`, as text when it is iterated."""
+
+    def __init__(self, status, kind, raw):
+        self.status, self.kind, self.raw = status, kind.partition(";")[0].strip().lower(), raw
+        self.events = self.kind == "text/event-stream"
+        self._text = None
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._text is None:
+            import codecs
+
+            self._text = codecs.iterdecode(self.raw, "utf-8", "replace")
+        return next(self._text)
+
+    def close(self):
+        self.raw.close()
+
+
+class WebAgent:
+    """A web application, called with what the agent was invoked with: POST /invoke, or POST / where that is a 404."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def answer(self, path, headers, body):
+        """What it answers to an invoke: JSON read, or pieces of text."""
+        headers = {k: v for k, v in headers.items() if k not in (
+            "x-hoistway-invoke-token", "connection", "expect", "content-length", "content-type")}
+        headers |= {"content-type": "application/json", "content-length": str(len(body))}
+        tried = {}
+        for path in dict.fromkeys((path, "/invoke", "/")):
+            answer = tried[path] = self.call(path, headers, body)
+            if answer.status != 404:
+                break
+        else:  # it knows none of them: what it says to the first tells most
+            path, answer = next(iter(tried.items()))
+        for other in tried.values():
+            if other is not answer:
+                other.close()
+        if not 200 <= answer.status < 300:
+            lines = "".join(answer).splitlines()
+            raise AppError(f"the app answered POST {path} with status {answer.status}", lines[-DETAIL_LINES:])
+        if answer.kind == "application/json" or answer.kind.endswith("+json"):
+            text = "".join(answer)
+            return json.loads(text) if text else None
+        return answer
+
+    def call(self, path, headers, body):
+        """Sends one request; the answer is there as soon as its head is."""
+        raise NotImplementedError
+
+    def start(self):
+        """What comes before the first request."""
+
+    def stop(self):
+        """What comes after the last answer."""
+
+
+class WsgiAgent(WebAgent):
+    """A WSGI application (Flask, Django, Bottle ...), called in the thread that answers the invoke."""
+
+    def call(self, path, headers, body):
+        import io
+
+        environ = {
+            "REQUEST_METHOD": "POST", "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": "",
+            "SERVER_NAME": "localhost", "SERVER_PORT": os.environ.get("PORT") or "8080", "SERVER_PROTOCOL": "HTTP/1.1",
+            "REMOTE_ADDR": "127.0.0.1", "wsgi.version": (1, 0), "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(body),
+            "wsgi.errors": sys.stderr, "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False,
+            **{"HTTP_" + k.upper().replace("-", "_"): v for k, v in headers.items() if not k.startswith("content-")},
+            "CONTENT_TYPE": headers["content-type"], "CONTENT_LENGTH": headers["content-length"]}
+        head, written = {}, []
+
+        def start_response(status, fields, exc_info=None):
+            head.update(status=int(status.split()[0]), kind=dict((k.lower(), v) for k, v in fields).get("content-type", ""))
+            return written.append
+
+        result = self.app(environ, start_response)
+
+        def pieces():
+            try:
+                yield b""  # so that it has begun, and closing it closes the result
+                for piece in result:
+                    while written:
+                        yield written.pop(0)
+                    yield piece
+                yield from written
+            finally:
+                if hasattr(result, "close"):
+                    result.close()
+
+        raw = pieces()
+        first = next(raw)
+        while not head and first is not None:  # it may want to be asked for its first piece before it says anything
+            first = next(raw, None)
+        if not head:
+            raise RuntimeError("the WSGI application did not call start_response")
+        return Pieces(head["status"], head["kind"], continued(first, raw) if first else raw)
+
+
+class continued:
+    """An iterator with one piece put back; unlike a generator it can be closed before it has begun."""
+
+    def __init__(self, first, rest):
+        self.first, self.rest = [first], rest
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.first.pop() if self.first else next(self.rest)
+
+    def close(self):
+        self.rest.close()
+
+
+class AsgiAgent(WebAgent):
+    """An ASGI application (FastAPI, Starlette, Quart, Litestar ...), on the agent's event loop."""
+
+    def __init__(self, app):
+        super().__init__(app)
+        self.state, self.lifespan, self.tasks = {}, None, set()
+
+    def call(self, path, headers, body):
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
+            "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+            "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
+            "client": ("127.0.0.1", 0), "server": ("localhost", int(os.environ.get("PORT") or 8080)),
+            "state": dict(self.state)}
+        messages = LOOP.iterate(self.exchange(scope, body))
+        head = next(messages)
+        fields = {bytes(k).decode("latin-1").lower(): bytes(v).decode("latin-1") for k, v in head.get("headers") or ()}
+
+        def pieces():
+            try:
+                yield b""
+                for message in messages:
+                    if piece := message.get("body"):
+                        yield bytes(piece)
+            finally:
+                messages.close()
+
+        raw = pieces()
+        next(raw)
+        return Pieces(head["status"], fields.get("content-type", ""), raw)
+
+    async def exchange(self, scope, body):
+        """The messages that the application sends for one request. It is cancelled when nobody wants more of them."""
+        import asyncio
+
+        ready, gone, unread, status = asyncio.Queue(1), asyncio.Event(), [body], 0
+
+        async def receive():
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if not gone.is_set():
+                await ready.put(message)
+
+        async def run():
+            try:
+                await self.app(scope, receive, send)
+                await send(RuntimeError("the ASGI application ended without a complete answer"))
+            except BaseException as error:
+                if not gone.is_set():
+                    await ready.put(error)
+                elif not isinstance(error, asyncio.CancelledError):  # in what it does after its answer
+                    print(user_traceback(error), end="", file=sys.stderr)
+
+        task = asyncio.ensure_future(run())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        complete = False
+        try:
+            while not complete:
+                message = await ready.get()
+                if isinstance(message, BaseException):
+                    raise message
+                status = message.get("status", status)
+                complete = message["type"] == "http.response.body" and not message.get("more_body")
+                yield message
+            if status >= 500:  # frameworks answer first and let the exception through then: it says more
+                try:
+                    error = await asyncio.wait_for(ready.get(), 1)
+                except (TimeoutError, asyncio.TimeoutError):
+                    return
+                if not (type(error) is RuntimeError and "without a complete answer" in str(error)):
+                    raise error
+        finally:
+            gone.set()
+            if not complete:  # what it does after its answer it may finish
+                task.cancel()
+
+    def start(self):
+        LOOP.wait(self.begin())
+
+    async def begin(self):
+        """Runs the application's start-up, if it has one."""
+        import asyncio
+
+        inbox, outbox = asyncio.Queue(), asyncio.Queue()
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+
+        async def run():
+            try:
+                await self.app(scope, inbox.get, outbox.put)
+                await outbox.put(None)
+            except BaseException as error:
+                await outbox.put(error)
+
+        task = asyncio.ensure_future(run())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        await inbox.put({"type": "lifespan.startup"})
+        message = await outbox.get()
+        if isinstance(message, (SystemExit, KeyboardInterrupt)):
+            raise message
+        if not isinstance(message, dict):  # it ended or failed at once: it has no start-up
+            return
+        if message["type"] == "lifespan.startup.failed":
+            try:
+                error = await asyncio.wait_for(outbox.get(), 1)  # what went wrong, if it is let through
+            except (TimeoutError, asyncio.TimeoutError):
+                error = None
+            text = message.get("message") or "it does not say why"
+            raise error if isinstance(error, BaseException) else StartError(f"the app's start-up failed: {text}")
+        self.lifespan = inbox, outbox
+
+    def stop(self):
+        if not self.lifespan:
+            return
+        import asyncio
+
+        async def end():
+            inbox, outbox = self.lifespan
+            await inbox.put({"type": "lifespan.shutdown"})
+            await asyncio.wait_for(outbox.get(), EXIT_SECONDS - 1)
+
+        try:
+            LOOP.wait(end())
+        except Exception as error:
+            print(f"the app's shutdown did not end: {headline(error)}", file=sys.stderr)
 
 
 def resolve(result):
@@ -659,13 +935,16 @@ class Exchange:
         if not self.server.invokes.acquire(blocking=False):
             raise HttpError(503, "unavailable", f"the agent is busy with {INVOKES} invokes", "Retry-After: 1")
         try:
-            request = self.read_request(headers)
-            (self.stream if path == "/invoke/stream" else self.invoke)(request)
+            request, body = self.read_request(headers)
+            agent = self.server.agent
+            call = ((lambda: agent.answer(path, headers, body)) if isinstance(agent, WebAgent) else
+                    (lambda: resolve(agent(request, RunContext(request)))))
+            (self.stream if path == "/invoke/stream" else self.invoke)(request, call)
         finally:
             self.server.invokes.release()
 
     def read_request(self, headers):
-        """The body as a handler sees it: message and history, who asks, and whatever else was sent."""
+        """The body as a handler sees it (message and history, who asks, whatever else was sent), and as it was sent."""
         if "transfer-encoding" in headers:
             raise HttpError(411, "invalid_argument", "the body needs a Content-Length")
         digits = headers.get("content-length", "0")
@@ -696,7 +975,7 @@ class Exchange:
                 request[key] = headers[header]
         if not request.get("request_id"):
             request["request_id"] = os.urandom(16).hex()
-        return request
+        return request, body
 
     def complete(self, answer, request, started):
         """An answer with what every answer tells; what the agent says itself wins."""
@@ -708,11 +987,11 @@ class Exchange:
         answer.setdefault("handler", "user")
         return answer
 
-    def invoke(self, request):
+    def invoke(self, request, call):
         """Answers with one JSON object."""
         started = time.monotonic()
         try:
-            result = resolve(self.server.agent(request, RunContext(request)))
+            result = call()
             if is_chunks(result):
                 result = "".join(text_chunks(result))
             status, body = 200, to_json(self.complete(normalise(result), request, started))
@@ -721,7 +1000,7 @@ class Exchange:
             status, body = 500, json.dumps({"error": text, "code": "agent_error", "details": details})
         self.send_json(status, body)
 
-    def stream(self, request):
+    def stream(self, request, call):
         """Answers with server-sent events, each piece of the answer as soon as the agent has it."""
         started = time.monotonic()
         self.server.count(streams=1)
@@ -731,7 +1010,12 @@ class Exchange:
                    f"Connection: close\r\n\r\n").encode())
         answer = {}
         try:
-            result = resolve(self.server.agent(request, RunContext(request)))
+            result = call()
+            if isinstance(result, Pieces) and result.events:
+                chunks = result
+                for piece in result.raw:  # its own events, as they are
+                    self.send_part(piece)
+                return self.end_stream()
             if is_chunks(result):
                 chunks = text_chunks(result)
             else:
@@ -747,6 +1031,9 @@ class Exchange:
             text, _ = report(error, self.server.mask)
             self.send_event({"type": "error", "message": text, "code": "agent_error"})
         self.send_part(b"data: [DONE]\n\n")
+        self.end_stream()
+
+    def end_stream(self):
         if self.chunked:
             self.send(b"0\r\n\r\n")
 
@@ -754,7 +1041,8 @@ class Exchange:
         self.send_part(f"data: {to_json(event)}\n\n".encode())
 
     def send_part(self, data):
-        self.send(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+        if data:  # an empty chunk would be the last
+            self.send(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
     def send_json(self, status, body, *headers):
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -918,6 +1206,8 @@ def main():
     Mask.places = [(app, "/app"), *((site, "/opt/hoistway/site-packages") for site in sites)]
     entry = os.path.normpath((options["--script"] or [os.environ.get("USER_ENTRY_POINT", "")])[-1])
     arrange_path(app, sites, entry, hermetic=bool(options["--app"]))  # an app elsewhere: unpacked on a host
+    commands = [directory for site in sites if os.path.isdir(directory := os.path.join(site, "bin"))]
+    os.environ["PATH"] = os.pathsep.join([*commands, os.environ.get("PATH") or os.defpath])
     if options["--script"]:
         return be_script(app, entry)
 
@@ -943,6 +1233,8 @@ def main():
         if entry == ".":
             raise StartError("USER_ENTRY_POINT does not name the entry file")
         agent = load_agent(app, entry, command)
+        if isinstance(agent, WebAgent):
+            agent.start()
     except BaseException as error:
         text, _ = report(error, Mask(config.get("mask") or ()))
         notify(notify_fd, {"event": "failed", "error": text})
@@ -960,6 +1252,8 @@ def main():
         os._exit(0)
 
     threading.Thread(target=end, daemon=True).start()  # threads and exit hooks of the agent get that long
+    if isinstance(agent, WebAgent):
+        agent.stop()
     LOOP.close()
     return None
 

@@ -434,9 +434,6 @@ class Starting(unittest.TestCase):
         code = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\ndef run(): pass\n1 / 0"
         self.fails(code, "ZeroDivisionError")
 
-    def test_web_application(self):
-        self.fails("async def app(scope, receive, send): pass", "ASGI or WSGI", "not supported yet")
-
     def test_handler_that_cannot_be_called(self):
         self.fails("handler = int('4')", "handler is int")
 
@@ -466,6 +463,175 @@ class Starting(unittest.TestCase):
                 self.assertEqual(json.loads(connection.getresponse().read())["response"], "x")
             process.terminate()
             self.assertEqual(process.wait(WAIT), 0)
+
+
+ASGI = """
+    import asyncio, json, os
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            scope["state"]["tool"] = "ready"
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            print("closed", flush=True)
+            return await send({"type": "lifespan.shutdown.complete"})
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message["body"]
+            if not message["more_body"]:
+                break
+        sent, headers = json.loads(body), dict(scope["headers"])
+
+        async def answer(status, kind, *pieces):
+            await send({"type": "http.response.start", "status": status, "headers": [(b"Content-Type", kind)]})
+            for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body"})
+
+        do = sent["message"]
+        if scope["path"] == "/invoke/stream" and do != "events":
+            await answer(404, b"text/plain", b"no stream")
+        elif do == "see":
+            assert b"x-hoistway-invoke-token" not in headers
+            seen = {"path": scope["path"], "more": sent["more"], "type": headers[b"content-type"].decode(),
+                    "id": headers[b"x-request-id"].decode(), **scope["state"]}
+            await answer(200, b"application/json; charset=utf-8", json.dumps({"response": seen, "extra": 1}).encode())
+        elif do == "text":
+            snowman = "\u2603".encode()
+            await answer(200, b"text/plain", b"one ", snowman[:1], snowman[1:])
+        elif do == "events":
+            await answer(200, b"text/event-stream", b"data: 1\\n\\n", b"event: x\\ndata: 2\\n\\n")
+        elif do == "refuse":
+            await answer(422, b"application/json", b'{"detail": "bad"}')
+        elif do == "raise":
+            await answer(500, b"text/plain", b"Internal Server Error")
+            raise ValueError("inside the app")
+        elif do == "nothing":
+            pass
+        elif do == "later":
+            await answer(200, b"text/plain", b"now")
+            await asyncio.sleep(0.05)
+            print("later", flush=True)
+        elif do == "wait":
+            try:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                while True:
+                    await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            finally:
+                print("cancelled", flush=True)
+    """
+
+WSGI = """
+    import json
+
+    def app(environ, start_response):
+        sent = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+        if environ["PATH_INFO"] != "/":
+            start_response("404 NOT FOUND", [])
+            return [b"only the root"]
+        if sent["message"] == "gone":
+            start_response("404 NOT FOUND", [])
+            return [b"root neither"]
+        if sent["message"] == "raise":
+            raise ValueError("inside the app")
+        if sent["message"] == "lazy":
+            def pieces():
+                start_response("200 OK", [("Content-Type", "text/plain")])
+                yield b"a"
+                yield b"b"
+            return pieces()
+        if sent["message"] == "write":
+            start_response("200 OK", [("Content-Type", "text/plain")])(b"old ")
+            return [b"way"]
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps([environ["REQUEST_METHOD"], environ["HTTP_X_REQUEST_ID"], sent["message"]]).encode()]
+    """
+
+
+class WebApplications(unittest.TestCase):
+    """`app` as an ASGI or WSGI application, without a server of its own."""
+
+    def test_asgi(self):
+        with Agent({"agent.py": ASGI}, config={"token": "t0ken-1"}) as agent:
+            self.assertEqual(agent.event, {"event": "ready"}, agent.stderr())
+            headers = {"X-Hoistway-Invoke-Token": "t0ken-1", "X-Request-Id": "r-1"}
+            status, answer = agent.invoke("see", headers, more=[1])
+            seen = {"path": "/invoke", "more": [1], "type": "application/json", "id": "r-1", "tool": "ready"}
+            self.assertEqual((status, answer["response"], answer["extra"]), (200, seen, 1))
+            self.assertEqual(agent.invoke("text", headers)[1]["response"], "one \u2603")
+            self.assertEqual(agent.invoke("events", headers)[1]["response"], "data: 1\n\nevent: x\ndata: 2\n\n")
+            status, answer = agent.invoke("refuse", headers)
+            self.assertEqual((status, answer["code"], answer["details"]), (500, "agent_error", ['{"detail": "bad"}']))
+            self.assertEqual(answer["error"], "the app answered POST /invoke with status 422")
+            status, answer = agent.invoke("raise", headers)
+            self.assertEqual((status, answer["error"]), (500, "ValueError: inside the app"))
+            status, answer = agent.invoke("nothing", headers)
+            self.assertIn("without a complete answer", answer["error"])
+            self.assertEqual(agent.invoke("later", headers)[1]["response"], "now")
+            until(lambda: "later" in agent.stdout())
+            self.assertEqual(agent.terminate(), 0)
+            self.assertIn("closed", agent.stdout())
+
+    def test_asgi_streams(self):
+        with Agent({"agent.py": ASGI}) as agent:
+            events = agent.stream("text")
+            self.assertEqual("".join(e["delta"] for e in events[:-2]), "one \u2603")
+            self.assertEqual((events[-2]["type"], events[-1]), ("done", "[DONE]"))
+            connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=WAIT)
+            with contextlib.closing(connection):
+                connection.request("POST", "/invoke/stream", body=json.dumps({"message": "events"}))
+                self.assertEqual(connection.getresponse().read(), b"data: 1\n\nevent: x\ndata: 2\n\n")
+            self.assertEqual(agent.stream("refuse")[0]["type"], "error")
+
+    def test_a_lost_client_stops_the_app(self):
+        with Agent({"agent.py": ASGI}) as agent:
+            body = b'{"message": "wait"}'
+            with socket.create_connection(("127.0.0.1", agent.port), WAIT) as peer:
+                peer.sendall(b"POST /invoke/stream HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                self.assertTrue(peer.recv(1 << 10))
+            until(lambda: "cancelled" in agent.stdout())
+
+    def test_asgi_start_up(self):
+        failing = ["async def app(scope, receive, send):", "    await receive()",
+                   "    await send({'type': 'lifespan.startup.failed', 'message': 'no database'})"]
+        with Agent({"agent.py": "\n".join(failing)}) as agent:
+            self.assertEqual(agent.event, {"event": "failed", "error": "the app's start-up failed: no database"})
+        with Agent({"agent.py": "\n".join([*failing, "    raise OSError('no route')"])}) as agent:
+            self.assertEqual(agent.event, {"event": "failed", "error": "OSError: no route"})
+        without = "async def app(scope, receive, send):\n    assert scope['type'] == 'http'"
+        with Agent({"agent.py": without}) as agent:
+            self.assertEqual(agent.event, {"event": "ready"})
+
+    def test_wsgi(self):
+        with Agent({"agent.py": WSGI}) as agent:
+            self.assertEqual(agent.event, {"event": "ready"}, agent.stderr())
+            self.assertEqual(agent.invoke("x", {"X-Request-Id": "r"})[1]["response"], ["POST", "r", "x"])
+            self.assertEqual(agent.response("lazy"), "ab")
+            self.assertEqual(agent.response("write"), "old way")
+            status, answer = agent.invoke("raise")
+            self.assertEqual((status, answer["error"]), (500, "ValueError: inside the app"))
+            status, answer = agent.invoke("gone")
+            self.assertEqual(answer["error"], "the app answered POST /invoke with status 404")
+            self.assertEqual(answer["details"], ["only the root"])
+            self.assertEqual([e.get("delta") for e in agent.stream("lazy")[:2]], ["a", "b"])
+
+    def test_what_is_no_web_application(self):
+        for text in ("class Cli:\n    def __call__(self, *args, **kwargs): pass\napp = Cli()\nprint('ran')",
+                     "def app(x): pass\nprint('ran')", "app = 3\nprint('ran')"):
+            with Agent({"agent.py": text}) as agent:
+                self.assertEqual(agent.response(), "ran", text)
+
+    def test_a_handler_comes_first(self):
+        with Agent({"agent.py": "async def app(scope, receive, send): pass\ndef run(): return 'run'"}) as agent:
+            self.assertEqual(agent.response(), "run")
+
+    def test_commands_of_packages_are_on_the_path(self):
+        code = "import os, shutil\ndef run(): return shutil.which('tool')"
+        sites = {"site/bin/tool": "#!/bin/sh\n"}
+        executable = lambda app: os.chmod(os.path.join(app, "../site/bin/tool"), 0o755)
+        with Agent({"agent.py": code}, sites=sites, prepare=executable) as agent:
+            self.assertTrue(agent.response().endswith("site/bin/tool"))
 
 
 class Scripts(unittest.TestCase):

@@ -1,8 +1,9 @@
 //! The build service's configuration: defaults, then a file, then `HOISTWAY_BUILD_*`, then flags.
 
-use crate::registry::RegistryConfig;
+use crate::{python::Indexes, registry::RegistryConfig};
 use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
-use serde::{Deserialize, Serialize};
+use hoistway_model::Secret;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// The name of the service, in configuration, logs and directories.
@@ -24,6 +25,13 @@ pub struct Config {
     pub python: Option<PathBuf>,
     /// A base image in the embedded registry, `REPOSITORY:TAG` or `REPOSITORY@DIGEST`. Default: none.
     pub base_image: Option<String>,
+    /// The package index instead of PyPI; user and password may stand in it.
+    pub index_url: Option<Secret>,
+    /// Package indexes to ask before that one, in a list or with spaces between.
+    #[serde(deserialize_with = "listed")]
+    pub extra_index_urls: Vec<Secret>,
+    /// A netrc file with the passwords of package indexes.
+    pub netrc: Option<PathBuf>,
     /// How many builds run at a time.
     pub concurrency: usize,
     /// How many builds may wait for their turn.
@@ -47,6 +55,9 @@ impl Default for Config {
             registry: RegistryConfig::default(),
             python: None,
             base_image: None,
+            index_url: None,
+            extra_index_urls: Vec::new(),
+            netrc: None,
             concurrency: 2,
             queue: 64,
             timeout_seconds: 600,
@@ -63,8 +74,48 @@ impl Config {
         self.data_dir.join(SERVICE)
     }
 
+    /// The operator's package indexes.
+    pub fn indexes(&self) -> Indexes {
+        let (index, extra) = (self.index_url.clone(), self.extra_index_urls.clone());
+        Indexes { index, extra, netrc: self.netrc.clone() }
+    }
+
     /// The file with the token of calls between services.
     pub fn service_token_file(&self) -> PathBuf {
         self.service_token_file.clone().unwrap_or_else(|| self.data_dir.join("service-token"))
+    }
+}
+
+/// Reads a list, or one text with spaces between.
+fn listed<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Secret>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Text(String),
+        List(Vec<Secret>),
+    }
+    // What is not read here is told without its text: serde's own words would repeat it.
+    Ok(match Given::deserialize(from).map_err(|_| serde::de::Error::custom("is not a list of addresses"))? {
+        Given::Text(text) => text.split_whitespace().map(Secret::new).collect(),
+        Given::List(list) => list,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn indexes_are_a_list_or_a_text_and_are_not_shown() {
+        let read = |text: &str| serde_json::from_str::<Config>(text);
+        for given in [r#"["https://a", "https://b"]"#, r#""https://a  https://b""#] {
+            let config = read(&format!(r#"{{"extra_index_urls": {given}}}"#)).unwrap();
+            let urls: Vec<&str> = config.extra_index_urls.iter().map(Secret::expose).collect();
+            assert_eq!(urls, ["https://a", "https://b"]);
+            assert!(!format!("{config:?}").contains("https://a"));
+        }
+        let e = read(r#"{"extra_index_urls": {"hush": 1}}"#).unwrap_err();
+        assert!(!e.to_string().contains("hush"), "{e}");
     }
 }

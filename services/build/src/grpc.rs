@@ -9,7 +9,7 @@ use hoistway_kit::{
 };
 use hoistway_model::{
     BuildService, Operation, OperationId, Result,
-    build::{Build, BuildRequest},
+    build::{Build, BuildRequest, RebuildRequest},
     image::StoredImage,
     log::{LogPiece, LogQuery},
 };
@@ -43,6 +43,15 @@ impl Rpc for Face {
     async fn build(&self, request: Request<pb::BuildRequest>) -> Result<Response<pb::BuildResponse>, Status> {
         let (operation, request): (Operation, BuildRequest) = request.into_inner().try_into().map_err(to_status)?;
         let image = self.0.build(operation, request).await.map_err(to_status)?;
+        Ok(Response::new(pb::BuildResponse { image: Some(image.into()) }))
+    }
+
+    async fn rebuild_image(
+        &self,
+        request: Request<pb::RebuildImageRequest>,
+    ) -> Result<Response<pb::BuildResponse>, Status> {
+        let (operation, request): (Operation, RebuildRequest) = request.into_inner().try_into().map_err(to_status)?;
+        let image = self.0.rebuild(operation, request).await.map_err(to_status)?;
         Ok(Response::new(pb::BuildResponse { image: Some(image.into()) }))
     }
 

@@ -36,7 +36,7 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 const ID_DIGITS: usize = 12;
 
 /// A layer and the line about it in the image's history.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageLayer {
     /// The layer.
     pub layer: Layer,
@@ -55,6 +55,8 @@ pub struct ImageSpec<'a> {
     pub architecture: &'a str,
     /// The entry file, relative to [`APP_DIR`].
     pub entry_point: &'a str,
+    /// The text of the requirements that the packages were resolved from.
+    pub requirements: &'a str,
     /// What is under our layers.
     pub base: Option<&'a Base>,
     /// Our layers, lowest first.
@@ -290,6 +292,7 @@ impl Process {
             (label::PYTHON, spec.python),
             (label::PLATFORM, &platform),
             (label::ENTRY_POINT, spec.entry_point),
+            (label::REQUIREMENTS, spec.requirements),
         ] {
             self.labels.insert(key.into(), value.into());
         }
@@ -313,7 +316,15 @@ mod tests {
     }
 
     fn spec<'a>(base: Option<&'a Base>, layers: &'a [ImageLayer]) -> ImageSpec<'a> {
-        ImageSpec { python: "3.11", os: "linux", architecture: "amd64", entry_point: "agent.py", base, layers }
+        ImageSpec {
+            python: "3.11",
+            os: "linux",
+            architecture: "amd64",
+            entry_point: "agent.py",
+            requirements: "six\n",
+            base,
+            layers,
+        }
     }
 
     fn json_of(bytes: &[u8]) -> Value {
@@ -337,6 +348,7 @@ mod tests {
         assert_eq!(config["config"]["User"], USER);
         assert_eq!(config["config"]["Labels"][label::PLATFORM], "linux/amd64");
         assert_eq!(config["config"]["Labels"][label::ENTRY_POINT], "agent.py");
+        assert_eq!(config["config"]["Labels"][label::REQUIREMENTS], "six\n");
         assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), 2);
         assert_eq!(config["history"][0]["created_by"], "hoistway: runner");
     }

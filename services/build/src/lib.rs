@@ -19,6 +19,7 @@ pub mod registry;
 mod seen;
 mod service;
 mod store;
+mod unbuild;
 
 pub use config::Config;
 pub use service::Builder;
@@ -37,7 +38,7 @@ use hoistway_kit::{
 use hoistway_model::{Error, Result};
 use images::Images;
 use pipeline::Pipeline;
-use python::Interpreter;
+use python::{Interpreter, Uv};
 use registry::{BlobStore, ManifestStore, RegistryState, Space};
 use seen::Seen;
 use service::Limits;
@@ -99,7 +100,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     .map_err(|e| Error::internal("opening the blob store", e))??;
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
-    let dependencies = Dependencies::open(&config.service_dir(), interpreter.clone(), blobs.clone())?;
+    let uv = Uv::new(&config.service_dir(), &config.indexes())?;
+    let dependencies = Dependencies::open(&config.service_dir(), uv, interpreter.clone(), blobs.clone())?;
     let packages = dependencies.available();
     let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
     let base_place = base.as_ref().map(BaseImage::place);
@@ -181,3 +183,6 @@ async fn tidy(store: Store, registry: RegistryState, images: Images, shutdown: C
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

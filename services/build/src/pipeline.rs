@@ -10,9 +10,10 @@ use crate::{
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
     service::encode,
     store::{Attempt, Finished, Store},
+    unbuild,
 };
 use hoistway_model::{
-    Digest, Error, Result,
+    Code, Digest, Error, Name, Result,
     build::{BuildRequest, BuildSource, BuiltImage},
     digest::Hasher,
     image::{APP_DIR, LAYER_HISTORY, RUNNER_PATH},
@@ -20,6 +21,8 @@ use hoistway_model::{
 };
 use std::{str::FromStr, sync::Arc};
 
+/// What an image's history says of its source layer.
+pub const SOURCE_HISTORY: &str = "hoistway: source";
 /// The runner that every image carries.
 const RUNNER: &[u8] = include_bytes!("../runner/hoistway_runner.py");
 /// How often a build id is lengthened before two different images with one id are a defect.
@@ -68,7 +71,7 @@ impl Pipeline {
     /// The digest of everything that decides what a build makes, but for what package indexes answer.
     pub async fn inputs(&self, request: &BuildRequest) -> Result<Digest> {
         let inner = &self.0;
-        let BuildSource { files, entry_point, requirements } = &request.source;
+        let BuildSource { files, entry_point, requirements, requires_python: _ } = &request.source;
         let base = inner.find_base().await?;
         let mut inputs = Hasher::new();
         inputs.member(request.agent.as_str().as_bytes());
@@ -79,9 +82,6 @@ impl Pipeline {
         inputs.member(inner.interpreter.identity.as_bytes());
         inputs.member(inner.runner.layer.digest.to_string().as_bytes());
         inputs.member(base.map(|(digest, _)| digest.to_string()).unwrap_or_default().as_bytes());
-        if request.refresh {
-            inputs.member(request.attempt.to_string().as_bytes());
-        }
         Ok(inputs.finish())
     }
 
@@ -97,6 +97,18 @@ impl Pipeline {
         tokio::task::spawn_blocking(whole).await.map_err(|e| Error::internal("looking for an image's blobs", e))
     }
 
+    /// What an image of ours was made of, read out of the image.
+    pub async fn source_of(&self, agent: &Name, digest: Digest) -> Result<BuildSource> {
+        let inner = &self.0;
+        let repository = repository(agent.as_str())?;
+        let found = find_manifest(inner.store.db().read(), &repository, &Reference::Digest(digest)).await?;
+        let missing = || Error::new(Code::ImageNotFound, format!("the registry has no image {agent}@{digest}"));
+        let manifest = found.ok_or_else(missing)?.bytes;
+        let blobs = inner.blobs.clone();
+        let read = tokio::task::spawn_blocking(move || unbuild::source(&manifest, &blobs));
+        read.await.map_err(|e| Error::internal("reading an image's source", e))?
+    }
+
     /// Builds and publishes.
     pub async fn run(&self, attempt: &Attempt, request: &BuildRequest, log: &BuildLog) -> Result<BuiltImage> {
         let inner = &self.0;
@@ -107,20 +119,16 @@ impl Pipeline {
         log.say(format!("building {} from {} files for {}", request.agent, source.files.len(), inner.describe()));
         let base = inner.find_base().await?;
         let requirements = inner.requirements(source, log).await?;
-        let dependencies = match &requirements {
-            Some(wanted) => {
-                log.step("dependencies");
-                Some(inner.dependencies.layer(&request.agent, wanted, request.refresh, &inner.store, log).await?)
-            }
-            None => None,
-        };
         let mut layers = vec![inner.runner.clone()];
-        if let Some(found) = &dependencies {
-            layers.push(ImageLayer { layer: found.layer, created_by: format!("{LAYER_HISTORY}dependencies") });
+        let mut lock = None;
+        if let Some(wanted) = &requirements {
+            log.step("dependencies");
+            let found = inner.dependencies.layers(&request.agent, wanted, request.refresh, &inner.store, log).await?;
+            layers.extend(found.layers);
+            lock = found.new_lock;
         }
         log.step("image");
-        let image = inner.write_source(source, layers, base, log).await?;
-        let lock = dependencies.and_then(|d| d.new_lock);
+        let image = inner.write_source(source, requirements, layers, base, log).await?;
         let repository = repository(request.agent.as_str())?;
         let manifest = read_manifest(image.manifest.clone().into())?;
         log.step("publish");
@@ -176,6 +184,9 @@ impl Inner {
     /// What is to be installed: what the request says, else what the imports need. Every file is parsed either way,
     /// so that a syntax error is found before anything is installed.
     async fn requirements(&self, source: &BuildSource, log: &BuildLog) -> Result<Option<Requirements>> {
+        if let Some(wanted) = &source.requires_python {
+            self.interpreter.suits(wanted)?;
+        }
         let found = self.analyser.analyse(&source.files).await?;
         let wanted = match &source.requirements {
             Some(wanted) => wanted.clone(),
@@ -195,6 +206,7 @@ impl Inner {
     async fn write_source(
         &self,
         source: &BuildSource,
+        requirements: Option<Requirements>,
         mut layers: Vec<ImageLayer>,
         base: FoundBase,
         log: &BuildLog,
@@ -212,12 +224,13 @@ impl Inner {
             }
             let (layer, bytes) = builder.to_bytes()?;
             log.say(format!("source layer {}, {} bytes", layer.digest, layer.size));
-            layers.push(ImageLayer { layer, created_by: format!("{LAYER_HISTORY}source") });
+            layers.push(ImageLayer { layer, created_by: SOURCE_HISTORY.into() });
             let image = assemble(&ImageSpec {
                 python: &python,
                 os: &os,
                 architecture: &architecture,
                 entry_point: &source.entry_point,
+                requirements: requirements.as_ref().map(Requirements::text).unwrap_or_default(),
                 base: base.as_ref().map(|(_, base)| base.as_ref()),
                 layers: &layers,
             })?;

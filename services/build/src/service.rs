@@ -13,7 +13,7 @@ use futures_util::future::{BoxFuture, FutureExt, Shared};
 use hoistway_kit::{operations::Begun, telemetry, time::now_ms};
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Digest, Error, Operation, OperationId, Result,
-    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuiltImage, Collected},
+    build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuiltImage, Collected, RebuildRequest},
     image::StoredImage,
     log::{LogPieces, LogQuery},
     metric::Metrics,
@@ -57,7 +57,7 @@ struct Inner {
     store: Store,
     limits: Limits,
     slots: Semaphore,
-    running: Mutex<HashMap<Digest, Running>>,
+    running: Mutex<HashMap<Work, Running>>,
     seen: Arc<Seen>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -65,7 +65,20 @@ struct Inner {
 
 type Outcome = Shared<BoxFuture<'static, Result<BuiltImage, Arc<Error>>>>;
 
-/// A build that waits or runs, under the digest of its inputs.
+/// What makes two builds one while they run: the same inputs, resolved in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Work {
+    inputs: Digest,
+    refresh: bool,
+}
+
+impl Work {
+    fn of(attempt: &Attempt, request: &BuildRequest) -> Self {
+        Self { inputs: attempt.inputs, refresh: request.refresh }
+    }
+}
+
+/// A build that waits or runs.
 struct Running {
     build: Build,
     log: BuildLog,
@@ -130,14 +143,15 @@ impl Builder {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Running>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Work, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The running build of these inputs, or a new one.
     fn join_or_start(self: &Arc<Self>, attempt: &Attempt, request: BuildRequest) -> Result<(Outcome, bool)> {
+        let work = Work::of(attempt, &request);
         let mut running = self.lock();
-        if let Some(same) = running.get_mut(&attempt.inputs) {
+        if let Some(same) = running.get_mut(&work) {
             same.wanted_by.insert(attempt.operation);
             self.seen.reused();
             return Ok((same.outcome.clone(), true));
@@ -161,7 +175,7 @@ impl Inner {
             self.tasks.spawn(async move {
                 let outcome = inner.run(&attempt, &request, &log, &cancel, &waiting).await;
                 log.end();
-                let ended = inner.lock().remove(&attempt.inputs).map(|running| running.ended(&outcome));
+                let ended = inner.lock().remove(&work).map(|running| running.ended(&outcome));
                 if let Some(build) = ended {
                     inner.seen.ended(&build, &log);
                 }
@@ -185,7 +199,7 @@ impl Inner {
         self.seen.began(&Build { status: BuildStatus::Pending, ..build.clone() });
         let wanted_by = HashSet::from([attempt.operation]);
         let entry = Running { build, log, waiting, wanted_by, cancel, outcome: outcome.clone() };
-        running.insert(attempt.inputs, entry);
+        running.insert(work, entry);
         Ok((outcome, false))
     }
 
@@ -273,6 +287,12 @@ impl BuildService for Builder {
             inner.store.reuse(&attempt, &image, &encode(&image)).await?;
         }
         Ok(image)
+    }
+
+    async fn rebuild(&self, operation: Operation, request: RebuildRequest) -> Result<BuiltImage> {
+        let RebuildRequest { attempt, agent, digest, mask } = request;
+        let source = self.0.pipeline.source_of(&agent, digest).await?;
+        self.build(operation, BuildRequest { attempt, agent, source, refresh: false, mask }).await
     }
 
     async fn undo_build(&self, built: OperationId) -> Result<()> {

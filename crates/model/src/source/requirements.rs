@@ -36,15 +36,33 @@ impl Requirements {
         }
         let mut parsed = Self::default();
         for (number, line) in logical_lines(text) {
-            let requirement = requirement(&line).map_err(|fault| {
-                let shown: String = line.chars().take(200).collect();
-                Error::field(field, format!("line {number}: \"{}\" {fault}", shown.escape_debug()))
-            })?;
-            parsed.text.push_str(&requirement.line);
-            parsed.text.push('\n');
-            parsed.items.push(requirement);
+            parsed.add(&line).map_err(|fault| Error::field(field, format!("line {number}: {fault}")))?;
         }
         Ok(parsed)
+    }
+
+    /// Parses a list in which each text is one requirement; an error names `field` with the text's index.
+    pub fn from_list<'a>(field: &str, list: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let mut parsed = Self::default();
+        for (index, text) in list.into_iter().enumerate() {
+            let refused = |fault: String| Error::field(format!("{field}[{index}]"), fault);
+            if index == MAX_LINES || parsed.text.len() + text.len() > MAX_BYTES {
+                return Err(refused(format!("more than {MAX_LINES} requirements or {MAX_BYTES} bytes")));
+            }
+            parsed.add(text.trim()).map_err(refused)?;
+        }
+        Ok(parsed)
+    }
+
+    fn add(&mut self, line: &str) -> Result<(), String> {
+        let requirement = requirement(line).map_err(|fault| {
+            let shown: String = line.chars().take(200).collect();
+            format!("\"{}\" {fault}", shown.escape_debug())
+        })?;
+        self.text.push_str(&requirement.line);
+        self.text.push('\n');
+        self.items.push(requirement);
+        Ok(())
     }
 
     /// The canonical text: one line for each requirement, in the order given. The key of everything made from it.
@@ -366,6 +384,18 @@ mod tests {
             assert_eq!((e.code, e.field.as_deref()), (Code::InvalidArgument, Some("requirements")), "{bad}");
             assert!(e.message.contains(&format!("requirements: line 3: \"{}\"", bad.escape_debug())), "{bad}: {e}");
         }
+    }
+
+    #[test]
+    fn a_list_is_read_like_lines() {
+        let list = Requirements::from_list("f", ["Flask_Login >= 1 ; os_name == 'posix'", " six"]).unwrap();
+        assert_eq!(list.text(), "flask-login>=1 ; os_name == \"posix\"\nsix\n");
+        for bad in ["", "a\nb", "a # note", "-e .", "a @ https://x.example/a.whl", "a --hash=x", "./a"] {
+            let e = Requirements::from_list("f", ["six", bad]).expect_err(bad);
+            assert_eq!(e.field.as_deref(), Some("f[1]"), "{bad}");
+        }
+        assert!(Requirements::from_list("f", ["a"; MAX_LINES]).is_ok());
+        assert!(Requirements::from_list("f", ["a"; MAX_LINES + 1]).is_err());
     }
 
     #[test]

@@ -24,6 +24,8 @@ struct Request<'a> {
     llm: Vec<Model<'a>>,
     env: Vec<(Text<'a>, Text<'a>)>,
     identity_provider: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    refresh: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     notes: Option<Notes<'a>>,
 }
@@ -73,10 +75,10 @@ impl DeployRequest {
         serde_json::to_vec(&form).unwrap_or_default()
     }
 
-    /// The same without `tools_to_create`: what makes a revision of the agent. What is registered beside it shows in the
-    /// tools that the agent is bound to.
+    /// The same without `tools_to_create` and `refresh`: what makes a revision of the agent. What is registered beside
+    /// it shows in the tools that the agent is bound to, and what was resolved anew in the image.
     pub fn canonical_revision(&self) -> Vec<u8> {
-        Self { tools_to_create: Vec::new(), ..self.clone() }.canonical()
+        Self { tools_to_create: Vec::new(), refresh: false, ..self.clone() }.canonical()
     }
 
     /// The whole request for the journal, to be sealed before it is stored.
@@ -120,6 +122,7 @@ impl DeployRequest {
             llm: self.llm.iter().map(Model::of).collect(),
             env: self.env.iter().map(|var| (var.name.as_str().into(), var.value.expose().into())).collect(),
             identity_provider: self.identity_provider.as_ref().map(|name| name.as_str().into()),
+            refresh: self.refresh,
             notes: None,
         }
     }
@@ -154,6 +157,7 @@ impl Request<'_> {
                 .collect(),
             identity_provider: self.identity_provider.map(|text| name("identity_provider", &text)).transpose()?,
             framework: notes.framework.map(Cow::into_owned),
+            refresh: self.refresh,
             tool_paths: texts(notes.tool_paths),
             llm_paths: texts(notes.llm_paths),
         })

@@ -323,6 +323,18 @@ fn the_canonical_form_is_of_the_meaning() {
 }
 
 #[test]
+fn a_refresh_is_another_request_for_the_same_revision() {
+    let (fresh, ignored) = ok(built(json!({}))).refreshed(true);
+    assert!(fresh.refresh && ignored.is_none());
+    let plain = ok(built(json!({})));
+    assert_ne!(fresh.canonical(), plain.canonical());
+    assert_eq!(fresh.canonical_revision(), plain.canonical_revision());
+    assert!(DeployRequest::from_journal(&fresh.to_journal().unwrap()).unwrap().refresh);
+    let (image, ignored) = ok(with(json!({}))).refreshed(true);
+    assert!(!image.refresh && ignored.unwrap().starts_with("refresh is ignored"));
+}
+
+#[test]
 fn a_damaged_journal_entry_says_nothing_of_its_content() {
     let bytes = ok(with(json!({"env": [{"name": "A", "value": "s3cr3t"}]}))).to_journal().unwrap();
     for bad in [&bytes[..bytes.len() - 1], b"", b"{}", b"{\"version\": 2}"] {

@@ -3,11 +3,14 @@
 use super::Context;
 use crate::{api::deploy_request::Source, work::Work};
 use hoistway_model::{
-    Code, Error, Result,
-    build::{BuildRequest, BuiltImage},
+    Code, Error, Name, Result,
+    build::{BuildRequest, BuiltImage, RebuildRequest},
 };
 
 pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
+    if let Work::Rebuild(agent) = ctx.work {
+        return rebuild(ctx, agent).await;
+    }
     let nothing = || Error::new(Code::Internal, "a deployment without source has nothing to build");
     let Work::Deploy(request) = ctx.work else { return Err(nothing()) };
     let Source::Files(source) = &request.source else { return Err(nothing()) };
@@ -15,11 +18,21 @@ pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
         attempt: ctx.log.ids.attempt,
         agent: request.agent.clone(),
         source: source.clone(),
-        refresh: false,
+        refresh: request.refresh,
         mask: ctx.work.secrets().cloned().collect(),
     };
     let operation = ctx.operation(ctx.log.ids.build);
     ctx.services.builds.build(operation, build).await.map_err(|e| e.prefixed("build failed: "))
+}
+
+/// Builds the image of the revision that the agent has once more.
+async fn rebuild(ctx: &Context<'_>, agent: &Name) -> Result<BuiltImage> {
+    let unknown = || Error::new(Code::ImageNotFound, "build failed: the digest of the agent's image is not known");
+    let digest = ctx.log.image_digest.ok_or_else(unknown)?;
+    // The values of variables stay with the agent service; what was built before shows none of them now.
+    let request = RebuildRequest { attempt: ctx.log.ids.attempt, agent: agent.clone(), digest, mask: Vec::new() };
+    let operation = ctx.operation(ctx.log.ids.build);
+    ctx.services.builds.rebuild(operation, request).await.map_err(|e| e.prefixed("build failed: "))
 }
 
 pub async fn undo(ctx: &Context<'_>) -> Result<()> {

@@ -42,7 +42,7 @@ impl Context<'_> {
     fn tool_plan(&self) -> ToolPlan {
         match self.work {
             Work::Deploy(request) => tool_plan(request),
-            Work::Rollback(_) | Work::Config(_) => ToolPlan {
+            Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => ToolPlan {
                 agent: self.work.agent().clone(),
                 create: Vec::new(),
                 bind: self.log.tools.iter().flat_map(|found| &found.tools).map(|tool| tool.name.clone()).collect(),

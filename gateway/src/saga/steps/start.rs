@@ -11,7 +11,7 @@ use hoistway_model::{
     agent::{AgentSpec, RevisionStatus},
     build::BuiltImage,
     image::{ImageRef, StoredImage},
-    revision::{Derivation, SpecChanges},
+    revision::{Derivation, NewImage, SpecChanges},
 };
 
 pub async fn run(ctx: &Context<'_>) -> Result<RevisionStatus> {
@@ -23,8 +23,10 @@ pub async fn run(ctx: &Context<'_>) -> Result<RevisionStatus> {
             keep(ctx, &spec).await.map_err(|e| e.prefixed(ctx.work.failed()))?;
             agents.start_revision(operation, revision, spec).await
         }
-        // What a kept revision names stays by itself.
-        Work::Rollback(_) | Work::Config(_) => agents.derive_revision(operation, revision, derivation(ctx)?).await,
+        // What a kept revision names, or was just built, stays by itself.
+        Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => {
+            agents.derive_revision(operation, revision, derivation(ctx)?).await
+        }
     };
     started.map_err(|e| e.prefixed(ctx.work.failed()))
 }
@@ -57,10 +59,20 @@ fn derivation(ctx: &Context<'_>) -> Result<Derivation> {
             // No deploy has made it, so none finds it unchanged.
             fingerprint: Some(ctx.key.fingerprint("revision", log.ids.revision.to_string().as_bytes())),
         },
+        Work::Rebuild(_) => {
+            let built: BuiltImage = log.image.clone().ok_or_else(no_image)?.into();
+            let image = ImageRef::platform(&built.repository, Some(built.tag), built.digest);
+            let image = NewImage { image, build_id: Some(built.build_id), entry_point: Some(built.entry_point) };
+            SpecChanges { image: Some(image), tools, ..SpecChanges::default() }
+        }
         // A deploy that made the earlier revision finds itself unchanged.
         _ => SpecChanges { tools, ..SpecChanges::default() },
     };
     Ok(Derivation { agent: ctx.work.agent().clone(), from, reason: ctx.work.reason(), changes })
+}
+
+fn no_image() -> Error {
+    Error::new(Code::Internal, "the build step left no image")
 }
 
 /// The revision that the request and the earlier steps make.
@@ -72,7 +84,7 @@ fn spec(ctx: &Context<'_>, request: &DeployRequest) -> Result<AgentSpec> {
             let built = BuiltImage::from(built.clone());
             (ImageRef::platform(&built.repository, Some(built.tag.clone()), built.digest), Some(built))
         }
-        (Source::Files(_), None) => return Err(Error::new(Code::Internal, "the build step left no image")),
+        (Source::Files(_), None) => return Err(no_image()),
     };
     let tools = log.tools.as_ref().map(|t| t.tools.clone()).unwrap_or_default();
     Ok(AgentSpec {

@@ -1,11 +1,16 @@
-//! Unpacked layers on disk: `DIR/<hex>/`, each there once for all revisions that use it.
+//! Unpacked layers on disk: `DIR/<hex>/`, each there once for all revisions that use it. Packages that come in several
+//! layers are put together in `DIR/site-<hex>/`.
 
-use super::unpack::{Bounds, Expected, Unreadable, unpack};
+use super::{
+    site,
+    unpack::{Bounds, Expected, Unreadable, seal, unpack},
+};
 use crate::launcher::procfs;
 use bytes::Bytes;
 use hoistway_kit::fs::private_dir;
 use hoistway_model::{
     Digest, Error, Result,
+    digest::Hasher,
     image::{APP_DIR, RUNNER_PATH, SITE_DIR},
 };
 use std::{
@@ -20,6 +25,8 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 /// The beginning of names of directories that are not layers: not finished yet, or on their way out.
 const TEMPORARY: &str = ".tmp-";
+/// The beginning of names of directories with the packages of several layers.
+const SITE: &str = "site-";
 /// The file that says which start of the machine the layers were unpacked in.
 const BOOT: &str = ".boot";
 
@@ -44,7 +51,7 @@ struct State {
 pub struct Tree {
     /// The user's source.
     pub app_dir: PathBuf,
-    /// Dependencies, in the order of search.
+    /// Dependencies, in the order of search: one directory, or none.
     pub site_dirs: Vec<PathBuf>,
     /// The runner.
     pub runner: PathBuf,
@@ -126,28 +133,73 @@ impl LayerStore {
         }
     }
 
-    /// Finds the parts of an image in its layers, lowest first; nothing if one is missing.
-    pub async fn tree(&self, layers: &[Digest]) -> Result<Option<Tree>> {
+    /// Finds the parts of an image in its layers, lowest first; nothing if one is missing. What is kept on disk for them
+    /// beside the layers is kept as long as the pins live.
+    pub async fn tree(&self, layers: &[Digest]) -> Result<Option<(Tree, Pins)>> {
+        const DOING: &str = "looking at an image's layers";
         // What a higher layer has hides what a lower one has, so they are searched from the top.
-        let layers: Vec<PathBuf> = layers.iter().rev().map(|l| self.path(l)).collect();
+        let stack: Vec<(Digest, PathBuf)> = layers.iter().rev().map(|l| (*l, self.path(l))).collect();
         let found = spawn_blocking(move || {
             let find = |path: &'static str, is: fn(&Path) -> bool| {
                 let path = path.trim_start_matches('/');
-                layers.iter().map(move |layer| layer.join(path)).filter(move |p| is(p))
+                stack.iter().map(move |(digest, layer)| (*digest, layer.join(path))).filter(move |(_, p)| is(p))
             };
-            Some(Tree {
-                app_dir: find(APP_DIR, Path::is_dir).next()?,
-                site_dirs: find(SITE_DIR, Path::is_dir).collect(),
-                runner: find(RUNNER_PATH, Path::is_file).next()?,
-            })
+            let (_, app_dir) = find(APP_DIR, Path::is_dir).next()?;
+            let (_, runner) = find(RUNNER_PATH, Path::is_file).next()?;
+            let sites: Vec<(Digest, PathBuf)> = find(SITE_DIR, Path::is_dir).collect();
+            Some((app_dir, runner, sites))
         });
-        found.await.map_err(|e| Error::internal("looking at an image's layers", e))
+        let Some((app_dir, runner, sites)) = found.await.map_err(|e| Error::internal(DOING, e))? else {
+            return Ok(None);
+        };
+        let (site_dirs, pins) = match &sites[..] {
+            [] | [_] => (sites.into_iter().map(|(_, path)| path).collect(), self.pin(&[])),
+            _ => {
+                let (site, pins) = self.site(sites).await?;
+                (vec![site], pins)
+            }
+        };
+        Ok(Some((Tree { app_dir, site_dirs, runner }, pins)))
+    }
+
+    /// The packages of several layers, topmost first, in one directory.
+    async fn site(&self, layers: Vec<(Digest, PathBuf)>) -> Result<(PathBuf, Pins)> {
+        const DOING: &str = "putting an image's packages together";
+        let mut key = Hasher::new();
+        layers.iter().for_each(|(digest, _)| key.member(digest.to_string().as_bytes()));
+        let key = key.finish();
+        let pins = self.pin(&[key]);
+        let turn = self.turn(&key);
+        let _turn = turn.lock().await;
+        let (dir, target) = (Arc::clone(&self.dir), self.dir.join(format!("{SITE}{}", key.hex())));
+        let made = spawn_blocking(move || {
+            if target.is_dir() {
+                return Ok(target);
+            }
+            let temp = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&*dir)?.keep();
+            let paths: Vec<PathBuf> = layers.into_iter().map(|(_, path)| path).collect();
+            let merged = site::merge(&paths, &temp).and_then(|()| seal(&temp, true));
+            if let Err(e) = merged.and_then(|()| std::fs::rename(&temp, &target)) {
+                delete(&temp);
+                return Err(e);
+            }
+            std::fs::set_permissions(&target, Permissions::from_mode(0o555))?;
+            Ok(target)
+        });
+        let made = made.await.map_err(|e| Error::internal(DOING, e))?.map_err(|e| Error::internal(DOING, e))?;
+        Ok((made, pins))
     }
 
     /// The layers that are there. Blocks.
     pub fn list(&self) -> HashSet<Digest> {
-        let Ok(entries) = std::fs::read_dir(&*self.dir) else { return HashSet::new() };
-        entries.flatten().filter_map(|e| format!("sha256:{}", e.file_name().to_str()?).parse().ok()).collect()
+        self.named("").into_iter().map(|(digest, _)| digest).collect()
+    }
+
+    /// The directories whose name is `prefix` and a digest.
+    fn named(&self, prefix: &str) -> Vec<(Digest, PathBuf)> {
+        let Ok(entries) = std::fs::read_dir(&*self.dir) else { return Vec::new() };
+        let digest = |name: &str| format!("sha256:{}", name.strip_prefix(prefix)?).parse().ok();
+        entries.flatten().filter_map(|e| Some((digest(e.file_name().to_str()?)?, e.path()))).collect()
     }
 
     /// Deletes what no revision uses. Not to be awaited by anybody who is waited for: it can take its time.
@@ -159,12 +211,12 @@ impl LayerStore {
     }
 
     fn sweep_now(&self) {
-        for layer in self.list() {
-            let trash = self.dir.join(format!("{TEMPORARY}gone-{}", layer.hex()));
+        for (digest, path) in self.named(SITE).into_iter().chain(self.named("")) {
+            let trash = self.dir.join(format!("{TEMPORARY}gone-{}", digest.hex()));
             {
                 // Whoever wants it from now on pins it first, and then finds it gone.
                 let state = lock(&self.state);
-                if state.pins.contains_key(&layer) || std::fs::rename(self.path(&layer), &trash).is_err() {
+                if state.pins.contains_key(&digest) || std::fs::rename(&path, &trash).is_err() {
                     continue;
                 }
             }

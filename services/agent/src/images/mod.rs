@@ -2,6 +2,7 @@
 
 mod layers;
 mod registry;
+mod site;
 mod unpack;
 
 pub use layers::{LayerStore, Pins, Tree};
@@ -9,6 +10,7 @@ pub use registry::{Failure, Registries};
 pub use unpack::{Bounds, Expected, Unreadable, unpack};
 
 use crate::interpreter::Interpreter;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hoistway_model::{
     Code, Digest, Error, Result,
     image::{ImageRef, LAYER_HISTORY, label},
@@ -26,6 +28,8 @@ use std::{
 pub const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 /// The same for tries that nobody waits for.
 pub const RETRY_PATIENCE: Duration = Duration::from_secs(20);
+/// How many layers of an image are pulled at a time.
+const AT_ONCE: usize = 4;
 /// How long an answer that did not come is not asked for again.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
@@ -104,9 +108,8 @@ impl Images {
 
         let digests: Vec<Digest> = layers.iter().map(|l| l.digest).collect();
         let pins = self.store.pin(&digests);
-        for layer in &layers {
-            self.ensure(image, layer).await?;
-        }
+        let ensured = stream::iter(0..layers.len()).map(|at| self.ensure(image, &layers[at])).buffer_unordered(AT_ONCE);
+        ensured.try_collect::<()>().await?;
         let entry_point = labels.get(label::ENTRY_POINT).filter(|e| !e.is_empty()).cloned();
         Ok(Pulled { digest, layers: digests, python, entry_point, pins })
     }

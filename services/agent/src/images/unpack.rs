@@ -277,7 +277,7 @@ fn parent(inside: &Path) -> &Path {
 }
 
 /// Makes every directory below `dir` read-only. The top stays writable so that it can still be moved.
-fn seal(dir: &Path, top: bool) -> io::Result<()> {
+pub(super) fn seal(dir: &Path, top: bool) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

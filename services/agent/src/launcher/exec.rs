@@ -1,11 +1,12 @@
 //! Stage 2: sets on itself what the agent's process must have, and becomes it.
 
-use super::spec::{LaunchSpec, Limits, RunAs};
+use super::confine;
+use super::spec::{LaunchSpec, Limits};
 use rustix::fs::Mode;
 use rustix::process::{
-    Gid, Pid, Resource, Rlimit, Signal, Uid, getppid, getrlimit, set_parent_process_death_signal, setrlimit, umask,
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit, umask,
 };
-use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::set_no_new_privs;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Error, Read, Result};
@@ -24,13 +25,14 @@ pub(super) fn run(parent: Option<OsString>) -> Result<()> {
     drop(json);
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
 
-    umask(Mode::RWXG | Mode::RWXO);
-    limit(&spec.limits)?;
     // Best effort: a machine without it only loses a preference.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string());
-    if let Some(user) = spec.run_as {
-        become_user(user)?;
-    }
+    // The new root has modes of its own.
+    umask(Mode::empty());
+    let prepared = confine::enter(&spec.confinement, spec.run_as)
+        .map_err(|error| Error::new(error.kind(), format!("the sandbox cannot be set up: {error}")))?;
+    umask(Mode::RWXG | Mode::RWXO);
+    limit(&spec.limits)?;
     set_no_new_privs(true)?;
     // After the change of user, which clears it. The launcher has one thread, so "the parent's thread ended" is "the
     // launcher ended". It may have ended before this line: then the parent is somebody else by now.
@@ -40,6 +42,7 @@ pub(super) fn run(parent: Option<OsString>) -> Result<()> {
     }
     std::env::set_current_dir(&spec.cwd)
         .map_err(|error| Error::other(format!("cannot enter {}: {error}", spec.cwd.display())))?;
+    prepared.restrict()?;
 
     // `exec` returns only to say why it could not. It also empties the signal mask and restores SIGPIPE.
     let error = Command::new(&spec.program).args(&spec.args).env_clear().envs(spec.env).exec();
@@ -61,14 +64,5 @@ fn limit(limits: &Limits) -> Result<()> {
             setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
         }
     }
-    Ok(())
-}
-
-/// These calls change one thread, and there is only one.
-fn become_user(user: RunAs) -> Result<()> {
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    set_thread_groups(&[])?;
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)?;
     Ok(())
 }

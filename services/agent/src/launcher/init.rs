@@ -1,24 +1,26 @@
 //! Stage 1: the agent's init. It has one thread and three things to listen to: its supervisor, its children, and the
 //! signals that ask it to end.
 
+use super::control::Control;
 use super::procfs::Process;
 use super::spec::{Exit, LaunchSpec, Order, Report};
-use super::{EXEC, tree};
+use super::{EXEC, outside, tree};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper, setsid};
+use rustix::process::{
+    Pid, Signal, getpid, kill_process, set_child_subreaper, set_parent_process_death_signal, setsid,
+};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use std::io::{Error, IoSliceMut, Read, Result, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{Error, Read, Result, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The most descriptors that an agent inherits beyond the standard three.
-pub(crate) const MAX_FDS: usize = 8;
+/// The signals that ask to end.
+pub(super) const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 
 /// Runs the stage to its end: no descendant is alive when it returns.
 pub(super) fn run() -> Result<()> {
@@ -26,19 +28,50 @@ pub(super) fn run() -> Result<()> {
     // leader, which the supervisor does not make us.
     let _ = setsid();
     set_child_subreaper(Some(getpid()))?;
-    // Registering handlers also undoes an inherited "ignore" (nohup): handled signals are back to default after exec.
-    let children = signals(&[SIGCHLD])?;
-    let ending = signals(&[SIGTERM, SIGINT, SIGHUP, SIGQUIT])?;
-
-    let mut control = Control::default();
+    let mut control = Control::of_stdin()?;
     let Some((spec, fds)) = control.launch()? else {
         return Ok(());
     };
+    if let Err(error) = join(&spec.cgroups) {
+        control.report(&Report::Failed(format!("the agent's control group cannot be joined: {error}")));
+        return Ok(());
+    }
+    if spec.confinement.namespaces.is_some() {
+        return outside::run(*spec, fds, control);
+    }
+    supervise(control, *spec, fds, None)
+}
+
+/// The same as the first process of a PID namespace. Standard input is the socket to the stage outside: it closes when
+/// that one ends.
+pub(super) fn run_inside() -> Result<()> {
+    let _ = setsid();
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let mut outer = Control::of_stdin()?;
+    let Some((spec, mut fds)) = outer.launch()? else {
+        return Ok(());
+    };
+    if fds.is_empty() {
+        return Err(Error::other("the socket to the supervisor did not come"));
+    }
+    let control = Control::new(fds.remove(0));
+    supervise(control, *spec, fds, Some(outer))
+}
+
+/// Every process from here on is accounted to these groups.
+fn join(groups: &[impl AsRef<Path>]) -> Result<()> {
+    groups.iter().try_for_each(|procs| std::fs::write(procs, "0"))
+}
+
+fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: Option<Control>) -> Result<()> {
+    // Registering handlers also undoes an inherited "ignore" (nohup): handled signals are back to default after exec.
+    let children = signals(&[SIGCHLD])?;
+    let ending = signals(&ENDING)?;
     let grace = Duration::from_millis(spec.grace_ms);
-    let mut agent = match spawn(*spec, fds) {
-        Ok(process) => {
+    let mut agent = match spawn(spec, fds, outer.is_some()) {
+        Ok((pid, process)) => {
             control.report(&Report::Started(process));
-            Agent { process, stop_by: None, ended: false }
+            Agent { pid, stop_by: None, ended: false }
         }
         Err(error) => {
             control.report(&Report::Failed(format!("the agent's process cannot be started: {error}")));
@@ -47,7 +80,7 @@ pub(super) fn run() -> Result<()> {
     };
 
     loop {
-        let woken = wait_for(&children, &ending, agent.stop_by)?;
+        let woken = wait_for(&control, outer.as_ref(), &children, &ending, agent.stop_by)?;
         if woken.children {
             drain(&children);
             tree::reap(&mut |pid, exit| agent.reaped(pid, exit, &mut control));
@@ -56,7 +89,7 @@ pub(super) fn run() -> Result<()> {
             drain(&ending);
             agent.stop(grace);
         }
-        let mut orphaned = false;
+        let mut orphaned = woken.outer;
         if woken.control {
             match control.receive()? {
                 None => orphaned = true,
@@ -71,6 +104,11 @@ pub(super) fn run() -> Result<()> {
         }
         let late = agent.stop_by.is_some_and(|by| Instant::now() >= by);
         if orphaned || late || agent.ended {
+            if outer.is_some() {
+                // The end of the first process is the end of its namespace, and lasts until all others are dead.
+                agent.kill(&mut control);
+                return Ok(());
+            }
             return tree::kill_own(|pid, exit| agent.reaped(pid, exit, &mut control));
         }
     }
@@ -78,7 +116,7 @@ pub(super) fn run() -> Result<()> {
 
 /// The agent's main process.
 struct Agent {
-    process: Process,
+    pid: i32,
     stop_by: Option<Instant>,
     ended: bool,
 }
@@ -90,15 +128,22 @@ impl Agent {
         let by = Instant::now() + grace;
         if self.stop_by.is_none()
             && !self.ended
-            && let Some(pid) = Pid::from_raw(self.process.pid)
+            && let Some(pid) = Pid::from_raw(self.pid)
         {
             let _ = kill_process(pid, Signal::TERM);
         }
         self.stop_by = Some(self.stop_by.map_or(by, |before| before.min(by)));
     }
 
+    /// Ends the main process and reports it.
+    fn kill(&mut self, control: &mut Control) {
+        let Some(pid) = Pid::from_raw(self.pid).filter(|_| !self.ended) else { return };
+        let _ = kill_process(pid, Signal::KILL);
+        tree::await_one(pid, |pid, exit| self.reaped(pid, exit, control));
+    }
+
     fn reaped(&mut self, pid: i32, exit: Exit, control: &mut Control) {
-        if pid == self.process.pid && !self.ended {
+        if pid == self.pid && !self.ended {
             self.ended = true;
             control.report(&Report::Exited(exit));
         }
@@ -106,7 +151,7 @@ impl Agent {
 }
 
 /// A pipe that is readable once one of the signals came.
-fn signals(numbers: &[i32]) -> Result<UnixStream> {
+pub(super) fn signals(numbers: &[i32]) -> Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     read.set_nonblocking(true)?;
     for &number in numbers {
@@ -115,21 +160,30 @@ fn signals(numbers: &[i32]) -> Result<UnixStream> {
     Ok(read)
 }
 
-fn drain(mut pipe: &UnixStream) {
+pub(super) fn drain(mut pipe: &UnixStream) {
     let mut bytes = [0; 64];
     while matches!(pipe.read(&mut bytes), Ok(n) if n > 0) {}
 }
 
 struct Woken {
     control: bool,
+    outer: bool,
     children: bool,
     ending: bool,
 }
 
-fn wait_for(children: &UnixStream, ending: &UnixStream, until: Option<Instant>) -> Result<Woken> {
-    let control = rustix::stdio::stdin();
+fn wait_for(
+    control: &Control,
+    outer: Option<&Control>,
+    children: &UnixStream,
+    ending: &UnixStream,
+    until: Option<Instant>,
+) -> Result<Woken> {
+    // Without a stage outside the first one is asked twice.
+    let outer_fd = outer.map_or(control.as_fd(), AsFd::as_fd);
     let mut fds = [
-        PollFd::new(&control, PollFlags::IN),
+        PollFd::new(control, PollFlags::IN),
+        PollFd::new(&outer_fd, PollFlags::IN),
         PollFd::new(children, PollFlags::IN),
         PollFd::new(ending, PollFlags::IN),
     ];
@@ -140,88 +194,13 @@ fn wait_for(children: &UnixStream, ending: &UnixStream, until: Option<Instant>) 
         Err(Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let [control, children, ending] = fds.map(|fd| !fd.revents().is_empty());
-    Ok(Woken { control, children, ending })
-}
-
-/// The socket to the supervisor, which is our standard input.
-#[derive(Default)]
-struct Control {
-    unread: Vec<u8>,
-}
-
-impl Control {
-    /// Waits for the launch order and the descriptors that come with it; `None` when the supervisor went away.
-    fn launch(&mut self) -> Result<Option<(Box<LaunchSpec>, Vec<OwnedFd>)>> {
-        let mut fds = Vec::new();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let mut slices = [IoSliceMut::new(&mut buffer)];
-            let got = match recvmsg(rustix::stdio::stdin(), &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-                Ok(got) => got.bytes,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(received) = message {
-                    fds.extend(received);
-                }
-            }
-            if got == 0 {
-                return Ok(None);
-            }
-            self.unread.extend_from_slice(&buffer[..got]);
-            match self.orders()?.into_iter().next() {
-                Some(Order::Launch(spec)) => return Ok(Some((spec, fds))),
-                Some(Order::Stop(_)) => return Ok(None),
-                None => {}
-            }
-        }
-    }
-
-    /// Reads what is there; `None` when the supervisor is gone, however it went.
-    fn receive(&mut self) -> Result<Option<Vec<Order>>> {
-        let mut buffer = [0; 4096];
-        match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
-            Ok(0) => Ok(None),
-            Ok(got) => {
-                self.unread.extend_from_slice(&buffer[..got]);
-                self.orders().map(Some)
-            }
-            Err(Errno::INTR | Errno::AGAIN) => Ok(Some(Vec::new())),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// The whole lines read so far.
-    fn orders(&mut self) -> Result<Vec<Order>> {
-        let Some(end) = self.unread.iter().rposition(|&b| b == b'\n') else {
-            return Ok(Vec::new());
-        };
-        let lines: Vec<u8> = self.unread.drain(..=end).collect();
-        let lines = lines.split(|&b| b == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| serde_json::from_slice(line).map_err(Error::from)).collect()
-    }
-
-    fn report(&mut self, report: &Report) {
-        let Ok(mut line) = serde_json::to_vec(report) else { return };
-        line.push(b'\n');
-        // A supervisor that is gone is noticed when reading.
-        let mut rest = line.as_slice();
-        while !rest.is_empty() {
-            match rustix::io::write(rustix::stdio::stdin(), rest) {
-                Ok(sent) => rest = &rest[sent..],
-                Err(Errno::INTR) => {}
-                Err(_) => return,
-            }
-        }
-    }
+    let [control, outside, children, ending] = fds.map(|fd| !fd.revents().is_empty());
+    // Nothing is ever said by the stage outside: it can only be gone.
+    Ok(Woken { control, outer: outer.is_some() && outside, children, ending })
 }
 
 /// Starts stage 2 and hands it the specification, with its secrets, through its standard input.
-fn spawn(mut spec: LaunchSpec, fds: Vec<OwnedFd>) -> Result<Process> {
+fn spawn(mut spec: LaunchSpec, fds: Vec<OwnedFd>, inside: bool) -> Result<(i32, Option<Process>)> {
     if fds.len() != spec.fd_options.len() {
         return Err(Error::other(format!("{} descriptors came for {} options", fds.len(), spec.fd_options.len())));
     }
@@ -237,11 +216,15 @@ fn spawn(mut spec: LaunchSpec, fds: Vec<OwnedFd>) -> Result<Process> {
         .stdin(Stdio::piped())
         .spawn()?;
     let pid = i32::try_from(child.id()).map_err(Error::other)?;
-    // Until it is reaped, which only this thread does, the pid is surely our child.
-    let process = Process::now(pid).ok_or_else(|| Error::other("/proc is not available"))?;
+    // Until it is reaped, which only this thread does, the pid is surely our child. In a PID namespace it is another
+    // pid to everybody else, and /proc is theirs.
+    let process = match inside {
+        true => None,
+        false => Some(Process::now(pid).ok_or_else(|| Error::other("/proc is not available"))?),
+    };
     if let Some(mut stdin) = child.stdin.take() {
         // If it died at once its end is reaped and reported like any other.
         let _ = stdin.write_all(&serde_json::to_vec(&spec)?);
     }
-    Ok(process)
+    Ok((pid, process))
 }

@@ -7,18 +7,32 @@
 //! 1. `__agent-init` stays for the agent's whole life. It is the agent's subreaper, so every process that the agent
 //!    ever starts, daemons included, is its descendant. It watches the socket to its supervisor, and when that closes
 //!    (a `kill -9` is enough) it ends the whole tree.
-//! 2. `__agent-exec` sets limits and privileges on itself and becomes the agent's interpreter.
+//! 2. `__agent-exec` sets limits, privileges and the sandbox (see [`confine`]) on itself and becomes the agent's
+//!    interpreter.
 //!
 //! ```text
 //! supervisor ──socket pair── __agent-init ──fork── __agent-exec = python3 hoistway_runner.py ──▶ …
 //! ```
+//!
+//! With namespaces a third one stands between them: `__agent-init` makes the namespaces and waits, and `__agent-inside`
+//! is the first process of the new PID namespace and does the rest. When it ends, the kernel ends everything in there.
+//!
+//! ```text
+//! supervisor ──socket pair── __agent-init ──fork── __agent-inside ──fork── __agent-exec = python3 … ──▶ …
+//! ```
 
+mod confine;
+mod control;
 mod exec;
 mod init;
+mod outside;
 pub(crate) mod procfs;
 pub(crate) mod spec;
 mod tree;
 
+pub(crate) use confine::landlock::{SCOPES, TCP, UNIX};
+pub(crate) use confine::root::{HOME, TMP};
+pub(crate) use control::{receive, send};
 pub use spec::{Limits, RunAs};
 pub(crate) use tree::{kill_all, kill_tree_of};
 
@@ -28,6 +42,10 @@ use std::process::ExitCode;
 pub(crate) const INIT: &str = "__agent-init";
 /// The first argument that makes this binary stage 2.
 pub(crate) const EXEC: &str = "__agent-exec";
+/// The first argument that makes this binary the first process of a PID namespace.
+pub(crate) const INSIDE: &str = "__agent-inside";
+/// The first argument that makes this binary try what this kernel's Landlock can do, and print it.
+pub(crate) const LANDLOCK: &str = "__agent-landlock";
 
 /// Runs a launcher stage if this process was started as one, and says how it ended.
 ///
@@ -37,8 +55,12 @@ pub fn run_if_requested() -> Option<ExitCode> {
     let stage = args.next()?;
     let result = if stage == INIT {
         init::run()
+    } else if stage == INSIDE {
+        init::run_inside()
     } else if stage == EXEC {
         exec::run(args.next())
+    } else if stage == LANDLOCK {
+        confine::landlock::print_abi()
     } else {
         return None;
     };

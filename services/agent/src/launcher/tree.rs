@@ -5,7 +5,7 @@ use super::spec::Exit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, pidfd_open, wait,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, pidfd_open, wait, waitpid,
 };
 use std::collections::{HashMap, HashSet};
 use std::io::Result;
@@ -83,6 +83,17 @@ pub(super) fn reap(reaped: &mut impl FnMut(i32, Exit)) {
             Ok(Some((pid, status))) => reaped(Pid::as_raw(Some(pid)), exit_of(status)),
             Err(Errno::INTR) => {}
             Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Waits for the end of one child.
+pub(super) fn await_one(pid: Pid, mut reaped: impl FnMut(i32, Exit)) {
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((pid, status))) => return reaped(Pid::as_raw(Some(pid)), exit_of(status)),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(_) => return,
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod logs;
 mod process;
 
+pub use crate::sandbox::Isolation;
 pub use hoistway_model::redact::Masker;
 pub use logs::{LogBook, LogLimits};
 pub use process::{Backoff, ProcessConfig, ProcessRuntime};
@@ -27,6 +28,11 @@ use tokio::sync::watch;
 pub trait Runtime: Send + Sync {
     /// What keeps an agent from the rest of the machine: what is enforced, never more.
     fn isolation(&self) -> Isolation;
+
+    /// Base URL of egress as agents reach it, where that is not the one of everybody else.
+    fn egress_url(&self) -> Option<String> {
+        None
+    }
 
     /// Makes the instance run, and returns as soon as its address is known; [`Started::ready`] waits for the rest.
     ///
@@ -175,23 +181,6 @@ pub struct Failure {
 impl Failure {
     /// How many log lines a failure shows.
     pub const LOG_LINES: usize = 40;
-}
-
-/// What keeps an agent from the rest of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Isolation {
-    /// A process of this machine with limits and without new privileges. It can reach files and network as the user
-    /// that runs it can.
-    NotSandboxed,
-}
-
-impl fmt::Display for Isolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Isolation::NotSandboxed => f.write_str("not sandboxed"),
-        }
-    }
 }
 
 /// Milliseconds since the epoch.

@@ -58,8 +58,8 @@ pub(super) struct Keeper {
     condition: watch::Sender<Condition>,
     stop: CancellationToken,
     done: CancellationToken,
-    /// Keeps its layers on disk.
-    pins: Mutex<Option<Pins>>,
+    /// Keeps its layers on disk, and what is made of them.
+    pins: Mutex<Vec<Pins>>,
 }
 
 impl Keeper {
@@ -72,7 +72,7 @@ impl Keeper {
             condition: watch::Sender::new(condition),
             stop: service.stopping.child_token(),
             done: CancellationToken::new(),
-            pins: Mutex::new(pins),
+            pins: Mutex::new(pins.into_iter().collect()),
         })
     }
 
@@ -104,7 +104,7 @@ impl Keeper {
         }
     }
 
-    fn pins(&self) -> MutexGuard<'_, Option<Pins>> {
+    fn pins(&self) -> MutexGuard<'_, Vec<Pins>> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -171,8 +171,13 @@ impl Service {
     async fn fetch(self: &Arc<Self>, keeper: &Arc<Keeper>) -> Result<(ImageFacts, Tree)> {
         let revision = &keeper.revision;
         if let Some(image) = &revision.image {
-            self.interpreter.suits(&image.python)?;
-            if let Some(tree) = self.images.store().tree(&image.layers).await? {
+            self.interpreter.suits(&image.python).map_err(|e| match &revision.spec.build_id {
+                // The gateway sees to it.
+                Some(_) => Error::new(e.code, self.interpreter.changed(&image.python)),
+                None => e,
+            })?;
+            if let Some((tree, pins)) = self.images.store().tree(&image.layers).await? {
+                keeper.pins().push(pins);
                 return Ok((image.clone(), tree));
             }
         }
@@ -187,11 +192,11 @@ impl Service {
             match self.images.pull(&image, patience).await {
                 Ok(pulled) => {
                     let store = self.images.store();
-                    let tree = store.tree(&pulled.layers).await?.ok_or_else(|| {
+                    let (tree, site) = store.tree(&pulled.layers).await?.ok_or_else(|| {
                         let text = format!("{} has no source or no runner in it", image.display_tagged());
                         Error::new(Code::UnsupportedImage, text)
                     })?;
-                    *keeper.pins() = Some(pulled.pins);
+                    *keeper.pins() = vec![pulled.pins, site];
                     let facts = ImageFacts {
                         digest: pulled.digest,
                         layers: pulled.layers,
@@ -276,7 +281,7 @@ impl Service {
         }
         // Others may still look at the keeper; its layers are free all the same.
         if let Some(keeper) = keeper {
-            keeper.pins().take();
+            keeper.pins().clear();
         }
     }
 }

@@ -29,7 +29,7 @@ use futures_util::StreamExt;
 use hoistway_kit::fs::DirLock;
 use hoistway_model::{
     AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
-    agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream},
+    agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
@@ -279,5 +279,11 @@ impl AgentService for Agents {
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()> {
         self.0.hub.ack(&watcher, version);
         Ok(())
+    }
+
+    async fn runtime(&self) -> Result<RuntimeStatus> {
+        let Isolation { enforced, network, limits, notes } = self.0.isolation();
+        let python = self.0.interpreter.python.clone();
+        Ok(RuntimeStatus { name: "process".to_owned(), isolation: enforced, network, limits, python, notes })
     }
 }

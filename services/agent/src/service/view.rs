@@ -29,6 +29,8 @@ impl Service {
         let running = record.active.filter(|active| *active != shown.id).and_then(|active| self.condition(&active));
         let image = running.or(wanted).and_then(|c| c.image).or(shown.image);
         let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
+        let unsuited = image.as_ref().is_some_and(|i| self.interpreter.suits(&i.python).is_err());
+        let isolation = self.runtime.isolation();
         Agent {
             name: record.name,
             revision: shown.public,
@@ -37,7 +39,10 @@ impl Service {
             phase,
             message,
             image_digest: image.map(|i| i.digest).or(shown.spec.image.digest),
-            isolation: self.runtime.isolation().to_string(),
+            needs_rebuild: unsuited && shown.spec.build_id.is_some() && !record.stopped,
+            isolation: isolation.enforced,
+            network: isolation.network,
+            limits: isolation.limits,
             created_at: record.created_at,
             updated_at: record.updated_at,
             spec: masked(shown.spec),

@@ -82,7 +82,7 @@ pub fn failure(message: &str) -> Failure {
 #[async_trait]
 impl Runtime for FakeRuntime {
     fn isolation(&self) -> Isolation {
-        Isolation::NotSandboxed
+        Isolation::none()
     }
 
     async fn apply(&self, instance: Instance) -> Result<Started> {

@@ -7,6 +7,7 @@ mod binding;
 mod classify;
 mod fake;
 mod history;
+mod hostile;
 mod image;
 mod lifecycle;
 mod pending;

@@ -7,6 +7,7 @@ mod archive;
 mod gzip;
 
 use hoistway_model::{Code, Digest, Error, Result};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -15,7 +16,7 @@ use std::{
 };
 
 /// What a manifest says about a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     /// Digest of the compressed bytes: the blob's name in a registry.
     pub digest: Digest,
@@ -66,6 +67,21 @@ impl LayerBuilder {
         Ok(self)
     }
 
+    /// Adds a file from disk, which keeps its executable bit and nothing else of its mode. One that is there already
+    /// is replaced: so it is when two packages have the same file.
+    pub fn disk_file(&mut self, path: &str, source: PathBuf) -> Result<&mut Self> {
+        let meta = fs::symlink_metadata(&source).map_err(|e| Error::internal("reading a layer's files", e))?;
+        if !meta.is_file() {
+            return Err(Error::new(Code::BuildFailed, format!("\"{path}\" is not a file")));
+        }
+        if let Some(Entry::File { .. }) = self.entries.get(path.strip_prefix('/').unwrap_or(path)) {
+            self.entries.remove(path.strip_prefix('/').unwrap_or(path));
+        }
+        let executable = is_executable(&meta);
+        self.insert(path, Entry::File { content: Content::Disk { path: source, size: meta.len() }, executable })?;
+        Ok(self)
+    }
+
     /// Adds a directory on disk, with everything below it, at `path`. A file keeps its executable bit and nothing
     /// else of its mode; symbolic links are kept as they are if they stay inside.
     pub fn tree(&mut self, path: &str, root: &Path) -> Result<&mut Self> {
@@ -85,8 +101,7 @@ impl LayerBuilder {
                     self.insert(&inside, Entry::Directory)?;
                     open.push((entry.path(), inside));
                 } else if kind.is_file() {
-                    let content = Content::Disk { path: entry.path(), size: meta.len() };
-                    self.insert(&inside, Entry::File { content, executable: is_executable(&meta) })?;
+                    self.disk_file(&inside, entry.path())?;
                 } else if kind.is_symlink() {
                     let target = fs::read_link(entry.path()).map_err(failed)?;
                     let below = directory.strip_prefix(root).unwrap_or(Path::new(""));

@@ -1,6 +1,7 @@
 //! Migrations of the build service's database, oldest first. Only ever append.
 
 mod m2026_11_23_builds;
+mod m2026_11_23_packages;
 mod m2026_11_23_records;
 
 use crate::registry;
@@ -14,5 +15,6 @@ pub fn all() -> Migrations {
         Box::new(m2026_11_23_builds::Migration),
         Box::new(registry::store::ReferencesMigration),
         Box::new(m2026_11_23_records::Migration),
+        Box::new(m2026_11_23_packages::Migration),
     ]
 }

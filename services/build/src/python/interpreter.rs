@@ -2,7 +2,7 @@
 //! know about it.
 
 use super::process::{self, Finished};
-use hoistway_model::{Code, Error, Result};
+use hoistway_model::{Code, Error, Result, source::RequiresPython};
 use serde::Deserialize;
 use std::{
     collections::BTreeSet,
@@ -96,6 +96,22 @@ impl Interpreter {
     /// `major.minor`.
     pub fn python(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
+    }
+
+    /// Whether a project that asks for certain versions of Python runs on this one.
+    pub fn suits(&self, wanted: &RequiresPython) -> Result<()> {
+        let mut numbers = self.full_version.split('.').skip(2).map(|patch| {
+            let digits: String = patch.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse().unwrap_or_default()
+        });
+        if wanted.admits((self.version.0, self.version.1, numbers.next().unwrap_or_default())) {
+            return Ok(());
+        }
+        let text = format!(
+            "pyproject.toml: the project requires Python {wanted}, and agents are built for Python {}",
+            self.full_version
+        );
+        Err(Error::new(Code::BuildFailed, text))
     }
 
     /// `os/architecture`.
@@ -203,6 +219,14 @@ mod tests {
         assert!(python.stdlib_modules.contains("asyncio") && !python.stdlib_modules.contains("openai"));
         assert!(python.identity.starts_with(&format!("cpython-{}-", python.full_version)), "{}", python.identity);
         assert!(python.platform().starts_with("linux/"));
+        let wanted = |text: &str| python.suits(&RequiresPython::parse(text).unwrap());
+        assert!(wanted(&format!("=={}", python.full_version)).is_ok());
+        let e = wanted(">=3.10,<3.10.1").unwrap_err();
+        assert_eq!(e.code, Code::BuildFailed);
+        assert!(
+            e.message.contains("requires Python >=3.10,<3.10.1") && e.message.contains(&python.full_version),
+            "{e}"
+        );
         let again = Interpreter::probe(Some(&python.executable), "HOISTWAY_PYTHON").await.unwrap();
         assert_eq!(again.executable, python.executable);
     }

@@ -10,4 +10,4 @@ pub mod uv;
 
 pub use analyser::{Analyser, FileImports, Import};
 pub use interpreter::Interpreter;
-pub use uv::{Lock, Uv};
+pub use uv::{Indexes, Lock, Uv};

@@ -1,26 +1,22 @@
-"""Compiles one share of a directory of packages to bytecode that is not checked against its source when it is loaded.
+"""Compiles packages to bytecode that is not checked against its source when it is loaded.
 
-The bytes depend on nothing but the sources and the interpreter: the hash seed, the order of files and their share are
-fixed, and the file name in the code is the one in the image. A file that does not compile is left as it is.
+A package's bytes depend on nothing but its own sources and the interpreter: the hash seed and the order of files are
+fixed, the file name in the code is the one in the image, and each piece of a package is compiled in a fork of its own,
+so that nothing that was compiled before can show. A file that does not compile gets an empty file in place of its
+bytecode: Python passes over it and reads the source, and does not find another package's bytecode there.
 
-Arguments: the directory, its path in the image, this share's number, the number of shares."""
+Arguments: the directory in the image, how many processes. Standard input: a list of
+{"root": where the sources are, "files": [relative names], "out": where the bytecode goes}."""
 
 import importlib.util
+import json
 import marshal
 import os
 import sys
 import warnings
 
 HASH_BASED = (1).to_bytes(4, "little")
-
-
-def sources(root):
-    for directory, directories, files in os.walk(root):
-        directories.sort()
-        for name in sorted(files):
-            path = os.path.join(directory, name)
-            if name.endswith(".py") and not os.path.islink(path):
-                yield path
+PIECE = 128  # files; part of the format: another number might give other bytes
 
 
 def has_unordered_set(code):
@@ -32,31 +28,57 @@ def has_unordered_set(code):
     )
 
 
-def compile_file(path, name):
+def bytecode(path, name):
     with open(path, "rb") as file:
         source = file.read()
-    code = compile(source, name, "exec", dont_inherit=True, optimize=0)
+    try:
+        code = compile(source, name, "exec", dont_inherit=True, optimize=0)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        return b""
     if sys.version_info < (3, 11) and has_unordered_set(code):
-        return
+        return b""
     # An object is written as one that may be referred to if anything else holds it. Whether another module happens to
     # hold a name is no business of this file's bytes, so make sure that every name is held twice.
     twin = marshal.loads(marshal.dumps(code))
-    target = importlib.util.cache_from_source(path, optimization="")
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    with open(target, "wb") as file:
-        file.write(importlib.util.MAGIC_NUMBER + HASH_BASED + importlib.util.source_hash(source))
-        file.write(marshal.dumps(code))
+    data = importlib.util.MAGIC_NUMBER + HASH_BASED + importlib.util.source_hash(source) + marshal.dumps(code)
     del twin
+    return data
 
 
-def main(root, image, share, shares):
+def compile_piece(image, root, out, names):
+    for name in names:
+        target = os.path.join(out, importlib.util.cache_from_source(name, optimization=""))
+        data = bytecode(os.path.join(root, name), f"{image}/{name}")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "wb") as file:
+            file.write(data)
+
+
+def main(image, processes):
     warnings.simplefilter("ignore")
-    for number, path in enumerate(sources(root)):
-        if number % int(shares) == int(share):
+    pieces = [
+        (package["root"], package["out"], package["files"][start : start + PIECE])
+        for package in json.load(sys.stdin)
+        for start in range(0, len(package["files"]), PIECE)
+    ]
+    running, failed = 0, False
+    for root, out, names in [*pieces, *[(None, None, None)] * int(processes)]:
+        if running == int(processes) or names is None and running:
+            failed |= os.wait()[1] != 0
+            running -= 1
+        if names is None:
+            continue
+        if os.fork() == 0:
+            status = 1
             try:
-                compile_file(path, image + path[len(root) :])
-            except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
-                pass
+                compile_piece(image, root, out, names)
+                status = 0
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            finally:
+                os._exit(status)
+        running += 1
+    sys.exit(failed)
 
 
 main(*sys.argv[1:])

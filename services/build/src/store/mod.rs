@@ -1,12 +1,14 @@
-//! Builds, kept locks and known dependency layers. sea-orm stays in here.
+//! Builds, kept locks and known packages. sea-orm stays in here.
 
 mod build;
 mod garbage;
 mod layer;
 mod lock;
+mod package;
+mod packages;
+mod set;
 
 use crate::{
-    layer::Layer,
     log::Kept,
     migration,
     registry::{
@@ -178,37 +180,6 @@ impl Store {
         let undone = operations::undo(&txn, operation).await?;
         txn.commit().await.map_err(db_error(WRITING))?;
         Ok(undone)
-    }
-
-    /// The lock that these requirements were resolved to for this agent.
-    pub async fn lock(&self, agent: &Name, requirements: Digest, interpreter: &str) -> Result<Option<String>> {
-        let key = (agent.as_str().to_owned(), requirements.to_string(), interpreter.to_owned());
-        let found = lock::Entity::find_by_id(key).one(self.0.read()).await.map_err(db_error(READING))?;
-        Ok(found.map(|row| row.lock))
-    }
-
-    /// The dependency layer that these inputs made before.
-    pub async fn layer(&self, inputs: Digest) -> Result<Option<Layer>> {
-        let found = layer::Entity::find_by_id(inputs.to_string()).one(self.0.read()).await;
-        let Some(row) = found.map_err(db_error(READING))? else { return Ok(None) };
-        let size = u64::try_from(row.size).unwrap_or_default();
-        Ok(Some(Layer { digest: row.digest.parse()?, diff_id: row.diff_id.parse()?, size }))
-    }
-
-    /// Remembers which layer these inputs make.
-    pub async fn remember_layer(&self, inputs: Digest, made: Layer) -> Result<()> {
-        let row = layer::ActiveModel {
-            inputs: Set(inputs.to_string()),
-            digest: Set(made.digest.to_string()),
-            diff_id: Set(made.diff_id.to_string()),
-            size: Set(i64::try_from(made.size).unwrap_or(i64::MAX)),
-            created_at: Set(now_ms()),
-        };
-        let newer = OnConflict::column(layer::Column::Inputs)
-            .update_columns([layer::Column::Digest, layer::Column::DiffId, layer::Column::Size])
-            .to_owned();
-        let written = layer::Entity::insert(row).on_conflict(newer).exec_without_returning(self.0.write()).await;
-        written.map(drop).map_err(db_error(WRITING))
     }
 
     /// The newest build of a public id, or that of an attempt.

@@ -2,23 +2,24 @@
 
 use super::rundir::{Processes, RunDir};
 use super::{Instance, ProcessConfig, Program};
-use crate::launcher::INIT;
+use crate::egress_stub;
 use crate::launcher::procfs::Process;
 use crate::launcher::spec::{Exit, LaunchSpec, Order, Report};
+use crate::launcher::{INIT, RunAs, receive, send};
 use crate::runtime::logs::Sink;
+use crate::sandbox::{Group, Parts, Sandbox};
 use hoistway_model::log::LogStream;
 use rustix::fs::MemfdFlags;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Error, IoSlice, Result, Seek, Write};
-use std::mem::MaybeUninit;
+use std::io::{Error, Result, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -27,6 +28,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a launcher may take to start its agent's process: it takes milliseconds.
 const LAUNCH: Duration = Duration::from_secs(30);
@@ -59,6 +61,19 @@ pub(super) struct Launched {
     followers: Vec<JoinHandle<()>>,
     processes: Processes,
     dir: RunDir,
+    group: Grouped,
+    /// Serves the agent's egress until it is dropped.
+    _egress: Option<DropGuard>,
+}
+
+/// What is started, and with what.
+pub(super) struct Start<'a> {
+    pub config: &'a ProcessConfig,
+    pub sandbox: &'a Arc<Sandbox>,
+    pub instance: &'a Instance,
+    pub port: u16,
+    pub listener: BorrowedFd<'a>,
+    pub user: Option<RunAs>,
 }
 
 /// How a run ended.
@@ -72,18 +87,17 @@ pub(super) enum Ended {
 impl Launched {
     /// Starts the launcher and waits until it has started the agent. Everything is undone by dropping: a launcher
     /// whose socket closes ends its tree.
-    pub async fn start(
-        config: &ProcessConfig,
-        instance: &Instance,
-        port: u16,
-        listener: BorrowedFd<'_>,
-        dir: &RunDir,
-        sink: &Sink,
-    ) -> Result<Self> {
+    pub async fn start(start: Start<'_>, dir: &RunDir, sink: &Sink) -> Result<Self> {
+        let (sandbox, name) = (Arc::clone(start.sandbox), dir.name());
+        let group = tokio::task::spawn_blocking(move || sandbox.group(&name)).await.map_err(Error::other)??;
+        // Removed with the rest, should the start fail.
+        let group = Grouped(group);
         let (ours, theirs) = StdUnixStream::pair()?;
-        let mut launcher = Command::new(&config.launcher)
-            .arg0(format!("hoistway-agent {}", instance.agent))
+        let mut launcher = Command::new(&start.config.launcher)
+            .arg0(format!("hoistway-agent {}", start.instance.agent))
             .arg(INIT)
+            // For people who look at processes; the launcher is told by its order.
+            .arg(dir.path())
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -101,10 +115,14 @@ impl Launched {
         let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
 
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
-        let secrets = config_file(instance)?;
-        let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec(config, instance, port, dir)?)))?;
+        let secrets = config_file(start.instance)?;
+        let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec(&start, dir, group.0.as_ref())?)))?;
         order.push(b'\n');
-        let sent = send(&ours, &order, &[listener, notify.as_fd(), secrets.as_fd()])?;
+        let mut fds = vec![start.listener, notify.as_fd(), secrets.as_fd()];
+        let egress = start.sandbox.hands_out_egress().then(StdUnixStream::pair).transpose()?;
+        fds.extend(egress.iter().map(|(_, theirs)| theirs.as_fd()));
+        let sent = send(&ours, &order, &fds)?;
+        let egress = egress.map(|(ours, _)| ours);
         drop((notify, secrets));
 
         ours.set_nonblocking(true)?;
@@ -113,10 +131,12 @@ impl Launched {
         let mut reports = Reports(BufReader::new(reports).lines());
         let report = timeout(LAUNCH, reports.next());
         let agent = match report.await.map_err(|_| Error::other("the launcher does not answer"))? {
-            Some(Report::Started(agent)) => agent,
+            // In a PID namespace of its own it dies with its launcher.
+            Some(Report::Started(agent)) => agent.unwrap_or(identity),
             Some(Report::Failed(reason)) => return Err(Error::other(reason)),
             Some(Report::Exited(_)) | None => return Err(Error::other("the launcher ended at once")),
         };
+        let egress = egress.map(serve_egress).transpose()?;
         let processes = Processes::new(identity, agent)?;
         let (noting, noted) = (dir.clone(), processes.clone());
         tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
@@ -128,6 +148,8 @@ impl Launched {
             followers,
             processes,
             dir: dir.clone(),
+            group,
+            _egress: egress,
         })
     }
 
@@ -160,6 +182,8 @@ impl Launched {
             let _ = tokio::task::spawn_blocking(move || processes.kill().and_then(|_| dir.evict())).await;
             let _ = timeout(LOG_END, self.launcher.wait()).await;
         }
+        // Whoever slipped away from the launcher, and from the search above, is still in the group.
+        self.group.end().await;
         for follower in &mut self.followers {
             if timeout(LOG_END, &mut *follower).await.is_err() {
                 follower.abort();
@@ -225,16 +249,46 @@ fn parse(line: &[u8]) -> Notice {
     }
 }
 
-/// Sends the beginning of `bytes` with the descriptors; returns how much was sent.
-fn send(socket: &StdUnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(Error::other("too many descriptors"));
+/// An instance's control group, removed when it is dropped.
+struct Grouped(Option<Group>);
+
+impl Grouped {
+    /// Kills what is in it, and removes it.
+    async fn end(&mut self) {
+        if let Some(group) = self.0.take() {
+            let ended = tokio::task::spawn_blocking(move || {
+                group.kill();
+                group.remove();
+            });
+            let _ = ended.await;
+        }
     }
-    // Less than a socket's buffer holds, so it does not block; the rest follows asynchronously.
-    let first = &bytes[..bytes.len().min(4096)];
-    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(first)], &mut ancillary, SendFlags::NOSIGNAL)?)
+}
+
+impl Drop for Grouped {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.take() {
+            // Nobody waits for it: a runtime that ends leaves an empty group behind, which the next one removes.
+            std::thread::spawn(move || {
+                group.kill();
+                group.remove();
+            });
+        }
+    }
+}
+
+/// Serves what stands where egress will be on the listener that the launcher has handed out: it did so before it said
+/// that the agent is started.
+fn serve_egress(handed_out: StdUnixStream) -> Result<DropGuard> {
+    let (mut fds, mut buffer) = (Vec::new(), [0; 16]);
+    receive(&handed_out, &mut buffer, &mut fds)?;
+    let listener = fds.pop().ok_or_else(|| Error::other("egress' listener was not handed out"))?;
+    let listener = std::net::TcpListener::from(listener);
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let ended = CancellationToken::new();
+    tokio::spawn(egress_stub::serve(listener.into(), ended.clone()));
+    Ok(ended.drop_guard())
 }
 
 /// The runner's secret configuration, in a file that exists only in memory and for those who have it open.
@@ -247,18 +301,21 @@ fn config_file(instance: &Instance) -> Result<File> {
     Ok(file)
 }
 
-fn spec(config: &ProcessConfig, instance: &Instance, port: u16, dir: &RunDir) -> Result<LaunchSpec> {
-    let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &instance.program;
+fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<LaunchSpec> {
+    let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program;
+    let placed =
+        start.sandbox.place(&Parts { app_dir, site_dirs, runner, home: dir.home(), tmp: dir.tmp(), root: dir.root() });
     // No packages of the user who runs Hoistway (-s) nor of the host (-S): an agent has those of its image, and does not
     // wait for the host's.
-    let mut args = vec!["-s".to_owned(), "-S".to_owned(), text(runner)?, "--app".to_owned(), text(app_dir)?];
-    for site in site_dirs {
+    let mut args =
+        vec!["-s".to_owned(), "-S".to_owned(), text(&placed.runner)?, "--app".to_owned(), text(&placed.app_dir)?];
+    for site in &placed.site_dirs {
         args.extend(["--site".to_owned(), text(site)?]);
     }
     let bin = interpreter.parent().map(text).transpose()?.unwrap_or_default();
     let mut env: BTreeMap<String, String> = [
-        ("HOME", text(&dir.home())?),
-        ("TMPDIR", text(&dir.tmp())?),
+        ("HOME", text(&placed.home)?),
+        ("TMPDIR", text(&placed.tmp)?),
         ("PATH", format!("{bin}:/usr/local/bin:/usr/bin:/bin")),
         ("LANG", "C.UTF-8".to_owned()),
         ("PYTHONUNBUFFERED", "1".to_owned()),
@@ -267,16 +324,18 @@ fn spec(config: &ProcessConfig, instance: &Instance, port: u16, dir: &RunDir) ->
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    env.extend(instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
-    env.insert("PORT".to_owned(), port.to_string());
+    env.extend(start.instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
+    env.insert("PORT".to_owned(), start.port.to_string());
     Ok(LaunchSpec {
         program: interpreter.clone(),
         args,
         fd_options: ["--listen-fd", "--notify-fd", "--config-fd"].map(str::to_owned).into(),
         env: env.into_iter().collect(),
-        cwd: app_dir.clone(),
-        limits: config.limits,
-        run_as: config.run_as,
+        cwd: placed.app_dir,
+        limits: start.sandbox.rlimits(),
+        run_as: start.user,
+        confinement: placed.confinement,
+        cgroups: group.map(Group::procs).unwrap_or_default(),
         grace_ms: 5_000,
     })
 }

@@ -9,7 +9,8 @@ mod rundir;
 mod supervisor;
 
 use super::{Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
-use crate::launcher::{Limits, RunAs};
+use crate::launcher::Limits;
+use crate::sandbox::{EGRESS_INSIDE, Sandbox, Settings};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use hoistway_model::{
@@ -45,15 +46,17 @@ pub struct ProcessConfig {
     pub backoff: Backoff,
     /// Resource limits of each agent.
     pub limits: Limits,
-    /// A user for all agents, if this program may choose one and that user can reach the directories.
-    pub run_as: Option<RunAs>,
+    /// The interpreter that agents are expected to have; sandboxes are made for it.
+    pub python: PathBuf,
+    /// What keeps agents from the rest of the machine.
+    pub sandbox: Settings,
     /// How much is kept of each agent's log.
     pub logs: LogLimits,
 }
 
 impl ProcessConfig {
-    /// The defaults, with everything kept in `dir`.
-    pub fn new(dir: PathBuf) -> Self {
+    /// The defaults, with everything kept in `dir`, for agents of the interpreter `python`.
+    pub fn new(dir: PathBuf, python: PathBuf) -> Self {
         Self {
             dir,
             // Not the path of the executable: that may hold another program after an upgrade.
@@ -64,7 +67,8 @@ impl ProcessConfig {
             start_turn: Duration::from_secs(20),
             backoff: Backoff::default(),
             limits: Limits::default(),
-            run_as: None,
+            python,
+            sandbox: Settings::default(),
             logs: LogLimits::default(),
         }
     }
@@ -94,6 +98,7 @@ impl Default for Backoff {
 /// Runs agents as processes. Dropping it ends them all at once, as does the end of the program, however it ends.
 pub struct ProcessRuntime {
     config: Arc<ProcessConfig>,
+    sandbox: Arc<Sandbox>,
     logs: Arc<LogBook>,
     turns: Arc<Semaphore>,
     instances: Mutex<HashMap<RevisionId, Entry>>,
@@ -118,12 +123,24 @@ impl ProcessRuntime {
             Ok((rundir::clean(&dir)?, dir))
         });
         let opened = opened.await.map_err(std::io::Error::other).and_then(|opened| opened);
-        let strays;
+        let mut strays;
         (strays, config.dir) = opened.map_err(|error| Error::internal("opening the agents' directory", error))?;
+        let (settings, limits) = (config.sandbox.clone(), config.limits);
+        let sandbox = Sandbox::find(&config.dir, &config.launcher, &config.python, settings, limits).await?;
+        let isolation = sandbox.isolation();
+        tracing::info!(network = %isolation.network, limits = %isolation.limits, "agents: {isolation}");
+        isolation.notes.iter().for_each(|note| tracing::warn!("{note}"));
+        if !isolation.is_sandboxed() {
+            tracing::warn!("agents are not sandboxed: they can do what their user can do");
+        }
+        let sandbox = Arc::new(sandbox);
+        let sweeping = Arc::clone(&sandbox);
+        strays += tokio::task::spawn_blocking(move || sweeping.sweep()).await.unwrap_or(0);
         if strays > 0 {
             tracing::warn!(strays, "ended agents that an earlier run had left behind");
         }
         Ok(Self {
+            sandbox,
             logs: Arc::new(LogBook::new(config.dir.join("logs"), config.logs)),
             turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
             config: Arc::new(config),
@@ -150,6 +167,7 @@ impl ProcessRuntime {
         let (stop, stopped) = watch::channel(None);
         let supervisor = supervisor::Supervisor {
             config: self.config.clone(),
+            sandbox: self.sandbox.clone(),
             turns: self.turns.clone(),
             sink: self.logs.sink(&instance.agent, instance.revision, masker.clone()),
             masker,
@@ -173,7 +191,11 @@ impl ProcessRuntime {
 #[async_trait]
 impl Runtime for ProcessRuntime {
     fn isolation(&self) -> Isolation {
-        Isolation::NotSandboxed
+        self.sandbox.isolation().clone()
+    }
+
+    fn egress_url(&self) -> Option<String> {
+        self.sandbox.hands_out_egress().then(|| format!("http://{}:{EGRESS_INSIDE}", Ipv4Addr::LOCALHOST))
     }
 
     async fn apply(&self, instance: Instance) -> Result<Started> {
@@ -214,7 +236,10 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn forget(&self, agent: &Name) -> Result<()> {
-        self.logs.remove(agent).await
+        self.logs.remove(agent).await?;
+        let (sandbox, agent) = (Arc::clone(&self.sandbox), agent.clone());
+        let forgotten = tokio::task::spawn_blocking(move || sandbox.forget(&agent)).await;
+        forgotten.map_err(|e| Error::internal("forgetting the agent's user", e))?
     }
 
     async fn shutdown(&self, grace: Duration) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The file that says which processes belong to the directory.
@@ -53,6 +53,11 @@ impl RunDir {
         Self(dir.join("run").join(&id[id.len() - 12..]))
     }
 
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The agent's `HOME`.
     pub fn home(&self) -> PathBuf {
         self.0.join("home")
@@ -85,13 +90,27 @@ impl RunDir {
         Ok(any)
     }
 
-    /// Makes it, empty.
-    pub fn create(&self, owner: Option<RunAs>) -> Result<()> {
+    /// Where an agent's own root is put together.
+    pub fn root(&self) -> PathBuf {
+        self.0.join("root")
+    }
+
+    /// The name of the directory, which no other instance has.
+    pub fn name(&self) -> String {
+        self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Makes it, empty. With a root of its own the agent has nothing in here.
+    pub fn create(&self, owner: Option<RunAs>, own_root: bool) -> Result<()> {
         self.remove()?;
         // The directory itself stays ours, or the agent could write names of other processes into our file. Another
         // user may pass through it.
-        let mode = if owner.is_some() { 0o711 } else { 0o700 };
-        fs::DirBuilder::new().recursive(true).mode(mode).create(&self.0)?;
+        let mode = if owner.is_some() && !own_root { 0o711 } else { 0o700 };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(mode))?;
+        if own_root {
+            return fs::DirBuilder::new().mode(0o700).create(self.root());
+        }
         for dir in [self.home(), self.tmp()] {
             fs::DirBuilder::new().mode(0o700).create(&dir)?;
             if let Some(user) = owner {
@@ -148,7 +167,6 @@ pub(super) fn clean(dir: &Path) -> Result<usize> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, Command, Stdio};
 
@@ -178,9 +196,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let revision = RevisionId::mint();
         let run = RunDir::of(dir.path(), &revision);
-        run.create(None).unwrap();
+        run.create(None, false).unwrap();
         fs::write(run.home().join("old"), "").unwrap();
-        run.create(None).unwrap();
+        run.create(None, false).unwrap();
         assert_eq!(fs::read_dir(run.home()).unwrap().count(), 0);
         for dir in [&run.0, &run.home(), &run.tmp()] {
             assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
@@ -198,7 +216,7 @@ mod tests {
 
         let note = |processes: Processes| {
             let run = RunDir::of(dir.path(), &RevisionId::mint());
-            run.create(None).unwrap();
+            run.create(None, false).unwrap();
             run.note(&processes).unwrap();
         };
         let first = others[0].process();
@@ -206,7 +224,7 @@ mod tests {
         note(Processes { boot_id: "another".into(), launcher: others[1].process(), agent: none });
         note(Processes::new(none, stray.process()).unwrap());
         let run = RunDir::of(dir.path(), &RevisionId::mint());
-        run.create(None).unwrap();
+        run.create(None, false).unwrap();
         let mut hidden = Sleeper::new(&format!("HOME={} exec sleep 60", run.home().display()));
         while !fs::read(format!("/proc/{}/cmdline", hidden.0.id())).unwrap().starts_with(b"sleep") {
             std::thread::yield_now();

@@ -1,10 +1,12 @@
 //! The life of one instance: start, be ready, crash, start again, stop.
 
-use super::launch::{Ended, Launched, Notice};
+use super::launch::{Ended, Launched, Notice, Start};
 use super::rundir::RunDir;
 use super::{Instance, ProcessConfig};
+use crate::launcher::RunAs;
 use crate::runtime::logs::Sink;
 use crate::runtime::{Failure, Masker, State, now_ms};
+use crate::sandbox::Sandbox;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ const STOP_SLACK: Duration = Duration::from_secs(10);
 
 pub(super) struct Supervisor {
     pub config: Arc<ProcessConfig>,
+    pub sandbox: Arc<Sandbox>,
     pub turns: Arc<Semaphore>,
     pub sink: Sink,
     pub masker: Arc<Masker>,
@@ -65,18 +68,24 @@ impl Supervisor {
     }
 
     async fn supervise(&mut self, dir: &RunDir) {
-        let (made, owner) = (dir.clone(), self.config.run_as);
-        let made = tokio::task::spawn_blocking(move || made.create(owner)).await.map_err(std::io::Error::other);
-        if let Err(error) = made.and_then(|made| made) {
-            let failure = self.environment("the agent's private directory cannot be made", error);
-            return self.fail(failure, dir).await;
-        }
+        let (made, sandbox, agent) = (dir.clone(), self.sandbox.clone(), self.instance.agent.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let user = sandbox.user(&agent).map_err(std::io::Error::other)?;
+            made.create(user, sandbox.has_own_root()).map(|()| user)
+        });
+        let user = match made.await.map_err(std::io::Error::other).and_then(|made| made) {
+            Ok(user) => user,
+            Err(error) => {
+                let failure = self.environment("the agent's private directory cannot be made", error);
+                return self.fail(failure, dir).await;
+            }
+        };
         let mut proven = self.instance.proven;
         let mut restarts = 0;
         let mut delay = self.config.backoff.first;
         loop {
             self.state.send_if_modified(|state| std::mem::replace(state, State::Starting) != State::Starting);
-            let (failure, ready_for) = match self.once(dir).await {
+            let (failure, ready_for) = match self.once(dir, user).await {
                 Run::Stopped => return,
                 Run::Ended { failure, ready_for } => (failure, ready_for),
             };
@@ -116,7 +125,7 @@ impl Supervisor {
     }
 
     /// One run from start to end.
-    async fn once(&mut self, dir: &RunDir) -> Run {
+    async fn once(&mut self, dir: &RunDir, user: Option<RunAs>) -> Run {
         let mut turn: Option<OwnedSemaphorePermit> = tokio::select! {
             biased;
             _ = stop_of(&mut self.stop) => return Run::Stopped,
@@ -124,8 +133,15 @@ impl Supervisor {
         };
         self.sink.begin();
         let Some(listener) = &self.listener else { return Run::Stopped };
-        let launched =
-            Launched::start(&self.config, &self.instance, self.port, listener.as_fd(), dir, &self.sink).await;
+        let start = Start {
+            config: &self.config,
+            sandbox: &self.sandbox,
+            instance: &self.instance,
+            port: self.port,
+            listener: listener.as_fd(),
+            user,
+        };
+        let launched = Launched::start(start, dir, &self.sink).await;
         let mut launched = match launched {
             Ok(launched) => launched,
             Err(error) => {

@@ -3,14 +3,13 @@
 use super::*;
 use hoistway_agent::runtime::Failure;
 use hoistway_model::Code;
-use std::os::unix::fs::PermissionsExt;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_answers_and_is_removed() {
     let stage = Stage::new().await;
     let (instance, started) = stage.ready("import os\ndef handle(line): return f'{line} {os.getpid()}'").await;
     let answer = ask(&started, "hello").await;
-    let pid: i32 = answer.strip_prefix("hello ").unwrap().parse().unwrap();
+    let pid = host_pid(&instance, answer.strip_prefix("hello ").unwrap().parse().unwrap());
     let (agent, launcher) = (Watched::new(pid), Watched::new(parent_of(pid)));
 
     // Once more is no second instance.
@@ -117,7 +116,7 @@ def handle(line):
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proven_revision_is_tried_again_when_its_start_fails() {
     let stage = Stage::new().await;
-    let marker = stage.dir.path().join("third-time");
+    let marker = shared(stage.dir.path()).join("third-time");
     let source = format!(
         "import os
 tries = len(os.listdir({0:?})) if os.path.isdir({0:?}) else 0
@@ -141,23 +140,27 @@ def handle(line): return str(tries)",
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_the_request_in_flight() {
     let stage = Stage::new().await;
-    let source = "import time, os
+    let place = shared(stage.dir.path());
+    let source = format!(
+        "import time, os
 def handle(line):
-    open(os.environ['HOME'] + '/' + line, 'w').close()
-    while not os.path.exists(os.environ['HOME'] + '/go'): time.sleep(0.01)
-    return 'finished ' + line";
-    let (instance, started) = stage.ready(source).await;
+    open({0:?} + '/' + line, 'w').close()
+    while not os.path.exists({0:?} + '/go'): time.sleep(0.01)
+    return 'finished ' + line",
+        place.to_str().unwrap()
+    );
+    let (instance, started) = stage.ready(&source).await;
     let run = std::fs::read_dir(stage.dir.path().join("data/run")).unwrap().next().unwrap().unwrap().path();
     let (first, second) = (started.clone(), started.clone());
     let first = tokio::spawn(async move { ask(&first, "one").await });
-    wait_for_file(&run.join("home/one")).await;
+    wait_for_file(&place.join("one")).await;
     let second = tokio::spawn(async move { ask(&second, "two").await });
     wait_for_backlog(&started.address).await;
     let removed = stage.runtime.remove(&instance.revision, GRACE);
     let release = async {
         // The stop is under way; the request ends only now.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        std::fs::write(run.join("home/go"), "").unwrap();
+        std::fs::write(place.join("go"), "").unwrap();
     };
     let (removed, ()) = tokio::join!(removed, release);
     removed.unwrap();
@@ -174,7 +177,7 @@ def handle(line):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return str(os.getpid())";
     let (instance, started) = stage.ready(source).await;
-    let agent = Watched::new(ask(&started, "ignore").await.parse().unwrap());
+    let agent = Watched::new(host_pid(&instance, ask(&started, "ignore").await.parse().unwrap()));
     let before = std::time::Instant::now();
     stage.runtime.remove(&instance.revision, Duration::from_millis(300)).await.unwrap();
     assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&before.elapsed()));
@@ -263,7 +266,10 @@ async fn private_directories_are_private() {
     let stage = Stage::new().await;
     let (_, _started) = stage.ready("def handle(line): return line").await;
     let run = std::fs::read_dir(stage.dir.path().join("data/run")).unwrap().next().unwrap().unwrap().path();
-    for dir in ["", "home", "tmp"] {
-        assert_eq!(std::fs::metadata(run.join(dir)).unwrap().permissions().mode() & 0o777, 0o700);
+    let dirs = ["", "home", "tmp", "root"].map(|dir| run.join(dir));
+    let there: Vec<_> = dirs.iter().filter(|dir| dir.exists()).collect();
+    assert!(there.len() >= 2);
+    for dir in there {
+        assert_eq!(std::fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

@@ -1,9 +1,7 @@
 //! What an agent's process finds around it.
 
 use super::*;
-use hoistway_agent::launcher::RunAs;
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 
 const LOOK: &str = "import json, os, sys
 def fds():
@@ -41,6 +39,7 @@ async fn look(stage: &Stage, instance: Instance) -> serde_json::Value {
 async fn the_environment_is_the_given_one_and_no_more() {
     let stage = Stage::with(|config| config.limits.open_files = Some(512)).await;
     let instance = stage.instance(LOOK);
+    let mark = instance.revision.simple();
     let Program::Unpacked { app_dir, interpreter, runner, .. } = instance.program.clone() else { unreachable!() };
     let seen = look(&stage, instance).await;
 
@@ -53,21 +52,34 @@ async fn the_environment_is_the_given_one_and_no_more() {
         ("PYTHONDONTWRITEBYTECODE", "1"),
         ("PYTHONUNBUFFERED", "1"),
         ("STRIPE_KEY", "sk-very-secret"),
+        ("TEST_MARK", &mark),
         ("USER_ENTRY_POINT", "agent.py"),
     ];
     // LC_CTYPE is Python's own doing in the C locale.
     env.remove("LC_CTYPE");
     assert_eq!(env, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
-    assert!(home.starts_with(stage.dir.path().to_str().unwrap()) && home != tmp);
-    assert!(tmp.ends_with("/tmp") && tmp.len() < stage.dir.path().to_str().unwrap().len() + 30, "{tmp}");
-
-    assert_eq!(seen["cwd"], app_dir.to_str().unwrap());
-    assert_eq!(seen["options"]["--app"][0], app_dir.to_str().unwrap());
-    assert_eq!(seen["options"]["--site"][0], "/opt/site");
+    let stage_dir = stage.dir.path().to_str().unwrap();
+    if own_root(&stage) {
+        assert_eq!((home.as_str(), tmp.as_str()), ("/home/agent", "/tmp"));
+        assert_eq!((&seen["cwd"], &seen["options"]["--app"][0]), (&"/app".into(), &"/app".into()));
+        assert_eq!(seen["options"]["--site"][0], "/opt/hoistway/site-packages");
+        assert_eq!(seen["launcher"], serde_json::json!(["hoistway-agent inside", "__agent-inside"]));
+    } else {
+        assert!(home.starts_with(stage_dir) && home != tmp);
+        assert!(tmp.ends_with("/tmp") && tmp.len() < stage_dir.len() + 30, "{tmp}");
+        assert_eq!(seen["cwd"], app_dir.to_str().unwrap());
+        assert_eq!(seen["options"]["--app"][0], app_dir.to_str().unwrap());
+        assert_eq!(seen["options"]["--site"][0], stage.dir.path().join("site").to_str().unwrap());
+        assert_eq!(seen["launcher"], serde_json::json!(["hoistway-agent test-agent", "__agent-init"]));
+    }
     assert_eq!(seen["config"], serde_json::json!({"token": "invoke-token-1", "mask": ["sk-very-secret"]}));
     assert_eq!(seen["argv0"], interpreter.to_str().unwrap());
     assert!(runner.exists());
-    assert_eq!(seen["launcher"], serde_json::json!(["hoistway-agent test-agent", "__agent-init"]));
+}
+
+/// Whether agents of this stage have a root directory of their own.
+fn own_root(stage: &Stage) -> bool {
+    stage.runtime.isolation().enforced.starts_with("namespaces")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,21 +113,23 @@ async fn a_user_of_its_own() {
     if !hoistway_testing::need("root", there, &format!("only root with {} can change users", python.display())) {
         return;
     }
-    let user = RunAs { uid: 54_321, gid: 54_321 };
-    let stage = Stage::with(|config| config.run_as = Some(user)).await;
-    let open = std::fs::Permissions::from_mode(0o755);
-    for dir in ["", "data", "data/run"] {
-        std::fs::set_permissions(stage.dir.path().join(dir), open.clone()).unwrap();
-    }
+    let python = python.canonicalize().unwrap();
+    let stage = Stage::with(|config| config.python = python.clone()).await;
+    assert!(stage.runtime.isolation().enforced.ends_with("own uid"), "{:?}", stage.runtime.isolation());
     let runner = stage.dir.path().join("runner.py");
-    let mut instance = stage.instance(LOOK);
-    let Program::Unpacked { interpreter, runner: path, .. } = &mut instance.program else { unreachable!() };
-    std::fs::copy(&*path, &runner).unwrap();
-    (*interpreter, *path) = (python.into(), runner);
-    let seen = look(&stage, instance.clone()).await;
-    assert_eq!(seen["uid"], user.uid);
-    assert_eq!(seen["groups"], serde_json::json!([]));
-    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+    let mut users = Vec::new();
+    for agent in ["one", "two", "one"] {
+        let mut instance = stage.instance(LOOK);
+        instance.agent = Name::parse("name", agent).unwrap();
+        let Program::Unpacked { interpreter, runner: path, .. } = &mut instance.program else { unreachable!() };
+        std::fs::copy(&*path, &runner).unwrap();
+        (*interpreter, *path) = (python.clone(), runner.clone());
+        let seen = look(&stage, instance.clone()).await;
+        assert_eq!(seen["groups"], serde_json::json!([]));
+        users.push(seen["uid"].as_u64().unwrap());
+        stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+    }
+    assert!(users[0] > 1000 && users[0] != users[1] && users[0] == users[2], "{users:?}");
     assert_eq!(std::fs::read_dir(stage.dir.path().join("data/run")).unwrap().count(), 0);
 }
 

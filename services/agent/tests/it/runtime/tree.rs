@@ -29,9 +29,10 @@ def handle(line):
     return family() if line == 'family' else os._exit(1)";
 
 /// The agent's three descendants, itself and its launcher.
-async fn family(started: &Started) -> Vec<Watched> {
+async fn family(instance: &Instance, started: &Started) -> Vec<Watched> {
     let answer = ask(started, "family").await;
-    let mut all: Vec<Watched> = answer.split(' ').map(|pid| Watched::new(pid.parse().unwrap())).collect();
+    let mut all: Vec<Watched> =
+        answer.split(' ').map(|pid| Watched::new(host_pid(instance, pid.parse().unwrap()))).collect();
     assert_eq!(all.len(), 4, "{answer}");
     all.push(Watched::new(parent_of(all[3].pid)));
     all
@@ -41,7 +42,7 @@ async fn family(started: &Started) -> Vec<Watched> {
 async fn remove_ends_the_whole_family() {
     let stage = Stage::new().await;
     let (instance, started) = stage.ready(FAMILY).await;
-    let family = family(&started).await;
+    let family = family(&instance, &started).await;
     stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
     family.iter().for_each(Watched::ends);
 }
@@ -49,8 +50,8 @@ async fn remove_ends_the_whole_family() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_ends_the_rest_of_the_family() {
     let stage = Stage::new().await;
-    let (_, started) = stage.ready(FAMILY).await;
-    let family = family(&started).await;
+    let (instance, started) = stage.ready(FAMILY).await;
+    let family = family(&instance, &started).await;
     family[3].kill();
     family.iter().for_each(Watched::ends);
     until(&started, |state| *state == State::Ready).await;
@@ -59,8 +60,8 @@ async fn a_crash_ends_the_rest_of_the_family() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_the_runtime_ends_everything() {
     let stage = Stage::new().await;
-    let (_, started) = stage.ready(FAMILY).await;
-    let family = family(&started).await;
+    let (instance, started) = stage.ready(FAMILY).await;
+    let family = family(&instance, &started).await;
     drop(stage.runtime);
     family.iter().for_each(Watched::ends);
     until(&started, |state| *state == State::Gone).await;
@@ -69,8 +70,8 @@ async fn dropping_the_runtime_ends_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_launcher_that_is_killed_takes_its_agent_along() {
     let stage = Stage::new().await;
-    let (_, started) = stage.ready(FAMILY).await;
-    let family = family(&started).await;
+    let (instance, started) = stage.ready(FAMILY).await;
+    let family = family(&instance, &started).await;
     family[4].kill();
     family.iter().for_each(Watched::ends);
     until(&started, |state| *state == State::Ready).await;
@@ -90,19 +91,11 @@ def handle(line):
             os._exit(0)
     return str(os.getpid())";
     let (instance, started) = stage.ready(source).await;
-    let agent = Watched::new(ask(&started, "go").await.parse().unwrap());
+    let agent = Watched::new(host_pid(&instance, ask(&started, "go").await.parse().unwrap()));
     let removed = stage.runtime.remove(&instance.revision, Duration::from_millis(100));
     tokio::time::timeout(LIMIT, removed).await.unwrap().unwrap();
     agent.ends();
-    let home = stage.dir.path().join("data/run");
-    assert!(!any_process_with(home.to_str().unwrap()), "a process of the storm is left");
-}
-
-fn any_process_with(text: &str) -> bool {
-    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.into_iter().any(|pid| {
-        std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| String::from_utf8_lossy(&env).contains(text))
-    })
+    assert_eq!(marked(&instance), [], "a process of the storm is left");
 }
 
 const SUPERVISE: &str = "HOISTWAY_TEST_SUPERVISE";
@@ -112,9 +105,10 @@ const SUPERVISE: &str = "HOISTWAY_TEST_SUPERVISE";
 async fn supervisor_to_be_killed() {
     let Some(dir) = std::env::var_os(SUPERVISE).map(PathBuf::from) else { return };
     let runtime = ProcessRuntime::new(config(&dir)).await.unwrap();
-    let started = runtime.apply(instance(&dir, FAMILY)).await.unwrap();
+    let instance = instance(&dir, FAMILY);
+    let started = runtime.apply(instance.clone()).await.unwrap();
     started.ready().await.unwrap();
-    println!("\naddress={}", started.address);
+    println!("\naddress={} {}", started.address, instance.revision);
     std::future::pending().await
 }
 
@@ -128,9 +122,11 @@ async fn killing_the_supervisor_ends_everything() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(supervisor.stdout.take().unwrap()).lines();
-    let address = lines.find_map(|line| line.unwrap().strip_prefix("address=").map(str::to_owned)).unwrap();
+    let line = lines.find_map(|line| line.unwrap().strip_prefix("address=").map(str::to_owned)).unwrap();
+    let (address, revision) = line.split_once(' ').unwrap();
+    let instance = Instance { revision: revision.parse().unwrap(), ..instance(dir.path(), FAMILY) };
     let (_, states) = tokio::sync::watch::channel(State::Ready);
-    let family = family(&Started { address: address.clone(), states }).await;
+    let family = family(&instance, &Started { address: address.to_owned(), states }).await;
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
     family.iter().for_each(Watched::ends);

@@ -7,6 +7,8 @@ use hoistway_model::{Code, Digest, Error, Result};
 pub struct Lock {
     text: String,
     packages: Vec<(String, String)>,
+    /// Where in the text each package's entry begins.
+    begins: Vec<usize>,
 }
 
 impl Lock {
@@ -35,6 +37,7 @@ impl Lock {
                     lock.text.push('\n');
                 }
                 hashes = 0;
+                lock.begins.push(lock.text.len());
                 lock.packages.push((name.to_owned(), version.to_owned()));
             }
             lock.text.push_str(content);
@@ -51,6 +54,12 @@ impl Lock {
     /// The text to keep.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The entry of each package: its pin and its hashes, a lock in itself.
+    pub fn entries(&self) -> impl Iterator<Item = &str> {
+        let ends = self.begins.iter().skip(1).copied().chain([self.text.len()]);
+        self.begins.iter().zip(ends).map(|(begin, end)| &self.text[*begin..end])
     }
 
     /// Names and versions.
@@ -84,6 +93,9 @@ mod tests {
         assert_eq!(lock.text(), text);
         assert_eq!(lock.packages(), [("six".into(), "1.17.0".into()), ("x".into(), "1!2+l".into())]);
         assert_eq!(Lock::parse(lock.text()).unwrap(), lock);
+        let entries: Vec<&str> = lock.entries().collect();
+        assert_eq!(entries.concat(), text);
+        assert_eq!(Lock::parse(entries[1]).unwrap().packages(), [("x".into(), "1!2+l".into())]);
         assert!(Lock::parse("\n").unwrap().is_empty());
     }
 

@@ -2,10 +2,12 @@
 //! distribution runs its own code while it is built.
 
 mod failure;
+mod index;
 mod lock;
 mod settings;
 mod tool;
 
+pub use index::Indexes;
 pub use lock::Lock;
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
     process::{self, Finished},
 };
 use failure::Doing;
-use hoistway_model::{Code, Error, Result, source::Requirements};
+use hoistway_model::{Code, Error, Result, redact::Masker, source::Requirements};
 use settings::Settings;
 use std::{
     env,
@@ -21,6 +23,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tempfile::TempPath;
 use tokio::{fs, sync::OnceCell};
 use tool::Program;
 
@@ -32,14 +35,22 @@ pub type Report<'a> = &'a (dyn Fn(&str) + Send + Sync);
 pub struct Uv {
     data: PathBuf,
     settings: Settings,
+    /// Knows the passwords of the operator's indexes.
+    masker: Masker,
     program: OnceCell<Program>,
 }
 
 impl Uv {
-    /// A driver that keeps tools and caches below `data` and passes on what the operator's environment says about
-    /// index, proxy and certificates, and nothing else of it.
-    pub fn new(data: &Path) -> Self {
-        Self { data: data.to_owned(), settings: Settings::of(env::vars()), program: OnceCell::new() }
+    /// A driver that keeps tools and caches below `data` and passes on the configured indexes and what the operator's
+    /// environment says about index, proxy and certificates, and nothing else of it.
+    pub fn new(data: &Path, indexes: &Indexes) -> Result<Self> {
+        indexes.check()?;
+        Ok(Self::with(data, Settings::of(env::vars()).with(indexes)))
+    }
+
+    fn with(data: &Path, settings: Settings) -> Self {
+        let masker = Masker::new(&settings.secrets());
+        Self { data: data.to_owned(), settings, masker, program: OnceCell::new() }
     }
 
     /// Whether packages could be installed at all; the error says in one line what is missing. Starts nothing.
@@ -53,16 +64,24 @@ impl Uv {
         Err(Error::new(Code::RequirementFailed, message))
     }
 
-    /// Resolves requirements for an interpreter. `limit` is for the whole call.
+    /// Resolves requirements for an interpreter; versions of a `former` lock are kept where they still fit. `limit` is
+    /// for the whole call.
     pub async fn resolve(
         &self,
         requirements: &Requirements,
+        former: Option<&Lock>,
         interpreter: &Interpreter,
         limit: Duration,
         report: Report<'_>,
     ) -> Result<Lock> {
         let options = ["--generate-hashes", "--no-header", "--no-annotate"];
-        let arguments = ["compile", "-"].into_iter().chain(options).map(OsStr::new);
+        let preferred = match former {
+            None => None,
+            // uv prefers what is in the file that it is told to write.
+            Some(lock) => Some(self.written(lock).await?),
+        };
+        let output = preferred.iter().flat_map(|file| [OsStr::new("--output-file"), file.as_os_str()]);
+        let arguments = ["compile", "-"].into_iter().chain(options).map(OsStr::new).chain(output);
         let input = requirements.text().as_bytes();
         let done = self.run(Doing::Resolve, arguments, input, interpreter, limit, report).await?;
         Lock::parse(&String::from_utf8_lossy(&done.stdout))
@@ -85,6 +104,17 @@ impl Uv {
         self.run(Doing::Install, arguments, lock.text().as_bytes(), interpreter, limit, report).await.map(|_| ())
     }
 
+    async fn written(&self, lock: &Lock) -> Result<TempPath> {
+        let (data, text) = (self.data.clone(), lock.text().to_owned());
+        let written = tokio::task::spawn_blocking(move || {
+            let mut file = tempfile::Builder::new().prefix("lock-").suffix(".txt").tempfile_in(data)?;
+            std::io::Write::write_all(&mut file, text.as_bytes())?;
+            Ok(file.into_temp_path())
+        });
+        let failed = |e: std::io::Error| Error::internal("writing a lock", e);
+        written.await.map_err(|e| Error::internal("writing a lock", e))?.map_err(failed)
+    }
+
     async fn run(
         &self,
         doing: Doing,
@@ -99,13 +129,17 @@ impl Uv {
             let mut command = process::command(&program.path, program.env.iter().map(|(name, value)| (name, value)));
             command.arg("pip").args(arguments).arg("--python").arg(&interpreter.executable);
             command.args(["--only-binary", ":all:", "--no-config", "--no-progress", "--color", "never"]);
-            let on_line = |line: &str| report(&failure::masked(line, &self.data));
+            let on_line = |line: &str| report(&failure::masked(&self.masker.text(line), &self.data));
             process::run(command, Some(input), limit, &on_line).await.map_err(|e| doing.did_not_end(e))
         };
         let done = tokio::time::timeout(limit, work)
             .await
             .unwrap_or_else(|_| Err(doing.did_not_end(process::Failure::TimedOut(limit))))?;
-        if done.status.success() { Ok(done) } else { Err(doing.failed(&done.stderr, &self.data)) }
+        if done.status.success() {
+            return Ok(done);
+        }
+        let lines: Vec<String> = done.stderr.iter().map(|line| self.masker.text(line)).collect();
+        Err(doing.failed(&lines, &self.data))
     }
 
     /// The program, found or installed by the first caller while others wait.
@@ -133,7 +167,8 @@ impl Uv {
             }
         }
         report(&format!("installing uv {}", tool::VERSION));
-        let path = tool::install(&self.data, interpreter, &self.settings).await?;
+        let installed = tool::install(&self.data, interpreter, &self.settings).await;
+        let path = installed.map_err(|e| self.masker.error(e))?;
         Program::probe(path, &env)
             .await
             .ok_or_else(|| Error::new(Code::RequirementFailed, "the installed uv does not run on this machine"))

@@ -1,7 +1,9 @@
 //! What of the operator's environment reaches pip and uv: where the index is, how to get there, whom to trust. The
 //! list is closed; everything else stays out.
 
+use super::index::{Indexes, apart};
 use crate::python::{Interpreter, process};
+use hoistway_model::Secret;
 use std::{collections::BTreeMap, ffi::OsString, time::Duration};
 
 /// Settings that both programs read.
@@ -85,6 +87,25 @@ impl Settings {
         settings
     }
 
+    /// The same with what is configured, which counts more than the environment.
+    pub(super) fn with(mut self, indexes: &Indexes) -> Self {
+        let texts = |urls: &[Secret]| urls.iter().map(Secret::expose).collect::<Vec<_>>().join(" ");
+        if let Some(index) = &indexes.index {
+            self.uv.remove("UV_INDEX_URL");
+            self.uv.insert("UV_DEFAULT_INDEX".into(), index.expose().into());
+            self.pip.insert("PIP_INDEX_URL".into(), index.expose().into());
+        }
+        if !indexes.extra.is_empty() {
+            self.uv.remove("UV_EXTRA_INDEX_URL");
+            self.uv.insert("UV_INDEX".into(), texts(&indexes.extra));
+            self.pip.insert("PIP_EXTRA_INDEX_URL".into(), texts(&indexes.extra));
+        }
+        if let Some(netrc) = indexes.netrc.as_ref().and_then(|path| path.to_str()) {
+            self.shared.insert("NETRC".into(), netrc.into());
+        }
+        self
+    }
+
     /// The environment for pip: it reads its own configuration files, too.
     pub(super) fn for_pip(&self) -> Vec<(OsString, OsString)> {
         let maps = [&self.shared, &self.pip, &self.pip_home];
@@ -111,7 +132,13 @@ impl Settings {
                 env.insert(to[0].to_owned(), list);
             }
         }
-        env.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+        apart(env).into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    /// What nothing that is written or said may show.
+    pub(super) fn secrets(&self) -> Vec<Secret> {
+        let values = [&self.shared, &self.pip, &self.uv].into_iter().flat_map(BTreeMap::values);
+        values.flat_map(|value| value.split_whitespace()).flat_map(super::index::secrets).collect()
     }
 
     /// What pip's configuration files say, under the names of the variables for it.

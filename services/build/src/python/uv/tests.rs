@@ -6,7 +6,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 
 fn driver(data: &Path, extra: &[(&str, &str)]) -> Uv {
     let extra = extra.iter().map(|(n, v)| (n.to_string(), v.to_string()));
-    Uv { data: data.to_owned(), settings: Settings::of(env::vars().chain(extra)), program: OnceCell::new() }
+    Uv::with(data, Settings::of(env::vars().chain(extra)))
 }
 
 fn requirements(text: &str) -> Requirements {
@@ -35,7 +35,7 @@ async fn a_package_is_locked_and_installed() {
     uv.available(&python).unwrap();
     let lines = Mutex::new(Vec::new());
     let report = |line: &str| lines.lock().unwrap().push(line.to_owned());
-    let lock = uv.resolve(&requirements("six==1.17.0"), &python, LIMIT, &report).await;
+    let lock = uv.resolve(&requirements("six==1.17.0"), None, &python, LIMIT, &report).await;
     if unreachable(&lock) {
         return;
     }
@@ -52,13 +52,13 @@ async fn a_package_is_locked_and_installed() {
     assert_eq!(e.code, Code::RequirementFailed);
     assert!(!dir.path().join("forged/six.py").exists());
 
-    let e = uv.resolve(&requirements("no-such-package-zzz==1"), &python, LIMIT, &report).await.unwrap_err();
+    let e = uv.resolve(&requirements("no-such-package-zzz==1"), None, &python, LIMIT, &report).await.unwrap_err();
     assert_eq!(e.code, Code::RequirementFailed);
     assert!(e.message.contains("no-such-package-zzz") && !e.details.is_empty(), "{e:?}");
     assert!(!format!("{e:?}").contains(dir.path().to_str().unwrap()), "{e:?}");
 
     // All versions of this age are source distributions.
-    let e = uv.resolve(&requirements("requests<1"), &python, LIMIT, &report).await.unwrap_err();
+    let e = uv.resolve(&requirements("requests<1"), None, &python, LIMIT, &report).await.unwrap_err();
     assert!(e.message.contains("requests has no wheel"), "{e:?}");
 }
 
@@ -72,7 +72,7 @@ async fn an_index_out_of_reach_is_said_without_its_password() {
     {
         return;
     }
-    let e = uv.resolve(&requirements("six"), &python, LIMIT, &|_| ()).await.unwrap_err();
+    let e = uv.resolve(&requirements("six"), None, &python, LIMIT, &|_| ()).await.unwrap_err();
     assert_eq!(e.code, Code::RequirementFailed);
     assert!(e.message.contains("the package index did not answer"), "{e:?}");
     assert!(!format!("{e:?}").contains("hush"), "{e:?}");

@@ -1,0 +1,221 @@
+//! `pyproject.toml` as a source of requirements: `[project]` of PEP 621 and nothing else. The project itself is not
+//! built or installed, its files are the agent's source; so a build backend has nothing to do here, and what only one
+//! could say (dynamic dependencies) is refused.
+
+use super::{Requirements, RequiresPython};
+use crate::{Error, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use toml::Value;
+
+/// The most bytes of the file.
+const MAX_BYTES: usize = 256 << 10;
+
+/// What of the file concerns a build.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Project {
+    /// `requires-python`.
+    pub requires_python: Option<RequiresPython>,
+    name: Option<String>,
+    dependencies: Dependencies,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Dependencies {
+    /// The file does not speak of them.
+    Silent,
+    Listed(Vec<String>),
+    /// They are where we do not look, and this says where.
+    Elsewhere(&'static str, String),
+}
+
+#[derive(Deserialize)]
+struct File {
+    project: Option<Table>,
+    tool: Option<Tools>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Table {
+    name: Option<Value>,
+    requires_python: Option<Value>,
+    dependencies: Option<Value>,
+    dynamic: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Tools {
+    poetry: Option<Poetry>,
+    uv: Option<UvTable>,
+}
+
+#[derive(Deserialize)]
+struct Poetry {
+    dependencies: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct UvTable {
+    sources: Option<BTreeMap<String, Value>>,
+}
+
+impl Project {
+    /// Reads the file; the error is what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_BYTES {
+            return Err(format!("{} bytes are too many, {MAX_BYTES} is the limit", text.len()));
+        }
+        let file: File = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            format!("line {line}: is not TOML: {}", e.message())
+        })?;
+        let (poetry, uv) = file.tool.map_or((None, None), |tools| (tools.poetry, tools.uv));
+        let Some(project) = file.project else {
+            let dependencies = match poetry.and_then(|poetry| poetry.dependencies) {
+                Some(_) => Dependencies::Elsewhere(
+                    "tool.poetry.dependencies",
+                    "only [project] dependencies are read: add them (`poetry` 2 reads them too) or give `requirements`"
+                        .into(),
+                ),
+                None => Dependencies::Silent,
+            };
+            return Ok(Self { requires_python: None, name: None, dependencies });
+        };
+        let requires_python = match project.requires_python {
+            None => None,
+            Some(Value::String(text)) => Some(RequiresPython::parse(&text).ok_or_else(|| {
+                let shown: String = text.chars().take(100).collect();
+                format!("project.requires-python: \"{}\" is not a list like \">=3.10,<4\"", shown.escape_debug())
+            })?),
+            Some(_) => return Err("project.requires-python: must be a string".into()),
+        };
+        let name = project.name.as_ref().and_then(Value::as_str).map(normalised);
+        let dynamic = strings("project.dynamic", project.dynamic)?.unwrap_or_default();
+        let listed = strings("project.dependencies", project.dependencies)?;
+        let dependencies = if dynamic.iter().any(|field| field == "dependencies") {
+            let why = "\"dependencies\" is dynamic, which only the project's build backend could work out, and that is \
+                       not run: list them in project.dependencies or give `requirements`";
+            Dependencies::Elsewhere("project.dynamic", why.into())
+        } else {
+            listed.map_or(Dependencies::Silent, Dependencies::Listed)
+        };
+        let dependencies = match redirected(&dependencies, uv.and_then(|uv| uv.sources)) {
+            Some(redirected) => Dependencies::Elsewhere("tool.uv.sources", redirected),
+            None => dependencies,
+        };
+        Ok(Self { requires_python, name, dependencies })
+    }
+
+    /// The requirements; nothing if the file says nothing about them. An error names `field` and the place in it.
+    pub fn requirements(&self, field: &str) -> Result<Option<Requirements>> {
+        let listed = match &self.dependencies {
+            Dependencies::Silent => return Ok(None),
+            Dependencies::Elsewhere(place, why) => return Err(Error::field(format!("{field} ({place})"), why)),
+            Dependencies::Listed(listed) => listed,
+        };
+        // The place is in parentheses as with requirements.txt; the index comes from the list.
+        let requirements = Requirements::from_list("project.dependencies", listed.iter().map(String::as_str))
+            .map_err(|e| placed(field, e))?;
+        match requirements.iter().position(|requirement| Some(&requirement.name) == self.name.as_ref()) {
+            Some(index) => {
+                let why = "is the project itself, whose files are the source; a package of that name may be anybody's";
+                Err(Error::field(format!("{field} (project.dependencies[{index}])"), why))
+            }
+            None => Ok(Some(requirements)),
+        }
+    }
+}
+
+fn placed(field: &str, error: Error) -> Error {
+    let place = error.field.clone().unwrap_or_default();
+    let why = error.message.strip_prefix(&place).map_or(error.message.as_str(), |rest| rest.trim_start_matches(": "));
+    Error::field(format!("{field} ({place})"), why)
+}
+
+fn strings(place: &str, value: Option<Value>) -> Result<Option<Vec<String>>, String> {
+    let wrong = || format!("{place}: must be a list of strings");
+    match value {
+        None => Ok(None),
+        Some(Value::Array(items)) => items
+            .into_iter()
+            .map(|item| if let Value::String(text) = item { Ok(text) } else { Err(wrong()) })
+            .collect::<Result<_, _>>()
+            .map(Some),
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// The first dependency that uv's own table would take from somewhere else.
+fn redirected(dependencies: &Dependencies, sources: Option<BTreeMap<String, Value>>) -> Option<String> {
+    let Dependencies::Listed(listed) = dependencies else { return None };
+    let sources = sources?;
+    let named = |text: &String| {
+        normalised(text.split(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)).next().unwrap_or_default())
+    };
+    let found = listed.iter().map(named).find(|name| sources.keys().any(|source| normalised(source) == *name))?;
+    Some(format!("takes {found} from another place than the package index, which is not supported"))
+}
+
+/// A distribution's name as PEP 503 has it.
+fn normalised(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '-' | '_' | '.' if out.ends_with('-') => {}
+            '-' | '_' | '.' => out.push('-'),
+            _ => out.push(c.to_ascii_lowercase()),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn text(toml: &str) -> Option<String> {
+        Project::parse(toml).unwrap().requirements("f").unwrap().map(|r| r.text().to_owned())
+    }
+
+    #[test]
+    fn the_projects_dependencies_are_the_requirements() {
+        let toml = "[build-system]\nrequires = ['hatchling']\nbuild-backend = 'hatchling.build'\n\
+                    [project]\nname = 'My.Agent'\nversion = '1'\nrequires-python = '>=3.10'\n\
+                    dependencies = ['Open_AI>=1', \"x; python_version < '3.12'\"]\n\
+                    [project.optional-dependencies]\ndev = ['pytest']\n[tool.uv.sources]\nother = { path = '.' }\n";
+        assert_eq!(text(toml).unwrap(), "open-ai>=1\nx ; python_version < \"3.12\"\n");
+        assert!(Project::parse(toml).unwrap().requires_python.unwrap().admits((3, 11, 0)));
+        assert_eq!(text("[project]\nname = 'x'\ndependencies = []").unwrap(), "");
+        for silent in ["", "[tool.ruff]\nline-length = 120", "[project]\nname = 'x'", "[tool.poetry]\nname = 'x'"] {
+            assert_eq!(text(silent), None, "{silent}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_is_refused_and_said() {
+        for (toml, words) in [
+            ("x = ", "line 1: is not TOML"),
+            ("[project]\ndependencies = 'x'", "project.dependencies: must be a list of strings"),
+            ("[project]\ndependencies = [1]", "project.dependencies: must be a list of strings"),
+            ("[project]\nrequires-python = '^3.10'", "project.requires-python: \"^3.10\""),
+            ("[project]\nrequires-python = 3.10", "project.requires-python: must be a string"),
+            ("[project]\ndynamic = ['version', 'dependencies']", "f (project.dynamic): \"dependencies\" is dynamic"),
+            ("[tool.poetry.dependencies]\npython = '^3.10'", "f (tool.poetry.dependencies): only [project]"),
+            ("[project]\ndependencies = ['six', '-e .']", "f (project.dependencies[1]): \"-e .\" is an option"),
+            ("[project]\ndependencies = ['a @ file:///x']", "names an address"),
+            ("[project]\nname = 'My_Agent'\ndependencies = ['my-agent[all]']", "is the project itself"),
+            (
+                "[project]\ndependencies = ['My.Lib[x]>=1']\n[tool.uv.sources]\nmy-lib = { git = 'https://x' }",
+                "f (tool.uv.sources): takes my-lib from another place",
+            ),
+        ] {
+            let told = match Project::parse(toml) {
+                Err(fault) => fault,
+                Ok(project) => project.requirements("f").expect_err(toml).message,
+            };
+            assert!(told.contains(words), "{toml}: {told}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! `/api/status`.
+
+use super::error::ApiResult;
+use crate::state::AppState;
+use axum::{Json, extract::State};
+use hoistway_model::{NAMESPACE, agent::RuntimeStatus};
+use serde::Serialize;
+use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// An installation.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Installation {
+    /// Hoistway's version.
+    #[schema(examples("0.1.0"))]
+    version: &'static str,
+    /// The namespace of all agents.
+    #[schema(examples("agent-system"))]
+    namespace: &'static str,
+    /// What runs agents.
+    runtime: AgentRuntime,
+}
+
+/// What runs agents, and what keeps them from the rest of the machine.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AgentRuntime {
+    /// Which runtime: `process`.
+    #[schema(examples("process"))]
+    name: String,
+    /// What is enforced, and no more: the parts of the sandbox, or `not sandboxed`.
+    #[schema(examples("namespaces: user, pid, mount, ipc; landlock ABI 7; seccomp", "not sandboxed"))]
+    isolation: String,
+    /// What agents reach of the network: `open` or `closed`.
+    #[schema(examples("open"))]
+    network: String,
+    /// The limits of each agent, as enforced.
+    #[schema(examples("1 GiB memory, 512 processes, 512 MiB disk, 4 GiB in one file, 4096 open files"))]
+    limits: String,
+    /// Major and minor version of the interpreter.
+    #[schema(examples("3.11"))]
+    python: String,
+    /// What an operator should know besides, such as why there is no stronger sandbox.
+    details: Vec<String>,
+}
+
+impl From<RuntimeStatus> for AgentRuntime {
+    fn from(status: RuntimeStatus) -> Self {
+        let RuntimeStatus { name, isolation, network, limits, python, notes } = status;
+        Self { name, isolation, network, limits, python, details: notes }
+    }
+}
+
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(status))
+}
+
+/// Look at the installation
+///
+/// Its version, and what runs agents: which sandbox they have, what they reach of the network, and their limits.
+#[utoipa::path(
+    get,
+    path = "/status",
+    tag = "platform",
+    operation_id = "get_status",
+    responses((
+        status = 200,
+        description = "The installation as it is",
+        body = Installation,
+        example = json!({
+            "version": "0.1.0",
+            "namespace": "agent-system",
+            "runtime": {
+                "name": "process",
+                "isolation": "namespaces: user, pid, mount, ipc; landlock ABI 7; seccomp",
+                "network": "open",
+                "limits": "1 GiB memory, 512 processes, 512 MiB disk, 4 GiB in one file, 4096 open files",
+                "python": "3.11",
+                "details": [],
+            },
+        })
+    ))
+)]
+pub async fn status(State(state): State<Arc<AppState>>) -> ApiResult<Json<Installation>> {
+    let runtime = state.agents.runtime().await?.into();
+    Ok(Json(Installation { version: env!("CARGO_PKG_VERSION"), namespace: NAMESPACE, runtime }))
+}

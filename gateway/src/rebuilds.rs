@@ -1,0 +1,49 @@
+//! An interpreter that was upgraded under its agents: those that cannot be started any more are built again, each from
+//! the source that its image keeps, by a deployment like any other. It is looked for whenever the agent service has been
+//! found anew, because nothing but a start of that service brings another interpreter.
+
+use crate::{deploy::Deployer, work::Work};
+use hoistway_model::{AgentService, Name, Result};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How long to wait before asking again what could not be answered.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Runs until `shutdown`.
+pub async fn run(
+    agents: Arc<dyn AgentService>,
+    deployer: Arc<dyn Deployer>,
+    mut subscriptions: watch::Receiver<u64>,
+    shutdown: CancellationToken,
+) {
+    let work = async {
+        while subscriptions.changed().await.is_ok() {
+            let mut pause = PAUSE.0;
+            while let Err(e) = sweep(&*agents, &*deployer).await {
+                tracing::warn!(cause = e.chain(), "agents for another Python will be looked for again: {e}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    };
+    shutdown.run_until_cancelled(work).await;
+}
+
+/// Begins what is to be done; an error is a passing one. One that was begun already is joined.
+async fn sweep(agents: &dyn AgentService, deployer: &dyn Deployer) -> Result<()> {
+    let outdated: Vec<Name> =
+        agents.list_agents().await?.into_iter().filter(|agent| agent.needs_rebuild).map(|agent| agent.name).collect();
+    for agent in outdated {
+        match deployer.accept(Work::Rebuild(agent.clone()), false).await {
+            Ok(accepted) => tracing::info!(
+                deployment = %accepted.id,
+                "agent \"{agent}\" was built for another Python than there is now: it is built again from its kept source"
+            ),
+            Err(e) if e.code.is_transient() => return Err(e),
+            Err(e) => tracing::error!(cause = e.chain(), "agent \"{agent}\" cannot be built again: {e}"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! The sandbox of an agent, as its own process puts it on: namespaces with a root directory of its own, a user of its
+//! own, no capabilities, Landlock, and a filter of system calls. What is asked for is done, or the start fails.
+
+pub(super) mod landlock;
+pub(super) mod namespaces;
+mod privileges;
+pub(super) mod root;
+mod seccomp;
+
+use super::spec::{Confinement, RunAs};
+use std::io::{Error, Result};
+
+/// The part that still needs privileges: the new root, the agent's user, no capabilities. What it returns is put on
+/// last.
+pub(super) fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared> {
+    if let Some(namespaces) = &confinement.namespaces {
+        root::enter(namespaces, &confinement.exposed, user)?;
+    }
+    // Its paths are opened while we still may.
+    let landlock = match confinement.landlock {
+        Some(abi) => Some(landlock::prepare(abi, confinement).map_err(naming("Landlock"))?),
+        None => None,
+    };
+    let seccomp = match confinement.seccomp {
+        true => seccomp::programs(confinement).map_err(naming("seccomp"))?,
+        false => Vec::new(),
+    };
+    privileges::drop_all(user)?;
+    Ok(Prepared { landlock, seccomp })
+}
+
+/// What needs no privileges.
+pub(super) struct Prepared {
+    landlock: Option<::landlock::RulesetCreated>,
+    seccomp: Vec<seccompiler::BpfProgram>,
+}
+
+impl Prepared {
+    /// The last step before the agent's program.
+    pub fn restrict(self) -> Result<()> {
+        if let Some(ruleset) = self.landlock {
+            landlock::restrict(ruleset).map_err(naming("Landlock"))?;
+        }
+        for program in &self.seccomp {
+            seccompiler::apply_filter(program).map_err(|e| naming("seccomp")(Error::other(e)))?;
+        }
+        Ok(())
+    }
+}
+
+fn naming(what: &'static str) -> impl Fn(Error) -> Error {
+    move |error| Error::new(error.kind(), format!("{what}: {error}"))
+}

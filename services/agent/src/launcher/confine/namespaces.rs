@@ -1,0 +1,84 @@
+//! Making namespaces.
+
+use crate::launcher::spec::Namespaces;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::process::{getegid, geteuid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, UnshareFlags, capabilities, configure_capability_in_ambient_set, set_capabilities,
+};
+use std::fs;
+use std::io::{Error, ErrorKind, Result};
+
+/// What the stages that follow need, and the last of them gives up.
+const KEPT: [CapabilitySet; 2] = [CapabilitySet::SYS_ADMIN, CapabilitySet::SETPCAP];
+
+/// Leaves the host's namespaces; the PID namespace begins with the next child.
+pub(in crate::launcher) fn unshare(plan: &Namespaces) -> Result<()> {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
+    if plan.user {
+        flags |= UnshareFlags::NEWUSER;
+    }
+    if plan.egress_port.is_some() {
+        flags |= UnshareFlags::NEWNET;
+    }
+    // Deprecated because other threads could lose descriptors with UnshareFlags::FILES: it is not used, nor are threads.
+    #[allow(deprecated)]
+    rustix::thread::unshare(flags)?;
+    if plan.user {
+        map_user(uid, gid)?;
+        keep_over_exec()?;
+    }
+    Ok(())
+}
+
+/// The only user in there is the one that we are.
+fn map_user(uid: u32, gid: u32) -> Result<()> {
+    // Kernels before 3.19 have no such file and no such rule.
+    match fs::write("/proc/self/setgroups", "deny") {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+}
+
+/// Capabilities of a user that is not root are lost with exec, unless they are ambient.
+fn keep_over_exec() -> Result<()> {
+    let now = capabilities(None)?;
+    let kept = KEPT.into_iter().fold(CapabilitySet::empty(), CapabilitySet::union);
+    set_capabilities(None, CapabilitySets { inheritable: kept, ..now })?;
+    for capability in KEPT {
+        configure_capability_in_ambient_set(capability, true)?;
+    }
+    Ok(())
+}
+
+/// Sets the flag "up" of interface 1, which is `lo` in every new network namespace.
+pub(in crate::launcher) fn bring_loopback_up() -> Result<()> {
+    const RTM_NEWLINK: u16 = 16;
+    const REQUEST_AND_ACK: u16 = 1 | 4;
+    const UP: u32 = 1;
+    const LENGTH: u32 = 32;
+    // Protocol 0 is that of routes.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    // `struct nlmsghdr`, then `struct ifinfomsg`.
+    let mut message = Vec::new();
+    message.extend(LENGTH.to_ne_bytes());
+    message.extend(RTM_NEWLINK.to_ne_bytes());
+    message.extend(REQUEST_AND_ACK.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend([0; 4]);
+    message.extend(1_i32.to_ne_bytes());
+    message.extend(UP.to_ne_bytes());
+    message.extend(UP.to_ne_bytes());
+    send(&socket, &message, SendFlags::empty())?;
+    let mut answer = [0_u8; 128];
+    let (_, got) = recv(&socket, &mut answer, RecvFlags::empty())?;
+    // The acknowledgement is an error message whose number is 0 on success.
+    match answer.get(16..20).filter(|_| got >= 20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes) {
+        Some(0) => Ok(()),
+        Some(error) => Err(Error::from_raw_os_error(-error)),
+        None => Err(Error::other("the kernel's answer is too short")),
+    }
+}

@@ -1,0 +1,49 @@
+//! Users and capabilities.
+
+use crate::launcher::spec::RunAs;
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+use std::io::Result;
+
+/// Kernels count their capabilities up; asking for one beyond the last is an error.
+const CAPABILITIES: u32 = 64;
+
+/// Becomes `user` and gives up every capability for good. These calls change one thread, and there is only one.
+pub(super) fn drop_all(user: Option<RunAs>) -> Result<()> {
+    bound()?;
+    if let Some(user) = user {
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        set_thread_groups(&[])?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+    }
+    let none = CapabilitySet::empty();
+    // Kernels before 4.3 have no such set.
+    match clear_ambient_capability_set() {
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+}
+
+/// Nothing that is executed from now on can have a capability, not even as root.
+fn bound() -> Result<()> {
+    for capability in (0..CAPABILITIES).map(|n| CapabilitySet::from_bits_retain(1 << n)) {
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(_) => break,
+        }
+        match remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // An ordinary user has no right to, and nothing to give up: no_new_privs keeps it so.
+            Err(Errno::PERM) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

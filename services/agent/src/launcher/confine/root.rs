@@ -1,0 +1,257 @@
+//! A root directory of the agent's own: what it may see is bound in, read-only; what it may write is in memory and
+//! bounded; nothing else is there.
+
+use crate::launcher::spec::{Access, Exposed, Namespaces, RunAs};
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, mount_remount, unmount,
+};
+use rustix::process::{getegid, geteuid, pivot_root};
+use std::ffi::CString;
+use std::fs;
+use std::io::{Error, ErrorKind, Result};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// The agent's `HOME` in a root of its own.
+pub(crate) const HOME: &str = "/home/agent";
+/// Its `TMPDIR`.
+pub(crate) const TMP: &str = "/tmp";
+/// Where POSIX semaphores and shared memory are.
+pub(crate) const SHM: &str = "/dev/shm";
+/// Devices that are part of every system.
+pub(crate) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+const LINKS: [(&str, &str); 4] = [
+    ("/proc/self/fd", "dev/fd"),
+    ("/proc/self/fd/0", "dev/stdin"),
+    ("/proc/self/fd/1", "dev/stdout"),
+    ("/proc/self/fd/2", "dev/stderr"),
+];
+/// Files, directories and links that the agent may make, each of which takes some of the kernel's memory.
+const SCRATCH_INODES: u32 = 262_144;
+const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+
+/// Puts the root together and moves there, with every process of this mount namespace.
+pub(super) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>) -> Result<()> {
+    let at = |what: &str| {
+        let what = what.to_owned();
+        move |error: Error| Error::new(error.kind(), format!("{what}: {error}"))
+    };
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+        .map_err(|e| at("making mounts private")(e.into()))?;
+    let root = plan.root.as_path();
+    memory(root, "mode=755,size=4m,nr_inodes=16k").map_err(at("the new root"))?;
+    let in_scratch = |part: &&Exposed| [HOME, TMP, SHM].iter().any(|dir| part.inside.starts_with(dir));
+    for part in exposed.iter().filter(|part| !in_scratch(part)) {
+        expose(root, root, part).map_err(at(&part.inside.display().to_string()))?;
+    }
+    devices(root).map_err(at("/dev"))?;
+    let scratch = scratch(root, plan.disk, user).map_err(at("what the agent may write"))?;
+    for part in exposed.iter().filter(in_scratch) {
+        expose(root, &below(root, Path::new(TMP)), part).map_err(at(&part.inside.display().to_string()))?;
+    }
+    let writable = exposed.iter().filter(|part| part.access == Access::Write).map(|part| below(root, &part.inside));
+    let writable: Vec<PathBuf> = writable.chain(scratch).collect();
+    accounts(root, user).map_err(at("/etc/passwd"))?;
+    let proc = root.join("proc");
+    directory(&proc)?;
+    // Before the read-only round: that one must not touch it.
+    mount("proc", &proc, "proc", QUIET | MountFlags::NOEXEC, None).map_err(|e| at("/proc")(e.into()))?;
+    read_only(root, &writable).map_err(at("making mounts read-only"))?;
+
+    std::env::set_current_dir(root)?;
+    pivot_root(".", ".").map_err(|e| at("changing the root")(e.into()))?;
+    unmount(".", UnmountFlags::DETACH).map_err(|e| at("leaving the old root")(e.into()))?;
+    std::env::set_current_dir("/")
+}
+
+fn memory(at: &Path, options: &str) -> Result<()> {
+    let options = CString::new(options)?;
+    Ok(mount("tmpfs", at, "tmpfs", QUIET, options.as_c_str())?)
+}
+
+fn directory(at: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(at)
+}
+
+/// The directories above a path of the new root, as far as they are not there.
+fn directories(root: &Path, own: &Path, inside: &Path) -> Result<()> {
+    let Some(parent) = below(root, inside).parent().map(Path::to_owned) else { return Ok(()) };
+    let missing: Vec<&Path> = parent.ancestors().take_while(|dir| !dir.exists()).collect();
+    let device = |dir: &Path| fs::metadata(dir).map(|meta| meta.dev());
+    if let Some(above) = missing.last().and_then(|first| first.parent())
+        && device(above)? != device(own)?
+    {
+        return Err(Error::other("it lies within another part"));
+    }
+    directory(&parent)
+}
+
+/// The place of an absolute path of the new root while it is put together.
+fn below(root: &Path, inside: &Path) -> PathBuf {
+    root.join(inside.strip_prefix("/").unwrap_or(inside))
+}
+
+/// Binds a part. What has to be made for it is made in the file system of `own`, which is the agent's, and never in a
+/// part of the machine that is bound there already.
+fn expose(root: &Path, own: &Path, part: &Exposed) -> Result<()> {
+    let target = below(root, &part.inside);
+    directories(root, own, &part.inside)?;
+    let made = |target: &Path| match target.parent().map(fs::metadata) {
+        Some(Ok(parent)) if parent.dev() == fs::metadata(own)?.dev() => Ok(()),
+        _ => Err(Error::other("it lies within another part")),
+    };
+    if part.access == Access::Link {
+        made(&target)?;
+        return symlink(&part.host, target);
+    }
+    let is_dir = match fs::metadata(&part.host) {
+        Ok(meta) => meta.is_dir(),
+        Err(error) if error.kind() == ErrorKind::NotFound && part.access == Access::ReadIfThere => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !target.exists() {
+        made(&target)?;
+        if is_dir { directory(&target)? } else { drop(fs::File::create(&target)?) }
+    }
+    Ok(mount_bind_recursive(&part.host, &target)?)
+}
+
+fn devices(root: &Path) -> Result<()> {
+    directory(&root.join("dev"))?;
+    for device in DEVICES {
+        let target = below(root, Path::new(device));
+        fs::File::create(&target)?;
+        mount_bind_recursive(device, &target)?;
+    }
+    LINKS.iter().try_for_each(|(to, link)| symlink(to, root.join(link)))
+}
+
+/// One file system in memory for all that the agent writes, so that there is one limit. Returns its mounts.
+fn scratch(root: &Path, disk: Option<u64>, user: Option<RunAs>) -> Result<Vec<PathBuf>> {
+    let whole = root.join("scratch");
+    directory(&whole)?;
+    let size = disk.map_or(String::new(), |bytes| format!(",size={bytes}"));
+    memory(&whole, &format!("mode=700,nr_inodes={SCRATCH_INODES}{size}"))?;
+    let mut mounts = Vec::new();
+    for (name, inside, mode) in [("home", HOME, 0o700), ("tmp", TMP, 0o1777), ("shm", SHM, 0o1777)] {
+        let (part, target) = (whole.join(name), below(root, Path::new(inside)));
+        fs::create_dir(&part)?;
+        rustix::fs::chmod(&part, Mode::from_raw_mode(mode))?;
+        if let Some(user) = user {
+            rustix::fs::chown(&part, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
+        }
+        directory(&target)?;
+        mount_bind_recursive(&part, &target)?;
+        mounts.push(target);
+    }
+    // The binds keep it alive.
+    unmount(&whole, UnmountFlags::DETACH)?;
+    fs::remove_dir(whole)?;
+    Ok(mounts)
+}
+
+/// Who there is, as far as the agent is concerned.
+fn accounts(root: &Path, user: Option<RunAs>) -> Result<()> {
+    let (uid, gid) = user.map_or((geteuid().as_raw(), getegid().as_raw()), |user| (user.uid, user.gid));
+    let etc = root.join("etc");
+    directory(&etc)?;
+    let (mut users, mut groups) = (format!("agent:x:{uid}:{gid}:agent:{HOME}:/bin/sh\n"), format!("agent:x:{gid}:\n"));
+    for (name, id) in [("root", 0), ("nobody", 65_534)] {
+        if uid != id {
+            users.push_str(&format!("{name}:x:{id}:{id}:{name}:/nonexistent:/usr/sbin/nologin\n"));
+        }
+        if gid != id {
+            groups.push_str(&format!("{name}:x:{id}:\n"));
+        }
+    }
+    fs::write(etc.join("passwd"), users)?;
+    fs::write(etc.join("group"), groups)
+}
+
+/// Takes writing from every mount in the new root but those for writing, and set-user-ID and devices from all, the
+/// mounts that came along with others among them.
+fn read_only(root: &Path, writable: &[PathBuf]) -> Result<()> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    for line in table.split(|&b| b == b'\n') {
+        let Some((point, mut flags)) = mount_point(line) else { continue };
+        let Ok(inside) = point.strip_prefix(root) else { continue };
+        if inside == Path::new("proc") {
+            continue;
+        }
+        flags |= MountFlags::NOSUID | MountFlags::BIND;
+        let device = DEVICES.iter().any(|device| below(root, Path::new(device)) == point);
+        if device {
+            flags |= MountFlags::NOEXEC;
+        } else {
+            flags |= MountFlags::NODEV;
+            if !writable.contains(&point) {
+                flags |= MountFlags::RDONLY;
+            }
+        }
+        match mount_remount(&point, flags, "") {
+            Ok(()) => {}
+            Err(error) => {
+                return Err(Error::new(Error::from(error).kind(), format!("{}: {error}", point.display())));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a line of `mountinfo` has its mount, and the mount's flags, which a remount must not lose.
+fn mount_point(line: &[u8]) -> Option<(PathBuf, MountFlags)> {
+    let mut fields = line.split(|&b| b == b' ').skip(4);
+    let point = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.next()?)));
+    let mut flags = MountFlags::empty();
+    for option in fields.next()?.split(|&b| b == b',') {
+        flags |= match option {
+            b"ro" => MountFlags::RDONLY,
+            b"nosuid" => MountFlags::NOSUID,
+            b"nodev" => MountFlags::NODEV,
+            b"noexec" => MountFlags::NOEXEC,
+            b"noatime" => MountFlags::NOATIME,
+            b"nodiratime" => MountFlags::NODIRATIME,
+            b"relatime" => MountFlags::RELATIME,
+            _ => MountFlags::empty(),
+        };
+    }
+    Some((point, flags))
+}
+
+/// Spaces, tabs, newlines and backslashes stand there as `\ooo`.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = tail.get(..3).and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        match octal.filter(|_| byte == b'\\') {
+            Some(escaped) => {
+                out.push(escaped);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn mounts_are_read_from_the_table() {
+        let line = br"84 58 254:0 /x /mnt/with\040space\134s rw,nosuid,noatime master:1 - ext4 /dev/vda rw,discard";
+        let (point, flags) = mount_point(line).unwrap();
+        assert_eq!(point, Path::new(r"/mnt/with space\s"));
+        assert_eq!(flags, MountFlags::NOSUID | MountFlags::NOATIME);
+        assert_eq!(mount_point(b""), None);
+    }
+}

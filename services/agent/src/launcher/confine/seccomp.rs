@@ -1,0 +1,233 @@
+//! The system calls that an agent is refused: what reaches into other processes, what changes the machine, what makes
+//! namespaces, and where Landlock has gaps, what would go through them.
+
+use super::landlock::{TRUNCATE, UNIX};
+use crate::launcher::spec::Confinement;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    sock_filter,
+};
+use std::collections::BTreeMap;
+use std::io::{Error, Result};
+
+/// Refused altogether.
+const REFUSED: &[i64] = &[
+    // Other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_kcmp,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_perf_event_open,
+    // The kernel's key rings, which are shared by all processes of a user.
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    // Mounts and namespaces.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    // Files by handles, which know no directories, and watches over whole file systems.
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_fanotify_init,
+    libc::SYS_fanotify_mark,
+    // The machine.
+    libc::SYS_bpf,
+    libc::SYS_userfaultfd,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_syslog,
+    libc::SYS_vhangup,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_modify_ldt,
+];
+
+/// Said not to exist, since programs have another way then. The flags of clone3 cannot be seen by a filter, those of
+/// clone can; io_uring does what other system calls do without being seen by any filter.
+const MISSING: &[i64] =
+    &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+
+const NEW_NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+/// `TIOCSTI` and `TIOCLINUX` type into a terminal as its user would.
+const TYPING: [u64; 2] = [0x5412, 0x541c];
+/// The bits of a socket's type that are not flags.
+const SOCKET_TYPE: u64 = 0xf;
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The filters of `confinement`; each one is asked at every system call.
+pub(super) fn programs(confinement: &Confinement) -> Result<Vec<BpfProgram>> {
+    let mut missing: Rules = MISSING.iter().map(|&call| (call, Vec::new())).collect();
+    if needs_truncation(confinement) {
+        // The flags are behind a pointer; the C library does without it.
+        missing.insert(libc::SYS_openat2, Vec::new());
+    }
+    let missing = compile(missing, libc::ENOSYS)?;
+    Ok(vec![without_x32(missing), compile(refused(confinement)?, libc::EPERM)?])
+}
+
+fn compile(rules: Rules, errno: libc::c_int) -> Result<BpfProgram> {
+    let arch = std::env::consts::ARCH.try_into().map_err(Error::other)?;
+    let errno = SeccompAction::Errno(errno.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, errno, arch).map_err(Error::other)?;
+    filter.try_into().map_err(Error::other)
+}
+
+/// The x32 calls of x86_64 kernels are the same calls under other numbers: none of them exists for an agent.
+fn without_x32(program: BpfProgram) -> BpfProgram {
+    if !cfg!(target_arch = "x86_64") {
+        return program;
+    }
+    const LOAD_NUMBER: sock_filter = sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
+    const IS_X32: sock_filter = sock_filter { code: 0x35, jt: 0, jf: 1, k: 0x4000_0000 };
+    const NO_SUCH_CALL: sock_filter =
+        sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0000 | libc::ENOSYS.unsigned_abs() };
+    [LOAD_NUMBER, IS_X32, NO_SUCH_CALL].into_iter().chain(program).collect()
+}
+
+fn refused(confinement: &Confinement) -> Result<Rules> {
+    let mut rules: Rules = REFUSED.iter().map(|&call| (call, Vec::new())).collect();
+    // Namespaces, one flag after the other: a rule matches when all bits of its mask are as given.
+    let flags = (0..31).map(|bit| 1 << bit).filter(|flag| NEW_NAMESPACES & flag != 0);
+    let clone = flags.map(|flag| masked(0, word(flag), word(flag)).and_then(one)).collect::<Result<Vec<_>>>()?;
+    rules.insert(libc::SYS_clone, clone);
+    rules.insert(libc::SYS_ioctl, TYPING.map(|call| equal(1, call).and_then(one)).into_iter().collect::<Result<_>>()?);
+    rules.insert(libc::SYS_socket, sockets(confinement)?);
+    // In a network of its own an agent may do with it what it likes.
+    if confinement.only_port.is_some() && confinement.namespaces.is_none() {
+        let fast_open = word(libc::MSG_FASTOPEN);
+        // It connects without being asked whether it may.
+        for (call, argument) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+            rules.insert(call, vec![one(masked(argument, fast_open, fast_open)?)?]);
+        }
+    }
+    if needs_truncation(confinement) {
+        truncation(&mut rules)?;
+    }
+    Ok(rules)
+}
+
+/// Internet sockets, and those to the kernel that say which networks there are.
+fn sockets(confinement: &Confinement) -> Result<Vec<SeccompRule>> {
+    let mut allowed = vec![libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    // Landlock does not see who is connected to before that ABI. Pairs of sockets are made by another call.
+    if confinement.namespaces.is_some() || confinement.landlock.is_some_and(|abi| abi >= UNIX) {
+        allowed.push(libc::AF_UNIX);
+    }
+    let others = allowed.iter().map(|&family| unequal(0, word(family))).collect::<Result<Vec<_>>>()?;
+    let mut rules = vec![SeccompRule::new(others).map_err(Error::other)?];
+    let route = word(libc::NETLINK_ROUTE);
+    rules.push(all(vec![equal(0, word(libc::AF_NETLINK))?, unequal(2, route)?])?);
+    if confinement.only_port.is_some() && confinement.namespaces.is_none() {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let family = equal(0, word(family))?;
+            // Only TCP is limited by port, so only TCP is left.
+            for kind in (0..=SOCKET_TYPE).filter(|&kind| kind != word(libc::SOCK_STREAM)) {
+                rules.push(all(vec![family.clone(), masked(1, SOCKET_TYPE, kind)?])?);
+            }
+            let tcp = [unequal(2, 0)?, unequal(2, word(libc::IPPROTO_TCP))?];
+            rules.push(all([vec![family], tcp.to_vec()].concat())?);
+        }
+    }
+    Ok(rules)
+}
+
+/// Before ABI 3 whoever may read a file by Landlock's leave may truncate it by the file system's. In a root of its own
+/// the rest is read-only anyway.
+fn needs_truncation(confinement: &Confinement) -> bool {
+    confinement.namespaces.is_none() && confinement.landlock.is_some_and(|abi| abi < TRUNCATE)
+}
+
+fn truncation(rules: &mut Rules) -> Result<()> {
+    rules.insert(libc::SYS_truncate, Vec::new());
+    let (mask, read_and_truncate) = (word(libc::O_ACCMODE | libc::O_TRUNC), word(libc::O_RDONLY | libc::O_TRUNC));
+    rules.insert(libc::SYS_openat, vec![one(masked(2, mask, read_and_truncate)?)?]);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, vec![one(masked(1, mask, read_and_truncate)?)?]);
+    Ok(())
+}
+
+/// The lower half of an argument, as the kernel reads an `int`.
+fn word(value: libc::c_int) -> u64 {
+    u64::from(value.cast_unsigned())
+}
+
+fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value).map_err(Error::other)
+}
+
+fn equal(argument: u8, value: u64) -> Result<SeccompCondition> {
+    condition(argument, SeccompCmpOp::Eq, value)
+}
+
+fn unequal(argument: u8, value: u64) -> Result<SeccompCondition> {
+    condition(argument, SeccompCmpOp::Ne, value)
+}
+
+fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition> {
+    condition(argument, SeccompCmpOp::MaskedEq(mask), value)
+}
+
+fn one(condition: SeccompCondition) -> Result<SeccompRule> {
+    all(vec![condition])
+}
+
+fn all(conditions: Vec<SeccompCondition>) -> Result<SeccompRule> {
+    SeccompRule::new(conditions).map_err(Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_combination_compiles() {
+        for landlock in [None, Some(1), Some(3), Some(7), Some(9)] {
+            for only_port in [None, Some(3128)] {
+                let confinement = Confinement { landlock, only_port, seccomp: true, ..Confinement::default() };
+                let programs = programs(&confinement).unwrap();
+                assert!(programs.iter().all(|program| !program.is_empty() && program.len() < 4096));
+            }
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What Python needs of this machine, found out by asking it.
+
+use super::Settings;
+use crate::launcher::spec::{Access, Exposed};
+use hoistway_model::{Code, Error, Result};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::process::Command;
+
+/// How long the interpreter may take to answer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Prints where Python's own parts are, what is mapped into a process that has loaded what usually needs libraries, and
+/// where OpenSSL looks for certificates.
+const ASK: &str = r#"
+import importlib, json, os, sys
+for name in ("ssl", "hashlib", "sqlite3", "ctypes", "lzma", "bz2", "zlib", "readline", "uuid", "decimal", "curses",
+             "_multiprocessing", "_posixshmem", "pyexpat", "dbm"):
+    try: importlib.import_module(name)
+    except Exception: pass
+mapped = set()
+with open("/proc/self/maps") as maps:
+    for line in maps:
+        path = line.split(None, 5)[5:]
+        if path and path[0].startswith("/"): mapped.add(path[0].strip())
+certificates = []
+if "ssl" in sys.modules:
+    paths = sys.modules["ssl"].get_default_verify_paths()
+    certificates = [p for p in (paths.openssl_cafile, paths.openssl_capath) if p]
+print(json.dumps({
+    "prefixes": [sys.base_prefix, sys.base_exec_prefix],
+    "path": [p for p in sys.path if p],
+    "mapped": sorted(mapped),
+    "certificates": certificates,
+}))
+"#;
+
+#[derive(Deserialize)]
+struct Answer {
+    prefixes: Vec<PathBuf>,
+    path: Vec<PathBuf>,
+    mapped: Vec<PathBuf>,
+    certificates: Vec<PathBuf>,
+}
+
+/// Programs, libraries and data that belong to the system, where they are there. They are readable by everybody.
+const SYSTEM: &[&str] = &[
+    "/bin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/share",
+    "/usr/local/bin",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/mime.types",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/openssl.cnf",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates",
+    "/etc/crypto-policies",
+    "/etc/fonts",
+    "/sys/devices/system/cpu",
+];
+/// What a sandbox without a root of its own opens besides: everything in there that belongs to others is closed by
+/// other means.
+const SHARED: &[(&str, Access)] = &[
+    ("/proc", Access::ReadIfThere),
+    ("/etc/passwd", Access::ReadIfThere),
+    ("/etc/group", Access::ReadIfThere),
+    ("/dev/shm", Access::Write),
+    ("/dev/null", Access::Device),
+    ("/dev/zero", Access::Device),
+    ("/dev/full", Access::Device),
+    ("/dev/random", Access::Device),
+    ("/dev/urandom", Access::Device),
+];
+/// Prefixes under which far more than Python is: of these only what follows.
+const WIDE: &[&str] = &["/", "/usr", "/usr/local", "/opt", "/home", "/root"];
+const OF_A_WIDE_PREFIX: &[&str] = &["bin", "lib", "lib64"];
+/// Variables of the operator's that name files for agents.
+const CERTIFICATE_VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"];
+
+/// The parts of this machine that agents see.
+#[derive(Debug, Clone)]
+pub(super) struct Host {
+    parts: Vec<Exposed>,
+}
+
+impl Host {
+    /// Asks the interpreter.
+    pub async fn look(python: &Path, settings: &Settings) -> Result<Self> {
+        let failed = |why: String| {
+            Error::new(Code::InvalidArgument, format!("{} does not say what it needs: {why}", python.display()))
+        };
+        for path in settings.readable.iter().chain(&settings.writable) {
+            if !path.is_absolute() || !path.exists() {
+                let text = format!("{} is not an absolute path of something that is there", path.display());
+                return Err(Error::new(Code::InvalidArgument, text));
+            }
+        }
+        let asked = Command::new(python).args(["-I", "-S", "-c", ASK]).kill_on_drop(true).output();
+        let output = match tokio::time::timeout(LIMIT, asked).await {
+            Ok(Ok(output)) if output.status.success() => output.stdout,
+            Ok(Ok(output)) => return Err(failed(output.status.to_string())),
+            Ok(Err(e)) => return Err(failed(e.to_string())),
+            Err(_) => return Err(failed("it did not answer".to_owned())),
+        };
+        let answer: Answer = serde_json::from_slice(&output).map_err(|e| failed(e.to_string()))?;
+        let python = python.to_owned();
+        let listing = tokio::task::spawn_blocking(move || parts(&answer, &python));
+        Ok(Self { parts: listing.await.map_err(|e| Error::internal("looking at the machine", e))? })
+    }
+
+    /// What an agent sees of the machine, for a root of its own or the machine's.
+    pub fn exposed(&self, own_root: bool) -> Vec<Exposed> {
+        if own_root {
+            return self.parts.clone();
+        }
+        let machine = self.parts.iter().filter(|part| part.access != Access::Link);
+        let machine = machine.map(|part| Exposed { inside: part.host.clone(), ..part.clone() });
+        let shared = SHARED.iter().filter(|(path, _)| Path::new(path).exists());
+        let shared = shared.map(|&(path, access)| Exposed { host: path.into(), inside: path.into(), access });
+        machine.chain(shared).collect()
+    }
+}
+
+fn parts(answer: &Answer, python: &Path) -> Vec<Exposed> {
+    let mut list = List::default();
+    for path in SYSTEM {
+        list.add(Path::new(path));
+    }
+    for prefix in &answer.prefixes {
+        if WIDE.iter().any(|wide| Path::new(wide) == prefix) {
+            OF_A_WIDE_PREFIX.iter().for_each(|part| list.add(&prefix.join(part)));
+        } else {
+            list.add(prefix);
+        }
+    }
+    // A store of packages that need one another (Nix, Guix) is one thing.
+    for store in ["/nix/store", "/gnu/store"] {
+        if python.starts_with(store) {
+            list.add(Path::new(store));
+        }
+    }
+    let variables = CERTIFICATE_VARIABLES.iter().filter_map(|name| std::env::var_os(name)).map(PathBuf::from);
+    let variables: Vec<PathBuf> = variables.filter(|path| path.is_absolute()).collect();
+    list.add(python);
+    for path in answer.path.iter().chain(&answer.mapped).chain(&answer.certificates).chain(&variables) {
+        list.add(path);
+    }
+    list.parts
+}
+
+#[derive(Default)]
+struct List {
+    parts: Vec<Exposed>,
+    seen: BTreeSet<PathBuf>,
+}
+
+impl List {
+    /// Adds a path that is there and is not below one that is listed. A symbolic link to something that agents see is
+    /// shown as a link; one to elsewhere is shown as what it leads to.
+    fn add(&mut self, path: &Path) {
+        let Ok(real) = path.canonicalize() else { return };
+        if self.covers(path) && self.covers(&real) {
+            return;
+        }
+        let linked = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+        if linked && let Ok(target) = std::fs::read_link(path) {
+            if real.is_dir() || self.covers(&real) {
+                if !self.covers(&real) {
+                    self.push(&real, &real, Access::ReadIfThere);
+                }
+                self.push(&target, path, Access::Link);
+                return;
+            }
+            // As `/etc/resolv.conf`: what is behind it may be another file at the next start, so the link is followed
+            // then and not now.
+        }
+        if !self.covers(path) {
+            self.push(path, path, Access::ReadIfThere);
+        }
+        if real != path && !linked && !self.covers(&real) {
+            // A directory above it is a link.
+            self.push(&real, &real, Access::ReadIfThere);
+        }
+    }
+
+    fn covers(&self, path: &Path) -> bool {
+        path.ancestors().any(|above| self.seen.contains(above))
+    }
+
+    fn push(&mut self, host: &Path, inside: &Path, access: Access) {
+        self.seen.insert(inside.to_owned());
+        self.parts.push(Exposed { host: host.to_owned(), inside: inside.to_owned(), access });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn links_are_shown_as_links_and_nothing_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(dir.join("usr/lib/deep")).unwrap();
+        std::fs::create_dir(dir.join("run")).unwrap();
+        std::fs::write(dir.join("run/resolv.conf"), "").unwrap();
+        std::os::unix::fs::symlink("usr/lib", dir.join("lib")).unwrap();
+        std::os::unix::fs::symlink("run/resolv.conf", dir.join("resolv.conf")).unwrap();
+        let mut list = List::default();
+        for path in ["lib", "usr/lib", "usr/lib/deep", "lib/deep", "resolv.conf", "missing"] {
+            list.add(&dir.join(path));
+        }
+        let seen: Vec<_> = list.parts.iter().map(|p| (p.host.clone(), p.inside.clone(), p.access)).collect();
+        let same = |path: &str| (dir.join(path), dir.join(path), Access::ReadIfThere);
+        let link = ("usr/lib".into(), dir.join("lib"), Access::Link);
+        assert_eq!(seen, [same("usr/lib"), link, same("resolv.conf")]);
+    }
+}

@@ -1,0 +1,291 @@
+//! What keeps agents from the rest of the machine: the tiers, of which the strongest is taken that this machine really
+//! has, users and control groups of agents, and the words in which all of it is reported.
+//!
+//! The launcher puts the sandbox on (`launcher::confine`); here is decided what it is told.
+
+mod cgroup;
+mod host;
+mod probe;
+mod report;
+mod uids;
+
+pub(crate) use cgroup::Group;
+
+use crate::launcher::RunAs;
+use crate::launcher::spec::{Access, Confinement, Exposed, Limits, Namespaces};
+use cgroup::Cgroups;
+use hoistway_model::{Error, Name, Result};
+use host::Host;
+pub use report::Isolation;
+use serde::{Deserialize, Serialize};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use uids::Uids;
+
+/// Where egress listens in an agent's own network.
+pub(crate) const EGRESS_INSIDE: u16 = 3128;
+
+/// Which sandbox agents get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The strongest that this machine has.
+    #[default]
+    Auto,
+    /// Namespaces and a root directory of its own, with Landlock and seccomp. Nothing less will do.
+    Namespaces,
+    /// Landlock and seccomp.
+    Landlock,
+    /// None.
+    None,
+}
+
+/// What agents reach of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Everything that this machine reaches.
+    #[default]
+    Open,
+    /// Egress and nothing else.
+    Closed,
+}
+
+/// A text that is none of the words of a setting.
+fn unknown<T>(text: &str, words: &str) -> std::result::Result<T, String> {
+    Err(format!("\"{text}\" is none of {words}"))
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Mode::Auto),
+            "namespaces" => Ok(Mode::Namespaces),
+            "landlock" => Ok(Mode::Landlock),
+            "none" => Ok(Mode::None),
+            _ => unknown(text, "auto, namespaces, landlock, none"),
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "open" => Ok(Network::Open),
+            "closed" => Ok(Network::Closed),
+            _ => unknown(text, "open, closed"),
+        }
+    }
+}
+
+/// Makes this machine look lesser than it is, so that what happens on lesser ones can be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pretend {
+    /// The newest Landlock ABI; 0 is none.
+    pub landlock_abi: Option<u8>,
+    /// Whether making namespaces is forbidden.
+    pub no_namespaces: bool,
+    /// Whether there are no control groups.
+    pub no_cgroups: bool,
+    /// Whether there are no users to give to agents.
+    pub no_uids: bool,
+}
+
+/// What can be set.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Which sandbox.
+    pub mode: Mode,
+    /// Which network.
+    pub network: Network,
+    /// The port of egress on this machine's loopback, for sandboxes that limit ports.
+    pub egress_port: u16,
+    /// Further files and directories of this machine that agents may read.
+    pub readable: Vec<PathBuf>,
+    /// Directories of this machine that agents may read and write, all of them the same.
+    pub writable: Vec<PathBuf>,
+    /// What is not to be used although it is there.
+    pub pretend: Pretend,
+}
+
+/// A sandbox that this machine has, as probing found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tier {
+    Namespaces { user: bool, landlock: Option<i32> },
+    Landlock { abi: i32 },
+    None,
+}
+
+/// The sandbox of this installation's agents.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    tier: Tier,
+    settings: Settings,
+    limits: Limits,
+    host: Host,
+    uids: Option<Uids>,
+    cgroups: Option<Cgroups>,
+    isolation: Isolation,
+}
+
+/// Where the parts of one instance are, for its sandbox.
+pub(crate) struct Parts<'a> {
+    pub app_dir: &'a Path,
+    pub site_dirs: &'a [PathBuf],
+    pub runner: &'a Path,
+    /// `HOME` and `TMPDIR` where the sandbox has none of its own.
+    pub home: PathBuf,
+    pub tmp: PathBuf,
+    /// An empty directory.
+    pub root: PathBuf,
+}
+
+/// The same as the agent sees them.
+pub(crate) struct Placed {
+    pub app_dir: PathBuf,
+    pub site_dirs: Vec<PathBuf>,
+    pub runner: PathBuf,
+    pub home: PathBuf,
+    pub tmp: PathBuf,
+    pub confinement: Confinement,
+}
+
+impl Sandbox {
+    /// Finds out what this machine has, by trying it, and takes the strongest that `settings` allow. `dir` is the
+    /// directory of the runtime, which no sandbox lets an agent into.
+    pub async fn find(dir: &Path, launcher: &Path, python: &Path, settings: Settings, limits: Limits) -> Result<Self> {
+        let host = Host::look(python, &settings).await?;
+        let limits = limits.normalised();
+        let (opened, pretend) = (dir.to_owned(), settings.pretend);
+        let opening = tokio::task::spawn_blocking(move || {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(opened.join("run"))?;
+            let uids = if pretend.no_uids { None } else { Uids::open(&opened)? };
+            let cgroups = if pretend.no_cgroups { None } else { Cgroups::find(&opened, &limits) };
+            Ok((uids, cgroups))
+        });
+        let opened = opening.await.map_err(std::io::Error::other).and_then(|opened| opened);
+        let (uids, cgroups) = opened.map_err(|e| Error::internal("looking at the machine", e))?;
+        let mut notes = Vec::new();
+        let probing = probe::Probing { dir, launcher, python, host: &host, settings: &settings, uids: uids.as_ref() };
+        let (tier, own_users) = probing.choose(&mut notes).await?;
+        let uids = uids.filter(|_| own_users);
+        let isolation = report::Report {
+            tier,
+            settings: &settings,
+            limits: &limits,
+            uids: uids.is_some(),
+            cgroups: cgroups.as_ref(),
+        };
+        let isolation = isolation.words(notes);
+        Ok(Self { tier, settings, limits, host, uids, cgroups, isolation })
+    }
+
+    /// What is enforced, in words.
+    pub fn isolation(&self) -> &Isolation {
+        &self.isolation
+    }
+
+    /// The agent's own user, if agents have such. The first call for an agent chooses it. Blocks.
+    pub fn user(&self, agent: &Name) -> Result<Option<RunAs>> {
+        self.uids.as_ref().map(|uids| uids.of(agent)).transpose()
+    }
+
+    /// Gives the user of a deleted agent back. Blocks.
+    pub fn forget(&self, agent: &Name) -> Result<()> {
+        self.uids.as_ref().map_or(Ok(()), |uids| uids.release(agent))
+    }
+
+    /// Makes the control groups of an instance. Blocks.
+    pub fn group(&self, name: &str) -> std::io::Result<Option<Group>> {
+        self.cgroups.as_ref().map(|groups| groups.create(name, &self.limits)).transpose()
+    }
+
+    /// Ends what an earlier run left in its control groups. Blocks. Returns how many processes it were.
+    pub fn sweep(&self) -> usize {
+        self.cgroups.as_ref().map_or(0, Cgroups::sweep)
+    }
+
+    /// The limits that the launcher sets on the agent's process.
+    pub fn rlimits(&self) -> Limits {
+        report::rlimits(&self.limits, self.tier, self.uids.is_some(), self.cgroups.as_ref())
+    }
+
+    /// Whether the agent has a network of its own, in which egress' listener is handed out.
+    pub fn hands_out_egress(&self) -> bool {
+        self.settings.network == Network::Closed && matches!(self.tier, Tier::Namespaces { .. })
+    }
+
+    /// Whether `HOME` and `TMPDIR` are in memory, and not in the instance's directory.
+    pub fn has_own_root(&self) -> bool {
+        matches!(self.tier, Tier::Namespaces { .. })
+    }
+
+    /// What one instance's launcher is told.
+    pub fn place(&self, parts: &Parts<'_>) -> Placed {
+        place(self.tier, &self.settings, &self.host, self.limits.disk, parts)
+    }
+}
+
+/// The directories of an image, where the agent has a root of its own.
+const APP: &str = "/app";
+const RUNNER: &str = "/opt/hoistway/runner";
+const SITE: &str = "/opt/hoistway/site-packages";
+
+fn place(tier: Tier, settings: &Settings, host: &Host, disk: Option<u64>, parts: &Parts<'_>) -> Placed {
+    let own_root = matches!(tier, Tier::Namespaces { .. });
+    let mut exposed = host.exposed(own_root);
+    let mut show = |host: &Path, inside: PathBuf, access| {
+        let inside = if own_root { inside } else { host.to_owned() };
+        exposed.push(Exposed { host: host.to_owned(), inside: inside.clone(), access });
+        inside
+    };
+    let app_dir = show(parts.app_dir, APP.into(), Access::Read);
+    let file = parts.runner.file_name().unwrap_or_default();
+    let runner = show(parts.runner, Path::new(RUNNER).join(file), Access::Read);
+    let site_dirs: Vec<PathBuf> = match parts.site_dirs {
+        [only] => vec![show(only, SITE.into(), Access::Read)],
+        many => many.iter().zip(1..).map(|(dir, n)| show(dir, format!("{SITE}-{n}").into(), Access::Read)).collect(),
+    };
+    for path in &settings.readable {
+        show(path, path.clone(), Access::Read);
+    }
+    for path in &settings.writable {
+        show(path, path.clone(), Access::Write);
+    }
+    let (home, tmp) = match own_root {
+        true => (crate::launcher::HOME.into(), crate::launcher::TMP.into()),
+        false => {
+            (show(&parts.home, parts.home.clone(), Access::Write), show(&parts.tmp, parts.tmp.clone(), Access::Write))
+        }
+    };
+    let closed = settings.network == Network::Closed;
+    let confinement = match tier {
+        Tier::Namespaces { user, landlock } => Confinement {
+            namespaces: Some(Namespaces {
+                user,
+                egress_port: closed.then_some(EGRESS_INSIDE),
+                root: parts.root.clone(),
+                disk,
+            }),
+            landlock,
+            seccomp: true,
+            only_port: None,
+            exposed,
+        },
+        Tier::Landlock { abi } => Confinement {
+            namespaces: None,
+            landlock: Some(abi),
+            seccomp: true,
+            only_port: closed.then_some(settings.egress_port),
+            exposed,
+        },
+        Tier::None => Confinement::default(),
+    };
+    Placed { app_dir, site_dirs, runner, home, tmp, confinement }
+}

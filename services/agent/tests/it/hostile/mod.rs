@@ -1,0 +1,228 @@
+//! Hostile agents: each of them tries one thing, in each sandbox, and exactly what the documentation says is stopped.
+
+mod table;
+mod victims;
+
+use crate::runtime::{GRACE, LIMIT, Stage, ask, host_pid_of, until};
+use hoistway_agent::{
+    launcher::Limits,
+    runtime::{Instance, Program, Runtime, Started, State},
+    sandbox::{self, Mode, Pretend, Settings},
+};
+use hoistway_model::{Name, Secret};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+use table::{ATTEMPTS, COLUMNS, Column, Network};
+use victims::Victims;
+
+/// An interpreter that every user can reach.
+const PYTHON: &str = "/usr/bin/python3";
+/// Set where a test runs once more, as an ordinary user: a set-user-ID program of root, or nothing.
+const ORDINARY: &str = "HOISTWAY_TEST_ORDINARY";
+
+#[test]
+fn the_documentation_has_the_same_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/sandbox.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    assert!(page.contains(&table::markdown()), "docs/sandbox.md must contain this table:\n{}", table::markdown());
+    assert!(ATTEMPTS.len() >= 25 && ATTEMPTS.iter().all(|(.., verdicts)| verdicts.len() == COLUMNS.len()));
+}
+
+/// As root for the columns of root, and for the others once more as an ordinary user.
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_the_documented_attempts_are_stopped() {
+    if !rustix::process::geteuid().is_root() {
+        let setuid = std::env::var_os(ORDINARY).map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
+        return try_columns(false, setuid.as_deref()).await;
+    }
+    let there = Path::new(PYTHON).exists() && hoistway_testing::runs("setpriv", &["true"]);
+    if !hoistway_testing::need("root", there, "setpriv and /usr/bin/python3 are needed to be an ordinary user") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let setuid = dir.path().join("id");
+    std::fs::copy("/usr/bin/id", &setuid).unwrap();
+    std::fs::set_permissions(&setuid, std::fs::Permissions::from_mode(0o4755)).unwrap();
+    try_columns(true, Some(&setuid)).await;
+
+    let program = std::env::current_exe().unwrap();
+    let ordinary = tokio::task::spawn_blocking(move || {
+        Command::new("setpriv")
+            .args(["--reuid=54321", "--regid=54321", "--clear-groups"])
+            .arg(program)
+            .args(["--exact", "hostile::exactly_the_documented_attempts_are_stopped", "--nocapture"])
+            .env(ORDINARY, setuid)
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", "/tmp")
+            .env_remove("TMPDIR")
+            .current_dir("/")
+            .output()
+            .unwrap()
+    });
+    let output = ordinary.await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "as an ordinary user: {said}");
+}
+
+async fn try_columns(root: bool, setuid: Option<&Path>) {
+    let mut wrong = Vec::new();
+    for (index, column) in COLUMNS.iter().enumerate().filter(|(_, column)| column.root == root) {
+        for network in [Network::Open, Network::Closed] {
+            let rows: Vec<_> = ATTEMPTS
+                .iter()
+                .filter(|(_, _, of, verdicts)| *of == network && verdicts.as_bytes()[index] != b'-')
+                .collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let Some(mut trial) = Trial::start(column, network, setuid).await else { continue };
+            for (name, _, _, verdicts) in rows {
+                let expected = verdicts.as_bytes()[index];
+                let answer = trial.attempt(name).await;
+                let reached = answer == "reached";
+                let as_expected = match expected {
+                    b's' => !reached,
+                    b'r' => reached,
+                    _ => true,
+                };
+                if !as_expected {
+                    let name_of = column.name;
+                    wrong.push(format!("{name_of}: {name} should be '{}': {answer}", char::from(expected)));
+                }
+            }
+            trial.end().await;
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// One sandbox with a hostile agent, a harmless one, and victims.
+struct Trial {
+    stage: Stage,
+    victims: Victims,
+    hostile: Instance,
+    started: Started,
+}
+
+impl Trial {
+    /// `None`, and said so, where this machine does not have the sandbox.
+    async fn start(column: &Column, network: Network, setuid: Option<&Path>) -> Option<Self> {
+        let network = match network {
+            Network::Open => sandbox::Network::Open,
+            Network::Closed => sandbox::Network::Closed,
+        };
+        let python = Path::new(PYTHON).canonicalize().unwrap();
+        let settings = Settings {
+            mode: column.mode,
+            network,
+            egress_port: 1,
+            readable: setuid.map(Path::to_owned).into_iter().collect(),
+            pretend: Pretend {
+                landlock_abi: column.landlock_abi,
+                no_cgroups: !column.root,
+                no_uids: false,
+                no_namespaces: false,
+            },
+            ..Settings::default()
+        };
+        let made = Stage::try_with(|config| {
+            config.sandbox = settings;
+            config.python = python.clone();
+            config.limits = Limits {
+                memory: Some(256 << 20),
+                processes: Some(64),
+                disk: Some(24 << 20),
+                open_files: Some(256),
+                file_size: Some(16 << 20),
+                ..Limits::default()
+            };
+        });
+        let stage = match made.await {
+            Ok(stage) => stage,
+            Err(error) => {
+                hoistway_testing::need("sandbox", false, &format!("{}: {error}", column.name));
+                return None;
+            }
+        };
+        let isolation = stage.runtime.isolation();
+        // Whether root has control groups is for the machine to say.
+        if column.root && !(isolation.enforced.ends_with("own uid") && isolation.limits.contains("256 MiB memory,")) {
+            hoistway_testing::need("cgroups", false, &format!("{}: {isolation:?}", column.name));
+            return None;
+        }
+        if column.mode == Mode::Landlock && column.landlock_abi.is_none() && !isolation.enforced.contains("signals, ") {
+            hoistway_testing::need("sandbox", false, &format!("{}: an old kernel: {isolation}", column.name));
+            return None;
+        }
+        let data = stage.dir.path().join("data");
+        let mut victims = Victims::new(stage.dir.path(), &data, setuid);
+        let mut other = with_python(stage.instance("def handle(line): return line"), &stage, &python);
+        other.agent = Name::parse("name", "other").unwrap();
+        other.env.push(("TOKEN".into(), Secret::new(victims::SECRET)));
+        let other_started = stage.runtime.apply(other.clone()).await.unwrap();
+        tokio::time::timeout(LIMIT, other_started.ready()).await.unwrap().unwrap();
+        victims.facts["other_agent"] = host_pid_of(&other).into();
+        victims.facts["other_address"] = other_started.address.clone().into();
+
+        let mut hostile = with_python(stage.instance(include_str!("attempts.py")), &stage, &python);
+        if let Program::Unpacked { app_dir, .. } = &hostile.program {
+            std::fs::write(app_dir.join("data.txt"), "not empty").unwrap();
+        }
+        hostile.env.push(("FACTS".into(), Secret::new(victims.facts.to_string())));
+        hostile.proven = true;
+        let started = stage.runtime.apply(hostile.clone()).await.unwrap();
+        tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
+        Some(Self { stage, victims, hostile, started })
+    }
+
+    /// The agent's answer; empty if it did not survive the attempt.
+    async fn attempt(&mut self, name: &str) -> String {
+        until(&self.started, |state| *state == State::Ready).await;
+        let answer = ask(&self.started, name).await;
+        if name.starts_with("stay_behind") {
+            return self.remove_and_look().await;
+        }
+        if answer.is_empty() {
+            // It was killed, and comes back.
+            until(&self.started, |state| *state != State::Ready).await;
+        }
+        answer
+    }
+
+    /// Whether anything of the agent is left once it was removed.
+    async fn remove_and_look(&mut self) -> String {
+        self.stage.runtime.remove(&self.hostile.revision, GRACE).await.unwrap();
+        let left = self.victims.daemons();
+        for pid in &left {
+            let _ = kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL);
+        }
+        self.started = self.stage.runtime.apply(self.hostile.clone()).await.unwrap();
+        tokio::time::timeout(LIMIT, self.started.ready()).await.unwrap().unwrap();
+        if left.is_empty() { "stopped: nothing is left".to_owned() } else { "reached".to_owned() }
+    }
+
+    async fn end(self) {
+        self.stage.runtime.shutdown(GRACE).await;
+        // What it did to its own directories did not lead the supervisor astray.
+        assert!(self.stage.dir.path().join("data/master.key").exists());
+    }
+}
+
+/// The instance with an interpreter and a runner that every user can reach.
+fn with_python(mut instance: Instance, stage: &Stage, python: &Path) -> Instance {
+    let Program::Unpacked { interpreter, runner, app_dir, .. } = &mut instance.program else { unreachable!() };
+    let copy = stage.dir.path().join("runner.py");
+    if !copy.exists() {
+        std::fs::copy(&*runner, &copy).unwrap();
+    }
+    for path in [app_dir.as_path(), &stage.dir.path().join("site")] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    (*interpreter, *runner) = (python.to_owned(), copy);
+    instance
+}

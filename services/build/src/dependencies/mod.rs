@@ -1,0 +1,218 @@
+//! Dependency layers: requirements become a kept lock, a lock becomes packages, and each package a layer that all agents
+//! share. A requirement more costs the layers of what it brings along and nothing else.
+
+mod groups;
+mod pack;
+mod stage;
+
+use crate::{
+    image::ImageLayer,
+    log::BuildLog,
+    python::{Interpreter, Lock, Uv, site},
+    registry::BlobStore,
+    store::{KeptLock, Store},
+};
+use groups::Package;
+use hoistway_model::{Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements};
+use stage::Stage;
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex as StdMutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::sync::Mutex;
+
+/// How long resolving, installing or compiling may take, each; the build as a whole has a limit of its own.
+const STEP_LIMIT: Duration = Duration::from_secs(300);
+/// Part of a layer's key: raised when the same package would be laid out differently.
+const LAYOUT: &[u8] = b"packages/1";
+/// The longest list of packages in the history of an image's layer.
+const MAX_HISTORY: usize = 300;
+
+/// What makes dependency layers.
+pub struct Dependencies {
+    /// Where packages are installed before they are layers; emptied at start.
+    work: PathBuf,
+    uv: Uv,
+    interpreter: Interpreter,
+    blobs: BlobStore,
+    /// One maker for each set of packages at a time; the others wait and find it made.
+    making: StdMutex<HashMap<Digest, Weak<Mutex<()>>>>,
+}
+
+/// Layers, lowest first, and the lock to be kept if these requirements were resolved just now.
+pub struct Found {
+    pub layers: Vec<ImageLayer>,
+    pub new_lock: Option<KeptLock>,
+}
+
+/// A package of a lock.
+#[derive(Debug, Clone)]
+struct Locked {
+    /// Normalised, without extras.
+    name: String,
+    version: String,
+    /// What decides its files.
+    key: Digest,
+    /// A lock of it alone.
+    entry: String,
+}
+
+impl Dependencies {
+    /// Works below `dir`, the service's directory. What an earlier process left half done is removed.
+    pub fn open(dir: &std::path::Path, uv: Uv, interpreter: Interpreter, blobs: BlobStore) -> Result<Self> {
+        let failed = |e: io::Error| Error::internal("preparing the build directory", e);
+        let all = dir.join("work");
+        std::fs::create_dir_all(&all).map_err(failed)?;
+        // An installer of a killed process may still write into its directory, so each process has one of its own;
+        // what cannot be removed now is removed at the next start.
+        for old in std::fs::read_dir(&all).map_err(failed)?.flatten() {
+            let _ = std::fs::remove_dir_all(old.path());
+        }
+        let work = tempfile::Builder::new().prefix("").tempdir_in(&all).map_err(failed)?.keep();
+        Ok(Self { work, uv, interpreter, blobs, making: StdMutex::default() })
+    }
+
+    /// Whether packages can be installed at all; the error says in one line what is missing.
+    pub fn available(&self) -> Result<()> {
+        self.uv.available(&self.interpreter)
+    }
+
+    /// The layers of an agent's requirements. They are resolved once and keep their versions until their text changes
+    /// or `refresh` asks for newer ones. Under another interpreter they are resolved again and keep what they can.
+    pub async fn layers(
+        &self,
+        agent: &Name,
+        requirements: &Requirements,
+        refresh: bool,
+        store: &Store,
+        log: &BuildLog,
+    ) -> Result<Found> {
+        let identity = &self.interpreter.identity;
+        let kept = if refresh { None } else { store.lock(agent, requirements.digest(), identity).await? };
+        let (lock, new_lock) = match kept {
+            Some(kept) if kept.interpreter == *identity => (Lock::parse(&kept.text)?, None),
+            other => {
+                log.say(format!("resolving {}", requirements.text().trim_end().replace('\n', ", ")));
+                let former = other.map(|kept| Lock::parse(&kept.text)).transpose()?;
+                if former.is_some() {
+                    log.say("another Python than before: versions are kept where they still fit");
+                }
+                let report = |line: &str| log.say(line);
+                let wanted = self.uv.resolve(requirements, former.as_ref(), &self.interpreter, STEP_LIMIT, &report);
+                let lock = wanted.await?;
+                let (requirements, interpreter) = (requirements.digest(), identity.clone());
+                let keep = KeptLock { requirements, interpreter, text: lock.text().to_owned() };
+                (lock, Some(keep))
+            }
+        };
+        let locked = self.packages(&lock);
+        let set = self.key(lock.digest());
+        let one_at_a_time = self.maker(set);
+        let _making = one_at_a_time.lock().await;
+        if let Some(layers) = store.layer_set(set).await?
+            && layers.iter().all(|layer| self.blobs.contains(&layer.layer.digest))
+        {
+            layers.iter().for_each(|_| log.dependency_layer(true));
+            log.say(format!("{} packages in {} layers are there", locked.len(), layers.len()));
+            return Ok(Found { layers, new_lock });
+        }
+        let layers = self.make(&locked, store, log).await?;
+        // Recorded at once, so that a build that waits for the same packages finds them.
+        store.remember_set(set, &layers).await?;
+        Ok(Found { layers, new_lock })
+    }
+
+    /// Makes the layers that are not there yet.
+    async fn make(&self, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<Vec<ImageLayer>> {
+        let mut sizes = store.package_sizes(locked.iter().map(|package| package.key)).await?;
+        let mut stage = Stage::new(&self.work, &self.uv, &self.interpreter, log).await?;
+        // How packages are grouped depends on their sizes, so those that nobody has seen yet are installed first.
+        let unseen: Vec<&Locked> = locked.iter().filter(|package| !sizes.contains_key(&package.key)).collect();
+        stage.install(&unseen).await?;
+        let seen: Vec<(Digest, u64)> = unseen.iter().map(|p| (p.key, stage.size(&p.name))).collect();
+        sizes.extend(seen.iter().copied());
+
+        let packages = locked.iter().filter_map(|package| {
+            // One whose marker does not hold here is in the lock and not installed.
+            let size = sizes.get(&package.key).copied().filter(|size| *size > 0)?;
+            let (name, version) = (package.name.clone(), package.version.clone());
+            Some(Package { name, version, key: package.key, size })
+        });
+        let groups = groups::grouped(packages.collect());
+        let keys: Vec<Digest> = groups.iter().map(|group| groups::key(group)).collect();
+        let mut made = store.layers(keys.iter().copied()).await?;
+        made.retain(|_, layer| self.blobs.contains(&layer.digest));
+        keys.iter().for_each(|key| log.dependency_layer(made.contains_key(key)));
+
+        let missing: Vec<(Digest, &[Package])> =
+            keys.iter().zip(&groups).filter(|(key, _)| !made.contains_key(key)).map(|(k, g)| (*k, &g[..])).collect();
+        let members: HashSet<Digest> = missing.iter().flat_map(|(_, group)| group.iter().map(|p| p.key)).collect();
+        let needed: Vec<&Locked> = locked.iter().filter(|package| members.contains(&package.key)).collect();
+        stage.install(&needed).await?;
+        stage.compile(&needed, STEP_LIMIT).await?;
+        let new = pack::pack(&missing, &stage, &self.blobs).await?;
+        log.say(format!(
+            "{} packages in {} layers, {} of them new with {} bytes",
+            locked.len(),
+            groups.len(),
+            new.len(),
+            new.iter().map(|(_, layer)| layer.size).sum::<u64>()
+        ));
+        stage.end().await;
+        store.remember_packages(&seen, &new).await?;
+        made.extend(new);
+        let layers = keys.iter().zip(&groups).map(|(key, group)| {
+            let layer = made.get(key).copied();
+            let layer = layer.ok_or_else(|| Error::internal("making dependency layers", "one is missing"))?;
+            Ok(ImageLayer { layer, created_by: history(group) })
+        });
+        layers.collect()
+    }
+
+    fn packages(&self, lock: &Lock) -> Vec<Locked> {
+        let entries = lock.packages().iter().zip(lock.entries());
+        let locked = entries.map(|((name, version), entry)| Locked {
+            name: site::normalised(name),
+            version: version.clone(),
+            key: self.key(Digest::of(entry.as_bytes())),
+            entry: entry.to_owned(),
+        });
+        locked.collect()
+    }
+
+    /// What decides the bytes of something that was locked.
+    fn key(&self, locked: Digest) -> Digest {
+        let mut inputs = Hasher::new();
+        inputs.member(LAYOUT);
+        inputs.member(locked.to_string().as_bytes());
+        inputs.member(self.interpreter.identity.as_bytes());
+        inputs.member(self.interpreter.platform().as_bytes());
+        inputs.finish()
+    }
+
+    fn maker(&self, inputs: Digest) -> Arc<Mutex<()>> {
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.retain(|_, maker| maker.strong_count() > 0);
+        if let Some(maker) = making.get(&inputs).and_then(Weak::upgrade) {
+            return maker;
+        }
+        let maker = Arc::new(Mutex::new(()));
+        making.insert(inputs, Arc::downgrade(&maker));
+        maker
+    }
+}
+
+/// What an image's history says of a group.
+fn history(group: &[Package]) -> String {
+    let mut text = format!("{LAYER_HISTORY}packages");
+    for (i, Package { name, version, .. }) in group.iter().enumerate() {
+        if text.len() > MAX_HISTORY {
+            return format!("{text} and {} more", group.len() - i);
+        }
+        text.push_str(&format!("{} {name} {version}", if i > 0 { "," } else { "" }));
+    }
+    text
+}

@@ -1,0 +1,18 @@
+//! The table `packages`: how large what a lock names is once it is installed, which decides how packages are grouped.
+
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "packages")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub inputs: String,
+    /// Unpacked bytes; 0 when nothing of it is installed on this platform.
+    pub size: i64,
+    pub created_at: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,295 @@
+//! Builds with packages, against a package index of our own that wants a password.
+#![allow(clippy::unwrap_used)]
+
+use crate::{
+    dependencies::Dependencies,
+    images::Images,
+    pipeline::Pipeline,
+    python::{Indexes, Interpreter, Uv},
+    registry::{BlobStore, Reference, RegistryConfig, RepoName, Space, store::find_manifest},
+    service::{Builder, Limits},
+    store::Store,
+};
+use base64::Engine;
+use hoistway_model::{
+    BuildAttemptId, BuildService, Code, Digest, Name, Operation, Secret,
+    build::{BuildRequest, BuildSource, BuiltImage, RebuildRequest},
+    source::Requirements,
+};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
+
+const PASSWORD: &str = "hush-hush@9";
+const SPELT: &str = "hush-hush%409";
+
+/// Wheels by the name of their file.
+type Wheels = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+
+/// A package index on loopback that answers nobody without the password.
+struct Index {
+    wheels: Wheels,
+    host: String,
+    dir: tempfile::TempDir,
+}
+
+impl Index {
+    async fn serve() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (host, wheels) = (listener.local_addr().unwrap().to_string(), Wheels::default());
+        let served = wheels.clone();
+        tokio::spawn(async move {
+            while let Ok((peer, _)) = listener.accept().await {
+                tokio::spawn(answer(peer, served.clone()));
+            }
+        });
+        Self { wheels, host, dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn url(&self, password: &str) -> Secret {
+        Secret::new(format!("http://reader:{password}@{}/simple/", self.host))
+    }
+
+    /// Publishes a wheel with these files.
+    fn publish(&self, name: &str, version: &str, files: &[(&str, &str)]) {
+        let script = "import sys, zipfile, hashlib, base64\n\
+            target, name, version, *rest = sys.argv[1:]\n\
+            info = f'{name}-{version}.dist-info'\n\
+            files = dict(zip(rest[::2], rest[1::2]))\n\
+            files[info + '/METADATA'] = f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n'\n\
+            files[info + '/WHEEL'] = 'Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n'\n\
+            digest = lambda t: base64.urlsafe_b64encode(hashlib.sha256(t.encode()).digest()).rstrip(b'=').decode()\n\
+            record = ''.join(f'{p},sha256={digest(t)},{len(t)}\\n' for p, t in files.items())\n\
+            files[info + '/RECORD'] = record + info + '/RECORD,,\\n'\n\
+            with zipfile.ZipFile(target, 'w') as wheel:\n\
+            \x20   for path, text in files.items(): wheel.writestr(path, text)\n";
+        let file = format!("{name}-{version}-py3-none-any.whl");
+        let target = self.dir.path().join(&file);
+        let parts = files.iter().flat_map(|(path, text)| [*path, *text]);
+        let made = Command::new("python3").args(["-c", script]).arg(&target).args([name, version]).args(parts).output();
+        let made = made.unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self.wheels.lock().unwrap().insert(file, std::fs::read(target).unwrap());
+    }
+}
+
+async fn answer(peer: TcpStream, wheels: Wheels) {
+    let mut peer = BufReader::new(peer);
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    while peer.read_line(&mut line).await.is_ok_and(|n| n > 2) {
+        lines.push(std::mem::take(&mut line).trim().to_owned());
+    }
+    let wanted = base64::engine::general_purpose::STANDARD.encode(format!("reader:{PASSWORD}"));
+    let known = lines.iter().any(|l| l.to_ascii_lowercase().starts_with("authorization:") && l.ends_with(&wanted));
+    let Some((method, path)) = lines.first().and_then(|l| l.split_once(' ')) else { return };
+    let path = path.split(' ').next().unwrap_or_default().to_owned();
+    let body = {
+        let wheels = wheels.lock().unwrap();
+        let project = |file: &str| file.split('-').next().unwrap_or_default().replace('_', "-");
+        match path.strip_prefix("/simple/").map(|rest| rest.trim_end_matches('/')) {
+            Some(name) => {
+                let listed = wheels.iter().filter(|(file, _)| project(file) == name);
+                let link = |(file, bytes): (&String, &Vec<u8>)| {
+                    format!("<a href=\"/files/{file}#sha256={}\">{file}</a>", Digest::of(bytes).hex())
+                };
+                Some(listed.map(link).collect::<String>().into_bytes()).filter(|page| !page.is_empty())
+            }
+            None => path.strip_prefix("/files/").and_then(|file| wheels.get(file).cloned()),
+        }
+    };
+    let (status, body) = match body {
+        _ if !known => ("401 Unauthorized\r\nWWW-Authenticate: Basic", Vec::new()),
+        None => ("404 Not Found", Vec::new()),
+        Some(body) => ("200 OK\r\nContent-Type: text/html", body),
+    };
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let _ = peer.write_all(head.as_bytes()).await;
+    if method != "HEAD" {
+        let _ = peer.write_all(&body).await;
+    }
+    let _ = peer.shutdown().await;
+}
+
+/// A build service on a directory.
+struct Service {
+    builder: Builder,
+    store: Store,
+    blobs: BlobStore,
+}
+
+impl Service {
+    async fn open(dir: &Path, indexes: Indexes, python: Interpreter) -> Self {
+        let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
+        let store = Store::open(&dir.join("build.db")).await.unwrap();
+        let uv = Uv::new(dir, &indexes).unwrap();
+        let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone()).unwrap();
+        let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();
+        let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
+        let images = Images::new(store.clone(), blobs.clone(), &RegistryConfig::default(), &None);
+        let builder = Builder::new(pipeline, images, store.clone(), limits, CancellationToken::new());
+        Self { builder, store, blobs }
+    }
+
+    async fn build(&self, requirements: &str, refresh: bool) -> hoistway_model::Result<BuiltImage> {
+        let files = BTreeMap::from([("agent.py".to_owned(), "def run(): return 1\n".to_owned())]);
+        let request = BuildRequest {
+            attempt: BuildAttemptId::mint(),
+            agent: agent(),
+            source: BuildSource::parse(files, None, Some(requirements)).unwrap(),
+            refresh,
+            mask: Vec::new(),
+        };
+        self.builder.build(Operation::new(), request).await
+    }
+
+    /// What the history says of each layer of packages, with its digest.
+    async fn packages(&self, image: &BuiltImage) -> Vec<(String, String)> {
+        let repository: RepoName = image.repository.parse().unwrap();
+        let found = find_manifest(self.store.db().read(), &repository, &Reference::Digest(image.digest)).await.unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&found.unwrap().bytes).unwrap();
+        let digest: Digest = manifest["config"]["digest"].as_str().unwrap().parse().unwrap();
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(self.blobs.path(&digest)).unwrap()).unwrap();
+        let layers = manifest["layers"].as_array().unwrap().iter().map(|l| l["digest"].as_str().unwrap().to_owned());
+        let lines = config["history"].as_array().unwrap().iter().map(|l| l["created_by"].as_str().unwrap());
+        let named = lines.zip(layers).filter_map(|(l, d)| Some((l.strip_prefix("hoistway: packages ")?.to_owned(), d)));
+        named.collect()
+    }
+
+    /// The files of a layer of packages.
+    fn files(&self, digest: &str) -> BTreeMap<String, Vec<u8>> {
+        let blob = std::fs::File::open(self.blobs.path(&digest.parse().unwrap())).unwrap();
+        let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(blob));
+        let mut files = BTreeMap::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().to_string_lossy().into_owned();
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+            files.insert(path.trim_start_matches("opt/hoistway/site-packages/").to_owned(), bytes);
+        }
+        files
+    }
+}
+
+fn agent() -> Name {
+    Name::parse("agent", "tested").unwrap()
+}
+
+/// Every file below a directory, and every one that is inside of a gzip.
+fn everything(dir: &Path, found: &mut Vec<(PathBuf, Vec<u8>)>) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            everything(&path, found);
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            let mut inside = Vec::new();
+            let _ = std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(&bytes[..]), &mut inside);
+            found.extend([(path.clone(), bytes), (path, inside)]);
+        }
+    }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fn names(packages: &[(String, String)]) -> Vec<&str> {
+    packages.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packages_of_a_private_index_become_layers_and_leave_no_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
+    // The index has no uv: it is there before.
+    let plain = Uv::new(dir.path(), &Indexes::default()).unwrap();
+    let nothing = Requirements::parse("requirements", "").unwrap();
+    if let Err(e) = plain.resolve(&nothing, None, &python, Duration::from_secs(240), &|_| ()).await {
+        hoistway_testing::need("pypi", false, &format!("uv cannot be installed: {e}"));
+        return;
+    }
+    let index = Index::serve().await;
+    index.publish("alpha", "1.0", &[("alpha/__init__.py", "A = 1\n"), ("tests/__init__.py", "WHOSE = 'alpha'\n")]);
+    index.publish("beta", "1.0", &[("beta.py", "B = 1\n"), ("tests/__init__.py", "WHOSE = 'beta'\n")]);
+    index.publish("gamma_x", "1.0", &[("gamma.py", "G = 1\n"), ("alpha/plugin.py", "P = 1\n")]);
+    let configured = Indexes { index: Some(index.url(SPELT)), ..Indexes::default() };
+    let service = Service::open(dir.path(), configured.clone(), python.clone()).await;
+
+    // A layer for each, and one package more is one layer more.
+    let first = service.packages(&service.build("alpha\nbeta", false).await.unwrap()).await;
+    assert_eq!(names(&first), ["alpha 1.0", "beta 1.0"]);
+    let second = service.packages(&service.build("alpha\nbeta\ngamma-x", false).await.unwrap()).await;
+    assert_eq!(names(&second), ["alpha 1.0", "beta 1.0", "gamma-x 1.0"]);
+    assert_eq!(first, second[..2]);
+    // The same file in two packages is in each layer as its own package has it.
+    for (package, digest) in &first {
+        let name = package.split(' ').next().unwrap();
+        let files = service.files(digest);
+        assert_eq!(files["tests/__init__.py"], format!("WHOSE = '{name}'\n").as_bytes());
+        assert!(files.keys().any(|file| file.starts_with("tests/__pycache__/")), "{:?}", files.keys());
+    }
+
+    // What was resolved stays until somebody asks for newer versions; and then stays again.
+    index.publish("alpha", "2.0", &[("alpha/__init__.py", "A = 2\n")]);
+    let again = service.packages(&service.build("alpha\nbeta", false).await.unwrap()).await;
+    assert_eq!(again, first);
+    let refreshed = service.packages(&service.build("alpha\nbeta", true).await.unwrap()).await;
+    assert_eq!(names(&refreshed), ["alpha 2.0", "beta 1.0"]);
+    assert_eq!(refreshed[1], first[1]);
+    let image = service.build("alpha\nbeta", false).await.unwrap();
+    assert_eq!(service.packages(&image).await, refreshed);
+
+    // Another interpreter: built again out of the image alone, with the versions that it had.
+    index.publish("alpha", "3.0", &[("alpha/__init__.py", "A = 3\n")]);
+    let (major, minor) = python.version;
+    let upgraded = Interpreter { identity: "cpython-other".into(), version: (major, minor + 1), ..python.clone() };
+    drop(service);
+    let service = Service::open(dir.path(), configured, upgraded).await;
+    let rebuild = |digest| {
+        let request = RebuildRequest { attempt: BuildAttemptId::mint(), agent: agent(), digest, mask: Vec::new() };
+        service.builder.rebuild(Operation::new(), request)
+    };
+    let rebuilt = rebuild(image.digest).await.unwrap();
+    assert_ne!(rebuilt.digest, image.digest);
+    assert_eq!(rebuilt.entry_point, image.entry_point);
+    assert_eq!(names(&service.packages(&rebuilt).await), ["alpha 2.0", "beta 1.0"]);
+    assert_eq!(rebuild(Digest::of(b"none")).await.unwrap_err().code, Code::ImageNotFound);
+
+    // Nothing that was written or said has the password; nor has an error when it is wrong.
+    let mut logs = String::new();
+    for build in service.builder.list_builds(100).await.unwrap() {
+        logs.push_str(&service.builder.build_logs(build.id, None).await.unwrap().join("\n"));
+    }
+    assert!(logs.contains("alpha 2.0"), "{logs}");
+    drop(service);
+    let wrong = Indexes { index: Some(index.url("wrong-but-secret")), ..Indexes::default() };
+    let other = tempfile::tempdir().unwrap();
+    std::fs::create_dir(other.path().join("tools")).unwrap();
+    for entry in std::fs::read_dir(dir.path().join("tools")).unwrap().flatten() {
+        std::os::unix::fs::symlink(entry.path(), other.path().join("tools").join(entry.file_name())).unwrap();
+    }
+    let refused = Service::open(other.path(), wrong, python).await;
+    let e = refused.build("alpha", false).await.unwrap_err();
+    let said = format!("{e:?} {} {logs}", e.chain());
+    let mut written = Vec::new();
+    everything(dir.path(), &mut written);
+    everything(&other.path().join("cache"), &mut written);
+    assert!(written.len() > 20);
+    written.push((PathBuf::from("said"), said.into_bytes()));
+    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("reader:{PASSWORD}"));
+    for secret in [PASSWORD, SPELT, &encoded, "wrong-but-secret"] {
+        for (path, bytes) in &written {
+            assert!(!contains(bytes, secret), "{secret} is in {}", path.display());
+        }
+    }
+}

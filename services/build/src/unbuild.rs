@@ -1,0 +1,107 @@
+//! The way back: an image's source layer and labels say what it was built from, so that it can be built again for
+//! another interpreter although nobody sends the source a second time. An image may have been pushed by anybody who has
+//! the key; what is read here is checked and bounded like a request.
+
+use crate::{pipeline::SOURCE_HISTORY, registry::BlobStore};
+use flate2::read::MultiGzDecoder;
+use hoistway_model::{
+    Code, Digest, Error, Result,
+    build::BuildSource,
+    image::{APP_DIR, label},
+    source,
+};
+use serde::Deserialize;
+use std::{collections::BTreeMap, io::Read};
+
+/// The most bytes of a configuration, and of a source layer's archive: files and their headers.
+const MAX_CONFIG: u64 = 4 << 20;
+const MAX_ARCHIVE: u64 = source::MAX_BYTES as u64 + (source::MAX_FILES as u64 + 1) * 8192;
+
+/// What the history of an image said of its packages when they were one layer and their requirements were not kept.
+const FORMER_PACKAGES: &str = "hoistway: dependencies";
+
+#[derive(Deserialize)]
+struct Manifest {
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: Digest,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    config: Process,
+    #[serde(default)]
+    history: Vec<History>,
+}
+
+#[derive(Deserialize)]
+struct Process {
+    #[serde(rename = "Labels", default)]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct History {
+    #[serde(default)]
+    created_by: String,
+    #[serde(default)]
+    empty_layer: bool,
+}
+
+/// What the image of a manifest was built from. Blocks.
+pub fn source(manifest: &[u8], blobs: &BlobStore) -> Result<BuildSource> {
+    let malformed = |e: serde_json::Error| unknown("its manifest or configuration cannot be read").with_source(e);
+    let manifest: Manifest = serde_json::from_slice(manifest).map_err(malformed)?;
+    let config: Config =
+        serde_json::from_slice(&read(blobs, &manifest.config.digest, MAX_CONFIG)?).map_err(malformed)?;
+    let label = |name: &str| config.config.labels.get(name).map(String::as_str);
+    let entry_point = label(label::ENTRY_POINT).ok_or_else(|| unknown("it does not say which file to start"))?;
+    let lines: Vec<&History> = config.history.iter().filter(|line| !line.empty_layer).collect();
+    let requirements = match label(label::REQUIREMENTS) {
+        Some(requirements) => requirements,
+        None if lines.iter().all(|line| line.created_by != FORMER_PACKAGES) => "",
+        None => {
+            let why = "it was built by an earlier Hoistway, which did not keep what its packages were resolved from";
+            return Err(unknown(why));
+        }
+    };
+    let layer = match lines.iter().rposition(|line| line.created_by == SOURCE_HISTORY) {
+        Some(at) if lines.len() == manifest.layers.len() => manifest.layers[at].digest,
+        _ => return Err(unknown("it has no source layer")),
+    };
+    BuildSource::parse(files(blobs, &layer)?, Some(entry_point), Some(requirements))
+}
+
+fn files(blobs: &BlobStore, layer: &Digest) -> Result<BTreeMap<String, String>> {
+    let unreadable = |e: std::io::Error| unknown("its source layer cannot be read").with_source(e);
+    let (blob, _) = blobs.read(layer)?.ok_or_else(|| unknown("its source layer is gone"))?;
+    let mut archive = tar::Archive::new(MultiGzDecoder::new(blob).take(MAX_ARCHIVE));
+    let mut files = BTreeMap::new();
+    for entry in archive.entries().map_err(unreadable)? {
+        let mut entry = entry.map_err(unreadable)?;
+        let path = String::from_utf8(entry.path_bytes().into_owned()).map_err(|_| unknown("a name is not UTF-8"))?;
+        let inside = path.strip_prefix(APP_DIR.trim_start_matches('/')).and_then(|rest| rest.strip_prefix('/'));
+        if let Some(name) = inside.filter(|_| entry.header().entry_type().is_file()) {
+            let mut text = String::new();
+            entry.read_to_string(&mut text).map_err(unreadable)?;
+            files.insert(name.to_owned(), text);
+        }
+    }
+    Ok(files)
+}
+
+fn read(blobs: &BlobStore, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+    let (file, _) = blobs.read(digest)?.ok_or_else(|| unknown("its configuration is gone"))?;
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes).map_err(|e| Error::internal("reading an image's configuration", e))?;
+    Ok(bytes)
+}
+
+fn unknown(why: &str) -> Error {
+    let text = format!("the image cannot be built again: {why}; deploy its source again");
+    Error::new(Code::UnsupportedImage, text)
+}

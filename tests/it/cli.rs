@@ -93,7 +93,7 @@ fn from_a_directory_to_an_answer_and_back() {
     write(&project, "words.py", "GREETING = 'Goodbye'\n");
     let answer: Value = serde_json::from_str(&user.ok(&["deploy", "My Greeter", "-e", "MARK=!", "--json"])).unwrap();
     assert!(answer["build_id"].is_string(), "{answer}");
-    assert!(user.ok(&["logs", "--build", answer["build_id"].as_str().unwrap()]).contains("image"));
+    assert!(user.ok(&["logs", "--build", answer["build_id"].as_str().unwrap()]).contains("pushed my-greeter:"));
     assert_eq!(user.ok(&["invoke", "my-greeter", "world"]), "Goodbye, world!\n");
     user.ok(&["rollback", "my-greeter"]);
     assert_eq!(user.ok(&["invoke", "my-greeter", "world"]), "Hello, world!\n");
@@ -114,7 +114,7 @@ fn failures_say_cause_and_remedy() {
     let stack = Stack::start(dir.path());
     let user = User { stack: &stack, home: dir.path() };
     let project = dir.path().join("broken");
-    write(&project, "agent.py", "raise RuntimeError('no configuration')\n");
+    write(&project, "agent.py", "raise RuntimeError('no configuration')\ndef handler(message):\n    return message\n");
     let said_of_deploy = user.fails(&["deploy", "broken"], 1);
     assert!(said_of_deploy.contains("error: failed to create agent: "), "{said_of_deploy}");
     assert!(said_of_deploy.contains("RuntimeError: no configuration"), "{said_of_deploy}");

@@ -116,7 +116,7 @@ fn events_tell_what_a_deploy_does_and_how_the_agent_is() {
     assert!(
         deployment["steps"].as_array().unwrap().iter().all(|s| s["status"] == "SUCCEEDED" && s["duration_ms"].is_u64())
     );
-    assert_eq!(deployment["revision"], stack.get("/api/agents/watched")["status"]["revision"]);
+    assert_eq!(deployment["revision_id"], stack.get("/api/agents/watched")["status"]["revision"]);
     let builds = stack.get("/api/builds?agent=watched");
     assert_eq!((builds.as_array().unwrap().len(), &builds[0]["request_id"]), (1, &deployment["request_id"]));
     let steps: Vec<&str> = builds[0]["steps"].as_array().unwrap().iter().map(|s| s["step"].as_str().unwrap()).collect();

@@ -30,7 +30,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// List agents
 ///
-/// All agents, by name.
+/// All agents, in the order of their names.
 #[utoipa::path(
     get,
     path = "/agents",

@@ -50,7 +50,7 @@ pub const DELETED: Deleted = Deleted { status: "deleted" };
 
 /// List tools
 ///
-/// All tools, by name.
+/// All tools, in the order of their names.
 #[utoipa::path(
     get,
     path = "/tools",

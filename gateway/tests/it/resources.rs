@@ -30,6 +30,7 @@ async fn agents() {
                 "phase": "Running",
                 "message": "",
                 "revision": null,
+                "revisionNumber": 1,
                 "imageDigest": Digest::of(b"manifest"),
                 "isolation": "not sandboxed",
                 "network": "open",

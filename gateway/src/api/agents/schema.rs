@@ -130,22 +130,5 @@ pub struct InvokeSchema {
 #[schema(as = InvokeAnswer)]
 pub struct AnswerSchema {
     /// What the agent returned: any JSON.
-    #[schema(value_type = AnyJson, inline)]
     pub response: Value,
 }
-
-/// Any JSON.
-#[derive(Debug)]
-pub struct AnyJson;
-
-impl utoipa::PartialSchema for AnyJson {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        use utoipa::openapi::schema::{ObjectBuilder, SchemaType};
-        ObjectBuilder::new()
-            .schema_type(SchemaType::AnyValue)
-            .description(Some("What the agent returned: any JSON."))
-            .into()
-    }
-}
-
-impl ToSchema for AnyJson {}

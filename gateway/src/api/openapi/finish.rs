@@ -21,6 +21,8 @@ pub fn finish(described: OpenApi) -> Value {
     components["responses"] = shared::responses();
     merge(&mut document["components"], components);
     require_a_source(&mut document["components"]["schemas"]["DeployRequest"]);
+    document["components"]["schemas"]["InvokeAnswer"]["properties"]["response"] =
+        json!({"description": "What the agent returned: any JSON."});
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, item) in paths {
             for method in METHODS {

@@ -48,7 +48,7 @@ fn filled(dir: &Path) -> Value {
 /// Everything is there and can be read, and the same deploy is no change.
 fn whole(stack: &Stack, deployed: &Value) {
     stack.wait_for_phase("keeper", "Running");
-    assert_eq!(stack.answer("keeper", ""), "kept-9d1f");
+    assert_eq!(stack.answer("keeper", "x"), "kept-9d1f");
     let revision = stack.get("/api/agents/keeper")["status"]["revision"].clone();
     assert_eq!(stack.deployed(body())["build_id"], deployed["build_id"]);
     assert_eq!(stack.get("/api/agents/keeper")["status"]["revision"], revision, "{}", log_of(&stack.dir));

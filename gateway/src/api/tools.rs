@@ -50,7 +50,7 @@ pub const DELETED: Deleted = Deleted { status: "deleted" };
 
 /// List tools
 ///
-/// All tools, by name.
+/// All registered tools, by name.
 #[utoipa::path(
     get,
     path = "/tools",

@@ -91,11 +91,11 @@ fn a_tool_that_moves_takes_its_agents_along() {
     let source = "import os\ndef handler(message):\n    return os.environ['TOOL_URL_CRM']\n";
     let body = json!({"agent_name": "a", "source_files": {"agent.py": source}, "required_tools": ["crm"]});
     stack.deployed(body.clone());
-    assert_eq!(stack.answer("a", ""), "http://old.example");
+    assert_eq!(stack.answer("a", "x"), "http://old.example");
     let moved = stack.call("PATCH", "/api/tools/crm", Some(&json!({"base_url": "http://new.example/v2"})));
     assert_eq!(moved.status, 200, "{}", moved.text());
     let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while stack.answer("a", "") != "http://new.example/v2" {
+    while stack.answer("a", "x") != "http://new.example/v2" {
         assert!(std::time::Instant::now() < until, "{}", log_of(&stack.dir));
         std::thread::sleep(std::time::Duration::from_millis(20));
     }

@@ -78,7 +78,7 @@ def round_of(api, known, number, wanted, seed, work):
         "--exclude-path", "/api/events",
         "--max-examples", str(wanted),
         "--seed", str(seed + number),
-        "--request-timeout", "60",
+        "--request-timeout", "40",
         "--continue-on-failure",
         "--no-color",
     ]

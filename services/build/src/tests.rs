@@ -7,13 +7,16 @@ use crate::{
     pipeline::Pipeline,
     python::{Indexes, Interpreter, Uv},
     registry::{BlobStore, Reference, RegistryConfig, RepoName, Space, store::find_manifest},
+    seen::Seen,
     service::{Builder, Limits},
     store::Store,
 };
 use base64::Engine;
+use hoistway_kit::logs::texts;
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Digest, Name, Operation, Secret,
-    build::{BuildRequest, BuildSource, BuiltImage, RebuildRequest},
+    build::{BuildQuery, BuildRequest, BuildSource, BuiltImage, RebuildRequest},
+    log::LogQuery,
     source::Requirements,
 };
 use std::{
@@ -135,7 +138,8 @@ impl Service {
         let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
         let images = Images::new(store.clone(), blobs.clone(), &RegistryConfig::default(), &None);
-        let builder = Builder::new(pipeline, images, store.clone(), limits, CancellationToken::new());
+        let seen = Seen::new(dir.to_owned());
+        let builder = Builder::new(pipeline, images, store.clone(), limits, seen, CancellationToken::new());
         Self { builder, store, blobs }
     }
 
@@ -267,8 +271,10 @@ async fn packages_of_a_private_index_become_layers_and_leave_no_password() {
 
     // Nothing that was written or said has the password; nor has an error when it is wrong.
     let mut logs = String::new();
-    for build in service.builder.list_builds(100).await.unwrap() {
-        logs.push_str(&service.builder.build_logs(build.id, None).await.unwrap().join("\n"));
+    for build in service.builder.list_builds(BuildQuery { limit: 100, ..BuildQuery::default() }).await.unwrap() {
+        logs.push_str(
+            &texts(service.builder.build_logs(build.id, LogQuery::default()).await.unwrap()).await.unwrap().join("\n"),
+        );
     }
     assert!(logs.contains("alpha 2.0"), "{logs}");
     drop(service);

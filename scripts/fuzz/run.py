@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import requests
+import samples
 
 # What each round does beside making requests up: examples and boundary values first, then chains of calls.
 PHASES = ["examples,coverage,fuzzing,stateful"] + ["fuzzing,stateful"] * 999
@@ -101,7 +102,7 @@ def counted(work):
 def main():
     address, wanted, seed, work = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), pathlib.Path(sys.argv[4])
     api = Api(address)
-    content, sent = True, 0
+    content, sent = samples.run(api.call("GET", "/openapi.json").json(), api.prepare(), address), 0
     for number, _ in enumerate(PHASES):
         known = api.prepare()
         content &= round_of(api, known, number, min(EXAMPLES, max(1, wanted // 100)), seed, work)

@@ -209,7 +209,7 @@ async fn builds_and_deployments() {
     assert_eq!(
         deployment,
         json!({
-            "id": id, "agent": "a", "status": "SUCCEEDED", "step": "switch", "tools_created": ["t"],
+            "id": id, "agent": "a", "kind": "deploy", "status": "SUCCEEDED", "step": "switch", "tools_created": ["t"],
             "build_id": "build-a1b2c3d4e5f6", "image_uri": "127.0.0.1:5005/a:a1b2c3d4e5f6", "error": null,
             "created_at": "1970-01-01T00:00:00.000Z", "updated_at": "1970-01-01T00:00:01.000Z", "completed_at": "1970-01-01T00:00:01.000Z",
             "duration_ms": 1_000, "kind": "deploy", "revision": 1, "revision_id": null, "warnings": ["careful"], "request_id": "req-1",

@@ -12,7 +12,7 @@ use crate::{
     store::Store,
 };
 use base64::Engine;
-use hoistway_kit::logs::texts;
+use futures_util::StreamExt;
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Digest, Name, Operation, Secret,
     build::{BuildQuery, BuildRequest, BuildSource, BuiltImage, RebuildRequest},
@@ -138,8 +138,8 @@ impl Service {
         let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
         let images = Images::new(store.clone(), blobs.clone(), &RegistryConfig::default(), &None);
-        let seen = Seen::new(dir.to_owned());
-        let builder = Builder::new(pipeline, images, store.clone(), limits, seen, CancellationToken::new());
+        let builder =
+            Builder::new(pipeline, images, store.clone(), limits, Seen::new(dir.to_owned()), CancellationToken::new());
         Self { builder, store, blobs }
     }
 
@@ -272,9 +272,8 @@ async fn packages_of_a_private_index_become_layers_and_leave_no_password() {
     // Nothing that was written or said has the password; nor has an error when it is wrong.
     let mut logs = String::new();
     for build in service.builder.list_builds(BuildQuery { limit: 100, ..BuildQuery::default() }).await.unwrap() {
-        logs.push_str(
-            &texts(service.builder.build_logs(build.id, LogQuery::default()).await.unwrap()).await.unwrap().join("\n"),
-        );
+        let pieces: Vec<_> = service.builder.build_logs(build.id, LogQuery::default()).await.unwrap().collect().await;
+        logs.push_str(&format!("{pieces:?}"));
     }
     assert!(logs.contains("alpha 2.0"), "{logs}");
     drop(service);

@@ -105,9 +105,15 @@ pub struct AgentStatusSchema {
     /// The digest of the running image's manifest; null until it is known.
     #[schema(required)]
     pub image_digest: Option<String>,
-    /// What keeps the agent from harming the machine, as enforced.
-    #[schema(examples("not sandboxed"))]
+    /// What keeps the agent from harming the machine, as enforced; `not sandboxed` if nothing does.
+    #[schema(examples("namespaces: user, pid, mount, ipc; landlock ABI 7; seccomp"))]
     pub isolation: String,
+    /// What it reaches of the network: `open` or `closed`.
+    #[schema(examples("open"))]
+    pub network: String,
+    /// Its limits, as enforced.
+    #[schema(examples("512 processes, 512 MiB disk, 4 GiB in one file, 4096 open files"))]
+    pub limits: String,
 }
 
 /// What to ask an agent. It gets members that are not listed here too.

@@ -5,7 +5,7 @@ use crate::{Builder, Config, Deps, open, registry::RegistryConfig};
 use hoistway_kit::token::ServiceToken;
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Name, Operation,
-    build::{BuildRequest, BuildSource, BuiltImage},
+    build::{BuildQuery, BuildRequest, BuildSource, BuiltImage},
     image::StoredImage,
 };
 use tokio_util::sync::CancellationToken;
@@ -41,11 +41,7 @@ fn stored(image: &BuiltImage) -> StoredImage {
 async fn collect_all(builder: &Builder) -> (u64, u64) {
     let (mut images, mut blobs) = (0, 0);
     loop {
-        let all_gone = builder
-            .list_builds(hoistway_model::build::BuildQuery { limit: 10, ..Default::default() })
-            .await
-            .unwrap()
-            .is_empty();
+        let all_gone = builder.list_builds(BuildQuery { limit: 10, ..BuildQuery::default() }).await.unwrap().is_empty();
         let collected = builder.collect_images(Vec::new()).await.unwrap();
         images += collected.images;
         blobs += collected.blobs;

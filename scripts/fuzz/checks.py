@@ -27,7 +27,8 @@ def before_call(context, case, kwargs):
         elif not ends and names and random.random() < 0.6:
             case.path_parameters[key] = random.choice(names)
     # What is followed does not end by itself.
-    if case.query and str(case.query.get("follow", "false")).lower() in ("true", "1", ""):
+    follow = (case.query or {}).get("follow", "false")
+    if any(str(value).strip().lower() in ("true", "1", "") for value in (follow if isinstance(follow, list) else [follow])):
         case.query["follow"] = "false"
 
 

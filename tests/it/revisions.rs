@@ -12,7 +12,7 @@ const SECRET: &str = "s3cr3t-of-a-revision-51c2";
 
 /// An agent that answers with its version and variables.
 fn shows(version: u32) -> Value {
-    let source = "import os\ndef handler(request, context):\n    names = ('KEY', 'SYSTEM_PROMPT', 'LLM_MODEL', 'LLM_PROVIDER', 'TOOL_NAMES', 'TOOL_URL_CRM')\n    return {'response': dict({n: os.environ.get(n) for n in names}, version=VERSION, pid=os.getpid())}\n";
+    let source = "import os, uuid\nINSTANCE = uuid.uuid4().hex\ndef handler(request, context):\n    names = ('KEY', 'SYSTEM_PROMPT', 'LLM_MODEL', 'LLM_PROVIDER', 'TOOL_NAMES', 'TOOL_URL_CRM')\n    return {'response': dict({n: os.environ.get(n) for n in names}, version=VERSION, instance=INSTANCE)}\n";
     json!({"agent.py": format!("VERSION = {version}\n{source}")})
 }
 
@@ -115,8 +115,13 @@ fn a_rollback_brings_the_old_revision_back_with_its_environment_and_no_build() {
 #[test]
 fn a_rollback_that_does_not_start_leaves_what_serves() {
     let dir = tempfile::tempdir().unwrap();
-    let stack = Stack::start(dir.path());
-    let marker = dir.path().join("broken");
+    // What agents share with the test: they have nothing else of the machine.
+    let shared = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(shared.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let stack = Stack::start_with(dir.path(), |up| {
+        up.env("HOISTWAY_AGENT_READABLE", format!("[{:?}]", shared.path()));
+    });
+    let marker = shared.path().join("broken");
     let source = |v: u32| {
         let test = format!("import os\nif {v} == 1 and os.path.exists({marker:?}):\n    raise SystemExit('no more')\n");
         json!({"agent.py": format!("{test}def handler(r, c):\n    return {{'response': {v}}}\n")})
@@ -218,8 +223,8 @@ fn an_agent_is_stopped_started_and_restarted() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     stack.deployed(json!({"agent_name": "life", "source_files": shows(1)}));
-    let pid = |stack: &Stack| stack.answer("life", "x")["pid"].as_u64().unwrap();
-    let before = pid(&stack);
+    let instance = |stack: &Stack| stack.answer("life", "x")["instance"].as_str().unwrap().to_owned();
+    let before = instance(&stack);
     let restarted = stack.call("POST", "/api/agents/life/restart", None);
     assert_eq!(
         (restarted.status, &restarted.json()["status"]["phase"]),
@@ -227,7 +232,7 @@ fn an_agent_is_stopped_started_and_restarted() {
         "{}",
         restarted.text()
     );
-    let after = pid(&stack);
+    let after = instance(&stack);
     assert_ne!(after, before);
     assert_eq!(numbers(&stack.get("/api/agents/life/revisions")), [1]);
 
@@ -245,9 +250,9 @@ fn an_agent_is_stopped_started_and_restarted() {
     assert_eq!(stack.get("/api/agents/life")["status"]["phase"], "Stopped");
     let started = stack.call("POST", "/api/agents/life/start", None);
     assert_eq!((started.status, &started.json()["status"]["phase"]), (200, &json!("Running")));
-    let again = pid(&stack);
+    let again = instance(&stack);
     assert_eq!(stack.call("POST", "/api/agents/life/start", None).status, 200);
-    assert_eq!(pid(&stack), again, "one that runs is left as it is");
+    assert_eq!(instance(&stack), again, "one that runs is left as it is");
 
     // A deploy onto a stopped agent starts it, an unchanged one too.
     assert_eq!(stack.call("POST", "/api/agents/life/stop", None).status, 200);

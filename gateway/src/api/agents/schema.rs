@@ -132,3 +132,16 @@ pub struct AnswerSchema {
     /// What the agent returned: any JSON.
     pub response: Value,
 }
+
+/// Any JSON.
+#[derive(Debug)]
+pub struct AnyJson;
+
+impl utoipa::PartialSchema for AnyJson {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, SchemaType};
+        ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some("Any JSON.")).into()
+    }
+}
+
+impl ToSchema for AnyJson {}

@@ -54,7 +54,10 @@ impl<'a> Call<'a> {
         let body = operation.get("requestBody").and_then(|body| example(&body["content"]["application/json"]));
         let good = operation.get("responses").and_then(Value::as_object).into_iter().flatten();
         let good = good.filter(|(status, _)| status.starts_with('2')).map(|(_, response)| &response["content"]);
-        let answer = good.filter_map(Value::as_object).flat_map(Map::keys).next().cloned().unwrap_or_default();
+        let kinds: Vec<&String> = good.filter_map(Value::as_object).flat_map(Map::keys).collect();
+        // What can come as a stream is read as one: that does for everything else too.
+        let stream = kinds.iter().find(|kind| *kind == "text/event-stream");
+        let answer = stream.or(kinds.first()).map(|kind| (*kind).clone()).unwrap_or_default();
         Self { method, url, keyed, body, answer }
     }
 

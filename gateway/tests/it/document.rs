@@ -94,7 +94,10 @@ async fn every_operation_is_described_in_full() {
             }
         }
         let scopes = operation["security"].as_array().map_or(0, Vec::len);
-        must(scopes == if at.contains(" /api/") || at.ends_with(" /metrics") { 2 } else { 0 }, "the scope that its key must have");
+        must(
+            scopes == if at.contains(" /api/") || at.ends_with(" /metrics") { 2 } else { 0 },
+            "the scope that its key must have",
+        );
         must(operation["x-codeSamples"].as_array().is_some_and(|all| all.len() == 2), "samples");
     }
     assert!(wrong.is_empty(), "missing:\n{}", wrong.join("\n"));

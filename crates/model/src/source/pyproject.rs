@@ -68,7 +68,7 @@ impl Project {
         }
         let file: File = toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-            format!("line {line}: is not TOML: {}", e.message())
+            format!("line {line}: is not TOML: {}", e.message().replace('\n', "; "))
         })?;
         let (poetry, uv) = file.tool.map_or((None, None), |tools| (tools.poetry, tools.uv));
         let Some(project) = file.project else {

@@ -134,7 +134,7 @@ async fn answer(state: &AppState, name: Name, body: WholeBody) -> ApiResult<Resp
             status = 200,
             description = "The agent's answer as it comes, in the type that the agent gives it",
             content(
-                (String = "text/event-stream"),
+                (AnyJson = "text/event-stream"),
                 (AnyJson = "application/json"),
                 (String = "application/x-ndjson"),
                 (String = "text/plain"),

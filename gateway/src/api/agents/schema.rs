@@ -140,7 +140,10 @@ pub struct AnyJson;
 impl utoipa::PartialSchema for AnyJson {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
         use utoipa::openapi::schema::{ObjectBuilder, SchemaType};
-        ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some("Any JSON.")).into()
+        ObjectBuilder::new()
+            .schema_type(SchemaType::AnyValue)
+            .description(Some("Any JSON; in a stream of events, each event."))
+            .into()
     }
 }
 

@@ -67,11 +67,11 @@ fn walk(path: &Path) -> ignore::Walk {
         .sort_by_file_name(Ord::cmp)
         .filter_entry(|entry| {
             let name = entry.file_name().to_string_lossy();
-            let directory = entry.file_type().is_some_and(|kind| kind.is_dir());
+            if !entry.file_type().is_some_and(|kind| kind.is_dir()) {
+                return !name.ends_with(".pyc");
+            }
             // A directory with a `pyvenv.cfg` is a virtual environment, whatever it is called.
-            let generated =
-                entry.depth() > 0 && (NOT_SOURCE.contains(&&*name) || entry.path().join("pyvenv.cfg").exists());
-            !(directory && generated) && !name.ends_with(".pyc")
+            entry.depth() == 0 || !NOT_SOURCE.contains(&&*name) && !entry.path().join("pyvenv.cfg").exists()
         })
         .build()
 }

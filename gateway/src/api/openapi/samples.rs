@@ -56,7 +56,7 @@ impl<'a> Call<'a> {
         let good = good.filter(|(status, _)| status.starts_with('2')).map(|(_, response)| &response["content"]);
         let kinds: Vec<&String> = good.filter_map(Value::as_object).flat_map(Map::keys).collect();
         // What can come as a stream is read as one: that does for everything else too.
-        let stream = kinds.iter().find(|kind| *kind == "text/event-stream");
+        let stream = kinds.iter().find(|kind| kind.as_str() == "text/event-stream");
         let answer = stream.or(kinds.first()).map(|kind| (*kind).clone()).unwrap_or_default();
         Self { method, url, keyed, body, answer }
     }

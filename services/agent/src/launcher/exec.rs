@@ -23,7 +23,6 @@ pub(super) fn run(parent: Option<OsString>) -> Result<()> {
     std::io::stdin().read_to_end(&mut json)?;
     let spec: LaunchSpec = serde_json::from_slice(&json)?;
     drop(json);
-    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
 
     // Best effort: a machine without it only loses a preference.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string());
@@ -32,6 +31,8 @@ pub(super) fn run(parent: Option<OsString>) -> Result<()> {
     let prepared = confine::enter(&spec.confinement, spec.run_as)
         .map_err(|error| Error::new(error.kind(), format!("the sandbox cannot be set up: {error}")))?;
     umask(Mode::RWXG | Mode::RWXO);
+    // The agent's own: one opened before would lead out of its root.
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     limit(&spec.limits)?;
     set_no_new_privs(true)?;
     // After the change of user, which clears it. The launcher has one thread, so "the parent's thread ended" is "the

@@ -4,15 +4,17 @@
 use super::control::Control;
 use super::procfs::Process;
 use super::spec::{Exit, LaunchSpec, Order, Report};
-use super::{EXEC, outside, tree};
+use super::{EXEC, confine::privileges, outside, tree};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{
-    Pid, Signal, getpid, kill_process, set_child_subreaper, set_parent_process_death_signal, setsid,
+    DumpableBehavior, Pid, Signal, getpid, kill_process, set_child_subreaper, set_dumpable_behavior,
+    set_parent_process_death_signal, setsid,
 };
+use rustix::thread::CapabilitySet;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::io::{Error, Read, Result, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -24,6 +26,7 @@ pub(super) const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 
 /// Runs the stage to its end: no descendant is alive when it returns.
 pub(super) fn run() -> Result<()> {
+    close_inherited()?;
     // A session of our own: the terminal's Ctrl-C is the supervisor's business. This fails only for a process group
     // leader, which the supervisor does not make us.
     let _ = setsid();
@@ -42,9 +45,23 @@ pub(super) fn run() -> Result<()> {
     supervise(control, *spec, fds, None)
 }
 
+/// Closes whatever the supervisor's own parents left open for everybody: ours are the standard streams. All that we
+/// open from here on closes with exec by itself.
+fn close_inherited() -> Result<()> {
+    let names = std::fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let open: Vec<RawFd> = names.filter_map(|name| name.parse().ok()).filter(|&fd| fd > 2).collect();
+    for fd in open {
+        // The listing had one of its own, which is closed by now.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
+}
+
 /// The same as the first process of a PID namespace. Standard input is the socket to the stage outside: it closes when
 /// that one ends.
 pub(super) fn run_inside() -> Result<()> {
+    // Agents of an ordinary user are that user, too: they may not open our memory, nor see what we have open.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let _ = setsid();
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut outer = Control::of_stdin()?;
@@ -222,6 +239,11 @@ fn spawn(mut spec: LaunchSpec, fds: Vec<OwnedFd>, inside: bool) -> Result<(i32, 
         true => None,
         false => Some(Process::now(pid).ok_or_else(|| Error::other("/proc is not available"))?),
     };
+    if inside {
+        // It has what it needs to put the agent's root together, and waits for its specification. We only have to end
+        // it, whoever it is by then.
+        privileges::keep_only(CapabilitySet::KILL)?;
+    }
     if let Some(mut stdin) = child.stdin.take() {
         // If it died at once its end is reaped and reported like any other.
         let _ = stdin.write_all(&serde_json::to_vec(&spec)?);

@@ -164,7 +164,7 @@ fn parts(answer: &Answer, python: &Path) -> Vec<Exposed> {
             list.add(Path::new(store));
         }
     }
-    let variables = CERTIFICATE_VARIABLES.iter().filter_map(|name| std::env::var_os(name)).map(PathBuf::from);
+    let variables = CERTIFICATE_VARIABLES.iter().filter_map(std::env::var_os).map(PathBuf::from);
     let variables: Vec<PathBuf> = variables.filter(|path| path.is_absolute()).collect();
     list.add(python);
     for path in answer.path.iter().chain(&answer.mapped).chain(&answer.certificates).chain(&variables) {
@@ -188,17 +188,18 @@ impl List {
             return;
         }
         let linked = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
-        if linked && let Ok(target) = std::fs::read_link(path) {
-            if real.is_dir() || self.covers(&real) {
-                if !self.covers(&real) {
-                    self.push(&real, &real, Access::ReadIfThere);
-                }
-                self.push(&target, path, Access::Link);
-                return;
+        if linked
+            && let Ok(target) = std::fs::read_link(path)
+            && (real.is_dir() || self.covers(&real))
+        {
+            if !self.covers(&real) {
+                self.push(&real, &real, Access::ReadIfThere);
             }
-            // As `/etc/resolv.conf`: what is behind it may be another file at the next start, so the link is followed
-            // then and not now.
+            self.push(&target, path, Access::Link);
+            return;
         }
+        // As `/etc/resolv.conf`: what is behind it may be another file at the next start, so the link is followed
+        // then and not now.
         if !self.covers(path) {
             self.push(path, path, Access::ReadIfThere);
         }

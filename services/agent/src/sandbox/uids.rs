@@ -66,7 +66,7 @@ impl Uids {
             return Ok(RunAs { uid, gid: uid });
         }
         let usable = self.count - 1;
-        let start = given.next.checked_sub(self.first).unwrap_or_default();
+        let start = given.next.saturating_sub(self.first);
         let candidates = (0..usable).map(|n| self.first + (start + n) % usable);
         let free = candidates.into_iter().find(|uid| !given.users.values().any(|taken| taken == uid));
         let uid = free.ok_or_else(|| Error::new(Code::ResourceExhausted, "every user for agents is taken"))?;

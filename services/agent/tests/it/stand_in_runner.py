@@ -62,6 +62,17 @@ def serve():
     busy = False
 
 
+def in_child():
+    """A forked child, as multiprocessing makes them, must end by the signal: a drain is nothing to it."""
+    if signal.getsignal(signal.SIGTERM) is drain:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+# Blocked meanwhile, or a signal right after the fork would find the handler and be lost. The real runner does the same.
+os.register_at_fork(
+    before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+    after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}), after_in_child=in_child)
 busy = False
 signal.signal(signal.SIGTERM, drain)
 tell({"event": "ready"})

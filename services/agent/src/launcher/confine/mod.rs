@@ -3,7 +3,7 @@
 
 pub(super) mod landlock;
 pub(super) mod namespaces;
-mod privileges;
+pub(super) mod privileges;
 pub(super) mod root;
 mod seccomp;
 

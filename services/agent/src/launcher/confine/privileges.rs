@@ -4,7 +4,7 @@ use crate::launcher::spec::RunAs;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 use std::io::Result;
@@ -21,13 +21,20 @@ pub(super) fn drop_all(user: Option<RunAs>) -> Result<()> {
         set_thread_res_gid(gid, gid, gid)?;
         set_thread_res_uid(uid, uid, uid)?;
     }
-    let none = CapabilitySet::empty();
+    keep_only(CapabilitySet::empty())
+}
+
+/// Gives up every capability but these, and those too where we do not have them. Programs that are executed inherit
+/// none.
+pub(in crate::launcher) fn keep_only(kept: CapabilitySet) -> Result<()> {
     // Kernels before 4.3 have no such set.
     match clear_ambient_capability_set() {
         Ok(()) | Err(Errno::INVAL) => {}
         Err(error) => return Err(error.into()),
     }
-    Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+    let kept = capabilities(None)?.permitted & kept;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    Ok(set_capabilities(None, sets)?)
 }
 
 /// Nothing that is executed from now on can have a capability, not even as root.

@@ -58,7 +58,8 @@ def chmod_outside():
     return True
 def watch_outside():
     fd = call(LIBC.inotify_init)
-    return call(LIBC.inotify_add_watch, fd, FACTS["data"].encode(), 0x100) > 0
+    try: return call(LIBC.inotify_add_watch, fd, FACTS["data"].encode(), 0x100) > 0
+    finally: os.close(fd)
 def run_outside(): return subprocess.run([FACTS["tool"]], capture_output=True).stdout == b"ran\n"
 def hard_link():
     os.link(FACTS["private"], HOME + "/linked")
@@ -125,7 +126,8 @@ def inherited_descriptors():
         try: names[fd] = os.readlink("/proc/self/fd/" + fd)
         except FileNotFoundError: pass
     # The one is the connection that this question came through.
-    return sum(not name.startswith("/proc/") for name in names.values()) > 1
+    found = sorted(name for name in names.values() if not name.startswith("/proc/"))
+    return "reached: %s" % found if len(found) > 1 else False
 def dump_core():
     resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
     return True

@@ -84,7 +84,7 @@ async fn try_columns(root: bool, setuid: Option<&Path>) {
             for (name, _, _, verdicts) in rows {
                 let expected = verdicts.as_bytes()[index];
                 let answer = trial.attempt(name).await;
-                let reached = answer == "reached";
+                let reached = answer.starts_with("reached");
                 let as_expected = match expected {
                     b's' => !reached,
                     b'r' => reached,

@@ -38,7 +38,8 @@ impl Victims {
         let file = private(place.join("private"), 0o600, SECRET);
         let truncated = private(place.join("truncated"), 0o600, SECRET);
         let tool = private(place.join("tool"), 0o700, "#!/bin/sh\necho ran\n");
-        let logs = data.join("logs/other");
+        // Of no agent that the runtime knows, or it would write there, too.
+        let logs = data.join("logs/planted");
         std::fs::create_dir_all(&logs).unwrap();
         let other_log = private(logs.join("planted.log"), 0o600, SECRET);
         private(data.join("master.key"), 0o600, SECRET);

@@ -211,7 +211,7 @@ async fn a_few_start_at_a_time_and_a_slow_one_does_not_hold_up_the_rest_for_ever
     })
     .await;
     let before = std::time::Instant::now();
-    let marker = stage.dir.path().join("slow-one-is-starting");
+    let marker = shared(stage.dir.path()).join("slow-one-is-starting");
     let source = format!("import time\nopen({:?}, 'w').close()\ntime.sleep(600)", marker.to_str().unwrap());
     let slow = stage.runtime.apply(stage.instance(&source)).await.unwrap();
     wait_for_file(&marker).await;

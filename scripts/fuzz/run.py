@@ -31,6 +31,7 @@ LISTS = {
     "builds": "/api/builds?limit=20",
     "deployments": "/api/deployments?limit=20",
     "revisions": "/api/agents/hello/revisions",
+    "keys": "/api/keys",
 }
 # Each operation's share of a round.
 EXAMPLES = 50
@@ -52,8 +53,7 @@ class Api:
         self.call("POST", "/api/deploy", json=HELLO).raise_for_status()
         known = {"agents": ["hello"], "tools": ["echo-tool"], "model-providers": ["playground-llm"]}
         for kind, path in LISTS.items():
-            listed = self.call("GET", path)
-            known[kind] = [str(entry["id"]) for entry in listed.json()] if listed.ok else []
+            known[kind] = [str(entry["id"]) for entry in self.call("GET", path).json()]
         return known
 
     def sweep(self):

@@ -21,7 +21,7 @@ pub fn named(path: &str, parameter: &str) -> String {
         Some("agents") => "hello",
         Some("tools") => "echo-tool",
         Some("model-providers") => "playground-llm",
-        Some("identity-providers") => "company-login",
+        Some("identity-providers") => "company-sso",
         Some("builds") => "build-0c67cd1d8fc8",
         _ => "01a2092d-b570-76eb-887a-3ce8dec8c3e1",
     }

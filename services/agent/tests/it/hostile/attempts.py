@@ -233,15 +233,20 @@ def open_many():
 
 # Staying behind. What is left is seen by its command line.
 def daemon():
+    ready, starting = os.pipe()
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            for fd in range(256):
+            for fd in set(range(256)) - {starting}:
                 try: os.close(fd)
                 except OSError: pass
             os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)", FACTS["marker"]], {})
         os._exit(0)
     os.wait()
+    os.close(starting)
+    # The last one closes as the daemon's program begins: from then on it has another environment.
+    os.read(ready, 1)
+    os.close(ready)
 def stay_behind():
     daemon()
     return "started"

@@ -102,7 +102,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("huge_file", "write a huge file", Open, "ssssss"),
     ("open_many", "open files without end", Open, "ssssss"),
     // Staying behind; these two are looked at after the agent was removed.
-    ("stay_behind", "leave a daemon behind when it is deleted", Open, "sssssr"),
+    ("stay_behind", "leave a daemon behind when it is deleted", Open, "ssssss"),
     ("stay_behind_and_kill_launcher", "kill its launcher and leave a daemon behind", Open, "sssrsr"),
 ];
 

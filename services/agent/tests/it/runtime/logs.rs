@@ -86,6 +86,8 @@ def handle(line):
     return line";
     let (one, started) = stage.ready(source).await;
     ask(&started, "0 500").await;
+    // The answer may overtake the lines.
+    texts_until(&mut stage.follow(&one.agent, LogQuery::last(1)).await, "line 499").await;
     let mut pieces = stage.follow(&one.agent, LogQuery::last(100)).await;
     let (texts, _) = tokio::join!(texts_until(&mut pieces, "line 1499"), ask(&started, "500 1000"));
     let expected: Vec<_> = (400..1500).map(|n| format!("line {n}")).collect();

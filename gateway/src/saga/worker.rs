@@ -71,6 +71,10 @@ async fn backward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), S
         if error.code == Code::Conflict && log.step == Step::Switch {
             // The switch did happen, whatever its answer was: then there is only forward.
             tracing::warn!("the revision is the agent's already: the deployment goes on");
+            while let Err(e) = steps::switch::settle(&ctx).await {
+                tracing::info!(cause = e.chain(), "will be tried again: {e}");
+                retry.wait(inner).await?;
+            }
             record.failure = None;
             record.state = State::Running;
             record.log.advance(log.next(), now_ms());

@@ -10,8 +10,13 @@ pub async fn run(ctx: &Context<'_>) -> Result<()> {
         let switched = ctx.services.agents.switch_route(ctx.operation(ids.switch), agent.clone(), ids.revision);
         switched.await.map_err(|e| e.prefixed(ctx.work.failed()))?;
     }
+    settle(ctx).await
+}
+
+/// Drops the bindings that only the earlier revision had.
+pub async fn settle(ctx: &Context<'_>) -> Result<()> {
     if ctx.log.changes_tools {
-        let settled = ctx.services.tools.settle_tools(agent.clone(), ids.tools).await;
+        let settled = ctx.services.tools.settle_tools(ctx.work.agent().clone(), ctx.log.ids.tools).await;
         if let Err(e) = settled {
             if e.code.is_transient() {
                 return Err(e);

@@ -21,22 +21,22 @@ type Piece = (Vec<LogLine>, OwnedSemaphorePermit);
 /// The writer's end.
 pub(super) struct Follower {
     query: LogQuery,
-    pieces: mpsc::UnboundedSender<Piece>,
+    pieces: mpsc::Sender<Piece>,
     room: Arc<Semaphore>,
     skipped: Arc<AtomicU64>,
 }
 
 /// The reader's end.
 pub(super) struct Following {
-    pieces: mpsc::UnboundedReceiver<Piece>,
+    pieces: mpsc::Receiver<Piece>,
     skipped: Arc<AtomicU64>,
     _place: OwnedSemaphorePermit,
 }
 
 /// The two ends for one who holds a place.
 pub(super) fn follow(query: LogQuery, place: OwnedSemaphorePermit) -> (Follower, Following) {
-    // The room bounds it.
-    let (sender, receiver) = mpsc::unbounded_channel();
+    // No piece is smaller than a line, so the room is full before the channel is.
+    let (sender, receiver) = mpsc::channel(QUEUE as usize / LINE);
     let room = Arc::new(Semaphore::new(QUEUE as usize));
     let skipped = Arc::<AtomicU64>::default();
     let follower = Follower { query, pieces: sender, room, skipped: Arc::clone(&skipped) };
@@ -60,7 +60,7 @@ impl Follower {
         let size: usize = lines.iter().map(|line| LINE + line.text.len()).sum();
         let size = u32::try_from(size).unwrap_or(QUEUE).min(QUEUE);
         let room = Arc::clone(&self.room).try_acquire_many_owned(size);
-        room.is_ok_and(|room| self.pieces.send((lines, room)).is_ok())
+        room.is_ok_and(|room| self.pieces.try_send((lines, room)).is_ok())
     }
 }
 

@@ -130,7 +130,6 @@ pub async fn watched(
 fn said(event: &Value) -> Option<String> {
     let data = &event["data"];
     match event["type"].as_str()? {
-        "build.log" => Some(format!("  | {}", text(&data["line"]))),
         kind if kind.starts_with("deployment.") => {
             let step = text(&data["step"]);
             Some(format!("{} {step}", kind.trim_start_matches("deployment.")).trim_end().to_owned())

@@ -17,8 +17,6 @@ use std::{collections::BTreeMap, str::FromStr};
 /// The longest credential, the longest label and the longest scope.
 const MAX_CREDENTIAL: usize = 64 << 10;
 const MAX_LABEL: usize = 256;
-/// What an answer has besides, so that one can be sent back with changes.
-const ANSWERED: [&str; 5] = ["namespace", "status", "created_at", "updated_at", "warnings"];
 
 /// What a body says about a tool, as far as it says anything.
 #[derive(Debug)]
@@ -55,9 +53,7 @@ impl ToolBody {
         }
         read.labels = labels_if_given(&mut root)?;
         read.credentials = root.object("credentials")?.filter(|given| !given.is_empty());
-        for key in ANSWERED {
-            root.take(key);
-        }
+        pass_over_answered(&mut root);
         root.finish(&mut read.warnings);
         Ok(read)
     }
@@ -211,13 +207,27 @@ impl ToolBody {
 }
 
 /// A body that names what it is about names what the path names.
-pub fn named_as_in_path(given: Option<&str>, name: &Name) -> Result<()> {
+fn named_as_in_path(given: Option<&str>, name: &Name) -> Result<()> {
     match given {
         Some(given) if given != name.as_str() => {
             let text = format!("\"{}\" is not \"{name}\", which the path names; names cannot be changed", short(given));
             Err(Error::field("name", text))
         }
         _ => Ok(()),
+    }
+}
+
+/// The name of what a body is about: the path's, else the body's own.
+pub fn named(root: &mut Object, path: Option<Name>) -> Result<Name> {
+    let Some(name) = path else { return json::name("name", &root.required("name")?) };
+    named_as_in_path(root.text("name")?.as_deref(), &name)?;
+    Ok(name)
+}
+
+/// Takes what an answer has besides, so that one can be sent back with changes.
+pub fn pass_over_answered(object: &mut Object) {
+    for key in ["namespace", "status", "created_at", "updated_at", "warnings"] {
+        object.take(key);
     }
 }
 

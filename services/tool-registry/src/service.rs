@@ -10,15 +10,16 @@ use crate::{
     vault::Vault,
 };
 use async_trait::async_trait;
-use hoistway_kit::{fs::DirLock, secrets::MasterKey, time::now_ms};
+use hoistway_kit::{fs::DirLock, metrics, secrets::MasterKey, time::now_ms};
 use hoistway_model::{
     Error, Name, Operation, OperationId, Result, Secret, ToolRegistry,
+    metric::{Kind, Metrics},
     tool::{
         AppliedTools, DEMO_LABEL, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan,
         ToolUpdate, Upserted,
     },
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,7 @@ const PURGE_EVERY: Duration = Duration::from_secs(60 * 60);
 pub struct ToolRegistryService {
     store: Store,
     addresses: Addresses,
+    database: PathBuf,
     _lock: Arc<DirLock>,
 }
 
@@ -46,9 +48,9 @@ impl ToolRegistryService {
                 .await
                 .map_err(|e| Error::internal("locking the data directory", e))??
         };
-        let path = dir.join(format!("{SERVICE}.db"));
-        let store = Store::open(&path, Vault::new(key), addresses.clone()).await?;
-        let service = Self { store, addresses, _lock: Arc::new(lock) };
+        let database = dir.join(format!("{SERVICE}.db"));
+        let store = Store::open(&database, Vault::new(key), addresses.clone()).await?;
+        let service = Self { store, addresses, database, _lock: Arc::new(lock) };
         service.purge().await?;
         Ok(service)
     }
@@ -220,5 +222,17 @@ impl ToolRegistry for ToolRegistryService {
             credentials: BTreeMap::new(),
         };
         self.store.seed(&operation, &echo, llm).await
+    }
+
+    async fn tool_metrics(&self) -> Result<Metrics> {
+        let registered = self.store.counts().await?;
+        let registered = registered.map(|(kind, count)| ([("kind", kind.to_owned())], count as f64));
+        let database = self.database.clone();
+        let read = move || {
+            let help = "What is registered: tools, model providers and identity providers.";
+            let registered = metrics::family(Kind::Gauge, "hoistway_registered", help, registered);
+            metrics::of_service(SERVICE, vec![registered, metrics::database(SERVICE, &database)])
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
     }
 }

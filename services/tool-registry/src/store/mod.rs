@@ -14,7 +14,7 @@ use hoistway_kit::{
     operations::{self, Begun},
 };
 use hoistway_model::{Digest, Error, Operation, OperationId, Result};
-use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 
@@ -57,6 +57,16 @@ impl Store {
             .await
             .map_err(db_error("forgetting old deploys"))?;
         Ok(())
+    }
+
+    /// How many rows there are of each kind.
+    pub(crate) async fn counts(&self) -> Result<[(&'static str, u64); 3]> {
+        let (db, doing) = (self.db.read(), "counting what is registered");
+        let tools = entity::tool::Entity::find().count(db);
+        let models = entity::model_provider::Entity::find().count(db);
+        let identities = entity::identity_provider::Entity::find().count(db);
+        let (tools, models, identities) = tokio::try_join!(tools, models, identities).map_err(db_error(doing))?;
+        Ok([("tool", tools), ("model_provider", models), ("identity_provider", identities)])
     }
 
     pub(crate) async fn close(&self) {

@@ -27,6 +27,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const WRITE_USES_EVERY: Duration = Duration::from_secs(5 * 60);
 /// How often what is left over is removed.
 const TIDY_EVERY: Duration = Duration::from_secs(60 * 60);
+/// How soon it is tried again when a service did not answer; each time after a longer pause.
+const TIDY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the gateway works with.
 #[derive(Debug, Clone)]
@@ -130,6 +132,7 @@ pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
 /// lets the images go that no agent uses, and gives agents the URLs of tools that moved without them.
 async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(TIDY_EVERY);
+    let mut again = TIDY_AGAIN;
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
         let before = |keep: Duration| now_ms().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
         let tidied = async {
@@ -146,8 +149,13 @@ async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: Canc
             state.builds.collect_images(in_use).await?;
             bindings::reconcile(&state).await
         };
-        if let Err(e) = tidied.await {
-            tracing::warn!(cause = e.chain(), "tidying will be tried again: {e}");
+        match tidied.await {
+            Ok(()) => again = TIDY_AGAIN,
+            Err(e) => {
+                tracing::warn!(cause = e.chain(), "tidying will be tried again: {e}");
+                every.reset_after(again);
+                again = (again * 2).min(TIDY_EVERY);
+            }
         }
     }
 }

@@ -130,12 +130,18 @@ def user_traceback(error):
     return "".join(traceback.format_exception(type(error), error, frames))
 
 
-def report(error, mask):
-    """Writes the traceback to stderr, where the logs come from, and gives the headline and the last lines of it."""
+def report(error, mask, request=None):
+    """Writes the traceback to stderr, where the logs come from, and gives the headline and the last lines of it. What
+    failed an invoke begins with a line that has the request's id, which is what ties it to the caller's answer."""
+    told = ""
+    if request:
+        request_id = ascii(request["request_id"]).strip("'\"")[:128]  # the body may say anything
+        told = mask(f"request {request_id} failed\n")
     if isinstance(error, ScriptError):  # its own output has been in the logs already
+        print(told, end="", file=sys.__stderr__, flush=True)
         return mask(str(error)), [mask(line) for line in error.details]
     text = f"{error}\n" if isinstance(error, StartError) else mask(user_traceback(error))
-    print(text, end="", file=sys.__stderr__, flush=True)
+    print(told + text, end="", file=sys.__stderr__, flush=True)
     return mask(str(error) if isinstance(error, StartError) else headline(error)), text.splitlines()[-DETAIL_LINES:]
 
 
@@ -996,7 +1002,7 @@ class Exchange:
                 result = "".join(text_chunks(result))
             status, body = 200, to_json(self.complete(normalise(result), request, started))
         except BaseException as error:  # exit() in a handler ends that invoke, not the agent
-            text, details = report(error, self.server.mask)
+            text, details = report(error, self.server.mask, request)
             status, body = 500, json.dumps({"error": text, "code": "agent_error", "details": details})
         self.send_json(status, body)
 
@@ -1028,7 +1034,7 @@ class Exchange:
             chunks.close()
             raise
         except BaseException as error:
-            text, _ = report(error, self.server.mask)
+            text, _ = report(error, self.server.mask, request)
             self.send_event({"type": "error", "message": text, "code": "agent_error"})
         self.send_part(b"data: [DONE]\n\n")
         self.end_stream()

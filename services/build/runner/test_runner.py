@@ -732,6 +732,16 @@ class Errors(unittest.TestCase):
             self.assertNotIn("hoistway_runner", agent.stderr())
             self.assertEqual(agent.invoke()[0], 500)
 
+    def test_log_lines_name_the_request(self):
+        with source("def handler(r, c): raise ValueError('x')") as agent:
+            agent.invoke(headers={"X-Request-Id": "id-1"})
+            self.assertIn("request id-1 failed\nTraceback", agent.stderr())
+            agent.invoke(request_id="one\ntwo")
+            self.assertIn("request one\\ntwo failed\nTraceback", agent.stderr())
+        with source("raise SystemExit(3)") as agent:
+            agent.invoke(headers={"X-Request-Id": "id-2"})
+            self.assertEqual(agent.stderr().splitlines()[-1], "request id-2 failed")
+
     def test_exits_in_a_handler(self):
         for definition in ("def handler(message):", "async def handler(message):"):
             code = f"""

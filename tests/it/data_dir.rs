@@ -126,17 +126,52 @@ fn damaged_and_foreign_backups_are_refused_whole() {
     let path = |p: &Path| p.to_str().unwrap().to_owned();
     assert!(hoistway(&["backup", &path(&file), "--data-dir", &path(&data)]).status.success());
     let bytes = fs::read(&file).unwrap();
-    let mut flipped = bytes.clone();
-    let at = bytes.windows(5).rposition(|w| w == b"ustar").unwrap() + 300;
-    flipped[at] ^= 1;
-    for (name, content) in
-        [("cut", &bytes[..bytes.len() / 2]), ("flipped", &flipped), ("foreign", b"hello"), ("none", b"")]
-    {
-        let (damaged, target) = (dir.path().join(name), dir.path().join(format!("{name}-data")));
+    let mut bad = vec![
+        ("foreign".to_owned(), b"hello".to_vec()),
+        ("none".to_owned(), Vec::new()),
+        ("half".to_owned(), bytes[..bytes.len() / 2].to_vec()),
+    ];
+    let entries = entries(&bytes);
+    for needed in ["master.key", "agent/agent.db", "gateway/gateway.db", "contents.json"] {
+        assert!(entries.iter().any(|(name, ..)| name == needed), "{needed}");
+    }
+    for (name, at, size) in entries {
+        let name = name.replace('/', "-");
+        bad.push((format!("cut before {name}"), bytes[..at].to_vec()));
+        // In a header, and in the middle and at the end of what follows it.
+        for place in [at + 130, at + 512 + size / 2, at + 512 + size - 1] {
+            let mut flipped = bytes.clone();
+            flipped[place] ^= 1;
+            bad.push((format!("{place} in {name} flipped"), flipped));
+        }
+    }
+    fs::create_dir(dir.path().join("old")).unwrap();
+    let about = json!({"format": 1, "hoistway": "0.1.0", "created_at": "2026-01-01T00:00:00Z"});
+    fs::write(dir.path().join("old/backup.json"), about.to_string()).unwrap();
+    let tar = Command::new("tar").arg("-cC").arg(dir.path().join("old")).arg("backup.json").output().unwrap();
+    bad.push(("format 1".to_owned(), tar.stdout));
+    for (name, content) in bad {
+        let (damaged, target) = (dir.path().join(&name), dir.path().join(format!("{name}-data")));
         fs::write(&damaged, content).unwrap();
         let out = hoistway(&["restore", &path(&damaged), "--data-dir", &path(&target)]);
-        assert!(!out.status.success() && !target.exists(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && !target.exists() && said.contains("backup"), "{name}: {said}");
+        assert!(!said.contains("internal error"), "{name}: {said}");
     }
+    let out = hoistway(&["restore", &path(&file), "--data-dir", &path(&dir.path().join("good"))]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("restore")), "{left:?}");
+}
+
+/// The entries of a tar file: name, where the header begins, size.
+fn entries(tar: &[u8]) -> Vec<(String, usize, usize)> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_matches(['\0', ' ']).to_owned();
+    let (mut at, mut found) = (0, Vec::new());
+    while tar[at] != 0 {
+        let size = usize::from_str_radix(&text(&tar[at + 124..at + 136]), 8).unwrap();
+        found.push((text(&tar[at..at + 100]), at, size));
+        at += 512 + size.next_multiple_of(512);
+    }
+    found
 }

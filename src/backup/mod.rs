@@ -8,10 +8,12 @@
 //! way, is told from a whole one.
 
 mod contents;
+mod keys;
 mod restore;
 
 pub use restore::{RestoreArgs, restore};
 
+use crate::rotate;
 use contents::{CONTENTS, Contents, Hashed};
 use hoistway_kit::{
     config::xdg_data_dir,
@@ -20,6 +22,7 @@ use hoistway_kit::{
     time::{now_ms, rfc3339},
 };
 use hoistway_model::{Code, Error, Result};
+use keys::Keys;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions},
@@ -32,8 +35,10 @@ use tar::{Builder, EntryType, Header};
 /// The databases in the order in which they are copied.
 const DATABASES: [&str; 4] =
     ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db"];
+/// The keys that everything secret in the databases' copies opens with.
+const KEYS: &str = "master.key";
 /// Files that an installation may have besides.
-const FILES: [&str; 4] = ["master.key", "api-key", "service-token", "ports.json"];
+const FILES: [&str; 3] = ["api-key", "service-token", "ports.json"];
 /// Directories that are kept whole. Their files have their content's digest for a name and never change.
 const BLOBS: [&str; 1] = ["build/registry/blobs"];
 /// The first entry of every backup.
@@ -62,29 +67,35 @@ pub struct BackupArgs {
 /// Writes a backup. It holds the installation's keys, so it is as secret as the data directory.
 pub async fn backup(args: BackupArgs) -> Result<()> {
     let dir = args.data_dir.unwrap_or_else(xdg_data_dir);
-    if !dir.join("master.key").is_file() {
+    if !rotate::key_file(&dir).is_file() {
         return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
     }
     let copies = Copies::make(&dir)?;
     // Once before and once after: what the registry's copy names was there when it was made.
     let copies = hold(copies, dir.clone()).await?;
+    let mut keys = Keys::new(rotate::key_file(&dir));
     let mut databases = Vec::new();
     for name in DATABASES {
         let (from, to) = (dir.join(name), copies.dir.join(copy_of(name)));
         if from.is_file() {
-            db::snapshot(&from, &to).await?;
+            keys.while_copying(async || {
+                remove_if_there(&to).map_err(failed("removing an old copy"))?;
+                db::snapshot(&from, &to).await
+            })
+            .await?;
             databases.push((name, to));
         }
     }
+    let keys = keys.all()?;
     let copies = hold(copies, dir.clone()).await?;
     let written = tokio::task::spawn_blocking(move || {
         let blobs = if copies.holds { &copies.dir } else { &dir };
         if args.file == Path::new("-") {
-            return write(&dir, &databases, blobs, io::stdout().lock()).map(drop);
+            return write(&dir, &keys, &databases, blobs, io::stdout().lock()).map(drop);
         }
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(PRIVATE_FILE).open(&args.file)?;
-        let whole = write(&dir, &databases, blobs, file).and_then(|file| file.sync_all()).and_then(|()| {
+        let whole = write(&dir, &keys, &databases, blobs, file).and_then(|file| file.sync_all()).and_then(|()| {
             let parent = args.file.parent().filter(|dir| !dir.as_os_str().is_empty());
             fsync_dir(parent.unwrap_or(Path::new(".")))
         });
@@ -108,10 +119,7 @@ impl Copies {
         let dir = data_dir.join("backup");
         let lock = DirLock::acquire(&dir)?;
         for name in DATABASES {
-            match fs::remove_file(dir.join(copy_of(name))) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("removing an old copy")(e)),
-                _ => {}
-            }
+            remove_if_there(&dir.join(copy_of(name))).map_err(failed("removing an old copy"))?;
         }
         match fs::remove_dir_all(dir.join("build")) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("removing old links")(e)),
@@ -156,6 +164,13 @@ impl Drop for Copies {
     }
 }
 
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
 fn copy_of(name: &str) -> String {
     name.replace('/', "-")
 }
@@ -168,10 +183,11 @@ fn failed(doing: &str) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-fn write<W: Write>(dir: &Path, databases: &[(&str, PathBuf)], blobs: &Path, to: W) -> io::Result<W> {
+fn write<W: Write>(dir: &Path, keys: &[u8], databases: &[(&str, PathBuf)], blobs: &Path, to: W) -> io::Result<W> {
     let mut tar = Archive::new(to);
     let about = About { format: FORMAT, hoistway: env!("CARGO_PKG_VERSION").to_owned(), created_at: rfc3339(now_ms()) };
     tar.append_bytes(ABOUT, &serde_json::to_vec(&about)?)?;
+    tar.append_bytes(KEYS, keys)?;
     for name in FILES {
         tar.append(&dir.join(name), name)?;
     }

@@ -1,7 +1,7 @@
 //! `hoistway restore`: a backup becomes a data directory, whole or not at all.
 
 use super::{
-    ABOUT, About, BLOBS, DATABASES, FILES, FORMAT,
+    ABOUT, About, BLOBS, DATABASES, FILES, FORMAT, KEYS,
     contents::{CONTENTS, Contents, Hashed},
     failed,
 };
@@ -142,7 +142,7 @@ fn unpack(from: impl Read, to: &Path) -> Result<()> {
     let list = list.ok_or_else(|| wrong("it is cut off, the list of its contents is missing"))?;
     match list.differs(&found) {
         Some(difference) => Err(wrong(&difference)),
-        None if !to.join(FILES[0]).is_file() => Err(wrong("it has no keys")),
+        None if !to.join(KEYS).is_file() => Err(wrong("it has no keys")),
         None => Ok(()),
     }
 }
@@ -166,7 +166,8 @@ fn readable(about: &About) -> Result<()> {
 fn belongs(name: &Path) -> bool {
     let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
     plain
-        && (FILES.iter().chain(&DATABASES).any(|known| name == Path::new(known))
+        && (name == Path::new(KEYS)
+            || FILES.iter().chain(&DATABASES).any(|known| name == Path::new(known))
             || BLOBS.iter().any(|dir| name.starts_with(dir)))
 }
 

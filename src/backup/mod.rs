@@ -16,8 +16,7 @@ pub use restore::{RestoreArgs, restore};
 use crate::rotate;
 use contents::{CONTENTS, Contents, Hashed};
 use hoistway_kit::{
-    config::xdg_data_dir,
-    db,
+    config, db,
     fs::{DirLock, PRIVATE_FILE, fsync_dir},
     time::{now_ms, rfc3339},
 };
@@ -66,7 +65,7 @@ pub struct BackupArgs {
 
 /// Writes a backup. It holds the installation's keys, so it is as secret as the data directory.
 pub async fn backup(args: BackupArgs) -> Result<()> {
-    let dir = args.data_dir.unwrap_or_else(xdg_data_dir);
+    let dir = config::data_dir(args.data_dir)?;
     if !rotate::key_file(&dir).is_file() {
         return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
     }

@@ -6,9 +6,9 @@ use super::{
     failed,
 };
 use hoistway_kit::{
-    config::xdg_data_dir,
-    db,
+    config, db,
     fs::{PRIVATE_FILE, fsync_dir, private_dir},
+    ports::Ports,
 };
 use hoistway_model::{Code, Digest, Error, Result};
 use std::{
@@ -38,8 +38,7 @@ pub struct RestoreArgs {
 
 /// Unpacks a backup beside the data directory, checks it, and moves it there when it is whole.
 pub async fn restore(args: RestoreArgs) -> Result<()> {
-    let dir = std::path::absolute(args.data_dir.clone().unwrap_or_else(xdg_data_dir))
-        .map_err(failed("finding the data directory"))?;
+    let dir = config::data_dir(args.data_dir)?;
     let blocking = |e| Error::internal("restoring", e);
     let fresh = {
         let (file, dir) = (args.file, dir.clone());
@@ -76,6 +75,8 @@ fn unpack_beside(file: &Path, dir: &Path) -> Result<TempDir> {
         let wrong = |e| Error::new(Code::InvalidArgument, format!("{}: {e}", file.display()));
         unpack(File::open(file).map_err(wrong)?, fresh.path())?;
     }
+    // The original may run here.
+    Ports::forget_if_taken(fresh.path())?;
     private_dir(fresh.path()).map_err(failed("restoring"))?;
     Ok(fresh)
 }

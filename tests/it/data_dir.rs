@@ -68,6 +68,20 @@ fn a_newer_schema_is_refused_and_left_alone() {
 }
 
 #[test]
+fn without_a_home_a_directory_must_be_named() {
+    let dir = tempdir().unwrap();
+    for command in [&["up", "--listen", "127.0.0.1:0"][..], &["rotate-key"], &["backup", "x"], &["restore", "x"]] {
+        // A home that is no absolute path is none.
+        let mut hoistway = Command::new(HOISTWAY);
+        hoistway.args(command).env("HOME", "home").env_remove("XDG_DATA_HOME").current_dir(dir.path());
+        let out = hoistway.output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(64) && said.contains("--data-dir"), "{command:?}: {said}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_backup_of_a_busy_installation_is_whole() {
     let dir = tempdir().unwrap();
     let stack = Stack::start(dir.path());

@@ -8,7 +8,8 @@ use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient};
 use hoistway_gateway::{self as gateway, Gateway, saga::Services};
 use hoistway_kit::{
     config,
-    fs::{DirLock, private_dir},
+    fs::{self, DirLock, private_dir},
+    open_files,
     ports::{self, Listeners, Ports},
     secrets::MasterKey,
     shutdown::{self, part},
@@ -71,7 +72,7 @@ struct Shared {
 
 impl Shared {
     fn open(dir: &Path) -> Result<Self> {
-        private_dir(dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        private_dir(dir).map_err(fs::path_error("making", dir))?;
         let api_key_file = dir.join("api-key");
         Ok(Self {
             _lock: DirLock::acquire(dir)?,
@@ -158,6 +159,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let demo = args.demo;
     let settings = Settings::load(args)?;
     telemetry::init("hoistway", settings.log_format)?;
+    open_files::raise_limit()?;
     let stop = shutdown::on_signals()?;
     let data_dir = settings.data_dir;
     let shared = Shared::open(&data_dir)?;

@@ -62,7 +62,7 @@ impl Gateway {
     /// Opens the journal and takes up the deployments that an earlier process left unfinished.
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
-        fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
         let seen = Seen::new(dir.join("gateway.db"));
         let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
         let Deps { services, master_key, api_key } = deps;

@@ -177,7 +177,9 @@ fn copy_of(name: &str) -> String {
 fn failed(doing: &str) -> impl FnOnce(io::Error) -> Error {
     move |e| match e.kind() {
         ErrorKind::AlreadyExists => Error::new(Code::Conflict, format!("{doing}: it exists already")),
-        ErrorKind::StorageFull => Error::new(Code::InsufficientStorage, format!("{doing}: the disk is full")),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::new(Code::InsufficientStorage, format!("{doing}: the disk is full"))
+        }
         _ => Error::internal(doing, e),
     }
 }

@@ -82,6 +82,21 @@ fn without_a_home_a_directory_must_be_named() {
 }
 
 #[test]
+fn what_the_owner_of_the_machine_can_mend_is_said() {
+    let dir = tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let out = hoistway(&["up", "--listen", "127.0.0.1:0", "--data-dir", file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(64) && said.contains("is not a directory"), "{said}");
+
+    let up = format!("ulimit -n 40; exec {HOISTWAY} up --listen 127.0.0.1:0 --data-dir {}/data", dir.path().display());
+    let out = Command::new("sh").args(["-c", &up]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("40 files") && said.contains("ulimit"), "{said}");
+}
+
+#[test]
 fn a_backup_of_a_busy_installation_is_whole() {
     let dir = tempdir().unwrap();
     let stack = Stack::start(dir.path());

@@ -42,7 +42,7 @@ impl Db {
         tokio::task::spawn_blocking(move || make_private(&file))
             .await
             .map_err(|e| Error::internal("opening a database", e))?
-            .map_err(|e| Error::internal(&format!("making {}", path.display()), e))?;
+            .map_err(fs::path_error("making", path))?;
 
         let failed = |e: DbErr| Error::internal(&format!("opening {}", path.display()), e);
         let mut options = options(path.to_owned(), false);
@@ -89,7 +89,10 @@ impl Db {
 /// Writes what the database `from` holds at this moment to the new file `to`, while others go on reading and writing
 /// it, in this process or in another.
 pub async fn snapshot(from: &Path, to: &Path) -> Result<()> {
-    let failed = |e: DbErr| Error::internal(&format!("copying {}", from.display()), e);
+    let failed = |e: DbErr| match is_full(&e) {
+        true => db_error("copying a database")(e),
+        false => Error::internal(&format!("copying {}", from.display()), e),
+    };
     let mut options = options(from.to_owned(), false);
     options.max_connections(1);
     let db = Database::connect(options).await.map_err(failed)?;
@@ -123,7 +126,7 @@ pub async fn check(path: &Path) -> Result<()> {
 pub fn db_error(doing: &str) -> impl FnOnce(DbErr) -> Error {
     move |e| {
         let (code, why) = match sqlite_code(&e) {
-            Some(13) => (Code::InsufficientStorage, "the disk is full"),
+            _ if is_full(&e) => (Code::InsufficientStorage, "the disk is full"),
             Some(5 | 6) => (Code::Unavailable, "the database is busy"),
             _ if matches!(e, DbErr::ConnectionAcquire(_)) => (Code::Unavailable, "the database is busy"),
             _ => return Error::internal(doing, e),
@@ -137,11 +140,19 @@ pub fn is_unique_violation(e: &DbErr) -> bool {
     matches!(e.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
 }
 
-/// SQLite's primary result code: 5 is busy, 6 locked, 13 full.
+/// Whether the disk is full: SQLite's code 13, and the extended one of shared memory that cannot grow.
+fn is_full(e: &DbErr) -> bool {
+    extended_code(e).is_some_and(|code| code & 0xff == 13 || code == 4874)
+}
+
+/// SQLite's primary result code: 5 is busy, 6 locked.
 fn sqlite_code(e: &DbErr) -> Option<u32> {
+    extended_code(e).map(|code| code & 0xff)
+}
+
+fn extended_code(e: &DbErr) -> Option<u32> {
     let (DbErr::Exec(RuntimeErr::SqlxError(e)) | DbErr::Query(RuntimeErr::SqlxError(e))) = e else { return None };
-    let extended: u32 = e.as_database_error()?.code()?.parse().ok()?;
-    Some(extended & 0xff)
+    e.as_database_error()?.code()?.parse().ok()
 }
 
 fn make_private(path: &Path) -> io::Result<()> {

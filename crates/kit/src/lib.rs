@@ -13,6 +13,7 @@ pub mod fs;
 pub mod grpc;
 pub mod logs;
 pub mod metrics;
+pub mod open_files;
 pub mod operations;
 pub mod ports;
 pub mod ring;

@@ -217,7 +217,7 @@ impl Ring {
     }
 
     fn store(&self, path: &Path) -> Result<()> {
-        let failed = |e: std::io::Error| Error::internal(&format!("writing {}", path.display()), e);
+        let failed = |e: std::io::Error| fs::path_error("writing", path)(e);
         // A half-written ring that a kill left behind would keep the keys that are dropped here.
         fs::remove_left_over(path).map_err(failed)?;
         fs::write_atomic(path, self.write().as_bytes(), fs::PRIVATE_FILE).map_err(failed)

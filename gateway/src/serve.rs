@@ -15,7 +15,7 @@ use crate::{
     store::Journal,
 };
 use async_trait::async_trait;
-use hoistway_kit::{fs, ports::Listeners, secrets::MasterKey, time::now_ms, token::ApiKey, web};
+use hoistway_kit::{fs, ports::Listeners, reserve::Reserve, secrets::MasterKey, time::now_ms, token::ApiKey, web};
 use hoistway_model::{Error, Operation, Result, build::BuildQuery};
 use std::{sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
@@ -83,6 +83,7 @@ impl Gateway {
             ready: Arc::new(Ready(services)),
             seen,
             closing: shutdown.child_token(),
+            reserve: Reserve::new(&dir),
             tasks: TaskTracker::new(),
         });
         let recovered = saga.recover().await?;
@@ -134,6 +135,7 @@ async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: Canc
     let mut every = tokio::time::interval(TIDY_EVERY);
     let mut again = TIDY_AGAIN;
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
+        state.reserve.keep().await;
         let before = |keep: Duration| now_ms().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
         let tidied = async {
             journal.purge(before(keep.journal)).await?;

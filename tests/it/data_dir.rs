@@ -1,10 +1,14 @@
 //! The data directory over time: of an older Hoistway, of a newer one, backed up and restored.
 
-use crate::stack::{HOISTWAY, Stack, says};
+use crate::{
+    need,
+    stack::{HOISTWAY, Stack, says},
+};
 use serde_json::json;
 use std::{
-    fs,
-    path::Path,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 use tempfile::tempdir;
@@ -94,6 +98,59 @@ fn what_the_owner_of_the_machine_can_mend_is_said() {
     let out = Command::new("sh").args(["-c", &up]).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && said.contains("40 files") && said.contains("ulimit"), "{said}");
+}
+
+/// Unmounts, when it is dropped, what is mounted there.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn on_a_full_disk_agents_can_be_stopped_and_deleted_and_keys_revoked() {
+    let dir = tempdir().unwrap();
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    if !need::tmpfs(&data, "160m") {
+        return;
+    }
+    let _mounted = Mounted(data.clone());
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_BUILD_MIN_FREE_BYTES", "0");
+    });
+    for agent in ["one", "two"] {
+        stack.deployed(json!({"agent_name": agent, "source_files": says(agent)}));
+    }
+    let new_key = || stack.call("POST", "/api/keys", Some(&json!({"name": "k", "scopes": ["read"]})));
+    let key = new_key().json()["id"].as_str().unwrap().to_owned();
+    let reserves = ["gateway/reserve", "agent/reserve"].map(|name| data.join(name));
+    assert!(reserves.iter().all(|reserve| reserve.is_file()));
+
+    let mut ballast = File::create(data.join("ballast")).unwrap();
+    while ballast.write(&[7; 4096]).is_ok_and(|written| written > 0) {}
+    // What the databases' logs have room for from before is used up first.
+    let refused = (0..900).map(|_| new_key()).find(|answer| answer.status != 201).unwrap();
+    assert_eq!((refused.status, &refused.json()["code"]), (507, &json!("insufficient_storage")));
+    let backup = hoistway(&["backup", "/dev/null/x", "--data-dir", data.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&backup.stderr);
+    assert!(said.contains("the disk is full") && !said.contains("internal error"), "{said}");
+
+    for (method, path) in [
+        ("POST", "/api/agents/one/stop".to_owned()),
+        ("DELETE", "/api/agents/two".to_owned()),
+        ("DELETE", format!("/api/keys/{key}")),
+    ] {
+        let answer = stack.call(method, &path, None);
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
+    }
+    assert!(!reserves.iter().all(|reserve| reserve.is_file()), "a reserve was given up");
+
+    drop(ballast);
+    fs::remove_file(data.join("ballast")).unwrap();
+    assert_eq!(stack.call("DELETE", "/api/agents/one", None).status, 200);
 }
 
 #[test]

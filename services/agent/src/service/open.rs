@@ -4,10 +4,10 @@ use super::{Agents, Seen, Service};
 use crate::{
     environment::Surroundings, images::Images, interpreter::Interpreter, routes::Hub, runtime::Runtime, store::Store,
 };
-use hoistway_kit::{fs::DirLock, time::now_ms};
+use hoistway_kit::{fs::DirLock, reserve::Reserve, time::now_ms};
 use hoistway_model::{AgentService, Result};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -44,6 +44,7 @@ impl Service {
             lately_bound: Mutex::default(),
             kept_layers: Mutex::default(),
             seen: Seen::new(),
+            reserve: Reserve::new(parts.database.parent().unwrap_or(Path::new("."))),
             database: parts.database,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -90,6 +91,7 @@ impl Service {
         // Every layer that an agent of earlier times uses is pinned by now.
         self.images.store().sweep().await;
         loop {
+            self.reserve.keep().await;
             match self.store.purge(now_ms() - KEEP_OPERATIONS_MS).await {
                 Ok(0) => {}
                 Ok(count) => tracing::debug!("forgot {count} old operations"),

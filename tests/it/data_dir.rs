@@ -119,7 +119,7 @@ fn on_a_full_disk_agents_can_be_stopped_and_deleted_and_keys_revoked() {
     }
     let _mounted = Mounted(data.clone());
     let stack = Stack::start_with(dir.path(), |command| {
-        command.env("HOISTWAY_BUILD_MIN_FREE_BYTES", "0");
+        command.env("HOISTWAY_BUILD_REGISTRY__MIN_FREE_BYTES", "0");
     });
     for agent in ["one", "two"] {
         stack.deployed(json!({"agent_name": agent, "source_files": says(agent)}));

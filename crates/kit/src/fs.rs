@@ -37,7 +37,8 @@ pub fn path_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 (Code::InsufficientStorage, format!("the disk is full while {doing}"))
             }
-            ErrorKind::InvalidInput => (Code::InvalidArgument, e.to_string()),
+            // Its text says all already, see `private_dir`.
+            ErrorKind::InvalidInput => return Error::new(Code::InvalidArgument, e.to_string()),
             _ => return Error::internal(&doing, e),
         };
         Error::new(code, text).with_source(e)

@@ -119,6 +119,20 @@ def signal_stranger():
 def slow_stranger():
     os.setpriority(os.PRIO_PROCESS, FACTS["stranger"], 19)
     return True
+def starve_stranger():
+    PROCESS, IDLE = 1, 3 << 13
+    return syscall(251 if X86 else 30, PROCESS, FACTS["stranger"], IDLE) == 0
+def pin_stranger():
+    os.sched_setaffinity(FACTS["stranger"], os.sched_getaffinity(0))
+    return True
+def limit_stranger():
+    resource.prlimit(FACTS["stranger"], resource.RLIMIT_CORE, (0, 0))
+    return True
+def limit_supervisor():
+    # What it has: as processor time of a second would be granted, too, this is granted or refused.
+    limits = resource.prlimit(FACTS["supervisor"], resource.RLIMIT_CPU)
+    resource.prlimit(FACTS["supervisor"], resource.RLIMIT_CPU, limits)
+    return True
 def inherited_descriptors():
     known = {"0", "1", "2", OPTIONS["--listen-fd"][0]}
     names = {}

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 FACTS = json.loads(os.environ["FACTS"])
@@ -199,6 +200,20 @@ def multipath():
     s.settimeout(2)
     s.connect(("127.0.0.1", FACTS["tcp"]))
     return s.recv(5) == b"hello"
+def await_caller(s):
+    s.listen(5)
+    def answer():
+        caller, _ = s.accept()
+        caller.sendall(FACTS["marker"].encode())
+        caller.close()
+    threading.Thread(target=answer, daemon=True).start()
+    # Whether somebody outside reaches it is found out there.
+    return "listening %d" % s.getsockname()[1]
+def listen_bound():
+    s = socket.socket()
+    s.bind(("0.0.0.0", 0))
+    return await_caller(s)
+def listen_unbound(): return await_caller(socket.socket())
 
 
 # Using it all up.

@@ -12,6 +12,8 @@ use hoistway_agent::{
 use hoistway_model::{Name, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    io::Read,
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -187,11 +189,27 @@ impl Trial {
         if name.starts_with("stay_behind") {
             return self.remove_and_look().await;
         }
+        if let Some(port) = answer.strip_prefix("listening ") {
+            return self.call(port.parse().unwrap());
+        }
         if answer.is_empty() {
             // It was killed, and comes back.
             until(&self.started, |state| *state != State::Ready).await;
         }
         answer
+    }
+
+    /// Whether it is the agent that listens on this port of the machine.
+    fn call(&self, port: u16) -> String {
+        let Ok(mut called) = TcpStream::connect(("127.0.0.1", port)) else {
+            return "stopped: nobody listens".to_owned();
+        };
+        called.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut said = String::new();
+        // Whoever else it is may say anything.
+        let _ = called.read_to_string(&mut said);
+        let agent = said == self.victims.facts["marker"].as_str().unwrap();
+        if agent { "reached".to_owned() } else { "stopped: somebody else listens".to_owned() }
     }
 
     /// Whether anything of the agent is left once it was removed.

@@ -98,6 +98,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("udp", "send UDP", Closed, "sss---"),
     ("fast_open", "connect with TCP Fast Open", Closed, "sss---"),
     ("multipath", "connect with multipath TCP", Closed, "sss---"),
+    ("listen_bound", "listen on a port, and be reached from outside", Closed, "sss---"),
+    ("listen_unbound", "the same without `bind`", Closed, "sss---"),
     // Using it all up.
     ("fork_bomb", "start processes without end", Open, "ssrrsr"),
     ("memory_hog", "take memory without end, in one process", Open, "ssssss"),

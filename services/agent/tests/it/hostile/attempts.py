@@ -5,6 +5,7 @@ What is there to be attacked stands in FACTS: see `victims.rs`.
 import ctypes
 import errno
 import json
+import mmap
 import os
 import resource
 import signal
@@ -234,6 +235,17 @@ def fork_bomb():
 def memory_hog():
     held = [b"x" * (8 << 20) for _ in range(100)]
     return len(held) == 100
+def shared_memory_hog():
+    # More than twice what the agent may have, which is the limit of private memory.
+    held = mmap.mmap(-1, 640 << 20)
+    for _ in range(80): held.write(b"x" * (8 << 20))
+    return held.tell() == 640 << 20
+def nameless_file_hog():
+    # Each of them as large as a file may be.
+    files = [os.memfd_create("hog") for _ in range(40)]
+    try: return all(os.write(fd, b"x" * (16 << 20)) == 16 << 20 for fd in files)
+    finally:
+        for fd in files: os.close(fd)
 def memory_hogs():
     # Each of them keeps to what one process may have.
     children = []

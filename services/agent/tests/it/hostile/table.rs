@@ -102,8 +102,10 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("listen_unbound", "the same without `bind`", Closed, "sss---"),
     // Using it all up.
     ("fork_bomb", "start processes without end", Open, "ssrrsr"),
-    ("memory_hog", "take memory without end, in one process", Open, "ssssss"),
-    ("memory_hogs", "the same in many processes", Open, "srrrsr"),
+    ("memory_hog", "take private memory without end, in one process", Open, "ssssss"),
+    ("shared_memory_hog", "take shared memory without end, in one process (mmap)", Open, "srrrsr"),
+    ("nameless_file_hog", "the same in a file without a name (memfd)", Open, "srrrsr"),
+    ("memory_hogs", "take memory without end, in many processes", Open, "srrrsr"),
     ("fill_disk", "fill the disk", Open, "ssrrrr"),
     ("huge_file", "write a huge file", Open, "ssssss"),
     ("open_many", "open files without end", Open, "ssssss"),

@@ -76,6 +76,24 @@ const REFUSED: &[i64] = &[
     libc::SYS_modify_ldt,
 ];
 
+/// Refused without an IPC namespace: what is made so belongs to the machine, is open to every agent of the same user and
+/// outlives whoever made it. Its parts are known by numbers, so that using them is refused like making them.
+const SHARED: &[i64] = &[
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+];
+
 /// Said not to exist, since programs have another way then. The flags of clone3 cannot be seen by a filter, those of
 /// clone can; io_uring does what other system calls do without being seen by any filter.
 const MISSING: &[i64] =
@@ -137,6 +155,7 @@ fn refused(confinement: &Confinement) -> Result<Rules> {
     rules.insert(libc::SYS_ioctl, TYPING.map(|call| equal(1, call).and_then(one)).into_iter().collect::<Result<_>>()?);
     rules.insert(libc::SYS_socket, sockets(confinement)?);
     if confinement.namespaces.is_none() {
+        rules.extend(SHARED.iter().map(|&call| (call, Vec::new())));
         others(&mut rules)?;
     }
     // In a network of its own an agent may do with it what it likes.

@@ -177,6 +177,11 @@ def abstract_socket():
 def raw_socket(): return bool(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
 def packet_socket(): return bool(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
 def kernel_crypto_socket(): return bool(socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET))
+def system_v_memory():
+    LIBC.shmat.restype = ctypes.c_void_p
+    address = LIBC.shmat(FACTS["segment"], None, 0o10000)
+    if address == ctypes.c_void_p(-1).value: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return ctypes.string_at(address, len(FACTS["secret"])) == FACTS["secret"].encode()
 
 
 # The closed network.
@@ -272,7 +277,7 @@ def open_many():
     return len(held) == 1000
 
 
-# Staying behind. What is left is seen by its command line.
+# Staying behind. Processes that are left are seen by their command line.
 def daemon():
     ready, starting = os.pipe()
     if os.fork() == 0:
@@ -294,6 +299,16 @@ def stay_behind():
 def stay_behind_and_kill_launcher():
     daemon()
     os.kill(os.getppid(), signal.SIGKILL)
+    return "started"
+def leave_system_v_memory():
+    call(LIBC.shmget, FACTS["key"], 4096, 0o1600)
+    return "started"
+def leave_message_queue():
+    LIBRARY = LIBC if hasattr(LIBC, "mq_open") else ctypes.CDLL("librt.so.1", use_errno=True)
+    call(LIBRARY.mq_open, ("/" + FACTS["left"]).encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
+    return "started"
+def leave_memory_file():
+    with open("/dev/shm/" + FACTS["left"], "w") as file: file.write("x")
     return "started"
 
 

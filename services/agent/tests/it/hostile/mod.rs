@@ -186,7 +186,8 @@ impl Trial {
     async fn attempt(&mut self, name: &str) -> String {
         until(&self.started, |state| *state == State::Ready).await;
         let answer = ask(&self.started, name).await;
-        if name.starts_with("stay_behind") {
+        // Who kills its launcher may not live to say so.
+        if answer == "started" || name.starts_with("stay_behind") {
             return self.remove_and_look().await;
         }
         if let Some(port) = answer.strip_prefix("listening ") {
@@ -212,16 +213,19 @@ impl Trial {
         if agent { "reached".to_owned() } else { "stopped: somebody else listens".to_owned() }
     }
 
-    /// Whether anything of the agent is left once it was removed.
+    /// Whether anything of the agent is left once it was deleted.
     async fn remove_and_look(&mut self) -> String {
         self.stage.runtime.remove(&self.hostile.revision, GRACE).await.unwrap();
-        let left = self.victims.daemons();
-        for pid in &left {
+        self.stage.runtime.forget(&self.hostile.agent).await.unwrap();
+        let daemons = self.victims.daemons();
+        for pid in &daemons {
             let _ = kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL);
         }
+        let left = self.victims.left();
         self.started = self.stage.runtime.apply(self.hostile.clone()).await.unwrap();
         tokio::time::timeout(LIMIT, self.started.ready()).await.unwrap().unwrap();
-        if left.is_empty() { "stopped: nothing is left".to_owned() } else { "reached".to_owned() }
+        let nothing = daemons.is_empty() && left.is_empty();
+        if nothing { "stopped: nothing is left".to_owned() } else { format!("reached: {daemons:?} {left:?}") }
     }
 
     async fn end(self) {

@@ -91,6 +91,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("raw_socket", "open a raw socket", Open, "ssssss"),
     ("packet_socket", "listen to the network's packets", Open, "ssssss"),
     ("kernel_crypto_socket", "open a socket into the kernel's cryptography (AF_ALG)", Open, "ssss??"),
+    ("system_v_memory", "read others' shared memory of System V", Open, "sssssr"),
     // The closed network.
     ("other_agents_listener", "connect to another agent", Closed, "sss---"),
     ("strangers_port", "connect to a port of this machine", Closed, "sss---"),
@@ -109,7 +110,10 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("fill_disk", "fill the disk", Open, "ssrrrr"),
     ("huge_file", "write a huge file", Open, "ssssss"),
     ("open_many", "open files without end", Open, "ssssss"),
-    // Staying behind; these two are looked at after the agent was removed.
+    // Staying behind; these are looked at after the agent was deleted.
+    ("leave_system_v_memory", "leave System V shared memory behind when it is deleted", Open, "ssssrr"),
+    ("leave_message_queue", "the same with a POSIX message queue", Open, "ssssrr"),
+    ("leave_memory_file", "the same with a file in `/dev/shm`", Open, "ssrrsr"),
     ("stay_behind", "leave a daemon behind when it is deleted", Open, "ssssss"),
     ("stay_behind_and_kill_launcher", "kill its launcher and leave a daemon behind", Open, "sssrsr"),
 ];

@@ -4,6 +4,7 @@
 //! The launcher puts the sandbox on (`launcher::confine`); here is decided what it is told.
 
 mod cgroup;
+mod claim;
 mod host;
 mod probe;
 mod report;

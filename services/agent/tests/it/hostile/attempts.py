@@ -58,6 +58,12 @@ def truncate_readable():
 def chmod_outside():
     os.chmod(FACTS["private"], 0o600)
     return True
+def touch_outside():
+    os.utime(FACTS["data"] + "/master.key", (1, 1))
+    return os.stat(FACTS["data"] + "/master.key").st_mtime == 1
+def label_outside():
+    os.setxattr(FACTS["data"] + "/master.key", "user.planted", b"x")
+    return True
 def watch_outside():
     fd = call(LIBC.inotify_init)
     try: return call(LIBC.inotify_add_watch, fd, FACTS["data"].encode(), 0x100) > 0

@@ -49,6 +49,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("truncate_outside", "truncate a file elsewhere", Open, "sssssr"),
     ("truncate_readable", "truncate a file that it may read, by opening it", Open, "sssssr"),
     ("chmod_outside", "change the mode of a file elsewhere", Open, "ssrrsr"),
+    ("touch_outside", "change the times of a file elsewhere", Open, "ssrrsr"),
+    ("label_outside", "set an extended attribute of a file elsewhere", Open, "ss??s?"),
     ("watch_outside", "be told of changes in the data directory (inotify)", Open, "ssrrsr"),
     ("run_outside", "run a program from elsewhere", Open, "sssssr"),
     ("hard_link", "read a file elsewhere through a hard link of its own", Open, "sssssr"),

@@ -94,6 +94,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("packet_socket", "listen to the network's packets", Open, "ssssss"),
     ("kernel_crypto_socket", "open a socket into the kernel's cryptography (AF_ALG)", Open, "ssss??"),
     ("system_v_memory", "read others' shared memory of System V", Open, "sssssr"),
+    ("listen_unbound", "listen on a port of its own, and be reached from outside", Open, "rrrrrr"),
     // The closed network.
     ("other_agents_listener", "connect to another agent", Closed, "sss---"),
     ("strangers_port", "connect to a port of this machine", Closed, "sss---"),
@@ -101,7 +102,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("udp", "send UDP", Closed, "sss---"),
     ("fast_open", "connect with TCP Fast Open", Closed, "sss---"),
     ("multipath", "connect with multipath TCP", Closed, "sss---"),
-    ("listen_bound", "listen on a port, and be reached from outside", Closed, "sss---"),
+    ("listen_bound", "listen on a port of its own", Closed, "sss---"),
     ("listen_unbound", "the same without `bind`", Closed, "sss---"),
     // Using it all up.
     ("fork_bomb", "start processes without end", Open, "ssrrsr"),

@@ -14,9 +14,12 @@ use serde_json::{Map, Value, json};
 use std::{fs, path::PathBuf};
 
 /// The end of its help.
-pub const STATUSES: &str = "Exit status: 0 deployed, or unchanged; 1 failed, what ran before goes on serving; 64 wrong \
-command line; 75 not known yet (--timeout, or the server is gone); 130 interrupted. With 75 and 130 the deploy goes on \
-on the server: `hoistway deployments ID --follow`.";
+pub const STATUSES: &str = "Exit status:
+  0    deployed, or unchanged
+  1    failed; what ran before goes on serving
+  64   wrong command line
+  75   not known yet: --timeout passed, or the server does not answer any more
+  130  interrupted; after 75 and 130 the deploy goes on on the server: hoistway deployments ID --follow";
 /// How many files that are not sent are named one by one.
 const SHOWN: usize = 5;
 
@@ -132,7 +135,8 @@ fn body(args: &DeployArgs) -> Outcome<Value> {
                 progress(&format!("warning: not sent: {} more", source.skipped.len() - SHOWN));
             }
             let bytes: usize = source.files.values().map(String::len).sum();
-            progress(&format!("sending {} files ({bytes} bytes) as {name}", source.files.len()));
+            let files = source.files.len();
+            progress(&format!("sending {files} file{} ({bytes} bytes) as {name}", if files == 1 { "" } else { "s" }));
             set("agent_name", json!(name));
             set("source_files", json!(source.files));
         }

@@ -73,16 +73,17 @@ impl Teller {
             return;
         }
         self.ended = i + 1;
-        let took = step["duration_ms"].as_i64().map(duration).unwrap_or_default();
+        let took = step["duration_ms"].as_i64().map(duration);
         if status == "FAILED" {
-            return self.say(Look::Bad, &format!("{name:<7} failed after {took}"));
+            let after = took.map(|took| format!(" after {took}")).unwrap_or_default();
+            return self.say(Look::Bad, &format!("{name:<7} failed{after}"));
         }
+        let took = took.unwrap_or_default();
         let done = match name {
             // Nobody waits for it, and it tells nothing.
             "plan" => return,
             "tools" => "registered in",
             "build" if reused => return self.say(Look::Good, "build   unchanged: the image is there already"),
-            "start" => "ready in",
             "switch" => "requests go to the new revision, in",
             _ => "done in",
         };
@@ -127,7 +128,7 @@ mod tests {
         let mut teller = Teller::to(move |line| into.lock().unwrap().push(line.to_owned()));
         let running = json!({"step": "start", "status": "RUNNING"});
         let build = json!({"step": "build", "status": "SUCCEEDED", "duration_ms": 3_835});
-        let failed = json!({"step": "start", "status": "FAILED", "duration_ms": 61_000});
+        let failed = json!({"step": "start", "status": "FAILED"});
         for step in [&running, &running, &failed, &failed] {
             teller.step(0, &build, false);
             teller.step(1, step, false);
@@ -138,7 +139,7 @@ mod tests {
             [
                 "build   done in 3.8 s",
                 "start   waiting until the agent is ready",
-                "start   failed after 1 min 1 s",
+                "start   failed",
                 "build   | [31mred",
             ]
         );

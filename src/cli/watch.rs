@@ -35,13 +35,13 @@ pub async fn watch(api: &Api, id: &str, teller: &mut Teller) -> Outcome<Value> {
     let changes = Changes::of(api.clone(), seen["agent"].as_str().unwrap_or_default().to_owned());
     let mut build = Build::Awaited;
     loop {
-        teller.status(&seen);
         for (i, step) in seen["steps"].as_array().into_iter().flatten().enumerate() {
             if step["step"] == "build" {
                 build = follow_build(api, &seen, step, build, teller).await;
             }
             teller.step(i, step, matches!(build, Build::Reused));
         }
+        teller.status(&seen);
         if matches!(seen["status"].as_str(), Some("SUCCEEDED" | "FAILED")) {
             return Ok(seen);
         }

@@ -19,9 +19,7 @@ const INTERRUPTED: u8 = 130;
 #[derive(Debug)]
 pub struct Failure {
     message: String,
-    code: Option<String>,
-    request_id: Option<String>,
-    deployment: Option<String>,
+    known: Box<Known>,
     details: Vec<String>,
     remedy: Option<String>,
     status: u8,
@@ -29,14 +27,20 @@ pub struct Failure {
     lost: bool,
 }
 
+/// What else is known of it.
+#[derive(Debug, Default)]
+struct Known {
+    code: Option<String>,
+    request_id: Option<String>,
+    deployment: Option<String>,
+}
+
 impl Failure {
     /// Something that failed; status 1.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
-            code: None,
-            request_id: None,
-            deployment: None,
+            known: Box::default(),
             details: Vec::new(),
             remedy: None,
             status: 1,
@@ -78,14 +82,14 @@ impl Failure {
 
     /// Of this deployment.
     pub fn deployment(mut self, id: &str) -> Self {
-        self.deployment = Some(id.to_owned());
+        self.known.deployment = Some(id.to_owned());
         self
     }
 
     /// That came of this request, if it is known; who knows no other remedy looks into the server's log.
     pub fn request(mut self, id: Option<&str>) -> Self {
-        self.request_id = self.request_id.or_else(|| id.map(str::to_owned));
-        if let (None, Some("internal"), Some(id)) = (&self.remedy, self.code.as_deref(), &self.request_id) {
+        self.known.request_id = self.known.request_id.take().or_else(|| id.map(str::to_owned));
+        if let (None, Some("internal"), Some(id)) = (&self.remedy, self.known.code.as_deref(), &self.known.request_id) {
             self.remedy = Some(format!("the server's log has more under request id {id}"));
         }
         self
@@ -118,7 +122,7 @@ impl Failure {
         if status == 401 {
             failure.remedy = Some("set RUNAGENTS_API_KEY, or name the key's file with --api-key-file".to_owned());
         }
-        if let (500.., None, Some(id)) = (status, &failure.remedy, &failure.request_id) {
+        if let (500.., None, Some(id)) = (status, &failure.remedy, &failure.known.request_id) {
             failure.remedy = Some(format!("the server's log has more under request id {id}"));
         }
         failure
@@ -130,10 +134,9 @@ impl Failure {
         let details = error["details"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let code = text("code");
         Self {
-            request_id: text("request_id"),
             details: details.map(str::to_owned).collect(),
             remedy: code.as_deref().and_then(remedy).map(str::to_owned),
-            code,
+            known: Box::new(Known { code, request_id: text("request_id"), deployment: None }),
             ..Self::new(text("error").unwrap_or_else(|| "it failed".to_owned()))
         }
     }
@@ -142,9 +145,9 @@ impl Failure {
     pub fn document(&self) -> Value {
         let mut document = json!({ "error": self.message });
         for (key, text) in [
-            ("code", &self.code),
-            ("request_id", &self.request_id),
-            ("deployment", &self.deployment),
+            ("code", &self.known.code),
+            ("request_id", &self.known.request_id),
+            ("deployment", &self.known.deployment),
             ("remedy", &self.remedy),
         ] {
             if let Some(text) = text {

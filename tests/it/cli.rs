@@ -177,7 +177,7 @@ fn a_deploy_outlives_its_command_and_is_found_again() {
 
     let answering = std::thread::spawn(move || {
         let (mut stream, _) = go.accept().unwrap();
-        stream.read(&mut [0; 1024]).unwrap();
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
     });
     assert!(user.ok(&["deployments", &id, "--follow"]).starts_with("slow answers at http://"));

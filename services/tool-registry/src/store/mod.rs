@@ -12,14 +12,18 @@ use crate::{address::Addresses, migration, vault::Vault};
 use hoistway_kit::{
     db::{Db, db_error},
     operations::{self, Begun},
+    prune::{Keep, Rows, prune},
 };
 use hoistway_model::{Digest, Error, Operation, OperationId, Result};
-use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
+use sea_orm::DatabaseTransaction;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 
 /// Rows of one kind; creating more is refused, so that lists are complete and bounded.
 const MAX_ROWS: u64 = 10_000;
+
+/// What deploys did that cannot be undone any more.
+const SETTLED: Rows = Rows { table: "applications", time: "created_at", which: "settled" };
 
 /// The database of the tool registry. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -47,16 +51,10 @@ impl Store {
         Ok(store)
     }
 
-    /// Forgets answers, tombstones and settled applications from before the moment `before`.
-    pub(crate) async fn purge(&self, before: i64) -> Result<()> {
-        operations::purge(self.db.write(), before).await?;
-        entity::application::Entity::delete_many()
-            .filter(entity::application::Column::Settled.eq(true))
-            .filter(entity::application::Column::CreatedAt.lt(before))
-            .exec(self.db.write())
-            .await
-            .map_err(db_error("forgetting old deploys"))?;
-        Ok(())
+    /// Forgets answers, tombstones and settled applications that are not to be kept.
+    pub(crate) async fn purge(&self, keep: Keep) -> Result<()> {
+        operations::forget(&self.db, keep).await?;
+        prune(&self.db, &SETTLED, keep).await.map(drop)
     }
 
     pub(crate) async fn close(&self) {

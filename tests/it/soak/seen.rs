@@ -70,7 +70,9 @@ pub struct Sample {
 impl Sample {
     pub fn of(stack: &Stack, rounds: usize) -> Self {
         let mut counts = BTreeMap::new();
-        let mut put = |name: &str, count: u64, slack: u64| drop(counts.insert(name.to_owned(), (count, slack)));
+        let mut put = |name: &str, count: u64, slack: u64| {
+            counts.insert(name.to_owned(), (count, slack));
+        };
         let proc = PathBuf::from(format!("/proc/{}", stack.pid()));
         let status = fs::read_to_string(proc.join("status")).unwrap();
         let field = |name: &str| {

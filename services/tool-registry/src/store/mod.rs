@@ -84,3 +84,32 @@ async fn finish(txn: DatabaseTransaction, id: OperationId, answer: &impl Seriali
 async fn commit(txn: DatabaseTransaction) -> Result<()> {
     txn.commit().await.map_err(db_error("committing"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use hoistway_kit::secrets::MasterKey;
+    use sea_orm::{ConnectionTrait, EntityTrait};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn what_old_deploys_did_is_forgotten_once_it_is_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let vault = Vault::new(MasterKey::from_bytes(&[7; 32]).unwrap());
+        let addresses = Addresses::new(None, None, "127.0.0.1:1".parse().unwrap()).unwrap();
+        let store = Store::open(&dir.path().join("tools.db"), vault, addresses).await.unwrap();
+        for (id, settled) in [("1", true), ("2", false), ("3", true), ("4", false), ("5", true)] {
+            let text = format!("INSERT INTO applications VALUES ('{id}', 'a', '{{}}', {settled}, {id})");
+            store.db.write().execute_unprepared(&text).await.unwrap();
+        }
+        let left = async || {
+            let rows = entity::application::Entity::find().all(store.db.read()).await.unwrap();
+            rows.into_iter().map(|row| row.operation).collect::<Vec<_>>()
+        };
+        store.purge(Keep::new(Duration::MAX, 1)).await.unwrap();
+        assert_eq!(left().await, ["2", "4", "5"]);
+        store.purge(operations::kept(3600, 10)).await.unwrap();
+        assert_eq!(left().await, ["2", "4"]);
+    }
+}

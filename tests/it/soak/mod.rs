@@ -110,7 +110,9 @@ fn soak() {
 }
 
 fn settle(up: &mut Command, index: &Index) {
-    up.env("HOISTWAY_LOG", "warn,hoistway_gateway::audit=error").env("HOISTWAY_BUILD_EXTRA_INDEX_URLS", index.url());
+    up.env_remove("HOISTWAY_SOAK_DEPLOYS")
+        .env("HOISTWAY_LOG", "warn,hoistway_gateway::audit=error")
+        .env("HOISTWAY_BUILD_EXTRA_INDEX_URLS", index.url());
     for (name, value) in SETTINGS {
         up.env(format!("HOISTWAY_{name}"), value);
     }

@@ -269,7 +269,7 @@ async fn the_newest_deployments_are_kept_and_those_that_run() {
     whole.shutdown.cancel();
     whole.serving.await.unwrap();
     // It runs when the gateway opens, which then tidies at once.
-    let config = Config { journal_entries: 1, tidy_seconds: 1, ..Config::default() };
+    let config = Config { journal_entries: 1, tidy_seconds: 1, requests_per_second: 0, ..Config::default() };
     let (world, dir) = (whole.world, whole.dir);
     let whole = Whole::open_with(world, dir, whole.key, whole.master_key, config).await;
     let kept = async || {

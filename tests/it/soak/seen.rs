@@ -109,7 +109,7 @@ impl Sample {
     /// One line for a person who watches; the first time with what its columns are.
     pub fn print(&self, first: bool) {
         const COLUMNS: [(&str, &str); 8] = [
-            ("memory", "MiB"),
+            ("memory", "mem MiB"),
             ("descriptors", "fds"),
             ("threads", "thr"),
             ("processes", "proc"),
@@ -126,16 +126,16 @@ impl Sample {
             self.counts.iter().filter(|(name, _)| name.ends_with(end)).map(|(_, (count, _))| count).sum()
         };
         if first {
-            let heads = COLUMNS.map(|(_, head)| format!("{head:>10}")).concat();
+            let heads = COLUMNS.map(|(_, head)| format!("{head:>11}")).concat();
             println!(
-                "{:>7}{heads}{:>10}{:>10}   rows: gateway tool-registry build agent",
+                "{:>7}{heads}{:>11}{:>11}   rows: gateway tool-registry build agent",
                 "rounds", "db MiB", "wal MiB"
             );
         }
-        let mib = |bytes: u64| format!("{:>10.1}", bytes as f64 / MIB as f64);
+        let mib = |bytes: u64| format!("{:>11.1}", bytes as f64 / MIB as f64);
         let column = |(name, head): (&str, &str)| match (self.counts[name].0, head.ends_with("MiB")) {
             (bytes, true) => mib(bytes),
-            (count, false) => format!("{count:>10}"),
+            (count, false) => format!("{count:>11}"),
         };
         println!(
             "{:>7}{}{}{}   {:?}",

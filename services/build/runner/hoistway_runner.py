@@ -145,6 +145,15 @@ def report(error, mask, request=None):
     return mask(str(error) if isinstance(error, StartError) else headline(error)), text.splitlines()[-DETAIL_LINES:]
 
 
+def leave(why):
+    """Ends a process that can answer nobody any more, so that its supervisor starts another one."""
+    try:
+        print(f"the agent cannot go on: {why}", file=sys.__stderr__, flush=True)
+        sys.__stdout__.flush()
+    finally:  # at once: what the agent still runs may never end
+        os._exit(1)
+
+
 # ---- Finding the agent --------------------------------------------------------------------------------------------
 
 
@@ -362,7 +371,7 @@ class EventLoop:
     """One loop for all async code of the agent, so that a client bound to it at the first call works ever after."""
 
     def __init__(self):
-        self._lock, self._loop = threading.Lock(), None
+        self._lock, self._loop, self._ending = threading.Lock(), None, False
 
     def _started(self):
         import asyncio
@@ -377,12 +386,13 @@ class EventLoop:
         import asyncio
 
         asyncio.set_event_loop(self._loop)
-        while not self._loop.is_closed():
+        while not self._ending:
             try:
-                self._loop.run_forever()
-                return
+                self._loop.run_forever()  # and again when the agent's code has stopped it: other invokes wait for it
             except (SystemExit, KeyboardInterrupt) as error:  # a background task called exit(): its business alone
                 print(f"a task ended with {headline(error)}", file=sys.stderr)
+            except Exception as error:  # it was closed, or what it waits with was
+                leave(f"its event loop broke: {headline(error)}")
 
     def submit(self, coroutine):
         """Runs a coroutine on the loop; a concurrent Future of its result."""
@@ -453,6 +463,7 @@ class EventLoop:
             self.submit(cancel_all()).result(EXIT_SECONDS)
         except Exception as error:
             print(f"tasks did not end: {headline(error)}", file=sys.stderr)
+        self._ending = True
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 

@@ -919,6 +919,39 @@ class Serving(unittest.TestCase):
         with source(code) as agent:
             self.assertEqual([agent.response(), agent.response()], ["alive", "alive"])
 
+    def test_a_stopped_event_loop_goes_on(self):
+        code = """
+        import asyncio
+        async def handler(message):
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(0.01)
+            return "answered"
+        """
+        with source(code) as agent:
+            self.assertEqual([agent.response(), agent.response()], ["answered", "answered"])
+            self.assertEqual((agent.terminate(), agent.stderr()), (0, ""))
+        code = """
+        import asyncio
+        async def handler(message):
+            for piece in "abc":
+                asyncio.get_running_loop().stop()
+                yield piece
+        """
+        with source(code) as agent:
+            self.assertEqual([agent.response(), agent.response()], ["abc", "abc"])
+
+    def test_a_broken_event_loop_ends_the_process(self):
+        code = """
+        import asyncio, os
+        async def handler(message):
+            os.close(asyncio.get_running_loop()._selector.fileno())
+            await asyncio.sleep(60)
+        """
+        with source(code) as agent:
+            self.assertEqual(read_all(agent.connect()), b"")
+            self.assertEqual(agent.process.wait(WAIT), 1)
+            self.assertIn("the agent cannot go on: its event loop broke: OSError", agent.stderr())
+
     def test_concurrent_invokes_and_too_many(self):
         with source(GATE) as agent:
             peers = [agent.connect() for _ in range(64)]

@@ -23,6 +23,7 @@ agents never need (asyncio, inspect, traceback, subprocess: 5 to 35 ms each) is 
 """
 
 import _ast as ast  # the node classes; the module `ast` around them takes 3 ms
+import errno
 import faulthandler
 import importlib.util
 import json
@@ -48,6 +49,7 @@ DETAIL_LINES = 20
 HEAD_SECONDS = 5  # between connecting and the last header
 SOCKET_SECONDS = 60  # for a peer that stops reading or writing
 STREAM_DRAIN_SECONDS = 30
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # they pass, when a connection ends for one
 EXIT_SECONDS = 5  # for the agent's own threads, exit hooks and tasks
 
 FRAMEWORK_NAMES = ("agent", "chain", "executor", "graph", "crew")
@@ -1093,14 +1095,16 @@ class Server:
         self.name = os.environ.get("AGENT_NAME", "")
         self.invokes = threading.BoundedSemaphore(INVOKES)
         self._changed, self._connections, self._streams = threading.Condition(), 0, 0
+        self._draining = False
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
 
     def drain(self, *_):
         """Asks for the end. It is a signal handler, so it only leaves a note."""
+        self._draining = True
         try:
             os.write(self._wake_writer, b"x")
-        except BlockingIOError:
+        except OSError:  # it is full of notes, or the agent's code has closed it, which wakes as well
             pass
 
     def count(self, connections=0, streams=0):
@@ -1117,6 +1121,8 @@ class Server:
         poll.register(self._wake_reader, select.POLLIN)
         while not any(fd == self._wake_reader for fd, _ in poll.poll()):
             self.accept()
+        if not self._draining:
+            leave("its code has closed descriptors of the runner")
         while self.accept():  # whoever has connected is answered
             pass
         self.listener.close()
@@ -1132,7 +1138,9 @@ class Server:
             peer, _ = self.listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return False
-        except OSError as error:  # out of file descriptors: one comes back when a connection ends
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                leave(f"its listening socket is gone ({error.strerror})")
             print(f"cannot accept: {error}", file=sys.stderr)
             with self._changed:
                 self._changed.wait(1)

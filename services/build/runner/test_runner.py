@@ -952,6 +952,54 @@ class Serving(unittest.TestCase):
             self.assertEqual(agent.process.wait(WAIT), 1)
             self.assertIn("the agent cannot go on: its event loop broke: OSError", agent.stderr())
 
+    def test_closing_the_runners_descriptors_ends_the_process(self):
+        for head in ("def", "async def"):
+            code = f"""
+            import os
+            {head} handler(message):
+                os.closerange(3, 200)
+                return "never seen"
+            """
+            with self.subTest(head), source(code) as agent:
+                self.assertEqual(read_all(agent.connect()), b"")
+                self.assertEqual(agent.process.wait(WAIT), 1)
+                self.assertIn("the agent cannot go on: ", agent.stderr())
+        code = """
+        import os, stat
+        def handler(message):
+            for fd in range(3, 200):  # the listening socket is the first
+                try:
+                    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                        return os.close(fd)
+                except OSError:
+                    pass
+        """
+        with source(code) as agent:
+            agent.response()
+            with contextlib.suppress(ConnectionError):  # the connection that finds out gets no answer
+                read_all(agent.connect())
+            self.assertEqual(agent.process.wait(WAIT), 1)
+            self.assertIn("its listening socket is gone (Bad file descriptor)", agent.stderr())
+
+    def test_a_shortage_of_descriptors_passes(self):
+        code = """
+        import os, resource
+        taken = []
+        def handler(message):
+            if message == "take":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+                try:
+                    while True: taken.append(os.open("/dev/null", os.O_RDONLY))
+                except OSError:
+                    pass
+            return len(taken) > 9
+        """
+        with source(code) as agent:
+            self.assertTrue(agent.response("take"))
+            peers = [agent.connect() for _ in range(4)]
+            self.assertEqual([b" 200 OK" in read_all(peer) for peer in peers], [True] * 4)
+            self.assertIsNone(agent.process.poll())
+
     def test_concurrent_invokes_and_too_many(self):
         with source(GATE) as agent:
             peers = [agent.connect() for _ in range(64)]

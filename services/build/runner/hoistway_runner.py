@@ -784,7 +784,7 @@ def normalise(result):
         return {"response": result}
     answer = dict(result)
     if "response" not in answer:
-        answer["response"] = answer["output"] if "output" in answer else to_json(result)
+        answer["response"] = answer["output"] if "output" in answer else result
     return answer
 
 

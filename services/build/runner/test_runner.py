@@ -206,10 +206,18 @@ class Shapes(unittest.TestCase):
     def test_results_keep_their_type(self):
         for code, want in (("[1, {'a': None}]", [1, {"a": None}]), ("None", None), ("4.5", 4.5), ("True", True),
                            ("{'response': {'a': [1]}}", {"a": [1]}), ("{'output': 'o'}", "o"),
-                           ("{'a': 1}", '{"a": 1}'), ("{'response': float('nan')}", None),
+                           ("{'a': 1}", {"a": 1}), ("{}", {}), ("{'response': float('nan')}", None),
                            ("{'response': {(1, 2): 3}}", {"(1, 2)": 3}), ("__import__('pathlib').Path('/p')", "/p")):
             with self.subTest(code):
                 self.answers(f"def handler(r, c): return {code}", want)
+
+    def test_a_dict_without_response_is_the_response(self):
+        with source("def handler(m): return {'answer': 42, 'model': 'mine'}") as agent:
+            _, answer = agent.invoke()
+            self.assertEqual((answer["response"], answer["answer"], answer["model"]),
+                             ({"answer": 42, "model": "mine"}, 42, "mine"))
+            content, done, _ = agent.stream()
+            self.assertEqual((json.loads(content["delta"]), done["answer"]), ({"answer": 42, "model": "mine"}, 42))
 
     def test_a_result_that_is_no_json_is_the_agents_error(self):
         with source("def handler(r, c):\n  loop = []\n  loop.append(loop)\n  return loop") as agent:

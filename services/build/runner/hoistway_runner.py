@@ -28,6 +28,7 @@ import faulthandler
 import importlib.util
 import json
 import os
+import re  # which json has imported
 import select
 import signal
 import socket
@@ -788,8 +789,21 @@ def normalise(result):
     return answer
 
 
+# In JSON's ASCII: an escaped backslash, a whole pair, and in a group of its own what is neither.
+SURROGATES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f]..)")
+
+
 def to_json(value):
-    """JSON of what agents return: what JSON does not know is its str(), NaN and infinities are null."""
+    """JSON of what agents return: what JSON does not know is its str(), NaN and infinities are null, and half a
+    surrogate pair, which strict parsers refuse, is U+FFFD."""
+    text = dumped(value)
+    if "\\ud" not in text:
+        return text
+    return SURROGATES.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
+
+
+def dumped(value):
+    """The JSON that Python makes of a value."""
     try:
         return json.dumps(value, default=str, allow_nan=False)
     except (TypeError, ValueError):  # keys that are no strings, numbers that are none

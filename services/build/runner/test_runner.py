@@ -219,6 +219,22 @@ class Shapes(unittest.TestCase):
             content, done, _ = agent.stream()
             self.assertEqual((json.loads(content["delta"]), done["answer"]), ({"answer": 42, "model": "mine"}, 42))
 
+    def test_half_a_surrogate_pair_is_replaced(self):
+        code = r"""
+        def handler(message):
+            if message == "chunks": return iter(["a\ud800", "b"])
+            return {"response": ["\ud800", "x\udfffy", "\ud83d\ude00", "\U0001f600", "\ud83d\ud83d\ude00", r"\ud800 \\ud800"], "\udc00": 1}
+        """
+        want = ["\ufffd", "x\ufffdy", "\U0001f600", "\U0001f600", "\ufffd\U0001f600", r"\ud800 \\ud800"]
+        with source(code) as agent:
+            status, answer = agent.invoke()
+            self.assertEqual((status, answer["response"], answer["\ufffd"]), (200, want, 1))
+            content, done, _ = agent.stream()
+            self.assertEqual((json.loads(content["delta"]), done["\ufffd"]), (want, 1))
+            self.assertEqual([e.get("delta") for e in agent.stream("chunks")[:2]], ["a\ufffd", "b"])
+            self.assertEqual(agent.response("chunks"), "a\ufffdb")
+            self.assertEqual(agent.invoke(request_id="\ud800")[1]["request_id"], "\ufffd")
+
     def test_a_result_that_is_no_json_is_the_agents_error(self):
         with source("def handler(r, c):\n  loop = []\n  loop.append(loop)\n  return loop") as agent:
             status, answer = agent.invoke()

@@ -5,9 +5,10 @@
 
 USER_ENTRY_POINT names the entry file below the app directory. The agent in it is, in this order: `handler`; an object
 named `agent`, `chain`, `executor`, `graph` or `crew`, or an `app` that has `.invoke`; `main`; `run`; `app` as an ASGI or
-WSGI application. Only names that the file binds itself count, not imported ones. Without any, it is a script: each
-invoke runs it in a process of its own, with the message on stdin, in argv[1] and in AGENT_MESSAGE, and what it prints is
-the answer.
+WSGI application. Names count that the file binds itself, a `handler` imported from anywhere (`from x import handler`),
+and others imported from the agent's own files, unless the file's top level uses them: it is a script then. Without any,
+it is a script: each invoke runs it in a process of its own, with the message on stdin, in argv[1] and in AGENT_MESSAGE,
+and what it prints is the answer.
 
 A web application is called here, without a server of its own: POST /invoke of the agent is POST /invoke of the
 application with the same body, or POST / where it answers 404; POST /invoke/stream tries /invoke/stream first.
@@ -188,14 +189,15 @@ def is_main_guard(test):
         "__name__", "__main__"}
 
 
-def bound_names(tree):
-    """The names that a module binds at its top level, other than by import and other than to plain data.
+def top_level(tree):
+    """The names that a module binds at its top level, other than by import and other than to plain data; those that it
+    uses there; and what it imports `from` others.
 
     Anything that a statement outside functions and classes binds counts, however deep it is nested. A string or a list
     cannot be an agent (`agent = "billing"` is common), nor can a plain function be a framework's object (`def agent`
     is often a node of a graph).
     """
-    names, todo = set(), [tree]
+    names, used, imports, todo = set(), set(), [], [tree]
     literal = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp)
     while todo:
         node = todo.pop()
@@ -209,8 +211,9 @@ def bound_names(tree):
         elif isinstance(node, ast.comprehension):  # its targets are its own, but a walrus inside binds outside
             todo += [node.iter, *node.ifs]
         elif isinstance(node, ast.Name):
-            if isinstance(node.ctx, ast.Store):
-                names.add(node.id)
+            (names if isinstance(node.ctx, ast.Store) else used).add(node.id)
+        elif isinstance(node, ast.ImportFrom):
+            imports.append(node)
         else:
             if isinstance(node, (ast.MatchAs, ast.MatchStar)) and node.name:
                 names.add(node.name)
@@ -220,7 +223,43 @@ def bound_names(tree):
                 for item in child if isinstance(child, list) else (child,):
                     if isinstance(item, ast.AST) and not (data and isinstance(item, ast.Name)):
                         todo.append(item)
-    return names
+    return names, used, imports
+
+
+def own_file(app, file, imported):
+    """The file of the agent's own (or the directory) from which another one of them imports; None for others'."""
+    here = os.path.dirname(file)
+    parts = (imported.module or "").split(".")
+    bases = [os.path.join(here, *[".."] * (imported.level - 1))] if imported.level else [app, here]
+    for path in (os.path.join(base, *parts) for base in bases):
+        for found in (os.path.join(path, "__init__.py"), path + ".py", path):
+            if os.path.exists(found):
+                return found
+    return None
+
+
+def agent_names(tree, app, file, seen=()):
+    """The names of an agent that a file binds itself, and those that it imports to offer them.
+
+    A `handler` is taken from wherever it was imported, as the public SDK does; the other names are common, so only from
+    the agent's own files, and not where the top level does something with them, as a script does.
+    """
+    bound, used, imports = top_level(tree)
+    imported = set()
+    for node in imports:
+        own = own_file(app, file, node)
+        for alias in node.names:
+            name = alias.asname or alias.name
+            if name == "handler" or own and name != "*":
+                imported.add(name)
+            elif own and own.endswith(".py") and own not in seen:
+                try:
+                    with open(own, "rb") as source:
+                        inner = compile(source.read(), own, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+                except (OSError, SyntaxError, ValueError):  # the import will say it better
+                    continue
+                imported |= set().union(*agent_names(inner, app, own, (*seen, own)))
+    return bound & AGENT_NAMES, imported & AGENT_NAMES - bound - (used - {"handler"})
 
 
 def import_entry(app, entry):
@@ -248,9 +287,13 @@ def import_entry(app, entry):
     return module
 
 
-def choose(module, names, entry):
-    """The agent among the names that a module binds: a function of (request, context) or a web application; or None."""
-    found = {name: getattr(module, name) for name in names & AGENT_NAMES if hasattr(module, name)}
+def choose(module, bound, imported, entry):
+    """The agent among a module's names: a function of (request, context) or a web application; or None."""
+    found = {name: getattr(module, name) for name in bound | imported if hasattr(module, name)}
+    for name in imported & found.keys():  # modules, classes and logging's handlers have these names, too
+        thing = found[name]
+        if not callable(thing) if name == "handler" else isinstance(thing, (ModuleType, type)):
+            del found[name]
     if "handler" in found and not callable(found["handler"]):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
     if "handler" in found:
@@ -274,12 +317,12 @@ def load_agent(app, entry, script_command):
             tree = compile(file.read(), path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     except OSError as error:
         raise StartError(f"the entry point {entry} cannot be read: {error.strerror}") from None
-    names = bound_names(tree)
-    if not names.isdisjoint(AGENT_NAMES):
-        if agent := choose(import_entry(app, entry), names, entry):
+    bound, imported = agent_names(tree, app, path)
+    if names := bound | imported:
+        if agent := choose(import_entry(app, entry), bound, imported, entry):
             return agent
-        bound = ", ".join(sorted(names & AGENT_NAMES))
-        print(f"{entry}: nothing to invoke in {bound}; each invoke runs the file as a script", file=sys.stderr)
+        print(f"{entry}: nothing to invoke in {', '.join(sorted(names))}; each invoke runs the file as a script",
+              file=sys.stderr)
     compile(tree, path, "exec", dont_inherit=True)  # a script is ready when it compiles; nobody has asked for a run yet
     return lambda request, context: run_script(script_command, request["message"])
 

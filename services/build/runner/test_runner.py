@@ -274,8 +274,62 @@ class Shapes(unittest.TestCase):
             with self.subTest(code):
                 self.answers(code, "here")
 
-    def test_imported_names_do_not_count(self):
+    def test_imported_handler(self):
+        lib = "def handler(message): return 'lib ' + message\nanswer = handler"
+        files = {"lib.py": lib, "pkg/__init__.py": "", "pkg/lib.py": lib, "pkg/all.py": "from .lib import *"}
+        for entry, code in (("agent.py", "from lib import handler"), ("agent.py", "from lib import answer as handler"),
+                            ("agent.py", "from pkg.lib import handler\nif __name__ == '__main__': print(handler('y'))"),
+                            ("agent.py", "from lib import handler\nassert callable(handler)\ndef main(): return 'main'"),
+                            ("pkg/agent.py", "from .lib import handler"), ("pkg/agent.py", "from .all import *"),
+                            ("pkg/sub/agent.py", "from ..lib import handler"), ("pkg/agent.py", "from lib import handler"),
+                            ("agent.py", "try:\n  from lib import handler\nexcept ImportError: pass"),
+                            ("agent.py", "from pkg.all import *"), ("src/agent.py", "from pkg.lib import handler")):
+            with self.subTest(code), Agent({**files, "pkg/sub/__init__.py": "", entry: code}, entry) as agent:
+                self.assertEqual(agent.response(), "lib x", agent.stderr())
+        with source("from dep import handler", sites={"deps/dep.py": lib}) as agent:
+            self.assertEqual(agent.response(), "lib x")
+
+    def test_names_imported_from_own_files(self):
+        lib = """
+        class Agent:
+            def invoke(self, x): return 'object ' + x
+        agent = graph = app = Agent()
+        def main(message): return 'main ' + message
+        def run(message): return 'run ' + message
+        class crew:
+            def kickoff(self): pass
+        """
+        for name, want in (("agent", "object x"), ("graph", "object x"), ("app", "object x"), ("main", "main x"),
+                           ("run", "run x"), ("Agent as chain, run", "run x"), ("crew, run", "run x")):
+            code = f"from lib import {name}\ndef helper(): return {name.split(', ')[-1]}\n" \
+                   f"if __name__ == '__main__': print(helper())"
+            with self.subTest(name), Agent({"lib.py": lib, "agent.py": code}) as agent:
+                self.assertEqual(agent.response(), want, agent.stderr())
+        with Agent({"server.py": WSGI, "agent.py": "from server import app"}) as agent:
+            self.assertEqual(agent.response("lazy"), "ab")
+
+    def test_imported_names_that_do_not_count(self):
         self.answers("from asyncio import run\nimport sys\nprint('got ' + sys.argv[1])", "got x")
+        self.answers("from unittest import main\nprint('script')", "script")
+        self.answers("from dep import agent, app, main, run\nprint('script')", "script", sites={
+            "deps/dep.py": "class A:\n  def invoke(self, x): pass\nagent = app = A()\ndef main(): pass\nrun = main"})
+        for lib, code in (("def run(x): return 'ran ' + x", "import sys\nfrom lib import run\nprint(run(sys.argv[1]))"),
+                          ("class A:\n  def run(self, x): return 'ran ' + x\nagent = A()",
+                           "import sys\nfrom lib import agent\nif sys.argv[1:]: print(agent.run(sys.argv[1]))")):
+            with self.subTest(code), Agent({"lib.py": lib, "agent.py": code}) as agent:
+                self.assertEqual(agent.response(), "ran x", agent.stderr())
+        for lib in ("handler = object()", "import json as handler"):
+            with Agent({"lib.py": lib, "agent.py": "from lib import handler\nprint('script')"}) as agent:
+                self.assertEqual(agent.response(), "script", agent.stderr())
+        with Agent({"lib.py": "from agent import *", "agent.py": "from lib import *\nif __name__ == '__main__': print('script')"}) as agent:
+            self.assertEqual(agent.response(), "script", agent.stderr())
+
+    def test_what_one_parameter_gets(self):
+        for name, want in (("m", "dict"), ("request", "dict"), ("message", "str"), ("msg", "str"), ("text", "str"),
+                           ("query", "str"), ("prompt", "str"), ("input", "str"), ("user_input", "str"), ("m: str", "str"),
+                           ("message: dict", "dict")):
+            with self.subTest(name):
+                self.answers(f"def handler({name}): return type({name.split(':')[0]}).__name__", want)
 
     def test_names_of_inner_scopes_do_not_count(self):
         self.answers("def f():\n  handler = 1\n  def main(): pass\n[run for run in range(3)]\nprint('script')", "script")

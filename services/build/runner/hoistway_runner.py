@@ -1081,17 +1081,17 @@ class Exchange:
         started = time.monotonic()
         self.server.count(streams=1)
         self.streaming = True
-        extra = "Transfer-Encoding: chunked\r\n" if self.chunked else ""
+        extra = "Transfer-Encoding: chunked\r\nTrailer: X-Hoistway-Outcome\r\n" if self.chunked else ""
         self.send((f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n{extra}"
                    f"Connection: close\r\n\r\n").encode())
-        answer = {}
+        answer, outcome = {}, "ok"
         try:
             result = call()
             if isinstance(result, Pieces) and result.events:
                 chunks = result
                 for piece in result.raw:  # its own events, as they are
                     self.send_part(piece)
-                return self.end_stream()
+                return self.end_stream(outcome)
             if is_chunks(result):
                 chunks = text_chunks(result)
             else:
@@ -1105,13 +1105,15 @@ class Exchange:
             raise
         except BaseException as error:
             text, _ = report(error, self.server.mask, request)
-            self.send_event({"type": "error", "message": text, "code": "agent_error"})
+            outcome = "agent_error"
+            self.send_event({"type": "error", "message": text, "code": outcome, "request_id": request["request_id"]})
         self.send_part(b"data: [DONE]\n\n")
-        self.end_stream()
+        self.end_stream(outcome)
 
-    def end_stream(self):
+    def end_stream(self, outcome):
+        """Ends a stream, and tells the gateway how it went: what the agent streams may be of any form."""
         if self.chunked:
-            self.send(b"0\r\n\r\n")
+            self.send(f"0\r\nX-Hoistway-Outcome: {outcome}\r\n\r\n".encode())
 
     def send_event(self, event):
         self.send_part(f"data: {to_json(event)}\n\n".encode())

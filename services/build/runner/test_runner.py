@@ -933,7 +933,23 @@ class Serving(unittest.TestCase):
             with source(f"{head} handler(m):\n  yield 'a'\n  raise ValueError('late')") as agent:
                 content, error, end = agent.stream()
                 self.assertEqual((content["delta"], end), ("a", "[DONE]"))
+                self.assertEqual(len(error.pop("request_id")), 32)
                 self.assertEqual(error, {"type": "error", "message": "ValueError: late", "code": "agent_error"})
+                for header, told in (("X-Request-Id: my-id\r\n", b'"request_id": "my-id"'), ("", b'"request_id": "body-id"')):
+                    body = b'{"message": "x", "request_id": "body-id"}'
+                    peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
+                    peer.sendall(f"POST /invoke/stream HTTP/1.1\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                    answer = read_all(peer)
+                    self.assertIn(told, answer)
+                    self.assertIn(b"\r\nTrailer: X-Hoistway-Outcome\r\n", answer)
+                    self.assertTrue(answer.endswith(b"\r\n0\r\nX-Hoistway-Outcome: agent_error\r\n\r\n"), answer)
+
+    def test_a_whole_stream_says_so_at_its_end(self):
+        with source("def handler(m): return 1") as agent:
+            for version, end in (("1.1", b"\r\n0\r\nX-Hoistway-Outcome: ok\r\n\r\n"), ("1.0", b"data: [DONE]\n\n")):
+                peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
+                peer.sendall(b'POST /invoke/stream HTTP/%b\r\nContent-Length: 16\r\n\r\n{"message": "x"}' % version.encode())
+                self.assertTrue(read_all(peer).endswith(end))
 
     def test_pieces_arrive_at_once_and_a_lost_client_stops_the_agent(self):
         code = """

@@ -149,6 +149,15 @@ def report(error, mask, request=None):
     return mask(str(error) if isinstance(error, StartError) else headline(error)), text.splitlines()[-DETAIL_LINES:]
 
 
+def flush_output():
+    """Sends off what was printed without a newline; Python itself does that with the next one."""
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # the agent's code has closed it
+            pass
+
+
 def leave(why):
     """Ends a process that can answer nobody any more, so that its supervisor starts another one."""
     try:
@@ -1018,6 +1027,7 @@ class Exchange:
             (self.stream if path == "/invoke/stream" else self.invoke)(request, call)
         finally:
             self.server.invokes.release()
+            flush_output()
 
     def read_request(self, headers):
         """The body as a handler sees it (message and history, who asks, whatever else was sent), and as it was sent."""
@@ -1328,6 +1338,7 @@ def main():
     server = Server(listener, agent, config)
     signal.signal(signal.SIGTERM, server.drain)
     signal.signal(signal.SIGINT, server.drain)
+    flush_output()
     notify(notify_fd, {"event": "ready"})
     server.serve()
 

@@ -1119,6 +1119,24 @@ class Serving(unittest.TestCase):
             self.assertEqual(agent.response(), 1)
             self.assertEqual((agent.stdout(), agent.stderr()), ("importing\nhé x \\ud800\n", "err\n"))
 
+    def test_prints_without_a_newline_are_seen_after_each_invoke(self):
+        code = """
+        import sys
+        print("importing", end=" ")
+        def handler(message):
+            print("out", end=" ")
+            print("err", end=" ", file=sys.stderr)
+            if message == "close": sys.stdout.close()
+        """
+        with source(code) as agent:
+            self.assertEqual(agent.stdout(), "importing ")
+            agent.response()
+            until(lambda: (agent.stdout(), agent.stderr()) == ("importing out ", "err "))
+            agent.stream()
+            until(lambda: (agent.stdout(), agent.stderr()) == ("importing out out ", "err err "))
+            agent.response("close")
+            self.assertIn("closed file", agent.invoke()[1]["error"])
+
     def test_descriptors_are_not_inherited(self):
         code = """
         import subprocess, sys

@@ -349,9 +349,10 @@ impl Keys {
         Ok(())
     }
 
-    /// Forgets keys that were revoked or expired before `before` (milliseconds since the epoch).
+    /// Forgets keys that were revoked or expired before `before` (milliseconds since the epoch), and those of them that
+    /// are more than there may be valid ones, oldest first.
     pub async fn purge(&self, before: i64) -> Result<()> {
-        for id in self.0.store.purge(before).await? {
+        for id in self.0.store.purge(before, now_ms(), self.0.max_keys).await? {
             self.lock().remove(&id);
         }
         Ok(())

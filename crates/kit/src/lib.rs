@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod open_files;
 pub mod operations;
 pub mod ports;
+pub mod prune;
 pub mod reserve;
 pub mod ring;
 pub mod secrets;

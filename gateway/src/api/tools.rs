@@ -1,6 +1,7 @@
 //! `/api/tools`.
 
 pub mod body;
+mod places;
 mod schema;
 mod shape;
 

@@ -10,7 +10,7 @@ use crate::{
     vault::Vault,
 };
 use async_trait::async_trait;
-use hoistway_kit::{fs::DirLock, metrics, secrets::MasterKey, time::now_ms};
+use hoistway_kit::{fs::DirLock, metrics, prune::Keep, secrets::MasterKey};
 use hoistway_model::{
     Error, Name, Operation, OperationId, Result, Secret, ToolRegistry,
     metric::{Kind, Metrics},
@@ -23,16 +23,14 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How long answers are kept for repetitions; deploys end long before.
-const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
-const PURGE_EVERY: Duration = Duration::from_secs(60 * 60);
-
 /// The tool registry over its database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ToolRegistryService {
     store: Store,
     addresses: Addresses,
     database: PathBuf,
+    keep: Keep,
+    tidy_every: Duration,
     _lock: Arc<DirLock>,
 }
 
@@ -50,14 +48,15 @@ impl ToolRegistryService {
         };
         let database = dir.join(format!("{SERVICE}.db"));
         let store = Store::open(&database, Vault::new(key), addresses.clone()).await?;
-        let service = Self { store, addresses, database, _lock: Arc::new(lock) };
+        let (keep, tidy_every) = (config.operations_kept(), Duration::from_secs(config.tidy_seconds.max(1)));
+        let service = Self { store, addresses, database, keep, tidy_every, _lock: Arc::new(lock) };
         service.purge().await?;
         Ok(service)
     }
 
-    /// Forgets old answers every hour, until `shutdown`.
+    /// Forgets old answers now and then, until `shutdown`.
     pub async fn maintain(&self, shutdown: CancellationToken) {
-        let mut ticks = tokio::time::interval(PURGE_EVERY);
+        let mut ticks = tokio::time::interval(self.tidy_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick is now, and opening has purged.
         ticks.tick().await;
@@ -74,8 +73,7 @@ impl ToolRegistryService {
     }
 
     async fn purge(&self) -> Result<()> {
-        let keep = i64::try_from(KEEP.as_millis()).unwrap_or(i64::MAX);
-        self.store.purge(now_ms().saturating_sub(keep)).await
+        self.store.purge(self.keep).await
     }
 }
 

@@ -93,6 +93,12 @@ impl Uids {
         Ok(RunAs { uid, gid: uid })
     }
 
+    /// The agent's user, if it has one.
+    pub fn given(&self, agent: &Name) -> Option<RunAs> {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.users.get(agent.as_str()).map(|&uid| RunAs { uid, gid: uid })
+    }
+
     /// The agent is gone for good.
     pub fn release(&self, agent: &Name) -> Result<()> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);

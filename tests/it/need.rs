@@ -20,6 +20,7 @@ pub fn strace() -> bool {
 
 /// A file system in memory can be mounted on `at`.
 pub fn tmpfs(at: &std::path::Path, size: &str) -> bool {
-    let mounted = runs("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs", at.to_str().unwrap()]);
+    let mounted =
+        runs("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs", at.to_str().unwrap()]);
     need("tmpfs", mounted, "this user may not mount a tmpfs")
 }

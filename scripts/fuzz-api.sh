@@ -39,6 +39,8 @@ clean_up() {
         log "the end of the stack's log:"
         tail -n $log_lines "$work/log" >&2 || true
     fi
+    # Unpacked layers are read-only.
+    chmod -R u+w "$work"
     rm -rf "$work"
     exit $status
 }

@@ -211,8 +211,10 @@ pub struct Route {
     pub ready: bool,
     /// Why it is not ready.
     pub message: String,
-    /// True when callers must be authenticated by an identity provider.
+    /// True when callers must show that an identity provider vouches for them.
     pub needs_caller_identity: bool,
+    /// Which one. An agent service that does not say leaves nobody who could be let in.
+    pub identity_provider: Option<Name>,
 }
 
 /// The address of a revision.

@@ -95,7 +95,7 @@ pub struct AgentSpec {
     pub llm: Vec<LlmConfig>,
     /// The user's variables in order.
     pub env: Vec<EnvVar>,
-    /// Who authenticates callers. Such an agent answers nobody until callers' tokens are verified.
+    /// Who vouches for its users. Such an agent answers nobody else.
     pub identity_provider: Option<Name>,
     /// Entry file, if the deploy named or built one; else the image's label says.
     pub entry_point: Option<String>,

@@ -91,7 +91,13 @@ fn main() -> ExitCode {
     if let Some(code) = hoistway_agent::launcher::run_if_requested() {
         return code;
     }
-    let Args { command } = Args::parse();
+    let Args { command } = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     let read = variables(&Args::command());
     if let Err(e) = environment::check(read.iter().map(String::as_str)) {
         return exit::fatal(&e);

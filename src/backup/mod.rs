@@ -61,6 +61,8 @@ pub async fn backup(args: BackupArgs) -> Result<()> {
         return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
     }
     let copies = Copies::make(&dir)?;
+    // Once before and once after: what the registry's copy names was there when it was made.
+    let copies = hold(copies, dir.clone()).await?;
     let mut databases = Vec::new();
     for name in DATABASES {
         let (from, to) = (dir.join(name), copies.dir.join(copy_of(name)));
@@ -69,14 +71,15 @@ pub async fn backup(args: BackupArgs) -> Result<()> {
             databases.push((name, to));
         }
     }
+    let copies = hold(copies, dir.clone()).await?;
     let written = tokio::task::spawn_blocking(move || {
-        let _copies = copies;
+        let blobs = if copies.holds { &copies.dir } else { &dir };
         if args.file == Path::new("-") {
-            return write(&dir, &databases, io::stdout().lock()).map(drop);
+            return write(&dir, &databases, blobs, io::stdout().lock()).map(drop);
         }
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(PRIVATE_FILE).open(&args.file)?;
-        let whole = write(&dir, &databases, file).and_then(|file| file.sync_all()).and_then(|()| {
+        let whole = write(&dir, &databases, blobs, file).and_then(|file| file.sync_all()).and_then(|()| {
             let parent = args.file.parent().filter(|dir| !dir.as_os_str().is_empty());
             fsync_dir(parent.unwrap_or(Path::new(".")))
         });
@@ -90,6 +93,8 @@ pub async fn backup(args: BackupArgs) -> Result<()> {
 /// copies to the next.
 struct Copies {
     dir: PathBuf,
+    /// Whether the blobs are here too, as links: garbage collection may take their names meanwhile.
+    holds: bool,
     _lock: DirLock,
 }
 
@@ -103,8 +108,40 @@ impl Copies {
                 _ => {}
             }
         }
-        Ok(Self { dir, _lock: lock })
+        match fs::remove_dir_all(dir.join("build")) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("removing old links")(e)),
+            _ => {}
+        }
+        Ok(Self { dir, holds: true, _lock: lock })
     }
+}
+
+/// Links the blobs that are there now beside the copies. A file system without links is read as it is: what garbage
+/// collection takes meanwhile is then missing, and no agent uses it.
+async fn hold(mut copies: Copies, dir: PathBuf) -> Result<Copies> {
+    let linking = move || {
+        copies.holds =
+            copies.holds && BLOBS.iter().all(|name| link_tree(&dir.join(name), &copies.dir.join(name)).is_ok());
+        copies
+    };
+    tokio::task::spawn_blocking(linking).await.map_err(|e| Error::internal("linking the registry's blobs", e))
+}
+
+fn link_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(from) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    fs::create_dir_all(to)?;
+    for entry in entries {
+        let (entry, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name())))?;
+        let linked = if entry.is_dir() { link_tree(&entry, &to) } else { fs::hard_link(&entry, &to) };
+        match linked {
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Copies {
@@ -126,7 +163,7 @@ fn failed(doing: &str) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-fn write<W: Write>(dir: &Path, databases: &[(&str, PathBuf)], to: W) -> io::Result<W> {
+fn write<W: Write>(dir: &Path, databases: &[(&str, PathBuf)], blobs: &Path, to: W) -> io::Result<W> {
     let mut tar = Builder::new(BufWriter::with_capacity(1 << 20, to));
     let about = About { format: FORMAT, hoistway: env!("CARGO_PKG_VERSION").to_owned(), created_at: rfc3339(now_ms()) };
     let about = serde_json::to_vec(&about)?;
@@ -138,7 +175,7 @@ fn write<W: Write>(dir: &Path, databases: &[(&str, PathBuf)], to: W) -> io::Resu
         append(&mut tar, copy, name)?;
     }
     for name in BLOBS {
-        append_tree(&mut tar, &dir.join(name), name)?;
+        append_tree(&mut tar, &blobs.join(name), name)?;
     }
     tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)
 }
@@ -180,4 +217,26 @@ fn header(size: u64) -> Header {
     header.set_mode(PRIVATE_FILE);
     header.set_mtime(0);
     header
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_collected_meanwhile_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("blobs"), dir.path().join("held"));
+        link_tree(&from, &to).unwrap();
+        fs::create_dir_all(from.join("sha256")).unwrap();
+        fs::write(from.join("sha256/a"), "a").unwrap();
+        link_tree(&from, &to).unwrap();
+        fs::remove_file(from.join("sha256/a")).unwrap();
+        fs::write(from.join("sha256/b"), "b").unwrap();
+        link_tree(&from, &to).unwrap();
+        link_tree(&from, &to).unwrap();
+        let read = |name: &str| fs::read_to_string(to.join("sha256").join(name)).unwrap();
+        assert_eq!((read("a"), read("b")), ("a".to_owned(), "b".to_owned()));
+    }
 }

@@ -20,6 +20,8 @@ use std::{
 
 /// Enough for a few callers at once; each connection has a thread and a page cache of its own.
 const READERS: u32 = 2;
+/// What the write-ahead log's file is cut to once a large transaction is in the database, in bytes.
+const LOG_SIZE: &str = "16777216";
 /// How long a caller waits for the writer, and the writer for a lock of another process.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SLOW: Duration = Duration::from_secs(1);
@@ -151,6 +153,7 @@ fn options(path: PathBuf, read_only: bool) -> ConnectOptions {
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
+                .pragma("journal_size_limit", LOG_SIZE)
                 .busy_timeout(PATIENCE);
             if read_only {
                 options = options.pragma("query_only", "ON");

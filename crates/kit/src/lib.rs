@@ -15,6 +15,7 @@ pub mod logs;
 pub mod metrics;
 pub mod operations;
 pub mod ports;
+pub mod prune;
 pub mod ring;
 pub mod secrets;
 pub mod shutdown;

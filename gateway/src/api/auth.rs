@@ -68,14 +68,15 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
     let address = client_address(state, &request);
     let pattern = request.extensions().get::<MatchedPath>().cloned();
     let permission = permissions::permission(request.method(), pattern.as_ref().map(MatchedPath::as_str));
-    let invoke = permission.is_some_and(|permission| permission.invoke);
+    let meters = permission.map_or(Meters::Requests, |permission| permission.meters);
+    let invoke = meters == Meters::Invokes;
     // Of an invoke: which agent, and the token that it shows.
     let named = |pattern: &MatchedPath| permissions::target(pattern.as_str(), request.uri().path());
     let agent = pattern.as_ref().filter(|_| invoke).and_then(named).and_then(|name| Name::parse("name", &name).ok());
     let token = if invoke { end_user::token(request.headers())? } else { None };
     let who = identify(state, request.headers(), agent.as_ref(), token.as_ref(), address).await?;
     let level = match &who {
-        Who::Key(caller) => state.access.keys.count(caller, if invoke { Meters::Invokes } else { Meters::Requests }),
+        Who::Key(caller) => state.access.keys.count(caller, meters),
         Who::User(user) => state.callers.count(user),
     };
     let ticket = match (&who, permission) {
@@ -88,17 +89,17 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
         request.extensions_mut().insert(caller.clone());
     }
     let answer = async {
-        within_rate(level, invoke, &who)?;
+        within_rate(level, meters, &who)?;
         if let (Who::Key(caller), Some(permission)) = (&who, permission) {
             in_scope(caller, permission)?;
         }
-        if let Some(agent) = &agent {
+        if invoke {
             let mut identity = match (who, token) {
                 (Who::User(user), Some(token)) => Identity::of_user(token, user),
                 (_, token) => Identity::of_key(token),
             };
             // What is not in the table yet is asked for when it is.
-            if let Some(door) = state.routes.door(agent) {
+            if let Some((agent, door)) = agent.as_ref().and_then(|agent| Some((agent, state.routes.door(agent)?))) {
                 identity.open(state, agent, &door).await?;
             }
             request.extensions_mut().insert(identity);
@@ -116,7 +117,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
         ended.await.map_err(|e| Error::internal("writing the audit log", e))?;
     }
     if let Some((level, rate)) = level {
-        tell_rate(response.headers_mut(), level, rate, invoke);
+        tell_rate(response.headers_mut(), level, rate, meters);
     }
     Ok(response)
 }
@@ -318,9 +319,9 @@ fn full(state: &AppState) -> ApiError {
     Error::new(Code::ResourceExhausted, text).into()
 }
 
-fn within_rate(level: Option<(Level, Rate)>, invoke: bool, who: &Who) -> ApiResult<()> {
+fn within_rate(level: Option<(Level, Rate)>, meters: Meters, who: &Who) -> ApiResult<()> {
     let Some(wait) = level.and_then(|(level, _)| level.wait) else { return Ok(()) };
-    let (what, setting) = if invoke { ("invokes", "invokes_per_second") } else { ("requests", "requests_per_second") };
+    let (what, setting) = meters.named();
     let sender = if matches!(who, Who::Key(_)) { "this API key" } else { "this user" };
     let text = format!("{sender} sends too many {what} (setting {setting})");
     Err(ApiError::from(Error::new(Code::ResourceExhausted, text)).retry_after(wait))
@@ -335,8 +336,8 @@ fn in_scope(caller: &Caller, permission: Permission) -> ApiResult<()> {
     Err(Error::new(Code::PermissionDenied, text).into())
 }
 
-fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, invoke: bool) {
-    let name = if invoke { "invokes" } else { "requests" };
+fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, meters: Meters) {
+    let (name, _) = meters.named();
     let reset = seconds(level.wait.unwrap_or(level.full_in));
     let now = format!("\"{name}\";r={};t={reset}", level.left);
     let policy = format!("\"{name}\";q={};w={}", rate.burst(), rate.window());

@@ -54,6 +54,8 @@ const MAX_ERROR_LINES: usize = 50;
 const TOKEN: &str = "x-hoistway-invoke-token";
 /// Who the user is, as an identity provider vouches for it. Nobody else can set it.
 const USER: &str = "x-end-user-id";
+/// The trailer in which the runner tells how a streamed answer went: `ok`, or its error's code.
+const OUTCOME: &str = "x-hoistway-outcome";
 /// What a streamed answer may call itself; anything else is handed on as bytes that no browser interprets.
 const STREAM_TYPES: [&str; 4] = ["text/event-stream", "application/json", "application/x-ndjson", "text/plain"];
 
@@ -197,6 +199,7 @@ pub async fn stream(
         deadline,
         last: *b"\n\n",
         ended: false,
+        outcome: "ok",
         ending,
         request_id: telemetry::request_id().unwrap_or_default(),
         _open: open,
@@ -241,6 +244,8 @@ struct Chunks {
     /// The last two bytes.
     last: [u8; 2],
     ended: bool,
+    /// What a whole answer counts as: one that has all its chunks may tell that the agent failed.
+    outcome: &'static str,
     ending: Ending,
     request_id: Arc<str>,
     _open: Open,
@@ -253,11 +258,20 @@ impl Chunks {
         while !self.ended {
             let error = match timeout_at(self.deadline, self.body.frame()).await {
                 Ok(None) => {
-                    self.ending.with("ok");
+                    self.ending.with(self.outcome);
                     return Ok(None);
                 }
                 Ok(Some(Ok(frame))) => {
-                    let Ok(data) = frame.into_data() else { continue };
+                    let data = match frame.into_data() {
+                        Ok(data) => data,
+                        Err(frame) => {
+                            let told = frame.trailers_ref().and_then(|trailers| trailers.get(OUTCOME));
+                            if told.is_some_and(|outcome| outcome != "ok") {
+                                self.outcome = Code::AgentError.as_str();
+                            }
+                            continue;
+                        }
+                    };
                     for byte in &data[data.len().saturating_sub(2)..] {
                         self.last = [self.last[1], *byte];
                     }

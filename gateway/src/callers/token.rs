@@ -194,11 +194,9 @@ fn user(provider: &IdentityProvider, claims: &Map<String, Value>) -> Result<Arc<
     if user.is_empty() || user.len() > MAX_USER || user.trim() != user || user.chars().any(char::is_control) {
         return Err(Refusal::NoUser);
     }
-    let verified = match claims.get("email_verified") {
-        None => None,
-        // Some issuers write it as text.
-        Some(value) => Some(*value == Value::Bool(true) || value.as_str() == Some("true")),
-    };
+    // Some issuers write it as text.
+    let yes = |value: &Value| *value == Value::Bool(true) || value.as_str() == Some("true");
+    let verified = claims.get("email_verified").map(yes);
     // Whoever may enter any address there is whoever they like.
     if provider.user_id_claim == "email" && verified == Some(false) {
         return Err(Refusal::Unverified);

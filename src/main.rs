@@ -110,7 +110,7 @@ fn main() -> ExitCode {
         Command::Client(command) => return runtime.block_on(cli::run(command)),
         Command::Up(args) => runtime.block_on(up::run(args)),
         Command::Backup(args) => runtime.block_on(backup::backup(args)),
-        Command::Restore(args) => backup::restore(&args),
+        Command::Restore(args) => runtime.block_on(backup::restore(args)),
         Command::RotateKey(args) => runtime.block_on(rotate::run(args)).and_then(|said| {
             writeln!(std::io::stdout(), "{said}").map_err(|e| hoistway_model::Error::internal("printing", e))
         }),

@@ -20,6 +20,7 @@ use hoistway_kit::{
     fs,
     ports::Listeners,
     prune::{Keep, ago},
+    reserve::Reserve,
     secrets::MasterKey,
     token::ApiKey,
     web,
@@ -69,7 +70,7 @@ impl Gateway {
     /// Opens the journal and takes up the deployments that an earlier process left unfinished.
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
-        fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
         let seen = Seen::new(dir.join("gateway.db"));
         let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
         let Deps { services, master_key, api_key } = deps;
@@ -91,6 +92,7 @@ impl Gateway {
             ready: Arc::new(Ready(services)),
             seen,
             closing: shutdown.child_token(),
+            reserve: Reserve::new(&dir),
             tasks: TaskTracker::new(),
         });
         let recovered = saga.recover().await?;
@@ -144,6 +146,7 @@ async fn tidy(state: Arc<AppState>, journal: Journal, tidying: Tidying, shutdown
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut again = TIDY_AGAIN;
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
+        state.reserve.keep().await;
         let tidied = async {
             journal.purge(tidying.journal).await?;
             state.access.audit.tidy(tidying.audit).await?;

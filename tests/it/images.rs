@@ -127,6 +127,9 @@ fn images_stay_while_agents_use_them_and_go_afterwards() {
     for path in [format!("/v2/kept/manifests/{kept}"), "/v2/team/x/manifests/v1".to_owned()] {
         assert_eq!(registry(&stack, "GET", &path, &[], b"").status, 200, "{path}");
     }
+    for agent in ["kept", "pushed"] {
+        stack.wait_for_phase(agent, "Running");
+    }
     assert_eq!((stack.answer("kept", "x"), stack.answer("pushed", "x")), ("two".into(), "two".into()));
 }
 
@@ -139,6 +142,7 @@ fn a_full_disk_is_said_so_and_stops_nothing_else() {
     let stack = Stack::start_with(dir.path(), |command| {
         command.env("HOISTWAY_BUILD_REGISTRY__MIN_FREE_BYTES", (1u64 << 60).to_string());
     });
+    stack.wait_for_phase("before", "Running");
     assert_eq!(stack.answer("before", "x"), "before");
     let refused = stack.deploy(json!({"agent_name": "after", "source_files": says("after")}));
     assert_eq!(refused.status, 507, "{}", refused.text());

@@ -106,7 +106,10 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
         }
         match &ticket {
             None => Ok(next.run(request).await),
-            Some(ticket) => changed(state, ticket, request, next).await,
+            Some(ticket) => {
+                let frees = permission.is_some_and(Permission::frees);
+                changed(state, ticket, frees, request, next).await
+            }
         }
     };
     let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
@@ -123,9 +126,19 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
 }
 
 /// Makes a change: first its entry, then what it does.
-async fn changed(state: &Arc<AppState>, ticket: &Arc<Ticket>, request: Request, next: Next) -> ApiResult<Response> {
+async fn changed(
+    state: &Arc<AppState>,
+    ticket: &Arc<Ticket>,
+    frees: bool,
+    request: Request,
+    next: Next,
+) -> ApiResult<Response> {
     let cut_off = CutOff(Some((ticket.clone(), state.clone())));
-    ticket.begin().await?;
+    if frees {
+        state.reserve.for_freeing(|| ticket.begin()).await?;
+    } else {
+        ticket.begin().await?;
+    }
     let response = audit::scope(ticket.clone(), next.run(request)).await;
     cut_off.forget();
     Ok(response)

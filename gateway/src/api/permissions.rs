@@ -29,6 +29,16 @@ const fn scrape() -> Permission {
     Permission { meters: Meters::Scrapes, ..read() }
 }
 
+/// The changes that make room on a disk, or end what an intruder does: they are made on a full disk too.
+const FREEING: [&str; 3] = ["agent.delete", "agent.stop", "key.revoke"];
+
+impl Permission {
+    /// Whether it makes room, and so may use the reserve.
+    pub fn frees(self) -> bool {
+        self.change.is_some_and(|(action, _)| FREEING.contains(&action))
+    }
+}
+
 const fn invoke() -> Permission {
     Permission { scope: Scope::Invoke, change: None, meters: Meters::Invokes }
 }

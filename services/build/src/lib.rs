@@ -100,7 +100,7 @@ struct Tidying {
 pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> Result<Opened> {
     let (dir, space) = (config.service_dir(), Space::keep_free(config.registry.min_free_bytes));
     let blobs = tokio::task::spawn_blocking(move || {
-        fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
         BlobStore::open(&dir.join("registry"), space)
     })
     .await

@@ -4,10 +4,10 @@ use super::{Agents, Seen, Service};
 use crate::{
     environment::Surroundings, images::Images, interpreter::Interpreter, routes::Hub, runtime::Runtime, store::Store,
 };
-use hoistway_kit::{fs::DirLock, prune::Pruned};
+use hoistway_kit::{fs::DirLock, prune::Pruned, reserve::Reserve};
 use hoistway_model::{AgentService, Result};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -42,6 +42,7 @@ impl Service {
             lately_bound: Mutex::default(),
             kept_layers: Mutex::default(),
             seen: Seen::new(),
+            reserve: Reserve::new(parts.database.parent().unwrap_or(Path::new("."))),
             database: parts.database,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -88,6 +89,7 @@ impl Service {
         // Every layer that an agent of earlier times uses is pinned by now.
         self.images.store().sweep().await;
         loop {
+            self.reserve.keep().await;
             match self.store.purge().await {
                 Ok(Pruned { old: 0, surplus: 0 }) => {}
                 Ok(Pruned { old, surplus }) => tracing::debug!("forgot {} operations", old + surplus),

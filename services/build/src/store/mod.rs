@@ -134,8 +134,11 @@ impl Store {
         match publish_image(&txn, done.repository, done.manifest, done.tag).await? {
             PutOutcome::Stored => {}
             PutOutcome::TagTaken => return Ok(false),
-            PutOutcome::Missing(missing) => {
-                return Err(Error::internal("publishing an image", format!("blobs are missing: {missing:?}")));
+            PutOutcome::Missing(missing) | PutOutcome::WrongSizes(missing) => {
+                return Err(Error::internal(
+                    "publishing an image",
+                    format!("blobs are not there or not as said: {missing:?}"),
+                ));
             }
         }
         if let Some(lock) = done.lock {

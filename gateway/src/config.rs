@@ -2,6 +2,7 @@
 
 use crate::{
     access::AccessLimits,
+    callers::{CallerLimits, fetch::PlainHosts},
     limits::{Rate, Rates},
     saga, state,
 };
@@ -79,6 +80,9 @@ pub struct Config {
     pub max_source_files: usize,
     /// The most bytes of one source; 32 MiB at most.
     pub max_source_bytes: usize,
+    /// Hosts, as `HOST` or `HOST:PORT`, from which identity providers' keys may come over plain HTTP; this machine
+    /// always may.
+    pub identity_provider_http_hosts: Vec<String>,
     /// Reverse proxies whose `X-Forwarded-For` says where a request comes from.
     pub trusted_proxies: Vec<IpAddr>,
     /// How log lines look: human or json.
@@ -120,6 +124,7 @@ impl Default for Config {
             max_answer_bytes: limits.max_answer,
             max_source_files: limits.max_source_files,
             max_source_bytes: limits.max_source_bytes,
+            identity_provider_http_hosts: Vec::new(),
             trusted_proxies: access.trusted_proxies,
             log_format: LogFormat::default(),
         }
@@ -143,6 +148,15 @@ impl Config {
             max_source_files: self.max_source_files.min(source::MAX_FILES),
             max_source_bytes: self.max_source_bytes.min(source::MAX_BYTES),
             ..state::Limits::default()
+        }
+    }
+
+    /// What checks the tokens of agents' callers.
+    pub fn caller_limits(&self) -> CallerLimits {
+        CallerLimits {
+            plain_hosts: PlainHosts::new(&self.identity_provider_http_hosts),
+            rate: self.access_limits().rates.invokes,
+            ..CallerLimits::default()
         }
     }
 

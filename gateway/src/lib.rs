@@ -7,6 +7,7 @@ pub mod access;
 pub mod api;
 pub mod audit;
 mod bindings;
+pub mod callers;
 pub mod config;
 pub mod deploy;
 pub mod keys;

@@ -49,17 +49,30 @@ struct Entry {
     running: Arc<AtomicUsize>,
 }
 
+impl Entry {
+    fn door(&self) -> Door {
+        if self.route.needs_caller_identity { Door::Users(self.route.identity_provider.clone()) } else { Door::Keys }
+    }
+}
+
 /// What the table says about an agent.
 #[derive(Debug)]
 pub enum Pick {
     /// It is not in the table.
     Unknown,
-    /// It answers nobody until callers' tokens can be verified.
-    NeedsCallerIdentity,
     /// It cannot answer now, and why.
     NotReady(String),
     /// It can.
     Ready(Picked),
+}
+
+/// Whom an agent answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// Whoever has an API key.
+    Keys,
+    /// Users for whom this identity provider vouches; nobody when the agent service does not say which.
+    Users(Option<Name>),
 }
 
 /// A target, and the promise to connect to it soon: hold it until there is a connection, and no longer.
@@ -67,6 +80,8 @@ pub enum Pick {
 pub struct Picked {
     /// Where to connect to.
     pub target: Target,
+    /// Whom it answers.
+    pub door: Door,
     _connecting: OwnedRwLockReadGuard<()>,
 }
 
@@ -124,16 +139,18 @@ impl Routes {
     pub fn pick(&self, agent: &Name) -> Pick {
         let table = self.table();
         let Some(entry) = table.get(agent) else { return Pick::Unknown };
-        if entry.route.needs_caller_identity {
-            return Pick::NeedsCallerIdentity;
-        }
         // Nobody waits to write-lock an entry that is in the table, so this never fails while the table is held.
         match (&entry.route.target, entry.connecting.clone().try_read_owned()) {
             (Some(target), Ok(guard)) if entry.route.ready => {
-                Pick::Ready(Picked { target: target.clone(), _connecting: guard })
+                Pick::Ready(Picked { target: target.clone(), door: entry.door(), _connecting: guard })
             }
             _ => Pick::NotReady(entry.route.message.clone()),
         }
+    }
+
+    /// Whom `agent` answers now; `None` when it is not in the table.
+    pub fn door(&self, agent: &Name) -> Option<Door> {
+        self.table().get(agent).map(Entry::door)
     }
 
     /// A place among the `limit` invokes that `agent` may have at a time, if one is free.

@@ -1,7 +1,8 @@
 //! What every handler can reach.
 
 use crate::{
-    access::Access, api::body::BodyBudget, deploy::Deployer, public::PublicAddresses, routes::Routes, seen::Seen,
+    access::Access, api::body::BodyBudget, callers::Callers, deploy::Deployer, public::PublicAddresses, routes::Routes,
+    seen::Seen,
 };
 use async_trait::async_trait;
 use hoistway_kit::reserve::Reserve;
@@ -24,6 +25,8 @@ pub struct AppState {
     pub routes: Routes,
     /// Who may call.
     pub access: Access,
+    /// Who agents' callers are.
+    pub callers: Callers,
     /// What things are called outside.
     pub public: PublicAddresses,
     /// Bounds on what one caller can ask for.

@@ -4,6 +4,7 @@
 
 mod agents;
 mod builds;
+mod callers;
 mod cli;
 mod compose;
 mod contract;

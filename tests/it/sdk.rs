@@ -69,7 +69,7 @@ fn every_supported_method_works_unchanged() {
     assert_eq!(take("changed_answer"), json!(["You are kind.", "gpt-4o-mini"]));
 
     assert_eq!(take("guarded"), "guarded");
-    assert_eq!(take("refused"), 403);
+    assert_eq!(take("refused"), 401);
     assert_eq!(take("in_use"), json!([409, "identity provider \"sso\" is used by the agent \"guarded\""]));
     assert_eq!(take("unknown_provider"), 400);
 

@@ -95,7 +95,7 @@ pub struct AgentSpec {
     pub llm: Vec<LlmConfig>,
     /// The user's variables in order.
     pub env: Vec<EnvVar>,
-    /// Who authenticates callers. Such an agent answers nobody until callers' tokens are verified.
+    /// Who vouches for its users. Such an agent answers nobody else.
     pub identity_provider: Option<Name>,
     /// Entry file, if the deploy named or built one; else the image's label says.
     pub entry_point: Option<String>,
@@ -211,8 +211,10 @@ pub struct Route {
     pub ready: bool,
     /// Why it is not ready.
     pub message: String,
-    /// True when callers must be authenticated by an identity provider.
+    /// True when callers must show that an identity provider vouches for them.
     pub needs_caller_identity: bool,
+    /// Which one. An agent service that does not say leaves nobody who could be let in.
+    pub identity_provider: Option<Name>,
 }
 
 /// The address of a revision.

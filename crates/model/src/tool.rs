@@ -214,7 +214,7 @@ pub struct IdentityProvider {
     pub host: String,
     /// The issuer of tokens, as in their claim `iss`.
     pub issuer: String,
-    /// Where the issuer's keys are.
+    /// Where the issuer's keys are; empty: where its OpenID configuration says.
     pub jwks_uri: String,
     /// Of which a token's `aud` must name one; none: any audience.
     pub audiences: Vec<String>,

@@ -1,15 +1,19 @@
 //! Who may call. Asked before anything else of a request for what is guarded is looked at, its path and method included:
-//! room, key, rate, scope, in this order. What changes something is let through with its entry in the audit log.
+//! room, key, rate, scope, in this order. An invoke may show its user's token in place of a key, if the agent has an
+//! identity provider, and must show it if it has. What changes something is let through with its entry in the audit log.
 
 use super::{
+    end_user::{self, Identity},
     error::{ApiError, ApiResult},
     paging::Asked,
     permissions::{self, Permission},
 };
 use crate::{
     audit::{self, Answered, Change, Outcome, Ticket},
+    callers::{Denied, EndUser},
     keys::{Caller, Meters},
     limits::{Level, Rate},
+    routes::Door,
     state::AppState,
 };
 use axum::{
@@ -18,7 +22,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use hoistway_model::{Code, Error};
+use hoistway_model::{Code, Error, Name, Secret};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::{
@@ -62,20 +66,43 @@ pub async fn guard(State(state): State<Arc<AppState>>, request: Request, next: N
 
 async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiResult<Response> {
     let address = client_address(state, &request);
-    let caller = authenticate(state, request.headers(), address).await?;
     let pattern = request.extensions().get::<MatchedPath>().cloned();
     let permission = permissions::permission(request.method(), pattern.as_ref().map(MatchedPath::as_str));
     let meters = permission.map_or(Meters::Requests, |permission| permission.meters);
-    let level = state.access.keys.count(&caller, meters);
-    let ticket =
-        permission.and_then(|permission| ticket(state, &request, pattern.as_ref(), permission, &caller, address));
+    let invoke = meters == Meters::Invokes;
+    // Of an invoke: which agent, and the token that it shows.
+    let named = |pattern: &MatchedPath| permissions::target(pattern.as_str(), request.uri().path());
+    let agent = pattern.as_ref().filter(|_| invoke).and_then(named).and_then(|name| Name::parse("name", &name).ok());
+    let token = if invoke { end_user::token(request.headers())? } else { None };
+    let who = identify(state, request.headers(), agent.as_ref(), token.as_ref(), address).await?;
+    let level = match &who {
+        Who::Key(caller) => state.access.keys.count(caller, meters),
+        Who::User(user) => state.callers.count(user),
+    };
+    let ticket = match (&who, permission) {
+        (Who::Key(caller), Some(permission)) => ticket(state, &request, pattern.as_ref(), permission, caller, address),
+        _ => None,
+    };
     let asked = Asked(request.uri().clone());
     request.extensions_mut().insert(asked);
-    request.extensions_mut().insert(caller.clone());
+    if let Who::Key(caller) = &who {
+        request.extensions_mut().insert(caller.clone());
+    }
     let answer = async {
-        within_rate(level, meters)?;
-        if let Some(permission) = permission {
-            in_scope(&caller, permission)?;
+        within_rate(level, meters, &who)?;
+        if let (Who::Key(caller), Some(permission)) = (&who, permission) {
+            in_scope(caller, permission)?;
+        }
+        if invoke {
+            let mut identity = match (who, token) {
+                (Who::User(user), Some(token)) => Identity::of_user(token, user),
+                (_, token) => Identity::of_key(token),
+            };
+            // What is not in the table yet is asked for when it is.
+            if let Some((agent, door)) = agent.as_ref().and_then(|agent| Some((agent, state.routes.door(agent)?))) {
+                identity.open(state, agent, &door).await?;
+            }
+            request.extensions_mut().insert(identity);
         }
         match &ticket {
             None => Ok(next.run(request).await),
@@ -180,9 +207,55 @@ fn ticket(
     Some(state.access.audit.ticket(Change { caller, action, target, named, address, user_agent }))
 }
 
-async fn authenticate(state: &AppState, headers: &HeaderMap, address: Option<IpAddr>) -> ApiResult<Caller> {
+/// Who sends a request.
+enum Who {
+    /// Whoever has this key.
+    Key(Caller),
+    /// A user of the agent's, with no key.
+    User(EndUser),
+}
+
+async fn identify(
+    state: &AppState,
+    headers: &HeaderMap,
+    agent: Option<&Name>,
+    token: Option<&Secret>,
+    address: Option<IpAddr>,
+) -> ApiResult<Who> {
+    let Some(token) = token else {
+        let keys = presented(headers).take(MAX_KEYS).collect();
+        return Ok(Who::Key(authenticate(state, keys, address).await?));
+    };
+    let keys: Vec<&str> = presented(headers).filter(|text| !end_user::is_token(text)).take(MAX_KEYS).collect();
+    if !keys.is_empty() {
+        return Ok(Who::Key(authenticate(state, keys, address).await?));
+    }
+    let door = match agent {
+        None => None,
+        Some(agent) => match state.routes.door(agent) {
+            // Its route may be on its way.
+            None => match state.agents.get_agent(agent.clone()).await {
+                Ok(found) => found.spec.identity_provider.map(|provider| Door::Users(Some(provider))),
+                Err(e) if e.code == Code::NotFound => None,
+                Err(e) => return Err(e.into()),
+            },
+            door => door,
+        },
+    };
+    let Some(Door::Users(provider)) = door else {
+        return Err(failed(state, address, end_user::stranger()));
+    };
+    match end_user::admit(state, provider.as_ref(), token).await {
+        Ok(user) => Ok(Who::User(user)),
+        Err(Denied::Refused(refusal)) if refusal.is_forged() => {
+            Err(failed(state, address, end_user::refused(Denied::Refused(refusal))))
+        }
+        Err(denied) => Err(end_user::refused(denied)),
+    }
+}
+
+async fn authenticate(state: &AppState, keys: Vec<&str>, address: Option<IpAddr>) -> ApiResult<Caller> {
     let mut wrong = None;
-    let keys: Vec<&str> = presented(headers).take(MAX_KEYS).collect();
     for key in keys {
         match state.access.keys.authenticate(key).await {
             Ok(caller) => return Ok(caller),
@@ -194,11 +267,16 @@ async fn authenticate(state: &AppState, headers: &HeaderMap, address: Option<IpA
         let text = "an API key is needed, as \"Authorization: Bearer KEY\" or \"X-RunAgents-API-Key: KEY\"";
         return Err(challenge(Error::new(Code::Unauthenticated, text)));
     };
+    Err(failed(state, address, challenge(wrong)))
+}
+
+/// Counts a key or token that is not right, and is the answer to it.
+fn failed(state: &AppState, address: Option<IpAddr>, wrong: ApiError) -> ApiError {
     match address.and_then(|address| state.access.throttle.failed(address)) {
-        None => Err(challenge(wrong)),
+        None => wrong,
         Some(wait) => {
-            let text = "too many wrong API keys came from this address (setting failed_auth_per_minute)";
-            Err(ApiError::from(Error::new(Code::ResourceExhausted, text)).retry_after(wait))
+            let text = "too many wrong API keys or tokens came from this address (setting failed_auth_per_minute)";
+            ApiError::from(Error::new(Code::ResourceExhausted, text)).retry_after(wait)
         }
     }
 }
@@ -215,7 +293,7 @@ fn presented(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     bearers.chain(others.filter_map(|value| value.to_str().ok().map(str::trim)))
 }
 
-fn bearer(value: &str) -> Option<&str> {
+pub(super) fn bearer(value: &str) -> Option<&str> {
     let (scheme, key) = value.trim().split_once(' ')?;
     Some(key.trim()).filter(|key| scheme.eq_ignore_ascii_case("bearer") && !key.is_empty())
 }
@@ -254,10 +332,11 @@ fn full(state: &AppState) -> ApiError {
     Error::new(Code::ResourceExhausted, text).into()
 }
 
-fn within_rate(level: Option<(Level, Rate)>, meters: Meters) -> ApiResult<()> {
+fn within_rate(level: Option<(Level, Rate)>, meters: Meters, who: &Who) -> ApiResult<()> {
     let Some(wait) = level.and_then(|(level, _)| level.wait) else { return Ok(()) };
     let (what, setting) = meters.named();
-    let text = format!("this API key sends too many {what} (setting {setting})");
+    let sender = if matches!(who, Who::Key(_)) { "this API key" } else { "this user" };
+    let text = format!("{sender} sends too many {what} (setting {setting})");
     Err(ApiError::from(Error::new(Code::ResourceExhausted, text)).retry_after(wait))
 }
 

@@ -17,14 +17,17 @@ use super::{
     },
     users,
 };
-use crate::state::AppState;
+use crate::{
+    callers::{Callers, cache::Condition, fetch::PlainHosts},
+    state::AppState,
+};
 use axum::{Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{Error, NAMESPACE, Name, Operation, Result, tool::IdentityProvider};
 use http::StatusCode;
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc};
-use url::{Host, Url};
+use url::Url;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -33,8 +36,9 @@ const MAX_AUDIENCE: usize = 2_048;
 const MAX_CLAIM: usize = 256;
 /// The longest name of a host or domain.
 const MAX_HOST: usize = 253;
-/// As long as nobody verifies tokens.
-const NOT_VERIFIED: &str = "callers' tokens are not verified yet: agents with this provider refuse every invoke";
+/// What a provider without audiences is told.
+const ANY_AUDIENCE: &str = "spec.identityProvider.audiences: without any, a token that this issuer made for any other \
+    application opens the agents too";
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -92,14 +96,15 @@ struct IdentityProviderSpecIn {
     host: String,
     /// Who issues tokens.
     identity_provider: IssuerIn,
-    /// The claim that names the caller.
+    /// The claim that names the user; its value is what the agent gets in `X-End-User-ID`.
     #[schema(rename = "userIDClaim", max_length = 256, examples("email"))]
     user_id_claim: String,
-    /// Mail domains of callers who are let in; absent: all.
+    /// Mail domains of users who are let in, by the claim `email`, which must be verified; absent: all.
     allowed_domains: Option<Vec<String>>,
 }
 
-/// Who issues tokens. Both addresses begin with `https://`, unless they are of this machine.
+/// Who issues tokens. Both addresses begin with `https://`, unless they are of this machine or of a host in the setting
+/// `identity_provider_http_hosts`.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "the members are read one by one; this describes them")]
@@ -107,9 +112,9 @@ struct IssuerIn {
     /// The claim `iss` of its tokens.
     #[schema(max_length = 2_048, examples("https://accounts.example.com"))]
     issuer: String,
-    /// Where its keys are.
+    /// Where its keys are; absent: where its OpenID configuration says.
     #[schema(max_length = 2_048, examples("https://accounts.example.com/keys"))]
-    jwks_uri: String,
+    jwks_uri: Option<String>,
     /// Of which a token's `aud` must name one; absent: any.
     audiences: Option<Vec<String>>,
 }
@@ -139,7 +144,7 @@ pub struct Issuer {
     /// The claim `iss` of its tokens.
     #[schema(examples("https://accounts.example.com"))]
     issuer: String,
-    /// Where its keys are.
+    /// Where its keys are; empty: where its OpenID configuration says.
     #[schema(examples("https://accounts.example.com/.well-known/jwks.json"))]
     jwks_uri: String,
     /// Of which a token's `aud` must name one; none: any.
@@ -150,11 +155,13 @@ pub struct Issuer {
 /// How an identity provider is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct IdentityProviderStatus {
-    /// `Pending`: tokens are not verified yet.
-    #[schema(examples("Pending"))]
+    /// `Ready`: its keys are there. `Pending`: nobody has needed them yet. `Failed`: they cannot be fetched. As far as
+    /// the gateway that answers knows.
+    #[schema(examples("Ready", "Pending", "Failed"))]
     phase: &'static str,
-    /// Why.
-    message: &'static str,
+    /// More of it.
+    #[schema(examples("2 keys"))]
+    message: String,
 }
 
 /// List identity providers
@@ -173,7 +180,7 @@ pub struct IdentityProviderStatus {
     ),
 )]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<IdentityProviderOut>> {
-    Ok(ByName::of(&query, state.tools.list_identity_providers().await?, |p| &p.name, shape)?)
+    Ok(ByName::of(&query, state.tools.list_identity_providers().await?, |p| &p.name, |p| shape(&state.callers, p))?)
 }
 
 /// Get an identity provider
@@ -189,7 +196,8 @@ pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult
     ),
 )]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<IdentityProviderOut>> {
-    Ok(Json(shape(state.tools.get_identity_provider(name.name("identity provider")?).await?)))
+    let found = state.tools.get_identity_provider(name.name("identity provider")?).await?;
+    Ok(Json(shape(&state.callers, found)))
 }
 
 /// Register or replace an identity provider
@@ -235,13 +243,16 @@ pub async fn put(
 }
 
 async fn store(
-    state: &AppState,
+    state: &Arc<AppState>,
     body: &[u8],
     name: Option<Name>,
 ) -> ApiResult<(StatusCode, Json<IdentityProviderOut>)> {
-    let (provider, warnings) = parse(body, name)?;
+    let (provider, warnings) = parse(body, name, state.callers.plain_hosts())?;
     let put = state.tools.put_identity_provider(Operation::new(), provider).await?;
-    Ok((created(put.created), Json(IdentityProviderOut { warnings, ..shape(put.value) })))
+    let (callers, provider) = (state.clone(), put.value.clone());
+    // Whoever registers it waits for its record, not for its issuer.
+    state.tasks.spawn(async move { callers.callers.registered(&provider).await });
+    Ok((created(put.created), Json(IdentityProviderOut { warnings, ..shape(&state.callers, put.value) })))
 }
 
 /// Delete an identity provider
@@ -262,11 +273,13 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
     let agents = state.agents.list_agents().await?;
     let users = agents.iter().filter(|agent| agent.spec.identity_provider.as_ref() == Some(&name));
     users::none("identity provider", &name, users)?;
-    state.tools.delete_identity_provider(Operation::new(), name).await?;
+    state.tools.delete_identity_provider(Operation::new(), name.clone()).await?;
+    state.callers.deleted(&name);
     Ok(Json(DELETED))
 }
 
-fn shape(provider: IdentityProvider) -> IdentityProviderOut {
+fn shape(callers: &Callers, provider: IdentityProvider) -> IdentityProviderOut {
+    let status = status(callers.condition(&provider));
     IdentityProviderOut {
         name: provider.name.into(),
         namespace: NAMESPACE,
@@ -281,15 +294,28 @@ fn shape(provider: IdentityProvider) -> IdentityProviderOut {
             user_id_claim: provider.user_id_claim,
             allowed_domains: provider.allowed_domains,
         },
-        status: IdentityProviderStatus { phase: "Pending", message: NOT_VERIFIED },
+        status,
         created_at: rfc3339(provider.created_at),
         updated_at: rfc3339(provider.updated_at),
         warnings: Vec::new(),
     }
 }
 
+fn status(condition: Condition) -> IdentityProviderStatus {
+    let (phase, message) = match condition {
+        Condition::Unknown => ("Pending", "its keys are fetched when they are needed".to_owned()),
+        Condition::Ready(1) => ("Ready", "1 key".to_owned()),
+        Condition::Ready(keys) => ("Ready", format!("{keys} keys")),
+        Condition::Failed(why, false) => ("Failed", format!("its keys cannot be fetched: {why}")),
+        Condition::Failed(why, true) => {
+            ("Failed", format!("newer keys cannot be fetched, and those from before are used: {why}"))
+        }
+    };
+    IdentityProviderStatus { phase, message }
+}
+
 /// Reads `{name, spec: {…}}`, the document that public clients apply.
-fn parse(body: &[u8], path: Option<Name>) -> Result<(IdentityProvider, Vec<String>)> {
+fn parse(body: &[u8], path: Option<Name>, plain: &PlainHosts) -> Result<(IdentityProvider, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut root = Object::parse(body)?;
     let name = named(&mut root, path)?;
@@ -301,9 +327,11 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(IdentityProvider, Vec<Strin
         return Err(Error::field(spec.path_of("identityProvider"), "is required"));
     };
     let issuer = from.required("issuer")?;
-    safe_url(&from.path_of("issuer"), &issuer)?;
-    let jwks_uri = from.required("jwksUri")?;
-    safe_url(&from.path_of("jwksUri"), &jwks_uri)?;
+    safe_url(&from.path_of("issuer"), &issuer, plain)?;
+    let jwks_uri = from.text("jwksUri")?.unwrap_or_default();
+    if !jwks_uri.is_empty() {
+        safe_url(&from.path_of("jwksUri"), &jwks_uri, plain)?;
+    }
     let audiences = from.strings("audiences")?.unwrap_or_default();
     for (i, audience) in audiences.iter().enumerate() {
         if audience.trim().is_empty() || audience.len() > MAX_AUDIENCE || audience.contains(char::is_control) {
@@ -311,6 +339,9 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(IdentityProvider, Vec<Strin
         }
     }
     from.finish(&mut warnings);
+    if audiences.is_empty() {
+        warnings.push(ANY_AUDIENCE.to_owned());
+    }
     let user_id_claim = spec.required("userIDClaim")?;
     if user_id_claim.len() > MAX_CLAIM || user_id_claim.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err(Error::field(spec.path_of("userIDClaim"), "is not the name of a claim"));
@@ -337,21 +368,12 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(IdentityProvider, Vec<Strin
 }
 
 /// Keys that came over an open line could be anybody's; on this machine there is no line.
-fn safe_url(path: &str, text: &str) -> Result<()> {
-    let url = http_url(path, text)?;
-    if url.scheme() == "https" || is_loopback(&url) {
+fn safe_url(path: &str, text: &str, plain: &PlainHosts) -> Result<()> {
+    if plain.allow(&http_url(path, text)?) {
         return Ok(());
     }
-    Err(Error::field(path, format!("\"{}\" must begin with https://", short(text))))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    }
+    let text = format!("\"{}\" must begin with https:// (setting identity_provider_http_hosts)", short(text));
+    Err(Error::field(path, text))
 }
 
 /// `HOST` or `HOST:PORT`.

@@ -7,23 +7,25 @@
 use super::{
     agents::schema::{AnswerSchema, AnyJson, InvokeSchema},
     body::WholeBody,
+    end_user::Identity,
     error::{ApiResult, ErrorBody},
     json::{Object, complaint},
     query::Segment,
 };
 use crate::{
-    routes::{Pick, Slot},
+    routes::{Door, Pick, Slot},
     seen::Ending,
     state::AppState,
 };
 use axum::{
+    Extension,
     body::{Body, Bytes},
     extract::State,
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
 use hoistway_kit::telemetry;
-use hoistway_model::{Code, Error, Name, Result, Secret};
+use hoistway_model::{Code, Error, Name, Result, Secret, agent::Target};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1};
@@ -50,6 +52,8 @@ const MAX_ERROR: usize = 1 << 20;
 const MAX_ERROR_LINES: usize = 50;
 /// What proves to the runner that an invoke comes from a gateway.
 const TOKEN: &str = "x-hoistway-invoke-token";
+/// Who the user is, as an identity provider vouches for it. Nobody else can set it.
+const USER: &str = "x-end-user-id";
 /// The trailer in which the runner tells how a streamed answer went: `ok`, or its error's code.
 const OUTCOME: &str = "x-hoistway-outcome";
 /// What a streamed answer may call itself; anything else is handed on as bytes that no browser interprets.
@@ -67,7 +71,12 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     post,
     path = "/agents/{name}/invoke",
     tag = "agents",
-    params(("name" = String, Path, description = "The agent's name")),
+    params(
+        ("name" = String, Path, description = "The agent's name"),
+        ("X-End-User-Token" = Option<String>, Header, description = "For an agent with an identity provider: the user's \
+            token (a JSON Web Token), where `Authorization` has the API key. A token in `Authorization` needs no API key \
+            beside it"),
+    ),
     request_body(content = InvokeSchema, description = "The message, and whatever else the agent expects",
         example = json!({"message": "world"})),
     responses(
@@ -85,8 +94,10 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
                 "handler": "user"
             })
         ),
-        (status = 403, description = "The API key does not allow this, or the agent answers nobody: it has an identity \
-            provider, and callers' identities cannot be verified yet", body = ErrorBody),
+        (status = 401, description = "There is no API key or token, or one that opens nothing. An agent with an identity \
+            provider must be shown a token of it; `WWW-Authenticate` says what is wrong with one (RFC 6750)",
+            body = ErrorBody),
+        (status = 403, description = "The API key does not allow this, or the token's user is not let in", body = ErrorBody),
         (status = 500, description = "The agent raised: `code` is `agent_error`, `error` the traceback's last line and \
             `details` more of it", body = ErrorBody),
         (status = 502, description = "The agent's process ended, or broke the connection off, while it answered; see \
@@ -95,16 +106,21 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
         (status = 504, description = "The agent did not answer in time", body = ErrorBody),
     )
 )]
-pub async fn invoke(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
+pub async fn invoke(
+    State(state): State<Arc<AppState>>,
+    Extension(identity): Extension<Identity>,
+    name: Segment,
+    body: WholeBody,
+) -> ApiResult<Response> {
     let name = name.name("agent")?;
     let mut ending = state.seen.invoked(&name);
-    let answer = answer(&state, name, body).await;
+    let answer = answer(&state, name, identity, body).await;
     ending.with(answer.as_ref().map_or_else(|e| e.error().code.as_str(), |_| "ok"));
     answer
 }
 
-async fn answer(state: &AppState, name: Name, body: WholeBody) -> ApiResult<Response> {
-    let call = Call::begin(state, name, body).await?;
+async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBody) -> ApiResult<Response> {
+    let call = Call::begin(state, name, identity, body).await?;
     let (limit, deadline, name) = (state.limits.max_answer, call.deadline, call.agent.clone());
     let (mut answered, _open) = call.send("/invoke").await?;
     let bytes =
@@ -128,7 +144,12 @@ async fn answer(state: &AppState, name: Name, body: WholeBody) -> ApiResult<Resp
     post,
     path = "/agents/{name}/invoke/stream",
     tag = "agents",
-    params(("name" = String, Path, description = "The agent's name")),
+    params(
+        ("name" = String, Path, description = "The agent's name"),
+        ("X-End-User-Token" = Option<String>, Header, description = "For an agent with an identity provider: the user's \
+            token (a JSON Web Token), where `Authorization` has the API key. A token in `Authorization` needs no API key \
+            beside it"),
+    ),
     request_body(content = InvokeSchema, description = "The message, and whatever else the agent expects",
         example = json!({"message": "world"})),
     responses(
@@ -143,8 +164,10 @@ async fn answer(state: &AppState, name: Name, body: WholeBody) -> ApiResult<Resp
                 (String = "application/octet-stream"),
             )
         ),
-        (status = 403, description = "The API key does not allow this, or the agent answers nobody: it has an identity \
-            provider, and callers' identities cannot be verified yet", body = ErrorBody),
+        (status = 401, description = "There is no API key or token, or one that opens nothing. An agent with an identity \
+            provider must be shown a token of it; `WWW-Authenticate` says what is wrong with one (RFC 6750)",
+            body = ErrorBody),
+        (status = 403, description = "The API key does not allow this, or the token's user is not let in", body = ErrorBody),
         (status = 500, description = "The agent raised: `code` is `agent_error`, `error` the traceback's last line and \
             `details` more of it", body = ErrorBody),
         (status = 502, description = "The agent's process ended, or broke the connection off, while it answered; see \
@@ -153,10 +176,15 @@ async fn answer(state: &AppState, name: Name, body: WholeBody) -> ApiResult<Resp
         (status = 504, description = "The agent did not answer in time", body = ErrorBody),
     )
 )]
-pub async fn stream(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Response> {
+pub async fn stream(
+    State(state): State<Arc<AppState>>,
+    Extension(identity): Extension<Identity>,
+    name: Segment,
+    body: WholeBody,
+) -> ApiResult<Response> {
     let name = name.name("agent")?;
     let mut ending = state.seen.invoked(&name);
-    let (answered, open, deadline) = match begin_stream(&state, name.clone(), body).await {
+    let (answered, open, deadline) = match begin_stream(&state, name.clone(), identity, body).await {
         Ok(begun) => begun,
         Err(e) => {
             ending.with(e.error().code.as_str());
@@ -192,9 +220,10 @@ pub async fn stream(State(state): State<Arc<AppState>>, name: Segment, body: Who
 async fn begin_stream(
     state: &AppState,
     name: Name,
+    identity: Identity,
     body: WholeBody,
 ) -> ApiResult<(http::Response<Incoming>, Open, Instant)> {
-    let call = Call::begin(state, name.clone(), body).await?;
+    let call = Call::begin(state, name.clone(), identity, body).await?;
     let deadline = call.deadline;
     let (mut answered, open) = call.send("/invoke/stream").await?;
     if answered.status() != StatusCode::OK {
@@ -270,6 +299,7 @@ impl Chunks {
 struct Call<'a> {
     state: &'a AppState,
     agent: Name,
+    identity: Identity,
     body: WholeBody,
     deadline: Instant,
     slot: Slot,
@@ -283,12 +313,10 @@ struct Open {
 
 impl<'a> Call<'a> {
     /// Checks everything that can be checked without the agent.
-    async fn begin(state: &'a AppState, agent: Name, body: WholeBody) -> ApiResult<Self> {
+    async fn begin(state: &'a AppState, agent: Name, identity: Identity, body: WholeBody) -> ApiResult<Self> {
         let deadline = Instant::now() + state.limits.invoke_timeout;
-        match state.routes.pick(&agent) {
-            Pick::Unknown => return Err(unrouted(state, agent).await.into()),
-            Pick::NeedsCallerIdentity => return Err(nobody(&agent).into()),
-            Pick::NotReady(_) | Pick::Ready(_) => {}
+        if state.routes.door(&agent).is_none() {
+            return Err(unrouted(state, agent).await.into());
         }
         check(&body.bytes)?;
         let limit = state.limits.invoke_concurrency;
@@ -298,20 +326,21 @@ impl<'a> Call<'a> {
             Error::new(Code::ResourceExhausted, text)
         };
         let slot = state.routes.slot(&agent, limit).ok_or_else(busy)?;
-        Ok(Self { state, agent, body, deadline, slot })
+        Ok(Self { state, agent, identity, body, deadline, slot })
     }
 
     /// Connects and sends. An answer's head is all that is waited for.
-    async fn send(self, path: &str) -> Result<(http::Response<Incoming>, Open)> {
-        let agent = self.agent;
-        let (stream, token) = connect(self.state, &agent).await?;
+    async fn send(self, path: &str) -> ApiResult<(http::Response<Incoming>, Open)> {
+        let (agent, mut identity) = (self.agent, self.identity);
+        let (stream, to) = connect(self.state, &agent, &mut identity).await?;
+        let user = identity.user_for(&to.door);
         let broken = |e: hyper::Error| crashed(&agent, e);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
             // What goes wrong here goes wrong for the sender too.
             let _ = connection.await;
         }));
-        let request = request(path, &agent, &token, self.body.bytes.clone())?;
+        let request = request(path, &agent, &to.target.token, user, self.body.bytes.clone())?;
         let answered = timeout_at(self.deadline, sender.send_request(request)).await;
         let answered = answered.map_err(|_| too_slow(&agent))?.map_err(broken)?;
         Ok((answered, Open { _connection: connection, _slot: self.slot }))
@@ -324,8 +353,14 @@ fn check(body: &[u8]) -> Result<()> {
     message.map(drop).ok_or_else(|| complaint("message", "message is required"))
 }
 
+/// What is at the end of a connection.
+struct End {
+    target: Target,
+    door: Door,
+}
+
 /// A connection that the serving revision will answer. A refused one means that the route is just changing.
-async fn connect(state: &AppState, agent: &Name) -> Result<(TcpStream, Secret)> {
+async fn connect(state: &AppState, agent: &Name, identity: &mut Identity) -> ApiResult<(TcpStream, End)> {
     let news_by = Instant::now() + NEWS;
     for _ in 0..CONNECTS {
         let mut changes = state.routes.changes();
@@ -342,21 +377,26 @@ async fn connect(state: &AppState, agent: &Name) -> Result<(TcpStream, Secret)> 
                     false
                 };
                 if timeout_at(news_by, ready).await != Ok(true) {
-                    return Err(not_ready(agent, &why));
+                    return Err(not_ready(agent, &why).into());
                 }
                 continue;
             }
-            Pick::NeedsCallerIdentity => return Err(nobody(agent)),
-            Pick::Unknown => return Err(unrouted(state, agent.clone()).await),
+            Pick::Unknown => return Err(unrouted(state, agent.clone()).await.into()),
         };
+        let end = End { target: picked.target.clone(), door: picked.door.clone() };
+        if !identity.opens(&end.door) {
+            // A revision that answers others than the one before; whoever picked it must not keep it waiting.
+            drop(picked);
+            identity.open(state, agent, &end.door).await?;
+            continue;
+        }
         let connected = timeout(CONNECT, TcpStream::connect(&picked.target.address)).await;
-        let token = picked.target.token.clone();
         drop(picked);
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => {
                 // Small requests should not wait for each other's acknowledgement; without it they are only slower.
                 let _ = stream.set_nodelay(true);
-                return Ok((stream, token));
+                return Ok((stream, end));
             }
             Err(e) => {
                 tracing::debug!("connecting to agent \"{agent}\": {e}");
@@ -364,10 +404,10 @@ async fn connect(state: &AppState, agent: &Name) -> Result<(TcpStream, Secret)> 
             }
         }
     }
-    Err(not_ready(agent, "it takes no connections"))
+    Err(not_ready(agent, "it takes no connections").into())
 }
 
-fn request(path: &str, agent: &Name, token: &Secret, body: Bytes) -> Result<Request<Full<Bytes>>> {
+fn request(path: &str, agent: &Name, token: &Secret, user: Option<&str>, body: Bytes) -> Result<Request<Full<Bytes>>> {
     let mut request = Request::post(path)
         .header(header::HOST, agent.as_str())
         .header(header::CONTENT_TYPE, "application/json")
@@ -378,6 +418,11 @@ fn request(path: &str, agent: &Name, token: &Secret, body: Bytes) -> Result<Requ
     telemetry::inject(headers);
     let secret = HeaderValue::from_str(token.expose()).map_err(|e| Error::internal("passing the message on", e))?;
     headers.insert(TOKEN, secret);
+    if let Some(user) = user {
+        // In UTF-8; control characters were refused with the token.
+        let user = HeaderValue::from_bytes(user.as_bytes());
+        headers.insert(USER, user.map_err(|e| Error::internal("passing the message on", e))?);
+    }
     if let Some(id) = telemetry::request_id().and_then(|id| HeaderValue::from_str(&id).ok()) {
         headers.insert(telemetry::REQUEST_ID, id);
     }
@@ -447,11 +492,6 @@ async fn unrouted(state: &AppState, agent: Name) -> Error {
 fn not_ready(agent: &Name, why: &str) -> Error {
     let why = if why.is_empty() { "it is starting" } else { why };
     Error::new(Code::Unavailable, format!("agent \"{agent}\" is not ready: {why}"))
-}
-
-fn nobody(agent: &Name) -> Error {
-    let why = "it has an identity provider, and callers' identities cannot be verified yet";
-    Error::new(Code::PermissionDenied, format!("agent \"{agent}\" answers nobody: {why}"))
 }
 
 fn too_slow(agent: &Name) -> Error {

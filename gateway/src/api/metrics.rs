@@ -43,6 +43,7 @@ pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {
             [([("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
         ),
     ];
+    families.push(state.callers.family());
     let mut processes = HashSet::new();
     let services: [Result<Metrics>; 4] = [Ok(own?), agent, build, tools];
     for Metrics { process, of_process, of_service } in services.into_iter().flatten() {

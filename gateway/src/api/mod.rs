@@ -11,6 +11,7 @@ mod deploy;
 pub mod deploy_request;
 mod deployments;
 mod edge;
+mod end_user;
 pub mod error;
 mod events;
 mod health;

@@ -1,9 +1,11 @@
 //! How much a caller may ask for in a time: requests of each key, wrong keys of each address.
 
 pub mod bucket;
+pub mod budgets;
 pub mod throttle;
 
 pub use bucket::{Bucket, Clock, Level, Rate};
+pub use budgets::Budgets;
 pub use throttle::Throttle;
 
 use std::time::Duration;

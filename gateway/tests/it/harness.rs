@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hoistway_gateway::{
     access::{Access, AccessLimits},
     api::{self, body::BodyBudget},
+    callers::{CallerLimits, Callers},
     public::PublicAddresses,
     routes::Routes,
     seen::Seen,
@@ -83,6 +84,10 @@ impl Gateway {
     }
 
     pub async fn with_access(limits: Limits, access: AccessLimits) -> Self {
+        Self::with_all(limits, access, CallerLimits::default()).await
+    }
+
+    pub async fn with_all(limits: Limits, access: AccessLimits, callers: CallerLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (tools, agents, deployer) = (Arc::<FakeTools>::default(), FakeAgents::new(), FakeDeployer::new());
         let key = ApiKey::generate().unwrap();
@@ -94,6 +99,7 @@ impl Gateway {
             deployer: deployer.clone(),
             routes: Routes::new(agents.clone()),
             access: Access::open(&dir.path().join("gateway.db"), key.clone(), access).await.unwrap(),
+            callers: Callers::new(tools.clone(), callers),
             public: PublicAddresses::new("127.0.0.1:5005"),
             bodies: BodyBudget::new(limits.max_body),
             limits,

@@ -23,17 +23,17 @@ use tokio::{
 };
 
 /// A runner that answers every connection with `script`, piece by piece; `None` waits until the test lets it go on.
-struct Runner {
-    address: SocketAddr,
-    requests: Arc<Mutex<Vec<String>>>,
+pub struct Runner {
+    pub address: SocketAddr,
+    pub requests: Arc<Mutex<Vec<String>>>,
     seen: watch::Sender<usize>,
     go_on: watch::Sender<bool>,
 }
 
-type Script = Vec<Option<String>>;
+pub type Script = Vec<Option<String>>;
 
 impl Runner {
-    async fn start(script: Script) -> Self {
+    pub async fn start(script: Script) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, seen, go_on) = (Arc::default(), watch::Sender::new(0), watch::Sender::new(false));
@@ -48,7 +48,7 @@ impl Runner {
         runner
     }
 
-    fn route(&self) -> Route {
+    pub fn route(&self) -> Route {
         route(Some(self.address.to_string()))
     }
 }
@@ -76,7 +76,7 @@ async fn serve(
     }
 }
 
-fn answer(status: &str, body: &str) -> Script {
+pub fn answer(status: &str, body: &str) -> Script {
     let length = body.len();
     vec![Some(format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"))]
 }
@@ -84,10 +84,17 @@ fn answer(status: &str, body: &str) -> Script {
 fn route(address: Option<String>) -> Route {
     let target =
         address.map(|address| Target { revision: RevisionId::mint(), address, token: Secret::new("invoke-token") });
-    Route { agent: name("a"), ready: target.is_some(), target, message: String::new(), needs_caller_identity: false }
+    Route {
+        agent: name("a"),
+        ready: target.is_some(),
+        target,
+        message: String::new(),
+        needs_caller_identity: false,
+        identity_provider: None,
+    }
 }
 
-async fn changed(gateway: &Gateway, route: Route) -> u64 {
+pub async fn changed(gateway: &Gateway, route: Route) -> u64 {
     let mut changes = gateway.state.routes.changes();
     let version = gateway.agents.route(RouteEvent::Changed(Box::new(route)));
     changes.changed().await.unwrap();
@@ -141,11 +148,13 @@ async fn what_cannot_be_invoked_says_why() {
         invoke(&gateway).await.error(),
         "503 unavailable agent \"a\" is not ready: it crashed; next start in 4 s"
     );
+    // Of an agent service that does not say which provider it is.
     changed(&gateway, Route { needs_caller_identity: true, ..route(None) }).await;
-    assert_eq!(
-        invoke(&gateway).await.error(),
-        "403 permission_denied agent \"a\" answers nobody: it has an identity provider, and callers' identities cannot be verified yet"
-    );
+    let with_key = invoke(&gateway).await.error();
+    assert!(with_key.starts_with("401 unauthenticated agent \"a\" must know its user: "), "{with_key}");
+    let token = [("authorization", "Bearer eyJhbGciOiJFUzI1NiJ9.e30.AAAA")];
+    let with_token = gateway.call_with("POST", "/api/agents/a/invoke", r#"{"message": "hi"}"#, &token).await;
+    assert_eq!(with_token.status, 503, "{}", with_token.text);
 
     // A port that was just free refuses connections.
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

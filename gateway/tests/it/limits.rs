@@ -69,7 +69,7 @@ async fn wrong_keys_are_slowed_down_and_right_ones_never() {
     let answer = gateway.call_as(&wrong, "GET", "/api/agents", "").await;
     assert_eq!(
         answer.error(),
-        "429 resource_exhausted too many wrong API keys came from this address (setting failed_auth_per_minute)"
+        "429 resource_exhausted too many wrong API keys or tokens came from this address (setting failed_auth_per_minute)"
     );
     let wait: u32 = answer.header("retry-after").parse().unwrap();
     assert!((50..=60).contains(&wait), "{wait}");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod audit;
+mod callers;
 mod changes;
 mod deploys;
 mod document;
@@ -10,6 +11,7 @@ mod errors;
 mod fakes;
 mod harness;
 mod invokes;
+mod issuer;
 mod keys;
 mod limits;
 mod resources;

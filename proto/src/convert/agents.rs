@@ -154,6 +154,7 @@ impl From<Route> for pb::Route {
             ready: r.ready,
             message: r.message,
             needs_caller_identity: r.needs_caller_identity,
+            identity_provider: r.identity_provider.map(Into::into).unwrap_or_default(),
         }
     }
 }
@@ -174,7 +175,10 @@ impl TryFrom<pb::Route> for Route {
             target: r.target.map(target).transpose()?,
             ready: r.ready,
             message: r.message,
-            needs_caller_identity: r.needs_caller_identity,
+            needs_caller_identity: r.needs_caller_identity || !r.identity_provider.is_empty(),
+            identity_provider: optional(r.identity_provider)
+                .map(|n| name("route.identity_provider", &n))
+                .transpose()?,
         })
     }
 }

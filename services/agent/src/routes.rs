@@ -230,6 +230,7 @@ mod tests {
             ready: false,
             message: message.into(),
             needs_caller_identity: false,
+            identity_provider: None,
         }
     }
 

@@ -10,6 +10,10 @@ and others imported from the agent's own files, unless the file's top level uses
 it is a script: each invoke runs it in a process of its own, with the message on stdin, in argv[1] and in AGENT_MESSAGE,
 and what it prints is the answer.
 
+Whose invoke it is, where an identity provider vouches for its users, comes in the header X-End-User-ID, from the gateway
+and from nobody else: a handler finds it as `user_id` of its request and of its context's session, a script in
+AGENT_USER_ID, a web application in the header.
+
 A web application is called here, without a server of its own: POST /invoke of the agent is POST /invoke of the
 application with the same body, or POST / where it answers 404; POST /invoke/stream tries /invoke/stream first.
 
@@ -333,7 +337,7 @@ def load_agent(app, entry, script_command):
         print(f"{entry}: nothing to invoke in {', '.join(sorted(names))}; each invoke runs the file as a script",
               file=sys.stderr)
     compile(tree, path, "exec", dont_inherit=True)  # a script is ready when it compiles; nobody has asked for a run yet
-    return lambda request, context: run_script(script_command, request["message"])
+    return lambda request, context: run_script(script_command, request["message"], request.get("user_id", ""))
 
 
 # ---- Calling the agent --------------------------------------------------------------------------------------------
@@ -873,7 +877,7 @@ def dumped(value):
 # ---- Scripts ------------------------------------------------------------------------------------------------------
 
 
-def run_script(command, message):
+def run_script(command, message, user=""):
     """Runs a script once and yields what it prints, but for its final newline. A failed run raises ScriptError."""
     import collections
     import io
@@ -883,7 +887,9 @@ def run_script(command, message):
     with tempfile.TemporaryFile() as stdin:  # no pipe: a script need not read it, and a message may be large
         stdin.write(message.encode("utf-8", "replace"))
         stdin.seek(0)
-        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "AGENT_USER_ID": user})
     tail = collections.deque(maxlen=DETAIL_LINES)
 
     def follow_stderr():
@@ -1056,9 +1062,10 @@ class Exchange:
         if not isinstance(message, str):
             raise HttpError(400, "invalid_argument", "message must be a string")
         request = {**sent, "message": message, "history": sent.get("history") or []}
+        request.pop("user_id", None)  # who asks is what the gateway has verified, whatever a body says
         for key, header in (("request_id", "x-request-id"), ("run_id", "x-run-id"), ("user_id", "x-end-user-id")):
             if headers.get(header):
-                request[key] = headers[header]
+                request[key] = headers[header].encode("latin-1").decode("utf-8", "replace")
         if not request.get("request_id"):
             request["request_id"] = os.urandom(16).hex()
         return request, body

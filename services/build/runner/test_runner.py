@@ -349,10 +349,14 @@ class Shapes(unittest.TestCase):
             _, answer = agent.invoke("hé", headers, history=[{"role": "user"}], color="red", user_id="forged")
             request, context = answer["response"]
             plain = agent.response()[0]
+            forged = agent.invoke("hé", {}, user_id="forged")[1]["response"]
+            named = agent.invoke("hé", {"X-End-User-ID": "jürgen".encode().decode("latin-1")})[1]["response"]
         session = {"history": [{"role": "user"}], "request_id": "r", "run_id": "n", "user_id": "u"}
         self.assertEqual(request, {"message": "hé", "color": "red", **session})
         self.assertEqual(context, {"tools": {"echo-tool": "http://echo"}, "llm_url": "http://llm", "model": "m",
                                    "system_prompt": "p", "session": session})
+        self.assertTrue("user_id" not in forged[0] and "user_id" not in forged[1]["session"])
+        self.assertEqual(named[0]["user_id"], "jürgen")
         self.assertEqual(sorted(plain), ["history", "message", "request_id"])
         self.assertEqual(plain["history"], [])
 

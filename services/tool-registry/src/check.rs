@@ -123,7 +123,6 @@ pub(crate) fn check_identity(provider: &IdentityProvider) -> Result<()> {
     for (field, text) in [
         ("spec.host", &provider.host),
         ("spec.identityProvider.issuer", &provider.issuer),
-        ("spec.identityProvider.jwksUri", &provider.jwks_uri),
         ("spec.userIDClaim", &provider.user_id_claim),
     ] {
         if text.trim().is_empty() {
@@ -131,6 +130,7 @@ pub(crate) fn check_identity(provider: &IdentityProvider) -> Result<()> {
         }
         bounded(field, text)?;
     }
+    bounded("spec.identityProvider.jwksUri", &provider.jwks_uri)?;
     for (field, texts) in
         [("spec.identityProvider.audiences", &provider.audiences), ("spec.allowedDomains", &provider.allowed_domains)]
     {

@@ -81,7 +81,7 @@ changed = client.agents.update_config(
 seen["changed"] = [changed.system_prompt, changed.required_tools, [m.model_provider or m.provider for m in changed.llm_configs]]
 seen["changed_answer"] = client.post("/agents/reader/invoke", {"message": "hello"})["response"][:2]
 
-# An agent behind an identity provider is kept, refuses everybody, and keeps its provider from being deleted.
+# An agent behind an identity provider is kept, wants a token of a user, and keeps its provider from being deleted.
 guarded = client.agents.deploy("guarded", source_files={"agent.py": "def handler(message):\n    return message\n"}, identity_provider="sso")
 seen["guarded"] = guarded.agent_name
 seen["refused"] = fails(lambda: client.post("/agents/guarded/invoke", {"message": "x"}))[0]

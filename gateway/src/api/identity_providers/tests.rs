@@ -10,7 +10,7 @@ fn document() -> Value {
 }
 
 fn parsed(body: &Value) -> Result<(IdentityProvider, Vec<String>), String> {
-    parse(body.to_string().as_bytes(), None).map_err(|e| e.message)
+    parse(body.to_string().as_bytes(), None, &PlainHosts::default()).map_err(|e| e.message)
 }
 
 #[test]
@@ -24,6 +24,17 @@ fn the_document_of_public_clients_is_read() {
 }
 
 #[test]
+fn what_may_be_left_out() {
+    let mut body = document();
+    let from = body["spec"]["identityProvider"].as_object_mut().unwrap();
+    from.remove("jwksUri");
+    from.remove("audiences");
+    let (provider, warnings) = parsed(&body).unwrap();
+    assert_eq!((provider.jwks_uri.as_str(), provider.audiences.len()), ("", 0));
+    assert_eq!(warnings, [ANY_AUDIENCE]);
+}
+
+#[test]
 fn wrong_members_are_named() {
     for (at, value, want) in [
         ("/spec/host", json!("https://x"), "spec.host: \"https://x\" is not a host, or a host and a port"),
@@ -31,9 +42,13 @@ fn wrong_members_are_named() {
         (
             "/spec/identityProvider/issuer",
             json!("http://id.example.com"),
-            "spec.identityProvider.issuer: \"http://id.example.com\" must begin with https://",
+            "spec.identityProvider.issuer: \"http://id.example.com\" must begin with https:// (setting identity_provider_http_hosts)",
         ),
-        ("/spec/identityProvider/jwksUri", json!(""), "spec.identityProvider.jwksUri: is required"),
+        (
+            "/spec/identityProvider/jwksUri",
+            json!("http://10.0.0.1/keys"),
+            "spec.identityProvider.jwksUri: \"http://10.0.0.1/keys\" must begin with https:// (setting identity_provider_http_hosts)",
+        ),
         (
             "/spec/identityProvider/audiences",
             json!(["a", " "]),

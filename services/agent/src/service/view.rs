@@ -80,12 +80,14 @@ impl Service {
     /// Where invokes of an agent go.
     pub(super) fn route(&self, record: &AgentRecord) -> Route {
         let keeper = record.active.or(record.desired).and_then(|id| self.keeper(&id));
-        let needs_caller_identity = keeper.as_ref().is_some_and(|k| k.revision.spec.identity_provider.is_some());
+        let identity_provider = keeper.as_ref().and_then(|k| k.revision.spec.identity_provider.clone());
+        let needs_caller_identity = identity_provider.is_some();
+        let agent = record.name.clone();
         let condition = keeper.as_ref().map(|k| k.condition());
         let ready = record.active.is_some() && condition.as_ref().is_some_and(|c| matches!(c.life, Life::Ready));
         if record.stopped {
             let message = stopped(record);
-            return Route { agent: record.name.clone(), target: None, ready: false, message, needs_caller_identity };
+            return Route { agent, target: None, ready: false, message, needs_caller_identity, identity_provider };
         }
         let message = match condition.as_ref().map(|c| &c.life) {
             _ if ready => String::new(),
@@ -100,7 +102,7 @@ impl Service {
             }
             _ => None,
         };
-        Route { agent: record.name.clone(), target, ready, message, needs_caller_identity }
+        Route { agent, target, ready, message, needs_caller_identity, identity_provider }
     }
 
     fn condition(&self, id: &RevisionId) -> Option<Condition> {

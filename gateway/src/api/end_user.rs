@@ -1,0 +1,151 @@
+//! The people behind invokes: the token that a request shows for one, and what they are told who are not let in.
+//!
+//! A token is checked before the request's body is read (`auth.rs`), against the provider that the agent has then. Should
+//! the agent have another one when the invoke is about to be sent, it is checked against that one first.
+
+use super::{
+    auth::bearer,
+    error::{ApiError, ApiResult},
+};
+use crate::{
+    callers::{Denied, EndUser, Refusal},
+    routes::Door,
+    state::AppState,
+};
+use hoistway_model::{Code, Error, Name, Secret};
+use http::{HeaderMap, HeaderValue, header};
+
+/// The header for a token where `Authorization` has the API key.
+pub const TOKEN_HEADER: &str = "x-end-user-token";
+
+/// For whom an invoke is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    token: Option<Secret>,
+    user: Option<EndUser>,
+    has_key: bool,
+}
+
+/// The token that a request shows. Of two it could not be told which one counts.
+pub fn token(headers: &HeaderMap) -> ApiResult<Option<Secret>> {
+    let text = |value: &'_ HeaderValue| value.to_str().ok().map(str::trim).map(str::to_owned);
+    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer(value.to_str().ok()?));
+    let bearers = bearers.filter(|text| is_token(text)).map(str::to_owned);
+    let named = headers.get_all(TOKEN_HEADER).iter().filter_map(text).filter(|text| !text.is_empty());
+    let named = named.map(|text| bearer(&text).map(str::to_owned).unwrap_or(text));
+    let mut tokens: Vec<String> = bearers.chain(named).collect();
+    tokens.dedup();
+    let last = tokens.pop().map(Secret::new);
+    if tokens.is_empty() {
+        return Ok(last);
+    }
+    let text = "there is more than one token";
+    let error = ApiError::from(Error::new(Code::InvalidArgument, text));
+    Err(with_challenge(error, Some(("invalid_request", text))))
+}
+
+/// Whether a bearer's text is a JSON Web Token; API keys begin otherwise and have no dots.
+pub fn is_token(text: &str) -> bool {
+    text.starts_with("ey") && text.contains('.')
+}
+
+impl Identity {
+    /// Of a caller who shows an API key, and perhaps a token for a user.
+    pub fn of_key(token: Option<Secret>) -> Self {
+        Self { token, user: None, has_key: true }
+    }
+
+    /// Of a user who shows their token and nothing else.
+    pub fn of_user(token: Secret, user: EndUser) -> Self {
+        Self { token: Some(token), user: Some(user), has_key: false }
+    }
+
+    /// Whether it is enough for `door`.
+    pub fn opens(&self, door: &Door) -> bool {
+        match (door, &self.user) {
+            (Door::Keys, _) => self.has_key,
+            (Door::Users(provider), Some(user)) => provider.as_ref() == Some(&user.provider),
+            (Door::Users(_), None) => false,
+        }
+    }
+
+    /// Who the agent is told that the user is: whoever was checked for `door`, and nobody else.
+    pub fn user_for(&self, door: &Door) -> Option<&str> {
+        match door {
+            Door::Keys => None,
+            Door::Users(_) => self.user.as_ref().map(|user| &*user.id),
+        }
+    }
+
+    /// Makes it enough for `door`, if the token says so.
+    pub async fn open(&mut self, state: &AppState, agent: &Name, door: &Door) -> ApiResult<()> {
+        if self.opens(door) {
+            return Ok(());
+        }
+        self.user = match (door, &self.token) {
+            (Door::Keys, _) => return Err(stranger()),
+            (Door::Users(_), None) => return Err(unnamed(agent)),
+            (Door::Users(provider), Some(token)) => {
+                Some(admit(state, provider.as_ref(), token).await.map_err(refused)?)
+            }
+        };
+        Ok(())
+    }
+}
+
+/// The user of `token`, if the agent's provider vouches for them.
+pub async fn admit(state: &AppState, provider: Option<&Name>, token: &Secret) -> Result<EndUser, Denied> {
+    match provider {
+        Some(provider) => state.callers.admit(provider, token).await,
+        None => {
+            let text = "the agent service does not say which identity provider the agent has; it is too old";
+            Err(Denied::Unchecked(Error::new(Code::Unavailable, text), None))
+        }
+    }
+}
+
+/// The answer to a token that opens nothing.
+pub fn refused(denied: Denied) -> ApiError {
+    match denied {
+        Denied::Refused(refusal) => {
+            let (code, error) = if refusal.is_forbidden() {
+                (Code::PermissionDenied, "insufficient_scope")
+            } else {
+                (Code::Unauthenticated, "invalid_token")
+            };
+            let answer = ApiError::from(Error::new(code, Refusal::text(refusal)));
+            with_challenge(answer, Some((error, refusal.text())))
+        }
+        Denied::Unchecked(error, wait) => match wait {
+            Some(wait) => ApiError::from(error).retry_after(wait),
+            None => error.into(),
+        },
+    }
+}
+
+/// The answer to a token for what has no use for it. Whether there is such an agent is not said to strangers.
+pub fn stranger() -> ApiError {
+    let text = "this token opens nothing here: an API key is needed, or a token of the agent's own identity provider";
+    with_challenge(Error::new(Code::Unauthenticated, text).into(), None)
+}
+
+/// The answer to an API key without a token.
+fn unnamed(agent: &Name) -> ApiError {
+    let text = format!(
+        "agent \"{agent}\" must know its user: send a token of its identity provider, as \"Authorization: Bearer TOKEN\" \
+         in place of the API key, or as \"X-End-User-Token: TOKEN\" beside it"
+    );
+    with_challenge(Error::new(Code::Unauthenticated, text).into(), None)
+}
+
+/// RFC 6750, section 3.
+fn with_challenge(error: ApiError, told: Option<(&str, &'static str)>) -> ApiError {
+    let text = match told {
+        None => "Bearer".to_owned(),
+        Some((error, text)) => format!("Bearer error=\"{error}\", error_description=\"{text}\""),
+    };
+    match HeaderValue::try_from(text) {
+        Ok(value) => error.with_header(header::WWW_AUTHENTICATE, value),
+        Err(_) => error,
+    }
+}

@@ -1,0 +1,258 @@
+//! Getting an issuer's keys: from the address that the provider gives, or from where the issuer's OpenID configuration
+//! says. No redirect is followed, and how much and how long is read has limits.
+
+use super::keyset::KeySet;
+use reqwest::{
+    Client, Response,
+    dns::{Addrs, Name, Resolve, Resolving},
+    redirect::Policy,
+};
+use serde::Deserialize;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::OnceCell, time::timeout};
+use url::{Host, Url};
+
+/// How long a fetch may take, its connection included.
+const FETCH: Duration = Duration::from_secs(5);
+/// The largest set of keys, and the largest configuration.
+const MAX_BYTES: usize = 256 << 10;
+/// Where clouds answer whoever asks about the machine, besides link-local addresses.
+const METADATA: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254))];
+
+/// Hosts that may be asked for keys without TLS, as `HOST` or `HOST:PORT`; this machine always may.
+#[derive(Debug, Clone, Default)]
+pub struct PlainHosts(Arc<[String]>);
+
+impl PlainHosts {
+    /// These.
+    pub fn new(hosts: &[String]) -> Self {
+        Self(hosts.iter().map(|host| host.trim().to_ascii_lowercase()).collect())
+    }
+
+    /// Whether keys may come from `url`: what came over an open line could be anybody's.
+    pub fn allow(&self, url: &Url) -> bool {
+        url.scheme() == "https" || url.scheme() == "http" && (is_loopback(url) || self.name(url))
+    }
+
+    fn name(&self, url: &Url) -> bool {
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
+        let with_port = format!("{host}:{port}");
+        self.0.iter().any(|named| *named == host || *named == with_port)
+    }
+}
+
+/// Whether `url` is of this machine.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
+}
+
+/// Addresses that are no issuer's: those of the machine's own link, where clouds hand out credentials, and of nobody.
+fn is_nobodys(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    local || ip.is_unspecified() || ip.is_multicast() || METADATA.contains(&ip)
+}
+
+/// Looks names up as the system does, and leaves out [`is_nobodys`].
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let found: Vec<SocketAddr> = found.filter(|address| !is_nobodys(address.ip())).collect();
+            if found.is_empty() {
+                return Err("it has no address that may be asked".into());
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Gets keys.
+#[derive(Debug, Default)]
+pub struct Fetcher {
+    plain: PlainHosts,
+    /// For this machine, and for everybody else, who may be behind the operator's proxy. Made at the first use: it reads
+    /// the machine's certificates.
+    clients: OnceCell<(Client, Client)>,
+}
+
+/// What was fetched.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The keys.
+    pub keys: KeySet,
+    /// How long the issuer says that they may be kept.
+    pub max_age: Option<Duration>,
+}
+
+/// The part of an OpenID configuration that counts here.
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl Fetcher {
+    /// Over plain HTTP only from this machine and `plain`.
+    pub fn new(plain: PlainHosts) -> Self {
+        Self { plain, clients: OnceCell::new() }
+    }
+
+    /// Which hosts may be asked without TLS.
+    pub fn plain_hosts(&self) -> &PlainHosts {
+        &self.plain
+    }
+
+    /// The keys of `issuer`, from `jwks_uri` unless that is empty. The error is for whoever registered it.
+    pub async fn fetch(&self, issuer: &str, jwks_uri: &str) -> Result<Fetched, String> {
+        let fetched = timeout(FETCH, async {
+            if !jwks_uri.is_empty() {
+                return self.keys(jwks_uri).await;
+            }
+            let at = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+            let (bytes, _) = self.get(&at).await?;
+            let found: Discovery = serde_json::from_slice(&bytes)
+                .map_err(|_| format!("{at} is not an OpenID configuration with an issuer and a jwks_uri"))?;
+            // Else anybody who can put a file there could speak for another issuer.
+            if found.issuer != issuer {
+                return Err(format!("{at} is the configuration of another issuer"));
+            }
+            self.keys(&found.jwks_uri).await
+        });
+        fetched.await.unwrap_or_else(|_| Err(format!("there was no answer within {} s", FETCH.as_secs())))
+    }
+
+    async fn keys(&self, at: &str) -> Result<Fetched, String> {
+        let (bytes, max_age) = self.get(at).await?;
+        let keys = KeySet::parse(&bytes).map_err(|why| format!("{at}: {why}"))?;
+        Ok(Fetched { keys, max_age })
+    }
+
+    async fn get(&self, at: &str) -> Result<(Vec<u8>, Option<Duration>), String> {
+        let url = Url::parse(at).map_err(|_| format!("{at} is not a URL"))?;
+        if !self.plain.allow(&url) {
+            return Err(format!("{at} does not begin with https://"));
+        }
+        let literal = match url.host() {
+            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+            _ => None,
+        };
+        if literal.is_some_and(is_nobodys) {
+            return Err(format!("{at} is an address that may not be asked"));
+        }
+        let (here, elsewhere) = self.clients.get_or_try_init(clients).await?;
+        let client = if is_loopback(&url) { here } else { elsewhere };
+        let sent = client.get(url).header(http::header::ACCEPT, "application/json").send().await;
+        let answer = sent.map_err(|e| format!("{at} cannot be fetched: {}", cause(&e)))?;
+        if answer.status() != http::StatusCode::OK {
+            return Err(format!("{at} answered with HTTP status {}", answer.status().as_u16()));
+        }
+        let max_age = max_age(&answer);
+        Ok((body(answer, at).await?, max_age))
+    }
+}
+
+async fn clients() -> Result<(Client, Client), String> {
+    let make = || {
+        // The TLS library asks the process for its cryptography; the first to say so wins.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = || {
+            let agent = concat!("hoistway/", env!("CARGO_PKG_VERSION"));
+            Client::builder().redirect(Policy::none()).dns_resolver(Arc::new(Resolver)).user_agent(agent)
+        };
+        Ok::<_, reqwest::Error>((client().no_proxy().build()?, client().build()?))
+    };
+    let made = tokio::task::spawn_blocking(make).await;
+    made.map_err(|e| e.to_string())?.map_err(|e| format!("the HTTP client cannot be made: {}", cause(&e)))
+}
+
+async fn body(mut answer: Response, at: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|e| format!("{at} broke off: {}", cause(&e)))? {
+        if bytes.len() + chunk.len() > MAX_BYTES {
+            return Err(format!("{at} answered with more than {} KiB", MAX_BYTES >> 10));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// `max-age` of `Cache-Control`, less the age that the answer has already; none at all when it may not be kept.
+fn max_age(answer: &Response) -> Option<Duration> {
+    let headers = answer.headers();
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let directives = || text(http::header::CACHE_CONTROL).unwrap_or_default().split(',').map(str::trim);
+    if directives().any(|d| d.eq_ignore_ascii_case("no-store") || d.eq_ignore_ascii_case("no-cache")) {
+        return Some(Duration::ZERO);
+    }
+    let seconds = directives().find_map(|directive| {
+        let (name, value) = directive.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("max-age").then(|| value.trim().trim_matches('"').parse::<u64>().ok())?
+    })?;
+    let age = text(http::header::AGE).and_then(|age| age.trim().parse().ok()).unwrap_or(0);
+    Some(Duration::from_secs(seconds.saturating_sub(age)))
+}
+
+/// The innermost cause: that is the one which says something.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn who_may_be_asked() {
+        let hosts = PlainHosts::new(&["Keycloak:8080".to_owned(), "idp.internal".to_owned()]);
+        let allow = |url: &str| hosts.allow(&url.parse().unwrap());
+        for good in [
+            "https://id.example.com/k",
+            "https://10.0.0.7/k",
+            "http://127.0.0.2:9/k",
+            "http://[::1]/k",
+            "http://localhost/k",
+            "http://keycloak:8080/k",
+            "http://idp.internal:81/k",
+        ] {
+            assert!(allow(good), "{good}");
+        }
+        for bad in ["http://id.example.com/k", "http://keycloak/k", "http://10.0.0.7/k", "ftp://localhost/k"] {
+            assert!(!allow(bad), "{bad}");
+        }
+        for (ip, nobodys) in [
+            ("169.254.169.254", true),
+            ("::ffff:169.254.169.254", true),
+            ("fe80::1", true),
+            ("fd00:ec2::254", true),
+            ("0.0.0.0", true),
+            ("224.0.0.1", true),
+            ("10.1.2.3", false),
+            ("127.0.0.1", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_nobodys(ip.parse().unwrap()), nobodys, "{ip}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Real agents behind an identity provider: they are told who asks, by what its issuer signed and by nothing else.
+
+use crate::{
+    http::{self, Answer},
+    stack::{Stack, log_of},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::{
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+const TOLD: &str = "def handler(request, context):\n    \
+    return {'response': [request.get('user_id'), context.session.get('user_id')]}\n";
+const SCRIPT: &str = "import os\nprint(os.environ['AGENT_USER_ID'])\n";
+
+/// An issuer of tokens, with one key, on a port of its own.
+struct Issuer {
+    url: String,
+    key: Ed25519KeyPair,
+}
+
+impl Issuer {
+    fn start() -> Self {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+        let x = URL_SAFE_NO_PAD.encode(key.public_key().as_ref());
+        let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x}]}).to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        // It ends with the test's process.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let request = BufReader::new(stream.try_clone().unwrap());
+                assert!(request.lines().map_while(Result::ok).any(|line| line.is_empty()));
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close", keys.len());
+                let _ = write!(stream, "{head}\r\n\r\n{keys}");
+            }
+        });
+        Self { url, key }
+    }
+
+    fn token(&self, user: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let claims = json!({"iss": self.url, "aud": ["agents"], "email": user, "exp": now + 600});
+        let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", part(json!({"alg": "EdDSA", "kid": "k"})), part(claims));
+        let signature = URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes()));
+        format!("{message}.{signature}")
+    }
+
+    fn provider(&self) -> Value {
+        let issuer = json!({"issuer": self.url, "jwksUri": format!("{}/keys", self.url), "audiences": ["agents"]});
+        json!({"name": "sso", "spec": {"host": "agents.example.com", "userIDClaim": "email", "identityProvider": issuer}})
+    }
+}
+
+/// An invoke of a user, who has a token and no API key, and says to be somebody else.
+fn invoke(stack: &Stack, path: &str, token: &str) -> Answer {
+    let bearer = format!("Bearer {token}");
+    let headers = [("Authorization", bearer.as_str()), ("X-End-User-ID", "root")];
+    let body = json!({"message": "x", "user_id": "root"}).to_string();
+    http::send(&stack.at, "POST", path, &headers, body.as_bytes()).unwrap()
+}
+
+#[test]
+fn agents_are_told_who_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stack, issuer) = (Stack::start(dir.path()), Issuer::start());
+    let made = stack.call("POST", "/api/identity-providers", Some(&issuer.provider()));
+    assert_eq!(made.status, 201, "{}", made.text());
+    let guarded = |name: &str, source: &str| json!({"agent_name": name, "source_files": {"agent.py": source}, "identity_provider": "sso"});
+    stack.deployed(guarded("told", TOLD));
+    stack.deployed(guarded("script", SCRIPT));
+    let response = |stack: &Stack, agent: &str, user: &str| {
+        let answer = invoke(stack, &format!("/api/agents/{agent}/invoke"), &issuer.token(user));
+        assert_eq!(answer.status, 200, "{}\n{}", answer.text(), log_of(dir.path()));
+        answer.json()["response"].clone()
+    };
+    let user = "jürgen@example.com";
+    assert_eq!(response(&stack, "told", user), json!([user, user]));
+    assert_eq!(response(&stack, "script", user), user);
+    let streamed = invoke(&stack, "/api/agents/told/invoke/stream", &issuer.token("b@example.com"));
+    assert!(streamed.status == 200 && streamed.text().contains("b@example.com"), "{}", streamed.text());
+    assert!(!streamed.text().contains("root"));
+
+    let forged = Issuer { url: issuer.url.clone(), ..Issuer::start() };
+    let refused = invoke(&stack, "/api/agents/told/invoke", &forged.token(user));
+    assert_eq!((refused.status, refused.json()["error"].as_str()), (401, Some("the token's signature is wrong")));
+    assert_eq!(stack.invoke("told", "x").status, 401, "the key that opens everything does not say who asks");
+
+    // Without the provider the agent answers keys, and nobody is named; a rollback takes it back.
+    let open = stack.call("PUT", "/api/agents/told/config", Some(&json!({"identity_provider": ""})));
+    assert_eq!(open.status, 200, "{}", open.text());
+    let body = json!({"message": "x", "user_id": "root"});
+    let answer = stack.call("POST", "/api/agents/told/invoke", Some(&body));
+    assert_eq!(answer.json()["response"], json!([null, null]), "{}", answer.text());
+    assert_eq!(invoke(&stack, "/api/agents/told/invoke", &issuer.token(user)).status, 401);
+    let back = stack.call("POST", "/api/agents/told/rollback", None);
+    assert_eq!(back.status, 201, "{}", back.text());
+    assert_eq!(stack.invoke("told", "x").status, 401);
+    assert_eq!(response(&stack, "told", user), json!([user, user]));
+
+    // And it stays so after a restart, when no keys are there yet.
+    assert!(stack.stop().success());
+    let stack = Stack::start(dir.path());
+    stack.wait_for_phase("told", "Running");
+    assert_eq!(response(&stack, "told", user), json!([user, user]));
+    let in_use = stack.call("DELETE", "/api/identity-providers/sso", None);
+    assert_eq!(in_use.status, 409, "{}", in_use.text());
+    assert!(stack.stop().success());
+}

@@ -86,7 +86,11 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    pub(crate) fn new(inner: Incoming, entry: Entry, limit: u64, idle: Duration) -> Self {
+    pub(crate) fn new(inner: Incoming, mut entry: Entry, limit: u64, idle: Duration) -> Self {
+        // Nobody asks a body for pieces that says it has none.
+        if inner.is_end_stream() {
+            entry.complete();
+        }
         let timer = Box::pin(sleep_until(Instant::now() + idle));
         Self { inner, entry, left: limit, idle, timer, waiting: true }
     }

@@ -1,6 +1,7 @@
 //! The settings of egress: a TOML file, then `HOISTWAY_EGRESS_*`.
 
 use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use hoistway_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -109,5 +110,47 @@ impl Config {
     /// The file of the key of agents' tokens.
     pub fn key_file(&self) -> PathBuf {
         self.key_file.as_deref().map_or_else(|| self.data_dir.join("egress-key"), Path::to_owned)
+    }
+}
+
+impl Limits {
+    /// Refuses numbers that mean nothing, or more than a machine has.
+    pub(crate) fn check(&self) -> Result<()> {
+        let within = |name: &str, value: u64, least: u64, most: u64| match (least..=most).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::field(format!("limits.{name}"), format!("must be between {least} and {most}"))),
+        };
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        const MOST: u64 = 1_000_000;
+        const DAY_MS: u64 = 86_400_000;
+        within("connections", count(self.connections), 1, MOST)?;
+        within("agent_connections", count(self.agent_connections), 1, MOST)?;
+        within("agent_calls", count(self.agent_calls), 1, MOST)?;
+        within("header_size", count(self.header_size), 8 << 10, 1 << 20)?;
+        for (name, value) in [
+            ("header_ms", self.header_ms),
+            ("connect_ms", self.connect_ms),
+            ("first_byte_ms", self.first_byte_ms),
+            ("idle_ms", self.idle_ms),
+        ] {
+            within(name, value, 1, DAY_MS)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn limits_are_sane() {
+        Limits::default().check().unwrap();
+        let e = Limits { agent_calls: 0, ..Limits::default() }.check().unwrap_err();
+        assert_eq!(e.message, "limits.agent_calls: must be between 1 and 1000000");
+        assert!(Limits { connections: usize::MAX, ..Limits::default() }.check().is_err());
+        assert!(Limits { idle_ms: u64::MAX, ..Limits::default() }.check().is_err());
+        assert!(Limits { header_size: 1, ..Limits::default() }.check().is_err());
     }
 }

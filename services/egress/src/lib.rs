@@ -43,7 +43,10 @@ use limits::Agents;
 use oauth::Tokens;
 use origin::Place;
 use records::Recorder;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tls::Certificates;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -51,6 +54,8 @@ use upstream::Upstream;
 
 /// How long calls in progress may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long the last records may take after that.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
 /// Records that wait for being kept.
 const RECORDS: usize = 8192;
 
@@ -100,8 +105,8 @@ impl Service {
 
     /// Reads how many records were dropped since the start, because the queue was full.
     pub fn dropped_records(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
-        let recorder = self.egress.recorder.clone();
-        move || recorder.dropped()
+        let dropped = self.egress.recorder.dropped();
+        move || dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -114,6 +119,7 @@ pub fn listen(config: &mut Config) -> Result<Listeners> {
 pub async fn open(config: &Config, deps: Deps) -> Result<Service> {
     let config = config.clone();
     let open = move || {
+        config.limits.check()?;
         let names = config.names.iter().enumerate().map(|(index, name)| {
             Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
         });
@@ -142,7 +148,7 @@ pub async fn open(config: &Config, deps: Deps) -> Result<Service> {
 /// Serves an opened service until `shutdown`, then drains.
 pub async fn run(service: Service, listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
     let Service { egress, records: (queue, sink), .. } = service;
-    let keeping = tokio::spawn(records::keep(queue, sink));
+    let mut keeping = tokio::spawn(records::keep(queue, sink));
     let room = Arc::new(Semaphore::new(egress.config.limits.connections));
     let accepting = async {
         // Without room nothing is accepted: the kernel lets some wait and refuses the rest.
@@ -161,13 +167,12 @@ pub async fn run(service: Service, listeners: Listeners, shutdown: CancellationT
     if tokio::time::timeout(DRAIN, egress.tasks.wait()).await.is_err() {
         tracing::warn!("calls were still running {} s after the shutdown began", DRAIN.as_secs());
     }
-    match Arc::try_unwrap(egress) {
-        // The last recorder is gone with it, so what is queued is kept to its end.
-        Ok(egress) => {
-            drop(egress);
-            keeping.await.map_err(|e| Error::internal("keeping records", e))
-        }
+    // The queue ends when the last call has let go of it.
+    drop(egress);
+    match tokio::time::timeout(LAST_RECORDS, &mut keeping).await {
+        Ok(kept) => kept.map_err(|e| Error::internal("keeping records", e)),
         Err(_) => {
+            tracing::warn!("the last records of calls could not be kept in time");
             keeping.abort();
             Ok(())
         }

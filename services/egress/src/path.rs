@@ -84,7 +84,7 @@ impl PathPattern {
         let rest = text.strip_prefix('/').ok_or("must begin with a slash")?;
         let (rest, open) = match rest.strip_suffix("**") {
             Some("") => return Ok(Self { segments: Vec::new(), open: true }),
-            Some(before) if before.ends_with('/') => (before.trim_end_matches('/'), true),
+            Some(before) if before.ends_with('/') => (before.strip_suffix('/').unwrap_or(before), true),
             Some(_) => return Err("\"**\" must be a segment of its own".into()),
             None => (rest, false),
         };

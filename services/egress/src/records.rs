@@ -114,8 +114,9 @@ impl Recorder {
         }
     }
 
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+    /// How many were dropped so far. Whoever reads it does not keep the queue open.
+    pub(crate) fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
     }
 }
 
@@ -153,7 +154,7 @@ mod tests {
         for _ in 0..5 {
             recorder.record(record.clone());
         }
-        assert_eq!(recorder.dropped(), 3);
+        assert_eq!(recorder.dropped().load(Ordering::Relaxed), 3);
         drop(recorder);
         let mut got = Vec::new();
         assert_eq!(out.recv_many(&mut got, 9).await, 2);

@@ -21,14 +21,15 @@ async fn world<const N: usize>(limits: Limits) -> (World, [Agent; N], Standin) {
 #[tokio::test]
 async fn an_agent_has_a_rate() {
     let (world, [a, b], standin) = world(Limits { agent_rate: 1, agent_burst: 2, ..Limits::default() }).await;
-    for _ in 0..2 {
-        assert_eq!(world.send(&a, get("/tools/api/x")).await.status, StatusCode::OK);
-    }
-    let mut refused = world.send(&a, get("/tools/api/x")).await;
     // Time goes on while the test runs; sooner or later three come within a second.
-    while refused.status == StatusCode::OK {
-        refused = world.send(&a, get("/tools/api/x")).await;
-    }
+    let refused = loop {
+        let calls = (0..8).map(|_| world.send(&a, get("/tools/api/x")));
+        let answers = futures_util::future::join_all(calls).await;
+        assert!(answers.iter().any(|answer| answer.status == StatusCode::OK));
+        if let Some(refused) = answers.into_iter().find(|answer| answer.status != StatusCode::OK) {
+            break refused;
+        }
+    };
     assert_eq!((refused.status, refused.reason().as_str()), (StatusCode::TOO_MANY_REQUESTS, "rate_limited"));
     assert_eq!(refused.headers["retry-after"], "1");
     assert_eq!(world.send(&b, get("/tools/api/x")).await.status, StatusCode::OK);
@@ -41,19 +42,17 @@ async fn an_agent_has_so_many_calls_at_once() {
     let pieces = standin.stream();
     let streaming = world.send(&a, get("/tools/api/stream"));
     let meanwhile = async {
-        pieces.send("x".into()).await.unwrap();
-        let mut refused = world.send(&a, get("/tools/api/x")).await;
-        while refused.status == StatusCode::OK {
-            refused = world.send(&a, get("/tools/api/x")).await;
+        // More than the channel holds: it has been asked for when they are gone.
+        for _ in 0..8 {
+            pieces.send("x".into()).await.unwrap();
         }
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(world.send(&a, get("/tools/api/x")).await.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(world.send(&b, get("/tools/api/x")).await.status, StatusCode::OK);
         drop(pieces);
     };
     let (streamed, ()) = tokio::join!(streaming, meanwhile);
-    // Which of the first two was first is open; the loser was refused.
-    assert!(matches!(streamed.status, StatusCode::OK));
-    assert_eq!(world.send(&a, get("/tools/api/x")).await.status, StatusCode::OK);
+    assert_eq!((streamed.status, streamed.body.len()), (StatusCode::OK, 8));
+    while world.send(&a, get("/tools/api/x")).await.status != StatusCode::OK {}
 }
 
 #[tokio::test]
@@ -100,16 +99,17 @@ async fn headers_and_bodies_have_sizes() {
     while record.path != "/stream" {
         record = world.record().await;
     }
-    assert_eq!((record.broken, record.bytes_down), (Some("response_too_large"), 4000));
+    assert_eq!(record.broken, Some("response_too_large"));
+    assert!(record.bytes_down <= 4000);
 }
 
 #[tokio::test]
 async fn a_tool_has_its_time() {
-    let limits = Limits { first_byte_ms: 200, idle_ms: 200, ..Limits::default() };
-    let (world, [agent], standin) = world(limits).await;
+    let (world, [agent], _) = self::world(Limits { first_byte_ms: 200, ..Limits::default() }).await;
     let answer = world.send(&agent, get("/tools/api/hang")).await;
     assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::GATEWAY_TIMEOUT, "timeout"));
     assert_eq!(world.record().await.refused, Some("timeout"));
+    let (world, [agent], standin) = self::world(Limits { idle_ms: 200, ..Limits::default() }).await;
     let pieces = standin.stream();
     pieces.send("begin".into()).await.unwrap();
     let auth = basic(&agent.token);

@@ -91,8 +91,8 @@ async fn a_server_that_wants_the_secret_in_the_body_gets_it_there() {
 async fn no_token_is_said_so_and_not_asked_for_by_each() {
     let (world, agent, standin) = world().await;
     standin.tokens([(500, json!({"error": "s3cret trouble"}))]);
-    for _ in 0..4 {
-        let answer = world.send(&agent, get("/tools/api/x")).await;
+    let calls = (0..4).map(|_| world.send(&agent, get("/tools/api/x")));
+    for answer in futures_util::future::join_all(calls).await {
         assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::BAD_GATEWAY, "credential_unavailable"));
         assert_eq!(answer.json()["error"], "no access token for the tool \"api\": the token endpoint answered 500");
     }

@@ -20,7 +20,7 @@ async fn world<const N: usize>(limits: Limits) -> (World, [Agent; N], Standin) {
 
 #[tokio::test]
 async fn an_agent_has_a_rate() {
-    let (world, [a, b], standin) = world(Limits { agent_rate: 1, agent_burst: 2, ..Limits::default() }).await;
+    let (world, [a, b], _) = world(Limits { agent_rate: 1, agent_burst: 2, ..Limits::default() }).await;
     // Time goes on while the test runs; sooner or later three come within a second.
     let refused = loop {
         let calls = (0..8).map(|_| world.send(&a, get("/tools/api/x")));
@@ -33,7 +33,6 @@ async fn an_agent_has_a_rate() {
     assert_eq!((refused.status, refused.reason().as_str()), (StatusCode::TOO_MANY_REQUESTS, "rate_limited"));
     assert_eq!(refused.headers["retry-after"], "1");
     assert_eq!(world.send(&b, get("/tools/api/x")).await.status, StatusCode::OK);
-    assert_eq!(standin.connections(), 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `hoistway up --demo`: the main job once, before the user's eyes and through the public API, and what to try next.
 
-use crate::cli::{Api, Outcome, Target, watched};
+use crate::cli::{Api, Outcome, Target, Teller, followed};
 use hoistway_model::Secret;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -41,10 +41,19 @@ async fn tell(target: Target) -> Outcome<()> {
         "required_tools": ["echo-tool"],
         "llm_config": { "provider": "playground-llm", "model": "gpt-4o-mini" },
     });
-    say(&format!("\n2. An agent from source: POST {}", api.url(&["deploy"])));
+    say(&format!("\n2. An agent from source: POST {}?wait=none", api.url(&["deploy"])));
     say(&indented(&request));
-    let deploy = api.call(Method::POST, &["deploy"], &[], Some(&request));
-    say(&indented(&watched(&api, NAME, say, deploy).await?));
+    let accepted = api.call(Method::POST, &["deploy"], &[("wait", "none")], Some(&request)).await?;
+    let id = accepted["deployment"].as_str().unwrap_or_default();
+    let teller = Teller::to(|line| say(&format!("   {line}")));
+    let mut ended = followed(&api, id, None, teller).await?;
+    say(&format!("\n   GET {}", api.url(&["deployments", id])));
+    if let Some(ended) = ended.as_object_mut() {
+        // The steps were told already.
+        ended
+            .retain(|key, _| ["agent", "status", "revision", "build_id", "image_uri", "duration_ms"].contains(&&**key));
+    }
+    say(&indented(&ended));
 
     let message = json!({ "message": "world" });
     say(&format!("\n3. It answers: POST {}", api.url(&["agents", NAME, "invoke"])));

@@ -91,7 +91,13 @@ fn main() -> ExitCode {
     if let Some(code) = hoistway_agent::launcher::run_if_requested() {
         return code;
     }
-    let Args { command } = Args::parse();
+    let Args { command } = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     let read = variables(&Args::command());
     if let Err(e) = environment::check(read.iter().map(String::as_str)) {
         return exit::fatal(&e);
@@ -104,7 +110,7 @@ fn main() -> ExitCode {
         Command::Client(command) => return runtime.block_on(cli::run(command)),
         Command::Up(args) => runtime.block_on(up::run(args)),
         Command::Backup(args) => runtime.block_on(backup::backup(args)),
-        Command::Restore(args) => backup::restore(&args),
+        Command::Restore(args) => runtime.block_on(backup::restore(args)),
         Command::RotateKey(args) => runtime.block_on(rotate::run(args)).and_then(|said| {
             writeln!(std::io::stdout(), "{said}").map_err(|e| hoistway_model::Error::internal("printing", e))
         }),

@@ -6,7 +6,7 @@
 use crate::RotateArgs;
 use hoistway_agent as agent;
 use hoistway_gateway as gateway;
-use hoistway_kit::{config::xdg_data_dir, fs::DirLock, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{config, fs::DirLock, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{Code, Error, Result};
 use hoistway_tool_registry as tools;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,7 @@ pub async fn run(args: RotateArgs) -> Result<String> {
             Ok(format!("There is a new master key. {next}"))
         };
     }
-    let dir = std::path::absolute(args.data_dir.unwrap_or_else(xdg_data_dir))
-        .map_err(|e| Error::internal("finding the data directory", e))?;
+    let dir = config::data_dir(args.data_dir)?;
     let key = key_file(&dir);
     if !key.is_file() {
         let text = format!("there is no Hoistway data at {}: {} is missing", dir.display(), key.display());

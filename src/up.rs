@@ -7,8 +7,9 @@ use hoistway_build as build;
 use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient};
 use hoistway_gateway::{self as gateway, Gateway, saga::Services};
 use hoistway_kit::{
-    config::{self, xdg_data_dir},
-    fs::{DirLock, private_dir},
+    config,
+    fs::{self, DirLock, private_dir},
+    open_files,
     ports::{self, Listeners, Ports},
     secrets::MasterKey,
     shutdown::{self, part},
@@ -71,7 +72,7 @@ struct Shared {
 
 impl Shared {
     fn open(dir: &Path) -> Result<Self> {
-        private_dir(dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        private_dir(dir).map_err(fs::path_error("making", dir))?;
         let api_key_file = dir.join("api-key");
         Ok(Self {
             _lock: DirLock::acquire(dir)?,
@@ -114,7 +115,7 @@ impl Settings {
         let file = args.config.as_deref().map(config::File::read).transpose()?;
         let own: Own = file.as_ref().map(config::File::program).transpose()?.unwrap_or_default();
         let listen = own.listen.map(|text| text.parse()).transpose().map_err(|e: String| Error::field("listen", e))?;
-        let data_dir = args.data_dir.or(own.data_dir).unwrap_or_else(xdg_data_dir);
+        let data_dir = config::data_dir(args.data_dir.or(own.data_dir))?;
         let shared = ["data_dir", "service_token_file", "master_key_file", "api_key_file", "log_format"];
         let decided = |more: &[&'static str]| [&shared, more].concat();
         let file = file.as_ref();
@@ -125,7 +126,7 @@ impl Settings {
         )?;
         Ok(Self {
             listen: args.listen.or(listen).unwrap_or(Listen::Localhost(DEFAULT_PORT)),
-            data_dir: std::path::absolute(&data_dir).map_err(|e| Error::internal("finding the data directory", e))?,
+            data_dir,
             python: args.python.or(own.python),
             base_image: args.base_image.or(own.base_image),
             log_format: args.log_format.or(own.log_format).unwrap_or_default(),
@@ -158,6 +159,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let demo = args.demo;
     let settings = Settings::load(args)?;
     telemetry::init("hoistway", settings.log_format)?;
+    open_files::raise_limit()?;
     let stop = shutdown::on_signals()?;
     let data_dir = settings.data_dir;
     let shared = Shared::open(&data_dir)?;

@@ -6,7 +6,11 @@
 //! commits that accept and end the deployment, and so costs no flush of its own.
 
 use crate::{keys::Caller, store::AuditStore};
-use hoistway_kit::{telemetry, time::now_ms};
+use hoistway_kit::{
+    prune::{Keep, Pruned},
+    telemetry,
+    time::now_ms,
+};
 use hoistway_model::{AuditId, Code, DeploymentId, Result};
 use serde::Deserialize;
 use std::{
@@ -170,10 +174,14 @@ impl AuditLog {
         self.0.list(filter, limit).await
     }
 
-    /// Forgets entries from before `before` (milliseconds since the epoch), and gives those up whose process ended.
-    pub async fn tidy(&self, before: i64) -> Result<()> {
+    /// Forgets entries that are not to be kept, and gives those up whose process ended.
+    pub async fn tidy(&self, keep: Keep) -> Result<()> {
         self.0.give_up(now_ms() - LOST_AFTER_MS).await?;
-        self.0.purge(before).await
+        let Pruned { surplus, .. } = self.0.purge(keep).await?;
+        if surplus > 0 {
+            tracing::warn!("the audit log had {surplus} entries more than audit_entries allows; the oldest are gone");
+        }
+        Ok(())
     }
 }
 

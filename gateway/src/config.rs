@@ -5,7 +5,7 @@ use crate::{
     limits::{Rate, Rates},
     saga, state,
 };
-use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use hoistway_kit::{config::xdg_data_dir, prune::Keep, telemetry::LogFormat};
 use hoistway_model::source;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -51,8 +51,14 @@ pub struct Config {
     pub deploy_queue: usize,
     /// How long the records of ended deployments are kept, in days.
     pub journal_days: u32,
+    /// How many records of ended deployments are kept.
+    pub journal_entries: u64,
     /// How long the audit log's entries, and the records of keys that are no longer valid, are kept, in days.
     pub audit_days: u32,
+    /// How many entries of the audit log are kept.
+    pub audit_entries: u64,
+    /// How often what is not to be kept is removed and images in use are told to the registry, in seconds.
+    pub tidy_seconds: u64,
     /// Requests of one key in a second, invokes aside, and how many may come at once. 0 is no limit.
     pub requests_per_second: u32,
     /// See `requests_per_second`.
@@ -100,7 +106,10 @@ impl Default for Config {
             invoke_concurrency: limits.invoke_concurrency,
             deploy_queue: saga.queue,
             journal_days: 30,
+            journal_entries: 50_000,
             audit_days: 365,
+            audit_entries: 500_000,
+            tidy_seconds: 3_600,
             requests_per_second: 200,
             request_burst: 1_000,
             invokes_per_second: 2_000,
@@ -153,14 +162,19 @@ impl Config {
         }
     }
 
-    /// How long the audit log is kept.
-    pub fn audit_kept(&self) -> Duration {
-        days(self.audit_days)
+    /// How much of the audit log is kept.
+    pub fn audit_kept(&self) -> Keep {
+        Keep::new(days(self.audit_days), self.audit_entries)
     }
 
-    /// How long ended deployments are kept.
-    pub fn journal_kept(&self) -> Duration {
-        days(self.journal_days)
+    /// How many ended deployments are kept, and for how long.
+    pub fn journal_kept(&self) -> Keep {
+        Keep::new(days(self.journal_days), self.journal_entries)
+    }
+
+    /// How often what is not to be kept is removed.
+    pub fn tidy_every(&self) -> Duration {
+        Duration::from_secs(self.tidy_seconds.max(1))
     }
 
     /// The bounds of the saga.

@@ -157,13 +157,26 @@ pub struct Caller {
     meter: Arc<Meter>,
 }
 
-/// Which of a key's two rates a request counts against.
+/// Which of a key's buckets a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meters {
     /// That of invokes.
     Invokes,
     /// That of everything else.
     Requests,
+    /// One of its own for measurements, with the rate of requests: who looks takes nothing from who works.
+    Scrapes,
+}
+
+impl Meters {
+    /// What is counted, and the setting that limits it.
+    pub const fn named(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Invokes => ("invokes", "invokes_per_second"),
+            Self::Requests => ("requests", "requests_per_second"),
+            Self::Scrapes => ("scrapes", "requests_per_second"),
+        }
+    }
 }
 
 /// What one key has used; kept in memory only.
@@ -171,6 +184,7 @@ pub enum Meters {
 struct Meter {
     requests: Bucket,
     invokes: Bucket,
+    scrapes: Bucket,
     used_at: AtomicI64,
     written: AtomicI64,
 }
@@ -235,6 +249,7 @@ impl Keys {
         let (rate, bucket) = match meters {
             Meters::Invokes => (self.0.rates.invokes?, &caller.meter.invokes),
             Meters::Requests => (self.0.rates.requests?, &caller.meter.requests),
+            Meters::Scrapes => (self.0.rates.requests?, &caller.meter.scrapes),
         };
         Some((bucket.take(rate, self.0.clock.now()), rate))
     }
@@ -334,9 +349,10 @@ impl Keys {
         Ok(())
     }
 
-    /// Forgets keys that were revoked or expired before `before` (milliseconds since the epoch).
+    /// Forgets keys that were revoked or expired before `before` (milliseconds since the epoch), and those of them that
+    /// are more than there may be valid ones, oldest first.
     pub async fn purge(&self, before: i64) -> Result<()> {
-        for id in self.0.store.purge(before).await? {
+        for id in self.0.store.purge(before, now_ms(), self.0.max_keys).await? {
             self.lock().remove(&id);
         }
         Ok(())

@@ -36,6 +36,8 @@ async fn main() -> ExitCode {
 
 async fn run(config: &Config) -> Result<()> {
     telemetry::init("hoistway-gateway", config.log_format)?;
+    config::data_dir(Some(config.data_dir.clone()))?;
+    hoistway_kit::open_files::raise_limit()?;
     let shutdown = shutdown::on_signals()?;
     let listeners = ports::listen(config.listen)?;
     let token = ServiceToken::load_or_create(&config.file(&config.service_token_file, "service-token"))?;

@@ -15,7 +15,15 @@ use crate::{
     store::Journal,
 };
 use async_trait::async_trait;
-use hoistway_kit::{fs, ports::Listeners, secrets::MasterKey, time::now_ms, token::ApiKey, web};
+use hoistway_kit::{
+    fs,
+    ports::Listeners,
+    prune::{Keep, ago},
+    reserve::Reserve,
+    secrets::MasterKey,
+    token::ApiKey,
+    web,
+};
 use hoistway_model::{Error, Operation, Result, build::BuildQuery};
 use std::{sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
@@ -25,8 +33,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const DRAIN: Duration = Duration::from_secs(30);
 /// How often the last uses of keys are written.
 const WRITE_USES_EVERY: Duration = Duration::from_secs(5 * 60);
-/// How often what is left over is removed.
-const TIDY_EVERY: Duration = Duration::from_secs(60 * 60);
+/// How soon tidying is tried again when a service did not answer; each time after a longer pause.
+const TIDY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the gateway works with.
 #[derive(Debug, Clone)]
@@ -39,11 +47,12 @@ pub struct Deps {
     pub api_key: ApiKey,
 }
 
-/// How long records are kept.
+/// What is kept of records, and how often the rest is removed.
 #[derive(Debug, Clone, Copy)]
-struct Keep {
-    journal: Duration,
-    audit: Duration,
+struct Tidying {
+    every: Duration,
+    journal: Keep,
+    audit: Keep,
 }
 
 /// An opened gateway.
@@ -52,7 +61,7 @@ pub struct Gateway {
     state: Arc<AppState>,
     saga: Saga,
     journal: Journal,
-    keep: Keep,
+    tidying: Tidying,
     shutdown: CancellationToken,
 }
 
@@ -60,7 +69,7 @@ impl Gateway {
     /// Opens the journal and takes up the deployments that an earlier process left unfinished.
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
-        fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
         let seen = Seen::new(dir.join("gateway.db"));
         let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
         let Deps { services, master_key, api_key } = deps;
@@ -81,27 +90,29 @@ impl Gateway {
             ready: Arc::new(Ready(services)),
             seen,
             closing: shutdown.child_token(),
+            reserve: Reserve::new(&dir),
             tasks: TaskTracker::new(),
         });
         let recovered = saga.recover().await?;
         if recovered > 0 {
             tracing::info!("{recovered} unfinished deployments go on");
         }
-        let keep = Keep { journal: config.journal_kept(), audit: config.audit_kept() };
-        Ok(Self { state, saga, journal, keep, shutdown })
+        let tidying =
+            Tidying { every: config.tidy_every(), journal: config.journal_kept(), audit: config.audit_kept() };
+        Ok(Self { state, saga, journal, tidying, shutdown })
     }
 
     /// Answers requests until the shutdown token is cancelled; then lets what is
     /// in flight end.
     pub async fn serve(self, listeners: Listeners) -> Result<()> {
-        let Self { state, saga, journal, keep, shutdown } = self;
+        let Self { state, saga, journal, tidying, shutdown } = self;
         let subscriptions = state.routes.subscriptions();
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
         let agents = tokio::spawn(state.seen.clone().follow_agents(state.agents.clone(), shutdown.clone()));
         let builds = tokio::spawn(state.seen.clone().follow_builds(state.builds.clone(), shutdown.clone()));
         let rebuilds = rebuilds::run(state.agents.clone(), state.deployer.clone(), subscriptions, shutdown.clone());
         let rebuilds = tokio::spawn(rebuilds);
-        let tidy = tokio::spawn(tidy(state.clone(), journal, keep, shutdown.clone()));
+        let tidy = tokio::spawn(tidy(state.clone(), journal, tidying, shutdown.clone()));
         let uses = tokio::spawn(write_last_uses(state.clone(), shutdown.clone()));
         web::serve(listeners, api::router(state.clone()), shutdown).await?;
         saga.drained().await;
@@ -128,14 +139,16 @@ pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
 
 /// Now and then: forgets old deployments, releases the tools of agents whose deletion was cut off in the middle,
 /// lets the images go that no agent uses, and gives agents the URLs of tools that moved without them.
-async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: CancellationToken) {
-    let mut every = tokio::time::interval(TIDY_EVERY);
+async fn tidy(state: Arc<AppState>, journal: Journal, tidying: Tidying, shutdown: CancellationToken) {
+    let mut every = tokio::time::interval(tidying.every);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut again = TIDY_AGAIN;
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
-        let before = |keep: Duration| now_ms().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
+        state.reserve.keep().await;
         let tidied = async {
-            journal.purge(before(keep.journal)).await?;
-            state.access.audit.tidy(before(keep.audit)).await?;
-            state.access.keys.purge(before(keep.audit)).await?;
+            journal.purge(tidying.journal).await?;
+            state.access.audit.tidy(tidying.audit).await?;
+            state.access.keys.purge(ago(tidying.audit.time)).await?;
             // In this order: whoever is bound and is not an agent afterwards will not become one.
             let bound = state.tools.bound_agents().await?;
             let agents = state.agents.list_agents().await?;
@@ -146,8 +159,13 @@ async fn tidy(state: Arc<AppState>, journal: Journal, keep: Keep, shutdown: Canc
             state.builds.collect_images(in_use).await?;
             bindings::reconcile(&state).await
         };
-        if let Err(e) = tidied.await {
-            tracing::warn!(cause = e.chain(), "tidying will be tried again: {e}");
+        match tidied.await {
+            Ok(()) => again = TIDY_AGAIN,
+            Err(e) => {
+                tracing::warn!(cause = e.chain(), "tidying will be tried again: {e}");
+                every.reset_after(again.min(tidying.every));
+                again = (again * 2).min(tidying.every);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     access::Access, api::body::BodyBudget, deploy::Deployer, public::PublicAddresses, routes::Routes, seen::Seen,
 };
 use async_trait::async_trait;
+use hoistway_kit::reserve::Reserve;
 use hoistway_model::{AgentService, BuildService, Result, ToolRegistry, source};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,6 +36,8 @@ pub struct AppState {
     pub seen: Arc<Seen>,
     /// Cancelled when the gateway shuts down: ends the answers that follow something.
     pub closing: CancellationToken,
+    /// Room for what makes room, on a full disk.
+    pub reserve: Reserve,
     /// Work that goes on after its answer; wait for it when shutting down.
     pub tasks: TaskTracker,
 }

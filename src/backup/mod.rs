@@ -3,22 +3,29 @@
 //! Databases are copied in the order of a deploy's last steps first: whatever the copy of one of them names, the
 //! copies made after it have. What the journal's copy has not seen yet is repeated by recovery, which may do so.
 //! Content that can be made again (unpacked layers, caches, logs) is left out.
+//!
+//! The last entry lists every other one with its size and digest, so that a file which lost its end, or a bit on the
+//! way, is told from a whole one.
 
+mod contents;
+mod keys;
 mod restore;
 
 pub use restore::{RestoreArgs, restore};
 
+use crate::rotate;
+use contents::{CONTENTS, Contents, Hashed};
 use hoistway_kit::{
-    config::xdg_data_dir,
-    db,
+    config, db,
     fs::{DirLock, PRIVATE_FILE, fsync_dir},
     time::{now_ms, rfc3339},
 };
 use hoistway_model::{Code, Error, Result};
+use keys::Keys;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufWriter, ErrorKind, Write},
+    io::{self, BufWriter, ErrorKind, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -27,14 +34,16 @@ use tar::{Builder, EntryType, Header};
 /// The databases in the order in which they are copied.
 const DATABASES: [&str; 4] =
     ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db"];
+/// The keys that everything secret in the databases' copies opens with.
+const KEYS: &str = "master.key";
 /// Files that an installation may have besides.
-const FILES: [&str; 4] = ["master.key", "api-key", "service-token", "ports.json"];
+const FILES: [&str; 3] = ["api-key", "service-token", "ports.json"];
 /// Directories that are kept whole. Their files have their content's digest for a name and never change.
 const BLOBS: [&str; 1] = ["build/registry/blobs"];
 /// The first entry of every backup.
 const ABOUT: &str = "backup.json";
-/// The layout that this version writes, and the newest that it reads.
-const FORMAT: u32 = 1;
+/// The layout that this version writes, and the only one that it reads: the first had no list of its contents.
+const FORMAT: u32 = 2;
 
 /// What a backup says of itself.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,27 +65,36 @@ pub struct BackupArgs {
 
 /// Writes a backup. It holds the installation's keys, so it is as secret as the data directory.
 pub async fn backup(args: BackupArgs) -> Result<()> {
-    let dir = args.data_dir.unwrap_or_else(xdg_data_dir);
-    if !dir.join("master.key").is_file() {
+    let dir = config::data_dir(args.data_dir)?;
+    if !rotate::key_file(&dir).is_file() {
         return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
     }
     let copies = Copies::make(&dir)?;
+    // Once before and once after: what the registry's copy names was there when it was made.
+    let copies = hold(copies, dir.clone()).await?;
+    let mut keys = Keys::new(rotate::key_file(&dir));
     let mut databases = Vec::new();
     for name in DATABASES {
         let (from, to) = (dir.join(name), copies.dir.join(copy_of(name)));
         if from.is_file() {
-            db::snapshot(&from, &to).await?;
+            keys.while_copying(async || {
+                remove_if_there(&to).map_err(failed("removing an old copy"))?;
+                db::snapshot(&from, &to).await
+            })
+            .await?;
             databases.push((name, to));
         }
     }
+    let keys = keys.all()?;
+    let copies = hold(copies, dir.clone()).await?;
     let written = tokio::task::spawn_blocking(move || {
-        let _copies = copies;
+        let blobs = if copies.holds { &copies.dir } else { &dir };
         if args.file == Path::new("-") {
-            return write(&dir, &databases, io::stdout().lock()).map(drop);
+            return write(&dir, &keys, &databases, blobs, io::stdout().lock()).map(drop);
         }
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(PRIVATE_FILE).open(&args.file)?;
-        let whole = write(&dir, &databases, file).and_then(|file| file.sync_all()).and_then(|()| {
+        let whole = write(&dir, &keys, &databases, blobs, file).and_then(|file| file.sync_all()).and_then(|()| {
             let parent = args.file.parent().filter(|dir| !dir.as_os_str().is_empty());
             fsync_dir(parent.unwrap_or(Path::new(".")))
         });
@@ -90,6 +108,8 @@ pub async fn backup(args: BackupArgs) -> Result<()> {
 /// copies to the next.
 struct Copies {
     dir: PathBuf,
+    /// Whether the blobs are here too, as links: garbage collection may take their names meanwhile.
+    holds: bool,
     _lock: DirLock,
 }
 
@@ -98,19 +118,55 @@ impl Copies {
         let dir = data_dir.join("backup");
         let lock = DirLock::acquire(&dir)?;
         for name in DATABASES {
-            match fs::remove_file(dir.join(copy_of(name))) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("removing an old copy")(e)),
-                _ => {}
-            }
+            remove_if_there(&dir.join(copy_of(name))).map_err(failed("removing an old copy"))?;
         }
-        Ok(Self { dir, _lock: lock })
+        match fs::remove_dir_all(dir.join("build")) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("removing old links")(e)),
+            _ => {}
+        }
+        Ok(Self { dir, holds: true, _lock: lock })
     }
+}
+
+/// Links the blobs that are there now beside the copies. A file system without links is read as it is: what garbage
+/// collection takes meanwhile is then missing, and no agent uses it.
+async fn hold(mut copies: Copies, dir: PathBuf) -> Result<Copies> {
+    let linking = move || {
+        copies.holds =
+            copies.holds && BLOBS.iter().all(|name| link_tree(&dir.join(name), &copies.dir.join(name)).is_ok());
+        copies
+    };
+    tokio::task::spawn_blocking(linking).await.map_err(|e| Error::internal("linking the registry's blobs", e))
+}
+
+fn link_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(from) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    fs::create_dir_all(to)?;
+    for entry in entries {
+        let (entry, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name())))?;
+        let linked = if entry.is_dir() { link_tree(&entry, &to) } else { fs::hard_link(&entry, &to) };
+        match linked {
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Copies {
     fn drop(&mut self) {
         // The next backup removes what stays.
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }
 
@@ -121,56 +177,92 @@ fn copy_of(name: &str) -> String {
 fn failed(doing: &str) -> impl FnOnce(io::Error) -> Error {
     move |e| match e.kind() {
         ErrorKind::AlreadyExists => Error::new(Code::Conflict, format!("{doing}: it exists already")),
-        ErrorKind::StorageFull => Error::new(Code::InsufficientStorage, format!("{doing}: the disk is full")),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::new(Code::InsufficientStorage, format!("{doing}: the disk is full"))
+        }
         _ => Error::internal(doing, e),
     }
 }
 
-fn write<W: Write>(dir: &Path, databases: &[(&str, PathBuf)], to: W) -> io::Result<W> {
-    let mut tar = Builder::new(BufWriter::with_capacity(1 << 20, to));
+fn write<W: Write>(dir: &Path, keys: &[u8], databases: &[(&str, PathBuf)], blobs: &Path, to: W) -> io::Result<W> {
+    let mut tar = Archive::new(to);
     let about = About { format: FORMAT, hoistway: env!("CARGO_PKG_VERSION").to_owned(), created_at: rfc3339(now_ms()) };
-    let about = serde_json::to_vec(&about)?;
-    tar.append_data(&mut header(about.len() as u64), ABOUT, about.as_slice())?;
+    tar.append_bytes(ABOUT, &serde_json::to_vec(&about)?)?;
+    tar.append_bytes(KEYS, keys)?;
     for name in FILES {
-        append(&mut tar, &dir.join(name), name)?;
+        tar.append(&dir.join(name), name)?;
     }
     for (name, copy) in databases {
-        append(&mut tar, copy, name)?;
+        tar.append(copy, name)?;
     }
     for name in BLOBS {
-        append_tree(&mut tar, &dir.join(name), name)?;
+        tar.append_tree(&blobs.join(name), name)?;
     }
-    tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)
+    tar.finish()
 }
 
-/// Adds a file, if it is there: what goes away meanwhile is needed by nothing that was copied before.
-fn append<W: Write>(tar: &mut Builder<W>, path: &Path, name: &str) -> io::Result<()> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    let mut header = header(file.metadata()?.len());
-    tar.append_data(&mut header, name, file)
+/// A backup that is being written, and what is in it so far.
+struct Archive<W: Write> {
+    tar: Builder<BufWriter<W>>,
+    contents: Contents,
 }
 
-fn append_tree<W: Write>(tar: &mut Builder<W>, dir: &Path, name: &str) -> io::Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            append_tree(tar, &entry.path(), &name)?;
-        } else if kind.is_file() {
-            append(tar, &entry.path(), &name)?;
+impl<W: Write> Archive<W> {
+    fn new(to: W) -> Self {
+        Self { tar: Builder::new(BufWriter::with_capacity(1 << 20, to)), contents: Contents::default() }
+    }
+
+    fn append_bytes(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.append_from(name, bytes.len() as u64, bytes)
+    }
+
+    /// Adds a file, if it is there: what goes away meanwhile is needed by nothing that was copied before.
+    fn append(&mut self, path: &Path, name: &str) -> io::Result<()> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        self.append_from(name, file.metadata()?.len(), file)
+    }
+
+    fn append_from(&mut self, name: &str, size: u64, from: impl Read) -> io::Result<()> {
+        // What is longer by now is as long as its header says; what is shorter is noticed.
+        let mut from = Hashed::new(from.take(size));
+        self.tar.append_data(&mut header(size), name, &mut from)?;
+        let (read, digest) = from.finish();
+        if read != size {
+            return Err(io::Error::other(format!("{name} became shorter while it was read")));
         }
+        self.contents.add(name, size, digest);
+        Ok(())
     }
-    Ok(())
+
+    fn append_tree(&mut self, dir: &Path, name: &str) -> io::Result<()> {
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                self.append_tree(&entry.path(), &name)?;
+            } else if kind.is_file() {
+                self.append(&entry.path(), &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the list of what was added.
+    fn finish(mut self) -> io::Result<W> {
+        let list = serde_json::to_vec(&self.contents)?;
+        self.tar.append_data(&mut header(list.len() as u64), CONTENTS, list.as_slice())?;
+        self.tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)
+    }
 }
 
 fn header(size: u64) -> Header {
@@ -180,4 +272,26 @@ fn header(size: u64) -> Header {
     header.set_mode(PRIVATE_FILE);
     header.set_mtime(0);
     header
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_collected_meanwhile_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("blobs"), dir.path().join("held"));
+        link_tree(&from, &to).unwrap();
+        fs::create_dir_all(from.join("sha256")).unwrap();
+        fs::write(from.join("sha256/a"), "a").unwrap();
+        link_tree(&from, &to).unwrap();
+        fs::remove_file(from.join("sha256/a")).unwrap();
+        fs::write(from.join("sha256/b"), "b").unwrap();
+        link_tree(&from, &to).unwrap();
+        link_tree(&from, &to).unwrap();
+        let read = |name: &str| fs::read_to_string(to.join("sha256").join(name)).unwrap();
+        assert_eq!((read("a"), read("b")), ("a".to_owned(), "b".to_owned()));
+    }
 }

@@ -1,18 +1,30 @@
 //! `hoistway restore`: a backup becomes a data directory, whole or not at all.
 
-use super::{ABOUT, About, BLOBS, DATABASES, FILES, FORMAT, failed};
-use hoistway_kit::{
-    config::xdg_data_dir,
-    fs::{PRIVATE_FILE, fsync_dir, private_dir},
+use super::{
+    ABOUT, About, BLOBS, DATABASES, FILES, FORMAT, KEYS,
+    contents::{CONTENTS, Contents, Hashed},
+    failed,
 };
-use hoistway_model::{Code, Error, Result, digest::Hasher};
+use hoistway_kit::{
+    config, db,
+    fs::{PRIVATE_FILE, fsync_dir, private_dir},
+    ports::Ports,
+};
+use hoistway_model::{Code, Digest, Error, Result};
 use std::{
+    cmp::Ordering,
     fs::{self, File, OpenOptions},
-    io::{self, BufReader, ErrorKind, Read, Write},
+    io::{self, BufReader, ErrorKind, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Component, Path, PathBuf},
 };
 use tar::{Archive, EntryType};
+use tempfile::TempDir;
+
+/// More than the first entry ever has.
+const MAX_ABOUT: u64 = 64 << 10;
+/// A list of some million entries.
+const MAX_CONTENTS: u64 = 256 << 20;
 
 /// What to restore, and where to.
 #[derive(clap::Args, Debug, Clone)]
@@ -25,32 +37,59 @@ pub struct RestoreArgs {
 }
 
 /// Unpacks a backup beside the data directory, checks it, and moves it there when it is whole.
-pub fn restore(args: &RestoreArgs) -> Result<()> {
-    let dir = std::path::absolute(args.data_dir.clone().unwrap_or_else(xdg_data_dir))
-        .map_err(failed("finding the data directory"))?;
-    let taken = Error::new(Code::Conflict, format!("{} is not empty: name a new directory", dir.display()));
-    if fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(taken);
+pub async fn restore(args: RestoreArgs) -> Result<()> {
+    let dir = config::data_dir(args.data_dir)?;
+    let blocking = |e| Error::internal("restoring", e);
+    let fresh = {
+        let (file, dir) = (args.file, dir.clone());
+        tokio::task::spawn_blocking(move || unpack_beside(&file, &dir)).await.map_err(blocking)??
+    };
+    for name in DATABASES {
+        let database = fresh.path().join(name);
+        if database.is_file() {
+            db::check(&database).await.map_err(|e| e.prefixed(&format!("{name} in the backup: ")))?;
+        }
+    }
+    tokio::task::spawn_blocking(move || move_to(fresh, &dir)).await.map_err(blocking)?
+}
+
+/// What is said of a backup that is not as it was made.
+const DAMAGED: &str = "the backup is damaged";
+
+fn taken(dir: &Path) -> Error {
+    Error::new(Code::Conflict, format!("{} is not empty: name a new directory", dir.display()))
+}
+
+/// The backup in a directory beside `dir`, which is removed unless it is kept.
+fn unpack_beside(file: &Path, dir: &Path) -> Result<TempDir> {
+    if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(taken(dir));
     }
     let parent = dir.parent().unwrap_or(Path::new("/"));
     private_dir_if_missing(parent)?;
     let fresh = tempfile::Builder::new().prefix(".hoistway-restore-").tempdir_in(parent);
     let fresh = fresh.map_err(failed("making a directory"))?;
-    if args.file == Path::new("-") {
+    if file == Path::new("-") {
         unpack(io::stdin().lock(), fresh.path())?;
     } else {
-        let wrong = |e| Error::new(Code::InvalidArgument, format!("{}: {e}", args.file.display()));
-        unpack(File::open(&args.file).map_err(wrong)?, fresh.path())?;
+        let wrong = |e| Error::new(Code::InvalidArgument, format!("{}: {e}", file.display()));
+        unpack(File::open(file).map_err(wrong)?, fresh.path())?;
     }
+    // The original may run here.
+    Ports::forget_if_taken(fresh.path())?;
     private_dir(fresh.path()).map_err(failed("restoring"))?;
+    Ok(fresh)
+}
+
+fn move_to(fresh: TempDir, dir: &Path) -> Result<()> {
     // An empty directory is replaced by the rename; one that was filled meanwhile is not.
-    match fs::rename(fresh.path(), &dir) {
-        Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => return Err(taken),
+    match fs::rename(fresh.path(), dir) {
+        Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => return Err(taken(dir)),
         moved => moved.map_err(failed("moving the restored directory"))?,
     }
     // What is at its place is not the temporary directory's to remove.
     let _ = fresh.keep();
-    fsync_dir(parent).map_err(failed("restoring"))
+    fsync_dir(dir.parent().unwrap_or(Path::new("/"))).map_err(failed("restoring"))
 }
 
 fn private_dir_if_missing(dir: &Path) -> Result<()> {
@@ -59,47 +98,77 @@ fn private_dir_if_missing(dir: &Path) -> Result<()> {
 
 fn unpack(from: impl Read, to: &Path) -> Result<()> {
     let not_one = || Error::new(Code::InvalidArgument, "this is not a backup of Hoistway");
+    let wrong = |why: &str| Error::new(Code::InvalidArgument, format!("{DAMAGED}: {why}"));
     let damaged = |e: io::Error| match e.kind() {
-        ErrorKind::StorageFull => failed("restoring")(e),
-        _ => Error::new(Code::InvalidArgument, "the backup is damaged").with_source(e),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => failed("restoring")(e),
+        _ => Error::new(Code::InvalidArgument, DAMAGED).with_source(e),
     };
     let mut archive = Archive::new(BufReader::with_capacity(1 << 20, from));
     let mut entries = archive.entries().map_err(damaged)?;
+    let mut found = Contents::default();
 
     let mut first = entries.next().ok_or_else(not_one)?.map_err(|_| not_one())?;
     if first.path_bytes() != ABOUT.as_bytes() {
         return Err(not_one());
     }
-    let mut text = String::new();
-    first.by_ref().take(64 << 10).read_to_string(&mut text).map_err(|_| not_one())?;
-    let about: About = serde_json::from_str(&text).map_err(|_| not_one())?;
-    if about.format > FORMAT {
-        let text = format!("the backup was made by Hoistway {}: restore it with that version", about.hoistway);
-        return Err(Error::new(Code::Conflict, text));
-    }
+    let mut text = Vec::new();
+    first.by_ref().take(MAX_ABOUT).read_to_end(&mut text).map_err(|_| not_one())?;
+    let about: About = serde_json::from_slice(&text).map_err(|_| not_one())?;
+    readable(&about)?;
+    found.add(ABOUT, text.len() as u64, Digest::of(&text));
 
-    let mut keys = false;
+    let mut list: Option<Contents> = None;
     for entry in entries {
         let mut entry = entry.map_err(damaged)?;
         let name = entry.path().map_err(damaged)?.into_owned();
-        if entry.header().entry_type() != EntryType::Regular || !belongs(&name) {
+        if list.is_some() {
+            return Err(wrong("something follows the list of its contents"));
+        }
+        if name == Path::new(CONTENTS) {
+            let mut text = Vec::new();
+            entry.by_ref().take(MAX_CONTENTS).read_to_end(&mut text).map_err(damaged)?;
+            list = Some(serde_json::from_slice(&text).map_err(|_| wrong("the list of its contents cannot be read"))?);
+            continue;
+        }
+        let known = name.to_str().filter(|_| entry.header().entry_type() == EntryType::Regular && belongs(&name));
+        let Some(known) = known else {
             return Err(Error::new(Code::InvalidArgument, format!("the backup has a foreign entry: {name:?}")));
+        };
+        let (size, digest) = write(&mut entry, &to.join(&name)).map_err(damaged)?;
+        if expected(&name).is_some_and(|expected| expected != digest.hex()) {
+            return Err(wrong("a blob is not what its name says"));
         }
-        keys |= name == Path::new(FILES[0]);
-        let size = entry.size();
-        let written = write(&mut entry, &to.join(&name), expected(&name)).map_err(damaged)?;
-        if written != size {
-            return Err(damaged(ErrorKind::UnexpectedEof.into()));
-        }
+        found.add(known, size, digest);
     }
-    if keys { Ok(()) } else { Err(Error::new(Code::InvalidArgument, "the backup is cut off: it has no keys")) }
+    let list = list.ok_or_else(|| wrong("it is cut off, the list of its contents is missing"))?;
+    match list.differs(&found) {
+        Some(difference) => Err(wrong(&difference)),
+        None if !to.join(KEYS).is_file() => Err(wrong("it has no keys")),
+        None => Ok(()),
+    }
+}
+
+fn readable(about: &About) -> Result<()> {
+    let text = match about.format.cmp(&FORMAT) {
+        Ordering::Equal => return Ok(()),
+        Ordering::Greater => {
+            format!("the backup was made by a newer Hoistway, {}: restore it with that version", about.hoistway)
+        }
+        Ordering::Less => format!(
+            "the backup has format {}, without a list of its contents, so nobody can tell whether it is whole: make a \
+             new one",
+            about.format
+        ),
+    };
+    Err(Error::new(Code::Conflict, text))
 }
 
 /// Whether a backup may hold a file of this name.
 fn belongs(name: &Path) -> bool {
     let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
     plain
-        && (FILES.iter().chain(&DATABASES).any(|known| name == Path::new(known))
+        && (name == Path::new(KEYS)
+            || FILES.iter().chain(&DATABASES).any(|known| name == Path::new(known))
             || BLOBS.iter().any(|dir| name.starts_with(dir)))
 }
 
@@ -108,26 +177,15 @@ fn expected(name: &Path) -> Option<&str> {
     BLOBS.iter().any(|dir| name.starts_with(Path::new(dir).join("sha256"))).then(|| name.file_name()?.to_str())?
 }
 
-fn write(from: &mut impl Read, to: &Path, digest: Option<&str>) -> io::Result<u64> {
+fn write(from: impl Read, to: &Path) -> io::Result<(u64, Digest)> {
     if let Some(dir) = to.parent() {
         private_dir(dir)?;
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(to)?;
-    let (mut hasher, mut total, mut buffer) = (Hasher::new(), 0, vec![0; 256 << 10]);
-    loop {
-        let n = from.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-        file.write_all(&buffer[..n])?;
-        total += n as u64;
-    }
-    if digest.is_some_and(|digest| digest != hasher.finish().hex()) {
-        return Err(io::Error::new(ErrorKind::InvalidData, "a blob is not what its name says"));
-    }
+    let mut from = Hashed::new(from);
+    io::copy(&mut from, &mut file)?;
     file.sync_all()?;
-    Ok(total)
+    Ok(from.finish())
 }
 
 #[cfg(test)]

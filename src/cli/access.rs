@@ -3,7 +3,7 @@
 
 use super::{Failure, Outcome};
 use clap::Args;
-use hoistway_kit::config::xdg_data_dir;
+use hoistway_kit::config;
 use hoistway_model::Secret;
 use serde::Deserialize;
 use std::{
@@ -62,7 +62,7 @@ impl Access {
                 .or_else(|| Some(config.api_key).filter(|text| !text.is_empty()))
                 .map(|text| Secret::new(text.trim().to_owned()))
                 // The key of the local installation is for the local API only.
-                .or_else(|| is_loopback(&base).then(local_key_file).and_then(|file| read_key(&file).ok())),
+                .or_else(|| is_loopback(&base).then(local_key_file).flatten().and_then(|file| read_key(&file).ok())),
         };
         Ok(Target { base, key })
     }
@@ -97,9 +97,9 @@ fn sdk_config() -> SdkConfig {
     text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-fn local_key_file() -> PathBuf {
-    let dir = env::var_os("HOISTWAY_DATA_DIR").map_or_else(xdg_data_dir, PathBuf::from);
-    dir.join("api-key")
+fn local_key_file() -> Option<PathBuf> {
+    let dir = config::data_dir(env::var_os("HOISTWAY_DATA_DIR").map(PathBuf::from)).ok()?;
+    Some(dir.join("api-key"))
 }
 
 fn read_key(file: &Path) -> Outcome<Secret> {

@@ -57,6 +57,13 @@ pub struct InvokeArgs {
     stream: bool,
 }
 
+impl InvokeArgs {
+    /// Whether the answer is printed as it comes.
+    pub const fn streams(&self) -> bool {
+        self.stream
+    }
+}
+
 /// Where to go back to.
 #[derive(Args, Debug)]
 pub struct RollbackArgs {

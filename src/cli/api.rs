@@ -4,7 +4,8 @@ use super::{
     Failure, Outcome,
     access::{Target, is_loopback},
 };
-use futures_util::StreamExt;
+use bytes::{Buf, Bytes};
+use futures_util::{StreamExt, stream::BoxStream};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
 use std::time::Duration;
@@ -76,21 +77,23 @@ impl Api {
         body: Option<&Value>,
         mut each: impl FnMut(&str) -> Outcome<()>,
     ) -> Outcome<()> {
-        let answer = self.send(method, path, query, body).await?;
-        let mut chunks = answer.bytes_stream();
-        let mut line = Vec::new();
-        while let Some(chunk) = chunks.next().await {
-            for byte in chunk.map_err(|e| self.lost(&e))? {
-                if byte == b'\n' || line.len() >= MAX_LINE {
-                    each(String::from_utf8_lossy(&line).trim_end_matches('\r'))?;
-                    line.clear();
-                }
-                if byte != b'\n' {
-                    line.push(byte);
-                }
-            }
+        let mut lines = self.stream(method, path, query, body).await?;
+        while let Some(line) = lines.next().await? {
+            each(&line)?;
         }
-        if line.is_empty() { Ok(()) } else { each(&String::from_utf8_lossy(&line)) }
+        Ok(())
+    }
+
+    /// Calls and hands out the lines of the answer as they come.
+    pub async fn stream(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Outcome<Lines> {
+        let answer = self.send(method, path, query, body).await?;
+        Ok(Lines { api: self.clone(), chunks: answer.bytes_stream().boxed(), chunk: Bytes::new(), line: Vec::new() })
     }
 
     async fn send(
@@ -108,7 +111,10 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.map_err(|e| self.unreachable(&e))?;
+        let answer = request.send().await.map_err(|e| match e.is_connect() {
+            true => self.unreachable(&e),
+            false => self.lost(&e),
+        })?;
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
@@ -126,16 +132,57 @@ impl Api {
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
         let at = &self.target.base;
-        let failure = Failure::new(format!("{at} cannot be reached: {}", root_cause(error)));
-        match is_loopback(at) && error.is_connect() {
+        let failure = Failure::transient(format!("{at} cannot be reached: {}", root_cause(error)));
+        match is_loopback(at) {
             true => failure.remedy("start it with `hoistway up`, or name another one with --endpoint"),
-            false => failure,
+            false => failure.remedy("check the endpoint and the network between"),
         }
     }
 
+    /// Where the API is.
+    pub const fn base(&self) -> &Url {
+        &self.target.base
+    }
+
     fn lost(&self, error: &reqwest::Error) -> Failure {
-        Failure::new(format!("the connection to {} was lost: {}", self.target.base, root_cause(error)))
+        Failure::lost(format!("the connection to {} was lost: {}", self.target.base, root_cause(error)))
             .remedy("what the server has begun goes on; ask again to see how it ended")
+    }
+}
+
+/// The lines of an answer that comes little by little.
+pub struct Lines {
+    api: Api,
+    chunks: BoxStream<'static, reqwest::Result<Bytes>>,
+    chunk: Bytes,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// The next line, without its end; `None` at the end of the answer.
+    pub async fn next(&mut self) -> Outcome<Option<String>> {
+        loop {
+            while let Some(byte) = self.chunk.first().copied() {
+                if byte == b'\n' || self.line.len() >= MAX_LINE {
+                    let line = String::from_utf8_lossy(&self.line).trim_end_matches('\r').to_owned();
+                    self.line.clear();
+                    if byte == b'\n' {
+                        self.chunk.advance(1);
+                    }
+                    return Ok(Some(line));
+                }
+                self.line.push(byte);
+                self.chunk.advance(1);
+            }
+            match self.chunks.next().await {
+                Some(chunk) => self.chunk = chunk.map_err(|e| self.api.lost(&e))?,
+                None if self.line.is_empty() => return Ok(None),
+                None => {
+                    let line = std::mem::take(&mut self.line);
+                    return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+                }
+            }
+        }
     }
 }
 

@@ -3,14 +3,25 @@
 use super::{
     Api, Failure, Outcome,
     agents::warn,
+    deployments::{followed, summary},
     output::{self, progress, text},
     source,
+    tell::{Teller, duration},
 };
 use clap::Args;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
-use std::{convert::Infallible, fs, path::PathBuf, time::Duration};
-use tokio::{sync::oneshot, time::timeout};
+use std::{fs, path::PathBuf};
+
+/// The end of its help.
+pub const STATUSES: &str = "Exit status:
+  0    deployed, or unchanged
+  1    failed; what ran before goes on serving
+  64   wrong command line
+  75   not known yet: --timeout passed, or the server does not answer any more
+  130  interrupted; after 75 and 130 the deploy goes on on the server: hoistway deployments ID --follow";
+/// How many files that are not sent are named one by one.
+const SHOWN: usize = 5;
 
 /// What to deploy and how.
 #[derive(Args, Debug, Default)]
@@ -54,87 +65,48 @@ pub struct DeployArgs {
     /// Do not wait until the agent answers
     #[arg(long)]
     pub no_wait: bool,
-    /// How long to wait, in seconds [default: the deployment's own deadline]
+    /// How long to wait, in seconds; the deploy goes on [default: until it has ended]
     #[arg(long, value_name = "SECONDS", conflicts_with = "no_wait")]
     pub timeout: Option<u32>,
 }
 
-/// What one waits for when nobody says: the server's deadline for a deployment.
-const PATIENCE: u32 = 900;
-
-/// Sends it, shows what happens, and prints where the agent answers.
+/// Sends it, tells what happens, and prints where the agent answers.
 pub async fn run(api: &Api, args: DeployArgs, as_json: bool) -> Outcome<()> {
     let body = body(&args)?;
-    let agent = text(&body["agent_name"]);
-    let patience = args.timeout.unwrap_or(PATIENCE).to_string();
-    let mut query = match args.no_wait {
-        true => vec![("wait", "none")],
-        false => vec![("wait", "ready"), ("timeout", patience.as_str())],
-    };
+    let accepted = accept(api, &body, &args).await?;
+    warn(&accepted);
+    let id = text(&accepted["deployment"]);
+    if args.no_wait {
+        return output::answer(&accepted, as_json, |_| format!("accepted: {}", api.url(&["deployments", &id])));
+    }
+    let ended = followed(api, &id, args.timeout, Teller::on_stderr()).await?;
+    let agent = text(&ended["agent"]);
+    // What is deployed may still wait for an image that cannot be pulled now.
+    let phase = api.get(&["agents", &agent], &[]).await.map(|agent| agent["status"].clone()).unwrap_or_default();
+    if phase["phase"].as_str().is_some_and(|phase| phase != "Running") {
+        progress(&format!("warning: the agent is {}: {}", text(&phase["phase"]), text(&phase["message"])));
+    }
+    let revision = text(&ended["revision"]);
+    progress(&match ended["revision_id"].is_null() {
+        true => format!("{agent} is unchanged: revision {revision} goes on serving"),
+        false => {
+            let took = ended["duration_ms"].as_i64().map(duration).unwrap_or_default();
+            format!("{agent} is deployed as revision {revision} in {took}")
+        }
+    });
+    output::answer(&ended, as_json, |it| summary(api, it))
+}
+
+/// Sends the request; the answer names the deployment. Nothing is waited for here, so that no proxy cuts it off.
+async fn accept(api: &Api, body: &Value, args: &DeployArgs) -> Outcome<Value> {
+    let mut query = vec![("wait", "none")];
     query.extend(args.refresh.then_some(("refresh", "true")));
     query.extend(args.strict.then_some(("strict", "true")));
-    let call = api.call(Method::POST, &["deploy"], &query, Some(&body));
-    let answer = if args.no_wait || as_json { call.await? } else { watched(api, &agent, progress, call).await? };
-    warn(&answer);
-    if as_json {
-        return output::json(&answer);
-    }
-    if let Some(deployment) = answer["deployment"].as_str() {
-        return output::line(&format!("accepted: {}", api.url(&["deployments", deployment])));
-    }
-    output::line(&format!("{agent} answers at {}", api.url(&["agents", &agent, "invoke"])))
-}
-
-/// How long the events may take to begin before the call goes out without them.
-const LISTEN: Duration = Duration::from_secs(2);
-
-/// Awaits the answer of a call while `say` is told what happens to the agent meanwhile. Telling is a courtesy:
-/// whatever becomes of it, the answer counts.
-pub async fn watched(
-    api: &Api,
-    agent: &str,
-    say: impl Fn(&str),
-    call: impl Future<Output = Outcome<Value>>,
-) -> Outcome<Value> {
-    let (listening, heard) = oneshot::channel();
-    let (mut listening, mut data) = (Some(listening), String::new());
-    let told = async {
-        let query = [("agent", agent)];
-        let each = |line: &str| {
-            // The first line, be it a comment, says that nothing will be missed from here on.
-            listening.take().map(|listening| listening.send(()));
-            match line.strip_prefix("data:") {
-                Some(more) => data.push_str(more.trim_start()),
-                None if line.is_empty() => {
-                    let event = serde_json::from_str(&std::mem::take(&mut data)).unwrap_or_default();
-                    said(&event).iter().for_each(|line| say(line));
-                }
-                None => {}
-            }
-            Ok(())
-        };
-        let _ = api.lines(Method::GET, &["events"], &query, None, each).await;
-        std::future::pending::<Infallible>().await
-    };
-    let answer = async {
-        let _ = timeout(LISTEN, heard).await;
-        call.await
-    };
+    let call = api.call(Method::POST, &["deploy"], &query, Some(body));
+    let again = "whether it was accepted is not known; `hoistway deployments` shows it, and deploying again joins it";
     tokio::select! {
-        answer = answer => answer,
-        never = told => match never {},
-    }
-}
-
-/// One event as a line.
-fn said(event: &Value) -> Option<String> {
-    let data = &event["data"];
-    match event["type"].as_str()? {
-        kind if kind.starts_with("deployment.") => {
-            let step = text(&data["step"]);
-            Some(format!("{} {step}", kind.trim_start_matches("deployment.")).trim_end().to_owned())
-        }
-        _ => None,
+        answer = call => answer.map_err(|failure| if failure.is_lost() { failure.remedy(again) } else { failure }),
+        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted("interrupted").remedy(again)),
     }
 }
 
@@ -156,9 +128,15 @@ fn body(args: &DeployArgs) -> Outcome<Value> {
         None => {
             let name = args.name.clone().map_or_else(|| source::agent_name(&args.path), Ok)?;
             let source = source::read(&args.path)?;
-            for skipped in &source.skipped {
-                progress(&format!("warning: {skipped} is not UTF-8 text and is not sent"));
+            for skipped in source.skipped.iter().take(SHOWN) {
+                progress(&format!("warning: not sent: {skipped}"));
             }
+            if source.skipped.len() > SHOWN {
+                progress(&format!("warning: not sent: {} more", source.skipped.len() - SHOWN));
+            }
+            let bytes: usize = source.files.values().map(String::len).sum();
+            let files = source.files.len();
+            progress(&format!("sending {files} file{} ({bytes} bytes) as {name}", if files == 1 { "" } else { "s" }));
             set("agent_name", json!(name));
             set("source_files", json!(source.files));
         }

@@ -4,14 +4,19 @@ mod access;
 mod agents;
 mod api;
 mod deploy;
+mod deployments;
 mod failure;
+mod follow;
 mod output;
 mod source;
+mod tell;
+mod watch;
 
 pub use access::Target;
 pub use api::Api;
-pub use deploy::watched;
+pub use deployments::followed;
 pub use failure::{Failure, Outcome};
+pub use tell::Teller;
 
 use access::Access;
 use clap::{Args, Subcommand};
@@ -22,7 +27,13 @@ use std::process::ExitCode;
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Deploy an agent from a directory, a file or an image
+    ///
+    /// Tells on standard error what happens, the build's lines among it, and prints where the agent answers; with
+    /// --json the deployment's record as one JSON document. Interrupting it does not stop the deploy.
+    #[command(after_help = deploy::STATUSES)]
     Deploy(Box<With<DeployArgs>>),
+    /// List deployments, show one, or follow how it goes
+    Deployments(With<deployments::DeploymentsArgs>),
     /// List agents, or show one
     Agents(With<agents::ShowArgs>),
     /// Show an agent's log lines, or a build's
@@ -54,7 +65,7 @@ pub struct With<T: Args> {
     args: T,
     #[command(flatten)]
     access: Access,
-    /// Print the API's JSON instead of text
+    /// Print the API's JSON instead of text; a failure too is JSON on standard output then
     #[arg(long, global = true)]
     json: bool,
 }
@@ -69,11 +80,36 @@ impl<T: Args> With<T> {
     }
 }
 
-/// Runs one command. A failure is explained on standard error and is status 1.
+/// Runs one command. A failure is explained on standard error and by its status; where a JSON document was asked for,
+/// it is one.
 pub async fn run(command: Command) -> ExitCode {
+    let document = command.wants_document();
     match dispatch(command).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => {
+            if document {
+                let _ = output::json(&failure.document());
+            }
+            failure.report()
+        }
+    }
+}
+
+impl Command {
+    /// Whether one JSON document is wanted; logs and streams are lines.
+    const fn wants_document(&self) -> bool {
+        match self {
+            Self::Deploy(with) => with.json,
+            Self::Deployments(with) => with.json,
+            Self::Agents(with) | Self::Tools(with) => with.json,
+            Self::Logs(_) => false,
+            Self::Invoke(with) => with.json && !with.args.streams(),
+            Self::Revisions(with) | Self::Restart(with) | Self::Stop(with) | Self::Start(with) | Self::Delete(with) => {
+                with.json
+            }
+            Self::Rollback(with) => with.json,
+            Self::Status(with) => with.json,
+        }
     }
 }
 
@@ -82,6 +118,10 @@ async fn dispatch(command: Command) -> Outcome<()> {
         Command::Deploy(with) => {
             let (api, args, json) = with.open()?;
             deploy::run(&api, args, json).await
+        }
+        Command::Deployments(with) => {
+            let (api, args, json) = with.open()?;
+            deployments::run(&api, args, json).await
         }
         Command::Agents(with) => {
             let (api, args, json) = with.open()?;

@@ -23,6 +23,11 @@ pub fn json(value: &Value) -> Outcome<()> {
     line(&format!("{value:#}"))
 }
 
+/// Prints an answer, as the API's JSON or as text.
+pub fn answer(value: &Value, as_json: bool, shown: impl FnOnce(&Value) -> String) -> Outcome<()> {
+    if as_json { json(value) } else { line(&shown(value)) }
+}
+
 /// What is said while something goes on: on standard error, so that standard output is the answer alone.
 pub fn progress(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");

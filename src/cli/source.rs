@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 const NOT_SOURCE: [&str; 6] = ["__pycache__", "node_modules", "venv", "env", "dist", "site-packages"];
 /// The most bytes of all files together: the API takes 32 MiB, and JSON adds to them.
 const MAX_BYTES: u64 = 24 << 20;
+/// The most files that a deploy takes, whatever the server's own bound.
+const MAX_FILES: usize = 2_000;
 /// The file that names what is not deployed, in the format of `.gitignore`, which counts too.
 const IGNORE_FILE: &str = ".hoistwayignore";
 
@@ -16,7 +18,7 @@ const IGNORE_FILE: &str = ".hoistwayignore";
 pub struct Source {
     /// The files by their name relative to the directory, with `/`.
     pub files: BTreeMap<String, String>,
-    /// What cannot be sent, because it is not text.
+    /// What cannot be sent, and why.
     pub skipped: Vec<String>,
 }
 
@@ -32,24 +34,41 @@ pub fn read(path: &Path) -> Outcome<Source> {
         source.files.insert(name, text);
         return Ok(source);
     }
-    let mut total = 0;
+    let (mut total, mut largest) = (0, (0, String::new()));
     for entry in walk(path) {
         let entry = entry.map_err(|e| Failure::new(e.to_string()))?;
+        let file = entry.path();
+        let below = file.strip_prefix(path).unwrap_or(file);
+        if entry.depth() > 0 && entry.path_is_symlink() {
+            source.skipped.push(format!("{} is a link", below.display()));
+        }
         if !entry.file_type().is_some_and(|kind| kind.is_file()) {
             continue;
         }
-        let file = entry.path();
-        let name = file.strip_prefix(path).unwrap_or(file).to_string_lossy().replace('\\', "/");
+        let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
+        let Some(name) = parts.map(|parts| parts.join("/")) else {
+            source.skipped.push(format!("the name of {} is not UTF-8", below.display()));
+            continue;
+        };
         let size = entry.metadata().map_err(|e| Failure::new(format!("{name}: {e}")))?.len();
         total += size;
+        if size > largest.0 {
+            largest = (size, name.clone());
+        }
         if total > MAX_BYTES {
-            return Err(Failure::usage(format!("{} holds more than {} MiB", path.display(), MAX_BYTES >> 20))
+            let (size, name) = largest;
+            let whole = format!("{} holds more than {} MiB", path.display(), MAX_BYTES >> 20);
+            return Err(Failure::usage(format!("{whole}; the largest file seen is {name} with {size} bytes"))
+                .remedy(format!("name what is not source in {IGNORE_FILE}")));
+        }
+        if source.files.len() >= MAX_FILES {
+            return Err(Failure::usage(format!("{} holds more than {MAX_FILES} files", path.display()))
                 .remedy(format!("name what is not source in {IGNORE_FILE}")));
         }
         let bytes = fs::read(file).map_err(|e| Failure::new(format!("{name}: {e}")))?;
         match String::from_utf8(bytes) {
             Ok(text) => drop(source.files.insert(name, text)),
-            Err(_) => source.skipped.push(name),
+            Err(_) => source.skipped.push(format!("{name} is not UTF-8 text")),
         }
     }
     if source.files.is_empty() {
@@ -62,6 +81,7 @@ fn walk(path: &Path) -> ignore::Walk {
     WalkBuilder::new(path)
         .require_git(false)
         .git_global(false)
+        .ignore(false)
         .follow_links(false)
         .add_custom_ignore_filename(IGNORE_FILE)
         .sort_by_file_name(Ord::cmp)
@@ -115,9 +135,10 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, bytes).unwrap();
         }
+        std::os::unix::fs::symlink("agent.py", dir.path().join("link.py")).unwrap();
         let source = read(dir.path()).unwrap();
         assert_eq!(source.files.keys().collect::<Vec<_>>(), ["agent.py", "lib/util.py"]);
-        assert_eq!(source.skipped, ["data/logo.png"]);
+        assert_eq!(source.skipped, ["data/logo.png is not UTF-8 text", "link.py is a link"]);
         assert_eq!(read(&dir.path().join("agent.py")).unwrap().files["agent.py"], "x = 1\n");
         assert!(read(&dir.path().join("absent")).is_err());
     }

@@ -75,7 +75,15 @@ fn from_a_directory_to_an_answer_and_back() {
 
     let out = user.run(&["deploy", "My Greeter", "--env", "MARK=!"]);
     assert!(out.status.success(), "{}", said(&out));
-    assert!(String::from_utf8_lossy(&out.stdout).contains("my-greeter answers at http://"), "{}", said(&out));
+    assert!(String::from_utf8_lossy(&out.stdout).starts_with("my-greeter answers at http://"), "{}", said(&out));
+    let told = String::from_utf8(out.stderr).unwrap();
+    let place = |what: &str| told.find(what).unwrap_or_else(|| panic!("{what} is not in {told}"));
+    assert!(place("build   | building my-greeter from 2 files") < place("build   | pushed my-greeter:"), "{told}");
+    assert!(place("build   | pushed my-greeter:") < place("build   done in ") && told.contains("start   done in "));
+    assert!(told.ends_with("ms\n") || told.ends_with("s\n"), "{told}");
+    assert!(!told.contains('\x1b'), "colours are for terminals: {told}");
+    let again = user.run(&["deploy", "My Greeter", "--env", "MARK=!"]);
+    assert!(said(&again).contains("my-greeter is unchanged: revision 1 goes on serving"), "{}", said(&again));
     assert_eq!(user.ok(&["invoke", "my-greeter", "world"]), "Hello, world!\n");
     let mut invoke =
         user.command(&["invoke", "my-greeter"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -92,7 +100,7 @@ fn from_a_directory_to_an_answer_and_back() {
 
     write(&project, "words.py", "GREETING = 'Goodbye'\n");
     let answer: Value = serde_json::from_str(&user.ok(&["deploy", "My Greeter", "-e", "MARK=!", "--json"])).unwrap();
-    assert!(answer["build_id"].is_string(), "{answer}");
+    assert!(answer["build_id"].is_string() && answer["status"] == "SUCCEEDED", "{answer}");
     assert!(user.ok(&["logs", "--build", answer["build_id"].as_str().unwrap()]).contains("pushed my-greeter:"));
     assert_eq!(user.ok(&["invoke", "my-greeter", "world"]), "Goodbye, world!\n");
     user.ok(&["rollback", "my-greeter"]);
@@ -119,7 +127,16 @@ fn failures_say_cause_and_remedy() {
     assert!(said_of_deploy.contains("error: failed to create agent: "), "{said_of_deploy}");
     assert!(said_of_deploy.contains("RuntimeError: no configuration"), "{said_of_deploy}");
 
+    let out = user.run(&["deploy", "broken", "--json"]);
+    let document: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((out.status.code(), document["code"].as_str()), (Some(1), Some("agent_start_failed")), "{document}");
+    assert!(document["deployment"].is_string() && document["details"].is_array(), "{document}");
+    let id = document["deployment"].as_str().unwrap();
+    assert!(user.fails(&["deployments", id, "--follow"], 1).contains("RuntimeError: no configuration"));
+    assert!(user.ok(&["deployments", "--agent", "broken"]).contains("FAILED"));
+
     assert!(user.fails(&["deploy", "absent"], 64).contains("absent"));
+    assert!(user.fails(&["deploy", "--no-such-flag"], 64).contains("--no-such-flag"));
     assert!(user.fails(&["agents", "--endpoint", "nonsense"], 64).contains("nonsense"));
     let nobody = user.fails(&["agents", "--endpoint", "http://127.0.0.1:9"], 1);
     assert!(nobody.contains("cannot be reached") && nobody.contains("hoistway up"), "{nobody}");
@@ -132,6 +149,39 @@ fn failures_say_cause_and_remedy() {
     let out =
         user.command(&["agents"]).env_remove("RUNAGENTS_API_KEY").env_remove("RUNAGENTS_ENDPOINT").output().unwrap();
     assert!(out.status.success(), "the SDK's configuration file counts: {}", said(&out));
+}
+
+#[test]
+fn a_deploy_outlives_its_command_and_is_found_again() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    // It is ready once the test says so.
+    write(
+        dir.path(),
+        "slow/agent.py",
+        "import os, time, urllib.request\nwhile True:\n    try:\n        urllib.request.urlopen(os.environ['GO'])\n        break\n    except OSError:\n        time.sleep(0.1)\ndef handler(message):\n    return message\n",
+    );
+    let go = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let go_at = go.local_addr().unwrap();
+    let variable = format!("GO=http://{go_at}/");
+    let mut deploy = user.command(&["deploy", "slow", "-e", &variable]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(deploy.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.any(|line| line == "start   waiting until the agent is ready"));
+    crate::stack::signal(deploy.id(), "INT");
+    let rest: String = told.collect();
+    assert_eq!(deploy.wait().unwrap().code(), Some(130), "{rest}");
+    let id = rest.split("hoistway deployments ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let timed = user.fails(&["deploy", "slow", "-e", &variable, "--timeout", "0"], 75);
+    assert!(timed.contains(&id), "the same deploy joins the one that runs: {timed}");
+
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = go.accept().unwrap();
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    });
+    assert!(user.ok(&["deployments", &id, "--follow"]).starts_with("slow answers at http://"));
+    answering.join().unwrap();
 }
 
 #[test]

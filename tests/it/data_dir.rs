@@ -1,10 +1,14 @@
 //! The data directory over time: of an older Hoistway, of a newer one, backed up and restored.
 
-use crate::stack::{HOISTWAY, Stack, says};
+use crate::{
+    need,
+    stack::{HOISTWAY, Stack, says},
+};
 use serde_json::json;
 use std::{
-    fs,
-    path::Path,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 use tempfile::tempdir;
@@ -68,6 +72,88 @@ fn a_newer_schema_is_refused_and_left_alone() {
 }
 
 #[test]
+fn without_a_home_a_directory_must_be_named() {
+    let dir = tempdir().unwrap();
+    for command in [&["up", "--listen", "127.0.0.1:0"][..], &["rotate-key"], &["backup", "x"], &["restore", "x"]] {
+        // A home that is no absolute path is none.
+        let mut hoistway = Command::new(HOISTWAY);
+        hoistway.args(command).env("HOME", "home").env_remove("XDG_DATA_HOME").current_dir(dir.path());
+        let out = hoistway.output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(64) && said.contains("--data-dir"), "{command:?}: {said}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_the_owner_of_the_machine_can_mend_is_said() {
+    let dir = tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let out = hoistway(&["up", "--listen", "127.0.0.1:0", "--data-dir", file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(64) && said.contains("is not a directory"), "{said}");
+
+    let up = format!("ulimit -n 40; exec {HOISTWAY} up --listen 127.0.0.1:0 --data-dir {}/data", dir.path().display());
+    let out = Command::new("sh").args(["-c", &up]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("40 files") && said.contains("ulimit"), "{said}");
+}
+
+/// Unmounts, when it is dropped, what is mounted there.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn on_a_full_disk_agents_can_be_stopped_and_deleted_and_keys_revoked() {
+    let dir = tempdir().unwrap();
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    if !need::tmpfs(&data, "160m") {
+        return;
+    }
+    let _mounted = Mounted(data.clone());
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_BUILD_REGISTRY__MIN_FREE_BYTES", "0");
+    });
+    for agent in ["one", "two"] {
+        stack.deployed(json!({"agent_name": agent, "source_files": says(agent)}));
+    }
+    let new_key = || stack.call("POST", "/api/keys", Some(&json!({"name": "k", "scopes": ["read"]})));
+    let key = new_key().json()["id"].as_str().unwrap().to_owned();
+    let reserves = ["gateway/reserve", "agent/reserve"].map(|name| data.join(name));
+    assert!(reserves.iter().all(|reserve| reserve.is_file()));
+
+    let mut ballast = File::create(data.join("ballast")).unwrap();
+    while ballast.write(&[7; 4096]).is_ok_and(|written| written > 0) {}
+    // What the databases' logs have room for from before is used up first.
+    let refused = (0..900).map(|_| new_key()).find(|answer| answer.status != 201).unwrap();
+    assert_eq!((refused.status, &refused.json()["code"]), (507, &json!("insufficient_storage")));
+    let backup = hoistway(&["backup", "/dev/null/x", "--data-dir", data.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&backup.stderr);
+    assert!(said.contains("the disk is full") && !said.contains("internal error"), "{said}");
+
+    for (method, path) in [
+        ("POST", "/api/agents/one/stop".to_owned()),
+        ("DELETE", "/api/agents/two".to_owned()),
+        ("DELETE", format!("/api/keys/{key}")),
+    ] {
+        let answer = stack.call(method, &path, None);
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
+    }
+    assert!(!reserves.iter().all(|reserve| reserve.is_file()), "a reserve was given up");
+
+    drop(ballast);
+    fs::remove_file(data.join("ballast")).unwrap();
+    assert_eq!(stack.call("DELETE", "/api/agents/one", None).status, 200);
+}
+
+#[test]
 fn a_backup_of_a_busy_installation_is_whole() {
     let dir = tempdir().unwrap();
     let stack = Stack::start(dir.path());
@@ -126,17 +212,52 @@ fn damaged_and_foreign_backups_are_refused_whole() {
     let path = |p: &Path| p.to_str().unwrap().to_owned();
     assert!(hoistway(&["backup", &path(&file), "--data-dir", &path(&data)]).status.success());
     let bytes = fs::read(&file).unwrap();
-    let mut flipped = bytes.clone();
-    let at = bytes.windows(5).rposition(|w| w == b"ustar").unwrap() + 300;
-    flipped[at] ^= 1;
-    for (name, content) in
-        [("cut", &bytes[..bytes.len() / 2]), ("flipped", &flipped), ("foreign", b"hello"), ("none", b"")]
-    {
-        let (damaged, target) = (dir.path().join(name), dir.path().join(format!("{name}-data")));
+    let mut bad = vec![
+        ("foreign".to_owned(), b"hello".to_vec()),
+        ("none".to_owned(), Vec::new()),
+        ("half".to_owned(), bytes[..bytes.len() / 2].to_vec()),
+    ];
+    let entries = entries(&bytes);
+    for needed in ["master.key", "agent/agent.db", "gateway/gateway.db", "contents.json"] {
+        assert!(entries.iter().any(|(name, ..)| name == needed), "{needed}");
+    }
+    for (name, at, size) in entries {
+        let name = name.replace('/', "-");
+        bad.push((format!("cut before {name}"), bytes[..at].to_vec()));
+        // In a header, and in the middle and at the end of what follows it.
+        for place in [at + 130, at + 512 + size / 2, at + 512 + size - 1] {
+            let mut flipped = bytes.clone();
+            flipped[place] ^= 1;
+            bad.push((format!("{place} in {name} flipped"), flipped));
+        }
+    }
+    fs::create_dir(dir.path().join("old")).unwrap();
+    let about = json!({"format": 1, "hoistway": "0.1.0", "created_at": "2026-01-01T00:00:00Z"});
+    fs::write(dir.path().join("old/backup.json"), about.to_string()).unwrap();
+    let tar = Command::new("tar").arg("-cC").arg(dir.path().join("old")).arg("backup.json").output().unwrap();
+    bad.push(("format 1".to_owned(), tar.stdout));
+    for (name, content) in bad {
+        let (damaged, target) = (dir.path().join(&name), dir.path().join(format!("{name}-data")));
         fs::write(&damaged, content).unwrap();
         let out = hoistway(&["restore", &path(&damaged), "--data-dir", &path(&target)]);
-        assert!(!out.status.success() && !target.exists(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && !target.exists() && said.contains("backup"), "{name}: {said}");
+        assert!(!said.contains("internal error"), "{name}: {said}");
     }
+    let out = hoistway(&["restore", &path(&file), "--data-dir", &path(&dir.path().join("good"))]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("restore")), "{left:?}");
+}
+
+/// The entries of a tar file: name, where the header begins, size.
+fn entries(tar: &[u8]) -> Vec<(String, usize, usize)> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_matches(['\0', ' ']).to_owned();
+    let (mut at, mut found) = (0, Vec::new());
+    while tar[at] != 0 {
+        let size = usize::from_str_radix(&text(&tar[at + 124..at + 136]), 8).unwrap();
+        found.push((text(&tar[at..at + 100]), at, size));
+        at += 512 + size.next_multiple_of(512);
+    }
+    found
 }

@@ -127,6 +127,9 @@ fn images_stay_while_agents_use_them_and_go_afterwards() {
     for path in [format!("/v2/kept/manifests/{kept}"), "/v2/team/x/manifests/v1".to_owned()] {
         assert_eq!(registry(&stack, "GET", &path, &[], b"").status, 200, "{path}");
     }
+    for agent in ["kept", "pushed"] {
+        stack.wait_for_phase(agent, "Running");
+    }
     assert_eq!((stack.answer("kept", "x"), stack.answer("pushed", "x")), ("two".into(), "two".into()));
 }
 

@@ -23,4 +23,5 @@ mod rotation;
 mod sandbox;
 mod sdk;
 mod seeing;
+mod soak;
 mod stack;

@@ -17,3 +17,10 @@ pub fn pip() -> bool {
 pub fn strace() -> bool {
     need("strace", runs("strace", &["-o", "/dev/null", "true"]), "strace is not installed or may not trace")
 }
+
+/// A file system in memory can be mounted on `at`.
+pub fn tmpfs(at: &std::path::Path, size: &str) -> bool {
+    let mounted =
+        runs("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs", at.to_str().unwrap()]);
+    need("tmpfs", mounted, "this user may not mount a tmpfs")
+}

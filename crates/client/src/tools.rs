@@ -1,8 +1,9 @@
-use crate::{Transport, answer, member};
+use crate::{METRICS_DEADLINE, Transport, answer, member, with_deadline};
 use async_trait::async_trait;
 use hoistway_kit::grpc::MAX_MESSAGE;
 use hoistway_model::{
     Name, Operation, OperationId, Result, Secret, ToolRegistry,
+    metric::Metrics,
     tool::{
         AppliedTools, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan, ToolUpdate,
         Upserted,
@@ -204,5 +205,10 @@ impl ToolRegistry for ToolRegistryClient {
     async fn seed_starter_kit(&self, operation: Operation) -> Result<()> {
         let request = pb::SeedStarterKitRequest { operation: Some(operation.into()) };
         answer(self.rpc().seed_starter_kit(request).await).map(drop)
+    }
+
+    async fn tool_metrics(&self) -> Result<Metrics> {
+        let request = with_deadline(pb::GetToolMetricsRequest {}, METRICS_DEADLINE);
+        member("metrics", answer(self.rpc().get_tool_metrics(request).await)?.metrics)?.try_into()
     }
 }

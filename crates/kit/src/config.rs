@@ -153,12 +153,28 @@ where
     }
 }
 
-/// `$XDG_DATA_HOME/hoistway`, or `~/.local/share/hoistway`; in the working directory where there is no home.
+/// `$XDG_DATA_HOME/hoistway`, or `~/.local/share/hoistway`, where the home is `$HOME` or the one that the machine's
+/// list of users has. Empty when there is none; [`data_dir`] refuses that.
 pub fn xdg_data_dir() -> PathBuf {
-    let set = |name| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    set("XDG_DATA_HOME")
-        .or_else(|| set("HOME").map(|home| home.join(".local/share")))
-        .map_or_else(|| PathBuf::from("hoistway-data"), |dir| dir.join("hoistway"))
+    default_data_dir(env::var_os("XDG_DATA_HOME").map(PathBuf::from), env::home_dir()).unwrap_or_default()
+}
+
+fn default_data_dir(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let data = xdg.filter(|dir| dir.is_absolute());
+    let data = data.or_else(|| home.filter(|dir| dir.is_absolute()).map(|home| home.join(".local/share")));
+    data.map(|dir| dir.join("hoistway"))
+}
+
+/// The absolute path of the data directory that was chosen, else of the default one. It is never made up: data in a
+/// directory that depends on where the program was started is lost at the next start elsewhere.
+pub fn data_dir(chosen: Option<PathBuf>) -> Result<PathBuf> {
+    let dir = chosen.unwrap_or_else(xdg_data_dir);
+    if dir.as_os_str().is_empty() {
+        let text = "there is no home directory to keep data in: name a directory with --data-dir (separate programs: \
+                    the setting data_dir), or set HOME or XDG_DATA_HOME";
+        return Err(wrong(text.to_owned()));
+    }
+    std::path::absolute(&dir).map_err(|e| Error::internal("finding the data directory", e))
 }
 
 /// One environment variable of a service.
@@ -314,6 +330,23 @@ mod tests {
         };
         assert_eq!(config, expected);
         assert_eq!(load(None, &[]).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn data_is_kept_in_a_home_or_where_it_is_said_and_nowhere_else() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        for (xdg, home, dir) in [
+            (path("/x"), path("/h"), path("/x/hoistway")),
+            (path("x"), path("/h"), path("/h/.local/share/hoistway")),
+            (None, path("/h"), path("/h/.local/share/hoistway")),
+            (None, path("h"), None),
+            (path(""), None, None),
+        ] {
+            assert_eq!(default_data_dir(xdg, home), dir);
+        }
+        assert_eq!(data_dir(path("/d")).unwrap(), Path::new("/d"));
+        let e = data_dir(path("")).unwrap_err();
+        assert!(e.code == Code::InvalidArgument && e.message.contains("--data-dir"), "{e}");
     }
 
     #[test]

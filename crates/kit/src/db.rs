@@ -20,6 +20,8 @@ use std::{
 
 /// Enough for a few callers at once; each connection has a thread and a page cache of its own.
 const READERS: u32 = 2;
+/// What the write-ahead log's file is cut to once a large transaction is in the database, in bytes.
+const LOG_SIZE: &str = "16777216";
 /// How long a caller waits for the writer, and the writer for a lock of another process.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SLOW: Duration = Duration::from_secs(1);
@@ -42,7 +44,7 @@ impl Db {
         tokio::task::spawn_blocking(move || make_private(&file))
             .await
             .map_err(|e| Error::internal("opening a database", e))?
-            .map_err(|e| Error::internal(&format!("making {}", path.display()), e))?;
+            .map_err(fs::path_error("making", path))?;
 
         let failed = |e: DbErr| Error::internal(&format!("opening {}", path.display()), e);
         let mut options = options(path.to_owned(), false);
@@ -89,7 +91,10 @@ impl Db {
 /// Writes what the database `from` holds at this moment to the new file `to`, while others go on reading and writing
 /// it, in this process or in another.
 pub async fn snapshot(from: &Path, to: &Path) -> Result<()> {
-    let failed = |e: DbErr| Error::internal(&format!("copying {}", from.display()), e);
+    let failed = |e: DbErr| match is_full(&e) {
+        true => db_error("copying a database")(e),
+        false => Error::internal(&format!("copying {}", from.display()), e),
+    };
     let mut options = options(from.to_owned(), false);
     options.max_connections(1);
     let db = Database::connect(options).await.map_err(failed)?;
@@ -100,11 +105,30 @@ pub async fn snapshot(from: &Path, to: &Path) -> Result<()> {
     copied
 }
 
+/// Reads the whole database `path`, which nobody may have open and which stays as it is, and says what is wrong with it.
+pub async fn check(path: &Path) -> Result<()> {
+    let damaged = |e: String| Error::new(Code::InvalidArgument, format!("the database is damaged: {e}"));
+    let file = path.to_owned();
+    let mut options = ConnectOptions::new("sqlite:hoistway");
+    options.max_connections(1).record_stmt_in_spans(false).map_sqlx_sqlite_opts(move |_: SqliteConnectOptions| {
+        SqliteConnectOptions::new().filename(&file).read_only(true).immutable(true)
+    });
+    let db = Database::connect(options).await.map_err(|e| damaged(e.to_string()))?;
+    let said = db.query_all_raw(Statement::from_string(db.get_database_backend(), "PRAGMA quick_check(1)")).await;
+    let said =
+        said.and_then(|rows| rows.iter().map(|row| row.try_get_by_index::<String>(0)).collect::<Result<Vec<_>, _>>());
+    let closed = db.close().await;
+    match said.map_err(|e| damaged(e.to_string()))?.as_slice() {
+        [ok] if ok == "ok" => closed.map_err(|e| Error::internal("closing a database", e)),
+        wrong => Err(damaged(wrong.join("; "))),
+    }
+}
+
 /// For `map_err`: a full disk and a busy database have codes of their own, all else is internal. `doing` is public.
 pub fn db_error(doing: &str) -> impl FnOnce(DbErr) -> Error {
     move |e| {
         let (code, why) = match sqlite_code(&e) {
-            Some(13) => (Code::InsufficientStorage, "the disk is full"),
+            _ if is_full(&e) => (Code::InsufficientStorage, "the disk is full"),
             Some(5 | 6) => (Code::Unavailable, "the database is busy"),
             _ if matches!(e, DbErr::ConnectionAcquire(_)) => (Code::Unavailable, "the database is busy"),
             _ => return Error::internal(doing, e),
@@ -118,11 +142,19 @@ pub fn is_unique_violation(e: &DbErr) -> bool {
     matches!(e.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
 }
 
-/// SQLite's primary result code: 5 is busy, 6 locked, 13 full.
+/// Whether the disk is full: SQLite's code 13, and the extended one of shared memory that cannot grow.
+fn is_full(e: &DbErr) -> bool {
+    extended_code(e).is_some_and(|code| code & 0xff == 13 || code == 4874)
+}
+
+/// SQLite's primary result code: 5 is busy, 6 locked.
 fn sqlite_code(e: &DbErr) -> Option<u32> {
+    extended_code(e).map(|code| code & 0xff)
+}
+
+fn extended_code(e: &DbErr) -> Option<u32> {
     let (DbErr::Exec(RuntimeErr::SqlxError(e)) | DbErr::Query(RuntimeErr::SqlxError(e))) = e else { return None };
-    let extended: u32 = e.as_database_error()?.code()?.parse().ok()?;
-    Some(extended & 0xff)
+    e.as_database_error()?.code()?.parse().ok()
 }
 
 fn make_private(path: &Path) -> io::Result<()> {
@@ -151,6 +183,7 @@ fn options(path: PathBuf, read_only: bool) -> ConnectOptions {
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
+                .pragma("journal_size_limit", LOG_SIZE)
                 .busy_timeout(PATIENCE);
             if read_only {
                 options = options.pragma("query_only", "ON");
@@ -279,6 +312,29 @@ mod tests {
         );
         assert_eq!((e.code, e.message), (Code::Conflict, expected));
         Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_damaged_database_is_noticed_and_a_whole_one_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("tools.db"), dir.path().join("copy.db"));
+        let db = Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+        for n in 0..2000 {
+            db.write().execute_unprepared(&format!("insert into t values ({n}, 'name {n}')")).await.unwrap();
+        }
+        snapshot(&path, &copy).await.unwrap();
+        let whole = std::fs::read(&copy).unwrap();
+        check(&copy).await.unwrap();
+        assert_eq!(std::fs::read(&copy).unwrap(), whole);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4, "nothing is left beside it");
+
+        let cut = whole[..whole.len() / 2].to_vec();
+        let mut scribbled = whole.clone();
+        scribbled[4096 * 3..4096 * 4].fill(0xa5);
+        for damaged in [cut, scribbled, b"not a database at all, but longer than a header of one".repeat(99)] {
+            std::fs::write(&copy, damaged).unwrap();
+            assert_eq!(check(&copy).await.unwrap_err().code, Code::InvalidArgument);
+        }
     }
 
     #[tokio::test]

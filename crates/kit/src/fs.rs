@@ -16,6 +16,35 @@ pub const PRIVATE_FILE: u32 = 0o600;
 const PRIVATE_DIR: u32 = 0o700;
 const STICKY: u32 = 0o1000;
 
+/// For `map_err`: what the machine's owner can mend is said so that they can, all else is internal. `path` is a file or
+/// directory of the data directory.
+pub fn path_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let (doing, path) = (format!("{doing} {}", path.display()), path.display().to_string());
+    move |e| {
+        let (code, text) = match e.kind() {
+            ErrorKind::PermissionDenied => {
+                let user = rustix::process::geteuid().as_raw();
+                let remedy = "give it to that user (chown), or name another data directory";
+                (Code::PermissionDenied, format!("{path} is not writable by you (uid {user}): {remedy}"))
+            }
+            ErrorKind::ReadOnlyFilesystem => {
+                let remedy = "mount it for writing, or name another data directory";
+                (Code::PermissionDenied, format!("{path} is on a file system that is mounted read-only: {remedy}"))
+            }
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                (Code::InvalidArgument, format!("{path} is not a directory, and cannot be made one: name another"))
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                (Code::InsufficientStorage, format!("the disk is full while {doing}"))
+            }
+            // Its text says all already, see `private_dir`.
+            ErrorKind::InvalidInput => return Error::new(Code::InvalidArgument, e.to_string()),
+            _ => return Error::internal(&doing, e),
+        };
+        Error::new(code, text).with_source(e)
+    }
+}
+
 /// Makes `dir` and its missing parents, all of them readable by their owner only, and tightens `dir` if it exists.
 /// A directory that is meant to be shared, such as `/tmp`, is refused.
 pub fn private_dir(dir: &Path) -> io::Result<()> {
@@ -56,7 +85,7 @@ pub fn create_once(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool> {
 /// The content of the private file `path`, which is made with what `make` returns when it is not there. A file that
 /// others may read is tightened, with a warning.
 pub fn load_or_create_private(path: &Path, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
-    let failed = |e: io::Error| Error::internal(&format!("opening {}", path.display()), e);
+    let failed = |e: io::Error| path_error("opening", path)(e);
     if let Some(bytes) = read_if_there(path).map_err(failed)? {
         warn_if_open(path);
         return Ok(bytes);
@@ -175,7 +204,7 @@ impl DirLock {
     /// Locks `dir`, which is made when it is not there; [`Code::Conflict`] when another process holds it.
     pub fn acquire(dir: &Path) -> Result<Self> {
         let path = dir.join("lock");
-        let failed = |e: io::Error| Error::internal(&format!("locking {}", path.display()), e);
+        let failed = |e: io::Error| path_error("locking", dir)(e);
         private_dir(dir).map_err(failed)?;
         let mut file = OpenOptions::new()
             .read(true)
@@ -199,8 +228,8 @@ impl DirLock {
             }
             Err(e) => return Err(failed(e.into())),
         }
-        file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
-        writeln!(file, "{}", process::id()).map_err(failed)?;
+        // Only for the message above: on a full disk it does without, so that room can be made.
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", process::id()));
         Ok(Self { _file: file })
     }
 }
@@ -284,6 +313,28 @@ mod tests {
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         assert_eq!(load_or_create_private(&path, || Ok(b"second".to_vec())).unwrap(), b"first");
         assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn what_can_be_mended_is_no_internal_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        for place in [file.clone(), file.join("below")] {
+            let e = DirLock::acquire(&place).unwrap_err();
+            assert_eq!(e.code, Code::InvalidArgument, "{e}");
+            assert!(e.message.starts_with(&format!("{} is not a directory", place.display())), "{e}");
+        }
+        let user = rustix::process::geteuid().as_raw();
+        for (kind, code, text) in [
+            (ErrorKind::PermissionDenied, Code::PermissionDenied, format!("/d is not writable by you (uid {user}): ")),
+            (ErrorKind::ReadOnlyFilesystem, Code::PermissionDenied, "/d is on a file system that is ".to_owned()),
+            (ErrorKind::StorageFull, Code::InsufficientStorage, "the disk is full while locking /d".to_owned()),
+            (ErrorKind::Other, Code::Internal, "internal error while locking /d".to_owned()),
+        ] {
+            let e = path_error("locking", Path::new("/d"))(kind.into());
+            assert!(e.code == code && e.message.starts_with(&text), "{e}");
+        }
     }
 
     #[test]

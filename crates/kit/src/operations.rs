@@ -4,7 +4,11 @@
 //! A service calls [`begin`] and [`finish`] in the transaction that makes the change, so that both happen or neither
 //! does. Work that is too long for one transaction begins in a first one and finishes in another.
 
-use crate::{db::db_error, time::now_ms};
+use crate::{
+    db::{Db, db_error},
+    prune::{Keep, Pruned, Rows, prune},
+    time::now_ms,
+};
 use entity::{ActiveModel, Column, Entity, Model};
 use hoistway_model::{Code, Digest, Error, OperationId, Result};
 use sea_orm::{
@@ -13,6 +17,7 @@ use sea_orm::{
     sea_query::{Expr, Index},
 };
 use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager, async_trait::async_trait};
+use std::time::Duration;
 
 const DOING: &str = "keeping an operation";
 
@@ -109,10 +114,21 @@ pub async fn undo(txn: &impl ConnectionTrait, id: OperationId) -> Result<Undone>
     Ok(found.response.map_or(Undone::Unfinished, Undone::Done))
 }
 
-/// Forgets operations and tombstones that are older than `before_ms`; how many.
-pub async fn purge(db: &impl ConnectionTrait, before_ms: i64) -> Result<u64> {
-    let purged = Entity::delete_many().filter(Column::CreatedAt.lt(before_ms)).exec(db).await;
-    Ok(purged.map_err(db_error(DOING))?.rows_affected)
+/// Every operation and tombstone.
+const ROWS: Rows = Rows { table: "operations", time: "created_at", which: "TRUE" };
+/// However many operations there are, one is known for this long (unless all are kept for less): whoever made the call
+/// may still make it again.
+const REPEATED_WITHIN: Duration = Duration::from_secs(60 * 60);
+
+/// For how long, and how many, answers and tombstones are kept.
+pub const fn kept(seconds: u64, count: u64) -> Keep {
+    let at_least = if seconds < REPEATED_WITHIN.as_secs() { Duration::from_secs(seconds) } else { REPEATED_WITHIN };
+    Keep { at_least, ..Keep::new(Duration::from_secs(seconds), count) }
+}
+
+/// Forgets operations and tombstones that are not to be kept.
+pub async fn forget(db: &Db, keep: Keep) -> Result<Pruned> {
+    prune(db, &ROWS, keep).await
 }
 
 /// Whether the row was written; not when there is one with this id.
@@ -189,7 +205,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::db::Db;
 
     const KIND: &str = "tools.create";
 
@@ -266,8 +281,15 @@ mod tests {
         let (_dir, db) = db().await;
         let id = OperationId::mint();
         begin(db.write(), id, KIND, payload("a")).await.unwrap();
-        assert_eq!(purge(db.write(), now_ms() - 1000).await.unwrap(), 0);
-        assert_eq!(purge(db.write(), now_ms() + 1000).await.unwrap(), 1);
+        // Too many of them, and none so old that nobody repeats it.
+        assert_eq!(forget(&db, kept(24 * 3600, 0)).await.unwrap(), Pruned::default());
+        Entity::update_many()
+            .col_expr(Column::CreatedAt, Expr::value(now_ms() - 10_000))
+            .exec(db.write())
+            .await
+            .unwrap();
+        assert_eq!(forget(&db, kept(3600, 0)).await.unwrap(), Pruned::default());
+        assert_eq!(forget(&db, kept(5, 10)).await.unwrap(), Pruned { old: 1, surplus: 0 });
         assert_eq!(begin(db.write(), id, KIND, payload("b")).await.unwrap(), Begun::New);
     }
 }

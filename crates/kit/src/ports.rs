@@ -46,6 +46,21 @@ impl Ports {
         Ok(Self { file, kept })
     }
 
+    /// Forgets every port if one of them is taken now, so that others are chosen; whether it did.
+    pub fn forget_if_taken(dir: &Path) -> Result<bool> {
+        let ports = Self::open(dir)?;
+        let taken = |port: &u16| {
+            let tried = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port));
+            tried.is_err_and(|e| e.kind() == ErrorKind::AddrInUse)
+        };
+        let forget = ports.kept.values().any(taken);
+        if forget {
+            let failed = |e: io::Error| Error::internal(&format!("removing {}", ports.file.display()), e);
+            std::fs::remove_file(&ports.file).map_err(failed)?;
+        }
+        Ok(forget)
+    }
+
     /// The kept port of `name`, or a free one that is kept from now on.
     pub fn get_or_choose(&mut self, name: &str) -> Result<u16> {
         match self.kept.get(name) {
@@ -252,6 +267,19 @@ mod tests {
         );
         let e = listen_loopback(taken.port()).unwrap_err();
         assert!(e.message.starts_with(&format!("port {} is in use: ", taken.port())), "{e}");
+    }
+
+    #[tokio::test]
+    async fn ports_that_somebody_has_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!Ports::forget_if_taken(dir.path()).unwrap(), "there are none");
+        let mut ports = Ports::open(dir.path()).unwrap();
+        let agent = ports.get_or_choose("agent").unwrap();
+        assert!(!Ports::forget_if_taken(dir.path()).unwrap());
+        let _taken = ports.listen("build").unwrap();
+        assert_eq!(Ports::open(dir.path()).unwrap().get_or_choose("agent").unwrap(), agent);
+        assert!(Ports::forget_if_taken(dir.path()).unwrap());
+        assert!(!dir.path().join("ports.json").exists());
     }
 
     #[tokio::test]

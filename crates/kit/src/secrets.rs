@@ -98,6 +98,24 @@ impl MasterKey {
         Ok(true)
     }
 
+    /// The text of a key file that opens whatever any of several versions of one opens, and seals as the newest does.
+    /// They are told oldest first; rotations may have come between. Nothing when there is no version.
+    pub fn union(versions: &[Vec<u8>]) -> Result<Vec<u8>> {
+        let read = |text: &Vec<u8>| Ring::read(Path::new("master.key"), text);
+        let rings = versions.iter().rev().map(read).collect::<Result<Vec<_>>>()?;
+        let Some(newest) = rings.first() else { return Ok(Vec::new()) };
+        let mut old: Vec<Bytes> = Vec::new();
+        for key in rings.iter().flat_map(|ring| std::iter::once(&ring.current).chain(&ring.old)) {
+            if *key != newest.current && !old.contains(key) {
+                old.push(*key);
+            }
+        }
+        // Written out, because the keys that are added would change where it comes from.
+        let fingerprints = (!old.is_empty()).then(|| newest.fingerprint_key());
+        let fingerprints = newest.fingerprints.or(fingerprints);
+        Ok(Ring { current: newest.current, old, fingerprints }.write().into_bytes())
+    }
+
     /// Whether there are old keys, so that there may be something to seal anew.
     pub fn has_old(&self) -> bool {
         !self.0.old.is_empty()
@@ -199,7 +217,7 @@ impl Ring {
     }
 
     fn store(&self, path: &Path) -> Result<()> {
-        let failed = |e: std::io::Error| Error::internal(&format!("writing {}", path.display()), e);
+        let failed = |e: std::io::Error| fs::path_error("writing", path)(e);
         // A half-written ring that a kill left behind would keep the keys that are dropped here.
         fs::remove_left_over(path).map_err(failed)?;
         fs::write_atomic(path, self.write().as_bytes(), fs::PRIVATE_FILE).map_err(failed)
@@ -241,10 +259,14 @@ impl Ring {
         text
     }
 
-    fn keys(&self) -> Result<MasterKey> {
-        // Without a key of their own, fingerprints have always come from the first key that there was.
+    /// Without a key of their own, fingerprints have always come from the first key that there was.
+    fn fingerprint_key(&self) -> Bytes {
         let first = self.old.last().unwrap_or(&self.current);
-        let fingerprints = self.fingerprints.unwrap_or_else(|| derived(first, FINGERPRINT_LABEL));
+        self.fingerprints.unwrap_or_else(|| derived(first, FINGERPRINT_LABEL))
+    }
+
+    fn keys(&self) -> Result<MasterKey> {
+        let fingerprints = self.fingerprint_key();
         Ok(MasterKey(Arc::new(Keys {
             current: SealingKey::new(&self.current)?,
             old: self.old.iter().map(SealingKey::new).collect::<Result<_>>()?,
@@ -331,6 +353,31 @@ mod tests {
         assert!(!last.has_old());
         assert_eq!((last.open("c", &resealed).unwrap(), last.fingerprint("c", b"x")), (b"x".to_vec(), print));
         assert!(last.open("c", &sealed).is_err());
+    }
+
+    #[test]
+    fn versions_of_a_key_file_together_open_what_any_of_them_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        let first = MasterKey::load_or_create(&path).unwrap();
+        let mut versions = vec![std::fs::read(&path).unwrap()];
+        assert_eq!(MasterKey::union(&versions).unwrap(), versions[0], "one version is that version");
+        let mut sealed = vec![first.seal("c", b"x").unwrap()];
+        for _ in 0..2 {
+            MasterKey::rotate(&path).unwrap();
+            MasterKey::drop_old(&path, None).unwrap();
+            versions.push(std::fs::read(&path).unwrap());
+            sealed.push(MasterKey::load_or_create(&path).unwrap().seal("c", b"x").unwrap());
+        }
+        std::fs::write(&path, MasterKey::union(&versions).unwrap()).unwrap();
+        let all = MasterKey::load_or_create(&path).unwrap();
+        for sealed in &sealed {
+            assert_eq!(all.open("c", sealed).unwrap(), b"x");
+        }
+        assert_eq!(all.reseal("c", &sealed[2]).unwrap(), None, "the newest is the current one");
+        assert_eq!(all.fingerprint("c", b"x"), first.fingerprint("c", b"x"));
+        assert!(MasterKey::union(&[]).unwrap().is_empty());
+        assert!(MasterKey::union(&[b"no key".to_vec()]).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Image references: `HOST/REPOSITORY[:TAG][@DIGEST]`, with one symbolic host for the platform's own registry.
 
 use crate::{Digest, Error};
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 /// The host that stands for the platform's registry wherever an image is stored; only the edges map it to an
 /// address, so a changed port or host breaks nothing.
@@ -117,17 +117,35 @@ impl FromStr for ImageRef {
             Some(_) => ("docker.io".to_owned(), rest.to_owned()),
             None => ("docker.io".to_owned(), format!("library/{rest}")),
         };
-        let host_ok = host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
         let tag_ok = tag.as_ref().is_none_or(|t| {
             (1..=128).contains(&t.len())
                 && !t.starts_with(['.', '-'])
                 && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         });
-        if !host_ok || !tag_ok || !is_repository(&repository) {
+        if !is_host(&host) || !tag_ok || !is_repository(&repository) {
             return Err(wrong());
         }
         Ok(Self { host, repository, tag, digest })
     }
+}
+
+/// A DNS name or an address of IPv4 or, in brackets, IPv6; with or without a port.
+fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let (host_ok, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, "")) => (address.parse::<Ipv6Addr>().is_ok(), None),
+        Some((address, port)) => (port.starts_with(':') && address.parse::<Ipv6Addr>().is_ok(), Some(&port[1..])),
+        None => {
+            let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+            (name.split('.').all(is_label), port)
+        }
+    };
+    host_ok && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// The name grammar of the OCI distribution specification.
@@ -182,6 +200,11 @@ mod tests {
         assert_eq!(read("localhost/a"), ("localhost".into(), "a".into(), None));
         assert_eq!(read("x"), ("docker.io".into(), "library/x".into(), None));
         assert_eq!(read("team/x:1"), ("docker.io".into(), "team/x".into(), t("1")));
+        assert_eq!(read("[::1]:5000/a").0, "[::1]:5000");
+        for bad in ["../x", "./x", ".:5000/x", "a..b/c", "a:b/c", "x:99999/y:z", "x:0/y", "-a.b/c", "[::1/c", "[x]:1/c"]
+        {
+            assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
+        }
         for bad in ["", "Upper/x", "a b", "r.io/x:", "r.io/x@sha256:12", "r.io//x", "r.io/x:-a", "http://r.io/x"] {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
         }

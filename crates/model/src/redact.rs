@@ -91,6 +91,21 @@ impl Masker {
         self.longest
     }
 
+    /// How much of a text that goes on may be shown before the rest has come: nothing of a secret that may have begun,
+    /// and no part of one that is whole.
+    pub fn settled(&self, text: &[u8]) -> usize {
+        let known = |at: usize| self.by_first.get(&text[at]).into_iter().flatten();
+        let window = |end: usize| end.saturating_sub(self.longest)..end;
+        let begun = |&at: &usize| known(at).any(|part| part.len() > text.len() - at && part.starts_with(&text[at..]));
+        let mut end = window(text.len()).find(begun).unwrap_or(text.len());
+        let across =
+            |at: usize, end: usize| known(at).any(|part| at + part.len() > end && text[at..].starts_with(part));
+        while let Some(at) = window(end).find(|&at| across(at, end)) {
+            end = at;
+        }
+        end
+    }
+
     /// The text without secrets.
     pub fn text(&self, text: &str) -> String {
         String::from_utf8_lossy(&self.prefix(text.as_bytes(), text.len())).into_owned()
@@ -210,6 +225,27 @@ mod tests {
         let m = masker(&["hunter22"]);
         assert_eq!(m.prefix(b"123 hunter22 and more", 8), b"123 ********");
         assert_eq!(m.prefix(b"123 hunter22 and more", 3), b"123");
+    }
+
+    #[test]
+    fn what_may_become_a_secret_is_not_settled() {
+        let m = masker(&["abcdefgh", "efghijkl", "abcdefgh-long"]);
+        for (text, settled) in [
+            ("", 0),
+            ("plain", 5),
+            ("x abc", 2),
+            ("x abcd abc", 7),
+            ("x abcde!", 8),
+            // Whole, but it may become the longer one, or be overlapped by another.
+            ("x abcdefgh", 2),
+            ("x abcdefgh!", 11),
+            ("x abcdefghij", 2),
+            ("x efghijkl", 10),
+            ("abcdefgh-lon", 0),
+        ] {
+            assert_eq!(m.settled(text.as_bytes()), settled, "{text}");
+        }
+        assert_eq!(masker(&[]).settled(b"plain"), 5);
     }
 
     #[test]

@@ -135,6 +135,9 @@ fn fault(name: &str) -> Option<String> {
             _ if part.len() > MAX_COMPONENT => {
                 return Some(format!("a part of the name has {} bytes, {MAX_COMPONENT} is the limit", part.len()));
             }
+            _ if part.starts_with(".wh.") => {
+                return fixed("the name begins with '.wh.', which removes files in the layers of an image");
+            }
             _ if is_device(part) => return Some(format!("'{part}' is a device's name on some systems")),
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! Tools, model and identity providers, and which agent uses which tool: the records of the tool registry and its trait.
 
-use crate::{Name, Operation, OperationId, Result, Secret};
+use crate::{Name, Operation, OperationId, Result, Secret, metric::Metrics};
 use async_trait::async_trait;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -412,4 +412,7 @@ pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
 
     /// Makes sure that `echo-tool` and `playground-llm` exist; what exists already is left as it is.
     async fn seed_starter_kit(&self, operation: Operation) -> Result<()>;
+
+    /// What the service measured since it started.
+    async fn tool_metrics(&self) -> Result<Metrics>;
 }

@@ -81,14 +81,15 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
 
 async fn delete_whole(state: Arc<AppState>, name: Name) -> Result<()> {
     // One that is gone already may have been cut off in the middle of its deletion: the rest is done all the same.
-    let deleted = state.agents.delete_agent(Operation::new(), name.clone()).await;
+    let (delete, reserve) = (Operation::new(), &state.reserve);
+    let deleted = reserve.for_freeing(|| state.agents.delete_agent(delete.clone(), name.clone())).await;
     if deleted.as_ref().is_err_and(|e| e.code != Code::NotFound) {
         return deleted;
     }
     state.routes.forget(&name);
     let release = Operation::new();
     for tries in 1.. {
-        match state.tools.release_agent(release.clone(), name.clone()).await {
+        match reserve.for_freeing(|| state.tools.release_agent(release.clone(), name.clone())).await {
             Err(e) if e.code.is_transient() && tries < RELEASE_TRIES => tokio::time::sleep(RELEASE_PAUSE * tries).await,
             // Nothing to release is as good as released.
             Err(e) if e.code == Code::NotFound => break,

@@ -65,21 +65,24 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
     let caller = authenticate(state, request.headers(), address).await?;
     let pattern = request.extensions().get::<MatchedPath>().cloned();
     let permission = permissions::permission(request.method(), pattern.as_ref().map(MatchedPath::as_str));
-    let invoke = permission.is_some_and(|permission| permission.invoke);
-    let level = state.access.keys.count(&caller, if invoke { Meters::Invokes } else { Meters::Requests });
+    let meters = permission.map_or(Meters::Requests, |permission| permission.meters);
+    let level = state.access.keys.count(&caller, meters);
     let ticket =
         permission.and_then(|permission| ticket(state, &request, pattern.as_ref(), permission, &caller, address));
     let asked = Asked(request.uri().clone());
     request.extensions_mut().insert(asked);
     request.extensions_mut().insert(caller.clone());
     let answer = async {
-        within_rate(level, invoke)?;
+        within_rate(level, meters)?;
         if let Some(permission) = permission {
             in_scope(&caller, permission)?;
         }
         match &ticket {
             None => Ok(next.run(request).await),
-            Some(ticket) => changed(state, ticket, request, next).await,
+            Some(ticket) => {
+                let frees = permission.is_some_and(Permission::frees);
+                changed(state, ticket, frees, request, next).await
+            }
         }
     };
     let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
@@ -90,15 +93,25 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
         ended.await.map_err(|e| Error::internal("writing the audit log", e))?;
     }
     if let Some((level, rate)) = level {
-        tell_rate(response.headers_mut(), level, rate, invoke);
+        tell_rate(response.headers_mut(), level, rate, meters);
     }
     Ok(response)
 }
 
 /// Makes a change: first its entry, then what it does.
-async fn changed(state: &Arc<AppState>, ticket: &Arc<Ticket>, request: Request, next: Next) -> ApiResult<Response> {
+async fn changed(
+    state: &Arc<AppState>,
+    ticket: &Arc<Ticket>,
+    frees: bool,
+    request: Request,
+    next: Next,
+) -> ApiResult<Response> {
     let cut_off = CutOff(Some((ticket.clone(), state.clone())));
-    ticket.begin().await?;
+    if frees {
+        state.reserve.for_freeing(|| ticket.begin()).await?;
+    } else {
+        ticket.begin().await?;
+    }
     let response = audit::scope(ticket.clone(), next.run(request)).await;
     cut_off.forget();
     Ok(response)
@@ -241,9 +254,9 @@ fn full(state: &AppState) -> ApiError {
     Error::new(Code::ResourceExhausted, text).into()
 }
 
-fn within_rate(level: Option<(Level, Rate)>, invoke: bool) -> ApiResult<()> {
+fn within_rate(level: Option<(Level, Rate)>, meters: Meters) -> ApiResult<()> {
     let Some(wait) = level.and_then(|(level, _)| level.wait) else { return Ok(()) };
-    let (what, setting) = if invoke { ("invokes", "invokes_per_second") } else { ("requests", "requests_per_second") };
+    let (what, setting) = meters.named();
     let text = format!("this API key sends too many {what} (setting {setting})");
     Err(ApiError::from(Error::new(Code::ResourceExhausted, text)).retry_after(wait))
 }
@@ -257,8 +270,8 @@ fn in_scope(caller: &Caller, permission: Permission) -> ApiResult<()> {
     Err(Error::new(Code::PermissionDenied, text).into())
 }
 
-fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, invoke: bool) {
-    let name = if invoke { "invokes" } else { "requests" };
+fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, meters: Meters) {
+    let (name, _) = meters.named();
     let reset = seconds(level.wait.unwrap_or(level.full_in));
     let now = format!("\"{name}\";r={};t={reset}", level.left);
     let policy = format!("\"{name}\";q={};w={}", rate.burst(), rate.window());

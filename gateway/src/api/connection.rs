@@ -69,9 +69,14 @@ pub fn http_url(path: &str, text: &str) -> Result<Url> {
         return Err(wrong(&format!("\"{}\" is not a URL: it has spaces or backslashes", short(text))));
     }
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    let Some(url) = url.filter(|_| text.contains("://")) else {
+    // The parser takes "http:///x" for "http://x".
+    let has_authority = text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with(['/', '?', '#']));
+    let Some(url) = url.filter(|_| has_authority) else {
         return Err(wrong(&format!("\"{}\" is not a URL that begins with http:// or https://", short(text))));
     };
+    if url.domain().is_some_and(|domain| domain.trim_end_matches('.').split('.').any(str::is_empty)) {
+        return Err(wrong(&format!("\"{}\" has a host with an empty part", short(text))));
+    }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("must not have a user name or password in it; give a credential instead"));
     }
@@ -160,6 +165,9 @@ mod tests {
             "//a.example",
             "http:a.example",
             "https://",
+            "http:///x",
+            "https://x..y",
+            "https://.x",
             "https://u:p@a.example",
             "https://u@a.example",
             "https://a.example/#x",

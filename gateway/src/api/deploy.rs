@@ -232,6 +232,7 @@ pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: Whol
     within_source_limits(&request, &state.limits)?;
     let (request, ignored) = request.refreshed(refresh);
     warnings.extend(ignored);
+    warnings.extend(query.unknown(&["wait", "timeout", "strict", "refresh"]));
     let (agent, wants_build) = (request.agent.clone(), request.wants_build());
     match carry_out_strictly(&state, request.into(), asked, warnings, strict).await? {
         Ok(done) => created(&state, agent, done, wants_build),

@@ -7,12 +7,12 @@ use super::{
     body::WholeBody,
     connection::http_url,
     error::ApiResult,
-    json::{self, Object, short},
+    json::{Object, short},
     page::ByName,
     query::{Query, Segment},
     tools::{
         DELETED, Deleted,
-        body::{labels, named_as_in_path},
+        body::{labels, named, pass_over_answered},
         created,
     },
     users,
@@ -166,13 +166,10 @@ pub struct IdentityProviderStatus {
     tag = "identity providers",
     params(
         ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
-        ("after" = Option<String>, Query, description = "Only entries whose names come after this one"),
+        ("after" = Option<String>, Query),
     ),
     responses(
-        (
-            status = 200, description = "The identity providers", body = Vec<IdentityProviderOut>,
-            headers(("Link" = String, description = "Where the next part is, as `<?…>; rel=\"next\"`, if there is more"))
-        ),
+        (status = 200, description = "The identity providers", body = Vec<IdentityProviderOut>),
     ),
 )]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<IdentityProviderOut>> {
@@ -295,13 +292,7 @@ fn shape(provider: IdentityProvider) -> IdentityProviderOut {
 fn parse(body: &[u8], path: Option<Name>) -> Result<(IdentityProvider, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut root = Object::parse(body)?;
-    let name = match path {
-        None => json::name("name", &root.required("name")?)?,
-        Some(name) => {
-            named_as_in_path(root.text("name")?.as_deref(), &name)?;
-            name
-        }
-    };
+    let name = named(&mut root, path)?;
     let labels = labels(&mut root)?;
     let Some(mut spec) = root.object("spec")? else { return Err(Error::field("spec", "is required")) };
     let host = spec.required("host")?;
@@ -328,9 +319,7 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(IdentityProvider, Vec<Strin
     let domain = |(i, text): (usize, &String)| domain(&format!("{}[{i}]", spec.path_of("allowedDomains")), text);
     let allowed_domains = domains.iter().enumerate().map(domain).collect::<Result<_>>()?;
     spec.finish(&mut warnings);
-    for key in ["namespace", "status", "created_at", "updated_at", "warnings"] {
-        root.take(key);
-    }
+    pass_over_answered(&mut root);
     root.finish(&mut warnings);
     let provider = IdentityProvider {
         name,

@@ -50,6 +50,8 @@ const MAX_ERROR: usize = 1 << 20;
 const MAX_ERROR_LINES: usize = 50;
 /// What proves to the runner that an invoke comes from a gateway.
 const TOKEN: &str = "x-hoistway-invoke-token";
+/// The trailer in which the runner tells how a streamed answer went: `ok`, or its error's code.
+const OUTCOME: &str = "x-hoistway-outcome";
 /// What a streamed answer may call itself; anything else is handed on as bytes that no browser interprets.
 const STREAM_TYPES: [&str; 4] = ["text/event-stream", "application/json", "application/x-ndjson", "text/plain"];
 
@@ -169,6 +171,7 @@ pub async fn stream(State(state): State<Arc<AppState>>, name: Segment, body: Who
         deadline,
         last: *b"\n\n",
         ended: false,
+        outcome: "ok",
         ending,
         request_id: telemetry::request_id().unwrap_or_default(),
         _open: open,
@@ -212,6 +215,8 @@ struct Chunks {
     /// The last two bytes.
     last: [u8; 2],
     ended: bool,
+    /// What a whole answer counts as: one that has all its chunks may tell that the agent failed.
+    outcome: &'static str,
     ending: Ending,
     request_id: Arc<str>,
     _open: Open,
@@ -224,11 +229,20 @@ impl Chunks {
         while !self.ended {
             let error = match timeout_at(self.deadline, self.body.frame()).await {
                 Ok(None) => {
-                    self.ending.with("ok");
+                    self.ending.with(self.outcome);
                     return Ok(None);
                 }
                 Ok(Some(Ok(frame))) => {
-                    let Ok(data) = frame.into_data() else { continue };
+                    let data = match frame.into_data() {
+                        Ok(data) => data,
+                        Err(frame) => {
+                            let told = frame.trailers_ref().and_then(|trailers| trailers.get(OUTCOME));
+                            if told.is_some_and(|outcome| outcome != "ok") {
+                                self.outcome = Code::AgentError.as_str();
+                            }
+                            continue;
+                        }
+                    };
                     for byte in &data[data.len().saturating_sub(2)..] {
                         self.last = [self.last[1], *byte];
                     }

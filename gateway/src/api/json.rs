@@ -142,16 +142,32 @@ impl Object {
 
     /// Says which members nobody asked for, and what they may have been meant to be.
     pub fn finish(self, warnings: &mut Vec<String>) {
-        let unknown: Vec<_> = self.members.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key).collect();
+        let unknown: Vec<_> = self.unknown().collect();
         for key in unknown.iter().take(MAX_UNKNOWN) {
-            let hint = match did_you_mean(key, &self.known) {
-                Some(meant) => format!("; did you mean \"{}\"?", self.path_of(meant)),
-                None => String::new(),
-            };
+            let hint = self.hint(key);
             warnings.push(format!("unknown field \"{}\" is ignored{hint}", short(&self.path_of(key))));
         }
         if let Some(more) = unknown.len().checked_sub(MAX_UNKNOWN).filter(|more| *more > 0) {
             warnings.push(format!("{more} more unknown fields are ignored"));
+        }
+    }
+
+    /// Refuses a member that nobody asked for, where ignoring it would do something else than was meant.
+    pub fn refuse_unknown(self) -> Result<()> {
+        match self.unknown().next() {
+            None => Ok(()),
+            Some(key) => Err(Error::field(short(&self.path_of(key)), format!("unknown field{}", self.hint(key)))),
+        }
+    }
+
+    fn unknown(&self) -> impl Iterator<Item = &String> {
+        self.members.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key)
+    }
+
+    fn hint(&self, key: &str) -> String {
+        match did_you_mean(key, &self.known) {
+            Some(meant) => format!("; did you mean \"{}\"?", self.path_of(meant)),
+            None => String::new(),
         }
     }
 }

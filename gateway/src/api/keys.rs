@@ -192,7 +192,8 @@ pub async fn create(
     )
 )]
 pub async fn revoke(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<Revoked>> {
-    state.access.keys.revoke(&id.into_text()).await?;
+    let id = id.into_text();
+    state.reserve.for_freeing(|| state.access.keys.revoke(&id)).await?;
     Ok(Json(Revoked { status: "deleted" }))
 }
 

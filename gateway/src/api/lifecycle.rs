@@ -34,8 +34,10 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     (status = 409, body = ErrorBody, description = "It is being deployed, and that takes longer than the answer waits"),
 ))]
 pub async fn stop(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Response> {
-    let agents = state.agents.clone();
-    change(&state, name.name("agent")?, |name| async move { agents.stop_agent(Operation::new(), name).await }).await
+    let (agents, reserve, operation) = (state.agents.clone(), state.reserve.clone(), Operation::new());
+    let stop =
+        |name: Name| async move { reserve.for_freeing(|| agents.stop_agent(operation.clone(), name.clone())).await };
+    change(&state, name.name("agent")?, stop).await
 }
 
 /// Start a stopped agent

@@ -7,12 +7,12 @@ use super::{
     body::WholeBody,
     connection::http_url,
     error::ApiResult,
-    json::{self, Object, has_value, short},
+    json::{Object, has_value, short},
     page::ByName,
     query::{Query, Segment},
     tools::{
         CredentialStatus, DELETED, Deleted,
-        body::{credentials_object, labels, named_as_in_path, secrets},
+        body::{credentials_object, labels, named, pass_over_answered, secrets},
         created, exists,
     },
     users,
@@ -150,13 +150,10 @@ pub struct ModelProviderStatus {
     tag = "model providers",
     params(
         ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
-        ("after" = Option<String>, Query, description = "Only entries whose names come after this one"),
+        ("after" = Option<String>, Query),
     ),
     responses(
-        (
-            status = 200, description = "The model providers", body = Vec<ModelProviderOut>,
-            headers(("Link" = String, description = "Where the next part is, as `<?…>; rel=\"next\"`, if there is more"))
-        ),
+        (status = 200, description = "The model providers", body = Vec<ModelProviderOut>),
     ),
 )]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<ModelProviderOut>> {
@@ -324,13 +321,7 @@ fn shape(provider: ModelProvider) -> ModelProviderOut {
 fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut root = Object::parse(body)?;
-    let name = match path {
-        None => json::name("name", &root.required("name")?)?,
-        Some(name) => {
-            named_as_in_path(root.text("name")?.as_deref(), &name)?;
-            name
-        }
-    };
+    let name = named(&mut root, path)?;
     let labels = labels(&mut root)?;
     no_budget(&mut root)?;
     let spec = root.object("spec")?;
@@ -349,14 +340,7 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<Strin
         (credentials, None) => credentials.unwrap_or_default(),
         (_, Some(_)) => return Err(Error::field("credentials", "are given twice")),
     };
-    // What an answer has besides, so that one can be sent back with changes.
-    for key in ["namespace", "status", "created_at", "updated_at", "warnings"] {
-        if nested {
-            root.take(key)
-        } else {
-            spec.take(key)
-        };
-    }
+    pass_over_answered(if nested { &mut root } else { &mut spec });
     spec.finish(&mut warnings);
     root.finish(&mut warnings);
     Ok((NewModelProvider { name, provider, endpoint, models, labels, credentials }, warnings))

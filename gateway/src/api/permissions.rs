@@ -4,7 +4,10 @@
 //! A route that is not in [`TABLE`] needs `admin` and is audited as `undeclared`: whoever forgets it here shuts it, and a
 //! test finds every route that the API describes and this table does not.
 
-use crate::{audit::Named, keys::Scope};
+use crate::{
+    audit::Named,
+    keys::{Meters, Scope},
+};
 use http::Method;
 
 /// What one route needs.
@@ -14,30 +17,44 @@ pub struct Permission {
     pub scope: Scope,
     /// The action, if the route changes something, and where the name of what it changes stands.
     pub change: Option<(&'static str, Named)>,
-    /// Whether it counts against the rate of invokes.
-    pub invoke: bool,
+    /// What it counts against.
+    pub meters: Meters,
 }
 
 const fn read() -> Permission {
-    Permission { scope: Scope::Read, change: None, invoke: false }
+    Permission { scope: Scope::Read, change: None, meters: Meters::Requests }
+}
+
+const fn scrape() -> Permission {
+    Permission { meters: Meters::Scrapes, ..read() }
+}
+
+/// The changes that make room on a disk, or end what an intruder does: they are made on a full disk too.
+const FREEING: [&str; 3] = ["agent.delete", "agent.stop", "key.revoke"];
+
+impl Permission {
+    /// Whether it makes room, and so may use the reserve.
+    pub fn frees(self) -> bool {
+        self.change.is_some_and(|(action, _)| FREEING.contains(&action))
+    }
 }
 
 const fn invoke() -> Permission {
-    Permission { scope: Scope::Invoke, change: None, invoke: true }
+    Permission { scope: Scope::Invoke, change: None, meters: Meters::Invokes }
 }
 
 const fn change(action: &'static str) -> Permission {
-    Permission { scope: Scope::Deploy, change: Some((action, Named::ByPath)), invoke: false }
+    Permission { scope: Scope::Deploy, change: Some((action, Named::ByPath)), meters: Meters::Requests }
 }
 
 /// Makes what the body's `name` says.
 const fn create(action: &'static str) -> Permission {
-    Permission { scope: Scope::Deploy, change: Some((action, Named::ByBody)), invoke: false }
+    Permission { scope: Scope::Deploy, change: Some((action, Named::ByBody)), meters: Meters::Requests }
 }
 
 /// The saga's journal writes the entry.
 const fn deploy(action: &'static str) -> Permission {
-    Permission { scope: Scope::Deploy, change: Some((action, Named::ByJournal)), invoke: false }
+    Permission { scope: Scope::Deploy, change: Some((action, Named::ByJournal)), meters: Meters::Requests }
 }
 
 const fn admin(permission: Permission) -> Permission {
@@ -90,7 +107,7 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("GET", "/deployments/{id}", read()),
     ("GET", "/events", read()),
     // At the root, where scrapers look.
-    ("GET", "/metrics", read()),
+    ("GET", "/metrics", scrape()),
     ("GET", "/status", read()),
     ("POST", "/starter-kit", change("starter_kit.seed")),
     ("GET", "/keys", admin(read())),
@@ -185,7 +202,10 @@ mod tests {
                 let declared = TABLE.iter().find(|(m, p, _)| *m == method && same(p, path));
                 let (_, _, permission) = declared.unwrap_or_else(|| panic!("{method} {path} has no line in TABLE"));
                 let looks = ["GET", "HEAD"].contains(&method);
-                assert!(looks == permission.change.is_none() || permission.invoke, "{method} {path}: is it a change?");
+                assert!(
+                    looks == permission.change.is_none() || permission.meters == Meters::Invokes,
+                    "{method} {path}: is it a change?"
+                );
                 assert!(!looks || matches!(permission.scope, Scope::Read | Scope::Admin), "{method} {path}");
                 for prefix in ["/api", "/api/v1"] {
                     let pattern = format!("{prefix}{path}");

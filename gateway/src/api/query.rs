@@ -31,6 +31,14 @@ impl Query {
         self.0.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
+    /// Says which parameters mean nothing here.
+    pub fn unknown(&self, known: &[&str]) -> Vec<String> {
+        let mut unknown: Vec<&String> = self.0.keys().filter(|key| !known.contains(&key.as_str())).collect();
+        unknown.sort_unstable();
+        unknown.truncate(10);
+        unknown.into_iter().map(|key| format!("unknown query parameter \"{}\" is ignored", short(key))).collect()
+    }
+
     /// As it stands there; blank is absent.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.get(key)

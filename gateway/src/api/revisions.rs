@@ -315,10 +315,9 @@ pub async fn rollback(
 ) -> ApiResult<Response> {
     let agent = path.name(0, "agent")?;
     let asked = Asked::of(&state, &query)?;
-    let mut warnings = Vec::new();
-    let to = target(&body.bytes, &mut warnings)?;
+    let to = target(&body.bytes)?;
     let work = Work::Rollback(Rollback { agent: agent.clone(), to });
-    let done = match deploy::carry_out(&state, work, asked, warnings).await? {
+    let done = match deploy::carry_out(&state, work, asked, Vec::new()).await? {
         Ok(done) => done,
         Err(underway) => return Ok(underway),
     };
@@ -342,14 +341,15 @@ pub async fn rollback(
     Ok((status, done.headers, Json(body)).into_response())
 }
 
-/// The revision that a rollback's body names; the body may be absent.
-fn target(body: &[u8], warnings: &mut Vec<String>) -> Result<RevisionRef> {
+/// The revision that a rollback's body names; the body may be absent. A member that means nothing is refused: with a
+/// slip of the pen the wrong revision would be served.
+fn target(body: &[u8]) -> Result<RevisionRef> {
     if body.trim_ascii().is_empty() {
         return Ok(RevisionRef::Previous);
     }
     let mut root = Object::parse(body)?;
     let given = root.take("revision");
-    root.finish(warnings);
+    root.refuse_unknown()?;
     match given {
         None => Ok(RevisionRef::Previous),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(RevisionRef::Previous),
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_rollbacks_body_names_a_revision_or_none() {
-        let read = |body: &str| target(body.as_bytes(), &mut Vec::new()).map_err(|e| e.message);
+        let read = |body: &str| target(body.as_bytes()).map_err(|e| e.message);
         let id = RevisionId::mint();
         for (body, want) in [
             ("", RevisionRef::Previous),
@@ -426,6 +426,8 @@ mod tests {
             assert_eq!(read(body), Ok(want), "{body}");
         }
         for (body, want) in [
+            ("{\"revison\": 3}", "revison: unknown field; did you mean \"revision\"?"),
+            ("{\"rev\": 3, \"revision\": null}", "rev: unknown field"),
             ("{\"revision\": -1}", "revision: -1 is not the number of a revision"),
             ("{\"revision\": 1.5}", "revision: 1.5 is not the number of a revision"),
             ("{\"revision\": []}", "revision: must be a number or an id"),

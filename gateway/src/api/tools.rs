@@ -1,6 +1,7 @@
 //! `/api/tools`.
 
 pub mod body;
+mod places;
 mod schema;
 mod shape;
 
@@ -57,13 +58,10 @@ pub const DELETED: Deleted = Deleted { status: "deleted" };
     tag = "tools",
     params(
         ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
-        ("after" = Option<String>, Query, description = "Only entries whose names come after this one"),
+        ("after" = Option<String>, Query),
     ),
     responses(
-        (
-            status = 200, description = "The tools", body = Vec<ToolOut>,
-            headers(("Link" = String, description = "Where the next part is, as `<?…>; rel=\"next\"`, if there is more"))
-        ),
+        (status = 200, description = "The tools", body = Vec<ToolOut>),
     ),
 )]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<ToolOut>> {

@@ -1,5 +1,6 @@
 //! Migrations of the gateway's database, oldest first. Only ever append.
 
+mod m2026_11_23_audit_by_time;
 mod m2026_11_23_deployments;
 mod m2026_11_23_deployments_audited;
 mod m2026_11_23_keys_audit;
@@ -12,5 +13,6 @@ pub fn all() -> Migrations {
         Box::new(m2026_11_23_deployments::Migration),
         Box::new(m2026_11_23_keys_audit::Migration),
         Box::new(m2026_11_23_deployments_audited::Migration),
+        Box::new(m2026_11_23_audit_by_time::Migration),
     ]
 }

@@ -1,7 +1,10 @@
 //! The table `audit`.
 
 use crate::audit::{Entry, Filter, Outcome};
-use hoistway_kit::db::{Db, db_error};
+use hoistway_kit::{
+    db::{Db, db_error},
+    prune::{Keep, Pruned, Rows, prune},
+};
 use hoistway_model::{Error, Result};
 use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect, entity::prelude::*};
 
@@ -31,6 +34,9 @@ impl ActiveModelBehavior for ActiveModel {}
 
 const READING: &str = "reading the audit log";
 const WRITING: &str = "writing the audit log";
+
+/// Entries whose changes have ended.
+const ENDED: Rows = Rows { table: "audit", time: "at", which: "outcome <> 'pending'" };
 
 /// The audit log in the gateway's database.
 #[derive(Debug, Clone)]
@@ -109,10 +115,9 @@ impl AuditStore {
         lost.exec(self.0.write()).await.map(drop).map_err(db_error(WRITING))
     }
 
-    /// Forgets entries from before `before`.
-    pub async fn purge(&self, before: i64) -> Result<()> {
-        let deleted = Entity::delete_many().filter(Column::At.lt(before)).exec(self.0.write()).await;
-        deleted.map(drop).map_err(db_error("purging the audit log"))
+    /// Forgets entries that are not to be kept.
+    pub async fn purge(&self, keep: Keep) -> Result<Pruned> {
+        prune(&self.0, &ENDED, keep).await
     }
 }
 

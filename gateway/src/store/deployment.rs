@@ -6,6 +6,7 @@ use crate::{
     deploy::DeploymentStatus,
     saga::log::{State, Step},
 };
+use hoistway_kit::prune::Rows;
 use hoistway_model::{AuditId, Error, Name, Result};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -33,6 +34,9 @@ pub struct Model {
     /// JSON of what the audit log is told of it; the database does so itself, see the migrations.
     pub audit: Option<String>,
 }
+
+/// Deployments that ended: nothing reads them any more but whoever looks back.
+pub const ENDED: Rows = Rows { table: "deployments", time: "completed_at", which: "completed_at IS NOT NULL" };
 
 /// What the database takes from a deployment for the audit log; the rest is in other columns.
 #[derive(Serialize)]

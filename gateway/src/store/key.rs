@@ -35,6 +35,11 @@ impl ActiveModelBehavior for ActiveModel {}
 const READING: &str = "reading the API keys";
 const WRITING: &str = "writing the API keys";
 
+/// Rows of one statement.
+const BATCH: usize = 200;
+/// SQLite takes an offset only beside a limit.
+const LARGEST: u64 = i64::MAX as u64;
+
 /// The API keys in the gateway's database.
 #[derive(Debug, Clone)]
 pub struct KeyStore(pub(super) Db);
@@ -115,18 +120,16 @@ impl KeyStore {
         txn.commit().await.map_err(db_error(WRITING))
     }
 
-    /// Forgets keys that were revoked or expired before `before`; answers with their ids.
-    pub async fn purge(&self, before: i64) -> Result<Vec<String>> {
-        let old = Condition::any().add(Column::RevokedAt.lt(before)).add(Column::ExpiresAt.lt(before));
-        let ids: Vec<String> = Entity::find()
-            .select_only()
-            .column(Column::Id)
-            .filter(old)
-            .into_tuple()
-            .all(self.0.read())
-            .await
-            .map_err(db_error(READING))?;
-        if !ids.is_empty() {
+    /// Forgets keys that were revoked or expired before `before`, and of those that were so before `now` all but the
+    /// newest `keep`; answers with their ids.
+    pub async fn purge(&self, before: i64, now: i64, keep: u32) -> Result<Vec<String>> {
+        let ended = |before: i64| Condition::any().add(Column::RevokedAt.lt(before)).add(Column::ExpiresAt.lt(before));
+        let find = || Entity::find().select_only().column(Column::Id);
+        let old = find().filter(ended(before));
+        let surplus = find().filter(ended(now)).order_by_desc(Column::Id).offset(u64::from(keep)).limit(LARGEST);
+        let mut ids: Vec<String> = old.into_tuple().all(self.0.read()).await.map_err(db_error(READING))?;
+        ids.extend(surplus.into_tuple::<String>().all(self.0.read()).await.map_err(db_error(READING))?);
+        for ids in ids.chunks(BATCH) {
             let deleted = Entity::delete_many().filter(Column::Id.is_in(ids.iter().map(String::as_str)));
             deleted.exec(self.0.write()).await.map_err(db_error(WRITING))?;
         }

@@ -14,7 +14,10 @@ use crate::{
     saga::log::{Log, State, Step, Timing},
     seen::Seen,
 };
-use hoistway_kit::db::{Db, db_error};
+use hoistway_kit::{
+    db::{Db, db_error},
+    prune::{Keep, Pruned, prune},
+};
 use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 use std::{path::Path, sync::Arc};
@@ -253,13 +256,8 @@ impl Journal {
         rows.into_iter().map(deployment::from_row).collect()
     }
 
-    /// Forgets deployments that ended before `before` (milliseconds since the epoch).
-    pub async fn purge(&self, before: i64) -> Result<u64> {
-        let deleted = deployment::Entity::delete_many()
-            .filter(deployment::Column::CompletedAt.lt(before))
-            .exec(self.db.write())
-            .await
-            .map_err(db_error("purging the deployment journal"))?;
-        Ok(deleted.rows_affected)
+    /// Forgets deployments that ended and are not to be kept.
+    pub async fn purge(&self, keep: Keep) -> Result<Pruned> {
+        prune(&self.db, &deployment::ENDED, keep).await
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::harness::{Answer, Gateway};
 use hoistway_gateway::{access::AccessLimits, state::Limits};
+use hoistway_kit::prune::Keep;
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
@@ -140,4 +141,34 @@ async fn a_log_that_cannot_be_written_stops_the_change() {
     db.execute_unprepared("DROP TABLE audit").await.unwrap();
     assert_eq!(gateway.call("DELETE", "/api/tools/t", "").await.status, 500);
     assert_eq!(gateway.get("/api/tools/t").await.status, 200, "nothing was changed");
+}
+
+#[tokio::test]
+async fn the_oldest_of_too_many_entries_go_and_what_is_under_way_stays() {
+    let gateway = Gateway::start().await;
+    let call = gateway.call("DELETE", "/api/model-providers/waits", "");
+    let log = async || told(&gateway.get("/api/audit").await);
+    let work = async {
+        until(async || log().await.len() == 1).await;
+        for name in ["a", "b", "c", "d"] {
+            assert_eq!(gateway.post("/api/tools", tool(name)).await.status, 201);
+        }
+        let audit = &gateway.state.access.audit;
+        let keep = |count| Keep::new(std::time::Duration::from_secs(3600), count);
+        audit.tidy(keep(4)).await.unwrap();
+        assert_eq!(log().await.len(), 5);
+        // Two may be of one millisecond, and that millisecond may be this one.
+        until(async || {
+            audit.tidy(keep(2)).await.unwrap();
+            log().await.len() == 3
+        })
+        .await;
+        let left = log().await;
+        assert_eq!(left[2], "model_provider.delete waits pending null null", "{left:?}");
+        assert!(left[0].starts_with("tool.create ") && left[1].starts_with("tool.create "), "{left:?}");
+    };
+    tokio::select! {
+        _ = call => panic!("it waits for ever"),
+        () = work => {}
+    }
 }

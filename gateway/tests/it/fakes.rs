@@ -277,6 +277,10 @@ impl ToolRegistry for FakeTools {
         let echo = NewTool { name: name("echo-tool"), description: String::new(), connection, labels, credentials };
         self.create_tool(operation, echo).await.map(drop)
     }
+
+    async fn tool_metrics(&self) -> Result<Metrics> {
+        Ok(metrics::of_service("tool-registry", Vec::new()))
+    }
 }
 
 #[derive(Debug)]

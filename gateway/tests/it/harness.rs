@@ -11,7 +11,7 @@ use hoistway_gateway::{
     seen::Seen,
     state::{AppState, Limits, ReadyCheck},
 };
-use hoistway_kit::{ports, token::ApiKey, web};
+use hoistway_kit::{ports, reserve::Reserve, token::ApiKey, web};
 use hoistway_model::Result;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -99,6 +99,7 @@ impl Gateway {
             limits,
             ready: Arc::new(Always),
             tasks: TaskTracker::new(),
+            reserve: Reserve::new(dir.path()),
             seen: Seen::new("/nowhere/gateway.db".into()),
             closing: shutdown.child_token(),
         });

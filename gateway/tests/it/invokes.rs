@@ -292,6 +292,23 @@ async fn events_that_break_off_end_with_an_error_event() {
 }
 
 #[tokio::test]
+async fn a_stream_counts_as_the_runner_says_that_it_went() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n0\r\n";
+    for (trailer, outcome) in
+        [("", "ok"), ("X-Hoistway-Outcome: ok\r\n", "ok"), ("X-Hoistway-Outcome: agent_error\r\n", "agent_error")]
+    {
+        let (gateway, _runner) = with_runner(vec![Some(format!("{head}{trailer}\r\n"))]).await;
+        let answer = gateway.post("/api/agents/a/invoke/stream", json!({"message": "hi"})).await;
+        assert_eq!(answer.text, "data: 1\n\n");
+        let metrics = gateway.get("/metrics").await.text;
+        assert!(
+            metrics.contains(&format!("hoistway_invokes_total{{agent=\"a\",outcome=\"{outcome}\"}} 1\n")),
+            "{metrics}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_frees_the_agent() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n5\r\nchunk\r\n";
     let limits = Limits { invoke_concurrency: 1, ..Limits::default() };

@@ -263,6 +263,30 @@ async fn last_uses_are_written_and_old_keys_forgotten() {
 }
 
 #[tokio::test]
+async fn no_more_old_keys_are_remembered_than_there_may_be_valid_ones() {
+    let access = AccessLimits { max_keys: 2, ..AccessLimits::default() };
+    let gateway = Gateway::with_access(Limits::default(), access).await;
+    let keys = &gateway.state.access.keys;
+    let (valid, _) = gateway.make_key("valid", &["read"]).await;
+    let mut revoked = Vec::new();
+    for _ in 0..5 {
+        let (id, _) = gateway.make_key("revoked", &["read"]).await;
+        keys.revoke(&id).await.unwrap();
+        revoked.push(id);
+    }
+    // Ends are told to the millisecond.
+    let now = now_ms();
+    while now_ms() == now {
+        tokio::task::yield_now().await;
+    }
+    keys.purge(0).await.unwrap();
+    assert!(keys.get(&valid).await.is_ok());
+    for (n, id) in revoked.iter().enumerate() {
+        assert_eq!(keys.get(id).await.is_ok(), n >= 3, "{n}");
+    }
+}
+
+#[tokio::test]
 async fn there_are_not_more_keys_than_the_limit() {
     let gateway =
         Gateway::with_access(Limits::default(), AccessLimits { max_keys: 2, ..AccessLimits::default() }).await;

@@ -43,6 +43,13 @@ async fn each_key_has_its_rate() {
         assert_eq!(gateway.call_as(&key, "POST", "/api/agents/a/invoke", r#"{"message": "x"}"#).await.status, status);
     }
     assert_eq!(gateway.get("/api/agents").await.status, 200);
+    // So have scrapes, which are limited all the same.
+    for left in [3, 2, 1, 0] {
+        let answer = gateway.call_as(&key, "GET", "/metrics", "").await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.header("ratelimit").starts_with(&format!("\"scrapes\";r={left};t=")), "{:?}", answer.headers);
+    }
+    assert_eq!(gateway.call_as(&key, "GET", "/metrics", "").await.status, 429);
     // What was refused for its rate was no attempt at a change.
     assert_eq!(gateway.get("/api/audit?action=agent.").await.text, "[]");
     // The probes have no key and no rate.

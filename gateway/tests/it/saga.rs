@@ -42,10 +42,20 @@ impl Whole {
     }
 
     async fn open(world: Arc<World>, dir: Arc<tempfile::TempDir>, key: ApiKey, master_key: MasterKey) -> Self {
+        Self::open_with(world, dir, key, master_key, Config::default()).await
+    }
+
+    async fn open_with(
+        world: Arc<World>,
+        dir: Arc<tempfile::TempDir>,
+        key: ApiKey,
+        master_key: MasterKey,
+        config: Config,
+    ) -> Self {
         let agents = FakeAgents::of(world.clone());
         let tools = FakeTools { world: Some(world.clone()), ..FakeTools::default() };
         let services = Services { tools: Arc::new(tools), builds: FakeBuilds::new(), agents };
-        let config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
+        let config = Config { data_dir: dir.path().to_owned(), ..config };
         let shutdown = CancellationToken::new();
         let deps = Deps { services, master_key: master_key.clone(), api_key: key.clone() };
         let gateway = Gateway::open(&config, deps, shutdown.clone()).await.unwrap();
@@ -243,4 +253,40 @@ async fn a_rolled_back_deploy_again_is_no_change_and_a_changed_one_is() {
     assert_eq!(whole.call("POST", "/api/deploy", first).await.status, 201);
     let made: Vec<_> = whole.world.revisions().iter().map(|r| (r.number, r.reason.as_str(), r.of)).collect();
     assert_eq!(made[2..], [(3, "rollback", Some(1)), (4, "config", Some(3)), (5, "deploy", None)]);
+}
+
+#[tokio::test]
+async fn the_newest_deployments_are_kept_and_those_that_run() {
+    let whole = Whole::start().await;
+    for _ in 0..20 {
+        whole.world.fail(Fault { call: "switch_route", when: When::After, code: Code::Unavailable });
+    }
+    let accepted = whole.call("POST", "/api/deploy?wait=none", DEPLOY.body()).await;
+    assert_eq!(accepted.status, 202, "{}", accepted.text);
+    while whole.world.count("switch_route") == 0 {
+        tokio::task::yield_now().await;
+    }
+    whole.shutdown.cancel();
+    whole.serving.await.unwrap();
+    // It runs when the gateway opens, which then tidies at once.
+    let config = Config { journal_entries: 1, tidy_seconds: 1, requests_per_second: 0, ..Config::default() };
+    let (world, dir) = (whole.world, whole.dir);
+    let whole = Whole::open_with(world, dir, whole.key, whole.master_key, config).await;
+    let kept = async || {
+        let all = whole.call("GET", "/api/deployments", json!({})).await.json();
+        all.as_array().unwrap().iter().map(|d| d["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let id = accepted.header("hoistway-deployment").to_owned();
+    let until = async |count| {
+        while kept().await.len() != count {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(kept().await[0], id);
+    };
+    let patience = std::time::Duration::from_secs(60);
+    // The one that runs, and the newest of the two that ended; once it has ended too, it is the newest.
+    tokio::time::timeout(patience, until(2)).await.unwrap();
+    whole.world.no_more_faults();
+    whole.ended().await;
+    tokio::time::timeout(patience, until(1)).await.unwrap();
 }

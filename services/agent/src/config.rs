@@ -59,6 +59,12 @@ pub struct Config {
     pub service_token_file: Option<PathBuf>,
     /// The key of what is stored; absent: `master.key` in the data directory.
     pub master_key_file: Option<PathBuf>,
+    /// How long the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
+    pub operations_seconds: u64,
+    /// How many of those answers are kept.
+    pub operations: u64,
+    /// How often what is not to be kept is removed, in seconds.
+    pub tidy_seconds: u64,
     /// How log lines look: human or json.
     pub log_format: LogFormat,
 }
@@ -86,6 +92,9 @@ impl Default for Config {
             pretend: Pretend::default(),
             service_token_file: None,
             master_key_file: None,
+            operations_seconds: 24 * 60 * 60,
+            operations: 100_000,
+            tidy_seconds: 60 * 60,
             log_format: LogFormat::default(),
         }
     }

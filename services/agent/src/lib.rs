@@ -26,6 +26,7 @@ use environment::Surroundings;
 use hoistway_kit::{
     fs::DirLock,
     grpc::Server,
+    operations,
     ports::{Listeners, listen_as_configured},
     secrets::MasterKey,
     shutdown::part,
@@ -36,7 +37,7 @@ use images::{Bounds, Images, LayerStore, Registries};
 use interpreter::Interpreter;
 use runtime::{ProcessConfig, ProcessRuntime, Runtime};
 use service::Parts;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// What the service shares with the rest of the installation.
@@ -120,6 +121,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         surroundings: Surroundings::new(&egress_url, vars),
         runtime,
         lock,
+        tidy_every: Duration::from_secs(config.tidy_seconds.max(1)),
     })
     .await
 }
@@ -136,7 +138,8 @@ pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
 }
 
 fn keep(config: &Config) -> store::Retention {
-    store::Retention { revisions: config.revisions, agents: config.max_agents }
+    let operations = operations::kept(config.operations_seconds, config.operations);
+    store::Retention { revisions: config.revisions, agents: config.max_agents, operations }
 }
 
 fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {

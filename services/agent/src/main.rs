@@ -39,6 +39,8 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let mut config: Config = config::load(SERVICE, arguments.config.as_deref())?;
     telemetry::init(SERVICE, config.log_format)?;
+    config::data_dir(Some(config.data_dir.clone()))?;
+    hoistway_kit::open_files::raise_limit()?;
     let runtime = tokio::runtime::Runtime::new().map_err(|e| Error::internal("starting the runtime", e))?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;

@@ -5,9 +5,10 @@
 
 USER_ENTRY_POINT names the entry file below the app directory. The agent in it is, in this order: `handler`; an object
 named `agent`, `chain`, `executor`, `graph` or `crew`, or an `app` that has `.invoke`; `main`; `run`; `app` as an ASGI or
-WSGI application. Only names that the file binds itself count, not imported ones. Without any, it is a script: each
-invoke runs it in a process of its own, with the message on stdin, in argv[1] and in AGENT_MESSAGE, and what it prints is
-the answer.
+WSGI application. Names count that the file binds itself, a `handler` imported from anywhere (`from x import handler`),
+and others imported from the agent's own files, unless the file's top level uses them: it is a script then. Without any,
+it is a script: each invoke runs it in a process of its own, with the message on stdin, in argv[1] and in AGENT_MESSAGE,
+and what it prints is the answer.
 
 A web application is called here, without a server of its own: POST /invoke of the agent is POST /invoke of the
 application with the same body, or POST / where it answers 404; POST /invoke/stream tries /invoke/stream first.
@@ -23,10 +24,12 @@ agents never need (asyncio, inspect, traceback, subprocess: 5 to 35 ms each) is 
 """
 
 import _ast as ast  # the node classes; the module `ast` around them takes 3 ms
+import errno
 import faulthandler
 import importlib.util
 import json
 import os
+import re  # which json has imported
 import select
 import signal
 import socket
@@ -48,6 +51,7 @@ DETAIL_LINES = 20
 HEAD_SECONDS = 5  # between connecting and the last header
 SOCKET_SECONDS = 60  # for a peer that stops reading or writing
 STREAM_DRAIN_SECONDS = 30
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # they pass, when a connection ends for one
 EXIT_SECONDS = 5  # for the agent's own threads, exit hooks and tasks
 
 FRAMEWORK_NAMES = ("agent", "chain", "executor", "graph", "crew")
@@ -130,13 +134,37 @@ def user_traceback(error):
     return "".join(traceback.format_exception(type(error), error, frames))
 
 
-def report(error, mask):
-    """Writes the traceback to stderr, where the logs come from, and gives the headline and the last lines of it."""
+def report(error, mask, request=None):
+    """Writes the traceback to stderr, where the logs come from, and gives the headline and the last lines of it. What
+    failed an invoke begins with a line that has the request's id, which is what ties it to the caller's answer."""
+    told = ""
+    if request:
+        request_id = ascii(request["request_id"]).strip("'\"")[:128]  # the body may say anything
+        told = mask(f"request {request_id} failed\n")
     if isinstance(error, ScriptError):  # its own output has been in the logs already
+        print(told, end="", file=sys.__stderr__, flush=True)
         return mask(str(error)), [mask(line) for line in error.details]
     text = f"{error}\n" if isinstance(error, StartError) else mask(user_traceback(error))
-    print(text, end="", file=sys.__stderr__, flush=True)
+    print(told + text, end="", file=sys.__stderr__, flush=True)
     return mask(str(error) if isinstance(error, StartError) else headline(error)), text.splitlines()[-DETAIL_LINES:]
+
+
+def flush_output():
+    """Sends off what was printed without a newline; Python itself does that with the next one."""
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # the agent's code has closed it
+            pass
+
+
+def leave(why):
+    """Ends a process that can answer nobody any more, so that its supervisor starts another one."""
+    try:
+        print(f"the agent cannot go on: {why}", file=sys.__stderr__, flush=True)
+        sys.__stdout__.flush()
+    finally:  # at once: what the agent still runs may never end
+        os._exit(1)
 
 
 # ---- Finding the agent --------------------------------------------------------------------------------------------
@@ -170,14 +198,15 @@ def is_main_guard(test):
         "__name__", "__main__"}
 
 
-def bound_names(tree):
-    """The names that a module binds at its top level, other than by import and other than to plain data.
+def top_level(tree):
+    """The names that a module binds at its top level, other than by import and other than to plain data; those that it
+    uses there; and what it imports `from` others.
 
     Anything that a statement outside functions and classes binds counts, however deep it is nested. A string or a list
     cannot be an agent (`agent = "billing"` is common), nor can a plain function be a framework's object (`def agent`
     is often a node of a graph).
     """
-    names, todo = set(), [tree]
+    names, used, imports, todo = set(), set(), [], [tree]
     literal = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp)
     while todo:
         node = todo.pop()
@@ -191,8 +220,9 @@ def bound_names(tree):
         elif isinstance(node, ast.comprehension):  # its targets are its own, but a walrus inside binds outside
             todo += [node.iter, *node.ifs]
         elif isinstance(node, ast.Name):
-            if isinstance(node.ctx, ast.Store):
-                names.add(node.id)
+            (names if isinstance(node.ctx, ast.Store) else used).add(node.id)
+        elif isinstance(node, ast.ImportFrom):
+            imports.append(node)
         else:
             if isinstance(node, (ast.MatchAs, ast.MatchStar)) and node.name:
                 names.add(node.name)
@@ -202,7 +232,43 @@ def bound_names(tree):
                 for item in child if isinstance(child, list) else (child,):
                     if isinstance(item, ast.AST) and not (data and isinstance(item, ast.Name)):
                         todo.append(item)
-    return names
+    return names, used, imports
+
+
+def own_file(app, file, imported):
+    """The file of the agent's own (or the directory) from which another one of them imports; None for others'."""
+    here = os.path.dirname(file)
+    parts = (imported.module or "").split(".")
+    bases = [os.path.join(here, *[".."] * (imported.level - 1))] if imported.level else [app, here]
+    for path in (os.path.join(base, *parts) for base in bases):
+        for found in (os.path.join(path, "__init__.py"), path + ".py", path):
+            if os.path.exists(found):
+                return found
+    return None
+
+
+def agent_names(tree, app, file, seen=()):
+    """The names of an agent that a file binds itself, and those that it imports to offer them.
+
+    A `handler` is taken from wherever it was imported, as the public SDK does; the other names are common, so only from
+    the agent's own files, and not where the top level does something with them, as a script does.
+    """
+    bound, used, imports = top_level(tree)
+    imported = set()
+    for node in imports:
+        own = own_file(app, file, node)
+        for alias in node.names:
+            name = alias.asname or alias.name
+            if name == "handler" or own and name != "*":
+                imported.add(name)
+            elif own and own.endswith(".py") and own not in seen:
+                try:
+                    with open(own, "rb") as source:
+                        inner = compile(source.read(), own, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+                except (OSError, SyntaxError, ValueError):  # the import will say it better
+                    continue
+                imported |= set().union(*agent_names(inner, app, own, (*seen, own)))
+    return bound & AGENT_NAMES, imported & AGENT_NAMES - bound - (used - {"handler"})
 
 
 def import_entry(app, entry):
@@ -230,9 +296,13 @@ def import_entry(app, entry):
     return module
 
 
-def choose(module, names, entry):
-    """The agent among the names that a module binds: a function of (request, context) or a web application; or None."""
-    found = {name: getattr(module, name) for name in names & AGENT_NAMES if hasattr(module, name)}
+def choose(module, bound, imported, entry):
+    """The agent among a module's names: a function of (request, context) or a web application; or None."""
+    found = {name: getattr(module, name) for name in bound | imported if hasattr(module, name)}
+    for name in imported & found.keys():  # modules, classes and logging's handlers have these names, too
+        thing = found[name]
+        if not callable(thing) if name == "handler" else isinstance(thing, (ModuleType, type)):
+            del found[name]
     if "handler" in found and not callable(found["handler"]):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
     if "handler" in found:
@@ -256,12 +326,12 @@ def load_agent(app, entry, script_command):
             tree = compile(file.read(), path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     except OSError as error:
         raise StartError(f"the entry point {entry} cannot be read: {error.strerror}") from None
-    names = bound_names(tree)
-    if not names.isdisjoint(AGENT_NAMES):
-        if agent := choose(import_entry(app, entry), names, entry):
+    bound, imported = agent_names(tree, app, path)
+    if names := bound | imported:
+        if agent := choose(import_entry(app, entry), bound, imported, entry):
             return agent
-        bound = ", ".join(sorted(names & AGENT_NAMES))
-        print(f"{entry}: nothing to invoke in {bound}; each invoke runs the file as a script", file=sys.stderr)
+        print(f"{entry}: nothing to invoke in {', '.join(sorted(names))}; each invoke runs the file as a script",
+              file=sys.stderr)
     compile(tree, path, "exec", dont_inherit=True)  # a script is ready when it compiles; nobody has asked for a run yet
     return lambda request, context: run_script(script_command, request["message"])
 
@@ -356,7 +426,7 @@ class EventLoop:
     """One loop for all async code of the agent, so that a client bound to it at the first call works ever after."""
 
     def __init__(self):
-        self._lock, self._loop = threading.Lock(), None
+        self._lock, self._loop, self._ending = threading.Lock(), None, False
 
     def _started(self):
         import asyncio
@@ -371,12 +441,13 @@ class EventLoop:
         import asyncio
 
         asyncio.set_event_loop(self._loop)
-        while not self._loop.is_closed():
+        while not self._ending:
             try:
-                self._loop.run_forever()
-                return
+                self._loop.run_forever()  # and again when the agent's code has stopped it: other invokes wait for it
             except (SystemExit, KeyboardInterrupt) as error:  # a background task called exit(): its business alone
                 print(f"a task ended with {headline(error)}", file=sys.stderr)
+            except Exception as error:  # it was closed, or what it waits with was
+                leave(f"its event loop broke: {headline(error)}")
 
     def submit(self, coroutine):
         """Runs a coroutine on the loop; a concurrent Future of its result."""
@@ -447,6 +518,7 @@ class EventLoop:
             self.submit(cancel_all()).result(EXIT_SECONDS)
         except Exception as error:
             print(f"tasks did not end: {headline(error)}", file=sys.stderr)
+        self._ending = True
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
@@ -765,12 +837,25 @@ def normalise(result):
         return {"response": result}
     answer = dict(result)
     if "response" not in answer:
-        answer["response"] = answer["output"] if "output" in answer else to_json(result)
+        answer["response"] = answer["output"] if "output" in answer else result
     return answer
 
 
+# In JSON's ASCII: an escaped backslash, a whole pair, and in a group of its own what is neither.
+SURROGATES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f]..)")
+
+
 def to_json(value):
-    """JSON of what agents return: what JSON does not know is its str(), NaN and infinities are null."""
+    """JSON of what agents return: what JSON does not know is its str(), NaN and infinities are null, and half a
+    surrogate pair, which strict parsers refuse, is U+FFFD."""
+    text = dumped(value)
+    if "\\ud" not in text:
+        return text
+    return SURROGATES.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
+
+
+def dumped(value):
+    """The JSON that Python makes of a value."""
     try:
         return json.dumps(value, default=str, allow_nan=False)
     except (TypeError, ValueError):  # keys that are no strings, numbers that are none
@@ -942,6 +1027,7 @@ class Exchange:
             (self.stream if path == "/invoke/stream" else self.invoke)(request, call)
         finally:
             self.server.invokes.release()
+            flush_output()
 
     def read_request(self, headers):
         """The body as a handler sees it (message and history, who asks, whatever else was sent), and as it was sent."""
@@ -996,7 +1082,7 @@ class Exchange:
                 result = "".join(text_chunks(result))
             status, body = 200, to_json(self.complete(normalise(result), request, started))
         except BaseException as error:  # exit() in a handler ends that invoke, not the agent
-            text, details = report(error, self.server.mask)
+            text, details = report(error, self.server.mask, request)
             status, body = 500, json.dumps({"error": text, "code": "agent_error", "details": details})
         self.send_json(status, body)
 
@@ -1005,17 +1091,17 @@ class Exchange:
         started = time.monotonic()
         self.server.count(streams=1)
         self.streaming = True
-        extra = "Transfer-Encoding: chunked\r\n" if self.chunked else ""
+        extra = "Transfer-Encoding: chunked\r\nTrailer: X-Hoistway-Outcome\r\n" if self.chunked else ""
         self.send((f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n{extra}"
                    f"Connection: close\r\n\r\n").encode())
-        answer = {}
+        answer, outcome = {}, "ok"
         try:
             result = call()
             if isinstance(result, Pieces) and result.events:
                 chunks = result
                 for piece in result.raw:  # its own events, as they are
                     self.send_part(piece)
-                return self.end_stream()
+                return self.end_stream(outcome)
             if is_chunks(result):
                 chunks = text_chunks(result)
             else:
@@ -1028,14 +1114,16 @@ class Exchange:
             chunks.close()
             raise
         except BaseException as error:
-            text, _ = report(error, self.server.mask)
-            self.send_event({"type": "error", "message": text, "code": "agent_error"})
+            text, _ = report(error, self.server.mask, request)
+            outcome = "agent_error"
+            self.send_event({"type": "error", "message": text, "code": outcome, "request_id": request["request_id"]})
         self.send_part(b"data: [DONE]\n\n")
-        self.end_stream()
+        self.end_stream(outcome)
 
-    def end_stream(self):
+    def end_stream(self, outcome):
+        """Ends a stream, and tells the gateway how it went: what the agent streams may be of any form."""
         if self.chunked:
-            self.send(b"0\r\n\r\n")
+            self.send(f"0\r\nX-Hoistway-Outcome: {outcome}\r\n\r\n".encode())
 
     def send_event(self, event):
         self.send_part(f"data: {to_json(event)}\n\n".encode())
@@ -1076,14 +1164,16 @@ class Server:
         self.name = os.environ.get("AGENT_NAME", "")
         self.invokes = threading.BoundedSemaphore(INVOKES)
         self._changed, self._connections, self._streams = threading.Condition(), 0, 0
+        self._draining = False
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
 
     def drain(self, *_):
         """Asks for the end. It is a signal handler, so it only leaves a note."""
+        self._draining = True
         try:
             os.write(self._wake_writer, b"x")
-        except BlockingIOError:
+        except OSError:  # it is full of notes, or the agent's code has closed it, which wakes as well
             pass
 
     def count(self, connections=0, streams=0):
@@ -1100,6 +1190,8 @@ class Server:
         poll.register(self._wake_reader, select.POLLIN)
         while not any(fd == self._wake_reader for fd, _ in poll.poll()):
             self.accept()
+        if not self._draining:
+            leave("its code has closed descriptors of the runner")
         while self.accept():  # whoever has connected is answered
             pass
         self.listener.close()
@@ -1115,7 +1207,9 @@ class Server:
             peer, _ = self.listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return False
-        except OSError as error:  # out of file descriptors: one comes back when a connection ends
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                leave(f"its listening socket is gone ({error.strerror})")
             print(f"cannot accept: {error}", file=sys.stderr)
             with self._changed:
                 self._changed.wait(1)
@@ -1244,6 +1338,7 @@ def main():
     server = Server(listener, agent, config)
     signal.signal(signal.SIGTERM, server.drain)
     signal.signal(signal.SIGINT, server.drain)
+    flush_output()
     notify(notify_fd, {"event": "ready"})
     server.serve()
 

@@ -206,10 +206,34 @@ class Shapes(unittest.TestCase):
     def test_results_keep_their_type(self):
         for code, want in (("[1, {'a': None}]", [1, {"a": None}]), ("None", None), ("4.5", 4.5), ("True", True),
                            ("{'response': {'a': [1]}}", {"a": [1]}), ("{'output': 'o'}", "o"),
-                           ("{'a': 1}", '{"a": 1}'), ("{'response': float('nan')}", None),
+                           ("{'a': 1}", {"a": 1}), ("{}", {}), ("{'response': float('nan')}", None),
                            ("{'response': {(1, 2): 3}}", {"(1, 2)": 3}), ("__import__('pathlib').Path('/p')", "/p")):
             with self.subTest(code):
                 self.answers(f"def handler(r, c): return {code}", want)
+
+    def test_a_dict_without_response_is_the_response(self):
+        with source("def handler(m): return {'answer': 42, 'model': 'mine'}") as agent:
+            _, answer = agent.invoke()
+            self.assertEqual((answer["response"], answer["answer"], answer["model"]),
+                             ({"answer": 42, "model": "mine"}, 42, "mine"))
+            content, done, _ = agent.stream()
+            self.assertEqual((json.loads(content["delta"]), done["answer"]), ({"answer": 42, "model": "mine"}, 42))
+
+    def test_half_a_surrogate_pair_is_replaced(self):
+        code = r"""
+        def handler(message):
+            if message == "chunks": return iter(["a\ud800", "b"])
+            return {"response": ["\ud800", "x\udfffy", "\ud83d\ude00", "\U0001f600", "\ud83d\ud83d\ude00", r"\ud800 \\ud800"], "\udc00": 1}
+        """
+        want = ["\ufffd", "x\ufffdy", "\U0001f600", "\U0001f600", "\ufffd\U0001f600", r"\ud800 \\ud800"]
+        with source(code) as agent:
+            status, answer = agent.invoke()
+            self.assertEqual((status, answer["response"], answer["\ufffd"]), (200, want, 1))
+            content, done, _ = agent.stream()
+            self.assertEqual((json.loads(content["delta"]), done["\ufffd"]), (want, 1))
+            self.assertEqual([e.get("delta") for e in agent.stream("chunks")[:2]], ["a\ufffd", "b"])
+            self.assertEqual(agent.response("chunks"), "a\ufffdb")
+            self.assertEqual(agent.invoke(request_id="\ud800")[1]["request_id"], "\ufffd")
 
     def test_a_result_that_is_no_json_is_the_agents_error(self):
         with source("def handler(r, c):\n  loop = []\n  loop.append(loop)\n  return loop") as agent:
@@ -250,8 +274,62 @@ class Shapes(unittest.TestCase):
             with self.subTest(code):
                 self.answers(code, "here")
 
-    def test_imported_names_do_not_count(self):
+    def test_imported_handler(self):
+        lib = "def handler(message): return 'lib ' + message\nanswer = handler"
+        files = {"lib.py": lib, "pkg/__init__.py": "", "pkg/lib.py": lib, "pkg/all.py": "from .lib import *"}
+        for entry, code in (("agent.py", "from lib import handler"), ("agent.py", "from lib import answer as handler"),
+                            ("agent.py", "from pkg.lib import handler\nif __name__ == '__main__': print(handler('y'))"),
+                            ("agent.py", "from lib import handler\nassert callable(handler)\ndef main(): return 'main'"),
+                            ("pkg/agent.py", "from .lib import handler"), ("pkg/agent.py", "from .all import *"),
+                            ("pkg/sub/agent.py", "from ..lib import handler"), ("pkg/agent.py", "from lib import handler"),
+                            ("agent.py", "try:\n  from lib import handler\nexcept ImportError: pass"),
+                            ("agent.py", "from pkg.all import *"), ("src/agent.py", "from pkg.lib import handler")):
+            with self.subTest(code), Agent({**files, "pkg/sub/__init__.py": "", entry: code}, entry) as agent:
+                self.assertEqual(agent.response(), "lib x", agent.stderr())
+        with source("from dep import handler", sites={"deps/dep.py": lib}) as agent:
+            self.assertEqual(agent.response(), "lib x")
+
+    def test_names_imported_from_own_files(self):
+        lib = """
+        class Agent:
+            def invoke(self, x): return 'object ' + x
+        agent = graph = app = Agent()
+        def main(message): return 'main ' + message
+        def run(message): return 'run ' + message
+        class crew:
+            def kickoff(self): pass
+        """
+        for name, want in (("agent", "object x"), ("graph", "object x"), ("app", "object x"), ("main", "main x"),
+                           ("run", "run x"), ("Agent as chain, run", "run x"), ("crew, run", "run x")):
+            code = f"from lib import {name}\ndef helper(): return {name.split(', ')[-1]}\n" \
+                   f"if __name__ == '__main__': print(helper())"
+            with self.subTest(name), Agent({"lib.py": lib, "agent.py": code}) as agent:
+                self.assertEqual(agent.response(), want, agent.stderr())
+        with Agent({"server.py": WSGI, "agent.py": "from server import app"}) as agent:
+            self.assertEqual(agent.response("lazy"), "ab")
+
+    def test_imported_names_that_do_not_count(self):
         self.answers("from asyncio import run\nimport sys\nprint('got ' + sys.argv[1])", "got x")
+        self.answers("from unittest import main\nprint('script')", "script")
+        self.answers("from dep import agent, app, main, run\nprint('script')", "script", sites={
+            "deps/dep.py": "class A:\n  def invoke(self, x): pass\nagent = app = A()\ndef main(): pass\nrun = main"})
+        for lib, code in (("def run(x): return 'ran ' + x", "import sys\nfrom lib import run\nprint(run(sys.argv[1]))"),
+                          ("class A:\n  def run(self, x): return 'ran ' + x\nagent = A()",
+                           "import sys\nfrom lib import agent\nif sys.argv[1:]: print(agent.run(sys.argv[1]))")):
+            with self.subTest(code), Agent({"lib.py": lib, "agent.py": code}) as agent:
+                self.assertEqual(agent.response(), "ran x", agent.stderr())
+        for lib in ("handler = object()", "import json as handler"):
+            with Agent({"lib.py": lib, "agent.py": "from lib import handler\nprint('script')"}) as agent:
+                self.assertEqual(agent.response(), "script", agent.stderr())
+        with Agent({"lib.py": "from agent import *", "agent.py": "from lib import *\nif __name__ == '__main__': print('script')"}) as agent:
+            self.assertEqual(agent.response(), "script", agent.stderr())
+
+    def test_what_one_parameter_gets(self):
+        for name, want in (("m", "dict"), ("request", "dict"), ("message", "str"), ("msg", "str"), ("text", "str"),
+                           ("query", "str"), ("prompt", "str"), ("input", "str"), ("user_input", "str"), ("m: str", "str"),
+                           ("message: dict", "dict")):
+            with self.subTest(name):
+                self.answers(f"def handler({name}): return type({name.split(':')[0]}).__name__", want)
 
     def test_names_of_inner_scopes_do_not_count(self):
         self.answers("def f():\n  handler = 1\n  def main(): pass\n[run for run in range(3)]\nprint('script')", "script")
@@ -732,6 +810,16 @@ class Errors(unittest.TestCase):
             self.assertNotIn("hoistway_runner", agent.stderr())
             self.assertEqual(agent.invoke()[0], 500)
 
+    def test_log_lines_name_the_request(self):
+        with source("def handler(r, c): raise ValueError('x')") as agent:
+            agent.invoke(headers={"X-Request-Id": "id-1"})
+            self.assertIn("request id-1 failed\nTraceback", agent.stderr())
+            agent.invoke(request_id="one\ntwo")
+            self.assertIn("request one\\ntwo failed\nTraceback", agent.stderr())
+        with source("raise SystemExit(3)") as agent:
+            agent.invoke(headers={"X-Request-Id": "id-2"})
+            self.assertEqual(agent.stderr().splitlines()[-1], "request id-2 failed")
+
     def test_exits_in_a_handler(self):
         for definition in ("def handler(message):", "async def handler(message):"):
             code = f"""
@@ -845,7 +933,23 @@ class Serving(unittest.TestCase):
             with source(f"{head} handler(m):\n  yield 'a'\n  raise ValueError('late')") as agent:
                 content, error, end = agent.stream()
                 self.assertEqual((content["delta"], end), ("a", "[DONE]"))
+                self.assertEqual(len(error.pop("request_id")), 32)
                 self.assertEqual(error, {"type": "error", "message": "ValueError: late", "code": "agent_error"})
+                for header, told in (("X-Request-Id: my-id\r\n", b'"request_id": "my-id"'), ("", b'"request_id": "body-id"')):
+                    body = b'{"message": "x", "request_id": "body-id"}'
+                    peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
+                    peer.sendall(f"POST /invoke/stream HTTP/1.1\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                    answer = read_all(peer)
+                    self.assertIn(told, answer)
+                    self.assertIn(b"\r\nTrailer: X-Hoistway-Outcome\r\n", answer)
+                    self.assertTrue(answer.endswith(b"\r\n0\r\nX-Hoistway-Outcome: agent_error\r\n\r\n"), answer)
+
+    def test_a_whole_stream_says_so_at_its_end(self):
+        with source("def handler(m): return 1") as agent:
+            for version, end in (("1.1", b"\r\n0\r\nX-Hoistway-Outcome: ok\r\n\r\n"), ("1.0", b"data: [DONE]\n\n")):
+                peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
+                peer.sendall(b'POST /invoke/stream HTTP/%b\r\nContent-Length: 16\r\n\r\n{"message": "x"}' % version.encode())
+                self.assertTrue(read_all(peer).endswith(end))
 
     def test_pieces_arrive_at_once_and_a_lost_client_stops_the_agent(self):
         code = """
@@ -909,6 +1013,87 @@ class Serving(unittest.TestCase):
         with source(code) as agent:
             self.assertEqual([agent.response(), agent.response()], ["alive", "alive"])
 
+    def test_a_stopped_event_loop_goes_on(self):
+        code = """
+        import asyncio
+        async def handler(message):
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(0.01)
+            return "answered"
+        """
+        with source(code) as agent:
+            self.assertEqual([agent.response(), agent.response()], ["answered", "answered"])
+            self.assertEqual((agent.terminate(), agent.stderr()), (0, ""))
+        code = """
+        import asyncio
+        async def handler(message):
+            for piece in "abc":
+                asyncio.get_running_loop().stop()
+                yield piece
+        """
+        with source(code) as agent:
+            self.assertEqual([agent.response(), agent.response()], ["abc", "abc"])
+
+    def test_a_broken_event_loop_ends_the_process(self):
+        code = """
+        import asyncio, os
+        async def handler(message):
+            os.close(asyncio.get_running_loop()._selector.fileno())
+            await asyncio.sleep(60)
+        """
+        with source(code) as agent:
+            self.assertEqual(read_all(agent.connect()), b"")
+            self.assertEqual(agent.process.wait(WAIT), 1)
+            self.assertIn("the agent cannot go on: its event loop broke: OSError", agent.stderr())
+
+    def test_closing_the_runners_descriptors_ends_the_process(self):
+        for head in ("def", "async def"):
+            code = f"""
+            import os
+            {head} handler(message):
+                os.closerange(3, 200)
+                return "never seen"
+            """
+            with self.subTest(head), source(code) as agent:
+                self.assertEqual(read_all(agent.connect()), b"")
+                self.assertEqual(agent.process.wait(WAIT), 1)
+                self.assertIn("the agent cannot go on: ", agent.stderr())
+        code = """
+        import os, stat
+        def handler(message):
+            for fd in range(3, 200):  # the listening socket is the first
+                try:
+                    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                        return os.close(fd)
+                except OSError:
+                    pass
+        """
+        with source(code) as agent:
+            agent.response()
+            with contextlib.suppress(ConnectionError):  # the connection that finds out gets no answer
+                read_all(agent.connect())
+            self.assertEqual(agent.process.wait(WAIT), 1)
+            self.assertIn("its listening socket is gone (Bad file descriptor)", agent.stderr())
+
+    def test_a_shortage_of_descriptors_passes(self):
+        code = """
+        import os, resource
+        taken = []
+        def handler(message):
+            if message == "take":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+                try:
+                    while True: taken.append(os.open("/dev/null", os.O_RDONLY))
+                except OSError:
+                    pass
+            return len(taken) > 9
+        """
+        with source(code) as agent:
+            self.assertTrue(agent.response("take"))
+            peers = [agent.connect() for _ in range(4)]
+            self.assertEqual([b" 200 OK" in read_all(peer) for peer in peers], [True] * 4)
+            self.assertIsNone(agent.process.poll())
+
     def test_concurrent_invokes_and_too_many(self):
         with source(GATE) as agent:
             peers = [agent.connect() for _ in range(64)]
@@ -933,6 +1118,24 @@ class Serving(unittest.TestCase):
             self.assertEqual(agent.stdout(), "importing\n")
             self.assertEqual(agent.response(), 1)
             self.assertEqual((agent.stdout(), agent.stderr()), ("importing\nhé x \\ud800\n", "err\n"))
+
+    def test_prints_without_a_newline_are_seen_after_each_invoke(self):
+        code = """
+        import sys
+        print("importing", end=" ")
+        def handler(message):
+            print("out", end=" ")
+            print("err", end=" ", file=sys.stderr)
+            if message == "close": sys.stdout.close()
+        """
+        with source(code) as agent:
+            self.assertEqual(agent.stdout(), "importing ")
+            agent.response()
+            until(lambda: (agent.stdout(), agent.stderr()) == ("importing out ", "err "))
+            agent.stream()
+            until(lambda: (agent.stdout(), agent.stderr()) == ("importing out out ", "err err "))
+            agent.response("close")
+            self.assertIn("closed file", agent.invoke()[1]["error"])
 
     def test_descriptors_are_not_inherited(self):
         code = """

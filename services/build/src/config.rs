@@ -1,7 +1,7 @@
 //! The build service's configuration: defaults, then a file, then `HOISTWAY_BUILD_*`, then flags.
 
-use crate::{python::Indexes, registry::RegistryConfig};
-use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use crate::{python::Indexes, registry::RegistryConfig, store::Bounds};
+use hoistway_kit::{config::xdg_data_dir, operations, telemetry::LogFormat};
 use hoistway_model::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
@@ -38,6 +38,20 @@ pub struct Config {
     pub queue: usize,
     /// How long one build may take, in seconds.
     pub timeout_seconds: u64,
+    /// How many records of failed builds are kept, and as many of those whose image a later build made again.
+    pub records: u64,
+    /// How many locks of each agent are kept: one for each text of its requirements.
+    pub locks: u32,
+    /// How many packages' sizes are kept.
+    pub packages: u64,
+    /// The most bytes of the installer's cache.
+    pub cache_bytes: u64,
+    /// How long the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
+    pub operations_seconds: u64,
+    /// How many of those answers are kept.
+    pub operations: u64,
+    /// How often what is not to be kept is removed, in seconds.
+    pub tidy_seconds: u64,
     /// The file with the API key that the registry accepts beside the service token. Default: none.
     pub api_key_file: Option<PathBuf>,
     /// The file with the token of calls between services. Default: `service-token` in `data_dir`.
@@ -61,6 +75,13 @@ impl Default for Config {
             concurrency: 2,
             queue: 64,
             timeout_seconds: 600,
+            records: 1_000,
+            locks: 20,
+            packages: 10_000,
+            cache_bytes: 2 << 30,
+            operations_seconds: 24 * 60 * 60,
+            operations: 100_000,
+            tidy_seconds: 60 * 60,
             api_key_file: None,
             service_token_file: None,
             log_format: LogFormat::default(),
@@ -72,6 +93,16 @@ impl Config {
     /// The service's own directory.
     pub fn service_dir(&self) -> PathBuf {
         self.data_dir.join(SERVICE)
+    }
+
+    /// How much is kept of records that no image has.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            operations: operations::kept(self.operations_seconds, self.operations),
+            records: self.records,
+            locks: self.locks,
+            packages: self.packages,
+        }
     }
 
     /// The operator's package indexes.

@@ -31,7 +31,6 @@ use hoistway_kit::{
     grpc::Server,
     ports::Listeners,
     shutdown::part,
-    time::now_ms,
     token::{ApiKey, ServiceToken},
     web,
 };
@@ -43,13 +42,12 @@ use registry::{BlobStore, ManifestStore, RegistryState, Space};
 use seen::Seen;
 use service::Limits;
 use std::{sync::Arc, time::Duration};
-use store::Store;
+use store::{Bounds, Store};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How long operations, failed builds and idle uploads are kept.
-const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
-/// How often what is older is removed.
-const TIDY_EVERY: Duration = Duration::from_secs(60 * 60);
+/// How long idle uploads are kept.
+const UPLOADS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the service shares with the rest of the installation.
 #[derive(Debug, Clone)]
@@ -87,21 +85,30 @@ pub struct Opened {
     server: Server,
     interpreter: Interpreter,
     packages: Result<()>,
+    tidying: Tidying,
+}
+
+/// What is removed now and then.
+struct Tidying {
+    every: Duration,
+    keep: Bounds,
+    uv: Arc<Uv>,
+    cache_bytes: u64,
 }
 
 /// Opens the service: its directory, its database, its interpreter. Builds end when `shutdown` is cancelled.
 pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> Result<Opened> {
     let (dir, space) = (config.service_dir(), Space::keep_free(config.registry.min_free_bytes));
     let blobs = tokio::task::spawn_blocking(move || {
-        fs::private_dir(&dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
         BlobStore::open(&dir.join("registry"), space)
     })
     .await
     .map_err(|e| Error::internal("opening the blob store", e))??;
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
-    let uv = Uv::new(&config.service_dir(), &config.indexes())?;
-    let dependencies = Dependencies::open(&config.service_dir(), uv, interpreter.clone(), blobs.clone())?;
+    let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes())?);
+    let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), interpreter.clone(), blobs.clone())?;
     let packages = dependencies.available();
     let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
     let base_place = base.as_ref().map(BaseImage::place);
@@ -127,7 +134,9 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     if let Err(e) = &packages {
         tracing::warn!("{e}");
     }
-    Ok(Opened { builder, images, registry, store, server, interpreter, packages })
+    let every = Duration::from_secs(config.tidy_seconds.max(1));
+    let tidying = Tidying { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
+    Ok(Opened { builder, images, registry, store, server, interpreter, packages, tidying })
 }
 
 impl Opened {
@@ -156,7 +165,7 @@ impl Opened {
             // Watches never end by themselves, and calls are drained only when all of them have ended.
             self.builder.close();
         };
-        let tidy = tidy(self.store.clone(), self.registry, self.images, ended.clone());
+        let tidy = tidy(self.tidying, self.store.clone(), self.registry, self.images, ended.clone());
         let (rpc, web, (), ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy, closing);
         self.builder.drained().await;
         self.store.db().close().await;
@@ -169,17 +178,18 @@ pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: Cancella
     open(config, &deps, shutdown.clone()).await?.run(ports, shutdown).await
 }
 
-async fn tidy(store: Store, registry: RegistryState, images: Images, shutdown: CancellationToken) {
-    let mut every = tokio::time::interval(TIDY_EVERY);
+async fn tidy(tidying: Tidying, store: Store, registry: RegistryState, images: Images, shutdown: CancellationToken) {
+    let mut every = tokio::time::interval(tidying.every);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
-        let before = now_ms() - i64::try_from(KEEP.as_millis()).unwrap_or(i64::MAX);
         let tidied = async {
-            store.purge(before).await?;
-            registry.purge_uploads(KEEP).await?;
-            images.sweep().await
+            store.purge(tidying.keep).await?;
+            registry.purge_uploads(UPLOADS_FOR).await?;
+            images.sweep().await?;
+            tidying.uv.trim_cache(tidying.cache_bytes).await
         };
         if let Err(e) = tidied.await {
-            tracing::warn!(cause = e.chain(), "old builds, uploads and blobs could not be removed: {e}");
+            tracing::warn!(cause = e.chain(), "old builds, uploads, blobs and caches could not be removed: {e}");
         }
     }
 }

@@ -30,6 +30,8 @@ async fn main() -> ExitCode {
 
 async fn run(config: &Config) -> Result<()> {
     telemetry::init("hoistway-build", config.log_format)?;
+    config::data_dir(Some(config.data_dir.clone()))?;
+    hoistway_kit::open_files::raise_limit()?;
     let shutdown = shutdown::on_signals()?;
     let ports = Ports { grpc: ports::listen(config.grpc_listen)?, registry: ports::listen(config.registry_listen)? };
     tracing::info!("gRPC on {}, registry on {}", config.grpc_listen, config.registry_listen);

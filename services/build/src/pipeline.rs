@@ -125,7 +125,7 @@ impl Pipeline {
             log.step("dependencies");
             let found = inner.dependencies.layers(&request.agent, wanted, request.refresh, &inner.store, log).await?;
             layers.extend(found.layers);
-            lock = found.new_lock;
+            lock = Some(found.lock);
         }
         log.step("image");
         let image = inner.write_source(source, requirements, layers, base, log).await?;

@@ -78,6 +78,15 @@ impl Work {
     }
 }
 
+/// Whether an error may repeat lines of the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Quotes {
+    /// The values that must not be shown are masked.
+    Masked,
+    /// They are not known, and a line may have one of them.
+    Never,
+}
+
 /// A build that waits or runs.
 struct Running {
     build: Build,
@@ -148,7 +157,12 @@ impl Inner {
     }
 
     /// The running build of these inputs, or a new one.
-    fn join_or_start(self: &Arc<Self>, attempt: &Attempt, request: BuildRequest) -> Result<(Outcome, bool)> {
+    fn join_or_start(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        request: BuildRequest,
+        quotes: Quotes,
+    ) -> Result<(Outcome, bool)> {
         let work = Work::of(attempt, &request);
         let mut running = self.lock();
         if let Some(same) = running.get_mut(&work) {
@@ -173,7 +187,7 @@ impl Inner {
             let (log, cancel, waiting) = (log.clone(), cancel.clone(), waiting.clone());
             // A task of its own: the build goes on when its caller goes away.
             self.tasks.spawn(async move {
-                let outcome = inner.run(&attempt, &request, &log, &cancel, &waiting).await;
+                let outcome = inner.run(&attempt, &request, quotes, &log, &cancel, &waiting).await;
                 log.end();
                 let ended = inner.lock().remove(&work).map(|running| running.ended(&outcome));
                 if let Some(build) = ended {
@@ -207,6 +221,7 @@ impl Inner {
         &self,
         attempt: &Attempt,
         request: &BuildRequest,
+        quotes: Quotes,
         log: &BuildLog,
         cancel: &CancellationToken,
         waiting: &AtomicBool,
@@ -233,6 +248,7 @@ impl Inner {
         };
         let error = match outcome {
             Ok(image) => return Ok(image),
+            Err(error) if quotes == Quotes::Never && error.code == Code::SyntaxError => error.with_details([]),
             Err(error) => log.masked(error),
         };
         log.say(format!("failed: {error}"));
@@ -256,9 +272,14 @@ fn decode(stored: &[u8]) -> Result<BuiltImage> {
     pb::BuiltImage::decode(stored).map_err(|e| Error::internal("reading a build's stored answer", e))?.try_into()
 }
 
-#[async_trait]
-impl BuildService for Builder {
-    async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage> {
+impl Builder {
+    /// Builds, or answers with what was built of the same inputs.
+    pub(crate) async fn answer(
+        &self,
+        operation: Operation,
+        request: BuildRequest,
+        quotes: Quotes,
+    ) -> Result<BuiltImage> {
         let inner = &self.0;
         let inputs = inner.pipeline.inputs(&request).await?;
         let attempt = Attempt {
@@ -281,18 +302,26 @@ impl BuildService for Builder {
             };
         }
         inner.images.check_space().await?;
-        let (outcome, joined) = inner.join_or_start(&attempt, request)?;
+        let (outcome, joined) = inner.join_or_start(&attempt, request, quotes)?;
         let image = outcome.await.map_err(|e| e.public())?;
         if joined {
             inner.store.reuse(&attempt, &image, &encode(&image)).await?;
         }
         Ok(image)
     }
+}
+
+#[async_trait]
+impl BuildService for Builder {
+    async fn build(&self, operation: Operation, request: BuildRequest) -> Result<BuiltImage> {
+        self.answer(operation, request, Quotes::Masked).await
+    }
 
     async fn rebuild(&self, operation: Operation, request: RebuildRequest) -> Result<BuiltImage> {
         let RebuildRequest { attempt, agent, digest, mask } = request;
         let source = self.0.pipeline.source_of(&agent, digest).await?;
-        self.build(operation, BuildRequest { attempt, agent, source, refresh: false, mask }).await
+        let request = BuildRequest { attempt, agent, source, refresh: false, mask };
+        self.answer(operation, request, Quotes::Never).await
     }
 
     async fn undo_build(&self, built: OperationId) -> Result<()> {

@@ -133,7 +133,7 @@ impl Service {
     async fn open(dir: &Path, indexes: Indexes, python: Interpreter) -> Self {
         let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
         let store = Store::open(&dir.join("build.db")).await.unwrap();
-        let uv = Uv::new(dir, &indexes).unwrap();
+        let uv = Arc::new(Uv::new(dir, &indexes).unwrap());
         let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone()).unwrap();
         let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };

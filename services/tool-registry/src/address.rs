@@ -100,7 +100,7 @@ fn local_url(http: SocketAddr) -> String {
 }
 
 /// The base URL with the tool's port, where that is not the one that the URL means anyway.
-fn with_port(connection: &Connection) -> String {
+pub(crate) fn with_port(connection: &Connection) -> String {
     let text = &connection.base_url;
     match Url::parse(text) {
         Ok(mut url) if url.port_or_known_default() != Some(connection.port) => {

@@ -1,6 +1,6 @@
 //! The settings of the tool registry: a TOML file, then `HOISTWAY_TOOL_REGISTRY_*`.
 
-use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use hoistway_kit::{config::xdg_data_dir, operations, prune::Keep, telemetry::LogFormat};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -28,6 +28,12 @@ pub struct Config {
     pub service_token_file: Option<PathBuf>,
     /// The key of stored credentials; absent: `master.key` in the data directory.
     pub master_key_file: Option<PathBuf>,
+    /// How long the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
+    pub operations_seconds: u64,
+    /// How many of those answers are kept.
+    pub operations: u64,
+    /// How often what is not to be kept is removed, in seconds.
+    pub tidy_seconds: u64,
     /// How log lines look: human or json.
     pub log_format: LogFormat,
 }
@@ -42,6 +48,9 @@ impl Default for Config {
             internal_url: None,
             service_token_file: None,
             master_key_file: None,
+            operations_seconds: 24 * 60 * 60,
+            operations: 100_000,
+            tidy_seconds: 60 * 60,
             log_format: LogFormat::default(),
         }
     }
@@ -51,6 +60,11 @@ impl Config {
     /// The service's own directory.
     pub fn service_dir(&self) -> PathBuf {
         self.data_dir.join(SERVICE)
+    }
+
+    /// How many answers of calls are kept, and for how long.
+    pub fn operations_kept(&self) -> Keep {
+        operations::kept(self.operations_seconds, self.operations)
     }
 
     /// The file of the service token.

@@ -191,6 +191,10 @@ impl GrpcToolRegistry {
         self.0.seed_starter_kit(operation(r.operation)?).await?;
         Ok(pb::SeedStarterKitResponse {})
     }
+
+    async fn get_tool_metrics(&self, _: pb::GetToolMetricsRequest) -> Result<pb::GetToolMetricsResponse> {
+        Ok(pb::GetToolMetricsResponse { metrics: Some(self.0.tool_metrics().await?.into()) })
+    }
 }
 
 /// One generated method for each of the above: the message out of its envelope, the answer or the status into one.
@@ -234,4 +238,5 @@ rpcs! {
     list_identity_providers: ListIdentityProvidersRequest => ListIdentityProvidersResponse,
     delete_identity_provider: DeleteIdentityProviderRequest => DeleteIdentityProviderResponse,
     seed_starter_kit: SeedStarterKitRequest => SeedStarterKitResponse,
+    get_tool_metrics: GetToolMetricsRequest => GetToolMetricsResponse,
 }

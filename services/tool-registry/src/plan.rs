@@ -2,7 +2,7 @@
 //! real one alike.
 
 use crate::{
-    address::Addresses,
+    address::{Addresses, with_port},
     record::{Content, StoredTool},
     vault::{Holder, Sealed, Vault},
 };
@@ -86,7 +86,7 @@ fn redefined(
     vault: &Vault,
 ) -> Result<Option<Content>> {
     let shown = addresses.public(&have.content);
-    let mut connection = wanted.connection.clone();
+    let mut connection = written_as(&shown, &wanted.connection);
     if connection.auth_type == shown.auth_type {
         // A deploy cannot say where a key goes, so it does not mean to take away what was said elsewhere.
         connection.api_key = connection.api_key.or_else(|| shown.api_key.clone());
@@ -137,8 +137,9 @@ pub(crate) fn completed(
     if shown.oauth2.is_none() && (have.content.credentials.is_none() || !wanted.credentials.is_empty()) {
         adjusted.oauth2.clone_from(&wanted.connection.oauth2);
     }
-    let same =
-        have.content.description == wanted.description && have.labels == wanted.labels && adjusted == wanted.connection;
+    let same = have.content.description == wanted.description
+        && have.labels == wanted.labels
+        && adjusted == written_as(&shown, &wanted.connection);
     if !same {
         return Err(exists(&format!("another definition; PUT /api/tools/{} changes it", wanted.name)));
     }
@@ -171,6 +172,16 @@ pub(crate) fn replaced(have: &StoredTool, wanted: &NewTool, addresses: &Addresse
     Ok(content)
 }
 
+/// `wanted`, its base URL written as in `shown` where the two mean the same: `https://A.example:443` and
+/// `https://a.example/` do.
+fn written_as(shown: &Connection, wanted: &Connection) -> Connection {
+    let mut wanted = wanted.clone();
+    if Url::parse(&wanted.base_url).is_ok_and(|url| Url::parse(&shown.base_url).is_ok_and(|shown| shown == url)) {
+        wanted.base_url.clone_from(&shown.base_url);
+    }
+    wanted
+}
+
 fn holds(have: &StoredTool, wanted: &NewTool, vault: &Vault) -> Result<bool> {
     vault.holds(Holder::Tool(&have.name), have.content.credentials.as_ref(), &wanted.credentials)
 }
@@ -184,10 +195,11 @@ pub(crate) fn would_leak(kind: &str, path: &str, name: &Name) -> Error {
     Error::new(Code::Conflict, text)
 }
 
-/// Who gets to see a tool's credentials, and as what.
-fn destinations(at: &Connection) -> (&'static str, Option<Origin>, u16, Option<Origin>) {
+/// Who gets to see a tool's credentials, and as what: a key in a URL gets into logs.
+fn destinations(at: &Connection) -> (&'static str, Option<Origin>, u16, Option<Origin>, bool) {
+    let in_query = at.api_key.as_ref().is_some_and(|key| key.location == "Query");
     let tokens = at.oauth2.as_ref().and_then(|o| origin(&o.token_url));
-    (at.auth_type.as_str(), origin(&at.base_url), at.port, tokens)
+    (at.auth_type.as_str(), origin(&at.base_url), at.port, tokens, in_query)
 }
 
 /// Scheme, host and port of a URL; nothing for what is none.
@@ -205,7 +217,7 @@ pub(crate) fn bound_tools(
     let mut urls: BTreeMap<&Name, String> =
         snapshot.tools.values().map(|tool| (&tool.name, addresses.internal(&tool.content))).collect();
     for (tool, _) in &changes.create {
-        urls.insert(&tool.name, tool.connection.base_url.clone());
+        urls.insert(&tool.name, with_port(&tool.connection));
     }
     for update in &changes.update {
         urls.insert(&update.before.name, addresses.internal(&update.content));

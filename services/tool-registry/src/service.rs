@@ -10,27 +10,27 @@ use crate::{
     vault::Vault,
 };
 use async_trait::async_trait;
-use hoistway_kit::{fs::DirLock, secrets::MasterKey, time::now_ms};
+use hoistway_kit::{fs::DirLock, metrics, prune::Keep, secrets::MasterKey};
 use hoistway_model::{
     Error, Name, Operation, OperationId, Result, Secret, ToolRegistry,
+    metric::{Kind, Metrics},
     tool::{
         AppliedTools, DEMO_LABEL, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan,
         ToolUpdate, Upserted,
     },
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-
-/// How long answers are kept for repetitions; deploys end long before.
-const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
-const PURGE_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// The tool registry over its database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ToolRegistryService {
     store: Store,
     addresses: Addresses,
+    database: PathBuf,
+    keep: Keep,
+    tidy_every: Duration,
     _lock: Arc<DirLock>,
 }
 
@@ -46,16 +46,17 @@ impl ToolRegistryService {
                 .await
                 .map_err(|e| Error::internal("locking the data directory", e))??
         };
-        let path = dir.join(format!("{SERVICE}.db"));
-        let store = Store::open(&path, Vault::new(key), addresses.clone()).await?;
-        let service = Self { store, addresses, _lock: Arc::new(lock) };
+        let database = dir.join(format!("{SERVICE}.db"));
+        let store = Store::open(&database, Vault::new(key), addresses.clone()).await?;
+        let (keep, tidy_every) = (config.operations_kept(), Duration::from_secs(config.tidy_seconds.max(1)));
+        let service = Self { store, addresses, database, keep, tidy_every, _lock: Arc::new(lock) };
         service.purge().await?;
         Ok(service)
     }
 
-    /// Forgets old answers every hour, until `shutdown`.
+    /// Forgets old answers now and then, until `shutdown`.
     pub async fn maintain(&self, shutdown: CancellationToken) {
-        let mut ticks = tokio::time::interval(PURGE_EVERY);
+        let mut ticks = tokio::time::interval(self.tidy_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick is now, and opening has purged.
         ticks.tick().await;
@@ -72,8 +73,7 @@ impl ToolRegistryService {
     }
 
     async fn purge(&self) -> Result<()> {
-        let keep = i64::try_from(KEEP.as_millis()).unwrap_or(i64::MAX);
-        self.store.purge(now_ms().saturating_sub(keep)).await
+        self.store.purge(self.keep).await
     }
 }
 
@@ -220,5 +220,17 @@ impl ToolRegistry for ToolRegistryService {
             credentials: BTreeMap::new(),
         };
         self.store.seed(&operation, &echo, llm).await
+    }
+
+    async fn tool_metrics(&self) -> Result<Metrics> {
+        let registered = self.store.counts().await?;
+        let registered = registered.map(|(kind, count)| ([("kind", kind.to_owned())], count as f64));
+        let database = self.database.clone();
+        let read = move || {
+            let help = "What is registered: tools, model providers and identity providers.";
+            let registered = metrics::family(Kind::Gauge, "hoistway_registered", help, registered);
+            metrics::of_service(SERVICE, vec![registered, metrics::database(SERVICE, &database)])
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
     }
 }

@@ -70,7 +70,8 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let kind = Kind { keyed, names, parameters: names || of("query"), body: operation.contains_key("requestBody") };
     let pages = operation
         .get("parameters")
-        .is_some_and(|all| all.as_array().is_some_and(|all| all.iter().any(|parameter| parameter["name"] == "before")));
+        .and_then(Value::as_array)
+        .is_some_and(|all| all.iter().any(|parameter| parameter["name"] == "before" || parameter["name"] == "after"));
     if let Some(responses) = operation.entry("responses").or_insert_with(|| json!({})).as_object_mut() {
         answers(responses, &kind, pages);
     }
@@ -114,6 +115,7 @@ fn parameters(path: &str, operation: &mut Map<String, Value>) {
         }
         let text = match name.as_str() {
             "limit" => "The most entries of the answer",
+            "after" => "Only entries whose names come after this one",
             "before" => "Only entries older than the one with this id; a page's last id gives the next page",
             _ => continue,
         };
@@ -126,7 +128,7 @@ fn parameters(path: &str, operation: &mut Map<String, Value>) {
 fn answers(responses: &mut Map<String, Value>, kind: &Kind, pages: bool) {
     for standard in STANDARD.iter().filter(|standard| (standard.meets)(kind)) {
         let reference = json!({"$ref": format!("#/components/responses/{}", standard.name)});
-        responses.entry(standard.status.to_string()).or_insert(reference);
+        responses.entry(standard.code.http_status().to_string()).or_insert(reference);
     }
     for (status, response) in responses.iter_mut() {
         let Some(response) = response.as_object_mut().filter(|response| !response.contains_key("$ref")) else {
@@ -137,7 +139,7 @@ fn answers(responses: &mut Map<String, Value>, kind: &Kind, pages: bool) {
         }
         let headers = response.entry("headers").or_insert_with(|| json!({}));
         headers["X-Request-Id"] = json!({"$ref": "#/components/headers/RequestId"});
-        let standard = STANDARD.iter().find(|standard| standard.status.to_string() == *status);
+        let standard = STANDARD.iter().find(|standard| standard.code.http_status().to_string() == *status);
         if let Some((name, part)) = standard.and_then(|standard| standard.header) {
             headers[name] = json!({"$ref": format!("#/components/headers/{part}")});
         }

@@ -1,5 +1,6 @@
 //! What the document says once for all operations.
 
+use hoistway_model::Code;
 use serde_json::{Value, json};
 
 /// Where the API answers in the samples; the page puts its own address in its place.
@@ -128,14 +129,14 @@ pub struct Kind {
 
 /// An error that does not depend on what an operation does.
 pub struct Standard {
-    /// The HTTP status.
-    pub status: u16,
+    /// Its code, which decides about its HTTP status.
+    pub code: Code,
     /// Its name among the document's responses.
     pub name: &'static str,
     /// What it means.
     pub description: &'static str,
-    /// An example's `error` and `code`.
-    pub example: (&'static str, &'static str),
+    /// An example's `error`.
+    pub example: &'static str,
     /// The header that it has beside the request's id, and that header's name among the document's headers.
     pub header: Option<(&'static str, &'static str)>,
     /// Which requests can meet it.
@@ -145,74 +146,74 @@ pub struct Standard {
 /// All of them.
 pub const STANDARD: [Standard; 9] = [
     Standard {
-        status: 400,
+        code: Code::InvalidArgument,
         name: "BadRequest",
         description: "The request is wrong; `error` names the field or parameter. Nothing was changed",
-        example: ("name: is required", "invalid_argument"),
+        example: "name: is required",
         header: None,
         meets: |kind| kind.parameters || kind.body,
     },
     Standard {
-        status: 401,
+        code: Code::Unauthenticated,
         name: "Unauthenticated",
         description: "No API key, or one that is wrong, expired or revoked",
-        example: ("the API key is not valid", "unauthenticated"),
+        example: "the API key is not valid",
         header: Some(("WWW-Authenticate", "Authenticate")),
         meets: |kind| kind.keyed,
     },
     Standard {
-        status: 403,
+        code: Code::PermissionDenied,
         name: "Forbidden",
         description: "The API key is valid and does not allow this",
-        example: ("the API key \"ci\" does not have the scope \"deploy\", which this needs", "permission_denied"),
+        example: "the API key \"ci\" does not have the scope \"deploy\", which this needs",
         header: None,
         meets: |kind| kind.keyed,
     },
     Standard {
-        status: 404,
+        code: Code::NotFound,
         name: "NotFound",
         description: "What the path names does not exist",
-        example: ("agent \"hello\" not found", "not_found"),
+        example: "agent \"hello\" not found",
         header: None,
         meets: |kind| kind.names,
     },
     Standard {
-        status: 413,
+        code: Code::PayloadTooLarge,
         name: "PayloadTooLarge",
         description: "The body is larger than the limit, 32 MiB unless the operator set another",
-        example: ("the request body is larger than 33554432 bytes (setting max_body_bytes)", "payload_too_large"),
+        example: "the request body is larger than 33554432 bytes (setting max_body_bytes)",
         header: None,
         meets: |kind| kind.body,
     },
     Standard {
-        status: 429,
+        code: Code::ResourceExhausted,
         name: "TooManyRequests",
         description: "A limit of rate, queue or concurrency is reached",
-        example: ("this API key sends too many requests (setting requests_per_second)", "resource_exhausted"),
+        example: "this API key sends too many requests (setting requests_per_second)",
         header: Some(("Retry-After", "RetryAfter")),
         meets: |kind| kind.keyed,
     },
     Standard {
-        status: 500,
+        code: Code::Internal,
         name: "Internal",
         description: "A defect, or the machine's fault; the cause is in the log under the request id",
-        example: ("internal error while answering the request", "internal"),
+        example: "internal error while answering the request",
         header: None,
         meets: |kind| kind.keyed,
     },
     Standard {
-        status: 503,
+        code: Code::Unavailable,
         name: "Unavailable",
         description: "A part of the platform does not answer now, or is shutting down",
-        example: ("the service is not reachable now", "unavailable"),
+        example: "the service is not reachable now",
         header: Some(("Retry-After", "RetryAfter")),
         meets: |kind| kind.keyed,
     },
     Standard {
-        status: 504,
+        code: Code::DeadlineExceeded,
         name: "DeadlineExceeded",
         description: "A part of the platform did not answer in time",
-        example: ("the time limit passed", "deadline_exceeded"),
+        example: "the time limit passed",
         header: None,
         meets: |kind| kind.keyed,
     },
@@ -226,10 +227,9 @@ pub fn error_content() -> Value {
 /// The standard errors as parts of the document.
 pub fn responses() -> Value {
     let each = STANDARD.iter().map(|standard| {
-        let (error, code) = standard.example;
         let mut content = error_content();
         content["application/json"]["example"] =
-            json!({"error": error, "code": code, "request_id": "01a2092d-b570-76eb-887a-3ce8dec8c3e1"});
+            json!({"error": standard.example, "code": standard.code.as_str(), "request_id": "01a2092d-b570-76eb-887a-3ce8dec8c3e1"});
         let mut headers = json!({"X-Request-Id": {"$ref": "#/components/headers/RequestId"}});
         if let Some((name, part)) = standard.header {
             headers[name] = json!({"$ref": format!("#/components/headers/{part}")});

@@ -3,22 +3,22 @@
 #[cfg(test)]
 mod tests;
 
+use super::places::{KeyPlace, TokenSource};
 use crate::api::{
-    connection::{Given, http_url, one_of},
+    connection::Given,
     deploy_request::tools::description,
     json::{self, Object, complaint, has_value, short},
 };
 use hoistway_model::{
     Error, Name, Result, Secret,
-    tool::{ApiKeyPlace, AuthType, Connection, NewTool, OAuth2, Tool, tool_credentials},
+    tool::{AuthType, Connection, NewTool, Tool, tool_credentials},
 };
-use std::{collections::BTreeMap, str::FromStr};
+use std::collections::BTreeMap;
 
-/// The longest credential, the longest label and the longest scope.
+/// The longest credential.
 const MAX_CREDENTIAL: usize = 64 << 10;
-const MAX_LABEL: usize = 256;
-/// What an answer has besides, so that one can be sent back with changes.
-const ANSWERED: [&str; 5] = ["namespace", "status", "created_at", "updated_at", "warnings"];
+/// The longest label, scope, name of a header, and the like.
+pub const MAX_LABEL: usize = 256;
 
 /// What a body says about a tool, as far as it says anything.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub struct ToolBody {
     port: (String, Option<i64>),
     scheme: (String, Option<String>),
     auth_type: (String, Option<String>),
-    api_key: (String, Option<ApiKeyPlace>),
-    oauth2: (String, Option<OAuth2>),
+    api_key: (String, Option<KeyPlace>),
+    oauth2: (String, Option<TokenSource>),
     labels: Option<BTreeMap<String, String>>,
     credentials: Option<Object>,
     warnings: Vec<String>,
@@ -55,17 +55,14 @@ impl ToolBody {
         }
         read.labels = labels_if_given(&mut root)?;
         read.credentials = root.object("credentials")?.filter(|given| !given.is_empty());
-        for key in ANSWERED {
-            root.take(key);
-        }
+        pass_over_answered(&mut root);
         root.finish(&mut read.warnings);
         Ok(read)
     }
 
     fn flat(root: &mut Object) -> Result<Self> {
         open_to_all(root, "access_mode")?;
-        let token_url = root.text("token_url")?;
-        let oauth2 = token_url.map(|token_url| oauth2(root, "token_url", token_url)).transpose()?;
+        let oauth2 = TokenSource::read(root, "token_url")?;
         Ok(Self {
             name: None,
             description: root.string("description")?,
@@ -98,11 +95,10 @@ impl ToolBody {
         if let Some(mut authentication) = at.object("authentication")? {
             auth_type.1 = authentication.string("type")?;
             if let Some(config) = authentication.object("apiKeyConfig")? {
-                api_key.1 = Some(key_place(config, &mut warnings)?);
+                api_key.1 = Some(KeyPlace::read(config, &mut warnings)?);
             }
             if let Some(mut config) = authentication.object("oauth2Config")? {
-                let token_url = config.required("tokenUrl")?;
-                tokens.1 = Some(oauth2(&mut config, "tokenUrl", token_url)?);
+                tokens.1 = TokenSource::read(&mut config, "tokenUrl")?;
                 config.finish(&mut warnings);
             }
             authentication.finish(&mut warnings);
@@ -168,7 +164,7 @@ impl ToolBody {
             scheme: self.scheme,
             auth_type: self.auth_type,
         };
-        let connection = authenticated(given.check()?, self.api_key, self.oauth2)?;
+        let connection = authenticated(given.check()?, self.api_key, self.oauth2, None)?;
         let mut warnings = self.warnings;
         let credentials = tool_secrets(self.credentials, connection.auth_type, &mut warnings)?;
         let (description, labels) = (self.description.unwrap_or_default(), self.labels.unwrap_or_default());
@@ -189,10 +185,8 @@ impl ToolBody {
             auth_type: (self.auth_type.0, auth_type),
         };
         let checked = given.check()?;
-        let same = checked.auth_type == at.auth_type;
-        let api_key = (self.api_key.0, self.api_key.1.or_else(|| at.api_key.clone().filter(|_| same)));
-        let oauth2 = (self.oauth2.0, self.oauth2.1.or_else(|| at.oauth2.clone().filter(|_| same)));
-        let connection = authenticated(checked, api_key, oauth2)?;
+        let before = (checked.auth_type == at.auth_type).then_some(at);
+        let connection = authenticated(checked, self.api_key, self.oauth2, before)?;
         let mut warnings = self.warnings;
         let credentials = tool_secrets(self.credentials, connection.auth_type, &mut warnings)?;
         let new = NewTool {
@@ -211,13 +205,27 @@ impl ToolBody {
 }
 
 /// A body that names what it is about names what the path names.
-pub fn named_as_in_path(given: Option<&str>, name: &Name) -> Result<()> {
+fn named_as_in_path(given: Option<&str>, name: &Name) -> Result<()> {
     match given {
         Some(given) if given != name.as_str() => {
             let text = format!("\"{}\" is not \"{name}\", which the path names; names cannot be changed", short(given));
             Err(Error::field("name", text))
         }
         _ => Ok(()),
+    }
+}
+
+/// The name of what a body is about: the path's, else the body's own.
+pub fn named(root: &mut Object, path: Option<Name>) -> Result<Name> {
+    let Some(name) = path else { return json::name("name", &root.required("name")?) };
+    named_as_in_path(root.text("name")?.as_deref(), &name)?;
+    Ok(name)
+}
+
+/// Takes what an answer has besides, so that one can be sent back with changes.
+pub fn pass_over_answered(object: &mut Object) {
+    for key in ["namespace", "status", "created_at", "updated_at", "warnings"] {
+        object.take(key);
     }
 }
 
@@ -241,11 +249,12 @@ fn open_to_all(object: &mut Object, mode: &'static str) -> Result<()> {
     Ok(())
 }
 
-/// A connection with where its credential goes, or comes from.
+/// A connection with where its credential goes, or comes from: as the body says, else as in `before`.
 fn authenticated(
     mut connection: Connection,
-    (key_path, api_key): (String, Option<ApiKeyPlace>),
-    (token_path, oauth2): (String, Option<OAuth2>),
+    (key_path, api_key): (String, Option<KeyPlace>),
+    (token_path, oauth2): (String, Option<TokenSource>),
+    before: Option<&Connection>,
 ) -> Result<Connection> {
     let only_for = |path: String, kind: AuthType| {
         Err(Error::field(path, format!("is only for the authentication {}", kind.as_str())))
@@ -256,55 +265,16 @@ fn authenticated(
     if oauth2.is_some() && connection.auth_type != AuthType::OAuth2 {
         return only_for(token_path, AuthType::OAuth2);
     }
-    (connection.api_key, connection.oauth2) = (api_key, oauth2);
-    Ok(connection)
-}
-
-fn oauth2(object: &mut Object, key: &'static str, token_url: String) -> Result<OAuth2> {
-    http_url(&object.path_of(key), &token_url)?;
-    let scopes = object.strings("scopes")?.unwrap_or_default();
-    // RFC 6749, section 3.3.
-    let wrong = |scope: &String| {
-        let fits = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        scope.is_empty() || scope.len() > MAX_LABEL || !scope.bytes().all(fits)
+    let (key_before, oauth2_before) = before.map(|at| (at.api_key.clone(), at.oauth2.clone())).unwrap_or_default();
+    connection.api_key = match api_key {
+        Some(given) => Some(given.over(key_before)?),
+        None => key_before,
     };
-    match scopes.iter().position(wrong) {
-        Some(i) => Err(Error::field(format!("{}[{i}]", object.path_of("scopes")), "is not a scope")),
-        None => Ok(OAuth2 { token_url, scopes }),
-    }
-}
-
-/// `Header` or `Query`.
-struct Location(&'static str);
-
-impl FromStr for Location {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        ["Header", "Query"]
-            .into_iter()
-            .find(|known| known.eq_ignore_ascii_case(text))
-            .map(Location)
-            .ok_or_else(|| format!("\"{}\" is not one of Header, Query", short(text)))
-    }
-}
-
-fn key_place(mut config: Object, warnings: &mut Vec<String>) -> Result<ApiKeyPlace> {
-    let location =
-        one_of::<Location>(&config.path_of("in"), config.string("in")?.as_deref())?.unwrap_or(Location("Header")).0;
-    let name = config.required("name")?;
-    if location == "Header" && http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-        return Err(Error::field(config.path_of("name"), format!("\"{}\" is not a header's name", short(&name))));
-    }
-    if name.len() > MAX_LABEL || name.contains(char::is_control) {
-        return Err(Error::field(config.path_of("name"), "is too long or has control characters"));
-    }
-    let value_prefix = config.string("valuePrefix")?.unwrap_or_default();
-    if value_prefix.len() > MAX_LABEL || !value_prefix.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        return Err(Error::field(config.path_of("valuePrefix"), "must be short, visible ASCII"));
-    }
-    config.finish(warnings);
-    Ok(ApiKeyPlace { location: location.into(), name, value_prefix })
+    connection.oauth2 = match oauth2 {
+        Some(given) => Some(given.over(oauth2_before)?),
+        None => oauth2_before,
+    };
+    Ok(connection)
 }
 
 /// The labels that a request gives; absent: none.

@@ -29,7 +29,7 @@ pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
 async fn rebuild(ctx: &Context<'_>, agent: &Name) -> Result<BuiltImage> {
     let unknown = || Error::new(Code::ImageNotFound, "build failed: the digest of the agent's image is not known");
     let digest = ctx.log.image_digest.ok_or_else(unknown)?;
-    // The values of variables stay with the agent service; what was built before shows none of them now.
+    // The values of variables stay with the agent service; so that none is shown, a rebuild quotes no source.
     let request = RebuildRequest { attempt: ctx.log.ids.attempt, agent: agent.clone(), digest, mask: Vec::new() };
     let operation = ctx.operation(ctx.log.ids.build);
     ctx.services.builds.rebuild(operation, request).await.map_err(|e| e.prefixed("build failed: "))

@@ -81,7 +81,7 @@ impl Drop for Pins {
 impl LayerStore {
     /// The layers in `dir`, rid of what a process that was killed left half done. Blocks.
     pub fn open(dir: &Path, bounds: Bounds) -> Result<Self> {
-        private_dir(dir).map_err(|e| Error::internal(&format!("making {}", dir.display()), e))?;
+        private_dir(dir).map_err(hoistway_kit::fs::path_error("making", dir))?;
         let store = Self { dir: Arc::new(dir.to_owned()), bounds, state: Arc::default() };
         store.clean();
         store.distrust_after_boot()?;

@@ -31,7 +31,7 @@ pub(crate) mod spec;
 mod tree;
 
 pub(crate) use confine::landlock::{SCOPES, TCP, UNIX};
-pub(crate) use confine::root::{HOME, TMP};
+pub(crate) use confine::root::{HOME, SHM, TMP};
 pub(crate) use control::{receive, send};
 pub use spec::{Limits, RunAs};
 pub(crate) use tree::{kill_all, kill_tree_of};

@@ -117,7 +117,7 @@ pub struct Limits {
     pub open_files: Option<u64>,
     /// Size of one file, in bytes.
     pub file_size: Option<u64>,
-    /// Private writable memory of one process, in bytes.
+    /// Private writable memory of one process, in bytes; shared mappings and `memfd` are not counted.
     pub data: Option<u64>,
 }
 

@@ -1,11 +1,13 @@
 //! Control groups: memory, processes and processor time of a whole agent, where this program may make groups. Version 2
 //! where it has the controllers, else version 1.
 
+use super::claim::{self, Claim, make};
 use crate::launcher::kill_all;
 use crate::launcher::spec::Limits;
 use std::fs;
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a group is looked at again for processes that were born while others were killed.
@@ -17,9 +19,11 @@ const REMOVALS: usize = 20;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
 /// The groups of one installation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Cgroups {
     version: Version,
+    /// Tells others that we live. There is one as soon as groups are made.
+    claim: Option<Arc<Claim>>,
     /// The directory that has one group for each agent: one, or with version 1 one for each controller.
     parents: Vec<(Controller, PathBuf)>,
 }
@@ -45,22 +49,22 @@ const CONTROLLERS: [(Controller, &str); 3] =
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     dirs: Vec<PathBuf>,
+    /// As long as there is a group, its place is taken.
+    _claim: Option<Arc<Claim>>,
 }
 
 impl Cgroups {
     /// The groups that this program may make, found out by making one with these limits.
     pub fn find(dir: &Path, limits: &Limits) -> Option<Self> {
-        let tag = hoistway_model::Digest::of(dir.as_os_str().as_encoded_bytes()).hex()[..12].to_owned();
-        let tag = format!("hoistway-{tag}");
+        let tag = claim::name(dir);
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let candidates = [second(&mounts, &own, &tag), first(&mounts, &own, &tag)];
-        candidates.into_iter().flatten().find(|groups| {
-            let tried = groups.create("probe", limits);
-            if let Ok(group) = &tried {
-                group.remove();
-            }
-            tried.is_ok()
+        candidates.into_iter().flatten().find_map(|groups| {
+            let claim = Claim::new(groups.parents.iter().map(|(_, parent)| parent)).ok()?;
+            let groups = Self { claim: Some(Arc::new(claim)), ..groups };
+            groups.create("probe", limits).ok()?.remove();
+            Some(groups)
         })
     }
 
@@ -71,7 +75,7 @@ impl Cgroups {
 
     /// Makes a group with limits.
     pub fn create(&self, name: &str, limits: &Limits) -> Result<Group> {
-        let mut group = Group { dirs: Vec::new() };
+        let mut group = Group { dirs: Vec::new(), _claim: self.claim.clone() };
         let made = self.parents.iter().try_for_each(|(controller, parent)| {
             let dir = parent.join(name);
             if !group.dirs.contains(&dir) {
@@ -137,16 +141,20 @@ impl Cgroups {
         }
     }
 
-    /// Ends and removes every group that is there. Returns how many processes there were.
+    /// Ends and removes every group of ours that is there, and removes those of installations that are gone. Returns how
+    /// many processes there were.
     pub fn sweep(&self) -> usize {
         let mut killed = 0;
         for (_, parent) in &self.parents {
             let Ok(entries) = fs::read_dir(parent) else { continue };
             for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-                let group = Group { dirs: vec![entry.path()] };
+                let group = Group { dirs: vec![entry.path()], _claim: None };
                 killed += group.kill();
                 group.remove();
             }
+        }
+        if let Some(claim) = &self.claim {
+            claim.sweep_abandoned();
         }
         killed
     }
@@ -172,7 +180,7 @@ impl Group {
         killed
     }
 
-    /// Removes it, and what is above it if that is empty.
+    /// Removes it.
     pub fn remove(&self) {
         for dir in &self.dirs {
             for _ in 0..REMOVALS {
@@ -186,9 +194,6 @@ impl Group {
                     _ => break,
                 }
             }
-            if let Some(parent) = dir.parent() {
-                let _ = fs::remove_dir(parent);
-            }
         }
     }
 }
@@ -197,13 +202,6 @@ fn pids(procs: &Path) -> Vec<i32> {
     let text = fs::read_to_string(procs).unwrap_or_default();
     // 0 is a process of another PID namespace.
     text.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect()
-}
-
-fn make(dir: &Path) -> Result<()> {
-    match fs::create_dir(dir) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Version 2: below our own group if it is ours alone, as a service manager delegates it; else, as root, at the top.
@@ -251,7 +249,7 @@ fn enable(group: &Path, controllers: &[(Controller, &str)]) -> Result<()> {
 
 fn second_at(parent: PathBuf, controllers: Vec<(Controller, &'static str)>) -> Cgroups {
     let parents = controllers.into_iter().map(|(controller, _)| (controller, parent.clone())).collect();
-    Cgroups { version: Version::Two, parents }
+    Cgroups { version: Version::Two, claim: None, parents }
 }
 
 /// Version 1: below our own group of each controller.
@@ -269,7 +267,7 @@ fn first(mounts: &str, own: &str, tag: &str) -> Option<Cgroups> {
         let parent = if here.is_dir() { here } else { mount };
         parents.push((controller, parent.join(tag)));
     }
-    (!parents.is_empty()).then_some(Cgroups { version: Version::One, parents })
+    (!parents.is_empty()).then_some(Cgroups { version: Version::One, claim: None, parents })
 }
 
 /// The root and the mount point of the first mount whose type and options are wanted.

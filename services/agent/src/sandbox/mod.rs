@@ -4,15 +4,17 @@
 //! The launcher puts the sandbox on (`launcher::confine`); here is decided what it is told.
 
 mod cgroup;
+mod claim;
 mod host;
 mod probe;
 mod report;
+mod shm;
 mod uids;
 
 pub(crate) use cgroup::Group;
 
-use crate::launcher::RunAs;
 use crate::launcher::spec::{Access, Confinement, Exposed, Limits, Namespaces};
+use crate::launcher::{RunAs, SHM};
 use cgroup::Cgroups;
 use hoistway_model::{Error, Name, Result};
 use host::Host;
@@ -196,9 +198,14 @@ impl Sandbox {
         self.uids.as_ref().map(|uids| uids.of(agent)).transpose()
     }
 
-    /// Gives the user of a deleted agent back. Blocks.
+    /// Removes what a deleted agent left outside of its directories, and gives its user back. Blocks.
     pub fn forget(&self, agent: &Name) -> Result<()> {
-        self.uids.as_ref().map_or(Ok(()), |uids| uids.release(agent))
+        let Some(uids) = &self.uids else { return Ok(()) };
+        // In a root of its own it had another directory of that name.
+        if let Some(user) = uids.given(agent).filter(|_| !self.has_own_root()) {
+            shm::sweep(Path::new(SHM), user);
+        }
+        uids.release(agent)
     }
 
     /// Makes the control groups of an instance. Blocks.

@@ -87,7 +87,7 @@ impl Report<'_> {
         let own_root = matches!(self.tier, Tier::Namespaces { .. });
         let memory = match (self.limits.memory.filter(|_| has(Controller::Memory)), set.data) {
             (Some(bytes), _) => Some(format!("{} memory", size(bytes))),
-            (None, Some(bytes)) => Some(format!("{} memory in each process", size(bytes))),
+            (None, Some(bytes)) => Some(format!("{} private memory in each process", size(bytes))),
             (None, None) => None,
         };
         let processes = self
@@ -126,7 +126,9 @@ fn landlock_words(abi: i32, closed: bool) -> String {
 }
 
 /// The limits that the kernel keeps for single processes and for users. Where there is no control group, memory is
-/// limited for each process, at twice as much: the stacks of its threads are counted whether they are used or not.
+/// limited for each process, at twice as much: the stacks of its threads are counted whether they are used or not. What
+/// processes share is not counted, and nothing but a control group would count it: a limit of the address space ends
+/// programs that only reserve it, as numerical libraries and just-in-time compilers do.
 pub(super) fn rlimits(limits: &Limits, tier: Tier, uids: bool, cgroups: Option<&Cgroups>) -> Limits {
     let has = |controller| cgroups.is_some_and(|groups| groups.has(controller));
     let memory = limits.memory.filter(|_| !has(Controller::Memory)).map(|bytes| bytes.saturating_mul(2));
@@ -193,7 +195,7 @@ mod tests {
 
     #[test]
     fn limits_say_what_they_are_of() {
-        let without = "2 GiB memory in each process, 4 GiB in one file, 4096 open files";
+        let without = "2 GiB private memory in each process, 4 GiB in one file, 4096 open files";
         assert_eq!(words(Tier::None, Network::Open, false).limits, without);
         assert!(words(Tier::None, Network::Open, true).limits.contains("512 processes"));
         let namespaces = Tier::Namespaces { user: false, landlock: None };

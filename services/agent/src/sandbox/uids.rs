@@ -3,7 +3,7 @@
 
 use crate::launcher::RunAs;
 use hoistway_kit::fs::{read_if_there, write_atomic};
-use hoistway_model::{Code, Error, Name, Result};
+use hoistway_model::{Code, Digest, Error, Name, Result};
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,14 +12,19 @@ use std::sync::{Mutex, PoisonError};
 
 /// A range that neither distributions nor container engines give to anybody; within the sixteen-bit half of a user
 /// namespace there is another.
-const RANGES: [(u32, u32); 2] = [(1_900_000_000, 65_536), (40_000, 10_000)];
+const RANGES: [Block; 2] = [(1_900_000_000, 65_536), (40_000, 10_000)];
+/// How many blocks there are of the size of the first range, itself included. It is for installations that have kept
+/// no block, each of the others for those whose directory's name says so: two on one machine do not share their users.
+const BLOCKS: u32 = 1_024;
+
+/// The first user, and how many there are.
+type Block = (u32, u32);
 
 /// The users of one installation's agents.
 #[derive(Debug)]
 pub(super) struct Uids {
     file: PathBuf,
-    first: u32,
-    count: u32,
+    block: Block,
     given: Mutex<Given>,
 }
 
@@ -28,6 +33,10 @@ struct Given {
     /// Counted up, so that a user is not soon somebody else's.
     next: u32,
     users: BTreeMap<String, u32>,
+    /// Where they are from; kept, so that a directory that is moved keeps its agents' users. An earlier version, which
+    /// had no choice, kept none.
+    #[serde(default)]
+    block: Option<Block>,
 }
 
 impl Uids {
@@ -36,26 +45,31 @@ impl Uids {
         let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::CHOWN;
         let may = rustix::process::geteuid().is_root()
             && capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let range = RANGES.into_iter().find(|&(first, count)| mapped(&map, first, count));
-        match range.filter(|_| may) {
-            Some((first, count)) => Self::in_range(dir, first, count).map(Some),
-            None => Ok(None),
+        if !may {
+            return Ok(None);
         }
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let own = block_of(&dir.canonicalize()?);
+        Self::choose(dir, own, |block| mapped(&map, block))
     }
 
-    fn in_range(dir: &Path, first: u32, count: u32) -> std::io::Result<Self> {
+    /// The users from the block that is kept in `dir`, else from `own`, as far as there are such users.
+    fn choose(dir: &Path, own: Block, exists: impl Fn(Block) -> bool) -> std::io::Result<Option<Self>> {
         let file = dir.join("uids.json");
-        let given = match read_if_there(&file)? {
-            Some(bytes) => serde_json::from_slice(&bytes)?,
-            None => Given { next: first, ..Given::default() },
+        let kept: Option<Given> = read_if_there(&file)?.map(|bytes| serde_json::from_slice(&bytes)).transpose()?;
+        let first = match &kept {
+            Some(given) => given.block.unwrap_or(RANGES[0]),
+            None => own,
         };
-        Ok(Self { file, first, count, given: Mutex::new(given) })
+        let Some(block) = [first, own, RANGES[1]].into_iter().find(|&block| exists(block)) else { return Ok(None) };
+        let given = kept.unwrap_or_else(|| Given { next: block.0, ..Given::default() });
+        Ok(Some(Self { file, block, given: Mutex::new(Given { block: Some(block), ..given }) }))
     }
 
     /// A user that is no agent's: the last of the range.
     pub fn probe(&self) -> RunAs {
-        let last = self.first + self.count - 1;
+        let (first, count) = self.block;
+        let last = first + count - 1;
         RunAs { uid: last, gid: last }
     }
 
@@ -65,9 +79,10 @@ impl Uids {
         if let Some(&uid) = given.users.get(agent.as_str()) {
             return Ok(RunAs { uid, gid: uid });
         }
-        let usable = self.count - 1;
-        let start = given.next.saturating_sub(self.first);
-        let candidates = (0..usable).map(|n| self.first + (start + n) % usable);
+        let (first, count) = self.block;
+        let usable = count - 1;
+        let start = given.next.saturating_sub(first);
+        let candidates = (0..usable).map(|n| first + (start + n) % usable);
         let free = candidates.into_iter().find(|uid| !given.users.values().any(|taken| taken == uid));
         let uid = free.ok_or_else(|| Error::new(Code::ResourceExhausted, "every user for agents is taken"))?;
         let mut changed = given.clone();
@@ -76,6 +91,12 @@ impl Uids {
         self.save(&changed)?;
         *given = changed;
         Ok(RunAs { uid, gid: uid })
+    }
+
+    /// The agent's user, if it has one.
+    pub fn given(&self, agent: &Name) -> Option<RunAs> {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.users.get(agent.as_str()).map(|&uid| RunAs { uid, gid: uid })
     }
 
     /// The agent is gone for good.
@@ -96,8 +117,16 @@ impl Uids {
     }
 }
 
+/// The block of a new installation.
+fn block_of(dir: &Path) -> Block {
+    let (first, count) = RANGES[0];
+    let digest = Digest::of(dir.as_os_str().as_encoded_bytes()).hex();
+    let number = u32::from_str_radix(&digest[..8], 16).unwrap_or_default();
+    (first + (1 + number % (BLOCKS - 1)) * count, count)
+}
+
 /// Whether a user namespace with this map has these users.
-fn mapped(map: &str, first: u32, count: u32) -> bool {
+fn mapped(map: &str, (first, count): Block) -> bool {
     map.lines().any(|line| {
         let mut numbers = line.split_ascii_whitespace().map(|n| n.parse::<u64>().unwrap_or(0));
         let (inside, length) = (numbers.next().unwrap_or(0), numbers.nth(1).unwrap_or(0));
@@ -110,6 +139,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn choose(dir: &Path, own: Block) -> Uids {
+        Uids::choose(dir, own, |_| true).unwrap().unwrap()
+    }
+
     fn name(text: &str) -> Name {
         Name::parse("name", text).unwrap()
     }
@@ -117,11 +150,11 @@ mod tests {
     #[test]
     fn a_user_is_kept_and_not_soon_given_to_another() {
         let dir = tempfile::tempdir().unwrap();
-        let uids = Uids::in_range(dir.path(), 5000, 4).unwrap();
+        let uids = choose(dir.path(), (5000, 4));
         let uid = |uids: &Uids, agent: &str| uids.of(&name(agent)).map(|user| user.uid);
         assert_eq!((uid(&uids, "a").unwrap(), uid(&uids, "b").unwrap(), uid(&uids, "a").unwrap()), (5000, 5001, 5000));
         uids.release(&name("a")).unwrap();
-        let uids = Uids::in_range(dir.path(), 5000, 4).unwrap();
+        let uids = choose(dir.path(), (5000, 4));
         assert_eq!((uid(&uids, "c").unwrap(), uid(&uids, "b").unwrap()), (5002, 5001));
         assert_eq!(uid(&uids, "d").unwrap(), 5000);
         assert_eq!(uid(&uids, "e").unwrap_err().code, Code::ResourceExhausted);
@@ -129,10 +162,37 @@ mod tests {
     }
 
     #[test]
+    fn installations_have_blocks_of_their_own_and_keep_them() {
+        let (one, other) = (block_of(Path::new("/a/agent")), block_of(Path::new("/b/agent")));
+        assert_ne!(one, other);
+        for (first, count) in [one, other] {
+            assert!(first >= RANGES[0].0 + RANGES[0].1 && first + count <= i32::MAX as u32 && count == RANGES[0].1);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(choose(dir.path(), one).of(&name("a")).unwrap().uid, one.0);
+        // Moved elsewhere, it has the users that it had.
+        let moved = choose(dir.path(), other);
+        assert_eq!((moved.of(&name("a")).unwrap().uid, moved.of(&name("b")).unwrap().uid), (one.0, one.0 + 1));
+        // What an earlier version kept stays where it was.
+        let earlier = format!(r#"{{"next":{},"users":{{"a":{}}}}}"#, RANGES[0].0 + 1, RANGES[0].0);
+        std::fs::write(dir.path().join("uids.json"), earlier).unwrap();
+        let uids = choose(dir.path(), one);
+        assert_eq!(
+            (uids.of(&name("a")).unwrap().uid, uids.of(&name("b")).unwrap().uid),
+            (RANGES[0].0, RANGES[0].0 + 1)
+        );
+        // Where there are no such users, the small range is left.
+        let dir = tempfile::tempdir().unwrap();
+        let uids = Uids::choose(dir.path(), one, |block| block == RANGES[1]).unwrap().unwrap();
+        assert_eq!(uids.of(&name("a")).unwrap().uid, RANGES[1].0);
+        assert!(Uids::choose(dir.path(), one, |_| false).unwrap().is_none());
+    }
+
+    #[test]
     fn maps_of_user_namespaces_are_understood() {
-        assert!(mapped("         0          0 4294967295\n", 1_900_000_000, 65_536));
-        assert!(!mapped("0 100000 65536\n", 1_900_000_000, 65_536));
-        assert!(mapped("0 1000 1\n1 100000 65536\n", 40_000, 10_000));
-        assert!(!mapped("", 0, 1));
+        assert!(mapped("         0          0 4294967295\n", RANGES[0]));
+        assert!(!mapped("0 100000 65536\n", RANGES[0]));
+        assert!(mapped("0 1000 1\n1 100000 65536\n", RANGES[1]));
+        assert!(!mapped("", (0, 1)));
     }
 }

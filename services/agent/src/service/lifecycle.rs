@@ -20,7 +20,7 @@ impl Service {
             if record.desired.is_none() {
                 return Err(unfinished(&name));
             }
-            if !self.store.stop(&operation, &name).await? {
+            if !self.reserve.for_freeing(|| self.store.stop(&operation, &name)).await? {
                 return self.view(self.record(&name).await?).await;
             }
             let mut retired: Vec<_> = [record.active, record.desired].into_iter().flatten().collect();

@@ -26,7 +26,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use hoistway_kit::fs::DirLock;
+use hoistway_kit::{fs::DirLock, reserve::Reserve};
 use hoistway_model::{
     AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
@@ -72,6 +72,8 @@ pub struct Service {
     /// What is told about agents, and to whom.
     seen: Seen,
     database: PathBuf,
+    /// Room for stopping and deleting, on a full disk.
+    reserve: Reserve,
     tasks: TaskTracker,
     /// Ends what follows the service; calls are drained after that.
     closing: CancellationToken,

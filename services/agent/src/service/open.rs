@@ -4,18 +4,14 @@ use super::{Agents, Seen, Service};
 use crate::{
     environment::Surroundings, images::Images, interpreter::Interpreter, routes::Hub, runtime::Runtime, store::Store,
 };
-use hoistway_kit::{fs::DirLock, time::now_ms};
+use hoistway_kit::{fs::DirLock, prune::Pruned, reserve::Reserve};
 use hoistway_model::{AgentService, Result};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// How long the answers of operations are kept, and how often older ones are forgotten.
-const KEEP_OPERATIONS_MS: i64 = 7 * 24 * 3600 * 1000;
-const PURGE_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// What the service is made of.
 pub(crate) struct Parts {
@@ -27,6 +23,8 @@ pub(crate) struct Parts {
     pub lock: DirLock,
     /// The file of the store.
     pub database: PathBuf,
+    /// How often old answers are forgotten.
+    pub tidy_every: Duration,
 }
 
 impl Service {
@@ -44,6 +42,7 @@ impl Service {
             lately_bound: Mutex::default(),
             kept_layers: Mutex::default(),
             seen: Seen::new(),
+            reserve: Reserve::new(parts.database.parent().unwrap_or(Path::new("."))),
             database: parts.database,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -52,7 +51,7 @@ impl Service {
         });
         service.bring_back().await?;
         let cleaning = Arc::clone(&service);
-        service.tasks.spawn(async move { cleaning.keep_clean().await });
+        service.tasks.spawn(async move { cleaning.keep_clean(parts.tidy_every).await });
         Ok(service)
     }
 
@@ -86,16 +85,17 @@ impl Service {
         Ok(())
     }
 
-    async fn keep_clean(&self) {
+    async fn keep_clean(&self, every: Duration) {
         // Every layer that an agent of earlier times uses is pinned by now.
         self.images.store().sweep().await;
         loop {
-            match self.store.purge(now_ms() - KEEP_OPERATIONS_MS).await {
-                Ok(0) => {}
-                Ok(count) => tracing::debug!("forgot {count} old operations"),
+            self.reserve.keep().await;
+            match self.store.purge().await {
+                Ok(Pruned { old: 0, surplus: 0 }) => {}
+                Ok(Pruned { old, surplus }) => tracing::debug!("forgot {} operations", old + surplus),
                 Err(e) => tracing::warn!(cause = e.chain(), "forgetting old operations: {e}"),
             }
-            if self.stopping.run_until_cancelled(tokio::time::sleep(PURGE_EVERY)).await.is_none() {
+            if self.stopping.run_until_cancelled(tokio::time::sleep(every)).await.is_none() {
                 return;
             }
         }

@@ -35,7 +35,7 @@ impl Service {
     pub(super) async fn delete(self: Arc<Self>, operation: Operation, name: Name) -> Result<()> {
         let _lock = self.lock(&name).await;
         let revisions = self.store.revision_ids(&name).await?;
-        if !self.store.delete_agent(&operation, &name).await? {
+        if !self.reserve.for_freeing(|| self.store.delete_agent(&operation, &name)).await? {
             return Ok(());
         }
         self.kept_layers().retain(|id, _| !revisions.contains(id));

@@ -16,6 +16,7 @@ use entity::{agent, revision};
 use hoistway_kit::{
     db::{Db, db_error},
     operations,
+    prune::{Keep, Pruned},
     secrets::MasterKey,
 };
 use hoistway_model::{Digest, Name, Result, RevisionId, image::StoredImage};
@@ -35,6 +36,8 @@ pub(crate) struct Retention {
     pub revisions: u32,
     /// Agents.
     pub agents: u32,
+    /// Answers of calls and tombstones.
+    pub operations: Keep,
 }
 
 /// The database of the agent service. Cheap to clone.
@@ -133,9 +136,9 @@ impl Store {
         rows.into_iter().map(|row| Ok((row.id.parse()?, text::read(row.layers.as_bytes())?))).collect()
     }
 
-    /// Forgets answers and tombstones from before the moment `before`.
-    pub(crate) async fn purge(&self, before: i64) -> Result<u64> {
-        operations::purge(self.db.write(), before).await
+    /// Forgets answers and tombstones that are not to be kept.
+    pub(crate) async fn purge(&self) -> Result<Pruned> {
+        operations::forget(&self.db, self.keep.operations).await
     }
 
     pub(crate) async fn close(&self) {

@@ -35,17 +35,17 @@ const MAX_HISTORY: usize = 300;
 pub struct Dependencies {
     /// Where packages are installed before they are layers; emptied at start.
     work: PathBuf,
-    uv: Uv,
+    uv: Arc<Uv>,
     interpreter: Interpreter,
     blobs: BlobStore,
     /// One maker for each set of packages at a time; the others wait and find it made.
     making: StdMutex<HashMap<Digest, Weak<Mutex<()>>>>,
 }
 
-/// Layers, lowest first, and the lock to be kept if these requirements were resolved just now.
+/// Layers, lowest first, and the lock that they are of.
 pub struct Found {
     pub layers: Vec<ImageLayer>,
-    pub new_lock: Option<KeptLock>,
+    pub lock: KeptLock,
 }
 
 /// A package of a lock.
@@ -62,7 +62,7 @@ struct Locked {
 
 impl Dependencies {
     /// Works below `dir`, the service's directory. What an earlier process left half done is removed.
-    pub fn open(dir: &std::path::Path, uv: Uv, interpreter: Interpreter, blobs: BlobStore) -> Result<Self> {
+    pub fn open(dir: &std::path::Path, uv: Arc<Uv>, interpreter: Interpreter, blobs: BlobStore) -> Result<Self> {
         let failed = |e: io::Error| Error::internal("preparing the build directory", e);
         let all = dir.join("work");
         std::fs::create_dir_all(&all).map_err(failed)?;
@@ -92,8 +92,8 @@ impl Dependencies {
     ) -> Result<Found> {
         let identity = &self.interpreter.identity;
         let kept = if refresh { None } else { store.lock(agent, requirements.digest(), identity).await? };
-        let (lock, new_lock) = match kept {
-            Some(kept) if kept.interpreter == *identity => (Lock::parse(&kept.text)?, None),
+        let (lock, keep) = match kept {
+            Some(kept) if kept.interpreter == *identity => (Lock::parse(&kept.text)?, kept),
             other => {
                 log.say(format!("resolving {}", requirements.text().trim_end().replace('\n', ", ")));
                 let former = other.map(|kept| Lock::parse(&kept.text)).transpose()?;
@@ -105,7 +105,7 @@ impl Dependencies {
                 let lock = wanted.await?;
                 let (requirements, interpreter) = (requirements.digest(), identity.clone());
                 let keep = KeptLock { requirements, interpreter, text: lock.text().to_owned() };
-                (lock, Some(keep))
+                (lock, keep)
             }
         };
         let locked = self.packages(&lock);
@@ -117,12 +117,12 @@ impl Dependencies {
         {
             layers.iter().for_each(|_| log.dependency_layer(true));
             log.say(format!("{} packages in {} layers are there", locked.len(), layers.len()));
-            return Ok(Found { layers, new_lock });
+            return Ok(Found { layers, lock: keep });
         }
         let layers = self.make(&locked, store, log).await?;
         // Recorded at once, so that a build that waits for the same packages finds them.
         store.remember_set(set, &layers).await?;
-        Ok(Found { layers, new_lock })
+        Ok(Found { layers, lock: keep })
     }
 
     /// Makes the layers that are not there yet.

@@ -10,7 +10,7 @@ use crate::{
     },
     store::Store,
 };
-use hoistway_kit::{db::db_error, time::now_ms};
+use hoistway_kit::{db::db_error, prune::ago};
 use hoistway_model::{Error, Result, build::Collected, image::StoredImage};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
@@ -78,7 +78,6 @@ impl Images {
 
 impl Inner {
     async fn collect(&self, in_use: &[StoredImage]) -> Result<Collected> {
-        let ago = |time: Duration| now_ms() - i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let retention =
             Retention { built_before: ago(self.grace), untagged_before: ago(self.untagged.max(self.grace)) };
         let txn = self.store.db().begin().await?;
@@ -103,6 +102,7 @@ impl Inner {
     async fn sweep(&self) -> Result<Collected> {
         let swept = sweep(self.store.db(), &self.blobs, self.grace).await?;
         self.store.forget_layers(&swept.blobs).await?;
+        self.store.forget_unmade(ago(self.grace)).await?;
         let blobs = swept.blobs.len() as u64;
         if blobs > 0 {
             tracing::info!("removed {blobs} blobs that no image needs, {} bytes", swept.bytes);

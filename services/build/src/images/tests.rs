@@ -1,12 +1,14 @@
 //! The whole service: what becomes of built images.
 #![allow(clippy::unwrap_used)]
 
-use crate::{Builder, Config, Deps, open, registry::RegistryConfig};
+use crate::{Builder, Config, Deps, open, registry::RegistryConfig, service::Quotes};
+use futures_util::StreamExt;
 use hoistway_kit::token::ServiceToken;
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Name, Operation,
     build::{BuildQuery, BuildRequest, BuildSource, BuiltImage},
     image::StoredImage,
+    log::LogQuery,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -102,4 +104,24 @@ async fn a_full_disk_refuses_new_builds_only() {
     assert!(refused.message.contains("are to be kept free"), "{refused}");
     assert_eq!(build(&builder, "built").await, image, "what is built already needs no room");
     assert_eq!(collect_all(&builder).await.0, 1, "and making room is always possible");
+}
+
+#[tokio::test]
+async fn a_rebuild_quotes_no_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = service(dir.path(), 0).await;
+    let broken = || {
+        let file = "key = 'sk-unmasked' 'x' = 1\n".to_owned();
+        let source = BuildSource::parse([("agent.py".to_owned(), file)].into(), None, None).unwrap();
+        BuildRequest { source, ..request("agent", "") }
+    };
+    let told = builder.answer(Operation::new(), broken(), Quotes::Masked).await.unwrap_err();
+    assert!(told.details.iter().any(|line| line.contains("sk-unmasked")), "{:?}", told.details);
+    let request = broken();
+    let id = request.attempt.to_string();
+    let quiet = builder.answer(Operation::new(), request, Quotes::Never).await.unwrap_err();
+    assert_eq!((quiet.code, quiet.message, quiet.details.len()), (Code::SyntaxError, told.message, 0));
+    let log: Vec<_> = builder.build_logs(id, LogQuery::default()).await.unwrap().collect().await;
+    let log = format!("{log:?}");
+    assert!(log.contains("syntax error in agent.py, line 1") && !log.contains("sk-unmasked"), "{log}");
 }

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use hoistway_model::{Code, Digest, Error, Result};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// The largest manifest that is taken, in bytes: what the specification asks every registry to take.
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
@@ -25,6 +26,8 @@ pub struct Manifest {
     bytes: Bytes,
     blobs: Vec<Digest>,
     children: Vec<Digest>,
+    /// What it says of the sizes of both.
+    sizes: BTreeMap<Digest, u64>,
     subject: Option<Digest>,
     artifact_type: Option<String>,
 }
@@ -46,20 +49,21 @@ impl Manifest {
         };
         let subject = document.subject.as_ref().map(|subject| subject.digest.parse()).transpose()?;
         let said_type = document.artifact_type.clone().filter(|kind| !kind.is_empty());
+        let mut sizes = BTreeMap::new();
         let (blobs, children, artifact_type) = match (media_type, document) {
             (
                 OCI_MANIFEST | DOCKER_MANIFEST,
                 Document { config: Some(config), layers: Some(layers), manifests: None, .. },
             ) => {
                 let stored = layers.iter().filter(|layer| !layer.is_foreign());
-                let blobs = digests(std::iter::once(&config).chain(stored))?;
+                let blobs = digests(std::iter::once(&config).chain(stored), &mut sizes)?;
                 (blobs, Vec::new(), said_type.or(Some(config.media_type)))
             }
             (OCI_INDEX | DOCKER_LIST, Document { config: None, layers: None, manifests: Some(entries), .. }) => {
                 // An index may list plain blobs too; build caches do.
                 let (manifests, blobs): (Vec<_>, Vec<_>) =
                     entries.iter().partition(|entry| known(&entry.media_type).is_ok());
-                (digests(blobs.into_iter())?, digests(manifests.into_iter())?, said_type)
+                (digests(blobs.into_iter(), &mut sizes)?, digests(manifests.into_iter(), &mut sizes)?, said_type)
             }
             // Both shapes in one document would mean one thing to one client and another to the next.
             _ => return Err(invalid(format!("the members are not those of {media_type}"))),
@@ -67,7 +71,7 @@ impl Manifest {
         if blobs.len() + children.len() > MAX_REFERENCES {
             return Err(invalid(format!("more than {MAX_REFERENCES} references")));
         }
-        Ok(Self { digest: Digest::of(&bytes), media_type, bytes, blobs, children, subject, artifact_type })
+        Ok(Self { digest: Digest::of(&bytes), media_type, bytes, blobs, children, sizes, subject, artifact_type })
     }
 
     /// The digest of its bytes.
@@ -93,6 +97,11 @@ impl Manifest {
     /// The manifests it lists, each once.
     pub fn children(&self) -> &[Digest] {
         &self.children
+    }
+
+    /// How large it says that one of its blobs or manifests is.
+    pub fn size_of(&self, digest: &Digest) -> Option<u64> {
+        self.sizes.get(digest).copied()
     }
 
     /// The manifest that it says something about, which need not be there.
@@ -123,8 +132,7 @@ struct Document {
 struct Descriptor {
     media_type: String,
     digest: String,
-    #[serde(rename = "size")]
-    _size: u64,
+    size: u64,
     #[serde(default)]
     urls: Vec<String>,
 }
@@ -144,8 +152,19 @@ fn known(text: &str) -> Result<&'static str> {
         .ok_or_else(|| invalid(format!("media type \"{}\" is not supported", text.escape_debug())))
 }
 
-fn digests<'a>(descriptors: impl Iterator<Item = &'a Descriptor>) -> Result<Vec<Digest>> {
-    let mut out = descriptors.map(|d| d.digest.parse()).collect::<Result<Vec<Digest>>>()?;
+/// The digests, each once; their sizes go into `sizes`, where nothing can have two.
+fn digests<'a>(
+    descriptors: impl Iterator<Item = &'a Descriptor>,
+    sizes: &mut BTreeMap<Digest, u64>,
+) -> Result<Vec<Digest>> {
+    let mut out = Vec::new();
+    for descriptor in descriptors {
+        let digest: Digest = descriptor.digest.parse()?;
+        if *sizes.entry(digest).or_insert(descriptor.size) != descriptor.size {
+            return Err(invalid(format!("{digest} is given two sizes")));
+        }
+        out.push(digest);
+    }
     out.sort_unstable();
     out.dedup();
     Ok(out)
@@ -193,6 +212,10 @@ mod tests {
             (
                 Some(OCI_MANIFEST),
                 json!({"schemaVersion": 2, "config": {"mediaType": "x", "digest": "md5:0", "size": 1}, "layers": []}),
+            ),
+            (
+                Some(OCI_MANIFEST),
+                json!({"schemaVersion": 2, "config": d, "layers": [{"mediaType": "x", "digest": Digest::of(b"a"), "size": 2}]}),
             ),
             (Some(OCI_MANIFEST), json!([])),
         ] {

@@ -129,6 +129,7 @@ impl Inner {
         match (stored, tag) {
             (PutOutcome::Stored, _) => {}
             (PutOutcome::Missing(digests), _) => return Err(missing(&digests)),
+            (PutOutcome::WrongSizes(digests), _) => return Err(wrong_sizes(&digests)),
             (PutOutcome::TagTaken, tag) => {
                 let tag = tag.map(|t| t.tag.to_string()).unwrap_or_default();
                 let message = format!("tag \"{tag}\" of \"{repo}\" names an agent's image and is never moved");
@@ -147,15 +148,27 @@ impl Inner {
 
 impl Inner {
     /// Refuses a manifest whose blobs have no file, as it may be in a data directory that was put back from copies of
-    /// different moments: told so, the client pushes them again.
+    /// different moments: told so, the client pushes them again. One whose blobs have other sizes than it says would be
+    /// refused by whoever pulls it.
     async fn check_files(&self, manifest: &Manifest) -> Result<(), Refusal> {
-        let (blobs, needed) = (self.blobs.clone(), manifest.blobs().to_vec());
-        let gone = blocking(move || {
-            Ok::<_, Refusal>(needed.into_iter().filter(|digest| !blobs.contains(digest)).collect::<Vec<_>>())
-        });
-        match gone.await? {
-            gone if gone.is_empty() => Ok(()),
-            gone => Err(missing(&gone)),
+        let blobs = self.blobs.clone();
+        let needed: Vec<_> = manifest.blobs().iter().map(|digest| (*digest, manifest.size_of(digest))).collect();
+        let (gone, wrong) = blocking(move || {
+            let (mut gone, mut wrong) = (Vec::new(), Vec::new());
+            for (digest, said) in needed {
+                match blobs.size(&digest)? {
+                    None => gone.push(digest),
+                    Some(size) if Some(size) != said => wrong.push(digest),
+                    Some(_) => {}
+                }
+            }
+            Ok::<_, Refusal>((gone, wrong))
+        })
+        .await?;
+        match (gone.is_empty(), wrong.is_empty()) {
+            (true, true) => Ok(()),
+            (false, _) => Err(missing(&gone)),
+            (true, false) => Err(wrong_sizes(&wrong)),
         }
     }
 }
@@ -178,6 +191,11 @@ pub(super) async fn deleted(
             .status(405)
             .header(header::ALLOW, HeaderValue::from_static(allowed))),
     }
+}
+
+fn wrong_sizes(digests: &[Digest]) -> Refusal {
+    Refusal::new(ErrorCode::ManifestInvalid, "what the manifest refers to has another size than the manifest says")
+        .detail(json!({ "digests": digests }))
 }
 
 fn missing(digests: &[Digest]) -> Refusal {

@@ -6,7 +6,10 @@ mod layer;
 mod lock;
 mod package;
 mod packages;
+mod purge;
 mod set;
+
+pub use purge::Bounds;
 
 use crate::{
     log::Kept,
@@ -131,8 +134,11 @@ impl Store {
         match publish_image(&txn, done.repository, done.manifest, done.tag).await? {
             PutOutcome::Stored => {}
             PutOutcome::TagTaken => return Ok(false),
-            PutOutcome::Missing(missing) => {
-                return Err(Error::internal("publishing an image", format!("blobs are missing: {missing:?}")));
+            PutOutcome::Missing(missing) | PutOutcome::WrongSizes(missing) => {
+                return Err(Error::internal(
+                    "publishing an image",
+                    format!("blobs are not there or not as said: {missing:?}"),
+                ));
             }
         }
         if let Some(lock) = done.lock {
@@ -210,18 +216,6 @@ impl Store {
         }
         let rows = query.all(self.0.read()).await.map_err(db_error(READING))?;
         rows.into_iter().map(build::from_row).collect()
-    }
-
-    /// Forgets operations older than `before` (milliseconds since the epoch), and failed builds with them.
-    pub async fn purge(&self, before: i64) -> Result<()> {
-        operations::purge(self.0.write(), before).await?;
-        build::Entity::delete_many()
-            .filter(build::Column::Status.eq(BuildStatus::Failed.as_str()))
-            .filter(build::Column::CompletedAt.lt(before))
-            .exec(self.0.write())
-            .await
-            .map(drop)
-            .map_err(db_error(WRITING))
     }
 }
 

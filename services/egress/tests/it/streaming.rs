@@ -2,7 +2,7 @@
 
 use crate::{
     standin::{Standin, TestCa},
-    world::{SOON, World, basic, get, h2, tool},
+    world::{Agent, SOON, World, basic, get, h2, tool},
 };
 use bytes::Bytes;
 use http::Request;
@@ -12,37 +12,21 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use tokio::{sync::mpsc, time::timeout};
 
-async fn world(
-    standin: fn() -> std::pin::Pin<Box<dyn Future<Output = (TestCa, Standin)>>>,
-) -> (World, crate::world::Agent, Standin) {
-    let (ca, standin) = standin().await;
+async fn world(speaks_http2: bool) -> (World, Agent, Standin) {
+    let ca = TestCa::new();
+    let standin = match speaks_http2 {
+        true => Standin::tls(&ca, "api.test").await,
+        false => Standin::tls_http1(&ca, "api.test").await,
+    };
     let resolve = vec![format!("api.test:443={}", standin.address)];
     let tools = [vec![tool("api", "https://api.test")]];
     let (world, [agent]) = World::start(&ca, tools, |config| config.resolve = resolve).await;
     (world, agent, standin)
 }
 
-fn new_http2() -> std::pin::Pin<Box<dyn Future<Output = (TestCa, Standin)>>> {
-    Box::pin(async {
-        let ca = TestCa::new();
-        let standin = Standin::tls(&ca, "api.test").await;
-        (ca, standin)
-    })
-}
-
-fn new_http1() -> std::pin::Pin<Box<dyn Future<Output = (TestCa, Standin)>>> {
-    Box::pin(async {
-        let ca = TestCa::new();
-        let standin = Standin::tls_http1(&ca, "api.test").await;
-        (ca, standin)
-    })
-}
-
 #[tokio::test]
 async fn pieces_come_as_they_are_made() {
-    for (upstream, alpn) in
-        [(new_http2 as fn() -> _, "h2"), (new_http2, "http/1.1"), (new_http1, "h2"), (new_http1, "http/1.1")]
-    {
+    for (upstream, alpn) in [(true, "h2"), (true, "http/1.1"), (false, "h2"), (false, "http/1.1")] {
         let (world, agent, standin) = world(upstream).await;
         let tunnel = world.tunnel(&agent, "api.test:443").await.unwrap();
         let tls = world.tls(tunnel, "api.test", &[alpn]).await.unwrap();
@@ -74,7 +58,7 @@ async fn pieces_come_as_they_are_made() {
 
 #[tokio::test]
 async fn a_request_streams_and_a_client_that_goes_away_is_recorded() {
-    let (world, agent, standin) = world(new_http2).await;
+    let (world, agent, standin) = world(true).await;
     let (sender, receiver) = mpsc::channel::<Bytes>(1);
     let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
         Some((Ok::<_, Infallible>(Frame::data(receiver.recv().await?)), receiver))
@@ -93,8 +77,8 @@ async fn a_request_streams_and_a_client_that_goes_away_is_recorded() {
     };
     let (answer, ()) = tokio::join!(answer, feed);
     answer.unwrap().into_body().collect().await.unwrap();
-    assert_eq!(standin.seen("/upload")[0]["length"], 64 * 64 << 10);
-    assert_eq!(world.record().await.bytes_up, 64 * 64 << 10);
+    assert_eq!(standin.seen("/upload")[0]["length"], (64 * 64) << 10);
+    assert_eq!(world.record().await.bytes_up, (64 * 64) << 10);
 
     let pieces = standin.stream();
     let tunnel = world.tunnel(&agent, "api.test:443").await.unwrap();

@@ -69,13 +69,13 @@ impl Policies for Switched {
 }
 
 #[derive(Debug)]
-struct Sink(mpsc::UnboundedSender<Record>);
+struct Sink(mpsc::Sender<Record>);
 
 #[async_trait]
 impl Records for Sink {
     async fn keep(&self, records: Vec<Record>) {
         for record in records {
-            let _ = self.0.send(record);
+            let _ = self.0.send(record).await;
         }
     }
 }
@@ -95,7 +95,7 @@ pub struct World {
     pub dir: tempfile::TempDir,
     pub key: EgressKey,
     pub policies_are_lost: Arc<AtomicBool>,
-    records: Mutex<mpsc::UnboundedReceiver<Record>>,
+    records: Mutex<mpsc::Receiver<Record>>,
     authority: Arc<Authority>,
     shutdown: CancellationToken,
 }
@@ -152,7 +152,7 @@ impl World {
         };
         configure(&mut config);
         let listeners = listen(&mut config).unwrap();
-        let (sink, records) = mpsc::unbounded_channel();
+        let (sink, records) = mpsc::channel(4096);
         let policies_are_lost = Arc::new(AtomicBool::new(false));
         let fixed = FixedPolicies::new(agents.iter().map(|agent| agent.policy.clone()));
         let deps = Deps {

@@ -10,6 +10,8 @@ crate::both_ways! {
     a_repeated_apply_answers_the_same
     releasing_an_agent_frees_its_tools
     a_tool_may_be_bound_before_it_exists
+    a_tools_url_is_the_same_for_who_creates_it_and_who_comes_later
+    the_same_url_written_otherwise_is_the_same
 }
 
 async fn settling_drops_what_earlier_deploys_bound(world: World) {
@@ -82,4 +84,31 @@ async fn a_tool_may_be_bound_before_it_exists(world: World) {
     world.create_tool(Operation::new(), tool("later")).await.unwrap();
     assert!(!world.changed(&plan("a", [], &["later"])).await);
     assert_eq!(world.users("later").await.as_deref(), Some("the agent \"a\""));
+}
+
+async fn a_tools_url_is_the_same_for_who_creates_it_and_who_comes_later(world: World) {
+    let mut port = tool("x");
+    (port.connection.base_url, port.connection.port) = ("https://x.example/v1".into(), 8443);
+    let wanted = plan("a", [port], &["x"]);
+    for _ in 0..2 {
+        let url = world.apply(&wanted).await.1.tools[0].url.clone();
+        assert_eq!(url.as_deref(), Some("https://x.example:8443/v1"));
+    }
+}
+
+async fn the_same_url_written_otherwise_is_the_same(world: World) {
+    let written = |url: &str| {
+        let mut tool = with_key(tool("x"), "sk");
+        tool.connection.base_url = url.into();
+        tool
+    };
+    world.deploy(&plan("a", [written("https://x.example")], &["x"])).await;
+    let before = world.get_tool(name("x")).await.unwrap();
+    for url in ["https://x.example/", "HTTPS://X.example:443"] {
+        world.apply(&plan("b", [written(url)], &["x"])).await;
+        world.create_tool(Operation::new(), written(url)).await.unwrap();
+        assert_eq!(world.get_tool(name("x")).await.unwrap(), before, "{url}");
+    }
+    let other = world.create_tool(Operation::new(), written("https://x.example/v1")).await.unwrap_err();
+    assert_eq!(other.code, Code::Conflict);
 }

@@ -71,6 +71,14 @@ async fn a_repeated_call_answers_the_same_and_another_payload_is_refused(world: 
 
     let seed = Operation::new();
     world.seed_starter_kit(seed.clone()).await.unwrap();
+    let measured = hoistway_kit::metrics::text(world.tool_metrics().await.unwrap().of_service);
+    for line in [
+        "hoistway_registered{kind=\"tool\"} 1",
+        "hoistway_registered{kind=\"model_provider\"} 1",
+        "hoistway_registered{kind=\"identity_provider\"} 0",
+    ] {
+        assert!(measured.lines().any(|l| l == line), "{line}\n{measured}");
+    }
     assert_eq!(world.users("echo-tool").await, None);
     world.seed_starter_kit(seed).await.unwrap();
     assert!(world.names().await.is_empty());

@@ -65,6 +65,10 @@ async fn stored_credentials_go_nowhere_else(world: World) {
     // Whoever knows them may.
     let moved = world.update_tool(Operation::new(), anew(with_key(elsewhere(tool("t")), "sk"))).await.unwrap();
     assert_eq!(moved.internal_url, "https://elsewhere.example");
+    let mut in_query = in_header(elsewhere(tool("t")));
+    in_query.connection.api_key.as_mut().unwrap().location = "Query".into();
+    let e = world.update_tool(Operation::new(), anew(in_query)).await.unwrap_err();
+    assert_eq!(e.code, Code::Conflict, "a key in a URL is told to whoever reads logs: {e}");
     // Without them there is nothing to protect.
     world.set_tool_credentials(Operation::new(), name("t"), Default::default()).await.unwrap();
     world.update_tool(Operation::new(), anew(tool("t"))).await.unwrap();

@@ -108,6 +108,12 @@ fn a_patch_keeps_what_it_does_not_say() {
     let (moved, _) = patch(json!({"base_url": "http://b.example"})).unwrap();
     assert_eq!((moved.connection.port, moved.connection.scheme.as_str()), (80, "HTTP"));
     assert_eq!(moved.connection.api_key, tool.connection.api_key);
+    let at = |config: Value| patch(json!({"spec": {"connection": {"authentication": {"apiKeyConfig": config}}}}));
+    let (prefixed, _) = at(json!({"valuePrefix": "Tok "})).unwrap();
+    let (place, known) = (prefixed.connection.api_key.unwrap(), tool.connection.api_key.as_ref().unwrap());
+    assert_eq!((&place.location, &place.name, place.value_prefix.as_str()), (&known.location, &known.name, "Tok "));
+    let (moved, _) = at(json!({"in": "query"})).unwrap();
+    assert_eq!(moved.connection.api_key.unwrap().name, "X-Key");
     let (open, _) = patch(json!({"spec": {"connection": {"authentication": {"type": "None"}}}})).unwrap();
     assert_eq!((open.connection.auth_type, open.connection.api_key), (AuthType::None, None));
     let other = patch(json!({"name": "u"})).unwrap_err().message;

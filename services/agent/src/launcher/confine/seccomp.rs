@@ -17,6 +17,7 @@ const REFUSED: &[i64] = &[
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
     libc::SYS_kcmp,
     libc::SYS_pidfd_getfd,
     libc::SYS_perf_event_open,
@@ -75,6 +76,24 @@ const REFUSED: &[i64] = &[
     libc::SYS_modify_ldt,
 ];
 
+/// Refused without an IPC namespace: what is made so belongs to the machine, is open to every agent of the same user and
+/// outlives whoever made it. Its parts are known by numbers, so that using them is refused like making them.
+const SHARED: &[i64] = &[
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+];
+
 /// Said not to exist, since programs have another way then. The flags of clone3 cannot be seen by a filter, those of
 /// clone can; io_uring does what other system calls do without being seen by any filter.
 const MISSING: &[i64] =
@@ -91,6 +110,9 @@ const NEW_NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
 const TYPING: [u64; 2] = [0x5412, 0x541c];
 /// The bits of a socket's type that are not flags.
 const SOCKET_TYPE: u64 = 0xf;
+/// The first argument of `setpriority` and of `ioprio_set` for a single process.
+const PRIO_PROCESS: u64 = 0;
+const IOPRIO_WHO_PROCESS: u64 = 1;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -132,6 +154,10 @@ fn refused(confinement: &Confinement) -> Result<Rules> {
     rules.insert(libc::SYS_clone, clone);
     rules.insert(libc::SYS_ioctl, TYPING.map(|call| equal(1, call).and_then(one)).into_iter().collect::<Result<_>>()?);
     rules.insert(libc::SYS_socket, sockets(confinement)?);
+    if confinement.namespaces.is_none() {
+        rules.extend(SHARED.iter().map(|&call| (call, Vec::new())));
+        others(&mut rules)?;
+    }
     // In a network of its own an agent may do with it what it likes.
     if confinement.only_port.is_some() && confinement.namespaces.is_none() {
         let fast_open = word(libc::MSG_FASTOPEN);
@@ -139,11 +165,30 @@ fn refused(confinement: &Confinement) -> Result<Rules> {
         for (call, argument) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
             rules.insert(call, vec![one(masked(argument, fast_open, fast_open)?)?]);
         }
+        // A socket that listens without having been bound gets a port of every address, and Landlock is not asked.
+        rules.insert(libc::SYS_listen, Vec::new());
     }
     if needs_truncation(confinement) {
         truncation(&mut rules)?;
     }
     Ok(rules)
+}
+
+/// Limits, priorities and processors of other processes: the kernel lets a process set those of every other one of its
+/// user, and Landlock does not see it. 0 is the caller. In a PID namespace there are no others but the agent's own.
+fn others(rules: &mut Rules) -> Result<()> {
+    // Without new limits the old ones are read.
+    rules.insert(libc::SYS_prlimit64, vec![all(vec![unequal(0, 0)?, some_pointer(2)?])?]);
+    for call in
+        [libc::SYS_sched_setaffinity, libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr]
+    {
+        rules.insert(call, vec![one(unequal(0, 0)?)?]);
+    }
+    // These know process groups and users as well.
+    for (call, process) in [(libc::SYS_setpriority, PRIO_PROCESS), (libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS)] {
+        rules.insert(call, vec![one(unequal(0, process)?)?, one(unequal(1, 0)?)?]);
+    }
+    Ok(())
 }
 
 /// Internet sockets, and those to the kernel that say which networks there are.
@@ -201,6 +246,10 @@ fn equal(argument: u8, value: u64) -> Result<SeccompCondition> {
 
 fn unequal(argument: u8, value: u64) -> Result<SeccompCondition> {
     condition(argument, SeccompCmpOp::Ne, value)
+}
+
+fn some_pointer(argument: u8) -> Result<SeccompCondition> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0).map_err(Error::other)
 }
 
 fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition> {

@@ -7,14 +7,19 @@ use hoistway_model::{
 };
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// Lines remembered for the account of a failure.
 const RECENT: usize = 100;
 
 /// How much is read from a pipe at a time: as much as a pipe holds.
 const READ: usize = 64 << 10;
+
+/// How long a line that has begun may pause before what there is of it is a line of its own.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What stands at the end of a line that was cut.
 const CUT: &str = " … [line cut]";
@@ -60,32 +65,78 @@ impl Sink {
 
     /// Reads a stream to its end.
     pub async fn follow(self, stream: LogStream, mut from: impl AsyncRead + Unpin) {
-        // So much of a line is kept that a secret across the limit is seen whole.
-        let keep = self.max_line + self.masker.longest();
         let mut buffer = vec![0; READ];
-        let mut line = Vec::new();
-        let mut begun = false;
-        while let Ok(got @ 1..) = from.read(&mut buffer).await {
+        let mut line = Begun::default();
+        let mut waits = false;
+        loop {
+            let read = from.read(&mut buffer);
+            let read = if waits { timeout(PAUSE, read).await } else { Ok(read.await) };
             let mut lines = Vec::new();
-            for piece in buffer[..got].split_inclusive(|&b| b == b'\n') {
-                let (text, ended) = match piece.split_last() {
-                    Some((b'\n', text)) => (text, true),
-                    _ => (piece, false),
-                };
-                let room = keep.saturating_sub(line.len());
-                line.extend_from_slice(&text[..text.len().min(room)]);
-                begun = true;
-                if ended {
-                    lines.push(self.line(stream, &line));
-                    line.clear();
-                    begun = false;
+            match read {
+                Ok(Ok(got @ 1..)) => {
+                    for piece in buffer[..got].split_inclusive(|&b| b == b'\n') {
+                        match piece.split_last() {
+                            Some((b'\n', text)) => {
+                                lines.extend(self.add(stream, &mut line, text));
+                                lines.extend(self.end(stream, &mut line));
+                            }
+                            _ => lines.extend(self.add(stream, &mut line, piece)),
+                        }
+                    }
+                    waits = !line.text.is_empty();
+                }
+                Ok(_) => {
+                    self.put(self.end(stream, &mut line).into_iter().collect()).await;
+                    return;
+                }
+                Err(_) => {
+                    lines.extend(self.pause(stream, &mut line));
+                    waits = false;
                 }
             }
             self.put(lines).await;
         }
-        if begun {
-            self.put(vec![self.line(stream, &line)]).await;
+    }
+
+    /// More of a line; one that is too long is cut here.
+    fn add(&self, stream: LogStream, line: &mut Begun, text: &[u8]) -> Option<LogLine> {
+        if line.cut {
+            return None;
         }
+        line.any = true;
+        // So much of it is kept that a secret across the limit is seen whole, and that more than a `\r` is beyond it.
+        let keep = self.max_line + 1 + self.masker.longest().max(1);
+        let room = keep.saturating_sub(line.text.len());
+        line.text.extend_from_slice(&text[..text.len().min(room)]);
+        (line.text.len() == keep).then(|| self.cut(stream, line, keep))
+    }
+
+    /// The end of a line, or of the stream.
+    fn end(&self, stream: LogStream, line: &mut Begun) -> Option<LogLine> {
+        let Begun { text, any, shown, cut } = std::mem::take(line);
+        let nothing = shown && matches!(*text, [] | [b'\r']);
+        (any && !cut && !nothing).then(|| self.line(stream, &text))
+    }
+
+    /// A line that does not go on for now. What may be the beginning of a secret or of a character stays.
+    fn pause(&self, stream: LogStream, line: &mut Begun) -> Option<LogLine> {
+        let settled = self.masker.settled(&line.text[..whole_characters(&line.text)]);
+        if settled > self.max_line {
+            return Some(self.cut(stream, line, settled));
+        }
+        if settled == 0 {
+            return None;
+        }
+        let rest = line.text.split_off(settled);
+        let text = std::mem::replace(&mut line.text, rest);
+        line.shown = true;
+        Some(self.line(stream, &text))
+    }
+
+    /// The beginning of a line of which no more is shown.
+    fn cut(&self, stream: LogStream, line: &mut Begun, known: usize) -> LogLine {
+        line.cut = true;
+        self.line(stream, &std::mem::take(&mut line.text)[..known])
     }
 
     fn line(&self, stream: LogStream, raw: &[u8]) -> LogLine {
@@ -117,6 +168,27 @@ impl Sink {
     }
 }
 
+/// What has come of a line that has not ended.
+#[derive(Default)]
+struct Begun {
+    /// What is not in the log yet.
+    text: Vec<u8>,
+    /// Whether anything has come.
+    any: bool,
+    /// Whether its beginning is a line of its own.
+    shown: bool,
+    /// Whether the rest of it is left out.
+    cut: bool,
+}
+
+/// How much of a text does not end in the middle of a character.
+fn whole_characters(text: &[u8]) -> usize {
+    let begins = text.iter().rev().take(3).position(|&b| b >= 0xc0);
+    begins
+        .filter(|&back| back + 1 < text[text.len() - 1 - back].leading_ones() as usize)
+        .map_or(text.len(), |back| text.len() - 1 - back)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -127,6 +199,8 @@ mod tests {
         Name, Secret,
         log::{LogPiece, LogQuery},
     };
+
+    use tokio::io::AsyncWriteExt;
 
     const MAX_LINE: usize = 16 << 10;
 
@@ -158,6 +232,56 @@ mod tests {
     async fn lines_are_split_masked_and_made_text() {
         let got = logged(&["s3cr3t-value"], b"one\r\n\ntwo s3cr3t-value\n\xff\tlast").await;
         assert_eq!(got, ["one", "", "two ********", "\u{fffd}\tlast"]);
+    }
+
+    #[tokio::test]
+    async fn what_has_no_end_yet_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = LogBook::new(dir.path().into(), LogLimits::default());
+        let agent = Name::parse("name", "a").unwrap();
+        let masker = Masker::new(&[Secret::new("s3cr3t-value")]);
+        let sink = book.sink(&agent, RevisionId::mint(), Arc::new(masker));
+        let mut pieces = book.read(&agent, LogQuery { follow: true, ..LogQuery::default() }).await.unwrap();
+        let mut next = async || match pieces.next().await.unwrap().unwrap() {
+            LogPiece::Lines(lines) => lines.into_iter().map(|line| line.text).collect::<Vec<_>>(),
+            LogPiece::Skipped(_) => panic!("nothing is skipped"),
+        };
+        let (mut agent, pipe) = tokio::io::duplex(1 << 20);
+        let follow = tokio::spawn(sink.follow(LogStream::Stdout, pipe));
+
+        agent.write_all(&[b'x'; MAX_LINE + 100]).await.unwrap();
+        let cut = next().await;
+        assert!(cut.len() == 1 && cut[0].ends_with("x … [line cut]"), "{cut:?}");
+        agent.write_all(b"the rest\nprompt: s3cr").await.unwrap();
+        assert_eq!(next().await, ["prompt: "]);
+        agent.write_all("3t-value h\u{e9}".as_bytes().split_last().unwrap().1).await.unwrap();
+        assert_eq!(next().await, ["******** h"]);
+        agent.write_all(b"\xa9").await.unwrap();
+        assert_eq!(next().await, ["\u{e9}"]);
+        // The end of a line of which all is there already is no line.
+        agent.write_all(b"\r\n\nend").await.unwrap();
+        assert_eq!(next().await, [""]);
+        drop(agent);
+        assert_eq!(next().await, ["end"]);
+        follow.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_line_without_secrets_is_cut_too() {
+        let text = [vec![b'x'; MAX_LINE], b"\r\n".to_vec(), vec![b'y'; MAX_LINE + 1], b"\nz".to_vec()].concat();
+        let got = logged(&[], &text).await;
+        assert_eq!((got.len(), got[0].len(), got[2].as_str()), (3, MAX_LINE, "z"));
+        assert!(got[1].ends_with("y … [line cut]"));
+    }
+
+    #[test]
+    fn characters_are_whole() {
+        for (text, whole) in [("", 0), ("a", 1), ("é", 2), ("a\u{1f600}", 5)] {
+            assert_eq!(whole_characters(text.as_bytes()), whole);
+        }
+        for (text, whole) in [(&b"a\xc3"[..], 1), (b"a\xf0\x9f\x98", 1), (b"\xe2\x82", 0), (b"\x80\x80\x80\x80", 4)] {
+            assert_eq!(whole_characters(text), whole);
+        }
     }
 
     #[tokio::test]

@@ -5,12 +5,14 @@ What is there to be attacked stands in FACTS: see `victims.rs`.
 import ctypes
 import errno
 import json
+import mmap
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 FACTS = json.loads(os.environ["FACTS"])
@@ -55,6 +57,12 @@ def truncate_readable():
     return os.path.getsize(OPTIONS["--app"][0] + "/data.txt") == 0
 def chmod_outside():
     os.chmod(FACTS["private"], 0o600)
+    return True
+def touch_outside():
+    os.utime(FACTS["data"] + "/master.key", (1, 1))
+    return os.stat(FACTS["data"] + "/master.key").st_mtime == 1
+def label_outside():
+    os.setxattr(FACTS["data"] + "/master.key", "user.planted", b"x")
     return True
 def watch_outside():
     fd = call(LIBC.inotify_init)
@@ -119,6 +127,20 @@ def signal_stranger():
 def slow_stranger():
     os.setpriority(os.PRIO_PROCESS, FACTS["stranger"], 19)
     return True
+def starve_stranger():
+    PROCESS, IDLE = 1, 3 << 13
+    return syscall(251 if X86 else 30, PROCESS, FACTS["stranger"], IDLE) == 0
+def pin_stranger():
+    os.sched_setaffinity(FACTS["stranger"], os.sched_getaffinity(0))
+    return True
+def limit_stranger():
+    resource.prlimit(FACTS["stranger"], resource.RLIMIT_CORE, (0, 0))
+    return True
+def limit_supervisor():
+    # What it has: as processor time of a second would be granted, too, this is granted or refused.
+    limits = resource.prlimit(FACTS["supervisor"], resource.RLIMIT_CPU)
+    resource.prlimit(FACTS["supervisor"], resource.RLIMIT_CPU, limits)
+    return True
 def inherited_descriptors():
     known = {"0", "1", "2", OPTIONS["--listen-fd"][0]}
     names = {}
@@ -161,6 +183,11 @@ def abstract_socket():
 def raw_socket(): return bool(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
 def packet_socket(): return bool(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
 def kernel_crypto_socket(): return bool(socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET))
+def system_v_memory():
+    LIBC.shmat.restype = ctypes.c_void_p
+    address = LIBC.shmat(FACTS["segment"], None, 0o10000)
+    if address == ctypes.c_void_p(-1).value: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return ctypes.string_at(address, len(FACTS["secret"])) == FACTS["secret"].encode()
 
 
 # The closed network.
@@ -185,6 +212,20 @@ def multipath():
     s.settimeout(2)
     s.connect(("127.0.0.1", FACTS["tcp"]))
     return s.recv(5) == b"hello"
+def await_caller(s):
+    s.listen(5)
+    def answer():
+        caller, _ = s.accept()
+        caller.sendall(FACTS["marker"].encode())
+        caller.close()
+    threading.Thread(target=answer, daemon=True).start()
+    # Whether somebody outside reaches it is found out there.
+    return "listening %d" % s.getsockname()[1]
+def listen_bound():
+    s = socket.socket()
+    s.bind(("0.0.0.0", 0))
+    return await_caller(s)
+def listen_unbound(): return await_caller(socket.socket())
 
 
 # Using it all up.
@@ -205,6 +246,17 @@ def fork_bomb():
 def memory_hog():
     held = [b"x" * (8 << 20) for _ in range(100)]
     return len(held) == 100
+def shared_memory_hog():
+    # More than twice what the agent may have, which is the limit of private memory.
+    held = mmap.mmap(-1, 640 << 20)
+    for _ in range(80): held.write(b"x" * (8 << 20))
+    return held.tell() == 640 << 20
+def nameless_file_hog():
+    # Each of them as large as a file may be.
+    files = [os.memfd_create("hog") for _ in range(40)]
+    try: return all(os.write(fd, b"x" * (16 << 20)) == 16 << 20 for fd in files)
+    finally:
+        for fd in files: os.close(fd)
 def memory_hogs():
     # Each of them keeps to what one process may have.
     children = []
@@ -231,7 +283,7 @@ def open_many():
     return len(held) == 1000
 
 
-# Staying behind. What is left is seen by its command line.
+# Staying behind. Processes that are left are seen by their command line.
 def daemon():
     ready, starting = os.pipe()
     if os.fork() == 0:
@@ -253,6 +305,16 @@ def stay_behind():
 def stay_behind_and_kill_launcher():
     daemon()
     os.kill(os.getppid(), signal.SIGKILL)
+    return "started"
+def leave_system_v_memory():
+    call(LIBC.shmget, FACTS["key"], 4096, 0o1600)
+    return "started"
+def leave_message_queue():
+    LIBRARY = LIBC if hasattr(LIBC, "mq_open") else ctypes.CDLL("librt.so.1", use_errno=True)
+    call(LIBRARY.mq_open, ("/" + FACTS["left"]).encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
+    return "started"
+def leave_memory_file():
+    with open("/dev/shm/" + FACTS["left"], "w") as file: file.write("x")
     return "started"
 
 

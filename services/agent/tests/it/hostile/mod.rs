@@ -12,6 +12,8 @@ use hoistway_agent::{
 use hoistway_model::{Name, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    io::Read,
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -184,8 +186,12 @@ impl Trial {
     async fn attempt(&mut self, name: &str) -> String {
         until(&self.started, |state| *state == State::Ready).await;
         let answer = ask(&self.started, name).await;
-        if name.starts_with("stay_behind") {
+        // Who kills its launcher may not live to say so.
+        if answer == "started" || name.starts_with("stay_behind") {
             return self.remove_and_look().await;
+        }
+        if let Some(port) = answer.strip_prefix("listening ") {
+            return self.call(port.parse().unwrap());
         }
         if answer.is_empty() {
             // It was killed, and comes back.
@@ -194,16 +200,32 @@ impl Trial {
         answer
     }
 
-    /// Whether anything of the agent is left once it was removed.
+    /// Whether it is the agent that listens on this port of the machine.
+    fn call(&self, port: u16) -> String {
+        let Ok(mut called) = TcpStream::connect(("127.0.0.1", port)) else {
+            return "stopped: nobody listens".to_owned();
+        };
+        called.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut said = String::new();
+        // Whoever else it is may say anything.
+        let _ = called.read_to_string(&mut said);
+        let agent = said == self.victims.facts["marker"].as_str().unwrap();
+        if agent { "reached".to_owned() } else { "stopped: somebody else listens".to_owned() }
+    }
+
+    /// Whether anything of the agent is left once it was deleted.
     async fn remove_and_look(&mut self) -> String {
         self.stage.runtime.remove(&self.hostile.revision, GRACE).await.unwrap();
-        let left = self.victims.daemons();
-        for pid in &left {
+        self.stage.runtime.forget(&self.hostile.agent).await.unwrap();
+        let daemons = self.victims.daemons();
+        for pid in &daemons {
             let _ = kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL);
         }
+        let left = self.victims.left();
         self.started = self.stage.runtime.apply(self.hostile.clone()).await.unwrap();
         tokio::time::timeout(LIMIT, self.started.ready()).await.unwrap().unwrap();
-        if left.is_empty() { "stopped: nothing is left".to_owned() } else { "reached".to_owned() }
+        let nothing = daemons.is_empty() && left.is_empty();
+        if nothing { "stopped: nothing is left".to_owned() } else { format!("reached: {daemons:?} {left:?}") }
     }
 
     async fn end(self) {

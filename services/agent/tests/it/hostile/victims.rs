@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, Permissions, set_permissions, write},
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, UdpSocket},
     os::{
         linux::net::SocketAddrExt,
@@ -19,8 +19,32 @@ use std::{
 /// Stands in every file and process that no agent may read.
 pub const SECRET: &str = "victim-secret-81c4";
 
+/// Makes a segment of System V shared memory with the secret in it, prints its number, and removes it in the end.
+const SEGMENT: &str = "
+import ctypes, sys
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+segment = libc.shmget(0, 4096, 0o1600)
+ctypes.memmove(libc.shmat(segment, None, 0), sys.argv[1].encode(), len(sys.argv[1]))
+print(segment, flush=True)
+sys.stdin.read()
+libc.shmctl(segment, 0, None)
+";
+/// Prints which of the machine's IPC with this key and this name is there, and removes it.
+const LEFT: &str = "
+import ctypes, sys
+libc = ctypes.CDLL(None)
+library = libc if hasattr(libc, 'mq_unlink') else ctypes.CDLL('librt.so.1')
+segment = libc.shmget(int(sys.argv[1]), 0, 0)
+if segment >= 0:
+    libc.shmctl(segment, 0, None)
+    print('shared memory')
+if library.mq_unlink(('/' + sys.argv[2]).encode()) == 0: print('message queue')
+";
+
 pub struct Victims {
     stranger: Child,
+    segment: Child,
     shm: PathBuf,
     pub facts: serde_json::Value,
 }
@@ -47,6 +71,15 @@ impl Victims {
         let shm = private(PathBuf::from(format!("/dev/shm/hoistway-{tag}")), 0o600, SECRET);
 
         let stranger = Command::new("sleep").arg("600").env("TOKEN", SECRET).stdin(Stdio::null()).spawn().unwrap();
+        let mut segment = Command::new(super::PYTHON)
+            .args(["-c", SEGMENT, SECRET])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut number = String::new();
+        BufReader::new(segment.stdout.take().unwrap()).read_line(&mut number).unwrap();
+        let number: i32 = number.trim().parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let listener6 = TcpListener::bind("[::1]:0").unwrap();
         let (tcp, tcp6) = (listener.local_addr().unwrap().port(), listener6.local_addr().unwrap().port());
@@ -74,8 +107,9 @@ impl Victims {
             "other_log": other_log, "shm": shm, "stranger": stranger.id(), "supervisor": std::process::id(),
             "tcp": tcp, "tcp6": tcp6, "udp": udp, "unix": unix, "abstract": abstract_name,
             "setuid": setuid.unwrap_or(Path::new("/bin/false")), "marker": format!("marker-{tag}"),
+            "segment": number, "key": std::process::id() | 0x4800_0000, "left": format!("hoistway-left-{tag}"),
         });
-        Self { stranger, shm, facts }
+        Self { stranger, segment, shm, facts }
     }
 
     /// Whether a daemon of the hostile agent is alive.
@@ -90,10 +124,23 @@ impl Victims {
         };
         pids.filter(has_marker).collect()
     }
+
+    /// What of the hostile agent's IPC outlives it; from here on it does not.
+    pub fn left(&self) -> Vec<String> {
+        let name = self.facts["left"].as_str().unwrap();
+        let key = self.facts["key"].to_string();
+        let output = Command::new(super::PYTHON).args(["-c", LEFT, &key, name]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let mut left: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        left.extend(std::fs::remove_file(Path::new("/dev/shm").join(name)).is_ok().then(|| "a file".to_owned()));
+        left
+    }
 }
 
 impl Drop for Victims {
     fn drop(&mut self) {
+        drop(self.segment.stdin.take());
+        let _ = self.segment.wait();
         let _ = self.stranger.kill();
         let _ = self.stranger.wait();
         let _ = std::fs::remove_file(&self.shm);

@@ -1,6 +1,7 @@
 //! Packages by `uv`: requirements become a lock with hashes, a lock becomes a directory. Wheels only, because a source
 //! distribution runs its own code while it is built.
 
+mod cache;
 mod failure;
 mod index;
 mod lock;
@@ -21,10 +22,14 @@ use std::{
     env,
     ffi::OsStr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tempfile::TempPath;
-use tokio::{fs, sync::OnceCell};
+use tokio::{
+    fs,
+    sync::{OnceCell, RwLock},
+};
 use tool::Program;
 
 /// Gets log lines while the work goes on; credentials in addresses are masked.
@@ -38,6 +43,8 @@ pub struct Uv {
     /// Knows the passwords of the operator's indexes.
     masker: Masker,
     program: OnceCell<Program>,
+    /// Shared by every use of the cache; whoever empties it has it alone.
+    cache: Arc<RwLock<()>>,
 }
 
 impl Uv {
@@ -50,7 +57,7 @@ impl Uv {
 
     fn with(data: &Path, settings: Settings) -> Self {
         let masker = Masker::new(&settings.secrets());
-        Self { data: data.to_owned(), settings, masker, program: OnceCell::new() }
+        Self { data: data.to_owned(), settings, masker, program: OnceCell::new(), cache: Arc::default() }
     }
 
     /// Whether packages could be installed at all; the error says in one line what is missing. Starts nothing.
@@ -104,6 +111,22 @@ impl Uv {
         self.run(Doing::Install, arguments, lock.text().as_bytes(), interpreter, limit, report).await.map(|_| ())
     }
 
+    fn cache(&self) -> PathBuf {
+        self.data.join("cache/uv")
+    }
+
+    /// Empties the cache if there are more than so many bytes in it, unless it is used right now.
+    pub async fn trim_cache(&self, bytes: u64) -> Result<()> {
+        let (cache, lock) = (self.cache(), Arc::clone(&self.cache));
+        let trim = move || cache::trim(&cache, bytes, || lock.try_write_owned().ok());
+        let failed = |e: std::io::Error| Error::internal("emptying the installer's cache", e);
+        let trimmed = tokio::task::spawn_blocking(trim).await.map_err(|e| failed(e.into()))?.map_err(failed)?;
+        if let Some(size) = trimmed {
+            tracing::info!("emptied the installer's cache, which had {size} bytes");
+        }
+        Ok(())
+    }
+
     async fn written(&self, lock: &Lock) -> Result<TempPath> {
         let (data, text) = (self.data.clone(), lock.text().to_owned());
         let written = tokio::task::spawn_blocking(move || {
@@ -126,6 +149,7 @@ impl Uv {
     ) -> Result<Finished> {
         let work = async {
             let program = self.program(interpreter, report).await?;
+            let _cache = self.cache.read().await;
             let mut command = process::command(&program.path, program.env.iter().map(|(name, value)| (name, value)));
             command.arg("pip").args(arguments).arg("--python").arg(&interpreter.executable);
             command.args(["--only-binary", ":all:", "--no-config", "--no-progress", "--color", "never"]);
@@ -149,7 +173,7 @@ impl Uv {
 
     async fn find(&self, interpreter: &Interpreter, report: Report<'_>) -> Result<Program> {
         let failed = |e: std::io::Error| Error::internal("preparing the data directory for uv", e);
-        let (home, cache) = (self.data.join("tools/home"), self.data.join("cache/uv"));
+        let (home, cache) = (self.data.join("tools/home"), self.cache());
         for directory in [&home, &cache] {
             fs::create_dir_all(directory).await.map_err(failed)?;
         }

@@ -64,6 +64,15 @@ impl BlobStore {
         }
     }
 
+    /// The blob's size, if it is here; it stays as with [`BlobStore::contains`].
+    pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+        if !self.contains(digest) {
+            return Ok(None);
+        }
+        let found = std::fs::metadata(self.path(digest)).map_err(|e| Error::internal("looking at a blob", e))?;
+        Ok(Some(found.len()))
+    }
+
     /// Begins a lease.
     pub fn lease(&self) -> Lease {
         let mut state = self.0.usage.lock();

@@ -55,6 +55,8 @@ pub enum PutOutcome {
     Stored,
     /// Nothing was written: these blobs or manifests are not in the repository.
     Missing(Vec<Digest>),
+    /// Nothing was written: these manifests have another size than it says.
+    WrongSizes(Vec<Digest>),
     /// Nothing was written: the tag holds another manifest and may not be moved.
     TagTaken,
 }
@@ -93,9 +95,12 @@ pub async fn put_manifest<C: ConnectionTrait>(
     manifest: &Manifest,
     tag: Option<&NewTag>,
 ) -> Result<PutOutcome> {
-    let missing = missing(conn, repo, manifest).await?;
+    let (missing, wrong) = missing(conn, repo, manifest).await?;
     if !missing.is_empty() {
         return Ok(PutOutcome::Missing(missing));
+    }
+    if !wrong.is_empty() {
+        return Ok(PutOutcome::WrongSizes(wrong));
     }
     write_manifest(conn, repo, manifest, tag).await
 }
@@ -173,10 +178,16 @@ pub async fn touch_manifest<C: ConnectionTrait>(conn: &C, repo: &RepoName, diges
     Ok(sql::execute(conn, "noting an image's use", text, values).await? > 0)
 }
 
-/// What a manifest needs and its repository does not have.
-async fn missing<C: ConnectionTrait>(conn: &C, repo: &RepoName, manifest: &Manifest) -> Result<Vec<Digest>> {
+/// What a manifest needs and its repository does not have, and the manifests that are there with another size than it
+/// says. The sizes of blobs are those of their files.
+async fn missing<C: ConnectionTrait>(
+    conn: &C,
+    repo: &RepoName,
+    manifest: &Manifest,
+) -> Result<(Vec<Digest>, Vec<Digest>)> {
     let texts = |digests: &[Digest]| digests.iter().map(Digest::to_string).collect::<Vec<_>>();
     let mut found: Vec<String> = Vec::new();
+    let mut wrong = Vec::new();
     if !manifest.blobs().is_empty() {
         let query = blobs::Entity::find()
             .filter(blobs::Column::Repo.eq(repo.as_str()))
@@ -188,12 +199,20 @@ async fn missing<C: ConnectionTrait>(conn: &C, repo: &RepoName, manifest: &Manif
         let query = manifests::Entity::find()
             .filter(manifests::Column::Repo.eq(repo.as_str()))
             .filter(manifests::Column::Digest.is_in(texts(manifest.children())));
-        let query = query.select_only().column(manifests::Column::Digest).into_tuple();
-        found.extend(query.all(conn).await.map_err(db_error("looking for manifests"))?);
+        let size = Expr::cust("length(bytes)");
+        let query = query.select_only().column(manifests::Column::Digest).column_as(size, "size").into_tuple();
+        let rows: Vec<(String, i64)> = query.all(conn).await.map_err(db_error("looking for manifests"))?;
+        for (digest, size) in rows {
+            let known = stored(&digest)?;
+            if manifest.size_of(&known) != u64::try_from(size).ok() {
+                wrong.push(known);
+            }
+            found.push(digest);
+        }
     }
     let found: HashSet<String> = found.into_iter().collect();
     let needed = manifest.blobs().iter().chain(manifest.children()).copied();
-    Ok(needed.filter(|digest| !found.contains(&digest.to_string())).collect())
+    Ok((needed.filter(|digest| !found.contains(&digest.to_string())).collect(), wrong))
 }
 
 async fn write_manifest<C: ConnectionTrait>(

@@ -175,8 +175,9 @@ async fn asking_for_an_image_keeps_it() {
 #[tokio::test]
 async fn what_an_index_lists_or_a_signature_signs_stays_with_it() {
     let r = Registry::start().await;
-    let child = Digest::of(&r.push_image("a", "child", "content").await);
-    let entry = json!({"mediaType": OCI_MANIFEST, "digest": child, "size": 1});
+    let manifest = r.push_image("a", "child", "content").await;
+    let child = Digest::of(&manifest);
+    let entry = json!({"mediaType": OCI_MANIFEST, "digest": child, "size": manifest.len()});
     let media_type = "application/vnd.oci.image.index.v1+json";
     let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": [entry]}).to_string();
     let signature = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": [],

@@ -210,6 +210,25 @@ async fn a_manifest_needs_everything_it_refers_to() {
 }
 
 #[tokio::test]
+async fn sizes_in_a_manifest_are_those_of_what_it_refers_to() {
+    let r = Registry::start().await;
+    let manifest = r.push_image("a", "v1", "content").await;
+    let wrong = image(&Digest::of(b"{}"), &Digest::of(b"content"), 8);
+    let answer = r.put_manifest("a", "v2", &wrong).await;
+    assert_eq!(answer.verdict(), (400, "MANIFEST_INVALID".into()));
+    assert_eq!(answer.json()["errors"][0]["detail"]["digests"], json!([Digest::of(b"content")]));
+    let index_type = "application/vnd.oci.image.index.v1+json";
+    let put = async |size: usize| {
+        let entry = json!({"mediaType": OCI_MANIFEST, "digest": Digest::of(&manifest), "size": size});
+        let index = json!({"schemaVersion": 2, "mediaType": index_type, "manifests": [entry]}).to_string();
+        r.call("PUT", "/v2/a/manifests/all", &[("content-type", index_type)], index).await
+    };
+    assert_eq!(put(manifest.len() + 1).await.verdict(), (400, "MANIFEST_INVALID".into()));
+    assert_eq!(put(manifest.len()).await.status, 201);
+    assert_eq!(r.get("/v2/a/manifests/v2").await.status, 404);
+}
+
+#[tokio::test]
 async fn a_blob_whose_file_was_lost_is_asked_for_again() {
     let r = Registry::start().await;
     let manifest = r.push_image("a", "v1", "content").await;

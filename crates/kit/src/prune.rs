@@ -1,0 +1,152 @@
+//! Keeping tables from growing for ever: rows that have ended are removed when they are too old or too many, oldest
+//! first, a few at a time, so that nobody who writes waits for long.
+
+use crate::{
+    db::{Db, db_error},
+    time::now_ms,
+};
+use hoistway_model::Result;
+use sea_orm::{ConnectionTrait, Statement, Value};
+use std::time::Duration;
+
+const DOING: &str = "removing old records";
+/// Rows of one statement.
+const BATCH: u64 = 200;
+
+/// Rows that may be removed. The texts are parts of SQL.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// Their table.
+    pub table: &'static str,
+    /// The column with the time that counts, in milliseconds since the epoch.
+    pub time: &'static str,
+    /// Which of the table's rows are meant: never one that is live or that something still needs.
+    pub which: &'static str,
+}
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// For so long at most.
+    pub time: Duration,
+    /// So many at most.
+    pub count: u64,
+    /// For so long at least, however many there are.
+    pub at_least: Duration,
+}
+
+impl Keep {
+    /// Up to `count` rows for up to `time`.
+    pub const fn new(time: Duration, count: u64) -> Self {
+        Self { time, count, at_least: Duration::ZERO }
+    }
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Because they were too old.
+    pub old: u64,
+    /// Because there were too many.
+    pub surplus: u64,
+}
+
+/// Removes what is not to be kept.
+pub async fn prune(db: &Db, rows: &Rows, keep: Keep) -> Result<Pruned> {
+    let old = remove(db, rows, ago(keep.time), u64::MAX).await?;
+    let surplus = count(db, rows).await?.saturating_sub(keep.count);
+    let surplus = remove(db, rows, ago(keep.at_least).saturating_add(1), surplus).await?;
+    Ok(Pruned { old, surplus })
+}
+
+/// The moment that is so long ago, in milliseconds since the epoch.
+pub fn ago(time: Duration) -> i64 {
+    now_ms().saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Removes up to `most` of the rows from before the moment `before`, oldest first; how many.
+async fn remove(db: &Db, rows: &Rows, before: i64, most: u64) -> Result<u64> {
+    let Rows { table, time, which } = rows;
+    let text = format!(
+        "DELETE FROM {table} WHERE rowid IN (
+            SELECT rowid FROM {table} WHERE ({which}) AND {time} < $1 ORDER BY {time} LIMIT $2)"
+    );
+    // A look before needs no writer, and most of the time there is nothing.
+    let any = format!("SELECT 1 FROM {table} WHERE ({which}) AND {time} < $1 LIMIT 1");
+    let mut removed = 0;
+    while removed < most {
+        if query(db, &any, [before.into()]).await?.is_none() {
+            break;
+        }
+        let batch = BATCH.min(most - removed);
+        let values = [before.into(), i64::try_from(batch).unwrap_or(i64::MAX).into()];
+        let statement = Statement::from_sql_and_values(db.write().get_database_backend(), &text, values);
+        let now = db.write().execute_raw(statement).await.map_err(db_error(DOING))?.rows_affected();
+        removed += now;
+        if now < batch {
+            break;
+        }
+    }
+    Ok(removed)
+}
+
+async fn count(db: &Db, Rows { table, which, .. }: &Rows) -> Result<u64> {
+    let found = query(db, &format!("SELECT COUNT(*) FROM {table} WHERE {which}"), []).await?;
+    Ok(found.and_then(|count| u64::try_from(count).ok()).unwrap_or_default())
+}
+
+async fn query<const N: usize>(db: &Db, text: &str, values: [Value; N]) -> Result<Option<i64>> {
+    let statement = Statement::from_sql_and_values(db.read().get_database_backend(), text, values);
+    let found = db.read().query_one_raw(statement).await.map_err(db_error(DOING))?;
+    found.map(|row| row.try_get_by_index(0)).transpose().map_err(db_error(DOING))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::operations;
+
+    const ROWS: Rows = Rows { table: "operations", time: "created_at", which: "NOT undone" };
+    const EVER: Duration = Duration::MAX;
+
+    /// A database with `count` rows that are a second, two seconds, … old, and as many that are not meant.
+    async fn filled(count: i64) -> (tempfile::TempDir, Db) {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(operations::Migration)]).await.unwrap();
+        let text = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+             INSERT INTO operations SELECT (u || '-') || i, 'k', 'd', NULL, u, {} - i * 1000
+             FROM n, (SELECT 0 AS u UNION SELECT 1)",
+            now_ms()
+        );
+        db.write().execute_unprepared(&text).await.unwrap();
+        (dir, db)
+    }
+
+    async fn left(db: &Db, which: &str) -> i64 {
+        query(db, &format!("SELECT COUNT(*) FROM operations WHERE {which}"), []).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_oldest_of_too_many_go_and_others_are_not_touched() {
+        let (_dir, db) = filled(1_000).await;
+        let pruned = prune(&db, &ROWS, Keep::new(EVER, 150)).await.unwrap();
+        assert_eq!(pruned, Pruned { old: 0, surplus: 850 });
+        assert_eq!(left(&db, "undone").await, 1_000);
+        let newest = format!("NOT undone AND created_at > {}", now_ms() - 152_000 - 60_000);
+        assert_eq!((left(&db, "NOT undone").await, left(&db, &newest).await), (150, 150));
+        assert_eq!(prune(&db, &ROWS, Keep::new(EVER, 150)).await.unwrap(), Pruned::default());
+    }
+
+    #[tokio::test]
+    async fn what_is_too_old_goes_and_what_is_too_young_stays() {
+        let (_dir, db) = filled(1_000).await;
+        let hours = Duration::from_secs(3600);
+        let keep = Keep { at_least: hours, ..Keep::new(hours * 2, 10) };
+        assert_eq!(prune(&db, &ROWS, keep).await.unwrap(), Pruned::default());
+        let pruned = prune(&db, &ROWS, Keep::new(Duration::from_millis(400_500), 10_000)).await.unwrap();
+        assert!((pruned.old as i64 - 600).abs() <= 60 && pruned.surplus == 0, "{pruned:?}");
+        assert_eq!(left(&db, "NOT undone").await, 1_000 - i64::try_from(pruned.old).unwrap());
+    }
+}

@@ -1,0 +1,85 @@
+//! Letting go of what no image has: answers, records of builds that left nothing, locks of former requirements, and what
+//! was known of packages.
+
+use super::{Store, WRITING};
+use hoistway_kit::{
+    db::db_error,
+    operations,
+    prune::{Keep, Rows, prune},
+};
+use hoistway_model::Result;
+use sea_orm::{ConnectionTrait, Statement, Value};
+use std::time::Duration;
+
+/// How long failed builds are shown.
+const FAILED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Rows of one statement.
+const BATCH: i64 = 200;
+
+const FAILED: Rows = Rows { table: "builds", time: "completed_at", which: "status = 'FAILED'" };
+/// The image is the newer build's as well, and goes with that one.
+const REPLACED: Rows = Rows {
+    table: "builds",
+    time: "completed_at",
+    which: "status = 'SUCCEEDED' AND EXISTS (
+        SELECT 1 FROM builds newer WHERE newer.public_id = builds.public_id AND newer.status = 'SUCCEEDED'
+            AND newer.attempt > builds.attempt)",
+};
+const PACKAGES: Rows = Rows { table: "packages", time: "created_at", which: "TRUE" };
+
+/// How much is kept of records that no image has.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Answers and tombstones.
+    pub operations: Keep,
+    /// Failed builds, and as many of those whose image a later build made again.
+    pub records: u64,
+    /// Locks of each agent.
+    pub locks: u32,
+    /// Sizes of packages.
+    pub packages: u64,
+}
+
+impl Store {
+    /// Forgets what is not to be kept.
+    pub async fn purge(&self, keep: Bounds) -> Result<()> {
+        operations::forget(&self.0, keep.operations).await?;
+        prune(&self.0, &FAILED, Keep::new(FAILED_FOR, keep.records)).await?;
+        prune(&self.0, &REPLACED, Keep::new(Duration::MAX, keep.records)).await?;
+        // Without its size a package is installed once more before it is known which layer it is in.
+        prune(&self.0, &PACKAGES, Keep::new(Duration::MAX, keep.packages)).await?;
+        // A successful build makes its lock the newest one.
+        let surplus = "SELECT rowid FROM (
+            SELECT rowid, ROW_NUMBER() OVER (PARTITION BY agent ORDER BY created_at DESC, rowid DESC) AS place FROM locks)
+            WHERE place > $1";
+        self.delete("locks", surplus, [keep.locks.into()]).await
+    }
+
+    /// Forgets dependency layers, noted before the moment `before`, that no repository has, and sets that such a layer
+    /// is missing of. The next build that wants them finds out anew.
+    pub async fn forget_unmade(&self, before: i64) -> Result<()> {
+        let layers = "SELECT rowid FROM dependency_layers l WHERE created_at < $1
+            AND NOT EXISTS (SELECT 1 FROM registry_blobs b WHERE b.digest = l.digest)";
+        self.delete("dependency_layers", layers, [before.into()]).await?;
+        let sets = "SELECT rowid FROM layer_sets s WHERE created_at < $1 AND (layers = '[]' OR EXISTS (
+            SELECT 1 FROM json_each(s.layers) e
+            WHERE json_extract(e.value, '$.layer.digest') NOT IN (SELECT digest FROM dependency_layers)))";
+        self.delete("layer_sets", sets, [before.into()]).await
+    }
+
+    /// Deletes the rows that a query finds, a few at a time. Most of the time there are none, and looking for them needs
+    /// no writer.
+    async fn delete<const N: usize>(&self, table: &str, which: &str, values: [Value; N]) -> Result<()> {
+        let backend = self.0.write().get_database_backend();
+        let any = Statement::from_sql_and_values(backend, format!("{which} LIMIT 1"), values.clone());
+        let some = format!("DELETE FROM {table} WHERE rowid IN ({which} LIMIT {BATCH})");
+        let some = Statement::from_sql_and_values(backend, some, values);
+        while self.0.read().query_one_raw(any.clone()).await.map_err(db_error(WRITING))?.is_some() {
+            self.0.write().execute_raw(some.clone()).await.map_err(db_error(WRITING))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -142,6 +142,7 @@ fn a_full_disk_is_said_so_and_stops_nothing_else() {
     let stack = Stack::start_with(dir.path(), |command| {
         command.env("HOISTWAY_BUILD_REGISTRY__MIN_FREE_BYTES", (1u64 << 60).to_string());
     });
+    stack.wait_for_phase("before", "Running");
     assert_eq!(stack.answer("before", "x"), "before");
     let refused = stack.deploy(json!({"agent_name": "after", "source_files": says("after")}));
     assert_eq!(refused.status, 507, "{}", refused.text());

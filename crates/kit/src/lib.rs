@@ -7,6 +7,7 @@
 pub mod api_key;
 pub mod config;
 pub mod db;
+pub mod egress;
 pub mod environment;
 pub mod exit;
 pub mod fs;

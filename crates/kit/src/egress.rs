@@ -1,0 +1,185 @@
+//! Who calls egress: the token of a revision, and the line that a connection begins with where the agent service
+//! vouches for the agent. The agent service makes both, egress reads both.
+
+use crate::{fs, token::random};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hoistway_model::{Code, Error, Result, RevisionId, Secret, redact::MASK};
+use ring::hmac;
+use std::{fmt, path::Path};
+
+/// What every token begins with, so that scanners for leaked keys can know it.
+const PREFIX: &str = "hwe_";
+/// The hexadecimal digits of a revision's id.
+const ID_LEN: usize = 32;
+/// Keeps these tags apart from those of any other use of the same key.
+const CONTEXT: &str = "hoistway egress token 1:";
+
+/// What a preface begins with. No HTTP method and no TLS record does.
+pub const PREFACE_START: &str = "HOISTWAY-EGRESS/1 ";
+/// The longest preface, its line feed included.
+pub const PREFACE_MAX: usize = 160;
+
+/// The installation's key of these tokens. Cheap to clone.
+#[derive(Clone)]
+pub struct EgressKey(hmac::Key);
+
+impl EgressKey {
+    /// The key in the file `path`, which is made (0600) at the first start. Another key makes every token worthless.
+    pub fn load_or_create(path: &Path) -> Result<Self> {
+        let make = || Ok(format!("{}\n", URL_SAFE_NO_PAD.encode(random::<32>()?)).into_bytes());
+        let text = fs::load_or_create_private(path, make)?;
+        let decoded = URL_SAFE_NO_PAD.decode(text.trim_ascii());
+        match decoded {
+            Ok(bytes) if bytes.len() == 32 => Ok(Self::from_bytes(&bytes)),
+            _ => {
+                let text = format!("{} must hold 32 bytes in base64url", path.display());
+                Err(Error::new(Code::InvalidArgument, text))
+            }
+        }
+    }
+
+    /// One that is kept nowhere.
+    pub fn generate() -> Result<Self> {
+        Ok(Self::from_bytes(&random::<32>()?))
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    /// The token of a revision. The same revision has the same token, so nothing needs to be kept.
+    pub fn mint(&self, revision: RevisionId) -> Secret {
+        let id = revision.simple();
+        let tag = hmac::sign(&self.0, format!("{CONTEXT}{id}").as_bytes());
+        Secret::new(format!("{PREFIX}{id}{}", URL_SAFE_NO_PAD.encode(tag.as_ref())))
+    }
+
+    /// The revision whose token this is, found in a time that does not tell how much of a guess was right. Whether
+    /// that revision may call anything is another question.
+    pub fn verify(&self, token: &str) -> Option<RevisionId> {
+        let (id, tag) = token.strip_prefix(PREFIX)?.split_at_checked(ID_LEN)?;
+        let tag = URL_SAFE_NO_PAD.decode(tag).ok()?;
+        hmac::verify(&self.0, format!("{CONTEXT}{id}").as_bytes(), &tag).ok()?;
+        id.parse().ok()
+    }
+}
+
+impl fmt::Debug for EgressKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+/// What follows a preface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// A client that was told where egress is: proxy requests and base URLs. The port is the one it was told; on
+    /// loopback it means egress itself.
+    Proxy,
+    /// A client that believes to speak HTTP with the host that it names, at this port.
+    Http,
+    /// The same with TLS.
+    Tls,
+}
+
+impl Flavour {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Flavour::Proxy => "proxy",
+            Flavour::Http => "http",
+            Flavour::Tls => "tls",
+        }
+    }
+}
+
+/// The first line of a connection that somebody who knows the agent opens on its behalf:
+/// `HOISTWAY-EGRESS/1 TOKEN FLAVOUR PORT` and a line feed. The agent's own bytes follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preface {
+    /// The agent's token.
+    pub token: Secret,
+    /// How to read what follows.
+    pub flavour: Flavour,
+    /// The port that the agent connected to.
+    pub port: u16,
+}
+
+impl Preface {
+    /// The bytes to send before those of the agent.
+    pub fn line(&self) -> Secret {
+        Secret::new(format!("{PREFACE_START}{} {} {}\n", self.token.expose(), self.flavour.as_str(), self.port))
+    }
+
+    /// Reads a line, with or without its line feed.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        if line.len() > PREFACE_MAX {
+            return None;
+        }
+        let line = std::str::from_utf8(line).ok()?;
+        let mut words = line.strip_suffix('\n').unwrap_or(line).strip_prefix(PREFACE_START)?.split(' ');
+        let (token, flavour, port) = (words.next()?, words.next()?, words.next()?);
+        let flavours = [Flavour::Proxy, Flavour::Http, Flavour::Tls];
+        let flavour = flavours.into_iter().find(|known| known.as_str() == flavour)?;
+        let port = port.parse().ok().filter(|&port: &u16| port != 0 && !line.contains('+'))?;
+        words.next().is_none().then(|| Self { token: Secret::new(token), flavour, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_token_names_its_revision_and_no_other() {
+        let (key, other) = (EgressKey::generate().unwrap(), EgressKey::generate().unwrap());
+        let (a, b) = (RevisionId::mint(), RevisionId::mint());
+        let token = key.mint(a);
+        assert_eq!(token, key.mint(a));
+        assert_eq!(key.verify(token.expose()), Some(a));
+        assert_eq!(other.verify(token.expose()), None);
+        let forged = token.expose().replace(&a.simple(), &b.simple());
+        assert_ne!(forged, token.expose());
+        let upper = token.expose().replace(&a.simple(), &a.simple().to_uppercase());
+        let (text, len) = (token.expose(), token.expose().len());
+        for bad in ["", "hwe_", &text[4..], &text[..len - 1], &format!("{text}A"), &forged, &upper, "hwe_é"] {
+            assert_eq!(key.verify(bad), None, "{bad}");
+        }
+        assert_eq!(format!("{key:?} {token:?}"), format!("{MASK} {MASK}"));
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_a_broken_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("egress-key");
+        let id = RevisionId::mint();
+        let token = EgressKey::load_or_create(&path).unwrap().mint(id);
+        assert_eq!(EgressKey::load_or_create(&path).unwrap().verify(token.expose()), Some(id));
+        std::fs::write(&path, "short").unwrap();
+        assert_eq!(EgressKey::load_or_create(&path).unwrap_err().code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_preface_is_one_short_line() {
+        let token = EgressKey::generate().unwrap().mint(RevisionId::mint());
+        for flavour in [Flavour::Proxy, Flavour::Http, Flavour::Tls] {
+            let preface = Preface { token: token.clone(), flavour, port: 65535 };
+            let line = preface.line();
+            assert!(line.expose().len() <= PREFACE_MAX && line.expose().ends_with('\n'));
+            assert_eq!(Preface::parse(line.expose().as_bytes()), Some(preface));
+        }
+        for bad in [
+            "HOISTWAY-EGRESS/2 t proxy 1",
+            "HOISTWAY-EGRESS/1 t proxy",
+            "HOISTWAY-EGRESS/1 t proxy 0",
+            "HOISTWAY-EGRESS/1 t proxy +1",
+            "HOISTWAY-EGRESS/1 t proxy 1 x",
+            "HOISTWAY-EGRESS/1 t proxy 1\r\n",
+            "HOISTWAY-EGRESS/1 t socks 1",
+            "GET / HTTP/1.1",
+            "",
+        ] {
+            assert_eq!(Preface::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

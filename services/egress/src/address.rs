@@ -1,0 +1,153 @@
+//! Which addresses may be dialled. A name that agents may call can be made to point anywhere by whoever owns it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// How far an address reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
+    /// The public network.
+    Public,
+    /// This machine or a private network: only for tools whose registration allows it.
+    Private,
+    /// Nothing that a tool may be: link-local (where clouds keep their metadata), multicast, unspecified, reserved.
+    Never,
+}
+
+/// Metadata services of clouds at addresses that look private or public.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
+
+pub(crate) fn reach(ip: IpAddr) -> Reach {
+    if METADATA.contains(&ip) {
+        return Reach::Never;
+    }
+    match ip {
+        IpAddr::V4(ip) => reach_v4(ip),
+        IpAddr::V6(ip) => reach_v6(ip),
+    }
+}
+
+fn reach_v4(ip: Ipv4Addr) -> Reach {
+    let [a, b, c, _] = ip.octets();
+    match (a, b, c) {
+        (169, 254, _) | (0, ..) | (224.., ..) => Reach::Never,
+        // Documentation, benchmarks, protocol assignments, the anycast relay of 6to4.
+        (192, 0, 0) | (192, 0, 2) | (198, 51, 100) | (203, 0, 113) | (192, 88, 99) | (198, 18 | 19, _) => {
+            Reach::Private
+        }
+        (10 | 127, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Reach::Private,
+        _ => Reach::Public,
+    }
+}
+
+fn reach_v6(ip: Ipv6Addr) -> Reach {
+    let s = ip.segments();
+    if let Some(v4) = embedded(ip) {
+        // An address in an address is judged as both: the form itself is no public address either.
+        return reach(IpAddr::V4(v4)).max(if is_nat64(ip) || s[0] == 0x2002 { Reach::Public } else { Reach::Private });
+    }
+    match s {
+        _ if ip.is_unspecified() || ip.is_multicast() => Reach::Never,
+        _ if ip.is_loopback() => Reach::Private,
+        // Unique local; link-local and the old site-local.
+        [0xfc00..=0xfdff, ..] => Reach::Private,
+        [0xfe80..=0xfeff, ..] => Reach::Never,
+        // A NAT64 prefix of a network's own: what is behind it is that network's business.
+        [0x64, 0xff9b, 1, ..] => Reach::Private,
+        // Documentation, Teredo and other assignments of 2001::/23, segment routing.
+        [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x2001, 0..=0x1ff, ..] | [0x5f00, ..] => Reach::Private,
+        // Global unicast is 2000::/3 and nothing else.
+        [0x2000..=0x3fff, ..] => Reach::Public,
+        _ => Reach::Never,
+    }
+}
+
+fn is_nat64(ip: Ipv6Addr) -> bool {
+    ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0]
+}
+
+/// The IPv4 address that an IPv6 address stands for: mapped, compatible, translated (NAT64) or 6to4.
+fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let s = ip.segments();
+    let of = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    match s {
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => Some(of(high, low)),
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Some(of(high, low)),
+        [0x2002, high, low, ..] => Some(of(high, low)),
+        [.., high, low] if is_nat64(ip) => Some(of(high, low)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn where_addresses_reach() {
+        let all = |expected, addresses: &[&str]| {
+            for text in addresses {
+                assert_eq!(reach(text.parse().unwrap()), expected, "{text}");
+            }
+        };
+        all(
+            Reach::Public,
+            &["8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1", "64:ff9b::808:808", "2002:808:808::1"],
+        );
+        all(
+            Reach::Private,
+            &[
+                "127.0.0.1",
+                "127.255.0.9",
+                "10.0.0.1",
+                "172.16.0.1",
+                "172.31.255.255",
+                "192.168.1.1",
+                "100.64.0.1",
+                "198.18.0.1",
+                "192.0.2.1",
+                "::1",
+                "fc00::1",
+                "fdff::1",
+                "::ffff:127.0.0.1",
+                "::ffff:8.8.8.8",
+                "64:ff9b::7f00:1",
+                "64:ff9b::a00:1",
+                "2002:7f00:1::1",
+                "::7f00:1",
+                "::ffff:0:7f00:1",
+                "64:ff9b:1::1",
+                "2001:db8::1",
+                "2001::1",
+            ],
+        );
+        all(
+            Reach::Never,
+            &[
+                "0.0.0.0",
+                "0.1.2.3",
+                "169.254.169.254",
+                "224.0.0.1",
+                "255.255.255.255",
+                "240.0.0.1",
+                "::",
+                "ff02::1",
+                "fe80::1",
+                "fec0::1",
+                "fd00:ec2::254",
+                "::ffff:169.254.169.254",
+                "64:ff9b::a9fe:a9fe",
+                "100.100.100.200",
+                "168.63.129.16",
+                "2002:a9fe:a9fe::1",
+                "1::1",
+                "4000::1",
+            ],
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! Requests of one connection: who asks, for what, and whether that is allowed.
+
+use crate::{
+    Egress,
+    body::{Download, Out, full},
+    call,
+    entry::Entry,
+    intercept,
+    limits::Permit,
+    policy::{AgentPolicy, PolicyError},
+    refuse::Refusal,
+    target::{self, Mode, Wanted},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use hoistway_model::RevisionId;
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+/// Who speaks on a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Identity {
+    /// Each request says it, with a token.
+    PerRequest,
+    /// The connection has said it.
+    Known(RevisionId),
+    /// The connection has shown a token that is none.
+    Rejected,
+}
+
+/// A connection as its requests see it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Edge {
+    pub(crate) egress: Arc<Egress>,
+    pub(crate) identity: Identity,
+    pub(crate) mode: Mode,
+    pub(crate) local: Option<SocketAddr>,
+    /// What the connection holds until its end, also when it becomes a tunnel.
+    pub(crate) _permits: Arc<Vec<Permit>>,
+}
+
+enum Outcome {
+    Called(Response<Incoming>),
+    Tunnel,
+}
+
+impl Edge {
+    /// Answers a request. It never fails: what goes wrong is an answer as well.
+    pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Response<Out>, Infallible> {
+        if let Mode::Proxy { .. } = self.mode
+            && request.uri().authority().is_none()
+            && request.uri().path() == "/healthz"
+        {
+            return Ok(Response::new(full(Bytes::from_static(b"ok\n"))));
+        }
+        let to_connect = *request.method() == Method::CONNECT;
+        let path = if to_connect { "" } else { request.uri().path() };
+        let mut entry = Entry::new(&self.egress.recorder, request.method(), path);
+        let limits = &self.egress.config.limits;
+        Ok(match self.handle(request, &mut entry).await {
+            Ok(Outcome::Tunnel) => {
+                entry.discard();
+                Response::new(full(Bytes::new()))
+            }
+            Ok(Outcome::Called(response)) => {
+                entry.answered(response.status().as_u16());
+                let idle = Duration::from_millis(limits.idle_ms);
+                response.map(|body| Download::new(body, entry, limits.response_size, idle).boxed_unsync())
+            }
+            Err(refusal) => {
+                let answer = refusal.answer(to_connect);
+                entry.refused(&refusal);
+                answer
+            }
+        })
+    }
+
+    async fn handle(&self, request: Request<Incoming>, entry: &mut Entry) -> Result<Outcome, Refusal> {
+        let policy = self.policy(&request).await?;
+        entry.by(&policy.agent, policy.revision);
+        self.egress.agents.request(&policy.agent)?;
+        if *request.method() == Method::CONNECT {
+            intercept::connect(self, &policy, request, entry).await?;
+            return Ok(Outcome::Tunnel);
+        }
+        let method = request.method().clone();
+        let allowed = match target::wanted(&self.mode, &request, self.local, &self.egress.names)? {
+            Wanted::Remote { origin, path_and_query } => {
+                entry.to(origin.to_string());
+                target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?
+            }
+            Wanted::Own { path_and_query } => match target::by_name(&policy, &method, &path_and_query) {
+                Some(allowed) => allowed?,
+                None => return Err(nothing_here(&path_and_query)),
+            },
+        };
+        entry.tool(&allowed.tool.name);
+        entry.to(allowed.tool.origin.to_string());
+        entry.path(allowed.path_and_query.split('?').next().unwrap_or_default());
+        call::call(&self.egress, &policy, allowed, request, entry).await.map(Outcome::Called)
+    }
+
+    /// The policy of whoever asks.
+    async fn policy(&self, request: &Request<Incoming>) -> Result<Arc<AgentPolicy>, Refusal> {
+        let as_proxy = *request.method() == Method::CONNECT || request.uri().authority().is_some();
+        let revision = match self.identity {
+            Identity::Known(revision) => revision,
+            Identity::Rejected => return Err(Refusal::unidentified(false, "identity_unknown")),
+            Identity::PerRequest => match token(request.headers()) {
+                None => return Err(Refusal::unidentified(as_proxy, "identity_missing")),
+                Some(token) => {
+                    let known = self.egress.key.verify(&token);
+                    known.ok_or_else(|| Refusal::unidentified(as_proxy, "identity_unknown"))?
+                }
+            },
+        };
+        self.egress.policies.policy(revision).await.map_err(|e| match e {
+            PolicyError::Unknown => Refusal::unidentified(as_proxy, "identity_unknown"),
+            PolicyError::Unavailable => Refusal::no_policy(),
+        })
+    }
+}
+
+/// The password of `Proxy-Authorization: Basic`, which must be there once.
+fn token(headers: &HeaderMap) -> Option<String> {
+    let mut all = headers.get_all(header::PROXY_AUTHORIZATION).iter();
+    let value = all.next()?.to_str().ok()?;
+    let (scheme, encoded) = value.split_once(' ')?;
+    if all.next().is_some() || !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    pair.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+fn nothing_here(path_and_query: &str) -> Refusal {
+    if path_and_query.starts_with("/v1/") {
+        return Refusal::not_supported("models", "model providers cannot be called through egress yet");
+    }
+    Refusal::not_found("egress has base URLs of tools, /tools/NAME/, and is a proxy otherwise")
+}

@@ -1,0 +1,164 @@
+//! One call's record while the call goes on. It is written when the call ends, however it ends.
+
+use crate::{
+    limits::Permit,
+    records::{MAX_PATH, Record, Recorder, Target},
+    refuse::Refusal,
+};
+use hoistway_kit::time::now_ms;
+use hoistway_model::{Name, RevisionId};
+use http::Method;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// The longest method that is kept, in characters.
+const MAX_METHOD: usize = 32;
+
+/// What of a request has gone so far, and when something of it went last.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    started: Instant,
+    moved_ms: AtomicU64,
+    sent: AtomicU64,
+    too_large: AtomicBool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { started: Instant::now(), moved_ms: zero(), sent: zero(), too_large: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn moved(&self) {
+        self.moved_ms.store(ms(self.started.elapsed()), Ordering::Relaxed);
+    }
+
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_too_large(&self) {
+        self.too_large.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn was_too_large(&self) -> bool {
+        self.too_large.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last_moved(&self) -> Instant {
+        self.started + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed))
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A call's record, and what the call holds while it goes on.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    recorder: Recorder,
+    record: Record,
+    progress: Arc<Progress>,
+    permit: Option<Permit>,
+    complete: bool,
+    silent: bool,
+}
+
+impl Entry {
+    pub(crate) fn new(recorder: &Recorder, method: &Method, path: &str) -> Self {
+        let record = Record {
+            at: now_ms(),
+            agent: None,
+            revision: None,
+            target: None,
+            method: method.as_str().chars().take(MAX_METHOD).collect(),
+            origin: String::new(),
+            path: path.chars().take(MAX_PATH).collect(),
+            status: None,
+            first_byte_ms: 0,
+            duration_ms: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            refused: None,
+            broken: None,
+        };
+        let (recorder, progress) = (recorder.clone(), Arc::new(Progress::new()));
+        Self { recorder, record, progress, permit: None, complete: false, silent: false }
+    }
+
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    pub(crate) fn by(&mut self, agent: &Name, revision: RevisionId) {
+        self.record.agent = Some(agent.clone());
+        self.record.revision = Some(revision);
+    }
+
+    pub(crate) fn to(&mut self, origin: String) {
+        self.record.origin = origin;
+    }
+
+    pub(crate) fn path(&mut self, path: &str) {
+        self.record.path = path.chars().take(MAX_PATH).collect();
+    }
+
+    pub(crate) fn tool(&mut self, name: &Name) {
+        self.record.target = Some(Target::Tool(name.clone()));
+    }
+
+    /// Holds this until the end of the call.
+    pub(crate) fn hold(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    /// The end of a call that went no further.
+    pub(crate) fn refused(mut self, refusal: &Refusal) {
+        self.record.refused = Some(refusal.word);
+        self.answered(refusal.status.as_u16());
+        self.complete = true;
+    }
+
+    /// There is nothing to record.
+    pub(crate) fn discard(mut self) {
+        self.silent = true;
+    }
+
+    /// The header of the response is there.
+    pub(crate) fn answered(&mut self, status: u16) {
+        self.record.status = Some(status);
+        self.record.first_byte_ms = ms(self.progress.started.elapsed());
+    }
+
+    pub(crate) fn received(&mut self, bytes: u64) {
+        self.record.bytes_down += bytes;
+    }
+
+    pub(crate) fn broken(&mut self, word: &'static str) {
+        self.record.broken.get_or_insert(word);
+    }
+
+    pub(crate) fn complete(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if self.silent {
+            return;
+        }
+        if !self.complete {
+            self.broken("agent_went_away");
+        }
+        self.record.bytes_up = self.progress.sent.load(Ordering::Relaxed);
+        self.record.duration_ms = ms(self.progress.started.elapsed());
+        self.recorder.record(self.record.clone());
+    }
+}

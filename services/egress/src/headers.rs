@@ -1,0 +1,109 @@
+//! What of a header goes on, and what does not.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// The header in which the platform tells tools whom an agent works for.
+pub(crate) const END_USER: HeaderName = HeaderName::from_static("x-end-user-id");
+
+/// Headers of one connection (RFC 9110, 7.6.1), and those that only a proxy reads.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-authentication-info"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+/// Takes from a request what is not for the tool. The client of the next connection sets `Host` anew.
+pub(crate) fn clean_request(headers: &mut HeaderMap) {
+    // Trailers are asked for with a header that is of one connection only, and gRPC insists on it.
+    let trailers = headers.get_all(header::TE).iter().any(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    remove_hop_by_hop(headers);
+    for name in [header::HOST, header::EXPECT, header::MAX_FORWARDS] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes from a response what is not for the agent: `Alt-Svc` would send it to another address.
+pub(crate) fn clean_response(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(header::ALT_SVC);
+    headers.remove(crate::refuse::MARK);
+}
+
+/// Removes a header in every spelling that a server may take for it: some read `_` as `-`.
+pub(crate) fn remove_all_spellings(headers: &mut HeaderMap, name: &HeaderName) {
+    let plain = |name: &HeaderName| name.as_str().replace('_', "-");
+    let wanted = plain(name);
+    let found: Vec<HeaderName> = headers.keys().filter(|&key| plain(key) == wanted).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (n.parse::<HeaderName>().unwrap(), v.parse::<HeaderValue>().unwrap())).collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn headers_of_one_connection_stay_there() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "te"),
+            ("x-secret", "1"),
+            ("keep-alive", "5"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("expect", "100-continue"),
+            ("host", "a"),
+            ("accept", "*/*"),
+        ]);
+        clean_request(&mut headers);
+        let mut left = names(&headers);
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "te"]);
+        let mut headers = map(&[("alt-svc", "h3"), ("te", "gzip"), ("x-hoistway-egress", "x"), ("date", "now")]);
+        clean_response(&mut headers);
+        assert_eq!(names(&headers), ["date"]);
+    }
+
+    #[test]
+    fn spellings_that_servers_confuse_go_together() {
+        let mut headers =
+            map(&[("x-end-user-id", "a"), ("x_end_user_id", "b"), ("x-end_user-id", "c"), ("x-end", "d")]);
+        remove_all_spellings(&mut headers, &END_USER);
+        assert_eq!(names(&headers), ["x-end"]);
+    }
+}

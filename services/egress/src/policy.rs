@@ -1,0 +1,180 @@
+//! What an agent may do, as the control plane says it.
+
+use crate::{
+    origin::Origin,
+    path::{self, Checked, PathPattern},
+};
+use async_trait::async_trait;
+use hoistway_model::{Name, Result, RevisionId, Secret};
+use http::{HeaderName, Method};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// What one revision of an agent may call.
+#[derive(Debug, Clone)]
+pub struct AgentPolicy {
+    /// The agent.
+    pub agent: Name,
+    /// Its revision.
+    pub revision: RevisionId,
+    /// The tools that it requires and that exist.
+    pub tools: Vec<ToolPolicy>,
+    /// The model providers that it may use.
+    pub models: Vec<ModelPolicy>,
+}
+
+/// A tool and how egress calls it.
+#[derive(Debug, Clone)]
+pub struct ToolPolicy {
+    /// Its name.
+    pub name: Name,
+    /// Where it is.
+    pub origin: Origin,
+    /// The path of its base URL, without a slash at the end. Calls go below it.
+    pub prefix: String,
+    /// What may be called; none: everything below the base URL.
+    pub capabilities: Vec<Capability>,
+    /// What egress adds to calls.
+    pub credential: Credential,
+    /// Whether it may be on this machine or in a private network.
+    pub allow_private: bool,
+}
+
+impl ToolPolicy {
+    /// A tool at a base URL, without credential, at a public address, all of which may be called.
+    pub fn new(name: Name, base_url: &str) -> Result<Self> {
+        let (origin, prefix) = Origin::of_url(base_url)?;
+        let (capabilities, credential) = (Vec::new(), Credential::None);
+        Ok(Self { name, origin, prefix, capabilities, credential, allow_private: false })
+    }
+
+    /// Why a call is not covered, if so.
+    pub(crate) fn refuses(&self, method: &Method, path: &str, checked: &Checked) -> Option<String> {
+        let name = &self.name;
+        if !path::is_below(&self.prefix, path) {
+            return Some(format!("the tool \"{name}\" is registered for {}{} and below", self.origin, self.prefix));
+        }
+        if self.capabilities.is_empty() {
+            return None;
+        }
+        if let Some(what) = checked.ambiguous {
+            return Some(format!("the tool \"{name}\" has capabilities, and {what} in the path could get around them"));
+        }
+        if self.capabilities.iter().any(|capability| capability.covers(method, checked)) {
+            return None;
+        }
+        Some(format!("no capability of the tool \"{name}\" covers {method} on this path"))
+    }
+}
+
+/// A part of a tool that may be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capability {
+    /// The methods; none: all.
+    pub methods: Vec<Method>,
+    /// The paths, those of the base URL included.
+    pub path: PathPattern,
+}
+
+impl Capability {
+    fn covers(&self, method: &Method, path: &Checked) -> bool {
+        (self.methods.is_empty() || self.methods.contains(method)) && self.path.matches(path)
+    }
+}
+
+/// What egress adds to a call.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// Nothing.
+    None,
+    /// A key that stays the same.
+    ApiKey {
+        /// Where it goes.
+        place: KeyPlace,
+        /// What stands before it, such as `Bearer `.
+        prefix: String,
+        /// The key.
+        value: Secret,
+    },
+    /// An access token by OAuth 2.0 client credentials.
+    OAuth2(Arc<OAuth2Client>),
+}
+
+/// Where an API key goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyPlace {
+    /// Into this header.
+    Header(HeaderName),
+    /// Into this query parameter.
+    Query(String),
+}
+
+/// A client of an authorization server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OAuth2Client {
+    /// The token endpoint.
+    pub token_url: String,
+    /// The client's id.
+    pub client_id: String,
+    /// The client's secret.
+    pub client_secret: Secret,
+    /// What is asked for, in order.
+    pub scopes: Vec<String>,
+    /// Who the token is for, where the server wants to know.
+    pub audience: Option<String>,
+}
+
+/// A model provider. Nothing routes to it yet.
+#[derive(Debug, Clone)]
+pub struct ModelPolicy {
+    /// Its name.
+    pub name: Name,
+    /// The protocol it speaks: openai, anthropic, bedrock or ollama.
+    pub provider: String,
+    /// Base URL; empty means the provider's own.
+    pub endpoint: String,
+    /// Model identifiers served.
+    pub models: Vec<String>,
+    /// Credential fields.
+    pub credentials: BTreeMap<String, Secret>,
+    /// Whether it may be on this machine or in a private network.
+    pub allow_private: bool,
+}
+
+/// Why there is no policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyError {
+    /// There is no such revision, or it may call nothing any more.
+    Unknown,
+    /// It cannot be said now.
+    Unavailable,
+}
+
+/// Where policies come from. It is asked for every call, so it must answer from memory nearly always.
+#[async_trait]
+pub trait Policies: fmt::Debug + Send + Sync + 'static {
+    /// The policy of a revision whose token has been verified.
+    async fn policy(&self, revision: RevisionId) -> Result<Arc<AgentPolicy>, PolicyError>;
+
+    /// The registered tool at `origin`, which the agent may not call: its name stands in the refusal, so that people
+    /// see what is missing from `required_tools`.
+    async fn registered_at(&self, _origin: &Origin) -> Option<Name> {
+        None
+    }
+}
+
+/// The user on whose behalf an agent works. Agents cannot say who that is; only the platform can.
+pub trait EndUsers: fmt::Debug + Send + Sync + 'static {
+    /// What goes to tools as `X-End-User-ID`. `presented` is what the agent sent in that header: to be verified, if it
+    /// was made by the platform, and never to be taken as it is.
+    fn end_user(&self, policy: &AgentPolicy, presented: Option<&http::HeaderValue>) -> Option<http::HeaderValue>;
+}
+
+/// Nobody: the header never goes out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoEndUsers;
+
+impl EndUsers for NoEndUsers {
+    fn end_user(&self, _: &AgentPolicy, _: Option<&http::HeaderValue>) -> Option<http::HeaderValue> {
+        None
+    }
+}

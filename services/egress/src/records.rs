@@ -1,0 +1,162 @@
+//! What is known of each outbound call, and the queue in which it waits for whoever keeps it. A call never waits for
+//! its record: when the queue is full the record is dropped and counted.
+
+use async_trait::async_trait;
+use hoistway_model::{Name, RevisionId};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::mpsc;
+
+/// How many records are handed over at once.
+const BATCH: usize = 256;
+/// The longest path that is kept, in characters.
+pub(crate) const MAX_PATH: usize = 512;
+
+/// Where a call went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A tool.
+    Tool(Name),
+    /// A model provider.
+    Model(Name),
+}
+
+/// One outbound call, carried out or refused. Never a body, a header or a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// When it began; milliseconds since the epoch.
+    pub at: i64,
+    /// The agent; absent when nobody could be recognised.
+    pub agent: Option<Name>,
+    /// Its revision.
+    pub revision: Option<RevisionId>,
+    /// What was called; absent when it was refused before that was known.
+    pub target: Option<Target>,
+    /// The method.
+    pub method: String,
+    /// `SCHEME://HOST:PORT` as it was understood; empty when it was not.
+    pub origin: String,
+    /// The path, without a query, cut at 512 characters.
+    pub path: String,
+    /// The status that the agent got.
+    pub status: Option<u16>,
+    /// Milliseconds until the response's header.
+    pub first_byte_ms: u64,
+    /// Milliseconds until the end.
+    pub duration_ms: u64,
+    /// Bytes of the request's body.
+    pub bytes_up: u64,
+    /// Bytes of the response's body.
+    pub bytes_down: u64,
+    /// Why egress refused the call or could not carry it out, in one word; absent when the tool answered.
+    pub refused: Option<&'static str>,
+    /// Why it ended early after the response had begun, in one word.
+    pub broken: Option<&'static str>,
+}
+
+/// Whoever keeps records.
+#[async_trait]
+pub trait Records: fmt::Debug + Send + Sync + 'static {
+    /// Keeps some records, oldest first. What it cannot keep it drops and counts itself.
+    async fn keep(&self, records: Vec<Record>);
+}
+
+/// Writes records to the log.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogRecords;
+
+#[async_trait]
+impl Records for LogRecords {
+    async fn keep(&self, records: Vec<Record>) {
+        for record in records {
+            let Record { method, origin, path, status, duration_ms, bytes_up, bytes_down, .. } = &record;
+            tracing::info!(
+                agent = record.agent.as_ref().map(tracing::field::display),
+                revision = record.revision.as_ref().map(tracing::field::display),
+                tool = match &record.target {
+                    Some(Target::Tool(name) | Target::Model(name)) => Some(tracing::field::display(name)),
+                    None => None,
+                },
+                status,
+                duration_ms,
+                bytes_up,
+                bytes_down,
+                refused = record.refused,
+                broken = record.broken,
+                "{method} {origin}{path}"
+            );
+        }
+    }
+}
+
+/// The end of the queue where records go in.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    queue: mpsc::Sender<Record>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Recorder {
+    /// A queue of so many records. What comes out is for [`keep`].
+    pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<Record>) {
+        let (queue, out) = mpsc::channel(capacity.max(1));
+        (Self { queue, dropped: Arc::default() }, out)
+    }
+
+    pub(crate) fn record(&self, record: Record) {
+        if self.queue.try_send(record).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many were dropped so far. Whoever reads it does not keep the queue open.
+    pub(crate) fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
+    }
+}
+
+/// Hands records over until nobody can make another one.
+pub(crate) async fn keep(mut queue: mpsc::Receiver<Record>, sink: Arc<dyn Records>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        sink.keep(std::mem::take(&mut batch)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_drops_and_counts() {
+        let record = Record {
+            at: 0,
+            agent: None,
+            revision: None,
+            target: None,
+            method: "GET".into(),
+            origin: String::new(),
+            path: "/".into(),
+            status: None,
+            first_byte_ms: 0,
+            duration_ms: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            refused: None,
+            broken: None,
+        };
+        let (recorder, mut out) = Recorder::new(2);
+        for _ in 0..5 {
+            recorder.record(record.clone());
+        }
+        assert_eq!(recorder.dropped().load(Ordering::Relaxed), 3);
+        drop(recorder);
+        let mut got = Vec::new();
+        assert_eq!(out.recv_many(&mut got, 9).await, 2);
+    }
+}

@@ -1,0 +1,128 @@
+//! What egress answers itself: refusals, and calls that could not be carried out. Every one has a text for people, a
+//! code for programs and one word for the record.
+
+use crate::body::{self, Out};
+use bytes::Bytes;
+use hoistway_model::Code;
+use http::{HeaderValue, Response, StatusCode, header};
+use hyper::ext::ReasonPhrase;
+use serde_json::json;
+use std::time::Duration;
+
+/// The code of everything that the policy forbids.
+const DENIED: &str = "egress_denied";
+/// Tells answers of egress from those of tools: the word that stands in the record.
+pub(crate) const MARK: &str = "x-hoistway-egress";
+/// The longest reason in a status line, in bytes.
+const MAX_PHRASE: usize = 200;
+
+/// Why a call goes no further.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    code: &'static str,
+    /// One word for the record.
+    pub(crate) word: &'static str,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, word: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, word, message: message.into(), retry_after: None }
+    }
+
+    /// Forbidden by the policy.
+    pub(crate) fn denied(word: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, DENIED, word, message)
+    }
+
+    /// Nobody that egress knows; `proxy` says in which of HTTP's two ways the client can show a token.
+    pub(crate) fn unidentified(proxy: bool, word: &'static str) -> Self {
+        let status = if proxy { StatusCode::PROXY_AUTHENTICATION_REQUIRED } else { StatusCode::UNAUTHORIZED };
+        let text = match word {
+            "identity_missing" => {
+                "egress does not know who calls: use the proxy variables of the environment as they are"
+            }
+            _ => "this token is not, or no longer, that of a running agent",
+        };
+        Self::new(status, Code::Unauthenticated.as_str(), word, text)
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Code::InvalidArgument.as_str(), "bad_request", message)
+    }
+
+    /// A request for another host than the connection was made for.
+    pub(crate) fn misdirected(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::MISDIRECTED_REQUEST, DENIED, "misdirected", message)
+    }
+
+    pub(crate) fn method_not_allowed(message: impl Into<String>) -> Self {
+        let code = Code::MethodNotAllowed.as_str();
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, code, "method", message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, Code::NotFound.as_str(), "not_found", message)
+    }
+
+    pub(crate) fn not_supported(word: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported", word, message)
+    }
+
+    pub(crate) fn rate_limited(wait: Duration, message: impl Into<String>) -> Self {
+        let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted.as_str());
+        Self { retry_after: Some(wait), ..Self::new(status, code, "rate_limited", message) }
+    }
+
+    pub(crate) fn too_large(limit: u64) -> Self {
+        let text = format!("the request's body is larger than {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::PayloadTooLarge.as_str(), "request_too_large", text)
+    }
+
+    /// The platform cannot say now what the agent may do.
+    pub(crate) fn no_policy() -> Self {
+        let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable.as_str());
+        let text = "what this agent may call cannot be looked up now";
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(status, code, "policy_unavailable", text) }
+    }
+
+    pub(crate) fn timed_out(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded.as_str(), "timeout", message)
+    }
+
+    /// The tool, or what gives its tokens, does not answer as it should.
+    pub(crate) fn bad_gateway(word: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, Code::Unavailable.as_str(), word, message)
+    }
+
+    /// The answer. The body of an answer to CONNECT is shown by no client, so its text goes into the status line too.
+    pub(crate) fn answer(&self, to_connect: bool) -> Response<Out> {
+        let body = json!({"error": self.message, "code": self.code, "reason": self.word});
+        let mut response = Response::new(body::full(Bytes::from(format!("{body}\n"))));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(MARK, HeaderValue::from_static(self.word));
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if self.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"hoistway\""));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"hoistway\""));
+        }
+        if to_connect && let Some(phrase) = phrase(&self.message) {
+            response.extensions_mut().insert(phrase);
+        }
+        response
+    }
+}
+
+fn phrase(message: &str) -> Option<ReasonPhrase> {
+    let text: String = message.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(MAX_PHRASE).collect();
+    ReasonPhrase::try_from(text.into_bytes()).ok()
+}

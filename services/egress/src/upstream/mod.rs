@@ -1,0 +1,138 @@
+//! The way out: two pools of connections, one of public addresses only and one for tools that may be private. A
+//! connection that was allowed for one tool is never used for another tool that is not allowed to have it.
+
+mod connect;
+mod resolve;
+mod stream;
+
+pub(crate) use connect::ConnectError;
+
+use crate::{body::Out, config::Config, origin::Origin};
+use connect::Connector;
+use hoistway_model::{Code, Error, Result};
+use http::{HeaderValue, Request, Response, Uri, header};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::{
+        legacy::{self, Client},
+        proxy::matcher::Matcher,
+    },
+    rt::{TokioExecutor, TokioTimer},
+};
+use resolve::Resolver;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use std::{error::Error as _, path::Path, sync::Arc, time::Duration};
+use tokio_rustls::TlsConnector;
+
+/// Idle connections to one host that are kept, and how long.
+const IDLE_PER_HOST: usize = 64;
+const IDLE: Duration = Duration::from_secs(60);
+/// A response's header.
+const MAX_HEADER: usize = 256 << 10;
+
+/// Both pools.
+#[derive(Debug, Clone)]
+pub(crate) struct Upstream {
+    public: Client<Connector, Out>,
+    private: Client<Connector, Out>,
+    proxies: Arc<Matcher>,
+}
+
+impl Upstream {
+    /// Reads the authorities of the system and those of the operator, and what connections go elsewhere. Blocks.
+    pub(crate) fn new(config: &Config) -> Result<Self> {
+        let resolver = Arc::new(Resolver::new(&config.resolve)?);
+        let proxies = Arc::new(if config.use_proxy { Matcher::from_env() } else { Matcher::builder().build() });
+        let tls = TlsConnector::from(Arc::new(tls(config.extra_ca_file.as_deref())?));
+        let pool = |allow_private| {
+            let connector = Connector {
+                resolver: Arc::clone(&resolver),
+                tls: tls.clone(),
+                proxies: Arc::clone(&proxies),
+                allow_private,
+                limit: Duration::from_millis(config.limits.connect_ms),
+            };
+            Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(IDLE_PER_HOST)
+                .http1_max_buf_size(MAX_HEADER)
+                .http2_max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
+                .http2_adaptive_window(true)
+                .http2_keep_alive_interval(Duration::from_secs(20))
+                .build(connector)
+        };
+        Ok(Self { public: pool(false), private: pool(true), proxies })
+    }
+
+    /// Sends a request with an absolute URI.
+    pub(crate) async fn send(
+        &self,
+        mut request: Request<Out>,
+        allow_private: bool,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        // To an HTTP proxy a plain request goes as it is, so it carries the proxy's password itself.
+        if request.uri().scheme_str() == Some("http")
+            && let Some(auth) = self.proxy_auth(request.uri())
+        {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth);
+        }
+        if allow_private { self.private.request(request).await } else { self.public.request(request).await }
+    }
+
+    fn proxy_auth(&self, uri: &Uri) -> Option<HeaderValue> {
+        self.proxies.intercept(uri)?.basic_auth().cloned()
+    }
+}
+
+/// The URI of a path, with its query, at an origin.
+pub(crate) fn uri(origin: &Origin, path_and_query: &str) -> Result<Uri, http::Error> {
+    Uri::builder()
+        .scheme(crate::origin::scheme_text(origin.scheme))
+        .authority(origin.authority())
+        .path_and_query(path_and_query)
+        .build()
+}
+
+/// Why there was no connection, if that is why a request failed.
+pub(crate) fn no_connection(error: &legacy::Error) -> Option<&ConnectError> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn tls(extra: Option<&Path>) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for e in &native.errors {
+        tracing::warn!("reading the system's certificate authorities: {e}");
+    }
+    let (added, _) = roots.add_parsable_certificates(native.certs);
+    if let Some(path) = extra {
+        let unusable = |e: String| Error::new(Code::InvalidArgument, format!("extra_ca_file: {} {e}", path.display()));
+        let found = CertificateDer::pem_file_iter(path).map_err(|e| unusable(format!("cannot be read: {e}")))?;
+        for certificate in found {
+            let certificate = certificate.map_err(|e| unusable(format!("is not PEM: {e}")))?;
+            roots.add(certificate).map_err(|e| unusable(format!("has an unusable certificate: {e}")))?;
+        }
+    } else if added == 0 {
+        tracing::warn!("no certificate authority is known: no tool can be called over TLS");
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::internal("making a TLS configuration", e))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

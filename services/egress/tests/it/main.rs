@@ -1,0 +1,14 @@
+//! Egress as agents meet it: real connections, real TLS, stand-ins for tools.
+#![allow(clippy::unwrap_used)]
+
+mod clients;
+mod identity;
+mod limits;
+mod oauth;
+mod process;
+mod smuggling;
+mod standin;
+mod streaming;
+mod tools;
+mod transparent;
+mod world;

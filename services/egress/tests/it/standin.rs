@@ -1,0 +1,211 @@
+//! A tool that tells what it got, with TLS of an authority of its own or without.
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use serde_json::{Value, json};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_rustls::TlsAcceptor;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// An authority that vouches for stand-ins.
+pub struct TestCa {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+impl TestCa {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    fn acceptor(&self, host: &str, alpn: &[&[u8]]) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// What a stand-in is and has seen. Requests are answered by their path:
+/// `/status/N`, `/redirect`, `/hang`, `/stream` (pieces that the test sends), `/token`; others are told back as JSON.
+#[derive(Clone)]
+pub struct Standin {
+    pub address: SocketAddr,
+    state: Arc<State>,
+}
+
+struct State {
+    connections: AtomicUsize,
+    seen: Mutex<Vec<Value>>,
+    /// Pieces of the answer to `/stream`.
+    pieces: Mutex<Option<mpsc::Receiver<Bytes>>>,
+    /// Answers of `/token`, the last one again and again: a status and a body.
+    tokens: Mutex<Vec<(u16, String)>>,
+    /// The bearer token that paths below `/guarded` want.
+    wanted: Mutex<String>,
+}
+
+impl Standin {
+    pub async fn plain() -> Self {
+        Self::start(None).await
+    }
+
+    pub async fn tls(ca: &TestCa, host: &str) -> Self {
+        Self::start(Some(ca.acceptor(host, &[b"h2", b"http/1.1"]))).await
+    }
+
+    pub async fn tls_http1(ca: &TestCa, host: &str) -> Self {
+        Self::start(Some(ca.acceptor(host, &[b"http/1.1"]))).await
+    }
+
+    async fn start(acceptor: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let state = State {
+            connections: AtomicUsize::new(0),
+            seen: Mutex::default(),
+            pieces: Mutex::default(),
+            tokens: Mutex::default(),
+            wanted: Mutex::default(),
+        };
+        let standin = Self { address: listener.local_addr().unwrap(), state: Arc::new(state) };
+        let accepting = standin.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                accepting.state.connections.fetch_add(1, Ordering::SeqCst);
+                let (standin, acceptor) = (accepting.clone(), acceptor.clone());
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| standin.clone().answer(request));
+                    match acceptor {
+                        None => drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await),
+                        Some(acceptor) => {
+                            let Ok(tls) = acceptor.accept(stream).await else { return };
+                            let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+                            let io = TokioIo::new(tls);
+                            if is_h2 {
+                                let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+                            } else {
+                                let _ = http1::Builder::new().serve_connection(io, service).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        standin
+    }
+
+    /// Connections so far.
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Requests so far, those of `path` only.
+    pub fn seen(&self, path: &str) -> Vec<Value> {
+        self.state.seen.lock().unwrap().iter().filter(|seen| seen["path"] == path).cloned().collect()
+    }
+
+    /// The answer to the next `/stream`.
+    pub fn stream(&self) -> mpsc::Sender<Bytes> {
+        let (sender, receiver) = mpsc::channel(4);
+        *self.state.pieces.lock().unwrap() = Some(receiver);
+        sender
+    }
+
+    pub fn tokens<const N: usize>(&self, answers: [(u16, Value); N]) {
+        *self.state.tokens.lock().unwrap() = answers.into_iter().map(|(s, v)| (s, v.to_string())).rev().collect();
+    }
+
+    pub fn wants(&self, token: &str) {
+        *self.state.wanted.lock().unwrap() = format!("Bearer {token}");
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let path = request.uri().path().to_owned();
+        if path == "/hang" {
+            std::future::pending::<()>().await;
+        }
+        if path == "/stream" {
+            let pieces = self.state.pieces.lock().unwrap().take().unwrap();
+            let pieces = futures_util::stream::unfold(pieces, |mut pieces| async move {
+                Some((Ok(Frame::data(pieces.recv().await?)), pieces))
+            });
+            return Ok(Response::new(StreamBody::new(pieces).boxed_unsync()));
+        }
+        let told = self.tell(request).await;
+        self.state.seen.lock().unwrap().push(told.clone());
+        let mut response = text(told.to_string());
+        if let Some(status) = path.strip_prefix("/status/") {
+            *response.status_mut() = status.parse().unwrap();
+        }
+        if path == "/redirect" {
+            *response.status_mut() = StatusCode::FOUND;
+            response.headers_mut().insert("location", HeaderValue::from_static("http://127.0.0.1:1/private"));
+        }
+        if path.starts_with("/guarded") && told["headers"]["authorization"] != **self.state.wanted.lock().unwrap() {
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
+        if path == "/token" {
+            let mut tokens = self.state.tokens.lock().unwrap();
+            let (status, body) = if tokens.len() > 1 { tokens.pop().unwrap() } else { tokens[0].clone() };
+            response = text(body);
+            *response.status_mut() = status.try_into().unwrap();
+        }
+        response.headers_mut().insert("alt-svc", HeaderValue::from_static("h3=\":443\""));
+        Ok(response)
+    }
+
+    async fn tell(&self, request: Request<Incoming>) -> Value {
+        let (parts, body) = request.into_parts();
+        let mut headers = serde_json::Map::new();
+        for (name, value) in &parts.headers {
+            let value = value.to_str().unwrap();
+            let all =
+                headers.get(name.as_str()).map_or(value.to_owned(), |v| format!("{}, {value}", v.as_str().unwrap()));
+            headers.insert(name.to_string(), all.into());
+        }
+        let length = body.collect().await.map_or(0, |body| body.to_bytes().len());
+        json!({
+            "method": parts.method.as_str(),
+            "path": parts.uri.path(),
+            "query": parts.uri.query(),
+            "authority": parts.uri.authority().map(|authority| authority.as_str()),
+            "version": if parts.version == Version::HTTP_2 { "2" } else { "1.1" },
+            "headers": headers,
+            "length": length,
+        })
+    }
+}
+
+fn text(body: String) -> Response<Body> {
+    Response::new(Full::new(Bytes::from(body)).boxed_unsync())
+}

@@ -48,7 +48,6 @@ impl Access {
     /// Finds endpoint and key.
     pub fn find(&self) -> Outcome<Target> {
         let config = sdk_config();
-        let variable = |name| env::var(name).ok().filter(|text| !text.trim().is_empty());
         let endpoint = self
             .endpoint
             .clone()
@@ -57,12 +56,17 @@ impl Access {
             .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let base = base_url(&endpoint)?;
         let key = match &self.api_key_file {
-            Some(file) => Some(read_key(file)?),
+            Some(file) => Some(read_secret("the API key", file)?),
             None => variable("RUNAGENTS_API_KEY")
                 .or_else(|| Some(config.api_key).filter(|text| !text.is_empty()))
                 .map(|text| Secret::new(text.trim().to_owned()))
                 // The key of the local installation is for the local API only.
-                .or_else(|| is_loopback(&base).then(local_key_file).flatten().and_then(|file| read_key(&file).ok())),
+                .or_else(|| {
+                    is_loopback(&base)
+                        .then(local_key_file)
+                        .flatten()
+                        .and_then(|file| read_secret("the API key", &file).ok())
+                }),
         };
         Ok(Target { base, key })
     }
@@ -102,10 +106,22 @@ fn local_key_file() -> Option<PathBuf> {
     Some(dir.join("api-key"))
 }
 
-fn read_key(file: &Path) -> Outcome<Secret> {
+/// The token of the user on whose behalf an agent is invoked: from `file`, else from the environment.
+pub fn user_token(file: Option<&Path>) -> Outcome<Option<Secret>> {
+    match file {
+        Some(file) => read_secret("the user's token", file).map(Some),
+        None => Ok(variable("HOISTWAY_USER_TOKEN").map(|text| Secret::new(text.trim()))),
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|text| !text.trim().is_empty())
+}
+
+fn read_secret(what: &str, file: &Path) -> Outcome<Secret> {
     let text = fs::read_to_string(file)
-        .map_err(|e| Failure::usage(format!("the API key cannot be read from {}: {e}", file.display())))?;
-    Ok(Secret::new(text.trim().to_owned()))
+        .map_err(|e| Failure::usage(format!("{what} cannot be read from {}: {e}", file.display())))?;
+    Ok(Secret::new(text.trim()))
 }
 
 #[cfg(test)]

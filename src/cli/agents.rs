@@ -1,13 +1,13 @@
 //! The commands about agents and tools that are there.
 
 use super::{
-    Api, Failure, Outcome,
+    Api, Failure, Outcome, access,
     output::{self, table, text},
 };
 use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::io::Read;
+use std::{io::Read, path::PathBuf};
 
 /// One thing, or all.
 #[derive(Args, Debug)]
@@ -55,6 +55,9 @@ pub struct InvokeArgs {
     /// Print the answer as it comes
     #[arg(short, long)]
     stream: bool,
+    /// A file with the token of the user who asks, for agents with an identity provider [default: $HOISTWAY_USER_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    user_token_file: Option<PathBuf>,
 }
 
 impl InvokeArgs {
@@ -141,6 +144,7 @@ pub async fn invoke(api: &Api, args: InvokeArgs, json: bool) -> Outcome<()> {
         Some(text) => text.to_owned(),
     };
     let body = json!({ "message": message });
+    let api = &api.clone().for_user(access::user_token(args.user_token_file.as_deref())?);
     if args.stream {
         let path = ["agents", &args.name, "invoke", "stream"];
         return api.lines(Method::POST, &path, &[], Some(&body), output::line).await;

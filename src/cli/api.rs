@@ -6,7 +6,8 @@ use super::{
 };
 use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream::BoxStream};
-use reqwest::{Client, Method, RequestBuilder, Response};
+use hoistway_model::Secret;
+use reqwest::{Client, Method, RequestBuilder, Response, redirect};
 use serde_json::Value;
 use std::time::Duration;
 use url::Url;
@@ -16,11 +17,21 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// The longest line of a streamed answer that is kept whole.
 const MAX_LINE: usize = 1 << 20;
 
+/// Goes where it is sent on the same host: another one is not told keys and tokens.
+fn same_host(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let host = |url: &Url| url.host().map(|host| host.to_owned());
+    match attempt.previous().len() < 5 && attempt.previous().iter().all(|url| host(url) == host(attempt.url())) {
+        true => attempt.follow(),
+        false => attempt.stop(),
+    }
+}
+
 /// A client of one Hoistway.
 #[derive(Debug, Clone)]
 pub struct Api {
     http: Client,
     target: Target,
+    user: Option<Secret>,
 }
 
 impl Api {
@@ -28,12 +39,17 @@ impl Api {
     pub fn new(target: Target) -> Outcome<Self> {
         // The TLS library asks the process for its cryptography; the first to say so wins.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = Client::builder().connect_timeout(CONNECT);
+        let mut http = Client::builder().connect_timeout(CONNECT).redirect(redirect::Policy::custom(same_host));
         if is_loopback(&target.base) {
             http = http.no_proxy();
         }
         let http = http.build().map_err(|e| Failure::new(format!("the HTTP client cannot be made: {e}")))?;
-        Ok(Self { http, target })
+        Ok(Self { http, target, user: None })
+    }
+
+    /// The same on behalf of a user, whose token goes along.
+    pub fn for_user(self, token: Option<Secret>) -> Self {
+        Self { user: token, ..self }
     }
 
     /// The URL of a path below the API's base; segments are escaped.
@@ -124,8 +140,12 @@ impl Api {
     }
 
     fn authorised(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.target.key {
+        let request = match &self.target.key {
             Some(key) => request.bearer_auth(key.expose()),
+            None => request,
+        };
+        match &self.user {
+            Some(token) => request.header("X-End-User-Token", token.expose()),
             None => request,
         }
     }

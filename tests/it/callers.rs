@@ -2,7 +2,7 @@
 
 use crate::{
     http::{self, Answer},
-    stack::{Stack, log_of},
+    stack::{HOISTWAY, Stack, log_of},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
+    process::Command,
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -91,6 +92,13 @@ fn agents_are_told_who_asks() {
     let streamed = invoke(&stack, "/api/agents/told/invoke/stream", &issuer.token("b@example.com"));
     assert!(streamed.status == 200 && streamed.text().contains("b@example.com"), "{}", streamed.text());
     assert!(!streamed.text().contains("root"));
+    let file = dir.path().join("token");
+    std::fs::write(&file, issuer.token("c@example.com") + "\n").unwrap();
+    let mut command = Command::new(HOISTWAY);
+    command.args(["invoke", "script", "x", "--user-token-file"]).arg(&file);
+    command.env("RUNAGENTS_ENDPOINT", format!("http://{}", stack.at)).env("RUNAGENTS_API_KEY", &stack.key);
+    let out = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "c@example.com\n", "{}", String::from_utf8_lossy(&out.stderr));
 
     let forged = Issuer { url: issuer.url.clone(), ..Issuer::start() };
     let refused = invoke(&stack, "/api/agents/told/invoke", &forged.token(user));

@@ -96,7 +96,7 @@ async fn providers_are_put_and_not_deleted_under_their_users() {
     assert_eq!(put(&gateway, "/api/model-providers/Bad", json!({"provider": "ollama"})).await.status, 400);
 
     let sso = json!({"name": "sso", "spec": {"host": "a.example", "userIDClaim": "sub",
-        "identityProvider": {"issuer": "https://id.example", "jwksUri": "https://id.example/keys"}}});
+        "identityProvider": {"issuer": "https://id.example", "jwksUri": "https://id.example/keys", "audiences": ["agents"]}}});
     let answer = gateway.post("/api/v1/identity-providers", sso.clone()).await;
     let mut shape = answer.json();
     assert_eq!((answer.status, shape["status"]["phase"].as_str()), (201, Some("Pending")));

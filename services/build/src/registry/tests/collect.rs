@@ -12,6 +12,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
 };
+use tokio::sync::RwLock;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// Everything is old enough.
@@ -239,10 +240,12 @@ async fn what_is_in_use_cannot_be_deleted() {
 }
 
 /// Pushes an image as a client does, from the beginning again when something of it is gone; its manifest.
-async fn push(r: &Registry, repo: &str, content: &str) -> Vec<u8> {
+/// One that was overtaken often waits until no sweep is under way and none begins, so that every push ends.
+async fn push(r: &Registry, calm: &RwLock<()>, repo: &str, content: &str) -> Vec<u8> {
     let (config, layer) = (Digest::of(b"{}"), Digest::of(content.as_bytes()));
     let manifest = image(&config, &layer, content.len());
-    for _ in 0..1_000 {
+    for attempt in 0..1_000 {
+        let _calm = if attempt < 100 { None } else { Some(calm.read().await) };
         for (digest, bytes) in [(config, "{}"), (layer, content)] {
             if r.head(&format!("/v2/{repo}/blobs/{digest}")).await == 200 {
                 continue;
@@ -268,12 +271,13 @@ async fn push(r: &Registry, repo: &str, content: &str) -> Vec<u8> {
 async fn a_manifest_that_was_accepted_is_whole_whatever_is_collected_meanwhile() {
     let config = RegistryConfig { min_free_bytes: 0, grace_seconds: 0, ..RegistryConfig::default() };
     let r = Arc::new(Registry::on(tempfile::tempdir().unwrap(), config, None).await);
-    let done = Arc::new(AtomicBool::new(false));
+    let (done, calm) = (Arc::new(AtomicBool::new(false)), Arc::new(RwLock::new(())));
     let sweeping = {
-        let (r, done) = (r.clone(), done.clone());
+        let (r, done, calm) = (r.clone(), done.clone(), calm.clone());
         tokio::spawn(async move {
             let (mut sweeps, mut blobs) = (0, 0);
             while !done.load(Ordering::Relaxed) {
+                let _turn = calm.write().await;
                 blobs += r.sweep(Duration::ZERO).await.blobs.len();
                 sweeps += 1;
             }
@@ -282,13 +286,13 @@ async fn a_manifest_that_was_accepted_is_whole_whatever_is_collected_meanwhile()
     };
     let pushing: Vec<_> = (0..4)
         .map(|pusher: usize| {
-            let r = r.clone();
+            let (r, calm) = (r.clone(), calm.clone());
             tokio::spawn(async move {
                 for round in 0..25 {
                     // Contents that all pushers and builds share, each in a repository of its own or a shared one.
                     let content = format!("content {}", round % 5);
                     let repo = if round % 2 == 0 { "shared".to_owned() } else { format!("own{pusher}") };
-                    push(&r, &repo, &content).await;
+                    push(&r, &calm, &repo, &content).await;
                     if round % 5 < 4 {
                         // What is deleted is garbage in the next moment; somebody else may have deleted it before.
                         let digest =

@@ -8,7 +8,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 use tempfile::tempdir;
 
@@ -90,7 +90,7 @@ fn a_deploy_follows_events_and_asks_twice_for_its_record_however_long_it_takes()
     write(dir.path(), "slow/agent.py", WAITS);
     let (go, at) = listener();
     let mut deploy = user.command(&["deploy", "slow", "-e", &format!("GO=http://{at}/")]);
-    let mut deploy = deploy.stderr(Stdio::piped()).spawn().unwrap();
+    let mut deploy = deploy.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut told = BufReader::new(deploy.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(told.any(|line| line == "start   waiting until the agent is ready"));
     answer(go);
@@ -116,7 +116,7 @@ fn a_deploy_is_followed_over_a_restart_of_the_server() {
     write(dir.path(), "slow/agent.py", WAITS);
     let (go, at) = listener();
     let mut deploy = user.command(&["deploy", "slow", "-e", &format!("GO=http://{at}/")]);
-    let mut deploy = deploy.stderr(Stdio::piped()).spawn().unwrap();
+    let mut deploy = deploy.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut told = BufReader::new(deploy.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(told.any(|line| line == "start   waiting until the agent is ready"));
     stack.kill();
@@ -130,10 +130,20 @@ fn a_deploy_is_followed_over_a_restart_of_the_server() {
     assert_eq!(rest.iter().filter(|line| line.starts_with("start   done in ")).count(), 1, "{rest:?}");
 }
 
+/// A terminal, which ends what runs in it when it is dropped.
+struct Terminal(Child);
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn no_log_line_comes_between_the_lines_of_the_demo_on_a_terminal() {
     let dir = tempdir().unwrap();
-    let mut terminal = Command::new("python3")
+    let terminal = Command::new("python3")
         .args(["-c", "import pty, sys; pty.spawn(sys.argv[1:])", HOISTWAY])
         .args(["up", "--demo", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(dir.path().join("data"))
@@ -141,18 +151,19 @@ fn no_log_line_comes_between_the_lines_of_the_demo_on_a_terminal() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(terminal.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut terminal = Terminal(terminal);
+    let mut lines = BufReader::new(terminal.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let is_log = |line: &String| line.contains(" INFO\x1b[0m ");
     assert!(lines.any(|line| line.trim_end() == "Demo"));
     let demo: Vec<String> = lines.by_ref().take_while(|line| !line.contains("hoistway delete demo-agent")).collect();
     assert!(demo.iter().any(|line| line.contains("Hello, world! I am demo-agent.")), "{demo:#?}");
     assert!(!demo.iter().any(is_log), "{demo:#?}");
     // What was held back comes after it, in its order.
-    for request in ["POST /api/starter-kit 201 ", "POST /api/deploy 202 ", "POST /api/agents/demo-agent/invoke 200 "] {
+    for request in ["POST /api/starter-kit 200 ", "POST /api/deploy 202 ", "POST /api/agents/demo-agent/invoke 200 "] {
         let line = lines.next().unwrap();
         assert!(is_log(&line) && line.contains(request), "{line}");
     }
-    terminal.stdin.take().unwrap().write_all(b"\x03").unwrap();
+    terminal.0.stdin.take().unwrap().write_all(b"\x03").unwrap();
     let rest: Vec<String> = lines.collect();
-    assert!(terminal.wait().unwrap().success(), "{rest:#?}");
+    assert!(terminal.0.wait().unwrap().success(), "{rest:#?}");
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     cli::{User, write},
+    http,
     stack::{HOISTWAY, Stack},
 };
 use std::{
@@ -128,6 +129,19 @@ fn a_deploy_is_followed_over_a_restart_of_the_server() {
     assert!(deploy.wait().unwrap().success(), "{rest:?}");
     assert!(rest.iter().any(|line| line.starts_with("slow is deployed as revision 1 in ")), "{rest:?}");
     assert_eq!(rest.iter().filter(|line| line.starts_with("start   done in ")).count(), 1, "{rest:?}");
+}
+
+#[test]
+fn a_deploy_is_followed_where_events_cannot_be_had() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    let key = format!("Bearer {}", stack.key);
+    let open = || http::open(&stack.at, "GET", "/api/events", &[("Authorization", &key)], b"").unwrap();
+    let _followers: Vec<_> = (0..128).map(|_| open()).collect();
+    assert_eq!(stack.call("GET", "/api/events", None).status, 429);
+    write(dir.path(), "plain/agent.py", "def handler(message):\n    return message\n");
+    assert!(user.ok(&["deploy", "plain"]).starts_with("plain answers at "));
 }
 
 /// A terminal, which ends what runs in it when it is dropped.

@@ -20,7 +20,7 @@ use hoistway_model::{Code, Error, Result, Secret};
 use hoistway_tool_registry as tools;
 use serde::{Deserialize, Serialize};
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -247,7 +247,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         part(&stop, tools::run(tool_service, tool_server, tool_ports, services.clone())),
         part(&stop, build_service.run(build_ports, services.clone())),
         part(&stop, agent::run(agent_service, agent_server, agent_ports, services.clone())),
-        say(screen, demo.then(|| shared.api_key.secret().clone())),
+        say(screen, demo.then(|| shared.api_key.secret().clone()), &stop),
     );
     front.and(tool_registry).and(build).and(agents)
 }
@@ -258,8 +258,8 @@ fn first(listeners: &Listeners) -> Result<SocketAddr> {
 }
 
 /// The screen goes to standard output, where scripts wait for it; a closed one is nobody's failure. The demo, if there
-/// is to be one, comes after it.
-async fn say(screen: Screen, demo: Option<Secret>) {
+/// is to be one, comes after it; on a terminal no log lines come between its own.
+async fn say(screen: Screen, demo: Option<Secret>, stop: &CancellationToken) {
     {
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{screen}").and_then(|()| out.flush());
@@ -267,7 +267,9 @@ async fn say(screen: Screen, demo: Option<Secret>) {
     if let Some(key) = demo
         && let Ok(base) = screen.url().parse()
     {
-        demo::show(base, key).await;
+        let one_terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let _held = one_terminal.then(telemetry::hold_lines);
+        stop.run_until_cancelled(demo::show(base, key)).await;
     }
 }
 

@@ -26,3 +26,4 @@ mod sdk;
 mod seeing;
 mod soak;
 mod stack;
+mod terminal;

@@ -63,6 +63,7 @@ impl Listen {
 /// What all parts share.
 struct Shared {
     token: ServiceToken,
+    egress_token: ServiceToken,
     master_key: MasterKey,
     api_key: ApiKey,
     api_key_file: PathBuf,
@@ -77,6 +78,7 @@ impl Shared {
         Ok(Self {
             _lock: DirLock::acquire(dir)?,
             token: ServiceToken::load_or_create(&dir.join("service-token"))?,
+            egress_token: ServiceToken::load_or_create(&dir.join("egress-token"))?,
             master_key: MasterKey::load_or_create(&rotate::key_file(dir))?,
             api_key: ApiKey::load_or_create(&api_key_file)?,
             api_key_file,
@@ -185,9 +187,13 @@ pub async fn run(args: UpArgs) -> Result<()> {
         public_url: Some(format!("http://{}", first(&tool_ports.http)?)),
         ..settings.tools
     };
-    let tool_deps = tools::Deps { token: shared.token.clone(), master_key: shared.master_key.clone() };
+    let tool_deps = tools::Deps {
+        token: shared.token.clone(),
+        egress_token: shared.egress_token.clone(),
+        master_key: shared.master_key.clone(),
+    };
     let tool_service = tools::open(&tool_config, &tool_deps).await?;
-    let tool_server = tools::grpc(Arc::new(tool_service.clone()), &tool_deps)?;
+    let tool_server = tools::grpc(Arc::new(tool_service.clone()), Arc::new(tool_service.clone()), &tool_deps)?;
 
     let build_config = build::Config {
         data_dir: data_dir.clone(),
@@ -209,7 +215,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     };
     let agent_deps = agent::Deps { token: shared.token.clone(), master_key: shared.master_key.clone(), runtime: None };
     let agent_service = agent::open(&agent_config, &agent_deps).await?;
-    let agent_server = agent::grpc(agent_service.handle(), &agent_deps)?;
+    let agent_server = agent::grpc(agent_service.handle(), agent_service.identities(), &agent_deps)?;
 
     let gateway_config =
         gateway::Config { data_dir: data_dir.clone(), public_registry: registry.clone(), ..settings.gateway };

@@ -19,7 +19,7 @@ mod service;
 mod store;
 
 pub use config::Config;
-pub use grpc::GrpcAgentService;
+pub use grpc::{GrpcAgentIdentities, GrpcAgentService};
 pub use service::Service;
 
 use environment::Surroundings;
@@ -32,7 +32,7 @@ use hoistway_kit::{
     shutdown::part,
     token::ServiceToken,
 };
-use hoistway_model::{AgentService, Error, Result};
+use hoistway_model::{AgentIdentities, AgentService, Error, Result};
 use images::{Bounds, Images, LayerStore, Registries};
 use interpreter::Interpreter;
 use runtime::{ProcessConfig, ProcessRuntime, Runtime};
@@ -162,8 +162,11 @@ fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
 }
 
 /// The gRPC server of any agent service, with health and reflection.
-pub fn grpc(agents: Arc<dyn AgentService>, deps: &Deps) -> Result<Server> {
-    Server::new(deps.token.clone()).add(grpc::server(agents)).reflection(hoistway_proto::DESCRIPTORS)
+pub fn grpc(agents: Arc<dyn AgentService>, identities: Arc<dyn AgentIdentities>, deps: &Deps) -> Result<Server> {
+    Server::new(deps.token.clone())
+        .add(grpc::server(agents))
+        .add(grpc::identity_server(identities))
+        .reflection(hoistway_proto::DESCRIPTORS)
 }
 
 /// Serves an opened service until `shutdown`, then drains and stops the agents.
@@ -187,6 +190,6 @@ pub async fn run(service: Arc<Service>, server: Server, ports: Ports, shutdown: 
 /// The whole service as its own binary runs it.
 pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     let service = open(config, &deps).await?;
-    let server = grpc(service.handle(), &deps)?;
+    let server = grpc(service.handle(), service.identities(), &deps)?;
     run(service, server, ports, shutdown).await
 }

@@ -19,6 +19,16 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where agents reach egress.
     pub listen: SocketAddr,
+    /// Where gRPC is served.
+    pub grpc_listen: SocketAddr,
+    /// The URL of the tool registry.
+    pub tool_registry: String,
+    /// The URL of the agent service.
+    pub agent: String,
+    /// The token that services show each other; absent: `service-token` in the data directory.
+    pub service_token_file: Option<PathBuf>,
+    /// The token that egress alone shows, to read credentials; absent: `egress-token` in the data directory.
+    pub egress_token_file: Option<PathBuf>,
     /// Further `HOST:PORT` by which agents know egress itself, such as `egress:8098`: base URLs begin with them. The
     /// address that it listens on, and `localhost` with its port, are known anyway.
     pub names: Vec<String>,
@@ -26,6 +36,9 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// A PEM file of authorities that tools are trusted by besides the system's.
     pub extra_ca_file: Option<PathBuf>,
+    /// Domains whose names may lead to private networks, besides those that are private anyway (`localhost`, `internal`,
+    /// `local`, `home.arpa`, and names without a dot).
+    pub private_domains: Vec<String>,
     /// `HOST:PORT=ADDRESS:PORT`: connections to the one go to the other, whatever address it is. For tests.
     pub resolve: Vec<String>,
     /// The operator's proxy on the way out, from `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
@@ -71,9 +84,15 @@ impl Default for Config {
         Self {
             data_dir: xdg_data_dir(),
             listen: (Ipv4Addr::LOCALHOST, 8098).into(),
+            grpc_listen: (Ipv4Addr::LOCALHOST, 8099).into(),
+            tool_registry: "http://127.0.0.1:8093".to_owned(),
+            agent: "http://127.0.0.1:8097".to_owned(),
+            service_token_file: None,
+            egress_token_file: None,
             names: Vec::new(),
             key_file: None,
             extra_ca_file: None,
+            private_domains: Vec::new(),
             resolve: Vec::new(),
             use_proxy: true,
             limits: Limits::default(),
@@ -109,7 +128,21 @@ impl Config {
 
     /// The file of the key of agents' tokens.
     pub fn key_file(&self) -> PathBuf {
-        self.key_file.as_deref().map_or_else(|| self.data_dir.join("egress-key"), Path::to_owned)
+        self.in_data_dir(self.key_file.as_deref(), "egress-key")
+    }
+
+    /// The file of the service token.
+    pub fn service_token_file(&self) -> PathBuf {
+        self.in_data_dir(self.service_token_file.as_deref(), "service-token")
+    }
+
+    /// The file of the token of egress.
+    pub fn egress_token_file(&self) -> PathBuf {
+        self.in_data_dir(self.egress_token_file.as_deref(), "egress-token")
+    }
+
+    fn in_data_dir(&self, configured: Option<&Path>, name: &str) -> PathBuf {
+        configured.map_or_else(|| self.data_dir.join(name), Path::to_owned)
     }
 }
 

@@ -19,6 +19,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
+/// Where clients of models call, in the base URLs that agents are told.
+const MODELS: &str = "/v1/";
+
 /// Who speaks on a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Identity {
@@ -78,6 +81,9 @@ impl Edge {
     }
 
     async fn handle(&self, request: Request<Incoming>, entry: &mut Entry) -> Result<Outcome, Refusal> {
+        if self.is_anonymous_model_call(&request) {
+            return Err(Refusal::no_models());
+        }
         let policy = self.policy(&request).await?;
         entry.by(&policy.agent, policy.revision);
         self.egress.agents.request(&policy.agent)?;
@@ -100,6 +106,15 @@ impl Edge {
         entry.to(allowed.tool.origin.to_string());
         entry.path(allowed.path_and_query.split('?').next().unwrap_or_default());
         call::call(&self.egress, &policy, allowed, request, entry).await.map(Outcome::Called)
+    }
+
+    /// Clients of models show no token of egress, since their base URL has none. The answer is the same for everybody.
+    fn is_anonymous_model_call(&self, request: &Request<Incoming>) -> bool {
+        let (uri, headers) = (request.uri(), request.headers());
+        matches!((self.identity, &self.mode), (Identity::PerRequest, Mode::Proxy { .. }))
+            && uri.authority().is_none()
+            && uri.path().starts_with(MODELS)
+            && !headers.contains_key(header::PROXY_AUTHORIZATION)
     }
 
     /// The policy of whoever asks.
@@ -136,8 +151,8 @@ fn token(headers: &HeaderMap) -> Option<String> {
 }
 
 fn nothing_here(path_and_query: &str) -> Refusal {
-    if path_and_query.starts_with("/v1/") {
-        return Refusal::not_supported("models", "model providers cannot be called through egress yet");
+    if path_and_query.starts_with(MODELS) {
+        return Refusal::no_models();
     }
     Refusal::not_found("egress has base URLs of tools, /tools/NAME/, and is a proxy otherwise")
 }

@@ -37,7 +37,7 @@ const DATABASES: [&str; 4] =
 /// The keys that everything secret in the databases' copies opens with.
 const KEYS: &str = "master.key";
 /// Files that an installation may have besides.
-const FILES: [&str; 4] = ["api-key", "service-token", "egress-token", "ports.json"];
+const FILES: [&str; 6] = ["api-key", "service-token", "egress-token", "egress-key", "egress/ca-key.pem", "ports.json"];
 /// Directories that are kept whole. Their files have their content's digest for a name and never change.
 const BLOBS: [&str; 1] = ["build/registry/blobs"];
 /// The first entry of every backup.

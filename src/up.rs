@@ -242,7 +242,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         token: shared.token.clone(),
         key: shared.egress_key.clone(),
         policies: Arc::new(policies),
-        records: Arc::new(egress::records::LogRecords),
+        records: None,
         end_users: Arc::new(egress::NoEndUsers),
     };
     let egress_service = egress::open(&egress_config, &egress_deps).await?;

@@ -32,8 +32,8 @@ use std::{
 use tar::{Builder, EntryType, Header};
 
 /// The databases in the order in which they are copied.
-const DATABASES: [&str; 4] =
-    ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db"];
+const DATABASES: [&str; 5] =
+    ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db", "egress/egress.db"];
 /// The keys that everything secret in the databases' copies opens with.
 const KEYS: &str = "master.key";
 /// Files that an installation may have besides.

@@ -6,9 +6,13 @@ use crate::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::StreamExt;
-use hoistway_client::{ToolCredentialsClient, Transport};
+use hoistway_client::{EgressClient, ToolCredentialsClient, Transport};
 use hoistway_kit::{egress::EgressKey, token::ServiceToken};
-use hoistway_model::{Code, Secret, ToolCredentials, watch::Update};
+use hoistway_model::{
+    Code, EgressService, Secret, ToolCredentials,
+    egress::{Call, CallQuery},
+    watch::Update,
+};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
@@ -58,6 +62,17 @@ fn call(stack: &Stack, token: &Secret) -> Answer {
     let auth = format!("Basic {}", STANDARD.encode(format!("agent:{}", token.expose())));
     let at = format!("127.0.0.1:{}", port(stack, "egress"));
     http::send(&at, "GET", "/tools/probe/x", &[("Proxy-Authorization", &auth)], b"").unwrap()
+}
+
+/// The calls that are kept, those of before a restart too.
+fn calls(stack: &Stack) -> Vec<Call> {
+    let token = ServiceToken::load_or_create(&stack.dir.join("data/service-token")).unwrap();
+    let uri = format!("http://127.0.0.1:{}", port(stack, "egress-grpc"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let egress = EgressClient::new(Transport::connect("egress", &uri, &token).unwrap());
+        egress.calls(CallQuery { limit: 1000, ..CallQuery::default() }).await.unwrap()
+    })
 }
 
 /// Calls until the answer is as wanted, which it must be within a second.
@@ -115,12 +130,27 @@ fn an_agents_token_is_worth_its_tools_for_as_long_as_the_agent_lives() {
     becomes(&stack, &third, (200, "sk-second"));
     assert_eq!(stack.call("DELETE", "/api/agents/caller", None).status, 200);
     becomes(&stack, &third, (401, "identity_unknown"));
+
+    // The record of a call is kept soon after its answer.
+    let until = Instant::now() + ONE_SECOND;
+    let is_last = |call: &Call| call.agent.is_none() && call.status == Some(401);
+    let calls = loop {
+        let calls = calls(&stack);
+        if calls.iter().any(is_last) {
+            break calls;
+        }
+        assert!(Instant::now() < until, "{calls:?}");
+    };
+    let has = |outcome: (Option<u16>, Option<&str>)| {
+        let of_agent = |call: &&Call| call.agent.as_ref().is_some_and(|agent| agent.as_str() == "caller");
+        calls.iter().filter(of_agent).any(|call| (call.status, call.refused.as_deref()) == outcome)
+    };
+    assert!(has((Some(200), None)) && has((Some(502), Some("credential_missing"))), "{calls:?}");
     stack.stop();
-    // Calls are recorded in the log, keys and tokens are not.
-    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
-    assert!(log.contains("/x") && log.contains("caller"), "{log}");
+    // Neither keys nor tokens are on disk in any file, the log and the databases among them.
     for secret in ["sk-first", "sk-second", first.expose(), third.expose()] {
-        assert!(!log.contains(secret));
+        let found = std::process::Command::new("grep").args(["-rlaF", secret]).arg(dir.path()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "");
     }
 }
 

@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentIdentities, EgressService, Name, Result, RevisionId, ToolCredentials,
-    egress::{AgentIdentity, EgressStatus, ToolAccess},
+    egress::{AgentIdentity, Call, CallQuery, EgressStatus, ToolAccess},
     metric::Metrics,
     watch::Updates,
 };
@@ -71,6 +71,12 @@ impl EgressService for EgressClient {
 
     async fn authority(&self) -> Result<String> {
         Ok(answer(self.0.clone().get_authority(pb::GetAuthorityRequest {}).await)?.certificate)
+    }
+
+    async fn calls(&self, query: CallQuery) -> Result<Vec<Call>> {
+        let request = pb::ListCallsRequest::from(query);
+        let response = answer(self.0.clone().list_calls(request).await)?;
+        response.calls.into_iter().map(TryInto::try_into).collect()
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {

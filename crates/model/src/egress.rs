@@ -72,6 +72,65 @@ pub struct EgressStatus {
     pub identities: PolicySource,
 }
 
+/// What a call was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallTarget {
+    /// A tool.
+    Tool(Name),
+    /// A model provider.
+    ModelProvider(Name),
+}
+
+/// One outbound call of an agent, carried out or refused. Never a body, a header or a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Counts up, and is not used again.
+    pub id: u64,
+    /// When it began; milliseconds since the epoch.
+    pub at: i64,
+    /// The agent; absent when nobody could be recognised.
+    pub agent: Option<Name>,
+    /// Its revision.
+    pub revision: Option<RevisionId>,
+    /// What was called; absent when it was refused before that was known.
+    pub target: Option<CallTarget>,
+    /// The method.
+    pub method: String,
+    /// `SCHEME://HOST` with the port where the scheme does not mean it; empty when it was not understood.
+    pub origin: String,
+    /// The path, without a query.
+    pub path: String,
+    /// The status that the agent got.
+    pub status: Option<u16>,
+    /// Milliseconds until the response's header.
+    pub first_byte_ms: u64,
+    /// Milliseconds until the end.
+    pub duration_ms: u64,
+    /// Bytes of the request's body.
+    pub bytes_up: u64,
+    /// Bytes of the response's body.
+    pub bytes_down: u64,
+    /// Why egress refused the call or could not carry it out, in one word; absent when the tool answered.
+    pub refused: Option<String>,
+    /// Why it ended early after the response had begun, in one word.
+    pub broken: Option<String>,
+}
+
+/// Which calls are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallQuery {
+    /// Those of one agent.
+    pub agent: Option<Name>,
+    /// Those of one tool.
+    pub tool: Option<Name>,
+    /// Those that egress refused or could not carry out.
+    pub refused: bool,
+    /// Those from before the call of this id.
+    pub before: Option<u64>,
+    /// So many at most.
+    pub limit: u32,
+}
+
 /// Egress as the rest of the platform sees it.
 #[async_trait]
 pub trait EgressService: fmt::Debug + Send + Sync + 'static {
@@ -80,6 +139,9 @@ pub trait EgressService: fmt::Debug + Send + Sync + 'static {
 
     /// The certificate, in PEM, of the authority that vouches to agents for the hosts of their tools.
     async fn authority(&self) -> Result<String>;
+
+    /// Calls that are kept, newest first.
+    async fn calls(&self, query: CallQuery) -> Result<Vec<Call>>;
 
     /// What the service measured since it started.
     async fn egress_metrics(&self) -> Result<Metrics>;

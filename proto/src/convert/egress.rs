@@ -1,11 +1,11 @@
 use super::{
-    name, parsed, required,
+    name, optional, parsed, required,
     tools::{exposed, secrets},
 };
 use crate::{agents::v1 as agents, common::v1 as common, egress::v1 as pb, tools::v1 as tools};
 use hoistway_model::{
     Error, Name, Result, RevisionId,
-    egress::{AgentIdentity, EgressStatus, PolicySource, ToolAccess},
+    egress::{AgentIdentity, Call, CallQuery, CallTarget, EgressStatus, PolicySource, ToolAccess},
     watch::Update,
 };
 
@@ -144,5 +144,87 @@ impl TryFrom<pb::GetEgressStatusResponse> for EgressStatus {
     fn try_from(s: pb::GetEgressStatusResponse) -> Result<Self> {
         let tools = required("tools", s.tools)?.into();
         Ok(Self { tools, identities: required("identities", s.identities)?.into() })
+    }
+}
+
+impl From<Call> for pb::Call {
+    fn from(c: Call) -> Self {
+        Self {
+            id: c.id,
+            time: c.at,
+            agent: c.agent.map(Into::into).unwrap_or_default(),
+            revision_id: c.revision.map(|revision| revision.to_string()).unwrap_or_default(),
+            target: c.target.map(|target| match target {
+                CallTarget::Tool(name) => pb::call::Target::Tool(name.into()),
+                CallTarget::ModelProvider(name) => pb::call::Target::ModelProvider(name.into()),
+            }),
+            method: c.method,
+            origin: c.origin,
+            path: c.path,
+            status: c.status.map(Into::into),
+            first_byte_ms: c.first_byte_ms,
+            duration_ms: c.duration_ms,
+            bytes_up: c.bytes_up,
+            bytes_down: c.bytes_down,
+            refused: c.refused.unwrap_or_default(),
+            broken: c.broken.unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<pb::Call> for Call {
+    type Error = Error;
+
+    fn try_from(c: pb::Call) -> Result<Self> {
+        let target = c.target.map(|target| match target {
+            pb::call::Target::Tool(tool) => name("call.tool", &tool).map(CallTarget::Tool),
+            pb::call::Target::ModelProvider(provider) => {
+                name("call.model_provider", &provider).map(CallTarget::ModelProvider)
+            }
+        });
+        let status = |status| u16::try_from(status).map_err(|_| Error::field("call.status", "is not an HTTP status"));
+        Ok(Self {
+            id: c.id,
+            at: c.time,
+            agent: optional(c.agent).map(|agent| name("call.agent", &agent)).transpose()?,
+            revision: optional(c.revision_id).map(|id| parsed("call.revision_id", &id)).transpose()?,
+            target: target.transpose()?,
+            method: c.method,
+            origin: c.origin,
+            path: c.path,
+            status: c.status.map(status).transpose()?,
+            first_byte_ms: c.first_byte_ms,
+            duration_ms: c.duration_ms,
+            bytes_up: c.bytes_up,
+            bytes_down: c.bytes_down,
+            refused: optional(c.refused),
+            broken: optional(c.broken),
+        })
+    }
+}
+
+impl From<CallQuery> for pb::ListCallsRequest {
+    fn from(q: CallQuery) -> Self {
+        Self {
+            agent: q.agent.map(Into::into).unwrap_or_default(),
+            tool: q.tool.map(Into::into).unwrap_or_default(),
+            refused: q.refused,
+            before: q.before,
+            limit: q.limit,
+        }
+    }
+}
+
+impl TryFrom<pb::ListCallsRequest> for CallQuery {
+    type Error = Error;
+
+    fn try_from(r: pb::ListCallsRequest) -> Result<Self> {
+        Ok(Self {
+            agent: optional(r.agent).map(|agent| name("agent", &agent)).transpose()?,
+            tool: optional(r.tool).map(|tool| name("tool", &tool)).transpose()?,
+            refused: r.refused,
+            before: r.before,
+            limit: r.limit,
+        })
     }
 }

@@ -1,11 +1,12 @@
 //! The settings of egress: a TOML file, then `HOISTWAY_EGRESS_*`.
 
-use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use hoistway_kit::{config::xdg_data_dir, prune::Keep, telemetry::LogFormat};
 use hoistway_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// The name of the service, in configuration, logs and directories.
@@ -45,6 +46,12 @@ pub struct Config {
     pub use_proxy: bool,
     /// What one agent, one call and the whole service may use.
     pub limits: Limits,
+    /// How long records of calls are kept, in days.
+    pub call_days: u32,
+    /// How many of them are kept.
+    pub calls: u32,
+    /// How often what is not to be kept is removed, in seconds.
+    pub tidy_seconds: u64,
     /// How log lines look: human or json.
     pub log_format: LogFormat,
 }
@@ -96,6 +103,9 @@ impl Default for Config {
             resolve: Vec::new(),
             use_proxy: true,
             limits: Limits::default(),
+            call_days: 30,
+            calls: 100_000,
+            tidy_seconds: 60 * 60,
             log_format: LogFormat::default(),
         }
     }
@@ -124,6 +134,16 @@ impl Config {
     /// The service's own directory.
     pub fn service_dir(&self) -> PathBuf {
         self.data_dir.join(SERVICE)
+    }
+
+    /// The file of the database.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.service_dir().join(format!("{SERVICE}.db"))
+    }
+
+    /// How many records of calls are kept, and for how long.
+    pub(crate) fn calls_kept(&self) -> Keep {
+        Keep::new(Duration::from_secs(u64::from(self.call_days) * 86_400), self.calls.into())
     }
 
     /// The file of the key of agents' tokens.

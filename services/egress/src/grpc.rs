@@ -38,6 +38,15 @@ impl Service for GrpcEgressService {
         Ok(Response::new(pb::GetAuthorityResponse { certificate }))
     }
 
+    async fn list_calls(
+        &self,
+        request: Request<pb::ListCallsRequest>,
+    ) -> Result<Response<pb::ListCallsResponse>, Status> {
+        let query = request.into_inner().try_into().map_err(to_status)?;
+        let calls = self.0.calls(query).await.map_err(to_status)?;
+        Ok(Response::new(pb::ListCallsResponse { calls: calls.into_iter().map(Into::into).collect() }))
+    }
+
     async fn get_egress_metrics(
         &self,
         _: Request<pb::GetEgressMetricsRequest>,

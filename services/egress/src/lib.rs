@@ -20,6 +20,7 @@ mod grpc;
 mod headers;
 mod intercept;
 mod limits;
+mod migration;
 mod oauth;
 pub mod origin;
 pub mod path;
@@ -28,6 +29,7 @@ mod prefixed;
 pub mod records;
 mod refuse;
 mod service;
+mod store;
 mod target;
 mod tls;
 mod tool_access;
@@ -44,6 +46,7 @@ pub use watched_policy::WatchedPolicies;
 use hoistway_client::{AgentIdentitiesClient, ToolCredentialsClient};
 use hoistway_kit::{
     egress::EgressKey,
+    fs::DirLock,
     grpc::{Server, Transport},
     ports::{Listeners, listen_as_configured},
     shutdown::part,
@@ -53,11 +56,15 @@ use hoistway_model::{EgressService, Error, Result};
 use limits::Agents;
 use oauth::Tokens;
 use origin::Place;
-use records::{LogRecords, Recorder};
+use records::Recorder;
 use service::Handle;
 use std::{sync::Arc, time::Duration};
+use store::Store;
 use tls::Certificates;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::MissedTickBehavior,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use upstream::Upstream;
 
@@ -77,15 +84,15 @@ pub struct Deps {
     pub key: EgressKey,
     /// What agents may do.
     pub policies: Arc<dyn Policies>,
-    /// Where records go.
-    pub records: Arc<dyn Records>,
+    /// Where records go; absent: into the database of the service.
+    pub records: Option<Arc<dyn Records>>,
     /// Whom agents work for.
     pub end_users: Arc<dyn EndUsers>,
 }
 
 impl Deps {
     /// Reads the keys from the configured files, which are made at the first start. Policies come from the configured
-    /// services, and records go to the log. Inside the runtime only.
+    /// services. Inside the runtime only.
     pub async fn load(config: &Config) -> Result<Self> {
         let (token, egress_token) = (config.service_token_file(), config.egress_token_file());
         let key = config.key_file();
@@ -102,8 +109,7 @@ impl Deps {
             Arc::new(AgentIdentitiesClient::new(agents)),
             &config.private_domains,
         )?;
-        let (policies, records, end_users) = (Arc::new(policies), Arc::new(LogRecords), Arc::new(NoEndUsers));
-        Ok(Self { token, key, policies, records, end_users })
+        Ok(Self { token, key, policies: Arc::new(policies), records: None, end_users: Arc::new(NoEndUsers) })
     }
 }
 
@@ -132,6 +138,8 @@ pub struct Service {
     egress: Arc<Egress>,
     authority: Arc<Authority>,
     records: (mpsc::Receiver<Record>, Arc<dyn Records>),
+    store: Option<Store>,
+    _lock: DirLock,
 }
 
 /// Everything that calls share.
@@ -159,38 +167,51 @@ impl Service {
 
     /// The service as the rest of the platform sees it.
     pub fn handle(&self) -> Arc<dyn EgressService> {
-        Arc::new(Handle::new(&self.egress, self.authority()))
+        Arc::new(Handle::new(&self.egress, self.authority(), self.store.clone()))
     }
 }
 
-/// Opens the service: its directory, its authority, the trust in tools. It listens nowhere.
+/// Opens the service: its directory, its authority, its database, the trust in tools. It listens nowhere.
 pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
-    let (config, deps) = (config.clone(), deps.clone());
-    let open = move || {
-        config.limits.check()?;
-        let names = config.names.iter().enumerate().map(|(index, name)| {
-            Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
-        });
-        let names = names.collect::<Result<_>>()?;
-        let authority = Arc::new(Authority::load_or_create(&config.service_dir())?);
-        let (recorder, queue) = Recorder::new(RECORDS);
-        let egress = Egress {
-            key: deps.key,
-            names,
-            policies: deps.policies,
-            end_users: deps.end_users,
-            recorder,
-            agents: Agents::new(&config.limits),
-            tokens: Tokens::new(),
-            upstream: Upstream::new(&config)?,
-            certificates: Certificates::new(Arc::clone(&authority)),
-            tasks: TaskTracker::new(),
-            shutdown: CancellationToken::new(),
-            config,
-        };
-        Ok(Service { egress: Arc::new(egress), authority, records: (queue, deps.records) })
+    let (opening, shared) = (config.clone(), deps.clone());
+    let opening = tokio::task::spawn_blocking(move || parts(opening, shared)).await;
+    let (egress, queue, lock) = opening.map_err(|e| Error::internal("opening egress", e))??;
+    let authority = egress.certificates.authority();
+    let (records, store): (Arc<dyn Records>, _) = match &deps.records {
+        Some(records) => (Arc::clone(records), None),
+        None => {
+            let store = Store::open(&config.database(), config.calls_kept()).await?;
+            (Arc::new(store.clone()), Some(store))
+        }
     };
-    tokio::task::spawn_blocking(open).await.map_err(|e| Error::internal("opening egress", e))?
+    Ok(Service { egress: Arc::new(egress), authority, records: (queue, records), store, _lock: lock })
+}
+
+/// What calls share, with the end of the queue of their records, and the directory for this process alone. Blocks.
+fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, DirLock)> {
+    config.limits.check()?;
+    let names = config.names.iter().enumerate().map(|(index, name)| {
+        Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
+    });
+    let names = names.collect::<Result<_>>()?;
+    let lock = DirLock::acquire(&config.service_dir())?;
+    let authority = Arc::new(Authority::load_or_create(&config.service_dir())?);
+    let (recorder, queue) = Recorder::new(RECORDS);
+    let egress = Egress {
+        key: deps.key,
+        names,
+        policies: deps.policies,
+        end_users: deps.end_users,
+        recorder,
+        agents: Agents::new(&config.limits),
+        tokens: Tokens::new(),
+        upstream: Upstream::new(&config)?,
+        certificates: Certificates::new(authority),
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+        config,
+    };
+    Ok((egress, queue, lock))
 }
 
 /// The gRPC server of any egress, with health and reflection.
@@ -203,17 +224,37 @@ pub async fn run(service: Service, server: Server, ports: Ports, shutdown: Cance
     // When one of them ends, whatever the reason, the others are of no use.
     let ended = shutdown.child_token();
     let policies = Arc::clone(&service.egress.policies);
-    let (rpc, http, ()) = tokio::join!(
+    let (store, every) = (service.store.clone(), Duration::from_secs(service.egress.config.tidy_seconds.max(1)));
+    let (rpc, http, (), ()) = tokio::join!(
         part(&ended, server.serve(ports.grpc, ended.clone())),
         part(&ended, serve_agents(service, ports.http, ended.clone())),
-        policies.keep_current(ended.clone())
+        policies.keep_current(ended.clone()),
+        maintain(store.as_ref(), every, ended.clone())
     );
+    if let Some(store) = store {
+        store.close().await;
+    }
     rpc.and(http)
+}
+
+/// Removes old records now and then, until `shutdown`.
+async fn maintain(store: Option<&Store>, every: Duration, shutdown: CancellationToken) {
+    let Some(store) = store else { return };
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is now, and opening has purged.
+    ticks.tick().await;
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(e) = store.purge().await {
+            tracing::warn!(cause = e.chain(), "{e}");
+        }
+    }
 }
 
 /// Accepts agents' connections until `shutdown`, then lets their calls end and keeps the last records.
 async fn serve_agents(service: Service, listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
-    let Service { egress, records: (queue, sink), .. } = service;
+    // The directory stays this process' own until the end.
+    let Service { egress, records: (queue, sink), _lock, .. } = service;
     let mut keeping = tokio::spawn(records::keep(queue, sink));
     let room = Arc::new(Semaphore::new(egress.config.limits.connections));
     let accepting = async {

@@ -1,7 +1,7 @@
 //! Egress as a process of its own.
 
 use clap::Parser;
-use hoistway_egress::{Config, Deps, Ports, config::SERVICE, fixed::FixedPolicies, serve};
+use hoistway_egress::{Config, Deps, Ports, config::SERVICE, fixed::FixedPolicies, records::LogRecords, serve};
 use hoistway_kit::{config, egress::EgressKey, exit, open_files, shutdown, telemetry};
 use hoistway_model::{Error, Result};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -13,7 +13,8 @@ struct Arguments {
     /// A TOML file with settings.
     #[arg(long, env = "HOISTWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A JSON file that says what each agent may call, instead of the tool registry and the agent service.
+    /// A JSON file that says what each agent may call, instead of the tool registry and the agent service. Calls are
+    /// recorded in the log.
     #[arg(long, value_name = "FILE")]
     policies: Option<PathBuf>,
     /// Print the token of each agent in that file, and end.
@@ -56,6 +57,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         let mut deps = Deps::load(&config).await?;
         if let Some(policies) = policies {
             deps.policies = Arc::new(policies);
+            deps.records = Some(Arc::new(LogRecords));
         }
         let ports = Ports::listen(&mut config)?;
         tracing::info!(listen = %config.listen, grpc = %config.grpc_listen, "{SERVICE} is listening");

@@ -1,16 +1,19 @@
 //! Egress as the rest of the platform sees it.
 
-use crate::{Authority, Egress, config::SERVICE};
+use crate::{Authority, Egress, config::SERVICE, store::Store};
 use async_trait::async_trait;
 use hoistway_kit::metrics;
 use hoistway_model::{
     EgressService, Error, Result,
-    egress::EgressStatus,
+    egress::{Call, CallQuery, EgressStatus},
     metric::{Kind, Metrics},
 };
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// A handle on an opened service. It does not keep the service from ending.
@@ -19,11 +22,14 @@ pub(crate) struct Handle {
     egress: Weak<Egress>,
     authority: Arc<Authority>,
     dropped_records: Arc<AtomicU64>,
+    store: Option<Store>,
+    database: PathBuf,
 }
 
 impl Handle {
-    pub(crate) fn new(egress: &Arc<Egress>, authority: Arc<Authority>) -> Self {
-        Self { egress: Arc::downgrade(egress), authority, dropped_records: egress.recorder.dropped() }
+    pub(crate) fn new(egress: &Arc<Egress>, authority: Arc<Authority>, store: Option<Store>) -> Self {
+        let (dropped_records, database) = (egress.recorder.dropped(), egress.config.database());
+        Self { egress: Arc::downgrade(egress), authority, dropped_records, store, database }
     }
 }
 
@@ -37,14 +43,22 @@ impl EgressService for Handle {
         Ok(self.authority.pem().to_owned())
     }
 
+    async fn calls(&self, query: CallQuery) -> Result<Vec<Call>> {
+        match &self.store {
+            Some(store) => store.calls(query).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
     async fn egress_metrics(&self) -> Result<Metrics> {
         let EgressStatus { tools, identities } = self.status().await?;
         let sources = [("tool-registry", tools), ("agent", identities)];
         let by_source = |value: fn(&hoistway_model::egress::PolicySource) -> f64| {
             sources.map(|(source, at)| ([("source", source.to_owned())], value(&at)))
         };
-        let dropped = [([] as [(&str, String); 0], self.dropped_records.load(Ordering::Relaxed) as f64)];
-        let families = vec![
+        let dropped = self.dropped_records.load(Ordering::Relaxed) + self.store.as_ref().map_or(0, Store::lost);
+        let dropped = [([] as [(&str, String); 0], dropped as f64)];
+        let mut families = vec![
             metrics::family(
                 Kind::Gauge,
                 "hoistway_egress_policy_source_up",
@@ -60,11 +74,15 @@ impl EgressService for Handle {
             metrics::family(
                 Kind::Counter,
                 "hoistway_egress_dropped_records_total",
-                "Records of calls that were dropped because the queue was full.",
+                "Records of calls that were not kept, because the queue was full or the database failed.",
                 dropped,
             ),
         ];
-        let read = move || metrics::of_service(SERVICE, families);
+        let database = self.store.is_some().then(|| self.database.clone());
+        let read = move || {
+            families.extend(database.map(|database| metrics::database(SERVICE, &database)));
+            metrics::of_service(SERVICE, families)
+        };
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
     }
 }

@@ -164,6 +164,8 @@ impl WatchedPolicies {
         F: Future<Output = Result<Updates<K, R>>>,
     {
         let mut pause = FIRST_RETRY;
+        // In a row. One may be a service that is restarted, or this program's own end.
+        let mut failures = 0_u32;
         loop {
             let lost = match subscribe().await {
                 Ok(updates) => self.read(updates, select, &convert).await,
@@ -172,10 +174,14 @@ impl WatchedPolicies {
             let was_connected = select(&mut self.said()).connected;
             if was_connected {
                 self.note(|said| select(said).connected = false);
-                tracing::warn!(cause = lost.chain(), "the {name} was lost, and is asked again: {lost}");
-                pause = FIRST_RETRY;
-            } else {
-                tracing::debug!(cause = lost.chain(), "the {name} cannot be followed yet: {lost}");
+                (pause, failures) = (FIRST_RETRY, 0);
+            }
+            failures = failures.saturating_add(1);
+            match failures {
+                2 => {
+                    tracing::warn!(cause = lost.chain(), "the {name} cannot be followed; its last word counts: {lost}")
+                }
+                _ => tracing::debug!(cause = lost.chain(), "the {name} cannot be followed: {lost}"),
             }
             tokio::time::sleep(with_jitter(pause)).await;
             pause = pause.saturating_mul(2).min(LONGEST_RETRY);

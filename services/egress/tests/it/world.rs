@@ -180,7 +180,7 @@ impl World {
             token: token.clone(),
             key: key.clone(),
             policies,
-            records: Arc::new(Sink(sink)),
+            records: Some(Arc::new(Sink(sink))),
             end_users: Arc::new(Ada),
         };
         let service = open(&config, &deps).await.unwrap();

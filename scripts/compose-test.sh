@@ -3,19 +3,21 @@
 # answers, and answers again after a restart. Afterwards nothing is left behind.
 #
 # Where the two images of deploy/Dockerfile's FROM lines are not there already, stand-ins made from Debian packages
-# take their names for the time of the test; the compiler's holds the programs in target/release, so that nothing is
-# compiled twice. Needs root for mmdebstrap, Docker, docker-compose and `cargo build --workspace --release`.
+# take their names for the time of the test; the compiler's holds programs that are built already, so that nothing is
+# compiled twice: those in HOISTWAY_PROGRAMS (target/debug). Needs root for mmdebstrap, Docker, docker-compose and
+# `cargo build --workspace`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly python_image=python:3.11-slim-bookworm rust_image=rust:1.95-slim-bookworm
+readonly built=${HOISTWAY_PROGRAMS:-target/debug}
 readonly programs=(hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent hoistway-egress)
 
 log() { echo "compose-test: $*" >&2; }
 fail() { log "$*"; exit 1; }
 
 for program in "${programs[@]}"; do
-    [ -x "target/release/$program" ] || fail "target/release/$program is missing: cargo build --workspace --release"
+    [ -x "$built/$program" ] || fail "$built/$program is missing: cargo build --workspace"
 done
 
 docker info >/dev/null 2>&1 || fail "Docker does not run: scripts/setup-tests.sh"
@@ -60,9 +62,9 @@ if ! there "$python_image"; then
     stand_ins+=("$python_image")
 fi
 if ! there "$rust_image"; then
-    log "making $rust_image from target/release"
+    log "making $rust_image from $built"
     for program in "${programs[@]}"; do
-        cp "target/release/$program" "$work/"
+        cp "$built/$program" "$work/"
     done
     printf '#!/bin/sh\nmkdir -p target/release && cp /prebuilt/* target/release/\n' >"$work/cargo"
     chmod +x "$work/cargo"

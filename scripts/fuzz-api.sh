@@ -4,13 +4,13 @@
 #     scripts/fuzz-api.sh [REQUESTS]
 #
 # REQUESTS (10000) is how many at least. Wanted are: statuses, content types, headers and shapes as documented, no
-# failure that is a defect, no panic, and at the end a stack that still works. Needs target/release/hoistway (or another
+# failure that is a defect, no panic, and at the end a stack that still works. Needs target/debug/hoistway (or another
 # one in HOISTWAY), Python and PyPI, from which schemathesis and uv are installed below target/fuzz. The stack has a
 # data directory of its own and no way out: neither a made-up package nor a made-up registry is looked up anywhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly requests=${1:-10000} hoistway=$(realpath "${HOISTWAY:-target/release/hoistway}")
+readonly requests=${1:-10000} hoistway=$(realpath "${HOISTWAY:-target/debug/hoistway}")
 readonly schemathesis=4.32.5 uv=0.13.9
 readonly tools=$PWD/target/fuzz/$schemathesis-$uv checks=$PWD/scripts/fuzz
 readonly seed=${HOISTWAY_FUZZ_SEED:-$(date +%s)} log_lines=20

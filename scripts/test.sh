@@ -28,15 +28,14 @@ else
     echo "SKIPPED: cargo deny check: cargo-deny is not installed" | tee -a "$HOISTWAY_TEST_SKIPS"
 fi
 
-# The profile of `cargo run --release -- up`: dependencies with C code are compiled once for all of it.
-step cargo clippy --workspace --all-targets --release -- -D warnings
+step cargo clippy --workspace --all-targets -- -D warnings
 
 # What runs inside every agent's process: Python, so tested in Python.
 step python3 services/build/runner/test_runner.py
 
 # All programs first: end-to-end tests start the real ones.
-step cargo build --workspace --all-targets --release
-step cargo test --workspace --release
+step cargo build --workspace
+step cargo test --workspace
 
 skipped=$(sort -u "$HOISTWAY_TEST_SKIPS")
 printf '\n== all green'

@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-HOISTWAY_UPDATE_OPENAPI=1 cargo test --quiet --release -p hoistway-gateway --test it -- the_committed_document
+HOISTWAY_UPDATE_OPENAPI=1 cargo test --quiet --workspace --test it -- the_committed_document
 git --no-pager diff --stat -- docs/openapi.json

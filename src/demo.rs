@@ -46,7 +46,7 @@ async fn tell(target: Target) -> Outcome<()> {
     let accepted = api.call(Method::POST, &["deploy"], &[("wait", "none")], Some(&request)).await?;
     let id = accepted["deployment"].as_str().unwrap_or_default();
     let teller = Teller::to(|line| say(&format!("   {line}")));
-    let mut ended = followed(&api, id, None, teller).await?;
+    let mut ended = followed(&api, id, Some(NAME), None, teller).await?;
     say(&format!("\n   GET {}", api.url(&["deployments", id])));
     if let Some(ended) = ended.as_object_mut() {
         // The steps were told already.

@@ -22,7 +22,7 @@ use hoistway_model::{Code, Error, Result, Secret};
 use hoistway_tool_registry as tools;
 use serde::{Deserialize, Serialize};
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -290,7 +290,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         part(&stop, build_service.run(build_ports, services.clone())),
         part(&stop, agents),
         part(&stop, egress::run(egress_service, egress_server, egress_ports, way_out.clone())),
-        say(screen, demo.then(|| shared.api_key.secret().clone())),
+        say(screen, demo.then(|| shared.api_key.secret().clone()), &stop),
     );
     front.and(tool_registry).and(build).and(agents).and(egress)
 }
@@ -301,8 +301,8 @@ fn first(listeners: &Listeners) -> Result<SocketAddr> {
 }
 
 /// The screen goes to standard output, where scripts wait for it; a closed one is nobody's failure. The demo, if there
-/// is to be one, comes after it.
-async fn say(screen: Screen, demo: Option<Secret>) {
+/// is to be one, comes after it; on a terminal no log lines come between its own.
+async fn say(screen: Screen, demo: Option<Secret>, stop: &CancellationToken) {
     {
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{screen}").and_then(|()| out.flush());
@@ -310,7 +310,9 @@ async fn say(screen: Screen, demo: Option<Secret>) {
     if let Some(key) = demo
         && let Ok(base) = screen.url().parse()
     {
-        demo::show(base, key).await;
+        let one_terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let _held = one_terminal.then(telemetry::hold_lines);
+        stop.run_until_cancelled(demo::show(base, key)).await;
     }
 }
 

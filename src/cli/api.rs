@@ -6,6 +6,7 @@ use super::{
 };
 use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream::BoxStream};
+use hoistway_kit::web::USER_AGENT;
 use hoistway_model::Secret;
 use reqwest::{Client, Method, RequestBuilder, Response, redirect};
 use serde_json::Value;
@@ -39,7 +40,10 @@ impl Api {
     pub fn new(target: Target) -> Outcome<Self> {
         // The TLS library asks the process for its cryptography; the first to say so wins.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = Client::builder().connect_timeout(CONNECT).redirect(redirect::Policy::custom(same_host));
+        let mut http = Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(CONNECT)
+            .redirect(redirect::Policy::custom(same_host));
         if is_loopback(&target.base) {
             http = http.no_proxy();
         }

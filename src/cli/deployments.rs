@@ -27,9 +27,9 @@ pub struct DeploymentsArgs {
 pub async fn run(api: &Api, args: DeploymentsArgs, as_json: bool) -> Outcome<()> {
     if let Some(id) = &args.id {
         return match args.follow {
-            true => {
-                output::answer(&followed(api, id, None, Teller::on_stderr()).await?, as_json, |it| summary(api, it))
-            }
+            true => output::answer(&followed(api, id, None, None, Teller::on_stderr()).await?, as_json, |it| {
+                summary(api, it)
+            }),
             false => output::json(&api.get(&["deployments", id], &[]).await?),
         };
     }
@@ -48,8 +48,15 @@ pub async fn run(api: &Api, args: DeploymentsArgs, as_json: bool) -> Outcome<()>
     output::print(&table(["ID", "AGENT", "KIND", "STATUS", "CREATED", "TOOK", "ERROR"], &rows))
 }
 
-/// Watches a deployment to its end, for as long as the user wants to; one that failed is a failure.
-pub async fn followed(api: &Api, id: &str, seconds: Option<u32>, mut teller: Teller) -> Outcome<Value> {
+/// Watches a deployment, of `agent` if that is known, to its end, for as long as the user wants to; one that failed is
+/// a failure.
+pub async fn followed(
+    api: &Api,
+    id: &str,
+    agent: Option<&str>,
+    seconds: Option<u32>,
+    mut teller: Teller,
+) -> Outcome<Value> {
     let patience = async {
         match seconds {
             Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
@@ -57,7 +64,7 @@ pub async fn followed(api: &Api, id: &str, seconds: Option<u32>, mut teller: Tel
         }
     };
     let ended = tokio::select! {
-        ended = watch(api, id, &mut teller) => ended?,
+        ended = watch(api, id, agent, &mut teller) => ended?,
         () = patience => {
             let message = format!("the deploy has not ended after {} s", seconds.unwrap_or_default());
             return Err(Failure::not_known(message).deployment(id).remedy(look_again(id)));

@@ -1,42 +1,63 @@
-//! What goes on in the background while a deployment is watched: events that say when to look, and a build's lines.
+//! What goes on in the background while a deployment is watched: events, and a build's lines.
 
 use super::Api;
 use reqwest::Method;
 use serde_json::Value;
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::mpsc,
     task::JoinHandle,
     time::{sleep, timeout},
 };
 
 /// How long to wait before a lost connection is tried again, at first and at most.
 pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// How long the events may take to begin.
+const OPEN: Duration = Duration::from_secs(10);
 /// The events' heartbeat comes every 15 seconds: after three that are missing nobody is there.
 const SILENCE: Duration = Duration::from_secs(45);
 /// How often in a row a build's log is asked for in vain.
 const TRIES: u32 = 5;
-/// Lines that may wait to be printed.
+/// Events, and lines of a build, that may wait to be told.
 const WAITING: usize = 256;
 
-/// Says when something may have changed. The events' contents do not matter, so that none can be missed: whoever is
-/// woken looks at what there is now. Also heartbeats wake, since another gateway may have done the work, and where
-/// events cannot be had at all, the passing of time does.
+/// News of the deployments of an agent.
+#[derive(Debug)]
+pub enum Change {
+    /// Something happened.
+    Event(Value),
+    /// What happened is not known: the events begin here, some are missing, or none has come for a while (another
+    /// gateway may do the work).
+    Unknown,
+}
+
+/// Follows the events of an agent's deployments and builds. The first change is [`Change::Unknown`], and so is the
+/// first one after a lost connection; where events cannot be had at all, it comes as time passes.
 pub struct Changes {
-    wake: Arc<Notify>,
+    changes: mpsc::Receiver<Change>,
     task: JoinHandle<()>,
 }
 
 impl Changes {
     /// Of one agent.
     pub fn of(api: Api, agent: String) -> Self {
-        let wake = Arc::new(Notify::new());
-        Self { task: tokio::spawn(events(api, agent, wake.clone())), wake }
+        let (send, changes) = mpsc::channel(WAITING);
+        Self { changes, task: tokio::spawn(events(api, agent, send)) }
     }
 
-    /// Returns once something may have changed since it returned last.
-    pub async fn next(&self) {
-        self.wake.notified().await;
+    /// Returns the next change. An unknown one stands for everything that waits behind it.
+    pub async fn next(&mut self) -> Change {
+        match self.changes.recv().await {
+            Some(Change::Event(event)) => Change::Event(event),
+            Some(Change::Unknown) => {
+                while self.changes.try_recv().is_ok() {}
+                Change::Unknown
+            }
+            None => {
+                sleep(BACKOFF.1).await;
+                Change::Unknown
+            }
+        }
     }
 }
 
@@ -46,22 +67,38 @@ impl Drop for Changes {
     }
 }
 
-async fn events(api: Api, agent: String, wake: Arc<Notify>) {
+async fn events(api: Api, agent: String, send: mpsc::Sender<Change>) {
+    let query = [("agent", agent.as_str()), ("types", "deployment,build")];
     let mut backoff = BACKOFF.0;
     loop {
-        if let Ok(mut lines) = api.stream(Method::GET, &["events"], &[("agent", &agent)], None).await {
-            while let Ok(Ok(Some(line))) = timeout(SILENCE, lines.next()).await {
-                // The end of an event, the first of which only says that the events are followed, or a heartbeat.
-                if line.is_empty() || line.starts_with(':') {
-                    wake.notify_one();
-                    backoff = BACKOFF.0;
+        if let Ok(Ok(mut lines)) = timeout(OPEN, api.stream(Method::GET, &["events"], &query, None)).await {
+            let mut change = Some(Change::Unknown);
+            loop {
+                if let Some(change) = change
+                    && send.send(change).await.is_err()
+                {
+                    return;
                 }
+                let Ok(Ok(Some(line))) = timeout(SILENCE, lines.next()).await else { break };
+                change = change_of(&line);
+                backoff = BACKOFF.0;
             }
         }
-        wake.notify_one();
+        if send.send(Change::Unknown).await.is_err() {
+            return;
+        }
         sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF.1);
     }
+}
+
+/// What a line of the events says.
+fn change_of(line: &str) -> Option<Change> {
+    if line.starts_with(':') {
+        return Some(Change::Unknown);
+    }
+    let event: Value = serde_json::from_str(line.strip_prefix("data:")?).ok()?;
+    Some(if event["type"] == "reset" { Change::Unknown } else { Change::Event(event) })
 }
 
 /// The lines of a build, from its first one to its end, also over lost connections.
@@ -179,6 +216,18 @@ impl Mark {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn events_that_may_be_missing_are_an_unknown_change() {
+        for line in [": still here", r#"data: {"type":"reset","data":{}}"#] {
+            assert!(matches!(change_of(line), Some(Change::Unknown)), "{line}");
+        }
+        for line in ["", "id: 1-2", "retry: 2000", "event: reset", "data: nonsense"] {
+            assert!(change_of(line).is_none(), "{line}");
+        }
+        let told = change_of(r#"data: {"type":"build.started"}"#);
+        assert!(matches!(told, Some(Change::Event(event)) if event["type"] == "build.started"));
+    }
 
     #[test]
     fn a_log_is_read_on_where_it_broke_off() {

@@ -1,12 +1,13 @@
-//! Watches a deployment until it ends. Its record is the truth and is looked at whenever something may have changed;
-//! so nothing is lost with a connection, and a gateway may start again meanwhile.
+//! Watches a deployment until it ends. Events tell how it goes; its record is read when they begin, when one may be
+//! missing, and at the end, so nothing is lost with a connection, and a gateway may start again meanwhile.
 
 use super::{
     Api, Failure, Outcome,
-    follow::{BACKOFF, BuildLog, Changes},
+    follow::{BACKOFF, BuildLog, Change, Changes},
+    output::text,
     tell::Teller,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -29,68 +30,140 @@ enum Build {
     Reused,
 }
 
-/// Tells what happens to a deployment and returns its record once it has ended, well or badly.
-pub async fn watch(api: &Api, id: &str, teller: &mut Teller) -> Outcome<Value> {
-    let mut seen = look(api, id, teller).await?;
-    let changes = Changes::of(api.clone(), seen["agent"].as_str().unwrap_or_default().to_owned());
-    let mut build = Build::Awaited;
+/// A deployment that is watched.
+struct Watcher<'a> {
+    api: &'a Api,
+    id: &'a str,
+    teller: &'a mut Teller,
+    /// As it was at the last look, with the events since.
+    record: Value,
+    build: Build,
+}
+
+/// Tells what happens to a deployment and returns its record once it has ended, well or badly. `agent` is its agent,
+/// if that is known.
+pub async fn watch(api: &Api, id: &str, agent: Option<&str>, teller: &mut Teller) -> Outcome<Value> {
+    let mut watcher = Watcher { api, id, teller, record: Value::Null, build: Build::Awaited };
+    let agent = match agent {
+        Some(agent) => agent.to_owned(),
+        None if watcher.look().await? => return Ok(watcher.record),
+        None => text(&watcher.record["agent"]),
+    };
+    let mut changes = Changes::of(api.clone(), agent);
     loop {
-        for (i, step) in seen["steps"].as_array().into_iter().flatten().enumerate() {
-            if step["step"] == "build" {
-                build = follow_build(api, &seen, step, build, teller).await;
-            }
-            teller.step(i, step, matches!(build, Build::Reused));
+        let ended = match watcher.next(&mut changes).await {
+            Change::Event(event) => watcher.apply(&event).await?,
+            Change::Unknown => watcher.look().await?,
+        };
+        if ended {
+            return Ok(watcher.record);
         }
-        teller.status(&seen);
-        if matches!(seen["status"].as_str(), Some("SUCCEEDED" | "FAILED")) {
-            return Ok(seen);
-        }
+    }
+}
+
+impl Watcher<'_> {
+    /// The next change; until it comes, lines of the build are told.
+    async fn next(&mut self, changes: &mut Changes) -> Change {
         loop {
             let line = async {
-                match &mut build {
+                match &mut self.build {
                     Build::Followed(log) => log.next().await,
                     _ => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = changes.next() => break,
+                change = changes.next() => return change,
                 line = line => match line {
-                    Some(line) => teller.build_line(&line),
-                    None => build = Build::Told,
+                    Some(line) => self.teller.build_line(&line),
+                    None => self.build = Build::Told,
                 },
             }
         }
-        seen = look(api, id, teller).await?;
+    }
+
+    /// Tells what an event says; returns whether the deployment has ended.
+    async fn apply(&mut self, event: &Value) -> Outcome<bool> {
+        let data = &event["data"];
+        let kind = event["type"].as_str().unwrap_or_default();
+        if kind == "build.started" {
+            let ours = data["request_id"].is_string() && data["request_id"] == self.record["request_id"];
+            if let (true, Build::Awaited, Some(attempt)) = (ours, &self.build, data["attempt"].as_str()) {
+                self.build = Build::Followed(BuildLog::of(self.api.clone(), attempt.to_owned()));
+            }
+        } else if data["deployment"] == self.id {
+            match kind {
+                "deployment.step_started" => {
+                    update(&mut self.record, data, "RUNNING");
+                    self.tell(false).await;
+                }
+                "deployment.step_finished" => {
+                    update(&mut self.record, data, "SUCCEEDED");
+                    self.tell(false).await;
+                }
+                // The record alone says why.
+                "deployment.undoing" | "deployment.succeeded" | "deployment.failed" => return self.look().await,
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads the record and tells what is new in it; returns whether the deployment has ended.
+    async fn look(&mut self) -> Outcome<bool> {
+        self.record = look(self.api, self.id, self.teller).await?;
+        self.tell(true).await;
+        Ok(matches!(self.record["status"].as_str(), Some("SUCCEEDED" | "FAILED")))
+    }
+
+    /// Tells what is new. `looked`: the record was just read, so that events of the build may have come before.
+    async fn tell(&mut self, looked: bool) {
+        let steps = self.record["steps"].as_array().cloned().unwrap_or_default();
+        for (i, step) in steps.iter().enumerate() {
+            if step["step"] == "build" {
+                self.follow_build(step, looked).await;
+            }
+            self.teller.step(i, step, matches!(self.build, Build::Reused));
+        }
+        self.teller.status(&self.record);
+    }
+
+    /// Begins to follow the build of a build step, and follows it to its end if the step has ended.
+    async fn follow_build(&mut self, step: &Value, looked: bool) {
+        let ended = matches!(step["status"].as_str(), Some("SUCCEEDED" | "FAILED"));
+        if matches!(self.build, Build::Awaited) && (looked || ended) {
+            self.build = match attempt(self.api, &self.record).await {
+                Ok(Some(attempt)) => Build::Followed(BuildLog::of(self.api.clone(), attempt)),
+                Ok(None) if step["status"] == "SUCCEEDED" => Build::Reused,
+                // Telling of the build is a courtesy, the deployment is what counts.
+                _ if ended => Build::Told,
+                _ => Build::Awaited,
+            };
+        }
+        let Self { build, teller, .. } = self;
+        if let (true, Build::Followed(log)) = (ended, &mut *build) {
+            let rest = async {
+                while let Some(line) = log.next().await {
+                    teller.build_line(&line);
+                }
+            };
+            let _ = timeout(DRAIN, rest).await;
+            *build = Build::Told;
+        }
     }
 }
 
-/// Begins to follow the build of a build step, and follows it to its end if the step has ended.
-async fn follow_build(api: &Api, seen: &Value, step: &Value, mut build: Build, teller: &Teller) -> Build {
-    let ended = matches!(step["status"].as_str(), Some("SUCCEEDED" | "FAILED"));
-    if matches!(build, Build::Awaited) {
-        match attempt(api, seen).await {
-            Ok(Some(attempt)) => build = Build::Followed(BuildLog::of(api.clone(), attempt)),
-            Ok(None) if ended && step["status"] == "SUCCEEDED" => return Build::Reused,
-            Ok(None) if ended => return Build::Told,
-            Ok(None) => {}
-            // Telling of the build is a courtesy, the deployment is what counts.
-            Err(_) if ended => return Build::Told,
-            Err(_) => {}
-        }
+/// Writes into a record what an event says of a step. A late event, of before the record was read, changes nothing.
+fn update(record: &mut Value, data: &Value, status: &str) {
+    let Some(steps) = record.get_mut("steps").and_then(Value::as_array_mut) else { return };
+    let known = steps.iter().position(|step| step["step"] == data["step"]);
+    let i = known.unwrap_or_else(|| {
+        steps.push(json!({ "step": data["step"], "status": "PENDING" }));
+        steps.len() - 1
+    });
+    if matches!(steps[i]["status"].as_str(), Some("PENDING" | "RUNNING")) {
+        steps[i]["status"] = status.into();
+        steps[i]["duration_ms"] = data["duration_ms"].clone();
     }
-    if !ended {
-        return build;
-    }
-    if let Build::Followed(mut log) = build {
-        let rest = async {
-            while let Some(line) = log.next().await {
-                teller.build_line(&line);
-            }
-        };
-        let _ = timeout(DRAIN, rest).await;
-        return Build::Told;
-    }
-    build
 }
 
 /// The attempt of the deployment's build: both came with the same request.
@@ -129,4 +202,27 @@ async fn look(api: &Api, id: &str, teller: &Teller) -> Outcome<Value> {
 /// How one looks again at a deployment.
 pub fn look_again(id: &str) -> String {
     format!("it goes on on the server; see how with `hoistway deployments {id} --follow`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_bring_a_record_up_to_date_and_late_ones_change_nothing() {
+        let mut record = json!({"steps": [
+            {"step": "plan", "status": "SUCCEEDED", "duration_ms": 1},
+            {"step": "build", "status": "RUNNING", "duration_ms": null},
+        ]});
+        update(&mut record, &json!({"step": "plan"}), "RUNNING");
+        update(&mut record, &json!({"step": "build"}), "RUNNING");
+        update(&mut record, &json!({"step": "build", "duration_ms": 7}), "SUCCEEDED");
+        update(&mut record, &json!({"step": "start"}), "RUNNING");
+        let expected = json!({"steps": [
+            {"step": "plan", "status": "SUCCEEDED", "duration_ms": 1},
+            {"step": "build", "status": "SUCCEEDED", "duration_ms": 7},
+            {"step": "start", "status": "RUNNING", "duration_ms": null},
+        ]});
+        assert_eq!(record, expected);
+    }
 }

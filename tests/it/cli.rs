@@ -11,13 +11,13 @@ use std::{
 use tempfile::tempdir;
 
 /// A user at a terminal: a home directory, and the two variables that the SDK reads too.
-struct User<'a> {
-    stack: &'a Stack,
-    home: &'a Path,
+pub struct User<'a> {
+    pub stack: &'a Stack,
+    pub home: &'a Path,
 }
 
 impl User<'_> {
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(HOISTWAY);
         command
             .args(args)
@@ -35,14 +35,14 @@ impl User<'_> {
     }
 
     /// What a command that must succeed prints.
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
         assert!(out.status.success(), "{args:?}: {}", said(&out));
         String::from_utf8(out.stdout).unwrap()
     }
 
     /// What a command that must fail says.
-    fn fails(&self, args: &[&str], status: i32) -> String {
+    pub fn fails(&self, args: &[&str], status: i32) -> String {
         let out = self.run(args);
         assert_eq!(out.status.code(), Some(status), "{args:?}: {}", said(&out));
         said(&out)
@@ -53,7 +53,7 @@ fn said(out: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
 
-fn write(dir: &Path, name: &str, text: &str) {
+pub fn write(dir: &Path, name: &str, text: &str) {
     let path = dir.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();

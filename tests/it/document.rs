@@ -5,26 +5,21 @@ use crate::{
     http::Answer,
     stack::{Stack, log_of},
 };
-use boon::{Compiler, Draft, Schemas};
+use hoistway_testing::DocumentSchemas;
 use serde_json::Value;
 use std::collections::HashSet;
-
-const ADDRESS: &str = "http://document/openapi.json";
 
 /// The document, as a judge of answers.
 struct Document {
     whole: Value,
-    compiler: Compiler,
-    schemas: Schemas,
+    schemas: DocumentSchemas,
 }
 
 impl Document {
     fn of(stack: &Stack) -> Self {
         let whole = closed(stack.get("/openapi.json"));
-        let mut compiler = Compiler::new();
-        compiler.set_default_draft(Draft::V2020_12);
-        compiler.add_resource(ADDRESS, whole.clone()).unwrap();
-        Self { whole, compiler, schemas: Schemas::new() }
+        let schemas = DocumentSchemas::new(whole.clone());
+        Self { whole, schemas }
     }
 
     fn operation(&self, method: &str, path: &str) -> &Value {
@@ -51,10 +46,7 @@ impl Document {
         let kinds = described["content"].as_object();
         assert!(kinds.is_some_and(|kinds| kinds.contains_key(kind)), "{method} {path}: {kind:?} is not in {kinds:?}");
         if kind == "application/json" {
-            let at = format!("{ADDRESS}#{place}/content/{}/schema", escaped(kind));
-            let schema = self.compiler.compile(&at, &mut self.schemas).unwrap();
-            let body = answer.json();
-            self.schemas.validate(&body, schema).unwrap_or_else(|e| panic!("{method} {path}: {e:#}\n{body:#}"));
+            self.schemas.check(&format!("{place}/content/{}/schema", escaped(kind)), &answer.json());
         }
     }
 }

@@ -27,3 +27,4 @@ mod sdk;
 mod seeing;
 mod soak;
 mod stack;
+mod terminal;

@@ -386,7 +386,7 @@ fn redeploys_and_rollbacks_under_load_lose_no_request_and_cut_no_stream() {
 }
 
 #[test]
-#[ignore = "takes minutes: cargo test --release --test it -- --ignored a_hundred_redeploys --nocapture"]
+#[ignore = "takes minutes: cargo test --workspace --test it -- --ignored a_hundred_redeploys --nocapture"]
 fn a_hundred_redeploys_with_twenty_rollbacks_and_streams_of_two_minutes() {
     under_load(&Load { redeploys: 100, rollback_every: 5, stream: Duration::from_secs(120), streams: 20 });
 }

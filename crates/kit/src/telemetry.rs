@@ -26,6 +26,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+mod human;
+mod stderr;
+
+pub use stderr::{HeldLines, hold_lines};
+
 /// The variable that says what is logged, such as `info,hoistway::rpc=debug,sqlx::query=debug`.
 pub const LOG_VARIABLE: &str = "HOISTWAY_LOG";
 
@@ -64,8 +69,13 @@ pub fn init(service_name: &str, format: LogFormat) -> Result<()> {
         .parse(directives)
         .map_err(|e| Error::new(Code::InvalidArgument, format!("{LOG_VARIABLE}: {e}")))?;
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Human => fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed(),
+        LogFormat::Human => fmt::layer()
+            .fmt_fields(human::SpanFields)
+            .event_format(human::HumanFormat)
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(stderr::Stderr)
+            .boxed(),
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(stderr::Stderr).boxed(),
     };
 
     // Spans have ids whatever is logged, so that a trace goes through every service unbroken. Nothing exports yet.

@@ -17,6 +17,8 @@ use std::{
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+/// The `User-Agent` of every HTTP client of Hoistway.
+pub const USER_AGENT: &str = concat!("hoistway/", env!("CARGO_PKG_VERSION"));
 /// How long requests in flight may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
 

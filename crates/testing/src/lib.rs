@@ -1,6 +1,10 @@
 //! What a test needs beyond the toolchain. Where it is missing the test is skipped, loudly and counted; where
 //! `HOISTWAY_TEST_REQUIRE` names it, the test fails instead.
 
+mod schema;
+
+pub use schema::DocumentSchemas;
+
 use std::{
     env,
     fs::OpenOptions,

@@ -10,7 +10,7 @@ use axum::{
 use futures_util::FutureExt;
 use hoistway_kit::telemetry::{self, REQUEST_ID};
 use hoistway_model::Error;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, Method, header::USER_AGENT};
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
@@ -45,17 +45,24 @@ pub async fn edge(State(state): State<Arc<AppState>>, request: Request, next: Ne
 async fn answer(request: Request, next: Next, id: Arc<str>) -> Response {
     let started = Instant::now();
     let (method, path) = (request.method().clone(), super::json::short(request.uri().path()));
+    let own_read = method == Method::GET && is_own_client(request.headers());
     let inner = AssertUnwindSafe(next.run(Drained::wrap(request))).catch_unwind();
     let response = inner.await.unwrap_or_else(|panic| {
         ApiError::from(Error::internal("answering the request", said(panic.as_ref()))).into_response()
     });
     let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis());
-    if path.starts_with("/api") {
+    // What the command line looks at on its way is no news; what fails is.
+    if path.starts_with("/api") && !(own_read && response.status().is_success()) {
         tracing::info!(target: "hoistway::access", request_id = %id, "{method} {path} {status} {ms}ms");
     } else {
         tracing::debug!(target: "hoistway::access", request_id = %id, "{method} {path} {status} {ms}ms");
     }
     response
+}
+
+/// Whether the client is Hoistway's own command line, of whatever version.
+fn is_own_client(headers: &HeaderMap) -> bool {
+    headers.get(USER_AGENT).is_some_and(|value| value.as_bytes().starts_with(b"hoistway/"))
 }
 
 /// What a panic said, for the log.

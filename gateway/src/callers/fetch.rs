@@ -2,6 +2,7 @@
 //! says. No redirect is followed, and how much and how long is read has limits.
 
 use super::keyset::KeySet;
+use hoistway_kit::web::USER_AGENT;
 use reqwest::{
     Client, Response,
     dns::{Addrs, Name, Resolve, Resolving},
@@ -172,10 +173,8 @@ async fn clients() -> Result<(Client, Client), String> {
     let make = || {
         // The TLS library asks the process for its cryptography; the first to say so wins.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = || {
-            let agent = concat!("hoistway/", env!("CARGO_PKG_VERSION"));
-            Client::builder().redirect(Policy::none()).dns_resolver(Arc::new(Resolver)).user_agent(agent)
-        };
+        let client =
+            || Client::builder().redirect(Policy::none()).dns_resolver(Arc::new(Resolver)).user_agent(USER_AGENT);
         Ok::<_, reqwest::Error>((client().no_proxy().build()?, client().build()?))
     };
     let made = tokio::task::spawn_blocking(make).await;

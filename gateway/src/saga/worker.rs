@@ -23,7 +23,7 @@ pub struct Stopped;
 /// before the next thing happens.
 pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
     let mut record = job.record.lock().await;
-    let span = info_span!("deployment", id = %record.id, agent = %record.agent);
+    let span = info_span!("deployment", deployment = %record.id, agent = %record.agent);
     async {
         loop {
             match record.state {

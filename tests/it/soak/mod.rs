@@ -2,7 +2,7 @@
 //! not among the tests that run by themselves:
 //!
 //! ```sh
-//! HOISTWAY_SOAK_DEPLOYS=2000 cargo test --release --test it -- --ignored --nocapture soak
+//! HOISTWAY_SOAK_DEPLOYS=2000 cargo test --workspace --release --test it -- --ignored --nocapture soak
 //! ```
 //!
 //! Everything that is kept in some number is kept in a small one here, so that it is reached soon. After each of thirty

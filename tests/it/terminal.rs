@@ -1,0 +1,183 @@
+//! What a person at a terminal reads: log lines, a deployment that is followed, the demo.
+
+use crate::{
+    cli::{User, write},
+    http,
+    stack::{HOISTWAY, Stack},
+};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+use tempfile::tempdir;
+
+/// An agent that is ready once somebody answers at `GO`.
+const WAITS: &str = "
+import os, time, urllib.request
+while True:
+    try:
+        urllib.request.urlopen(os.environ['GO'])
+        break
+    except OSError:
+        time.sleep(0.1)
+def handler(message):
+    return message
+";
+
+/// The access lines of a log, without the time: (level, the rest).
+fn access_lines(dir: &Path) -> Vec<(String, String)> {
+    let log = std::fs::read_to_string(dir.join("log")).unwrap();
+    let lines = log.lines().filter_map(|line| {
+        let (level, line) = line.split_once(' ')?.1.trim_start().split_once(' ')?;
+        let line = line.trim_start_matches("hoistway::access: ");
+        let is_access = ["GET /api", "POST /api"].iter().any(|begin| line.starts_with(begin));
+        is_access.then(|| (level.to_owned(), line.to_owned()))
+    });
+    lines.collect()
+}
+
+/// Answers everybody who asks.
+fn answer(go: TcpListener) {
+    std::thread::spawn(move || {
+        for mut stream in go.incoming().flatten() {
+            // Who asked may have been killed since.
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+}
+
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    (listener, at)
+}
+
+#[test]
+fn a_request_is_one_line_with_its_id_and_reads_of_the_command_line_are_debug() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_LOG", "info,hoistway::access=debug");
+    });
+    let user = User { stack: &stack, home: dir.path() };
+    write(dir.path(), "plain/agent.py", "def handler(message):\n    return message\n");
+    user.ok(&["deploy", "plain"]);
+    user.fails(&["agents", "absent"], 1);
+    assert_eq!(stack.call("GET", "/api/agents", None).status, 200);
+
+    let lines = access_lines(dir.path());
+    let (level, deploy) = lines.iter().find(|(_, line)| line.starts_with("POST")).unwrap();
+    let words: Vec<&str> = deploy.split(' ').collect();
+    let [_, _, "202", took, id] = words[..] else { panic!("{deploy}") };
+    assert_eq!((level.as_str(), words[..2].join(" ").as_str()), ("INFO", "POST /api/deploy"));
+    assert!(took.ends_with("ms") && id.starts_with("request_id="), "{deploy}");
+
+    let at_info: Vec<&str> = lines.iter().filter(|(level, _)| level == "INFO").map(|(_, line)| line.as_str()).collect();
+    let begins = ["POST /api/deploy 202 ", "GET /api/agents/absent 404 ", "GET /api/agents 200 "];
+    assert_eq!(at_info.len(), begins.len(), "{at_info:?}");
+    assert!(at_info.iter().zip(begins).all(|(line, begin)| line.starts_with(begin)), "{at_info:?}");
+    assert!(lines.iter().any(|(level, line)| level == "DEBUG" && line.starts_with("GET /api/deployments/")));
+}
+
+#[test]
+fn a_deploy_follows_events_and_asks_twice_for_its_record_however_long_it_takes() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_LOG", "info,hoistway::access=debug");
+    });
+    let user = User { stack: &stack, home: dir.path() };
+    write(dir.path(), "slow/agent.py", WAITS);
+    let (go, at) = listener();
+    let mut deploy = user.command(&["deploy", "slow", "-e", &format!("GO=http://{at}/")]);
+    let mut deploy = deploy.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(deploy.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.any(|line| line == "start   waiting until the agent is ready"));
+    answer(go);
+    let rest: Vec<String> = told.collect();
+    assert!(deploy.wait().unwrap().success(), "{rest:?}");
+    assert!(rest[0].starts_with("start   done in ") && rest[1].starts_with("switch  "), "{rest:?}");
+
+    let count = |begin: &str| {
+        let lines = access_lines(dir.path());
+        lines.iter().filter(|(_, line)| line.starts_with(begin)).count()
+    };
+    assert_eq!(count("GET /api/events "), 1);
+    assert_eq!(count("GET /api/deployments/"), 2, "when the events begin, and at the end");
+    assert!(count("GET ") <= 7, "{:#?}", access_lines(dir.path()));
+}
+
+#[test]
+fn a_deploy_is_followed_over_a_restart_of_the_server() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let api = stack.at.clone();
+    let user = User { stack: &stack, home: dir.path() };
+    write(dir.path(), "slow/agent.py", WAITS);
+    let (go, at) = listener();
+    let mut deploy = user.command(&["deploy", "slow", "-e", &format!("GO=http://{at}/")]);
+    let mut deploy = deploy.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(deploy.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.any(|line| line == "start   waiting until the agent is ready"));
+    stack.kill();
+    let mut command = Command::new(HOISTWAY);
+    command.args(["up", "--listen", &api, "--data-dir"]).arg(dir.path().join("data"));
+    let _stack = Stack::spawn(dir.path(), command);
+    answer(go);
+    let rest: Vec<String> = told.collect();
+    assert!(deploy.wait().unwrap().success(), "{rest:?}");
+    assert!(rest.iter().any(|line| line.starts_with("slow is deployed as revision 1 in ")), "{rest:?}");
+    assert_eq!(rest.iter().filter(|line| line.starts_with("start   done in ")).count(), 1, "{rest:?}");
+}
+
+#[test]
+fn a_deploy_is_followed_where_events_cannot_be_had() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    let key = format!("Bearer {}", stack.key);
+    let open = || http::open(&stack.at, "GET", "/api/events", &[("Authorization", &key)], b"").unwrap();
+    let _followers: Vec<_> = (0..128).map(|_| open()).collect();
+    assert_eq!(stack.call("GET", "/api/events", None).status, 429);
+    write(dir.path(), "plain/agent.py", "def handler(message):\n    return message\n");
+    assert!(user.ok(&["deploy", "plain"]).starts_with("plain answers at "));
+}
+
+/// A terminal, which ends what runs in it when it is dropped.
+struct Terminal(Child);
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn no_log_line_comes_between_the_lines_of_the_demo_on_a_terminal() {
+    let dir = tempdir().unwrap();
+    let terminal = Command::new("python3")
+        .args(["-c", "import pty, sys; pty.spawn(sys.argv[1:])", HOISTWAY])
+        .args(["up", "--demo", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.path().join("data"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut terminal = Terminal(terminal);
+    let mut lines = BufReader::new(terminal.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let is_log = |line: &String| line.contains(" INFO\x1b[0m ");
+    assert!(lines.any(|line| line.trim_end() == "Demo"));
+    let demo: Vec<String> = lines.by_ref().take_while(|line| !line.contains("hoistway delete demo-agent")).collect();
+    assert!(demo.iter().any(|line| line.contains("Hello, world! I am demo-agent.")), "{demo:#?}");
+    assert!(!demo.iter().any(is_log), "{demo:#?}");
+    // What was held back comes after it, in its order.
+    for request in ["POST /api/starter-kit 200 ", "POST /api/deploy 202 ", "POST /api/agents/demo-agent/invoke 200 "] {
+        let line = lines.next().unwrap();
+        assert!(is_log(&line) && line.contains(request), "{line}");
+    }
+    terminal.0.stdin.take().unwrap().write_all(b"\x03").unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert!(terminal.0.wait().unwrap().success(), "{rest:#?}");
+}

@@ -112,7 +112,7 @@ log "egress, from where agents are"
 answer=$("${compose[@]}" exec -T agent python3 -c '
 import urllib.error, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-print(opener.open("http://egress:8098/healthz", timeout=5).status)
+print(opener.open("http://egress:8098/readyz", timeout=5).status)
 try:
     opener.open("http://egress:8098/tools/echo-tool/echo", timeout=5)
 except urllib.error.HTTPError as e:

@@ -14,7 +14,7 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hoistway_model::RevisionId;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
@@ -54,9 +54,9 @@ impl Edge {
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Response<Out>, Infallible> {
         if let Mode::Proxy { .. } = self.mode
             && request.uri().authority().is_none()
-            && request.uri().path() == "/healthz"
+            && let Some(answer) = self.probe(request.uri().path())
         {
-            return Ok(Response::new(full(Bytes::from_static(b"ok\n"))));
+            return Ok(answer);
         }
         let to_connect = *request.method() == Method::CONNECT;
         let path = if to_connect { "" } else { request.uri().path() };
@@ -78,6 +78,23 @@ impl Edge {
                 answer
             }
         })
+    }
+
+    /// Answers whether the process is there, and whether it knows what agents may do.
+    fn probe(&self, path: &str) -> Option<Response<Out>> {
+        let is_ready = || {
+            let status = self.egress.policies.status();
+            status.tools.complete && status.identities.complete
+        };
+        let (status, text) = match path {
+            "/healthz" => (StatusCode::OK, "ok\n"),
+            "/readyz" if is_ready() => (StatusCode::OK, "ok\n"),
+            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "it is not known yet what agents may call\n"),
+            _ => return None,
+        };
+        let mut answer = Response::new(full(Bytes::from_static(text.as_bytes())));
+        *answer.status_mut() = status;
+        Some(answer)
     }
 
     async fn handle(&self, request: Request<Incoming>, entry: &mut Entry) -> Result<Outcome, Refusal> {

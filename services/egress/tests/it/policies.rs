@@ -166,6 +166,18 @@ async fn a_call_waits_until_it_is_known_what_its_agent_may_do() {
 }
 
 #[tokio::test]
+async fn egress_is_ready_once_it_knows_what_both_services_say() {
+    let platform = Platform::start().await;
+    let probe = async |path: &str| send(platform.world.connect().await, get(path)).await.status;
+    assert_eq!(probe("/healthz").await, StatusCode::OK);
+    platform.tools.send(Ok(Update::Complete)).await.unwrap();
+    assert_eq!(probe("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+    platform.identities.send(Ok(Update::Complete)).await.unwrap();
+    let ready = async { while probe("/readyz").await != StatusCode::OK {} };
+    timeout(ONE_SECOND, ready).await.unwrap();
+}
+
+#[tokio::test]
 async fn changes_of_credentials_tools_and_bindings_are_in_force_within_a_second() {
     let (platform, agent) = Platform::with_agent().await;
     platform.becomes(&agent, (StatusCode::OK, "Bearer first")).await;

@@ -2,11 +2,12 @@
 
 use std::{error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "hoistway/common/v1/common.proto",
     "hoistway/tools/v1/tools.proto",
     "hoistway/builds/v1/builds.proto",
     "hoistway/agents/v1/agents.proto",
+    "hoistway/egress/v1/egress.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 readonly python_image=python:3.11-slim-bookworm rust_image=rust:1.95-slim-bookworm
 readonly built=${HOISTWAY_PROGRAMS:-target/debug}
-readonly programs=(hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent)
+readonly programs=(hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent hoistway-egress)
 
 log() { echo "compose-test: $*" >&2; }
 fail() { log "$*"; exit 1; }
@@ -107,6 +107,17 @@ expect "$(call "http://localhost:$HOISTWAY_REGISTRY_PORT/v2/hello/tags/list")" 2
 expect "$(call -X POST "$api/api/starter-kit")" 200 'Starter kit resources created'
 expect "$(call "$api/api/tools/echo-tool")" 200 "http://localhost:$HOISTWAY_ECHO_PORT"
 expect "$(call "http://localhost:$HOISTWAY_ECHO_PORT/echo" -d '{"message": "hi"}')" 200 '"hi"'
+
+log "egress, from where agents are"
+answer=$("${compose[@]}" exec -T agent python3 -c '
+import urllib.error, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+print(opener.open("http://egress:8098/readyz", timeout=5).status)
+try:
+    opener.open("http://egress:8098/tools/echo-tool/echo", timeout=5)
+except urllib.error.HTTPError as e:
+    print(e.code, e.read().decode())')
+expect "$answer" 200 401 identity_missing
 
 log "restarting"
 "${compose[@]}" restart --timeout 40 >/dev/null 2>&1

@@ -75,7 +75,8 @@ pub struct UpArgs {
     /// Log lines for people (`human`) or as JSON (`json`) [default: human]
     #[arg(long, env = "HOISTWAY_LOG_FORMAT")]
     log_format: Option<LogFormat>,
-    /// A configuration file (TOML): the keys above, and tables `[gateway]`, `[build]`, `[agent]`, `[tool-registry]`
+    /// A configuration file (TOML): the keys above, and tables `[gateway]`, `[build]`, `[agent]`, `[egress]`,
+    /// `[tool-registry]`
     #[arg(long, value_name = "FILE", env = "HOISTWAY_CONFIG")]
     config: Option<PathBuf>,
 }

@@ -69,8 +69,9 @@ async fn reseal(dir: &Path, key: &MasterKey) -> Result<()> {
     let data_dir = dir.to_owned();
     let tool_config = tools::Config { data_dir: data_dir.clone(), ..tools::Config::default() };
     if tool_config.service_dir().is_dir() {
-        // Opening asks for a token, which nobody shows to anybody here.
-        let deps = tools::Deps { token: ServiceToken::generate()?, master_key: key.clone() };
+        // Opening asks for tokens, which nobody shows to anybody here.
+        let (token, egress_token) = (ServiceToken::generate()?, ServiceToken::generate()?);
+        let deps = tools::Deps { token, egress_token, master_key: key.clone() };
         tools::reseal(&tool_config, &deps).await?;
     }
     let agent_config = agent::Config { data_dir: data_dir.clone(), ..agent::Config::default() };

@@ -4,10 +4,12 @@
 use crate::{UpArgs, demo, rotate, screen::Screen};
 use hoistway_agent as agent;
 use hoistway_build as build;
-use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient};
+use hoistway_client::{AgentClient, AgentIdentitiesClient, BuildClient, ToolCredentialsClient, ToolRegistryClient};
+use hoistway_egress as egress;
 use hoistway_gateway::{self as gateway, Gateway, saga::Services};
 use hoistway_kit::{
     config,
+    egress::EgressKey,
     fs::{self, DirLock, private_dir},
     open_files,
     ports::{self, Listeners, Ports},
@@ -63,6 +65,8 @@ impl Listen {
 /// What all parts share.
 struct Shared {
     token: ServiceToken,
+    egress_token: ServiceToken,
+    egress_key: EgressKey,
     master_key: MasterKey,
     api_key: ApiKey,
     api_key_file: PathBuf,
@@ -77,6 +81,8 @@ impl Shared {
         Ok(Self {
             _lock: DirLock::acquire(dir)?,
             token: ServiceToken::load_or_create(&dir.join("service-token"))?,
+            egress_token: ServiceToken::load_or_create(&dir.join("egress-token"))?,
+            egress_key: EgressKey::load_or_create(&dir.join("egress-key"))?,
             master_key: MasterKey::load_or_create(&rotate::key_file(dir))?,
             api_key: ApiKey::load_or_create(&api_key_file)?,
             api_key_file,
@@ -105,6 +111,7 @@ struct Settings {
     tools: tools::Config,
     build: build::Config,
     agent: agent::Config,
+    egress: egress::Config,
     gateway: gateway::Config,
 }
 
@@ -116,7 +123,8 @@ impl Settings {
         let own: Own = file.as_ref().map(config::File::program).transpose()?.unwrap_or_default();
         let listen = own.listen.map(|text| text.parse()).transpose().map_err(|e: String| Error::field("listen", e))?;
         let data_dir = config::data_dir(args.data_dir.or(own.data_dir))?;
-        let shared = ["data_dir", "service_token_file", "master_key_file", "api_key_file", "log_format"];
+        let shared =
+            ["data_dir", "service_token_file", "egress_token_file", "master_key_file", "api_key_file", "log_format"];
         let decided = |more: &[&'static str]| [&shared, more].concat();
         let file = file.as_ref();
         let agent: agent::Config = config::load_part(
@@ -145,6 +153,11 @@ impl Settings {
                 network: args.network.unwrap_or(agent.network),
                 ..agent
             },
+            egress: config::load_part(
+                egress::config::SERVICE,
+                file,
+                &decided(&["listen", "grpc_listen", "tool_registry", "agent", "key_file"]),
+            )?,
             gateway: config::load_part(
                 gateway::config::SERVICE,
                 file,
@@ -166,17 +179,19 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let api = settings.listen.bind()?;
     let mut kept = Ports::open(&data_dir)?;
 
-    // The services outlive the gateway: what it has in flight still needs them.
-    let services = CancellationToken::new();
+    // The services outlive the gateway: what it has in flight still needs them. Egress outlives the agents.
+    let (services, way_out) = (CancellationToken::new(), CancellationToken::new());
 
     let tool_ports = tools::Ports { grpc: kept.listen("tool-registry")?, http: kept.listen("echo-tool")? };
     let build_ports = build::Ports { grpc: kept.listen("build")?, registry: kept.listen("registry")? };
-    let agent_ports = agent::Ports { grpc: kept.listen("agent")?, egress: kept.listen("egress")? };
+    let agent_ports = agent::Ports { grpc: kept.listen("agent")? };
+    let egress_ports = egress::Ports { grpc: kept.listen("egress-grpc")?, http: kept.listen("egress")? };
     let registry = first(&build_ports.registry)?.to_string();
     let grpc = vec![
         ("tool-registry", first(&tool_ports.grpc)?),
         ("build", first(&build_ports.grpc)?),
         ("agent", first(&agent_ports.grpc)?),
+        ("egress", first(&egress_ports.grpc)?),
     ];
 
     let tool_config = tools::Config {
@@ -185,9 +200,13 @@ pub async fn run(args: UpArgs) -> Result<()> {
         public_url: Some(format!("http://{}", first(&tool_ports.http)?)),
         ..settings.tools
     };
-    let tool_deps = tools::Deps { token: shared.token.clone(), master_key: shared.master_key.clone() };
+    let tool_deps = tools::Deps {
+        token: shared.token.clone(),
+        egress_token: shared.egress_token.clone(),
+        master_key: shared.master_key.clone(),
+    };
     let tool_service = tools::open(&tool_config, &tool_deps).await?;
-    let tool_server = tools::grpc(Arc::new(tool_service.clone()), &tool_deps)?;
+    let tool_server = tools::grpc(Arc::new(tool_service.clone()), Arc::new(tool_service.clone()), &tool_deps)?;
 
     let build_config = build::Config {
         data_dir: data_dir.clone(),
@@ -202,14 +221,32 @@ pub async fn run(args: UpArgs) -> Result<()> {
 
     let agent_config = agent::Config {
         data_dir: data_dir.clone(),
-        egress_listen: first(&agent_ports.egress)?,
+        egress_listen: first(&egress_ports.http)?,
         registry_address: registry.clone(),
         python: Some(interpreter.executable.clone()),
         ..settings.agent
     };
     let agent_deps = agent::Deps { token: shared.token.clone(), master_key: shared.master_key.clone(), runtime: None };
     let agent_service = agent::open(&agent_config, &agent_deps).await?;
-    let agent_server = agent::grpc(agent_service.handle(), &agent_deps)?;
+    let agent_server = agent::grpc(agent_service.handle(), agent_service.identities(), &agent_deps)?;
+
+    let egress_config =
+        egress::Config { data_dir: data_dir.clone(), listen: first(&egress_ports.http)?, ..settings.egress };
+    let tool_credentials = tool_server.clone().into_local_with(&shared.egress_token);
+    let policies = egress::WatchedPolicies::new(
+        Arc::new(ToolCredentialsClient::new(tool_credentials)),
+        Arc::new(AgentIdentitiesClient::new(agent_server.clone().into_local())),
+        &egress_config.private_domains,
+    )?;
+    let egress_deps = egress::Deps {
+        token: shared.token.clone(),
+        key: shared.egress_key.clone(),
+        policies: Arc::new(policies),
+        records: None,
+        end_users: Arc::new(egress::NoEndUsers),
+    };
+    let egress_service = egress::open(&egress_config, &egress_deps).await?;
+    let egress_server = egress::grpc(egress_service.handle(), &egress_deps)?;
 
     let gateway_config =
         gateway::Config { data_dir: data_dir.clone(), public_registry: registry.clone(), ..settings.gateway };
@@ -242,14 +279,20 @@ pub async fn run(args: UpArgs) -> Result<()> {
         services.cancel();
         served
     };
-    let (front, tool_registry, build, agents, ()) = tokio::join!(
+    let agents = async {
+        let served = agent::run(agent_service, agent_server, agent_ports, services.clone()).await;
+        way_out.cancel();
+        served
+    };
+    let (front, tool_registry, build, agents, egress, ()) = tokio::join!(
         part(&stop, front),
         part(&stop, tools::run(tool_service, tool_server, tool_ports, services.clone())),
         part(&stop, build_service.run(build_ports, services.clone())),
-        part(&stop, agent::run(agent_service, agent_server, agent_ports, services.clone())),
+        part(&stop, agents),
+        part(&stop, egress::run(egress_service, egress_server, egress_ports, way_out.clone())),
         say(screen, demo.then(|| shared.api_key.secret().clone()), &stop),
     );
-    front.and(tool_registry).and(build).and(agents)
+    front.and(tool_registry).and(build).and(agents).and(egress)
 }
 
 fn first(listeners: &Listeners) -> Result<SocketAddr> {

@@ -3,6 +3,7 @@
 
 mod agents;
 mod builds;
+mod egress;
 mod revisions;
 mod seen;
 /// Records of the tool registry, and the two of its messages that have credentials beside them.

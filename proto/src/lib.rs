@@ -39,5 +39,14 @@ pub mod agents {
     }
 }
 
+/// Package `hoistway.egress`.
+pub mod egress {
+    /// Version 1.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("hoistway.egress.v1");
+    }
+}
+
 /// The encoded `FileDescriptorSet` of all services, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -32,12 +32,12 @@ use std::{
 use tar::{Builder, EntryType, Header};
 
 /// The databases in the order in which they are copied.
-const DATABASES: [&str; 4] =
-    ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db"];
+const DATABASES: [&str; 5] =
+    ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db", "egress/egress.db"];
 /// The keys that everything secret in the databases' copies opens with.
 const KEYS: &str = "master.key";
 /// Files that an installation may have besides.
-const FILES: [&str; 3] = ["api-key", "service-token", "ports.json"];
+const FILES: [&str; 6] = ["api-key", "service-token", "egress-token", "egress-key", "egress/ca-key.pem", "ports.json"];
 /// Directories that are kept whole. Their files have their content's digest for a name and never change.
 const BLOBS: [&str; 1] = ["build/registry/blobs"];
 /// The first entry of every backup.

@@ -11,6 +11,7 @@ mod contract;
 mod counts;
 mod data_dir;
 mod document;
+mod egress;
 mod fresh_start;
 mod fuzz;
 mod http;

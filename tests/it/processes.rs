@@ -1,6 +1,9 @@
 //! The same services as processes of their own, as compose runs them.
 
 use crate::http;
+use hoistway_client::{EgressClient, Transport};
+use hoistway_kit::token::ServiceToken;
+use hoistway_model::{EgressService, egress::PolicySource};
 use serde_json::json;
 use std::{
     fs::File,
@@ -40,12 +43,12 @@ fn start(dir: &Path, name: &str, env: &[(&str, String)]) -> Service {
 }
 
 #[test]
-fn four_processes_serve_the_same_api_and_each_may_be_killed() {
+fn five_processes_serve_the_same_api_and_each_may_be_killed() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     std::fs::create_dir(dir.join("data")).unwrap();
     let at = |port: u16| format!("127.0.0.1:{port}");
-    let [api, tools, echo, build, registry, agent, egress] = std::array::from_fn(|_| at(free_port()));
+    let [api, tools, echo, build, registry, agent, egress, egress_grpc] = std::array::from_fn(|_| at(free_port()));
     let url = |at: &str| format!("http://{at}");
     let data = dir.join("data");
     let tool_env = [("GRPC_LISTEN", tools.clone()), ("HTTP_LISTEN", echo.clone()), ("PUBLIC_URL", url(&echo))];
@@ -56,6 +59,12 @@ fn four_processes_serve_the_same_api_and_each_may_be_killed() {
     ];
     let agent_env =
         [("GRPC_LISTEN", agent.clone()), ("EGRESS_LISTEN", egress.clone()), ("REGISTRY_ADDRESS", registry.clone())];
+    let egress_env = [
+        ("LISTEN", egress.clone()),
+        ("GRPC_LISTEN", egress_grpc.clone()),
+        ("TOOL_REGISTRY", url(&tools)),
+        ("AGENT", url(&agent)),
+    ];
     let gateway_env = [
         ("LISTEN", api.clone()),
         ("TOOL_REGISTRY", url(&tools)),
@@ -67,6 +76,7 @@ fn four_processes_serve_the_same_api_and_each_may_be_killed() {
         ("tool-registry", start(dir, "tool-registry", &tool_env)),
         ("build", start(dir, "build", &build_env)),
         ("agent", start(dir, "agent", &agent_env)),
+        ("egress", start(dir, "egress", &egress_env)),
         ("gateway", start(dir, "gateway", &gateway_env)),
     ];
     let ready = || {
@@ -104,11 +114,13 @@ fn four_processes_serve_the_same_api_and_each_may_be_killed() {
             "tool-registry" => &tool_env,
             "build" => &build_env,
             "agent" => &agent_env,
+            "egress" => &egress_env,
             _ => &gateway_env,
         };
         running.push((name, start(dir, name, env)));
         ready();
         assert_eq!(invoke(), format!("v{}", i + 1), "after {name} was killed");
+        egress_is_current(dir, &url(&egress_grpc));
         let text = format!("v{}", i + 2);
         let again = call("POST", "/api/deploy", &source(&text));
         assert_eq!(again.status, 201, "after {name} was killed: {}\n{}", again.text(), logs(dir));
@@ -116,8 +128,26 @@ fn four_processes_serve_the_same_api_and_each_may_be_killed() {
     }
 }
 
+/// Waits until egress knows what both other services say, and follows them.
+fn egress_is_current(dir: &Path, uri: &str) {
+    let token = ServiceToken::load_or_create(&dir.join("data/service-token")).unwrap();
+    let current = async {
+        let egress = EgressClient::new(Transport::connect("egress", uri, &token).unwrap());
+        let is_current = |source: PolicySource| source.complete && source.connected && source.records > 0;
+        loop {
+            if egress.status().await.is_ok_and(|s| is_current(s.identities) && s.tools.complete && s.tools.connected) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let waited = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), current).await });
+    assert!(waited.is_ok(), "egress is not current: {}", logs(dir));
+}
+
 fn logs(dir: &Path) -> String {
-    ["tool-registry", "build", "agent", "gateway"]
+    ["tool-registry", "build", "agent", "egress", "gateway"]
         .map(|name| {
             format!("== {name}\n{}", std::fs::read_to_string(dir.join(format!("{name}.log"))).unwrap_or_default())
         })

@@ -11,7 +11,7 @@ def handler(message):
     try:
         urllib.request.urlopen(request)
     except urllib.error.HTTPError as e:
-        return {"response": [e.code, "no egress yet" in e.read().decode(), os.path.exists(message)]}
+        return {"response": [e.code, "cannot be reached through egress yet" in e.read().decode(), os.path.exists(message)]}
 "#;
 
 #[test]

@@ -4,10 +4,12 @@
 
 mod agents;
 mod builds;
+mod egress;
 mod tools;
 
 pub use agents::AgentClient;
 pub use builds::BuildClient;
+pub use egress::{AgentIdentitiesClient, EgressClient, ToolCredentialsClient};
 pub use hoistway_kit::grpc::Transport;
 pub use tools::ToolRegistryClient;
 

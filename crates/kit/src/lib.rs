@@ -25,4 +25,5 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod time;
 pub mod token;
+pub mod updates;
 pub mod web;

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod build;
 pub mod digest;
+pub mod egress;
 pub mod error;
 pub mod ids;
 pub mod image;
@@ -14,10 +15,12 @@ pub mod redact;
 pub mod revision;
 pub mod source;
 pub mod tool;
+pub mod watch;
 
 pub use agent::AgentService;
 pub use build::BuildService;
 pub use digest::Digest;
+pub use egress::{AgentIdentities, EgressService, ToolCredentials};
 pub use error::{Code, Error, Result};
 pub use ids::{AuditId, BuildAttemptId, DeploymentId, KeyId, OperationId, RevisionId};
 pub use name::Name;

@@ -23,6 +23,30 @@ fn names(field: &str, texts: Vec<String>) -> Result<Vec<Name>> {
     texts.iter().enumerate().map(|(i, t)| name(&format!("{field}[{i}]"), t)).collect()
 }
 
+impl From<ApiKeyPlace> for pb::ApiKeyPlace {
+    fn from(k: ApiKeyPlace) -> Self {
+        Self { location: k.location, name: k.name, value_prefix: k.value_prefix }
+    }
+}
+
+impl From<pb::ApiKeyPlace> for ApiKeyPlace {
+    fn from(k: pb::ApiKeyPlace) -> Self {
+        Self { location: k.location, name: k.name, value_prefix: k.value_prefix }
+    }
+}
+
+impl From<OAuth2> for pb::OAuth2 {
+    fn from(o: OAuth2) -> Self {
+        Self { token_url: o.token_url, scopes: o.scopes }
+    }
+}
+
+impl From<pb::OAuth2> for OAuth2 {
+    fn from(o: pb::OAuth2) -> Self {
+        Self { token_url: o.token_url, scopes: o.scopes }
+    }
+}
+
 impl From<Connection> for pb::Connection {
     fn from(c: Connection) -> Self {
         Self {
@@ -30,12 +54,8 @@ impl From<Connection> for pb::Connection {
             port: c.port.into(),
             scheme: c.scheme.as_str().into(),
             auth_type: c.auth_type.as_str().into(),
-            api_key: c.api_key.map(|k| pb::ApiKeyPlace {
-                location: k.location,
-                name: k.name,
-                value_prefix: k.value_prefix,
-            }),
-            oauth2: c.oauth2.map(|o| pb::OAuth2 { token_url: o.token_url, scopes: o.scopes }),
+            api_key: c.api_key.map(Into::into),
+            oauth2: c.oauth2.map(Into::into),
         }
     }
 }
@@ -49,12 +69,8 @@ impl TryFrom<pb::Connection> for Connection {
             scheme: parsed("connection.scheme", &c.scheme)?,
             auth_type: parsed("connection.auth_type", &c.auth_type)?,
             base_url: c.base_url,
-            api_key: c.api_key.map(|k| ApiKeyPlace {
-                location: k.location,
-                name: k.name,
-                value_prefix: k.value_prefix,
-            }),
-            oauth2: c.oauth2.map(|o| OAuth2 { token_url: o.token_url, scopes: o.scopes }),
+            api_key: c.api_key.map(Into::into),
+            oauth2: c.oauth2.map(Into::into),
         })
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     sandbox::{Mode, Network, Pretend},
 };
 use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use http::Uri;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -23,9 +24,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where gRPC is served.
     pub grpc_listen: SocketAddr,
-    /// Where agents reach model providers; until egress exists, something answers there that says so.
+    /// Where egress listens on this machine.
     pub egress_listen: SocketAddr,
-    /// Base URL of the same for agents; absent: `egress_listen`.
+    /// Base URL of egress as agents reach it; absent: `egress_listen`.
     pub egress_url: Option<String>,
     /// `host:port` of the platform's own registry; plain HTTP.
     pub registry_address: String,
@@ -116,6 +117,15 @@ impl Config {
         self.in_data_dir(self.master_key_file.as_deref(), "master.key")
     }
 
+    /// The port of egress as agents reach it.
+    pub fn egress_port(&self) -> u16 {
+        let url: Option<Uri> = self.egress_url.as_ref().and_then(|url| url.parse().ok());
+        match url {
+            Some(url) => url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 }),
+            None => self.egress_listen.port(),
+        }
+    }
+
     /// Base URL of egress as agents reach it.
     pub fn egress_url(&self) -> String {
         self.egress_url.clone().unwrap_or_else(|| format!("http://{}", self.egress_listen))
@@ -123,5 +133,19 @@ impl Config {
 
     fn in_data_dir(&self, configured: Option<&Path>, name: &str) -> PathBuf {
         configured.map_or_else(|| self.data_dir.join(name), Path::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_of_egress_is_the_one_that_agents_are_told() {
+        let port = |url: Option<&str>| Config { egress_url: url.map(Into::into), ..Config::default() }.egress_port();
+        assert_eq!(port(None), 8098);
+        assert_eq!(port(Some("http://egress:9000")), 9000);
+        assert_eq!(port(Some("http://egress")), 80);
+        assert_eq!(port(Some("https://[::1]/")), 443);
     }
 }

@@ -1,5 +1,5 @@
-//! What stands where egress will be: it answers every call with a clear "not yet" in the shape that model clients
-//! read, so that `openai.OpenAI()` at import works and a call says why it fails.
+//! What stands for egress in an agent's own network until connections are handed on to it: it answers every call with a
+//! clear "not yet" in the shape that model clients read, so that a call says why it fails.
 
 use axum::{
     Json, Router,
@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use hoistway_kit::{ports::Listeners, web};
+use hoistway_kit::{egress::NO_MODELS, ports::Listeners, web};
 use hoistway_model::Result;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -19,10 +19,10 @@ pub fn router() -> Router {
 
 async fn not_yet() -> Response {
     let body = json!({"error": {
-        "message": "no egress yet: this installation cannot reach model providers for agents",
+        "message": NO_MODELS,
         "type": "service_unavailable",
         "param": null,
-        "code": "no_egress_yet",
+        "code": "unavailable",
     }});
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }

@@ -6,12 +6,13 @@ use hoistway_kit::{
     logs,
 };
 use hoistway_model::{
-    AgentService, Operation, Result,
+    AgentIdentities, AgentService, Operation, Result,
     log::{LogPiece, LogQuery},
 };
 use hoistway_proto::{
     agents::v1::{
         self as pb,
+        agent_identity_service_server::{AgentIdentityService, AgentIdentityServiceServer},
         agent_service_server::{AgentService as Service, AgentServiceServer},
     },
     common::v1 as common,
@@ -32,6 +33,28 @@ pub(crate) fn server(agents: Arc<dyn AgentService>) -> AgentServiceServer<GrpcAg
     AgentServiceServer::new(GrpcAgentService(agents))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
+}
+
+/// What says whom egress lets out, as the generated server sees it.
+#[derive(Debug, Clone)]
+pub struct GrpcAgentIdentities(Arc<dyn AgentIdentities>);
+
+/// The generated server over `identities`.
+pub(crate) fn identity_server(identities: Arc<dyn AgentIdentities>) -> AgentIdentityServiceServer<GrpcAgentIdentities> {
+    AgentIdentityServiceServer::new(GrpcAgentIdentities(identities)).max_encoding_message_size(MAX_MESSAGE)
+}
+
+#[async_trait]
+impl AgentIdentityService for GrpcAgentIdentities {
+    type WatchIdentitiesStream = Answers<pb::WatchIdentitiesResponse>;
+
+    async fn watch_identities(
+        &self,
+        _: Request<pb::WatchIdentitiesRequest>,
+    ) -> Result<Response<Self::WatchIdentitiesStream>, Status> {
+        let updates = self.0.watch_identities().await.map_err(to_status)?;
+        Ok(Response::new(Box::pin(updates.map(|update| update.map(Into::into).map_err(to_status)))))
+    }
 }
 
 fn operation(message: Option<common::Operation>) -> Result<Operation> {

@@ -19,7 +19,7 @@ mod service;
 mod store;
 
 pub use config::Config;
-pub use grpc::GrpcAgentService;
+pub use grpc::{GrpcAgentIdentities, GrpcAgentService};
 pub use service::Service;
 
 use environment::Surroundings;
@@ -32,7 +32,7 @@ use hoistway_kit::{
     shutdown::part,
     token::ServiceToken,
 };
-use hoistway_model::{AgentService, Error, Result};
+use hoistway_model::{AgentIdentities, AgentService, Error, Result};
 use images::{Bounds, Images, LayerStore, Registries};
 use interpreter::Interpreter;
 use runtime::{ProcessConfig, ProcessRuntime, Runtime};
@@ -69,27 +69,22 @@ impl Deps {
     }
 }
 
-/// The two ports of the service.
+/// The port of the service.
 #[derive(Debug)]
 pub struct Ports {
     /// For gRPC.
     pub grpc: Listeners,
-    /// For what stands where egress will be.
-    pub egress: Listeners,
 }
 
 impl Ports {
-    /// Listens on the configured addresses, and writes the ports that were taken for port 0 into `config`.
+    /// Listens on the configured address, and writes the port that was taken for port 0 into `config`.
     pub fn listen(config: &mut Config) -> Result<Self> {
-        Ok(Self {
-            grpc: listen_as_configured(&mut config.grpc_listen)?,
-            egress: listen_as_configured(&mut config.egress_listen)?,
-        })
+        Ok(Self { grpc: listen_as_configured(&mut config.grpc_listen)? })
     }
 }
 
 /// Opens the service: its directory, its database, its runtime; agents of earlier times come back in the background.
-/// It listens nowhere; agents are told egress' URL from `config`, so a port 0 in there must have become the real one.
+/// It listens nowhere; agents are told egress' URL from `config`, so the port in there must be the real one.
 /// Whoever opens it ends it with [`Service::shutdown`].
 pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     let dir = config.service_dir();
@@ -152,7 +147,7 @@ fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
         sandbox: sandbox::Settings {
             mode: config.sandbox,
             network: config.network,
-            egress_port: config.egress_listen.port(),
+            egress_port: config.egress_port(),
             readable: config.readable.clone(),
             writable: config.writable.clone(),
             pretend: config.pretend,
@@ -162,31 +157,29 @@ fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
 }
 
 /// The gRPC server of any agent service, with health and reflection.
-pub fn grpc(agents: Arc<dyn AgentService>, deps: &Deps) -> Result<Server> {
-    Server::new(deps.token.clone()).add(grpc::server(agents)).reflection(hoistway_proto::DESCRIPTORS)
+pub fn grpc(agents: Arc<dyn AgentService>, identities: Arc<dyn AgentIdentities>, deps: &Deps) -> Result<Server> {
+    Server::new(deps.token.clone())
+        .add(grpc::server(agents))
+        .add(grpc::identity_server(identities))
+        .reflection(hoistway_proto::DESCRIPTORS)
 }
 
 /// Serves an opened service until `shutdown`, then drains and stops the agents.
 pub async fn run(service: Arc<Service>, server: Server, ports: Ports, shutdown: CancellationToken) -> Result<()> {
-    // When one of them ends, whatever the reason, the other is of no use.
     let ended = shutdown.child_token();
     let closing = async {
         ended.cancelled().await;
         // Watches never end by themselves, and calls are drained only when all of them have ended.
         service.close_routes();
     };
-    let (rpc, egress, ()) = tokio::join!(
-        part(&ended, server.serve(ports.grpc, ended.clone())),
-        part(&ended, egress_stub::serve(ports.egress, ended.clone())),
-        closing
-    );
+    let (served, ()) = tokio::join!(part(&ended, server.serve(ports.grpc, ended.clone())), closing);
     service.shutdown().await;
-    rpc.and(egress)
+    served
 }
 
 /// The whole service as its own binary runs it.
 pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     let service = open(config, &deps).await?;
-    let server = grpc(service.handle(), &deps)?;
+    let server = grpc(service.handle(), service.identities(), &deps)?;
     run(service, server, ports, shutdown).await
 }

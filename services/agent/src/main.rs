@@ -46,7 +46,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         let shutdown = shutdown::on_signals()?;
         let deps = Deps::load(&config).await?;
         let ports = Ports::listen(&mut config)?;
-        tracing::info!(grpc = %config.grpc_listen, egress = %config.egress_listen, "{SERVICE} is listening");
+        tracing::info!(grpc = %config.grpc_listen, "{SERVICE} is listening");
         serve(&config, deps, ports, shutdown).await
     })
 }

@@ -108,7 +108,7 @@ impl Template {
 async fn token(egress: &Egress, tool: &ToolPolicy, rejected: Option<&Secret>) -> Result<Option<Secret>, Refusal> {
     match &tool.credential {
         Credential::OAuth2(client) => egress.tokens.get(&egress.upstream, tool, client, rejected).await.map(Some),
-        Credential::None | Credential::ApiKey { .. } => Ok(None),
+        Credential::None | Credential::ApiKey { .. } | Credential::Unavailable(_) => Ok(None),
     }
 }
 

@@ -1,11 +1,12 @@
 //! The settings of egress: a TOML file, then `HOISTWAY_EGRESS_*`.
 
-use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use hoistway_kit::{config::xdg_data_dir, prune::Keep, telemetry::LogFormat};
 use hoistway_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// The name of the service, in configuration, logs and directories.
@@ -19,6 +20,16 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where agents reach egress.
     pub listen: SocketAddr,
+    /// Where gRPC is served.
+    pub grpc_listen: SocketAddr,
+    /// The URL of the tool registry.
+    pub tool_registry: String,
+    /// The URL of the agent service.
+    pub agent: String,
+    /// The token that services show each other; absent: `service-token` in the data directory.
+    pub service_token_file: Option<PathBuf>,
+    /// The token that egress alone shows, to read credentials; absent: `egress-token` in the data directory.
+    pub egress_token_file: Option<PathBuf>,
     /// Further `HOST:PORT` by which agents know egress itself, such as `egress:8098`: base URLs begin with them. The
     /// address that it listens on, and `localhost` with its port, are known anyway.
     pub names: Vec<String>,
@@ -26,12 +37,21 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// A PEM file of authorities that tools are trusted by besides the system's.
     pub extra_ca_file: Option<PathBuf>,
+    /// Domains whose names may lead to private networks, besides those that are private anyway (`localhost`, `internal`,
+    /// `local`, `home.arpa`, and names without a dot).
+    pub private_domains: Vec<String>,
     /// `HOST:PORT=ADDRESS:PORT`: connections to the one go to the other, whatever address it is. For tests.
     pub resolve: Vec<String>,
     /// The operator's proxy on the way out, from `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     pub use_proxy: bool,
     /// What one agent, one call and the whole service may use.
     pub limits: Limits,
+    /// How long records of calls are kept, in days.
+    pub call_days: u32,
+    /// How many of them are kept.
+    pub calls: u32,
+    /// How often what is not to be kept is removed, in seconds.
+    pub tidy_seconds: u64,
     /// How log lines look: human or json.
     pub log_format: LogFormat,
 }
@@ -71,12 +91,21 @@ impl Default for Config {
         Self {
             data_dir: xdg_data_dir(),
             listen: (Ipv4Addr::LOCALHOST, 8098).into(),
+            grpc_listen: (Ipv4Addr::LOCALHOST, 8099).into(),
+            tool_registry: "http://127.0.0.1:8093".to_owned(),
+            agent: "http://127.0.0.1:8097".to_owned(),
+            service_token_file: None,
+            egress_token_file: None,
             names: Vec::new(),
             key_file: None,
             extra_ca_file: None,
+            private_domains: Vec::new(),
             resolve: Vec::new(),
             use_proxy: true,
             limits: Limits::default(),
+            call_days: 30,
+            calls: 100_000,
+            tidy_seconds: 60 * 60,
             log_format: LogFormat::default(),
         }
     }
@@ -107,9 +136,33 @@ impl Config {
         self.data_dir.join(SERVICE)
     }
 
+    /// The file of the database.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.service_dir().join(format!("{SERVICE}.db"))
+    }
+
+    /// How many records of calls are kept, and for how long.
+    pub(crate) fn calls_kept(&self) -> Keep {
+        Keep::new(Duration::from_secs(u64::from(self.call_days) * 86_400), self.calls.into())
+    }
+
     /// The file of the key of agents' tokens.
     pub fn key_file(&self) -> PathBuf {
-        self.key_file.as_deref().map_or_else(|| self.data_dir.join("egress-key"), Path::to_owned)
+        self.in_data_dir(self.key_file.as_deref(), "egress-key")
+    }
+
+    /// The file of the service token.
+    pub fn service_token_file(&self) -> PathBuf {
+        self.in_data_dir(self.service_token_file.as_deref(), "service-token")
+    }
+
+    /// The file of the token of egress.
+    pub fn egress_token_file(&self) -> PathBuf {
+        self.in_data_dir(self.egress_token_file.as_deref(), "egress-token")
+    }
+
+    fn in_data_dir(&self, configured: Option<&Path>, name: &str) -> PathBuf {
+        configured.map_or_else(|| self.data_dir.join(name), Path::to_owned)
     }
 }
 

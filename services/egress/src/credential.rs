@@ -39,6 +39,10 @@ pub(crate) fn apply(
             Ok(())
         }
         (Credential::OAuth2(_), None) => Err(unusable(tool)),
+        (Credential::Unavailable(why), _) => {
+            let text = format!("the tool \"{}\" {why}", tool.name);
+            Err(Refusal::bad_gateway("credential_missing", text))
+        }
     }
 }
 

@@ -14,10 +14,13 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hoistway_model::RevisionId;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+/// Where clients of models call, in the base URLs that agents are told.
+const MODELS: &str = "/v1/";
 
 /// Who speaks on a connection.
 #[derive(Debug, Clone, Copy)]
@@ -51,9 +54,9 @@ impl Edge {
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Response<Out>, Infallible> {
         if let Mode::Proxy { .. } = self.mode
             && request.uri().authority().is_none()
-            && request.uri().path() == "/healthz"
+            && let Some(answer) = self.probe(request.uri().path())
         {
-            return Ok(Response::new(full(Bytes::from_static(b"ok\n"))));
+            return Ok(answer);
         }
         let to_connect = *request.method() == Method::CONNECT;
         let path = if to_connect { "" } else { request.uri().path() };
@@ -77,7 +80,27 @@ impl Edge {
         })
     }
 
+    /// Answers whether the process is there, and whether it knows what agents may do.
+    fn probe(&self, path: &str) -> Option<Response<Out>> {
+        let is_ready = || {
+            let status = self.egress.policies.status();
+            status.tools.complete && status.identities.complete
+        };
+        let (status, text) = match path {
+            "/healthz" => (StatusCode::OK, "ok\n"),
+            "/readyz" if is_ready() => (StatusCode::OK, "ok\n"),
+            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "it is not known yet what agents may call\n"),
+            _ => return None,
+        };
+        let mut answer = Response::new(full(Bytes::from_static(text.as_bytes())));
+        *answer.status_mut() = status;
+        Some(answer)
+    }
+
     async fn handle(&self, request: Request<Incoming>, entry: &mut Entry) -> Result<Outcome, Refusal> {
+        if self.is_anonymous_model_call(&request) {
+            return Err(Refusal::no_models());
+        }
         let policy = self.policy(&request).await?;
         entry.by(&policy.agent, policy.revision);
         self.egress.agents.request(&policy.agent)?;
@@ -100,6 +123,15 @@ impl Edge {
         entry.to(allowed.tool.origin.to_string());
         entry.path(allowed.path_and_query.split('?').next().unwrap_or_default());
         call::call(&self.egress, &policy, allowed, request, entry).await.map(Outcome::Called)
+    }
+
+    /// Clients of models show no token of egress, since their base URL has none. The answer is the same for everybody.
+    fn is_anonymous_model_call(&self, request: &Request<Incoming>) -> bool {
+        let (uri, headers) = (request.uri(), request.headers());
+        matches!((self.identity, &self.mode), (Identity::PerRequest, Mode::Proxy { .. }))
+            && uri.authority().is_none()
+            && uri.path().starts_with(MODELS)
+            && !headers.contains_key(header::PROXY_AUTHORIZATION)
     }
 
     /// The policy of whoever asks.
@@ -136,8 +168,8 @@ fn token(headers: &HeaderMap) -> Option<String> {
 }
 
 fn nothing_here(path_and_query: &str) -> Refusal {
-    if path_and_query.starts_with("/v1/") {
-        return Refusal::not_supported("models", "model providers cannot be called through egress yet");
+    if path_and_query.starts_with(MODELS) {
+        return Refusal::no_models();
     }
     Refusal::not_found("egress has base URLs of tools, /tools/NAME/, and is a proxy otherwise")
 }

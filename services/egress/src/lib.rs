@@ -2,7 +2,8 @@
 //! nothing else, adds the credentials that agents never see, and records every call.
 //!
 //! What agents may do comes in through [`Policies`], what they did goes out through [`Records`]. [`serve`] is the whole
-//! service; see `docs/egress.md` for what it enforces.
+//! service; a process that hosts several services calls [`open`], [`grpc`] and [`run`] itself. See `docs/egress.md` for
+//! what it enforces.
 
 mod address;
 mod body;
@@ -15,9 +16,11 @@ mod credential;
 mod edge;
 mod entry;
 pub mod fixed;
+mod grpc;
 mod headers;
 mod intercept;
 mod limits;
+mod migration;
 mod oauth;
 pub mod origin;
 pub mod path;
@@ -25,30 +28,43 @@ pub mod policy;
 mod prefixed;
 pub mod records;
 mod refuse;
+mod service;
+mod store;
 mod target;
 mod tls;
+mod tool_access;
 mod upstream;
+mod watched_policy;
 
 pub use ca::Authority;
 pub use config::Config;
+pub use grpc::GrpcEgressService;
 pub use policy::{AgentPolicy, EndUsers, NoEndUsers, Policies, PolicyError, ToolPolicy};
 pub use records::{Record, Records};
+pub use watched_policy::WatchedPolicies;
 
+use hoistway_client::{AgentIdentitiesClient, ToolCredentialsClient};
 use hoistway_kit::{
     egress::EgressKey,
+    fs::DirLock,
+    grpc::{Server, Transport},
     ports::{Listeners, listen_as_configured},
+    shutdown::part,
+    token::ServiceToken,
 };
-use hoistway_model::{Error, Result};
+use hoistway_model::{EgressService, Error, Result};
 use limits::Agents;
 use oauth::Tokens;
 use origin::Place;
 use records::Recorder;
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use service::Handle;
+use std::{sync::Arc, time::Duration};
+use store::Store;
 use tls::Certificates;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::MissedTickBehavior,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use upstream::Upstream;
 
@@ -62,14 +78,58 @@ const RECORDS: usize = 8192;
 /// What the service shares with the rest of the installation.
 #[derive(Debug, Clone)]
 pub struct Deps {
+    /// The token that callers must show.
+    pub token: ServiceToken,
     /// The key of agents' tokens.
     pub key: EgressKey,
     /// What agents may do.
     pub policies: Arc<dyn Policies>,
-    /// Where records go.
-    pub records: Arc<dyn Records>,
+    /// Where records go; absent: into the database of the service.
+    pub records: Option<Arc<dyn Records>>,
     /// Whom agents work for.
     pub end_users: Arc<dyn EndUsers>,
+}
+
+impl Deps {
+    /// Reads the keys from the configured files, which are made at the first start. Policies come from the configured
+    /// services. Inside the runtime only.
+    pub async fn load(config: &Config) -> Result<Self> {
+        let (token, egress_token) = (config.service_token_file(), config.egress_token_file());
+        let key = config.key_file();
+        let load = move || {
+            let (token, key) = (ServiceToken::load_or_create(&token)?, EgressKey::load_or_create(&key)?);
+            Ok::<_, Error>((token, ServiceToken::load_or_create(&egress_token)?, key))
+        };
+        let loading = tokio::task::spawn_blocking(load).await;
+        let (token, egress_token, key) = loading.map_err(|e| Error::internal("reading the keys", e))??;
+        let tools = Transport::connect("tool-registry", &config.tool_registry, &egress_token)?;
+        let agents = Transport::connect("agent", &config.agent, &token)?;
+        let policies = WatchedPolicies::new(
+            Arc::new(ToolCredentialsClient::new(tools)),
+            Arc::new(AgentIdentitiesClient::new(agents)),
+            &config.private_domains,
+        )?;
+        Ok(Self { token, key, policies: Arc::new(policies), records: None, end_users: Arc::new(NoEndUsers) })
+    }
+}
+
+/// The two ports of the service.
+#[derive(Debug)]
+pub struct Ports {
+    /// For gRPC.
+    pub grpc: Listeners,
+    /// For agents.
+    pub http: Listeners,
+}
+
+impl Ports {
+    /// Listens on the configured addresses, and writes the ports that were taken for port 0 into `config`.
+    pub fn listen(config: &mut Config) -> Result<Self> {
+        Ok(Self {
+            grpc: listen_as_configured(&mut config.grpc_listen)?,
+            http: listen_as_configured(&mut config.listen)?,
+        })
+    }
 }
 
 /// An opened service.
@@ -78,6 +138,8 @@ pub struct Service {
     egress: Arc<Egress>,
     authority: Arc<Authority>,
     records: (mpsc::Receiver<Record>, Arc<dyn Records>),
+    store: Option<Store>,
+    _lock: DirLock,
 }
 
 /// Everything that calls share.
@@ -103,51 +165,96 @@ impl Service {
         Arc::clone(&self.authority)
     }
 
-    /// Reads how many records were dropped since the start, because the queue was full.
-    pub fn dropped_records(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
-        let dropped = self.egress.recorder.dropped();
-        move || dropped.load(Ordering::Relaxed)
+    /// The service as the rest of the platform sees it.
+    pub fn handle(&self) -> Arc<dyn EgressService> {
+        Arc::new(Handle::new(&self.egress, self.authority(), self.store.clone()))
     }
 }
 
-/// Listens where it is configured to, and writes the port that was taken for port 0 into `config`.
-pub fn listen(config: &mut Config) -> Result<Listeners> {
-    listen_as_configured(&mut config.listen)
+/// Opens the service: its directory, its authority, its database, the trust in tools. It listens nowhere.
+pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
+    let (opening, shared) = (config.clone(), deps.clone());
+    let opening = tokio::task::spawn_blocking(move || parts(opening, shared)).await;
+    let (egress, queue, lock) = opening.map_err(|e| Error::internal("opening egress", e))??;
+    let authority = egress.certificates.authority();
+    let (records, store): (Arc<dyn Records>, _) = match &deps.records {
+        Some(records) => (Arc::clone(records), None),
+        None => {
+            let store = Store::open(&config.database(), config.calls_kept()).await?;
+            (Arc::new(store.clone()), Some(store))
+        }
+    };
+    Ok(Service { egress: Arc::new(egress), authority, records: (queue, records), store, _lock: lock })
 }
 
-/// Opens the service: its directory, its authority, the trust in tools. It listens nowhere.
-pub async fn open(config: &Config, deps: Deps) -> Result<Service> {
-    let config = config.clone();
-    let open = move || {
-        config.limits.check()?;
-        let names = config.names.iter().enumerate().map(|(index, name)| {
-            Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
-        });
-        let names = names.collect::<Result<_>>()?;
-        let authority = Arc::new(Authority::load_or_create(&config.service_dir())?);
-        let (recorder, queue) = Recorder::new(RECORDS);
-        let egress = Egress {
-            key: deps.key,
-            names,
-            policies: deps.policies,
-            end_users: deps.end_users,
-            recorder,
-            agents: Agents::new(&config.limits),
-            tokens: Tokens::new(),
-            upstream: Upstream::new(&config)?,
-            certificates: Certificates::new(Arc::clone(&authority)),
-            tasks: TaskTracker::new(),
-            shutdown: CancellationToken::new(),
-            config,
-        };
-        Ok(Service { egress: Arc::new(egress), authority, records: (queue, deps.records) })
+/// What calls share, with the end of the queue of their records, and the directory for this process alone. Blocks.
+fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, DirLock)> {
+    config.limits.check()?;
+    let names = config.names.iter().enumerate().map(|(index, name)| {
+        Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
+    });
+    let names = names.collect::<Result<_>>()?;
+    let lock = DirLock::acquire(&config.service_dir())?;
+    let authority = Arc::new(Authority::load_or_create(&config.service_dir())?);
+    let (recorder, queue) = Recorder::new(RECORDS);
+    let egress = Egress {
+        key: deps.key,
+        names,
+        policies: deps.policies,
+        end_users: deps.end_users,
+        recorder,
+        agents: Agents::new(&config.limits),
+        tokens: Tokens::new(),
+        upstream: Upstream::new(&config)?,
+        certificates: Certificates::new(authority),
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+        config,
     };
-    tokio::task::spawn_blocking(open).await.map_err(|e| Error::internal("opening egress", e))?
+    Ok((egress, queue, lock))
+}
+
+/// The gRPC server of any egress, with health and reflection.
+pub fn grpc(egress: Arc<dyn EgressService>, deps: &Deps) -> Result<Server> {
+    Server::new(deps.token.clone()).add(grpc::server(egress)).reflection(hoistway_proto::DESCRIPTORS)
 }
 
 /// Serves an opened service until `shutdown`, then drains.
-pub async fn run(service: Service, listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
-    let Service { egress, records: (queue, sink), .. } = service;
+pub async fn run(service: Service, server: Server, ports: Ports, shutdown: CancellationToken) -> Result<()> {
+    // When one of them ends, whatever the reason, the others are of no use.
+    let ended = shutdown.child_token();
+    let policies = Arc::clone(&service.egress.policies);
+    let (store, every) = (service.store.clone(), Duration::from_secs(service.egress.config.tidy_seconds.max(1)));
+    let (rpc, http, (), ()) = tokio::join!(
+        part(&ended, server.serve(ports.grpc, ended.clone())),
+        part(&ended, serve_agents(service, ports.http, ended.clone())),
+        policies.keep_current(ended.clone()),
+        maintain(store.as_ref(), every, ended.clone())
+    );
+    if let Some(store) = store {
+        store.close().await;
+    }
+    rpc.and(http)
+}
+
+/// Removes old records now and then, until `shutdown`.
+async fn maintain(store: Option<&Store>, every: Duration, shutdown: CancellationToken) {
+    let Some(store) = store else { return };
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is now, and opening has purged.
+    ticks.tick().await;
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(e) = store.purge().await {
+            tracing::warn!(cause = e.chain(), "{e}");
+        }
+    }
+}
+
+/// Accepts agents' connections until `shutdown`, then lets their calls end and keeps the last records.
+async fn serve_agents(service: Service, listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
+    // The directory stays this process' own until the end.
+    let Service { egress, records: (queue, sink), _lock, .. } = service;
     let mut keeping = tokio::spawn(records::keep(queue, sink));
     let room = Arc::new(Semaphore::new(egress.config.limits.connections));
     let accepting = async {
@@ -179,7 +286,9 @@ pub async fn run(service: Service, listeners: Listeners, shutdown: CancellationT
     }
 }
 
-/// The whole service.
-pub async fn serve(config: &Config, deps: Deps, listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
-    run(open(config, deps).await?, listeners, shutdown).await
+/// The whole service as its own binary runs it.
+pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
+    let service = open(config, &deps).await?;
+    let server = grpc(service.handle(), &deps)?;
+    run(service, server, ports, shutdown).await
 }

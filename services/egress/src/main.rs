@@ -1,10 +1,8 @@
-//! Egress as a process of its own, with policies from a file.
+//! Egress as a process of its own.
 
 use clap::Parser;
-use hoistway_egress::{
-    Config, Deps, NoEndUsers, config::SERVICE, fixed::FixedPolicies, listen, records::LogRecords, serve,
-};
-use hoistway_kit::{config, egress::EgressKey, exit, shutdown, telemetry};
+use hoistway_egress::{Config, Deps, Ports, config::SERVICE, fixed::FixedPolicies, records::LogRecords, serve};
+use hoistway_kit::{config, egress::EgressKey, exit, open_files, shutdown, telemetry};
 use hoistway_model::{Error, Result};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -15,11 +13,12 @@ struct Arguments {
     /// A TOML file with settings.
     #[arg(long, env = "HOISTWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A JSON file that says what each agent may call.
+    /// A JSON file that says what each agent may call, instead of the tool registry and the agent service. Calls are
+    /// recorded in the log.
     #[arg(long, value_name = "FILE")]
-    policies: PathBuf,
-    /// Print each agent's token, and end.
-    #[arg(long)]
+    policies: Option<PathBuf>,
+    /// Print the token of each agent in that file, and end.
+    #[arg(long, requires = "policies")]
     print_tokens: bool,
 }
 
@@ -42,22 +41,26 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let mut config: Config = config::load(SERVICE, arguments.config.as_deref())?;
-    let key = EgressKey::load_or_create(&config.key_file())?;
-    let policies = FixedPolicies::read(&arguments.policies)?;
-    if arguments.print_tokens {
-        for (agent, token) in policies.tokens(&key) {
+    let policies = arguments.policies.as_deref().map(FixedPolicies::read).transpose()?;
+    if let Some(policies) = policies.as_ref().filter(|_| arguments.print_tokens) {
+        for (agent, token) in policies.tokens(&EgressKey::load_or_create(&config.key_file())?) {
             println!("{agent} {}", token.expose());
         }
         return Ok(());
     }
     telemetry::init(SERVICE, config.log_format)?;
+    config::data_dir(Some(config.data_dir.clone()))?;
+    open_files::raise_limit()?;
     let runtime = tokio::runtime::Runtime::new().map_err(|e| Error::internal("starting the runtime", e))?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;
-        let listeners = listen(&mut config)?;
-        tracing::info!(listen = %config.listen, "{SERVICE} is listening");
-        let deps =
-            Deps { key, policies: Arc::new(policies), records: Arc::new(LogRecords), end_users: Arc::new(NoEndUsers) };
-        serve(&config, deps, listeners, shutdown).await
+        let mut deps = Deps::load(&config).await?;
+        if let Some(policies) = policies {
+            deps.policies = Arc::new(policies);
+            deps.records = Some(Arc::new(LogRecords));
+        }
+        let ports = Ports::listen(&mut config)?;
+        tracing::info!(listen = %config.listen, grpc = %config.grpc_listen, "{SERVICE} is listening");
+        serve(&config, deps, ports, shutdown).await
     })
 }

@@ -5,9 +5,13 @@ use crate::{
     path::{self, Checked, PathPattern},
 };
 use async_trait::async_trait;
-use hoistway_model::{Name, Result, RevisionId, Secret};
+use hoistway_model::{
+    Name, Result, RevisionId, Secret,
+    egress::{EgressStatus, PolicySource},
+};
 use http::{HeaderName, Method};
 use std::{collections::BTreeMap, fmt, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// What one revision of an agent may call.
 #[derive(Debug, Clone)]
@@ -97,6 +101,8 @@ pub enum Credential {
     },
     /// An access token by OAuth 2.0 client credentials.
     OAuth2(Arc<OAuth2Client>),
+    /// There should be one and there is none that can be sent. Calls are refused with this text after the tool's name.
+    Unavailable(&'static str),
 }
 
 /// Where an API key goes.
@@ -159,6 +165,15 @@ pub trait Policies: fmt::Debug + Send + Sync + 'static {
     /// see what is missing from `required_tools`.
     async fn registered_at(&self, _origin: &Origin) -> Option<Name> {
         None
+    }
+
+    /// Keeps the policies current until `shutdown`. Policies that never change have nothing to do.
+    async fn keep_current(&self, _shutdown: CancellationToken) {}
+
+    /// How current they are.
+    fn status(&self) -> EgressStatus {
+        let known = PolicySource { complete: true, connected: true, records: 0 };
+        EgressStatus { tools: known, identities: known }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::body::{self, Out};
 use bytes::Bytes;
+use hoistway_kit::egress::NO_MODELS;
 use hoistway_model::Code;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
@@ -25,11 +26,13 @@ pub(crate) struct Refusal {
     pub(crate) word: &'static str,
     message: String,
     retry_after: Option<Duration>,
+    /// Whether clients of models read it: they expect an object as the error.
+    for_models: bool,
 }
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, word: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, word, message: message.into(), retry_after: None }
+        Self { status, code, word, message: message.into(), retry_after: None, for_models: false }
     }
 
     /// Forbidden by the policy.
@@ -88,6 +91,12 @@ impl Refusal {
         Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(status, code, "policy_unavailable", text) }
     }
 
+    /// A call of a model, to which nothing leads yet.
+    pub(crate) fn no_models() -> Self {
+        let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable.as_str());
+        Self { for_models: true, ..Self::new(status, code, "models", NO_MODELS) }
+    }
+
     pub(crate) fn timed_out(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded.as_str(), "timeout", message)
     }
@@ -99,7 +108,18 @@ impl Refusal {
 
     /// The answer. The body of an answer to CONNECT is shown by no client, so its text goes into the status line too.
     pub(crate) fn answer(&self, to_connect: bool) -> Response<Out> {
-        let body = json!({"error": self.message, "code": self.code, "reason": self.word});
+        let body = match self.for_models {
+            false => json!({"error": self.message, "code": self.code, "reason": self.word}),
+            true => {
+                let error = json!({
+                    "message": self.message,
+                    "type": "service_unavailable",
+                    "param": null,
+                    "code": self.code,
+                });
+                json!({"error": error, "reason": self.word})
+            }
+        };
         let mut response = Response::new(body::full(Bytes::from(format!("{body}\n"))));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

@@ -31,6 +31,10 @@ impl Certificates {
         Self { authority, hosts: Mutex::new(Bounded::new(HOSTS)) }
     }
 
+    pub(crate) fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority)
+    }
+
     /// The configuration with which egress answers as `host`. Making one is a signature or two, and no more often
     /// than once a day.
     pub(crate) fn of(&self, host: &str) -> Result<Arc<ServerConfig>> {

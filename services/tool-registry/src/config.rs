@@ -26,6 +26,8 @@ pub struct Config {
     pub internal_url: Option<String>,
     /// The token that services show each other; absent: `service-token` in the data directory.
     pub service_token_file: Option<PathBuf>,
+    /// The token that egress alone shows; absent: `egress-token` in the data directory.
+    pub egress_token_file: Option<PathBuf>,
     /// The key of stored credentials; absent: `master.key` in the data directory.
     pub master_key_file: Option<PathBuf>,
     /// How long the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
@@ -47,6 +49,7 @@ impl Default for Config {
             public_url: None,
             internal_url: None,
             service_token_file: None,
+            egress_token_file: None,
             master_key_file: None,
             operations_seconds: 24 * 60 * 60,
             operations: 100_000,
@@ -70,6 +73,11 @@ impl Config {
     /// The file of the service token.
     pub fn service_token_file(&self) -> PathBuf {
         self.in_data_dir(self.service_token_file.as_deref(), "service-token")
+    }
+
+    /// The file of the token of egress.
+    pub fn egress_token_file(&self) -> PathBuf {
+        self.in_data_dir(self.egress_token_file.as_deref(), "egress-token")
     }
 
     /// The file of the master key.

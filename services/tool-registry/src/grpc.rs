@@ -1,8 +1,9 @@
 //! The gRPC face: messages to records, the call, records to messages. No decision is taken here.
 
+use futures_util::{Stream, StreamExt};
 use hoistway_kit::grpc::{MAX_MESSAGE, to_status};
 use hoistway_model::{
-    Operation, OperationId, Result, ToolRegistry,
+    Operation, OperationId, Result, ToolCredentials, ToolRegistry,
     tool::{ToolPlan, ToolUpdate},
 };
 use hoistway_proto::{
@@ -13,10 +14,11 @@ use hoistway_proto::{
     },
     tools::v1::{
         self as pb,
+        tool_credential_service_server::{ToolCredentialService, ToolCredentialServiceServer},
         tool_registry_service_server::{ToolRegistryService as Service, ToolRegistryServiceServer},
     },
 };
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status, async_trait};
 
 /// Any tool registry as the generated server sees it.
@@ -28,6 +30,27 @@ pub(crate) fn server(registry: Arc<dyn ToolRegistry>) -> ToolRegistryServiceServ
     ToolRegistryServiceServer::new(GrpcToolRegistry(registry))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
+}
+
+/// What shows credentials, as the generated server sees it.
+#[derive(Debug, Clone)]
+pub struct GrpcToolCredentials(Arc<dyn ToolCredentials>);
+
+/// The generated server over `credentials`.
+pub(crate) fn credentials_server(
+    credentials: Arc<dyn ToolCredentials>,
+) -> ToolCredentialServiceServer<GrpcToolCredentials> {
+    ToolCredentialServiceServer::new(GrpcToolCredentials(credentials)).max_encoding_message_size(MAX_MESSAGE)
+}
+
+#[async_trait]
+impl ToolCredentialService for GrpcToolCredentials {
+    type WatchToolsStream = Pin<Box<dyn Stream<Item = Result<pb::WatchToolsResponse, Status>> + Send>>;
+
+    async fn watch_tools(&self, _: Request<pb::WatchToolsRequest>) -> Result<Response<Self::WatchToolsStream>, Status> {
+        let updates = self.0.watch_tools().await.map_err(to_status)?;
+        Ok(Response::new(Box::pin(updates.map(|update| update.map(Into::into).map_err(to_status)))))
+    }
 }
 
 fn operation(message: Option<common::Operation>) -> Result<Operation> {

@@ -17,7 +17,7 @@ mod store;
 mod vault;
 
 pub use config::Config;
-pub use grpc::GrpcToolRegistry;
+pub use grpc::{GrpcToolCredentials, GrpcToolRegistry};
 pub use service::ToolRegistryService;
 
 use hoistway_kit::{
@@ -27,7 +27,7 @@ use hoistway_kit::{
     shutdown::part,
     token::ServiceToken,
 };
-use hoistway_model::{Error, Result, ToolRegistry};
+use hoistway_model::{Error, Result, ToolCredentials, ToolRegistry};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -36,16 +36,23 @@ use tokio_util::sync::CancellationToken;
 pub struct Deps {
     /// The token that callers must show.
     pub token: ServiceToken,
+    /// The token of egress, to which alone credentials are shown.
+    pub egress_token: ServiceToken,
     /// The key of stored credentials.
     pub master_key: MasterKey,
 }
 
 impl Deps {
-    /// Reads both from the configured files, which are made at the first start.
+    /// Reads them from the configured files, which are made at the first start.
     pub async fn load(config: &Config) -> Result<Self> {
-        let (token, key) = (config.service_token_file(), config.master_key_file());
+        let (token, egress_token) = (config.service_token_file(), config.egress_token_file());
+        let key = config.master_key_file();
         let load = move || {
-            Ok(Self { token: ServiceToken::load_or_create(&token)?, master_key: MasterKey::load_or_create(&key)? })
+            Ok(Self {
+                token: ServiceToken::load_or_create(&token)?,
+                egress_token: ServiceToken::load_or_create(&egress_token)?,
+                master_key: MasterKey::load_or_create(&key)?,
+            })
         };
         tokio::task::spawn_blocking(load).await.map_err(|e| Error::internal("reading the keys", e))?
     }
@@ -83,9 +90,12 @@ pub async fn reseal(config: &Config, deps: &Deps) -> Result<()> {
     Ok(())
 }
 
-/// The gRPC server of any tool registry, with health and reflection.
-pub fn grpc(registry: Arc<dyn ToolRegistry>, deps: &Deps) -> Result<Server> {
-    Server::new(deps.token.clone()).add(grpc::server(registry)).reflection(hoistway_proto::DESCRIPTORS)
+/// The gRPC server of any tool registry, with health and reflection. Credentials are shown to egress alone.
+pub fn grpc(registry: Arc<dyn ToolRegistry>, credentials: Arc<dyn ToolCredentials>, deps: &Deps) -> Result<Server> {
+    Server::new(deps.token.clone())
+        .add(grpc::server(registry))
+        .add_restricted(deps.egress_token.clone(), grpc::credentials_server(credentials))
+        .reflection(hoistway_proto::DESCRIPTORS)
 }
 
 /// Serves an opened service until `shutdown`, then drains.
@@ -97,10 +107,16 @@ pub async fn run(
 ) -> Result<()> {
     // When one of the two ends, the other one is of no use.
     let ended = shutdown.child_token();
-    let (rpc, http, ()) = tokio::join!(
+    let closing = async {
+        ended.cancelled().await;
+        // Watches never end by themselves, and calls are drained only when all of them have ended.
+        service.close_watches();
+    };
+    let (rpc, http, (), ()) = tokio::join!(
         part(&ended, server.serve(ports.grpc, ended.clone())),
         part(&ended, echo::serve(ports.http, ended.clone())),
-        service.maintain(ended.clone())
+        service.maintain(ended.clone()),
+        closing
     );
     service.close().await;
     rpc.and(http)
@@ -109,6 +125,6 @@ pub async fn run(
 /// The whole service as its own binary runs it.
 pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     let service = open(config, &deps).await?;
-    let server = grpc(Arc::new(service.clone()), &deps)?;
+    let server = grpc(Arc::new(service.clone()), Arc::new(service.clone()), &deps)?;
     run(service, server, ports, shutdown).await
 }

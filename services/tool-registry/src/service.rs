@@ -12,12 +12,14 @@ use crate::{
 use async_trait::async_trait;
 use hoistway_kit::{fs::DirLock, metrics, prune::Keep, secrets::MasterKey};
 use hoistway_model::{
-    Error, Name, Operation, OperationId, Result, Secret, ToolRegistry,
+    Error, Name, Operation, OperationId, Result, Secret, ToolCredentials, ToolRegistry,
+    egress::ToolAccess,
     metric::{Kind, Metrics},
     tool::{
         AppliedTools, DEMO_LABEL, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan,
         ToolUpdate, Upserted,
     },
+    watch::Updates,
 };
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
@@ -31,6 +33,8 @@ pub struct ToolRegistryService {
     database: PathBuf,
     keep: Keep,
     tidy_every: Duration,
+    /// Ends those who follow; calls are drained after that.
+    closing: CancellationToken,
     _lock: Arc<DirLock>,
 }
 
@@ -49,7 +53,8 @@ impl ToolRegistryService {
         let database = dir.join(format!("{SERVICE}.db"));
         let store = Store::open(&database, Vault::new(key), addresses.clone()).await?;
         let (keep, tidy_every) = (config.operations_kept(), Duration::from_secs(config.tidy_seconds.max(1)));
-        let service = Self { store, addresses, database, keep, tidy_every, _lock: Arc::new(lock) };
+        let closing = CancellationToken::new();
+        let service = Self { store, addresses, database, keep, tidy_every, closing, _lock: Arc::new(lock) };
         service.purge().await?;
         Ok(service)
     }
@@ -65,6 +70,11 @@ impl ToolRegistryService {
                 tracing::warn!(cause = e.chain(), "{e}");
             }
         }
+    }
+
+    /// Ends every watch, so that calls can drain. The first step of a shutdown.
+    pub fn close_watches(&self) {
+        self.closing.cancel();
     }
 
     /// Closes the database, once nothing is called any more.
@@ -232,5 +242,12 @@ impl ToolRegistry for ToolRegistryService {
             metrics::of_service(SERVICE, vec![registered, metrics::database(SERVICE, &database)])
         };
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
+    }
+}
+
+#[async_trait]
+impl ToolCredentials for ToolRegistryService {
+    async fn watch_tools(&self) -> Result<Updates<Name, ToolAccess>> {
+        Ok(self.store.watch_tools(self.closing.clone()))
     }
 }

@@ -55,11 +55,15 @@ impl Vault {
     /// Whether what is stored is exactly these credentials.
     pub(crate) fn holds(&self, holder: Holder<'_>, stored: Option<&Sealed>, credentials: &Credentials) -> Result<bool> {
         let Some(sealed) = stored else { return Ok(credentials.is_empty()) };
+        Ok(self.open(holder, sealed)? == *credentials)
+    }
+
+    /// The credentials that were sealed.
+    pub(crate) fn open(&self, holder: Holder<'_>, sealed: &Sealed) -> Result<Credentials> {
         let plain = self.0.open(&holder.place(), &sealed.bytes)?;
         // Its text could name a secret, so the parser's complaint is not kept.
-        let held: Credentials = serde_json::from_slice(&plain)
-            .map_err(|_| Error::internal("reading credentials", "their stored form is not known"))?;
-        Ok(held == *credentials)
+        serde_json::from_slice(&plain)
+            .map_err(|_| Error::internal("reading credentials", "their stored form is not known"))
     }
 
     /// Whether a rotation has left old keys, so that there may be something to seal anew.

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use hoistway_model::{Code, Error};
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use std::{
+    collections::HashMap,
     convert::Infallible,
     future::Future,
     panic::AssertUnwindSafe,
@@ -36,6 +37,8 @@ pub(super) struct Edge {
 #[derive(Debug)]
 pub(super) struct Guard {
     token: ServiceToken,
+    /// Services, by their full names, that answer another token instead.
+    restricted: HashMap<&'static str, ServiceToken>,
     calls: Semaphore,
     deadline: Duration,
     max_deadline: Duration,
@@ -43,11 +46,25 @@ pub(super) struct Guard {
 
 impl Guard {
     pub(super) fn new(token: ServiceToken) -> Self {
-        Self { token, calls: Semaphore::new(MAX_CALLS), deadline: DEFAULT_DEADLINE, max_deadline: MAX_DEADLINE }
+        let (restricted, calls) = (HashMap::new(), Semaphore::new(MAX_CALLS));
+        Self { token, restricted, calls, deadline: DEFAULT_DEADLINE, max_deadline: MAX_DEADLINE }
     }
 
-    pub(super) fn with_deadlines(token: ServiceToken, deadline: Duration, max_deadline: Duration) -> Self {
-        Self { deadline, max_deadline, ..Self::new(token) }
+    pub(super) fn with_deadlines(&self, deadline: Duration, max_deadline: Duration) -> Self {
+        Self { deadline, max_deadline, ..self.again() }
+    }
+
+    pub(super) fn with_restricted(&self, service: &'static str, token: ServiceToken) -> Self {
+        let mut guard = self.again();
+        guard.restricted.insert(service, token);
+        guard
+    }
+
+    /// The same with nothing in flight.
+    fn again(&self) -> Self {
+        let Self { token, restricted, deadline, max_deadline, .. } = self;
+        let (token, restricted) = (token.clone(), restricted.clone());
+        Self { token, restricted, calls: Semaphore::new(MAX_CALLS), deadline: *deadline, max_deadline: *max_deadline }
     }
 
     pub(super) fn token(&self) -> &ServiceToken {
@@ -61,9 +78,14 @@ impl Guard {
         let Some(value) = headers.get(AUTHORIZATION) else {
             return Err(Error::new(Code::Unauthenticated, "the call carries no service token"));
         };
-        let presented = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
-        match presented {
-            Some(presented) if self.token.verify(presented) => Ok(()),
+        let presented = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
+        match self.restricted.get(service) {
+            Some(own) if own.verify(presented) => Ok(()),
+            Some(_) if self.token.verify(presented) => {
+                let text = format!("{service} does not answer the token that all services share");
+                Err(Error::new(Code::PermissionDenied, text))
+            }
+            None if self.token.verify(presented) => Ok(()),
             _ => Err(Error::new(Code::Unauthenticated, "the service token is not valid")),
         }
     }

@@ -58,6 +58,22 @@ impl Server {
         Self { routes: self.routes.add_service(service), ..self }
     }
 
+    /// Adds a generated server that answers callers with `token`, and not those with the token of all the others.
+    #[must_use]
+    pub fn add_restricted<S>(self, token: ServiceToken, service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let guard = Arc::new(self.guard.with_restricted(S::NAME, token));
+        Self { guard, ..self }.add(service)
+    }
+
     /// Adds reflection (v1) for the services in an encoded file descriptor set.
     pub fn reflection(self, file_descriptor_set: &'static [u8]) -> Result<Self> {
         let service = tonic_reflection::server::Builder::configure()
@@ -71,7 +87,7 @@ impl Server {
     /// have begun by then; how long it goes on is the service's to bound.
     #[must_use]
     pub fn deadlines(self, default: Duration, maximum: Duration) -> Self {
-        Self { guard: Arc::new(Guard::with_deadlines(self.guard.token().clone(), default, maximum)), ..self }
+        Self { guard: Arc::new(self.guard.with_deadlines(default, maximum)), ..self }
     }
 
     /// What the health service reports, by the full name of a service; the empty name is the whole process.
@@ -110,7 +126,12 @@ impl Server {
     /// The same services for clients in this process.
     pub fn into_local(self) -> Transport {
         let token = self.guard.token().clone();
-        Transport::local(self.edge(), &token)
+        self.into_local_with(&token)
+    }
+
+    /// The same for a client that shows a token of its own.
+    pub fn into_local_with(self, token: &ServiceToken) -> Transport {
+        Transport::local(self.edge(), token)
     }
 
     pub(super) fn edge(self) -> Edge {

@@ -84,7 +84,16 @@ async fn stack() -> Stack {
 
 /// Calls a method of the probe and reads the status as a generated client would.
 async fn call(way: &Transport, method: &str, headers: &[(&'static str, &str)]) -> Result<(), Error> {
-    let mut request = http::Request::post(format!("/{}/{method}", Probe::NAME)).body(Body::empty()).unwrap();
+    call_service(way, Probe::NAME, method, headers).await
+}
+
+async fn call_service(
+    way: &Transport,
+    service: &str,
+    method: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<(), Error> {
+    let mut request = http::Request::post(format!("/{service}/{method}")).body(Body::empty()).unwrap();
     // A channel wants an authority; generated clients leave it to the channel as well.
     *request.version_mut() = http::Version::HTTP_2;
     request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
@@ -117,6 +126,46 @@ async fn the_token_is_asked_for_but_not_by_health() {
     let wrong = Transport::local(edge, &stranger);
     assert_eq!(call(&wrong, "Ok", &[]).await.unwrap_err().code, Code::Unauthenticated);
     HealthClient::new(wrong).check(HealthCheckRequest::default()).await.unwrap();
+}
+
+/// The probe under another name.
+#[derive(Clone, Default)]
+struct Restricted(Probe);
+
+impl NamedService for Restricted {
+    const NAME: &'static str = "hoistway.test.v1.Restricted";
+}
+
+impl Service<http::Request<Body>> for Restricted {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = <Probe as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.call(request)
+    }
+}
+
+#[tokio::test]
+async fn a_restricted_service_answers_its_own_token_alone_and_that_token_opens_nothing_else() {
+    let [shared, own, stranger] = std::array::from_fn(|_| ServiceToken::generate().unwrap());
+    let server = Server::new(shared.clone())
+        .add(Probe::default())
+        .add_restricted(own.clone(), Restricted::default())
+        .deadlines(DEFAULT_DEADLINE, MAX_DEADLINE);
+    let code = async |token: &ServiceToken, path: &'static str| {
+        let way = server.clone().into_local_with(token);
+        call_service(&way, path, "Ok", &[]).await.map_err(|e| e.code)
+    };
+    assert_eq!(code(&own, Restricted::NAME).await, Ok(()));
+    assert_eq!(code(&shared, Restricted::NAME).await, Err(Code::PermissionDenied));
+    assert_eq!(code(&stranger, Restricted::NAME).await, Err(Code::Unauthenticated));
+    assert_eq!(code(&shared, Probe::NAME).await, Ok(()));
+    assert_eq!(code(&own, Probe::NAME).await, Err(Code::Unauthenticated));
 }
 
 #[tokio::test]

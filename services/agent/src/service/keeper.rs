@@ -253,6 +253,7 @@ impl Service {
         if let Err(e) = self.runtime.remove(&revision.id, Duration::ZERO).await {
             tracing::warn!(cause = e.chain(), "a failed instance was not removed: {e}");
         }
+        self.identities.remove(&revision.id);
         let Error { code, message, details, .. } = error;
         keeper.set(|c| c.life = Life::Failed { code, message, details });
     }
@@ -260,6 +261,8 @@ impl Service {
     /// Starts a keeper for a revision that is recorded.
     pub(super) fn keep_revision(self: &Arc<Self>, revision: Revision, proven: bool) -> Arc<Keeper> {
         let id = revision.id;
+        // Egress knows it before it runs: what an agent imports may call its tools already.
+        self.identities.add(&revision);
         let keeper = Keeper::new(self, revision, proven);
         self.keepers().insert(id, Arc::clone(&keeper));
         self.tasks.spawn(Arc::clone(self).run_keeper(Arc::clone(&keeper)));
@@ -279,6 +282,7 @@ impl Service {
         if let Err(e) = self.runtime.remove(id, grace).await {
             tracing::warn!(revision = %id, cause = e.chain(), "an instance was not removed: {e}");
         }
+        self.identities.remove(id);
         // Others may still look at the keeper; its layers are free all the same.
         if let Some(keeper) = keeper {
             keeper.pins().clear();

@@ -6,6 +6,7 @@
 //! lock; agents never wait for each other.
 
 mod bind;
+mod identities;
 mod keeper;
 mod lifecycle;
 mod open;
@@ -28,14 +29,17 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use hoistway_kit::{fs::DirLock, reserve::Reserve};
 use hoistway_model::{
-    AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
+    AgentIdentities, AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
+    egress::AgentIdentity,
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
     revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
+    watch::Updates,
 };
+use identities::Identities;
 use keeper::Keeper;
 pub(crate) use open::Parts;
 use seen::Seen;
@@ -71,6 +75,7 @@ pub struct Service {
     lately_bound: Mutex<HashMap<Name, bind::Binding>>,
     /// What is told about agents, and to whom.
     seen: Seen,
+    identities: Arc<Identities>,
     database: PathBuf,
     /// Room for stopping and deleting, on a full disk.
     reserve: Reserve,
@@ -287,5 +292,12 @@ impl AgentService for Agents {
         let Isolation { enforced, network, limits, notes } = self.0.isolation();
         let python = self.0.interpreter.python.clone();
         Ok(RuntimeStatus { name: "process".to_owned(), isolation: enforced, network, limits, python, notes })
+    }
+}
+
+#[async_trait]
+impl AgentIdentities for Agents {
+    async fn watch_identities(&self) -> Result<Updates<RevisionId, AgentIdentity>> {
+        Ok(self.0.identities.watch(self.0.closing.clone()))
     }
 }

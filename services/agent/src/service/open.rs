@@ -1,11 +1,11 @@
 //! Opening the service: what ran before comes back.
 
-use super::{Agents, Seen, Service};
+use super::{Agents, Seen, Service, identities::Identities};
 use crate::{
     environment::Surroundings, images::Images, interpreter::Interpreter, routes::Hub, runtime::Runtime, store::Store,
 };
 use hoistway_kit::{fs::DirLock, prune::Pruned, reserve::Reserve};
-use hoistway_model::{AgentService, Result};
+use hoistway_model::{AgentIdentities, AgentService, Result};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -42,6 +42,7 @@ impl Service {
             lately_bound: Mutex::default(),
             kept_layers: Mutex::default(),
             seen: Seen::new(),
+            identities: Identities::new(),
             reserve: Reserve::new(parts.database.parent().unwrap_or(Path::new("."))),
             database: parts.database,
             tasks: TaskTracker::new(),
@@ -57,6 +58,11 @@ impl Service {
 
     /// The service as its trait.
     pub fn handle(self: &Arc<Self>) -> Arc<dyn AgentService> {
+        Arc::new(Agents(Arc::clone(self)))
+    }
+
+    /// The service as it tells egress whom to let out.
+    pub fn identities(self: &Arc<Self>) -> Arc<dyn AgentIdentities> {
         Arc::new(Agents(Arc::clone(self)))
     }
 

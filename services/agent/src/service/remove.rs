@@ -38,6 +38,7 @@ impl Service {
         if !self.reserve.for_freeing(|| self.store.delete_agent(&operation, &name)).await? {
             return Ok(());
         }
+        self.identities.remove_agent(&name);
         self.kept_layers().retain(|id, _| !revisions.contains(id));
         let version = self.hub.remove(&name);
         self.hub.wait_acked(version, ACK_LIMIT).await;

@@ -8,6 +8,7 @@ mod classify;
 mod fake;
 mod history;
 mod hostile;
+mod identities;
 mod image;
 mod lifecycle;
 mod pending;

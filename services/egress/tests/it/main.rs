@@ -5,6 +5,7 @@ mod clients;
 mod identity;
 mod limits;
 mod oauth;
+mod policies;
 mod process;
 mod smuggling;
 mod standin;

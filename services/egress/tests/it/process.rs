@@ -65,6 +65,7 @@ async fn the_program_goes_through_the_operators_proxy() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hoistway-egress"));
         command.arg("--policies").arg(&file).args(more).env_clear().kill_on_drop(true);
         command.env("HOISTWAY_EGRESS_DATA_DIR", dir.path()).env("HOISTWAY_EGRESS_LISTEN", "127.0.0.1:0");
+        command.env("HOISTWAY_EGRESS_GRPC_LISTEN", "127.0.0.1:0");
         command.env("SSL_CERT_FILE", &roots).env("NO_PROXY", "localhost").env("NO_COLOR", "1");
         command.env("HTTP_PROXY", format!("http://op:pw@{proxy}")).env("HTTPS_PROXY", format!("http://op:pw@{proxy}"));
         command

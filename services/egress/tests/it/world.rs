@@ -5,10 +5,13 @@ use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hoistway_egress::{
-    AgentPolicy, Authority, Config, Deps, EndUsers, Policies, PolicyError, Record, Records, ToolPolicy,
-    fixed::FixedPolicies, listen, open, origin::Origin, run,
+    AgentPolicy, Authority, Config, Deps, EndUsers, Policies, PolicyError, Ports, Record, Records, ToolPolicy,
+    fixed::FixedPolicies, grpc, open, origin::Origin, run,
 };
-use hoistway_kit::egress::{EgressKey, Flavour, Preface};
+use hoistway_kit::{
+    egress::{EgressKey, Flavour, Preface},
+    token::ServiceToken,
+};
 use hoistway_model::{Name, RevisionId, Secret};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -92,6 +95,9 @@ impl EndUsers for Ada {
 
 pub struct World {
     pub address: SocketAddr,
+    /// The URL of gRPC.
+    pub grpc: String,
+    pub token: ServiceToken,
     pub dir: tempfile::TempDir,
     pub key: EgressKey,
     pub policies_are_lost: Arc<AtomicBool>,
@@ -132,7 +138,6 @@ impl World {
         tools: [Vec<ToolPolicy>; N],
         configure: impl FnOnce(&mut Config),
     ) -> (Self, [Agent; N]) {
-        let dir = tempfile::tempdir().unwrap();
         let key = EgressKey::generate().unwrap();
         let mut letters = 'a'..;
         let agents = tools.map(|tools| {
@@ -141,32 +146,51 @@ impl World {
             let policy = AgentPolicy { agent, revision, tools, models: Vec::new() };
             Agent { policy, token: key.mint(revision) }
         });
+        let policies_are_lost = Arc::new(AtomicBool::new(false));
+        let fixed = FixedPolicies::new(agents.iter().map(|agent| agent.policy.clone()));
+        let policies = Arc::new(Switched(fixed, Arc::clone(&policies_are_lost)));
+        let mut world = Self::with_policies(ca, key, policies, configure).await;
+        world.policies_are_lost = policies_are_lost;
+        (world, agents)
+    }
+
+    /// Starts egress with policies of any kind.
+    pub async fn with_policies(
+        ca: &TestCa,
+        key: EgressKey,
+        policies: Arc<dyn Policies>,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         let extra_ca_file = Some(dir.path().join("tools.pem"));
         std::fs::write(extra_ca_file.as_ref().unwrap(), &ca.pem).unwrap();
         let mut config = Config {
             data_dir: dir.path().to_owned(),
             listen: "127.0.0.1:0".parse().unwrap(),
+            grpc_listen: "127.0.0.1:0".parse().unwrap(),
             extra_ca_file,
             use_proxy: false,
             ..Config::default()
         };
         configure(&mut config);
-        let listeners = listen(&mut config).unwrap();
+        let ports = Ports::listen(&mut config).unwrap();
         let (sink, records) = mpsc::channel(4096);
-        let policies_are_lost = Arc::new(AtomicBool::new(false));
-        let fixed = FixedPolicies::new(agents.iter().map(|agent| agent.policy.clone()));
+        let token = ServiceToken::generate().unwrap();
         let deps = Deps {
+            token: token.clone(),
             key: key.clone(),
-            policies: Arc::new(Switched(fixed, Arc::clone(&policies_are_lost))),
-            records: Arc::new(Sink(sink)),
+            policies,
+            records: Some(Arc::new(Sink(sink))),
             end_users: Arc::new(Ada),
         };
-        let service = open(&config, deps).await.unwrap();
+        let service = open(&config, &deps).await.unwrap();
+        let server = grpc(service.handle(), &deps).unwrap();
         let (authority, shutdown) = (service.authority(), CancellationToken::new());
-        tokio::spawn(run(service, listeners, shutdown.clone()));
+        tokio::spawn(run(service, server, ports, shutdown.clone()));
         let records = Mutex::new(records);
-        let address = config.listen;
-        (Self { address, dir, key, policies_are_lost, records, authority, shutdown }, agents)
+        let (address, grpc) = (config.listen, format!("http://{}", config.grpc_listen));
+        let policies_are_lost = Arc::default();
+        Self { address, grpc, token, dir, key, policies_are_lost, records, authority, shutdown }
     }
 
     /// Where the installation's authority is.

@@ -1,9 +1,9 @@
 //! What deploys do to tools and bindings: look, apply, settle, undo, release.
 
 use super::{
-    Once, Store, commit,
+    Once, Store,
     entity::{application, binding, tool},
-    finish, identities,
+    identities,
     providers::registered,
     text::{self, AppliedText, Effects, Previous},
     tools,
@@ -68,7 +68,7 @@ impl Store {
         if !changes.is_empty() {
             write(&txn, operation.id, &plan.agent, changes).await?;
         }
-        finish(txn, operation.id, &AppliedText::from(applied.clone())).await?;
+        self.finish(txn, operation.id, &AppliedText::from(applied.clone())).await?;
         Ok(applied)
     }
 
@@ -110,7 +110,7 @@ impl Store {
             .exec(&txn)
             .await
             .map_err(db_error(doing))?;
-        commit(txn).await
+        self.commit(txn).await
     }
 
     /// Takes back what `applied` did and nobody has built upon since.
@@ -118,7 +118,7 @@ impl Store {
         let doing = "undoing a deploy's tools";
         let txn = self.db.begin().await?;
         operations::undo(&txn, applied).await?;
-        let Some((row, effects)) = application(&txn, applied).await? else { return commit(txn).await };
+        let Some((row, effects)) = application(&txn, applied).await? else { return self.commit(txn).await };
         if row.settled {
             let text = format!("operation {applied} has settled: what it did cannot be undone any more");
             return Err(Error::new(Code::Conflict, text));
@@ -133,7 +133,7 @@ impl Store {
         }
         delete_created(&txn, applied, &row.agent, &effects.created).await?;
         application::Entity::delete_by_id(applied.to_string()).exec(&txn).await.map_err(db_error(doing))?;
-        commit(txn).await
+        self.commit(txn).await
     }
 
     /// The agents that have settled bindings.
@@ -166,7 +166,7 @@ impl Store {
             .exec(&txn)
             .await
             .map_err(db_error("releasing an agent's tools"))?;
-        finish(txn, operation.id, &()).await
+        self.finish(txn, operation.id, &()).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! Identity providers.
 
-use super::{MAX_ROWS, Once, Store, entity::identity_provider, finish, text};
+use super::{MAX_ROWS, Once, Store, entity::identity_provider, text};
 use crate::vault::identity_value;
 use hoistway_kit::{db::db_error, time::now_ms};
 use hoistway_model::{
@@ -54,7 +54,7 @@ impl Store {
                 Upserted { value, created: false }
             }
         };
-        finish(txn, operation.id, &Answer::from(put.clone())).await?;
+        self.finish(txn, operation.id, &Answer::from(put.clone())).await?;
         Ok(put)
     }
 
@@ -83,7 +83,7 @@ impl Store {
         if deleted.map_err(db_error("deleting an identity provider"))?.rows_affected == 0 {
             return Err(Error::not_found("identity provider", name));
         }
-        finish(txn, operation.id, &()).await
+        self.finish(txn, operation.id, &()).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! The tables and what is done with them. Every change is one transaction together with the record of its operation.
 
+mod access;
 mod deploys;
 mod entity;
 mod identities;
@@ -18,6 +19,7 @@ use hoistway_model::{Digest, Error, Operation, OperationId, Result};
 use sea_orm::{DatabaseTransaction, EntityTrait, PaginatorTrait};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
+use tokio::sync::watch;
 
 /// Rows of one kind; creating more is refused, so that lists are complete and bounded.
 const MAX_ROWS: u64 = 10_000;
@@ -31,6 +33,8 @@ pub(crate) struct Store {
     db: Db,
     vault: Vault,
     addresses: Addresses,
+    /// Wakes followers after each commit.
+    changed: watch::Sender<()>,
 }
 
 /// A call that is done once.
@@ -43,7 +47,8 @@ enum Once<T> {
 
 impl Store {
     pub(crate) async fn open(path: &Path, vault: Vault, addresses: Addresses) -> Result<Self> {
-        let store = Self { db: Db::open(path, migration::all()).await?, vault, addresses };
+        let db = Db::open(path, migration::all()).await?;
+        let store = Self { db, vault, addresses, changed: watch::Sender::new(()) };
         let resealed = store.reseal().await?;
         if resealed > 0 {
             tracing::info!("{resealed} credentials were sealed with the new master key");
@@ -82,17 +87,19 @@ impl Store {
             }
         }
     }
-}
 
-/// Keeps the answer and commits.
-async fn finish(txn: DatabaseTransaction, id: OperationId, answer: &impl Serialize) -> Result<()> {
-    let answer = serde_json::to_vec(answer).map_err(|e| Error::internal("writing an answer", e))?;
-    operations::finish(&txn, id, &answer).await?;
-    commit(txn).await
-}
+    /// Keeps the answer and commits.
+    async fn finish(&self, txn: DatabaseTransaction, id: OperationId, answer: &impl Serialize) -> Result<()> {
+        let answer = serde_json::to_vec(answer).map_err(|e| Error::internal("writing an answer", e))?;
+        operations::finish(&txn, id, &answer).await?;
+        self.commit(txn).await
+    }
 
-async fn commit(txn: DatabaseTransaction) -> Result<()> {
-    txn.commit().await.map_err(db_error("committing"))
+    async fn commit(&self, txn: DatabaseTransaction) -> Result<()> {
+        txn.commit().await.map_err(db_error("committing"))?;
+        self.changed.send_replace(());
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Model providers, and the starter kit, which has one.
 
-use super::{MAX_ROWS, Once, Store, entity::model_provider, finish, text};
+use super::{MAX_ROWS, Once, Store, entity::model_provider, text};
 use crate::{
     plan::{origin, would_leak},
     vault::{Holder, Sealed, provider_value},
@@ -60,7 +60,7 @@ impl Store {
                 have.provider
             }
         };
-        finish(txn, operation.id, &text::ProviderText::from(provider.clone())).await?;
+        self.finish(txn, operation.id, &text::ProviderText::from(provider.clone())).await?;
         Ok(provider)
     }
 
@@ -106,7 +106,7 @@ impl Store {
                 Upserted { value, created: false }
             }
         };
-        finish(txn, operation.id, &Answer::from(put.clone())).await?;
+        self.finish(txn, operation.id, &Answer::from(put.clone())).await?;
         Ok(put)
     }
 
@@ -131,7 +131,7 @@ impl Store {
         }
         let credentials = self.vault.seal(Holder::ModelProvider(name), credentials)?;
         let provider = update(&txn, Stored { credentials, ..have }).await?;
-        finish(txn, operation.id, &text::ProviderText::from(provider.clone())).await?;
+        self.finish(txn, operation.id, &text::ProviderText::from(provider.clone())).await?;
         Ok(provider)
     }
 
@@ -161,7 +161,7 @@ impl Store {
         if deleted.map_err(db_error("deleting a model provider"))?.rows_affected == 0 {
             return Err(Error::not_found("model provider", name));
         }
-        finish(txn, operation.id, &()).await
+        self.finish(txn, operation.id, &()).await
     }
 
     /// Adds what is missing of the starter kit.
@@ -176,7 +176,7 @@ impl Store {
         if find(&txn, &llm.name).await?.is_none() {
             insert(&txn, new_row(llm, None)).await?;
         }
-        finish(txn, operation.id, &()).await
+        self.finish(txn, operation.id, &()).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! After a rotation of the master key: what old keys have sealed is sealed with the current one.
 
 use super::{
-    Store, commit,
+    Store,
     entity::{model_provider, tool},
     text,
 };
@@ -45,7 +45,7 @@ macro_rules! reseal {
                     .await
                     .map_err(db_error(doing))?;
             }
-            commit(txn).await?;
+            $store.commit(txn).await?;
         }
     }};
 }

@@ -3,7 +3,7 @@
 use super::{
     MAX_ROWS, Once, Store,
     entity::{binding, tool},
-    finish, text,
+    text,
 };
 use crate::{
     plan::{agents, completed, replaced},
@@ -49,7 +49,7 @@ impl Store {
             }
         };
         let tool = tool.show(&self.addresses);
-        finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
+        self.finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
         Ok(tool)
     }
 
@@ -75,7 +75,7 @@ impl Store {
             update(&txn, have, content, operation.id).await?
         };
         let tool = tool.show(&self.addresses);
-        finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
+        self.finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
         Ok(tool)
     }
 
@@ -102,7 +102,7 @@ impl Store {
         let content = Content { credentials, ..have.content.clone() };
         adopt(&txn, name).await?;
         let tool = update(&txn, have, content, operation.id).await?.show(&self.addresses);
-        finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
+        self.finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
         Ok(tool)
     }
 
@@ -141,7 +141,7 @@ impl Store {
             return Err(Error::new(Code::Conflict, format!("tool \"{name}\" is used by {}", agents(&users))));
         }
         tool::Entity::delete_by_id(name.as_str()).exec(&txn).await.map_err(db_error(doing))?;
-        finish(txn, operation.id, &()).await
+        self.finish(txn, operation.id, &()).await
     }
 
     /// Registers the built-in tool unless there is a tool of its name, whoever's it is.

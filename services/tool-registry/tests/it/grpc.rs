@@ -5,7 +5,6 @@ use hoistway_client::{ToolRegistryClient, Transport};
 use hoistway_kit::{ports::listen_loopback, token::ServiceToken};
 use hoistway_model::{Code, Operation, ToolRegistry};
 use hoistway_proto::tools::v1::{self as pb, tool_registry_service_client::ToolRegistryServiceClient};
-use hoistway_tool_registry::grpc;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
@@ -14,7 +13,7 @@ async fn a_port_answers_who_shows_the_token() {
     let listeners = listen_loopback(0).unwrap();
     let uri = format!("http://{}", listeners.addrs()[0]);
     let shutdown = CancellationToken::new();
-    let server = grpc(world.registry.clone(), &world.deps).unwrap();
+    let server = world.server();
     let serving = tokio::spawn(server.serve(listeners, shutdown.clone()));
 
     let client = ToolRegistryClient::new(Transport::connect("tool-registry", &uri, &world.deps.token).unwrap());
@@ -37,7 +36,7 @@ async fn a_port_answers_who_shows_the_token() {
 #[tokio::test]
 async fn wrong_messages_are_named_by_field() {
     let world = World::direct().await;
-    let transport = grpc(world.registry.clone(), &world.deps).unwrap().into_local();
+    let transport = world.server().into_local();
     let mut raw = ToolRegistryServiceClient::new(transport);
     let operation = Some(Operation::new().into());
     let calls = [

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bindings;
+mod credentials;
 mod echo;
 mod grpc;
 mod process;

@@ -1,7 +1,7 @@
 //! A tool registry in a directory of its own, and short words for what tests say again and again.
 
 use hoistway_client::ToolRegistryClient;
-use hoistway_kit::{secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{grpc::Server, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     Code, Error, Name, Operation, OperationId, Result, Secret, ToolRegistry,
     tool::{
@@ -41,16 +41,24 @@ impl World {
             internal_url: Some(INTERNAL_URL.into()),
             ..Config::default()
         };
-        let deps =
-            Deps { token: ServiceToken::generate().unwrap(), master_key: MasterKey::from_bytes(&[7; 32]).unwrap() };
+        let deps = Deps {
+            token: ServiceToken::generate().unwrap(),
+            egress_token: ServiceToken::generate().unwrap(),
+            master_key: MasterKey::from_bytes(&[7; 32]).unwrap(),
+        };
         let service = open(&config, &deps).await.unwrap();
         Self { registry: Arc::new(service.clone()), service, config, deps, dir }
     }
 
     pub async fn over_grpc() -> Self {
         let world = Self::direct().await;
-        let transport = grpc(world.registry.clone(), &world.deps).unwrap().into_local();
+        let transport = world.server().into_local();
         Self { registry: Arc::new(ToolRegistryClient::new(transport)), ..world }
+    }
+
+    /// The service's server.
+    pub fn server(&self) -> Server {
+        grpc(Arc::new(self.service.clone()), Arc::new(self.service.clone()), &self.deps).unwrap()
     }
 
     /// Ends the service and opens its directory again.

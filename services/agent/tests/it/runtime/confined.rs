@@ -204,7 +204,7 @@ def handle(line):
     );
     let (_, started) = stage.ready(&source).await;
     let answer = ask(&started, "x").await;
-    assert!(answer.starts_with("503") && answer.contains("no egress yet"), "{answer}");
+    assert!(answer.starts_with("503") && answer.contains("cannot be reached through egress yet"), "{answer}");
     // It is there for the next process as well.
     ask(&started, "again").await;
     until(&started, |state| *state != State::Ready).await;

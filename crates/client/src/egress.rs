@@ -1,0 +1,86 @@
+use crate::{METRICS_DEADLINE, Transport, answer, member, with_deadline};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use hoistway_kit::grpc::{MAX_MESSAGE, status};
+use hoistway_model::{
+    AgentIdentities, EgressService, Name, Result, RevisionId, ToolCredentials,
+    egress::{AgentIdentity, Call, CallQuery, EgressStatus, ToolAccess},
+    metric::Metrics,
+    watch::Updates,
+};
+use hoistway_proto::{
+    agents::v1::{self as agents, agent_identity_service_client::AgentIdentityServiceClient},
+    egress::v1::{self as pb, egress_service_client::EgressServiceClient},
+    tools::v1::{self as tools, tool_credential_service_client::ToolCredentialServiceClient},
+};
+
+/// The part of the tool registry that shows credentials, behind a transport with the token of egress.
+#[derive(Debug, Clone)]
+pub struct ToolCredentialsClient(ToolCredentialServiceClient<Transport>);
+
+impl ToolCredentialsClient {
+    /// A client over `transport`; connects on first use.
+    pub fn new(transport: Transport) -> Self {
+        Self(ToolCredentialServiceClient::new(transport).max_decoding_message_size(MAX_MESSAGE))
+    }
+}
+
+#[async_trait]
+impl ToolCredentials for ToolCredentialsClient {
+    async fn watch_tools(&self) -> Result<Updates<Name, ToolAccess>> {
+        let stream = answer(self.0.clone().watch_tools(tools::WatchToolsRequest {}).await)?;
+        Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))
+    }
+}
+
+/// The part of the agent service that says whom egress lets out, behind a transport.
+#[derive(Debug, Clone)]
+pub struct AgentIdentitiesClient(AgentIdentityServiceClient<Transport>);
+
+impl AgentIdentitiesClient {
+    /// A client over `transport`; connects on first use.
+    pub fn new(transport: Transport) -> Self {
+        Self(AgentIdentityServiceClient::new(transport).max_decoding_message_size(MAX_MESSAGE))
+    }
+}
+
+#[async_trait]
+impl AgentIdentities for AgentIdentitiesClient {
+    async fn watch_identities(&self) -> Result<Updates<RevisionId, AgentIdentity>> {
+        let stream = answer(self.0.clone().watch_identities(agents::WatchIdentitiesRequest {}).await)?;
+        Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))
+    }
+}
+
+/// Egress behind a transport.
+#[derive(Debug, Clone)]
+pub struct EgressClient(EgressServiceClient<Transport>);
+
+impl EgressClient {
+    /// A client over `transport`; connects on first use.
+    pub fn new(transport: Transport) -> Self {
+        Self(EgressServiceClient::new(transport).max_decoding_message_size(MAX_MESSAGE))
+    }
+}
+
+#[async_trait]
+impl EgressService for EgressClient {
+    async fn status(&self) -> Result<EgressStatus> {
+        answer(self.0.clone().get_egress_status(pb::GetEgressStatusRequest {}).await)?.try_into()
+    }
+
+    async fn authority(&self) -> Result<String> {
+        Ok(answer(self.0.clone().get_authority(pb::GetAuthorityRequest {}).await)?.certificate)
+    }
+
+    async fn calls(&self, query: CallQuery) -> Result<Vec<Call>> {
+        let request = pb::ListCallsRequest::from(query);
+        let response = answer(self.0.clone().list_calls(request).await)?;
+        response.calls.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn egress_metrics(&self) -> Result<Metrics> {
+        let request = with_deadline(pb::GetEgressMetricsRequest {}, METRICS_DEADLINE);
+        member("metrics", answer(self.0.clone().get_egress_metrics(request).await)?.metrics)?.try_into()
+    }
+}

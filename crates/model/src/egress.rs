@@ -1,0 +1,148 @@
+//! Egress, the way out of agents: what it learns from the tool registry and the agent service, and its own trait.
+
+use crate::{
+    Name, Result, RevisionId, Secret,
+    metric::Metrics,
+    tool::{ApiKeyPlace, AuthType, OAuth2},
+    watch::Updates,
+};
+use async_trait::async_trait;
+use std::{collections::BTreeMap, fmt};
+
+/// A tool as egress calls it. Its credentials are in it, so it goes to egress and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolAccess {
+    /// Unique name.
+    pub name: Name,
+    /// Its base URL as it is reached from inside the installation, with its port.
+    pub url: String,
+    /// The kind of credential.
+    pub auth_type: AuthType,
+    /// Where the API key goes, if the user said so.
+    pub api_key: Option<ApiKeyPlace>,
+    /// Where tokens come from, if the user said so.
+    pub oauth2: Option<OAuth2>,
+    /// The stored credential fields; none when none are stored.
+    pub credentials: BTreeMap<String, Secret>,
+}
+
+/// The part of the tool registry that shows credentials.
+#[async_trait]
+pub trait ToolCredentials: fmt::Debug + Send + Sync + 'static {
+    /// Every tool, then each change once it is committed.
+    async fn watch_tools(&self) -> Result<Updates<Name, ToolAccess>>;
+}
+
+/// A revision of an agent whose token is worth something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentIdentity {
+    /// The revision, as users know it.
+    pub revision: RevisionId,
+    /// The agent.
+    pub agent: Name,
+    /// The tools that it may call; they need not exist.
+    pub required_tools: Vec<Name>,
+}
+
+/// The part of the agent service that says whom egress lets out.
+#[async_trait]
+pub trait AgentIdentities: fmt::Debug + Send + Sync + 'static {
+    /// Every revision that is up or coming up, then each change. Those of a deleted agent are removed before its
+    /// processes are ended, a replaced one after it has ended.
+    async fn watch_identities(&self) -> Result<Updates<RevisionId, AgentIdentity>>;
+}
+
+/// What egress has learnt from another service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PolicySource {
+    /// Whether everything has been read at least once since the start.
+    pub complete: bool,
+    /// Whether changes arrive at the moment. Without them what was read last stays in force.
+    pub connected: bool,
+    /// How many records it has.
+    pub records: u64,
+}
+
+/// How current egress' knowledge is of what agents may call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EgressStatus {
+    /// Tools and their credentials, from the tool registry.
+    pub tools: PolicySource,
+    /// Revisions of agents, from the agent service.
+    pub identities: PolicySource,
+}
+
+/// What a call was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallTarget {
+    /// A tool.
+    Tool(Name),
+    /// A model provider.
+    ModelProvider(Name),
+}
+
+/// One outbound call of an agent, carried out or refused. Never a body, a header or a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Counts up, and is not used again.
+    pub id: u64,
+    /// When it began; milliseconds since the epoch.
+    pub at: i64,
+    /// The agent; absent when nobody could be recognised.
+    pub agent: Option<Name>,
+    /// Its revision.
+    pub revision: Option<RevisionId>,
+    /// What was called; absent when it was refused before that was known.
+    pub target: Option<CallTarget>,
+    /// The method.
+    pub method: String,
+    /// `SCHEME://HOST` with the port where the scheme does not mean it; empty when it was not understood.
+    pub origin: String,
+    /// The path, without a query.
+    pub path: String,
+    /// The status that the agent got.
+    pub status: Option<u16>,
+    /// Milliseconds until the response's header.
+    pub first_byte_ms: u64,
+    /// Milliseconds until the end.
+    pub duration_ms: u64,
+    /// Bytes of the request's body.
+    pub bytes_up: u64,
+    /// Bytes of the response's body.
+    pub bytes_down: u64,
+    /// Why egress refused the call or could not carry it out, in one word; absent when the tool answered.
+    pub refused: Option<String>,
+    /// Why it ended early after the response had begun, in one word.
+    pub broken: Option<String>,
+}
+
+/// Which calls are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallQuery {
+    /// Those of one agent.
+    pub agent: Option<Name>,
+    /// Those of one tool.
+    pub tool: Option<Name>,
+    /// Those that egress refused or could not carry out.
+    pub refused: bool,
+    /// Those from before the call of this id.
+    pub before: Option<u64>,
+    /// So many at most.
+    pub limit: u32,
+}
+
+/// Egress as the rest of the platform sees it.
+#[async_trait]
+pub trait EgressService: fmt::Debug + Send + Sync + 'static {
+    /// How current its policies are.
+    async fn status(&self) -> Result<EgressStatus>;
+
+    /// The certificate, in PEM, of the authority that vouches to agents for the hosts of their tools.
+    async fn authority(&self) -> Result<String>;
+
+    /// Calls that are kept, newest first.
+    async fn calls(&self, query: CallQuery) -> Result<Vec<Call>>;
+
+    /// What the service measured since it started.
+    async fn egress_metrics(&self) -> Result<Metrics>;
+}

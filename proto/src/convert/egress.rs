@@ -1,0 +1,230 @@
+use super::{
+    name, optional, parsed, required,
+    tools::{exposed, secrets},
+};
+use crate::{agents::v1 as agents, common::v1 as common, egress::v1 as pb, tools::v1 as tools};
+use hoistway_model::{
+    Error, Name, Result, RevisionId,
+    egress::{AgentIdentity, Call, CallQuery, CallTarget, EgressStatus, PolicySource, ToolAccess},
+    watch::Update,
+};
+
+impl From<ToolAccess> for tools::ToolAccess {
+    fn from(t: ToolAccess) -> Self {
+        Self {
+            name: t.name.into(),
+            url: t.url,
+            auth_type: t.auth_type.as_str().into(),
+            api_key: t.api_key.map(Into::into),
+            oauth2: t.oauth2.map(Into::into),
+            credentials: exposed(t.credentials),
+        }
+    }
+}
+
+impl TryFrom<tools::ToolAccess> for ToolAccess {
+    type Error = Error;
+
+    fn try_from(t: tools::ToolAccess) -> Result<Self> {
+        Ok(Self {
+            name: name("tool.name", &t.name)?,
+            url: t.url,
+            auth_type: parsed("tool.auth_type", &t.auth_type)?,
+            api_key: t.api_key.map(Into::into),
+            oauth2: t.oauth2.map(Into::into),
+            credentials: secrets(t.credentials),
+        })
+    }
+}
+
+impl From<Update<Name, ToolAccess>> for tools::WatchToolsResponse {
+    fn from(u: Update<Name, ToolAccess>) -> Self {
+        use tools::watch_tools_response::Update as Message;
+        let update = match u {
+            Update::Set(_, tool) => Message::Tool(tool.into()),
+            Update::Removed(name) => Message::Removed(name.into()),
+            Update::Complete => Message::Complete(common::Complete {}),
+        };
+        Self { update: Some(update) }
+    }
+}
+
+impl TryFrom<tools::WatchToolsResponse> for Update<Name, ToolAccess> {
+    type Error = Error;
+
+    fn try_from(r: tools::WatchToolsResponse) -> Result<Self> {
+        use tools::watch_tools_response::Update as Message;
+        Ok(match required("update", r.update)? {
+            Message::Tool(tool) => {
+                let tool = ToolAccess::try_from(tool)?;
+                Update::Set(tool.name.clone(), tool)
+            }
+            Message::Removed(removed) => Update::Removed(name("removed", &removed)?),
+            Message::Complete(common::Complete {}) => Update::Complete,
+        })
+    }
+}
+
+impl From<AgentIdentity> for agents::AgentIdentity {
+    fn from(i: AgentIdentity) -> Self {
+        Self {
+            revision_id: i.revision.to_string(),
+            agent: i.agent.into(),
+            required_tools: i.required_tools.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<agents::AgentIdentity> for AgentIdentity {
+    type Error = Error;
+
+    fn try_from(i: agents::AgentIdentity) -> Result<Self> {
+        Ok(Self {
+            revision: parsed("identity.revision_id", &i.revision_id)?,
+            agent: name("identity.agent", &i.agent)?,
+            required_tools: i
+                .required_tools
+                .iter()
+                .enumerate()
+                .map(|(index, tool)| name(&format!("identity.required_tools[{index}]"), tool))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl From<Update<RevisionId, AgentIdentity>> for agents::WatchIdentitiesResponse {
+    fn from(u: Update<RevisionId, AgentIdentity>) -> Self {
+        use agents::watch_identities_response::Update as Message;
+        let update = match u {
+            Update::Set(_, identity) => Message::Identity(identity.into()),
+            Update::Removed(revision) => Message::Removed(revision.to_string()),
+            Update::Complete => Message::Complete(common::Complete {}),
+        };
+        Self { update: Some(update) }
+    }
+}
+
+impl TryFrom<agents::WatchIdentitiesResponse> for Update<RevisionId, AgentIdentity> {
+    type Error = Error;
+
+    fn try_from(r: agents::WatchIdentitiesResponse) -> Result<Self> {
+        use agents::watch_identities_response::Update as Message;
+        Ok(match required("update", r.update)? {
+            Message::Identity(identity) => {
+                let identity = AgentIdentity::try_from(identity)?;
+                Update::Set(identity.revision, identity)
+            }
+            Message::Removed(revision) => Update::Removed(parsed("removed", &revision)?),
+            Message::Complete(common::Complete {}) => Update::Complete,
+        })
+    }
+}
+
+impl From<PolicySource> for pb::PolicySource {
+    fn from(s: PolicySource) -> Self {
+        Self { complete: s.complete, connected: s.connected, records: s.records }
+    }
+}
+
+impl From<pb::PolicySource> for PolicySource {
+    fn from(s: pb::PolicySource) -> Self {
+        Self { complete: s.complete, connected: s.connected, records: s.records }
+    }
+}
+
+impl From<EgressStatus> for pb::GetEgressStatusResponse {
+    fn from(s: EgressStatus) -> Self {
+        Self { tools: Some(s.tools.into()), identities: Some(s.identities.into()) }
+    }
+}
+
+impl TryFrom<pb::GetEgressStatusResponse> for EgressStatus {
+    type Error = Error;
+
+    fn try_from(s: pb::GetEgressStatusResponse) -> Result<Self> {
+        let tools = required("tools", s.tools)?.into();
+        Ok(Self { tools, identities: required("identities", s.identities)?.into() })
+    }
+}
+
+impl From<Call> for pb::Call {
+    fn from(c: Call) -> Self {
+        Self {
+            id: c.id,
+            time: c.at,
+            agent: c.agent.map(Into::into).unwrap_or_default(),
+            revision_id: c.revision.map(|revision| revision.to_string()).unwrap_or_default(),
+            target: c.target.map(|target| match target {
+                CallTarget::Tool(name) => pb::call::Target::Tool(name.into()),
+                CallTarget::ModelProvider(name) => pb::call::Target::ModelProvider(name.into()),
+            }),
+            method: c.method,
+            origin: c.origin,
+            path: c.path,
+            status: c.status.map(Into::into),
+            first_byte_ms: c.first_byte_ms,
+            duration_ms: c.duration_ms,
+            bytes_up: c.bytes_up,
+            bytes_down: c.bytes_down,
+            refused: c.refused.unwrap_or_default(),
+            broken: c.broken.unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<pb::Call> for Call {
+    type Error = Error;
+
+    fn try_from(c: pb::Call) -> Result<Self> {
+        let target = c.target.map(|target| match target {
+            pb::call::Target::Tool(tool) => name("call.tool", &tool).map(CallTarget::Tool),
+            pb::call::Target::ModelProvider(provider) => {
+                name("call.model_provider", &provider).map(CallTarget::ModelProvider)
+            }
+        });
+        let status = |status| u16::try_from(status).map_err(|_| Error::field("call.status", "is not an HTTP status"));
+        Ok(Self {
+            id: c.id,
+            at: c.time,
+            agent: optional(c.agent).map(|agent| name("call.agent", &agent)).transpose()?,
+            revision: optional(c.revision_id).map(|id| parsed("call.revision_id", &id)).transpose()?,
+            target: target.transpose()?,
+            method: c.method,
+            origin: c.origin,
+            path: c.path,
+            status: c.status.map(status).transpose()?,
+            first_byte_ms: c.first_byte_ms,
+            duration_ms: c.duration_ms,
+            bytes_up: c.bytes_up,
+            bytes_down: c.bytes_down,
+            refused: optional(c.refused),
+            broken: optional(c.broken),
+        })
+    }
+}
+
+impl From<CallQuery> for pb::ListCallsRequest {
+    fn from(q: CallQuery) -> Self {
+        Self {
+            agent: q.agent.map(Into::into).unwrap_or_default(),
+            tool: q.tool.map(Into::into).unwrap_or_default(),
+            refused: q.refused,
+            before: q.before,
+            limit: q.limit,
+        }
+    }
+}
+
+impl TryFrom<pb::ListCallsRequest> for CallQuery {
+    type Error = Error;
+
+    fn try_from(r: pb::ListCallsRequest) -> Result<Self> {
+        Ok(Self {
+            agent: optional(r.agent).map(|agent| name("agent", &agent)).transpose()?,
+            tool: optional(r.tool).map(|tool| name("tool", &tool)).transpose()?,
+            refused: r.refused,
+            before: r.before,
+            limit: r.limit,
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! Whom egress lets out: the revisions that are up or coming up.
+
+use crate::store::Revision;
+use hoistway_kit::updates;
+use hoistway_model::{Name, RevisionId, egress::AgentIdentity, watch::Updates};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The identities of all agents. A revision has one as long as any of its instances may call out.
+#[derive(Debug)]
+pub(super) struct Identities {
+    /// By instance.
+    instances: Mutex<BTreeMap<RevisionId, AgentIdentity>>,
+    /// Wakes followers.
+    changed: watch::Sender<()>,
+}
+
+impl Identities {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { instances: Mutex::default(), changed: watch::Sender::new(()) })
+    }
+
+    /// An instance is about to be started.
+    pub fn add(&self, instance: &Revision) {
+        let identity = AgentIdentity {
+            revision: instance.public,
+            agent: instance.spec.agent.clone(),
+            required_tools: instance.spec.tools.iter().map(|tool| tool.name.clone()).collect(),
+        };
+        self.lock().insert(instance.id, identity);
+        self.changed.send_replace(());
+    }
+
+    /// An instance has ended.
+    pub fn remove(&self, instance: &RevisionId) {
+        if self.lock().remove(instance).is_some() {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// An agent was deleted: nothing of it may call out any more, whatever still runs.
+    pub fn remove_agent(&self, agent: &Name) {
+        self.lock().retain(|_, identity| identity.agent != *agent);
+        self.changed.send_replace(());
+    }
+
+    pub fn watch(self: &Arc<Self>, closed: CancellationToken) -> Updates<RevisionId, AgentIdentity> {
+        let identities = Arc::clone(self);
+        updates::follow(self.changed.subscribe(), closed, move || {
+            let by_revision = identities.by_revision();
+            async move { Ok(by_revision) }
+        })
+    }
+
+    /// Instances of one revision require the same tools.
+    fn by_revision(&self) -> BTreeMap<RevisionId, AgentIdentity> {
+        self.lock().values().map(|identity| (identity.revision, identity.clone())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<RevisionId, AgentIdentity>> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,57 @@
+//! The gRPC side: messages to records, the call, records to messages. No decision is taken here.
+
+use hoistway_kit::grpc::{MAX_MESSAGE, to_status};
+use hoistway_model::EgressService;
+use hoistway_proto::egress::v1::{
+    self as pb,
+    egress_service_server::{EgressService as Service, EgressServiceServer},
+};
+use std::sync::Arc;
+use tonic::{Request, Response, Status, async_trait};
+
+/// Any egress as the generated server sees it.
+#[derive(Debug, Clone)]
+pub struct GrpcEgressService(Arc<dyn EgressService>);
+
+/// The generated server over `egress`.
+pub(crate) fn server(egress: Arc<dyn EgressService>) -> EgressServiceServer<GrpcEgressService> {
+    EgressServiceServer::new(GrpcEgressService(egress))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
+}
+
+#[async_trait]
+impl Service for GrpcEgressService {
+    async fn get_egress_status(
+        &self,
+        _: Request<pb::GetEgressStatusRequest>,
+    ) -> Result<Response<pb::GetEgressStatusResponse>, Status> {
+        let status = self.0.status().await.map_err(to_status)?;
+        Ok(Response::new(status.into()))
+    }
+
+    async fn get_authority(
+        &self,
+        _: Request<pb::GetAuthorityRequest>,
+    ) -> Result<Response<pb::GetAuthorityResponse>, Status> {
+        let certificate = self.0.authority().await.map_err(to_status)?;
+        Ok(Response::new(pb::GetAuthorityResponse { certificate }))
+    }
+
+    async fn list_calls(
+        &self,
+        request: Request<pb::ListCallsRequest>,
+    ) -> Result<Response<pb::ListCallsResponse>, Status> {
+        let query = request.into_inner().try_into().map_err(to_status)?;
+        let calls = self.0.calls(query).await.map_err(to_status)?;
+        Ok(Response::new(pb::ListCallsResponse { calls: calls.into_iter().map(Into::into).collect() }))
+    }
+
+    async fn get_egress_metrics(
+        &self,
+        _: Request<pb::GetEgressMetricsRequest>,
+    ) -> Result<Response<pb::GetEgressMetricsResponse>, Status> {
+        let metrics = self.0.egress_metrics().await.map_err(to_status)?;
+        Ok(Response::new(pb::GetEgressMetricsResponse { metrics: Some(metrics.into()) }))
+    }
+}

@@ -1,0 +1,88 @@
+//! Egress as the rest of the platform sees it.
+
+use crate::{Authority, Egress, config::SERVICE, store::Store};
+use async_trait::async_trait;
+use hoistway_kit::metrics;
+use hoistway_model::{
+    EgressService, Error, Result,
+    egress::{Call, CallQuery, EgressStatus},
+    metric::{Kind, Metrics},
+};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// A handle on an opened service. It does not keep the service from ending.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    egress: Weak<Egress>,
+    authority: Arc<Authority>,
+    dropped_records: Arc<AtomicU64>,
+    store: Option<Store>,
+    database: PathBuf,
+}
+
+impl Handle {
+    pub(crate) fn new(egress: &Arc<Egress>, authority: Arc<Authority>, store: Option<Store>) -> Self {
+        let (dropped_records, database) = (egress.recorder.dropped(), egress.config.database());
+        Self { egress: Arc::downgrade(egress), authority, dropped_records, store, database }
+    }
+}
+
+#[async_trait]
+impl EgressService for Handle {
+    async fn status(&self) -> Result<EgressStatus> {
+        Ok(self.egress.upgrade().map(|egress| egress.policies.status()).unwrap_or_default())
+    }
+
+    async fn authority(&self) -> Result<String> {
+        Ok(self.authority.pem().to_owned())
+    }
+
+    async fn calls(&self, query: CallQuery) -> Result<Vec<Call>> {
+        match &self.store {
+            Some(store) => store.calls(query).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn egress_metrics(&self) -> Result<Metrics> {
+        let EgressStatus { tools, identities } = self.status().await?;
+        let sources = [("tool-registry", tools), ("agent", identities)];
+        let by_source = |value: fn(&hoistway_model::egress::PolicySource) -> f64| {
+            sources.map(|(source, at)| ([("source", source.to_owned())], value(&at)))
+        };
+        let dropped = self.dropped_records.load(Ordering::Relaxed) + self.store.as_ref().map_or(0, Store::lost);
+        let dropped = [([] as [(&str, String); 0], dropped as f64)];
+        let mut families = vec![
+            metrics::family(
+                Kind::Gauge,
+                "hoistway_egress_policy_source_up",
+                "1 while changes of what agents may call arrive from the service, else 0.",
+                by_source(|at| f64::from(u8::from(at.connected))),
+            ),
+            metrics::family(
+                Kind::Gauge,
+                "hoistway_egress_policy_records",
+                "What egress knows from the service: tools, or revisions of agents.",
+                by_source(|at| at.records as f64),
+            ),
+            metrics::family(
+                Kind::Counter,
+                "hoistway_egress_dropped_records_total",
+                "Records of calls that were not kept, because the queue was full or the database failed.",
+                dropped,
+            ),
+        ];
+        let database = self.store.is_some().then(|| self.database.clone());
+        let read = move || {
+            families.extend(database.map(|database| metrics::database(SERVICE, &database)));
+            metrics::of_service(SERVICE, families)
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
+    }
+}

@@ -1,0 +1,292 @@
+//! Policies as the tool registry and the agent service say them, kept in memory. Both are followed; a change replaces
+//! the table, so that calls look it up without waiting. When a service is lost, what it said last stays in force, and
+//! it is asked again until it answers; then whatever it does not name any more is gone.
+
+use crate::{
+    origin::Origin,
+    policy::{AgentPolicy, Policies, PolicyError, ToolPolicy},
+    tool_access::{PrivateHosts, tool_policy},
+};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use hoistway_model::{
+    AgentIdentities, Code, Error, Name, Result, RevisionId, ToolCredentials,
+    egress::{AgentIdentity, EgressStatus, PolicySource, ToolAccess},
+    watch::{Update, Updates},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How long a call waits while it is not known what its agent may do: at the start, and after a service was lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// When a service that was lost is asked again.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// The policies of all agents of the installation.
+pub struct WatchedPolicies {
+    tool_credentials: Arc<dyn ToolCredentials>,
+    agent_identities: Arc<dyn AgentIdentities>,
+    private: PrivateHosts,
+    /// What both services have said so far.
+    said: Mutex<Said>,
+    /// What follows from it.
+    table: RwLock<Arc<Table>>,
+    /// Wakes calls that wait for another table.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Said {
+    tools: Records<Name, Arc<ToolPolicy>>,
+    identities: Records<RevisionId, AgentIdentity>,
+}
+
+/// The records of one service.
+struct Records<K, V> {
+    by_key: BTreeMap<K, V>,
+    complete: bool,
+    connected: bool,
+}
+
+impl<K, V> Default for Records<K, V> {
+    fn default() -> Self {
+        Self { by_key: BTreeMap::new(), complete: false, connected: false }
+    }
+}
+
+impl<K, V> Records<K, V> {
+    fn status(&self) -> PolicySource {
+        let Self { by_key, complete, connected } = self;
+        PolicySource { complete: *complete, connected: *connected, records: by_key.len() as u64 }
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    status: EgressStatus,
+    policies: HashMap<RevisionId, Arc<AgentPolicy>>,
+    /// Every registered tool, by the text of its origin.
+    by_origin: HashMap<String, Name>,
+}
+
+impl Table {
+    fn of(said: &Said) -> Self {
+        let policy = |identity: &AgentIdentity| {
+            let tools = identity.required_tools.iter().filter_map(|tool| said.tools.by_key.get(tool));
+            Arc::new(AgentPolicy {
+                agent: identity.agent.clone(),
+                revision: identity.revision,
+                tools: tools.map(|tool| ToolPolicy::clone(tool)).collect(),
+                models: Vec::new(),
+            })
+        };
+        let policies = said.identities.by_key.iter().map(|(revision, identity)| (*revision, policy(identity)));
+        // Of several tools at one origin the first by name is as good as any.
+        let tools = said.tools.by_key.values().rev();
+        Self {
+            status: EgressStatus { tools: said.tools.status(), identities: said.identities.status() },
+            policies: policies.collect(),
+            by_origin: tools.map(|tool| (tool.origin.to_string(), tool.name.clone())).collect(),
+        }
+    }
+
+    /// `None`: it cannot be said yet.
+    fn policy(&self, revision: RevisionId) -> Option<Result<Arc<AgentPolicy>, PolicyError>> {
+        let EgressStatus { tools, identities } = self.status;
+        if !tools.complete || !identities.complete {
+            return None;
+        }
+        match self.policies.get(&revision) {
+            Some(policy) => Some(Ok(Arc::clone(policy))),
+            // It may have been started since the agent service was lost.
+            None if !identities.connected => None,
+            None => Some(Err(PolicyError::Unknown)),
+        }
+    }
+}
+
+/// Which of the two records a service's updates go to.
+type Select<K, V> = fn(&mut Said) -> &mut Records<K, V>;
+
+impl WatchedPolicies {
+    /// Policies made of what the two services say. `private_domains` are those whose names may lead to private
+    /// networks. They are empty until [`Policies::keep_current`] runs.
+    pub fn new(
+        tool_credentials: Arc<dyn ToolCredentials>,
+        agent_identities: Arc<dyn AgentIdentities>,
+        private_domains: &[String],
+    ) -> Result<Self> {
+        Ok(Self {
+            tool_credentials,
+            agent_identities,
+            private: PrivateHosts::new(private_domains)?,
+            said: Mutex::default(),
+            table: RwLock::default(),
+            changed: watch::Sender::new(()),
+        })
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what a service says, and what follows from it.
+    fn note(&self, change: impl FnOnce(&mut Said)) {
+        {
+            let mut said = self.said();
+            change(&mut said);
+            // Under the lock: the table never goes back.
+            *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table::of(&said));
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Follows one service, which is `name` in the log, for as long as it is polled.
+    async fn follow<K: Ord, R, V, F>(
+        &self,
+        name: &str,
+        subscribe: impl Fn() -> F,
+        select: Select<K, V>,
+        convert: impl Fn(&R) -> Option<V>,
+    ) where
+        F: Future<Output = Result<Updates<K, R>>>,
+    {
+        let mut pause = FIRST_RETRY;
+        // In a row. One may be a service that is restarted, or this program's own end.
+        let mut failures = 0_u32;
+        loop {
+            let lost = match subscribe().await {
+                Ok(updates) => self.read(updates, select, &convert).await,
+                Err(e) => e,
+            };
+            let was_connected = select(&mut self.said()).connected;
+            if was_connected {
+                self.note(|said| select(said).connected = false);
+                (pause, failures) = (FIRST_RETRY, 0);
+            }
+            failures = failures.saturating_add(1);
+            match failures {
+                2 => {
+                    tracing::warn!(cause = lost.chain(), "the {name} cannot be followed; its last word counts: {lost}")
+                }
+                _ => tracing::debug!(cause = lost.chain(), "the {name} cannot be followed: {lost}"),
+            }
+            tokio::time::sleep(with_jitter(pause)).await;
+            pause = pause.saturating_mul(2).min(LONGEST_RETRY);
+        }
+    }
+
+    /// Reads one subscription to its end; why it ended.
+    async fn read<K: Ord, R, V>(
+        &self,
+        mut updates: Updates<K, R>,
+        select: Select<K, V>,
+        convert: impl Fn(&R) -> Option<V>,
+    ) -> Error {
+        // Until everything is there, what an earlier subscription said stays in force.
+        let mut first = Some(BTreeMap::new());
+        while let Some(update) = updates.next().await {
+            let update = match update {
+                Ok(update) => update,
+                Err(e) => return e,
+            };
+            let apply = |records: &mut BTreeMap<K, V>, update| match update {
+                Update::Set(key, record) => match convert(&record) {
+                    Some(value) => drop(records.insert(key, value)),
+                    None => drop(records.remove(&key)),
+                },
+                Update::Removed(key) => drop(records.remove(&key)),
+                Update::Complete => {}
+            };
+            match (&mut first, update) {
+                (Some(_), Update::Complete) => {
+                    let by_key = first.take().unwrap_or_default();
+                    self.note(|said| *select(said) = Records { by_key, complete: true, connected: true });
+                }
+                (Some(records), update) => apply(records, update),
+                (None, update) => self.note(|said| apply(&mut select(said).by_key, update)),
+            }
+        }
+        Error::new(Code::Unavailable, "the service ended the subscription")
+    }
+
+    fn tool(&self, access: &ToolAccess) -> Option<Arc<ToolPolicy>> {
+        match tool_policy(access, &self.private) {
+            Ok(tool) => Some(Arc::new(tool)),
+            Err(e) => {
+                tracing::warn!(tool = %access.name, "the tool cannot be called: {e}");
+                None
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Policies for WatchedPolicies {
+    async fn policy(&self, revision: RevisionId) -> Result<Arc<AgentPolicy>, PolicyError> {
+        if let Some(known) = self.table().policy(revision) {
+            return known;
+        }
+        let mut changed = self.changed.subscribe();
+        let known = async {
+            loop {
+                changed.borrow_and_update();
+                if let Some(known) = self.table().policy(revision) {
+                    return known;
+                }
+                if changed.changed().await.is_err() {
+                    return Err(PolicyError::Unavailable);
+                }
+            }
+        };
+        timeout(PATIENCE, known).await.unwrap_or(Err(PolicyError::Unavailable))
+    }
+
+    async fn registered_at(&self, origin: &Origin) -> Option<Name> {
+        self.table().by_origin.get(&origin.to_string()).cloned()
+    }
+
+    async fn keep_current(&self, shutdown: CancellationToken) {
+        let tools = self.follow(
+            "tool registry",
+            || self.tool_credentials.watch_tools(),
+            |said| &mut said.tools,
+            |access| self.tool(access),
+        );
+        let identities = self.follow(
+            "agent service",
+            || self.agent_identities.watch_identities(),
+            |said| &mut said.identities,
+            |identity: &AgentIdentity| Some(identity.clone()),
+        );
+        shutdown.run_until_cancelled(async { tokio::join!(tools, identities) }).await;
+    }
+
+    fn status(&self) -> EgressStatus {
+        self.table().status
+    }
+}
+
+impl fmt::Debug for WatchedPolicies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchedPolicies").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// Up to a quarter more, so that not everybody asks a service that came back at the same moment.
+fn with_jitter(pause: Duration) -> Duration {
+    let random = u32::try_from(RandomState::new().hash_one(0_u8) % 256).unwrap_or(0);
+    pause + pause / 4 * random / 256
+}

@@ -23,6 +23,7 @@ mod limits;
 mod migration;
 mod oauth;
 pub mod origin;
+mod passthrough;
 pub mod path;
 pub mod policy;
 mod prefixed;

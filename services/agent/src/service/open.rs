@@ -30,6 +30,7 @@ pub(crate) struct Parts {
 impl Service {
     /// Starts the agents of earlier times again, in the background and as many at a time as the runtime allows.
     pub(crate) async fn open(parts: Parts) -> Result<Arc<Self>> {
+        let identities = Identities::new(parts.runtime.isolation().has_open_network());
         let service = Arc::new(Self {
             store: parts.store,
             images: parts.images,
@@ -42,7 +43,7 @@ impl Service {
             lately_bound: Mutex::default(),
             kept_layers: Mutex::default(),
             seen: Seen::new(),
-            identities: Identities::new(),
+            identities,
             reserve: Reserve::new(parts.database.parent().unwrap_or(Path::new("."))),
             database: parts.database,
             tasks: TaskTracker::new(),

@@ -28,6 +28,10 @@ pub struct Config {
     pub egress_listen: SocketAddr,
     /// Base URL of egress as agents reach it; absent: `egress_listen`.
     pub egress_url: Option<String>,
+    /// The key of the tokens by which egress knows agents; absent: `egress-key` in the data directory.
+    pub egress_key_file: Option<PathBuf>,
+    /// The certificate of egress' authority, which agents trust; absent: `egress/ca.pem` in the data directory.
+    pub egress_ca_file: Option<PathBuf>,
     /// `host:port` of the platform's own registry; plain HTTP.
     pub registry_address: String,
     /// The Python that runs agents: a path or a name on `PATH`; absent: the first that is new enough.
@@ -77,6 +81,8 @@ impl Default for Config {
             grpc_listen: (Ipv4Addr::LOCALHOST, 8097).into(),
             egress_listen: (Ipv4Addr::LOCALHOST, 8098).into(),
             egress_url: None,
+            egress_key_file: None,
+            egress_ca_file: None,
             registry_address: "127.0.0.1:5000".to_owned(),
             python: None,
             agents_bind: Ipv4Addr::LOCALHOST.into(),
@@ -115,6 +121,21 @@ impl Config {
     /// The file of the master key.
     pub fn master_key_file(&self) -> PathBuf {
         self.in_data_dir(self.master_key_file.as_deref(), "master.key")
+    }
+
+    /// The file of the key of agents' tokens.
+    pub fn egress_key_file(&self) -> PathBuf {
+        self.in_data_dir(self.egress_key_file.as_deref(), "egress-key")
+    }
+
+    /// The file of the certificate of egress' authority.
+    pub fn egress_ca_file(&self) -> PathBuf {
+        self.in_data_dir(self.egress_ca_file.as_deref(), "egress/ca.pem")
+    }
+
+    /// The file of all authorities that agents trust.
+    pub fn ca_bundle_file(&self) -> PathBuf {
+        self.service_dir().join("ca-bundle.pem")
     }
 
     /// The port of egress as agents reach it.

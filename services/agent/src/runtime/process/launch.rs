@@ -39,6 +39,16 @@ const LOG_END: Duration = Duration::from_secs(2);
 /// A runner's notice is one line, its error text the longest part.
 const MAX_NOTICE: usize = 64 << 10;
 
+/// Each is read by one client or another.
+const CA_VARIABLES: [&str; 6] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "AWS_CA_BUNDLE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+];
+
 /// What the runner says once its start is decided.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Notice {
@@ -324,6 +334,10 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<Launch
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    if let Some(bundle) = &placed.ca_bundle {
+        let bundle = text(bundle)?;
+        env.extend(CA_VARIABLES.map(|name| (name.to_owned(), bundle.clone())));
+    }
     env.extend(start.instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
     env.insert("PORT".to_owned(), start.port.to_string());
     Ok(LaunchSpec {

@@ -154,8 +154,12 @@ fn the_references_first_example_calls_its_tool_with_a_key_that_it_never_sees() {
 
 #[test]
 fn every_client_is_led_through_egress_in_every_sandbox() {
-    let rows: [(&[&str], bool); 3] =
-        [(&[], true), (&["--sandbox", "none"], true), (&["--sandbox", "landlock", "--network", "closed"], false)];
+    let rows: [(&[&str], bool); 4] = [
+        (&[], true),
+        (&["--sandbox", "none"], true),
+        (&["--sandbox", "landlock", "--network", "closed"], false),
+        (&["--sandbox", "namespaces", "--network", "closed"], false),
+    ];
     let plain = serve(answer);
     for (flags, is_open) in rows {
         if !need::sandbox(flags) {
@@ -188,6 +192,10 @@ fn every_client_is_led_through_egress_in_every_sandbox() {
             let refused = said["not_required"].as_str().unwrap();
             let text = "403 https://other.example is the tool \"other\", which this agent does not require";
             assert!(refused.contains(text), "{flags:?}: {said}");
+        }
+        if flags.contains(&"namespaces") {
+            // Nobody else is in that network, so no token is needed.
+            assert_eq!(said["direct"], charges(), "{said}");
         }
         let environment = stack.answer("clients", "environment");
         assert!(environment[0]["HTTPS_PROXY"].is_string() && !environment.to_string().contains(KEY), "{flags:?}");

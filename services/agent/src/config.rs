@@ -147,6 +147,15 @@ impl Config {
         }
     }
 
+    /// `host:port` of egress as agents reach it.
+    pub fn egress_address(&self) -> String {
+        let url: Option<Uri> = self.egress_url.as_ref().and_then(|url| url.parse().ok());
+        match url.as_ref().and_then(Uri::host) {
+            Some(host) => format!("{host}:{}", self.egress_port()),
+            None => self.egress_listen.to_string(),
+        }
+    }
+
     /// Base URL of egress as agents reach it.
     pub fn egress_url(&self) -> String {
         self.egress_url.clone().unwrap_or_else(|| format!("http://{}", self.egress_listen))
@@ -163,10 +172,13 @@ mod tests {
 
     #[test]
     fn the_port_of_egress_is_the_one_that_agents_are_told() {
-        let port = |url: Option<&str>| Config { egress_url: url.map(Into::into), ..Config::default() }.egress_port();
-        assert_eq!(port(None), 8098);
-        assert_eq!(port(Some("http://egress:9000")), 9000);
-        assert_eq!(port(Some("http://egress")), 80);
-        assert_eq!(port(Some("https://[::1]/")), 443);
+        let at = |url: Option<&str>| {
+            let config = Config { egress_url: url.map(Into::into), ..Config::default() };
+            (config.egress_port(), config.egress_address())
+        };
+        assert_eq!(at(None), (8098, "127.0.0.1:8098".into()));
+        assert_eq!(at(Some("http://egress:9000")), (9000, "egress:9000".into()));
+        assert_eq!(at(Some("http://egress")), (80, "egress:80".into()));
+        assert_eq!(at(Some("https://[::1]/")), (443, "[::1]:443".into()));
     }
 }

@@ -6,7 +6,6 @@
 
 mod ca_bundle;
 pub mod config;
-pub mod egress_stub;
 pub mod environment;
 mod grpc;
 pub mod images;
@@ -149,6 +148,7 @@ fn keep(config: &Config) -> store::Retention {
 fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
     ProcessConfig {
         bind: config.agents_bind,
+        egress: config.egress_address(),
         advertise: config.agents_host.clone(),
         concurrent_starts: config.concurrent_starts,
         limits: config.limits,

@@ -119,6 +119,12 @@ except urllib.error.HTTPError as e:
     print(e.code, e.read().decode())')
 expect "$answer" 200 401 identity_missing
 
+log "an agent and its tool, through egress"
+answer=$(call "$api/api/deploy" -d '{"agent_name": "caller", "required_tools": ["echo-tool"], "source_files": {"agent.py":
+    "import os, urllib.request\n\ndef handler(message):\n    url = os.environ[\"TOOL_URL_ECHO_TOOL\"] + \"/echo\"\n    body = b\"{\\\"message\\\": \\\"through egress\\\"}\"\n    return urllib.request.urlopen(urllib.request.Request(url, body, {\"Content-Type\": \"application/json\"}), timeout=20).read().decode() + str(os.path.exists(os.environ[\"SSL_CERT_FILE\"]))\n"}}')
+expect "$answer" 201 '"caller"'
+expect "$(call "$api/api/agents/caller/invoke" -d '{"message": "x"}')" 200 'through egress' True
+
 log "restarting"
 "${compose[@]}" restart --timeout 40 >/dev/null 2>&1
 wait_until_ready

@@ -130,7 +130,15 @@ impl Settings {
         let agent: agent::Config = config::load_part(
             agent::config::SERVICE,
             file,
-            &decided(&["grpc_listen", "egress_listen", "egress_url", "registry_address", "python"]),
+            &decided(&[
+                "grpc_listen",
+                "egress_listen",
+                "egress_url",
+                "egress_key_file",
+                "egress_ca_file",
+                "registry_address",
+                "python",
+            ]),
         )?;
         Ok(Self {
             listen: args.listen.or(listen).unwrap_or(Listen::Localhost(DEFAULT_PORT)),
@@ -156,7 +164,7 @@ impl Settings {
             egress: config::load_part(
                 egress::config::SERVICE,
                 file,
-                &decided(&["listen", "grpc_listen", "tool_registry", "agent", "key_file"]),
+                &decided(&["listen", "grpc_listen", "tool_registry", "agent", "key_file", "ca_file"]),
             )?,
             gateway: config::load_part(
                 gateway::config::SERVICE,
@@ -226,12 +234,21 @@ pub async fn run(args: UpArgs) -> Result<()> {
         python: Some(interpreter.executable.clone()),
         ..settings.agent
     };
-    let agent_deps = agent::Deps { token: shared.token.clone(), master_key: shared.master_key.clone(), runtime: None };
+    let egress_config =
+        egress::Config { data_dir: data_dir.clone(), listen: first(&egress_ports.http)?, ..settings.egress };
+    // Agents trust it, and start before egress does.
+    let authority_dir = egress_config.service_dir();
+    let authority = tokio::task::spawn_blocking(move || egress::Authority::load_or_create(&authority_dir)).await;
+    authority.map_err(|e| Error::internal("opening the authority of egress", e))??;
+    let agent_deps = agent::Deps {
+        token: shared.token.clone(),
+        master_key: shared.master_key.clone(),
+        egress_key: shared.egress_key.clone(),
+        runtime: None,
+    };
     let agent_service = agent::open(&agent_config, &agent_deps).await?;
     let agent_server = agent::grpc(agent_service.handle(), agent_service.identities(), &agent_deps)?;
 
-    let egress_config =
-        egress::Config { data_dir: data_dir.clone(), listen: first(&egress_ports.http)?, ..settings.egress };
     let tool_credentials = tool_server.clone().into_local_with(&shared.egress_token);
     let policies = egress::WatchedPolicies::new(
         Arc::new(ToolCredentialsClient::new(tool_credentials)),

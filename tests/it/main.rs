@@ -28,3 +28,4 @@ mod seeing;
 mod soak;
 mod stack;
 mod terminal;
+mod tool_calls;

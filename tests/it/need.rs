@@ -1,6 +1,7 @@
 //! What these tests need of the machine.
 
 pub use hoistway_testing::{need, runs};
+use std::process::{Command, Stdio};
 
 pub fn docker() -> bool {
     need("docker", runs("docker", &["info"]), "no Docker engine answers `docker info`")
@@ -23,4 +24,18 @@ pub fn tmpfs(at: &std::path::Path, size: &str) -> bool {
     let mounted =
         runs("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs", at.to_str().unwrap()]);
     need("tmpfs", mounted, "this user may not mount a tmpfs")
+}
+
+/// Whether this machine has the sandbox; said so if not.
+pub fn sandbox(flags: &[&str]) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(crate::stack::HOISTWAY);
+    command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path().join("data")).args(flags);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut first).unwrap();
+    let _ = child.kill();
+    let said = child.wait_with_output().unwrap().stderr;
+    let there = first.starts_with("Hoistway is ready");
+    there || need("sandbox", false, &format!("{flags:?}: {}", String::from_utf8_lossy(&said)))
 }

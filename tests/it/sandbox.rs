@@ -1,6 +1,9 @@
 //! Sandboxes as a user chooses them and is told of them.
 
-use crate::stack::{HOISTWAY, Stack, says};
+use crate::{
+    need,
+    stack::{HOISTWAY, Stack, says},
+};
 use serde_json::json;
 use std::process::Command;
 
@@ -25,7 +28,7 @@ fn every_sandbox_is_told_and_runs_agents() {
     ];
     for (flags, enforced, network) in rows {
         let dir = tempfile::tempdir().unwrap();
-        if !can_be_had(&flags) {
+        if !need::sandbox(&flags) {
             continue;
         }
         let stack = Stack::start_with(dir.path(), |command| {
@@ -65,18 +68,4 @@ fn a_sandbox_that_cannot_be_had_is_one_clear_line() {
     let out = Command::new(HOISTWAY).args(["up", "--sandbox", "jail"]).output().unwrap();
     let said = String::from_utf8(out.stderr).unwrap();
     assert!(said.contains("\"jail\" is none of auto, namespaces, landlock, none"), "{said}");
-}
-
-/// Whether this machine has the sandbox; said so if not.
-fn can_be_had(flags: &[&str]) -> bool {
-    let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(HOISTWAY);
-    command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path().join("data")).args(flags);
-    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let mut first = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut first).unwrap();
-    let _ = child.kill();
-    let said = child.wait_with_output().unwrap().stderr;
-    let there = first.starts_with("Hoistway is ready");
-    there || crate::need::need("sandbox", false, &format!("{flags:?}: {}", String::from_utf8_lossy(&said)))
 }

@@ -2,7 +2,10 @@
 //! vouches for the agent. The agent service makes both, egress reads both.
 
 use crate::{fs, token::random};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use hoistway_model::{Code, Error, Result, RevisionId, Secret, redact::MASK};
 use ring::hmac;
 use std::{fmt, path::Path};
@@ -71,6 +74,23 @@ impl fmt::Debug for EgressKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
     }
+}
+
+/// What agents trust: the system's authorities, as `SSL_CERT_FILE` or the system names them, then the installation's
+/// own, whose certificate is `authority`. All of it is PEM. Blocks.
+pub fn ca_bundle(authority: &str) -> String {
+    const LINE: usize = 64;
+    let mut out = String::new();
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        out.push_str("-----BEGIN CERTIFICATE-----\n");
+        for line in STANDARD.encode(certificate).as_bytes().chunks(LINE) {
+            out.push_str(&String::from_utf8_lossy(line));
+            out.push('\n');
+        }
+        out.push_str("-----END CERTIFICATE-----\n");
+    }
+    out.push_str(authority);
+    out
 }
 
 /// What follows a preface.

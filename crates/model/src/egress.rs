@@ -42,6 +42,8 @@ pub struct AgentIdentity {
     pub agent: Name,
     /// The tools that it may call; they need not exist.
     pub required_tools: Vec<Name>,
+    /// Whether its network is open: then egress also lets it through to hosts that are no tool.
+    pub open_network: bool,
 }
 
 /// The part of the agent service that says whom egress lets out.

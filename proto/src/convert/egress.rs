@@ -71,6 +71,7 @@ impl From<AgentIdentity> for agents::AgentIdentity {
             revision_id: i.revision.to_string(),
             agent: i.agent.into(),
             required_tools: i.required_tools.into_iter().map(Into::into).collect(),
+            open_network: i.open_network,
         }
     }
 }
@@ -88,6 +89,7 @@ impl TryFrom<agents::AgentIdentity> for AgentIdentity {
                 .enumerate()
                 .map(|(index, tool)| name(&format!("identity.required_tools[{index}]"), tool))
                 .collect::<Result<_>>()?,
+            open_network: i.open_network,
         })
     }
 }

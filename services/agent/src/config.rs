@@ -28,6 +28,10 @@ pub struct Config {
     pub egress_listen: SocketAddr,
     /// Base URL of egress as agents reach it; absent: `egress_listen`.
     pub egress_url: Option<String>,
+    /// The key of the tokens by which egress knows agents; absent: `egress-key` in the data directory.
+    pub egress_key_file: Option<PathBuf>,
+    /// The certificate of egress' authority, which agents trust; absent: `egress/ca.pem` in the data directory.
+    pub egress_ca_file: Option<PathBuf>,
     /// `host:port` of the platform's own registry; plain HTTP.
     pub registry_address: String,
     /// The Python that runs agents: a path or a name on `PATH`; absent: the first that is new enough.
@@ -77,6 +81,8 @@ impl Default for Config {
             grpc_listen: (Ipv4Addr::LOCALHOST, 8097).into(),
             egress_listen: (Ipv4Addr::LOCALHOST, 8098).into(),
             egress_url: None,
+            egress_key_file: None,
+            egress_ca_file: None,
             registry_address: "127.0.0.1:5000".to_owned(),
             python: None,
             agents_bind: Ipv4Addr::LOCALHOST.into(),
@@ -117,12 +123,36 @@ impl Config {
         self.in_data_dir(self.master_key_file.as_deref(), "master.key")
     }
 
+    /// The file of the key of agents' tokens.
+    pub fn egress_key_file(&self) -> PathBuf {
+        self.in_data_dir(self.egress_key_file.as_deref(), "egress-key")
+    }
+
+    /// The file of the certificate of egress' authority.
+    pub fn egress_ca_file(&self) -> PathBuf {
+        self.in_data_dir(self.egress_ca_file.as_deref(), "egress/ca.pem")
+    }
+
+    /// The file of all authorities that agents trust.
+    pub fn ca_bundle_file(&self) -> PathBuf {
+        self.service_dir().join("ca-bundle.pem")
+    }
+
     /// The port of egress as agents reach it.
     pub fn egress_port(&self) -> u16 {
         let url: Option<Uri> = self.egress_url.as_ref().and_then(|url| url.parse().ok());
         match url {
             Some(url) => url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 }),
             None => self.egress_listen.port(),
+        }
+    }
+
+    /// `host:port` of egress as agents reach it.
+    pub fn egress_address(&self) -> String {
+        let url: Option<Uri> = self.egress_url.as_ref().and_then(|url| url.parse().ok());
+        match url.as_ref().and_then(Uri::host) {
+            Some(host) => format!("{host}:{}", self.egress_port()),
+            None => self.egress_listen.to_string(),
         }
     }
 
@@ -142,10 +172,13 @@ mod tests {
 
     #[test]
     fn the_port_of_egress_is_the_one_that_agents_are_told() {
-        let port = |url: Option<&str>| Config { egress_url: url.map(Into::into), ..Config::default() }.egress_port();
-        assert_eq!(port(None), 8098);
-        assert_eq!(port(Some("http://egress:9000")), 9000);
-        assert_eq!(port(Some("http://egress")), 80);
-        assert_eq!(port(Some("https://[::1]/")), 443);
+        let at = |url: Option<&str>| {
+            let config = Config { egress_url: url.map(Into::into), ..Config::default() };
+            (config.egress_port(), config.egress_address())
+        };
+        assert_eq!(at(None), (8098, "127.0.0.1:8098".into()));
+        assert_eq!(at(Some("http://egress:9000")), (9000, "egress:9000".into()));
+        assert_eq!(at(Some("http://egress")), (80, "egress:80".into()));
+        assert_eq!(at(Some("https://[::1]/")), (443, "[::1]:443".into()));
     }
 }

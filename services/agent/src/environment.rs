@@ -1,60 +1,56 @@
 //! The environment of an agent: what the platform says, then what the user says, and the user wins. Nothing else of
 //! the platform's own environment gets in.
 
+use hoistway_kit::egress::EgressKey;
 use hoistway_model::{
-    Secret,
+    RevisionId, Secret,
     agent::{AgentSpec, LlmConfig},
     redact::MASK,
 };
-use std::collections::BTreeMap;
+use http::Uri;
+use std::net::IpAddr;
 
 /// Stands where model clients insist on a key; only egress understands it.
 pub const PLACEHOLDER_KEY: &str = "hoistway-placeholder";
 
-/// Read by clients that trust what the operator's programs trust.
-const CA_FILES: [&str; 2] = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"];
-/// Read in both cases of letters by one client or another.
-const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+/// Each is read by one client or another.
+const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
+const NO_PROXIES: [&str; 2] = ["NO_PROXY", "no_proxy"];
+/// Where clouds keep the metadata of machines: egress never leads there.
+const METADATA: &str = "169.254.169.254";
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// How agents reach egress.
+#[derive(Debug, Clone)]
+pub struct EgressAccess {
+    /// Base URL of egress as agents reach it, without a path.
+    pub url: String,
+    /// Makes the token that says which revision calls; absent where the listener says it.
+    pub key: Option<EgressKey>,
+    /// Whether agents reach more than egress.
+    pub open_network: bool,
+}
 
 /// What every agent of this installation is told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// Base URL of egress as agents reach it, without a path.
-    pub egress_url: String,
-    /// Variables of the operator that are passed on: CA files and, while agents' network is open, proxies.
-    passed_on: Vec<(String, String)>,
+    egress: EgressAccess,
 }
 
 impl Surroundings {
-    /// Takes from the operator's environment (`vars`) what is passed on on purpose.
-    pub fn new(egress_url: &str, vars: impl IntoIterator<Item = (String, String)>) -> Self {
-        let vars: BTreeMap<String, String> = vars.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        let mut passed_on = Vec::new();
-        if let Some(file) = vars.get(CA_FILES[0]) {
-            passed_on.extend(CA_FILES.map(|name| (name.to_owned(), file.clone())));
-        }
-        let either = |name: &str| vars.get(&name.to_ascii_lowercase()).or_else(|| vars.get(name)).cloned();
-        if either("HTTP_PROXY").or_else(|| either("HTTPS_PROXY")).is_some() {
-            for name in PROXIES {
-                let value = match (name, either(name)) {
-                    ("NO_PROXY", given) => Some(without_proxy(given, egress_url)),
-                    (_, given) => given,
-                };
-                if let Some(value) = value {
-                    passed_on.push((name.to_owned(), value.clone()));
-                    passed_on.push((name.to_ascii_lowercase(), value));
-                }
-            }
-        }
-        Self { egress_url: egress_url.trim_end_matches('/').to_owned(), passed_on }
+    /// The environment of agents that reach egress so.
+    pub fn new(egress: EgressAccess) -> Self {
+        let url = egress.url.trim_end_matches('/').to_owned();
+        Self { egress: EgressAccess { url, ..egress } }
     }
 
     /// The final environment, but for what only the runtime knows (`PORT`, `HOME`, …).
-    pub fn of(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, Secret)> {
+    pub fn of(&self, spec: &AgentSpec, entry_point: Option<&str>, revision: RevisionId) -> Vec<(String, Secret)> {
         let platform = self.platform(spec, entry_point).into_iter();
-        let passed_on = self.passed_on.iter().cloned();
-        let mut vars: Vec<(String, Secret)> =
-            platform.chain(passed_on).map(|(name, value)| (name, Secret::new(value))).collect();
+        let mut vars: Vec<(String, Secret)> = platform.map(|(name, value)| (name, Secret::new(value))).collect();
+        // Some clients read the one case of letters and some the other: a user's own proxy is for all of them.
+        let is_users = |name: &str| spec.env.iter().any(|var| var.name.eq_ignore_ascii_case(name));
+        vars.extend(self.proxies(revision).into_iter().filter(|(name, _)| !is_users(name)));
         for var in &spec.env {
             vars.retain(|(name, _)| *name != var.name);
             vars.push((var.name.clone(), var.value.clone()));
@@ -62,8 +58,8 @@ impl Surroundings {
         vars
     }
 
-    /// The same as it may be shown: the platform's variables as they are, the user's masked. What is passed on is the
-    /// operator's and not shown.
+    /// The same as it may be shown: the platform's variables as they are, the user's masked. The proxy variables have
+    /// the token in them and are not shown.
     pub fn shown(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, String)> {
         let mut vars = self.platform(spec, entry_point);
         for var in &spec.env {
@@ -71,6 +67,37 @@ impl Surroundings {
             vars.push((var.name.clone(), MASK.to_owned()));
         }
         vars
+    }
+
+    /// The variables that make clients call through egress.
+    fn proxies(&self, revision: RevisionId) -> Vec<(String, Secret)> {
+        let url = match (&self.egress.key, self.egress.url.split_once("://")) {
+            (Some(key), Some((scheme, authority))) => {
+                Secret::new(format!("{scheme}://agent:{}@{authority}", key.mint(revision).expose()))
+            }
+            _ => Secret::new(self.egress.url.clone()),
+        };
+        let mut vars: Vec<(String, Secret)> = PROXIES.iter().map(|&name| (name.to_owned(), url.clone())).collect();
+        if let Some(exceptions) = self.no_proxy() {
+            vars.extend(NO_PROXIES.iter().map(|&name| (name.to_owned(), Secret::new(exceptions.clone()))));
+        }
+        vars
+    }
+
+    /// The hosts that are called without egress: only those that an open network reaches and egress does not. Tools
+    /// and egress itself may be on this machine's loopback, so loopback is named only where egress has another one.
+    fn no_proxy(&self) -> Option<String> {
+        if !self.egress.open_network {
+            return None;
+        }
+        let mut hosts = vec![METADATA];
+        let uri: Option<Uri> = self.egress.url.parse().ok();
+        let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
+        let ip: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        if !ip.is_some_and(|ip| ip.is_loopback()) && host != "localhost" {
+            hosts.extend(LOOPBACK);
+        }
+        Some(hosts.join(","))
     }
 
     fn platform(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, String)> {
@@ -87,37 +114,24 @@ impl Surroundings {
             set(format!("LLM_PROVIDER{}", role.env_suffix()), provider.clone());
         }
         // What the public runtime appends to it is `/chat/completions`.
-        set("LLM_GATEWAY_URL".to_owned(), format!("{}/v1", self.egress_url));
-        set("OPENAI_BASE_URL".to_owned(), format!("{}/v1", self.egress_url));
+        set("LLM_GATEWAY_URL".to_owned(), format!("{}/v1", self.egress.url));
+        set("OPENAI_BASE_URL".to_owned(), format!("{}/v1", self.egress.url));
         set("OPENAI_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
-        set("ANTHROPIC_BASE_URL".to_owned(), self.egress_url.clone());
+        set("ANTHROPIC_BASE_URL".to_owned(), self.egress.url.clone());
         set("ANTHROPIC_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
         let names: Vec<&str> = spec.tools.iter().map(|t| t.name.as_str()).collect();
         set("TOOL_NAMES".to_owned(), names.join(","));
         for tool in &spec.tools {
-            if let Some(url) = &tool.url {
-                set(format!("TOOL_URL_{}", tool.name.env_suffix()), url.clone());
-            }
+            let Some(url) = &tool.url else { continue };
+            // In a closed network clients that do not know of proxies reach egress alone.
+            let url = match self.egress.open_network {
+                true => url.clone(),
+                false => format!("{}/tools/{}", self.egress.url, tool.name),
+            };
+            set(format!("TOOL_URL_{}", tool.name.env_suffix()), url);
         }
         vars
     }
-}
-
-/// The operator's exceptions, and this machine and egress besides.
-fn without_proxy(given: Option<String>, egress_url: &str) -> String {
-    let authority = egress_url.split_once("://").map_or(egress_url, |(_, rest)| rest);
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.split([':', '/']).next().unwrap_or_default(),
-    };
-    let mut hosts: Vec<&str> =
-        given.iter().flat_map(|g| g.split(',')).map(str::trim).filter(|h| !h.is_empty()).collect();
-    for host in ["localhost", "127.0.0.1", "::1", host] {
-        if !host.is_empty() && !hosts.contains(&host) {
-            hosts.push(host);
-        }
-    }
-    hosts.join(",")
 }
 
 #[cfg(test)]
@@ -157,11 +171,19 @@ mod tests {
         vars.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect()
     }
 
+    fn access(url: &str, key: Option<EgressKey>, open_network: bool) -> EgressAccess {
+        EgressAccess { url: url.into(), key, open_network }
+    }
+
+    fn exposed(around: &Surroundings, revision: RevisionId) -> Vec<(String, String)> {
+        let vars = around.of(&spec(), Some("agent.py"), revision).into_iter();
+        vars.map(|(name, value)| (name, value.expose().to_owned())).collect()
+    }
+
     #[test]
     fn the_whole_table() {
-        let around = Surroundings::new("http://127.0.0.1:4000/", owned(&[("HOME", "/root"), ("HOISTWAY_X", "1")]));
-        let vars: Vec<(String, String)> =
-            around.of(&spec(), Some("agent.py")).into_iter().map(|(n, v)| (n, v.expose().to_owned())).collect();
+        let around = Surroundings::new(access("http://127.0.0.1:4000/", None, false));
+        let vars = exposed(&around, RevisionId::mint());
         let expected = owned(&[
             ("AGENT_NAME", "payment-agent"),
             ("SYSTEM_PROMPT", "Be kind."),
@@ -175,7 +197,11 @@ mod tests {
             ("ANTHROPIC_BASE_URL", "http://127.0.0.1:4000"),
             ("ANTHROPIC_API_KEY", PLACEHOLDER_KEY),
             ("TOOL_NAMES", "stripe-api,later"),
-            ("TOOL_URL_STRIPE_API", "https://api.stripe.com"),
+            ("TOOL_URL_STRIPE_API", "http://127.0.0.1:4000/tools/stripe-api"),
+            ("HTTP_PROXY", "http://127.0.0.1:4000"),
+            ("HTTPS_PROXY", "http://127.0.0.1:4000"),
+            ("http_proxy", "http://127.0.0.1:4000"),
+            ("https_proxy", "http://127.0.0.1:4000"),
             ("MODE", "secret-mode"),
             ("OPENAI_API_KEY", "sk-own"),
             ("EMPTY", ""),
@@ -184,31 +210,45 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_hides_the_users_values() {
-        let around = Surroundings::new("http://127.0.0.1:4000", owned(&[("SSL_CERT_FILE", "/ca.pem")]));
+    fn what_is_shown_hides_the_users_values_and_the_token() {
+        let around = Surroundings::new(access("http://127.0.0.1:4000", Some(EgressKey::generate().unwrap()), true));
         let shown = around.shown(&spec(), None);
         let get = |n: &str| shown.iter().find(|(name, _)| name == n).map(|(_, value)| value.as_str());
         assert_eq!(get("LLM_MODEL"), Some("gpt-4o"));
         assert_eq!((get("MODE"), get("OPENAI_API_KEY"), get("EMPTY")), (Some(MASK), Some(MASK), Some(MASK)));
-        assert_eq!((get("SSL_CERT_FILE"), get("USER_ENTRY_POINT"), get("PORT")), (None, None, None));
+        assert_eq!((get("HTTPS_PROXY"), get("USER_ENTRY_POINT"), get("PORT")), (None, None, None));
         assert_eq!(get("ANTHROPIC_API_KEY"), Some(PLACEHOLDER_KEY));
     }
 
     #[test]
-    fn ca_files_and_proxies_are_passed_on_on_purpose() {
-        let vars = [("SSL_CERT_FILE", "/ca.pem"), ("https_proxy", "http://p:1"), ("NO_PROXY", "corp.example, ::1")];
-        let around = Surroundings::new("http://agent-host:4000", owned(&vars));
-        let none = "corp.example,::1,localhost,127.0.0.1,agent-host";
-        let expected = owned(&[
-            ("SSL_CERT_FILE", "/ca.pem"),
-            ("REQUESTS_CA_BUNDLE", "/ca.pem"),
-            ("HTTPS_PROXY", "http://p:1"),
-            ("https_proxy", "http://p:1"),
-            ("NO_PROXY", none),
-            ("no_proxy", none),
-        ]);
-        assert_eq!(around.passed_on, expected);
-        let none = Surroundings::new("http://127.0.0.1:4000", owned(&[("NO_PROXY", "x"), ("SSL_CERT_FILE", "")]));
-        assert!(none.passed_on.is_empty());
+    fn in_an_open_network_proxies_have_the_revisions_token_and_tools_their_own_urls() {
+        let (key, revision) = (EgressKey::generate().unwrap(), RevisionId::mint());
+        let proxy = |authority: &str| format!("http://agent:{}@{authority}", key.mint(revision).expose());
+        for (authority, no_proxy) in [
+            ("127.0.0.1:4000", "169.254.169.254"),
+            ("[::1]:4000", "169.254.169.254"),
+            ("localhost:4000", "169.254.169.254"),
+            ("egress:8098", "169.254.169.254,localhost,127.0.0.1,::1"),
+        ] {
+            let access = access(&format!("http://{authority}"), Some(key.clone()), true);
+            let vars = exposed(&Surroundings::new(access), revision);
+            let get = |n: &str| vars.iter().find(|(name, _)| name == n).map(|(_, value)| value.as_str());
+            for name in PROXIES {
+                assert_eq!(get(name), Some(proxy(authority).as_str()), "{name}");
+            }
+            assert_eq!((get("NO_PROXY"), get("no_proxy")), (Some(no_proxy), Some(no_proxy)));
+            assert_eq!(get("TOOL_URL_STRIPE_API"), Some("https://api.stripe.com"));
+        }
+    }
+
+    #[test]
+    fn a_users_own_proxy_takes_the_place_of_ours_in_both_cases_of_letters() {
+        let around = Surroundings::new(access("http://127.0.0.1:4000", None, true));
+        let mut spec = spec();
+        spec.env.push(EnvVar { name: "HTTPS_PROXY".into(), value: Secret::new("http://own:1") });
+        let vars = around.of(&spec, None, RevisionId::mint());
+        let get = |n: &str| vars.iter().find(|(name, _)| name == n).map(|(_, value)| value.expose());
+        assert_eq!((get("HTTPS_PROXY"), get("https_proxy")), (Some("http://own:1"), None));
+        assert_eq!(get("http_proxy"), Some("http://127.0.0.1:4000"));
     }
 }

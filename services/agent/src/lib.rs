@@ -4,8 +4,8 @@
 //! and takes a local transport of the same server. Either way `main` first
 //! calls [`launcher::run_if_requested`]: agents are children of this very program.
 
+mod ca_bundle;
 pub mod config;
-pub mod egress_stub;
 pub mod environment;
 mod grpc;
 pub mod images;
@@ -22,8 +22,10 @@ pub use config::Config;
 pub use grpc::{GrpcAgentIdentities, GrpcAgentService};
 pub use service::Service;
 
-use environment::Surroundings;
+use ca_bundle::CaBundle;
+use environment::{EgressAccess, Surroundings};
 use hoistway_kit::{
+    egress::EgressKey,
     fs::DirLock,
     grpc::Server,
     operations,
@@ -47,6 +49,8 @@ pub struct Deps {
     pub token: ServiceToken,
     /// The key of stored specifications.
     pub master_key: MasterKey,
+    /// The key of the tokens by which egress knows agents.
+    pub egress_key: EgressKey,
     /// What runs agents; absent: processes of this machine.
     pub runtime: Option<Arc<dyn Runtime>>,
 }
@@ -60,10 +64,10 @@ impl fmt::Debug for Deps {
 impl Deps {
     /// Reads the keys from the configured files, which are made at the first start.
     pub async fn load(config: &Config) -> Result<Self> {
-        let (token, key) = (config.service_token_file(), config.master_key_file());
+        let (token, key, egress) = (config.service_token_file(), config.master_key_file(), config.egress_key_file());
         let load = move || {
-            let token = ServiceToken::load_or_create(&token)?;
-            Ok(Self { token, master_key: MasterKey::load_or_create(&key)?, runtime: None })
+            let (token, master_key) = (ServiceToken::load_or_create(&token)?, MasterKey::load_or_create(&key)?);
+            Ok(Self { token, master_key, egress_key: EgressKey::load_or_create(&egress)?, runtime: None })
         };
         tokio::task::spawn_blocking(load).await.map_err(|e| Error::internal("reading the keys", e))?
     }
@@ -101,19 +105,23 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         None => Arc::new(ProcessRuntime::new(process_config(config, &interpreter)).await?),
     };
     let registries = Registries::new(&config.registry_address, deps.token.secret())?;
-    let vars =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    // In a closed network there is no way to the operator's proxy.
-    let closed = config.network == sandbox::Network::Closed;
-    let vars = vars.filter(|(name, _)| !(closed && name.to_ascii_lowercase().ends_with("_proxy")));
-    let egress_url = runtime.egress_url().unwrap_or_else(|| config.egress_url());
+    // A listener in the agent's own network says who calls; elsewhere a token does.
+    let (url, key) = match runtime.egress_url() {
+        Some(url) => (url, None),
+        None => (config.egress_url(), Some(deps.egress_key.clone())),
+    };
+    let egress = EgressAccess { url, key, open_network: runtime.isolation().has_open_network() };
+    let ca_bundle = CaBundle::new(config.egress_ca_file(), config.ca_bundle_file());
+    ca_bundle.ensure().await;
     let database = dir.join("agent.db");
     Service::open(Parts {
         store: store::Store::open(&database, deps.master_key.clone(), keep(config)).await?,
         database,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
-        surroundings: Surroundings::new(&egress_url, vars),
+        surroundings: Surroundings::new(egress),
+        egress_key: deps.egress_key.clone(),
+        ca_bundle,
         runtime,
         lock,
         tidy_every: Duration::from_secs(config.tidy_seconds.max(1)),
@@ -140,6 +148,7 @@ fn keep(config: &Config) -> store::Retention {
 fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
     ProcessConfig {
         bind: config.agents_bind,
+        egress: config.egress_address(),
         advertise: config.agents_host.clone(),
         concurrent_starts: config.concurrent_starts,
         limits: config.limits,
@@ -148,6 +157,7 @@ fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
             mode: config.sandbox,
             network: config.network,
             egress_port: config.egress_port(),
+            ca_bundle: std::path::absolute(config.ca_bundle_file()).ok(),
             readable: config.readable.clone(),
             writable: config.writable.clone(),
             pretend: config.pretend,

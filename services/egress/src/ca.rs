@@ -55,12 +55,7 @@ impl Authority {
             text.find("-----BEGIN CERTIFICATE-----").map(|at| text[at..].to_owned()).ok_or_else(|| unusable(&""))?;
         let params = parameters(&key)?;
         let authority = Self { issuer: Issuer::new(params, key), certificate, pem };
-        let public = dir.join("ca.pem");
-        let failed = |e| Error::internal(&format!("writing {}", public.display()), e);
-        let written = fs::read_if_there(&public).map_err(failed)?;
-        if written.as_deref() != Some(authority.pem.as_bytes()) {
-            fs::write_atomic(&public, authority.pem.as_bytes(), 0o644).map_err(failed)?;
-        }
+        authority.publish(&dir.join("ca.pem"))?;
         Ok(authority)
     }
 
@@ -74,15 +69,14 @@ impl Authority {
         &self.certificate
     }
 
-    /// What agents trust: the system's authorities, as `SSL_CERT_FILE` or the system names them, and this one. PEM.
-    /// Blocks.
-    pub fn bundle(&self) -> String {
-        let mut out = String::new();
-        for certificate in rustls_native_certs::load_native_certs().certs {
-            out.push_str(&pem_of(&certificate));
+    /// Writes the certificate to a file for whoever makes the bundle of agents. Blocks.
+    pub fn publish(&self, path: &Path) -> Result<()> {
+        let failed = |e| Error::internal(&format!("writing {}", path.display()), e);
+        let written = fs::read_if_there(path).map_err(failed)?;
+        if written.as_deref() != Some(self.pem.as_bytes()) {
+            fs::write_atomic(path, self.pem.as_bytes(), 0o644).map_err(failed)?;
         }
-        out.push_str(&self.pem);
-        out
+        Ok(())
     }
 
     /// A certificate for a host name or an address, as strict clients want it.
@@ -155,18 +149,6 @@ fn serial() -> Result<SerialNumber> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn pem_of(certificate: &CertificateDer<'_>) -> String {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let text = STANDARD.encode(certificate);
-    let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in text.as_bytes().chunks(64) {
-        out.push_str(&String::from_utf8_lossy(line));
-        out.push('\n');
-    }
-    out.push_str("-----END CERTIFICATE-----\n");
-    out
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -184,7 +166,7 @@ mod tests {
         assert_eq!((mode("ca-key.pem"), mode("ca.pem")), (0o600, 0o644));
         let public = std::fs::read_to_string(dir.path().join("ca.pem")).unwrap();
         assert!(public == second.pem() && !public.contains("PRIVATE"));
-        assert!(second.bundle().ends_with(second.pem()));
+        assert!(hoistway_kit::egress::ca_bundle(second.pem()).ends_with(second.pem()));
         std::fs::write(dir.path().join("ca-key.pem"), "x").unwrap();
         assert_eq!(Authority::load_or_create(dir.path()).unwrap_err().code, Code::InvalidArgument);
     }

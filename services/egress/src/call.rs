@@ -44,25 +44,23 @@ pub(crate) async fn call(
 
     let token = token(egress, tool, None).await?;
     let request = template.request(tool, token.as_ref(), upload)?;
-    let mut response = send(egress, tool, request, &progress).await?;
+    let what = format!("the tool \"{}\"", tool.name);
+    let mut response = send(egress, &what, tool.allow_private, request, &progress).await?;
     if response.status() == StatusCode::UNAUTHORIZED && is_replayable && token.is_some() {
         // The token may have been revoked before its time.
         let token = self::token(egress, tool, token.as_ref()).await?;
         let request = template.request(tool, token.as_ref(), Upload::empty(Arc::clone(&progress)))?;
-        response = send(egress, tool, request, &progress).await?;
+        response = send(egress, &what, tool.allow_private, request, &progress).await?;
     }
     clean_response(response.headers_mut());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Refusal::bad_gateway(
-            "bad_answer",
-            format!("the tool \"{}\" switched protocols unasked", tool.name),
-        ));
+        return Err(Refusal::bad_gateway("bad_answer", format!("{what} switched protocols unasked")));
     }
     Ok(response)
 }
 
 /// What egress does not carry at all.
-fn check(egress: &Egress, parts: &request::Parts, body: &Incoming) -> Result<(), Refusal> {
+pub(crate) fn check(egress: &Egress, parts: &request::Parts, body: &Incoming) -> Result<(), Refusal> {
     if matches!(parts.method, Method::TRACE | Method::CONNECT) {
         // TRACE gives the caller back what the tool got, the credential included.
         return Err(Refusal::method_not_allowed(format!("{} is not passed on to tools", parts.method)));
@@ -112,55 +110,54 @@ async fn token(egress: &Egress, tool: &ToolPolicy, rejected: Option<&Secret>) ->
     }
 }
 
-/// Sends a request and waits for the answer's header: as long as the request moves, and the limit after that.
-async fn send(
+/// Sends a request to `what` and waits for the answer's header: as long as the request moves, and the limit after that.
+pub(crate) async fn send(
     egress: &Egress,
-    tool: &ToolPolicy,
+    what: &str,
+    allow_private: bool,
     request: Request<Out>,
     progress: &Progress,
 ) -> Result<Response<Incoming>, Refusal> {
     let limits = &egress.config.limits;
     let limit = Duration::from_millis(limits.first_byte_ms);
-    let mut answer = pin!(egress.upstream.send(request, tool.allow_private));
+    let mut answer = pin!(egress.upstream.send(request, allow_private));
     progress.moved();
     loop {
         let until = Instant::from_std(progress.last_moved()) + limit;
         tokio::select! {
             answer = &mut answer => return answer.map_err(|e| match progress.was_too_large() {
                 true => Refusal::too_large(limits.request_size),
-                false => failed(tool, &e),
+                false => failed(what, &e),
             }),
             () = sleep_until(until) => {
                 if Instant::from_std(progress.last_moved()) + limit <= Instant::now() {
-                    return Err(Refusal::timed_out(format!("the tool \"{}\" did not answer in time", tool.name)));
+                    return Err(Refusal::timed_out(format!("{what} did not answer in time")));
                 }
             }
         }
     }
 }
 
-fn failed(tool: &ToolPolicy, error: &legacy::Error) -> Refusal {
-    let name = &tool.name;
+fn failed(what: &str, error: &legacy::Error) -> Refusal {
     let Some(cause) = no_connection(error) else {
-        tracing::debug!(tool = %name, "a call failed: {error}: {:?}", std::error::Error::source(error));
-        return Refusal::bad_gateway(
-            "tool_broke_off",
-            format!("the tool \"{name}\" closed the connection without an answer"),
-        );
+        tracing::debug!("a call of {what} failed: {error}: {:?}", std::error::Error::source(error));
+        return Refusal::bad_gateway("tool_broke_off", format!("{what} closed the connection without an answer"));
     };
-    tracing::debug!(tool = %name, "no connection: {cause}");
+    no_connection_to(what, cause)
+}
+
+/// Why there is no connection to `what`, as its caller is told.
+pub(crate) fn no_connection_to(what: &str, cause: &ConnectError) -> Refusal {
+    tracing::debug!("no connection to {what}: {cause}");
     match cause {
-        ConnectError::Forbidden { .. } => Refusal::denied("private_address", format!("the tool \"{name}\": {cause}")),
-        ConnectError::Timeout => Refusal::timed_out(format!("the tool \"{name}\": {cause}")),
+        ConnectError::Forbidden { .. } => Refusal::denied("private_address", format!("{what}: {cause}")),
+        ConnectError::Timeout => Refusal::timed_out(format!("{what}: {cause}")),
         ConnectError::Proxy(_) => {
-            tracing::warn!(tool = %name, "{cause}");
-            Refusal::bad_gateway(
-                "proxy_failed",
-                format!("the tool \"{name}\": the operator's proxy gives no connection"),
-            )
+            tracing::warn!("no connection to {what}: {cause}");
+            Refusal::bad_gateway("proxy_failed", format!("{what}: the operator's proxy gives no connection"))
         }
         ConnectError::Resolve(_) | ConnectError::Dial(_) | ConnectError::Tls(_) => {
-            Refusal::bad_gateway("tool_unreachable", format!("the tool \"{name}\": {cause}"))
+            Refusal::bad_gateway("tool_unreachable", format!("{what}: {cause}"))
         }
     }
 }

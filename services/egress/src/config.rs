@@ -35,6 +35,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// The key of agents' tokens; absent: `egress-key` in the data directory.
     pub key_file: Option<PathBuf>,
+    /// Where the authority's certificate is put for the agent service, besides `egress/ca.pem` in the data directory.
+    pub ca_file: Option<PathBuf>,
     /// A PEM file of authorities that tools are trusted by besides the system's.
     pub extra_ca_file: Option<PathBuf>,
     /// Domains whose names may lead to private networks, besides those that are private anyway (`localhost`, `internal`,
@@ -98,6 +100,7 @@ impl Default for Config {
             egress_token_file: None,
             names: Vec::new(),
             key_file: None,
+            ca_file: None,
             extra_ca_file: None,
             private_domains: Vec::new(),
             resolve: Vec::new(),

@@ -7,6 +7,7 @@ use crate::{
     entry::Entry,
     intercept,
     limits::Permit,
+    passthrough,
     policy::{AgentPolicy, PolicyError},
     refuse::Refusal,
     target::{self, Mode, Wanted},
@@ -112,6 +113,10 @@ impl Edge {
         let allowed = match target::wanted(&self.mode, &request, self.local, &self.egress.names)? {
             Wanted::Remote { origin, path_and_query } => {
                 entry.to(origin.to_string());
+                if policy.passes(&origin) {
+                    let passed = passthrough::forward(&self.egress, &policy, &origin, &path_and_query, request, entry);
+                    return passed.await.map(Outcome::Called);
+                }
                 target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?
             }
             Wanted::Own { path_and_query } => match target::by_name(&policy, &method, &path_and_query) {

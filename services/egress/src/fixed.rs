@@ -67,6 +67,8 @@ struct Agent {
     agent: Name,
     revision: RevisionId,
     tools: Vec<Tool>,
+    #[serde(default)]
+    open_network: bool,
 }
 
 #[derive(Deserialize)]
@@ -119,7 +121,8 @@ enum Auth {
 impl Agent {
     fn read(self) -> Result<AgentPolicy> {
         let tools = self.tools.into_iter().map(Tool::read).collect::<Result<_>>()?;
-        Ok(AgentPolicy { agent: self.agent, revision: self.revision, tools, models: Vec::new() })
+        let (agent, revision, models) = (self.agent, self.revision, Vec::new());
+        Ok(AgentPolicy { agent, revision, tools, models, open_network: self.open_network })
     }
 }
 

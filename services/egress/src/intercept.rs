@@ -7,6 +7,7 @@ use crate::{
     entry::Entry,
     limits::Permit,
     origin::{HostName, Origin, Place},
+    passthrough,
     policy::{AgentPolicy, ToolPolicy},
     prefixed::Stream,
     refuse::Refusal,
@@ -43,6 +44,9 @@ pub(crate) async fn connect(
     }
     let origin = Origin { scheme: scheme_at(policy, &place), place };
     entry.to(origin.to_string());
+    if policy.passes(&origin) {
+        return passthrough::connect(edge, policy, request, &origin, entry).await;
+    }
     if !policy.tools.iter().any(|tool| tool.origin == origin) {
         return Err(no_tool(&edge.egress, policy, &origin).await);
     }

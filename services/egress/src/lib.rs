@@ -23,6 +23,7 @@ mod limits;
 mod migration;
 mod oauth;
 pub mod origin;
+mod passthrough;
 pub mod path;
 pub mod policy;
 mod prefixed;
@@ -160,7 +161,7 @@ pub(crate) struct Egress {
 }
 
 impl Service {
-    /// The authority that agents must trust, with what makes their CA bundle.
+    /// The authority that agents must trust.
     pub fn authority(&self) -> Arc<Authority> {
         Arc::clone(&self.authority)
     }
@@ -196,6 +197,9 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
     let names = names.collect::<Result<_>>()?;
     let lock = DirLock::acquire(&config.service_dir())?;
     let authority = Arc::new(Authority::load_or_create(&config.service_dir())?);
+    if let Some(path) = &config.ca_file {
+        authority.publish(path)?;
+    }
     let (recorder, queue) = Recorder::new(RECORDS);
     let egress = Egress {
         key: deps.key,

@@ -24,6 +24,15 @@ pub struct AgentPolicy {
     pub tools: Vec<ToolPolicy>,
     /// The model providers that it may use.
     pub models: Vec<ModelPolicy>,
+    /// Whether hosts that are none of its tools are reached through egress too, as they are without it.
+    pub open_network: bool,
+}
+
+impl AgentPolicy {
+    /// Whether calls to `origin` pass unchanged: it is none of the agent's tools, and the agent's network is open.
+    pub(crate) fn passes(&self, origin: &Origin) -> bool {
+        self.open_network && !self.tools.iter().any(|tool| tool.origin == *origin)
+    }
 }
 
 /// A tool and how egress calls it.

@@ -21,11 +21,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long a call waits while it is not known what its agent may do: at the start, and after a service was lost.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call waits while its agent is not known: a revision is published before it is started, and its first
+/// call may come sooner than the news of it.
+const NEW_PATIENCE: Duration = Duration::from_millis(250);
 /// When a service that was lost is asked again.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
@@ -86,6 +92,7 @@ impl Table {
                 revision: identity.revision,
                 tools: tools.map(|tool| ToolPolicy::clone(tool)).collect(),
                 models: Vec::new(),
+                open_network: identity.open_network,
             })
         };
         let policies = said.identities.by_key.iter().map(|(revision, identity)| (*revision, policy(identity)));
@@ -236,22 +243,21 @@ impl WatchedPolicies {
 #[async_trait]
 impl Policies for WatchedPolicies {
     async fn policy(&self, revision: RevisionId) -> Result<Arc<AgentPolicy>, PolicyError> {
-        if let Some(known) = self.table().policy(revision) {
-            return known;
-        }
         let mut changed = self.changed.subscribe();
-        let known = async {
-            loop {
-                changed.borrow_and_update();
-                if let Some(known) = self.table().policy(revision) {
-                    return known;
-                }
-                if changed.changed().await.is_err() {
-                    return Err(PolicyError::Unavailable);
-                }
+        let until = Instant::now() + PATIENCE;
+        let mut unknown_until = None;
+        loop {
+            changed.borrow_and_update();
+            let (until, outcome) = match self.table().policy(revision) {
+                Some(Ok(policy)) => return Ok(policy),
+                Some(Err(e)) => (*unknown_until.get_or_insert_with(|| Instant::now() + NEW_PATIENCE), e),
+                None => (until, PolicyError::Unavailable),
+            };
+            match timeout_at(until, changed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(outcome),
             }
-        };
-        timeout(PATIENCE, known).await.unwrap_or(Err(PolicyError::Unavailable))
+        }
     }
 
     async fn registered_at(&self, origin: &Origin) -> Option<Name> {

@@ -74,6 +74,8 @@ pub struct Instance {
     /// The agent's final environment. The runtime adds `PORT`, and beneath these what the platform needs (`HOME`,
     /// `TMPDIR`, `PATH`, …). Names are unique.
     pub env: Vec<(String, Secret)>,
+    /// What egress knows the revision by.
+    pub egress_token: Secret,
     /// What a caller of the agent must present; empty for none.
     pub invoke_token: Secret,
     /// What no log line or message may show.

@@ -108,6 +108,8 @@ pub struct Settings {
     pub network: Network,
     /// The port of egress on this machine's loopback, for sandboxes that limit ports.
     pub egress_port: u16,
+    /// A file of authorities that agents trust, once it is there.
+    pub ca_bundle: Option<PathBuf>,
     /// Further files and directories of this machine that agents may read.
     pub readable: Vec<PathBuf>,
     /// Directories of this machine that agents may read and write, all of them the same.
@@ -155,6 +157,7 @@ pub(crate) struct Placed {
     pub runner: PathBuf,
     pub home: PathBuf,
     pub tmp: PathBuf,
+    pub ca_bundle: Option<PathBuf>,
     pub confinement: Confinement,
 }
 
@@ -243,6 +246,8 @@ impl Sandbox {
 const APP: &str = "/app";
 const RUNNER: &str = "/opt/hoistway/runner";
 const SITE: &str = "/opt/hoistway/site-packages";
+/// What agents trust, there.
+const CA_BUNDLE: &str = "/opt/hoistway/ca-bundle.pem";
 
 fn place(tier: Tier, settings: &Settings, host: &Host, disk: Option<u64>, parts: &Parts<'_>) -> Placed {
     let own_root = matches!(tier, Tier::Namespaces { .. });
@@ -259,6 +264,8 @@ fn place(tier: Tier, settings: &Settings, host: &Host, disk: Option<u64>, parts:
         [only] => vec![show(only, SITE.into(), Access::Read)],
         many => many.iter().zip(1..).map(|(dir, n)| show(dir, format!("{SITE}-{n}").into(), Access::Read)).collect(),
     };
+    let ca_bundle = settings.ca_bundle.as_deref().filter(|path| path.exists());
+    let ca_bundle = ca_bundle.map(|path| show(path, CA_BUNDLE.into(), Access::Read));
     for path in &settings.readable {
         show(path, path.clone(), Access::Read);
     }
@@ -294,5 +301,5 @@ fn place(tier: Tier, settings: &Settings, host: &Host, disk: Option<u64>, parts:
         },
         Tier::None => Confinement::default(),
     };
-    Placed { app_dir, site_dirs, runner, home, tmp, confinement }
+    Placed { app_dir, site_dirs, runner, home, tmp, ca_bundle, confinement }
 }

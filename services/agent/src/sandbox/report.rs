@@ -6,6 +6,9 @@ use crate::launcher::spec::Limits;
 use crate::launcher::{SCOPES, TCP, UNIX};
 use std::fmt;
 
+const OPEN: &str = "open";
+const CLOSED: &str = "closed";
+
 /// How agents are kept from the rest of the machine, as enforced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Isolation {
@@ -25,10 +28,15 @@ impl Isolation {
     pub fn none() -> Self {
         Self {
             enforced: "not sandboxed".to_owned(),
-            network: "open".to_owned(),
+            network: OPEN.to_owned(),
             limits: "none".to_owned(),
             notes: Vec::new(),
         }
+    }
+
+    /// Whether agents reach more than egress.
+    pub fn has_open_network(&self) -> bool {
+        self.network != CLOSED
     }
 
     /// Whether there is a sandbox at all.
@@ -75,7 +83,7 @@ impl Report<'_> {
         }
         Isolation {
             enforced: parts.join("; "),
-            network: if closed { "closed" } else { "open" }.to_owned(),
+            network: if closed { CLOSED } else { OPEN }.to_owned(),
             limits: self.limits(),
             notes,
         }

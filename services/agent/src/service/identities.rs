@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 /// The identities of all agents. A revision has one as long as any of its instances may call out.
 #[derive(Debug)]
 pub(super) struct Identities {
+    /// Whether agents' network is open.
+    open_network: bool,
     /// By instance.
     instances: Mutex<BTreeMap<RevisionId, AgentIdentity>>,
     /// Wakes followers.
@@ -20,8 +22,8 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self { instances: Mutex::default(), changed: watch::Sender::new(()) })
+    pub fn new(open_network: bool) -> Arc<Self> {
+        Arc::new(Self { open_network, instances: Mutex::default(), changed: watch::Sender::new(()) })
     }
 
     /// An instance is about to be started.
@@ -30,6 +32,7 @@ impl Identities {
             revision: instance.public,
             agent: instance.spec.agent.clone(),
             required_tools: instance.spec.tools.iter().map(|tool| tool.name.clone()).collect(),
+            open_network: self.open_network,
         };
         self.lock().insert(instance.id, identity);
         self.changed.send_replace(());

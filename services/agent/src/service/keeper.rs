@@ -133,6 +133,7 @@ impl Service {
         let revision = &keeper.revision;
         let (facts, tree) = self.fetch(keeper).await?;
         keeper.set(|c| c.image = Some(facts.clone()));
+        self.ca_bundle.ensure().await;
         let started = self.runtime.apply(self.instance(keeper, &facts, tree)).await?;
         keeper.set(|c| c.address = Some(started.address.clone()));
 
@@ -223,7 +224,8 @@ impl Service {
     }
 
     fn instance(&self, keeper: &Keeper, facts: &ImageFacts, tree: Tree) -> Instance {
-        let Revision { id, spec, token, .. } = &keeper.revision;
+        let Revision { id, public, spec, token, .. } = &keeper.revision;
+        let egress_token = self.egress_key.mint(*public);
         Instance {
             agent: spec.agent.clone(),
             revision: *id,
@@ -233,9 +235,10 @@ impl Service {
                 runner: tree.runner,
                 interpreter: self.interpreter.path.clone(),
             },
-            env: self.surroundings.of(spec, facts.entry_point.as_deref()),
+            env: self.surroundings.of(spec, facts.entry_point.as_deref(), *public),
             invoke_token: token.clone(),
-            mask: spec.env.iter().map(|v| v.value.clone()).collect(),
+            mask: spec.env.iter().map(|v| v.value.clone()).chain([egress_token.clone()]).collect(),
+            egress_token,
             proven: keeper.proven,
         }
     }

@@ -18,6 +18,7 @@ mod switch;
 mod view;
 
 use crate::{
+    ca_bundle::CaBundle,
     environment::Surroundings,
     images::{FIRST_PATIENCE, Failure, Images, Pins},
     interpreter::Interpreter,
@@ -27,7 +28,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use hoistway_kit::{fs::DirLock, reserve::Reserve};
+use hoistway_kit::{egress::EgressKey, fs::DirLock, reserve::Reserve};
 use hoistway_model::{
     AgentIdentities, AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
@@ -65,6 +66,8 @@ pub struct Service {
     images: Images,
     interpreter: Interpreter,
     surroundings: Surroundings,
+    egress_key: EgressKey,
+    ca_bundle: CaBundle,
     runtime: Arc<dyn Runtime>,
     hub: Arc<Hub>,
     keepers: Mutex<HashMap<RevisionId, Arc<Keeper>>>,

@@ -2,9 +2,10 @@
 
 use super::{Agents, Seen, Service, identities::Identities};
 use crate::{
-    environment::Surroundings, images::Images, interpreter::Interpreter, routes::Hub, runtime::Runtime, store::Store,
+    ca_bundle::CaBundle, environment::Surroundings, images::Images, interpreter::Interpreter, routes::Hub,
+    runtime::Runtime, store::Store,
 };
-use hoistway_kit::{fs::DirLock, prune::Pruned, reserve::Reserve};
+use hoistway_kit::{egress::EgressKey, fs::DirLock, prune::Pruned, reserve::Reserve};
 use hoistway_model::{AgentIdentities, AgentService, Result};
 use std::{
     path::{Path, PathBuf},
@@ -19,6 +20,10 @@ pub(crate) struct Parts {
     pub images: Images,
     pub interpreter: Interpreter,
     pub surroundings: Surroundings,
+    /// Makes the tokens by which egress knows revisions.
+    pub egress_key: EgressKey,
+    /// What agents trust.
+    pub ca_bundle: CaBundle,
     pub runtime: Arc<dyn Runtime>,
     pub lock: DirLock,
     /// The file of the store.
@@ -30,11 +35,14 @@ pub(crate) struct Parts {
 impl Service {
     /// Starts the agents of earlier times again, in the background and as many at a time as the runtime allows.
     pub(crate) async fn open(parts: Parts) -> Result<Arc<Self>> {
+        let identities = Identities::new(parts.runtime.isolation().has_open_network());
         let service = Arc::new(Self {
             store: parts.store,
             images: parts.images,
             interpreter: parts.interpreter,
             surroundings: parts.surroundings,
+            egress_key: parts.egress_key,
+            ca_bundle: parts.ca_bundle,
             runtime: parts.runtime,
             hub: Hub::new(),
             keepers: Mutex::default(),
@@ -42,7 +50,7 @@ impl Service {
             lately_bound: Mutex::default(),
             kept_layers: Mutex::default(),
             seen: Seen::new(),
-            identities: Identities::new(),
+            identities,
             reserve: Reserve::new(parts.database.parent().unwrap_or(Path::new("."))),
             database: parts.database,
             tasks: TaskTracker::new(),

@@ -12,7 +12,7 @@ use hoistway_agent::{
     open,
     runtime::{Failure, Instance, Isolation, Runtime, Started, State},
 };
-use hoistway_kit::{secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{egress::EgressKey, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, Result, RevisionId, Secret,
     agent::{Agent, AgentSpec, EnvVar, Phase, Route, RouteEvent, RouteStream},
@@ -167,7 +167,7 @@ impl Stack {
     async fn with_keep(registry: Registry, token: ServiceToken, keep: Keep) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let master_key = MasterKey::from_bytes(&[7; 32]).unwrap();
-        let deps = Deps { token, master_key, runtime: None };
+        let deps = Deps { token, master_key, egress_key: EgressKey::generate().unwrap(), runtime: None };
         Self::open(dir, registry, deps, keep).await
     }
 

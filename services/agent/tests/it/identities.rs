@@ -62,7 +62,8 @@ async fn a_revision_may_call_its_own_tools_from_its_start_until_it_has_ended() {
     let image = stack.push("1").0;
     let first = stack.deploy(&requiring(spec("a", &image), &["x", "y"])).await;
     identities.become_those_of(&[first]).await;
-    let expected = AgentIdentity { revision: first, agent: name("a"), required_tools: vec![name("x"), name("y")] };
+    let required_tools = vec![name("x"), name("y")];
+    let expected = AgentIdentity { revision: first, agent: name("a"), required_tools, open_network: true };
     assert_eq!(identities.known[&first], expected);
 
     let (operation, second) = stack.start_revision(&requiring(spec("a", &image), &["y"])).await;

@@ -8,7 +8,7 @@ use hoistway_agent::{
     Config, Deps, open,
     runtime::{ProcessConfig, ProcessRuntime},
 };
-use hoistway_kit::{logs, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{egress::EgressKey, logs, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Code, Operation, RevisionId,
     agent::{AgentSpec, Phase, Route, RouteEvent},
@@ -84,6 +84,7 @@ async fn an_image_becomes_an_agent_that_answers() {
     let mut deps = Deps {
         token,
         master_key: MasterKey::from_bytes(&[7; 32]).unwrap(),
+        egress_key: EgressKey::generate().unwrap(),
         runtime: Some(Arc::new(ProcessRuntime::new(process(&config)).await.unwrap())),
     };
     let service = open(&config, &deps).await.unwrap();

@@ -100,7 +100,31 @@ impl Service<Uri> for Connector {
     }
 }
 
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("allow_private", &self.allow_private).finish_non_exhaustive()
+    }
+}
+
 impl Connector {
+    /// A connection without TLS of egress' own.
+    pub(super) async fn tunnel(&self, place: &Place) -> Result<TcpStream, ConnectError> {
+        let uri: Uri = format!("https://{place}").parse().map_err(|_| ConnectError::Resolve("not a host".into()))?;
+        timeout(self.limit, self.tcp(&uri, place)).await?
+    }
+
+    /// A connection over which TLS can be spoken with a place.
+    async fn tcp(&self, uri: &Uri, place: &Place) -> Result<TcpStream, ConnectError> {
+        let Some(proxy) = self.proxy(uri, place) else {
+            return dial(&self.resolver.addresses(place, self.allow_private).await?).await;
+        };
+        // The proxy resolves names; an address in the place of a name can still be checked here.
+        if place.host.ip().is_some() {
+            self.resolver.addresses(place, self.allow_private).await?;
+        }
+        tunnel(&proxy, place).await
+    }
+
     async fn connect(&self, uri: Uri) -> Result<Conn, ConnectError> {
         let is_tls = uri.scheme_str() == Some("https");
         let default = if is_tls { 443 } else { 80 };

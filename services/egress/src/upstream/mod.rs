@@ -7,7 +7,11 @@ mod stream;
 
 pub(crate) use connect::ConnectError;
 
-use crate::{body::Out, config::Config, origin::Origin};
+use crate::{
+    body::Out,
+    config::Config,
+    origin::{Origin, Place},
+};
 use connect::Connector;
 use hoistway_model::{Code, Error, Result};
 use http::{HeaderValue, Request, Response, Uri, header};
@@ -26,6 +30,7 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use std::{error::Error as _, path::Path, sync::Arc, time::Duration};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// Idle connections to one host that are kept, and how long.
@@ -34,11 +39,13 @@ const IDLE: Duration = Duration::from_secs(60);
 /// A response's header.
 const MAX_HEADER: usize = 256 << 10;
 
-/// Both pools.
+/// Both pools, and connections without one.
 #[derive(Debug, Clone)]
 pub(crate) struct Upstream {
     public: Client<Connector, Out>,
     private: Client<Connector, Out>,
+    /// For tunnels, which are in no pool.
+    connector: Connector,
     proxies: Arc<Matcher>,
 }
 
@@ -48,14 +55,14 @@ impl Upstream {
         let resolver = Arc::new(Resolver::new(&config.resolve)?);
         let proxies = Arc::new(if config.use_proxy { Matcher::from_env() } else { Matcher::builder().build() });
         let tls = TlsConnector::from(Arc::new(tls(config.extra_ca_file.as_deref())?));
+        let connector = |allow_private| Connector {
+            resolver: Arc::clone(&resolver),
+            tls: tls.clone(),
+            proxies: Arc::clone(&proxies),
+            allow_private,
+            limit: Duration::from_millis(config.limits.connect_ms),
+        };
         let pool = |allow_private| {
-            let connector = Connector {
-                resolver: Arc::clone(&resolver),
-                tls: tls.clone(),
-                proxies: Arc::clone(&proxies),
-                allow_private,
-                limit: Duration::from_millis(config.limits.connect_ms),
-            };
             Client::builder(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .pool_timer(TokioTimer::new())
@@ -65,9 +72,14 @@ impl Upstream {
                 .http2_max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
                 .http2_adaptive_window(true)
                 .http2_keep_alive_interval(Duration::from_secs(20))
-                .build(connector)
+                .build(connector(allow_private))
         };
-        Ok(Self { public: pool(false), private: pool(true), proxies })
+        Ok(Self { public: pool(false), private: pool(true), connector: connector(true), proxies: Arc::clone(&proxies) })
+    }
+
+    /// A connection to any place that may be dialled at all, for whatever bytes.
+    pub(crate) async fn tunnel(&self, place: &Place) -> Result<TcpStream, ConnectError> {
+        self.connector.tunnel(place).await
     }
 
     /// Sends a request with an absolute URI.

@@ -5,6 +5,7 @@ mod clients;
 mod identity;
 mod limits;
 mod oauth;
+mod open_network;
 mod policies;
 mod process;
 mod smuggling;

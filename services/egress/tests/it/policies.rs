@@ -91,7 +91,8 @@ impl Platform {
 
     fn agent(&self, text: &str) -> Agent {
         let revision = RevisionId::mint();
-        let policy = AgentPolicy { agent: name(text), revision, tools: Vec::new(), models: Vec::new() };
+        let policy =
+            AgentPolicy { agent: name(text), revision, tools: Vec::new(), models: Vec::new(), open_network: false };
         Agent { policy, token: self.world.key.mint(revision) }
     }
 
@@ -133,8 +134,9 @@ fn outcome(answer: &Answer) -> String {
 }
 
 fn identity(agent: &Agent, tools: &[&str]) -> Update<RevisionId, AgentIdentity> {
-    let AgentPolicy { agent, revision, .. } = agent.policy.clone();
-    Update::Set(revision, AgentIdentity { revision, agent, required_tools: tools.iter().map(|t| name(t)).collect() })
+    let AgentPolicy { agent, revision, open_network, .. } = agent.policy.clone();
+    let required_tools = tools.iter().map(|t| name(t)).collect();
+    Update::Set(revision, AgentIdentity { revision, agent, required_tools, open_network })
 }
 
 fn tool(text: &str, key: &str) -> ToolAccess {

@@ -143,7 +143,7 @@ impl World {
         let agents = tools.map(|tools| {
             let agent = name(&letters.next().unwrap().to_string());
             let revision = RevisionId::mint();
-            let policy = AgentPolicy { agent, revision, tools, models: Vec::new() };
+            let policy = AgentPolicy { agent, revision, tools, models: Vec::new(), open_network: false };
             Agent { policy, token: key.mint(revision) }
         });
         let policies_are_lost = Arc::new(AtomicBool::new(false));

@@ -1,8 +1,8 @@
 //! One start of an agent: its launcher, and what is heard from launcher and agent.
 
+use super::egress_forwarder;
 use super::rundir::{Processes, RunDir};
 use super::{Instance, ProcessConfig, Program};
-use crate::egress_stub;
 use crate::launcher::procfs::Process;
 use crate::launcher::spec::{Exit, LaunchSpec, Order, Report};
 use crate::launcher::{INIT, RunAs, receive, send};
@@ -38,6 +38,16 @@ const TREE_END: Duration = Duration::from_secs(10);
 const LOG_END: Duration = Duration::from_secs(2);
 /// A runner's notice is one line, its error text the longest part.
 const MAX_NOTICE: usize = 64 << 10;
+
+/// Each is read by one client or another.
+const CA_VARIABLES: [&str; 6] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "AWS_CA_BUNDLE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+];
 
 /// What the runner says once its start is decided.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,7 +146,7 @@ impl Launched {
             Some(Report::Failed(reason)) => return Err(Error::other(reason)),
             Some(Report::Exited(_)) | None => return Err(Error::other("the launcher ended at once")),
         };
-        let egress = egress.map(serve_egress).transpose()?;
+        let egress = egress.map(|handed_out| serve_egress(&handed_out, &start)).transpose()?;
         let processes = Processes::new(identity, agent)?;
         let (noting, noted) = (dir.clone(), processes.clone());
         tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
@@ -277,17 +287,18 @@ impl Drop for Grouped {
     }
 }
 
-/// Serves what stands where egress will be on the listener that the launcher has handed out: it did so before it said
-/// that the agent is started.
-fn serve_egress(handed_out: StdUnixStream) -> Result<DropGuard> {
+/// Serves the listener in the agent's own network, which the launcher has handed out: it did so before it said that the
+/// agent is started.
+fn serve_egress(handed_out: &StdUnixStream, start: &Start<'_>) -> Result<DropGuard> {
     let (mut fds, mut buffer) = (Vec::new(), [0; 16]);
-    receive(&handed_out, &mut buffer, &mut fds)?;
+    receive(handed_out, &mut buffer, &mut fds)?;
     let listener = fds.pop().ok_or_else(|| Error::other("egress' listener was not handed out"))?;
     let listener = std::net::TcpListener::from(listener);
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let ended = CancellationToken::new();
-    tokio::spawn(egress_stub::serve(listener.into(), ended.clone()));
+    let (egress, token) = (start.config.egress.clone(), start.instance.egress_token.clone());
+    tokio::spawn(egress_forwarder::serve(listener.into(), egress, token, ended.clone()));
     Ok(ended.drop_guard())
 }
 
@@ -324,6 +335,10 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<Launch
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    if let Some(bundle) = &placed.ca_bundle {
+        let bundle = text(bundle)?;
+        env.extend(CA_VARIABLES.map(|name| (name.to_owned(), bundle.clone())));
+    }
     env.extend(start.instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
     env.insert("PORT".to_owned(), start.port.to_string());
     Ok(LaunchSpec {

@@ -4,6 +4,7 @@
 //! crash does not lose the port, and connections wait while the agent starts again), its private directories, and one
 //! launcher process for each start.
 
+mod egress_forwarder;
 mod launch;
 mod rundir;
 mod supervisor;
@@ -36,6 +37,8 @@ pub struct ProcessConfig {
     pub launcher: PathBuf,
     /// Where agents listen.
     pub bind: IpAddr,
+    /// `host:port` where egress listens, for the connections of agents in networks of their own.
+    pub egress: String,
     /// The host that callers use instead of `bind`, if that is another one.
     pub advertise: Option<String>,
     /// How many agents may be starting at the same time.
@@ -62,6 +65,7 @@ impl ProcessConfig {
             // Not the path of the executable: that may hold another program after an upgrade.
             launcher: "/proc/self/exe".into(),
             bind: Ipv4Addr::LOCALHOST.into(),
+            egress: format!("{}:8098", Ipv4Addr::LOCALHOST),
             advertise: None,
             concurrent_starts: 4,
             start_turn: Duration::from_secs(20),

@@ -2,7 +2,9 @@
 
 use super::*;
 use hoistway_agent::sandbox::{Network, Pretend};
+use hoistway_kit::egress::{Flavour, Preface};
 use hoistway_model::Code;
+use std::net::TcpListener;
 
 /// What an agent may reasonably do.
 const EVERYTHING: &str = r#"
@@ -190,26 +192,60 @@ async fn what_cannot_be_had_is_refused_and_says_why() {
     }
 }
 
+/// Stands for egress: answers each connection with the preface that it began with.
+fn egress() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let preface = lines.next().unwrap_or_default();
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let length = preface.len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all((head + &preface).as_bytes());
+        }
+    });
+    address
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn in_its_own_network_an_agent_finds_egress_and_answers_its_callers() {
     let settings = Settings { mode: Mode::Namespaces, network: Network::Closed, ..Settings::default() };
-    let Some(stage) = stage(settings).await else { return };
+    let start = async |egress: String| {
+        let with = |config: &mut ProcessConfig| (config.sandbox, config.egress) = (settings.clone(), egress);
+        match Stage::try_with(with).await {
+            Ok(stage) => Some(stage),
+            Err(error) => {
+                hoistway_testing::need("sandbox", false, &error.to_string());
+                None
+            }
+        }
+    };
+    let Some(stage) = start(egress()).await else { return };
     let url = stage.runtime.egress_url().unwrap();
     let source = format!(
         "import urllib.error, urllib.request
 def handle(line):
     if line == 'again': import os; os._exit(1)
-    try: urllib.request.urlopen('{url}/v1/models', timeout=10)
-    except urllib.error.HTTPError as error: return str(error.code) + error.read().decode()"
+    try: return urllib.request.urlopen('{url}/v1/models', timeout=10).read().decode()
+    except urllib.error.HTTPError as error: return str(error.code) + error.read().decode().strip()"
     );
-    let (_, started) = stage.ready(&source).await;
-    let answer = ask(&started, "x").await;
-    assert!(answer.starts_with("503") && answer.contains("cannot be reached through egress yet"), "{answer}");
+    let (instance, started) = stage.ready(&source).await;
+    let token = instance.egress_token.clone();
+    let preface = Preface { token, flavour: Flavour::Proxy, port: 3128 };
+    assert_eq!(Preface::parse(ask(&started, "x").await.as_bytes()), Some(preface.clone()));
     // It is there for the next process as well.
     ask(&started, "again").await;
     until(&started, |state| *state != State::Ready).await;
     until(&started, |state| *state == State::Ready).await;
-    assert!(ask(&started, "x").await.starts_with("503"));
+    assert_eq!(Preface::parse(ask(&started, "x").await.as_bytes()), Some(preface));
+
+    // Without egress the agent is told so.
+    let Some(stage) = start("127.0.0.1:1".to_owned()).await else { return };
+    let (_, started) = stage.ready(&source).await;
+    let answer = ask(&started, "x").await;
+    assert!(answer.starts_with("503") && answer.contains("egress cannot be reached now"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

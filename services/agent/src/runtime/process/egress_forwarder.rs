@@ -1,0 +1,99 @@
+//! Hands connections that an agent opens in its own network on to egress, saying whose they are: nobody but that agent
+//! reaches the listener there.
+
+use crate::sandbox::EGRESS_INSIDE;
+use hoistway_kit::{
+    egress::{Flavour, Preface},
+    ports::Listeners,
+};
+use hoistway_model::Secret;
+use serde_json::json;
+use std::{io, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy},
+    net::TcpStream,
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Connections of one agent at the same time; more wait in the kernel.
+const CONNECTIONS: usize = 512;
+/// How long egress may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a client may take to send the request that is answered with why it goes no further, and to read that.
+const REFUSAL: Duration = Duration::from_secs(5);
+/// Bytes of that request that are read at most.
+const REFUSED_BYTES: u64 = 64 << 10;
+
+/// Serves the agent with `token` until `ended`. `egress` is the `host:port` where egress listens.
+pub(super) async fn serve(listeners: Listeners, egress: String, token: Secret, ended: CancellationToken) {
+    let preface = Preface { token, flavour: Flavour::Proxy, port: EGRESS_INSIDE }.line();
+    let target = Arc::new((egress, preface));
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let accepting = async {
+        while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
+            let (agent, _) = listeners.accept().await;
+            let (target, ended) = (Arc::clone(&target), ended.clone());
+            tokio::spawn(async move {
+                let _permit = permit;
+                if let Some(Err(e)) = ended.run_until_cancelled(hand_over(agent, &target.0, &target.1)).await {
+                    tracing::debug!("a connection of an agent to egress ended: {e}");
+                }
+            });
+        }
+    };
+    ended.run_until_cancelled(accepting).await;
+}
+
+async fn hand_over(mut agent: TcpStream, egress: &str, preface: &Secret) -> io::Result<()> {
+    let opening = async {
+        let mut egress = TcpStream::connect(egress).await?;
+        egress.set_nodelay(true)?;
+        egress.write_all(preface.expose().as_bytes()).await?;
+        Ok::<_, io::Error>(egress)
+    };
+    let mut egress = match timeout(CONNECT, opening).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(egress) => egress,
+        Err(e) => {
+            tracing::warn!("egress cannot be reached: {e}");
+            return timeout(REFUSAL, refuse(&mut agent)).await.unwrap_or(Ok(()));
+        }
+    };
+    let ((mut from_agent, mut to_agent), (mut from_egress, mut to_egress)) = (agent.split(), egress.split());
+    let mut up = pin!(async {
+        copy(&mut from_agent, &mut to_egress).await?;
+        to_egress.shutdown().await
+    });
+    let mut down = pin!(async {
+        copy(&mut from_egress, &mut to_agent).await?;
+        to_agent.shutdown().await
+    });
+    // Once egress has ended its side there is nobody who would read more; an agent that has said all may still read.
+    tokio::select! {
+        ended = &mut down => ended,
+        ended = &mut up => {
+            ended?;
+            down.await
+        }
+    }
+}
+
+/// Answers the first request with why it goes no further. What the client has sent is read: a connection that is
+/// closed with unread bytes is reset, and its client may not see the answer.
+async fn refuse(agent: &mut TcpStream) -> io::Result<()> {
+    let mut some = [0; 1];
+    agent.read_exact(&mut some).await?;
+    let body = json!({"error": "egress cannot be reached now", "code": "unavailable", "reason": "egress_unreachable"});
+    let body = format!("{body}\n");
+    let head = format!(
+        "HTTP/1.1 503 egress cannot be reached now\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Retry-After: 1\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    agent.write_all(head.as_bytes()).await?;
+    agent.write_all(body.as_bytes()).await?;
+    agent.shutdown().await?;
+    let (rest, mut nowhere) = (agent.take(REFUSED_BYTES), tokio::io::sink());
+    copy(&mut { rest }, &mut nowhere).await.map(drop)
+}

@@ -140,8 +140,7 @@ impl Config {
 
     /// The port of egress as agents reach it.
     pub fn egress_port(&self) -> u16 {
-        let url: Option<Uri> = self.egress_url.as_ref().and_then(|url| url.parse().ok());
-        match url {
+        match self.parsed_egress_url() {
             Some(url) => url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 }),
             None => self.egress_listen.port(),
         }
@@ -149,11 +148,14 @@ impl Config {
 
     /// `host:port` of egress as agents reach it.
     pub fn egress_address(&self) -> String {
-        let url: Option<Uri> = self.egress_url.as_ref().and_then(|url| url.parse().ok());
-        match url.as_ref().and_then(Uri::host) {
+        match self.parsed_egress_url().as_ref().and_then(Uri::host) {
             Some(host) => format!("{host}:{}", self.egress_port()),
             None => self.egress_listen.to_string(),
         }
+    }
+
+    fn parsed_egress_url(&self) -> Option<Uri> {
+        self.egress_url.as_ref()?.parse().ok()
     }
 
     /// Base URL of egress as agents reach it.

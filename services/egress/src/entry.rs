@@ -2,11 +2,11 @@
 
 use crate::{
     limits::Permit,
-    records::{MAX_PATH, Record, Recorder, Target},
+    records::{MAX_PATH, Record, Recorder},
     refuse::Refusal,
 };
 use hoistway_kit::time::now_ms;
-use hoistway_model::{Name, RevisionId};
+use hoistway_model::{Name, RevisionId, egress::CallTarget};
 use http::Method;
 use std::{
     sync::{
@@ -74,19 +74,9 @@ impl Entry {
     pub(crate) fn new(recorder: &Recorder, method: &Method, path: &str) -> Self {
         let record = Record {
             at: now_ms(),
-            agent: None,
-            revision: None,
-            target: None,
             method: method.as_str().chars().take(MAX_METHOD).collect(),
-            origin: String::new(),
             path: path.chars().take(MAX_PATH).collect(),
-            status: None,
-            first_byte_ms: 0,
-            duration_ms: 0,
-            bytes_up: 0,
-            bytes_down: 0,
-            refused: None,
-            broken: None,
+            ..Record::default()
         };
         let (recorder, progress) = (recorder.clone(), Arc::new(Progress::new()));
         Self { recorder, record, progress, permit: None, complete: false, silent: false }
@@ -110,7 +100,7 @@ impl Entry {
     }
 
     pub(crate) fn tool(&mut self, name: &Name) {
-        self.record.target = Some(Target::Tool(name.clone()));
+        self.record.target = Some(CallTarget::Tool(name.clone()));
     }
 
     /// Holds this until the end of the call.

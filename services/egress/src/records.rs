@@ -2,7 +2,7 @@
 //! its record: when the queue is full the record is dropped and counted.
 
 use async_trait::async_trait;
-use hoistway_model::{Name, RevisionId};
+use hoistway_model::{Name, RevisionId, egress::CallTarget};
 use std::{
     fmt,
     sync::{
@@ -17,17 +17,8 @@ const BATCH: usize = 256;
 /// The longest path that is kept, in characters.
 pub(crate) const MAX_PATH: usize = 512;
 
-/// Where a call went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// A tool.
-    Tool(Name),
-    /// A model provider.
-    Model(Name),
-}
-
 /// One outbound call, carried out or refused. Never a body, a header or a query.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     /// When it began; milliseconds since the epoch.
     pub at: i64,
@@ -36,7 +27,7 @@ pub struct Record {
     /// Its revision.
     pub revision: Option<RevisionId>,
     /// What was called; absent when it was refused before that was known.
-    pub target: Option<Target>,
+    pub target: Option<CallTarget>,
     /// The method.
     pub method: String,
     /// `SCHEME://HOST:PORT` as it was understood; empty when it was not.
@@ -79,7 +70,8 @@ impl Records for LogRecords {
                 agent = record.agent.as_ref().map(tracing::field::display),
                 revision = record.revision.as_ref().map(tracing::field::display),
                 tool = match &record.target {
-                    Some(Target::Tool(name) | Target::Model(name)) => Some(tracing::field::display(name)),
+                    Some(CallTarget::Tool(name) | CallTarget::ModelProvider(name)) =>
+                        Some(tracing::field::display(name)),
                     None => None,
                 },
                 status,
@@ -134,22 +126,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_drops_and_counts() {
-        let record = Record {
-            at: 0,
-            agent: None,
-            revision: None,
-            target: None,
-            method: "GET".into(),
-            origin: String::new(),
-            path: "/".into(),
-            status: None,
-            first_byte_ms: 0,
-            duration_ms: 0,
-            bytes_up: 0,
-            bytes_down: 0,
-            refused: None,
-            broken: None,
-        };
+        let record = Record { method: "GET".into(), path: "/".into(), ..Record::default() };
         let (recorder, mut out) = Recorder::new(2);
         for _ in 0..5 {
             recorder.record(record.clone());

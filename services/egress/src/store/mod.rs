@@ -4,7 +4,7 @@ mod call;
 
 use crate::{
     migration,
-    records::{Record, Records, Target},
+    records::{Record, Records},
 };
 use async_trait::async_trait;
 use call::{ActiveModel, Column, Entity, Model};
@@ -121,8 +121,8 @@ fn signed(number: u64) -> i64 {
 
 fn row(record: Record) -> ActiveModel {
     let (target_kind, target) = match record.target {
-        Some(Target::Tool(name)) => (Some(TOOL.to_owned()), Some(name.into())),
-        Some(Target::Model(name)) => (Some(MODEL.to_owned()), Some(name.into())),
+        Some(CallTarget::Tool(name)) => (Some(TOOL.to_owned()), Some(name.into())),
+        Some(CallTarget::ModelProvider(name)) => (Some(MODEL.to_owned()), Some(name.into())),
         None => (None, None),
     };
     ActiveModel {
@@ -193,7 +193,7 @@ mod tests {
             at: now_ms(),
             agent: Some(name(agent)),
             revision: Some(RevisionId::mint()),
-            target: Some(Target::Tool(name(tool))),
+            target: Some(CallTarget::Tool(name(tool))),
             method: "GET".into(),
             origin: "https://a.example".into(),
             path: path.into(),

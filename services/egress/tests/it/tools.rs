@@ -8,9 +8,8 @@ use hoistway_egress::{
     ToolPolicy,
     path::PathPattern,
     policy::{Capability, Credential, KeyPlace},
-    records::Target,
 };
-use hoistway_model::Secret;
+use hoistway_model::{Secret, egress::CallTarget};
 use http::{Method, StatusCode};
 
 const KEY: &str = "sk_test_planted_9f27";
@@ -63,7 +62,7 @@ async fn a_key_is_added_and_nothing_of_the_proxy_goes_on() {
     assert_eq!(standin.connections(), 1);
 
     let record = world.record().await;
-    assert_eq!(record.target, Some(Target::Tool("stripe-api".to_owned().try_into().unwrap())));
+    assert_eq!(record.target, Some(CallTarget::Tool("stripe-api".to_owned().try_into().unwrap())));
     assert_eq!((record.method.as_str(), record.origin.as_str()), ("POST", "https://api.stripe.test"));
     assert_eq!((record.path.as_str(), record.status), ("/v1/charges", Some(200)));
     assert_eq!((record.bytes_up, record.bytes_down), (8, answer.body.len() as u64));

@@ -63,7 +63,8 @@ pub struct UpArgs {
     /// [default: HOISTWAY_AGENT_SANDBOX, or auto]
     #[arg(long, value_name = "TIER")]
     sandbox: Option<hoistway_agent::sandbox::Mode>,
-    /// What agents reach of the network: open, or closed but for egress [default: HOISTWAY_AGENT_NETWORK, or open]
+    /// What agents reach of the network: closed (their tools, through egress), open (all of it), or auto (closed where
+    /// this machine can enforce it) [default: HOISTWAY_AGENT_NETWORK, or auto]
     #[arg(long, value_name = "NETWORK")]
     network: Option<hoistway_agent::sandbox::Network>,
     /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]

@@ -8,7 +8,7 @@ use std::{os::unix::fs::PermissionsExt, process::Command};
 fn the_start_up_screen_tells_all_and_its_command_works() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
-    for part in ["api-key", "registry", "each at most: ", "network: open", "curl"] {
+    for part in ["api-key", "registry", "each at most: ", "network: closed", "curl"] {
         assert!(stack.screen.contains(part), "{part} is not in\n{}", stack.screen);
     }
     let key = std::fs::metadata(dir.path().join("data/api-key")).unwrap();

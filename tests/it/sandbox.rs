@@ -20,11 +20,12 @@ def handler(message):
 #[test]
 fn every_sandbox_is_told_and_runs_agents() {
     let rows = [
-        (vec![], "", "open"),
+        (vec![], "", "closed"),
         (vec!["--sandbox", "none"], "not sandboxed", "open"),
-        (vec!["--sandbox", "landlock"], "landlock (ABI ", "open"),
-        (vec!["--sandbox", "landlock", "--network", "closed"], "landlock (ABI ", "closed"),
+        (vec!["--sandbox", "landlock"], "landlock (ABI ", "closed"),
+        (vec!["--sandbox", "landlock", "--network", "open"], "landlock (ABI ", "open"),
         (vec!["--sandbox", "namespaces", "--network", "closed"], "namespaces: ", "closed"),
+        (vec!["--sandbox", "namespaces", "--network", "open"], "namespaces: ", "open"),
     ];
     for (flags, enforced, network) in rows {
         let dir = tempfile::tempdir().unwrap();

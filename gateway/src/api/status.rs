@@ -29,7 +29,7 @@ pub struct AgentRuntime {
     #[schema(examples("process"))]
     name: String,
     /// What is enforced, and no more: the parts of the sandbox, or `not sandboxed`.
-    #[schema(examples("namespaces: user, pid, mount, ipc; landlock ABI 7; seccomp", "not sandboxed"))]
+    #[schema(examples("namespaces: user, pid, mount, ipc, net; landlock ABI 7; seccomp", "not sandboxed"))]
     isolation: String,
     /// What agents reach of the network: `open` or `closed`.
     #[schema(examples("open"))]
@@ -73,8 +73,8 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
             "namespace": "agent-system",
             "runtime": {
                 "name": "process",
-                "isolation": "namespaces: user, pid, mount, ipc; landlock ABI 7; seccomp",
-                "network": "open",
+                "isolation": "namespaces: user, pid, mount, ipc, net; landlock ABI 7; seccomp",
+                "network": "closed",
                 "limits": "1 GiB memory, 512 processes, 512 MiB disk, 4 GiB in one file, 4096 open files",
                 "python": "3.11",
                 "details": [],

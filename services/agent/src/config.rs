@@ -52,7 +52,7 @@ pub struct Config {
     pub logs: LogLimits,
     /// What keeps agents from the rest of the machine: auto, namespaces, landlock or none.
     pub sandbox: Mode,
-    /// What agents reach of the network: open or closed.
+    /// What agents reach of the network: auto, closed or open.
     pub network: Network,
     /// Further files and directories that agents may read.
     pub readable: Vec<PathBuf>,

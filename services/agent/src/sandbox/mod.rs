@@ -18,6 +18,7 @@ use crate::launcher::{RunAs, SHM};
 use cgroup::Cgroups;
 use hoistway_model::{Error, Name, Result};
 use host::Host;
+use probe::Choice;
 pub use report::Isolation;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::DirBuilderExt;
@@ -47,8 +48,10 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
-    /// Everything that this machine reaches.
+    /// Closed where this machine can enforce it, else open.
     #[default]
+    Auto,
+    /// Everything that this machine reaches.
     Open,
     /// Egress and nothing else.
     Closed,
@@ -78,9 +81,10 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text {
+            "auto" => Ok(Network::Auto),
             "open" => Ok(Network::Open),
             "closed" => Ok(Network::Closed),
-            _ => unknown(text, "open, closed"),
+            _ => unknown(text, "auto, open, closed"),
         }
     }
 }
@@ -130,6 +134,8 @@ pub(crate) enum Tier {
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     tier: Tier,
+    /// Whether agents reach egress and nothing else.
+    closed: bool,
     settings: Settings,
     limits: Limits,
     host: Host,
@@ -178,17 +184,12 @@ impl Sandbox {
         let (uids, cgroups) = opened.map_err(|e| Error::internal("looking at the machine", e))?;
         let mut notes = Vec::new();
         let probing = probe::Probing { dir, launcher, python, host: &host, settings: &settings, uids: uids.as_ref() };
-        let (tier, own_users) = probing.choose(&mut notes).await?;
+        let Choice { tier, closed, own_users } = probing.choose(&mut notes).await?;
         let uids = uids.filter(|_| own_users);
-        let isolation = report::Report {
-            tier,
-            settings: &settings,
-            limits: &limits,
-            uids: uids.is_some(),
-            cgroups: cgroups.as_ref(),
-        };
+        let isolation =
+            report::Report { tier, closed, limits: &limits, uids: uids.is_some(), cgroups: cgroups.as_ref() };
         let isolation = isolation.words(notes);
-        Ok(Self { tier, settings, limits, host, uids, cgroups, isolation })
+        Ok(Self { tier, closed, settings, limits, host, uids, cgroups, isolation })
     }
 
     /// What is enforced, in words.
@@ -228,7 +229,7 @@ impl Sandbox {
 
     /// Whether the agent has a network of its own, in which egress' listener is handed out.
     pub fn hands_out_egress(&self) -> bool {
-        self.settings.network == Network::Closed && matches!(self.tier, Tier::Namespaces { .. })
+        self.closed && matches!(self.tier, Tier::Namespaces { .. })
     }
 
     /// Whether `HOME` and `TMPDIR` are in memory, and not in the instance's directory.
@@ -238,7 +239,7 @@ impl Sandbox {
 
     /// What one instance's launcher is told.
     pub fn place(&self, parts: &Parts<'_>) -> Placed {
-        place(self.tier, &self.settings, &self.host, self.limits.disk, parts)
+        place(self.tier, self.closed, &self.settings, &self.host, self.limits.disk, parts)
     }
 }
 
@@ -249,7 +250,7 @@ const SITE: &str = "/opt/hoistway/site-packages";
 /// What agents trust, there.
 const CA_BUNDLE: &str = "/opt/hoistway/ca-bundle.pem";
 
-fn place(tier: Tier, settings: &Settings, host: &Host, disk: Option<u64>, parts: &Parts<'_>) -> Placed {
+fn place(tier: Tier, closed: bool, settings: &Settings, host: &Host, disk: Option<u64>, parts: &Parts<'_>) -> Placed {
     let own_root = matches!(tier, Tier::Namespaces { .. });
     let mut exposed = host.exposed(own_root);
     let mut show = |host: &Path, inside: PathBuf, access| {
@@ -278,7 +279,6 @@ fn place(tier: Tier, settings: &Settings, host: &Host, disk: Option<u64>, parts:
             (show(&parts.home, parts.home.clone(), Access::Write), show(&parts.tmp, parts.tmp.clone(), Access::Write))
         }
     };
-    let closed = settings.network == Network::Closed;
     let confinement = match tier {
         Tier::Namespaces { user, landlock } => Confinement {
             namespaces: Some(Namespaces {

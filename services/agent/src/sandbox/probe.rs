@@ -75,29 +75,38 @@ pub(super) struct Probing<'a> {
 
 type Why = String;
 
+/// The sandbox that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub tier: Tier,
+    /// Whether agents reach egress and nothing else in it.
+    pub closed: bool,
+    /// Whether each agent has a user of its own.
+    pub own_users: bool,
+}
+
 impl Probing<'_> {
-    /// The strongest sandbox that the settings allow, and whether each agent has a user of its own in it. What an
-    /// operator should know of the choice is added to `notes`.
-    pub async fn choose(&self, notes: &mut Vec<String>) -> Result<(Tier, bool)> {
+    /// Chooses the strongest sandbox that the settings allow, and closes the network in it if they allow that and it
+    /// can. What an operator should know of the choice is added to `notes`.
+    pub async fn choose(&self, notes: &mut Vec<String>) -> Result<Choice> {
         let root = rustix::process::geteuid().is_root();
         let user = self.uids.map(Uids::probe);
         let landlock = self.landlock().await;
         let abi = landlock.as_ref().ok().copied();
         let mode = self.settings.mode;
-        let closed = self.settings.network == Network::Closed;
 
         if matches!(mode, Mode::Auto | Mode::Namespaces) {
+            let tier = Tier::Namespaces { user: !root, landlock: abi };
             let tried = match (root, user) {
                 // As root in there it would be root to files and settings of the kernel.
                 (true, None) => {
                     Err("agents of root need users of their own, and this program may not choose users".into())
                 }
                 _ if self.settings.pretend.no_namespaces => Err("they are taken to be forbidden".into()),
-                (true, user) => self.attempt(Tier::Namespaces { user: false, landlock: abi }, user).await,
-                (false, _) => self.attempt(Tier::Namespaces { user: true, landlock: abi }, None).await,
+                (_, user) => self.closed_or_open(tier, user.filter(|_| root), notes).await,
             };
             match tried {
-                Ok(()) => return Ok((Tier::Namespaces { user: !root, landlock: abi }, root)),
+                Ok(closed) => return Ok(Choice { tier, closed, own_users: root }),
                 Err(why) if mode == Mode::Namespaces => return Err(cannot("namespaces", &why)),
                 Err(why) => notes.push(format!("no namespaces for agents: {why}")),
             }
@@ -105,24 +114,48 @@ impl Probing<'_> {
         if matches!(mode, Mode::Auto | Mode::Landlock) {
             let tried = match landlock {
                 Err(why) => Err(why),
-                Ok(abi) if closed && abi < TCP => {
-                    Err(format!("a closed network needs Landlock ABI {TCP}, and this machine has {abi}"))
-                }
-                Ok(abi) => self.with_or_without_user(Tier::Landlock { abi }, user, notes).await.map(|own| (abi, own)),
+                Ok(abi) => self.with_or_without_user(Tier::Landlock { abi }, user, notes).await,
             };
             match tried {
-                Ok((abi, own)) => return Ok((Tier::Landlock { abi }, own)),
+                Ok(choice) => return Ok(choice),
                 Err(why) if mode == Mode::Landlock => return Err(cannot("landlock", &why)),
                 Err(why) => notes.push(format!("no Landlock for agents: {why}")),
             }
         }
-        if closed {
+        if self.settings.network == Network::Closed {
             let why = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
             let text = format!("a closed network cannot be enforced without a sandbox{why}: set the network to open");
             return Err(Error::new(Code::InvalidArgument, text));
         }
-        let own = self.with_or_without_user(Tier::None, user, notes).await.map_err(|why| cannot("none", &why))?;
-        Ok((Tier::None, own))
+        self.with_or_without_user(Tier::None, user, notes).await.map_err(|why| cannot("none", &why))
+    }
+
+    /// Tries a tier with the network that the settings ask for. Returns whether it is closed.
+    async fn closed_or_open(
+        &self,
+        tier: Tier,
+        user: Option<RunAs>,
+        notes: &mut Vec<String>,
+    ) -> std::result::Result<bool, Why> {
+        if self.settings.network != Network::Open {
+            let tried = match tier {
+                Tier::Landlock { abi } if abi < TCP => {
+                    Err(format!("a closed network needs Landlock ABI {TCP}, and this machine has {abi}"))
+                }
+                Tier::None => Err("nothing limits the network without a sandbox".to_owned()),
+                Tier::Landlock { .. } | Tier::Namespaces { .. } => self.attempt(tier, true, user).await,
+            };
+            match tried {
+                Ok(()) => return Ok(true),
+                Err(why) if self.settings.network == Network::Closed => return Err(why),
+                Err(why) => {
+                    self.attempt(tier, false, user).await?;
+                    notes.push(format!("agents reach whatever this machine reaches: {why}"));
+                    return Ok(false);
+                }
+            }
+        }
+        self.attempt(tier, false, user).await.map(|()| false)
     }
 
     /// Whether it works with a user of the agent's own. If not even without one, why.
@@ -131,11 +164,11 @@ impl Probing<'_> {
         tier: Tier,
         user: Option<RunAs>,
         notes: &mut Vec<String>,
-    ) -> std::result::Result<bool, Why> {
+    ) -> std::result::Result<Choice, Why> {
         if user.is_some() {
             self.passable(true);
-            match self.attempt(tier, user).await {
-                Ok(()) => return Ok(true),
+            match self.closed_or_open(tier, user, notes).await {
+                Ok(closed) => return Ok(Choice { tier, closed, own_users: true }),
                 Err(why) => {
                     self.passable(false);
                     notes.push(format!(
@@ -144,7 +177,7 @@ impl Probing<'_> {
                 }
             }
         }
-        self.attempt(tier, None).await.map(|()| false)
+        self.closed_or_open(tier, None, notes).await.map(|closed| Choice { tier, closed, own_users: false })
     }
 
     /// Lets other users pass through the directories above layers and private directories, without listing them. What
@@ -173,11 +206,10 @@ impl Probing<'_> {
     }
 
     /// Puts one sandbox on and looks around.
-    async fn attempt(&self, tier: Tier, user: Option<RunAs>) -> std::result::Result<(), Why> {
+    async fn attempt(&self, tier: Tier, closed: bool, user: Option<RunAs>) -> std::result::Result<(), Why> {
         let place = Place::make(self.dir, user).map_err(|e| format!("a place to try it: {e}"))?;
-        let seen = self.look(tier, user, &place).await?;
+        let seen = self.look(tier, closed, user, &place).await?;
         let own_namespace = fs::read_link("/proc/self/ns/pid").map_err(|e| e.to_string())?;
-        let closed = self.settings.network == Network::Closed;
         let wrong = |what: &str| Err(format!("tried, and {what}"));
         if user.is_some_and(|user| user.uid != seen.uid) || seen.capabilities != 0 {
             return wrong("it had another user or capabilities");
@@ -208,7 +240,7 @@ impl Probing<'_> {
         Ok(())
     }
 
-    async fn look(&self, tier: Tier, user: Option<RunAs>, at: &Place) -> std::result::Result<Seen, Why> {
+    async fn look(&self, tier: Tier, closed: bool, user: Option<RunAs>, at: &Place) -> std::result::Result<Seen, Why> {
         let app_dir = at.0.join("app");
         let parts = Parts {
             app_dir: &app_dir,
@@ -218,7 +250,7 @@ impl Probing<'_> {
             tmp: at.0.join("tmp"),
             root: at.0.join("root"),
         };
-        let placed = place(tier, self.settings, self.host, Some(1 << 20), &parts);
+        let placed = place(tier, closed, self.settings, self.host, Some(1 << 20), &parts);
         let hands_out = placed.confinement.namespaces.as_ref().is_some_and(|n| n.egress_port.is_some());
         let spec = LaunchSpec {
             program: self.python.to_owned(),

@@ -1,7 +1,7 @@
 //! What is enforced, in words: never more than what is.
 
+use super::Tier;
 use super::cgroup::{Cgroups, Controller};
-use super::{Network, Settings, Tier};
 use crate::launcher::spec::Limits;
 use crate::launcher::{SCOPES, TCP, UNIX};
 use std::fmt;
@@ -53,7 +53,7 @@ impl fmt::Display for Isolation {
 
 pub(super) struct Report<'a> {
     pub tier: Tier,
-    pub settings: &'a Settings,
+    pub closed: bool,
     pub limits: &'a Limits,
     pub uids: bool,
     pub cgroups: Option<&'a Cgroups>,
@@ -61,7 +61,7 @@ pub(super) struct Report<'a> {
 
 impl Report<'_> {
     pub fn words(&self, notes: Vec<String>) -> Isolation {
-        let closed = self.settings.network == Network::Closed;
+        let closed = self.closed;
         let mut parts = match self.tier {
             Tier::Namespaces { user, landlock } => {
                 let mut names = if user { vec!["user"] } else { Vec::new() };
@@ -166,10 +166,12 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
 
-    fn words(tier: Tier, network: Network, uids: bool) -> Isolation {
-        let settings = Settings { network, ..Settings::default() };
+    const OPEN: bool = false;
+    const CLOSED: bool = true;
+
+    fn words(tier: Tier, closed: bool, uids: bool) -> Isolation {
         let limits = Limits::default();
-        Report { tier, settings: &settings, limits: &limits, uids, cgroups: None }.words(Vec::new())
+        Report { tier, closed, limits: &limits, uids, cgroups: None }.words(Vec::new())
     }
 
     #[test]
@@ -177,37 +179,29 @@ mod tests {
         let rows = [
             (
                 Tier::Namespaces { user: true, landlock: Some(7) },
-                Network::Closed,
+                CLOSED,
                 "namespaces: user, pid, mount, ipc, net; landlock ABI 7; seccomp",
             ),
-            (Tier::Namespaces { user: false, landlock: None }, Network::Open, "namespaces: pid, mount, ipc; seccomp"),
-            (
-                Tier::Landlock { abi: 7 },
-                Network::Open,
-                "landlock (ABI 7: files, signals, abstract Unix sockets); seccomp",
-            ),
-            (Tier::Landlock { abi: 4 }, Network::Closed, "landlock (ABI 4: files, TCP; signals not limited); seccomp"),
-            (
-                Tier::Landlock { abi: 1 },
-                Network::Open,
-                "landlock (ABI 1: files only; TCP and signals not limited); seccomp",
-            ),
-            (Tier::None, Network::Open, "not sandboxed"),
+            (Tier::Namespaces { user: false, landlock: None }, OPEN, "namespaces: pid, mount, ipc; seccomp"),
+            (Tier::Landlock { abi: 7 }, OPEN, "landlock (ABI 7: files, signals, abstract Unix sockets); seccomp"),
+            (Tier::Landlock { abi: 4 }, CLOSED, "landlock (ABI 4: files, TCP; signals not limited); seccomp"),
+            (Tier::Landlock { abi: 1 }, OPEN, "landlock (ABI 1: files only; TCP and signals not limited); seccomp"),
+            (Tier::None, OPEN, "not sandboxed"),
         ];
-        for (tier, network, text) in rows {
-            assert_eq!(words(tier, network, false).enforced, text);
+        for (tier, closed, text) in rows {
+            assert_eq!(words(tier, closed, false).enforced, text);
         }
-        assert_eq!(words(Tier::None, Network::Open, true).enforced, "not sandboxed; own uid");
-        assert!(!words(Tier::None, Network::Open, true).is_sandboxed());
+        assert_eq!(words(Tier::None, OPEN, true).enforced, "not sandboxed; own uid");
+        assert!(!words(Tier::None, OPEN, true).is_sandboxed());
     }
 
     #[test]
     fn limits_say_what_they_are_of() {
         let without = "2 GiB private memory in each process, 4 GiB in one file, 4096 open files";
-        assert_eq!(words(Tier::None, Network::Open, false).limits, without);
-        assert!(words(Tier::None, Network::Open, true).limits.contains("512 processes"));
+        assert_eq!(words(Tier::None, OPEN, false).limits, without);
+        assert!(words(Tier::None, OPEN, true).limits.contains("512 processes"));
         let namespaces = Tier::Namespaces { user: false, landlock: None };
-        assert!(words(namespaces, Network::Open, true).limits.contains("512 MiB disk"));
+        assert!(words(namespaces, OPEN, true).limits.contains("512 MiB disk"));
         assert_eq!(size(1_500), "1500 bytes");
     }
 }

@@ -136,18 +136,20 @@ async fn python_works_in_every_sandbox() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_strongest_that_is_there_is_taken_and_told() {
-    let rows: [(Settings, &str, usize); 4] = [
-        (Settings::default(), "namespaces: ", 0),
-        (pretending(|p| p.no_namespaces = true), "landlock (ABI ", 1),
+    let rows: [(Settings, &str, &str, usize); 5] = [
+        (Settings::default(), "namespaces: ", "closed", 0),
+        (pretending(|p| p.no_namespaces = true), "landlock (ABI ", "closed", 1),
         (
             pretending(|p| (p.no_namespaces, p.landlock_abi) = (true, Some(1))),
             "landlock (ABI 1: files only; TCP and signals not limited); seccomp",
-            1,
+            "open",
+            2,
         ),
-        (pretending(|p| (p.no_namespaces, p.landlock_abi) = (true, Some(0))), "not sandboxed", 2),
+        (pretending(|p| (p.no_namespaces, p.landlock_abi) = (true, Some(0))), "not sandboxed", "open", 3),
+        (Settings { network: Network::Open, ..Settings::default() }, "namespaces: ", "open", 0),
     ];
     let mut before = None;
-    for (settings, text, notes) in rows {
+    for (settings, text, network, notes) in rows {
         let stage = Stage::with(|config| config.sandbox = settings.clone()).await;
         let isolation = stage.runtime.isolation();
         if before.is_none() && !isolation.enforced.starts_with(text) {
@@ -156,7 +158,7 @@ async fn the_strongest_that_is_there_is_taken_and_told() {
             assert!(isolation.enforced.starts_with(text), "{settings:?}: {isolation:?}");
             // One more where root finds that users of their own do not work.
             assert!((notes..=notes + 1).contains(&isolation.notes.len()), "{isolation:?}");
-            assert_eq!(isolation.network, "open");
+            assert_eq!(isolation.network, network);
         }
         before = Some(isolation);
     }

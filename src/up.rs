@@ -10,6 +10,7 @@ use hoistway_gateway::{self as gateway, Gateway, saga::Services};
 use hoistway_kit::{
     config,
     egress::EgressKey,
+    end_user::EndUserKey,
     fs::{self, DirLock, private_dir},
     open_files,
     ports::{self, Listeners, Ports},
@@ -260,7 +261,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         key: shared.egress_key.clone(),
         policies: Arc::new(policies),
         records: None,
-        end_users: Arc::new(egress::NoEndUsers),
+        end_users: EndUserKey::new(&shared.token)?,
     };
     let egress_service = egress::open(&egress_config, &egress_deps).await?;
     let egress_server = egress::grpc(egress_service.handle(), &egress_deps)?;
@@ -273,8 +274,12 @@ pub async fn run(args: UpArgs) -> Result<()> {
         builds: Arc::new(BuildClient::new(build_service.server().into_local(), patience)),
         agents: Arc::new(AgentClient::new(agent_server.clone().into_local(), patience)),
     };
-    let deps =
-        gateway::Deps { services: clients, master_key: shared.master_key.clone(), api_key: shared.api_key.clone() };
+    let deps = gateway::Deps {
+        services: clients,
+        master_key: shared.master_key.clone(),
+        api_key: shared.api_key.clone(),
+        end_users: EndUserKey::new(&shared.token)?,
+    };
     let gateway = Gateway::open(&gateway_config, deps, stop.clone()).await?;
     rotate::finish(&data_dir, shared.master_key.clone()).await?;
 

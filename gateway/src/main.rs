@@ -4,7 +4,9 @@ use clap::Parser;
 use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient, Transport};
 use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
-    config, exit, ports,
+    config,
+    end_user::EndUserKey,
+    exit, ports,
     secrets::MasterKey,
     shutdown, telemetry,
     token::{ApiKey, ServiceToken},
@@ -50,7 +52,9 @@ async fn run(config: &Config) -> Result<()> {
     };
     let master_key = MasterKey::load_or_create(&config.file(&config.master_key_file, "master.key"))?;
     let api_key = ApiKey::load_or_create(&config.file(&config.api_key_file, "api-key"))?;
-    let gateway = Gateway::open(config, Deps { services, master_key, api_key }, shutdown).await?;
+    let gateway =
+        Gateway::open(config, Deps { services, master_key, api_key, end_users: EndUserKey::new(&token)? }, shutdown)
+            .await?;
     tracing::info!("listening on {}", config.listen);
     gateway.serve(listeners).await
 }

@@ -17,6 +17,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_kit::{
+    end_user::EndUserKey,
     fs,
     ports::Listeners,
     prune::{Keep, ago},
@@ -46,6 +47,8 @@ pub struct Deps {
     pub master_key: MasterKey,
     /// The key that opens the API.
     pub api_key: ApiKey,
+    /// The key of statements about end users.
+    pub end_users: EndUserKey,
 }
 
 /// What is kept of records, and how often the rest is removed.
@@ -73,7 +76,7 @@ impl Gateway {
         fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
         let seen = Seen::new(dir.join("gateway.db"));
         let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
-        let Deps { services, master_key, api_key } = deps;
+        let Deps { services, master_key, api_key, end_users } = deps;
         saga::reseal(&journal, &master_key).await?;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
@@ -86,6 +89,7 @@ impl Gateway {
             routes: Routes::new(services.agents.clone()),
             access: Access::new(&journal, api_key, config.access_limits()),
             callers: Callers::new(services.tools.clone(), config.caller_limits()),
+            end_users,
             public: PublicAddresses::new(&config.public_registry),
             bodies: BodyBudget::new(limits.max_body),
             limits,

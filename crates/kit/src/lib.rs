@@ -8,6 +8,7 @@ pub mod api_key;
 pub mod config;
 pub mod db;
 pub mod egress;
+pub mod end_user;
 pub mod environment;
 pub mod exit;
 pub mod fs;

@@ -12,11 +12,20 @@ use crate::{
     routes::Door,
     state::AppState,
 };
+use hoistway_kit::{
+    end_user::{self, EndUserKey},
+    time::now_ms,
+};
 use hoistway_model::{Code, Error, Name, Secret};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use tokio::time::Instant;
 
 /// The header for a token where `Authorization` has the API key.
 pub const TOKEN_HEADER: &str = "x-end-user-token";
+/// The header in which the agent reads who the user is. Nobody but the gateway can set it.
+const USER: HeaderName = HeaderName::from_static("x-end-user-id");
+/// The header from which egress learns it.
+const STATEMENT: HeaderName = HeaderName::from_static(end_user::HEADER);
 
 /// For whom an invoke is.
 #[derive(Debug, Clone)]
@@ -102,6 +111,21 @@ pub async fn admit(state: &AppState, provider: Option<&Name>, token: &Secret) ->
             Err(Denied::Unchecked(Error::new(Code::Unavailable, text), None))
         }
     }
+}
+
+/// The headers that say for whom an invoke is: to the agent, and through it to egress, until the invoke's deadline.
+pub fn headers(
+    key: &EndUserKey,
+    agent: &Name,
+    user: &str,
+    deadline: Instant,
+) -> Result<[(HeaderName, HeaderValue); 2], Error> {
+    let failed = |e| Error::internal("passing the user on", e);
+    let left = i64::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(i64::MAX);
+    let statement = key.issue(agent, user, now_ms().saturating_add(left))?;
+    // In UTF-8; control characters were refused with the token.
+    let user = HeaderValue::from_bytes(user.as_bytes()).map_err(failed)?;
+    Ok([(USER, user), (STATEMENT, HeaderValue::from_str(&statement).map_err(failed)?)])
 }
 
 /// The answer to a token that opens nothing.

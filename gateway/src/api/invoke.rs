@@ -7,7 +7,7 @@
 use super::{
     agents::schema::{AnswerSchema, AnyJson, InvokeSchema},
     body::WholeBody,
-    end_user::Identity,
+    end_user::{self, Identity},
     error::{ApiResult, ErrorBody},
     json::{Object, complaint},
     query::Segment,
@@ -26,7 +26,7 @@ use axum::{
 use futures_util::stream;
 use hoistway_kit::telemetry;
 use hoistway_model::{Code, Error, Name, Result, Secret, agent::Target};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -52,8 +52,6 @@ const MAX_ERROR: usize = 1 << 20;
 const MAX_ERROR_LINES: usize = 50;
 /// What proves to the runner that an invoke comes from a gateway.
 const TOKEN: &str = "x-hoistway-invoke-token";
-/// Who the user is, as an identity provider vouches for it. Nobody else can set it.
-const USER: &str = "x-end-user-id";
 /// The trailer in which the runner tells how a streamed answer went: `ok`, or its error's code.
 const OUTCOME: &str = "x-hoistway-outcome";
 /// What a streamed answer may call itself; anything else is handed on as bytes that no browser interprets.
@@ -334,6 +332,8 @@ impl<'a> Call<'a> {
         let (agent, mut identity) = (self.agent, self.identity);
         let (stream, to) = connect(self.state, &agent, &mut identity).await?;
         let user = identity.user_for(&to.door);
+        let user =
+            user.map(|user| end_user::headers(&self.state.end_users, &agent, user, self.deadline)).transpose()?;
         let broken = |e: hyper::Error| crashed(&agent, e);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -407,7 +407,13 @@ async fn connect(state: &AppState, agent: &Name, identity: &mut Identity) -> Api
     Err(not_ready(agent, "it takes no connections").into())
 }
 
-fn request(path: &str, agent: &Name, token: &Secret, user: Option<&str>, body: Bytes) -> Result<Request<Full<Bytes>>> {
+fn request(
+    path: &str,
+    agent: &Name,
+    token: &Secret,
+    user: Option<[(HeaderName, HeaderValue); 2]>,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>> {
     let mut request = Request::post(path)
         .header(header::HOST, agent.as_str())
         .header(header::CONTENT_TYPE, "application/json")
@@ -418,11 +424,7 @@ fn request(path: &str, agent: &Name, token: &Secret, user: Option<&str>, body: B
     telemetry::inject(headers);
     let secret = HeaderValue::from_str(token.expose()).map_err(|e| Error::internal("passing the message on", e))?;
     headers.insert(TOKEN, secret);
-    if let Some(user) = user {
-        // In UTF-8; control characters were refused with the token.
-        let user = HeaderValue::from_bytes(user.as_bytes());
-        headers.insert(USER, user.map_err(|e| Error::internal("passing the message on", e))?);
-    }
+    headers.extend(user.into_iter().flatten());
     if let Some(id) = telemetry::request_id().and_then(|id| HeaderValue::from_str(&id).ok()) {
         headers.insert(telemetry::REQUEST_ID, id);
     }

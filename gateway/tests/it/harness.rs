@@ -12,7 +12,13 @@ use hoistway_gateway::{
     seen::Seen,
     state::{AppState, Limits, ReadyCheck},
 };
-use hoistway_kit::{ports, reserve::Reserve, token::ApiKey, web};
+use hoistway_kit::{
+    end_user::EndUserKey,
+    ports,
+    reserve::Reserve,
+    token::{ApiKey, ServiceToken},
+    web,
+};
 use hoistway_model::Result;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -100,6 +106,7 @@ impl Gateway {
             routes: Routes::new(agents.clone()),
             access: Access::open(&dir.path().join("gateway.db"), key.clone(), access).await.unwrap(),
             callers: Callers::new(tools.clone(), callers),
+            end_users: EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap(),
             public: PublicAddresses::new("127.0.0.1:5005"),
             bodies: BodyBudget::new(limits.max_body),
             limits,

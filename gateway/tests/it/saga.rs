@@ -6,7 +6,12 @@ use crate::{
     world::{Fault, When, World},
 };
 use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
-use hoistway_kit::{ports, secrets::MasterKey, token::ApiKey};
+use hoistway_kit::{
+    end_user::EndUserKey,
+    ports,
+    secrets::MasterKey,
+    token::{ApiKey, ServiceToken},
+};
 use hoistway_model::Code;
 use serde_json::{Value, json};
 use std::{net::SocketAddr, sync::Arc};
@@ -57,7 +62,8 @@ impl Whole {
         let services = Services { tools: Arc::new(tools), builds: FakeBuilds::new(), agents };
         let config = Config { data_dir: dir.path().to_owned(), ..config };
         let shutdown = CancellationToken::new();
-        let deps = Deps { services, master_key: master_key.clone(), api_key: key.clone() };
+        let end_users = EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap();
+        let deps = Deps { services, master_key: master_key.clone(), api_key: key.clone(), end_users };
         let gateway = Gateway::open(&config, deps, shutdown.clone()).await.unwrap();
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];

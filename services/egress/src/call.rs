@@ -1,23 +1,80 @@
-//! One call: from an agent's request that is allowed to a tool's answer.
+//! One call: from an agent's request that is allowed to the answer of a tool, or of any host where the network is open.
 
 use crate::{
     Egress,
     body::{Out, Upload},
     credential,
     entry::{Entry, Progress},
-    headers::{END_USER, clean_request, clean_response, remove_all_spellings},
+    headers::{END_USER, END_USER_STATEMENT, clean_request, clean_response, remove_all_spellings},
+    origin::Origin,
     policy::{AgentPolicy, Credential, ToolPolicy},
     refuse::Refusal,
-    target::Allowed,
     upstream::{ConnectError, no_connection, uri},
 };
+use hoistway_kit::time::now_ms;
 use hoistway_model::Secret;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::{
+    body::{Body, Incoming},
+    upgrade::OnUpgrade,
+};
 use hyper_util::client::legacy;
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
+
+/// The one protocol to which connections of tools may be switched.
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// Where a call goes, as it is allowed.
+#[derive(Debug)]
+pub(crate) struct Destination<'a> {
+    pub(crate) host: Host<'a>,
+    /// As the host shall get it.
+    pub(crate) path_and_query: String,
+}
+
+/// Who answers a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Host<'a> {
+    /// A tool of the agent: its credential is added.
+    Tool(&'a ToolPolicy),
+    /// Any other, where the agent's network is open: the platform adds nothing.
+    Other(&'a Origin),
+}
+
+impl Host<'_> {
+    pub(crate) fn origin(&self) -> &Origin {
+        match self {
+            Self::Tool(tool) => &tool.origin,
+            Self::Other(origin) => origin,
+        }
+    }
+
+    fn allows_private(&self) -> bool {
+        match self {
+            Self::Tool(tool) => tool.allow_private,
+            Self::Other(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tool(tool) => write!(f, "the tool \"{}\"", tool.name),
+            Self::Other(origin) => origin.fmt(f),
+        }
+    }
+}
+
+/// What came of a call.
+pub(crate) enum Answer {
+    /// An answer, without the headers that are not for the agent.
+    Response(Response<Incoming>),
+    /// The agreement to speak another protocol on both connections.
+    Switched { response: Response<()>, agent: OnUpgrade, tool: OnUpgrade },
+}
 
 /// What of a request stays the same when it is sent again.
 struct Template {
@@ -26,75 +83,108 @@ struct Template {
     path_and_query: String,
 }
 
-/// Makes the call. The tool's answer comes back without the headers that are not for the agent.
+/// Makes the call.
 pub(crate) async fn call(
     egress: &Egress,
     policy: &AgentPolicy,
-    Allowed { tool, path_and_query }: Allowed<'_>,
-    request: Request<Incoming>,
+    Destination { host, path_and_query }: Destination<'_>,
+    mut request: Request<Incoming>,
     entry: &mut Entry,
-) -> Result<Response<Incoming>, Refusal> {
-    let (parts, body) = request.into_parts();
-    check(egress, &parts, &body)?;
+) -> Result<Answer, Refusal> {
+    check(egress, &request)?;
     entry.hold(egress.agents.call(&policy.agent)?);
-    let template = template(egress, policy, parts, path_and_query);
+    let agent = wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let mut headers = parts.headers;
+    let user = end_user(egress, policy, &headers);
+    clean_request(&mut headers);
+    for name in [&END_USER, &END_USER_STATEMENT] {
+        remove_all_spellings(&mut headers, name);
+    }
+    if let Some(user) = user.filter(|_| matches!(host, Host::Tool(_))) {
+        headers.insert(END_USER, user);
+    }
+    if agent.is_some() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, WEBSOCKET);
+    }
+    let template = Template { method: parts.method, headers, path_and_query };
     let progress = entry.progress();
     let is_replayable = body.is_end_stream();
     let upload = Upload::new(body, Arc::clone(&progress), egress.config.limits.request_size);
 
-    let token = token(egress, tool, None).await?;
-    let request = template.request(tool, token.as_ref(), upload)?;
-    let what = format!("the tool \"{}\"", tool.name);
-    let mut response = send(egress, &what, tool.allow_private, request, &progress).await?;
+    let token = token(egress, host, None).await?;
+    let request = template.request(host, token.as_ref(), upload)?;
+    let mut response = send(egress, host, request, &progress).await?;
     if response.status() == StatusCode::UNAUTHORIZED && is_replayable && token.is_some() {
         // The token may have been revoked before its time.
-        let token = self::token(egress, tool, token.as_ref()).await?;
-        let request = template.request(tool, token.as_ref(), Upload::empty(Arc::clone(&progress)))?;
-        response = send(egress, &what, tool.allow_private, request, &progress).await?;
+        let token = self::token(egress, host, token.as_ref()).await?;
+        let request = template.request(host, token.as_ref(), Upload::empty(Arc::clone(&progress)))?;
+        response = send(egress, host, request, &progress).await?;
     }
-    clean_response(response.headers_mut());
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Refusal::bad_gateway("bad_answer", format!("{what} switched protocols unasked")));
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let to_websocket = response.headers().get(header::UPGRADE).is_some_and(is_websocket);
+    match agent {
+        Some(agent) if switches && to_websocket => {
+            let tool = hyper::upgrade::on(&mut response);
+            clean_response(response.headers_mut());
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(header::UPGRADE, WEBSOCKET);
+            Ok(Answer::Switched { response: response.map(drop), agent, tool })
+        }
+        _ if switches => Err(Refusal::bad_gateway("bad_answer", format!("{host} switched protocols unasked"))),
+        _ => {
+            clean_response(response.headers_mut());
+            Ok(Answer::Response(response))
+        }
     }
-    Ok(response)
 }
 
-/// What egress does not carry at all.
-pub(crate) fn check(egress: &Egress, parts: &request::Parts, body: &Incoming) -> Result<(), Refusal> {
-    if matches!(parts.method, Method::TRACE | Method::CONNECT) {
+/// Refuses what egress does not carry at all.
+fn check(egress: &Egress, request: &Request<Incoming>) -> Result<(), Refusal> {
+    if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
         // TRACE gives the caller back what the tool got, the credential included.
-        return Err(Refusal::method_not_allowed(format!("{} is not passed on to tools", parts.method)));
-    }
-    let wants_websocket = parts.headers.get_all(header::UPGRADE).iter().any(|protocol| {
-        let protocol = protocol.as_bytes().to_ascii_lowercase();
-        protocol.windows(b"websocket".len()).any(|part| part == b"websocket")
-    });
-    if wants_websocket {
-        return Err(Refusal::not_supported("websocket", "WebSocket is not passed on to tools"));
+        return Err(Refusal::method_not_allowed(format!("{} is not passed on", request.method())));
     }
     let limit = egress.config.limits.request_size;
-    if body.size_hint().lower() > limit {
+    if request.body().size_hint().lower() > limit {
         return Err(Refusal::too_large(limit));
     }
     Ok(())
 }
 
-fn template(egress: &Egress, policy: &AgentPolicy, parts: request::Parts, path_and_query: String) -> Template {
-    let mut headers = parts.headers;
-    let presented = headers.get(END_USER).cloned();
-    clean_request(&mut headers);
-    remove_all_spellings(&mut headers, &END_USER);
-    if let Some(user) = egress.end_users.end_user(policy, presented.as_ref()) {
-        headers.insert(END_USER, user);
-    }
-    Template { method: parts.method, headers, path_and_query }
+/// Whether a request asks to switch to WebSocket (RFC 6455, 4.1). Only a connection of HTTP/1.1 can be switched so.
+fn wants_websocket(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    let is_upgrade = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade")))
+    };
+    request.version() == Version::HTTP_11
+        && *request.method() == Method::GET
+        && headers.get_all(header::CONNECTION).iter().any(is_upgrade)
+        && headers.get(header::UPGRADE).is_some_and(is_websocket)
+}
+
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+}
+
+/// The user of the invoke within which the agent calls, as the gateway has stated it. Of two statements it could not be
+/// said which one holds.
+fn end_user(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut statements = headers.get_all(END_USER_STATEMENT).iter();
+    let statement = statements.next().filter(|_| statements.next().is_none())?;
+    let user = egress.end_users.verify(&policy.agent, statement.as_bytes(), now_ms())?;
+    HeaderValue::from_bytes(user.as_bytes()).ok()
 }
 
 impl Template {
-    fn request(&self, tool: &ToolPolicy, token: Option<&Secret>, body: Upload) -> Result<Request<Out>, Refusal> {
+    fn request(&self, host: Host<'_>, token: Option<&Secret>, body: Upload) -> Result<Request<Out>, Refusal> {
         let (mut headers, mut path_and_query) = (self.headers.clone(), self.path_and_query.clone());
-        credential::apply(tool, token, &mut headers, &mut path_and_query)?;
-        let uri = uri(&tool.origin, &path_and_query);
+        if let Host::Tool(tool) = host {
+            credential::apply(tool, token, &mut headers, &mut path_and_query)?;
+        }
+        let uri = uri(host.origin(), &path_and_query);
         let mut request = Request::new(body.boxed_unsync());
         *request.uri_mut() = uri.map_err(|_| Refusal::bad_request("the path or the query is not one of a URI"))?;
         *request.method_mut() = self.method.clone();
@@ -103,35 +193,37 @@ impl Template {
     }
 }
 
-async fn token(egress: &Egress, tool: &ToolPolicy, rejected: Option<&Secret>) -> Result<Option<Secret>, Refusal> {
-    match &tool.credential {
-        Credential::OAuth2(client) => egress.tokens.get(&egress.upstream, tool, client, rejected).await.map(Some),
-        Credential::None | Credential::ApiKey { .. } | Credential::Unavailable(_) => Ok(None),
+async fn token(egress: &Egress, host: Host<'_>, rejected: Option<&Secret>) -> Result<Option<Secret>, Refusal> {
+    match host {
+        Host::Tool(tool) => match &tool.credential {
+            Credential::OAuth2(client) => egress.tokens.get(&egress.upstream, tool, client, rejected).await.map(Some),
+            Credential::None | Credential::ApiKey { .. } | Credential::Unavailable(_) => Ok(None),
+        },
+        Host::Other(_) => Ok(None),
     }
 }
 
-/// Sends a request to `what` and waits for the answer's header: as long as the request moves, and the limit after that.
-pub(crate) async fn send(
+/// Sends a request and waits for the answer's header: as long as the request moves, and the limit after that.
+async fn send(
     egress: &Egress,
-    what: &str,
-    allow_private: bool,
+    host: Host<'_>,
     request: Request<Out>,
     progress: &Progress,
 ) -> Result<Response<Incoming>, Refusal> {
     let limits = &egress.config.limits;
     let limit = Duration::from_millis(limits.first_byte_ms);
-    let mut answer = pin!(egress.upstream.send(request, allow_private));
+    let mut answer = pin!(egress.upstream.send(request, host.allows_private()));
     progress.moved();
     loop {
         let until = Instant::from_std(progress.last_moved()) + limit;
         tokio::select! {
             answer = &mut answer => return answer.map_err(|e| match progress.was_too_large() {
                 true => Refusal::too_large(limits.request_size),
-                false => failed(what, &e),
+                false => failed(&host.to_string(), &e),
             }),
             () = sleep_until(until) => {
                 if Instant::from_std(progress.last_moved()) + limit <= Instant::now() {
-                    return Err(Refusal::timed_out(format!("{what} did not answer in time")));
+                    return Err(Refusal::timed_out(format!("{host} did not answer in time")));
                 }
             }
         }

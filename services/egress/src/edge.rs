@@ -3,14 +3,14 @@
 use crate::{
     Egress,
     body::{Download, Out, full},
-    call,
+    call::{self, Answer, Destination, Host},
     entry::Entry,
     intercept,
     limits::Permit,
-    passthrough,
     policy::{AgentPolicy, PolicyError},
     refuse::Refusal,
     target::{self, Mode, Wanted},
+    tunnel,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -46,7 +46,7 @@ pub(crate) struct Edge {
 }
 
 enum Outcome {
-    Called(Response<Incoming>),
+    Called(Answer),
     Tunnel,
 }
 
@@ -68,7 +68,12 @@ impl Edge {
                 entry.discard();
                 Response::new(full(Bytes::new()))
             }
-            Ok(Outcome::Called(response)) => {
+            Ok(Outcome::Called(Answer::Switched { response, agent, tool })) => {
+                entry.answered(response.status().as_u16());
+                tunnel::switch(self.clone(), agent, tool, entry);
+                response.map(|()| full(Bytes::new()))
+            }
+            Ok(Outcome::Called(Answer::Response(response))) => {
                 entry.answered(response.status().as_u16());
                 let idle = Duration::from_millis(limits.idle_ms);
                 response.map(|body| Download::new(body, entry, limits.response_size, idle).boxed_unsync())
@@ -110,24 +115,27 @@ impl Edge {
             return Ok(Outcome::Tunnel);
         }
         let method = request.method().clone();
-        let allowed = match target::wanted(&self.mode, &request, self.local, &self.egress.names)? {
-            Wanted::Remote { origin, path_and_query } => {
+        let origin;
+        let destination = match target::wanted(&self.mode, &request, self.local, &self.egress.names)? {
+            Wanted::Remote { origin: wanted, path_and_query } => {
+                origin = wanted;
                 entry.to(origin.to_string());
-                if policy.passes(&origin) {
-                    let passed = passthrough::forward(&self.egress, &policy, &origin, &path_and_query, request, entry);
-                    return passed.await.map(Outcome::Called);
+                match policy.passes(&origin) {
+                    true => Destination { host: Host::Other(&origin), path_and_query },
+                    false => target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?,
                 }
-                target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?
             }
             Wanted::Own { path_and_query } => match target::by_name(&policy, &method, &path_and_query) {
                 Some(allowed) => allowed?,
                 None => return Err(nothing_here(&path_and_query)),
             },
         };
-        entry.tool(&allowed.tool.name);
-        entry.to(allowed.tool.origin.to_string());
-        entry.path(allowed.path_and_query.split('?').next().unwrap_or_default());
-        call::call(&self.egress, &policy, allowed, request, entry).await.map(Outcome::Called)
+        if let Host::Tool(tool) = destination.host {
+            entry.tool(&tool.name);
+        }
+        entry.to(destination.host.origin().to_string());
+        entry.path(destination.path_and_query.split('?').next().unwrap_or_default());
+        call::call(&self.egress, &policy, destination, request, entry).await.map(Outcome::Called)
     }
 
     /// Clients of models show no token of egress, since their base URL has none. The answer is the same for everybody.

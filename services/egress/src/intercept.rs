@@ -7,11 +7,11 @@ use crate::{
     entry::Entry,
     limits::Permit,
     origin::{HostName, Origin, Place},
-    passthrough,
     policy::{AgentPolicy, ToolPolicy},
     prefixed::Stream,
     refuse::Refusal,
     target::{Mode, no_tool},
+    tunnel,
 };
 use hoistway_model::{RevisionId, tool::Scheme};
 use http::{Method, Request};
@@ -45,7 +45,7 @@ pub(crate) async fn connect(
     let origin = Origin { scheme: scheme_at(policy, &place), place };
     entry.to(origin.to_string());
     if policy.passes(&origin) {
-        return passthrough::connect(edge, policy, request, &origin, entry).await;
+        return tunnel::connect(edge, policy, request, &origin, entry).await;
     }
     if !policy.tools.iter().any(|tool| tool.origin == origin) {
         return Err(no_tool(&edge.egress, policy, &origin).await);

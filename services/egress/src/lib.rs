@@ -23,7 +23,6 @@ mod limits;
 mod migration;
 mod oauth;
 pub mod origin;
-mod passthrough;
 pub mod path;
 pub mod policy;
 mod prefixed;
@@ -34,19 +33,21 @@ mod store;
 mod target;
 mod tls;
 mod tool_access;
+mod tunnel;
 mod upstream;
 mod watched_policy;
 
 pub use ca::Authority;
 pub use config::Config;
 pub use grpc::GrpcEgressService;
-pub use policy::{AgentPolicy, EndUsers, NoEndUsers, Policies, PolicyError, ToolPolicy};
+pub use policy::{AgentPolicy, Policies, PolicyError, ToolPolicy};
 pub use records::{Record, Records};
 pub use watched_policy::WatchedPolicies;
 
 use hoistway_client::{AgentIdentitiesClient, ToolCredentialsClient};
 use hoistway_kit::{
     egress::EgressKey,
+    end_user::EndUserKey,
     fs::DirLock,
     grpc::{Server, Transport},
     ports::{Listeners, listen_as_configured},
@@ -87,8 +88,8 @@ pub struct Deps {
     pub policies: Arc<dyn Policies>,
     /// Where records go; absent: into the database of the service.
     pub records: Option<Arc<dyn Records>>,
-    /// Whom agents work for.
-    pub end_users: Arc<dyn EndUsers>,
+    /// The key of statements about whom agents work for.
+    pub end_users: EndUserKey,
 }
 
 impl Deps {
@@ -110,7 +111,8 @@ impl Deps {
             Arc::new(AgentIdentitiesClient::new(agents)),
             &config.private_domains,
         )?;
-        Ok(Self { token, key, policies: Arc::new(policies), records: None, end_users: Arc::new(NoEndUsers) })
+        let end_users = EndUserKey::new(&token)?;
+        Ok(Self { token, key, policies: Arc::new(policies), records: None, end_users })
     }
 }
 
@@ -150,7 +152,7 @@ pub(crate) struct Egress {
     key: EgressKey,
     names: Vec<Place>,
     policies: Arc<dyn Policies>,
-    end_users: Arc<dyn EndUsers>,
+    end_users: EndUserKey,
     recorder: Recorder,
     agents: Agents,
     tokens: Tokens,

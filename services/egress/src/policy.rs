@@ -185,20 +185,3 @@ pub trait Policies: fmt::Debug + Send + Sync + 'static {
         EgressStatus { tools: known, identities: known }
     }
 }
-
-/// The user on whose behalf an agent works. Agents cannot say who that is; only the platform can.
-pub trait EndUsers: fmt::Debug + Send + Sync + 'static {
-    /// What goes to tools as `X-End-User-ID`. `presented` is what the agent sent in that header: to be verified, if it
-    /// was made by the platform, and never to be taken as it is.
-    fn end_user(&self, policy: &AgentPolicy, presented: Option<&http::HeaderValue>) -> Option<http::HeaderValue>;
-}
-
-/// Nobody: the header never goes out.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoEndUsers;
-
-impl EndUsers for NoEndUsers {
-    fn end_user(&self, _: &AgentPolicy, _: Option<&http::HeaderValue>) -> Option<http::HeaderValue> {
-        None
-    }
-}

@@ -70,10 +70,6 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, Code::NotFound.as_str(), "not_found", message)
     }
 
-    pub(crate) fn not_supported(word: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported", word, message)
-    }
-
     pub(crate) fn rate_limited(wait: Duration, message: impl Into<String>) -> Self {
         let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted.as_str());
         Self { retry_after: Some(wait), ..Self::new(status, code, "rate_limited", message) }

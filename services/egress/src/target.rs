@@ -2,6 +2,7 @@
 
 use crate::{
     Egress,
+    call::{Destination, Host},
     origin::{Origin, Place},
     path::Checked,
     policy::{AgentPolicy, ToolPolicy},
@@ -113,14 +114,6 @@ fn host<B>(request: &Request<B>) -> Result<Option<&str>, Refusal> {
     text.map_err(|_| Refusal::bad_request("the header \"Host\" is not a host"))
 }
 
-/// A call that is allowed.
-#[derive(Debug)]
-pub(crate) struct Allowed<'a> {
-    pub(crate) tool: &'a ToolPolicy,
-    /// As the tool shall get it.
-    pub(crate) path_and_query: String,
-}
-
 /// Which tool a call to a host is for.
 pub(crate) async fn by_origin<'a>(
     egress: &Egress,
@@ -128,7 +121,7 @@ pub(crate) async fn by_origin<'a>(
     origin: &Origin,
     method: &Method,
     path_and_query: String,
-) -> Result<Allowed<'a>, Refusal> {
+) -> Result<Destination<'a>, Refusal> {
     let mut tools: Vec<&ToolPolicy> = policy.tools.iter().filter(|tool| tool.origin == *origin).collect();
     if tools.is_empty() {
         return Err(no_tool(egress, policy, origin).await);
@@ -140,7 +133,7 @@ pub(crate) async fn by_origin<'a>(
     let mut first = None;
     for tool in tools {
         match tool.refuses(method, path, &checked) {
-            None => return Ok(Allowed { tool, path_and_query }),
+            None => return Ok(Destination { host: Host::Tool(tool), path_and_query }),
             Some(why) => {
                 first.get_or_insert(why);
             }
@@ -154,7 +147,7 @@ pub(crate) fn by_name<'a>(
     policy: &'a AgentPolicy,
     method: &Method,
     path_and_query: &str,
-) -> Option<Result<Allowed<'a>, Refusal>> {
+) -> Option<Result<Destination<'a>, Refusal>> {
     let rest = path_and_query.strip_prefix("/tools/")?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (name, rest) = rest.split_at(end);
@@ -171,7 +164,7 @@ pub(crate) fn by_name<'a>(
         Err(why) => Some(Refusal::bad_request(why)),
         Ok(checked) => tool.refuses(method, path, &checked).map(|why| Refusal::denied("not_covered", why)),
     };
-    Some(refused.map_or(Ok(Allowed { tool, path_and_query }), Err))
+    Some(refused.map_or(Ok(Destination { host: Host::Tool(tool), path_and_query }), Err))
 }
 
 fn path_of(path_and_query: &str) -> &str {

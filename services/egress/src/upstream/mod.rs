@@ -1,5 +1,5 @@
-//! The way out: two pools of connections, one of public addresses only and one for tools that may be private. A
-//! connection that was allowed for one tool is never used for another tool that is not allowed to have it.
+//! The way out: pools of connections of public addresses only, and others for tools that may be private. A connection
+//! that was allowed for one tool is never used for another tool that is not allowed to have it.
 
 mod connect;
 mod resolve;
@@ -39,14 +39,21 @@ const IDLE: Duration = Duration::from_secs(60);
 /// A response's header.
 const MAX_HEADER: usize = 256 << 10;
 
-/// Both pools, and connections without one.
+/// The pools, and connections without one.
 #[derive(Debug, Clone)]
 pub(crate) struct Upstream {
-    public: Client<Connector, Out>,
-    private: Client<Connector, Out>,
+    any_version: Pools,
+    /// For requests that switch to another protocol, which HTTP/2 connections cannot.
+    http1: Pools,
     /// For tunnels, which are in no pool.
     connector: Connector,
     proxies: Arc<Matcher>,
+}
+
+#[derive(Debug, Clone)]
+struct Pools {
+    public: Client<Connector, Out>,
+    private: Client<Connector, Out>,
 }
 
 impl Upstream {
@@ -54,15 +61,20 @@ impl Upstream {
     pub(crate) fn new(config: &Config) -> Result<Self> {
         let resolver = Arc::new(Resolver::new(&config.resolve)?);
         let proxies = Arc::new(if config.use_proxy { Matcher::from_env() } else { Matcher::builder().build() });
-        let tls = TlsConnector::from(Arc::new(tls(config.extra_ca_file.as_deref())?));
-        let connector = |allow_private| Connector {
+        let tls = tls(config.extra_ca_file.as_deref())?;
+        let tls_of = |versions: &[&[u8]]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = versions.iter().map(|version| version.to_vec()).collect();
+            TlsConnector::from(Arc::new(tls))
+        };
+        let connector = |tls: &TlsConnector, allow_private| Connector {
             resolver: Arc::clone(&resolver),
             tls: tls.clone(),
             proxies: Arc::clone(&proxies),
             allow_private,
             limit: Duration::from_millis(config.limits.connect_ms),
         };
-        let pool = |allow_private| {
+        let pool = |tls: &TlsConnector, allow_private| {
             Client::builder(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .pool_timer(TokioTimer::new())
@@ -72,9 +84,16 @@ impl Upstream {
                 .http2_max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
                 .http2_adaptive_window(true)
                 .http2_keep_alive_interval(Duration::from_secs(20))
-                .build(connector(allow_private))
+                .build(connector(tls, allow_private))
         };
-        Ok(Self { public: pool(false), private: pool(true), connector: connector(true), proxies: Arc::clone(&proxies) })
+        let pools = |tls: &TlsConnector| Pools { public: pool(tls, false), private: pool(tls, true) };
+        let (any_version, http1) = (tls_of(&[b"h2", b"http/1.1"]), tls_of(&[b"http/1.1"]));
+        Ok(Self {
+            any_version: pools(&any_version),
+            http1: pools(&http1),
+            connector: connector(&any_version, true),
+            proxies: Arc::clone(&proxies),
+        })
     }
 
     /// A connection to any place that may be dialled at all, for whatever bytes.
@@ -94,7 +113,9 @@ impl Upstream {
         {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth);
         }
-        if allow_private { self.private.request(request).await } else { self.public.request(request).await }
+        let pools = if request.headers().contains_key(header::UPGRADE) { &self.http1 } else { &self.any_version };
+        let pool = if allow_private { &pools.private } else { &pools.public };
+        pool.request(request).await
     }
 
     fn proxy_auth(&self, uri: &Uri) -> Option<HeaderValue> {
@@ -140,11 +161,9 @@ fn tls(extra: Option<&Path>) -> Result<ClientConfig> {
     } else if added == 0 {
         tracing::warn!("no certificate authority is known: no tool can be called over TLS");
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    Ok(ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::internal("making a TLS configuration", e))?
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+        .with_no_client_auth())
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod clients;
+mod end_users;
 mod identity;
 mod limits;
 mod oauth;
@@ -13,4 +14,5 @@ mod standin;
 mod streaming;
 mod tools;
 mod transparent;
+mod websockets;
 mod world;

@@ -20,7 +20,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{io::AsyncWriteExt, net::TcpListener, sync::mpsc};
 use tokio_rustls::TlsAcceptor;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -57,7 +57,8 @@ impl TestCa {
 }
 
 /// What a stand-in is and has seen. Requests are answered by their path:
-/// `/status/N`, `/redirect`, `/hang`, `/stream` (pieces that the test sends), `/token`; others are told back as JSON.
+/// `/status/N`, `/redirect`, `/hang`, `/stream` (pieces that the test sends), `/token`, `/websocket` (bytes come back as they
+/// are); others are told back as JSON.
 #[derive(Clone)]
 pub struct Standin {
     pub address: SocketAddr,
@@ -106,7 +107,9 @@ impl Standin {
                 tokio::spawn(async move {
                     let service = service_fn(move |request| standin.clone().answer(request));
                     match acceptor {
-                        None => drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await),
+                        None => drop(
+                            http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await,
+                        ),
                         Some(acceptor) => {
                             let Ok(tls) = acceptor.accept(stream).await else { return };
                             let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -114,7 +117,7 @@ impl Standin {
                             if is_h2 {
                                 let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
                             } else {
-                                let _ = http1::Builder::new().serve_connection(io, service).await;
+                                let _ = http1::Builder::new().serve_connection(io, service).with_upgrades().await;
                             }
                         }
                     }
@@ -149,7 +152,7 @@ impl Standin {
         *self.state.wanted.lock().unwrap() = format!("Bearer {token}");
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let path = request.uri().path().to_owned();
         if path == "/hang" {
             std::future::pending::<()>().await;
@@ -161,11 +164,25 @@ impl Standin {
             });
             return Ok(Response::new(StreamBody::new(pieces).boxed_unsync()));
         }
+        let upgrading = (path == "/websocket").then(|| hyper::upgrade::on(&mut request));
         let told = self.tell(request).await;
         self.state.seen.lock().unwrap().push(told.clone());
         let mut response = text(told.to_string());
         if let Some(status) = path.strip_prefix("/status/") {
             *response.status_mut() = status.parse().unwrap();
+        }
+        if let Some(upgrading) = upgrading {
+            tokio::spawn(async move {
+                let Ok(upgraded) = upgrading.await else { return };
+                let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+                let _ = to.shutdown().await;
+            });
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            for (name, value) in [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", "x")] {
+                response.headers_mut().insert(name, HeaderValue::from_static(value));
+            }
+            response = response.map(|_| Full::default().boxed_unsync());
         }
         if path == "/redirect" {
             *response.status_mut() = StatusCode::FOUND;

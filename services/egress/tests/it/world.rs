@@ -5,11 +5,12 @@ use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hoistway_egress::{
-    AgentPolicy, Authority, Config, Deps, EndUsers, Policies, PolicyError, Ports, Record, Records, ToolPolicy,
+    AgentPolicy, Authority, Config, Deps, Policies, PolicyError, Ports, Record, Records, ToolPolicy,
     fixed::FixedPolicies, grpc, open, origin::Origin, run,
 };
 use hoistway_kit::{
     egress::{EgressKey, Flavour, Preface},
+    end_user::EndUserKey,
     token::ServiceToken,
 };
 use hoistway_model::{Name, RevisionId, Secret};
@@ -80,16 +81,6 @@ impl Records for Sink {
         for record in records {
             let _ = self.0.send(record).await;
         }
-    }
-}
-
-/// Says that every agent works for Ada, whoever the agent says.
-#[derive(Debug)]
-struct Ada;
-
-impl EndUsers for Ada {
-    fn end_user(&self, _: &AgentPolicy, presented: Option<&http::HeaderValue>) -> Option<http::HeaderValue> {
-        presented.map(|_| http::HeaderValue::from_static("ada"))
     }
 }
 
@@ -181,7 +172,7 @@ impl World {
             key: key.clone(),
             policies,
             records: Some(Arc::new(Sink(sink))),
-            end_users: Arc::new(Ada),
+            end_users: EndUserKey::new(&token).unwrap(),
         };
         let service = open(&config, &deps).await.unwrap();
         let server = grpc(service.handle(), &deps).unwrap();

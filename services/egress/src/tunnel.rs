@@ -1,20 +1,16 @@
-//! Calls to hosts that are none of the agent's tools, where its network is open: passed on as they are, and recorded.
+//! Connections of which egress copies the bytes without reading them: those to hosts that are none of the agent's
+//! tools, where its network is open, and those whose protocol was switched (WebSocket).
 
 use crate::{
-    Egress,
-    body::Upload,
-    call::{self, check},
+    Egress, call,
     edge::Edge,
     entry::{Entry, Progress},
-    headers::{END_USER, clean_request, clean_response, remove_all_spellings},
     origin::Origin,
     policy::AgentPolicy,
     refuse::Refusal,
-    upstream::uri,
 };
-use http::{Method, Request, Response};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use http::Request;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use std::{
     io, mem,
@@ -26,7 +22,6 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -46,29 +41,46 @@ pub(crate) async fn connect(
     origin: &Origin,
     entry: &mut Entry,
 ) -> Result<(), Refusal> {
-    let egress = Arc::clone(&edge.egress);
+    let egress = &edge.egress;
     entry.hold(egress.agents.connection(&policy.agent)?);
     let host = egress.upstream.tunnel(&origin.place).await;
     let host = host.map_err(|e| call::no_connection_to(&origin.to_string(), &e))?;
-    let mut entry = mem::replace(entry, Entry::new(&egress.recorder, &Method::CONNECT, ""));
+    let replacement = Entry::new(&egress.recorder, request.method(), "");
+    let mut entry = mem::replace(entry, replacement);
     entry.answered(200);
+    let agent = hyper::upgrade::on(request);
     // The connection's place among all of egress is held until the tunnel's end.
-    let held = edge.clone();
-    egress.tasks.clone().spawn(async move {
-        let _held = held;
-        match hyper::upgrade::on(request).await {
-            Ok(agent) => copy(&egress, TokioIo::new(agent), host, entry).await,
+    let edge = edge.clone();
+    edge.egress.tasks.clone().spawn(async move {
+        match agent.await {
+            Ok(agent) => copy(&edge.egress, TokioIo::new(agent), host, entry).await,
             Err(_) => entry.broken("agent_went_away"),
         }
     });
     Ok(())
 }
 
+/// Copies the bytes of a call whose protocol both sides have agreed to switch, once the answer is out.
+pub(crate) fn switch(edge: Edge, agent: OnUpgrade, tool: OnUpgrade, mut entry: Entry) {
+    edge.egress.tasks.clone().spawn(async move {
+        match tokio::join!(agent, tool) {
+            (Ok(agent), Ok(tool)) => copy(&edge.egress, TokioIo::new(agent), TokioIo::new(tool), entry).await,
+            (Err(_), _) => entry.broken("agent_went_away"),
+            (Ok(_), Err(_)) => entry.broken("tool_broke_off"),
+        }
+    });
+}
+
 /// Copies both ways until both sides have ended.
-async fn copy<S: AsyncRead + AsyncWrite>(egress: &Egress, agent: S, host: TcpStream, mut entry: Entry) {
+async fn copy(
+    egress: &Egress,
+    agent: impl AsyncRead + AsyncWrite,
+    host: impl AsyncRead + AsyncWrite,
+    mut entry: Entry,
+) {
     let (progress, received) = (entry.progress(), AtomicU64::new(0));
     let (from_agent, to_agent) = tokio::io::split(agent);
-    let (from_host, to_host) = host.into_split();
+    let (from_host, to_host) = tokio::io::split(host);
     let up = pump(from_agent, to_host, |bytes| {
         progress.sent(bytes);
         progress.moved();
@@ -105,12 +117,14 @@ async fn pump(
             return to.shutdown().await;
         }
         to.write_all(&piece[..length]).await?;
+        // TLS keeps what was written until it is flushed.
+        to.flush().await?;
         count(length as u64);
     }
 }
 
 /// Waits until nothing has moved for [`IDLE`].
-async fn idle(progress: &Progress) {
+async fn idle(progress: &Arc<Progress>) {
     loop {
         let until = Instant::from_std(progress.last_moved()) + IDLE;
         if until <= Instant::now() {
@@ -118,34 +132,4 @@ async fn idle(progress: &Progress) {
         }
         sleep_until(until).await;
     }
-}
-
-/// Sends a plain request on to any host, without any credential of the platform.
-pub(crate) async fn forward(
-    egress: &Egress,
-    policy: &AgentPolicy,
-    origin: &Origin,
-    path_and_query: &str,
-    request: Request<Incoming>,
-    entry: &mut Entry,
-) -> Result<Response<Incoming>, Refusal> {
-    let (mut parts, body) = request.into_parts();
-    check(egress, &parts, &body)?;
-    entry.hold(egress.agents.call(&policy.agent)?);
-    clean_request(&mut parts.headers);
-    remove_all_spellings(&mut parts.headers, &END_USER);
-    parts.uri =
-        uri(origin, path_and_query).map_err(|_| Refusal::bad_request("the path or the query is not one of a URI"))?;
-    // The connection to the host has a version of its own.
-    parts.version = http::Version::HTTP_11;
-    parts.extensions = http::Extensions::new();
-    let progress = entry.progress();
-    let upload = Upload::new(body, Arc::clone(&progress), egress.config.limits.request_size);
-    let request = Request::from_parts(parts, upload.boxed_unsync());
-    let mut response = call::send(egress, &origin.to_string(), true, request, &progress).await?;
-    clean_response(response.headers_mut());
-    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Refusal::bad_gateway("bad_answer", format!("{origin} switched protocols unasked")));
-    }
-    Ok(response)
 }

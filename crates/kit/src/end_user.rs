@@ -1,0 +1,83 @@
+//! The statement by which egress learns for whose invoke an agent calls a tool. The gateway issues it with the invoke,
+//! the agent's runner sends it along with each call, egress verifies it. In between nobody can read, change or make one.
+
+use crate::{secrets::MasterKey, token::ServiceToken};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hoistway_model::{Name, Result, redact::MASK};
+use ring::hmac;
+use std::fmt;
+
+/// The header of the statement, from the gateway to the runner and from the runner to egress.
+pub const HEADER: &str = "x-hoistway-end-user";
+
+/// What every statement begins with, so that scanners for leaked secrets can know it.
+const PREFIX: &str = "hwu_";
+const KEY_LABEL: &[u8] = b"hoistway end user statement 1";
+/// Milliseconds since the epoch, before the user.
+const TIME_LEN: usize = 8;
+
+/// The key of these statements. Every service has it, and no agent. Cheap to clone.
+#[derive(Clone)]
+pub struct EndUserKey(MasterKey);
+
+impl EndUserKey {
+    /// The key that belongs to an installation's token between services.
+    pub fn new(token: &ServiceToken) -> Result<Self> {
+        let text = hmac::Key::new(hmac::HMAC_SHA256, token.secret().expose().as_bytes());
+        let mut key = [0; 32];
+        key.copy_from_slice(hmac::sign(&text, KEY_LABEL).as_ref());
+        MasterKey::from_bytes(&key).map(Self)
+    }
+
+    /// States that an invoke of `agent` is made for `user`. The statement is worth something until `valid_until`
+    /// (milliseconds since the epoch), which is when the invoke ends at the latest.
+    pub fn issue(&self, agent: &Name, user: &str, valid_until: i64) -> Result<String> {
+        let plain = [&valid_until.to_be_bytes()[..], user.as_bytes()].concat();
+        Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0.seal(&context(agent), &plain)?)))
+    }
+
+    /// The user that a statement names, if it was issued for an invoke of `agent` that can still go on at `now`
+    /// (milliseconds since the epoch).
+    pub fn verify(&self, agent: &Name, statement: &[u8], now: i64) -> Option<String> {
+        let sealed = URL_SAFE_NO_PAD.decode(statement.strip_prefix(PREFIX.as_bytes())?).ok()?;
+        let mut plain = self.0.open(&context(agent), &sealed).ok()?;
+        let valid_until = i64::from_be_bytes(*plain.first_chunk::<TIME_LEN>()?);
+        let user = plain.split_off(TIME_LEN);
+        String::from_utf8(user).ok().filter(|_| now <= valid_until)
+    }
+}
+
+impl fmt::Debug for EndUserKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+fn context(agent: &Name) -> String {
+    format!("end-user/{agent}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_statement_is_for_one_agent_and_for_a_time() {
+        let token = ServiceToken::generate().unwrap();
+        let (key, same) = (EndUserKey::new(&token).unwrap(), EndUserKey::new(&token).unwrap());
+        let other = EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap();
+        let (a, b) = (Name::parse("name", "a").unwrap(), Name::parse("name", "b").unwrap());
+        let statement = key.issue(&a, "zoë@example.com", 1_000).unwrap();
+        assert!(statement.bytes().all(|byte| byte.is_ascii_graphic()) && !statement.contains("example"));
+        let text = statement.as_bytes();
+        assert_eq!(same.verify(&a, text, 1_000).as_deref(), Some("zoë@example.com"));
+        assert_eq!(key.verify(&a, text, 1_001), None);
+        assert_eq!(key.verify(&b, text, 1_000), None);
+        assert_eq!(other.verify(&a, text, 1_000), None);
+        for bad in [&text[..text.len() - 1], &text[4..], b"hwu_", b"", b"zo\xc3\xab"] {
+            assert_eq!(key.verify(&a, bad, 1_000), None);
+        }
+        assert_eq!(format!("{key:?}"), MASK);
+    }
+}

@@ -3,6 +3,7 @@
 use crate::{
     http::{self, Answer},
     stack::{HOISTWAY, Stack, log_of},
+    tool_calls,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
@@ -21,6 +22,37 @@ use std::{
 const TOLD: &str = "def handler(request, context):\n    \
     return {'response': [request.get('user_id'), context.session.get('user_id')]}\n";
 const SCRIPT: &str = "import os\nprint(os.environ['AGENT_USER_ID'])\n";
+
+/// Calls a tool with several clients, which say themselves that somebody else is the user.
+const CALLS: &str = r#"
+import asyncio, concurrent.futures, json, os, urllib.request
+import aiohttp, httpx, requests
+
+URL = "https://api.stripe.com/v1/charges"
+FORGED = {"X-End-User-ID": "root", "X-Hoistway-End-User": "root"}
+session, client = requests.Session(), httpx.Client()
+pool = concurrent.futures.ThreadPoolExecutor(4)
+
+def with_urllib():
+    with urllib.request.urlopen(URL) as answer:
+        return json.load(answer)
+
+async def handler(message):
+    async with httpx.AsyncClient() as later, aiohttp.ClientSession(trust_env=True) as trusting:
+        async with trusting.get(URL) as answer:
+            with_aiohttp = await answer.json()
+        with_async = (await later.get(URL)).json()
+    answers = {
+        "requests": await asyncio.to_thread(lambda: session.get(URL).json()),
+        "httpx": client.get(URL).json(),
+        "httpx, async": with_async,
+        "aiohttp": with_aiohttp,
+        "urllib, pool": pool.submit(with_urllib).result(),
+        "forged": session.get(URL, headers={"X-End-User-ID": "root"}).json(),
+        "forged twice": requests.get(URL, headers=FORGED).json(),
+    }
+    return {"response": {name: answer.get("user") for name, answer in answers.items()}}
+"#;
 
 /// An issuer of tokens, with one key, on a port of its own.
 struct Issuer {
@@ -124,5 +156,42 @@ fn agents_are_told_who_asks() {
     assert_eq!(response(&stack, "told", user), json!([user, user]));
     let in_use = stack.call("DELETE", "/api/identity-providers/sso", None);
     assert_eq!(in_use.status, 409, "{}", in_use.text());
+    assert!(stack.stop().success());
+}
+
+#[test]
+fn tools_are_told_the_user_of_exactly_the_invoke_that_calls_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stack, issuer) = (tool_calls::start(dir.path(), &[]), Issuer::start());
+    assert_eq!(stack.call("POST", "/api/identity-providers", Some(&issuer.provider())).status, 201);
+    let body = json!({
+        "agent_name": "calls",
+        "source_files": {"agent.py": CALLS},
+        "tools_to_create": [tool_calls::stripe()],
+        "required_tools": ["stripe-api"],
+        "requirements": "aiohttp\nhttpx\nrequests",
+        "identity_provider": "sso",
+    });
+    let deployed = stack.call("POST", "/api/deploy?timeout=600", Some(&body));
+    assert_eq!(deployed.status, 201, "{}\n{}", deployed.text(), log_of(dir.path()));
+    tool_calls::give_key(&stack);
+
+    thread::scope(|scope| {
+        for user in ["ada@example.com", "bob@example.com", "cyd@example.com"] {
+            let (stack, issuer) = (&stack, &issuer);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let answer = invoke(stack, "/api/agents/calls/invoke", &issuer.token(user));
+                    let told = answer.json()["response"].clone();
+                    for (client, whom) in told.as_object().unwrap_or_else(|| panic!("{}", answer.text())) {
+                        // Of two statements none counts.
+                        let expected = if client == "forged twice" { Value::Null } else { user.into() };
+                        assert_eq!(*whom, expected, "{client}: {told}");
+                    }
+                }
+            });
+        }
+    });
+    assert!(!stack.get("/api/agents/calls/logs").to_string().contains("hwu_"));
     assert!(stack.stop().success());
 }

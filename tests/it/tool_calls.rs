@@ -15,7 +15,7 @@ use std::{
 };
 
 const HOST: &str = "api.stripe.com";
-const KEY: &str = "sk-of-the-test-5b21";
+pub const KEY: &str = "sk-of-the-test-5b21";
 
 /// The agent of the reference's first example, to the letter.
 const EXAMPLE: &str = "import requests\nimport openai\n\nclient = openai.OpenAI()\n\ndef run():\n    response = requests.get(\"https://api.stripe.com/v1/charges\")\n    return response.json()\n\nif __name__ == \"__main__\":\n    run()";
@@ -89,24 +89,28 @@ fn serve(answer: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
     address
 }
 
-/// Answers one request with its path and its key.
+/// Answers one request with its path, its key, and its user if it has one.
 fn answer(stream: impl Read + Write) {
     let mut stream = BufReader::new(stream);
     let lines = stream.by_ref().lines().map_while(Result::ok);
     let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
     let Some(path) = head.first().and_then(|line| line.split(' ').nth(1)) else { return };
-    let field = |line: &String| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("authorization").then(|| value.trim().to_owned())
+    let field = |wanted: &str| {
+        let mut fields = head.iter().filter_map(|line| line.split_once(':'));
+        fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
     };
-    let body = json!({"path": path, "authorization": head.iter().find_map(field)}).to_string();
+    let mut body = json!({"path": path, "authorization": field("authorization")});
+    if let Some(user) = field("x-end-user-id") {
+        body["user"] = user.into();
+    }
+    let body = body.to_string();
     let length = body.len();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n");
     let stream = stream.get_mut();
     let _ = write!(stream, "{head}Connection: close\r\n\r\n{body}").and_then(|()| stream.flush());
 }
 
-fn start(dir: &Path, flags: &[&str]) -> Stack {
+pub fn start(dir: &Path, flags: &[&str]) -> Stack {
     let address = stand_in(dir);
     Stack::start_with(dir, |command| {
         command.args(flags);
@@ -118,7 +122,7 @@ fn start(dir: &Path, flags: &[&str]) -> Stack {
     })
 }
 
-fn give_key(stack: &Stack) {
+pub fn give_key(stack: &Stack) {
     let stored = stack.call("PUT", "/api/tools/stripe-api/credentials", Some(&json!({"api_key": KEY})));
     assert_eq!(stored.status, 200, "{}", stored.text());
 }
@@ -128,7 +132,7 @@ fn charges() -> Value {
     json!({"path": "/v1/charges", "authorization": format!("Bearer {KEY}")})
 }
 
-fn stripe() -> Value {
+pub fn stripe() -> Value {
     json!({"name": "stripe-api", "description": "Stripe payments API", "base_url": "https://api.stripe.com", "auth_type": "APIKey"})
 }
 

@@ -12,7 +12,8 @@ and what it prints is the answer.
 
 Whose invoke it is, where an identity provider vouches for its users, comes in the header X-End-User-ID, from the gateway
 and from nobody else: a handler finds it as `user_id` of its request and of its context's session, a script in
-AGENT_USER_ID, a web application in the header.
+AGENT_USER_ID, a web application in the header. The agent's tools are told by egress, from a statement that the gateway
+sends as X-Hoistway-End-User and that goes along with every call of the agent's HTTP clients.
 
 A web application is called here, without a server of its own: POST /invoke of the agent is POST /invoke of the
 application with the same body, or POST / where it answers 404; POST /invoke/stream tries /invoke/stream first.
@@ -40,6 +41,7 @@ import socket
 import sys
 import threading
 import time
+from _contextvars import ContextVar
 from _operator import _compare_digest as same_in_constant_time  # what hmac.compare_digest is, without loading OpenSSL
 from importlib.machinery import SourceFileLoader
 from types import FunctionType, ModuleType
@@ -874,10 +876,133 @@ def dumped(value):
         return json.dumps(plain(value), default=str, allow_nan=False)
 
 
+# ---- End users ----------------------------------------------------------------------------------------------------
+
+STATEMENT = "x-hoistway-end-user"
+STATEMENT_VARIABLE = "HOISTWAY_END_USER"  # to the process of a script, which does not keep it
+END_USER = ContextVar("hoistway_end_user", default="")  # the statement for the invoke that goes on here
+
+
+def place(url):
+    """Host and port of a URL; nothing of one that has none."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        return parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None, None
+
+
+class EndUsers:
+    """Sends the statement of an invoke's user along with the calls of that invoke, whichever library makes them. It is
+    installed with the first statement: most agents have no users."""
+
+    def __init__(self):
+        self._lock, self._installed = threading.Lock(), False
+        self._hooks = {"http.client": self._http_client, "httpx": self._httpx, "aiohttp": self._aiohttp,
+                       "concurrent.futures.thread": self._threads}
+
+    def install(self):
+        with self._lock:
+            if self._installed:
+                return
+            tools = {place(url) for name, url in os.environ.items() if name.startswith("TOOL_URL_")}
+            models = {place(os.environ.get(name, "")) for name in ("LLM_GATEWAY_URL", "OPENAI_BASE_URL")}
+            tools, models = tools - {(None, None)}, models - {(None, None)}
+            # Where tools are reached at egress itself, the network is closed and every call goes there. Elsewhere the
+            # statement is for nobody but the agent's tools.
+            self._places = None if tools & models else tools | models
+            sys.meta_path.insert(0, self)
+            for name, hook in self._hooks.items():
+                if name in sys.modules:
+                    hook(sys.modules[name])
+            self._installed = True
+
+    def find_spec(self, name, path=None, target=None):
+        """A module that is imported later is changed once it has been executed."""
+        hook = self._hooks.get(name)
+        if hook is None:
+            return None
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                hook(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+    def _statement_for(self, host, port):
+        """What goes along with a call to a host, or None."""
+        return END_USER.get() if self._places is None or (host, port) in self._places else None
+
+    def _http_client(self, module):  # urllib, requests, urllib3, boto3
+        put = module.HTTPConnection.putrequest
+
+        def putrequest(connection, method, url, *args, **options):
+            put(connection, method, url, *args, **options)
+            if connection._tunnel_host:
+                to = connection._tunnel_host, connection._tunnel_port
+            else:
+                to = place(url) if url.startswith("http://") else (connection.host, connection.port)
+            if statement := self._statement_for(*to):
+                connection.putheader(STATEMENT, statement)
+
+        module.HTTPConnection.putrequest = putrequest
+
+    def _httpx(self, module):  # the SDKs of models too
+        def with_statement(handle):
+            def handled(transport, request):
+                request.headers.pop(STATEMENT, None)  # one that is sent again, or was redirected, has it already
+                url = request.url
+                if statement := self._statement_for(url.host, url.port or place(str(url))[1]):
+                    request.headers[STATEMENT] = statement
+                return handle(transport, request)
+
+            return handled
+
+        for kind, method in ((module.HTTPTransport, "handle_request"), (module.AsyncHTTPTransport, "handle_async_request")):
+            setattr(kind, method, with_statement(getattr(kind, method)))
+
+    def _aiohttp(self, module):
+        send = module.ClientRequest.send
+
+        def sent(request, *args, **options):
+            if statement := self._statement_for(request.url.host, request.url.port):
+                request.headers[STATEMENT] = statement
+            return send(request, *args, **options)
+
+        module.ClientRequest.send = sent
+
+    def _threads(self, module):  # a pool's threads serve many invokes: each task belongs to the one that submitted it
+        submit = module.ThreadPoolExecutor.submit
+
+        def submitted(pool, function, /, *args, **options):
+            statement = END_USER.get()
+
+            def within(*args, **options):
+                token = END_USER.set(statement)
+                try:
+                    return function(*args, **options)
+                finally:
+                    END_USER.reset(token)
+
+            return submit(pool, within, *args, **options)
+
+        module.ThreadPoolExecutor.submit = submitted
+
+
+END_USERS = EndUsers()
+
+
 # ---- Scripts ------------------------------------------------------------------------------------------------------
 
 
-def run_script(command, message, user=""):
+def run_script(command, message, user):
     """Runs a script once and yields what it prints, but for its final newline. A failed run raises ScriptError."""
     import collections
     import io
@@ -889,7 +1014,7 @@ def run_script(command, message, user=""):
         stdin.seek(0)
         process = subprocess.Popen(
             command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "AGENT_USER_ID": user})
+            env={**os.environ, "AGENT_USER_ID": user, STATEMENT_VARIABLE: END_USER.get()})
     tail = collections.deque(maxlen=DETAIL_LINES)
 
     def follow_stderr():
@@ -924,6 +1049,10 @@ def run_script(command, message, user=""):
 
 def be_script(app, entry):
     """In a process of its own: is the script, as `python3 ENTRY MESSAGE < MESSAGE` would be."""
+    global END_USER
+    if statement := os.environ.pop(STATEMENT_VARIABLE, ""):
+        END_USER = ContextVar("hoistway_end_user", default=statement)  # in every thread
+        END_USERS.install()
     with open(0, "rb", closefd=False) as stdin:
         message = stdin.read().decode("utf-8", "replace")
         stdin.seek(0)
@@ -1023,6 +1152,7 @@ class Exchange:
         token = headers.get("x-hoistway-invoke-token", "")
         if self.server.token and not same_in_constant_time(token.encode("latin-1"), self.server.token.encode()):
             raise HttpError(403, "permission_denied", "only the gateway may invoke this agent")
+        statement = headers.pop(STATEMENT, "")
         if not self.server.invokes.acquire(blocking=False):
             raise HttpError(503, "unavailable", f"the agent is busy with {INVOKES} invokes", "Retry-After: 1")
         try:
@@ -1030,8 +1160,12 @@ class Exchange:
             agent = self.server.agent
             call = ((lambda: agent.answer(path, headers, body)) if isinstance(agent, WebAgent) else
                     (lambda: resolve(agent(request, RunContext(request)))))
+            if statement:
+                END_USERS.install()
+            END_USER.set(statement)
             (self.stream if path == "/invoke/stream" else self.invoke)(request, call)
         finally:
+            END_USER.set("")
             self.server.invokes.release()
             flush_output()
 

@@ -3,8 +3,10 @@
     python3 -m unittest test_runner        (or: python3 test_runner.py)
 """
 
+import concurrent.futures
 import contextlib
 import http.client
+import http.server
 import json
 import os
 import py_compile
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import unittest
 
@@ -359,6 +362,84 @@ class Shapes(unittest.TestCase):
         self.assertEqual(named[0]["user_id"], "jürgen")
         self.assertEqual(sorted(plain), ["history", "message", "request_id"])
         self.assertEqual(plain["history"], [])
+
+
+class Tool(http.server.ThreadingHTTPServer):
+    """Answers with the statement that came along, once as many requests are there as it waits for."""
+
+    def __init__(self, wait_for=1):
+        super().__init__(("127.0.0.1", 0), ToolRequest)
+        self.together = threading.Barrier(wait_for)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+
+class ToolRequest(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.together.wait(WAIT)
+        body = ",".join(self.headers.get_all("X-Hoistway-End-User") or ()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class EndUsers(unittest.TestCase):
+    """The statement of an invoke's user goes along with the calls of that invoke, and to tools alone."""
+
+    CALL = """
+    import urllib.request
+    def call(url):
+        return urllib.request.urlopen(url).read().decode()
+    """
+
+    def invoke(self, agent, url, statement):
+        return agent.invoke(url, {"X-Hoistway-End-User": statement} if statement else {})[1]["response"]
+
+    def test_each_of_several_invokes_at_once_has_its_own(self):
+        handlers = {
+            "in its thread": "def handler(message): return call(message)",
+            "on the loop": "import asyncio\nasync def handler(message): return await asyncio.to_thread(call, message)",
+            "in a pool": "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(8)\n"
+                         "def handler(message): return pool.submit(call, message).result()",
+            "while it streams": "def handler(message): yield call(message)",
+            "as a script": "import sys\nprint(call(sys.argv[1]))",
+        }
+        for how, handler in handlers.items():
+            with self.subTest(how), Tool(wait_for=3) as tool, \
+                    source(textwrap.dedent(self.CALL) + handler, env={"TOOL_URL_T": tool.url}) as agent:
+                for _ in range(2):  # threads are used again
+                    with concurrent.futures.ThreadPoolExecutor(3) as callers:
+                        users = ["hwu_a", "hwu_b", ""]
+                        answers = list(callers.map(lambda user: self.invoke(agent, tool.url, user), users))
+                    self.assertEqual(answers, users, agent.stderr())
+                tool.shutdown()
+
+    def test_it_goes_to_nobody_else_but_to_everybody_behind_egress(self):
+        with Tool() as tool, Tool() as other:
+            code = textwrap.dedent(self.CALL) + "def handler(message): return call(message)"
+            with source(code, env={"TOOL_URL_T": tool.url}) as agent:
+                self.assertEqual(self.invoke(agent, tool.url, "hwu_a"), "hwu_a")
+                self.assertEqual(self.invoke(agent, other.url, "hwu_a"), "")
+            closed = {"TOOL_URL_T": tool.url + "/tools/t", "LLM_GATEWAY_URL": tool.url + "/v1"}
+            with source(code, env=closed) as agent:
+                self.assertEqual(self.invoke(agent, other.url, "hwu_a"), "hwu_a")
+            tool.shutdown()
+            other.shutdown()
+
+    def test_scripts_and_web_applications_do_not_see_it(self):
+        script = "import os\nprint([v for v in os.environ.values() if 'hwu_' in v])"
+        app = """
+        def app(environ, start_response):
+            start_response("200 OK", [])
+            return [str([k for k, v in environ.items() if "hwu_" in str(v)]).encode()]
+        """
+        for code in (script, app):
+            with source(code) as agent:
+                self.assertEqual(self.invoke(agent, "x", "hwu_a"), "[]", agent.stderr())
 
 
 class Modules(unittest.TestCase):

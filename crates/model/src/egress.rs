@@ -74,6 +74,18 @@ pub struct EgressStatus {
     pub identities: PolicySource,
 }
 
+impl EgressStatus {
+    /// Whether both services have been read at least once since the start, without which no call is let through.
+    pub const fn is_complete(&self) -> bool {
+        self.tools.complete && self.identities.complete
+    }
+
+    /// Whether changes of both services arrive at the moment.
+    pub const fn is_connected(&self) -> bool {
+        self.tools.connected && self.identities.connected
+    }
+}
+
 /// What a call was for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallTarget {

@@ -8,6 +8,7 @@ mod deploys;
 mod document;
 mod edge;
 mod errors;
+mod fake_egress;
 mod fakes;
 mod harness;
 mod invokes;

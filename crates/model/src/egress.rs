@@ -126,6 +126,8 @@ pub struct Call {
     pub bytes_down: u64,
     /// Why egress refused the call or could not carry it out, in one word; absent when the tool answered.
     pub refused: Option<String>,
+    /// The same in words, as the agent was told.
+    pub error: Option<String>,
     /// Why it ended early after the response had begun, in one word.
     pub broken: Option<String>,
 }

@@ -3,6 +3,7 @@
 
 mod audit;
 mod callers;
+mod calls;
 mod changes;
 mod deploys;
 mod document;

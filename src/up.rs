@@ -4,7 +4,9 @@
 use crate::{UpArgs, demo, rotate, screen::Screen};
 use hoistway_agent as agent;
 use hoistway_build as build;
-use hoistway_client::{AgentClient, AgentIdentitiesClient, BuildClient, ToolCredentialsClient, ToolRegistryClient};
+use hoistway_client::{
+    AgentClient, AgentIdentitiesClient, BuildClient, EgressClient, ToolCredentialsClient, ToolRegistryClient,
+};
 use hoistway_egress as egress;
 use hoistway_gateway::{self as gateway, Gateway, saga::Services};
 use hoistway_kit::{
@@ -170,7 +172,7 @@ impl Settings {
             gateway: config::load_part(
                 gateway::config::SERVICE,
                 file,
-                &decided(&["listen", "tool_registry", "build", "agent", "public_registry"]),
+                &decided(&["listen", "tool_registry", "build", "agent", "egress", "public_registry"]),
             )?,
         })
     }
@@ -276,6 +278,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     };
     let deps = gateway::Deps {
         services: clients,
+        egress: Arc::new(EgressClient::new(egress_server.clone().into_local())),
         master_key: shared.master_key.clone(),
         api_key: shared.api_key.clone(),
         end_users: EndUserKey::new(&shared.token)?,

@@ -32,6 +32,8 @@ pub struct Config {
     pub build: String,
     /// The agent service's gRPC address.
     pub agent: String,
+    /// The gRPC address of egress.
+    pub egress: String,
     /// `host:port` at which the API's users reach the platform's registry; part of every `image_uri`.
     pub public_registry: String,
     /// The file with the API key; made at the first start when it is not there. Default: `api-key` in `data_dir`.
@@ -100,6 +102,7 @@ impl Default for Config {
             tool_registry: "http://127.0.0.1:8093".into(),
             build: "http://127.0.0.1:8095".into(),
             agent: "http://127.0.0.1:8097".into(),
+            egress: "http://127.0.0.1:8099".into(),
             public_registry: "127.0.0.1:5000".into(),
             api_key_file: None,
             service_token_file: None,

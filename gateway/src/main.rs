@@ -1,7 +1,7 @@
 //! The gateway as a process of its own.
 
 use clap::Parser;
-use hoistway_client::{AgentClient, BuildClient, ToolRegistryClient, Transport};
+use hoistway_client::{AgentClient, BuildClient, EgressClient, ToolRegistryClient, Transport};
 use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
     config,
@@ -50,11 +50,11 @@ async fn run(config: &Config) -> Result<()> {
         builds: Arc::new(BuildClient::new(connect("build", &config.build)?, patience)),
         agents: Arc::new(AgentClient::new(connect("agent", &config.agent)?, patience)),
     };
+    let egress = Arc::new(EgressClient::new(connect("egress", &config.egress)?));
     let master_key = MasterKey::load_or_create(&config.file(&config.master_key_file, "master.key"))?;
     let api_key = ApiKey::load_or_create(&config.file(&config.api_key_file, "api-key"))?;
-    let gateway =
-        Gateway::open(config, Deps { services, master_key, api_key, end_users: EndUserKey::new(&token)? }, shutdown)
-            .await?;
+    let end_users = EndUserKey::new(&token)?;
+    let gateway = Gateway::open(config, Deps { services, egress, master_key, api_key, end_users }, shutdown).await?;
     tracing::info!("listening on {}", config.listen);
     gateway.serve(listeners).await
 }

@@ -26,7 +26,7 @@ use hoistway_kit::{
     token::ApiKey,
     web,
 };
-use hoistway_model::{Error, Operation, Result, build::BuildQuery};
+use hoistway_model::{EgressService, Error, Operation, Result, build::BuildQuery};
 use std::{sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -43,6 +43,8 @@ const TIDY_AGAIN: Duration = Duration::from_secs(10);
 pub struct Deps {
     /// The services.
     pub services: Services,
+    /// Egress, which no deploy calls.
+    pub egress: Arc<dyn EgressService>,
     /// The key of journalled requests.
     pub master_key: MasterKey,
     /// The key that opens the API.
@@ -76,7 +78,7 @@ impl Gateway {
         fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
         let seen = Seen::new(dir.join("gateway.db"));
         let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
-        let Deps { services, master_key, api_key, end_users } = deps;
+        let Deps { services, egress, master_key, api_key, end_users } = deps;
         saga::reseal(&journal, &master_key).await?;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
@@ -85,6 +87,7 @@ impl Gateway {
             tools: services.tools.clone(),
             builds: services.builds.clone(),
             agents: services.agents.clone(),
+            egress: egress.clone(),
             deployer: Arc::new(saga.clone()),
             routes: Routes::new(services.agents.clone()),
             access: Access::new(&journal, api_key, config.access_limits()),
@@ -93,7 +96,7 @@ impl Gateway {
             public: PublicAddresses::new(&config.public_registry),
             bodies: BodyBudget::new(limits.max_body),
             limits,
-            ready: Arc::new(Ready(services)),
+            ready: Arc::new(Ready { services, egress }),
             seen,
             closing: shutdown.child_token(),
             reserve: Reserve::new(&dir),
@@ -187,18 +190,22 @@ async fn write_last_uses(state: Arc<AppState>, shutdown: CancellationToken) {
     }
 }
 
-/// Ready when every service answers: a deploy needs them all.
+/// Ready when every service answers: a deploy needs them all, and what it starts needs egress.
 #[derive(Debug)]
-struct Ready(Services);
+struct Ready {
+    services: Services,
+    egress: Arc<dyn EgressService>,
+}
 
 #[async_trait]
 impl ReadyCheck for Ready {
     async fn check(&self) -> Result<()> {
-        let Services { tools, builds, agents } = &self.0;
+        let Services { tools, builds, agents } = &self.services;
         tokio::try_join!(
             tools.list_model_providers(),
             builds.list_builds(BuildQuery { limit: 1, ..BuildQuery::default() }),
-            agents.list_agents()
+            agents.list_agents(),
+            self.egress.status()
         )?;
         Ok(())
     }

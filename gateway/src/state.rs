@@ -6,7 +6,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_kit::{end_user::EndUserKey, reserve::Reserve};
-use hoistway_model::{AgentService, BuildService, Result, ToolRegistry, source};
+use hoistway_model::{AgentService, BuildService, EgressService, Result, ToolRegistry, source};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,6 +19,8 @@ pub struct AppState {
     pub builds: Arc<dyn BuildService>,
     /// The agent service.
     pub agents: Arc<dyn AgentService>,
+    /// Egress, which carries agents' outbound calls.
+    pub egress: Arc<dyn EgressService>,
     /// The deploy saga.
     pub deployer: Arc<dyn Deployer>,
     /// Where agents' invokes go.

@@ -193,7 +193,19 @@ pub async fn status(api: &Api, json: bool) -> Outcome<()> {
     output::line(&format!("version    {}", text(&status["version"])))?;
     output::line(&format!("runtime    {}", text(&runtime["name"])))?;
     output::line(&format!("isolation  {}", text(&runtime["isolation"])))?;
-    output::line(&format!("network    {}", text(&runtime["network"])))
+    output::line(&format!("network    {}", text(&runtime["network"])))?;
+    output::line(&format!("egress     {}", egress_state(&status["egress"])))
+}
+
+/// Whether agents' calls are let through, in a few words.
+fn egress_state(egress: &Value) -> &'static str {
+    let is = |key: &str| egress[key] == true;
+    match (is("reachable"), is("complete"), is("connected")) {
+        (false, ..) => "does not answer",
+        (true, false, _) => "starting: it does not know yet what agents may call",
+        (true, true, false) => "running, but changes of tools and agents do not reach it now",
+        (true, true, true) => "running",
+    }
 }
 
 /// Shows an answer's warnings.

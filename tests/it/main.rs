@@ -5,6 +5,7 @@
 mod agents;
 mod builds;
 mod callers;
+mod calls;
 mod cli;
 mod compose;
 mod contract;

@@ -70,6 +70,7 @@ fn five_processes_serve_the_same_api_and_each_may_be_killed() {
         ("TOOL_REGISTRY", url(&tools)),
         ("BUILD", url(&build)),
         ("AGENT", url(&agent)),
+        ("EGRESS", url(&egress_grpc)),
         ("PUBLIC_REGISTRY", registry.clone()),
     ];
     let mut running = vec![

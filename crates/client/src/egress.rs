@@ -66,7 +66,8 @@ impl EgressClient {
 #[async_trait]
 impl EgressService for EgressClient {
     async fn status(&self) -> Result<EgressStatus> {
-        answer(self.0.clone().get_egress_status(pb::GetEgressStatusRequest {}).await)?.try_into()
+        let request = with_deadline(pb::GetEgressStatusRequest {}, METRICS_DEADLINE);
+        answer(self.0.clone().get_egress_status(request).await)?.try_into()
     }
 
     async fn authority(&self) -> Result<String> {

@@ -18,7 +18,7 @@ use hoistway_model::Result;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
 
-/// How long a service may take to tell what it measured: a scrape has no more time itself.
+/// How long a service may take to report its measurements or its state: a scrape or a probe has no more time itself.
 const METRICS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The message of a call, or its status as the model's error.

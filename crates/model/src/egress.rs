@@ -74,6 +74,18 @@ pub struct EgressStatus {
     pub identities: PolicySource,
 }
 
+impl EgressStatus {
+    /// Whether both services have been read at least once since the start, without which no call is let through.
+    pub const fn is_complete(&self) -> bool {
+        self.tools.complete && self.identities.complete
+    }
+
+    /// Whether changes of both services arrive at the moment.
+    pub const fn is_connected(&self) -> bool {
+        self.tools.connected && self.identities.connected
+    }
+}
+
 /// What a call was for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallTarget {
@@ -114,6 +126,8 @@ pub struct Call {
     pub bytes_down: u64,
     /// Why egress refused the call or could not carry it out, in one word; absent when the tool answered.
     pub refused: Option<String>,
+    /// The same in words, as the agent was told.
+    pub error: Option<String>,
     /// Why it ended early after the response had begun, in one word.
     pub broken: Option<String>,
 }

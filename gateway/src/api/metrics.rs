@@ -30,9 +30,20 @@ pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {
         let read = tokio::task::spawn_blocking(move || seen.metrics(in_flight));
         async move { read.await.map_err(|e| Error::internal("reading what was measured", e)) }
     };
-    let (own, agent, build, tools) =
-        tokio::join!(own, state.agents.agent_metrics(), state.builds.build_metrics(), state.tools.tool_metrics());
-    let up = [("agent", agent.is_ok()), ("build", build.is_ok()), ("gateway", true), ("tool-registry", tools.is_ok())];
+    let (own, agent, build, egress, tools) = tokio::join!(
+        own,
+        state.agents.agent_metrics(),
+        state.builds.build_metrics(),
+        state.egress.egress_metrics(),
+        state.tools.tool_metrics()
+    );
+    let up = [
+        ("agent", agent.is_ok()),
+        ("build", build.is_ok()),
+        ("egress", egress.is_ok()),
+        ("gateway", true),
+        ("tool-registry", tools.is_ok()),
+    ];
     let up = up.map(|(service, up)| ([("service", service.to_owned())], f64::from(u8::from(up))));
     let mut families = vec![
         metrics::family(Kind::Gauge, "hoistway_up", "1 if the service told what it measured, else 0.", up),
@@ -45,7 +56,7 @@ pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {
     ];
     families.push(state.callers.family());
     let mut processes = HashSet::new();
-    let services: [Result<Metrics>; 4] = [Ok(own?), agent, build, tools];
+    let services: [Result<Metrics>; 5] = [Ok(own?), agent, build, egress, tools];
     for Metrics { process, of_process, of_service } in services.into_iter().flatten() {
         // Services of one process would count its memory twice.
         if processes.insert(process) {

@@ -5,6 +5,7 @@ mod audit;
 mod auth;
 pub mod body;
 mod builds;
+mod calls;
 mod config;
 mod connection;
 mod deploy;
@@ -76,6 +77,7 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(builds::routes())
         .merge(deployments::routes())
         .merge(logs::routes())
+        .merge(calls::routes())
         .merge(events::routes())
         .merge(starter_kit::routes())
         .merge(keys::routes())

@@ -68,6 +68,7 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("GET", "/agents/{name}", read()),
     ("DELETE", "/agents/{name}", change("agent.delete")),
     ("GET", "/agents/{name}/logs", read()),
+    ("GET", "/agents/{name}/calls", read()),
     ("POST", "/agents/{name}/invoke", invoke()),
     ("POST", "/agents/{name}/invoke/stream", invoke()),
     ("GET", "/agents/{name}/config", read()),

@@ -3,7 +3,7 @@
 use super::error::ApiResult;
 use crate::state::AppState;
 use axum::{Json, extract::State};
-use hoistway_model::{NAMESPACE, agent::RuntimeStatus};
+use hoistway_model::{NAMESPACE, Result, agent::RuntimeStatus, egress::EgressStatus};
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -20,6 +20,8 @@ pub struct Installation {
     namespace: &'static str,
     /// What runs agents.
     runtime: AgentRuntime,
+    /// The way out of agents.
+    egress: EgressState,
 }
 
 /// What runs agents, and what keeps them from the rest of the machine.
@@ -51,6 +53,40 @@ impl From<RuntimeStatus> for AgentRuntime {
     }
 }
 
+/// The way out of agents: whether it answers, and how current its policies are.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = Egress)]
+pub struct EgressState {
+    /// Whether it answers. All else is false and 0 while it does not.
+    #[schema(examples(true))]
+    reachable: bool,
+    /// Whether it has read every tool and every running agent since it started; until then no call is let through.
+    #[schema(examples(true))]
+    complete: bool,
+    /// Whether changes of tools and agents reach it now; until they do, what it read last stays in force.
+    #[schema(examples(true))]
+    connected: bool,
+    /// How many tools it knows.
+    #[schema(examples(1))]
+    tools: u64,
+    /// How many running revisions of agents it knows.
+    #[schema(examples(1))]
+    revisions: u64,
+}
+
+impl From<Result<EgressStatus>> for EgressState {
+    fn from(status: Result<EgressStatus>) -> Self {
+        let Ok(status) = status else { return Self::default() };
+        Self {
+            reachable: true,
+            complete: status.is_complete(),
+            connected: status.is_connected(),
+            tools: status.tools.records,
+            revisions: status.identities.records,
+        }
+    }
+}
+
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(status))
@@ -58,7 +94,8 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// Look at the installation
 ///
-/// Its version, and what runs agents: which sandbox they have, what they reach of the network, and their limits.
+/// Its version; what runs agents: which sandbox they have, what they reach of the network, and their limits; and whether
+/// egress, which carries their calls to tools, is there and current.
 #[utoipa::path(
     get,
     path = "/status",
@@ -79,10 +116,12 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
                 "python": "3.11",
                 "details": [],
             },
+            "egress": {"reachable": true, "complete": true, "connected": true, "tools": 1, "revisions": 1},
         })
     ))
 )]
 pub async fn status(State(state): State<Arc<AppState>>) -> ApiResult<Json<Installation>> {
-    let runtime = state.agents.runtime().await?.into();
-    Ok(Json(Installation { version: env!("CARGO_PKG_VERSION"), namespace: NAMESPACE, runtime }))
+    let (runtime, egress) = tokio::join!(state.agents.runtime(), state.egress.status());
+    let (runtime, egress) = (runtime?.into(), egress.into());
+    Ok(Json(Installation { version: env!("CARGO_PKG_VERSION"), namespace: NAMESPACE, runtime, egress }))
 }

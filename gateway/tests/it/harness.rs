@@ -1,6 +1,9 @@
 //! A gateway on a port of its own, and a client.
 
-use crate::fakes::{FakeAgents, FakeBuilds, FakeDeployer, FakeTools};
+use crate::{
+    fake_egress::FakeEgress,
+    fakes::{FakeAgents, FakeBuilds, FakeDeployer, FakeTools},
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use hoistway_gateway::{
@@ -34,6 +37,7 @@ pub struct Gateway {
     pub key: String,
     pub tools: Arc<FakeTools>,
     pub agents: Arc<FakeAgents>,
+    pub egress: Arc<FakeEgress>,
     pub deployer: Arc<FakeDeployer>,
     pub state: Arc<AppState>,
     /// Has the database.
@@ -96,12 +100,13 @@ impl Gateway {
     pub async fn with_all(limits: Limits, access: AccessLimits, callers: CallerLimits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (tools, agents, deployer) = (Arc::<FakeTools>::default(), FakeAgents::new(), FakeDeployer::new());
-        let key = ApiKey::generate().unwrap();
+        let (key, egress) = (ApiKey::generate().unwrap(), FakeEgress::new());
         let shutdown = CancellationToken::new();
         let state = Arc::new(AppState {
             tools: tools.clone(),
             builds: FakeBuilds::new(),
             agents: agents.clone(),
+            egress: egress.clone(),
             deployer: deployer.clone(),
             routes: Routes::new(agents.clone()),
             access: Access::open(&dir.path().join("gateway.db"), key.clone(), access).await.unwrap(),
@@ -123,7 +128,7 @@ impl Gateway {
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];
         tokio::spawn(web::serve(listeners, api::router(state.clone()), shutdown.clone()));
-        Self { address, key: key.secret().expose().to_owned(), tools, agents, deployer, state, dir, shutdown }
+        Self { address, key: key.secret().expose().to_owned(), tools, agents, egress, deployer, state, dir, shutdown }
     }
 
     pub async fn call(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {

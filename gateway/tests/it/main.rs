@@ -3,11 +3,13 @@
 
 mod audit;
 mod callers;
+mod calls;
 mod changes;
 mod deploys;
 mod document;
 mod edge;
 mod errors;
+mod fake_egress;
 mod fakes;
 mod harness;
 mod invokes;

@@ -1,6 +1,7 @@
 //! The saga's three trials, for each kind of work: every step fails, every action is repeated, every undo is repeated.
 
 use crate::{
+    fake_egress::FakeEgress,
     fakes::{FakeAgents, FakeBuilds, FakeTools},
     harness::{Answer, call},
     world::{Fault, When, World},
@@ -63,7 +64,13 @@ impl Whole {
         let config = Config { data_dir: dir.path().to_owned(), ..config };
         let shutdown = CancellationToken::new();
         let end_users = EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap();
-        let deps = Deps { services, master_key: master_key.clone(), api_key: key.clone(), end_users };
+        let deps = Deps {
+            services,
+            egress: FakeEgress::new(),
+            master_key: master_key.clone(),
+            api_key: key.clone(),
+            end_users,
+        };
         let gateway = Gateway::open(&config, deps, shutdown.clone()).await.unwrap();
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];

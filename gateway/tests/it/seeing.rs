@@ -234,6 +234,8 @@ async fn measurements_need_a_key_and_have_bounded_labels() {
         "hoistway_http_requests_total{method=\"GET\",route=\"/api/agents/{name}/logs\",status=\"404\"} 1",
         "hoistway_up{service=\"agent\"} 1",
         "hoistway_up{service=\"build\"} 0",
+        "hoistway_up{service=\"egress\"} 1",
+        "hoistway_egress_dropped_records_total 0",
         "hoistway_up{service=\"tool-registry\"} 1",
         "hoistway_agent_up{agent=\"a\"} 1",
         "hoistway_deployments{state=\"running\"} 0",

@@ -170,6 +170,7 @@ impl From<Call> for pb::Call {
             bytes_down: c.bytes_down,
             refused: c.refused.unwrap_or_default(),
             broken: c.broken.unwrap_or_default(),
+            error: c.error.unwrap_or_default(),
         }
     }
 }
@@ -201,6 +202,7 @@ impl TryFrom<pb::Call> for Call {
             bytes_down: c.bytes_down,
             refused: optional(c.refused),
             broken: optional(c.broken),
+            error: optional(c.error),
         })
     }
 }

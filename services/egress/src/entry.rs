@@ -2,7 +2,7 @@
 
 use crate::{
     limits::Permit,
-    records::{MAX_PATH, Record, Recorder},
+    records::{MAX_TEXT, Record, Recorder},
     refuse::Refusal,
 };
 use hoistway_kit::time::now_ms;
@@ -75,7 +75,7 @@ impl Entry {
         let record = Record {
             at: now_ms(),
             method: method.as_str().chars().take(MAX_METHOD).collect(),
-            path: path.chars().take(MAX_PATH).collect(),
+            path: path.chars().take(MAX_TEXT).collect(),
             ..Record::default()
         };
         let (recorder, progress) = (recorder.clone(), Arc::new(Progress::new()));
@@ -96,7 +96,7 @@ impl Entry {
     }
 
     pub(crate) fn path(&mut self, path: &str) {
-        self.record.path = path.chars().take(MAX_PATH).collect();
+        self.record.path = path.chars().take(MAX_TEXT).collect();
     }
 
     pub(crate) fn tool(&mut self, name: &Name) {
@@ -111,6 +111,7 @@ impl Entry {
     /// The end of a call that went no further.
     pub(crate) fn refused(mut self, refusal: &Refusal) {
         self.record.refused = Some(refusal.word);
+        self.record.error = Some(refusal.message.chars().take(MAX_TEXT).collect());
         self.answered(refusal.status.as_u16());
         self.complete = true;
     }

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 
 /// How many records are handed over at once.
 const BATCH: usize = 256;
-/// The longest path that is kept, in characters.
-pub(crate) const MAX_PATH: usize = 512;
+/// The longest path, and the longest text of a refusal, that is kept, in characters.
+pub(crate) const MAX_TEXT: usize = 512;
 
 /// One outbound call, carried out or refused. Never a body, a header or a query.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Record {
     pub bytes_down: u64,
     /// Why egress refused the call or could not carry it out, in one word; absent when the tool answered.
     pub refused: Option<&'static str>,
+    /// The same in words, as the agent was told.
+    pub error: Option<String>,
     /// Why it ended early after the response had begun, in one word.
     pub broken: Option<&'static str>,
 }
@@ -79,6 +81,7 @@ impl Records for LogRecords {
                 bytes_up,
                 bytes_down,
                 refused = record.refused,
+                error = record.error,
                 broken = record.broken,
                 "{method} {origin}{path}"
             );

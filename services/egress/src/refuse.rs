@@ -24,7 +24,8 @@ pub(crate) struct Refusal {
     code: &'static str,
     /// One word for the record.
     pub(crate) word: &'static str,
-    message: String,
+    /// What people are told.
+    pub(crate) message: String,
     retry_after: Option<Duration>,
     /// Whether clients of models read it: they expect an object as the error.
     for_models: bool,

@@ -23,6 +23,7 @@ pub struct Model {
     pub bytes_down: i64,
     pub refused: Option<String>,
     pub broken: Option<String>,
+    pub error: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

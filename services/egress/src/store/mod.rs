@@ -28,8 +28,8 @@ use std::{
     },
 };
 
-/// The most calls that one query lists.
-const MAX_LISTED: u32 = 1_000;
+/// The most calls that one query lists: the longest page of the API, and one that shows that there is another page.
+const MAX_LISTED: u32 = 1_001;
 /// Between two looks for surplus the table may grow by this part of what is kept.
 const SURPLUS: u64 = 10;
 
@@ -142,6 +142,7 @@ fn row(record: Record) -> ActiveModel {
         bytes_down: Set(signed(record.bytes_down)),
         refused: Set(record.refused.map(str::to_owned)),
         broken: Set(record.broken.map(str::to_owned)),
+        error: Set(record.error),
     }
 }
 
@@ -172,6 +173,7 @@ impl TryFrom<Model> for Call {
             bytes_down: row.bytes_down.unsigned_abs(),
             refused: row.refused,
             broken: row.broken,
+            error: row.error,
         })
     }
 }
@@ -203,6 +205,7 @@ mod tests {
             bytes_up: 3,
             bytes_down: 4,
             refused: None,
+            error: None,
             broken: None,
         }
     }
@@ -225,13 +228,14 @@ mod tests {
         let store = store(dir.path(), 100).await;
         let nobody = Record { agent: None, revision: None, target: None, status: Some(407), ..record("a", "x", "/0") };
         let refused = Record { refused: Some("host_not_allowed"), ..record("b", "y", "/3") };
-        let first = record("a", "x", "/1");
+        let (word, error) = (Some("credential_missing"), Some("it has none".to_owned()));
+        let first = Record { refused: word, error, ..record("a", "x", "/1") };
         store.keep(vec![Record { refused: Some("identity_missing"), ..nobody }, first.clone()]).await;
         store.keep(vec![record("a", "y", "/2"), refused]).await;
         assert_eq!(paths(&store, all()).await, ["/3", "/2", "/1", "/0"]);
         assert_eq!(paths(&store, CallQuery { agent: Some(name("a")), ..all() }).await, ["/2", "/1"]);
         assert_eq!(paths(&store, CallQuery { tool: Some(name("y")), ..all() }).await, ["/3", "/2"]);
-        assert_eq!(paths(&store, CallQuery { refused: true, ..all() }).await, ["/3", "/0"]);
+        assert_eq!(paths(&store, CallQuery { refused: true, ..all() }).await, ["/3", "/1", "/0"]);
         let page = store.calls(CallQuery { limit: 2, ..all() }).await.unwrap();
         assert_eq!(paths(&store, CallQuery { before: Some(page[1].id), ..all() }).await, ["/1", "/0"]);
 
@@ -252,7 +256,8 @@ mod tests {
             duration_ms: 2,
             bytes_up: 3,
             bytes_down: 4,
-            refused: None,
+            refused: Some("credential_missing".into()),
+            error: Some("it has none".into()),
             broken: None,
         };
         assert_eq!(kept, expected);

@@ -1,0 +1,80 @@
+//! Egress as far as the HTTP edge can tell.
+
+use crate::fakes::name;
+use async_trait::async_trait;
+use hoistway_kit::metrics;
+use hoistway_model::{
+    Code, EgressService, Error, Result, RevisionId,
+    egress::{Call, CallQuery, CallTarget, EgressStatus, PolicySource},
+    metric::{Kind, Metrics},
+};
+use std::sync::{Arc, Mutex};
+
+/// An egress with calls that a test makes.
+#[derive(Debug, Default)]
+pub struct FakeEgress {
+    /// Its state; none: it does not answer.
+    pub status: Mutex<Option<EgressStatus>>,
+    /// Recorded calls, oldest first.
+    pub calls: Mutex<Vec<Call>>,
+}
+
+impl FakeEgress {
+    pub fn new() -> Arc<Self> {
+        let known = |records| PolicySource { complete: true, connected: true, records };
+        Arc::new(Self {
+            status: Mutex::new(Some(EgressStatus { tools: known(2), identities: known(1) })),
+            ..Self::default()
+        })
+    }
+}
+
+/// A call that a tool answered.
+pub fn call(id: u64, agent: &str, tool: &str) -> Call {
+    Call {
+        id,
+        at: 1_500,
+        agent: Some(name(agent)),
+        revision: Some(RevisionId::mint()),
+        target: Some(CallTarget::Tool(name(tool))),
+        method: "POST".into(),
+        origin: "https://api.example:8443".into(),
+        path: "/v1/charges".into(),
+        status: Some(201),
+        first_byte_ms: 20,
+        duration_ms: 30,
+        bytes_up: 7,
+        bytes_down: 9,
+        refused: None,
+        error: None,
+        broken: None,
+    }
+}
+
+#[async_trait]
+impl EgressService for FakeEgress {
+    async fn status(&self) -> Result<EgressStatus> {
+        self.status.lock().unwrap().ok_or_else(|| Error::new(Code::Unavailable, "away"))
+    }
+
+    async fn authority(&self) -> Result<String> {
+        Err(Error::new(Code::Internal, "the edge does not call this"))
+    }
+
+    async fn calls(&self, query: CallQuery) -> Result<Vec<Call>> {
+        self.status().await?;
+        let calls = self.calls.lock().unwrap().clone().into_iter().rev();
+        let wanted = calls
+            .filter(|call| query.agent.is_none() || call.agent == query.agent)
+            .filter(|call| query.tool.as_ref().is_none_or(|tool| call.target == Some(CallTarget::Tool(tool.clone()))))
+            .filter(|call| !query.refused || call.refused.is_some())
+            .filter(|call| query.before.is_none_or(|before| call.id < before));
+        Ok(wanted.take(query.limit as usize).collect())
+    }
+
+    async fn egress_metrics(&self) -> Result<Metrics> {
+        self.status().await?;
+        let dropped = metrics::family(Kind::Counter, "hoistway_egress_dropped_records_total", "Lost.", [([], 0.0)]);
+        Ok(metrics::of_service("egress", vec![dropped]))
+    }
+}

@@ -1,0 +1,120 @@
+//! Agents' outbound calls, as a user finds them.
+
+use crate::stack::Stack;
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+/// A record is there soon after its call.
+const SOON: Duration = Duration::from_secs(10);
+const KEY: &str = "sk-of-the-calls-7d02";
+
+/// Calls what its message says, and answers the status.
+const CALLER: &str = "import os, urllib.request, urllib.error\n\ndef handler(message):\n    method, path = message.split(' ')\n    url = path if path.startswith('http') else os.environ['TOOL_URL_PROBE'] + path\n    body = b'{\"x\": 1}' if method == 'POST' else None\n    try:\n        return urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=20).status\n    except urllib.error.HTTPError as e:\n        return e.code\n";
+
+/// A tool that wants its key, and answers `teapot` with 418.
+fn probe() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let is_let_in = head.iter().any(|line| line.eq_ignore_ascii_case(&format!("x-key: {KEY}")));
+            let status = match head.first() {
+                _ if !is_let_in => "401 Unauthorized",
+                Some(line) if line.contains("/teapot") => "418 I'm a teapot",
+                _ => "200 OK",
+            };
+            let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 4\r\n\r\ntea\n");
+        }
+    });
+    port
+}
+
+/// A stack with the agent `caller` and its tool, which lacks its key.
+fn start(dir: &std::path::Path) -> Stack {
+    let stack = Stack::start(dir);
+    let body = json!({
+        "name": "probe",
+        "spec": {"connection": {
+            "baseUrl": format!("http://127.0.0.1:{}/base", probe()),
+            "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}},
+        }},
+    });
+    assert_eq!(stack.call("POST", "/api/tools", Some(&body)).status, 201);
+    stack.deployed(json!({"agent_name": "caller", "source_files": {"agent.py": CALLER}, "required_tools": ["probe"]}));
+    stack
+}
+
+fn give_key(stack: &Stack) {
+    let stored = stack.call("PUT", "/api/tools/probe/credentials", Some(&json!({"api_key": KEY})));
+    assert_eq!(stored.status, 200, "{}", stored.text());
+    let until = Instant::now() + SOON;
+    while stack.answer("caller", "GET /ready") != 200 {
+        assert!(Instant::now() < until, "the key does not reach egress");
+    }
+}
+
+/// The calls once there are so many of them.
+fn recorded(stack: &Stack, query: &str, count: usize) -> Vec<Value> {
+    let until = Instant::now() + SOON;
+    loop {
+        let calls = stack.get(&format!("/api/agents/caller/calls{query}"));
+        let calls = calls.as_array().unwrap();
+        if calls.len() >= count {
+            return calls.clone();
+        }
+        assert!(Instant::now() < until, "{count} are expected: {calls:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_an_agent_called_is_listed_and_outlives_the_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    assert_eq!(stack.answer("caller", "GET /early"), 502);
+    let refused = recorded(&stack, "?refused=true", 1).remove(0);
+    assert_eq!((&refused["refused"], &refused["path"]), (&json!("credential_missing"), &json!("/base/early")));
+    let text = "the tool \"probe\" has no credential yet: PUT /api/tools/NAME/credentials stores one";
+    assert_eq!((&refused["status"], &refused["error"]), (&json!(502), &json!(text)));
+
+    give_key(&stack);
+    assert_eq!(stack.answer("caller", "POST /teapot?secret=1"), 418);
+    let until = Instant::now() + SOON;
+    let teapot = loop {
+        let newest = recorded(&stack, "?tool=probe&limit=1", 1).remove(0);
+        if newest["path"] == "/base/teapot" {
+            break newest;
+        }
+        assert!(Instant::now() < until, "{newest}");
+    };
+    for (member, expected) in [
+        ("agent", json!("caller")),
+        ("revision", stack.get("/api/agents/caller")["status"]["revision"].clone()),
+        ("tool", json!("probe")),
+        ("method", json!("POST")),
+        ("scheme", json!("http")),
+        ("status", json!(418)),
+        ("bytes_sent", json!(8)),
+        ("bytes_received", json!(4)),
+        ("refused", Value::Null),
+        ("error", Value::Null),
+        ("broken", Value::Null),
+    ] {
+        assert_eq!(teapot[member], expected, "{member}: {teapot}");
+    }
+    assert!(teapot["host"].as_str().unwrap().starts_with("127.0.0.1:"), "{teapot}");
+    assert!(teapot["latency_ms"].as_u64() <= teapot["duration_ms"].as_u64(), "{teapot}");
+    assert_eq!(stack.get("/api/agents/caller/calls?tool=other"), json!([]));
+    let all = stack.call("GET", "/api/agents/caller/calls", None).text();
+    assert!(!all.contains(KEY) && !all.contains("secret=1"), "{all}");
+
+    assert_eq!(stack.call("DELETE", "/api/agents/caller", None).status, 200);
+    assert_eq!(recorded(&stack, "?limit=1", 1)[0]["id"], teapot["id"]);
+    assert_eq!(stack.call("GET", "/api/agents/never/calls", None).status, 404);
+}

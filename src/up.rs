@@ -21,7 +21,7 @@ use hoistway_kit::{
     telemetry::{self, LogFormat},
     token::{ApiKey, ServiceToken},
 };
-use hoistway_model::{Code, Error, Result, Secret};
+use hoistway_model::{AgentIdentities, Code, Error, Result, Secret};
 use hoistway_tool_registry as tools;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -253,16 +253,15 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let agent_server = agent::grpc(agent_service.handle(), agent_service.identities(), &agent_deps)?;
 
     let tool_credentials = tool_server.clone().into_local_with(&shared.egress_token);
-    let policies = egress::WatchedPolicies::new(
-        Arc::new(ToolCredentialsClient::new(tool_credentials)),
-        Arc::new(AgentIdentitiesClient::new(agent_server.clone().into_local())),
-        &egress_config.private_domains,
-    )?;
+    let agents: Arc<dyn AgentIdentities> = Arc::new(AgentIdentitiesClient::new(agent_server.clone().into_local()));
+    let tools = Arc::new(ToolCredentialsClient::new(tool_credentials));
+    let policies = egress::WatchedPolicies::new(tools, Arc::clone(&agents), &egress_config.private_domains)?;
     let egress_deps = egress::Deps {
         token: shared.token.clone(),
         key: shared.egress_key.clone(),
         policies: Arc::new(policies),
         records: None,
+        agents: Some(agents),
         end_users: EndUserKey::new(&shared.token)?,
     };
     let egress_service = egress::open(&egress_config, &egress_deps).await?;

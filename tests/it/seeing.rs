@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 impl Stack {
-    fn chunks(&self, method: &str, path: &str, body: Option<&Value>) -> Chunks {
+    pub fn chunks(&self, method: &str, path: &str, body: Option<&Value>) -> Chunks {
         let key = format!("Bearer {}", self.key);
         let body = body.map(|b| b.to_string()).unwrap_or_default();
         http::open(&self.at, method, path, &[("Authorization", &key)], body.as_bytes()).unwrap()

@@ -191,11 +191,18 @@ fn every_client_is_led_through_egress_in_every_sandbox() {
         if is_open {
             assert_eq!(said["no_tool"], json!({"path": "/free", "authorization": null}), "{flags:?}: {said}");
         } else {
-            let refused = json!([403, format!("no tool is registered for http://{plain}")]);
+            let refused = json!([
+                403,
+                format!("no tool is registered for http://{plain}: register one there and add it to required_tools")
+            ]);
             assert_eq!(said["no_tool"], refused, "{flags:?}: {said}");
             let refused = said["not_required"].as_str().unwrap();
-            let text = "403 https://other.example is the tool \"other\", which this agent does not require";
-            assert!(refused.contains(text), "{flags:?}: {said}");
+            let text = "https://other.example is the tool \"other\", which this agent does not require: add it to required_tools";
+            assert!(refused.contains(&format!("403 {text}")), "{flags:?}: {said}");
+            // And where people look first.
+            let mut log = stack.chunks("GET", "/api/agents/clients/logs?follow=true&stream=platform", None);
+            let log = log.text_until(text);
+            assert!(log.contains("egress answered 403 to CONNECT https://other.example: "), "{log}");
         }
         if flags.contains(&"namespaces") {
             // Nobody else is in that network, so no token is needed.

@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentIdentities, EgressService, Name, Result, RevisionId, ToolCredentials,
-    egress::{AgentIdentity, Call, CallQuery, EgressStatus, ToolAccess},
+    egress::{AgentIdentity, Call, CallQuery, EgressStatus, RefusedCall, ToolAccess},
     metric::Metrics,
     watch::Updates,
 };
@@ -49,6 +49,11 @@ impl AgentIdentities for AgentIdentitiesClient {
     async fn watch_identities(&self) -> Result<Updates<RevisionId, AgentIdentity>> {
         let stream = answer(self.0.clone().watch_identities(agents::WatchIdentitiesRequest {}).await)?;
         Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))
+    }
+
+    async fn log_refused_calls(&self, calls: Vec<RefusedCall>) -> Result<()> {
+        let calls = calls.into_iter().map(Into::into).collect();
+        answer(self.0.clone().log_refused_calls(agents::LogRefusedCallsRequest { calls }).await).map(drop)
     }
 }
 

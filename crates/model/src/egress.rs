@@ -46,12 +46,25 @@ pub struct AgentIdentity {
     pub open_network: bool,
 }
 
+/// A call of an agent that egress refused or could not carry out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedCall {
+    /// The revision that made it.
+    pub revision: RevisionId,
+    /// What it called and why that failed, in one line for the people who wrote the agent.
+    pub text: String,
+}
+
 /// The part of the agent service that says whom egress lets out.
 #[async_trait]
 pub trait AgentIdentities: fmt::Debug + Send + Sync + 'static {
     /// Every revision that is up or coming up, then each change. Those of a deleted agent are removed before its
     /// processes are ended, a replaced one after it has ended.
     async fn watch_identities(&self) -> Result<Updates<RevisionId, AgentIdentity>>;
+
+    /// Writes into the logs of agents, beside their own lines, which of their calls were refused. Those of revisions
+    /// that are gone are dropped.
+    async fn log_refused_calls(&self, calls: Vec<RefusedCall>) -> Result<()>;
 }
 
 /// What egress has learnt from another service.

@@ -5,7 +5,7 @@ use super::{
 use crate::{agents::v1 as agents, common::v1 as common, egress::v1 as pb, tools::v1 as tools};
 use hoistway_model::{
     Error, Name, Result, RevisionId,
-    egress::{AgentIdentity, Call, CallQuery, CallTarget, EgressStatus, PolicySource, ToolAccess},
+    egress::{AgentIdentity, Call, CallQuery, CallTarget, EgressStatus, PolicySource, RefusedCall, ToolAccess},
     watch::Update,
 };
 
@@ -73,6 +73,20 @@ impl From<AgentIdentity> for agents::AgentIdentity {
             required_tools: i.required_tools.into_iter().map(Into::into).collect(),
             open_network: i.open_network,
         }
+    }
+}
+
+impl From<RefusedCall> for agents::RefusedCall {
+    fn from(c: RefusedCall) -> Self {
+        Self { revision_id: c.revision.to_string(), text: c.text }
+    }
+}
+
+impl TryFrom<agents::RefusedCall> for RefusedCall {
+    type Error = Error;
+
+    fn try_from(c: agents::RefusedCall) -> Result<Self> {
+        Ok(Self { revision: parsed("call.revision_id", &c.revision_id)?, text: c.text })
     }
 }
 

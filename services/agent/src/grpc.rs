@@ -55,6 +55,15 @@ impl AgentIdentityService for GrpcAgentIdentities {
         let updates = self.0.watch_identities().await.map_err(to_status)?;
         Ok(Response::new(Box::pin(updates.map(|update| update.map(Into::into).map_err(to_status)))))
     }
+
+    async fn log_refused_calls(
+        &self,
+        request: Request<pb::LogRefusedCallsRequest>,
+    ) -> Result<Response<pb::LogRefusedCallsResponse>, Status> {
+        let calls = request.into_inner().calls.into_iter().map(TryInto::try_into).collect::<Result<_>>();
+        self.0.log_refused_calls(calls.map_err(to_status)?).await.map_err(to_status)?;
+        Ok(Response::new(pb::LogRefusedCallsResponse {}))
+    }
 }
 
 fn operation(message: Option<common::Operation>) -> Result<Operation> {

@@ -27,6 +27,7 @@ pub mod path;
 pub mod policy;
 mod prefixed;
 pub mod records;
+mod refusal_log;
 mod refuse;
 mod service;
 mod store;
@@ -54,11 +55,12 @@ use hoistway_kit::{
     shutdown::part,
     token::ServiceToken,
 };
-use hoistway_model::{EgressService, Error, Result};
+use hoistway_model::{AgentIdentities, EgressService, Error, Result};
 use limits::Agents;
 use oauth::Tokens;
 use origin::Place;
 use records::Recorder;
+use refusal_log::RefusalLog;
 use service::Handle;
 use std::{sync::Arc, time::Duration};
 use store::Store;
@@ -88,6 +90,8 @@ pub struct Deps {
     pub policies: Arc<dyn Policies>,
     /// Where records go; absent: into the database of the service.
     pub records: Option<Arc<dyn Records>>,
+    /// Where agents' logs are, to which refused calls are written; absent: they are not.
+    pub agents: Option<Arc<dyn AgentIdentities>>,
     /// The key of statements about whom agents work for.
     pub end_users: EndUserKey,
 }
@@ -106,13 +110,11 @@ impl Deps {
         let (token, egress_token, key) = loading.map_err(|e| Error::internal("reading the keys", e))??;
         let tools = Transport::connect("tool-registry", &config.tool_registry, &egress_token)?;
         let agents = Transport::connect("agent", &config.agent, &token)?;
-        let policies = WatchedPolicies::new(
-            Arc::new(ToolCredentialsClient::new(tools)),
-            Arc::new(AgentIdentitiesClient::new(agents)),
-            &config.private_domains,
-        )?;
+        let agents: Arc<dyn AgentIdentities> = Arc::new(AgentIdentitiesClient::new(agents));
+        let tools = Arc::new(ToolCredentialsClient::new(tools));
+        let policies = WatchedPolicies::new(tools, Arc::clone(&agents), &config.private_domains)?;
         let end_users = EndUserKey::new(&token)?;
-        Ok(Self { token, key, policies: Arc::new(policies), records: None, end_users })
+        Ok(Self { token, key, policies: Arc::new(policies), records: None, agents: Some(agents), end_users })
     }
 }
 
@@ -186,6 +188,10 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
             let store = Store::open(&config.database(), config.calls_kept()).await?;
             (Arc::new(store.clone()), Some(store))
         }
+    };
+    let records = match &deps.agents {
+        Some(agents) => Arc::new(RefusalLog::start(records, Arc::clone(agents))),
+        None => records,
     };
     Ok(Service { egress: Arc::new(egress), authority, records: (queue, records), store, _lock: lock })
 }

@@ -175,9 +175,13 @@ fn path_of(path_and_query: &str) -> &str {
 pub(crate) async fn no_tool(egress: &Egress, policy: &AgentPolicy, origin: &Origin) -> Refusal {
     let near = policy.tools.iter().find(|tool| tool.origin.place.host == origin.place.host);
     let text = match (near, egress.policies.registered_at(origin).await) {
-        (_, Some(name)) => format!("{origin} is the tool \"{name}\", which this agent does not require"),
+        (_, Some(name)) => {
+            format!("{origin} is the tool \"{name}\", which this agent does not require: add it to required_tools")
+        }
         (Some(tool), None) => format!("the tool \"{}\" is at {}, not at {origin}", tool.name, tool.origin),
-        (None, None) => format!("no tool is registered for {origin}"),
+        (None, None) => {
+            format!("no tool is registered for {origin}: register one there and add it to required_tools")
+        }
     };
     Refusal::denied("host_not_allowed", text)
 }

@@ -58,6 +58,9 @@ pub trait Runtime: Send + Sync {
     /// Deletes what is kept of a deleted agent: its logs. Its instances are removed before.
     async fn forget(&self, agent: &Name) -> Result<()>;
 
+    /// Adds a line of the platform's own to the log of an instance's agent, if there is such an instance.
+    async fn remark(&self, revision: &RevisionId, text: &str) -> Result<()>;
+
     /// Ends the runtime with this program: instances that cannot outlive it are removed, all at the same time.
     async fn shutdown(&self, grace: Duration);
 }

@@ -59,6 +59,12 @@ impl Identities {
         })
     }
 
+    /// The newest instance of a revision.
+    pub fn instance_of(&self, revision: RevisionId) -> Option<RevisionId> {
+        let instances = self.lock();
+        instances.iter().rev().find(|(_, identity)| identity.revision == revision).map(|(instance, _)| *instance)
+    }
+
     /// Instances of one revision require the same tools.
     fn by_revision(&self) -> BTreeMap<RevisionId, AgentIdentity> {
         self.lock().values().map(|identity| (identity.revision, identity.clone())).collect()

@@ -32,7 +32,7 @@ use hoistway_kit::{egress::EgressKey, fs::DirLock, reserve::Reserve};
 use hoistway_model::{
     AgentIdentities, AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
-    egress::AgentIdentity,
+    egress::{AgentIdentity, RefusedCall},
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
@@ -302,5 +302,14 @@ impl AgentService for Agents {
 impl AgentIdentities for Agents {
     async fn watch_identities(&self) -> Result<Updates<RevisionId, AgentIdentity>> {
         Ok(self.0.identities.watch(self.0.closing.clone()))
+    }
+
+    async fn log_refused_calls(&self, calls: Vec<RefusedCall>) -> Result<()> {
+        for RefusedCall { revision, text } in calls {
+            if let Some(instance) = self.0.identities.instance_of(revision) {
+                self.0.runtime.remark(&instance, &text).await?;
+            }
+        }
+        Ok(())
     }
 }

@@ -45,6 +45,7 @@ pub enum Done {
     Removed(RevisionId, Duration),
     Forgot(Name),
     ShutDown,
+    Remarked(RevisionId, String),
 }
 
 impl FakeRuntime {
@@ -118,6 +119,11 @@ impl Runtime for FakeRuntime {
 
     async fn forget(&self, agent: &Name) -> Result<()> {
         self.record(Done::Forgot(agent.clone()));
+        Ok(())
+    }
+
+    async fn remark(&self, revision: &RevisionId, text: &str) -> Result<()> {
+        self.record(Done::Remarked(*revision, text.to_owned()));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use hoistway_model::{
     Operation, RevisionId,
     agent::AgentSpec,
-    egress::AgentIdentity,
+    egress::{AgentIdentity, RefusedCall},
     tool::BoundTool,
     watch::{Update, Updates},
 };
@@ -113,4 +113,19 @@ async fn a_deleted_agent_loses_its_identity_before_its_processes_end() {
     drop(slow);
     deleting.await.unwrap().unwrap();
     stack.runtime.wait_for(|d| matches!(d, Done::Removed(r, _) if *r == gone)).await;
+}
+
+#[tokio::test]
+async fn a_refused_call_is_logged_for_the_instance_that_made_it_and_for_no_other() {
+    let stack = Stack::start().await;
+    let image = stack.push("1").0;
+    stack.deploy(&spec("a", &image)).await;
+    let second = stack.deploy(&spec("b", &image)).await;
+    let text = "egress answered 403 to GET https://x: no";
+    let call = |revision| RefusedCall { revision, text: text.to_owned() };
+    let gone = RevisionId::mint();
+    stack.service.identities().log_refused_calls(vec![call(gone), call(second)]).await.unwrap();
+    let done = stack.runtime.done.borrow().clone();
+    let remarks: Vec<&Done> = done.iter().filter(|done| matches!(done, Done::Remarked(..))).collect();
+    assert_eq!(remarks, [&Done::Remarked(second, text.to_owned())]);
 }

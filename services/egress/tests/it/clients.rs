@@ -60,7 +60,10 @@ assert "s3cret" not in str(os.environ)
     let (out, err) = run(&world, &agent, "/usr/bin/python3", &["-c", program]).await;
     assert_eq!(
         (out.trim(), err.as_str()),
-        ("<urlopen error Tunnel connection failed: 403 no tool is registered for https://evil.test>", "")
+        (
+            "<urlopen error Tunnel connection failed: 403 no tool is registered for https://evil.test: register one there and add it to required_tools>",
+            ""
+        )
     );
     assert_eq!(standin.seen("/z").len(), 1);
 }

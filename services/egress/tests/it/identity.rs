@@ -66,7 +66,10 @@ async fn a_token_is_good_for_its_own_agent_only() {
     assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::FORBIDDEN, "host_not_allowed"));
     let text = answer.json();
     assert_eq!(text["code"], "egress_denied");
-    assert_eq!(text["error"], "http://api.test is the tool \"api\", which this agent does not require");
+    assert_eq!(
+        text["error"],
+        "http://api.test is the tool \"api\", which this agent does not require: add it to required_tools"
+    );
     assert_eq!(standin.connections(), 1);
     let (first, second) = (world.record().await, world.record().await);
     assert_eq!((first.agent.unwrap().as_str(), second.agent.unwrap().as_str()), ("a", "b"));

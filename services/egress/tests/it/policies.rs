@@ -11,7 +11,7 @@ use hoistway_egress::{AgentPolicy, WatchedPolicies};
 use hoistway_kit::{egress::EgressKey, token::ServiceToken};
 use hoistway_model::{
     AgentIdentities, Code, EgressService, Name, Result, RevisionId, Secret, ToolCredentials,
-    egress::{AgentIdentity, EgressStatus, PolicySource, ToolAccess},
+    egress::{AgentIdentity, EgressStatus, PolicySource, RefusedCall, ToolAccess},
     tool::AuthType,
     watch::{Update, Updates},
 };
@@ -51,6 +51,10 @@ impl ToolCredentials for Fed<Name, ToolAccess> {
 impl AgentIdentities for Fed<RevisionId, AgentIdentity> {
     async fn watch_identities(&self) -> Result<Updates<RevisionId, AgentIdentity>> {
         self.subscribe().await
+    }
+
+    async fn log_refused_calls(&self, _: Vec<RefusedCall>) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -251,7 +255,7 @@ async fn a_refusal_names_the_registered_tool_that_would_be_needed() {
     platform.identify(&poor, &[]).await;
     platform.becomes(&poor, (StatusCode::FORBIDDEN, "tool_not_allowed")).await;
     let answer = platform.world.send(&poor, get("http://api.test/x")).await;
-    let text = "http://api.test is the tool \"api\", which this agent does not require";
+    let text = "http://api.test is the tool \"api\", which this agent does not require: add it to required_tools";
     assert_eq!((answer.status, answer.json()["error"].as_str()), (StatusCode::FORBIDDEN, Some(text)));
     assert_eq!(platform.standin.connections(), 0);
 }

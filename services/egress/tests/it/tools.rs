@@ -102,17 +102,20 @@ async fn base_urls_lead_to_the_same_place() {
 async fn only_hosts_ports_and_schemes_of_the_agents_tools() {
     let (world, agent, standin) = world(vec![stripe()]).await;
     for (authority, told) in [
-        ("evil.test:443", "no tool is registered for https://evil.test"),
+        (
+            "evil.test:443",
+            "no tool is registered for https://evil.test: register one there and add it to required_tools",
+        ),
         (
             "api.stripe.test:8443",
             "the tool \"stripe-api\" is at https://api.stripe.test, not at https://api.stripe.test:8443",
         ),
-        ("169.254.169.254:443", "no tool is registered for https://169.254.169.254"),
-        ("127.0.0.1:443", "no tool is registered for https://127.0.0.1"),
-        ("[::1]:443", "no tool is registered for https://[::1]"),
+        ("169.254.169.254:443", "no tool is registered for https://169.254.169.254: register"),
+        ("127.0.0.1:443", "no tool is registered for https://127.0.0.1: register"),
+        ("[::1]:443", "no tool is registered for https://[::1]: register"),
     ] {
         let head = world.tunnel(&agent, authority).await.unwrap_err();
-        assert_eq!(head.lines().next().unwrap(), format!("HTTP/1.1 403 {told}"));
+        assert!(head.starts_with(&format!("HTTP/1.1 403 {told}")), "{head}");
         assert!(head.contains("x-hoistway-egress: host_not_allowed"));
         let record = world.record().await;
         assert_eq!((record.method.as_str(), record.refused), ("CONNECT", Some("host_not_allowed")));

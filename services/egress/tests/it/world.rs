@@ -172,6 +172,7 @@ impl World {
             key: key.clone(),
             policies,
             records: Some(Arc::new(Sink(sink))),
+            agents: None,
             end_users: EndUserKey::new(&token).unwrap(),
         };
         let service = open(&config, &deps).await.unwrap();

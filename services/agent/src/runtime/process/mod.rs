@@ -11,6 +11,7 @@ mod supervisor;
 
 use super::{Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
 use crate::launcher::Limits;
+use crate::runtime::logs::Sink;
 use crate::sandbox::{EGRESS_INSIDE, Sandbox, Settings};
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -112,6 +113,7 @@ pub struct ProcessRuntime {
 #[derive(Clone)]
 struct Entry {
     started: Started,
+    sink: Sink,
     stop: Arc<watch::Sender<Option<Duration>>>,
 }
 
@@ -169,11 +171,12 @@ impl ProcessRuntime {
         let masker = Arc::new(Masker::new(instance.mask.iter().chain([&instance.invoke_token])));
         let (state, states) = watch::channel(State::Starting);
         let (stop, stopped) = watch::channel(None);
+        let sink = self.logs.sink(&instance.agent, instance.revision, masker.clone());
         let supervisor = supervisor::Supervisor {
             config: self.config.clone(),
             sandbox: self.sandbox.clone(),
             turns: self.turns.clone(),
-            sink: self.logs.sink(&instance.agent, instance.revision, masker.clone()),
+            sink: sink.clone(),
             masker,
             instance: instance.clone(),
             port,
@@ -185,7 +188,8 @@ impl ProcessRuntime {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("[{ip}]"),
         });
-        let entry = Entry { started: Started { address: format!("{host}:{port}"), states }, stop: Arc::new(stop) };
+        let started = Started { address: format!("{host}:{port}"), states };
+        let entry = Entry { started, sink, stop: Arc::new(stop) };
         instances.insert(instance.revision, entry.clone());
         tokio::spawn(supervisor.run());
         Ok(entry)
@@ -223,6 +227,13 @@ impl Runtime for ProcessRuntime {
 
     fn metrics(&self) -> Vec<Family> {
         self.logs.metrics()
+    }
+
+    async fn remark(&self, revision: &RevisionId, text: &str) -> Result<()> {
+        if let Some(entry) = self.entry(revision) {
+            entry.sink.remark(text).await;
+        }
+        Ok(())
     }
 
     async fn remove(&self, revision: &RevisionId, grace: Duration) -> Result<()> {

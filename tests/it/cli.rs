@@ -154,7 +154,7 @@ fn failures_say_cause_and_remedy() {
 #[test]
 fn a_deploy_outlives_its_command_and_is_found_again() {
     let dir = tempdir().unwrap();
-    let stack = Stack::start(dir.path());
+    let stack = Stack::start_open(dir.path());
     let user = User { stack: &stack, home: dir.path() };
     // It is ready once the test says so.
     write(

@@ -85,7 +85,7 @@ fn every_supported_method_works_unchanged() {
 #[test]
 fn a_tool_that_moves_takes_its_agents_along() {
     let dir = tempfile::tempdir().unwrap();
-    let stack = Stack::start(dir.path());
+    let stack = Stack::start_open(dir.path());
     let tool = json!({"name": "crm", "base_url": "http://old.example"});
     assert_eq!(stack.call("POST", "/api/tools", Some(&tool)).status, 201);
     let source = "import os\ndef handler(message):\n    return os.environ['TOOL_URL_CRM']\n";

@@ -25,10 +25,20 @@ pub struct Stack {
     pub screen: String,
 }
 
+/// Lets agents reach whatever the machine reaches.
+pub const OPEN: [&str; 2] = ["--network", "open"];
+
 impl Stack {
     /// Starts on `dir` and returns when it says that it is ready.
     pub fn start(dir: &Path) -> Self {
         Self::start_with(dir, |_| {})
+    }
+
+    /// The same with agents that reach whatever the machine reaches, the test itself among it.
+    pub fn start_open(dir: &Path) -> Self {
+        Self::start_with(dir, |command| {
+            command.args(OPEN);
+        })
     }
 
     /// The same with changes to the command.

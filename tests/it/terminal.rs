@@ -3,7 +3,7 @@
 use crate::{
     cli::{User, write},
     http,
-    stack::{HOISTWAY, Stack},
+    stack::{HOISTWAY, OPEN, Stack},
 };
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -85,7 +85,7 @@ fn a_request_is_one_line_with_its_id_and_reads_of_the_command_line_are_debug() {
 fn a_deploy_follows_events_and_asks_twice_for_its_record_however_long_it_takes() {
     let dir = tempdir().unwrap();
     let stack = Stack::start_with(dir.path(), |command| {
-        command.env("HOISTWAY_LOG", "info,hoistway::access=debug");
+        command.args(OPEN).env("HOISTWAY_LOG", "info,hoistway::access=debug");
     });
     let user = User { stack: &stack, home: dir.path() };
     write(dir.path(), "slow/agent.py", WAITS);
@@ -111,7 +111,7 @@ fn a_deploy_follows_events_and_asks_twice_for_its_record_however_long_it_takes()
 #[test]
 fn a_deploy_is_followed_over_a_restart_of_the_server() {
     let dir = tempdir().unwrap();
-    let stack = Stack::start(dir.path());
+    let stack = Stack::start_open(dir.path());
     let api = stack.at.clone();
     let user = User { stack: &stack, home: dir.path() };
     write(dir.path(), "slow/agent.py", WAITS);
@@ -122,7 +122,7 @@ fn a_deploy_is_followed_over_a_restart_of_the_server() {
     assert!(told.any(|line| line == "start   waiting until the agent is ready"));
     stack.kill();
     let mut command = Command::new(HOISTWAY);
-    command.args(["up", "--listen", &api, "--data-dir"]).arg(dir.path().join("data"));
+    command.args(["up", "--listen", &api, "--data-dir"]).arg(dir.path().join("data")).args(OPEN);
     let _stack = Stack::spawn(dir.path(), command);
     answer(go);
     let rest: Vec<String> = told.collect();

@@ -93,7 +93,7 @@ fn a_failed_deploy_leaves_nothing_and_the_old_revision_serves() {
 #[test]
 fn a_tool_is_bound_as_soon_as_it_is_registered() {
     let dir = tempfile::tempdir().unwrap();
-    let stack = Stack::start(dir.path());
+    let stack = Stack::start_open(dir.path());
     let source =
         json!({"agent.py": "import os\ndef handler(m):\n    return os.environ.get('TOOL_URL_LATE_TOOL', 'none')\n"});
     let answer =

@@ -30,3 +30,4 @@ mod soak;
 mod stack;
 mod terminal;
 mod tool_calls;
+mod tool_clients;

@@ -1,0 +1,95 @@
+//! Agents call a tool with the libraries that people use: MCP, HTTP/2, WebSocket and the public SDK.
+
+use crate::{
+    need,
+    stack::{Stack, log_of},
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::json;
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+const HOST: &str = "tool.example";
+const KEY: &str = "sk-of-the-test-7c90";
+const AGENT: &str = include_str!("tool_clients/agent.py");
+const SERVER: &str = include_str!("tool_clients/server.py");
+/// The packages of both.
+const PACKAGES: [&str; 3] = ["mcp==1.30.0", "uvicorn==0.54.0", "websockets==17.4"];
+
+/// The tool, ended when it is dropped.
+struct Tool {
+    process: Child,
+    port: u16,
+}
+
+impl Tool {
+    /// Installs and starts it; the file of the authority that vouches for it is `tools.pem`.
+    fn start(dir: &Path) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(dir.join("tools.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        let issuer = Issuer::new(params, key);
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new([HOST.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        std::fs::write(dir.join("leaf.pem"), leaf.pem()).unwrap();
+        std::fs::write(dir.join("leaf-key.pem"), key.serialize_pem()).unwrap();
+
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(dir.join("site"));
+        let installed = pip.args(PACKAGES).output().unwrap();
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+        let mut server = Command::new("python3");
+        server.args(["-c", SERVER]).arg(dir.join("leaf.pem")).arg(dir.join("leaf-key.pem"));
+        let mut process = server.env("PYTHONPATH", dir.join("site")).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { process, port: line.trim().parse().unwrap() }
+    }
+}
+
+impl Drop for Tool {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn mcp_http2_websocket_and_the_sdk_reach_a_tool_with_its_key() {
+    if !need::pip() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tool = Tool::start(dir.path());
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_EGRESS_RESOLVE", json!([format!("{HOST}:443=127.0.0.1:{}", tool.port)]).to_string());
+        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join("tools.pem"));
+    });
+    let body = json!({
+        "agent_name": "clients",
+        "source_files": {"agent.py": AGENT},
+        "tools_to_create": [{"name": "probe", "base_url": format!("https://{HOST}"), "auth_type": "APIKey"}],
+        "required_tools": ["probe"],
+        "requirements": format!("runagents==1.4.2\nhttpx[http2]\n{}", PACKAGES.join("\n")),
+    });
+    let answer = stack.call("POST", "/api/deploy?timeout=600", Some(&body));
+    assert_eq!(answer.status, 201, "{}\n{}", answer.text(), log_of(dir.path()));
+    let stored = stack.call("PUT", "/api/tools/probe/credentials", Some(&json!({"api_key": KEY})));
+    assert_eq!(stored.status, 200, "{}", stored.text());
+
+    let said = stack.answer("clients", "x");
+    let key = format!("Bearer {KEY}");
+    assert_eq!(said["mcp"], json!([["add", "key"], "5", key]), "{said}");
+    assert_eq!(said["http2"], json!(["HTTP/2", {"got": {"by": "httpx"}, "key": key}]), "{said}");
+    assert_eq!(said["websocket"], json!([key, "HELLO"]), "{said}");
+    assert_eq!(said["call_tool"], json!({"got": {"by": "runagents"}, "key": key}), "{said}");
+
+    let calls = stack.get("/api/agents/clients/calls");
+    let websocket = calls["items"].as_array().unwrap().iter().find(|call| call["path"] == "/ws");
+    assert_eq!(websocket.unwrap()["status"], 101, "{calls}");
+    assert!(stack.stop().success());
+}

@@ -1,6 +1,6 @@
 //! Agents' outbound calls, as a user finds them.
 
-use crate::stack::Stack;
+use crate::{seeing::next_event, stack::Stack};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
@@ -117,4 +117,34 @@ fn what_an_agent_called_is_listed_and_outlives_the_agent() {
     assert_eq!(stack.call("DELETE", "/api/agents/caller", None).status, 200);
     assert_eq!(recorded(&stack, "?limit=1", 1)[0]["id"], teapot["id"]);
     assert_eq!(stack.call("GET", "/api/agents/never/calls", None).status, 404);
+}
+
+#[test]
+fn calls_are_followed_as_events_and_counted_while_their_agent_exists() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    give_key(&stack);
+    let mut events = stack.chunks("GET", "/api/events?types=call&agent=caller", None);
+    events.text_until("\n\n");
+    assert_eq!(stack.answer("caller", "GET /teapot"), 418);
+    let teapot = loop {
+        let (kind, event) = next_event(&mut events);
+        assert_eq!((kind.as_str(), &event["agent"]), ("call.ended", &json!("caller")));
+        if event["data"]["path"] == "/base/teapot" {
+            break event["data"].clone();
+        }
+    };
+    assert_eq!(teapot, recorded(&stack, "?limit=1", 1)[0], "an event has what the list has");
+
+    let metrics = || stack.call("GET", "/metrics", None).text();
+    let counted = "hoistway_agent_calls_total{agent=\"caller\",tool=\"probe\",outcome=\"4xx\"} 1";
+    let shown = metrics();
+    assert!(shown.lines().any(|line| line == counted), "{shown}");
+    let timed = "hoistway_agent_call_duration_seconds_count{agent=\"caller\",tool=\"probe\"}";
+    assert!(shown.contains(timed), "{shown}");
+    assert_eq!(stack.call("DELETE", "/api/agents/caller", None).status, 200);
+    let until = Instant::now() + SOON;
+    while metrics().contains("hoistway_agent_calls_total{agent=\"caller\"") {
+        assert!(Instant::now() < until, "a deleted agent has no series");
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 impl Stack {
-    fn chunks(&self, method: &str, path: &str, body: Option<&Value>) -> Chunks {
+    pub fn chunks(&self, method: &str, path: &str, body: Option<&Value>) -> Chunks {
         let key = format!("Bearer {}", self.key);
         let body = body.map(|b| b.to_string()).unwrap_or_default();
         http::open(&self.at, method, path, &[("Authorization", &key)], body.as_bytes()).unwrap()
@@ -16,7 +16,7 @@ impl Stack {
 }
 
 /// The events of a stream of them: (type, data).
-fn next_event(events: &mut Chunks) -> (String, Value) {
+pub fn next_event(events: &mut Chunks) -> (String, Value) {
     loop {
         let text = events.text_until("\n\n");
         if let Some(data) = text.lines().find_map(|line| line.strip_prefix("data: ")) {

@@ -7,7 +7,7 @@ use crate::{
     watch::Updates,
 };
 use async_trait::async_trait;
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, pin::Pin};
 
 /// A tool as egress calls it. Its credentials are in it, so it goes to egress and nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +147,20 @@ pub struct CallQuery {
     pub limit: u32,
 }
 
+/// One step of following calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallUpdate {
+    /// The calls after that of this id follow. It comes first.
+    Position(u64),
+    /// A call that ended and whose record is committed.
+    Call(Box<Call>),
+    /// So many calls were left out here: more ended than were read, or their records are not kept any more.
+    Missed(u64),
+}
+
+/// Calls as they end. Whoever loses it subscribes again, with the id of the last call that it has.
+pub type CallUpdates = Pin<Box<dyn futures_core::Stream<Item = Result<CallUpdate>> + Send>>;
+
 /// Egress as the rest of the platform sees it.
 #[async_trait]
 pub trait EgressService: fmt::Debug + Send + Sync + 'static {
@@ -158,6 +172,10 @@ pub trait EgressService: fmt::Debug + Send + Sync + 'static {
 
     /// Calls that are kept, newest first.
     async fn calls(&self, query: CallQuery) -> Result<Vec<Call>>;
+
+    /// Follows calls: those after the one with the id `after`, or those that end from now on. Nobody who calls waits for
+    /// a follower.
+    async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates>;
 
     /// What the service measured since it started.
     async fn egress_metrics(&self) -> Result<Metrics>;

@@ -5,7 +5,7 @@ use super::{
 use crate::{agents::v1 as agents, common::v1 as common, egress::v1 as pb, tools::v1 as tools};
 use hoistway_model::{
     Error, Name, Result, RevisionId,
-    egress::{AgentIdentity, Call, CallQuery, CallTarget, EgressStatus, PolicySource, ToolAccess},
+    egress::{AgentIdentity, Call, CallQuery, CallTarget, CallUpdate, EgressStatus, PolicySource, ToolAccess},
     watch::Update,
 };
 
@@ -203,6 +203,31 @@ impl TryFrom<pb::Call> for Call {
             refused: optional(c.refused),
             broken: optional(c.broken),
             error: optional(c.error),
+        })
+    }
+}
+
+impl From<CallUpdate> for pb::WatchCallsResponse {
+    fn from(u: CallUpdate) -> Self {
+        use pb::watch_calls_response::Update as Message;
+        let update = match u {
+            CallUpdate::Position(id) => Message::Position(id),
+            CallUpdate::Call(call) => Message::Call((*call).into()),
+            CallUpdate::Missed(count) => Message::Missed(count),
+        };
+        Self { update: Some(update) }
+    }
+}
+
+impl TryFrom<pb::WatchCallsResponse> for CallUpdate {
+    type Error = Error;
+
+    fn try_from(r: pb::WatchCallsResponse) -> Result<Self> {
+        use pb::watch_calls_response::Update as Message;
+        Ok(match required("update", r.update)? {
+            Message::Position(id) => CallUpdate::Position(id),
+            Message::Call(call) => CallUpdate::Call(Box::new(call.try_into()?)),
+            Message::Missed(count) => CallUpdate::Missed(count),
         })
     }
 }

@@ -10,7 +10,11 @@ use hoistway_model::{
     egress::{EgressStatus, PolicySource},
 };
 use http::{HeaderName, Method};
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// What one revision of an agent may call.
@@ -173,6 +177,11 @@ pub trait Policies: fmt::Debug + Send + Sync + 'static {
     /// The registered tool at `origin`, which the agent may not call: its name stands in the refusal, so that people
     /// see what is missing from `required_tools`.
     async fn registered_at(&self, _origin: &Origin) -> Option<Name> {
+        None
+    }
+
+    /// The agents that there are policies of. `None`: it is not known which there are.
+    fn agents(&self) -> Option<BTreeSet<Name>> {
         None
     }
 

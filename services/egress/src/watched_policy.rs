@@ -15,7 +15,7 @@ use hoistway_model::{
     watch::{Update, Updates},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -262,6 +262,12 @@ impl Policies for WatchedPolicies {
 
     async fn registered_at(&self, origin: &Origin) -> Option<Name> {
         self.table().by_origin.get(&origin.to_string()).cloned()
+    }
+
+    fn agents(&self) -> Option<BTreeSet<Name>> {
+        let table = self.table();
+        let agents = || table.policies.values().map(|policy| policy.agent.clone()).collect();
+        table.status.identities.complete.then(agents)
     }
 
     async fn keep_current(&self, shutdown: CancellationToken) {

@@ -25,6 +25,7 @@ pub struct Failure {
     status: u8,
     transient: bool,
     lost: bool,
+    not_found: bool,
 }
 
 /// What else is known of it.
@@ -46,6 +47,7 @@ impl Failure {
             status: 1,
             transient: false,
             lost: false,
+            not_found: false,
         }
     }
 
@@ -110,11 +112,17 @@ impl Failure {
         self.lost
     }
 
+    /// Whether the API says that there is no such thing.
+    pub const fn is_not_found(&self) -> bool {
+        self.not_found
+    }
+
     /// An error answer of the API.
     pub fn answered(status: u16, body: &[u8]) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let mut failure = Self::told(&body);
         failure.transient = matches!(status, 429 | 502..=504);
+        failure.not_found = status == 404;
         if body["error"].as_str().is_none_or(str::is_empty) {
             failure.message = format!("the API answered with status {status}");
             failure.remedy = Some("check the endpoint: this is not how Hoistway answers".to_owned());

@@ -3,6 +3,7 @@
 mod access;
 mod agents;
 mod api;
+mod calls;
 mod deploy;
 mod deployments;
 mod failure;
@@ -38,6 +39,8 @@ pub enum Command {
     Agents(With<agents::ShowArgs>),
     /// Show an agent's log lines, or a build's
     Logs(With<agents::LogsArgs>),
+    /// Show what an agent called through egress, and what came of it
+    Calls(With<calls::CallsArgs>),
     /// Send a message to an agent and print its answer
     Invoke(With<agents::InvokeArgs>),
     /// List the revisions of an agent that it can be rolled back to
@@ -96,13 +99,14 @@ pub async fn run(command: Command) -> ExitCode {
 }
 
 impl Command {
-    /// Whether one JSON document is wanted; logs and streams are lines.
+    /// Whether one JSON document is wanted; logs, streams and what is followed are lines.
     const fn wants_document(&self) -> bool {
         match self {
             Self::Deploy(with) => with.json,
             Self::Deployments(with) => with.json,
             Self::Agents(with) | Self::Tools(with) => with.json,
             Self::Logs(_) => false,
+            Self::Calls(with) => with.json && !with.args.follow,
             Self::Invoke(with) => with.json && !with.args.streams(),
             Self::Revisions(with) | Self::Restart(with) | Self::Stop(with) | Self::Start(with) | Self::Delete(with) => {
                 with.json
@@ -130,6 +134,10 @@ async fn dispatch(command: Command) -> Outcome<()> {
         Command::Logs(with) => {
             let (api, args, json) = with.open()?;
             agents::logs(&api, args, json).await
+        }
+        Command::Calls(with) => {
+            let (api, args, json) = with.open()?;
+            calls::run(&api, args, json).await
         }
         Command::Invoke(with) => {
             let (api, args, json) = with.open()?;

@@ -1,10 +1,15 @@
 //! Agents' outbound calls, as a user finds them.
 
-use crate::{seeing::next_event, stack::Stack};
+use crate::{
+    cli::User,
+    seeing::next_event,
+    stack::{HOISTWAY, Stack},
+};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -147,4 +152,47 @@ fn calls_are_followed_as_events_and_counted_while_their_agent_exists() {
     while metrics().contains("hoistway_agent_calls_total{agent=\"caller\"") {
         assert!(Instant::now() < until, "a deleted agent has no series");
     }
+}
+
+#[test]
+fn calls_are_shown_and_followed_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    give_key(&stack);
+    assert_eq!(stack.answer("caller", "GET /teapot"), 418);
+    assert_eq!(stack.answer("caller", "TRACE /no"), 405);
+    let refused = recorded(&stack, "?refused=true&limit=1", 1).remove(0);
+    let user = User { stack: &stack, home: dir.path() };
+    let shown = user.ok(&["calls", "caller"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("TIME ") && lines[0].ends_with("  RESULT"), "{shown}");
+    assert!(lines[1].contains("  TRACE ") && lines[1].contains("  405 "), "newest first: {shown}");
+    assert!(lines[1].ends_with(refused["error"].as_str().unwrap()), "{shown}");
+    assert!(lines[2].contains("  probe  GET     418 ") && lines[2].ends_with("/base/teapot"), "{shown}");
+    let listed: Value = serde_json::from_str(&user.ok(&["calls", "caller", "--refused", "--json", "-n", "1"])).unwrap();
+    assert_eq!(listed, json!([refused]));
+    assert_eq!(user.ok(&["calls", "caller", "--tool", "other"]).lines().count(), 1);
+    assert!(user.fails(&["calls", "nobody"], 1).contains("agent \"nobody\" not found"));
+    user.fails(&["calls", "caller", "-n", "0"], 64);
+
+    // The port stays, as behind a service's name.
+    let at = stack.at.clone();
+    let mut follow =
+        user.command(&["calls", "-f", "caller", "--json", "-n", "1"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next(), refused);
+    assert_eq!(stack.answer("caller", "GET /one"), 200);
+    let one = next();
+    assert_eq!((&one["path"], &one["status"]), (&json!("/base/one"), &json!(200)));
+    stack.kill();
+    let mut up = Command::new(HOISTWAY);
+    up.args(["up", "--listen", &at, "--data-dir"]).arg(dir.path().join("data"));
+    let stack = Stack::spawn(dir.path(), up);
+    stack.wait_for_phase("caller", "Running");
+    assert_eq!(stack.answer("caller", "GET /two"), 200);
+    assert_eq!(next()["path"], "/base/two", "each call comes once");
+    assert_eq!(stack.call("DELETE", "/api/agents/caller", None).status, 200);
+    assert!(lines.next().is_none());
+    assert!(follow.wait().unwrap().success(), "it ends with the agent");
 }

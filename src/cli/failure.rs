@@ -34,6 +34,8 @@ struct Known {
     code: Option<String>,
     request_id: Option<String>,
     deployment: Option<String>,
+    /// The answer that says what failed, where that is no error of the API.
+    document: Option<Value>,
 }
 
 impl Failure {
@@ -85,6 +87,12 @@ impl Failure {
     /// Of this deployment.
     pub fn deployment(mut self, id: &str) -> Self {
         self.known.deployment = Some(id.to_owned());
+        self
+    }
+
+    /// Whose JSON is an answer that says what failed.
+    pub fn with_document(mut self, answer: Value) -> Self {
+        self.known.document = Some(answer);
         self
     }
 
@@ -144,13 +152,16 @@ impl Failure {
         Self {
             details: details.map(str::to_owned).collect(),
             remedy: code.as_deref().and_then(remedy).map(str::to_owned),
-            known: Box::new(Known { code, request_id: text("request_id"), deployment: None }),
+            known: Box::new(Known { code, request_id: text("request_id"), ..Known::default() }),
             ..Self::new(text("error").unwrap_or_else(|| "it failed".to_owned()))
         }
     }
 
     /// As JSON, shaped as the API's errors are.
     pub fn document(&self) -> Value {
+        if let Some(document) = &self.known.document {
+            return document.clone();
+        }
         let mut document = json!({ "error": self.message });
         for (key, text) in [
             ("code", &self.known.code),

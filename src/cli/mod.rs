@@ -11,6 +11,7 @@ mod follow;
 mod output;
 mod source;
 mod tell;
+mod tools;
 mod watch;
 
 pub use access::Target;
@@ -55,8 +56,8 @@ pub enum Command {
     Start(With<agents::NameArgs>),
     /// Delete an agent with its revisions and logs
     Delete(With<agents::NameArgs>),
-    /// List tools, or show one
-    Tools(With<agents::ShowArgs>),
+    /// List tools, show one, or check whether one works
+    Tools(With<tools::ToolsArgs>),
     /// Show what this Hoistway is and how agents are kept apart
     Status(With<NoArgs>),
 }
@@ -104,7 +105,8 @@ impl Command {
         match self {
             Self::Deploy(with) => with.json,
             Self::Deployments(with) => with.json,
-            Self::Agents(with) | Self::Tools(with) => with.json,
+            Self::Agents(with) => with.json,
+            Self::Tools(with) => with.json,
             Self::Logs(_) => false,
             Self::Calls(with) => with.json && !with.args.follow,
             Self::Invoke(with) => with.json && !with.args.streams(),
@@ -169,7 +171,7 @@ async fn dispatch(command: Command) -> Outcome<()> {
         }
         Command::Tools(with) => {
             let (api, args, json) = with.open()?;
-            agents::tools(&api, args, json).await
+            tools::run(&api, args, json).await
         }
         Command::Status(with) => {
             let (api, NoArgs {}, json) = with.open()?;

@@ -196,3 +196,35 @@ fn calls_are_shown_and_followed_over_a_restart() {
     assert!(lines.next().is_none());
     assert!(follow.wait().unwrap().success(), "it ends with the agent");
 }
+
+#[test]
+fn a_tool_is_checked_with_what_is_stored_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    let check = || stack.call("POST", "/api/tools/probe/check", None).json();
+    let missing = "the tool \"probe\" has no credential yet: PUT /api/tools/probe/credentials stores one";
+    let found = check();
+    assert_eq!((&found["ok"], &found["checks"][1]["message"]), (&json!(false), &json!(missing)), "{found}");
+    for (key, ok, status) in [("sk-wrong", false, 401), (KEY, true, 200)] {
+        let stored = stack.call("PUT", "/api/tools/probe/credentials", Some(&json!({ "api_key": key })));
+        assert_eq!(stored.status, 200, "{}", stored.text());
+        // At once, whether or not egress has followed already.
+        let found = check();
+        assert_eq!((&found["ok"], &found["status"]), (&json!(ok), &json!(status)), "{found}");
+        assert!(!found.to_string().contains(key), "{found}");
+        if !ok {
+            let shown = user.fails(&["tools", "check", "probe"], 1);
+            assert!(shown.contains("credential  failed  the tool answered 401: "), "{shown}");
+            assert!(shown.contains("error: the tool \"probe\" does not work"), "{shown}");
+            let shown = user.command(&["tools", "check", "probe", "--json"]).output().unwrap();
+            let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+            assert_eq!(shown["checks"], found["checks"]);
+        }
+    }
+    assert!(user.ok(&["tools", "check", "probe"]).starts_with("CHECK       RESULT  MESSAGE\naddress     ok      "));
+    assert!(user.ok(&["tools"]).contains("probe") && user.ok(&["tools", "probe"]).contains("baseUrl"));
+    user.fails(&["tools", "check", "nothing"], 1);
+    // A check is no call of an agent.
+    assert_eq!(stack.get("/api/agents/caller/calls"), json!([]));
+}

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_kit::metrics;
 use hoistway_model::{
-    Code, EgressService, Error, Result, RevisionId,
-    egress::{Call, CallQuery, CallTarget, CallUpdate, CallUpdates, EgressStatus, PolicySource},
+    Code, EgressService, Error, Name, Result, RevisionId,
+    egress::{Call, CallQuery, CallTarget, CallUpdate, CallUpdates, EgressStatus, PolicySource, ToolCheck},
     metric::{Kind, Metrics},
 };
 use std::sync::{Arc, Mutex};
@@ -19,6 +19,8 @@ pub struct FakeEgress {
     pub status: Mutex<Option<EgressStatus>>,
     /// Recorded calls, oldest first.
     pub calls: Mutex<Vec<Call>>,
+    /// What a check of any tool finds.
+    pub check: Mutex<Option<ToolCheck>>,
     /// What followers asked to go on after.
     pub watched: Mutex<Vec<Option<u64>>>,
     pub updates: Mutex<Option<mpsc::Sender<CallUpdate>>>,
@@ -100,6 +102,10 @@ impl EgressService for FakeEgress {
         *self.updates.lock().unwrap() = Some(sender);
         self.watched.lock().unwrap().push(after);
         Ok(stream::unfold(updates, |mut u| async move { u.recv().await.map(|update| (Ok(update), u)) }).boxed())
+    }
+
+    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
+        self.check.lock().unwrap().clone().ok_or_else(|| Error::not_found("tool", name))
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {

@@ -5,7 +5,10 @@ use super::{
 use crate::{agents::v1 as agents, common::v1 as common, egress::v1 as pb, tools::v1 as tools};
 use hoistway_model::{
     Error, Name, Result, RevisionId,
-    egress::{AgentIdentity, Call, CallQuery, CallTarget, CallUpdate, EgressStatus, PolicySource, ToolAccess},
+    egress::{
+        AgentIdentity, Call, CallQuery, CallTarget, CallUpdate, CheckStep, EgressStatus, PolicySource, ToolAccess,
+        ToolCheck,
+    },
     watch::Update,
 };
 
@@ -228,6 +231,32 @@ impl TryFrom<pb::WatchCallsResponse> for CallUpdate {
             Message::Position(id) => CallUpdate::Position(id),
             Message::Call(call) => CallUpdate::Call(Box::new(call.try_into()?)),
             Message::Missed(count) => CallUpdate::Missed(count),
+        })
+    }
+}
+
+impl From<ToolCheck> for pb::CheckToolResponse {
+    fn from(c: ToolCheck) -> Self {
+        let step = |s: CheckStep| pb::CheckStep { check: s.check.as_str().into(), ok: s.ok, message: s.message };
+        Self {
+            checks: c.steps.into_iter().map(step).collect(),
+            status: c.status.map(Into::into),
+            latency_ms: c.latency_ms,
+        }
+    }
+}
+
+impl TryFrom<pb::CheckToolResponse> for ToolCheck {
+    type Error = Error;
+
+    fn try_from(r: pb::CheckToolResponse) -> Result<Self> {
+        let status = |status| u16::try_from(status).map_err(|_| Error::field("status", "is not an HTTP status"));
+        let step =
+            |s: pb::CheckStep| Ok(CheckStep { check: parsed("checks.check", &s.check)?, ok: s.ok, message: s.message });
+        Ok(Self {
+            status: r.status.map(status).transpose()?,
+            latency_ms: r.latency_ms,
+            steps: r.checks.into_iter().map(step).collect::<Result<_>>()?,
         })
     }
 }

@@ -3,9 +3,12 @@
 use futures_util::{Stream, StreamExt};
 use hoistway_kit::grpc::{MAX_MESSAGE, to_status};
 use hoistway_model::EgressService;
-use hoistway_proto::egress::v1::{
-    self as pb,
-    egress_service_server::{EgressService as Service, EgressServiceServer},
+use hoistway_proto::{
+    convert::name,
+    egress::v1::{
+        self as pb,
+        egress_service_server::{EgressService as Service, EgressServiceServer},
+    },
 };
 use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status, async_trait};
@@ -56,6 +59,15 @@ impl Service for GrpcEgressService {
     ) -> Result<Response<Self::WatchCallsStream>, Status> {
         let calls = self.0.watch_calls(request.into_inner().after).await.map_err(to_status)?;
         Ok(Response::new(Box::pin(calls.map(|update| update.map(Into::into).map_err(to_status)))))
+    }
+
+    async fn check_tool(
+        &self,
+        request: Request<pb::CheckToolRequest>,
+    ) -> Result<Response<pb::CheckToolResponse>, Status> {
+        let tool = name("tool", &request.into_inner().tool).map_err(to_status)?;
+        let check = self.0.check_tool(tool).await.map_err(to_status)?;
+        Ok(Response::new(check.into()))
     }
 
     async fn get_egress_metrics(

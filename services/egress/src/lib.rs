@@ -11,6 +11,7 @@ mod bounded;
 pub mod ca;
 mod call;
 mod call_metrics;
+mod check;
 pub mod config;
 mod conn;
 mod credential;
@@ -75,6 +76,8 @@ use upstream::Upstream;
 const DRAIN: Duration = Duration::from_secs(30);
 /// How long the last records may take after that.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
+/// Checks of tools at a time.
+const CHECKS: usize = 16;
 /// Records that wait for being kept.
 const RECORDS: usize = 8192;
 
@@ -158,6 +161,8 @@ pub(crate) struct Egress {
     agents: Agents,
     tokens: Tokens,
     upstream: Upstream,
+    /// Checks of tools that may run at a time.
+    checks: Semaphore,
     certificates: Certificates,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -214,6 +219,7 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         agents: Agents::new(&config.limits),
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
+        checks: Semaphore::new(CHECKS),
         certificates: Certificates::new(authority),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),

@@ -6,7 +6,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_model::{
-    Name, Result, RevisionId, Secret,
+    Error, Name, Result, RevisionId, Secret,
     egress::{EgressStatus, PolicySource},
 };
 use http::{HeaderName, Method};
@@ -178,6 +178,12 @@ pub trait Policies: fmt::Debug + Send + Sync + 'static {
     /// see what is missing from `required_tools`.
     async fn registered_at(&self, _origin: &Origin) -> Option<Name> {
         None
+    }
+
+    /// A registered tool as it is now, whoever may call it. One whose registration cannot be enforced is
+    /// [`Code::InvalidArgument`](hoistway_model::Code).
+    async fn tool(&self, name: &Name) -> Result<ToolPolicy> {
+        Err(Error::not_found("tool", name))
     }
 
     /// The agents that there are policies of. `None`: it is not known which there are.

@@ -1,12 +1,12 @@
 //! Egress as the rest of the platform sees it.
 
-use crate::{Authority, Egress, call_metrics::CallMetrics, config::SERVICE, store::Store};
+use crate::{Authority, Egress, call_metrics::CallMetrics, check, config::SERVICE, store::Store};
 use async_trait::async_trait;
 use futures_util::stream;
 use hoistway_kit::metrics;
 use hoistway_model::{
-    EgressService, Error, Result,
-    egress::{Call, CallQuery, CallUpdate, CallUpdates, EgressStatus},
+    Code, EgressService, Error, Name, Result,
+    egress::{Call, CallQuery, CallUpdate, CallUpdates, EgressStatus, ToolCheck},
     metric::{Kind, Metrics},
 };
 use std::{
@@ -58,6 +58,18 @@ impl EgressService for Handle {
             Some(store) => store.follow(after).await,
             // Records go elsewhere.
             None => Ok(Box::pin(stream::iter([Ok(CallUpdate::Position(0))]))),
+        }
+    }
+
+    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
+        let ended = || Error::new(Code::Unavailable, "egress is shutting down");
+        let egress = self.egress.upgrade().ok_or_else(ended)?;
+        let full = |_| Error::new(Code::ResourceExhausted, "too many tools are being checked already");
+        let _permit = egress.checks.try_acquire().map_err(full)?;
+        match egress.policies.tool(&name).await {
+            Ok(tool) => Ok(check::check(&egress, &tool).await),
+            Err(e) if e.code == Code::InvalidArgument => Ok(check::unusable(e.message)),
+            Err(e) => Err(e),
         }
     }
 

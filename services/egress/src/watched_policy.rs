@@ -264,6 +264,19 @@ impl Policies for WatchedPolicies {
         self.table().by_origin.get(&origin.to_string()).cloned()
     }
 
+    /// Reads the registry anew: a credential that was stored a moment ago counts already.
+    async fn tool(&self, name: &Name) -> Result<ToolPolicy> {
+        let mut updates = self.tool_credentials.watch_tools().await?;
+        while let Some(update) = updates.next().await {
+            match update? {
+                Update::Set(found, access) if found == *name => return tool_policy(&access, &self.private),
+                Update::Set(..) | Update::Removed(_) => {}
+                Update::Complete => return Err(Error::not_found("tool", name)),
+            }
+        }
+        Err(Error::new(Code::Unavailable, "the tool registry ended the answer early"))
+    }
+
     fn agents(&self) -> Option<BTreeSet<Name>> {
         let table = self.table();
         let agents = || table.policies.values().map(|policy| policy.agent.clone()).collect();

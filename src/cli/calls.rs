@@ -9,6 +9,7 @@ use super::{
 use clap::Args;
 use reqwest::Method;
 use serde_json::Value;
+use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 /// The most calls that one answer lists.
@@ -38,7 +39,7 @@ pub struct CallsArgs {
 /// Runs the command.
 pub async fn run(api: &Api, args: CallsArgs, json: bool) -> Outcome<()> {
     if args.follow {
-        return Follower { api, args: &args, json, position: None }.run().await;
+        return Follower { api, args: &args, json, position: None, outage: None }.run().await;
     }
     let calls = list(api, &args, args.tail.unwrap_or(SHOWN.0)).await?;
     if json {
@@ -82,30 +83,28 @@ struct Follower<'a> {
     json: bool,
     /// The last call that was shown or passed over; none before the first look.
     position: Option<u64>,
+    /// Since when the connection is lost, and how long to wait before it is tried again.
+    outage: Option<(Instant, Duration)>,
 }
 
 impl Follower<'_> {
     /// Follows until the agent is deleted.
     async fn run(mut self) -> Outcome<()> {
-        let (mut backoff, mut lost_at) = (BACKOFF.0, None);
         loop {
-            let before = self.position;
             let failure = match self.follow().await {
                 Ok(()) => return Ok(()),
                 Err(failure) if !failure.is_transient() || self.position.is_none() => return Err(failure),
                 Err(failure) => failure,
             };
-            if self.position != before {
-                (backoff, lost_at) = (BACKOFF.0, None);
-            }
-            if lost_at.is_none() {
+            let (since, pause) = self.outage.unwrap_or_else(|| {
                 output::progress(&format!("lost    {}; asking again", failure.message()));
-            }
-            if lost_at.get_or_insert_with(Instant::now).elapsed() >= GONE {
+                (Instant::now(), BACKOFF.0)
+            });
+            if since.elapsed() >= GONE {
                 return Err(failure);
             }
-            sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF.1);
+            sleep(pause).await;
+            self.outage = Some((since, (pause * 2).min(BACKOFF.1)));
         }
     }
 
@@ -115,6 +114,7 @@ impl Follower<'_> {
         // First the events, then the list: what ends between the two is in both, and shown once.
         let mut lines = self.api.stream(Method::GET, &["events"], &query, None).await?;
         self.show_new().await?;
+        self.outage = None;
         if let Err(failure) = self.api.get(&["agents", &self.args.name], &[]).await {
             // Of an agent that is gone there are only records.
             return if failure.is_not_found() { Ok(()) } else { Err(failure) };

@@ -220,3 +220,30 @@ fn parse_place(text: &str) -> Result<Place> {
     parsed
         .ok_or_else(|| Error::field("last_event_id", format!("\"{}\" is not an event's id", super::json::short(text))))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tokio::sync::Semaphore;
+
+    #[test]
+    fn a_reader_that_is_too_slow_is_told_so_without_losing_its_place() {
+        let last = Place { epoch: 1, sequence: 7 };
+        let told = |types: &[&str], next: Source| {
+            let wanted = Wanted { agent: None, types: types.iter().map(|t| (*t).to_owned()).collect() };
+            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+            let mut follower = Follower { events: stream::empty().boxed(), wanted, last, _place: place };
+            (follower.write(next), follower.last)
+        };
+        let lost = Place { epoch: 1, sequence: 9 };
+        let (text, after) = told(&["call"], Source::Calls(Next::Lost(lost)));
+        let text = text.unwrap();
+        assert!(text.starts_with("event: call.missed\ndata: {\"id\":\"1-7\","), "a call takes no place: {text}");
+        assert_eq!(after, last);
+        assert_eq!(told(&["tool"], Source::Calls(Next::Lost(lost))).0, None, "who wants no calls misses none");
+        let (text, after) = told(&["tool"], Source::Events(Next::Lost(lost)));
+        assert!(text.unwrap().starts_with("id: 1-9\nevent: reset\n"));
+        assert_eq!(after, lost);
+    }
+}

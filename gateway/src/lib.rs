@@ -8,6 +8,7 @@ pub mod api;
 pub mod audit;
 mod bindings;
 pub mod callers;
+mod calls;
 pub mod config;
 pub mod deploy;
 pub mod keys;

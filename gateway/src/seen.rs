@@ -26,13 +26,17 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+mod calls;
 mod deployments;
 mod measured;
 
+pub use calls::{CALL_ENDED, CALLS_MISSED};
 pub use measured::Ending;
 
 /// Events that are kept.
 pub const KEPT_EVENTS: usize = 4_096;
+/// Calls of agents that are kept for followers which read slowly.
+const KEPT_CALLS: usize = 1_024;
 /// How many may follow events and logs through one gateway.
 const MAX_FOLLOWERS: usize = 128;
 /// The longest text of an event.
@@ -59,6 +63,8 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Seen {
     events: Arc<Ring<Event>>,
+    /// Calls have a ring of their own: there may be so many that they would push out everything else.
+    calls: Arc<Ring<Event>>,
     followers: Arc<Semaphore>,
     /// Deployments that have not ended, as they were told last.
     deployments: Mutex<HashMap<DeploymentId, deployments::Told>>,
@@ -78,6 +84,7 @@ impl Seen {
     pub fn new(database: PathBuf) -> Arc<Self> {
         Arc::new(Self {
             events: Ring::new(KEPT_EVENTS),
+            calls: Ring::new(KEPT_CALLS),
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             deployments: Mutex::default(),
             database,
@@ -226,6 +233,7 @@ impl Seen {
     /// Ends everybody who follows events.
     pub fn close(&self) {
         self.events.close();
+        self.calls.close();
     }
 
     /// A deployment as the journal has it now.

@@ -119,6 +119,7 @@ impl Gateway {
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
         let agents = tokio::spawn(state.seen.clone().follow_agents(state.agents.clone(), shutdown.clone()));
         let builds = tokio::spawn(state.seen.clone().follow_builds(state.builds.clone(), shutdown.clone()));
+        let calls = tokio::spawn(state.seen.clone().follow_egress(state.egress.clone(), shutdown.clone()));
         let rebuilds = rebuilds::run(state.agents.clone(), state.deployer.clone(), subscriptions, shutdown.clone());
         let rebuilds = tokio::spawn(rebuilds);
         let tidy = tokio::spawn(tidy(state.clone(), journal, tidying, shutdown.clone()));
@@ -130,7 +131,7 @@ impl Gateway {
         if let Err(e) = state.access.keys.write_last_uses().await {
             tracing::warn!(cause = e.chain(), "when the API keys were used last is not written: {e}");
         }
-        for task in [routes, agents, builds, tidy, uses, rebuilds] {
+        for task in [routes, agents, builds, calls, tidy, uses, rebuilds] {
             task.await.map_err(|e| Error::internal("ending a background task", e))?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The commands about agents and tools that are there.
+//! The commands about agents that are there.
 
 use super::{
     Api, Failure, Outcome, access,
@@ -91,22 +91,6 @@ pub async fn agents(api: &Api, args: ShowArgs, json: bool) -> Outcome<()> {
         [&agent["name"], &status["phase"], &spec["image"], &agent["updated_at"], &status["message"]].map(text)
     };
     output::print(&table(["NAME", "PHASE", "IMAGE", "UPDATED", "MESSAGE"], &rows(&agents, row)))
-}
-
-/// `hoistway tools`.
-pub async fn tools(api: &Api, args: ShowArgs, json: bool) -> Outcome<()> {
-    if let Some(name) = args.name {
-        return output::json(&api.get(&["tools", &name], &[]).await?);
-    }
-    let tools = api.get(&["tools"], &[]).await?;
-    if json {
-        return output::json(&tools);
-    }
-    let row = |tool: &Value| {
-        let at = &tool["spec"]["connection"];
-        [&tool["name"], &tool["status"]["phase"], &at["baseUrl"], &at["authentication"]["type"]].map(text)
-    };
-    output::print(&table(["NAME", "PHASE", "BASE URL", "AUTH"], &rows(&tools, row)))
 }
 
 /// `hoistway revisions`.
@@ -215,6 +199,7 @@ pub fn warn(answer: &Value) {
     }
 }
 
-fn rows<const N: usize>(list: &Value, row: impl Fn(&Value) -> [String; N]) -> Vec<[String; N]> {
+/// The rows of a table of what an answer lists.
+pub fn rows<const N: usize>(list: &Value, row: impl Fn(&Value) -> [String; N]) -> Vec<[String; N]> {
     list.as_array().into_iter().flatten().map(row).collect()
 }

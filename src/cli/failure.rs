@@ -25,6 +25,7 @@ pub struct Failure {
     status: u8,
     transient: bool,
     lost: bool,
+    not_found: bool,
 }
 
 /// What else is known of it.
@@ -33,6 +34,8 @@ struct Known {
     code: Option<String>,
     request_id: Option<String>,
     deployment: Option<String>,
+    /// The answer that says what failed, where that is no error of the API.
+    document: Option<Value>,
 }
 
 impl Failure {
@@ -46,6 +49,7 @@ impl Failure {
             status: 1,
             transient: false,
             lost: false,
+            not_found: false,
         }
     }
 
@@ -86,6 +90,12 @@ impl Failure {
         self
     }
 
+    /// Whose JSON is an answer that says what failed.
+    pub fn with_document(mut self, answer: Value) -> Self {
+        self.known.document = Some(answer);
+        self
+    }
+
     /// That came of this request, if it is known; who knows no other remedy looks into the server's log.
     pub fn request(mut self, id: Option<&str>) -> Self {
         self.known.request_id = self.known.request_id.take().or_else(|| id.map(str::to_owned));
@@ -110,11 +120,17 @@ impl Failure {
         self.lost
     }
 
+    /// Whether the API says that there is no such thing.
+    pub const fn is_not_found(&self) -> bool {
+        self.not_found
+    }
+
     /// An error answer of the API.
     pub fn answered(status: u16, body: &[u8]) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let mut failure = Self::told(&body);
         failure.transient = matches!(status, 429 | 502..=504);
+        failure.not_found = status == 404;
         if body["error"].as_str().is_none_or(str::is_empty) {
             failure.message = format!("the API answered with status {status}");
             failure.remedy = Some("check the endpoint: this is not how Hoistway answers".to_owned());
@@ -136,13 +152,16 @@ impl Failure {
         Self {
             details: details.map(str::to_owned).collect(),
             remedy: code.as_deref().and_then(remedy).map(str::to_owned),
-            known: Box::new(Known { code, request_id: text("request_id"), deployment: None }),
+            known: Box::new(Known { code, request_id: text("request_id"), ..Known::default() }),
             ..Self::new(text("error").unwrap_or_else(|| "it failed".to_owned()))
         }
     }
 
     /// As JSON, shaped as the API's errors are.
     pub fn document(&self) -> Value {
+        if let Some(document) = &self.known.document {
+            return document.clone();
+        }
         let mut document = json!({ "error": self.message });
         for (key, text) in [
             ("code", &self.known.code),

@@ -15,7 +15,7 @@ pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration:
 /// How long the events may take to begin.
 const OPEN: Duration = Duration::from_secs(10);
 /// The events' heartbeat comes every 15 seconds: after three that are missing nobody is there.
-const SILENCE: Duration = Duration::from_secs(45);
+pub const SILENCE: Duration = Duration::from_secs(45);
 /// How often in a row a build's log is asked for in vain.
 const TRIES: u32 = 5;
 /// Events, and lines of a build, that may wait to be told.

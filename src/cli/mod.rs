@@ -3,6 +3,7 @@
 mod access;
 mod agents;
 mod api;
+mod calls;
 mod deploy;
 mod deployments;
 mod failure;
@@ -10,6 +11,7 @@ mod follow;
 mod output;
 mod source;
 mod tell;
+mod tools;
 mod watch;
 
 pub use access::Target;
@@ -38,6 +40,8 @@ pub enum Command {
     Agents(With<agents::ShowArgs>),
     /// Show an agent's log lines, or a build's
     Logs(With<agents::LogsArgs>),
+    /// Show what an agent called through egress, and what came of it
+    Calls(With<calls::CallsArgs>),
     /// Send a message to an agent and print its answer
     Invoke(With<agents::InvokeArgs>),
     /// List the revisions of an agent that it can be rolled back to
@@ -52,8 +56,8 @@ pub enum Command {
     Start(With<agents::NameArgs>),
     /// Delete an agent with its revisions and logs
     Delete(With<agents::NameArgs>),
-    /// List tools, or show one
-    Tools(With<agents::ShowArgs>),
+    /// List tools, show one, or check whether one works
+    Tools(With<tools::ToolsArgs>),
     /// Show what this Hoistway is and how agents are kept apart
     Status(With<NoArgs>),
 }
@@ -96,13 +100,15 @@ pub async fn run(command: Command) -> ExitCode {
 }
 
 impl Command {
-    /// Whether one JSON document is wanted; logs and streams are lines.
+    /// Whether one JSON document is wanted; logs, streams and what is followed are lines.
     const fn wants_document(&self) -> bool {
         match self {
             Self::Deploy(with) => with.json,
             Self::Deployments(with) => with.json,
-            Self::Agents(with) | Self::Tools(with) => with.json,
+            Self::Agents(with) => with.json,
+            Self::Tools(with) => with.json,
             Self::Logs(_) => false,
+            Self::Calls(with) => with.json && !with.args.follow,
             Self::Invoke(with) => with.json && !with.args.streams(),
             Self::Revisions(with) | Self::Restart(with) | Self::Stop(with) | Self::Start(with) | Self::Delete(with) => {
                 with.json
@@ -130,6 +136,10 @@ async fn dispatch(command: Command) -> Outcome<()> {
         Command::Logs(with) => {
             let (api, args, json) = with.open()?;
             agents::logs(&api, args, json).await
+        }
+        Command::Calls(with) => {
+            let (api, args, json) = with.open()?;
+            calls::run(&api, args, json).await
         }
         Command::Invoke(with) => {
             let (api, args, json) = with.open()?;
@@ -161,7 +171,7 @@ async fn dispatch(command: Command) -> Outcome<()> {
         }
         Command::Tools(with) => {
             let (api, args, json) = with.open()?;
-            agents::tools(&api, args, json).await
+            tools::run(&api, args, json).await
         }
         Command::Status(with) => {
             let (api, NoArgs {}, json) = with.open()?;

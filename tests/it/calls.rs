@@ -1,10 +1,15 @@
 //! Agents' outbound calls, as a user finds them.
 
-use crate::stack::Stack;
+use crate::{
+    cli::User,
+    seeing::next_event,
+    stack::{HOISTWAY, Stack},
+};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -117,4 +122,109 @@ fn what_an_agent_called_is_listed_and_outlives_the_agent() {
     assert_eq!(stack.call("DELETE", "/api/agents/caller", None).status, 200);
     assert_eq!(recorded(&stack, "?limit=1", 1)[0]["id"], teapot["id"]);
     assert_eq!(stack.call("GET", "/api/agents/never/calls", None).status, 404);
+}
+
+#[test]
+fn calls_are_followed_as_events_and_counted_while_their_agent_exists() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    give_key(&stack);
+    let mut events = stack.chunks("GET", "/api/events?types=call&agent=caller", None);
+    events.text_until("\n\n");
+    assert_eq!(stack.answer("caller", "GET /teapot"), 418);
+    let teapot = loop {
+        let (kind, event) = next_event(&mut events);
+        assert_eq!((kind.as_str(), &event["agent"]), ("call.ended", &json!("caller")));
+        if event["data"]["path"] == "/base/teapot" {
+            break event["data"].clone();
+        }
+    };
+    assert_eq!(teapot, recorded(&stack, "?limit=1", 1)[0], "an event has what the list has");
+
+    let metrics = || stack.call("GET", "/metrics", None).text();
+    let counted = "hoistway_agent_calls_total{agent=\"caller\",tool=\"probe\",outcome=\"4xx\"} 1";
+    let shown = metrics();
+    assert!(shown.lines().any(|line| line == counted), "{shown}");
+    let timed = "hoistway_agent_call_duration_seconds_count{agent=\"caller\",tool=\"probe\"}";
+    assert!(shown.contains(timed), "{shown}");
+    assert_eq!(stack.call("DELETE", "/api/agents/caller", None).status, 200);
+    let until = Instant::now() + SOON;
+    while metrics().contains("hoistway_agent_calls_total{agent=\"caller\"") {
+        assert!(Instant::now() < until, "a deleted agent has no series");
+    }
+}
+
+#[test]
+fn calls_are_shown_and_followed_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    give_key(&stack);
+    assert_eq!(stack.answer("caller", "GET /teapot"), 418);
+    assert_eq!(stack.answer("caller", "TRACE /no"), 405);
+    let refused = recorded(&stack, "?refused=true&limit=1", 1).remove(0);
+    let user = User { stack: &stack, home: dir.path() };
+    let shown = user.ok(&["calls", "caller"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("TIME ") && lines[0].ends_with("  RESULT"), "{shown}");
+    assert!(lines[1].contains("  TRACE ") && lines[1].contains("  405 "), "newest first: {shown}");
+    assert!(lines[1].ends_with(refused["error"].as_str().unwrap()), "{shown}");
+    assert!(lines[2].contains("  probe  GET     418 ") && lines[2].ends_with("/base/teapot"), "{shown}");
+    let listed: Value = serde_json::from_str(&user.ok(&["calls", "caller", "--refused", "--json", "-n", "1"])).unwrap();
+    assert_eq!(listed, json!([refused]));
+    assert_eq!(user.ok(&["calls", "caller", "--tool", "other"]).lines().count(), 1);
+    assert!(user.fails(&["calls", "nobody"], 1).contains("agent \"nobody\" not found"));
+    user.fails(&["calls", "caller", "-n", "0"], 64);
+
+    // The port stays, as behind a service's name.
+    let at = stack.at.clone();
+    let mut follow =
+        user.command(&["calls", "-f", "caller", "--json", "-n", "1"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next(), refused);
+    assert_eq!(stack.answer("caller", "GET /one"), 200);
+    let one = next();
+    assert_eq!((&one["path"], &one["status"]), (&json!("/base/one"), &json!(200)));
+    stack.kill();
+    let mut up = Command::new(HOISTWAY);
+    up.args(["up", "--listen", &at, "--data-dir"]).arg(dir.path().join("data"));
+    let stack = Stack::spawn(dir.path(), up);
+    stack.wait_for_phase("caller", "Running");
+    assert_eq!(stack.answer("caller", "GET /two"), 200);
+    assert_eq!(next()["path"], "/base/two", "each call comes once");
+    assert_eq!(stack.call("DELETE", "/api/agents/caller", None).status, 200);
+    assert!(lines.next().is_none());
+    assert!(follow.wait().unwrap().success(), "it ends with the agent");
+}
+
+#[test]
+fn a_tool_is_checked_with_what_is_stored_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    let check = || stack.call("POST", "/api/tools/probe/check", None).json();
+    let missing = "the tool \"probe\" has no credential yet: PUT /api/tools/probe/credentials stores one";
+    let found = check();
+    assert_eq!((&found["ok"], &found["checks"][1]["message"]), (&json!(false), &json!(missing)), "{found}");
+    for (key, ok, status) in [("sk-wrong", false, 401), (KEY, true, 200)] {
+        let stored = stack.call("PUT", "/api/tools/probe/credentials", Some(&json!({ "api_key": key })));
+        assert_eq!(stored.status, 200, "{}", stored.text());
+        // At once, whether or not egress has followed already.
+        let found = check();
+        assert_eq!((&found["ok"], &found["status"]), (&json!(ok), &json!(status)), "{found}");
+        assert!(!found.to_string().contains(key), "{found}");
+        if !ok {
+            let shown = user.fails(&["tools", "check", "probe"], 1);
+            assert!(shown.contains("credential  failed  the tool answered 401: "), "{shown}");
+            assert!(shown.contains("error: the tool \"probe\" does not work"), "{shown}");
+            let shown = user.command(&["tools", "check", "probe", "--json"]).output().unwrap();
+            let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+            assert_eq!(shown["checks"], found["checks"]);
+        }
+    }
+    assert!(user.ok(&["tools", "check", "probe"]).starts_with("CHECK       RESULT  MESSAGE\naddress     ok      "));
+    assert!(user.ok(&["tools"]).contains("probe") && user.ok(&["tools", "probe"]).contains("baseUrl"));
+    user.fails(&["tools", "check", "nothing"], 1);
+    // A check is no call of an agent.
+    assert_eq!(stack.get("/api/agents/caller/calls"), json!([]));
 }

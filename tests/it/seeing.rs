@@ -16,7 +16,7 @@ impl Stack {
 }
 
 /// The events of a stream of them: (type, data).
-fn next_event(events: &mut Chunks) -> (String, Value) {
+pub fn next_event(events: &mut Chunks) -> (String, Value) {
     loop {
         let text = events.text_until("\n\n");
         if let Some(data) = text.lines().find_map(|line| line.strip_prefix("data: ")) {

@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentIdentities, EgressService, Name, Result, RevisionId, ToolCredentials,
-    egress::{AgentIdentity, Call, CallQuery, EgressStatus, RefusedCall, ToolAccess},
+    egress::{AgentIdentity, Call, CallQuery, CallUpdates, EgressStatus, RefusedCall, ToolAccess, ToolCheck},
     metric::Metrics,
     watch::Updates,
 };
@@ -83,6 +83,15 @@ impl EgressService for EgressClient {
         let request = pb::ListCallsRequest::from(query);
         let response = answer(self.0.clone().list_calls(request).await)?;
         response.calls.into_iter().map(TryInto::try_into).collect()
+    }
+
+    async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates> {
+        let stream = answer(self.0.clone().watch_calls(pb::WatchCallsRequest { after }).await)?;
+        Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))
+    }
+
+    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
+        answer(self.0.clone().check_tool(pb::CheckToolRequest { tool: name.into() }).await)?.try_into()
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {

@@ -78,7 +78,12 @@ impl Counter {
 
     /// Forgets the series whose first label has this value.
     pub fn forget(&self, first: &str) {
-        lock(&self.series).retain(|labels, _| labels.first().is_none_or(|value| value != first));
+        self.retain(|value| value != first);
+    }
+
+    /// Forgets the series whose first label has a value that `keep` refuses.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        lock(&self.series).retain(|labels, _| labels.first().is_none_or(|value| keep(value)));
     }
 
     /// The family now.
@@ -127,7 +132,12 @@ impl Histogram {
 
     /// Forgets the series whose first label has this value.
     pub fn forget(&self, first: &str) {
-        lock(&self.series).retain(|labels, _| labels.first().is_none_or(|value| value != first));
+        self.retain(|value| value != first);
+    }
+
+    /// Forgets the series whose first label has a value that `keep` refuses.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        lock(&self.series).retain(|labels, _| labels.first().is_none_or(|value| keep(value)));
     }
 
     /// The family now.

@@ -7,7 +7,7 @@ use crate::{
     watch::Updates,
 };
 use async_trait::async_trait;
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, pin::Pin, str::FromStr};
 
 /// A tool as egress calls it. Its credentials are in it, so it goes to egress and nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +160,80 @@ pub struct CallQuery {
     pub limit: u32,
 }
 
+/// One step of following calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallUpdate {
+    /// The calls after that of this id follow. It comes first.
+    Position(u64),
+    /// A call that ended and whose record is committed.
+    Call(Box<Call>),
+    /// So many calls were left out here: more ended than were read, or their records are not kept any more.
+    Missed(u64),
+}
+
+/// Calls as they end. Whoever loses it subscribes again, with the id of the last call that it has.
+pub type CallUpdates = Pin<Box<dyn futures_core::Stream<Item = Result<CallUpdate>> + Send>>;
+
+/// A part of a check of a tool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Whether its host can be reached.
+    Address,
+    /// Whether its certificate is trusted.
+    Tls,
+    /// Whether its credential is there and accepted.
+    Credential,
+}
+
+impl CheckKind {
+    /// The public spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Tls => "tls",
+            Self::Credential => "credential",
+        }
+    }
+}
+
+impl FromStr for CheckKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = [Self::Address, Self::Tls, Self::Credential].into_iter().find(|kind| kind.as_str() == text);
+        found.ok_or_else(|| format!("\"{}\" is not one of address, tls, credential", text.escape_debug()))
+    }
+}
+
+/// What a part of a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckStep {
+    /// The part.
+    pub check: CheckKind,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was found and what to do, for people. Never a secret.
+    pub message: String,
+}
+
+/// What a check of a tool found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCheck {
+    /// The status of the tool's answer, if there was one.
+    pub status: Option<u16>,
+    /// Milliseconds until the head of that answer, the access token's included.
+    pub latency_ms: Option<u64>,
+    /// Its parts, as far as it came, in order.
+    pub steps: Vec<CheckStep>,
+}
+
+impl ToolCheck {
+    /// Whether the tool works.
+    pub fn is_ok(&self) -> bool {
+        self.steps.iter().all(|step| step.ok)
+    }
+}
+
 /// Egress as the rest of the platform sees it.
 #[async_trait]
 pub trait EgressService: fmt::Debug + Send + Sync + 'static {
@@ -171,6 +245,14 @@ pub trait EgressService: fmt::Debug + Send + Sync + 'static {
 
     /// Calls that are kept, newest first.
     async fn calls(&self, query: CallQuery) -> Result<Vec<Call>>;
+
+    /// Follows calls: those after the one with the id `after`, or those that end from now on. Nobody who calls waits for
+    /// a follower.
+    async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates>;
+
+    /// Checks a tool with a request to its base URL, on the way that agents' calls take and with its credential. It takes
+    /// ten seconds at most.
+    async fn check_tool(&self, name: Name) -> Result<ToolCheck>;
 
     /// What the service measured since it started.
     async fn egress_metrics(&self) -> Result<Metrics>;

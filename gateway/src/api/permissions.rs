@@ -87,6 +87,7 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("PUT", "/tools/{name}", change("tool.update")),
     ("PATCH", "/tools/{name}", change("tool.update")),
     ("DELETE", "/tools/{name}", change("tool.delete")),
+    ("POST", "/tools/{name}/check", change("tool.check")),
     ("PUT", "/tools/{name}/credentials", change("credentials.set")),
     ("DELETE", "/tools/{name}/credentials", change("credentials.delete")),
     ("GET", "/model-providers", read()),

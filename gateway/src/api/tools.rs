@@ -1,6 +1,7 @@
 //! `/api/tools`.
 
 pub mod body;
+mod check;
 mod places;
 mod schema;
 mod shape;
@@ -36,6 +37,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(list, create))
         .routes(routes!(get, replace, change, delete))
         .routes(routes!(set_credentials, delete_credentials))
+        .routes(routes!(check::check))
 }
 
 /// The answer to every successful deletion.

@@ -1,7 +1,9 @@
 //! Records of agents' outbound calls.
 
-use crate::{fake_egress::call, harness::Gateway};
-use hoistway_model::egress::Call;
+use crate::{fake_egress::call, fakes::name, harness::Gateway, seeing::chunk};
+use hoistway_gateway::seen::{KEPT_EVENTS, ToolChange};
+use hoistway_model::egress::{Call, CallUpdate, CheckKind, CheckStep, ToolCheck};
+use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 fn ids(calls: &Value) -> Vec<&str> {
@@ -81,4 +83,98 @@ async fn wrong_parameters_and_unknown_agents_are_named() {
     assert_eq!(gateway.get("/api/agents/a/calls").await.status, 503);
     let (_, invoker) = gateway.make_key("invoker", &["invoke"]).await;
     assert_eq!(gateway.call_as(&invoker, "GET", "/api/agents/a/calls", "").await.status, 403);
+}
+
+/// The lines of an event, and its data.
+async fn event(body: &mut Incoming) -> (String, Value) {
+    let text = chunk(body).await.unwrap();
+    let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or_else(|| panic!("{text}"));
+    let data = serde_json::from_str(data).unwrap();
+    (text, data)
+}
+
+fn ended(call: Call) -> CallUpdate {
+    CallUpdate::Call(Box::new(call))
+}
+
+#[tokio::test]
+async fn a_call_that_ended_is_an_event_that_pushes_out_no_others() {
+    let gateway = Gateway::start().await;
+    let mut all = gateway.stream("/api/events", &[]).await;
+    chunk(&mut all).await.unwrap();
+    let mut of_a = gateway.stream("/api/events?agent=a&types=call", &[]).await;
+    chunk(&mut of_a).await.unwrap();
+    let mut tools = gateway.stream("/api/events?types=tool", &[]).await;
+    chunk(&mut tools).await.unwrap();
+
+    gateway.state.seen.tool(ToolChange::Created, &name("stripe"));
+    let (_, created) = event(&mut all).await;
+    gateway.egress.update(1, ended(call(1, "b", "x"))).await;
+    gateway.egress.update(1, ended(call(2, "a", "x"))).await;
+    let (text, of_b) = event(&mut all).await;
+    assert!(text.starts_with("event: call.ended\ndata: "), "a call has no id: {text}");
+    assert_eq!((&of_b["id"], &of_b["type"], &of_b["agent"]), (&created["id"], &json!("call.ended"), &json!("b")));
+    assert_eq!(of_b["time"], "1970-01-01T00:00:01.530Z");
+    let (_, first) = event(&mut of_a).await;
+    gateway.agents.add("a");
+    gateway.egress.calls.lock().unwrap().push(call(2, "a", "x"));
+    let mut listed = gateway.get("/api/agents/a/calls").await.json()[0].clone();
+    listed["revision"] = first["data"]["revision"].clone();
+    assert_eq!(first["data"], listed, "an event has what the list has");
+
+    for id in 3..KEPT_EVENTS as u64 + 10 {
+        gateway.egress.update(1, ended(call(id, "b", "x"))).await;
+    }
+    gateway.egress.update(1, ended(call(9_999_999, "a", "last"))).await;
+    while !event(&mut of_a).await.1["data"]["tool"].eq("last") {}
+    gateway.state.seen.tool(ToolChange::Updated, &name("stripe"));
+    assert_eq!(event(&mut tools).await.1["type"], "tool.created");
+    assert_eq!(event(&mut tools).await.1["type"], "tool.updated");
+    let mut back = gateway.stream("/api/events", &[("last-event-id", created["id"].as_str().unwrap())]).await;
+    chunk(&mut back).await.unwrap();
+    assert_eq!(event(&mut back).await.1["type"], "tool.updated", "nothing was pushed out, and no call is repeated");
+}
+
+#[tokio::test]
+async fn calls_are_followed_on_after_egress_was_away() {
+    let gateway = Gateway::start().await;
+    let mut calls = gateway.stream("/api/events?types=call.ended", &[]).await;
+    chunk(&mut calls).await.unwrap();
+    gateway.egress.update(1, ended(call(7, "a", "x"))).await;
+    assert_eq!(event(&mut calls).await.1["data"]["id"], "7");
+    gateway.egress.hang_up();
+    gateway.egress.update(2, CallUpdate::Missed(3)).await;
+    assert_eq!(event(&mut calls).await.1["type"], "call.missed");
+    gateway.egress.hang_up();
+    gateway.egress.update(3, ended(call(11, "a", "x"))).await;
+    assert_eq!(event(&mut calls).await.1["data"]["id"], "11");
+    assert_eq!(*gateway.egress.watched.lock().unwrap(), [None, Some(7), Some(10)]);
+}
+
+#[tokio::test]
+async fn a_check_of_a_tool_needs_the_scope_of_changes_and_tells_what_was_found() {
+    let gateway = Gateway::start().await;
+    let path = "/api/tools/t/check";
+    assert_eq!(gateway.call("POST", path, "").await.error(), "404 not_found tool \"t\" not found");
+    assert_eq!(gateway.post("/api/tools", json!({"name": "t", "base_url": "https://t.example"})).await.status, 201);
+    let step = |check, ok, message: &str| CheckStep { check, ok, message: message.into() };
+    let address = step(CheckKind::Address, true, "it answers");
+    let steps = vec![address.clone(), step(CheckKind::Credential, false, "it answered 401")];
+    *gateway.egress.check.lock().unwrap() = Some(ToolCheck { status: Some(401), latency_ms: Some(7), steps });
+    let expected = json!({"ok": false, "status": 401, "latency_ms": 7, "checks": [
+        {"check": "address", "ok": true, "message": "it answers"},
+        {"check": "credential", "ok": false, "message": "it answered 401"},
+    ]});
+    let answer = gateway.call("POST", path, "").await;
+    assert_eq!((answer.status, answer.json()), (200, expected));
+    *gateway.egress.check.lock().unwrap() = Some(ToolCheck { status: None, latency_ms: None, steps: vec![address] });
+    let answer = gateway.call("POST", path, "").await.json();
+    assert_eq!((&answer["ok"], &answer["status"]), (&json!(true), &Value::Null));
+
+    let (_, reader) = gateway.make_key("reader", &["read"]).await;
+    assert_eq!(gateway.call_as(&reader, "POST", path, "").await.status, 403);
+    let (_, editor) = gateway.make_key("editor", &["deploy"]).await;
+    assert_eq!(gateway.call_as(&editor, "POST", path, "").await.status, 200);
+    let audited = gateway.get("/api/audit?action=tool.check&target=t").await.json();
+    assert_eq!((&audited[0]["outcome"], &audited[0]["key"]["name"]), (&json!("success"), &json!("editor")));
 }

@@ -2,13 +2,15 @@
 
 use crate::fakes::name;
 use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
 use hoistway_kit::metrics;
 use hoistway_model::{
-    Code, EgressService, Error, Result, RevisionId,
-    egress::{Call, CallQuery, CallTarget, EgressStatus, PolicySource},
+    Code, EgressService, Error, Name, Result, RevisionId,
+    egress::{Call, CallQuery, CallTarget, CallUpdate, CallUpdates, EgressStatus, PolicySource, ToolCheck},
     metric::{Kind, Metrics},
 };
 use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
 
 /// An egress with calls that a test makes.
 #[derive(Debug, Default)]
@@ -17,6 +19,11 @@ pub struct FakeEgress {
     pub status: Mutex<Option<EgressStatus>>,
     /// Recorded calls, oldest first.
     pub calls: Mutex<Vec<Call>>,
+    /// What a check of any tool finds.
+    pub check: Mutex<Option<ToolCheck>>,
+    /// What followers asked to go on after.
+    pub watched: Mutex<Vec<Option<u64>>>,
+    pub updates: Mutex<Option<mpsc::Sender<CallUpdate>>>,
 }
 
 impl FakeEgress {
@@ -26,6 +33,22 @@ impl FakeEgress {
             status: Mutex::new(Some(EgressStatus { tools: known(2), identities: known(1) })),
             ..Self::default()
         })
+    }
+}
+
+impl FakeEgress {
+    /// Sends an update to the follower that came as the `nth`.
+    pub async fn update(&self, nth: usize, update: CallUpdate) {
+        while self.watched.lock().unwrap().len() < nth {
+            tokio::task::yield_now().await;
+        }
+        let updates = self.updates.lock().unwrap().clone().unwrap();
+        updates.send(update).await.unwrap();
+    }
+
+    /// Ends what is followed, as a restart of the service would.
+    pub fn hang_up(&self) {
+        self.updates.lock().unwrap().take();
     }
 }
 
@@ -70,6 +93,19 @@ impl EgressService for FakeEgress {
             .filter(|call| !query.refused || call.refused.is_some())
             .filter(|call| query.before.is_none_or(|before| call.id < before));
         Ok(wanted.take(query.limit as usize).collect())
+    }
+
+    async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates> {
+        self.status().await?;
+        let (sender, updates) = mpsc::channel(16);
+        let _ = sender.try_send(CallUpdate::Position(after.unwrap_or_default()));
+        *self.updates.lock().unwrap() = Some(sender);
+        self.watched.lock().unwrap().push(after);
+        Ok(stream::unfold(updates, |mut u| async move { u.recv().await.map(|update| (Ok(update), u)) }).boxed())
+    }
+
+    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
+        self.check.lock().unwrap().clone().ok_or_else(|| Error::not_found("tool", name))
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {

@@ -124,6 +124,7 @@ impl Gateway {
         let mut changes = state.routes.changes();
         tokio::spawn(state.routes.clone().run(shutdown.clone()));
         tokio::spawn(state.seen.clone().follow_agents(agents.clone(), shutdown.clone()));
+        tokio::spawn(state.seen.clone().follow_egress(egress.clone(), shutdown.clone()));
         changes.wait_for(|count| *count > 0).await.unwrap();
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];

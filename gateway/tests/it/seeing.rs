@@ -16,13 +16,13 @@ fn line(stream: LogStream, text: &str) -> LogLine {
     LogLine { time_ms: 1_500, stream, revision: None, text: text.into() }
 }
 
-async fn chunk(body: &mut Incoming) -> Option<String> {
+pub async fn chunk(body: &mut Incoming) -> Option<String> {
     let data = body.frame().await?.unwrap().into_data().unwrap();
     Some(String::from_utf8(data.to_vec()).unwrap())
 }
 
 impl Gateway {
-    async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Incoming {
+    pub async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Incoming {
         let key = format!("Bearer {}", self.key);
         let response = self.open("GET", path, "", &[&[("authorization", key.as_str())], headers].concat()).await;
         assert_eq!(response.status(), 200, "{path}");
@@ -207,7 +207,7 @@ async fn events_are_followed_filtered_and_resumed() {
 
     for (query, why) in [
         ("?last_event_id=x", "last_event_id: \"x\" is not an event's id"),
-        ("?types=x", "types: \"x\" does not begin with one of deployment, build, agent, tool"),
+        ("?types=x", "types: \"x\" does not begin with one of deployment, build, agent, tool, call"),
     ] {
         let answer = gateway.get(&format!("/api/events{query}")).await;
         assert_eq!(answer.error(), format!("400 invalid_argument {why}"));

@@ -5,7 +5,10 @@ use super::{
 use crate::{agents::v1 as agents, common::v1 as common, egress::v1 as pb, tools::v1 as tools};
 use hoistway_model::{
     Error, Name, Result, RevisionId,
-    egress::{AgentIdentity, Call, CallQuery, CallTarget, EgressStatus, PolicySource, RefusedCall, ToolAccess},
+    egress::{
+        AgentIdentity, Call, CallQuery, CallTarget, CallUpdate, CheckStep, EgressStatus, PolicySource, RefusedCall,
+        ToolAccess, ToolCheck,
+    },
     watch::Update,
 };
 
@@ -217,6 +220,57 @@ impl TryFrom<pb::Call> for Call {
             refused: optional(c.refused),
             broken: optional(c.broken),
             error: optional(c.error),
+        })
+    }
+}
+
+impl From<CallUpdate> for pb::WatchCallsResponse {
+    fn from(u: CallUpdate) -> Self {
+        use pb::watch_calls_response::Update as Message;
+        let update = match u {
+            CallUpdate::Position(id) => Message::Position(id),
+            CallUpdate::Call(call) => Message::Call((*call).into()),
+            CallUpdate::Missed(count) => Message::Missed(count),
+        };
+        Self { update: Some(update) }
+    }
+}
+
+impl TryFrom<pb::WatchCallsResponse> for CallUpdate {
+    type Error = Error;
+
+    fn try_from(r: pb::WatchCallsResponse) -> Result<Self> {
+        use pb::watch_calls_response::Update as Message;
+        Ok(match required("update", r.update)? {
+            Message::Position(id) => CallUpdate::Position(id),
+            Message::Call(call) => CallUpdate::Call(Box::new(call.try_into()?)),
+            Message::Missed(count) => CallUpdate::Missed(count),
+        })
+    }
+}
+
+impl From<ToolCheck> for pb::CheckToolResponse {
+    fn from(c: ToolCheck) -> Self {
+        let step = |s: CheckStep| pb::CheckStep { check: s.check.as_str().into(), ok: s.ok, message: s.message };
+        Self {
+            checks: c.steps.into_iter().map(step).collect(),
+            status: c.status.map(Into::into),
+            latency_ms: c.latency_ms,
+        }
+    }
+}
+
+impl TryFrom<pb::CheckToolResponse> for ToolCheck {
+    type Error = Error;
+
+    fn try_from(r: pb::CheckToolResponse) -> Result<Self> {
+        let status = |status| u16::try_from(status).map_err(|_| Error::field("status", "is not an HTTP status"));
+        let step =
+            |s: pb::CheckStep| Ok(CheckStep { check: parsed("checks.check", &s.check)?, ok: s.ok, message: s.message });
+        Ok(Self {
+            status: r.status.map(status).transpose()?,
+            latency_ms: r.latency_ms,
+            steps: r.checks.into_iter().map(step).collect::<Result<_>>()?,
         })
     }
 }

@@ -53,6 +53,11 @@ impl Policies for FixedPolicies {
     async fn registered_at(&self, origin: &Origin) -> Option<Name> {
         self.tools.iter().find(|(at, _)| at == origin).map(|(_, name)| name.clone())
     }
+
+    async fn tool(&self, name: &Name) -> Result<ToolPolicy> {
+        let found = self.agents.values().flat_map(|agent| &agent.tools).find(|tool| tool.name == *name);
+        found.cloned().ok_or_else(|| Error::not_found("tool", name))
+    }
 }
 
 #[derive(Deserialize)]

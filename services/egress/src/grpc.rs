@@ -1,12 +1,16 @@
 //! The gRPC side: messages to records, the call, records to messages. No decision is taken here.
 
+use futures_util::{Stream, StreamExt};
 use hoistway_kit::grpc::{MAX_MESSAGE, to_status};
 use hoistway_model::EgressService;
-use hoistway_proto::egress::v1::{
-    self as pb,
-    egress_service_server::{EgressService as Service, EgressServiceServer},
+use hoistway_proto::{
+    convert::name,
+    egress::v1::{
+        self as pb,
+        egress_service_server::{EgressService as Service, EgressServiceServer},
+    },
 };
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status, async_trait};
 
 /// Any egress as the generated server sees it.
@@ -22,6 +26,8 @@ pub(crate) fn server(egress: Arc<dyn EgressService>) -> EgressServiceServer<Grpc
 
 #[async_trait]
 impl Service for GrpcEgressService {
+    type WatchCallsStream = Pin<Box<dyn Stream<Item = Result<pb::WatchCallsResponse, Status>> + Send>>;
+
     async fn get_egress_status(
         &self,
         _: Request<pb::GetEgressStatusRequest>,
@@ -45,6 +51,23 @@ impl Service for GrpcEgressService {
         let query = request.into_inner().try_into().map_err(to_status)?;
         let calls = self.0.calls(query).await.map_err(to_status)?;
         Ok(Response::new(pb::ListCallsResponse { calls: calls.into_iter().map(Into::into).collect() }))
+    }
+
+    async fn watch_calls(
+        &self,
+        request: Request<pb::WatchCallsRequest>,
+    ) -> Result<Response<Self::WatchCallsStream>, Status> {
+        let calls = self.0.watch_calls(request.into_inner().after).await.map_err(to_status)?;
+        Ok(Response::new(Box::pin(calls.map(|update| update.map(Into::into).map_err(to_status)))))
+    }
+
+    async fn check_tool(
+        &self,
+        request: Request<pb::CheckToolRequest>,
+    ) -> Result<Response<pb::CheckToolResponse>, Status> {
+        let tool = name("tool", &request.into_inner().tool).map_err(to_status)?;
+        let check = self.0.check_tool(tool).await.map_err(to_status)?;
+        Ok(Response::new(check.into()))
     }
 
     async fn get_egress_metrics(

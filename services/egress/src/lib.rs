@@ -10,6 +10,8 @@ mod body;
 mod bounded;
 pub mod ca;
 mod call;
+mod call_metrics;
+mod check;
 pub mod config;
 mod conn;
 mod credential;
@@ -45,6 +47,7 @@ pub use policy::{AgentPolicy, Policies, PolicyError, ToolPolicy};
 pub use records::{Record, Records};
 pub use watched_policy::WatchedPolicies;
 
+use call_metrics::CallMetrics;
 use hoistway_client::{AgentIdentitiesClient, ToolCredentialsClient};
 use hoistway_kit::{
     egress::EgressKey,
@@ -76,6 +79,8 @@ use upstream::Upstream;
 const DRAIN: Duration = Duration::from_secs(30);
 /// How long the last records may take after that.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
+/// Checks of tools at a time.
+const CHECKS: usize = 16;
 /// Records that wait for being kept.
 const RECORDS: usize = 8192;
 
@@ -156,9 +161,12 @@ pub(crate) struct Egress {
     policies: Arc<dyn Policies>,
     end_users: EndUserKey,
     recorder: Recorder,
+    call_metrics: Arc<CallMetrics>,
     agents: Agents,
     tokens: Tokens,
     upstream: Upstream,
+    /// Checks of tools that may run at a time.
+    checks: Semaphore,
     certificates: Certificates,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -215,9 +223,11 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         policies: deps.policies,
         end_users: deps.end_users,
         recorder,
+        call_metrics: Arc::new(CallMetrics::new()),
         agents: Agents::new(&config.limits),
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
+        checks: Semaphore::new(CHECKS),
         certificates: Certificates::new(authority),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
@@ -249,7 +259,7 @@ pub async fn run(service: Service, server: Server, ports: Ports, shutdown: Cance
     rpc.and(http)
 }
 
-/// Removes old records now and then, until `shutdown`.
+/// Removes old records now and then, until `shutdown`; then ends those who follow them.
 async fn maintain(store: Option<&Store>, every: Duration, shutdown: CancellationToken) {
     let Some(store) = store else { return };
     let mut ticks = tokio::time::interval(every);
@@ -261,13 +271,14 @@ async fn maintain(store: Option<&Store>, every: Duration, shutdown: Cancellation
             tracing::warn!(cause = e.chain(), "{e}");
         }
     }
+    store.end_followers();
 }
 
 /// Accepts agents' connections until `shutdown`, then lets their calls end and keeps the last records.
 async fn serve_agents(service: Service, listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
     // The directory stays this process' own until the end.
     let Service { egress, records: (queue, sink), _lock, .. } = service;
-    let mut keeping = tokio::spawn(records::keep(queue, sink));
+    let mut keeping = tokio::spawn(records::keep(queue, Arc::clone(&egress.call_metrics), sink));
     let room = Arc::new(Semaphore::new(egress.config.limits.connections));
     let accepting = async {
         // Without room nothing is accepted: the kernel lets some wait and refuses the rest.

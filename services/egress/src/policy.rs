@@ -6,11 +6,15 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_model::{
-    Name, Result, RevisionId, Secret,
+    Error, Name, Result, RevisionId, Secret,
     egress::{EgressStatus, PolicySource},
 };
 use http::{HeaderName, Method};
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// What one revision of an agent may call.
@@ -173,6 +177,17 @@ pub trait Policies: fmt::Debug + Send + Sync + 'static {
     /// The registered tool at `origin`, which the agent may not call: its name stands in the refusal, so that people
     /// see what is missing from `required_tools`.
     async fn registered_at(&self, _origin: &Origin) -> Option<Name> {
+        None
+    }
+
+    /// A registered tool as it is now, whoever may call it. One whose registration cannot be enforced is
+    /// [`Code::InvalidArgument`](hoistway_model::Code).
+    async fn tool(&self, name: &Name) -> Result<ToolPolicy> {
+        Err(Error::not_found("tool", name))
+    }
+
+    /// The agents that there are policies of. `None`: it is not known which there are.
+    fn agents(&self) -> Option<BTreeSet<Name>> {
         None
     }
 

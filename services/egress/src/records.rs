@@ -1,6 +1,7 @@
 //! What is known of each outbound call, and the queue in which it waits for whoever keeps it. A call never waits for
 //! its record: when the queue is full the record is dropped and counted.
 
+use crate::call_metrics::CallMetrics;
 use async_trait::async_trait;
 use hoistway_model::{Name, RevisionId, egress::CallTarget};
 use std::{
@@ -115,10 +116,11 @@ impl Recorder {
     }
 }
 
-/// Hands records over until nobody can make another one.
-pub(crate) async fn keep(mut queue: mpsc::Receiver<Record>, sink: Arc<dyn Records>) {
+/// Counts records and hands them over until nobody can make another one.
+pub(crate) async fn keep(mut queue: mpsc::Receiver<Record>, metrics: Arc<CallMetrics>, sink: Arc<dyn Records>) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, BATCH).await > 0 {
+        batch.iter().for_each(|record| metrics.count(record));
         sink.keep(std::mem::take(&mut batch)).await;
     }
 }

@@ -1,11 +1,12 @@
 //! Egress as the rest of the platform sees it.
 
-use crate::{Authority, Egress, config::SERVICE, store::Store};
+use crate::{Authority, Egress, call_metrics::CallMetrics, check, config::SERVICE, store::Store};
 use async_trait::async_trait;
+use futures_util::stream;
 use hoistway_kit::metrics;
 use hoistway_model::{
-    EgressService, Error, Result,
-    egress::{Call, CallQuery, EgressStatus},
+    Code, EgressService, Error, Name, Result,
+    egress::{Call, CallQuery, CallUpdate, CallUpdates, EgressStatus, ToolCheck},
     metric::{Kind, Metrics},
 };
 use std::{
@@ -22,6 +23,7 @@ pub(crate) struct Handle {
     egress: Weak<Egress>,
     authority: Arc<Authority>,
     dropped_records: Arc<AtomicU64>,
+    call_metrics: Arc<CallMetrics>,
     store: Option<Store>,
     database: PathBuf,
 }
@@ -29,7 +31,8 @@ pub(crate) struct Handle {
 impl Handle {
     pub(crate) fn new(egress: &Arc<Egress>, authority: Arc<Authority>, store: Option<Store>) -> Self {
         let (dropped_records, database) = (egress.recorder.dropped(), egress.config.database());
-        Self { egress: Arc::downgrade(egress), authority, dropped_records, store, database }
+        let call_metrics = Arc::clone(&egress.call_metrics);
+        Self { egress: Arc::downgrade(egress), authority, dropped_records, call_metrics, store, database }
     }
 }
 
@@ -47,6 +50,26 @@ impl EgressService for Handle {
         match &self.store {
             Some(store) => store.calls(query).await,
             None => Ok(Vec::new()),
+        }
+    }
+
+    async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates> {
+        match &self.store {
+            Some(store) => store.follow(after).await,
+            // Records go elsewhere.
+            None => Ok(Box::pin(stream::iter([Ok(CallUpdate::Position(0))]))),
+        }
+    }
+
+    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
+        let ended = || Error::new(Code::Unavailable, "egress is shutting down");
+        let egress = self.egress.upgrade().ok_or_else(ended)?;
+        let full = |_| Error::new(Code::ResourceExhausted, "too many tools are being checked already");
+        let _permit = egress.checks.try_acquire().map_err(full)?;
+        match egress.policies.tool(&name).await {
+            Ok(tool) => Ok(check::check(&egress, &tool).await),
+            Err(e) if e.code == Code::InvalidArgument => Ok(check::unusable(e.message)),
+            Err(e) => Err(e),
         }
     }
 
@@ -78,6 +101,8 @@ impl EgressService for Handle {
                 dropped,
             ),
         ];
+        let known = self.egress.upgrade().and_then(|egress| egress.policies.agents());
+        families.extend(self.call_metrics.families(known.as_ref()));
         let database = self.store.is_some().then(|| self.database.clone());
         let read = move || {
             families.extend(database.map(|database| metrics::database(SERVICE, &database)));

@@ -15,7 +15,7 @@ use hoistway_model::{
     watch::{Update, Updates},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -262,6 +262,25 @@ impl Policies for WatchedPolicies {
 
     async fn registered_at(&self, origin: &Origin) -> Option<Name> {
         self.table().by_origin.get(&origin.to_string()).cloned()
+    }
+
+    /// Reads the registry anew: a credential that was stored a moment ago counts already.
+    async fn tool(&self, name: &Name) -> Result<ToolPolicy> {
+        let mut updates = self.tool_credentials.watch_tools().await?;
+        while let Some(update) = updates.next().await {
+            match update? {
+                Update::Set(found, access) if found == *name => return tool_policy(&access, &self.private),
+                Update::Set(..) | Update::Removed(_) => {}
+                Update::Complete => return Err(Error::not_found("tool", name)),
+            }
+        }
+        Err(Error::new(Code::Unavailable, "the tool registry ended the answer early"))
+    }
+
+    fn agents(&self) -> Option<BTreeSet<Name>> {
+        let table = self.table();
+        let agents = || table.policies.values().map(|policy| policy.agent.clone()).collect();
+        table.status.identities.complete.then(agents)
     }
 
     async fn keep_current(&self, shutdown: CancellationToken) {

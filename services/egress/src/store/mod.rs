@@ -1,6 +1,7 @@
 //! The database of egress: records of calls, the newest of them.
 
 mod call;
+mod follow;
 
 use crate::{
     migration,
@@ -27,6 +28,8 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The most calls that one query lists: the longest page of the API, and one that shows that there is another page.
 const MAX_LISTED: u32 = 1_001;
@@ -47,12 +50,17 @@ pub(crate) struct Store {
     added: Arc<AtomicU64>,
     /// Records that could not be kept.
     lost: Arc<AtomicU64>,
+    /// Wakes followers.
+    changed: Arc<watch::Sender<()>>,
+    /// Ends followers.
+    closed: CancellationToken,
 }
 
 impl Store {
     pub(crate) async fn open(path: &Path, keep: Keep) -> Result<Self> {
         let db = Db::open(path, migration::all()).await?;
-        let store = Self { db, keep, added: Arc::default(), lost: Arc::default() };
+        let (changed, closed) = (Arc::new(watch::Sender::new(())), CancellationToken::new());
+        let store = Self { db, keep, added: Arc::default(), lost: Arc::default(), changed, closed };
         store.purge().await?;
         Ok(store)
     }
@@ -107,6 +115,7 @@ impl Records for Store {
             tracing::warn!(cause = e.chain(), "{count} records of calls were lost: {e}");
             return;
         }
+        self.changed.send_replace(());
         if self.added.fetch_add(count, Ordering::Relaxed) + count > self.keep.count / SURPLUS
             && let Err(e) = self.purge().await
         {
@@ -190,7 +199,7 @@ mod tests {
         Name::parse("name", text).unwrap()
     }
 
-    fn record(agent: &str, tool: &str, path: &str) -> Record {
+    pub(super) fn record(agent: &str, tool: &str, path: &str) -> Record {
         Record {
             at: now_ms(),
             agent: Some(name(agent)),
@@ -210,7 +219,7 @@ mod tests {
         }
     }
 
-    async fn store(dir: &Path, count: u64) -> Store {
+    pub(super) async fn store(dir: &Path, count: u64) -> Store {
         Store::open(&dir.join("egress.db"), Keep::new(Duration::from_secs(3600), count)).await.unwrap()
     }
 

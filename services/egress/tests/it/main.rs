@@ -1,6 +1,7 @@
 //! Egress as agents meet it: real connections, real TLS, stand-ins for tools.
 #![allow(clippy::unwrap_used)]
 
+mod check;
 mod clients;
 mod end_users;
 mod identity;

@@ -4,7 +4,9 @@ use crate::{
     standin::{Standin, TestCa},
     world::SOON,
 };
-use hoistway_model::RevisionId;
+use hoistway_client::{EgressClient, Transport};
+use hoistway_kit::token::ServiceToken;
+use hoistway_model::{EgressService, RevisionId, egress::CallQuery};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::process::Stdio;
@@ -130,4 +132,44 @@ async fn the_program_goes_through_the_operators_proxy() {
     }
     assert!(all.contains("GET https://api.test/x") && all.contains("private_address"), "{all}");
     assert!(!all.contains("s3cret") && !all.contains(token) && !all.contains("op:pw"), "{all}");
+}
+
+#[tokio::test]
+async fn a_record_that_was_listed_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (http, grpc) = (free(), free());
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hoistway-egress"));
+        command.env_clear().env("HOISTWAY_EGRESS_DATA_DIR", dir.path()).env("HOISTWAY_EGRESS_LISTEN", &http);
+        command.env("HOISTWAY_EGRESS_GRPC_LISTEN", &grpc).kill_on_drop(true);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let token = ServiceToken::load_or_create(&dir.path().join("service-token")).unwrap();
+    let client = EgressClient::new(Transport::connect("egress", &format!("http://{grpc}"), &token).unwrap());
+    // The calls, once it answers and has some.
+    let listed = async || loop {
+        let calls = client.calls(CallQuery { limit: 10, ..CallQuery::default() }).await.unwrap_or_default();
+        if !calls.is_empty() {
+            break calls;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let mut child = start();
+    let connected = async {
+        loop {
+            match TcpStream::connect(&http).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let stream = timeout(SOON, connected).await.unwrap();
+    let answer = crate::world::send(stream, crate::world::get("/tools/x/y")).await;
+    assert_eq!(answer.reason(), "identity_missing");
+    let before = timeout(SOON, listed()).await.unwrap();
+    assert_eq!((before[0].path.as_str(), before[0].refused.as_deref()), ("/tools/x/y", Some("identity_missing")));
+    child.kill().await.unwrap();
+    let _again = start();
+    assert_eq!(timeout(SOON, listed()).await.unwrap(), before);
 }

@@ -70,6 +70,10 @@ impl Policies for Switched {
     async fn registered_at(&self, origin: &Origin) -> Option<Name> {
         self.0.registered_at(origin).await
     }
+
+    async fn tool(&self, name: &Name) -> hoistway_model::Result<ToolPolicy> {
+        self.0.tool(name).await
+    }
 }
 
 #[derive(Debug)]

@@ -1,0 +1,74 @@
+//! `/api/tools/{name}/check`.
+
+use crate::{
+    api::{error::ApiResult, query::Segment},
+    state::AppState,
+};
+use axum::{Json, extract::State};
+use hoistway_model::egress::{CheckStep, ToolCheck};
+use serde::Serialize;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// Whether a tool works.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ToolCheck)]
+pub struct ToolCheckOut {
+    /// Whether every check is.
+    #[schema(examples(false))]
+    ok: bool,
+    /// The status that the tool answered; null when it did not answer.
+    #[schema(required, examples(401))]
+    status: Option<u16>,
+    /// Milliseconds until the head of that answer, an access token's included.
+    #[schema(required, examples(120))]
+    latency_ms: Option<u64>,
+    /// What was checked, in order. What could not be checked is not there.
+    checks: Vec<CheckOut>,
+}
+
+/// What a check found.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ToolCheckStep)]
+pub struct CheckOut {
+    /// `address` (the host can be reached), `tls` (its certificate is trusted) or `credential` (it is there and accepted).
+    #[schema(examples("credential"))]
+    check: &'static str,
+    /// Whether it is as it should be.
+    #[schema(examples(false))]
+    ok: bool,
+    /// What was found, and what to do.
+    #[schema(examples(
+        "the tool answered 401: the credential was not accepted; PUT /api/tools/stripe-api/credentials stores another one"
+    ))]
+    message: String,
+}
+
+impl From<ToolCheck> for ToolCheckOut {
+    fn from(check: ToolCheck) -> Self {
+        let ok = check.is_ok();
+        let step = |CheckStep { check, ok, message }: CheckStep| CheckOut { check: check.as_str(), ok, message };
+        let ToolCheck { status, latency_ms, steps } = check;
+        Self { ok, status, latency_ms, checks: steps.into_iter().map(step).collect() }
+    }
+}
+
+/// Check whether a tool works
+///
+/// Sends one `GET` to the tool's base URL as egress sends agents' calls: the same name resolution and address rules, proxy,
+/// authorities and credential. It takes ten seconds at most. A tool that does not work is answered with 200 and `ok: false`:
+/// 401 and 403 mean that the credential was not accepted, any other status that the tool can be reached.
+#[utoipa::path(
+    post,
+    path = "/tools/{name}/check",
+    tag = "tools",
+    params(("name" = String, Path, description = "The tool's name")),
+    responses(
+        (status = 200, description = "What was found", body = ToolCheckOut),
+    ),
+)]
+pub async fn check(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<ToolCheckOut>> {
+    let name = name.name("tool")?;
+    state.tools.get_tool(name.clone()).await?;
+    Ok(Json(state.egress.check_tool(name).await?.into()))
+}

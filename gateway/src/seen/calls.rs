@@ -1,0 +1,65 @@
+//! Agents' outbound calls, followed from egress.
+
+use super::{BACKOFF, Event, Seen};
+use crate::calls::CallOut;
+use futures_util::{Stream, StreamExt};
+use hoistway_kit::{ring::Next, time::now_ms};
+use hoistway_model::{
+    EgressService,
+    egress::{Call, CallUpdate},
+};
+use serde_json::json;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// An agent's call ended.
+pub const CALL_ENDED: &str = "call.ended";
+/// Calls are missing before what follows.
+pub const CALLS_MISSED: &str = "call.missed";
+
+impl Seen {
+    /// Follows the calls that egress records, until `shutdown`. Those that ended while it was away come when it is back.
+    pub async fn follow_egress(self: Arc<Self>, egress: Arc<dyn EgressService>, shutdown: CancellationToken) {
+        let mut after = None;
+        let mut backoff = BACKOFF.0;
+        let follow = async {
+            loop {
+                if let Ok(mut updates) = egress.watch_calls(after).await {
+                    while let Some(Ok(update)) = updates.next().await {
+                        match update {
+                            CallUpdate::Position(position) => after = Some(position),
+                            CallUpdate::Missed(count) => {
+                                after = after.map(|after| after.saturating_add(count));
+                                self.calls_missed();
+                            }
+                            CallUpdate::Call(call) => {
+                                after = Some(call.id);
+                                self.call_ended(*call);
+                            }
+                        }
+                        backoff = BACKOFF.0;
+                    }
+                }
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        };
+        shutdown.run_until_cancelled(follow).await.unwrap_or(())
+    }
+
+    /// Follows calls from now on.
+    pub fn follow_calls(&self) -> impl Stream<Item = Next<Event>> + Send + use<> {
+        self.calls.follow(None)
+    }
+
+    fn call_ended(&self, call: Call) {
+        let (agent, ended) = (call.agent.clone(), call.at.saturating_add_unsigned(call.duration_ms));
+        let data = serde_json::to_value(CallOut::from(call)).unwrap_or_default();
+        self.calls.push(|place| Event { place, kind: CALL_ENDED, time_ms: ended, agent, data });
+    }
+
+    fn calls_missed(&self) {
+        let data = json!({"reason": "more calls ended than could be followed"});
+        self.calls.push(|place| Event { place, kind: CALLS_MISSED, time_ms: now_ms(), agent: None, data });
+    }
+}

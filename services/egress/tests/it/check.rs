@@ -1,0 +1,164 @@
+//! Checks of tools: what is sent, and what people are told.
+
+use crate::{
+    standin::{Standin, TestCa},
+    world::{World, header_key, name, tool},
+};
+use hoistway_client::{EgressClient, Transport};
+use hoistway_egress::{
+    ToolPolicy,
+    policy::{Credential, KeyPlace, OAuth2Client},
+};
+use hoistway_model::{
+    Code, EgressService, Result, Secret,
+    egress::{CheckKind, ToolCheck},
+};
+use serde_json::json;
+use std::sync::Arc;
+
+const KEY: &str = "sk-of-the-check-41c8";
+
+impl World {
+    async fn check(&self, tool: &str) -> Result<ToolCheck> {
+        let egress = EgressClient::new(Transport::connect("egress", &self.grpc, &self.token).unwrap());
+        let check = egress.check_tool(name(tool)).await;
+        assert!(!format!("{check:?}").contains(KEY), "{check:?}");
+        check
+    }
+
+    /// The status, and each part of the check: its name, then `ok` or what is wrong.
+    async fn found(&self, tool: &str) -> (Option<u16>, Vec<(&'static str, String)>) {
+        let ToolCheck { status, steps, .. } = self.check(tool).await.unwrap();
+        let part = |ok, message| if ok { "ok".to_owned() } else { message };
+        (status, steps.into_iter().map(|s| (s.check.as_str(), part(s.ok, s.message))).collect())
+    }
+}
+
+fn keyed(at: &str, base_url: &str) -> ToolPolicy {
+    ToolPolicy { credential: header_key("x-key", "Key ", KEY), ..tool(at, base_url) }
+}
+
+fn ok(check: &'static str) -> (&'static str, String) {
+    (check, "ok".to_owned())
+}
+
+#[tokio::test]
+async fn a_tool_is_checked_as_agents_call_it() {
+    let ca = TestCa::new();
+    let standin = Standin::tls(&ca, "api.test").await;
+    let query =
+        Credential::ApiKey { place: KeyPlace::Query("key".into()), prefix: String::new(), value: Secret::new(KEY) };
+    let tools = vec![
+        keyed("api", "https://api.test/v1"),
+        tool("open", "https://api.test"),
+        ToolPolicy { credential: query, ..tool("query", "https://api.test/q") },
+        keyed("gone", "https://api.test/status/404"),
+        keyed("refuses", "https://api.test/status/403"),
+        tool("wants-key", "https://api.test/status/401"),
+        tool("redirect", "https://api.test/redirect"),
+        ToolPolicy {
+            credential: Credential::Unavailable("has no credential yet: PUT /api/tools/NAME/credentials stores one"),
+            ..tool("bare", "https://api.test/bare")
+        },
+    ];
+    let resolve = vec![format!("api.test:443={}", standin.address)];
+    let (world, [_]) = World::start(&ca, [tools], |config| config.resolve = resolve).await;
+
+    assert_eq!(world.found("api").await, (Some(200), vec![ok("address"), ok("tls"), ok("credential")]));
+    let asked = standin.seen("/v1").remove(0);
+    assert_eq!((&asked["method"], &asked["headers"]["x-key"]), (&json!("GET"), &json!(format!("Key {KEY}"))));
+    assert!(world.check("api").await.unwrap().latency_ms.is_some());
+    assert_eq!(world.found("open").await, (Some(200), vec![ok("address"), ok("tls")]));
+    assert_eq!(world.found("query").await.0, Some(200));
+    assert_eq!(standin.seen("/q")[0]["query"], format!("key={KEY}"));
+    // Any other status shows that the tool is there. Redirects are not followed.
+    assert_eq!(world.found("gone").await, (Some(404), vec![ok("address"), ok("tls"), ok("credential")]));
+    assert_eq!(world.found("redirect").await, (Some(302), vec![ok("address"), ok("tls")]));
+
+    let refused =
+        "the tool answered 403: the credential was not accepted; PUT /api/tools/refuses/credentials stores another one";
+    assert_eq!(
+        world.found("refuses").await,
+        (Some(403), vec![ok("address"), ok("tls"), ("credential", refused.to_owned())])
+    );
+    let wants = "the tool answered 401 and is registered without a credential: change its auth_type";
+    assert_eq!(world.found("wants-key").await.1[2], ("credential", wants.to_owned()));
+    let missing = "the tool \"bare\" has no credential yet: PUT /api/tools/bare/credentials stores one";
+    assert_eq!(
+        world.found("bare").await,
+        (Some(200), vec![ok("address"), ok("tls"), ("credential", missing.to_owned())])
+    );
+    assert_eq!(world.check("nothing").await.unwrap_err().code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn what_does_not_work_is_said() {
+    let (ca, other) = (TestCa::new(), TestCa::new());
+    let untrusted = Standin::tls(&other, "untrusted.test").await;
+    let slow = Standin::plain().await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let tools = vec![
+        keyed("untrusted", "https://untrusted.test"),
+        keyed("closed", "http://closed.test"),
+        keyed("private", "http://10.0.0.1"),
+        tool("slow", "http://slow.test/hang"),
+        keyed("unknown", "http://no-such-host.invalid"),
+    ];
+    let resolve = vec![
+        format!("untrusted.test:443={}", untrusted.address),
+        format!("closed.test:80={closed}"),
+        format!("slow.test:80={}", slow.address),
+    ];
+    let (world, [_]) = World::start(&ca, [tools], |config| {
+        config.resolve = resolve;
+        config.limits.first_byte_ms = 2_000;
+    })
+    .await;
+    let (status, parts) = world.found("untrusted").await;
+    assert_eq!((status, &parts[0]), (None, &ok("address")));
+    assert!(parts[1].0 == "tls" && parts[1].1.starts_with("no TLS: invalid peer certificate: "), "{parts:?}");
+    assert_eq!(parts.len(), 2, "a credential that was not sent is not checked");
+    for (tool, why) in [
+        ("closed", "http://closed.test: no connection: Connection refused"),
+        (
+            "private",
+            "http://10.0.0.1: it is on this machine or in a private network, which its registration does not allow",
+        ),
+        ("slow", "http://slow.test did not answer within 2 s"),
+        ("unknown", "http://no-such-host.invalid: its name cannot be resolved: "),
+    ] {
+        let (status, parts) = world.found(tool).await;
+        assert_eq!((status, parts.len(), parts[0].0), (None, 1, "address"), "{tool}: {parts:?}");
+        assert!(parts[0].1.starts_with(why), "{tool}: {parts:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_access_token_is_asked_for_as_for_agents() {
+    let ca = TestCa::new();
+    let standin = Standin::tls(&ca, "api.test").await;
+    let guarded = |at: &str, token_url: &str| {
+        let client = OAuth2Client {
+            token_url: token_url.into(),
+            client_id: "client".into(),
+            client_secret: Secret::new(KEY),
+            scopes: Vec::new(),
+            audience: None,
+        };
+        ToolPolicy { credential: Credential::OAuth2(Arc::new(client)), ..tool(at, "https://api.test/guarded") }
+    };
+    let tools = vec![guarded("api", "https://api.test/token"), guarded("denied", "https://api.test/status/401")];
+    let resolve = vec![format!("api.test:443={}", standin.address)];
+    let (world, [_]) = World::start(&ca, [tools], |config| config.resolve = resolve).await;
+    let why = "no access token for the tool \"denied\": the token endpoint answered 401".to_owned();
+    // The tool itself was asked without a token, which it wants.
+    assert_eq!(world.found("denied").await, (Some(401), vec![ok("address"), ok("tls"), ("credential", why)]));
+
+    standin.tokens([(200, json!({"access_token": "old"})), (200, json!({"access_token": "new"}))]);
+    standin.wants("new");
+    assert_eq!(world.found("api").await, (Some(200), vec![ok("address"), ok("tls"), ok("credential")]));
+    standin.wants("other");
+    let check = world.check("api").await.unwrap();
+    let [_, _, credential] = &check.steps[..] else { panic!("{check:?}") };
+    assert_eq!((check.status, check.is_ok(), credential.check), (Some(401), false, CheckKind::Credential));
+}

@@ -29,3 +29,4 @@ mod soak;
 mod stack;
 mod terminal;
 mod tool_calls;
+mod tool_names;

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::io::{Error, Result};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -70,13 +70,16 @@ fn start(mut spec: LaunchSpec, mut fds: Vec<OwnedFd>, control: &Control) -> Resu
     Ok((child, ours))
 }
 
-/// In a network of its own the agent reaches one listener, which is bound here and served by whoever gets it. Nobody
-/// else can connect to it, so it says who calls.
+/// In a network of its own the agent reaches these listeners, which are bound here and served by whoever gets them.
+/// Nobody else can connect to them, so they identify the agent.
 fn hand_out_egress(plan: &Namespaces, fds: &mut Vec<OwnedFd>) -> Result<()> {
-    let Some(port) = plan.egress_port else { return Ok(()) };
+    let Some(network) = &plan.network else { return Ok(()) };
     namespaces::bring_loopback_up()?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    let receiver = fds.pop().ok_or_else(|| Error::other("nobody wants egress' listener"))?;
-    control::send(&receiver, b"\n", &[listener.as_fd()])?;
+    let receiver = fds.pop().ok_or_else(|| Error::other("nobody wants egress' listeners"))?;
+    for address in &network.listen {
+        let listener = TcpListener::bind(address)
+            .map_err(|error| Error::new(error.kind(), format!("listening on {address}: {error}")))?;
+        control::send(&receiver, b"\n", &[listener.as_fd()])?;
+    }
     Ok(())
 }

@@ -287,18 +287,24 @@ impl Drop for Grouped {
     }
 }
 
-/// Serves the listener in the agent's own network, which the launcher has handed out: it did so before it said that the
-/// agent is started.
+/// Serves the listeners in the agent's own network, which the launcher has handed out: it did so, and closed its side,
+/// before it said that the agent is started.
 fn serve_egress(handed_out: &StdUnixStream, start: &Start<'_>) -> Result<DropGuard> {
+    handed_out.set_nonblocking(true)?;
     let (mut fds, mut buffer) = (Vec::new(), [0; 16]);
-    receive(handed_out, &mut buffer, &mut fds)?;
-    let listener = fds.pop().ok_or_else(|| Error::other("egress' listener was not handed out"))?;
-    let listener = std::net::TcpListener::from(listener);
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    while receive(handed_out, &mut buffer, &mut fds)? > 0 {}
+    if fds.is_empty() {
+        return Err(Error::other("egress' listeners were not handed out"));
+    }
+    let listener = |fd| {
+        let listener = std::net::TcpListener::from(fd);
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    };
+    let listeners = fds.into_iter().map(listener).collect::<Result<Vec<_>>>()?;
     let ended = CancellationToken::new();
     let (egress, token) = (start.config.egress.clone(), start.instance.egress_token.clone());
-    tokio::spawn(egress_forwarder::serve(listener.into(), egress, token, ended.clone()));
+    tokio::spawn(egress_forwarder::serve(listeners.into(), egress, token, ended.clone()));
     Ok(ended.drop_guard())
 }
 
@@ -314,8 +320,15 @@ fn config_file(instance: &Instance) -> Result<File> {
 
 fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<LaunchSpec> {
     let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program;
-    let placed =
-        start.sandbox.place(&Parts { app_dir, site_dirs, runner, home: dir.home(), tmp: dir.tmp(), root: dir.root() });
+    let placed = start.sandbox.place(&Parts {
+        app_dir,
+        site_dirs,
+        runner,
+        home: dir.home(),
+        tmp: dir.tmp(),
+        root: dir.root(),
+        tools: &start.instance.tools,
+    });
     // No packages of the user who runs Hoistway (-s) nor of the host (-S): an agent has those of its image, and does not
     // wait for the host's.
     let mut args =

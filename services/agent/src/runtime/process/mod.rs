@@ -11,7 +11,7 @@ mod supervisor;
 
 use super::{Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
 use crate::launcher::Limits;
-use crate::sandbox::{EGRESS_INSIDE, Sandbox, Settings};
+use crate::sandbox::{self, Sandbox, Settings};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use hoistway_model::{
@@ -199,7 +199,7 @@ impl Runtime for ProcessRuntime {
     }
 
     fn egress_url(&self) -> Option<String> {
-        self.sandbox.hands_out_egress().then(|| format!("http://{}:{EGRESS_INSIDE}", Ipv4Addr::LOCALHOST))
+        self.sandbox.hands_out_egress().then(|| format!("http://{}", sandbox::PROXY))
     }
 
     async fn apply(&self, instance: Instance) -> Result<Started> {

@@ -6,6 +6,7 @@ use crate::{
     tool_calls::{HOST, answer, charges, give_key, serve, stand_in, stripe},
 };
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 /// Calls what it is asked to with a client that ignores proxy variables.
 const CLIENTS: &str = r#"
@@ -85,7 +86,11 @@ fn clients_that_ignore_proxy_variables_call_tools_by_name_in_a_closed_network() 
     let moved = json!({"name": "plain", "base_url": "http://moved.example:443"});
     let answer = stack.call("PUT", "/api/tools/plain", Some(&moved));
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(stack.answer("clients", "aiohttp http://moved.example:443/free"), free);
+    // The agent's instance is replaced by one that has the new name after the answer.
+    let until = Instant::now() + Duration::from_secs(60);
+    while stack.answer("clients", "aiohttp http://moved.example:443/free") != free {
+        assert!(Instant::now() < until, "{}", log_of(dir.path()));
+    }
     assert_eq!(stack.answer("clients", "socket http://plain.example:8080/free"), nowhere);
     assert_eq!(stack.answer("clients", &format!("socket https://{HOST}/v1/charges")), charges());
 }

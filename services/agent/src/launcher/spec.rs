@@ -192,9 +192,11 @@ pub(crate) struct Namespaces {
 /// A network of the agent's own, in which nothing but egress answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OwnNetwork {
-    /// Where egress listens. The listeners are handed out in this order over the last descriptor that comes with the
-    /// order.
+    /// Where egress listens. The listeners are handed out over the last descriptor that comes with the order; after
+    /// them a new socket of this network for each byte that comes back.
     pub listen: Vec<SocketAddrV4>,
+    /// Where the agent answers its callers: its first descriptor is a listener there.
+    pub callers: Option<SocketAddrV4>,
     /// The names that resolve there, and to what. There is no name server.
     pub hosts: Vec<(Ipv4Addr, String)>,
 }

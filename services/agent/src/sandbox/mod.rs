@@ -150,6 +150,8 @@ pub(crate) struct Parts<'a> {
     pub root: PathBuf,
     /// Where the agent's tools are.
     pub tools: &'a [ToolEndpoint],
+    /// Where the agent answers its callers.
+    pub port: Option<u16>,
 }
 
 /// The same as the agent sees them.
@@ -228,8 +230,8 @@ impl Sandbox {
         report::rlimits(&self.limits, self.tier, self.uids.is_some(), self.cgroups.as_ref())
     }
 
-    /// Whether the agent has a network of its own, in which egress' listeners are handed out.
-    pub fn hands_out_egress(&self) -> bool {
+    /// Whether the agent has a network of its own, whose sockets are handed out.
+    pub fn has_own_network(&self) -> bool {
         self.settings.network == Network::Closed && matches!(self.tier, Tier::Namespaces { .. })
     }
 
@@ -285,7 +287,7 @@ fn place(tier: Tier, settings: &Settings, host: &Host, disk: Option<u64>, parts:
         Tier::Namespaces { user, landlock } => Confinement {
             namespaces: Some(Namespaces {
                 user,
-                network: closed.then(|| own_network::own_network(parts.tools, &host.name)),
+                network: closed.then(|| own_network::own_network(parts.tools, parts.port, &host.name)),
                 root: parts.root.clone(),
                 disk,
             }),

@@ -14,8 +14,8 @@ const TOOLS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// The ports of one agent's tools, each of which is an open descriptor.
 const MAX_PORTS: usize = 64;
 
-/// The network of an agent with these tools, on a machine of this name.
-pub(crate) fn own_network(tools: &[ToolEndpoint], machine: &str) -> OwnNetwork {
+/// The network of an agent with these tools that answers its callers on this port, on a machine of this name.
+pub(crate) fn own_network(tools: &[ToolEndpoint], callers: Option<u16>, machine: &str) -> OwnNetwork {
     let names: BTreeSet<&str> = tools.iter().map(ToolEndpoint::host).collect();
     let ports: BTreeSet<u16> = tools.iter().map(ToolEndpoint::port).collect();
     if ports.len() > MAX_PORTS {
@@ -28,6 +28,7 @@ pub(crate) fn own_network(tools: &[ToolEndpoint], machine: &str) -> OwnNetwork {
     let local = ["localhost"].into_iter().chain(own).map(|name| (Ipv4Addr::LOCALHOST, name.to_owned()));
     OwnNetwork {
         listen: std::iter::once(PROXY).chain(listen).collect(),
+        callers: callers.map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)),
         hosts: local.chain(names.iter().map(|&name| (TOOLS, name.to_owned()))).collect(),
     }
 }
@@ -39,7 +40,7 @@ mod tests {
 
     fn network(urls: &[&str], machine: &str) -> (Vec<String>, Vec<String>) {
         let tools: Vec<_> = urls.iter().filter_map(|url| ToolEndpoint::of_url(url)).collect();
-        let OwnNetwork { listen, hosts } = own_network(&tools, machine);
+        let OwnNetwork { listen, hosts, .. } = own_network(&tools, None, machine);
         let hosts = hosts.into_iter().map(|(address, name)| format!("{address} {name}"));
         (listen.iter().map(ToString::to_string).collect(), hosts.collect())
     }

@@ -218,6 +218,7 @@ impl Probing<'_> {
             tmp: at.0.join("tmp"),
             root: at.0.join("root"),
             tools: &[],
+            port: None,
         };
         let placed = place(tier, self.settings, self.host, Some(1 << 20), &parts);
         let hands_out = placed.confinement.namespaces.as_ref().is_some_and(|n| n.network.is_some());

@@ -1,6 +1,7 @@
 //! Hands connections that an agent opens in its own network on to egress, with the agent's token: nobody but that agent
 //! reaches the listeners there.
 
+use super::relay::relay;
 use crate::sandbox::PROXY;
 use hoistway_kit::{
     egress::{Flavour, Preface},
@@ -8,7 +9,7 @@ use hoistway_kit::{
 };
 use hoistway_model::Secret;
 use serde_json::json;
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::TcpStream,
@@ -66,7 +67,7 @@ async fn hand_over(mut agent: TcpStream, egress: &str, token: Secret) -> io::Res
         egress.write_all(preface.expose().as_bytes()).await?;
         Ok::<_, io::Error>(egress)
     };
-    let mut egress = match timeout(CONNECT, opening).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+    let egress = match timeout(CONNECT, opening).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(egress) => egress,
         Err(e) => {
             tracing::warn!("egress cannot be reached: {e}");
@@ -77,23 +78,7 @@ async fn hand_over(mut agent: TcpStream, egress: &str, token: Secret) -> io::Res
             return timeout(REFUSAL, refuse(&mut agent)).await.unwrap_or(Ok(()));
         }
     };
-    let ((mut from_agent, mut to_agent), (mut from_egress, mut to_egress)) = (agent.split(), egress.split());
-    let mut up = pin!(async {
-        copy(&mut from_agent, &mut to_egress).await?;
-        to_egress.shutdown().await
-    });
-    let mut down = pin!(async {
-        copy(&mut from_egress, &mut to_agent).await?;
-        to_agent.shutdown().await
-    });
-    // Once egress has ended its side there is nobody who would read more; an agent that has said all may still read.
-    tokio::select! {
-        ended = &mut down => ended,
-        ended = &mut up => {
-            ended?;
-            down.await
-        }
-    }
+    relay(agent, egress).await
 }
 
 /// What a client that connected to a tool speaks, by its first byte, which stays unread.

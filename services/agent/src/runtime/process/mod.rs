@@ -4,8 +4,11 @@
 //! crash does not lose the port, and connections wait while the agent starts again), its private directories, and one
 //! launcher process for each start.
 
+mod agent_network;
 mod egress_forwarder;
+mod invoke_forwarder;
 mod launch;
+mod relay;
 mod rundir;
 mod supervisor;
 
@@ -178,6 +181,7 @@ impl ProcessRuntime {
             instance: instance.clone(),
             port,
             listener: Some(listener.into()),
+            forwarder: None,
             state,
             stop: stopped,
         };
@@ -199,7 +203,7 @@ impl Runtime for ProcessRuntime {
     }
 
     fn egress_url(&self) -> Option<String> {
-        self.sandbox.hands_out_egress().then(|| format!("http://{}", sandbox::PROXY))
+        self.sandbox.has_own_network().then(|| format!("http://{}", sandbox::PROXY))
     }
 
     async fn apply(&self, instance: Instance) -> Result<Started> {

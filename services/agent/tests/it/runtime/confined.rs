@@ -315,6 +315,7 @@ def handle(line):
         let (launcher, daemon) = (Watched::new(pid), Watched::new(daemon));
         launcher.kill();
         daemon.ends();
+        until(&started, |state| *state != State::Ready).await;
     }
 }
 

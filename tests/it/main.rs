@@ -14,6 +14,7 @@ mod document;
 mod egress;
 mod fresh_start;
 mod fuzz;
+mod hostile_network;
 mod http;
 mod images;
 mod keys;

@@ -45,13 +45,13 @@ fn tool() -> u16 {
 }
 
 /// The port of a part of the stack.
-fn port(stack: &Stack, name: &str) -> u16 {
+pub fn port(stack: &Stack, name: &str) -> u16 {
     let ports: Value = serde_json::from_slice(&std::fs::read(stack.dir.join("data/ports.json")).unwrap()).unwrap();
     ports[name].as_u64().unwrap().try_into().unwrap()
 }
 
 /// The token of the revision that an agent has now.
-fn token(stack: &Stack, agent: &str) -> Secret {
+pub fn token(stack: &Stack, agent: &str) -> Secret {
     let revisions = stack.get(&format!("/api/agents/{agent}/revisions"));
     let revision = revisions[0]["id"].as_str().unwrap_or_else(|| panic!("{revisions}"));
     let key = EgressKey::load_or_create(&stack.dir.join("data/egress-key")).unwrap();
@@ -65,7 +65,7 @@ fn call(stack: &Stack, token: &Secret) -> Answer {
 }
 
 /// The calls that are kept, those of before a restart too.
-fn calls(stack: &Stack) -> Vec<Call> {
+pub fn calls(stack: &Stack) -> Vec<Call> {
     let token = ServiceToken::load_or_create(&stack.dir.join("data/service-token")).unwrap();
     let uri = format!("http://127.0.0.1:{}", port(stack, "egress-grpc"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

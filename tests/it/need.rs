@@ -29,8 +29,12 @@ pub fn tmpfs(at: &std::path::Path, size: &str) -> bool {
 /// Whether this machine has the sandbox; said so if not.
 pub fn sandbox(flags: &[&str]) -> bool {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(crate::stack::HOISTWAY);
-    command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path().join("data")).args(flags);
+    sandbox_in(dir.path(), Command::new(crate::stack::HOISTWAY), flags)
+}
+
+/// The same for a command that runs `hoistway` with more arguments, in a directory that it may write to.
+pub fn sandbox_in(dir: &std::path::Path, mut command: Command, flags: &[&str]) -> bool {
+    command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.join("data")).args(flags);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut first).unwrap();

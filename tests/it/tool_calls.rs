@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-const HOST: &str = "api.stripe.com";
+pub const HOST: &str = "api.stripe.com";
 pub const KEY: &str = "sk-of-the-test-5b21";
 
 /// The agent of the reference's first example, to the letter.
@@ -61,7 +61,7 @@ def handler(message):
 "#;
 
 /// A host with TLS of an authority of its own, and the file of that authority.
-fn stand_in(dir: &Path) -> SocketAddr {
+pub fn stand_in(dir: &Path) -> SocketAddr {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -82,7 +82,7 @@ fn stand_in(dir: &Path) -> SocketAddr {
     })
 }
 
-fn serve(answer: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
+pub fn serve(answer: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || listener.incoming().flatten().for_each(answer));
@@ -90,7 +90,7 @@ fn serve(answer: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
 }
 
 /// Answers one request with its path, its key, and its user if it has one.
-fn answer(stream: impl Read + Write) {
+pub fn answer(stream: impl Read + Write) {
     let mut stream = BufReader::new(stream);
     let lines = stream.by_ref().lines().map_while(Result::ok);
     let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
@@ -128,7 +128,7 @@ pub fn give_key(stack: &Stack) {
 }
 
 /// What the stand-in says when the key was added on the way.
-fn charges() -> Value {
+pub fn charges() -> Value {
     json!({"path": "/v1/charges", "authorization": format!("Bearer {KEY}")})
 }
 

@@ -89,7 +89,7 @@ fn mcp_http2_websocket_and_the_sdk_reach_a_tool_with_its_key() {
     assert_eq!(said["call_tool"], json!({"got": {"by": "runagents"}, "key": key}), "{said}");
 
     let calls = stack.get("/api/agents/clients/calls");
-    let websocket = calls["items"].as_array().unwrap().iter().find(|call| call["path"] == "/ws");
+    let websocket = calls.as_array().unwrap().iter().find(|call| call["path"] == "/ws");
     assert_eq!(websocket.unwrap()["status"], 101, "{calls}");
     assert!(stack.stop().success());
 }

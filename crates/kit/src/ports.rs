@@ -215,6 +215,12 @@ impl From<TcpListener> for Listeners {
     }
 }
 
+impl From<Vec<TcpListener>> for Listeners {
+    fn from(listeners: Vec<TcpListener>) -> Self {
+        Self(listeners)
+    }
+}
+
 impl IntoIterator for Listeners {
     type Item = TcpListener;
     type IntoIter = std::vec::IntoIter<TcpListener>;

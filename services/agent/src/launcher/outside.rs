@@ -6,19 +6,20 @@ use super::spec::{LaunchSpec, Namespaces, Order, Report};
 use super::{INSIDE, confine::namespaces};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::io::{Error, Result};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// Runs the stage to its end: the namespaces are gone when it returns.
 pub(super) fn run(spec: LaunchSpec, fds: Vec<OwnedFd>, mut control: Control) -> Result<()> {
     // Somebody may end us softly, and so the process inside gets its chance.
     let ending = init::signals(&ENDING)?;
-    let (mut child, _lifeline) = match start(spec, fds, &control) {
+    let (mut child, _lifeline, mut supervisor) = match start(spec, fds, &control) {
         Ok(started) => started,
         Err(error) => {
             control.report(&Report::Failed(format!("the agent's namespaces cannot be made: {error}")));
@@ -31,13 +32,16 @@ pub(super) fn run(spec: LaunchSpec, fds: Vec<OwnedFd>, mut control: Control) -> 
     let pid = pid.ok_or_else(|| Error::other("the first process has no pid"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     loop {
-        let mut wakers = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&ending, PollFlags::IN)];
+        // Without a network of the agent's own the first one is asked twice.
+        let third = supervisor.as_ref().map_or(pidfd.as_fd(), AsFd::as_fd);
+        let fds = [pidfd.as_fd(), ending.as_fd(), third];
+        let mut wakers = fds.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
         match poll(&mut wakers, None) {
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
-        let [ended, asked] = wakers.map(|fd| !fd.revents().is_empty());
+        let [ended, asked, wanted] = wakers.map(|fd| !fd.revents().is_empty());
         if ended {
             let status = child.wait()?;
             return if status.success() { Ok(()) } else { Err(Error::other(format!("inside: {status}"))) };
@@ -46,14 +50,24 @@ pub(super) fn run(spec: LaunchSpec, fds: Vec<OwnedFd>, mut control: Control) -> 
             init::drain(&ending);
             let _ = kill_process(pid, Signal::TERM);
         }
+        if wanted
+            && let Some(socket) = &supervisor
+            && !hand_out_sockets(socket)
+        {
+            supervisor = None;
+        }
     }
 }
 
-/// The first process, and the socket whose closing ends it.
-fn start(mut spec: LaunchSpec, mut fds: Vec<OwnedFd>, control: &Control) -> Result<(std::process::Child, UnixStream)> {
+/// The first process, the socket whose closing ends it, and the one on which the supervisor asks for sockets.
+fn start(
+    mut spec: LaunchSpec,
+    mut fds: Vec<OwnedFd>,
+    control: &Control,
+) -> Result<(Child, UnixStream, Option<OwnedFd>)> {
     let Some(plan) = &spec.confinement.namespaces else { return Err(Error::other("none are wanted")) };
     namespaces::unshare(plan)?;
-    hand_out_egress(plan, &mut fds)?;
+    let supervisor = make_network(plan, &mut fds)?;
     let (ours, theirs) = UnixStream::pair()?;
     let child = Command::new("/proc/self/exe")
         .arg0("hoistway-agent inside")
@@ -67,16 +81,45 @@ fn start(mut spec: LaunchSpec, mut fds: Vec<OwnedFd>, control: &Control) -> Resu
     let sent: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
     let first = control::send(&ours, &order, &sent)?;
     control::write_all(&ours, &order[first..])?;
-    Ok((child, ours))
+    Ok((child, ours, supervisor))
 }
 
-/// In a network of its own the agent reaches one listener, which is bound here and served by whoever gets it. Nobody
-/// else can connect to it, so it says who calls.
-fn hand_out_egress(plan: &Namespaces, fds: &mut Vec<OwnedFd>) -> Result<()> {
-    let Some(port) = plan.egress_port else { return Ok(()) };
+/// In a network of its own the agent reaches the listeners of egress, which are bound here and served by whoever gets
+/// them. Nobody else can connect to them, so they identify the agent. The one for its callers is the agent's. Returns
+/// the socket to the supervisor.
+fn make_network(plan: &Namespaces, fds: &mut Vec<OwnedFd>) -> Result<Option<OwnedFd>> {
+    let Some(network) = &plan.network else { return Ok(None) };
     namespaces::bring_loopback_up()?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    let receiver = fds.pop().ok_or_else(|| Error::other("nobody wants egress' listener"))?;
-    control::send(&receiver, b"\n", &[listener.as_fd()])?;
-    Ok(())
+    let supervisor = fds.pop().ok_or_else(|| Error::other("nobody wants egress' listeners"))?;
+    for address in &network.listen {
+        control::send(&supervisor, b"\n", &[bind(*address)?.as_fd()])?;
+    }
+    if let Some(address) = network.callers {
+        fds.insert(0, bind(address)?.into());
+    }
+    Ok(Some(supervisor))
+}
+
+fn bind(address: SocketAddrV4) -> Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| Error::new(error.kind(), format!("listening on {address}: {error}")))
+}
+
+/// Sends a socket of this network for each byte that has come: the supervisor is in another, and connects callers to the
+/// agent with them. Returns whether it is still there.
+fn hand_out_sockets(supervisor: &OwnedFd) -> bool {
+    let mut wanted = [0; 64];
+    let count = match rustix::io::read(supervisor, &mut wanted) {
+        Ok(0) => return false,
+        Ok(count) => count,
+        Err(Errno::INTR | Errno::AGAIN) => 0,
+        Err(_) => return false,
+    };
+    (0..count).all(|_| {
+        let sent = match socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None) {
+            Ok(socket) => control::send(supervisor, b"\n", &[socket.as_fd()]).map(drop),
+            // A byte without a socket says that there is none now.
+            Err(_) => control::write_all(supervisor, b"\n"),
+        };
+        sent.is_ok()
+    })
 }

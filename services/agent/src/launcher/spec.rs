@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 /// From the supervisor to stage 1.
@@ -180,13 +181,24 @@ pub(crate) struct Confinement {
 pub(crate) struct Namespaces {
     /// In a user namespace, which gives an ordinary user the right to make the others.
     pub user: bool,
-    /// The port inside on which egress listens, if the network is a namespace too; its listener is handed out over
-    /// the last descriptor that comes with the order.
-    pub egress_port: Option<u16>,
+    /// A network namespace, if the network is closed.
+    pub network: Option<OwnNetwork>,
     /// An empty directory where the new root is put together.
     pub root: PathBuf,
     /// The size of what the agent may write, in bytes.
     pub disk: Option<u64>,
+}
+
+/// A network of the agent's own, in which nothing but egress answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OwnNetwork {
+    /// Where egress listens. The listeners are handed out over the last descriptor that comes with the order; after
+    /// them a new socket of this network for each byte that comes back.
+    pub listen: Vec<SocketAddrV4>,
+    /// Where the agent answers its callers: its first descriptor is a listener there.
+    pub callers: Option<SocketAddrV4>,
+    /// The names that resolve there, and to what. There is no name server.
+    pub hosts: Vec<(Ipv4Addr, String)>,
 }
 
 /// A part of the file system that the agent may use.

@@ -106,6 +106,8 @@ const CERTIFICATE_VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQU
 #[derive(Debug, Clone)]
 pub(super) struct Host {
     parts: Vec<Exposed>,
+    /// The machine's name.
+    pub name: String,
 }
 
 impl Host {
@@ -130,7 +132,8 @@ impl Host {
         let answer: Answer = serde_json::from_slice(&output).map_err(|e| failed(e.to_string()))?;
         let python = python.to_owned();
         let listing = tokio::task::spawn_blocking(move || parts(&answer, &python));
-        Ok(Self { parts: listing.await.map_err(|e| Error::internal("looking at the machine", e))? })
+        let parts = listing.await.map_err(|e| Error::internal("looking at the machine", e))?;
+        Ok(Self { parts, name: rustix::system::uname().nodename().to_string_lossy().into_owned() })
     }
 
     /// What an agent sees of the machine, for a root of its own or the machine's.

@@ -6,15 +6,18 @@
 mod cgroup;
 mod claim;
 mod host;
+mod own_network;
 mod probe;
 mod report;
 mod shm;
 mod uids;
 
 pub(crate) use cgroup::Group;
+pub(crate) use own_network::PROXY;
 
 use crate::launcher::spec::{Access, Confinement, Exposed, Limits, Namespaces};
 use crate::launcher::{RunAs, SHM};
+use crate::runtime::ToolEndpoint;
 use cgroup::Cgroups;
 use hoistway_model::{Error, Name, Result};
 use host::Host;
@@ -25,9 +28,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use uids::Uids;
-
-/// Where egress listens in an agent's own network.
-pub(crate) const EGRESS_INSIDE: u16 = 3128;
 
 /// Which sandbox agents get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -154,6 +154,10 @@ pub(crate) struct Parts<'a> {
     pub tmp: PathBuf,
     /// An empty directory.
     pub root: PathBuf,
+    /// Where the agent's tools are.
+    pub tools: &'a [ToolEndpoint],
+    /// Where the agent answers its callers.
+    pub port: Option<u16>,
 }
 
 /// The same as the agent sees them.
@@ -227,8 +231,8 @@ impl Sandbox {
         report::rlimits(&self.limits, self.tier, self.uids.is_some(), self.cgroups.as_ref())
     }
 
-    /// Whether the agent has a network of its own, in which egress' listener is handed out.
-    pub fn hands_out_egress(&self) -> bool {
+    /// Whether the agent has a network of its own, whose sockets are handed out.
+    pub fn has_own_network(&self) -> bool {
         self.closed && matches!(self.tier, Tier::Namespaces { .. })
     }
 
@@ -283,7 +287,7 @@ fn place(tier: Tier, closed: bool, settings: &Settings, host: &Host, disk: Optio
         Tier::Namespaces { user, landlock } => Confinement {
             namespaces: Some(Namespaces {
                 user,
-                egress_port: closed.then_some(EGRESS_INSIDE),
+                network: closed.then(|| own_network::own_network(parts.tools, parts.port, &host.name)),
                 root: parts.root.clone(),
                 disk,
             }),

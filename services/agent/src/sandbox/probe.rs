@@ -249,9 +249,11 @@ impl Probing<'_> {
             home: at.0.join("home"),
             tmp: at.0.join("tmp"),
             root: at.0.join("root"),
+            tools: &[],
+            port: None,
         };
         let placed = place(tier, closed, self.settings, self.host, Some(1 << 20), &parts);
-        let hands_out = placed.confinement.namespaces.as_ref().is_some_and(|n| n.egress_port.is_some());
+        let hands_out = placed.confinement.namespaces.as_ref().is_some_and(|n| n.network.is_some());
         let spec = LaunchSpec {
             program: self.python.to_owned(),
             args: [

@@ -1,6 +1,7 @@
 //! The sandbox of an agent, as its own process puts it on: namespaces with a root directory of its own, a user of its
 //! own, no capabilities, Landlock, and a filter of system calls. What is asked for is done, or the start fails.
 
+mod etc;
 pub(super) mod landlock;
 pub(super) mod namespaces;
 pub(super) mod privileges;

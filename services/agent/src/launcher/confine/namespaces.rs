@@ -19,7 +19,7 @@ pub(in crate::launcher) fn unshare(plan: &Namespaces) -> Result<()> {
     if plan.user {
         flags |= UnshareFlags::NEWUSER;
     }
-    if plan.egress_port.is_some() {
+    if plan.network.is_some() {
         flags |= UnshareFlags::NEWNET;
     }
     // Deprecated because other threads could lose descriptors with UnshareFlags::FILES: it is not used, nor are threads.

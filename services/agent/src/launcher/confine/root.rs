@@ -1,12 +1,13 @@
 //! A root directory of the agent's own: what it may see is bound in, read-only; what it may write is in memory and
 //! bounded; nothing else is there.
 
+use super::etc;
 use crate::launcher::spec::{Access, Exposed, Namespaces, RunAs};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, mount_remount, unmount,
 };
-use rustix::process::{getegid, geteuid, pivot_root};
+use rustix::process::pivot_root;
 use std::ffi::CString;
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
@@ -43,7 +44,11 @@ pub(super) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>)
         .map_err(|e| at("making mounts private")(e.into()))?;
     let root = plan.root.as_path();
     memory(root, "mode=755,size=4m,nr_inodes=16k").map_err(at("the new root"))?;
-    let in_scratch = |part: &&Exposed| [HOME, TMP, SHM].iter().any(|dir| part.inside.starts_with(dir));
+    // Before anything of the machine is there: its own files must not be written to.
+    etc::write(root, plan.network.as_ref(), user).map_err(at("/etc"))?;
+    let exposed: Vec<&Exposed> =
+        exposed.iter().filter(|part| plan.network.is_none() || !etc::is_of_resolver(&part.inside)).collect();
+    let in_scratch = |part: &&&Exposed| [HOME, TMP, SHM].iter().any(|dir| part.inside.starts_with(dir));
     for part in exposed.iter().filter(|part| !in_scratch(part)) {
         expose(root, root, part).map_err(at(&part.inside.display().to_string()))?;
     }
@@ -54,7 +59,6 @@ pub(super) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>)
     }
     let writable = exposed.iter().filter(|part| part.access == Access::Write).map(|part| below(root, &part.inside));
     let writable: Vec<PathBuf> = writable.chain(scratch).collect();
-    accounts(root, user).map_err(at("/etc/passwd"))?;
     let proc = root.join("proc");
     directory(&proc)?;
     // Before the read-only round: that one must not touch it.
@@ -72,7 +76,7 @@ fn memory(at: &Path, options: &str) -> Result<()> {
     Ok(mount("tmpfs", at, "tmpfs", QUIET, options.as_c_str())?)
 }
 
-fn directory(at: &Path) -> Result<()> {
+pub(super) fn directory(at: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(at)
 }
 
@@ -151,24 +155,6 @@ fn scratch(root: &Path, disk: Option<u64>, user: Option<RunAs>) -> Result<Vec<Pa
     unmount(&whole, UnmountFlags::DETACH)?;
     fs::remove_dir(whole)?;
     Ok(mounts)
-}
-
-/// Who there is, as far as the agent is concerned.
-fn accounts(root: &Path, user: Option<RunAs>) -> Result<()> {
-    let (uid, gid) = user.map_or((geteuid().as_raw(), getegid().as_raw()), |user| (user.uid, user.gid));
-    let etc = root.join("etc");
-    directory(&etc)?;
-    let (mut users, mut groups) = (format!("agent:x:{uid}:{gid}:agent:{HOME}:/bin/sh\n"), format!("agent:x:{gid}:\n"));
-    for (name, id) in [("root", 0), ("nobody", 65_534)] {
-        if uid != id {
-            users.push_str(&format!("{name}:x:{id}:{id}:{name}:/nonexistent:/usr/sbin/nologin\n"));
-        }
-        if gid != id {
-            groups.push_str(&format!("{name}:x:{id}:\n"));
-        }
-    }
-    fs::write(etc.join("passwd"), users)?;
-    fs::write(etc.join("group"), groups)
 }
 
 /// Takes writing from every mount in the new root but those for writing, and set-user-ID and devices from all, the

@@ -1,14 +1,15 @@
-//! Hands connections that an agent opens in its own network on to egress, saying whose they are: nobody but that agent
-//! reaches the listener there.
+//! Hands connections that an agent opens in its own network on to egress, with the agent's token: nobody but that agent
+//! reaches the listeners there.
 
-use crate::sandbox::EGRESS_INSIDE;
+use super::relay::relay;
+use crate::sandbox::PROXY;
 use hoistway_kit::{
     egress::{Flavour, Preface},
     ports::Listeners,
 };
 use hoistway_model::Secret;
 use serde_json::json;
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::TcpStream,
@@ -21,6 +22,10 @@ use tokio_util::sync::CancellationToken;
 const CONNECTIONS: usize = 512;
 /// How long egress may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long a client that connected to a tool may take to send the first byte: HTTP and TLS begin with the client.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
+/// The first byte of a TLS connection: the type of a record with a handshake in it. No HTTP method begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// How long a client may take to send the request that is answered with why it goes no further, and to read that.
 const REFUSAL: Duration = Duration::from_secs(5);
 /// Bytes of that request that are read at most.
@@ -28,8 +33,7 @@ const REFUSED_BYTES: u64 = 64 << 10;
 
 /// Serves the agent with `token` until `ended`. `egress` is the `host:port` where egress listens.
 pub(super) async fn serve(listeners: Listeners, egress: String, token: Secret, ended: CancellationToken) {
-    let preface = Preface { token, flavour: Flavour::Proxy, port: EGRESS_INSIDE }.line();
-    let target = Arc::new((egress, preface));
+    let target = Arc::new((egress, token));
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let accepting = async {
         while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
@@ -37,7 +41,7 @@ pub(super) async fn serve(listeners: Listeners, egress: String, token: Secret, e
             let (target, ended) = (Arc::clone(&target), ended.clone());
             tokio::spawn(async move {
                 let _permit = permit;
-                if let Some(Err(e)) = ended.run_until_cancelled(hand_over(agent, &target.0, &target.1)).await {
+                if let Some(Err(e)) = ended.run_until_cancelled(hand_over(agent, &target.0, target.1.clone())).await {
                     tracing::debug!("a connection of an agent to egress ended: {e}");
                 }
             });
@@ -46,36 +50,44 @@ pub(super) async fn serve(listeners: Listeners, egress: String, token: Secret, e
     ended.run_until_cancelled(accepting).await;
 }
 
-async fn hand_over(mut agent: TcpStream, egress: &str, preface: &Secret) -> io::Result<()> {
+async fn hand_over(mut agent: TcpStream, egress: &str, token: Secret) -> io::Result<()> {
+    let at = agent.local_addr()?;
+    let flavour = match at == PROXY.into() {
+        true => Flavour::Proxy,
+        false => match timeout(FIRST_BYTE, flavour(&agent)).await {
+            Ok(flavour) => flavour?,
+            // It connected and wants nothing.
+            Err(_) => return Ok(()),
+        },
+    };
+    let preface = Preface { token, flavour, port: at.port() }.line();
     let opening = async {
         let mut egress = TcpStream::connect(egress).await?;
         egress.set_nodelay(true)?;
         egress.write_all(preface.expose().as_bytes()).await?;
         Ok::<_, io::Error>(egress)
     };
-    let mut egress = match timeout(CONNECT, opening).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+    let egress = match timeout(CONNECT, opening).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(egress) => egress,
         Err(e) => {
             tracing::warn!("egress cannot be reached: {e}");
+            if flavour == Flavour::Tls {
+                // There is no way to say why before the handshake.
+                return Ok(());
+            }
             return timeout(REFUSAL, refuse(&mut agent)).await.unwrap_or(Ok(()));
         }
     };
-    let ((mut from_agent, mut to_agent), (mut from_egress, mut to_egress)) = (agent.split(), egress.split());
-    let mut up = pin!(async {
-        copy(&mut from_agent, &mut to_egress).await?;
-        to_egress.shutdown().await
-    });
-    let mut down = pin!(async {
-        copy(&mut from_egress, &mut to_agent).await?;
-        to_agent.shutdown().await
-    });
-    // Once egress has ended its side there is nobody who would read more; an agent that has said all may still read.
-    tokio::select! {
-        ended = &mut down => ended,
-        ended = &mut up => {
-            ended?;
-            down.await
-        }
+    relay(agent, egress).await
+}
+
+/// What a client that connected to a tool speaks, by its first byte, which stays unread.
+async fn flavour(agent: &TcpStream) -> io::Result<Flavour> {
+    let mut first = [0; 1];
+    match agent.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ if first[0] == TLS_HANDSHAKE => Ok(Flavour::Tls),
+        _ => Ok(Flavour::Http),
     }
 }
 

@@ -1,11 +1,12 @@
 //! One start of an agent: its launcher, and what is heard from launcher and agent.
 
+use super::agent_network::AgentNetwork;
 use super::egress_forwarder;
 use super::rundir::{Processes, RunDir};
 use super::{Instance, ProcessConfig, Program};
 use crate::launcher::procfs::Process;
 use crate::launcher::spec::{Exit, LaunchSpec, Order, Report};
-use crate::launcher::{INIT, RunAs, receive, send};
+use crate::launcher::{INIT, RunAs, send};
 use crate::runtime::logs::Sink;
 use crate::sandbox::{Group, Parts, Sandbox};
 use hoistway_model::log::LogStream;
@@ -72,6 +73,8 @@ pub(super) struct Launched {
     processes: Processes,
     dir: RunDir,
     group: Grouped,
+    /// The agent's network, where it has one of its own.
+    pub network: Option<Arc<AgentNetwork>>,
     /// Serves the agent's egress until it is dropped.
     _egress: Option<DropGuard>,
 }
@@ -82,7 +85,8 @@ pub(super) struct Start<'a> {
     pub sandbox: &'a Arc<Sandbox>,
     pub instance: &'a Instance,
     pub port: u16,
-    pub listener: BorrowedFd<'a>,
+    /// The agent's listener, where it has no network of its own.
+    pub listener: Option<BorrowedFd<'a>>,
     pub user: Option<RunAs>,
 }
 
@@ -128,11 +132,11 @@ impl Launched {
         let secrets = config_file(start.instance)?;
         let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec(&start, dir, group.0.as_ref())?)))?;
         order.push(b'\n');
-        let mut fds = vec![start.listener, notify.as_fd(), secrets.as_fd()];
-        let egress = start.sandbox.hands_out_egress().then(StdUnixStream::pair).transpose()?;
-        fds.extend(egress.iter().map(|(_, theirs)| theirs.as_fd()));
+        let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
+        let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
+        let fds: Vec<_> = start.listener.into_iter().chain([notify.as_fd(), secrets.as_fd()]).chain(theirs).collect();
         let sent = send(&ours, &order, &fds)?;
-        let egress = egress.map(|(ours, _)| ours);
+        let network = network.map(|(ours, _)| ours);
         drop((notify, secrets));
 
         ours.set_nonblocking(true)?;
@@ -146,7 +150,8 @@ impl Launched {
             Some(Report::Failed(reason)) => return Err(Error::other(reason)),
             Some(Report::Exited(_)) | None => return Err(Error::other("the launcher ended at once")),
         };
-        let egress = egress.map(|handed_out| serve_egress(&handed_out, &start)).transpose()?;
+        let network = network.map(|launcher| join_network(launcher, &start)).transpose()?;
+        let (network, egress) = network.unzip();
         let processes = Processes::new(identity, agent)?;
         let (noting, noted) = (dir.clone(), processes.clone());
         tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
@@ -159,6 +164,7 @@ impl Launched {
             processes,
             dir: dir.clone(),
             group,
+            network,
             _egress: egress,
         })
     }
@@ -287,19 +293,13 @@ impl Drop for Grouped {
     }
 }
 
-/// Serves the listener in the agent's own network, which the launcher has handed out: it did so before it said that the
-/// agent is started.
-fn serve_egress(handed_out: &StdUnixStream, start: &Start<'_>) -> Result<DropGuard> {
-    let (mut fds, mut buffer) = (Vec::new(), [0; 16]);
-    receive(handed_out, &mut buffer, &mut fds)?;
-    let listener = fds.pop().ok_or_else(|| Error::other("egress' listener was not handed out"))?;
-    let listener = std::net::TcpListener::from(listener);
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+/// Serves egress in the agent's own network.
+fn join_network(launcher: StdUnixStream, start: &Start<'_>) -> Result<(Arc<AgentNetwork>, DropGuard)> {
+    let (network, listeners) = AgentNetwork::new(launcher, start.port)?;
     let ended = CancellationToken::new();
     let (egress, token) = (start.config.egress.clone(), start.instance.egress_token.clone());
-    tokio::spawn(egress_forwarder::serve(listener.into(), egress, token, ended.clone()));
-    Ok(ended.drop_guard())
+    tokio::spawn(egress_forwarder::serve(listeners.into(), egress, token, ended.clone()));
+    Ok((Arc::new(network), ended.drop_guard()))
 }
 
 /// The runner's secret configuration, in a file that exists only in memory and for those who have it open.
@@ -314,8 +314,16 @@ fn config_file(instance: &Instance) -> Result<File> {
 
 fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<LaunchSpec> {
     let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program;
-    let placed =
-        start.sandbox.place(&Parts { app_dir, site_dirs, runner, home: dir.home(), tmp: dir.tmp(), root: dir.root() });
+    let placed = start.sandbox.place(&Parts {
+        app_dir,
+        site_dirs,
+        runner,
+        home: dir.home(),
+        tmp: dir.tmp(),
+        root: dir.root(),
+        tools: &start.instance.tools,
+        port: Some(start.port),
+    });
     // No packages of the user who runs Hoistway (-s) nor of the host (-S): an agent has those of its image, and does not
     // wait for the host's.
     let mut args =

@@ -4,15 +4,18 @@
 //! crash does not lose the port, and connections wait while the agent starts again), its private directories, and one
 //! launcher process for each start.
 
+mod agent_network;
 mod egress_forwarder;
+mod invoke_forwarder;
 mod launch;
+mod relay;
 mod rundir;
 mod supervisor;
 
 use super::{Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
 use crate::launcher::Limits;
 use crate::runtime::logs::Sink;
-use crate::sandbox::{EGRESS_INSIDE, Sandbox, Settings};
+use crate::sandbox::{self, Sandbox, Settings};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use hoistway_model::{
@@ -181,6 +184,7 @@ impl ProcessRuntime {
             instance: instance.clone(),
             port,
             listener: Some(listener.into()),
+            forwarder: None,
             state,
             stop: stopped,
         };
@@ -203,7 +207,7 @@ impl Runtime for ProcessRuntime {
     }
 
     fn egress_url(&self) -> Option<String> {
-        self.sandbox.hands_out_egress().then(|| format!("http://{}:{EGRESS_INSIDE}", Ipv4Addr::LOCALHOST))
+        self.sandbox.has_own_network().then(|| format!("http://{}", sandbox::PROXY))
     }
 
     async fn apply(&self, instance: Instance) -> Result<Started> {

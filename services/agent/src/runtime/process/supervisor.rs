@@ -1,5 +1,6 @@
 //! The life of one instance: start, be ready, crash, start again, stop.
 
+use super::invoke_forwarder::{InvokeForwarder, Target};
 use super::launch::{Ended, Launched, Notice, Start};
 use super::rundir::RunDir;
 use super::{Instance, ProcessConfig};
@@ -28,6 +29,8 @@ pub(super) struct Supervisor {
     pub port: u16,
     /// Our copy of the agent's listener. While it is open, connections wait for an agent that starts again.
     pub listener: Option<OwnedFd>,
+    /// Takes the place of it for an agent with a network of its own.
+    pub forwarder: Option<InvokeForwarder>,
     pub state: watch::Sender<State>,
     pub stop: watch::Receiver<Option<Duration>>,
 }
@@ -62,7 +65,7 @@ impl Supervisor {
     pub async fn run(mut self) {
         let dir = RunDir::of(&self.config.dir, &self.instance.revision);
         self.supervise(&dir).await;
-        self.listener = None;
+        self.close().await;
         remove(dir).await;
         self.state.send_replace(State::Gone);
     }
@@ -80,11 +83,16 @@ impl Supervisor {
                 return self.fail(failure, dir).await;
             }
         };
+        if let Err(error) = self.forward_callers() {
+            let failure = self.environment("the agent's callers cannot be forwarded", error);
+            return self.fail(failure, dir).await;
+        }
         let mut proven = self.instance.proven;
         let mut restarts = 0;
         let mut delay = self.config.backoff.first;
         loop {
             self.state.send_if_modified(|state| std::mem::replace(state, State::Starting) != State::Starting);
+            self.lead(Target::Starting);
             let (failure, ready_for) = match self.once(dir, user).await {
                 Run::Stopped => return,
                 Run::Ended { failure, ready_for } => (failure, ready_for),
@@ -102,10 +110,9 @@ impl Supervisor {
             tracing::warn!(agent = %self.instance.agent, revision = %self.instance.revision, restarts, "an agent crashed");
             let next_try_ms = now_ms().saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
             self.state.send_replace(State::Crashed { failure, restarts, next_try_ms });
-            if delay > PATIENCE
-                && let Some(listener) = &self.listener
-            {
-                turn_away(listener);
+            if delay > PATIENCE {
+                self.listener.iter().for_each(turn_away);
+                self.lead(Target::Absent);
             }
             tokio::select! {
                 _ = stop_of(&mut self.stop) => return,
@@ -116,9 +123,32 @@ impl Supervisor {
         }
     }
 
+    /// Keeps the listener from an agent with a network of its own.
+    fn forward_callers(&mut self) -> std::io::Result<()> {
+        if self.sandbox.has_own_network() {
+            self.forwarder = self.listener.take().map(InvokeForwarder::start).transpose()?;
+        }
+        Ok(())
+    }
+
+    /// Leads callers to an agent with a network of its own, or tells them that it is not there.
+    fn lead(&self, target: Target) {
+        if let Some(forwarder) = &self.forwarder {
+            forwarder.lead(target);
+        }
+    }
+
+    /// Refuses callers from here on. Those who have connected are for the agent to answer.
+    async fn close(&mut self) {
+        if let Some(forwarder) = self.forwarder.take() {
+            forwarder.close().await;
+        }
+        self.listener = None;
+    }
+
     /// The end of a start that will not be tried again: nothing is held, only the state is kept until it is removed.
     async fn fail(&mut self, failure: Failure, dir: &RunDir) {
-        self.listener = None;
+        self.close().await;
         remove(dir.clone()).await;
         self.state.send_replace(State::Failed(failure));
         stop_of(&mut self.stop).await;
@@ -132,13 +162,15 @@ impl Supervisor {
             turn = self.turns.clone().acquire_owned() => turn.ok(),
         };
         self.sink.begin();
-        let Some(listener) = &self.listener else { return Run::Stopped };
+        if self.listener.is_none() && self.forwarder.is_none() {
+            return Run::Stopped;
+        }
         let start = Start {
             config: &self.config,
             sandbox: &self.sandbox,
             instance: &self.instance,
             port: self.port,
-            listener: listener.as_fd(),
+            listener: self.listener.as_ref().map(AsFd::as_fd),
             user,
         };
         let launched = Launched::start(start, dir, &self.sink).await;
@@ -150,6 +182,9 @@ impl Supervisor {
             }
         };
 
+        if let Some(network) = &launched.network {
+            self.lead(Target::Up(Arc::clone(network)));
+        }
         let turn_ends = Instant::now() + self.config.start_turn;
         let mut ready: Option<Instant> = None;
         let mut notice: Option<Notice> = None;
@@ -179,6 +214,7 @@ impl Supervisor {
                 }
             }
         };
+        self.lead(Target::Starting);
         let late = launched.finish().await;
         let ready_for = ready.map(|since| since.elapsed());
         let message = match (notice.or(late), ended) {
@@ -216,7 +252,7 @@ impl Supervisor {
     /// Our listener closes first: once the agent has taken what waits and closed its own, callers are refused at once
     /// and go elsewhere, instead of waiting for nobody.
     async fn stop(&mut self, mut launched: Launched, mut grace: Duration) {
-        self.listener = None;
+        self.close().await;
         loop {
             launched.stop(grace).await;
             tokio::select! {

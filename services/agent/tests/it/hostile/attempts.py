@@ -212,6 +212,25 @@ def multipath():
     s.settimeout(2)
     s.connect(("127.0.0.1", FACTS["tcp"]))
     return s.recv(5) == b"hello"
+KEPT = []
+def reuse_connection():
+    """Connects a connection of a caller, which is not of the agent's own network, to somebody else."""
+    if not KEPT:
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            try: s = socket.socket(fileno=os.dup(fd))
+            except OSError: continue
+            if not s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN): KEPT.append(s)
+        return "again"
+    errors = []
+    for s in KEPT:
+        address = ctypes.create_string_buffer(16)  # AF_UNSPEC: the end of the connection, and not of the socket
+        LIBC.connect(s.fileno(), address, 16)
+        s.settimeout(2)
+        try:
+            s.connect(("127.0.0.1", FACTS["tcp"]))
+            if s.recv(5) == b"hello": return True
+        except (OSError, TypeError) as error: errors.append(error)
+    raise OSError(errors)
 def await_caller(s):
     s.listen(5)
     def answer():

@@ -185,7 +185,11 @@ impl Trial {
     /// The agent's answer; empty if it did not survive the attempt.
     async fn attempt(&mut self, name: &str) -> String {
         until(&self.started, |state| *state == State::Ready).await;
-        let answer = ask(&self.started, name).await;
+        let mut answer = ask(&self.started, name).await;
+        if answer == "again" {
+            // What it got by the first request it uses in the second.
+            answer = ask(&self.started, name).await;
+        }
         // Who kills its launcher may not live to say so.
         if answer == "started" || name.starts_with("stay_behind") {
             return self.remove_and_look().await;

@@ -102,6 +102,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("udp", "send UDP", Closed, "sss---"),
     ("fast_open", "connect with TCP Fast Open", Closed, "sss---"),
     ("multipath", "connect with multipath TCP", Closed, "sss---"),
+    ("reuse_connection", "connect a caller's connection to a port of this machine", Closed, "sss---"),
     ("listen_bound", "listen on a port of its own", Closed, "sss---"),
     ("listen_unbound", "the same without `bind`", Closed, "sss---"),
     // Using it all up.

@@ -1,6 +1,7 @@
 //! Sandboxes: which one is taken, what is said of it, and that Python works in all of them.
 
 use super::*;
+use hoistway_agent::runtime::ToolEndpoint;
 use hoistway_agent::sandbox::{Network, Pretend};
 use hoistway_kit::egress::{Flavour, Preface};
 use hoistway_model::Code;
@@ -251,6 +252,50 @@ def handle(line):
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn in_its_own_network_the_names_of_an_agents_tools_lead_to_egress_and_others_to_nothing() {
+    let settings = Settings { mode: Mode::Namespaces, network: Network::Closed, ..Settings::default() };
+    let egress = egress();
+    let made = Stage::try_with(|config| (config.sandbox, config.egress) = (settings, egress)).await;
+    let Ok(stage) = made else {
+        hoistway_testing::need("sandbox", false, &made.err().unwrap().to_string());
+        return;
+    };
+    let source = r#"
+import socket, time
+def handle(line):
+    host, port, first = line.split()
+    began = time.monotonic()
+    try:
+        connection = socket.create_connection((host, int(port)), 10)
+        connection.sendall({"tls": b"\x16", "http": b"G"}[first] + b"\n\n")
+        return connection.makefile().read().split("\n")[-1]
+    except OSError as error:
+        return f"{type(error).__name__}, {'at once' if time.monotonic() - began < 1 else 'late'}"
+"#;
+    let mut instance = stage.instance(source);
+    instance.tools =
+        ["https://api.example", "http://plain.example:8080"].map(|u| ToolEndpoint::of_url(u).unwrap()).into();
+    let started = stage.runtime.apply(instance.clone()).await.unwrap();
+    tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
+    let preface = |flavour, port| {
+        Preface { token: instance.egress_token.clone(), flavour, port }.line().expose().trim().to_owned()
+    };
+    let machine = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    for (line, answer) in [
+        ("api.example 443 tls", preface(Flavour::Tls, 443)),
+        ("API.EXAMPLE 443 tls", preface(Flavour::Tls, 443)),
+        ("plain.example 8080 http", preface(Flavour::Http, 8080)),
+        ("plain.example 8080 tls", preface(Flavour::Tls, 8080)),
+        ("plain.example 81 http", "ConnectionRefusedError, at once".to_owned()),
+        ("localhost 443 tls", "ConnectionRefusedError, at once".to_owned()),
+        (&format!("{machine} 443 tls"), "ConnectionRefusedError, at once".to_owned()),
+        ("other.example 443 tls", "gaierror, at once".to_owned()),
+    ] {
+        assert_eq!(ask(&started, line).await, answer, "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn killing_either_stage_of_the_launcher_ends_the_namespace() {
     let Some(stage) = stage(Settings { mode: Mode::Namespaces, ..Settings::default() }).await else { return };
     let source = "import os, sys
@@ -272,6 +317,7 @@ def handle(line):
         let (launcher, daemon) = (Watched::new(pid), Watched::new(daemon));
         launcher.kill();
         daemon.ends();
+        until(&started, |state| *state != State::Ready).await;
     }
 }
 

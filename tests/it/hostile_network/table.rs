@@ -1,0 +1,97 @@
+//! What hostile agents try in a closed network, and in which sandbox it is stopped. The table in docs/sandbox.md is this one.
+
+/// A way of keeping agents.
+pub struct Column {
+    /// As the documentation calls it.
+    pub name: &'static str,
+    pub sandbox: &'static str,
+    /// Whether Hoistway runs as root.
+    pub root: bool,
+}
+
+pub const COLUMNS: [Column; 3] = [
+    Column { name: "namespaces, as root", sandbox: "namespaces", root: true },
+    Column { name: "namespaces", sandbox: "namespaces", root: false },
+    Column { name: "Landlock", sandbox: "landlock", root: false },
+];
+
+/// One attempt: the function of `attempts.py`, in words, and what becomes of it in each column: `s` stopped, `r` reached,
+/// `-` there is nothing of the kind.
+pub type Attempt = (&'static str, &'static str, &'static str);
+
+pub const ATTEMPTS: &[Attempt] = &[
+    // Straight to it.
+    ("platform_directly", "connect to the gateway, the registry or any port of Hoistway but egress'", "sss"),
+    ("other_agent_directly", "connect to another agent", "sss"),
+    ("metadata_directly", "connect to the cloud's metadata (IPv4, IPv6)", "sss"),
+    ("internet_directly", "connect to the Internet", "sss"),
+    ("machine_directly", "connect to a port of this machine, by many spellings of its addresses", "sss"),
+    ("egress_port_elsewhere", "connect to egress' port at another address", "ssr"),
+    // Through egress.
+    ("platform_through_egress", "reach any port of Hoistway through egress", "sss"),
+    ("other_agent_through_egress", "reach another agent through egress", "sss"),
+    ("metadata_through_egress", "reach metadata through egress, by address and by name", "sss"),
+    ("internet_through_egress", "reach hosts through egress that are no tools", "sss"),
+    ("machine_through_egress", "reach this machine through egress, by many spellings of its addresses", "sss"),
+    ("others_tool", "call a tool of another agent", "sss"),
+    ("others_tool_otherwise", "call it by other spellings of its host (upper case, final dot)", "sss"),
+    ("user_in_url", "hide a host behind a user in a URL", "sss"),
+    ("tool_at_another_port", "call a tool's host at another port", "sss"),
+    ("rebound_name", "call a tool whose public name was pointed at this machine or metadata (DNS rebinding)", "sss"),
+    ("redirect_to_machine", "be redirected by a tool to this machine, metadata or another's tool", "sss"),
+    ("beside_the_base_url", "leave a tool's base path by `..`, encoded and not", "sss"),
+    ("not_covered_by_the_base_url", "call a path beside a tool's base path", "sss"),
+    // As somebody else.
+    ("without_token", "call another agent's tool without a token", "sss"),
+    ("made_up_token", "the same with a token that is made up, cut or put together", "sss"),
+    ("others_token", "the same with the token of that agent, if it has got hold of it", "ssr"),
+    ("made_up_preface", "begin a connection as the agent service does, with such a token", "sss"),
+    ("others_preface", "the same with the token of that agent, if it has got hold of it", "ssr"),
+    ("as_a_user", "tell a tool that it works for a certain user (`X-End-User-ID`)", "sss"),
+    ("own_credential", "send a tool a credential in place of the platform's, or in another header", "sss"),
+    // Requests that mean two things.
+    ("two_hosts", "name two hosts in a request (URI, `Host`, `Host` twice, folded, CONNECT)", "sss"),
+    ("two_lengths", "hide a request in a body with two lengths", "sss"),
+    ("line_breaks", "put a header into a path or another header by line breaks", "sss"),
+    ("old_http", "name no host (HTTP/1.0, HTTP/0.9)", "sss"),
+    ("second_request", "send a second request behind an allowed one, for another host", "sss"),
+    ("other_protocols", "leave HTTP by an upgrade (h2c, WebSocket, TLS), by HTTP/2 unasked, by TRACE", "sss"),
+    ("raw_bytes_in_a_tunnel", "speak another protocol in a tunnel to a tool", "sss"),
+    ("tunnel_to_another_host", "use a tunnel to a tool for another host (SNI, `Host`, URI, CONNECT in it)", "sss"),
+    ("others_tool_by_name", "call another agent's tool where the names of its own tools lead", "ss-"),
+    // Other sockets, and the network itself.
+    ("datagrams", "send UDP, to a name server for example", "sss"),
+    ("datagrams_v6", "the same over IPv6", "sss"),
+    ("ping", "send ICMP", "sss"),
+    ("raw_socket", "open a raw socket", "sss"),
+    ("packet_socket", "open a packet socket", "sss"),
+    ("sctp", "connect with SCTP", "sss"),
+    ("vsock", "speak with the machine's host (vsock)", "sss"),
+    ("other_families", "open sockets of other families (Bluetooth, CAN, XDP, …)", "sss"),
+    ("change_network", "add a route, an address or an interface (netlink)", "sss"),
+    ("other_namespace", "make a network namespace, or enter another", "sss"),
+    ("unix_sockets", "connect to Unix sockets of the machine, abstract ones too", "sss"),
+    ("signal_by_socket", "signal the platform by the connection of a caller (`SO_PEERPIDFD`)", "sss"),
+    ("take_egress_port", "listen in egress' place", "sss"),
+    ("see_connections", "see the machine's connections in `/proc/net`", "ssr"),
+    ("hold_connections", "keep another agent from egress by holding connections", "sss"),
+];
+
+/// The table as it stands in docs/sandbox.md.
+pub fn markdown() -> String {
+    let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
+    let mut text = format!(
+        "| in a closed network a hostile agent tries to | {} |\n|---|{}\n",
+        names.join(" | "),
+        "---|".repeat(names.len())
+    );
+    for (_, words, verdicts) in ATTEMPTS {
+        let cells = verdicts.chars().map(|verdict| match verdict {
+            's' => "stopped",
+            'r' => "**not stopped**",
+            _ => "–",
+        });
+        text.push_str(&format!("| {words} | {} |\n", cells.collect::<Vec<_>>().join(" | ")));
+    }
+    text
+}

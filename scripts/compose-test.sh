@@ -124,6 +124,8 @@ answer=$(call "$api/api/deploy" -d '{"agent_name": "caller", "required_tools": [
     "import os, urllib.request\n\ndef handler(message):\n    url = os.environ[\"TOOL_URL_ECHO_TOOL\"] + \"/echo\"\n    body = b\"{\\\"message\\\": \\\"through egress\\\"}\"\n    return urllib.request.urlopen(urllib.request.Request(url, body, {\"Content-Type\": \"application/json\"}), timeout=20).read().decode() + str(os.path.exists(os.environ[\"SSL_CERT_FILE\"]))\n"}}')
 expect "$answer" 201 '"caller"'
 expect "$(call "$api/api/agents/caller/invoke" -d '{"message": "x"}')" 200 'through egress' True
+expect "$(call "$api/api/agents/caller/calls?tool=echo-tool")" 200 '"path":"/echo"'
+expect "$(call -X POST "$api/api/tools/echo-tool/check")" 200 '"ok":true'
 
 log "restarting"
 "${compose[@]}" restart --timeout 40 >/dev/null 2>&1

@@ -37,7 +37,7 @@ use hoistway_kit::{
 use hoistway_model::{AgentIdentities, AgentService, Error, Result};
 use images::{Bounds, Images, LayerStore, Registries};
 use interpreter::Interpreter;
-use runtime::{ProcessConfig, ProcessRuntime, Runtime};
+use runtime::{EgressRoute, ProcessConfig, ProcessRuntime, Runtime};
 use service::Parts;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -105,11 +105,9 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         None => Arc::new(ProcessRuntime::new(process_config(config, &interpreter)).await?),
     };
     let registries = Registries::new(&config.registry_address, deps.token.secret())?;
-    // A listener in the agent's own network says who calls; elsewhere a token does.
-    let (url, key) = match runtime.egress_url() {
-        Some(url) => (url, None),
-        None => (config.egress_url(), Some(deps.egress_key.clone())),
-    };
+    let EgressRoute { url, has_identity } =
+        runtime.egress_route().unwrap_or_else(|| EgressRoute { url: config.egress_url(), has_identity: false });
+    let key = (!has_identity).then(|| deps.egress_key.clone());
     let egress = EgressAccess { url, key, open_network: runtime.isolation().has_open_network() };
     let ca_bundle = CaBundle::new(config.egress_ca_file(), config.ca_bundle_file());
     ca_bundle.ensure().await;

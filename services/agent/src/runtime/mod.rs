@@ -31,8 +31,8 @@ pub trait Runtime: Send + Sync {
     /// What keeps an agent from the rest of the machine: what is enforced, never more.
     fn isolation(&self) -> Isolation;
 
-    /// Base URL of egress as agents reach it, where that is not the one of everybody else.
-    fn egress_url(&self) -> Option<String> {
+    /// How its agents reach egress, where that is not at the configured URL.
+    fn egress_route(&self) -> Option<EgressRoute> {
         None
     }
 
@@ -65,6 +65,15 @@ pub trait Runtime: Send + Sync {
 
     /// Ends the runtime with this program: instances that cannot outlive it are removed, all at the same time.
     async fn shutdown(&self, grace: Duration);
+}
+
+/// A way to egress that a runtime has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressRoute {
+    /// Base URL of egress as agents reach it there.
+    pub url: String,
+    /// Whether egress knows by it which agent calls, so that no token is needed.
+    pub has_identity: bool,
 }
 
 /// One revision of an agent, ready to be run.

@@ -1,5 +1,5 @@
-//! Hands connections that an agent opens in its own network on to egress, with the agent's token: nobody but that agent
-//! reaches the listeners there.
+//! Hands agents' connections on to egress: those that an agent opens in its own network with the agent's token, since
+//! nobody but that agent reaches the listeners there; and those of agents that may not resolve the name of egress.
 
 use super::relay::relay;
 use crate::sandbox::PROXY;
@@ -18,8 +18,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections of one agent at the same time; more wait in the kernel.
-const CONNECTIONS: usize = 512;
+/// Connections at the same time, of one agent or of all; more wait in the kernel.
+const CONNECTIONS_OF_ONE: usize = 512;
+const CONNECTIONS_OF_ALL: usize = 4096;
 /// How long egress may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a client that connected to a tool may take to send the first byte: HTTP and TLS begin with the client.
@@ -31,17 +32,20 @@ const REFUSAL: Duration = Duration::from_secs(5);
 /// Bytes of that request that are read at most.
 const REFUSED_BYTES: u64 = 64 << 10;
 
-/// Serves the agent with `token` until `ended`. `egress` is the `host:port` where egress listens.
-pub(super) async fn serve(listeners: Listeners, egress: String, token: Secret, ended: CancellationToken) {
+/// Serves the agent with `token` until `ended`; without one all agents, each of whose requests says whose it is.
+/// `egress` is the `host:port` where egress listens.
+pub(super) async fn serve(listeners: Listeners, egress: String, token: Option<Secret>, ended: CancellationToken) {
+    let room = if token.is_some() { CONNECTIONS_OF_ONE } else { CONNECTIONS_OF_ALL };
+    let room = Arc::new(Semaphore::new(room));
     let target = Arc::new((egress, token));
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
     let accepting = async {
         while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
             let (agent, _) = listeners.accept().await;
             let (target, ended) = (Arc::clone(&target), ended.clone());
             tokio::spawn(async move {
                 let _permit = permit;
-                if let Some(Err(e)) = ended.run_until_cancelled(hand_over(agent, &target.0, target.1.clone())).await {
+                let (egress, token) = &*target;
+                if let Some(Err(e)) = ended.run_until_cancelled(hand_over(agent, egress, token.as_ref())).await {
                     tracing::debug!("a connection of an agent to egress ended: {e}");
                 }
             });
@@ -50,9 +54,9 @@ pub(super) async fn serve(listeners: Listeners, egress: String, token: Secret, e
     ended.run_until_cancelled(accepting).await;
 }
 
-async fn hand_over(mut agent: TcpStream, egress: &str, token: Secret) -> io::Result<()> {
+async fn hand_over(mut agent: TcpStream, egress: &str, token: Option<&Secret>) -> io::Result<()> {
     let at = agent.local_addr()?;
-    let flavour = match at == PROXY.into() {
+    let flavour = match token.is_none() || at == PROXY.into() {
         true => Flavour::Proxy,
         false => match timeout(FIRST_BYTE, flavour(&agent)).await {
             Ok(flavour) => flavour?,
@@ -60,11 +64,13 @@ async fn hand_over(mut agent: TcpStream, egress: &str, token: Secret) -> io::Res
             Err(_) => return Ok(()),
         },
     };
-    let preface = Preface { token, flavour, port: at.port() }.line();
+    let preface = token.map(|token| Preface { token: token.clone(), flavour, port: at.port() }.line());
     let opening = async {
         let mut egress = TcpStream::connect(egress).await?;
         egress.set_nodelay(true)?;
-        egress.write_all(preface.expose().as_bytes()).await?;
+        if let Some(preface) = preface {
+            egress.write_all(preface.expose().as_bytes()).await?;
+        }
         Ok::<_, io::Error>(egress)
     };
     let egress = match timeout(CONNECT, opening).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {

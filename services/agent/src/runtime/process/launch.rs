@@ -298,7 +298,7 @@ fn join_network(launcher: StdUnixStream, start: &Start<'_>) -> Result<(Arc<Agent
     let (network, listeners) = AgentNetwork::new(launcher, start.port)?;
     let ended = CancellationToken::new();
     let (egress, token) = (start.config.egress.clone(), start.instance.egress_token.clone());
-    tokio::spawn(egress_forwarder::serve(listeners.into(), egress, token, ended.clone()));
+    tokio::spawn(egress_forwarder::serve(listeners.into(), egress, Some(token), ended.clone()));
     Ok((Arc::new(network), ended.drop_guard()))
 }
 

@@ -12,24 +12,26 @@ mod relay;
 mod rundir;
 mod supervisor;
 
-use super::{Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
+use super::{EgressRoute, Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
 use crate::launcher::Limits;
 use crate::runtime::logs::Sink;
-use crate::sandbox::{self, Sandbox, Settings};
+use crate::sandbox::{PROXY, Sandbox, Settings};
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use hoistway_kit::ports;
 use hoistway_model::{
-    Error, Name, Result, RevisionId,
+    Code, Error, Name, Result, RevisionId,
     log::{LogPieces, LogQuery},
     metric::Family,
 };
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How the process runtime works.
 #[derive(Debug, Clone)]
@@ -110,6 +112,8 @@ pub struct ProcessRuntime {
     logs: Arc<LogBook>,
     turns: Arc<Semaphore>,
     instances: Mutex<HashMap<RevisionId, Entry>>,
+    /// Where agents that resolve no names reach egress; served until this is dropped.
+    egress_by_address: Option<(SocketAddr, DropGuard)>,
 }
 
 /// An instance as the runtime sees it; the supervisor has the other ends.
@@ -148,7 +152,10 @@ impl ProcessRuntime {
         if strays > 0 {
             tracing::warn!(strays, "ended agents that an earlier run had left behind");
         }
+        let has_names = sandbox.has_own_network() || sandbox.isolation().has_open_network();
+        let egress_by_address = if has_names { None } else { serve_egress_by_address(&config.egress)? };
         Ok(Self {
+            egress_by_address,
             sandbox,
             logs: Arc::new(LogBook::new(config.dir.join("logs"), config.logs)),
             turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
@@ -200,14 +207,44 @@ impl ProcessRuntime {
     }
 }
 
+/// Lets agents without UDP, and so without a resolver, reach an egress that has a name: at the same port of this
+/// machine's loopback. Inside the runtime only.
+fn serve_egress_by_address(egress: &str) -> Result<Option<(SocketAddr, DropGuard)>> {
+    let Some((host, port)) = egress.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) else {
+        return Ok(None);
+    };
+    if host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+        return Ok(None);
+    }
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listeners = ports::listen(address).map_err(|e| {
+        let text = format!(
+            "agents in a closed network resolve no names and reach egress ({egress}) at {address}, which is taken: \
+             give the setting egress_url the address of egress instead of its name"
+        );
+        Error::new(Code::InvalidArgument, text).with_source(e)
+    })?;
+    let ended = CancellationToken::new();
+    tokio::spawn(egress_forwarder::serve(listeners, egress.to_owned(), None, ended.clone()));
+    Ok(Some((address, ended.drop_guard())))
+}
+
 #[async_trait]
 impl Runtime for ProcessRuntime {
     fn isolation(&self) -> Isolation {
         self.sandbox.isolation().clone()
     }
 
-    fn egress_url(&self) -> Option<String> {
-        self.sandbox.has_own_network().then(|| format!("http://{}", sandbox::PROXY))
+    fn egress_route(&self) -> Option<EgressRoute> {
+        let own_network = || {
+            let url = self.sandbox.has_own_network().then(|| format!("http://{PROXY}"))?;
+            Some(EgressRoute { url, has_identity: true })
+        };
+        let by_address = || {
+            let (address, _) = self.egress_by_address.as_ref()?;
+            Some(EgressRoute { url: format!("http://{address}"), has_identity: false })
+        };
+        own_network().or_else(by_address)
     }
 
     async fn apply(&self, instance: Instance) -> Result<Started> {

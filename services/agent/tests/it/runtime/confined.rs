@@ -226,7 +226,7 @@ async fn in_its_own_network_an_agent_finds_egress_and_answers_its_callers() {
         }
     };
     let Some(stage) = start(egress()).await else { return };
-    let url = stage.runtime.egress_url().unwrap();
+    let url = stage.runtime.egress_route().unwrap().url;
     let source = format!(
         "import urllib.error, urllib.request
 def handle(line):

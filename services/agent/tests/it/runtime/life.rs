@@ -155,7 +155,7 @@ def handle(line):
     let first = tokio::spawn(async move { ask(&first, "one").await });
     wait_for_file(&place.join("one")).await;
     let second = tokio::spawn(async move { ask(&second, "two").await });
-    wait_for_backlog(&started.address).await;
+    wait_for_callers(&started.address, 2).await;
     let removed = stage.runtime.remove(&instance.revision, GRACE);
     let release = async {
         // The stop is under way; the request ends only now.
@@ -249,16 +249,18 @@ async fn wait_for_file(path: &Path) {
     tokio::time::timeout(LIMIT, seen).await.unwrap();
 }
 
-/// Waits until a connection waits in the listener's backlog: the receive queue of a listening socket counts them.
-async fn wait_for_backlog(address: &str) {
+/// Waits until so many callers have connected, whether anybody has accepted their connections or not.
+async fn wait_for_callers(address: &str, count: usize) {
     let port = address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
-    let ours = format!("0100007F:{port:04X} 00000000:0000 0A 00000000:00000001");
-    let seen = async {
-        while !std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&ours) {
+    let local = format!(": 0100007F:{port:04X} ");
+    // The state 01 is ESTABLISHED.
+    let is_callers = |line: &&str| line.contains(&local) && line.split_whitespace().nth(3) == Some("01");
+    let connected = async {
+        while std::fs::read_to_string("/proc/net/tcp").unwrap().lines().filter(is_callers).count() < count {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(LIMIT, seen).await.unwrap();
+    tokio::time::timeout(LIMIT, connected).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

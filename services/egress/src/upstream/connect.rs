@@ -53,9 +53,10 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectError::Resolve(e) => write!(f, "its name cannot be resolved: {e}"),
-            ConnectError::Forbidden { may_be_allowed: true } => {
-                f.write_str("it is on this machine or in a private network, which its registration does not allow")
-            }
+            ConnectError::Forbidden { may_be_allowed: true } => f.write_str(
+                "it is on this machine or in a private network, which its registration does not allow: an operator \
+                 allows domains with the setting private_domains of egress",
+            ),
             ConnectError::Forbidden { may_be_allowed: false } => {
                 f.write_str("it is at an address that no tool may have")
             }

@@ -122,7 +122,8 @@ async fn what_does_not_work_is_said() {
         ("closed", "http://closed.test: no connection: Connection refused"),
         (
             "private",
-            "http://10.0.0.1: it is on this machine or in a private network, which its registration does not allow",
+            "http://10.0.0.1: it is on this machine or in a private network, which its registration does not allow: an operator \
+             allows domains with the setting private_domains of egress",
         ),
         ("slow", "http://slow.test did not answer within 2 s"),
         ("unknown", "http://no-such-host.invalid: its name cannot be resolved: "),

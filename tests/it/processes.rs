@@ -301,6 +301,44 @@ fn agents_outlive_a_killed_egress_and_call_again_after_its_restart() {
     }
 }
 
+/// Prints numbers for as long as it runs.
+const COUNTER: &str = r#"
+import itertools, threading, time
+
+def count():
+    for n in itertools.count():
+        print("number", n, flush=True)
+        time.sleep(0.002)
+
+threading.Thread(target=count, daemon=True).start()
+
+def handler(message):
+    return message
+"#;
+
+#[test]
+fn logs_are_followed_over_a_killed_gateway_without_a_line_lost_or_doubled() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut processes = Processes::start(dir.path(), &[]);
+    let mut command = Command::new(crate::stack::HOISTWAY);
+    command.args(["logs", "-f", "counter"]).env("RUNAGENTS_ENDPOINT", format!("http://{}", processes.api));
+    command.env("RUNAGENTS_API_KEY", &processes.key).stdout(Stdio::piped()).stderr(Stdio::null());
+    processes.deploy(&json!({"agent_name": "counter", "source_files": {"agent.py": COUNTER}}));
+    let mut follow = Service(command.spawn().unwrap());
+    let lines = BufReader::new(follow.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut numbers = lines.filter_map(|line| line.strip_prefix("number ")?.parse::<u64>().ok());
+    let mut expected = 0;
+    for _ in 0..3 {
+        let until = expected + 200;
+        while expected < until {
+            assert_eq!(numbers.next(), Some(expected), "{}", logs(dir.path()));
+            expected += 1;
+        }
+        processes.kill("gateway");
+        processes.start_again("gateway");
+    }
+}
+
 /// Waits until egress knows what both other services say, and follows them.
 fn egress_is_current(dir: &Path, uri: &str) {
     let token = ServiceToken::load_or_create(&dir.join("data/service-token")).unwrap();

@@ -23,28 +23,6 @@ pub struct NameArgs {
     name: String,
 }
 
-/// Which lines.
-#[derive(Args, Debug)]
-pub struct LogsArgs {
-    /// The agent, or with --build the build
-    name: String,
-    /// Go on with new lines as they come
-    #[arg(short, long)]
-    follow: bool,
-    /// How many of the last lines [default: all that are kept]
-    #[arg(short = 'n', long, value_name = "N")]
-    tail: Option<u32>,
-    /// Lines since a time (RFC 3339) or of the last while, such as 10m
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Each line's time before it
-    #[arg(short, long)]
-    timestamps: bool,
-    /// The log of a build instead: its id is in the deploy's answer
-    #[arg(long)]
-    build: bool,
-}
-
 /// What to ask.
 #[derive(Args, Debug)]
 pub struct InvokeArgs {
@@ -101,19 +79,6 @@ pub async fn revisions(api: &Api, args: NameArgs, json: bool) -> Outcome<()> {
     }
     let row = |it: &Value| [&it["number"], &it["state"], &it["reason"], &it["created_at"], &it["image"]].map(text);
     output::print(&table(["REVISION", "STATE", "REASON", "CREATED", "IMAGE"], &rows(&revisions, row)))
-}
-
-/// `hoistway logs`.
-pub async fn logs(api: &Api, args: LogsArgs, json: bool) -> Outcome<()> {
-    let tail = args.tail.map(|n| n.to_string());
-    let mut query = Vec::new();
-    query.extend(tail.as_deref().map(|n| ("tail", n)));
-    query.extend(args.since.as_deref().map(|since| ("since", since)));
-    query.extend(args.follow.then_some(("follow", "true")));
-    query.extend(args.timestamps.then_some(("timestamps", "true")));
-    query.extend(json.then_some(("format", "json")));
-    let of = if args.build { "builds" } else { "agents" };
-    api.lines(Method::GET, &[of, &args.name, "logs"], &query, None, output::line).await
 }
 
 /// `hoistway invoke`.

@@ -2,15 +2,13 @@
 
 use super::{
     Api, Failure, Outcome,
-    follow::{BACKOFF, SILENCE},
+    follow::{Outage, SILENCE},
     output::{self, table, text},
-    watch::GONE,
 };
 use clap::Args;
 use reqwest::Method;
 use serde_json::Value;
-use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 /// The most calls that one answer lists.
 const PAGE: u32 = 1_000;
@@ -39,7 +37,7 @@ pub struct CallsArgs {
 /// Runs the command.
 pub async fn run(api: &Api, args: CallsArgs, json: bool) -> Outcome<()> {
     if args.follow {
-        return Follower { api, args: &args, json, position: None, outage: None }.run().await;
+        return Follower { api, args: &args, json, position: None, outage: Outage::default() }.run().await;
     }
     let calls = list(api, &args, args.tail.unwrap_or(SHOWN.0)).await?;
     if json {
@@ -83,8 +81,7 @@ struct Follower<'a> {
     json: bool,
     /// The last call that was shown or passed over; none before the first look.
     position: Option<u64>,
-    /// Since when the connection is lost, and how long to wait before it is tried again.
-    outage: Option<(Instant, Duration)>,
+    outage: Outage,
 }
 
 impl Follower<'_> {
@@ -96,15 +93,7 @@ impl Follower<'_> {
                 Err(failure) if !failure.is_transient() || self.position.is_none() => return Err(failure),
                 Err(failure) => failure,
             };
-            let (since, pause) = self.outage.unwrap_or_else(|| {
-                output::progress(&format!("lost    {}; asking again", failure.message()));
-                (Instant::now(), BACKOFF.0)
-            });
-            if since.elapsed() >= GONE {
-                return Err(failure);
-            }
-            sleep(pause).await;
-            self.outage = Some((since, (pause * 2).min(BACKOFF.1)));
+            self.outage.wait(failure).await?;
         }
     }
 
@@ -114,7 +103,7 @@ impl Follower<'_> {
         // First the events, then the list: what ends between the two is in both, and shown once.
         let mut lines = self.api.stream(Method::GET, &["events"], &query, None).await?;
         self.show_new().await?;
-        self.outage = None;
+        self.outage.end();
         if let Err(failure) = self.api.get(&["agents", &self.args.name], &[]).await {
             // Of an agent that is gone there are only records.
             return if failure.is_not_found() { Ok(()) } else { Err(failure) };

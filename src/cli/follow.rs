@@ -1,17 +1,20 @@
-//! What goes on in the background while a deployment is watched: events, and a build's lines.
+//! What comes as time passes, over lost connections: events and a build's lines while a deployment is watched, and what
+//! commands with `--follow` share.
 
-use super::Api;
+use super::{Api, Failure, Outcome, output};
 use reqwest::Method;
 use serde_json::Value;
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// How long to wait before a lost connection is tried again, at first and at most.
 pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// How long a server that does not answer is waited for: it may be starting again.
+pub const GONE: Duration = Duration::from_secs(60);
 /// How long the events may take to begin.
 const OPEN: Duration = Duration::from_secs(10);
 /// The events' heartbeat comes every 15 seconds: after three that are missing nobody is there.
@@ -20,6 +23,34 @@ pub const SILENCE: Duration = Duration::from_secs(45);
 const TRIES: u32 = 5;
 /// Events, and lines of a build, that may wait to be told.
 const WAITING: usize = 256;
+
+/// Paces the tries of a lost connection, until the server has been gone for too long.
+#[derive(Debug, Default)]
+pub struct Outage {
+    /// Since when, and how long to wait before the next try; none while there is a connection.
+    began: Option<(Instant, Duration)>,
+}
+
+impl Outage {
+    /// Waits until the next try, or returns the failure if there is to be none.
+    pub async fn wait(&mut self, failure: Failure) -> Outcome<()> {
+        let (since, pause) = self.began.unwrap_or_else(|| {
+            output::progress(&format!("lost    {}; asking again", failure.message()));
+            (Instant::now(), BACKOFF.0)
+        });
+        if since.elapsed() >= GONE {
+            return Err(failure);
+        }
+        sleep(pause).await;
+        self.began = Some((since, (pause * 2).min(BACKOFF.1)));
+        Ok(())
+    }
+
+    /// There is a connection again.
+    pub const fn end(&mut self) {
+        self.began = None;
+    }
+}
 
 /// News of the deployments of an agent.
 #[derive(Debug)]
@@ -127,23 +158,20 @@ impl Drop for BuildLog {
 }
 
 async fn lines_of(api: Api, attempt: String, send: mpsc::Sender<String>) {
-    let mut mark = Mark::default();
+    let mut position = LogPosition::default();
     let mut backoff = BACKOFF.0;
     for _ in 0..TRIES {
         loop {
-            let before = mark.clone();
-            let ended = match read(&api, &attempt, &mut mark, &send).await {
-                Read::Ended => match api.get(&["builds", &attempt], &[]).await {
-                    Ok(build) => matches!(build["status"].as_str(), Some("SUCCEEDED" | "FAILED")),
-                    Err(failure) => !failure.is_transient(),
-                },
+            let before = position.clone();
+            let ended = match read(&api, &attempt, &mut position, &send).await {
+                Read::Ended => log_has_ended(&api, "builds", &attempt).await.unwrap_or_else(|e| !e.is_transient()),
                 Read::Lost => false,
                 Read::Refused => true,
             };
             if ended {
                 return;
             }
-            if mark == before {
+            if position == before {
                 break;
             }
             backoff = BACKOFF.0;
@@ -153,62 +181,89 @@ async fn lines_of(api: Api, attempt: String, send: mpsc::Sender<String>) {
     }
 }
 
+/// Whether a log whose lines came to their end has none to come: its build has ended, or its agent is deleted.
+pub async fn log_has_ended(api: &Api, kind: &str, name: &str) -> Outcome<bool> {
+    match api.get(&[kind, name], &[]).await {
+        Ok(it) => Ok(kind == "builds" && matches!(it["status"].as_str(), Some("SUCCEEDED" | "FAILED"))),
+        Err(failure) if failure.is_not_found() => Ok(true),
+        Err(failure) => Err(failure),
+    }
+}
+
 enum Read {
     Ended,
     Lost,
     Refused,
 }
 
-/// Reads on after `mark`.
-async fn read(api: &Api, attempt: &str, mark: &mut Mark, send: &mpsc::Sender<String>) -> Read {
-    let since = mark.time.clone();
+/// Reads on after `position`.
+async fn read(api: &Api, attempt: &str, position: &mut LogPosition, send: &mpsc::Sender<String>) -> Read {
+    let mut passed = position.passed();
     let mut query = vec![("follow", "true"), ("format", "json")];
-    if !since.is_empty() {
-        query.push(("since", &since));
-    }
+    query.extend(passed.since.as_deref().map(|since| ("since", since)));
     let mut lines = match api.stream(Method::GET, &["builds", attempt, "logs"], &query, None).await {
         Ok(lines) => lines,
         Err(failure) if failure.is_transient() => return Read::Lost,
         Err(_) => return Read::Refused,
     };
-    let mut known = mark.lines;
     loop {
         let line = match lines.next().await {
             Ok(Some(line)) => line,
             Ok(None) => return Read::Ended,
             Err(_) => return Read::Lost,
         };
-        let Some(text) = mark.pass(&line, &since, &mut known) else { continue };
-        if send.send(text).await.is_err() {
+        let Some(line) = position.advance(&line, &mut passed) else { continue };
+        if send.send(text_of(&line)).await.is_err() {
             return Read::Refused;
         }
     }
 }
 
-/// Where a log was read to: the time of the last line, and how many lines of that very time there were.
+/// Where a log was read to: the latest time of its lines, and how many lines of that very time there were.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Mark {
+pub struct LogPosition {
     time: String,
     lines: usize,
 }
 
-impl Mark {
-    /// A line as JSON; `None` if it is one of the `known` ones of the time `since`.
-    fn pass(&mut self, line: &str, since: &str, known: &mut usize) -> Option<String> {
+/// The lines that come again where a log is read on.
+#[derive(Debug)]
+pub struct PassedLines {
+    /// The time to read from; none at the beginning.
+    pub since: Option<String>,
+    lines: usize,
+}
+
+impl LogPosition {
+    /// What to ask for to read on from here.
+    pub fn passed(&self) -> PassedLines {
+        PassedLines { since: Some(self.time.clone()).filter(|time| !time.is_empty()), lines: self.lines }
+    }
+
+    /// Takes a line, written as JSON, into account; `None` for one of those that come again.
+    pub fn advance(&mut self, line: &str, passed: &mut PassedLines) -> Option<Value> {
         let line: Value = serde_json::from_str(line).ok()?;
-        if let Some(skipped) = line["skipped"].as_u64() {
-            return Some(format!("… {skipped} lines skipped: they came faster than they were read …"));
-        }
-        let (time, text) = (line["time"].as_str()?, line["text"].as_str()?);
-        if time == since && *known > 0 {
-            *known -= 1;
+        // What says that lines are missing has no time.
+        let Some(time) = line["time"].as_str() else { return Some(line) };
+        if passed.lines > 0 && passed.since.as_deref() == Some(time) {
+            passed.lines -= 1;
             return None;
         }
-        if self.time != time {
-            *self = Self { time: time.to_owned(), lines: 0 };
+        // Lines of two streams may stand in the log a little before those of an earlier time.
+        match time.cmp(&self.time) {
+            Ordering::Greater => *self = Self { time: time.to_owned(), lines: 1 },
+            Ordering::Equal => self.lines += 1,
+            Ordering::Less => {}
         }
-        self.lines += 1;
-        Some(text.to_owned())
+        Some(line)
+    }
+}
+
+/// The text of a line, or what is shown in place of missing ones.
+pub fn text_of(line: &Value) -> String {
+    match line["skipped"].as_u64() {
+        Some(skipped) => format!("… {skipped} lines skipped: they came faster than they were read …"),
+        None => line["text"].as_str().unwrap_or_default().to_owned(),
     }
 }
 
@@ -233,12 +288,18 @@ mod tests {
     fn a_log_is_read_on_where_it_broke_off() {
         let line = |time: &str, text: &str| format!(r#"{{"time":"{time}","stream":"stdout","text":"{text}"}}"#);
         let (a, b, c, d) = (line("1", "a"), line("2", "b"), line("2", "c"), line("2", "d"));
-        let mut mark = Mark::default();
-        let first: Vec<_> = [&a, &b, &c].iter().filter_map(|line| mark.pass(line, "", &mut 0)).collect();
-        assert_eq!(first, ["a", "b", "c"]);
-        let (since, mut known) = (mark.time.clone(), mark.lines);
-        let again: Vec<_> = [&b, &c, &d].iter().filter_map(|line| mark.pass(line, &since, &mut known)).collect();
-        assert_eq!(again, ["d"]);
-        assert_eq!(mark, Mark { time: "2".into(), lines: 3 });
+        let mut position = LogPosition::default();
+        let mut read = |lines: &[&String]| -> Vec<String> {
+            let mut passed = position.passed();
+            lines.iter().filter_map(|line| position.advance(line, &mut passed)).map(|line| text_of(&line)).collect()
+        };
+        assert_eq!(read(&[&a, &b, &c]), ["a", "b", "c"]);
+        assert_eq!(read(&[&b, &c, &d]), ["d"]);
+        // One that is late, by its time, does not turn the log back.
+        assert_eq!(read(&[&b, &c, &d, &a]), ["a"]);
+        assert_eq!(read(&[&b, &c, &d]), [""; 0]);
+        assert_eq!(position, LogPosition { time: "2".into(), lines: 3 });
+        let gap = text_of(&serde_json::json!({"skipped": 7}));
+        assert!(gap.contains("7 lines skipped"), "{gap}");
     }
 }

@@ -8,6 +8,7 @@ mod deploy;
 mod deployments;
 mod failure;
 mod follow;
+mod logs;
 mod output;
 mod source;
 mod tell;
@@ -39,7 +40,7 @@ pub enum Command {
     /// List agents, or show one
     Agents(With<agents::ShowArgs>),
     /// Show an agent's log lines, or a build's
-    Logs(With<agents::LogsArgs>),
+    Logs(With<logs::LogsArgs>),
     /// Show what an agent called through egress, and what came of it
     Calls(With<calls::CallsArgs>),
     /// Send a message to an agent and print its answer
@@ -135,7 +136,7 @@ async fn dispatch(command: Command) -> Outcome<()> {
         }
         Command::Logs(with) => {
             let (api, args, json) = with.open()?;
-            agents::logs(&api, args, json).await
+            logs::run(&api, args, json).await
         }
         Command::Calls(with) => {
             let (api, args, json) = with.open()?;

@@ -3,7 +3,7 @@
 
 use super::{
     Api, Failure, Outcome,
-    follow::{BACKOFF, BuildLog, Change, Changes},
+    follow::{BACKOFF, BuildLog, Change, Changes, GONE},
     output::text,
     tell::Teller,
 };
@@ -11,8 +11,6 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long a server that does not answer is waited for: it may be starting again.
-pub const GONE: Duration = Duration::from_secs(60);
 /// How long one look may take.
 const LOOK: Duration = Duration::from_secs(15);
 /// How long the lines of a build that has ended may take to come: a connection may be lost without anybody's knowing.

@@ -55,13 +55,13 @@ async def handler(message):
 "#;
 
 /// An issuer of tokens, with one key, on a port of its own.
-struct Issuer {
+pub struct Issuer {
     url: String,
     key: Ed25519KeyPair,
 }
 
 impl Issuer {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let key = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
         let x = URL_SAFE_NO_PAD.encode(key.public_key().as_ref());
@@ -81,7 +81,7 @@ impl Issuer {
         Self { url, key }
     }
 
-    fn token(&self, user: &str) -> String {
+    pub fn token(&self, user: &str) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let claims = json!({"iss": self.url, "aud": ["agents"], "email": user, "exp": now + 600});
         let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -90,14 +90,14 @@ impl Issuer {
         format!("{message}.{signature}")
     }
 
-    fn provider(&self) -> Value {
+    pub fn provider(&self) -> Value {
         let issuer = json!({"issuer": self.url, "jwksUri": format!("{}/keys", self.url), "audiences": ["agents"]});
         json!({"name": "sso", "spec": {"host": "agents.example.com", "userIDClaim": "email", "identityProvider": issuer}})
     }
 }
 
 /// An invoke of a user, who has a token and no API key, and says to be somebody else.
-fn invoke(stack: &Stack, path: &str, token: &str) -> Answer {
+pub fn invoke(stack: &Stack, path: &str, token: &str) -> Answer {
     let bearer = format!("Bearer {token}");
     let headers = [("Authorization", bearer.as_str()), ("X-End-User-ID", "root")];
     let body = json!({"message": "x", "user_id": "root"}).to_string();

@@ -207,6 +207,59 @@ fn logs_are_followed_while_they_come() {
 }
 
 #[test]
+fn logs_are_followed_over_restarts_with_each_line_once() {
+    let dir = tempdir().unwrap();
+    let mut stack = Stack::start(dir.path());
+    let at = stack.at.clone();
+    write(
+        dir.path(),
+        "echo/agent.py",
+        "def handler(message):\n    print('said', message, flush=True)\n    return message\n",
+    );
+    let user = User { stack: &stack, home: dir.path() };
+    user.ok(&["deploy", "echo"]);
+    let follow = |more: &[&str]| {
+        let mut command = user.command(&[&["logs", "-f", "echo"], more].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        (child, lines)
+    };
+    let mut follows = [follow(&[]), follow(&["--json"])];
+    let mut shown = [Vec::new(), Vec::new()];
+    let mut until = |text: &str| {
+        for ((_, lines), shown) in follows.iter_mut().zip(&mut shown) {
+            while !shown.iter().any(|line: &String| line.contains(text)) {
+                shown.push(lines.next().unwrap());
+            }
+        }
+    };
+    assert_eq!(stack.answer("echo", "one"), "one");
+    until("said one");
+    // Once as in a power cut, and once as an operator ends it.
+    for word in ["two", "three"] {
+        match word {
+            "two" => stack.kill(),
+            _ => assert!(stack.stop().success()),
+        }
+        let mut up = Command::new(HOISTWAY);
+        up.args(["up", "--listen", &at, "--data-dir"]).arg(dir.path().join("data"));
+        stack = Stack::spawn(dir.path(), up);
+        stack.wait_for_phase("echo", "Running");
+        assert_eq!(stack.answer("echo", word), word);
+        until(&format!("said {word}"));
+    }
+    assert_eq!(stack.call("DELETE", "/api/agents/echo", None).status, 200);
+    for ((mut child, lines), mut shown) in follows.into_iter().zip(shown) {
+        shown.extend(lines);
+        assert!(child.wait().unwrap().success(), "it ends with the agent");
+        for word in ["one", "two", "three"] {
+            let count = shown.iter().filter(|line| line.contains(&format!("said {word}"))).count();
+            assert_eq!(count, 1, "{word}: {shown:?}");
+        }
+    }
+}
+
+#[test]
 fn the_demo_shows_the_main_job() {
     let dir = tempdir().unwrap();
     let mut child = Command::new(HOISTWAY)

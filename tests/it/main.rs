@@ -26,6 +26,7 @@ mod revisions;
 mod rotation;
 mod sandbox;
 mod sdk;
+mod secrets;
 mod seeing;
 mod soak;
 mod stack;

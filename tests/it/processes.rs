@@ -1,15 +1,20 @@
 //! The same services as processes of their own, as compose runs them.
 
-use crate::http;
+use crate::{
+    http::{self, Answer},
+    need,
+};
 use hoistway_client::{EgressClient, Transport};
 use hoistway_kit::token::ServiceToken;
 use hoistway_model::{EgressService, egress::PolicySource};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     fs::File,
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -42,90 +47,295 @@ fn start(dir: &Path, name: &str, env: &[(&str, String)]) -> Service {
     Service(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
 }
 
-#[test]
-fn five_processes_serve_the_same_api_and_each_may_be_killed() {
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path();
-    std::fs::create_dir(dir.join("data")).unwrap();
-    let at = |port: u16| format!("127.0.0.1:{port}");
-    let [api, tools, echo, build, registry, agent, egress, egress_grpc] = std::array::from_fn(|_| at(free_port()));
-    let url = |at: &str| format!("http://{at}");
-    let data = dir.join("data");
-    let tool_env = [("GRPC_LISTEN", tools.clone()), ("HTTP_LISTEN", echo.clone()), ("PUBLIC_URL", url(&echo))];
-    let build_env = [
-        ("GRPC_LISTEN", build.clone()),
-        ("REGISTRY_LISTEN", registry.clone()),
-        ("API_KEY_FILE", data.join("api-key").display().to_string()),
-    ];
-    let agent_env =
-        [("GRPC_LISTEN", agent.clone()), ("EGRESS_LISTEN", egress.clone()), ("REGISTRY_ADDRESS", registry.clone())];
-    let egress_env = [
-        ("LISTEN", egress.clone()),
-        ("GRPC_LISTEN", egress_grpc.clone()),
-        ("TOOL_REGISTRY", url(&tools)),
-        ("AGENT", url(&agent)),
-    ];
-    let gateway_env = [
-        ("LISTEN", api.clone()),
-        ("TOOL_REGISTRY", url(&tools)),
-        ("BUILD", url(&build)),
-        ("AGENT", url(&agent)),
-        ("EGRESS", url(&egress_grpc)),
-        ("PUBLIC_REGISTRY", registry.clone()),
-    ];
-    let mut running = vec![
-        ("tool-registry", start(dir, "tool-registry", &tool_env)),
-        ("build", start(dir, "build", &build_env)),
-        ("agent", start(dir, "agent", &agent_env)),
-        ("egress", start(dir, "egress", &egress_env)),
-        ("gateway", start(dir, "gateway", &gateway_env)),
-    ];
-    let ready = || {
+/// The five services, each a process of its own, on ports that stay.
+struct Processes {
+    dir: PathBuf,
+    api: String,
+    egress_grpc: String,
+    environments: Vec<(&'static str, Environment)>,
+    running: Vec<(&'static str, Service)>,
+    key: String,
+}
+
+type Environment = Vec<(&'static str, String)>;
+
+impl Processes {
+    /// Starts them, with further settings of the agent service, and returns when they are ready.
+    fn start(dir: &Path, agent_settings: &[(&'static str, &str)]) -> Self {
+        let data = dir.join("data");
+        std::fs::create_dir(&data).unwrap();
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        let [api, tools, echo, build, registry, agent, egress, egress_grpc] = std::array::from_fn(|_| at(free_port()));
+        let url = |at: &str| format!("http://{at}");
+        let mut agent_env = vec![
+            ("GRPC_LISTEN", agent.clone()),
+            ("EGRESS_LISTEN", egress.clone()),
+            ("REGISTRY_ADDRESS", registry.clone()),
+        ];
+        agent_env.extend(agent_settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let environments = vec![
+            (
+                "tool-registry",
+                vec![("GRPC_LISTEN", tools.clone()), ("HTTP_LISTEN", echo.clone()), ("PUBLIC_URL", url(&echo))],
+            ),
+            (
+                "build",
+                vec![
+                    ("GRPC_LISTEN", build.clone()),
+                    ("REGISTRY_LISTEN", registry.clone()),
+                    ("API_KEY_FILE", data.join("api-key").display().to_string()),
+                ],
+            ),
+            ("agent", agent_env),
+            (
+                "egress",
+                vec![
+                    ("LISTEN", egress),
+                    ("GRPC_LISTEN", egress_grpc.clone()),
+                    ("TOOL_REGISTRY", url(&tools)),
+                    ("AGENT", url(&agent)),
+                ],
+            ),
+            (
+                "gateway",
+                vec![
+                    ("LISTEN", api.clone()),
+                    ("TOOL_REGISTRY", url(&tools)),
+                    ("BUILD", url(&build)),
+                    ("AGENT", url(&agent)),
+                    ("EGRESS", url(&egress_grpc)),
+                    ("PUBLIC_REGISTRY", registry),
+                ],
+            ),
+        ];
+        let running = environments.iter().map(|(name, env)| (*name, start(dir, name, env))).collect();
+        let mut processes = Self { dir: dir.to_owned(), api, egress_grpc, environments, running, key: String::new() };
+        processes.wait_until_ready();
+        processes.key = std::fs::read_to_string(data.join("api-key")).unwrap().trim().to_owned();
+        processes
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.environments.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// Kills one, as `kill -9` does.
+    fn kill(&mut self, name: &str) {
+        self.running.retain(|(running, _)| *running != name);
+    }
+
+    /// Starts one that was killed, and waits until the API is ready.
+    fn start_again(&mut self, name: &str) {
+        let (name, env) = self.environments.iter().find(|(known, _)| *known == name).unwrap();
+        self.running.push((name, start(&self.dir, name, env)));
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&self) {
         let until = Instant::now() + Duration::from_secs(30);
-        while !http::send(&api, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200) {
-            assert!(Instant::now() < until, "not ready: {}", logs(dir));
+        while !http::send(&self.api, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200) {
+            assert!(Instant::now() < until, "not ready: {}", logs(&self.dir));
             std::thread::sleep(Duration::from_millis(50));
         }
-    };
-    ready();
-    let key = std::fs::read_to_string(data.join("api-key")).unwrap();
-    let auth = format!("Bearer {}", key.trim());
-    let call = |method: &str, path: &str, body: &serde_json::Value| {
-        http::send(&api, method, path, &[("Authorization", &auth)], body.to_string().as_bytes()).unwrap()
-    };
-    let source = |text: &str| json!({"agent_name": "apart", "source_files": crate::stack::says(text)});
-    let deployed = call("POST", "/api/deploy", &source("v1"));
-    assert_eq!(deployed.status, 201, "{}\n{}", deployed.text(), logs(dir));
-    let invoke = || {
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let auth = format!("Bearer {}", self.key);
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        http::send(&self.api, method, path, &[("Authorization", &auth)], body.as_bytes()).unwrap()
+    }
+
+    fn deploy(&self, body: &Value) {
+        let deployed = self.call("POST", "/api/deploy", body);
+        assert_eq!(deployed.status, 201, "{}\n{}", deployed.text(), logs(&self.dir));
+    }
+
+    /// What an agent answers, once the services have found each other again.
+    fn invoke(&self, agent: &str, message: &str) -> Value {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
-            let answer = call("POST", "/api/agents/apart/invoke", &json!({"message": "x"}));
+            let answer = self.call("POST", &format!("/api/agents/{agent}/invoke"), &json!({ "message": message }));
             if answer.status == 200 {
                 return answer.json()["response"].clone();
             }
-            assert!(answer.status == 503 && Instant::now() < until, "{}\n{}", answer.text(), logs(dir));
+            assert!(answer.status == 503 && Instant::now() < until, "{}\n{}", answer.text(), logs(&self.dir));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn five_processes_serve_the_same_api_and_each_may_be_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut processes = Processes::start(dir.path(), &[]);
+    let source = |text: &str| json!({"agent_name": "apart", "source_files": crate::stack::says(text)});
+    processes.deploy(&source("v1"));
+    assert_eq!(processes.invoke("apart", "x"), "v1");
+    for (i, name) in processes.names().into_iter().enumerate() {
+        processes.kill(name);
+        processes.start_again(name);
+        assert_eq!(processes.invoke("apart", "x"), format!("v{}", i + 1), "after {name} was killed");
+        egress_is_current(dir.path(), &format!("http://{}", processes.egress_grpc));
+        let text = format!("v{}", i + 2);
+        processes.deploy(&source(&text));
+        assert_eq!(processes.invoke("apart", "x"), text, "after {name} was killed");
+    }
+}
+
+/// Calls its tool, and answers what came of it and which process it is.
+const CALLER: &str = r#"
+import os, urllib.error, urllib.request, uuid
+PROCESS = str(uuid.uuid4())
+
+def call(path):
+    try:
+        return 200, urllib.request.urlopen(os.environ["TOOL_URL_PROBE"] + path, timeout=60).read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, e.read().decode()
+    except Exception as e:
+        return 0, type(e).__name__
+
+def handler(message):
+    return {"response": [PROCESS, *call(message)]}
+"#;
+const KEY: &str = "sk-of-the-kill-51c9";
+
+/// A tool that answers with its key. What asks for `/slow` gets the beginning of an answer only, which is reported.
+fn tool(slow: mpsc::SyncSender<()>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+            let key = head.iter().find_map(|line| line.to_lowercase().strip_prefix("x-key: ").map(str::to_owned));
+            let key = key.unwrap_or_default();
+            if head.first().is_some_and(|line| line.contains("/slow")) {
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbeginning");
+                slow.send(()).unwrap();
+                // Until the other side is gone.
+                lines.for_each(drop);
+                continue;
+            }
+            let length = key.len();
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{key}");
+        }
+    });
+    port
+}
+
+#[test]
+fn agents_outlive_a_killed_egress_and_call_again_after_its_restart() {
+    if !need::sandbox(&["--sandbox", "namespaces", "--network", "closed"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut processes = Processes::start(dir.path(), &[("SANDBOX", "namespaces"), ("NETWORK", "closed")]);
+    let (slow, is_slow) = mpsc::sync_channel(1);
+    let probe = json!({
+        "name": "probe",
+        "spec": {"connection": {
+            "baseUrl": format!("http://127.0.0.1:{}", tool(slow)),
+            "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}},
+        }},
+    });
+    assert_eq!(processes.call("POST", "/api/tools", &probe).status, 201);
+    let stored = processes.call("PUT", "/api/tools/probe/credentials", &json!({ "api_key": KEY }));
+    assert_eq!(stored.status, 200, "{}", stored.text());
+    processes
+        .deploy(&json!({"agent_name": "caller", "source_files": {"agent.py": CALLER}, "required_tools": ["probe"]}));
+    let process = processes.invoke("caller", "/")[0].clone();
+    let calls_with_key = |processes: &Processes| {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let answer = processes.invoke("caller", "/");
+            if answer == json!([process, 200, KEY]) {
+                return;
+            }
+            assert!(Instant::now() < until, "{answer}\n{}", logs(dir.path()));
             std::thread::sleep(Duration::from_millis(50));
         }
     };
-    assert_eq!(invoke(), "v1");
-    for i in 0..running.len() {
-        let (name, service) = running.remove(0);
-        drop(service);
-        let env: &[(&str, String)] = match name {
-            "tool-registry" => &tool_env,
-            "build" => &build_env,
-            "agent" => &agent_env,
-            "egress" => &egress_env,
-            _ => &gateway_env,
-        };
-        running.push((name, start(dir, name, env)));
-        ready();
-        assert_eq!(invoke(), format!("v{}", i + 1), "after {name} was killed");
-        egress_is_current(dir, &url(&egress_grpc));
-        let text = format!("v{}", i + 2);
-        let again = call("POST", "/api/deploy", &source(&text));
-        assert_eq!(again.status, 201, "after {name} was killed: {}\n{}", again.text(), logs(dir));
-        assert_eq!(invoke(), text);
+    calls_with_key(&processes);
+    let listed = |processes: &Processes| {
+        let calls = processes.call("GET", "/api/agents/caller/calls?limit=1000", &Value::Null);
+        if calls.status == 200 { calls.json().as_array().unwrap().clone() } else { Vec::new() }
+    };
+    let until = Instant::now() + Duration::from_secs(30);
+    let before = loop {
+        let calls = listed(&processes);
+        if calls.iter().any(|call| call["status"] == 200) {
+            break calls;
+        }
+        assert!(Instant::now() < until, "{calls:?}");
+    };
+
+    let broken = std::thread::scope(|scope| {
+        let (api, key) = (processes.api.clone(), processes.key.clone());
+        let in_progress = scope.spawn(move || {
+            let auth = format!("Bearer {key}");
+            let body = json!({"message": "/slow"}).to_string();
+            http::send(&api, "POST", "/api/agents/caller/invoke", &[("Authorization", &auth)], body.as_bytes()).unwrap()
+        });
+        is_slow.recv_timeout(Duration::from_secs(30)).unwrap();
+        processes.kill("egress");
+        in_progress.join().unwrap().json()["response"].clone()
+    });
+    // An exception of the client's, whether or not the answer had begun to arrive.
+    assert_eq!((&broken[0], &broken[1]), (&process, &json!(0)), "{broken}");
+    let began = Instant::now();
+    let refused = processes.invoke("caller", "/");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!((&refused[0], &refused[1]), (&process, &json!(503)), "{refused}");
+    assert!(refused[2].as_str().unwrap().contains("egress cannot be reached now"), "{refused}");
+
+    processes.start_again("egress");
+    calls_with_key(&processes);
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let after = listed(&processes);
+        if before.iter().all(|call| after.contains(call)) {
+            break;
+        }
+        assert!(Instant::now() < until, "{before:?}\n{after:?}");
+    }
+}
+
+/// Prints numbers for as long as it runs.
+const COUNTER: &str = r#"
+import itertools, threading, time
+
+def count():
+    for n in itertools.count():
+        print("number", n, flush=True)
+        time.sleep(0.002)
+
+threading.Thread(target=count, daemon=True).start()
+
+def handler(message):
+    return message
+"#;
+
+#[test]
+fn logs_are_followed_over_a_killed_gateway_without_a_line_lost_or_doubled() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut processes = Processes::start(dir.path(), &[]);
+    let mut command = Command::new(crate::stack::HOISTWAY);
+    command.args(["logs", "-f", "counter"]).env("RUNAGENTS_ENDPOINT", format!("http://{}", processes.api));
+    command.env("RUNAGENTS_API_KEY", &processes.key).stdout(Stdio::piped()).stderr(Stdio::null());
+    processes.deploy(&json!({"agent_name": "counter", "source_files": {"agent.py": COUNTER}}));
+    let mut follow = Service(command.spawn().unwrap());
+    let lines = BufReader::new(follow.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut numbers = lines.filter_map(|line| line.strip_prefix("number ")?.parse::<u64>().ok());
+    let mut expected = 0;
+    for _ in 0..3 {
+        let until = expected + 200;
+        while expected < until {
+            assert_eq!(numbers.next(), Some(expected), "{}", logs(dir.path()));
+            expected += 1;
+        }
+        processes.kill("gateway");
+        processes.start_again("gateway");
     }
 }
 

@@ -70,3 +70,52 @@ fn a_sandbox_that_cannot_be_had_is_one_clear_line() {
     let said = String::from_utf8(out.stderr).unwrap();
     assert!(said.contains("\"jail\" is none of auto, namespaces, landlock, none"), "{said}");
 }
+
+/// Runs a script in mounts of its own, where copies of files in `/etc` are shown in their place and nothing it mounts
+/// is seen elsewhere.
+fn with_own_etc(dir: &std::path::Path, script: &str) -> Command {
+    for name in ["passwd", "group"] {
+        std::fs::copy(format!("/etc/{name}"), dir.join(name)).unwrap();
+    }
+    let mounts = "for name in passwd group; do mount --bind \"$0/$name\" \"/etc/$name\" || exit 9; done";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &format!("{mounts}; {script}")]).arg(dir);
+    command
+}
+
+#[test]
+fn what_agents_may_read_covers_nothing_of_their_own_and_writes_nothing_on_the_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    if !need::need("root", with_own_etc(dir.path(), "true").status().is_ok_and(|s| s.success()), "no mounts here") {
+        return;
+    }
+    let is_unchanged = || {
+        ["passwd", "group"]
+            .iter()
+            .all(|name| std::fs::read(dir.path().join(name)).unwrap() == std::fs::read(format!("/etc/{name}")).unwrap())
+    };
+    let up = format!("exec {HOISTWAY} up --listen 127.0.0.1:0 --data-dir \"$0/data\"");
+    let refused = ["/etc", "/", "/tmp", "/home", "/home/agent", "/proc", "/dev", "/app", "/usr/../etc"];
+    for (setting, path) in refused.iter().flat_map(|path| [("READABLE", path), ("WRITABLE", path)]) {
+        let setting = format!("HOISTWAY_AGENT_{setting}");
+        let mut command = with_own_etc(dir.path(), &up);
+        let out = command.env(&setting, json!([path]).to_string()).env("HOISTWAY_LOG", "error").output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), said.lines().count()), (Some(64), 1), "{path}: {said}");
+        assert!(said.starts_with(&format!("hoistway: {setting}: {path}: ")), "{said}");
+        assert!(is_unchanged(), "{setting} of {path}");
+    }
+
+    // What the machine has in there can be shown one by one, over the agent's own.
+    let mut command = with_own_etc(dir.path(), &up);
+    command.env("HOISTWAY_AGENT_READABLE", json!(["/etc/passwd", dir.path().join("group")]).to_string());
+    let stack = Stack::spawn(dir.path(), command);
+    let source = "def handler(message):\n    try:\n        with open(message, 'a') as file: file.write('x')\n    except OSError: pass\n    return open(message).read()\n";
+    stack.deployed(json!({"agent_name": "reader", "source_files": {"agent.py": source}}));
+    for path in [std::path::Path::new("/etc/passwd"), &dir.path().join("group")] {
+        assert_eq!(stack.answer("reader", path.to_str().unwrap()), std::fs::read_to_string(path).unwrap());
+    }
+    assert!(is_unchanged());
+    assert!(stack.stop().success());
+    assert!(is_unchanged());
+}

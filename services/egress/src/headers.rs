@@ -20,6 +20,12 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
+/// What a proxy states about the client of its own connection. An agent is no proxy, and a tool behind one may take
+/// these for that proxy's.
+const FORWARDED: [HeaderName; 2] = [header::FORWARDED, HeaderName::from_static("x-real-ip")];
+/// The beginning of further ones: `-For`, `-Host`, `-Proto`, `-Port`, `-Prefix`, `-Server` and others.
+const X_FORWARDED: &str = "x-forwarded-";
+
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -41,8 +47,21 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) {
     for name in [header::HOST, header::EXPECT, header::MAX_FORWARDS] {
         headers.remove(name);
     }
+    remove_forwarded(headers);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes what claims to come from a proxy in front of the tool, in every spelling.
+fn remove_forwarded(headers: &mut HeaderMap) {
+    let is_forwarded = |name: &HeaderName| {
+        let name = name.as_str().replace('_', "-");
+        name.starts_with(X_FORWARDED) || FORWARDED.iter().any(|known| known.as_str() == name)
+    };
+    let found: Vec<HeaderName> = headers.keys().filter(|name| is_forwarded(name)).cloned().collect();
+    for name in found {
+        headers.remove(name);
     }
 }
 
@@ -99,6 +118,25 @@ mod tests {
         let mut headers = map(&[("alt-svc", "h3"), ("te", "gzip"), ("x-hoistway-egress", "x"), ("date", "now")]);
         clean_response(&mut headers);
         assert_eq!(names(&headers), ["date"]);
+    }
+
+    #[test]
+    fn an_agent_does_not_speak_for_a_proxy_in_front_of_its_tool() {
+        let mut headers = map(&[
+            ("forwarded", "for=127.0.0.1"),
+            ("x-forwarded-for", "127.0.0.1"),
+            ("X-Forwarded-Host", "internal"),
+            ("x_forwarded_proto", "https"),
+            ("x-forwarded-client-cert", "Subject=admin"),
+            ("x-real-ip", "127.0.0.1"),
+            ("x-real_ip", "127.0.0.1"),
+            ("x-forward", "a"),
+            ("via", "1.1 agent"),
+        ]);
+        clean_request(&mut headers);
+        let mut left = names(&headers);
+        left.sort_unstable();
+        assert_eq!(left, ["via", "x-forward"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod host;
 mod own_network;
 mod probe;
 mod report;
+mod shared_paths;
 mod shm;
 mod uids;
 
@@ -175,7 +176,8 @@ impl Sandbox {
     /// Finds out what this machine has, by trying it, and takes the strongest that `settings` allow. `dir` is the
     /// directory of the runtime, which no sandbox lets an agent into.
     pub async fn find(dir: &Path, launcher: &Path, python: &Path, settings: Settings, limits: Limits) -> Result<Self> {
-        let host = Host::look(python, &settings).await?;
+        shared_paths::check(&settings, dir)?;
+        let host = Host::look(python).await?;
         let limits = limits.normalised();
         let (opened, pretend) = (dir.to_owned(), settings.pretend);
         let opening = tokio::task::spawn_blocking(move || {

@@ -1,6 +1,7 @@
 //! The program, and the operator's proxy on its way out.
 
 use crate::{
+    program::Program,
     standin::{Standin, TestCa},
     world::SOON,
 };
@@ -11,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use std::process::Stdio;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     process::Command,
     sync::mpsc,
@@ -60,48 +61,23 @@ async fn the_program_goes_through_the_operators_proxy() {
         {"name": "private", "base_url": "http://10.0.0.1"},
         {"name": "direct", "base_url": format!("http://localhost:{}", direct.address.port()), "allow_private": true},
     ]}]});
-    let (file, roots) = (dir.path().join("policies.json"), dir.path().join("tools.pem"));
-    std::fs::write(&file, policies.to_string()).unwrap();
+    let roots = dir.path().join("tools.pem");
     std::fs::write(&roots, &ca.pem).unwrap();
-    let command = |more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hoistway-egress"));
-        command.arg("--policies").arg(&file).args(more).env_clear().kill_on_drop(true);
-        command.env("HOISTWAY_EGRESS_DATA_DIR", dir.path()).env("HOISTWAY_EGRESS_LISTEN", "127.0.0.1:0");
-        command.env("HOISTWAY_EGRESS_GRPC_LISTEN", "127.0.0.1:0");
-        command.env("SSL_CERT_FILE", &roots).env("NO_PROXY", "localhost").env("NO_COLOR", "1");
-        command.env("HTTP_PROXY", format!("http://op:pw@{proxy}")).env("HTTPS_PROXY", format!("http://op:pw@{proxy}"));
-        command
-    };
-    let tokens = command(&["--print-tokens"]).output().await.unwrap();
-    let tokens = String::from_utf8(tokens.stdout).unwrap();
-    let token = tokens.trim().strip_prefix("a ").unwrap();
-    let mut child = command(&[]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let (lines, mut log) = mpsc::channel(1024);
-    for stream in [Box::new(out) as Box<dyn tokio::io::AsyncRead + Send + Unpin>, Box::new(err)] {
-        let lines = lines.clone();
-        tokio::spawn(async move {
-            let mut stream = BufReader::new(stream).lines();
-            while let Ok(Some(line)) = stream.next_line().await {
-                let _ = lines.send(line).await;
-            }
-        });
-    }
-    drop(lines);
-    let address = loop {
-        let line = timeout(SOON, log.recv()).await.unwrap().unwrap();
-        if let Some(at) = line.find("127.0.0.1:") {
-            let address = &line[at..];
-            let end = address.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':')).unwrap_or(address.len());
-            break address[..end].to_owned();
-        }
-    };
+    let proxy = format!("http://op:pw@{proxy}");
+    let variables = [
+        ("SSL_CERT_FILE", roots.to_str().unwrap()),
+        ("NO_PROXY", "localhost"),
+        ("HTTP_PROXY", &proxy),
+        ("HTTPS_PROXY", &proxy),
+    ];
+    let program = Program::start(dir.path(), &policies, &variables).await;
+    let (address, token) = (program.address.clone(), program.token.expose().to_owned());
     let ask = async |path: &str| {
         let stream = TcpStream::connect(&address).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let mut request = crate::world::get(path);
-        let auth = crate::world::basic(&hoistway_model::Secret::new(token));
+        let auth = crate::world::basic(&hoistway_model::Secret::new(&*token));
         request.headers_mut().insert("proxy-authorization", auth.parse().unwrap());
         crate::world::read(timeout(SOON, sender.send_request(request)).await.unwrap().unwrap()).await
     };
@@ -116,22 +92,15 @@ async fn the_program_goes_through_the_operators_proxy() {
     let head = asked.recv().await.unwrap();
     assert!(head.starts_with("GET http://plain.test/p/x?y=1 HTTP/1.1\r\n"), "{head}");
     assert_eq!(head.to_lowercase().matches("proxy-authorization: basic b3a6chc=").count(), 1, "{head}");
-    assert!(!head.contains(token));
+    assert!(!head.contains(&token));
 
     assert_eq!(ask("/tools/private/x").await.reason(), "private_address");
     assert_eq!(ask("/tools/direct/x").await.json()["path"], "/x");
     assert!(asked.try_recv().is_err());
 
-    let id = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
-    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-    assert!(timeout(SOON, child.wait()).await.unwrap().unwrap().success());
-    let mut all = String::new();
-    while let Some(line) = log.recv().await {
-        all.push_str(&line);
-        all.push('\n');
-    }
+    let all = program.stop().await;
     assert!(all.contains("GET https://api.test/x") && all.contains("private_address"), "{all}");
-    assert!(!all.contains("s3cret") && !all.contains(token) && !all.contains("op:pw"), "{all}");
+    assert!(!all.contains("s3cret") && !all.contains(&token) && !all.contains("op:pw"), "{all}");
 }
 
 #[tokio::test]

@@ -186,7 +186,10 @@ async fn what_cannot_be_had_is_refused_and_says_why() {
         (none(Mode::None, Network::Closed), "a closed network cannot be enforced without a sandbox"),
         (none(Mode::Auto, Network::Closed), "no Landlock for agents"),
         (old, "a closed network needs Landlock ABI 4, and this machine has 3"),
-        (Settings { readable: vec!["/no/such/thing".into()], ..Settings::default() }, "/no/such/thing is not"),
+        (
+            Settings { readable: vec!["/no/such/thing".into()], ..Settings::default() },
+            "HOISTWAY_AGENT_READABLE: /no/such/thing: it cannot be found",
+        ),
     ];
     for (settings, text) in rows {
         let refused = Stage::try_with(|config| config.sandbox = settings).await.err().unwrap();

@@ -44,7 +44,8 @@ impl Tool {
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
         let mut server = Command::new("python3");
         server.args(["-c", SERVER]).arg(dir.join("leaf.pem")).arg(dir.join("leaf-key.pem"));
-        let mut process = server.env("PYTHONPATH", dir.join("site")).stdout(Stdio::piped()).spawn().unwrap();
+        let mut process =
+            server.env("PYTHONPATH", dir.join("site")).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Self { process, port: line.trim().parse().unwrap() }

@@ -88,10 +88,7 @@ impl Edge {
 
     /// Answers whether the process is there, and whether it knows what agents may do.
     fn probe(&self, path: &str) -> Option<Response<Out>> {
-        let is_ready = || {
-            let status = self.egress.policies.status();
-            status.tools.complete && status.identities.complete
-        };
+        let is_ready = || self.egress.policies.status().is_complete();
         let (status, text) = match path {
             "/healthz" => (StatusCode::OK, "ok\n"),
             "/readyz" if is_ready() => (StatusCode::OK, "ok\n"),

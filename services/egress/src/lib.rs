@@ -23,6 +23,7 @@ mod headers;
 mod intercept;
 mod limits;
 mod migration;
+mod models;
 mod oauth;
 pub mod origin;
 pub mod path;

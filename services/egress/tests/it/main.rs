@@ -6,6 +6,7 @@ mod clients;
 mod end_users;
 mod identity;
 mod limits;
+mod models;
 mod oauth;
 mod open_network;
 mod policies;

@@ -11,6 +11,7 @@ use hoistway_egress::{AgentPolicy, WatchedPolicies};
 use hoistway_kit::{egress::EgressKey, token::ServiceToken};
 use hoistway_model::{
     AgentIdentities, Code, EgressService, Name, Result, RevisionId, Secret, ToolCredentials,
+    agent::{LlmConfig, LlmRole},
     egress::{AgentIdentity, EgressStatus, ModelProviderAccess, PolicySource, RefusedCall, ToolAccess},
     tool::AuthType,
     watch::{Update, Updates},
@@ -299,15 +300,38 @@ async fn the_platform_asks_how_current_egress_is_and_whom_agents_must_trust() {
 }
 
 #[tokio::test]
-async fn a_model_call_is_told_that_there_is_no_way_to_models_yet() {
+async fn a_key_of_a_model_provider_and_an_agents_models_are_in_force_within_a_second() {
     let (platform, agent) = Platform::with_agent().await;
-    platform.becomes(&agent, (StatusCode::OK, "Bearer first")).await;
-    let anonymous = send(platform.world.connect().await, post("/v1/chat/completions", "{}")).await;
-    let known = platform.world.send(&agent, post("/v1/chat/completions", "{}")).await;
-    for answer in [anonymous, known] {
-        assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "models"));
-        assert_eq!(answer.json()["error"]["message"], "model providers cannot be reached through egress yet");
+    let provider = |key: &str| ModelProviderAccess {
+        name: name("own"),
+        provider: "openai".into(),
+        endpoint: "http://api.test/v1".into(),
+        models: Vec::new(),
+        credentials: BTreeMap::from([("api_key".to_owned(), Secret::new(key))]),
+        demo: false,
+    };
+    let Update::Set(revision, mut with_model) = identity(&agent, &["api"]) else { panic!() };
+    with_model.llm = vec![LlmConfig { role: LlmRole::Chat, provider: "own".into(), model: "m".into() }];
+    let becomes = async |wanted: &str| {
+        let calling = async {
+            loop {
+                let answer = platform.world.send(&agent, post("/v1/chat/completions", r#"{"model": "m"}"#)).await;
+                let found = if answer.status.is_success() { outcome(&answer) } else { answer.reason() };
+                if found == wanted {
+                    return;
+                }
+            }
+        };
+        timeout(ONE_SECOND, calling).await.unwrap();
+    };
+    becomes("model_not_allowed").await;
+    platform.identities.send(Ok(Update::Set(revision, with_model))).await.unwrap();
+    becomes("provider_missing").await;
+    for key in ["first", "second"] {
+        let update = Update::Set(name("own"), provider(key));
+        platform.model_providers.send(Ok(update)).await.unwrap();
+        becomes(&format!("Bearer {key}")).await;
     }
-    let other = send(platform.world.connect().await, get("/tools/api/x")).await;
-    assert_eq!(other.status, StatusCode::UNAUTHORIZED);
+    platform.model_providers.send(Ok(Update::Removed(name("own")))).await.unwrap();
+    becomes("provider_missing").await;
 }

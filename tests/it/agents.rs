@@ -44,7 +44,7 @@ fn a_langgraph_agent_compiles_its_graph_and_answers() {
 }
 
 #[test]
-fn a_model_call_is_told_that_models_cannot_be_reached_yet() {
+fn a_model_whose_provider_is_not_registered_is_refused_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let source = r#"
@@ -57,10 +57,12 @@ def handler(message):
     except urllib.error.HTTPError as e:
         return {"response": [e.code, json.load(e)]}
 "#;
-    stack.deployed(json!({"agent_name": "model", "source_files": {"agent.py": source}}));
+    let llm = json!([{"provider": "openai", "model": "gpt-4o-mini"}]);
+    stack.deployed(json!({"agent_name": "model", "source_files": {"agent.py": source}, "llm_configs": llm}));
     let answer = stack.answer("model", "x");
-    assert_eq!(answer[0], 503);
-    assert_eq!(answer[1]["error"]["message"], "model providers cannot be reached through egress yet");
+    assert_eq!(answer[0], 502);
+    let text = answer[1]["error"]["message"].as_str().unwrap();
+    assert!(text.contains("POST /api/model-providers") && text.contains("gpt-4o-mini"), "{text}");
 }
 
 #[test]

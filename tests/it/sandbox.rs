@@ -8,13 +8,11 @@ use serde_json::json;
 use std::process::Command;
 
 const LOOK: &str = r#"
-import json, os, urllib.error, urllib.request
+import json, os, urllib.request
 def handler(message):
     request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/models")
-    try:
-        urllib.request.urlopen(request)
-    except urllib.error.HTTPError as e:
-        return {"response": [e.code, "cannot be reached through egress yet" in e.read().decode(), os.path.exists(message)]}
+    with urllib.request.urlopen(request) as answer:
+        return {"response": [json.load(answer)["data"], os.path.exists(message)]}
 "#;
 
 #[test]
@@ -42,8 +40,8 @@ fn every_sandbox_is_told_and_runs_agents() {
 
         stack.deployed(json!({"agent_name": "looker", "source_files": {"agent.py": LOOK}}));
         let seen = stack.answer("looker", dir.path().join("data/master.key").to_str().unwrap());
-        assert_eq!((&seen[0], &seen[1]), (&json!(503), &json!(true)), "{flags:?}: {seen}");
-        assert_eq!(seen[2] == json!(false), isolation.starts_with("namespaces"), "{flags:?}: {seen}");
+        assert_eq!(seen[0], json!([]), "{flags:?}: {seen}");
+        assert_eq!(seen[1] == json!(false), isolation.starts_with("namespaces"), "{flags:?}: {seen}");
         let status = stack.get("/api/agents/looker")["status"].clone();
         for (of_agent, of_all) in [("isolation", "isolation"), ("network", "network"), ("limits", "limits")] {
             assert_eq!(status[of_agent], runtime[of_all], "{status}");

@@ -4,7 +4,10 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentIdentities, EgressService, Name, Result, RevisionId, ToolCredentials,
-    egress::{AgentIdentity, Call, CallQuery, CallUpdates, EgressStatus, RefusedCall, ToolAccess, ToolCheck},
+    egress::{
+        AgentIdentity, Call, CallQuery, CallUpdates, EgressStatus, ModelProviderAccess, RefusedCall, ToolAccess,
+        ToolCheck,
+    },
     metric::Metrics,
     watch::Updates,
 };
@@ -29,6 +32,11 @@ impl ToolCredentialsClient {
 impl ToolCredentials for ToolCredentialsClient {
     async fn watch_tools(&self) -> Result<Updates<Name, ToolAccess>> {
         let stream = answer(self.0.clone().watch_tools(tools::WatchToolsRequest {}).await)?;
+        Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))
+    }
+
+    async fn watch_model_providers(&self) -> Result<Updates<Name, ModelProviderAccess>> {
+        let stream = answer(self.0.clone().watch_model_providers(tools::WatchModelProvidersRequest {}).await)?;
         Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))
     }
 }

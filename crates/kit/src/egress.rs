@@ -22,9 +22,6 @@ pub const PREFACE_START: &str = "HOISTWAY-EGRESS/1 ";
 /// The longest preface, its line feed included.
 pub const PREFACE_MAX: usize = 160;
 
-/// What is answered to calls of models, to which nothing leads yet.
-pub const NO_MODELS: &str = "model providers cannot be reached through egress yet";
-
 /// The installation's key of these tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct EgressKey(hmac::Key);

@@ -2,6 +2,7 @@
 
 use crate::{
     Name, Result, RevisionId, Secret,
+    agent::LlmConfig,
     metric::Metrics,
     tool::{ApiKeyPlace, AuthType, OAuth2},
     watch::Updates,
@@ -26,11 +27,31 @@ pub struct ToolAccess {
     pub credentials: BTreeMap<String, Secret>,
 }
 
+/// A model provider as egress calls it. Its credentials are in it, so it goes to egress and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelProviderAccess {
+    /// Unique name.
+    pub name: Name,
+    /// The protocol that it speaks: openai, anthropic, bedrock or ollama.
+    pub provider: String,
+    /// Base URL; empty means the provider's own.
+    pub endpoint: String,
+    /// The models that it serves; none: any.
+    pub models: Vec<String>,
+    /// The stored credential fields; none when none are stored.
+    pub credentials: BTreeMap<String, Secret>,
+    /// Whether it belongs to the starter kit.
+    pub demo: bool,
+}
+
 /// The part of the tool registry that shows credentials.
 #[async_trait]
 pub trait ToolCredentials: fmt::Debug + Send + Sync + 'static {
     /// Every tool, then each change once it is committed.
     async fn watch_tools(&self) -> Result<Updates<Name, ToolAccess>>;
+
+    /// Every model provider, then each change once it is committed.
+    async fn watch_model_providers(&self) -> Result<Updates<Name, ModelProviderAccess>>;
 }
 
 /// A revision of an agent whose token is worth something.
@@ -44,6 +65,8 @@ pub struct AgentIdentity {
     pub required_tools: Vec<Name>,
     /// Whether its network is open: then egress also lets it through to hosts that are no tool.
     pub open_network: bool,
+    /// The models that it may call.
+    pub llm: Vec<LlmConfig>,
 }
 
 /// A call of an agent that egress refused or could not carry out.
@@ -85,17 +108,19 @@ pub struct EgressStatus {
     pub tools: PolicySource,
     /// Revisions of agents, from the agent service.
     pub identities: PolicySource,
+    /// Model providers and their credentials, from the tool registry.
+    pub model_providers: PolicySource,
 }
 
 impl EgressStatus {
-    /// Whether both services have been read at least once since the start, without which no call is let through.
+    /// Whether all of them have been read at least once since the start, without which no call is let through.
     pub const fn is_complete(&self) -> bool {
-        self.tools.complete && self.identities.complete
+        self.tools.complete && self.identities.complete && self.model_providers.complete
     }
 
-    /// Whether changes of both services arrive at the moment.
+    /// Whether changes of all of them arrive at the moment.
     pub const fn is_connected(&self) -> bool {
-        self.tools.connected && self.identities.connected
+        self.tools.connected && self.identities.connected && self.model_providers.connected
     }
 }
 

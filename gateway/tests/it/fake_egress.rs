@@ -30,7 +30,7 @@ impl FakeEgress {
     pub fn new() -> Arc<Self> {
         let known = |records| PolicySource { complete: true, connected: true, records };
         Arc::new(Self {
-            status: Mutex::new(Some(EgressStatus { tools: known(2), identities: known(1) })),
+            status: Mutex::new(Some(EgressStatus { tools: known(2), identities: known(1), model_providers: known(1) })),
             ..Self::default()
         })
     }

@@ -6,8 +6,8 @@ use crate::{agents::v1 as agents, common::v1 as common, egress::v1 as pb, tools:
 use hoistway_model::{
     Error, Name, Result, RevisionId,
     egress::{
-        AgentIdentity, Call, CallQuery, CallTarget, CallUpdate, CheckStep, EgressStatus, PolicySource, RefusedCall,
-        ToolAccess, ToolCheck,
+        AgentIdentity, Call, CallQuery, CallTarget, CallUpdate, CheckStep, EgressStatus, ModelProviderAccess,
+        PolicySource, RefusedCall, ToolAccess, ToolCheck,
     },
     watch::Update,
 };
@@ -68,6 +68,56 @@ impl TryFrom<tools::WatchToolsResponse> for Update<Name, ToolAccess> {
     }
 }
 
+impl From<ModelProviderAccess> for tools::ModelProviderAccess {
+    fn from(p: ModelProviderAccess) -> Self {
+        let ModelProviderAccess { name, provider, endpoint, models, credentials, demo } = p;
+        Self { name: name.into(), provider, endpoint, models, credentials: exposed(credentials), demo }
+    }
+}
+
+impl TryFrom<tools::ModelProviderAccess> for ModelProviderAccess {
+    type Error = Error;
+
+    fn try_from(p: tools::ModelProviderAccess) -> Result<Self> {
+        Ok(Self {
+            name: name("model_provider.name", &p.name)?,
+            provider: p.provider,
+            endpoint: p.endpoint,
+            models: p.models,
+            credentials: secrets(p.credentials),
+            demo: p.demo,
+        })
+    }
+}
+
+impl From<Update<Name, ModelProviderAccess>> for tools::WatchModelProvidersResponse {
+    fn from(u: Update<Name, ModelProviderAccess>) -> Self {
+        use tools::watch_model_providers_response::Update as Message;
+        let update = match u {
+            Update::Set(_, provider) => Message::ModelProvider(provider.into()),
+            Update::Removed(name) => Message::Removed(name.into()),
+            Update::Complete => Message::Complete(common::Complete {}),
+        };
+        Self { update: Some(update) }
+    }
+}
+
+impl TryFrom<tools::WatchModelProvidersResponse> for Update<Name, ModelProviderAccess> {
+    type Error = Error;
+
+    fn try_from(r: tools::WatchModelProvidersResponse) -> Result<Self> {
+        use tools::watch_model_providers_response::Update as Message;
+        Ok(match required("update", r.update)? {
+            Message::ModelProvider(provider) => {
+                let provider = ModelProviderAccess::try_from(provider)?;
+                Update::Set(provider.name.clone(), provider)
+            }
+            Message::Removed(removed) => Update::Removed(name("removed", &removed)?),
+            Message::Complete(common::Complete {}) => Update::Complete,
+        })
+    }
+}
+
 impl From<AgentIdentity> for agents::AgentIdentity {
     fn from(i: AgentIdentity) -> Self {
         Self {
@@ -75,6 +125,7 @@ impl From<AgentIdentity> for agents::AgentIdentity {
             agent: i.agent.into(),
             required_tools: i.required_tools.into_iter().map(Into::into).collect(),
             open_network: i.open_network,
+            llm: i.llm.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -107,6 +158,7 @@ impl TryFrom<agents::AgentIdentity> for AgentIdentity {
                 .map(|(index, tool)| name(&format!("identity.required_tools[{index}]"), tool))
                 .collect::<Result<_>>()?,
             open_network: i.open_network,
+            llm: i.llm.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
         })
     }
 }
@@ -153,7 +205,11 @@ impl From<pb::PolicySource> for PolicySource {
 
 impl From<EgressStatus> for pb::GetEgressStatusResponse {
     fn from(s: EgressStatus) -> Self {
-        Self { tools: Some(s.tools.into()), identities: Some(s.identities.into()) }
+        Self {
+            tools: Some(s.tools.into()),
+            identities: Some(s.identities.into()),
+            model_providers: Some(s.model_providers.into()),
+        }
     }
 }
 
@@ -162,7 +218,9 @@ impl TryFrom<pb::GetEgressStatusResponse> for EgressStatus {
 
     fn try_from(s: pb::GetEgressStatusResponse) -> Result<Self> {
         let tools = required("tools", s.tools)?.into();
-        Ok(Self { tools, identities: required("identities", s.identities)?.into() })
+        // An egress from before there were models does not say anything of them.
+        let model_providers = s.model_providers.map(Into::into).unwrap_or_default();
+        Ok(Self { tools, identities: required("identities", s.identities)?.into(), model_providers })
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -22,22 +23,37 @@ pub(crate) fn full(bytes: Bytes) -> Out {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A request's body on its way to a tool.
+/// A request's body on its way to a tool or a model provider.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    inner: Option<Incoming>,
+    inner: Source,
     progress: Arc<Progress>,
     left: u64,
 }
 
+/// Where a request's body comes from.
+#[derive(Debug)]
+enum Source {
+    /// The agent, piece by piece.
+    Agent(Incoming),
+    /// It is there already, with the memory that it counts against.
+    Buffered { bytes: Full<Bytes>, _memory: Option<OwnedSemaphorePermit> },
+}
+
 impl Upload {
     pub(crate) fn new(inner: Incoming, progress: Arc<Progress>, limit: u64) -> Self {
-        Self { inner: Some(inner), progress, left: limit }
+        Self { inner: Source::Agent(inner), progress, left: limit }
     }
 
     /// The body of a request that is sent again: nothing.
     pub(crate) fn empty(progress: Arc<Progress>) -> Self {
-        Self { inner: None, progress, left: 0 }
+        Self::buffered(Bytes::new(), None, progress)
+    }
+
+    /// A body that was read before.
+    pub(crate) fn buffered(bytes: Bytes, memory: Option<OwnedSemaphorePermit>, progress: Arc<Progress>) -> Self {
+        let left = bytes.len() as u64;
+        Self { inner: Source::Buffered { bytes: Full::new(bytes), _memory: memory }, progress, left }
     }
 }
 
@@ -46,8 +62,12 @@ impl Body for Upload {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        let frame = match &mut self.inner {
+            Source::Agent(inner) => ready!(Pin::new(inner).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from)),
+            Source::Buffered { bytes, .. } => {
+                ready!(Pin::new(bytes).poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
+            }
+        };
         self.progress.moved();
         let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame?;
@@ -66,17 +86,23 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.inner {
+            Source::Agent(inner) => inner.is_end_stream(),
+            Source::Buffered { bytes, .. } => bytes.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.inner {
+            Source::Agent(inner) => inner.size_hint(),
+            Source::Buffered { bytes, .. } => bytes.size_hint(),
+        }
     }
 }
 
 /// A response's body on its way to an agent. With it the call ends.
-pub(crate) struct Download {
-    inner: Incoming,
+pub(crate) struct Download<B> {
+    inner: B,
     entry: Entry,
     left: u64,
     idle: Duration,
@@ -85,8 +111,8 @@ pub(crate) struct Download {
     waiting: bool,
 }
 
-impl Download {
-    pub(crate) fn new(inner: Incoming, mut entry: Entry, limit: u64, idle: Duration) -> Self {
+impl<B: Body> Download<B> {
+    pub(crate) fn new(inner: B, mut entry: Entry, limit: u64, idle: Duration) -> Self {
         // Nobody asks a body for pieces that says it has none.
         if inner.is_end_stream() {
             entry.complete();
@@ -101,7 +127,10 @@ impl Download {
     }
 }
 
-impl Body for Download {
+impl<B> Body for Download<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
     type Data = Bytes;
     type Error = BoxError;
 

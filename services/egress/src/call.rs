@@ -1,4 +1,5 @@
-//! One call: from an agent's request that is allowed to the answer of a tool, or of any host where the network is open.
+//! One call: from an agent's request that is allowed to the answer of a tool, of a model provider, or of any host where
+//! the network is open.
 
 use crate::{
     Egress,
@@ -6,8 +7,9 @@ use crate::{
     credential,
     entry::{Entry, Progress},
     headers::{END_USER, END_USER_STATEMENT, clean_request, clean_response, remove_all_spellings},
+    models,
     origin::Origin,
-    policy::{AgentPolicy, Credential, ToolPolicy},
+    policy::{AgentPolicy, Credential, ModelServer, ToolPolicy},
     refuse::Refusal,
     upstream::{ConnectError, no_connection, uri},
 };
@@ -39,6 +41,8 @@ pub(crate) struct Destination<'a> {
 pub(crate) enum Host<'a> {
     /// A tool of the agent: its credential is added.
     Tool(&'a ToolPolicy),
+    /// A provider of the agent's models: its key is added.
+    Model(&'a ModelServer),
     /// Any other, where the agent's network is open: the platform adds nothing.
     Other(&'a Origin),
 }
@@ -47,6 +51,7 @@ impl Host<'_> {
     pub(crate) fn origin(&self) -> &Origin {
         match self {
             Self::Tool(tool) => &tool.origin,
+            Self::Model(server) => &server.origin,
             Self::Other(origin) => origin,
         }
     }
@@ -54,6 +59,7 @@ impl Host<'_> {
     fn allows_private(&self) -> bool {
         match self {
             Self::Tool(tool) => tool.allow_private,
+            Self::Model(server) => server.allow_private,
             Self::Other(_) => true,
         }
     }
@@ -63,6 +69,7 @@ impl fmt::Display for Host<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tool(tool) => write!(f, "the tool \"{}\"", tool.name),
+            Self::Model(server) => write!(f, "the model provider \"{}\"", server.name),
             Self::Other(origin) => origin.fmt(f),
         }
     }
@@ -72,6 +79,8 @@ impl fmt::Display for Host<'_> {
 pub(crate) enum Answer {
     /// An answer, without the headers that are not for the agent.
     Response(Response<Incoming>),
+    /// An answer of egress itself.
+    Own(Response<Out>),
     /// The agreement to speak another protocol on both connections.
     Switched { response: Response<()>, agent: OnUpgrade, tool: OnUpgrade },
 }
@@ -83,16 +92,15 @@ struct Template {
     path_and_query: String,
 }
 
-/// Makes the call.
+/// Makes the call. The caller counts it against the agent's calls at the same time.
 pub(crate) async fn call(
     egress: &Egress,
     policy: &AgentPolicy,
     Destination { host, path_and_query }: Destination<'_>,
-    mut request: Request<Incoming>,
+    mut request: Request<Upload>,
     entry: &mut Entry,
 ) -> Result<Answer, Refusal> {
     check(egress, &request)?;
-    entry.hold(egress.agents.call(&policy.agent)?);
     let agent = wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
@@ -111,10 +119,9 @@ pub(crate) async fn call(
     let template = Template { method: parts.method, headers, path_and_query };
     let progress = entry.progress();
     let is_replayable = body.is_end_stream();
-    let upload = Upload::new(body, Arc::clone(&progress), egress.config.limits.request_size);
 
     let token = token(egress, host, None).await?;
-    let request = template.request(host, token.as_ref(), upload)?;
+    let request = template.request(host, token.as_ref(), body)?;
     let mut response = send(egress, host, request, &progress).await?;
     if response.status() == StatusCode::UNAUTHORIZED && is_replayable && token.is_some() {
         // The token may have been revoked before its time.
@@ -141,7 +148,7 @@ pub(crate) async fn call(
 }
 
 /// Refuses what egress does not carry at all.
-fn check(egress: &Egress, request: &Request<Incoming>) -> Result<(), Refusal> {
+fn check(egress: &Egress, request: &Request<Upload>) -> Result<(), Refusal> {
     if matches!(*request.method(), Method::TRACE | Method::CONNECT) {
         // TRACE gives the caller back what the tool got, the credential included.
         return Err(Refusal::method_not_allowed(format!("{} is not passed on", request.method())));
@@ -154,7 +161,7 @@ fn check(egress: &Egress, request: &Request<Incoming>) -> Result<(), Refusal> {
 }
 
 /// Whether a request asks to switch to WebSocket (RFC 6455, 4.1). Only a connection of HTTP/1.1 can be switched so.
-fn wants_websocket(request: &Request<Incoming>) -> bool {
+fn wants_websocket(request: &Request<Upload>) -> bool {
     let headers = request.headers();
     let is_upgrade = |value: &HeaderValue| {
         value.to_str().is_ok_and(|text| text.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade")))
@@ -181,8 +188,10 @@ fn end_user(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Optio
 impl Template {
     fn request(&self, host: Host<'_>, token: Option<&Secret>, body: Upload) -> Result<Request<Out>, Refusal> {
         let (mut headers, mut path_and_query) = (self.headers.clone(), self.path_and_query.clone());
-        if let Host::Tool(tool) = host {
-            credential::apply(tool, token, &mut headers, &mut path_and_query)?;
+        match host {
+            Host::Tool(tool) => credential::apply(tool, token, &mut headers, &mut path_and_query)?,
+            Host::Model(server) => models::apply_key(server, &mut headers)?,
+            Host::Other(_) => {}
         }
         let uri = uri(host.origin(), &path_and_query);
         let mut request = Request::new(body.boxed_unsync());
@@ -199,7 +208,7 @@ async fn token(egress: &Egress, host: Host<'_>, rejected: Option<&Secret>) -> Re
             Credential::OAuth2(client) => egress.tokens.get(&egress.upstream, tool, client, rejected).await.map(Some),
             Credential::None | Credential::ApiKey { .. } | Credential::Unavailable(_) => Ok(None),
         },
-        Host::Other(_) => Ok(None),
+        Host::Model(_) | Host::Other(_) => Ok(None),
     }
 }
 

@@ -2,11 +2,12 @@
 
 use crate::{
     Egress,
-    body::{Download, Out, full},
+    body::{Download, Out, Upload, full},
     call::{self, Answer, Destination, Host},
     entry::Entry,
     intercept,
     limits::Permit,
+    models,
     policy::{AgentPolicy, PolicyError},
     refuse::Refusal,
     target::{self, Mode, Wanted},
@@ -19,9 +20,6 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
-
-/// Where clients of models call, in the base URLs that agents are told.
-const MODELS: &str = "/v1/";
 
 /// Who speaks on a connection.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +61,7 @@ impl Edge {
         let path = if to_connect { "" } else { request.uri().path() };
         let mut entry = Entry::new(&self.egress.recorder, request.method(), path);
         let limits = &self.egress.config.limits;
+        let for_models = self.is_model_call(&request);
         Ok(match self.handle(request, &mut entry).await {
             Ok(Outcome::Tunnel) => {
                 entry.discard();
@@ -78,7 +77,13 @@ impl Edge {
                 let idle = Duration::from_millis(limits.idle_ms);
                 response.map(|body| Download::new(body, entry, limits.response_size, idle).boxed_unsync())
             }
+            Ok(Outcome::Called(Answer::Own(response))) => {
+                entry.answered(response.status().as_u16());
+                let idle = Duration::from_millis(limits.idle_ms);
+                response.map(|body| Download::new(body, entry, limits.response_size, idle).boxed_unsync())
+            }
             Err(refusal) => {
+                let refusal = if for_models { refusal.for_models() } else { refusal };
                 let answer = refusal.answer(to_connect);
                 entry.refused(&refusal);
                 answer
@@ -88,10 +93,7 @@ impl Edge {
 
     /// Answers whether the process is there, and whether it knows what agents may do.
     fn probe(&self, path: &str) -> Option<Response<Out>> {
-        let is_ready = || {
-            let status = self.egress.policies.status();
-            status.tools.complete && status.identities.complete
-        };
+        let is_ready = || self.egress.policies.status().is_complete();
         let (status, text) = match path {
             "/healthz" => (StatusCode::OK, "ok\n"),
             "/readyz" if is_ready() => (StatusCode::OK, "ok\n"),
@@ -104,9 +106,6 @@ impl Edge {
     }
 
     async fn handle(&self, request: Request<Incoming>, entry: &mut Entry) -> Result<Outcome, Refusal> {
-        if self.is_anonymous_model_call(&request) {
-            return Err(Refusal::no_models());
-        }
         let policy = self.policy(&request).await?;
         entry.by(&policy.agent, policy.revision);
         self.egress.agents.request(&policy.agent)?;
@@ -125,9 +124,18 @@ impl Edge {
                     false => target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?,
                 }
             }
+            Wanted::Own { path_and_query } if models::is_model_path(&path_and_query) => {
+                entry.path(path_and_query.split('?').next().unwrap_or_default());
+                let called = models::call(&self.egress, &policy, request, &path_and_query, entry).await;
+                return called.map(Outcome::Called);
+            }
             Wanted::Own { path_and_query } => match target::by_name(&policy, &method, &path_and_query) {
                 Some(allowed) => allowed?,
-                None => return Err(nothing_here(&path_and_query)),
+                None => {
+                    let text =
+                        "egress has base URLs of tools, /tools/NAME/, and of models, /v1/, and is a proxy otherwise";
+                    return Err(Refusal::not_found(text));
+                }
             },
         };
         if let Host::Tool(tool) = destination.host {
@@ -135,16 +143,16 @@ impl Edge {
         }
         entry.to(destination.host.origin().to_string());
         entry.path(destination.path_and_query.split('?').next().unwrap_or_default());
+        entry.hold(self.egress.agents.call(&policy.agent)?);
+        let (progress, limit) = (entry.progress(), self.egress.config.limits.request_size);
+        let request = request.map(|body| Upload::new(body, progress, limit));
         call::call(&self.egress, &policy, destination, request, entry).await.map(Outcome::Called)
     }
 
-    /// Clients of models show no token of egress, since their base URL has none. The answer is the same for everybody.
-    fn is_anonymous_model_call(&self, request: &Request<Incoming>) -> bool {
-        let (uri, headers) = (request.uri(), request.headers());
-        matches!((self.identity, &self.mode), (Identity::PerRequest, Mode::Proxy { .. }))
-            && uri.authority().is_none()
-            && uri.path().starts_with(MODELS)
-            && !headers.contains_key(header::PROXY_AUTHORIZATION)
+    /// Whether a client of models waits for the answer, who reads errors in the shape of the OpenAI API.
+    fn is_model_call(&self, request: &Request<Incoming>) -> bool {
+        let is_own = || target::wanted(&self.mode, request, self.local, &self.egress.names);
+        models::is_model_path(request.uri().path()) && matches!(is_own(), Ok(Wanted::Own { .. }))
     }
 
     /// The policy of whoever asks.
@@ -178,11 +186,4 @@ fn token(headers: &HeaderMap) -> Option<String> {
     }
     let pair = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
     pair.split_once(':').map(|(_, password)| password.to_owned())
-}
-
-fn nothing_here(path_and_query: &str) -> Refusal {
-    if path_and_query.starts_with(MODELS) {
-        return Refusal::no_models();
-    }
-    Refusal::not_found("egress has base URLs of tools, /tools/NAME/, and is a proxy otherwise")
 }

@@ -103,6 +103,10 @@ impl Entry {
         self.record.target = Some(CallTarget::Tool(name.clone()));
     }
 
+    pub(crate) fn model_provider(&mut self, name: &Name) {
+        self.record.target = Some(CallTarget::ModelProvider(name.clone()));
+    }
+
     /// Holds this until the end of the call.
     pub(crate) fn hold(&mut self, permit: Permit) {
         self.permit = Some(permit);

@@ -23,6 +23,7 @@ mod headers;
 mod intercept;
 mod limits;
 mod migration;
+mod models;
 mod oauth;
 pub mod origin;
 pub mod path;
@@ -167,6 +168,8 @@ pub(crate) struct Egress {
     upstream: Upstream,
     /// Checks of tools that may run at a time.
     checks: Semaphore,
+    /// Bytes of requests for models that may be in memory at a time.
+    model_memory: Arc<Semaphore>,
     certificates: Certificates,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -228,6 +231,7 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
         checks: Semaphore::new(CHECKS),
+        model_memory: Arc::new(Semaphore::new(models::MEMORY)),
         certificates: Certificates::new(authority),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),

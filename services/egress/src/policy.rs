@@ -7,14 +7,11 @@ use crate::{
 use async_trait::async_trait;
 use hoistway_model::{
     Error, Name, Result, RevisionId, Secret,
+    agent::LlmRole,
     egress::{EgressStatus, PolicySource},
 };
 use http::{HeaderName, Method};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// What one revision of an agent may call.
@@ -26,7 +23,7 @@ pub struct AgentPolicy {
     pub revision: RevisionId,
     /// The tools that it requires and that exist.
     pub tools: Vec<ToolPolicy>,
-    /// The model providers that it may use.
+    /// The models that it may call, one for each role.
     pub models: Vec<ModelPolicy>,
     /// Whether hosts that are none of its tools are reached through egress too, as they are without it.
     pub open_network: bool,
@@ -142,21 +139,67 @@ pub struct OAuth2Client {
     pub audience: Option<String>,
 }
 
-/// A model provider. Nothing routes to it yet.
+/// A model that an agent may call.
 #[derive(Debug, Clone)]
 pub struct ModelPolicy {
-    /// Its name.
-    pub name: Name,
-    /// The protocol it speaks: openai, anthropic, bedrock or ollama.
+    /// What the agent uses it for.
+    pub role: LlmRole,
+    /// Its identifier, by which requests name it.
+    pub model: String,
+    /// The provider as the deploy named it.
     pub provider: String,
-    /// Base URL; empty means the provider's own.
-    pub endpoint: String,
-    /// Model identifiers served.
-    pub models: Vec<String>,
-    /// Credential fields.
-    pub credentials: BTreeMap<String, Secret>,
+    /// Who answers.
+    pub backend: ModelBackend,
+}
+
+/// Who answers the calls of a model.
+#[derive(Debug, Clone)]
+pub enum ModelBackend {
+    /// A server that speaks the OpenAI API.
+    Server(Arc<ModelServer>),
+    /// Egress itself, for the starter kit's provider of this name.
+    Playground(Name),
+    /// Nobody, as things are.
+    Unavailable(Arc<ModelUnavailable>),
+}
+
+/// A server that speaks the OpenAI API, and how egress calls it.
+#[derive(Debug, Clone)]
+pub struct ModelServer {
+    /// The provider's name.
+    pub name: Name,
+    /// Where it is.
+    pub origin: Origin,
+    /// The path of its base URL, without a slash at the end, such as `/v1`.
+    pub prefix: String,
+    /// The key that egress adds to calls.
+    pub key: Option<Secret>,
     /// Whether it may be on this machine or in a private network.
     pub allow_private: bool,
+}
+
+/// Why nobody answers the calls of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelUnavailable {
+    /// The provider, if one is registered.
+    pub provider: Option<Name>,
+    /// The kind of reason.
+    pub reason: ModelUnavailableReason,
+    /// What is missing and how to add it, for people.
+    pub text: String,
+}
+
+/// The kinds of reasons why nobody answers the calls of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelUnavailableReason {
+    /// No registered provider serves the model.
+    NoProvider,
+    /// The provider's key is not stored.
+    NoKey,
+    /// The provider speaks a protocol that egress does not.
+    Unsupported,
+    /// The provider's endpoint is not one that can be called.
+    BadEndpoint,
 }
 
 /// Why there is no policy.
@@ -197,6 +240,6 @@ pub trait Policies: fmt::Debug + Send + Sync + 'static {
     /// How current they are.
     fn status(&self) -> EgressStatus {
         let known = PolicySource { complete: true, connected: true, records: 0 };
-        EgressStatus { tools: known, identities: known }
+        EgressStatus { tools: known, identities: known, model_providers: known }
     }
 }

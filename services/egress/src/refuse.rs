@@ -3,7 +3,6 @@
 
 use crate::body::{self, Out};
 use bytes::Bytes;
-use hoistway_kit::egress::NO_MODELS;
 use hoistway_model::Code;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
@@ -27,13 +26,18 @@ pub(crate) struct Refusal {
     /// What people are told.
     pub(crate) message: String,
     retry_after: Option<Duration>,
-    /// Whether clients of models read it: they expect an object as the error.
+    /// Whether clients of models read it: they expect the errors of the OpenAI API.
     for_models: bool,
+    /// The member of the request that is wrong, for clients of models.
+    pub(crate) param: Option<&'static str>,
+    /// Whether the same call fails again until somebody changes something, so that clients need not try.
+    permanent: bool,
 }
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, word: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, word, message: message.into(), retry_after: None, for_models: false }
+        let message = message.into();
+        Self { status, code, word, message, retry_after: None, for_models: false, param: None, permanent: false }
     }
 
     /// Forbidden by the policy.
@@ -88,10 +92,42 @@ impl Refusal {
         Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(status, code, "policy_unavailable", text) }
     }
 
-    /// A call of a model, to which nothing leads yet.
-    pub(crate) fn no_models() -> Self {
+    /// The platform has no room for the request now.
+    pub(crate) fn overloaded(message: impl Into<String>) -> Self {
         let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable.as_str());
-        Self { for_models: true, ..Self::new(status, code, "models", NO_MODELS) }
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(status, code, "overloaded", message) }
+    }
+
+    /// Something that egress does not do.
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        let code = Code::Unavailable.as_str();
+        Self::new(StatusCode::NOT_IMPLEMENTED, code, "unsupported", message).permanent()
+    }
+
+    /// The same in the shape of the OpenAI API's errors.
+    pub(crate) fn for_models(self) -> Self {
+        Self { for_models: true, ..self }
+    }
+
+    /// The same, naming the member of the request that is wrong.
+    pub(crate) fn param(self, param: impl Into<Option<&'static str>>) -> Self {
+        Self { param: param.into(), ..self }
+    }
+
+    /// The same, telling clients not to try again.
+    pub(crate) fn permanent(self) -> Self {
+        Self { permanent: true, ..self }
+    }
+
+    /// The type of the error in the OpenAI API.
+    fn model_error_type(&self) -> &'static str {
+        match self.status {
+            StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "api_error",
+        }
     }
 
     pub(crate) fn timed_out(message: impl Into<String>) -> Self {
@@ -110,9 +146,9 @@ impl Refusal {
             true => {
                 let error = json!({
                     "message": self.message,
-                    "type": "service_unavailable",
-                    "param": null,
-                    "code": self.code,
+                    "type": self.model_error_type(),
+                    "param": self.param,
+                    "code": self.word,
                 });
                 json!({"error": error, "reason": self.word})
             }
@@ -122,6 +158,10 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(MARK, HeaderValue::from_static(self.word));
+        if self.for_models && self.permanent {
+            // The clients of OpenAI try again after every 5xx that does not say this.
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
         if let Some(wait) = self.retry_after {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));

@@ -74,8 +74,8 @@ impl EgressService for Handle {
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {
-        let EgressStatus { tools, identities } = self.status().await?;
-        let sources = [("tool-registry", tools), ("agent", identities)];
+        let EgressStatus { tools, identities, model_providers } = self.status().await?;
+        let sources = [("tool-registry", tools), ("agent", identities), ("model-providers", model_providers)];
         let by_source = |value: fn(&hoistway_model::egress::PolicySource) -> f64| {
             sources.map(|(source, at)| ([("source", source.to_owned())], value(&at)))
         };
@@ -91,7 +91,7 @@ impl EgressService for Handle {
             metrics::family(
                 Kind::Gauge,
                 "hoistway_egress_policy_records",
-                "What egress knows from the service: tools, or revisions of agents.",
+                "What egress knows from the service: tools, revisions of agents, or model providers.",
                 by_source(|at| at.records as f64),
             ),
             metrics::family(

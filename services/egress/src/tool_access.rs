@@ -42,7 +42,8 @@ impl PrivateHosts {
         Ok(Self { domains: domains.collect::<Result<_>>()? })
     }
 
-    fn covers(&self, host: &HostName) -> bool {
+    /// Whether connections to `host` may go to this machine or to a private network.
+    pub(crate) fn covers(&self, host: &HostName) -> bool {
         if let Some(ip) = host.ip() {
             return reach(ip) == Reach::Private;
         }

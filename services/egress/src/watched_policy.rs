@@ -3,6 +3,7 @@
 //! it is asked again until it answers; then whatever it does not name any more is gone.
 
 use crate::{
+    models::provider::{ModelProviderPolicy, model_policies},
     origin::Origin,
     policy::{AgentPolicy, Policies, PolicyError, ToolPolicy},
     tool_access::{PrivateHosts, tool_policy},
@@ -11,7 +12,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use hoistway_model::{
     AgentIdentities, Code, Error, Name, Result, RevisionId, ToolCredentials,
-    egress::{AgentIdentity, EgressStatus, PolicySource, ToolAccess},
+    egress::{AgentIdentity, EgressStatus, ModelProviderAccess, PolicySource, ToolAccess},
     watch::{Update, Updates},
 };
 use std::{
@@ -52,6 +53,7 @@ pub struct WatchedPolicies {
 #[derive(Default)]
 struct Said {
     tools: Records<Name, Arc<ToolPolicy>>,
+    model_providers: Records<Name, Arc<ModelProviderPolicy>>,
     identities: Records<RevisionId, AgentIdentity>,
 }
 
@@ -91,7 +93,7 @@ impl Table {
                 agent: identity.agent.clone(),
                 revision: identity.revision,
                 tools: tools.map(|tool| ToolPolicy::clone(tool)).collect(),
-                models: Vec::new(),
+                models: model_policies(&identity.llm, &said.model_providers.by_key),
                 open_network: identity.open_network,
             })
         };
@@ -99,7 +101,11 @@ impl Table {
         // Of several tools at one origin the first by name is as good as any.
         let tools = said.tools.by_key.values().rev();
         Self {
-            status: EgressStatus { tools: said.tools.status(), identities: said.identities.status() },
+            status: EgressStatus {
+                tools: said.tools.status(),
+                identities: said.identities.status(),
+                model_providers: said.model_providers.status(),
+            },
             policies: policies.collect(),
             by_origin: tools.map(|tool| (tool.origin.to_string(), tool.name.clone())).collect(),
         }
@@ -107,20 +113,19 @@ impl Table {
 
     /// `None`: it cannot be said yet.
     fn policy(&self, revision: RevisionId) -> Option<Result<Arc<AgentPolicy>, PolicyError>> {
-        let EgressStatus { tools, identities } = self.status;
-        if !tools.complete || !identities.complete {
+        if !self.status.is_complete() {
             return None;
         }
         match self.policies.get(&revision) {
             Some(policy) => Some(Ok(Arc::clone(policy))),
             // It may have been started since the agent service was lost.
-            None if !identities.connected => None,
+            None if !self.status.identities.connected => None,
             None => Some(Err(PolicyError::Unknown)),
         }
     }
 }
 
-/// Which of the two records a service's updates go to.
+/// Selects the records that a subscription's updates go to.
 type Select<K, V> = fn(&mut Said) -> &mut Records<K, V>;
 
 impl WatchedPolicies {
@@ -290,13 +295,19 @@ impl Policies for WatchedPolicies {
             |said| &mut said.tools,
             |access| self.tool(access),
         );
+        let model_providers = self.follow(
+            "tool registry's model providers",
+            || self.tool_credentials.watch_model_providers(),
+            |said| &mut said.model_providers,
+            |access: &ModelProviderAccess| Some(Arc::new(ModelProviderPolicy::new(access, &self.private))),
+        );
         let identities = self.follow(
             "agent service",
             || self.agent_identities.watch_identities(),
             |said| &mut said.identities,
             |identity: &AgentIdentity| Some(identity.clone()),
         );
-        shutdown.run_until_cancelled(async { tokio::join!(tools, identities) }).await;
+        shutdown.run_until_cancelled(async { tokio::join!(tools, model_providers, identities) }).await;
     }
 
     fn status(&self) -> EgressStatus {

@@ -51,6 +51,17 @@ impl ToolCredentialService for GrpcToolCredentials {
         let updates = self.0.watch_tools().await.map_err(to_status)?;
         Ok(Response::new(Box::pin(updates.map(|update| update.map(Into::into).map_err(to_status)))))
     }
+
+    type WatchModelProvidersStream =
+        Pin<Box<dyn Stream<Item = Result<pb::WatchModelProvidersResponse, Status>> + Send>>;
+
+    async fn watch_model_providers(
+        &self,
+        _: Request<pb::WatchModelProvidersRequest>,
+    ) -> Result<Response<Self::WatchModelProvidersStream>, Status> {
+        let updates = self.0.watch_model_providers().await.map_err(to_status)?;
+        Ok(Response::new(Box::pin(updates.map(|update| update.map(Into::into).map_err(to_status)))))
+    }
 }
 
 fn operation(message: Option<common::Operation>) -> Result<Operation> {

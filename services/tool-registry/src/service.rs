@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use hoistway_kit::{fs::DirLock, metrics, prune::Keep, secrets::MasterKey};
 use hoistway_model::{
     Error, Name, Operation, OperationId, Result, Secret, ToolCredentials, ToolRegistry,
-    egress::ToolAccess,
+    egress::{ModelProviderAccess, ToolAccess},
     metric::{Kind, Metrics},
     tool::{
         AppliedTools, DEMO_LABEL, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan,
@@ -249,5 +249,9 @@ impl ToolRegistry for ToolRegistryService {
 impl ToolCredentials for ToolRegistryService {
     async fn watch_tools(&self) -> Result<Updates<Name, ToolAccess>> {
         Ok(self.store.watch_tools(self.closing.clone()))
+    }
+
+    async fn watch_model_providers(&self) -> Result<Updates<Name, ModelProviderAccess>> {
+        Ok(self.store.watch_model_providers(self.closing.clone()))
     }
 }

@@ -33,6 +33,7 @@ impl Identities {
             agent: instance.spec.agent.clone(),
             required_tools: instance.spec.tools.iter().map(|tool| tool.name.clone()).collect(),
             open_network: self.open_network,
+            llm: instance.spec.llm.clone(),
         };
         self.lock().insert(instance.id, identity);
         self.changed.send_replace(());

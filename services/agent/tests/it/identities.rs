@@ -4,7 +4,7 @@ use crate::fake::{Done, Stack, name, spec};
 use futures_util::StreamExt;
 use hoistway_model::{
     Operation, RevisionId,
-    agent::AgentSpec,
+    agent::{AgentSpec, LlmConfig, LlmRole},
     egress::{AgentIdentity, RefusedCall},
     tool::BoundTool,
     watch::{Update, Updates},
@@ -60,10 +60,12 @@ async fn a_revision_may_call_its_own_tools_from_its_start_until_it_has_ended() {
     let mut identities = Identities::watch(&stack).await;
     assert!(identities.known.is_empty());
     let image = stack.push("1").0;
-    let first = stack.deploy(&requiring(spec("a", &image), &["x", "y"])).await;
+    let llm = vec![LlmConfig { role: LlmRole::Chat, provider: "openai".into(), model: "gpt-4o-mini".into() }];
+    let with_model = AgentSpec { llm: llm.clone(), ..requiring(spec("a", &image), &["x", "y"]) };
+    let first = stack.deploy(&with_model).await;
     identities.become_those_of(&[first]).await;
     let required_tools = vec![name("x"), name("y")];
-    let expected = AgentIdentity { revision: first, agent: name("a"), required_tools, open_network: true };
+    let expected = AgentIdentity { revision: first, agent: name("a"), required_tools, open_network: true, llm };
     assert_eq!(identities.known[&first], expected);
 
     let (operation, second) = stack.start_revision(&requiring(spec("a", &image), &["y"])).await;

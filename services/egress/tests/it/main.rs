@@ -7,6 +7,7 @@ mod end_users;
 mod identity;
 mod large;
 mod limits;
+mod models;
 mod oauth;
 mod open_network;
 mod policies;

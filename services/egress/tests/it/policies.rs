@@ -11,7 +11,8 @@ use hoistway_egress::{AgentPolicy, WatchedPolicies};
 use hoistway_kit::{egress::EgressKey, token::ServiceToken};
 use hoistway_model::{
     AgentIdentities, Code, EgressService, Name, Result, RevisionId, Secret, ToolCredentials,
-    egress::{AgentIdentity, EgressStatus, PolicySource, RefusedCall, ToolAccess},
+    agent::{LlmConfig, LlmRole},
+    egress::{AgentIdentity, EgressStatus, ModelProviderAccess, PolicySource, RefusedCall, ToolAccess},
     tool::AuthType,
     watch::{Update, Updates},
 };
@@ -40,10 +41,21 @@ impl<K: Send + 'static, V: Send + 'static> Fed<K, V> {
     }
 }
 
+/// A tool registry with both of its subscriptions.
+#[derive(Debug)]
+struct FedRegistry {
+    tools: Fed<Name, ToolAccess>,
+    model_providers: Fed<Name, ModelProviderAccess>,
+}
+
 #[async_trait]
-impl ToolCredentials for Fed<Name, ToolAccess> {
+impl ToolCredentials for FedRegistry {
     async fn watch_tools(&self) -> Result<Updates<Name, ToolAccess>> {
-        self.subscribe().await
+        self.tools.subscribe().await
+    }
+
+    async fn watch_model_providers(&self) -> Result<Updates<Name, ModelProviderAccess>> {
+        self.model_providers.subscribe().await
     }
 }
 
@@ -63,6 +75,7 @@ struct Platform {
     world: World,
     standin: Standin,
     tools: Subscription<Name, ToolAccess>,
+    model_providers: Subscription<Name, ModelProviderAccess>,
     identities: Subscription<RevisionId, AgentIdentity>,
     /// Later subscriptions to the agent service.
     resubscribed: Mutex<mpsc::Receiver<Subscription<RevisionId, AgentIdentity>>>,
@@ -73,13 +86,16 @@ impl Platform {
         let ca = TestCa::new();
         let standin = Standin::plain().await;
         let ((tools, mut tool_feeds), (identities, mut feeds)) = (mpsc::channel(1), mpsc::channel(1));
-        let policies = WatchedPolicies::new(Arc::new(Fed(tools)), Arc::new(Fed(identities)), &[]).unwrap();
+        let (model_providers, mut model_feeds) = mpsc::channel(1);
+        let registry = FedRegistry { tools: Fed(tools), model_providers: Fed(model_providers) };
+        let policies = WatchedPolicies::new(Arc::new(registry), Arc::new(Fed(identities)), &[]).unwrap();
         let resolve = vec![format!("api.test:80={}", standin.address)];
         let key = EgressKey::generate().unwrap();
         let world = World::with_policies(&ca, key, Arc::new(policies), |config| config.resolve = resolve).await;
         let tools = tool_feeds.recv().await.unwrap();
+        let model_providers = model_feeds.recv().await.unwrap();
         let identities = feeds.recv().await.unwrap();
-        Self { world, standin, tools, identities, resubscribed: Mutex::new(feeds) }
+        Self { world, standin, tools, model_providers, identities, resubscribed: Mutex::new(feeds) }
     }
 
     /// The same once it knows the tool `api` and an agent that requires it.
@@ -88,6 +104,7 @@ impl Platform {
         let agent = platform.agent("a");
         platform.set_tool(tool("api", "first")).await;
         platform.tools.send(Ok(Update::Complete)).await.unwrap();
+        platform.model_providers.send(Ok(Update::Complete)).await.unwrap();
         platform.identify(&agent, &["api"]).await;
         platform.identities.send(Ok(Update::Complete)).await.unwrap();
         (platform, agent)
@@ -140,7 +157,7 @@ fn outcome(answer: &Answer) -> String {
 fn identity(agent: &Agent, tools: &[&str]) -> Update<RevisionId, AgentIdentity> {
     let AgentPolicy { agent, revision, open_network, .. } = agent.policy.clone();
     let required_tools = tools.iter().map(|t| name(t)).collect();
-    Update::Set(revision, AgentIdentity { revision, agent, required_tools, open_network })
+    Update::Set(revision, AgentIdentity { revision, agent, required_tools, open_network, llm: Vec::new() })
 }
 
 fn tool(text: &str, key: &str) -> ToolAccess {
@@ -164,6 +181,7 @@ async fn a_call_waits_until_it_is_known_what_its_agent_may_do() {
         // Each service may be the last one.
         platform.identify(&agent, &["api"]).await;
         platform.identities.send(Ok(Update::Complete)).await.unwrap();
+        platform.model_providers.send(Ok(Update::Complete)).await.unwrap();
         platform.set_tool(tool("api", "first")).await;
         platform.tools.send(Ok(Update::Complete)).await.unwrap();
     };
@@ -177,6 +195,8 @@ async fn egress_is_ready_once_it_knows_what_both_services_say() {
     let probe = async |path: &str| send(platform.world.connect().await, get(path)).await.status;
     assert_eq!(probe("/healthz").await, StatusCode::OK);
     platform.tools.send(Ok(Update::Complete)).await.unwrap();
+    assert_eq!(probe("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+    platform.model_providers.send(Ok(Update::Complete)).await.unwrap();
     assert_eq!(probe("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
     platform.identities.send(Ok(Update::Complete)).await.unwrap();
     let ready = async { while probe("/readyz").await != StatusCode::OK {} };
@@ -225,10 +245,10 @@ async fn when_a_service_is_lost_its_last_word_stays_in_force_until_it_is_back() 
     platform.identify(&gone, &["api"]).await;
     platform.becomes(&gone, (StatusCode::OK, "Bearer first")).await;
 
-    let Platform { world, standin, tools, identities, resubscribed } = platform;
+    let Platform { world, standin, tools, model_providers, identities, resubscribed } = platform;
     drop(identities);
     let identities = timeout(SOON, resubscribed.lock().await.recv()).await.unwrap().unwrap();
-    let platform = Platform { world, standin, tools, identities, resubscribed };
+    let platform = Platform { world, standin, tools, model_providers, identities, resubscribed };
     for known in [&agent, &gone] {
         assert_eq!(outcome(&platform.call(known).await), "Bearer first");
     }
@@ -268,25 +288,50 @@ async fn the_platform_asks_how_current_egress_is_and_whom_agents_must_trust() {
         |token: &ServiceToken| EgressClient::new(Transport::connect("egress", &platform.world.grpc, token).unwrap());
     let egress = client(&platform.world.token);
     let source = PolicySource { complete: true, connected: true, records: 1 };
-    assert_eq!(egress.status().await.unwrap(), EgressStatus { tools: source, identities: source });
+    let model_providers = PolicySource { records: 0, ..source };
+    let status = EgressStatus { tools: source, identities: source, model_providers };
+    assert_eq!(egress.status().await.unwrap(), status);
     assert_eq!(egress.authority().await.unwrap(), std::fs::read_to_string(platform.world.ca_file()).unwrap());
     let metrics = egress.egress_metrics().await.unwrap();
     let up = metrics.of_service.iter().find(|family| family.name == "hoistway_egress_policy_source_up").unwrap();
-    assert_eq!(up.samples.iter().map(|sample| sample.value).collect::<Vec<_>>(), [1.0, 1.0]);
+    assert_eq!(up.samples.iter().map(|sample| sample.value).collect::<Vec<_>>(), [1.0, 1.0, 1.0]);
     let stranger = client(&ServiceToken::generate().unwrap());
     assert_eq!(stranger.status().await.unwrap_err().code, Code::Unauthenticated);
 }
 
 #[tokio::test]
-async fn a_model_call_is_told_that_there_is_no_way_to_models_yet() {
+async fn a_key_of_a_model_provider_and_an_agents_models_are_in_force_within_a_second() {
     let (platform, agent) = Platform::with_agent().await;
-    platform.becomes(&agent, (StatusCode::OK, "Bearer first")).await;
-    let anonymous = send(platform.world.connect().await, post("/v1/chat/completions", "{}")).await;
-    let known = platform.world.send(&agent, post("/v1/chat/completions", "{}")).await;
-    for answer in [anonymous, known] {
-        assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "models"));
-        assert_eq!(answer.json()["error"]["message"], "model providers cannot be reached through egress yet");
+    let provider = |key: &str| ModelProviderAccess {
+        name: name("own"),
+        provider: "openai".into(),
+        endpoint: "http://api.test/v1".into(),
+        models: Vec::new(),
+        credentials: BTreeMap::from([("api_key".to_owned(), Secret::new(key))]),
+        demo: false,
+    };
+    let Update::Set(revision, mut with_model) = identity(&agent, &["api"]) else { panic!() };
+    with_model.llm = vec![LlmConfig { role: LlmRole::Chat, provider: "own".into(), model: "m".into() }];
+    let becomes = async |wanted: &str| {
+        let calling = async {
+            loop {
+                let answer = platform.world.send(&agent, post("/v1/chat/completions", r#"{"model": "m"}"#)).await;
+                let found = if answer.status.is_success() { outcome(&answer) } else { answer.reason() };
+                if found == wanted {
+                    return;
+                }
+            }
+        };
+        timeout(ONE_SECOND, calling).await.unwrap();
+    };
+    becomes("model_not_allowed").await;
+    platform.identities.send(Ok(Update::Set(revision, with_model))).await.unwrap();
+    becomes("provider_missing").await;
+    for key in ["first", "second"] {
+        let update = Update::Set(name("own"), provider(key));
+        platform.model_providers.send(Ok(update)).await.unwrap();
+        becomes(&format!("Bearer {key}")).await;
     }
-    let other = send(platform.world.connect().await, get("/tools/api/x")).await;
-    assert_eq!(other.status, StatusCode::UNAUTHORIZED);
+    platform.model_providers.send(Ok(Update::Removed(name("own")))).await.unwrap();
+    becomes("provider_missing").await;
 }

@@ -153,7 +153,9 @@ impl Standin {
     }
 
     async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let path = request.uri().path().to_owned();
+        // Model providers are called below their base URL, which says what they are to do.
+        let path = request.uri().path();
+        let path = path.strip_suffix("/chat/completions").unwrap_or(path).to_owned();
         if path == "/hang" {
             std::future::pending::<()>().await;
         }
@@ -170,6 +172,7 @@ impl Standin {
         let mut response = text(told.to_string());
         if let Some(status) = path.strip_prefix("/status/") {
             *response.status_mut() = status.parse().unwrap();
+            response.headers_mut().insert("retry-after", HeaderValue::from_static("7"));
         }
         if let Some(upgrading) = upgrading {
             tokio::spawn(async move {
@@ -210,7 +213,7 @@ impl Standin {
                 headers.get(name.as_str()).map_or(value.to_owned(), |v| format!("{}, {value}", v.as_str().unwrap()));
             headers.insert(name.to_string(), all.into());
         }
-        let length = body.collect().await.map_or(0, |body| body.to_bytes().len());
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         json!({
             "method": parts.method.as_str(),
             "path": parts.uri.path(),
@@ -218,7 +221,8 @@ impl Standin {
             "authority": parts.uri.authority().map(|authority| authority.as_str()),
             "version": if parts.version == Version::HTTP_2 { "2" } else { "1.1" },
             "headers": headers,
-            "length": length,
+            "length": body.len(),
+            "json": serde_json::from_slice::<Value>(&body).ok(),
         })
     }
 }

@@ -90,7 +90,7 @@ async fn base_urls_lead_to_the_same_place() {
         ("/tools/stripe-api/%2e%2e/x", 400, "bad_request"),
         ("/tools/stripe-apix/x", 403, "tool_not_allowed"),
         ("/tools/", 403, "tool_not_allowed"),
-        ("/v1/chat/completions", 503, "models"),
+        ("/v1/chat/completions", 405, "method"),
         ("/", 404, "not_found"),
     ] {
         let answer = world.send(&agent, get(path)).await;

@@ -1,12 +1,16 @@
-//! Tools with their credentials, as egress follows them.
+//! Tools and model providers with their credentials, as egress follows them.
 
-use super::{MAX_ROWS, Store, entity::tool};
-use crate::{record::StoredTool, vault::Holder};
+use super::{MAX_ROWS, Store, entity::tool, providers::Stored};
+use crate::{
+    record::StoredTool,
+    vault::{Holder, Sealed},
+};
 use futures_util::StreamExt;
 use hoistway_kit::{db::db_error, updates};
 use hoistway_model::{
-    Name, Result,
-    egress::ToolAccess,
+    Name, Result, Secret,
+    egress::{ModelProviderAccess, ToolAccess},
+    tool::{DEMO_LABEL, ModelProvider},
     watch::{Update, Updates},
 };
 use sea_orm::{EntityTrait, QuerySelect};
@@ -31,6 +35,26 @@ impl Store {
         }))
     }
 
+    /// Every model provider, then each change.
+    pub(crate) fn watch_model_providers(&self, closed: CancellationToken) -> Updates<Name, ModelProviderAccess> {
+        let (reading, opening) = (self.clone(), self.clone());
+        let load = move || {
+            let store = reading.clone();
+            async move {
+                let stored = store.stored_providers().await?.into_iter();
+                Ok(stored.map(|stored| (stored.provider.name.clone(), stored)).collect())
+            }
+        };
+        let updates = updates::follow(self.changed.subscribe(), closed, load);
+        Box::pin(updates.map(move |update| {
+            Ok(match update? {
+                Update::Set(name, stored) => Update::Set(name, opening.provider_access(stored)),
+                Update::Removed(name) => Update::Removed(name),
+                Update::Complete => Update::Complete,
+            })
+        }))
+    }
+
     async fn stored_tools(&self) -> Result<BTreeMap<Name, StoredTool>> {
         let rows = tool::Entity::find().limit(MAX_ROWS).all(self.db.read()).await;
         let tools = rows.map_err(db_error("reading tools"))?.into_iter().map(StoredTool::try_from);
@@ -38,14 +62,7 @@ impl Store {
     }
 
     fn access(&self, tool: StoredTool) -> ToolAccess {
-        let credentials = match &tool.content.credentials {
-            None => BTreeMap::new(),
-            // One that cannot be opened must not take the others along.
-            Some(sealed) => self.vault.open(Holder::Tool(&tool.name), sealed).unwrap_or_else(|e| {
-                tracing::error!(tool = %tool.name, cause = e.chain(), "its credentials cannot be read; set them again");
-                BTreeMap::new()
-            }),
-        };
+        let credentials = self.credentials(Holder::Tool(&tool.name), tool.content.credentials.as_ref());
         let connection = &tool.content.connection;
         ToolAccess {
             url: self.addresses.internal(&tool.content),
@@ -55,5 +72,20 @@ impl Store {
             name: tool.name,
             credentials,
         }
+    }
+    fn provider_access(&self, Stored { provider, credentials }: Stored) -> ModelProviderAccess {
+        let credentials = self.credentials(Holder::ModelProvider(&provider.name), credentials.as_ref());
+        let ModelProvider { name, provider, endpoint, models, labels, .. } = provider;
+        let demo = labels.get(DEMO_LABEL).is_some_and(|value| value == "true");
+        ModelProviderAccess { name, provider, endpoint, models, credentials, demo }
+    }
+
+    fn credentials(&self, holder: Holder<'_>, sealed: Option<&Sealed>) -> BTreeMap<String, Secret> {
+        let Some(sealed) = sealed else { return BTreeMap::new() };
+        // One that cannot be opened must not take the others along.
+        self.vault.open(holder, sealed).unwrap_or_else(|e| {
+            tracing::error!(?holder, cause = e.chain(), "its credentials cannot be read; set them again");
+            BTreeMap::new()
+        })
     }
 }

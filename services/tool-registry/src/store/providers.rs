@@ -17,9 +17,10 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A model provider as it is stored.
-struct Stored {
-    provider: ModelProvider,
-    credentials: Option<Sealed>,
+#[derive(Clone, PartialEq)]
+pub(super) struct Stored {
+    pub(super) provider: ModelProvider,
+    pub(super) credentials: Option<Sealed>,
 }
 
 impl Store {
@@ -141,13 +142,17 @@ impl Store {
     }
 
     pub(crate) async fn list_providers(&self) -> Result<Vec<ModelProvider>> {
+        Ok(self.stored_providers().await?.into_iter().map(|stored| stored.provider).collect())
+    }
+
+    pub(super) async fn stored_providers(&self) -> Result<Vec<Stored>> {
         let rows = model_provider::Entity::find()
             .order_by_asc(model_provider::Column::Name)
             .limit(MAX_ROWS)
             .all(self.db.read())
             .await
             .map_err(db_error("listing model providers"))?;
-        rows.into_iter().map(|row| Ok(Stored::try_from(row)?.provider)).collect()
+        rows.into_iter().map(TryInto::try_into).collect()
     }
 
     pub(crate) async fn delete_provider(&self, operation: &Operation, name: &Name) -> Result<()> {

@@ -6,7 +6,7 @@ use hoistway_client::{ToolCredentialsClient, ToolRegistryClient};
 use hoistway_kit::token::ServiceToken;
 use hoistway_model::{
     Code, Name, Operation, Result, ToolCredentials, ToolRegistry,
-    egress::ToolAccess,
+    egress::{ModelProviderAccess, ToolAccess},
     tool::{AuthType, OAuth2},
     watch::{Update, Updates},
 };
@@ -48,6 +48,9 @@ async fn credentials_are_shown_to_egress_and_to_nobody_else() {
     assert_eq!(code(&world.deps.egress_token).await, Ok(()));
     assert_eq!(code(&world.deps.token).await, Err(Code::PermissionDenied));
     assert_eq!(code(&ServiceToken::generate().unwrap()).await, Err(Code::Unauthenticated));
+    let of_models = ToolCredentialsClient::new(world.server().into_local_with(&world.deps.token));
+    let refused = of_models.watch_model_providers().await.map(drop).unwrap_err();
+    assert_eq!(refused.code, Code::PermissionDenied);
 
     let registry = ToolRegistryClient::new(world.server().into_local_with(&world.deps.egress_token));
     let e = registry.list_tools().await.unwrap_err();
@@ -110,6 +113,32 @@ async fn every_change_comes_within_a_second() {
     client.connection.oauth2 = Some(oauth2.clone());
     world.create_tool(Operation::new(), client).await.unwrap();
     assert_eq!(changed(&mut updates, "o").await.oauth2, Some(oauth2));
+}
+
+#[tokio::test]
+async fn model_providers_come_with_their_keys_and_every_change_within_a_second() {
+    let world = World::direct().await;
+    world.seed_starter_kit(Operation::new()).await.unwrap();
+    let transport = world.server().into_local_with(&world.deps.egress_token);
+    let mut updates = ToolCredentialsClient::new(transport).watch_model_providers().await.unwrap();
+    let mut next = async || timeout(ONE_SECOND, updates.next()).await.unwrap().unwrap().unwrap();
+    let expected = |name: Name, key: Option<&str>| ModelProviderAccess {
+        name,
+        provider: "openai".into(),
+        endpoint: String::new(),
+        models: vec!["gpt-4o-mini".into()],
+        credentials: key.map(api_key).unwrap_or_default(),
+        demo: true,
+    };
+    let kit = name("playground-llm");
+    assert_eq!(next().await, Update::Set(kit.clone(), expected(kit.clone(), None)));
+    assert_eq!(next().await, Update::Complete);
+    world.set_model_provider_credentials(Operation::new(), kit.clone(), api_key("sk-live")).await.unwrap();
+    let keyed = next().await;
+    assert_eq!(keyed, Update::Set(kit.clone(), expected(kit.clone(), Some("sk-live"))));
+    assert!(!format!("{keyed:?}").contains("sk-live"));
+    world.delete_model_provider(Operation::new(), kit.clone()).await.unwrap();
+    assert_eq!(next().await, Update::Removed(kit));
 }
 
 #[tokio::test]

@@ -1,0 +1,196 @@
+//! Calls of models: the OpenAI API, as agents' clients speak it, in front of whichever provider serves the model.
+
+mod listing;
+mod playground;
+pub(crate) mod provider;
+mod request;
+
+pub(crate) use request::MEMORY;
+
+use crate::{
+    Egress,
+    body::Upload,
+    call::{self, Answer, Destination, Host},
+    entry::Entry,
+    headers::remove_all_spellings,
+    policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
+    refuse::Refusal,
+};
+use hoistway_model::agent::LlmRole;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use hyper::body::Incoming;
+use request::ModelRequest;
+
+/// The path below which clients of models call.
+const PREFIX: &str = "/v1/";
+/// The longest model identifier that a refusal repeats, in characters.
+const SHOWN_MODEL: usize = 128;
+
+/// An operation of the OpenAI API that goes to the model which the request's body names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Api {
+    ChatCompletions,
+    Completions,
+    Embeddings,
+    Responses,
+}
+
+impl Api {
+    fn of_path(path: &str) -> Option<Self> {
+        let all = [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Responses];
+        all.into_iter().find(|api| path == api.path())
+    }
+
+    /// The path below that of the base URL.
+    const fn path(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "chat/completions",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+            Self::Responses => "responses",
+        }
+    }
+
+    const fn role(self) -> LlmRole {
+        match self {
+            Self::Embeddings => LlmRole::Embedding,
+            Self::ChatCompletions | Self::Completions | Self::Responses => LlmRole::Chat,
+        }
+    }
+}
+
+/// Whether a path of egress is one of models.
+pub(crate) fn is_model_path(path: &str) -> bool {
+    path.starts_with(PREFIX)
+}
+
+/// Answers a call of a model, or passes it on to the provider of the model that it names.
+pub(crate) async fn call(
+    egress: &Egress,
+    policy: &AgentPolicy,
+    request: Request<Incoming>,
+    path_and_query: &str,
+    entry: &mut Entry,
+) -> Result<Answer, Refusal> {
+    let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+    let path = path.strip_prefix(PREFIX).unwrap_or(path);
+    let Some(api) = Api::of_path(path) else {
+        return match (path, path.strip_prefix("models/")) {
+            ("models", _) => get(request.method()).map(|()| listing::all(policy)),
+            (_, Some(model)) => get(request.method()).and_then(|()| listing::one(policy, model)),
+            ("messages" | "messages/count_tokens" | "complete", _) => {
+                Err(Refusal::unsupported("the API of Anthropic is not supported yet, the OpenAI API is"))
+            }
+            _ => Err(Refusal::not_found(
+                "egress has chat/completions, completions, embeddings, responses and models of the OpenAI API below /v1/",
+            )),
+        };
+    };
+    if *request.method() != Method::POST {
+        return Err(Refusal::method_not_allowed(format!("/v1/{path} is called with POST")));
+    }
+    entry.hold(egress.agents.call(&policy.agent)?);
+    let (mut parts, body) = request.into_parts();
+    let mut request = ModelRequest::read(egress, &parts.headers, body).await?;
+    let model = choose(policy, api, request.model.as_deref())?;
+    if request.model.is_none() {
+        request.set_model(&model.model);
+    }
+    match &model.backend {
+        ModelBackend::Server(server) => {
+            entry.model_provider(&server.name);
+            entry.to(server.origin.to_string());
+            let mut path_and_query = format!("{}/{}", server.prefix, api.path());
+            entry.path(&path_and_query);
+            if !query.is_empty() {
+                path_and_query.extend(["?", query]);
+            }
+            // The body may have become another one.
+            parts.headers.remove(header::CONTENT_LENGTH);
+            let upload = Upload::buffered(request.body, request.memory, entry.progress());
+            let destination = Destination { host: Host::Model(server), path_and_query };
+            call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await
+        }
+        ModelBackend::Playground(name) => {
+            entry.model_provider(name);
+            entry.progress().sent(request.body.len() as u64);
+            playground::answer(api, model.model.clone(), request.body).await.map(Answer::Own)
+        }
+        ModelBackend::Unavailable(why) => {
+            if let Some(name) = &why.provider {
+                entry.model_provider(name);
+            }
+            Err(refusal(why))
+        }
+    }
+}
+
+/// Puts the server's key in the place of the one that the agent sent.
+pub(crate) fn apply_key(server: &ModelServer, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    remove_all_spellings(headers, &header::AUTHORIZATION);
+    let Some(key) = &server.key else { return Ok(()) };
+    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose())).map_err(|_| {
+        let text = format!("the key of the model provider \"{}\" cannot be sent: set it again", server.name);
+        Refusal::bad_gateway("credential_unusable", text).permanent()
+    })?;
+    value.set_sensitive(true);
+    headers.insert(header::AUTHORIZATION, value);
+    Ok(())
+}
+
+fn get(method: &Method) -> Result<(), Refusal> {
+    match *method {
+        Method::GET => Ok(()),
+        _ => Err(Refusal::method_not_allowed("models are listed with GET")),
+    }
+}
+
+/// Chooses the agent's model that a request names. Without a name it is the one for this kind of call, or the chat
+/// model. Where two roles have the same model, that of this kind of call is preferred.
+fn choose<'a>(policy: &'a AgentPolicy, api: Api, name: Option<&str>) -> Result<&'a ModelPolicy, Refusal> {
+    let of_role = |role| move |model: &&ModelPolicy| model.role == role;
+    let mut models: Vec<&ModelPolicy> = policy.models.iter().collect();
+    models.sort_by_key(|model| model.role != api.role());
+    match name {
+        Some(name) => models.into_iter().find(|model| model.model == name).ok_or_else(|| not_allowed(policy, name)),
+        None => {
+            let chat = policy.models.iter().find(of_role(LlmRole::Chat));
+            models.into_iter().find(of_role(api.role())).or(chat).ok_or_else(|| {
+                Refusal::bad_request("the request names no model, and this agent has none for chat").param("model")
+            })
+        }
+    }
+}
+
+fn not_allowed(policy: &AgentPolicy, name: &str) -> Refusal {
+    let name: String = name.chars().take(SHOWN_MODEL).collect();
+    let mut models: Vec<String> = policy.models.iter().map(|model| format!("\"{}\"", model.model)).collect();
+    models.dedup();
+    let text = match models.is_empty() {
+        true => "this agent has no models: name them in llm_configs".to_owned(),
+        false => format!(
+            "this agent may not call the model \"{}\", only {}: llm_configs name its models",
+            name.escape_debug(),
+            models.join(", ")
+        ),
+    };
+    Refusal::denied("model_not_allowed", text).param("model")
+}
+
+fn refusal(why: &ModelUnavailable) -> Refusal {
+    let word = match why.reason {
+        ModelUnavailableReason::Unsupported => return Refusal::unsupported(&why.text),
+        ModelUnavailableReason::NoProvider => "provider_missing",
+        ModelUnavailableReason::NoKey => "credential_missing",
+        ModelUnavailableReason::BadEndpoint => "provider_unusable",
+    };
+    Refusal::bad_gateway(word, &why.text).permanent()
+}
+
+/// An answer of egress itself as JSON.
+fn json(value: &serde_json::Value) -> http::Response<crate::body::Out> {
+    let mut response = http::Response::new(crate::body::full(bytes::Bytes::from(format!("{value}\n"))));
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,235 @@
+//! From registered model providers and an agent's `llm_configs` to who answers the calls of a model.
+
+use crate::{
+    origin::Origin,
+    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
+    tool_access::PrivateHosts,
+};
+use hoistway_model::{Name, Result, agent::LlmConfig, egress::ModelProviderAccess};
+use std::{collections::BTreeMap, sync::Arc};
+use url::Url;
+
+const OPENAI: &str = "https://api.openai.com/v1";
+const OLLAMA: &str = "http://localhost:11434/v1";
+/// The path of an endpoint that names none.
+const DEFAULT_PATH: &str = "/v1";
+
+/// A registered model provider, as far as routing needs it.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelProviderPolicy {
+    /// The protocol that it speaks: openai, anthropic, bedrock or ollama.
+    kind: String,
+    /// The models that it serves; none: any.
+    models: Vec<String>,
+    name: Name,
+    backend: ModelBackend,
+}
+
+impl ModelProviderPolicy {
+    pub(crate) fn new(access: &ModelProviderAccess, private: &PrivateHosts) -> Self {
+        let ModelProviderAccess { name, provider, models, .. } = access;
+        let backend = backend(access, private);
+        Self { kind: provider.clone(), models: models.clone(), name: name.clone(), backend }
+    }
+
+    fn serves(&self, model: &str) -> bool {
+        self.models.is_empty() || self.models.iter().any(|served| served == model)
+    }
+
+    /// Puts real servers before the playground, and those that name the model before those that serve any.
+    fn rank(&self) -> (u8, bool) {
+        let backend = match self.backend {
+            ModelBackend::Server(_) => 0,
+            ModelBackend::Playground(_) => 1,
+            ModelBackend::Unavailable(_) => 2,
+        };
+        (backend, self.models.is_empty())
+    }
+}
+
+/// Resolves an agent's models. A configuration names a registered provider, or a protocol: then any registered provider
+/// of that protocol which serves the model.
+pub(crate) fn model_policies(
+    llm: &[LlmConfig],
+    providers: &BTreeMap<Name, Arc<ModelProviderPolicy>>,
+) -> Vec<ModelPolicy> {
+    let policy = |LlmConfig { role, provider, model }: &LlmConfig| ModelPolicy {
+        role: *role,
+        model: model.clone(),
+        provider: provider.clone(),
+        backend: resolve(provider, model, providers),
+    };
+    llm.iter().map(policy).collect()
+}
+
+fn resolve(provider: &str, model: &str, providers: &BTreeMap<Name, Arc<ModelProviderPolicy>>) -> ModelBackend {
+    let named = Name::parse("provider", provider).ok().and_then(|name| providers.get(&name));
+    if let Some(named) = named {
+        if named.serves(model) {
+            return named.backend.clone();
+        }
+        let text = format!(
+            "the model provider \"{}\" does not serve the model \"{model}\": add it to its models with PUT \
+             /api/model-providers/{}",
+            named.name, named.name
+        );
+        return unavailable(Some(&named.name), ModelUnavailableReason::NoProvider, text);
+    }
+    let of_kind = providers.values().filter(|candidate| candidate.kind == provider && candidate.serves(model));
+    match of_kind.min_by_key(|candidate| candidate.rank()) {
+        Some(found) => found.backend.clone(),
+        None => unregistered(provider, model),
+    }
+}
+
+/// Who answers for a protocol of which nobody is registered: ollama on this machine, and nobody for the others.
+fn unregistered(provider: &str, model: &str) -> ModelBackend {
+    if let (true, Ok(name)) = (provider == "ollama", Name::parse("provider", provider))
+        && let Ok((origin, prefix)) = Origin::of_url(OLLAMA)
+    {
+        return ModelBackend::Server(Arc::new(ModelServer { name, origin, prefix, key: None, allow_private: true }));
+    }
+    if let Some(text) = unsupported(provider) {
+        return unavailable(None, ModelUnavailableReason::Unsupported, text);
+    }
+    let text = format!(
+        "no model provider \"{provider}\" is registered that serves the model \"{model}\": POST /api/model-providers \
+         registers one with its key, or POST /api/starter-kit one to try things with"
+    );
+    unavailable(None, ModelUnavailableReason::NoProvider, text)
+}
+
+fn backend(access: &ModelProviderAccess, private: &PrivateHosts) -> ModelBackend {
+    let ModelProviderAccess { name, provider, endpoint, credentials, demo, .. } = access;
+    if let Some(text) = unsupported(provider) {
+        return unavailable(Some(name), ModelUnavailableReason::Unsupported, text);
+    }
+    let key = credentials.get("api_key").cloned();
+    let is_openai = provider == "openai";
+    if *demo && is_openai && endpoint.is_empty() && key.is_none() {
+        return ModelBackend::Playground(name.clone());
+    }
+    let url = match (endpoint.as_str(), is_openai) {
+        ("", true) => OPENAI,
+        ("", false) => OLLAMA,
+        (endpoint, _) => endpoint,
+    };
+    let Ok((origin, prefix)) = base_url(url) else {
+        let text = format!(
+            "the endpoint of the model provider \"{name}\" is not a URL of http:// or https://: PUT \
+             /api/model-providers/{name} sets another one"
+        );
+        return unavailable(Some(name), ModelUnavailableReason::BadEndpoint, text);
+    };
+    let allow_private = private.covers(&origin.place.host);
+    // Servers of one's own, such as vLLM and llama.cpp, mostly want no key.
+    if key.is_none() && is_openai && !allow_private {
+        let text = format!(
+            "the model provider \"{name}\" has no key yet: PUT /api/model-providers/{name}/credentials stores one"
+        );
+        return unavailable(Some(name), ModelUnavailableReason::NoKey, text);
+    }
+    ModelBackend::Server(Arc::new(ModelServer { name: name.clone(), origin, prefix, key, allow_private }))
+}
+
+fn base_url(text: &str) -> Result<(Origin, String)> {
+    let mut url =
+        Url::parse(text).map_err(|e| hoistway_model::Error::field("endpoint", format!("is not a URL: {e}")))?;
+    url.set_query(None);
+    let (origin, prefix) = Origin::of_url(url.as_str())?;
+    Ok((origin, if prefix.is_empty() { DEFAULT_PATH.to_owned() } else { prefix }))
+}
+
+/// The text for a protocol that egress does not speak.
+fn unsupported(provider: &str) -> Option<String> {
+    matches!(provider, "anthropic" | "bedrock").then(|| {
+        format!(
+            "model providers that speak the protocol \"{provider}\" are not supported yet, only openai and ollama are"
+        )
+    })
+}
+
+fn unavailable(provider: Option<&Name>, reason: ModelUnavailableReason, text: String) -> ModelBackend {
+    ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider: provider.cloned(), reason, text }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use hoistway_model::{Secret, agent::LlmRole};
+
+    fn access(name: &str, provider: &str, endpoint: &str, models: &[&str], key: Option<&str>) -> ModelProviderAccess {
+        ModelProviderAccess {
+            name: Name::parse("name", name).unwrap(),
+            provider: provider.into(),
+            endpoint: endpoint.into(),
+            models: models.iter().map(|&model| model.into()).collect(),
+            credentials: key.map(|key| ("api_key".to_owned(), Secret::new(key))).into_iter().collect(),
+            demo: name == "playground-llm",
+        }
+    }
+
+    /// Who answers for a model, in one word or as the URL with the key.
+    fn answers(provider: &str, model: &str, registered: &[ModelProviderAccess]) -> String {
+        let private = PrivateHosts::default();
+        let policy = |access: &ModelProviderAccess| Arc::new(ModelProviderPolicy::new(access, &private));
+        let providers = registered.iter().map(|access| (access.name.clone(), policy(access))).collect();
+        let config = LlmConfig { role: LlmRole::Chat, provider: provider.into(), model: model.into() };
+        match &model_policies(&[config], &providers)[0].backend {
+            ModelBackend::Playground(_) => "playground".into(),
+            ModelBackend::Unavailable(why) => format!("{:?}", why.reason),
+            ModelBackend::Server(server) => {
+                let key = server.key.as_ref().map_or("-", Secret::expose);
+                format!("{}{} {key} {}", server.origin, server.prefix, server.allow_private)
+            }
+        }
+    }
+
+    #[test]
+    fn the_starter_kits_provider_is_the_playground_until_it_has_a_key_of_its_own() {
+        let kit = |key| access("playground-llm", "openai", "", &["gpt-4o-mini"], key);
+        assert_eq!(answers("openai", "gpt-4o-mini", &[kit(None)]), "playground");
+        assert_eq!(answers("playground-llm", "gpt-4o-mini", &[kit(None)]), "playground");
+        let real = "https://api.openai.com/v1 sk false";
+        assert_eq!(answers("openai", "gpt-4o-mini", &[kit(Some("sk"))]), real);
+        let own = access("my-openai", "openai", "", &[], Some("sk"));
+        assert_eq!(answers("openai", "gpt-4o-mini", &[kit(None), own.clone()]), real, "a real provider comes first");
+        assert_eq!(answers("playground-llm", "gpt-4o-mini", &[kit(None), own]), "playground");
+        assert_eq!(answers("openai", "gpt-4o", &[kit(None)]), "NoProvider");
+        assert_eq!(answers("playground-llm", "gpt-4o", &[kit(None)]), "NoProvider");
+    }
+
+    #[test]
+    fn a_protocol_means_the_registered_provider_that_serves_the_model() {
+        let providers = [
+            access("a", "openai", "", &[], None),
+            access("any", "openai", "https://any.example/v1", &[], Some("1")),
+            access("own", "openai", "https://own.example/base/v2/", &["m"], Some("2")),
+        ];
+        assert_eq!(answers("openai", "m", &providers), "https://own.example/base/v2 2 false");
+        assert_eq!(answers("openai", "other", &providers), "https://any.example/v1 1 false");
+        assert_eq!(answers("any", "m", &providers), "https://any.example/v1 1 false");
+        assert_eq!(answers("openai", "m", &providers[..1]), "NoKey");
+        assert_eq!(answers("openai", "m", &[]), "NoProvider");
+        assert_eq!(answers("nobody", "m", &[]), "NoProvider");
+    }
+
+    #[test]
+    fn servers_in_private_networks_and_ollama_need_no_key() {
+        let vllm = access("vllm", "openai", "http://10.0.0.7:8000", &[], None);
+        assert_eq!(answers("vllm", "m", &[vllm]), "http://10.0.0.7:8000/v1 - true");
+        assert_eq!(answers("ollama", "llama3", &[]), "http://localhost:11434/v1 - true");
+        let ollama = access("farm", "ollama", "https://ollama.example", &[], None);
+        assert_eq!(answers("ollama", "llama3", &[ollama]), "https://ollama.example/v1 - false");
+    }
+
+    #[test]
+    fn protocols_that_are_not_spoken_and_endpoints_that_are_none_are_unavailable() {
+        for kind in ["anthropic", "bedrock"] {
+            assert_eq!(answers(kind, "claude", &[]), "Unsupported");
+            assert_eq!(answers("x", "claude", &[access("x", kind, "", &[], Some("k"))]), "Unsupported");
+        }
+        assert_eq!(answers("x", "m", &[access("x", "openai", "ftp://a.example", &[], Some("k"))]), "BadEndpoint");
+    }
+}

@@ -1,0 +1,241 @@
+//! The body of a model call: read up to a bound, and looked into for the model that it names.
+
+use crate::{Egress, refuse::Refusal};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use serde::{
+    Deserializer,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+
+/// Bytes of all large requests that may be in memory at a time.
+pub(crate) const MEMORY: usize = 512 << 20;
+/// The largest request.
+const MAX_BODY: u64 = 32 << 20;
+/// Larger requests count against [`MEMORY`].
+const SMALL: usize = 64 << 10;
+/// Larger requests are parsed off the async runtime.
+const PARSED_INLINE: usize = 256 << 10;
+/// The longest model identifier, in bytes.
+const MAX_MODEL: usize = 2048;
+
+/// A request that names a model, or none.
+#[derive(Debug)]
+pub(super) struct ModelRequest {
+    pub(super) body: Bytes,
+    pub(super) model: Option<String>,
+    /// What the body counts against [`MEMORY`], for as long as it is there.
+    pub(super) memory: Option<OwnedSemaphorePermit>,
+}
+
+impl ModelRequest {
+    /// Reads the body and what model it names.
+    pub(super) async fn read(egress: &Egress, headers: &HeaderMap, body: Incoming) -> Result<Self, Refusal> {
+        let encoding = headers.get(header::CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Refusal::bad_request("requests for models must come without Content-Encoding"));
+        }
+        let (body, memory) = collect(egress, body).await?;
+        let parsing = body.clone();
+        let model = match body.len() > PARSED_INLINE {
+            false => model_of(&parsing),
+            true => match tokio::task::spawn_blocking(move || model_of(&parsing)).await {
+                Ok(model) => model,
+                Err(e) => {
+                    tracing::error!("parsing a request for a model failed: {e}");
+                    return Err(Refusal::overloaded("the request could not be read now"));
+                }
+            },
+        };
+        let model = model.map_err(|why| Refusal::bad_request(why.text).param(why.param))?;
+        Ok(Self { body, model, memory })
+    }
+
+    /// Adds the model to a request that names none.
+    pub(super) fn set_model(&mut self, model: &str) {
+        let Some(start) = self.body.iter().position(|&byte| byte == b'{') else { return };
+        let rest = &self.body[start + 1..];
+        let is_empty = rest.trim_ascii_start().starts_with(b"}");
+        let mut changed = BytesMut::with_capacity(self.body.len() + model.len() + 16);
+        changed.extend_from_slice(b"{\"model\":");
+        changed.extend_from_slice(serde_json::Value::from(model).to_string().as_bytes());
+        if !is_empty {
+            changed.extend_from_slice(b",");
+        }
+        changed.extend_from_slice(rest);
+        self.body = changed.freeze();
+        self.model = Some(model.to_owned());
+    }
+}
+
+async fn collect(egress: &Egress, mut body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
+    let limits = &egress.config.limits;
+    let limit = MAX_BODY.min(limits.request_size);
+    if body.size_hint().lower() > limit {
+        return Err(Refusal::too_large(limit));
+    }
+    let idle = Duration::from_millis(limits.idle_ms);
+    let (mut read, mut memory): (_, Option<OwnedSemaphorePermit>) = (BytesMut::new(), None);
+    loop {
+        let frame = match timeout(idle, body.frame()).await {
+            Ok(None) => return Ok((read.freeze(), memory)),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(e))) => return Err(Refusal::bad_request(format!("the request's body broke off: {e}"))),
+            Err(_) => return Err(Refusal::bad_request("the request's body did not come in time")),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if (read.len() + data.len()) as u64 > limit {
+            return Err(Refusal::too_large(limit));
+        }
+        read.extend_from_slice(&data);
+        let held = memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let needed = read.len().saturating_sub(SMALL).saturating_sub(held);
+        if needed > 0 {
+            let full = |_| Refusal::overloaded("too many large requests for models are in progress");
+            let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+            let more = Arc::clone(&egress.model_memory).try_acquire_many_owned(needed).map_err(full)?;
+            match &mut memory {
+                Some(memory) => memory.merge(more),
+                None => memory = Some(more),
+            }
+        }
+    }
+}
+
+/// Why a body cannot be routed.
+#[derive(Debug, PartialEq, Eq)]
+struct Unroutable {
+    text: String,
+    param: Option<&'static str>,
+}
+
+/// Finds the model in a JSON object. Servers differ in which of two members of the same name they take, and some read
+/// names without regard to case, so only one member may mean the model.
+fn model_of(body: &[u8]) -> Result<Option<String>, Unroutable> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let found = deserializer.deserialize_map(ModelVisitor).and_then(|found| deserializer.end().map(|()| found));
+    let found =
+        found.map_err(|e| Unroutable { text: format!("the request's body is not a JSON object: {e}"), param: None })?;
+    match found {
+        Found::None => Ok(None),
+        Found::Model(model) if model.is_empty() || model.len() > MAX_MODEL => {
+            let text = format!("\"model\" must have 1 to {MAX_MODEL} bytes");
+            Err(Unroutable { text, param: Some("model") })
+        }
+        Found::Model(model) => Ok(Some(model)),
+        Found::Wrong(text, param) => Err(Unroutable { text: text.to_owned(), param: Some(param) }),
+    }
+}
+
+enum Found {
+    None,
+    Model(String),
+    Wrong(&'static str, &'static str),
+}
+
+struct ModelVisitor;
+
+impl<'de> Visitor<'de> for ModelVisitor {
+    type Value = Found;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
+        let mut found = Found::None;
+        while let Some(Key(key)) = map.next_key()? {
+            if !key.eq_ignore_ascii_case("model") {
+                map.next_value::<IgnoredAny>()?;
+                if key.eq_ignore_ascii_case("models") || key.eq_ignore_ascii_case("fallbacks") {
+                    // Gateways read them as further models to try.
+                    found = Found::Wrong("only one model can be named, with \"model\"", "models");
+                }
+                continue;
+            }
+            let value: serde_json::Value = map.next_value()?;
+            found = match (found, value) {
+                (Found::Wrong(text, param), _) => Found::Wrong(text, param),
+                (Found::Model(_), _) => Found::Wrong("\"model\" is there twice", "model"),
+                (Found::None, _) if key != "model" => Found::Wrong("\"model\" is spelt in lower case", "model"),
+                (Found::None, serde_json::Value::String(model)) => Found::Model(model),
+                (Found::None, _) => Found::Wrong("\"model\" must be a string", "model"),
+            };
+        }
+        Ok(found)
+    }
+}
+
+/// A member's name, with its escapes read.
+struct Key<'de>(Cow<'de, str>);
+
+impl<'de> de::Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_request_names_one_model_or_none() {
+        assert_eq!(model_of(br#"{"messages": [{"model": "x"}], "model": "gpt-4o"}"#), Ok(Some("gpt-4o".into())));
+        assert_eq!(model_of(br#"{"mod\u0065l": "gpt-4o"}"#), Ok(Some("gpt-4o".into())));
+        assert_eq!(model_of(b" {} "), Ok(None));
+    }
+
+    #[test]
+    fn requests_that_servers_could_read_in_two_ways_are_refused() {
+        for (body, param) in [
+            (r#"{"model": "a", "model": "b"}"#, Some("model")),
+            (r#"{"model": "a", "mod\u0065l": "b"}"#, Some("model")),
+            (r#"{"model": "a", "Model": "b"}"#, Some("model")),
+            (r#"{"MODEL": "b"}"#, Some("model")),
+            (r#"{"model": "a", "models": ["b"]}"#, Some("models")),
+            (r#"{"models": ["b"], "model": "a"}"#, Some("models")),
+            (r#"{"model": ["a"]}"#, Some("model")),
+            (r#"{"model": ""}"#, Some("model")),
+            (r#"{"model": null}"#, Some("model")),
+            (r#"{"model": "a"} {"model": "b"}"#, None),
+            (r#"["model"]"#, None),
+            ("model=a", None),
+            ("", None),
+        ] {
+            assert_eq!(model_of(body.as_bytes()).unwrap_err().param, param, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_added_to_a_request_without_one() {
+        for (body, expected) in
+            [(r#" {"input": "x"}"#, r#"{"model":"a\"b","input": "x"}"#), ("{ }", r#"{"model":"a\"b" }"#)]
+        {
+            let mut request = ModelRequest { body: Bytes::from(body), model: None, memory: None };
+            request.set_model("a\"b");
+            assert_eq!(request.body, expected);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! An agent calls models with the public `openai` package: the playground first, and the real API once it has a key.
+
+use crate::{
+    need,
+    stack::{Stack, log_of},
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+const HOST: &str = "api.openai.com";
+const KEY: &str = "sk-of-the-test-51aa";
+const AGENT: &str = include_str!("models/agent.py");
+const SERVER: &str = include_str!("models/server.py");
+
+/// A stand-in for the API of OpenAI, ended when it is dropped.
+struct Provider {
+    process: Child,
+    port: u16,
+}
+
+impl Provider {
+    /// Starts it; the file of the authority that vouches for it is `provider.pem`.
+    fn start(dir: &Path) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(dir.join("provider.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        let issuer = Issuer::new(params, key);
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new([HOST.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        std::fs::write(dir.join("leaf.pem"), leaf.pem()).unwrap();
+        std::fs::write(dir.join("leaf-key.pem"), key.serialize_pem()).unwrap();
+        let mut server = Command::new("python3");
+        server.args(["-c", SERVER]).arg(dir.join("leaf.pem")).arg(dir.join("leaf-key.pem"));
+        let mut process = server.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { process, port: line.trim().parse().unwrap() }
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_stored() {
+    if !need::pip() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start(dir.path());
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_EGRESS_RESOLVE", json!([format!("{HOST}:443=127.0.0.1:{}", provider.port)]).to_string());
+        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join("provider.pem"));
+    });
+    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
+    let body = json!({
+        "agent_name": "models",
+        "source_files": {"agent.py": AGENT},
+        "requirements": "openai",
+        "llm_configs": [
+            {"provider": "openai", "model": "gpt-4o-mini"},
+            {"role": "embedding", "provider": "playground-llm", "model": "gpt-4o-mini"},
+        ],
+    });
+    let answer = stack.call("POST", "/api/deploy?timeout=600", Some(&body));
+    assert_eq!(answer.status, 201, "{}\n{}", answer.text(), log_of(dir.path()));
+
+    let said = stack.answer("models", "hello there");
+    let text = said["sync"][0].as_str().unwrap_or_else(|| panic!("{said}"));
+    assert!(text.contains("playground") && text.ends_with("hello there"), "{said}");
+    assert_eq!(said["sync"][1], "hoistway-playground");
+    assert_eq!((&said["stream"], &said["async"]), (&json!([text, true]), &json!([text, text])), "{said}");
+    assert_eq!(said["responses"], text);
+    assert_eq!(said["tool"], json!(["tool_calls", "get_weather"]));
+    let arguments: Value = serde_json::from_str(said["arguments"].as_str().unwrap()).unwrap();
+    assert_eq!(arguments, json!({"city": "get the weather"}));
+    assert_eq!((&said["vectors"], &said["listed"]), (&json!([1536, 1536]), &json!(["gpt-4o-mini"])));
+    assert_eq!((&said["wrong"][0], &said["wrong"][1]), (&json!("PermissionDeniedError"), &json!("model_not_allowed")));
+    assert!(said["wrong"][2].as_str().unwrap().contains("only \"gpt-4o-mini\""), "{said}");
+    assert_eq!(said["limited"], json!(null));
+
+    let stored = stack.call("PUT", "/api/model-providers/playground-llm/credentials", Some(&json!({"api_key": KEY})));
+    assert_eq!(stored.status, 200, "{}", stored.text());
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(1);
+    let said = loop {
+        let said = stack.answer("models", "hello");
+        if said["sync"][1] == "fp_real" || std::time::Instant::now() > until {
+            break said;
+        }
+    };
+    let text = format!("Bearer {KEY} hello");
+    assert_eq!(said["sync"], json!([text, "fp_real"]), "{said}");
+    assert_eq!((&said["stream"], &said["async"]), (&json!([text, true]), &json!([text, text])), "{said}");
+    assert_eq!((&said["tool"], &said["vectors"]), (&json!(["tool_calls", "get_weather"]), &json!([2, 2])));
+    assert_eq!(said["limited"][0], "RateLimitError", "{said}");
+    assert_eq!((&said["limited"][1], &said["limited"][3]), (&json!("rate_limit_exceeded"), &json!("7")));
+    assert_eq!(said["key"], "hoistway-placeholder");
+
+    let calls = stack.get("/api/agents/models/calls");
+    let calls = calls.as_array().unwrap();
+    let real = calls.iter().find(|call| call["host"] == HOST).unwrap();
+    assert_eq!(real["model_provider"], "playground-llm", "{real}");
+    assert!(calls.iter().any(|call| call["refused"] == "model_not_allowed"), "{calls:?}");
+    let logs = stack.call("GET", "/api/agents/models/logs?tail=50", None).text();
+    assert!(logs.contains("may not call the model"), "{logs}");
+    assert!(stack.stop().success());
+}

@@ -44,7 +44,7 @@ pub async fn run(api: &Api, args: CallsArgs, json: bool) -> Outcome<()> {
         return output::json(&calls);
     }
     let rows: Vec<_> = calls.as_array().into_iter().flatten().map(row).collect();
-    output::print(&table(["TIME", "TOOL", "METHOD", "STATUS", "LATENCY", "URL", "RESULT"], &rows))
+    output::print(&table(["TIME", "TARGET", "METHOD", "STATUS", "LATENCY", "URL", "RESULT"], &rows))
 }
 
 async fn list(api: &Api, args: &CallsArgs, limit: u32) -> Outcome<Value> {
@@ -68,7 +68,8 @@ fn row(call: &Value) -> [String; 7] {
         (None, None, Some(word)) => format!("broke off: {word}"),
         (None, None, None) => String::new(),
     };
-    [text(&call["time"]), or_dash(&call["tool"]), text(&call["method"]), or_dash(&call["status"]), latency, url, result]
+    let target = if call["tool"].is_null() { &call["model_provider"] } else { &call["tool"] };
+    [text(&call["time"]), or_dash(target), text(&call["method"]), or_dash(&call["status"]), latency, url, result]
         // What an agent sends controls no terminal.
         .map(|cell| cell.chars().filter(|c| !c.is_control()).collect())
 }

@@ -60,10 +60,10 @@ pub struct EgressState {
     /// Whether it answers. All else is false and 0 while it does not.
     #[schema(examples(true))]
     reachable: bool,
-    /// Whether it has read every tool and every running agent since it started; until then no call is let through.
+    /// Whether it has read every tool, model provider and running agent since it started; until then no call is let through.
     #[schema(examples(true))]
     complete: bool,
-    /// Whether changes of tools and agents reach it now; until they do, what it read last stays in force.
+    /// Whether changes of tools, model providers and agents reach it now; until they do, what it read last stays in force.
     #[schema(examples(true))]
     connected: bool,
     /// How many tools it knows.

@@ -6,7 +6,7 @@ use crate::{
     body::{Out, Upload},
     credential,
     entry::{Entry, Progress},
-    headers::{END_USER, END_USER_STATEMENT, clean_request, clean_response, remove_all_spellings},
+    headers::{END_USER, END_USER_STATEMENT, clean_request, clean_response, remove_all_spellings, remove_overrides},
     models,
     origin::Origin,
     policy::{AgentPolicy, Credential, ModelServer, ToolPolicy},
@@ -109,8 +109,11 @@ pub(crate) async fn call(
     for name in [&END_USER, &END_USER_STATEMENT] {
         remove_all_spellings(&mut headers, name);
     }
-    if let Some(user) = user.filter(|_| matches!(host, Host::Tool(_))) {
-        headers.insert(END_USER, user);
+    if let Host::Tool(tool) = host {
+        headers.extend(user.map(|user| (END_USER, user)));
+        if !tool.capabilities.is_empty() {
+            remove_overrides(&mut headers);
+        }
     }
     if agent.is_some() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -26,6 +26,16 @@ const FORWARDED: [HeaderName; 2] = [header::FORWARDED, HeaderName::from_static("
 /// The beginning of further ones: `-For`, `-Host`, `-Proto`, `-Port`, `-Prefix`, `-Server` and others.
 const X_FORWARDED: &str = "x-forwarded-";
 
+/// What some servers take for the method or the path of a request, whatever its first line says.
+const OVERRIDES: [HeaderName; 6] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-original-method"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+];
+
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -62,6 +72,13 @@ fn remove_forwarded(headers: &mut HeaderMap) {
     let found: Vec<HeaderName> = headers.keys().filter(|name| is_forwarded(name)).cloned().collect();
     for name in found {
         headers.remove(name);
+    }
+}
+
+/// Takes from a request whatever would give it another method or path at the tool than the ones that were allowed.
+pub(crate) fn remove_overrides(headers: &mut HeaderMap) {
+    for name in &OVERRIDES {
+        remove_all_spellings(headers, name);
     }
 }
 

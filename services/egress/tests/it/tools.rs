@@ -151,6 +151,12 @@ async fn capabilities_and_the_base_path_hold_whatever_the_spelling() {
     for path in ["/v1/open", "/v1/open/a/b"] {
         assert_eq!(status(Method::DELETE, path).await, 200, "{path}");
     }
+    let mut overriding = get("/v1/charges/7");
+    for name in ["X-HTTP-Method-Override", "x_http_method_override", "X-Original-URL", "X-Rewrite-URL"] {
+        overriding.headers_mut().append(http::HeaderName::try_from(name).unwrap(), "DELETE".parse().unwrap());
+    }
+    let told = world.call(&agent, "api.stripe.test", overriding).await.json();
+    assert!(!told.to_string().contains("DELETE"), "{told}");
     let seen = standin.connections();
     assert_eq!(status(Method::DELETE, "/v1/charges/7").await, 403);
     assert_eq!(status(Method::TRACE, "/v1/open").await, 405);

@@ -22,6 +22,7 @@ mod keys;
 mod models;
 mod need;
 mod processes;
+mod python_server;
 mod recovery;
 mod revisions;
 mod rotation;

@@ -2,54 +2,15 @@
 
 use crate::{
     need,
+    python_server::{AUTHORITY, PythonServer},
     stack::{Stack, log_of},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
 
 const HOST: &str = "api.openai.com";
 const KEY: &str = "sk-of-the-test-51aa";
 const AGENT: &str = include_str!("models/agent.py");
 const SERVER: &str = include_str!("models/server.py");
-
-/// A stand-in for the API of OpenAI, ended when it is dropped.
-struct Provider {
-    process: Child,
-    port: u16,
-}
-
-impl Provider {
-    /// Starts it; the file of the authority that vouches for it is `provider.pem`.
-    fn start(dir: &Path) -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        std::fs::write(dir.join("provider.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        let issuer = Issuer::new(params, key);
-        let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new([HOST.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-        std::fs::write(dir.join("leaf.pem"), leaf.pem()).unwrap();
-        std::fs::write(dir.join("leaf-key.pem"), key.serialize_pem()).unwrap();
-        let mut server = Command::new("python3");
-        server.args(["-c", SERVER]).arg(dir.join("leaf.pem")).arg(dir.join("leaf-key.pem"));
-        let mut process = server.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { process, port: line.trim().parse().unwrap() }
-    }
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 #[test]
 fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_stored() {
@@ -57,10 +18,10 @@ fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_st
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let provider = Provider::start(dir.path());
+    let provider = PythonServer::start(dir.path(), HOST, SERVER);
     let stack = Stack::start_with(dir.path(), |command| {
         command.env("HOISTWAY_EGRESS_RESOLVE", json!([format!("{HOST}:443=127.0.0.1:{}", provider.port)]).to_string());
-        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join("provider.pem"));
+        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join(AUTHORITY));
     });
     assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
     let body = json!({

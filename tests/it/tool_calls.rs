@@ -2,9 +2,9 @@
 
 use crate::{
     need,
+    python_server::{AUTHORITY, certify},
     stack::{Stack, log_of},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use serde_json::{Value, json};
 use std::{
@@ -62,13 +62,7 @@ def handler(message):
 
 /// A host with TLS of an authority of its own, and the file of that authority.
 pub fn stand_in(dir: &Path) -> SocketAddr {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    std::fs::write(dir.join("tools.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-    let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new([HOST.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let (leaf, key) = certify(dir, HOST);
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -118,7 +112,7 @@ pub fn start(dir: &Path, flags: &[&str]) -> Stack {
             "HOISTWAY_EGRESS_RESOLVE",
             json!([format!("{HOST}:443={address}"), "other.example:443=127.0.0.1:1"]).to_string(),
         );
-        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.join("tools.pem"));
+        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.join(AUTHORITY));
     })
 }
 

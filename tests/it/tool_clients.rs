@@ -2,15 +2,11 @@
 
 use crate::{
     need,
+    python_server::{AUTHORITY, PythonServer},
     stack::{Stack, log_of},
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::json;
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+use std::{path::Path, process::Command};
 
 const HOST: &str = "tool.example";
 const KEY: &str = "sk-of-the-test-7c90";
@@ -19,44 +15,12 @@ const SERVER: &str = include_str!("tool_clients/server.py");
 /// The packages of both.
 const PACKAGES: [&str; 3] = ["mcp==1.30.0", "uvicorn==0.54.0", "websockets==17.4"];
 
-/// The tool, ended when it is dropped.
-struct Tool {
-    process: Child,
-    port: u16,
-}
-
-impl Tool {
-    /// Installs and starts it; the file of the authority that vouches for it is `tools.pem`.
-    fn start(dir: &Path) -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        std::fs::write(dir.join("tools.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        let issuer = Issuer::new(params, key);
-        let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new([HOST.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-        std::fs::write(dir.join("leaf.pem"), leaf.pem()).unwrap();
-        std::fs::write(dir.join("leaf-key.pem"), key.serialize_pem()).unwrap();
-
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(dir.join("site"));
-        let installed = pip.args(PACKAGES).output().unwrap();
-        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-        let mut server = Command::new("python3");
-        server.args(["-c", SERVER]).arg(dir.join("leaf.pem")).arg(dir.join("leaf-key.pem"));
-        let mut process =
-            server.env("PYTHONPATH", dir.join("site")).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { process, port: line.trim().parse().unwrap() }
-    }
-}
-
-impl Drop for Tool {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Installs the packages into `DIR/site`.
+fn install(dir: &Path) {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(dir.join("site"));
+    let installed = pip.args(PACKAGES).output().unwrap();
+    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
 }
 
 #[test]
@@ -65,10 +29,11 @@ fn mcp_http2_websocket_and_the_sdk_reach_a_tool_with_its_key() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let tool = Tool::start(dir.path());
+    install(dir.path());
+    let tool = PythonServer::start(dir.path(), HOST, SERVER);
     let stack = Stack::start_with(dir.path(), |command| {
         command.env("HOISTWAY_EGRESS_RESOLVE", json!([format!("{HOST}:443=127.0.0.1:{}", tool.port)]).to_string());
-        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join("tools.pem"));
+        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join(AUTHORITY));
     });
     let body = json!({
         "agent_name": "clients",

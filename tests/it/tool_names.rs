@@ -2,6 +2,7 @@
 
 use crate::{
     need,
+    python_server::AUTHORITY,
     stack::{Stack, log_of},
     tool_calls::{HOST, answer, charges, give_key, serve, stand_in, stripe},
 };
@@ -56,7 +57,7 @@ fn clients_that_ignore_proxy_variables_call_tools_by_name_in_a_closed_network() 
         ];
         command.args(flags);
         command.env("HOISTWAY_EGRESS_RESOLVE", json!(resolve).to_string());
-        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join("tools.pem"));
+        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join(AUTHORITY));
     });
     let other = json!({"name": "other", "base_url": "https://other.example"});
     assert_eq!(stack.call("POST", "/api/tools", Some(&other)).status, 201);

@@ -7,6 +7,7 @@ mod victims;
 use crate::{
     egress::{calls, port, token},
     need,
+    python_server::AUTHORITY,
     stack::{HOISTWAY, Stack, log_of},
     tool_calls::stand_in,
 };
@@ -89,7 +90,7 @@ fn try_all(index: usize, column: &Column, root: bool) -> Option<Vec<String>> {
     ];
     command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path().join("data")).args(flags);
     command.env("HOISTWAY_EGRESS_RESOLVE", json!(resolve).to_string());
-    command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join("tools.pem"));
+    command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join(AUTHORITY));
     command.env("HOISTWAY_EGRESS_USE_PROXY", "false");
     let stack = Stack::spawn(dir.path(), command);
     let mut facts = deploy(&stack, &victims, root);

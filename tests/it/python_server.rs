@@ -1,0 +1,53 @@
+//! Servers that stand in for tools and model providers: a certificate for their host, and a program in Python.
+
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+/// The file, in the directory of a test, of the authority that vouches for its servers.
+pub const AUTHORITY: &str = "tools.pem";
+
+/// Makes an authority and a certificate of `host` under it.
+pub fn certify(dir: &Path, host: &str) -> (Certificate, KeyPair) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(dir.join(AUTHORITY), params.self_signed(&key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    (leaf, key)
+}
+
+/// A program that serves TLS on a port which it prints first, ended when it is dropped.
+pub struct PythonServer {
+    process: Child,
+    pub port: u16,
+}
+
+impl PythonServer {
+    /// Starts `script` with the files of a certificate of `host` and of its key as arguments. Its packages are those in
+    /// `DIR/site`.
+    pub fn start(dir: &Path, host: &str, script: &str) -> Self {
+        let (leaf, key) = certify(dir, host);
+        let (leaf_file, key_file) = (dir.join("leaf.pem"), dir.join("leaf-key.pem"));
+        std::fs::write(&leaf_file, leaf.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        let mut server = Command::new("python3");
+        server.args(["-c", script]).arg(leaf_file).arg(key_file).env("PYTHONPATH", dir.join("site"));
+        let mut process = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { process, port: line.trim().parse().unwrap() }
+    }
+}
+
+impl Drop for PythonServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -191,43 +191,20 @@ impl Seen {
     /// Follows the agent service's events until `shutdown`. What happened while it was away comes when it is back.
     pub async fn follow_agents(self: Arc<Self>, agents: Arc<dyn AgentService>, shutdown: CancellationToken) {
         // Of no epoch: what the service has kept comes first.
-        let mut after = Place { epoch: 0, sequence: 0 };
-        let mut backoff = BACKOFF.0;
-        let follow = async {
-            loop {
-                if let Ok(mut events) = agents.agent_events(Some(after)).await {
-                    while let Some(Ok(event)) = events.next().await {
-                        let (from, at) = (std::mem::replace(&mut after, event.place), event.place);
-                        if at.epoch == from.epoch && at.sequence > from.sequence + 1 {
-                            self.tell("reset", now_ms(), None, json!({"reason": "events of agents were missed"}));
-                        }
-                        self.agent(event);
-                        backoff = BACKOFF.0;
-                    }
-                }
-                tokio::time::sleep(backoff).await;
-                backoff = (backoff * 2).min(BACKOFF.1);
+        let after = Place { epoch: 0, sequence: 0 };
+        let take = |after: &mut Place, event: AgentEvent| {
+            let (from, at) = (std::mem::replace(after, event.place), event.place);
+            if at.epoch == from.epoch && at.sequence > from.sequence + 1 {
+                self.tell("reset", now_ms(), None, json!({"reason": "events of agents were missed"}));
             }
+            self.agent(event);
         };
-        shutdown.run_until_cancelled(follow).await.unwrap_or(())
+        follow(after, |after| agents.agent_events(Some(*after)), take, shutdown).await
     }
 
     /// Follows the build service's events until `shutdown`. What happens while it cannot be reached is not told.
     pub async fn follow_builds(self: Arc<Self>, builds: Arc<dyn BuildService>, shutdown: CancellationToken) {
-        let mut backoff = BACKOFF.0;
-        let follow = async {
-            loop {
-                if let Ok(mut events) = builds.build_events().await {
-                    while let Some(Ok(build)) = events.next().await {
-                        self.build(&build);
-                        backoff = BACKOFF.0;
-                    }
-                }
-                tokio::time::sleep(backoff).await;
-                backoff = (backoff * 2).min(BACKOFF.1);
-            }
-        };
-        shutdown.run_until_cancelled(follow).await.unwrap_or(())
+        follow((), |()| builds.build_events(), |(), build| self.build(&build), shutdown).await
     }
 
     /// Ends everybody who follows events.
@@ -244,6 +221,33 @@ impl Seen {
     fn deployments(&self) -> MutexGuard<'_, HashMap<DeploymentId, deployments::Told>> {
         self.deployments.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Follows a stream of another service until `shutdown`, and opens it again when it was lost. `position` is what both
+/// closures know of how far it was read.
+async fn follow<P, T, S, F>(
+    mut position: P,
+    open: impl Fn(&P) -> F,
+    mut take: impl FnMut(&mut P, T),
+    shutdown: CancellationToken,
+) where
+    F: Future<Output = Result<S>>,
+    S: Stream<Item = Result<T>> + Unpin,
+{
+    let mut backoff = BACKOFF.0;
+    let following = async {
+        loop {
+            if let Ok(mut items) = open(&position).await {
+                while let Some(Ok(item)) = items.next().await {
+                    take(&mut position, item);
+                    backoff = BACKOFF.0;
+                }
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    };
+    shutdown.run_until_cancelled(following).await.unwrap_or(())
 }
 
 /// What happened to a tool.

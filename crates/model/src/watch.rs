@@ -15,6 +15,17 @@ pub enum Update<K, V> {
     Complete,
 }
 
+impl<K, V> Update<K, V> {
+    /// The same with another form of the record.
+    pub fn map<W>(self, form: impl FnOnce(V) -> W) -> Update<K, W> {
+        match self {
+            Self::Set(key, record) => Update::Set(key, form(record)),
+            Self::Removed(key) => Update::Removed(key),
+            Self::Complete => Update::Complete,
+        }
+    }
+}
+
 /// A subscription to records. Whoever loses it subscribes again: what is not sent before [`Update::Complete`] then is
 /// gone.
 pub type Updates<K, V> = Pin<Box<dyn futures_core::Stream<Item = Result<Update<K, V>>> + Send>>;

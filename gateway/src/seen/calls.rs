@@ -1,8 +1,8 @@
 //! Agents' outbound calls, followed from egress.
 
-use super::{BACKOFF, Event, Seen};
+use super::{Event, Seen, follow};
 use crate::calls::CallOut;
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use hoistway_kit::{ring::Next, time::now_ms};
 use hoistway_model::{
     EgressService,
@@ -20,31 +20,18 @@ pub const CALLS_MISSED: &str = "call.missed";
 impl Seen {
     /// Follows the calls that egress records, until `shutdown`. Those that ended while it was away come when it is back.
     pub async fn follow_egress(self: Arc<Self>, egress: Arc<dyn EgressService>, shutdown: CancellationToken) {
-        let mut after = None;
-        let mut backoff = BACKOFF.0;
-        let follow = async {
-            loop {
-                if let Ok(mut updates) = egress.watch_calls(after).await {
-                    while let Some(Ok(update)) = updates.next().await {
-                        match update {
-                            CallUpdate::Position(position) => after = Some(position),
-                            CallUpdate::Missed(count) => {
-                                after = after.map(|after| after.saturating_add(count));
-                                self.calls_missed();
-                            }
-                            CallUpdate::Call(call) => {
-                                after = Some(call.id);
-                                self.call_ended(*call);
-                            }
-                        }
-                        backoff = BACKOFF.0;
-                    }
-                }
-                tokio::time::sleep(backoff).await;
-                backoff = (backoff * 2).min(BACKOFF.1);
+        let take = |after: &mut Option<u64>, update| match update {
+            CallUpdate::Position(position) => *after = Some(position),
+            CallUpdate::Missed(count) => {
+                *after = after.map(|after| after.saturating_add(count));
+                self.calls_missed();
+            }
+            CallUpdate::Call(call) => {
+                *after = Some(call.id);
+                self.call_ended(*call);
             }
         };
-        shutdown.run_until_cancelled(follow).await.unwrap_or(())
+        follow(None, |after| egress.watch_calls(*after), take, shutdown).await
     }
 
     /// Follows calls from now on.

@@ -116,8 +116,7 @@ pub(crate) async fn call(
         }
     }
     if agent.is_some() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, WEBSOCKET);
+        upgrade_to_websocket(&mut headers);
     }
     let template = Template { method: parts.method, headers, path_and_query };
     let progress = entry.progress();
@@ -138,8 +137,7 @@ pub(crate) async fn call(
         Some(agent) if switches && to_websocket => {
             let tool = hyper::upgrade::on(&mut response);
             clean_response(response.headers_mut());
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            response.headers_mut().insert(header::UPGRADE, WEBSOCKET);
+            upgrade_to_websocket(response.headers_mut());
             Ok(Answer::Switched { response: response.map(drop), agent, tool })
         }
         _ if switches => Err(Refusal::bad_gateway("bad_answer", format!("{host} switched protocols unasked"))),
@@ -177,6 +175,12 @@ fn wants_websocket(request: &Request<Upload>) -> bool {
 
 fn is_websocket(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+}
+
+/// Adds what makes a message one of a WebSocket's handshake. It goes with one connection and is never passed on.
+fn upgrade_to_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, WEBSOCKET);
 }
 
 /// The user of the invoke within which the agent calls, as the gateway has stated it. Of two statements it could not be

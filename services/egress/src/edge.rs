@@ -2,7 +2,7 @@
 
 use crate::{
     Egress,
-    body::{Download, Out, Upload, full},
+    body::{BoxError, Download, Out, Upload, full},
     call::{self, Answer, Destination, Host},
     entry::Entry,
     intercept,
@@ -18,7 +18,7 @@ use bytes::Bytes;
 use hoistway_model::RevisionId;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 /// Who speaks on a connection.
@@ -60,7 +60,6 @@ impl Edge {
         let to_connect = *request.method() == Method::CONNECT;
         let path = if to_connect { "" } else { request.uri().path() };
         let mut entry = Entry::new(&self.egress.recorder, request.method(), path);
-        let limits = &self.egress.config.limits;
         let for_models = self.is_model_call(&request);
         Ok(match self.handle(request, &mut entry).await {
             Ok(Outcome::Tunnel) => {
@@ -72,16 +71,8 @@ impl Edge {
                 tunnel::switch(self.clone(), agent, tool, entry);
                 response.map(|()| full(Bytes::new()))
             }
-            Ok(Outcome::Called(Answer::Response(response))) => {
-                entry.answered(response.status().as_u16());
-                let idle = Duration::from_millis(limits.idle_ms);
-                response.map(|body| Download::new(body, entry, limits.response_size, idle).boxed_unsync())
-            }
-            Ok(Outcome::Called(Answer::Own(response))) => {
-                entry.answered(response.status().as_u16());
-                let idle = Duration::from_millis(limits.idle_ms);
-                response.map(|body| Download::new(body, entry, limits.response_size, idle).boxed_unsync())
-            }
+            Ok(Outcome::Called(Answer::Response(response))) => self.download(response, entry),
+            Ok(Outcome::Called(Answer::Own(response))) => self.download(response, entry),
             Err(refusal) => {
                 let refusal = if for_models { refusal.for_models() } else { refusal };
                 let answer = refusal.answer(to_connect);
@@ -89,6 +80,17 @@ impl Edge {
                 answer
             }
         })
+    }
+
+    /// An answer whose body ends the call.
+    fn download<B>(&self, response: Response<B>, mut entry: Entry) -> Response<Out>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        let limits = &self.egress.config.limits;
+        entry.answered(response.status().as_u16());
+        let idle = Duration::from_millis(limits.idle_ms);
+        response.map(|body| Download::new(body, entry, limits.response_size, idle).boxed_unsync())
     }
 
     /// Answers whether the process is there, and whether it knows what agents may do.

@@ -124,6 +124,13 @@ impl Origin {
     }
 }
 
+/// A base URL without its query: calls bring queries of their own.
+pub(crate) fn without_query(base_url: &str) -> Result<String> {
+    let mut url = Url::parse(base_url).map_err(|e| Error::field("base_url", format!("is not a URL: {e}")))?;
+    url.set_query(None);
+    Ok(url.into())
+}
+
 /// The scheme as it stands in URLs.
 pub(crate) const fn scheme_text(scheme: Scheme) -> &'static str {
     match scheme {

@@ -2,7 +2,7 @@
 
 use crate::{
     address::{Reach, reach},
-    origin::HostName,
+    origin::{HostName, without_query},
     policy::{Credential, KeyPlace, OAuth2Client, ToolPolicy},
 };
 use hoistway_model::{
@@ -12,7 +12,6 @@ use hoistway_model::{
 };
 use http::header;
 use std::{collections::BTreeMap, sync::Arc};
-use url::Url;
 
 const NO_CREDENTIAL: &str = "has no credential yet: PUT /api/tools/NAME/credentials stores one";
 const NO_TOKEN_URL: &str = "does not say where its access tokens come from: set its token URL";
@@ -56,10 +55,7 @@ impl PrivateHosts {
 
 /// What egress enforces for a tool. A tool whose URL it cannot read may not be called.
 pub(crate) fn tool_policy(access: &ToolAccess, private: &PrivateHosts) -> Result<ToolPolicy> {
-    let mut url = Url::parse(&access.url).map_err(|e| Error::field("base_url", format!("is not a URL: {e}")))?;
-    // Calls bring queries of their own.
-    url.set_query(None);
-    let mut tool = ToolPolicy::new(access.name.clone(), url.as_str())?;
+    let mut tool = ToolPolicy::new(access.name.clone(), &without_query(&access.url)?)?;
     tool.allow_private = private.covers(&tool.origin.place.host);
     tool.credential = credential(access);
     Ok(tool)

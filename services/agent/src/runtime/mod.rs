@@ -13,6 +13,7 @@ pub use hoistway_model::redact::Masker;
 pub use logs::{LogBook, LogLimits};
 pub use process::{Backoff, ProcessConfig, ProcessRuntime};
 pub use tool_endpoint::ToolEndpoint;
+pub(crate) use tool_endpoint::fits_hosts_file;
 
 use async_trait::async_trait;
 use hoistway_model::{

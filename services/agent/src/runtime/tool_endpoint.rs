@@ -17,10 +17,8 @@ impl ToolEndpoint {
         let port = url.port_or_known_default()?;
         let Host::Domain(name) = url.host()? else { return None };
         let host = name.strip_suffix('.').unwrap_or(name);
-        // What stands in a hosts file: anything else could be read as two entries.
-        let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
         let is_local = host == "localhost" || host.ends_with(".localhost");
-        (!host.is_empty() && host.bytes().all(is_host) && !is_local).then(|| Self { host: host.to_owned(), port })
+        (fits_hosts_file(host) && !is_local).then(|| Self { host: host.to_owned(), port })
     }
 
     /// The host name, in lower case and ASCII.
@@ -32,6 +30,11 @@ impl ToolEndpoint {
     pub fn port(&self) -> u16 {
         self.port
     }
+}
+
+/// Whether a name can stand in a hosts file: anything else could be read as two entries.
+pub(crate) fn fits_hosts_file(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
 #[cfg(test)]

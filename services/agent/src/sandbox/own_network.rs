@@ -2,7 +2,7 @@
 //! agent's tools for clients that do not use proxies.
 
 use crate::launcher::spec::OwnNetwork;
-use crate::runtime::ToolEndpoint;
+use crate::runtime::{ToolEndpoint, fits_hosts_file};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -23,8 +23,7 @@ pub(crate) fn own_network(tools: &[ToolEndpoint], callers: Option<u16>, machine:
     }
     let listen = ports.into_iter().take(MAX_PORTS).map(|port| SocketAddrV4::new(TOOLS, port));
     // Programs look up the name of their own machine.
-    let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    let own = Some(machine).filter(|name| !name.is_empty() && name.bytes().all(is_name) && !names.contains(name));
+    let own = Some(machine).filter(|name| fits_hosts_file(name) && !names.contains(name));
     let local = ["localhost"].into_iter().chain(own).map(|name| (Ipv4Addr::LOCALHOST, name.to_owned()));
     OwnNetwork {
         listen: std::iter::once(PROXY).chain(listen).collect(),

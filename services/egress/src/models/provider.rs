@@ -1,13 +1,12 @@
 //! From registered model providers and an agent's `llm_configs` to who answers the calls of a model.
 
 use crate::{
-    origin::Origin,
+    origin::{Origin, without_query},
     policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
     tool_access::PrivateHosts,
 };
 use hoistway_model::{Name, Result, agent::LlmConfig, egress::ModelProviderAccess};
 use std::{collections::BTreeMap, sync::Arc};
-use url::Url;
 
 const OPENAI: &str = "https://api.openai.com/v1";
 const OLLAMA: &str = "http://localhost:11434/v1";
@@ -133,10 +132,7 @@ fn backend(access: &ModelProviderAccess, private: &PrivateHosts) -> ModelBackend
 }
 
 fn base_url(text: &str) -> Result<(Origin, String)> {
-    let mut url =
-        Url::parse(text).map_err(|e| hoistway_model::Error::field("endpoint", format!("is not a URL: {e}")))?;
-    url.set_query(None);
-    let (origin, prefix) = Origin::of_url(url.as_str())?;
+    let (origin, prefix) = Origin::of_url(&without_query(text)?)?;
     Ok((origin, if prefix.is_empty() { DEFAULT_PATH.to_owned() } else { prefix }))
 }
 

@@ -11,48 +11,42 @@ use hoistway_model::{
     Name, Result, Secret,
     egress::{ModelProviderAccess, ToolAccess},
     tool::{DEMO_LABEL, ModelProvider},
-    watch::{Update, Updates},
+    watch::Updates,
 };
 use sea_orm::{EntityTrait, QuerySelect};
 use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 
 impl Store {
-    /// Every tool, then each change. What is kept for comparing stays sealed; credentials are opened as they are sent.
+    /// Every tool, then each change.
     pub(crate) fn watch_tools(&self, closed: CancellationToken) -> Updates<Name, ToolAccess> {
-        let (reading, opening) = (self.clone(), self.clone());
-        let load = move || {
-            let store = reading.clone();
-            async move { store.stored_tools().await }
-        };
-        let updates = updates::follow(self.changed.subscribe(), closed, load);
-        Box::pin(updates.map(move |update| {
-            Ok(match update? {
-                Update::Set(name, tool) => Update::Set(name, opening.access(tool)),
-                Update::Removed(name) => Update::Removed(name),
-                Update::Complete => Update::Complete,
-            })
-        }))
+        self.watch(closed, async |store| store.stored_tools().await, Self::access)
     }
 
     /// Every model provider, then each change.
     pub(crate) fn watch_model_providers(&self, closed: CancellationToken) -> Updates<Name, ModelProviderAccess> {
-        let (reading, opening) = (self.clone(), self.clone());
-        let load = move || {
-            let store = reading.clone();
-            async move {
-                let stored = store.stored_providers().await?.into_iter();
-                Ok(stored.map(|stored| (stored.provider.name.clone(), stored)).collect())
-            }
+        let load = async |store: Self| {
+            let stored = store.stored_providers().await?.into_iter();
+            Ok(stored.map(|stored| (stored.provider.name.clone(), stored)).collect())
         };
-        let updates = updates::follow(self.changed.subscribe(), closed, load);
-        Box::pin(updates.map(move |update| {
-            Ok(match update? {
-                Update::Set(name, stored) => Update::Set(name, opening.provider_access(stored)),
-                Update::Removed(name) => Update::Removed(name),
-                Update::Complete => Update::Complete,
-            })
-        }))
+        self.watch(closed, load, Self::provider_access)
+    }
+
+    /// Follows stored records. What is kept for comparing stays sealed; credentials are opened as they are sent.
+    fn watch<S, T, F>(
+        &self,
+        closed: CancellationToken,
+        load: impl Fn(Self) -> F + Send + 'static,
+        open: fn(&Self, S) -> T,
+    ) -> Updates<Name, T>
+    where
+        S: Clone + PartialEq + Send + Sync + 'static,
+        T: 'static,
+        F: Future<Output = Result<BTreeMap<Name, S>>> + Send + 'static,
+    {
+        let (reading, opening) = (self.clone(), self.clone());
+        let updates = updates::follow(self.changed.subscribe(), closed, move || load(reading.clone()));
+        Box::pin(updates.map(move |update| Ok(update?.map(|stored| open(&opening, stored)))))
     }
 
     async fn stored_tools(&self) -> Result<BTreeMap<Name, StoredTool>> {
@@ -73,6 +67,7 @@ impl Store {
             credentials,
         }
     }
+
     fn provider_access(&self, Stored { provider, credentials }: Stored) -> ModelProviderAccess {
         let credentials = self.credentials(Holder::ModelProvider(&provider.name), credentials.as_ref());
         let ModelProvider { name, provider, endpoint, models, labels, .. } = provider;

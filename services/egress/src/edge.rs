@@ -9,7 +9,7 @@ use crate::{
     limits::Permit,
     models,
     policy::{AgentPolicy, PolicyError},
-    refuse::Refusal,
+    refuse::{Refusal, Shape},
     target::{self, Mode, Wanted},
     tunnel,
 };
@@ -60,7 +60,7 @@ impl Edge {
         let to_connect = *request.method() == Method::CONNECT;
         let path = if to_connect { "" } else { request.uri().path() };
         let mut entry = Entry::new(&self.egress.recorder, request.method(), path);
-        let for_models = self.is_model_call(&request);
+        let shape = self.error_shape(&request);
         Ok(match self.handle(request, &mut entry).await {
             Ok(Outcome::Tunnel) => {
                 entry.discard();
@@ -74,7 +74,7 @@ impl Edge {
             Ok(Outcome::Called(Answer::Response(response))) => self.download(response, entry),
             Ok(Outcome::Called(Answer::Own(response))) => self.download(response, entry),
             Err(refusal) => {
-                let refusal = if for_models { refusal.for_models() } else { refusal };
+                let refusal = refusal.shaped(shape);
                 let answer = refusal.answer(to_connect);
                 entry.refused(&refusal);
                 answer
@@ -151,10 +151,13 @@ impl Edge {
         call::call(&self.egress, &policy, destination, request, entry).await.map(Outcome::Called)
     }
 
-    /// Whether a client of models waits for the answer, who reads errors in the shape of the OpenAI API.
-    fn is_model_call(&self, request: &Request<Incoming>) -> bool {
-        let is_own = || target::wanted(&self.mode, request, self.local, &self.egress.names);
-        models::is_model_path(request.uri().path()) && matches!(is_own(), Ok(Wanted::Own { .. }))
+    /// Whose errors the client reads that waits for the answer.
+    fn error_shape(&self, request: &Request<Incoming>) -> Shape {
+        let wanted = || target::wanted(&self.mode, request, self.local, &self.egress.names);
+        match models::error_shape(request.uri().path(), request.headers()) {
+            Some(shape) if matches!(wanted(), Ok(Wanted::Own { .. })) => shape,
+            _ => Shape::Egress,
+        }
     }
 
     /// The policy of whoever asks.

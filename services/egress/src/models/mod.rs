@@ -1,5 +1,7 @@
-//! Calls of models: the OpenAI API, as agents' clients speak it, in front of whichever provider serves the model.
+//! Calls of models: the OpenAI API and that of Anthropic, as agents' clients speak them, in front of whichever provider
+//! serves the model.
 
+mod anthropic;
 mod listing;
 mod playground;
 pub(crate) mod provider;
@@ -12,12 +14,11 @@ use crate::{
     body::Upload,
     call::{self, Answer, Destination, Host},
     entry::Entry,
-    headers::remove_all_spellings,
-    policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
-    refuse::Refusal,
+    policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
+    refuse::{Refusal, Shape},
 };
 use hoistway_model::agent::LlmRole;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use request::ModelRequest;
 
@@ -26,19 +27,21 @@ const PREFIX: &str = "/v1/";
 /// The longest model identifier that a refusal repeats, in characters.
 const SHOWN_MODEL: usize = 128;
 
-/// An operation of the OpenAI API that goes to the model which the request's body names.
+/// An operation that goes to the model which the request's body names: of the OpenAI API, or of that of Anthropic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Api {
     ChatCompletions,
     Completions,
     Embeddings,
     Responses,
+    Messages,
+    CountTokens,
 }
 
 impl Api {
     fn of_path(path: &str) -> Option<Self> {
-        let all = [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Responses];
-        all.into_iter().find(|api| path == api.path())
+        let openai = [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Responses];
+        openai.into_iter().chain([Self::Messages, Self::CountTokens]).find(|api| path == api.path())
     }
 
     /// The path below that of the base URL.
@@ -48,20 +51,45 @@ impl Api {
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
             Self::Responses => "responses",
+            Self::Messages => "messages",
+            Self::CountTokens => "messages/count_tokens",
+        }
+    }
+
+    const fn protocol(self) -> Protocol {
+        match self {
+            Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::Responses => Protocol::OpenAi,
+            Self::Messages | Self::CountTokens => Protocol::Anthropic,
         }
     }
 
     const fn role(self) -> LlmRole {
         match self {
             Self::Embeddings => LlmRole::Embedding,
-            Self::ChatCompletions | Self::Completions | Self::Responses => LlmRole::Chat,
+            _ => LlmRole::Chat,
         }
     }
+}
+
+/// A call of a model that the agent may make.
+struct ModelCall<'a> {
+    api: Api,
+    model: &'a ModelPolicy,
+    parts: Parts,
+    query: &'a str,
+    request: ModelRequest,
 }
 
 /// Whether a path of egress is one of models.
 pub(crate) fn is_model_path(path: &str) -> bool {
     path.starts_with(PREFIX)
+}
+
+/// Whose errors a client reads that calls this path, if it is one of models.
+pub(crate) fn error_shape(path: &str, headers: &HeaderMap) -> Option<Shape> {
+    let path = path.strip_prefix(PREFIX)?;
+    let is_messages = path == "messages" || path.starts_with("messages/");
+    Some(if is_messages || anthropic::is_client(headers) { Shape::Anthropic } else { Shape::OpenAi })
 }
 
 /// Answers a call of a model, or passes it on to the provider of the model that it names.
@@ -76,13 +104,11 @@ pub(crate) async fn call(
     let path = path.strip_prefix(PREFIX).unwrap_or(path);
     let Some(api) = Api::of_path(path) else {
         return match (path, path.strip_prefix("models/")) {
-            ("models", _) => get(request.method()).map(|()| listing::all(policy)),
-            (_, Some(model)) => get(request.method()).and_then(|()| listing::one(policy, model)),
-            ("messages" | "messages/count_tokens" | "complete", _) => {
-                Err(Refusal::unsupported("the API of Anthropic is not supported yet, the OpenAI API is"))
-            }
+            ("models", _) => get(request.method()).map(|()| listing::all(policy, request.headers())),
+            (_, Some(model)) => get(request.method()).and_then(|()| listing::one(policy, request.headers(), model)),
             _ => Err(Refusal::not_found(
-                "egress has chat/completions, completions, embeddings, responses and models of the OpenAI API below /v1/",
+                "egress has chat/completions, completions, embeddings, responses and models of the OpenAI API below \
+                 /v1/, and messages and messages/count_tokens of that of Anthropic",
             )),
         };
     };
@@ -90,28 +116,33 @@ pub(crate) async fn call(
         return Err(Refusal::method_not_allowed(format!("/v1/{path} is called with POST")));
     }
     entry.hold(egress.agents.call(&policy.agent)?);
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let mut request = ModelRequest::read(egress, &parts.headers, body).await?;
     let model = choose(policy, api, request.model.as_deref())?;
     if request.model.is_none() {
         request.set_model(&model.model);
     }
-    match &model.backend {
+    answer(egress, policy, ModelCall { api, model, parts, query, request }, entry).await
+}
+
+/// Gets the answer from whoever serves the model. Every answer of a model comes from here.
+async fn answer(
+    egress: &Egress,
+    policy: &AgentPolicy,
+    call: ModelCall<'_>,
+    entry: &mut Entry,
+) -> Result<Answer, Refusal> {
+    match &call.model.backend {
         ModelBackend::Server(server) => {
             entry.model_provider(&server.name);
             entry.to(server.origin.to_string());
-            let mut path_and_query = format!("{}/{}", server.prefix, api.path());
-            entry.path(&path_and_query);
-            if !query.is_empty() {
-                path_and_query.extend(["?", query]);
+            if call.api.protocol() != server.protocol {
+                return Err(not_spoken(call.api, &call.model.model, &format!("the provider \"{}\"", server.name)));
             }
-            // The body may have become another one.
-            parts.headers.remove(header::CONTENT_LENGTH);
-            let upload = Upload::buffered(request.body, request.memory, entry.progress());
-            let destination = Destination { host: Host::Model(server), path_and_query };
-            call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await
+            pass_on(egress, policy, server, call, entry).await
         }
         ModelBackend::Playground(name) => {
+            let ModelCall { api, model, request, .. } = call;
             entry.model_provider(name);
             entry.progress().sent(request.body.len() as u64);
             playground::answer(api, model.model.clone(), request.body).await.map(Answer::Own)
@@ -125,16 +156,59 @@ pub(crate) async fn call(
     }
 }
 
+/// Passes a call on to a server that speaks its API.
+async fn pass_on(
+    egress: &Egress,
+    policy: &AgentPolicy,
+    server: &ModelServer,
+    call: ModelCall<'_>,
+    entry: &mut Entry,
+) -> Result<Answer, Refusal> {
+    let ModelCall { api, mut parts, query, request, .. } = call;
+    let mut path_and_query = format!("{}/{}", server.prefix, api.path());
+    entry.path(&path_and_query);
+    if !query.is_empty() {
+        path_and_query.extend(["?", query]);
+    }
+    // The body may have become another one.
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if server.protocol == Protocol::Anthropic {
+        anthropic::add_version(&mut parts.headers);
+    }
+    let upload = Upload::buffered(request.body, request.memory, entry.progress());
+    let destination = Destination { host: Host::Model(server), path_and_query };
+    call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await
+}
+
+/// The refusal of a call in an API that `whom`, who serves the model, does not speak.
+fn not_spoken(api: Api, model: &str, whom: &str) -> Refusal {
+    let text = match api.protocol() {
+        Protocol::Anthropic => format!(
+            "\"{model}\" is served by {whom}, which does not speak the API of Anthropic: call it with the OpenAI API, \
+             /v1/chat/completions"
+        ),
+        Protocol::OpenAi => format!(
+            "\"{model}\" is served by {whom}, which has no /v1/{}: call it with the API of Anthropic, /v1/messages",
+            api.path()
+        ),
+    };
+    Refusal::bad_request(text).param("model").permanent()
+}
+
 /// Puts the server's key in the place of the one that the agent sent.
 pub(crate) fn apply_key(server: &ModelServer, headers: &mut HeaderMap) -> Result<(), Refusal> {
-    remove_all_spellings(headers, &header::AUTHORIZATION);
+    anthropic::remove_keys(headers);
     let Some(key) = &server.key else { return Ok(()) };
-    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose())).map_err(|_| {
+    let (name, prefix) = match server.protocol {
+        Protocol::OpenAi => (header::AUTHORIZATION, "Bearer "),
+        Protocol::Anthropic => (anthropic::KEY, ""),
+    };
+    let mut value = HeaderValue::try_from([prefix, key.expose()].concat()).map_err(|_| {
         let text = format!("the key of the model provider \"{}\" cannot be sent: set it again", server.name);
         Refusal::bad_gateway("credential_unusable", text).permanent()
     })?;
     value.set_sensitive(true);
-    headers.insert(header::AUTHORIZATION, value);
+    headers.insert(name, value);
     Ok(())
 }
 

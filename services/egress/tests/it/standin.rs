@@ -155,7 +155,8 @@ impl Standin {
     async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         // Model providers are called below their base URL, which says what they are to do.
         let path = request.uri().path();
-        let path = path.strip_suffix("/chat/completions").unwrap_or(path).to_owned();
+        let base = path.strip_suffix("/chat/completions").or_else(|| path.strip_suffix("/messages"));
+        let path = base.unwrap_or(path).to_owned();
         if path == "/hang" {
             std::future::pending::<()>().await;
         }

@@ -7,7 +7,7 @@ use hoistway_model::Code;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 use serde_json::json;
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 /// The code of everything that the policy forbids.
 const DENIED: &str = "egress_denied";
@@ -39,7 +39,7 @@ pub(crate) struct Refusal {
     retry_after: Option<Duration>,
     shape: Shape,
     /// The member of the request that is wrong, for clients of models.
-    pub(crate) param: Option<&'static str>,
+    pub(crate) param: Option<Cow<'static, str>>,
     /// Whether the same call fails again until somebody changes something, so that clients need not try.
     permanent: bool,
 }
@@ -120,8 +120,8 @@ impl Refusal {
     }
 
     /// The same, naming the member of the request that is wrong.
-    pub(crate) fn param(self, param: impl Into<Option<&'static str>>) -> Self {
-        Self { param: param.into(), ..self }
+    pub(crate) fn param(self, param: impl Into<Cow<'static, str>>) -> Self {
+        Self { param: Some(param.into()), ..self }
     }
 
     /// The same, telling clients not to try again.

@@ -2,12 +2,15 @@
 //! serves the model.
 
 mod anthropic;
+mod chat;
 mod listing;
+mod memory;
 mod playground;
 pub(crate) mod provider;
 mod request;
+mod sse;
 
-pub(crate) use request::MEMORY;
+pub(crate) use memory::MEMORY;
 
 use crate::{
     Egress,
@@ -17,6 +20,7 @@ use crate::{
     policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
     refuse::{Refusal, Shape},
 };
+use anthropic::Anthropic;
 use hoistway_model::agent::LlmRole;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
@@ -136,10 +140,13 @@ async fn answer(
         ModelBackend::Server(server) => {
             entry.model_provider(&server.name);
             entry.to(server.origin.to_string());
-            if call.api.protocol() != server.protocol {
-                return Err(not_spoken(call.api, &call.model.model, &format!("the provider \"{}\"", server.name)));
+            match (server.protocol, call.api) {
+                (protocol, api) if api.protocol() == protocol => pass_on(egress, policy, server, call, entry).await,
+                (Protocol::Anthropic, Api::ChatCompletions) => {
+                    chat::complete::<Anthropic>(egress, policy, server, call, entry).await
+                }
+                (_, api) => Err(not_spoken(api, &call.model.model, &format!("the provider \"{}\"", server.name))),
             }
-            pass_on(egress, policy, server, call, entry).await
         }
         ModelBackend::Playground(name) => {
             let ModelCall { api, model, request, .. } = call;
@@ -187,10 +194,9 @@ fn not_spoken(api: Api, model: &str, whom: &str) -> Refusal {
             "\"{model}\" is served by {whom}, which does not speak the API of Anthropic: call it with the OpenAI API, \
              /v1/chat/completions"
         ),
-        Protocol::OpenAi => format!(
-            "\"{model}\" is served by {whom}, which has no /v1/{}: call it with the API of Anthropic, /v1/messages",
-            api.path()
-        ),
+        Protocol::OpenAi => {
+            format!("\"{model}\" is served by {whom}, which has no {}: call it with /v1/chat/completions", api.path())
+        }
     };
     Refusal::bad_request(text).param("model").permanent()
 }

@@ -1,6 +1,7 @@
 //! Models: the APIs of OpenAI and Anthropic at egress, and the providers behind it.
 
 mod anthropic;
+mod translation;
 
 use crate::{
     standin::{Standin, TestCa},

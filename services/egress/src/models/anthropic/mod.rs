@@ -1,4 +1,11 @@
-//! Providers that speak the Messages API of Anthropic.
+//! Providers that speak the Messages API of Anthropic: their own clients' calls, and chat completions of the OpenAI API.
+
+mod chat;
+mod request;
+mod response;
+mod stream;
+
+pub(super) use chat::Anthropic;
 
 use crate::headers::remove_all_spellings;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -26,3 +33,6 @@ pub(super) fn remove_keys(headers: &mut HeaderMap) {
         remove_all_spellings(headers, name);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,23 @@ use crate::{
     stack::{Stack, log_of},
 };
 use serde_json::{Value, json};
+use std::path::Path;
 
 const HOST: &str = "api.openai.com";
 const KEY: &str = "sk-of-the-test-51aa";
+const OWN_KEY_AGENT: &str = include_str!("models/own_key_agent.py");
 const AGENT: &str = include_str!("models/agent.py");
 const SERVER: &str = include_str!("models/server.py");
+
+/// A stack, and a stand-in for the API of OpenAI.
+fn start(dir: &Path) -> (Stack, PythonServer) {
+    let provider = PythonServer::start(dir, HOST, SERVER);
+    let stack = Stack::start_with(dir, |command| {
+        command.env("HOISTWAY_EGRESS_RESOLVE", json!([format!("{HOST}:443=127.0.0.1:{}", provider.port)]).to_string());
+        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.join(AUTHORITY));
+    });
+    (stack, provider)
+}
 
 #[test]
 fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_stored() {
@@ -18,11 +30,7 @@ fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_st
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let provider = PythonServer::start(dir.path(), HOST, SERVER);
-    let stack = Stack::start_with(dir.path(), |command| {
-        command.env("HOISTWAY_EGRESS_RESOLVE", json!([format!("{HOST}:443=127.0.0.1:{}", provider.port)]).to_string());
-        command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join(AUTHORITY));
-    });
+    let (stack, _provider) = start(dir.path());
     assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
     let body = json!({
         "agent_name": "models",
@@ -74,5 +82,45 @@ fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_st
     assert!(calls.iter().any(|call| call["refused"] == "model_not_allowed"), "{calls:?}");
     let logs = stack.call("GET", "/api/agents/models/logs?tail=50", None).text();
     assert!(logs.contains("may not call the model"), "{logs}");
+    assert!(stack.stop().success());
+}
+
+#[test]
+fn an_agent_with_a_key_of_its_own_reaches_that_provider_with_it_and_one_without_its_models() {
+    if !need::pip() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (stack, _provider) = start(dir.path());
+    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
+    let deploy = |name: &str, env: Value| {
+        let body = json!({
+            "agent_name": name,
+            "source_files": {"agent.py": OWN_KEY_AGENT},
+            "requirements": "openai",
+            "llm_configs": [{"provider": "playground-llm", "model": "gpt-4o-mini"}],
+            "env": env,
+        });
+        let answer = stack.call("POST", "/api/deploy?timeout=600", Some(&body));
+        assert_eq!(answer.status, 201, "{}\n{}", answer.text(), log_of(dir.path()));
+    };
+    deploy("own", json!([{"name": "OPENAI_API_KEY", "value": "sk-own-77e1"}]));
+    let said = stack.answer("own", "hello");
+    let with_own_key = json!({
+        "whole": "Bearer sk-own-77e1 hello",
+        "stream": "Bearer sk-own-77e1 hello",
+        "direct": "Bearer sk-own-77e1 hi",
+    });
+    assert_eq!(said, with_own_key);
+    let calls = stack.get("/api/agents/own/calls");
+    assert!(calls.as_array().unwrap().iter().all(|call| call["host"] == HOST && call["status"] == 200), "{calls}");
+    assert_eq!(calls.as_array().unwrap().len(), 3, "{calls}");
+
+    deploy("without", json!([]));
+    let said = stack.answer("without", "hello");
+    for (call, text) in [("whole", "hello"), ("stream", "hello"), ("direct", "hi")] {
+        let answer = said[call].as_str().unwrap_or_else(|| panic!("{said}"));
+        assert!(answer.contains("playground") && answer.ends_with(text), "{call}: {said}");
+    }
     assert!(stack.stop().success());
 }

@@ -67,6 +67,8 @@ pub struct AgentIdentity {
     pub open_network: bool,
     /// The models that it may call.
     pub llm: Vec<LlmConfig>,
+    /// The public APIs of models, `https://HOST`, that it calls with a key of its own.
+    pub own_key_origins: Vec<String>,
 }
 
 /// A call of an agent that egress refused or could not carry out.

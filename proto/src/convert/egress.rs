@@ -126,6 +126,7 @@ impl From<AgentIdentity> for agents::AgentIdentity {
             required_tools: i.required_tools.into_iter().map(Into::into).collect(),
             open_network: i.open_network,
             llm: i.llm.into_iter().map(Into::into).collect(),
+            own_key_origins: i.own_key_origins,
         }
     }
 }
@@ -159,6 +160,7 @@ impl TryFrom<agents::AgentIdentity> for AgentIdentity {
                 .collect::<Result<_>>()?,
             open_network: i.open_network,
             llm: i.llm.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
+            own_key_origins: i.own_key_origins,
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     intercept,
     limits::Permit,
     models,
-    policy::{AgentPolicy, PolicyError},
+    policy::{AgentPolicy, PolicyError, Route},
     refuse::{Refusal, Shape},
     target::{self, Mode, Wanted},
     tunnel,
@@ -121,9 +121,16 @@ impl Edge {
             Wanted::Remote { origin: wanted, path_and_query } => {
                 origin = wanted;
                 entry.to(origin.to_string());
-                match policy.passes(&origin) {
-                    true => Destination { host: Host::Other(&origin), path_and_query },
-                    false => target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?,
+                match policy.route(&origin) {
+                    Route::Models if !policy.open_network || models::has_placeholder_key(request.headers()) => {
+                        let called = models::call(&self.egress, &policy, request, &path_and_query, entry).await;
+                        return called.map(Outcome::Called);
+                    }
+                    Route::OwnKey => Destination { host: Host::OwnKey(&origin), path_and_query },
+                    Route::Models | Route::Open => Destination { host: Host::Other(&origin), path_and_query },
+                    Route::Tool | Route::Closed => {
+                        target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?
+                    }
                 }
             }
             Wanted::Own { path_and_query } if models::is_model_path(&path_and_query) => {
@@ -153,10 +160,11 @@ impl Edge {
 
     /// Whose errors the client reads that waits for the answer.
     fn error_shape(&self, request: &Request<Incoming>) -> Shape {
-        let wanted = || target::wanted(&self.mode, request, self.local, &self.egress.names);
-        match models::error_shape(request.uri().path(), request.headers()) {
-            Some(shape) if matches!(wanted(), Ok(Wanted::Own { .. })) => shape,
-            _ => Shape::Egress,
+        let Some(shape) = models::error_shape(request.uri().path(), request.headers()) else { return Shape::Egress };
+        match target::wanted(&self.mode, request, self.local, &self.egress.names) {
+            Ok(Wanted::Own { .. }) => shape,
+            Ok(Wanted::Remote { origin, .. }) if models::is_public_api(&origin) => shape,
+            Ok(Wanted::Remote { .. }) | Err(_) => Shape::Egress,
         }
     }
 

@@ -126,8 +126,9 @@ enum Auth {
 impl Agent {
     fn read(self) -> Result<AgentPolicy> {
         let tools = self.tools.into_iter().map(Tool::read).collect::<Result<_>>()?;
-        let (agent, revision, models) = (self.agent, self.revision, Vec::new());
-        Ok(AgentPolicy { agent, revision, tools, models, open_network: self.open_network })
+        let (models, own_key_origins) = (Vec::new(), Vec::new());
+        let Self { agent, revision, open_network, .. } = self;
+        Ok(AgentPolicy { agent, revision, tools, models, own_key_origins, open_network })
     }
 }
 

@@ -17,12 +17,16 @@ use crate::{
     body::Upload,
     call::{self, Answer, Destination, Host},
     entry::Entry,
+    origin::Origin,
     policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
     refuse::{Refusal, Shape},
 };
 use anthropic::Anthropic;
-use hoistway_model::agent::LlmRole;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
+use hoistway_model::{
+    agent::LlmRole,
+    model_api::{MODEL_APIS, PLACEHOLDER_KEY},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use request::ModelRequest;
 
@@ -94,6 +98,22 @@ pub(crate) fn error_shape(path: &str, headers: &HeaderMap) -> Option<Shape> {
     let path = path.strip_prefix(PREFIX)?;
     let is_messages = path == "messages" || path.starts_with("messages/");
     Some(if is_messages || anthropic::is_client(headers) { Shape::Anthropic } else { Shape::OpenAi })
+}
+
+/// Whether clients of models call there without being told an address.
+pub(crate) fn is_public_api(origin: &Origin) -> bool {
+    let origin = origin.to_string();
+    MODEL_APIS.iter().any(|api| api.origin == origin)
+}
+
+/// Whether a client shows the key that stands for the platform's own.
+pub(crate) fn has_placeholder_key(headers: &HeaderMap) -> bool {
+    let is_placeholder = |key: &str| key.trim() == PLACEHOLDER_KEY;
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    text(&anthropic::KEY).is_some_and(is_placeholder)
+        || text(&header::AUTHORIZATION)
+            .and_then(|value| value.split_once(' '))
+            .is_some_and(|(_, key)| is_placeholder(key))
 }
 
 /// Answers a call of a model, or passes it on to the provider of the model that it names.

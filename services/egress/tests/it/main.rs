@@ -13,6 +13,7 @@ mod open_network;
 mod policies;
 mod process;
 mod program;
+mod public_apis;
 mod smuggling;
 mod standin;
 mod streaming;

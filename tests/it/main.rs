@@ -37,3 +37,4 @@ mod terminal;
 mod tool_calls;
 mod tool_clients;
 mod tool_names;
+mod traces;

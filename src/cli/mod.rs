@@ -10,9 +10,9 @@ mod failure;
 mod follow;
 mod logs;
 mod output;
+mod registered;
 mod source;
 mod tell;
-mod tools;
 mod watch;
 
 pub use access::Target;
@@ -58,7 +58,9 @@ pub enum Command {
     /// Delete an agent with its revisions and logs
     Delete(With<agents::NameArgs>),
     /// List tools, show one, or check whether one works
-    Tools(With<tools::ToolsArgs>),
+    Tools(With<registered::RegisteredArgs>),
+    /// List model providers, show one, or check whether one works
+    ModelProviders(With<registered::RegisteredArgs>),
     /// Show what this Hoistway is and how agents are kept apart
     Status(With<NoArgs>),
 }
@@ -107,7 +109,7 @@ impl Command {
             Self::Deploy(with) => with.json,
             Self::Deployments(with) => with.json,
             Self::Agents(with) => with.json,
-            Self::Tools(with) => with.json,
+            Self::Tools(with) | Self::ModelProviders(with) => with.json,
             Self::Logs(_) => false,
             Self::Calls(with) => with.json && !with.args.follow,
             Self::Invoke(with) => with.json && !with.args.streams(),
@@ -172,7 +174,11 @@ async fn dispatch(command: Command) -> Outcome<()> {
         }
         Command::Tools(with) => {
             let (api, args, json) = with.open()?;
-            tools::run(&api, args, json).await
+            registered::run(&api, registered::Kind::Tools, args, json).await
+        }
+        Command::ModelProviders(with) => {
+            let (api, args, json) = with.open()?;
+            registered::run(&api, registered::Kind::ModelProviders, args, json).await
         }
         Command::Status(with) => {
             let (api, NoArgs {}, json) = with.open()?;

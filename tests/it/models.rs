@@ -1,6 +1,7 @@
 //! An agent calls models with the public `openai` package: the playground first, and the real API once it has a key.
 
 use crate::{
+    cli::User,
     need,
     python_server::{AUTHORITY, PythonServer},
     stack::{Stack, log_of},
@@ -123,4 +124,31 @@ fn an_agent_with_a_key_of_its_own_reaches_that_provider_with_it_and_one_without_
         assert!(answer.contains("playground") && answer.ends_with(text), "{call}: {said}");
     }
     assert!(stack.stop().success());
+}
+
+#[test]
+fn a_model_provider_is_checked_with_what_is_stored_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stack, _provider) = start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    let check = || stack.call("POST", "/api/model-providers/main/check", None).json();
+    let body = json!({"name": "main", "provider": "openai", "models": ["gpt-4o-mini"]});
+    assert_eq!(stack.call("POST", "/api/model-providers", Some(&body)).status, 201);
+    let missing = "the model provider \"main\" has no key yet: PUT /api/model-providers/main/credentials stores one";
+    let found = check();
+    assert_eq!((&found["ok"], &found["checks"][0]["message"]), (&json!(false), &json!(missing)), "{found}");
+    for (key, ok, status) in [("sk-wrong", false, 401), (KEY, true, 200)] {
+        let stored = stack.call("PUT", "/api/model-providers/main/credentials", Some(&json!({ "api_key": key })));
+        assert_eq!(stored.status, 200, "{}", stored.text());
+        let found = check();
+        assert_eq!((&found["ok"], &found["status"]), (&json!(ok), &json!(status)), "{found}");
+        assert!(!found.to_string().contains(key), "{found}");
+    }
+    let shown = user.ok(&["model-providers", "check", "main"]);
+    assert!(shown.contains("model       ok      it has \"gpt-4o-mini\""), "{shown}");
+    assert!(user.ok(&["model-providers"]).contains("gpt-4o-mini"));
+    let body = json!({"provider": "openai", "models": ["gpt-9"]});
+    assert_eq!(stack.call("PUT", "/api/model-providers/main", Some(&body)).status, 200);
+    let shown = user.fails(&["model-providers", "check", "main"], 1);
+    assert!(shown.contains("model       failed  the model provider does not list \"gpt-9\""), "{shown}");
 }

@@ -6,6 +6,7 @@ mod auth;
 pub mod body;
 mod builds;
 mod calls;
+mod check;
 mod config;
 mod connection;
 mod deploy;

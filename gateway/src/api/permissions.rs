@@ -97,6 +97,7 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("DELETE", "/model-providers/{name}", change("model_provider.delete")),
     ("PUT", "/model-providers/{name}/credentials", change("credentials.set")),
     ("DELETE", "/model-providers/{name}/credentials", change("credentials.delete")),
+    ("POST", "/model-providers/{name}/check", change("model_provider.check")),
     ("GET", "/identity-providers", read()),
     ("POST", "/identity-providers", create("identity_provider.apply")),
     ("GET", "/identity-providers/{name}", read()),

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use hoistway_kit::metrics;
 use hoistway_model::{
     Code, EgressService, Error, Name, Result, RevisionId,
-    egress::{Call, CallQuery, CallTarget, CallUpdate, CallUpdates, EgressStatus, PolicySource, ToolCheck},
+    egress::{Call, CallQuery, CallTarget, CallUpdate, CallUpdates, Check, EgressStatus, PolicySource},
     metric::{Kind, Metrics},
 };
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ pub struct FakeEgress {
     /// Recorded calls, oldest first.
     pub calls: Mutex<Vec<Call>>,
     /// What a check of any tool finds.
-    pub check: Mutex<Option<ToolCheck>>,
+    pub check: Mutex<Option<Check>>,
     /// What followers asked to go on after.
     pub watched: Mutex<Vec<Option<u64>>>,
     pub updates: Mutex<Option<mpsc::Sender<CallUpdate>>>,
@@ -104,8 +104,12 @@ impl EgressService for FakeEgress {
         Ok(stream::unfold(updates, |mut u| async move { u.recv().await.map(|update| (Ok(update), u)) }).boxed())
     }
 
-    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
+    async fn check_tool(&self, name: Name) -> Result<Check> {
         self.check.lock().unwrap().clone().ok_or_else(|| Error::not_found("tool", name))
+    }
+
+    async fn check_model_provider(&self, name: Name) -> Result<Check> {
+        self.check.lock().unwrap().clone().ok_or_else(|| Error::not_found("model provider", name))
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {

@@ -217,6 +217,15 @@ pub struct ModelServer {
     pub allow_private: bool,
 }
 
+/// A registered model provider, as a check sees it.
+#[derive(Debug, Clone)]
+pub struct RegisteredModels {
+    /// The models that it is registered with; none: any.
+    pub models: Vec<String>,
+    /// Who answers their calls.
+    pub backend: ModelBackend,
+}
+
 /// Why nobody answers the calls of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelUnavailable {
@@ -266,6 +275,11 @@ pub trait Policies: fmt::Debug + Send + Sync + 'static {
     /// [`Code::InvalidArgument`](hoistway_model::Code).
     async fn tool(&self, name: &Name) -> Result<ToolPolicy> {
         Err(Error::not_found("tool", name))
+    }
+
+    /// A registered model provider as it is now, whoever may call it.
+    async fn model_provider(&self, name: &Name) -> Result<RegisteredModels> {
+        Err(Error::not_found("model provider", name))
     }
 
     /// The agents that there are policies of. `None`: it is not known which there are.

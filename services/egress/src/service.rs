@@ -6,7 +6,7 @@ use futures_util::stream;
 use hoistway_kit::metrics;
 use hoistway_model::{
     Code, EgressService, Error, Name, Result,
-    egress::{Call, CallQuery, CallUpdate, CallUpdates, EgressStatus, ToolCheck},
+    egress::{Call, CallQuery, CallUpdate, CallUpdates, Check, CheckKind, EgressStatus},
     metric::{Kind, Metrics},
 };
 use std::{
@@ -16,6 +16,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use tokio::sync::SemaphorePermit;
 
 /// A handle on an opened service. It does not keep the service from ending.
 #[derive(Debug, Clone)]
@@ -34,6 +35,15 @@ impl Handle {
         let call_metrics = Arc::clone(&egress.call_metrics);
         Self { egress: Arc::downgrade(egress), authority, dropped_records, call_metrics, store, database }
     }
+
+    fn egress(&self) -> Result<Arc<Egress>> {
+        self.egress.upgrade().ok_or_else(|| Error::new(Code::Unavailable, "egress is shutting down"))
+    }
+}
+
+fn may_check(egress: &Egress) -> Result<SemaphorePermit<'_>> {
+    let full = |_| Error::new(Code::ResourceExhausted, "too many checks are in progress already");
+    egress.checks.try_acquire().map_err(full)
 }
 
 #[async_trait]
@@ -61,16 +71,21 @@ impl EgressService for Handle {
         }
     }
 
-    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
-        let ended = || Error::new(Code::Unavailable, "egress is shutting down");
-        let egress = self.egress.upgrade().ok_or_else(ended)?;
-        let full = |_| Error::new(Code::ResourceExhausted, "too many tools are being checked already");
-        let _permit = egress.checks.try_acquire().map_err(full)?;
+    async fn check_tool(&self, name: Name) -> Result<Check> {
+        let egress = self.egress()?;
+        let _permit = may_check(&egress)?;
         match egress.policies.tool(&name).await {
-            Ok(tool) => Ok(check::check(&egress, &tool).await),
-            Err(e) if e.code == Code::InvalidArgument => Ok(check::unusable(e.message)),
+            Ok(tool) => Ok(check::check_tool(&egress, &tool).await),
+            Err(e) if e.code == Code::InvalidArgument => Ok(check::unusable(CheckKind::Address, e.message)),
             Err(e) => Err(e),
         }
+    }
+
+    async fn check_model_provider(&self, name: Name) -> Result<Check> {
+        let egress = self.egress()?;
+        let _permit = may_check(&egress)?;
+        let provider = egress.policies.model_provider(&name).await?;
+        Ok(check::check_model_provider(&egress, &provider).await)
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {

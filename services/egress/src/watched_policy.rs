@@ -8,7 +8,7 @@ use crate::{
         provider::{ModelProviderPolicy, model_policies},
     },
     origin::Origin,
-    policy::{AgentPolicy, Policies, PolicyError, ToolPolicy},
+    policy::{AgentPolicy, Policies, PolicyError, RegisteredModels, ToolPolicy},
     tool_access::{PrivateHosts, tool_policy},
 };
 use async_trait::async_trait;
@@ -281,6 +281,21 @@ impl Policies for WatchedPolicies {
                 Update::Set(found, access) if found == *name => return tool_policy(&access, &self.private),
                 Update::Set(..) | Update::Removed(_) => {}
                 Update::Complete => return Err(Error::not_found("tool", name)),
+            }
+        }
+        Err(Error::new(Code::Unavailable, "the tool registry ended the answer early"))
+    }
+
+    /// Reads the registry anew, as above.
+    async fn model_provider(&self, name: &Name) -> Result<RegisteredModels> {
+        let mut updates = self.tool_credentials.watch_model_providers().await?;
+        while let Some(update) = updates.next().await {
+            match update? {
+                Update::Set(found, access) if found == *name => {
+                    return Ok(ModelProviderPolicy::new(&access, &self.private).into_registered());
+                }
+                Update::Set(..) | Update::Removed(_) => {}
+                Update::Complete => return Err(Error::not_found("model provider", name)),
             }
         }
         Err(Error::new(Code::Unavailable, "the tool registry ended the answer early"))

@@ -199,9 +199,6 @@ async fn pass_on(
     }
     // The body may have become another one.
     parts.headers.remove(header::CONTENT_LENGTH);
-    if server.protocol == Protocol::Anthropic {
-        anthropic::add_version(&mut parts.headers);
-    }
     let upload = Upload::buffered(request.body, request.memory, entry.progress());
     let destination = Destination { host: Host::Model(server), path_and_query };
     call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await
@@ -221,9 +218,12 @@ fn not_spoken(api: Api, model: &str, whom: &str) -> Refusal {
     Refusal::bad_request(text).param("model").permanent()
 }
 
-/// Puts the server's key in the place of the one that the agent sent.
+/// Puts the server's key in the place of the one that the agent sent, and what its API insists on beside it.
 pub(crate) fn apply_key(server: &ModelServer, headers: &mut HeaderMap) -> Result<(), Refusal> {
     anthropic::remove_keys(headers);
+    if server.protocol == Protocol::Anthropic {
+        anthropic::add_version(headers);
+    }
     let Some(key) = &server.key else { return Ok(()) };
     let (name, prefix) = match server.protocol {
         Protocol::OpenAi => (header::AUTHORIZATION, "Bearer "),

@@ -2,7 +2,9 @@
 
 use crate::{
     origin::{Origin, without_query},
-    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
+    policy::{
+        ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol, RegisteredModels,
+    },
     tool_access::PrivateHosts,
 };
 use hoistway_model::{Name, Result, agent::LlmConfig, egress::ModelProviderAccess, tool::needs_credentials};
@@ -30,6 +32,10 @@ impl ModelProviderPolicy {
         let ModelProviderAccess { name, provider, models, .. } = access;
         let backend = backend(access, private);
         Self { kind: provider.clone(), models: models.clone(), name: name.clone(), backend }
+    }
+
+    pub(crate) fn into_registered(self) -> RegisteredModels {
+        RegisteredModels { models: self.models, backend: self.backend }
     }
 
     fn serves(&self, model: &str) -> bool {

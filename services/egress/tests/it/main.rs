@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod check;
+mod check_model_provider;
 mod clients;
 mod end_users;
 mod identity;

@@ -9,7 +9,7 @@ use hoistway_egress::{
     AgentPolicy,
     fixed::FixedPolicies,
     origin::Origin,
-    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
+    policy::{ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
 };
 use hoistway_kit::egress::EgressKey;
 use hoistway_model::{Code, EgressService, RevisionId, Secret, agent::LlmRole, egress::Check};
@@ -24,7 +24,7 @@ fn server(provider: &str, base_url: &str, key: Option<&str>) -> ModelBackend {
 
 fn server_of(protocol: Protocol, provider: &str, base_url: &str, key: Option<&str>) -> ModelBackend {
     let (origin, prefix) = Origin::of_url(base_url).unwrap();
-    let (name, key) = (name(provider), key.map(Secret::new));
+    let (name, key) = (name(provider), key.map(|key| ModelKey::ApiKey(Secret::new(key))));
     ModelBackend::Server(Arc::new(ModelServer { name, protocol, origin, prefix, key, allow_private: false }))
 }
 

@@ -39,7 +39,7 @@ impl Provider for Anthropic {
         Ok(headers)
     }
 
-    fn completion(answer: &Value, _: &str, created: i64) -> Option<Completion> {
+    fn completion(answer: &Value, created: i64) -> Option<Completion> {
         response::completion(answer, created)
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod agents;
+mod bedrock;
 mod builds;
 mod callers;
 mod calls;

@@ -252,7 +252,7 @@ pub const fn tool_credentials(kind: AuthType) -> &'static [&'static str] {
 /// end in `?` may be absent.
 pub fn provider_credentials(provider: &str) -> &'static [&'static [&'static str]] {
     match provider {
-        "bedrock" => &[&["api_key"], &["access_key_id", "secret_access_key", "session_token?"]],
+        "bedrock" => &[&["api_key", "region?"], &["access_key_id", "secret_access_key", "session_token?", "region?"]],
         _ => &[&["api_key"]],
     }
 }

@@ -115,6 +115,9 @@ struct ModelCredentials {
     /// The token of temporary credentials.
     #[schema(max_length = 65_536)]
     session_token: Option<String>,
+    /// The AWS region, such as `us-east-1`; needed unless the endpoint has it.
+    #[schema(max_length = 65_536)]
+    region: Option<String>,
 }
 
 /// What a model provider is.
@@ -375,8 +378,12 @@ fn credentials(
 
 fn read_secrets(given: Object, provider: &str, warnings: &mut Vec<String>) -> Result<BTreeMap<String, Secret>> {
     let sets = provider_credentials(provider);
-    // The set that the body begins to give; else the first, which then says what is missing.
-    let begun = sets.iter().find(|set| set.iter().any(|key| given.has(key.trim_end_matches('?'))));
+    // The set that the body begins to give; else the first, which then says what is missing. What may be absent tells
+    // the sets apart only where nothing else does.
+    let begins = |set: &[&str], optional| {
+        set.iter().any(|key| key.ends_with('?') == optional && given.has(key.trim_end_matches('?')))
+    };
+    let begun = sets.iter().find(|set| begins(set, false)).or_else(|| sets.iter().find(|set| begins(set, true)));
     secrets(given, begun.or(sets.first()).copied().unwrap_or_default(), warnings)
 }
 

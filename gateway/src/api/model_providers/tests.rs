@@ -16,6 +16,12 @@ fn flat_and_nested_bodies_say_the_same_and_keys_are_read_from_either() {
     let aws = json!({"access_key_id": "a", "secret_access_key": "b"});
     let (aws, _) = parsed(json!({"name": "p", "provider": "bedrock", "credentials": aws})).unwrap();
     assert_eq!(aws.credentials.keys().collect::<Vec<_>>(), ["access_key_id", "secret_access_key"]);
+    let aws = json!({"region": "eu-west-1", "access_key_id": "a", "secret_access_key": "b"});
+    let (aws, _) = parsed(json!({"name": "p", "provider": "bedrock", "credentials": aws})).unwrap();
+    assert_eq!(aws.credentials.keys().collect::<Vec<_>>(), ["access_key_id", "region", "secret_access_key"]);
+    let key = json!({"region": "eu-west-1", "api_key": "a"});
+    let (key, _) = parsed(json!({"name": "p", "provider": "bedrock", "credentials": key})).unwrap();
+    assert_eq!(key.credentials.keys().collect::<Vec<_>>(), ["api_key", "region"]);
 }
 
 #[test]
@@ -28,6 +34,10 @@ fn what_is_wrong_is_named_without_a_secret() {
         (json!({"credentials": {"key": "s3cr3t"}}), "credentials.api_key: is required"),
         (json!({"api_key": "s3cr3t\n"}), "api_key: is too long or has control characters"),
         (json!({"api_key": "s3cr3t", "credentials": {"api_key": "s3cr3t"}}), "credentials: are given twice"),
+        (
+            json!({"provider": "bedrock", "credentials": {"region": "eu-west-1", "access_key_id": "a"}}),
+            "credentials.secret_access_key: is required",
+        ),
         (json!({"provider": "magic"}), "provider: \"magic\" is not one of openai, anthropic, bedrock, ollama"),
     ] {
         let mut body = json!({"name": "p", "provider": "openai"});

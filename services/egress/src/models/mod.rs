@@ -2,6 +2,7 @@
 //! serves the model.
 
 mod anthropic;
+mod bedrock;
 mod chat;
 mod listing;
 mod memory;
@@ -19,10 +20,14 @@ use crate::{
     call::{self, Answer, Destination, Host},
     entry::Entry,
     origin::Origin,
-    policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
+    policy::{
+        AgentPolicy, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason,
+        Protocol,
+    },
     refuse::{Refusal, Shape},
 };
 use anthropic::Anthropic;
+use bedrock::Bedrock;
 use hoistway_model::{
     agent::LlmRole,
     model_api::{MODEL_APIS, PLACEHOLDER_KEY},
@@ -180,6 +185,9 @@ async fn answer(
                 (Protocol::Anthropic, Api::ChatCompletions) => {
                     chat::complete::<Anthropic>(egress, policy, server, call, entry).await
                 }
+                (Protocol::Bedrock, Api::ChatCompletions) => {
+                    chat::complete::<Bedrock>(egress, policy, server, call, entry).await
+                }
                 (_, api) => Err(not_spoken(api, &call.model.model, &format!("the provider \"{}\"", server.name))),
             }
         }
@@ -214,9 +222,6 @@ async fn pass_on(
     }
     // The body may have become another one.
     parts.headers.remove(header::CONTENT_LENGTH);
-    if server.protocol == Protocol::Anthropic {
-        anthropic::add_version(&mut parts.headers);
-    }
     let upload = Upload::buffered(request.body, request.memory, entry.progress());
     let destination = Destination { host: Host::Model(server), path_and_query };
     call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await
@@ -229,19 +234,26 @@ fn not_spoken(api: Api, model: &str, whom: &str) -> Refusal {
             "\"{model}\" is served by {whom}, which does not speak the API of Anthropic: call it with the OpenAI API, \
              /v1/chat/completions"
         ),
-        Protocol::OpenAi => {
+        Protocol::OpenAi | Protocol::Bedrock => {
             format!("\"{model}\" is served by {whom}, which has no {}: call it with /v1/chat/completions", api.path())
         }
     };
     Refusal::bad_request(text).param("model").permanent()
 }
 
-/// Puts the server's key in the place of the one that the agent sent.
+/// Puts the server's key in the place of the one that the agent sent, and what its API insists on beside it.
 pub(crate) fn apply_key(server: &ModelServer, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    if matches!(server.key, Some(ModelKey::Aws(_))) {
+        // The request was made and signed by egress.
+        return Ok(());
+    }
     anthropic::remove_keys(headers);
-    let Some(key) = &server.key else { return Ok(()) };
+    if server.protocol == Protocol::Anthropic {
+        anthropic::add_version(headers);
+    }
+    let Some(ModelKey::ApiKey(key)) = &server.key else { return Ok(()) };
     let (name, prefix) = match server.protocol {
-        Protocol::OpenAi => (header::AUTHORIZATION, "Bearer "),
+        Protocol::OpenAi | Protocol::Bedrock => (header::AUTHORIZATION, "Bearer "),
         Protocol::Anthropic => (anthropic::KEY, ""),
     };
     let mut value = HeaderValue::try_from([prefix, key.expose()].concat()).map_err(|_| {
@@ -304,7 +316,6 @@ fn not_allowed(policy: &AgentPolicy, name: &str) -> Refusal {
 
 fn refusal(why: &ModelUnavailable) -> Refusal {
     let word = match why.reason {
-        ModelUnavailableReason::Unsupported => return Refusal::unsupported(&why.text),
         ModelUnavailableReason::NoProvider => "provider_missing",
         ModelUnavailableReason::NoKey => "credential_missing",
         ModelUnavailableReason::BadEndpoint => "provider_unusable",

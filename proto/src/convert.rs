@@ -8,6 +8,7 @@ mod revisions;
 mod seen;
 /// Records of the tool registry, and the two of its messages that have credentials beside them.
 pub mod tools;
+mod usage;
 
 pub use revisions::derive_request;
 

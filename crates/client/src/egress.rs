@@ -9,6 +9,7 @@ use hoistway_model::{
         ToolCheck,
     },
     metric::Metrics,
+    usage::{UsageQuery, UsageReport},
     watch::Updates,
 };
 use hoistway_proto::{
@@ -96,6 +97,10 @@ impl EgressService for EgressClient {
     async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates> {
         let stream = answer(self.0.clone().watch_calls(pb::WatchCallsRequest { after }).await)?;
         Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
+        answer(self.0.clone().get_usage(pb::GetUsageRequest::from(query)).await)?.try_into()
     }
 
     async fn check_tool(&self, name: Name) -> Result<ToolCheck> {

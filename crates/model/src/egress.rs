@@ -5,6 +5,7 @@ use crate::{
     agent::LlmConfig,
     metric::Metrics,
     tool::{ApiKeyPlace, AuthType, OAuth2},
+    usage::{UsageQuery, UsageReport},
     watch::Updates,
 };
 use async_trait::async_trait;
@@ -274,6 +275,9 @@ pub trait EgressService: fmt::Debug + Send + Sync + 'static {
     /// Follows calls: those after the one with the id `after`, or those that end from now on. Nobody who calls waits for
     /// a follower.
     async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates>;
+
+    /// What agents used of models, summed up.
+    async fn usage(&self, query: UsageQuery) -> Result<UsageReport>;
 
     /// Checks a tool with a request to its base URL, on the way that agents' calls take and with its credential. It takes
     /// ten seconds at most.

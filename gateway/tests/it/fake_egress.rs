@@ -8,6 +8,7 @@ use hoistway_model::{
     Code, EgressService, Error, Name, Result, RevisionId,
     egress::{Call, CallQuery, CallTarget, CallUpdate, CallUpdates, EgressStatus, PolicySource, ToolCheck},
     metric::{Kind, Metrics},
+    usage::{UsageQuery, UsageReport},
 };
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
@@ -19,6 +20,9 @@ pub struct FakeEgress {
     pub status: Mutex<Option<EgressStatus>>,
     /// Recorded calls, oldest first.
     pub calls: Mutex<Vec<Call>>,
+    /// What agents used of models, and what was asked for.
+    pub usage: Mutex<UsageReport>,
+    pub usage_queries: Mutex<Vec<UsageQuery>>,
     /// What a check of any tool finds.
     pub check: Mutex<Option<ToolCheck>>,
     /// What followers asked to go on after.
@@ -102,6 +106,12 @@ impl EgressService for FakeEgress {
         *self.updates.lock().unwrap() = Some(sender);
         self.watched.lock().unwrap().push(after);
         Ok(stream::unfold(updates, |mut u| async move { u.recv().await.map(|update| (Ok(update), u)) }).boxed())
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
+        let (from, to) = (query.from, query.to);
+        self.usage_queries.lock().unwrap().push(query);
+        Ok(UsageReport { from, to, ..self.usage.lock().unwrap().clone() })
     }
 
     async fn check_tool(&self, name: Name) -> Result<ToolCheck> {

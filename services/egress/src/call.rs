@@ -185,7 +185,7 @@ fn upgrade_to_websocket(headers: &mut HeaderMap) {
 
 /// The user of the invoke within which the agent calls, as the gateway has stated it. Of two statements it could not be
 /// said which one holds.
-fn end_user(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn end_user(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<HeaderValue> {
     let mut statements = headers.get_all(END_USER_STATEMENT).iter();
     let statement = statements.next().filter(|_| statements.next().is_none())?;
     let user = egress.end_users.verify(&policy.agent, statement.as_bytes(), now_ms())?;

@@ -61,6 +61,12 @@ impl Service for GrpcEgressService {
         Ok(Response::new(Box::pin(calls.map(|update| update.map(Into::into).map_err(to_status)))))
     }
 
+    async fn get_usage(&self, request: Request<pb::GetUsageRequest>) -> Result<Response<pb::GetUsageResponse>, Status> {
+        let query = request.into_inner().try_into().map_err(to_status)?;
+        let report = self.0.usage(query).await.map_err(to_status)?;
+        Ok(Response::new(report.into()))
+    }
+
     async fn check_tool(
         &self,
         request: Request<pb::CheckToolRequest>,

@@ -39,6 +39,7 @@ mod tls;
 mod tool_access;
 mod tunnel;
 mod upstream;
+mod usage;
 mod watched_policy;
 
 pub use ca::Authority;
@@ -75,6 +76,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use upstream::Upstream;
+use usage::{Counts, Ledger};
 
 /// How long calls in progress may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -94,7 +96,7 @@ pub struct Deps {
     pub key: EgressKey,
     /// What agents may do.
     pub policies: Arc<dyn Policies>,
-    /// Where records go; absent: into the database of the service.
+    /// Where records of calls go; absent: into the database of the service.
     pub records: Option<Arc<dyn Records>>,
     /// Where agents' logs are, to which refused calls are written; absent: they are not.
     pub agents: Option<Arc<dyn AgentIdentities>>,
@@ -149,7 +151,8 @@ pub struct Service {
     egress: Arc<Egress>,
     authority: Arc<Authority>,
     records: (mpsc::Receiver<Record>, Arc<dyn Records>),
-    store: Option<Store>,
+    counts: Counts,
+    store: Store,
     _lock: DirLock,
 }
 
@@ -163,6 +166,7 @@ pub(crate) struct Egress {
     end_users: EndUserKey,
     recorder: Recorder,
     call_metrics: Arc<CallMetrics>,
+    usage: Ledger,
     agents: Agents,
     tokens: Tokens,
     upstream: Upstream,
@@ -191,24 +195,20 @@ impl Service {
 pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
     let (opening, shared) = (config.clone(), deps.clone());
     let opening = tokio::task::spawn_blocking(move || parts(opening, shared)).await;
-    let (egress, queue, lock) = opening.map_err(|e| Error::internal("opening egress", e))??;
+    let (egress, queue, counts, lock) = opening.map_err(|e| Error::internal("opening egress", e))??;
     let authority = egress.certificates.authority();
-    let (records, store): (Arc<dyn Records>, _) = match &deps.records {
-        Some(records) => (Arc::clone(records), None),
-        None => {
-            let store = Store::open(&config.database(), config.calls_kept()).await?;
-            (Arc::new(store.clone()), Some(store))
-        }
-    };
+    let store = Store::open(&config.database(), config.calls_kept(), config.usage_kept()).await?;
+    let records = deps.records.clone().unwrap_or_else(|| Arc::new(store.clone()));
     let records = match &deps.agents {
         Some(agents) => Arc::new(RefusalLog::start(records, Arc::clone(agents))),
         None => records,
     };
-    Ok(Service { egress: Arc::new(egress), authority, records: (queue, records), store, _lock: lock })
+    Ok(Service { egress: Arc::new(egress), authority, records: (queue, records), counts, store, _lock: lock })
 }
 
-/// What calls share, with the end of the queue of their records, and the directory for this process alone. Blocks.
-fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, DirLock)> {
+/// What calls share, with the ends where their records and counts come out, and the directory for this process alone.
+/// Blocks.
+fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, Counts, DirLock)> {
     config.limits.check()?;
     let names = config.names.iter().enumerate().map(|(index, name)| {
         Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
@@ -220,6 +220,7 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         authority.publish(path)?;
     }
     let (recorder, queue) = Recorder::new(RECORDS);
+    let (usage, counts) = Ledger::new();
     let egress = Egress {
         key: deps.key,
         names,
@@ -227,6 +228,7 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         end_users: deps.end_users,
         recorder,
         call_metrics: Arc::new(CallMetrics::new()),
+        usage,
         agents: Agents::new(&config.limits),
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
@@ -237,7 +239,7 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         shutdown: CancellationToken::new(),
         config,
     };
-    Ok((egress, queue, lock))
+    Ok((egress, queue, counts, lock))
 }
 
 /// The gRPC server of any egress, with health and reflection.
@@ -255,23 +257,20 @@ pub async fn run(service: Service, server: Server, ports: Ports, shutdown: Cance
         part(&ended, server.serve(ports.grpc, ended.clone())),
         part(&ended, serve_agents(service, ports.http, ended.clone())),
         policies.keep_current(ended.clone()),
-        maintain(store.as_ref(), every, ended.clone())
+        maintain(&store, every, ended.clone())
     );
-    if let Some(store) = store {
-        store.close().await;
-    }
+    store.close().await;
     rpc.and(http)
 }
 
 /// Removes old records now and then, until `shutdown`; then ends those who follow them.
-async fn maintain(store: Option<&Store>, every: Duration, shutdown: CancellationToken) {
-    let Some(store) = store else { return };
+async fn maintain(store: &Store, every: Duration, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is now, and opening has purged.
     ticks.tick().await;
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(e) = store.purge().await {
+        if let Err(e) = store.tidy().await {
             tracing::warn!(cause = e.chain(), "{e}");
         }
     }
@@ -281,8 +280,10 @@ async fn maintain(store: Option<&Store>, every: Duration, shutdown: Cancellation
 /// Accepts agents' connections until `shutdown`, then lets their calls end and keeps the last records.
 async fn serve_agents(service: Service, listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
     // The directory stays this process' own until the end.
-    let Service { egress, records: (queue, sink), _lock, .. } = service;
-    let mut keeping = tokio::spawn(records::keep(queue, Arc::clone(&egress.call_metrics), sink));
+    let Service { egress, records: (queue, sink), counts, store, _lock, .. } = service;
+    let keeping_records = records::keep(queue, Arc::clone(&egress.call_metrics), sink);
+    let keeping_usage = usage::keep(counts, Arc::new(store));
+    let mut keeping = tokio::spawn(async { tokio::join!(keeping_records, keeping_usage) });
     let room = Arc::new(Semaphore::new(egress.config.limits.connections));
     let accepting = async {
         // Without room nothing is accepted: the kernel lets some wait and refuses the rest.
@@ -301,12 +302,12 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
     if tokio::time::timeout(DRAIN, egress.tasks.wait()).await.is_err() {
         tracing::warn!("calls were still running {} s after the shutdown began", DRAIN.as_secs());
     }
-    // The queue ends when the last call has let go of it.
+    // The queues end when the last call has let go of them.
     drop(egress);
     match tokio::time::timeout(LAST_RECORDS, &mut keeping).await {
-        Ok(kept) => kept.map_err(|e| Error::internal("keeping records", e)),
+        Ok(kept) => kept.map(drop).map_err(|e| Error::internal("keeping records", e)),
         Err(_) => {
-            tracing::warn!("the last records of calls could not be kept in time");
+            tracing::warn!("the last records and counts of calls could not be kept in time");
             keeping.abort();
             Ok(())
         }

@@ -163,6 +163,17 @@ pub enum ModelBackend {
     Unavailable(Arc<ModelUnavailable>),
 }
 
+impl ModelBackend {
+    /// The provider who answers; none where nobody does.
+    pub(crate) fn provider(&self) -> Option<&Name> {
+        match self {
+            Self::Server(server) => Some(&server.name),
+            Self::Playground(name) => Some(name),
+            Self::Unavailable(_) => None,
+        }
+    }
+}
+
 /// A server that speaks the OpenAI API, and how egress calls it.
 #[derive(Debug, Clone)]
 pub struct ModelServer {

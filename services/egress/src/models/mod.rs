@@ -1,6 +1,7 @@
 //! Calls of models: the OpenAI API, as agents' clients speak it, in front of whichever provider serves the model.
 
 mod listing;
+mod metering;
 mod playground;
 pub(crate) mod provider;
 mod request;
@@ -15,10 +16,12 @@ use crate::{
     headers::remove_all_spellings,
     policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
     refuse::Refusal,
+    usage::UsageKey,
 };
 use hoistway_model::agent::LlmRole;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
+use metering::{Meter, Prepared};
 use request::ModelRequest;
 
 /// The path below which clients of models call.
@@ -49,6 +52,11 @@ impl Api {
             Self::Embeddings => "embeddings",
             Self::Responses => "responses",
         }
+    }
+
+    /// Whether its streams say what was used when they are asked for it with `stream_options`.
+    const fn has_stream_options(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Completions)
     }
 
     const fn role(self) -> LlmRole {
@@ -96,6 +104,44 @@ pub(crate) async fn call(
     if request.model.is_none() {
         request.set_model(&model.model);
     }
+    let Some(meter) = meter(egress, policy, model, &parts.headers, &mut request, api).await else {
+        return answer(egress, policy, model, api, (parts, request), query, entry).await;
+    };
+    // What is compressed cannot be counted.
+    parts.headers.remove(header::ACCEPT_ENCODING);
+    let answer = answer(egress, policy, model, api, (parts, request), query, entry).await;
+    meter.measure(answer).await
+}
+
+/// Makes the request ready for being counted; nothing where nobody answers it.
+async fn meter(
+    egress: &Egress,
+    policy: &AgentPolicy,
+    model: &ModelPolicy,
+    headers: &HeaderMap,
+    request: &mut ModelRequest,
+    api: Api,
+) -> Option<Meter> {
+    let provider = model.backend.provider()?.clone();
+    let user = call::end_user(egress, policy, headers).and_then(|user| String::from_utf8(user.as_bytes().into()).ok());
+    let (agent, model) = (policy.agent.clone(), model.model.clone());
+    let key = UsageKey { agent, provider, model, user: user.unwrap_or_default() };
+    let prepared = Prepared::new(request.body.clone(), api.has_stream_options()).await;
+    let meter = Meter::new(egress.usage.clone(), key, &prepared);
+    request.body = prepared.body;
+    Some(meter)
+}
+
+/// Has the request answered by whoever serves the model.
+async fn answer(
+    egress: &Egress,
+    policy: &AgentPolicy,
+    model: &ModelPolicy,
+    api: Api,
+    (mut parts, request): (Parts, ModelRequest),
+    query: &str,
+    entry: &mut Entry,
+) -> Result<Answer, Refusal> {
     match &model.backend {
         ModelBackend::Server(server) => {
             entry.model_provider(&server.name);

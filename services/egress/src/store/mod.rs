@@ -1,7 +1,8 @@
-//! The database of egress: records of calls, the newest of them.
+//! The database of egress: records of calls, the newest of them, and sums of what agents use of models.
 
 mod call;
 mod follow;
+mod usage;
 
 use crate::{
     migration,
@@ -46,6 +47,8 @@ const CALLS: Rows = Rows { table: "calls", time: "at", which: "TRUE" };
 pub(crate) struct Store {
     db: Db,
     keep: Keep,
+    /// How many sums of usage are kept, of hours and of days.
+    usage_keep: [Keep; 2],
     /// Records that were added since surplus was removed.
     added: Arc<AtomicU64>,
     /// Records that could not be kept.
@@ -57,11 +60,11 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, keep: Keep) -> Result<Self> {
+    pub(crate) async fn open(path: &Path, keep: Keep, usage_keep: [Keep; 2]) -> Result<Self> {
         let db = Db::open(path, migration::all()).await?;
         let (changed, closed) = (Arc::new(watch::Sender::new(())), CancellationToken::new());
-        let store = Self { db, keep, added: Arc::default(), lost: Arc::default(), changed, closed };
-        store.purge().await?;
+        let store = Self { db, keep, usage_keep, added: Arc::default(), lost: Arc::default(), changed, closed };
+        store.tidy().await?;
         Ok(store)
     }
 
@@ -85,7 +88,13 @@ impl Store {
     }
 
     /// Removes what is not to be kept.
-    pub(crate) async fn purge(&self) -> Result<()> {
+    pub(crate) async fn tidy(&self) -> Result<()> {
+        self.purge().await?;
+        self.purge_usage().await
+    }
+
+    /// Removes records of calls that are not to be kept.
+    async fn purge(&self) -> Result<()> {
         self.added.store(0, Ordering::Relaxed);
         prune(&self.db, &CALLS, self.keep).await.map(drop)
     }
@@ -188,7 +197,7 @@ impl TryFrom<Model> for Call {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use hoistway_kit::time::now_ms;
@@ -220,7 +229,8 @@ mod tests {
     }
 
     pub(super) async fn store(dir: &Path, count: u64) -> Store {
-        Store::open(&dir.join("egress.db"), Keep::new(Duration::from_secs(3600), count)).await.unwrap()
+        let usage = Keep::new(Duration::from_secs(60 * 86_400), 1_000_000);
+        Store::open(&dir.join("egress.db"), Keep::new(Duration::from_secs(3600), count), [usage; 2]).await.unwrap()
     }
 
     async fn paths(store: &Store, query: CallQuery) -> Vec<String> {

@@ -18,5 +18,6 @@ mod standin;
 mod streaming;
 mod tools;
 mod transparent;
+mod usage;
 mod websockets;
 mod world;

@@ -10,9 +10,10 @@ mod failure;
 mod follow;
 mod logs;
 mod output;
+mod registered;
 mod source;
 mod tell;
-mod tools;
+mod usage;
 mod watch;
 
 pub use access::Target;
@@ -43,6 +44,8 @@ pub enum Command {
     Logs(With<logs::LogsArgs>),
     /// Show what an agent called through egress, and what came of it
     Calls(With<calls::CallsArgs>),
+    /// Show what agents used of models: requests, tokens and cost
+    Usage(With<usage::UsageArgs>),
     /// Send a message to an agent and print its answer
     Invoke(With<agents::InvokeArgs>),
     /// List the revisions of an agent that it can be rolled back to
@@ -58,7 +61,9 @@ pub enum Command {
     /// Delete an agent with its revisions and logs
     Delete(With<agents::NameArgs>),
     /// List tools, show one, or check whether one works
-    Tools(With<tools::ToolsArgs>),
+    Tools(With<registered::RegisteredArgs>),
+    /// List model providers, show one, or check whether one works
+    ModelProviders(With<registered::RegisteredArgs>),
     /// Show what this Hoistway is and how agents are kept apart
     Status(With<NoArgs>),
 }
@@ -107,8 +112,9 @@ impl Command {
             Self::Deploy(with) => with.json,
             Self::Deployments(with) => with.json,
             Self::Agents(with) => with.json,
-            Self::Tools(with) => with.json,
+            Self::Tools(with) | Self::ModelProviders(with) => with.json,
             Self::Logs(_) => false,
+            Self::Usage(with) => with.json,
             Self::Calls(with) => with.json && !with.args.follow,
             Self::Invoke(with) => with.json && !with.args.streams(),
             Self::Revisions(with) | Self::Restart(with) | Self::Stop(with) | Self::Start(with) | Self::Delete(with) => {
@@ -142,6 +148,10 @@ async fn dispatch(command: Command) -> Outcome<()> {
             let (api, args, json) = with.open()?;
             calls::run(&api, args, json).await
         }
+        Command::Usage(with) => {
+            let (api, args, json) = with.open()?;
+            usage::run(&api, args, json).await
+        }
         Command::Invoke(with) => {
             let (api, args, json) = with.open()?;
             agents::invoke(&api, args, json).await
@@ -172,7 +182,11 @@ async fn dispatch(command: Command) -> Outcome<()> {
         }
         Command::Tools(with) => {
             let (api, args, json) = with.open()?;
-            tools::run(&api, args, json).await
+            registered::run(&api, registered::Kind::Tools, args, json).await
+        }
+        Command::ModelProviders(with) => {
+            let (api, args, json) = with.open()?;
+            registered::run(&api, registered::Kind::ModelProviders, args, json).await
         }
         Command::Status(with) => {
             let (api, NoArgs {}, json) = with.open()?;

@@ -5,8 +5,7 @@ use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentIdentities, EgressService, Name, Result, RevisionId, ToolCredentials,
     egress::{
-        AgentIdentity, Call, CallQuery, CallUpdates, EgressStatus, ModelProviderAccess, RefusedCall, ToolAccess,
-        ToolCheck,
+        AgentIdentity, Call, CallQuery, CallUpdates, Check, EgressStatus, ModelProviderAccess, RefusedCall, ToolAccess,
     },
     metric::Metrics,
     usage::{UsageQuery, UsageReport},
@@ -103,8 +102,13 @@ impl EgressService for EgressClient {
         answer(self.0.clone().get_usage(pb::GetUsageRequest::from(query)).await)?.try_into()
     }
 
-    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
+    async fn check_tool(&self, name: Name) -> Result<Check> {
         answer(self.0.clone().check_tool(pb::CheckToolRequest { tool: name.into() }).await)?.try_into()
+    }
+
+    async fn check_model_provider(&self, name: Name) -> Result<Check> {
+        let request = pb::CheckModelProviderRequest { model_provider: name.into() };
+        answer(self.0.clone().check_model_provider(request).await)?.try_into()
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {

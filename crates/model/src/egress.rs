@@ -68,6 +68,8 @@ pub struct AgentIdentity {
     pub open_network: bool,
     /// The models that it may call.
     pub llm: Vec<LlmConfig>,
+    /// The public APIs of models, `https://HOST`, that it calls with a key of its own.
+    pub own_key_origins: Vec<String>,
 }
 
 /// A call of an agent that egress refused or could not carry out.
@@ -200,7 +202,7 @@ pub enum CallUpdate {
 /// Calls as they end. Whoever loses it subscribes again, with the id of the last call that it has.
 pub type CallUpdates = Pin<Box<dyn futures_core::Stream<Item = Result<CallUpdate>> + Send>>;
 
-/// A part of a check of a tool.
+/// A part of a check of a tool or a model provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckKind {
     /// Whether its host can be reached.
@@ -209,6 +211,8 @@ pub enum CheckKind {
     Tls,
     /// Whether its credential is there and accepted.
     Credential,
+    /// Whether it has one of the models that it is registered with.
+    Model,
 }
 
 impl CheckKind {
@@ -218,6 +222,7 @@ impl CheckKind {
             Self::Address => "address",
             Self::Tls => "tls",
             Self::Credential => "credential",
+            Self::Model => "model",
         }
     }
 }
@@ -226,8 +231,9 @@ impl FromStr for CheckKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = [Self::Address, Self::Tls, Self::Credential].into_iter().find(|kind| kind.as_str() == text);
-        found.ok_or_else(|| format!("\"{}\" is not one of address, tls, credential", text.escape_debug()))
+        let all = [Self::Address, Self::Tls, Self::Credential, Self::Model];
+        let found = all.into_iter().find(|kind| kind.as_str() == text);
+        found.ok_or_else(|| format!("\"{}\" is not one of address, tls, credential, model", text.escape_debug()))
     }
 }
 
@@ -242,10 +248,10 @@ pub struct CheckStep {
     pub message: String,
 }
 
-/// What a check of a tool found.
+/// What a check of a tool or a model provider found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToolCheck {
-    /// The status of the tool's answer, if there was one.
+pub struct Check {
+    /// The status of its answer, if there was one.
     pub status: Option<u16>,
     /// Milliseconds until the head of that answer, the access token's included.
     pub latency_ms: Option<u64>,
@@ -253,8 +259,8 @@ pub struct ToolCheck {
     pub steps: Vec<CheckStep>,
 }
 
-impl ToolCheck {
-    /// Whether the tool works.
+impl Check {
+    /// Whether it works.
     pub fn is_ok(&self) -> bool {
         self.steps.iter().all(|step| step.ok)
     }
@@ -281,7 +287,11 @@ pub trait EgressService: fmt::Debug + Send + Sync + 'static {
 
     /// Checks a tool with a request to its base URL, on the way that agents' calls take and with its credential. It takes
     /// ten seconds at most.
-    async fn check_tool(&self, name: Name) -> Result<ToolCheck>;
+    async fn check_tool(&self, name: Name) -> Result<Check>;
+
+    /// Checks a model provider: asks which models it has, on the way that agents' calls take and with its key. It takes
+    /// ten seconds at most, and no model is run.
+    async fn check_model_provider(&self, name: Name) -> Result<Check>;
 
     /// What the service measured since it started.
     async fn egress_metrics(&self) -> Result<Metrics>;

@@ -10,6 +10,7 @@ pub mod ids;
 pub mod image;
 pub mod log;
 pub mod metric;
+pub mod model_api;
 pub mod money;
 pub mod name;
 pub mod redact;

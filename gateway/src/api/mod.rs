@@ -6,6 +6,7 @@ mod auth;
 pub mod body;
 mod builds;
 mod calls;
+mod check;
 mod config;
 mod connection;
 mod deploy;
@@ -34,6 +35,7 @@ mod starter_kit;
 mod status;
 mod tools;
 mod unsupported;
+mod usage;
 mod users;
 
 use crate::state::AppState;
@@ -78,6 +80,7 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(deployments::routes())
         .merge(logs::routes())
         .merge(calls::routes())
+        .merge(usage::routes())
         .merge(events::routes())
         .merge(starter_kit::routes())
         .merge(keys::routes())

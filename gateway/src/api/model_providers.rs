@@ -5,6 +5,7 @@ mod tests;
 
 use super::{
     body::WholeBody,
+    check,
     connection::http_url,
     error::ApiResult,
     json::{Object, has_value, short},
@@ -39,6 +40,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(list, create))
         .routes(routes!(get, put, delete))
         .routes(routes!(set_credentials, delete_credentials))
+        .routes(routes!(check::model_provider))
 }
 
 /// A registered source of models.

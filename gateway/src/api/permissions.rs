@@ -97,6 +97,7 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("DELETE", "/model-providers/{name}", change("model_provider.delete")),
     ("PUT", "/model-providers/{name}/credentials", change("credentials.set")),
     ("DELETE", "/model-providers/{name}/credentials", change("credentials.delete")),
+    ("POST", "/model-providers/{name}/check", change("model_provider.check")),
     ("GET", "/identity-providers", read()),
     ("POST", "/identity-providers", create("identity_provider.apply")),
     ("GET", "/identity-providers/{name}", read()),
@@ -107,6 +108,7 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("GET", "/builds/{id}/logs", read()),
     ("GET", "/deployments", read()),
     ("GET", "/deployments/{id}", read()),
+    ("GET", "/usage", read()),
     ("GET", "/events", read()),
     // At the root, where scrapers look.
     ("GET", "/metrics", scrape()),

@@ -1,13 +1,13 @@
 //! `/api/tools`.
 
 pub mod body;
-mod check;
 mod places;
 mod schema;
 mod shape;
 
 use super::{
     body::WholeBody,
+    check,
     error::{ApiError, ApiResult},
     page::ByName,
     query::{Query, Segment},
@@ -37,7 +37,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(list, create))
         .routes(routes!(get, replace, change, delete))
         .routes(routes!(set_credentials, delete_credentials))
-        .routes(routes!(check::check))
+        .routes(routes!(check::tool))
 }
 
 /// The answer to every successful deletion.

@@ -2,7 +2,7 @@
 
 use crate::{fake_egress::call, fakes::name, harness::Gateway, seeing::chunk};
 use hoistway_gateway::seen::{KEPT_EVENTS, ToolChange};
-use hoistway_model::egress::{Call, CallUpdate, CheckKind, CheckStep, ToolCheck};
+use hoistway_model::egress::{Call, CallUpdate, Check, CheckKind, CheckStep};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
@@ -152,7 +152,7 @@ async fn calls_are_followed_on_after_egress_was_away() {
 }
 
 #[tokio::test]
-async fn a_check_of_a_tool_needs_the_scope_of_changes_and_tells_what_was_found() {
+async fn a_check_needs_the_scope_of_changes_and_tells_what_was_found() {
     let gateway = Gateway::start().await;
     let path = "/api/tools/t/check";
     assert_eq!(gateway.call("POST", path, "").await.error(), "404 not_found tool \"t\" not found");
@@ -160,19 +160,26 @@ async fn a_check_of_a_tool_needs_the_scope_of_changes_and_tells_what_was_found()
     let step = |check, ok, message: &str| CheckStep { check, ok, message: message.into() };
     let address = step(CheckKind::Address, true, "it answers");
     let steps = vec![address.clone(), step(CheckKind::Credential, false, "it answered 401")];
-    *gateway.egress.check.lock().unwrap() = Some(ToolCheck { status: Some(401), latency_ms: Some(7), steps });
+    *gateway.egress.check.lock().unwrap() = Some(Check { status: Some(401), latency_ms: Some(7), steps });
     let expected = json!({"ok": false, "status": 401, "latency_ms": 7, "checks": [
         {"check": "address", "ok": true, "message": "it answers"},
         {"check": "credential", "ok": false, "message": "it answered 401"},
     ]});
     let answer = gateway.call("POST", path, "").await;
     assert_eq!((answer.status, answer.json()), (200, expected));
-    *gateway.egress.check.lock().unwrap() = Some(ToolCheck { status: None, latency_ms: None, steps: vec![address] });
+    *gateway.egress.check.lock().unwrap() = Some(Check { status: None, latency_ms: None, steps: vec![address] });
     let answer = gateway.call("POST", path, "").await.json();
     assert_eq!((&answer["ok"], &answer["status"]), (&json!(true), &Value::Null));
 
+    let provider = "/api/model-providers/p/check";
+    assert_eq!(gateway.call("POST", provider, "").await.error(), "404 not_found model provider \"p\" not found");
+    let registered = gateway.post("/api/model-providers", json!({"name": "p", "provider": "openai"})).await;
+    assert_eq!(registered.status, 201);
+    assert_eq!(gateway.call("POST", provider, "").await.json(), answer);
+
     let (_, reader) = gateway.make_key("reader", &["read"]).await;
     assert_eq!(gateway.call_as(&reader, "POST", path, "").await.status, 403);
+    assert_eq!(gateway.call_as(&reader, "POST", provider, "").await.status, 403);
     let (_, editor) = gateway.make_key("editor", &["deploy"]).await;
     assert_eq!(gateway.call_as(&editor, "POST", path, "").await.status, 200);
     let audited = gateway.get("/api/audit?action=tool.check&target=t").await.json();

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use hoistway_kit::metrics;
 use hoistway_model::{
     Code, EgressService, Error, Name, Result, RevisionId,
-    egress::{Call, CallQuery, CallTarget, CallUpdate, CallUpdates, EgressStatus, PolicySource, ToolCheck},
+    egress::{Call, CallQuery, CallTarget, CallUpdate, CallUpdates, Check, EgressStatus, PolicySource},
     metric::{Kind, Metrics},
     usage::{UsageQuery, UsageReport},
 };
@@ -24,7 +24,7 @@ pub struct FakeEgress {
     pub usage: Mutex<UsageReport>,
     pub usage_queries: Mutex<Vec<UsageQuery>>,
     /// What a check of any tool finds.
-    pub check: Mutex<Option<ToolCheck>>,
+    pub check: Mutex<Option<Check>>,
     /// What followers asked to go on after.
     pub watched: Mutex<Vec<Option<u64>>>,
     pub updates: Mutex<Option<mpsc::Sender<CallUpdate>>>,
@@ -114,8 +114,12 @@ impl EgressService for FakeEgress {
         Ok(UsageReport { from, to, ..self.usage.lock().unwrap().clone() })
     }
 
-    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
+    async fn check_tool(&self, name: Name) -> Result<Check> {
         self.check.lock().unwrap().clone().ok_or_else(|| Error::not_found("tool", name))
+    }
+
+    async fn check_model_provider(&self, name: Name) -> Result<Check> {
+        self.check.lock().unwrap().clone().ok_or_else(|| Error::not_found("model provider", name))
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {

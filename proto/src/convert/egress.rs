@@ -6,8 +6,8 @@ use crate::{agents::v1 as agents, common::v1 as common, egress::v1 as pb, tools:
 use hoistway_model::{
     Error, Name, Result, RevisionId,
     egress::{
-        AgentIdentity, Call, CallQuery, CallTarget, CallUpdate, CheckStep, EgressStatus, ModelProviderAccess,
-        PolicySource, RefusedCall, ToolAccess, ToolCheck,
+        AgentIdentity, Call, CallQuery, CallTarget, CallUpdate, Check, CheckStep, EgressStatus, ModelProviderAccess,
+        PolicySource, RefusedCall, ToolAccess,
     },
     watch::Update,
 };
@@ -126,6 +126,7 @@ impl From<AgentIdentity> for agents::AgentIdentity {
             required_tools: i.required_tools.into_iter().map(Into::into).collect(),
             open_network: i.open_network,
             llm: i.llm.into_iter().map(Into::into).collect(),
+            own_key_origins: i.own_key_origins,
         }
     }
 }
@@ -159,6 +160,7 @@ impl TryFrom<agents::AgentIdentity> for AgentIdentity {
                 .collect::<Result<_>>()?,
             open_network: i.open_network,
             llm: i.llm.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
+            own_key_origins: i.own_key_origins,
         })
     }
 }
@@ -307,29 +309,49 @@ impl TryFrom<pb::WatchCallsResponse> for CallUpdate {
     }
 }
 
-impl From<ToolCheck> for pb::CheckToolResponse {
-    fn from(c: ToolCheck) -> Self {
-        let step = |s: CheckStep| pb::CheckStep { check: s.check.as_str().into(), ok: s.ok, message: s.message };
-        Self {
-            checks: c.steps.into_iter().map(step).collect(),
-            status: c.status.map(Into::into),
-            latency_ms: c.latency_ms,
+/// Both kinds of checks have the same answer.
+macro_rules! check_response {
+    ($response:ty) => {
+        impl From<Check> for $response {
+            fn from(c: Check) -> Self {
+                Self {
+                    checks: c.steps.into_iter().map(Into::into).collect(),
+                    status: c.status.map(Into::into),
+                    latency_ms: c.latency_ms,
+                }
+            }
         }
+
+        impl TryFrom<$response> for Check {
+            type Error = Error;
+
+            fn try_from(r: $response) -> Result<Self> {
+                let status =
+                    |status| u16::try_from(status).map_err(|_| Error::field("status", "is not an HTTP status"));
+                Ok(Self {
+                    status: r.status.map(status).transpose()?,
+                    latency_ms: r.latency_ms,
+                    steps: r.checks.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
+                })
+            }
+        }
+    };
+}
+
+check_response!(pb::CheckToolResponse);
+check_response!(pb::CheckModelProviderResponse);
+
+impl From<CheckStep> for pb::CheckStep {
+    fn from(s: CheckStep) -> Self {
+        Self { check: s.check.as_str().into(), ok: s.ok, message: s.message }
     }
 }
 
-impl TryFrom<pb::CheckToolResponse> for ToolCheck {
+impl TryFrom<pb::CheckStep> for CheckStep {
     type Error = Error;
 
-    fn try_from(r: pb::CheckToolResponse) -> Result<Self> {
-        let status = |status| u16::try_from(status).map_err(|_| Error::field("status", "is not an HTTP status"));
-        let step =
-            |s: pb::CheckStep| Ok(CheckStep { check: parsed("checks.check", &s.check)?, ok: s.ok, message: s.message });
-        Ok(Self {
-            status: r.status.map(status).transpose()?,
-            latency_ms: r.latency_ms,
-            steps: r.checks.into_iter().map(step).collect::<Result<_>>()?,
-        })
+    fn try_from(s: pb::CheckStep) -> Result<Self> {
+        Ok(Self { check: parsed("checks.check", &s.check)?, ok: s.ok, message: s.message })
     }
 }
 

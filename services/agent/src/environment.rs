@@ -5,13 +5,11 @@ use hoistway_kit::egress::EgressKey;
 use hoistway_model::{
     RevisionId, Secret,
     agent::{AgentSpec, LlmConfig},
+    model_api::{ANTHROPIC, OPENAI, PLACEHOLDER_KEY},
     redact::MASK,
 };
 use http::Uri;
 use std::net::IpAddr;
-
-/// Stands where model clients insist on a key; only egress understands it.
-pub const PLACEHOLDER_KEY: &str = "hoistway-placeholder";
 
 /// Each is read by one client or another.
 const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
@@ -115,10 +113,15 @@ impl Surroundings {
         }
         // What the public runtime appends to it is `/chat/completions`.
         set("LLM_GATEWAY_URL".to_owned(), format!("{}/v1", self.egress.url));
-        set("OPENAI_BASE_URL".to_owned(), format!("{}/v1", self.egress.url));
-        set("OPENAI_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
-        set("ANTHROPIC_BASE_URL".to_owned(), self.egress.url.clone());
-        set("ANTHROPIC_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
+        // A key of the user's own is for the API itself.
+        if !OPENAI.is_called_with_own_key(&spec.env) {
+            set("OPENAI_BASE_URL".to_owned(), format!("{}/v1", self.egress.url));
+            set("OPENAI_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
+        }
+        if !ANTHROPIC.is_called_with_own_key(&spec.env) {
+            set("ANTHROPIC_BASE_URL".to_owned(), self.egress.url.clone());
+            set("ANTHROPIC_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
+        }
         let names: Vec<&str> = spec.tools.iter().map(|t| t.name.as_str()).collect();
         set("TOOL_NAMES".to_owned(), names.join(","));
         for tool in &spec.tools {
@@ -193,7 +196,6 @@ mod tests {
             ("LLM_MODEL_RERANKING", "rr"),
             ("LLM_PROVIDER_RERANKING", "own"),
             ("LLM_GATEWAY_URL", "http://127.0.0.1:4000/v1"),
-            ("OPENAI_BASE_URL", "http://127.0.0.1:4000/v1"),
             ("ANTHROPIC_BASE_URL", "http://127.0.0.1:4000"),
             ("ANTHROPIC_API_KEY", PLACEHOLDER_KEY),
             ("TOOL_NAMES", "stripe-api,later"),
@@ -207,6 +209,21 @@ mod tests {
             ("EMPTY", ""),
         ]);
         assert_eq!(vars, expected);
+    }
+
+    #[test]
+    fn clients_of_models_are_led_to_egress_but_for_those_with_a_key_of_the_users_own() {
+        let around = Surroundings::new(access("http://127.0.0.1:4000", None, false));
+        let base_urls = |env: &[(&str, &str)]| {
+            let var = |(name, value): &(&str, &str)| EnvVar { name: (*name).into(), value: Secret::new(*value) };
+            let vars = around.of(&AgentSpec { env: env.iter().map(var).collect(), ..spec() }, None, RevisionId::mint());
+            let get = |name: &str| vars.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().to_owned());
+            ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"].map(get)
+        };
+        let (openai, anthropic) = (Some("http://127.0.0.1:4000/v1".into()), Some("http://127.0.0.1:4000".into()));
+        assert_eq!(base_urls(&[]), [openai.clone(), anthropic.clone()]);
+        assert_eq!(base_urls(&[("OPENAI_API_KEY", "sk-own")]), [None, anthropic]);
+        assert_eq!(base_urls(&[("ANTHROPIC_API_KEY", "sk-own"), ("OPENAI_API_KEY", "")]), [openai, None]);
     }
 
     #[test]

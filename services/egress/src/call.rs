@@ -43,6 +43,8 @@ pub(crate) enum Host<'a> {
     Tool(&'a ToolPolicy),
     /// A provider of the agent's models: its key is added.
     Model(&'a ModelServer),
+    /// A public API of models, called with the agent's own key: the platform adds nothing.
+    OwnKey(&'a Origin),
     /// Any other, where the agent's network is open: the platform adds nothing.
     Other(&'a Origin),
 }
@@ -52,7 +54,7 @@ impl Host<'_> {
         match self {
             Self::Tool(tool) => &tool.origin,
             Self::Model(server) => &server.origin,
-            Self::Other(origin) => origin,
+            Self::OwnKey(origin) | Self::Other(origin) => origin,
         }
     }
 
@@ -60,6 +62,7 @@ impl Host<'_> {
         match self {
             Self::Tool(tool) => tool.allow_private,
             Self::Model(server) => server.allow_private,
+            Self::OwnKey(_) => false,
             Self::Other(_) => true,
         }
     }
@@ -70,7 +73,7 @@ impl fmt::Display for Host<'_> {
         match self {
             Self::Tool(tool) => write!(f, "the tool \"{}\"", tool.name),
             Self::Model(server) => write!(f, "the model provider \"{}\"", server.name),
-            Self::Other(origin) => origin.fmt(f),
+            Self::OwnKey(origin) | Self::Other(origin) => origin.fmt(f),
         }
     }
 }
@@ -198,7 +201,7 @@ impl Template {
         match host {
             Host::Tool(tool) => credential::apply(tool, token, &mut headers, &mut path_and_query)?,
             Host::Model(server) => models::apply_key(server, &mut headers)?,
-            Host::Other(_) => {}
+            Host::OwnKey(_) | Host::Other(_) => {}
         }
         let uri = uri(host.origin(), &path_and_query);
         let mut request = Request::new(body.boxed_unsync());
@@ -215,7 +218,7 @@ async fn token(egress: &Egress, host: Host<'_>, rejected: Option<&Secret>) -> Re
             Credential::OAuth2(client) => egress.tokens.get(&egress.upstream, tool, client, rejected).await.map(Some),
             Credential::None | Credential::ApiKey { .. } | Credential::Unavailable(_) => Ok(None),
         },
-        Host::Model(_) | Host::Other(_) => Ok(None),
+        Host::Model(_) | Host::OwnKey(_) | Host::Other(_) => Ok(None),
     }
 }
 

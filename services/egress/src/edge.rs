@@ -8,7 +8,7 @@ use crate::{
     intercept,
     limits::Permit,
     models,
-    policy::{AgentPolicy, PolicyError},
+    policy::{AgentPolicy, PolicyError, Route},
     refuse::Refusal,
     target::{self, Mode, Wanted},
     tunnel,
@@ -121,9 +121,16 @@ impl Edge {
             Wanted::Remote { origin: wanted, path_and_query } => {
                 origin = wanted;
                 entry.to(origin.to_string());
-                match policy.passes(&origin) {
-                    true => Destination { host: Host::Other(&origin), path_and_query },
-                    false => target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?,
+                match policy.route(&origin) {
+                    Route::Models if !policy.open_network || models::has_placeholder_key(request.headers()) => {
+                        let called = models::call(&self.egress, &policy, request, &path_and_query, entry).await;
+                        return called.map(Outcome::Called);
+                    }
+                    Route::OwnKey => Destination { host: Host::OwnKey(&origin), path_and_query },
+                    Route::Models | Route::Open => Destination { host: Host::Other(&origin), path_and_query },
+                    Route::Tool | Route::Closed => {
+                        target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?
+                    }
                 }
             }
             Wanted::Own { path_and_query } if models::is_model_path(&path_and_query) => {
@@ -153,8 +160,14 @@ impl Edge {
 
     /// Whether a client of models waits for the answer, who reads errors in the shape of the OpenAI API.
     fn is_model_call(&self, request: &Request<Incoming>) -> bool {
-        let is_own = || target::wanted(&self.mode, request, self.local, &self.egress.names);
-        models::is_model_path(request.uri().path()) && matches!(is_own(), Ok(Wanted::Own { .. }))
+        if !models::is_model_path(request.uri().path()) {
+            return false;
+        }
+        match target::wanted(&self.mode, request, self.local, &self.egress.names) {
+            Ok(Wanted::Own { .. }) => true,
+            Ok(Wanted::Remote { origin, .. }) => models::is_public_api(&origin),
+            Err(_) => false,
+        }
     }
 
     /// The policy of whoever asks.

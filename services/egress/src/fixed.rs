@@ -3,7 +3,10 @@
 use crate::{
     origin::Origin,
     path::PathPattern,
-    policy::{AgentPolicy, Capability, Credential, KeyPlace, OAuth2Client, Policies, PolicyError, ToolPolicy},
+    policy::{
+        AgentPolicy, Capability, Credential, KeyPlace, ModelPolicy, OAuth2Client, Policies, PolicyError,
+        RegisteredModels, ToolPolicy,
+    },
 };
 use async_trait::async_trait;
 use hoistway_kit::egress::EgressKey;
@@ -57,6 +60,14 @@ impl Policies for FixedPolicies {
     async fn tool(&self, name: &Name) -> Result<ToolPolicy> {
         let found = self.agents.values().flat_map(|agent| &agent.tools).find(|tool| tool.name == *name);
         found.cloned().ok_or_else(|| Error::not_found("tool", name))
+    }
+
+    async fn model_provider(&self, name: &Name) -> Result<RegisteredModels> {
+        let models = || self.agents.values().flat_map(|agent| &agent.models);
+        let served: Vec<&ModelPolicy> = models().filter(|model| model.provider == name.as_str()).collect();
+        let first = served.first().ok_or_else(|| Error::not_found("model provider", name))?;
+        let models = served.iter().map(|model| model.model.clone()).collect();
+        Ok(RegisteredModels { models, backend: first.backend.clone() })
     }
 }
 
@@ -126,8 +137,9 @@ enum Auth {
 impl Agent {
     fn read(self) -> Result<AgentPolicy> {
         let tools = self.tools.into_iter().map(Tool::read).collect::<Result<_>>()?;
-        let (agent, revision, models) = (self.agent, self.revision, Vec::new());
-        Ok(AgentPolicy { agent, revision, tools, models, open_network: self.open_network })
+        let (models, own_key_origins) = (Vec::new(), Vec::new());
+        let Self { agent, revision, open_network, .. } = self;
+        Ok(AgentPolicy { agent, revision, tools, models, own_key_origins, open_network })
     }
 }
 

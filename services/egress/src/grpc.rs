@@ -76,6 +76,15 @@ impl Service for GrpcEgressService {
         Ok(Response::new(check.into()))
     }
 
+    async fn check_model_provider(
+        &self,
+        request: Request<pb::CheckModelProviderRequest>,
+    ) -> Result<Response<pb::CheckModelProviderResponse>, Status> {
+        let provider = name("model_provider", &request.into_inner().model_provider).map_err(to_status)?;
+        let check = self.0.check_model_provider(provider).await.map_err(to_status)?;
+        Ok(Response::new(check.into()))
+    }
+
     async fn get_egress_metrics(
         &self,
         _: Request<pb::GetEgressMetricsRequest>,

@@ -7,7 +7,7 @@ use crate::{
     entry::Entry,
     limits::Permit,
     origin::{HostName, Origin, Place},
-    policy::{AgentPolicy, ToolPolicy},
+    policy::{AgentPolicy, Route},
     prefixed::Stream,
     refuse::Refusal,
     target::{Mode, no_tool},
@@ -44,11 +44,10 @@ pub(crate) async fn connect(
     }
     let origin = Origin { scheme: scheme_at(policy, &place), place };
     entry.to(origin.to_string());
-    if policy.passes(&origin) {
-        return tunnel::connect(edge, policy, request, &origin, entry).await;
-    }
-    if !policy.tools.iter().any(|tool| tool.origin == origin) {
-        return Err(no_tool(&edge.egress, policy, &origin).await);
+    match policy.route(&origin) {
+        Route::Tool | Route::OwnKey | Route::Models => {}
+        Route::Open => return tunnel::connect(edge, policy, request, &origin, entry).await,
+        Route::Closed => return Err(no_tool(&edge.egress, policy, &origin).await),
     }
     let permit = edge.egress.agents.connection(&policy.agent)?;
     let edge = Edge { identity: Identity::Known(policy.revision), mode: Mode::Fixed(origin.clone()), ..edge.clone() };
@@ -119,14 +118,15 @@ pub(crate) async fn serve_led_here<S: Stream>(edge: Edge, stream: S, revision: R
     };
     entry.by(&policy.agent, revision);
     let at = |host: &HostName| Origin { scheme: Scheme::Https, place: Place { host: host.clone(), port } };
-    let is_there = |tool: &ToolPolicy, host: &HostName| tool.origin == at(host);
     let mut wanted = None;
     let check = |name: Option<&HostName>| match name {
         Some(name) => {
             wanted = Some(at(name));
-            match policy.tools.iter().any(|tool| is_there(tool, name)) {
-                true => Ok(name.clone()),
-                false => Err(Refusal::denied("host_not_allowed", "no tool of this agent is there")),
+            match policy.route(&at(name)) {
+                Route::Tool | Route::OwnKey | Route::Models => Ok(name.clone()),
+                Route::Open | Route::Closed => {
+                    Err(Refusal::denied("host_not_allowed", "no tool of this agent is there"))
+                }
             }
         }
         None => Err(Refusal::denied("host_not_allowed", "TLS names no host")),

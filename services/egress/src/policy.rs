@@ -1,6 +1,7 @@
 //! What an agent may do, as the control plane says it.
 
 use crate::{
+    models,
     origin::Origin,
     path::{self, Checked, PathPattern},
 };
@@ -25,14 +26,41 @@ pub struct AgentPolicy {
     pub tools: Vec<ToolPolicy>,
     /// The models that it may call, one for each role.
     pub models: Vec<ModelPolicy>,
+    /// The public APIs of models that it calls with a key of its own.
+    pub own_key_origins: Vec<Origin>,
     /// Whether hosts that are none of its tools are reached through egress too, as they are without it.
     pub open_network: bool,
 }
 
+/// What an agent's calls of a host are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Calls of one of its tools.
+    Tool,
+    /// Calls of models with the agent's own key.
+    OwnKey,
+    /// Calls of its models at the address of a public API.
+    Models,
+    /// None of these, and the agent's network is open.
+    Open,
+    /// None of these, and its network is closed.
+    Closed,
+}
+
 impl AgentPolicy {
-    /// Whether calls to `origin` pass unchanged: it is none of the agent's tools, and the agent's network is open.
-    pub(crate) fn passes(&self, origin: &Origin) -> bool {
-        self.open_network && !self.tools.iter().any(|tool| tool.origin == *origin)
+    /// What calls of `origin` are.
+    pub(crate) fn route(&self, origin: &Origin) -> Route {
+        if self.tools.iter().any(|tool| tool.origin == *origin) {
+            Route::Tool
+        } else if self.own_key_origins.contains(origin) {
+            Route::OwnKey
+        } else if models::is_public_api(origin) {
+            Route::Models
+        } else if self.open_network {
+            Route::Open
+        } else {
+            Route::Closed
+        }
     }
 }
 
@@ -189,6 +217,15 @@ pub struct ModelServer {
     pub allow_private: bool,
 }
 
+/// A registered model provider, as a check sees it.
+#[derive(Debug, Clone)]
+pub struct RegisteredModels {
+    /// The models that it is registered with; none: any.
+    pub models: Vec<String>,
+    /// Who answers their calls.
+    pub backend: ModelBackend,
+}
+
 /// Why nobody answers the calls of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelUnavailable {
@@ -238,6 +275,11 @@ pub trait Policies: fmt::Debug + Send + Sync + 'static {
     /// [`Code::InvalidArgument`](hoistway_model::Code).
     async fn tool(&self, name: &Name) -> Result<ToolPolicy> {
         Err(Error::not_found("tool", name))
+    }
+
+    /// A registered model provider as it is now, whoever may call it.
+    async fn model_provider(&self, name: &Name) -> Result<RegisteredModels> {
+        Err(Error::not_found("model provider", name))
     }
 
     /// The agents that there are policies of. `None`: it is not known which there are.

@@ -1,11 +1,11 @@
 //! Egress as the rest of the platform sees it.
 
-use crate::{Authority, Egress, call_metrics::CallMetrics, check, config::SERVICE, store::Store};
+use crate::{Authority, Egress, call_metrics::CallMetrics, check, config::SERVICE, store::Store, usage::UsageMetrics};
 use async_trait::async_trait;
 use hoistway_kit::metrics;
 use hoistway_model::{
     Code, EgressService, Error, Name, Result,
-    egress::{Call, CallQuery, CallUpdates, EgressStatus, ToolCheck},
+    egress::{Call, CallQuery, CallUpdates, Check, CheckKind, EgressStatus},
     metric::{Kind, Metrics},
     usage::{UsageQuery, UsageReport},
 };
@@ -16,6 +16,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use tokio::sync::SemaphorePermit;
 
 /// A handle on an opened service. It does not keep the service from ending.
 #[derive(Debug, Clone)]
@@ -24,6 +25,7 @@ pub(crate) struct Handle {
     authority: Arc<Authority>,
     dropped_records: Arc<AtomicU64>,
     call_metrics: Arc<CallMetrics>,
+    usage_metrics: Arc<UsageMetrics>,
     store: Store,
     database: PathBuf,
 }
@@ -31,9 +33,26 @@ pub(crate) struct Handle {
 impl Handle {
     pub(crate) fn new(egress: &Arc<Egress>, authority: Arc<Authority>, store: Store) -> Self {
         let (dropped_records, database) = (egress.recorder.dropped(), egress.config.database());
-        let call_metrics = Arc::clone(&egress.call_metrics);
-        Self { egress: Arc::downgrade(egress), authority, dropped_records, call_metrics, store, database }
+        let (call_metrics, usage_metrics) = (Arc::clone(&egress.call_metrics), egress.usage.metrics());
+        Self {
+            egress: Arc::downgrade(egress),
+            authority,
+            dropped_records,
+            call_metrics,
+            usage_metrics,
+            store,
+            database,
+        }
     }
+
+    fn egress(&self) -> Result<Arc<Egress>> {
+        self.egress.upgrade().ok_or_else(|| Error::new(Code::Unavailable, "egress is shutting down"))
+    }
+}
+
+fn may_check(egress: &Egress) -> Result<SemaphorePermit<'_>> {
+    let full = |_| Error::new(Code::ResourceExhausted, "too many checks are in progress already");
+    egress.checks.try_acquire().map_err(full)
 }
 
 #[async_trait]
@@ -58,16 +77,21 @@ impl EgressService for Handle {
         self.store.usage(query).await
     }
 
-    async fn check_tool(&self, name: Name) -> Result<ToolCheck> {
-        let ended = || Error::new(Code::Unavailable, "egress is shutting down");
-        let egress = self.egress.upgrade().ok_or_else(ended)?;
-        let full = |_| Error::new(Code::ResourceExhausted, "too many tools are being checked already");
-        let _permit = egress.checks.try_acquire().map_err(full)?;
+    async fn check_tool(&self, name: Name) -> Result<Check> {
+        let egress = self.egress()?;
+        let _permit = may_check(&egress)?;
         match egress.policies.tool(&name).await {
-            Ok(tool) => Ok(check::check(&egress, &tool).await),
-            Err(e) if e.code == Code::InvalidArgument => Ok(check::unusable(e.message)),
+            Ok(tool) => Ok(check::check_tool(&egress, &tool).await),
+            Err(e) if e.code == Code::InvalidArgument => Ok(check::unusable(CheckKind::Address, e.message)),
             Err(e) => Err(e),
         }
+    }
+
+    async fn check_model_provider(&self, name: Name) -> Result<Check> {
+        let egress = self.egress()?;
+        let _permit = may_check(&egress)?;
+        let provider = egress.policies.model_provider(&name).await?;
+        Ok(check::check_model_provider(&egress, &provider).await)
     }
 
     async fn egress_metrics(&self) -> Result<Metrics> {
@@ -100,6 +124,7 @@ impl EgressService for Handle {
         ];
         let known = self.egress.upgrade().and_then(|egress| egress.policies.agents());
         families.extend(self.call_metrics.families(known.as_ref()));
+        families.extend(self.usage_metrics.families(known.as_ref()));
         let database = self.database.clone();
         let read = move || {
             families.push(metrics::database(SERVICE, &database));

@@ -3,9 +3,12 @@
 //! it is asked again until it answers; then whatever it does not name any more is gone.
 
 use crate::{
-    models::provider::{ModelProviderPolicy, model_policies},
+    models::{
+        is_public_api,
+        provider::{ModelProviderPolicy, model_policies},
+    },
     origin::Origin,
-    policy::{AgentPolicy, Policies, PolicyError, ToolPolicy},
+    policy::{AgentPolicy, Policies, PolicyError, RegisteredModels, ToolPolicy},
     tool_access::{PrivateHosts, tool_policy},
 };
 use async_trait::async_trait;
@@ -94,6 +97,7 @@ impl Table {
                 revision: identity.revision,
                 tools: tools.map(|tool| ToolPolicy::clone(tool)).collect(),
                 models: model_policies(&identity.llm, &said.model_providers.by_key),
+                own_key_origins: identity.own_key_origins.iter().filter_map(|text| own_key_origin(text)).collect(),
                 open_network: identity.open_network,
             })
         };
@@ -282,6 +286,21 @@ impl Policies for WatchedPolicies {
         Err(Error::new(Code::Unavailable, "the tool registry ended the answer early"))
     }
 
+    /// Reads the registry anew, as above.
+    async fn model_provider(&self, name: &Name) -> Result<RegisteredModels> {
+        let mut updates = self.tool_credentials.watch_model_providers().await?;
+        while let Some(update) = updates.next().await {
+            match update? {
+                Update::Set(found, access) if found == *name => {
+                    return Ok(ModelProviderPolicy::new(&access, &self.private).into_registered());
+                }
+                Update::Set(..) | Update::Removed(_) => {}
+                Update::Complete => return Err(Error::not_found("model provider", name)),
+            }
+        }
+        Err(Error::new(Code::Unavailable, "the tool registry ended the answer early"))
+    }
+
     fn agents(&self) -> Option<BTreeSet<Name>> {
         let table = self.table();
         let agents = || table.policies.values().map(|policy| policy.agent.clone()).collect();
@@ -319,6 +338,11 @@ impl fmt::Debug for WatchedPolicies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WatchedPolicies").field("status", &self.status()).finish_non_exhaustive()
     }
+}
+
+/// Where an agent calls with a key of its own; nothing but public APIs of models may be named.
+fn own_key_origin(text: &str) -> Option<Origin> {
+    Origin::of_url(text).ok().map(|(origin, _)| origin).filter(is_public_api)
 }
 
 /// Up to a quarter more, so that not everybody asks a service that came back at the same moment.

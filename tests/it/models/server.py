@@ -9,6 +9,13 @@ import sys
 class Api(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def do_GET(self):
+        if self.headers["Authorization"] == "Bearer sk-wrong":
+            return self.answer({"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}}, 401)
+        if self.path != "/v1/models":
+            return self.answer({"error": {"message": "no such path", "code": "path"}}, 404)
+        return self.answer({"object": "list", "data": [{"id": "gpt-4o-mini", "object": "model"}]})
+
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = self.headers["Authorization"]

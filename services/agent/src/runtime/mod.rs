@@ -4,16 +4,16 @@
 //! keeps the instance running by itself and reports each change of its [`State`]. [`ProcessRuntime`] runs agents as
 //! processes of this machine.
 
+mod endpoint;
 pub mod logs;
 mod process;
-mod tool_endpoint;
 
 pub use crate::sandbox::Isolation;
+pub use endpoint::Endpoint;
+pub(crate) use endpoint::fits_hosts_file;
 pub use hoistway_model::redact::Masker;
 pub use logs::{LogBook, LogLimits};
 pub use process::{Backoff, ProcessConfig, ProcessRuntime};
-pub use tool_endpoint::ToolEndpoint;
-pub(crate) use tool_endpoint::fits_hosts_file;
 
 use async_trait::async_trait;
 use hoistway_model::{
@@ -89,8 +89,8 @@ pub struct Instance {
     /// The agent's final environment. The runtime adds `PORT`, and beneath these what the platform needs (`HOME`,
     /// `TMPDIR`, `PATH`, …). Names are unique.
     pub env: Vec<(String, Secret)>,
-    /// Where the agent's tools are, as far as they have names. In a network of the agent's own they lead to egress.
-    pub tools: Vec<ToolEndpoint>,
+    /// What the agent reaches by name. In a network of the agent's own the names lead to egress.
+    pub endpoints: Vec<Endpoint>,
     /// What egress knows the revision by.
     pub egress_token: Secret,
     /// What a caller of the agent must present; empty for none.

@@ -18,7 +18,7 @@ pub(crate) use own_network::PROXY;
 
 use crate::launcher::spec::{Access, Confinement, Exposed, Limits, Namespaces};
 use crate::launcher::{RunAs, SHM};
-use crate::runtime::ToolEndpoint;
+use crate::runtime::Endpoint;
 use cgroup::Cgroups;
 use hoistway_model::{Error, Name, Result};
 use host::Host;
@@ -155,8 +155,8 @@ pub(crate) struct Parts<'a> {
     pub tmp: PathBuf,
     /// An empty directory.
     pub root: PathBuf,
-    /// Where the agent's tools are.
-    pub tools: &'a [ToolEndpoint],
+    /// What the agent reaches by name.
+    pub endpoints: &'a [Endpoint],
     /// Where the agent answers its callers.
     pub port: Option<u16>,
 }
@@ -289,7 +289,7 @@ fn place(tier: Tier, closed: bool, settings: &Settings, host: &Host, disk: Optio
         Tier::Namespaces { user, landlock } => Confinement {
             namespaces: Some(Namespaces {
                 user,
-                network: closed.then(|| own_network::own_network(parts.tools, parts.port, &host.name)),
+                network: closed.then(|| own_network::own_network(parts.endpoints, parts.port, &host.name)),
                 root: parts.root.clone(),
                 disk,
             }),

@@ -1,34 +1,37 @@
 //! The network namespace of an agent whose network is closed: egress listens there as a proxy, and at the names of the
-//! agent's tools for clients that do not use proxies.
+//! agent's tools and models for clients that do not use proxies.
 
 use crate::launcher::spec::OwnNetwork;
-use crate::runtime::{ToolEndpoint, fits_hosts_file};
+use crate::runtime::{Endpoint, fits_hosts_file};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// Where egress listens as a proxy.
 pub(crate) const PROXY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 3128);
-/// The address of every tool that has a name. Not that of `localhost`, so that the agent's own servers can listen there
+/// The address of every endpoint. Not that of `localhost`, so that the agent's own servers can listen there
 /// on the same ports.
-const TOOLS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-/// The ports of one agent's tools, each of which is an open descriptor.
+const ENDPOINTS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// The ports of one agent's endpoints, each of which is an open descriptor.
 const MAX_PORTS: usize = 64;
 
-/// The network of an agent with these tools that answers its callers on this port, on a machine of this name.
-pub(crate) fn own_network(tools: &[ToolEndpoint], callers: Option<u16>, machine: &str) -> OwnNetwork {
-    let names: BTreeSet<&str> = tools.iter().map(ToolEndpoint::host).collect();
-    let ports: BTreeSet<u16> = tools.iter().map(ToolEndpoint::port).collect();
+/// The network of an agent that connects to these endpoints and answers its callers on this port, on a machine of this name.
+pub(crate) fn own_network(endpoints: &[Endpoint], callers: Option<u16>, machine: &str) -> OwnNetwork {
+    let names: BTreeSet<&str> = endpoints.iter().map(Endpoint::host).collect();
+    let ports: BTreeSet<u16> = endpoints.iter().map(Endpoint::port).collect();
     if ports.len() > MAX_PORTS {
-        tracing::warn!("an agent's tools are on {} ports, only the first {MAX_PORTS} are reached by name", ports.len());
+        tracing::warn!(
+            "an agent's tools and models are on {} ports, only the first {MAX_PORTS} are reached by name",
+            ports.len()
+        );
     }
-    let listen = ports.into_iter().take(MAX_PORTS).map(|port| SocketAddrV4::new(TOOLS, port));
+    let listen = ports.into_iter().take(MAX_PORTS).map(|port| SocketAddrV4::new(ENDPOINTS, port));
     // Programs look up the name of their own machine.
     let own = Some(machine).filter(|name| fits_hosts_file(name) && !names.contains(name));
     let local = ["localhost"].into_iter().chain(own).map(|name| (Ipv4Addr::LOCALHOST, name.to_owned()));
     OwnNetwork {
         listen: std::iter::once(PROXY).chain(listen).collect(),
         callers: callers.map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)),
-        hosts: local.chain(names.iter().map(|&name| (TOOLS, name.to_owned()))).collect(),
+        hosts: local.chain(names.iter().map(|&name| (ENDPOINTS, name.to_owned()))).collect(),
     }
 }
 
@@ -38,8 +41,8 @@ mod tests {
     use super::*;
 
     fn network(urls: &[&str], machine: &str) -> (Vec<String>, Vec<String>) {
-        let tools: Vec<_> = urls.iter().filter_map(|url| ToolEndpoint::of_url(url)).collect();
-        let OwnNetwork { listen, hosts, .. } = own_network(&tools, None, machine);
+        let endpoints: Vec<_> = urls.iter().filter_map(|url| Endpoint::of_url(url)).collect();
+        let OwnNetwork { listen, hosts, .. } = own_network(&endpoints, None, machine);
         let hosts = hosts.into_iter().map(|(address, name)| format!("{address} {name}"));
         (listen.iter().map(ToString::to_string).collect(), hosts.collect())
     }

@@ -249,7 +249,7 @@ impl Probing<'_> {
             home: at.0.join("home"),
             tmp: at.0.join("tmp"),
             root: at.0.join("root"),
-            tools: &[],
+            endpoints: &[],
             port: None,
         };
         let placed = place(tier, closed, self.settings, self.host, Some(1 << 20), &parts);

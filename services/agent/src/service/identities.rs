@@ -2,7 +2,7 @@
 
 use crate::store::Revision;
 use hoistway_kit::updates;
-use hoistway_model::{Name, RevisionId, egress::AgentIdentity, watch::Updates};
+use hoistway_model::{Name, RevisionId, egress::AgentIdentity, model_api::MODEL_APIS, watch::Updates};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -34,6 +34,11 @@ impl Identities {
             required_tools: instance.spec.tools.iter().map(|tool| tool.name.clone()).collect(),
             open_network: self.open_network,
             llm: instance.spec.llm.clone(),
+            own_key_origins: MODEL_APIS
+                .iter()
+                .filter(|api| api.is_called_with_own_key(&instance.spec.env))
+                .map(|api| api.origin.to_owned())
+                .collect(),
         };
         self.lock().insert(instance.id, identity);
         self.changed.send_replace(());

@@ -4,7 +4,7 @@
 use super::Service;
 use crate::{
     images::{FIRST_PATIENCE, Failure, Pins, RETRY_PATIENCE, Tree},
-    runtime::{Instance, Program, State, ToolEndpoint},
+    runtime::{Endpoint, Instance, Program, State},
     store::{ImageFacts, Kept, Revision},
 };
 use hoistway_model::{
@@ -236,7 +236,7 @@ impl Service {
                 interpreter: self.interpreter.path.clone(),
             },
             env: self.surroundings.of(spec, facts.entry_point.as_deref(), *public),
-            tools: spec.tools.iter().filter_map(|tool| ToolEndpoint::of_url(tool.url.as_deref()?)).collect(),
+            endpoints: Endpoint::all_of(spec),
             invoke_token: token.clone(),
             mask: spec.env.iter().map(|v| v.value.clone()).chain([egress_token.clone()]).collect(),
             egress_token,

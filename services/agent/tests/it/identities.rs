@@ -65,7 +65,9 @@ async fn a_revision_may_call_its_own_tools_from_its_start_until_it_has_ended() {
     let first = stack.deploy(&with_model).await;
     identities.become_those_of(&[first]).await;
     let required_tools = vec![name("x"), name("y")];
-    let expected = AgentIdentity { revision: first, agent: name("a"), required_tools, open_network: true, llm };
+    let (open_network, own_key_origins) = (true, Vec::new());
+    let expected =
+        AgentIdentity { revision: first, agent: name("a"), required_tools, open_network, llm, own_key_origins };
     assert_eq!(identities.known[&first], expected);
 
     let (operation, second) = stack.start_revision(&requiring(spec("a", &image), &["y"])).await;

@@ -14,18 +14,24 @@ use crate::{
     call::{self, Answer, Destination, Host},
     entry::Entry,
     headers::remove_all_spellings,
+    origin::Origin,
     policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
     refuse::Refusal,
     usage::UsageKey,
 };
-use hoistway_model::agent::LlmRole;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
+use hoistway_model::{
+    agent::LlmRole,
+    model_api::{MODEL_APIS, PLACEHOLDER_KEY},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use metering::{Meter, Prepared};
 use request::ModelRequest;
 
 /// The path below which clients of models call.
 const PREFIX: &str = "/v1/";
+/// The header in which clients of Anthropic show their key.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// The longest model identifier that a refusal repeats, in characters.
 const SHOWN_MODEL: usize = 128;
 
@@ -70,6 +76,22 @@ impl Api {
 /// Whether a path of egress is one of models.
 pub(crate) fn is_model_path(path: &str) -> bool {
     path.starts_with(PREFIX)
+}
+
+/// Whether clients of models call there without being told an address.
+pub(crate) fn is_public_api(origin: &Origin) -> bool {
+    let origin = origin.to_string();
+    MODEL_APIS.iter().any(|api| api.origin == origin)
+}
+
+/// Whether a client shows the key that stands for the platform's own.
+pub(crate) fn has_placeholder_key(headers: &HeaderMap) -> bool {
+    let is_placeholder = |key: &str| key.trim() == PLACEHOLDER_KEY;
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    text(&X_API_KEY).is_some_and(is_placeholder)
+        || text(&header::AUTHORIZATION)
+            .and_then(|value| value.split_once(' '))
+            .is_some_and(|(_, key)| is_placeholder(key))
 }
 
 /// Answers a call of a model, or passes it on to the provider of the model that it names.

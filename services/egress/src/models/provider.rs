@@ -2,7 +2,7 @@
 
 use crate::{
     origin::{Origin, without_query},
-    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
+    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, RegisteredModels},
     tool_access::PrivateHosts,
 };
 use hoistway_model::{Name, Result, agent::LlmConfig, egress::ModelProviderAccess};
@@ -29,6 +29,10 @@ impl ModelProviderPolicy {
         let ModelProviderAccess { name, provider, models, .. } = access;
         let backend = backend(access, private);
         Self { kind: provider.clone(), models: models.clone(), name: name.clone(), backend }
+    }
+
+    pub(crate) fn into_registered(self) -> RegisteredModels {
+        RegisteredModels { models: self.models, backend: self.backend }
     }
 
     fn serves(&self, model: &str) -> bool {

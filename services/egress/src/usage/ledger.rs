@@ -1,7 +1,7 @@
 //! Counts that wait for being committed. Those of the same hour and key are one sum, so that no count is ever dropped
 //! however long the database fails, and what waits is bounded by how many keys there are.
 
-use super::{Sums, UsageKey, this_hour};
+use super::{Sums, UsageKey, UsageMetrics, this_hour};
 use async_trait::async_trait;
 use hoistway_model::{Result, usage::UsageSums};
 use std::{
@@ -39,6 +39,7 @@ pub(crate) struct Ledger {
 
 #[derive(Debug)]
 struct Shared {
+    metrics: Arc<UsageMetrics>,
     waiting: Mutex<Waiting>,
     committed: watch::Sender<u64>,
 }
@@ -71,12 +72,19 @@ pub(crate) struct Counts {
 impl Ledger {
     pub(crate) fn new() -> (Self, Counts) {
         let (wake, woken) = mpsc::channel(1);
-        let shared = Arc::new(Shared { waiting: Mutex::default(), committed: watch::Sender::new(0) });
+        let (metrics, committed) = (Arc::new(UsageMetrics::new()), watch::Sender::new(0));
+        let shared = Arc::new(Shared { metrics, waiting: Mutex::default(), committed });
         (Self { shared: Arc::clone(&shared), wake }, Counts { shared, woken })
+    }
+
+    /// What was counted since the process began. Whoever reads it does not keep the ledger open.
+    pub(crate) fn metrics(&self) -> Arc<UsageMetrics> {
+        Arc::clone(&self.shared.metrics)
     }
 
     /// Counts a call that has ended.
     pub(crate) fn count(&self, key: UsageKey, sums: UsageSums) -> Commit {
+        self.shared.metrics.count(&key, &sums);
         let number = {
             let mut waiting = self.shared.waiting();
             add(&mut waiting.sums, (this_hour(), key), sums);

@@ -1,8 +1,10 @@
 //! What agents use of models, summed up: in memory until it is committed, and then in the database.
 
 mod ledger;
+mod metrics;
 
 pub(crate) use ledger::{Commit, Counts, KeepsUsage, Ledger, keep};
+pub(crate) use metrics::UsageMetrics;
 
 use hoistway_kit::time::now_ms;
 use hoistway_model::{Name, usage::UsageSums};

@@ -11,7 +11,7 @@ use hoistway_egress::{
 };
 use hoistway_model::{
     Code, EgressService, Result, Secret,
-    egress::{CheckKind, ToolCheck},
+    egress::{Check, CheckKind},
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 const KEY: &str = "sk-of-the-check-41c8";
 
 impl World {
-    async fn check(&self, tool: &str) -> Result<ToolCheck> {
+    async fn check(&self, tool: &str) -> Result<Check> {
         let egress = EgressClient::new(Transport::connect("egress", &self.grpc, &self.token).unwrap());
         let check = egress.check_tool(name(tool)).await;
         assert!(!format!("{check:?}").contains(KEY), "{check:?}");
@@ -28,7 +28,7 @@ impl World {
 
     /// The status, and each part of the check: its name, then `ok` or what is wrong.
     async fn found(&self, tool: &str) -> (Option<u16>, Vec<(&'static str, String)>) {
-        let ToolCheck { status, steps, .. } = self.check(tool).await.unwrap();
+        let Check { status, steps, .. } = self.check(tool).await.unwrap();
         let part = |ok, message| if ok { "ok".to_owned() } else { message };
         (status, steps.into_iter().map(|s| (s.check.as_str(), part(s.ok, s.message))).collect())
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod check;
+mod check_model_provider;
 mod clients;
 mod end_users;
 mod identity;
@@ -13,6 +14,7 @@ mod open_network;
 mod policies;
 mod process;
 mod program;
+mod public_apis;
 mod smuggling;
 mod standin;
 mod streaming;

@@ -45,7 +45,14 @@ pub async fn world(models: Vec<ModelPolicy>) -> (World, Agent, Standin) {
     let resolve = vec![format!("llm.test:443={}", standin.address)];
     let key = EgressKey::generate().unwrap();
     let revision = RevisionId::mint();
-    let policy = AgentPolicy { agent: name("a"), revision, tools: Vec::new(), models, open_network: false };
+    let policy = AgentPolicy {
+        agent: name("a"),
+        revision,
+        tools: Vec::new(),
+        models,
+        own_key_origins: Vec::new(),
+        open_network: false,
+    };
     let agent = Agent { policy: policy.clone(), token: key.mint(revision) };
     let policies = Arc::new(FixedPolicies::new([policy]));
     let world = World::with_policies(&ca, key, policies, |config| {

@@ -17,7 +17,14 @@ async fn world(open_network: bool) -> (World, Agent, Standin, Standin) {
     let mut policy = tool("api", "https://api.test");
     policy.credential = header_key("authorization", "Bearer ", "s3cret");
     let (key, revision) = (EgressKey::generate().unwrap(), RevisionId::mint());
-    let policy = AgentPolicy { agent: name("a"), revision, tools: vec![policy], models: Vec::new(), open_network };
+    let policy = AgentPolicy {
+        agent: name("a"),
+        revision,
+        tools: vec![policy],
+        models: Vec::new(),
+        own_key_origins: Vec::new(),
+        open_network,
+    };
     let agent = Agent { token: key.mint(revision), policy: policy.clone() };
     let policies = Arc::new(FixedPolicies::new([policy]));
     let resolve = vec![format!("api.test:443={}", api.address), format!("other.test:80={}", other.address)];

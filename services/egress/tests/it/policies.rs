@@ -112,8 +112,14 @@ impl Platform {
 
     fn agent(&self, text: &str) -> Agent {
         let revision = RevisionId::mint();
-        let policy =
-            AgentPolicy { agent: name(text), revision, tools: Vec::new(), models: Vec::new(), open_network: false };
+        let policy = AgentPolicy {
+            agent: name(text),
+            revision,
+            tools: Vec::new(),
+            models: Vec::new(),
+            own_key_origins: Vec::new(),
+            open_network: false,
+        };
         Agent { policy, token: self.world.key.mint(revision) }
     }
 
@@ -157,7 +163,8 @@ fn outcome(answer: &Answer) -> String {
 fn identity(agent: &Agent, tools: &[&str]) -> Update<RevisionId, AgentIdentity> {
     let AgentPolicy { agent, revision, open_network, .. } = agent.policy.clone();
     let required_tools = tools.iter().map(|t| name(t)).collect();
-    Update::Set(revision, AgentIdentity { revision, agent, required_tools, open_network, llm: Vec::new() })
+    let (llm, own_key_origins) = (Vec::new(), Vec::new());
+    Update::Set(revision, AgentIdentity { revision, agent, required_tools, open_network, llm, own_key_origins })
 }
 
 fn tool(text: &str, key: &str) -> ToolAccess {

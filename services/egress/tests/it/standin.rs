@@ -72,6 +72,8 @@ struct State {
     pieces: Mutex<Option<mpsc::Receiver<Bytes>>>,
     /// Answers of `/token`, the last one again and again: a status and a body.
     tokens: Mutex<Vec<(u16, String)>>,
+    /// The models that `/v1/models` lists. It also has `alias`.
+    models: Mutex<Vec<String>>,
     /// The bearer token that paths below `/guarded` want.
     wanted: Mutex<String>,
 }
@@ -96,6 +98,7 @@ impl Standin {
             seen: Mutex::default(),
             pieces: Mutex::default(),
             tokens: Mutex::default(),
+            models: Mutex::default(),
             wanted: Mutex::default(),
         };
         let standin = Self { address: listener.local_addr().unwrap(), state: Arc::new(state) };
@@ -148,6 +151,10 @@ impl Standin {
         *self.state.tokens.lock().unwrap() = answers.into_iter().map(|(s, v)| (s, v.to_string())).rev().collect();
     }
 
+    pub fn lists_models(&self, models: &[&str]) {
+        *self.state.models.lock().unwrap() = models.iter().map(|&model| model.to_owned()).collect();
+    }
+
     pub fn wants(&self, token: &str) {
         *self.state.wanted.lock().unwrap() = format!("Bearer {token}");
     }
@@ -155,7 +162,8 @@ impl Standin {
     async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         // Model providers are called below their base URL, which says what they are to do.
         let path = request.uri().path();
-        let path = path.strip_suffix("/chat/completions").unwrap_or(path).to_owned();
+        let below = ["/chat/completions", "/models"].into_iter().find_map(|end| path.strip_suffix(end));
+        let path = if path == "/v1/models" { path } else { below.unwrap_or(path) }.to_owned();
         if path == "/hang" {
             std::future::pending::<()>().await;
         }
@@ -193,6 +201,14 @@ impl Standin {
         }
         if path.starts_with("/guarded") && told["headers"]["authorization"] != **self.state.wanted.lock().unwrap() {
             *response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
+        if path == "/v1/models" {
+            let models = self.state.models.lock().unwrap();
+            let data: Vec<Value> = models.iter().map(|model| json!({"id": model, "object": "model"})).collect();
+            response = text(json!({"object": "list", "data": data}).to_string());
+        }
+        if path.strip_prefix("/v1/models/").is_some_and(|model| model != "alias") {
+            *response.status_mut() = StatusCode::NOT_FOUND;
         }
         if path == "/token" {
             let mut tokens = self.state.tokens.lock().unwrap();

@@ -138,7 +138,14 @@ impl World {
         let agents = tools.map(|tools| {
             let agent = name(&letters.next().unwrap().to_string());
             let revision = RevisionId::mint();
-            let policy = AgentPolicy { agent, revision, tools, models: Vec::new(), open_network: false };
+            let policy = AgentPolicy {
+                agent,
+                revision,
+                tools,
+                models: Vec::new(),
+                own_key_origins: Vec::new(),
+                open_network: false,
+            };
             Agent { policy, token: key.mint(revision) }
         });
         let policies_are_lost = Arc::new(AtomicBool::new(false));

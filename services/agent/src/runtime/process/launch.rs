@@ -321,7 +321,7 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<Launch
         home: dir.home(),
         tmp: dir.tmp(),
         root: dir.root(),
-        tools: &start.instance.tools,
+        endpoints: &start.instance.endpoints,
         port: Some(start.port),
     });
     // No packages of the user who runs Hoistway (-s) nor of the host (-S): an agent has those of its image, and does not

@@ -1,7 +1,7 @@
 //! Sandboxes: which one is taken, what is said of it, and that Python works in all of them.
 
 use super::*;
-use hoistway_agent::runtime::ToolEndpoint;
+use hoistway_agent::runtime::Endpoint;
 use hoistway_agent::sandbox::{Network, Pretend};
 use hoistway_kit::egress::{Flavour, Preface};
 use hoistway_model::Code;
@@ -276,8 +276,8 @@ def handle(line):
         return f"{type(error).__name__}, {'at once' if time.monotonic() - began < 1 else 'late'}"
 "#;
     let mut instance = stage.instance(source);
-    instance.tools =
-        ["https://api.example", "http://plain.example:8080"].map(|u| ToolEndpoint::of_url(u).unwrap()).into();
+    instance.endpoints =
+        ["https://api.example", "http://plain.example:8080"].map(|u| Endpoint::of_url(u).unwrap()).into();
     let started = stage.runtime.apply(instance.clone()).await.unwrap();
     tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
     let preface = |flavour, port| {

@@ -120,7 +120,7 @@ fn instance(dir: &Path, source: &str) -> Instance {
             ("LANG".into(), Secret::new("C")),
             (MARK.into(), Secret::new(revision.simple())),
         ],
-        tools: Vec::new(),
+        endpoints: Vec::new(),
         egress_token: Secret::new("egress-token-1"),
         invoke_token: Secret::new("invoke-token-1"),
         mask: vec![Secret::new("sk-very-secret")],

@@ -1,15 +1,24 @@
-//! The host name and port of a tool, for agents that connect to it by name.
+//! The host names and ports that agents connect to by name.
 
+use hoistway_model::{agent::AgentSpec, model_api::MODEL_APIS};
 use url::{Host, Url};
 
-/// A host name and a port that an agent may connect to as if it were its tool: egress answers there.
+/// A host name and a port that an agent may connect to as if its tool, or the API of its models, were there: egress
+/// answers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ToolEndpoint {
+pub struct Endpoint {
     host: String,
     port: u16,
 }
 
-impl ToolEndpoint {
+impl Endpoint {
+    /// Those of an agent: its tools, as far as they have names, and the public APIs of models, so that programs which
+    /// have their addresses in the code work unchanged.
+    pub fn all_of(spec: &AgentSpec) -> Vec<Self> {
+        let tools = spec.tools.iter().filter_map(|tool| tool.url.as_deref());
+        tools.chain(MODEL_APIS.iter().map(|api| api.origin)).filter_map(Self::of_url).collect()
+    }
+
     /// Reads the base URL of a tool. `None` for a tool at an IP address or at `localhost`: its address means the agent's
     /// own network, so it is reached through the proxy variables or `TOOL_URL_<NAME>` only.
     pub fn of_url(url: &str) -> Option<Self> {
@@ -49,7 +58,7 @@ mod tests {
             ("http://tool_registry", "tool_registry", 80),
             ("https://bücher.example", "xn--bcher-kva.example", 443),
         ] {
-            assert_eq!(ToolEndpoint::of_url(url), Some(ToolEndpoint { host: host.to_owned(), port }), "{url}");
+            assert_eq!(Endpoint::of_url(url), Some(Endpoint { host: host.to_owned(), port }), "{url}");
         }
     }
 
@@ -66,7 +75,7 @@ mod tests {
             "mailto:a@mail.example",
             "",
         ] {
-            assert_eq!(ToolEndpoint::of_url(url), None, "{url}");
+            assert_eq!(Endpoint::of_url(url), None, "{url}");
         }
     }
 }

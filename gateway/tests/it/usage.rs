@@ -1,0 +1,54 @@
+//! What agents used of models, as the API shows it.
+
+use crate::harness::Gateway;
+use hoistway_model::usage::{UsagePeriod, UsageReport, UsageRow, UsageSums};
+use serde_json::json;
+
+fn row(start: i64, model: &str, sums: UsageSums) -> UsageRow {
+    UsageRow { start, agent: "a".into(), provider: "p".into(), model: model.into(), user: String::new(), sums }
+}
+
+#[tokio::test]
+async fn usage_is_shown_by_what_it_is_grouped_by_and_in_total() {
+    let gateway = Gateway::start().await;
+    let priced = UsageSums {
+        requests: 3,
+        failed_requests: 1,
+        estimated_requests: 1,
+        priced_requests: 3,
+        input_tokens: 100,
+        cached_input_tokens: 40,
+        output_tokens: 20,
+        cost: "0.0125".parse().unwrap(),
+    };
+    let unpriced = UsageSums { requests: 1, output_tokens: 5, ..UsageSums::default() };
+    let rows = vec![row(0, "m", priced), row(86_400_000, "n", unpriced)];
+    *gateway.egress.usage.lock().unwrap() = UsageReport { rows, ..UsageReport::default() };
+
+    let shown = gateway.get("/api/usage?agent=a&from=1970-01-01&to=1970-01-02&per=day&group_by=model").await.json();
+    let first = json!({
+        "start": "1970-01-01T00:00:00.000Z", "model": "m", "requests": 3, "failed_requests": 1, "estimated_requests": 1,
+        "unpriced_requests": 0, "input_tokens": 100, "cached_input_tokens": 40, "output_tokens": 20, "total_tokens": 120,
+        "cost": "0.0125",
+    });
+    assert_eq!((&shown["usage"][0], &shown["usage"][1]["cost"]), (&first, &json!(null)));
+    assert_eq!(
+        (&shown["from"], &shown["to"]),
+        (&json!("1970-01-01T00:00:00.000Z"), &json!("1970-01-03T00:00:00.000Z"))
+    );
+    let total = &shown["total"];
+    assert_eq!(
+        (&total["requests"], &total["total_tokens"], &total["cost"]),
+        (&json!(4), &json!(125), &json!("0.0125"))
+    );
+    let asked = gateway.egress.usage_queries.lock().unwrap().pop().unwrap();
+    assert_eq!((asked.agent.unwrap().as_str(), asked.per, asked.group_by.model), ("a", UsagePeriod::Day, true));
+
+    let all = gateway.get("/api/v1/usage?group_by=agent,user").await.json();
+    assert_eq!((&all["usage"][0]["agent"], &all["usage"][0]["user"]), (&json!("a"), &json!("")));
+    for (query, field) in [("since=1d", "since"), ("per=week", "per"), ("from=x", "from"), ("agent=A%20b", "agent")] {
+        let wrong = gateway.get(&format!("/api/usage?{query}")).await;
+        let text = wrong.json()["error"].as_str().unwrap().to_owned();
+        assert!(wrong.status == 400 && text.starts_with(&format!("{field}: ")), "{query}: {text}");
+    }
+}

@@ -1,0 +1,149 @@
+//! Whether a model provider works: what models it says it has, asked with its key. No model is run, so that a check costs
+//! nothing.
+
+use super::{Sent, Subject, unusable};
+use crate::{
+    Egress, models,
+    policy::{ModelBackend, ModelServer, ModelUnavailableReason, RegisteredModels},
+};
+use bytes::Bytes;
+use hoistway_model::egress::{Check, CheckKind, CheckStep};
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use tokio::time::timeout_at;
+
+/// The longest list of models that is read, in bytes.
+const MAX_LIST: usize = 4 << 20;
+/// Models that are asked for by name, since a list may leave some out.
+const MAX_ASKED: usize = 16;
+
+/// Checks a model provider. The key's text stands in no result.
+pub(crate) async fn check(egress: &Egress, provider: &RegisteredModels) -> Check {
+    match &provider.backend {
+        ModelBackend::Server(server) => check_server(egress, server, &provider.models).await,
+        ModelBackend::Playground(_) => {
+            let message = "egress answers itself, with no key and no network".to_owned();
+            let steps = vec![CheckStep { check: CheckKind::Address, ok: true, message }];
+            Check { status: None, latency_ms: None, steps }
+        }
+        ModelBackend::Unavailable(why) => {
+            let kind = match why.reason {
+                ModelUnavailableReason::NoKey => CheckKind::Credential,
+                ModelUnavailableReason::NoProvider
+                | ModelUnavailableReason::Unsupported
+                | ModelUnavailableReason::BadEndpoint => CheckKind::Address,
+            };
+            unusable(kind, why.text.clone())
+        }
+    }
+}
+
+async fn check_server(egress: &Egress, server: &ModelServer, wanted: &[String]) -> Check {
+    let subject = Subject::new(egress, &server.origin, server.allow_private);
+    let mut headers = HeaderMap::new();
+    let applied = models::apply_key(server, &mut headers);
+    let list = format!("{}/models", server.prefix);
+    let sent = subject.send(&headers, &list).await;
+    let mut steps = subject.reached(&sent);
+    let status = sent.status();
+    match (applied, status) {
+        (Err(refusal), _) => {
+            steps.push(CheckStep { check: CheckKind::Credential, ok: false, message: refusal.message });
+        }
+        (Ok(()), Some(status)) => steps.extend(accepted(server, status)),
+        (Ok(()), None) => {}
+    }
+    if let Sent::Answered(answer) = sent
+        && steps.iter().all(|step| step.ok)
+    {
+        let listed = match answer.status().is_success() {
+            true => timeout_at(subject.deadline(), read_list(answer.into_body())).await.ok().flatten(),
+            false => None,
+        };
+        steps.extend(has_models(&subject, &headers, &list, listed.as_ref(), wanted).await);
+    }
+    subject.found(status, steps)
+}
+
+/// Whether the key was accepted, as far as that is known.
+fn accepted(server: &ModelServer, status: StatusCode) -> Option<CheckStep> {
+    let refuses = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    let code = status.as_u16();
+    let message = match (refuses, server.key.is_some()) {
+        (true, true) => format!(
+            "the model provider answered {code}: the key was not accepted; PUT /api/model-providers/{}/credentials stores \
+             another one",
+            server.name
+        ),
+        (true, false) => format!(
+            "the model provider answered {code} and has no key: PUT /api/model-providers/{}/credentials stores one",
+            server.name
+        ),
+        (false, true) => format!("it was sent, and the model provider answered {code}"),
+        (false, false) => return None,
+    };
+    Some(CheckStep { check: CheckKind::Credential, ok: !refuses, message })
+}
+
+#[derive(Deserialize)]
+struct List {
+    data: Vec<Listed>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    id: String,
+}
+
+/// The identifiers in a list of models; `None` when it is none that can be read.
+async fn read_list(body: Incoming) -> Option<BTreeSet<String>> {
+    let body: Bytes = Limited::new(body, MAX_LIST).collect().await.ok()?.to_bytes();
+    let List { data } = serde_json::from_slice(&body).ok()?;
+    Some(data.into_iter().map(|model| model.id).collect())
+}
+
+/// Whether it has the models that it is registered with. Those that are not listed are asked for by name: some servers
+/// list a page, and no other names of their models.
+async fn has_models(
+    subject: &Subject<'_>,
+    headers: &HeaderMap,
+    list: &str,
+    listed: Option<&BTreeSet<String>>,
+    wanted: &[String],
+) -> Vec<CheckStep> {
+    let step = |ok, message| CheckStep { check: CheckKind::Model, ok, message };
+    let Some(listed) = listed else {
+        let message = "the model provider shows no list of its models, so these were not checked".to_owned();
+        return vec![step(true, message)];
+    };
+    let mut steps = Vec::new();
+    let mut asked = 0;
+    for model in wanted {
+        // Servers of local models add the tag `latest` to a name without one.
+        if listed.contains(model) || listed.contains(&format!("{model}:latest")) {
+            steps.push(step(true, format!("it has \"{model}\"")));
+            continue;
+        }
+        asked += 1;
+        if asked > MAX_ASKED {
+            steps.push(step(true, "further models were not checked".to_owned()));
+            break;
+        }
+        let path = format!("{list}/{}", utf8_percent_encode(model, NON_ALPHANUMERIC));
+        steps.push(match subject.send(headers, &path).await.status() {
+            Some(status) if status.is_success() => step(true, format!("it has \"{model}\"")),
+            _ => step(
+                false,
+                format!(
+                    "the model provider does not list \"{model}\": compare its identifier with the provider's own, or the \
+                     models that the key may use"
+                ),
+            ),
+        });
+    }
+    steps
+}

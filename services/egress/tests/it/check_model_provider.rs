@@ -1,0 +1,115 @@
+//! Checks of model providers: what is asked, and what people are told.
+
+use crate::{
+    standin::{Standin, TestCa},
+    world::{World, name},
+};
+use hoistway_client::{EgressClient, Transport};
+use hoistway_egress::{
+    AgentPolicy,
+    fixed::FixedPolicies,
+    origin::Origin,
+    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
+};
+use hoistway_kit::egress::EgressKey;
+use hoistway_model::{Code, EgressService, RevisionId, Secret, agent::LlmRole, egress::Check};
+use serde_json::json;
+use std::sync::Arc;
+
+const KEY: &str = "sk-of-the-check-77d0";
+
+fn server(provider: &str, base_url: &str, key: Option<&str>) -> ModelBackend {
+    let (origin, prefix) = Origin::of_url(base_url).unwrap();
+    let key = key.map(Secret::new);
+    ModelBackend::Server(Arc::new(ModelServer { name: name(provider), origin, prefix, key, allow_private: false }))
+}
+
+fn model(provider: &str, model: &str, backend: ModelBackend) -> ModelPolicy {
+    ModelPolicy { role: LlmRole::Chat, model: model.into(), provider: provider.into(), backend }
+}
+
+impl World {
+    /// The status, and each part of the check: its name, then `ok` or what is wrong.
+    async fn found_at(&self, provider: &str) -> (Option<u16>, Vec<(&'static str, String)>) {
+        let egress = EgressClient::new(Transport::connect("egress", &self.grpc, &self.token).unwrap());
+        let check = egress.check_model_provider(name(provider)).await.unwrap();
+        assert!(!format!("{check:?}").contains(KEY), "{check:?}");
+        let Check { status, steps, .. } = check;
+        let part = |ok, message| if ok { "ok".to_owned() } else { message };
+        (status, steps.into_iter().map(|s| (s.check.as_str(), part(s.ok, s.message))).collect())
+    }
+}
+
+fn ok(check: &'static str) -> (&'static str, String) {
+    (check, "ok".to_owned())
+}
+
+#[tokio::test]
+async fn a_model_provider_is_asked_for_its_models_with_its_key() {
+    let ca = TestCa::new();
+    let standin = Standin::tls_http1(&ca, "llm.test").await;
+    standin.lists_models(&["large", "llama3:latest"]);
+    let unavailable = |reason, text: &str| {
+        ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider: None, reason, text: text.into() }))
+    };
+    let main = server("main", "https://llm.test/v1", Some(KEY));
+    let models = vec![
+        model("main", "large", main.clone()),
+        model("main", "llama3", main.clone()),
+        model("main", "alias", main.clone()),
+        model("main", "no/such", main),
+        model("keyless", "large", server("keyless", "https://llm.test/v1", None)),
+        model("refused", "large", server("refused", "https://llm.test/status/401", Some(KEY))),
+        model("unlisted", "large", server("unlisted", "https://llm.test/status/404", Some(KEY))),
+        model("elsewhere", "large", server("elsewhere", "https://no-such-host.invalid/v1", Some(KEY))),
+        model("poor", "large", unavailable(ModelUnavailableReason::NoKey, "it has no key yet")),
+        model("playground", "large", ModelBackend::Playground(name("playground"))),
+    ];
+    let (key, revision) = (EgressKey::generate().unwrap(), RevisionId::mint());
+    let policy = AgentPolicy {
+        agent: name("a"),
+        revision,
+        tools: Vec::new(),
+        models,
+        own_key_origins: Vec::new(),
+        open_network: false,
+    };
+    let resolve = vec![format!("llm.test:443={}", standin.address)];
+    let policies = Arc::new(FixedPolicies::new([policy]));
+    let world = World::with_policies(&ca, key, policies, |config| config.resolve = resolve).await;
+
+    let missing = "the model provider does not list \"no/such\": compare its identifier with the provider's own, or the \
+                   models that the key may use";
+    let steps = vec![
+        ok("address"),
+        ok("tls"),
+        ok("credential"),
+        ok("model"),
+        ok("model"),
+        ok("model"),
+        ("model", missing.to_owned()),
+    ];
+    assert_eq!(world.found_at("main").await, (Some(200), steps));
+    let asked = standin.seen("/v1/models").remove(0);
+    assert_eq!(
+        (&asked["method"], &asked["headers"]["authorization"]),
+        (&json!("GET"), &json!(format!("Bearer {KEY}")))
+    );
+    // A name that the list leaves out is asked for.
+    assert_eq!(standin.seen("/v1/models/alias").len(), 1);
+
+    assert_eq!(world.found_at("keyless").await.1, [ok("address"), ok("tls"), ok("model")]);
+    let (status, steps) = world.found_at("refused").await;
+    assert_eq!((status, steps.len(), steps[2].0), (Some(401), 3, "credential"), "{steps:?}");
+    assert!(steps[2].1.ends_with("PUT /api/model-providers/refused/credentials stores another one"), "{steps:?}");
+    assert_eq!(
+        world.found_at("unlisted").await,
+        (Some(404), vec![ok("address"), ok("tls"), ok("credential"), ok("model")])
+    );
+    let (status, steps) = world.found_at("elsewhere").await;
+    assert_eq!((status, steps.len(), steps[0].0), (None, 1, "address"), "{steps:?}");
+    assert_eq!(world.found_at("poor").await, (None, vec![("credential", "it has no key yet".to_owned())]));
+    assert_eq!(world.found_at("playground").await, (None, vec![ok("address")]));
+    let egress = EgressClient::new(Transport::connect("egress", &world.grpc, &world.token).unwrap());
+    assert_eq!(egress.check_model_provider(name("nothing")).await.unwrap_err().code, Code::NotFound);
+}

@@ -19,6 +19,7 @@ mod hostile_network;
 mod http;
 mod images;
 mod keys;
+mod model_clients;
 mod models;
 mod need;
 mod processes;

@@ -17,7 +17,7 @@ const SERVER: &str = include_str!("models/server.py");
 
 /// A stack, and a stand-in for the API of OpenAI.
 fn start(dir: &Path) -> (Stack, PythonServer) {
-    let provider = PythonServer::start(dir, HOST, SERVER);
+    let provider = PythonServer::start(dir, &[HOST], SERVER);
     let stack = Stack::start_with(dir, |command| {
         command.env("HOISTWAY_EGRESS_RESOLVE", json!([format!("{HOST}:443=127.0.0.1:{}", provider.port)]).to_string());
         command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.join(AUTHORITY));

@@ -10,15 +10,18 @@ use std::{
 /// The file, in the directory of a test, of the authority that vouches for its servers.
 pub const AUTHORITY: &str = "tools.pem";
 
-/// Makes an authority and a certificate of `host` under it.
-pub fn certify(dir: &Path, host: &str) -> (Certificate, KeyPair) {
+/// Makes an authority and a certificate of `hosts` under it.
+pub fn certify(dir: &Path, hosts: &[&str]) -> (Certificate, KeyPair) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
     std::fs::write(dir.join(AUTHORITY), params.self_signed(&key).unwrap().pem()).unwrap();
     let issuer = Issuer::new(params, key);
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let leaf = CertificateParams::new(hosts.iter().map(|&host| host.to_owned()).collect::<Vec<_>>())
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
     (leaf, key)
 }
 
@@ -29,10 +32,10 @@ pub struct PythonServer {
 }
 
 impl PythonServer {
-    /// Starts `script` with the files of a certificate of `host` and of its key as arguments. Its packages are those in
+    /// Starts `script` with the files of a certificate of `hosts` and of its key as arguments. Its packages are those in
     /// `DIR/site`.
-    pub fn start(dir: &Path, host: &str, script: &str) -> Self {
-        let (leaf, key) = certify(dir, host);
+    pub fn start(dir: &Path, hosts: &[&str], script: &str) -> Self {
+        let (leaf, key) = certify(dir, hosts);
         let (leaf_file, key_file) = (dir.join("leaf.pem"), dir.join("leaf-key.pem"));
         std::fs::write(&leaf_file, leaf.pem()).unwrap();
         std::fs::write(&key_file, key.serialize_pem()).unwrap();

@@ -62,7 +62,7 @@ def handler(message):
 
 /// A host with TLS of an authority of its own, and the file of that authority.
 pub fn stand_in(dir: &Path) -> SocketAddr {
-    let (leaf, key) = certify(dir, HOST);
+    let (leaf, key) = certify(dir, &[HOST]);
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -30,7 +30,7 @@ fn mcp_http2_websocket_and_the_sdk_reach_a_tool_with_its_key() {
     }
     let dir = tempfile::tempdir().unwrap();
     install(dir.path());
-    let tool = PythonServer::start(dir.path(), HOST, SERVER);
+    let tool = PythonServer::start(dir.path(), &[HOST], SERVER);
     let stack = Stack::start_with(dir.path(), |command| {
         command.env("HOISTWAY_EGRESS_RESOLVE", json!([format!("{HOST}:443=127.0.0.1:{}", tool.port)]).to_string());
         command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join(AUTHORITY));

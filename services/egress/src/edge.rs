@@ -9,7 +9,7 @@ use crate::{
     limits::Permit,
     models,
     policy::{AgentPolicy, PolicyError, Route},
-    refuse::Refusal,
+    refuse::{Refusal, Shape},
     target::{self, Mode, Wanted},
     tunnel,
 };
@@ -60,7 +60,7 @@ impl Edge {
         let to_connect = *request.method() == Method::CONNECT;
         let path = if to_connect { "" } else { request.uri().path() };
         let mut entry = Entry::new(&self.egress.recorder, request.method(), path);
-        let for_models = self.is_model_call(&request);
+        let shape = self.error_shape(&request);
         Ok(match self.handle(request, &mut entry).await {
             Ok(Outcome::Tunnel) => {
                 entry.discard();
@@ -74,7 +74,7 @@ impl Edge {
             Ok(Outcome::Called(Answer::Response(response))) => self.download(response, entry),
             Ok(Outcome::Called(Answer::Own(response))) => self.download(response, entry),
             Err(refusal) => {
-                let refusal = if for_models { refusal.for_models() } else { refusal };
+                let refusal = refusal.shaped(shape);
                 let answer = refusal.answer(to_connect);
                 entry.refused(&refusal);
                 answer
@@ -158,15 +158,13 @@ impl Edge {
         call::call(&self.egress, &policy, destination, request, entry).await.map(Outcome::Called)
     }
 
-    /// Whether a client of models waits for the answer, who reads errors in the shape of the OpenAI API.
-    fn is_model_call(&self, request: &Request<Incoming>) -> bool {
-        if !models::is_model_path(request.uri().path()) {
-            return false;
-        }
+    /// Whose errors the client reads that waits for the answer.
+    fn error_shape(&self, request: &Request<Incoming>) -> Shape {
+        let Some(shape) = models::error_shape(request.uri().path(), request.headers()) else { return Shape::Egress };
         match target::wanted(&self.mode, request, self.local, &self.egress.names) {
-            Ok(Wanted::Own { .. }) => true,
-            Ok(Wanted::Remote { origin, .. }) => models::is_public_api(&origin),
-            Err(_) => false,
+            Ok(Wanted::Own { .. }) => shape,
+            Ok(Wanted::Remote { origin, .. }) if models::is_public_api(&origin) => shape,
+            Ok(Wanted::Remote { .. }) | Err(_) => Shape::Egress,
         }
     }
 

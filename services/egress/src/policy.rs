@@ -183,7 +183,7 @@ pub struct ModelPolicy {
 /// Who answers the calls of a model.
 #[derive(Debug, Clone)]
 pub enum ModelBackend {
-    /// A server that speaks the OpenAI API.
+    /// A provider's server.
     Server(Arc<ModelServer>),
     /// Egress itself, for the starter kit's provider of this name.
     Playground(Name),
@@ -202,11 +202,22 @@ impl ModelBackend {
     }
 }
 
-/// A server that speaks the OpenAI API, and how egress calls it.
+/// The API that a model provider's server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// The OpenAI API.
+    OpenAi,
+    /// The Messages API of Anthropic.
+    Anthropic,
+}
+
+/// A model provider's server, and how egress calls it.
 #[derive(Debug, Clone)]
 pub struct ModelServer {
     /// The provider's name.
     pub name: Name,
+    /// What it speaks.
+    pub protocol: Protocol,
     /// Where it is.
     pub origin: Origin,
     /// The path of its base URL, without a slash at the end, such as `/v1`.

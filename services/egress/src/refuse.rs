@@ -7,7 +7,7 @@ use hoistway_model::Code;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::ext::ReasonPhrase;
 use serde_json::json;
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 /// The code of everything that the policy forbids.
 const DENIED: &str = "egress_denied";
@@ -15,6 +15,17 @@ const DENIED: &str = "egress_denied";
 pub(crate) const MARK: &str = "x-hoistway-egress";
 /// The longest reason in a status line, in bytes.
 const MAX_PHRASE: usize = 200;
+
+/// Whose errors a client reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Those of egress.
+    Egress,
+    /// Those of the OpenAI API.
+    OpenAi,
+    /// Those of the API of Anthropic.
+    Anthropic,
+}
 
 /// Why a call goes no further.
 #[derive(Debug, Clone)]
@@ -26,10 +37,9 @@ pub(crate) struct Refusal {
     /// What people are told.
     pub(crate) message: String,
     retry_after: Option<Duration>,
-    /// Whether clients of models read it: they expect the errors of the OpenAI API.
-    for_models: bool,
+    shape: Shape,
     /// The member of the request that is wrong, for clients of models.
-    pub(crate) param: Option<&'static str>,
+    pub(crate) param: Option<Cow<'static, str>>,
     /// Whether the same call fails again until somebody changes something, so that clients need not try.
     permanent: bool,
 }
@@ -37,7 +47,7 @@ pub(crate) struct Refusal {
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, word: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { status, code, word, message, retry_after: None, for_models: false, param: None, permanent: false }
+        Self { status, code, word, message, retry_after: None, shape: Shape::Egress, param: None, permanent: false }
     }
 
     /// Forbidden by the policy.
@@ -104,14 +114,14 @@ impl Refusal {
         Self::new(StatusCode::NOT_IMPLEMENTED, code, "unsupported", message).permanent()
     }
 
-    /// The same in the shape of the OpenAI API's errors.
-    pub(crate) fn for_models(self) -> Self {
-        Self { for_models: true, ..self }
+    /// The same as the client of an API reads errors.
+    pub(crate) fn shaped(self, shape: Shape) -> Self {
+        Self { shape, ..self }
     }
 
     /// The same, naming the member of the request that is wrong.
-    pub(crate) fn param(self, param: impl Into<Option<&'static str>>) -> Self {
-        Self { param: param.into(), ..self }
+    pub(crate) fn param(self, param: impl Into<Cow<'static, str>>) -> Self {
+        Self { param: Some(param.into()), ..self }
     }
 
     /// The same, telling clients not to try again.
@@ -130,6 +140,17 @@ impl Refusal {
         }
     }
 
+    /// The type of the error in the API of Anthropic, which tells a few more apart.
+    fn anthropic_error_type(&self) -> &'static str {
+        match self.status {
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
+            _ => self.model_error_type(),
+        }
+    }
+
     pub(crate) fn timed_out(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded.as_str(), "timeout", message)
     }
@@ -141,9 +162,13 @@ impl Refusal {
 
     /// The answer. The body of an answer to CONNECT is shown by no client, so its text goes into the status line too.
     pub(crate) fn answer(&self, to_connect: bool) -> Response<Out> {
-        let body = match self.for_models {
-            false => json!({"error": self.message, "code": self.code, "reason": self.word}),
-            true => {
+        let body = match self.shape {
+            Shape::Egress => json!({"error": self.message, "code": self.code, "reason": self.word}),
+            Shape::Anthropic => {
+                let error = json!({"type": self.anthropic_error_type(), "message": self.message});
+                json!({"type": "error", "error": error, "reason": self.word})
+            }
+            Shape::OpenAi => {
                 let error = json!({
                     "message": self.message,
                     "type": self.model_error_type(),
@@ -158,8 +183,8 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(MARK, HeaderValue::from_static(self.word));
-        if self.for_models && self.permanent {
-            // The clients of OpenAI try again after every 5xx that does not say this.
+        if self.shape != Shape::Egress && self.permanent {
+            // Clients of both APIs try again after every 5xx that does not say this.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if let Some(wait) = self.retry_after {

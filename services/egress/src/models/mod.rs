@@ -1,53 +1,56 @@
-//! Calls of models: the OpenAI API, as agents' clients speak it, in front of whichever provider serves the model.
+//! Calls of models: the OpenAI API and that of Anthropic, as agents' clients speak them, in front of whichever provider
+//! serves the model.
 
+mod anthropic;
+mod chat;
 mod listing;
+mod memory;
 mod metering;
 mod playground;
 pub(crate) mod provider;
 mod request;
+mod sse;
 
-pub(crate) use request::MEMORY;
+pub(crate) use memory::MEMORY;
 
 use crate::{
     Egress,
     body::Upload,
     call::{self, Answer, Destination, Host},
     entry::Entry,
-    headers::remove_all_spellings,
     origin::Origin,
-    policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
-    refuse::Refusal,
-    usage::UsageKey,
+    policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
+    refuse::{Refusal, Shape},
 };
+use anthropic::Anthropic;
 use hoistway_model::{
     agent::LlmRole,
     model_api::{MODEL_APIS, PLACEHOLDER_KEY},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
-use metering::{Meter, Prepared};
 use request::ModelRequest;
 
 /// The path below which clients of models call.
 const PREFIX: &str = "/v1/";
-/// The header in which clients of Anthropic show their key.
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// The longest model identifier that a refusal repeats, in characters.
 const SHOWN_MODEL: usize = 128;
 
-/// An operation of the OpenAI API that goes to the model which the request's body names.
+/// An operation that goes to the model which the request's body names: of the OpenAI API, or of that of Anthropic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Api {
     ChatCompletions,
     Completions,
     Embeddings,
     Responses,
+    Messages,
+    CountTokens,
 }
 
 impl Api {
     fn of_path(path: &str) -> Option<Self> {
-        let all = [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Responses];
-        all.into_iter().find(|api| path == api.path())
+        let openai = [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Responses];
+        openai.into_iter().chain([Self::Messages, Self::CountTokens]).find(|api| path == api.path())
     }
 
     /// The path below that of the base URL.
@@ -57,6 +60,15 @@ impl Api {
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
             Self::Responses => "responses",
+            Self::Messages => "messages",
+            Self::CountTokens => "messages/count_tokens",
+        }
+    }
+
+    const fn protocol(self) -> Protocol {
+        match self {
+            Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::Responses => Protocol::OpenAi,
+            Self::Messages | Self::CountTokens => Protocol::Anthropic,
         }
     }
 
@@ -68,14 +80,30 @@ impl Api {
     const fn role(self) -> LlmRole {
         match self {
             Self::Embeddings => LlmRole::Embedding,
-            Self::ChatCompletions | Self::Completions | Self::Responses => LlmRole::Chat,
+            _ => LlmRole::Chat,
         }
     }
+}
+
+/// A call of a model that the agent may make.
+struct ModelCall<'a> {
+    api: Api,
+    model: &'a ModelPolicy,
+    parts: Parts,
+    query: &'a str,
+    request: ModelRequest,
 }
 
 /// Whether a path of egress is one of models.
 pub(crate) fn is_model_path(path: &str) -> bool {
     path.starts_with(PREFIX)
+}
+
+/// Whose errors a client reads that calls this path, if it is one of models.
+pub(crate) fn error_shape(path: &str, headers: &HeaderMap) -> Option<Shape> {
+    let path = path.strip_prefix(PREFIX)?;
+    let is_messages = path == "messages" || path.starts_with("messages/");
+    Some(if is_messages || anthropic::is_client(headers) { Shape::Anthropic } else { Shape::OpenAi })
 }
 
 /// Whether clients of models call there without being told an address.
@@ -88,7 +116,7 @@ pub(crate) fn is_public_api(origin: &Origin) -> bool {
 pub(crate) fn has_placeholder_key(headers: &HeaderMap) -> bool {
     let is_placeholder = |key: &str| key.trim() == PLACEHOLDER_KEY;
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    text(&X_API_KEY).is_some_and(is_placeholder)
+    text(&anthropic::KEY).is_some_and(is_placeholder)
         || text(&header::AUTHORIZATION)
             .and_then(|value| value.split_once(' '))
             .is_some_and(|(_, key)| is_placeholder(key))
@@ -106,13 +134,11 @@ pub(crate) async fn call(
     let path = path.strip_prefix(PREFIX).unwrap_or(path);
     let Some(api) = Api::of_path(path) else {
         return match (path, path.strip_prefix("models/")) {
-            ("models", _) => get(request.method()).map(|()| listing::all(policy)),
-            (_, Some(model)) => get(request.method()).and_then(|()| listing::one(policy, model)),
-            ("messages" | "messages/count_tokens" | "complete", _) => {
-                Err(Refusal::unsupported("the API of Anthropic is not supported yet, the OpenAI API is"))
-            }
+            ("models", _) => get(request.method()).map(|()| listing::all(policy, request.headers())),
+            (_, Some(model)) => get(request.method()).and_then(|()| listing::one(policy, request.headers(), model)),
             _ => Err(Refusal::not_found(
-                "egress has chat/completions, completions, embeddings, responses and models of the OpenAI API below /v1/",
+                "egress has chat/completions, completions, embeddings, responses and models of the OpenAI API below \
+                 /v1/, and messages and messages/count_tokens of that of Anthropic",
             )),
         };
     };
@@ -120,66 +146,42 @@ pub(crate) async fn call(
         return Err(Refusal::method_not_allowed(format!("/v1/{path} is called with POST")));
     }
     entry.hold(egress.agents.call(&policy.agent)?);
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let mut request = ModelRequest::read(egress, &parts.headers, body).await?;
     let model = choose(policy, api, request.model.as_deref())?;
     if request.model.is_none() {
         request.set_model(&model.model);
     }
-    let Some(meter) = meter(egress, policy, model, &parts.headers, &mut request, api).await else {
-        return answer(egress, policy, model, api, (parts, request), query, entry).await;
-    };
-    // What is compressed cannot be counted.
-    parts.headers.remove(header::ACCEPT_ENCODING);
-    let answer = answer(egress, policy, model, api, (parts, request), query, entry).await;
-    meter.measure(answer).await
+    let mut call = ModelCall { api, model, parts, query, request };
+    let meter = metering::begin(egress, policy, &mut call).await;
+    let answer = answer(egress, policy, call, entry).await;
+    match meter {
+        Some(meter) => meter.measure(answer).await,
+        None => answer,
+    }
 }
 
-/// Makes the request ready for being counted; nothing where nobody answers it.
-async fn meter(
-    egress: &Egress,
-    policy: &AgentPolicy,
-    model: &ModelPolicy,
-    headers: &HeaderMap,
-    request: &mut ModelRequest,
-    api: Api,
-) -> Option<Meter> {
-    let provider = model.backend.provider()?.clone();
-    let user = call::end_user(egress, policy, headers).and_then(|user| String::from_utf8(user.as_bytes().into()).ok());
-    let (agent, model) = (policy.agent.clone(), model.model.clone());
-    let key = UsageKey { agent, provider, model, user: user.unwrap_or_default() };
-    let prepared = Prepared::new(request.body.clone(), api.has_stream_options()).await;
-    let meter = Meter::new(egress.usage.clone(), key, &prepared);
-    request.body = prepared.body;
-    Some(meter)
-}
-
-/// Has the request answered by whoever serves the model.
+/// Gets the answer from whoever serves the model. Every answer of a model comes from here.
 async fn answer(
     egress: &Egress,
     policy: &AgentPolicy,
-    model: &ModelPolicy,
-    api: Api,
-    (mut parts, request): (Parts, ModelRequest),
-    query: &str,
+    call: ModelCall<'_>,
     entry: &mut Entry,
 ) -> Result<Answer, Refusal> {
-    match &model.backend {
+    match &call.model.backend {
         ModelBackend::Server(server) => {
             entry.model_provider(&server.name);
             entry.to(server.origin.to_string());
-            let mut path_and_query = format!("{}/{}", server.prefix, api.path());
-            entry.path(&path_and_query);
-            if !query.is_empty() {
-                path_and_query.extend(["?", query]);
+            match (server.protocol, call.api) {
+                (protocol, api) if api.protocol() == protocol => pass_on(egress, policy, server, call, entry).await,
+                (Protocol::Anthropic, Api::ChatCompletions) => {
+                    chat::complete::<Anthropic>(egress, policy, server, call, entry).await
+                }
+                (_, api) => Err(not_spoken(api, &call.model.model, &format!("the provider \"{}\"", server.name))),
             }
-            // The body may have become another one.
-            parts.headers.remove(header::CONTENT_LENGTH);
-            let upload = Upload::buffered(request.body, request.memory, entry.progress());
-            let destination = Destination { host: Host::Model(server), path_and_query };
-            call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await
         }
         ModelBackend::Playground(name) => {
+            let ModelCall { api, model, request, .. } = call;
             entry.model_provider(name);
             entry.progress().sent(request.body.len() as u64);
             playground::answer(api, model.model.clone(), request.body).await.map(Answer::Own)
@@ -193,17 +195,69 @@ async fn answer(
     }
 }
 
+/// Passes a call on to a server that speaks its API.
+async fn pass_on(
+    egress: &Egress,
+    policy: &AgentPolicy,
+    server: &ModelServer,
+    call: ModelCall<'_>,
+    entry: &mut Entry,
+) -> Result<Answer, Refusal> {
+    let ModelCall { api, mut parts, query, request, .. } = call;
+    let mut path_and_query = format!("{}/{}", server.prefix, api.path());
+    entry.path(&path_and_query);
+    if !query.is_empty() {
+        path_and_query.extend(["?", query]);
+    }
+    // The body may have become another one.
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if server.protocol == Protocol::Anthropic {
+        anthropic::add_version(&mut parts.headers);
+    }
+    let upload = Upload::buffered(request.body, request.memory, entry.progress());
+    let destination = Destination { host: Host::Model(server), path_and_query };
+    call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await
+}
+
+/// The refusal of a call in an API that `whom`, who serves the model, does not speak.
+fn not_spoken(api: Api, model: &str, whom: &str) -> Refusal {
+    let text = match api.protocol() {
+        Protocol::Anthropic => format!(
+            "\"{model}\" is served by {whom}, which does not speak the API of Anthropic: call it with the OpenAI API, \
+             /v1/chat/completions"
+        ),
+        Protocol::OpenAi => {
+            format!("\"{model}\" is served by {whom}, which has no {}: call it with /v1/chat/completions", api.path())
+        }
+    };
+    Refusal::bad_request(text).param("model").permanent()
+}
+
 /// Puts the server's key in the place of the one that the agent sent.
 pub(crate) fn apply_key(server: &ModelServer, headers: &mut HeaderMap) -> Result<(), Refusal> {
-    remove_all_spellings(headers, &header::AUTHORIZATION);
+    anthropic::remove_keys(headers);
     let Some(key) = &server.key else { return Ok(()) };
-    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose())).map_err(|_| {
+    let (name, prefix) = match server.protocol {
+        Protocol::OpenAi => (header::AUTHORIZATION, "Bearer "),
+        Protocol::Anthropic => (anthropic::KEY, ""),
+    };
+    let mut value = HeaderValue::try_from([prefix, key.expose()].concat()).map_err(|_| {
         let text = format!("the key of the model provider \"{}\" cannot be sent: set it again", server.name);
         Refusal::bad_gateway("credential_unusable", text).permanent()
     })?;
     value.set_sensitive(true);
-    headers.insert(header::AUTHORIZATION, value);
+    headers.insert(name, value);
     Ok(())
+}
+
+/// The header of a request that egress makes itself.
+pub(crate) fn own_request(server: &ModelServer) -> Result<HeaderMap, Refusal> {
+    let mut headers = HeaderMap::new();
+    if server.protocol == Protocol::Anthropic {
+        anthropic::add_version(&mut headers);
+    }
+    apply_key(server, &mut headers)?;
+    Ok(headers)
 }
 
 fn get(method: &Method) -> Result<(), Refusal> {

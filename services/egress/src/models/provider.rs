@@ -2,13 +2,16 @@
 
 use crate::{
     origin::{Origin, without_query},
-    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, RegisteredModels},
+    policy::{
+        ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol, RegisteredModels,
+    },
     tool_access::PrivateHosts,
 };
-use hoistway_model::{Name, Result, agent::LlmConfig, egress::ModelProviderAccess};
+use hoistway_model::{Name, Result, agent::LlmConfig, egress::ModelProviderAccess, tool::needs_credentials};
 use std::{collections::BTreeMap, sync::Arc};
 
 const OPENAI: &str = "https://api.openai.com/v1";
+const ANTHROPIC: &str = "https://api.anthropic.com/v1";
 const OLLAMA: &str = "http://localhost:11434/v1";
 /// The path of an endpoint that names none.
 const DEFAULT_PATH: &str = "/v1";
@@ -90,7 +93,15 @@ fn unregistered(provider: &str, model: &str) -> ModelBackend {
     if let (true, Ok(name)) = (provider == "ollama", Name::parse("provider", provider))
         && let Ok((origin, prefix)) = Origin::of_url(OLLAMA)
     {
-        return ModelBackend::Server(Arc::new(ModelServer { name, origin, prefix, key: None, allow_private: true }));
+        let (protocol, key) = (Protocol::OpenAi, None);
+        return ModelBackend::Server(Arc::new(ModelServer {
+            name,
+            protocol,
+            origin,
+            prefix,
+            key,
+            allow_private: true,
+        }));
     }
     if let Some(text) = unsupported(provider) {
         return unavailable(None, ModelUnavailableReason::Unsupported, text);
@@ -108,16 +119,16 @@ fn backend(access: &ModelProviderAccess, private: &PrivateHosts) -> ModelBackend
         return unavailable(Some(name), ModelUnavailableReason::Unsupported, text);
     }
     let key = credentials.get("api_key").cloned();
-    let is_openai = provider == "openai";
-    if *demo && is_openai && endpoint.is_empty() && key.is_none() {
+    if *demo && provider == "openai" && endpoint.is_empty() && key.is_none() {
         return ModelBackend::Playground(name.clone());
     }
-    let url = match (endpoint.as_str(), is_openai) {
-        ("", true) => OPENAI,
-        ("", false) => OLLAMA,
-        (endpoint, _) => endpoint,
+    let (protocol, default) = match provider.as_str() {
+        "anthropic" => (Protocol::Anthropic, ANTHROPIC),
+        "ollama" => (Protocol::OpenAi, OLLAMA),
+        _ => (Protocol::OpenAi, OPENAI),
     };
-    let Ok((origin, prefix)) = base_url(url) else {
+    let url = if endpoint.is_empty() { default } else { endpoint };
+    let Ok((origin, prefix)) = base_url(url, protocol) else {
         let text = format!(
             "the endpoint of the model provider \"{name}\" is not a URL of http:// or https://: PUT \
              /api/model-providers/{name} sets another one"
@@ -126,26 +137,34 @@ fn backend(access: &ModelProviderAccess, private: &PrivateHosts) -> ModelBackend
     };
     let allow_private = private.covers(&origin.place.host);
     // Servers of one's own, such as vLLM and llama.cpp, mostly want no key.
-    if key.is_none() && is_openai && !allow_private {
+    if key.is_none() && needs_credentials(provider) && !allow_private {
         let text = format!(
             "the model provider \"{name}\" has no key yet: PUT /api/model-providers/{name}/credentials stores one"
         );
         return unavailable(Some(name), ModelUnavailableReason::NoKey, text);
     }
-    ModelBackend::Server(Arc::new(ModelServer { name: name.clone(), origin, prefix, key, allow_private }))
+    let name = name.clone();
+    ModelBackend::Server(Arc::new(ModelServer { name, protocol, origin, prefix, key, allow_private }))
 }
 
-fn base_url(text: &str) -> Result<(Origin, String)> {
-    let (origin, prefix) = Origin::of_url(&without_query(text)?)?;
-    Ok((origin, if prefix.is_empty() { DEFAULT_PATH.to_owned() } else { prefix }))
+fn base_url(text: &str, protocol: Protocol) -> Result<(Origin, String)> {
+    let (origin, mut prefix) = Origin::of_url(&without_query(text)?)?;
+    // Base URLs of the OpenAI API have the version in them, those of Anthropic's clients have not.
+    let lacks_version = match protocol {
+        Protocol::OpenAi => prefix.is_empty(),
+        Protocol::Anthropic => !prefix.ends_with(DEFAULT_PATH),
+    };
+    if lacks_version {
+        prefix.push_str(DEFAULT_PATH);
+    }
+    Ok((origin, prefix))
 }
 
 /// The text for a protocol that egress does not speak.
 fn unsupported(provider: &str) -> Option<String> {
-    matches!(provider, "anthropic" | "bedrock").then(|| {
-        format!(
-            "model providers that speak the protocol \"{provider}\" are not supported yet, only openai and ollama are"
-        )
+    (provider == "bedrock").then(|| {
+        "model providers that speak the protocol \"bedrock\" are not supported yet: anthropic, openai and ollama are"
+            .to_owned()
     })
 }
 
@@ -225,11 +244,20 @@ mod tests {
     }
 
     #[test]
+    fn anthropic_is_called_below_v1_whether_the_endpoint_says_so_or_not() {
+        let at = |endpoint| answers("x", "claude", &[access("x", "anthropic", endpoint, &[], Some("k"))]);
+        assert_eq!(at(""), "https://api.anthropic.com/v1 k false");
+        assert_eq!(at("https://api.anthropic.com"), "https://api.anthropic.com/v1 k false");
+        assert_eq!(at("https://own.example/anthropic/"), "https://own.example/anthropic/v1 k false");
+        assert_eq!(at("https://own.example/anthropic/v1"), "https://own.example/anthropic/v1 k false");
+        assert_eq!(answers("anthropic", "claude", &[access("x", "anthropic", "", &[], None)]), "NoKey");
+        assert_eq!(answers("anthropic", "claude", &[]), "NoProvider");
+    }
+
+    #[test]
     fn protocols_that_are_not_spoken_and_endpoints_that_are_none_are_unavailable() {
-        for kind in ["anthropic", "bedrock"] {
-            assert_eq!(answers(kind, "claude", &[]), "Unsupported");
-            assert_eq!(answers("x", "claude", &[access("x", kind, "", &[], Some("k"))]), "Unsupported");
-        }
+        assert_eq!(answers("bedrock", "claude", &[]), "Unsupported");
+        assert_eq!(answers("x", "claude", &[access("x", "bedrock", "", &[], Some("k"))]), "Unsupported");
         assert_eq!(answers("x", "m", &[access("x", "openai", "ftp://a.example", &[], Some("k"))]), "BadEndpoint");
     }
 }

@@ -1,25 +1,19 @@
 //! The body of a model call: read up to a bound, and looked into for the model that it names.
 
+use super::memory::{self, Unread};
 use crate::{Egress, refuse::Refusal};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use std::{borrow::Cow, fmt};
+use tokio::sync::OwnedSemaphorePermit;
 
-/// Bytes of all large requests that may be in memory at a time.
-pub(crate) const MEMORY: usize = 512 << 20;
 /// The largest request.
 const MAX_BODY: u64 = 32 << 20;
-/// Larger requests count against [`MEMORY`].
-const SMALL: usize = 64 << 10;
-/// Larger requests are parsed off the async runtime.
-const PARSED_INLINE: usize = 256 << 10;
 /// The longest model identifier, in bytes.
 const MAX_MODEL: usize = 2048;
 
@@ -28,7 +22,7 @@ const MAX_MODEL: usize = 2048;
 pub(super) struct ModelRequest {
     pub(super) body: Bytes,
     pub(super) model: Option<String>,
-    /// What the body counts against [`MEMORY`], for as long as it is there.
+    /// What the body counts against [`memory::MEMORY`], for as long as it is there.
     pub(super) memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -39,19 +33,22 @@ impl ModelRequest {
         if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
             return Err(Refusal::bad_request("requests for models must come without Content-Encoding"));
         }
-        let (body, memory) = collect(egress, body).await?;
+        let limit = MAX_BODY.min(egress.config.limits.request_size);
+        let (body, memory) = memory::collect(egress, body, limit).await.map_err(|e| match e {
+            Unread::TooLarge => Refusal::too_large(limit),
+            Unread::NoMemory => Refusal::overloaded("too many large requests for models are in progress"),
+            Unread::Late => Refusal::bad_request("the request's body did not come in time"),
+            Unread::Broken(e) => Refusal::bad_request(format!("the request's body broke off: {e}")),
+        })?;
         let parsing = body.clone();
-        let model = match body.len() > PARSED_INLINE {
-            false => model_of(&parsing),
-            true => match tokio::task::spawn_blocking(move || model_of(&parsing)).await {
-                Ok(model) => model,
-                Err(e) => {
-                    tracing::error!("parsing a request for a model failed: {e}");
-                    return Err(Refusal::overloaded("the request could not be read now"));
-                }
-            },
-        };
-        let model = model.map_err(|why| Refusal::bad_request(why.text).param(why.param))?;
+        let model = memory::read_off_runtime(body.len(), move || model_of(&parsing)).await?;
+        let model = model.map_err(|why| {
+            let refusal = Refusal::bad_request(why.text);
+            match why.param {
+                Some(param) => refusal.param(param),
+                None => refusal,
+            }
+        })?;
         Ok(Self { body, model, memory })
     }
 
@@ -69,40 +66,6 @@ impl ModelRequest {
         changed.extend_from_slice(rest);
         self.body = changed.freeze();
         self.model = Some(model.to_owned());
-    }
-}
-
-async fn collect(egress: &Egress, mut body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
-    let limits = &egress.config.limits;
-    let limit = MAX_BODY.min(limits.request_size);
-    if body.size_hint().lower() > limit {
-        return Err(Refusal::too_large(limit));
-    }
-    let idle = Duration::from_millis(limits.idle_ms);
-    let (mut read, mut memory): (_, Option<OwnedSemaphorePermit>) = (BytesMut::new(), None);
-    loop {
-        let frame = match timeout(idle, body.frame()).await {
-            Ok(None) => return Ok((read.freeze(), memory)),
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(e))) => return Err(Refusal::bad_request(format!("the request's body broke off: {e}"))),
-            Err(_) => return Err(Refusal::bad_request("the request's body did not come in time")),
-        };
-        let Ok(data) = frame.into_data() else { continue };
-        if (read.len() + data.len()) as u64 > limit {
-            return Err(Refusal::too_large(limit));
-        }
-        read.extend_from_slice(&data);
-        let held = memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let needed = read.len().saturating_sub(SMALL).saturating_sub(held);
-        if needed > 0 {
-            let full = |_| Refusal::overloaded("too many large requests for models are in progress");
-            let needed = u32::try_from(needed).unwrap_or(u32::MAX);
-            let more = Arc::clone(&egress.model_memory).try_acquire_many_owned(needed).map_err(full)?;
-            match &mut memory {
-                Some(memory) => memory.merge(more),
-                None => memory = Some(more),
-            }
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use hoistway_egress::{
     AgentPolicy,
     fixed::FixedPolicies,
     origin::Origin,
-    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
+    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
 };
 use hoistway_kit::egress::EgressKey;
 use hoistway_model::{Code, EgressService, RevisionId, Secret, agent::LlmRole, egress::Check};
@@ -21,7 +21,14 @@ const KEY: &str = "sk-of-the-check-77d0";
 fn server(provider: &str, base_url: &str, key: Option<&str>) -> ModelBackend {
     let (origin, prefix) = Origin::of_url(base_url).unwrap();
     let key = key.map(Secret::new);
-    ModelBackend::Server(Arc::new(ModelServer { name: name(provider), origin, prefix, key, allow_private: false }))
+    ModelBackend::Server(Arc::new(ModelServer {
+        name: name(provider),
+        protocol: Protocol::OpenAi,
+        origin,
+        prefix,
+        key,
+        allow_private: false,
+    }))
 }
 
 fn model(provider: &str, model: &str, backend: ModelBackend) -> ModelPolicy {

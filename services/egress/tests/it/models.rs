@@ -1,4 +1,7 @@
-//! Models: the OpenAI API at egress, and the providers behind it.
+//! Models: the APIs of OpenAI and Anthropic at egress, and the providers behind it.
+
+mod anthropic;
+mod translation;
 
 use crate::{
     standin::{Standin, TestCa},
@@ -9,7 +12,7 @@ use hoistway_egress::{
     AgentPolicy,
     fixed::FixedPolicies,
     origin::Origin,
-    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason},
+    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
 };
 use hoistway_kit::egress::EgressKey;
 use hoistway_model::{RevisionId, Secret, agent::LlmRole, egress::CallTarget};
@@ -24,9 +27,13 @@ use tokio::time::timeout;
 pub const CHAT: &str = "/v1/chat/completions";
 
 pub fn server(provider: &str, base_url: &str) -> ModelBackend {
+    server_of(Protocol::OpenAi, provider, base_url)
+}
+
+fn server_of(protocol: Protocol, provider: &str, base_url: &str) -> ModelBackend {
     let (origin, prefix) = Origin::of_url(base_url).unwrap();
-    let key = Some(Secret::new(format!("sk-of-{provider}")));
-    ModelBackend::Server(Arc::new(ModelServer { name: name(provider), origin, prefix, key, allow_private: false }))
+    let (name, key) = (name(provider), Some(Secret::new(format!("sk-of-{provider}"))));
+    ModelBackend::Server(Arc::new(ModelServer { name, protocol, origin, prefix, key, allow_private: false }))
 }
 
 fn unavailable(reason: ModelUnavailableReason, text: &str) -> ModelBackend {
@@ -126,7 +133,6 @@ async fn refusals_have_the_shape_of_the_openai_api_and_reach_no_provider() {
     for (request, status, code) in [
         (post(CHAT, r#"{"model": "small"}"#), 502, "credential_missing"),
         (post(CHAT, r#"{"model": "claude"}"#), 501, "unsupported"),
-        (post("/v1/messages", "{}"), 501, "unsupported"),
         (post(CHAT, "no json"), 400, "bad_request"),
         (post(CHAT, r#"{"model": "large", "model": "gpt-9"}"#), 400, "bad_request"),
         (post(CHAT, too_large), 413, "request_too_large"),

@@ -1,7 +1,7 @@
 //! A tool that tells what it got, with TLS of an authority of its own or without.
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
@@ -57,8 +57,8 @@ impl TestCa {
 }
 
 /// What a stand-in is and has seen. Requests are answered by their path:
-/// `/status/N`, `/redirect`, `/hang`, `/stream` (pieces that the test sends), `/token`, `/websocket` (bytes come back as they
-/// are); others are told back as JSON.
+/// `/status/N`, `/redirect`, `/hang`, `/stream` (pieces that the test sends), `/canned` (an answer that the test sets),
+/// `/token`, `/websocket` (bytes come back as they are); others are told back as JSON.
 #[derive(Clone)]
 pub struct Standin {
     pub address: SocketAddr,
@@ -70,6 +70,8 @@ struct State {
     seen: Mutex<Vec<Value>>,
     /// Pieces of the answer to `/stream`.
     pieces: Mutex<Option<mpsc::Receiver<Bytes>>>,
+    /// The answer to paths below `/canned`.
+    canned: Mutex<(u16, HeaderMap, String)>,
     /// Answers of `/token`, the last one again and again: a status and a body.
     tokens: Mutex<Vec<(u16, String)>>,
     /// The models that `/v1/models` lists. It also has `alias`.
@@ -97,6 +99,7 @@ impl Standin {
             connections: AtomicUsize::new(0),
             seen: Mutex::default(),
             pieces: Mutex::default(),
+            canned: Mutex::default(),
             tokens: Mutex::default(),
             models: Mutex::default(),
             wanted: Mutex::default(),
@@ -147,6 +150,14 @@ impl Standin {
         sender
     }
 
+    /// Sets the answer to paths below `/canned`.
+    pub fn cans(&self, status: u16, headers: &[(&'static str, &'static str)], body: impl Into<String>) {
+        let value = |(name, value): &(&'static str, &'static str)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        *self.state.canned.lock().unwrap() = (status, headers.iter().map(value).collect(), body.into());
+    }
+
     pub fn tokens<const N: usize>(&self, answers: [(u16, Value); N]) {
         *self.state.tokens.lock().unwrap() = answers.into_iter().map(|(s, v)| (s, v.to_string())).rev().collect();
     }
@@ -162,7 +173,7 @@ impl Standin {
     async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         // Model providers are called below their base URL, which says what they are to do.
         let path = request.uri().path();
-        let below = ["/chat/completions", "/models"].into_iter().find_map(|end| path.strip_suffix(end));
+        let below = ["/chat/completions", "/messages", "/models"].into_iter().find_map(|end| path.strip_suffix(end));
         let path = if path == "/v1/models" { path } else { below.unwrap_or(path) }.to_owned();
         if path == "/hang" {
             std::future::pending::<()>().await;
@@ -172,7 +183,9 @@ impl Standin {
             let pieces = futures_util::stream::unfold(pieces, |mut pieces| async move {
                 Some((Ok(Frame::data(pieces.recv().await?)), pieces))
             });
-            return Ok(Response::new(StreamBody::new(pieces).boxed_unsync()));
+            let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+            response.headers_mut().insert("content-type", HeaderValue::from_static("text/event-stream"));
+            return Ok(response);
         }
         let upgrading = (path == "/websocket").then(|| hyper::upgrade::on(&mut request));
         let told = self.tell(request).await;
@@ -181,6 +194,12 @@ impl Standin {
         if let Some(status) = path.strip_prefix("/status/") {
             *response.status_mut() = status.parse().unwrap();
             response.headers_mut().insert("retry-after", HeaderValue::from_static("7"));
+        }
+        if path.starts_with("/canned") {
+            let (status, headers, body) = self.state.canned.lock().unwrap().clone();
+            response = text(body);
+            *response.status_mut() = status.try_into().unwrap();
+            *response.headers_mut() = headers;
         }
         if let Some(upgrading) = upgrading {
             tokio::spawn(async move {

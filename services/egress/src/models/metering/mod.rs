@@ -7,10 +7,11 @@ mod reading;
 mod request;
 mod scanner;
 
-pub(super) use request::Prepared;
-
+use super::{Api, ModelCall};
 use crate::{
-    call::Answer,
+    Egress,
+    call::{self, Answer},
+    policy::AgentPolicy,
     refuse::Refusal,
     usage::{Commit, Ledger, UsageKey},
 };
@@ -21,6 +22,22 @@ use hoistway_model::usage::UsageSums;
 use http::{Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Body;
+use request::Prepared;
+
+/// Makes a call ready for being counted; nothing where nobody answers it, or what is asked uses no model.
+pub(super) async fn begin(egress: &Egress, policy: &AgentPolicy, call: &mut ModelCall<'_>) -> Option<Meter> {
+    let provider = call.model.backend.provider().filter(|_| call.api != Api::CountTokens)?.clone();
+    let headers = &mut call.parts.headers;
+    let user = call::end_user(egress, policy, headers).and_then(|user| String::from_utf8(user.as_bytes().into()).ok());
+    // What is compressed cannot be counted.
+    headers.remove(header::ACCEPT_ENCODING);
+    let (agent, model) = (policy.agent.clone(), call.model.model.clone());
+    let key = UsageKey { agent, provider, model, user: user.unwrap_or_default() };
+    let prepared = Prepared::new(call.request.body.clone(), call.api.has_stream_options()).await;
+    let meter = Meter::new(egress.usage.clone(), key, &prepared);
+    call.request.body = prepared.body;
+    Some(meter)
+}
 
 /// The count of one call, which is made once: at the latest when this is dropped, since then the agent has gone away.
 #[derive(Debug)]
@@ -37,7 +54,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) const fn new(ledger: Ledger, key: UsageKey, request: &Prepared) -> Self {
+    const fn new(ledger: Ledger, key: UsageKey, request: &Prepared) -> Self {
         let Prepared { streams, leave_out_usage, input, .. } = *request;
         Self { ledger, key: Some(key), streams, leave_out_usage, input, status: None }
     }
@@ -49,6 +66,11 @@ impl Meter {
             Ok(Answer::Own(response)) => Ok(Answer::Own(self.wrap(response).await)),
             // Models do not switch protocols.
             Ok(switched @ Answer::Switched { .. }) => Ok(switched),
+            // Nobody was asked.
+            Err(refusal) if refusal.status.is_client_error() => {
+                self.key = None;
+                Err(refusal)
+            }
             Err(refusal) => {
                 if let Some(commit) = self.count(UsageSums { requests: 1, failed_requests: 1, ..UsageSums::default() })
                 {

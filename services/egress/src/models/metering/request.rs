@@ -12,8 +12,8 @@ const READ_INLINE: usize = 256 << 10;
 
 /// A request as it goes on.
 #[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) body: Bytes,
+pub(super) struct Prepared {
+    pub(super) body: Bytes,
     /// Whether it asks for a stream.
     pub(super) streams: bool,
     /// Whether the agent did not ask for the usage that the stream will have.
@@ -24,7 +24,7 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Reads a request. `has_stream_options` is whether its API is one where streams say their usage if they are asked.
-    pub(crate) async fn new(body: Bytes, has_stream_options: bool) -> Self {
+    pub(super) async fn new(body: Bytes, has_stream_options: bool) -> Self {
         if body.len() <= READ_INLINE {
             return prepare(body, has_stream_options);
         }

@@ -76,6 +76,7 @@ fn respond(api: Api, model: String, body: &[u8]) -> Result<Answer, Refusal> {
         Api::Completions => chat::legacy(&envelope, &request),
         Api::Responses => responses::respond(&envelope, &request),
         Api::Embeddings => embeddings::embed(&envelope, &request).map(Answer::Json),
+        Api::Messages | Api::CountTokens => Err(super::not_spoken(api, &envelope.model, "the playground")),
     }
 }
 

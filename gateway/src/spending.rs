@@ -1,8 +1,22 @@
 //! Sums of what models were used for, and amounts of money, as the public API shows them.
 
-use hoistway_model::usage::UsageSums;
+use crate::api::json::Object;
+use hoistway_model::{Money, Result, usage::UsageSums};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
+
+/// Reads an amount of money, a number or exact text, from a member of a request.
+pub fn money(object: &mut Object, key: &'static str) -> Result<Option<Money>> {
+    let path = object.path_of(key);
+    let text = |value| match value {
+        Value::String(text) => text,
+        Value::Number(number) => number.to_string(),
+        // No amount, and refused as such.
+        _ => String::new(),
+    };
+    object.take(key).map(|value| Money::parse(&path, text(value).trim())).transpose()
+}
 
 /// Sums of calls of models.
 #[derive(Debug, Serialize, ToSchema)]

@@ -2,6 +2,7 @@
 //! [`Code::InvalidArgument`](hoistway_model::Code) naming its field.
 
 mod agents;
+mod budgets;
 mod builds;
 mod egress;
 mod revisions;

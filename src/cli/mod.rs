@@ -3,6 +3,7 @@
 mod access;
 mod agents;
 mod api;
+mod budget;
 mod calls;
 mod deploy;
 mod deployments;
@@ -46,6 +47,8 @@ pub enum Command {
     Calls(With<calls::CallsArgs>),
     /// Show what agents used of models: requests, tokens and cost
     Usage(With<usage::UsageArgs>),
+    /// Show how much of models an agent may use and has used, or set it
+    Budget(With<budget::BudgetArgs>),
     /// Send a message to an agent and print its answer
     Invoke(With<agents::InvokeArgs>),
     /// List the revisions of an agent that it can be rolled back to
@@ -115,6 +118,7 @@ impl Command {
             Self::Tools(with) | Self::ModelProviders(with) => with.json,
             Self::Logs(_) => false,
             Self::Usage(with) => with.json,
+            Self::Budget(with) => with.json,
             Self::Calls(with) => with.json && !with.args.follow,
             Self::Invoke(with) => with.json && !with.args.streams(),
             Self::Revisions(with) | Self::Restart(with) | Self::Stop(with) | Self::Start(with) | Self::Delete(with) => {
@@ -151,6 +155,10 @@ async fn dispatch(command: Command) -> Outcome<()> {
         Command::Usage(with) => {
             let (api, args, json) = with.open()?;
             usage::run(&api, args, json).await
+        }
+        Command::Budget(with) => {
+            let (api, args, json) = with.open()?;
+            budget::run(&api, args, json).await
         }
         Command::Invoke(with) => {
             let (api, args, json) = with.open()?;

@@ -4,6 +4,7 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentIdentities, EgressService, Name, Result, RevisionId, ToolCredentials,
+    budget::{Budget, BudgetUse},
     egress::{
         AgentIdentity, Call, CallQuery, CallUpdates, Check, EgressStatus, ModelProviderAccess, RefusedCall, ToolAccess,
     },
@@ -100,6 +101,14 @@ impl EgressService for EgressClient {
 
     async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
         answer(self.0.clone().get_usage(pb::GetUsageRequest::from(query)).await)?.try_into()
+    }
+
+    async fn budget(&self, agent: Name) -> Result<Option<BudgetUse>> {
+        answer(self.0.clone().get_budget(pb::GetBudgetRequest { agent: agent.into() }).await)?.try_into()
+    }
+
+    async fn set_budget(&self, agent: Name, budget: Option<Budget>) -> Result<()> {
+        answer(self.0.clone().set_budget(pb::SetBudgetRequest::from((agent, budget))).await).map(drop)
     }
 
     async fn check_tool(&self, name: Name) -> Result<Check> {

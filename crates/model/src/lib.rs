@@ -2,6 +2,7 @@
 //! each service. Nothing here knows gRPC, HTTP servers or databases.
 
 pub mod agent;
+pub mod budget;
 pub mod build;
 pub mod digest;
 pub mod egress;

@@ -4,6 +4,7 @@ mod agents;
 mod audit;
 mod auth;
 pub mod body;
+mod budgets;
 mod builds;
 mod calls;
 mod check;
@@ -81,6 +82,7 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(logs::routes())
         .merge(calls::routes())
         .merge(usage::routes())
+        .merge(budgets::routes())
         .merge(events::routes())
         .merge(starter_kit::routes())
         .merge(keys::routes())

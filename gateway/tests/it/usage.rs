@@ -1,6 +1,6 @@
 //! What agents used of models, as the API shows it.
 
-use crate::harness::Gateway;
+use crate::{fakes::name, harness::Gateway};
 use hoistway_model::usage::{UsagePeriod, UsageReport, UsageRow, UsageSums};
 use serde_json::json;
 
@@ -51,4 +51,38 @@ async fn usage_is_shown_by_what_it_is_grouped_by_and_in_total() {
         let text = wrong.json()["error"].as_str().unwrap().to_owned();
         assert!(wrong.status == 400 && text.starts_with(&format!("{field}: ")), "{query}: {text}");
     }
+}
+
+#[tokio::test]
+async fn a_budget_is_set_by_administrators_for_agents_that_there_are_and_outlives_them() {
+    let gateway = Gateway::start().await;
+    let path = "/api/agents/a/budget";
+    let limits = r#"{"tokens_per_day": 1000, "cost_per_month": 2.5}"#;
+    assert_eq!(gateway.call("PUT", path, limits).await.status, 404);
+    assert_eq!(gateway.get(path).await.status, 404);
+    gateway.agents.add("a");
+    let none = gateway.get(path).await;
+    assert!(none.status == 404 && none.text.contains("PUT /api/agents/a/budget sets one"), "{}", none.text);
+    let (_, deployer) = gateway.make_key("ci", &["deploy"]).await;
+    assert_eq!(gateway.call_as(&deployer, "PUT", path, limits).await.status, 403);
+    assert_eq!(gateway.call_as(&deployer, "DELETE", path, "").await.status, 403);
+
+    let set = gateway.call("PUT", path, limits).await;
+    let budget = json!({"tokens_per_day": 1000, "cost_per_month": "2.5"});
+    assert_eq!((set.status, &set.json()["budget"]), (200, &budget));
+    let shown = gateway.call_as(&deployer, "GET", path, "").await.json();
+    let limit = json!({
+        "limit": "tokens_per_day", "most": 1000, "used": 0, "share": 0.0, "resets_at": "1970-01-02T00:00:00.000Z",
+    });
+    assert_eq!((&shown["limits"][0], &shown["unpriced_models"]), (&limit, &json!(["m"])));
+    let again = gateway.call("PUT", path, shown["budget"].to_string()).await;
+    assert_eq!(again.json()["budget"], budget, "what is shown can be set");
+    let wrong = gateway.call("PUT", path, r#"{"token_per_day": 1}"#).await;
+    assert!(wrong.status == 400 && wrong.text.contains("did you mean"), "{}", wrong.text);
+
+    let other = hoistway_model::budget::Budget::new([(hoistway_model::budget::BudgetLimit::TokensPerDay, 1)]).unwrap();
+    gateway.egress.budgets.lock().unwrap().insert(name("gone"), other);
+    assert_eq!(gateway.get("/api/agents/gone/budget").await.status, 200);
+    assert_eq!(gateway.call("DELETE", "/api/agents/gone/budget", "").await.status, 200);
+    assert_eq!(gateway.call("DELETE", "/api/agents/gone/budget", "").await.status, 404);
 }

@@ -76,7 +76,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use upstream::Upstream;
-use usage::{Counts, Ledger};
+use usage::{Budgets, Counts, Ledger};
 
 /// How long calls in progress may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -167,6 +167,7 @@ pub(crate) struct Egress {
     recorder: Recorder,
     call_metrics: Arc<CallMetrics>,
     usage: Ledger,
+    budgets: Arc<Budgets>,
     agents: Agents,
     tokens: Tokens,
     upstream: Upstream,
@@ -193,28 +194,34 @@ impl Service {
 
 /// Opens the service: its directory, its authority, its database, the trust in tools. It listens nowhere.
 pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
-    let (opening, shared) = (config.clone(), deps.clone());
-    let opening = tokio::task::spawn_blocking(move || parts(opening, shared)).await;
-    let (egress, queue, counts, lock) = opening.map_err(|e| Error::internal("opening egress", e))??;
-    let authority = egress.certificates.authority();
+    let opening = config.clone();
+    let locking = tokio::task::spawn_blocking(move || {
+        opening.limits.check()?;
+        DirLock::acquire(&opening.service_dir())
+    });
+    let lock = locking.await.map_err(|e| Error::internal("opening egress", e))??;
     let store = Store::open(&config.database(), config.calls_kept(), config.usage_kept()).await?;
+    let lines = deps.agents.as_ref().map(|agents| refusal_log::start(Arc::clone(agents)));
+    let (budgets, spent) = (store.budgets().await?, store.spent().await?);
+    let budgets = Arc::new(Budgets::new(budgets, spent, lines.clone(), store.notices()));
+    let (opening, shared) = (config.clone(), deps.clone());
+    let opening = tokio::task::spawn_blocking(move || parts(opening, shared, budgets)).await;
+    let (egress, queue, counts) = opening.map_err(|e| Error::internal("opening egress", e))??;
+    let authority = egress.certificates.authority();
     let records = deps.records.clone().unwrap_or_else(|| Arc::new(store.clone()));
-    let records = match &deps.agents {
-        Some(agents) => Arc::new(RefusalLog::start(records, Arc::clone(agents))),
+    let records = match lines {
+        Some(lines) => Arc::new(RefusalLog::new(records, lines)),
         None => records,
     };
     Ok(Service { egress: Arc::new(egress), authority, records: (queue, records), counts, store, _lock: lock })
 }
 
-/// What calls share, with the ends where their records and counts come out, and the directory for this process alone.
-/// Blocks.
-fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, Counts, DirLock)> {
-    config.limits.check()?;
+/// What calls share, with the ends where their records and counts come out. Blocks.
+fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, mpsc::Receiver<Record>, Counts)> {
     let names = config.names.iter().enumerate().map(|(index, name)| {
         Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
     });
     let names = names.collect::<Result<_>>()?;
-    let lock = DirLock::acquire(&config.service_dir())?;
     let authority = Arc::new(Authority::load_or_create(&config.service_dir())?);
     if let Some(path) = &config.ca_file {
         authority.publish(path)?;
@@ -229,6 +236,7 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         recorder,
         call_metrics: Arc::new(CallMetrics::new()),
         usage,
+        budgets,
         agents: Agents::new(&config.limits),
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
@@ -239,7 +247,7 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         shutdown: CancellationToken::new(),
         config,
     };
-    Ok((egress, queue, counts, lock))
+    Ok((egress, queue, counts))
 }
 
 /// The gRPC server of any egress, with health and reflection.
@@ -251,25 +259,26 @@ pub fn grpc(egress: Arc<dyn EgressService>, deps: &Deps) -> Result<Server> {
 pub async fn run(service: Service, server: Server, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     // When one of them ends, whatever the reason, the others are of no use.
     let ended = shutdown.child_token();
-    let policies = Arc::clone(&service.egress.policies);
+    let (policies, budgets) = (Arc::clone(&service.egress.policies), Arc::clone(&service.egress.budgets));
     let (store, every) = (service.store.clone(), Duration::from_secs(service.egress.config.tidy_seconds.max(1)));
     let (rpc, http, (), ()) = tokio::join!(
         part(&ended, server.serve(ports.grpc, ended.clone())),
         part(&ended, serve_agents(service, ports.http, ended.clone())),
         policies.keep_current(ended.clone()),
-        maintain(&store, every, ended.clone())
+        maintain(&store, &budgets, every, ended.clone())
     );
     store.close().await;
     rpc.and(http)
 }
 
 /// Removes old records now and then, until `shutdown`; then ends those who follow them.
-async fn maintain(store: &Store, every: Duration, shutdown: CancellationToken) {
+async fn maintain(store: &Store, budgets: &Budgets, every: Duration, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is now, and opening has purged.
     ticks.tick().await;
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        budgets.tidy();
         if let Err(e) = store.tidy().await {
             tracing::warn!(cause = e.chain(), "{e}");
         }

@@ -1,10 +1,18 @@
 //! Egress as the rest of the platform sees it.
 
-use crate::{Authority, Egress, call_metrics::CallMetrics, check, config::SERVICE, store::Store, usage::UsageMetrics};
+use crate::{
+    Authority, Egress,
+    call_metrics::CallMetrics,
+    check,
+    config::SERVICE,
+    store::Store,
+    usage::{Budgets, UsageMetrics},
+};
 use async_trait::async_trait;
 use hoistway_kit::metrics;
 use hoistway_model::{
     Code, EgressService, Error, Name, Result,
+    budget::{Budget, BudgetUse},
     egress::{Call, CallQuery, CallUpdates, Check, CheckKind, EgressStatus},
     metric::{Kind, Metrics},
     usage::{UsageQuery, UsageReport},
@@ -16,7 +24,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Mutex, SemaphorePermit};
 
 /// A handle on an opened service. It does not keep the service from ending.
 #[derive(Debug, Clone)]
@@ -26,6 +34,9 @@ pub(crate) struct Handle {
     dropped_records: Arc<AtomicU64>,
     call_metrics: Arc<CallMetrics>,
     usage_metrics: Arc<UsageMetrics>,
+    budgets: Arc<Budgets>,
+    /// Held while a budget is set: in the database and in memory in the same order.
+    setting: Arc<Mutex<()>>,
     store: Store,
     database: PathBuf,
 }
@@ -40,6 +51,8 @@ impl Handle {
             dropped_records,
             call_metrics,
             usage_metrics,
+            budgets: Arc::clone(&egress.budgets),
+            setting: Arc::default(),
             store,
             database,
         }
@@ -75,6 +88,19 @@ impl EgressService for Handle {
 
     async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
         self.store.usage(query).await
+    }
+
+    async fn budget(&self, agent: Name) -> Result<Option<BudgetUse>> {
+        let Some(limits) = self.budgets.of(&agent) else { return Ok(None) };
+        let unpriced_models = self.store.unpriced_models(&agent).await?;
+        Ok(Some(BudgetUse { limits, unpriced_models }))
+    }
+
+    async fn set_budget(&self, agent: Name, budget: Option<Budget>) -> Result<()> {
+        let _setting = self.setting.lock().await;
+        self.store.keep_budget(&agent, budget.as_ref()).await?;
+        self.budgets.set(&agent, budget);
+        Ok(())
     }
 
     async fn check_tool(&self, name: Name) -> Result<Check> {

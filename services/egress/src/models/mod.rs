@@ -153,7 +153,7 @@ pub(crate) async fn call(
         request.set_model(&model.model);
     }
     let mut call = ModelCall { api, model, parts, query, request };
-    let meter = metering::begin(egress, policy, &mut call).await;
+    let meter = metering::begin(egress, policy, &mut call).await?;
     let answer = answer(egress, policy, call, entry).await;
     match meter {
         Some(meter) => meter.measure(answer).await,

@@ -1,5 +1,6 @@
 //! The database of egress: records of calls, the newest of them, and sums of what agents use of models.
 
+mod budget;
 mod call;
 mod follow;
 mod usage;
@@ -9,6 +10,7 @@ use crate::{
     records::{Record, Records},
 };
 use async_trait::async_trait;
+pub(crate) use budget::Spent;
 use call::{ActiveModel, Column, Entity, Model};
 use hoistway_kit::{
     db::{Db, db_error},
@@ -16,7 +18,7 @@ use hoistway_kit::{
 };
 use hoistway_model::{
     Error, Name, Result,
-    egress::{Call, CallQuery, CallTarget},
+    egress::{BudgetNotice, Call, CallQuery, CallTarget},
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -29,13 +31,16 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The most calls that one query lists: the longest page of the API, and one that shows that there is another page.
 const MAX_LISTED: u32 = 1_001;
 /// Between two looks for surplus the table may grow by this part of what is kept.
 const SURPLUS: u64 = 10;
+
+/// Notices of budgets that wait for a follower.
+const NOTICES: usize = 256;
 
 const READING: &str = "reading records of calls";
 const TOOL: &str = "tool";
@@ -55,6 +60,8 @@ pub(crate) struct Store {
     lost: Arc<AtomicU64>,
     /// Wakes followers.
     changed: Arc<watch::Sender<()>>,
+    /// Told to followers beside the calls.
+    notices: broadcast::Sender<BudgetNotice>,
     /// Ends followers.
     closed: CancellationToken,
 }
@@ -63,7 +70,9 @@ impl Store {
     pub(crate) async fn open(path: &Path, keep: Keep, usage_keep: [Keep; 2]) -> Result<Self> {
         let db = Db::open(path, migration::all()).await?;
         let (changed, closed) = (Arc::new(watch::Sender::new(())), CancellationToken::new());
-        let store = Self { db, keep, usage_keep, added: Arc::default(), lost: Arc::default(), changed, closed };
+        let (notices, _) = broadcast::channel(NOTICES);
+        let store =
+            Self { db, keep, usage_keep, added: Arc::default(), lost: Arc::default(), changed, notices, closed };
         store.tidy().await?;
         Ok(store)
     }
@@ -102,6 +111,11 @@ impl Store {
     /// How many records could not be written since the start.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Where notices of budgets go, for those who follow.
+    pub(crate) fn notices(&self) -> broadcast::Sender<BudgetNotice> {
+        self.notices.clone()
     }
 
     pub(crate) async fn close(&self) {

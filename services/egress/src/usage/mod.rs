@@ -1,8 +1,10 @@
 //! What agents use of models, summed up: in memory until it is committed, and then in the database.
 
+mod budgets;
 mod ledger;
 mod metrics;
 
+pub(crate) use budgets::Budgets;
 pub(crate) use ledger::{Commit, Counts, KeepsUsage, Ledger, keep};
 pub(crate) use metrics::UsageMetrics;
 

@@ -1,6 +1,7 @@
 //! Egress as agents meet it: real connections, real TLS, stand-ins for tools.
 #![allow(clippy::unwrap_used)]
 
+mod budgets;
 mod check;
 mod check_model_provider;
 mod clients;

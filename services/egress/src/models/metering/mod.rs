@@ -13,20 +13,28 @@ use crate::{
     call::{self, Answer},
     policy::AgentPolicy,
     refuse::Refusal,
-    usage::{Commit, Ledger, UsageKey},
+    usage::{Budgets, Commit, Ledger, UsageKey},
 };
 use answer::{AnswerReader, Format};
 use body::Metered;
 use bytes::Bytes;
-use hoistway_model::usage::UsageSums;
+use hoistway_model::{RevisionId, usage::UsageSums};
 use http::{Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use request::Prepared;
+use std::sync::Arc;
 
-/// Makes a call ready for being counted; nothing where nobody answers it, or what is asked uses no model.
-pub(super) async fn begin(egress: &Egress, policy: &AgentPolicy, call: &mut ModelCall<'_>) -> Option<Meter> {
-    let provider = call.model.backend.provider().filter(|_| call.api != Api::CountTokens)?.clone();
+/// Makes a call ready for being counted, if the agent's budget allows it; nothing where nobody answers it, or what is
+/// asked uses no model.
+pub(super) async fn begin(
+    egress: &Egress,
+    policy: &AgentPolicy,
+    call: &mut ModelCall<'_>,
+) -> Result<Option<Meter>, Refusal> {
+    let uses_model = call.api != Api::CountTokens;
+    let Some(provider) = call.model.backend.provider().filter(|_| uses_model).cloned() else { return Ok(None) };
+    egress.budgets.check(&policy.agent)?;
     let headers = &mut call.parts.headers;
     let user = call::end_user(egress, policy, headers).and_then(|user| String::from_utf8(user.as_bytes().into()).ok());
     // What is compressed cannot be counted.
@@ -34,15 +42,19 @@ pub(super) async fn begin(egress: &Egress, policy: &AgentPolicy, call: &mut Mode
     let (agent, model) = (policy.agent.clone(), call.model.model.clone());
     let key = UsageKey { agent, provider, model, user: user.unwrap_or_default() };
     let prepared = Prepared::new(call.request.body.clone(), call.api.has_stream_options()).await;
-    let meter = Meter::new(egress.usage.clone(), key, &prepared);
-    call.request.body = prepared.body;
-    Some(meter)
+    let Prepared { body, streams, leave_out_usage, input } = prepared;
+    call.request.body = body;
+    let (ledger, budgets) = (egress.usage.clone(), Arc::clone(&egress.budgets));
+    let (revision, key) = (policy.revision, Some(key));
+    Ok(Some(Meter { ledger, budgets, revision, key, streams, leave_out_usage, input, status: None }))
 }
 
 /// The count of one call, which is made once: at the latest when this is dropped, since then the agent has gone away.
 #[derive(Debug)]
 pub(super) struct Meter {
     ledger: Ledger,
+    budgets: Arc<Budgets>,
+    revision: RevisionId,
     /// Whose call it is; none once it is counted.
     key: Option<UsageKey>,
     streams: bool,
@@ -54,11 +66,6 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    const fn new(ledger: Ledger, key: UsageKey, request: &Prepared) -> Self {
-        let Prepared { streams, leave_out_usage, input, .. } = *request;
-        Self { ledger, key: Some(key), streams, leave_out_usage, input, status: None }
-    }
-
     /// Counts what came of the call, and hands out what the agent gets.
     pub(super) async fn measure(mut self, outcome: Result<Answer, Refusal>) -> Result<Answer, Refusal> {
         match outcome {
@@ -111,7 +118,9 @@ impl Meter {
     }
 
     fn count(&mut self, sums: UsageSums) -> Option<Commit> {
-        self.key.take().map(|key| self.ledger.count(key, sums))
+        let key = self.key.take()?;
+        self.budgets.count(&key.agent, self.revision, &sums);
+        Some(self.ledger.count(key, sums))
     }
 }
 

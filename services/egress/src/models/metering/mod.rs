@@ -123,7 +123,7 @@ impl Meter {
     fn count(&mut self, sums: UsageSums) -> Option<Commit> {
         let key = self.key.take()?;
         self.budgets.count(&key.agent, self.revision, &sums);
-        self.progress.used(sums.clone());
+        self.progress.used(sums);
         Some(self.ledger.count(key, sums))
     }
 }

@@ -182,7 +182,7 @@ impl Settings {
 pub async fn run(args: UpArgs) -> Result<()> {
     let demo = args.demo;
     let settings = Settings::load(args)?;
-    telemetry::init("hoistway", settings.log_format)?;
+    let _telemetry = telemetry::init("hoistway", settings.log_format)?;
     open_files::raise_limit()?;
     let stop = shutdown::on_signals()?;
     let data_dir = settings.data_dir;

@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(config: &Config) -> Result<()> {
-    telemetry::init("hoistway-gateway", config.log_format)?;
+    let _telemetry = telemetry::init("hoistway-gateway", config.log_format)?;
     config::data_dir(Some(config.data_dir.clone()))?;
     hoistway_kit::open_files::raise_limit()?;
     let shutdown = shutdown::on_signals()?;

@@ -7,7 +7,7 @@ use opentelemetry::{
     propagation::{Extractor, Injector},
     trace::{TraceContextExt, TracerProvider},
 };
-use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use serde::{Deserialize, Serialize};
 use std::{
     env,
@@ -26,9 +26,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+mod export;
 mod human;
 mod stderr;
 
+pub use export::Telemetry;
 pub use stderr::{HeldLines, hold_lines};
 
 /// The variable that says what is logged, such as `info,hoistway::rpc=debug,sqlx::query=debug`.
@@ -61,8 +63,9 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Starts logging and tracing for this process. Called once, by `main`; libraries only emit.
-pub fn init(service_name: &str, format: LogFormat) -> Result<()> {
+/// Starts logging and tracing for this process. Called once, by `main`, which keeps the answer until its end; libraries
+/// only emit.
+pub fn init(service_name: &str, format: LogFormat) -> Result<Telemetry> {
     let directives = env::var(LOG_VARIABLE).unwrap_or_default();
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
@@ -78,8 +81,8 @@ pub fn init(service_name: &str, format: LogFormat) -> Result<()> {
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(stderr::Stderr).boxed(),
     };
 
-    // Spans have ids whatever is logged, so that a trace goes through every service unbroken. Nothing exports yet.
-    let provider = SdkTracerProvider::builder().build();
+    // Spans have ids whatever is logged and exported, so that a trace goes through every service unbroken.
+    let (provider, telemetry) = export::start(service_name)?;
     let spans = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(service_name.to_owned()))
         .with_filter(filter_fn(|meta| meta.is_span() && *meta.level() <= Level::INFO).with_max_level_hint(Level::INFO));
@@ -89,7 +92,8 @@ pub fn init(service_name: &str, format: LogFormat) -> Result<()> {
         .with(lines.with_filter(filter))
         .with(spans)
         .try_init()
-        .map_err(|e| Error::internal("starting telemetry", e))
+        .map_err(|e| Error::internal("starting telemetry", e))?;
+    Ok(telemetry)
 }
 
 /// Writes the W3C trace context of the current span into `headers`.
@@ -194,7 +198,7 @@ pub(crate) mod tests {
     /// Tracing is process-wide: the tests share one start of it.
     pub(crate) fn start() {
         static STARTED: std::sync::OnceLock<()> = std::sync::OnceLock::new();
-        STARTED.get_or_init(|| init("test", LogFormat::Human).unwrap());
+        STARTED.get_or_init(|| std::mem::forget(init("test", LogFormat::Human).unwrap()));
     }
 
     #[test]

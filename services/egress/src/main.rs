@@ -48,7 +48,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    telemetry::init(SERVICE, config.log_format)?;
+    let _telemetry = telemetry::init(SERVICE, config.log_format)?;
     config::data_dir(Some(config.data_dir.clone()))?;
     open_files::raise_limit()?;
     let runtime = tokio::runtime::Runtime::new().map_err(|e| Error::internal("starting the runtime", e))?;

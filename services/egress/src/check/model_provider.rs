@@ -48,18 +48,18 @@ async fn check_server(egress: &Egress, server: &ModelServer, wanted: &[String]) 
         let steps = subject.reached(&sent);
         return subject.found(sent.status(), steps);
     }
-    let mut headers = HeaderMap::new();
-    let applied = models::apply_key(server, &mut headers);
+    let request = models::own_request(server);
+    let headers = request.as_ref().cloned().unwrap_or_default();
     let list = format!("{}/models", server.prefix);
     let sent = subject.send(&headers, &list).await;
     let mut steps = subject.reached(&sent);
     let status = sent.status();
-    match (applied, status) {
+    match (request, status) {
         (Err(refusal), _) => {
             steps.push(CheckStep { check: CheckKind::Credential, ok: false, message: refusal.message });
         }
-        (Ok(()), Some(status)) => steps.extend(accepted(server, status)),
-        (Ok(()), None) => {}
+        (Ok(_), Some(status)) => steps.extend(accepted(server, status)),
+        (Ok(_), None) => {}
     }
     if let Sent::Answered(answer) = sent
         && steps.iter().all(|step| step.ok)

@@ -250,6 +250,13 @@ pub(crate) fn apply_key(server: &ModelServer, headers: &mut HeaderMap) -> Result
     Ok(())
 }
 
+/// The header of a request that egress makes itself.
+pub(crate) fn own_request(server: &ModelServer) -> Result<HeaderMap, Refusal> {
+    let mut headers = HeaderMap::new();
+    apply_key(server, &mut headers)?;
+    Ok(headers)
+}
+
 fn get(method: &Method) -> Result<(), Refusal> {
     match *method {
         Method::GET => Ok(()),

@@ -38,3 +38,4 @@ mod terminal;
 mod tool_calls;
 mod tool_clients;
 mod tool_names;
+mod traces;

@@ -54,6 +54,8 @@ pub struct Config {
     pub calls: u32,
     /// How often what is not to be kept is removed, in seconds.
     pub tidy_seconds: u64,
+    /// Whether the prompts of models stand in exported spans.
+    pub trace_prompts: bool,
     /// How log lines look: human or json.
     pub log_format: LogFormat,
 }
@@ -109,6 +111,7 @@ impl Default for Config {
             call_days: 30,
             calls: 100_000,
             tidy_seconds: 60 * 60,
+            trace_prompts: false,
             log_format: LogFormat::default(),
         }
     }

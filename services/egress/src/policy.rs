@@ -191,6 +191,21 @@ pub enum ModelBackend {
     Unavailable(Arc<ModelUnavailable>),
 }
 
+impl ModelBackend {
+    /// The kind of provider, as OpenTelemetry's conventions for generative AI name it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Server(server) => match server.protocol {
+                Protocol::OpenAi => "openai",
+                Protocol::Anthropic => "anthropic",
+                Protocol::Bedrock => "aws.bedrock",
+            },
+            Self::Playground(_) => "hoistway.playground",
+            Self::Unavailable(_) => "none",
+        }
+    }
+}
+
 /// The API that a model provider's server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {

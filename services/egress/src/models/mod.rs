@@ -7,6 +7,7 @@ mod chat;
 mod listing;
 mod memory;
 mod playground;
+mod prompt;
 pub(crate) mod provider;
 mod request;
 mod sse;
@@ -73,6 +74,16 @@ impl Api {
         match self {
             Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::Responses => Protocol::OpenAi,
             Self::Messages | Self::CountTokens => Protocol::Anthropic,
+        }
+    }
+
+    /// As OpenTelemetry's conventions for generative AI name it.
+    const fn operation(self) -> &'static str {
+        match self {
+            Self::ChatCompletions | Self::Responses | Self::Messages => "chat",
+            Self::Completions => "text_completion",
+            Self::Embeddings => "embeddings",
+            Self::CountTokens => "count_tokens",
         }
     }
 
@@ -150,6 +161,10 @@ pub(crate) async fn call(
     let model = choose(policy, api, request.model.as_deref())?;
     if request.model.is_none() {
         request.set_model(&model.model);
+    }
+    entry.span().model(api.operation(), model.backend.kind(), &model.model);
+    if egress.config.trace_prompts {
+        entry.span().prompt(|| prompt::input_messages(&request.body));
     }
     answer(egress, policy, ModelCall { api, model, parts, query, request }, entry).await
 }

@@ -4,13 +4,13 @@ use crate::{
     origin::Origin,
     path::PathPattern,
     policy::{
-        AgentPolicy, Capability, Credential, KeyPlace, ModelPolicy, OAuth2Client, Policies, PolicyError,
-        RegisteredModels, ToolPolicy,
+        AgentPolicy, Capability, Credential, KeyPlace, ModelBackend, ModelKey, ModelPolicy, ModelServer, OAuth2Client,
+        Policies, PolicyError, Protocol, RegisteredModels, ToolPolicy,
     },
 };
 use async_trait::async_trait;
 use hoistway_kit::egress::EgressKey;
-use hoistway_model::{Code, Error, Name, Result, RevisionId, Secret};
+use hoistway_model::{Code, Error, Name, Result, RevisionId, Secret, agent::LlmRole};
 use serde::Deserialize;
 use std::{collections::HashMap, path::Path, sync::Arc};
 
@@ -84,7 +84,22 @@ struct Agent {
     revision: RevisionId,
     tools: Vec<Tool>,
     #[serde(default)]
+    models: Vec<Model>,
+    #[serde(default)]
     open_network: bool,
+}
+
+/// The chat model of an agent, at a server of the OpenAI API.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Model {
+    model: String,
+    provider: Name,
+    endpoint: String,
+    #[serde(default)]
+    api_key: Option<Secret>,
+    #[serde(default)]
+    allow_private: bool,
 }
 
 #[derive(Deserialize)]
@@ -137,9 +152,20 @@ enum Auth {
 impl Agent {
     fn read(self) -> Result<AgentPolicy> {
         let tools = self.tools.into_iter().map(Tool::read).collect::<Result<_>>()?;
-        let (models, own_key_origins) = (Vec::new(), Vec::new());
+        let models = self.models.into_iter().map(Model::read).collect::<Result<_>>()?;
         let Self { agent, revision, open_network, .. } = self;
-        Ok(AgentPolicy { agent, revision, tools, models, own_key_origins, open_network })
+        Ok(AgentPolicy { agent, revision, tools, models, own_key_origins: Vec::new(), open_network })
+    }
+}
+
+impl Model {
+    fn read(self) -> Result<ModelPolicy> {
+        let (origin, prefix) = Origin::of_url(&self.endpoint)?;
+        let Self { model, provider, api_key, allow_private, .. } = self;
+        let (name, key) = (provider.clone(), api_key.map(ModelKey::ApiKey));
+        let server = ModelServer { name, protocol: Protocol::OpenAi, origin, prefix, key, allow_private };
+        let backend = ModelBackend::Server(Arc::new(server));
+        Ok(ModelPolicy { role: LlmRole::Chat, model, provider: provider.into(), backend })
     }
 }
 

@@ -192,6 +192,6 @@ fn tools_are_told_the_user_of_exactly_the_invoke_that_calls_them() {
             });
         }
     });
-    assert!(!stack.get("/api/agents/calls/logs").to_string().contains("hwu_"));
+    assert!(!stack.get("/api/agents/calls/logs").to_string().contains("hwi_"));
     assert!(stack.stop().success());
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod agents;
+mod bedrock;
 mod builds;
 mod callers;
 mod calls;
@@ -38,3 +39,4 @@ mod terminal;
 mod tool_calls;
 mod tool_clients;
 mod tool_names;
+mod traces;

@@ -1,20 +1,36 @@
-//! The statement by which egress learns for whose invoke an agent calls a tool. The gateway issues it with the invoke,
-//! the agent's runner sends it along with each call, egress verifies it. In between nobody can read, change or make one.
+//! The statement by which egress learns for which invoke an agent calls: its user, its request id and its trace. The
+//! gateway issues it with the invoke, the agent's runner sends it along with each call, egress verifies it. In between
+//! nobody can read, change or make one.
 
 use crate::{secrets::MasterKey, token::ServiceToken};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hoistway_model::{Name, Result, redact::MASK};
+use hoistway_model::{Error, Name, Result, redact::MASK};
 use ring::hmac;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The header of the statement, from the gateway to the runner and from the runner to egress.
 pub const HEADER: &str = "x-hoistway-end-user";
 
 /// What every statement begins with, so that scanners for leaked secrets can know it.
-const PREFIX: &str = "hwu_";
+const PREFIX: &str = "hwi_";
 const KEY_LABEL: &[u8] = b"hoistway end user statement 1";
-/// Milliseconds since the epoch, before the user.
+/// Milliseconds since the epoch, before the rest.
 const TIME_LEN: usize = 8;
+
+/// What is stated about an invoke.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvokeStatement {
+    /// The user for whom it is made, as their identity provider names them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub user: Option<String>,
+    /// Its request id.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<String>,
+    /// Its trace context, a W3C `traceparent`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub traceparent: Option<String>,
+}
 
 /// The key of these statements. Every service has it, and no agent. Cheap to clone.
 #[derive(Clone)]
@@ -29,21 +45,21 @@ impl EndUserKey {
         MasterKey::from_bytes(&key).map(Self)
     }
 
-    /// States that an invoke of `agent` is made for `user`. The statement is worth something until `valid_until`
-    /// (milliseconds since the epoch), which is when the invoke ends at the latest.
-    pub fn issue(&self, agent: &Name, user: &str, valid_until: i64) -> Result<String> {
-        let plain = [&valid_until.to_be_bytes()[..], user.as_bytes()].concat();
+    /// States this about an invoke of `agent`. The statement is worth something until `valid_until` (milliseconds since
+    /// the epoch), which is when the invoke ends at the latest.
+    pub fn issue(&self, agent: &Name, invoke: &InvokeStatement, valid_until: i64) -> Result<String> {
+        let mut plain = valid_until.to_be_bytes().to_vec();
+        serde_json::to_writer(&mut plain, invoke).map_err(|e| Error::internal("stating what an invoke is", e))?;
         Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0.seal(&context(agent), &plain)?)))
     }
 
-    /// The user that a statement names, if it was issued for an invoke of `agent` that can still go on at `now`
-    /// (milliseconds since the epoch).
-    pub fn verify(&self, agent: &Name, statement: &[u8], now: i64) -> Option<String> {
+    /// What a statement says, if it was issued for an invoke of `agent` that can still go on at `now` (milliseconds since
+    /// the epoch).
+    pub fn verify(&self, agent: &Name, statement: &[u8], now: i64) -> Option<InvokeStatement> {
         let sealed = URL_SAFE_NO_PAD.decode(statement.strip_prefix(PREFIX.as_bytes())?).ok()?;
-        let mut plain = self.0.open(&context(agent), &sealed).ok()?;
-        let valid_until = i64::from_be_bytes(*plain.first_chunk::<TIME_LEN>()?);
-        let user = plain.split_off(TIME_LEN);
-        String::from_utf8(user).ok().filter(|_| now <= valid_until)
+        let plain = self.0.open(&context(agent), &sealed).ok()?;
+        let (valid_until, invoke) = plain.split_first_chunk::<TIME_LEN>()?;
+        serde_json::from_slice(invoke).ok().filter(|_| now <= i64::from_be_bytes(*valid_until))
     }
 }
 
@@ -68,14 +84,19 @@ mod tests {
         let (key, same) = (EndUserKey::new(&token).unwrap(), EndUserKey::new(&token).unwrap());
         let other = EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap();
         let (a, b) = (Name::parse("name", "a").unwrap(), Name::parse("name", "b").unwrap());
-        let statement = key.issue(&a, "zoë@example.com", 1_000).unwrap();
+        let invoke = InvokeStatement {
+            user: Some("zoë@example.com".into()),
+            request_id: Some("r".into()),
+            ..InvokeStatement::default()
+        };
+        let statement = key.issue(&a, &invoke, 1_000).unwrap();
         assert!(statement.bytes().all(|byte| byte.is_ascii_graphic()) && !statement.contains("example"));
         let text = statement.as_bytes();
-        assert_eq!(same.verify(&a, text, 1_000).as_deref(), Some("zoë@example.com"));
+        assert_eq!(same.verify(&a, text, 1_000), Some(invoke));
         assert_eq!(key.verify(&a, text, 1_001), None);
         assert_eq!(key.verify(&b, text, 1_000), None);
         assert_eq!(other.verify(&a, text, 1_000), None);
-        for bad in [&text[..text.len() - 1], &text[4..], b"hwu_", b"", b"zo\xc3\xab"] {
+        for bad in [&text[..text.len() - 1], &text[4..], b"hwi_", b"", b"zo\xc3\xab"] {
             assert_eq!(key.verify(&a, bad, 1_000), None);
         }
         assert_eq!(format!("{key:?}"), MASK);

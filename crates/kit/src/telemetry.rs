@@ -3,9 +3,9 @@
 use hoistway_model::{Code, Error, Result};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
-    global,
+    Context, global,
     propagation::{Extractor, Injector},
-    trace::{TraceContextExt, TracerProvider},
+    trace::{SpanContext, TraceContextExt, TracerProvider},
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,8 @@ pub const LOG_VARIABLE: &str = "HOISTWAY_LOG";
 /// The header, and the gRPC metadata key, of the request id.
 pub const REQUEST_ID: &str = "x-request-id";
 const MAX_REQUEST_ID: usize = 128;
+/// The header of W3C's trace context.
+const TRACEPARENT: &str = "traceparent";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -99,6 +101,31 @@ pub fn init(service_name: &str, format: LogFormat) -> Result<Telemetry> {
 /// Writes the W3C trace context of the current span into `headers`.
 pub fn inject(headers: &mut HeaderMap) {
     let context = Span::current().context();
+    global::get_text_map_propagator(|p| p.inject_context(&context, &mut HeadersOut(headers)));
+}
+
+/// The W3C `traceparent` of the current span.
+pub fn traceparent() -> Option<String> {
+    let mut headers = HeaderMap::new();
+    inject(&mut headers);
+    headers.get(TRACEPARENT)?.to_str().ok().map(str::to_owned)
+}
+
+/// The trace context that a caller sent in `headers`, or else the one that `traceparent` names.
+pub fn remote_context(headers: &HeaderMap, traceparent: Option<&str>) -> Option<Context> {
+    let extract = |headers: &HeaderMap| {
+        let context = global::get_text_map_propagator(|p| p.extract_with_context(&Context::new(), &HeadersIn(headers)));
+        context.span().span_context().is_valid().then_some(context)
+    };
+    extract(headers).or_else(|| {
+        let value = HeaderValue::from_str(traceparent?).ok()?;
+        extract(&HeaderMap::from_iter([(HeaderName::from_static(TRACEPARENT), value)]))
+    })
+}
+
+/// Writes the trace context of `span` into `headers`, in the place of another one.
+pub fn inject_span(span: &SpanContext, headers: &mut HeaderMap) {
+    let context = Context::new().with_remote_span_context(span.clone());
     global::get_text_map_propagator(|p| p.inject_context(&context, &mut HeadersOut(headers)));
 }
 

@@ -13,7 +13,8 @@ use crate::{
     state::AppState,
 };
 use hoistway_kit::{
-    end_user::{self, EndUserKey},
+    end_user::{self, EndUserKey, InvokeStatement},
+    telemetry,
     time::now_ms,
 };
 use hoistway_model::{Code, Error, Name, Secret};
@@ -113,19 +114,28 @@ pub async fn admit(state: &AppState, provider: Option<&Name>, token: &Secret) ->
     }
 }
 
-/// The headers that say for whom an invoke is: to the agent, and through it to egress, until the invoke's deadline.
+/// The headers that say what invoke it is: whose, to the agent, and all of it through the agent to egress, until the
+/// invoke's deadline.
 pub fn headers(
     key: &EndUserKey,
     agent: &Name,
-    user: &str,
+    user: Option<&str>,
     deadline: Instant,
-) -> Result<[(HeaderName, HeaderValue); 2], Error> {
+) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
     let failed = |e| Error::internal("passing the user on", e);
     let left = i64::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(i64::MAX);
-    let statement = key.issue(agent, user, now_ms().saturating_add(left))?;
-    // In UTF-8; control characters were refused with the token.
-    let user = HeaderValue::from_bytes(user.as_bytes()).map_err(failed)?;
-    Ok([(USER, user), (STATEMENT, HeaderValue::from_str(&statement).map_err(failed)?)])
+    let invoke = InvokeStatement {
+        user: user.map(str::to_owned),
+        request_id: telemetry::request_id().map(|id| id.to_string()),
+        traceparent: telemetry::traceparent(),
+    };
+    let statement = key.issue(agent, &invoke, now_ms().saturating_add(left))?;
+    let mut headers = vec![(STATEMENT, HeaderValue::from_str(&statement).map_err(failed)?)];
+    if let Some(user) = user {
+        // In UTF-8; control characters were refused with the token.
+        headers.push((USER, HeaderValue::from_bytes(user.as_bytes()).map_err(failed)?));
+    }
+    Ok(headers)
 }
 
 /// The answer to a token that opens nothing.

@@ -332,15 +332,14 @@ impl<'a> Call<'a> {
         let (agent, mut identity) = (self.agent, self.identity);
         let (stream, to) = connect(self.state, &agent, &mut identity).await?;
         let user = identity.user_for(&to.door);
-        let user =
-            user.map(|user| end_user::headers(&self.state.end_users, &agent, user, self.deadline)).transpose()?;
+        let whose = end_user::headers(&self.state.end_users, &agent, user, self.deadline)?;
         let broken = |e: hyper::Error| crashed(&agent, e);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
             // What goes wrong here goes wrong for the sender too.
             let _ = connection.await;
         }));
-        let request = request(path, &agent, &to.target.token, user, self.body.bytes.clone())?;
+        let request = request(path, &agent, &to.target.token, whose, self.body.bytes.clone())?;
         let answered = timeout_at(self.deadline, sender.send_request(request)).await;
         let answered = answered.map_err(|_| too_slow(&agent))?.map_err(broken)?;
         Ok((answered, Open { _connection: connection, _slot: self.slot }))
@@ -411,7 +410,7 @@ fn request(
     path: &str,
     agent: &Name,
     token: &Secret,
-    user: Option<[(HeaderName, HeaderValue); 2]>,
+    whose: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
 ) -> Result<Request<Full<Bytes>>> {
     let mut request = Request::post(path)
@@ -424,7 +423,7 @@ fn request(
     telemetry::inject(headers);
     let secret = HeaderValue::from_str(token.expose()).map_err(|e| Error::internal("passing the message on", e))?;
     headers.insert(TOKEN, secret);
-    headers.extend(user.into_iter().flatten());
+    headers.extend(whose);
     if let Some(id) = telemetry::request_id().and_then(|id| HeaderValue::from_str(&id).ok()) {
         headers.insert(telemetry::REQUEST_ID, id);
     }

@@ -876,11 +876,11 @@ def dumped(value):
         return json.dumps(plain(value), default=str, allow_nan=False)
 
 
-# ---- End users ----------------------------------------------------------------------------------------------------
+# ---- Invokes --------------------------------------------------------------------------------------------------------
 
 STATEMENT = "x-hoistway-end-user"
 STATEMENT_VARIABLE = "HOISTWAY_END_USER"  # to the process of a script, which does not keep it
-END_USER = ContextVar("hoistway_end_user", default="")  # the statement for the invoke that goes on here
+END_USER = ContextVar("hoistway_end_user", default="")  # the statement about the invoke that goes on here
 
 
 def place(url):
@@ -895,8 +895,8 @@ def place(url):
 
 
 class EndUsers:
-    """Sends the statement of an invoke's user along with the calls of that invoke, whichever library makes them. It is
-    installed with the first statement: most agents have no users."""
+    """Sends the statement about an invoke (its user, its request id and its trace) along with the calls of that invoke,
+    whichever library makes them. It is installed with the first statement."""
 
     def __init__(self):
         self._lock, self._installed = threading.Lock(), False

@@ -13,7 +13,7 @@ use crate::{
     refuse::Refusal,
     upstream::{ConnectError, no_connection, uri},
 };
-use hoistway_kit::time::now_ms;
+use hoistway_kit::{end_user::InvokeStatement, time::now_ms};
 use hoistway_model::Secret;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
@@ -112,6 +112,7 @@ pub(crate) async fn call(
     for name in [&END_USER, &END_USER_STATEMENT] {
         remove_all_spellings(&mut headers, name);
     }
+    entry.span().continue_in(&mut headers);
     if let Host::Tool(tool) = host {
         headers.extend(user.map(|user| (END_USER, user)));
         if !tool.capabilities.is_empty() {
@@ -186,13 +187,17 @@ fn upgrade_to_websocket(headers: &mut HeaderMap) {
     headers.insert(header::UPGRADE, WEBSOCKET);
 }
 
-/// The user of the invoke within which the agent calls, as the gateway has stated it. Of two statements it could not be
-/// said which one holds.
-pub(crate) fn end_user(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<HeaderValue> {
+/// The invoke within which the agent calls, as the gateway has stated it. Of two statements it could not be said which
+/// one holds.
+pub(crate) fn invoke(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<InvokeStatement> {
     let mut statements = headers.get_all(END_USER_STATEMENT).iter();
     let statement = statements.next().filter(|_| statements.next().is_none())?;
-    let user = egress.end_users.verify(&policy.agent, statement.as_bytes(), now_ms())?;
-    HeaderValue::from_bytes(user.as_bytes()).ok()
+    egress.end_users.verify(&policy.agent, statement.as_bytes(), now_ms())
+}
+
+/// The user of that invoke.
+pub(crate) fn end_user(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(invoke(egress, policy, headers)?.user?.as_bytes()).ok()
 }
 
 impl Template {

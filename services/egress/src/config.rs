@@ -62,6 +62,8 @@ pub struct Config {
     pub usage_sums: u32,
     /// How often what is not to be kept is removed, in seconds.
     pub tidy_seconds: u64,
+    /// Whether the prompts of models stand in exported spans.
+    pub trace_prompts: bool,
     /// How log lines look: human or json.
     pub log_format: LogFormat,
 }
@@ -120,6 +122,7 @@ impl Default for Config {
             usage_days: 800,
             usage_sums: 1_000_000,
             tidy_seconds: 60 * 60,
+            trace_prompts: false,
             log_format: LogFormat::default(),
         }
     }

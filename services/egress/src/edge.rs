@@ -10,6 +10,7 @@ use crate::{
     models,
     policy::{AgentPolicy, PolicyError, Route},
     refuse::{Refusal, Shape},
+    span::CallSpan,
     target::{self, Mode, Wanted},
     tunnel,
 };
@@ -115,6 +116,8 @@ impl Edge {
             intercept::connect(self, &policy, request, entry).await?;
             return Ok(Outcome::Tunnel);
         }
+        let invoke = call::invoke(&self.egress, &policy, request.headers());
+        entry.traced(CallSpan::begin(request.headers(), invoke.as_ref()));
         let method = request.method().clone();
         let origin;
         let destination = match target::wanted(&self.mode, &request, self.local, &self.egress.names)? {

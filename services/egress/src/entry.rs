@@ -4,6 +4,7 @@ use crate::{
     limits::Permit,
     records::{MAX_TEXT, Record, Recorder},
     refuse::Refusal,
+    span::CallSpan,
 };
 use hoistway_kit::time::now_ms;
 use hoistway_model::{Name, RevisionId, egress::CallTarget};
@@ -65,6 +66,7 @@ pub(crate) struct Entry {
     recorder: Recorder,
     record: Record,
     progress: Arc<Progress>,
+    span: CallSpan,
     permit: Option<Permit>,
     complete: bool,
     silent: bool,
@@ -79,7 +81,17 @@ impl Entry {
             ..Record::default()
         };
         let (recorder, progress) = (recorder.clone(), Arc::new(Progress::new()));
-        Self { recorder, record, progress, permit: None, complete: false, silent: false }
+        let span = CallSpan::default();
+        Self { recorder, record, progress, span, permit: None, complete: false, silent: false }
+    }
+
+    /// The call has this span.
+    pub(crate) fn traced(&mut self, span: CallSpan) {
+        self.span = span;
+    }
+
+    pub(crate) fn span(&mut self) -> &mut CallSpan {
+        &mut self.span
     }
 
     pub(crate) fn progress(&self) -> Arc<Progress> {
@@ -101,6 +113,7 @@ impl Entry {
 
     pub(crate) fn tool(&mut self, name: &Name) {
         self.record.target = Some(CallTarget::Tool(name.clone()));
+        self.span.tool(name.as_str());
     }
 
     pub(crate) fn model_provider(&mut self, name: &Name) {
@@ -154,6 +167,7 @@ impl Drop for Entry {
         }
         self.record.bytes_up = self.progress.sent.load(Ordering::Relaxed);
         self.record.duration_ms = ms(self.progress.started.elapsed());
+        self.span.end(&self.record);
         self.recorder.record(self.record.clone());
     }
 }

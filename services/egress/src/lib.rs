@@ -33,6 +33,7 @@ pub mod records;
 mod refusal_log;
 mod refuse;
 mod service;
+mod span;
 mod store;
 mod target;
 mod tls;

@@ -7,7 +7,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_model::{
-    Error, Name, Result, RevisionId, Secret,
+    Error, ModelPrice, Name, Result, RevisionId, Secret,
     agent::LlmRole,
     egress::{EgressStatus, PolicySource},
 };
@@ -178,6 +178,8 @@ pub struct ModelPolicy {
     pub provider: String,
     /// Who answers.
     pub backend: ModelBackend,
+    /// What it costs there, if that is known.
+    pub price: Option<ModelPrice>,
 }
 
 /// Who answers the calls of a model.
@@ -200,6 +202,19 @@ impl ModelBackend {
             Self::Unavailable(_) => None,
         }
     }
+
+    /// The kind of provider, as OpenTelemetry's conventions for generative AI name it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Server(server) => match server.protocol {
+                Protocol::OpenAi => "openai",
+                Protocol::Anthropic => "anthropic",
+                Protocol::Bedrock => "aws.bedrock",
+            },
+            Self::Playground(_) => "hoistway.playground",
+            Self::Unavailable(_) => "none",
+        }
+    }
 }
 
 /// The API that a model provider's server speaks.
@@ -209,6 +224,30 @@ pub enum Protocol {
     OpenAi,
     /// The Messages API of Anthropic.
     Anthropic,
+    /// The Converse API of Amazon Bedrock.
+    Bedrock,
+}
+
+/// What a model provider's server is shown.
+#[derive(Debug, Clone)]
+pub enum ModelKey {
+    /// A key that stays the same.
+    ApiKey(Secret),
+    /// What requests are signed with.
+    Aws(AwsKey),
+}
+
+/// An AWS access key, for requests in one region.
+#[derive(Debug, Clone)]
+pub struct AwsKey {
+    /// Its identifier.
+    pub access_key_id: Secret,
+    /// Its secret.
+    pub secret_access_key: Secret,
+    /// The token of temporary credentials.
+    pub session_token: Option<Secret>,
+    /// The region that signatures are made for.
+    pub region: String,
 }
 
 /// A model provider's server, and how egress calls it.
@@ -223,7 +262,7 @@ pub struct ModelServer {
     /// The path of its base URL, without a slash at the end, such as `/v1`.
     pub prefix: String,
     /// The key that egress adds to calls.
-    pub key: Option<Secret>,
+    pub key: Option<ModelKey>,
     /// Whether it may be on this machine or in a private network.
     pub allow_private: bool,
 }
@@ -255,8 +294,6 @@ pub enum ModelUnavailableReason {
     NoProvider,
     /// The provider's key is not stored.
     NoKey,
-    /// The provider speaks a protocol that egress does not.
-    Unsupported,
     /// The provider's endpoint is not one that can be called.
     BadEndpoint,
 }

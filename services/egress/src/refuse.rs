@@ -116,12 +116,6 @@ impl Refusal {
         Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(status, code, "overloaded", message) }
     }
 
-    /// Something that egress does not do.
-    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
-        let code = Code::Unavailable.as_str();
-        Self::new(StatusCode::NOT_IMPLEMENTED, code, "unsupported", message).permanent()
-    }
-
     /// The same as the client of an API reads errors.
     pub(crate) fn shaped(self, shape: Shape) -> Self {
         Self { shape, ..self }

@@ -4,7 +4,7 @@
 use super::{Sent, Subject, unusable};
 use crate::{
     Egress, models,
-    policy::{ModelBackend, ModelServer, ModelUnavailableReason, RegisteredModels},
+    policy::{ModelBackend, ModelServer, ModelUnavailableReason, Protocol, RegisteredModels},
 };
 use bytes::Bytes;
 use hoistway_model::egress::{Check, CheckKind, CheckStep};
@@ -33,9 +33,7 @@ pub(crate) async fn check(egress: &Egress, provider: &RegisteredModels) -> Check
         ModelBackend::Unavailable(why) => {
             let kind = match why.reason {
                 ModelUnavailableReason::NoKey => CheckKind::Credential,
-                ModelUnavailableReason::NoProvider
-                | ModelUnavailableReason::Unsupported
-                | ModelUnavailableReason::BadEndpoint => CheckKind::Address,
+                ModelUnavailableReason::NoProvider | ModelUnavailableReason::BadEndpoint => CheckKind::Address,
             };
             unusable(kind, why.text.clone())
         }
@@ -44,6 +42,12 @@ pub(crate) async fn check(egress: &Egress, provider: &RegisteredModels) -> Check
 
 async fn check_server(egress: &Egress, server: &ModelServer, wanted: &[String]) -> Check {
     let subject = Subject::new(egress, &server.origin, server.allow_private);
+    if server.protocol == Protocol::Bedrock {
+        // Its list of models is at another host, and with other permissions than those to call a model.
+        let sent = subject.send(&HeaderMap::new(), &format!("{}/", server.prefix)).await;
+        let steps = subject.reached(&sent);
+        return subject.found(sent.status(), steps);
+    }
     let request = models::own_request(server);
     let headers = request.as_ref().cloned().unwrap_or_default();
     let list = format!("{}/models", server.prefix);

@@ -2,11 +2,13 @@
 //! serves the model.
 
 mod anthropic;
+mod bedrock;
 mod chat;
 mod listing;
 mod memory;
 mod metering;
 mod playground;
+mod prompt;
 pub(crate) mod provider;
 mod request;
 mod sse;
@@ -19,10 +21,14 @@ use crate::{
     call::{self, Answer, Destination, Host},
     entry::Entry,
     origin::Origin,
-    policy::{AgentPolicy, ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
+    policy::{
+        AgentPolicy, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason,
+        Protocol,
+    },
     refuse::{Refusal, Shape},
 };
 use anthropic::Anthropic;
+use bedrock::Bedrock;
 use hoistway_model::{
     agent::LlmRole,
     model_api::{MODEL_APIS, PLACEHOLDER_KEY},
@@ -75,6 +81,16 @@ impl Api {
     /// Whether its streams say what was used when they are asked for it with `stream_options`.
     const fn has_stream_options(self) -> bool {
         matches!(self, Self::ChatCompletions | Self::Completions)
+    }
+
+    /// As OpenTelemetry's conventions for generative AI name it.
+    const fn operation(self) -> &'static str {
+        match self {
+            Self::ChatCompletions | Self::Responses | Self::Messages => "chat",
+            Self::Completions => "text_completion",
+            Self::Embeddings => "embeddings",
+            Self::CountTokens => "count_tokens",
+        }
     }
 
     const fn role(self) -> LlmRole {
@@ -152,6 +168,10 @@ pub(crate) async fn call(
     if request.model.is_none() {
         request.set_model(&model.model);
     }
+    entry.span().model(api.operation(), model.backend.kind(), &model.model);
+    if egress.config.trace_prompts {
+        entry.span().prompt(|| prompt::input_messages(&request.body));
+    }
     let mut call = ModelCall { api, model, parts, query, request };
     let meter = metering::begin(egress, policy, &mut call).await?;
     let answer = answer(egress, policy, call, entry).await;
@@ -176,6 +196,9 @@ async fn answer(
                 (protocol, api) if api.protocol() == protocol => pass_on(egress, policy, server, call, entry).await,
                 (Protocol::Anthropic, Api::ChatCompletions) => {
                     chat::complete::<Anthropic>(egress, policy, server, call, entry).await
+                }
+                (Protocol::Bedrock, Api::ChatCompletions) => {
+                    chat::complete::<Bedrock>(egress, policy, server, call, entry).await
                 }
                 (_, api) => Err(not_spoken(api, &call.model.model, &format!("the provider \"{}\"", server.name))),
             }
@@ -211,9 +234,6 @@ async fn pass_on(
     }
     // The body may have become another one.
     parts.headers.remove(header::CONTENT_LENGTH);
-    if server.protocol == Protocol::Anthropic {
-        anthropic::add_version(&mut parts.headers);
-    }
     let upload = Upload::buffered(request.body, request.memory, entry.progress());
     let destination = Destination { host: Host::Model(server), path_and_query };
     call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await
@@ -226,19 +246,26 @@ fn not_spoken(api: Api, model: &str, whom: &str) -> Refusal {
             "\"{model}\" is served by {whom}, which does not speak the API of Anthropic: call it with the OpenAI API, \
              /v1/chat/completions"
         ),
-        Protocol::OpenAi => {
+        Protocol::OpenAi | Protocol::Bedrock => {
             format!("\"{model}\" is served by {whom}, which has no {}: call it with /v1/chat/completions", api.path())
         }
     };
     Refusal::bad_request(text).param("model").permanent()
 }
 
-/// Puts the server's key in the place of the one that the agent sent.
+/// Puts the server's key in the place of the one that the agent sent, and what its API insists on beside it.
 pub(crate) fn apply_key(server: &ModelServer, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    if matches!(server.key, Some(ModelKey::Aws(_))) {
+        // The request was made and signed by egress.
+        return Ok(());
+    }
     anthropic::remove_keys(headers);
-    let Some(key) = &server.key else { return Ok(()) };
+    if server.protocol == Protocol::Anthropic {
+        anthropic::add_version(headers);
+    }
+    let Some(ModelKey::ApiKey(key)) = &server.key else { return Ok(()) };
     let (name, prefix) = match server.protocol {
-        Protocol::OpenAi => (header::AUTHORIZATION, "Bearer "),
+        Protocol::OpenAi | Protocol::Bedrock => (header::AUTHORIZATION, "Bearer "),
         Protocol::Anthropic => (anthropic::KEY, ""),
     };
     let mut value = HeaderValue::try_from([prefix, key.expose()].concat()).map_err(|_| {
@@ -301,7 +328,6 @@ fn not_allowed(policy: &AgentPolicy, name: &str) -> Refusal {
 
 fn refusal(why: &ModelUnavailable) -> Refusal {
     let word = match why.reason {
-        ModelUnavailableReason::Unsupported => return Refusal::unsupported(&why.text),
         ModelUnavailableReason::NoProvider => "provider_missing",
         ModelUnavailableReason::NoKey => "credential_missing",
         ModelUnavailableReason::BadEndpoint => "provider_unusable",

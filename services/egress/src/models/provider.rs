@@ -1,13 +1,17 @@
 //! From registered model providers and an agent's `llm_configs` to who answers the calls of a model.
 
+use super::bedrock::{self, Endpoint};
 use crate::{
     origin::{Origin, without_query},
     policy::{
-        ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol, RegisteredModels,
+        ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol,
+        RegisteredModels,
     },
     tool_access::PrivateHosts,
 };
-use hoistway_model::{Name, Result, agent::LlmConfig, egress::ModelProviderAccess, tool::needs_credentials};
+use hoistway_model::{
+    ModelPrices, Name, Result, agent::LlmConfig, egress::ModelProviderAccess, tool::needs_credentials,
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 const OPENAI: &str = "https://api.openai.com/v1";
@@ -25,13 +29,14 @@ pub(crate) struct ModelProviderPolicy {
     models: Vec<String>,
     name: Name,
     backend: ModelBackend,
+    prices: ModelPrices,
 }
 
 impl ModelProviderPolicy {
     pub(crate) fn new(access: &ModelProviderAccess, private: &PrivateHosts) -> Self {
-        let ModelProviderAccess { name, provider, models, .. } = access;
-        let backend = backend(access, private);
-        Self { kind: provider.clone(), models: models.clone(), name: name.clone(), backend }
+        let ModelProviderAccess { name, provider, models, prices, .. } = access;
+        let (backend, prices) = (backend(access, private), prices.clone());
+        Self { kind: provider.clone(), models: models.clone(), name: name.clone(), backend, prices }
     }
 
     pub(crate) fn into_registered(self) -> RegisteredModels {
@@ -59,32 +64,38 @@ pub(crate) fn model_policies(
     llm: &[LlmConfig],
     providers: &BTreeMap<Name, Arc<ModelProviderPolicy>>,
 ) -> Vec<ModelPolicy> {
-    let policy = |LlmConfig { role, provider, model }: &LlmConfig| ModelPolicy {
-        role: *role,
-        model: model.clone(),
-        provider: provider.clone(),
-        backend: resolve(provider, model, providers),
+    let policy = |LlmConfig { role, provider, model }: &LlmConfig| {
+        let (backend, price) = match resolve(provider, model, providers) {
+            Ok(found) => (found.backend.clone(), found.prices.get(model).copied()),
+            Err(backend) => (backend, None),
+        };
+        ModelPolicy { role: *role, model: model.clone(), provider: provider.clone(), backend, price }
     };
     llm.iter().map(policy).collect()
 }
 
-fn resolve(provider: &str, model: &str, providers: &BTreeMap<Name, Arc<ModelProviderPolicy>>) -> ModelBackend {
+/// The provider that serves a model, or what answers where none does.
+fn resolve<'a>(
+    provider: &str,
+    model: &str,
+    providers: &'a BTreeMap<Name, Arc<ModelProviderPolicy>>,
+) -> Result<&'a ModelProviderPolicy, ModelBackend> {
     let named = Name::parse("provider", provider).ok().and_then(|name| providers.get(&name));
     if let Some(named) = named {
         if named.serves(model) {
-            return named.backend.clone();
+            return Ok(named);
         }
         let text = format!(
             "the model provider \"{}\" does not serve the model \"{model}\": add it to its models with PUT \
              /api/model-providers/{}",
             named.name, named.name
         );
-        return unavailable(Some(&named.name), ModelUnavailableReason::NoProvider, text);
+        return Err(unavailable(Some(&named.name), ModelUnavailableReason::NoProvider, text));
     }
     let of_kind = providers.values().filter(|candidate| candidate.kind == provider && candidate.serves(model));
     match of_kind.min_by_key(|candidate| candidate.rank()) {
-        Some(found) => found.backend.clone(),
-        None => unregistered(provider, model),
+        Some(found) => Ok(found),
+        None => Err(unregistered(provider, model)),
     }
 }
 
@@ -103,9 +114,6 @@ fn unregistered(provider: &str, model: &str) -> ModelBackend {
             allow_private: true,
         }));
     }
-    if let Some(text) = unsupported(provider) {
-        return unavailable(None, ModelUnavailableReason::Unsupported, text);
-    }
     let text = format!(
         "no model provider \"{provider}\" is registered that serves the model \"{model}\": POST /api/model-providers \
          registers one with its key, or POST /api/starter-kit one to try things with"
@@ -115,57 +123,54 @@ fn unregistered(provider: &str, model: &str) -> ModelBackend {
 
 fn backend(access: &ModelProviderAccess, private: &PrivateHosts) -> ModelBackend {
     let ModelProviderAccess { name, provider, endpoint, credentials, demo, .. } = access;
-    if let Some(text) = unsupported(provider) {
-        return unavailable(Some(name), ModelUnavailableReason::Unsupported, text);
-    }
-    let key = credentials.get("api_key").cloned();
+    let unusable = |why: &str| {
+        let text = format!("the model provider \"{name}\" {why}: see /api/model-providers/{name}");
+        unavailable(Some(name), ModelUnavailableReason::BadEndpoint, text)
+    };
+    let key = credentials.get("api_key").cloned().map(ModelKey::ApiKey);
     if *demo && provider == "openai" && endpoint.is_empty() && key.is_none() {
         return ModelBackend::Playground(name.clone());
     }
-    let (protocol, default) = match provider.as_str() {
-        "anthropic" => (Protocol::Anthropic, ANTHROPIC),
-        "ollama" => (Protocol::OpenAi, OLLAMA),
-        _ => (Protocol::OpenAi, OPENAI),
+    let or = |default: &str| if endpoint.is_empty() { default.to_owned() } else { endpoint.clone() };
+    let (protocol, url, key) = match provider.as_str() {
+        "anthropic" => (Protocol::Anthropic, or(ANTHROPIC), key),
+        "bedrock" => match bedrock::endpoint(access) {
+            Ok(Endpoint { url, key }) => (Protocol::Bedrock, url, key),
+            Err(why) => return unusable(why),
+        },
+        "ollama" => (Protocol::OpenAi, or(OLLAMA), key),
+        _ => (Protocol::OpenAi, or(OPENAI), key),
     };
-    let url = if endpoint.is_empty() { default } else { endpoint };
-    let Ok((origin, prefix)) = base_url(url, protocol) else {
-        let text = format!(
-            "the endpoint of the model provider \"{name}\" is not a URL of http:// or https://: PUT \
-             /api/model-providers/{name} sets another one"
-        );
-        return unavailable(Some(name), ModelUnavailableReason::BadEndpoint, text);
+    let Ok((origin, prefix)) = base_url(&url, protocol) else {
+        return unusable("has an endpoint that is not a URL of http:// or https://: set another one");
     };
     let allow_private = private.covers(&origin.place.host);
     // Servers of one's own, such as vLLM and llama.cpp, mostly want no key.
     if key.is_none() && needs_credentials(provider) && !allow_private {
-        let text = format!(
-            "the model provider \"{name}\" has no key yet: PUT /api/model-providers/{name}/credentials stores one"
-        );
-        return unavailable(Some(name), ModelUnavailableReason::NoKey, text);
+        return no_key(name);
     }
     let name = name.clone();
     ModelBackend::Server(Arc::new(ModelServer { name, protocol, origin, prefix, key, allow_private }))
 }
 
+fn no_key(name: &Name) -> ModelBackend {
+    let text =
+        format!("the model provider \"{name}\" has no key yet: PUT /api/model-providers/{name}/credentials stores one");
+    unavailable(Some(name), ModelUnavailableReason::NoKey, text)
+}
+
 fn base_url(text: &str, protocol: Protocol) -> Result<(Origin, String)> {
     let (origin, mut prefix) = Origin::of_url(&without_query(text)?)?;
-    // Base URLs of the OpenAI API have the version in them, those of Anthropic's clients have not.
+    // Base URLs of the OpenAI API have the version in them, those of the other APIs' clients have not.
     let lacks_version = match protocol {
         Protocol::OpenAi => prefix.is_empty(),
         Protocol::Anthropic => !prefix.ends_with(DEFAULT_PATH),
+        Protocol::Bedrock => false,
     };
     if lacks_version {
         prefix.push_str(DEFAULT_PATH);
     }
     Ok((origin, prefix))
-}
-
-/// The text for a protocol that egress does not speak.
-fn unsupported(provider: &str) -> Option<String> {
-    (provider == "bedrock").then(|| {
-        "model providers that speak the protocol \"bedrock\" are not supported yet: anthropic, openai and ollama are"
-            .to_owned()
-    })
 }
 
 fn unavailable(provider: Option<&Name>, reason: ModelUnavailableReason, text: String) -> ModelBackend {
@@ -184,6 +189,7 @@ mod tests {
             provider: provider.into(),
             endpoint: endpoint.into(),
             models: models.iter().map(|&model| model.into()).collect(),
+            prices: ModelPrices::new(),
             credentials: key.map(|key| ("api_key".to_owned(), Secret::new(key))).into_iter().collect(),
             demo: name == "playground-llm",
         }
@@ -199,7 +205,11 @@ mod tests {
             ModelBackend::Playground(_) => "playground".into(),
             ModelBackend::Unavailable(why) => format!("{:?}", why.reason),
             ModelBackend::Server(server) => {
-                let key = server.key.as_ref().map_or("-", Secret::expose);
+                let key = match &server.key {
+                    Some(ModelKey::ApiKey(key)) => key.expose(),
+                    Some(ModelKey::Aws(key)) => &key.region,
+                    None => "-",
+                };
                 format!("{}{} {key} {}", server.origin, server.prefix, server.allow_private)
             }
         }
@@ -255,9 +265,34 @@ mod tests {
     }
 
     #[test]
-    fn protocols_that_are_not_spoken_and_endpoints_that_are_none_are_unavailable() {
-        assert_eq!(answers("bedrock", "claude", &[]), "Unsupported");
-        assert_eq!(answers("x", "claude", &[access("x", "bedrock", "", &[], Some("k"))]), "Unsupported");
+    fn bedrock_is_in_a_region_that_the_credentials_or_the_endpoint_name() {
+        let at = |endpoint: &str, credentials: &[(&str, &str)]| {
+            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), Secret::new(*value));
+            let credentials = credentials.iter().map(pair).collect();
+            answers("x", "m", &[ModelProviderAccess { credentials, ..access("x", "bedrock", endpoint, &[], None) }])
+        };
+        let (id, secret, region) = (("access_key_id", "AKIA"), ("secret_access_key", "s"), ("region", "eu-west-1"));
+        let own = "https://bedrock-runtime.eu-west-1.amazonaws.com";
+        assert_eq!(at("", &[id, secret, region]), format!("{own} eu-west-1 false"));
+        assert_eq!(at(own, &[id, secret]), format!("{own} eu-west-1 false"));
+        assert_eq!(at("", &[("api_key", "bedrock-key"), region]), format!("{own} bedrock-key false"));
+        assert_eq!(at("https://proxy.example/aws", &[id, secret, region]), "https://proxy.example/aws eu-west-1 false");
+        assert_eq!(at("https://proxy.example", &[("api_key", "k")]), "https://proxy.example k false");
+        assert_eq!(at(own, &[]), "NoKey");
+        for (endpoint, credentials) in [
+            ("", vec![id, secret]),
+            ("", vec![("api_key", "k")]),
+            ("", vec![]),
+            ("https://proxy.example", vec![id, secret]),
+            ("", vec![id, secret, ("region", "evil.example/")]),
+        ] {
+            assert_eq!(at(endpoint, &credentials), "BadEndpoint", "{endpoint} {credentials:?}");
+        }
+    }
+
+    #[test]
+    fn endpoints_that_are_none_are_unavailable() {
         assert_eq!(answers("x", "m", &[access("x", "openai", "ftp://a.example", &[], Some("k"))]), "BadEndpoint");
+        assert_eq!(answers("bedrock", "claude", &[]), "NoProvider");
     }
 }

@@ -9,7 +9,7 @@ use hoistway_egress::{
     AgentPolicy,
     fixed::FixedPolicies,
     origin::Origin,
-    policy::{ModelBackend, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
+    policy::{ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
 };
 use hoistway_kit::egress::EgressKey;
 use hoistway_model::{Code, EgressService, RevisionId, Secret, agent::LlmRole, egress::Check};
@@ -19,20 +19,17 @@ use std::sync::Arc;
 const KEY: &str = "sk-of-the-check-77d0";
 
 fn server(provider: &str, base_url: &str, key: Option<&str>) -> ModelBackend {
+    server_of(Protocol::OpenAi, provider, base_url, key)
+}
+
+fn server_of(protocol: Protocol, provider: &str, base_url: &str, key: Option<&str>) -> ModelBackend {
     let (origin, prefix) = Origin::of_url(base_url).unwrap();
-    let key = key.map(Secret::new);
-    ModelBackend::Server(Arc::new(ModelServer {
-        name: name(provider),
-        protocol: Protocol::OpenAi,
-        origin,
-        prefix,
-        key,
-        allow_private: false,
-    }))
+    let (name, key) = (name(provider), key.map(|key| ModelKey::ApiKey(Secret::new(key))));
+    ModelBackend::Server(Arc::new(ModelServer { name, protocol, origin, prefix, key, allow_private: false }))
 }
 
 fn model(provider: &str, model: &str, backend: ModelBackend) -> ModelPolicy {
-    ModelPolicy { role: LlmRole::Chat, model: model.into(), provider: provider.into(), backend }
+    ModelPolicy { role: LlmRole::Chat, model: model.into(), provider: provider.into(), backend, price: None }
 }
 
 impl World {
@@ -65,6 +62,7 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
         model("main", "llama3", main.clone()),
         model("main", "alias", main.clone()),
         model("main", "no/such", main),
+        model("claude", "large", server_of(Protocol::Anthropic, "claude", "https://llm.test/v1", Some(KEY))),
         model("keyless", "large", server("keyless", "https://llm.test/v1", None)),
         model("refused", "large", server("refused", "https://llm.test/status/401", Some(KEY))),
         model("unlisted", "large", server("unlisted", "https://llm.test/status/404", Some(KEY))),
@@ -104,6 +102,12 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
     );
     // A name that the list leaves out is asked for.
     assert_eq!(standin.seen("/v1/models/alias").len(), 1);
+
+    let steps = vec![ok("address"), ok("tls"), ok("credential"), ok("model")];
+    assert_eq!(world.found_at("claude").await, (Some(200), steps));
+    let asked = standin.seen("/v1/models").remove(1);
+    let headers = (&asked["headers"]["x-api-key"], &asked["headers"]["anthropic-version"]);
+    assert_eq!(headers, (&json!(KEY), &json!("2023-06-01")), "Anthropic is asked as its API wants it");
 
     assert_eq!(world.found_at("keyless").await.1, [ok("address"), ok("tls"), ok("model")]);
     let (status, steps) = world.found_at("refused").await;

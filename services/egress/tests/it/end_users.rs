@@ -4,7 +4,11 @@ use crate::{
     standin::{Standin, TestCa},
     world::{Agent, World, get, name, tool},
 };
-use hoistway_kit::{end_user::EndUserKey, time::now_ms, token::ServiceToken};
+use hoistway_kit::{
+    end_user::{EndUserKey, InvokeStatement},
+    time::now_ms,
+    token::ServiceToken,
+};
 
 async fn world() -> (World, Agent, Standin) {
     let ca = TestCa::new();
@@ -15,17 +19,21 @@ async fn world() -> (World, Agent, Standin) {
     (world, agent, standin)
 }
 
+fn of(user: &str) -> InvokeStatement {
+    InvokeStatement { user: Some(user.into()), ..InvokeStatement::default() }
+}
+
 #[tokio::test]
 async fn a_tool_is_told_the_user_whom_the_gateway_has_stated() {
     let (world, agent, _standin) = world().await;
     let key = EndUserKey::new(&world.token).unwrap();
     let mut request = get("/x");
     request.headers_mut().insert("x-end-user-id", "eve".parse().unwrap());
-    let statement = key.issue(&agent.policy.agent, "ada@example.com", now_ms() + 60_000).unwrap();
+    let statement = key.issue(&agent.policy.agent, &of("ada@example.com"), now_ms() + 60_000).unwrap();
     request.headers_mut().insert("x-hoistway-end-user", statement.parse().unwrap());
     let told = world.call(&agent, "api.test", request).await.json();
     assert_eq!(told["headers"]["x-end-user-id"], "ada@example.com");
-    assert!(!told.to_string().contains("hwu_"), "{told}");
+    assert!(!told.to_string().contains("hwi_"), "{told}");
 }
 
 #[tokio::test]
@@ -34,12 +42,12 @@ async fn statements_that_are_old_foreign_doubled_or_made_up_name_nobody() {
     let (key, now) = (EndUserKey::new(&world.token).unwrap(), now_ms());
     let foreign = EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap();
     let own = &agent.policy.agent;
-    let good = key.issue(own, "ada", now + 60_000).unwrap();
+    let good = key.issue(own, &of("ada"), now + 60_000).unwrap();
     let rows = [
-        vec![key.issue(own, "ada", now - 1).unwrap()],
-        vec![key.issue(&name("another"), "ada", now + 60_000).unwrap()],
-        vec![foreign.issue(own, "ada", now + 60_000).unwrap()],
-        vec![good.clone(), key.issue(own, "bob", now + 60_000).unwrap()],
+        vec![key.issue(own, &of("ada"), now - 1).unwrap()],
+        vec![key.issue(&name("another"), &of("ada"), now + 60_000).unwrap()],
+        vec![foreign.issue(own, &of("ada"), now + 60_000).unwrap()],
+        vec![good.clone(), key.issue(own, &of("bob"), now + 60_000).unwrap()],
         vec!["ada".to_owned()],
         vec![good[..good.len() - 1].to_owned()],
     ];

@@ -8,7 +8,7 @@ use hoistway_egress::{
     AgentPolicy,
     fixed::FixedPolicies,
     origin::Origin,
-    policy::{ModelBackend, ModelPolicy, ModelServer, Protocol},
+    policy::{ModelBackend, ModelKey, ModelPolicy, ModelServer, Protocol},
 };
 use hoistway_kit::egress::{EgressKey, Flavour};
 use hoistway_model::{RevisionId, Secret, agent::LlmRole, egress::CallTarget};
@@ -25,10 +25,11 @@ async fn world(change: impl FnOnce(&mut AgentPolicy)) -> (World, Agent, Standin,
     let (provider, openai) = (Standin::tls_http1(&ca, "llm.test").await, Standin::tls_http1(&ca, OPENAI).await);
     let resolve = vec![format!("llm.test:443={}", provider.address), format!("{OPENAI}:443={}", openai.address)];
     let (origin, prefix) = Origin::of_url("https://llm.test/v1").unwrap();
-    let (main, key) = (name("main"), Some(Secret::new("sk-main")));
+    let (main, key) = (name("main"), Some(ModelKey::ApiKey(Secret::new("sk-main"))));
     let server = ModelServer { name: main, protocol: Protocol::OpenAi, origin, prefix, key, allow_private: false };
     let backend = ModelBackend::Server(Arc::new(server));
-    let models = vec![ModelPolicy { role: LlmRole::Chat, model: "large".into(), provider: "main".into(), backend }];
+    let models =
+        vec![ModelPolicy { role: LlmRole::Chat, model: "large".into(), provider: "main".into(), backend, price: None }];
     let (key, revision) = (EgressKey::generate().unwrap(), RevisionId::mint());
     let mut policy = AgentPolicy {
         agent: name("a"),

@@ -173,7 +173,8 @@ impl Standin {
     async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         // Model providers are called below their base URL, which says what they are to do.
         let path = request.uri().path();
-        let below = ["/chat/completions", "/messages", "/models"].into_iter().find_map(|end| path.strip_suffix(end));
+        let ends = ["/chat/completions", "/messages", "/models"];
+        let below = ends.into_iter().find_map(|end| path.strip_suffix(end));
         let path = if path == "/v1/models" { path } else { below.unwrap_or(path) }.to_owned();
         if path == "/hang" {
             std::future::pending::<()>().await;

@@ -1,6 +1,6 @@
 //! Chat completions of the OpenAI API at a server that speaks the API of Anthropic.
 
-use super::{VERSION, add_version, request::message_request, response, stream::MessageStream};
+use super::{VERSION, request::message_request, response, stream::MessageStream};
 use crate::{
     models::chat::{ChatRequest, Completion, Invalid, Provider},
     policy::ModelServer,
@@ -36,11 +36,10 @@ impl Provider for Anthropic {
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        add_version(&mut headers);
         Ok(headers)
     }
 
-    fn completion(answer: &Value, _: &str, created: i64) -> Option<Completion> {
+    fn completion(answer: &Value, created: i64) -> Option<Completion> {
         response::completion(answer, created)
     }
 

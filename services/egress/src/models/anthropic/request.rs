@@ -60,7 +60,7 @@ fn turn(Turn { role, blocks }: Turn) -> Value {
 fn block(block: Block) -> Value {
     match block {
         Block::Text(said) => text(said),
-        Block::Image { media_type, data } => {
+        Block::Image { media_type, data, .. } => {
             json!({"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}})
         }
         Block::ImageUrl { url, .. } => json!({"type": "image", "source": {"type": "url", "url": url}}),

@@ -51,7 +51,7 @@ impl Message {
             "message_start" => {
                 let message = &event["message"];
                 self.usage.update(&message["usage"]);
-                chunks.start(message["id"].as_str().unwrap_or_default().to_owned(), message["model"].as_str());
+                chunks.start(message["id"].as_str(), message["model"].as_str());
             }
             "content_block_start" => self.start_block(&event["content_block"], chunks),
             "content_block_delta" => self.delta(&event["delta"], chunks),

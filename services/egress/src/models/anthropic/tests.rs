@@ -89,7 +89,7 @@ fn every_choice_of_a_tool_has_its_counterpart() {
 }
 
 fn completion(message: Value) -> Value {
-    Anthropic::completion(&message, "asked for", 1).unwrap().into_json()
+    Anthropic::completion(&message, 1).unwrap().into_json()
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn every_reason_to_stop_has_its_counterpart() {
 #[test]
 fn what_is_no_message_is_none_and_no_document_makes_it_panic() {
     for wrong in [json!(null), json!([]), json!({"type": "error"}), json!({"type": "message", "content": "x"})] {
-        assert!(Anthropic::completion(&wrong, "m", 1).is_none(), "{wrong}");
+        assert!(Anthropic::completion(&wrong, 1).is_none(), "{wrong}");
         assert!(Anthropic::error(&HeaderMap::new(), &wrong).is_none(), "{wrong}");
     }
     let odd =
@@ -154,7 +154,8 @@ fn what_is_no_message_is_none_and_no_document_makes_it_panic() {
 
 /// What becomes of a stream: the chunks, the raw text, and whether it is over.
 fn streamed(text: &str, include_usage: bool) -> (Vec<Value>, String, bool) {
-    let (mut stream, mut chunks) = (MessageStream::default(), Chunks::new("asked for".into(), include_usage));
+    let (mut stream, mut chunks) =
+        (MessageStream::default(), Chunks::new("id".into(), "asked for".into(), include_usage));
     let mut told = String::new();
     for piece in text.as_bytes().chunks(7) {
         stream.push(piece, &mut chunks).unwrap();
@@ -266,7 +267,7 @@ fn a_stream_that_is_cut_has_no_end_and_one_that_is_no_json_breaks() {
     let (cut, _) = WITH_TOOL.split_at(WITH_TOOL.find("event: message_stop").unwrap());
     let (_, text, is_over) = streamed(cut, true);
     assert!(!is_over && !text.contains("[DONE]"), "{text}");
-    let mut chunks = Chunks::new("m".into(), false);
+    let mut chunks = Chunks::new("id".into(), "m".into(), false);
     assert!(MessageStream::default().push(b"data: {\n\n", &mut chunks).is_err());
     let odd = "data: 1\n\ndata: {\"type\": \"content_block_delta\"}\n\ndata: {\"type\": \"content_block_stop\"}\n\ndata: []\n\n";
     assert_eq!(streamed(odd, true).0, Vec::<Value>::new());

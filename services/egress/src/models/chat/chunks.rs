@@ -18,9 +18,9 @@ pub(in crate::models) struct Chunks {
 }
 
 impl Chunks {
-    /// `model` is what the answer says until the provider says it.
-    pub(in crate::models) fn new(model: String, include_usage: bool) -> Self {
-        let (id, created) = (String::new(), now_ms() / 1000);
+    /// `id` and `model` are what the answer says unless the provider says it.
+    pub(in crate::models) fn new(id: String, model: String, include_usage: bool) -> Self {
+        let created = now_ms() / 1000;
         Self { id, model, created, include_usage, tools: 0, written: BytesMut::new(), is_over: false }
     }
 
@@ -34,9 +34,11 @@ impl Chunks {
         self.is_over
     }
 
-    /// The beginning, with the answer's identifier and the model that gives it, if it is said.
-    pub(in crate::models) fn start(&mut self, id: String, model: Option<&str>) {
-        self.id = id;
+    /// The beginning, with the answer's identifier and the model that gives it, as far as the provider says them.
+    pub(in crate::models) fn start(&mut self, id: Option<&str>, model: Option<&str>) {
+        if let Some(id) = id {
+            id.clone_into(&mut self.id);
+        }
         if let Some(model) = model {
             model.clone_into(&mut self.model);
         }
@@ -76,7 +78,7 @@ impl Chunks {
             let chunk = self.chunk(json!([]), usage.to_json());
             self.event(&chunk);
         }
-        self.written.extend_from_slice(b"data: [DONE]\n\n");
+        self.write(b"data: [DONE]\n\n");
         self.is_over = true;
     }
 
@@ -88,7 +90,7 @@ impl Chunks {
 
     /// A comment: it tells everybody in between that the answer goes on.
     pub(in crate::models) fn keep_alive(&mut self) {
-        self.written.extend_from_slice(b": ping\n\n");
+        self.write(b": ping\n\n");
     }
 
     fn delta(&mut self, delta: Value, finish: Option<Finish>) {
@@ -117,8 +119,13 @@ impl Chunks {
     }
 
     fn event(&mut self, value: &Value) {
-        self.written.extend_from_slice(b"data: ");
-        self.written.extend_from_slice(value.to_string().as_bytes());
-        self.written.extend_from_slice(b"\n\n");
+        self.write(format!("data: {value}\n\n").as_bytes());
+    }
+
+    /// What a provider still sends after the end is not for the agent.
+    fn write(&mut self, text: &[u8]) {
+        if !self.is_over {
+            self.written.extend_from_slice(text);
+        }
     }
 }

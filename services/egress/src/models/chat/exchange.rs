@@ -43,8 +43,8 @@ pub(in crate::models) trait Provider {
     fn path(model: &str, is_streamed: bool) -> String;
     /// The request's headers, for this path at the server; `sent` are those of the agent.
     fn headers(server: &ModelServer, path: &str, sent: &HeaderMap, body: &Bytes) -> Result<HeaderMap, Refusal>;
-    /// Reads an answer of `model`.
-    fn completion(answer: &Value, model: &str, created: i64) -> Option<Completion>;
+    /// Reads an answer. What it does not say of itself is left empty.
+    fn completion(answer: &Value, created: i64) -> Option<Completion>;
     /// The kind and the text of an error.
     fn error(headers: &HeaderMap, body: &Value) -> Option<(String, String)>;
 }
@@ -81,9 +81,8 @@ pub(in crate::models) async fn complete<P: Provider>(
         _ if !response.status().is_success() => failed::<P>(egress, server, response).await,
         Some(include_usage) if is_events => {
             let (parts, body) = response.into_parts();
-            let chunks = Chunks::new(model.model.clone(), include_usage);
-            let body = Translated::new(body, P::Stream::default(), chunks).boxed_unsync();
-            let mut answer = Response::new(body);
+            let chunks = Chunks::new(id::<P>(&parts.headers), model.model.clone(), include_usage);
+            let mut answer = Response::new(Translated::new(body, P::Stream::default(), chunks).boxed_unsync());
             *answer.headers_mut() = headers::<P>(parts.headers, "text/event-stream; charset=utf-8");
             Ok(Answer::Own(answer))
         }
@@ -101,10 +100,16 @@ async fn completed<P: Provider>(
 ) -> Result<Answer, Refusal> {
     let (parts, body) = response.into_parts();
     let (body, _memory) = memory::collect(egress, body, MAX_ANSWER).await.map_err(|e| unread(server, &e))?;
-    let model = model.to_owned();
+    let (model, id) = (model.to_owned(), id::<P>(&parts.headers));
     let reading = memory::read_off_runtime(body.len(), move || {
         let answer = serde_json::from_slice(&body).ok()?;
-        P::completion(&answer, &model, now_ms() / 1000).map(Completion::into_json)
+        let mut completion = P::completion(&answer, now_ms() / 1000)?;
+        for (said, otherwise) in [(&mut completion.id, id), (&mut completion.model, model)] {
+            if said.is_empty() {
+                *said = otherwise;
+            }
+        }
+        Some(completion.into_json())
     });
     let value = reading.await?.ok_or_else(|| bad_answer(server, "did not answer with a message"))?;
     let mut answer = json(&value);
@@ -129,6 +134,12 @@ async fn failed<P: Provider>(
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = headers::<P>(parts.headers, "application/json");
     Ok(Answer::Own(answer))
+}
+
+/// The identifier of an answer that has none but its request's.
+fn id<P: Provider>(headers: &HeaderMap) -> String {
+    let id = headers.get(P::REQUEST_ID).and_then(|id| id.to_str().ok());
+    format!("chatcmpl-{}", id.unwrap_or_default())
 }
 
 fn kind(status: StatusCode) -> &'static str {

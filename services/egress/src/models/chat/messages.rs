@@ -142,7 +142,10 @@ fn image(url: String, param: String) -> Result<Block, Invalid> {
     let in_base64 = || {
         let (head, data) = url.strip_prefix("data:")?.split_once(',')?;
         let media_type = head.strip_suffix(";base64")?.split(';').next()?;
-        (!media_type.is_empty()).then(|| Block::Image { media_type: media_type.to_owned(), data: data.to_owned() })
+        (!media_type.is_empty()).then(|| (media_type.to_owned(), data.to_owned()))
     };
-    in_base64().ok_or_else(|| Invalid::new(param, "must be a URL of http:// or https://, or data:TYPE;base64,DATA"))
+    match in_base64() {
+        Some((media_type, data)) => Ok(Block::Image { media_type, data, param }),
+        None => Err(Invalid::new(param, "must be a URL of http:// or https://, or data:TYPE;base64,DATA")),
+    }
 }

@@ -65,10 +65,11 @@ pub(super) enum Block {
     Image {
         media_type: String,
         data: String,
+        /// Where it stands in the request, for providers that do not take it.
+        param: String,
     },
     ImageUrl {
         url: String,
-        /// Where it stands in the request, for providers that do not fetch pictures.
         param: String,
     },
     ToolCall {

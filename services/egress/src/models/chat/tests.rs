@@ -58,9 +58,9 @@ fn images_are_data_or_a_url() {
         read(json!({"messages": [{"role": "user", "content": content}]}))
             .map(|mut request| request.turns[0].blocks.remove(0))
     };
-    let data = Block::Image { media_type: "image/png".into(), data: "aGk=".into() };
-    assert_eq!(image("data:image/png;base64,aGk=").unwrap(), data);
     let param = "messages[0].content[0].image_url.url";
+    let data = Block::Image { media_type: "image/png".into(), data: "aGk=".into(), param: param.into() };
+    assert_eq!(image("data:image/png;base64,aGk=").unwrap(), data);
     let url = Block::ImageUrl { url: "HTTPS://a.example/b.png".into(), param: param.into() };
     assert_eq!(image("HTTPS://a.example/b.png").unwrap(), url);
     for wrong in ["data:image/png,hi", "data:;base64,aGk=", "file:///etc/passwd", "é", ""] {

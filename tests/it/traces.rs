@@ -1,0 +1,170 @@
+//! Spans as a collector gets them: of an invoke, and of the calls that its agent makes.
+
+use crate::stack::{Stack, log_of};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::any_value::Value as Attribute,
+    trace::v1::{Span, span::SpanKind, status::StatusCode},
+};
+use prost::Message;
+use serde_json::json;
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+};
+
+const PROMPT: &str = "a prompt that nobody may read";
+/// The trace of the agent's own, which it passes on to the tool.
+const OWN_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const OWN_SPAN: &str = "b7ad6b7169203331";
+
+const AGENT: &str = r#"
+import json, os, urllib.error, urllib.request
+
+def ask(url, body=None, **headers):
+    headers["Content-Type"] = "application/json"
+    request = urllib.request.Request(url, body and json.dumps(body).encode(), headers)
+    try:
+        return json.load(urllib.request.urlopen(request))
+    except urllib.error.HTTPError as error:
+        return error.code
+
+def handler(message):
+    chat = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+    messages = [{"role": "user", "content": message}]
+    answer = ask(chat, {"model": "gpt-4o-mini", "messages": messages})
+    refused = ask(chat, {"model": "gpt-9", "messages": messages})
+    tool = os.environ["TOOL_URL_ECHO_TOOL"] + "/echo"
+    echoed = ask(tool, {"x": 1}, Traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    return {"response": [answer["choices"][0]["message"]["content"], refused, echoed]}
+"#;
+
+/// Takes what services export, by OTLP over HTTP.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Collector {
+    fn start() -> (Self, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let collector = Self::default();
+        let taking = collector.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let taking = taking.clone();
+                std::thread::spawn(move || taking.serve(&stream));
+            }
+        });
+        (collector, url)
+    }
+
+    fn serve(&self, mut stream: &TcpStream) {
+        let mut reader = BufReader::new(stream);
+        loop {
+            let (mut line, mut length) = (String::new(), 0);
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                if let Some(("content-length", value)) = line.to_lowercase().trim().split_once(": ") {
+                    length = value.parse().unwrap();
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            if length == 0 || reader.read_exact(&mut body).is_err() {
+                return;
+            }
+            self.0.lock().unwrap().push(body);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        let decode = |body: &Vec<u8>| ExportTraceServiceRequest::decode(&body[..]).unwrap();
+        let exported: Vec<_> = self.0.lock().unwrap().iter().map(decode).collect();
+        let scopes = exported.into_iter().flat_map(|e| e.resource_spans).flat_map(|r| r.scope_spans);
+        scopes.flat_map(|scope| scope.spans).collect()
+    }
+
+    fn has(&self, text: &str) -> bool {
+        let bodies = self.0.lock().unwrap();
+        bodies.iter().any(|body| body.windows(text.len()).any(|window| window == text.as_bytes()))
+    }
+}
+
+fn attribute(span: &Span, key: &str) -> Option<String> {
+    let value = span.attributes.iter().find(|attribute| attribute.key == key)?.value.clone()?.value?;
+    Some(match value {
+        Attribute::StringValue(text) => text,
+        Attribute::IntValue(number) => number.to_string(),
+        other => format!("{other:?}"),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What is exported of an invoke of [`AGENT`], with these settings, and the invoke's request id.
+fn traced(settings: &[(&str, &str)]) -> (Collector, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let (collector, url) = Collector::start();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &url).envs(settings.iter().copied());
+    });
+    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
+    stack.deployed(json!({
+        "agent_name": "traced",
+        "source_files": {"agent.py": AGENT},
+        "required_tools": ["echo-tool"],
+        "llm_configs": [{"provider": "openai", "model": "gpt-4o-mini"}],
+    }));
+    let answer = stack.invoke("traced", PROMPT).json();
+    assert_eq!(answer["response"][1], 403, "{answer}\n{}", log_of(dir.path()));
+    // The end of the program sends what has not been sent yet.
+    assert!(stack.stop().success());
+    (collector, answer["request_id"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn calls_of_models_and_tools_are_spans_of_the_invokes_trace_or_of_the_agents_own() {
+    let (collector, request_id) = traced(&[]);
+    let spans = collector.spans();
+    let named = |name: &str| {
+        let found = spans.iter().find(|span| span.name == name);
+        found.unwrap_or_else(|| panic!("{name}: {:?}", spans.iter().map(|span| &span.name).collect::<Vec<_>>()))
+    };
+    let invoke = named("POST /api/agents/{name}/invoke");
+    let chat = named("chat gpt-4o-mini");
+    assert_eq!((&chat.trace_id, &chat.parent_span_id), (&invoke.trace_id, &invoke.span_id));
+    assert_eq!(chat.kind(), SpanKind::Client);
+    for (key, value) in [
+        ("hoistway.request_id", request_id.as_str()),
+        ("gen_ai.operation.name", "chat"),
+        ("gen_ai.provider.name", "hoistway.playground"),
+        ("gen_ai.request.model", "gpt-4o-mini"),
+        ("gen_ai.agent.name", "traced"),
+        ("hoistway.model_provider", "playground-llm"),
+        ("http.request.method", "POST"),
+        ("http.response.status_code", "200"),
+    ] {
+        assert_eq!(attribute(chat, key).as_deref(), Some(value), "{key}: {chat:?}");
+    }
+    let refused = spans.iter().find(|span| attribute(span, "error.type").as_deref() == Some("model_not_allowed"));
+    let refused = refused.unwrap();
+    assert_eq!((refused.status.as_ref().unwrap().code(), &refused.trace_id), (StatusCode::Error, &invoke.trace_id));
+
+    let tool = named("execute_tool echo-tool");
+    assert_eq!((hex(&tool.trace_id), hex(&tool.parent_span_id)), (OWN_TRACE.to_owned(), OWN_SPAN.to_owned()));
+    assert_eq!(attribute(tool, "gen_ai.tool.name").as_deref(), Some("echo-tool"));
+    assert_eq!(attribute(tool, "hoistway.request_id").as_ref(), Some(&request_id));
+    assert!(!collector.has(PROMPT), "no prompt is exported");
+}
+
+#[test]
+fn prompts_are_exported_where_the_operator_has_turned_that_on() {
+    let (collector, _) = traced(&[("HOISTWAY_EGRESS_TRACE_PROMPTS", "true")]);
+    let spans = collector.spans();
+    let chat = spans.iter().find(|span| span.name == "chat gpt-4o-mini").unwrap();
+    let expected = json!([{"role": "user", "parts": [{"type": "text", "content": PROMPT}]}]);
+    assert_eq!(attribute(chat, "gen_ai.input.messages"), Some(expected.to_string()));
+}

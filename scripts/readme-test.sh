@@ -47,7 +47,7 @@ cat <&3 >/dev/null &
 
 log "the first deploy and the first invoke"
 answer=$(bash -euc "$deploy"$'\n'"$invoke")
-for part in '"agent":"hello"' '"response": "Hello, world"'; do
+for part in '"agent":"hello"' 'You said: Hello, world'; do
     [[ $answer == *"$part"* ]] || fail "no $part in the answers: $answer"
 done
 log "passed"

@@ -9,15 +9,25 @@ use url::Url;
 
 /// The demo's agent.
 const NAME: &str = "demo-agent";
-/// It needs no packages, no key and no network: it answers with what the platform gave it.
-const SOURCE: &str = r#"import os
+/// It needs no packages, no key and no network: it asks its model as any client of the OpenAI API does, and the
+/// playground of the starter kit answers.
+const SOURCE: &str = r#"import json, os, urllib.request
 
 def handler(message):
+    messages = [
+        {"role": "system", "content": os.environ["SYSTEM_PROMPT"]},
+        {"role": "user", "content": message},
+    ]
+    request = urllib.request.Request(
+        os.environ["OPENAI_BASE_URL"] + "/chat/completions",
+        json.dumps({"model": os.environ["LLM_MODEL"], "messages": messages}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    answer = json.load(urllib.request.urlopen(request))
     return {
-        "response": f"Hello, {message}! I am {os.environ['AGENT_NAME']}.",
-        "model": os.environ["LLM_MODEL"],
+        "response": answer["choices"][0]["message"]["content"],
+        "usage": answer["usage"],
         "tools": os.environ["TOOL_NAMES"].split(","),
-        "prompt": os.environ["SYSTEM_PROMPT"],
     }
 "#;
 
@@ -63,6 +73,7 @@ async fn tell(target: Target) -> Outcome<()> {
     say("\nNext, in another terminal:\n
   hoistway invoke demo-agent you        ask it yourself
   hoistway logs -f demo-agent           see what it prints
+  hoistway usage demo-agent             see what it used of its model
   hoistway deploy DIR                   deploy your own: a directory with an agent.py
   hoistway rollback AGENT               take the last deploy back
   hoistway delete demo-agent            remove it");

@@ -194,15 +194,6 @@ pub enum ModelBackend {
 }
 
 impl ModelBackend {
-    /// The provider who answers; none where nobody does.
-    pub(crate) fn provider(&self) -> Option<&Name> {
-        match self {
-            Self::Server(server) => Some(&server.name),
-            Self::Playground(name) => Some(name),
-            Self::Unavailable(_) => None,
-        }
-    }
-
     /// The kind of provider, as OpenTelemetry's conventions for generative AI name it.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -213,6 +204,15 @@ impl ModelBackend {
             },
             Self::Playground(_) => "hoistway.playground",
             Self::Unavailable(_) => "none",
+        }
+    }
+
+    /// The provider who answers; none where nobody does.
+    pub(crate) fn provider(&self) -> Option<&Name> {
+        match self {
+            Self::Server(server) => Some(&server.name),
+            Self::Playground(name) => Some(name),
+            Self::Unavailable(_) => None,
         }
     }
 }

@@ -78,11 +78,6 @@ impl Api {
         }
     }
 
-    /// Whether its streams say what was used when they are asked for it with `stream_options`.
-    const fn has_stream_options(self) -> bool {
-        matches!(self, Self::ChatCompletions | Self::Completions)
-    }
-
     /// As OpenTelemetry's conventions for generative AI name it.
     const fn operation(self) -> &'static str {
         match self {
@@ -91,6 +86,11 @@ impl Api {
             Self::Embeddings => "embeddings",
             Self::CountTokens => "count_tokens",
         }
+    }
+
+    /// Whether its streams say what was used when they are asked for it with `stream_options`.
+    const fn has_stream_options(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Completions)
     }
 
     const fn role(self) -> LlmRole {
@@ -118,8 +118,11 @@ pub(crate) fn is_model_path(path: &str) -> bool {
 /// Whose errors a client reads that calls this path, if it is one of models.
 pub(crate) fn error_shape(path: &str, headers: &HeaderMap) -> Option<Shape> {
     let path = path.strip_prefix(PREFIX)?;
-    let is_messages = path == "messages" || path.starts_with("messages/");
-    Some(if is_messages || anthropic::is_client(headers) { Shape::Anthropic } else { Shape::OpenAi })
+    let is_anthropics = match Api::of_path(path) {
+        Some(api) => api.protocol() == Protocol::Anthropic,
+        None => path.starts_with("messages/") || anthropic::is_client(headers),
+    };
+    Some(if is_anthropics { Shape::Anthropic } else { Shape::OpenAi })
 }
 
 /// Whether clients of models call there without being told an address.
@@ -173,7 +176,7 @@ pub(crate) async fn call(
         entry.span().prompt(|| prompt::input_messages(&request.body));
     }
     let mut call = ModelCall { api, model, parts, query, request };
-    let meter = metering::begin(egress, policy, &mut call).await?;
+    let meter = metering::begin(egress, policy, &mut call, entry.progress()).await?;
     let answer = answer(egress, policy, call, entry).await;
     match meter {
         Some(meter) => meter.measure(answer).await,
@@ -280,9 +283,6 @@ pub(crate) fn apply_key(server: &ModelServer, headers: &mut HeaderMap) -> Result
 /// The header of a request that egress makes itself.
 pub(crate) fn own_request(server: &ModelServer) -> Result<HeaderMap, Refusal> {
     let mut headers = HeaderMap::new();
-    if server.protocol == Protocol::Anthropic {
-        anthropic::add_version(&mut headers);
-    }
     apply_key(server, &mut headers)?;
     Ok(headers)
 }

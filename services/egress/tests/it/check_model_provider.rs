@@ -63,6 +63,7 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
         model("main", "alias", main.clone()),
         model("main", "no/such", main),
         model("claude", "large", server_of(Protocol::Anthropic, "claude", "https://llm.test/v1", Some(KEY))),
+        model("aws", "large", server_of(Protocol::Bedrock, "aws", "https://llm.test", Some(KEY))),
         model("keyless", "large", server("keyless", "https://llm.test/v1", None)),
         model("refused", "large", server("refused", "https://llm.test/status/401", Some(KEY))),
         model("unlisted", "large", server("unlisted", "https://llm.test/status/404", Some(KEY))),
@@ -108,6 +109,9 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
     let asked = standin.seen("/v1/models").remove(1);
     let headers = (&asked["headers"]["x-api-key"], &asked["headers"]["anthropic-version"]);
     assert_eq!(headers, (&json!(KEY), &json!("2023-06-01")), "Anthropic is asked as its API wants it");
+
+    // Bedrock has no list of models where they are called.
+    assert_eq!(world.found_at("aws").await.1, [ok("address"), ok("tls")]);
 
     assert_eq!(world.found_at("keyless").await.1, [ok("address"), ok("tls"), ok("model")]);
     let (status, steps) = world.found_at("refused").await;

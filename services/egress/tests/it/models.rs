@@ -1,6 +1,7 @@
 //! Models: the APIs of OpenAI and Anthropic at egress, and the providers behind it.
 
 mod anthropic;
+mod bedrock;
 mod translation;
 
 use crate::{
@@ -12,7 +13,9 @@ use hoistway_egress::{
     AgentPolicy,
     fixed::FixedPolicies,
     origin::Origin,
-    policy::{ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
+    policy::{
+        AwsKey, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol,
+    },
 };
 use hoistway_kit::egress::EgressKey;
 use hoistway_model::{RevisionId, Secret, agent::LlmRole, egress::CallTarget};

@@ -11,6 +11,7 @@ use super::{Api, ModelCall};
 use crate::{
     Egress,
     call::{self, Answer},
+    entry::Progress,
     policy::AgentPolicy,
     refuse::Refusal,
     usage::{Budgets, Commit, Ledger, UsageKey},
@@ -31,12 +32,13 @@ pub(super) async fn begin(
     egress: &Egress,
     policy: &AgentPolicy,
     call: &mut ModelCall<'_>,
+    progress: Arc<Progress>,
 ) -> Result<Option<Meter>, Refusal> {
     let uses_model = call.api != Api::CountTokens;
     let Some(provider) = call.model.backend.provider().filter(|_| uses_model).cloned() else { return Ok(None) };
     egress.budgets.check(&policy.agent)?;
     let headers = &mut call.parts.headers;
-    let user = call::end_user(egress, policy, headers).and_then(|user| String::from_utf8(user.as_bytes().into()).ok());
+    let user = call::invoke(egress, policy, headers).and_then(|invoke| invoke.user);
     // What is compressed cannot be counted.
     headers.remove(header::ACCEPT_ENCODING);
     let (agent, model) = (policy.agent.clone(), call.model.model.clone());
@@ -46,7 +48,7 @@ pub(super) async fn begin(
     call.request.body = body;
     let (ledger, budgets) = (egress.usage.clone(), Arc::clone(&egress.budgets));
     let (revision, price, key) = (policy.revision, call.model.price, Some(key));
-    Ok(Some(Meter { ledger, budgets, revision, price, key, streams, leave_out_usage, input, status: None }))
+    Ok(Some(Meter { ledger, budgets, progress, revision, price, key, streams, leave_out_usage, input, status: None }))
 }
 
 /// The count of one call, which is made once: at the latest when this is dropped, since then the agent has gone away.
@@ -54,6 +56,7 @@ pub(super) async fn begin(
 pub(super) struct Meter {
     ledger: Ledger,
     budgets: Arc<Budgets>,
+    progress: Arc<Progress>,
     revision: RevisionId,
     price: Option<ModelPrice>,
     /// Whose call it is; none once it is counted.
@@ -125,6 +128,7 @@ impl Meter {
             sums.cost = price.of(sums.input_tokens, sums.cached_input_tokens, sums.output_tokens);
         }
         self.budgets.count(&key.agent, self.revision, &sums);
+        self.progress.used(sums);
         Some(self.ledger.count(key, sums))
     }
 }

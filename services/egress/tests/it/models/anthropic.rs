@@ -91,6 +91,9 @@ async fn refusals_have_the_shape_of_anthropics_api_for_its_clients() {
         );
         assert_eq!(answer.headers.get("x-should-retry").is_none(), retries, "{uri}");
     }
+    let openai = with_headers(post(CHAT, r#"{"model": "x"}"#), &known);
+    let told = world.send(&agent, openai).await.json();
+    assert_eq!(told["error"]["code"], "model_not_allowed", "an API has its own errors, whatever else is sent");
     let anonymous = send(world.connect().await, post(MESSAGES, "{}")).await;
     assert_eq!(
         (anonymous.status, &anonymous.json()["error"]["type"]),

@@ -49,6 +49,9 @@ pub async fn run(api: &Api, args: BudgetArgs, json: bool) -> Outcome<()> {
     if json {
         return output::json(&budget);
     }
+    if budget["limits"].as_array().is_some_and(Vec::is_empty) {
+        return output::line(&format!("{} has no budget", args.name));
+    }
     output::print(&table(["LIMIT", "USED", "OF", "SHARE", "BEGINS ANEW"], &rows(&budget["limits"], row)))?;
     let unpriced: Vec<String> = budget["unpriced_models"].as_array().into_iter().flatten().map(text).collect();
     if !unpriced.is_empty() {

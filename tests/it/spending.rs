@@ -59,19 +59,39 @@ fn a_budget_stops_an_agent_and_outlives_kills_restarts_and_the_agent() {
     assert!(text.contains(&expected) && text.contains("PUT /api/agents/spender/budget"), "{refused}");
     assert!(refused["wait"].as_str().unwrap().parse::<u64>().unwrap() > 0);
 
-    let raised = stack.call("PUT", "/api/agents/spender/budget", Some(&json!({"tokens_per_month": 100 * once})));
+    let raised = stack.call("PUT", "/api/agents/spender/budget", Some(&json!({"tokens_per_month": 1000 * once})));
     assert_eq!(raised.status, 200, "{}", raised.text());
     assert_eq!(stack.answer("spender", "hello"), once);
     let user = User { stack: &stack, home: dir.path() };
     let table = user.ok(&["usage", "spender", "--per", "day"]);
     assert!(table.contains("gpt-4o-mini") && table.contains("total"), "{table}");
+
+    // Prices are in force within a second, and for what is counted from then on.
+    let mut provider = stack.get("/api/model-providers/playground-llm");
+    provider["spec"]["prices"] = json!({"gpt-4o-mini": {"input": 0.5, "output": "2"}});
+    let priced = stack.call("PUT", "/api/model-providers/playground-llm", Some(&provider));
+    assert_eq!(priced.status, 200, "{}", priced.text());
+    let mut calls = 3;
+    let total = loop {
+        assert_eq!(stack.answer("spender", "hello"), once);
+        calls += 1;
+        let total = stack.get("/api/usage?agent=spender")["total"].clone();
+        if total["cost"] != json!(null) || calls > 200 {
+            break total;
+        }
+    };
+    // One word was asked and the others were answered.
+    let cost = format!("0.{:07}", 5 + 20 * (once - 1)).trim_end_matches('0').to_owned();
+    assert_eq!((&total["cost"], &total["unpriced_requests"]), (&json!(cost), &json!(calls - 1)), "{total}");
+    let used_up = json!(calls * once);
+    assert_eq!(used(&stack), used_up);
     assert!(stack.stop().success(), "{}", log_of(dir.path()));
 
     let stack = Stack::start(dir.path());
-    assert_eq!(used(&stack), json!(3 * once));
+    assert_eq!(used(&stack), used_up);
     assert_eq!(stack.call("DELETE", "/api/agents/spender", None).status, 200);
-    assert_eq!(used(&stack), json!(3 * once), "an agent that is deployed anew has the budget of its name");
-    assert_eq!(stack.get("/api/usage?per=day&agent=spender")["total"]["requests"], 3);
+    assert_eq!(used(&stack), used_up, "an agent that is deployed anew has the budget of its name");
+    assert_eq!(stack.get("/api/usage?per=day&agent=spender")["total"]["requests"], calls);
     assert_eq!(stack.call("DELETE", "/api/agents/spender/budget", None).status, 200);
     assert_eq!(stack.call("GET", "/api/agents/spender/budget", None).status, 404);
 }

@@ -1,7 +1,7 @@
 //! Egress, the way out of agents: what it learns from the tool registry and the agent service, and its own trait.
 
 use crate::{
-    Name, Result, RevisionId, Secret,
+    ModelPrices, Name, Result, RevisionId, Secret,
     agent::LlmConfig,
     budget::{Budget, BudgetUse, LimitUse},
     metric::Metrics,
@@ -40,6 +40,8 @@ pub struct ModelProviderAccess {
     pub endpoint: String,
     /// The models that it serves; none: any.
     pub models: Vec<String>,
+    /// What models cost.
+    pub prices: ModelPrices,
     /// The stored credential fields; none when none are stored.
     pub credentials: BTreeMap<String, Secret>,
     /// Whether it belongs to the starter kit.

@@ -27,7 +27,7 @@ pub use digest::Digest;
 pub use egress::{AgentIdentities, EgressService, ToolCredentials};
 pub use error::{Code, Error, Result};
 pub use ids::{AuditId, BuildAttemptId, DeploymentId, KeyId, OperationId, RevisionId};
-pub use money::Money;
+pub use money::{ModelPrice, ModelPrices, Money};
 pub use name::Name;
 pub use redact::Secret;
 pub use tool::ToolRegistry;

@@ -1,7 +1,8 @@
 //! Amounts of money, exact, in whatever currency the operator counts.
 
 use crate::Error;
-use std::{fmt, ops::Add, str::FromStr};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt, ops::Add, str::FromStr};
 
 /// How many of the smallest unit make one.
 const UNITS: u128 = 1_000_000_000_000;
@@ -14,8 +15,31 @@ const GIVEN_DIGITS: usize = 9;
 
 /// An amount of money, never negative, in millionths of a millionth: the price of one token where a million of them cost
 /// one millionth.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Money(u128);
+
+/// What a million tokens of a model cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelPrice {
+    /// Of a request.
+    pub input: Money,
+    /// Of a request, from a cache of the provider.
+    pub cached_input: Money,
+    /// Of an answer.
+    pub output: Money,
+}
+
+/// Prices by the identifier of the model.
+pub type ModelPrices = BTreeMap<String, ModelPrice>;
+
+impl ModelPrice {
+    /// What so many tokens cost; those from a cache are among those of the input.
+    pub fn of(&self, input: u64, cached_input: u64, output: u64) -> Money {
+        let fresh = self.input.of_tokens(input.saturating_sub(cached_input));
+        fresh + self.cached_input.of_tokens(cached_input) + self.output.of_tokens(output)
+    }
+}
 
 impl Money {
     /// So many of the smallest unit.
@@ -54,6 +78,20 @@ impl Money {
             true => text.parse().map_err(|()| wrong()),
             false => Err(wrong()),
         }
+    }
+}
+
+impl From<Money> for String {
+    fn from(money: Money) -> Self {
+        money.to_string()
+    }
+}
+
+impl TryFrom<String> for Money {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map_err(|()| "is not an amount")
     }
 }
 
@@ -108,6 +146,13 @@ mod tests {
         assert_eq!((small.units(), small.to_string().as_str()), (1, "0.000000000001"));
         assert_eq!(Money::from_parts(3, 1_500_000_000_000).to_string(), "4.5");
         assert_eq!(Money::from_parts(1, 5).parts(), (1, 5));
+    }
+
+    #[test]
+    fn tokens_from_a_cache_have_a_price_of_their_own() {
+        let amount = |text| Money::parse("price", text).unwrap();
+        let price = ModelPrice { input: amount("2.5"), cached_input: amount("1.25"), output: amount("10") };
+        assert_eq!(price.of(1_000_000, 400_000, 50_000).to_string(), "2.5");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Tools, model and identity providers, and which agent uses which tool: the records of the tool registry and its trait.
 
-use crate::{Name, Operation, OperationId, Result, Secret, metric::Metrics};
+use crate::{ModelPrices, Name, Operation, OperationId, Result, Secret, metric::Metrics};
 use async_trait::async_trait;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -178,6 +178,8 @@ pub struct NewModelProvider {
     pub endpoint: String,
     /// Model identifiers served.
     pub models: Vec<String>,
+    /// What models cost; none: it is not known.
+    pub prices: ModelPrices,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Credential fields; stored encrypted, never given back.
@@ -195,6 +197,8 @@ pub struct ModelProvider {
     pub endpoint: String,
     /// Model identifiers served.
     pub models: Vec<String>,
+    /// What models cost; none: it is not known.
+    pub prices: ModelPrices,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// When a credential was stored; `None` when there is none. Milliseconds since the epoch.

@@ -94,7 +94,7 @@ pub struct LimitOut {
 
 /// Get an agent's budget
 ///
-/// How much of models the agent may use, and how much it has used. 404 for an agent without one. A budget belongs to the agent's
+/// How much of models the agent may use, and how much it has used; without a budget there are no limits. A budget belongs to the agent's
 /// name: it stays when the agent is deleted, and with it what was used.
 #[utoipa::path(
     get, path = "/agents/{name}/budget", tag = "usage", operation_id = "get_agent_budget",
@@ -103,10 +103,11 @@ pub struct LimitOut {
 )]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<BudgetOut>> {
     let agent = name.name("agent")?;
-    match state.egress.budget(agent.clone()).await? {
-        Some(budget) => Ok(Json(shape(agent, budget))),
-        None => Err(missing(&state, agent).await.into()),
-    }
+    let budget = match state.egress.budget(agent.clone()).await? {
+        Some(budget) => budget,
+        None => state.agents.get_agent(agent.clone()).await.map(|_| BudgetUse::default())?,
+    };
+    Ok(Json(shape(agent, budget)))
 }
 
 /// Set an agent's budget

@@ -140,6 +140,20 @@ impl Object {
             .collect()
     }
 
+    /// Everything in it as objects, each under the path `PATH["KEY"]`.
+    pub fn into_objects(self) -> Result<Vec<(String, Object)>> {
+        let path = self.path;
+        if self.members.len() > MAX_LIST {
+            let text = format!("{} members are too many, {MAX_LIST} is the limit", self.members.len());
+            return Err(Error::field(path, text));
+        }
+        let each = |(key, value): (String, Value)| {
+            let object = object(value, format!("{path}[\"{}\"]", short(&key)))?;
+            Ok((key, object))
+        };
+        self.members.into_iter().map(each).collect()
+    }
+
     /// Says which members nobody asked for, and what they may have been meant to be.
     pub fn finish(self, warnings: &mut Vec<String>) {
         let unknown: Vec<_> = self.unknown().collect();
@@ -156,7 +170,7 @@ impl Object {
     pub fn refuse_unknown(self) -> Result<()> {
         match self.unknown().next() {
             None => Ok(()),
-            Some(key) => Err(Error::field(short(&self.path_of(key)), format!("unknown field{}", self.hint(key)))),
+            Some(key) => Err(Error::field(self.path_of(&short(key)), format!("unknown field{}", self.hint(key)))),
         }
     }
 

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::budgets::Amount;
 use super::{
     body::WholeBody,
     check,
@@ -18,11 +19,11 @@ use super::{
     },
     users,
 };
-use crate::state::AppState;
+use crate::{spending::money, state::AppState};
 use axum::{Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
-    Error, NAMESPACE, Name, Operation, Result, Secret,
+    Error, ModelPrice, ModelPrices, NAMESPACE, Name, Operation, Result, Secret,
     tool::{DEMO_LABEL, MODEL_PROVIDERS, ModelProvider, NewModelProvider, needs_credentials, provider_credentials},
 };
 use http::StatusCode;
@@ -87,7 +88,10 @@ struct ModelProviderIn {
     /// Model identifiers served.
     #[schema(max_items = 1_000)]
     models: Option<Vec<String>>,
-    /// In the place of the three before: an object with them.
+    /// What models cost, by their identifiers, in whatever currency the operator counts.
+    #[schema(examples(json!({"gpt-4o-mini": {"input": 0.15, "cached_input": 0.075, "output": 0.6}})))]
+    prices: Option<BTreeMap<String, PriceIn>>,
+    /// In the place of those before: an object with them.
     #[schema(value_type = Option<Object>)]
     spec: Option<()>,
     /// Labels, at most 256 bytes each.
@@ -97,6 +101,34 @@ struct ModelProviderIn {
     api_key: Option<String>,
     /// Kept encrypted, and shown in no answer.
     credentials: Option<ModelCredentials>,
+}
+
+/// What a million tokens of a model cost: numbers, or exact text, with at most six decimal places.
+#[derive(ToSchema)]
+#[schema(as = ModelPrice)]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct PriceIn {
+    /// Of requests.
+    input: Amount,
+    /// Of requests, from a cache of the provider; as `input` unless given.
+    cached_input: Option<Amount>,
+    /// Of answers.
+    output: Amount,
+}
+
+/// What a million tokens of a model cost, exactly.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ModelPriceShown)]
+pub struct PriceOut {
+    /// Of requests.
+    #[schema(examples("0.15"))]
+    input: String,
+    /// Of requests, from a cache of the provider.
+    #[schema(examples("0.075"))]
+    cached_input: String,
+    /// Of answers.
+    #[schema(examples("0.6"))]
+    output: String,
 }
 
 /// A model provider's credentials: `api_key`, or for `bedrock` also the others.
@@ -132,6 +164,8 @@ pub struct ModelProviderSpec {
     /// Model identifiers served.
     #[schema(examples(json!(["gpt-4o-mini"])))]
     models: Vec<String>,
+    /// What models cost; calls of others are counted without a cost.
+    prices: BTreeMap<String, PriceOut>,
 }
 
 /// How a model provider is.
@@ -302,6 +336,12 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
     Ok(Json(DELETED))
 }
 
+fn shown(price: ModelPrice) -> PriceOut {
+    let ModelPrice { input, cached_input, output } = price;
+    let [input, cached_input, output] = [input, cached_input, output].map(|amount| amount.to_string());
+    PriceOut { input, cached_input, output }
+}
+
 fn shape(provider: ModelProvider) -> ModelProviderOut {
     // The starter kit's provider is for trying things out, without a key.
     let keyless = !needs_credentials(&provider.provider) || provider.labels.contains_key(DEMO_LABEL);
@@ -310,7 +350,12 @@ fn shape(provider: ModelProvider) -> ModelProviderOut {
         name: provider.name.into(),
         namespace: NAMESPACE,
         labels: provider.labels,
-        spec: ModelProviderSpec { provider: provider.provider, endpoint: provider.endpoint, models: provider.models },
+        spec: ModelProviderSpec {
+            provider: provider.provider,
+            endpoint: provider.endpoint,
+            models: provider.models,
+            prices: provider.prices.into_iter().map(|(model, price)| (model, shown(price))).collect(),
+        },
         status: ModelProviderStatus {
             phase: if ready { "Ready" } else { "Pending" },
             message: if ready { "" } else { "no credential is stored" },
@@ -337,6 +382,7 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<Strin
     };
     no_budget(&mut spec)?;
     let (provider, endpoint, models) = read(&mut spec)?;
+    let prices = prices(&mut spec)?;
     let mut given = Vec::new();
     for object in [&mut spec, &mut root] {
         given.extend(credentials(object, &provider, &mut warnings)?);
@@ -348,13 +394,30 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<Strin
     pass_over_answered(if nested { &mut root } else { &mut spec });
     spec.finish(&mut warnings);
     root.finish(&mut warnings);
-    Ok((NewModelProvider { name, provider, endpoint, models, labels, credentials }, warnings))
+    Ok((NewModelProvider { name, provider, endpoint, models, prices, labels, credentials }, warnings))
+}
+
+/// What models cost. A member that is misspelt would make something cost nothing.
+fn prices(spec: &mut Object) -> Result<ModelPrices> {
+    let Some(given) = spec.object("prices")? else { return Ok(ModelPrices::new()) };
+    let price = |(model, mut price): (String, Object)| {
+        if model.trim().is_empty() || model.len() > MAX_MODEL || model.contains(char::is_control) {
+            return Err(Error::field(price.path(), "is not a model identifier"));
+        }
+        let missing = |price: &Object, key| Error::field(price.path_of(key), "is required");
+        let input = money(&mut price, "input")?.ok_or_else(|| missing(&price, "input"))?;
+        let cached_input = money(&mut price, "cached_input")?.unwrap_or(input);
+        let output = money(&mut price, "output")?.ok_or_else(|| missing(&price, "output"))?;
+        price.refuse_unknown()?;
+        Ok((model, ModelPrice { input, cached_input, output }))
+    };
+    given.into_objects()?.into_iter().map(price).collect()
 }
 
 fn no_budget(object: &mut Object) -> Result<()> {
     match object.take("monthly_budget_usd") {
         Some(value) if has_value(&value) => {
-            let text = "is not supported: Hoistway does not count what models cost";
+            let text = "is not supported: set budgets of agents instead, with PUT /api/agents/NAME/budget";
             Err(Error::field(object.path_of("monthly_budget_usd"), text))
         }
         _ => Ok(()),

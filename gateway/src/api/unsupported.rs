@@ -16,7 +16,7 @@ const AREAS: [(&str, &str, &str); 13] = [
     ),
     ("deploy-drafts", "drafts are", "send source_files or an image to POST /api/deploy"),
     ("drafts", "drafts are", "send source_files or an image to POST /api/deploy"),
-    ("model-spend", "counting what models cost is", "ask the model provider"),
+    ("model-spend", "the summary of spending is", "GET /api/usage and /api/agents/NAME/budget"),
     ("policies", "policies are", "name the tools that an agent may use in required_tools"),
     (
         "runs",

@@ -207,6 +207,7 @@ impl ToolRegistry for FakeTools {
             provider: p.provider,
             endpoint: p.endpoint,
             models: p.models,
+            prices: p.prices,
             labels: p.labels,
             credentials_set_at: (!p.credentials.is_empty()).then_some(0),
             created_at: 0,

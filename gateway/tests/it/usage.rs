@@ -62,6 +62,8 @@ async fn a_budget_is_set_by_administrators_for_agents_that_there_are_and_outlive
     assert_eq!(gateway.get(path).await.status, 404);
     gateway.agents.add("a");
     let none = gateway.get(path).await;
+    assert_eq!((none.status, &none.json()["budget"], &none.json()["limits"]), (200, &json!({}), &json!([])));
+    let none = gateway.call("DELETE", path, "").await;
     assert!(none.status == 404 && none.text.contains("PUT /api/agents/a/budget sets one"), "{}", none.text);
     let (_, deployer) = gateway.make_key("ci", &["deploy"]).await;
     assert_eq!(gateway.call_as(&deployer, "PUT", path, limits).await.status, 403);

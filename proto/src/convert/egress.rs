@@ -1,6 +1,6 @@
 use super::{
     name, optional, parsed, required,
-    tools::{exposed, secrets},
+    tools::{exposed, price_messages, prices, secrets},
 };
 use crate::{agents::v1 as agents, common::v1 as common, egress::v1 as pb, tools::v1 as tools};
 use hoistway_model::{
@@ -70,8 +70,9 @@ impl TryFrom<tools::WatchToolsResponse> for Update<Name, ToolAccess> {
 
 impl From<ModelProviderAccess> for tools::ModelProviderAccess {
     fn from(p: ModelProviderAccess) -> Self {
-        let ModelProviderAccess { name, provider, endpoint, models, credentials, demo } = p;
-        Self { name: name.into(), provider, endpoint, models, credentials: exposed(credentials), demo }
+        let ModelProviderAccess { name, provider, endpoint, models, prices, credentials, demo } = p;
+        let (prices, credentials) = (price_messages(prices), exposed(credentials));
+        Self { name: name.into(), provider, endpoint, models, prices, credentials, demo }
     }
 }
 
@@ -84,6 +85,7 @@ impl TryFrom<tools::ModelProviderAccess> for ModelProviderAccess {
             provider: p.provider,
             endpoint: p.endpoint,
             models: p.models,
+            prices: prices(p.prices)?,
             credentials: secrets(p.credentials),
             demo: p.demo,
         })

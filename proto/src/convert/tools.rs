@@ -1,7 +1,7 @@
 use super::{name, parsed, required};
 use crate::tools::v1 as pb;
 use hoistway_model::{
-    Error, Name, Result, Secret,
+    Error, ModelPrice, ModelPrices, Name, Result, Secret,
     tool::{
         ApiKeyPlace, AppliedTools, Connection, IdentityProvider, ModelProvider, NewModelProvider, NewTool, OAuth2,
         Resolved, Tool, ToolPlan,
@@ -210,6 +210,7 @@ impl From<ModelProvider> for pb::ModelProvider {
             provider: p.provider,
             endpoint: p.endpoint,
             models: p.models,
+            prices: price_messages(p.prices),
             labels: p.labels.into_iter().collect(),
             created_at: p.created_at,
             updated_at: p.updated_at,
@@ -227,12 +228,33 @@ impl TryFrom<pb::ModelProvider> for ModelProvider {
             provider: p.provider,
             endpoint: p.endpoint,
             models: p.models,
+            prices: prices(p.prices)?,
             labels: p.labels.into_iter().collect(),
             credentials_set_at: p.credentials_set_at,
             created_at: p.created_at,
             updated_at: p.updated_at,
         })
     }
+}
+
+/// Prices as a message has them.
+pub(super) fn price_messages(prices: ModelPrices) -> HashMap<String, pb::ModelPrice> {
+    let message = |price: ModelPrice| pb::ModelPrice {
+        input: price.input.to_string(),
+        cached_input: price.cached_input.to_string(),
+        output: price.output.to_string(),
+    };
+    prices.into_iter().map(|(model, price)| (model, message(price))).collect()
+}
+
+/// The prices that [`price_messages`] wrote.
+pub(super) fn prices(messages: HashMap<String, pb::ModelPrice>) -> Result<ModelPrices> {
+    let amount = |text: &str| text.parse().map_err(|()| Error::field("prices", "are not amounts"));
+    let price = |p: pb::ModelPrice| -> Result<_> {
+        let (input, cached_input, output) = (amount(&p.input)?, amount(&p.cached_input)?, amount(&p.output)?);
+        Ok(ModelPrice { input, cached_input, output })
+    };
+    messages.into_iter().map(|(model, message)| Ok((model, price(message)?))).collect()
 }
 
 /// A provider to be registered as the message and the credentials beside it.
@@ -242,6 +264,7 @@ pub fn new_provider_message(p: NewModelProvider) -> (pb::ModelProvider, HashMap<
         provider: p.provider,
         endpoint: p.endpoint,
         models: p.models,
+        prices: price_messages(p.prices),
         labels: p.labels.into_iter().collect(),
         ..pb::ModelProvider::default()
     };
@@ -259,6 +282,7 @@ pub fn new_provider(
         provider: p.provider,
         endpoint: p.endpoint,
         models: p.models,
+        prices: prices(p.prices)?,
         labels: p.labels.into_iter().collect(),
         credentials: secrets(credentials),
     })

@@ -196,7 +196,7 @@ pub(crate) fn invoke(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap)
 }
 
 /// The user of that invoke.
-fn end_user(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<HeaderValue> {
+pub(crate) fn end_user(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_bytes(invoke(egress, policy, headers)?.user?.as_bytes()).ok()
 }
 

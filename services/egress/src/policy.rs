@@ -7,7 +7,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_model::{
-    Error, Name, Result, RevisionId, Secret,
+    Error, ModelPrice, Name, Result, RevisionId, Secret,
     agent::LlmRole,
     egress::{EgressStatus, PolicySource},
 };
@@ -178,6 +178,8 @@ pub struct ModelPolicy {
     pub provider: String,
     /// Who answers.
     pub backend: ModelBackend,
+    /// What it costs there, if that is known.
+    pub price: Option<ModelPrice>,
 }
 
 /// Who answers the calls of a model.

@@ -226,6 +226,7 @@ impl ToolRegistry for ToolRegistryService {
             provider: "openai".to_owned(),
             endpoint: String::new(),
             models: vec!["gpt-4o-mini".to_owned()],
+            prices: BTreeMap::new(),
             labels,
             credentials: BTreeMap::new(),
         };

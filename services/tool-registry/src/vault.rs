@@ -122,6 +122,10 @@ pub(crate) fn provider_value(provider: &NewModelProvider) -> Value {
         "models": provider.models,
         "labels": provider.labels,
     });
+    // Absent where there is none: calls that were made before an upgrade are repeated after it.
+    if !provider.prices.is_empty() {
+        value["prices"] = json!(provider.prices);
+    }
     if !provider.credentials.is_empty() {
         value["credentials"] = json!(provider.credentials);
     }

@@ -29,7 +29,7 @@ fn what_is_wrong_is_named_without_a_secret() {
     for (more, want) in [
         (
             json!({"monthly_budget_usd": 5}),
-            "monthly_budget_usd: is not supported: Hoistway does not count what models cost",
+            "monthly_budget_usd: is not supported: set budgets of agents instead, with PUT /api/agents/NAME/budget",
         ),
         (json!({"credentials": {"key": "s3cr3t"}}), "credentials.api_key: is required"),
         (json!({"api_key": "s3cr3t\n"}), "api_key: is too long or has control characters"),
@@ -43,5 +43,25 @@ fn what_is_wrong_is_named_without_a_secret() {
         let mut body = json!({"name": "p", "provider": "openai"});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         assert_eq!(parsed(body).unwrap_err(), want);
+    }
+}
+
+#[test]
+fn prices_are_exact_and_whole() {
+    let parsed = |prices: Value| {
+        parsed(json!({"name": "p", "provider": "openai", "prices": prices})).map(|(provider, _)| provider.prices)
+    };
+    let prices = parsed(json!({"m": {"input": 2.5, "output": "10.000001"}})).unwrap();
+    let price = prices["m"];
+    assert_eq!((price.cached_input, price.output.to_string().as_str()), (price.input, "10.000001"));
+    for (prices, message) in [
+        (json!({"m": {"input": 1}}), "prices[\"m\"].output: is required"),
+        (json!({"m": {"input": 1, "output": 1, "cached": 1}}), "prices[\"m\"].cached: unknown field"),
+        (json!({"m": {"input": -1, "output": 1}}), "prices[\"m\"].input: must be an amount such as 2.5"),
+        (json!({"m": 5}), "prices[\"m\"]: must be an object, not a number"),
+        (json!([]), "prices: must be an object, not a list"),
+    ] {
+        let found = parsed(prices).unwrap_err();
+        assert!(found.starts_with(message), "{found}");
     }
 }

@@ -9,7 +9,9 @@ use crate::{
     },
     tool_access::PrivateHosts,
 };
-use hoistway_model::{Name, Result, agent::LlmConfig, egress::ModelProviderAccess, tool::needs_credentials};
+use hoistway_model::{
+    ModelPrices, Name, Result, agent::LlmConfig, egress::ModelProviderAccess, tool::needs_credentials,
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 const OPENAI: &str = "https://api.openai.com/v1";
@@ -27,13 +29,14 @@ pub(crate) struct ModelProviderPolicy {
     models: Vec<String>,
     name: Name,
     backend: ModelBackend,
+    prices: ModelPrices,
 }
 
 impl ModelProviderPolicy {
     pub(crate) fn new(access: &ModelProviderAccess, private: &PrivateHosts) -> Self {
-        let ModelProviderAccess { name, provider, models, .. } = access;
-        let backend = backend(access, private);
-        Self { kind: provider.clone(), models: models.clone(), name: name.clone(), backend }
+        let ModelProviderAccess { name, provider, models, prices, .. } = access;
+        let (backend, prices) = (backend(access, private), prices.clone());
+        Self { kind: provider.clone(), models: models.clone(), name: name.clone(), backend, prices }
     }
 
     pub(crate) fn into_registered(self) -> RegisteredModels {
@@ -61,32 +64,38 @@ pub(crate) fn model_policies(
     llm: &[LlmConfig],
     providers: &BTreeMap<Name, Arc<ModelProviderPolicy>>,
 ) -> Vec<ModelPolicy> {
-    let policy = |LlmConfig { role, provider, model }: &LlmConfig| ModelPolicy {
-        role: *role,
-        model: model.clone(),
-        provider: provider.clone(),
-        backend: resolve(provider, model, providers),
+    let policy = |LlmConfig { role, provider, model }: &LlmConfig| {
+        let (backend, price) = match resolve(provider, model, providers) {
+            Ok(found) => (found.backend.clone(), found.prices.get(model).copied()),
+            Err(backend) => (backend, None),
+        };
+        ModelPolicy { role: *role, model: model.clone(), provider: provider.clone(), backend, price }
     };
     llm.iter().map(policy).collect()
 }
 
-fn resolve(provider: &str, model: &str, providers: &BTreeMap<Name, Arc<ModelProviderPolicy>>) -> ModelBackend {
+/// The provider that serves a model, or what answers where none does.
+fn resolve<'a>(
+    provider: &str,
+    model: &str,
+    providers: &'a BTreeMap<Name, Arc<ModelProviderPolicy>>,
+) -> Result<&'a ModelProviderPolicy, ModelBackend> {
     let named = Name::parse("provider", provider).ok().and_then(|name| providers.get(&name));
     if let Some(named) = named {
         if named.serves(model) {
-            return named.backend.clone();
+            return Ok(named);
         }
         let text = format!(
             "the model provider \"{}\" does not serve the model \"{model}\": add it to its models with PUT \
              /api/model-providers/{}",
             named.name, named.name
         );
-        return unavailable(Some(&named.name), ModelUnavailableReason::NoProvider, text);
+        return Err(unavailable(Some(&named.name), ModelUnavailableReason::NoProvider, text));
     }
     let of_kind = providers.values().filter(|candidate| candidate.kind == provider && candidate.serves(model));
     match of_kind.min_by_key(|candidate| candidate.rank()) {
-        Some(found) => found.backend.clone(),
-        None => unregistered(provider, model),
+        Some(found) => Ok(found),
+        None => Err(unregistered(provider, model)),
     }
 }
 
@@ -180,6 +189,7 @@ mod tests {
             provider: provider.into(),
             endpoint: endpoint.into(),
             models: models.iter().map(|&model| model.into()).collect(),
+            prices: ModelPrices::new(),
             credentials: key.map(|key| ("api_key".to_owned(), Secret::new(key))).into_iter().collect(),
             demo: name == "playground-llm",
         }

@@ -19,7 +19,7 @@ const TOKENS: u64 = 10;
 const CALLERS: u64 = 32;
 
 impl World {
-    async fn set_budget(&self, limit: BudgetLimit, most: u128) -> EgressClient {
+    pub async fn set_budget(&self, limit: BudgetLimit, most: u128) -> EgressClient {
         let egress = EgressClient::new(Transport::connect("egress", &self.grpc, &self.token).unwrap());
         egress.set_budget(name("a"), Some(Budget::new([(limit, most)]).unwrap())).await.unwrap();
         egress

@@ -29,7 +29,7 @@ fn server_of(protocol: Protocol, provider: &str, base_url: &str, key: Option<&st
 }
 
 fn model(provider: &str, model: &str, backend: ModelBackend) -> ModelPolicy {
-    ModelPolicy { role: LlmRole::Chat, model: model.into(), provider: provider.into(), backend }
+    ModelPolicy { role: LlmRole::Chat, model: model.into(), provider: provider.into(), backend, price: None }
 }
 
 impl World {

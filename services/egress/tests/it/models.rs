@@ -45,7 +45,7 @@ fn unavailable(reason: ModelUnavailableReason, text: &str) -> ModelBackend {
 }
 
 pub fn model(role: LlmRole, model: &str, backend: ModelBackend) -> ModelPolicy {
-    ModelPolicy { role, model: model.into(), provider: "openai".into(), backend }
+    ModelPolicy { role, model: model.into(), provider: "openai".into(), backend, price: None }
 }
 
 /// Egress with one agent that has these models, and a provider at `llm.test`.

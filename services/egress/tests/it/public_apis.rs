@@ -28,7 +28,8 @@ async fn world(change: impl FnOnce(&mut AgentPolicy)) -> (World, Agent, Standin,
     let (main, key) = (name("main"), Some(ModelKey::ApiKey(Secret::new("sk-main"))));
     let server = ModelServer { name: main, protocol: Protocol::OpenAi, origin, prefix, key, allow_private: false };
     let backend = ModelBackend::Server(Arc::new(server));
-    let models = vec![ModelPolicy { role: LlmRole::Chat, model: "large".into(), provider: "main".into(), backend }];
+    let models =
+        vec![ModelPolicy { role: LlmRole::Chat, model: "large".into(), provider: "main".into(), backend, price: None }];
     let (key, revision) = (EgressKey::generate().unwrap(), RevisionId::mint());
     let mut policy = AgentPolicy {
         agent: name("a"),

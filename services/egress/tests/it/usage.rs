@@ -7,14 +7,15 @@ use crate::{
 };
 use bytes::Bytes;
 use hoistway_client::{EgressClient, Transport};
-use hoistway_egress::policy::ModelBackend;
+use hoistway_egress::policy::{ModelBackend, ModelPolicy};
 use hoistway_kit::{
     end_user::{EndUserKey, InvokeStatement},
     time::now_ms,
 };
 use hoistway_model::{
-    EgressService,
+    EgressService, ModelPrice,
     agent::LlmRole,
+    budget::BudgetLimit,
     usage::{UsageGroups, UsageQuery, UsageSums},
 };
 use http::{Request, StatusCode};
@@ -76,7 +77,8 @@ async fn the_numbers_of_an_answer_are_kept_before_it_ends() {
     let usage = json!({"prompt_tokens": 100, "completion_tokens": 20, "prompt_tokens_details": details});
     standin.tokens([(200, json!({"choices": [], "usage": usage}))]);
     let invoke = InvokeStatement { user: Some("ada".into()), ..InvokeStatement::default() };
-    let user = EndUserKey::new(&world.token).unwrap().issue(&agent.policy.agent, &invoke, now_ms() + 60_000).unwrap();
+    let key = EndUserKey::new(&world.token).unwrap();
+    let user = key.issue(&agent.policy.agent, &invoke, now_ms() + 60_000).unwrap();
     let (mut parts, body) = post(CHAT, r#"{"model": "m"}"#).into_parts();
     parts.headers.insert("x-hoistway-end-user", user.parse().unwrap());
     parts.headers.insert("accept-encoding", "gzip, br".parse().unwrap());
@@ -148,6 +150,29 @@ async fn what_a_provider_refuses_has_no_tokens() {
     let (world, agent, _standin) = self::world(vec![away]).await;
     assert_eq!(chat(&world, &agent, json!({"model": "m"})).await.status, StatusCode::BAD_GATEWAY, "{other}");
     assert_eq!(world.used().await, "1 1 0 0 0 0");
+}
+
+#[tokio::test]
+async fn a_model_with_a_price_costs_what_the_price_says_exactly_and_stops_at_a_budget_of_money() {
+    let amount = |text: &str| text.parse().unwrap();
+    let price = ModelPrice { input: amount("2.5"), cached_input: amount("1.25"), output: amount("10") };
+    let priced = model(LlmRole::Chat, "m", server("main", "https://llm.test/token"));
+    let unpriced = model(LlmRole::Classify, "free", server("main", "https://llm.test/token"));
+    let (world, agent, standin) = self::world(vec![ModelPolicy { price: Some(price), ..priced }, unpriced]).await;
+    let details = json!({"cached_tokens": 30});
+    let usage = json!({"prompt_tokens": 100, "completion_tokens": 20, "prompt_tokens_details": details});
+    standin.tokens([(200, json!({"usage": usage}))]);
+    let egress = world.set_budget(BudgetLimit::CostPerDay, 500_000_000).await;
+    for model in ["free", "m", "free", "m"] {
+        assert_eq!(chat(&world, &agent, json!({"model": model})).await.status, StatusCode::OK);
+    }
+    // 70 fresh, 30 cached and 20 of the answer: 0.000175 + 0.0000375 + 0.0002, twice.
+    let usage = world.usage().await;
+    let of = |at: usize| (usage[at].0.as_str(), usage[at].1.priced_requests, usage[at].1.cost.to_string());
+    assert_eq!((of(0), of(1)), (("a/main/free/", 0, "0".into()), ("a/main/m/", 2, "0.000825".into())));
+    assert_eq!(chat(&world, &agent, json!({"model": "m"})).await.status, StatusCode::TOO_MANY_REQUESTS);
+    let budget = egress.budget(agent.policy.agent.clone()).await.unwrap().unwrap();
+    assert_eq!((budget.limits[0].used, budget.unpriced_models), (825_000_000, vec!["free".to_owned()]));
 }
 
 #[tokio::test]

@@ -2,10 +2,16 @@
 
 mod m0002_tools;
 mod m0003_credentials;
+mod m0004_model_prices;
 
 use hoistway_kit::{db::Migrations, operations};
 
 /// Every migration, in order.
 pub(crate) fn all() -> Migrations {
-    vec![Box::new(operations::Migration), Box::new(m0002_tools::Migration), Box::new(m0003_credentials::Migration)]
+    vec![
+        Box::new(operations::Migration),
+        Box::new(m0002_tools::Migration),
+        Box::new(m0003_credentials::Migration),
+        Box::new(m0004_model_prices::Migration),
+    ]
 }

@@ -70,9 +70,9 @@ impl Store {
 
     fn provider_access(&self, Stored { provider, credentials }: Stored) -> ModelProviderAccess {
         let credentials = self.credentials(Holder::ModelProvider(&provider.name), credentials.as_ref());
-        let ModelProvider { name, provider, endpoint, models, labels, .. } = provider;
+        let ModelProvider { name, provider, endpoint, models, prices, labels, .. } = provider;
         let demo = labels.get(DEMO_LABEL).is_some_and(|value| value == "true");
-        ModelProviderAccess { name, provider, endpoint, models, credentials, demo }
+        ModelProviderAccess { name, provider, endpoint, models, prices, credentials, demo }
     }
 
     fn credentials(&self, holder: Holder<'_>, sealed: Option<&Sealed>) -> BTreeMap<String, Secret> {

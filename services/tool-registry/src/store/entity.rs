@@ -89,6 +89,7 @@ pub(super) mod model_provider {
         pub provider: String,
         pub endpoint: String,
         pub models: String,
+        pub prices: String,
         pub labels: String,
         /// Sealed.
         pub credentials: Option<Vec<u8>>,

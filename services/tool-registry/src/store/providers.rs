@@ -99,6 +99,7 @@ impl Store {
                         provider: wanted.provider,
                         endpoint: wanted.endpoint,
                         models: wanted.models,
+                        prices: wanted.prices,
                         labels: wanted.labels,
                         ..have.provider
                     };
@@ -207,6 +208,7 @@ fn same(have: &ModelProvider, wanted: &NewModelProvider) -> bool {
     have.provider == wanted.provider
         && have.endpoint == wanted.endpoint
         && have.models == wanted.models
+        && have.prices == wanted.prices
         && have.labels == wanted.labels
 }
 
@@ -222,6 +224,7 @@ fn new_row(wanted: NewModelProvider, credentials: Option<Sealed>) -> Stored {
         provider: wanted.provider,
         endpoint: wanted.endpoint,
         models: wanted.models,
+        prices: wanted.prices,
         labels: wanted.labels,
         credentials_set_at: credentials.as_ref().map(|c| c.set_at),
         created_at: now,
@@ -261,6 +264,7 @@ fn row(stored: Stored) -> Result<model_provider::ActiveModel> {
         provider: Set(provider.provider),
         endpoint: Set(provider.endpoint),
         models: Set(text::write(&provider.models)?),
+        prices: Set(text::write(&provider.prices)?),
         labels: Set(text::write(&provider.labels)?),
         credentials: Set(credentials),
         credentials_set_at: Set(credentials_set_at),
@@ -280,6 +284,7 @@ impl TryFrom<model_provider::Model> for Stored {
             provider: row.provider,
             endpoint: row.endpoint,
             models: text::read(&row.models)?,
+            prices: text::read(&row.prices)?,
             labels: text::read(&row.labels)?,
             credentials_set_at: credentials.as_ref().map(|c| c.set_at),
             created_at: row.created_at,

@@ -2,7 +2,7 @@
 //! versions are read for a day after an update, so members are only ever added, with a default.
 
 use hoistway_model::{
-    Error, Name, OperationId, Result,
+    Error, ModelPrices, Name, OperationId, Result,
     tool::{ApiKeyPlace, AppliedTools, BoundTool, Connection, IdentityProvider, ModelProvider, OAuth2, Tool, Upserted},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -171,6 +171,8 @@ pub(super) struct ProviderText {
     provider: String,
     endpoint: String,
     models: Vec<String>,
+    #[serde(default)]
+    prices: ModelPrices,
     labels: BTreeMap<String, String>,
     #[serde(default)]
     credentials_set_at: Option<i64>,
@@ -186,6 +188,7 @@ impl From<ModelProvider> for ProviderText {
             provider: p.provider,
             endpoint: p.endpoint,
             models: p.models,
+            prices: p.prices,
             labels: p.labels,
             credentials_set_at: p.credentials_set_at,
             created_at: p.created_at,
@@ -201,6 +204,7 @@ impl From<ProviderText> for ModelProvider {
             provider: p.provider,
             endpoint: p.endpoint,
             models: p.models,
+            prices: p.prices,
             labels: p.labels,
             credentials_set_at: p.credentials_set_at,
             created_at: p.created_at,

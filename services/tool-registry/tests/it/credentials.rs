@@ -127,6 +127,7 @@ async fn model_providers_come_with_their_keys_and_every_change_within_a_second()
         provider: "openai".into(),
         endpoint: String::new(),
         models: vec!["gpt-4o-mini".into()],
+        prices: Default::default(),
         credentials: key.map(api_key).unwrap_or_default(),
         demo: true,
     };

@@ -39,6 +39,7 @@ async fn another_definition_is_a_conflict(world: World) {
         NewModelProvider { provider: "ollama".into(), ..provider("mine") },
         NewModelProvider { endpoint: String::new(), ..provider("mine") },
         NewModelProvider { models: vec!["small".into()], ..provider("mine") },
+        NewModelProvider { prices: [("small".to_owned(), price("3"))].into(), ..provider("mine") },
         NewModelProvider { labels: Default::default(), ..provider("mine") },
     ] {
         let e = world.create_model_provider(Operation::new(), other).await.unwrap_err();

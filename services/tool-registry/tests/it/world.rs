@@ -175,12 +175,19 @@ pub fn api_key(key: &str) -> BTreeMap<String, Secret> {
     BTreeMap::from([("api_key".into(), Secret::new(key))])
 }
 
+/// The same for every kind of token.
+pub fn price(text: &str) -> hoistway_model::ModelPrice {
+    let amount = hoistway_model::Money::parse("price", text).unwrap();
+    hoistway_model::ModelPrice { input: amount, cached_input: amount, output: amount }
+}
+
 pub fn provider(text: &str) -> NewModelProvider {
     NewModelProvider {
         name: name(text),
         provider: "openai".into(),
         endpoint: "https://models.example/v1".into(),
         models: vec!["small".into(), "large".into()],
+        prices: BTreeMap::from([("small".into(), price("2.5"))]),
         labels: BTreeMap::from([("team".into(), "a".into())]),
         credentials: BTreeMap::new(),
     }

@@ -19,7 +19,7 @@ use crate::{
 use answer::{AnswerReader, Format};
 use body::Metered;
 use bytes::Bytes;
-use hoistway_model::{RevisionId, usage::UsageSums};
+use hoistway_model::{ModelPrice, RevisionId, usage::UsageSums};
 use http::{Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -47,8 +47,8 @@ pub(super) async fn begin(
     let Prepared { body, streams, leave_out_usage, input } = prepared;
     call.request.body = body;
     let (ledger, budgets) = (egress.usage.clone(), Arc::clone(&egress.budgets));
-    let (revision, key) = (policy.revision, Some(key));
-    Ok(Some(Meter { ledger, budgets, progress, revision, key, streams, leave_out_usage, input, status: None }))
+    let (revision, price, key) = (policy.revision, call.model.price, Some(key));
+    Ok(Some(Meter { ledger, budgets, progress, revision, price, key, streams, leave_out_usage, input, status: None }))
 }
 
 /// The count of one call, which is made once: at the latest when this is dropped, since then the agent has gone away.
@@ -58,6 +58,7 @@ pub(super) struct Meter {
     budgets: Arc<Budgets>,
     progress: Arc<Progress>,
     revision: RevisionId,
+    price: Option<ModelPrice>,
     /// Whose call it is; none once it is counted.
     key: Option<UsageKey>,
     streams: bool,
@@ -120,8 +121,12 @@ impl Meter {
         }
     }
 
-    fn count(&mut self, sums: UsageSums) -> Option<Commit> {
+    fn count(&mut self, mut sums: UsageSums) -> Option<Commit> {
         let key = self.key.take()?;
+        if let Some(price) = self.price {
+            sums.priced_requests = sums.requests;
+            sums.cost = price.of(sums.input_tokens, sums.cached_input_tokens, sums.output_tokens);
+        }
         self.budgets.count(&key.agent, self.revision, &sums);
         self.progress.used(sums);
         Some(self.ledger.count(key, sums))

@@ -165,7 +165,7 @@ impl Model {
         let (name, key) = (provider.clone(), api_key.map(ModelKey::ApiKey));
         let server = ModelServer { name, protocol: Protocol::OpenAi, origin, prefix, key, allow_private };
         let backend = ModelBackend::Server(Arc::new(server));
-        Ok(ModelPolicy { role: LlmRole::Chat, model, provider: provider.into(), backend })
+        Ok(ModelPolicy { role: LlmRole::Chat, model, provider: provider.into(), backend, price: None })
     }
 }
 

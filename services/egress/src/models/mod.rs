@@ -330,3 +330,6 @@ fn json(value: &serde_json::Value) -> http::Response<crate::body::Out> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod translation_tests;

@@ -20,6 +20,7 @@ pub mod routes;
 pub mod saga;
 pub mod seen;
 pub mod serve;
+mod spending;
 pub mod state;
 mod store;
 pub mod work;

@@ -2,12 +2,14 @@
 //! [`Code::InvalidArgument`](hoistway_model::Code) naming its field.
 
 mod agents;
+mod budgets;
 mod builds;
 mod egress;
 mod revisions;
 mod seen;
 /// Records of the tool registry, and the two of its messages that have credentials beside them.
 pub mod tools;
+mod usage;
 
 pub use revisions::derive_request;
 

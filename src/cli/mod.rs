@@ -3,6 +3,7 @@
 mod access;
 mod agents;
 mod api;
+mod budget;
 mod calls;
 mod deploy;
 mod deployments;
@@ -13,6 +14,7 @@ mod output;
 mod registered;
 mod source;
 mod tell;
+mod usage;
 mod watch;
 
 pub use access::Target;
@@ -43,6 +45,10 @@ pub enum Command {
     Logs(With<logs::LogsArgs>),
     /// Show what an agent called through egress, and what came of it
     Calls(With<calls::CallsArgs>),
+    /// Show what agents used of models: requests, tokens and cost
+    Usage(With<usage::UsageArgs>),
+    /// Show how much of models an agent may use and has used, or set it
+    Budget(With<budget::BudgetArgs>),
     /// Send a message to an agent and print its answer
     Invoke(With<agents::InvokeArgs>),
     /// List the revisions of an agent that it can be rolled back to
@@ -111,6 +117,8 @@ impl Command {
             Self::Agents(with) => with.json,
             Self::Tools(with) | Self::ModelProviders(with) => with.json,
             Self::Logs(_) => false,
+            Self::Usage(with) => with.json,
+            Self::Budget(with) => with.json,
             Self::Calls(with) => with.json && !with.args.follow,
             Self::Invoke(with) => with.json && !with.args.streams(),
             Self::Revisions(with) | Self::Restart(with) | Self::Stop(with) | Self::Start(with) | Self::Delete(with) => {
@@ -143,6 +151,14 @@ async fn dispatch(command: Command) -> Outcome<()> {
         Command::Calls(with) => {
             let (api, args, json) = with.open()?;
             calls::run(&api, args, json).await
+        }
+        Command::Usage(with) => {
+            let (api, args, json) = with.open()?;
+            usage::run(&api, args, json).await
+        }
+        Command::Budget(with) => {
+            let (api, args, json) = with.open()?;
+            budget::run(&api, args, json).await
         }
         Command::Invoke(with) => {
             let (api, args, json) = with.open()?;

@@ -33,6 +33,7 @@ mod sdk;
 mod secrets;
 mod seeing;
 mod soak;
+mod spending;
 mod stack;
 mod terminal;
 mod tool_calls;

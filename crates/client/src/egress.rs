@@ -4,10 +4,12 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentIdentities, EgressService, Name, Result, RevisionId, ToolCredentials,
+    budget::{Budget, BudgetUse},
     egress::{
         AgentIdentity, Call, CallQuery, CallUpdates, Check, EgressStatus, ModelProviderAccess, RefusedCall, ToolAccess,
     },
     metric::Metrics,
+    usage::{UsageQuery, UsageReport},
     watch::Updates,
 };
 use hoistway_proto::{
@@ -95,6 +97,18 @@ impl EgressService for EgressClient {
     async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates> {
         let stream = answer(self.0.clone().watch_calls(pb::WatchCallsRequest { after }).await)?;
         Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
+        answer(self.0.clone().get_usage(pb::GetUsageRequest::from(query)).await)?.try_into()
+    }
+
+    async fn budget(&self, agent: Name) -> Result<Option<BudgetUse>> {
+        answer(self.0.clone().get_budget(pb::GetBudgetRequest { agent: agent.into() }).await)?.try_into()
+    }
+
+    async fn set_budget(&self, agent: Name, budget: Option<Budget>) -> Result<()> {
+        answer(self.0.clone().set_budget(pb::SetBudgetRequest::from((agent, budget))).await).map(drop)
     }
 
     async fn check_tool(&self, name: Name) -> Result<Check> {

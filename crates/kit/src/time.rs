@@ -65,6 +65,13 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     Some(days * MS_PER_DAY + seconds * 1000 + millis)
 }
 
+/// When the calendar month of UTC begins that `ms` is in, and when the next one does.
+pub fn month(ms: i64) -> (i64, i64) {
+    let (year, month, _) = civil(ms.div_euclid(MS_PER_DAY));
+    let next = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+    (days_from_civil(year, month, 1) * MS_PER_DAY, days_from_civil(next.0, next.1, 1) * MS_PER_DAY)
+}
+
 /// The inverse of [`civil`]; a day that the month does not have comes out in the next one.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = year - i64::from(month <= 2);
@@ -134,6 +141,17 @@ mod tests {
             if !text.starts_with("1969") {
                 assert_eq!(parse_rfc3339(text), Some(ms), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn months_are_those_of_the_calendar() {
+        for (at, start, end) in [
+            ("2024-02-29T23:59:59Z", "2024-02-01T00:00:00.000Z", "2024-03-01T00:00:00.000Z"),
+            ("2026-12-01T00:00:00Z", "2026-12-01T00:00:00.000Z", "2027-01-01T00:00:00.000Z"),
+        ] {
+            let (first, next) = month(parse_rfc3339(at).unwrap());
+            assert_eq!((rfc3339(first).as_str(), rfc3339(next).as_str()), (start, end));
         }
     }
 

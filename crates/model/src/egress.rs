@@ -3,8 +3,10 @@
 use crate::{
     Name, Result, RevisionId, Secret,
     agent::LlmConfig,
+    budget::{Budget, BudgetUse, LimitUse},
     metric::Metrics,
     tool::{ApiKeyPlace, AuthType, OAuth2},
+    usage::{UsageQuery, UsageReport},
     watch::Updates,
 };
 use async_trait::async_trait;
@@ -196,6 +198,21 @@ pub enum CallUpdate {
     Call(Box<Call>),
     /// So many calls were left out here: more ended than were read, or their records are not kept any more.
     Missed(u64),
+    /// A limit of an agent's budget is nearly used up, or is. It is told once, to those who follow at that moment.
+    Budget(BudgetNotice),
+}
+
+/// A limit of an agent's budget that is nearly used up, or is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BudgetNotice {
+    /// When that was; milliseconds since the epoch.
+    pub at: i64,
+    /// The agent.
+    pub agent: Name,
+    /// The limit, as it was used then.
+    pub limit: LimitUse,
+    /// Whether nothing of it is left.
+    pub is_exceeded: bool,
 }
 
 /// Calls as they end. Whoever loses it subscribes again, with the id of the last call that it has.
@@ -280,6 +297,15 @@ pub trait EgressService: fmt::Debug + Send + Sync + 'static {
     /// Follows calls: those after the one with the id `after`, or those that end from now on. Nobody who calls waits for
     /// a follower.
     async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates>;
+
+    /// What agents used of models, summed up.
+    async fn usage(&self, query: UsageQuery) -> Result<UsageReport>;
+
+    /// An agent's budget, and how much of it is used; none: it has no budget. The agent need not exist.
+    async fn budget(&self, agent: Name) -> Result<Option<BudgetUse>>;
+
+    /// Gives an agent a budget in the place of the one before, or takes it away.
+    async fn set_budget(&self, agent: Name, budget: Option<Budget>) -> Result<()>;
 
     /// Checks a tool with a request to its base URL, on the way that agents' calls take and with its credential. It takes
     /// ten seconds at most.

@@ -2,6 +2,7 @@
 //! each service. Nothing here knows gRPC, HTTP servers or databases.
 
 pub mod agent;
+pub mod budget;
 pub mod build;
 pub mod digest;
 pub mod egress;
@@ -11,11 +12,13 @@ pub mod image;
 pub mod log;
 pub mod metric;
 pub mod model_api;
+pub mod money;
 pub mod name;
 pub mod redact;
 pub mod revision;
 pub mod source;
 pub mod tool;
+pub mod usage;
 pub mod watch;
 
 pub use agent::AgentService;
@@ -24,6 +27,7 @@ pub use digest::Digest;
 pub use egress::{AgentIdentities, EgressService, ToolCredentials};
 pub use error::{Code, Error, Result};
 pub use ids::{AuditId, BuildAttemptId, DeploymentId, KeyId, OperationId, RevisionId};
+pub use money::Money;
 pub use name::Name;
 pub use redact::Secret;
 pub use tool::ToolRegistry;

@@ -50,7 +50,7 @@ pub struct EventOut<'a> {
     id: String,
     /// The same as the event's name: `deployment.accepted`, `.step_started`, `.step_finished`, `.undoing`,
     /// `.succeeded`, `.failed`; `build.started`, `.succeeded`, `.failed`; `agent.phase`, `.crashed`, `.deleted`;
-    /// `tool.created`, `.updated`, `.deleted`; `call.ended`, `.missed`; `reset`.
+    /// `tool.created`, `.updated`, `.deleted`; `budget.warning`, `.exceeded`; `call.ended`, `.missed`; `reset`.
     #[serde(rename = "type")]
     kind: &'a str,
     /// When it happened.

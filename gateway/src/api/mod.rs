@@ -4,6 +4,7 @@ mod agents;
 mod audit;
 mod auth;
 pub mod body;
+mod budgets;
 mod builds;
 mod calls;
 mod check;
@@ -35,6 +36,7 @@ mod starter_kit;
 mod status;
 mod tools;
 mod unsupported;
+mod usage;
 mod users;
 
 use crate::state::AppState;
@@ -79,6 +81,8 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(deployments::routes())
         .merge(logs::routes())
         .merge(calls::routes())
+        .merge(usage::routes())
+        .merge(budgets::routes())
         .merge(events::routes())
         .merge(starter_kit::routes())
         .merge(keys::routes())

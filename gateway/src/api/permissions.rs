@@ -108,6 +108,10 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("GET", "/builds/{id}/logs", read()),
     ("GET", "/deployments", read()),
     ("GET", "/deployments/{id}", read()),
+    ("GET", "/agents/{name}/budget", read()),
+    ("PUT", "/agents/{name}/budget", admin(change("budget.set"))),
+    ("DELETE", "/agents/{name}/budget", admin(change("budget.delete"))),
+    ("GET", "/usage", read()),
     ("GET", "/events", read()),
     // At the root, where scrapers look.
     ("GET", "/metrics", scrape()),

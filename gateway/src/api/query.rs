@@ -23,7 +23,7 @@ impl<S: Sync> FromRequestParts<S> for Query {
 }
 
 impl Query {
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
     }
 
@@ -37,6 +37,17 @@ impl Query {
         unknown.sort_unstable();
         unknown.truncate(10);
         unknown.into_iter().map(|key| format!("unknown query parameter \"{}\" is ignored", short(key))).collect()
+    }
+
+    /// Refuses parameters that mean nothing here, where leaving one out would answer something else than was asked.
+    pub fn only(&self, known: &[&str]) -> Result<()> {
+        match self.0.keys().filter(|key| !known.contains(&key.as_str())).min() {
+            None => Ok(()),
+            Some(key) => {
+                let text = format!("is not a parameter here; {} are", known.join(", "));
+                Err(Error::field(short(key), text))
+            }
+        }
     }
 
     /// As it stands there; blank is absent.

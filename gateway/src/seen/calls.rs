@@ -3,10 +3,13 @@
 use super::{Event, Seen, follow};
 use crate::calls::CallOut;
 use futures_util::Stream;
-use hoistway_kit::{ring::Next, time::now_ms};
+use hoistway_kit::{
+    ring::Next,
+    time::{now_ms, rfc3339},
+};
 use hoistway_model::{
     EgressService,
-    egress::{Call, CallUpdate},
+    egress::{BudgetNotice, Call, CallUpdate},
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -16,6 +19,10 @@ use tokio_util::sync::CancellationToken;
 pub const CALL_ENDED: &str = "call.ended";
 /// Calls are missing before what follows.
 pub const CALLS_MISSED: &str = "call.missed";
+
+/// An agent has used most of a limit of its budget, or all of it.
+pub const BUDGET_WARNING: &str = "budget.warning";
+pub const BUDGET_EXCEEDED: &str = "budget.exceeded";
 
 impl Seen {
     /// Follows the calls that egress records, until `shutdown`. Those that ended while it was away come when it is back.
@@ -30,6 +37,7 @@ impl Seen {
                 *after = Some(call.id);
                 self.call_ended(*call);
             }
+            CallUpdate::Budget(notice) => self.budget(notice),
         };
         follow(None, |after| egress.watch_calls(*after), take, shutdown).await
     }
@@ -43,6 +51,18 @@ impl Seen {
         let (agent, ended) = (call.agent.clone(), call.at.saturating_add_unsigned(call.duration_ms));
         let data = serde_json::to_value(CallOut::from(call)).unwrap_or_default();
         self.calls.push(|place| Event { place, kind: CALL_ENDED, time_ms: ended, agent, data });
+    }
+
+    fn budget(&self, notice: BudgetNotice) {
+        let BudgetNotice { at, agent, limit: used, is_exceeded } = notice;
+        let kind = if is_exceeded { BUDGET_EXCEEDED } else { BUDGET_WARNING };
+        let data = json!({
+            "limit": used.limit.as_str(),
+            "used": used.limit.show(used.used),
+            "most": used.limit.show(used.most),
+            "resets_at": rfc3339(used.resets_at),
+        });
+        self.events.push(|place| Event { place, kind, time_ms: at, agent: Some(agent), data });
     }
 
     fn calls_missed(&self) {

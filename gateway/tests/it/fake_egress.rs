@@ -6,10 +6,15 @@ use futures_util::{StreamExt, stream};
 use hoistway_kit::metrics;
 use hoistway_model::{
     Code, EgressService, Error, Name, Result, RevisionId,
+    budget::{Budget, BudgetUse, LimitUse},
     egress::{Call, CallQuery, CallTarget, CallUpdate, CallUpdates, Check, EgressStatus, PolicySource},
     metric::{Kind, Metrics},
+    usage::{UsageQuery, UsageReport},
 };
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 use tokio::sync::mpsc;
 
 /// An egress with calls that a test makes.
@@ -19,6 +24,11 @@ pub struct FakeEgress {
     pub status: Mutex<Option<EgressStatus>>,
     /// Recorded calls, oldest first.
     pub calls: Mutex<Vec<Call>>,
+    /// What agents used of models, and what was asked for.
+    pub usage: Mutex<UsageReport>,
+    pub usage_queries: Mutex<Vec<UsageQuery>>,
+    /// Budgets of agents, of which nothing is used.
+    pub budgets: Mutex<BTreeMap<Name, Budget>>,
     /// What a check of any tool finds.
     pub check: Mutex<Option<Check>>,
     /// What followers asked to go on after.
@@ -102,6 +112,28 @@ impl EgressService for FakeEgress {
         *self.updates.lock().unwrap() = Some(sender);
         self.watched.lock().unwrap().push(after);
         Ok(stream::unfold(updates, |mut u| async move { u.recv().await.map(|update| (Ok(update), u)) }).boxed())
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
+        let (from, to) = (query.from, query.to);
+        self.usage_queries.lock().unwrap().push(query);
+        Ok(UsageReport { from, to, ..self.usage.lock().unwrap().clone() })
+    }
+
+    async fn budget(&self, agent: Name) -> Result<Option<BudgetUse>> {
+        let budget = self.budgets.lock().unwrap().get(&agent).cloned();
+        let unused = |&(limit, most): &_| LimitUse { limit, most, used: 0, resets_at: 86_400_000 };
+        Ok(budget.map(|budget| {
+            let limits = budget.limits().iter().map(unused).collect();
+            BudgetUse { limits, unpriced_models: vec!["m".into()] }
+        }))
+    }
+
+    async fn set_budget(&self, agent: Name, budget: Option<Budget>) -> Result<()> {
+        let mut budgets = self.budgets.lock().unwrap();
+        budgets.remove(&agent);
+        budgets.extend(budget.map(|budget| (agent, budget)));
+        Ok(())
     }
 
     async fn check_tool(&self, name: Name) -> Result<Check> {

@@ -19,4 +19,5 @@ mod limits;
 mod resources;
 mod saga;
 mod seeing;
+mod usage;
 mod world;

@@ -291,6 +291,7 @@ impl From<CallUpdate> for pb::WatchCallsResponse {
             CallUpdate::Position(id) => Message::Position(id),
             CallUpdate::Call(call) => Message::Call((*call).into()),
             CallUpdate::Missed(count) => Message::Missed(count),
+            CallUpdate::Budget(notice) => Message::Budget(notice.into()),
         };
         Self { update: Some(update) }
     }
@@ -305,6 +306,7 @@ impl TryFrom<pb::WatchCallsResponse> for CallUpdate {
             Message::Position(id) => CallUpdate::Position(id),
             Message::Call(call) => CallUpdate::Call(Box::new(call.try_into()?)),
             Message::Missed(count) => CallUpdate::Missed(count),
+            Message::Budget(notice) => CallUpdate::Budget(notice.try_into()?),
         })
     }
 }

@@ -11,6 +11,8 @@ use std::{
 
 /// The name of the service, in configuration, logs and directories.
 pub const SERVICE: &str = "egress";
+/// The longest time that a budget is for, in days.
+const BUDGET_DAYS: u32 = 32;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,12 @@ pub struct Config {
     pub call_days: u32,
     /// How many of them are kept.
     pub calls: u32,
+    /// How long sums of what agents use of models are kept for each hour, in days.
+    pub usage_hours_days: u32,
+    /// How long those for each day are kept, in days; never less than the 32 that budgets look back.
+    pub usage_days: u32,
+    /// How many sums are kept of either kind; those of the last 32 days are kept in any case.
+    pub usage_sums: u32,
     /// How often what is not to be kept is removed, in seconds.
     pub tidy_seconds: u64,
     /// Whether the prompts of models stand in exported spans.
@@ -110,6 +118,9 @@ impl Default for Config {
             limits: Limits::default(),
             call_days: 30,
             calls: 100_000,
+            usage_hours_days: 62,
+            usage_days: 800,
+            usage_sums: 1_000_000,
             tidy_seconds: 60 * 60,
             trace_prompts: false,
             log_format: LogFormat::default(),
@@ -150,6 +161,16 @@ impl Config {
     /// How many records of calls are kept, and for how long.
     pub(crate) fn calls_kept(&self) -> Keep {
         Keep::new(Duration::from_secs(u64::from(self.call_days) * 86_400), self.calls.into())
+    }
+
+    /// How many sums of hours and of days are kept, and for how long. Budgets count the days of a month.
+    pub(crate) fn usage_kept(&self) -> [Keep; 2] {
+        let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
+        let of_days = days(self.usage_days.max(BUDGET_DAYS));
+        [
+            Keep::new(days(self.usage_hours_days), self.usage_sums.into()),
+            Keep { at_least: days(BUDGET_DAYS), ..Keep::new(of_days, self.usage_sums.into()) },
+        ]
     }
 
     /// The file of the key of agents' tokens.

@@ -7,11 +7,11 @@ use crate::{
     span::CallSpan,
 };
 use hoistway_kit::time::now_ms;
-use hoistway_model::{Name, RevisionId, egress::CallTarget};
+use hoistway_model::{Name, RevisionId, egress::CallTarget, usage::UsageSums};
 use http::Method;
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -27,12 +27,20 @@ pub(crate) struct Progress {
     moved_ms: AtomicU64,
     sent: AtomicU64,
     too_large: AtomicBool,
+    /// What a call of a model used, once that is counted.
+    used: OnceLock<UsageSums>,
 }
 
 impl Progress {
     fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { started: Instant::now(), moved_ms: zero(), sent: zero(), too_large: AtomicBool::new(false) }
+        Self {
+            started: Instant::now(),
+            moved_ms: zero(),
+            sent: zero(),
+            too_large: AtomicBool::new(false),
+            used: OnceLock::new(),
+        }
     }
 
     pub(crate) fn moved(&self) {
@@ -49,6 +57,11 @@ impl Progress {
 
     pub(crate) fn was_too_large(&self) -> bool {
         self.too_large.load(Ordering::Relaxed)
+    }
+
+    /// The call of a model used this. The first word counts.
+    pub(crate) fn used(&self, sums: UsageSums) {
+        let _ = self.used.set(sums);
     }
 
     pub(crate) fn last_moved(&self) -> Instant {
@@ -167,7 +180,7 @@ impl Drop for Entry {
         }
         self.record.bytes_up = self.progress.sent.load(Ordering::Relaxed);
         self.record.duration_ms = ms(self.progress.started.elapsed());
-        self.span.end(&self.record);
+        self.span.end(&self.record, self.progress.used.get());
         self.recorder.record(self.record.clone());
     }
 }

@@ -61,6 +61,30 @@ impl Service for GrpcEgressService {
         Ok(Response::new(Box::pin(calls.map(|update| update.map(Into::into).map_err(to_status)))))
     }
 
+    async fn get_usage(&self, request: Request<pb::GetUsageRequest>) -> Result<Response<pb::GetUsageResponse>, Status> {
+        let query = request.into_inner().try_into().map_err(to_status)?;
+        let report = self.0.usage(query).await.map_err(to_status)?;
+        Ok(Response::new(report.into()))
+    }
+
+    async fn get_budget(
+        &self,
+        request: Request<pb::GetBudgetRequest>,
+    ) -> Result<Response<pb::GetBudgetResponse>, Status> {
+        let agent = name("agent", &request.into_inner().agent).map_err(to_status)?;
+        let budget = self.0.budget(agent).await.map_err(to_status)?;
+        Ok(Response::new(budget.into()))
+    }
+
+    async fn set_budget(
+        &self,
+        request: Request<pb::SetBudgetRequest>,
+    ) -> Result<Response<pb::SetBudgetResponse>, Status> {
+        let (agent, budget) = request.into_inner().try_into().map_err(to_status)?;
+        self.0.set_budget(agent, budget).await.map_err(to_status)?;
+        Ok(Response::new(pb::SetBudgetResponse {}))
+    }
+
     async fn check_tool(
         &self,
         request: Request<pb::CheckToolRequest>,

@@ -40,6 +40,7 @@ mod tls;
 mod tool_access;
 mod tunnel;
 mod upstream;
+mod usage;
 mod watched_policy;
 
 pub use ca::Authority;
@@ -76,6 +77,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use upstream::Upstream;
+use usage::{Budgets, Counts, Ledger};
 
 /// How long calls in progress may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -95,7 +97,7 @@ pub struct Deps {
     pub key: EgressKey,
     /// What agents may do.
     pub policies: Arc<dyn Policies>,
-    /// Where records go; absent: into the database of the service.
+    /// Where records of calls go; absent: into the database of the service.
     pub records: Option<Arc<dyn Records>>,
     /// Where agents' logs are, to which refused calls are written; absent: they are not.
     pub agents: Option<Arc<dyn AgentIdentities>>,
@@ -150,7 +152,8 @@ pub struct Service {
     egress: Arc<Egress>,
     authority: Arc<Authority>,
     records: (mpsc::Receiver<Record>, Arc<dyn Records>),
-    store: Option<Store>,
+    counts: Counts,
+    store: Store,
     _lock: DirLock,
 }
 
@@ -164,6 +167,8 @@ pub(crate) struct Egress {
     end_users: EndUserKey,
     recorder: Recorder,
     call_metrics: Arc<CallMetrics>,
+    usage: Ledger,
+    budgets: Arc<Budgets>,
     agents: Agents,
     tokens: Tokens,
     upstream: Upstream,
@@ -190,37 +195,40 @@ impl Service {
 
 /// Opens the service: its directory, its authority, its database, the trust in tools. It listens nowhere.
 pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
+    let opening = config.clone();
+    let locking = tokio::task::spawn_blocking(move || {
+        opening.limits.check()?;
+        DirLock::acquire(&opening.service_dir())
+    });
+    let lock = locking.await.map_err(|e| Error::internal("opening egress", e))??;
+    let store = Store::open(&config.database(), config.calls_kept(), config.usage_kept()).await?;
+    let lines = deps.agents.as_ref().map(|agents| refusal_log::start(Arc::clone(agents)));
+    let (budgets, spent) = (store.budgets().await?, store.spent().await?);
+    let budgets = Arc::new(Budgets::new(budgets, spent, lines.clone(), store.notices()));
     let (opening, shared) = (config.clone(), deps.clone());
-    let opening = tokio::task::spawn_blocking(move || parts(opening, shared)).await;
-    let (egress, queue, lock) = opening.map_err(|e| Error::internal("opening egress", e))??;
+    let opening = tokio::task::spawn_blocking(move || parts(opening, shared, budgets)).await;
+    let (egress, queue, counts) = opening.map_err(|e| Error::internal("opening egress", e))??;
     let authority = egress.certificates.authority();
-    let (records, store): (Arc<dyn Records>, _) = match &deps.records {
-        Some(records) => (Arc::clone(records), None),
-        None => {
-            let store = Store::open(&config.database(), config.calls_kept()).await?;
-            (Arc::new(store.clone()), Some(store))
-        }
-    };
-    let records = match &deps.agents {
-        Some(agents) => Arc::new(RefusalLog::start(records, Arc::clone(agents))),
+    let records = deps.records.clone().unwrap_or_else(|| Arc::new(store.clone()));
+    let records = match lines {
+        Some(lines) => Arc::new(RefusalLog::new(records, lines)),
         None => records,
     };
-    Ok(Service { egress: Arc::new(egress), authority, records: (queue, records), store, _lock: lock })
+    Ok(Service { egress: Arc::new(egress), authority, records: (queue, records), counts, store, _lock: lock })
 }
 
-/// What calls share, with the end of the queue of their records, and the directory for this process alone. Blocks.
-fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, DirLock)> {
-    config.limits.check()?;
+/// What calls share, with the ends where their records and counts come out. Blocks.
+fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, mpsc::Receiver<Record>, Counts)> {
     let names = config.names.iter().enumerate().map(|(index, name)| {
         Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
     });
     let names = names.collect::<Result<_>>()?;
-    let lock = DirLock::acquire(&config.service_dir())?;
     let authority = Arc::new(Authority::load_or_create(&config.service_dir())?);
     if let Some(path) = &config.ca_file {
         authority.publish(path)?;
     }
     let (recorder, queue) = Recorder::new(RECORDS);
+    let (usage, counts) = Ledger::new();
     let egress = Egress {
         key: deps.key,
         names,
@@ -228,6 +236,8 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         end_users: deps.end_users,
         recorder,
         call_metrics: Arc::new(CallMetrics::new()),
+        usage,
+        budgets,
         agents: Agents::new(&config.limits),
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
@@ -238,7 +248,7 @@ fn parts(config: Config, deps: Deps) -> Result<(Egress, mpsc::Receiver<Record>, 
         shutdown: CancellationToken::new(),
         config,
     };
-    Ok((egress, queue, lock))
+    Ok((egress, queue, counts))
 }
 
 /// The gRPC server of any egress, with health and reflection.
@@ -250,29 +260,27 @@ pub fn grpc(egress: Arc<dyn EgressService>, deps: &Deps) -> Result<Server> {
 pub async fn run(service: Service, server: Server, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     // When one of them ends, whatever the reason, the others are of no use.
     let ended = shutdown.child_token();
-    let policies = Arc::clone(&service.egress.policies);
+    let (policies, budgets) = (Arc::clone(&service.egress.policies), Arc::clone(&service.egress.budgets));
     let (store, every) = (service.store.clone(), Duration::from_secs(service.egress.config.tidy_seconds.max(1)));
     let (rpc, http, (), ()) = tokio::join!(
         part(&ended, server.serve(ports.grpc, ended.clone())),
         part(&ended, serve_agents(service, ports.http, ended.clone())),
         policies.keep_current(ended.clone()),
-        maintain(store.as_ref(), every, ended.clone())
+        maintain(&store, &budgets, every, ended.clone())
     );
-    if let Some(store) = store {
-        store.close().await;
-    }
+    store.close().await;
     rpc.and(http)
 }
 
 /// Removes old records now and then, until `shutdown`; then ends those who follow them.
-async fn maintain(store: Option<&Store>, every: Duration, shutdown: CancellationToken) {
-    let Some(store) = store else { return };
+async fn maintain(store: &Store, budgets: &Budgets, every: Duration, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is now, and opening has purged.
     ticks.tick().await;
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(e) = store.purge().await {
+        budgets.tidy();
+        if let Err(e) = store.tidy().await {
             tracing::warn!(cause = e.chain(), "{e}");
         }
     }
@@ -282,8 +290,10 @@ async fn maintain(store: Option<&Store>, every: Duration, shutdown: Cancellation
 /// Accepts agents' connections until `shutdown`, then lets their calls end and keeps the last records.
 async fn serve_agents(service: Service, listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
     // The directory stays this process' own until the end.
-    let Service { egress, records: (queue, sink), _lock, .. } = service;
-    let mut keeping = tokio::spawn(records::keep(queue, Arc::clone(&egress.call_metrics), sink));
+    let Service { egress, records: (queue, sink), counts, store, _lock, .. } = service;
+    let keeping_records = records::keep(queue, Arc::clone(&egress.call_metrics), sink);
+    let keeping_usage = usage::keep(counts, Arc::new(store));
+    let mut keeping = tokio::spawn(async { tokio::join!(keeping_records, keeping_usage) });
     let room = Arc::new(Semaphore::new(egress.config.limits.connections));
     let accepting = async {
         // Without room nothing is accepted: the kernel lets some wait and refuses the rest.
@@ -302,12 +312,12 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
     if tokio::time::timeout(DRAIN, egress.tasks.wait()).await.is_err() {
         tracing::warn!("calls were still running {} s after the shutdown began", DRAIN.as_secs());
     }
-    // The queue ends when the last call has let go of it.
+    // The queues end when the last call has let go of them.
     drop(egress);
     match tokio::time::timeout(LAST_RECORDS, &mut keeping).await {
-        Ok(kept) => kept.map_err(|e| Error::internal("keeping records", e)),
+        Ok(kept) => kept.map(drop).map_err(|e| Error::internal("keeping records", e)),
         Err(_) => {
-            tracing::warn!("the last records of calls could not be kept in time");
+            tracing::warn!("the last records and counts of calls could not be kept in time");
             keeping.abort();
             Ok(())
         }

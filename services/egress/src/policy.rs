@@ -204,6 +204,15 @@ impl ModelBackend {
             Self::Unavailable(_) => "none",
         }
     }
+
+    /// The provider who answers; none where nobody does.
+    pub(crate) fn provider(&self) -> Option<&Name> {
+        match self {
+            Self::Server(server) => Some(&server.name),
+            Self::Playground(name) => Some(name),
+            Self::Unavailable(_) => None,
+        }
+    }
 }
 
 /// The API that a model provider's server speaks.

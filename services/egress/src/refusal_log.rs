@@ -30,12 +30,16 @@ pub(crate) struct RefusalLog {
 }
 
 impl RefusalLog {
-    /// Inside the runtime only. It ends when it is dropped.
-    pub(crate) fn start(records: Arc<dyn Records>, agents: Arc<dyn AgentIdentities>) -> Self {
-        let (queue, refused) = mpsc::channel(QUEUE);
-        tokio::spawn(write(refused, agents));
+    pub(crate) fn new(records: Arc<dyn Records>, queue: mpsc::Sender<RefusedCall>) -> Self {
         Self { records, queue }
     }
+}
+
+/// Writes lines into the logs of agents, until nobody can send another one. Inside the runtime only.
+pub(crate) fn start(agents: Arc<dyn AgentIdentities>) -> mpsc::Sender<RefusedCall> {
+    let (queue, refused) = mpsc::channel(QUEUE);
+    tokio::spawn(write(refused, agents));
+    queue
 }
 
 #[async_trait]

@@ -13,6 +13,8 @@ use std::{borrow::Cow, time::Duration};
 const DENIED: &str = "egress_denied";
 /// Tells answers of egress from those of tools: the word that stands in the record.
 pub(crate) const MARK: &str = "x-hoistway-egress";
+/// The word of a call that an agent's budget does not allow.
+const BUDGET_EXCEEDED: &str = "budget_exceeded";
 /// The longest reason in a status line, in bytes.
 const MAX_PHRASE: usize = 200;
 
@@ -90,6 +92,12 @@ impl Refusal {
         Self { retry_after: Some(wait), ..Self::new(status, code, "rate_limited", message) }
     }
 
+    /// The agent has used up what it may use of models, which waiting for less than `wait` does not change.
+    pub(crate) fn budget_exceeded(wait: Duration, message: impl Into<String>) -> Self {
+        let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted.as_str());
+        Self { retry_after: Some(wait), ..Self::new(status, code, BUDGET_EXCEEDED, message).permanent() }
+    }
+
     pub(crate) fn too_large(limit: u64) -> Self {
         let text = format!("the request's body is larger than {limit} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::PayloadTooLarge.as_str(), "request_too_large", text)
@@ -126,6 +134,7 @@ impl Refusal {
     /// The type of the error in the OpenAI API.
     fn model_error_type(&self) -> &'static str {
         match self.status {
+            StatusCode::TOO_MANY_REQUESTS if self.word == BUDGET_EXCEEDED => "insufficient_quota",
             StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => "authentication_error",
             StatusCode::FORBIDDEN => "permission_error",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
@@ -137,6 +146,7 @@ impl Refusal {
     /// The type of the error in the API of Anthropic, which tells a few more apart.
     fn anthropic_error_type(&self) -> &'static str {
         match self.status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::NOT_FOUND => "not_found_error",
             StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",

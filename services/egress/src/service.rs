@@ -1,13 +1,21 @@
 //! Egress as the rest of the platform sees it.
 
-use crate::{Authority, Egress, call_metrics::CallMetrics, check, config::SERVICE, store::Store};
+use crate::{
+    Authority, Egress,
+    call_metrics::CallMetrics,
+    check,
+    config::SERVICE,
+    store::Store,
+    usage::{Budgets, UsageMetrics},
+};
 use async_trait::async_trait;
-use futures_util::stream;
 use hoistway_kit::metrics;
 use hoistway_model::{
     Code, EgressService, Error, Name, Result,
-    egress::{Call, CallQuery, CallUpdate, CallUpdates, Check, CheckKind, EgressStatus},
+    budget::{Budget, BudgetUse},
+    egress::{Call, CallQuery, CallUpdates, Check, CheckKind, EgressStatus},
     metric::{Kind, Metrics},
+    usage::{UsageQuery, UsageReport},
 };
 use std::{
     path::PathBuf,
@@ -16,7 +24,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Mutex, SemaphorePermit};
 
 /// A handle on an opened service. It does not keep the service from ending.
 #[derive(Debug, Clone)]
@@ -25,15 +33,29 @@ pub(crate) struct Handle {
     authority: Arc<Authority>,
     dropped_records: Arc<AtomicU64>,
     call_metrics: Arc<CallMetrics>,
-    store: Option<Store>,
+    usage_metrics: Arc<UsageMetrics>,
+    budgets: Arc<Budgets>,
+    /// Held while a budget is set: in the database and in memory in the same order.
+    setting: Arc<Mutex<()>>,
+    store: Store,
     database: PathBuf,
 }
 
 impl Handle {
-    pub(crate) fn new(egress: &Arc<Egress>, authority: Arc<Authority>, store: Option<Store>) -> Self {
+    pub(crate) fn new(egress: &Arc<Egress>, authority: Arc<Authority>, store: Store) -> Self {
         let (dropped_records, database) = (egress.recorder.dropped(), egress.config.database());
-        let call_metrics = Arc::clone(&egress.call_metrics);
-        Self { egress: Arc::downgrade(egress), authority, dropped_records, call_metrics, store, database }
+        let (call_metrics, usage_metrics) = (Arc::clone(&egress.call_metrics), egress.usage.metrics());
+        Self {
+            egress: Arc::downgrade(egress),
+            authority,
+            dropped_records,
+            call_metrics,
+            usage_metrics,
+            budgets: Arc::clone(&egress.budgets),
+            setting: Arc::default(),
+            store,
+            database,
+        }
     }
 
     fn egress(&self) -> Result<Arc<Egress>> {
@@ -57,18 +79,28 @@ impl EgressService for Handle {
     }
 
     async fn calls(&self, query: CallQuery) -> Result<Vec<Call>> {
-        match &self.store {
-            Some(store) => store.calls(query).await,
-            None => Ok(Vec::new()),
-        }
+        self.store.calls(query).await
     }
 
     async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates> {
-        match &self.store {
-            Some(store) => store.follow(after).await,
-            // Records go elsewhere.
-            None => Ok(Box::pin(stream::iter([Ok(CallUpdate::Position(0))]))),
-        }
+        self.store.follow(after).await
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
+        self.store.usage(query).await
+    }
+
+    async fn budget(&self, agent: Name) -> Result<Option<BudgetUse>> {
+        let Some(limits) = self.budgets.of(&agent) else { return Ok(None) };
+        let unpriced_models = self.store.unpriced_models(&agent).await?;
+        Ok(Some(BudgetUse { limits, unpriced_models }))
+    }
+
+    async fn set_budget(&self, agent: Name, budget: Option<Budget>) -> Result<()> {
+        let _setting = self.setting.lock().await;
+        self.store.keep_budget(&agent, budget.as_ref()).await?;
+        self.budgets.set(&agent, budget);
+        Ok(())
     }
 
     async fn check_tool(&self, name: Name) -> Result<Check> {
@@ -94,7 +126,7 @@ impl EgressService for Handle {
         let by_source = |value: fn(&hoistway_model::egress::PolicySource) -> f64| {
             sources.map(|(source, at)| ([("source", source.to_owned())], value(&at)))
         };
-        let dropped = self.dropped_records.load(Ordering::Relaxed) + self.store.as_ref().map_or(0, Store::lost);
+        let dropped = self.dropped_records.load(Ordering::Relaxed) + self.store.lost();
         let dropped = [([] as [(&str, String); 0], dropped as f64)];
         let mut families = vec![
             metrics::family(
@@ -118,9 +150,10 @@ impl EgressService for Handle {
         ];
         let known = self.egress.upgrade().and_then(|egress| egress.policies.agents());
         families.extend(self.call_metrics.families(known.as_ref()));
-        let database = self.store.is_some().then(|| self.database.clone());
+        families.extend(self.usage_metrics.families(known.as_ref()));
+        let database = self.database.clone();
         let read = move || {
-            families.extend(database.map(|database| metrics::database(SERVICE, &database)));
+            families.push(metrics::database(SERVICE, &database));
             metrics::of_service(SERVICE, families)
         };
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))

@@ -4,7 +4,7 @@
 
 use crate::records::Record;
 use hoistway_kit::{end_user::InvokeStatement, telemetry};
-use hoistway_model::egress::CallTarget;
+use hoistway_model::{egress::CallTarget, usage::UsageSums};
 use http::HeaderMap;
 use opentelemetry::{
     KeyValue,
@@ -78,7 +78,7 @@ impl CallSpan {
     }
 
     /// Ends it with what came of the call.
-    pub(crate) fn end(&mut self, record: &Record) {
+    pub(crate) fn end(&mut self, record: &Record, used: Option<&UsageSums>) {
         let Some(mut span) = self.0.take() else { return };
         if record.target.is_none() {
             span.update_name(record.method.clone());
@@ -98,6 +98,8 @@ impl CallSpan {
             record.status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))),
             host.map(|host| KeyValue::new("server.address", host.to_owned())),
             port.map(|port| KeyValue::new("server.port", i64::from(port))),
+            used.map(|used| tokens("gen_ai.usage.input_tokens", used.input_tokens)),
+            used.map(|used| tokens("gen_ai.usage.output_tokens", used.output_tokens)),
             error.clone().map(|error| KeyValue::new("error.type", error)),
         ];
         span.set_attributes(attributes.into_iter().flatten());
@@ -106,6 +108,10 @@ impl CallSpan {
         }
         span.end();
     }
+}
+
+fn tokens(key: &'static str, count: u64) -> KeyValue {
+    KeyValue::new(key, i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 /// Of `SCHEME://HOST` or `SCHEME://HOST:PORT`.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 pub const ENDPOINT: &str = "http://localhost:8092";
 
 /// Tags, in the order in which the page shows them, with what they are about.
-const TAGS: [(&str, &str); 14] = [
+const TAGS: [(&str, &str); 15] = [
     ("deploy", "From source code or an image to a running agent, in one call."),
     ("agents", "Running agents: look at them, call them, change and delete them."),
     ("revisions", "What an agent was, is and can be again."),
@@ -16,6 +16,7 @@ const TAGS: [(&str, &str); 14] = [
     ("events", "What happens, as it happens."),
     ("tools", "HTTP services that agents use, and the credentials for them."),
     ("model providers", "Where the models are that agents use."),
+    ("usage", "What agents use of models, and how much they may."),
     ("identity providers", "Who authenticates the callers of an agent."),
     ("starter kit", "A tool and a model provider to begin with."),
     ("keys", "API keys and their scopes."),

@@ -6,6 +6,7 @@ mod bedrock;
 mod chat;
 mod listing;
 mod memory;
+mod metering;
 mod playground;
 mod prompt;
 pub(crate) mod provider;
@@ -85,6 +86,11 @@ impl Api {
             Self::Embeddings => "embeddings",
             Self::CountTokens => "count_tokens",
         }
+    }
+
+    /// Whether its streams say what was used when they are asked for it with `stream_options`.
+    const fn has_stream_options(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Completions)
     }
 
     const fn role(self) -> LlmRole {
@@ -169,7 +175,13 @@ pub(crate) async fn call(
     if egress.config.trace_prompts {
         entry.span().prompt(|| prompt::input_messages(&request.body));
     }
-    answer(egress, policy, ModelCall { api, model, parts, query, request }, entry).await
+    let mut call = ModelCall { api, model, parts, query, request };
+    let meter = metering::begin(egress, policy, &mut call, entry.progress()).await?;
+    let answer = answer(egress, policy, call, entry).await;
+    match meter {
+        Some(meter) => meter.measure(answer).await,
+        None => answer,
+    }
 }
 
 /// Gets the answer from whoever serves the model. Every answer of a model comes from here.

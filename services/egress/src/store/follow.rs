@@ -6,11 +6,11 @@ use futures_util::stream;
 use hoistway_kit::db::db_error;
 use hoistway_model::{
     Result,
-    egress::{Call, CallUpdate, CallUpdates},
+    egress::{BudgetNotice, Call, CallUpdate, CallUpdates},
 };
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement};
 use std::collections::VecDeque;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 /// A follower that is further behind goes on with the newest so many.
 const BACKLOG: u64 = 1_024;
@@ -20,6 +20,7 @@ const BATCH: u64 = 256;
 struct Follower {
     store: Store,
     changed: watch::Receiver<()>,
+    notices: broadcast::Receiver<BudgetNotice>,
     /// The last call that was sent or left out.
     position: u64,
     pending: VecDeque<CallUpdate>,
@@ -29,12 +30,12 @@ impl Store {
     /// Follows the calls after that of the id `after`, or those that end from now on. It ends with
     /// [`Store::end_followers`], and with the error of a reading that failed.
     pub(crate) async fn follow(&self, after: Option<u64>) -> Result<CallUpdates> {
-        let changed = self.changed.subscribe();
+        let (changed, notices) = (self.changed.subscribe(), self.notices.subscribe());
         let last = self.last_id().await?;
         // An id that was not reached yet is of another database.
         let position = after.filter(|after| *after <= last).unwrap_or(last);
         let pending = VecDeque::from([CallUpdate::Position(position)]);
-        let follower = Follower { store: self.clone(), changed, position, pending };
+        let follower = Follower { store: self.clone(), changed, notices, position, pending };
         Ok(Box::pin(stream::unfold(Some(follower), |follower| async move {
             let mut follower = follower?;
             match follower.next().await? {
@@ -77,7 +78,12 @@ impl Follower {
                 return Some(Err(e));
             }
             if self.pending.is_empty() {
-                self.store.closed.run_until_cancelled(self.changed.changed()).await?.ok()?;
+                tokio::select! {
+                    () = self.store.closed.cancelled() => return None,
+                    changed = self.changed.changed() => changed.ok()?,
+                    // Who reads too slowly misses some: what is used up can be asked for.
+                    notice = self.notices.recv() => self.pending.extend(notice.ok().map(CallUpdate::Budget)),
+                }
             }
         }
     }
@@ -120,6 +126,7 @@ mod tests {
     /// What has come, in short.
     async fn next(updates: &mut CallUpdates) -> String {
         match updates.next().await.unwrap().unwrap() {
+            CallUpdate::Budget(notice) => format!("{} of {}", notice.agent, notice.limit.limit),
             CallUpdate::Position(id) => format!("at {id}"),
             CallUpdate::Call(call) => format!("{} {}", call.id, call.path),
             CallUpdate::Missed(count) => format!("missed {count}"),

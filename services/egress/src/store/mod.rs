@@ -1,13 +1,16 @@
-//! The database of egress: records of calls, the newest of them.
+//! The database of egress: records of calls, the newest of them, and sums of what agents use of models.
 
+mod budget;
 mod call;
 mod follow;
+mod usage;
 
 use crate::{
     migration,
     records::{Record, Records},
 };
 use async_trait::async_trait;
+pub(crate) use budget::Spent;
 use call::{ActiveModel, Column, Entity, Model};
 use hoistway_kit::{
     db::{Db, db_error},
@@ -15,7 +18,7 @@ use hoistway_kit::{
 };
 use hoistway_model::{
     Error, Name, Result,
-    egress::{Call, CallQuery, CallTarget},
+    egress::{BudgetNotice, Call, CallQuery, CallTarget},
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -28,13 +31,16 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The most calls that one query lists: the longest page of the API, and one that shows that there is another page.
 const MAX_LISTED: u32 = 1_001;
 /// Between two looks for surplus the table may grow by this part of what is kept.
 const SURPLUS: u64 = 10;
+
+/// Notices of budgets that wait for a follower.
+const NOTICES: usize = 256;
 
 const READING: &str = "reading records of calls";
 const TOOL: &str = "tool";
@@ -46,22 +52,28 @@ const CALLS: Rows = Rows { table: "calls", time: "at", which: "TRUE" };
 pub(crate) struct Store {
     db: Db,
     keep: Keep,
+    /// How many sums of usage are kept, of hours and of days.
+    usage_keep: [Keep; 2],
     /// Records that were added since surplus was removed.
     added: Arc<AtomicU64>,
     /// Records that could not be kept.
     lost: Arc<AtomicU64>,
     /// Wakes followers.
     changed: Arc<watch::Sender<()>>,
+    /// Told to followers beside the calls.
+    notices: broadcast::Sender<BudgetNotice>,
     /// Ends followers.
     closed: CancellationToken,
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, keep: Keep) -> Result<Self> {
+    pub(crate) async fn open(path: &Path, keep: Keep, usage_keep: [Keep; 2]) -> Result<Self> {
         let db = Db::open(path, migration::all()).await?;
         let (changed, closed) = (Arc::new(watch::Sender::new(())), CancellationToken::new());
-        let store = Self { db, keep, added: Arc::default(), lost: Arc::default(), changed, closed };
-        store.purge().await?;
+        let (notices, _) = broadcast::channel(NOTICES);
+        let store =
+            Self { db, keep, usage_keep, added: Arc::default(), lost: Arc::default(), changed, notices, closed };
+        store.tidy().await?;
         Ok(store)
     }
 
@@ -85,7 +97,13 @@ impl Store {
     }
 
     /// Removes what is not to be kept.
-    pub(crate) async fn purge(&self) -> Result<()> {
+    pub(crate) async fn tidy(&self) -> Result<()> {
+        self.purge().await?;
+        self.purge_usage().await
+    }
+
+    /// Removes records of calls that are not to be kept.
+    async fn purge(&self) -> Result<()> {
         self.added.store(0, Ordering::Relaxed);
         prune(&self.db, &CALLS, self.keep).await.map(drop)
     }
@@ -93,6 +111,11 @@ impl Store {
     /// How many records could not be written since the start.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Where notices of budgets go, for those who follow.
+    pub(crate) fn notices(&self) -> broadcast::Sender<BudgetNotice> {
+        self.notices.clone()
     }
 
     pub(crate) async fn close(&self) {
@@ -188,7 +211,7 @@ impl TryFrom<Model> for Call {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use hoistway_kit::time::now_ms;
@@ -220,7 +243,8 @@ mod tests {
     }
 
     pub(super) async fn store(dir: &Path, count: u64) -> Store {
-        Store::open(&dir.join("egress.db"), Keep::new(Duration::from_secs(3600), count)).await.unwrap()
+        let usage = Keep::new(Duration::from_secs(60 * 86_400), 1_000_000);
+        Store::open(&dir.join("egress.db"), Keep::new(Duration::from_secs(3600), count), [usage; 2]).await.unwrap()
     }
 
     async fn paths(store: &Store, query: CallQuery) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! Egress as agents meet it: real connections, real TLS, stand-ins for tools.
 #![allow(clippy::unwrap_used)]
 
+mod budgets;
 mod check;
 mod check_model_provider;
 mod clients;
@@ -20,5 +21,6 @@ mod standin;
 mod streaming;
 mod tools;
 mod transparent;
+mod usage;
 mod websockets;
 mod world;

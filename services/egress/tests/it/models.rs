@@ -27,9 +27,9 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::time::timeout;
 
-const CHAT: &str = "/v1/chat/completions";
+pub const CHAT: &str = "/v1/chat/completions";
 
-fn server(provider: &str, base_url: &str) -> ModelBackend {
+pub fn server(provider: &str, base_url: &str) -> ModelBackend {
     server_of(Protocol::OpenAi, provider, base_url)
 }
 
@@ -44,12 +44,12 @@ fn unavailable(reason: ModelUnavailableReason, text: &str) -> ModelBackend {
     ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider, reason, text: text.into() }))
 }
 
-fn model(role: LlmRole, model: &str, backend: ModelBackend) -> ModelPolicy {
+pub fn model(role: LlmRole, model: &str, backend: ModelBackend) -> ModelPolicy {
     ModelPolicy { role, model: model.into(), provider: "openai".into(), backend }
 }
 
 /// Egress with one agent that has these models, and a provider at `llm.test`.
-async fn world(models: Vec<ModelPolicy>) -> (World, Agent, Standin) {
+pub async fn world(models: Vec<ModelPolicy>) -> (World, Agent, Standin) {
     let ca = TestCa::new();
     let standin = Standin::tls_http1(&ca, "llm.test").await;
     let resolve = vec![format!("llm.test:443={}", standin.address)];
@@ -72,7 +72,7 @@ async fn world(models: Vec<ModelPolicy>) -> (World, Agent, Standin) {
     (world.await, agent, standin)
 }
 
-async fn chat(world: &World, agent: &Agent, body: Value) -> Answer {
+pub async fn chat(world: &World, agent: &Agent, body: Value) -> Answer {
     world.send(agent, post(CHAT, body.to_string())).await
 }
 

@@ -110,8 +110,11 @@ pub(super) fn legacy(envelope: &Envelope, request: &Value) -> Result<Answer, Ref
         })
     };
     if is_streamed(request) {
-        let chunks = pieces(&text).map(|piece| completion(piece, None));
-        return Ok(Answer::Events(events(chunks.chain([completion("", Some("stop"))])) + DONE));
+        let chunks = pieces(&text).map(|piece| completion(piece, None)).chain([completion("", Some("stop"))]);
+        let mut last = completion("", None);
+        (last["choices"], last["usage"]) = (json!([]), usage);
+        let last = (request["stream_options"]["include_usage"] == true).then_some(last);
+        return Ok(Answer::Events(events(chunks.chain(last)) + DONE));
     }
     let mut whole = completion(&text, Some("stop"));
     whole["usage"] = usage;

@@ -1,0 +1,229 @@
+//! `/api/agents/{name}/budget`.
+
+use super::{
+    body::WholeBody,
+    error::ApiResult,
+    json::Object,
+    query::Segment,
+    tools::{DELETED, Deleted},
+};
+use crate::{spending::money, state::AppState};
+use axum::{Json, extract::State};
+use hoistway_kit::time::rfc3339;
+use hoistway_model::{
+    Code, Error, Name, Result,
+    budget::{Budget, BudgetLimit, BudgetUse, LimitUse},
+};
+use serde::Serialize;
+use std::{collections::BTreeMap, sync::Arc};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The most of a limit that is no money.
+const MOST: i64 = 1_000_000_000_000_000;
+
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(get, put, delete))
+}
+
+/// How much of models an agent may use: at least one limit. Days are those of UTC, months those of the calendar.
+#[derive(ToSchema)]
+#[schema(as = Budget)]
+#[expect(dead_code, reason = "the members are read one by one; this describes them")]
+struct BudgetIn {
+    /// Tokens of requests and answers on a day.
+    #[schema(examples(1_000_000), minimum = 1)]
+    tokens_per_day: Option<i64>,
+    /// Tokens in a month.
+    #[schema(minimum = 1)]
+    tokens_per_month: Option<i64>,
+    /// What calls of models with a price cost on a day, in the currency of the prices.
+    cost_per_day: Option<Amount>,
+    /// What they cost in a month.
+    cost_per_month: Option<Amount>,
+    /// Calls in a minute of the clock.
+    #[schema(examples(60), minimum = 1)]
+    requests_per_minute: Option<i64>,
+}
+
+/// A number, or an exact decimal number of money as text.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Amount {
+    /// A number.
+    Number(u64),
+    /// An amount of money.
+    Text(String),
+}
+
+/// A budget, and how much of it is used.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BudgetUse)]
+pub struct BudgetOut {
+    /// The agent.
+    #[schema(examples("hello"))]
+    agent: String,
+    /// The limits, as they were set.
+    #[schema(value_type = Object, examples(json!({"tokens_per_day": 1_000_000})))]
+    budget: BTreeMap<&'static str, Amount>,
+    /// How much of each is used.
+    limits: Vec<LimitOut>,
+    /// Models that the agent called this month and that had no price: their calls are in no cost.
+    unpriced_models: Vec<String>,
+}
+
+/// How much of a limit is used.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BudgetLimitUse)]
+pub struct LimitOut {
+    /// Which.
+    #[schema(examples("tokens_per_day"))]
+    limit: &'static str,
+    /// How much may be used.
+    most: Amount,
+    /// How much is.
+    used: Amount,
+    /// The part that is used; more than 1 when calls in flight went beyond.
+    #[schema(examples(0.82))]
+    share: f64,
+    /// When it begins anew.
+    #[schema(format = DateTime)]
+    resets_at: String,
+}
+
+/// Get an agent's budget
+///
+/// How much of models the agent may use, and how much it has used. 404 for an agent without one. A budget belongs to the agent's
+/// name: it stays when the agent is deleted, and with it what was used.
+#[utoipa::path(
+    get, path = "/agents/{name}/budget", tag = "usage", operation_id = "get_agent_budget",
+    params(("name" = String, Path, description = "The agent's name")),
+    responses((status = 200, description = "The budget", body = BudgetOut)),
+)]
+pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<BudgetOut>> {
+    let agent = name.name("agent")?;
+    match state.egress.budget(agent.clone()).await? {
+        Some(budget) => Ok(Json(shape(agent, budget))),
+        None => Err(missing(&state, agent).await.into()),
+    }
+}
+
+/// Set an agent's budget
+///
+/// Takes the place of the one before. From the next call on: when a limit is used up, calls of models are answered 429 with the
+/// code `budget_exceeded`, and no provider is called. What was used before counts. Needs the scope `admin`.
+#[utoipa::path(
+    put, path = "/agents/{name}/budget", tag = "usage", operation_id = "set_agent_budget",
+    params(("name" = String, Path, description = "The agent's name")),
+    request_body(content = BudgetIn, description = "The limits", example = json!({"tokens_per_day": 1_000_000, "cost_per_month": "20"})),
+    responses((status = 200, description = "The budget", body = BudgetOut)),
+)]
+pub async fn put(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Json<BudgetOut>> {
+    let agent = name.name("agent")?;
+    let budget = parse(&body.bytes)?;
+    if state.egress.budget(agent.clone()).await?.is_none() {
+        state.agents.get_agent(agent.clone()).await?;
+    }
+    state.egress.set_budget(agent.clone(), Some(budget)).await?;
+    let budget = state.egress.budget(agent.clone()).await?.unwrap_or_default();
+    Ok(Json(shape(agent, budget)))
+}
+
+/// Delete an agent's budget
+///
+/// The agent may use models without limit again. Needs the scope `admin`.
+#[utoipa::path(
+    delete, path = "/agents/{name}/budget", tag = "usage", operation_id = "delete_agent_budget",
+    params(("name" = String, Path, description = "The agent's name")),
+    responses((status = 200, description = "It is gone", body = Deleted)),
+)]
+pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
+    let agent = name.name("agent")?;
+    if state.egress.budget(agent.clone()).await?.is_none() {
+        return Err(missing(&state, agent).await.into());
+    }
+    state.egress.set_budget(agent, None).await?;
+    Ok(Json(DELETED))
+}
+
+/// Why there is no budget: there is no such agent, or it has none.
+async fn missing(state: &AppState, agent: Name) -> Error {
+    match state.agents.get_agent(agent.clone()).await {
+        Ok(_) => {
+            let text = format!("the agent \"{agent}\" has no budget: PUT /api/agents/{agent}/budget sets one");
+            Error::new(Code::NotFound, text)
+        }
+        Err(e) => e,
+    }
+}
+
+fn parse(body: &[u8]) -> Result<Budget> {
+    let mut given = Object::parse(body)?;
+    let mut limits = Vec::new();
+    for limit in BudgetLimit::ALL {
+        let key = limit.as_str();
+        let most = match limit {
+            BudgetLimit::CostPerDay | BudgetLimit::CostPerMonth => money(&mut given, key)?.map(|money| money.units()),
+            _ => given.integer(key)?.map(|most| count(key, most)).transpose()?,
+        };
+        limits.extend(most.map(|most| (limit, most)));
+    }
+    // A limit that is misspelt would not be enforced.
+    given.refuse_unknown()?;
+    Budget::new(limits)
+}
+
+fn count(key: &str, most: i64) -> Result<u128> {
+    let wrong = || Error::field(key, format!("must be a whole number from 1 to {MOST}"));
+    u128::try_from(most).ok().filter(|most| *most <= MOST.unsigned_abs().into()).ok_or_else(wrong)
+}
+
+fn shape(agent: Name, BudgetUse { limits, unpriced_models }: BudgetUse) -> BudgetOut {
+    let budget = limits.iter().map(|at| (at.limit.as_str(), amount(at.limit, at.most))).collect();
+    let limit = |at: LimitUse| LimitOut {
+        limit: at.limit.as_str(),
+        most: amount(at.limit, at.most),
+        used: amount(at.limit, at.used),
+        share: at.share() as f64 / 1000.0,
+        resets_at: rfc3339(at.resets_at),
+    };
+    BudgetOut { agent: agent.into(), budget, limits: limits.into_iter().map(limit).collect(), unpriced_models }
+}
+
+fn amount(limit: BudgetLimit, amount: u128) -> Amount {
+    match limit {
+        BudgetLimit::CostPerDay | BudgetLimit::CostPerMonth => Amount::Text(limit.show(amount)),
+        _ => Amount::Number(u64::try_from(amount).unwrap_or(u64::MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn limits_are_numbers_and_exact_amounts() {
+        let budget =
+            parse(br#"{"tokens_per_day": 5, "cost_per_day": 0.1, "cost_per_month": "2.50", "tokens_per_month": null}"#);
+        let expected = [
+            (BudgetLimit::TokensPerDay, 5),
+            (BudgetLimit::CostPerDay, 100_000_000_000),
+            (BudgetLimit::CostPerMonth, 2_500_000_000_000),
+        ];
+        assert_eq!(budget.unwrap().limits(), expected);
+        for (body, message) in [
+            ("{}", "budget: has no limit; there are "),
+            (r#"{"tokens_per_day": 0}"#, "tokens_per_day: must be more than 0"),
+            (r#"{"tokens_per_day": -1}"#, "tokens_per_day: must be a whole number from 1"),
+            (r#"{"tokens_per_day": 1.5}"#, "tokens_per_day: must be a whole number, not 1.5"),
+            (r#"{"cost_per_day": 1e-9}"#, "cost_per_day: must be an amount such as 2.5"),
+            (r#"{"cost_per_day": true}"#, "cost_per_day: must be an amount such as 2.5"),
+            (r#"{"token_per_day": 5}"#, "token_per_day: unknown field; did you mean \"tokens_per_day\"?"),
+        ] {
+            let found = parse(body.as_bytes()).unwrap_err().message;
+            assert!(found.starts_with(message), "{body}: {found}");
+        }
+    }
+}

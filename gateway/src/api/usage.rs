@@ -1,0 +1,195 @@
+//! `/api/usage`.
+
+use super::{error::ApiResult, json::short, query::Query};
+use crate::{spending::SumsOut, state::AppState};
+use axum::{Json, extract::State};
+use hoistway_kit::time::{now_ms, parse_rfc3339, rfc3339};
+use hoistway_model::{
+    Error, Result,
+    usage::{UsageGroups, UsagePeriod, UsageQuery, UsageReport, UsageRow, UsageSums},
+};
+use serde::Serialize;
+use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+const DAY: i64 = 86_400_000;
+const PARAMETERS: [&str; 8] = ["agent", "provider", "model", "user", "from", "to", "per", "group_by"];
+
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(get))
+}
+
+/// What agents used of models.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Usage)]
+pub struct UsageOut {
+    /// From when, as whole hours or days.
+    #[schema(format = DateTime)]
+    from: String,
+    /// To when.
+    #[schema(format = DateTime)]
+    to: String,
+    /// The sums, by time and then by what they are grouped by.
+    usage: Vec<RowOut>,
+    /// All of them together.
+    total: SumsOut,
+}
+
+/// The calls of a period and a group.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UsageRow)]
+pub struct RowOut {
+    /// When the period begins.
+    #[schema(format = DateTime)]
+    start: String,
+    /// The agent; absent where sums are not grouped by it, as the next three are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(examples("hello"))]
+    agent: Option<String>,
+    /// The model provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(examples("playground-llm"))]
+    provider: Option<String>,
+    /// The model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(examples("gpt-4o-mini"))]
+    model: Option<String>,
+    /// The user for whom the agent worked, as an identity provider vouches for them; empty where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(flatten)]
+    sums: SumsOut,
+}
+
+/// Sum up what agents used of models
+///
+/// Requests, tokens and cost of agents' calls of models, by hours or days of UTC. A call counts in the hour in which it ends.
+/// Sums outlive their agent. An answer of more than 10,000 sums is refused: ask for a shorter time, or group by less.
+#[utoipa::path(
+    get, path = "/usage", tag = "usage", operation_id = "get_usage",
+    params(
+        ("agent" = Option<String>, Query, description = "Only calls of this agent"),
+        ("provider" = Option<String>, Query, description = "Only calls of this model provider"),
+        ("model" = Option<String>, Query, description = "Only calls of this model"),
+        ("user" = Option<String>, Query, description = "Only calls for this user"),
+        ("from" = Option<String>, Query, description = "From when: a time (RFC 3339) or a date; 30 days ago unless given, with `per=hour` a day ago. The hour or day that it is in counts as a whole"),
+        ("to" = Option<String>, Query, description = "To when, in the same way; a date with its whole day. Now, unless given"),
+        ("per" = Option<String>, Query, description = "`hour`, `day` or `total`: the time of each sum; `total` unless given"),
+        ("group_by" = Option<String>, Query, description = "What tells sums apart, with commas between: `agent`, `provider`, `model`, `user`; the first three unless given"),
+    ),
+    responses(
+        (status = 200, description = "The sums", body = UsageOut),
+    )
+)]
+pub async fn get(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<Json<UsageOut>> {
+    let wanted = parse(&query, now_ms())?;
+    let groups = wanted.group_by;
+    Ok(Json(shape(state.egress.usage(wanted).await?, groups)))
+}
+
+fn parse(query: &Query, now: i64) -> Result<UsageQuery> {
+    query.only(&PARAMETERS)?;
+    let per = query.one_of("per")?.unwrap_or_default();
+    let back = if per == UsagePeriod::Hour { DAY } else { 30 * DAY };
+    let to = time(query, "to", DAY)?.unwrap_or(now);
+    let from = time(query, "from", 0)?.unwrap_or(to - back);
+    if from >= to {
+        return Err(Error::field("from", "must be before \"to\""));
+    }
+    Ok(UsageQuery {
+        agent: query.name("agent")?,
+        provider: query.name("provider")?,
+        model: query.text("model").map(str::to_owned),
+        user: query.text("user").map(str::to_owned),
+        from,
+        to,
+        per,
+        group_by: groups(query.text("group_by").unwrap_or("agent,provider,model"))?,
+    })
+}
+
+/// A moment, or a date: then so much after its beginning.
+fn time(query: &Query, key: &str, of_date: i64) -> Result<Option<i64>> {
+    let Some(text) = query.text(key) else { return Ok(None) };
+    let date = || parse_rfc3339(&format!("{text}T00:00:00Z")).map(|start| start + of_date);
+    let wrong =
+        || Error::field(key, format!("\"{}\" is not a time such as 2026-11-23T10:00:00Z, or a date", short(text)));
+    parse_rfc3339(text).or_else(date).map(Some).ok_or_else(wrong)
+}
+
+fn groups(text: &str) -> Result<UsageGroups> {
+    let mut groups = UsageGroups::default();
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        *match word {
+            "agent" => &mut groups.agent,
+            "provider" => &mut groups.provider,
+            "model" => &mut groups.model,
+            "user" => &mut groups.user,
+            other => {
+                let text = format!("\"{}\" is not one of agent, provider, model, user", short(other));
+                return Err(Error::field("group_by", text));
+            }
+        } = true;
+    }
+    Ok(groups)
+}
+
+fn shape(report: UsageReport, groups: UsageGroups) -> UsageOut {
+    let mut total = UsageSums::default();
+    report.rows.iter().for_each(|row| total += row.sums);
+    let row = |row: UsageRow| RowOut {
+        start: rfc3339(row.start),
+        agent: groups.agent.then_some(row.agent),
+        provider: groups.provider.then_some(row.provider),
+        model: groups.model.then_some(row.model),
+        user: groups.user.then_some(row.user),
+        sums: row.sums.into(),
+    };
+    UsageOut {
+        from: rfc3339(report.from),
+        to: rfc3339(report.to),
+        usage: report.rows.into_iter().map(row).collect(),
+        total: total.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const NOW: i64 = 1_795_000_000_000;
+
+    fn parsed(text: &str) -> Result<UsageQuery, String> {
+        parse(&Query::parse(text), NOW).map_err(|e| e.message)
+    }
+
+    #[test]
+    fn times_are_moments_or_dates_and_have_defaults() {
+        let query = parsed("").unwrap();
+        assert_eq!((query.from, query.to, query.per), (NOW - 30 * DAY, NOW, UsagePeriod::Total));
+        assert_eq!(parsed("per=hour").unwrap().from, NOW - DAY);
+        let query = parsed("from=1970-01-02&to=1970-01-02&per=DAY").map_err(|_| ());
+        assert_eq!(query, Err(()), "words are in lower case");
+        let query = parsed("from=1970-01-02&to=1970-01-02&per=day").unwrap();
+        assert_eq!((query.from, query.to), (DAY, 2 * DAY), "the last day is in it");
+        let query = parsed("from=1970-01-01T00:00:01Z&to=1970-01-01T01:00:00%2B00:30").unwrap();
+        assert_eq!((query.from, query.to), (1_000, 1_800_000));
+    }
+
+    #[test]
+    fn what_makes_no_sense_names_its_parameter() {
+        for (text, message) in [
+            ("from=soon", "from: \"soon\" is not a time such as 2026-11-23T10:00:00Z, or a date"),
+            ("from=2026-11-24&to=2026-11-22", "from: must be before \"to\""),
+            ("group_by=agent,colour", "group_by: \"colour\" is not one of agent, provider, model, user"),
+            ("since=1d", "since: is not a parameter here; agent, provider, model, user, from, to, per, group_by are"),
+        ] {
+            assert_eq!(parsed(text), Err(message.to_owned()));
+        }
+        let groups = parsed("group_by=user,,agent").unwrap().group_by;
+        assert_eq!(groups, UsageGroups { agent: true, user: true, ..UsageGroups::default() });
+    }
+}

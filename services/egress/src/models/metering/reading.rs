@@ -1,0 +1,173 @@
+//! What an answer says of its own usage, and how much text it has.
+
+use super::scanner::{Found, Key};
+use hoistway_model::usage::UsageSums;
+
+/// More tokens than any call has; a provider that says so is not believed, so that sums stay sums.
+const MOST: u64 = 1_000_000_000;
+/// How many bytes of text are taken for a token where the provider does not say how many there were.
+const BYTES_PER_TOKEN: u64 = 4;
+/// The types of events after which nothing comes.
+const LAST: [&[u8]; 4] = [b"message_stop", b"response.completed", b"response.incomplete", b"response.failed"];
+
+/// How many tokens so many bytes are thought to be.
+pub(super) const fn estimate(bytes: u64) -> u64 {
+    let tokens = bytes.div_ceil(BYTES_PER_TOKEN);
+    if tokens < MOST { tokens } else { MOST }
+}
+
+/// What was read of an answer so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Reading {
+    input: Option<u64>,
+    output: Option<u64>,
+    cached: Option<u64>,
+    /// Tokens that count beside the input of the Messages API, not within it.
+    cache_read: u64,
+    cache_creation: u64,
+    /// Bytes of what the model wrote.
+    pub(super) text: u64,
+    /// Whether this document has a list of choices with nothing in it, and whether it has usage.
+    choices_empty: bool,
+    has_usage: bool,
+    /// Whether it said that it is the last one.
+    is_last: bool,
+}
+
+impl Reading {
+    /// Another document of the same answer begins.
+    pub(super) fn begin_document(&mut self) {
+        (self.choices_empty, self.has_usage, self.is_last) = (false, false, false);
+    }
+
+    /// Whether the document is the one that has the usage of a stream and nothing else.
+    pub(super) const fn is_usage_alone(&self) -> bool {
+        self.choices_empty && self.has_usage
+    }
+
+    /// Whether the document said that it is the last one.
+    pub(super) const fn is_last(&self) -> bool {
+        self.is_last
+    }
+
+    pub(super) fn take(&mut self, found: &Found<'_>) {
+        match found {
+            Found::Open { path: [Key::Choices], .. } => self.choices_empty = true,
+            Found::Open { path: [Key::Choices, ..], .. } => self.choices_empty = false,
+            Found::Text { path: [Key::Type], short, .. } => self.is_last = LAST.contains(short),
+            // What the model wrote comes as the text of a message, or in pieces.
+            Found::Text { path, bytes, .. } if is_text(path) => self.text = self.text.saturating_add(*bytes),
+            Found::Number { path, value } => self.number(path, (*value).min(MOST)),
+            _ => {}
+        }
+    }
+
+    fn number(&mut self, path: &[Key], value: u64) {
+        let ([Key::Usage, member @ ..] | [Key::Response | Key::Message, Key::Usage, member @ ..]) = path else {
+            return;
+        };
+        match member {
+            [Key::PromptTokens | Key::InputTokens] => self.input = Some(value),
+            [Key::CompletionTokens | Key::OutputTokens] => self.output = Some(value),
+            [Key::InputDetails, Key::CachedTokens] => self.cached = Some(value),
+            [Key::CacheReadTokens] => self.cache_read = value,
+            [Key::CacheCreationTokens] => self.cache_creation = value,
+            _ => return,
+        }
+        self.has_usage = true;
+    }
+
+    /// The tokens of the answer, with `input` as an estimate of the request's. An answer that did not come to its end
+    /// may have said less than it was.
+    pub(super) fn sums(&self, input: u64, is_complete: bool) -> UsageSums {
+        let known = self.input.is_some() || self.output.is_some();
+        let cached = self.cached.unwrap_or(self.cache_read);
+        let written = if known && is_complete { 0 } else { estimate(self.text) };
+        let input = match self.input {
+            Some(given) => given.saturating_add(self.cache_read).saturating_add(self.cache_creation),
+            None if known => 0,
+            None => input,
+        };
+        UsageSums {
+            requests: 1,
+            estimated_requests: u64::from(!known || !is_complete),
+            input_tokens: input,
+            cached_input_tokens: cached.min(input),
+            output_tokens: self.output.unwrap_or_default().max(written),
+            ..UsageSums::default()
+        }
+    }
+}
+
+/// Whether a text is what a model reads or writes, at this path.
+pub(super) fn is_text(path: &[Key]) -> bool {
+    let last = path.iter().rfind(|key| **key != Key::Element);
+    matches!(last, Some(Key::Text | Key::Delta))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::scanner::Scanner, *};
+
+    fn read(documents: &[&str]) -> Reading {
+        let (mut scanner, mut reading) = (Scanner::new(), Reading::default());
+        for document in documents {
+            reading.begin_document();
+            scanner.begin_anew();
+            scanner.read(document.as_bytes(), |found| reading.take(&found));
+        }
+        reading
+    }
+
+    /// Input, cached input and output tokens, and whether they are an estimate.
+    fn tokens(documents: &[&str], is_complete: bool) -> (u64, u64, u64, bool) {
+        let sums = read(documents).sums(100, is_complete);
+        (sums.input_tokens, sums.cached_input_tokens, sums.output_tokens, sums.estimated_requests == 1)
+    }
+
+    #[test]
+    fn every_api_says_its_usage_in_its_own_place() {
+        let chat = r#"{"choices":[{"message":{"content":"a \"usage\": {\"prompt_tokens\": 9}"}}],"usage":{"prompt_tokens":10,
+            "completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+        assert_eq!(tokens(&[chat], true), (10, 4, 5, false));
+        let embeddings = r#"{"data":[{"embedding":[0.1,0.25]}],"usage":{"prompt_tokens":8,"total_tokens":8}}"#;
+        assert_eq!(tokens(&[embeddings], true), (8, 0, 0, false));
+        let completed = r#"{"type":"response.completed","response":{"usage":{"input_tokens":7,
+            "input_tokens_details":{"cached_tokens":2},"output_tokens":3}}}"#;
+        assert_eq!(
+            tokens(&[r#"{"type":"response.output_text.delta","delta":"x"}"#, completed], true),
+            (7, 2, 3, false)
+        );
+        let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":25,"cache_read_input_tokens":10,
+            "cache_creation_input_tokens":5,"output_tokens":1}}}"#;
+        let delta = r#"{"type":"message_delta","usage":{"output_tokens":15}}"#;
+        assert_eq!(tokens(&[start, delta, r#"{"type":"message_stop"}"#], true), (40, 10, 15, false));
+    }
+
+    #[test]
+    fn what_was_not_said_is_estimated_by_the_text() {
+        let piece = r#"{"choices":[{"delta":{"role":"assistant","content":"12345678"}}],"usage":null}"#;
+        assert_eq!(tokens(&[piece, piece], false), (100, 0, 4, true));
+        assert_eq!(tokens(&[piece], true), (100, 0, 2, true), "a provider that never says");
+        let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":25,"output_tokens":1}}}"#;
+        let text = r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"1234567890123456"}}"#;
+        assert_eq!(tokens(&[start, text], false), (25, 0, 4, true), "the last word on the output did not come");
+        assert_eq!(tokens(&["no json"], true), (100, 0, 0, true));
+    }
+
+    #[test]
+    fn the_document_with_the_usage_alone_is_known() {
+        let usage = r#"{"usage":{"prompt_tokens":1}"#;
+        assert!(read(&[&format!(r#"{usage},"choices":[]}}"#)]).is_usage_alone());
+        assert!(!read(&[&format!(r#"{usage},"choices":[{{"index":0}}]}}"#)]).is_usage_alone());
+        assert!(!read(&[r#"{"choices":[],"usage":null}"#]).is_usage_alone());
+        assert!(!read(&[r#"{"choices":[],"usage":{"prompt_tokens":1}}"#, r#"{"choices":[]}"#]).is_usage_alone());
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_bounded() {
+        let (input, _, output, _) =
+            tokens(&[r#"{"usage":{"prompt_tokens":99999999999999999999,"completion_tokens":-5}}"#], true);
+        assert_eq!((input, output), (MOST, 0));
+    }
+}

@@ -1,0 +1,247 @@
+//! Counts that wait for being committed. Those of the same hour and key are one sum, so that no count is ever dropped
+//! however long the database fails, and what waits is bounded by how many keys there are.
+
+use super::{Sums, UsageKey, UsageMetrics, this_hour};
+use async_trait::async_trait;
+use hoistway_model::{Result, usage::UsageSums};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+/// How long an answer waits for its count being committed.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait after a commit that failed, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// More sums than this are those of too many users: they go on without a user.
+const MANY: usize = 16_384;
+
+/// Whoever keeps sums.
+#[async_trait]
+pub(crate) trait KeepsUsage: fmt::Debug + Send + Sync + 'static {
+    /// Adds to what is kept, all of it or nothing.
+    async fn add_usage(&self, sums: &Sums) -> Result<()>;
+}
+
+/// The end at which counts go in. Cheap to clone; [`keep`] ends when every one is dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger {
+    shared: Arc<Shared>,
+    wake: mpsc::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    metrics: Arc<UsageMetrics>,
+    waiting: Mutex<Waiting>,
+    committed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    sums: Sums,
+    /// The number of the last count.
+    last: u64,
+}
+
+/// Done when a count is committed, or that has taken too long.
+pub(crate) struct Commit(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Future for Commit {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+/// The other end, for [`keep`].
+#[derive(Debug)]
+pub(crate) struct Counts {
+    shared: Arc<Shared>,
+    woken: mpsc::Receiver<()>,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> (Self, Counts) {
+        let (wake, woken) = mpsc::channel(1);
+        let (metrics, committed) = (Arc::new(UsageMetrics::new()), watch::Sender::new(0));
+        let shared = Arc::new(Shared { metrics, waiting: Mutex::default(), committed });
+        (Self { shared: Arc::clone(&shared), wake }, Counts { shared, woken })
+    }
+
+    /// What was counted since the process began. Whoever reads it does not keep the ledger open.
+    pub(crate) fn metrics(&self) -> Arc<UsageMetrics> {
+        Arc::clone(&self.shared.metrics)
+    }
+
+    /// Counts a call that has ended.
+    pub(crate) fn count(&self, key: UsageKey, sums: UsageSums) -> Commit {
+        self.shared.metrics.count(&key, &sums);
+        let number = {
+            let mut waiting = self.shared.waiting();
+            add(&mut waiting.sums, (this_hour(), key), sums);
+            waiting.last += 1;
+            waiting.last
+        };
+        // If it cannot be woken it is awake.
+        let _ = self.wake.try_send(());
+        let mut committed = self.shared.committed.subscribe();
+        Commit(Box::pin(async move {
+            let _ = timeout(PATIENCE, committed.wait_for(|committed| *committed >= number)).await;
+        }))
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn add(all: &mut Sums, (hour, mut key): (i64, UsageKey), sums: UsageSums) {
+    if all.len() >= MANY && !all.contains_key(&(hour, key.clone())) {
+        key.user.clear();
+    }
+    *all.entry((hour, key)).or_default() += sums;
+}
+
+/// Commits counts, as many at a time as there are, until nobody can make another one.
+pub(crate) async fn keep(Counts { shared, mut woken }: Counts, store: Arc<dyn KeepsUsage>) {
+    let mut is_open = true;
+    while is_open {
+        is_open = woken.recv().await.is_some();
+        let mut backoff = BACKOFF.0;
+        while let Err(e) = commit(&shared, store.as_ref()).await {
+            if !is_open {
+                tracing::error!(cause = e.chain(), "what models were used for lately is not counted: {e}");
+                return;
+            }
+            tracing::warn!(
+                cause = e.chain(),
+                "what models are used for is counted later, trying again in {backoff:?}: {e}"
+            );
+            let closed = async { while woken.recv().await.is_some() {} };
+            is_open = timeout(backoff, closed).await.is_err();
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+}
+
+/// Commits what waits. What could not be committed goes on waiting.
+async fn commit(shared: &Shared, store: &dyn KeepsUsage) -> Result<()> {
+    let (sums, last) = {
+        let mut waiting = shared.waiting();
+        (std::mem::take(&mut waiting.sums), waiting.last)
+    };
+    if let Err(e) = store.add_usage(&sums).await {
+        let mut waiting = shared.waiting();
+        for (key, sums) in sums {
+            add(&mut waiting.sums, key, sums);
+        }
+        return Err(e);
+    }
+    shared.committed.send_replace(last);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use hoistway_model::{Code, Error, Name};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// A database that can fail.
+    #[derive(Debug, Default)]
+    struct Kept {
+        fails: AtomicBool,
+        sums: Mutex<Sums>,
+        commits: Mutex<u32>,
+    }
+
+    #[async_trait]
+    impl KeepsUsage for Kept {
+        async fn add_usage(&self, sums: &Sums) -> Result<()> {
+            *self.commits.lock().unwrap() += 1;
+            if self.fails.load(Ordering::SeqCst) {
+                return Err(Error::new(Code::Unavailable, "the disk is full"));
+            }
+            let mut kept = self.sums.lock().unwrap();
+            sums.iter().for_each(|(key, sums)| add(&mut kept, key.clone(), *sums));
+            Ok(())
+        }
+    }
+
+    impl Kept {
+        fn requests(&self) -> u64 {
+            self.sums.lock().unwrap().values().map(|sums| sums.requests).sum()
+        }
+    }
+
+    fn key(user: &str) -> UsageKey {
+        let name = Name::parse("name", "a").unwrap();
+        UsageKey { agent: name.clone(), provider: name, model: "m".into(), user: user.into() }
+    }
+
+    const ONE: UsageSums = UsageSums {
+        requests: 1,
+        failed_requests: 0,
+        estimated_requests: 0,
+        priced_requests: 0,
+        input_tokens: 5,
+        cached_input_tokens: 0,
+        output_tokens: 0,
+        cost: hoistway_model::Money::from_units(0),
+    };
+
+    #[tokio::test]
+    async fn counts_at_the_same_time_share_commits_and_each_waits_for_its_own() {
+        let (ledger, counts) = Ledger::new();
+        let kept = Arc::new(Kept::default());
+        let commits: Vec<_> = (0..500).map(|_| ledger.count(key(""), ONE)).collect();
+        let keeping = tokio::spawn(keep(counts, kept.clone()));
+        futures_util::future::join_all(commits).await;
+        assert_eq!((kept.requests(), *kept.commits.lock().unwrap()), (500, 1));
+        ledger.count(key("ada"), ONE).await;
+        assert_eq!(kept.requests(), 501);
+        let last = ledger.count(key(""), ONE);
+        drop((ledger, last));
+        keeping.await.unwrap();
+        assert_eq!(kept.requests(), 502, "what is counted last is kept before the end");
+    }
+
+    #[tokio::test]
+    async fn while_the_database_fails_nothing_is_dropped_and_answers_wait_a_second() {
+        let (ledger, counts) = Ledger::new();
+        let kept = Arc::new(Kept { fails: true.into(), ..Kept::default() });
+        let keeping = tokio::spawn(keep(counts, kept.clone()));
+        let began = tokio::time::Instant::now();
+        let counts: Vec<_> = (0..3).map(|_| ledger.count(key(""), ONE)).collect();
+        futures_util::future::join_all(counts).await;
+        assert!(began.elapsed() >= PATIENCE);
+        kept.fails.store(false, Ordering::SeqCst);
+        let mut committed = ledger.shared.committed.subscribe();
+        committed.wait_for(|number| *number == 3).await.unwrap();
+        assert_eq!(kept.requests(), 3);
+        drop(ledger);
+        keeping.await.unwrap();
+    }
+
+    #[test]
+    fn of_too_many_users_those_that_come_last_have_no_name() {
+        let mut all = Sums::new();
+        for n in 0..MANY + 10 {
+            add(&mut all, (0, key(&n.to_string())), ONE);
+        }
+        assert_eq!((all.len(), all[&(0, key(""))].requests), (MANY + 1, 10));
+        assert_eq!(all.values().map(|sums| sums.requests).sum::<u64>(), (MANY + 10) as u64);
+    }
+}

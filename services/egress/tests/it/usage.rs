@@ -1,0 +1,169 @@
+//! What calls of models count for: the provider's own numbers, and an estimate where they did not come.
+
+use crate::{
+    models::{CHAT, chat, model, server, world},
+    standin::Standin,
+    world::{Agent, SOON, World, basic, post},
+};
+use bytes::Bytes;
+use hoistway_client::{EgressClient, Transport};
+use hoistway_egress::policy::ModelBackend;
+use hoistway_kit::{
+    end_user::{EndUserKey, InvokeStatement},
+    time::now_ms,
+};
+use hoistway_model::{
+    EgressService,
+    agent::LlmRole,
+    usage::{UsageGroups, UsageQuery, UsageSums},
+};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::time::timeout;
+
+impl World {
+    /// Sums of today, each with what it is of.
+    pub async fn usage(&self) -> Vec<(String, UsageSums)> {
+        let egress = EgressClient::new(Transport::connect("egress", &self.grpc, &self.token).unwrap());
+        let group_by = UsageGroups { agent: true, provider: true, model: true, user: true };
+        let query = UsageQuery { from: now_ms() - 3_600_000, to: now_ms(), group_by, ..UsageQuery::default() };
+        let rows = egress.usage(query).await.unwrap().rows;
+        rows.into_iter().map(|r| (format!("{}/{}/{}/{}", r.agent, r.provider, r.model, r.user), r.sums)).collect()
+    }
+
+    /// The one sum, as `requests failed estimated input cached output`.
+    async fn used(&self) -> String {
+        let usage = self.usage().await;
+        let [(_, sums)] = &usage[..] else { panic!("{usage:?}") };
+        format!(
+            "{} {} {} {} {} {}",
+            sums.requests,
+            sums.failed_requests,
+            sums.estimated_requests,
+            sums.input_tokens,
+            sums.cached_input_tokens,
+            sums.output_tokens
+        )
+    }
+}
+
+/// Egress with a model `m` whose provider answers what `path` means.
+async fn provider(path: &str) -> (World, Agent, Standin) {
+    world(vec![model(LlmRole::Chat, "m", server("main", &format!("https://llm.test{path}")))]).await
+}
+
+/// An answer that comes in pieces, and the connection that it comes on.
+async fn stream(world: &World, agent: &Agent, body: &str) -> http::Response<Incoming> {
+    let request = Request::post(CHAT).header("proxy-authorization", basic(&agent.token)).header("host", "egress");
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(world.connect().await)).await.unwrap();
+    tokio::spawn(connection);
+    timeout(SOON, sender.send_request(request)).await.unwrap().unwrap()
+}
+
+const PIECE: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"12345678\"}}]}\n\n";
+const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":4}}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+const STREAM: &str = r#"{"model": "m", "stream": true, "messages": [{"role": "user", "content": "1234567890123456"}]}"#;
+
+#[tokio::test]
+async fn the_numbers_of_an_answer_are_kept_before_it_ends() {
+    let (world, agent, standin) = provider("/token").await;
+    let details = json!({"cached_tokens": 30});
+    let usage = json!({"prompt_tokens": 100, "completion_tokens": 20, "prompt_tokens_details": details});
+    standin.tokens([(200, json!({"choices": [], "usage": usage}))]);
+    let invoke = InvokeStatement { user: Some("ada".into()), ..InvokeStatement::default() };
+    let user = EndUserKey::new(&world.token).unwrap().issue(&agent.policy.agent, &invoke, now_ms() + 60_000).unwrap();
+    let (mut parts, body) = post(CHAT, r#"{"model": "m"}"#).into_parts();
+    parts.headers.insert("x-hoistway-end-user", user.parse().unwrap());
+    parts.headers.insert("accept-encoding", "gzip, br".parse().unwrap());
+    for n in 1..=3 {
+        let request = Request::from_parts(parts.clone(), body.clone());
+        assert_eq!(world.send(&agent, request).await.json()["usage"], usage);
+        assert_eq!(world.used().await, format!("{n} 0 0 {} {} {}", n * 100, n * 30, n * 20));
+    }
+    assert_eq!(world.usage().await[0].0, "a/main/m/ada");
+    let sent = &standin.seen("/token/chat/completions")[0];
+    assert_eq!(sent["headers"].get("accept-encoding"), None, "what is compressed cannot be counted");
+    chat(&world, &agent, json!({"model": "m"})).await;
+    assert_eq!(world.usage().await[0].0, "a/main/m/", "nobody was stated");
+}
+
+#[tokio::test]
+async fn a_stream_is_made_to_say_its_usage_which_the_agent_does_not_get_unasked() {
+    let (world, agent, standin) = provider("/stream").await;
+    for (body, expected) in [
+        (STREAM.to_owned(), [PIECE, DONE].concat()),
+        (STREAM.replace("true,", r#"true, "stream_options": {"include_usage": true},"#), [PIECE, USAGE, DONE].concat()),
+    ] {
+        let pieces = standin.stream();
+        let response = stream(&world, &agent, &body).await;
+        for piece in [PIECE, USAGE, DONE] {
+            pieces.send(Bytes::from(piece)).await.unwrap();
+        }
+        drop(pieces);
+        let got = timeout(SOON, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
+        assert_eq!(got, expected);
+    }
+    assert_eq!(world.used().await, "2 0 0 18 0 8");
+}
+
+#[tokio::test]
+async fn the_count_is_kept_when_the_last_event_arrives() {
+    let (world, agent, standin) = provider("/stream").await;
+    let pieces = standin.stream();
+    let mut response = stream(&world, &agent, STREAM).await;
+    pieces.send(Bytes::from([USAGE, DONE].concat())).await.unwrap();
+    let frame = timeout(SOON, response.body_mut().frame()).await.unwrap().unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), DONE);
+    assert_eq!(world.used().await, "1 0 0 9 0 4", "while the provider has not ended the stream yet");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_costs_an_estimate() {
+    let (world, agent, standin) = provider("/stream").await;
+    let pieces = standin.stream();
+    let mut response = stream(&world, &agent, STREAM).await;
+    for _ in 0..2 {
+        pieces.send(Bytes::from(PIECE)).await.unwrap();
+        timeout(SOON, response.body_mut().frame()).await.unwrap().unwrap().unwrap();
+    }
+    drop(response);
+    assert_eq!(world.record().await.broken, Some("agent_went_away"));
+    while world.usage().await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.used().await, "1 0 1 4 0 4");
+}
+
+#[tokio::test]
+async fn what_a_provider_refuses_has_no_tokens() {
+    let (world, agent, _standin) = provider("/status/500").await;
+    assert_eq!(chat(&world, &agent, json!({"model": "m", "messages": []})).await.status.as_u16(), 500);
+    let (away, other) = (model(LlmRole::Chat, "m", server("main", "https://away.test/v1")), "not reached at all");
+    assert_eq!(world.used().await, "1 1 0 0 0 0");
+    let (world, agent, _standin) = self::world(vec![away]).await;
+    assert_eq!(chat(&world, &agent, json!({"model": "m"})).await.status, StatusCode::BAD_GATEWAY, "{other}");
+    assert_eq!(world.used().await, "1 1 0 0 0 0");
+}
+
+#[tokio::test]
+async fn the_playground_is_counted_as_well() {
+    let playground = ModelBackend::Playground(crate::world::name("playground-llm"));
+    let (world, agent, _standin) = self::world(vec![model(LlmRole::Chat, "m", playground)]).await;
+    let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "two words"}]});
+    let usage = chat(&world, &agent, body.clone()).await.json()["usage"].clone();
+    assert_eq!(world.used().await, format!("1 0 0 2 0 {}", usage["completion_tokens"]));
+    body["stream"] = json!(true);
+    let streamed = chat(&world, &agent, body).await;
+    assert!(!String::from_utf8_lossy(&streamed.body).contains("\"choices\":[]"), "{streamed:?}");
+    let (_, sums) = &world.usage().await[0];
+    assert_eq!((sums.requests, sums.input_tokens, sums.estimated_requests), (2, 4, 0));
+    let prompt = post("/v1/completions", r#"{"model": "m", "prompt": "one", "stream": true}"#);
+    assert_eq!(world.send(&agent, prompt).await.status, StatusCode::OK);
+    let (_, sums) = &world.usage().await[0];
+    assert_eq!((sums.requests, sums.input_tokens, sums.estimated_requests), (3, 5, 0));
+}

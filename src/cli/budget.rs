@@ -1,0 +1,87 @@
+//! `hoistway budget`: how much of models an agent may use.
+
+use super::{
+    Api, Outcome,
+    agents::rows,
+    output::{self, table, text},
+};
+use clap::Args;
+use reqwest::Method;
+use serde_json::{Map, Value};
+
+/// Whose budget, and what it shall be.
+#[derive(Args, Debug)]
+pub struct BudgetArgs {
+    /// The agent
+    name: String,
+    /// Tokens on a day of UTC
+    #[arg(long, value_name = "N")]
+    tokens_per_day: Option<u64>,
+    /// Tokens in a calendar month
+    #[arg(long, value_name = "N")]
+    tokens_per_month: Option<u64>,
+    /// Cost on a day, in the currency of the prices
+    #[arg(long, value_name = "AMOUNT")]
+    cost_per_day: Option<String>,
+    /// Cost in a calendar month
+    #[arg(long, value_name = "AMOUNT")]
+    cost_per_month: Option<String>,
+    /// Calls in a minute
+    #[arg(long, value_name = "N")]
+    requests_per_minute: Option<u64>,
+    /// Take the budget away
+    #[arg(long, conflicts_with_all = ["tokens_per_day", "tokens_per_month", "cost_per_day", "cost_per_month", "requests_per_minute"])]
+    remove: bool,
+}
+
+/// Runs the command: shows the budget, or sets it to the limits that are given, and to no others.
+pub async fn run(api: &Api, args: BudgetArgs, json: bool) -> Outcome<()> {
+    let path = ["agents", args.name.as_str(), "budget"];
+    if args.remove {
+        let answer = api.call(Method::DELETE, &path, &[], None).await?;
+        return output::answer(&answer, json, |_| format!("{} has no budget any more", args.name));
+    }
+    let limits = limits(&args);
+    let budget = match limits.is_empty() {
+        true => api.get(&path, &[]).await?,
+        false => api.call(Method::PUT, &path, &[], Some(&limits.into())).await?,
+    };
+    if json {
+        return output::json(&budget);
+    }
+    output::print(&table(["LIMIT", "USED", "OF", "SHARE", "BEGINS ANEW"], &rows(&budget["limits"], row)))?;
+    let unpriced: Vec<String> = budget["unpriced_models"].as_array().into_iter().flatten().map(text).collect();
+    if !unpriced.is_empty() {
+        output::progress(&format!("without a price, and so in no cost: {}", unpriced.join(", ")));
+    }
+    Ok(())
+}
+
+fn limits(args: &BudgetArgs) -> Map<String, Value> {
+    let given = [
+        ("tokens_per_day", args.tokens_per_day.map(Value::from)),
+        ("tokens_per_month", args.tokens_per_month.map(Value::from)),
+        ("cost_per_day", args.cost_per_day.clone().map(Value::from)),
+        ("cost_per_month", args.cost_per_month.clone().map(Value::from)),
+        ("requests_per_minute", args.requests_per_minute.map(Value::from)),
+    ];
+    given.into_iter().filter_map(|(limit, most)| Some((limit.to_owned(), most?))).collect()
+}
+
+fn row(limit: &Value) -> [String; 5] {
+    let share = limit["share"].as_f64().unwrap_or_default();
+    let [name, used, most, anew] = ["limit", "used", "most", "resets_at"].map(|key| text(&limit[key]));
+    [name, used, most, format!("{:.1} %", share * 100.0), anew]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_row_says_how_much_is_used() {
+        let limit = json!({"limit": "tokens_per_day", "most": 1000, "used": 821, "share": 0.821, "resets_at": "T"});
+        assert_eq!(row(&limit), ["tokens_per_day", "821", "1000", "82.1 %", "T"].map(str::to_owned));
+    }
+}

@@ -2,6 +2,7 @@
 //! serves the model.
 
 mod anthropic;
+mod api;
 mod bedrock;
 mod chat;
 mod listing;
@@ -28,6 +29,7 @@ use crate::{
     refuse::{Refusal, Shape},
 };
 use anthropic::Anthropic;
+use api::Api;
 use bedrock::Bedrock;
 use hoistway_model::{
     agent::LlmRole,
@@ -41,65 +43,6 @@ use request::ModelRequest;
 const PREFIX: &str = "/v1/";
 /// The longest model identifier that a refusal repeats, in characters.
 const SHOWN_MODEL: usize = 128;
-
-/// An operation that goes to the model which the request's body names: of the OpenAI API, or of that of Anthropic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Api {
-    ChatCompletions,
-    Completions,
-    Embeddings,
-    Responses,
-    Messages,
-    CountTokens,
-}
-
-impl Api {
-    fn of_path(path: &str) -> Option<Self> {
-        let openai = [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Responses];
-        openai.into_iter().chain([Self::Messages, Self::CountTokens]).find(|api| path == api.path())
-    }
-
-    /// The path below that of the base URL.
-    const fn path(self) -> &'static str {
-        match self {
-            Self::ChatCompletions => "chat/completions",
-            Self::Completions => "completions",
-            Self::Embeddings => "embeddings",
-            Self::Responses => "responses",
-            Self::Messages => "messages",
-            Self::CountTokens => "messages/count_tokens",
-        }
-    }
-
-    const fn protocol(self) -> Protocol {
-        match self {
-            Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::Responses => Protocol::OpenAi,
-            Self::Messages | Self::CountTokens => Protocol::Anthropic,
-        }
-    }
-
-    /// As OpenTelemetry's conventions for generative AI name it.
-    const fn operation(self) -> &'static str {
-        match self {
-            Self::ChatCompletions | Self::Responses | Self::Messages => "chat",
-            Self::Completions => "text_completion",
-            Self::Embeddings => "embeddings",
-            Self::CountTokens => "count_tokens",
-        }
-    }
-
-    /// Whether its streams say what was used when they are asked for it with `stream_options`.
-    const fn has_stream_options(self) -> bool {
-        matches!(self, Self::ChatCompletions | Self::Completions)
-    }
-
-    const fn role(self) -> LlmRole {
-        match self {
-            Self::Embeddings => LlmRole::Embedding,
-            _ => LlmRole::Chat,
-        }
-    }
-}
 
 /// A call of a model that the agent may make.
 struct ModelCall<'a> {
@@ -342,3 +285,6 @@ fn json(value: &serde_json::Value) -> http::Response<crate::body::Out> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod translation_tests;

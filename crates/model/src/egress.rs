@@ -42,6 +42,10 @@ pub struct ModelProviderAccess {
     pub models: Vec<String>,
     /// What models cost.
     pub prices: ModelPrices,
+    /// How long an answer may take to begin; none: as long as egress waits for any.
+    pub timeout_seconds: Option<u32>,
+    /// How many more times a call is made that failed.
+    pub retries: u32,
     /// The stored credential fields; none when none are stored.
     pub credentials: BTreeMap<String, Secret>,
     /// Whether it belongs to the starter kit.

@@ -180,6 +180,10 @@ pub struct NewModelProvider {
     pub models: Vec<String>,
     /// What models cost; none: it is not known.
     pub prices: ModelPrices,
+    /// How long an answer may take to begin; none: as long as egress waits for any.
+    pub timeout_seconds: Option<u32>,
+    /// How many more times a call is made that failed.
+    pub retries: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Credential fields; stored encrypted, never given back.
@@ -199,6 +203,10 @@ pub struct ModelProvider {
     pub models: Vec<String>,
     /// What models cost; none: it is not known.
     pub prices: ModelPrices,
+    /// How long an answer may take to begin; none: as long as egress waits for any.
+    pub timeout_seconds: Option<u32>,
+    /// How many more times a call is made that failed.
+    pub retries: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// When a credential was stored; `None` when there is none. Milliseconds since the epoch.

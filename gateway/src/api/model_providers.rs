@@ -28,12 +28,16 @@ use hoistway_model::{
 };
 use http::StatusCode;
 use serde::Serialize;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The longest model identifier.
 const MAX_MODEL: usize = 2_048;
+/// The longest that a provider may be given to begin its answer.
+const MAX_TIMEOUT_SECONDS: u32 = 3_600;
+/// The most times that a call is made again.
+const MAX_RETRIES: u32 = 5;
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -91,6 +95,12 @@ struct ModelProviderIn {
     /// What models cost, by their identifiers, in whatever currency the operator counts.
     #[schema(examples(json!({"gpt-4o-mini": {"input": 0.15, "cached_input": 0.075, "output": 0.6}})))]
     prices: Option<BTreeMap<String, PriceIn>>,
+    /// How long the provider may take to begin its answer, in seconds; absent: egress' own limit, `first_byte_ms`.
+    #[schema(minimum = 1, maximum = 3_600, examples(60))]
+    timeout_seconds: Option<u32>,
+    /// How many more times a call is made that failed; absent: 0, since clients of models try again themselves.
+    #[schema(maximum = 5, examples(2))]
+    retries: Option<u32>,
     /// In the place of those before: an object with them.
     #[schema(value_type = Option<Object>)]
     spec: Option<()>,
@@ -166,6 +176,13 @@ pub struct ModelProviderSpec {
     models: Vec<String>,
     /// What models cost; calls of others are counted without a cost.
     prices: BTreeMap<String, PriceOut>,
+    /// How long the provider may take to begin its answer, in seconds; absent: egress' own limit.
+    #[schema(examples(60))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_seconds: Option<u32>,
+    /// How many more times a call is made that failed.
+    #[schema(examples(2))]
+    retries: u32,
 }
 
 /// How a model provider is.
@@ -355,6 +372,8 @@ fn shape(provider: ModelProvider) -> ModelProviderOut {
             endpoint: provider.endpoint,
             models: provider.models,
             prices: provider.prices.into_iter().map(|(model, price)| (model, shown(price))).collect(),
+            timeout_seconds: provider.timeout_seconds,
+            retries: provider.retries,
         },
         status: ModelProviderStatus {
             phase: if ready { "Ready" } else { "Pending" },
@@ -383,6 +402,8 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<Strin
     no_budget(&mut spec)?;
     let (provider, endpoint, models) = read(&mut spec)?;
     let prices = prices(&mut spec)?;
+    let timeout_seconds = number(&mut spec, "timeout_seconds", 1..=MAX_TIMEOUT_SECONDS)?;
+    let retries = number(&mut spec, "retries", 0..=MAX_RETRIES)?.unwrap_or(0);
     let mut given = Vec::new();
     for object in [&mut spec, &mut root] {
         given.extend(credentials(object, &provider, &mut warnings)?);
@@ -394,7 +415,20 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<Strin
     pass_over_answered(if nested { &mut root } else { &mut spec });
     spec.finish(&mut warnings);
     root.finish(&mut warnings);
-    Ok((NewModelProvider { name, provider, endpoint, models, prices, labels, credentials }, warnings))
+    let provider =
+        NewModelProvider { name, provider, endpoint, models, prices, timeout_seconds, retries, labels, credentials };
+    Ok((provider, warnings))
+}
+
+fn number(spec: &mut Object, key: &'static str, allowed: RangeInclusive<u32>) -> Result<Option<u32>> {
+    let Some(given) = spec.integer(key)? else { return Ok(None) };
+    match u32::try_from(given) {
+        Ok(number) if allowed.contains(&number) => Ok(Some(number)),
+        _ => {
+            let text = format!("must be {} to {}, not {given}", allowed.start(), allowed.end());
+            Err(Error::field(spec.path_of(key), text))
+        }
+    }
 }
 
 /// What models cost. A member that is misspelt would make something cost nothing.

@@ -208,6 +208,8 @@ impl ToolRegistry for FakeTools {
             endpoint: p.endpoint,
             models: p.models,
             prices: p.prices,
+            timeout_seconds: p.timeout_seconds,
+            retries: p.retries,
             labels: p.labels,
             credentials_set_at: (!p.credentials.is_empty()).then_some(0),
             created_at: 0,

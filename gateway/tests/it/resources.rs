@@ -167,7 +167,7 @@ async fn model_providers() {
         "name": "mine",
         "namespace": "agent-system",
         "labels": {"a": "b"},
-        "spec": {"provider": "openai", "endpoint": "http://llm.example/v1", "models": ["m"], "prices": {}},
+        "spec": {"provider": "openai", "endpoint": "http://llm.example/v1", "models": ["m"], "prices": {}, "retries": 0},
         "status": {"phase": "Pending", "message": "no credential is stored", "credentials": {"stored": false}},
         "created_at": "1970-01-01T00:00:00.000Z",
         "updated_at": "1970-01-01T00:00:00.000Z",

@@ -70,9 +70,17 @@ impl TryFrom<tools::WatchToolsResponse> for Update<Name, ToolAccess> {
 
 impl From<ModelProviderAccess> for tools::ModelProviderAccess {
     fn from(p: ModelProviderAccess) -> Self {
-        let ModelProviderAccess { name, provider, endpoint, models, prices, credentials, demo } = p;
-        let (prices, credentials) = (price_messages(prices), exposed(credentials));
-        Self { name: name.into(), provider, endpoint, models, prices, credentials, demo }
+        Self {
+            name: p.name.into(),
+            provider: p.provider,
+            endpoint: p.endpoint,
+            models: p.models,
+            prices: price_messages(p.prices),
+            timeout_seconds: p.timeout_seconds,
+            retries: p.retries,
+            credentials: exposed(p.credentials),
+            demo: p.demo,
+        }
     }
 }
 
@@ -86,6 +94,8 @@ impl TryFrom<tools::ModelProviderAccess> for ModelProviderAccess {
             endpoint: p.endpoint,
             models: p.models,
             prices: prices(p.prices)?,
+            timeout_seconds: p.timeout_seconds,
+            retries: p.retries,
             credentials: secrets(p.credentials),
             demo: p.demo,
         })

@@ -211,6 +211,8 @@ impl From<ModelProvider> for pb::ModelProvider {
             endpoint: p.endpoint,
             models: p.models,
             prices: price_messages(p.prices),
+            timeout_seconds: p.timeout_seconds,
+            retries: p.retries,
             labels: p.labels.into_iter().collect(),
             created_at: p.created_at,
             updated_at: p.updated_at,
@@ -229,6 +231,8 @@ impl TryFrom<pb::ModelProvider> for ModelProvider {
             endpoint: p.endpoint,
             models: p.models,
             prices: prices(p.prices)?,
+            timeout_seconds: p.timeout_seconds,
+            retries: p.retries,
             labels: p.labels.into_iter().collect(),
             credentials_set_at: p.credentials_set_at,
             created_at: p.created_at,
@@ -265,6 +269,8 @@ pub fn new_provider_message(p: NewModelProvider) -> (pb::ModelProvider, HashMap<
         endpoint: p.endpoint,
         models: p.models,
         prices: price_messages(p.prices),
+        timeout_seconds: p.timeout_seconds,
+        retries: p.retries,
         labels: p.labels.into_iter().collect(),
         ..pb::ModelProvider::default()
     };
@@ -283,6 +289,8 @@ pub fn new_provider(
         endpoint: p.endpoint,
         models: p.models,
         prices: prices(p.prices)?,
+        timeout_seconds: p.timeout_seconds,
+        retries: p.retries,
         labels: p.labels.into_iter().collect(),
         credentials: secrets(credentials),
     })

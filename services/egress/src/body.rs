@@ -37,7 +37,7 @@ enum Source {
     /// The agent, piece by piece.
     Agent(Incoming),
     /// It is there already, with the memory that it counts against.
-    Buffered { bytes: Full<Bytes>, _memory: Option<OwnedSemaphorePermit> },
+    Buffered { bytes: Full<Bytes>, _memory: Option<Arc<OwnedSemaphorePermit>> },
 }
 
 impl Upload {
@@ -51,7 +51,7 @@ impl Upload {
     }
 
     /// A body that was read before.
-    pub(crate) fn buffered(bytes: Bytes, memory: Option<OwnedSemaphorePermit>, progress: Arc<Progress>) -> Self {
+    pub(crate) fn buffered(bytes: Bytes, memory: Option<Arc<OwnedSemaphorePermit>>, progress: Arc<Progress>) -> Self {
         let left = bytes.len() as u64;
         Self { inner: Source::Buffered { bytes: Full::new(bytes), _memory: memory }, progress, left }
     }

@@ -66,6 +66,14 @@ impl Host<'_> {
             Self::Other(_) => true,
         }
     }
+
+    /// How long its answer may take to begin, if it has a limit of its own.
+    fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Model(server) => server.timeout,
+            Self::Tool(_) | Self::OwnKey(_) | Self::Other(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Host<'_> {
@@ -235,7 +243,7 @@ async fn send(
     progress: &Progress,
 ) -> Result<Response<Incoming>, Refusal> {
     let limits = &egress.config.limits;
-    let limit = Duration::from_millis(limits.first_byte_ms);
+    let limit = host.timeout().unwrap_or(Duration::from_millis(limits.first_byte_ms));
     let mut answer = pin!(egress.upstream.send(request, host.allows_private()));
     progress.moved();
     loop {
@@ -247,11 +255,24 @@ async fn send(
             }),
             () = sleep_until(until) => {
                 if Instant::from_std(progress.last_moved()) + limit <= Instant::now() {
-                    return Err(Refusal::timed_out(format!("{host} did not answer in time")));
+                    return Err(timed_out(host, limit));
                 }
             }
         }
     }
+}
+
+fn timed_out(host: Host<'_>, limit: Duration) -> Refusal {
+    Refusal::timed_out(match host {
+        Host::Model(server) => {
+            let setting = match server.timeout {
+                Some(_) => "its timeout_seconds",
+                None => "egress' limit first_byte_ms; its timeout_seconds can say another one",
+            };
+            format!("{host} did not answer within {} s: {setting}", limit.as_secs_f32())
+        }
+        Host::Tool(_) | Host::OwnKey(_) | Host::Other(_) => format!("{host} did not answer in time"),
+    })
 }
 
 fn failed(what: &str, error: &legacy::Error) -> Refusal {

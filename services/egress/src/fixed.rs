@@ -163,7 +163,8 @@ impl Model {
         let (origin, prefix) = Origin::of_url(&self.endpoint)?;
         let Self { model, provider, api_key, allow_private, .. } = self;
         let (name, key) = (provider.clone(), api_key.map(ModelKey::ApiKey));
-        let server = ModelServer { name, protocol: Protocol::OpenAi, origin, prefix, key, allow_private };
+        let (protocol, timeout, retries) = (Protocol::OpenAi, None, 0);
+        let server = ModelServer { name, protocol, origin, prefix, key, allow_private, timeout, retries };
         let backend = ModelBackend::Server(Arc::new(server));
         Ok(ModelPolicy { role: LlmRole::Chat, model, provider: provider.into(), backend, price: None })
     }

@@ -12,7 +12,7 @@ use hoistway_model::{
     egress::{EgressStatus, PolicySource},
 };
 use http::{HeaderName, Method};
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// What one revision of an agent may call.
@@ -265,6 +265,10 @@ pub struct ModelServer {
     pub key: Option<ModelKey>,
     /// Whether it may be on this machine or in a private network.
     pub allow_private: bool,
+    /// How long its answer may take to begin, if not as long as any.
+    pub timeout: Option<Duration>,
+    /// How many more times a call is made that failed.
+    pub retries: u32,
 }
 
 /// A registered model provider, as a check sees it.

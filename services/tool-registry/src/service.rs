@@ -227,6 +227,8 @@ impl ToolRegistry for ToolRegistryService {
             endpoint: String::new(),
             models: vec!["gpt-4o-mini".to_owned()],
             prices: BTreeMap::new(),
+            timeout_seconds: None,
+            retries: 0,
             labels,
             credentials: BTreeMap::new(),
         };

@@ -126,6 +126,12 @@ pub(crate) fn provider_value(provider: &NewModelProvider) -> Value {
     if !provider.prices.is_empty() {
         value["prices"] = json!(provider.prices);
     }
+    if let Some(seconds) = provider.timeout_seconds {
+        value["timeout_seconds"] = json!(seconds);
+    }
+    if provider.retries > 0 {
+        value["retries"] = json!(provider.retries);
+    }
     if !provider.credentials.is_empty() {
         value["credentials"] = json!(provider.credentials);
     }

@@ -38,6 +38,12 @@ fn what_is_wrong_is_named_without_a_secret() {
             json!({"provider": "bedrock", "credentials": {"region": "eu-west-1", "access_key_id": "a"}}),
             "credentials.secret_access_key: is required",
         ),
+        (json!({"timeout_seconds": 0}), "timeout_seconds: must be 1 to 3600, not 0"),
+        (json!({"timeout_seconds": 3601}), "timeout_seconds: must be 1 to 3600, not 3601"),
+        (json!({"timeout_seconds": 0.5}), "timeout_seconds: must be a whole number, not 0.5"),
+        (json!({"retries": 6}), "retries: must be 0 to 5, not 6"),
+        (json!({"retries": -1}), "retries: must be 0 to 5, not -1"),
+        (json!({"spec": {"provider": "openai", "retries": "2"}}), "spec.retries: must be a whole number, not a string"),
         (json!({"provider": "magic"}), "provider: \"magic\" is not one of openai, anthropic, bedrock, ollama"),
     ] {
         let mut body = json!({"name": "p", "provider": "openai"});

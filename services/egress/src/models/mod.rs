@@ -12,14 +12,14 @@ mod playground;
 mod prompt;
 pub(crate) mod provider;
 mod request;
+mod retry;
 mod sse;
 
 pub(crate) use memory::MEMORY;
 
 use crate::{
     Egress,
-    body::Upload,
-    call::{self, Answer, Destination, Host},
+    call::Answer,
     entry::Entry,
     origin::Origin,
     policy::{
@@ -38,6 +38,7 @@ use hoistway_model::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use request::ModelRequest;
+use retry::Attempts;
 
 /// The path below which clients of models call.
 const PREFIX: &str = "/v1/";
@@ -180,9 +181,8 @@ async fn pass_on(
     }
     // The body may have become another one.
     parts.headers.remove(header::CONTENT_LENGTH);
-    let upload = Upload::buffered(request.body, request.memory, entry.progress());
-    let destination = Destination { host: Host::Model(server), path_and_query };
-    call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await
+    let attempts = Attempts { path_and_query, parts, body: request.body, memory: request.memory };
+    attempts.make(egress, policy, server, entry, |headers, _| Ok(headers.clone())).await
 }
 
 /// The refusal of a call in an API that `whom`, who serves the model, does not speak.

@@ -12,7 +12,7 @@ use crate::{
 use hoistway_model::{
     ModelPrices, Name, Result, agent::LlmConfig, egress::ModelProviderAccess, tool::needs_credentials,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 const OPENAI: &str = "https://api.openai.com/v1";
 const ANTHROPIC: &str = "https://api.anthropic.com/v1";
@@ -112,6 +112,8 @@ fn unregistered(provider: &str, model: &str) -> ModelBackend {
             prefix,
             key,
             allow_private: true,
+            timeout: None,
+            retries: 0,
         }));
     }
     let text = format!(
@@ -149,8 +151,16 @@ fn backend(access: &ModelProviderAccess, private: &PrivateHosts) -> ModelBackend
     if key.is_none() && needs_credentials(provider) && !allow_private {
         return no_key(name);
     }
-    let name = name.clone();
-    ModelBackend::Server(Arc::new(ModelServer { name, protocol, origin, prefix, key, allow_private }))
+    ModelBackend::Server(Arc::new(ModelServer {
+        name: name.clone(),
+        protocol,
+        origin,
+        prefix,
+        key,
+        allow_private,
+        timeout: access.timeout_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        retries: access.retries,
+    }))
 }
 
 fn no_key(name: &Name) -> ModelBackend {
@@ -190,6 +200,8 @@ mod tests {
             endpoint: endpoint.into(),
             models: models.iter().map(|&model| model.into()).collect(),
             prices: ModelPrices::new(),
+            timeout_seconds: None,
+            retries: 0,
             credentials: key.map(|key| ("api_key".to_owned(), Secret::new(key))).into_iter().collect(),
             demo: name == "playground-llm",
         }

@@ -123,6 +123,15 @@ impl Budgets {
         }
     }
 
+    /// Whether the agent has used up its tokens or its money, so that a call which failed is not made again.
+    pub(crate) fn is_used_up(&self, agent: &Name) -> bool {
+        let (mut accounts, now) = (self.accounts(), now_ms());
+        let Some(account) = accounts.get_mut(agent) else { return false };
+        account.roll(now);
+        // The call itself is one of this minute already.
+        account.uses().iter().any(|at| at.limit != BudgetLimit::RequestsPerMinute && at.used >= at.most)
+    }
+
     /// Counts what a call has used, and tells whoever should know.
     pub(crate) fn count(&self, agent: &Name, revision: RevisionId, sums: &UsageSums) {
         let now = now_ms();

@@ -25,7 +25,16 @@ fn server(provider: &str, base_url: &str, key: Option<&str>) -> ModelBackend {
 fn server_of(protocol: Protocol, provider: &str, base_url: &str, key: Option<&str>) -> ModelBackend {
     let (origin, prefix) = Origin::of_url(base_url).unwrap();
     let (name, key) = (name(provider), key.map(|key| ModelKey::ApiKey(Secret::new(key))));
-    ModelBackend::Server(Arc::new(ModelServer { name, protocol, origin, prefix, key, allow_private: false }))
+    ModelBackend::Server(Arc::new(ModelServer {
+        name,
+        protocol,
+        origin,
+        prefix,
+        key,
+        allow_private: false,
+        timeout: None,
+        retries: 0,
+    }))
 }
 
 fn model(provider: &str, model: &str, backend: ModelBackend) -> ModelPolicy {

@@ -2,6 +2,7 @@
 
 mod anthropic;
 mod bedrock;
+mod retries;
 mod translation;
 
 use crate::{
@@ -36,7 +37,16 @@ pub fn server(provider: &str, base_url: &str) -> ModelBackend {
 fn server_of(protocol: Protocol, provider: &str, base_url: &str) -> ModelBackend {
     let (origin, prefix) = Origin::of_url(base_url).unwrap();
     let (name, key) = (name(provider), Some(ModelKey::ApiKey(Secret::new(format!("sk-of-{provider}")))));
-    ModelBackend::Server(Arc::new(ModelServer { name, protocol, origin, prefix, key, allow_private: false }))
+    ModelBackend::Server(Arc::new(ModelServer {
+        name,
+        protocol,
+        origin,
+        prefix,
+        key,
+        allow_private: false,
+        timeout: None,
+        retries: 0,
+    }))
 }
 
 fn unavailable(reason: ModelUnavailableReason, text: &str) -> ModelBackend {

@@ -315,6 +315,8 @@ async fn a_key_of_a_model_provider_and_an_agents_models_are_in_force_within_a_se
         endpoint: "http://api.test/v1".into(),
         models: Vec::new(),
         prices: BTreeMap::new(),
+        timeout_seconds: None,
+        retries: 0,
         credentials: BTreeMap::from([("api_key".to_owned(), Secret::new(key))]),
         demo: false,
     };

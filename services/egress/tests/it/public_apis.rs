@@ -26,7 +26,16 @@ async fn world(change: impl FnOnce(&mut AgentPolicy)) -> (World, Agent, Standin,
     let resolve = vec![format!("llm.test:443={}", provider.address), format!("{OPENAI}:443={}", openai.address)];
     let (origin, prefix) = Origin::of_url("https://llm.test/v1").unwrap();
     let (main, key) = (name("main"), Some(ModelKey::ApiKey(Secret::new("sk-main"))));
-    let server = ModelServer { name: main, protocol: Protocol::OpenAi, origin, prefix, key, allow_private: false };
+    let server = ModelServer {
+        name: main,
+        protocol: Protocol::OpenAi,
+        origin,
+        prefix,
+        key,
+        allow_private: false,
+        timeout: None,
+        retries: 0,
+    };
     let backend = ModelBackend::Server(Arc::new(server));
     let models =
         vec![ModelPolicy { role: LlmRole::Chat, model: "large".into(), provider: "main".into(), backend, price: None }];

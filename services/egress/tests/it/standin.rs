@@ -13,7 +13,9 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 use std::{
+    collections::VecDeque,
     convert::Infallible,
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -58,7 +60,7 @@ impl TestCa {
 
 /// What a stand-in is and has seen. Requests are answered by their path:
 /// `/status/N`, `/redirect`, `/hang`, `/stream` (pieces that the test sends), `/canned` (an answer that the test sets),
-/// `/token`, `/websocket` (bytes come back as they are); others are told back as JSON.
+/// `/failing` (failures that the test sets come first), `/token`, `/websocket` (bytes come back as they are); others are told back as JSON.
 #[derive(Clone)]
 pub struct Standin {
     pub address: SocketAddr,
@@ -76,6 +78,8 @@ struct State {
     tokens: Mutex<Vec<(u16, String)>>,
     /// The models that `/v1/models` lists. It also has `alias`.
     models: Mutex<Vec<String>>,
+    /// What happens to the next requests of paths below `/failing`: a status with `Retry-After`, or the connection ends.
+    failures: Mutex<VecDeque<Option<(u16, &'static str)>>>,
     /// The bearer token that paths below `/guarded` want.
     wanted: Mutex<String>,
 }
@@ -102,6 +106,7 @@ impl Standin {
             canned: Mutex::default(),
             tokens: Mutex::default(),
             models: Mutex::default(),
+            failures: Mutex::default(),
             wanted: Mutex::default(),
         };
         let standin = Self { address: listener.local_addr().unwrap(), state: Arc::new(state) };
@@ -166,11 +171,16 @@ impl Standin {
         *self.state.models.lock().unwrap() = models.iter().map(|&model| model.to_owned()).collect();
     }
 
+    /// Sets what happens to the next requests of paths below `/failing`.
+    pub fn fails<const N: usize>(&self, failures: [Option<(u16, &'static str)>; N]) {
+        *self.state.failures.lock().unwrap() = failures.into();
+    }
+
     pub fn wants(&self, token: &str) {
         *self.state.wanted.lock().unwrap() = format!("Bearer {token}");
     }
 
-    async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
         // Model providers are called below their base URL, which says what they are to do.
         let path = request.uri().path();
         let ends = ["/chat/completions", "/messages", "/models"];
@@ -195,6 +205,18 @@ impl Standin {
         if let Some(status) = path.strip_prefix("/status/") {
             *response.status_mut() = status.parse().unwrap();
             response.headers_mut().insert("retry-after", HeaderValue::from_static("7"));
+        }
+        let failure = match path.starts_with("/failing") {
+            true => self.state.failures.lock().unwrap().pop_front(),
+            false => None,
+        };
+        match failure {
+            Some(Some((status, retry_after))) => {
+                *response.status_mut() = status.try_into().unwrap();
+                response.headers_mut().insert("retry-after", HeaderValue::from_static(retry_after));
+            }
+            Some(None) => return Err(io::Error::other("the connection ends")),
+            None => {}
         }
         if path.starts_with("/canned") {
             let (status, headers, body) = self.state.canned.lock().unwrap().clone();

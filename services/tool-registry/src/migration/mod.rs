@@ -3,6 +3,7 @@
 mod m0002_tools;
 mod m0003_credentials;
 mod m0004_model_prices;
+mod m0005_model_retries;
 
 use hoistway_kit::{db::Migrations, operations};
 
@@ -13,5 +14,6 @@ pub(crate) fn all() -> Migrations {
         Box::new(m0002_tools::Migration),
         Box::new(m0003_credentials::Migration),
         Box::new(m0004_model_prices::Migration),
+        Box::new(m0005_model_retries::Migration),
     ]
 }

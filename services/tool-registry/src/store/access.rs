@@ -10,7 +10,7 @@ use hoistway_kit::{db::db_error, updates};
 use hoistway_model::{
     Name, Result, Secret,
     egress::{ModelProviderAccess, ToolAccess},
-    tool::{DEMO_LABEL, ModelProvider},
+    tool::DEMO_LABEL,
     watch::Updates,
 };
 use sea_orm::{EntityTrait, QuerySelect};
@@ -70,9 +70,17 @@ impl Store {
 
     fn provider_access(&self, Stored { provider, credentials }: Stored) -> ModelProviderAccess {
         let credentials = self.credentials(Holder::ModelProvider(&provider.name), credentials.as_ref());
-        let ModelProvider { name, provider, endpoint, models, prices, labels, .. } = provider;
-        let demo = labels.get(DEMO_LABEL).is_some_and(|value| value == "true");
-        ModelProviderAccess { name, provider, endpoint, models, prices, credentials, demo }
+        ModelProviderAccess {
+            name: provider.name,
+            provider: provider.provider,
+            endpoint: provider.endpoint,
+            models: provider.models,
+            prices: provider.prices,
+            timeout_seconds: provider.timeout_seconds,
+            retries: provider.retries,
+            credentials,
+            demo: provider.labels.get(DEMO_LABEL).is_some_and(|value| value == "true"),
+        }
     }
 
     fn credentials(&self, holder: Holder<'_>, sealed: Option<&Sealed>) -> BTreeMap<String, Secret> {

@@ -90,6 +90,8 @@ pub(super) mod model_provider {
         pub endpoint: String,
         pub models: String,
         pub prices: String,
+        pub timeout_seconds: Option<i64>,
+        pub retries: i64,
         pub labels: String,
         /// Sealed.
         pub credentials: Option<Vec<u8>>,

@@ -100,6 +100,8 @@ impl Store {
                         endpoint: wanted.endpoint,
                         models: wanted.models,
                         prices: wanted.prices,
+                        timeout_seconds: wanted.timeout_seconds,
+                        retries: wanted.retries,
                         labels: wanted.labels,
                         ..have.provider
                     };
@@ -209,6 +211,8 @@ fn same(have: &ModelProvider, wanted: &NewModelProvider) -> bool {
         && have.endpoint == wanted.endpoint
         && have.models == wanted.models
         && have.prices == wanted.prices
+        && have.timeout_seconds == wanted.timeout_seconds
+        && have.retries == wanted.retries
         && have.labels == wanted.labels
 }
 
@@ -225,6 +229,8 @@ fn new_row(wanted: NewModelProvider, credentials: Option<Sealed>) -> Stored {
         endpoint: wanted.endpoint,
         models: wanted.models,
         prices: wanted.prices,
+        timeout_seconds: wanted.timeout_seconds,
+        retries: wanted.retries,
         labels: wanted.labels,
         credentials_set_at: credentials.as_ref().map(|c| c.set_at),
         created_at: now,
@@ -265,6 +271,8 @@ fn row(stored: Stored) -> Result<model_provider::ActiveModel> {
         endpoint: Set(provider.endpoint),
         models: Set(text::write(&provider.models)?),
         prices: Set(text::write(&provider.prices)?),
+        timeout_seconds: Set(provider.timeout_seconds.map(i64::from)),
+        retries: Set(i64::from(provider.retries)),
         labels: Set(text::write(&provider.labels)?),
         credentials: Set(credentials),
         credentials_set_at: Set(credentials_set_at),
@@ -285,6 +293,8 @@ impl TryFrom<model_provider::Model> for Stored {
             endpoint: row.endpoint,
             models: text::read(&row.models)?,
             prices: text::read(&row.prices)?,
+            timeout_seconds: row.timeout_seconds.map(text::number).transpose()?,
+            retries: text::number(row.retries)?,
             labels: text::read(&row.labels)?,
             credentials_set_at: credentials.as_ref().map(|c| c.set_at),
             created_at: row.created_at,

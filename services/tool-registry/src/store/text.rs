@@ -31,6 +31,11 @@ pub(super) fn name(text: String) -> Result<Name> {
     Name::try_from(text).map_err(|e| Error::internal("reading a record", e))
 }
 
+/// The number in a row.
+pub(super) fn number(stored: i64) -> Result<u32> {
+    u32::try_from(stored).map_err(|e| Error::internal("reading a record", e))
+}
+
 /// What one ApplyTools did.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Effects {
@@ -173,6 +178,10 @@ pub(super) struct ProviderText {
     models: Vec<String>,
     #[serde(default)]
     prices: ModelPrices,
+    #[serde(default)]
+    timeout_seconds: Option<u32>,
+    #[serde(default)]
+    retries: u32,
     labels: BTreeMap<String, String>,
     #[serde(default)]
     credentials_set_at: Option<i64>,
@@ -189,6 +198,8 @@ impl From<ModelProvider> for ProviderText {
             endpoint: p.endpoint,
             models: p.models,
             prices: p.prices,
+            timeout_seconds: p.timeout_seconds,
+            retries: p.retries,
             labels: p.labels,
             credentials_set_at: p.credentials_set_at,
             created_at: p.created_at,
@@ -205,6 +216,8 @@ impl From<ProviderText> for ModelProvider {
             endpoint: p.endpoint,
             models: p.models,
             prices: p.prices,
+            timeout_seconds: p.timeout_seconds,
+            retries: p.retries,
             labels: p.labels,
             credentials_set_at: p.credentials_set_at,
             created_at: p.created_at,

@@ -128,6 +128,8 @@ async fn model_providers_come_with_their_keys_and_every_change_within_a_second()
         endpoint: String::new(),
         models: vec!["gpt-4o-mini".into()],
         prices: Default::default(),
+        timeout_seconds: None,
+        retries: 0,
         credentials: key.map(api_key).unwrap_or_default(),
         demo: true,
     };

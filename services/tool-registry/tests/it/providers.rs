@@ -16,6 +16,7 @@ async fn a_provider_is_registered_shown_and_deleted(world: World) {
     assert!(made.created_at > 0);
     assert_eq!((made.provider.as_str(), made.endpoint.as_str()), ("openai", "https://models.example/v1"));
     assert_eq!((made.models.len(), made.labels["team"].as_str(), made.credentials_set_at), (2, "a", None));
+    assert_eq!((made.timeout_seconds, made.retries), (Some(60), 2));
     assert_eq!(world.get_model_provider(name("mine")).await.unwrap(), made);
     world.create_model_provider(Operation::new(), provider("a-first")).await.unwrap();
     let names: Vec<_> = world.list_model_providers().await.unwrap().into_iter().map(|p| p.name).collect();
@@ -40,6 +41,8 @@ async fn another_definition_is_a_conflict(world: World) {
         NewModelProvider { endpoint: String::new(), ..provider("mine") },
         NewModelProvider { models: vec!["small".into()], ..provider("mine") },
         NewModelProvider { prices: [("small".to_owned(), price("3"))].into(), ..provider("mine") },
+        NewModelProvider { timeout_seconds: None, ..provider("mine") },
+        NewModelProvider { retries: 0, ..provider("mine") },
         NewModelProvider { labels: Default::default(), ..provider("mine") },
     ] {
         let e = world.create_model_provider(Operation::new(), other).await.unwrap_err();
@@ -72,6 +75,7 @@ async fn a_key_is_kept_and_goes_nowhere_else(world: World) {
         (false, 1, made.credentials_set_at)
     );
     assert_eq!(world.put_model_provider(operation, models).await.unwrap(), put);
+    assert_eq!((put.value.timeout_seconds, put.value.retries), (Some(60), 2));
     for moved in [
         NewModelProvider { endpoint: "https://evil.example/v1".into(), ..provider("mine") },
         NewModelProvider { endpoint: "http://models.example/v1".into(), ..provider("mine") },

@@ -188,6 +188,8 @@ pub fn provider(text: &str) -> NewModelProvider {
         endpoint: "https://models.example/v1".into(),
         models: vec!["small".into(), "large".into()],
         prices: BTreeMap::from([("small".into(), price("2.5"))]),
+        timeout_seconds: Some(60),
+        retries: 2,
         labels: BTreeMap::from([("team".into(), "a".into())]),
         credentials: BTreeMap::new(),
     }

@@ -3,19 +3,19 @@
 use super::{ChatRequest, Chunks, Completion, Invalid, Translate, Translated, error, parse};
 use crate::{
     Egress,
-    body::Upload,
-    call::{self, Answer, Destination, Host},
+    call::Answer,
     entry::Entry,
     models::{
         ModelCall, json,
         memory::{self, Unread},
+        retry::Attempts,
     },
     policy::{AgentPolicy, ModelServer},
     refuse::Refusal,
 };
 use bytes::Bytes;
 use hoistway_kit::time::now_ms;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -57,7 +57,7 @@ pub(in crate::models) async fn complete<P: Provider>(
     call: ModelCall<'_>,
     entry: &mut Entry,
 ) -> Result<Answer, Refusal> {
-    let ModelCall { model, mut parts, request, .. } = call;
+    let ModelCall { model, parts, request, .. } = call;
     let (name, body) = (model.model.clone(), request.body);
     let translation = memory::read_off_runtime(body.len(), move || {
         let chat = parse(&body)?;
@@ -68,10 +68,9 @@ pub(in crate::models) async fn complete<P: Provider>(
     let (streamed, body) = translation.await??;
     let path = format!("{}/{}", server.prefix, P::path(&model.model, streamed.is_some()));
     entry.path(&path);
-    parts.headers = P::headers(server, &path, &parts.headers, &body)?;
-    let upload = Upload::buffered(body, request.memory, entry.progress());
-    let destination = Destination { host: Host::Model(server), path_and_query: path };
-    let answer = call::call(egress, policy, destination, Request::from_parts(parts, upload), entry).await?;
+    let headers_of = |sent: &HeaderMap, body: &Bytes| P::headers(server, &path, sent, body);
+    let attempts = Attempts { path_and_query: path.clone(), parts, body, memory: request.memory };
+    let answer = attempts.make(egress, policy, server, entry, headers_of).await?;
     let Answer::Response(response) = answer else { return Err(bad_answer(server, "switched protocols")) };
     let is_events = response
         .headers()

@@ -5,7 +5,16 @@ use super::*;
 fn claude(base_url: &str, key: ModelKey) -> ModelPolicy {
     let (origin, prefix) = Origin::of_url(base_url).unwrap();
     let (protocol, key) = (Protocol::Bedrock, Some(key));
-    let server = ModelServer { name: name("aws"), protocol, origin, prefix, key, allow_private: false };
+    let server = ModelServer {
+        name: name("aws"),
+        protocol,
+        origin,
+        prefix,
+        key,
+        allow_private: false,
+        timeout: None,
+        retries: 0,
+    };
     model(LlmRole::Chat, "claude:0", ModelBackend::Server(Arc::new(server)))
 }
 

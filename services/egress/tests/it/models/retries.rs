@@ -1,0 +1,116 @@
+//! How long egress waits for a provider's answer, and when it makes a call again.
+
+use super::*;
+use std::time::Duration;
+
+const MESSAGE: &str = r#"{"model": "m", "messages": [{"role": "user", "content": "hello"}]}"#;
+const FAILING: &str = "/failing/chat/completions";
+
+/// Egress with a model `m`, whose provider answers what `path` means.
+async fn provider(protocol: Protocol, path: &str, timeout: Option<Duration>, retries: u32) -> (World, Agent, Standin) {
+    let ModelBackend::Server(server) = server_of(protocol, "main", &format!("https://llm.test{path}")) else {
+        panic!()
+    };
+    let server = ModelServer { timeout, retries, ..(*server).clone() };
+    world(vec![model(LlmRole::Chat, "m", ModelBackend::Server(Arc::new(server)))]).await
+}
+
+async fn failing(retries: u32) -> (World, Agent, Standin) {
+    provider(Protocol::OpenAi, "/failing", None, retries).await
+}
+
+async fn call(world: &World, agent: &Agent) -> Answer {
+    world.send(agent, post(CHAT, MESSAGE)).await
+}
+
+#[tokio::test]
+async fn a_call_is_made_again_as_it_was_until_it_is_answered_and_counts_once() {
+    let (world, agent, standin) = failing(3).await;
+    standin.fails([Some((503, "0")), Some((429, "1")), None]);
+    let answer = call(&world, &agent).await;
+    assert_eq!((answer.status, answer.headers.get("retry-after")), (StatusCode::OK, None));
+    let seen = standin.seen(FAILING);
+    assert_eq!(seen.len(), 4);
+    for attempt in seen {
+        assert_eq!(attempt["json"], serde_json::from_str::<Value>(MESSAGE).unwrap());
+        assert_eq!(attempt["headers"]["authorization"], "Bearer sk-of-main");
+    }
+    let record = world.record().await;
+    assert_eq!((record.status, record.refused, record.broken), (Some(200), None, None));
+    let [(_, sums)] = &world.usage().await[..] else { panic!() };
+    assert_eq!((sums.requests, sums.failed_requests), (1, 0));
+}
+
+#[tokio::test]
+async fn without_retries_an_error_passes_on_and_with_them_the_last_one() {
+    for (retries, made) in [(0, 1), (1, 2)] {
+        let (world, agent, standin) = failing(retries).await;
+        standin.fails([Some((503, "0")); 6]);
+        let answer = call(&world, &agent).await;
+        assert_eq!((answer.status.as_u16(), answer.headers["retry-after"].to_str().unwrap()), (503, "0"));
+        assert_eq!(answer.json()["path"], FAILING);
+        assert!(answer.headers.get("x-hoistway-egress").is_none());
+        assert_eq!(standin.seen(FAILING).len(), made);
+    }
+}
+
+#[tokio::test]
+async fn what_would_take_too_long_or_is_the_callers_mistake_passes_on_at_once() {
+    for failure in [(429, "60"), (400, "0"), (401, "0")] {
+        let (world, agent, standin) = failing(5).await;
+        standin.fails([Some(failure)]);
+        assert_eq!(call(&world, &agent).await.status.as_u16(), failure.0);
+        assert_eq!(standin.seen(FAILING).len(), 1, "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_closes_connections_is_named_with_the_number_of_attempts() {
+    let (world, agent, standin) = failing(1).await;
+    standin.fails([None, None]);
+    let answer = call(&world, &agent).await;
+    let text = "the model provider \"main\" closed the connection without an answer; made 2 attempts";
+    assert_eq!((answer.status, answer.json()["error"]["message"].as_str()), (StatusCode::BAD_GATEWAY, Some(text)));
+    assert_eq!(standin.seen(FAILING).len(), 2);
+    assert_eq!(world.record().await.error.as_deref(), Some(text));
+}
+
+#[tokio::test]
+async fn a_translated_call_is_made_again_too() {
+    let (world, agent, standin) = provider(Protocol::Anthropic, "/failing", None, 1).await;
+    standin.fails([Some((529, "0")); 2]);
+    let answer = call(&world, &agent).await;
+    assert_eq!((answer.status.as_u16(), answer.json()["error"]["type"].as_str()), (529, Some("api_error")));
+    assert_eq!(standin.seen("/failing/v1/messages").len() + standin.seen("/failing/messages").len(), 2);
+}
+
+#[tokio::test]
+async fn a_provider_has_its_own_time_which_is_not_given_twice() {
+    let (world, agent, standin) = provider(Protocol::OpenAi, "/hang", Some(Duration::from_secs(1)), 3).await;
+    let answer = call(&world, &agent).await;
+    let text = "the model provider \"main\" did not answer within 1 s: its timeout_seconds";
+    assert_eq!((answer.status, answer.json()["error"]["message"].as_str()), (StatusCode::GATEWAY_TIMEOUT, Some(text)));
+    assert_eq!(standin.connections(), 1);
+    assert_eq!(world.record().await.refused, Some("timeout"));
+}
+
+#[tokio::test]
+async fn a_stream_that_has_begun_is_not_made_again() {
+    let (world, agent, standin) = provider(Protocol::OpenAi, "/stream", None, 3).await;
+    let events = standin.stream();
+    events.send(Bytes::from("data: 1\n\n")).await.unwrap();
+    drop(events);
+    let answer = call(&world, &agent).await;
+    assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, &b"data: 1\n\n"[..]));
+    assert_eq!(standin.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_agent_that_goes_away_ends_the_wait_for_the_next_attempt() {
+    let (world, agent, standin) = failing(5).await;
+    standin.fails([Some((503, "30")); 6]);
+    assert!(timeout(Duration::from_secs(1), call(&world, &agent)).await.is_err());
+    let record = timeout(SOON, world.record()).await.unwrap();
+    assert_eq!(record.broken, Some("agent_went_away"));
+    assert!(standin.seen(FAILING).len() <= 1);
+}

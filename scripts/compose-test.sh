@@ -127,6 +127,14 @@ expect "$(call "$api/api/agents/caller/invoke" -d '{"message": "x"}')" 200 'thro
 expect "$(call "$api/api/agents/caller/calls?tool=echo-tool")" 200 '"path":"/echo"'
 expect "$(call -X POST "$api/api/tools/echo-tool/check")" 200 '"ok":true'
 
+log "an agent and its model, through egress"
+answer=$(call "$api/api/deploy" -d '{"agent_name": "asker", "llm_config": {"provider": "openai", "model": "gpt-4o-mini"}, "source_files": {"agent.py":
+    "import json, os, urllib.request\n\ndef handler(message):\n    body = json.dumps({\"messages\": [{\"role\": \"user\", \"content\": message}]}).encode()\n    url = os.environ[\"OPENAI_BASE_URL\"] + \"/chat/completions\"\n    return json.load(urllib.request.urlopen(urllib.request.Request(url, body, {\"Content-Type\": \"application/json\"}), timeout=20))[\"choices\"][0][\"message\"][\"content\"]\n"}}')
+expect "$answer" 201 '"asker"'
+expect "$(call "$api/api/agents/asker/invoke" -d '{"message": "through egress"}')" 200 'playground' 'You said: through egress'
+expect "$(call "$api/api/usage?agent=asker")" 200 '"requests":1'
+expect "$(call -X POST "$api/api/model-providers/playground-llm/check")" 200 '"ok":true'
+
 log "restarting"
 "${compose[@]}" restart --timeout 40 >/dev/null 2>&1
 wait_until_ready

@@ -166,7 +166,7 @@ impl Edge {
         let Some(shape) = models::error_shape(request.uri().path(), request.headers()) else { return Shape::Egress };
         match target::wanted(&self.mode, request, self.local, &self.egress.names) {
             Ok(Wanted::Own { .. }) => shape,
-            Ok(Wanted::Remote { origin, .. }) if models::is_public_api(&origin) => shape,
+            Ok(Wanted::Remote { origin, .. }) if origin.is_public_model_api() => shape,
             Ok(Wanted::Remote { .. }) | Err(_) => Shape::Egress,
         }
     }

@@ -1,7 +1,7 @@
 //! Scheme, host and port in one normal form: whatever way a client writes an address, it is compared and dialled in
 //! this one.
 
-use hoistway_model::{Error, Result, tool::Scheme};
+use hoistway_model::{Error, Result, model_api::MODEL_APIS, tool::Scheme};
 use http::uri::Authority;
 use std::fmt;
 use url::{Host, Url};
@@ -98,6 +98,12 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Whether clients of models call there without being told an address.
+    pub(crate) fn is_public_model_api(&self) -> bool {
+        let text = self.to_string();
+        MODEL_APIS.iter().any(|api| api.origin == text)
+    }
+
     /// The origin of a base URL, and its path without a slash at the end. Users, queries and fragments are refused.
     pub fn of_url(text: &str) -> Result<(Self, String)> {
         let wrong = |why: &str| Error::field("base_url", why);

@@ -1,7 +1,6 @@
 //! What an agent may do, as the control plane says it.
 
 use crate::{
-    models,
     origin::Origin,
     path::{self, Checked, PathPattern},
 };
@@ -54,7 +53,7 @@ impl AgentPolicy {
             Route::Tool
         } else if self.own_key_origins.contains(origin) {
             Route::OwnKey
-        } else if models::is_public_api(origin) {
+        } else if origin.is_public_model_api() {
             Route::Models
         } else if self.open_network {
             Route::Open

@@ -3,10 +3,7 @@
 //! it is asked again until it answers; then whatever it does not name any more is gone.
 
 use crate::{
-    models::{
-        is_public_api,
-        provider::{ModelProviderPolicy, model_policies},
-    },
+    models::provider::{ModelProviderPolicy, model_policies},
     origin::Origin,
     policy::{AgentPolicy, Policies, PolicyError, RegisteredModels, ToolPolicy},
     tool_access::{PrivateHosts, tool_policy},
@@ -342,7 +339,7 @@ impl fmt::Debug for WatchedPolicies {
 
 /// Where an agent calls with a key of its own; nothing but public APIs of models may be named.
 fn own_key_origin(text: &str) -> Option<Origin> {
-    Origin::of_url(text).ok().map(|(origin, _)| origin).filter(is_public_api)
+    Origin::of_url(text).ok().map(|(origin, _)| origin).filter(Origin::is_public_model_api)
 }
 
 /// Up to a quarter more, so that not everybody asks a service that came back at the same moment.

@@ -21,7 +21,6 @@ use crate::{
     Egress,
     call::Answer,
     entry::Entry,
-    origin::Origin,
     policy::{
         AgentPolicy, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason,
         Protocol,
@@ -31,10 +30,7 @@ use crate::{
 use anthropic::Anthropic;
 use api::Api;
 use bedrock::Bedrock;
-use hoistway_model::{
-    agent::LlmRole,
-    model_api::{MODEL_APIS, PLACEHOLDER_KEY},
-};
+use hoistway_model::{agent::LlmRole, model_api::PLACEHOLDER_KEY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use request::ModelRequest;
@@ -67,12 +63,6 @@ pub(crate) fn error_shape(path: &str, headers: &HeaderMap) -> Option<Shape> {
         None => path.starts_with("messages/") || anthropic::is_client(headers),
     };
     Some(if is_anthropics { Shape::Anthropic } else { Shape::OpenAi })
-}
-
-/// Whether clients of models call there without being told an address.
-pub(crate) fn is_public_api(origin: &Origin) -> bool {
-    let origin = origin.to_string();
-    MODEL_APIS.iter().any(|api| api.origin == origin)
 }
 
 /// Whether a client shows the key that stands for the platform's own.

@@ -34,6 +34,11 @@ pub const ANTHROPIC: ModelApi = ModelApi {
 /// All of them.
 pub const MODEL_APIS: [ModelApi; 2] = [OPENAI, ANTHROPIC];
 
+/// Whether clients of models read a key from the variable of this name.
+pub fn is_model_key(name: &str) -> bool {
+    MODEL_APIS.iter().any(|api| api.keys.contains(&name))
+}
+
 impl ModelApi {
     /// Whether an agent with these variables calls it with a key of its own: it has one and names no other address.
     pub fn is_called_with_own_key(&self, env: &[EnvVar]) -> bool {

@@ -4,8 +4,8 @@
 use hoistway_kit::egress::EgressKey;
 use hoistway_model::{
     RevisionId, Secret,
-    agent::{AgentSpec, LlmConfig},
-    model_api::{ANTHROPIC, OPENAI, PLACEHOLDER_KEY},
+    agent::{AgentSpec, EnvVar, LlmConfig},
+    model_api::{ANTHROPIC, OPENAI, PLACEHOLDER_KEY, is_model_key},
     redact::MASK,
 };
 use http::Uri;
@@ -49,7 +49,9 @@ impl Surroundings {
         // Some clients read the one case of letters and some the other: a user's own proxy is for all of them.
         let is_users = |name: &str| spec.env.iter().any(|var| var.name.eq_ignore_ascii_case(name));
         vars.extend(self.proxies(revision).into_iter().filter(|(name, _)| !is_users(name)));
-        for var in &spec.env {
+        // An empty key is none: clients of models refuse to be made with one.
+        let is_empty_key = |var: &EnvVar| is_model_key(&var.name) && var.value.expose().trim().is_empty();
+        for var in spec.env.iter().filter(|var| !is_empty_key(var)) {
             vars.retain(|(name, _)| *name != var.name);
             vars.push((var.name.clone(), var.value.clone()));
         }
@@ -224,6 +226,10 @@ mod tests {
         assert_eq!(base_urls(&[]), [openai.clone(), anthropic.clone()]);
         assert_eq!(base_urls(&[("OPENAI_API_KEY", "sk-own")]), [None, anthropic]);
         assert_eq!(base_urls(&[("ANTHROPIC_API_KEY", "sk-own"), ("OPENAI_API_KEY", "")]), [openai, None]);
+        let empty = EnvVar { name: "OPENAI_API_KEY".into(), value: Secret::new("") };
+        let vars = around.of(&AgentSpec { env: vec![empty], ..spec() }, None, RevisionId::mint());
+        let key = vars.iter().find(|(name, _)| name == "OPENAI_API_KEY").map(|(_, value)| value.expose().to_owned());
+        assert_eq!(key.as_deref(), Some(PLACEHOLDER_KEY));
     }
 
     #[test]

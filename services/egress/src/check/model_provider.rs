@@ -64,11 +64,15 @@ async fn check_server(egress: &Egress, server: &ModelServer, wanted: &[String]) 
     if let Sent::Answered(answer) = sent
         && steps.iter().all(|step| step.ok)
     {
-        let listed = match answer.status().is_success() {
+        let status = answer.status();
+        let listed = match status.is_success() {
             true => timeout_at(subject.deadline(), read_list(answer.into_body())).await.ok().flatten(),
             false => None,
         };
-        steps.extend(has_models(&subject, &headers, &list, listed.as_ref(), wanted).await);
+        match listed {
+            Some(listed) => steps.extend(has_models(&subject, &headers, &list, &listed, wanted).await),
+            None => steps.push(no_list(&list, status)),
+        }
     }
     subject.found(status, steps)
 }
@@ -110,20 +114,30 @@ async fn read_list(body: Incoming) -> Option<BTreeSet<String>> {
     Some(data.into_iter().map(|model| model.id).collect())
 }
 
+/// What is at a wrong path, or behind a page that asks to log in, is no model provider.
+fn no_list(path: &str, status: StatusCode) -> CheckStep {
+    let message = match status.is_success() {
+        true => {
+            format!("GET {path} was answered with {status} and no list of models: compare the endpoint's host and path")
+        }
+        false => format!(
+            "GET {path} was answered with {status} and not with a list of models: compare the endpoint's host and path; a \
+             provider without such a list cannot be checked"
+        ),
+    };
+    CheckStep { check: CheckKind::Model, ok: false, message }
+}
+
 /// Whether it has the models that it is registered with. Those that are not listed are asked for by name: some servers
 /// list a page, and no other names of their models.
 async fn has_models(
     subject: &Subject<'_>,
     headers: &HeaderMap,
     list: &str,
-    listed: Option<&BTreeSet<String>>,
+    listed: &BTreeSet<String>,
     wanted: &[String],
 ) -> Vec<CheckStep> {
     let step = |ok, message| CheckStep { check: CheckKind::Model, ok, message };
-    let Some(listed) = listed else {
-        let message = "the model provider shows no list of its models, so these were not checked".to_owned();
-        return vec![step(true, message)];
-    };
     let mut steps = Vec::new();
     let mut asked = 0;
     for model in wanted {

@@ -111,7 +111,24 @@ impl<'de> Visitor<'de> for ModelVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
         let mut found = Found::None;
+        let (mut streams, mut stream_options) = (0, 0);
         while let Some(Key(key)) = map.next_key()? {
+            // What is counted depends on these, so they too are read in one way only.
+            if matches!(&*key, "stream" | "stream_options") {
+                let is_stream = key == "stream";
+                let value: serde_json::Value = map.next_value()?;
+                let count = if is_stream { &mut streams } else { &mut stream_options };
+                *count += 1;
+                if *count > 1 {
+                    found = match is_stream {
+                        true => Found::Wrong("\"stream\" is there twice", "stream"),
+                        false => Found::Wrong("\"stream_options\" is there twice", "stream_options"),
+                    };
+                } else if is_stream && !(value.is_boolean() || value.is_null()) {
+                    found = Found::Wrong("\"stream\" must be true or false", "stream");
+                }
+                continue;
+            }
             if !key.eq_ignore_ascii_case("model") {
                 map.next_value::<IgnoredAny>()?;
                 if key.eq_ignore_ascii_case("models") || key.eq_ignore_ascii_case("fallbacks") {
@@ -161,6 +178,10 @@ mod tests {
             (r#"{"model": ["a"]}"#, Some("model")),
             (r#"{"model": ""}"#, Some("model")),
             (r#"{"model": null}"#, Some("model")),
+            (r#"{"model": "a", "stream": 1}"#, Some("stream")),
+            (r#"{"stream": "true", "model": "a"}"#, Some("stream")),
+            (r#"{"model": "a", "stream": true, "stream": false}"#, Some("stream")),
+            (r#"{"model": "a", "stream_options": {}, "stream_options": null}"#, Some("stream_options")),
             (r#"{"model": "a"} {"model": "b"}"#, None),
             (r#"["model"]"#, None),
             ("model=a", None),

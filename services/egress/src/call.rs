@@ -106,7 +106,6 @@ struct Template {
 /// Makes the call. The caller counts it against the agent's calls at the same time.
 pub(crate) async fn call(
     egress: &Egress,
-    policy: &AgentPolicy,
     Destination { host, path_and_query }: Destination<'_>,
     mut request: Request<Upload>,
     entry: &mut Entry,
@@ -115,13 +114,13 @@ pub(crate) async fn call(
     let agent = wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
-    let user = end_user(egress, policy, &headers);
     clean_request(&mut headers);
     for name in [&END_USER, &END_USER_STATEMENT] {
         remove_all_spellings(&mut headers, name);
     }
     entry.span().continue_in(&mut headers);
     if let Host::Tool(tool) = host {
+        let user = entry.user().and_then(|user| HeaderValue::from_bytes(user.as_bytes()).ok());
         headers.extend(user.map(|user| (END_USER, user)));
         if !tool.capabilities.is_empty() {
             remove_overrides(&mut headers);
@@ -201,11 +200,6 @@ pub(crate) fn invoke(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap)
     let mut statements = headers.get_all(END_USER_STATEMENT).iter();
     let statement = statements.next().filter(|_| statements.next().is_none())?;
     egress.end_users.verify(&policy.agent, statement.as_bytes(), now_ms())
-}
-
-/// The user of that invoke.
-pub(crate) fn end_user(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<HeaderValue> {
-    HeaderValue::from_bytes(invoke(egress, policy, headers)?.user?.as_bytes()).ok()
 }
 
 impl Template {

@@ -10,7 +10,6 @@ use crate::{
     models,
     policy::{AgentPolicy, PolicyError, Route},
     refuse::{Refusal, Shape},
-    span::CallSpan,
     target::{self, Mode, Wanted},
     tunnel,
 };
@@ -116,8 +115,8 @@ impl Edge {
             intercept::connect(self, &policy, request, entry).await?;
             return Ok(Outcome::Tunnel);
         }
-        let invoke = call::invoke(&self.egress, &policy, request.headers());
-        entry.traced(CallSpan::begin(request.headers(), invoke.as_ref()));
+        let invoke = call::invoke(&self.egress, &policy, request.headers()).unwrap_or_default();
+        entry.within(invoke, request.headers());
         let method = request.method().clone();
         let origin;
         let destination = match target::wanted(&self.mode, &request, self.local, &self.egress.names)? {
@@ -158,7 +157,7 @@ impl Edge {
         entry.hold(self.egress.agents.call(&policy.agent)?);
         let (progress, limit) = (entry.progress(), self.egress.config.limits.request_size);
         let request = request.map(|body| Upload::new(body, progress, limit));
-        call::call(&self.egress, &policy, destination, request, entry).await.map(Outcome::Called)
+        call::call(&self.egress, destination, request, entry).await.map(Outcome::Called)
     }
 
     /// Whose errors the client reads that waits for the answer.

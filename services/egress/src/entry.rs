@@ -6,9 +6,9 @@ use crate::{
     refuse::Refusal,
     span::CallSpan,
 };
-use hoistway_kit::time::now_ms;
+use hoistway_kit::{end_user::InvokeStatement, time::now_ms};
 use hoistway_model::{Name, RevisionId, egress::CallTarget, usage::UsageSums};
-use http::Method;
+use http::{HeaderMap, Method};
 use std::{
     sync::{
         Arc, OnceLock,
@@ -80,6 +80,8 @@ pub(crate) struct Entry {
     record: Record,
     progress: Arc<Progress>,
     span: CallSpan,
+    /// The user for whom the agent calls.
+    user: Option<String>,
     permit: Option<Permit>,
     complete: bool,
     silent: bool,
@@ -95,12 +97,17 @@ impl Entry {
         };
         let (recorder, progress) = (recorder.clone(), Arc::new(Progress::new()));
         let span = CallSpan::default();
-        Self { recorder, record, progress, span, permit: None, complete: false, silent: false }
+        Self { recorder, record, progress, span, user: None, permit: None, complete: false, silent: false }
     }
 
-    /// The call has this span.
-    pub(crate) fn traced(&mut self, span: CallSpan) {
-        self.span = span;
+    /// The agent calls with these headers, within this invoke.
+    pub(crate) fn within(&mut self, invoke: InvokeStatement, headers: &HeaderMap) {
+        self.span = CallSpan::begin(headers, &invoke);
+        self.user = invoke.user;
+    }
+
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
     }
 
     pub(crate) fn span(&mut self) -> &mut CallSpan {

@@ -22,16 +22,15 @@ pub(crate) struct CallSpan(Option<BoxedSpan>);
 
 impl CallSpan {
     /// Begins the span of a call with these headers.
-    pub(crate) fn begin(headers: &HeaderMap, invoke: Option<&InvokeStatement>) -> Self {
-        let traceparent = invoke.and_then(|invoke| invoke.traceparent.as_deref());
-        let parent = telemetry::remote_context(headers, traceparent).unwrap_or_default();
+    pub(crate) fn begin(headers: &HeaderMap, invoke: &InvokeStatement) -> Self {
+        let parent = telemetry::remote_context(headers, invoke.traceparent.as_deref()).unwrap_or_default();
         let tracer = global::tracer(TRACER);
         let builder = tracer.span_builder("call").with_kind(SpanKind::Client);
         let mut span = tracer.build_with_context(builder, &parent);
         if !span.is_recording() {
             return Self(None);
         }
-        let request_id = invoke.and_then(|invoke| invoke.request_id.clone());
+        let request_id = invoke.request_id.clone();
         span.set_attributes(request_id.map(|id| KeyValue::new("hoistway.request_id", id)));
         Self(Some(span))
     }

@@ -110,7 +110,7 @@ pub(crate) async fn call(
         entry.span().prompt(|| prompt::input_messages(&request.body));
     }
     let mut call = ModelCall { api, model, parts, query, request };
-    let meter = metering::begin(egress, policy, &mut call, entry.progress()).await?;
+    let meter = metering::begin(egress, policy, &mut call, entry).await?;
     let answer = answer(egress, policy, call, entry).await;
     match meter {
         Some(meter) => meter.measure(answer).await,

@@ -63,7 +63,7 @@ impl Attempts {
             };
             let request = Request::from_parts(parts, Upload::buffered(body, memory, entry.progress()));
             let destination = Destination { host: Host::Model(server), path_and_query: path_and_query.clone() };
-            let outcome = call::call(egress, policy, destination, request, entry).await;
+            let outcome = call::call(egress, destination, request, entry).await;
             made += 1;
             let pause = if is_last { None } else { pause(&outcome, made, SystemTime::now()) };
             let goes_on = match pause {

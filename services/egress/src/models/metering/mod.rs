@@ -10,8 +10,8 @@ mod scanner;
 use super::{Api, ModelCall};
 use crate::{
     Egress,
-    call::{self, Answer},
-    entry::Progress,
+    call::Answer,
+    entry::{Entry, Progress},
     policy::AgentPolicy,
     refuse::Refusal,
     usage::{Budgets, Commit, Ledger, UsageKey},
@@ -32,13 +32,13 @@ pub(super) async fn begin(
     egress: &Egress,
     policy: &AgentPolicy,
     call: &mut ModelCall<'_>,
-    progress: Arc<Progress>,
+    entry: &Entry,
 ) -> Result<Option<Meter>, Refusal> {
     let uses_model = call.api != Api::CountTokens;
     let Some(provider) = call.model.backend.provider().filter(|_| uses_model).cloned() else { return Ok(None) };
     egress.budgets.check(&policy.agent)?;
     let headers = &mut call.parts.headers;
-    let user = call::invoke(egress, policy, headers).and_then(|invoke| invoke.user);
+    let user = entry.user().map(str::to_owned);
     // What is compressed cannot be counted.
     headers.remove(header::ACCEPT_ENCODING);
     let (agent, model) = (policy.agent.clone(), call.model.model.clone());
@@ -47,6 +47,7 @@ pub(super) async fn begin(
     let Prepared { body, streams, leave_out_usage, input } = prepared;
     call.request.body = body;
     let (ledger, budgets) = (egress.usage.clone(), Arc::clone(&egress.budgets));
+    let progress = entry.progress();
     let (revision, price, key) = (policy.revision, call.model.price, Some(key));
     Ok(Some(Meter { ledger, budgets, progress, revision, price, key, streams, leave_out_usage, input, status: None }))
 }

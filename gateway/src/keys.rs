@@ -157,6 +157,18 @@ pub struct Caller {
     meter: Arc<Meter>,
 }
 
+impl Caller {
+    /// Refuses a caller whose key has not this scope, which `what` ("storing credentials", "this") needs.
+    pub fn must_have(&self, scope: Scope, what: &str) -> Result<()> {
+        if self.scopes.allow(scope) {
+            return Ok(());
+        }
+        let (name, needed) = (&self.name, scope.as_str());
+        let text = format!("the API key \"{name}\" does not have the scope \"{needed}\", which {what} needs");
+        Err(Error::new(Code::PermissionDenied, text))
+    }
+}
+
 /// Which of a key's buckets a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meters {

@@ -341,12 +341,7 @@ fn within_rate(level: Option<(Level, Rate)>, meters: Meters, who: &Who) -> ApiRe
 }
 
 fn in_scope(caller: &Caller, permission: Permission) -> ApiResult<()> {
-    if caller.scopes.allow(permission.scope) {
-        return Ok(());
-    }
-    let (name, needed) = (&caller.name, permission.scope.as_str());
-    let text = format!("the API key \"{name}\" does not have the scope \"{needed}\", which this needs");
-    Err(Error::new(Code::PermissionDenied, text).into())
+    Ok(caller.must_have(permission.scope, "this")?)
 }
 
 fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, meters: Meters) {

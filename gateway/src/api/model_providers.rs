@@ -15,12 +15,12 @@ use super::{
     tools::{
         CredentialStatus, DELETED, Deleted,
         body::{credentials_object, labels, named, pass_over_answered, secrets},
-        created, exists,
+        created, exists, may_store,
     },
     users,
 };
-use crate::{spending::money, state::AppState};
-use axum::{Json, extract::State};
+use crate::{keys::Caller, spending::money, state::AppState};
+use axum::{Extension, Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
     Error, ModelPrice, ModelPrices, NAMESPACE, Name, Operation, Result, Secret,
@@ -248,9 +248,11 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 )]
 pub async fn create(
     State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
     body: WholeBody,
 ) -> ApiResult<(StatusCode, Json<ModelProviderOut>)> {
     let (provider, warnings) = parse(&body.bytes, None)?;
+    may_store(&caller, &provider.credentials)?;
     let known = exists(state.tools.get_model_provider(provider.name.clone()).await)?;
     let provider = state.tools.create_model_provider(Operation::new(), provider).await?;
     Ok((created(!known), Json(ModelProviderOut { warnings, ..shape(provider) })))
@@ -273,11 +275,13 @@ pub async fn create(
 )]
 pub async fn put(
     State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
     name: Segment,
     body: WholeBody,
 ) -> ApiResult<(StatusCode, Json<ModelProviderOut>)> {
     let name = name.valid()?;
     let (provider, warnings) = parse(&body.bytes, Some(name))?;
+    may_store(&caller, &provider.credentials)?;
     let put = state.tools.put_model_provider(Operation::new(), provider).await?;
     Ok((created(put.created), Json(ModelProviderOut { warnings, ..shape(put.value) })))
 }

@@ -12,11 +12,16 @@ use super::{
     page::ByName,
     query::{Query, Segment},
 };
-use crate::{bindings, seen::ToolChange, state::AppState};
-use axum::{Json, extract::State};
+use crate::{
+    bindings,
+    keys::{Caller, Scope},
+    seen::ToolChange,
+    state::AppState,
+};
+use axum::{Extension, Json, extract::State};
 use body::{ToolBody, only_credentials};
 use hoistway_model::{
-    Code, Operation, Result,
+    Code, Operation, Result, Secret,
     tool::{NewTool, Tool, ToolUpdate},
 };
 use http::StatusCode;
@@ -100,8 +105,13 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
         (status = 409, description = "Another tool has this name"),
     ),
 )]
-pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiResult<(StatusCode, Json<ToolOut>)> {
+pub async fn create(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    body: WholeBody,
+) -> ApiResult<(StatusCode, Json<ToolOut>)> {
     let (tool, warnings) = ToolBody::read(&body.bytes)?.named()?;
+    may_store(&caller, &tool.credentials)?;
     let known = exists(state.tools.get_tool(tool.name.clone()).await)?;
     let tool = state.tools.create_tool(Operation::new(), tool).await?;
     if !known {
@@ -126,8 +136,13 @@ pub async fn create(State(state): State<Arc<AppState>>, body: WholeBody) -> ApiR
         (status = 409, description = "Stored credentials would go to another host"),
     ),
 )]
-pub async fn replace(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Json<ToolOut>> {
-    update(&state, name, |tool| ToolBody::read(&body.bytes)?.replacing(&tool.name)).await
+pub async fn replace(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    name: Segment,
+    body: WholeBody,
+) -> ApiResult<Json<ToolOut>> {
+    update(&state, &caller, name, |tool| ToolBody::read(&body.bytes)?.replacing(&tool.name)).await
 }
 
 /// Change a tool
@@ -144,12 +159,24 @@ pub async fn replace(State(state): State<Arc<AppState>>, name: Segment, body: Wh
         (status = 409, description = "Stored credentials would go to another host"),
     ),
 )]
-pub async fn change(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Json<ToolOut>> {
-    update(&state, name, |tool| ToolBody::read(&body.bytes)?.merged(tool)).await
+pub async fn change(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    name: Segment,
+    body: WholeBody,
+) -> ApiResult<Json<ToolOut>> {
+    update(&state, &caller, name, |tool| ToolBody::read(&body.bytes)?.merged(tool)).await
+}
+
+/// Storing credentials takes the scope `admin`, whichever request they come with: whoever stores one may send what others'
+/// agents do to an account of their own.
+pub fn may_store(caller: &Caller, credentials: &BTreeMap<String, Secret>) -> Result<()> {
+    if credentials.is_empty() { Ok(()) } else { caller.must_have(Scope::Admin, "storing credentials") }
 }
 
 async fn update(
     state: &Arc<AppState>,
+    caller: &Caller,
     name: Segment,
     make: impl Fn(&Tool) -> Result<(NewTool, Vec<String>)>,
 ) -> ApiResult<Json<ToolOut>> {
@@ -157,6 +184,7 @@ async fn update(
     for tries in 1.. {
         let before = state.tools.get_tool(name.clone()).await?;
         let (tool, warnings) = make(&before)?;
+        may_store(caller, &tool.credentials)?;
         let update = ToolUpdate { tool, version: Some(before.version) };
         match state.tools.update_tool(Operation::new(), update).await {
             Err(e) if e.code == Code::Aborted && tries < UPDATE_TRIES => {}

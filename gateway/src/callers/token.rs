@@ -197,8 +197,8 @@ fn user(provider: &IdentityProvider, claims: &Map<String, Value>) -> Result<Arc<
     // Some issuers write it as text.
     let yes = |value: &Value| *value == Value::Bool(true) || value.as_str() == Some("true");
     let verified = claims.get("email_verified").map(yes);
-    // Whoever may enter any address there is whoever they like.
-    if provider.user_id_claim == "email" && verified == Some(false) {
+    // Whoever may enter any address there is whoever they like, and an issuer that does not say so may let them.
+    if provider.user_id_claim == "email" && verified != Some(true) {
         return Err(Refusal::Unverified);
     }
     if !provider.allowed_domains.is_empty() {

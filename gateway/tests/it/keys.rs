@@ -114,6 +114,20 @@ async fn each_scope_opens_what_it_says() {
         ("POST", "/api/starter-kit", "deploy"),
         ("POST", "/api/agents/a/invoke", "invoke"),
         ("POST", "/api/v1/agents/a/invoke/stream", "invoke"),
+        ("PUT", "/api/tools/a", "deploy"),
+        ("PUT", "/api/tools/a/credentials", "admin"),
+        ("DELETE", "/api/tools/a/credentials", "admin"),
+        ("POST", "/api/tools/a/check", "admin"),
+        ("POST", "/api/model-providers", "deploy"),
+        ("PUT", "/api/model-providers/a/credentials", "admin"),
+        ("DELETE", "/api/v1/model-providers/a/credentials", "admin"),
+        ("POST", "/api/model-providers/a/check", "admin"),
+        ("GET", "/api/identity-providers", "read"),
+        ("POST", "/api/identity-providers", "admin"),
+        ("PUT", "/api/identity-providers/a", "admin"),
+        ("DELETE", "/api/identity-providers/a", "admin"),
+        ("PUT", "/api/agents/a/budget", "admin"),
+        ("DELETE", "/api/agents/a/budget", "admin"),
         ("GET", "/api/keys", "admin"),
         ("POST", "/api/keys", "admin"),
         ("DELETE", "/api/keys/installation", "admin"),
@@ -142,6 +156,28 @@ async fn each_scope_opens_what_it_says() {
     assert_eq!(gateway.call_as(&key, "GET", "/api/agents", "").await.status, 200);
     assert_eq!(gateway.call_as(&key, "POST", "/api/agents/a/invoke", "{}").await.status, 404);
     assert_eq!(gateway.call_as(&key, "POST", "/api/starter-kit", "").await.status, 403);
+}
+
+#[tokio::test]
+async fn credentials_in_a_body_take_the_scope_that_storing_them_takes() {
+    let gateway = Gateway::start().await;
+    let (_, key) = gateway.make_key("ci", &["deploy"]).await;
+    let refused =
+        "403 permission_denied the API key \"ci\" does not have the scope \"admin\", which storing credentials needs";
+    let tool = |name: &str, more: &str| {
+        format!(r#"{{"name": "{name}", "base_url": "https://a.example", "auth_type": "APIKey"{more}}}"#)
+    };
+    let with_key = r#", "credentials": {"api_key": "sk_live_1"}"#;
+    assert_eq!(gateway.call_as(&key, "POST", "/api/tools", tool("t", with_key)).await.error(), refused);
+    assert_eq!(gateway.get("/api/tools").await.json(), json!([]), "nothing was changed");
+    assert_eq!(gateway.call_as(&key, "POST", "/api/tools", tool("t", "")).await.status, 201);
+    assert_eq!(gateway.call_as(&key, "PUT", "/api/tools/t", tool("t", with_key)).await.error(), refused);
+    let patch = r#"{"credentials": {"api_key": "sk_live_1"}}"#;
+    assert_eq!(gateway.call_as(&key, "PATCH", "/api/tools/t", patch).await.error(), refused);
+    let provider = r#"{"name": "p", "provider": "openai", "models": ["m"], "api_key": "sk-1"}"#;
+    assert_eq!(gateway.call_as(&key, "POST", "/api/model-providers", provider).await.error(), refused);
+    assert_eq!(gateway.call_as(&key, "PUT", "/api/model-providers/p", provider).await.error(), refused);
+    assert_eq!(gateway.post("/api/tools", json!({"name": "u", "base_url": "https://a.example", "auth_type": "APIKey", "credentials": {"api_key": "k"}})).await.status, 201);
 }
 
 #[tokio::test]

@@ -25,12 +25,16 @@ fn skopeo_and_docker_pull_what_was_built() {
     let digest = stack.get("/api/agents/pulled")["status"]["imageDigest"].as_str().unwrap().to_owned();
     if need::skopeo() {
         let to = format!("oci:{}:x", dir.path().join("copy").display());
-        run("skopeo", &["copy", "--src-tls-verify=false", &format!("docker://{image}"), &to]);
+        let creds = format!("any:{}", stack.key);
+        run("skopeo", &["copy", "--src-tls-verify=false", "--src-creds", &creds, &format!("docker://{image}"), &to]);
         let seen = run("skopeo", &["inspect", "--raw", &to]);
         assert_eq!(hoistway_model::Digest::of(seen.as_bytes()).to_string(), digest);
     }
     if need::docker() {
-        run("docker", &["pull", "-q", &image]);
+        let config = dir.path().join("docker");
+        let docker = ["--config", config.to_str().unwrap()];
+        run("docker", &[&docker[..], &["login", "-u", "any", "-p", &stack.key, &stack.registry]].concat());
+        run("docker", &[&docker[..], &["pull", "-q", &image]].concat());
         let digests = run("docker", &["image", "inspect", "-f", "{{.RepoDigests}}", &image]);
         assert!(digests.contains(&digest), "{digests}");
         run("docker", &["rmi", "-f", &image]);

@@ -135,6 +135,10 @@ def egress_port_elsewhere(): return connect((FACTS["elsewhere"], FACTS["platform
 
 # Through egress.
 def platform_through_egress(): return some(both("127.0.0.1:%d" % port for port in FACTS["platform"].values() if port != EGRESS[1]))
+def others_source():
+    registry, manifest = "http://localhost:%d/v2/" % FACTS["platform"]["registry"], "Accept: application/vnd.oci.image.manifest.v1+json\r\n"
+    def read_it(path): return "200" in get(registry + path, manifest)
+    return some((path, lambda path=path: read_it(path)) for path in ("_catalog", "other/tags/list", "other/manifests/latest", "token?scope=repository:other:pull"))
 def other_agent_through_egress(): return some(both(["127.0.0.1:%d" % FACTS["other_port"]]))
 def metadata_through_egress():
     return some(both(["169.254.169.254:80", "[fd00:ec2::254]:80", "[::ffff:169.254.169.254]:80", "metadata.google.internal:80", "0xa9fea9fe:80"]))

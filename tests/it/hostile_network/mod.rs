@@ -155,6 +155,7 @@ fn deploy(stack: &Stack, victims: &Victims, root: bool) -> Value {
         json!({"name": "plain", "base_url": "http://plain.example"}),
         json!({"name": "scoped", "base_url": "http://scoped.example/v1"}),
         json!({"name": "keyed", "base_url": "http://keyed.example", "auth_type": "APIKey"}),
+        json!({"name": "registry", "base_url": format!("http://localhost:{}", port(stack, "registry"))}),
     ];
     tools.extend(
         rebound

@@ -29,6 +29,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("egress_port_elsewhere", "connect to egress' port at another address", "ssr"),
     // Through egress.
     ("platform_through_egress", "reach any port of Hoistway through egress", "sss"),
+    ("others_source", "read another agent's source from the registry, registered as a tool", "sss"),
     ("other_agent_through_egress", "reach another agent through egress", "sss"),
     ("metadata_through_egress", "reach metadata through egress, by address and by name", "sss"),
     ("internet_through_egress", "reach hosts through egress that are no tools", "sss"),

@@ -10,8 +10,6 @@ use super::{
 /// wrong or merely unknown depends on the method.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// Where clients with a Bearer challenge fetch their token.
-    Token,
     /// `_catalog`
     Catalog,
     /// `NAME/tags/list`
@@ -31,9 +29,6 @@ pub(super) enum Target {
 impl Target {
     /// Reads the decoded path that follows `/v2/`.
     pub(super) fn parse(path: &str) -> Result<Self, Refusal> {
-        if path == "token" {
-            return Ok(Self::Token);
-        }
         if path == "_catalog" {
             return Ok(Self::Catalog);
         }
@@ -54,20 +49,10 @@ impl Target {
         }
     }
 
-    /// The repository it belongs to.
-    pub(super) fn repo(&self) -> Option<&RepoName> {
-        match self {
-            Self::Token | Self::Catalog => None,
-            Self::Tags(repo) | Self::Uploads(repo) => Some(repo),
-            Self::Manifest(repo, _) | Self::Referrers(repo, _) => Some(repo),
-            Self::Blob(repo, _) | Self::Upload(repo, _) => Some(repo),
-        }
-    }
-
     /// The methods it answers, for `Allow`.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Token | Self::Catalog | Self::Tags(_) | Self::Referrers(..) => "GET, HEAD",
+            Self::Catalog | Self::Tags(_) | Self::Referrers(..) => "GET, HEAD",
             Self::Manifest(..) => "GET, HEAD, PUT, DELETE",
             Self::Blob(..) => "GET, HEAD, DELETE",
             Self::Uploads(_) => "POST",
@@ -90,7 +75,6 @@ mod tests {
         let n = |text: &str| text.parse::<RepoName>().unwrap();
         let s = str::to_owned;
         for (path, target) in [
-            ("token", Target::Token),
             ("_catalog", Target::Catalog),
             ("a/b/referrers/sha256:00", Target::Referrers(n("a/b"), s("sha256:00"))),
             ("a/tags/list", Target::Tags(n("a"))),
@@ -108,6 +92,7 @@ mod tests {
         for (path, status) in [
             ("", 404),
             ("a", 404),
+            ("token", 404),
             ("_catalog/a", 404),
             ("manifests/v1", 404),
             ("uploads/77", 404),

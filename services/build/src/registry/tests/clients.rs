@@ -79,14 +79,16 @@ async fn skopeo_pushes_and_pulls() {
 
     let anonymous = run("skopeo", &[&push[..], &[&source, &remote("x/y:tag")]].concat(), config).await.unwrap();
     let error = String::from_utf8_lossy(&anonymous.stderr);
-    assert!(!anonymous.status.success() && error.contains("API key"), "{error}");
+    assert!(!anonymous.status.success() && error.contains("unauthorized"), "{error}");
     ok("skopeo", &[&push[..], &["--dest-creds", &creds, &source, &remote("x/y:tag")]].concat(), config).await;
     // Again, and to a second repository: nothing is sent twice that is there.
     ok("skopeo", &[&push[..], &["--dest-creds", &creds, &source, &remote("x/y:tag")]].concat(), config).await;
     ok("skopeo", &[&push[..], &["--dest-creds", &creds, &source, &remote("z:tag")]].concat(), config).await;
 
     let pull = ["copy", "--src-tls-verify=false"];
-    ok("skopeo", &[&pull[..], &[&remote("x/y:tag"), &local("out")]].concat(), config).await;
+    let anonymous = run("skopeo", &[&pull[..], &[&remote("x/y:tag"), &local("none")]].concat(), config).await.unwrap();
+    assert!(!anonymous.status.success(), "a pull without a key");
+    ok("skopeo", &[&pull[..], &["--src-creds", &creds, &remote("x/y:tag"), &local("out")]].concat(), config).await;
     let by_digest = remote(&format!("z@{digest}"));
     ok("skopeo", &[&pull[..], &["--src-creds", &creds, &by_digest, &local("out2")]].concat(), config).await;
     for out in ["out", "out2"] {
@@ -97,9 +99,9 @@ async fn skopeo_pushes_and_pulls() {
             assert!(std::fs::read(path).unwrap() == std::fs::read(pulled).unwrap(), "{name:?}");
         }
     }
-    let tags = ok("skopeo", &["list-tags", "--tls-verify=false", &remote("x/y")], config).await;
+    let tags = ok("skopeo", &["list-tags", "--tls-verify=false", "--creds", &creds, &remote("x/y")], config).await;
     assert!(tags.contains("\"tag\""), "{tags}");
-    let seen = ok("skopeo", &["inspect", "--tls-verify=false", &remote("x/y:tag")], config).await;
+    let seen = ok("skopeo", &["inspect", "--tls-verify=false", "--creds", &creds, &remote("x/y:tag")], config).await;
     let seen: Value = serde_json::from_str(&seen).unwrap();
     assert_eq!((&seen["Digest"], &seen["RepoTags"]), (&json!(digest), &json!(["tag"])));
 
@@ -107,9 +109,10 @@ async fn skopeo_pushes_and_pulls() {
     let anonymous = run("skopeo", &[&delete[..], &[&remote("x/y:tag")]].concat(), config).await.unwrap();
     assert!(!anonymous.status.success());
     ok("skopeo", &[&delete[..], &["--creds", &creds, &remote("x/y:tag")]].concat(), config).await;
-    let gone = run("skopeo", &["inspect", "--tls-verify=false", &remote("x/y:tag")], config).await.unwrap();
+    let inspect = ["inspect", "--tls-verify=false", "--creds", &creds];
+    let gone = run("skopeo", &[&inspect[..], &[&remote("x/y:tag")]].concat(), config).await.unwrap();
     assert!(!gone.status.success(), "it is deleted");
-    ok("skopeo", &["inspect", "--tls-verify=false", &remote("z:tag")], config).await;
+    ok("skopeo", &[&inspect[..], &[&remote("z:tag")]].concat(), config).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +145,8 @@ async fn skopeo_copies_an_index_with_all_its_images() {
     let push = ["copy", "--all", "--dest-tls-verify=false", "--dest-creds", &creds, &source, &remote];
     ok("skopeo", &push, Some(dir.path())).await;
     assert_eq!(Digest::of(&r.get("/v2/multi/manifests/v1").await.body), digest);
-    ok("skopeo", &["copy", "--all", "--src-tls-verify=false", &remote, &copy], Some(dir.path())).await;
+    ok("skopeo", &["copy", "--all", "--src-tls-verify=false", "--src-creds", &creds, &remote, &copy], Some(dir.path()))
+        .await;
     let copied = std::fs::read(dir.path().join("out/blobs/sha256").join(digest.hex())).unwrap();
     assert_eq!(copied, bytes.as_bytes());
 }
@@ -176,7 +180,8 @@ async fn docker_pushes_and_pulls() {
     ok("docker", &["tag", &image, &second], None).await;
     ok("docker", &["push", &second], logged_in).await;
     ok("docker", &["rmi", &image, &second], None).await;
-    ok("docker", &["pull", &image], anonymous).await;
+    assert!(!run("docker", &["pull", &image], anonymous).await.unwrap().status.success(), "a pull without a key");
+    ok("docker", &["pull", &image], logged_in).await;
     let found = ok("docker", &["image", "inspect", "--format", "{{index .RepoDigests 0}}", &image], None).await;
     let manifest = r.get("/v2/team/tool/manifests/v1").await;
     assert_eq!(found.trim(), format!("{host}/team/tool@{}", Digest::of(&manifest.body)));
@@ -207,7 +212,7 @@ async fn containerd_pushes_and_pulls() {
     images(&["import", "--no-unpack", "--base-name", "local", "--index-name", &image, tar]).await;
     images(&["push", "--plain-http", "--user", &creds, &image]).await;
     images(&["rm", "--sync", &image]).await;
-    images(&["pull", "--plain-http", "--skip-verify", "--all-platforms", &image]).await;
+    images(&["pull", "--plain-http", "--skip-verify", "--all-platforms", "--user", &creds, &image]).await;
     let listed = images(&["ls", "-q"]).await;
     assert!(listed.contains(&image), "{listed}");
     images(&["rm", "--sync", &image]).await;

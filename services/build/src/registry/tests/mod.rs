@@ -177,9 +177,9 @@ impl Peer {
         self.raw(method, path, &headers, body).await
     }
 
-    /// A request without anything.
+    /// A read with the key.
     async fn get(&self, path: &str) -> Answer {
-        self.raw("GET", path, &[], "").await
+        self.call("GET", path, &[], "").await
     }
 
     /// Opens an upload; its path.

@@ -6,6 +6,7 @@ use super::{
     json::Object,
     query::Segment,
     tools::{DELETED, Deleted},
+    usage::unpriced_models,
 };
 use crate::{spending::money, state::AppState};
 use axum::{Json, extract::State};
@@ -71,11 +72,11 @@ pub struct BudgetOut {
     limits: Vec<LimitOut>,
     /// Models that the agent called this month and that had no price: their calls are in no cost.
     unpriced_models: Vec<String>,
-}
     /// What the caller should know; absent when there is nothing.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
+}
 
 /// How much of a limit is used.
 #[derive(Debug, Serialize, ToSchema)]
@@ -109,7 +110,10 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
     let agent = name.name("agent")?;
     let budget = match state.egress.budget(agent.clone()).await? {
         Some(budget) => budget,
-        None => state.agents.get_agent(agent.clone()).await.map(|_| BudgetUse::default())?,
+        None => {
+            state.agents.get_agent(agent.clone()).await?;
+            BudgetUse { limits: Vec::new(), unpriced_models: unpriced_models(&state, agent.clone()).await? }
+        }
     };
     Ok(Json(shape(agent, budget)))
 }
@@ -222,10 +226,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_numbers_and_exact_amounts() {
-        let budget =
-            parse(br#"{"tokens_per_day": 5, "cost_per_day": 0.1, "cost_per_month": "2.50", "tokens_per_month": null}"#);
-    #[test]
     fn limits_that_are_used_up_as_they_are_set_are_named() {
         let at = |limit, used| LimitUse { limit, most: 2_000_000_000_000, used, resets_at: 0 };
         let limits = [at(BudgetLimit::TokensPerDay, 5), at(BudgetLimit::CostPerDay, 2_500_000_000_000)];
@@ -234,6 +234,10 @@ mod tests {
         assert_eq!(used_up(&limits), [expected]);
     }
 
+    #[test]
+    fn limits_are_numbers_and_exact_amounts() {
+        let budget =
+            parse(br#"{"tokens_per_day": 5, "cost_per_day": 0.1, "cost_per_month": "2.50", "tokens_per_month": null}"#);
         let expected = [
             (BudgetLimit::TokensPerDay, 5),
             (BudgetLimit::CostPerDay, 100_000_000_000),

@@ -54,6 +54,33 @@ async fn usage_is_shown_by_what_it_is_grouped_by_and_in_total() {
 }
 
 #[tokio::test]
+async fn the_usage_of_an_agent_that_never_was_is_not_found() {
+    let gateway = Gateway::start().await;
+    let missing = gateway.get("/api/usage?agent=nope").await;
+    assert!(missing.status == 404 && missing.text.contains("nope"), "{}", missing.text);
+    assert_eq!(gateway.get("/api/usage").await.status, 200, "nobody is asked for");
+    gateway.agents.add("idle");
+    assert_eq!(gateway.get("/api/usage?agent=idle").await.status, 200);
+    let twice = gateway.get("/api/usage?agent=idle&agent=nope").await;
+    assert!(twice.status == 400 && twice.text.contains("agent: is given twice"), "{}", twice.text);
+    let rows = vec![row(0, "m", UsageSums { requests: 1, ..UsageSums::default() })];
+    *gateway.egress.usage.lock().unwrap() = UsageReport { rows, ..UsageReport::default() };
+    assert_eq!(gateway.get("/api/usage?agent=gone").await.status, 200, "what it used outlives it");
+}
+
+#[tokio::test]
+async fn models_without_a_price_are_named_without_a_budget_too() {
+    let gateway = Gateway::start().await;
+    gateway.agents.add("a");
+    let sums = |priced_requests| UsageSums { requests: 2, priced_requests, ..UsageSums::default() };
+    let rows = vec![row(0, "m", sums(2)), row(0, "n", sums(0)), row(0, "o", sums(1))];
+    *gateway.egress.usage.lock().unwrap() = UsageReport { rows, ..UsageReport::default() };
+    assert_eq!(gateway.get("/api/agents/a/budget").await.json()["unpriced_models"], json!(["n", "o"]));
+    let asked = gateway.egress.usage_queries.lock().unwrap().pop().unwrap();
+    assert_eq!((asked.agent.unwrap().as_str(), asked.group_by.model, asked.group_by.provider), ("a", true, false));
+}
+
+#[tokio::test]
 async fn a_budget_is_set_by_administrators_for_agents_that_there_are_and_outlives_them() {
     let gateway = Gateway::start().await;
     let path = "/api/agents/a/budget";

@@ -4,6 +4,7 @@
 //! Nothing here is global except what the operating system and the tracing libraries make so: `main` calls
 //! [`telemetry::init`] and [`shutdown::on_signals`] once, everything else is a value that is passed on.
 
+pub mod address;
 pub mod api_key;
 pub mod config;
 pub mod db;

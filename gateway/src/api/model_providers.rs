@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{spending::money, state::AppState};
 use axum::{Json, extract::State};
-use hoistway_kit::time::rfc3339;
+use hoistway_kit::{
+    address::{Reach, is_private_name, reach},
+    time::rfc3339,
+};
 use hoistway_model::{
     Code, Error, ModelPrice, ModelPrices, NAMESPACE, Name, Operation, Result, Secret,
     tool::{DEMO_LABEL, MODEL_PROVIDERS, ModelProvider, NewModelProvider, needs_credentials, provider_credentials},
@@ -29,6 +32,7 @@ use hoistway_model::{
 use http::StatusCode;
 use serde::Serialize;
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
+use url::{Host, Url};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -369,9 +373,7 @@ fn shown(price: ModelPrice) -> PriceOut {
 }
 
 fn shape(provider: ModelProvider) -> ModelProviderOut {
-    // The starter kit's provider is for trying things out, without a key.
-    let keyless = !needs_credentials(&provider.provider) || provider.labels.contains_key(DEMO_LABEL);
-    let ready = keyless || provider.credentials_set_at.is_some();
+    let ready = works_without_key(&provider) || provider.credentials_set_at.is_some();
     ModelProviderOut {
         name: provider.name.into(),
         namespace: NAMESPACE,
@@ -393,6 +395,20 @@ fn shape(provider: ModelProvider) -> ModelProviderOut {
         updated_at: rfc3339(provider.updated_at),
         warnings: Vec::new(),
     }
+}
+
+/// Whether egress calls it without a key: servers in private networks mostly want none, and the starter kit's provider is
+/// for trying things out.
+fn works_without_key(provider: &ModelProvider) -> bool {
+    let is_private = |url: Url| match url.host() {
+        Some(Host::Ipv4(ip)) => reach(ip.into()) == Reach::Private,
+        Some(Host::Ipv6(ip)) => reach(ip.into()) == Reach::Private,
+        Some(Host::Domain(name)) => is_private_name(name.trim_end_matches('.')),
+        None => false,
+    };
+    !needs_credentials(&provider.provider)
+        || provider.labels.contains_key(DEMO_LABEL)
+        || Url::parse(&provider.endpoint).is_ok_and(is_private)
 }
 
 /// Reads `{name, provider, endpoint, models}`, or the same in a `spec` as it is answered. The path may name it too.

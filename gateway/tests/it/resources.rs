@@ -197,6 +197,24 @@ async fn model_providers() {
 }
 
 #[tokio::test]
+async fn a_model_provider_in_a_private_network_is_ready_without_a_key() {
+    let gateway = Gateway::start().await;
+    for (name, endpoint, phase) in [
+        ("vllm", "http://10.0.0.7:8000/v1", "Ready"),
+        ("llama", "http://localhost:8080", "Ready"),
+        ("six", "http://[fd00::1]:8000", "Ready"),
+        ("container", "http://vllm:8000", "Ready"),
+        ("intranet", "https://models.internal", "Ready"),
+        ("public", "https://8.8.8.8/v1", "Pending"),
+        ("named", "https://llm.example", "Pending"),
+        ("standard", "", "Pending"),
+    ] {
+        let body = json!({"name": name, "provider": "openai", "endpoint": endpoint});
+        assert_eq!(gateway.post("/api/model-providers", body).await.json()["status"]["phase"], phase, "{endpoint}");
+    }
+}
+
+#[tokio::test]
 async fn a_put_of_a_model_provider_tells_what_it_drops() {
     let gateway = Gateway::start().await;
     let path = "/api/model-providers/mine";

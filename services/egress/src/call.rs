@@ -282,7 +282,7 @@ pub(crate) fn no_connection_to(what: &str, cause: &ConnectError) -> Refusal {
     tracing::debug!("no connection to {what}: {cause}");
     match cause {
         ConnectError::Forbidden { .. } => Refusal::denied("private_address", format!("{what}: {cause}")),
-        ConnectError::Timeout => Refusal::timed_out(format!("{what}: {cause}")),
+        ConnectError::Timeout | ConnectError::TlsTimeout => Refusal::timed_out(format!("{what}: {cause}")),
         ConnectError::Proxy(_) => {
             tracing::warn!("no connection to {what}: {cause}");
             Refusal::bad_gateway("proxy_failed", format!("{what}: the operator's proxy gives no connection"))

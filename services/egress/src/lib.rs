@@ -5,7 +5,6 @@
 //! service; a process that hosts several services calls [`open`], [`grpc`] and [`run`] itself. See `docs/egress.md` for
 //! what it enforces.
 
-mod address;
 mod body;
 mod bounded;
 pub mod ca;

@@ -399,7 +399,7 @@ fn shape(provider: ModelProvider) -> ModelProviderOut {
 
 /// Whether egress calls it without a key: servers in private networks mostly want none, and the starter kit's provider is
 /// for trying things out.
-fn works_without_key(provider: &ModelProvider) -> bool {
+pub(crate) fn works_without_key(provider: &ModelProvider) -> bool {
     let is_private = |url: Url| match url.host() {
         Some(Host::Ipv4(ip)) => reach(ip.into()) == Reach::Private,
         Some(Host::Ipv6(ip)) => reach(ip.into()) == Reach::Private,

@@ -303,3 +303,24 @@ async fn the_newest_deployments_are_kept_and_those_that_run() {
     whole.ended().await;
     tokio::time::timeout(patience, until(1)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_deploy_and_a_change_of_models_say_which_of_several_providers_is_used() {
+    let whole = Whole::start().await;
+    for name in ["second", "first"] {
+        let provider = json!({"name": name, "provider": "openai", "api_key": "k"});
+        assert_eq!(whole.call("POST", "/api/model-providers", provider).await.status, 201);
+    }
+    let models = json!([{"provider": "openai", "model": "m"}]);
+    let deploy = json!({"agent_name": "a", "image": "x:3", "llm_configs": models});
+    let deployed = whole.call("POST", "/api/deploy", deploy).await.json();
+    let expected = "llm_configs[0]: 2 model providers of \"openai\" serve the model: \"first\", \"second\". \"first\" is \
+                    used, the first by name; give the name of one as provider to choose";
+    assert_eq!(deployed["warnings"], json!([expected]), "{deployed}");
+    let models = json!([{"provider": "openai", "model": "n"}]);
+    let changed = whole.call("PUT", "/api/agents/a/config", json!({"llm_configs": models})).await.json();
+    assert_eq!(changed["warnings"], json!([expected]), "{changed}");
+    let models = json!([{"provider": "second", "model": "n"}]);
+    let changed = whole.call("PUT", "/api/agents/a/config", json!({"llm_configs": models})).await.json();
+    assert_eq!(changed["warnings"], json!(null), "{changed}");
+}

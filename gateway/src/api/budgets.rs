@@ -5,7 +5,7 @@ use super::{
     error::ApiResult,
     json::Object,
     query::Segment,
-    tools::{DELETED, Deleted},
+    tools::{DELETED, Deleted, exists},
     usage::unpriced_models,
 };
 use crate::{spending::money, state::AppState};
@@ -122,7 +122,7 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 ///
 /// Takes the place of the one before. From the next call on: when a limit is used up, calls of models are answered 429 with the
 /// code `budget_exceeded`, and no provider is called. What was used before counts: `warnings` name the limits that are used up
-/// already. Needs the scope `admin`.
+/// already. The agent need not be deployed yet. Needs the scope `admin`.
 #[utoipa::path(
     put, path = "/agents/{name}/budget", tag = "usage", operation_id = "set_agent_budget",
     params(("name" = String, Path, description = "The agent's name")),
@@ -130,14 +130,16 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
     responses((status = 200, description = "The budget", body = BudgetOut)),
 )]
 pub async fn put(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Json<BudgetOut>> {
-    let agent = name.name("agent")?;
+    let agent = name.valid()?;
     let budget = parse(&body.bytes)?;
-    if state.egress.budget(agent.clone()).await?.is_none() {
-        state.agents.get_agent(agent.clone()).await?;
-    }
+    let is_deployed = exists(state.agents.get_agent(agent.clone()).await)?;
     state.egress.set_budget(agent.clone(), Some(budget)).await?;
     let budget = state.egress.budget(agent.clone()).await?.unwrap_or_default();
-    let warnings = used_up(&budget.limits);
+    let mut warnings = used_up(&budget.limits);
+    if !is_deployed {
+        let text = "there is no agent of this name now: the budget is in force when one is deployed";
+        warnings.push(text.to_owned());
+    }
     Ok(Json(BudgetOut { warnings, ..shape(agent, budget) }))
 }
 

@@ -81,12 +81,16 @@ async fn models_without_a_price_are_named_without_a_budget_too() {
 }
 
 #[tokio::test]
-async fn a_budget_is_set_by_administrators_for_agents_that_there_are_and_outlives_them() {
+async fn a_budget_is_set_by_administrators_for_the_names_of_agents_and_outlives_them() {
     let gateway = Gateway::start().await;
     let path = "/api/agents/a/budget";
     let limits = r#"{"tokens_per_day": 1000, "cost_per_month": 2.5}"#;
-    assert_eq!(gateway.call("PUT", path, limits).await.status, 404);
     assert_eq!(gateway.get(path).await.status, 404);
+    let early = gateway.call("PUT", path, limits).await;
+    let warning = "there is no agent of this name now: the budget is in force when one is deployed";
+    assert_eq!((early.status, &early.json()["warnings"]), (200, &json!([warning])), "{}", early.text);
+    assert_eq!(gateway.call("PUT", "/api/agents/A%20b/budget", limits).await.status, 400);
+    assert_eq!(gateway.call("DELETE", path, "").await.status, 200);
     gateway.agents.add("a");
     let none = gateway.get(path).await;
     assert_eq!((none.status, &none.json()["budget"], &none.json()["limits"]), (200, &json!({}), &json!([])));
@@ -99,6 +103,7 @@ async fn a_budget_is_set_by_administrators_for_agents_that_there_are_and_outlive
     let set = gateway.call("PUT", path, limits).await;
     let budget = json!({"tokens_per_day": 1000, "cost_per_month": "2.5"});
     assert_eq!((set.status, &set.json()["budget"]), (200, &budget));
+    assert_eq!(set.json()["warnings"], json!(null));
     let shown = gateway.call_as(&deployer, "GET", path, "").await.json();
     let limit = json!({
         "limit": "tokens_per_day", "most": 1000, "used": 0, "share": 0.0, "resets_at": "1970-01-02T00:00:00.000Z",

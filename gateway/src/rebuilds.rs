@@ -1,6 +1,6 @@
-//! An interpreter that was upgraded under its agents: those that cannot be started any more are built again, each from
-//! the source that its image keeps, by a deployment like any other. It is looked for whenever the agent service has been
-//! found anew, because nothing but a start of that service brings another interpreter.
+//! An interpreter or Hoistway itself that was upgraded under its agents: those whose images are outdated are built again,
+//! each from the source that its image keeps, by a deployment like any other. They are looked for whenever the agent
+//! service has been found anew, because nothing but a start of that service brings another interpreter or layout.
 
 use crate::{deploy::Deployer, work::Work};
 use hoistway_model::{AgentService, Name, Result};
@@ -22,7 +22,7 @@ pub async fn run(
         while subscriptions.changed().await.is_ok() {
             let mut pause = PAUSE.0;
             while let Err(e) = sweep(&*agents, &*deployer).await {
-                tracing::warn!(cause = e.chain(), "agents for another Python will be looked for again: {e}");
+                tracing::warn!(cause = e.chain(), "agents with an outdated image will be looked for again: {e}");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);
             }
@@ -39,7 +39,7 @@ async fn sweep(agents: &dyn AgentService, deployer: &dyn Deployer) -> Result<()>
         match deployer.accept(Work::Rebuild(agent.clone()), false).await {
             Ok(accepted) => tracing::info!(
                 deployment = %accepted.id,
-                "agent \"{agent}\" was built for another Python than there is now: it is built again from its kept source"
+                "agent \"{agent}\" has an image for another Python, or of an older Hoistway: it is built again from its kept source"
             ),
             Err(e) if e.code.is_transient() => return Err(e),
             Err(e) => tracing::error!(cause = e.chain(), "agent \"{agent}\" cannot be built again: {e}"),

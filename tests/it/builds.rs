@@ -130,7 +130,7 @@ fn refresh_builds_again_what_has_not_changed() {
 }
 
 #[test]
-fn an_interpreter_that_was_upgraded_means_a_build_from_kept_source() {
+fn an_upgraded_interpreter_or_hoistway_means_a_build_from_kept_source() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let source = "import os, lib\ndef run(): return lib.TEXT + os.environ['WORD']\n";
@@ -140,17 +140,25 @@ fn an_interpreter_that_was_upgraded_means_a_build_from_kept_source() {
         "env": [{"name": "WORD", "value": "by its image"}],
     }));
     assert_eq!(stack.answer("kept", "x"), "kept by its image");
+    stack.deployed(json!({"agent_name": "older", "source_files": says("the same")}));
     stack.stop();
-    // As if the agent had been built for a Python that is not here any more.
-    let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as db: db.execute(\"UPDATE revisions SET python = '3.9'\")";
+    // As if one had been built for a Python that is not here any more, and the other by a Hoistway whose images had
+    // another layout.
+    let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as db:\n\
+                  \x20   db.execute(\"UPDATE revisions SET python = '3.9' WHERE agent = 'kept'\")\n\
+                  \x20   db.execute(\"UPDATE revisions SET image_layout = NULL WHERE agent = 'older'\")";
     let changed = Command::new("python3").args(["-c", script]).arg(dir.path().join("data/agent/agent.db")).status();
     assert!(changed.unwrap().success());
 
     let stack = Stack::start(dir.path());
     stack.wait_for_phase("kept", "Running");
     assert_eq!(stack.answer("kept", "x"), "kept by its image");
-    let revisions = stack.get("/api/agents/kept/revisions");
-    assert_eq!((revisions[0]["reason"].clone(), revisions[0]["number"].clone()), (json!("rebuild"), json!(2)));
+    stack.wait_for("/api/agents/older/revisions", "rebuilt", |revisions| revisions[0]["number"] == 2);
+    assert_eq!(stack.answer("older", "x"), "the same");
+    for agent in ["kept", "older"] {
+        let revisions = stack.get(&format!("/api/agents/{agent}/revisions"));
+        assert_eq!((revisions[0]["reason"].clone(), revisions[0]["number"].clone()), (json!("rebuild"), json!(2)));
+    }
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(log.contains("it is built again from its kept source"), "{log}");
     // What the user sends again is what is there.

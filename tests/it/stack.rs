@@ -129,16 +129,21 @@ impl Stack {
         answer.json()["response"].clone()
     }
 
-    /// Waits until the agent is in `phase`; the platform says when, by its answer, and this asks again at most for a
-    /// minute.
+    /// Waits until the agent is in `phase`.
     pub fn wait_for_phase(&self, agent: &str, phase: &str) -> Value {
+        self.wait_for(&format!("/api/agents/{agent}"), phase, |shown| shown["status"]["phase"] == phase)
+    }
+
+    /// Waits until what is at `path` is as `wanted`; the platform says when, by its answer, and this asks again at most
+    /// for a minute.
+    pub fn wait_for(&self, path: &str, wanted: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
         loop {
-            let seen = self.call("GET", &format!("/api/agents/{agent}"), None).json();
-            if seen["status"]["phase"] == phase {
-                return seen;
+            let shown = self.call("GET", path, None).json();
+            if holds(&shown) {
+                return shown;
             }
-            assert!(std::time::Instant::now() < until, "{agent} is not {phase}: {seen}\n{}", log_of(&self.dir));
+            assert!(std::time::Instant::now() < until, "{path} is not {wanted}: {shown}\n{}", log_of(&self.dir));
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }

@@ -168,8 +168,8 @@ pub struct Agent {
     pub message: String,
     /// The digest of the running image's manifest, once known.
     pub image_digest: Option<Digest>,
-    /// Whether its image was built here for another Python than there is now, so that it cannot be started before it is
-    /// built again from the source that the image keeps.
+    /// Whether its image was built here for another Python than there is now, or in an older layout, and so is to be built
+    /// again from the source that the image keeps.
     pub needs_rebuild: bool,
     /// How the agent is kept from harming the machine, as enforced; `not sandboxed` if nothing does.
     pub isolation: String,

@@ -9,7 +9,7 @@ pub const PLATFORM_REGISTRY: &str = "registry.hoistway.internal";
 
 /// Labels of images that our build service wrote.
 pub mod label {
-    /// The version of the layout; its presence means that an image is ours.
+    /// The version of the layout, one of [`super::layout`]; its presence means that an image is ours.
     pub const IMAGE: &str = "dev.hoistway.image";
     /// `major.minor` of the Python that the layers were made for.
     pub const PYTHON: &str = "dev.hoistway.python";
@@ -20,6 +20,15 @@ pub mod label {
     /// The requirements that its packages were resolved from, one in each line; what they came to is kept elsewhere.
     /// Together with the source layer it is what an image can be built from again.
     pub const REQUIREMENTS: &str = "dev.hoistway.requirements";
+}
+
+/// Versions of the layout of our images. Those that run are [`layout::FORMER`] and [`layout::CURRENT`].
+pub mod layout {
+    /// Packages' layers were cut out of a directory that they shared, so that one could have another's files. Images of
+    /// it run and are built again.
+    pub const FORMER: &str = "1";
+    /// Every package's layer is made of its own wheel alone.
+    pub const CURRENT: &str = "2";
 }
 
 /// How the history lines of our own layers begin; whatever is below them is a base.

@@ -5,7 +5,7 @@ use crate::layer::Layer;
 use hoistway_model::{
     Code, Digest, Error, Name, Result,
     digest::Hasher,
-    image::{APP_DIR, RUNNER_PATH, label},
+    image::{APP_DIR, RUNNER_PATH, label, layout},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,8 +26,6 @@ const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 /// The unprivileged user that images run as, by the number that distroless images use.
 const USER: &str = "65532:65532";
-/// The version of the layout, in [`label::IMAGE`].
-const LAYOUT: &str = "1";
 /// Where the runner listens in a plain container unless told otherwise.
 const PORT: &str = "8080";
 /// The search path of a plain container without a base.
@@ -288,7 +286,7 @@ impl Process {
         self.exposed_ports = BTreeMap::from([(format!("{PORT}/tcp"), serde_json::json!({}))]);
         let platform = format!("{}/{}", spec.os, spec.architecture);
         for (key, value) in [
-            (label::IMAGE, LAYOUT),
+            (label::IMAGE, layout::CURRENT),
             (label::PYTHON, spec.python),
             (label::PLATFORM, &platform),
             (label::ENTRY_POINT, spec.entry_point),

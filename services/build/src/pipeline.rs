@@ -16,7 +16,7 @@ use hoistway_model::{
     Code, Digest, Error, Name, Result,
     build::{BuildRequest, BuildSource, BuiltImage},
     digest::Hasher,
-    image::{APP_DIR, LAYER_HISTORY, RUNNER_PATH},
+    image::{APP_DIR, LAYER_HISTORY, RUNNER_PATH, layout},
     source::Requirements,
 };
 use std::{str::FromStr, sync::Arc};
@@ -74,6 +74,7 @@ impl Pipeline {
         let BuildSource { files, entry_point, requirements, requires_python: _ } = &request.source;
         let base = inner.find_base().await?;
         let mut inputs = Hasher::new();
+        inputs.member(layout::CURRENT.as_bytes());
         inputs.member(request.agent.as_str().as_bytes());
         inputs.member(files.digest().to_string().as_bytes());
         inputs.member(entry_point.as_bytes());

@@ -62,7 +62,7 @@ impl Index {
         Secret::new(format!("http://reader:{password}@{}/simple/", self.host))
     }
 
-    /// Publishes a wheel with these files.
+    /// Publishes a wheel with these files, and with the RECORD among them if there is one.
     fn publish(&self, name: &str, version: &str, files: &[(&str, &str)]) {
         let script = "import sys, zipfile, hashlib, base64\n\
             target, name, version, *rest = sys.argv[1:]\n\
@@ -72,7 +72,7 @@ impl Index {
             files[info + '/WHEEL'] = 'Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n'\n\
             digest = lambda t: base64.urlsafe_b64encode(hashlib.sha256(t.encode()).digest()).rstrip(b'=').decode()\n\
             record = ''.join(f'{p},sha256={digest(t)},{len(t)}\\n' for p, t in files.items())\n\
-            files[info + '/RECORD'] = record + info + '/RECORD,,\\n'\n\
+            files.setdefault(info + '/RECORD', record + info + '/RECORD,,\\n')\n\
             with zipfile.ZipFile(target, 'w') as wheel:\n\
             \x20   for path, text in files.items(): wheel.writestr(path, text)\n";
         let file = format!("{name}-{version}-py3-none-any.whl");
@@ -211,17 +211,22 @@ fn names(packages: &[(String, String)]) -> Vec<&str> {
     packages.iter().map(|(name, _)| name.as_str()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn packages_of_a_private_index_become_layers_and_leave_no_password() {
-    let dir = tempfile::tempdir().unwrap();
+/// Installs uv into a directory, since the test's own index has none. Nothing where that is not possible.
+async fn with_uv(dir: &Path) -> Option<Interpreter> {
     let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
-    // The index has no uv: it is there before.
-    let plain = Uv::new(dir.path(), &Indexes::default()).unwrap();
+    let plain = Uv::new(dir, &Indexes::default()).unwrap();
     let nothing = Requirements::parse("requirements", "").unwrap();
     if let Err(e) = plain.resolve(&nothing, None, &python, Duration::from_secs(240), &|_| ()).await {
         hoistway_testing::need("pypi", false, &format!("uv cannot be installed: {e}"));
-        return;
+        return None;
     }
+    Some(python)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packages_of_a_private_index_become_layers_and_leave_no_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(python) = with_uv(dir.path()).await else { return };
     let index = Index::serve().await;
     index.publish("alpha", "1.0", &[("alpha/__init__.py", "A = 1\n"), ("tests/__init__.py", "WHOSE = 'alpha'\n")]);
     index.publish("beta", "1.0", &[("beta.py", "B = 1\n"), ("tests/__init__.py", "WHOSE = 'beta'\n")]);
@@ -297,4 +302,45 @@ async fn packages_of_a_private_index_become_layers_and_leave_no_password() {
             assert!(!contains(bytes, secret), "{secret} is in {}", path.display());
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_package_cannot_change_what_another_brings() {
+    const OWN: &str = "WHOSE = 'victim'\n";
+    const EVIL: &str = "WHOSE = 'evil'\n";
+    let dir = tempfile::tempdir().unwrap();
+    let Some(python) = with_uv(dir.path()).await else { return };
+    let index = Index::serve().await;
+    index.publish("victim", "1.0", &[("victim.py", OWN)]);
+    // It says openly that it has the file, too: the agent that wants both gets both, and is told.
+    index.publish("open_evil", "1.0", &[("victim.py", EVIL)]);
+    // It has the file, and says that it is the other's.
+    let checksum = |text: &str| {
+        let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash)
+    };
+    let record = format!("victim.py,sha256={},{}\n", checksum(OWN), OWN.len());
+    index.publish("sly_evil", "1.0", &[("victim.py", EVIL), ("sly_evil-1.0.dist-info/RECORD", &record)]);
+    // It has the other's list of files, with its own checksum in it.
+    let record = format!("victim.py,sha256={},{}\n", checksum(EVIL), EVIL.len());
+    index.publish("bold_evil", "1.0", &[("victim.py", EVIL), ("victim-1.0.dist-info/RECORD", &record)]);
+    let configured = Indexes { index: Some(index.url(SPELT)), ..Indexes::default() };
+    let service = Service::open(dir.path(), configured, python).await;
+
+    for evil in ["sly-evil", "bold-evil"] {
+        let e = service.build(&format!("{evil}\nvictim"), false).await.expect_err(evil);
+        assert_eq!(e.code, Code::RequirementFailed, "{evil}: {e}");
+        assert!(format!("{e} {:?}", e.details).contains(&evil.replace('-', "_")) || e.message.contains(evil), "{e:?}");
+    }
+    let both = service.packages(&service.build("open-evil\nvictim", false).await.unwrap()).await;
+    let alone = service.packages(&service.build("victim", false).await.unwrap()).await;
+    assert_eq!(names(&both), ["open-evil 1.0", "victim 1.0"]);
+    assert_eq!(both[1..], alone);
+    assert_eq!(service.files(&alone[0].1)["victim.py"], OWN.as_bytes());
+    let mut logs = String::new();
+    for build in service.builder.list_builds(BuildQuery { limit: 100, ..BuildQuery::default() }).await.unwrap() {
+        let pieces: Vec<_> = service.builder.build_logs(build.id, LogQuery::default()).await.unwrap().collect().await;
+        logs.push_str(&format!("{pieces:?}"));
+    }
+    assert!(logs.contains("open-evil and victim both have victim.py"), "{logs}");
 }

@@ -13,7 +13,7 @@ use crate::interpreter::Interpreter;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hoistway_model::{
     Code, Digest, Error, Result,
-    image::{ImageRef, LAYER_HISTORY, label},
+    image::{ImageRef, LAYER_HISTORY, label, layout},
 };
 use registry::Layer;
 use serde::Deserialize;
@@ -42,6 +42,8 @@ pub struct Pulled {
     pub layers: Vec<Digest>,
     /// The `major.minor` of the Python that it was built for.
     pub python: String,
+    /// The version of its layout, one of [`layout`].
+    pub layout: String,
     /// Its entry file.
     pub entry_point: Option<String>,
     /// Keeps the layers on disk.
@@ -111,7 +113,8 @@ impl Images {
         let ensured = stream::iter(0..layers.len()).map(|at| self.ensure(image, &layers[at])).buffer_unordered(AT_ONCE);
         ensured.try_collect::<()>().await?;
         let entry_point = labels.get(label::ENTRY_POINT).filter(|e| !e.is_empty()).cloned();
-        Ok(Pulled { digest, layers: digests, python, entry_point, pins })
+        let layout = labels.get(label::IMAGE).cloned().unwrap_or_default();
+        Ok(Pulled { digest, layers: digests, python, layout, entry_point, pins })
     }
 
     async fn ensure(&self, image: &ImageRef, layer: &Layer) -> Result<(), Failure> {
@@ -126,7 +129,7 @@ impl Images {
     /// Whether this runtime can run the image; answers with the Python that it was built for.
     fn check(&self, image: &ImageRef, labels: &BTreeMap<String, String>) -> Result<String> {
         let get = |name: &str| labels.get(name).map_or("", String::as_str);
-        if get(label::IMAGE) != "1" {
+        if ![layout::FORMER, layout::CURRENT].contains(&get(label::IMAGE)) {
             return Err(not_ours(image));
         }
         let platform = get(label::PLATFORM);

@@ -2,10 +2,16 @@
 
 mod m0002_agents;
 mod m0003_revisions;
+mod m0004_image_layouts;
 
 use hoistway_kit::{db::Migrations, operations};
 
 /// Every migration, in order.
 pub(crate) fn all() -> Migrations {
-    vec![Box::new(operations::Migration), Box::new(m0002_agents::Migration), Box::new(m0003_revisions::Migration)]
+    vec![
+        Box::new(operations::Migration),
+        Box::new(m0002_agents::Migration),
+        Box::new(m0003_revisions::Migration),
+        Box::new(m0004_image_layouts::Migration),
+    ]
 }

@@ -202,6 +202,7 @@ impl Service {
                         digest: pulled.digest,
                         layers: pulled.layers,
                         python: pulled.python,
+                        layout: pulled.layout,
                         entry_point: pulled.entry_point,
                     };
                     return Ok((facts, tree));

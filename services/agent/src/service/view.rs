@@ -9,6 +9,7 @@ use hoistway_kit::time::now_ms;
 use hoistway_model::{
     Error, Result, RevisionId, Secret,
     agent::{Agent, AgentSpec, Phase, Route, Target},
+    image::layout,
     redact::MASK,
 };
 
@@ -29,7 +30,8 @@ impl Service {
         let running = record.active.filter(|active| *active != shown.id).and_then(|active| self.condition(&active));
         let image = running.or(wanted).and_then(|c| c.image).or(shown.image);
         let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
-        let unsuited = image.as_ref().is_some_and(|i| self.interpreter.suits(&i.python).is_err());
+        let outdated =
+            image.as_ref().is_some_and(|i| self.interpreter.suits(&i.python).is_err() || i.layout != layout::CURRENT);
         let isolation = self.runtime.isolation();
         Agent {
             name: record.name,
@@ -39,7 +41,7 @@ impl Service {
             phase,
             message,
             image_digest: image.map(|i| i.digest).or(shown.spec.image.digest),
-            needs_rebuild: unsuited && shown.spec.build_id.is_some() && !record.stopped,
+            needs_rebuild: outdated && shown.spec.build_id.is_some() && !record.stopped,
             isolation: isolation.enforced,
             network: isolation.network,
             limits: isolation.limits,

@@ -167,6 +167,7 @@ impl Store {
                     image_digest: Set(Some(facts.digest.to_string())),
                     layers: Set(layers_text(&facts.layers)?),
                     python: Set(Some(facts.python.clone())),
+                    image_layout: Set(Some(facts.layout.clone())),
                     entry_point: Set(facts.entry_point.clone()),
                     served_at: Set(Some(now_ms())),
                     ..Default::default()

@@ -53,6 +53,8 @@ pub(super) mod revision {
         pub image_digest: Option<String>,
         pub layers: String,
         pub python: Option<String>,
+        /// None for an image that was pulled before this was kept.
+        pub image_layout: Option<String>,
         pub entry_point: Option<String>,
         pub created_at: i64,
     }

@@ -6,7 +6,7 @@ use super::{
 };
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{
-    Code, DeploymentId, Digest, Error, Name, OperationId, Result, RevisionId, Secret, agent::AgentSpec,
+    Code, DeploymentId, Digest, Error, Name, OperationId, Result, RevisionId, Secret, agent::AgentSpec, image::layout,
     revision::Reason,
 };
 
@@ -64,6 +64,8 @@ pub(crate) struct ImageFacts {
     pub digest: Digest,
     pub layers: Vec<Digest>,
     pub python: String,
+    /// One of [`hoistway_model::image::layout`].
+    pub layout: String,
     pub entry_point: Option<String>,
 }
 
@@ -126,6 +128,7 @@ impl Revision {
                 digest: digest.parse().map_err(corrupt)?,
                 layers,
                 python,
+                layout: row.image_layout.unwrap_or_else(|| layout::FORMER.to_owned()),
                 entry_point: row.entry_point,
             }),
             _ => None,
@@ -170,6 +173,7 @@ impl Revision {
             image_digest: image.map(|i| i.digest.to_string()),
             layers: layers_text(image.map_or(&[], |i| &i.layers))?,
             python: image.map(|i| i.python.clone()),
+            image_layout: image.map(|i| i.layout.clone()),
             entry_point: image.and_then(|i| i.entry_point.clone()),
             created_at: self.created_at,
             id,

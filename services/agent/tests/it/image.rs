@@ -1,7 +1,10 @@
 //! Images made by hand.
 
 use flate2::{Compression, write::GzEncoder};
-use hoistway_model::{Digest, image::label};
+use hoistway_model::{
+    Digest,
+    image::{label, layout},
+};
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -74,7 +77,7 @@ impl Image {
         Self::new(
             layers,
             json!({
-                label::IMAGE: "1",
+                label::IMAGE: layout::CURRENT,
                 label::PYTHON: python,
                 label::PLATFORM: format!("linux/{arch}"),
                 label::ENTRY_POINT: "agent.py",

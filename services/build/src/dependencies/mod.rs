@@ -27,7 +27,7 @@ use tokio::sync::Mutex;
 /// How long resolving, installing or compiling may take, each; the build as a whole has a limit of its own.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Part of a layer's key: raised when the same package would be laid out differently.
-const LAYOUT: &[u8] = b"packages/1";
+const LAYOUT: &[u8] = b"packages/2";
 /// The longest list of packages in the history of an image's layer.
 const MAX_HISTORY: usize = 300;
 

@@ -37,7 +37,7 @@ pub async fn pack(
             let found = stage.package(&package.name);
             let (installed, compiled) =
                 found.ok_or_else(|| Error::internal("packing packages", format!("{} is missing", package.name)))?;
-            files.extend(installed.files.iter().map(|file| (file.clone(), installed.root.join(file))));
+            files.extend(installed.files.keys().map(|file| (file.clone(), installed.root.join(file))));
             bytecode.extend(compiled.map(PathBuf::from));
         }
         plans.push((*key, files, bytecode, group.iter().map(|package| package.size).sum::<u64>()));

@@ -5,31 +5,34 @@ use crate::{
     log::BuildLog,
     python::{
         Interpreter, Lock, Uv,
-        site::{self, Installed, Inventory},
+        site::{self, Installed},
     },
 };
+use futures_util::{StreamExt, TryStreamExt, stream};
 use hoistway_model::{Error, Result};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
+/// How many packages are installed at a time: most of it is waiting for the package index.
+const AT_ONCE: usize = 8;
+/// How many files that several packages have are named in the log.
+const MAX_CLASHES: usize = 20;
 const DOING: &str = "making a directory to install packages in";
 
-/// A scratch directory with installed packages.
+/// A scratch directory with installed packages, each in a directory of its own.
 pub struct Stage<'a> {
     uv: &'a Uv,
     interpreter: &'a Interpreter,
     log: &'a BuildLog,
     scratch: TempDir,
-    packages: HashMap<String, Installed>,
+    packages: BTreeMap<String, Installed>,
     bytecode: HashMap<String, PathBuf>,
-    /// How many directories there are.
-    directories: usize,
 }
 
 impl<'a> Stage<'a> {
@@ -39,41 +42,43 @@ impl<'a> Stage<'a> {
         let scratch =
             spawn_blocking(move || tempfile::tempdir_in(work)).await.map_err(|e| Error::internal(DOING, e))?;
         let scratch = scratch.map_err(|e| Error::internal(DOING, e))?;
-        Ok(Self { uv, interpreter, log, scratch, packages: HashMap::new(), bytecode: HashMap::new(), directories: 0 })
+        Ok(Self { uv, interpreter, log, scratch, packages: BTreeMap::new(), bytecode: HashMap::new() })
     }
 
-    /// Installs those of the packages that are not here yet.
+    /// Installs those of the packages that are not here yet, each into a directory of its own: no package can touch
+    /// another's files.
     pub async fn install(&mut self, locked: &[&Locked]) -> Result<()> {
         let missing: Vec<&Locked> = locked.iter().copied().filter(|p| !self.packages.contains_key(&p.name)).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        for Locked { name, version, .. } in &missing {
-            self.log.say(format!("  {name} {version}"));
-        }
         self.log.say(format!("installing {} packages", missing.len()));
-        let mut stock = self.installed(&missing).await?;
-        for (one, other, file) in stock.clashes.iter().take(20) {
+        let deadline = Instant::now() + STEP_LIMIT;
+        let installs: Vec<_> = missing.into_iter().map(|package| self.install_alone(package, deadline)).collect();
+        let installed: Vec<Option<Installed>> = stream::iter(installs).buffer_unordered(AT_ONCE).try_collect().await?;
+        self.packages.extend(installed.into_iter().flatten().map(|package| (package.name.clone(), package)));
+        for (one, other, file) in site::clashes(self.packages.values()).into_iter().take(MAX_CLASHES) {
             self.log.say(format!("{one} and {other} both have {file}; the one whose layer is higher wins"));
         }
-        // What lies there is the file of whoever was installed last.
-        for name in site::clashing(&stock) {
-            if let Some(alone) = missing.iter().find(|package| package.name == name) {
-                stock.packages.extend(self.installed(&[alone]).await?.packages);
-            }
-        }
-        self.packages.extend(stock.packages);
         Ok(())
     }
 
-    async fn installed(&mut self, locked: &[&Locked]) -> Result<Inventory> {
-        let target = self.directory("site").await?;
-        let lock = Lock::parse(&locked.iter().map(|p| p.entry.as_str()).collect::<String>())?;
+    async fn install_alone(
+        &self,
+        Locked { name, version, entry, .. }: &Locked,
+        deadline: Instant,
+    ) -> Result<Option<Installed>> {
+        let target = self.directory("site", name).await?;
         let report = |line: &str| self.log.say(line);
-        self.uv.install(&lock, &target, self.interpreter, STEP_LIMIT, &report).await?;
-        spawn_blocking(move || site::take_stock(&target))
-            .await
-            .map_err(|e| Error::internal("taking stock of installed packages", e))?
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.uv.install(&Lock::parse(entry)?, &target, self.interpreter, left, &report).await?;
+        let package = name.clone();
+        let taken = spawn_blocking(move || site::take_stock(&target, &package)).await;
+        let installed = taken.map_err(|e| Error::internal("taking stock of an installed package", e))??;
+        if installed.is_some() {
+            self.log.say(format!("  {name} {version}"));
+        }
+        Ok(installed)
     }
 
     /// Compiles packages that are here.
@@ -81,7 +86,7 @@ impl<'a> Stage<'a> {
         let mut outs = Vec::new();
         for package in locked {
             if self.packages.contains_key(&package.name) {
-                outs.push((package.name.clone(), self.directory("bytecode").await?));
+                outs.push((package.name.clone(), self.directory("bytecode", &package.name).await?));
             }
         }
         let todo: Vec<(&Installed, PathBuf)> =
@@ -92,10 +97,10 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    async fn directory(&mut self, kind: &str) -> Result<PathBuf> {
-        self.directories += 1;
-        let path = self.scratch.path().join(format!("{kind}-{}", self.directories));
-        tokio::fs::create_dir(&path).await.map_err(|e: io::Error| Error::internal(DOING, e))?;
+    /// A new directory for something of a package.
+    async fn directory(&self, kind: &str, package: &str) -> Result<PathBuf> {
+        let path = self.scratch.path().join(kind).join(package);
+        tokio::fs::create_dir_all(&path).await.map_err(|e: io::Error| Error::internal(DOING, e))?;
         Ok(path)
     }
 

@@ -3,6 +3,7 @@
 mod m2026_11_23_builds;
 mod m2026_11_23_packages;
 mod m2026_11_23_records;
+mod m2026_11_28_own_wheels;
 
 use crate::registry;
 use hoistway_kit::{db::Migrations, operations};
@@ -16,5 +17,6 @@ pub fn all() -> Migrations {
         Box::new(registry::store::ReferencesMigration),
         Box::new(m2026_11_23_records::Migration),
         Box::new(m2026_11_23_packages::Migration),
+        Box::new(m2026_11_28_own_wheels::Migration),
     ]
 }

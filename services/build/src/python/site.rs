@@ -1,13 +1,15 @@
-//! What an installer left in a directory, taken apart into the packages that it belongs to and made the same for
+//! What an installer left of one package in a directory, checked against the package's own list and made the same for
 //! everybody: without notes about the installation, with commands that find their packages wherever they are, and with
 //! bytecode that needs no check when it is loaded.
 
 use super::{Interpreter, process};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hoistway_model::{Code, Error, Result, image::SITE_DIR};
 use serde::Serialize;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fs, io,
+    collections::{BTreeMap, HashMap},
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -20,84 +22,137 @@ const NOTES: [&str; 4] = ["INSTALLER", "REQUESTED", "direct_url.json", "uv_cache
 /// Where an installer puts commands.
 const BIN: &str = "bin/";
 
-/// The files of one package in a directory that it may share with others.
+/// The files of one package, in a directory of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// The normalised name of its distribution.
     pub name: String,
     /// The directory.
     pub root: PathBuf,
-    /// Paths below it, sorted.
-    pub files: Vec<String>,
+    /// Paths below it, and the checksum of each as the wheel's RECORD has it; none for RECORD itself.
+    pub files: BTreeMap<String, String>,
     /// Bytes of them.
     pub size: u64,
 }
 
-/// What is in a directory.
-#[derive(Debug, Default)]
-pub struct Inventory {
-    /// By name.
-    pub packages: BTreeMap<String, Installed>,
-    /// Packages that say of the same file that it has different content, and the file. What lies there is one's alone, so
-    /// each of them has to be installed by itself.
-    pub clashes: Vec<(String, String, String)>,
-}
-
-/// Takes stock of a directory that [`super::Uv::install`] filled, and normalises it. Blocks.
-pub fn take_stock(root: &Path) -> Result<Inventory> {
-    let failed = |e: io::Error| Error::internal("taking stock of installed packages", e);
-    let mut inventory = Inventory::default();
-    let mut owners: HashMap<String, (String, String)> = HashMap::new();
-    let mut found: Vec<_> = fs::read_dir(root)
+/// Takes stock of a directory that [`super::Uv::install`] filled with one package alone, checks every file against the
+/// wheel's RECORD and normalises what is there. Nothing when the directory is empty: the package's marker does not hold
+/// here. Blocks.
+pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
+    let failed = |e: io::Error| Error::internal("taking stock of an installed package", e);
+    let found: Vec<String> = fs::read_dir(root)
         .map_err(failed)?
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".dist-info"))
+        .filter(|entry| entry.ends_with(".dist-info"))
         .collect();
-    found.sort_unstable();
-    for dist_info in found {
-        let stem = dist_info.trim_end_matches(".dist-info");
-        let name = normalised(stem.rsplit_once('-').map_or(stem, |(name, _)| name));
-        let record = match fs::read_to_string(root.join(&dist_info).join("RECORD")) {
-            Ok(text) => text,
-            Err(e) => {
-                let text = format!("the package {name} has no list of its files that can be read");
-                return Err(Error::new(Code::RequirementFailed, text).with_source(e));
-            }
-        };
-        let mut package = Installed { name: name.clone(), root: root.to_owned(), files: Vec::new(), size: 0 };
-        let mut kept = Vec::new();
-        for line in record.lines() {
-            let Some((path, content)) = record_line(line).filter(|(path, _)| is_kept(&dist_info, path)) else {
-                continue;
-            };
-            if let Some((other, other_content)) = owners.get(&path)
-                && *other_content != content
-            {
-                inventory.clashes.push((other.clone(), name.clone(), path.clone()));
-            }
-            owners.insert(path.clone(), (name.clone(), content));
-            if !path.starts_with(BIN) {
-                kept.push(line);
-            }
-            package.files.push(path);
+    let dist_info = match &found[..] {
+        [] => return Ok(None),
+        [one] if normalised(distribution(one)) == name => one,
+        others => {
+            let text = format!("the wheel of {name} has the metadata of other packages: {}", others.join(", "));
+            return Err(malformed(text));
         }
-        kept.sort_unstable();
-        fs::write(root.join(&dist_info).join("RECORD"), kept.join("\n") + "\n").map_err(failed)?;
-        let commands = commands(&root.join(&dist_info)).map_err(failed)?;
-        package.files.retain(|path| path.strip_prefix(BIN).is_none_or(|name| command(root, name, &commands)));
-        package.files.sort_unstable();
-        package.files.dedup();
-        for path in &package.files {
-            let meta = fs::symlink_metadata(root.join(path)).map_err(|e| {
-                let text = format!("the package {name} lacks its file {}", path.escape_debug());
-                Error::new(Code::RequirementFailed, text).with_source(e)
-            })?;
-            package.size += meta.len();
+    };
+    let list = root.join(dist_info).join("RECORD");
+    let record = fs::read_to_string(&list).map_err(|e| {
+        malformed(format!("the package {name} has no list of its files that can be read")).with_source(e)
+    })?;
+    let mut listed = HashMap::new();
+    let mut kept = Vec::new();
+    for line in record.lines() {
+        let Some((path, checksum)) = record_line(line) else { continue };
+        if is_kept(dist_info, &path) && !path.starts_with(BIN) {
+            kept.push(line);
         }
-        inventory.packages.insert(name, package);
+        listed.insert(path, checksum);
     }
-    Ok(inventory)
+    let mut package = Installed { name: name.to_owned(), root: root.to_owned(), files: BTreeMap::new(), size: 0 };
+    let own = format!("{dist_info}/RECORD");
+    let mut present = regular_files(root).map_err(failed)?;
+    present.retain(|path| is_kept(dist_info, path));
+    for path in present {
+        let checksum = listed.remove(&path).unwrap_or_default();
+        let shown = path.escape_debug();
+        if path == own {
+            // The list cannot have its own checksum.
+        } else if checksum.is_empty() {
+            if is_unlisted_by_rule(dist_info, &path) {
+                continue;
+            }
+            return Err(malformed(format!(
+                "the wheel of {name} has the file {shown} and no checksum of it in its RECORD"
+            )));
+        } else if !has_checksum(&root.join(&path), &checksum).map_err(failed)? {
+            return Err(malformed(format!("the wheel of {name} has another file {shown} than its RECORD says")));
+        }
+        package.files.insert(path, checksum);
+    }
+    if let Some(path) = listed.into_keys().filter(|path| is_kept(dist_info, path)).min() {
+        return Err(malformed(format!("the package {name} lacks its file {}", path.escape_debug())));
+    }
+    kept.sort_unstable();
+    fs::write(&list, kept.join("\n") + "\n").map_err(failed)?;
+    let commands = commands(&root.join(dist_info)).map_err(failed)?;
+    package.files.retain(|path, _| path.strip_prefix(BIN).is_none_or(|name| command(root, name, &commands)));
+    for path in package.files.keys() {
+        package.size += fs::symlink_metadata(root.join(path)).map_err(failed)?.len();
+    }
+    Ok(Some(package))
+}
+
+fn malformed(text: String) -> Error {
+    Error::new(Code::RequirementFailed, text)
+}
+
+/// The name in `NAME-VERSION.dist-info`.
+fn distribution(dist_info: &str) -> &str {
+    let stem = dist_info.trim_end_matches(".dist-info");
+    stem.rsplit_once('-').map_or(stem, |(name, _)| name)
+}
+
+/// Everything below `root` that is not a directory, by its path; a name that is not UTF-8 is an error.
+fn regular_files(root: &Path) -> io::Result<Vec<String>> {
+    let (mut files, mut open) = (Vec::new(), vec![String::new()]);
+    while let Some(below) = open.pop() {
+        for entry in fs::read_dir(root.join(&below))? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{} is not UTF-8", name.to_string_lossy()))
+            })?;
+            let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+            if entry.file_type()?.is_dir() { open.push(path) } else { files.push(path) }
+        }
+    }
+    Ok(files)
+}
+
+/// Files that a wheel's RECORD never has: signatures of itself, and the installer's lock of the directory.
+fn is_unlisted_by_rule(dist_info: &str, path: &str) -> bool {
+    let of_record = path.strip_prefix(dist_info).and_then(|rest| rest.strip_prefix("/RECORD."));
+    path == ".lock" || of_record.is_some_and(|kind| matches!(kind, "jws" | "p7s"))
+}
+
+/// Whether a regular file has a checksum, `sha256=` and its like with base64url, as RECORD has them.
+fn has_checksum(file: &Path, checksum: &str) -> io::Result<bool> {
+    let (algorithm, wanted) = checksum.split_once('=').unwrap_or_default();
+    let algorithm = match algorithm {
+        "sha256" => &ring::digest::SHA256,
+        "sha384" => &ring::digest::SHA384,
+        "sha512" => &ring::digest::SHA512,
+        _ => return Ok(false),
+    };
+    if !fs::symlink_metadata(file)?.is_file() {
+        return Ok(false);
+    }
+    let (mut file, mut hash, mut piece) = (fs::File::open(file)?, ring::digest::Context::new(algorithm), [0; 1 << 16]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => break,
+            n => hash.update(&piece[..n]),
+        }
+    }
+    Ok(URL_SAFE_NO_PAD.encode(hash.finish()) == wanted.trim_end_matches('='))
 }
 
 /// A distribution's name as PEP 503 has it; extras are none of it.
@@ -107,7 +162,7 @@ pub fn normalised(name: &str) -> String {
     parts.join("-").to_ascii_lowercase()
 }
 
-/// Path and the rest of a line of RECORD; quotes are there when the path has a comma or a quote in it.
+/// Path and checksum of a line of RECORD; quotes are there when the path has a comma or a quote in it.
 fn record_line(line: &str) -> Option<(String, String)> {
     let (path, rest) = match line.strip_prefix('"') {
         None => line.split_once(',').map(|(path, rest)| (path.to_owned(), rest))?,
@@ -116,10 +171,11 @@ fn record_line(line: &str) -> Option<(String, String)> {
             (quoted[..end].replace("\"\"", "\""), quoted.get(end + 2..)?)
         }
     };
-    (!path.is_empty()).then(|| (path, rest.to_owned()))
+    let checksum = rest.split_once(',').map_or(rest, |(checksum, _)| checksum);
+    (!path.is_empty()).then(|| (path, checksum.to_owned()))
 }
 
-/// Whether a recorded file goes into the image: not notes, nor bytecode that others compiled, nor what lies outside.
+/// Whether a file goes into the image: not notes, nor bytecode that others compiled, nor what lies outside.
 fn is_kept(dist_info: &str, path: &str) -> bool {
     let inside = !path.starts_with('/') && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
     let note = path.strip_prefix(dist_info).and_then(|rest| rest.strip_prefix('/'));
@@ -191,7 +247,7 @@ struct Sources<'a> {
 /// Compiles packages, each into a directory of its own. `limit` is for all of them.
 pub async fn compile(packages: &[(&Installed, PathBuf)], interpreter: &Interpreter, limit: Duration) -> Result<()> {
     let sources = |package: &'_ Installed| -> Vec<String> {
-        package.files.iter().filter(|f| f.ends_with(".py") && !f.starts_with(BIN)).cloned().collect()
+        package.files.keys().filter(|f| f.ends_with(".py") && !f.starts_with(BIN)).cloned().collect()
     };
     let listed: Vec<Vec<String>> = packages.iter().map(|(package, _)| sources(package)).collect();
     let todo: Vec<Sources<'_>> = packages
@@ -224,9 +280,20 @@ pub async fn compile(packages: &[(&Installed, PathBuf)], interpreter: &Interpret
     }
 }
 
-/// The names of the packages that clash with others.
-pub fn clashing(inventory: &Inventory) -> BTreeSet<String> {
-    inventory.clashes.iter().flat_map(|(one, other, _)| [one.clone(), other.clone()]).collect()
+/// The files that several packages have with different content: two of the packages, and the file.
+pub fn clashes<'a>(packages: impl Iterator<Item = &'a Installed>) -> Vec<(&'a str, &'a str, &'a str)> {
+    let mut owners: HashMap<&str, (&str, &str)> = HashMap::new();
+    let mut found = Vec::new();
+    for package in packages {
+        for (path, checksum) in &package.files {
+            if let Some((other, theirs)) = owners.insert(path, (&package.name, checksum))
+                && theirs != checksum
+            {
+                found.push((other, package.name.as_str(), path.as_str()));
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ fn install(root: &Path, name: &str, files: &[(&str, &str)], noise: &str) {
     for (path, text) in files.iter().map(|(p, t)| (p.to_string(), *t)).chain(notes) {
         write(root, &path, text);
         let shown = if path.contains(',') { format!("\"{path}\"") } else { path };
-        record += &format!("{shown},sha256={},{}\n", hoistway_model::Digest::of(text.as_bytes()).hex(), text.len());
+        let checksum = URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()));
+        record += &format!("{shown},sha256={checksum},{}\n", text.len());
     }
     record += &format!("{dist_info}/RECORD,,\npkg/__pycache__/old.pyc,,\n../../outside,,\n");
     write(root, &format!("{dist_info}/RECORD"), &record);
@@ -37,16 +38,21 @@ const FILES: [(&str, &str); 8] = [
     ("pkg-1.0.dist-info/entry_points.txt", "[console_scripts]\ntool = single:main\nother = a b:c\n[x]\ny = z:w\n"),
 ];
 
-async fn layer(root: &Path, name: &str, python: &Interpreter, among: &[&str]) -> Layer {
-    let stock = take_stock(root).unwrap();
+fn taken(root: &Path, name: &str) -> Installed {
+    take_stock(root, name).unwrap().unwrap()
+}
+
+/// The layer of the first of the packages, compiled together with the others.
+async fn layer(packages: &[&Installed], python: &Interpreter) -> Layer {
     let out = tempfile::tempdir().unwrap();
-    let list: Vec<_> = among.iter().map(|name| (&stock.packages[*name], out.path().join(name))).collect();
+    let list: Vec<_> = packages.iter().rev().map(|package| (*package, out.path().join(&package.name))).collect();
     compile(&list, python, LIMIT).await.unwrap();
     let mut layer = LayerBuilder::new();
-    for file in &stock.packages[name].files {
-        layer.disk_file(&format!("{SITE_DIR}/{file}"), root.join(file)).unwrap();
+    let package = packages[0];
+    for file in package.files.keys() {
+        layer.disk_file(&format!("{SITE_DIR}/{file}"), package.root.join(file)).unwrap();
     }
-    layer.tree(SITE_DIR, &out.path().join(name)).unwrap();
+    layer.tree(SITE_DIR, &out.path().join(&package.name)).unwrap();
     layer.to_bytes().unwrap().0
 }
 
@@ -54,26 +60,25 @@ async fn layer(root: &Path, name: &str, python: &Interpreter, among: &[&str]) ->
 async fn a_package_is_the_same_whoever_installed_it_and_beside_what() {
     let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let (alone, beside) = (dir.path().join("alone"), dir.path().join("beside"));
+    let [alone, other, again] = ["alone", "other", "again"].map(|name| dir.path().join(name));
     install(&alone, "pkg", &FILES, "uv");
     let others = [("z/one.py", "name_of_it = 'text with spaces'\nx = (1, 2.5, 'c')\n"), ("z/two.py", "y = {'a', 2}\n")];
-    install(&beside, "A_z", &others, "pip");
-    install(&beside, "pkg", &FILES, "pip");
-    let first = layer(&alone, "pkg", &python, &["pkg"]).await;
-    assert_eq!(first, layer(&beside, "pkg", &python, &["a-z", "pkg"]).await);
+    install(&other, "A_z", &others, "pip");
+    install(&again, "pkg", &FILES, "pip");
+    let first = layer(&[&taken(&alone, "pkg")], &python).await;
+    assert_eq!(first, layer(&[&taken(&again, "pkg"), &taken(&other, "a-z")], &python).await);
 
     let listed = dir.path().join("listed");
     install(&listed, "pkg", &FILES, "uv");
-    let stock = take_stock(&listed).unwrap();
-    let files = &stock.packages["pkg"].files;
+    let files = &taken(&listed, "pkg").files;
     for kept in ["bin/prog", "bin/tool", "pkg/a, b.txt", "pkg/__init__.py", "pkg-1.0.dist-info/METADATA", "single.pth"]
     {
-        assert!(files.iter().any(|f| f == kept), "{kept}: {files:?}");
+        assert!(files.contains_key(kept), "{kept}: {files:?}");
     }
     let gone = |f: &String| {
         f.contains("INSTALLER") || f.contains("direct_url") || f.contains("__pycache__") || f.contains("outside")
     };
-    assert!(!files.iter().any(gone), "{files:?}");
+    assert!(!files.keys().any(gone), "{files:?}");
     let record = fs::read_to_string(listed.join("pkg-1.0.dist-info/RECORD")).unwrap();
     assert!(
         record.contains("\"pkg/a, b.txt\",") && !record.contains("bin/") && !record.contains("INSTALLER"),
@@ -87,8 +92,7 @@ async fn bytecode_is_used_unchecked_and_what_does_not_compile_hides_what_is_belo
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("site");
     install(&root, "pkg", &FILES, "uv");
-    let stock = take_stock(&root).unwrap();
-    compile(&[(&stock.packages["pkg"], root.clone())], &python, LIMIT).await.unwrap();
+    compile(&[(&taken(&root, "pkg"), root.clone())], &python, LIMIT).await.unwrap();
     // A changed source is not looked at: the bytecode alone decides. But where that is empty the source is read.
     write(&root, "single.py", "raise SystemExit('source was read')");
     write(&root, "pkg/broken.py", "FINE = 3");
@@ -114,8 +118,7 @@ fn a_command_finds_its_package_wherever_it_is() {
         ("pkg-1.0.dist-info/entry_points.txt", "[console_scripts]\ntool=single:main [extra]\n"),
     ];
     install(dir.path(), "pkg", &files, "uv");
-    let stock = take_stock(dir.path()).unwrap();
-    assert!(!stock.packages["pkg"].files.iter().any(|f| f == "bin/old"), "it names this machine's interpreter");
+    assert!(!taken(dir.path(), "pkg").files.contains_key("bin/old"), "it names this machine's interpreter");
     let run = Command::new("python3").arg("-I").arg(dir.path().join("bin/tool")).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&run.stdout), "found\n", "{run:?}");
 }
@@ -123,19 +126,64 @@ fn a_command_finds_its_package_wherever_it_is() {
 #[test]
 fn packages_with_the_same_file_clash_only_when_it_differs() {
     let dir = tempfile::tempdir().unwrap();
-    install(dir.path(), "one", &[("space/__init__.py", ""), ("tests/__init__.py", "1"), ("one.py", "")], "uv");
-    install(dir.path(), "two", &[("space/__init__.py", ""), ("tests/__init__.py", "2"), ("two.py", "")], "uv");
-    let stock = take_stock(dir.path()).unwrap();
-    assert_eq!(stock.clashes, [("one".to_owned(), "two".to_owned(), "tests/__init__.py".to_owned())]);
-    assert_eq!(clashing(&stock), BTreeSet::from(["one".to_owned(), "two".to_owned()]));
+    let package = |name: &str, text: &str| {
+        let own = format!("{name}.py");
+        let files = [("space/__init__.py", ""), ("tests/__init__.py", text), (own.as_str(), text)];
+        install(&dir.path().join(name), name, &files, "uv");
+        taken(&dir.path().join(name), name)
+    };
+    let (one, two, three) = (package("one", "1"), package("two", "2"), package("three", "2"));
+    assert_eq!(clashes([&one, &two].into_iter()), [("one", "two", "tests/__init__.py")]);
+    assert_eq!(clashes([&two, &three].into_iter()), []);
+}
+
+#[test]
+fn a_wheel_whose_files_are_not_those_of_its_record_is_refused() {
+    for (case, damage, want) in [
+        ("changed", "pkg/__init__.py", "the wheel of pkg has another file pkg/__init__.py than its RECORD says"),
+        ("unlisted", "six.py", "the wheel of pkg has the file six.py and no checksum of it in its RECORD"),
+        ("metadata", "six-1.17.0.dist-info/RECORD", "the wheel of pkg has the metadata of other packages"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        install(dir.path(), "pkg", &[("pkg/__init__.py", "A = 1\n")], "uv");
+        write(dir.path(), damage, "A = 2\n");
+        let e = take_stock(dir.path(), "pkg").unwrap_err();
+        assert_eq!(e.code, Code::RequirementFailed);
+        assert!(e.message.starts_with(want), "{case}: {e}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    install(dir.path(), "pkg", &[("pkg/__init__.py", "A = 1\n")], "uv");
+    assert!(take_stock(dir.path(), "other").unwrap_err().message.contains("metadata of other packages"));
+    fs::remove_file(dir.path().join("pkg/__init__.py")).unwrap();
+    assert!(take_stock(dir.path(), "pkg").unwrap_err().message.contains("pkg lacks its file pkg/__init__.py"));
 }
 
 #[test]
 fn a_list_that_cannot_be_read_is_the_packages_fault() {
     let dir = tempfile::tempdir().unwrap();
+    assert_eq!(take_stock(dir.path(), "x").unwrap(), None);
     write(dir.path(), "x-1.dist-info/METADATA", "");
-    assert_eq!(take_stock(dir.path()).unwrap_err().code, Code::RequirementFailed);
-    write(dir.path(), "x-1.dist-info/RECORD", "x.py,,\n");
-    let e = take_stock(dir.path()).unwrap_err();
-    assert!(e.message.contains("x lacks its file x.py"), "{e}");
+    assert_eq!(take_stock(dir.path(), "x").unwrap_err().code, Code::RequirementFailed);
+}
+
+#[test]
+fn checksums_are_those_that_wheels_may_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let of = |algorithm| URL_SAFE_NO_PAD.encode(ring::digest::digest(algorithm, b"x"));
+    let (short, long) = (of(&ring::digest::SHA256), of(&ring::digest::SHA512));
+    for (checksum, want) in [
+        (format!("sha256={short}"), true),
+        (format!("sha256={short}="), true),
+        (format!("sha512={long}"), true),
+        (format!("sha256={long}"), false),
+        ("md5=nUbI-q".to_owned(), false),
+        (String::new(), false),
+    ] {
+        assert_eq!(has_checksum(&file, &checksum).unwrap(), want, "{checksum}");
+    }
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    assert!(!has_checksum(&link, &format!("sha256={short}")).unwrap(), "not a regular file");
 }

@@ -106,7 +106,8 @@ impl Uv {
         if lock.is_empty() {
             return Ok(());
         }
-        let options = ["install", "-r", "-", "--require-hashes", "--no-deps", "--link-mode", "copy", "--target"];
+        let options =
+            ["install", "--quiet", "-r", "-", "--require-hashes", "--no-deps", "--link-mode", "copy", "--target"];
         let arguments = options.into_iter().map(OsStr::new).chain([target.as_os_str()]);
         self.run(Doing::Install, arguments, lock.text().as_bytes(), interpreter, limit, report).await.map(|_| ())
     }

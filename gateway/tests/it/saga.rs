@@ -8,7 +8,7 @@ use crate::{
 };
 use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
-    end_user::EndUserKey,
+    invoke_statement::InvokeStatementKey,
     ports,
     secrets::MasterKey,
     token::{ApiKey, ServiceToken},
@@ -63,13 +63,13 @@ impl Whole {
         let services = Services { tools: Arc::new(tools), builds: FakeBuilds::new(), agents };
         let config = Config { data_dir: dir.path().to_owned(), ..config };
         let shutdown = CancellationToken::new();
-        let end_users = EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap();
+        let invoke_statements = InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap();
         let deps = Deps {
             services,
             egress: FakeEgress::new(),
             master_key: master_key.clone(),
             api_key: key.clone(),
-            end_users,
+            invoke_statements,
         };
         let gateway = Gateway::open(&config, deps, shutdown.clone()).await.unwrap();
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();

@@ -26,11 +26,11 @@ const SCRIPT: &str = "import os\nprint(os.environ['AGENT_USER_ID'])\n";
 /// Calls a tool with several clients, which say themselves that somebody else is the user.
 const CALLS: &str = r#"
 import asyncio, concurrent.futures, json, os, urllib.request
-import aiohttp, httpx, requests
+import aiohttp, httpx, httpx2, requests
 
 URL = "https://api.stripe.com/v1/charges"
 FORGED = {"X-End-User-ID": "root", "X-Hoistway-End-User": "root"}
-session, client = requests.Session(), httpx.Client()
+session, client, successor = requests.Session(), httpx.Client(), httpx2.Client()
 pool = concurrent.futures.ThreadPoolExecutor(4)
 
 def with_urllib():
@@ -38,6 +38,8 @@ def with_urllib():
         return json.load(answer)
 
 async def handler(message):
+    async with httpx2.AsyncClient() as newer:
+        with_newer = (await newer.get(URL)).json()
     async with httpx.AsyncClient() as later, aiohttp.ClientSession(trust_env=True) as trusting:
         async with trusting.get(URL) as answer:
             with_aiohttp = await answer.json()
@@ -46,6 +48,8 @@ async def handler(message):
         "requests": await asyncio.to_thread(lambda: session.get(URL).json()),
         "httpx": client.get(URL).json(),
         "httpx, async": with_async,
+        "httpx2": successor.get(URL).json(),
+        "httpx2, async": with_newer,
         "aiohttp": with_aiohttp,
         "urllib, pool": pool.submit(with_urllib).result(),
         "forged": session.get(URL, headers={"X-End-User-ID": "root"}).json(),
@@ -169,7 +173,7 @@ fn tools_are_told_the_user_of_exactly_the_invoke_that_calls_them() {
         "source_files": {"agent.py": CALLS},
         "tools_to_create": [tool_calls::stripe()],
         "required_tools": ["stripe-api"],
-        "requirements": "aiohttp\nhttpx\nrequests",
+        "requirements": "aiohttp\nhttpx\nhttpx2\nrequests",
         "identity_provider": "sso",
     });
     let deployed = stack.call("POST", "/api/deploy?timeout=600", Some(&body));

@@ -6,7 +6,10 @@ use sea_orm::{
     ActiveValue::Set,
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, QueryOrder,
     RuntimeErr, Schema, SqlErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
-    sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    sqlx::{
+        self, Connection as _,
+        sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
+    },
 };
 use sea_orm_migration::{MigrationTrait, SchemaManager, seaql_migrations};
 use std::{
@@ -48,7 +51,10 @@ impl Db {
 
         let failed = |e: DbErr| Error::internal(&format!("opening {}", path.display()), e);
         let mut options = options(path.to_owned(), false);
-        options.max_connections(1).min_connections(1);
+        options
+            .max_connections(1)
+            .min_connections(1)
+            .map_sqlx_sqlite_before_acquire(|connection, _| Box::pin(is_outside_transactions(connection)));
         let write = Database::connect(options).await.map_err(failed)?;
         migrate(&write, path, migrations).await?;
 
@@ -195,6 +201,17 @@ fn options(path: PathBuf, read_only: bool) -> ConnectOptions {
             }
         });
     options
+}
+
+/// Whether the writer may be used again. A full disk makes SQLite roll a transaction back by itself, and the driver then
+/// counts one that is open for ever: whatever was "committed" on that connection afterwards would be in no file. The pool
+/// replaces a connection for which this is false.
+async fn is_outside_transactions(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if connection.is_in_transaction() {
+        // A rollback may still be on its way to the connection's thread.
+        connection.ping().await?;
+    }
+    Ok(!connection.is_in_transaction())
 }
 
 /// Applies what is missing in one transaction: a crash, or a migration that fails, leaves the old schema.
@@ -365,5 +382,26 @@ mod tests {
         txn.execute_unprepared(insert).await.unwrap();
         txn.commit().await.unwrap();
         assert_eq!(count().await, 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_after_sqlite_rolled_back_by_itself_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("t.db"), migrations(&[FIRST, SECOND])).await.unwrap();
+        for round in 0..3 {
+            // SQLite rolls back by itself here, as it does when the disk is full.
+            let txn = db.begin().await.unwrap();
+            txn.execute_unprepared("insert or rollback into t values (100, 'a'), (100, 'b')").await.unwrap_err();
+            drop(txn);
+            drop(db.begin().await.unwrap());
+
+            let txn = db.begin().await.unwrap();
+            txn.execute_unprepared(&format!("insert into t values ({round}, 'name {round}')")).await.unwrap();
+            txn.commit().await.unwrap();
+            let sql = "select count(*) from t";
+            let count = sea_orm::Statement::from_string(db.read().get_database_backend(), sql);
+            let count = db.read().query_one_raw(count).await.unwrap().unwrap();
+            assert_eq!(count.try_get_by_index::<i64>(0).unwrap(), round + 1, "another connection sees it");
+        }
     }
 }

@@ -900,8 +900,8 @@ class EndUsers:
 
     def __init__(self):
         self._lock, self._installed = threading.Lock(), False
-        self._hooks = {"http.client": self._http_client, "httpx": self._httpx, "aiohttp": self._aiohttp,
-                       "concurrent.futures.thread": self._threads}
+        self._hooks = {"http.client": self._http_client, "httpx": self._httpx, "httpx2": self._httpx,
+                       "aiohttp": self._aiohttp, "concurrent.futures.thread": self._threads}
 
     def install(self):
         with self._lock:
@@ -954,7 +954,7 @@ class EndUsers:
 
         module.HTTPConnection.putrequest = putrequest
 
-    def _httpx(self, module):  # the SDKs of models too
+    def _httpx(self, module):  # and its successor httpx2; the SDKs of models too
         def with_statement(handle):
             def handled(transport, request):
                 request.headers.pop(STATEMENT, None)  # one that is sent again, or was redirected, has it already

@@ -12,8 +12,8 @@ use hoistway_gateway::{self as gateway, Gateway, saga::Services};
 use hoistway_kit::{
     config,
     egress::EgressKey,
-    end_user::EndUserKey,
     fs::{self, DirLock, private_dir},
+    invoke_statement::InvokeStatementKey,
     open_files,
     ports::{self, Listeners, Ports},
     secrets::MasterKey,
@@ -262,7 +262,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         policies: Arc::new(policies),
         records: None,
         agents: Some(agents),
-        end_users: EndUserKey::new(&shared.token)?,
+        invoke_statements: InvokeStatementKey::new(&shared.token)?,
     };
     let egress_service = egress::open(&egress_config, &egress_deps).await?;
     let egress_server = egress::grpc(egress_service.handle(), &egress_deps)?;
@@ -280,7 +280,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         egress: Arc::new(EgressClient::new(egress_server.clone().into_local())),
         master_key: shared.master_key.clone(),
         api_key: shared.api_key.clone(),
-        end_users: EndUserKey::new(&shared.token)?,
+        invoke_statements: InvokeStatementKey::new(&shared.token)?,
     };
     let gateway = Gateway::open(&gateway_config, deps, stop.clone()).await?;
     rotate::finish(&data_dir, shared.master_key.clone()).await?;

@@ -4,9 +4,9 @@ use clap::Parser;
 use hoistway_client::{AgentClient, BuildClient, EgressClient, ToolRegistryClient, Transport};
 use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
-    config,
-    end_user::EndUserKey,
-    exit, ports,
+    config, exit,
+    invoke_statement::InvokeStatementKey,
+    ports,
     secrets::MasterKey,
     shutdown, telemetry,
     token::{ApiKey, ServiceToken},
@@ -53,8 +53,9 @@ async fn run(config: &Config) -> Result<()> {
     let egress = Arc::new(EgressClient::new(connect("egress", &config.egress)?));
     let master_key = MasterKey::load_or_create(&config.file(&config.master_key_file, "master.key"))?;
     let api_key = ApiKey::load_or_create(&config.file(&config.api_key_file, "api-key"))?;
-    let end_users = EndUserKey::new(&token)?;
-    let gateway = Gateway::open(config, Deps { services, egress, master_key, api_key, end_users }, shutdown).await?;
+    let invoke_statements = InvokeStatementKey::new(&token)?;
+    let gateway =
+        Gateway::open(config, Deps { services, egress, master_key, api_key, invoke_statements }, shutdown).await?;
     tracing::info!("listening on {}", config.listen);
     gateway.serve(listeners).await
 }

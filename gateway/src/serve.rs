@@ -17,8 +17,8 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_kit::{
-    end_user::EndUserKey,
     fs,
+    invoke_statement::InvokeStatementKey,
     ports::Listeners,
     prune::{Keep, ago},
     reserve::Reserve,
@@ -49,8 +49,8 @@ pub struct Deps {
     pub master_key: MasterKey,
     /// The key that opens the API.
     pub api_key: ApiKey,
-    /// The key of statements about end users.
-    pub end_users: EndUserKey,
+    /// The key of statements about invokes.
+    pub invoke_statements: InvokeStatementKey,
 }
 
 /// What is kept of records, and how often the rest is removed.
@@ -78,7 +78,7 @@ impl Gateway {
         fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
         let seen = Seen::new(dir.join("gateway.db"));
         let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
-        let Deps { services, egress, master_key, api_key, end_users } = deps;
+        let Deps { services, egress, master_key, api_key, invoke_statements } = deps;
         saga::reseal(&journal, &master_key).await?;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
@@ -92,7 +92,7 @@ impl Gateway {
             routes: Routes::new(services.agents.clone()),
             access: Access::new(&journal, api_key, config.access_limits()),
             callers: Callers::new(services.tools.clone(), config.caller_limits()),
-            end_users,
+            invoke_statements,
             public: PublicAddresses::new(&config.public_registry),
             bodies: BodyBudget::new(limits.max_body),
             limits,

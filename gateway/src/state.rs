@@ -5,7 +5,7 @@ use crate::{
     seen::Seen,
 };
 use async_trait::async_trait;
-use hoistway_kit::{end_user::EndUserKey, reserve::Reserve};
+use hoistway_kit::{invoke_statement::InvokeStatementKey, reserve::Reserve};
 use hoistway_model::{AgentService, BuildService, EgressService, Result, ToolRegistry, source};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,8 +29,8 @@ pub struct AppState {
     pub access: Access,
     /// Who agents' callers are.
     pub callers: Callers,
-    /// Tells egress for whom agents work.
-    pub end_users: EndUserKey,
+    /// The key of what egress is told about invokes.
+    pub invoke_statements: InvokeStatementKey,
     /// What things are called outside.
     pub public: PublicAddresses,
     /// Bounds on what one caller can ask for.

@@ -53,6 +53,12 @@ impl ConfigChange {
         self.required_tools.clone().unwrap_or_else(present)
     }
 
+    /// The models that it sets, each with its path in the request.
+    pub fn named_models(&self) -> Vec<(String, &LlmConfig)> {
+        let models = self.llm.iter().flatten().enumerate();
+        models.map(|(i, model)| (format!("llm_configs[{i}]"), model)).collect()
+    }
+
     /// The model providers that have to be looked up, each with its path in the request.
     pub fn unknown_providers(&self) -> Vec<(String, String)> {
         let models = self.llm.iter().flatten().enumerate();

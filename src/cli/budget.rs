@@ -2,7 +2,7 @@
 
 use super::{
     Api, Outcome,
-    agents::rows,
+    agents::{rows, warn},
     output::{self, table, text},
 };
 use clap::Args;
@@ -53,6 +53,7 @@ pub async fn run(api: &Api, args: BudgetArgs, json: bool) -> Outcome<()> {
         return output::line(&format!("{} has no budget", args.name));
     }
     output::print(&table(["LIMIT", "USED", "OF", "SHARE", "BEGINS ANEW"], &rows(&budget["limits"], row)))?;
+    warn(&budget);
     let unpriced: Vec<String> = budget["unpriced_models"].as_array().into_iter().flatten().map(text).collect();
     if !unpriced.is_empty() {
         output::progress(&format!("without a price, and so in no cost: {}", unpriced.join(", ")));

@@ -136,7 +136,7 @@ fn a_model_provider_is_checked_with_what_is_stored_now() {
     assert_eq!(stack.call("POST", "/api/model-providers", Some(&body)).status, 201);
     let missing = "the model provider \"main\" has no key yet: PUT /api/model-providers/main/credentials stores one";
     let found = check();
-    assert_eq!((&found["ok"], &found["checks"][0]["message"]), (&json!(false), &json!(missing)), "{found}");
+    assert_eq!((&found["ok"], &found["checks"][2]["message"]), (&json!(false), &json!(missing)), "{found}");
     for (key, ok, status) in [("sk-wrong", false, 401), (KEY, true, 200)] {
         let stored = stack.call("PUT", "/api/model-providers/main/credentials", Some(&json!({ "api_key": key })));
         assert_eq!(stored.status, 200, "{}", stored.text());

@@ -29,8 +29,9 @@ fn a_budget_stops_an_agent_and_outlives_kills_restarts_and_the_agent() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
-    let missing = stack.call("PUT", "/api/agents/spender/budget", Some(&json!({"tokens_per_month": 5})));
-    assert_eq!(missing.status, 404, "{}", missing.text());
+    let early = stack.call("PUT", "/api/agents/spender/budget", Some(&json!({"tokens_per_month": 5})));
+    assert_eq!(early.status, 200, "{}", early.text());
+    assert_eq!(stack.call("DELETE", "/api/agents/spender/budget", None).status, 200);
     let agent = json!({
         "agent_name": "spender",
         "source_files": {"agent.py": AGENT},

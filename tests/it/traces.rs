@@ -48,6 +48,10 @@ impl Collector {
     fn start() -> (Self, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        (Self::take(listener), url)
+    }
+
+    fn take(listener: TcpListener) -> Self {
         let collector = Self::default();
         let taking = collector.clone();
         std::thread::spawn(move || {
@@ -56,7 +60,7 @@ impl Collector {
                 std::thread::spawn(move || taking.serve(&stream));
             }
         });
-        (collector, url)
+        collector
     }
 
     fn serve(&self, mut stream: &TcpStream) {
@@ -169,4 +173,32 @@ fn prompts_are_exported_where_the_operator_has_turned_that_on() {
     let chat = spans.iter().find(|span| span.name == "chat gpt-4o-mini").unwrap();
     let expected = json!([{"role": "user", "parts": [{"type": "text", "content": PROMPT}]}]);
     assert_eq!(attribute(chat, "gen_ai.input.messages"), Some(expected.to_string()));
+}
+
+#[test]
+fn a_collector_that_is_away_is_one_line_and_its_return_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let stack = Stack::start_with(dir.path(), |command| {
+        let url = format!("http://{address}");
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", url).env("OTEL_BSP_SCHEDULE_DELAY", "50");
+    });
+    let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
+    let spans_until = |text: &str| {
+        while !log().contains(text) {
+            stack.get("/api/agents");
+        }
+    };
+    spans_until(&format!("dropped until that works again: http://{address}/v1/traces: Connection refused"));
+    // Some of these are batches of their own.
+    for _ in 0..100 {
+        stack.get("/api/agents");
+    }
+    let collector = Collector::take(TcpListener::bind(address).unwrap());
+    spans_until("spans are exported again; ");
+    assert!(stack.stop().success());
+    let log = log();
+    assert_eq!(log.matches("spans are not exported").count(), 1, "{log}");
+    assert!(!log.contains("opentelemetry") && !log.contains("ExportError"), "{log}");
+    assert!(!collector.spans().is_empty());
 }

@@ -4,15 +4,16 @@
 //! Nothing here is global except what the operating system and the tracing libraries make so: `main` calls
 //! [`telemetry::init`] and [`shutdown::on_signals`] once, everything else is a value that is passed on.
 
+pub mod address;
 pub mod api_key;
 pub mod config;
 pub mod db;
 pub mod egress;
-pub mod end_user;
 pub mod environment;
 pub mod exit;
 pub mod fs;
 pub mod grpc;
+pub mod invoke_statement;
 pub mod logs;
 pub mod metrics;
 pub mod open_files;

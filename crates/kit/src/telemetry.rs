@@ -20,7 +20,7 @@ use tracing::{Instrument, Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::{LevelFilter, filter_fn},
+    filter::{FilterExt, LevelFilter, filter_fn},
     fmt,
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -28,6 +28,7 @@ use tracing_subscriber::{
 
 mod export;
 mod human;
+mod outage;
 mod stderr;
 
 pub use export::Telemetry;
@@ -91,7 +92,7 @@ pub fn init(service_name: &str, format: LogFormat) -> Result<Telemetry> {
     global::set_text_map_propagator(TraceContextPropagator::new());
 
     tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
+        .with(lines.with_filter(filter.and(filter_fn(outage::is_no_failed_batch))))
         .with(spans)
         .try_init()
         .map_err(|e| Error::internal("starting telemetry", e))?;

@@ -274,6 +274,24 @@ pub fn needs_credentials(provider: &str) -> bool {
     provider != "ollama"
 }
 
+/// The longest name of a region.
+const MAX_REGION: usize = 32;
+
+/// Whether a text has the form of an AWS region's name, such as `us-east-1`.
+pub fn is_aws_region(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !text.is_empty() && text.len() <= MAX_REGION && text.chars().all(fits)
+}
+
+/// The region in the host of one of Bedrock's own endpoints, those in private networks included.
+pub fn bedrock_region(endpoint: &str) -> Option<&str> {
+    let host = endpoint.split_once("://")?.1.split(['/', ':']).next()?;
+    let mut labels = host.split('.').skip_while(|label| !label.starts_with("bedrock-runtime"));
+    labels.next()?;
+    let region = labels.next()?;
+    labels.any(|label| label == "amazonaws").then_some(region)
+}
+
 /// The model protocols that are known without registration.
 pub const MODEL_PROVIDERS: [&str; 4] = ["openai", "anthropic", "bedrock", "ollama"];
 
@@ -427,4 +445,20 @@ pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
 
     /// What the service measured since it started.
     async fn tool_metrics(&self) -> Result<Metrics>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_region_stands_in_the_endpoints_of_bedrock() {
+        let found = |endpoint| bedrock_region(endpoint);
+        assert_eq!(found("https://bedrock-runtime.eu-west-1.amazonaws.com"), Some("eu-west-1"));
+        assert_eq!(found("https://bedrock-runtime-fips.us-east-1.amazonaws.com:443/x"), Some("us-east-1"));
+        assert_eq!(found("https://vpce-1.bedrock-runtime.us-west-2.vpce.amazonaws.com"), Some("us-west-2"));
+        assert_eq!(found("https://bedrock-runtime.example.com"), None);
+        assert_eq!(found("https://proxy.example"), None);
+        assert_eq!(found(""), None);
+    }
 }

@@ -5,7 +5,8 @@ use super::{
     error::ApiResult,
     json::Object,
     query::Segment,
-    tools::{DELETED, Deleted},
+    tools::{DELETED, Deleted, exists},
+    usage::unpriced_models,
 };
 use crate::{spending::money, state::AppState};
 use axum::{Json, extract::State};
@@ -71,6 +72,10 @@ pub struct BudgetOut {
     limits: Vec<LimitOut>,
     /// Models that the agent called this month and that had no price: their calls are in no cost.
     unpriced_models: Vec<String>,
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// How much of a limit is used.
@@ -105,7 +110,10 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
     let agent = name.name("agent")?;
     let budget = match state.egress.budget(agent.clone()).await? {
         Some(budget) => budget,
-        None => state.agents.get_agent(agent.clone()).await.map(|_| BudgetUse::default())?,
+        None => {
+            state.agents.get_agent(agent.clone()).await?;
+            BudgetUse { limits: Vec::new(), unpriced_models: unpriced_models(&state, agent.clone()).await? }
+        }
     };
     Ok(Json(shape(agent, budget)))
 }
@@ -113,7 +121,8 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 /// Set an agent's budget
 ///
 /// Takes the place of the one before. From the next call on: when a limit is used up, calls of models are answered 429 with the
-/// code `budget_exceeded`, and no provider is called. What was used before counts. Needs the scope `admin`.
+/// code `budget_exceeded`, and no provider is called. What was used before counts: `warnings` name the limits that are used up
+/// already. The agent need not be deployed yet. Needs the scope `admin`.
 #[utoipa::path(
     put, path = "/agents/{name}/budget", tag = "usage", operation_id = "set_agent_budget",
     params(("name" = String, Path, description = "The agent's name")),
@@ -121,14 +130,27 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
     responses((status = 200, description = "The budget", body = BudgetOut)),
 )]
 pub async fn put(State(state): State<Arc<AppState>>, name: Segment, body: WholeBody) -> ApiResult<Json<BudgetOut>> {
-    let agent = name.name("agent")?;
+    let agent = name.valid()?;
     let budget = parse(&body.bytes)?;
-    if state.egress.budget(agent.clone()).await?.is_none() {
-        state.agents.get_agent(agent.clone()).await?;
-    }
+    let is_deployed = exists(state.agents.get_agent(agent.clone()).await)?;
     state.egress.set_budget(agent.clone(), Some(budget)).await?;
     let budget = state.egress.budget(agent.clone()).await?.unwrap_or_default();
-    Ok(Json(shape(agent, budget)))
+    let mut warnings = used_up(&budget.limits);
+    if !is_deployed {
+        let text = "there is no agent of this name now: the budget is in force when one is deployed";
+        warnings.push(text.to_owned());
+    }
+    Ok(Json(BudgetOut { warnings, ..shape(agent, budget) }))
+}
+
+/// Which limits stop the agent at once.
+fn used_up(limits: &[LimitUse]) -> Vec<String> {
+    let full = limits.iter().filter(|at| at.used >= at.most);
+    let warning = |LimitUse { limit, most, used, resets_at }: &LimitUse| {
+        let (used, most, anew) = (limit.show(*used), limit.show(*most), rfc3339(*resets_at));
+        format!("{limit} is used up already, {used} of {most}: the agent's calls of models are refused until {anew}")
+    };
+    full.map(warning).collect()
 }
 
 /// Delete an agent's budget
@@ -189,7 +211,8 @@ fn shape(agent: Name, BudgetUse { limits, unpriced_models }: BudgetUse) -> Budge
         share: at.share() as f64 / 1000.0,
         resets_at: rfc3339(at.resets_at),
     };
-    BudgetOut { agent: agent.into(), budget, limits: limits.into_iter().map(limit).collect(), unpriced_models }
+    let limits = limits.into_iter().map(limit).collect();
+    BudgetOut { agent: agent.into(), budget, limits, unpriced_models, warnings: Vec::new() }
 }
 
 fn amount(limit: BudgetLimit, amount: u128) -> Amount {
@@ -203,6 +226,15 @@ fn amount(limit: BudgetLimit, amount: u128) -> Amount {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn limits_that_are_used_up_as_they_are_set_are_named() {
+        let at = |limit, used| LimitUse { limit, most: 2_000_000_000_000, used, resets_at: 0 };
+        let limits = [at(BudgetLimit::TokensPerDay, 5), at(BudgetLimit::CostPerDay, 2_500_000_000_000)];
+        let expected = "cost_per_day is used up already, 2.5 of 2: the agent's calls of models are refused until \
+                        1970-01-01T00:00:00.000Z";
+        assert_eq!(used_up(&limits), [expected]);
+    }
 
     #[test]
     fn limits_are_numbers_and_exact_amounts() {

@@ -152,6 +152,11 @@ impl DeployRequest {
         unknown.map(|(path, model)| (format!("{path}.provider"), model.provider.clone())).collect()
     }
 
+    /// The models, each with its path in the request.
+    pub fn named_models(&self) -> Vec<(String, &LlmConfig)> {
+        self.llm_paths.iter().cloned().zip(&self.llm).collect()
+    }
+
     /// Judges what the look-ups found. Tools that nobody registered are a warning, or an error when `strict`.
     pub fn check_lookups(&self, resolved: &Resolved, strict: bool) -> Result<Vec<String>> {
         for (path, provider) in self.unknown_providers() {

@@ -13,7 +13,7 @@ use crate::{
     state::AppState,
 };
 use hoistway_kit::{
-    end_user::{self, EndUserKey, InvokeStatement},
+    invoke_statement::{HEADER, InvokeStatement, InvokeStatementKey},
     telemetry,
     time::now_ms,
 };
@@ -26,7 +26,7 @@ pub const TOKEN_HEADER: &str = "x-end-user-token";
 /// The header in which the agent reads who the user is. Nobody but the gateway can set it.
 const USER: HeaderName = HeaderName::from_static("x-end-user-id");
 /// The header from which egress learns it.
-const STATEMENT: HeaderName = HeaderName::from_static(end_user::HEADER);
+const STATEMENT: HeaderName = HeaderName::from_static(HEADER);
 
 /// For whom an invoke is.
 #[derive(Debug, Clone)]
@@ -117,7 +117,7 @@ pub async fn admit(state: &AppState, provider: Option<&Name>, token: &Secret) ->
 /// The headers that say what invoke it is: whose, to the agent, and all of it through the agent to egress, until the
 /// invoke's deadline.
 pub fn headers(
-    key: &EndUserKey,
+    key: &InvokeStatementKey,
     agent: &Name,
     user: Option<&str>,
     deadline: Instant,

@@ -332,7 +332,7 @@ impl<'a> Call<'a> {
         let (agent, mut identity) = (self.agent, self.identity);
         let (stream, to) = connect(self.state, &agent, &mut identity).await?;
         let user = identity.user_for(&to.door);
-        let whose = end_user::headers(&self.state.end_users, &agent, user, self.deadline)?;
+        let whose = end_user::headers(&self.state.invoke_statements, &agent, user, self.deadline)?;
         let broken = |e: hyper::Error| crashed(&agent, e);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {

@@ -25,7 +25,7 @@ mod keys;
 mod lifecycle;
 mod logs;
 mod metrics;
-mod model_providers;
+pub mod model_providers;
 mod openapi;
 mod page;
 mod paging;

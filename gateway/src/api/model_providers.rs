@@ -21,14 +21,18 @@ use super::{
 };
 use crate::{keys::Caller, spending::money, state::AppState};
 use axum::{Extension, Json, extract::State};
-use hoistway_kit::time::rfc3339;
+use hoistway_kit::{
+    address::{Reach, is_private_name, reach},
+    time::rfc3339,
+};
 use hoistway_model::{
-    Error, ModelPrice, ModelPrices, NAMESPACE, Name, Operation, Result, Secret,
+    Code, Error, ModelPrice, ModelPrices, NAMESPACE, Name, Operation, Result, Secret,
     tool::{DEMO_LABEL, MODEL_PROVIDERS, ModelProvider, NewModelProvider, needs_credentials, provider_credentials},
 };
 use http::StatusCode;
 use serde::Serialize;
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
+use url::{Host, Url};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -260,7 +264,8 @@ pub async fn create(
 
 /// Register or replace a model provider
 ///
-/// A stored key stays if none is given; a change that would send it to another host is refused.
+/// What the body leaves out is gone; of `prices`, `timeout_seconds` and `retries` the answer's `warnings` say so. A stored key stays if
+/// none is given; a change that would send it to another host is refused.
 #[utoipa::path(
     put,
     path = "/model-providers/{name}",
@@ -280,9 +285,17 @@ pub async fn put(
     body: WholeBody,
 ) -> ApiResult<(StatusCode, Json<ModelProviderOut>)> {
     let name = name.valid()?;
-    let (provider, warnings) = parse(&body.bytes, Some(name))?;
+    let (provider, mut warnings) = parse(&body.bytes, Some(name))?;
     may_store(&caller, &provider.credentials)?;
+    let before = match state.tools.get_model_provider(provider.name.clone()).await {
+        Ok(before) => Some(before),
+        Err(e) if e.code == Code::NotFound => None,
+        Err(e) => return Err(e.into()),
+    };
     let put = state.tools.put_model_provider(Operation::new(), provider).await?;
+    if let Some(before) = before {
+        warnings.extend(dropped(&before, &put.value, &body.bytes)?);
+    }
     Ok((created(put.created), Json(ModelProviderOut { warnings, ..shape(put.value) })))
 }
 
@@ -364,9 +377,7 @@ fn shown(price: ModelPrice) -> PriceOut {
 }
 
 fn shape(provider: ModelProvider) -> ModelProviderOut {
-    // The starter kit's provider is for trying things out, without a key.
-    let keyless = !needs_credentials(&provider.provider) || provider.labels.contains_key(DEMO_LABEL);
-    let ready = keyless || provider.credentials_set_at.is_some();
+    let ready = works_without_key(&provider) || provider.credentials_set_at.is_some();
     ModelProviderOut {
         name: provider.name.into(),
         namespace: NAMESPACE,
@@ -388,6 +399,20 @@ fn shape(provider: ModelProvider) -> ModelProviderOut {
         updated_at: rfc3339(provider.updated_at),
         warnings: Vec::new(),
     }
+}
+
+/// Whether egress calls it without a key: servers in private networks mostly want none, and the starter kit's provider is
+/// for trying things out.
+pub(crate) fn works_without_key(provider: &ModelProvider) -> bool {
+    let is_private = |url: Url| match url.host() {
+        Some(Host::Ipv4(ip)) => reach(ip.into()) == Reach::Private,
+        Some(Host::Ipv6(ip)) => reach(ip.into()) == Reach::Private,
+        Some(Host::Domain(name)) => is_private_name(name.trim_end_matches('.')),
+        None => false,
+    };
+    !needs_credentials(&provider.provider)
+        || provider.labels.contains_key(DEMO_LABEL)
+        || Url::parse(&provider.endpoint).is_ok_and(is_private)
 }
 
 /// Reads `{name, provider, endpoint, models}`, or the same in a `spec` as it is answered. The path may name it too.
@@ -422,6 +447,29 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<Strin
     let provider =
         NewModelProvider { name, provider, endpoint, models, prices, timeout_seconds, retries, labels, credentials };
     Ok((provider, warnings))
+}
+
+/// What was set, and is not any more because the body does not mention it.
+fn dropped(before: &ModelProvider, now: &ModelProvider, body: &[u8]) -> Result<Vec<String>> {
+    let mut root = Object::parse(body)?;
+    let spec = root.object("spec")?.unwrap_or(root);
+    let mut dropped = Vec::new();
+    if !before.prices.is_empty() && now.prices.is_empty() {
+        let text = "calls are counted without a cost from now on, and limits of cost do not stop them";
+        dropped.push(("prices", text.to_owned()));
+    }
+    if let (Some(seconds), None) = (before.timeout_seconds, now.timeout_seconds) {
+        dropped.push(("timeout_seconds", format!("it was {seconds}, and egress' own limit counts from now on")));
+    }
+    if before.retries > 0 && now.retries == 0 {
+        let text = format!("it was {}, and calls that fail are not made again from now on", before.retries);
+        dropped.push(("retries", text));
+    }
+    dropped.retain(|(key, _)| !spec.has(key));
+    let warning = |(key, meaning)| {
+        format!("{key} is dropped, because PUT replaces the provider and the body has none: {meaning}")
+    };
+    Ok(dropped.into_iter().map(warning).collect())
 }
 
 fn number(spec: &mut Object, key: &'static str, allowed: RangeInclusive<u32>) -> Result<Option<u32>> {

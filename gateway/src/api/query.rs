@@ -10,9 +10,13 @@ use hoistway_model::{Code, Error, Name, Result};
 use http::request::Parts;
 use std::{collections::HashMap, convert::Infallible, ops::RangeInclusive, str::FromStr};
 
-/// The parameters of a request; of one given twice the last counts.
+/// The parameters of a request; of one given twice the last counts, unless [`only`](Query::only) refuses it.
 #[derive(Debug)]
-pub struct Query(HashMap<String, String>);
+pub struct Query {
+    given: HashMap<String, String>,
+    /// One that is given twice.
+    twice: Option<String>,
+}
 
 impl<S: Sync> FromRequestParts<S> for Query {
     type Rejection = Infallible;
@@ -24,25 +28,35 @@ impl<S: Sync> FromRequestParts<S> for Query {
 
 impl Query {
     pub(super) fn parse(text: &str) -> Self {
-        Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+        let (mut given, mut twice) = (HashMap::new(), None);
+        for (key, value) in url::form_urlencoded::parse(text.as_bytes()).into_owned() {
+            if given.insert(key.clone(), value).is_some() {
+                twice = Some(key);
+            }
+        }
+        Self { given, twice }
     }
 
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
+        self.given.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
     /// Says which parameters mean nothing here.
     pub fn unknown(&self, known: &[&str]) -> Vec<String> {
-        let mut unknown: Vec<&String> = self.0.keys().filter(|key| !known.contains(&key.as_str())).collect();
+        let mut unknown: Vec<&String> = self.given.keys().filter(|key| !known.contains(&key.as_str())).collect();
         unknown.sort_unstable();
         unknown.truncate(10);
         unknown.into_iter().map(|key| format!("unknown query parameter \"{}\" is ignored", short(key))).collect()
     }
 
-    /// Refuses parameters that mean nothing here, where leaving one out would answer something else than was asked.
+    /// Refuses parameters that mean nothing here or are given twice, where leaving one out would answer something else
+    /// than was asked.
     pub fn only(&self, known: &[&str]) -> Result<()> {
-        match self.0.keys().filter(|key| !known.contains(&key.as_str())).min() {
-            None => Ok(()),
+        match self.given.keys().filter(|key| !known.contains(&key.as_str())).min() {
+            None => match &self.twice {
+                None => Ok(()),
+                Some(key) => Err(Error::field(short(key), "is given twice")),
+            },
             Some(key) => {
                 let text = format!("is not a parameter here; {} are", known.join(", "));
                 Err(Error::field(short(key), text))
@@ -63,7 +77,7 @@ impl Query {
 
     /// `true` or `false`; a parameter without a value is true, an absent one false.
     pub fn flag(&self, key: &str) -> Result<bool> {
-        match self.0.get(key).map(|text| text.trim().to_ascii_lowercase()).as_deref() {
+        match self.given.get(key).map(|text| text.trim().to_ascii_lowercase()).as_deref() {
             None | Some("false" | "0") => Ok(false),
             Some("" | "true" | "1") => Ok(true),
             Some(other) => Err(Error::field(key, format!("\"{}\" is not true or false", short(other)))),

@@ -3,9 +3,9 @@
 use super::{error::ApiResult, json::short, query::Query};
 use crate::{spending::SumsOut, state::AppState};
 use axum::{Json, extract::State};
-use hoistway_kit::time::{now_ms, parse_rfc3339, rfc3339};
+use hoistway_kit::time::{month, now_ms, parse_rfc3339, rfc3339};
 use hoistway_model::{
-    Error, Result,
+    Code, Error, Name, Result,
     usage::{UsageGroups, UsagePeriod, UsageQuery, UsageReport, UsageRow, UsageSums},
 };
 use serde::Serialize;
@@ -14,6 +14,8 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 const DAY: i64 = 86_400_000;
+/// The most models without a price that are named.
+const MAX_UNPRICED: usize = 100;
 const PARAMETERS: [&str; 8] = ["agent", "provider", "model", "user", "from", "to", "per", "group_by"];
 
 /// The paths of this module.
@@ -66,7 +68,7 @@ pub struct RowOut {
 /// Sum up what agents used of models
 ///
 /// Requests, tokens and cost of agents' calls of models, by hours or days of UTC. A call counts in the hour in which it ends.
-/// Sums outlive their agent. An answer of more than 10,000 sums is refused: ask for a shorter time, or group by less.
+/// Sums outlive their agent; a name that has neither an agent nor sums is 404. An answer of more than 10,000 sums is refused: ask for a shorter time, or group by less.
 #[utoipa::path(
     get, path = "/usage", tag = "usage", operation_id = "get_usage",
     params(
@@ -81,12 +83,38 @@ pub struct RowOut {
     ),
     responses(
         (status = 200, description = "The sums", body = UsageOut),
+        (status = 404, description = "There is no such agent, and never was one that used models"),
     )
 )]
 pub async fn get(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<Json<UsageOut>> {
     let wanted = parse(&query, now_ms())?;
-    let groups = wanted.group_by;
-    Ok(Json(shape(state.egress.usage(wanted).await?, groups)))
+    let (groups, agent) = (wanted.group_by, wanted.agent.clone());
+    let report = state.egress.usage(wanted).await?;
+    if let (Some(agent), true) = (agent, report.rows.is_empty()) {
+        check_known(&state, agent).await?;
+    }
+    Ok(Json(shape(report, groups)))
+}
+
+/// Fails for an agent that neither exists nor has ever used a model.
+async fn check_known(state: &AppState, agent: Name) -> Result<()> {
+    match state.agents.get_agent(agent.clone()).await {
+        Err(e) if e.code == Code::NotFound => {
+            let ever = UsageQuery { agent: Some(agent), to: now_ms(), ..UsageQuery::default() };
+            if state.egress.usage(ever).await?.rows.is_empty() { Err(e) } else { Ok(()) }
+        }
+        found => found.map(drop),
+    }
+}
+
+/// The models without a price that an agent called this month.
+pub(super) async fn unpriced_models(state: &AppState, agent: Name) -> Result<Vec<String>> {
+    let now = now_ms();
+    let group_by = UsageGroups { model: true, ..UsageGroups::default() };
+    let query = UsageQuery { agent: Some(agent), from: month(now).0, to: now, group_by, ..UsageQuery::default() };
+    let rows = state.egress.usage(query).await?.rows;
+    let unpriced = rows.into_iter().filter(|row| row.sums.priced_requests < row.sums.requests);
+    Ok(unpriced.map(|row| row.model).take(MAX_UNPRICED).collect())
 }
 
 fn parse(query: &Query, now: i64) -> Result<UsageQuery> {
@@ -185,6 +213,7 @@ mod tests {
             ("from=soon", "from: \"soon\" is not a time such as 2026-11-23T10:00:00Z, or a date"),
             ("from=2026-11-24&to=2026-11-22", "from: must be before \"to\""),
             ("group_by=agent,colour", "group_by: \"colour\" is not one of agent, provider, model, user"),
+            ("agent=a&agent=b", "agent: is given twice"),
             ("since=1d", "since: is not a parameter here; agent, provider, model, user, from, to, per, group_by are"),
         ] {
             assert_eq!(parsed(text), Err(message.to_owned()));

@@ -8,6 +8,7 @@
 mod lane;
 pub(crate) mod log;
 mod plan;
+mod providers;
 mod steps;
 mod worker;
 

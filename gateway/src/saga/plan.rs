@@ -2,6 +2,7 @@
 
 use super::{
     log::{Log, ToolsOutput},
+    providers::chosen_by_name,
     steps::{Services, tool_plan},
 };
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{
     Code, Digest, Error, Name, Result,
-    agent::{Agent, AgentSpec, Phase},
+    agent::{Agent, AgentSpec, LlmConfig, Phase},
     build::BuiltImage,
     revision::{Revision, RevisionRef},
     tool::{Resolved, ToolPlan},
@@ -24,6 +25,8 @@ pub struct Findings {
     image_digest: Option<Digest>,
     /// The revision to go back to.
     base: Option<Revision>,
+    /// Models that several providers serve equally well.
+    choices: Vec<String>,
 }
 
 /// Asks the services about everything that the work names.
@@ -39,15 +42,16 @@ pub async fn look_up(services: &Services, work: &Work) -> Result<Findings> {
             let (plan, providers) = (only_bind(work, tools), base.spec.llm.iter().map(|m| m.provider.clone()));
             let unknown = providers.filter(|provider| !llm::is_known(provider)).collect();
             let resolved = services.tools.resolve(plan, unknown, base.spec.identity_provider.clone()).await?;
-            Ok(Findings { resolved, agent: Some(agent), image_digest: None, base: Some(base) })
+            Ok(Findings { resolved, agent: Some(agent), image_digest: None, base: Some(base), choices: Vec::new() })
         }
         Work::Config(change) => {
             let agent = services.agents.get_agent(change.agent.clone()).await?;
             let providers = change.unknown_providers().into_iter().map(|(_, name)| name).collect();
             let identity_provider = change.identity_provider.clone().flatten();
             let plan = only_bind(work, change.tools_of(&agent));
-            let resolved = services.tools.resolve(plan, providers, identity_provider).await?;
-            Ok(Findings { resolved, agent: Some(agent), image_digest: None, base: None })
+            let resolve = services.tools.resolve(plan, providers, identity_provider);
+            let (resolved, choices) = tokio::try_join!(resolve, choices(services, change.named_models()))?;
+            Ok(Findings { resolved, agent: Some(agent), image_digest: None, base: None, choices })
         }
     }
 }
@@ -65,8 +69,17 @@ async fn deploy(services: &Services, request: &DeployRequest) -> Result<Findings
             Err(e) => Err(e),
         }
     };
-    let (resolved, agent) = tokio::try_join!(resolve, agent)?;
-    Ok(Findings { resolved, agent, image_digest: None, base: None })
+    let choices = choices(services, request.named_models());
+    let (resolved, agent, choices) = tokio::try_join!(resolve, agent, choices)?;
+    Ok(Findings { resolved, agent, image_digest: None, base: None, choices })
+}
+
+/// What to say about models whose provider is given as a protocol that several registered ones speak.
+async fn choices(services: &Services, models: Vec<(String, &LlmConfig)>) -> Result<Vec<String>> {
+    if !models.iter().any(|(_, model)| llm::is_known(&model.provider)) {
+        return Ok(Vec::new());
+    }
+    Ok(chosen_by_name(models, &services.tools.list_model_providers().await?))
 }
 
 fn only_bind(work: &Work, bind: Vec<Name>) -> ToolPlan {
@@ -77,7 +90,11 @@ fn only_bind(work: &Work, bind: Vec<Name>) -> ToolPlan {
 pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<String>> {
     let resolved = &findings.resolved;
     match work {
-        Work::Deploy(request) => request.check_lookups(resolved, strict),
+        Work::Deploy(request) => {
+            let mut warnings = request.check_lookups(resolved, strict)?;
+            warnings.extend_from_slice(&findings.choices);
+            Ok(warnings)
+        }
         Work::Rollback(_) | Work::Rebuild(_) => {
             let Some(base) = &findings.base else { return Ok(Vec::new()) };
             let number = base.number;
@@ -108,7 +125,11 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
                 let message = format!("\"{name}\" is not a registered identity provider");
                 return Err(Error::field("identity_provider", message));
             }
-            Ok(if change.required_tools.is_some() { tools::not_registered(resolved).collect() } else { Vec::new() })
+            let mut warnings = findings.choices.clone();
+            if change.required_tools.is_some() {
+                warnings.extend(tools::not_registered(resolved));
+            }
+            Ok(warnings)
         }
     }
 }
@@ -131,7 +152,7 @@ pub async fn pin_image(services: &Services, work: &Work, findings: &mut Findings
 
 /// Writes the decision into the log and moves it to its first step; to `Done` when nothing is to be done.
 pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, now: i64) {
-    let Findings { resolved, agent, image_digest, base } = findings;
+    let Findings { resolved, agent, image_digest, base, choices: _ } = findings;
     log.image_digest = image_digest;
     log.changes_tools = resolved.changed;
     let agent = agent.filter(|agent| {

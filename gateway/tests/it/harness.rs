@@ -16,7 +16,7 @@ use hoistway_gateway::{
     state::{AppState, Limits, ReadyCheck},
 };
 use hoistway_kit::{
-    end_user::EndUserKey,
+    invoke_statement::InvokeStatementKey,
     ports,
     reserve::Reserve,
     token::{ApiKey, ServiceToken},
@@ -111,7 +111,7 @@ impl Gateway {
             routes: Routes::new(agents.clone()),
             access: Access::open(&dir.path().join("gateway.db"), key.clone(), access).await.unwrap(),
             callers: Callers::new(tools.clone(), callers),
-            end_users: EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap(),
+            invoke_statements: InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap(),
             public: PublicAddresses::new("127.0.0.1:5005"),
             bodies: BodyBudget::new(limits.max_body),
             limits,

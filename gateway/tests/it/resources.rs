@@ -2,7 +2,7 @@
 
 use crate::{fakes::name, harness::Gateway};
 use hoistway_model::Digest;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn agents() {
@@ -194,6 +194,47 @@ async fn model_providers() {
     }
     assert_eq!(gateway.call("DELETE", "/api/model-providers/mine", "").await.text, r#"{"status":"deleted"}"#);
     assert_eq!(gateway.get("/api/model-providers/mine").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_model_provider_in_a_private_network_is_ready_without_a_key() {
+    let gateway = Gateway::start().await;
+    for (name, endpoint, phase) in [
+        ("vllm", "http://10.0.0.7:8000/v1", "Ready"),
+        ("llama", "http://localhost:8080", "Ready"),
+        ("six", "http://[fd00::1]:8000", "Ready"),
+        ("container", "http://vllm:8000", "Ready"),
+        ("intranet", "https://models.internal", "Ready"),
+        ("public", "https://8.8.8.8/v1", "Pending"),
+        ("named", "https://llm.example", "Pending"),
+        ("standard", "", "Pending"),
+    ] {
+        let body = json!({"name": name, "provider": "openai", "endpoint": endpoint});
+        assert_eq!(gateway.post("/api/model-providers", body).await.json()["status"]["phase"], phase, "{endpoint}");
+    }
+}
+
+#[tokio::test]
+async fn a_put_of_a_model_provider_tells_what_it_drops() {
+    let gateway = Gateway::start().await;
+    let path = "/api/model-providers/mine";
+    let whole =
+        json!({"provider": "openai", "prices": {"m": {"input": 1, "output": 2}}, "timeout_seconds": 60, "retries": 2});
+    let bare = json!({"provider": "openai"});
+    let put = async |body: &Value| gateway.call("PUT", path, body.to_string()).await.json();
+    for body in [&bare, &whole] {
+        assert_eq!(put(body).await["warnings"], Value::Null, "nothing is lost");
+    }
+    let answer = put(&json!({"spec": bare})).await;
+    let warnings: Vec<&str> =
+        answer["warnings"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    for (warning, member) in warnings.iter().zip(["prices", "timeout_seconds", "retries"]) {
+        assert!(warning.starts_with(&format!("{member} is dropped, because PUT replaces")), "{warning}");
+    }
+    put(&whole).await;
+    let meant = put(&json!({"provider": "openai", "prices": {}, "timeout_seconds": 60, "retries": 0})).await;
+    assert_eq!((&meant["warnings"], &meant["spec"]["prices"]), (&Value::Null, &json!({})), "it was asked for");
 }
 
 #[tokio::test]

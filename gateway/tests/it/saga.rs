@@ -8,7 +8,7 @@ use crate::{
 };
 use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
-    end_user::EndUserKey,
+    invoke_statement::InvokeStatementKey,
     ports,
     secrets::MasterKey,
     token::{ApiKey, ServiceToken},
@@ -63,13 +63,13 @@ impl Whole {
         let services = Services { tools: Arc::new(tools), builds: FakeBuilds::new(), agents };
         let config = Config { data_dir: dir.path().to_owned(), ..config };
         let shutdown = CancellationToken::new();
-        let end_users = EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap();
+        let invoke_statements = InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap();
         let deps = Deps {
             services,
             egress: FakeEgress::new(),
             master_key: master_key.clone(),
             api_key: key.clone(),
-            end_users,
+            invoke_statements,
         };
         let gateway = Gateway::open(&config, deps, shutdown.clone()).await.unwrap();
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -302,4 +302,25 @@ async fn the_newest_deployments_are_kept_and_those_that_run() {
     whole.world.no_more_faults();
     whole.ended().await;
     tokio::time::timeout(patience, until(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deploy_and_a_change_of_models_say_which_of_several_providers_is_used() {
+    let whole = Whole::start().await;
+    for name in ["second", "first"] {
+        let provider = json!({"name": name, "provider": "openai", "api_key": "k"});
+        assert_eq!(whole.call("POST", "/api/model-providers", provider).await.status, 201);
+    }
+    let models = json!([{"provider": "openai", "model": "m"}]);
+    let deploy = json!({"agent_name": "a", "image": "x:3", "llm_configs": models});
+    let deployed = whole.call("POST", "/api/deploy", deploy).await.json();
+    let expected = "llm_configs[0]: 2 model providers of \"openai\" serve the model: \"first\", \"second\". \"first\" is \
+                    used, the first by name; give the name of one as provider to choose";
+    assert_eq!(deployed["warnings"], json!([expected]), "{deployed}");
+    let models = json!([{"provider": "openai", "model": "n"}]);
+    let changed = whole.call("PUT", "/api/agents/a/config", json!({"llm_configs": models})).await.json();
+    assert_eq!(changed["warnings"], json!([expected]), "{changed}");
+    let models = json!([{"provider": "second", "model": "n"}]);
+    let changed = whole.call("PUT", "/api/agents/a/config", json!({"llm_configs": models})).await.json();
+    assert_eq!(changed["warnings"], json!(null), "{changed}");
 }

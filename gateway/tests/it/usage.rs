@@ -54,12 +54,43 @@ async fn usage_is_shown_by_what_it_is_grouped_by_and_in_total() {
 }
 
 #[tokio::test]
-async fn a_budget_is_set_by_administrators_for_agents_that_there_are_and_outlives_them() {
+async fn the_usage_of_an_agent_that_never_was_is_not_found() {
+    let gateway = Gateway::start().await;
+    let missing = gateway.get("/api/usage?agent=nope").await;
+    assert!(missing.status == 404 && missing.text.contains("nope"), "{}", missing.text);
+    assert_eq!(gateway.get("/api/usage").await.status, 200, "nobody is asked for");
+    gateway.agents.add("idle");
+    assert_eq!(gateway.get("/api/usage?agent=idle").await.status, 200);
+    let twice = gateway.get("/api/usage?agent=idle&agent=nope").await;
+    assert!(twice.status == 400 && twice.text.contains("agent: is given twice"), "{}", twice.text);
+    let rows = vec![row(0, "m", UsageSums { requests: 1, ..UsageSums::default() })];
+    *gateway.egress.usage.lock().unwrap() = UsageReport { rows, ..UsageReport::default() };
+    assert_eq!(gateway.get("/api/usage?agent=gone").await.status, 200, "what it used outlives it");
+}
+
+#[tokio::test]
+async fn models_without_a_price_are_named_without_a_budget_too() {
+    let gateway = Gateway::start().await;
+    gateway.agents.add("a");
+    let sums = |priced_requests| UsageSums { requests: 2, priced_requests, ..UsageSums::default() };
+    let rows = vec![row(0, "m", sums(2)), row(0, "n", sums(0)), row(0, "o", sums(1))];
+    *gateway.egress.usage.lock().unwrap() = UsageReport { rows, ..UsageReport::default() };
+    assert_eq!(gateway.get("/api/agents/a/budget").await.json()["unpriced_models"], json!(["n", "o"]));
+    let asked = gateway.egress.usage_queries.lock().unwrap().pop().unwrap();
+    assert_eq!((asked.agent.unwrap().as_str(), asked.group_by.model, asked.group_by.provider), ("a", true, false));
+}
+
+#[tokio::test]
+async fn a_budget_is_set_by_administrators_for_the_names_of_agents_and_outlives_them() {
     let gateway = Gateway::start().await;
     let path = "/api/agents/a/budget";
     let limits = r#"{"tokens_per_day": 1000, "cost_per_month": 2.5}"#;
-    assert_eq!(gateway.call("PUT", path, limits).await.status, 404);
     assert_eq!(gateway.get(path).await.status, 404);
+    let early = gateway.call("PUT", path, limits).await;
+    let warning = "there is no agent of this name now: the budget is in force when one is deployed";
+    assert_eq!((early.status, &early.json()["warnings"]), (200, &json!([warning])), "{}", early.text);
+    assert_eq!(gateway.call("PUT", "/api/agents/A%20b/budget", limits).await.status, 400);
+    assert_eq!(gateway.call("DELETE", path, "").await.status, 200);
     gateway.agents.add("a");
     let none = gateway.get(path).await;
     assert_eq!((none.status, &none.json()["budget"], &none.json()["limits"]), (200, &json!({}), &json!([])));
@@ -72,6 +103,7 @@ async fn a_budget_is_set_by_administrators_for_agents_that_there_are_and_outlive
     let set = gateway.call("PUT", path, limits).await;
     let budget = json!({"tokens_per_day": 1000, "cost_per_month": "2.5"});
     assert_eq!((set.status, &set.json()["budget"]), (200, &budget));
+    assert_eq!(set.json()["warnings"], json!(null));
     let shown = gateway.call_as(&deployer, "GET", path, "").await.json();
     let limit = json!({
         "limit": "tokens_per_day", "most": 1000, "used": 0, "share": 0.0, "resets_at": "1970-01-02T00:00:00.000Z",

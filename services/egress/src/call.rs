@@ -6,14 +6,14 @@ use crate::{
     body::{Out, Upload},
     credential,
     entry::{Entry, Progress},
-    headers::{END_USER, END_USER_STATEMENT, clean_request, clean_response, remove_all_spellings, remove_overrides},
+    headers::{END_USER, INVOKE_STATEMENT, clean_request, clean_response, remove_all_spellings, remove_overrides},
     models,
     origin::Origin,
     policy::{AgentPolicy, Credential, ModelServer, ToolPolicy},
     refuse::Refusal,
     upstream::{ConnectError, no_connection, uri},
 };
-use hoistway_kit::{end_user::InvokeStatement, time::now_ms};
+use hoistway_kit::{invoke_statement::InvokeStatement, time::now_ms};
 use hoistway_model::Secret;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
@@ -115,7 +115,7 @@ pub(crate) async fn call(
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
     clean_request(&mut headers);
-    for name in [&END_USER, &END_USER_STATEMENT] {
+    for name in [&END_USER, &INVOKE_STATEMENT] {
         remove_all_spellings(&mut headers, name);
     }
     entry.span().continue_in(&mut headers);
@@ -197,9 +197,9 @@ fn upgrade_to_websocket(headers: &mut HeaderMap) {
 /// The invoke within which the agent calls, as the gateway has stated it. Of two statements it could not be said which
 /// one holds.
 pub(crate) fn invoke(egress: &Egress, policy: &AgentPolicy, headers: &HeaderMap) -> Option<InvokeStatement> {
-    let mut statements = headers.get_all(END_USER_STATEMENT).iter();
+    let mut statements = headers.get_all(INVOKE_STATEMENT).iter();
     let statement = statements.next().filter(|_| statements.next().is_none())?;
-    egress.end_users.verify(&policy.agent, statement.as_bytes(), now_ms())
+    egress.invoke_statements.verify(&policy.agent, statement.as_bytes(), now_ms())
 }
 
 impl Template {
@@ -282,7 +282,7 @@ pub(crate) fn no_connection_to(what: &str, cause: &ConnectError) -> Refusal {
     tracing::debug!("no connection to {what}: {cause}");
     match cause {
         ConnectError::Forbidden { .. } => Refusal::denied("private_address", format!("{what}: {cause}")),
-        ConnectError::Timeout => Refusal::timed_out(format!("{what}: {cause}")),
+        ConnectError::Timeout | ConnectError::TlsTimeout => Refusal::timed_out(format!("{what}: {cause}")),
         ConnectError::Proxy(_) => {
             tracing::warn!("no connection to {what}: {cause}");
             Refusal::bad_gateway("proxy_failed", format!("{what}: the operator's proxy gives no connection"))

@@ -6,7 +6,7 @@ use crate::{
     refuse::Refusal,
     span::CallSpan,
 };
-use hoistway_kit::{end_user::InvokeStatement, time::now_ms};
+use hoistway_kit::{invoke_statement::InvokeStatement, time::now_ms};
 use hoistway_model::{Name, RevisionId, egress::CallTarget, usage::UsageSums};
 use http::{HeaderMap, Method};
 use std::{

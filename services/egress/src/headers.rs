@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 /// The header in which the platform tells tools whom an agent works for.
 pub(crate) const END_USER: HeaderName = HeaderName::from_static("x-end-user-id");
 /// The header in which an agent's runner hands on what the gateway stated about that.
-pub(crate) const END_USER_STATEMENT: HeaderName = HeaderName::from_static(hoistway_kit::end_user::HEADER);
+pub(crate) const INVOKE_STATEMENT: HeaderName = HeaderName::from_static(hoistway_kit::invoke_statement::HEADER);
 
 /// Headers of one connection (RFC 9110, 7.6.1), and those that only a proxy reads.
 const HOP_BY_HOP: [HeaderName; 9] = [

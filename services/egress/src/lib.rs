@@ -5,7 +5,6 @@
 //! service; a process that hosts several services calls [`open`], [`grpc`] and [`run`] itself. See `docs/egress.md` for
 //! what it enforces.
 
-mod address;
 mod body;
 mod bounded;
 pub mod ca;
@@ -54,9 +53,9 @@ use call_metrics::CallMetrics;
 use hoistway_client::{AgentIdentitiesClient, ToolCredentialsClient};
 use hoistway_kit::{
     egress::EgressKey,
-    end_user::EndUserKey,
     fs::DirLock,
     grpc::{Server, Transport},
+    invoke_statement::InvokeStatementKey,
     ports::{Listeners, listen_as_configured},
     shutdown::part,
     token::ServiceToken,
@@ -101,8 +100,8 @@ pub struct Deps {
     pub records: Option<Arc<dyn Records>>,
     /// Where agents' logs are, to which refused calls are written; absent: they are not.
     pub agents: Option<Arc<dyn AgentIdentities>>,
-    /// The key of statements about whom agents work for.
-    pub end_users: EndUserKey,
+    /// The key of statements about invokes.
+    pub invoke_statements: InvokeStatementKey,
 }
 
 impl Deps {
@@ -122,8 +121,8 @@ impl Deps {
         let agents: Arc<dyn AgentIdentities> = Arc::new(AgentIdentitiesClient::new(agents));
         let tools = Arc::new(ToolCredentialsClient::new(tools));
         let policies = WatchedPolicies::new(tools, Arc::clone(&agents), &config.private_domains)?;
-        let end_users = EndUserKey::new(&token)?;
-        Ok(Self { token, key, policies: Arc::new(policies), records: None, agents: Some(agents), end_users })
+        let invoke_statements = InvokeStatementKey::new(&token)?;
+        Ok(Self { token, key, policies: Arc::new(policies), records: None, agents: Some(agents), invoke_statements })
     }
 }
 
@@ -164,7 +163,7 @@ pub(crate) struct Egress {
     key: EgressKey,
     names: Vec<Place>,
     policies: Arc<dyn Policies>,
-    end_users: EndUserKey,
+    invoke_statements: InvokeStatementKey,
     recorder: Recorder,
     call_metrics: Arc<CallMetrics>,
     usage: Ledger,
@@ -233,7 +232,7 @@ fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, m
         key: deps.key,
         names,
         policies: deps.policies,
-        end_users: deps.end_users,
+        invoke_statements: deps.invoke_statements,
         recorder,
         call_metrics: Arc::new(CallMetrics::new()),
         usage,

@@ -286,6 +286,8 @@ pub struct ModelUnavailable {
     pub provider: Option<Name>,
     /// The kind of reason.
     pub reason: ModelUnavailableReason,
+    /// Where it is, if that is known and may be called.
+    pub origin: Option<Origin>,
     /// What is missing and how to add it, for people.
     pub text: String,
 }

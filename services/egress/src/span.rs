@@ -3,7 +3,7 @@
 //! query, and a prompt only where the operator has turned that on.
 
 use crate::records::Record;
-use hoistway_kit::{end_user::InvokeStatement, telemetry};
+use hoistway_kit::{invoke_statement::InvokeStatement, telemetry};
 use hoistway_model::{egress::CallTarget, usage::UsageSums};
 use http::HeaderMap;
 use opentelemetry::{

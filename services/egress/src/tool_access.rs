@@ -1,10 +1,10 @@
 //! From a registered tool to what egress enforces for it.
 
 use crate::{
-    address::{Reach, reach},
     origin::{HostName, without_query},
     policy::{Credential, KeyPlace, OAuth2Client, ToolPolicy},
 };
+use hoistway_kit::address::{Reach, is_in, is_private_name, reach};
 use hoistway_model::{
     Error, Result, Secret,
     egress::ToolAccess,
@@ -16,10 +16,6 @@ use std::{collections::BTreeMap, sync::Arc};
 const NO_CREDENTIAL: &str = "has no credential yet: PUT /api/tools/NAME/credentials stores one";
 const NO_TOKEN_URL: &str = "does not say where its access tokens come from: set its token URL";
 const NO_HEADER: &str = "names no usable header for its API key: set another one";
-
-/// Names that mean this machine or a private network, whoever answers for them (RFC 6761, 6762, 8375 and the
-/// reservation of `internal`).
-const PRIVATE_DOMAINS: [&str; 4] = ["localhost", "local", "internal", "home.arpa"];
 
 /// The hosts whose tools may be on this machine or in a private network.
 ///
@@ -47,9 +43,7 @@ impl PrivateHosts {
             return reach(ip) == Reach::Private;
         }
         let host = host.bare();
-        let is_in = |domain: &str| host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        // A name without a dot is found by the network's own resolver, such as that of a container engine.
-        !host.contains('.') || PRIVATE_DOMAINS.into_iter().any(is_in) || self.domains.iter().any(|domain| is_in(domain))
+        is_private_name(&host) || self.domains.iter().any(|domain| is_in(&host, domain))
     }
 }
 

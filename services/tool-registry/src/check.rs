@@ -4,8 +4,8 @@
 use hoistway_model::{
     Error, Name, Result, Secret,
     tool::{
-        AuthType, Connection, IdentityProvider, MODEL_PROVIDERS, NewModelProvider, NewTool, ToolPlan,
-        provider_credentials, tool_credentials,
+        AuthType, Connection, IdentityProvider, MODEL_PROVIDERS, NewModelProvider, NewTool, ToolPlan, bedrock_region,
+        is_aws_region, provider_credentials, tool_credentials,
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,8 +83,12 @@ pub(crate) fn tool_fits(field: &str, at: &Connection, credentials: &BTreeMap<Str
     ))
 }
 
-/// Credentials that are those of the provider's protocol.
-pub(crate) fn provider_fits(field: &str, provider: &str, credentials: &BTreeMap<String, Secret>) -> Result<()> {
+/// Credentials that are those of the protocol of a provider at `endpoint`.
+pub(crate) fn provider_fits(
+    field: &str,
+    (provider, endpoint): (&str, &str),
+    credentials: &BTreeMap<String, Secret>,
+) -> Result<()> {
     let sets = provider_credentials(provider);
     let fits = |set: &&[&str]| {
         let known = |key: &String| set.iter().any(|k| k.trim_end_matches('?') == key);
@@ -92,10 +96,22 @@ pub(crate) fn provider_fits(field: &str, provider: &str, credentials: &BTreeMap<
         complete && credentials.keys().all(known)
     };
     if sets.iter().any(fits) {
-        return Ok(());
+        return if provider == "bedrock" { has_region(field, endpoint, credentials) } else { Ok(()) };
     }
     let sets: Vec<String> = sets.iter().map(|set| set.join(", ")).collect();
     Err(Error::field(field, format!("{provider} takes {}", sets.join("; or "))))
+}
+
+/// Bedrock is in a region, and access keys sign for one: without it no call could be made.
+fn has_region(field: &str, endpoint: &str, credentials: &BTreeMap<String, Secret>) -> Result<()> {
+    let wrong = |why: &str| Err(Error::field(format!("{field}.region"), why));
+    match credentials.get("region") {
+        Some(region) if is_aws_region(region.expose().trim()) => Ok(()),
+        Some(_) => wrong("is not the name of an AWS region, such as us-east-1"),
+        None if bedrock_region(endpoint).is_some() => Ok(()),
+        None if !endpoint.is_empty() && credentials.contains_key("api_key") => Ok(()),
+        None => wrong("is required, such as us-east-1, because the endpoint names no AWS region"),
+    }
 }
 
 /// A model provider.
@@ -115,7 +131,7 @@ pub(crate) fn check_provider(provider: &NewModelProvider) -> Result<()> {
     if provider.credentials.is_empty() {
         return Ok(());
     }
-    provider_fits("credentials", &provider.provider, &provider.credentials)
+    provider_fits("credentials", (&provider.provider, &provider.endpoint), &provider.credentials)
 }
 
 /// An identity provider.

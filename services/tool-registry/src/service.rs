@@ -175,7 +175,7 @@ impl ToolRegistry for ToolRegistryService {
         credentials: BTreeMap<String, Secret>,
     ) -> Result<ModelProvider> {
         shapes("credentials", &credentials)?;
-        let fits = |provider: &str| provider_fits("credentials", provider, &credentials);
+        let fits = |at: &ModelProvider| provider_fits("credentials", (&at.provider, &at.endpoint), &credentials);
         self.store.set_provider_credentials(&operation, &name, &credentials, fits).await
     }
 

@@ -1,5 +1,6 @@
 //! Export of spans by OTLP, as OpenTelemetry's own environment variables say: `OTEL_EXPORTER_OTLP_ENDPOINT` turns it on.
 
+use super::outage::{Cause, Reporting, Watched};
 use hoistway_model::{Code, Error, Result};
 use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig};
@@ -57,7 +58,7 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
-fn exporter() -> Result<Option<SpanExporter>> {
+fn exporter() -> Result<Option<Reporting<SpanExporter>>> {
     let is_disabled = variable(DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true"));
     if is_disabled || ENDPOINTS.into_iter().find_map(variable).is_none() {
         return Ok(None);
@@ -72,8 +73,12 @@ fn exporter() -> Result<Option<SpanExporter>> {
             return Err(wrong(name, "must be \"http/protobuf\", which collectors serve at port 4318"));
         }
     }
-    let built = SpanExporter::builder().with_http().with_http_client(client()?).build();
-    built.map(Some).map_err(|e| wrong(ENDPOINTS[1], &format!("spans cannot be exported: {e}")))
+    let cause = Cause::default();
+    let client = Watched::new(client()?, cause.clone());
+    let built = SpanExporter::builder().with_http().with_http_client(client).build();
+    built
+        .map(|exporter| Some(Reporting::new(exporter, cause)))
+        .map_err(|e| wrong(ENDPOINTS[1], &format!("spans cannot be exported: {e}")))
 }
 
 fn wrong(variable: &str, why: &str) -> Error {

@@ -20,11 +20,12 @@ use hoistway_model::{
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
-use std::time::Duration;
+use rustls::CertificateError;
+use std::{io::ErrorKind, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
-/// How long a check may take.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long a check may take: longer than a connection, so that it is known how far that came.
+const LIMIT: Duration = Duration::from_secs(15);
 const USER_AGENT: &str = concat!("hoistway/", env!("CARGO_PKG_VERSION"));
 
 /// What is checked, and until when.
@@ -97,11 +98,12 @@ impl<'a> Subject<'a> {
             Sent::Failed(error) => error,
         };
         match no_connection(error) {
-            Some(ConnectError::Tls(e)) => {
+            Some(cause @ (ConnectError::Tls(_) | ConnectError::TlsTimeout)) => {
                 let mut steps = address(true, format!("{origin} accepts connections"));
-                let remedy =
-                    "a private authority is trusted once it stands in the file of egress' setting extra_ca_file";
-                let message = format!("no TLS: {e}; {remedy}");
+                let message = match remedy(cause) {
+                    Some(remedy) => format!("{cause}; {remedy}"),
+                    None => cause.to_string(),
+                };
                 steps.push(CheckStep { check: CheckKind::Tls, ok: false, message });
                 steps
             }
@@ -120,6 +122,21 @@ impl<'a> Subject<'a> {
     fn found(&self, status: Option<StatusCode>, steps: Vec<CheckStep>) -> Check {
         let latency_ms = status.map(|_| u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX));
         Check { status: status.map(|status| status.as_u16()), latency_ms, steps }
+    }
+}
+
+/// What to do where there is no TLS, if that is known.
+fn remedy(cause: &ConnectError) -> Option<&'static str> {
+    const NO_TLS: &str = "what listens there may speak plain HTTP: compare the port, or register it with http://";
+    let ConnectError::Tls(e) = cause else { return Some(NO_TLS) };
+    match e.get_ref().and_then(|e| e.downcast_ref()) {
+        // The latter where another authority of the same name is trusted.
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            Some("a private authority is trusted once it stands in the file of egress' setting extra_ca_file")
+        }
+        Some(rustls::Error::InvalidMessage(_)) => Some(NO_TLS),
+        Some(_) => None,
+        None => matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset).then_some(NO_TLS),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{Sent, Subject, unusable};
 use crate::{
     Egress, models,
-    policy::{ModelBackend, ModelServer, ModelUnavailableReason, Protocol, RegisteredModels},
+    policy::{AwsKey, ModelBackend, ModelKey, ModelServer, ModelUnavailableReason, Protocol, RegisteredModels},
 };
 use bytes::Bytes;
 use hoistway_model::egress::{Check, CheckKind, CheckStep};
@@ -35,7 +35,14 @@ pub(crate) async fn check(egress: &Egress, provider: &RegisteredModels) -> Check
                 ModelUnavailableReason::NoKey => CheckKind::Credential,
                 ModelUnavailableReason::NoProvider | ModelUnavailableReason::BadEndpoint => CheckKind::Address,
             };
-            unusable(kind, why.text.clone())
+            let mut check = unusable(kind, why.text.clone());
+            if let Some(origin) = &why.origin {
+                let subject = Subject::new(egress, origin, false);
+                let sent = subject.send(&HeaderMap::new(), "/").await;
+                let steps = [subject.reached(&sent), check.steps].concat();
+                check = subject.found(sent.status(), steps);
+            }
+            check
         }
     }
 }
@@ -45,7 +52,8 @@ async fn check_server(egress: &Egress, server: &ModelServer, wanted: &[String]) 
     if server.protocol == Protocol::Bedrock {
         // Its list of models is at another host, and with other permissions than those to call a model.
         let sent = subject.send(&HeaderMap::new(), &format!("{}/", server.prefix)).await;
-        let steps = subject.reached(&sent);
+        let mut steps = subject.reached(&sent);
+        steps.push(bedrock_credential(server));
         return subject.found(sent.status(), steps);
     }
     let request = models::own_request(server);
@@ -75,6 +83,41 @@ async fn check_server(egress: &Egress, server: &ModelServer, wanted: &[String]) 
         }
     }
     subject.found(status, steps)
+}
+
+/// Whether the credentials are such that calls can be made with them. More is known only to whoever runs a model.
+fn bedrock_credential(server: &ModelServer) -> CheckStep {
+    const UNCHECKED: &str =
+        "not checked: whether Bedrock accepts it and lets it use the models, which only a call of a model shows";
+    let found = match &server.key {
+        None => Ok("there is none, and calls are sent without".to_owned()),
+        Some(ModelKey::ApiKey(_)) => match models::own_request(server) {
+            Ok(_) => Ok("there is an API key".to_owned()),
+            Err(refusal) => Err(refusal.message),
+        },
+        Some(ModelKey::Aws(key)) => match malformed(key) {
+            None => Ok(format!("there is an access key, which signs for the region {}", key.region)),
+            Some(why) => Err(format!("{why}: PUT /api/model-providers/{}/credentials stores others", server.name)),
+        },
+    };
+    let (ok, message) = match found {
+        Ok(found) => (true, format!("{found}; {UNCHECKED}")),
+        Err(why) => (false, why),
+    };
+    CheckStep { check: CheckKind::Credential, ok, message }
+}
+
+/// What is wrong with an access key by its form alone.
+fn malformed(key: &AwsKey) -> Option<&'static str> {
+    let (id, secret) = (key.access_key_id.expose(), key.secret_access_key.expose());
+    if !(16..=128).contains(&id.len()) || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Some("access_key_id is not the identifier of an access key, which has 16 to 128 letters and digits");
+    }
+    if id.starts_with("ASIA") && key.session_token.is_none() {
+        return Some("access_key_id is that of temporary credentials, and their session_token is missing");
+    }
+    let is_plain = !secret.is_empty() && secret.chars().all(|c| c.is_ascii_graphic());
+    (!is_plain).then_some("secret_access_key has spaces or other characters that no access key has")
 }
 
 /// Whether the key was accepted, as far as that is known.

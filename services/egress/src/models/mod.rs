@@ -109,6 +109,10 @@ pub(crate) async fn call(
     if egress.config.trace_prompts {
         entry.span().prompt(|| prompt::input_messages(&request.body));
     }
+    // Calls that its budget stops are those of a provider too.
+    if let Some(provider) = model.backend.provider() {
+        entry.model_provider(provider);
+    }
     let mut call = ModelCall { api, model, parts, query, request };
     let meter = metering::begin(egress, policy, &mut call, entry).await?;
     let answer = answer(egress, policy, call, entry).await;

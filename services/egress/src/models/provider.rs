@@ -149,7 +149,7 @@ fn backend(access: &ModelProviderAccess, private: &PrivateHosts) -> ModelBackend
     let allow_private = private.covers(&origin.place.host);
     // Servers of one's own, such as vLLM and llama.cpp, mostly want no key.
     if key.is_none() && needs_credentials(provider) && !allow_private {
-        return no_key(name);
+        return no_key(name, origin);
     }
     ModelBackend::Server(Arc::new(ModelServer {
         name: name.clone(),
@@ -163,10 +163,15 @@ fn backend(access: &ModelProviderAccess, private: &PrivateHosts) -> ModelBackend
     }))
 }
 
-fn no_key(name: &Name) -> ModelBackend {
+fn no_key(name: &Name, origin: Origin) -> ModelBackend {
     let text =
         format!("the model provider \"{name}\" has no key yet: PUT /api/model-providers/{name}/credentials stores one");
-    unavailable(Some(name), ModelUnavailableReason::NoKey, text)
+    ModelBackend::Unavailable(Arc::new(ModelUnavailable {
+        provider: Some(name.clone()),
+        reason: ModelUnavailableReason::NoKey,
+        origin: Some(origin),
+        text,
+    }))
 }
 
 fn base_url(text: &str, protocol: Protocol) -> Result<(Origin, String)> {
@@ -184,7 +189,7 @@ fn base_url(text: &str, protocol: Protocol) -> Result<(Origin, String)> {
 }
 
 fn unavailable(provider: Option<&Name>, reason: ModelUnavailableReason, text: String) -> ModelBackend {
-    ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider: provider.cloned(), reason, text }))
+    ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider: provider.cloned(), reason, origin: None, text }))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use std::{
 };
 use tokio::{
     net::TcpStream,
-    time::{error::Elapsed, timeout},
+    time::{Instant, error::Elapsed, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
@@ -43,6 +43,8 @@ pub(crate) enum ConnectError {
     Dial(io::Error),
     /// No TLS with whoever answers.
     Tls(io::Error),
+    /// Whoever accepts connections there does not answer the handshake of TLS.
+    TlsTimeout,
     /// The operator's proxy.
     Proxy(String),
     /// It took too long.
@@ -62,6 +64,7 @@ impl fmt::Display for ConnectError {
             }
             ConnectError::Dial(e) => write!(f, "no connection: {e}"),
             ConnectError::Tls(e) => write!(f, "no TLS: {e}"),
+            ConnectError::TlsTimeout => f.write_str("no TLS: the handshake is not answered within the time limit"),
             ConnectError::Proxy(e) => write!(f, "the operator's proxy: {e}"),
             ConnectError::Timeout => f.write_str("no connection within the time limit"),
         }
@@ -97,7 +100,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let this = self.clone();
-        Box::pin(async move { timeout(this.limit, this.connect(uri)).await? })
+        Box::pin(async move { this.connect(uri).await })
     }
 }
 
@@ -119,11 +122,22 @@ impl Connector {
         let Some(proxy) = self.proxy(uri, place) else {
             return dial(&self.resolver.addresses(place, self.allow_private).await?).await;
         };
-        // The proxy resolves names; an address in the place of a name can still be checked here.
+        self.may_be_named(place).await?;
+        tunnel(&proxy, place).await
+    }
+
+    /// A connection to a proxy that is asked for a place in each request.
+    async fn proxied(&self, proxy: &Intercept, place: &Place) -> Result<TcpStream, ConnectError> {
+        self.may_be_named(place).await?;
+        dial_proxy(proxy.uri()).await
+    }
+
+    /// The proxy resolves names; an address in the place of a name can still be checked here.
+    async fn may_be_named(&self, place: &Place) -> Result<(), ConnectError> {
         if place.host.ip().is_some() {
             self.resolver.addresses(place, self.allow_private).await?;
         }
-        tunnel(&proxy, place).await
+        Ok(())
     }
 
     async fn connect(&self, uri: Uri) -> Result<Conn, ConnectError> {
@@ -131,25 +145,18 @@ impl Connector {
         let default = if is_tls { 443 } else { 80 };
         let place = uri.authority().and_then(|authority| Place::parse(authority.as_str(), Some(default)));
         let place = place.ok_or_else(|| ConnectError::Resolve("not a host".into()))?;
-        let tcp = match self.proxy(&uri, &place) {
-            None => dial(&self.resolver.addresses(&place, self.allow_private).await?).await?,
-            Some(proxy) => {
-                // The proxy resolves names; an address in the place of a name can still be checked here.
-                if place.host.ip().is_some() {
-                    self.resolver.addresses(&place, self.allow_private).await?;
-                }
-                if !is_tls {
-                    let stream = dial_proxy(proxy.uri()).await?;
-                    return Ok(Conn::new(Io::Plain(stream), Kind::ToProxy));
-                }
-                tunnel(&proxy, &place).await?
-            }
-        };
+        let deadline = Instant::now() + self.limit;
+        if !is_tls && let Some(proxy) = self.proxy(&uri, &place) {
+            let stream = timeout_at(deadline, self.proxied(&proxy, &place)).await??;
+            return Ok(Conn::new(Io::Plain(stream), Kind::ToProxy));
+        }
+        let tcp = timeout_at(deadline, self.tcp(&uri, &place)).await??;
         if !is_tls {
             return Ok(Conn::new(Io::Plain(tcp), Kind::Http1));
         }
         let name = ServerName::try_from(place.host.bare()).map_err(|e| ConnectError::Tls(io::Error::other(e)))?;
-        let tls = self.tls.connect(name, tcp).await.map_err(ConnectError::Tls)?;
+        let handshake = timeout_at(deadline, self.tls.connect(name, tcp)).await;
+        let tls = handshake.map_err(|_| ConnectError::TlsTimeout)?.map_err(ConnectError::Tls)?;
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Conn::new(Io::Tls(Box::new(tls)), if is_h2 { Kind::Http2 } else { Kind::Http1 }))
     }

@@ -1,10 +1,8 @@
 //! From names to addresses that may be dialled. What is checked here is what is dialled: nobody asks a second time.
 
 use super::connect::ConnectError;
-use crate::{
-    address::{Reach, reach},
-    origin::{HostName, Place},
-};
+use crate::origin::{HostName, Place};
+use hoistway_kit::address::{Reach, reach};
 use hoistway_model::{Error, Result};
 use std::{collections::HashMap, net::SocketAddr};
 

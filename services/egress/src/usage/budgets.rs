@@ -47,6 +47,8 @@ struct Period {
     requests: u128,
     tokens: u128,
     cost: u128,
+    /// Whether people were told that its requests are refused.
+    is_told: bool,
 }
 
 impl Period {
@@ -111,16 +113,28 @@ impl Budgets {
 
     /// Lets a call of a model through, or says which limit is used up.
     pub(crate) fn check(&self, agent: &Name) -> Result<(), Refusal> {
-        let (mut accounts, now) = (self.accounts(), now_ms());
-        let Some(account) = accounts.get_mut(agent).filter(|account| account.budget.is_some()) else { return Ok(()) };
-        account.roll(now);
-        match account.uses().into_iter().find(|at| at.used >= at.most) {
-            Some(at) => Err(refusal(agent, &at, now)),
-            None => {
+        let now = now_ms();
+        let (at, is_news) = {
+            let mut accounts = self.accounts();
+            let Some(account) = accounts.get_mut(agent).filter(|account| account.budget.is_some()) else {
+                return Ok(());
+            };
+            account.roll(now);
+            let Some(at) = account.uses().into_iter().find(|at| at.used >= at.most) else {
                 account.minute.requests += 1;
-                Ok(())
-            }
+                return Ok(());
+            };
+            // The other limits are met by what is counted at the end of a call.
+            let is_rate = at.limit == BudgetLimit::RequestsPerMinute;
+            let is_news = is_rate && !account.minute.is_told;
+            account.minute.is_told |= is_rate;
+            (at, is_news)
+        };
+        if is_news {
+            // The refusal itself stands in the agent's log.
+            self.tell(agent, None, &at, now);
         }
+        Err(refusal(agent, &at, now))
     }
 
     /// Whether the agent has used up its tokens or its money, so that a call which failed is not made again.
@@ -143,24 +157,23 @@ impl Budgets {
             let (tokens, cost) = (sums.total_tokens().into(), sums.cost.units());
             account.day.add(tokens, cost);
             account.month.add(tokens, cost);
-            let crosses = |(before, after): &(LimitUse, LimitUse)| {
-                [WARNING, FULL].into_iter().any(|mark| before.share() < mark && after.share() >= mark)
-            };
-            before.into_iter().zip(account.uses()).filter(crosses).map(|(_, after)| after).collect()
+            let before = before.into_iter().map(Some).zip(account.uses());
+            before.filter(|(before, after)| crosses(before.as_ref(), after)).map(|(_, after)| after).collect()
         };
         for at in crossed {
-            self.tell(agent, revision, &at, now);
+            self.tell(agent, Some(revision), &at, now);
         }
     }
 
-    fn tell(&self, agent: &Name, revision: RevisionId, at: &LimitUse, now: i64) {
+    /// Tells the operator and whoever follows, and in the log of the revision whose call it was, if it was one.
+    fn tell(&self, agent: &Name, revision: Option<RevisionId>, at: &LimitUse, now: i64) {
         let is_exceeded = at.share() >= FULL;
         let text = match is_exceeded {
             true => format!("{}; its calls of models are refused until then", shown(agent, at)),
             false => format!("{}, at which its calls of models stop", shown(agent, at)),
         };
         tracing::warn!("{text}");
-        if let Some(lines) = &self.lines {
+        if let (Some(lines), Some(revision)) = (&self.lines, revision) {
             // A full queue means that the agent service is lost, or that the agent's log is full of refusals already.
             let _ = lines.try_send(RefusedCall { revision, text });
         }
@@ -176,12 +189,24 @@ impl Budgets {
         Some(account.uses())
     }
 
-    /// Gives an agent a budget in the place of another one, or takes it away.
+    /// Gives an agent a budget in the place of another one, or takes it away. What is used up as it is set is told, since
+    /// no call will cross the mark any more.
     pub(crate) fn set(&self, agent: &Name, budget: Option<Budget>) {
-        let mut accounts = self.accounts();
-        let account = accounts.entry(agent.clone()).or_default();
-        account.budget = budget;
-        account.roll(now_ms());
+        let now = now_ms();
+        let crossed: Vec<LimitUse> = {
+            let mut accounts = self.accounts();
+            let account = accounts.entry(agent.clone()).or_default();
+            account.roll(now);
+            let before = account.uses();
+            account.budget = budget;
+            account.minute.is_told = false;
+            let before = |at: &LimitUse| before.iter().find(|before| before.limit == at.limit);
+            let is_of_calls_that_ended = |at: &LimitUse| at.limit != BudgetLimit::RequestsPerMinute;
+            account.uses().into_iter().filter(|at| is_of_calls_that_ended(at) && crosses(before(at), at)).collect()
+        };
+        for at in crossed {
+            self.tell(agent, None, &at, now);
+        }
     }
 
     /// Forgets agents without a budget that have used nothing this month.
@@ -193,6 +218,12 @@ impl Budgets {
     fn accounts(&self) -> MutexGuard<'_, HashMap<Name, Account>> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether so much more is used now, or so much less may be, that people should know.
+fn crosses(before: Option<&LimitUse>, after: &LimitUse) -> bool {
+    let before = before.map_or(0, LimitUse::share);
+    [WARNING, FULL].into_iter().any(|mark| before < mark && after.share() >= mark)
 }
 
 fn shown(agent: &Name, LimitUse { limit, most, used, resets_at }: &LimitUse) -> String {
@@ -255,6 +286,20 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_that_is_used_up_as_it_is_set_is_told_once() {
+        let spent = vec![(name(), Spent { day: (700, 0), month: (700, 0) })];
+        let (budgets, mut told) = budgets(&[(BudgetLimit::TokensPerDay, 10_000)], spent);
+        let mut set = |most| {
+            budgets.set(&name(), Some(Budget::new([(BudgetLimit::TokensPerDay, most)]).unwrap()));
+            told.try_recv().map(|notice| (notice.limit.used, notice.is_exceeded)).ok()
+        };
+        assert_eq!(
+            [900, 800, 700, 700, 500, 5_000, 500].map(&mut set),
+            [None, Some((700, false)), Some((700, true)), None, None, None, Some((700, true)),]
+        );
+    }
+
+    #[test]
     fn a_period_begins_anew_and_a_clock_that_is_set_back_gives_nothing_back() {
         let mut account = Account { budget: Budget::new([(BudgetLimit::TokensPerDay, 10)]).ok(), ..Account::default() };
         let used = |account: &Account| account.uses()[0].used;
@@ -268,10 +313,15 @@ mod tests {
 
     #[test]
     fn requests_are_counted_as_they_are_let_through() {
-        let (budgets, _told) = budgets(&[(BudgetLimit::RequestsPerMinute, 3)], Vec::new());
+        let (budgets, mut told) = budgets(&[(BudgetLimit::RequestsPerMinute, 3)], Vec::new());
         let refused = (0..10).filter(|_| budgets.check(&name()).is_err()).count();
         // The minute may end meanwhile.
         assert!((4..=7).contains(&refused), "{refused}");
+        let notice = told.try_recv().unwrap();
+        assert_eq!((notice.limit.limit, notice.limit.used), (BudgetLimit::RequestsPerMinute, 3));
+        assert!(notice.is_exceeded);
+        let more = std::iter::from_fn(|| told.try_recv().ok()).count();
+        assert!(more <= 1, "once in each minute, not {more} times more");
         let of_others = Name::parse("name", "b").unwrap();
         assert!((0..10).all(|_| budgets.check(&of_others).is_ok()));
     }

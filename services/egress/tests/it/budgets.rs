@@ -10,7 +10,7 @@ use hoistway_model::{
     EgressService,
     agent::LlmRole,
     budget::{Budget, BudgetLimit, LimitUse},
-    egress::CallUpdate,
+    egress::{CallTarget, CallUpdate},
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -99,4 +99,11 @@ async fn requests_in_a_minute_are_limited_as_rates_are() {
     assert_eq!((last.status.as_u16(), &last.json()["error"]["code"]), (429, &json!("rate_limited")));
     assert!(last.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() <= 60);
     assert!(last.headers.get("x-should-retry").is_none());
+    let refused = loop {
+        let record = world.record().await;
+        if record.refused.is_some() {
+            break record;
+        }
+    };
+    assert_eq!(refused.target, Some(CallTarget::ModelProvider(name("main"))), "it is a call of that provider");
 }

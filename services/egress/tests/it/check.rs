@@ -96,28 +96,43 @@ async fn what_does_not_work_is_said() {
     let (ca, other) = (TestCa::new(), TestCa::new());
     let untrusted = Standin::tls(&other, "untrusted.test").await;
     let slow = Standin::plain().await;
+    // Its backlog accepts connections that nobody ever reads from.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let tools = vec![
         keyed("untrusted", "https://untrusted.test"),
         keyed("closed", "http://closed.test"),
         keyed("private", "http://10.0.0.1"),
         tool("slow", "http://slow.test/hang"),
+        tool("no-tls", "https://slow.test"),
+        tool("silent", "https://silent.test"),
         keyed("unknown", "http://no-such-host.invalid"),
     ];
     let resolve = vec![
         format!("untrusted.test:443={}", untrusted.address),
         format!("closed.test:80={closed}"),
         format!("slow.test:80={}", slow.address),
+        format!("slow.test:443={}", slow.address),
+        format!("silent.test:443={}", silent.local_addr().unwrap()),
     ];
     let (world, [_]) = World::start(&ca, [tools], |config| {
         config.resolve = resolve;
         config.limits.first_byte_ms = 2_000;
+        config.limits.connect_ms = 1_000;
     })
     .await;
     let (status, parts) = world.found("untrusted").await;
     assert_eq!((status, &parts[0]), (None, &ok("address")));
     assert!(parts[1].0 == "tls" && parts[1].1.starts_with("no TLS: invalid peer certificate: "), "{parts:?}");
     assert_eq!(parts.len(), 2, "a credential that was not sent is not checked");
+    assert!(parts[1].1.ends_with("once it stands in the file of egress' setting extra_ca_file"), "{parts:?}");
+    for (tool, why) in
+        [("no-tls", "no TLS: received corrupt message"), ("silent", "no TLS: the handshake is not answered")]
+    {
+        let (status, parts) = world.found(tool).await;
+        assert_eq!((status, parts.len(), &parts[0], parts[1].0), (None, 2, &ok("address"), "tls"), "{parts:?}");
+        assert!(parts[1].1.starts_with(why) && parts[1].1.ends_with("register it with http://"), "{parts:?}");
+    }
     for (tool, why) in [
         ("closed", "http://closed.test: no connection: Connection refused"),
         (

@@ -9,7 +9,9 @@ use hoistway_egress::{
     AgentPolicy,
     fixed::FixedPolicies,
     origin::Origin,
-    policy::{ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol},
+    policy::{
+        AwsKey, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol,
+    },
 };
 use hoistway_kit::egress::EgressKey;
 use hoistway_model::{Code, EgressService, RevisionId, Secret, agent::LlmRole, egress::Check};
@@ -63,8 +65,26 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
     let standin = Standin::tls_http1(&ca, "llm.test").await;
     standin.lists_models(&["large", "llama3:latest"]);
     let unavailable = |reason, text: &str| {
-        ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider: None, reason, text: text.into() }))
+        let origin = Some(Origin::of_url("https://llm.test").unwrap().0);
+        ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider: None, reason, origin, text: text.into() }))
     };
+    let (origin, prefix) = Origin::of_url("https://llm.test").unwrap();
+    let key = AwsKey {
+        access_key_id: Secret::new("ASIA0123456789ABCDEF"),
+        secret_access_key: Secret::new(KEY),
+        session_token: None,
+        region: "eu-west-1".into(),
+    };
+    let temporary = ModelBackend::Server(Arc::new(ModelServer {
+        name: name("temporary"),
+        protocol: Protocol::Bedrock,
+        origin,
+        prefix,
+        key: Some(ModelKey::Aws(key)),
+        allow_private: false,
+        timeout: None,
+        retries: 0,
+    }));
     let main = server("main", "https://llm.test/v1", Some(KEY));
     let models = vec![
         model("main", "large", main.clone()),
@@ -73,6 +93,7 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
         model("main", "no/such", main),
         model("claude", "large", server_of(Protocol::Anthropic, "claude", "https://llm.test/v1", Some(KEY))),
         model("aws", "large", server_of(Protocol::Bedrock, "aws", "https://llm.test", Some(KEY))),
+        model("temporary", "large", temporary),
         model("keyless", "large", server("keyless", "https://llm.test/v1", None)),
         model("refused", "large", server("refused", "https://llm.test/status/401", Some(KEY))),
         model("unlisted", "large", server("unlisted", "https://llm.test/status/404", Some(KEY))),
@@ -120,7 +141,11 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
     assert_eq!(headers, (&json!(KEY), &json!("2023-06-01")), "Anthropic is asked as its API wants it");
 
     // Bedrock has no list of models where they are called.
-    assert_eq!(world.found_at("aws").await.1, [ok("address"), ok("tls")]);
+    assert_eq!(world.found_at("aws").await.1, [ok("address"), ok("tls"), ok("credential")]);
+    let missing = "access_key_id is that of temporary credentials, and their session_token is missing: PUT \
+                   /api/model-providers/temporary/credentials stores others";
+    let steps = world.found_at("temporary").await.1;
+    assert_eq!(steps, [ok("address"), ok("tls"), ("credential", missing.to_owned())]);
 
     assert_eq!(world.found_at("keyless").await.1, [ok("address"), ok("tls"), ok("model")]);
     let (status, steps) = world.found_at("refused").await;
@@ -131,7 +156,8 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
     assert!(steps[3].1.starts_with("GET /status/404/models was answered with 404 Not Found and not with"), "{steps:?}");
     let (status, steps) = world.found_at("elsewhere").await;
     assert_eq!((status, steps.len(), steps[0].0), (None, 1, "address"), "{steps:?}");
-    assert_eq!(world.found_at("poor").await, (None, vec![("credential", "it has no key yet".to_owned())]));
+    let steps = vec![ok("address"), ok("tls"), ("credential", "it has no key yet".to_owned())];
+    assert_eq!(world.found_at("poor").await, (Some(200), steps), "its address is checked all the same");
     assert_eq!(world.found_at("playground").await, (None, vec![ok("address")]));
     let egress = EgressClient::new(Transport::connect("egress", &world.grpc, &world.token).unwrap());
     assert_eq!(egress.check_model_provider(name("nothing")).await.unwrap_err().code, Code::NotFound);

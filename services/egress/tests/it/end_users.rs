@@ -5,7 +5,7 @@ use crate::{
     world::{Agent, World, get, name, tool},
 };
 use hoistway_kit::{
-    end_user::{EndUserKey, InvokeStatement},
+    invoke_statement::{InvokeStatement, InvokeStatementKey},
     time::now_ms,
     token::ServiceToken,
 };
@@ -26,7 +26,7 @@ fn of(user: &str) -> InvokeStatement {
 #[tokio::test]
 async fn a_tool_is_told_the_user_whom_the_gateway_has_stated() {
     let (world, agent, _standin) = world().await;
-    let key = EndUserKey::new(&world.token).unwrap();
+    let key = InvokeStatementKey::new(&world.token).unwrap();
     let mut request = get("/x");
     request.headers_mut().insert("x-end-user-id", "eve".parse().unwrap());
     let statement = key.issue(&agent.policy.agent, &of("ada@example.com"), now_ms() + 60_000).unwrap();
@@ -39,8 +39,8 @@ async fn a_tool_is_told_the_user_whom_the_gateway_has_stated() {
 #[tokio::test]
 async fn statements_that_are_old_foreign_doubled_or_made_up_name_nobody() {
     let (world, agent, _standin) = world().await;
-    let (key, now) = (EndUserKey::new(&world.token).unwrap(), now_ms());
-    let foreign = EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap();
+    let (key, now) = (InvokeStatementKey::new(&world.token).unwrap(), now_ms());
+    let foreign = InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap();
     let own = &agent.policy.agent;
     let good = key.issue(own, &of("ada"), now + 60_000).unwrap();
     let rows = [

@@ -51,7 +51,7 @@ fn server_of(protocol: Protocol, provider: &str, base_url: &str) -> ModelBackend
 
 fn unavailable(reason: ModelUnavailableReason, text: &str) -> ModelBackend {
     let provider = Some(name("poor"));
-    ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider, reason, text: text.into() }))
+    ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider, reason, origin: None, text: text.into() }))
 }
 
 pub fn model(role: LlmRole, model: &str, backend: ModelBackend) -> ModelPolicy {

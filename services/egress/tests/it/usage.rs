@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hoistway_client::{EgressClient, Transport};
 use hoistway_egress::policy::{ModelBackend, ModelPolicy};
 use hoistway_kit::{
-    end_user::{EndUserKey, InvokeStatement},
+    invoke_statement::{InvokeStatement, InvokeStatementKey},
     time::now_ms,
 };
 use hoistway_model::{
@@ -77,7 +77,7 @@ async fn the_numbers_of_an_answer_are_kept_before_it_ends() {
     let usage = json!({"prompt_tokens": 100, "completion_tokens": 20, "prompt_tokens_details": details});
     standin.tokens([(200, json!({"choices": [], "usage": usage}))]);
     let invoke = InvokeStatement { user: Some("ada".into()), ..InvokeStatement::default() };
-    let key = EndUserKey::new(&world.token).unwrap();
+    let key = InvokeStatementKey::new(&world.token).unwrap();
     let user = key.issue(&agent.policy.agent, &invoke, now_ms() + 60_000).unwrap();
     let (mut parts, body) = post(CHAT, r#"{"model": "m"}"#).into_parts();
     parts.headers.insert("x-hoistway-end-user", user.parse().unwrap());

@@ -10,7 +10,7 @@ use hoistway_egress::{
 };
 use hoistway_kit::{
     egress::{EgressKey, Flavour, Preface},
-    end_user::EndUserKey,
+    invoke_statement::InvokeStatementKey,
     token::ServiceToken,
 };
 use hoistway_model::{Name, RevisionId, Secret};
@@ -184,7 +184,7 @@ impl World {
             policies,
             records: Some(Arc::new(Sink(sink))),
             agents: None,
-            end_users: EndUserKey::new(&token).unwrap(),
+            invoke_statements: InvokeStatementKey::new(&token).unwrap(),
         };
         let service = open(&config, &deps).await.unwrap();
         let server = grpc(service.handle(), &deps).unwrap();

@@ -119,7 +119,7 @@ impl Store {
         operation: &Operation,
         name: &Name,
         credentials: &BTreeMap<String, Secret>,
-        check: impl Fn(&str) -> Result<()>,
+        check: impl Fn(&ModelProvider) -> Result<()>,
     ) -> Result<ModelProvider> {
         const KIND: &str = "model_providers.set_credentials";
         let payload = self.vault.fingerprint(KIND, &json!([name, credentials]));
@@ -129,7 +129,7 @@ impl Store {
         };
         let have = find(&txn, name).await?.ok_or_else(|| Error::not_found("model provider", name))?;
         if !credentials.is_empty() {
-            check(&have.provider.provider)?;
+            check(&have.provider)?;
         } else if have.credentials.is_none() {
             return Err(Error::not_found("a credential of model provider", name));
         }

@@ -8,6 +8,7 @@ crate::both_ways! {
     another_definition_is_a_conflict
     an_unknown_protocol_is_refused
     a_key_is_kept_and_goes_nowhere_else
+    credentials_of_bedrock_need_a_region_unless_the_endpoint_has_it
 }
 
 async fn a_provider_is_registered_shown_and_deleted(world: World) {
@@ -101,4 +102,38 @@ async fn a_key_is_kept_and_goes_nowhere_else(world: World) {
     assert_eq!((e.code, e.message.as_str()), (Code::InvalidArgument, "credentials: openai takes api_key"));
     let put = world.put_model_provider(Operation::new(), provider("new")).await.unwrap();
     assert!(put.created);
+}
+
+async fn credentials_of_bedrock_need_a_region_unless_the_endpoint_has_it(world: World) {
+    let secrets = |pairs: &[(&str, &str)]| {
+        let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), hoistway_model::Secret::new(*value));
+        pairs.iter().map(pair).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let aws = |endpoint: &str, credentials: &[(&str, &str)]| NewModelProvider {
+        provider: "bedrock".into(),
+        endpoint: endpoint.into(),
+        credentials: secrets(credentials),
+        ..provider("aws")
+    };
+    let put = async |provider: NewModelProvider| world.put_model_provider(Operation::new(), provider).await;
+    let (id, secret) = (("access_key_id", "AKIA"), ("secret_access_key", "s3cr3t"));
+    let required = "credentials.region: is required, such as us-east-1, because the endpoint names no AWS region";
+    let wrong = "credentials.region: is not the name of an AWS region, such as us-east-1";
+    for (endpoint, credentials, message) in [
+        ("", &[id, secret][..], required),
+        ("", &[("api_key", "k")], required),
+        ("https://proxy.example", &[id, secret], required),
+        ("", &[id, secret, ("region", "Europe (Ireland)")], wrong),
+    ] {
+        let e = put(aws(endpoint, credentials)).await.unwrap_err();
+        assert_eq!((e.code, e.message.as_str()), (Code::InvalidArgument, message), "{endpoint}");
+    }
+    put(aws("", &[])).await.unwrap();
+    let set = async |credentials: &[(&str, &str)]| {
+        world.set_model_provider_credentials(Operation::new(), name("aws"), secrets(credentials)).await
+    };
+    assert_eq!(set(&[id, secret]).await.unwrap_err().message, required);
+    assert!(set(&[id, secret, ("region", "us-east-1")]).await.unwrap().credentials_set_at.is_some());
+    put(aws("https://bedrock-runtime.eu-west-1.amazonaws.com", &[id, secret])).await.unwrap();
+    put(aws("https://proxy.example", &[("api_key", "k")])).await.unwrap();
 }

@@ -61,7 +61,7 @@ fn a_request_has_everything_that_was_asked_for() {
 
 #[test]
 fn a_request_for_little_has_the_limit_that_the_api_insists_on() {
-    let request = json!({"messages": [{"role": "user", "content": "hi"}], "temperature": -1});
+    let request = json!({"messages": [{"role": "user", "content": "hi"}], "temperature": 0});
     let expected = json!({
         "model": "claude", "max_tokens": 4096, "temperature": 0.0,
         "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],

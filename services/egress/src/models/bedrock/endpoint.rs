@@ -1,11 +1,12 @@
 //! Where Bedrock is and what it is shown: it is in a region, and signatures are made for that region.
 
 use crate::policy::{AwsKey, ModelKey};
-use hoistway_model::{Secret, egress::ModelProviderAccess};
+use hoistway_model::{
+    Secret,
+    egress::ModelProviderAccess,
+    tool::{bedrock_region, is_aws_region},
+};
 use std::collections::BTreeMap;
-
-/// The longest name of a region.
-const MAX_REGION: usize = 32;
 
 /// How a provider of kind bedrock is called.
 #[derive(Debug)]
@@ -19,9 +20,9 @@ pub(in crate::models) fn endpoint(access: &ModelProviderAccess) -> Result<Endpoi
     let credentials = &access.credentials;
     let region = match credentials.get("region") {
         Some(region) => Some(region.expose().trim()),
-        None => region_of(&access.endpoint),
+        None => bedrock_region(&access.endpoint),
     };
-    if region.is_some_and(|region| !is_region(region)) {
+    if region.is_some_and(|region| !is_aws_region(region)) {
         return Err("has a region that is none: store credentials with one such as us-east-1");
     }
     let url = match (access.endpoint.as_str(), region) {
@@ -47,34 +48,4 @@ fn aws_key(credentials: &BTreeMap<String, Secret>, region: Option<&str>) -> Opti
         session_token: credentials.get("session_token").cloned(),
         region: region?.to_owned(),
     })
-}
-
-/// The region in the host of one of the service's own endpoints, those in private networks included.
-fn region_of(endpoint: &str) -> Option<&str> {
-    let host = endpoint.split_once("://")?.1.split(['/', ':']).next()?;
-    let mut labels = host.split('.').skip_while(|label| !label.starts_with("bedrock-runtime"));
-    labels.next()?;
-    let region = labels.next()?;
-    labels.any(|label| label == "amazonaws").then_some(region)
-}
-
-fn is_region(text: &str) -> bool {
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !text.is_empty() && text.len() <= MAX_REGION && text.chars().all(fits)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_region_stands_in_the_endpoints_of_the_service() {
-        let found = |endpoint| region_of(endpoint);
-        assert_eq!(found("https://bedrock-runtime.eu-west-1.amazonaws.com"), Some("eu-west-1"));
-        assert_eq!(found("https://bedrock-runtime-fips.us-east-1.amazonaws.com:443/x"), Some("us-east-1"));
-        assert_eq!(found("https://vpce-1.bedrock-runtime.us-west-2.vpce.amazonaws.com"), Some("us-west-2"));
-        assert_eq!(found("https://bedrock-runtime.example.com"), None);
-        assert_eq!(found("https://proxy.example"), None);
-        assert_eq!(found(""), None);
-    }
 }

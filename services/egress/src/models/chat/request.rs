@@ -37,7 +37,7 @@ pub(in crate::models) fn parse(body: &[u8]) -> Result<ChatRequest, Invalid> {
     }
     let mut request = ChatRequest {
         max_tokens: max_tokens(&members)?,
-        temperature: number(&members, "temperature")?,
+        temperature: temperature(&members)?,
         top_p: number(&members, "top_p")?,
         stop: stop(&members)?,
         user: text(&members, "user")?.or(text(&members, "safety_identifier")?),
@@ -74,6 +74,16 @@ fn max_tokens(members: &Members) -> Result<Option<u64>, Invalid> {
 fn number(members: &Members, name: &str) -> Result<Option<f64>, Invalid> {
     let Some(value) = members.get(name) else { return Ok(None) };
     value.as_f64().map(Some).ok_or_else(|| Invalid::new(name, "must be a number"))
+}
+
+/// What the OpenAI API refuses is not to become something else for other providers.
+fn temperature(members: &Members) -> Result<Option<f64>, Invalid> {
+    match number(members, "temperature")? {
+        Some(given) if !(0.0..=2.0).contains(&given) => {
+            Err(Invalid::new("temperature", "must be a number from 0 to 2"))
+        }
+        given => Ok(given),
+    }
 }
 
 fn text(members: &Members, name: &str) -> Result<Option<String>, Invalid> {

@@ -146,6 +146,8 @@ fn what_is_wrong_or_has_no_counterpart_is_named() {
         (with(json!({"max_tokens": 0})), "max_tokens"),
         (with(json!({"max_completion_tokens": -1})), "max_completion_tokens"),
         (with(json!({"temperature": "hot"})), "temperature"),
+        (with(json!({"temperature": -1})), "temperature"),
+        (with(json!({"temperature": 2.1})), "temperature"),
         (with(json!({"stop": [1]})), "stop"),
         (with(json!({"user": 1})), "user"),
         (with(json!({"stream": "yes"})), "stream"),

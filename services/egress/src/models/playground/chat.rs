@@ -1,7 +1,7 @@
 //! Chat completions, and the older completions.
 
 use super::{
-    Answer, Envelope, FINGERPRINT, chat_usage, events, is_streamed, pieces,
+    Answer, Envelope, FINGERPRINT, chat_usage, events, is_streamed, one_choice, pieces,
     reply::{Conversation, Reply, Tool},
 };
 use crate::refuse::Refusal;
@@ -14,6 +14,7 @@ pub(super) fn chat(envelope: &Envelope, request: &Value) -> Result<Answer, Refus
     let Some(messages) = request["messages"].as_array().filter(|messages| !messages.is_empty()) else {
         return Err(Refusal::bad_request("\"messages\" must be a list with a message").param("messages"));
     };
+    one_choice(request)?;
     let conversation = Conversation::read(messages);
     let offered = request["tools"].as_array().map(Vec::as_slice).unwrap_or_default();
     let tools: Vec<Tool<'_>> = offered.iter().filter_map(read_tool).collect();
@@ -95,6 +96,7 @@ pub(super) fn legacy(envelope: &Envelope, request: &Value) -> Result<Answer, Ref
         Value::Array(prompts) => prompts.first().and_then(Value::as_str).unwrap_or_default().to_owned(),
         _ => return Err(Refusal::bad_request("\"prompt\" must be a string").param("prompt")),
     };
+    one_choice(request)?;
     let conversation = Conversation::read(&[json!({"role": "user", "content": prompt})]);
     let reply = conversation.reply(&[], &Value::Null, &Value::Null);
     let usage = chat_usage(conversation.tokens, reply.tokens());

@@ -99,6 +99,15 @@ fn is_streamed(request: &Value) -> bool {
     request["stream"] == true
 }
 
+/// Refuses a request for several answers, since all would be the same.
+fn one_choice(request: &Value) -> Result<(), Refusal> {
+    match &request["n"] {
+        Value::Null => Ok(()),
+        n if *n == 1 => Ok(()),
+        _ => Err(Refusal::bad_request("the playground gives one answer to a request: \"n\" must be 1").param("n")),
+    }
+}
+
 /// Words stand for tokens.
 fn words(text: &str) -> usize {
     text.split_whitespace().count()

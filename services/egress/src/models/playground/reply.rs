@@ -138,8 +138,8 @@ fn fill(schema: &Value, message: &str, depth: usize) -> Value {
     let kind = schema["type"].as_str().or_else(|| schema["type"][0].as_str());
     match kind {
         Some("string") => message.into(),
-        Some("integer") => number(message).map_or(0, |number| number as i64).into(),
-        Some("number") => number(message).unwrap_or(0.0).into(),
+        Some("integer") => (within(schema, number(message).unwrap_or(0.0).trunc(), true) as i64).into(),
+        Some("number") => within(schema, number(message).unwrap_or(0.0), false).into(),
         Some("boolean") => false.into(),
         Some("array") => json!([]),
         Some("null") => Value::Null,
@@ -153,6 +153,26 @@ fn fill(schema: &Value, message: &str, depth: usize) -> Value {
             Value::Object(required.iter().filter_map(member).collect::<Map<_, _>>())
         }
     }
+}
+
+/// A number within the bounds of a schema: the one that is wanted, or else one at a bound.
+fn within(schema: &Value, wanted: f64, is_whole: bool) -> f64 {
+    let bound = |key: &str| schema[key].as_f64();
+    let (low, high) = (bound("minimum"), bound("maximum"));
+    let (above, below) = (bound("exclusiveMinimum"), bound("exclusiveMaximum"));
+    let fits = |number: &f64| {
+        low.is_none_or(|low| *number >= low)
+            && high.is_none_or(|high| *number <= high)
+            && above.is_none_or(|above| *number > above)
+            && below.is_none_or(|below| *number < below)
+    };
+    let at_low = low.map(|low| if is_whole { low.ceil() } else { low });
+    let at_high = high.map(|high| if is_whole { high.floor() } else { high });
+    let next = [above.map(|above| above.floor() + 1.0), below.map(|below| below.ceil() - 1.0)];
+    let middle = low.or(above).zip(high.or(below)).map(|(low, high)| f64::midpoint(low, high));
+    let others = [at_low, at_high, next[0], next[1], middle.filter(|_| !is_whole)];
+    // Bounds that leave nothing are no bounds.
+    [Some(wanted)].into_iter().chain(others).flatten().find(fits).unwrap_or(wanted)
 }
 
 /// The first number in a text.

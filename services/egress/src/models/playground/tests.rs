@@ -132,3 +132,43 @@ fn requests_that_make_no_sense_name_the_member() {
         assert_eq!((refusal.status.as_u16(), refusal.param.as_deref()), (400, Some(param)));
     }
 }
+
+#[test]
+fn numbers_are_within_the_bounds_of_their_schema() {
+    let filled = |message: &str, kind: Value| {
+        let schema = json!({"type": "object", "required": ["x"], "properties": {"x": kind}});
+        let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+        let messages = json!([{"role": "user", "content": message}]);
+        let answer = answer(Api::ChatCompletions, json!({"messages": messages, "response_format": format}));
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+        serde_json::from_str::<Value>(&text).unwrap()["x"].clone()
+    };
+    for (message, schema, expected) in [
+        ("none", json!({"type": "integer", "minimum": 1}), json!(1)),
+        ("7 of them", json!({"type": "integer", "minimum": 1}), json!(7)),
+        ("none", json!({"type": "integer", "exclusiveMinimum": 0}), json!(1)),
+        ("none", json!({"type": "integer", "minimum": 0.5}), json!(1)),
+        ("70 of them", json!({"type": "integer", "minimum": 1, "maximum": 10}), json!(1)),
+        ("none", json!({"type": "integer", "maximum": -2}), json!(-2)),
+        ("none", json!({"type": "number", "minimum": 0.5}), json!(0.5)),
+        ("none", json!({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}), json!(0.5)),
+        ("none", json!({"type": "integer", "minimum": 2, "maximum": 1}), json!(0)),
+    ] {
+        assert_eq!(filled(message, schema.clone()), expected, "{message}: {schema}");
+    }
+}
+
+#[test]
+fn several_answers_are_refused() {
+    for (api, member, value) in [
+        (Api::ChatCompletions, "messages", json!([{"role": "user", "content": "hi"}])),
+        (Api::Completions, "prompt", json!("hi")),
+    ] {
+        let asked = |n: Value| respond(api, "m".into(), json!({member: value, "n": n}).to_string().as_bytes());
+        assert!(asked(json!(1)).is_ok() && asked(Value::Null).is_ok());
+        for n in [json!(2), json!(0), json!("1")] {
+            let Err(refusal) = asked(n) else { panic!("it was answered") };
+            assert!(refusal.status == 400 && refusal.message.contains("\"n\" must be 1"), "{}", refusal.message);
+        }
+    }
+}

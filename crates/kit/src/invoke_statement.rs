@@ -34,9 +34,9 @@ pub struct InvokeStatement {
 
 /// The key of these statements. Every service has it, and no agent. Cheap to clone.
 #[derive(Clone)]
-pub struct EndUserKey(MasterKey);
+pub struct InvokeStatementKey(MasterKey);
 
-impl EndUserKey {
+impl InvokeStatementKey {
     /// The key that belongs to an installation's token between services.
     pub fn new(token: &ServiceToken) -> Result<Self> {
         let text = hmac::Key::new(hmac::HMAC_SHA256, token.secret().expose().as_bytes());
@@ -63,7 +63,7 @@ impl EndUserKey {
     }
 }
 
-impl fmt::Debug for EndUserKey {
+impl fmt::Debug for InvokeStatementKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
     }
@@ -81,8 +81,8 @@ mod tests {
     #[test]
     fn a_statement_is_for_one_agent_and_for_a_time() {
         let token = ServiceToken::generate().unwrap();
-        let (key, same) = (EndUserKey::new(&token).unwrap(), EndUserKey::new(&token).unwrap());
-        let other = EndUserKey::new(&ServiceToken::generate().unwrap()).unwrap();
+        let (key, same) = (InvokeStatementKey::new(&token).unwrap(), InvokeStatementKey::new(&token).unwrap());
+        let other = InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap();
         let (a, b) = (Name::parse("name", "a").unwrap(), Name::parse("name", "b").unwrap());
         let invoke = InvokeStatement {
             user: Some("zoë@example.com".into()),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How far an address reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reach {
+pub enum Reach {
     /// The public network.
     Public,
     /// This machine or a private network: only for tools whose registration allows it.
@@ -21,7 +21,23 @@ const METADATA: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-pub(crate) fn reach(ip: IpAddr) -> Reach {
+/// Names that mean this machine or a private network, whoever answers for them (RFC 6761, 6762, 8375 and the
+/// reservation of `internal`).
+const PRIVATE_DOMAINS: [&str; 4] = ["localhost", "local", "internal", "home.arpa"];
+
+/// Whether a name means this machine or a private network by what it is, whoever answers for it.
+pub fn is_private_name(name: &str) -> bool {
+    // A name without a dot is found by the network's own resolver, such as that of a container engine.
+    !name.contains('.') || PRIVATE_DOMAINS.into_iter().any(|domain| is_in(name, domain))
+}
+
+/// Whether a name is a domain or below it.
+pub fn is_in(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// How far an address reaches.
+pub fn reach(ip: IpAddr) -> Reach {
     if METADATA.contains(&ip) {
         return Reach::Never;
     }
@@ -87,6 +103,23 @@ fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn names_are_private_by_what_they_are() {
+        for (name, expected) in [
+            ("vllm", true),
+            ("localhost", true),
+            ("a.localhost", true),
+            ("models.internal", true),
+            ("printer.local", true),
+            ("api.openai.com", false),
+            ("notlocalhost.com", false),
+            ("local.example", false),
+            ("not-internal.evil-internal", false),
+        ] {
+            assert_eq!(is_private_name(name), expected, "{name}");
+        }
+    }
 
     #[test]
     fn where_addresses_reach() {

@@ -1,0 +1,161 @@
+//! A collector that takes no spans: one line when that begins and one when it is over, in the place of two for each batch.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    trace::{SpanData, SpanExporter},
+};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tracing::Metadata;
+
+/// The exporter's own lines about batches that failed, which this module takes the place of.
+const TARGET: &str = "opentelemetry-otlp";
+const FAILED: &str = "Export.Failed.";
+
+/// Whether a line is none of those that the exporter writes for each batch that failed.
+pub(super) fn is_no_failed_batch(line: &Metadata<'_>) -> bool {
+    line.target() != TARGET || !line.name().starts_with(FAILED)
+}
+
+/// Why the last batch was not taken: where it went, and what came of that.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cause(Arc<Mutex<Option<String>>>);
+
+impl Cause {
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An HTTP client that remembers why a request failed, which the exporter's errors do not say.
+#[derive(Debug)]
+pub(super) struct Watched<C> {
+    client: C,
+    cause: Cause,
+}
+
+impl<C> Watched<C> {
+    pub(super) fn new(client: C, cause: Cause) -> Self {
+        Self { client, cause }
+    }
+}
+
+#[async_trait]
+impl<C: HttpClient> HttpClient for Watched<C> {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let address = address(request.uri());
+        let answer = self.client.send_bytes(request).await;
+        *self.cause.lock() = match &answer {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("{address} answered {}", answer.status())),
+            Err(e) => Some(format!("{address}: {}", root(&**e))),
+        };
+        answer
+    }
+}
+
+/// Without a password, which the authority may have.
+fn address(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{host}{port}{}", uri.scheme_str().unwrap_or_default(), uri.path())
+}
+
+/// What an error comes from: those around it repeat the address.
+fn root<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
+}
+
+/// An exporter that tells when it begins to fail and when it works again.
+#[derive(Debug)]
+pub(super) struct Reporting<E> {
+    exporter: E,
+    cause: Cause,
+    /// How many spans were dropped since it fails; none: it works.
+    dropped: Mutex<Option<usize>>,
+}
+
+/// What is told.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Fails,
+    Works { dropped: usize },
+}
+
+impl<E> Reporting<E> {
+    pub(super) fn new(exporter: E, cause: Cause) -> Self {
+        Self { exporter, cause, dropped: Mutex::default() }
+    }
+
+    fn news(&self, spans: usize, failed: bool) -> Option<News> {
+        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed {
+            let before = *dropped;
+            *dropped = Some(before.unwrap_or_default() + spans);
+            return before.is_none().then_some(News::Fails);
+        }
+        dropped.take().map(|dropped| News::Works { dropped })
+    }
+}
+
+impl<E: SpanExporter> SpanExporter for Reporting<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let exported = self.exporter.export(batch).await;
+        match (self.news(spans, exported.is_err()), exported) {
+            (Some(News::Fails), Err(e)) => {
+                let cause = self.cause.lock().take().unwrap_or_else(|| e.to_string());
+                tracing::warn!("spans are not exported, and are dropped until that works again: {cause}");
+            }
+            (Some(News::Works { dropped }), _) => {
+                tracing::info!("spans are exported again; {dropped} were dropped meanwhile");
+            }
+            _ => {}
+        }
+        // Whoever calls this would only log it, each time.
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_at_its_beginning_and_its_end() {
+        let exporter = Reporting::new((), Cause::default());
+        let told = [(3, false), (5, true), (7, true), (1, false), (1, false), (2, true)]
+            .map(|(spans, failed)| exporter.news(spans, failed));
+        assert_eq!(told, [None, Some(News::Fails), None, Some(News::Works { dropped: 12 }), None, Some(News::Fails)]);
+    }
+
+    #[test]
+    fn the_address_has_no_password() {
+        let shown = |uri: &'static str| address(&Uri::from_static(uri));
+        assert_eq!(shown("http://user:secret@collector:4318/v1/traces?key=secret"), "http://collector:4318/v1/traces");
+        assert_eq!(shown("https://[::1]/v1/traces"), "https://[::1]/v1/traces");
+    }
+}

@@ -1,0 +1,104 @@
+//! Which registered provider serves a model whose configuration names a protocol: egress chooses, and where several would
+//! do equally well their names decide. Whoever deploys should know.
+
+use crate::api::{deploy_request::llm, model_providers::works_without_key};
+use hoistway_model::{
+    agent::LlmConfig,
+    tool::{DEMO_LABEL, ModelProvider},
+};
+
+/// The most providers that a warning names.
+const MAX_NAMED: usize = 10;
+
+/// Warnings about the models, each with its path in the request, that several providers serve equally well.
+pub fn chosen_by_name<'a>(
+    models: impl IntoIterator<Item = (String, &'a LlmConfig)>,
+    registered: &[ModelProvider],
+) -> Vec<String> {
+    models.into_iter().filter_map(|(path, model)| warning(&path, model, registered)).collect()
+}
+
+fn warning(path: &str, config: &LlmConfig, registered: &[ModelProvider]) -> Option<String> {
+    let LlmConfig { provider, model, .. } = config;
+    let is_named = registered.iter().any(|candidate| candidate.name.as_str() == provider.as_str());
+    if is_named || !llm::is_known(provider) {
+        return None;
+    }
+    let serves = |candidate: &&ModelProvider| {
+        candidate.provider == *provider && (candidate.models.is_empty() || candidate.models.contains(model))
+    };
+    let all: Vec<&ModelProvider> = registered.iter().filter(serves).collect();
+    let best = all.iter().map(|candidate| rank(candidate)).min()?;
+    let mut equal: Vec<&str> =
+        all.iter().filter(|candidate| rank(candidate) == best).map(|candidate| candidate.name.as_str()).collect();
+    equal.sort_unstable();
+    let (first, count) = (*equal.first()?, equal.len());
+    if count < 2 {
+        return None;
+    }
+    let mut names: Vec<String> = equal.iter().take(MAX_NAMED).map(|name| format!("\"{name}\"")).collect();
+    if count > MAX_NAMED {
+        names.push(format!("{} more", count - MAX_NAMED));
+    }
+    Some(format!(
+        "{path}: {count} model providers of \"{provider}\" serve the model: {}. \"{first}\" is used, the first by name; \
+         give the name of one as provider to choose",
+        names.join(", ")
+    ))
+}
+
+/// As egress ranks them: servers that can be called before the playground, and those that list the model before those
+/// that list none.
+fn rank(provider: &ModelProvider) -> (u8, bool) {
+    let backend = match provider.credentials_set_at {
+        Some(_) => 0,
+        None if provider.labels.contains_key(DEMO_LABEL) => 1,
+        None if works_without_key(provider) => 0,
+        None => 2,
+    };
+    (backend, provider.models.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use hoistway_model::{ModelPrices, Name, agent::LlmRole};
+
+    fn provider(name: &str, models: &[&str], has_key: bool) -> ModelProvider {
+        ModelProvider {
+            name: Name::parse("name", name).unwrap(),
+            provider: "openai".into(),
+            endpoint: String::new(),
+            models: models.iter().map(|&model| model.into()).collect(),
+            prices: ModelPrices::new(),
+            timeout_seconds: None,
+            retries: 0,
+            labels: Default::default(),
+            credentials_set_at: has_key.then_some(0),
+            created_at: 0,
+            updated_at: 0,
+        }
+    }
+
+    fn warned(provider: &str, registered: &[ModelProvider]) -> Vec<String> {
+        let model = LlmConfig { role: LlmRole::Chat, provider: provider.into(), model: "m".into() };
+        chosen_by_name([("llm_configs[0]".to_owned(), &model)], registered)
+    }
+
+    #[test]
+    fn providers_that_would_do_equally_well_are_named_and_others_are_not() {
+        let (a, b) = (provider("a", &["m"], true), provider("b", &["m"], true));
+        let expected = "llm_configs[0]: 2 model providers of \"openai\" serve the model: \"a\", \"b\". \"a\" is used, \
+                        the first by name; give the name of one as provider to choose";
+        let others = [provider("0", &[], true), provider("1", &["m"], false), provider("2", &["other"], true)];
+        assert_eq!(warned("openai", &[&[b.clone(), a.clone()], &others[..]].concat()), [expected]);
+        assert!(
+            warned("openai", &[std::slice::from_ref(&b), &others[..]].concat()).is_empty(),
+            "one comes before the others"
+        );
+        assert!(warned("a", &[a.clone(), b.clone()]).is_empty(), "it was chosen");
+        assert!(warned("anthropic", &[a.clone(), b.clone()]).is_empty());
+        assert!(warned("openai", &[a, b, provider("openai", &[], false)]).is_empty(), "that name is a provider's");
+    }
+}

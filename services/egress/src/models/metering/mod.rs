@@ -10,7 +10,9 @@ mod scanner;
 use super::{Api, ModelCall};
 use crate::{
     Egress,
+    body::Limited,
     call::Answer,
+    config::Limits,
     entry::{Entry, Progress},
     policy::AgentPolicy,
     refuse::Refusal,
@@ -49,7 +51,19 @@ pub(super) async fn begin(
     let (ledger, budgets) = (egress.usage.clone(), Arc::clone(&egress.budgets));
     let progress = entry.progress();
     let (revision, price, key) = (policy.revision, call.model.price, Some(key));
-    Ok(Some(Meter { ledger, budgets, progress, revision, price, key, streams, leave_out_usage, input, status: None }))
+    Ok(Some(Meter {
+        ledger,
+        budgets,
+        progress,
+        revision,
+        price,
+        key,
+        streams,
+        leave_out_usage,
+        input,
+        limits: egress.config.limits.clone(),
+        status: None,
+    }))
 }
 
 /// The count of one call, which is made once: at the latest when this is dropped, since then the agent has gone away.
@@ -66,6 +80,7 @@ pub(super) struct Meter {
     leave_out_usage: bool,
     /// How many tokens the request is thought to be.
     input: u64,
+    limits: Limits,
     /// What the provider answered.
     status: Option<StatusCode>,
 }
@@ -110,6 +125,7 @@ impl Meter {
         {
             commit.await;
         }
+        let body = Limited::new(body, &self.limits);
         Response::from_parts(parts, Metered::new(body, self, reader).boxed_unsync())
     }
 

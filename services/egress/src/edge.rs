@@ -3,7 +3,7 @@
 use crate::{
     Egress,
     body::{BoxError, Download, Limited, Out, Upload, full},
-    call::{self, Answer, Destination, Host},
+    call::{self, Answer, Connections, Destination, Host},
     entry::Entry,
     intercept,
     limits::Permit,
@@ -149,7 +149,7 @@ impl Edge {
         entry.hold(self.egress.agents.call(&policy.agent)?);
         let (progress, limit) = (entry.progress(), self.egress.config.limits.request_size);
         let request = request.map(|body| Upload::new(body, progress, limit));
-        call::call(&self.egress, destination, request, entry).await.map(Outcome::Called)
+        call::call(&self.egress, destination, Connections::Any, request, entry).await.map(Outcome::Called)
     }
 
     /// Whose errors the client reads that waits for the answer.

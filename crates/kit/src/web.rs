@@ -8,8 +8,10 @@ use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, Request},
+    response::{IntoResponse, Response},
 };
 use hoistway_model::Result;
+use http::{HeaderMap, StatusCode, Version, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{pin::pin, time::Duration};
@@ -47,13 +49,35 @@ pub async fn serve(listeners: Listeners, app: Router, limits: Limits, shutdown: 
     Ok(())
 }
 
+/// Whether a request says once for whom it is, as HTTP/1.1 wants it (RFC 9112, 3.2): with two answers to that, what
+/// stands before a server may have read another one than the server does.
+fn names_one_host(version: Version, headers: &HeaderMap) -> bool {
+    match headers.get_all(header::HOST).iter().count() {
+        0 => version < Version::HTTP_11,
+        1 => true,
+        _ => false,
+    }
+}
+
+fn no_host() -> Response {
+    const TEXT: &str = r#"{"error":"a request needs the header Host, once","code":"invalid_argument"}"#;
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CONNECTION, "close")];
+    (StatusCode::BAD_REQUEST, headers, TEXT).into_response()
+}
+
 async fn serve_connection(stream: Bounded, app: Router, shutdown: CancellationToken) {
     let connection = stream.connection();
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let mut request: Request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(connection.peer()));
-        request.extensions_mut().insert(connection.clone());
-        app.clone().oneshot(request)
+        let (app, connection) = (app.clone(), connection.clone());
+        async move {
+            if !names_one_host(request.version(), request.headers()) {
+                return Ok(no_host());
+            }
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(connection.peer()));
+            request.extensions_mut().insert(connection);
+            app.oneshot(request).await
+        }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(FIELDS).max_buf_size(BUFFER);
@@ -67,5 +91,37 @@ async fn serve_connection(stream: Bounded, app: Router, shutdown: CancellationTo
     };
     if let Err(e) = ended {
         tracing::debug!("a connection ended: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    #[tokio::test]
+    async fn a_request_says_once_for_whom_it_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let app = Router::new().fallback(|| async { "served" });
+        let serving = tokio::spawn(serve(listener.into(), app, Limits::default(), stop.clone()));
+        for (head, status) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "200"),
+            ("GET / HTTP/1.0\r\n\r\n", "200"),
+            ("GET / HTTP/1.1\r\n\r\n", "400"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
+            ("GET / HTTP/1.0\r\nHost: a\r\nhost: b\r\n\r\n", "400"),
+        ] {
+            let (mut stream, mut answer) = (TcpStream::connect(at).await.unwrap(), String::new());
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer.get(9..12), Some(status), "{head}: {answer}");
+        }
+        stop.cancel();
+        serving.await.unwrap().unwrap();
     }
 }

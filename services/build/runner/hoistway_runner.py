@@ -1124,6 +1124,9 @@ class Exchange:
             if size > HEAD_LIMIT or not line.endswith(b"\n"):
                 self.unread = True
                 raise HttpError(431, "invalid_argument", "the request's headers are too large")
+            if not line.endswith(b"\r\n"):  # some servers see a line's end there and some do not
+                self.unread = True
+                raise HttpError(400, "invalid_argument", "a line of the request's head does not end with CR LF")
             lines.append(line.decode("latin-1").strip())
         self.peer.settimeout(SOCKET_SECONDS)
         try:
@@ -1131,10 +1134,14 @@ class Exchange:
         except ValueError:
             raise HttpError(400, "invalid_argument", "the request line is not HTTP") from None
         self.chunked = version == "HTTP/1.1"
-        headers = {}
+        headers, hosts = {}, 0
         for line in lines[1:-1]:
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
+            hosts += name.lower() == "host"
+        if hosts > 1 or self.chunked and not hosts:
+            self.unread = True
+            raise HttpError(400, "invalid_argument", "a request needs the header Host, once")
         return method, target.partition("?")[0], headers
 
     def handle(self, method, path, headers):

@@ -751,7 +751,7 @@ class WebApplications(unittest.TestCase):
         with Agent({"agent.py": ASGI}) as agent:
             body = b'{"message": "wait"}'
             with socket.create_connection(("127.0.0.1", agent.port), WAIT) as peer:
-                peer.sendall(b"POST /invoke/stream HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                peer.sendall(b"POST /invoke/stream HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
                 self.assertTrue(peer.recv(1 << 10))
             until(lambda: "cancelled" in agent.stdout())
 
@@ -954,11 +954,13 @@ class Errors(unittest.TestCase):
                     self.assertIn(text, answer["error"])
             for method, path, want in (("GET", "/nothing", 404), ("GET", "/invoke", 405), ("POST", "/healthz", 405)):
                 self.assertEqual(agent.request(method, path)[0], want)
-            for head, want in ((b"POST /invoke HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b" 400 "),
-                               (b"POST /invoke HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b" 411 "),
-                               (b"POST /invoke HTTP/1.1\r\nContent-Length: 33554433\r\n\r\n", b" 413 "),
+            for head, want in ((b"POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", b" 400 "),
+                               (b"POST /invoke HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b" 411 "),
+                               (b"POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Length: 33554433\r\n\r\n", b" 413 "),
                                (b"nonsense\r\n\r\n", b" 400 "), (b"GET /" + b"a" * 70_000, b" 431 "),
-                               (b"GET /healthz HTTP/1.0\r\n\r\n", b" 200 ")):
+                               (b"GET /healthz HTTP/1.0\r\n\r\n", b" 200 "), (b"GET /healthz HTTP/1.1\r\n\r\n", b" 400 "),
+                               (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", b" 400 "),
+                               (b"GET /healthz HTTP/1.1\r\nHost: a\n\r\n", b" 400 "), (b"GET /healthz HTTP/1.1\nHost: a\r\n\r\n", b" 400 ")):
                 peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
                 peer.sendall(head)
                 peer.shutdown(socket.SHUT_WR)
@@ -976,7 +978,7 @@ class Errors(unittest.TestCase):
     def test_expect_continue(self):
         with source("def handler(message): return message") as agent:
             peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
-            peer.sendall(b"POST /invoke HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 16\r\n\r\n")
+            peer.sendall(b"POST /invoke HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 16\r\n\r\n")
             self.assertEqual(peer.recv(99), b"HTTP/1.1 100 Continue\r\n\r\n")
             peer.sendall(b'{"message": "x"}')
             self.assertIn(b'"response": "x"', read_all(peer))
@@ -1023,7 +1025,7 @@ class Serving(unittest.TestCase):
                 for header, told in (("X-Request-Id: my-id\r\n", b'"request_id": "my-id"'), ("", b'"request_id": "body-id"')):
                     body = b'{"message": "x", "request_id": "body-id"}'
                     peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
-                    peer.sendall(f"POST /invoke/stream HTTP/1.1\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                    peer.sendall(f"POST /invoke/stream HTTP/1.1\r\nHost: a\r\n{header}Content-Length: {len(body)}\r\n\r\n".encode() + body)
                     answer = read_all(peer)
                     self.assertIn(told, answer)
                     self.assertIn(b"\r\nTrailer: X-Hoistway-Outcome\r\n", answer)
@@ -1033,7 +1035,7 @@ class Serving(unittest.TestCase):
         with source("def handler(m): return 1") as agent:
             for version, end in (("1.1", b"\r\n0\r\nX-Hoistway-Outcome: ok\r\n\r\n"), ("1.0", b"data: [DONE]\n\n")):
                 peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
-                peer.sendall(b'POST /invoke/stream HTTP/%b\r\nContent-Length: 16\r\n\r\n{"message": "x"}' % version.encode())
+                peer.sendall(b'POST /invoke/stream HTTP/%b\r\nHost: a\r\nContent-Length: 16\r\n\r\n{"message": "x"}' % version.encode())
                 self.assertTrue(read_all(peer).endswith(end))
 
     def test_pieces_arrive_at_once_and_a_lost_client_stops_the_agent(self):
@@ -1053,7 +1055,7 @@ class Serving(unittest.TestCase):
         for head, pause in (("def", "pass"), ("async def", "await asyncio.sleep(0.001)")):
             with self.subTest(head), source(code % (head, pause)) as agent:
                 peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
-                peer.sendall(b'POST /invoke/stream HTTP/1.1\r\nContent-Length: 16\r\n\r\n{"message": "x"}')
+                peer.sendall(b'POST /invoke/stream HTTP/1.1\r\nHost: a\r\nContent-Length: 16\r\n\r\n{"message": "x"}')
                 got = b""
                 while got.count(b"piece") < 3:
                     got += peer.recv(4096)

@@ -1,5 +1,6 @@
 //! The log format for people: time, level, message and fields. Of the spans around a line it shows only what ties the
-//! line to its request, deployment and agent; the rest of them is for traces and for JSON logs.
+//! line to its request, deployment and agent; the rest of them is for traces and for JSON logs. An event is one line,
+//! whatever is in it.
 
 use std::fmt::{self, Debug};
 use tracing::{
@@ -7,10 +8,10 @@ use tracing::{
     field::{Field, Visit},
 };
 use tracing_subscriber::{
-    field::RecordFields,
+    field::{RecordFields, VisitOutput},
     fmt::{
         FmtContext, FormatEvent, FormatFields, FormattedFields,
-        format::{DefaultFields, Writer},
+        format::{DefaultVisitor, Writer},
         time::{FormatTime, SystemTime},
     },
     registry::LookupSpan,
@@ -44,7 +45,9 @@ where
         if *meta.level() != Level::INFO {
             write!(writer, "{dimmed}{}:{reset} ", meta.target())?;
         }
-        DefaultFields::new().format_fields(writer.by_ref(), event)?;
+        let mut fields = OneLine(DefaultVisitor::new(writer.by_ref(), true));
+        event.record(&mut fields);
+        fields.0.finish()?;
         for name in SHOWN.into_iter().filter(|name| meta.fields().field(name).is_none()) {
             // The innermost span that has it counts.
             let value = ctx.event_scope().into_iter().flatten().find_map(|span| {
@@ -67,6 +70,33 @@ const fn colour(level: Level) -> &'static str {
         Level::INFO => "\x1b[32m",
         Level::DEBUG => "\x1b[34m",
         Level::TRACE => "\x1b[35m",
+    }
+}
+
+/// Writes fields with control characters escaped: what somebody sent forges no line and controls no terminal.
+struct OneLine<'a>(DefaultVisitor<'a>);
+
+impl Visit for OneLine<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let text = format!("{value:?}");
+        if !text.contains(char::is_control) {
+            return self.0.record_debug(field, &format_args!("{text}"));
+        }
+        let escaped = text.chars().fold(String::new(), |mut line, c| {
+            match c.is_control() {
+                true => line.extend(c.escape_default()),
+                false => line.push(c),
+            }
+            line
+        });
+        self.0.record_debug(field, &format_args!("{escaped}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.record_debug(field, &format_args!("{value}")),
+            _ => self.record_debug(field, &value),
+        }
     }
 }
 
@@ -183,6 +213,17 @@ mod tests {
             tracing::info!("no span");
         });
         assert_eq!(told, ["INFO done request_id=r-1", "INFO no span"]);
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_is_in_it() {
+        let sent = "no\n2026-11-28T00:00:00Z  INFO forged\r\u{1b}[2J\u{9b}";
+        let escaped = "no\\n2026-11-28T00:00:00Z  INFO forged\\r\\u{1b}[2J\\u{9b}";
+        let told = logged(false, || {
+            tracing::info!("{sent}");
+            tracing::info!(shown = %sent, text = sent, number = 1, "said");
+        });
+        assert_eq!(told, [format!("INFO {escaped}"), format!("INFO said shown={escaped} text=\"{escaped}\" number=1")]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ def handler(message):
 
 /// Shows it. Whatever fails is said; the stack goes on.
 pub async fn show(base: Url, key: Secret) {
-    let target = Target { base, key: Some(key) };
+    let target = Target { base, key: Some(key), is_own_key: false };
     if let Err(failure) = tell(target).await {
         say(&format!("The demo did not work:\n{failure}"));
     }

@@ -50,7 +50,8 @@ pub struct RotateArgs {
 /// What `hoistway up` can be told.
 #[derive(clap::Args, Debug, Clone)]
 pub struct UpArgs {
-    /// Where the HTTP API listens; `localhost:PORT` is 127.0.0.1 and ::1 [default: localhost:8092]
+    /// Where the HTTP API listens, besides `localhost`, which is 127.0.0.1 and ::1, at the same port
+    /// [default: localhost:8092]
     #[arg(long, value_name = "ADDR:PORT", env = "HOISTWAY_LISTEN")]
     listen: Option<up::Listen>,
     /// Where everything is kept [default: $XDG_DATA_HOME/hoistway]

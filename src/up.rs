@@ -60,7 +60,8 @@ impl Listen {
     fn bind(self) -> Result<Listeners> {
         match self {
             Listen::Localhost(port) => ports::listen_loopback(port),
-            Listen::Addr(addr) => ports::listen(addr),
+            // Clients and the command line take `localhost` for this installation.
+            Listen::Addr(addr) => ports::listen_with_loopback(addr),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     limits::{Rates, Throttle},
     store::Journal,
 };
-use hoistway_kit::token::ApiKey;
+use hoistway_kit::{identity::IdentityKey, token::ApiKey};
 use hoistway_model::Result;
 use std::{net::IpAddr, path::Path, sync::Arc};
 use tokio::sync::Semaphore;
@@ -35,6 +35,8 @@ impl Default for AccessLimits {
 pub struct Access {
     /// The keys that open the API.
     pub keys: Keys,
+    /// How it is shown that the installation's key is here.
+    pub identity: IdentityKey,
     /// Who changed what.
     pub audit: AuditLog,
     /// Addresses that show wrong keys.
@@ -54,6 +56,7 @@ impl Access {
     /// Over the journal's database.
     pub(crate) fn new(journal: &Journal, installation: ApiKey, limits: AccessLimits) -> Self {
         Self {
+            identity: IdentityKey::of(installation.secret().expose()),
             keys: Keys::new(installation, journal.keys(), limits.rates, limits.max_keys),
             audit: AuditLog::new(journal.audit()),
             throttle: Throttle::new(limits.rates.failures),

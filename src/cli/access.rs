@@ -34,6 +34,8 @@ pub struct Target {
     pub base: Url,
     /// The key, if there is one.
     pub key: Option<Secret>,
+    /// Whether it is the one in the data directory, which is sent to its own installation only.
+    pub is_own_key: bool,
 }
 
 /// The SDK's configuration file, as far as we read it.
@@ -55,20 +57,17 @@ impl Access {
             .or_else(|| Some(config.endpoint).filter(|text| !text.is_empty()))
             .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let base = base_url(&endpoint)?;
-        let key = match &self.api_key_file {
+        let given = match &self.api_key_file {
             Some(file) => Some(read_secret("the API key", file)?),
             None => variable("RUNAGENTS_API_KEY")
                 .or_else(|| Some(config.api_key).filter(|text| !text.is_empty()))
-                .map(|text| Secret::new(text.trim().to_owned()))
-                // The key of the local installation is for the local API only.
-                .or_else(|| {
-                    is_loopback(&base)
-                        .then(local_key_file)
-                        .flatten()
-                        .and_then(|file| read_secret("the API key", &file).ok())
-                }),
+                .map(|text| Secret::new(text.trim().to_owned())),
         };
-        Ok(Target { base, key })
+        if given.is_some() || !is_loopback(&base) {
+            return Ok(Target { base, key: given, is_own_key: false });
+        }
+        let own = local_key_file().and_then(|file| read_secret("the API key", &file).ok());
+        Ok(Target { base, is_own_key: own.is_some(), key: own })
     }
 }
 

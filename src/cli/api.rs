@@ -3,6 +3,7 @@
 use super::{
     Failure, Outcome,
     access::{Target, is_loopback},
+    identity,
 };
 use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream::BoxStream};
@@ -10,7 +11,11 @@ use hoistway_kit::web::USER_AGENT;
 use hoistway_model::Secret;
 use reqwest::{Client, Method, RequestBuilder, Response, redirect};
 use serde_json::Value;
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use url::Url;
 
 /// How long a connection may take.
@@ -27,10 +32,25 @@ fn same_host(attempt: redirect::Attempt<'_>) -> redirect::Action {
     }
 }
 
+/// A client of what is at `base`, which is at the address `at` if that is known.
+fn client_of(base: &Url, at: Option<SocketAddr>) -> Outcome<Client> {
+    let mut http =
+        Client::builder().user_agent(USER_AGENT).connect_timeout(CONNECT).redirect(redirect::Policy::custom(same_host));
+    if is_loopback(base) {
+        http = http.no_proxy();
+    }
+    if let (Some(at), Some(host)) = (at, base.host_str()) {
+        http = http.resolve(host, at);
+    }
+    http.build().map_err(|e| Failure::new(format!("the HTTP client cannot be made: {e}")))
+}
+
 /// A client of one Hoistway.
 #[derive(Debug, Clone)]
 pub struct Api {
     http: Client,
+    /// The one that goes where the installation was found whose key this is.
+    own: Arc<OnceLock<Client>>,
     target: Target,
     user: Option<Secret>,
 }
@@ -40,15 +60,23 @@ impl Api {
     pub fn new(target: Target) -> Outcome<Self> {
         // The TLS library asks the process for its cryptography; the first to say so wins.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT)
-            .redirect(redirect::Policy::custom(same_host));
-        if is_loopback(&target.base) {
-            http = http.no_proxy();
+        Ok(Self { http: client_of(&target.base, None)?, own: Arc::default(), target, user: None })
+    }
+
+    /// The client to send with. The key of this user's installation goes to nobody else: each time it is asked first
+    /// who is there, since a server that was followed may have ended and its port be another program's by now.
+    async fn client(&self) -> Outcome<&Client> {
+        let Some(key) = self.target.key.as_ref().filter(|_| self.target.is_own_key) else { return Ok(&self.http) };
+        let client = self.own.get().unwrap_or(&self.http);
+        let at = identity::verify(client, &self.target.base, key, |e| self.unreachable(e)).await?;
+        match self.own.get() {
+            Some(client) => Ok(client),
+            // `localhost` has two addresses, and only this one has answered.
+            None => {
+                let client = client_of(&self.target.base, Some(at))?;
+                Ok(self.own.get_or_init(|| client))
+            }
         }
-        let http = http.build().map_err(|e| Failure::new(format!("the HTTP client cannot be made: {e}")))?;
-        Ok(Self { http, target, user: None })
     }
 
     /// The same on behalf of a user, whose token goes along.
@@ -127,7 +155,7 @@ impl Api {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.authorised(self.http.request(method, url));
+        let mut request = self.authorised(self.client().await?.request(method, url));
         if let Some(body) = body {
             request = request.json(body);
         }

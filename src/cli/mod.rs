@@ -9,6 +9,7 @@ mod deploy;
 mod deployments;
 mod failure;
 mod follow;
+mod identity;
 mod logs;
 mod output;
 mod registered;

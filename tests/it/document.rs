@@ -121,6 +121,10 @@ fn what_can_be_read_is_as_documented() {
     for path in gets {
         let streams = document.operation("get", path)["responses"]["200"]["content"]["text/event-stream"].is_object();
         let Some(at) = (!streams).then(|| filled(&stack, path)).flatten() else { continue };
+        let parameters = document.operation("get", path)["parameters"].as_array().cloned().unwrap_or_default();
+        let needed = parameters.iter().filter(|of| of["in"] == "query" && of["required"] == true);
+        let query = needed.map(|of| format!("{}={}", of["name"].as_str().unwrap(), of["example"].as_str().unwrap()));
+        let at = format!("{at}?{}", query.collect::<Vec<_>>().join("&"));
         let answer = stack.call("GET", &at, None);
         assert!(answer.status < 300, "GET {at}: {} {}", answer.status, answer.text());
         document.judge("get", path, &answer);

@@ -20,6 +20,7 @@ mod hostile_network;
 mod http;
 mod images;
 mod keys;
+mod localhost;
 mod model_clients;
 mod models;
 mod need;

@@ -102,8 +102,8 @@ impl Connections {
         open.next += 1;
         open.strangers.insert(id, Stranger { peer: peer_ip, close: close.clone() });
         drop(open);
-        let connection =
-            Connection(Arc::new(Registered { id, peer, connections: self.clone(), holder: Mutex::default() }));
+        let (local, connections) = (stream.local_addr().ok(), self.clone());
+        let connection = Connection(Arc::new(Registered { id, peer, local, connections, holder: Mutex::default() }));
         Bounded {
             stream,
             connection,
@@ -127,6 +127,7 @@ pub struct Connection(Arc<Registered>);
 struct Registered {
     id: u64,
     peer: SocketAddr,
+    local: Option<SocketAddr>,
     connections: Connections,
     /// Who it is known as.
     holder: Mutex<Option<Arc<str>>>,
@@ -136,6 +137,11 @@ impl Connection {
     /// The other end.
     pub fn peer(&self) -> SocketAddr {
         self.0.peer
+    }
+
+    /// This end: the address that was dialled, where nothing between has changed it.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.0.local
     }
 
     /// Somebody has shown a valid credential on it, who is called `holder`. The first one counts.

@@ -14,6 +14,7 @@ pub mod environment;
 pub mod exit;
 pub mod fs;
 pub mod grpc;
+pub mod identity;
 pub mod invoke_statement;
 pub mod logs;
 pub mod metrics;

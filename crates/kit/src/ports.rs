@@ -21,6 +21,9 @@ const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
 const ATTEMPTS: usize = 200;
 
+/// Connections that may wait to be accepted, as the standard library has it.
+const BACKLOG: i32 = 128;
+
 /// How long accepting pauses when the process has no descriptor left; the waiting connections stay in the backlog.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -120,6 +123,43 @@ pub fn listen(addr: SocketAddr) -> Result<Listeners> {
         .map_err(|e| busy(&addr.to_string(), "end the program that uses it, or choose another", e))
 }
 
+/// Listens on one address and, at the same port, on every loopback address that `localhost` means: where another program
+/// had it, that program would be sent what is meant for this one. Inside the runtime only.
+pub fn listen_with_loopback(addr: SocketAddr) -> Result<Listeners> {
+    let at = |ip: IpAddr, port| SocketAddr::new(ip, port);
+    let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let first = match addr.ip() {
+        // Both are held alike, and one is shown.
+        ip if ip == v4 || ip == v6 => return listen_loopback(addr.port()),
+        // Each family has a socket of its own, so that it is seen whether somebody else is there.
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => bind_v6_only(addr),
+        _ => bind(addr),
+    };
+    let first = first.map_err(|e| busy(&addr.to_string(), "end the program that uses it, or choose another", e))?;
+    let port = first.local_addr().map_err(|e| Error::internal("listening", e))?.port();
+    let beside = match addr.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => vec![at(v6, port)],
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => vec![at(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)],
+        _ => vec![at(v4, port), at(v6, port)],
+    };
+    let mut all = vec![first];
+    for addr in beside {
+        match bind(addr) {
+            Ok(listener) => all.push(listener),
+            // A machine without IPv6.
+            Err(e) if addr.is_ipv6() && e.kind() != ErrorKind::AddrInUse => {}
+            Err(e) => {
+                let remedy = format!(
+                    "`localhost:{port}` has to be this program's, wherever else it listens; end the program that uses it, \
+                     or choose another port"
+                );
+                return Err(busy(&addr.to_string(), &remedy, e));
+            }
+        }
+    }
+    Ok(Listeners(all))
+}
+
 /// Listens where a service is configured to, and writes the port that was taken for port 0 back. 127.0.0.1 brings
 /// [::1] along: `localhost` shall work whether it means IPv4 or IPv6. Inside the runtime only.
 pub fn listen_as_configured(addr: &mut SocketAddr) -> Result<Listeners> {
@@ -164,6 +204,16 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
+}
+
+fn bind_v6_only(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None)?;
+    socket.set_only_v6(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// Listening sockets that belong together.
@@ -293,6 +343,33 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("ports.json"), "[]").unwrap();
         assert!(Ports::open(dir.path()).unwrap_err().message.contains("ports.json"));
+    }
+
+    #[tokio::test]
+    async fn localhost_is_held_wherever_else_is_listened() {
+        for ip in ["127.0.0.2", "0.0.0.0", "::", "127.0.0.1", "::1"] {
+            let addr = SocketAddr::new(ip.parse().unwrap(), 0);
+            let listeners = listen_with_loopback(addr).unwrap();
+            let port = listeners.port();
+            for localhost in [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), (Ipv6Addr::LOCALHOST, port).into()] {
+                let (connected, (_, peer)) = tokio::join!(TcpStream::connect(localhost), listeners.accept());
+                assert_eq!(connected.unwrap().local_addr().unwrap(), peer, "{ip}");
+                assert_eq!(bind(localhost).unwrap_err().kind(), ErrorKind::AddrInUse, "{ip} {localhost}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_localhost_already_is_told_of() {
+        for (localhost, ips) in [("127.0.0.1:0", ["127.0.0.2", "::"]), ("[::1]:0", ["127.0.0.2", "0.0.0.0"])] {
+            let taken = bind(localhost.parse().unwrap()).unwrap();
+            let port = taken.local_addr().unwrap().port();
+            for ip in ips {
+                let e = listen_with_loopback(SocketAddr::new(ip.parse().unwrap(), port)).unwrap_err();
+                assert_eq!(e.code, Code::Conflict, "{e}");
+                assert!(e.message.contains(&format!(" is in use: `localhost:{port}` has to be this program's")), "{e}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod end_user;
 pub mod error;
 mod events;
 mod health;
+mod identity;
 mod identity_providers;
 mod invoke;
 pub mod json;
@@ -62,7 +63,11 @@ pub fn router(state: Arc<AppState>) -> Router {
 
 /// What is served at the root, with its description.
 fn root_routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().merge(health::routes()).merge(openapi::routes()).merge(metrics::routes())
+    OpenApiRouter::new()
+        .merge(health::routes())
+        .merge(identity::routes())
+        .merge(openapi::routes())
+        .merge(metrics::routes())
 }
 
 /// What is served under `/api` and `/api/v1`, with its description.

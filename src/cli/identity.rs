@@ -1,0 +1,45 @@
+//! Whether what listens is this user's own installation, asked before its key is sent: the port may be another program's,
+//! as long as no `hoistway up` has it.
+
+use super::{Failure, Outcome};
+use hoistway_kit::identity::{self, IdentityKey};
+use hoistway_model::Secret;
+use reqwest::{Client, StatusCode};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use url::Url;
+
+#[derive(Deserialize)]
+struct Answer {
+    proof: String,
+}
+
+/// Where the installation with this key is, which is at `base`; the failure of the connection as `unreachable` tells it.
+pub async fn verify(
+    http: &Client,
+    base: &Url,
+    key: &Secret,
+    unreachable: impl FnOnce(&reqwest::Error) -> Failure,
+) -> Outcome<SocketAddr> {
+    let nonce = identity::nonce().map_err(|e| Failure::new(e.message))?;
+    let mut url = base.clone();
+    url.set_path(identity::PATH);
+    url.query_pairs_mut().append_pair("nonce", &nonce);
+    let answer = http.get(url.clone()).send().await.map_err(|e| unreachable(&e))?;
+    // One that was sent on somewhere else says nothing of whom it was sent on by.
+    let at = answer.remote_addr().filter(|_| *answer.url() == url && answer.status() == StatusCode::OK);
+    let proof = match at {
+        Some(_) => answer.json::<Answer>().await.ok().map(|answer| answer.proof),
+        None => None,
+    };
+    match (at, proof) {
+        (Some(at), Some(proof)) if IdentityKey::of(key.expose()).verify(&nonce, at, &proof) => Ok(at),
+        _ => Err(Failure::new(format!(
+            "what listens at {base} is not this user's Hoistway: its API key is not sent there"
+        ))
+        .remedy(
+            "start it with `hoistway up`, after ending what has its port; or name the key of what is there with \
+                 --api-key-file or RUNAGENTS_API_KEY",
+        )),
+    }
+}

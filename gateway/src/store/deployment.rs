@@ -33,6 +33,8 @@ pub struct Model {
     pub completed_at: Option<i64>,
     /// JSON of what the audit log is told of it; the database does so itself, see the migrations.
     pub audit: Option<String>,
+    /// Its place among those that were accepted; the database gives it, see the migrations.
+    pub place: Option<i64>,
 }
 
 /// Deployments that ended: nothing reads them any more but whoever looks back.

@@ -245,11 +245,12 @@ impl Journal {
         rows.into_iter().map(deployment::from_row).collect()
     }
 
-    /// Every deployment that has not ended, oldest first.
+    /// Every deployment that has not ended, in the order in which they were accepted. Ids have the time of a clock in
+    /// them, which may have been set back.
     pub async fn unfinished(&self) -> Result<Vec<Record>> {
         let rows = deployment::Entity::find()
             .filter(deployment::Column::CompletedAt.is_null())
-            .order_by_asc(deployment::Column::Id)
+            .order_by_asc(deployment::Column::Place)
             .all(self.db.read())
             .await
             .map_err(db_error("reading the deployment journal"))?;
@@ -259,5 +260,32 @@ impl Journal {
     /// Forgets deployments that ended and are not to be kept.
     pub async fn purge(&self, keep: Keep) -> Result<Pruned> {
         prune(&self.db, &deployment::ENDED, keep).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use hoistway_model::revision::Reason;
+
+    #[tokio::test]
+    async fn what_is_taken_up_again_is_in_its_order_though_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gateway.db");
+        let journal = Journal::open(&path).await.unwrap();
+        let new = |now| {
+            let log = Log::accepted(Reason::Deploy, true, now);
+            Record::new(Name::parse("agent", "a").unwrap(), log, Vec::new(), now)
+        };
+        let (earlier, later) = (new(1), new(2));
+        // Ids rise with time: the one accepted last has the lowest.
+        for record in [&later, &earlier] {
+            journal.insert(record, None).await.unwrap();
+        }
+        journal.close().await;
+        let again = Journal::open(&path).await.unwrap();
+        let order: Vec<DeploymentId> = again.unfinished().await.unwrap().iter().map(|record| record.id).collect();
+        assert_eq!(order, [later.id, earlier.id]);
     }
 }

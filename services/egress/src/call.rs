@@ -148,9 +148,11 @@ pub(crate) async fn call(
     let mut response = send(egress, host, connections, request, &progress).await?;
     if response.status() == StatusCode::UNAUTHORIZED && is_replayable && token.is_some() {
         // The token may have been revoked before its time.
-        let token = self::token(egress, host, token.as_ref()).await?;
-        let request = template.request(host, token.as_ref(), Upload::empty(Arc::clone(&progress)))?;
-        response = send(egress, host, connections, request, &progress).await?;
+        let renewed = self::token(egress, host, token.as_ref()).await?;
+        if renewed != token {
+            let request = template.request(host, renewed.as_ref(), Upload::empty(Arc::clone(&progress)))?;
+            response = send(egress, host, connections, request, &progress).await?;
+        }
     }
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let to_websocket = response.headers().get(header::UPGRADE).is_some_and(is_websocket);

@@ -2,13 +2,15 @@
 
 use crate::{
     Egress,
-    edge::{Edge, Identity},
+    edge::{Edge, Held, Identity},
     intercept,
-    limits::Permit,
     prefixed::{Prefixed, Stream},
     target::Mode,
 };
-use hoistway_kit::egress::{Flavour, PREFACE_MAX, PREFACE_START, Preface};
+use hoistway_kit::{
+    connections::Bounded,
+    egress::{Flavour, PREFACE_MAX, PREFACE_START, Preface},
+};
 use hoistway_model::tool::Scheme;
 use hyper::{
     server::conn::{http1, http2},
@@ -16,7 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{pin::pin, sync::Arc, time::Duration};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 /// Requests at the same time on one connection.
@@ -29,8 +31,9 @@ const MIN_BUFFER: usize = 8 << 10;
 const PING: Duration = Duration::from_secs(30);
 
 /// Serves a connection that was just accepted.
-pub(crate) async fn serve(egress: Arc<Egress>, stream: TcpStream, permit: Permit) {
-    let local = stream.local_addr().ok();
+pub(crate) async fn serve(egress: Arc<Egress>, stream: Bounded) {
+    let connection = stream.connection();
+    let local = connection.local();
     let port = local.map_or(0, |local| local.port());
     let mut stream = Prefixed::new(stream);
     let limit = Duration::from_millis(egress.config.limits.header_ms);
@@ -40,7 +43,7 @@ pub(crate) async fn serve(egress: Arc<Egress>, stream: TcpStream, permit: Permit
         identity: Identity::PerRequest,
         mode: Mode::Proxy { port },
         local,
-        _permits: Arc::new(vec![permit]),
+        held: Arc::new(Held::new(connection)),
     };
     let preface = match opening {
         Opening::Plain => return http1(edge, stream).await,
@@ -49,14 +52,11 @@ pub(crate) async fn serve(egress: Arc<Egress>, stream: TcpStream, permit: Permit
     };
     let revision = edge.egress.key.verify(preface.token.expose());
     edge.identity = revision.map_or(Identity::Rejected, Identity::Known);
-    let mut held = None;
     if let Some(revision) = revision
         && let Ok(policy) = edge.egress.policies.policy(revision).await
+        && edge.held.by(&edge.egress.agents, &policy.agent).is_err()
     {
-        match edge.egress.agents.connection(&policy.agent) {
-            Ok(permit) => held = Some(permit),
-            Err(_) => return,
-        }
+        return;
     }
     let port = preface.port;
     match (preface.flavour, revision) {
@@ -66,7 +66,6 @@ pub(crate) async fn serve(egress: Arc<Egress>, stream: TcpStream, permit: Permit
         // There is no way to answer before the handshake.
         (Flavour::Tls, None) => {}
     }
-    drop(held);
 }
 
 enum Opening {
@@ -76,7 +75,7 @@ enum Opening {
 }
 
 /// Reads the preface, if there is one.
-async fn opening(stream: &mut Prefixed<TcpStream>) -> std::io::Result<Opening> {
+async fn opening(stream: &mut Prefixed<Bounded>) -> std::io::Result<Opening> {
     let start = PREFACE_START.as_bytes();
     let differs = |read: &[u8]| read.iter().zip(start).any(|(a, b)| a != b);
     let end = |read: &[u8]| read.iter().position(|&byte| byte == b'\n');

@@ -6,7 +6,7 @@ use crate::{
     call::{self, Answer, Connections, Destination, Host},
     entry::Entry,
     intercept,
-    limits::Permit,
+    limits::{Agents, Permit},
     models,
     policy::{AgentPolicy, PolicyError, Route},
     refuse::{Refusal, Shape},
@@ -15,11 +15,16 @@ use crate::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use hoistway_model::RevisionId;
+use hoistway_kit::connections::Connection;
+use hoistway_model::{Name, RevisionId};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 /// Who speaks on a connection.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +45,31 @@ pub(crate) struct Edge {
     pub(crate) mode: Mode,
     pub(crate) local: Option<SocketAddr>,
     /// What the connection holds until its end, also when it becomes a tunnel.
-    pub(crate) _permits: Arc<Vec<Permit>>,
+    pub(crate) held: Arc<Held>,
+}
+
+/// A connection's place: a stranger's until it is known whose it is, and one of that agent's from then on.
+#[derive(Debug)]
+pub(crate) struct Held {
+    connection: Connection,
+    place: OnceLock<Permit>,
+}
+
+impl Held {
+    /// A stranger's.
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection, place: OnceLock::new() }
+    }
+
+    /// Counts the connection as the agent's, if it is nobody's yet.
+    pub(crate) fn by(&self, agents: &Agents, agent: &Name) -> Result<(), Refusal> {
+        if self.place.get().is_none() {
+            // Of two requests that come here at once, one gives its place back.
+            let _ = self.place.set(agents.connection(agent)?);
+            self.connection.known_as(agent.as_str());
+        }
+        Ok(())
+    }
 }
 
 enum Outcome {
@@ -102,6 +131,7 @@ impl Edge {
     async fn handle(&self, request: Request<Incoming>, entry: &mut Entry) -> Result<Outcome, Refusal> {
         let policy = self.policy(&request).await?;
         entry.by(&policy.agent, policy.revision);
+        self.held.by(&self.egress.agents, &policy.agent)?;
         self.egress.agents.request(&policy.agent)?;
         if *request.method() == Method::CONNECT {
             intercept::connect(self, &policy, request, entry).await?;

@@ -5,7 +5,6 @@ use crate::{
     Egress, conn,
     edge::{Edge, Identity},
     entry::Entry,
-    limits::Permit,
     origin::{HostName, Origin, Place},
     policy::{AgentPolicy, Route},
     prefixed::Stream,
@@ -46,25 +45,18 @@ pub(crate) async fn connect(
     entry.to(origin.to_string());
     match policy.route(&origin) {
         Route::Tool | Route::OwnKey | Route::Models => {}
-        Route::Open => return tunnel::connect(edge, policy, request, &origin, entry).await,
+        Route::Open => return tunnel::connect(edge, request, &origin, entry).await,
         Route::Closed => return Err(no_tool(&edge.egress, policy, &origin).await),
     }
-    let permit = edge.egress.agents.connection(&policy.agent)?;
     let edge = Edge { identity: Identity::Known(policy.revision), mode: Mode::Fixed(origin.clone()), ..edge.clone() };
     let tasks = edge.egress.tasks.clone();
-    tasks.spawn(tunnel(edge, hyper::upgrade::on(request), origin, permit));
+    tasks.spawn(tunnel(edge, hyper::upgrade::on(request), origin));
     Ok(())
 }
 
 /// Boxed, because a tunnel has requests in it, and a request can make a tunnel.
-fn tunnel(
-    edge: Edge,
-    upgrading: OnUpgrade,
-    origin: Origin,
-    permit: Permit,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn tunnel(edge: Edge, upgrading: OnUpgrade, origin: Origin) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        let _permit = permit;
         let Ok(upgraded) = upgrading.await else { return };
         match origin.scheme {
             Scheme::Https => serve_tls(edge, TokioIo::new(upgraded), &origin).await,

@@ -52,6 +52,7 @@ pub use watched_policy::WatchedPolicies;
 use call_metrics::CallMetrics;
 use hoistway_client::{AgentIdentitiesClient, ToolCredentialsClient};
 use hoistway_kit::{
+    connections::{Connections, Limits as ConnectionLimits},
     egress::EgressKey,
     fs::DirLock,
     grpc::{Server, Transport},
@@ -296,12 +297,20 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
     let keeping_records = records::keep(queue, Arc::clone(&egress.call_metrics), sink);
     let keeping_usage = usage::keep(counts, Arc::new(store));
     let mut keeping = tokio::spawn(async { tokio::join!(keeping_records, keeping_usage) });
-    let room = Arc::new(Semaphore::new(egress.config.limits.connections));
+    let limits = &egress.config.limits;
+    let defaults = ConnectionLimits::default();
+    let connections = Connections::new(ConnectionLimits {
+        // Agents in containers may all have one address.
+        strangers_each: defaults.strangers,
+        known: limits.connections,
+        known_each: limits.agent_connections,
+        write: Duration::from_millis(limits.idle_ms),
+        ..defaults
+    });
     let accepting = async {
-        // Without room nothing is accepted: the kernel lets some wait and refuses the rest.
-        while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
-            let (stream, _) = listeners.accept().await;
-            egress.tasks.spawn(conn::serve(Arc::clone(&egress), stream, permit));
+        loop {
+            let (stream, peer) = listeners.accept().await;
+            egress.tasks.spawn(conn::serve(Arc::clone(&egress), connections.take_in(stream, peer)));
         }
     };
     tokio::select! {

@@ -31,6 +31,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 const MARGIN: Duration = Duration::from_secs(60);
 /// The life of a token whose server does not say.
 const UNSAID: Duration = Duration::from_secs(300);
+/// Tokens that the tool refused are replaced so often: one that refuses them all must not have its server asked for each
+/// call.
+const RENEWAL: Duration = Duration::from_secs(10);
 /// A failure is told to everybody for so long, rather than asking again for each call.
 const FAILURE: Duration = Duration::from_secs(2);
 
@@ -51,6 +54,8 @@ struct Slot {
 #[derive(Debug, Default)]
 struct State {
     token: Option<(Secret, Instant)>,
+    /// When a token was asked for because the tool had refused another one.
+    renewed: Option<Instant>,
     failure: Option<(Refusal, Instant)>,
     /// Whether this server wants the client's secret in the body; `None` until one way has worked.
     in_body: Option<bool>,
@@ -70,8 +75,8 @@ impl Tokens {
         Self { kept: SyncMutex::new(Bounded::new(KEPT)) }
     }
 
-    /// The token for a tool. `rejected` is one that the tool did not accept: another one is asked for then, if nobody
-    /// has done so meanwhile.
+    /// The token for a tool. `rejected` is one that the tool did not accept: another one is asked for then, unless
+    /// somebody has done so a short time ago; it may be the same then.
     pub(crate) async fn get(
         &self,
         upstream: &Upstream,
@@ -84,7 +89,7 @@ impl Tokens {
         let now = Instant::now();
         if let Some((token, until)) = &state.token
             && now < *until
-            && rejected != Some(token)
+            && (rejected != Some(token) || state.renewed.is_some_and(|at| now < at + RENEWAL))
         {
             return Ok(token.clone());
         }
@@ -92,6 +97,9 @@ impl Tokens {
             && now < *until
         {
             return Err(refusal.clone());
+        }
+        if rejected.is_some() {
+            state.renewed = Some(now);
         }
         let asked = timeout(LIMIT, ask(upstream, tool, client, &mut state.in_body)).await;
         let asked = asked.unwrap_or_else(|_| Err(failed(tool, "did not answer in time")));

@@ -6,7 +6,6 @@ use crate::{
     edge::Edge,
     entry::{Entry, Progress},
     origin::Origin,
-    policy::AgentPolicy,
     refuse::Refusal,
 };
 use http::Request;
@@ -36,20 +35,18 @@ const PIECE: usize = 16 << 10;
 /// record.
 pub(crate) async fn connect(
     edge: &Edge,
-    policy: &AgentPolicy,
     request: Request<Incoming>,
     origin: &Origin,
     entry: &mut Entry,
 ) -> Result<(), Refusal> {
     let egress = &edge.egress;
-    entry.hold(egress.agents.connection(&policy.agent)?);
     let host = egress.upstream.tunnel(&origin.place).await;
     let host = host.map_err(|e| call::no_connection_to(&origin.to_string(), &e))?;
     let replacement = Entry::new(&egress.recorder, request.method(), "");
     let mut entry = mem::replace(entry, replacement);
     entry.answered(200);
     let agent = hyper::upgrade::on(request);
-    // The connection's place among all of egress is held until the tunnel's end.
+    // The connection's place is held until the tunnel's end.
     let edge = edge.clone();
     edge.egress.tasks.clone().spawn(async move {
         match agent.await {

@@ -6,7 +6,7 @@ use crate::{
 };
 use hoistway_egress::config::Limits;
 use http::StatusCode;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn world<const N: usize>(limits: Limits) -> (World, [Agent; N], Standin) {
     let ca = TestCa::new();
@@ -62,6 +62,35 @@ async fn an_agent_has_so_many_tunnels() {
     assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
     drop(held);
     while world.tunnel(&a, "api.test:443").await.is_err() {}
+}
+
+#[tokio::test]
+async fn an_agent_has_so_many_connections_and_keeps_none_of_them_from_others() {
+    let (world, [a, b], _) = world(Limits { agent_connections: 2, ..Limits::default() }).await;
+    let mut held = Vec::new();
+    for status in ["200", "200", "429"] {
+        let mut stream = world.connect().await;
+        let head = format!("GET /tools/api/x HTTP/1.1\r\nHost: e\r\nProxy-Authorization: {}\r\n\r\n", basic(&a.token));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(std::str::from_utf8(&answer[9..]), Ok(status));
+        held.push(stream);
+    }
+    assert_eq!(world.send(&b, get("/tools/api/x")).await.status, StatusCode::OK);
+    held.clear();
+    while world.send(&a, get("/tools/api/x")).await.status != StatusCode::OK {}
+}
+
+#[tokio::test]
+async fn callers_that_nobody_knows_make_room_for_one_another_and_keep_no_agent_out() {
+    let (world, [agent], _) = world(Limits::default()).await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(world.connect().await);
+    }
+    assert_eq!(world.send(&agent, get("/tools/api/x")).await.status, StatusCode::OK);
+    assert!(!matches!(silent[0].read(&mut [0]).await, Ok(1..)), "the oldest one is closed");
 }
 
 #[tokio::test]

@@ -59,8 +59,17 @@ async fn a_token_that_is_refused_is_replaced_once() {
     // What has a body cannot be sent again; it gets the tool's answer.
     assert_eq!(world.send(&agent, post("/tools/api/guarded", "x")).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!((standin.seen("/token").len(), standin.seen("/guarded").len()), (2, 3));
-    assert_eq!(world.send(&agent, get("/tools/api/guarded")).await.status, StatusCode::UNAUTHORIZED);
-    assert_eq!((standin.seen("/token").len(), standin.seen("/guarded").len()), (3, 5));
+}
+
+#[tokio::test]
+async fn a_tool_that_refuses_every_token_does_not_have_one_asked_for_by_each_call() {
+    let (world, agent, standin) = world().await;
+    standin.tokens(std::array::from_fn::<_, 10, _>(|n| token(&format!("token-{n}"), 3600)));
+    standin.wants("none of them");
+    for _ in 0..8 {
+        assert_eq!(world.send(&agent, get("/tools/api/guarded")).await.status, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!((standin.seen("/token").len(), standin.seen("/guarded").len()), (2, 9));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ pub mod fs;
 pub mod grpc;
 pub mod invoke_statement;
 pub mod logs;
+pub mod memory;
 pub mod metrics;
 pub mod open_files;
 pub mod operations;

@@ -8,7 +8,7 @@ mod screen;
 mod up;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use hoistway_kit::{environment, exit, telemetry::LogFormat};
+use hoistway_kit::{environment, exit, memory, telemetry::LogFormat};
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 /// Self-hosted control plane for AI agents: one call from source to a running agent.
@@ -101,6 +101,9 @@ fn main() -> ExitCode {
             return if e.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    if matches!(command, Command::Up(_)) {
+        memory::give_back_large_blocks();
+    }
     let read = variables(&Args::command());
     if let Err(e) = environment::check(read.iter().map(String::as_str)) {
         return exit::fatal(&e);

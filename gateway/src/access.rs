@@ -3,7 +3,7 @@
 use crate::{
     audit::AuditLog,
     keys::Keys,
-    limits::{Rates, Throttle},
+    limits::{Rates, Shares, Throttle},
     store::Journal,
 };
 use hoistway_kit::{identity::IdentityKey, token::ApiKey};
@@ -43,6 +43,8 @@ pub struct Access {
     pub throttle: Throttle,
     /// A permit for each request that is being answered.
     pub requests: Arc<Semaphore>,
+    /// The same for each key and user: one has three quarters of them at most.
+    pub own_requests: Arc<Shares>,
     /// See [`AccessLimits`].
     pub limits: AccessLimits,
 }
@@ -60,6 +62,7 @@ impl Access {
             keys: Keys::new(installation, journal.keys(), limits.rates, limits.max_keys),
             audit: AuditLog::new(journal.audit()),
             throttle: Throttle::new(limits.rates.failures),
+            own_requests: Shares::new(limits.max_requests, (limits.max_requests / 4 * 3).max(1)),
             requests: Arc::new(Semaphore::new(limits.max_requests.clamp(1, Semaphore::MAX_PERMITS))),
             limits,
         }

@@ -4,7 +4,10 @@
 //! restart is told that something may be missing. Deployments are told when their journal is written, agents and builds
 //! by their services.
 
-use crate::store::Record;
+use crate::{
+    limits::{Full, Share, Shares},
+    store::Record,
+};
 use futures_util::{Stream, StreamExt};
 use hoistway_kit::{
     metrics::{Counter, Histogram},
@@ -23,7 +26,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 mod calls;
@@ -37,8 +39,9 @@ pub use measured::Ending;
 pub const KEPT_EVENTS: usize = 4_096;
 /// Calls of agents that are kept for followers which read slowly.
 const KEPT_CALLS: usize = 1_024;
-/// How many may follow events and logs through one gateway.
+/// How many may follow events and logs through one gateway, and how many of them with one key.
 const MAX_FOLLOWERS: usize = 128;
+const MAX_OWN_FOLLOWERS: usize = 32;
 /// The longest text of an event.
 const MAX_TEXT: usize = 1_000;
 /// How long to wait before a lost subscription is tried again, at first and at most.
@@ -65,7 +68,7 @@ pub struct Seen {
     events: Arc<Ring<Event>>,
     /// Calls have a ring of their own: there may be so many that they would push out everything else.
     calls: Arc<Ring<Event>>,
-    followers: Arc<Semaphore>,
+    followers: Arc<Shares>,
     /// Deployments that have not ended, as they were told last.
     deployments: Mutex<HashMap<DeploymentId, deployments::Told>>,
     /// The journal's file.
@@ -85,7 +88,7 @@ impl Seen {
         Arc::new(Self {
             events: Ring::new(KEPT_EVENTS),
             calls: Ring::new(KEPT_CALLS),
-            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            followers: Shares::new(MAX_FOLLOWERS, MAX_OWN_FOLLOWERS),
             deployments: Mutex::default(),
             database,
             requests: Counter::new(
@@ -123,10 +126,14 @@ impl Seen {
     }
 
     /// A place for one who follows something; it is given up when dropped.
-    pub fn place(&self) -> Result<OwnedSemaphorePermit> {
-        let full =
-            |_| Error::new(Code::ResourceExhausted, format!("{MAX_FOLLOWERS} logs and events are followed already"));
-        Arc::clone(&self.followers).try_acquire_owned().map_err(full)
+    pub fn place(&self, holder: &Arc<str>) -> Result<Share> {
+        self.followers.take(holder, 1).map_err(|full| {
+            let text = match full {
+                Full::Own => format!("{MAX_OWN_FOLLOWERS} logs and events are followed with this key already"),
+                Full::All => format!("{MAX_FOLLOWERS} logs and events are followed already"),
+            };
+            Error::new(Code::ResourceExhausted, text)
+        })
     }
 
     /// Where the events are now: a follower of what comes after it misses nothing.

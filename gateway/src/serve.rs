@@ -3,7 +3,7 @@
 
 use crate::{
     access::Access,
-    api::{self, body::BodyBudget},
+    api::{self, body},
     bindings,
     callers::Callers,
     config::Config,
@@ -95,7 +95,7 @@ impl Gateway {
             callers: Callers::new(services.tools.clone(), config.caller_limits()),
             invoke_statements,
             public: PublicAddresses::new(&config.public_registry),
-            bodies: BodyBudget::new(limits.max_body),
+            bodies: body::budget(limits.max_body),
             limits,
             ready: Arc::new(Ready { services, egress }),
             seen,

@@ -1,7 +1,7 @@
 //! What every handler can reach.
 
 use crate::{
-    access::Access, api::body::BodyBudget, callers::Callers, deploy::Deployer, public::PublicAddresses, routes::Routes,
+    access::Access, callers::Callers, deploy::Deployer, limits::Shares, public::PublicAddresses, routes::Routes,
     seen::Seen,
 };
 use async_trait::async_trait;
@@ -35,8 +35,8 @@ pub struct AppState {
     pub public: PublicAddresses,
     /// Bounds on what one caller can ask for.
     pub limits: Limits,
-    /// The memory that request bodies may take together.
-    pub bodies: BodyBudget,
+    /// The memory that request bodies may take together; see [`crate::api::body::budget`].
+    pub bodies: Arc<Shares>,
     /// What `/readyz` asks.
     pub ready: Arc<dyn ReadyCheck>,
     /// Events and measurements.

@@ -140,13 +140,15 @@ fn an_upgraded_interpreter_or_hoistway_means_a_build_from_kept_source() {
         "env": [{"name": "WORD", "value": "by its image"}],
     }));
     assert_eq!(stack.answer("kept", "x"), "kept by its image");
-    stack.deployed(json!({"agent_name": "older", "source_files": says("the same")}));
+    let older = json!({"agent_name": "older", "source_files": says("the same"), "requirements": "six"});
+    deployed(&stack, "", &older);
+    stack.deployed(json!({"agent_name": "plain", "source_files": says("plain")}));
     stack.stop();
     // As if one had been built for a Python that is not here any more, and the other by a Hoistway whose images had
     // another layout.
     let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as db:\n\
                   \x20   db.execute(\"UPDATE revisions SET python = '3.9' WHERE agent = 'kept'\")\n\
-                  \x20   db.execute(\"UPDATE revisions SET image_layout = NULL WHERE agent = 'older'\")";
+                  \x20   db.execute(\"UPDATE revisions SET image_layout = NULL WHERE agent != 'kept'\")";
     let changed = Command::new("python3").args(["-c", script]).arg(dir.path().join("data/agent/agent.db")).status();
     assert!(changed.unwrap().success());
 
@@ -155,6 +157,8 @@ fn an_upgraded_interpreter_or_hoistway_means_a_build_from_kept_source() {
     assert_eq!(stack.answer("kept", "x"), "kept by its image");
     stack.wait_for("/api/agents/older/revisions", "rebuilt", |revisions| revisions[0]["number"] == 2);
     assert_eq!(stack.answer("older", "x"), "the same");
+    let plain = stack.get("/api/agents/plain/revisions");
+    assert_eq!(plain.as_array().unwrap().len(), 1, "it has no packages: {plain}");
     for agent in ["kept", "older"] {
         let revisions = stack.get(&format!("/api/agents/{agent}/revisions"));
         assert_eq!((revisions[0]["reason"].clone(), revisions[0]["number"].clone()), (json!("rebuild"), json!(2)));
@@ -162,6 +166,7 @@ fn an_upgraded_interpreter_or_hoistway_means_a_build_from_kept_source() {
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(log.contains("it is built again from its kept source"), "{log}");
     // What the user sends again is what is there.
-    let again = stack.get("/api/deployments");
-    assert_eq!(again[0]["status"], "SUCCEEDED", "{again}");
+    stack.wait_for("/api/deployments", "ended", |all| {
+        all.as_array().unwrap().iter().all(|deployment| deployment["status"] == "SUCCEEDED")
+    });
 }

@@ -17,6 +17,7 @@ mod egress;
 mod fresh_start;
 mod fuzz;
 mod hostile_network;
+mod hostile_peers;
 mod http;
 mod images;
 mod keys;

@@ -17,6 +17,7 @@ pub mod grpc;
 pub mod identity;
 pub mod invoke_statement;
 pub mod logs;
+pub mod memory;
 pub mod metrics;
 pub mod open_files;
 pub mod operations;

@@ -33,7 +33,6 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 /// The other header that public clients send their key in.
@@ -46,6 +45,10 @@ const DEPLOYMENT: &str = "hoistway-deployment";
 /// How the rate of a key stands (draft-ietf-httpapi-ratelimit-headers).
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Who a request is from, in its extensions: a key's id or a user's. What all share is counted by it.
+#[derive(Debug, Clone)]
+pub struct Holder(pub Arc<str>);
 
 /// Whether what is at `path` needs a key.
 pub fn is_guarded(path: &str) -> bool {
@@ -76,12 +79,15 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
     let agent = pattern.as_ref().filter(|_| invoke).and_then(named).and_then(|name| Name::parse("name", &name).ok());
     let token = if invoke { end_user::token(request.headers())? } else { None };
     let who = identify(state, request.headers(), agent.as_ref(), token.as_ref(), address).await?;
+    let holder = match &who {
+        Who::Key(caller) => caller.id.clone(),
+        Who::User(user) => user.id.clone(),
+    };
     if let Some(connection) = request.extensions().get::<Connection>() {
-        match &who {
-            Who::Key(caller) => connection.known_as(&caller.id),
-            Who::User(user) => connection.known_as(&user.id),
-        }
+        connection.known_as(&holder);
     }
+    let own_room = state.access.own_requests.take(&holder, 1).map_err(|_| own_full(state))?;
+    request.extensions_mut().insert(Holder(holder));
     let level = match &who {
         Who::Key(caller) => state.access.keys.count(caller, meters),
         Who::User(user) => state.callers.count(user),
@@ -129,7 +135,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
     if let Some((level, rate)) = level {
         tell_rate(response.headers_mut(), level, rate, meters);
     }
-    Ok(response)
+    Ok(response.map(|body| Body::new(Roomy { body, _room: own_room })))
 }
 
 /// Makes a change: first its entry, then what it does.
@@ -339,6 +345,14 @@ fn full(state: &AppState) -> ApiError {
     Error::new(Code::ResourceExhausted, text).into()
 }
 
+fn own_full(state: &AppState) -> ApiError {
+    let limit = state.access.limits.max_requests / 4 * 3;
+    let text = format!(
+        "{limit} requests of this key or user are being answered already, three quarters of the limit (setting max_requests)"
+    );
+    Error::new(Code::ResourceExhausted, text).into()
+}
+
 fn within_rate(level: Option<(Level, Rate)>, meters: Meters, who: &Who) -> ApiResult<()> {
     let Some(wait) = level.and_then(|(level, _)| level.wait) else { return Ok(()) };
     let (what, setting) = meters.named();
@@ -369,12 +383,12 @@ fn seconds(time: Duration) -> u64 {
 }
 
 /// An answer's body, and the place that its request takes until it is sent.
-struct Roomy {
+struct Roomy<T> {
     body: Body,
-    _room: OwnedSemaphorePermit,
+    _room: T,
 }
 
-impl HttpBody for Roomy {
+impl<T: Unpin> HttpBody for Roomy<T> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,7 +1,14 @@
 //! Request bodies: read whole, under a limit for each and one for all of them, and never left unread on the wire.
 
-use super::error::{ApiError, ApiResult};
-use crate::{audit, state::AppState};
+use super::{
+    auth::Holder,
+    error::{ApiError, ApiResult},
+};
+use crate::{
+    audit,
+    limits::{Full, Share, Shares},
+    state::AppState,
+};
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
@@ -18,11 +25,10 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
+/// Bodies are charged for in steps of so many bytes.
+const STEP: usize = 64 << 10;
 /// How long a body may make us wait for its next bytes.
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a whole body may take.
@@ -33,27 +39,11 @@ const QUEUE: Duration = Duration::from_secs(10);
 const DRAIN_BYTES: usize = 512 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(60);
 
-/// The memory that request bodies may take together, counted in KiB.
-#[derive(Debug, Clone)]
-pub struct BodyBudget(Arc<Semaphore>);
-
-impl BodyBudget {
-    /// Room for eight bodies of the largest size at a time.
-    pub fn new(max_body: usize) -> Self {
-        Self(Arc::new(Semaphore::new(8 * kib(max_body).max(1) as usize)))
-    }
-
-    async fn acquire(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
-        let busy = || Error::new(Code::Unavailable, "too many large requests at a time; try again");
-        match timeout(QUEUE, self.0.clone().acquire_many_owned(kib(bytes))).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(busy()),
-        }
-    }
-}
-
-fn kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX / 8)
+/// The memory that request bodies may take together, in bytes: that of four bodies of the largest size, and of two for
+/// one key or user.
+pub fn budget(max_body: usize) -> Arc<Shares> {
+    let largest = max_body.next_multiple_of(STEP);
+    Shares::new(4 * largest, 2 * largest)
 }
 
 /// A whole body, within the limit. It counts against the budget as long as it lives.
@@ -61,7 +51,7 @@ fn kib(bytes: usize) -> u32 {
 pub struct WholeBody {
     /// The bytes.
     pub bytes: Bytes,
-    _room: OwnedSemaphorePermit,
+    _room: Share,
 }
 
 impl FromRequest<Arc<AppState>> for WholeBody {
@@ -74,10 +64,10 @@ impl FromRequest<Arc<AppState>> for WholeBody {
         if announced.is_some_and(|length| length > limit as u64) {
             return Err(too_large(limit).into());
         }
-        let expected = announced.and_then(|length| usize::try_from(length).ok());
-        let room = state.bodies.acquire(expected.unwrap_or(limit)).await?;
-        let room_for = expected.unwrap_or(0).min(1 << 20);
-        let read = timeout(WHOLE, read(&mut body, room_for, limit)).await;
+        // What needs no key has no body.
+        let holder = parts.extensions.get::<Holder>().map_or_else(|| "".into(), |holder| holder.0.clone());
+        let mut room = state.bodies.share(&holder);
+        let read = timeout(WHOLE, read(&mut body, &mut room, limit)).await;
         let bytes = read.unwrap_or_else(|_| Err(too_slow(WHOLE)))?;
         if let Some(ticket) = audit::current() {
             ticket.begin_with_body(&bytes).await?;
@@ -86,16 +76,31 @@ impl FromRequest<Arc<AppState>> for WholeBody {
     }
 }
 
-async fn read(body: &mut Body, room_for: usize, limit: usize) -> Result<Bytes> {
-    let mut bytes = BytesMut::with_capacity(room_for);
+/// Reads a body, and charges for what has arrived of it: one that was only announced takes nothing.
+async fn read(body: &mut Body, room: &mut Share, limit: usize) -> Result<Bytes> {
+    let mut bytes = BytesMut::new();
     while let Some(frame) = next_frame(body).await? {
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > limit {
+        let size = bytes.len() + data.len();
+        if size > limit {
             return Err(too_large(limit));
+        }
+        if let Some(more) = size.checked_sub(room.amount()).filter(|more| *more > 0) {
+            room.grow(more.next_multiple_of(STEP), QUEUE).await.map_err(full)?;
         }
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
+}
+
+fn full(full: Full) -> Error {
+    Error::new(
+        Code::Unavailable,
+        match full {
+            Full::Own => "too many large requests of this key or user at a time; try again",
+            Full::All => "too many large requests at a time; try again",
+        },
+    )
 }
 
 async fn next_frame(body: &mut Body) -> Result<Option<Frame<Bytes>>> {

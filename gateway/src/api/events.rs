@@ -1,11 +1,13 @@
 //! `GET /api/events`: what happens, as Server-Sent Events.
 
-use super::{error::ApiResult, query::Query};
+use super::{auth::Holder, error::ApiResult, query::Query};
 use crate::{
+    limits::Share,
     seen::{CALL_ENDED, CALLS_MISSED, Event, shown_time},
     state::AppState,
 };
 use axum::{
+    Extension,
     body::Body,
     extract::State,
     response::{IntoResponse, Response},
@@ -21,10 +23,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -85,14 +84,19 @@ pub struct EventOut<'a> {
         (status = 200, description = "Events as they happen", content_type = "text/event-stream", body = EventOut),
     )
 )]
-pub async fn follow(State(state): State<Arc<AppState>>, query: Query, headers: HeaderMap) -> ApiResult<Response> {
+pub async fn follow(
+    State(state): State<Arc<AppState>>,
+    Extension(Holder(holder)): Extension<Holder>,
+    query: Query,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
     let wanted = Wanted { agent: query.name("agent")?, types: types(&query)? };
     let header = headers.get(LAST_EVENT_ID).and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
     let after = match header.or(query.text("last_event_id")) {
         Some(text) => Some(parse_place(text)?),
         None => None,
     };
-    let place = state.seen.place()?;
+    let place = state.seen.place(&holder)?;
     let from = after.unwrap_or_else(|| state.seen.last());
     // The id goes first, so that a client which loses its connection before the first event misses nothing.
     let first = format!("retry: {RETRY}\nid: {}\n\n", show_place(from));
@@ -127,7 +131,7 @@ struct Follower {
     wanted: Wanted,
     /// The last event with an id.
     last: Place,
-    _place: OwnedSemaphorePermit,
+    _place: Share,
 }
 
 impl Follower {
@@ -225,14 +229,14 @@ fn parse_place(text: &str) -> Result<Place> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use tokio::sync::Semaphore;
+    use crate::limits::Shares;
 
     #[test]
     fn a_reader_that_is_too_slow_is_told_so_without_losing_its_place() {
         let last = Place { epoch: 1, sequence: 7 };
         let told = |types: &[&str], next: Source| {
             let wanted = Wanted { agent: None, types: types.iter().map(|t| (*t).to_owned()).collect() };
-            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+            let place = Shares::new(1, 1).take(&"key".into(), 1).unwrap();
             let mut follower = Follower { events: stream::empty().boxed(), wanted, last, _place: place };
             (follower.write(next), follower.last)
         };

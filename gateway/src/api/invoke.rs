@@ -9,7 +9,7 @@ use super::{
     body::WholeBody,
     end_user::{self, Identity},
     error::{ApiResult, ErrorBody},
-    json::{Object, complaint},
+    json::{self, complaint},
     query::Segment,
 };
 use crate::{
@@ -19,10 +19,11 @@ use crate::{
 };
 use axum::{
     Extension,
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody},
     extract::State,
     response::{IntoResponse, Response},
 };
+use bytes::BytesMut;
 use futures_util::stream;
 use hoistway_kit::telemetry;
 use hoistway_model::{Code, Error, Name, Result, Secret, agent::Target};
@@ -50,6 +51,10 @@ const NEW_ROUTE: Duration = Duration::from_millis(500);
 /// The most bytes of an agent's error, and the most lines of it that are shown.
 const MAX_ERROR: usize = 1 << 20;
 const MAX_ERROR_LINES: usize = 50;
+/// Up to so many bytes of an answer are kept until its end is there, and so checked. Longer ones are passed on as they come.
+const MAX_KEPT: usize = 256 << 10;
+const JSON: [(header::HeaderName, HeaderValue); 1] =
+    [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
 /// What proves to the runner that an invoke comes from a gateway.
 const TOKEN: &str = "x-hoistway-invoke-token";
 /// The trailer in which the runner tells how a streamed answer went: `ok`, or its error's code.
@@ -64,7 +69,8 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 
 /// Invoke an agent
 ///
-/// Passes a message to the agent and answers with what it returns. Nothing is sent twice.
+/// Passes a message to the agent and answers with what it returns. Nothing is sent twice. An answer of more than 256 KiB is
+/// passed on as it comes: where the agent breaks off, so does the answer.
 #[utoipa::path(
     post,
     path = "/agents/{name}/invoke",
@@ -112,25 +118,63 @@ pub async fn invoke(
 ) -> ApiResult<Response> {
     let name = name.name("agent")?;
     let mut ending = state.seen.invoked(&name);
-    let answer = answer(&state, name, identity, body).await;
-    ending.with(answer.as_ref().map_or_else(|e| e.error().code.as_str(), |_| "ok"));
-    answer
+    match answer(&state, name, identity, body).await {
+        Ok(Answer::Whole(bytes)) => {
+            ending.with("ok");
+            Ok((JSON, bytes).into_response())
+        }
+        Ok(Answer::Long { begun, rest }) => {
+            let length = rest.body.size_hint().exact().map(|rest| (header::CONTENT_LENGTH, begun.len() as u64 + rest));
+            let chunks = Chunks { begun, ..Chunks::new(rest, false, ending) };
+            let mut response = (JSON, chunks.into_body()).into_response();
+            response.headers_mut().extend(length.map(|(name, length)| (name, HeaderValue::from(length))));
+            Ok(response)
+        }
+        Err(e) => {
+            ending.with(e.error().code.as_str());
+            Err(e)
+        }
+    }
 }
 
-async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBody) -> ApiResult<Response> {
-    let call = Call::begin(state, name, identity, body).await?;
-    let (limit, deadline, name) = (state.limits.max_answer, call.deadline, call.agent.clone());
-    let (mut answered, _open) = call.send("/invoke").await?;
-    let bytes =
-        timeout_at(deadline, collect(&name, answered.body_mut(), limit)).await.map_err(|_| too_slow(&name))??;
-    if answered.status() != StatusCode::OK {
-        return Err(agent_failed(&name, answered.status(), &bytes).into());
+/// What an agent answered.
+enum Answer {
+    /// All of it, and it is JSON.
+    Whole(Bytes),
+    /// The beginning of what is passed on as it comes: it is too long to be kept for a client that may not read.
+    Long { begun: Bytes, rest: Begun },
+}
+
+async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBody) -> ApiResult<Answer> {
+    let call = Call::begin(state, name.clone(), identity, body).await?;
+    let (limit, deadline) = (state.limits.max_answer, call.deadline);
+    let (answered, open) = call.send("/invoke").await?;
+    let (status, mut body) = (answered.status(), answered.into_body());
+    let too_long = || {
+        let message = format!("agent \"{name}\" answered with more than {limit} bytes (setting max_answer_bytes)");
+        Error::new(Code::AgentError, message)
+    };
+    if status != StatusCode::OK {
+        let collected = timeout_at(deadline, collect(&name, &mut body, MAX_ERROR)).await;
+        return Err(agent_failed(&name, status, &collected.map_err(|_| too_slow(&name))??).into());
     }
-    if serde_json::from_slice::<IgnoredAny>(&bytes).is_err() {
-        let message = format!("agent \"{name}\" answered with something that is not JSON");
-        return Err(Error::new(Code::AgentError, message).into());
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_long().into());
     }
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], bytes).into_response())
+    let mut begun = BytesMut::new();
+    while begun.len() <= MAX_KEPT.min(limit) {
+        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| too_slow(&name))?;
+        let Some(frame) = frame.transpose().map_err(|e| crashed(&name, e))? else {
+            if serde_json::from_slice::<IgnoredAny>(&begun).is_err() {
+                let message = format!("agent \"{name}\" answered with something that is not JSON");
+                return Err(Error::new(Code::AgentError, message).into());
+            }
+            return Ok(Answer::Whole(begun.freeze()));
+        };
+        begun.extend_from_slice(&frame.into_data().unwrap_or_default());
+    }
+    let room = limit.checked_sub(begun.len()).ok_or_else(too_long)?;
+    Ok(Answer::Long { begun: begun.freeze(), rest: Begun { agent: name, body, deadline, room, _open: open } })
 }
 
 /// Invoke an agent and stream its answer
@@ -182,36 +226,20 @@ pub async fn stream(
 ) -> ApiResult<Response> {
     let name = name.name("agent")?;
     let mut ending = state.seen.invoked(&name);
-    let (answered, open, deadline) = match begin_stream(&state, name.clone(), identity, body).await {
+    let (kind, begun) = match begin_stream(&state, name, identity, body).await {
         Ok(begun) => begun,
         Err(e) => {
             ending.with(e.error().code.as_str());
             return Err(e);
         }
     };
-    let kind = stream_type(answered.headers());
-    let chunks = Chunks {
-        agent: name,
-        is_events: kind.as_bytes().starts_with(b"text/event-stream"),
-        body: answered.into_body(),
-        deadline,
-        last: *b"\n\n",
-        ended: false,
-        outcome: "ok",
-        ending,
-        request_id: telemetry::request_id().unwrap_or_default(),
-        _open: open,
-    };
+    let chunks = Chunks::new(begun, kind.as_bytes().starts_with(b"text/event-stream"), ending);
     let headers = [
         (header::CONTENT_TYPE, kind),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    let chunks = stream::try_unfold(chunks, |mut chunks| async move {
-        let next = chunks.next().await?;
-        Ok::<_, io::Error>(next.map(|data| (data, chunks)))
-    });
-    Ok((headers, Body::from_stream(chunks)).into_response())
+    Ok((headers, chunks.into_body()).into_response())
 }
 
 /// The head of a streamed answer; one that is an error is read whole.
@@ -220,7 +248,7 @@ async fn begin_stream(
     name: Name,
     identity: Identity,
     body: WholeBody,
-) -> ApiResult<(http::Response<Incoming>, Open, Instant)> {
+) -> ApiResult<(HeaderValue, Begun)> {
     let call = Call::begin(state, name.clone(), identity, body).await?;
     let deadline = call.deadline;
     let (mut answered, open) = call.send("/invoke/stream").await?;
@@ -229,16 +257,27 @@ async fn begin_stream(
         let bytes = collected.map_err(|_| too_slow(&name))??;
         return Err(agent_failed(&name, answered.status(), &bytes).into());
     }
-    Ok((answered, open, deadline))
+    let kind = stream_type(answered.headers());
+    Ok((kind, Begun { agent: name, body: answered.into_body(), deadline, room: usize::MAX, _open: open }))
 }
 
-/// A streamed answer. Each chunk is passed on as it comes, and the next one is read when that is gone. When the client
-/// goes, this is dropped, and the connection to the agent with it.
-struct Chunks {
+/// An answer whose head is there.
+struct Begun {
     agent: Name,
-    is_events: bool,
     body: Incoming,
     deadline: Instant,
+    /// How many bytes more it may have.
+    room: usize,
+    _open: Open,
+}
+
+/// An answer that is passed on while it comes. Each chunk is passed on as it comes, and the next one is read when that is gone. When the client
+/// goes, this is dropped, and the connection to the agent with it.
+struct Chunks {
+    /// What goes before the rest.
+    begun: Bytes,
+    rest: Begun,
+    is_events: bool,
     /// The last two bytes.
     last: [u8; 2],
     ended: bool,
@@ -246,15 +285,30 @@ struct Chunks {
     outcome: &'static str,
     ending: Ending,
     request_id: Arc<str>,
-    _open: Open,
 }
 
 impl Chunks {
+    fn new(rest: Begun, is_events: bool, ending: Ending) -> Self {
+        let (begun, request_id) = (Bytes::new(), telemetry::request_id().unwrap_or_default());
+        Self { begun, rest, is_events, last: *b"\n\n", ended: false, outcome: "ok", ending, request_id }
+    }
+
+    fn into_body(self) -> Body {
+        Body::from_stream(stream::try_unfold(self, |mut chunks| async move {
+            let next = chunks.next().await?;
+            Ok::<_, io::Error>(next.map(|data| (data, chunks)))
+        }))
+    }
+
     /// The next chunk. What breaks off must not look whole: events end with one that says so, anything else with a
     /// connection that is cut.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if !self.begun.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.begun)));
+        }
         while !self.ended {
-            let error = match timeout_at(self.deadline, self.body.frame()).await {
+            let Begun { agent, body, deadline, room, .. } = &mut self.rest;
+            let error = match timeout_at(*deadline, body.frame()).await {
                 Ok(None) => {
                     self.ending.with(self.outcome);
                     return Ok(None);
@@ -270,17 +324,25 @@ impl Chunks {
                             continue;
                         }
                     };
+                    match room.checked_sub(data.len()) {
+                        Some(left) => *room = left,
+                        None => {
+                            self.ended = true;
+                            self.ending.with(Code::AgentError.as_str());
+                            return Err(io::Error::other(format!("agent \"{agent}\" answered with too much")));
+                        }
+                    }
                     for byte in &data[data.len().saturating_sub(2)..] {
                         self.last = [self.last[1], *byte];
                     }
                     return Ok(Some(data));
                 }
-                Ok(Some(Err(e))) => crashed(&self.agent, e),
-                Err(_) => too_slow(&self.agent),
+                Ok(Some(Err(e))) => crashed(agent, e),
+                Err(_) => too_slow(agent),
             };
             self.ended = true;
             self.ending.with(error.code.as_str());
-            tracing::info!(agent = %self.agent, cause = error.chain(), "a streamed answer broke off: {error}");
+            tracing::info!(agent = %self.rest.agent, cause = error.chain(), "a streamed answer broke off: {error}");
             if !self.is_events {
                 return Err(io::Error::other(error));
             }
@@ -346,10 +408,9 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The message must be there; what else the body has is the agent's business.
+/// The message must be there; what else the body has is the agent's business, and is not kept.
 fn check(body: &[u8]) -> Result<()> {
-    let message = Object::parse(body)?.text("message")?;
-    message.map(drop).ok_or_else(|| complaint("message", "message is required"))
+    if json::has_text(body, "message")? { Ok(()) } else { Err(complaint("message", "message is required")) }
 }
 
 /// What is at the end of a connection.

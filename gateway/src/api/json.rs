@@ -4,10 +4,15 @@
 //! Members are taken out, never copied: a request may be tens of megabytes of source.
 
 use hoistway_model::{Code, Error, Name, Result};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use std::fmt;
+use std::{borrow::Cow, cell::Cell, fmt};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
+/// The most values in a request, those in others among them.
+const MAX_VALUES: usize = 200_000;
+/// From so many bytes on, a body is not read on a thread of the runtime.
+const LARGE: usize = 256 << 10;
 /// The most elements of any list in a request.
 pub const MAX_LIST: usize = 1_000;
 /// The most unknown members that are told one by one.
@@ -30,7 +35,7 @@ impl Object {
         if body.trim_ascii().is_empty() {
             return Err(wrong("the body is empty; a JSON object is expected".into()));
         }
-        match serde_json::from_slice::<Unique>(body) {
+        match beside_the_runtime(body.len(), || unique(body)) {
             Ok(Unique(Value::Object(members))) => Ok(Self { path: String::new(), members, known: Vec::new() }),
             Ok(Unique(other)) => Err(wrong(format!("the body must be a JSON object, not {}", kind(&other)))),
             Err(e) => Err(wrong(format!("the body is not valid JSON: {e}"))),
@@ -186,6 +191,35 @@ impl Object {
     }
 }
 
+/// Whether a whole request body has the member `key`, a string that is not blank. Everything else in it is skipped.
+pub fn has_text(body: &[u8], key: &'static str) -> Result<bool> {
+    let wrong = |text: String| Error::new(Code::InvalidArgument, text);
+    if body.trim_ascii().is_empty() {
+        return Err(wrong("the body is empty; a JSON object is expected".into()));
+    }
+    let read = || {
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let found = Only(key).deserialize(&mut json)?;
+        json.end().map(|()| found)
+    };
+    match beside_the_runtime(body.len(), read) {
+        Ok(Found::Nothing) => Ok(false),
+        Ok(Found::Text { blank }) => Ok(!blank),
+        Ok(Found::Other(kind)) => Err(Error::field(key, format!("must be a string, not {kind}"))),
+        Ok(Found::NoObject(kind)) => Err(wrong(format!("the body must be a JSON object, not {kind}"))),
+        Err(e) => Err(wrong(format!("the body is not valid JSON: {e}"))),
+    }
+}
+
+/// Does what takes long with a large body where it keeps no other request waiting.
+fn beside_the_runtime<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    match runtime {
+        Ok(RuntimeFlavor::MultiThread) if bytes > LARGE => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 fn string(value: Value, path: impl Fn() -> String) -> Result<String> {
     match value {
         Value::String(text) => Ok(text),
@@ -262,11 +296,22 @@ pub fn has_value(value: &Value) -> bool {
 /// A JSON value in which no object has a member twice: of two, one would have to be ignored without a word.
 struct Unique(Value);
 
-impl<'de> Deserialize<'de> for Unique {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
+fn unique(body: &[u8]) -> serde_json::Result<Unique> {
+    let (mut json, left) = (serde_json::Deserializer::from_slice(body), Cell::new(MAX_VALUES));
+    let value = Values(&left).deserialize(&mut json)?;
+    json.end().map(|()| value)
+}
 
-        impl<'de> Visitor<'de> for Any {
+/// Reads a value, and counts it against the values that may still come: a value takes more memory than its text.
+struct Values<'a>(&'a Cell<usize>);
+
+impl<'de> DeserializeSeed<'de> for Values<'_> {
+    type Value = Unique;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Unique, D::Error> {
+        struct Any<'a>(&'a Cell<usize>);
+
+        impl<'de> Visitor<'de> for Any<'_> {
             type Value = Unique;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -303,7 +348,7 @@ impl<'de> Deserialize<'de> for Unique {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
                 let mut list = Vec::new();
-                while let Some(Unique(value)) = items.next_element()? {
+                while let Some(Unique(value)) = items.next_element_seed(Values(self.0))? {
                     list.push(value);
                 }
                 Ok(Unique(Value::Array(list)))
@@ -311,7 +356,8 @@ impl<'de> Deserialize<'de> for Unique {
 
             fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
                 let mut members = Map::new();
-                while let Some((key, Unique(value))) = items.next_entry::<String, Unique>()? {
+                while let Some(key) = items.next_key::<String>()? {
+                    let Unique(value) = items.next_value_seed(Values(self.0))?;
                     if members.contains_key(&key) {
                         return Err(A::Error::custom(format_args!("\"{}\" is given twice", short(&key))));
                     }
@@ -321,7 +367,101 @@ impl<'de> Deserialize<'de> for Unique {
             }
         }
 
-        deserializer.deserialize_any(Any)
+        let left = self.0.get().checked_sub(1);
+        self.0.set(left.ok_or_else(|| D::Error::custom(format_args!("it has more than {MAX_VALUES} values")))?);
+        deserializer.deserialize_any(Any(self.0))
+    }
+}
+
+/// Reads an object and keeps nothing of it but what the member with this name is.
+struct Only(&'static str);
+
+/// What a member is.
+enum Found {
+    /// Not there, or null.
+    Nothing,
+    Text {
+        blank: bool,
+    },
+    /// Of another kind.
+    Other(&'static str),
+    /// The member of a value that is no object but this.
+    NoObject(&'static str),
+}
+
+impl<'de> DeserializeSeed<'de> for Only {
+    type Value = Found;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
+        deserializer.deserialize_any(Shape(Some(self.0)))
+    }
+}
+
+/// With a name: an object in which that member is looked for. Without: the member's value.
+struct Shape(Option<&'static str>);
+
+impl Shape {
+    fn other<E>(&self, kind: &'static str) -> Result<Found, E> {
+        Ok(if self.0.is_some() { Found::NoObject(kind) } else { Found::Other(kind) })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Shape {
+    type Value = Found;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Shape {
+    type Value = Found;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Found, E> {
+        if self.0.is_some() { self.other("null") } else { Ok(Found::Nothing) }
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Found, E> {
+        self.other("a boolean")
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Found, E> {
+        self.other("a number")
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Found, E> {
+        self.other("a number")
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Found, E> {
+        self.other("a number")
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Found, E> {
+        if self.0.is_some() { self.other("a string") } else { Ok(Found::Text { blank: value.trim().is_empty() }) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Found, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        self.other("a list")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Found, A::Error> {
+        let mut found = None;
+        while let Some(key) = items.next_key::<Cow<'de, str>>()? {
+            if self.0 != Some(key.as_ref()) {
+                items.next_value::<IgnoredAny>()?;
+            } else if found.is_some() {
+                return Err(A::Error::custom(format_args!("\"{key}\" is given twice")));
+            } else {
+                found = Some(items.next_value_seed(Shape(None))?);
+            }
+        }
+        if self.0.is_some() { Ok(found.unwrap_or(Found::Nothing)) } else { self.other("an object") }
     }
 }
 

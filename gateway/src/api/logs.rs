@@ -1,11 +1,13 @@
 //! Logs of agents and builds: kept lines, and those to come.
 
 use super::{
+    auth::Holder,
     error::ApiResult,
     query::{Query, Segment},
 };
 use crate::state::AppState;
 use axum::{
+    Extension,
     body::Body,
     extract::State,
     response::{IntoResponse, Response},
@@ -76,6 +78,7 @@ pub struct LogGapOut {
 )]
 pub async fn agent(
     State(state): State<Arc<AppState>>,
+    Extension(Holder(holder)): Extension<Holder>,
     name: Segment,
     query: Query,
     headers: HeaderMap,
@@ -83,7 +86,7 @@ pub async fn agent(
     let (mut wanted, shape) = parse(&query, &headers)?;
     wanted.stream = query.one_of::<LogStream>("stream")?;
     wanted.revision = query.id("revision")?;
-    let place = wanted.follow.then(|| state.seen.place()).transpose()?;
+    let place = wanted.follow.then(|| state.seen.place(&holder)).transpose()?;
     let pieces = state.agents.agent_logs(name.name("agent")?, wanted).await?;
     Ok(answer(&state, pieces, shape, place))
 }
@@ -107,12 +110,13 @@ pub async fn agent(
 )]
 pub async fn build(
     State(state): State<Arc<AppState>>,
+    Extension(Holder(holder)): Extension<Holder>,
     id: Segment,
     query: Query,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let (wanted, shape) = parse(&query, &headers)?;
-    let place = wanted.follow.then(|| state.seen.place()).transpose()?;
+    let place = wanted.follow.then(|| state.seen.place(&holder)).transpose()?;
     let pieces = state.builds.build_logs(id.into_text(), wanted).await?;
     Ok(answer(&state, pieces, shape, place))
 }

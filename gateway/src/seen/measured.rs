@@ -36,7 +36,7 @@ impl Seen {
         let states = ["waiting", "running", "undoing"];
         let count = |state: &str| self.deployments().values().filter(|told| told.state == state).count() as f64;
         let deployments: Vec<_> = states.iter().map(|s| ([("state", (*s).to_owned())], count(s))).collect();
-        let followers = (super::MAX_FOLLOWERS - self.followers.available_permits()) as f64;
+        let followers = self.followers.given() as f64;
         let families: Vec<Family> = vec![
             self.requests.family(),
             self.request_durations.family(),

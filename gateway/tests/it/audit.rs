@@ -26,8 +26,10 @@ async fn every_change_and_nothing_else() {
     let headers =
         [("authorization", format!("Bearer {key}")), ("x-request-id", "req-7".into()), ("user-agent", "curl/8".into())];
     let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let body = tool("t").to_string();
-    assert_eq!(gateway.call_with("POST", "/api/tools", body, &headers).await.status, 201);
+    let mut body = tool("t");
+    assert_eq!(gateway.call_as(&key, "POST", "/api/tools", body.to_string()).await.status, 403, "it has a credential");
+    body.as_object_mut().unwrap().remove("credentials");
+    assert_eq!(gateway.call_with("POST", "/api/tools", body.to_string(), &headers).await.status, 201);
     assert_eq!(gateway.call_as(&key, "POST", "/api/tools", r#"{"name": "T T"}"#).await.status, 400);
     assert_eq!(gateway.call_as(&key, "POST", "/api/tools", "{nope").await.status, 400);
     assert_eq!(gateway.call_as(&key, "DELETE", "/api/tools/t", "").await.status, 200);
@@ -54,6 +56,7 @@ async fn every_change_and_nothing_else() {
             "tool.create null failure 400 invalid_argument",
             "tool.create T T failure 400 invalid_argument",
             "tool.create t success 201 null",
+            "tool.create t failure 403 permission_denied",
             &format!("key.create {id} success 201 null"),
         ]
     );
@@ -65,20 +68,21 @@ async fn every_change_and_nothing_else() {
         (&made["request_id"], &made["user_agent"], &made["address"]),
         (&json!("req-7"), &json!("curl/8"), &json!("127.0.0.1"))
     );
-    assert_eq!(entries[8]["key"], json!({"id": "installation", "name": "installation"}));
+    assert_eq!(entries[9]["key"], json!({"id": "installation", "name": "installation"}));
 
     let filtered = async |query: &str| told(&gateway.get(&format!("/api/audit?{query}")).await);
     assert_eq!(filtered("agent=a").await, ["agent.delete a success 200 null"]);
     assert_eq!(filtered("target=t&action=tool.delete").await, ["tool.delete t success 200 null"]);
     assert_eq!(filtered("action=tool.&limit=2").await.len(), 2);
     assert_eq!(filtered("key=installation").await.len(), 1);
-    assert_eq!(filtered(&format!("key={id}&action=tool.create")).await.len(), 3);
+    assert_eq!(filtered(&format!("key={id}&action=tool.create")).await.len(), 4);
     assert_eq!(filtered("agent=t").await, Vec::<String>::new());
     assert_eq!(gateway.get("/api/audit?before=x").await.error(), "400 invalid_argument before: is not an entry's id");
     let first = gateway.get("/api/audit?action=tool.&limit=3").await;
     let next = first.header("link").strip_prefix('<').unwrap().split('>').next().unwrap().to_owned();
     assert!(next.starts_with("/api/audit?action=tool.&limit=3&before="), "{next}");
-    assert_eq!(told(&gateway.get(&next).await), ["tool.create t success 201 null"]);
+    let oldest = ["tool.create t success 201 null", "tool.create t failure 403 permission_denied"];
+    assert_eq!(told(&gateway.get(&next).await), oldest);
 }
 
 #[tokio::test]

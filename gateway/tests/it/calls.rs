@@ -152,7 +152,7 @@ async fn calls_are_followed_on_after_egress_was_away() {
 }
 
 #[tokio::test]
-async fn a_check_needs_the_scope_of_changes_and_tells_what_was_found() {
+async fn a_check_needs_the_scope_admin_and_tells_what_was_found() {
     let gateway = Gateway::start().await;
     let path = "/api/tools/t/check";
     assert_eq!(gateway.call("POST", path, "").await.error(), "404 not_found tool \"t\" not found");
@@ -177,11 +177,11 @@ async fn a_check_needs_the_scope_of_changes_and_tells_what_was_found() {
     assert_eq!(registered.status, 201);
     assert_eq!(gateway.call("POST", provider, "").await.json(), answer);
 
-    let (_, reader) = gateway.make_key("reader", &["read"]).await;
-    assert_eq!(gateway.call_as(&reader, "POST", path, "").await.status, 403);
-    assert_eq!(gateway.call_as(&reader, "POST", provider, "").await.status, 403);
-    let (_, editor) = gateway.make_key("editor", &["deploy"]).await;
-    assert_eq!(gateway.call_as(&editor, "POST", path, "").await.status, 200);
+    let (_, deployer) = gateway.make_key("deployer", &["deploy"]).await;
+    assert_eq!(gateway.call_as(&deployer, "POST", path, "").await.status, 403);
+    assert_eq!(gateway.call_as(&deployer, "POST", provider, "").await.status, 403);
+    let (_, operator) = gateway.make_key("operator", &["admin"]).await;
+    assert_eq!(gateway.call_as(&operator, "POST", path, "").await.status, 200);
     let audited = gateway.get("/api/audit?action=tool.check&target=t").await.json();
-    assert_eq!((&audited[0]["outcome"], &audited[0]["key"]["name"]), (&json!("success"), &json!("editor")));
+    assert_eq!((&audited[0]["outcome"], &audited[0]["key"]["name"]), (&json!("success"), &json!("operator")));
 }

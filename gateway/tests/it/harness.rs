@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hoistway_gateway::{
     access::{Access, AccessLimits},
-    api::{self, body::BodyBudget},
+    api::{self, body},
     callers::{CallerLimits, Callers},
     public::PublicAddresses,
     routes::Routes,
@@ -114,7 +114,7 @@ impl Gateway {
             callers: Callers::new(tools.clone(), callers),
             invoke_statements: InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap(),
             public: PublicAddresses::new("127.0.0.1:5005"),
-            bodies: BodyBudget::new(limits.max_body),
+            bodies: body::budget(limits.max_body),
             limits,
             ready: Arc::new(Always),
             tasks: TaskTracker::new(),

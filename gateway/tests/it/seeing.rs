@@ -121,13 +121,18 @@ async fn whoever_follows_gets_lines_at_once_and_an_end_at_shutdown() {
 async fn followers_are_bounded_and_give_up_their_place() {
     let gateway = Gateway::start().await;
     let mut bodies = Vec::new();
-    for _ in 0..128 {
+    for _ in 0..32 {
         bodies.push(gateway.stream("/api/events", &[]).await);
     }
     let refused = gateway.get("/api/events").await;
-    assert_eq!(refused.error(), "429 resource_exhausted 128 logs and events are followed already");
-    drop(bodies);
-    while gateway.state.seen.place().is_err() {
+    assert_eq!(refused.error(), "429 resource_exhausted 32 logs and events are followed with this key already");
+    let seen = gateway.state.seen.clone();
+    let other = |n: usize| seen.place(&format!("key {}", n % 4).into());
+    let others: Vec<_> = (0..96).map(|n| other(n).unwrap()).collect();
+    let full = "128 logs and events are followed already";
+    assert_eq!(seen.place(&"another".into()).unwrap_err().message, full);
+    drop((bodies, others));
+    while seen.place(&"installation".into()).is_err() {
         tokio::task::yield_now().await;
     }
 }

@@ -49,7 +49,7 @@ from types import FunctionType, ModuleType
 sys.dont_write_bytecode = True  # also for multiprocessing's children, which import this file as __mp_main__
 
 INVOKES = 64  # at once; one more is told to come back
-CONNECTIONS = 128  # at once; more wait in the kernel's queue, so health is answered while all invokes are busy
+CONNECTIONS = 128  # at once, so health is answered while all invokes are busy; for one more, the oldest without a token goes
 BODY_LIMIT = 32 << 20
 HEAD_LIMIT = 64 << 10
 SCRIPT_OUTPUT_LIMIT = 8 << 20
@@ -1159,6 +1159,7 @@ class Exchange:
         token = headers.get("x-hoistway-invoke-token", "")
         if self.server.token and not same_in_constant_time(token.encode("latin-1"), self.server.token.encode()):
             raise HttpError(403, "permission_denied", "only the gateway may invoke this agent")
+        self.server.knows(self.peer)
         statement = headers.pop(STATEMENT, "")
         if not self.server.invokes.acquire(blocking=False):
             raise HttpError(503, "unavailable", f"the agent is busy with {INVOKES} invokes", "Retry-After: 1")
@@ -1312,6 +1313,7 @@ class Server:
         self.name = os.environ.get("AGENT_NAME", "")
         self.invokes = threading.BoundedSemaphore(INVOKES)
         self._changed, self._connections, self._streams = threading.Condition(), 0, 0
+        self._strangers = {}  # connections that have not shown the token, the oldest first
         self._draining = False
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
@@ -1329,6 +1331,23 @@ class Server:
             self._connections += connections
             self._streams += streams
             self._changed.notify_all()
+
+    def knows(self, peer):
+        """The token was shown on a connection: it is closed for nobody."""
+        with self._changed:
+            self._strangers.pop(peer, None)
+
+    def make_room(self):
+        """Waits until one more connection may be open. Whoever holds connections without the token keeps nobody out."""
+        with self._changed:
+            while self._connections >= CONNECTIONS:
+                if oldest := next(iter(self._strangers), None):
+                    del self._strangers[oldest]
+                    try:
+                        oldest.shutdown(socket.SHUT_RDWR)  # its thread ends
+                    except OSError:
+                        pass  # it has ended
+                self._changed.wait()
 
     def serve(self):
         """Serves until drained."""
@@ -1349,8 +1368,7 @@ class Server:
 
     def accept(self):
         """Takes one connection; False if there is none."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._connections < CONNECTIONS)
+        self.make_room()
         try:
             peer, _ = self.listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -1363,10 +1381,13 @@ class Server:
                 self._changed.wait(1)
             return True
         self.count(connections=1)
+        with self._changed:
+            self._strangers[peer] = None
         try:
             threading.Thread(target=self.exchange, args=(peer,), name="exchange", daemon=True).start()
         except RuntimeError as error:  # no thread left within the agent's limits
             print(f"cannot answer: {error}", file=sys.stderr)
+            self.knows(peer)
             peer.close()
             self.count(connections=-1)
         return True
@@ -1376,6 +1397,7 @@ class Server:
         try:
             exchange.run()
         finally:
+            self.knows(peer)
             self.count(connections=-1, streams=-1 if exchange.streaming else 0)
 
 

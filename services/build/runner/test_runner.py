@@ -1064,6 +1064,28 @@ class Serving(unittest.TestCase):
                 self.assertEqual(agent.terminate(), 0)
                 self.assertEqual(agent.stderr(), "")
 
+    def test_connections_without_the_token_keep_nobody_out(self):
+        code = """
+        import os, time
+        def handler(message):
+            if message == "slow":
+                with open(os.environ["TMPDIR"] + "/state", "w") as file: file.write("begun")
+                time.sleep(1)
+            return "answered"
+        """
+        token = {"X-Hoistway-Invoke-Token": "t"}
+        with source(code, config={"token": "t"}) as agent, concurrent.futures.ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(agent.invoke, "slow", token)
+            until(lambda: agent.read("state") == "begun")
+            silent = [socket.create_connection(("127.0.0.1", agent.port), WAIT) for _ in range(300)]
+            begun = time.monotonic()
+            self.assertEqual(agent.invoke("x", token)[1]["response"], "answered")
+            self.assertLess(time.monotonic() - begun, 4, "it need not wait for them to be silent for too long")
+            self.assertEqual(silent[0].recv(1), b"", "the oldest is closed")
+            self.assertEqual(slow.result()[1]["response"], "answered", "who has shown it is not")
+            for peer in silent:
+                peer.close()
+
     def test_one_event_loop(self):
         code = """
         import asyncio

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use hoistway_egress::{Config, Deps, Ports, config::SERVICE, fixed::FixedPolicies, records::LogRecords, serve};
-use hoistway_kit::{config, egress::EgressKey, exit, open_files, shutdown, telemetry};
+use hoistway_kit::{config, egress::EgressKey, exit, memory, open_files, shutdown, telemetry};
 use hoistway_model::{Error, Result};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             };
         }
     };
+    memory::give_back_large_blocks();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => exit::fatal(&e),

@@ -4,7 +4,7 @@ use super::{
     Service,
     keeper::{Condition, Life},
 };
-use crate::store::{AgentRecord, Kept, Revision};
+use crate::store::{AgentRecord, ImageFacts, Kept, Revision};
 use hoistway_kit::time::now_ms;
 use hoistway_model::{
     Error, Result, RevisionId, Secret,
@@ -31,7 +31,7 @@ impl Service {
         let image = running.or(wanted).and_then(|c| c.image).or(shown.image);
         let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
         let outdated =
-            image.as_ref().is_some_and(|i| self.interpreter.suits(&i.python).is_err() || i.layout != layout::CURRENT);
+            image.as_ref().is_some_and(|i| self.interpreter.suits(&i.python).is_err() || has_former_packages(i));
         let isolation = self.runtime.isolation();
         Agent {
             name: record.name,
@@ -145,4 +145,10 @@ pub(super) fn masked(mut spec: AgentSpec) -> AgentSpec {
         var.value = Secret::new(MASK);
     }
     spec
+}
+
+/// Whether the packages in an image were put together by an older Hoistway. Beside them there are the layers of the runtime
+/// and of the source, which are as they always were.
+fn has_former_packages(image: &ImageFacts) -> bool {
+    image.layout != layout::CURRENT && image.layers.len() > 2
 }

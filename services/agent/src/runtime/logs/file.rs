@@ -7,14 +7,12 @@ use super::LogLimits;
 use hoistway_model::log::{LogLine, LogQuery, LogStream};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Result, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Seek, SeekFrom, Take, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// How much is read at a time, backwards.
 const BLOCK: u64 = 64 << 10;
-/// The most bytes of lines that one reading answers with.
-const MAX_READ: usize = 16 << 20;
 
 pub(super) struct LogFile {
     dir: PathBuf,
@@ -107,13 +105,24 @@ impl LogFile {
         self.open.as_mut().ok_or_else(|| ErrorKind::NotFound.into())
     }
 
-    /// The newest lines that `query` wants, oldest first: as many as it says, and no more than [`MAX_READ`] bytes.
-    pub fn read(&self, query: &LogQuery) -> Result<Vec<LogLine>> {
-        let mut wanted = Wanted { query, lines: VecDeque::new(), room: MAX_READ };
-        if query.count() > 0 && read_back(&self.current(), &mut wanted)? {
-            read_back(&self.previous(), &mut wanted)?;
+    /// The newest lines that `query` wants, oldest first, as many as it says. They are found now and read when they are
+    /// asked for; what is written or rotated meanwhile changes nothing.
+    pub fn read(&self, query: &LogQuery) -> Result<Cursor> {
+        let (mut files, mut missing) = (VecDeque::new(), query.count());
+        for path in [self.current(), self.previous()] {
+            if missing == 0 {
+                break;
+            }
+            let mut file = match File::open(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            let end = file.seek(SeekFrom::End(0))?;
+            let begin = begin_of(&mut file, end, query, &mut missing)?;
+            file.seek(SeekFrom::Start(begin))?;
+            files.push_front(BufReader::with_capacity(BLOCK as usize, file.take(end - begin)));
         }
-        Ok(wanted.lines.into())
+        Ok(Cursor { query: query.clone(), files })
     }
 
     /// Deletes both files.
@@ -138,55 +147,71 @@ fn count(file: &mut File) -> Result<(u64, bool)> {
     }
 }
 
-/// Lines that are found from the newest to the oldest.
-struct Wanted<'a> {
-    query: &'a LogQuery,
-    lines: VecDeque<LogLine>,
-    room: usize,
+/// Lines that are wanted, oldest first. None is in memory before it is asked for.
+pub(super) struct Cursor {
+    query: LogQuery,
+    /// What is left to read, the oldest first.
+    files: VecDeque<BufReader<Take<File>>>,
 }
 
-impl Wanted<'_> {
-    /// Takes a record if it is wanted; false once there are enough.
-    fn take(&mut self, record: &[u8]) -> bool {
-        // A torn record does not parse and is left out.
-        let Some(line) = parse(&String::from_utf8_lossy(record)).filter(|line| self.query.wants(line)) else {
-            return true;
-        };
-        let Some(room) = self.room.checked_sub(line.text.len() + size_of::<LogLine>()) else { return false };
-        self.room = room;
-        self.lines.push_front(line);
-        self.lines.len() < self.query.count()
+impl Cursor {
+    /// The next lines, `lines` of them and about so many `bytes` at most; none at the end.
+    pub fn next(&mut self, lines: usize, bytes: usize) -> Result<Vec<LogLine>> {
+        let (mut found, mut room, mut record) = (Vec::new(), bytes, Vec::new());
+        while found.len() < lines && room > 0 {
+            let Some(file) = self.files.front_mut() else { break };
+            record.clear();
+            if file.read_until(b'\n', &mut record)? == 0 {
+                self.files.pop_front();
+                continue;
+            }
+            if let Some(line) = wanted(&self.query, record.strip_suffix(b"\n").unwrap_or(&record)) {
+                room = room.saturating_sub(line.text.len());
+                found.push(line);
+            }
+        }
+        Ok(found)
     }
 }
 
-/// Reads a file from its end, block by block; false once there are enough lines.
-fn read_back(path: &Path, wanted: &mut Wanted<'_>) -> Result<bool> {
-    let mut file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
-        file => file?,
+/// The line of a record, if it is wanted. A torn record is none.
+fn wanted(query: &LogQuery, record: &[u8]) -> Option<LogLine> {
+    parse(&String::from_utf8_lossy(record)).filter(|line| query.wants(line))
+}
+
+/// Where the oldest wanted record of a file begins, reading it from its end, block by block, until none is `missing`.
+fn begin_of(file: &mut File, end: u64, query: &LogQuery, missing: &mut usize) -> Result<u64> {
+    let (mut begin, mut at) = (end, end);
+    let mut take = |record: &[u8], place: u64| {
+        if wanted(query, record).is_some() {
+            begin = place;
+            *missing -= 1;
+        }
+        *missing > 0
     };
-    let mut at = file.seek(SeekFrom::End(0))?;
     // The beginning of what was read last: the end of a record that begins in the block before.
     let mut rest: Vec<u8> = Vec::new();
-    while at > 0 {
+    let mut more = true;
+    while more && at > 0 {
         let size = at.min(BLOCK);
         at -= size;
         file.seek(SeekFrom::Start(at))?;
         let mut block = Vec::new();
-        Read::by_ref(&mut file).take(size).read_to_end(&mut block)?;
+        Read::by_ref(file).take(size).read_to_end(&mut block)?;
         block.append(&mut rest);
         let mut records = block.as_slice();
-        while let Some(end) = records.iter().rposition(|&b| b == b'\n') {
-            if !wanted.take(&records[end + 1..]) {
-                return Ok(false);
-            }
+        while more && let Some(end) = records.iter().rposition(|&b| b == b'\n') {
+            more = take(&records[end + 1..], at + end as u64 + 1);
             records = &records[..end];
         }
         let length = records.len();
         block.truncate(length);
         rest = block;
     }
-    Ok(wanted.take(&rest))
+    if more {
+        take(&rest, 0);
+    }
+    Ok(begin)
 }
 
 const fn letter(stream: LogStream) -> &'static str {
@@ -221,8 +246,20 @@ mod tests {
         LogLimits { bytes, ..LogLimits::default() }
     }
 
+    /// All that a query finds, in pieces of a few lines each.
+    fn all(log: &LogFile, query: &LogQuery) -> Vec<LogLine> {
+        let mut cursor = log.read(query).unwrap();
+        let (mut all, mut piece) = (Vec::new(), cursor.next(7, 1000).unwrap());
+        while !piece.is_empty() {
+            assert!(piece.len() <= 7);
+            all.append(&mut piece);
+            piece = cursor.next(7, 1000).unwrap();
+        }
+        all
+    }
+
     fn tail(log: &LogFile, count: u32) -> Vec<LogLine> {
-        log.read(&LogQuery::last(count)).unwrap()
+        all(log, &LogQuery::last(count))
     }
 
     #[test]
@@ -237,9 +274,9 @@ mod tests {
             assert!((1..=1000).contains(&fs::metadata(file).unwrap().len()));
         }
         assert_eq!(tail(&log, 3), lines[97..]);
-        let all = tail(&log, 1000);
-        assert!(all.len() > 15 && all.len() < 45, "{}", all.len());
-        assert_eq!(all, lines[100 - all.len()..]);
+        let kept = tail(&log, 1000);
+        assert!(kept.len() > 15 && kept.len() < 45, "{}", kept.len());
+        assert_eq!(kept, lines[100 - kept.len()..]);
         // A new writer goes on where the old one was.
         let mut again = LogFile::new(dir.path().join("a"), limits(2000));
         again.append(&[line(revision, 100)]).unwrap();
@@ -282,11 +319,26 @@ mod tests {
         for count in [0, 1, 1500, 5000] {
             assert_eq!(tail(&log, count as u32), lines[20_000 - count..]);
         }
-        let query = |query: LogQuery| log.read(&query).unwrap();
+        let query = |query: LogQuery| all(&log, &query);
         assert_eq!(query(LogQuery { since_ms: Some(19_990), ..LogQuery::default() }), lines[19_990..]);
         let errors = query(LogQuery { stream: Some(LogStream::Stderr), ..LogQuery::last(2) });
         assert_eq!(errors, [line(revision, 19_995), line(revision, 19_998)]);
         assert_eq!(query(LogQuery { revision: Some(RevisionId::mint()), ..LogQuery::default() }), []);
+    }
+
+    #[test]
+    fn what_is_rotated_or_deleted_while_it_is_read_is_read_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogFile::new(dir.path().join("a"), limits(2000));
+        let revision = RevisionId::mint();
+        let lines: Vec<_> = (0..30).map(|n| line(revision, n)).collect();
+        log.append(&lines).unwrap();
+        let mut cursor = log.read(&LogQuery::last(20)).unwrap();
+        let mut found = cursor.next(1, 1000).unwrap();
+        (30..200).for_each(|n| log.append(&[line(revision, n)]).unwrap());
+        log.delete().unwrap();
+        found.extend(cursor.next(100, 1 << 20).unwrap());
+        assert_eq!(found, lines[10..]);
     }
 
     #[test]

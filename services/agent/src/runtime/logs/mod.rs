@@ -12,7 +12,7 @@ mod sink;
 pub(crate) use sink::Sink;
 
 use super::{Masker, now_ms};
-use file::LogFile;
+use file::{Cursor, LogFile};
 use followers::{Follower, Following, follow};
 use futures_util::stream;
 use hoistway_kit::metrics::Counter;
@@ -22,7 +22,7 @@ use hoistway_model::{
     metric::Family,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +31,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 /// What may wait for one agent's writer: so many pieces, each of what was read from a pipe at a time.
 const QUEUE: usize = 16;
 /// How many may follow logs at a time, all agents together.
-const MAX_FOLLOWERS: usize = 64;
+const MAX_FOLLOWERS: usize = 128;
+const READING: &str = "reading the agent's log";
 /// The most lines and bytes of one piece of kept lines.
 const PIECE_LINES: usize = 1_000;
 const PIECE_BYTES: usize = 256 << 10;
@@ -56,7 +57,7 @@ impl Default for LogLimits {
 
 enum Entry {
     Lines(Vec<LogLine>),
-    Read(LogQuery, Option<Follower>, oneshot::Sender<io::Result<Vec<LogLine>>>),
+    Read(LogQuery, Option<Follower>, oneshot::Sender<io::Result<Cursor>>),
     Delete(oneshot::Sender<io::Result<()>>),
 }
 
@@ -130,17 +131,17 @@ impl LogBook {
     /// The lines of an agent that are wanted, oldest first; none for an agent that never wrote. Following them ends
     /// when the log is deleted.
     pub async fn read(&self, agent: &Name, query: LogQuery) -> Result<LogPieces> {
-        let failed = |error| Error::internal("reading the agent's log", error);
+        let failed = |error| Error::internal(READING, error);
         let following = query.follow.then(|| self.place()).transpose()?;
         // Through the writer: so the answer holds every line that was read before, and no rotation is under way.
         let writer = if query.follow { Some(self.writer(agent)) } else { self.known(agent) };
         if let Some(writer) = writer {
             let (follower, following) = following.map(|place| follow(query.clone(), place)).unzip();
-            let (answer, lines) = oneshot::channel();
+            let (answer, kept) = oneshot::channel();
             if writer.send(Entry::Read(query.clone(), follower, answer)).await.is_ok()
-                && let Ok(lines) = lines.await
+                && let Ok(kept) = kept.await
             {
-                return Ok(pieces(lines.map_err(failed)?, following));
+                return Ok(pieces(kept.map_err(failed)?, following));
             }
         }
         let file = self.file(agent);
@@ -177,23 +178,21 @@ impl LogBook {
     }
 }
 
-/// Kept lines in pieces, then those that come.
-fn pieces(kept: Vec<LogLine>, following: Option<Following>) -> LogPieces {
-    let state = (VecDeque::from(kept), following);
-    Box::pin(stream::unfold(state, |(mut kept, mut following)| async move {
-        if kept.is_empty() {
-            let piece = following.as_mut()?.next().await?;
-            return Some((Ok(piece), (kept, following)));
-        }
-        let (mut lines, mut room) = (Vec::new(), PIECE_BYTES);
-        while let Some(line) = kept.pop_front() {
-            room = room.saturating_sub(line.text.len());
-            lines.push(line);
-            if room == 0 || lines.len() == PIECE_LINES {
-                break;
+/// Kept lines in pieces, each read when it is asked for: who reads slowly, or not at all, costs no memory. Then those
+/// that come.
+fn pieces(kept: Cursor, following: Option<Following>) -> LogPieces {
+    let state = (Some(kept), following);
+    Box::pin(stream::unfold(state, |(kept, mut following)| async move {
+        if let Some(mut kept) = kept {
+            let read = blocking(move || kept.next(PIECE_LINES, PIECE_BYTES).map(|lines| (lines, kept))).await;
+            match read {
+                Ok((lines, _)) if lines.is_empty() => {}
+                Ok((lines, kept)) => return Some((Ok(LogPiece::Lines(lines)), (Some(kept), following))),
+                Err(error) => return Some((Err(Error::internal(READING, error)), (None, None))),
             }
         }
-        Some((Ok(LogPiece::Lines(lines)), (kept, following)))
+        let piece = following.as_mut()?.next().await?;
+        Some((Ok(piece), (None, following)))
     }))
 }
 
@@ -246,8 +245,8 @@ impl Writer {
             match entry {
                 Entry::Lines(lines) => written = self.append(&lines).and(written),
                 Entry::Read(query, follower, answer) => {
-                    let lines = self.file.read(&query);
-                    if answer.send(lines).is_ok() {
+                    let kept = self.file.read(&query);
+                    if answer.send(kept).is_ok() {
                         self.followers.extend(follower);
                     }
                 }

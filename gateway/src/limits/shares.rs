@@ -1,0 +1,153 @@
+//! Something that all callers share (places, bytes), of which none may have more than a part: whoever asks for much is
+//! told to wait, and nobody else is.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::Notify, time::timeout};
+
+/// So much of it, and what everybody has of that.
+#[derive(Debug)]
+pub struct Shares {
+    total: usize,
+    each: usize,
+    held: Mutex<Held>,
+    returned: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    by: HashMap<Arc<str>, usize>,
+}
+
+/// Why there is nothing to be had now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// The holder has as much as one may have.
+    Own,
+    /// All is given out.
+    All,
+}
+
+impl Shares {
+    /// `total` of something, of which one holder gets `each` at most.
+    pub fn new(total: usize, each: usize) -> Arc<Self> {
+        Arc::new(Self { total, each, held: Mutex::default(), returned: Notify::new() })
+    }
+
+    /// An empty share of a holder's.
+    pub fn share(self: &Arc<Self>, holder: &Arc<str>) -> Share {
+        Share { of: self.clone(), holder: holder.clone(), amount: 0 }
+    }
+
+    /// A share that has something, or nothing at all.
+    pub fn take(self: &Arc<Self>, holder: &Arc<str>, amount: usize) -> Result<Share, Full> {
+        let mut share = self.share(holder);
+        share.try_grow(amount).map(|()| share)
+    }
+
+    /// How much of it is given out.
+    pub fn given(&self) -> usize {
+        self.held().all
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one holder has; it is given back when this is dropped.
+#[derive(Debug)]
+pub struct Share {
+    of: Arc<Shares>,
+    holder: Arc<str>,
+    amount: usize,
+}
+
+impl Share {
+    /// How much it is.
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+
+    /// Adds to it, if that can be had now.
+    pub fn try_grow(&mut self, by: usize) -> Result<(), Full> {
+        let mut held = self.of.held();
+        let own = held.by.get(&self.holder).copied().unwrap_or_default();
+        if own + by > self.of.each {
+            return Err(Full::Own);
+        }
+        if held.all + by > self.of.total {
+            return Err(Full::All);
+        }
+        held.all += by;
+        *held.by.entry(self.holder.clone()).or_default() += by;
+        self.amount += by;
+        Ok(())
+    }
+
+    /// Adds to it as soon as others have given enough back, within `patience`.
+    pub async fn grow(&mut self, by: usize, patience: Duration) -> Result<(), Full> {
+        let of = self.of.clone();
+        let mut why = Full::All;
+        let growing = async {
+            loop {
+                let returned = of.returned.notified();
+                tokio::pin!(returned);
+                // Whatever is given back from here on is heard of.
+                returned.as_mut().enable();
+                match self.try_grow(by) {
+                    Ok(()) => return,
+                    Err(full) => why = full,
+                }
+                returned.await;
+            }
+        };
+        timeout(patience, growing).await.map_err(|_| why)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.amount == 0 {
+            return;
+        }
+        let mut held = self.of.held();
+        held.all -= self.amount;
+        if let Some(own) = held.by.get_mut(&self.holder) {
+            *own -= self.amount;
+            if *own == 0 {
+                held.by.remove(&self.holder);
+            }
+        }
+        drop(held);
+        self.of.returned.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn one_holder_gets_its_part_and_waits_for_what_it_gives_back() {
+        let shares = Shares::new(10, 6);
+        let (a, b) = ("a".into(), "b".into());
+        let first = shares.take(&a, 6).unwrap();
+        assert_eq!(shares.take(&a, 1).unwrap_err(), Full::Own);
+        let mut second = shares.take(&b, 3).unwrap();
+        assert_eq!(second.try_grow(2), Err(Full::All));
+        assert_eq!(second.grow(2, Duration::from_millis(20)).await, Err(Full::All));
+        let waiting = tokio::spawn(async move { second.grow(2, Duration::from_secs(20)).await.map(|()| second) });
+        tokio::task::yield_now().await;
+        drop(first);
+        let second = waiting.await.unwrap().unwrap();
+        assert_eq!(second.amount(), 5);
+        drop(second);
+        assert!(shares.held().by.is_empty() && shares.held().all == 0);
+    }
+}

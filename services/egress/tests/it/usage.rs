@@ -176,6 +176,19 @@ async fn a_model_with_a_price_costs_what_the_price_says_exactly_and_stops_at_a_b
 }
 
 #[tokio::test]
+async fn what_cannot_be_written_is_in_the_usage_all_the_same() {
+    let (world, agent, standin) = provider("/token").await;
+    let usage = json!({"usage": {"prompt_tokens": 3, "completion_tokens": 4}});
+    standin.tokens([(200, usage.clone()), (200, usage)]);
+    chat(&world, &agent, json!({"model": "m"})).await;
+    let held = crate::world::lock(&world.dir.path().join("egress/egress.db")).await;
+    chat(&world, &agent, json!({"model": "m"})).await;
+    assert_eq!(world.used().await, "2 0 0 6 0 8");
+    held.rollback().await.unwrap();
+    assert_eq!(world.used().await, "2 0 0 6 0 8");
+}
+
+#[tokio::test]
 async fn the_playground_is_counted_as_well() {
     let playground = ModelBackend::Playground(crate::world::name("playground-llm"));
     let (world, agent, _standin) = self::world(vec![model(LlmRole::Chat, "m", playground)]).await;

@@ -256,6 +256,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let agents: Arc<dyn AgentIdentities> = Arc::new(AgentIdentitiesClient::new(agent_server.clone().into_local()));
     let tools = Arc::new(ToolCredentialsClient::new(tool_credentials));
     let policies = egress::WatchedPolicies::new(tools, Arc::clone(&agents), &egress_config.private_domains)?;
+    let policies = policies.stopping(stop.clone());
     let egress_deps = egress::Deps {
         token: shared.token.clone(),
         key: shared.egress_key.clone(),

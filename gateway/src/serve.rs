@@ -17,6 +17,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_kit::{
+    connections::Limits as ConnectionLimits,
     fs,
     invoke_statement::InvokeStatementKey,
     ports::Listeners,
@@ -124,7 +125,7 @@ impl Gateway {
         let rebuilds = tokio::spawn(rebuilds);
         let tidy = tokio::spawn(tidy(state.clone(), journal, tidying, shutdown.clone()));
         let uses = tokio::spawn(write_last_uses(state.clone(), shutdown.clone()));
-        web::serve(listeners, api::router(state.clone()), shutdown).await?;
+        web::serve(listeners, api::router(state.clone()), ConnectionLimits::default(), shutdown).await?;
         saga.drained().await;
         state.tasks.close();
         let _ = tokio::time::timeout(DRAIN, state.tasks.wait()).await;

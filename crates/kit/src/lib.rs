@@ -7,6 +7,7 @@
 pub mod address;
 pub mod api_key;
 pub mod config;
+pub mod connections;
 pub mod db;
 pub mod egress;
 pub mod environment;

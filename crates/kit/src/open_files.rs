@@ -21,6 +21,11 @@ pub fn raise_limit() -> Result<()> {
     Ok(())
 }
 
+/// How many descriptors this process may have now.
+pub fn limit() -> usize {
+    getrlimit(Resource::Nofile).current.unwrap_or(ENOUGH).min(ENOUGH).try_into().unwrap_or(usize::MAX)
+}
+
 /// The soft limit to set; none is no limit.
 fn wanted(soft: Option<u64>, hard: Option<u64>) -> Result<Option<u64>> {
     let most = hard.unwrap_or(u64::MAX).min(ENOUGH);

@@ -22,6 +22,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use hoistway_kit::connections::Connection;
 use hoistway_model::{Code, Error, Name, Secret};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
@@ -75,6 +76,12 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
     let agent = pattern.as_ref().filter(|_| invoke).and_then(named).and_then(|name| Name::parse("name", &name).ok());
     let token = if invoke { end_user::token(request.headers())? } else { None };
     let who = identify(state, request.headers(), agent.as_ref(), token.as_ref(), address).await?;
+    if let Some(connection) = request.extensions().get::<Connection>() {
+        match &who {
+            Who::Key(caller) => connection.known_as(&caller.id),
+            Who::User(user) => connection.known_as(&user.id),
+        }
+    }
     let level = match &who {
         Who::Key(caller) => state.access.keys.count(caller, meters),
         Who::User(user) => state.callers.count(user),

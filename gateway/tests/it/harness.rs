@@ -16,6 +16,7 @@ use hoistway_gateway::{
     state::{AppState, Limits, ReadyCheck},
 };
 use hoistway_kit::{
+    connections::Limits as ConnectionLimits,
     invoke_statement::InvokeStatementKey,
     ports,
     reserve::Reserve,
@@ -128,7 +129,7 @@ impl Gateway {
         changes.wait_for(|count| *count > 0).await.unwrap();
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];
-        tokio::spawn(web::serve(listeners, api::router(state.clone()), shutdown.clone()));
+        tokio::spawn(web::serve(listeners, api::router(state.clone()), ConnectionLimits::default(), shutdown.clone()));
         Self { address, key: key.secret().expose().to_owned(), tools, agents, egress, deployer, state, dir, shutdown }
     }
 

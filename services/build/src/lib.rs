@@ -27,6 +27,7 @@ pub use service::Builder;
 use base::BaseImage;
 use dependencies::Dependencies;
 use hoistway_kit::{
+    connections::Limits as ConnectionLimits,
     fs,
     grpc::Server,
     ports::Listeners,
@@ -38,7 +39,7 @@ use hoistway_model::{Error, Result};
 use images::Images;
 use pipeline::Pipeline;
 use python::{Interpreter, Uv};
-use registry::{BlobStore, ManifestStore, RegistryState, Space};
+use registry::{BlobStore, Holder, ManifestStore, RegistryState, Space};
 use seen::Seen;
 use service::Limits;
 use std::{sync::Arc, time::Duration};
@@ -123,7 +124,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let builder = Builder::new(pipeline, images.clone(), store.clone(), limits, seen, shutdown);
     let (token, api_key) = (deps.token.clone(), deps.api_key.clone());
     let verify = Arc::new(move |presented: &str| {
-        token.verify(presented) | api_key.as_ref().is_some_and(|key| key.verify(presented))
+        let (service, operator) = (token.verify(presented), api_key.as_ref().is_some_and(|key| key.verify(presented)));
+        if service { Some(Holder::Service) } else { operator.then_some(Holder::Operator) }
     });
     let manifests = ManifestStore::new(store.db().clone(), config.registry.grace());
     let settings = config.registry.clone();
@@ -159,7 +161,12 @@ impl Opened {
     pub async fn run(self, ports: Ports, shutdown: CancellationToken) -> Result<()> {
         let ended = shutdown.child_token();
         let rpc = self.server.serve(ports.grpc, ended.clone());
-        let web = web::serve(ports.registry, registry::router(self.registry.clone()), ended.clone());
+        let web = web::serve(
+            ports.registry,
+            registry::router(self.registry.clone()),
+            ConnectionLimits::default(),
+            ended.clone(),
+        );
         let closing = async {
             ended.cancelled().await;
             // Watches never end by themselves, and calls are drained only when all of them have ended.

@@ -1,11 +1,14 @@
 //! Bodies on their way: piece by piece, as fast as the slower side takes them, counted and limited.
 
-use crate::entry::{Entry, Progress};
+use crate::{
+    config::Limits,
+    entry::{Entry, Progress},
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -100,10 +103,9 @@ impl Body for Upload {
     }
 }
 
-/// A response's body on its way to an agent. With it the call ends.
-pub(crate) struct Download<B> {
+/// A response's body as it may come: of bounded length, and without long pauses.
+pub(crate) struct Limited<B> {
     inner: B,
-    entry: Entry,
     left: u64,
     idle: Duration,
     /// Runs while the tool is waited for, and not while the agent is.
@@ -111,23 +113,31 @@ pub(crate) struct Download<B> {
     waiting: bool,
 }
 
-impl<B: Body> Download<B> {
-    pub(crate) fn new(inner: B, mut entry: Entry, limit: u64, idle: Duration) -> Self {
-        // Nobody asks a body for pieces that says it has none.
-        if inner.is_end_stream() {
-            entry.complete();
-        }
-        let timer = Box::pin(sleep_until(Instant::now() + idle));
-        Self { inner, entry, left: limit, idle, timer, waiting: true }
-    }
+/// Why egress cut a response off.
+#[derive(Debug)]
+struct Cut {
+    /// The word for the record.
+    word: &'static str,
+    text: &'static str,
+}
 
-    fn fail(&mut self, word: &'static str, text: &str) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.entry.broken(word);
-        Poll::Ready(Some(Err(io::Error::other(text.to_owned()).into())))
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text)
     }
 }
 
-impl<B> Body for Download<B>
+impl std::error::Error for Cut {}
+
+impl<B> Limited<B> {
+    pub(crate) fn new(inner: B, limits: &Limits) -> Self {
+        let idle = Duration::from_millis(limits.idle_ms);
+        let timer = Box::pin(sleep_until(Instant::now() + idle));
+        Self { inner, left: limits.response_size, idle, timer, waiting: true }
+    }
+}
+
+impl<B> Body for Limited<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
@@ -136,39 +146,73 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.inner).poll_frame(cx) {
-            Poll::Pending => {
-                if !this.waiting {
-                    this.waiting = true;
-                    this.timer.as_mut().reset(Instant::now() + this.idle);
-                }
-                ready!(this.timer.as_mut().poll(cx));
-                this.fail("idle_timeout", "the tool has stopped sending")
+        let cut = |word, text| Poll::Ready(Some(Err(Cut { word, text }.into())));
+        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
+            if !this.waiting {
+                this.waiting = true;
+                this.timer.as_mut().reset(Instant::now() + this.idle);
             }
-            Poll::Ready(None) => {
-                this.entry.complete();
-                Poll::Ready(None)
+            ready!(this.timer.as_mut().poll(cx));
+            return cut("idle_timeout", "the tool has stopped sending");
+        };
+        this.waiting = false;
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            match this.left.checked_sub(data.len() as u64) {
+                Some(left) => this.left = left,
+                None => return cut("response_too_large", "the tool's response is too large"),
             }
-            Poll::Ready(Some(Err(e))) => {
-                this.entry.broken("tool_broke_off");
-                Poll::Ready(Some(Err(e.into())))
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                this.waiting = false;
-                if let Some(data) = frame.data_ref() {
-                    let length = data.len() as u64;
-                    match this.left.checked_sub(length) {
-                        Some(left) => this.left = left,
-                        None => return this.fail("response_too_large", "the tool's response is too large"),
-                    }
-                    this.entry.received(length);
-                }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A response's body on its way to an agent. With it the call ends.
+pub(crate) struct Download<B> {
+    inner: B,
+    entry: Entry,
+}
+
+impl<B: Body> Download<B> {
+    pub(crate) fn new(inner: B, mut entry: Entry) -> Self {
+        // Nobody asks a body for pieces that says it has none.
+        if inner.is_end_stream() {
+            entry.complete();
+        }
+        Self { inner, entry }
+    }
+}
+
+impl<B> Body for Download<B>
+where
+    B: Body<Data = Bytes, Error = BoxError> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        match &frame {
+            None => this.entry.complete(),
+            Some(Err(e)) => this.entry.broken(e.downcast_ref::<Cut>().map_or("tool_broke_off", |cut| cut.word)),
+            Some(Ok(frame)) => {
+                this.entry.received(frame.data_ref().map_or(0, |data| data.len() as u64));
                 if this.inner.is_end_stream() {
                     this.entry.complete();
                 }
-                Poll::Ready(Some(Ok(frame)))
             }
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

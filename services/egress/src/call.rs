@@ -11,7 +11,7 @@ use crate::{
     origin::Origin,
     policy::{AgentPolicy, Credential, ModelServer, ToolPolicy},
     refuse::Refusal,
-    upstream::{ConnectError, no_connection, uri},
+    upstream::{ConnectError, no_connection, uri, was_stale},
 };
 use hoistway_kit::{invoke_statement::InvokeStatement, time::now_ms};
 use hoistway_model::Secret;
@@ -34,6 +34,15 @@ pub(crate) struct Destination<'a> {
     pub(crate) host: Host<'a>,
     /// As the host shall get it.
     pub(crate) path_and_query: String,
+}
+
+/// What connections a call may be made on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connections {
+    /// One that is there already, if there is one.
+    Any,
+    /// A new one, for this call alone.
+    New,
 }
 
 /// Who answers a call.
@@ -107,6 +116,7 @@ struct Template {
 pub(crate) async fn call(
     egress: &Egress,
     Destination { host, path_and_query }: Destination<'_>,
+    connections: Connections,
     mut request: Request<Upload>,
     entry: &mut Entry,
 ) -> Result<Answer, Refusal> {
@@ -135,12 +145,12 @@ pub(crate) async fn call(
 
     let token = token(egress, host, None).await?;
     let request = template.request(host, token.as_ref(), body)?;
-    let mut response = send(egress, host, request, &progress).await?;
+    let mut response = send(egress, host, connections, request, &progress).await?;
     if response.status() == StatusCode::UNAUTHORIZED && is_replayable && token.is_some() {
         // The token may have been revoked before its time.
         let token = self::token(egress, host, token.as_ref()).await?;
         let request = template.request(host, token.as_ref(), Upload::empty(Arc::clone(&progress)))?;
-        response = send(egress, host, request, &progress).await?;
+        response = send(egress, host, connections, request, &progress).await?;
     }
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let to_websocket = response.headers().get(header::UPGRADE).is_some_and(is_websocket);
@@ -233,12 +243,18 @@ async fn token(egress: &Egress, host: Host<'_>, rejected: Option<&Secret>) -> Re
 async fn send(
     egress: &Egress,
     host: Host<'_>,
+    connections: Connections,
     request: Request<Out>,
     progress: &Progress,
 ) -> Result<Response<Incoming>, Refusal> {
     let limits = &egress.config.limits;
     let limit = host.timeout().unwrap_or(Duration::from_millis(limits.first_byte_ms));
-    let mut answer = pin!(egress.upstream.send(request, host.allows_private()));
+    let mut answer = pin!(async {
+        match connections {
+            Connections::Any => egress.upstream.send(request, host.allows_private()).await,
+            Connections::New => egress.upstream.send_anew(request, host.allows_private()).await,
+        }
+    });
     progress.moved();
     loop {
         let until = Instant::from_std(progress.last_moved()) + limit;
@@ -272,7 +288,10 @@ fn timed_out(host: Host<'_>, limit: Duration) -> Refusal {
 fn failed(what: &str, error: &legacy::Error) -> Refusal {
     let Some(cause) = no_connection(error) else {
         tracing::debug!("a call of {what} failed: {error}: {:?}", std::error::Error::source(error));
-        return Refusal::bad_gateway("tool_broke_off", format!("{what} closed the connection without an answer"));
+        let text = format!("{what} closed the connection without an answer");
+        let mut refusal = Refusal::bad_gateway("tool_broke_off", text);
+        refusal.stale = was_stale(error);
+        return refusal;
     };
     no_connection_to(what, cause)
 }

@@ -2,8 +2,8 @@
 
 use crate::{
     Egress,
-    body::{BoxError, Download, Out, Upload, full},
-    call::{self, Answer, Destination, Host},
+    body::{BoxError, Download, Limited, Out, Upload, full},
+    call::{self, Answer, Connections, Destination, Host},
     entry::Entry,
     intercept,
     limits::Permit,
@@ -19,7 +19,7 @@ use hoistway_model::RevisionId;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 /// Who speaks on a connection.
 #[derive(Debug, Clone, Copy)]
@@ -71,8 +71,11 @@ impl Edge {
                 tunnel::switch(self.clone(), agent, tool, entry);
                 response.map(|()| full(Bytes::new()))
             }
-            Ok(Outcome::Called(Answer::Response(response))) => self.download(response, entry),
-            Ok(Outcome::Called(Answer::Own(response))) => self.download(response, entry),
+            Ok(Outcome::Called(Answer::Response(response))) => {
+                let limits = &self.egress.config.limits;
+                download(response.map(|body| Limited::new(body, limits)), entry)
+            }
+            Ok(Outcome::Called(Answer::Own(response))) => download(response, entry),
             Err(refusal) => {
                 let refusal = refusal.shaped(shape);
                 let answer = refusal.answer(to_connect);
@@ -80,17 +83,6 @@ impl Edge {
                 answer
             }
         })
-    }
-
-    /// An answer whose body ends the call.
-    fn download<B>(&self, response: Response<B>, mut entry: Entry) -> Response<Out>
-    where
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
-    {
-        let limits = &self.egress.config.limits;
-        entry.answered(response.status().as_u16());
-        let idle = Duration::from_millis(limits.idle_ms);
-        response.map(|body| Download::new(body, entry, limits.response_size, idle).boxed_unsync())
     }
 
     /// Answers whether the process is there, and whether it knows what agents may do.
@@ -157,7 +149,7 @@ impl Edge {
         entry.hold(self.egress.agents.call(&policy.agent)?);
         let (progress, limit) = (entry.progress(), self.egress.config.limits.request_size);
         let request = request.map(|body| Upload::new(body, progress, limit));
-        call::call(&self.egress, destination, request, entry).await.map(Outcome::Called)
+        call::call(&self.egress, destination, Connections::Any, request, entry).await.map(Outcome::Called)
     }
 
     /// Whose errors the client reads that waits for the answer.
@@ -189,6 +181,15 @@ impl Edge {
             PolicyError::Unavailable => Refusal::no_policy(),
         })
     }
+}
+
+/// An answer whose body ends the call.
+fn download<B>(response: Response<B>, mut entry: Entry) -> Response<Out>
+where
+    B: Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+{
+    entry.answered(response.status().as_u16());
+    response.map(|body| Download::new(body, entry).boxed_unsync())
 }
 
 /// The password of `Proxy-Authorization: Basic`, which must be there once.

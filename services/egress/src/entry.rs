@@ -27,6 +27,8 @@ pub(crate) struct Progress {
     moved_ms: AtomicU64,
     sent: AtomicU64,
     too_large: AtomicBool,
+    /// Whether a model provider's answer was none.
+    invalid_answer: AtomicBool,
     /// What a call of a model used, once that is counted.
     used: OnceLock<UsageSums>,
 }
@@ -39,6 +41,7 @@ impl Progress {
             moved_ms: zero(),
             sent: zero(),
             too_large: AtomicBool::new(false),
+            invalid_answer: AtomicBool::new(false),
             used: OnceLock::new(),
         }
     }
@@ -57,6 +60,11 @@ impl Progress {
 
     pub(crate) fn was_too_large(&self) -> bool {
         self.too_large.load(Ordering::Relaxed)
+    }
+
+    /// What a model provider answered is no answer of a model, or only a part of one.
+    pub(crate) fn answer_is_invalid(&self) {
+        self.invalid_answer.store(true, Ordering::Relaxed);
     }
 
     /// The call of a model used this. The first word counts.
@@ -184,6 +192,9 @@ impl Drop for Entry {
         }
         if !self.complete {
             self.broken("agent_went_away");
+        }
+        if self.progress.invalid_answer.load(Ordering::Relaxed) {
+            self.broken("invalid_answer");
         }
         self.record.bytes_up = self.progress.sent.load(Ordering::Relaxed);
         self.record.duration_ms = ms(self.progress.started.elapsed());

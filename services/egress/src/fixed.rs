@@ -89,7 +89,7 @@ struct Agent {
     open_network: bool,
 }
 
-/// The chat model of an agent, at a server of the OpenAI API.
+/// The chat model of an agent, at a server of the OpenAI API unless it says another one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Model {
@@ -97,9 +97,19 @@ struct Model {
     provider: Name,
     endpoint: String,
     #[serde(default)]
+    api: ModelApi,
+    #[serde(default)]
     api_key: Option<Secret>,
     #[serde(default)]
     allow_private: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ModelApi {
+    #[default]
+    Openai,
+    Anthropic,
 }
 
 #[derive(Deserialize)]
@@ -163,7 +173,11 @@ impl Model {
         let (origin, prefix) = Origin::of_url(&self.endpoint)?;
         let Self { model, provider, api_key, allow_private, .. } = self;
         let (name, key) = (provider.clone(), api_key.map(ModelKey::ApiKey));
-        let (protocol, timeout, retries) = (Protocol::OpenAi, None, 0);
+        let protocol = match self.api {
+            ModelApi::Openai => Protocol::OpenAi,
+            ModelApi::Anthropic => Protocol::Anthropic,
+        };
+        let (timeout, retries) = (None, 0);
         let server = ModelServer { name, protocol, origin, prefix, key, allow_private, timeout, retries };
         let backend = ModelBackend::Server(Arc::new(server));
         Ok(ModelPolicy { role: LlmRole::Chat, model, provider: provider.into(), backend, price: None })

@@ -175,7 +175,9 @@ pub(crate) struct Egress {
     /// Checks of tools that may run at a time.
     checks: Semaphore,
     /// Bytes of requests for models that may be in memory at a time.
-    model_memory: Arc<Semaphore>,
+    model_bodies: Arc<Semaphore>,
+    /// Bytes that translations of them may take at a time.
+    model_work: Semaphore,
     certificates: Certificates,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -242,7 +244,8 @@ fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, m
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
         checks: Semaphore::new(CHECKS),
-        model_memory: Arc::new(Semaphore::new(models::MEMORY)),
+        model_bodies: Arc::new(Semaphore::new(models::BODIES)),
+        model_work: Semaphore::new(models::WORK),
         certificates: Certificates::new(authority),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),

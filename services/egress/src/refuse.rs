@@ -44,12 +44,15 @@ pub(crate) struct Refusal {
     pub(crate) param: Option<Cow<'static, str>>,
     /// Whether the same call fails again until somebody changes something, so that clients need not try.
     permanent: bool,
+    /// Whether it was for a connection that had been used before and was closed on this request without any answer.
+    pub(crate) stale: bool,
 }
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, word: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { status, code, word, message, retry_after: None, shape: Shape::Egress, param: None, permanent: false }
+        let (retry_after, shape, param) = (None, Shape::Egress, None);
+        Self { status, code, word, message, retry_after, shape, param, permanent: false, stale: false }
     }
 
     /// Forbidden by the policy.

@@ -1,6 +1,5 @@
 //! The built-in echo tool: `POST /echo` answers with what it was sent. No key, no state.
 
-use crate::listener::Bounded;
 use axum::{
     Json, Router,
     body::Body,
@@ -9,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use hoistway_kit::ports::Listeners;
+use hoistway_kit::{connections::Limits, ports::Listeners, web};
 use hoistway_model::{Code, Error, Result};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -19,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 const MAX_BODY: usize = 1 << 20;
 /// How long a client may take to send its body.
 const BODY_TIME: Duration = Duration::from_secs(30);
-/// How long requests may go on after a shutdown began.
-const DRAIN: Duration = Duration::from_secs(5);
+/// Connections at the same time; the oldest makes room for one more.
+const MAX_CONNECTIONS: usize = 128;
 
 /// The HTTP face of the service: `POST /echo` and `GET /healthz`.
 pub fn router() -> Router {
@@ -43,12 +42,8 @@ pub fn router() -> Router {
 
 /// Serves [`router`] until `shutdown`; then requests in flight have a moment left.
 pub async fn serve(listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
-    let serving =
-        axum::serve(Bounded::new(listeners), router()).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    tokio::select! {
-        served = serving => served.map_err(|e| Error::internal("serving the echo tool", e)),
-        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
-    }
+    let limits = Limits { strangers: MAX_CONNECTIONS, ..Limits::default() };
+    web::serve(listeners, router(), limits, shutdown).await
 }
 
 /// The content type is not asked for: people try this by hand.

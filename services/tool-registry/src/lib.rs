@@ -8,7 +8,6 @@ mod check;
 pub mod config;
 pub mod echo;
 mod grpc;
-mod listener;
 mod migration;
 mod plan;
 mod record;

@@ -2,7 +2,7 @@
 //! deadline, span, log line, and the answer to a panic.
 
 use super::{DEFAULT_DEADLINE, MAX_DEADLINE, parse_timeout, status};
-use crate::{telemetry, token::ServiceToken};
+use crate::{connections::Connection, telemetry, token::ServiceToken};
 use futures_util::FutureExt;
 use hoistway_model::{Code, Error};
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
@@ -24,6 +24,8 @@ use tracing::{Instrument, Span, field::Empty};
 /// Calls that one server works on at a time; more are told to come back.
 const MAX_CALLS: usize = 1024;
 
+/// Who a connection with a service token is known as.
+const SERVICES: &str = "services";
 /// The only service that answers without a token: whoever can reach the port may know whether it is well.
 const OPEN_SERVICE: &str = "grpc.health.v1.Health";
 
@@ -100,6 +102,11 @@ impl Edge {
         let (service, _) = names(request.uri().path());
         if let Err(e) = self.guard.admit(service, request.headers()) {
             return refuse(&e);
+        }
+        if service != OPEN_SERVICE
+            && let Some(connection) = request.extensions().get::<Connection>()
+        {
+            connection.known_as(SERVICES);
         }
         let Ok(_permit) = self.guard.calls.try_acquire() else {
             return refuse(&Error::new(Code::ResourceExhausted, "the service is busy, try again later"));

@@ -4,7 +4,11 @@ use super::{
     Transport,
     edge::{Edge, Guard},
 };
-use crate::{ports::Listeners, token::ServiceToken};
+use crate::{
+    connections::{Connections, Limits},
+    ports::Listeners,
+    token::ServiceToken,
+};
 use futures_util::{FutureExt, stream};
 use hoistway_model::{Error, Result};
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
@@ -98,9 +102,10 @@ impl Server {
     /// Serves until `shutdown`: then takes no more connections, reports not serving, and lets calls in flight finish.
     pub async fn serve(self, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<()> {
         let health = self.health.clone();
-        let incoming = stream::unfold(listeners.into(), |listeners| async move {
-            let (stream, _) = listeners.accept().await;
-            Some((io::Result::Ok(stream), listeners))
+        let connections = Connections::new(Limits::default());
+        let incoming = stream::unfold((listeners.into(), connections), |(listeners, connections)| async move {
+            let (stream, peer) = listeners.accept().await;
+            Some((io::Result::Ok(connections.take_in(stream, peer)), (listeners, connections)))
         });
         let signal = {
             let shutdown = shutdown.clone();

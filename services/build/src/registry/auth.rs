@@ -7,23 +7,42 @@
 
 use super::error::{ErrorCode, Refusal};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderValue, header};
+use hoistway_kit::connections::Connection;
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 use std::sync::Arc;
 
-/// Tells whether a text is a key; it compares in constant time.
-pub type VerifyKey = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+/// Tells whose key a text is, if it is one; it compares in constant time.
+pub type VerifyKey = Arc<dyn Fn(&str) -> Option<Holder> + Send + Sync>;
+
+/// Whose credential a request has; in its extensions once it is let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// The API key's.
+    Operator,
+    /// Another service of Hoistway, which pulls what agents run.
+    Service,
+}
 
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"hoistway\"");
 
-/// Lets a request through if its credential is what `verify` says yes to.
-pub(super) fn authenticate(verify: &VerifyKey, headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers.contains_key(header::ORIGIN) {
+/// Lets a request through if `verify` knows its credential.
+pub(super) fn authenticate(verify: &VerifyKey, request: &mut Parts) -> Result<(), Refusal> {
+    if request.headers.contains_key(header::ORIGIN) {
         return Err(Refusal::new(ErrorCode::Denied, "the registry is not for web pages (Origin header)"));
     }
-    let why = match credential(headers) {
-        Credential::Key(key) if verify(&key) => return Ok(()),
+    let why = match credential(&request.headers) {
+        Credential::Key(key) => match verify(&key) {
+            Some(holder) => {
+                if let Some(connection) = request.extensions.get::<Connection>() {
+                    connection.known_as(if holder == Holder::Service { "services" } else { "operator" });
+                }
+                request.extensions.insert(holder);
+                return Ok(());
+            }
+            None => "the credential is not valid",
+        },
         Credential::None => "the registry needs an API key: log in with any user name and the key as password",
-        Credential::Key(_) | Credential::Unreadable => "the credential is not valid",
+        Credential::Unreadable => "the credential is not valid",
     };
     Err(Refusal::new(ErrorCode::Unauthorized, why).header(header::WWW_AUTHENTICATE, CHALLENGE))
 }

@@ -1,7 +1,7 @@
 //! Giving blobs out, straight from their files.
 
 use super::{
-    CONTENT_DIGEST, Inner, blocking,
+    CONTENT_DIGEST, Holder, Inner, blocking,
     error::{ErrorCode, Refusal},
     header_value,
     manifest_api::deleted,
@@ -44,7 +44,9 @@ impl Inner {
         if !self.manifests.has_blob(repo, &digest).await? {
             return Err(unknown());
         }
-        let slot = self.reads.clone().try_acquire_owned().map_err(|_| Refusal::busy("too many downloads at a time"))?;
+        let of_service = request.extensions.get() == Some(&Holder::Service);
+        let reads = if of_service { &self.service_reads } else { &self.reads };
+        let slot = reads.clone().try_acquire_owned().map_err(|_| Refusal::busy("too many downloads at a time"))?;
         let blobs = self.blobs.clone();
         let (file, size) = blocking(move || blobs.read(&digest)).await?.ok_or_else(unknown)?;
 

@@ -34,8 +34,8 @@ mod upload_api;
 mod upload_files;
 mod uploads;
 
-pub use auth::VerifyKey;
 use auth::authenticate;
+pub use auth::{Holder, VerifyKey};
 pub use blobs::{Batch, BlobStore, BlobWriter, Lease, Space, StagedBlob};
 pub use manifest::{MAX_MANIFEST_BYTES, Manifest, OCI_MANIFEST};
 pub use name::{Reference, RepoName, Tag};
@@ -59,8 +59,10 @@ use store::Base;
 use tokio::sync::Semaphore;
 use uploads::{Limits, Uploads};
 
-/// How many blobs are sent at a time; each has a file open.
-const MAX_READS: usize = 256;
+/// How many blobs are sent at a time to whoever has the API key, and to services: nobody's downloads keep an agent from
+/// starting. Each has a file open.
+const MAX_READS: usize = 192;
+const MAX_SERVICE_READS: usize = 64;
 
 /// What an operator may set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +110,7 @@ struct Inner {
     base: Base,
     uploads: Arc<Uploads>,
     reads: Arc<Semaphore>,
+    service_reads: Arc<Semaphore>,
 }
 
 impl RegistryState {
@@ -128,6 +131,7 @@ impl RegistryState {
             manifests,
             base,
             reads: Arc::new(Semaphore::new(MAX_READS)),
+            service_reads: Arc::new(Semaphore::new(MAX_SERVICE_READS)),
         })))
     }
 
@@ -165,8 +169,8 @@ async fn nothing_here() -> Refusal {
 }
 
 async fn ping(State(state): State<RegistryState>, request: Request) -> Result<Response, Refusal> {
-    let (parts, _) = request.into_parts();
-    authenticate(&state.0.verify, &parts.headers)?;
+    let (mut parts, _) = request.into_parts();
+    authenticate(&state.0.verify, &mut parts)?;
     if !is_read(&parts.method) {
         return Err(not_allowed("GET, HEAD"));
     }
@@ -190,8 +194,8 @@ async fn serve(
     path: Result<Path<String>, axum::extract::rejection::PathRejection>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let (parts, body) = request.into_parts();
-    authenticate(&state.0.verify, &parts.headers)?;
+    let (mut parts, body) = request.into_parts();
+    authenticate(&state.0.verify, &mut parts)?;
     let Ok(Path(path)) = path else { return Err(Refusal::new(ErrorCode::NameInvalid, "the path is not text")) };
     let target = Target::parse(&path)?;
     if !target.methods().split(", ").any(|allowed| allowed == parts.method.as_str()) {

@@ -15,7 +15,7 @@ mod request;
 mod retry;
 mod sse;
 
-pub(crate) use memory::MEMORY;
+pub(crate) use memory::{BODIES, WORK};
 
 use crate::{
     Egress,

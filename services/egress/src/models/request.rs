@@ -22,7 +22,7 @@ const MAX_MODEL: usize = 2048;
 pub(super) struct ModelRequest {
     pub(super) body: Bytes,
     pub(super) model: Option<String>,
-    /// What the body counts against [`memory::MEMORY`], for as long as it is there.
+    /// What the body counts against [`memory::BODIES`], for as long as it is there.
     pub(super) memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -34,7 +34,8 @@ impl ModelRequest {
             return Err(Refusal::bad_request("requests for models must come without Content-Encoding"));
         }
         let limit = MAX_BODY.min(egress.config.limits.request_size);
-        let (body, memory) = memory::collect(egress, body, limit).await.map_err(|e| match e {
+        let expects_continue = headers.contains_key(header::EXPECT);
+        let (body, memory) = memory::collect(egress, body, limit, expects_continue).await.map_err(|e| match e {
             Unread::TooLarge => Refusal::too_large(limit),
             Unread::NoMemory => Refusal::overloaded("too many large requests for models are in progress"),
             Unread::Late => Refusal::bad_request("the request's body did not come in time"),

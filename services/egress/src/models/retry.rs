@@ -1,10 +1,11 @@
 //! Calls of models that are made again: where the connection failed, or the provider's answer says that it cannot answer
-//! now. Nothing of an answer has gone to the agent by then.
+//! now. Nothing of an answer has gone to the agent by then. A connection that was kept and that the provider has closed in
+//! the meantime is no failure: the call is made on a new one, whatever the provider is registered with.
 
 use crate::{
     Egress,
     body::Upload,
-    call::{self, Answer, Destination, Host},
+    call::{self, Answer, Connections, Destination, Host},
     entry::Entry,
     policy::{AgentPolicy, ModelServer},
     refuse::Refusal,
@@ -24,6 +25,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
 /// The longest wait that a provider may ask for. An agent that has to wait longer is told so.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Larger bodies are sent on connections of their own, in bytes.
+const KEPT: usize = 1 << 20;
 /// What providers of the APIs answer when they are overloaded.
 const OVERLOADED: u16 = 529;
 /// The words of refusals that mean a connection which could not be made, or which broke before an answer.
@@ -51,19 +54,26 @@ impl Attempts {
     ) -> Result<Answer, Refusal> {
         let Self { path_and_query, parts, mut body, memory } = self;
         let mut memory = memory.map(Arc::new);
+        // A large body is not kept for the case that an old connection is closed, so it gets a new one at once.
+        let mut connections = if body.len() > KEPT { Connections::New } else { Connections::Any };
         let mut made = 0;
         loop {
             let mut parts = parts.clone();
             parts.headers = headers(&parts.headers, &body)?;
             let is_last = made == server.retries;
             // What is not sent again need not be kept while the provider works on it.
-            let (body, memory) = match is_last {
+            let (body, memory) = match is_last && connections == Connections::New {
                 true => (mem::take(&mut body), memory.take()),
                 false => (body.clone(), memory.clone()),
             };
             let request = Request::from_parts(parts, Upload::buffered(body, memory, entry.progress()));
             let destination = Destination { host: Host::Model(server), path_and_query: path_and_query.clone() };
-            let outcome = call::call(egress, destination, request, entry).await;
+            let outcome = call::call(egress, destination, connections, request, entry).await;
+            if outcome.as_ref().is_err_and(|refusal| refusal.stale) {
+                // The provider had closed it before it saw this call, so it is not one of the attempts.
+                connections = Connections::New;
+                continue;
+            }
             made += 1;
             let pause = if is_last { None } else { pause(&outcome, made, SystemTime::now()) };
             let goes_on = match pause {

@@ -2,7 +2,7 @@
 
 use super::{
     resolve::Resolver,
-    stream::{Conn, Io, Kind},
+    stream::{Conn, Kind, Transport},
 };
 use crate::origin::Place;
 use http::Uri;
@@ -148,17 +148,17 @@ impl Connector {
         let deadline = Instant::now() + self.limit;
         if !is_tls && let Some(proxy) = self.proxy(&uri, &place) {
             let stream = timeout_at(deadline, self.proxied(&proxy, &place)).await??;
-            return Ok(Conn::new(Io::Plain(stream), Kind::ToProxy));
+            return Ok(Conn::new(Transport::Plain(stream), Kind::ToProxy));
         }
         let tcp = timeout_at(deadline, self.tcp(&uri, &place)).await??;
         if !is_tls {
-            return Ok(Conn::new(Io::Plain(tcp), Kind::Http1));
+            return Ok(Conn::new(Transport::Plain(tcp), Kind::Http1));
         }
         let name = ServerName::try_from(place.host.bare()).map_err(|e| ConnectError::Tls(io::Error::other(e)))?;
         let handshake = timeout_at(deadline, self.tls.connect(name, tcp)).await;
         let tls = handshake.map_err(|_| ConnectError::TlsTimeout)?.map_err(ConnectError::Tls)?;
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Conn::new(Io::Tls(Box::new(tls)), if is_h2 { Kind::Http2 } else { Kind::Http1 }))
+        Ok(Conn::new(Transport::Tls(Box::new(tls)), if is_h2 { Kind::Http2 } else { Kind::Http1 }))
     }
 
     fn proxy(&self, uri: &Uri, place: &Place) -> Option<Intercept> {

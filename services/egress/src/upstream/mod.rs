@@ -14,7 +14,7 @@ use crate::{
 };
 use connect::Connector;
 use hoistway_model::{Code, Error, Result};
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{Extensions, HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use hyper_util::{
     client::{
@@ -30,6 +30,7 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use std::{error::Error as _, path::Path, sync::Arc, time::Duration};
+use stream::Traffic;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -45,6 +46,8 @@ pub(crate) struct Upstream {
     any_version: Pools,
     /// For requests that switch to another protocol, which HTTP/2 connections cannot.
     http1: Pools,
+    /// For requests that must have a connection of their own.
+    unshared: Pools,
     /// For tunnels, which are in no pool.
     connector: Connector,
     proxies: Arc<Matcher>,
@@ -74,23 +77,27 @@ impl Upstream {
             allow_private,
             limit: Duration::from_millis(config.limits.connect_ms),
         };
-        let pool = |tls: &TlsConnector, allow_private| {
+        let pool = |tls: &TlsConnector, allow_private, most_idle| {
             Client::builder(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE)
-                .pool_max_idle_per_host(IDLE_PER_HOST)
+                .pool_max_idle_per_host(most_idle)
                 .http1_max_buf_size(MAX_HEADER)
                 .http2_max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
                 .http2_adaptive_window(true)
                 .http2_keep_alive_interval(Duration::from_secs(20))
                 .build(connector(tls, allow_private))
         };
-        let pools = |tls: &TlsConnector| Pools { public: pool(tls, false), private: pool(tls, true) };
+        let pools = |tls: &TlsConnector, most_idle| {
+            let (public, private) = (pool(tls, false, most_idle), pool(tls, true, most_idle));
+            Pools { public, private }
+        };
         let (any_version, http1) = (tls_of(&[b"h2", b"http/1.1"]), tls_of(&[b"http/1.1"]));
         Ok(Self {
-            any_version: pools(&any_version),
-            http1: pools(&http1),
+            any_version: pools(&any_version, IDLE_PER_HOST),
+            http1: pools(&http1, IDLE_PER_HOST),
+            unshared: pools(&any_version, 0),
             connector: connector(&any_version, true),
             proxies: Arc::clone(&proxies),
         })
@@ -104,6 +111,25 @@ impl Upstream {
     /// Sends a request with an absolute URI.
     pub(crate) async fn send(
         &self,
+        request: Request<Out>,
+        allow_private: bool,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        let pools = if request.headers().contains_key(header::UPGRADE) { &self.http1 } else { &self.any_version };
+        self.send_over(pools, request, allow_private).await
+    }
+
+    /// The same over a connection that nothing was sent on before.
+    pub(crate) async fn send_anew(
+        &self,
+        request: Request<Out>,
+        allow_private: bool,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        self.send_over(&self.unshared, request, allow_private).await
+    }
+
+    async fn send_over(
+        &self,
+        pools: &Pools,
         mut request: Request<Out>,
         allow_private: bool,
     ) -> Result<Response<Incoming>, legacy::Error> {
@@ -113,9 +139,12 @@ impl Upstream {
         {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth);
         }
-        let pools = if request.headers().contains_key(header::UPGRADE) { &self.http1 } else { &self.any_version };
         let pool = if allow_private { &pools.private } else { &pools.public };
-        pool.request(request).await
+        let response = pool.request(request).await?;
+        if let Some(traffic) = response.extensions().get::<Traffic>() {
+            traffic.answered();
+        }
+        Ok(response)
     }
 
     fn proxy_auth(&self, uri: &Uri) -> Option<HeaderValue> {
@@ -142,6 +171,16 @@ pub(crate) fn no_connection(error: &legacy::Error) -> Option<&ConnectError> {
         cause = error.source();
     }
     None
+}
+
+/// Whether a request failed because its connection, which had been used before, was closed before any byte of an answer
+/// came: servers close idle connections when they like.
+pub(crate) fn was_stale(error: &legacy::Error) -> bool {
+    let mut extensions = Extensions::new();
+    if let Some(connection) = error.connect_info() {
+        connection.get_extras(&mut extensions);
+    }
+    extensions.get::<Traffic>().is_some_and(Traffic::ends_unanswered)
 }
 
 fn tls(extra: Option<&Path>) -> Result<ClientConfig> {

@@ -1,4 +1,4 @@
-//! A connection with or without TLS, as one type.
+//! A connection with or without TLS, as one type, that knows whether it was closed on a request without any answer.
 
 use hyper::rt;
 use hyper_util::{
@@ -8,6 +8,10 @@ use hyper_util::{
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 use tokio::{
@@ -16,10 +20,44 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+/// What bytes go over.
 #[derive(Debug)]
-pub(crate) enum Io {
+pub(super) enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What has happened on a connection of HTTP/1, which has one request at a time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Traffic(Arc<Happened>);
+
+#[derive(Debug, Default)]
+struct Happened {
+    /// A request was answered.
+    answered: AtomicBool,
+    /// Nothing was received since something was sent last.
+    awaits: AtomicBool,
+}
+
+impl Traffic {
+    pub(super) fn answered(&self) {
+        self.0.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an earlier request was answered, and nothing came after the last one was sent.
+    pub(super) fn ends_unanswered(&self) -> bool {
+        self.0.answered.load(Ordering::Relaxed) && self.0.awaits.load(Ordering::Relaxed)
+    }
+
+    fn awaits(&self, awaits: bool) {
+        self.0.awaits.store(awaits, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+struct Io {
+    transport: Transport,
+    traffic: Traffic,
 }
 
 /// What the pool keeps.
@@ -41,29 +79,30 @@ pub(super) enum Kind {
 }
 
 impl Conn {
-    pub(super) fn new(io: Io, kind: Kind) -> Self {
-        Self { io: TokioIo::new(io), kind }
+    pub(super) fn new(transport: Transport, kind: Kind) -> Self {
+        Self { io: TokioIo::new(Io { transport, traffic: Traffic::default() }), kind }
     }
 }
 
 impl Connection for Conn {
     fn connected(&self) -> Connected {
+        let traffic = || self.io.inner().traffic.clone();
         match self.kind {
-            Kind::Http1 => Connected::new(),
+            Kind::Http1 => Connected::new().extra(traffic()),
             Kind::Http2 => Connected::new().negotiated_h2(),
-            Kind::ToProxy => Connected::new().proxy(true),
+            Kind::ToProxy => Connected::new().proxy(true).extra(traffic()),
         }
     }
 }
 
 macro_rules! either {
     ($io:expr, $inner:ident => $call:expr) => {
-        match &mut *$io {
-            Io::Plain(stream) => {
+        match &mut $io.transport {
+            Transport::Plain(stream) => {
                 let $inner = Pin::new(stream);
                 $call
             }
-            Io::Tls(stream) => {
+            Transport::Tls(stream) => {
                 let $inner = Pin::new(stream);
                 $call
             }
@@ -73,12 +112,18 @@ macro_rules! either {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, inner => inner.poll_read(cx, buf))
+        let before = buf.filled().len();
+        let read = either!(self, inner => inner.poll_read(cx, buf));
+        if buf.filled().len() > before {
+            self.traffic.awaits(false);
+        }
+        read
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.traffic.awaits(true);
         either!(self, inner => inner.poll_write(cx, buf))
     }
 
@@ -87,13 +132,14 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.traffic.awaits(true);
         either!(self, inner => inner.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Io::Plain(stream) => stream.is_write_vectored(),
-            Io::Tls(stream) => stream.is_write_vectored(),
+        match &self.transport {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
         }
     }
 

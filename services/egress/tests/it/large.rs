@@ -4,6 +4,7 @@ use crate::{
     program::Program,
     world::{SOON, basic},
 };
+use futures_util::future::join_all;
 use hoistway_model::RevisionId;
 use serde_json::json;
 use tokio::{
@@ -16,6 +17,8 @@ use tokio::{
 const SIZE: u64 = 1 << 30;
 /// How much more memory egress may have taken at any time, for both.
 const GROWTH_KIB: u64 = 32 << 10;
+/// How much memory large requests for models may take together.
+const SHARE_KIB: u64 = 512 << 10;
 const PIECE: usize = 64 << 10;
 
 /// Writes a body of `size` bytes, which is never there as a whole.
@@ -85,10 +88,79 @@ async fn exchange(program: &Program, up: u64, down: u64) {
     assert_eq!(read_body(&mut stream, length).await, down);
 }
 
+/// A provider of the Messages API that reads what it is sent and answers.
+async fn provider() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                let (_, length) = read_head(&mut stream).await;
+                assert_eq!(read_body(&mut stream, length).await, length);
+                let body = r#"{"type": "message", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}}"#;
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length:";
+                stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+            });
+        }
+    });
+    port
+}
+
+/// Asks about an image of so many bytes, and returns the status of the answer.
+async fn ask(program: &Program, size: u64) -> u16 {
+    let mut stream = BufReader::new(TcpStream::connect(&program.address).await.unwrap());
+    let start = r#"{"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"#;
+    let end = r#""}}]}]}"#;
+    let length = start.len() as u64 + size + end.len() as u64;
+    let auth = basic(&program.token);
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: egress\r\nProxy-Authorization: {auth}\r\n");
+    stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{start}").as_bytes()).await.unwrap();
+    let piece = vec![b'A'; PIECE];
+    let mut left = size;
+    while left > 0 {
+        let length = left.min(PIECE as u64) as usize;
+        stream.write_all(&piece[..length]).await.expect("the whole body is taken");
+        left -= length as u64;
+    }
+    stream.write_all(end.as_bytes()).await.unwrap();
+    let (first, length) = read_head(&mut stream).await;
+    assert_eq!(read_body(&mut stream, length).await, length, "{first}");
+    first.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn translations_of_many_large_requests_stay_within_their_share_and_give_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = format!("http://localhost:{}/v1", provider().await);
+    let policies = json!({"agents": [{"agent": "a", "revision": RevisionId::mint(), "tools": [], "models": [
+        {"model": "m", "provider": "p", "endpoint": endpoint, "api": "anthropic", "allow_private": true},
+    ]}]});
+    // What is freed is given back at once, as the containers are set up: what is measured is what egress holds.
+    let program = Program::start(dir.path(), &policies, &[("MALLOC_MMAP_THRESHOLD_", "1048576")]).await;
+    assert_eq!(timeout(SOON, ask(&program, 1)).await.unwrap(), 200);
+    let before = peak_memory(program.pid());
+    let statuses = timeout(SOON * 2, join_all((0..20).map(|_| ask(&program, 30 << 20)))).await.unwrap();
+    let answered = statuses.iter().filter(|status| **status == 200).count();
+    assert!(answered >= 12 && statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+    let (peak, after) = (peak_memory(program.pid()), memory(program.pid(), "VmRSS:"));
+    eprintln!("memory: {before} KiB before, {peak} KiB at most, {after} KiB afterwards");
+    assert!(peak - before < SHARE_KIB, "{before} KiB before, {peak} KiB at most");
+    assert!(after < before + GROWTH_KIB, "{before} KiB before, {after} KiB afterwards");
+    // Who sends all of a request that is refused sees the answer.
+    assert_eq!(timeout(SOON, ask(&program, 40 << 20)).await.unwrap(), 413);
+    program.stop().await;
+}
+
 /// The most memory that a process has had, in KiB.
 fn peak_memory(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+/// A line of the process's status, in KiB.
+fn memory(pid: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 

@@ -89,7 +89,7 @@ async fn the_numbers_of_an_answer_are_kept_before_it_ends() {
     }
     assert_eq!(world.usage().await[0].0, "a/main/m/ada");
     let sent = &standin.seen("/token/chat/completions")[0];
-    assert_eq!(sent["headers"].get("accept-encoding"), None, "what is compressed cannot be counted");
+    assert_eq!(sent["headers"]["accept-encoding"], "identity", "what is compressed is hard to count");
     chat(&world, &agent, json!({"model": "m"})).await;
     assert_eq!(world.usage().await[0].0, "a/main/m/", "nobody was stated");
 }
@@ -139,6 +139,21 @@ async fn a_stream_that_is_cut_costs_an_estimate() {
         tokio::task::yield_now().await;
     }
     assert_eq!(world.used().await, "1 0 1 4 0 4");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_reaches_the_agent_and_is_recorded_as_what_it_is() {
+    for (kind, body, used) in [
+        ("text/html", "<html>busy</html>", "1 1 0 0 0 0"),
+        ("application/json", r#"{"choices": [{"message": {"content": "12345678"#, "1 1 1 0 0 2"),
+    ] {
+        let (world, agent, standin) = provider("/canned").await;
+        standin.cans(200, &[("content-type", kind)], body);
+        let answer = chat(&world, &agent, json!({"model": "m"})).await;
+        assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, body.as_bytes()));
+        assert_eq!(world.record().await.broken, Some("invalid_answer"));
+        assert_eq!(world.used().await, used, "{kind}");
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ mod resume;
 mod specification;
 
 use super::{
-    BlobStore, ManifestStore, OCI_MANIFEST, RegistryConfig, RegistryState, Space, router,
+    BlobStore, Holder, ManifestStore, OCI_MANIFEST, RegistryConfig, RegistryState, Space, router,
     store::{self, Base},
 };
 use bytes::Bytes;
@@ -31,6 +31,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The API key that the tests' registry knows.
 const KEY: &str = "hw_the-key-of-these-tests";
+
+/// The token of another service.
+const TOKEN: &str = "the-token-of-services";
+
+fn verify(text: &str) -> Option<Holder> {
+    [(KEY, Holder::Operator), (TOKEN, Holder::Service)].into_iter().find(|(key, _)| *key == text).map(|(_, who)| who)
+}
 
 /// A registry as its clients see it.
 #[derive(Debug, Clone, Copy)]
@@ -126,10 +133,10 @@ impl Registry {
         let db = Db::open(&dir.path().join("build.db"), migrations).await.unwrap();
         let blobs = BlobStore::open(&dir.path().join("registry"), Space::keep_free(config.min_free_bytes)).unwrap();
         let manifests = ManifestStore::new(db.clone(), config.grace());
-        let state = RegistryState::new(&config, blobs.clone(), manifests, Arc::new(|text| text == KEY), base).unwrap();
+        let state = RegistryState::new(&config, blobs.clone(), manifests, Arc::new(verify), base).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let app = router(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
+        let app = router(state.clone());
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { peer: Peer { addr }, state, blobs, db, server, dir }
     }

@@ -1,6 +1,7 @@
 //! Giving out: blobs, manifests, tags, and which repository may read what.
 
-use super::*;
+use super::{super::MAX_READS, *};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn a_blob_is_read_whole_in_part_or_not_at_all() {
@@ -122,4 +123,22 @@ async fn tags_are_listed_in_pages() {
     assert_eq!((second.json()["tags"].clone(), second.header("link")), (json!(["b", "c"]), ""));
     assert_eq!(r.get("/v2/a/tags/list?n=0").await.json()["tags"], json!([]));
     assert_eq!(r.get("/v2/a/tags/list?last=zzz").await.json()["tags"], json!([]));
+}
+
+#[tokio::test]
+async fn downloads_that_nobody_reads_do_not_keep_services_from_theirs() {
+    let r = Registry::start().await;
+    let bytes = vec![7; 16 << 20];
+    let path = format!("/v2/a/blobs/{}", r.push_blob("a", &bytes).await);
+    let mut unread = Vec::new();
+    for _ in 0..MAX_READS {
+        let mut stream = TcpStream::connect(r.addr).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'H');
+        unread.push(stream);
+    }
+    assert_eq!(r.get(&path).await.verdict(), (429, "TOOMANYREQUESTS".into()));
+    let bearer = format!("Bearer {TOKEN}");
+    assert!(r.raw("GET", &path, &[("authorization", &bearer)], "").await.body == bytes);
 }

@@ -1,6 +1,6 @@
 //! A request for a chat completion as one for a message.
 
-use crate::models::chat::{Block, ChatRequest, Role, Tool, ToolChoice, Turn};
+use crate::models::chat::{Block, ChatRequest, Role, Tool, ToolChoice, Turn, object};
 use serde_json::{Map, Value, json};
 
 /// The tokens of an answer whose request names no limit: the API insists on one, and every model takes this one.
@@ -45,7 +45,7 @@ pub(super) fn message_request(model: &str, chat: ChatRequest) -> Value {
 }
 
 fn text(text: String) -> Value {
-    json!({"type": "text", "text": text})
+    object([("type", "text".into()), ("text", text.into())])
 }
 
 fn turn(Turn { role, blocks }: Turn) -> Value {
@@ -54,23 +54,28 @@ fn turn(Turn { role, blocks }: Turn) -> Value {
         Role::Assistant => "assistant",
     };
     let content: Value = blocks.into_iter().map(block).collect();
-    json!({"role": role, "content": content})
+    object([("role", role.into()), ("content", content)])
 }
 
 fn block(block: Block) -> Value {
     match block {
         Block::Text(said) => text(said),
         Block::Image { media_type, data, .. } => {
-            json!({"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}})
+            let source = [("type", "base64".into()), ("media_type", media_type.into()), ("data", data.into())];
+            object([("type", "image".into()), ("source", object(source))])
         }
         Block::ImageUrl { url, .. } => json!({"type": "image", "source": {"type": "url", "url": url}}),
-        Block::ToolCall { id, name, input } => json!({"type": "tool_use", "id": id, "name": name, "input": input}),
-        Block::ToolResult { id, text } => json!({"type": "tool_result", "tool_use_id": id, "content": text}),
+        Block::ToolCall { id, name, input } => {
+            object([("type", "tool_use".into()), ("id", id.into()), ("name", name.into()), ("input", input.into())])
+        }
+        Block::ToolResult { id, text } => {
+            object([("type", "tool_result".into()), ("tool_use_id", id.into()), ("content", text.into())])
+        }
     }
 }
 
 fn tool(Tool { name, description, schema }: Tool) -> Value {
-    let mut tool = json!({"name": name, "input_schema": schema});
+    let mut tool = object([("name", name.into()), ("input_schema", schema)]);
     if let Some(description) = description {
         tool["description"] = description.into();
     }

@@ -1,6 +1,6 @@
 //! A message as a chat completion.
 
-use crate::models::chat::{Completion, Finish, ToolCall, Usage};
+use crate::models::chat::{Completion, Finish, ToolCall, Usage, count};
 use serde_json::Value;
 
 /// Reads a message. What the OpenAI API has nothing for, such as thinking, is left out. `None`: it is no message.
@@ -59,13 +59,13 @@ pub(super) struct TokenCounts {
 impl TokenCounts {
     /// Takes over the counts that are there. Within a stream they are totals so far.
     pub(super) fn update(&mut self, usage: &Value) {
-        for (name, count) in [
+        for (name, said) in [
             ("input_tokens", &mut self.input),
             ("cache_creation_input_tokens", &mut self.cache_creation),
             ("cache_read_input_tokens", &mut self.cache_read),
             ("output_tokens", &mut self.output),
         ] {
-            *count = usage[name].as_u64().unwrap_or(*count);
+            *said = count(&usage[name]).unwrap_or(*said);
         }
     }
 

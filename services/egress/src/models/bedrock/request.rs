@@ -1,6 +1,6 @@
 //! A request for a chat completion as one of the Converse API.
 
-use crate::models::chat::{Block, ChatRequest, Invalid, Role, Tool, ToolChoice, Turn};
+use crate::models::chat::{Block, ChatRequest, Invalid, Role, Tool, ToolChoice, Turn, object};
 use serde_json::{Map, Value, json};
 
 /// The body of `POST /model/ID/converse`, and of its streaming sibling.
@@ -56,7 +56,7 @@ fn tool_config(chat: &mut ChatRequest) -> Result<Option<Value>, Invalid> {
         Some(ToolChoice::Named(name)) => Some(json!({"tool": {"name": name}})),
     };
     let tools: Value = std::mem::take(&mut chat.tools).into_iter().map(tool).collect();
-    let mut config = json!({"tools": tools});
+    let mut config = object([("tools", tools)]);
     if let Some(choice) = choice {
         config["toolChoice"] = choice;
     }
@@ -64,15 +64,15 @@ fn tool_config(chat: &mut ChatRequest) -> Result<Option<Value>, Invalid> {
 }
 
 fn tool(Tool { name, description, schema }: Tool) -> Value {
-    let mut spec = json!({"name": name, "inputSchema": {"json": schema}});
+    let mut spec = object([("name", name.into()), ("inputSchema", object([("json", schema)]))]);
     if let Some(description) = description {
         spec["description"] = description.into();
     }
-    json!({"toolSpec": spec})
+    object([("toolSpec", spec)])
 }
 
 fn text(text: String) -> Value {
-    json!({"text": text})
+    object([("text", text.into())])
 }
 
 fn turn(Turn { role, blocks }: Turn) -> Result<Value, Invalid> {
@@ -81,7 +81,7 @@ fn turn(Turn { role, blocks }: Turn) -> Result<Value, Invalid> {
         Role::Assistant => "assistant",
     };
     let content: Value = blocks.into_iter().map(block).collect::<Result<_, _>>()?;
-    Ok(json!({"role": role, "content": content}))
+    Ok(object([("role", role.into()), ("content", content)]))
 }
 
 fn block(block: Block) -> Result<Value, Invalid> {
@@ -92,18 +92,20 @@ fn block(block: Block) -> Result<Value, Invalid> {
                 Some(format @ ("png" | "jpeg" | "gif" | "webp")) => format,
                 _ => return Err(Invalid::new(param, "must be a PNG, JPEG, GIF or WebP image")),
             };
-            json!({"image": {"format": format, "source": {"bytes": data}}})
+            let source = object([("bytes", data.into())]);
+            object([("image", object([("format", format.into()), ("source", source)]))])
         }
         Block::ImageUrl { param, .. } => {
             let text = "must be data:TYPE;base64,DATA: the provider of this model fetches no images";
             return Err(Invalid::new(param, text));
         }
         Block::ToolCall { id, name, input } => {
-            json!({"toolUse": {"toolUseId": id, "name": name, "input": input}})
+            let call = [("toolUseId", id.into()), ("name", name.into()), ("input", input.into())];
+            object([("toolUse", object(call))])
         }
         Block::ToolResult { id, text: said } => {
             let content: Vec<Value> = (!said.trim().is_empty()).then(|| text(said)).into_iter().collect();
-            json!({"toolResult": {"toolUseId": id, "content": content}})
+            object([("toolResult", object([("toolUseId", id.into()), ("content", content.into())]))])
         }
     })
 }

@@ -1,6 +1,6 @@
 //! An answer of the Converse API as a chat completion.
 
-use crate::models::chat::{Completion, Finish, ToolCall, Usage};
+use crate::models::chat::{Completion, Finish, ToolCall, Usage, count};
 use serde_json::Value;
 
 /// Reads an answer. `None`: it is none.
@@ -37,7 +37,7 @@ pub(super) fn finish(reason: &Value) -> Finish {
 
 /// What was read from a cache and written to one is counted apart from the other input.
 pub(super) fn usage(usage: &Value) -> Usage {
-    let count = |name: &str| usage[name].as_u64().unwrap_or_default();
+    let count = |name: &str| count(&usage[name]).unwrap_or_default();
     let cached = count("cacheReadInputTokens");
     let prompt = count("inputTokens").saturating_add(cached).saturating_add(count("cacheWriteInputTokens"));
     Usage { prompt, cached, completion: count("outputTokens") }

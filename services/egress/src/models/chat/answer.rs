@@ -55,6 +55,12 @@ pub(in crate::models) struct Usage {
     pub(in crate::models) completion: u64,
 }
 
+/// A count as a provider says it; some write `10.0`.
+pub(in crate::models) fn count(value: &Value) -> Option<u64> {
+    let whole = |number: &f64| number.fract() == 0.0 && (0.0..1e15).contains(number);
+    value.as_u64().or_else(|| value.as_f64().filter(whole).map(|number| number as u64))
+}
+
 impl Usage {
     pub(super) fn to_json(self) -> Value {
         json!({

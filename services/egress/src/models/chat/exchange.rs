@@ -59,11 +59,15 @@ pub(in crate::models) async fn complete<P: Provider>(
 ) -> Result<Answer, Refusal> {
     let ModelCall { model, parts, request, .. } = call;
     let (name, body) = (model.model.clone(), request.body);
-    let translation = memory::read_off_runtime(body.len(), move || {
+    let translation = memory::translate(egress, body, move |body| {
         let chat = parse(&body)?;
+        // Body, parsed form and what becomes of it are never there at once.
+        let length = body.len();
+        drop(body);
         let (is_streamed, include_usage) = (chat.is_streamed, chat.include_usage);
-        let body = P::request(&name, chat)?.to_string();
-        Ok::<_, Invalid>((is_streamed.then_some(include_usage), Bytes::from(body)))
+        let mut made = Vec::with_capacity(length);
+        serde_json::to_writer(&mut made, &P::request(&name, chat)?).map_err(Invalid::unwritable)?;
+        Ok::<_, Invalid>((is_streamed.then_some(include_usage), Bytes::from(made)))
     });
     let (streamed, body) = translation.await??;
     let path = format!("{}/{}", server.prefix, P::path(&model.model, streamed.is_some()));
@@ -98,10 +102,11 @@ async fn completed<P: Provider>(
     response: Response<Incoming>,
 ) -> Result<Answer, Refusal> {
     let (parts, body) = response.into_parts();
-    let (body, _memory) = memory::collect(egress, body, MAX_ANSWER).await.map_err(|e| unread(server, &e))?;
+    let (body, _memory) = memory::collect(egress, body, MAX_ANSWER, false).await.map_err(|e| unread(server, &e))?;
     let (model, id) = (model.to_owned(), id::<P>(&parts.headers));
-    let reading = memory::read_off_runtime(body.len(), move || {
+    let reading = memory::translate(egress, body, move |body| {
         let answer = serde_json::from_slice(&body).ok()?;
+        drop(body);
         let mut completion = P::completion(&answer, now_ms() / 1000)?;
         for (said, otherwise) in [(&mut completion.id, id), (&mut completion.model, model)] {
             if said.is_empty() {
@@ -123,7 +128,7 @@ async fn failed<P: Provider>(
     response: Response<Incoming>,
 ) -> Result<Answer, Refusal> {
     let (parts, body) = response.into_parts();
-    let (body, _memory) = memory::collect(egress, body, MAX_ANSWER).await.map_err(|e| unread(server, &e))?;
+    let (body, _memory) = memory::collect(egress, body, MAX_ANSWER, false).await.map_err(|e| unread(server, &e))?;
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let told = P::error(&parts.headers, &body).unwrap_or_else(|| {
         let text = format!("the model provider \"{}\" answered {}", server.name, parts.status.as_u16());

@@ -139,13 +139,18 @@ fn image(url: String, param: String) -> Result<Block, Invalid> {
     if is_remote {
         return Ok(Block::ImageUrl { url, param });
     }
-    let in_base64 = || {
-        let (head, data) = url.strip_prefix("data:")?.split_once(',')?;
+    let in_base64 = |url: &str| {
+        let (head, _) = url.strip_prefix("data:")?.split_once(',')?;
         let media_type = head.strip_suffix(";base64")?.split(';').next()?;
-        (!media_type.is_empty()).then(|| (media_type.to_owned(), data.to_owned()))
+        (!media_type.is_empty()).then(|| (media_type.to_owned(), "data:,".len() + head.len()))
     };
-    match in_base64() {
-        Some((media_type, data)) => Ok(Block::Image { media_type, data, param }),
+    match in_base64(&url) {
+        Some((media_type, start)) => {
+            // What is left stays where it is: it may be large.
+            let mut data = url;
+            data.drain(..start);
+            Ok(Block::Image { media_type, data, param })
+        }
         None => Err(Invalid::new(param, "must be a URL of http:// or https://, or data:TYPE;base64,DATA")),
     }
 }

@@ -9,7 +9,7 @@ mod messages;
 mod request;
 mod tools;
 
-pub(super) use answer::{Completion, Finish, ToolCall, Usage, error};
+pub(super) use answer::{Completion, Finish, ToolCall, Usage, count, error};
 pub(super) use body::{Translate, Translated};
 pub(super) use chunks::Chunks;
 pub(super) use exchange::{Provider, complete};
@@ -115,10 +115,20 @@ impl Invalid {
         Self { text: format!("\"{param}\" {what}"), param: Some(param) }
     }
 
+    /// What was read cannot be written.
+    pub(super) fn unwritable(error: serde_json::Error) -> Self {
+        Self { param: None, text: format!("the request cannot be translated: {error}") }
+    }
+
     /// A member that the provider has nothing for.
     pub(super) fn no_counterpart(param: impl Into<String>) -> Self {
         Self::new(param, "asks for something that the provider of this model does not have: leave it out")
     }
+}
+
+/// An object of these members, which may be large: unlike the macro of the same form it copies none.
+pub(super) fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 impl From<Invalid> for Refusal {

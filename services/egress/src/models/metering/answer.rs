@@ -1,193 +1,136 @@
-//! An answer as it passes: one JSON document, or Server-Sent Events with one each. What is read of it is kept, and the
-//! event with the usage, which the agent did not ask for, is left out.
+//! An answer as it passes, encoded or not. What is read of it is kept, and the event with the usage, which the agent did
+//! not ask for, is left out.
 
-use super::{
-    reading::{Reading, estimate},
-    scanner::Scanner,
-};
-use bytes::{Bytes, BytesMut};
+use super::{content::Content, reading::Reading};
+use bytes::Bytes;
+use flate2::write::{GzDecoder, ZlibDecoder};
 use hoistway_model::usage::UsageSums;
-use http::{HeaderMap, header};
-
-/// The longest event that may turn out to be the one that is left out. It is short.
-const MAX_HELD: usize = 64 << 10;
-/// The data of the event that ends streams of OpenAI.
-const DONE: &[u8] = b"[DONE]";
-const FIELD: &[u8] = b"data";
+use http::{HeaderMap, HeaderName, header};
+use std::io::Write;
 
 /// What an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
     Events,
-    /// It is compressed, or another thing that cannot be read.
-    Opaque,
 }
 
 impl Format {
     /// What the header says of an answer. `asked` is whether a stream was asked for.
-    pub(super) fn of(headers: &HeaderMap, asked: bool) -> Self {
-        let text = |name| headers.get(name).map(|value| value.as_bytes().to_ascii_lowercase());
-        let kind = text(header::CONTENT_TYPE);
-        match (text(header::CONTENT_ENCODING).as_deref(), kind) {
-            (Some(encoding), _) if encoding != b"identity" => Self::Opaque,
-            (_, Some(kind)) if kind.starts_with(b"text/event-stream") => Self::Events,
-            (_, None) if asked => Self::Events,
+    fn of(headers: &HeaderMap, asked: bool) -> Self {
+        let kind = text(headers, &header::CONTENT_TYPE).unwrap_or_default();
+        match kind.split(';').next().unwrap_or_default().trim() {
+            "text/event-stream" => Self::Events,
+            // Some servers do not say what it is.
+            "" | "text/plain" | "application/octet-stream" if asked => Self::Events,
             _ => Self::Json,
         }
     }
 }
 
-/// Where in a line of an event it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Line {
-    /// So many bytes of the name of the field, which is `data` so far.
-    Name(usize),
-    /// After the colon.
-    Value,
-    Data,
-    Other,
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase())
+}
+
+/// What reads an answer, as it is encoded.
+#[derive(Debug)]
+enum Source {
+    Plain(Box<Content>),
+    /// Providers are asked not to compress, and some do.
+    Gzip(Box<GzDecoder<Content>>),
+    Deflate(Box<ZlibDecoder<Content>>),
+    /// What cannot be read.
+    Unknown,
 }
 
 #[derive(Debug)]
 pub(super) struct AnswerReader {
-    format: Format,
-    scanner: Scanner,
-    reading: Reading,
-    /// Bytes of the answer.
-    bytes: u64,
-    line: Line,
-    /// The first bytes of an event's data.
-    start: Vec<u8>,
-    /// Whether the event is there that is the last one.
-    has_ended: bool,
-    /// The event so far, where one of them is left out.
-    held: Option<BytesMut>,
+    source: Source,
+    /// Whether it could not be decoded, or not to its end.
+    has_failed: bool,
 }
 
 impl AnswerReader {
     /// `leave_out_usage` is whether the event with the usage alone is not for the agent.
     pub(super) fn new(format: Format, leave_out_usage: bool) -> Self {
-        let held = (leave_out_usage && format == Format::Events).then(BytesMut::new);
-        let (scanner, reading) = (Scanner::new(), Reading::default());
-        let start = Vec::with_capacity(DONE.len());
-        Self { format, scanner, reading, bytes: 0, line: Line::Name(0), start, has_ended: false, held }
+        Self { source: Source::Plain(Box::new(Content::new(format, leave_out_usage))), has_failed: false }
+    }
+
+    /// Reads an answer with this header. `asked` is whether a stream was asked for. Of what is compressed no event can be
+    /// left out.
+    pub(super) fn of(headers: &HeaderMap, asked: bool, leave_out_usage: bool) -> Self {
+        let format = Format::of(headers, asked);
+        let source = match text(headers, &header::CONTENT_ENCODING).as_deref() {
+            None | Some("" | "identity") => return Self::new(format, leave_out_usage),
+            Some("gzip" | "x-gzip") => Source::Gzip(Box::new(GzDecoder::new(Content::new(format, false)))),
+            Some("deflate") => Source::Deflate(Box::new(ZlibDecoder::new(Content::new(format, false)))),
+            Some(_) => Source::Unknown,
+        };
+        Self { source, has_failed: false }
+    }
+
+    fn content(&self) -> Option<&Content> {
+        match &self.source {
+            Source::Plain(content) => Some(content),
+            Source::Gzip(decoder) => Some(decoder.get_ref()),
+            Source::Deflate(decoder) => Some(decoder.get_ref()),
+            Source::Unknown => None,
+        }
     }
 
     /// Whether the agent gets something else than what the provider sent.
-    pub(super) const fn changes(&self) -> bool {
-        self.held.is_some()
+    pub(super) fn changes(&self) -> bool {
+        self.content().is_some_and(|content| content.held.is_some())
     }
 
     /// Whether all has come that counts: of events the last one, of other answers nothing says so.
-    pub(super) const fn has_ended(&self) -> bool {
-        self.has_ended
+    pub(super) fn has_ended(&self) -> bool {
+        self.content().is_some_and(|content| content.has_ended)
     }
 
     /// Reads a piece; what comes out is for the agent.
     pub(super) fn read(&mut self, piece: Bytes) -> Bytes {
-        self.bytes += piece.len() as u64;
-        match self.format {
-            Format::Opaque => return piece,
-            Format::Json => {
-                let Self { scanner, reading, .. } = self;
-                scanner.read(&piece, |found| reading.take(&found));
-                return piece;
-            }
-            Format::Events => {}
-        }
-        let mut out = BytesMut::new();
-        for part in piece.split_inclusive(|byte| *byte == b'\n') {
-            let (text, is_whole) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
-            self.part_of_line(text);
-            if let Some(held) = &mut self.held {
-                held.extend_from_slice(part);
-            }
-            if is_whole && self.ends_event() {
-                out.extend(self.event_ended());
-            }
-        }
-        match &mut self.held {
-            None => piece,
-            Some(held) => {
-                // It is too long to be the one that is left out.
-                if held.len() > MAX_HELD {
-                    out.extend(held.split());
-                }
-                out.freeze()
-            }
-        }
+        let decoder: &mut dyn Write = match &mut self.source {
+            Source::Plain(content) => return content.read(piece),
+            Source::Gzip(decoder) => decoder,
+            Source::Deflate(decoder) => decoder,
+            Source::Unknown => return piece,
+        };
+        self.has_failed = self.has_failed || decoder.write_all(&piece).and_then(|()| decoder.flush()).is_err();
+        piece
     }
 
     /// What is left for the agent when nothing more comes.
     pub(super) fn rest(&mut self) -> Bytes {
-        self.held.as_mut().map(|held| held.split().freeze()).unwrap_or_default()
+        match &mut self.source {
+            Source::Plain(content) => content.rest(),
+            Source::Gzip(_) | Source::Deflate(_) | Source::Unknown => Bytes::new(),
+        }
+    }
+
+    /// Whether what came to its end is no answer of a model: another thing than JSON or events, or only a part of it.
+    pub(super) fn is_invalid(&self) -> bool {
+        self.has_failed || self.content().is_some_and(|content| !content.is_whole())
+    }
+
+    /// Whether nothing of an answer came.
+    pub(super) fn is_empty(&self) -> bool {
+        self.content().is_some_and(|content| !content.scanner.has_begun())
     }
 
     /// The tokens of the answer, with `input` as an estimate of the request's. `is_complete` is whether its end came.
     pub(super) fn sums(&self, input: u64, is_complete: bool) -> UsageSums {
-        let is_complete = is_complete && (self.format != Format::Events || self.has_ended);
-        let mut sums = self.reading.sums(input, is_complete);
-        if self.format == Format::Opaque {
-            sums.output_tokens = estimate(self.bytes);
-        }
-        sums
-    }
-
-    fn part_of_line(&mut self, mut text: &[u8]) {
-        while let [byte, rest @ ..] = text {
-            match self.line {
-                Line::Name(read) => {
-                    self.line = match byte {
-                        b':' if read == FIELD.len() => Line::Value,
-                        byte if FIELD.get(read) == Some(byte) => Line::Name(read + 1),
-                        // A line of nothing but the first half of its end.
-                        b'\r' if read == 0 && rest.is_empty() => Line::Name(0),
-                        _ => Line::Other,
-                    };
-                    text = rest;
-                }
-                Line::Value => {
-                    self.line = Line::Data;
-                    text = if *byte == b' ' { rest } else { text };
-                }
-                Line::Data => {
-                    let room = DONE.len() - self.start.len().min(DONE.len());
-                    self.start.extend(text.iter().take(room));
-                    let Self { scanner, reading, .. } = self;
-                    scanner.read(text, |found| reading.take(&found));
-                    return;
-                }
-                Line::Other => return,
-            }
-        }
-    }
-
-    /// A line has ended: whether it was the empty one after an event.
-    fn ends_event(&mut self) -> bool {
-        std::mem::replace(&mut self.line, Line::Name(0)) == Line::Name(0)
-    }
-
-    fn event_ended(&mut self) -> BytesMut {
-        self.has_ended |= self.reading.is_last() || self.start == DONE;
-        let leave_out = self.reading.is_usage_alone();
-        self.reading.begin_document();
-        self.scanner.begin_anew();
-        self.start.clear();
-        match &mut self.held {
-            Some(held) if leave_out => {
-                held.clear();
-                BytesMut::new()
-            }
-            Some(held) => held.split(),
-            None => BytesMut::new(),
+        match self.content() {
+            Some(content) => content.reading.sums(input, is_complete && !self.has_failed && content.said_all()),
+            None => Reading::default().sums(input, false),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    #![allow(clippy::unwrap_used)]
+    use super::{super::content::MAX_HELD, *};
 
     const PIECE: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"12345678\"}}],\"usage\":null}\r\n\r\n";
     const USAGE: &str = "data:{\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":2}}\n\n";
@@ -239,25 +182,99 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_counts_by_its_bytes() {
-        let mut reader = AnswerReader::new(Format::Opaque, true);
+    fn usage_that_was_said_last_needs_no_last_event() {
+        for (text, expected) in [
+            ([PIECE, USAGE].concat(), (10, 2, 0)),
+            ([PIECE, USAGE.trim_end()].concat(), (10, 2, 0)),
+            ([USAGE, PIECE].concat(), (10, 2, 1)),
+        ] {
+            let (out, reader) = read(&text, 7, true);
+            assert_eq!(out, PIECE);
+            let sums = reader.sums(99, true);
+            assert_eq!((sums.input_tokens, sums.output_tokens, sums.estimated_requests), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_may_end_in_every_way_that_the_format_allows() {
+        let text = [PIECE, "data: {\"choices\":[]}\n\n", USAGE, DONE_EVENT].concat().replace("\r\n", "\n");
+        for end in ["\n", "\r\n", "\r"] {
+            let (sent, expected) = (text.replace('\n', end), text.replace(USAGE, "").replace('\n', end));
+            for size in [1, 2, 3, 50, 1000] {
+                let (out, reader) = read(&sent, size, true);
+                assert_eq!(out, expected, "pieces of {size}, lines ending in {end:?}");
+                assert_eq!((reader.sums(99, true).input_tokens, reader.has_ended()), (10, true));
+                assert_eq!(read(&format!("\u{feff}{sent}"), size, true).0, format!("\u{feff}{expected}"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_unasked_is_counted_by_what_it_says() {
+        let json = r#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":10,"completion_tokens":2}}"#;
+        let gzip = |text: &str| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        };
+        for (kind, text) in [("application/json", json.to_owned()), ("text/event-stream", [PIECE, USAGE].concat())] {
+            let headers = headers(&[("content-type", kind), ("content-encoding", "GZip")]);
+            let mut reader = AnswerReader::of(&headers, true, true);
+            for piece in gzip(&text).chunks(5) {
+                assert_eq!(reader.read(Bytes::copy_from_slice(piece)), piece);
+            }
+            let sums = reader.sums(99, true);
+            assert_eq!((sums.input_tokens, sums.output_tokens, sums.estimated_requests), (10, 2, 0), "{kind}");
+            assert!(!reader.is_invalid());
+        }
+        let headers = headers(&[("content-encoding", "gzip")]);
+        let mut reader = AnswerReader::of(&headers, false, false);
+        reader.read(Bytes::from("no gzip"));
+        assert!(reader.is_invalid());
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_an_estimate_of_the_request_alone() {
+        let mut reader = AnswerReader::of(&headers(&[("content-encoding", "br")]), true, true);
         reader.read(Bytes::from(vec![0; 400]));
         let sums = reader.sums(7, true);
-        assert_eq!((sums.input_tokens, sums.output_tokens, sums.estimated_requests), (7, 100, 1));
+        assert_eq!((sums.input_tokens, sums.output_tokens, sums.estimated_requests), (7, 0, 1));
+        assert!(!reader.is_invalid(), "nobody knows");
+    }
+
+    #[test]
+    fn what_is_no_answer_is_known() {
+        let invalid = |kind: &'static str, asked, text: &'static str| {
+            let mut reader = AnswerReader::of(&headers(&[("content-type", kind)]), asked, asked);
+            reader.read(Bytes::from(text));
+            (reader.is_invalid(), reader.is_empty())
+        };
+        assert_eq!(invalid("text/html", true, "<html>{}</html>"), (true, false));
+        assert_eq!(invalid("text/html", false, "<html></html>"), (true, true));
+        assert_eq!(invalid("text/event-stream", true, "<html></html>"), (true, true));
+        assert_eq!(invalid("application/json", false, "{\"choices\":["), (true, false));
+        assert_eq!(invalid("application/json", true, "{\"choices\":[]}\n"), (false, false));
+        assert_eq!(invalid("text/event-stream", true, "data: [DONE]\n\n"), (false, false));
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &'static str)| {
+            (name.parse::<HeaderName>().unwrap(), http::HeaderValue::from_static(value))
+        };
+        pairs.iter().map(pair).collect()
     }
 
     #[test]
     fn the_header_says_what_comes() {
-        let headers = |pairs: &[(&'static str, &'static str)]| {
-            pairs
-                .iter()
-                .map(|(n, v)| (n.parse().unwrap_or(header::ACCEPT), http::HeaderValue::from_static(v)))
-                .collect()
-        };
-        let events: HeaderMap = headers(&[("content-type", "text/event-stream; charset=utf-8")]);
-        assert_eq!(Format::of(&events, false), Format::Events);
-        assert_eq!(Format::of(&headers(&[("content-type", "application/json")]), true), Format::Json);
+        for (kind, asked, expected) in [
+            ("text/event-stream; charset=utf-8", false, Format::Events),
+            ("Text/Event-Stream;charset=UTF-8", false, Format::Events),
+            ("text/plain", true, Format::Events),
+            ("text/plain", false, Format::Json),
+            ("application/json", true, Format::Json),
+        ] {
+            assert_eq!(Format::of(&headers(&[("content-type", kind)]), asked), expected, "{kind}");
+        }
         assert_eq!(Format::of(&HeaderMap::new(), true), Format::Events);
-        assert_eq!(Format::of(&headers(&[("content-encoding", "gzip")]), true), Format::Opaque);
     }
 }

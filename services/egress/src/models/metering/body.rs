@@ -13,8 +13,8 @@ pub(super) struct Metered<B> {
     inner: B,
     meter: Meter,
     reader: AnswerReader,
-    /// What goes on once the count is kept.
-    ready: Option<Frame<Bytes>>,
+    /// What goes on once the count is kept: a piece, or that the answer was cut.
+    ready: Option<Result<Frame<Bytes>, BoxError>>,
     commit: Option<Pin<Box<Commit>>>,
     has_ended: bool,
 }
@@ -45,7 +45,7 @@ where
                 this.commit = None;
             }
             if let Some(frame) = this.ready.take() {
-                return Poll::Ready(Some(Ok(frame)));
+                return Poll::Ready(Some(frame));
             }
             if this.has_ended {
                 return Poll::Ready(None);
@@ -62,22 +62,21 @@ where
                         if this.has_ended || this.reader.has_ended() {
                             this.count(true);
                         }
-                        this.ready = (!out.is_empty()).then(|| Frame::data(out));
+                        this.ready = (!out.is_empty()).then(|| Ok(Frame::data(out)));
                     }
-                    Err(trailers) => this.ready = Some(trailers),
+                    Err(trailers) => this.ready = Some(Ok(trailers)),
                 },
                 // Who breaks off after the last event has said all there was to say.
                 Some(Err(_)) if this.reader.has_ended() => this.has_ended = true,
                 Some(Err(e)) => {
                     this.has_ended = true;
+                    this.ready = Some(Err(e.into()));
                     this.count(false);
-                    this.commit = None;
-                    return Poll::Ready(Some(Err(e.into())));
                 }
                 None => {
                     this.has_ended = true;
                     let rest = this.reader.rest();
-                    this.ready = (!rest.is_empty()).then(|| Frame::data(rest));
+                    this.ready = (!rest.is_empty()).then(|| Ok(Frame::data(rest)));
                     this.count(true);
                 }
             }
@@ -100,5 +99,69 @@ impl<B> Drop for Metered<B> {
     fn drop(&mut self) {
         // The agent went away, unless it was counted before.
         self.meter.answered(&self.reader, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::{super::answer::Format, *};
+    use crate::{
+        config::Limits,
+        entry::Entry,
+        records::Recorder,
+        usage::{Budgets, KeepsUsage, Ledger, Sums, UsageKey, keep},
+    };
+    use hoistway_model::{Name, Result, RevisionId};
+    use http::{Method, StatusCode};
+    use http_body_util::{BodyExt, StreamBody};
+    use std::{io, sync::Arc};
+    use tokio::sync::broadcast;
+
+    #[derive(Debug)]
+    struct Kept;
+
+    #[async_trait::async_trait]
+    impl KeepsUsage for Kept {
+        async fn add_usage(&self, _: &Sums) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn meter(ledger: Ledger) -> Meter {
+        let name = Name::parse("name", "a").unwrap();
+        let (recorder, _) = Recorder::new(1);
+        let key = UsageKey { agent: name.clone(), provider: name, model: "m".into(), user: String::new() };
+        Meter {
+            ledger,
+            budgets: Arc::new(Budgets::new(Vec::new(), Vec::new(), None, broadcast::Sender::new(1))),
+            progress: Entry::new(&recorder, &Method::POST, "/").progress(),
+            revision: RevisionId::mint(),
+            price: None,
+            key: Some(key),
+            streams: true,
+            leave_out_usage: false,
+            input: 0,
+            limits: Limits::default(),
+            status: Some(StatusCode::OK),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_waits_for_the_count_as_the_end_does() {
+        for is_cut in [true, false] {
+            let (ledger, counts) = Ledger::new();
+            let pieces = [Ok(Frame::data(Bytes::from("data: {}\n\n"))), Err(io::Error::other("broke off"))];
+            let pieces = futures_util::stream::iter(pieces.into_iter().take(if is_cut { 2 } else { 1 }));
+            let reader = AnswerReader::new(Format::Events, false);
+            let mut body = Metered::new(StreamBody::new(pieces), meter(ledger), reader);
+            assert!(body.frame().await.unwrap().is_ok());
+            let mut end = std::pin::pin!(body.frame());
+            assert!(futures_util::poll!(&mut end).is_pending(), "nothing has been committed");
+            let keeping = tokio::spawn(keep(counts, Arc::new(Kept)));
+            assert_eq!(end.await.is_some_and(|end| end.is_err()), is_cut);
+            drop(body);
+            keeping.await.unwrap();
+        }
     }
 }

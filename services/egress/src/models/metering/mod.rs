@@ -3,6 +3,7 @@
 
 mod answer;
 mod body;
+mod content;
 mod reading;
 mod request;
 mod scanner;
@@ -10,17 +11,19 @@ mod scanner;
 use super::{Api, ModelCall};
 use crate::{
     Egress,
+    body::Limited,
     call::Answer,
+    config::Limits,
     entry::{Entry, Progress},
     policy::AgentPolicy,
     refuse::Refusal,
     usage::{Budgets, Commit, Ledger, UsageKey},
 };
-use answer::{AnswerReader, Format};
+use answer::AnswerReader;
 use body::Metered;
 use bytes::Bytes;
 use hoistway_model::{ModelPrice, RevisionId, usage::UsageSums};
-use http::{Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use request::Prepared;
@@ -39,8 +42,8 @@ pub(super) async fn begin(
     egress.budgets.check(&policy.agent)?;
     let headers = &mut call.parts.headers;
     let user = entry.user().map(str::to_owned);
-    // What is compressed cannot be counted.
-    headers.remove(header::ACCEPT_ENCODING);
+    // What is compressed is hard to count.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let (agent, model) = (policy.agent.clone(), call.model.model.clone());
     let key = UsageKey { agent, provider, model, user: user.unwrap_or_default() };
     let prepared = Prepared::new(call.request.body.clone(), call.api.has_stream_options()).await;
@@ -49,7 +52,19 @@ pub(super) async fn begin(
     let (ledger, budgets) = (egress.usage.clone(), Arc::clone(&egress.budgets));
     let progress = entry.progress();
     let (revision, price, key) = (policy.revision, call.model.price, Some(key));
-    Ok(Some(Meter { ledger, budgets, progress, revision, price, key, streams, leave_out_usage, input, status: None }))
+    Ok(Some(Meter {
+        ledger,
+        budgets,
+        progress,
+        revision,
+        price,
+        key,
+        streams,
+        leave_out_usage,
+        input,
+        limits: egress.config.limits.clone(),
+        status: None,
+    }))
 }
 
 /// The count of one call, which is made once: at the latest when this is dropped, since then the agent has gone away.
@@ -66,6 +81,7 @@ pub(super) struct Meter {
     leave_out_usage: bool,
     /// How many tokens the request is thought to be.
     input: u64,
+    limits: Limits,
     /// What the provider answered.
     status: Option<StatusCode>,
 }
@@ -99,8 +115,8 @@ impl Meter {
     {
         let (mut parts, body) = response.into_parts();
         self.status = Some(parts.status);
-        let format = Format::of(&parts.headers, self.streams);
-        let reader = AnswerReader::new(format, self.leave_out_usage && parts.status.is_success());
+        let leaves_out = self.leave_out_usage && parts.status.is_success();
+        let reader = AnswerReader::of(&parts.headers, self.streams, leaves_out);
         if reader.changes() {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
@@ -110,12 +126,19 @@ impl Meter {
         {
             commit.await;
         }
+        let body = Limited::new(body, &self.limits);
         Response::from_parts(parts, Metered::new(body, self, reader).boxed_unsync())
     }
 
     /// Counts an answer as far as it was read, unless it is counted already.
     fn answered(&mut self, reader: &AnswerReader, is_complete: bool) -> Option<Commit> {
         match self.status {
+            Some(StatusCode::OK) if is_complete && reader.is_invalid() => {
+                self.progress.answer_is_invalid();
+                // What was said of an answer is estimated. Where there is none, no model has said anything.
+                let sums = if reader.is_empty() { UsageSums::default() } else { reader.sums(self.input, false) };
+                self.count(UsageSums { requests: 1, failed_requests: 1, ..sums })
+            }
             Some(status) if status.is_success() => self.count(reader.sums(self.input, is_complete)),
             // What a provider refuses it does not count.
             _ => self.count(UsageSums { requests: 1, failed_requests: 1, ..UsageSums::default() }),

@@ -22,6 +22,10 @@ pub(super) struct Reading {
     input: Option<u64>,
     output: Option<u64>,
     cached: Option<u64>,
+    /// Input and output together, which some servers say alone.
+    total: Option<u64>,
+    /// How much text there was when tokens were said last.
+    text_then: u64,
     /// Tokens that count beside the input of the Messages API, not within it.
     cache_read: u64,
     cache_creation: u64,
@@ -69,21 +73,48 @@ impl Reading {
         match member {
             [Key::PromptTokens | Key::InputTokens] => self.input = Some(value),
             [Key::CompletionTokens | Key::OutputTokens] => self.output = Some(value),
+            [Key::TotalTokens] => self.total = Some(value),
             [Key::InputDetails, Key::CachedTokens] => self.cached = Some(value),
             [Key::CacheReadTokens] => self.cache_read = value,
             [Key::CacheCreationTokens] => self.cache_creation = value,
             _ => return,
         }
         self.has_usage = true;
+        self.text_then = self.text;
+    }
+
+    /// Whether the last word on the tokens came, after all the text.
+    pub(super) const fn is_usage_final(&self) -> bool {
+        (self.output.is_some() || self.total.is_some()) && self.text_then == self.text
+    }
+
+    /// The tokens of the input and of the output that were said, each of which may follow from the total. A total alone is
+    /// divided as an estimate would be: its sum is exact.
+    fn said(&self, input: u64) -> (Option<u64>, Option<u64>) {
+        let Some(total) = self.total else { return (self.input, self.output) };
+        match (self.input, self.output) {
+            (None, None) => {
+                let (input, output) = (input, estimate(self.text));
+                let input = match output {
+                    0 => total,
+                    _ => total * input / (input + output),
+                };
+                (Some(input), Some(total - input))
+            }
+            (Some(input), None) => (Some(input), Some(total.saturating_sub(input))),
+            (None, Some(output)) => (Some(total.saturating_sub(output)), Some(output)),
+            said => said,
+        }
     }
 
     /// The tokens of the answer, with `input` as an estimate of the request's. An answer that did not come to its end
     /// may have said less than it was.
     pub(super) fn sums(&self, input: u64, is_complete: bool) -> UsageSums {
-        let known = self.input.is_some() || self.output.is_some();
+        let (said_input, said_output) = self.said(input);
+        let known = said_input.is_some() || said_output.is_some();
         let cached = self.cached.unwrap_or(self.cache_read);
         let written = if known && is_complete { 0 } else { estimate(self.text) };
-        let input = match self.input {
+        let input = match said_input {
             Some(given) => given.saturating_add(self.cache_read).saturating_add(self.cache_creation),
             None if known => 0,
             None => input,
@@ -93,7 +124,7 @@ impl Reading {
             estimated_requests: u64::from(!known || !is_complete),
             input_tokens: input,
             cached_input_tokens: cached.min(input),
-            output_tokens: self.output.unwrap_or_default().max(written),
+            output_tokens: said_output.unwrap_or_default().max(written),
             ..UsageSums::default()
         }
     }
@@ -142,6 +173,15 @@ mod tests {
             "cache_creation_input_tokens":5,"output_tokens":1}}}"#;
         let delta = r#"{"type":"message_delta","usage":{"output_tokens":15}}"#;
         assert_eq!(tokens(&[start, delta, r#"{"type":"message_stop"}"#], true), (40, 10, 15, false));
+    }
+
+    #[test]
+    fn a_total_says_what_is_missing() {
+        assert_eq!(tokens(&[r#"{"data":[],"usage":{"total_tokens":8}}"#], true), (8, 0, 0, false));
+        let chat = r#"{"choices":[{"message":{"content":"1234567890123456"}}],"usage":{"total_tokens":26.0}}"#;
+        assert_eq!(tokens(&[chat], true), (25, 0, 1, false), "100 to 4");
+        assert_eq!(tokens(&[r#"{"usage":{"total_tokens":9,"prompt_tokens":7}}"#], true), (7, 0, 2, false));
+        assert_eq!(tokens(&[r#"{"usage":{"total_tokens":9,"completion_tokens":7}}"#], true), (2, 0, 7, false));
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(super) enum Key {
     CachedTokens,
     CacheReadTokens,
     CacheCreationTokens,
+    TotalTokens,
     /// One of the members that hold what a model reads or writes.
     Text,
 }
@@ -52,6 +53,7 @@ impl Key {
             b"prompt_tokens_details" | b"input_tokens_details" => Self::InputDetails,
             b"cached_tokens" => Self::CachedTokens,
             b"cache_read_input_tokens" => Self::CacheReadTokens,
+            b"total_tokens" => Self::TotalTokens,
             b"cache_creation_input_tokens" => Self::CacheCreationTokens,
             b"content" | b"text" | b"input" | b"prompt" | b"instructions" | b"system" | b"arguments"
             | b"description" | b"output" | b"reasoning" | b"reasoning_content" | b"thinking" | b"partial_json"
@@ -66,7 +68,7 @@ impl Key {
 pub(super) enum Found<'a> {
     /// An object or a list begins.
     Open { path: &'a [Key], at: u64 },
-    /// A whole number.
+    /// A whole number, also one that is written with zeros after a point.
     Number { path: &'a [Key], value: u64 },
     /// `true`, `false` or `null`, by its first letter.
     Literal { path: &'a [Key], first: u8, at: u64 },
@@ -84,6 +86,8 @@ enum State {
         escaped: bool,
     },
     Number,
+    /// The zeros after the point of a whole number.
+    Zeros,
     /// The rest of a number that is not told.
     Fraction,
 }
@@ -104,6 +108,9 @@ pub(super) struct Scanner {
     has_escapes: bool,
     number: u64,
     at: u64,
+    /// Whether an object or a list began, and whether something stands beside it.
+    has_begun: bool,
+    is_nonsense: bool,
 }
 
 impl Scanner {
@@ -120,6 +127,8 @@ impl Scanner {
             has_escapes: false,
             number: 0,
             at: 0,
+            has_begun: false,
+            is_nonsense: false,
         }
     }
 
@@ -145,10 +154,14 @@ impl Scanner {
                 State::Number if byte.is_ascii_digit() => {
                     self.number = self.number.saturating_mul(10).saturating_add(u64::from(byte - b'0'));
                 }
-                State::Number | State::Fraction if matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-') => {
+                State::Number if *byte == b'.' => self.state = State::Zeros,
+                State::Zeros if *byte == b'0' => {}
+                State::Number | State::Zeros | State::Fraction
+                    if matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-') =>
+                {
                     self.state = State::Fraction;
                 }
-                State::Number => {
+                State::Number | State::Zeros => {
                     found(Found::Number { path: self.path(), value: self.number });
                     self.between(*byte, &mut found);
                 }
@@ -167,6 +180,16 @@ impl Scanner {
     /// Forgets where it is: another document begins.
     pub(super) fn begin_anew(&mut self) {
         (self.state, self.depth, self.wants_name) = (State::Between, 0, false);
+    }
+
+    /// Whether an object or a list has begun.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Whether what has come is one object or list, from its beginning to its end.
+    pub(super) fn is_whole(&self) -> bool {
+        self.has_begun && !self.is_nonsense && self.depth == 0 && self.state == State::Between
     }
 
     fn path(&self) -> &[Key] {
@@ -212,8 +235,14 @@ impl Scanner {
 
     fn between(&mut self, byte: u8, found: &mut impl FnMut(Found<'_>)) {
         self.state = State::Between;
+        if self.depth == 0 && !byte.is_ascii_whitespace() {
+            // A byte order mark may stand before it.
+            let is_first = !self.has_begun && matches!(byte, b'{' | b'[' | 0xef | 0xbb | 0xbf);
+            self.is_nonsense |= !is_first;
+        }
         match byte {
             b'{' | b'[' => {
+                self.has_begun = true;
                 if self.is_told() {
                     found(Found::Open { path: self.path(), at: self.at });
                 }
@@ -306,6 +335,31 @@ mod tests {
         let lines = told(&deep, 7);
         assert_eq!(lines.last().map(String::as_str), Some("[Usage] = 2"));
         assert_eq!(lines.iter().filter(|line| line.contains('=')).count(), 1);
+    }
+
+    #[test]
+    fn zeros_after_the_point_leave_a_number_whole() {
+        let text = r#"{"usage":{"input_tokens":10.0,"output_tokens":20.00,"cached_tokens":1.50}}"#;
+        for piece in 1..text.len() {
+            let lines = told(text, piece);
+            let numbers: Vec<_> = lines.iter().filter(|line| line.contains('=')).collect();
+            assert_eq!(numbers, ["[Usage, InputTokens] = 10", "[Usage, OutputTokens] = 20"], "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_document_is_whole_or_not() {
+        let is_whole = |text: &str| {
+            let mut scanner = Scanner::new();
+            scanner.read(text.as_bytes(), |_| {});
+            scanner.is_whole()
+        };
+        for text in ["{}", " [1, {\"a\": \"]\"}]\n", "\u{feff}{\"a\": 1.0}"] {
+            assert!(is_whole(text), "{text}");
+        }
+        for text in ["", "{\"a\": 1", "{\"a\": \"}", "<html>{}</html>", "{}{}", "{} x", "]", "busy", "[[]"] {
+            assert!(!is_whole(text), "{text}");
+        }
     }
 
     #[test]

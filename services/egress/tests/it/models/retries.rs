@@ -2,6 +2,10 @@
 
 use super::*;
 use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 const MESSAGE: &str = r#"{"model": "m", "messages": [{"role": "user", "content": "hello"}]}"#;
 const FAILING: &str = "/failing/chat/completions";
@@ -113,4 +117,53 @@ async fn an_agent_that_goes_away_ends_the_wait_for_the_next_attempt() {
     let record = timeout(SOON, world.record()).await.unwrap();
     assert_eq!(record.broken, Some("agent_went_away"));
     assert!(standin.seen(FAILING).len() <= 1);
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_provider_closed_is_replaced_once_whatever_the_retries() {
+    let (world, agent, standin) = failing(0).await;
+    standin.fails([None]);
+    assert_eq!(call(&world, &agent).await.status, StatusCode::BAD_GATEWAY, "a new connection was not closed before");
+    assert_eq!((standin.seen(FAILING).len(), standin.connections()), (1, 1));
+    assert_eq!(call(&world, &agent).await.status, StatusCode::OK);
+    standin.fails([None]);
+    assert_eq!(call(&world, &agent).await.status, StatusCode::OK);
+    assert_eq!((standin.seen(FAILING).len(), standin.connections()), (4, 3));
+    let usage = world.usage().await;
+    assert_eq!((usage[0].1.requests, usage[0].1.failed_requests), (3, 1));
+    call(&world, &agent).await;
+    standin.fails([None, None]);
+    let answer = call(&world, &agent).await;
+    let text = "the model provider \"main\" closed the connection without an answer";
+    assert_eq!((answer.status, answer.json()["error"]["message"].as_str()), (StatusCode::BAD_GATEWAY, Some(text)));
+    assert_eq!(standin.seen(FAILING).len(), 7);
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_breaks_within_an_answer_is_not_replaced() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let ModelBackend::Server(server) = server("main", &url) else { panic!() };
+    let server = ModelServer { allow_private: true, ..(*server).clone() };
+    let (world, agent, _standin) = world(vec![model(LlmRole::Chat, "m", ModelBackend::Server(Arc::new(server)))]).await;
+    let provider = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 2"] {
+            let mut read = Vec::new();
+            while !read.ends_with(MESSAGE.as_bytes()) {
+                read.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        drop(stream);
+        listener.accept().await.unwrap();
+    };
+    let calls = async {
+        assert_eq!(call(&world, &agent).await.body, "{}");
+        assert_eq!(call(&world, &agent).await.status, StatusCode::BAD_GATEWAY);
+    };
+    tokio::select! {
+        () = calls => {}
+        () = provider => panic!("another connection was made"),
+    }
 }

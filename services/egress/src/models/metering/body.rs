@@ -158,7 +158,7 @@ mod tests {
             assert!(body.frame().await.unwrap().is_ok());
             let mut end = std::pin::pin!(body.frame());
             assert!(futures_util::poll!(&mut end).is_pending(), "nothing has been committed");
-            let keeping = tokio::spawn(keep(counts, Arc::new(Kept)));
+            let keeping = tokio::spawn(keep(counts, Arc::new(Kept), CancellationToken::new()));
             assert_eq!(end.await.is_some_and(|end| end.is_err()), is_cut);
             drop(body);
             keeping.await.unwrap();

@@ -117,6 +117,7 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
     use std::{io, sync::Arc};
     use tokio::sync::broadcast;
+    use tokio_util::sync::CancellationToken;
 
     #[derive(Debug)]
     struct Kept;

@@ -125,6 +125,24 @@ async fn the_count_is_kept_when_the_last_event_arrives() {
 }
 
 #[tokio::test]
+async fn a_stream_with_an_error_in_it_has_failed() {
+    let (world, agent, standin) = provider("/stream").await;
+    let pieces = standin.stream();
+    let response = stream(&world, &agent, STREAM).await;
+    let error = "data: {\"error\":{\"message\":\"s3cret\",\"type\":\"server_error\"}}\n\n";
+    for piece in [PIECE, error] {
+        pieces.send(Bytes::from(piece)).await.unwrap();
+    }
+    drop(pieces);
+    let got = timeout(SOON, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
+    assert_eq!(got, [PIECE, error].concat());
+    let record = world.record().await;
+    assert_eq!((record.status, record.broken), (Some(200), Some("provider_error")));
+    assert_eq!(record.error.as_deref(), Some("the provider ended its answer with server_error"));
+    assert_eq!(world.used().await, "1 1 1 4 0 2");
+}
+
+#[tokio::test]
 async fn a_stream_that_is_cut_costs_an_estimate() {
     let (world, agent, standin) = provider("/stream").await;
     let pieces = standin.stream();

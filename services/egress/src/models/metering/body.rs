@@ -54,6 +54,8 @@ where
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(piece) => {
                         let mut out = this.reader.read(piece);
+                        // At once: the agent may go away as soon as it has read it.
+                        this.meter.has_error(&this.reader);
                         // Who knows how long an answer is does not wait for more than its last piece.
                         if this.inner.is_end_stream() {
                             this.has_ended = true;

@@ -31,15 +31,15 @@ def handler(message):
     }
 "#;
 
-/// Shows it. Whatever fails is said; the stack goes on.
-pub async fn show(base: Url, key: Secret) {
+/// Shows it. Whatever fails is said; the stack goes on. `exports` is what the command line must be told first.
+pub async fn show(base: Url, key: Secret, exports: &str) {
     let target = Target { base, key: Some(key), is_own_key: false };
-    if let Err(failure) = tell(target).await {
+    if let Err(failure) = tell(target, exports).await {
         say(&format!("The demo did not work:\n{failure}"));
     }
 }
 
-async fn tell(target: Target) -> Outcome<()> {
+async fn tell(target: Target, exports: &str) -> Outcome<()> {
     let api = Api::new(target)?;
     say(&format!("Demo\n\n1. The starter kit: POST {}", api.url(&["starter-kit"])));
     say(&indented(&api.call(Method::POST, &["starter-kit"], &[], None).await?));
@@ -70,13 +70,15 @@ async fn tell(target: Target) -> Outcome<()> {
     say(&indented(&message));
     say(&indented(&api.call(Method::POST, &["agents", NAME, "invoke"], &[], Some(&message)).await?));
 
-    say("\nNext, in another terminal:\n
-  hoistway invoke demo-agent you        ask it yourself
+    say(&format!(
+        "\nNext, in another terminal:\n
+{exports}  hoistway invoke demo-agent you        ask it yourself
   hoistway logs -f demo-agent           see what it prints
   hoistway usage demo-agent             see what it used of its model
   hoistway deploy DIR                   deploy your own: a directory with an agent.py
   hoistway rollback AGENT               take the last deploy back
-  hoistway delete demo-agent            remove it");
+  hoistway delete demo-agent            remove it"
+    ));
     Ok(())
 }
 

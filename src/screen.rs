@@ -1,7 +1,12 @@
 //! What `hoistway up` says once it is ready.
 
+use crate::up::DEFAULT_PORT;
 use hoistway_agent::runtime::Isolation;
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 /// Where everything is.
 #[derive(Debug)]
@@ -14,6 +19,8 @@ pub struct Screen {
     pub registry: String,
     /// Where the data is.
     pub data_dir: PathBuf,
+    /// Whether that is where the command line looks for it.
+    pub is_default_dir: bool,
     /// The interpreter, as `3.11 at /usr/bin/python3.11`.
     pub python: String,
     /// Why packages cannot be installed, if they cannot.
@@ -74,10 +81,33 @@ impl Screen {
         let at = self.api.first();
         let port = at.map_or(0, SocketAddr::port);
         match at {
-            Some(addr) if !addr.ip().is_loopback() && !addr.ip().is_unspecified() => format!("http://{addr}/api"),
+            Some(addr) if !is_localhost(addr.ip()) => format!("http://{addr}/api"),
             _ => format!("http://localhost:{port}/api"),
         }
     }
+
+    /// What the command line must be told in another terminal so that it finds this installation; nothing where it finds
+    /// it by itself.
+    pub fn exports(&self) -> String {
+        let mut lines = String::new();
+        let url = self.url();
+        let endpoint = url.trim_end_matches("/api");
+        if endpoint != format!("http://localhost:{DEFAULT_PORT}") {
+            lines.push_str(&format!("  export RUNAGENTS_ENDPOINT={endpoint}\n"));
+        }
+        // The key in the usual place is for addresses of this machine only.
+        if !self.is_default_dir
+            || self.api.first().is_some_and(|at| !at.ip().is_loopback() && !at.ip().is_unspecified())
+        {
+            lines.push_str(&format!("  export RUNAGENTS_API_KEY=$(cat '{}')\n", self.api_key_file.display()));
+        }
+        lines
+    }
+}
+
+/// Whether `localhost` leads to an address: it may mean one of two, or whatever there is.
+fn is_localhost(ip: IpAddr) -> bool {
+    ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST) || ip.is_unspecified()
 }
 
 #[cfg(test)]
@@ -85,20 +115,39 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn the_first_command_can_be_pasted() {
-        let screen = Screen {
-            api: vec![SocketAddr::from(([127, 0, 0, 1], 8092))],
+    fn screen(api: &str, is_default_dir: bool) -> Screen {
+        Screen {
+            api: vec![api.parse().unwrap()],
             api_key_file: "/data/api-key".into(),
             registry: "127.0.0.1:5001".into(),
             data_dir: "/data".into(),
+            is_default_dir,
             python: "3.11 at /usr/bin/python3.11".into(),
             no_packages: Some("packages cannot be installed".into()),
             services: vec![("build", SocketAddr::from(([127, 0, 0, 1], 5002)))],
             isolation: Isolation::none(),
             agents: 2,
-        };
-        let text = screen.to_string();
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_told_what_it_does_not_find_by_itself() {
+        let key = "  export RUNAGENTS_API_KEY=$(cat '/data/api-key')\n";
+        for (api, is_default_dir, expected) in [
+            ("127.0.0.1:8092", true, String::new()),
+            ("0.0.0.0:8092", false, key.to_owned()),
+            ("[::1]:8093", true, "  export RUNAGENTS_ENDPOINT=http://localhost:8093\n".to_owned()),
+            ("127.0.0.2:8092", false, format!("  export RUNAGENTS_ENDPOINT=http://127.0.0.2:8092\n{key}")),
+        ] {
+            assert_eq!(screen(api, is_default_dir).exports(), expected, "{api}");
+        }
+        // The key of an installation in the usual place is for addresses of this machine only.
+        assert!(screen("10.1.2.3:8092", true).exports().contains(key));
+    }
+
+    #[test]
+    fn the_first_command_can_be_pasted() {
+        let text = screen("127.0.0.1:8092", false).to_string();
         assert!(text.contains("http://localhost:8092/api/deploy"), "{text}");
         assert!(text.contains("  docs       http://localhost:8092/docs\n"), "{text}");
         assert!(text.contains("not sandboxed; network: open"), "{text}");

@@ -257,6 +257,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let agents: Arc<dyn AgentIdentities> = Arc::new(AgentIdentitiesClient::new(agent_server.clone().into_local()));
     let tools = Arc::new(ToolCredentialsClient::new(tool_credentials));
     let policies = egress::WatchedPolicies::new(tools, Arc::clone(&agents), &egress_config.private_domains)?;
+    let policies = policies.stopping(stop.clone());
     let egress_deps = egress::Deps {
         token: shared.token.clone(),
         key: shared.egress_key.clone(),
@@ -290,6 +291,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         api: api.addrs(),
         api_key_file: shared.api_key_file.clone(),
         registry,
+        is_default_dir: config::data_dir(None).is_ok_and(|default| default == data_dir),
         data_dir,
         python: format!("{} at {}", interpreter.full_version, interpreter.executable.display()),
         no_packages,
@@ -337,7 +339,7 @@ async fn say(screen: Screen, demo: Option<Secret>, stop: &CancellationToken) {
     {
         let one_terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
         let _held = one_terminal.then(telemetry::hold_lines);
-        stop.run_until_cancelled(demo::show(base, key)).await;
+        stop.run_until_cancelled(demo::show(base, key, &screen.exports())).await;
     }
 }
 

@@ -54,11 +54,15 @@ pub async fn run(api: &Api, args: BudgetArgs, json: bool) -> Outcome<()> {
     }
     output::print(&table(["LIMIT", "USED", "OF", "SHARE", "BEGINS ANEW"], &rows(&budget["limits"], row)))?;
     warn(&budget);
-    let unpriced: Vec<String> = budget["unpriced_models"].as_array().into_iter().flatten().map(text).collect();
-    if !unpriced.is_empty() {
-        output::progress(&format!("without a price, and so in no cost: {}", unpriced.join(", ")));
-    }
+    unpriced(&budget).iter().for_each(|text| output::progress(text));
     Ok(())
+}
+
+/// What no limit of cost sees.
+fn unpriced(budget: &Value) -> Option<String> {
+    let limits_cost = ["cost_per_day", "cost_per_month"].iter().any(|limit| budget["budget"].get(limit).is_some());
+    let models: Vec<String> = budget["unpriced_models"].as_array().into_iter().flatten().map(text).collect();
+    (limits_cost && !models.is_empty()).then(|| format!("without a price, and so in no cost: {}", models.join(", ")))
 }
 
 fn limits(args: &BudgetArgs) -> Map<String, Value> {
@@ -80,8 +84,20 @@ fn row(limit: &Value) -> [String; 5] {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn models_without_a_price_are_told_where_there_is_a_limit_of_cost() {
+        let budget = |limits: Value| unpriced(&json!({"budget": limits, "unpriced_models": ["m", "n"]}));
+        assert_eq!(budget(json!({"tokens_per_day": 5})), None);
+        assert_eq!(
+            budget(json!({"tokens_per_day": 5, "cost_per_month": "2"})).unwrap(),
+            "without a price, and so in no cost: m, n"
+        );
+        assert_eq!(unpriced(&json!({"budget": {"cost_per_day": "2"}, "unpriced_models": []})), None);
+    }
 
     #[test]
     fn a_row_says_how_much_is_used() {

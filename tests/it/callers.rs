@@ -2,6 +2,7 @@
 
 use crate::{
     http::{self, Answer},
+    need,
     stack::{HOISTWAY, Stack, log_of},
     tool_calls,
 };
@@ -56,6 +57,17 @@ async def handler(message):
         "forged twice": requests.get(URL, headers=FORGED).json(),
     }
     return {"response": {name: answer.get("user") for name, answer in answers.items()}}
+"#;
+
+/// Asks a model at the address that its code has, with no tool and no variable of the platform.
+const ASKS: &str = r#"
+import json, urllib.request
+
+def handler(message):
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": message}]}
+    request = urllib.request.Request("https://api.openai.com/v1/chat/completions", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(request))["choices"][0]["message"]["content"]
 "#;
 
 /// An issuer of tokens, with one key, on a port of its own.
@@ -198,5 +210,31 @@ fn tools_are_told_the_user_of_exactly_the_invoke_that_calls_them() {
         }
     });
     assert!(!stack.get("/api/agents/calls/logs").to_string().contains("hwi_"));
+    assert!(stack.stop().success());
+}
+
+#[test]
+fn a_model_that_is_called_at_its_public_address_is_counted_for_the_user() {
+    let flags = ["--network", "closed"];
+    if !need::sandbox(&flags) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.args(flags);
+    });
+    let issuer = Issuer::start();
+    assert_eq!(stack.call("POST", "/api/identity-providers", Some(&issuer.provider())).status, 201);
+    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
+    stack.deployed(json!({
+        "agent_name": "asks",
+        "source_files": {"agent.py": ASKS},
+        "llm_configs": [{"provider": "openai", "model": "gpt-4o-mini"}],
+        "identity_provider": "sso",
+    }));
+    let answer = invoke(&stack, "/api/agents/asks/invoke", &issuer.token("ada@example.com"));
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), log_of(dir.path()));
+    let usage = stack.get("/api/usage?agent=asks&group_by=user");
+    assert_eq!(usage["usage"][0]["user"], "ada@example.com", "{usage}");
     assert!(stack.stop().success());
 }

@@ -282,4 +282,14 @@ fn the_demo_shows_the_main_job() {
     child.wait().unwrap();
     assert!(shown.contains("You said: world"), "{shown}");
     assert!(shown.contains("\"image_uri\""), "{shown}");
+    let next = &shown[shown.find("Next, in another terminal").unwrap()..];
+    let api = shown.lines().find_map(|line| line.trim().strip_prefix("API ")).unwrap();
+    let endpoint = &api[..api.find("/api").unwrap()];
+    let key = dir.path().join("data/api-key");
+    for export in [
+        format!("export RUNAGENTS_ENDPOINT={}\n", endpoint.trim()),
+        format!("export RUNAGENTS_API_KEY=$(cat '{}')\n", key.display()),
+    ] {
+        assert!(next.contains(&export), "{next}");
+    }
 }

@@ -35,9 +35,12 @@ fn a_budget_stops_an_agent_and_outlives_kills_restarts_and_the_agent() {
     let agent = json!({
         "agent_name": "spender",
         "source_files": {"agent.py": AGENT},
-        "llm_configs": [{"provider": "playground-llm", "model": "gpt-4o-mini"}],
+        "llm_configs": [{"provider": "openai", "model": "gpt-4o-mini"}],
     });
     stack.deployed(agent);
+    let needed = stack.call("DELETE", "/api/model-providers/playground-llm", None);
+    assert_eq!(needed.status, 409, "{}", needed.text());
+    assert!(needed.text().contains(r#"is used by the agent \"spender\""#), "{}", needed.text());
     let once = stack.answer("spender", "hello").as_u64().unwrap();
     let usage = stack.get("/api/usage?agent=spender");
     assert_eq!(usage["total"]["total_tokens"], once, "{usage}");
@@ -87,6 +90,9 @@ fn a_budget_stops_an_agent_and_outlives_kills_restarts_and_the_agent() {
     let used_up = json!(calls * once);
     assert_eq!(used(&stack), used_up);
     assert!(stack.stop().success(), "{}", log_of(dir.path()));
+    let log = log_of(dir.path());
+    let ending = &log[log.rfind("shutting down; once more").unwrap()..];
+    assert!(!ending.contains("WARN") && !ending.contains("ERROR"), "an end that was asked for is no trouble: {ending}");
 
     let stack = Stack::start(dir.path());
     assert_eq!(used(&stack), used_up);

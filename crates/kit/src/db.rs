@@ -26,7 +26,7 @@ const READERS: u32 = 2;
 /// What the write-ahead log's file is cut to once a large transaction is in the database, in bytes.
 const LOG_SIZE: &str = "16777216";
 /// How long a caller waits for the writer, and the writer for a lock of another process.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
 const SLOW: Duration = Duration::from_secs(1);
 
 /// Migrations in the order in which they are applied. Only ever append to it.
@@ -49,7 +49,7 @@ impl Db {
             .map_err(|e| Error::internal("opening a database", e))?
             .map_err(fs::path_error("making", path))?;
 
-        let failed = |e: DbErr| Error::internal(&format!("opening {}", path.display()), e);
+        let failed = |e| open_error("opening", path, e);
         let mut options = options(path.to_owned(), false);
         options
             .max_connections(1)
@@ -143,6 +143,21 @@ pub fn db_error(doing: &str) -> impl FnOnce(DbErr) -> Error {
     }
 }
 
+/// Why a database could not be opened, for whoever starts the process.
+fn open_error(doing: &str, path: &Path, e: DbErr) -> Error {
+    let path = path.display();
+    let pool_timed_out =
+        matches!(&e, DbErr::Conn(RuntimeErr::SqlxError(e)) if matches!(**e, sqlx::Error::PoolTimedOut));
+    if pool_timed_out || matches!(sqlite_code(&e), Some(5 | 6)) || matches!(e, DbErr::ConnectionAcquire(_)) {
+        let text = format!("{path} is locked by another process: end it (`fuser {path}` names it) and start again");
+        return Error::new(Code::Unavailable, text).with_source(e);
+    }
+    match is_full(&e) {
+        true => db_error(&format!("{doing} {path}"))(e),
+        false => Error::internal(&format!("{doing} {path}"), e),
+    }
+}
+
 /// Whether a row could not be written because another one has the same key.
 pub fn is_unique_violation(e: &DbErr) -> bool {
     matches!(e.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
@@ -159,7 +174,12 @@ fn sqlite_code(e: &DbErr) -> Option<u32> {
 }
 
 fn extended_code(e: &DbErr) -> Option<u32> {
-    let (DbErr::Exec(RuntimeErr::SqlxError(e)) | DbErr::Query(RuntimeErr::SqlxError(e))) = e else { return None };
+    let (DbErr::Conn(RuntimeErr::SqlxError(e))
+    | DbErr::Exec(RuntimeErr::SqlxError(e))
+    | DbErr::Query(RuntimeErr::SqlxError(e))) = e
+    else {
+        return None;
+    };
     e.as_database_error()?.code()?.parse().ok()
 }
 
@@ -216,7 +236,7 @@ async fn is_outside_transactions(connection: &mut SqliteConnection) -> Result<bo
 
 /// Applies what is missing in one transaction: a crash, or a migration that fails, leaves the old schema.
 async fn migrate(db: &DatabaseConnection, path: &Path, migrations: Migrations) -> Result<()> {
-    let failed = |e: DbErr| Error::internal(&format!("migrating {}", path.display()), e);
+    let failed = |e| open_error("migrating", path, e);
     let options = TransactionOptions {
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
         ..TransactionOptions::default()
@@ -256,6 +276,7 @@ mod tests {
 
     use super::*;
     use crate::operations;
+    use sea_orm::sqlx::ConnectOptions as _;
     use sea_orm_migration::{MigrationName, async_trait::async_trait};
     use std::os::unix::fs::PermissionsExt;
 
@@ -361,6 +382,24 @@ mod tests {
         let broken = ("m2", "create table broken (");
         assert!(Db::open(&path, migrations(&[FIRST, broken])).await.is_err());
         Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_database_that_another_process_holds_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tools.db");
+        let db = Db::open(&path, migrations(&[FIRST])).await.unwrap();
+        let held = db.begin().await.unwrap();
+        let e = Db::open(&path, migrations(&[FIRST])).await.unwrap_err();
+        drop(held);
+        db.close().await;
+        let mut other = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+        sqlx::raw_sql("pragma locking_mode = exclusive; begin exclusive").execute(&mut other).await.unwrap();
+        let exclusive = Db::open(&path, migrations(&[FIRST])).await.unwrap_err();
+        for e in [e, exclusive] {
+            let expected = format!("{} is locked by another process: ", path.display());
+            assert!(e.code == Code::Unavailable && e.message.starts_with(&expected), "{e:?}");
+        }
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use rustix::fs::FlockOperation;
 use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{self, ErrorKind, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU64, Ordering},
@@ -24,7 +24,10 @@ pub fn path_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let (code, text) = match e.kind() {
             ErrorKind::PermissionDenied => {
                 let user = rustix::process::geteuid().as_raw();
-                let remedy = "give it to that user (chown), or name another data directory";
+                let remedy = match missing_mode(&path, user) {
+                    Some(mode) => format!("it is yours, so change its mode (chmod {mode} {path})"),
+                    None => "give it to that user (chown), or name another data directory".to_owned(),
+                };
                 (Code::PermissionDenied, format!("{path} is not writable by you (uid {user}): {remedy}"))
             }
             ErrorKind::ReadOnlyFilesystem => {
@@ -43,6 +46,13 @@ pub fn path_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         };
         Error::new(code, text).with_source(e)
     }
+}
+
+/// What the mode of `path` lacks, if it belongs to this user already.
+fn missing_mode(path: &str, user: u32) -> Option<&'static str> {
+    let meta = std::fs::metadata(path).ok().filter(|meta| meta.uid() == user)?;
+    let (mode, needed) = if meta.is_dir() { ("u+rwx", 0o700) } else { ("u+rw", 0o600) };
+    (meta.mode() & needed != needed).then_some(mode)
 }
 
 /// Makes `dir` and its missing parents, all of them readable by their owner only, and tightens `dir` if it exists.
@@ -335,6 +345,20 @@ mod tests {
             let e = path_error("locking", Path::new("/d"))(kind.into());
             assert!(e.code == code && e.message.starts_with(&text), "{e}");
         }
+    }
+
+    #[test]
+    fn what_is_ours_already_needs_another_mode_and_no_other_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let said = |path: &Path| path_error("making", path)(ErrorKind::PermissionDenied.into()).message;
+        assert!(said(&file).contains("(chown)"));
+        std::fs::set_permissions(&file, Permissions::from_mode(0o400)).unwrap();
+        assert!(said(&file).ends_with(&format!("(chmod u+rw {})", file.display())));
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o500)).unwrap();
+        assert!(said(dir.path()).ends_with(&format!("(chmod u+rwx {})", dir.path().display())));
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
     }
 
     #[test]

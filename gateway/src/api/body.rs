@@ -11,12 +11,12 @@ use crate::{
 };
 use axum::{
     body::{Body, Bytes},
-    extract::{FromRequest, Request},
+    extract::{FromRequest, MatchedPath, Request},
 };
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use hoistway_model::{Code, Error, Result};
-use http::{HeaderMap, header};
+use http::{HeaderMap, header, request::Parts};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::{
@@ -27,6 +27,8 @@ use std::{
 };
 use tokio::time::timeout;
 
+/// The largest body of what is neither a deploy nor an invoke.
+const MOST_ELSEWHERE: usize = 4 << 20;
 /// Bodies are charged for in steps of so many bytes.
 const STEP: usize = 64 << 10;
 /// How long a body may make us wait for its next bytes.
@@ -58,8 +60,8 @@ impl FromRequest<Arc<AppState>> for WholeBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<AppState>) -> ApiResult<Self> {
-        let limit = state.limits.max_body;
         let (parts, mut body) = request.into_parts();
+        let limit = limit(&parts, state.limits.max_body);
         let announced = content_length(&parts.headers);
         if announced.is_some_and(|length| length > limit as u64) {
             return Err(too_large(limit).into());
@@ -74,6 +76,13 @@ impl FromRequest<Arc<AppState>> for WholeBody {
         }
         Ok(Self { bytes, _room: room })
     }
+}
+
+/// How large a body may be: source and messages are large, and nothing else is.
+fn limit(request: &Parts, max_body: usize) -> usize {
+    let path = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let large = ["/deploy", "/invoke", "/invoke/stream"].into_iter().any(|end| path.ends_with(end));
+    if large { max_body } else { max_body.min(MOST_ELSEWHERE) }
 }
 
 /// Reads a body, and charges for what has arrived of it: one that was only announced takes nothing.
@@ -122,7 +131,8 @@ fn too_slow(waited: Duration) -> Error {
 }
 
 fn too_large(limit: usize) -> Error {
-    Error::new(Code::PayloadTooLarge, format!("the request body is larger than {limit} bytes (setting max_body_bytes)"))
+    let setting = if limit == MOST_ELSEWHERE { "" } else { " (setting max_body_bytes)" };
+    Error::new(Code::PayloadTooLarge, format!("the request body is larger than {limit} bytes{setting}"))
 }
 
 /// A request body that is read to its end, in the background and within bounds, when the handler did not: closing a

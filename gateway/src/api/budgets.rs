@@ -215,7 +215,8 @@ fn shape(agent: Name, BudgetUse { limits, unpriced_models }: BudgetUse) -> Budge
     BudgetOut { agent: agent.into(), budget, limits, unpriced_models, warnings: Vec::new() }
 }
 
-fn amount(limit: BudgetLimit, amount: u128) -> Amount {
+/// An amount of what a limit is of, as it is shown everywhere.
+pub fn amount(limit: BudgetLimit, amount: u128) -> Amount {
     match limit {
         BudgetLimit::CostPerDay | BudgetLimit::CostPerMonth => Amount::Text(limit.show(amount)),
         _ => Amount::Number(u64::try_from(amount).unwrap_or(u64::MAX)),

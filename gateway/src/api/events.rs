@@ -198,7 +198,7 @@ impl Wanted {
 }
 
 fn types(query: &Query) -> Result<Vec<String>> {
-    let known = ["deployment", "build", "agent", "tool", "call"];
+    let known = ["deployment", "build", "agent", "tool", "budget", "call"];
     let given = query.text("types").unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty());
     given
         .map(|text| match known.contains(&text.split('.').next().unwrap_or_default()) {
@@ -230,6 +230,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::limits::Shares;
+
+    #[test]
+    fn every_kind_of_event_can_be_asked_for() {
+        let asked = |text: &str| types(&Query::parse(&format!("types={text}")));
+        for kind in ["deployment", "build.failed", "agent", "tool", "budget", "budget.warning", "call.ended"] {
+            assert_eq!(asked(kind).unwrap(), [kind]);
+        }
+        assert!(asked("budgets").unwrap_err().message.contains("does not begin with one of deployment, "));
+    }
 
     #[test]
     fn a_reader_that_is_too_slow_is_told_so_without_losing_its_place() {

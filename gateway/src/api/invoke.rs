@@ -53,6 +53,8 @@ const MAX_ERROR: usize = 1 << 20;
 const MAX_ERROR_LINES: usize = 50;
 /// Up to so many bytes of an answer are kept until its end is there, and so checked. Longer ones are passed on as they come.
 const MAX_KEPT: usize = 256 << 10;
+/// From so many bytes on, a request is not read on a thread of the runtime.
+const LARGE: usize = 256 << 10;
 const JSON: [(header::HeaderName, HeaderValue); 1] =
     [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
 /// What proves to the runner that an invoke comes from a gateway.
@@ -378,7 +380,7 @@ impl<'a> Call<'a> {
         if state.routes.door(&agent).is_none() {
             return Err(unrouted(state, agent).await.into());
         }
-        check(&body.bytes)?;
+        check(body.bytes.clone()).await?;
         let limit = state.limits.invoke_concurrency;
         let busy = || {
             let text =
@@ -409,8 +411,15 @@ impl<'a> Call<'a> {
 }
 
 /// The message must be there; what else the body has is the agent's business, and is not kept.
-fn check(body: &[u8]) -> Result<()> {
-    if json::has_text(body, "message")? { Ok(()) } else { Err(complaint("message", "message is required")) }
+async fn check(body: Bytes) -> Result<()> {
+    let there = if body.len() <= LARGE {
+        json::has_text(&body, "message")?
+    } else {
+        // Tens of megabytes take their time, in which others are answered.
+        let looking = tokio::task::spawn_blocking(move || json::has_text(&body, "message"));
+        looking.await.map_err(|e| Error::internal("reading the request", e))??
+    };
+    if there { Ok(()) } else { Err(complaint("message", "message is required")) }
 }
 
 /// What is at the end of a connection.

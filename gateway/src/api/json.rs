@@ -7,12 +7,9 @@ use hoistway_model::{Code, Error, Name, Result};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::{borrow::Cow, cell::Cell, fmt};
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// The most values in a request, those in others among them.
 const MAX_VALUES: usize = 200_000;
-/// From so many bytes on, a body is not read on a thread of the runtime.
-const LARGE: usize = 256 << 10;
 /// The most elements of any list in a request.
 pub const MAX_LIST: usize = 1_000;
 /// The most unknown members that are told one by one.
@@ -35,7 +32,7 @@ impl Object {
         if body.trim_ascii().is_empty() {
             return Err(wrong("the body is empty; a JSON object is expected".into()));
         }
-        match beside_the_runtime(body.len(), || unique(body)) {
+        match unique(body) {
             Ok(Unique(Value::Object(members))) => Ok(Self { path: String::new(), members, known: Vec::new() }),
             Ok(Unique(other)) => Err(wrong(format!("the body must be a JSON object, not {}", kind(&other)))),
             Err(e) => Err(wrong(format!("the body is not valid JSON: {e}"))),
@@ -202,21 +199,12 @@ pub fn has_text(body: &[u8], key: &'static str) -> Result<bool> {
         let found = Only(key).deserialize(&mut json)?;
         json.end().map(|()| found)
     };
-    match beside_the_runtime(body.len(), read) {
+    match read() {
         Ok(Found::Nothing) => Ok(false),
         Ok(Found::Text { blank }) => Ok(!blank),
         Ok(Found::Other(kind)) => Err(Error::field(key, format!("must be a string, not {kind}"))),
         Ok(Found::NoObject(kind)) => Err(wrong(format!("the body must be a JSON object, not {kind}"))),
         Err(e) => Err(wrong(format!("the body is not valid JSON: {e}"))),
-    }
-}
-
-/// Does what takes long with a large body where it keeps no other request waiting.
-fn beside_the_runtime<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-    match runtime {
-        Ok(RuntimeFlavor::MultiThread) if bytes > LARGE => tokio::task::block_in_place(work),
-        _ => work(),
     }
 }
 

@@ -4,7 +4,7 @@ mod agents;
 mod audit;
 mod auth;
 pub mod body;
-mod budgets;
+pub mod budgets;
 mod builds;
 mod calls;
 mod check;

@@ -19,7 +19,7 @@ use super::{
     },
     users,
 };
-use crate::{keys::Caller, spending::money, state::AppState};
+use crate::{keys::Caller, saga::providers::depends_on, spending::money, state::AppState};
 use axum::{Extension, Json, extract::State};
 use hoistway_kit::{
     address::{Reach, is_private_name, reach},
@@ -27,6 +27,7 @@ use hoistway_kit::{
 };
 use hoistway_model::{
     Code, Error, ModelPrice, ModelPrices, NAMESPACE, Name, Operation, Result, Secret,
+    agent::Agent,
     tool::{DEMO_LABEL, MODEL_PROVIDERS, ModelProvider, NewModelProvider, needs_credentials, provider_credentials},
 };
 use http::StatusCode;
@@ -347,7 +348,8 @@ pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segmen
 
 /// Delete a model provider
 ///
-/// Deletes a model provider that no agent uses, with its credentials.
+/// Deletes a model provider that no agent uses, with its credentials. An agent whose `llm_configs` name its protocol uses
+/// it unless another registered provider serves the model as well.
 #[utoipa::path(
     delete,
     path = "/model-providers/{name}",
@@ -360,12 +362,9 @@ pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segmen
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("model provider")?;
-    // The four known providers work without a registration, so agents that name one do not depend on it.
-    if !MODEL_PROVIDERS.contains(&name.as_str()) {
-        let agents = state.agents.list_agents().await?;
-        let uses = |agent: &hoistway_model::agent::Agent| agent.spec.llm.iter().any(|m| m.provider == name.as_str());
-        users::none("model provider", &name, agents.iter().filter(|agent| uses(agent)))?;
-    }
+    let (agents, registered) = (state.agents.list_agents().await?, state.tools.list_model_providers().await?);
+    let uses = |agent: &Agent| agent.spec.llm.iter().any(|config| depends_on(config, &name, &registered));
+    users::none("model provider", &name, agents.iter().filter(|agent| uses(agent)))?;
     state.tools.delete_model_provider(Operation::new(), name).await?;
     Ok(Json(DELETED))
 }

@@ -8,7 +8,7 @@
 mod lane;
 pub(crate) mod log;
 mod plan;
-mod providers;
+pub mod providers;
 mod steps;
 mod worker;
 

@@ -3,6 +3,7 @@
 
 use crate::api::{deploy_request::llm, model_providers::works_without_key};
 use hoistway_model::{
+    Name,
     agent::LlmConfig,
     tool::{DEMO_LABEL, ModelProvider},
 };
@@ -18,16 +19,38 @@ pub fn chosen_by_name<'a>(
     models.into_iter().filter_map(|(path, model)| warning(&path, model, registered)).collect()
 }
 
+/// Whether an agent's model would have nobody as good any more without the provider `name`.
+pub fn depends_on(config: &LlmConfig, name: &Name, registered: &[ModelProvider]) -> bool {
+    let Some(serving) = serving(config, registered).filter(|serving| serving.name == *name) else { return false };
+    let others: Vec<ModelProvider> = registered.iter().filter(|other| other.name != *name).cloned().collect();
+    match self::serving(config, &others) {
+        // One without a key is no substitute for one with it, and neither is the playground for a model.
+        Some(other) => rank(other).0 > rank(serving).0,
+        // Without a registration ollama is where it is without an endpoint.
+        None => !(config.provider == "ollama" && serving.provider == "ollama" && serving.endpoint.is_empty()),
+    }
+}
+
+/// Who serves a model, as egress chooses.
+fn serving<'a>(config: &LlmConfig, registered: &'a [ModelProvider]) -> Option<&'a ModelProvider> {
+    let LlmConfig { provider, model, .. } = config;
+    let named = registered.iter().find(|candidate| candidate.name.as_str() == provider.as_str());
+    let of_kind = registered.iter().filter(|candidate| serves(candidate, provider, model));
+    named.or_else(|| of_kind.min_by_key(|candidate| (rank(candidate), &candidate.name)))
+}
+
+fn serves(candidate: &ModelProvider, provider: &str, model: &str) -> bool {
+    candidate.provider == provider
+        && (candidate.models.is_empty() || candidate.models.iter().any(|served| served == model))
+}
+
 fn warning(path: &str, config: &LlmConfig, registered: &[ModelProvider]) -> Option<String> {
     let LlmConfig { provider, model, .. } = config;
     let is_named = registered.iter().any(|candidate| candidate.name.as_str() == provider.as_str());
     if is_named || !llm::is_known(provider) {
         return None;
     }
-    let serves = |candidate: &&ModelProvider| {
-        candidate.provider == *provider && (candidate.models.is_empty() || candidate.models.contains(model))
-    };
-    let all: Vec<&ModelProvider> = registered.iter().filter(serves).collect();
+    let all: Vec<&ModelProvider> = registered.iter().filter(|candidate| serves(candidate, provider, model)).collect();
     let best = all.iter().map(|candidate| rank(candidate)).min()?;
     let mut equal: Vec<&str> =
         all.iter().filter(|candidate| rank(candidate) == best).map(|candidate| candidate.name.as_str()).collect();
@@ -63,7 +86,7 @@ fn rank(provider: &ModelProvider) -> (u8, bool) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use hoistway_model::{ModelPrices, Name, agent::LlmRole};
+    use hoistway_model::{ModelPrices, agent::LlmRole};
 
     fn provider(name: &str, models: &[&str], has_key: bool) -> ModelProvider {
         ModelProvider {
@@ -84,6 +107,34 @@ mod tests {
     fn warned(provider: &str, registered: &[ModelProvider]) -> Vec<String> {
         let model = LlmConfig { role: LlmRole::Chat, provider: provider.into(), model: "m".into() };
         chosen_by_name([("llm_configs[0]".to_owned(), &model)], registered)
+    }
+
+    #[test]
+    fn a_model_depends_on_its_provider_unless_another_one_would_serve_it_as_well() {
+        let depends = |provider: &str, registered: &[ModelProvider]| {
+            let config = LlmConfig { role: LlmRole::Chat, provider: provider.into(), model: "m".into() };
+            depends_on(&config, &registered[0].name, registered)
+        };
+        let p = provider("p", &[], true);
+        assert!(depends("p", std::slice::from_ref(&p)) && depends("openai", std::slice::from_ref(&p)));
+        assert!(!depends("anthropic", std::slice::from_ref(&p)) && !depends("other", std::slice::from_ref(&p)));
+        assert!(depends("p", &[p.clone(), provider("q", &["m"], true)]), "it is named");
+        assert!(!depends("openai", &[p.clone(), provider("q", &["m"], true)]), "it does not even serve");
+        assert!(!depends("openai", &[p.clone(), provider("q", &[], true)]));
+        for other in [provider("q", &["n"], true), provider("q", &["m"], false)] {
+            assert!(depends("openai", &[p.clone(), other]));
+        }
+        let playground = ModelProvider {
+            labels: [(DEMO_LABEL.to_owned(), String::new())].into(),
+            ..provider("playground-llm", &[], false)
+        };
+        assert!(depends("openai", &[p.clone(), playground.clone()]), "it would be no model any more");
+        assert!(depends("openai", std::slice::from_ref(&playground)) && !depends("openai", &[playground, p]));
+        assert!(depends("openai", &[provider("openai", &[], true)]), "a protocol is a name as well");
+        let ollama = ModelProvider { provider: "ollama".into(), ..provider("o", &[], false) };
+        assert!(!depends("ollama", std::slice::from_ref(&ollama)), "it is there without a registration");
+        let elsewhere = ModelProvider { endpoint: "http://gpu:11434/v1".into(), ..ollama };
+        assert!(depends("ollama", &[elsewhere]));
     }
 
     #[test]

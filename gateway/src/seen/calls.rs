@@ -1,7 +1,7 @@
 //! Agents' outbound calls, followed from egress.
 
 use super::{Event, Seen, follow};
-use crate::calls::CallOut;
+use crate::{api::budgets::amount, calls::CallOut};
 use futures_util::Stream;
 use hoistway_kit::{
     ring::Next,
@@ -58,8 +58,8 @@ impl Seen {
         let kind = if is_exceeded { BUDGET_EXCEEDED } else { BUDGET_WARNING };
         let data = json!({
             "limit": used.limit.as_str(),
-            "used": used.limit.show(used.used),
-            "most": used.limit.show(used.most),
+            "used": amount(used.limit, used.used),
+            "most": amount(used.limit, used.most),
             "resets_at": rfc3339(used.resets_at),
         });
         self.events.push(|place| Event { place, kind, time_ms: at, agent: Some(agent), data });

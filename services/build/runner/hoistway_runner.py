@@ -21,7 +21,8 @@ application with the same body, or POST / where it answers 404; POST /invoke/str
     GET /healthz   GET /readyz   POST /invoke   POST /invoke/stream      body: {"message": "...", "history": [...], ...}
 
 In a container it listens on PORT. A supervisor hands over more: a listening socket, a pipe that is told once how the
-start went ({"event": "ready"} or {"event": "failed", "error": ...}), and a pipe with {"token": ..., "mask": [...]}.
+start went ({"event": "ready"} or {"event": "failed", "error": ...}), and a pipe with {"token": ..., "mask": [...],
+"closed_network": ...}.
 SIGTERM drains: everything that has connected is still answered, then the exit status is 0.
 
 Standard library only, Python 3.10 or later. How soon an agent answers after an edit is decided here, so what most
@@ -900,6 +901,7 @@ class EndUsers:
 
     def __init__(self):
         self._lock, self._installed = threading.Lock(), False
+        self.closed_network = False  # as the supervisor says: whatever is called, egress is asked
         self._hooks = {"http.client": self._http_client, "httpx": self._httpx, "httpx2": self._httpx,
                        "aiohttp": self._aiohttp, "concurrent.futures.thread": self._threads}
 
@@ -907,12 +909,11 @@ class EndUsers:
         with self._lock:
             if self._installed:
                 return
-            tools = {place(url) for name, url in os.environ.items() if name.startswith("TOOL_URL_")}
-            models = {place(os.environ.get(name, "")) for name in ("LLM_GATEWAY_URL", "OPENAI_BASE_URL")}
-            tools, models = tools - {(None, None)}, models - {(None, None)}
-            # Where tools are reached at egress itself, the network is closed and every call goes there. Elsewhere the
-            # statement is for nobody but the agent's tools.
-            self._places = None if tools & models else tools | models
+            # In a closed network every call goes to egress, which takes the statement out of what goes on. In an open one
+            # it is for nobody but egress and the agent's tools.
+            names = [name for name in os.environ if name.startswith("TOOL_URL_")]
+            places = {place(os.environ.get(name, "")) for name in (*names, "LLM_GATEWAY_URL", "OPENAI_BASE_URL")}
+            self._places = None if self.closed_network else places - {(None, None)}
             sys.meta_path.insert(0, self)
             for name, hook in self._hooks.items():
                 if name in sys.modules:
@@ -1047,9 +1048,10 @@ def run_script(command, message, user):
             process.wait()
 
 
-def be_script(app, entry):
+def be_script(app, entry, closed_network):
     """In a process of its own: is the script, as `python3 ENTRY MESSAGE < MESSAGE` would be."""
     global END_USER
+    END_USERS.closed_network = closed_network
     if statement := os.environ.pop(STATEMENT_VARIABLE, ""):
         END_USER = ContextVar("hoistway_end_user", default=statement)  # in every thread
         END_USERS.install()
@@ -1406,7 +1408,8 @@ class Server:
 
 def parse(arguments):
     """The command line as {option: values}. (argparse takes 10 ms.)"""
-    known = {"--app": [], "--site": [], "--listen-fd": [], "--notify-fd": [], "--config-fd": [], "--script": []}
+    known = {"--app": [], "--site": [], "--listen-fd": [], "--notify-fd": [], "--config-fd": [], "--closed-network": [],
+             "--script": []}
     rest = iter(arguments)
     for option in rest:
         value = next(rest, None)
@@ -1473,7 +1476,7 @@ def main():
     commands = [directory for site in sites if os.path.isdir(directory := os.path.join(site, "bin"))]
     os.environ["PATH"] = os.pathsep.join([*commands, os.environ.get("PATH") or os.defpath])
     if options["--script"]:
-        return be_script(app, entry)
+        return be_script(app, entry, bool(options["--closed-network"]))
 
     sys.stdout.reconfigure(line_buffering=True)  # logs are read while the agent runs
     faulthandler.enable()
@@ -1483,6 +1486,7 @@ def main():
     if config_fd is not None:
         with open(config_fd, encoding="utf-8") as pipe:
             config = json.load(pipe)
+    END_USERS.closed_network = bool(config.get("closed_network"))
     if listen_fd is not None:
         listener = socket.socket(fileno=listen_fd)
     else:
@@ -1491,7 +1495,8 @@ def main():
 
     keep = [word for option in ("--app", "--site") for value in options[option] for word in (option, value)]
     flags = ["-s"] + ["-S"] * sys.flags.no_site + ["-E"] * sys.flags.ignore_environment
-    command = [sys.executable, *flags, os.path.abspath(__file__), *keep, "--script", entry]
+    command = [sys.executable, *flags, os.path.abspath(__file__), *keep,
+               *(["--closed-network", "yes"] if END_USERS.closed_network else []), "--script", entry]
     sys.argv[:] = [os.path.join(app, entry)]  # a main() that parses its arguments finds none, not ours
     try:
         if entry == ".":

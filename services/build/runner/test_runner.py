@@ -424,9 +424,13 @@ class EndUsers(unittest.TestCase):
             with source(code, env={"TOOL_URL_T": tool.url}) as agent:
                 self.assertEqual(self.invoke(agent, tool.url, "hwu_a"), "hwu_a")
                 self.assertEqual(self.invoke(agent, other.url, "hwu_a"), "")
-            closed = {"TOOL_URL_T": tool.url + "/tools/t", "LLM_GATEWAY_URL": tool.url + "/v1"}
-            with source(code, env=closed) as agent:
-                self.assertEqual(self.invoke(agent, other.url, "hwu_a"), "hwu_a")
+            with source(code, env={"LLM_GATEWAY_URL": tool.url + "/v1"}) as agent:
+                self.assertEqual(self.invoke(agent, tool.url, "hwu_a"), "hwu_a")
+                self.assertEqual(self.invoke(agent, other.url, "hwu_a"), "")
+            script = textwrap.dedent(self.CALL) + "import sys\nprint(call(sys.argv[1]))"
+            for closed in (code, script):
+                with source(closed, config={"closed_network": True}) as agent:
+                    self.assertEqual(self.invoke(agent, other.url, "hwu_a"), "hwu_a", "no tool is needed for that")
             tool.shutdown()
             other.shutdown()
 

@@ -44,6 +44,8 @@ pub struct Config {
     pub locks: u32,
     /// How many packages' sizes are kept.
     pub packages: u64,
+    /// The most bytes that the packages of one build may take unpacked.
+    pub max_unpacked_bytes: u64,
     /// The most bytes of the installer's cache.
     pub cache_bytes: u64,
     /// How long the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
@@ -78,6 +80,7 @@ impl Default for Config {
             records: 1_000,
             locks: 20,
             packages: 10_000,
+            max_unpacked_bytes: 8 << 30,
             cache_bytes: 2 << 30,
             operations_seconds: 24 * 60 * 60,
             operations: 100_000,

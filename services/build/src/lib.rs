@@ -109,7 +109,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
     let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes())?);
-    let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), interpreter.clone(), blobs.clone())?;
+    let (python, most) = (interpreter.clone(), config.max_unpacked_bytes);
+    let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), python, blobs.clone(), most)?;
     let packages = dependencies.available();
     let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
     let base_place = base.as_ref().map(BaseImage::place);

@@ -35,6 +35,9 @@ use tokio_util::sync::CancellationToken;
 const PASSWORD: &str = "hush-hush@9";
 const SPELT: &str = "hush-hush%409";
 
+/// What packages may take unpacked.
+const MOST: u64 = 1 << 20;
+
 /// Wheels by the name of their file.
 type Wheels = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
@@ -134,7 +137,7 @@ impl Service {
         let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
         let store = Store::open(&dir.join("build.db")).await.unwrap();
         let uv = Arc::new(Uv::new(dir, &indexes).unwrap());
-        let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone()).unwrap();
+        let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone(), MOST).unwrap();
         let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
         let images = Images::new(store.clone(), blobs.clone(), &RegistryConfig::default(), &None);
@@ -343,4 +346,24 @@ async fn a_package_cannot_change_what_another_brings() {
         logs.push_str(&format!("{pieces:?}"));
     }
     assert!(logs.contains("open-evil and victim both have victim.py"), "{logs}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packages_that_unpack_to_more_than_is_allowed_are_refused_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(python) = with_uv(dir.path()).await else { return };
+    let index = Index::serve().await;
+    // Small as a wheel, and hundreds of times as large unpacked.
+    let zeros = "0".repeat(64 << 10);
+    let names: Vec<String> = (0..20).map(|n| format!("bomb/{n}.txt")).collect();
+    let files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), zeros.as_str())).collect();
+    index.publish("bomb", "1.0", &files);
+    let configured = Indexes { index: Some(index.url(SPELT)), ..Indexes::default() };
+    let service = Service::open(dir.path(), configured, python).await;
+    let e = service.build("bomb", false).await.unwrap_err();
+    assert_eq!(e.code, Code::RequirementFailed, "{e}");
+    assert!(e.message.contains("max_unpacked_bytes"), "{e}");
+    let left = std::fs::read_dir(dir.path().join("work")).unwrap().flatten();
+    let left: Vec<_> = left.flat_map(|work| std::fs::read_dir(work.path()).unwrap().flatten()).collect();
+    assert!(left.is_empty(), "{left:?}");
 }

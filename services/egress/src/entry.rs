@@ -29,6 +29,8 @@ pub(crate) struct Progress {
     too_large: AtomicBool,
     /// Whether a model provider's answer was none.
     invalid_answer: AtomicBool,
+    /// The type of the error that a model provider said within its answer.
+    provider_error: OnceLock<String>,
     /// What a call of a model used, once that is counted.
     used: OnceLock<UsageSums>,
 }
@@ -42,6 +44,7 @@ impl Progress {
             sent: zero(),
             too_large: AtomicBool::new(false),
             invalid_answer: AtomicBool::new(false),
+            provider_error: OnceLock::new(),
             used: OnceLock::new(),
         }
     }
@@ -65,6 +68,11 @@ impl Progress {
     /// What a model provider answered is no answer of a model, or only a part of one.
     pub(crate) fn answer_is_invalid(&self) {
         self.invalid_answer.store(true, Ordering::Relaxed);
+    }
+
+    /// A model provider's answer has an error in it, of this type; empty where it named none.
+    pub(crate) fn provider_failed(&self, kind: &str) {
+        self.provider_error.get_or_init(|| kind.to_owned());
     }
 
     /// The call of a model used this. The first word counts.
@@ -190,6 +198,12 @@ impl Drop for Entry {
         if self.silent {
             return;
         }
+        let provider_error = self.progress.provider_error.get().filter(|kind| !kind.is_empty()).cloned();
+        if self.progress.provider_error.get().is_some() {
+            self.broken("provider_error");
+            self.record.error =
+                provider_error.as_ref().map(|kind| format!("the provider ended its answer with {kind}"));
+        }
         if !self.complete {
             self.broken("agent_went_away");
         }
@@ -198,7 +212,7 @@ impl Drop for Entry {
         }
         self.record.bytes_up = self.progress.sent.load(Ordering::Relaxed);
         self.record.duration_ms = ms(self.progress.started.elapsed());
-        self.span.end(&self.record, self.progress.used.get());
+        self.span.end(&self.record, provider_error, self.progress.used.get());
         self.recorder.record(self.record.clone());
     }
 }

@@ -81,8 +81,9 @@ use usage::{Budgets, Counts, Ledger};
 
 /// How long calls in progress may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How long the last records may take after that.
+/// How long the last records and counts may take after that, and the database to close after them.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
+const CLOSING: Duration = Duration::from_secs(1);
 /// Checks of tools at a time.
 const CHECKS: usize = 16;
 /// Records that wait for being kept.
@@ -271,7 +272,10 @@ pub async fn run(service: Service, server: Server, ports: Ports, shutdown: Cance
         policies.keep_current(ended.clone()),
         maintain(&store, &budgets, every, ended.clone())
     );
-    store.close().await;
+    // A statement that waits for another process' lock cannot be called off. What is committed is safe without this.
+    if tokio::time::timeout(CLOSING, store.close()).await.is_err() {
+        tracing::debug!("egress.db was still in use when egress ended");
+    }
     rpc.and(http)
 }
 
@@ -294,8 +298,9 @@ async fn maintain(store: &Store, budgets: &Budgets, every: Duration, shutdown: C
 async fn serve_agents(service: Service, listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
     // The directory stays this process' own until the end.
     let Service { egress, records: (queue, sink), counts, store, _lock, .. } = service;
-    let keeping_records = records::keep(queue, Arc::clone(&egress.call_metrics), sink);
-    let keeping_usage = usage::keep(counts, Arc::new(store));
+    let out_of_time = CancellationToken::new();
+    let keeping_records = records::keep(queue, Arc::clone(&egress.call_metrics), sink, out_of_time.clone());
+    let keeping_usage = usage::keep(counts, Arc::new(store), out_of_time.clone());
     let mut keeping = tokio::spawn(async { tokio::join!(keeping_records, keeping_usage) });
     let limits = &egress.config.limits;
     let defaults = ConnectionLimits::default();
@@ -325,14 +330,14 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
     }
     // The queues end when the last call has let go of them.
     drop(egress);
-    match tokio::time::timeout(LAST_RECORDS, &mut keeping).await {
-        Ok(kept) => kept.map(drop).map_err(|e| Error::internal("keeping records", e)),
+    let kept = match tokio::time::timeout(LAST_RECORDS, &mut keeping).await {
+        Ok(kept) => kept,
         Err(_) => {
-            tracing::warn!("the last records and counts of calls could not be kept in time");
-            keeping.abort();
-            Ok(())
+            out_of_time.cancel();
+            keeping.await
         }
-    }
+    };
+    kept.map(drop).map_err(|e| Error::internal("keeping records", e))
 }
 
 /// The whole service as its own binary runs it.

@@ -12,6 +12,7 @@ use std::{
     },
 };
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// How many records are handed over at once.
 const BATCH: usize = 256;
@@ -116,12 +117,26 @@ impl Recorder {
     }
 }
 
-/// Counts records and hands them over until nobody can make another one.
-pub(crate) async fn keep(mut queue: mpsc::Receiver<Record>, metrics: Arc<CallMetrics>, sink: Arc<dyn Records>) {
+/// Counts records and hands them over until nobody can make another one. When `out_of_time` comes first, what is left is
+/// lost, and said.
+pub(crate) async fn keep(
+    mut queue: mpsc::Receiver<Record>,
+    metrics: Arc<CallMetrics>,
+    sink: Arc<dyn Records>,
+    out_of_time: CancellationToken,
+) {
     let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
+    while out_of_time.run_until_cancelled(queue.recv_many(&mut batch, BATCH)).await.is_some_and(|count| count > 0) {
         batch.iter().for_each(|record| metrics.count(record));
-        sink.keep(std::mem::take(&mut batch)).await;
+        let count = batch.len();
+        if out_of_time.run_until_cancelled(sink.keep(std::mem::take(&mut batch))).await.is_none() {
+            let records = count + queue.len();
+            tracing::error!(
+                records,
+                "lost: {records} records of calls, since egress.db could not be written before the shutdown's end"
+            );
+            return;
+        }
     }
 }
 

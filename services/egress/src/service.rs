@@ -6,7 +6,7 @@ use crate::{
     check,
     config::SERVICE,
     store::Store,
-    usage::{Budgets, UsageMetrics},
+    usage::{Budgets, Uncommitted, UsageMetrics},
 };
 use async_trait::async_trait;
 use hoistway_kit::metrics;
@@ -34,6 +34,7 @@ pub(crate) struct Handle {
     dropped_records: Arc<AtomicU64>,
     call_metrics: Arc<CallMetrics>,
     usage_metrics: Arc<UsageMetrics>,
+    uncommitted: Uncommitted,
     budgets: Arc<Budgets>,
     /// Held while a budget is set: in the database and in memory in the same order.
     setting: Arc<Mutex<()>>,
@@ -51,6 +52,7 @@ impl Handle {
             dropped_records,
             call_metrics,
             usage_metrics,
+            uncommitted: egress.usage.uncommitted(),
             budgets: Arc::clone(&egress.budgets),
             setting: Arc::default(),
             store,
@@ -87,7 +89,7 @@ impl EgressService for Handle {
     }
 
     async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
-        self.store.usage(query).await
+        self.store.usage(query, &self.uncommitted.sums()).await
     }
 
     async fn budget(&self, agent: Name) -> Result<Option<BudgetUse>> {

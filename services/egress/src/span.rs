@@ -76,8 +76,8 @@ impl CallSpan {
         }
     }
 
-    /// Ends it with what came of the call.
-    pub(crate) fn end(&mut self, record: &Record, used: Option<&UsageSums>) {
+    /// Ends it with what came of the call. `provider_error` is the type of the error that a model provider named.
+    pub(crate) fn end(&mut self, record: &Record, provider_error: Option<String>, used: Option<&UsageSums>) {
         let Some(mut span) = self.0.take() else { return };
         if record.target.is_none() {
             span.update_name(record.method.clone());
@@ -88,7 +88,7 @@ impl CallSpan {
         };
         let (host, port) = host_and_port(&record.origin);
         let failed = record.status.filter(|status| *status >= 400).map(|status| status.to_string());
-        let error = record.refused.or(record.broken).map(str::to_owned).or(failed);
+        let error = provider_error.or(record.refused.or(record.broken).map(str::to_owned)).or(failed);
         let attributes = [
             record.agent.as_ref().map(|agent| KeyValue::new("gen_ai.agent.name", agent.to_string())),
             record.revision.map(|revision| KeyValue::new("gen_ai.agent.id", revision.to_string())),

@@ -48,6 +48,8 @@ pub struct WatchedPolicies {
     table: RwLock<Arc<Table>>,
     /// Wakes calls that wait for another table.
     changed: watch::Sender<()>,
+    /// When the services end because they are told to.
+    stopping: CancellationToken,
 }
 
 #[derive(Default)]
@@ -144,7 +146,13 @@ impl WatchedPolicies {
             said: Mutex::default(),
             table: RwLock::default(),
             changed: watch::Sender::new(()),
+            stopping: CancellationToken::new(),
         })
+    }
+
+    /// From when `stopping` is cancelled, the services are expected to end before egress does, and that is no warning.
+    pub fn stopping(self, stopping: CancellationToken) -> Self {
+        Self { stopping, ..self }
     }
 
     fn table(&self) -> Arc<Table> {
@@ -191,7 +199,7 @@ impl WatchedPolicies {
             }
             failures = failures.saturating_add(1);
             match failures {
-                2 => {
+                2 if !self.stopping.is_cancelled() => {
                     tracing::warn!(cause = lost.chain(), "the {name} cannot be followed; its last word counts: {lost}")
                 }
                 _ => tracing::debug!(cause = lost.chain(), "the {name} cannot be followed: {lost}"),

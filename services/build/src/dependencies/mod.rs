@@ -3,6 +3,7 @@
 
 mod groups;
 mod pack;
+mod room;
 mod stage;
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
 };
 use groups::Package;
 use hoistway_model::{Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements};
+use room::Room;
 use stage::Stage;
 use std::{
     collections::{HashMap, HashSet},
@@ -38,6 +40,7 @@ pub struct Dependencies {
     uv: Arc<Uv>,
     interpreter: Interpreter,
     blobs: BlobStore,
+    room: Room,
     /// One maker for each set of packages at a time; the others wait and find it made.
     making: StdMutex<HashMap<Digest, Weak<Mutex<()>>>>,
 }
@@ -61,8 +64,15 @@ struct Locked {
 }
 
 impl Dependencies {
-    /// Works below `dir`, the service's directory. What an earlier process left half done is removed.
-    pub fn open(dir: &std::path::Path, uv: Arc<Uv>, interpreter: Interpreter, blobs: BlobStore) -> Result<Self> {
+    /// Works below `dir`, the service's directory; the packages of a build have `max_unpacked` bytes at most. What an
+    /// earlier process left half done is removed.
+    pub fn open(
+        dir: &std::path::Path,
+        uv: Arc<Uv>,
+        interpreter: Interpreter,
+        blobs: BlobStore,
+        max_unpacked: u64,
+    ) -> Result<Self> {
         let failed = |e: io::Error| Error::internal("preparing the build directory", e);
         let all = dir.join("work");
         std::fs::create_dir_all(&all).map_err(failed)?;
@@ -72,7 +82,8 @@ impl Dependencies {
             let _ = std::fs::remove_dir_all(old.path());
         }
         let work = tempfile::Builder::new().prefix("").tempdir_in(&all).map_err(failed)?.keep();
-        Ok(Self { work, uv, interpreter, blobs, making: StdMutex::default() })
+        let room = Room::new(blobs.clone(), max_unpacked);
+        Ok(Self { work, uv, interpreter, blobs, room, making: StdMutex::default() })
     }
 
     /// Whether packages can be installed at all; the error says in one line what is missing.
@@ -128,7 +139,7 @@ impl Dependencies {
     /// Makes the layers that are not there yet.
     async fn make(&self, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<Vec<ImageLayer>> {
         let mut sizes = store.package_sizes(locked.iter().map(|package| package.key)).await?;
-        let mut stage = Stage::new(&self.work, &self.uv, &self.interpreter, log).await?;
+        let mut stage = Stage::new(&self.work, &self.uv, &self.interpreter, log, &self.room).await?;
         // How packages are grouped depends on their sizes, so those that nobody has seen yet are installed first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !sizes.contains_key(&package.key)).collect();
         stage.install(&unseen).await?;

@@ -1,6 +1,6 @@
 //! Where packages are installed and compiled before they become layers.
 
-use super::{Locked, STEP_LIMIT};
+use super::{Locked, STEP_LIMIT, room::Room};
 use crate::{
     log::BuildLog,
     python::{
@@ -8,12 +8,13 @@ use crate::{
         site::{self, Installed},
     },
 };
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use hoistway_model::{Error, Result};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
+    pin::pin,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -30,6 +31,7 @@ pub struct Stage<'a> {
     uv: &'a Uv,
     interpreter: &'a Interpreter,
     log: &'a BuildLog,
+    room: &'a Room,
     scratch: TempDir,
     packages: BTreeMap<String, Installed>,
     bytecode: HashMap<String, PathBuf>,
@@ -37,12 +39,18 @@ pub struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     /// An empty stage below `work`.
-    pub async fn new(work: &Path, uv: &'a Uv, interpreter: &'a Interpreter, log: &'a BuildLog) -> Result<Self> {
+    pub async fn new(
+        work: &Path,
+        uv: &'a Uv,
+        interpreter: &'a Interpreter,
+        log: &'a BuildLog,
+        room: &'a Room,
+    ) -> Result<Self> {
         let work = work.to_owned();
         let scratch =
             spawn_blocking(move || tempfile::tempdir_in(work)).await.map_err(|e| Error::internal(DOING, e))?;
         let scratch = scratch.map_err(|e| Error::internal(DOING, e))?;
-        Ok(Self { uv, interpreter, log, scratch, packages: BTreeMap::new(), bytecode: HashMap::new() })
+        Ok(Self { uv, interpreter, log, room, scratch, packages: BTreeMap::new(), bytecode: HashMap::new() })
     }
 
     /// Installs those of the packages that are not here yet, each into a directory of its own: no package can touch
@@ -53,14 +61,34 @@ impl<'a> Stage<'a> {
             return Ok(());
         }
         self.log.say(format!("installing {} packages", missing.len()));
-        let deadline = Instant::now() + STEP_LIMIT;
-        let installs: Vec<_> = missing.into_iter().map(|package| self.install_alone(package, deadline)).collect();
-        let installed: Vec<Option<Installed>> = stream::iter(installs).buffer_unordered(AT_ONCE).try_collect().await?;
-        self.packages.extend(installed.into_iter().flatten().map(|package| (package.name.clone(), package)));
+        let installed = self.install_all(missing).await?;
+        self.packages.extend(installed.into_iter().map(|package| (package.name.clone(), package)));
         for (one, other, file) in site::clashes(self.packages.values()).into_iter().take(MAX_CLASHES) {
             self.log.say(format!("{one} and {other} both have {file}; the one whose layer is higher wins"));
         }
         Ok(())
+    }
+
+    /// Installs packages while there is room for them.
+    async fn install_all(&self, missing: Vec<&Locked>) -> Result<Vec<Installed>> {
+        let deadline = Instant::now() + STEP_LIMIT;
+        let mut full = pin!(self.room.runs_out());
+        let installs: Vec<_> = missing.into_iter().map(|package| self.install_alone(package, deadline)).collect();
+        let mut installing = pin!(stream::iter(installs).buffer_unordered(AT_ONCE));
+        let mut installed = Vec::new();
+        let mut size: u64 = self.packages.values().map(|package| package.size).sum();
+        loop {
+            let next = tokio::select! {
+                next = installing.next() => next,
+                // What is being installed is dropped, and its process ends with it.
+                full = &mut full => return Err(full),
+            };
+            let Some(package) = next.transpose()? else { break };
+            size += package.as_ref().map_or(0, |package| package.size);
+            self.room.allows(size)?;
+            installed.extend(package);
+        }
+        Ok(installed)
     }
 
     async fn install_alone(

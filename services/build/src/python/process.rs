@@ -1,6 +1,7 @@
 //! Child processes with a time limit, a cleared environment and a process group of their own, so that whatever they
 //! started ends with them.
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use std::{
     ffi::OsStr,
     io,
@@ -54,6 +55,29 @@ pub(super) fn command(
     command
 }
 
+/// What any child may use, whatever a package makes it do: bytes of its own memory, seconds of processor time, bytes of a
+/// file.
+const MEMORY: u64 = 4 << 30;
+const CPU_SECONDS: u64 = 900;
+const FILE: u64 = 8 << 30;
+
+/// Bounds a child that has just begun; its own children have the same.
+fn confine(child: &Child) -> io::Result<()> {
+    let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return Ok(()) };
+    for (resource, most) in
+        [(Resource::Data, MEMORY), (Resource::Cpu, CPU_SECONDS), (Resource::Fsize, FILE), (Resource::Core, 0)]
+    {
+        // Never more than this process may have itself.
+        let most = Some(getrlimit(resource).maximum.map_or(most, |own| own.min(most)));
+        match prlimit(Some(pid), resource, Rlimit { current: most, maximum: most }) {
+            // It has ended already.
+            Err(rustix::io::Errno::SRCH) => {}
+            done => drop(done?),
+        }
+    }
+    Ok(())
+}
+
 /// Runs a command to its end or kills it. Dropping the future kills it, too.
 pub(super) async fn run(
     mut command: Command,
@@ -65,6 +89,7 @@ pub(super) async fn run(
         command.stdin(Stdio::piped());
     }
     let mut group = Group(command.spawn()?);
+    confine(&group.0)?;
     let child = &mut group.0;
     let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
@@ -181,6 +206,17 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("{pid} still runs");
+    }
+
+    #[tokio::test]
+    async fn what_it_may_use_is_bounded() {
+        // The shell says what it has when it has been told to go on, which is after it was bounded.
+        let script = "read go; ulimit -d; ulimit -t; ulimit -f; ulimit -c";
+        let done = run(shell(script), Some(b"go\n"), Duration::from_secs(20), &|_| ()).await.unwrap();
+        let said = String::from_utf8(done.stdout).unwrap();
+        let [data, cpu, file, core] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+        assert_eq!((data, cpu, core), ("4194304", "900", "0"), "{said}");
+        assert_ne!(file, "unlimited");
     }
 
     #[tokio::test]

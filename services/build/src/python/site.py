@@ -12,11 +12,16 @@ import importlib.util
 import json
 import marshal
 import os
+import resource
 import sys
 import warnings
 
 HASH_BASED = (1).to_bytes(4, "little")
 PIECE = 128  # files; part of the format: another number might give other bytes
+MAX_SOURCE = 2 << 20  # a larger file is read by whoever imports it: parsing takes hundreds of times its size
+MEMORY = 1 << 30  # of each piece
+CPU_SECONDS = 120  # of each piece
+MAX_FILE = 256 << 20
 
 
 def has_unordered_set(code):
@@ -29,6 +34,8 @@ def has_unordered_set(code):
 
 
 def bytecode(path, name):
+    if os.path.getsize(path) > MAX_SOURCE:
+        return b""
     with open(path, "rb") as file:
         source = file.read()
     try:
@@ -43,6 +50,12 @@ def bytecode(path, name):
     data = importlib.util.MAGIC_NUMBER + HASH_BASED + importlib.util.source_hash(source) + marshal.dumps(code)
     del twin
     return data
+
+
+def confine():
+    """What is compiled may be made to take all that there is. Beyond the memory a file has no bytecode."""
+    for what, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, CPU_SECONDS), (resource.RLIMIT_FSIZE, MAX_FILE)):
+        resource.setrlimit(what, (most, most))
 
 
 def compile_piece(image, root, out, names):
@@ -64,13 +77,17 @@ def main(image, processes):
     running, failed = 0, False
     for root, out, names in [*pieces, *[(None, None, None)] * int(processes)]:
         if running == int(processes) or names is None and running:
-            failed |= os.wait()[1] != 0
+            ended = os.wait()[1]
+            failed |= ended != 0
+            if os.WIFSIGNALED(ended):
+                print(f"a file takes more than {CPU_SECONDS} s to compile, or more than memory", file=sys.stderr)
             running -= 1
         if names is None:
             continue
         if os.fork() == 0:
             status = 1
             try:
+                confine()
                 compile_piece(image, root, out, names)
                 status = 0
             except BaseException as error:

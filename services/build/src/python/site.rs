@@ -264,7 +264,7 @@ pub async fn compile(packages: &[(&Installed, PathBuf)], interpreter: &Interpret
         return Ok(());
     }
     let input = serde_json::to_vec(&todo).map_err(|e| Error::internal("compiling installed packages", e))?;
-    let processes = thread::available_parallelism().map_or(1, usize::from).clamp(1, 8);
+    let processes = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
     // No -I: it would ignore the hash seed. Nothing else is inherited, and -P's work is done by -S and the cleared
     // environment: the script imports only built-in and standard modules.
     let mut command = process::command(&interpreter.executable, [("PYTHONHASHSEED", "0")]);

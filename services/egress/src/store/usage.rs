@@ -12,6 +12,7 @@ use hoistway_model::{
     usage::{UsagePeriod, UsageQuery, UsageReport, UsageRow, UsageSums},
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Statement, Value};
+use std::collections::BTreeMap;
 
 /// The most sums of one answer.
 const MAX_ROWS: usize = 10_000;
@@ -48,8 +49,8 @@ impl KeepsUsage for Store {
 }
 
 impl Store {
-    /// Sums, at most so many that they fit into an answer.
-    pub(crate) async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
+    /// Sums, at most so many that they fit into an answer; with those that are not committed yet.
+    pub(crate) async fn usage(&self, query: UsageQuery, uncommitted: &Sums) -> Result<UsageReport> {
         let (table, length) = match query.per {
             UsagePeriod::Hour => TABLES[0],
             UsagePeriod::Day => TABLES[1],
@@ -62,17 +63,26 @@ impl Store {
         let (text, values) = select(table, from, to, &query);
         let statement = Statement::from_sql_and_values(self.db.read().get_database_backend(), text, values);
         let found = self.db.read().query_all_raw(statement).await.map_err(db_error(READING))?;
-        if found.len() > MAX_ROWS {
+        let rows = found.iter().map(row).collect::<Result<Vec<_>, _>>().map_err(db_error(READING))?;
+        // Without a group there is one sum, of nothing too, in the answer of the database.
+        let kept = rows.into_iter().filter(|row| row.sums.requests > 0);
+        let waits = uncommitted.iter().filter_map(|((hour, key), sums)| {
+            let start = hour - hour.rem_euclid(length);
+            ((from..to).contains(&start) && is_asked_for(&query, key)).then(|| shown(&query, start, key, *sums))
+        });
+        let mut rows = BTreeMap::<_, UsageSums>::new();
+        for UsageRow { start, agent, provider, model, user, sums } in kept.chain(waits) {
+            let start = if query.per == UsagePeriod::Total { from } else { start };
+            *rows.entry((start, agent, provider, model, user)).or_default() += sums;
+        }
+        if rows.len() > MAX_ROWS {
             let text =
                 format!("the answer would have more than {MAX_ROWS} sums: ask for a shorter time, or group by less");
             return Err(Error::new(Code::InvalidArgument, text));
         }
-        let rows = found.iter().map(row).collect::<Result<Vec<_>, _>>().map_err(db_error(READING))?;
-        // Without a group there is one sum, of nothing too, in the answer of the database.
-        let rows = rows.into_iter().filter(|row| row.sums.requests > 0);
-        let start =
-            |row: UsageRow| UsageRow { start: if query.per == UsagePeriod::Total { from } else { row.start }, ..row };
-        Ok(UsageReport { from, to, rows: rows.map(start).collect() })
+        let row =
+            |((start, agent, provider, model, user), sums)| UsageRow { start, agent, provider, model, user, sums };
+        Ok(UsageReport { from, to, rows: rows.into_iter().map(row).collect() })
     }
 
     /// Removes sums that are not to be kept.
@@ -148,6 +158,27 @@ fn select(table: &str, from: i64, to: i64, query: &UsageQuery) -> (String, Vec<V
     }
     text.push_str(&format!(" GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT {}", MAX_ROWS + 1));
     (text, values)
+}
+
+fn is_asked_for(query: &UsageQuery, key: &UsageKey) -> bool {
+    query.agent.as_ref().is_none_or(|agent| *agent == key.agent)
+        && query.provider.as_ref().is_none_or(|provider| *provider == key.provider)
+        && query.model.as_ref().is_none_or(|model| *model == key.model)
+        && query.user.as_ref().is_none_or(|user| *user == key.user)
+}
+
+/// Sums as a row that shows what the query groups by.
+fn shown(query: &UsageQuery, start: i64, key: &UsageKey, sums: UsageSums) -> UsageRow {
+    let text = |wanted: bool, text: &str| if wanted { text.to_owned() } else { String::new() };
+    let groups = query.group_by;
+    UsageRow {
+        start,
+        agent: text(groups.agent, key.agent.as_str()),
+        provider: text(groups.provider, key.provider.as_str()),
+        model: text(groups.model, &key.model),
+        user: text(groups.user, &key.user),
+        sums,
+    }
 }
 
 fn row(found: &QueryResult) -> Result<UsageRow, DbErr> {

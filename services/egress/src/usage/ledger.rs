@@ -1,7 +1,11 @@
 //! Counts that wait for being committed. Those of the same hour and key are one sum, so that no count is ever dropped
 //! however long the database fails, and what waits is bounded by how many keys there are.
 
-use super::{Sums, UsageKey, UsageMetrics, this_hour};
+use super::{
+    Sums, UsageKey, UsageMetrics,
+    outage::{Outage, SLOW},
+    this_hour,
+};
 use async_trait::async_trait;
 use hoistway_model::{Result, usage::UsageSums};
 use std::{
@@ -13,11 +17,12 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 /// How long an answer waits for its count being committed.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = SLOW;
 /// How long to wait after a commit that failed, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// More sums than this are those of too many users: they go on without a user.
@@ -47,8 +52,38 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     sums: Sums,
+    /// Those that are being committed.
+    writing: Arc<Sums>,
     /// The number of the last count.
     last: u64,
+    /// Whether the database fails or is slow.
+    is_late: bool,
+}
+
+impl Waiting {
+    fn total(&self) -> UsageSums {
+        let mut total = UsageSums::default();
+        self.sums.values().chain(self.writing.values()).for_each(|sums| total += *sums);
+        total
+    }
+}
+
+/// What is counted and not in the database yet, for whoever reads it there. It does not keep the ledger open.
+#[derive(Debug, Clone)]
+pub(crate) struct Uncommitted(Arc<Shared>);
+
+impl Uncommitted {
+    /// The sums that wait while the database cannot be written; none while it can, since a count is then in the database
+    /// before the answer ends.
+    pub(crate) fn sums(&self) -> Sums {
+        let waiting = self.0.waiting();
+        if !waiting.is_late {
+            return Sums::new();
+        }
+        let mut all = waiting.sums.clone();
+        waiting.writing.iter().for_each(|(key, sums)| *all.entry(key.clone()).or_default() += *sums);
+        all
+    }
 }
 
 /// Done when a count is committed, or that has taken too long.
@@ -82,6 +117,11 @@ impl Ledger {
         Arc::clone(&self.shared.metrics)
     }
 
+    /// What waits. Whoever reads it does not keep the ledger open either.
+    pub(crate) fn uncommitted(&self) -> Uncommitted {
+        Uncommitted(Arc::clone(&self.shared))
+    }
+
     /// Counts a call that has ended.
     pub(crate) fn count(&self, key: UsageKey, sums: UsageSums) -> Commit {
         self.shared.metrics.count(&key, &sums);
@@ -104,6 +144,13 @@ impl Shared {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Notes that the database fails or is slow; what waits for it.
+    fn late(&self) -> UsageSums {
+        let mut waiting = self.waiting();
+        waiting.is_late = true;
+        waiting.total()
+    }
 }
 
 fn add(all: &mut Sums, (hour, mut key): (i64, UsageKey), sums: UsageSums) {
@@ -113,43 +160,73 @@ fn add(all: &mut Sums, (hour, mut key): (i64, UsageKey), sums: UsageSums) {
     *all.entry((hour, key)).or_default() += sums;
 }
 
-/// Commits counts, as many at a time as there are, until nobody can make another one.
-pub(crate) async fn keep(Counts { shared, mut woken }: Counts, store: Arc<dyn KeepsUsage>) {
+/// Commits counts, as many at a time as there are, until nobody can make another one and all are committed. When
+/// `out_of_time` comes first, what waits is lost, and said.
+pub(crate) async fn keep(counts: Counts, store: Arc<dyn KeepsUsage>, out_of_time: CancellationToken) {
+    let Counts { shared, mut woken } = counts;
+    let mut outage = Outage::default();
+    out_of_time.run_until_cancelled(write(&shared, &mut woken, store.as_ref(), &mut outage)).await;
+    let waits = shared.waiting().total();
+    if waits.requests > 0 {
+        outage.lost(&waits);
+    }
+}
+
+async fn write(shared: &Shared, woken: &mut mpsc::Receiver<()>, store: &dyn KeepsUsage, outage: &mut Outage) {
     let mut is_open = true;
     while is_open {
         is_open = woken.recv().await.is_some();
         let mut backoff = BACKOFF.0;
-        while let Err(e) = commit(&shared, store.as_ref()).await {
-            if !is_open {
-                tracing::error!(cause = e.chain(), "what models were used for lately is not counted: {e}");
-                return;
+        while commit(shared, store, outage).await.is_err() {
+            if is_open {
+                let closed = async { while woken.recv().await.is_some() {} };
+                is_open = timeout(backoff, closed).await.is_err();
+                backoff = (backoff * 2).min(BACKOFF.1);
+            } else {
+                // The process ends: soon again, as long as there is time.
+                sleep(BACKOFF.0).await;
             }
-            tracing::warn!(
-                cause = e.chain(),
-                "what models are used for is counted later, trying again in {backoff:?}: {e}"
-            );
-            let closed = async { while woken.recv().await.is_some() {} };
-            is_open = timeout(backoff, closed).await.is_err();
-            backoff = (backoff * 2).min(BACKOFF.1);
         }
     }
 }
 
-/// Commits what waits. What could not be committed goes on waiting.
-async fn commit(shared: &Shared, store: &dyn KeepsUsage) -> Result<()> {
+/// What could not be committed goes on waiting.
+struct Uncommittable;
+
+/// Commits what waits.
+async fn commit(shared: &Shared, store: &dyn KeepsUsage, outage: &mut Outage) -> Result<(), Uncommittable> {
     let (sums, last) = {
         let mut waiting = shared.waiting();
-        (std::mem::take(&mut waiting.sums), waiting.last)
+        waiting.writing = Arc::new(std::mem::take(&mut waiting.sums));
+        (Arc::clone(&waiting.writing), waiting.last)
     };
-    if let Err(e) = store.add_usage(&sums).await {
-        let mut waiting = shared.waiting();
-        for (key, sums) in sums {
-            add(&mut waiting.sums, key, sums);
+    let mut adding = store.add_usage(&sums);
+    let outcome = loop {
+        match timeout(outage.patience(), &mut adding).await {
+            Ok(outcome) => break outcome,
+            Err(_) => outage.tell(&shared.late()),
         }
-        return Err(e);
+    };
+    let Err(e) = outcome else {
+        let mut total = UsageSums::default();
+        sums.values().for_each(|sums| total += *sums);
+        {
+            let mut waiting = shared.waiting();
+            (waiting.writing, waiting.is_late) = (Arc::default(), false);
+        }
+        shared.committed.send_replace(last);
+        outage.over(&total);
+        return Ok(());
+    };
+    {
+        let mut waiting = shared.waiting();
+        waiting.writing = Arc::default();
+        for (key, sums) in sums.iter() {
+            add(&mut waiting.sums, key.clone(), *sums);
+        }
     }
-    shared.committed.send_replace(last);
-    Ok(())
+    outage.failed(e, &shared.late());
+    Err(Uncommittable)
 }
 
 #[cfg(test)]
@@ -207,7 +284,7 @@ mod tests {
         let (ledger, counts) = Ledger::new();
         let kept = Arc::new(Kept::default());
         let commits: Vec<_> = (0..500).map(|_| ledger.count(key(""), ONE)).collect();
-        let keeping = tokio::spawn(keep(counts, kept.clone()));
+        let keeping = tokio::spawn(keep(counts, kept.clone(), CancellationToken::new()));
         futures_util::future::join_all(commits).await;
         assert_eq!((kept.requests(), *kept.commits.lock().unwrap()), (500, 1));
         ledger.count(key("ada"), ONE).await;
@@ -222,7 +299,7 @@ mod tests {
     async fn while_the_database_fails_nothing_is_dropped_and_answers_wait_a_second() {
         let (ledger, counts) = Ledger::new();
         let kept = Arc::new(Kept { fails: true.into(), ..Kept::default() });
-        let keeping = tokio::spawn(keep(counts, kept.clone()));
+        let keeping = tokio::spawn(keep(counts, kept.clone(), CancellationToken::new()));
         let began = tokio::time::Instant::now();
         let counts: Vec<_> = (0..3).map(|_| ledger.count(key(""), ONE)).collect();
         futures_util::future::join_all(counts).await;
@@ -232,6 +309,48 @@ mod tests {
         committed.wait_for(|number| *number == 3).await.unwrap();
         assert_eq!(kept.requests(), 3);
         drop(ledger);
+        keeping.await.unwrap();
+    }
+
+    /// A database that another process has locked for good.
+    #[derive(Debug)]
+    struct Locked;
+
+    #[async_trait]
+    impl KeepsUsage for Locked {
+        async fn add_usage(&self, _: &Sums) -> Result<()> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_readable_and_tried_again_after_the_last_count() {
+        let (ledger, counts) = Ledger::new();
+        let kept = Arc::new(Kept { fails: true.into(), ..Kept::default() });
+        let keeping = tokio::spawn(keep(counts, kept.clone(), CancellationToken::new()));
+        let uncommitted = ledger.uncommitted();
+        let waits = || uncommitted.sums().values().map(|sums| sums.requests).sum::<u64>();
+        assert_eq!(waits(), 0);
+        ledger.count(key("ada"), ONE).await;
+        ledger.count(key(""), ONE).await;
+        assert_eq!(waits(), 2);
+        drop(ledger);
+        kept.fails.store(false, Ordering::SeqCst);
+        keeping.await.unwrap();
+        assert_eq!((kept.requests(), waits()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_hangs_is_readable_too_and_given_up_when_there_is_no_time_left() {
+        let (ledger, counts) = Ledger::new();
+        let out_of_time = CancellationToken::new();
+        let keeping = tokio::spawn(keep(counts, Arc::new(Locked), out_of_time.clone()));
+        let uncommitted = ledger.uncommitted();
+        ledger.count(key("ada"), ONE).await;
+        ledger.count(key("ada"), ONE).await;
+        assert_eq!(uncommitted.sums().values().map(|sums| sums.requests).sum::<u64>(), 2);
+        drop(ledger);
+        out_of_time.cancel();
         keeping.await.unwrap();
     }
 

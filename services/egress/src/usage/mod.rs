@@ -3,9 +3,10 @@
 mod budgets;
 mod ledger;
 mod metrics;
+mod outage;
 
 pub(crate) use budgets::Budgets;
-pub(crate) use ledger::{Commit, Counts, KeepsUsage, Ledger, keep};
+pub(crate) use ledger::{Commit, Counts, KeepsUsage, Ledger, Uncommitted, keep};
 pub(crate) use metrics::UsageMetrics;
 
 use hoistway_kit::time::now_ms;

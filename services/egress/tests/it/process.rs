@@ -142,3 +142,36 @@ async fn a_record_that_was_listed_survives_a_kill() {
     let _again = start();
     assert_eq!(timeout(SOON, listed()).await.unwrap(), before);
 }
+
+#[tokio::test]
+async fn a_count_that_cannot_be_written_is_told_and_named_when_the_process_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let standin = Standin::plain().await;
+    let usage = json!({"usage": {"prompt_tokens": 3, "completion_tokens": 4}});
+    standin.tokens([(200, usage.clone()), (200, usage.clone()), (200, usage)]);
+    let endpoint = format!("http://{}/token", standin.address);
+    let policies = json!({"agents": [{"agent": "a", "revision": RevisionId::mint(), "tools": [], "models": [
+        {"model": "m", "provider": "main", "endpoint": endpoint, "api_key": "sk-x", "allow_private": true},
+    ]}]});
+    let mut program = Program::start(dir.path(), &policies, &[]).await;
+    let ask = async |program: &Program| {
+        let stream = TcpStream::connect(&program.address).await.unwrap();
+        let mut request = crate::world::post(crate::models::CHAT, r#"{"model": "m"}"#);
+        request.headers_mut().insert("proxy-authorization", crate::world::basic(&program.token).parse().unwrap());
+        assert_eq!(crate::world::send(stream, request).await.status, 200);
+    };
+    // It listens before its database is open.
+    ask(&program).await;
+    let held = crate::world::lock(&dir.path().join("egress/egress.db")).await;
+    ask(&program).await;
+    program.says("egress.db cannot be written: 1 requests of models (7 tokens) wait in memory").await;
+    held.rollback().await.unwrap();
+    program.says("egress.db can be written again; 1 requests of models (7 tokens) that waited are kept").await;
+
+    let held = crate::world::lock(&dir.path().join("egress/egress.db")).await;
+    ask(&program).await;
+    ask(&program).await;
+    let log = program.stop().await;
+    drop(held);
+    assert!(log.contains("lost: 2 requests of models (14 tokens)"), "{log}");
+}

@@ -66,6 +66,19 @@ impl Program {
         self.child.id().unwrap()
     }
 
+    /// Waits for a line of its log.
+    pub async fn says(&mut self, text: &str) {
+        let wait = async {
+            while let Some(line) = self.log.recv().await {
+                if line.contains(text) {
+                    return;
+                }
+            }
+            panic!("it ended without: {text}");
+        };
+        timeout(SOON, wait).await.unwrap();
+    }
+
     /// Ends it as a service manager does, and returns the rest of its log.
     pub async fn stop(mut self) -> String {
         let pid = Pid::from_raw(self.pid().cast_signed()).unwrap();

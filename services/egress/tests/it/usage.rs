@@ -125,6 +125,24 @@ async fn the_count_is_kept_when_the_last_event_arrives() {
 }
 
 #[tokio::test]
+async fn a_stream_with_an_error_in_it_has_failed() {
+    let (world, agent, standin) = provider("/stream").await;
+    let pieces = standin.stream();
+    let response = stream(&world, &agent, STREAM).await;
+    let error = "data: {\"error\":{\"message\":\"s3cret\",\"type\":\"server_error\"}}\n\n";
+    for piece in [PIECE, error] {
+        pieces.send(Bytes::from(piece)).await.unwrap();
+    }
+    drop(pieces);
+    let got = timeout(SOON, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
+    assert_eq!(got, [PIECE, error].concat());
+    let record = world.record().await;
+    assert_eq!((record.status, record.broken), (Some(200), Some("provider_error")));
+    assert_eq!(record.error.as_deref(), Some("the provider ended its answer with server_error"));
+    assert_eq!(world.used().await, "1 1 1 4 0 2");
+}
+
+#[tokio::test]
 async fn a_stream_that_is_cut_costs_an_estimate() {
     let (world, agent, standin) = provider("/stream").await;
     let pieces = standin.stream();
@@ -188,6 +206,19 @@ async fn a_model_with_a_price_costs_what_the_price_says_exactly_and_stops_at_a_b
     assert_eq!(chat(&world, &agent, json!({"model": "m"})).await.status, StatusCode::TOO_MANY_REQUESTS);
     let budget = egress.budget(agent.policy.agent.clone()).await.unwrap().unwrap();
     assert_eq!((budget.limits[0].used, budget.unpriced_models), (825_000_000, vec!["free".to_owned()]));
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_in_the_usage_all_the_same() {
+    let (world, agent, standin) = provider("/token").await;
+    let usage = json!({"usage": {"prompt_tokens": 3, "completion_tokens": 4}});
+    standin.tokens([(200, usage.clone()), (200, usage)]);
+    chat(&world, &agent, json!({"model": "m"})).await;
+    let held = crate::world::lock(&world.dir.path().join("egress/egress.db")).await;
+    chat(&world, &agent, json!({"model": "m"})).await;
+    assert_eq!(world.used().await, "2 0 0 6 0 8");
+    held.rollback().await.unwrap();
+    assert_eq!(world.used().await, "2 0 0 6 0 8");
 }
 
 #[tokio::test]

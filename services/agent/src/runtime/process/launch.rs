@@ -129,7 +129,7 @@ impl Launched {
         let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
 
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
-        let secrets = config_file(start.instance)?;
+        let secrets = config_file(&start)?;
         let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec(&start, dir, group.0.as_ref())?)))?;
         order.push(b'\n');
         let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
@@ -302,10 +302,12 @@ fn join_network(launcher: StdUnixStream, start: &Start<'_>) -> Result<(Arc<Agent
     Ok((Arc::new(network), ended.drop_guard()))
 }
 
-/// The runner's secret configuration, in a file that exists only in memory and for those who have it open.
-fn config_file(instance: &Instance) -> Result<File> {
+/// The runner's configuration, which is secret, in a file that exists only in memory and for those who have it open.
+fn config_file(start: &Start<'_>) -> Result<File> {
+    let (instance, closed_network) = (start.instance, !start.sandbox.isolation().has_open_network());
     let mask: Vec<&str> = instance.mask.iter().map(|secret| secret.expose()).collect();
-    let json = serde_json::json!({"token": instance.invoke_token.expose(), "mask": mask});
+    let token = instance.invoke_token.expose();
+    let json = serde_json::json!({"token": token, "mask": mask, "closed_network": closed_network});
     let mut file = File::from(rustix::fs::memfd_create("agent-config", MemfdFlags::CLOEXEC)?);
     file.write_all(&serde_json::to_vec(&json)?)?;
     file.rewind()?;

@@ -187,3 +187,21 @@ fn checksums_are_those_that_wheels_may_have() {
     std::os::unix::fs::symlink(&file, &link).unwrap();
     assert!(!has_checksum(&link, &format!("sha256={short}")).unwrap(), "not a regular file");
 }
+
+#[tokio::test]
+async fn a_source_that_would_take_gigabytes_to_compile_has_no_bytecode() {
+    let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("site");
+    let huge = format!("X = [{}]\n", "[],".repeat(1 << 20));
+    install(&root, "pkg", &[("huge.py", &huge), ("small.py", "X = 1\n")], "uv");
+    compile(&[(&taken(&root, "pkg"), root.clone())], &python, LIMIT).await.unwrap();
+    let mut sizes: Vec<(String, u64)> = fs::read_dir(root.join("__pycache__"))
+        .unwrap()
+        .flatten()
+        .map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len()))
+        .collect();
+    sizes.sort();
+    assert!(sizes[0].0.starts_with("huge.") && sizes[0].1 == 0, "{sizes:?}");
+    assert!(sizes[1].0.starts_with("small.") && sizes[1].1 > 0, "{sizes:?}");
+}

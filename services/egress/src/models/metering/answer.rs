@@ -113,6 +113,11 @@ impl AnswerReader {
         self.has_failed || self.content().is_some_and(|content| !content.is_whole())
     }
 
+    /// The type of the error that stands in it; empty where it is not named.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.content().and_then(|content| content.reading.error())
+    }
+
     /// Whether nothing of an answer came.
     pub(super) fn is_empty(&self) -> bool {
         self.content().is_some_and(|content| !content.scanner.has_begun())

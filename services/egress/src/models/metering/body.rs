@@ -54,6 +54,8 @@ where
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(piece) => {
                         let mut out = this.reader.read(piece);
+                        // At once: the agent may go away as soon as it has read it.
+                        this.meter.has_error(&this.reader);
                         // Who knows how long an answer is does not wait for more than its last piece.
                         if this.inner.is_end_stream() {
                             this.has_ended = true;
@@ -117,6 +119,7 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
     use std::{io, sync::Arc};
     use tokio::sync::broadcast;
+    use tokio_util::sync::CancellationToken;
 
     #[derive(Debug)]
     struct Kept;
@@ -158,7 +161,7 @@ mod tests {
             assert!(body.frame().await.unwrap().is_ok());
             let mut end = std::pin::pin!(body.frame());
             assert!(futures_util::poll!(&mut end).is_pending(), "nothing has been committed");
-            let keeping = tokio::spawn(keep(counts, Arc::new(Kept)));
+            let keeping = tokio::spawn(keep(counts, Arc::new(Kept), CancellationToken::new()));
             assert_eq!(end.await.is_some_and(|end| end.is_err()), is_cut);
             drop(body);
             keeping.await.unwrap();

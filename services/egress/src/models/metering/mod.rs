@@ -133,6 +133,9 @@ impl Meter {
     /// Counts an answer as far as it was read, unless it is counted already.
     fn answered(&mut self, reader: &AnswerReader, is_complete: bool) -> Option<Commit> {
         match self.status {
+            Some(status) if status.is_success() && self.has_error(reader) => {
+                self.count(UsageSums { failed_requests: 1, ..reader.sums(self.input, is_complete) })
+            }
             Some(StatusCode::OK) if is_complete && reader.is_invalid() => {
                 self.progress.answer_is_invalid();
                 // What was said of an answer is estimated. Where there is none, no model has said anything.
@@ -143,6 +146,11 @@ impl Meter {
             // What a provider refuses it does not count.
             _ => self.count(UsageSums { requests: 1, failed_requests: 1, ..UsageSums::default() }),
         }
+    }
+
+    /// Whether the provider has said an error in its answer, which the record is told.
+    fn has_error(&self, reader: &AnswerReader) -> bool {
+        reader.error().inspect(|kind| self.progress.provider_failed(kind)).is_some()
     }
 
     fn count(&mut self, mut sums: UsageSums) -> Option<Commit> {

@@ -17,7 +17,7 @@ pub(super) const fn estimate(bytes: u64) -> u64 {
 }
 
 /// What was read of an answer so far.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
     input: Option<u64>,
     output: Option<u64>,
@@ -36,6 +36,8 @@ pub(super) struct Reading {
     has_usage: bool,
     /// Whether it said that it is the last one.
     is_last: bool,
+    /// The type of the error that came in the place of the rest; empty where none was named.
+    error: Option<String>,
 }
 
 impl Reading {
@@ -54,8 +56,19 @@ impl Reading {
         self.is_last
     }
 
+    /// The type of the error that the provider said, if it said one; empty where it named none.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
     pub(super) fn take(&mut self, found: &Found<'_>) {
         match found {
+            Found::Open { path: [Key::Error] | [Key::Response, Key::Error], .. } => {
+                self.error.get_or_insert_default();
+            }
+            Found::Text { path: [Key::Error, Key::Type], short, .. } if is_word(short) => {
+                self.error = Some(String::from_utf8_lossy(short).into_owned());
+            }
             Found::Open { path: [Key::Choices], .. } => self.choices_empty = true,
             Found::Open { path: [Key::Choices, ..], .. } => self.choices_empty = false,
             Found::Text { path: [Key::Type], short, .. } => self.is_last = LAST.contains(short),
@@ -130,6 +143,11 @@ impl Reading {
     }
 }
 
+/// Whether it may stand in records: nothing of a message.
+fn is_word(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
+}
+
 /// Whether a text is what a model reads or writes, at this path.
 pub(super) fn is_text(path: &[Key]) -> bool {
     let last = path.iter().rfind(|key| **key != Key::Element);
@@ -154,6 +172,23 @@ mod tests {
     fn tokens(documents: &[&str], is_complete: bool) -> (u64, u64, u64, bool) {
         let sums = read(documents).sums(100, is_complete);
         (sums.input_tokens, sums.cached_input_tokens, sums.output_tokens, sums.estimated_requests == 1)
+    }
+
+    #[test]
+    fn an_error_is_known_by_its_type() {
+        let error =
+            |document| read(&[r#"{"choices":[{"delta":{"content":"x"}}]}"#, document]).error().map(str::to_owned);
+        let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"type: x"}}"#;
+        assert_eq!(error(overloaded).as_deref(), Some("overloaded_error"));
+        assert_eq!(error(r#"{"error":{"message":"busy","type":"server_error"}}"#).as_deref(), Some("server_error"));
+        for untyped in
+            [r#"{"error":{"type":"a b"}}"#, r#"{"type":"response.failed","response":{"error":{"code":"x"}}}"#]
+        {
+            assert_eq!(error(untyped).as_deref(), Some(""), "{untyped}");
+        }
+        for none in [r#"{"response":{"error":null}}"#, r#"{"error":null}"#, r#"{"choices":[{"error":{"type":"x"}}]}"#] {
+            assert_eq!(error(none), None, "{none}");
+        }
     }
 
     #[test]

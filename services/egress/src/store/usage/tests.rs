@@ -30,7 +30,11 @@ async fn rows(
 ) -> Vec<String> {
     let mut query = UsageQuery { from: today() - DAY, to: today() + DAY, per, group_by, ..UsageQuery::default() };
     narrow(&mut query);
-    let report = store.usage(query).await.unwrap();
+    let report = store.usage(query, &Sums::new()).await.unwrap();
+    texts(&report)
+}
+
+fn texts(report: &UsageReport) -> Vec<String> {
     let row = |row: &UsageRow| {
         let UsageRow { start, agent, provider, model, user, sums } = row;
         let hours = (start - today()) / HOUR;
@@ -77,6 +81,29 @@ async fn sums_of_hours_and_days_add_up_and_survive() {
 }
 
 #[tokio::test]
+async fn sums_that_wait_are_added_to_those_that_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), 10).await;
+    store.add_usage(&Sums::from([((today(), key("a", "m", "")), sums(10, "1"))])).await.unwrap();
+    let waits = Sums::from([
+        ((today(), key("a", "m", "")), sums(20, "2")),
+        ((today() + HOUR, key("a", "m", "ada")), sums(30, "3")),
+        ((today(), key("b", "m", "")), sums(40, "4")),
+        ((today() - 3 * DAY, key("a", "m", "")), sums(50, "5")),
+    ]);
+    let asked = async |per, group_by, agent: Option<&str>| {
+        let agent = agent.map(|agent| key(agent, "", "").agent);
+        let query =
+            UsageQuery { from: today() - DAY, to: today() + DAY, per, group_by, agent, ..UsageQuery::default() };
+        texts(&store.usage(query, &waits).await.unwrap())
+    };
+    let none = UsageGroups::default();
+    assert_eq!(asked(UsagePeriod::Hour, ALL, None).await, ["0 a/p/m/ 2 32 3", "0 b/p/m/ 1 41 4", "1 a/p/m/ada 1 31 3"]);
+    assert_eq!(asked(UsagePeriod::Day, none, Some("a")).await, ["0 /// 3 63 6"]);
+    assert_eq!(asked(UsagePeriod::Total, none, None).await, ["-24 /// 4 104 10"]);
+}
+
+#[tokio::test]
 async fn old_sums_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path(), 10).await;
@@ -96,6 +123,6 @@ async fn an_answer_that_would_be_too_long_is_refused() {
     let many = (0..=MAX_ROWS).map(|n| ((today(), key("a", "m", &n.to_string())), sums(1, "0"))).collect();
     store.add_usage(&many).await.unwrap();
     let query = UsageQuery { from: today(), to: today() + DAY, group_by: ALL, ..UsageQuery::default() };
-    let e = store.usage(query).await.map(|report| report.rows.len()).unwrap_err();
+    let e = store.usage(query, &Sums::new()).await.map(|report| report.rows.len()).unwrap_err();
     assert_eq!((e.code, e.message.contains("more than 10000 sums")), (Code::InvalidArgument, true));
 }

@@ -121,7 +121,6 @@ fn localhost_is_held_wherever_the_api_listens_and_a_start_without_it_ends() {
     let mut up = Command::new(HOISTWAY);
     up.args(["up", "--listen", "127.0.0.2:0", "--data-dir"]).arg(dir.path().join("data"));
     let stack = Stack::spawn(dir.path(), up);
-    assert!(stack.screen.contains("http://localhost:"), "{}", stack.screen);
     let port = stack.at.rsplit(':').next().unwrap();
     for ip in ["127.0.0.1", "[::1]"] {
         let taken = TcpListener::bind(format!("{ip}:{port}"));

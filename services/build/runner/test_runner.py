@@ -1080,7 +1080,7 @@ class Serving(unittest.TestCase):
         token = {"X-Hoistway-Invoke-Token": "t"}
         with source(code, config={"token": "t"}) as agent, concurrent.futures.ThreadPoolExecutor(1) as pool:
             slow = pool.submit(agent.invoke, "slow", token)
-            until(lambda: agent.read("state") == "begun")
+            until(lambda: os.path.exists(os.path.join(agent.dir.name, "state")))
             silent = [socket.create_connection(("127.0.0.1", agent.port), WAIT) for _ in range(300)]
             begun = time.monotonic()
             self.assertEqual(agent.invoke("x", token)[1]["response"], "answered")

@@ -149,9 +149,15 @@ impl Answers {
         let described = stack.get("/openapi.json")["paths"].as_object().unwrap().clone();
         for (path, operations) in described {
             // The events never end; they are read beside.
-            if operations.get("get").is_some() && path != "/api/events" {
-                self.read(stack, &path);
-            }
+            let Some(get) = operations.get("get").filter(|_| path != "/api/events") else { continue };
+            // What a query must have is in the document's own example.
+            let parameters = get["parameters"].as_array().into_iter().flatten();
+            let required = parameters.filter(|p| p["in"] == "query" && p["required"] == true);
+            let query: Vec<String> = required
+                .map(|p| format!("{}={}", p["name"].as_str().unwrap(), p["example"].as_str().unwrap()))
+                .collect();
+            let path = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
+            self.read(stack, &path);
         }
     }
 

@@ -282,7 +282,7 @@ mod tests {
     };
 
     const FEW: Limits =
-        Limits { strangers: 3, strangers_each: 2, known: 4, known_each: 3, write: Duration::from_millis(200) };
+        Limits { strangers: 3, strangers_each: 2, known: 4, known_each: 3, write: Duration::from_secs(1) };
 
     async fn pair(listener: &TcpListener, connections: &Connections, peer: &str) -> (TcpStream, Bounded) {
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -343,8 +343,9 @@ mod tests {
         let (mut near, mut far) = pair(&listener, &connections, "127.0.0.1").await;
         let reader = tokio::spawn(async move {
             let mut piece = vec![0; 64 << 10];
-            for _ in 0..10 {
-                tokio::time::sleep(Duration::from_millis(60)).await;
+            // For longer than the limit, with pauses that are far below it.
+            for _ in 0..40 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 near.read_exact(&mut piece).await.unwrap();
             }
             near

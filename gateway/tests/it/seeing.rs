@@ -212,7 +212,7 @@ async fn events_are_followed_filtered_and_resumed() {
 
     for (query, why) in [
         ("?last_event_id=x", "last_event_id: \"x\" is not an event's id"),
-        ("?types=x", "types: \"x\" does not begin with one of deployment, build, agent, tool, call"),
+        ("?types=x", "types: \"x\" does not begin with one of deployment, build, agent, tool, budget, call"),
     ] {
         let answer = gateway.get(&format!("/api/events{query}")).await;
         assert_eq!(answer.error(), format!("400 invalid_argument {why}"));

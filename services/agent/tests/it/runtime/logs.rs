@@ -135,5 +135,5 @@ async fn whoever_does_not_read_costs_little_and_is_told() {
             Err(e) => break e,
         }
     };
-    assert_eq!((refused.code, others.len()), (hoistway_model::Code::ResourceExhausted, 63));
+    assert_eq!((refused.code, others.len()), (hoistway_model::Code::ResourceExhausted, 127));
 }

@@ -72,7 +72,9 @@ async fn the_environment_is_the_given_one_and_no_more() {
         assert_eq!(seen["options"]["--site"][0], stage.dir.path().join("site").to_str().unwrap());
         assert_eq!(seen["launcher"], serde_json::json!(["hoistway-agent test-agent", "__agent-init"]));
     }
-    assert_eq!(seen["config"], serde_json::json!({"token": "invoke-token-1", "mask": ["sk-very-secret"]}));
+    let closed = stage.runtime.isolation().network == "closed";
+    let config = serde_json::json!({"token": "invoke-token-1", "mask": ["sk-very-secret"], "closed_network": closed});
+    assert_eq!(seen["config"], config);
     assert_eq!(seen["argv0"], interpreter.to_str().unwrap());
     assert!(runner.exists());
 }

@@ -22,7 +22,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep, sleep},
+    time::{Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
@@ -208,8 +208,7 @@ impl Bounded {
             self.blocked = None;
             return written;
         }
-        let deadline = Instant::now() + self.write;
-        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(deadline - Instant::now())));
+        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(self.write)));
         match blocked.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,

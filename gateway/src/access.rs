@@ -30,6 +30,13 @@ impl Default for AccessLimits {
     }
 }
 
+impl AccessLimits {
+    /// Requests of one key or user that are answered at a time.
+    pub fn max_own_requests(&self) -> usize {
+        (self.max_requests / 4 * 3).max(1)
+    }
+}
+
 /// Who is let in.
 #[derive(Debug)]
 pub struct Access {
@@ -62,7 +69,7 @@ impl Access {
             keys: Keys::new(installation, journal.keys(), limits.rates, limits.max_keys),
             audit: AuditLog::new(journal.audit()),
             throttle: Throttle::new(limits.rates.failures),
-            own_requests: Shares::new(limits.max_requests, (limits.max_requests / 4 * 3).max(1)),
+            own_requests: Shares::new(limits.max_requests, limits.max_own_requests()),
             requests: Arc::new(Semaphore::new(limits.max_requests.clamp(1, Semaphore::MAX_PERMITS))),
             limits,
         }

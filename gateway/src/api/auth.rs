@@ -346,7 +346,7 @@ fn full(state: &AppState) -> ApiError {
 }
 
 fn own_full(state: &AppState) -> ApiError {
-    let limit = state.access.limits.max_requests / 4 * 3;
+    let limit = state.access.limits.max_own_requests();
     let text = format!(
         "{limit} requests of this key or user are being answered already, three quarters of the limit (setting max_requests)"
     );

@@ -29,6 +29,8 @@ use tokio::time::timeout;
 
 /// The largest body of what is neither a deploy nor an invoke.
 const MOST_ELSEWHERE: usize = 4 << 20;
+/// From so many bytes on, a body is not read on a thread of the runtime.
+const LARGE: usize = 256 << 10;
 /// Bodies are charged for in steps of so many bytes.
 const STEP: usize = 64 << 10;
 /// How long a body may make us wait for its next bytes.
@@ -54,6 +56,22 @@ pub struct WholeBody {
     /// The bytes.
     pub bytes: Bytes,
     _room: Share,
+}
+
+impl WholeBody {
+    /// Reads the bytes, on a thread of its own where they are many: others are answered meanwhile.
+    pub async fn read<T, F>(self, read: F) -> Result<(Self, T)>
+    where
+        T: Send + 'static,
+        F: FnOnce(&[u8]) -> Result<T> + Send + 'static,
+    {
+        if self.bytes.len() <= LARGE {
+            let value = read(&self.bytes)?;
+            return Ok((self, value));
+        }
+        let reading = tokio::task::spawn_blocking(move || read(&self.bytes).map(|value| (self, value)));
+        reading.await.map_err(|e| Error::internal("reading the request", e))?
+    }
 }
 
 impl FromRequest<Arc<AppState>> for WholeBody {

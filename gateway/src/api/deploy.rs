@@ -28,9 +28,6 @@ use tokio::{sync::watch, time::timeout};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// Bodies above this size are parsed off the runtime's threads.
-const LARGE: usize = 256 << 10;
-
 /// What the answer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Wait {
@@ -326,12 +323,9 @@ fn value(text: &str) -> Result<HeaderValue> {
 }
 
 async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(DeployRequest, Vec<String>)> {
-    if body.bytes.len() <= LARGE {
-        return DeployRequest::parse(&body.bytes, &state.public);
-    }
     let state = state.clone();
-    let parsed = tokio::task::spawn_blocking(move || DeployRequest::parse(&body.bytes, &state.public)).await;
-    parsed.map_err(|e| Error::internal("reading the request", e))?
+    let (_, parsed) = body.read(move |bytes| DeployRequest::parse(bytes, &state.public)).await?;
+    Ok(parsed)
 }
 
 /// The operator's own bounds; the platform's are older than they.

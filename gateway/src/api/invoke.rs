@@ -53,8 +53,6 @@ const MAX_ERROR: usize = 1 << 20;
 const MAX_ERROR_LINES: usize = 50;
 /// Up to so many bytes of an answer are kept until its end is there, and so checked. Longer ones are passed on as they come.
 const MAX_KEPT: usize = 256 << 10;
-/// From so many bytes on, a request is not read on a thread of the runtime.
-const LARGE: usize = 256 << 10;
 const JSON: [(header::HeaderName, HeaderValue); 1] =
     [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
 /// What proves to the runner that an invoke comes from a gateway.
@@ -152,16 +150,12 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
     let (limit, deadline) = (state.limits.max_answer, call.deadline);
     let (answered, open) = call.send("/invoke").await?;
     let (status, mut body) = (answered.status(), answered.into_body());
-    let too_long = || {
-        let message = format!("agent \"{name}\" answered with more than {limit} bytes (setting max_answer_bytes)");
-        Error::new(Code::AgentError, message)
-    };
     if status != StatusCode::OK {
         let collected = timeout_at(deadline, collect(&name, &mut body, MAX_ERROR)).await;
         return Err(agent_failed(&name, status, &collected.map_err(|_| too_slow(&name))??).into());
     }
     if body.size_hint().lower() > limit as u64 {
-        return Err(too_long().into());
+        return Err(too_long(&name, limit).into());
     }
     let mut begun = BytesMut::new();
     while begun.len() <= MAX_KEPT.min(limit) {
@@ -175,7 +169,7 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
         };
         begun.extend_from_slice(&frame.into_data().unwrap_or_default());
     }
-    let room = limit.checked_sub(begun.len()).ok_or_else(too_long)?;
+    let room = limit.checked_sub(begun.len()).ok_or_else(|| too_long(&name, limit))?;
     Ok(Answer::Long { begun: begun.freeze(), rest: Begun { agent: name, body, deadline, room, _open: open } })
 }
 
@@ -380,7 +374,7 @@ impl<'a> Call<'a> {
         if state.routes.door(&agent).is_none() {
             return Err(unrouted(state, agent).await.into());
         }
-        check(body.bytes.clone()).await?;
+        let (body, ()) = body.read(check).await?;
         let limit = state.limits.invoke_concurrency;
         let busy = || {
             let text =
@@ -411,15 +405,8 @@ impl<'a> Call<'a> {
 }
 
 /// The message must be there; what else the body has is the agent's business, and is not kept.
-async fn check(body: Bytes) -> Result<()> {
-    let there = if body.len() <= LARGE {
-        json::has_text(&body, "message")?
-    } else {
-        // Tens of megabytes take their time, in which others are answered.
-        let looking = tokio::task::spawn_blocking(move || json::has_text(&body, "message"));
-        looking.await.map_err(|e| Error::internal("reading the request", e))??
-    };
-    if there { Ok(()) } else { Err(complaint("message", "message is required")) }
+fn check(body: &[u8]) -> Result<()> {
+    if json::has_text(body, "message")? { Ok(()) } else { Err(complaint("message", "message is required")) }
 }
 
 /// What is at the end of a connection.
@@ -503,10 +490,7 @@ fn request(
 async fn collect(agent: &Name, body: &mut Incoming, limit: usize) -> Result<Bytes> {
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => {
-            let message = format!("agent \"{agent}\" answered with more than {limit} bytes (setting max_answer_bytes)");
-            Err(Error::new(Code::AgentError, message))
-        }
+        Err(e) if e.is::<LengthLimitError>() => Err(too_long(agent, limit)),
         Err(e) => Err(crashed(agent, e)),
     }
 }
@@ -563,6 +547,11 @@ async fn unrouted(state: &AppState, agent: Name) -> Error {
 fn not_ready(agent: &Name, why: &str) -> Error {
     let why = if why.is_empty() { "it is starting" } else { why };
     Error::new(Code::Unavailable, format!("agent \"{agent}\" is not ready: {why}"))
+}
+
+fn too_long(agent: &Name, limit: usize) -> Error {
+    let message = format!("agent \"{agent}\" answered with more than {limit} bytes (setting max_answer_bytes)");
+    Error::new(Code::AgentError, message)
 }
 
 fn too_slow(agent: &Name) -> Error {

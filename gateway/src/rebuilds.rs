@@ -2,8 +2,11 @@
 //! each from the source that its image keeps, by a deployment like any other. They are looked for whenever the agent
 //! service has been found anew, because nothing but a start of that service brings another interpreter or layout.
 
-use crate::{deploy::Deployer, work::Work};
-use hoistway_model::{AgentService, Name, Result};
+use crate::{
+    deploy::Deployer,
+    work::{Rebuild, Work},
+};
+use hoistway_model::{AgentService, Result, agent::Phase};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,10 +36,11 @@ pub async fn run(
 
 /// Begins what is to be done; an error is a passing one. One that was begun already is joined.
 async fn sweep(agents: &dyn AgentService, deployer: &dyn Deployer) -> Result<()> {
-    let outdated: Vec<Name> =
-        agents.list_agents().await?.into_iter().filter(|agent| agent.needs_rebuild).map(|agent| agent.name).collect();
-    for agent in outdated {
-        match deployer.accept(Work::Rebuild(agent.clone()), false).await {
+    let outdated = agents.list_agents().await?.into_iter();
+    // What is stopped is built when it is started.
+    let outdated = outdated.filter(|agent| agent.needs_rebuild && agent.phase != Phase::Stopped);
+    for agent in outdated.map(|agent| agent.name).collect::<Vec<_>>() {
+        match deployer.accept(Work::Rebuild(Rebuild { agent: agent.clone(), start: false }), false).await {
             Ok(accepted) => tracing::info!(
                 deployment = %accepted.id,
                 "agent \"{agent}\" has an image for another Python, or of an older Hoistway: it is built again from its kept source"

@@ -18,8 +18,8 @@ pub enum Work {
     Rollback(Rollback),
     /// `PUT /agents/{name}/config`.
     Config(ConfigChange),
-    /// The agent's image built again from what it keeps, because the interpreter has changed. Nobody asks for it.
-    Rebuild(Name),
+    /// The agent's image built again from what it keeps, because what it runs on has changed.
+    Rebuild(Rebuild),
 }
 
 /// A return to an earlier revision.
@@ -29,6 +29,15 @@ pub struct Rollback {
     pub agent: Name,
     /// Which revision.
     pub to: RevisionRef,
+}
+
+/// An image built again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebuild {
+    /// The agent.
+    pub agent: Name,
+    /// Whether a stopped agent is started by it; else nothing is done with one.
+    pub start: bool,
 }
 
 /// A change of an agent's configuration; `None` leaves a member as it is.
@@ -93,7 +102,7 @@ impl Work {
             Self::Deploy(request) => &request.agent,
             Self::Rollback(rollback) => &rollback.agent,
             Self::Config(change) => &change.agent,
-            Self::Rebuild(agent) => agent,
+            Self::Rebuild(rebuild) => &rebuild.agent,
         }
     }
 
@@ -166,7 +175,7 @@ impl Work {
             // It has a form of its own.
             Self::Deploy(_) => return serde_json::Value::Null,
             Self::Rollback(r) => Stored::Rollback { agent: r.agent.clone(), to: r.to.to_string() },
-            Self::Rebuild(agent) => Stored::Rebuild { agent: agent.clone() },
+            Self::Rebuild(r) => Stored::Rebuild { agent: r.agent.clone(), start: r.start },
             Self::Config(c) => Stored::Config {
                 agent: c.agent.clone(),
                 system_prompt: c.system_prompt.clone(),
@@ -200,6 +209,8 @@ enum Stored {
     },
     Rebuild {
         agent: Name,
+        #[serde(default)]
+        start: bool,
     },
 }
 
@@ -207,7 +218,7 @@ impl Stored {
     fn read(self) -> Option<Work> {
         Some(match self {
             Stored::Rollback { agent, to } => Work::Rollback(Rollback { agent, to: to.parse().ok()? }),
-            Stored::Rebuild { agent } => Work::Rebuild(agent),
+            Stored::Rebuild { agent, start } => Work::Rebuild(Rebuild { agent, start }),
             Stored::Config { agent, system_prompt, identity_provider, llm, required_tools } => {
                 let model = |(role, provider, model): (String, String, String)| {
                     Some(LlmConfig { role: LlmRole::parse(&role)?, provider, model })
@@ -269,7 +280,8 @@ mod tests {
             Work::Config(ConfigChange { identity_provider: Some(Some(name("i"))), ..config.clone() }),
             Work::Config(config),
             Work::Config(nothing),
-            Work::Rebuild(name("a")),
+            Work::Rebuild(Rebuild { agent: name("a"), start: false }),
+            Work::Rebuild(Rebuild { agent: name("a"), start: true }),
         ] {
             assert_eq!(Work::from_journal(work.reason(), &work.to_journal().unwrap()).unwrap(), work);
             assert!(!seen.contains(&work.canonical()));

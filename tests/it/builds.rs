@@ -143,6 +143,12 @@ fn an_upgraded_interpreter_or_hoistway_means_a_build_from_kept_source() {
     let older = json!({"agent_name": "older", "source_files": says("the same"), "requirements": "six"});
     deployed(&stack, "", &older);
     stack.deployed(json!({"agent_name": "plain", "source_files": says("plain")}));
+    for agent in ["halted", "returned"] {
+        let body = json!({"agent_name": agent, "source_files": says("the first"), "requirements": "six"});
+        deployed(&stack, "", &body);
+    }
+    assert_eq!(stack.call("POST", "/api/agents/halted/stop", None).status, 200);
+    deployed(&stack, "", &json!({"agent_name": "returned", "source_files": says("the second")}));
     stack.stop();
     // As if one had been built for a Python that is not here any more, and the other by a Hoistway whose images had
     // another layout.
@@ -163,6 +169,19 @@ fn an_upgraded_interpreter_or_hoistway_means_a_build_from_kept_source() {
         let revisions = stack.get(&format!("/api/agents/{agent}/revisions"));
         assert_eq!((revisions[0]["reason"].clone(), revisions[0]["number"].clone()), (json!("rebuild"), json!(2)));
     }
+    let halted = || stack.get("/api/agents/halted/revisions");
+    assert_eq!(halted().as_array().unwrap().len(), 1, "what is stopped stays so: {}", halted());
+    assert_eq!(stack.call("POST", "/api/agents/halted/start", None).status, 200);
+    assert_eq!((halted()[0]["reason"].clone(), halted()[0]["number"].clone()), (json!("rebuild"), json!(2)));
+    assert_eq!(stack.answer("halted", "x"), "the first");
+
+    let rollback = stack.call("POST", "/api/agents/returned/rollback", Some(&json!({"revision": 1})));
+    assert_eq!(rollback.status, 201, "{}", rollback.text());
+    assert_eq!(stack.answer("returned", "x"), "the first");
+    let deployment = stack.get("/api/deployments?agent=returned")[0]["id"].as_str().unwrap().to_owned();
+    let steps = stack.get(&format!("/api/deployments/{deployment}"))["steps"].to_string();
+    assert!(steps.contains("\"build\""), "what it goes back to has an older image, which is built again: {steps}");
+
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(log.contains("it is built again from its kept source"), "{log}");
     // What the user sends again is what is there.

@@ -152,6 +152,8 @@ pub struct Revision {
     pub message: String,
     /// Whether it is the one that is wanted now.
     pub current: bool,
+    /// Whether its image is to be built again before it runs; see [`Agent::needs_rebuild`](crate::agent::Agent).
+    pub needs_rebuild: bool,
     /// Milliseconds since the epoch.
     pub created_at: i64,
     /// When it last began to serve, in milliseconds since the epoch; absent if it never did.

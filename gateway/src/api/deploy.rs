@@ -245,6 +245,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Waits for a ready agent for so long.
+    pub fn up_to(patience: Duration) -> Self {
+        Self { wait: Wait::default(), patience }
+    }
+
     /// From `?wait=` and `?timeout=`.
     pub fn of(state: &AppState, query: &Query) -> Result<Self> {
         let longest = u32::try_from(state.limits.deploy_deadline.as_secs()).unwrap_or(u32::MAX);

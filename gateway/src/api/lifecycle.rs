@@ -2,17 +2,25 @@
 
 use super::{
     agents,
+    deploy::{self, Asked},
     error::{ApiResult, ErrorBody},
     query::Segment,
 };
-use crate::{deploy::Turn, state::AppState};
+use crate::{
+    deploy::Turn,
+    state::AppState,
+    work::{Rebuild, Work},
+};
 use axum::{
     Json,
     extract::State,
     response::{IntoResponse, Response},
 };
 use hoistway_kit::telemetry;
-use hoistway_model::{Error, Name, Operation, Result, agent::Agent};
+use hoistway_model::{
+    Error, Name, Operation, Result,
+    agent::{Agent, Phase},
+};
 use http::StatusCode;
 use std::{future::Future, sync::Arc};
 use tracing::Instrument;
@@ -42,7 +50,8 @@ pub async fn stop(State(state): State<Arc<AppState>>, name: Segment) -> ApiResul
 
 /// Start a stopped agent
 ///
-/// Starts a stopped agent and answers when it is up. One that runs is left as it is.
+/// Starts a stopped agent and answers when it is up. One that runs is left as it is. An image for another Python than is
+/// there now, or of an older Hoistway, is built again first.
 #[utoipa::path(post, path = "/agents/{name}/start", operation_id = "start_agent", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
 ), responses(
@@ -51,8 +60,16 @@ pub async fn stop(State(state): State<Arc<AppState>>, name: Segment) -> ApiResul
     (status = 409, body = ErrorBody, description = "It is being deployed, and that takes longer than the answer waits"),
 ))]
 pub async fn start(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Response> {
-    let agents = state.agents.clone();
-    change(&state, name.name("agent")?, |name| async move { agents.start_agent(Operation::new(), name).await }).await
+    let (agents, name) = (state.agents.clone(), name.name("agent")?);
+    let agent = agents.get_agent(name.clone()).await?;
+    if agent.phase == Phase::Stopped && agent.needs_rebuild {
+        let rebuild = Work::Rebuild(Rebuild { agent: name.clone(), start: true });
+        let done = deploy::carry_out(&state, rebuild, Asked::up_to(state.limits.deploy_wait), Vec::new()).await?;
+        let status = if done.is_ok() { StatusCode::OK } else { StatusCode::ACCEPTED };
+        let agent = agents.get_agent(name).await?;
+        return Ok((status, Json(agents::shape(&agent, &state.public))).into_response());
+    }
+    change(&state, name, |name| async move { agents.start_agent(Operation::new(), name).await }).await
 }
 
 /// Restart an agent

@@ -288,7 +288,7 @@ pub async fn diff(State(state): State<Arc<AppState>>, path: Segments<2>, query: 
 
 /// Go back to an earlier revision
 ///
-/// Without a build: a new revision with that one's image, configuration and environment, and its tools as they are now,
+/// Without a build, unless the image is for another Python than there is now or of an older Hoistway: a new revision with that one's image, configuration and environment, and its tools as they are now,
 /// is swapped in without losing a request. If it does not start, the present one goes on serving. A rollback to what
 /// runs already changes nothing. A stopped agent is started.
 #[utoipa::path(post, path = "/agents/{name}/rollback", operation_id = "rollback_agent", tag = "revisions", params(

@@ -155,14 +155,23 @@ pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, n
     let Findings { resolved, agent, image_digest, base, choices: _ } = findings;
     log.image_digest = image_digest;
     log.changes_tools = resolved.changed;
+    // The image to be built again, not the one that comes out.
+    let outdated = match (work, &base, &agent) {
+        (Work::Config(_), _, Some(agent)) if agent.needs_rebuild => agent.image_digest,
+        (Work::Rollback(_), Some(base), _) if base.needs_rebuild => base.image_digest,
+        (Work::Rebuild(_), Some(base), _) => base.image_digest,
+        _ => None,
+    };
     let agent = agent.filter(|agent| {
         let same = match (work, &base) {
-            (Work::Deploy(request), _) if request.refresh => false,
+            (Work::Deploy(request), _) if request.refresh || agent.needs_rebuild => false,
             (Work::Deploy(request), _) => agent.spec.fingerprint == fingerprint(key, request, image_digest),
             (Work::Rollback(_), Some(base)) => is_current(agent, base),
             (Work::Rollback(_), None) => false,
-            // Somebody deployed it meanwhile, or the old interpreter came back.
-            (Work::Rebuild(_), _) => return !agent.needs_rebuild,
+            // Somebody deployed or stopped it meanwhile, or the old interpreter came back.
+            (Work::Rebuild(rebuild), _) => {
+                return !agent.needs_rebuild || agent.phase == Phase::Stopped && !rebuild.start;
+            }
             (Work::Config(change), _) => {
                 log.from = Some((agent.revision, agent.revision_number));
                 change.is_in(agent)
@@ -179,11 +188,10 @@ pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, n
     });
     if let Some(base) = &base {
         log.from = Some((base.id, base.number));
-        match work {
-            // The image to be built again, not the one that comes out.
-            Work::Rebuild(_) => log.image_digest = base.image_digest.or(base.spec.image.digest),
-            _ => log.image = built_image(&base.spec).map(Into::into),
-        }
+        log.image = built_image(&base.spec).map(Into::into);
+    }
+    if outdated.is_some() {
+        (log.builds, log.image_digest, log.image) = (true, outdated, None);
     }
     if let Some(agent) = agent {
         log.changes_agent = false;

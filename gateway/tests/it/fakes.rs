@@ -520,6 +520,7 @@ impl AgentService for FakeAgents {
             _ => u64::MAX,
         };
         let one = |number: u64| Revision {
+            needs_rebuild: false,
             id: agent.revision,
             number,
             spec: agent.spec.clone(),

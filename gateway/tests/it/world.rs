@@ -220,6 +220,7 @@ impl State {
         if self.started.insert(operation.id, id).is_none() {
             self.last_number += 1;
             self.revisions.push(Revision {
+                needs_rebuild: false,
                 id,
                 number: self.last_number,
                 image_digest: Some(Digest::of(b"manifest")),

@@ -68,6 +68,7 @@ impl From<Revision> for pb::Revision {
             state: r.state.as_str().into(),
             message: r.message,
             current: r.current,
+            needs_rebuild: r.needs_rebuild,
             created_at: r.created_at,
             served_at: r.served_at,
         }
@@ -89,6 +90,7 @@ impl TryFrom<pb::Revision> for Revision {
             state: required("revision.state", RevisionState::parse(&r.state))?,
             message: r.message,
             current: r.current,
+            needs_rebuild: r.needs_rebuild,
             created_at: r.created_at,
             served_at: r.served_at,
         })

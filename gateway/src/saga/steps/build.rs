@@ -3,16 +3,13 @@
 use super::Context;
 use crate::{api::deploy_request::Source, work::Work};
 use hoistway_model::{
-    Code, Error, Name, Result,
+    Code, Error, Result,
     build::{BuildRequest, BuiltImage, RebuildRequest},
 };
 
 pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
-    if let Work::Rebuild(agent) = ctx.work {
-        return rebuild(ctx, agent).await;
-    }
     let nothing = || Error::new(Code::Internal, "a deployment without source has nothing to build");
-    let Work::Deploy(request) = ctx.work else { return Err(nothing()) };
+    let Work::Deploy(request) = ctx.work else { return rebuild(ctx).await };
     let Source::Files(source) = &request.source else { return Err(nothing()) };
     let build = BuildRequest {
         attempt: ctx.log.ids.attempt,
@@ -25,8 +22,9 @@ pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
     ctx.services.builds.build(operation, build).await.map_err(|e| e.prefixed("build failed: "))
 }
 
-/// Builds the image of the revision that the agent has once more.
-async fn rebuild(ctx: &Context<'_>, agent: &Name) -> Result<BuiltImage> {
+/// Builds the image of the revision that the new one is made of once more.
+async fn rebuild(ctx: &Context<'_>) -> Result<BuiltImage> {
+    let agent = ctx.work.agent();
     let unknown = || Error::new(Code::ImageNotFound, "build failed: the digest of the agent's image is not known");
     let digest = ctx.log.image_digest.ok_or_else(unknown)?;
     // The values of variables stay with the agent service; so that none is shown, a rebuild quotes no source.

@@ -51,24 +51,24 @@ fn derivation(ctx: &Context<'_>) -> Result<Derivation> {
     let tools = log.tools.as_ref().map(|t| t.tools.iter().cloned().map(Into::into).collect());
     let changes = match ctx.work {
         Work::Config(change) => SpecChanges {
-            image: None,
             system_prompt: change.system_prompt.clone(),
-            tools,
             llm: change.llm.clone(),
             identity_provider: change.identity_provider.clone(),
             // No deploy has made it, so none finds it unchanged.
             fingerprint: Some(ctx.key.fingerprint("revision", log.ids.revision.to_string().as_bytes())),
+            ..SpecChanges::default()
         },
-        Work::Rebuild(_) => {
-            let built: BuiltImage = log.image.clone().ok_or_else(no_image)?.into();
-            let image = ImageRef::platform(&built.repository, Some(built.tag), built.digest);
-            let image = NewImage { image, build_id: Some(built.build_id), entry_point: Some(built.entry_point) };
-            SpecChanges { image: Some(image), tools, ..SpecChanges::default() }
-        }
         // A deploy that made the earlier revision finds itself unchanged.
-        _ => SpecChanges { tools, ..SpecChanges::default() },
+        _ => SpecChanges::default(),
     };
+    let image = if log.builds { Some(new_image(log.image.clone().ok_or_else(no_image)?.into())) } else { None };
+    let changes = SpecChanges { image, tools, ..changes };
     Ok(Derivation { agent: ctx.work.agent().clone(), from, reason: ctx.work.reason(), changes })
+}
+
+fn new_image(built: BuiltImage) -> NewImage {
+    let image = ImageRef::platform(&built.repository, Some(built.tag), built.digest);
+    NewImage { image, build_id: Some(built.build_id), entry_point: Some(built.entry_point) }
 }
 
 fn no_image() -> Error {

@@ -1,7 +1,7 @@
 //! A keeper keeps one revision going: it pulls the image until it is there, hands the instance to the runtime, and
 //! says how the revision is. It ends when it is stopped or when there is nothing more to try.
 
-use super::Service;
+use super::{Service, view::has_former_packages};
 use crate::{
     images::{FIRST_PATIENCE, Failure, Pins, RETRY_PATIENCE, Tree},
     runtime::{Endpoint, Instance, Program, State},
@@ -205,6 +205,14 @@ impl Service {
                         layout: pulled.layout,
                         entry_point: pulled.entry_point,
                     };
+                    if has_former_packages(&facts) && revision.spec.build_id.is_none() {
+                        tracing::warn!(
+                            agent = %revision.spec.agent,
+                            "the packages in {} were put together by an older Hoistway, which did not check them against \
+                             their wheels: deploy the agent from its source, or with an image that is built now",
+                            image.display_tagged()
+                        );
+                    }
                     return Ok((facts, tree));
                 }
                 Err(Failure::Final(e)) => return Err(e),

@@ -1,7 +1,7 @@
 //! Revisions as users see them, and what differs between them.
 
 use super::{Service, keeper::Life, view::masked};
-use crate::store::{AgentRecord, Kept, Revision};
+use crate::store::{AgentRecord, ImageFacts, Kept, Revision};
 use hoistway_model::{
     Name, Result,
     redact::MASK,
@@ -46,12 +46,13 @@ impl Service {
 
     pub(super) fn shown_as_revision(&self, agent: &AgentRecord, revision: Revision) -> shown::Revision {
         let (state, message) = self.state(agent, &revision);
-        let image_digest = self.digest(&revision);
+        let image = self.image(&revision);
         shown::Revision {
+            needs_rebuild: self.needs_rebuild(&revision.spec, image.as_ref()),
+            image_digest: image.map(|image| image.digest).or(revision.spec.image.digest),
             id: revision.public,
             number: revision.number,
             spec: masked(revision.spec),
-            image_digest,
             reason: revision.reason,
             deployment: revision.deployment,
             of: revision.of,
@@ -63,9 +64,9 @@ impl Service {
         }
     }
 
-    fn digest(&self, revision: &Revision) -> Option<hoistway_model::Digest> {
+    fn image(&self, revision: &Revision) -> Option<ImageFacts> {
         let running = self.keeper(&revision.id).and_then(|keeper| keeper.condition().image);
-        running.or_else(|| revision.image.clone()).map(|image| image.digest).or(revision.spec.image.digest)
+        running.or_else(|| revision.image.clone())
     }
 
     fn state(&self, agent: &AgentRecord, revision: &Revision) -> (RevisionState, String) {

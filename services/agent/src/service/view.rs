@@ -30,8 +30,7 @@ impl Service {
         let running = record.active.filter(|active| *active != shown.id).and_then(|active| self.condition(&active));
         let image = running.or(wanted).and_then(|c| c.image).or(shown.image);
         let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
-        let outdated =
-            image.as_ref().is_some_and(|i| self.interpreter.suits(&i.python).is_err() || has_former_packages(i));
+        let needs_rebuild = self.needs_rebuild(&shown.spec, image.as_ref());
         let isolation = self.runtime.isolation();
         Agent {
             name: record.name,
@@ -41,7 +40,7 @@ impl Service {
             phase,
             message,
             image_digest: image.map(|i| i.digest).or(shown.spec.image.digest),
-            needs_rebuild: outdated && shown.spec.build_id.is_some() && !record.stopped,
+            needs_rebuild,
             isolation: isolation.enforced,
             network: isolation.network,
             limits: isolation.limits,
@@ -49,6 +48,14 @@ impl Service {
             updated_at: record.updated_at,
             spec: masked(shown.spec),
         }
+    }
+
+    /// Whether an image that was built here is for another Python than there is now, or has packages that were put
+    /// together by an older Hoistway.
+    pub(super) fn needs_rebuild(&self, spec: &AgentSpec, image: Option<&ImageFacts>) -> bool {
+        let outdated =
+            |image: &ImageFacts| self.interpreter.suits(&image.python).is_err() || has_former_packages(image);
+        spec.build_id.is_some() && image.is_some_and(outdated)
     }
 
     pub(super) fn phase(&self, record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
@@ -149,6 +156,6 @@ pub(super) fn masked(mut spec: AgentSpec) -> AgentSpec {
 
 /// Whether the packages in an image were put together by an older Hoistway. Beside them there are the layers of the runtime
 /// and of the source, which are as they always were.
-fn has_former_packages(image: &ImageFacts) -> bool {
+pub(super) fn has_former_packages(image: &ImageFacts) -> bool {
     image.layout != layout::CURRENT && image.layers.len() > 2
 }

@@ -7,6 +7,7 @@ use crate::{
         Interpreter, Lock, Uv,
         site::{self, Installed},
     },
+    store::KnownPackage,
 };
 use futures_util::{StreamExt, stream};
 use hoistway_model::{Error, Result};
@@ -22,8 +23,6 @@ use tokio::task::spawn_blocking;
 
 /// How many packages are installed at a time: most of it is waiting for the package index.
 const AT_ONCE: usize = 8;
-/// How many files that several packages have are named in the log.
-const MAX_CLASHES: usize = 20;
 const DOING: &str = "making a directory to install packages in";
 
 /// A scratch directory with installed packages, each in a directory of its own.
@@ -63,9 +62,6 @@ impl<'a> Stage<'a> {
         self.log.say(format!("installing {} packages", missing.len()));
         let installed = self.install_all(missing).await?;
         self.packages.extend(installed.into_iter().map(|package| (package.name.clone(), package)));
-        for (one, other, file) in site::clashes(self.packages.values()).into_iter().take(MAX_CLASHES) {
-            self.log.say(format!("{one} and {other} both have {file}; the one whose layer is higher wins"));
-        }
         Ok(())
     }
 
@@ -132,9 +128,10 @@ impl<'a> Stage<'a> {
         Ok(path)
     }
 
-    /// Unpacked bytes of a package; none if it is not here.
-    pub fn size(&self, name: &str) -> u64 {
-        self.packages.get(name).map_or(0, |package| package.size.max(1))
+    /// What is worth knowing of a package; nothing if it is not here.
+    pub fn known(&self, name: &str) -> KnownPackage {
+        let known = |p: &Installed| KnownPackage { size: p.size.max(1), files: p.file_list() };
+        self.packages.get(name).map(known).unwrap_or_default()
     }
 
     /// The files of a package and the directory with its bytecode.

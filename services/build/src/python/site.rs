@@ -19,6 +19,9 @@ use std::{
 const SCRIPT: &str = include_str!("site.py");
 /// What an installer writes about the installation.
 const NOTES: [&str; 4] = ["INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"];
+/// How many files of a package are kept in [`Installed::file_list`], and how many characters of each one's checksum.
+const MAX_FILES_KEPT: usize = 100_000;
+const CHECKSUM_KEPT: usize = 16;
 /// Where an installer puts commands.
 const BIN: &str = "bin/";
 
@@ -33,6 +36,17 @@ pub struct Installed {
     pub files: BTreeMap<String, String>,
     /// Bytes of them.
     pub size: u64,
+}
+
+impl Installed {
+    /// The files, each with as much of its checksum as tells it from others; of very many only the first.
+    pub fn file_list(&self) -> BTreeMap<String, String> {
+        let short = |checksum: &String| {
+            let (_, hash) = checksum.split_once('=').unwrap_or_default();
+            hash.chars().take(CHECKSUM_KEPT).collect()
+        };
+        self.files.iter().take(MAX_FILES_KEPT).map(|(path, checksum)| (path.clone(), short(checksum))).collect()
+    }
 }
 
 /// Takes stock of a directory that [`super::Uv::install`] filled with one package alone, checks every file against the
@@ -281,15 +295,17 @@ pub async fn compile(packages: &[(&Installed, PathBuf)], interpreter: &Interpret
 }
 
 /// The files that several packages have with different content: two of the packages, and the file.
-pub fn clashes<'a>(packages: impl Iterator<Item = &'a Installed>) -> Vec<(&'a str, &'a str, &'a str)> {
+pub fn clashes<'a>(
+    packages: impl Iterator<Item = (&'a str, &'a BTreeMap<String, String>)>,
+) -> Vec<(&'a str, &'a str, &'a str)> {
     let mut owners: HashMap<&str, (&str, &str)> = HashMap::new();
     let mut found = Vec::new();
-    for package in packages {
-        for (path, checksum) in &package.files {
-            if let Some((other, theirs)) = owners.insert(path, (&package.name, checksum))
+    for (package, files) in packages {
+        for (path, checksum) in files {
+            if let Some((other, theirs)) = owners.insert(path, (package, checksum))
                 && theirs != checksum
             {
-                found.push((other, package.name.as_str(), path.as_str()));
+                found.push((other, package, path.as_str()));
             }
         }
     }

@@ -19,10 +19,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
 /// How many packages are installed at a time: most of it is waiting for the package index.
 const AT_ONCE: usize = 8;
+/// How many packages' files are checked at a time.
+const CHECKS_AT_ONCE: usize = 2;
 const DOING: &str = "making a directory to install packages in";
 
 /// A scratch directory with installed packages, each in a directory of its own.
@@ -34,6 +36,8 @@ pub struct Stage<'a> {
     scratch: TempDir,
     packages: BTreeMap<String, Installed>,
     bytecode: HashMap<String, PathBuf>,
+    /// For those whose files are checked now: each holds its package's list of files.
+    checks: Semaphore,
 }
 
 impl<'a> Stage<'a> {
@@ -49,7 +53,8 @@ impl<'a> Stage<'a> {
         let scratch =
             spawn_blocking(move || tempfile::tempdir_in(work)).await.map_err(|e| Error::internal(DOING, e))?;
         let scratch = scratch.map_err(|e| Error::internal(DOING, e))?;
-        Ok(Self { uv, interpreter, log, room, scratch, packages: BTreeMap::new(), bytecode: HashMap::new() })
+        let (packages, bytecode, checks) = (BTreeMap::new(), HashMap::new(), Semaphore::new(CHECKS_AT_ONCE));
+        Ok(Self { uv, interpreter, log, room, scratch, packages, bytecode, checks })
     }
 
     /// Installs those of the packages that are not here yet, each into a directory of its own: no package can touch
@@ -97,6 +102,7 @@ impl<'a> Stage<'a> {
         let left = deadline.saturating_duration_since(Instant::now());
         self.uv.install(&Lock::parse(entry)?, &target, self.interpreter, left, &report).await?;
         let package = name.clone();
+        let _slot = self.checks.acquire().await.map_err(|e| Error::internal("checking an installed package", e))?;
         let taken = spawn_blocking(move || site::take_stock(&target, &package)).await;
         let installed = taken.map_err(|e| Error::internal("taking stock of an installed package", e))??;
         if installed.is_some() {

@@ -11,6 +11,8 @@ use hoistway_model::Result;
 use std::{net::IpAddr, path::Path, sync::Arc};
 use tokio::sync::Semaphore;
 
+/// Requests beyond the limit that are for administrators alone.
+const RESERVED: usize = 32;
 /// The bytes of large answers that wait to be sent, of all and of one key or user.
 const MAX_ANSWERS: usize = 64 << 20;
 const MAX_OWN_ANSWERS: usize = 32 << 20;
@@ -54,6 +56,8 @@ pub struct Access {
     pub throttle: Throttle,
     /// A permit for each request that is being answered.
     pub requests: Arc<Semaphore>,
+    /// A few more for keys with the scope `admin` alone, when there is no permit left.
+    pub reserved_requests: Arc<Semaphore>,
     /// The same for each key and user: one has three quarters of them at most.
     pub own_requests: Arc<Shares>,
     /// The memory that large answers take until they are sent, in bytes.
@@ -78,6 +82,7 @@ impl Access {
             answers: Shares::new(MAX_ANSWERS, MAX_OWN_ANSWERS),
             own_requests: Shares::new(limits.max_requests, limits.max_own_requests()),
             requests: Arc::new(Semaphore::new(limits.max_requests.clamp(1, Semaphore::MAX_PERMITS))),
+            reserved_requests: Arc::new(Semaphore::new(RESERVED)),
             limits,
         }
     }

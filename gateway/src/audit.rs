@@ -15,16 +15,20 @@ use hoistway_model::{AuditId, Code, DeploymentId, Result};
 use serde::Deserialize;
 use std::{
     borrow::Cow,
+    collections::HashMap,
     fmt,
     future::Future,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 /// The longest target and the longest user agent that are kept, in characters.
 const MAX_TEXT: usize = 200;
 /// The largest body that is searched for the name of what it makes.
 const MAX_NAMED: usize = 1 << 20;
+/// How often a refused action is written, for each key.
+const REFUSALS_EVERY: Duration = Duration::from_secs(60);
 /// After this long nobody will tell an entry's outcome any more.
 const LOST_AFTER_MS: i64 = 60 * 60 * 1_000;
 
@@ -123,7 +127,11 @@ pub enum Named {
 
 /// The audit log.
 #[derive(Debug, Clone)]
-pub struct AuditLog(AuditStore);
+pub struct AuditLog {
+    store: AuditStore,
+    /// When which key was refused which action.
+    refusals: Arc<Mutex<HashMap<(String, String), Instant>>>,
+}
 
 /// What is known of a change when its request is let in.
 #[derive(Debug)]
@@ -145,7 +153,23 @@ pub struct Change<'a> {
 impl AuditLog {
     /// The log in a database.
     pub fn new(store: AuditStore) -> Self {
-        Self(store)
+        Self { store, refusals: Arc::default() }
+    }
+
+    /// Whether what a key may not do is to be written: once a minute for each key and action, so that refusals push out
+    /// little of what was done.
+    pub fn is_news(&self, refused: &Ticket) -> bool {
+        let what = {
+            let state = refused.lock();
+            (state.entry.key_id.clone(), state.entry.action.clone())
+        };
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.retain(|_, at: &mut Instant| at.elapsed() < REFUSALS_EVERY);
+        if refusals.contains_key(&what) {
+            return false;
+        }
+        refusals.insert(what, Instant::now());
+        true
     }
 
     /// The ticket of a change that somebody asks for. Nothing is written yet.
@@ -166,18 +190,18 @@ impl AuditLog {
             code: None,
         };
         let state = Mutex::new(State { entry, phase: Phase::New });
-        Arc::new(Ticket { named: change.named, store: self.0.clone(), state })
+        Arc::new(Ticket { named: change.named, store: self.store.clone(), state })
     }
 
     /// Entries, newest first.
     pub async fn list(&self, filter: Filter, limit: u32) -> Result<Vec<Entry>> {
-        self.0.list(filter, limit).await
+        self.store.list(filter, limit).await
     }
 
     /// Forgets entries that are not to be kept, and gives those up whose process ended.
     pub async fn tidy(&self, keep: Keep) -> Result<()> {
-        self.0.give_up(now_ms() - LOST_AFTER_MS).await?;
-        let Pruned { surplus, .. } = self.0.purge(keep).await?;
+        self.store.give_up(now_ms() - LOST_AFTER_MS).await?;
+        let Pruned { surplus, .. } = self.store.purge(keep).await?;
         if surplus > 0 {
             tracing::warn!("the audit log had {surplus} entries more than audit_entries allows; the oldest are gone");
         }

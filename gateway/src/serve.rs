@@ -97,6 +97,7 @@ impl Gateway {
             public: PublicAddresses::new(&config.public_registry),
             bodies: body::budget(limits.max_body),
             lists: Lists::default(),
+            scraped: Default::default(),
             limits,
             ready: Arc::new(Ready { services, egress }),
             seen,

@@ -5,10 +5,15 @@ use crate::{
     seen::Seen,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use hoistway_kit::{invoke_statement::InvokeStatementKey, reserve::Reserve};
 use hoistway_model::{AgentService, BuildService, EgressService, Error, Result, ToolRegistry, source};
-use std::{fmt, sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The handlers' dependencies.
@@ -40,6 +45,8 @@ pub struct AppState {
     pub bodies: Arc<Shares>,
     /// For whole lists, each in memory while it is made.
     pub lists: Lists,
+    /// What was measured last, and when.
+    pub scraped: Mutex<Option<(Instant, Bytes)>>,
     /// What `/readyz` asks.
     pub ready: Arc<dyn ReadyCheck>,
     /// Events and measurements.

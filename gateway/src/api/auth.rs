@@ -11,7 +11,7 @@ use super::{
 use crate::{
     audit::{self, Answered, Change, Outcome, Ticket},
     callers::{Denied, EndUser},
-    keys::{Caller, Meters},
+    keys::{Caller, Meters, Scope},
     limits::{Full, Level, Rate},
     routes::Door,
     state::AppState,
@@ -31,7 +31,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tracing::Instrument;
 
@@ -44,6 +44,9 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 const LARGE_ANSWER: u64 = 64 << 10;
 /// The longest piece of an answer that is handed to the server at a time.
 const PIECE: usize = 64 << 10;
+/// The bytes of an answer that its peer must take each second, and how long it may take beside that.
+const PACE: u64 = 8 << 10;
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The header that names the deployment of an answer.
 const DEPLOYMENT: &str = "hoistway-deployment";
 /// How the rate of a key stands (draft-ietf-httpapi-ratelimit-headers).
@@ -64,15 +67,20 @@ pub async fn guard(State(state): State<Arc<AppState>>, request: Request, next: N
     if !is_guarded(request.uri().path()) {
         return next.run(request).await;
     }
-    let room = match state.access.requests.clone().try_acquire_owned() {
-        Ok(room) => room,
-        Err(_) => return full(&state).into_response(),
+    let access = &state.access;
+    let (room, reserved) = match access.requests.clone().try_acquire_owned() {
+        Ok(room) => (room, false),
+        // Whoever can end what takes all the room gets in.
+        Err(_) => match access.reserved_requests.clone().try_acquire_owned() {
+            Ok(room) => (room, true),
+            Err(_) => return full(&state).into_response(),
+        },
     };
-    let response = admit(&state, request, next).await.unwrap_or_else(IntoResponse::into_response);
+    let response = admit(&state, request, next, reserved).await.unwrap_or_else(IntoResponse::into_response);
     Roomy::wrap(response, room)
 }
 
-async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiResult<Response> {
+async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved: bool) -> ApiResult<Response> {
     let address = client_address(state, &request);
     let pattern = request.extensions().get::<MatchedPath>().cloned();
     let permission = permissions::permission(request.method(), pattern.as_ref().map(MatchedPath::as_str));
@@ -83,6 +91,9 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
     let agent = pattern.as_ref().filter(|_| invoke).and_then(named).and_then(|name| Name::parse("name", &name).ok());
     let token = if invoke { end_user::token(request.headers())? } else { None };
     let who = identify(state, request.headers(), agent.as_ref(), token.as_ref(), address).await?;
+    if reserved && !matches!(&who, Who::Key(caller) if caller.scopes.allow(Scope::Admin)) {
+        return Err(full(state));
+    }
     let holder = match &who {
         Who::Key(caller) => caller.id.clone(),
         Who::User(user) => user.id.clone(),
@@ -146,9 +157,13 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
     };
     if let Some(ticket) = ticket {
         let answered = answered(&response);
+        let refused = answered.code == Some(Code::PermissionDenied) && !ticket.is_open();
+        let is_known = refused && !state.access.audit.is_news(&ticket);
         // A task of its own: a caller that hangs up now must not leave it half written.
-        let ended = state.tasks.spawn(async move { end(&ticket, answered).await }.in_current_span());
-        ended.await.map_err(|e| Error::internal("writing the audit log", e))?;
+        if !is_known {
+            let ended = state.tasks.spawn(async move { end(&ticket, answered).await }.in_current_span());
+            ended.await.map_err(|e| Error::internal("writing the audit log", e))?;
+        }
     }
     if let Some((level, rate)) = level {
         tell_rate(response.headers_mut(), level, rate, meters);
@@ -307,7 +322,7 @@ fn failed(state: &AppState, address: Option<IpAddr>, wrong: ApiError) -> ApiErro
         None => wrong,
         Some(wait) => {
             let text = "too many wrong API keys or tokens came from this address (setting failed_auth_per_minute)";
-            ApiError::from(Error::new(Code::ResourceExhausted, text)).retry_after(wait)
+            ApiError::from(Error::new(Code::ResourceExhausted, text)).retry_after(wait).of_a_stranger()
         }
     }
 }
@@ -411,10 +426,17 @@ fn seconds(time: Duration) -> u64 {
 
 /// An answer's body, and the place that its request takes until it is sent. It is handed on in pieces: of one that is given
 /// whole, the server would hold all while the place is free again.
+///
+/// A peer that takes less than [`PACE`] loses its answer. What the answer's source takes its time for does not count, so
+/// that a stream may be silent.
 struct Roomy<T> {
     body: Body,
     /// What is left of a piece of the body that is too long.
     rest: Bytes,
+    sent: u64,
+    /// How long the peer was waited for, and since when it is.
+    waited: Duration,
+    waits: Option<Instant>,
     _room: T,
 }
 
@@ -423,7 +445,8 @@ impl<T> Roomy<T> {
     where
         T: Send + Unpin + 'static,
     {
-        response.map(|body| Body::new(Self { body, rest: Bytes::new(), _room: room }))
+        let wrap = |body| Self { body, rest: Bytes::new(), sent: 0, waited: Duration::ZERO, waits: None, _room: room };
+        response.map(|body| Body::new(wrap(body)))
     }
 }
 
@@ -432,6 +455,12 @@ impl<T: Unpin> HttpBody for Roomy<T> {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Some(since) = self.waits.take() {
+            self.waited += since.elapsed();
+            if self.waited > PATIENCE + Duration::from_secs(self.sent / PACE) {
+                return Poll::Ready(Some(Err(axum::Error::new("the peer takes the answer too slowly"))));
+            }
+        }
         if self.rest.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => self.rest = data,
@@ -442,6 +471,8 @@ impl<T: Unpin> HttpBody for Roomy<T> {
         }
         let piece = self.rest.len().min(PIECE);
         let piece = self.rest.split_to(piece);
+        self.sent += piece.len() as u64;
+        self.waits = Some(Instant::now());
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 

@@ -1,6 +1,9 @@
 //! What happens to every request, known or not: an id, a span, a line in the log, and an answer even after a panic.
 
-use super::{body::Drained, error::ApiError};
+use super::{
+    body::Drained,
+    error::{ApiError, OfAStranger},
+};
 use crate::state::AppState;
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -51,8 +54,9 @@ async fn answer(request: Request, next: Next, id: Arc<str>) -> Response {
         ApiError::from(Error::internal("answering the request", said(panic.as_ref()))).into_response()
     });
     let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis());
-    // What the command line looks at on its way is no news; what fails is.
-    if path.starts_with("/api") && !(own_read && response.status().is_success()) {
+    // What the command line looks at on its way is no news; what fails is, but not each of very many wrong keys.
+    let is_news = !(own_read && response.status().is_success()) && response.extensions().get::<OfAStranger>().is_none();
+    if path.starts_with("/api") && is_news {
         tracing::info!(target: "hoistway::access", request_id = %id, "{method} {path} {status} {ms}ms");
     } else {
         tracing::debug!(target: "hoistway::access", request_id = %id, "{method} {path} {status} {ms}ms");

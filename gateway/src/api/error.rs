@@ -28,7 +28,12 @@ pub struct ApiError {
     headers: Vec<(HeaderName, HeaderValue)>,
     retry_after: Duration,
     logged: bool,
+    of_a_stranger: bool,
 }
+
+/// An answer to somebody who has been refused often, in its extensions: its log would be written by whoever asks.
+#[derive(Debug, Clone, Copy)]
+pub struct OfAStranger;
 
 /// The result of every handler.
 pub type ApiResult<T> = Result<T, ApiError>;
@@ -36,7 +41,7 @@ pub type ApiResult<T> = Result<T, ApiError>;
 impl ApiError {
     fn with_status(status: u16, error: Arc<Error>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, error, headers: Vec::new(), retry_after: RETRY_AFTER, logged: false }
+        Self { status, error, headers: Vec::new(), retry_after: RETRY_AFTER, logged: false, of_a_stranger: false }
     }
 
     /// What a deployment ended with after work on it had started: 500 with the cause in `code`, so that nobody takes
@@ -62,6 +67,12 @@ impl ApiError {
     /// The same for a caller who is told 429 or 503 and may come again after `wait`.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = wait;
+        self
+    }
+
+    /// The answer is one of many to somebody without a credential; it is not logged as others are.
+    pub fn of_a_stranger(mut self) -> Self {
+        self.of_a_stranger = true;
         self
     }
 
@@ -149,6 +160,9 @@ impl IntoResponse for ApiError {
             // Whole seconds, rounded up: who comes too early comes in vain.
             let seconds = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if self.of_a_stranger {
+            response.extensions_mut().insert(OfAStranger);
         }
         // The audit log is told the code too.
         response.extensions_mut().insert(self.error.code);

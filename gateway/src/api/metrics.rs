@@ -3,14 +3,22 @@
 use super::error::ApiResult;
 use crate::state::AppState;
 use axum::{
+    body::Bytes,
     extract::State,
     response::{IntoResponse, Response},
 };
 use hoistway_kit::metrics;
 use hoistway_model::{Error, Result, metric::Kind, metric::Metrics};
 use http::{HeaderValue, header};
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// How long what was found is good for others who ask at the same time.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// The paths of this module; they are at the root, where scrapers look.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -25,6 +33,18 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     responses((status = 200, description = "Prometheus' text format, version 0.0.4", content_type = "text/plain", body = String))
 )]
 pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {
+    // One at a time: whoever comes meanwhile has what it found.
+    let mut last = state.scraped.lock().await;
+    let text = match &*last {
+        Some((at, text)) if at.elapsed() < FRESH => text.clone(),
+        _ => last.insert((Instant::now(), measured(&state).await?)).1.clone(),
+    };
+    drop(last);
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE))];
+    Ok((kind, text).into_response())
+}
+
+async fn measured(state: &AppState) -> Result<Bytes> {
     let own = {
         let (seen, in_flight) = (state.seen.clone(), state.routes.in_flight());
         let read = tokio::task::spawn_blocking(move || seen.metrics(in_flight));
@@ -64,6 +84,5 @@ pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {
         }
         families.extend(of_service);
     }
-    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE))];
-    Ok((kind, metrics::text(families)).into_response())
+    Ok(metrics::text(families).into())
 }

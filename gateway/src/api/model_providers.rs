@@ -19,7 +19,12 @@ use super::{
     },
     users,
 };
-use crate::{keys::Caller, saga::providers::depends_on, spending::money, state::AppState};
+use crate::{
+    keys::{Caller, Scope},
+    saga::providers::depends_on,
+    spending::money,
+    state::AppState,
+};
 use axum::{Extension, Json, extract::State};
 use hoistway_kit::{
     address::{Reach, is_private_name, reach},
@@ -266,7 +271,7 @@ pub async fn create(
 /// Register or replace a model provider
 ///
 /// What the body leaves out is gone; of `prices`, `timeout_seconds` and `retries` the answer's `warnings` say so. A stored key stays if
-/// none is given; a change that would send it to another host is refused.
+/// none is given; a change that would send it to another host is refused. Changing `prices`, which budgets count by, takes `admin`.
 #[utoipa::path(
     put,
     path = "/model-providers/{name}",
@@ -293,6 +298,10 @@ pub async fn put(
         Err(e) if e.code == Code::NotFound => None,
         Err(e) => return Err(e.into()),
     };
+    // What a call costs decides when a budget stops it.
+    if before.as_ref().is_some_and(|before| before.prices != provider.prices) {
+        caller.must_have(Scope::Admin, "changing the prices of a model provider")?;
+    }
     let put = state.tools.put_model_provider(Operation::new(), provider).await?;
     if let Some(before) = before {
         warnings.extend(dropped(&before, &put.value, &body.bytes)?);

@@ -116,6 +116,7 @@ impl Gateway {
             public: PublicAddresses::new("127.0.0.1:5005"),
             bodies: body::budget(limits.max_body),
             lists: Lists::default(),
+            scraped: Default::default(),
             limits,
             ready: Arc::new(Always),
             tasks: TaskTracker::new(),

@@ -159,6 +159,25 @@ async fn each_scope_opens_what_it_says() {
 }
 
 #[tokio::test]
+async fn prices_that_budgets_count_by_are_changed_by_administrators() {
+    let gateway = Gateway::start().await;
+    let (_, key) = gateway.make_key("ci", &["deploy"]).await;
+    let provider = |more: &str| format!(r#"{{"provider": "openai", "models": ["m"]{more}}}"#);
+    let priced = |price: u32| format!(r#", "prices": {{"m": {{"input": {price}, "output": {price}}}}}"#);
+    let path = "/api/model-providers/p";
+    assert_eq!(gateway.call("PUT", path, provider(&priced(9))).await.status, 201);
+    for change in [priced(0), String::new()] {
+        let answer = gateway.call_as(&key, "PUT", path, provider(&change)).await;
+        assert_eq!(
+            answer.error(),
+            "403 permission_denied the API key \"ci\" does not have the scope \"admin\", which changing the prices of a model provider needs"
+        );
+    }
+    assert_eq!(gateway.call_as(&key, "PUT", path, provider(&priced(9))).await.status, 200, "they stay as they are");
+    assert_eq!(gateway.call("PUT", path, provider("")).await.status, 200);
+}
+
+#[tokio::test]
 async fn credentials_in_a_body_take_the_scope_that_storing_them_takes() {
     let gateway = Gateway::start().await;
     let (_, key) = gateway.make_key("ci", &["deploy"]).await;

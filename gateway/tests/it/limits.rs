@@ -78,15 +78,22 @@ async fn wrong_keys_are_slowed_down_and_right_ones_never() {
 }
 
 #[tokio::test]
-async fn requests_at_a_time_are_bounded() {
+async fn requests_at_a_time_are_bounded_and_administrators_get_in() {
     let gateway =
         Gateway::with_access(Limits::default(), AccessLimits { max_requests: 1, ..AccessLimits::default() }).await;
+    let (id, key) = gateway.make_key("reader", &["read"]).await;
     let taken = gateway.state.access.requests.clone().acquire_owned().await.unwrap();
-    let answer = gateway.get("/api/agents").await;
+    let answer = gateway.call_as(&key, "GET", "/api/agents", "").await;
     let text = "1 requests are being answered already, which is the limit (setting max_requests)";
     assert_eq!(answer.error(), format!("429 resource_exhausted {text}"));
     assert_eq!(answer.header("retry-after"), "1");
     assert_eq!(gateway.call_with("GET", "/healthz", "", &[]).await.status, 200);
+    assert_eq!(
+        gateway.call("DELETE", &format!("/api/keys/{id}"), "").await.status,
+        200,
+        "whoever takes all is shut out"
+    );
+    assert_eq!(gateway.state.access.reserved_requests.available_permits(), 32);
     drop(taken);
     for _ in 0..3 {
         assert_eq!(gateway.get("/api/agents").await.status, 200);

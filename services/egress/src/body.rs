@@ -3,6 +3,7 @@
 use crate::{
     config::Limits,
     entry::{Entry, Progress},
+    headers::clean_trailers,
 };
 use bytes::Bytes;
 use hoistway_kit::shares::Share;
@@ -73,7 +74,10 @@ impl Body for Upload {
         };
         self.progress.moved();
         let Some(frame) = frame else { return Poll::Ready(None) };
-        let frame = frame?;
+        let mut frame = frame?;
+        if let Some(trailers) = frame.trailers_mut() {
+            clean_trailers(trailers);
+        }
         if let Some(data) = frame.data_ref() {
             let length = data.len() as u64;
             match self.left.checked_sub(length) {

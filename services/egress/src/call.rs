@@ -132,7 +132,7 @@ pub(crate) async fn call(
     if let Host::Tool(tool) = host {
         let user = entry.user().and_then(|user| HeaderValue::from_bytes(user.as_bytes()).ok());
         headers.extend(user.map(|user| (END_USER, user)));
-        if !tool.capabilities.is_empty() {
+        if tool.is_narrowed() {
             remove_overrides(&mut headers);
         }
     }

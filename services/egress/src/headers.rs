@@ -22,18 +22,33 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 
 /// What a proxy states about the client of its own connection. An agent is no proxy, and a tool behind one may take
 /// these for that proxy's.
-const FORWARDED: [HeaderName; 2] = [header::FORWARDED, HeaderName::from_static("x-real-ip")];
+const FORWARDED: [HeaderName; 9] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("client-ip"),
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("cf-connecting-ip"),
+    HeaderName::from_static("x-cluster-client-ip"),
+    HeaderName::from_static("x-original-forwarded-for"),
+];
 /// The beginning of further ones: `-For`, `-Host`, `-Proto`, `-Port`, `-Prefix`, `-Server` and others.
 const X_FORWARDED: &str = "x-forwarded-";
 
-/// What some servers take for the method or the path of a request, whatever its first line says.
-const OVERRIDES: [HeaderName; 6] = [
+/// What some servers take for the method, the host or the path of a request, whatever its first lines say.
+const OVERRIDES: [HeaderName; 11] = [
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-http-method"),
     HeaderName::from_static("x-method-override"),
     HeaderName::from_static("x-original-method"),
     HeaderName::from_static("x-original-url"),
     HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-original-uri"),
+    HeaderName::from_static("x-original-host"),
+    HeaderName::from_static("x-host"),
+    HeaderName::from_static("x-http-path-override"),
+    HeaderName::from_static("x-envoy-original-path"),
 ];
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -60,6 +75,15 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) {
     remove_forwarded(headers);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes from a request's trailers what would mean something else if the tool took them for headers.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    clean_request(trailers);
+    remove_overrides(trailers);
+    for name in [&END_USER, &INVOKE_STATEMENT] {
+        remove_all_spellings(trailers, name);
     }
 }
 
@@ -110,6 +134,21 @@ mod tests {
 
     fn names(headers: &HeaderMap) -> Vec<&str> {
         headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_headers_may_not() {
+        let mut trailers = map(&[
+            ("x-checksum", "1"),
+            ("X-End-User-ID", "bob"),
+            ("x_end_user_id", "bob"),
+            ("x-forwarded-for", "127.0.0.1"),
+            ("X_Original_URL", "/admin"),
+            ("host", "a"),
+            ("grpc-status", "0"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(names(&trailers), ["x-checksum", "grpc-status"]);
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl ToolPolicy {
         Ok(Self { name, origin, prefix, capabilities, credential, allow_private: false })
     }
 
+    /// Whether not every method and path of its host is the tool's.
+    pub fn is_narrowed(&self) -> bool {
+        !self.capabilities.is_empty() || !matches!(&*self.prefix, "" | "/")
+    }
+
     /// Why a call is not covered, if so.
     pub(crate) fn refuses(&self, method: &Method, path: &str, checked: &Checked) -> Option<String> {
         let name = &self.name;

@@ -36,7 +36,7 @@ struct Foreign {
     /// The heads of all requests.
     heads: Arc<Mutex<Vec<String>>>,
     /// How much of each endless body went out.
-    endless: mpsc::UnboundedReceiver<usize>,
+    endless: mpsc::Receiver<usize>,
 }
 
 impl Foreign {
@@ -45,7 +45,7 @@ impl Foreign {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let heads = Arc::new(Mutex::new(Vec::new()));
-        let (sent, endless) = mpsc::unbounded_channel();
+        let (sent, endless) = mpsc::channel(64);
         let (seen, script) = (heads.clone(), Arc::new(script));
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
@@ -69,7 +69,7 @@ impl Foreign {
                             while let Ok(written) = stream.write(&[b' '; 64 << 10]).await {
                                 total += written;
                             }
-                            let _ = sent.send(total);
+                            let _ = sent.send(total).await;
                         }
                     }
                 });

@@ -25,7 +25,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{Instant, timeout_at},
+};
 
 /// The largest manifest, and the largest configuration: of real images they have a few kilobytes.
 const MAX_DOCUMENT: usize = 4 << 20;
@@ -37,6 +40,9 @@ const MAX_TOKENS: usize = 256;
 const PULLS: usize = 4;
 /// Chunks of a layer that wait to be unpacked.
 const CHUNKS: usize = 16;
+/// How long a layer may take, beside a second for each so many bytes of it: one that drips would hold its place for good.
+const LAYER_PATIENCE: Duration = Duration::from_secs(60);
+const LAYER_PACE: u64 = 16 << 10;
 
 /// Why an image was not pulled.
 #[derive(Debug)]
@@ -148,12 +154,14 @@ impl Registries {
         let mut answer = place.blob(&layer.digest).await.map_err(|trouble| place.failure(trouble))?;
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNKS);
         let feed = async move {
-            let mut left = layer.size;
+            let (mut left, due) =
+                (layer.size, Instant::now() + LAYER_PATIENCE + Duration::from_secs(layer.size / LAYER_PACE));
             loop {
-                let chunk = match answer.chunk().await {
-                    Ok(Some(chunk)) => Ok(chunk),
-                    Ok(None) => break,
-                    Err(e) => Err(io::Error::other(chain(&e))),
+                let chunk = match timeout_at(due, answer.chunk()).await {
+                    Ok(Ok(Some(chunk))) => Ok(chunk),
+                    Ok(Ok(None)) => break,
+                    Ok(Err(e)) => Err(io::Error::other(chain(&e))),
+                    Err(_) => Err(io::Error::other("it comes too slowly")),
                 };
                 let chunk = chunk.and_then(|chunk| match left.checked_sub(chunk.len() as u64) {
                     Some(rest) => {

@@ -1,5 +1,7 @@
 //! Serving an HTTP edge: the one place that knows how listeners, hyper, axum and a shutdown go together.
 
+mod line_ends;
+
 use crate::{
     connections::{Bounded, Connections, Limits},
     ports::Listeners,
@@ -14,7 +16,8 @@ use hoistway_model::Result;
 use http::{HeaderMap, StatusCode, Version, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{pin::pin, time::Duration};
+use line_ends::Watched;
+use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
@@ -59,19 +62,27 @@ fn names_one_host(version: Version, headers: &HeaderMap) -> bool {
     }
 }
 
-fn no_host() -> Response {
-    const TEXT: &str = r#"{"error":"a request needs the header Host, once","code":"invalid_argument"}"#;
+const NO_HOST: &str = r#"{"error":"a request needs the header Host, once","code":"invalid_argument"}"#;
+const LONE_LINE_FEED: &str = r#"{"error":"the lines of a request's head end in CR LF","code":"invalid_argument"}"#;
+
+fn refused(text: &'static str) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CONNECTION, "close")];
-    (StatusCode::BAD_REQUEST, headers, TEXT).into_response()
+    (StatusCode::BAD_REQUEST, headers, text).into_response()
 }
 
 async fn serve_connection(stream: Bounded, app: Router, shutdown: CancellationToken) {
     let connection = stream.connection();
+    let stream = Watched::new(stream);
+    let lone_line_feed = stream.lone_line_feed();
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (app, connection) = (app.clone(), connection.clone());
+        let has_lone_line_feed = lone_line_feed.load(Ordering::Relaxed);
         async move {
+            if has_lone_line_feed {
+                return Ok(refused(LONE_LINE_FEED));
+            }
             if !names_one_host(request.version(), request.headers()) {
-                return Ok(no_host());
+                return Ok(refused(NO_HOST));
             }
             let mut request: Request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(connection.peer()));
@@ -104,7 +115,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_request_says_once_for_whom_it_is() {
+    async fn a_request_says_once_for_whom_it_is_and_ends_its_lines_as_they_end() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (at, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let app = Router::new().fallback(|| async { "served" });
@@ -115,6 +126,8 @@ mod tests {
             ("GET / HTTP/1.1\r\n\r\n", "400"),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
             ("GET / HTTP/1.0\r\nHost: a\r\nhost: b\r\n\r\n", "400"),
+            ("GET / HTTP/1.1\nHost: a\n\n", "400"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: y\n\r\n", "400"),
         ] {
             let (mut stream, mut answer) = (TcpStream::connect(at).await.unwrap(), String::new());
             stream.write_all(head.as_bytes()).await.unwrap();

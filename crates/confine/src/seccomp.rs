@@ -2,7 +2,7 @@
 //! namespaces, and where Landlock has gaps, what would go through them.
 
 use super::landlock::{TRUNCATE, UNIX};
-use crate::launcher::spec::Confinement;
+use crate::spec::Confinement;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     sock_filter,
@@ -117,7 +117,7 @@ const IOPRIO_WHO_PROCESS: u64 = 1;
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// The filters of `confinement`; each one is asked at every system call.
-pub(super) fn programs(confinement: &Confinement) -> Result<Vec<BpfProgram>> {
+pub(crate) fn programs(confinement: &Confinement) -> Result<Vec<BpfProgram>> {
     let mut missing: Rules = MISSING.iter().map(|&call| (call, Vec::new())).collect();
     if needs_truncation(confinement) {
         // The flags are behind a pointer; the C library does without it.

@@ -1,7 +1,7 @@
 //! A user for each agent, where this program may choose users: kept in the data directory, so that an agent has the
 //! same one after a restart, and never given to two agents at a time.
 
-use crate::launcher::RunAs;
+use crate::spec::RunAs;
 use hoistway_kit::fs::{read_if_there, write_atomic};
 use hoistway_model::{Code, Digest, Error, Name, Result};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -22,7 +22,7 @@ type Block = (u32, u32);
 
 /// The users of one installation's agents.
 #[derive(Debug)]
-pub(super) struct Uids {
+pub struct Uids {
     file: PathBuf,
     block: Block,
     given: Mutex<Given>,

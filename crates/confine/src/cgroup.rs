@@ -2,8 +2,8 @@
 //! where it has the controllers, else version 1.
 
 use super::claim::{self, Claim, make};
-use crate::launcher::kill_all;
-use crate::launcher::spec::Limits;
+use crate::kill::kill_all;
+use crate::spec::Limits;
 use std::fs;
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
 /// The groups of one installation.
 #[derive(Debug)]
-pub(super) struct Cgroups {
+pub struct Cgroups {
     version: Version,
     /// Tells others that we live. There is one as soon as groups are made.
     claim: Option<Arc<Claim>>,
@@ -36,9 +36,12 @@ enum Version {
 
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Controller {
+pub enum Controller {
+    /// Memory.
     Memory,
+    /// Processes and threads.
     Pids,
+    /// Processor time.
     Cpu,
 }
 
@@ -47,7 +50,7 @@ const CONTROLLERS: [(Controller, &str); 3] =
 
 /// The group of one instance.
 #[derive(Debug, Clone)]
-pub(crate) struct Group {
+pub struct Group {
     dirs: Vec<PathBuf>,
     /// As long as there is a group, its place is taken.
     _claim: Option<Arc<Claim>>,

@@ -18,6 +18,9 @@ const PERIOD: u64 = 100_000;
 const REMOVALS: usize = 20;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
+/// Where this program is itself, in a group that was delegated to it.
+const SUPERVISOR: &str = "supervisor";
+
 /// The groups of one installation.
 #[derive(Debug)]
 pub struct Cgroups {
@@ -126,7 +129,7 @@ impl Cgroups {
                 Ok(())
             }
             (Controller::Pids, _) => match limits.processes {
-                // The launcher is in there too.
+                // An agent's launcher is in there too.
                 Some(count) => set("pids.max", (count + 2).to_string()),
                 None => Ok(()),
             },
@@ -216,12 +219,14 @@ fn second(mounts: &str, own: &str, tag: &str) -> Option<Cgroups> {
 }
 
 fn delegated(here: &Path, tag: &str) -> Option<Cgroups> {
+    // Another part of this program has made room already.
+    let here = if here.ends_with(SUPERVISOR) { here.parent()? } else { here };
     let controllers = controllers(here)?;
     let me = i32::try_from(std::process::id()).ok()?;
     let inhabitants = pids(&here.join("cgroup.procs"));
     if inhabitants == [me] {
         // A group that gives controllers to its children may have no processes of its own.
-        let supervisor = here.join("supervisor");
+        let supervisor = here.join(SUPERVISOR);
         make(&supervisor).ok()?;
         fs::write(supervisor.join("cgroup.procs"), "0").ok()?;
     } else if !inhabitants.is_empty() {

@@ -6,6 +6,7 @@
 pub mod cgroup;
 mod claim;
 mod etc;
+pub mod exec;
 pub mod host;
 mod kill;
 pub mod landlock;

@@ -15,7 +15,10 @@ const KEPT: [CapabilitySet; 2] = [CapabilitySet::SYS_ADMIN, CapabilitySet::SETPC
 /// Leaves the host's namespaces; the PID namespace begins with the next child.
 pub fn unshare(plan: &Namespaces) -> Result<()> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC;
+    if plan.processes {
+        flags |= UnshareFlags::NEWPID;
+    }
     if plan.user {
         flags |= UnshareFlags::NEWUSER;
     }

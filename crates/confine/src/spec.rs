@@ -75,15 +75,21 @@ pub struct Confinement {
     pub seccomp: bool,
     /// The TCP port that is all of the network, when the network is closed.
     pub only_port: Option<u16>,
+    /// Whether no socket can be made, but pairs of them.
+    pub no_sockets: bool,
+    /// Whether it stays in its process group and session, so that whoever ends the group ends all that it started.
+    pub keeps_group: bool,
     /// What the agent sees of the file system: with namespaces nothing else exists, with Landlock nothing else opens.
     pub exposed: Vec<Exposed>,
 }
 
-/// Namespaces of the agent's own: PID, mount and IPC always.
+/// Namespaces of the agent's own: mount and IPC always.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
     /// In a user namespace, which gives an ordinary user the right to make the others.
     pub user: bool,
+    /// A PID namespace.
+    pub processes: bool,
     /// A network namespace, if the network is closed.
     pub network: Option<OwnNetwork>,
     /// An empty directory where the new root is put together.

@@ -22,6 +22,7 @@ mod store;
 mod unbuild;
 
 pub use config::Config;
+pub use python::children::run_if_requested;
 pub use service::Builder;
 
 use base::BaseImage;
@@ -38,7 +39,7 @@ use hoistway_kit::{
 use hoistway_model::{Error, Result};
 use images::Images;
 use pipeline::Pipeline;
-use python::{Interpreter, Uv};
+use python::{Children, Interpreter, Uv};
 use registry::{BlobStore, Holder, ManifestStore, RegistryState, Space};
 use seen::Seen;
 use service::Limits;
@@ -108,7 +109,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     .map_err(|e| Error::internal("opening the blob store", e))??;
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
-    let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes())?);
+    let children = Children::open(config, &interpreter).await?;
+    let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes(), children)?);
     let (python, most) = (interpreter.clone(), config.max_unpacked_bytes);
     let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), python, blobs.clone(), most)?;
     let packages = dependencies.available();

@@ -284,21 +284,22 @@ fn place(tier: Tier, closed: bool, settings: &Settings, host: &Host, disk: Optio
         Tier::Namespaces { user, landlock } => Confinement {
             namespaces: Some(Namespaces {
                 user,
+                processes: true,
                 network: closed.then(|| own_network::own_network(parts.endpoints, parts.port, &host.name)),
                 root: parts.root.clone(),
                 disk,
             }),
             landlock,
             seccomp: true,
-            only_port: None,
             exposed,
+            ..Confinement::default()
         },
         Tier::Landlock { abi } => Confinement {
-            namespaces: None,
             landlock: Some(abi),
             seccomp: true,
             only_port: closed.then_some(settings.egress_port),
             exposed,
+            ..Confinement::default()
         },
         Tier::None => Confinement::default(),
     };

@@ -9,7 +9,7 @@ mod stage;
 use crate::{
     image::ImageLayer,
     log::BuildLog,
-    python::{Interpreter, Lock, Uv, site},
+    python::{Children, Interpreter, Lock, Uv, site},
     registry::BlobStore,
     store::{KeptLock, Store},
 };
@@ -86,6 +86,11 @@ impl Dependencies {
         Ok(Self { work, uv, interpreter, blobs, room, making: StdMutex::default() })
     }
 
+    /// What starts programs.
+    pub fn children(&self) -> &Children {
+        self.uv.children()
+    }
+
     /// Whether packages can be installed at all; the error says in one line what is missing.
     pub fn available(&self) -> Result<()> {
         self.uv.available(&self.interpreter)
@@ -102,6 +107,8 @@ impl Dependencies {
         log: &BuildLog,
     ) -> Result<Found> {
         let identity = &self.interpreter.identity;
+        // All programs of the build together have one set of limits.
+        let uv = self.uv.for_build().await?;
         let kept = if refresh { None } else { store.lock(agent, requirements.digest(), identity).await? };
         let (lock, keep) = match kept {
             Some(kept) if kept.interpreter == *identity => (Lock::parse(&kept.text)?, kept),
@@ -112,7 +119,7 @@ impl Dependencies {
                     log.say("another Python than before: versions are kept where they still fit");
                 }
                 let report = |line: &str| log.say(line);
-                let wanted = self.uv.resolve(requirements, former.as_ref(), &self.interpreter, STEP_LIMIT, &report);
+                let wanted = uv.resolve(requirements, former.as_ref(), &self.interpreter, STEP_LIMIT, &report);
                 let lock = wanted.await?;
                 let (requirements, interpreter) = (requirements.digest(), identity.clone());
                 let keep = KeptLock { requirements, interpreter, text: lock.text().to_owned() };
@@ -130,16 +137,16 @@ impl Dependencies {
             log.say(format!("{} packages in {} layers are there", locked.len(), layers.len()));
             return Ok(Found { layers, lock: keep });
         }
-        let layers = self.make(&locked, store, log).await?;
+        let layers = self.make(&uv, &locked, store, log).await?;
         // Recorded at once, so that a build that waits for the same packages finds them.
         store.remember_set(set, &layers).await?;
         Ok(Found { layers, lock: keep })
     }
 
     /// Makes the layers that are not there yet.
-    async fn make(&self, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<Vec<ImageLayer>> {
+    async fn make(&self, uv: &Uv, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<Vec<ImageLayer>> {
         let mut sizes = store.package_sizes(locked.iter().map(|package| package.key)).await?;
-        let mut stage = Stage::new(&self.work, &self.uv, &self.interpreter, log, &self.room).await?;
+        let mut stage = Stage::new(&self.work, uv, &self.interpreter, log, &self.room).await?;
         // How packages are grouped depends on their sizes, so those that nobody has seen yet are installed first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !sizes.contains_key(&package.key)).collect();
         stage.install(&unseen).await?;

@@ -2,8 +2,13 @@
 //! everybody: without notes about the installation, with commands that find their packages wherever they are, and with
 //! bytecode that needs no check when it is loaded.
 
-use super::{Interpreter, process};
+use super::{
+    Children, Interpreter,
+    children::{Kind, Reach},
+    process,
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use hoistway_model::{Code, Error, Result, image::SITE_DIR};
 use serde::Serialize;
 use std::{
@@ -12,11 +17,13 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Compiles packages.
 const SCRIPT: &str = include_str!("site.py");
+/// A package with more files is compiled by several processes.
+const LARGE: usize = 512;
 /// What an installer writes about the installation.
 const NOTES: [&str; 4] = ["INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"];
 /// Where an installer puts commands.
@@ -55,6 +62,13 @@ pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
         }
     };
     let list = root.join(dist_info).join("RECORD");
+    // What the installer was made to write may be a link to what is ours.
+    let is = |path: &Path, wanted: fn(&fs::FileType) -> bool| {
+        fs::symlink_metadata(path).is_ok_and(|meta| wanted(&meta.file_type()))
+    };
+    if !is(&root.join(dist_info), fs::FileType::is_dir) || !is(&list, fs::FileType::is_file) {
+        return Err(malformed(format!("the package {name} has no list of its files that can be read")));
+    }
     let record = fs::read_to_string(&list).map_err(|e| {
         malformed(format!("the package {name} has no list of its files that can be read")).with_source(e)
     })?;
@@ -240,43 +254,67 @@ fn command(root: &Path, name: &str, commands: &BTreeMap<String, String>) -> bool
 #[derive(Debug, Serialize)]
 struct Sources<'a> {
     root: &'a Path,
-    files: Vec<&'a str>,
+    files: &'a [String],
     out: &'a Path,
 }
 
-/// Compiles packages, each into a directory of its own. `limit` is for all of them.
-pub async fn compile(packages: &[(&Installed, PathBuf)], interpreter: &Interpreter, limit: Duration) -> Result<()> {
+/// Compiles packages, each into a directory of its own that [`Children::make_dir`] made, and each by a process that
+/// reaches no other's: what a file does to the compiler is done to its own package. `limit` is for all of them.
+pub async fn compile(
+    packages: &[(&Installed, PathBuf)],
+    interpreter: &Interpreter,
+    children: &Children,
+    limit: Duration,
+) -> Result<()> {
+    let at_once = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
     let sources = |package: &'_ Installed| -> Vec<String> {
         package.files.keys().filter(|f| f.ends_with(".py") && !f.starts_with(BIN)).cloned().collect()
     };
-    let listed: Vec<Vec<String>> = packages.iter().map(|(package, _)| sources(package)).collect();
-    let todo: Vec<Sources<'_>> = packages
+    let mut todo: Vec<_> = packages.iter().map(|(package, out)| (*package, out, sources(package))).collect();
+    todo.retain(|(.., files)| !files.is_empty());
+    // Those that take longest first.
+    todo.sort_by_key(|(.., files)| std::cmp::Reverse(files.len()));
+    let deadline = Instant::now() + limit;
+    let compiling: Vec<_> = todo
         .iter()
-        .zip(&listed)
-        .filter(|(_, files)| !files.is_empty())
-        .map(|((package, out), files)| Sources {
-            root: &package.root,
-            files: files.iter().map(String::as_str).collect(),
-            out,
+        .map(|(package, out, files)| async move {
+            let forks = if files.len() > LARGE { at_once } else { 1 };
+            let left = deadline.saturating_duration_since(Instant::now());
+            compile_one(package, files, out, forks, interpreter, children, left).await
         })
         .collect();
-    if todo.is_empty() {
-        return Ok(());
-    }
-    let input = serde_json::to_vec(&todo).map_err(|e| Error::internal("compiling installed packages", e))?;
-    let processes = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
+    stream::iter(compiling).buffer_unordered(at_once).try_collect().await
+}
+
+async fn compile_one(
+    package: &Installed,
+    files: &[String],
+    out: &Path,
+    forks: usize,
+    interpreter: &Interpreter,
+    children: &Children,
+    limit: Duration,
+) -> Result<()> {
+    let failed = |e: io::Error| Error::internal("compiling installed packages", e);
+    let sources = Sources { root: &package.root, files, out };
+    let input = serde_json::to_vec(&[sources]).map_err(|e| failed(e.into()))?;
     // No -I: it would ignore the hash seed. Nothing else is inherited, and -P's work is done by -S and the cleared
     // environment: the script imports only built-in and standard modules.
-    let mut command = process::command(&interpreter.executable, [("PYTHONHASHSEED", "0")]);
-    command.args(["-s", "-S", "-B", "-c", SCRIPT, SITE_DIR]).arg(processes.to_string()).current_dir("/");
+    let reach = Reach { read: vec![&package.root], write: vec![out], ..Reach::default() };
+    let env = [("PYTHONHASHSEED", "0")];
+    let mut command = children.command(&interpreter.executable, env, Kind::Reader, &reach).map_err(failed)?;
+    command.args(["-s", "-S", "-B", "-c", SCRIPT, SITE_DIR]).arg(forks.to_string()).current_dir("/");
+    let refused =
+        |why: String| Error::new(Code::BuildFailed, format!("the package {} cannot be compiled: {why}", package.name));
     match process::run(command, Some(&input), limit, &|_| ()).await {
         Ok(done) if done.status.success() => Ok(()),
         Ok(done) => {
-            let message = format!("the installed packages cannot be compiled: Python ended with {}", done.status);
-            Err(Error::new(Code::BuildFailed, message).with_details(done.stderr.into_iter().rev().take(20).rev()))
+            let why = process::cut_off(done.status, children.memory());
+            let why = why.unwrap_or_else(|| format!("Python ended with {}", done.status));
+            Err(refused(why).with_details(done.stderr.into_iter().rev().take(20).rev()))
         }
-        Err(process::Failure::Io(e)) => Err(Error::internal("compiling installed packages", e)),
-        Err(e) => Err(Error::new(Code::BuildFailed, format!("the installed packages cannot be compiled: {e}"))),
+        Err(process::Failure::Io(e)) => Err(failed(e)),
+        Err(e) => Err(refused(e.to_string())),
     }
 }
 

@@ -87,6 +87,7 @@ pub struct Opened {
     server: Server,
     interpreter: Interpreter,
     packages: Result<()>,
+    children: Children,
     tidying: Tidying,
 }
 
@@ -110,7 +111,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
     let children = Children::open(config, &interpreter).await?;
-    let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes(), children)?);
+    let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes(), children.clone())?);
     let (python, most) = (interpreter.clone(), config.max_unpacked_bytes);
     let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), python, blobs.clone(), most)?;
     let packages = dependencies.available();
@@ -141,7 +142,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     }
     let every = Duration::from_secs(config.tidy_seconds.max(1));
     let tidying = Tidying { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
-    Ok(Opened { builder, images, registry, store, server, interpreter, packages, tidying })
+    Ok(Opened { builder, images, registry, store, server, interpreter, packages, children, tidying })
 }
 
 impl Opened {
@@ -178,6 +179,7 @@ impl Opened {
         let tidy = tidy(self.tidying, self.store.clone(), self.registry, self.images, ended.clone());
         let (rpc, web, (), ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy, closing);
         self.builder.drained().await;
+        self.children.end().await;
         self.store.db().close().await;
         rpc.and(web)
     }

@@ -24,6 +24,11 @@ impl Groups {
         Self { cgroups, limits, made: AtomicU64::new(0) }
     }
 
+    /// Ends and removes all of them. Blocks.
+    pub fn end(&self) {
+        self.cgroups.sweep();
+    }
+
     /// A new one. Blocks.
     pub fn make(&self) -> io::Result<BuildGroup> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);

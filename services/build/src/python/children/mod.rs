@@ -118,6 +118,12 @@ impl Children {
         Ok(Self { shared: self.shared.clone(), group: group.map(Arc::new) })
     }
 
+    /// Ends what still runs in control groups, and removes them, when the service ends.
+    pub async fn end(&self) {
+        let Some(shared) = self.shared.clone() else { return };
+        let _ = spawn_blocking(move || shared.groups.as_ref().map(group::Groups::end)).await;
+    }
+
     /// The user that has what programs of a kind write, if that is another one than the service's.
     pub fn owner(&self, kind: Kind) -> Option<RunAs> {
         self.shared.as_ref()?.owner(kind)

@@ -1,7 +1,11 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::layer::{Layer, LayerBuilder};
-use std::process::Command;
+use crate::{
+    layer::{Layer, LayerBuilder},
+    python::{Children, Interpreter},
+};
+use hoistway_model::image::SITE_DIR;
+use std::{process::Command, time::Duration};
 
 const LIMIT: Duration = Duration::from_secs(120);
 

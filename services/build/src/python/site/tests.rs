@@ -142,6 +142,31 @@ fn packages_with_the_same_file_clash_only_when_it_differs() {
 }
 
 #[test]
+fn links_that_an_installer_was_made_to_leave_lead_nowhere() {
+    let outside = tempfile::tempdir().unwrap();
+    for (link, to) in [("pkg-1.0.dist-info/RECORD", "RECORD"), ("pkg-1.0.dist-info", ""), ("pkg/__init__.py", "x.py")] {
+        let dir = tempfile::tempdir().unwrap();
+        install(dir.path(), "pkg", &[("pkg/__init__.py", "A = 1\n")], "uv");
+        let whole = ["RECORD", "x.py"].map(|name| (name, outside.path().join(name)));
+        for (name, path) in &whole {
+            let own = if *name == "RECORD" { "pkg-1.0.dist-info/RECORD" } else { "pkg/__init__.py" };
+            fs::copy(dir.path().join(own), path).unwrap();
+        }
+        let before = whole.each_ref().map(|(_, path)| fs::read(path).unwrap());
+        let at = dir.path().join(link);
+        if at.is_dir() {
+            fs::remove_dir_all(&at).unwrap()
+        } else {
+            fs::remove_file(&at).unwrap()
+        }
+        std::os::unix::fs::symlink(outside.path().join(to), &at).unwrap();
+        let e = take_stock(dir.path(), "pkg").unwrap_err();
+        assert_eq!(e.code, Code::RequirementFailed, "{link}");
+        assert_eq!(whole.each_ref().map(|(_, path)| fs::read(path).unwrap()), before, "{link}");
+    }
+}
+
+#[test]
 fn a_wheel_whose_files_are_not_those_of_its_record_is_refused() {
     for (case, damage, want) in [
         ("changed", "pkg/__init__.py", "the wheel of pkg has another file pkg/__init__.py than its RECORD says"),

@@ -11,6 +11,10 @@ use hoistway_model::Result;
 use std::{net::IpAddr, path::Path, sync::Arc};
 use tokio::sync::Semaphore;
 
+/// The bytes of large answers that wait to be sent, of all and of one key or user.
+const MAX_ANSWERS: usize = 64 << 20;
+const MAX_OWN_ANSWERS: usize = 32 << 20;
+
 /// The bounds of [`Access`].
 #[derive(Debug, Clone)]
 pub struct AccessLimits {
@@ -52,6 +56,8 @@ pub struct Access {
     pub requests: Arc<Semaphore>,
     /// The same for each key and user: one has three quarters of them at most.
     pub own_requests: Arc<Shares>,
+    /// The memory that large answers take until they are sent, in bytes.
+    pub answers: Arc<Shares>,
     /// See [`AccessLimits`].
     pub limits: AccessLimits,
 }
@@ -69,6 +75,7 @@ impl Access {
             keys: Keys::new(installation, journal.keys(), limits.rates, limits.max_keys),
             audit: AuditLog::new(journal.audit()),
             throttle: Throttle::new(limits.rates.failures),
+            answers: Shares::new(MAX_ANSWERS, MAX_OWN_ANSWERS),
             own_requests: Shares::new(limits.max_requests, limits.max_own_requests()),
             requests: Arc::new(Semaphore::new(limits.max_requests.clamp(1, Semaphore::MAX_PERMITS))),
             limits,

@@ -12,7 +12,7 @@ use crate::{
     routes::Routes,
     saga::{self, Saga, Services},
     seen::Seen,
-    state::{AppState, ReadyCheck},
+    state::{AppState, Lists, ReadyCheck},
     store::Journal,
 };
 use async_trait::async_trait;
@@ -96,6 +96,7 @@ impl Gateway {
             invoke_statements,
             public: PublicAddresses::new(&config.public_registry),
             bodies: body::budget(limits.max_body),
+            lists: Lists::default(),
             limits,
             ready: Arc::new(Ready { services, egress }),
             seen,

@@ -6,8 +6,9 @@ use crate::{
 };
 use async_trait::async_trait;
 use hoistway_kit::{invoke_statement::InvokeStatementKey, reserve::Reserve};
-use hoistway_model::{AgentService, BuildService, EgressService, Result, ToolRegistry, source};
+use hoistway_model::{AgentService, BuildService, EgressService, Error, Result, ToolRegistry, source};
 use std::{fmt, sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The handlers' dependencies.
@@ -37,6 +38,8 @@ pub struct AppState {
     pub limits: Limits,
     /// The memory that request bodies may take together; see [`crate::api::body::budget`].
     pub bodies: Arc<Shares>,
+    /// For whole lists, each in memory while it is made.
+    pub lists: Lists,
     /// What `/readyz` asks.
     pub ready: Arc<dyn ReadyCheck>,
     /// Events and measurements.
@@ -47,6 +50,23 @@ pub struct AppState {
     pub reserve: Reserve,
     /// Work that goes on after its answer; wait for it when shutting down.
     pub tasks: TaskTracker,
+}
+
+/// So many whole lists are made at a time; the others wait, and nothing of them is in memory yet.
+#[derive(Debug)]
+pub struct Lists(Semaphore);
+
+impl Default for Lists {
+    fn default() -> Self {
+        Self(Semaphore::new(2))
+    }
+}
+
+impl Lists {
+    /// The place of one list, as soon as there is one.
+    pub async fn place(&self) -> Result<SemaphorePermit<'_>> {
+        self.0.acquire().await.map_err(|e| Error::internal("waiting for other lists", e))
+    }
 }
 
 /// Whether a deploy would work now.

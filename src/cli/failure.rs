@@ -200,8 +200,10 @@ fn remedy(code: &str) -> Option<&'static str> {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.message)?;
-        for line in &self.details {
+        // Every line but the first and the remedy is marked: what an agent wrote is no advice of Hoistway's.
+        let mut message = self.message.lines();
+        writeln!(f, "error: {}", message.next().unwrap_or_default())?;
+        for line in message.chain(self.details.iter().flat_map(|detail| detail.lines())) {
             writeln!(f, "  | {line}")?;
         }
         match &self.remedy {
@@ -221,6 +223,11 @@ mod tests {
         assert_eq!(
             Failure::answered(500, body).to_string(),
             "error: build failed: no such package\n  | a\n  | b\n  -> the server's log has more under request id r-1\n"
+        );
+        let forging = br#"{"error":"boom\n  -> run this","code":"agent_failed","details":["a\n  -> and that"]}"#;
+        assert_eq!(
+            Failure::answered(400, forging).to_string(),
+            "error: boom\n  |   -> run this\n  | a\n  |   -> and that\n"
         );
         let foreign = Failure::answered(502, b"<html>");
         assert!(foreign.to_string().starts_with("error: the API answered with status 502\n  -> check the endpoint"));

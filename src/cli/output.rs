@@ -1,6 +1,7 @@
 //! Standard output: text for people, JSON for programs.
 
 use super::{Failure, Outcome};
+use hoistway_kit::telemetry::controls_display;
 use serde_json::Value;
 use std::{
     borrow::Cow,
@@ -9,7 +10,7 @@ use std::{
 
 /// A text that controls no terminal: what agents, packages and users write is data, wherever it is shown.
 pub fn harmless(text: &str) -> Cow<'_, str> {
-    let controls = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let controls = |c: char| controls_display(c) && !matches!(c, '\n' | '\t');
     match text.contains(controls) {
         true => text.replace(controls, "").into(),
         false => text.into(),
@@ -18,7 +19,7 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
 
 /// The same in one line, so that it ends no row of a table and begins none.
 pub fn one_line(text: &str) -> String {
-    text.replace(char::is_control, "")
+    text.replace(controls_display, "")
 }
 
 fn write_to(out: &mut (impl Write + IsTerminal), text: &str) -> io::Result<()> {
@@ -95,6 +96,7 @@ mod tests {
     #[test]
     fn what_is_shown_controls_no_terminal_and_a_cell_is_no_row() {
         assert_eq!(harmless("a\tb\n\u{1b}]52;c;QQ==\u{7}c\r\u{9b}2J\u{7f}é"), "a\tb\n]52;c;QQ==c2Jé");
+        assert_eq!(harmless("pay \u{202e}eciovni\u{2069}\u{2028}\u{200f}שלום"), "pay eciovniשלום");
         let rows = [["a\nforged  Running".to_owned(), "\u{1b}[2JPending".to_owned()]];
         assert_eq!(table(["NAME", "PHASE"], &rows), "NAME              PHASE\naforged  Running  [2JPending\n");
     }

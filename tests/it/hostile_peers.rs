@@ -16,12 +16,17 @@ const MOST: u64 = 300;
 const UNREAD: usize = 100;
 
 const AGENT: &str = r#"
+import os
+
 def handler(message):
     if message == "large":
         return "x" * (4 << 20)
     if message == "log":
         for n in range(900):
             print(str(n) + "y" * 8000)
+    if message == "lines":
+        for n in range(16):
+            os.write(1, b"\n" * (64 << 10))
     return message
 "#;
 
@@ -129,6 +134,50 @@ fn peers_that_do_not_read_or_end_cost_little_and_keep_nobody_waiting() {
         assert_eq!(status(&mut stream), 200);
     }
     small("logs that nobody reads");
+
+    let body = message("lines");
+    let answered = others_are_answered(&stack, &other, || {
+        status(&mut send(&stack, &hostile, invoke, body.len(), body.as_bytes()))
+    });
+    assert_eq!(answered, 200);
+    small("millions of empty lines");
+
+    for n in 0..200 {
+        let tool =
+            json!({"name": format!("t{n}"), "description": "d".repeat(60_000), "base_url": "https://t.example.com"});
+        assert_eq!(stack.call("POST", "/api/tools", Some(&tool)).status, 201);
+    }
+    let mut unread: Vec<TcpStream> =
+        (0..20).map(|_| send(&stack, &reader, "GET /api/tools?limit=1000", 0, b"")).collect();
+    let refused = unread.iter_mut().map(status).filter(|status| *status == 429).count();
+    assert!((1..20).contains(&refused), "{refused}");
+    assert_eq!(stack.get("/api/tools?limit=1000").as_array().unwrap().len(), 200, "others have room for theirs");
+    small("lists that nobody reads");
+    assert!(stack.stop().success());
+}
+
+#[test]
+fn whoever_holds_all_room_for_large_bodies_keeps_nobody_from_sending_small_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    stack.deployed(json!({"agent_name": "small", "source_files": {"agent.py": AGENT}}));
+    let length = 32 << 20;
+    let mut nearly_whole = b"{\"message\": \"".to_vec();
+    nearly_whole.resize(length - 100, b'x');
+    let mut held = Vec::new();
+    for name in ["one", "two"] {
+        let body = json!({"name": name, "scopes": ["invoke"]});
+        let key = stack.call("POST", "/api/keys", Some(&body)).json()["key"].as_str().unwrap().to_owned();
+        let invoke = "POST /api/agents/small/invoke";
+        held.extend((0..2).map(|_| send(&stack, &key, invoke, length, &nearly_whole)));
+    }
+    let begun = Instant::now();
+    others_are_answered(&stack, &stack.key, || std::thread::sleep(Duration::from_millis(200)));
+    let key = json!({"name": "another", "scopes": ["read"]});
+    assert_eq!(stack.call("POST", "/api/keys", Some(&key)).status, 201);
+    assert!(begun.elapsed() < Duration::from_secs(8), "they waited for memory: {:?}", begun.elapsed());
+    // What does not arrive is given up, and so is its room.
+    assert!(held.iter_mut().map(status).all(|status| status == 400));
     assert!(stack.stop().success());
 }
 

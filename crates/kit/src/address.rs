@@ -1,4 +1,9 @@
-//! Which addresses may be dialled. A name that agents may call can be made to point anywhere by whoever owns it.
+//! Which addresses may be dialled. A name can be made to point anywhere by whoever owns it, so whatever a stranger names
+//! (a tool, an issuer of tokens, a registry of images, a redirect) is checked here.
+
+mod lookup;
+
+pub use lookup::{Lookup, NoAddress, addresses, check_url};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,19 +12,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub enum Reach {
     /// The public network.
     Public,
-    /// This machine or a private network: only for tools whose registration allows it.
+    /// This machine or a private network: only where whoever named it may say so.
     Private,
-    /// Nothing that a tool may be: link-local (where clouds keep their metadata), multicast, unspecified, reserved.
+    /// Nothing that anybody may name: link-local (where clouds keep their metadata), multicast, unspecified, reserved.
     Never,
 }
 
-/// Metadata services of clouds at addresses that look private or public.
-const METADATA: [IpAddr; 4] = [
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
+/// Metadata services of clouds at addresses that look private or public: of Azure, Alibaba Cloud and Oracle Cloud.
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 
 /// Names that mean this machine or a private network, whoever answers for them (RFC 6761, 6762, 8375 and the
 /// reservation of `internal`).
@@ -38,19 +39,21 @@ pub fn is_in(name: &str, domain: &str) -> bool {
 
 /// How far an address reaches.
 pub fn reach(ip: IpAddr) -> Reach {
-    if METADATA.contains(&ip) {
-        return Reach::Never;
-    }
     match ip {
         IpAddr::V4(ip) => reach_v4(ip),
         IpAddr::V6(ip) => reach_v6(ip),
     }
 }
 
+fn may_be_metadata(ip: &Ipv4Addr) -> bool {
+    ip.is_link_local() || METADATA_V4.contains(ip)
+}
+
 fn reach_v4(ip: Ipv4Addr) -> Reach {
     let [a, b, c, _] = ip.octets();
     match (a, b, c) {
-        (169, 254, _) | (0, ..) | (224.., ..) => Reach::Never,
+        _ if may_be_metadata(&ip) => Reach::Never,
+        (0, ..) | (224.., ..) => Reach::Never,
         // Documentation, benchmarks, protocol assignments, the anycast relay of 6to4.
         (192, 0, 0) | (192, 0, 2) | (198, 51, 100) | (203, 0, 113) | (192, 88, 99) | (198, 18 | 19, _) => {
             Reach::Private
@@ -69,10 +72,15 @@ fn reach_v6(ip: Ipv6Addr) -> Reach {
     match s {
         _ if ip.is_unspecified() || ip.is_multicast() => Reach::Never,
         _ if ip.is_loopback() => Reach::Private,
+        // Metadata services of AWS, which has the whole prefix, Google Cloud and Oracle Cloud.
+        [0xfd00, 0xec2, ..] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe] => {
+            Reach::Never
+        }
         // Unique local; link-local and the old site-local.
         [0xfc00..=0xfdff, ..] => Reach::Private,
         [0xfe80..=0xfeff, ..] => Reach::Never,
-        // A NAT64 prefix of a network's own: what is behind it is that network's business.
+        // A NAT64 prefix of a network's own: what is behind it is that network's business, but for metadata.
+        [0x64, 0xff9b, 1, ..] if local_nat64(ip).iter().any(may_be_metadata) => Reach::Never,
         [0x64, 0xff9b, 1, ..] => Reach::Private,
         // Documentation, Teredo and other assignments of 2001::/23, segment routing.
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x2001, 0..=0x1ff, ..] | [0x5f00, ..] => Reach::Private,
@@ -84,6 +92,15 @@ fn reach_v6(ip: Ipv6Addr) -> Reach {
 
 fn is_nat64(ip: Ipv6Addr) -> bool {
     ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0]
+}
+
+/// The IPv4 addresses that one below 64:ff9b:1::/48 (RFC 8215) may stand for, by the four lengths that the network's
+/// prefix may have (RFC 6052, 2.2): /48, /56, /64 and /96.
+fn local_nat64(ip: Ipv6Addr) -> [Ipv4Addr; 4] {
+    let o = ip.octets();
+    // The ninth octet is none of the address.
+    let of = |at: [usize; 4]| Ipv4Addr::from(at.map(|at| o[at]));
+    [of([6, 7, 9, 10]), of([7, 9, 10, 11]), of([9, 10, 11, 12]), of([12, 13, 14, 15])]
 }
 
 /// The IPv4 address that an IPv6 address stands for: mapped, compatible, translated (NAT64) or 6to4.
@@ -155,6 +172,10 @@ mod tests {
                 "::7f00:1",
                 "::ffff:0:7f00:1",
                 "64:ff9b:1::1",
+                "64:ff9b:1::a00:1",
+                "fd20:ce::1",
+                "fd00:c1::1",
+                "fd00:ec3::254",
                 "2001:db8::1",
                 "2001::1",
             ],
@@ -172,7 +193,23 @@ mod tests {
                 "ff02::1",
                 "fe80::1",
                 "fec0::1",
+                "192.0.0.192",
                 "fd00:ec2::254",
+                "fd00:ec2::23",
+                "fd00:ec2:ffff::1",
+                "fd20:ce::254",
+                "fd00:c1::a9fe:a9fe",
+                "::ffff:100.100.100.200",
+                "::ffff:168.63.129.16",
+                "::a9fe:a9fe",
+                "::ffff:0:a9fe:a9fe",
+                "64:ff9b::a83f:8110",
+                "64:ff9b::6464:64c8",
+                "64:ff9b:1::a9fe:a9fe",
+                "64:ff9b:1:0:a9:fea9:fe00:0",
+                "64:ff9b:1:a9fe:a9:fe00::",
+                "2002:a83f:8110::1",
+                "2002:c000:c0::1",
                 "::ffff:169.254.169.254",
                 "64:ff9b::a9fe:a9fe",
                 "100.100.100.200",

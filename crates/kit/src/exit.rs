@@ -27,7 +27,7 @@ pub fn usage(message: &str) -> ExitCode {
 fn line(error: &Error) -> String {
     let chain = error.chain();
     let text = if chain.is_empty() { error.message.clone() } else { format!("{}: {chain}", error.message) };
-    text.split_whitespace().collect::<Vec<_>>().join(" ").replace(char::is_control, "")
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace(crate::telemetry::controls_display, "")
 }
 
 fn say(line: &str) {

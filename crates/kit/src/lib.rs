@@ -26,6 +26,7 @@ pub mod prune;
 pub mod reserve;
 pub mod ring;
 pub mod secrets;
+pub mod shares;
 pub mod shutdown;
 pub mod telemetry;
 pub mod time;

@@ -32,6 +32,7 @@ mod outage;
 mod stderr;
 
 pub use export::Telemetry;
+pub use human::controls_display;
 pub use stderr::{HeldLines, hold_lines};
 
 /// The variable that says what is logged, such as `info,hoistway::rpc=debug,sqlx::query=debug`.

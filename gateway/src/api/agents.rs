@@ -38,6 +38,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     responses((status = 200, description = "The agents", body = [schema::AgentSchema]))
 )]
 pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
+    let _place = state.lists.place().await?;
     let agents = state.agents.list_agents().await?;
     Ok(Json(agents.iter().map(|agent| shape(agent, &state.public)).collect()))
 }

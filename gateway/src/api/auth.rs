@@ -12,7 +12,7 @@ use crate::{
     audit::{self, Answered, Change, Outcome, Ticket},
     callers::{Denied, EndUser},
     keys::{Caller, Meters},
-    limits::{Level, Rate},
+    limits::{Full, Level, Rate},
     routes::Door,
     state::AppState,
 };
@@ -30,7 +30,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tracing::Instrument;
@@ -40,6 +40,10 @@ const KEY_HEADER: &str = "x-runagents-api-key";
 /// How many keys of one request are tried.
 const MAX_KEYS: usize = 4;
 const FORWARDED_FOR: &str = "x-forwarded-for";
+/// From so many bytes on, an answer that is made as a whole counts against the memory for answers until it is sent.
+const LARGE_ANSWER: u64 = 64 << 10;
+/// The longest piece of an answer that is handed to the server at a time.
+const PIECE: usize = 64 << 10;
 /// The header that names the deployment of an answer.
 const DEPLOYMENT: &str = "hoistway-deployment";
 /// How the rate of a key stands (draft-ietf-httpapi-ratelimit-headers).
@@ -65,7 +69,7 @@ pub async fn guard(State(state): State<Arc<AppState>>, request: Request, next: N
         Err(_) => return full(&state).into_response(),
     };
     let response = admit(&state, request, next).await.unwrap_or_else(IntoResponse::into_response);
-    response.map(|body| Body::new(Roomy { body, _room: room }))
+    Roomy::wrap(response, room)
 }
 
 async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiResult<Response> {
@@ -87,7 +91,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
         connection.known_as(&holder);
     }
     let own_room = state.access.own_requests.take(&holder, 1).map_err(|_| own_full(state))?;
-    request.extensions_mut().insert(Holder(holder));
+    request.extensions_mut().insert(Holder(holder.clone()));
     let level = match &who {
         Who::Key(caller) => state.access.keys.count(caller, meters),
         Who::User(user) => state.callers.count(user),
@@ -126,6 +130,20 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
         }
     };
     let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
+    let memory = match response.body().size_hint().exact() {
+        // One answer that is larger than all that its caller may have is sent alone.
+        Some(size) if size >= LARGE_ANSWER => {
+            let size = usize::try_from(size).unwrap_or(usize::MAX).min(state.access.answers.each());
+            match state.access.answers.take(&holder, size) {
+                Ok(memory) => Some(memory),
+                Err(full) => {
+                    response = unsent(full).into_response();
+                    None
+                }
+            }
+        }
+        _ => None,
+    };
     if let Some(ticket) = ticket {
         let answered = answered(&response);
         // A task of its own: a caller that hangs up now must not leave it half written.
@@ -135,7 +153,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next) -> ApiRe
     if let Some((level, rate)) = level {
         tell_rate(response.headers_mut(), level, rate, meters);
     }
-    Ok(response.map(|body| Body::new(Roomy { body, _room: own_room })))
+    Ok(Roomy::wrap(response, (own_room, memory)))
 }
 
 /// Makes a change: first its entry, then what it does.
@@ -353,6 +371,15 @@ fn own_full(state: &AppState) -> ApiError {
     Error::new(Code::ResourceExhausted, text).into()
 }
 
+fn unsent(full: Full) -> ApiError {
+    let whose = match full {
+        Full::Own => "this key or user has",
+        Full::All => "callers have",
+    };
+    let text = format!("{whose} not read large answers that were asked for before; read them, then send this again");
+    Error::new(Code::ResourceExhausted, text).into()
+}
+
 fn within_rate(level: Option<(Level, Rate)>, meters: Meters, who: &Who) -> ApiResult<()> {
     let Some(wait) = level.and_then(|(level, _)| level.wait) else { return Ok(()) };
     let (what, setting) = meters.named();
@@ -382,10 +409,22 @@ fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// An answer's body, and the place that its request takes until it is sent.
+/// An answer's body, and the place that its request takes until it is sent. It is handed on in pieces: of one that is given
+/// whole, the server would hold all while the place is free again.
 struct Roomy<T> {
     body: Body,
+    /// What is left of a piece of the body that is too long.
+    rest: Bytes,
     _room: T,
+}
+
+impl<T> Roomy<T> {
+    fn wrap(response: Response, room: T) -> Response
+    where
+        T: Send + Unpin + 'static,
+    {
+        response.map(|body| Body::new(Self { body, rest: Bytes::new(), _room: room }))
+    }
 }
 
 impl<T: Unpin> HttpBody for Roomy<T> {
@@ -393,14 +432,30 @@ impl<T: Unpin> HttpBody for Roomy<T> {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Err(e)) => return Poll::Ready(Some(Err(e))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let piece = self.rest.len().min(PIECE);
+        let piece = self.rest.split_to(piece);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }

@@ -25,16 +25,18 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// The largest body of what is neither a deploy nor an invoke.
 const MOST_ELSEWHERE: usize = 4 << 20;
 /// From so many bytes on, a body is not read on a thread of the runtime.
 const LARGE: usize = 256 << 10;
-/// Bodies are charged for in steps of so many bytes.
+/// Bodies are charged for in steps of so many bytes; the first of each is free, so that whoever holds all of it with large
+/// bodies keeps nobody from sending small ones.
 const STEP: usize = 64 << 10;
-/// How long a body may make us wait for its next bytes.
-const IDLE: Duration = Duration::from_secs(30);
+/// How long a body may make us wait for its first step, and for each further one.
+const FIRST: Duration = Duration::from_secs(30);
+const NEXT: Duration = Duration::from_secs(15);
 /// How long a whole body may take.
 const WHOLE: Duration = Duration::from_secs(300);
 /// How long a body waits for memory that other bodies hold.
@@ -44,7 +46,7 @@ const DRAIN_BYTES: usize = 512 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(60);
 
 /// The memory that request bodies may take together, in bytes: that of four bodies of the largest size, and of two for
-/// one key or user.
+/// one key or user. The first [`STEP`] of each body is no part of it.
 pub fn budget(max_body: usize) -> Arc<Shares> {
     let largest = max_body.next_multiple_of(STEP);
     Shares::new(4 * largest, 2 * largest)
@@ -59,6 +61,11 @@ pub struct WholeBody {
 }
 
 impl WholeBody {
+    /// The bytes, which give back their room when the last of them is gone.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+
     /// Reads the bytes, on a thread of its own where they are many: others are answered meanwhile.
     pub async fn read<T, F>(self, read: F) -> Result<(Self, T)>
     where
@@ -71,6 +78,12 @@ impl WholeBody {
         }
         let reading = tokio::task::spawn_blocking(move || read(&self.bytes).map(|value| (self, value)));
         reading.await.map_err(|e| Error::internal("reading the request", e))?
+    }
+}
+
+impl AsRef<[u8]> for WholeBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -103,17 +116,22 @@ fn limit(request: &Parts, max_body: usize) -> usize {
     if large { max_body } else { max_body.min(MOST_ELSEWHERE) }
 }
 
-/// Reads a body, and charges for what has arrived of it: one that was only announced takes nothing.
+/// Reads a body, and charges for what has arrived of it: one that was only announced takes nothing, and one that stops
+/// arriving gives back what it has.
 async fn read(body: &mut Body, room: &mut Share, limit: usize) -> Result<Bytes> {
     let mut bytes = BytesMut::new();
-    while let Some(frame) = next_frame(body).await? {
+    let (mut patience, mut due, mut step) = (FIRST, Instant::now() + FIRST, STEP);
+    while let Some(frame) = next_frame(body, due, patience).await? {
         let Ok(data) = frame.into_data() else { continue };
         let size = bytes.len() + data.len();
         if size > limit {
             return Err(too_large(limit));
         }
-        if let Some(more) = size.checked_sub(room.amount()).filter(|more| *more > 0) {
-            room.grow(more.next_multiple_of(STEP), QUEUE).await.map_err(full)?;
+        if size > step {
+            let more = size.next_multiple_of(STEP) - step;
+            room.grow(more, QUEUE).await.map_err(full)?;
+            step += more;
+            (patience, due) = (NEXT, Instant::now() + NEXT);
         }
         bytes.extend_from_slice(&data);
     }
@@ -130,12 +148,12 @@ fn full(full: Full) -> Error {
     )
 }
 
-async fn next_frame(body: &mut Body) -> Result<Option<Frame<Bytes>>> {
-    match timeout(IDLE, body.frame()).await {
+async fn next_frame(body: &mut Body, due: Instant, patience: Duration) -> Result<Option<Frame<Bytes>>> {
+    match timeout_at(due, body.frame()).await {
         Ok(frame) => frame
             .transpose()
             .map_err(|e| Error::new(Code::InvalidArgument, "the request body broke off before its end").with_source(e)),
-        Err(_) => Err(too_slow(IDLE)),
+        Err(_) => Err(too_slow(patience)),
     }
 }
 
@@ -144,7 +162,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn too_slow(waited: Duration) -> Error {
-    let message = format!("the request body did not arrive: {} s were waited for it", waited.as_secs());
+    let message = format!("the request body does not arrive: {} s were waited for more of it", waited.as_secs());
     Error::new(Code::InvalidArgument, message)
 }
 

@@ -19,9 +19,10 @@ use super::{
 };
 use crate::{
     callers::{Callers, cache::Condition, fetch::PlainHosts},
+    keys::{Caller, Scope},
     state::AppState,
 };
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{Error, NAMESPACE, Name, Operation, Result, tool::IdentityProvider};
 use http::StatusCode;
@@ -39,6 +40,8 @@ const MAX_HOST: usize = 253;
 /// What a provider without audiences is told.
 const ANY_AUDIENCE: &str = "spec.identityProvider.audiences: without any, a token that this issuer made for any other \
     application opens the agents too";
+/// What stands in the place of a cause for keys that are not told it.
+const WHY_ELSEWHERE: &str = "the gateway's log says why, and so does this for an admin key";
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -179,8 +182,13 @@ pub struct IdentityProviderStatus {
         (status = 200, description = "The identity providers", body = Vec<IdentityProviderOut>),
     ),
 )]
-pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<IdentityProviderOut>> {
-    Ok(ByName::of(&query, state.tools.list_identity_providers().await?, |p| &p.name, |p| shape(&state.callers, p))?)
+pub async fn list(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    query: Query,
+) -> ApiResult<ByName<IdentityProviderOut>> {
+    let shape = |provider| shape(&state.callers, &caller, provider);
+    Ok(ByName::of(&query, state.tools.list_identity_providers().await?, |p| &p.name, shape)?)
 }
 
 /// Get an identity provider
@@ -195,9 +203,13 @@ pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult
         (status = 200, description = "The identity provider", body = IdentityProviderOut),
     ),
 )]
-pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<IdentityProviderOut>> {
+pub async fn get(
+    State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    name: Segment,
+) -> ApiResult<Json<IdentityProviderOut>> {
     let found = state.tools.get_identity_provider(name.name("identity provider")?).await?;
-    Ok(Json(shape(&state.callers, found)))
+    Ok(Json(shape(&state.callers, &caller, found)))
 }
 
 /// Register or replace an identity provider
@@ -215,9 +227,10 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 )]
 pub async fn apply(
     State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
     body: WholeBody,
 ) -> ApiResult<(StatusCode, Json<IdentityProviderOut>)> {
-    store(&state, &body.bytes, None).await
+    store(&state, &caller, &body.bytes, None).await
 }
 
 /// Put an identity provider
@@ -236,23 +249,25 @@ pub async fn apply(
 )]
 pub async fn put(
     State(state): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
     name: Segment,
     body: WholeBody,
 ) -> ApiResult<(StatusCode, Json<IdentityProviderOut>)> {
-    store(&state, &body.bytes, Some(name.valid()?)).await
+    store(&state, &caller, &body.bytes, Some(name.valid()?)).await
 }
 
 async fn store(
     state: &Arc<AppState>,
+    caller: &Caller,
     body: &[u8],
     name: Option<Name>,
 ) -> ApiResult<(StatusCode, Json<IdentityProviderOut>)> {
     let (provider, warnings) = parse(body, name, state.callers.plain_hosts())?;
     let put = state.tools.put_identity_provider(Operation::new(), provider).await?;
-    let (callers, provider) = (state.clone(), put.value.clone());
+    let (registered, provider) = (state.clone(), put.value.clone());
     // Whoever registers it waits for its record, not for its issuer.
-    state.tasks.spawn(async move { callers.callers.registered(&provider).await });
-    Ok((created(put.created), Json(IdentityProviderOut { warnings, ..shape(&state.callers, put.value) })))
+    state.tasks.spawn(async move { registered.callers.registered(&provider).await });
+    Ok((created(put.created), Json(IdentityProviderOut { warnings, ..shape(&state.callers, caller, put.value) })))
 }
 
 /// Delete an identity provider
@@ -278,8 +293,8 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
     Ok(Json(DELETED))
 }
 
-fn shape(callers: &Callers, provider: IdentityProvider) -> IdentityProviderOut {
-    let status = status(callers.condition(&provider));
+fn shape(callers: &Callers, caller: &Caller, provider: IdentityProvider) -> IdentityProviderOut {
+    let status = status(callers.condition(&provider), caller.scopes.allow(Scope::Admin));
     IdentityProviderOut {
         name: provider.name.into(),
         namespace: NAMESPACE,
@@ -301,14 +316,16 @@ fn shape(callers: &Callers, provider: IdentityProvider) -> IdentityProviderOut {
     }
 }
 
-fn status(condition: Condition) -> IdentityProviderStatus {
+/// Only who may register providers is told why one does not answer: that tells which ports of a network are open.
+fn status(condition: Condition, tell: bool) -> IdentityProviderStatus {
+    let because = |why: String| if tell { why } else { WHY_ELSEWHERE.to_owned() };
     let (phase, message) = match condition {
         Condition::Unknown => ("Pending", "its keys are fetched when they are needed".to_owned()),
         Condition::Ready(1) => ("Ready", "1 key".to_owned()),
         Condition::Ready(keys) => ("Ready", format!("{keys} keys")),
-        Condition::Failed(why, false) => ("Failed", format!("its keys cannot be fetched: {why}")),
+        Condition::Failed(why, false) => ("Failed", format!("its keys cannot be fetched: {}", because(why))),
         Condition::Failed(why, true) => {
-            ("Failed", format!("newer keys cannot be fetched, and those from before are used: {why}"))
+            ("Failed", format!("newer keys cannot be fetched, and those from before are used: {}", because(why)))
         }
     };
     IdentityProviderStatus { phase, message }

@@ -397,7 +397,7 @@ impl<'a> Call<'a> {
             // What goes wrong here goes wrong for the sender too.
             let _ = connection.await;
         }));
-        let request = request(path, &agent, &to.target.token, whose, self.body.bytes.clone())?;
+        let request = request(path, &agent, &to.target.token, whose, self.body.into_bytes())?;
         let answered = timeout_at(self.deadline, sender.send_request(request)).await;
         let answered = answered.map_err(|_| too_slow(&agent))?.map_err(broken)?;
         Ok((answered, Open { _connection: connection, _slot: self.slot }))

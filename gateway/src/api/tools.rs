@@ -72,6 +72,7 @@ pub const DELETED: Deleted = Deleted { status: "deleted" };
     ),
 )]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<ToolOut>> {
+    let _place = state.lists.place().await?;
     Ok(ByName::of(&query, state.tools.list_tools().await?, |tool| &tool.name, shape)?)
 }
 

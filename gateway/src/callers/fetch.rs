@@ -2,18 +2,13 @@
 //! says. No redirect is followed, and how much and how long is read has limits.
 
 use super::keyset::KeySet;
-use hoistway_kit::web::USER_AGENT;
-use reqwest::{
-    Client, Response,
-    dns::{Addrs, Name, Resolve, Resolving},
-    redirect::Policy,
+use hoistway_kit::{
+    address::{Lookup, Reach, check_url},
+    web::USER_AGENT,
 };
+use reqwest::{Client, Response, redirect::Policy};
 use serde::Deserialize;
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::{sync::OnceCell, time::timeout};
 use url::{Host, Url};
 
@@ -21,9 +16,8 @@ use url::{Host, Url};
 const FETCH: Duration = Duration::from_secs(5);
 /// The largest set of keys, and the largest configuration.
 const MAX_BYTES: usize = 256 << 10;
-/// Where clouds answer whoever asks about the machine, besides link-local addresses.
-const METADATA: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254))];
+/// An issuer of the company's own may be in its network or on this machine.
+const FARTHEST: Reach = Reach::Private;
 
 /// Hosts that may be asked for keys without TLS, as `HOST` or `HOST:PORT`; this machine always may.
 #[derive(Debug, Clone, Default)]
@@ -54,32 +48,6 @@ fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv6(ip)) => ip.is_loopback(),
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         None => false,
-    }
-}
-
-/// Addresses that are no issuer's: those of the machine's own link, where clouds hand out credentials, and of nobody.
-fn is_nobodys(ip: IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    let local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    local || ip.is_unspecified() || ip.is_multicast() || METADATA.contains(&ip)
-}
-
-/// Looks names up as the system does, and leaves out [`is_nobodys`].
-struct Resolver;
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let found: Vec<SocketAddr> = found.filter(|address| !is_nobodys(address.ip())).collect();
-            if found.is_empty() {
-                return Err("it has no address that may be asked".into());
-            }
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
     }
 }
 
@@ -149,14 +117,7 @@ impl Fetcher {
         if !self.plain.allow(&url) {
             return Err(format!("{at} does not begin with https://"));
         }
-        let literal = match url.host() {
-            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
-            Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
-            _ => None,
-        };
-        if literal.is_some_and(is_nobodys) {
-            return Err(format!("{at} is an address that may not be asked"));
-        }
+        check_url(&url, FARTHEST).map_err(|why| format!("{at} is not asked: {why}"))?;
         let (here, elsewhere) = self.clients.get_or_try_init(clients).await?;
         let client = if is_loopback(&url) { here } else { elsewhere };
         let sent = client.get(url).header(http::header::ACCEPT, "application/json").send().await;
@@ -173,8 +134,8 @@ async fn clients() -> Result<(Client, Client), String> {
     let make = || {
         // The TLS library asks the process for its cryptography; the first to say so wins.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client =
-            || Client::builder().redirect(Policy::none()).dns_resolver(Arc::new(Resolver)).user_agent(USER_AGENT);
+        let lookup = Arc::new(Lookup(FARTHEST));
+        let client = || Client::builder().redirect(Policy::none()).dns_resolver(lookup.clone()).user_agent(USER_AGENT);
         Ok::<_, reqwest::Error>((client().no_proxy().build()?, client().build()?))
     };
     let made = tokio::task::spawn_blocking(make).await;
@@ -239,19 +200,6 @@ mod tests {
         }
         for bad in ["http://id.example.com/k", "http://keycloak/k", "http://10.0.0.7/k", "ftp://localhost/k"] {
             assert!(!allow(bad), "{bad}");
-        }
-        for (ip, nobodys) in [
-            ("169.254.169.254", true),
-            ("::ffff:169.254.169.254", true),
-            ("fe80::1", true),
-            ("fd00:ec2::254", true),
-            ("0.0.0.0", true),
-            ("224.0.0.1", true),
-            ("10.1.2.3", false),
-            ("127.0.0.1", false),
-            ("2001:db8::1", false),
-        ] {
-            assert_eq!(is_nobodys(ip.parse().unwrap()), nobodys, "{ip}");
         }
     }
 }

@@ -2,12 +2,11 @@
 
 pub mod bucket;
 pub mod budgets;
-pub mod shares;
 pub mod throttle;
 
 pub use bucket::{Bucket, Clock, Level, Rate};
 pub use budgets::Budgets;
-pub use shares::{Full, Share, Shares};
+pub use hoistway_kit::shares::{Full, Share, Shares};
 pub use throttle::Throttle;
 
 use std::time::Duration;

@@ -420,6 +420,33 @@ async fn an_issuer_that_does_not_answer_well_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_status_tells_only_admin_keys_what_is_at_a_port() {
+    let case = Case::with(impatient()).await;
+    let (_, reader) = case.gateway.make_key("reader", &["read"]).await;
+    let (_, deployer) = case.gateway.make_key("deployer", &["deploy"]).await;
+    let listen = || tokio::net::TcpListener::bind("127.0.0.1:0");
+    let closed = listen().await.unwrap().local_addr().unwrap();
+    let hangs_up = listen().await.unwrap();
+    let no_http = hangs_up.local_addr().unwrap();
+    tokio::spawn(async move { while hangs_up.accept().await.is_ok() {} });
+    let mut told = Vec::new();
+    for at in [format!("http://{closed}/k"), format!("http://{no_http}/k"), format!("{}/none", case.issuer.url())] {
+        case.register(IdentityProvider { jwks_uri: at.clone(), ..case.issuer.provider("sso") }).await;
+        assert_eq!(case.with_token(&case.token()).await.status, 503);
+        for key in [&reader, &deployer] {
+            let one = case.gateway.call_as(key, "GET", "/api/identity-providers/sso", "").await.json();
+            let all = case.gateway.call_as(key, "GET", "/api/identity-providers", "").await.json();
+            assert_eq!(one["status"], all[0]["status"]);
+            told.push(one["status"].clone());
+        }
+        let shown = case.gateway.get("/api/identity-providers/sso").await.json();
+        assert!(shown["status"]["message"].as_str().unwrap().contains(&at), "{shown}");
+    }
+    assert_eq!(told[0]["phase"], "Failed");
+    assert!(told.iter().all(|status| *status == told[0]), "{told:?}");
+}
+
+#[tokio::test]
 async fn keys_are_found_by_discovery_of_the_same_issuer() {
     let case = Case::with(impatient()).await;
     case.register(IdentityProvider { jwks_uri: String::new(), ..case.issuer.provider("sso") }).await;
@@ -430,7 +457,10 @@ async fn keys_are_found_by_discovery_of_the_same_issuer() {
         (json!({"issuer": "https://other.example", "jwks_uri": jwks}), "is the configuration of another issuer"),
         (json!({"issuer": case.issuer.url()}), "is not an OpenID configuration"),
         (json!({"issuer": case.issuer.url(), "jwks_uri": "http://keys.example/k"}), "does not begin with https://"),
-        (json!({"issuer": case.issuer.url(), "jwks_uri": "https://169.254.169.254/k"}), "may not be asked"),
+        (
+            json!({"issuer": case.issuer.url(), "jwks_uri": "https://169.254.169.254/k"}),
+            "is not asked: it is at an address that may not be asked",
+        ),
     ] {
         case.issuer.page(configuration, 200, page);
         // Another one of the same name, and back: nothing of before is left.

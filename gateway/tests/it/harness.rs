@@ -13,7 +13,7 @@ use hoistway_gateway::{
     public::PublicAddresses,
     routes::Routes,
     seen::Seen,
-    state::{AppState, Limits, ReadyCheck},
+    state::{AppState, Limits, Lists, ReadyCheck},
 };
 use hoistway_kit::{
     connections::Limits as ConnectionLimits,
@@ -115,6 +115,7 @@ impl Gateway {
             invoke_statements: InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap(),
             public: PublicAddresses::new("127.0.0.1:5005"),
             bodies: body::budget(limits.max_body),
+            lists: Lists::default(),
             limits,
             ready: Arc::new(Always),
             tasks: TaskTracker::new(),

@@ -335,7 +335,11 @@ async fn a_package_cannot_change_what_another_brings() {
         assert_eq!(e.code, Code::RequirementFailed, "{evil}: {e}");
         assert!(format!("{e} {:?}", e.details).contains(&evil.replace('-', "_")) || e.message.contains(evil), "{e:?}");
     }
+    // Each is installed by a build of its own, so that no build has both before it.
+    service.build("open-evil", false).await.unwrap();
+    service.build("victim", false).await.unwrap();
     let both = service.packages(&service.build("open-evil\nvictim", false).await.unwrap()).await;
+    service.build("open-evil\nvictim", true).await.unwrap();
     let alone = service.packages(&service.build("victim", false).await.unwrap()).await;
     assert_eq!(names(&both), ["open-evil 1.0", "victim 1.0"]);
     assert_eq!(both[1..], alone);
@@ -345,7 +349,8 @@ async fn a_package_cannot_change_what_another_brings() {
         let pieces: Vec<_> = service.builder.build_logs(build.id, LogQuery::default()).await.unwrap().collect().await;
         logs.push_str(&format!("{pieces:?}"));
     }
-    assert!(logs.contains("open-evil and victim both have victim.py"), "{logs}");
+    let told = logs.matches("open-evil and victim both have victim.py: victim's is used").count();
+    assert_eq!(told, 2, "{logs}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use crate::{
     entry::{Entry, Progress},
 };
 use bytes::Bytes;
+use hoistway_kit::shares::Share;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
@@ -14,7 +15,6 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -40,7 +40,7 @@ enum Source {
     /// The agent, piece by piece.
     Agent(Incoming),
     /// It is there already, with the memory that it counts against.
-    Buffered { bytes: Full<Bytes>, _memory: Option<Arc<OwnedSemaphorePermit>> },
+    Buffered { bytes: Full<Bytes>, _memory: Option<Arc<Share>> },
 }
 
 impl Upload {
@@ -54,7 +54,7 @@ impl Upload {
     }
 
     /// A body that was read before.
-    pub(crate) fn buffered(bytes: Bytes, memory: Option<Arc<OwnedSemaphorePermit>>, progress: Arc<Progress>) -> Self {
+    pub(crate) fn buffered(bytes: Bytes, memory: Option<Arc<Share>>, progress: Arc<Progress>) -> Self {
         let left = bytes.len() as u64;
         Self { inner: Source::Buffered { bytes: Full::new(bytes), _memory: memory }, progress, left }
     }

@@ -58,6 +58,7 @@ use hoistway_kit::{
     grpc::{Server, Transport},
     invoke_statement::InvokeStatementKey,
     ports::{Listeners, listen_as_configured},
+    shares::Shares,
     shutdown::part,
     token::ServiceToken,
 };
@@ -176,7 +177,7 @@ pub(crate) struct Egress {
     /// Checks of tools that may run at a time.
     checks: Semaphore,
     /// Bytes of requests for models that may be in memory at a time.
-    model_bodies: Arc<Semaphore>,
+    model_bodies: Arc<Shares>,
     /// Bytes that translations of them may take at a time.
     model_work: Semaphore,
     certificates: Certificates,
@@ -245,7 +246,7 @@ fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, m
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
         checks: Semaphore::new(CHECKS),
-        model_bodies: Arc::new(Semaphore::new(models::BODIES)),
+        model_bodies: models::bodies(),
         model_work: Semaphore::new(models::WORK),
         certificates: Certificates::new(authority),
         tasks: TaskTracker::new(),

@@ -17,6 +17,14 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+/// Whether a character changes how others are shown: it controls a terminal, ends a line, or turns the direction of text
+/// around (Unicode's bidirectional controls and its line and paragraph separators).
+pub fn controls_display(c: char) -> bool {
+    let direction =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || direction || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 /// The fields of spans that a line shows, unless it has them itself. Their values contain no space.
 const SHOWN: [&str; 3] = ["request_id", "deployment", "agent"];
 
@@ -79,11 +87,11 @@ struct OneLine<'a>(DefaultVisitor<'a>);
 impl Visit for OneLine<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let text = format!("{value:?}");
-        if !text.contains(char::is_control) {
+        if !text.contains(controls_display) {
             return self.0.record_debug(field, &format_args!("{text}"));
         }
         let escaped = text.chars().fold(String::new(), |mut line, c| {
-            match c.is_control() {
+            match controls_display(c) {
                 true => line.extend(c.escape_default()),
                 false => line.push(c),
             }

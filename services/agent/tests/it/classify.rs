@@ -15,9 +15,9 @@ use tokio::{
     net::TcpListener,
 };
 
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
-async fn images() -> (tempfile::TempDir, Images) {
+pub async fn images() -> (tempfile::TempDir, Images) {
     let dir = tempfile::tempdir().unwrap();
     let registries = Registries::new("127.0.0.1:1", &Secret::new("t")).unwrap();
     let store = LayerStore::open(&dir.path().join("layers"), Bounds::default()).unwrap();
@@ -61,27 +61,47 @@ async fn ask(host: &str) -> Failure {
 #[tokio::test]
 async fn a_registry_that_cannot_be_asked_is_waited_for() {
     let json = "application/json";
-    let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     for (host, says) in [
-        (refused, "refused"),
-        ("registry.invalid".to_owned(), "registry.invalid/team/agent:v1"),
-        (server("200 OK", "text/html", Some("<html>hello</html>")).await, "does not answer as a registry"),
         (server("401 Unauthorized", json, Some(r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#)).await, "wants a login"),
         (
             server("403 Forbidden", json, Some(r#"{"errors":[{"code":"DENIED","message":"no"}]}"#)).await,
             "it says \"no\"",
         ),
-        (server("404 Not Found", "text/html", Some("<html>nothing</html>")).await, "does not answer as a registry"),
-        (server("404 Not Found", json, Some(r#"{"detail":"Not Found"}"#)).await, "does not answer as a registry"),
-        (server("500 Oops", "text/plain", Some("oops")).await, "status 500"),
         (
             server("429 Slow Down", json, Some(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"later"}]}"#)).await,
             "later",
         ),
-        (server("200 OK", json, None).await, "did not answer within 1 s"),
     ] {
         match ask(&host).await {
             Failure::Unreachable(why) => assert!(why.contains(says), "{host}: {why}"),
+            Failure::Final(e) => panic!("{host}: {e}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_registry_does_not_show_what_it_is() {
+    let json = "application/json";
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let hangs_up = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let no_http = hangs_up.local_addr().unwrap().to_string();
+    tokio::spawn(async move { while hangs_up.accept().await.is_ok() {} });
+    for host in [
+        closed,
+        no_http,
+        "registry.invalid".to_owned(),
+        server("200 OK", "text/html", Some("<html>hello</html>")).await,
+        server("401 Unauthorized", "text/html", Some("who are you?")).await,
+        server("404 Not Found", "text/html", Some("<html>nothing</html>")).await,
+        server("404 Not Found", json, Some(r#"{"detail":"Not Found"}"#)).await,
+        server("500 Oops", "text/plain", Some("oops")).await,
+        server("200 OK", json, None).await,
+    ] {
+        let why = "it cannot be reached, or is no registry; the agent service's log says which";
+        match ask(&host).await {
+            Failure::Unreachable(told) => {
+                assert_eq!(told, format!("the registry of {host}/team/agent:v1 cannot be asked: {why}"));
+            }
             Failure::Final(e) => panic!("{host}: {e}"),
         }
     }

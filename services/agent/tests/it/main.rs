@@ -6,6 +6,7 @@
 mod binding;
 mod classify;
 mod fake;
+mod foreign;
 mod history;
 mod hostile;
 mod identities;

@@ -11,7 +11,7 @@ use crate::{
     log::BuildLog,
     python::{Children, Interpreter, Lock, Uv, site},
     registry::BlobStore,
-    store::{KeptLock, Store},
+    store::{KeptLock, KnownPackage, PackageSet, Store},
 };
 use groups::Package;
 use hoistway_model::{Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements};
@@ -24,12 +24,14 @@ use std::{
     sync::{Arc, Mutex as StdMutex, PoisonError, Weak},
     time::Duration,
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::spawn_blocking};
 
 /// How long resolving, installing or compiling may take, each; the build as a whole has a limit of its own.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Part of a layer's key: raised when the same package would be laid out differently.
 const LAYOUT: &[u8] = b"packages/2";
+/// How many files that several packages have are named in the log.
+const MAX_CLASHES: usize = 20;
 /// The longest list of packages in the history of an image's layer.
 const MAX_HISTORY: usize = 300;
 
@@ -130,32 +132,38 @@ impl Dependencies {
         let set = self.key(lock.digest());
         let one_at_a_time = self.maker(set);
         let _making = one_at_a_time.lock().await;
-        if let Some(layers) = store.layer_set(set).await?
-            && layers.iter().all(|layer| self.blobs.contains(&layer.layer.digest))
-        {
-            layers.iter().for_each(|_| log.dependency_layer(true));
-            log.say(format!("{} packages in {} layers are there", locked.len(), layers.len()));
-            return Ok(Found { layers, lock: keep });
-        }
-        let layers = self.make(&uv, &locked, store, log).await?;
-        // Recorded at once, so that a build that waits for the same packages finds them.
-        store.remember_set(set, &layers).await?;
-        Ok(Found { layers, lock: keep })
+        let kept = store.layer_set(set).await?;
+        let kept = kept.filter(|made| made.layers.iter().all(|layer| self.blobs.contains(&layer.layer.digest)));
+        let made = match kept {
+            Some(made) => {
+                made.layers.iter().for_each(|_| log.dependency_layer(true));
+                log.say(format!("{} packages in {} layers are there", locked.len(), made.layers.len()));
+                made
+            }
+            None => {
+                let made = self.make(&uv, &locked, store, log).await?;
+                // Recorded at once, so that a build that waits for the same packages finds them.
+                store.remember_set(set, &made).await?;
+                made
+            }
+        };
+        made.clashes.iter().for_each(|clash| log.say(clash.clone()));
+        Ok(Found { layers: made.layers, lock: keep })
     }
 
     /// Makes the layers that are not there yet.
-    async fn make(&self, uv: &Uv, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<Vec<ImageLayer>> {
-        let mut sizes = store.package_sizes(locked.iter().map(|package| package.key)).await?;
+    async fn make(&self, uv: &Uv, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<PackageSet> {
+        let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
         let mut stage = Stage::new(&self.work, uv, &self.interpreter, log, &self.room).await?;
         // How packages are grouped depends on their sizes, so those that nobody has seen yet are installed first.
-        let unseen: Vec<&Locked> = locked.iter().filter(|package| !sizes.contains_key(&package.key)).collect();
+        let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
         stage.install(&unseen).await?;
-        let seen: Vec<(Digest, u64)> = unseen.iter().map(|p| (p.key, stage.size(&p.name))).collect();
-        sizes.extend(seen.iter().copied());
+        let seen: Vec<(Digest, KnownPackage)> = unseen.iter().map(|p| (p.key, stage.known(&p.name))).collect();
+        known.extend(seen.iter().cloned());
 
         let packages = locked.iter().filter_map(|package| {
             // One whose marker does not hold here is in the lock and not installed.
-            let size = sizes.get(&package.key).copied().filter(|size| *size > 0)?;
+            let size = known.get(&package.key).map(|known| known.size).filter(|size| *size > 0)?;
             let (name, version) = (package.name.clone(), package.version.clone());
             Some(Package { name, version, key: package.key, size })
         });
@@ -187,7 +195,18 @@ impl Dependencies {
             let layer = layer.ok_or_else(|| Error::internal("making dependency layers", "one is missing"))?;
             Ok(ImageLayer { layer, created_by: history(group) })
         });
-        layers.collect()
+        let layers = layers.collect::<Result<_>>()?;
+        // Higher layers last, as in the image.
+        let names: HashMap<Digest, String> = locked.iter().map(|package| (package.key, package.name.clone())).collect();
+        let order: Vec<Digest> = groups.iter().flatten().map(|package| package.key).collect();
+        let clashes = spawn_blocking(move || {
+            let files = order.iter().filter_map(|key| Some((names.get(key)?.as_str(), &known.get(key)?.files)));
+            let clashes = site::clashes(files).into_iter().take(MAX_CLASHES);
+            clashes
+                .map(|(lower, higher, file)| format!("{lower} and {higher} both have {file}: {higher}'s is used"))
+                .collect()
+        });
+        Ok(PackageSet { layers, clashes: clashes.await.map_err(|e| Error::internal("comparing packages", e))? })
     }
 
     fn packages(&self, lock: &Lock) -> Vec<Locked> {

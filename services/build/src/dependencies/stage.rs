@@ -8,6 +8,7 @@ use crate::{
         children::Kind,
         site::{self, Installed},
     },
+    store::KnownPackage,
 };
 use futures_util::{StreamExt, stream};
 use hoistway_model::{Error, Result};
@@ -19,12 +20,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
 /// How many packages are installed at a time: most of it is waiting for the package index.
 const AT_ONCE: usize = 8;
-/// How many files that several packages have are named in the log.
-const MAX_CLASHES: usize = 20;
+/// How many packages' files are checked at a time.
+const CHECKS_AT_ONCE: usize = 2;
 const DOING: &str = "making a directory to install packages in";
 
 /// A scratch directory with installed packages, each in a directory of its own.
@@ -36,6 +37,8 @@ pub struct Stage<'a> {
     scratch: TempDir,
     packages: BTreeMap<String, Installed>,
     bytecode: HashMap<String, PathBuf>,
+    /// For those whose files are checked now: each holds its package's list of files.
+    checks: Semaphore,
 }
 
 impl<'a> Stage<'a> {
@@ -51,7 +54,8 @@ impl<'a> Stage<'a> {
         let scratch =
             spawn_blocking(move || tempfile::tempdir_in(work)).await.map_err(|e| Error::internal(DOING, e))?;
         let scratch = scratch.map_err(|e| Error::internal(DOING, e))?;
-        Ok(Self { uv, interpreter, log, room, scratch, packages: BTreeMap::new(), bytecode: HashMap::new() })
+        let (packages, bytecode, checks) = (BTreeMap::new(), HashMap::new(), Semaphore::new(CHECKS_AT_ONCE));
+        Ok(Self { uv, interpreter, log, room, scratch, packages, bytecode, checks })
     }
 
     /// Installs those of the packages that are not here yet, each into a directory of its own: no package can touch
@@ -64,9 +68,6 @@ impl<'a> Stage<'a> {
         self.log.say(format!("installing {} packages", missing.len()));
         let installed = self.install_all(missing).await?;
         self.packages.extend(installed.into_iter().map(|package| (package.name.clone(), package)));
-        for (one, other, file) in site::clashes(self.packages.values()).into_iter().take(MAX_CLASHES) {
-            self.log.say(format!("{one} and {other} both have {file}; the one whose layer is higher wins"));
-        }
         Ok(())
     }
 
@@ -104,6 +105,7 @@ impl<'a> Stage<'a> {
         let installing = self.uv.install(&lock, &target, self.interpreter, left, &report);
         installing.await.inspect_err(|_| self.log.say(format!("  {name} {version} was not installed")))?;
         let package = name.clone();
+        let _slot = self.checks.acquire().await.map_err(|e| Error::internal("checking an installed package", e))?;
         let taken = spawn_blocking(move || site::take_stock(&target, &package)).await;
         let installed = taken.map_err(|e| Error::internal("taking stock of an installed package", e))??;
         if installed.is_some() {
@@ -137,9 +139,10 @@ impl<'a> Stage<'a> {
         Ok(path)
     }
 
-    /// Unpacked bytes of a package; none if it is not here.
-    pub fn size(&self, name: &str) -> u64 {
-        self.packages.get(name).map_or(0, |package| package.size.max(1))
+    /// What is worth knowing of a package; nothing if it is not here.
+    pub fn known(&self, name: &str) -> KnownPackage {
+        let known = |p: &Installed| KnownPackage { size: p.size.max(1), files: p.file_list() };
+        self.packages.get(name).map(known).unwrap_or_default()
     }
 
     /// The files of a package and the directory with its bytecode.

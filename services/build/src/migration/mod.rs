@@ -4,6 +4,7 @@ mod m2026_11_23_builds;
 mod m2026_11_23_packages;
 mod m2026_11_23_records;
 mod m2026_11_28_own_wheels;
+mod m2026_11_28_package_files;
 
 use crate::registry;
 use hoistway_kit::{db::Migrations, operations};
@@ -18,5 +19,6 @@ pub fn all() -> Migrations {
         Box::new(m2026_11_23_records::Migration),
         Box::new(m2026_11_23_packages::Migration),
         Box::new(m2026_11_28_own_wheels::Migration),
+        Box::new(m2026_11_28_package_files::Migration),
     ]
 }

@@ -17,6 +17,14 @@ use std::{
 
 /// What an installer writes about the installation.
 const NOTES: [&str; 4] = ["INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"];
+/// How many files of a package are kept in [`Installed::file_list`], and how many characters of each one's checksum.
+const MAX_FILES_KEPT: usize = 100_000;
+const CHECKSUM_KEPT: usize = 16;
+/// The largest RECORD and entry_points.txt that are read, in bytes: those of the largest packages have a few MiB.
+const MAX_RECORD: u64 = 8 << 20;
+const MAX_ENTRY_POINTS: u64 = 1 << 20;
+/// How much of a command is read to find its interpreter, in bytes.
+const FIRST_LINE: u64 = 4 << 10;
 /// Where an installer puts commands.
 const BIN: &str = "bin/";
 
@@ -31,6 +39,17 @@ pub struct Installed {
     pub files: BTreeMap<String, String>,
     /// Bytes of them.
     pub size: u64,
+}
+
+impl Installed {
+    /// The files, each with as much of its checksum as tells it from others; of very many only the first.
+    pub fn file_list(&self) -> BTreeMap<String, String> {
+        let short = |checksum: &String| {
+            let (_, hash) = checksum.split_once('=').unwrap_or_default();
+            hash.chars().take(CHECKSUM_KEPT).collect()
+        };
+        self.files.iter().take(MAX_FILES_KEPT).map(|(path, checksum)| (path.clone(), short(checksum))).collect()
+    }
 }
 
 /// Takes stock of a directory that [`super::Uv::install`] filled with one package alone, checks every file against the
@@ -60,7 +79,7 @@ pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
     if !is(&root.join(dist_info), fs::FileType::is_dir) || !is(&list, fs::FileType::is_file) {
         return Err(malformed(format!("the package {name} has no list of its files that can be read")));
     }
-    let record = fs::read_to_string(&list).map_err(|e| {
+    let record = read_list(&list, MAX_RECORD).map_err(|e| {
         malformed(format!("the package {name} has no list of its files that can be read")).with_source(e)
     })?;
     let mut listed = HashMap::new();
@@ -98,12 +117,24 @@ pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
     }
     kept.sort_unstable();
     fs::write(&list, kept.join("\n") + "\n").map_err(failed)?;
-    let commands = commands(&root.join(dist_info)).map_err(failed)?;
+    let commands = commands(&root.join(dist_info)).map_err(|e| {
+        malformed(format!("the package {name} has no list of its commands that can be read")).with_source(e)
+    })?;
     package.files.retain(|path, _| path.strip_prefix(BIN).is_none_or(|name| command(root, name, &commands)));
     for path in package.files.keys() {
         package.size += fs::symlink_metadata(root.join(path)).map_err(failed)?.len();
     }
     Ok(Some(package))
+}
+
+/// Reads a text that a wheel brought, if it is no larger than such a text is.
+fn read_list(path: &Path, limit: u64) -> io::Result<String> {
+    let mut text = String::new();
+    let read = fs::File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    match read as u64 > limit {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {limit} bytes"))),
+        false => Ok(text),
+    }
 }
 
 fn malformed(text: String) -> Error {
@@ -189,7 +220,7 @@ fn is_kept(dist_info: &str, path: &str) -> bool {
 
 /// The package's own commands, `name` to `module:attribute`.
 fn commands(dist_info: &Path) -> io::Result<BTreeMap<String, String>> {
-    let text = match fs::read_to_string(dist_info.join("entry_points.txt")) {
+    let text = match read_list(&dist_info.join("entry_points.txt"), MAX_ENTRY_POINTS) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         text => text?,
     };
@@ -214,8 +245,10 @@ fn command(root: &Path, name: &str, commands: &BTreeMap<String, String>) -> bool
     let path = root.join(BIN).join(name);
     let Some(target) = commands.get(name) else {
         // A program, or a script for another interpreter than Python.
-        return fs::read(&path).is_ok_and(|bytes| {
-            let first = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
+        let mut beginning = Vec::new();
+        let read = fs::File::open(&path).and_then(|file| file.take(FIRST_LINE).read_to_end(&mut beginning));
+        return read.is_ok_and(|_| {
+            let first = beginning.split(|b| *b == b'\n').next().unwrap_or_default();
             !(first.starts_with(b"#!") && first.windows(6).any(|word| word == b"python"))
         });
     };
@@ -242,15 +275,17 @@ fn command(root: &Path, name: &str, commands: &BTreeMap<String, String>) -> bool
 }
 
 /// The files that several packages have with different content: two of the packages, and the file.
-pub fn clashes<'a>(packages: impl Iterator<Item = &'a Installed>) -> Vec<(&'a str, &'a str, &'a str)> {
+pub fn clashes<'a>(
+    packages: impl Iterator<Item = (&'a str, &'a BTreeMap<String, String>)>,
+) -> Vec<(&'a str, &'a str, &'a str)> {
     let mut owners: HashMap<&str, (&str, &str)> = HashMap::new();
     let mut found = Vec::new();
-    for package in packages {
-        for (path, checksum) in &package.files {
-            if let Some((other, theirs)) = owners.insert(path, (&package.name, checksum))
+    for (package, files) in packages {
+        for (path, checksum) in files {
+            if let Some((other, theirs)) = owners.insert(path, (package, checksum))
                 && theirs != checksum
             {
-                found.push((other, package.name.as_str(), path.as_str()));
+                found.push((other, package, path.as_str()));
             }
         }
     }

@@ -9,6 +9,7 @@ mod packages;
 mod purge;
 mod set;
 
+pub use packages::{KnownPackage, PackageSet};
 pub use purge::Bounds;
 
 use crate::{

@@ -1,4 +1,5 @@
-//! The table `packages`: how large what a lock names is once it is installed, which decides how packages are grouped.
+//! The table `packages`: how large what a lock names is once it is installed, which decides how packages are grouped,
+//! and which files it has.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,6 +10,8 @@ pub struct Model {
     pub inputs: String,
     /// Unpacked bytes; 0 when nothing of it is installed on this platform.
     pub size: i64,
+    /// Gzipped JSON, from paths to the beginnings of their checksums.
+    pub files: Vec<u8>,
     pub created_at: i64,
 }
 

@@ -2,13 +2,32 @@
 
 use super::{KeptLock, READING, Store, WRITING, layer, lock, package, set};
 use crate::{image::ImageLayer, layer::Layer};
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use hoistway_kit::{db::db_error, time::now_ms};
 use hoistway_model::{Digest, Error, Name, Result};
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::OnConflict};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// How many keys one query asks for.
 const CHUNK: usize = 500;
+
+/// What a whole lock made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackageSet {
+    /// Lowest first.
+    pub layers: Vec<ImageLayer>,
+    /// Sentences about files that several of the packages have.
+    pub clashes: Vec<String>,
+}
+
+/// A package that was installed before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownPackage {
+    /// Unpacked bytes; 0 when nothing of it is installed on this platform.
+    pub size: u64,
+    /// Its files, each with the beginning of its checksum.
+    pub files: BTreeMap<String, String>,
+}
 
 impl Store {
     /// The lock that these requirements were resolved to for this agent: under this interpreter, or else the newest.
@@ -25,33 +44,42 @@ impl Store {
         Ok(rows.into_iter().nth(at).map(kept))
     }
 
-    /// The layers that this whole lock made before.
-    pub async fn layer_set(&self, inputs: Digest) -> Result<Option<Vec<ImageLayer>>> {
+    /// What this whole lock made before.
+    pub async fn layer_set(&self, inputs: Digest) -> Result<Option<PackageSet>> {
         let found = set::Entity::find_by_id(inputs.to_string()).one(self.0.read()).await.map_err(db_error(READING))?;
-        let read = |row: set::Model| serde_json::from_str(&row.layers).map_err(|e| Error::internal(READING, e));
-        found.map(read).transpose()
+        let Some(row) = found else { return Ok(None) };
+        let failed = |e| Error::internal(READING, e);
+        let layers = serde_json::from_str(&row.layers).map_err(failed)?;
+        let clashes = serde_json::from_str(&row.clashes).map_err(failed)?;
+        Ok(Some(PackageSet { layers, clashes }))
     }
 
-    /// Remembers the layers that a whole lock makes.
-    pub async fn remember_set(&self, inputs: Digest, layers: &[ImageLayer]) -> Result<()> {
-        let layers = serde_json::to_string(layers).map_err(|e| Error::internal(WRITING, e))?;
-        let row = set::ActiveModel { inputs: Set(inputs.to_string()), layers: Set(layers), created_at: Set(now_ms()) };
-        let newer = OnConflict::column(set::Column::Inputs).update_column(set::Column::Layers).to_owned();
+    /// Remembers what a whole lock makes.
+    pub async fn remember_set(&self, inputs: Digest, made: &PackageSet) -> Result<()> {
+        let failed = |e| Error::internal(WRITING, e);
+        let row = set::ActiveModel {
+            inputs: Set(inputs.to_string()),
+            layers: Set(serde_json::to_string(&made.layers).map_err(failed)?),
+            clashes: Set(serde_json::to_string(&made.clashes).map_err(failed)?),
+            created_at: Set(now_ms()),
+        };
+        let newer = OnConflict::column(set::Column::Inputs)
+            .update_columns([set::Column::Layers, set::Column::Clashes])
+            .to_owned();
         let written = set::Entity::insert(row).on_conflict(newer).exec_without_returning(self.0.write()).await;
         written.map(drop).map_err(db_error(WRITING))
     }
 
-    /// The unpacked sizes of those packages that were installed before.
-    pub async fn package_sizes(&self, keys: impl Iterator<Item = Digest>) -> Result<HashMap<Digest, u64>> {
+    /// Those of the packages that were installed before.
+    pub async fn packages(&self, keys: impl Iterator<Item = Digest>) -> Result<HashMap<Digest, KnownPackage>> {
         let keys: Vec<String> = keys.map(|key| key.to_string()).collect();
-        let mut found = HashMap::new();
+        let mut rows = Vec::new();
         for keys in keys.chunks(CHUNK) {
-            let rows = package::Entity::find().filter(package::Column::Inputs.is_in(keys)).all(self.0.read()).await;
-            for row in rows.map_err(db_error(READING))? {
-                found.insert(row.inputs.parse()?, u64::try_from(row.size).unwrap_or_default());
-            }
+            let found = package::Entity::find().filter(package::Column::Inputs.is_in(keys)).all(self.0.read()).await;
+            rows.extend(found.map_err(db_error(READING))?);
         }
-        Ok(found)
+        let read = move || rows.into_iter().map(|row| Ok((row.inputs.parse()?, known(&row)?))).collect();
+        tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal(READING, e))?
     }
 
     /// Those of the layers that were made before.
@@ -69,19 +97,33 @@ impl Store {
         Ok(found)
     }
 
-    /// Remembers sizes of packages and the layers that were made of them.
-    pub async fn remember_packages(&self, sizes: &[(Digest, u64)], layers: &[(Digest, Layer)]) -> Result<()> {
+    /// Remembers packages and the layers that were made of them.
+    pub async fn remember_packages(
+        &self,
+        packages: &[(Digest, KnownPackage)],
+        layers: &[(Digest, Layer)],
+    ) -> Result<()> {
         let (now, signed) = (now_ms(), |n: u64| i64::try_from(n).unwrap_or(i64::MAX));
+        let packages = packages.to_vec();
+        let rows = move || {
+            let row = |(key, package): &(Digest, KnownPackage)| {
+                Ok(package::ActiveModel {
+                    inputs: Set(key.to_string()),
+                    size: Set(signed(package.size)),
+                    files: Set(packed(&package.files)?),
+                    created_at: Set(now),
+                })
+            };
+            packages.iter().map(row).collect::<Result<Vec<_>>>()
+        };
+        let rows = tokio::task::spawn_blocking(rows).await.map_err(|e| Error::internal(WRITING, e))??;
         let txn = self.0.begin().await?;
-        for sizes in sizes.chunks(CHUNK) {
-            let rows = sizes.iter().map(|(key, size)| package::ActiveModel {
-                inputs: Set(key.to_string()),
-                size: Set(signed(*size)),
-                created_at: Set(now),
-            });
-            let newer = OnConflict::column(package::Column::Inputs).update_column(package::Column::Size).to_owned();
-            let written = package::Entity::insert_many(rows).on_conflict(newer).exec_without_returning(&txn).await;
-            written.map_err(db_error(WRITING))?;
+        for rows in rows.chunks(CHUNK) {
+            let newer = OnConflict::column(package::Column::Inputs)
+                .update_columns([package::Column::Size, package::Column::Files])
+                .to_owned();
+            let insert = package::Entity::insert_many(rows.to_vec()).on_conflict(newer);
+            insert.exec_without_returning(&txn).await.map_err(db_error(WRITING))?;
         }
         for layers in layers.chunks(CHUNK) {
             let rows = layers.iter().map(|(key, layer)| layer::ActiveModel {
@@ -99,4 +141,15 @@ impl Store {
         }
         txn.commit().await.map_err(db_error(WRITING))
     }
+}
+
+fn known(row: &package::Model) -> Result<KnownPackage> {
+    let files = serde_json::from_reader(GzDecoder::new(&row.files[..])).map_err(|e| Error::internal(READING, e))?;
+    Ok(KnownPackage { size: u64::try_from(row.size).unwrap_or_default(), files })
+}
+
+fn packed(files: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    serde_json::to_writer(&mut packed, files).map_err(|e| Error::internal(WRITING, e))?;
+    packed.finish().map_err(|e| Error::internal(WRITING, e))
 }

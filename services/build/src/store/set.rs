@@ -9,6 +9,8 @@ pub struct Model {
     pub inputs: String,
     /// JSON, lowest layer first.
     pub layers: String,
+    /// JSON: sentences about files that several of the packages have.
+    pub clashes: String,
     pub created_at: i64,
 }
 

@@ -2,17 +2,24 @@
 
 use crate::{Egress, refuse::Refusal};
 use bytes::{Bytes, BytesMut};
+use hoistway_kit::shares::{Share, Shares};
+use hoistway_model::Name;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
-/// Bytes of all large bodies that may be in memory at a time.
-pub(crate) const BODIES: usize = 384 << 20;
+/// Bytes of all large bodies that may be in memory at a time, and of those of one agent.
+const BODIES: usize = 96 << 20;
+const OWN_BODIES: usize = 64 << 20;
 /// Bytes that all translations of large bodies may take at a time: their parsed form, and what is made of it.
-pub(crate) const WORK: usize = 128 << 20;
-/// Larger bodies count against [`BODIES`].
+pub(crate) const WORK: usize = 96 << 20;
+/// What a body has beyond so many bytes counts against [`BODIES`], in steps of as many.
 const SMALL: usize = 64 << 10;
+/// How long a body waits for memory that others hold.
+const QUEUE: Duration = Duration::from_secs(5);
+/// How long a body that holds memory may take for its next [`SMALL`] bytes.
+const PACE: Duration = Duration::from_secs(15);
 /// Larger bodies are parsed off the async runtime.
 const PARSED_INLINE: usize = 256 << 10;
 /// What an object, a list, and one more element of either take at most once they are parsed, in bytes.
@@ -33,15 +40,22 @@ pub(super) enum Unread {
     Broken(hyper::Error),
 }
 
-/// Reads a body, and what it holds of [`BODIES`]. Of one that is refused it is not the rest that is left unread.
+/// The memory for large bodies.
+pub(crate) fn bodies() -> Arc<Shares> {
+    Shares::new(BODIES, OWN_BODIES)
+}
+
+/// Reads a body of an agent's call, and what it holds of [`BODIES`]. Of one that is refused it is not the rest that is left
+/// unread.
 pub(super) async fn collect(
     egress: &Egress,
+    agent: &Name,
     mut body: Incoming,
     limit: u64,
     expects_continue: bool,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Unread> {
+) -> Result<(Bytes, Share), Unread> {
     let mut has_begun = !expects_continue;
-    let outcome = read(egress, &mut body, limit, &mut has_begun).await;
+    let outcome = read(egress, agent, &mut body, limit, &mut has_begun).await;
     // Who waits for the word to go on has sent nothing yet, and is not told to.
     if has_begun && matches!(outcome, Err(Unread::TooLarge | Unread::NoMemory)) {
         let mut left = DRAINED;
@@ -57,55 +71,45 @@ pub(super) async fn collect(
     outcome
 }
 
+/// What was announced is nothing before it has come: it takes no memory, and keeps nobody from having it.
 async fn read(
     egress: &Egress,
+    agent: &Name,
     body: &mut Incoming,
     limit: u64,
     has_begun: &mut bool,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Unread> {
+) -> Result<(Bytes, Share), Unread> {
     let announced = body.size_hint().lower();
     if announced > limit {
         return Err(Unread::TooLarge);
     }
     let idle = Duration::from_millis(egress.config.limits.idle_ms);
-    let mut memory: Option<OwnedSemaphorePermit> = None;
-    let mut read = BytesMut::new();
-    hold(egress, usize::try_from(announced).unwrap_or(usize::MAX), &mut memory)?;
-    read.reserve(usize::try_from(announced).unwrap_or_default());
+    let mut memory = egress.model_bodies.share(&agent.as_str().into());
+    // Memory that is only reserved is nobody's before it is written to.
+    let mut read = BytesMut::with_capacity(usize::try_from(announced).unwrap_or_default());
+    let (mut step, mut due) = (SMALL, Instant::now() + idle);
     *has_begun = true;
     loop {
-        let frame = match timeout(idle, body.frame()).await {
+        let frame = match timeout_at(due, body.frame()).await {
             Ok(None) => return Ok((read.freeze(), memory)),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(e))) => return Err(Unread::Broken(e)),
             Err(_) => return Err(Unread::Late),
         };
         let Ok(data) = frame.into_data() else { continue };
-        if (read.len() + data.len()) as u64 > limit {
+        let size = read.len() + data.len();
+        if size as u64 > limit {
             return Err(Unread::TooLarge);
         }
-        if read.capacity() < read.len() + data.len() {
-            // It grows as it does by itself, once there is room.
-            hold(egress, (read.capacity() * 2).max(read.len() + data.len()), &mut memory)?;
+        if size > step {
+            let next = size.next_multiple_of(SMALL);
+            memory.grow(next - step, QUEUE).await.map_err(|_| Unread::NoMemory)?;
+            (step, due) = (next, Instant::now() + PACE.min(idle));
+        } else if step == SMALL {
+            due = Instant::now() + idle;
         }
         read.extend_from_slice(&data);
     }
-}
-
-/// Holds as much of [`BODIES`] as a body of this many bytes needs.
-fn hold(egress: &Egress, bytes: usize, memory: &mut Option<OwnedSemaphorePermit>) -> Result<(), Unread> {
-    let held = memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-    let needed = bytes.saturating_sub(SMALL).saturating_sub(held);
-    if needed == 0 {
-        return Ok(());
-    }
-    let (free, needed) = (Arc::clone(&egress.model_bodies), u32::try_from(needed).unwrap_or(u32::MAX));
-    let more = free.try_acquire_many_owned(needed).map_err(|_| Unread::NoMemory)?;
-    match memory {
-        Some(memory) => memory.merge(more),
-        None => *memory = Some(more),
-    }
-    Ok(())
 }
 
 /// Translates a body, when there is room for what that takes. Whoever has to wait for it is next.

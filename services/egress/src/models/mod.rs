@@ -15,7 +15,7 @@ mod request;
 mod retry;
 mod sse;
 
-pub(crate) use memory::{BODIES, WORK};
+pub(crate) use memory::{WORK, bodies};
 
 use crate::{
     Egress,
@@ -100,7 +100,7 @@ pub(crate) async fn call(
     }
     entry.hold(egress.agents.call(&policy.agent)?);
     let (parts, body) = request.into_parts();
-    let mut request = ModelRequest::read(egress, &parts.headers, body).await?;
+    let mut request = ModelRequest::read(egress, &policy.agent, &parts.headers, body).await?;
     let model = choose(policy, api, request.model.as_deref())?;
     if request.model.is_none() {
         request.set_model(&model.model);

@@ -3,6 +3,8 @@
 use super::memory::{self, Unread};
 use crate::{Egress, refuse::Refusal};
 use bytes::{Bytes, BytesMut};
+use hoistway_kit::shares::Share;
+use hoistway_model::Name;
 use http::{HeaderMap, header};
 use hyper::body::Incoming;
 use serde::{
@@ -10,7 +12,6 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 use std::{borrow::Cow, fmt};
-use tokio::sync::OwnedSemaphorePermit;
 
 /// The largest request.
 const MAX_BODY: u64 = 32 << 20;
@@ -23,24 +24,30 @@ pub(super) struct ModelRequest {
     pub(super) body: Bytes,
     pub(super) model: Option<String>,
     /// What the body counts against [`memory::BODIES`], for as long as it is there.
-    pub(super) memory: Option<OwnedSemaphorePermit>,
+    pub(super) memory: Option<Share>,
 }
 
 impl ModelRequest {
     /// Reads the body and what model it names.
-    pub(super) async fn read(egress: &Egress, headers: &HeaderMap, body: Incoming) -> Result<Self, Refusal> {
+    pub(super) async fn read(
+        egress: &Egress,
+        agent: &Name,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Self, Refusal> {
         let encoding = headers.get(header::CONTENT_ENCODING);
         if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
             return Err(Refusal::bad_request("requests for models must come without Content-Encoding"));
         }
         let limit = MAX_BODY.min(egress.config.limits.request_size);
         let expects_continue = headers.contains_key(header::EXPECT);
-        let (body, memory) = memory::collect(egress, body, limit, expects_continue).await.map_err(|e| match e {
-            Unread::TooLarge => Refusal::too_large(limit),
-            Unread::NoMemory => Refusal::overloaded("too many large requests for models are in progress"),
-            Unread::Late => Refusal::bad_request("the request's body did not come in time"),
-            Unread::Broken(e) => Refusal::bad_request(format!("the request's body broke off: {e}")),
-        })?;
+        let (body, memory) =
+            memory::collect(egress, agent, body, limit, expects_continue).await.map_err(|e| match e {
+                Unread::TooLarge => Refusal::too_large(limit),
+                Unread::NoMemory => Refusal::overloaded("too many large requests for models are in progress"),
+                Unread::Late => Refusal::bad_request("the request's body did not come in time"),
+                Unread::Broken(e) => Refusal::bad_request(format!("the request's body broke off: {e}")),
+            })?;
         let parsing = body.clone();
         let model = memory::read_off_runtime(body.len(), move || model_of(&parsing)).await?;
         let model = model.map_err(|why| {
@@ -50,7 +57,7 @@ impl ModelRequest {
                 None => refusal,
             }
         })?;
-        Ok(Self { body, model, memory })
+        Ok(Self { body, model, memory: Some(memory) })
     }
 
     /// Adds the model to a request that names none.

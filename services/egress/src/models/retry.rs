@@ -11,13 +11,14 @@ use crate::{
     refuse::Refusal,
 };
 use bytes::Bytes;
+use hoistway_kit::shares::Share;
 use http::{HeaderMap, Request, StatusCode, header, request::Parts};
 use std::{
     mem,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::{sync::OwnedSemaphorePermit, time::sleep};
+use tokio::time::sleep;
 
 /// The wait before the second attempt. It doubles with each.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -38,7 +39,7 @@ pub(super) struct Attempts {
     pub(super) parts: Parts,
     pub(super) body: Bytes,
     /// What the body counts against the memory of all.
-    pub(super) memory: Option<OwnedSemaphorePermit>,
+    pub(super) memory: Option<Share>,
 }
 
 impl Attempts {

@@ -1,13 +1,10 @@
-//! From names to addresses that may be dialled. What is checked here is what is dialled: nobody asks a second time.
+//! From places to addresses that may be dialled.
 
 use super::connect::ConnectError;
-use crate::origin::{HostName, Place};
-use hoistway_kit::address::{Reach, reach};
+use crate::origin::Place;
+use hoistway_kit::address::{self, NoAddress, Reach};
 use hoistway_model::{Error, Result};
 use std::{collections::HashMap, net::SocketAddr};
-
-/// Addresses of one name that are tried.
-const MAX_ADDRESSES: usize = 8;
 
 /// The system's resolver, and places that are somewhere else.
 #[derive(Debug, Default)]
@@ -33,32 +30,16 @@ impl Resolver {
         if let Some(address) = self.elsewhere.get(place) {
             return Ok(vec![*address]);
         }
-        let found: Vec<SocketAddr> = match place.host.ip() {
-            Some(ip) => vec![(ip, place.port).into()],
-            None => lookup(&place.host, place.port).await?,
-        };
         let most = if allow_private { Reach::Private } else { Reach::Public };
-        let allowed: Vec<SocketAddr> =
-            found.iter().filter(|address| reach(address.ip()) <= most).take(MAX_ADDRESSES).copied().collect();
-        if !allowed.is_empty() {
-            return Ok(allowed);
-        }
-        match found.iter().map(|address| reach(address.ip())).min() {
-            None => Err(ConnectError::Resolve("no address".into())),
-            Some(reach) => Err(ConnectError::Forbidden { may_be_allowed: reach == Reach::Private }),
-        }
+        address::addresses(&place.host.bare(), place.port, most).await.map_err(|e| match e {
+            NoAddress::Unknown(why) => ConnectError::Resolve(why),
+            NoAddress::Forbidden(reach) => ConnectError::Forbidden { may_be_allowed: reach == Reach::Private },
+        })
     }
 
     /// Whether a place is somewhere else by configuration.
     pub(crate) fn is_elsewhere(&self, place: &Place) -> bool {
         self.elsewhere.contains_key(place)
-    }
-}
-
-async fn lookup(host: &HostName, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
-    match tokio::net::lookup_host((host.bare().as_str(), port)).await {
-        Ok(found) => Ok(found.take(64).collect()),
-        Err(e) => Err(ConnectError::Resolve(e.to_string())),
     }
 }
 

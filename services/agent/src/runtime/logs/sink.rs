@@ -18,6 +18,9 @@ const RECENT: usize = 100;
 /// How much is read from a pipe at a time: as much as a pipe holds.
 const READ: usize = 64 << 10;
 
+/// How many lines go to the writer at a time: empty ones take more memory than they are read from.
+const LINES: usize = 1_000;
+
 /// How long a line that has begun may pause before what there is of it is a line of its own.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -81,6 +84,9 @@ impl Sink {
                                 lines.extend(self.end(stream, &mut line));
                             }
                             _ => lines.extend(self.add(stream, &mut line, piece)),
+                        }
+                        if lines.len() >= LINES {
+                            self.put(std::mem::take(&mut lines)).await;
                         }
                     }
                     waits = !line.text.is_empty();

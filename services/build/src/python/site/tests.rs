@@ -137,8 +137,9 @@ fn packages_with_the_same_file_clash_only_when_it_differs() {
         taken(&dir.path().join(name), name)
     };
     let (one, two, three) = (package("one", "1"), package("two", "2"), package("three", "2"));
-    assert_eq!(clashes([&one, &two].into_iter()), [("one", "two", "tests/__init__.py")]);
-    assert_eq!(clashes([&two, &three].into_iter()), []);
+    let lists = [one.file_list(), two.file_list(), three.file_list()];
+    assert_eq!(clashes([("one", &lists[0]), ("two", &lists[1])].into_iter()), [("one", "two", "tests/__init__.py")]);
+    assert_eq!(clashes([("two", &lists[1]), ("three", &lists[2])].into_iter()), []);
 }
 
 #[test]

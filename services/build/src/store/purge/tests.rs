@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::{image::ImageLayer, layer::Layer};
+use crate::{image::ImageLayer, layer::Layer, store::PackageSet};
 use hoistway_kit::time::now_ms;
 use hoistway_model::Digest;
 
@@ -57,7 +57,7 @@ async fn the_newest_locks_of_each_agent_and_the_newest_packages_are_kept() {
         sql(&store, &format!("INSERT INTO locks VALUES ('{agent}', 'r{requirements}', 'i', 'l', {at})")).await;
     }
     for at in 1..=5 {
-        sql(&store, &format!("INSERT INTO packages VALUES ('p{at}', 1, {at})")).await;
+        sql(&store, &format!("INSERT INTO packages (inputs, size, created_at) VALUES ('p{at}', 1, {at})")).await;
     }
     store.purge(BOUNDS).await.unwrap();
     let left = texts(&store, "SELECT agent || ' ' || requirements FROM locks ORDER BY 1").await;
@@ -71,11 +71,12 @@ async fn layers_that_no_repository_has_are_forgotten_with_their_sets() {
     let digest = |name: &str| Digest::of(name.as_bytes());
     let layer = |name: &str| Layer { digest: digest(name), diff_id: digest("x"), size: 1 };
     let in_image = |name: &str| ImageLayer { layer: layer(name), created_by: "packages".into() };
+    let set = |layers| PackageSet { layers, clashes: Vec::new() };
     let made = ["kept", "gone"].map(|name| (digest(&format!("key of {name}")), layer(name)));
     store.remember_packages(&[], &made).await.unwrap();
-    store.remember_set(digest("whole"), &[in_image("kept")]).await.unwrap();
-    store.remember_set(digest("part"), &[in_image("kept"), in_image("gone")]).await.unwrap();
-    store.remember_set(digest("empty"), &[]).await.unwrap();
+    store.remember_set(digest("whole"), &set(vec![in_image("kept")])).await.unwrap();
+    store.remember_set(digest("part"), &set(vec![in_image("kept"), in_image("gone")])).await.unwrap();
+    store.remember_set(digest("empty"), &set(vec![])).await.unwrap();
     sql(&store, &format!("INSERT INTO registry_blobs VALUES ('a', '{}', 0)", digest("kept"))).await;
 
     // What was noted lately may be of a build that is not published yet.

@@ -15,6 +15,7 @@ use crate::{
 };
 use bytes::Bytes;
 use hoistway_kit::time::now_ms;
+use hoistway_model::Name;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -81,7 +82,7 @@ pub(in crate::models) async fn complete<P: Provider>(
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.to_str().is_ok_and(|kind| kind.trim().to_ascii_lowercase().starts_with(P::STREAM)));
     match streamed {
-        _ if !response.status().is_success() => failed::<P>(egress, server, response).await,
+        _ if !response.status().is_success() => failed::<P>(egress, &policy.agent, server, response).await,
         Some(include_usage) if is_events => {
             let (parts, body) = response.into_parts();
             let chunks = Chunks::new(id::<P>(&parts.headers), model.model.clone(), include_usage);
@@ -90,19 +91,21 @@ pub(in crate::models) async fn complete<P: Provider>(
             Ok(Answer::Own(answer))
         }
         Some(_) => Err(bad_answer(server, "did not stream its answer")),
-        None => completed::<P>(egress, server, &model.model, response).await,
+        None => completed::<P>(egress, &policy.agent, server, &model.model, response).await,
     }
 }
 
 /// A whole answer.
 async fn completed<P: Provider>(
     egress: &Egress,
+    agent: &Name,
     server: &ModelServer,
     model: &str,
     response: Response<Incoming>,
 ) -> Result<Answer, Refusal> {
     let (parts, body) = response.into_parts();
-    let (body, _memory) = memory::collect(egress, body, MAX_ANSWER, false).await.map_err(|e| unread(server, &e))?;
+    let (body, _memory) =
+        memory::collect(egress, agent, body, MAX_ANSWER, false).await.map_err(|e| unread(server, &e))?;
     let (model, id) = (model.to_owned(), id::<P>(&parts.headers));
     let reading = memory::translate(egress, body, move |body| {
         let answer = serde_json::from_slice(&body).ok()?;
@@ -124,11 +127,13 @@ async fn completed<P: Provider>(
 /// The provider's error in the shape of the OpenAI API, with its status and what it says about trying again.
 async fn failed<P: Provider>(
     egress: &Egress,
+    agent: &Name,
     server: &ModelServer,
     response: Response<Incoming>,
 ) -> Result<Answer, Refusal> {
     let (parts, body) = response.into_parts();
-    let (body, _memory) = memory::collect(egress, body, MAX_ANSWER, false).await.map_err(|e| unread(server, &e))?;
+    let (body, _memory) =
+        memory::collect(egress, agent, body, MAX_ANSWER, false).await.map_err(|e| unread(server, &e))?;
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let told = P::error(&parts.headers, &body).unwrap_or_else(|| {
         let text = format!("the model provider \"{}\" answered {}", server.name, parts.status.as_u16());

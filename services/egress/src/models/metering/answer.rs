@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flate2::write::{GzDecoder, ZlibDecoder};
 use hoistway_model::usage::UsageSums;
 use http::{HeaderMap, HeaderName, header};
-use std::io::Write;
+use std::io::{self, Write};
 
 /// What an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,13 +90,27 @@ impl AnswerReader {
 
     /// Reads a piece; what comes out is for the agent.
     pub(super) fn read(&mut self, piece: Bytes) -> Bytes {
-        let decoder: &mut dyn Write = match &mut self.source {
+        if self.has_failed {
+            return piece;
+        }
+        let decoded = match &mut self.source {
             Source::Plain(content) => return content.read(piece),
-            Source::Gzip(decoder) => decoder,
-            Source::Deflate(decoder) => decoder,
+            Source::Gzip(decoder) => {
+                decoder.get_mut().expect(piece.len());
+                decoder.write_all(&piece).and_then(|()| decoder.flush())
+            }
+            Source::Deflate(decoder) => {
+                decoder.get_mut().expect(piece.len());
+                decoder.write_all(&piece).and_then(|()| decoder.flush())
+            }
             Source::Unknown => return piece,
         };
-        self.has_failed = self.has_failed || decoder.write_all(&piece).and_then(|()| decoder.flush()).is_err();
+        match decoded {
+            Ok(()) => {}
+            // A bomb, or an answer that repeats itself: it may be what it should be, and is not read to its end.
+            Err(e) if e.kind() == io::ErrorKind::FileTooLarge => self.source = Source::Unknown,
+            Err(_) => self.has_failed = true,
+        }
         piece
     }
 
@@ -236,6 +250,25 @@ mod tests {
         let mut reader = AnswerReader::of(&headers, false, false);
         reader.read(Bytes::from("no gzip"));
         assert!(reader.is_invalid());
+    }
+
+    #[test]
+    fn of_what_unpacks_to_very_much_little_is_read() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        for _ in 0..64 {
+            encoder.write_all(&[b' '; 1 << 20]).unwrap();
+        }
+        let bomb = Bytes::from(encoder.finish().unwrap());
+        let mut reader = AnswerReader::of(&headers(&[("content-encoding", "gzip")]), false, false);
+        let mut pieces = 0;
+        while !matches!(reader.source, Source::Unknown) {
+            let piece = bomb.slice(pieces * 1000..(pieces + 1) * 1000);
+            assert_eq!(reader.read(piece.clone()), piece);
+            pieces += 1;
+        }
+        assert!(pieces <= 4, "{pieces} pieces of 1,000 bytes were decoded");
+        let sums = reader.sums(7, true);
+        assert_eq!((sums.input_tokens, sums.estimated_requests), (7, 1));
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::io::{self, Write};
 
 /// The longest event that may turn out to be the one that is left out. It is short.
 pub(super) const MAX_HELD: usize = 64 << 10;
-/// How much of a compressed answer is read, in bytes once it is not.
+/// How much of a compressed answer is read, in bytes once it is not: so many times what came, at most [`PIECE`] for each
+/// piece of it, and [`MAX_DECODED`] of all. Beyond that it is a bomb, which would keep a thread busy.
+const RATIO: usize = 100;
+const PIECE: usize = 2 << 20;
 const MAX_DECODED: usize = 256 << 20;
 /// The data of the event that ends streams of OpenAI.
 const DONE: &[u8] = b"[DONE]";
@@ -27,8 +30,9 @@ pub(super) struct Content {
     pub(super) held: Option<BytesMut>,
     /// Whether the event before was left out.
     left_out: bool,
-    /// Bytes that were decoded.
-    decoded: usize,
+    /// How many more bytes may be decoded, now and in all.
+    decodable: usize,
+    decodable_in_all: usize,
 }
 
 impl Content {
@@ -42,8 +46,14 @@ impl Content {
             has_ended: false,
             held: (leave_out_usage && format == Format::Events).then(BytesMut::new),
             left_out: false,
-            decoded: 0,
+            decodable: PIECE,
+            decodable_in_all: MAX_DECODED,
         }
+    }
+
+    /// A compressed piece of so many bytes comes next.
+    pub(super) fn expect(&mut self, compressed: usize) {
+        self.decodable = self.decodable.saturating_add(compressed.saturating_mul(RATIO)).min(PIECE);
     }
 
     pub(super) fn read(&mut self, piece: Bytes) -> Bytes {
@@ -135,10 +145,11 @@ impl Content {
 
 impl Write for Content {
     fn write(&mut self, decoded: &[u8]) -> io::Result<usize> {
-        self.decoded += decoded.len();
-        if self.decoded > MAX_DECODED {
-            return Err(io::Error::other("the answer is too large once it is not compressed"));
-        }
+        let in_all = self.decodable_in_all.checked_sub(decoded.len());
+        let (Some(now), Some(in_all)) = (self.decodable.checked_sub(decoded.len()), in_all) else {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        };
+        (self.decodable, self.decodable_in_all) = (now, in_all);
         self.look(decoded, &mut BytesMut::new());
         Ok(decoded.len())
     }

@@ -38,6 +38,11 @@ impl Shares {
         Arc::new(Self { total, each, held: Mutex::default(), returned: Notify::new() })
     }
 
+    /// How much of it one holder gets at most.
+    pub fn each(&self) -> usize {
+        self.each
+    }
+
     /// An empty share of a holder's.
     pub fn share(self: &Arc<Self>, holder: &Arc<str>) -> Share {
         Share { of: self.clone(), holder: holder.clone(), amount: 0 }

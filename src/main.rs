@@ -90,8 +90,8 @@ fn variables(command: &clap::Command) -> Vec<String> {
 }
 
 fn main() -> ExitCode {
-    // First of all: an agent's launcher is this program too, and must have one thread only.
-    if let Some(code) = hoistway_agent::launcher::run_if_requested() {
+    // First of all: what starts agents and the programs of a build is this program too, and must have one thread only.
+    if let Some(code) = hoistway_agent::launcher::run_if_requested().or_else(hoistway_build::run_if_requested) {
         return code;
     }
     let Args { command } = match Args::try_parse() {

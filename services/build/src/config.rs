@@ -46,6 +46,15 @@ pub struct Config {
     pub packages: u64,
     /// The most bytes that the packages of one build may take unpacked.
     pub max_unpacked_bytes: u64,
+    /// The most bytes of memory that all programs of one build have together, where there are control groups.
+    pub max_memory_bytes: u64,
+    /// The program that calls [`crate::run_if_requested`]: this very program. Without one, as in tests, programs are not
+    /// confined.
+    #[serde(skip)]
+    pub launcher: Option<PathBuf>,
+    /// Whether programs of builds have users of their own where they can; false makes this machine look lesser.
+    #[serde(skip)]
+    pub own_users: bool,
     /// The most bytes of the installer's cache.
     pub cache_bytes: u64,
     /// How long the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
@@ -81,6 +90,9 @@ impl Default for Config {
             locks: 20,
             packages: 10_000,
             max_unpacked_bytes: 8 << 30,
+            max_memory_bytes: 2 << 30,
+            launcher: Some("/proc/self/exe".into()),
+            own_users: true,
             cache_bytes: 2 << 30,
             operations_seconds: 24 * 60 * 60,
             operations: 100_000,

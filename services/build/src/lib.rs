@@ -22,6 +22,7 @@ mod store;
 mod unbuild;
 
 pub use config::Config;
+pub use python::children::run_if_requested;
 pub use service::Builder;
 
 use base::BaseImage;
@@ -38,7 +39,7 @@ use hoistway_kit::{
 use hoistway_model::{Error, Result};
 use images::Images;
 use pipeline::Pipeline;
-use python::{Interpreter, Uv};
+use python::{Children, Interpreter, Uv};
 use registry::{BlobStore, Holder, ManifestStore, RegistryState, Space};
 use seen::Seen;
 use service::Limits;
@@ -86,6 +87,7 @@ pub struct Opened {
     server: Server,
     interpreter: Interpreter,
     packages: Result<()>,
+    children: Children,
     tidying: Tidying,
 }
 
@@ -108,7 +110,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     .map_err(|e| Error::internal("opening the blob store", e))??;
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
-    let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes())?);
+    let children = Children::open(config, &interpreter).await?;
+    let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes(), children.clone())?);
     let (python, most) = (interpreter.clone(), config.max_unpacked_bytes);
     let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), python, blobs.clone(), most)?;
     let packages = dependencies.available();
@@ -139,7 +142,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     }
     let every = Duration::from_secs(config.tidy_seconds.max(1));
     let tidying = Tidying { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
-    Ok(Opened { builder, images, registry, store, server, interpreter, packages, tidying })
+    Ok(Opened { builder, images, registry, store, server, interpreter, packages, children, tidying })
 }
 
 impl Opened {
@@ -176,6 +179,7 @@ impl Opened {
         let tidy = tidy(self.tidying, self.store.clone(), self.registry, self.images, ended.clone());
         let (rpc, web, (), ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy, closing);
         self.builder.drained().await;
+        self.children.end().await;
         self.store.db().close().await;
         rpc.and(web)
     }

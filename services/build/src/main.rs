@@ -15,8 +15,13 @@ struct Args {
     config: Option<PathBuf>,
 }
 
+fn main() -> ExitCode {
+    // First of all, before any thread exists: this program also starts the programs of a build.
+    hoistway_build::run_if_requested().unwrap_or_else(serve)
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn serve() -> ExitCode {
     let args = Args::parse();
     hoistway_kit::memory::give_back_large_blocks();
     let config = match config::load::<Config>("build", args.config.as_deref()) {

@@ -54,6 +54,7 @@ impl Pipeline {
         store: Store,
         blobs: BlobStore,
     ) -> Result<Self> {
+        let children = dependencies.children().clone();
         let into = blobs.clone();
         let runner = tokio::task::spawn_blocking(move || {
             let (layer, bytes) = LayerBuilder::new().file(RUNNER_PATH.trim_start_matches('/'), RUNNER)?.to_bytes()?;
@@ -64,7 +65,7 @@ impl Pipeline {
         })
         .await
         .map_err(|e| Error::internal("writing the runtime layer", e))??;
-        let analyser = Analyser::new(&interpreter);
+        let analyser = Analyser::new(&interpreter, children);
         Ok(Self(Arc::new(Inner { interpreter, analyser, dependencies, base, store, blobs, runner })))
     }
 

@@ -5,7 +5,7 @@ use crate::{
     dependencies::Dependencies,
     images::Images,
     pipeline::Pipeline,
-    python::{Indexes, Interpreter, Uv},
+    python::{Children, Indexes, Interpreter, Uv},
     registry::{BlobStore, Reference, RegistryConfig, RepoName, Space, store::find_manifest},
     seen::Seen,
     service::{Builder, Limits},
@@ -136,7 +136,7 @@ impl Service {
     async fn open(dir: &Path, indexes: Indexes, python: Interpreter) -> Self {
         let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
         let store = Store::open(&dir.join("build.db")).await.unwrap();
-        let uv = Arc::new(Uv::new(dir, &indexes).unwrap());
+        let uv = Arc::new(Uv::new(dir, &indexes, Children::default()).unwrap());
         let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone(), MOST).unwrap();
         let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
@@ -217,7 +217,7 @@ fn names(packages: &[(String, String)]) -> Vec<&str> {
 /// Installs uv into a directory, since the test's own index has none. Nothing where that is not possible.
 async fn with_uv(dir: &Path) -> Option<Interpreter> {
     let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
-    let plain = Uv::new(dir, &Indexes::default()).unwrap();
+    let plain = Uv::new(dir, &Indexes::default(), Children::default()).unwrap();
     let nothing = Requirements::parse("requirements", "").unwrap();
     if let Err(e) = plain.resolve(&nothing, None, &python, Duration::from_secs(240), &|_| ()).await {
         hoistway_testing::need("pypi", false, &format!("uv cannot be installed: {e}"));

@@ -1,11 +1,8 @@
 //! Stage 2: sets on itself what the agent's process must have, and becomes it.
 
-use super::confine;
-use super::spec::{LaunchSpec, Limits};
+use super::spec::LaunchSpec;
 use rustix::fs::Mode;
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit, umask,
-};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, umask};
 use rustix::thread::set_no_new_privs;
 use std::ffi::OsString;
 use std::fs::File;
@@ -28,12 +25,12 @@ pub(super) fn run(parent: Option<OsString>) -> Result<()> {
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string());
     // The new root has modes of its own.
     umask(Mode::empty());
-    let prepared = confine::enter(&spec.confinement, spec.run_as)
+    let prepared = hoistway_confine::enter(&spec.confinement, spec.run_as)
         .map_err(|error| Error::new(error.kind(), format!("the sandbox cannot be set up: {error}")))?;
     umask(Mode::RWXG | Mode::RWXO);
     // The agent's own: one opened before would lead out of its root.
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-    limit(&spec.limits)?;
+    hoistway_confine::limit(&spec.limits)?;
     set_no_new_privs(true)?;
     // After the change of user, which clears it. The launcher has one thread, so "the parent's thread ended" is "the
     // launcher ended". It may have ended before this line: then the parent is somebody else by now.
@@ -48,22 +45,4 @@ pub(super) fn run(parent: Option<OsString>) -> Result<()> {
     // `exec` returns only to say why it could not. It also empties the signal mask and restores SIGPIPE.
     let error = Command::new(&spec.program).args(&spec.args).env_clear().envs(spec.env).exec();
     Err(Error::other(format!("cannot run {}: {error}", spec.program.display())))
-}
-
-fn limit(limits: &Limits) -> Result<()> {
-    let rows = [
-        (Resource::Core, Some(0)),
-        (Resource::Nofile, limits.open_files),
-        (Resource::Nproc, limits.processes),
-        (Resource::Fsize, limits.file_size),
-        (Resource::Data, limits.data),
-    ];
-    for (resource, wanted) in rows {
-        if let Some(wanted) = wanted {
-            // Only root may go above the hard limit that was inherited.
-            let value = getrlimit(resource).maximum.map_or(wanted, |most| most.min(wanted));
-            setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
-        }
-    }
-    Ok(())
 }

@@ -4,7 +4,8 @@
 use super::control::Control;
 use super::procfs::Process;
 use super::spec::{Exit, LaunchSpec, Order, Report};
-use super::{EXEC, confine::privileges, outside, tree};
+use super::{EXEC, outside, tree};
+use hoistway_confine::privileges;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{

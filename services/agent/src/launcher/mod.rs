@@ -7,7 +7,7 @@
 //! 1. `__agent-init` stays for the agent's whole life. It is the agent's subreaper, so every process that the agent
 //!    ever starts, daemons included, is its descendant. It watches the socket to its supervisor, and when that closes
 //!    (a `kill -9` is enough) it ends the whole tree.
-//! 2. `__agent-exec` sets limits, privileges and the sandbox (see [`confine`]) on itself and becomes the agent's
+//! 2. `__agent-exec` sets limits, privileges and the sandbox (see [`hoistway_confine`]) on itself and becomes the agent's
 //!    interpreter.
 //!
 //! ```text
@@ -21,7 +21,6 @@
 //! supervisor ──socket pair── __agent-init ──fork── __agent-inside ──fork── __agent-exec = python3 … ──▶ …
 //! ```
 
-mod confine;
 mod control;
 mod exec;
 mod init;
@@ -30,11 +29,9 @@ pub(crate) mod procfs;
 pub(crate) mod spec;
 mod tree;
 
-pub(crate) use confine::landlock::{SCOPES, TCP, UNIX};
-pub(crate) use confine::root::{HOME, SHM, TMP};
 pub(crate) use control::{receive, send};
-pub use spec::{Limits, RunAs};
-pub(crate) use tree::{kill_all, kill_tree_of};
+pub use hoistway_confine::{Limits, RunAs};
+pub(crate) use tree::kill_tree_of;
 
 use std::process::ExitCode;
 
@@ -60,7 +57,7 @@ pub fn run_if_requested() -> Option<ExitCode> {
     } else if stage == EXEC {
         exec::run(args.next())
     } else if stage == LANDLOCK {
-        confine::landlock::print_abi()
+        hoistway_confine::landlock::print_abi()
     } else {
         return None;
     };

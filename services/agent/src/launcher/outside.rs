@@ -1,9 +1,10 @@
 //! The stage outside of an agent's namespaces: it makes them, starts their first process, and waits for its end.
 
+use super::INSIDE;
 use super::control::{self, Control};
 use super::init::{self, ENDING};
-use super::spec::{LaunchSpec, Namespaces, Order, Report};
-use super::{INSIDE, confine::namespaces};
+use super::spec::{LaunchSpec, Order, Report};
+use hoistway_confine::{Namespaces, namespaces};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};

@@ -1,9 +1,9 @@
 //! What supervisor and launcher say to each other: one JSON document per line over a stream socket. The descriptors
 //! that the agent inherits ride on the first byte of the first line.
 
+use hoistway_confine::{Confinement, Limits, RunAs};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 /// From the supervisor to stage 1.
@@ -99,133 +99,6 @@ pub(crate) struct LaunchSpec {
     pub cgroups: Vec<PathBuf>,
     /// How long a stop may take that somebody else asks for by SIGTERM to the launcher, in milliseconds.
     pub grace_ms: u64,
-}
-
-/// Resource limits of one agent; absent or 0 means none but the inherited one. A limit above the supervisor's own is
-/// lowered to it. Core dumps are always off: they would hold the agent's secrets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Memory of the whole agent in bytes, where there are control groups.
-    pub memory: Option<u64>,
-    /// Processes and threads of the whole agent, where it has a control group, a user or a user namespace of its own.
-    pub processes: Option<u64>,
-    /// Processor time of the whole agent in thousandths of a processor, where there are control groups.
-    pub cpu_millicores: Option<u64>,
-    /// What the agent may store in `HOME`, `TMPDIR` and `/dev/shm` together, in bytes, where these are its own.
-    pub disk: Option<u64>,
-    /// Open descriptors of one process.
-    pub open_files: Option<u64>,
-    /// Size of one file, in bytes.
-    pub file_size: Option<u64>,
-    /// Private writable memory of one process, in bytes; shared mappings and `memfd` are not counted.
-    pub data: Option<u64>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            memory: Some(1 << 30),
-            processes: Some(512),
-            cpu_millicores: None,
-            disk: Some(512 << 20),
-            open_files: Some(4096),
-            file_size: Some(4 << 30),
-            data: None,
-        }
-    }
-}
-
-impl Limits {
-    /// With 0 read as "none".
-    pub(crate) fn normalised(self) -> Self {
-        let set = |limit: Option<u64>| limit.filter(|&limit| limit > 0);
-        Self {
-            memory: set(self.memory),
-            processes: set(self.processes),
-            cpu_millicores: set(self.cpu_millicores),
-            disk: set(self.disk),
-            open_files: set(self.open_files),
-            file_size: set(self.file_size),
-            data: set(self.data),
-        }
-    }
-}
-
-/// A user and group of the agent's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunAs {
-    /// The user id.
-    pub uid: u32,
-    /// The group id; there are no supplementary groups.
-    pub gid: u32,
-}
-
-/// What the launcher does so that the agent cannot reach the rest of the machine. All of it, or the start fails.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Confinement {
-    /// Namespaces and a root directory of the agent's own.
-    pub namespaces: Option<Namespaces>,
-    /// The Landlock ABI whose rights are taken away.
-    pub landlock: Option<i32>,
-    /// Whether system calls that no agent needs are refused.
-    pub seccomp: bool,
-    /// The TCP port that is all of the network, when the network is closed.
-    pub only_port: Option<u16>,
-    /// What the agent sees of the file system: with namespaces nothing else exists, with Landlock nothing else opens.
-    pub exposed: Vec<Exposed>,
-}
-
-/// Namespaces of the agent's own: PID, mount and IPC always.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Namespaces {
-    /// In a user namespace, which gives an ordinary user the right to make the others.
-    pub user: bool,
-    /// A network namespace, if the network is closed.
-    pub network: Option<OwnNetwork>,
-    /// An empty directory where the new root is put together.
-    pub root: PathBuf,
-    /// The size of what the agent may write, in bytes.
-    pub disk: Option<u64>,
-}
-
-/// A network of the agent's own, in which nothing but egress answers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct OwnNetwork {
-    /// Where egress listens. The listeners are handed out over the last descriptor that comes with the order; after
-    /// them a new socket of this network for each byte that comes back.
-    pub listen: Vec<SocketAddrV4>,
-    /// Where the agent answers its callers: its first descriptor is a listener there.
-    pub callers: Option<SocketAddrV4>,
-    /// The names that resolve there, and to what. There is no name server.
-    pub hosts: Vec<(Ipv4Addr, String)>,
-}
-
-/// A part of the file system that the agent may use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Exposed {
-    /// Where it is.
-    pub host: PathBuf,
-    /// Where the agent finds it; the same without namespaces.
-    pub inside: PathBuf,
-    /// What may be done with it.
-    pub access: Access,
-}
-
-/// What may be done with a part of the file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Access {
-    /// It is read and executed.
-    Read,
-    /// The same, if it is there.
-    ReadIfThere,
-    /// A symbolic link with this target (`host`), in a root of the agent's own.
-    Link,
-    /// Everything.
-    Write,
-    /// A device, read and written.
-    Device,
 }
 
 #[cfg(test)]

@@ -2,11 +2,9 @@
 
 use super::procfs::{self, Process};
 use super::spec::Exit;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use hoistway_confine::{await_death, kill_all};
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, pidfd_open, wait, waitpid,
-};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait, waitpid};
 use std::collections::{HashMap, HashSet};
 use std::io::Result;
 
@@ -128,18 +126,4 @@ pub(crate) fn kill_tree_of(root: &Process) -> Result<bool> {
         kill_all(&[root.pid]);
     }
     Ok(true)
-}
-
-/// Kills these processes, which are no children of ours, and waits for their deaths.
-pub(crate) fn kill_all(pids: &[i32]) {
-    pids.iter().for_each(|&pid| signal(pid, Signal::KILL));
-    pids.iter().for_each(|&pid| await_death(pid));
-}
-
-fn await_death(pid: i32) {
-    let Some(pid) = Pid::from_raw(pid) else { return };
-    if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) {
-        let limit = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
-        let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit));
-    }
 }

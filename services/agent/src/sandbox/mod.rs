@@ -1,34 +1,29 @@
 //! What keeps agents from the rest of the machine: the tiers, of which the strongest is taken that this machine really
 //! has, users and control groups of agents, and the words in which all of it is reported.
 //!
-//! The launcher puts the sandbox on (`launcher::confine`); here is decided what it is told.
+//! The launcher puts the sandbox on (`hoistway_confine`); here is decided what it is told.
 
-mod cgroup;
-mod claim;
-mod host;
 mod own_network;
 mod probe;
 mod report;
 mod shared_paths;
 mod shm;
-mod uids;
 
-pub(crate) use cgroup::Group;
 pub(crate) use own_network::PROXY;
 
-use crate::launcher::spec::{Access, Confinement, Exposed, Limits, Namespaces};
-use crate::launcher::{RunAs, SHM};
 use crate::runtime::Endpoint;
-use cgroup::Cgroups;
+use hoistway_confine::cgroup::{Cgroups, Group};
+use hoistway_confine::host::Host;
+use hoistway_confine::root::{HOME, SHM, TMP};
+use hoistway_confine::uids::Uids;
+use hoistway_confine::{Access, Confinement, Exposed, Limits, Namespaces, RunAs};
 use hoistway_model::{Error, Name, Result};
-use host::Host;
 use probe::Choice;
 pub use report::Isolation;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use uids::Uids;
 
 /// Which sandbox agents get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -280,7 +275,7 @@ fn place(tier: Tier, closed: bool, settings: &Settings, host: &Host, disk: Optio
         show(path, path.clone(), Access::Write);
     }
     let (home, tmp) = match own_root {
-        true => (crate::launcher::HOME.into(), crate::launcher::TMP.into()),
+        true => (HOME.into(), TMP.into()),
         false => {
             (show(&parts.home, parts.home.clone(), Access::Write), show(&parts.tmp, parts.tmp.clone(), Access::Write))
         }
@@ -289,21 +284,22 @@ fn place(tier: Tier, closed: bool, settings: &Settings, host: &Host, disk: Optio
         Tier::Namespaces { user, landlock } => Confinement {
             namespaces: Some(Namespaces {
                 user,
+                processes: true,
                 network: closed.then(|| own_network::own_network(parts.endpoints, parts.port, &host.name)),
                 root: parts.root.clone(),
                 disk,
             }),
             landlock,
             seccomp: true,
-            only_port: None,
             exposed,
+            ..Confinement::default()
         },
         Tier::Landlock { abi } => Confinement {
-            namespaces: None,
             landlock: Some(abi),
             seccomp: true,
             only_port: closed.then_some(settings.egress_port),
             exposed,
+            ..Confinement::default()
         },
         Tier::None => Confinement::default(),
     };

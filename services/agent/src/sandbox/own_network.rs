@@ -1,8 +1,8 @@
 //! The network namespace of an agent whose network is closed: egress listens there as a proxy, and at the names of the
 //! agent's tools and models for clients that do not use proxies.
 
-use crate::launcher::spec::OwnNetwork;
 use crate::runtime::{Endpoint, fits_hosts_file};
+use hoistway_confine::OwnNetwork;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 

@@ -1,11 +1,13 @@
 //! Finding out what this machine has: every sandbox is put on a throw-away Python, which looks around from within. No
 //! version number is believed.
 
-use super::host::Host;
-use super::uids::Uids;
 use super::{Mode, Network, Parts, Settings, Tier, place};
-use crate::launcher::spec::{LaunchSpec, Limits, Order, Report};
-use crate::launcher::{INIT, LANDLOCK, RunAs, TCP, receive, send};
+use crate::launcher::spec::{LaunchSpec, Order, Report};
+use crate::launcher::{INIT, LANDLOCK, receive, send};
+use hoistway_confine::host::Host;
+use hoistway_confine::landlock::TCP;
+use hoistway_confine::uids::Uids;
+use hoistway_confine::{Limits, RunAs};
 use hoistway_model::{Code, Error, Result};
 use rustix::fs::{Gid, Uid, chown};
 use serde::Deserialize;

@@ -1,9 +1,9 @@
 //! What is enforced, in words: never more than what is.
 
 use super::Tier;
-use super::cgroup::{Cgroups, Controller};
-use crate::launcher::spec::Limits;
-use crate::launcher::{SCOPES, TCP, UNIX};
+use hoistway_confine::Limits;
+use hoistway_confine::cgroup::{Cgroups, Controller};
+use hoistway_confine::landlock::{SCOPES, TCP, UNIX};
 use std::fmt;
 
 const OPEN: &str = "open";

@@ -1,6 +1,6 @@
 //! Shared memory that an agent leaves behind in the machine's `/dev/shm`, where it outlives everybody.
 
-use crate::launcher::RunAs;
+use hoistway_confine::RunAs;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

@@ -9,7 +9,7 @@ mod stage;
 use crate::{
     image::ImageLayer,
     log::BuildLog,
-    python::{Interpreter, Lock, Uv, site},
+    python::{Children, Interpreter, Lock, Uv, site},
     registry::BlobStore,
     store::{KeptLock, KnownPackage, PackageSet, Store},
 };
@@ -88,6 +88,11 @@ impl Dependencies {
         Ok(Self { work, uv, interpreter, blobs, room, making: StdMutex::default() })
     }
 
+    /// What starts programs.
+    pub fn children(&self) -> &Children {
+        self.uv.children()
+    }
+
     /// Whether packages can be installed at all; the error says in one line what is missing.
     pub fn available(&self) -> Result<()> {
         self.uv.available(&self.interpreter)
@@ -104,6 +109,8 @@ impl Dependencies {
         log: &BuildLog,
     ) -> Result<Found> {
         let identity = &self.interpreter.identity;
+        // All programs of the build together have one set of limits.
+        let uv = self.uv.for_build().await?;
         let kept = if refresh { None } else { store.lock(agent, requirements.digest(), identity).await? };
         let (lock, keep) = match kept {
             Some(kept) if kept.interpreter == *identity => (Lock::parse(&kept.text)?, kept),
@@ -114,7 +121,7 @@ impl Dependencies {
                     log.say("another Python than before: versions are kept where they still fit");
                 }
                 let report = |line: &str| log.say(line);
-                let wanted = self.uv.resolve(requirements, former.as_ref(), &self.interpreter, STEP_LIMIT, &report);
+                let wanted = uv.resolve(requirements, former.as_ref(), &self.interpreter, STEP_LIMIT, &report);
                 let lock = wanted.await?;
                 let (requirements, interpreter) = (requirements.digest(), identity.clone());
                 let keep = KeptLock { requirements, interpreter, text: lock.text().to_owned() };
@@ -134,7 +141,7 @@ impl Dependencies {
                 made
             }
             None => {
-                let made = self.make(&locked, store, log).await?;
+                let made = self.make(&uv, &locked, store, log).await?;
                 // Recorded at once, so that a build that waits for the same packages finds them.
                 store.remember_set(set, &made).await?;
                 made
@@ -145,9 +152,9 @@ impl Dependencies {
     }
 
     /// Makes the layers that are not there yet.
-    async fn make(&self, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<PackageSet> {
+    async fn make(&self, uv: &Uv, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<PackageSet> {
         let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
-        let mut stage = Stage::new(&self.work, &self.uv, &self.interpreter, log, &self.room).await?;
+        let mut stage = Stage::new(&self.work, uv, &self.interpreter, log, &self.room).await?;
         // How packages are grouped depends on their sizes, so those that nobody has seen yet are installed first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
         stage.install(&unseen).await?;

@@ -5,6 +5,7 @@ use crate::{
     log::BuildLog,
     python::{
         Interpreter, Lock, Uv,
+        children::Kind,
         site::{self, Installed},
     },
     store::KnownPackage,
@@ -97,10 +98,12 @@ impl<'a> Stage<'a> {
         Locked { name, version, entry, .. }: &Locked,
         deadline: Instant,
     ) -> Result<Option<Installed>> {
-        let target = self.directory("site", name).await?;
+        let target = self.directory("site", name, Kind::Installer).await?;
         let report = |line: &str| self.log.say(line);
         let left = deadline.saturating_duration_since(Instant::now());
-        self.uv.install(&Lock::parse(entry)?, &target, self.interpreter, left, &report).await?;
+        let lock = Lock::parse(entry)?;
+        let installing = self.uv.install(&lock, &target, self.interpreter, left, &report);
+        installing.await.inspect_err(|_| self.log.say(format!("  {name} {version} was not installed")))?;
         let package = name.clone();
         let _slot = self.checks.acquire().await.map_err(|e| Error::internal("checking an installed package", e))?;
         let taken = spawn_blocking(move || site::take_stock(&target, &package)).await;
@@ -116,21 +119,23 @@ impl<'a> Stage<'a> {
         let mut outs = Vec::new();
         for package in locked {
             if self.packages.contains_key(&package.name) {
-                outs.push((package.name.clone(), self.directory("bytecode", &package.name).await?));
+                outs.push((package.name.clone(), self.directory("bytecode", &package.name, Kind::Reader).await?));
             }
         }
         let todo: Vec<(&Installed, PathBuf)> =
             outs.iter().filter_map(|(name, out)| Some((self.packages.get(name)?, out.clone()))).collect();
-        site::compile(&todo, self.interpreter, limit).await?;
+        site::compile(&todo, self.interpreter, self.uv.children(), limit).await?;
         drop(todo);
         self.bytecode.extend(outs);
         Ok(())
     }
 
-    /// A new directory for something of a package.
-    async fn directory(&self, kind: &str, package: &str) -> Result<PathBuf> {
-        let path = self.scratch.path().join(kind).join(package);
-        tokio::fs::create_dir_all(&path).await.map_err(|e: io::Error| Error::internal(DOING, e))?;
+    /// A new directory for something of a package, which a program of this kind writes.
+    async fn directory(&self, what: &str, package: &str, kind: Kind) -> Result<PathBuf> {
+        let path = self.scratch.path().join(what).join(package);
+        let (made, children) = (path.clone(), self.uv.children().clone());
+        let making = spawn_blocking(move || children.make_dir(&made, kind)).await;
+        making.map_err(|e| Error::internal(DOING, e))?.map_err(|e: io::Error| Error::internal(DOING, e))?;
         Ok(path)
     }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 /// A service on `dir` that has no patience with garbage.
 async fn service(dir: &std::path::Path, min_free_bytes: u64) -> Builder {
     let registry = RegistryConfig { grace_seconds: 0, min_free_bytes, ..RegistryConfig::default() };
-    let config = Config { data_dir: dir.to_owned(), registry, ..Config::default() };
+    let config = Config { data_dir: dir.to_owned(), registry, launcher: None, ..Config::default() };
     let token = ServiceToken::load_or_create(&config.service_token_file()).unwrap();
     open(&config, &Deps { token, api_key: None }, CancellationToken::new()).await.unwrap().builder
 }

@@ -2,6 +2,7 @@
 //! packages that they need. No user code runs here: source is parsed, and only wheels are installed.
 
 pub mod analyser;
+pub mod children;
 pub mod imports;
 pub mod interpreter;
 mod process;
@@ -9,5 +10,6 @@ pub mod site;
 pub mod uv;
 
 pub use analyser::{Analyser, FileImports, Import};
+pub use children::Children;
 pub use interpreter::Interpreter;
 pub use uv::{Indexes, Lock, Uv};

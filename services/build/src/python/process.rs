@@ -1,16 +1,17 @@
 //! Child processes with a time limit, a cleared environment and a process group of their own, so that whatever they
 //! started ends with them.
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process_group, pidfd_open, prlimit};
 use std::{
     ffi::OsStr,
     io,
+    os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest, unix::AsyncFd},
     process::{Child, Command},
 };
 
@@ -57,9 +58,9 @@ pub(super) fn command(
 
 /// What any child may use, whatever a package makes it do: bytes of its own memory, seconds of processor time, bytes of a
 /// file.
-const MEMORY: u64 = 4 << 30;
-const CPU_SECONDS: u64 = 900;
-const FILE: u64 = 8 << 30;
+pub(super) const MEMORY: u64 = 4 << 30;
+pub(super) const CPU_SECONDS: u64 = 900;
+pub(super) const FILE: u64 = 8 << 30;
 
 /// Bounds a child that has just begun; its own children have the same.
 fn confine(child: &Child) -> io::Result<()> {
@@ -99,10 +100,42 @@ pub(super) async fn run(
         }
     };
     let all = async {
-        let ((), stdout, stderr) = tokio::join!(feed, read_output(output), read_lines(errors, on_line));
-        Ok(Finished { status: child.wait().await?, stdout: stdout?, stderr: stderr? })
+        let ((), stdout, stderr, status) =
+            tokio::join!(feed, read_output(output), read_lines(errors, on_line), ended(child));
+        Ok(Finished { status: status?, stdout: stdout?, stderr: stderr? })
     };
     tokio::time::timeout(limit, all).await.map_err(|_| Failure::TimedOut(limit))?
+}
+
+/// Waits for the end of a child and ends what it has left in its group, which has its name for as long as it has not
+/// been waited for.
+async fn ended(child: &mut Child) -> io::Result<ExitStatus> {
+    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+        && let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+    {
+        // Deprecated because a descriptor could be closed or exchanged meanwhile: this one is owned and never is.
+        #[allow(deprecated)]
+        let process = AsyncFd::with_interest(process, Interest::READABLE)?;
+        drop(process.readable().await?);
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+    child.wait().await
+}
+
+/// Why the kernel cut a program off, and what to do; nothing where it did not. `memory` is what the build has.
+pub(super) fn cut_off(status: ExitStatus, memory: Option<u64>) -> Option<String> {
+    let said = match (Signal::from_named_raw(status.signal()?)?, memory) {
+        (Signal::KILL, Some(bytes)) => format!(
+            "it was ended for taking more memory than the {} MiB that a build may (setting max_memory_bytes of the build \
+             service)",
+            bytes >> 20
+        ),
+        (Signal::KILL, None) => "it was killed, perhaps because this machine has too little memory".to_owned(),
+        (Signal::XCPU, _) => "it was ended for taking too much processor time".to_owned(),
+        (Signal::XFSZ, _) => "it was ended for writing too large a file".to_owned(),
+        _ => return None,
+    };
+    Some(said)
 }
 
 async fn read_output(pipe: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>, Failure> {

@@ -2,21 +2,19 @@
 //! everybody: without notes about the installation, with commands that find their packages wherever they are, and with
 //! bytecode that needs no check when it is loaded.
 
-use super::{Interpreter, process};
+mod compile;
+
+pub use compile::compile;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hoistway_model::{Code, Error, Result, image::SITE_DIR};
-use serde::Serialize;
+use hoistway_model::{Code, Error, Result};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
-/// Compiles packages.
-const SCRIPT: &str = include_str!("site.py");
 /// What an installer writes about the installation.
 const NOTES: [&str; 4] = ["INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"];
 /// How many files of a package are kept in [`Installed::file_list`], and how many characters of each one's checksum.
@@ -74,6 +72,13 @@ pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
         }
     };
     let list = root.join(dist_info).join("RECORD");
+    // What the installer was made to write may be a link to what is ours.
+    let is = |path: &Path, wanted: fn(&fs::FileType) -> bool| {
+        fs::symlink_metadata(path).is_ok_and(|meta| wanted(&meta.file_type()))
+    };
+    if !is(&root.join(dist_info), fs::FileType::is_dir) || !is(&list, fs::FileType::is_file) {
+        return Err(malformed(format!("the package {name} has no list of its files that can be read")));
+    }
     let record = read_list(&list, MAX_RECORD).map_err(|e| {
         malformed(format!("the package {name} has no list of its files that can be read")).with_source(e)
     })?;
@@ -267,50 +272,6 @@ fn command(root: &Path, name: &str, commands: &BTreeMap<String, String>) -> bool
          from {module} import {first}\nsys.exit({attribute}())\n"
     );
     fs::write(&path, script).is_ok()
-}
-
-/// One package for the script.
-#[derive(Debug, Serialize)]
-struct Sources<'a> {
-    root: &'a Path,
-    files: Vec<&'a str>,
-    out: &'a Path,
-}
-
-/// Compiles packages, each into a directory of its own. `limit` is for all of them.
-pub async fn compile(packages: &[(&Installed, PathBuf)], interpreter: &Interpreter, limit: Duration) -> Result<()> {
-    let sources = |package: &'_ Installed| -> Vec<String> {
-        package.files.keys().filter(|f| f.ends_with(".py") && !f.starts_with(BIN)).cloned().collect()
-    };
-    let listed: Vec<Vec<String>> = packages.iter().map(|(package, _)| sources(package)).collect();
-    let todo: Vec<Sources<'_>> = packages
-        .iter()
-        .zip(&listed)
-        .filter(|(_, files)| !files.is_empty())
-        .map(|((package, out), files)| Sources {
-            root: &package.root,
-            files: files.iter().map(String::as_str).collect(),
-            out,
-        })
-        .collect();
-    if todo.is_empty() {
-        return Ok(());
-    }
-    let input = serde_json::to_vec(&todo).map_err(|e| Error::internal("compiling installed packages", e))?;
-    let processes = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
-    // No -I: it would ignore the hash seed. Nothing else is inherited, and -P's work is done by -S and the cleared
-    // environment: the script imports only built-in and standard modules.
-    let mut command = process::command(&interpreter.executable, [("PYTHONHASHSEED", "0")]);
-    command.args(["-s", "-S", "-B", "-c", SCRIPT, SITE_DIR]).arg(processes.to_string()).current_dir("/");
-    match process::run(command, Some(&input), limit, &|_| ()).await {
-        Ok(done) if done.status.success() => Ok(()),
-        Ok(done) => {
-            let message = format!("the installed packages cannot be compiled: Python ended with {}", done.status);
-            Err(Error::new(Code::BuildFailed, message).with_details(done.stderr.into_iter().rev().take(20).rev()))
-        }
-        Err(process::Failure::Io(e)) => Err(Error::internal("compiling installed packages", e)),
-        Err(e) => Err(Error::new(Code::BuildFailed, format!("the installed packages cannot be compiled: {e}"))),
-    }
 }
 
 /// The files that several packages have with different content: two of the packages, and the file.

@@ -1,7 +1,8 @@
 //! The private directory of an instance, `RUN/<end of the revision's id>/`, and what an earlier run left there.
 
 use crate::launcher::procfs::{self, Process};
-use crate::launcher::{RunAs, kill_all, kill_tree_of};
+use crate::launcher::{RunAs, kill_tree_of};
+use hoistway_confine::kill_all;
 use hoistway_model::RevisionId;
 use rustix::fs::{Gid, Uid};
 use serde::{Deserialize, Serialize};

@@ -4,8 +4,9 @@
 //! for a while or when the service ends. Whatever a file does to the parser hits that process only.
 
 use super::{
-    Interpreter,
-    process::{self, Group},
+    Children, Interpreter,
+    children::{Kind, Reach},
+    process::Group,
 };
 use hoistway_model::{Code, Digest, Error, Result, source::SourceFiles};
 use serde::{Deserialize, Deserializer};
@@ -105,6 +106,7 @@ pub struct Analyser(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     python: PathBuf,
+    children: Children,
     limit: Duration,
     worker: tokio::sync::Mutex<Option<Worker>>,
     remembered: Mutex<Remembered>,
@@ -112,13 +114,14 @@ struct Inner {
 
 impl Analyser {
     /// No process is started yet.
-    pub fn new(interpreter: &Interpreter) -> Self {
-        Self::with_limit(interpreter, LIMIT)
+    pub fn new(interpreter: &Interpreter, children: Children) -> Self {
+        Self::with_limit(interpreter, children, LIMIT)
     }
 
-    fn with_limit(interpreter: &Interpreter, limit: Duration) -> Self {
+    fn with_limit(interpreter: &Interpreter, children: Children, limit: Duration) -> Self {
         Self(Arc::new(Inner {
             python: interpreter.executable.clone(),
+            children,
             limit,
             worker: tokio::sync::Mutex::default(),
             remembered: Mutex::default(),
@@ -160,7 +163,7 @@ impl Analyser {
         // answering the next question with this one's answer.
         let mut worker = match slot.take() {
             Some(worker) => worker,
-            None => Worker::start(&self.0)?,
+            None => Worker::start(&self.0).await?,
         };
         let answer = tokio::time::timeout(self.0.limit, worker.ask(text)).await.map_err(|_| Failure::TimedOut)??;
         if text.len() <= MAX_KEPT {
@@ -215,6 +218,8 @@ struct Worker {
     stdout: BufReader<ChildStdout>,
     last_used: Instant,
     _process: Process,
+    /// Its control group ends with it.
+    _children: Children,
 }
 
 /// Only there to end the process when the worker is dropped.
@@ -227,8 +232,11 @@ impl std::fmt::Debug for Process {
 }
 
 impl Worker {
-    fn start(inner: &Arc<Inner>) -> io::Result<Self> {
-        let mut command = process::command(&inner.python, [("PYTHONDONTWRITEBYTECODE", "1")]);
+    async fn start(inner: &Arc<Inner>) -> io::Result<Self> {
+        let children = inner.children.for_build().await.map_err(io::Error::other)?;
+        let env = [("PYTHONDONTWRITEBYTECODE", "1")];
+        let reach = Reach { lasting: true, ..Reach::default() };
+        let mut command = children.command(&inner.python, env, Kind::Reader, &reach)?;
         command.args(["-I", "-S", "-c", SCRIPT]).stdin(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
@@ -236,7 +244,7 @@ impl Worker {
         };
         tokio::spawn(end_when_idle(Arc::downgrade(inner)));
         let (stdout, last_used) = (BufReader::new(stdout), Instant::now());
-        Ok(Self { stdin, stdout, last_used, _process: Process(Group(child)) })
+        Ok(Self { stdin, stdout, last_used, _process: Process(Group(child)), _children: children })
     }
 
     async fn ask(&mut self, text: &str) -> Result<Answer, Failure> {

@@ -1,7 +1,11 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::layer::{Layer, LayerBuilder};
-use std::process::Command;
+use crate::{
+    layer::{Layer, LayerBuilder},
+    python::{Children, Interpreter},
+};
+use hoistway_model::image::SITE_DIR;
+use std::{process::Command, time::Duration};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -46,7 +50,7 @@ fn taken(root: &Path, name: &str) -> Installed {
 async fn layer(packages: &[&Installed], python: &Interpreter) -> Layer {
     let out = tempfile::tempdir().unwrap();
     let list: Vec<_> = packages.iter().rev().map(|package| (*package, out.path().join(&package.name))).collect();
-    compile(&list, python, LIMIT).await.unwrap();
+    compile(&list, python, &Children::default(), LIMIT).await.unwrap();
     let mut layer = LayerBuilder::new();
     let package = packages[0];
     for file in package.files.keys() {
@@ -92,7 +96,7 @@ async fn bytecode_is_used_unchecked_and_what_does_not_compile_hides_what_is_belo
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("site");
     install(&root, "pkg", &FILES, "uv");
-    compile(&[(&taken(&root, "pkg"), root.clone())], &python, LIMIT).await.unwrap();
+    compile(&[(&taken(&root, "pkg"), root.clone())], &python, &Children::default(), LIMIT).await.unwrap();
     // A changed source is not looked at: the bytecode alone decides. But where that is empty the source is read.
     write(&root, "single.py", "raise SystemExit('source was read')");
     write(&root, "pkg/broken.py", "FINE = 3");
@@ -136,6 +140,31 @@ fn packages_with_the_same_file_clash_only_when_it_differs() {
     let lists = [one.file_list(), two.file_list(), three.file_list()];
     assert_eq!(clashes([("one", &lists[0]), ("two", &lists[1])].into_iter()), [("one", "two", "tests/__init__.py")]);
     assert_eq!(clashes([("two", &lists[1]), ("three", &lists[2])].into_iter()), []);
+}
+
+#[test]
+fn links_that_an_installer_was_made_to_leave_lead_nowhere() {
+    let outside = tempfile::tempdir().unwrap();
+    for (link, to) in [("pkg-1.0.dist-info/RECORD", "RECORD"), ("pkg-1.0.dist-info", ""), ("pkg/__init__.py", "x.py")] {
+        let dir = tempfile::tempdir().unwrap();
+        install(dir.path(), "pkg", &[("pkg/__init__.py", "A = 1\n")], "uv");
+        let whole = ["RECORD", "x.py"].map(|name| (name, outside.path().join(name)));
+        for (name, path) in &whole {
+            let own = if *name == "RECORD" { "pkg-1.0.dist-info/RECORD" } else { "pkg/__init__.py" };
+            fs::copy(dir.path().join(own), path).unwrap();
+        }
+        let before = whole.each_ref().map(|(_, path)| fs::read(path).unwrap());
+        let at = dir.path().join(link);
+        if at.is_dir() {
+            fs::remove_dir_all(&at).unwrap()
+        } else {
+            fs::remove_file(&at).unwrap()
+        }
+        std::os::unix::fs::symlink(outside.path().join(to), &at).unwrap();
+        let e = take_stock(dir.path(), "pkg").unwrap_err();
+        assert_eq!(e.code, Code::RequirementFailed, "{link}");
+        assert_eq!(whole.each_ref().map(|(_, path)| fs::read(path).unwrap()), before, "{link}");
+    }
 }
 
 #[test]
@@ -196,7 +225,7 @@ async fn a_source_that_would_take_gigabytes_to_compile_has_no_bytecode() {
     let root = dir.path().join("site");
     let huge = format!("X = [{}]\n", "[],".repeat(1 << 20));
     install(&root, "pkg", &[("huge.py", &huge), ("small.py", "X = 1\n")], "uv");
-    compile(&[(&taken(&root, "pkg"), root.clone())], &python, LIMIT).await.unwrap();
+    compile(&[(&taken(&root, "pkg"), root.clone())], &python, &Children::default(), LIMIT).await.unwrap();
     let mut sizes: Vec<(String, u64)> = fs::read_dir(root.join("__pycache__"))
         .unwrap()
         .flatten()

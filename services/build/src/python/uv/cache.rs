@@ -11,8 +11,13 @@ use std::{
 const BLOCK: u64 = 512;
 
 /// Empties `cache` if there are more than `most` bytes in it and nobody else uses it, which holds as long as what `alone`
-/// gives; the bytes that were in it then.
-pub fn trim<G>(cache: &Path, most: u64, alone: impl FnOnce() -> Option<G>) -> Result<Option<u64>> {
+/// gives; the bytes that were in it then. `make` makes an empty one.
+pub fn trim<G>(
+    cache: &Path,
+    most: u64,
+    alone: impl FnOnce() -> Option<G>,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<Option<u64>> {
     let gone = cache.with_extension("gone");
     // What an earlier time did not get done.
     remove(&gone)?;
@@ -23,7 +28,7 @@ pub fn trim<G>(cache: &Path, most: u64, alone: impl FnOnce() -> Option<G>) -> Re
     let Some(alone) = alone() else { return Ok(None) };
     // Moving it takes no time, deleting it does.
     fs::rename(cache, &gone)?;
-    fs::create_dir(cache)?;
+    make(cache)?;
     drop(alone);
     remove(&gone)?;
     Ok(Some(size))
@@ -65,14 +70,15 @@ mod tests {
     fn a_cache_that_is_too_large_and_not_in_use_is_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let cache = dir.path().join("uv");
-        assert_eq!(trim(&cache, 0, || Some(())).unwrap(), None, "there is none yet");
+        let make = |cache: &Path| fs::create_dir(cache);
+        assert_eq!(trim(&cache, 0, || Some(()), make).unwrap(), None, "there is none yet");
         fs::create_dir_all(cache.join("wheels")).unwrap();
         fs::create_dir(dir.path().join("uv.gone")).unwrap();
         fs::write(cache.join("wheels/a"), [1; 100_000]).unwrap();
-        assert_eq!(trim(&cache, 1 << 20, || Some(())).unwrap(), None);
-        assert_eq!(trim(&cache, 50_000, || None::<()>).unwrap(), None);
+        assert_eq!(trim(&cache, 1 << 20, || Some(()), make).unwrap(), None);
+        assert_eq!(trim(&cache, 50_000, || None::<()>, make).unwrap(), None);
         assert!(cache.join("wheels/a").exists());
-        assert!(trim(&cache, 50_000, || Some(())).unwrap().unwrap() >= 100_000);
+        assert!(trim(&cache, 50_000, || Some(()), make).unwrap().unwrap() >= 100_000);
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 0);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

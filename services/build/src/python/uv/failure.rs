@@ -35,6 +35,12 @@ impl Doing {
         }
     }
 
+    /// The kernel ended the program.
+    pub(super) fn cut_off(self, why: &str, stderr: &[String], data: &Path) -> Error {
+        let lines = stderr.iter().rev().take(MAX_DETAILS).rev().map(|line| masked(line, data));
+        Error::new(Code::RequirementFailed, format!("{}: uv: {why}", self.subject())).with_details(lines)
+    }
+
     /// The program ended with these lines.
     pub(super) fn failed(self, stderr: &[String], data: &Path) -> Error {
         let lines: Vec<String> = stderr.iter().map(|line| masked(line, data)).collect();

@@ -12,7 +12,8 @@ pub use index::Indexes;
 pub use lock::Lock;
 
 use super::{
-    Interpreter,
+    Children, Interpreter,
+    children::Kind,
     process::{self, Finished},
 };
 use failure::Doing;
@@ -25,39 +26,60 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tempfile::TempPath;
-use tokio::{
-    fs,
-    sync::{OnceCell, RwLock},
-};
+use tempfile::TempDir;
+use tokio::sync::{OnceCell, RwLock};
 use tool::Program;
+
+/// How many threads one uv unpacks with.
+const THREADS: &str = "4";
+/// The name of a file with a lock.
+const LOCK: &str = "lock.txt";
+
+/// One call of uv: what for, with what arguments and standard input, and the directory it may write to beside its cache.
+struct Call<'a> {
+    doing: Doing,
+    arguments: Vec<&'a OsStr>,
+    input: &'a [u8],
+    writes: Option<&'a Path>,
+}
 
 /// Gets log lines while the work goes on; credentials in addresses are masked.
 pub type Report<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
-/// The driver. One for each service: it looks for `uv` once.
-#[derive(Debug)]
+/// The driver. Clones share everything, and look for `uv` once.
+#[derive(Debug, Clone)]
 pub struct Uv {
     data: PathBuf,
     settings: Settings,
     /// Knows the passwords of the operator's indexes.
-    masker: Masker,
-    program: OnceCell<Program>,
+    masker: Arc<Masker>,
+    program: Arc<OnceCell<Program>>,
     /// Shared by every use of the cache; whoever empties it has it alone.
     cache: Arc<RwLock<()>>,
+    children: Children,
 }
 
 impl Uv {
     /// A driver that keeps tools and caches below `data` and passes on the configured indexes and what the operator's
     /// environment says about index, proxy and certificates, and nothing else of it.
-    pub fn new(data: &Path, indexes: &Indexes) -> Result<Self> {
+    pub fn new(data: &Path, indexes: &Indexes, children: Children) -> Result<Self> {
         indexes.check()?;
-        Ok(Self::with(data, Settings::of(env::vars()).with(indexes)))
+        Ok(Self::with(data, Settings::of(env::vars()).with(indexes), children))
     }
 
-    fn with(data: &Path, settings: Settings) -> Self {
-        let masker = Masker::new(&settings.secrets());
-        Self { data: data.to_owned(), settings, masker, program: OnceCell::new(), cache: Arc::default() }
+    fn with(data: &Path, settings: Settings, children: Children) -> Self {
+        let masker = Arc::new(Masker::new(&settings.secrets()));
+        Self { data: data.to_owned(), settings, masker, program: Arc::default(), cache: Arc::default(), children }
+    }
+
+    /// The same with a control group for one build.
+    pub async fn for_build(&self) -> Result<Self> {
+        Ok(Self { children: self.children.for_build().await?, ..self.clone() })
+    }
+
+    /// What starts programs.
+    pub fn children(&self) -> &Children {
+        &self.children
     }
 
     /// Whether packages could be installed at all; the error says in one line what is missing. Starts nothing.
@@ -87,14 +109,16 @@ impl Uv {
             // uv prefers what is in the file that it is told to write.
             Some(lock) => Some(self.written(lock).await?),
         };
-        let output = preferred.iter().flat_map(|file| [OsStr::new("--output-file"), file.as_os_str()]);
-        let arguments = ["compile", "-"].into_iter().chain(options).map(OsStr::new).chain(output);
+        let file = preferred.as_ref().map(|dir| dir.path().join(LOCK));
+        let output = file.iter().flat_map(|file| [OsStr::new("--output-file"), file.as_os_str()]);
+        let arguments = ["compile", "-"].into_iter().chain(options).map(OsStr::new).chain(output).collect();
         let input = requirements.text().as_bytes();
-        let done = self.run(Doing::Resolve, arguments, input, interpreter, limit, report).await?;
+        let call = Call { doing: Doing::Resolve, arguments, input, writes: preferred.as_ref().map(TempDir::path) };
+        let done = self.run(call, interpreter, limit, report).await?;
         Lock::parse(&String::from_utf8_lossy(&done.stdout))
     }
 
-    /// Installs what a lock names, and nothing else, into a directory. `limit` is for the whole call.
+    /// Installs what a lock names, and nothing else, into a directory that [`Children::make_dir`] made. `limit` is for the whole call.
     pub async fn install(
         &self,
         lock: &Lock,
@@ -108,18 +132,20 @@ impl Uv {
         }
         let options =
             ["install", "--quiet", "-r", "-", "--require-hashes", "--no-deps", "--link-mode", "copy", "--target"];
-        let arguments = options.into_iter().map(OsStr::new).chain([target.as_os_str()]);
-        self.run(Doing::Install, arguments, lock.text().as_bytes(), interpreter, limit, report).await.map(|_| ())
+        let arguments = options.into_iter().map(OsStr::new).chain([target.as_os_str()]).collect();
+        let call = Call { doing: Doing::Install, arguments, input: lock.text().as_bytes(), writes: Some(target) };
+        self.run(call, interpreter, limit, report).await.map(|_| ())
     }
 
     fn cache(&self) -> PathBuf {
-        self.data.join("cache/uv")
+        tool::cache(&self.data)
     }
 
     /// Empties the cache if there are more than so many bytes in it, unless it is used right now.
     pub async fn trim_cache(&self, bytes: u64) -> Result<()> {
-        let (cache, lock) = (self.cache(), Arc::clone(&self.cache));
-        let trim = move || cache::trim(&cache, bytes, || lock.try_write_owned().ok());
+        let (cache, lock, children) = (self.cache(), Arc::clone(&self.cache), self.children.clone());
+        let make = move |cache: &Path| children.make_dir(cache, Kind::Installer);
+        let trim = move || cache::trim(&cache, bytes, || lock.try_write_owned().ok(), make);
         let failed = |e: std::io::Error| Error::internal("emptying the installer's cache", e);
         let trimmed = tokio::task::spawn_blocking(trim).await.map_err(|e| failed(e.into()))?.map_err(failed)?;
         if let Some(size) = trimmed {
@@ -128,12 +154,16 @@ impl Uv {
         Ok(())
     }
 
-    async fn written(&self, lock: &Lock) -> Result<TempPath> {
-        let (data, text) = (self.data.clone(), lock.text().to_owned());
+    /// A directory with the lock as a file that uv may write to.
+    async fn written(&self, lock: &Lock) -> Result<TempDir> {
+        let (work, text, children) = (self.data.join("work"), lock.text().to_owned(), self.children.clone());
         let written = tokio::task::spawn_blocking(move || {
-            let mut file = tempfile::Builder::new().prefix("lock-").suffix(".txt").tempfile_in(data)?;
-            std::io::Write::write_all(&mut file, text.as_bytes())?;
-            Ok(file.into_temp_path())
+            std::fs::create_dir_all(&work)?;
+            let dir = tempfile::Builder::new().prefix("lock-").tempdir_in(work)?;
+            std::fs::write(dir.path().join(LOCK), text)?;
+            children.give(&dir.path().join(LOCK), Kind::Installer)?;
+            children.give(dir.path(), Kind::Installer)?;
+            Ok(dir)
         });
         let failed = |e: std::io::Error| Error::internal("writing a lock", e);
         written.await.map_err(|e| Error::internal("writing a lock", e))?.map_err(failed)
@@ -141,9 +171,7 @@ impl Uv {
 
     async fn run(
         &self,
-        doing: Doing,
-        arguments: impl Iterator<Item = &OsStr>,
-        input: &[u8],
+        Call { doing, arguments, input, writes }: Call<'_>,
         interpreter: &Interpreter,
         limit: Duration,
         report: Report<'_>,
@@ -151,7 +179,9 @@ impl Uv {
         let work = async {
             let program = self.program(interpreter, report).await?;
             let _cache = self.cache.read().await;
-            let mut command = process::command(&program.path, program.env.iter().map(|(name, value)| (name, value)));
+            self.settings.copy_netrc(&self.data, &self.children).await?;
+            let mut command =
+                program.command(&self.children, &self.data, writes).map_err(|e| doing.did_not_end(e.into()))?;
             command.arg("pip").args(arguments).arg("--python").arg(&interpreter.executable);
             command.args(["--only-binary", ":all:", "--no-config", "--no-progress", "--color", "never"]);
             let on_line = |line: &str| report(&failure::masked(&self.masker.text(line), &self.data));
@@ -164,7 +194,10 @@ impl Uv {
             return Ok(done);
         }
         let lines: Vec<String> = done.stderr.iter().map(|line| self.masker.text(line)).collect();
-        Err(doing.failed(&lines, &self.data))
+        Err(match process::cut_off(done.status, self.children.memory()) {
+            Some(why) => doing.cut_off(&why, &lines, &self.data),
+            None => doing.failed(&lines, &self.data),
+        })
     }
 
     /// The program, found or installed by the first caller while others wait.
@@ -174,27 +207,32 @@ impl Uv {
 
     async fn find(&self, interpreter: &Interpreter, report: Report<'_>) -> Result<Program> {
         let failed = |e: std::io::Error| Error::internal("preparing the data directory for uv", e);
-        let (home, cache) = (self.data.join("tools/home"), self.cache());
-        for directory in [&home, &cache] {
-            fs::create_dir_all(directory).await.map_err(failed)?;
-        }
-        let mut env = self.settings.for_uv(interpreter).await;
+        let (home, cache) = (tool::home(&self.data), self.cache());
+        let (children, made) = (self.children.clone(), [home.clone(), cache.clone()]);
+        let making = tokio::task::spawn_blocking(move || {
+            made.iter().try_for_each(|dir| children.make_dir(dir, Kind::Installer))
+        });
+        making.await.map_err(|e| failed(e.into()))?.map_err(failed)?;
+        let mut env = self.settings.for_uv(interpreter, &self.data, &self.children).await;
         env.extend([
             ("HOME".into(), home.into_os_string()),
             ("UV_CACHE_DIR".into(), cache.into_os_string()),
             ("UV_PYTHON_DOWNLOADS".into(), "never".into()),
+            // Threads, which a build may have so many of in all; otherwise as many as this machine has processors.
+            ("UV_CONCURRENT_INSTALLS".into(), THREADS.into()),
+            ("RAYON_NUM_THREADS".into(), THREADS.into()),
             ("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into()),
             ("LC_ALL".into(), "C.UTF-8".into()),
         ]);
         for candidate in tool::on_path().chain([tool::installed(&self.data)]) {
-            if let Some(program) = Program::probe(candidate, &env).await {
+            if let Some(program) = Program::probe(candidate, &env, &self.children, &self.data).await {
                 return Ok(program);
             }
         }
         report(&format!("installing uv {}", tool::VERSION));
         let installed = tool::install(&self.data, interpreter, &self.settings).await;
         let path = installed.map_err(|e| self.masker.error(e))?;
-        Program::probe(path, &env)
+        Program::probe(path, &env, &self.children, &self.data)
             .await
             .ok_or_else(|| Error::new(Code::RequirementFailed, "the installed uv does not run on this machine"))
     }

@@ -2,9 +2,16 @@
 //! list is closed; everything else stays out.
 
 use super::index::{Indexes, apart};
-use crate::python::{Interpreter, process};
-use hoistway_model::Secret;
-use std::{collections::BTreeMap, ffi::OsString, time::Duration};
+use crate::python::{Children, Interpreter, children::Kind, process};
+use hoistway_model::{Error, Result, Secret};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::task::spawn_blocking;
 
 /// Settings that both programs read.
 const NETWORK: [&str; 12] = [
@@ -54,6 +61,7 @@ const SAME: [(&str, &[&str]); 5] = [
     ("PIP_CERT", &["SSL_CERT_FILE"]),
     ("PIP_PROXY", &["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
 ];
+const NETRC: &str = "NETRC";
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The part of an environment that is passed on.
@@ -115,10 +123,41 @@ impl Settings {
     }
 
     /// The environment for uv: its own settings, and those that only pip was told.
-    pub(super) async fn for_uv(&self, interpreter: &Interpreter) -> Vec<(OsString, OsString)> {
+    pub(super) async fn for_uv(
+        &self,
+        interpreter: &Interpreter,
+        data: &Path,
+        children: &Children,
+    ) -> Vec<(OsString, OsString)> {
         let mut pip = self.pip_files(interpreter).await;
         pip.extend(self.pip.clone());
-        self.translated(&pip)
+        let mut env = self.translated(&pip);
+        if let Some(copy) = self.netrc_copy(data, children) {
+            env.retain(|(name, _)| name != NETRC);
+            env.push((NETRC.into(), copy.into()));
+        }
+        env
+    }
+
+    /// Where uv finds a copy of the netrc file, if it has another user than the file's.
+    fn netrc_copy(&self, data: &Path, children: &Children) -> Option<PathBuf> {
+        let wanted = self.shared.contains_key(NETRC) && children.owner(Kind::Installer).is_some();
+        wanted.then(|| data.join("tools/netrc"))
+    }
+
+    /// Copies the netrc file, which may have changed since the last time, for uv's user.
+    pub(super) async fn copy_netrc(&self, data: &Path, children: &Children) -> Result<()> {
+        let (Some(from), Some(copy)) = (self.shared.get(NETRC), self.netrc_copy(data, children)) else { return Ok(()) };
+        let (from, children) = (PathBuf::from(from), children.clone());
+        let copying = spawn_blocking(move || {
+            let directory = copy.parent().unwrap_or(Path::new("/"));
+            let mut file = tempfile::NamedTempFile::new_in(directory)?;
+            io::copy(&mut std::fs::File::open(&from)?, &mut file)?;
+            children.give(file.path(), Kind::Installer)?;
+            file.persist(&copy).map(drop).map_err(|e| e.error)
+        });
+        let failed = |e: io::Error| Error::internal("copying the netrc file for uv", e);
+        copying.await.map_err(|e| failed(e.into()))?.map_err(failed)
     }
 
     fn translated(&self, pip: &BTreeMap<String, String>) -> Vec<(OsString, OsString)> {

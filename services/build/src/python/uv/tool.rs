@@ -1,7 +1,11 @@
 //! The `uv` program itself: the operator's on PATH, or else a pinned one installed by name, version and hash.
 
 use super::{failure::masked, settings::Settings};
-use crate::python::{Interpreter, process};
+use crate::python::{
+    Children, Interpreter,
+    children::{Kind, Reach},
+    process,
+};
 use hoistway_model::{Code, Error, Result};
 use std::{
     env,
@@ -10,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::fs;
+use tokio::{fs, process::Command};
 
 /// The version that is installed where there is none.
 pub(super) const VERSION: &str = "0.13.9";
@@ -35,9 +39,14 @@ pub(super) struct Program {
 
 impl Program {
     /// Whether `path` runs and knows what is needed of it; a shim without a version behind it does not.
-    pub(super) async fn probe(path: PathBuf, env: &[(OsString, OsString)]) -> Option<Self> {
-        let mut env = env.to_vec();
-        let mut command = process::command(&path, env.iter().cloned());
+    pub(super) async fn probe(
+        path: PathBuf,
+        env: &[(OsString, OsString)],
+        children: &Children,
+        data: &Path,
+    ) -> Option<Self> {
+        let mut found = Self { path, env: env.to_vec() };
+        let mut command = found.command(children, data, None).ok()?;
         command.args(["pip", "compile", "--help", "--color", "never"]);
         let done = process::run(command, None, PROBE_LIMIT, &|_| ()).await.ok()?;
         let help = String::from_utf8_lossy(&done.stdout);
@@ -46,9 +55,46 @@ impl Program {
         }
         // Certificates that the operator installed on the machine count; the switch was renamed.
         let switch = if help.contains("--system-certs") { "UV_SYSTEM_CERTS" } else { "UV_NATIVE_TLS" };
-        env.push((switch.into(), "true".into()));
-        Some(Self { path, env })
+        found.env.push((switch.into(), "true".into()));
+        Some(found)
     }
+
+    /// A command that may read what the environment names, and write the cache and `writes`.
+    pub(super) fn command(&self, children: &Children, data: &Path, writes: Option<&Path>) -> io::Result<Command> {
+        let (home, cache) = (home(data), cache(data));
+        let named = named_files(&self.env);
+        let read = named.iter().map(PathBuf::as_path).chain([self.path.as_path()]).collect();
+        let write = [home.as_path(), &cache].into_iter().chain(writes).collect();
+        let env = self.env.iter().map(|(name, value)| (name, value));
+        children.command(&self.path, env, Kind::Installer, &Reach { read, write, lasting: false })
+    }
+}
+
+/// The files and directories of this machine that variables name: certificates, passwords, and indexes on disk.
+fn named_files(env: &[(OsString, OsString)]) -> Vec<PathBuf> {
+    let files = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "NETRC"];
+    let mut found = Vec::new();
+    for (name, value) in env {
+        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+        if files.contains(&name) {
+            found.push(PathBuf::from(value));
+        } else if name.contains("INDEX") || name == "UV_FIND_LINKS" {
+            let each = value.split([' ', ',']).map(|text| text.strip_prefix("file://").unwrap_or(text));
+            found.extend(each.map(PathBuf::from));
+        }
+    }
+    found.retain(|path| path.is_absolute() && path.exists());
+    found
+}
+
+/// uv's `HOME`.
+pub(super) fn home(data: &Path) -> PathBuf {
+    data.join("tools/home")
+}
+
+/// uv's cache.
+pub(super) fn cache(data: &Path) -> PathBuf {
+    data.join("cache/uv")
 }
 
 /// Files named `uv` on PATH.

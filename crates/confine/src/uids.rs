@@ -1,12 +1,13 @@
 //! A user for each agent, where this program may choose users: kept in the data directory, so that an agent has the
 //! same one after a restart, and never given to two agents at a time.
 
-use crate::launcher::RunAs;
+use crate::spec::RunAs;
 use hoistway_kit::fs::{read_if_there, write_atomic};
 use hoistway_model::{Code, Digest, Error, Name, Result};
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,12 +18,15 @@ const RANGES: [Block; 2] = [(1_900_000_000, 65_536), (40_000, 10_000)];
 /// no block, each of the others for those whose directory's name says so: two on one machine do not share their users.
 const BLOCKS: u32 = 1_024;
 
+/// How many at the end of a block are no agent's.
+const RESERVED: u32 = 3;
+
 /// The first user, and how many there are.
 type Block = (u32, u32);
 
 /// The users of one installation's agents.
 #[derive(Debug)]
-pub(super) struct Uids {
+pub struct Uids {
     file: PathBuf,
     block: Block,
     given: Mutex<Given>,
@@ -40,7 +44,8 @@ struct Given {
 }
 
 impl Uids {
-    /// The users in `dir/uids.json`; `None` if this program may not choose users. Blocks.
+    /// The users in `dir/uids.json`, where `dir` may still have to be made; `None` if this program may not choose users.
+    /// Blocks.
     pub fn open(dir: &Path) -> std::io::Result<Option<Self>> {
         let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::CHOWN;
         let may = rustix::process::geteuid().is_root()
@@ -49,7 +54,13 @@ impl Uids {
             return Ok(None);
         }
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let own = block_of(&dir.canonicalize()?);
+        let real = match (dir.canonicalize(), dir.parent(), dir.file_name()) {
+            (Err(error), Some(above), Some(name)) if error.kind() == ErrorKind::NotFound => {
+                above.canonicalize()?.join(name)
+            }
+            (real, ..) => real?,
+        };
+        let own = block_of(&real);
         Self::choose(dir, own, |block| mapped(&map, block))
     }
 
@@ -73,6 +84,12 @@ impl Uids {
         RunAs { uid: last, gid: last }
     }
 
+    /// Two users that are no agent's, nor the one for probing: what installs packages, and what reads them.
+    pub fn builders(&self) -> [RunAs; 2] {
+        let (first, count) = self.block;
+        [count - 3, count - 2].map(|n| RunAs { uid: first + n, gid: first + n })
+    }
+
     /// The agent's user.
     pub fn of(&self, agent: &Name) -> Result<RunAs> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +97,7 @@ impl Uids {
             return Ok(RunAs { uid, gid: uid });
         }
         let (first, count) = self.block;
-        let usable = count - 1;
+        let usable = count - RESERVED;
         let start = given.next.saturating_sub(first);
         let candidates = (0..usable).map(|n| first + (start + n) % usable);
         let free = candidates.into_iter().find(|uid| !given.users.values().any(|taken| taken == uid));
@@ -150,15 +167,16 @@ mod tests {
     #[test]
     fn a_user_is_kept_and_not_soon_given_to_another() {
         let dir = tempfile::tempdir().unwrap();
-        let uids = choose(dir.path(), (5000, 4));
+        let uids = choose(dir.path(), (5000, 6));
         let uid = |uids: &Uids, agent: &str| uids.of(&name(agent)).map(|user| user.uid);
         assert_eq!((uid(&uids, "a").unwrap(), uid(&uids, "b").unwrap(), uid(&uids, "a").unwrap()), (5000, 5001, 5000));
         uids.release(&name("a")).unwrap();
-        let uids = choose(dir.path(), (5000, 4));
+        let uids = choose(dir.path(), (5000, 6));
         assert_eq!((uid(&uids, "c").unwrap(), uid(&uids, "b").unwrap()), (5002, 5001));
         assert_eq!(uid(&uids, "d").unwrap(), 5000);
         assert_eq!(uid(&uids, "e").unwrap_err().code, Code::ResourceExhausted);
-        assert_eq!(uids.probe().uid, 5003);
+        assert_eq!(uids.probe().uid, 5005);
+        assert_eq!(uids.builders().map(|user| user.uid), [5003, 5004]);
     }
 
     #[test]

@@ -1,19 +1,32 @@
-//! The sandbox of an agent, as its own process puts it on: namespaces with a root directory of its own, a user of its
-//! own, no capabilities, Landlock, and a filter of system calls. What is asked for is done, or the start fails.
+//! What keeps a child process from the rest of the machine. The process puts it on itself: namespaces with a root
+//! directory of its own, a user of its own, no capabilities, resource limits, Landlock, and a filter of system calls.
+//! What is asked for is done, or the start fails. Beside that are the control groups and the users of an installation,
+//! and what Python needs of the machine.
 
+pub mod cgroup;
+mod claim;
 mod etc;
-pub(super) mod landlock;
-pub(super) mod namespaces;
-pub(super) mod privileges;
-pub(super) mod root;
+pub mod exec;
+pub mod host;
+mod kill;
+pub mod landlock;
+pub mod namespaces;
+pub mod privileges;
+mod rlimits;
+pub mod root;
 mod seccomp;
+mod spec;
+pub mod uids;
 
-use super::spec::{Confinement, RunAs};
+pub use kill::{await_death, kill_all};
+pub use rlimits::limit;
+pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, RunAs};
+
 use std::io::{Error, Result};
 
 /// The part that still needs privileges: the new root, the agent's user, no capabilities. What it returns is put on
 /// last.
-pub(super) fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared> {
+pub fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared> {
     if let Some(namespaces) = &confinement.namespaces {
         root::enter(namespaces, &confinement.exposed, user)?;
     }
@@ -31,7 +44,8 @@ pub(super) fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Pr
 }
 
 /// What needs no privileges.
-pub(super) struct Prepared {
+#[derive(Debug)]
+pub struct Prepared {
     landlock: Option<::landlock::RulesetCreated>,
     seccomp: Vec<seccompiler::BpfProgram>,
 }

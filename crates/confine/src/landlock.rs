@@ -1,6 +1,6 @@
 //! Landlock: the files that an agent may open, and where the kernel can, its TCP ports, signals and abstract sockets.
 
-use crate::launcher::spec::{Access as Wanted, Confinement, Exposed};
+use crate::spec::{Access as Wanted, Confinement, Exposed};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath, PathFd,
     Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
@@ -8,19 +8,19 @@ use landlock::{
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 
-use super::root;
+use crate::root;
 
 /// The first ABI that limits TCP.
-pub(crate) const TCP: i32 = 4;
+pub const TCP: i32 = 4;
 /// The first ABI that limits signals and abstract Unix sockets.
-pub(crate) const SCOPES: i32 = 6;
+pub const SCOPES: i32 = 6;
 /// The first ABI that limits truncation.
-pub(crate) const TRUNCATE: i32 = 3;
+pub const TRUNCATE: i32 = 3;
 /// The first ABI that limits connecting to Unix sockets in the file system.
-pub(crate) const UNIX: i32 = 9;
+pub const UNIX: i32 = 9;
 
 /// Prints the ABI of this kernel, 0 for none, after having restricted this very process with it.
-pub(in crate::launcher) fn print_abi() -> Result<()> {
+pub fn print_abi() -> Result<()> {
     let ruleset = Ruleset::default().handle_access(AccessFs::from_all(ABI::V1)).map_err(Error::other)?;
     let status = ruleset.create().and_then(RulesetCreated::restrict_self).map_err(Error::other)?;
     let abi = match (status.ruleset, status.landlock) {
@@ -32,7 +32,7 @@ pub(in crate::launcher) fn print_abi() -> Result<()> {
 }
 
 /// The rules of `confinement` with the rights that ABI `abi` knows, all of which the kernel must have.
-pub(super) fn prepare(abi: i32, confinement: &Confinement) -> Result<RulesetCreated> {
+pub(crate) fn prepare(abi: i32, confinement: &Confinement) -> Result<RulesetCreated> {
     let version = ABI::from(abi);
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -89,7 +89,7 @@ fn add(rules: RulesetCreated, version: ABI, path: &Path, wanted: Wanted) -> Resu
 }
 
 /// From here on for ever, for this process and all that it starts.
-pub(super) fn restrict(rules: RulesetCreated) -> Result<()> {
+pub(crate) fn restrict(rules: RulesetCreated) -> Result<()> {
     let status = rules.restrict_self().map_err(Error::other)?;
     match status.ruleset {
         RulesetStatus::FullyEnforced => Ok(()),

@@ -2,8 +2,8 @@
 //! where it has the controllers, else version 1.
 
 use super::claim::{self, Claim, make};
-use crate::launcher::kill_all;
-use crate::launcher::spec::Limits;
+use crate::kill::kill_all;
+use crate::spec::Limits;
 use std::fs;
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
@@ -18,9 +18,12 @@ const PERIOD: u64 = 100_000;
 const REMOVALS: usize = 20;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
+/// Where this program is itself, in a group that was delegated to it.
+const SUPERVISOR: &str = "supervisor";
+
 /// The groups of one installation.
 #[derive(Debug)]
-pub(super) struct Cgroups {
+pub struct Cgroups {
     version: Version,
     /// Tells others that we live. There is one as soon as groups are made.
     claim: Option<Arc<Claim>>,
@@ -36,9 +39,12 @@ enum Version {
 
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Controller {
+pub enum Controller {
+    /// Memory.
     Memory,
+    /// Processes and threads.
     Pids,
+    /// Processor time.
     Cpu,
 }
 
@@ -47,7 +53,7 @@ const CONTROLLERS: [(Controller, &str); 3] =
 
 /// The group of one instance.
 #[derive(Debug, Clone)]
-pub(crate) struct Group {
+pub struct Group {
     dirs: Vec<PathBuf>,
     /// As long as there is a group, its place is taken.
     _claim: Option<Arc<Claim>>,
@@ -123,7 +129,7 @@ impl Cgroups {
                 Ok(())
             }
             (Controller::Pids, _) => match limits.processes {
-                // The launcher is in there too.
+                // An agent's launcher is in there too.
                 Some(count) => set("pids.max", (count + 2).to_string()),
                 None => Ok(()),
             },
@@ -213,12 +219,14 @@ fn second(mounts: &str, own: &str, tag: &str) -> Option<Cgroups> {
 }
 
 fn delegated(here: &Path, tag: &str) -> Option<Cgroups> {
+    // Another part of this program has made room already.
+    let here = if here.ends_with(SUPERVISOR) { here.parent()? } else { here };
     let controllers = controllers(here)?;
     let me = i32::try_from(std::process::id()).ok()?;
     let inhabitants = pids(&here.join("cgroup.procs"));
     if inhabitants == [me] {
         // A group that gives controllers to its children may have no processes of its own.
-        let supervisor = here.join("supervisor");
+        let supervisor = here.join(SUPERVISOR);
         make(&supervisor).ok()?;
         fs::write(supervisor.join("cgroup.procs"), "0").ok()?;
     } else if !inhabitants.is_empty() {

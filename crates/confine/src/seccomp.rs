@@ -2,7 +2,7 @@
 //! namespaces, and where Landlock has gaps, what would go through them.
 
 use super::landlock::{TRUNCATE, UNIX};
-use crate::launcher::spec::Confinement;
+use crate::spec::Confinement;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     sock_filter,
@@ -117,7 +117,7 @@ const IOPRIO_WHO_PROCESS: u64 = 1;
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// The filters of `confinement`; each one is asked at every system call.
-pub(super) fn programs(confinement: &Confinement) -> Result<Vec<BpfProgram>> {
+pub(crate) fn programs(confinement: &Confinement) -> Result<Vec<BpfProgram>> {
     let mut missing: Rules = MISSING.iter().map(|&call| (call, Vec::new())).collect();
     if needs_truncation(confinement) {
         // The flags are behind a pointer; the C library does without it.
@@ -156,7 +156,15 @@ fn refused(confinement: &Confinement) -> Result<Rules> {
     rules.insert(libc::SYS_socket, sockets(confinement)?);
     if confinement.namespaces.is_none() {
         rules.extend(SHARED.iter().map(|&call| (call, Vec::new())));
+    }
+    if !confinement.namespaces.as_ref().is_some_and(|own| own.processes) {
         others(&mut rules)?;
+    }
+    if confinement.no_sockets {
+        rules.insert(libc::SYS_socket, Vec::new());
+    }
+    if confinement.keeps_group {
+        rules.extend([libc::SYS_setsid, libc::SYS_setpgid].map(|call| (call, Vec::new())));
     }
     // In a network of its own an agent may do with it what it likes.
     if confinement.only_port.is_some() && confinement.namespaces.is_none() {
@@ -272,8 +280,16 @@ mod tests {
     #[test]
     fn every_combination_compiles() {
         for landlock in [None, Some(1), Some(3), Some(7), Some(9)] {
-            for only_port in [None, Some(3128)] {
-                let confinement = Confinement { landlock, only_port, seccomp: true, ..Confinement::default() };
+            for (only_port, no_sockets) in [(None, false), (Some(3128), false), (None, true)] {
+                let keeps_group = no_sockets;
+                let confinement = Confinement {
+                    landlock,
+                    only_port,
+                    no_sockets,
+                    keeps_group,
+                    seccomp: true,
+                    ..Confinement::default()
+                };
                 let programs = programs(&confinement).unwrap();
                 assert!(programs.iter().all(|program| !program.is_empty() && program.len() < 4096));
             }

@@ -2,7 +2,7 @@
 //! bounded; nothing else is there.
 
 use super::etc;
-use crate::launcher::spec::{Access, Exposed, Namespaces, RunAs};
+use crate::spec::{Access, Exposed, Namespaces, RunAs};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, mount_remount, unmount,
@@ -16,13 +16,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The agent's `HOME` in a root of its own.
-pub(crate) const HOME: &str = "/home/agent";
+pub const HOME: &str = "/home/agent";
 /// Its `TMPDIR`.
-pub(crate) const TMP: &str = "/tmp";
+pub const TMP: &str = "/tmp";
 /// Where POSIX semaphores and shared memory are.
-pub(crate) const SHM: &str = "/dev/shm";
+pub const SHM: &str = "/dev/shm";
 /// Devices that are part of every system.
-pub(crate) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+pub const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "dev/fd"),
@@ -35,7 +35,7 @@ const SCRATCH_INODES: u32 = 262_144;
 const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 /// Puts the root together and moves there, with every process of this mount namespace.
-pub(super) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>) -> Result<()> {
+pub(crate) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>) -> Result<()> {
     let at = |what: &str| {
         let what = what.to_owned();
         move |error: Error| Error::new(error.kind(), format!("{what}: {error}"))
@@ -76,7 +76,7 @@ fn memory(at: &Path, options: &str) -> Result<()> {
     Ok(mount("tmpfs", at, "tmpfs", QUIET, options.as_c_str())?)
 }
 
-pub(super) fn directory(at: &Path) -> Result<()> {
+pub(crate) fn directory(at: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(at)
 }
 

@@ -1,6 +1,6 @@
 //! What Python needs of this machine, found out by asking it.
 
-use crate::launcher::spec::{Access, Exposed};
+use crate::spec::{Access, Exposed};
 use hoistway_model::{Code, Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -103,7 +103,7 @@ const CERTIFICATE_VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQU
 
 /// The parts of this machine that agents see.
 #[derive(Debug, Clone)]
-pub(super) struct Host {
+pub struct Host {
     parts: Vec<Exposed>,
     /// The machine's name.
     pub name: String,

@@ -1,6 +1,6 @@
 //! Users and capabilities.
 
-use crate::launcher::spec::RunAs;
+use crate::spec::RunAs;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
@@ -13,7 +13,7 @@ use std::io::Result;
 const CAPABILITIES: u32 = 64;
 
 /// Becomes `user` and gives up every capability for good. These calls change one thread, and there is only one.
-pub(super) fn drop_all(user: Option<RunAs>) -> Result<()> {
+pub(crate) fn drop_all(user: Option<RunAs>) -> Result<()> {
     bound()?;
     if let Some(user) = user {
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
@@ -26,7 +26,7 @@ pub(super) fn drop_all(user: Option<RunAs>) -> Result<()> {
 
 /// Gives up every capability but these, and those too where we do not have them. Programs that are executed inherit
 /// none.
-pub(in crate::launcher) fn keep_only(kept: CapabilitySet) -> Result<()> {
+pub fn keep_only(kept: CapabilitySet) -> Result<()> {
     // Kernels before 4.3 have no such set.
     match clear_ambient_capability_set() {
         Ok(()) | Err(Errno::INVAL) => {}

@@ -1,7 +1,7 @@
 //! Files in the `/etc` of a root directory of the agent's own: which users there are, and how names are resolved.
 
 use super::root::{HOME, directory};
-use crate::launcher::spec::{OwnNetwork, RunAs};
+use crate::spec::{OwnNetwork, RunAs};
 use rustix::process::{getegid, geteuid};
 use std::fs;
 use std::io::Result;
@@ -14,12 +14,12 @@ const RESOLV: &str = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
 
 /// Whether `path` is one of the files that are written for an agent with a network of its own, instead of those of
 /// this machine.
-pub(super) fn is_of_resolver(path: &Path) -> bool {
+pub(crate) fn is_of_resolver(path: &Path) -> bool {
     ["/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf"].iter().any(|file| path == Path::new(file))
 }
 
 /// Writes the files below `root`, which is still empty.
-pub(super) fn write(root: &Path, network: Option<&OwnNetwork>, user: Option<RunAs>) -> Result<()> {
+pub(crate) fn write(root: &Path, network: Option<&OwnNetwork>, user: Option<RunAs>) -> Result<()> {
     let etc = root.join("etc");
     directory(&etc)?;
     let (uid, gid) = user.map_or((geteuid().as_raw(), getegid().as_raw()), |user| (user.uid, user.gid));

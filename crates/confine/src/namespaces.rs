@@ -1,6 +1,6 @@
 //! Making namespaces.
 
-use crate::launcher::spec::Namespaces;
+use crate::spec::Namespaces;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 use rustix::process::{getegid, geteuid};
 use rustix::thread::{
@@ -13,9 +13,12 @@ use std::io::{Error, ErrorKind, Result};
 const KEPT: [CapabilitySet; 2] = [CapabilitySet::SYS_ADMIN, CapabilitySet::SETPCAP];
 
 /// Leaves the host's namespaces; the PID namespace begins with the next child.
-pub(in crate::launcher) fn unshare(plan: &Namespaces) -> Result<()> {
+pub fn unshare(plan: &Namespaces) -> Result<()> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC;
+    if plan.processes {
+        flags |= UnshareFlags::NEWPID;
+    }
     if plan.user {
         flags |= UnshareFlags::NEWUSER;
     }
@@ -55,7 +58,7 @@ fn keep_over_exec() -> Result<()> {
 }
 
 /// Sets the flag "up" of interface 1, which is `lo` in every new network namespace.
-pub(in crate::launcher) fn bring_loopback_up() -> Result<()> {
+pub fn bring_loopback_up() -> Result<()> {
     const RTM_NEWLINK: u16 = 16;
     const REQUEST_AND_ACK: u16 = 1 | 4;
     const UP: u32 = 1;

@@ -1,0 +1,106 @@
+//! Starting a program confined. A program with many threads cannot change the properties of one child safely between
+//! `fork` and `exec`, so it starts itself again with [`EXEC`] as the first argument: that one has one thread, puts on
+//! itself what it is told, and becomes the program.
+
+use crate::spec::{Confinement, Limits, RunAs};
+use crate::{enter, landlock, limit, namespaces};
+use rustix::fs::Mode;
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit, umask,
+};
+use rustix::thread::set_no_new_privs;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io::{Error, Result};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+/// The first argument; then comes a [`Plan`] in JSON, then the program and its arguments. Its environment and its
+/// standard streams are the program's.
+pub const EXEC: &str = "__confined-exec";
+/// The first argument of a process that prints what this kernel's Landlock can do.
+pub const LANDLOCK: &str = "__confined-landlock";
+/// How a start ends that failed.
+pub const FAILED: u8 = 127;
+/// How more willing the kernel is to end the program than others when memory runs out.
+const OOM_SCORE: i32 = 500;
+
+/// What a process puts on before it becomes a program. There is nothing secret in it: everybody sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Whose child it is; it ends with that one.
+    pub parent: u32,
+    /// The `cgroup.procs` files of its control groups.
+    pub cgroups: Vec<PathBuf>,
+    /// Limits.
+    pub limits: Limits,
+    /// The most seconds of processor time of one process.
+    pub cpu_seconds: Option<u64>,
+    /// Another user.
+    pub run_as: Option<RunAs>,
+    /// What keeps it from the rest of the machine.
+    pub confinement: Confinement,
+}
+
+/// Becomes a confined program if this process was started for that, and says how it failed.
+///
+/// Every `main` that starts confined programs calls this first, before any thread exists.
+pub fn run_if_requested() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    let first = args.next()?;
+    let result = if first == EXEC {
+        run(args)
+    } else if first == LANDLOCK {
+        landlock::print_abi()
+    } else {
+        return None;
+    };
+    Some(match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hoistway: {error}");
+            ExitCode::from(FAILED)
+        }
+    })
+}
+
+/// Does not return unless something failed.
+fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
+    let missing = || Error::other("an argument is missing");
+    let plan = args.next().and_then(|json| json.into_string().ok()).ok_or_else(missing)?;
+    let plan: Plan = serde_json::from_str(&plan)?;
+    let program = PathBuf::from(args.next().ok_or_else(missing)?);
+
+    let naming = |what: &'static str| move |error: Error| Error::new(error.kind(), format!("{what}: {error}"));
+    for group in &plan.cgroups {
+        std::fs::write(group, "0").map_err(naming("joining the control group"))?;
+    }
+    // Best effort: a machine without it only loses a preference.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string());
+    if let Some(own) = &plan.confinement.namespaces {
+        namespaces::unshare(own).map_err(naming("namespaces"))?;
+    }
+    // A root of its own has modes of its own.
+    umask(Mode::empty());
+    let prepared = enter(&plan.confinement, plan.run_as).map_err(naming("the sandbox cannot be set up"))?;
+    // Another user of ours reads what this one writes.
+    umask(Mode::WGRP | Mode::WOTH);
+    std::env::set_current_dir("/")?;
+    limit(&plan.limits)?;
+    if let Some(seconds) = plan.cpu_seconds {
+        // At the second one it is killed, and nobody could tell why.
+        let most = getrlimit(Resource::Cpu).maximum.map_or(seconds + 1, |most| most.min(seconds + 1));
+        setrlimit(Resource::Cpu, Rlimit { current: Some(most.min(seconds)), maximum: Some(most) })?;
+    }
+    set_no_new_privs(true)?;
+    // After the change of user, which clears it. The parent may have ended before this line.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if u32::try_from(Pid::as_raw(getppid())) != Ok(plan.parent) {
+        return Err(Error::other("whoever wanted this is gone"));
+    }
+    prepared.restrict()?;
+    // `exec` returns only to say why it could not. It also empties the signal mask and restores SIGPIPE.
+    let error = Command::new(&program).args(args).exec();
+    Err(Error::other(format!("cannot run {}: {error}", program.display())))
+}

@@ -1,0 +1,90 @@
+//! Bytecode for packages that an installer left.
+
+use super::{BIN, Installed};
+use crate::python::{
+    Children, Interpreter,
+    children::{Kind, Reach},
+    process,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use hoistway_model::{Code, Error, Result, image::SITE_DIR};
+use serde::Serialize;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Compiles packages.
+const SCRIPT: &str = include_str!("../site.py");
+/// A package with more files is compiled by several processes.
+const LARGE: usize = 512;
+
+/// One package for the script.
+#[derive(Debug, Serialize)]
+struct Sources<'a> {
+    root: &'a Path,
+    files: &'a [String],
+    out: &'a Path,
+}
+
+/// Compiles packages, each into a directory of its own that [`Children::make_dir`] made, and each by a process that
+/// reaches no other's: what a file does to the compiler is done to its own package. `limit` is for all of them.
+pub async fn compile(
+    packages: &[(&Installed, PathBuf)],
+    interpreter: &Interpreter,
+    children: &Children,
+    limit: Duration,
+) -> Result<()> {
+    let at_once = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
+    let sources = |package: &'_ Installed| -> Vec<String> {
+        package.files.keys().filter(|f| f.ends_with(".py") && !f.starts_with(BIN)).cloned().collect()
+    };
+    let mut todo: Vec<_> = packages.iter().map(|(package, out)| (*package, out, sources(package))).collect();
+    todo.retain(|(.., files)| !files.is_empty());
+    // Those that take longest first.
+    todo.sort_by_key(|(.., files)| std::cmp::Reverse(files.len()));
+    let deadline = Instant::now() + limit;
+    let compiling: Vec<_> = todo
+        .iter()
+        .map(|(package, out, files)| async move {
+            let forks = if files.len() > LARGE { at_once } else { 1 };
+            let left = deadline.saturating_duration_since(Instant::now());
+            compile_one(package, files, out, forks, interpreter, children, left).await
+        })
+        .collect();
+    stream::iter(compiling).buffer_unordered(at_once).try_collect().await
+}
+
+async fn compile_one(
+    package: &Installed,
+    files: &[String],
+    out: &Path,
+    forks: usize,
+    interpreter: &Interpreter,
+    children: &Children,
+    limit: Duration,
+) -> Result<()> {
+    let failed = |e: io::Error| Error::internal("compiling installed packages", e);
+    let sources = Sources { root: &package.root, files, out };
+    let input = serde_json::to_vec(&[sources]).map_err(|e| failed(e.into()))?;
+    // No -I: it would ignore the hash seed. Nothing else is inherited, and -P's work is done by -S and the cleared
+    // environment: the script imports only built-in and standard modules.
+    let reach = Reach { read: vec![&package.root], write: vec![out], ..Reach::default() };
+    let env = [("PYTHONHASHSEED", "0")];
+    let mut command = children.command(&interpreter.executable, env, Kind::Reader, &reach).map_err(failed)?;
+    command.args(["-s", "-S", "-B", "-c", SCRIPT, SITE_DIR]).arg(forks.to_string()).current_dir("/");
+    let refused =
+        |why: String| Error::new(Code::BuildFailed, format!("the package {} cannot be compiled: {why}", package.name));
+    match process::run(command, Some(&input), limit, &|_| ()).await {
+        Ok(done) if done.status.success() => Ok(()),
+        Ok(done) => {
+            let why = process::cut_off(done.status, children.memory());
+            let why = why.unwrap_or_else(|| format!("Python ended with {}", done.status));
+            Err(refused(why).with_details(done.stderr.into_iter().rev().take(20).rev()))
+        }
+        Err(process::Failure::Io(e)) => Err(failed(e)),
+        Err(e) => Err(refused(e.to_string())),
+    }
+}

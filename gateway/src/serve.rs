@@ -12,7 +12,7 @@ use crate::{
     routes::Routes,
     saga::{self, Saga, Services},
     seen::Seen,
-    state::{AppState, Lists, ReadyCheck},
+    state::{AppState, LargeDeploys, Lists, ReadyCheck},
     store::Journal,
 };
 use async_trait::async_trait;
@@ -101,6 +101,7 @@ impl Gateway {
             public: PublicAddresses::new(&config.public_registry),
             bodies: body::budget(limits.max_body),
             lists: Lists::default(),
+            large_deploys: LargeDeploys::default(),
             limits,
             ready: Arc::new(Ready { services, egress }),
             seen,

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_gateway::{
     api::deploy_request::DeployRequest,
-    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Turn},
+    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Room, Turn},
     work::Work,
 };
 use hoistway_kit::metrics;
@@ -307,7 +307,7 @@ impl FakeBuilds {
 #[async_trait]
 impl BuildService for FakeBuilds {
     async fn build(&self, _: Operation, _: BuildRequest) -> Result<BuiltImage> {
-        unused()
+        Ok(image())
     }
 
     async fn rebuild(&self, _: Operation, _: RebuildRequest) -> Result<BuiltImage> {
@@ -688,7 +688,7 @@ impl FakeDeployer {
 
 #[async_trait]
 impl Deployer for FakeDeployer {
-    async fn accept(&self, work: Work, strict: bool) -> Result<Accepted> {
+    async fn accept(&self, work: Work, strict: bool, _: Option<Room>) -> Result<Accepted> {
         let Work::Deploy(request) = work else {
             self.others.send_modify(|others| others.push(work));
             return Ok(Accepted { id: self.id, warnings: vec![], progress: self.progress.subscribe() });

@@ -13,7 +13,7 @@ use hoistway_gateway::{
     public::PublicAddresses,
     routes::Routes,
     seen::Seen,
-    state::{AppState, Limits, Lists, ReadyCheck},
+    state::{AppState, LargeDeploys, Limits, Lists, ReadyCheck},
 };
 use hoistway_kit::{
     connections::Limits as ConnectionLimits,
@@ -116,6 +116,7 @@ impl Gateway {
             public: PublicAddresses::new("127.0.0.1:5005"),
             bodies: body::budget(limits.max_body),
             lists: Lists::default(),
+            large_deploys: LargeDeploys::default(),
             limits,
             ready: Arc::new(Always),
             tasks: TaskTracker::new(),

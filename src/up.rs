@@ -21,7 +21,7 @@ use hoistway_kit::{
     telemetry::{self, LogFormat},
     token::{ApiKey, ServiceToken},
 };
-use hoistway_model::{AgentIdentities, Code, Error, Result, Secret};
+use hoistway_model::{AgentIdentities, Code, Error, Result, Secret, page};
 use hoistway_tool_registry as tools;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -297,7 +297,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         no_packages,
         services: grpc,
         isolation: agent_service.isolation(),
-        agents: agent_service.handle().list_agents().await?.len(),
+        agents: page::of_agents(&*agent_service.handle(), |agent| Some(agent.name)).await?.len(),
     };
 
     // A service that ends by itself takes the rest with it: half a stack would only answer errors.

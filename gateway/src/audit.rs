@@ -241,6 +241,11 @@ impl Ticket {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The id of the key that the request came with.
+    pub fn key(&self) -> Arc<str> {
+        self.lock().entry.key_id.as_str().into()
+    }
+
     /// Writes the intent, unless whoever reads the body or journals the deployment will do it.
     pub async fn begin(&self) -> Result<()> {
         if self.named == Named::ByPath { self.write().await } else { Ok(()) }

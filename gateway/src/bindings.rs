@@ -4,8 +4,7 @@
 use crate::state::AppState;
 use hoistway_kit::telemetry;
 use hoistway_model::{
-    Code, Name, Operation, Result,
-    agent::Agent,
+    Code, Name, Operation, Result, page,
     tool::{BoundTool, Tool},
 };
 use std::{
@@ -31,6 +30,18 @@ pub fn spread(state: &Arc<AppState>, tool: Name, replaces: Option<String>) {
     state.tasks.spawn(telemetry::with_request_id(request, task).in_current_span());
 }
 
+/// What agents know of a tool.
+struct Called {
+    name: Name,
+    internal_url: String,
+}
+
+impl Called {
+    fn of(Tool { name, internal_url, .. }: Tool) -> Self {
+        Self { name, internal_url }
+    }
+}
+
 async fn follow(state: &AppState, name: &Name, replaces: Option<String>) -> Result<()> {
     // A deploy that is on its way looked the tool up before: it is no agent yet, and has this URL.
     let mut older: BTreeSet<String> = replaces.into_iter().collect();
@@ -38,15 +49,15 @@ async fn follow(state: &AppState, name: &Name, replaces: Option<String>) -> Resu
     for _ in 0..FOLLOW {
         let tool = match state.tools.get_tool(name.clone()).await {
             Err(e) if e.code == Code::NotFound => return Ok(()),
-            found => found?,
+            found => Called::of(found?),
         };
         // Calls that changed the tool may come here in any order: the last word is the registry's.
         if last.as_ref() == Some(&tool.internal_url) {
             break;
         }
         older.extend(last.take());
-        let agents = state.agents.list_agents().await?;
-        older.extend(stale(&agents, &tool));
+        let bound = page::of_agents(&*state.agents, |agent| Some(agent.spec.tools)).await?;
+        older.extend(stale(bound.iter().flatten(), &tool));
         bind(state, &tool, &older).await?;
         last = Some(tool.internal_url);
     }
@@ -54,12 +65,12 @@ async fn follow(state: &AppState, name: &Name, replaces: Option<String>) -> Resu
 }
 
 /// The URLs that agents have of a tool and that are not its own.
-fn stale(agents: &[Agent], tool: &Tool) -> BTreeSet<String> {
-    let bound = agents.iter().flat_map(|agent| &agent.spec.tools).filter(|bound| bound.name == tool.name);
+fn stale<'a>(bound: impl Iterator<Item = &'a BoundTool>, tool: &Called) -> BTreeSet<String> {
+    let bound = bound.filter(|bound| bound.name == tool.name);
     bound.filter_map(|bound| bound.url.clone()).filter(|url| *url != tool.internal_url).collect()
 }
 
-async fn bind(state: &AppState, tool: &Tool, older: &BTreeSet<String>) -> Result<()> {
+async fn bind(state: &AppState, tool: &Called, older: &BTreeSet<String>) -> Result<()> {
     let name = &tool.name;
     let older = older.iter().filter(|url| **url != tool.internal_url).cloned().map(Some);
     // Who has no URL gets one with any of them.
@@ -80,15 +91,15 @@ async fn bind(state: &AppState, tool: &Tool, older: &BTreeSet<String>) -> Result
 
 /// Looks for agents whose URLs are not those of their tools, and mends them.
 pub async fn reconcile(state: &AppState) -> Result<()> {
-    let agents = state.agents.list_agents().await?;
-    let tools: BTreeMap<Name, Tool> =
-        state.tools.list_tools().await?.into_iter().map(|tool| (tool.name.clone(), tool)).collect();
-    let bound = agents.iter().flat_map(|agent| &agent.spec.tools);
-    let behind =
-        bound.filter(|bound| tools.get(&bound.name).is_some_and(|tool| bound.url.as_ref() != Some(&tool.internal_url)));
+    let bound = page::of_agents(&*state.agents, |agent| Some(agent.spec.tools)).await?;
+    let tools = page::of_tools(&*state.tools, |tool| Some(Called::of(tool))).await?;
+    let tools: BTreeMap<Name, Called> = tools.into_iter().map(|tool| (tool.name.clone(), tool)).collect();
+    let bound = || bound.iter().flatten();
+    let behind = bound()
+        .filter(|bound| tools.get(&bound.name).is_some_and(|tool| bound.url.as_ref() != Some(&tool.internal_url)));
     let behind: BTreeSet<&Name> = behind.map(|bound| &bound.name).collect();
     for tool in behind.into_iter().filter_map(|name| tools.get(name)) {
-        bind(state, tool, &stale(&agents, tool)).await?;
+        bind(state, tool, &stale(bound(), tool)).await?;
     }
     Ok(())
 }

@@ -3,19 +3,23 @@
 //! The edge parses and waits; the saga, behind [`Deployer`], validates by look-ups, journals and works. A caller that
 //! goes away changes nothing: the saga does not know how many watch its [`Progress`].
 
-use crate::work::{Made, Work};
+use crate::{
+    limits::Share,
+    work::{Made, Work},
+};
 use async_trait::async_trait;
 use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId, build::BuiltImage, revision::Reason};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::DropGuard;
 
 /// The deploy saga as the HTTP edge sees it.
 #[async_trait]
 pub trait Deployer: fmt::Debug + Send + Sync + 'static {
     /// Looks up what the work names, accepts it durably (or joins an equal one that is in flight) and answers
-    /// before any work is done. An error means that nothing was changed.
-    async fn accept(&self, work: Work, strict: bool) -> Result<Accepted>;
+    /// before any work is done. An error means that nothing was changed. `room` is given back when it is decided, also
+    /// when the caller has gone meanwhile.
+    async fn accept(&self, work: Work, strict: bool, room: Option<Room>) -> Result<Accepted>;
 
     /// Waits until every deployment of the agent that was accepted before has ended, and keeps later ones waiting
     /// while the turn is held. [`Code::Conflict`] when it does not come within `patience`.
@@ -26,6 +30,15 @@ pub trait Deployer: fmt::Debug + Send + Sync + 'static {
 
     /// Deployments, newest first.
     async fn list(&self, query: DeploymentQuery) -> Result<Vec<Deployment>>;
+}
+
+/// The memory that a request takes until it is accepted.
+#[derive(Debug)]
+pub struct Room {
+    /// That of its body.
+    pub body: Share,
+    /// The turn of a large one: they pass one at a time.
+    pub turn: Option<OwnedSemaphorePermit>,
 }
 
 /// Which deployments are wanted.

@@ -6,7 +6,11 @@ use crate::{
     deploy::Deployer,
     work::{Rebuild, Work},
 };
-use hoistway_model::{AgentService, Result, agent::Phase};
+use hoistway_model::{
+    AgentService, Result,
+    agent::{Agent, Phase},
+    page,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -36,11 +40,10 @@ pub async fn run(
 
 /// Begins what is to be done; an error is a passing one. One that was begun already is joined.
 async fn sweep(agents: &dyn AgentService, deployer: &dyn Deployer) -> Result<()> {
-    let outdated = agents.list_agents().await?.into_iter();
     // What is stopped is built when it is started.
-    let outdated = outdated.filter(|agent| agent.needs_rebuild && agent.phase != Phase::Stopped);
-    for agent in outdated.map(|agent| agent.name).collect::<Vec<_>>() {
-        match deployer.accept(Work::Rebuild(Rebuild { agent: agent.clone(), start: false }), false).await {
+    let outdated = |agent: &Agent| agent.needs_rebuild && agent.phase != Phase::Stopped;
+    for agent in page::of_agents(agents, |agent| outdated(&agent).then_some(agent.name)).await? {
+        match deployer.accept(Work::Rebuild(Rebuild { agent: agent.clone(), start: false }), false, None).await {
             Ok(accepted) => tracing::info!(
                 deployment = %accepted.id,
                 "agent \"{agent}\" has an image for another Python, or of an older Hoistway: it is built again from its kept source"

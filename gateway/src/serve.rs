@@ -12,7 +12,7 @@ use crate::{
     routes::Routes,
     saga::{self, Saga, Services},
     seen::Seen,
-    state::{AppState, Lists, ReadyCheck},
+    state::{AppState, LargeDeploys, Lists, ReadyCheck},
     store::Journal,
 };
 use async_trait::async_trait;
@@ -27,8 +27,12 @@ use hoistway_kit::{
     token::ApiKey,
     web,
 };
-use hoistway_model::{EgressService, Error, Operation, Result, build::BuildQuery};
-use std::{sync::Arc, time::Duration};
+use hoistway_model::{
+    EgressService, Error, Name, Operation, Result,
+    build::BuildQuery,
+    page::{self, PageQuery},
+};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -98,6 +102,7 @@ impl Gateway {
             bodies: body::budget(limits.max_body),
             lists: Lists::default(),
             scraped: Default::default(),
+            large_deploys: LargeDeploys::default(),
             limits,
             ready: Arc::new(Ready { services, egress }),
             seen,
@@ -164,8 +169,9 @@ async fn tidy(state: Arc<AppState>, journal: Journal, tidying: Tidying, shutdown
             state.access.keys.purge(ago(tidying.audit.time)).await?;
             // In this order: whoever is bound and is not an agent afterwards will not become one.
             let bound = state.tools.bound_agents().await?;
-            let agents = state.agents.list_agents().await?;
-            for name in bound.into_iter().filter(|name| agents.iter().all(|agent| agent.name != *name)) {
+            let agents: BTreeSet<Name> =
+                page::of_agents(&*state.agents, |agent| Some(agent.name)).await?.into_iter().collect();
+            for name in bound.into_iter().filter(|name| !agents.contains(name)) {
                 state.tools.release_agent(Operation::new(), name).await?;
             }
             let in_use = state.agents.images_in_use().await?;
@@ -208,7 +214,7 @@ impl ReadyCheck for Ready {
         tokio::try_join!(
             tools.list_model_providers(),
             builds.list_builds(BuildQuery { limit: 1, ..BuildQuery::default() }),
-            agents.list_agents(),
+            agents.list_agents(PageQuery { after: None, limit: 1 }),
             self.egress.status()
         )?;
         Ok(())

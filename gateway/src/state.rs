@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The handlers' dependencies.
@@ -47,6 +47,8 @@ pub struct AppState {
     pub lists: Lists,
     /// What was measured last, and when.
     pub scraped: Mutex<Option<(Instant, Bytes)>>,
+    /// For deploys with large sources, one at a time until it is accepted.
+    pub large_deploys: LargeDeploys,
     /// What `/readyz` asks.
     pub ready: Arc<dyn ReadyCheck>,
     /// Events and measurements.
@@ -57,6 +59,23 @@ pub struct AppState {
     pub reserve: Reserve,
     /// Work that goes on after its answer; wait for it when shutting down.
     pub tasks: TaskTracker,
+}
+
+/// A copy of a source is in the request, the work, what is hashed and what is sealed: of one deploy at a time.
+#[derive(Debug)]
+pub struct LargeDeploys(Arc<Semaphore>);
+
+impl Default for LargeDeploys {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
+
+impl LargeDeploys {
+    /// Waits for those that came before.
+    pub async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        self.0.clone().acquire_owned().await.map_err(|e| Error::internal("waiting for other deploys", e))
+    }
 }
 
 /// So many whole lists are made at a time; the others wait, and nothing of them is in memory yet.

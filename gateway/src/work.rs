@@ -1,13 +1,16 @@
 //! What a deployment is to do: a deploy, a return to an earlier revision, or a change of the configuration only. All
 //! of them are carried out by the same saga, each agent's in the order they were accepted.
 
-use crate::api::deploy_request::{DeployRequest, llm};
+use crate::api::deploy_request::{DeployRequest, Source, llm};
 use hoistway_model::{
     Error, Name, Result, RevisionId, Secret,
     agent::{Agent, LlmConfig, LlmRole},
+    build::BuildSource,
     revision::{Reason, RevisionRef},
+    source::SourceFiles,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The work of one deployment.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,6 +135,32 @@ impl Work {
             Self::Rollback(_) | Self::Config(_) | Self::Rebuild(_) => &[],
         };
         env.iter().map(|var| &var.value)
+    }
+
+    /// How much source there is.
+    pub fn bytes(&self) -> usize {
+        let Some(source) = self.source() else { return 0 };
+        source.files.iter().map(|(name, text)| name.len() + text.len()).sum()
+    }
+
+    fn source(&self) -> Option<&BuildSource> {
+        match self {
+            Self::Deploy(request) => match &request.source {
+                Source::Files(source) => Some(source),
+                Source::Image(_) => None,
+            },
+            Self::Rollback(_) | Self::Config(_) | Self::Rebuild(_) => None,
+        }
+    }
+
+    /// Lets the source go, once the image is built of it.
+    pub fn forget_source(&mut self) {
+        if let Self::Deploy(request) = self
+            && let Source::Files(source) = &mut request.source
+            && let Ok(nothing) = SourceFiles::parse(BTreeMap::new())
+        {
+            source.files = nothing;
+        }
     }
 
     /// How the text of a failure begins that is not of one tool or of the build.

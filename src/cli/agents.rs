@@ -60,7 +60,7 @@ pub async fn agents(api: &Api, args: ShowArgs, json: bool) -> Outcome<()> {
     if let Some(name) = args.name {
         return output::json(&api.get(&["agents", &name], &[]).await?);
     }
-    let agents = api.get(&["agents"], &[]).await?;
+    let agents = api.list(&["agents"]).await?;
     if json {
         return output::json(&agents);
     }

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream::BoxStream};
 use hoistway_kit::web::USER_AGENT;
 use hoistway_model::Secret;
-use reqwest::{Client, Method, RequestBuilder, Response, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, header, redirect};
 use serde_json::Value;
 use std::{
     net::SocketAddr,
@@ -98,6 +98,22 @@ impl Api {
         self.call(Method::GET, path, query, None).await
     }
 
+    /// `GET` of a whole list that is ordered by name, in as many parts as it comes.
+    pub async fn list(&self, path: &[&str]) -> Outcome<Value> {
+        let (mut whole, mut after) = (Vec::new(), String::new());
+        loop {
+            let query: &[(&str, &str)] = if after.is_empty() { &[] } else { &[("after", &after)] };
+            let answer = self.send(Method::GET, path, query, None).await?;
+            let more = answer.headers().contains_key(header::LINK);
+            let Value::Array(part) = self.read(answer).await? else { return Err(self.foreign()) };
+            whole.extend(part);
+            match whole.last().and_then(|last| last["name"].as_str()) {
+                Some(last) if more && last > after.as_str() => after = last.to_owned(),
+                _ => return Ok(Value::Array(whole)),
+            }
+        }
+    }
+
     /// Calls and reads the JSON answer; an error answer is a failure.
     pub async fn call(
         &self,
@@ -107,13 +123,19 @@ impl Api {
         body: Option<&Value>,
     ) -> Outcome<Value> {
         let answer = self.send(method, path, query, body).await?;
+        self.read(answer).await
+    }
+
+    async fn read(&self, answer: Response) -> Outcome<Value> {
         let bytes = answer.bytes().await.map_err(|e| self.lost(&e))?;
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes).map_err(|_| {
-            Failure::new(format!("{} does not answer as Hoistway does", self.target.base)).remedy("check the endpoint")
-        })
+        serde_json::from_slice(&bytes).map_err(|_| self.foreign())
+    }
+
+    fn foreign(&self) -> Failure {
+        Failure::new(format!("{} does not answer as Hoistway does", self.target.base)).remedy("check the endpoint")
     }
 
     /// Calls and hands each line of the answer to `each`, as it comes.

@@ -8,6 +8,7 @@ use hoistway_model::{
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
+    page::{Page, PageQuery},
     revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
@@ -142,9 +143,11 @@ impl AgentService for AgentClient {
         member("agent", answer(self.rpc().get_agent(request).await)?.agent)?.try_into()
     }
 
-    async fn list_agents(&self) -> Result<Vec<Agent>> {
-        let response = answer(self.rpc().list_agents(pb::ListAgentsRequest {}).await)?;
-        response.agents.into_iter().map(TryInto::try_into).collect()
+    async fn list_agents(&self, query: PageQuery) -> Result<Page<Agent>> {
+        let PageQuery { after, limit } = query;
+        let request = pb::ListAgentsRequest { after: after.map(Into::into).unwrap_or_default(), limit };
+        let response = answer(self.rpc().list_agents(request).await)?;
+        Page { items: response.agents, more: response.more }.try_map(TryInto::try_into)
     }
 
     async fn images_in_use(&self) -> Result<Vec<StoredImage>> {

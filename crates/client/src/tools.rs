@@ -4,6 +4,7 @@ use hoistway_kit::grpc::MAX_MESSAGE;
 use hoistway_model::{
     Name, Operation, OperationId, Result, Secret, ToolRegistry,
     metric::Metrics,
+    page::{Page, PageQuery},
     tool::{
         AppliedTools, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan, ToolUpdate,
         Upserted,
@@ -82,9 +83,11 @@ impl ToolRegistry for ToolRegistryClient {
         member("tool", answer(self.rpc().get_tool(request).await)?.tool)?.try_into()
     }
 
-    async fn list_tools(&self) -> Result<Vec<Tool>> {
-        let response = answer(self.rpc().list_tools(pb::ListToolsRequest {}).await)?;
-        response.tools.into_iter().map(TryInto::try_into).collect()
+    async fn list_tools(&self, query: PageQuery) -> Result<Page<Tool>> {
+        let PageQuery { after, limit } = query;
+        let request = pb::ListToolsRequest { after: after.map(Into::into).unwrap_or_default(), limit };
+        let response = answer(self.rpc().list_tools(request).await)?;
+        Page { items: response.tools, more: response.more }.try_map(TryInto::try_into)
     }
 
     async fn update_tool(&self, operation: Operation, update: ToolUpdate) -> Result<Tool> {

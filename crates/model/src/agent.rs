@@ -5,6 +5,7 @@ use crate::{
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
+    page::{Page, PageQuery},
     revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
 };
@@ -360,8 +361,8 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     /// One agent.
     async fn get_agent(&self, name: Name) -> Result<Agent>;
 
-    /// All agents by name.
-    async fn list_agents(&self) -> Result<Vec<Agent>>;
+    /// Agents by name, a part at a time.
+    async fn list_agents(&self, query: PageQuery) -> Result<Page<Agent>>;
 
     /// Every image of the platform's registry that a kept revision of any agent names.
     async fn images_in_use(&self) -> Result<Vec<StoredImage>>;

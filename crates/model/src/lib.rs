@@ -14,6 +14,7 @@ pub mod metric;
 pub mod model_api;
 pub mod money;
 pub mod name;
+pub mod page;
 pub mod redact;
 pub mod revision;
 pub mod source;

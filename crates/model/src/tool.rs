@@ -1,6 +1,10 @@
 //! Tools, model and identity providers, and which agent uses which tool: the records of the tool registry and its trait.
 
-use crate::{ModelPrices, Name, Operation, OperationId, Result, Secret, metric::Metrics};
+use crate::{
+    ModelPrices, Name, Operation, OperationId, Result, Secret,
+    metric::Metrics,
+    page::{Page, PageQuery},
+};
 use async_trait::async_trait;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -375,8 +379,8 @@ pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
     /// One tool.
     async fn get_tool(&self, name: Name) -> Result<Tool>;
 
-    /// All tools by name.
-    async fn list_tools(&self) -> Result<Vec<Tool>>;
+    /// Tools by name, a part at a time.
+    async fn list_tools(&self, query: PageQuery) -> Result<Page<Tool>>;
 
     /// Changes a tool that exists, agents that use it or not. An update that would send the stored credentials to
     /// another host, or make another kind of credential of them, is [`crate::Code::Conflict`]; so is one whose own

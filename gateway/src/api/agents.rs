@@ -5,7 +5,8 @@ pub mod schema;
 use super::{
     error::{ApiResult, ErrorBody},
     lifecycle::to_its_end,
-    query::Segment,
+    page::ByName,
+    query::{Query, Segment},
     tools::Deleted,
 };
 use crate::{public::PublicAddresses, state::AppState};
@@ -35,12 +36,16 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     get,
     path = "/agents",
     tag = "agents",
+    params(
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000; one of 32 MiB has fewer"),
+        ("after" = Option<String>, Query),
+    ),
     responses((status = 200, description = "The agents", body = [schema::AgentSchema]))
 )]
-pub async fn list(State(state): State<Arc<AppState>>) -> ApiResult<Json<Vec<Value>>> {
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName> {
     let _place = state.lists.place().await?;
-    let agents = state.agents.list_agents().await?;
-    Ok(Json(agents.iter().map(|agent| shape(agent, &state.public)).collect()))
+    let show = |agent| shape(&agent, &state.public);
+    Ok(ByName::asked(&query, |part| state.agents.list_agents(part), |agent| &agent.name, show).await?)
 }
 
 /// Get an agent

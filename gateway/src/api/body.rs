@@ -66,6 +66,11 @@ impl WholeBody {
         Bytes::from_owner(self)
     }
 
+    /// The room that the bytes took, without them: for what was made of them.
+    pub fn into_room(self) -> Share {
+        self._room
+    }
+
     /// Reads the bytes, on a thread of its own where they are many: others are answered meanwhile.
     pub async fn read<T, F>(self, read: F) -> Result<(Self, T)>
     where

@@ -11,7 +11,8 @@ use super::{
     query::Query,
 };
 use crate::{
-    deploy::{Accepted, Progress},
+    deploy::{Accepted, Progress, Room},
+    saga::LARGE_SOURCE,
     state::{AppState, Limits},
     work::Work,
 };
@@ -225,13 +226,15 @@ pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: Whol
     let asked = Asked::of(&state, &query)?;
     let strict = query.flag("strict")?;
     let refresh = query.flag("refresh")?;
-    let (request, mut warnings) = parse(&state, body).await?;
+    let turn = if body.bytes.len() > LARGE_SOURCE { Some(state.large_deploys.turn().await?) } else { None };
+    let (body, (request, mut warnings)) = parse(&state, body).await?;
+    let room = Room { body: body.into_room(), turn };
     within_source_limits(&request, &state.limits)?;
     let (request, ignored) = request.refreshed(refresh);
     warnings.extend(ignored);
     warnings.extend(query.unknown(&["wait", "timeout", "strict", "refresh"]));
     let (agent, wants_build) = (request.agent.clone(), request.wants_build());
-    match carry_out_strictly(&state, request.into(), asked, warnings, strict).await? {
+    match carry_out_strictly(&state, request.into(), asked, warnings, (strict, Some(room))).await? {
         Ok(done) => created(&state, agent, done, wants_build),
         Err(underway) => Ok(underway),
     }
@@ -277,7 +280,7 @@ pub async fn carry_out(
     asked: Asked,
     warnings: Vec<String>,
 ) -> ApiResult<Result<Done, Response>> {
-    carry_out_strictly(state, work, asked, warnings, false).await
+    carry_out_strictly(state, work, asked, warnings, (false, None)).await
 }
 
 async fn carry_out_strictly(
@@ -285,10 +288,10 @@ async fn carry_out_strictly(
     work: Work,
     Asked { wait, patience }: Asked,
     mut warnings: Vec<String>,
-    strict: bool,
+    (strict, room): (bool, Option<Room>),
 ) -> ApiResult<Result<Done, Response>> {
     let (agent, is_deploy) = (work.agent().clone(), matches!(work, Work::Deploy(_)));
-    let Accepted { id, warnings: found, mut progress } = state.deployer.accept(work, strict).await?;
+    let Accepted { id, warnings: found, mut progress } = state.deployer.accept(work, strict, room).await?;
     warnings.extend(found);
 
     let seen = match follow(&mut progress, wait, patience).await {
@@ -327,10 +330,9 @@ fn value(text: &str) -> Result<HeaderValue> {
     HeaderValue::from_str(text).map_err(|e| Error::internal("answering the deploy", e))
 }
 
-async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(DeployRequest, Vec<String>)> {
+async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(WholeBody, (DeployRequest, Vec<String>))> {
     let state = state.clone();
-    let (_, parsed) = body.read(move |bytes| DeployRequest::parse(bytes, &state.public)).await?;
-    Ok(parsed)
+    body.read(move |bytes| DeployRequest::parse(bytes, &state.public)).await
 }
 
 /// The operator's own bounds; the platform's are older than they.

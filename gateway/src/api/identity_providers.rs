@@ -24,7 +24,7 @@ use crate::{
 };
 use axum::{Extension, Json, extract::State};
 use hoistway_kit::time::rfc3339;
-use hoistway_model::{Error, NAMESPACE, Name, Operation, Result, tool::IdentityProvider};
+use hoistway_model::{Error, NAMESPACE, Name, Operation, Result, agent::Agent, tool::IdentityProvider};
 use http::StatusCode;
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc};
@@ -186,7 +186,7 @@ pub async fn list(
     State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
     query: Query,
-) -> ApiResult<ByName<IdentityProviderOut>> {
+) -> ApiResult<ByName> {
     let shape = |provider| shape(&state.callers, &caller, provider);
     Ok(ByName::of(&query, state.tools.list_identity_providers().await?, |p| &p.name, shape)?)
 }
@@ -285,9 +285,8 @@ async fn store(
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("identity provider")?;
-    let agents = state.agents.list_agents().await?;
-    let users = agents.iter().filter(|agent| agent.spec.identity_provider.as_ref() == Some(&name));
-    users::none("identity provider", &name, users)?;
+    let uses = |agent: &Agent| agent.spec.identity_provider.as_ref() == Some(&name);
+    users::none(&state, "identity provider", &name, uses).await?;
     state.tools.delete_identity_provider(Operation::new(), name.clone()).await?;
     state.callers.deleted(&name);
     Ok(Json(DELETED))

@@ -222,7 +222,7 @@ pub struct ModelProviderStatus {
         (status = 200, description = "The model providers", body = Vec<ModelProviderOut>),
     ),
 )]
-pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<ModelProviderOut>> {
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName> {
     Ok(ByName::of(&query, state.tools.list_model_providers().await?, |p| &p.name, shape)?)
 }
 
@@ -371,9 +371,9 @@ pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segmen
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("model provider")?;
-    let (agents, registered) = (state.agents.list_agents().await?, state.tools.list_model_providers().await?);
+    let registered = state.tools.list_model_providers().await?;
     let uses = |agent: &Agent| agent.spec.llm.iter().any(|config| depends_on(config, &name, &registered));
-    users::none("model provider", &name, agents.iter().filter(|agent| uses(agent)))?;
+    users::none(&state, "model provider", &name, uses).await?;
     state.tools.delete_model_provider(Operation::new(), name).await?;
     Ok(Json(DELETED))
 }

@@ -64,16 +64,16 @@ pub const DELETED: Deleted = Deleted { status: "deleted" };
     path = "/tools",
     tag = "tools",
     params(
-        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000; one of 32 MiB has fewer"),
         ("after" = Option<String>, Query),
     ),
     responses(
         (status = 200, description = "The tools", body = Vec<ToolOut>),
     ),
 )]
-pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName<ToolOut>> {
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName> {
     let _place = state.lists.place().await?;
-    Ok(ByName::of(&query, state.tools.list_tools().await?, |tool| &tool.name, shape)?)
+    Ok(ByName::asked(&query, |part| state.tools.list_tools(part), |tool| &tool.name, shape).await?)
 }
 
 /// Get a tool

@@ -1,14 +1,21 @@
 //! Whether agents use something that is to be deleted.
 
-use hoistway_model::{Code, Error, Name, Result, agent::Agent};
+use crate::state::AppState;
+use hoistway_model::{Code, Error, Name, Result, agent::Agent, page};
 
 /// The most agents that a refusal names.
 const SHOWN: usize = 10;
 
-/// A refusal that names them, unless there are none. A deploy that comes at the same moment is not seen: it may go on
+/// A refusal that names those that do, unless there are none. A deploy that comes at the same moment is not seen: it may go on
 /// with what has just been deleted, as it would had it come a moment earlier.
-pub fn none<'a>(kind: &str, name: &Name, users: impl Iterator<Item = &'a Agent>) -> Result<()> {
-    let users: Vec<String> = users.map(|agent| format!("\"{}\"", agent.name)).collect();
+pub async fn none(
+    state: &AppState,
+    kind: &str,
+    name: &Name,
+    uses: impl Fn(&Agent) -> bool + Send + Sync,
+) -> Result<()> {
+    let quoted = |agent: Agent| uses(&agent).then(|| format!("\"{}\"", agent.name));
+    let users = page::of_agents(&*state.agents, quoted).await?;
     let agents = match users.as_slice() {
         [] => return Ok(()),
         [one] => format!("the agent {one}"),

@@ -4,6 +4,7 @@
 use super::{Watch, progress_of};
 use crate::{
     deploy::{Accepted, Progress},
+    limits::Share,
     store::Record,
     work::Work,
 };
@@ -21,7 +22,10 @@ pub struct Job {
     /// What makes two requests the same.
     pub identity: Digest,
     pub record: Mutex<Record>,
-    pub work: Work,
+    /// What it is to do, if its turn is now. One that waits has its request in the journal alone.
+    work: StdMutex<Option<Work>>,
+    /// The room that its request takes while it waits.
+    waiting: StdMutex<Option<Share>>,
     /// The request that it came with, or the start of this process.
     pub origin: Origin,
     progress: Watch,
@@ -29,10 +33,27 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn new(identity: Digest, record: Record, work: Work) -> Self {
+    /// One whose turn is now.
+    pub fn now(identity: Digest, record: Record, work: Work) -> Self {
+        Self::new(identity, record, Some(work), None)
+    }
+
+    /// One that waits, whose request takes `room`.
+    pub fn later(identity: Digest, record: Record, room: Option<Share>) -> Self {
+        Self::new(identity, record, None, room)
+    }
+
+    fn new(identity: Digest, record: Record, work: Option<Work>, waiting: Option<Share>) -> Self {
         let progress = watch::Sender::new(progress_of(&record));
         let accepted = (record.id, record.warnings.clone());
-        Self { identity, record: Mutex::new(record), work, origin: Origin::current(), progress, accepted }
+        let (work, waiting) = (StdMutex::new(work), StdMutex::new(waiting));
+        Self { identity, record: Mutex::new(record), work, waiting, origin: Origin::current(), progress, accepted }
+    }
+
+    /// Its turn has come: it waits no longer. What it is to do, unless the journal must be asked.
+    pub fn begin(&self) -> Option<Work> {
+        drop(self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// What the caller, or one who joins, gets.

@@ -14,7 +14,8 @@ mod worker;
 
 use crate::{
     audit::{self, Ticket},
-    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Turn},
+    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Turn},
+    limits::{Full, Share, Shares},
     store::{Journal, Record},
     work::{Made, Work},
 };
@@ -25,8 +26,19 @@ use lane::{Item, Job, Lane, Lanes};
 use log::{Log, State, Step};
 use std::{sync::Arc, time::Duration};
 pub use steps::Services;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What the requests that wait for their turn may take in the journal, all of them and those of one API key.
+const WAITING: usize = 256 << 20;
+const WAITING_OF_ONE: usize = 128 << 20;
+/// The requests that wait and are not counted.
+const SMALL: usize = 64 << 10;
+/// Requests of so many bytes are not hashed, sealed or read on a thread of the runtime.
+const SLOW: usize = 256 << 10;
+/// Sources of more bytes are in memory only while they are needed, and of so many deployments at a time.
+pub const LARGE_SOURCE: usize = 4 << 20;
+const LARGE_AT_A_TIME: usize = 2;
 
 /// Bounds of the saga.
 #[derive(Debug, Clone)]
@@ -53,6 +65,10 @@ struct Inner {
     key: MasterKey,
     limits: Limits,
     lanes: Lanes,
+    /// What requests that wait take.
+    waiting: Arc<Shares>,
+    /// For large sources: one is needed from the start of a deployment until its image is built.
+    large: Semaphore,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 }
@@ -73,7 +89,8 @@ impl Saga {
         shutdown: CancellationToken,
     ) -> Self {
         let (lanes, tasks) = (Lanes::default(), TaskTracker::new());
-        Self(Arc::new(Inner { services, journal, key, limits, lanes, shutdown, tasks }))
+        let (waiting, large) = (Shares::new(WAITING, WAITING_OF_ONE), Semaphore::new(LARGE_AT_A_TIME));
+        Self(Arc::new(Inner { services, journal, key, limits, lanes, waiting, large, shutdown, tasks }))
     }
 
     /// Takes up every deployment that an earlier process left unfinished, in the order they were accepted.
@@ -81,12 +98,14 @@ impl Saga {
         let open = self.0.journal.unfinished().await?;
         let count = open.len();
         for mut record in open {
-            let work = match self.0.unseal(&record) {
-                Ok(work) => work,
+            // One at a time: together they may be larger than what memory there is.
+            let request = self.0.journal.request(record.id).await?.unwrap_or_default();
+            let identity = match self.0.unseal(&record, request).await {
+                Ok(work) => self.0.identified(work).await?.1,
                 Err(e) => {
                     // One that cannot be read must not keep the others from going on.
                     tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable");
-                    record.fail(&Error::new(Code::Internal, "its journalled request cannot be read; deploy again"));
+                    record.fail(&worker::unreadable());
                     record.finish(State::Failed, now_ms());
                     self.0.journal.update(&record).await?;
                     continue;
@@ -94,7 +113,8 @@ impl Saga {
             };
             let lane = self.0.lanes.of(&record.agent);
             let mut queue = lane.lock().await;
-            let job = Job::new(self.0.identity(&work), record, work);
+            // Whatever waited before waits again, be it more than may be added.
+            let job = Job::later(identity, record, None);
             self.0.enqueue(&lane, &mut queue, Item::Job(Arc::new(job)));
         }
         Ok(count)
@@ -109,13 +129,17 @@ impl Saga {
 
 #[async_trait]
 impl Deployer for Saga {
-    async fn accept(&self, work: Work, strict: bool) -> Result<Accepted> {
+    async fn accept(&self, work: Work, strict: bool, room: Option<Room>) -> Result<Accepted> {
         let inner = self.0.clone();
         let ticket = audit::current();
         // A task of its own: a client that hangs up must not leave a deployment that is journalled but not running.
         self.0
             .tasks
-            .spawn(Origin::current().scope(async move { inner.accept(work, strict, ticket).await }))
+            .spawn(Origin::current().scope(async move {
+                let accepted = inner.accept(work, strict, ticket).await;
+                drop(room);
+                accepted
+            }))
             .await
             .map_err(|e| Error::internal("accepting the deployment", e))?
     }
@@ -136,7 +160,7 @@ impl Deployer for Saga {
 impl Inner {
     async fn accept(self: Arc<Self>, work: Work, strict: bool, ticket: Option<Arc<Ticket>>) -> Result<Accepted> {
         self.check_running()?;
-        let identity = self.identity(&work);
+        let (work, identity) = self.identified(work).await?;
         let lane = self.lanes.of(work.agent());
         let accepted = self.accept_into(&lane, identity, work, strict, ticket).await;
         self.lanes.forget(lane);
@@ -218,28 +242,54 @@ impl Inner {
             }
         }
         let mut record = Record::new(work.agent().clone(), log, warnings, now);
-        record.request = Some(self.seal(record.id, &work)?);
+        let (work, sealed) = self.sealed(record.id, work).await?;
         if let Some(error) = failure {
             record.fail(&error);
             record.finish(State::Failed, now_ms());
-            self.journalled(&record, ticket.as_deref()).await?;
+            self.journalled(&record, sealed, ticket.as_deref()).await?;
             return Err(error);
         }
         if record.log.step == Step::Done {
             record.finish(State::Succeeded, now_ms());
         }
-        self.journalled(&record, ticket.as_deref()).await?;
-        let job = Arc::new(Job::new(identity, record, work));
+        let job = if idle && work.bytes() <= LARGE_SOURCE {
+            self.journalled(&record, sealed, ticket.as_deref()).await?;
+            Job::now(identity, record, work)
+        } else {
+            drop(work);
+            let room = if idle { None } else { Some(self.room_to_wait(sealed.len(), ticket.as_deref())?) };
+            self.journalled(&record, sealed, ticket.as_deref()).await?;
+            Job::later(identity, record, room)
+        };
+        let job = Arc::new(job);
         if !job.is_done() {
             self.enqueue(lane, &mut *lane.lock().await, Item::Job(job.clone()));
         }
         Ok(job.accepted())
     }
 
+    /// Room in the journal for the request of a deployment that waits. Small ones, rollbacks among them, need none.
+    fn room_to_wait(&self, bytes: usize, ticket: Option<&Ticket>) -> Result<Share> {
+        let holder = ticket.map_or_else(|| "".into(), Ticket::key);
+        let bytes = if bytes > SMALL { bytes } else { 0 };
+        self.waiting.take(&holder, bytes).map_err(|full| {
+            let (whose, limit) = match full {
+                Full::Own => ("of this API key", WAITING_OF_ONE),
+                Full::All => ("of all API keys", WAITING),
+            };
+            let text = format!(
+                "the requests {whose} that wait for an earlier deployment of their agent would take more than {} MiB; \
+                 try again when some of those deployments have ended",
+                limit >> 20
+            );
+            Error::new(Code::ResourceExhausted, text)
+        })
+    }
+
     /// Writes a new deployment, and with it who asked for it.
-    async fn journalled(&self, record: &Record, ticket: Option<&Ticket>) -> Result<()> {
+    async fn journalled(&self, record: &Record, request: Vec<u8>, ticket: Option<&Ticket>) -> Result<()> {
         let entry = ticket.and_then(|ticket| ticket.claim(record.id, record.agent.as_str()));
-        let written = self.journal.insert(record, entry.as_ref()).await;
+        let written = self.journal.insert(record, request, entry.as_ref()).await;
         if let (Err(_), Some(ticket)) = (&written, ticket) {
             ticket.unclaim();
         }
@@ -277,19 +327,38 @@ impl Inner {
         self.lanes.forget(lane);
     }
 
-    /// What makes two requests the same.
-    fn identity(&self, work: &Work) -> Digest {
-        self.key.fingerprint("deploy-request", &work.canonical())
+    /// The work, and what makes two of them the same.
+    async fn identified(&self, work: Work) -> Result<(Work, Digest)> {
+        let key = self.key.clone();
+        apart(work.bytes(), move || {
+            let identity = key.fingerprint("deploy-request", &work.canonical());
+            Ok((work, identity))
+        })
+        .await
     }
 
-    fn seal(&self, id: DeploymentId, work: &Work) -> Result<Vec<u8>> {
-        self.key.seal(&seal_context(id), &work.to_journal()?)
+    /// The work, and its request for the journal.
+    async fn sealed(&self, id: DeploymentId, work: Work) -> Result<(Work, Vec<u8>)> {
+        let key = self.key.clone();
+        apart(work.bytes(), move || {
+            let sealed = key.seal(&seal_context(id), &work.to_journal()?)?;
+            Ok((work, sealed))
+        })
+        .await
     }
 
-    fn unseal(&self, record: &Record) -> Result<Work> {
-        let sealed = record.request.as_deref().unwrap_or_default();
-        Work::from_journal(record.log.reason, &self.key.open(&seal_context(record.id), sealed)?)
+    async fn unseal(&self, record: &Record, sealed: Vec<u8>) -> Result<Work> {
+        let (key, context, reason) = (self.key.clone(), seal_context(record.id), record.log.reason);
+        apart(sealed.len(), move || Work::from_journal(reason, &key.open(&context, &sealed)?)).await
     }
+}
+
+/// Does what takes long with many bytes on a thread of its own: others are answered meanwhile.
+async fn apart<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    if bytes <= SLOW {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("reading or writing a request", e))?
 }
 
 fn shutting_down() -> Error {
@@ -308,8 +377,8 @@ pub(crate) async fn reseal(journal: &Journal, key: &MasterKey) -> Result<()> {
     }
     // Only unfinished deployments have their request still.
     for record in journal.unfinished().await? {
-        let Some(sealed) = &record.request else { continue };
-        match key.reseal(&seal_context(record.id), sealed) {
+        let Some(sealed) = journal.request(record.id).await? else { continue };
+        match key.reseal(&seal_context(record.id), &sealed) {
             Ok(None) => {}
             Ok(Some(sealed)) => journal.replace_request(record.id, sealed).await?,
             Err(e) => tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable"),

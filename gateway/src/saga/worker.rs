@@ -1,16 +1,17 @@
 //! Runs one deployment from wherever its log stands to its end.
 
 use super::{
-    Inner,
+    Inner, LARGE_SOURCE,
     lane::Job,
     log::{Log, State, Step},
     plan, progress_of,
     steps::{self, Context},
 };
-use crate::{deploy::Progress, store::Record};
+use crate::{deploy::Progress, store::Record, work::Work};
 use hoistway_kit::time::now_ms;
-use hoistway_model::{Code, Result, agent::Phase, redact::Masker};
+use hoistway_model::{Code, Error, Result, agent::Phase, redact::Masker};
 use std::time::Duration;
+use tokio::sync::SemaphorePermit;
 use tracing::{Instrument, info_span};
 
 /// The least time that a step is tried again for.
@@ -25,10 +26,28 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
     let mut record = job.record.lock().await;
     let span = info_span!("deployment", deployment = %record.id, agent = %record.agent);
     async {
+        let mut turn = None;
+        let mut work = match job.begin() {
+            Some(work) => work,
+            None => {
+                let size = journalled(inner, &record).await?;
+                if size > LARGE_SOURCE && record.log.step <= Step::Build {
+                    turn = Some(large_turn(inner).await?);
+                }
+                match read(inner, &mut record).await? {
+                    Some(work) => work,
+                    None => return Ok(progress_of(&record)),
+                }
+            }
+        };
         loop {
+            if record.log.step > Step::Build {
+                work.forget_source();
+                drop(turn.take());
+            }
             match record.state {
-                State::Running => forward(inner, job, &mut record).await?,
-                State::Undoing => backward(inner, job, &mut record).await?,
+                State::Running => forward(inner, job, &work, &mut record).await?,
+                State::Undoing => backward(inner, &work, &mut record).await?,
                 State::Succeeded | State::Failed => return Ok(progress_of(&record)),
             }
         }
@@ -37,9 +56,57 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
     .await
 }
 
+/// How large the journalled request of a deployment is.
+async fn journalled(inner: &Inner, record: &Record) -> Result<usize, Stopped> {
+    let mut retry = Retry::default();
+    loop {
+        match inner.journal.request_bytes(record.id).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(e) => tracing::error!(cause = e.chain(), "the journal cannot be read: {e}"),
+        }
+        retry.wait(inner).await?;
+    }
+}
+
+/// The turn of a large source.
+async fn large_turn(inner: &Inner) -> Result<SemaphorePermit<'_>, Stopped> {
+    tokio::select! {
+        () = inner.shutdown.cancelled() => Err(Stopped),
+        turn = inner.large.acquire() => turn.map_err(|_| Stopped),
+    }
+}
+
+/// What a deployment that has waited is to do. One whose request cannot be read has failed: it must not keep others from
+/// going on.
+async fn read(inner: &Inner, record: &mut Record) -> Result<Option<Work>, Stopped> {
+    let mut retry = Retry::default();
+    let sealed = loop {
+        match inner.journal.request(record.id).await {
+            Ok(sealed) => break sealed.unwrap_or_default(),
+            Err(e) => tracing::error!(cause = e.chain(), "the journal cannot be read: {e}"),
+        }
+        retry.wait(inner).await?;
+    };
+    match inner.unseal(record, sealed).await {
+        Ok(work) => Ok(Some(work)),
+        Err(e) => {
+            tracing::error!(cause = e.chain(), "a journalled request is unreadable");
+            record.fail(&unreadable());
+            record.finish(State::Failed, now_ms());
+            save(inner, record).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// How a deployment fails whose request is lost.
+pub fn unreadable() -> Error {
+    Error::new(Code::Internal, "its journalled request cannot be read; deploy again")
+}
+
 /// One step, and the commit that ends it and intends the next.
-async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), Stopped> {
-    match attempt(inner, job, record).await? {
+async fn forward(inner: &Inner, job: &Job, work: &Work, record: &mut Record) -> Result<(), Stopped> {
+    match attempt(inner, work, record).await? {
         Ok(log) => {
             record.log = log;
             if record.log.step == Step::Done {
@@ -48,7 +115,7 @@ async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), St
         }
         Err(error) => {
             // A source line in it may repeat the value of a variable.
-            let error = Masker::new(job.work.secrets()).error(error);
+            let error = Masker::new(work.secrets()).error(error);
             tracing::warn!(step = record.log.step.as_str(), code = %error.code, cause = error.chain(), "{error}");
             record.fail(&error);
             record.state = State::Undoing;
@@ -63,9 +130,9 @@ async fn forward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), St
 
 /// Takes back what the deployment did, last step first. The step that failed is among them: nobody knows how far it
 /// came. Each undo is repeated until it succeeds.
-async fn backward(inner: &Inner, job: &Job, record: &mut Record) -> Result<(), Stopped> {
+async fn backward(inner: &Inner, work: &Work, record: &mut Record) -> Result<(), Stopped> {
     let log = record.log.clone();
-    let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work: &job.work, log: &log };
+    let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &log };
     let mut retry = Retry::default();
     while let Err(error) = undo_all(&ctx).await {
         if error.code == Code::Conflict && log.step == Step::Switch {
@@ -105,7 +172,7 @@ async fn undo_all(ctx: &Context<'_>) -> Result<()> {
 }
 
 /// Performs the intended step, again while it fails for a passing reason and there is time.
-async fn attempt(inner: &Inner, job: &Job, record: &Record) -> Result<Result<Log>, Stopped> {
+async fn attempt(inner: &Inner, work: &Work, record: &Record) -> Result<Result<Log>, Stopped> {
     let spent = Duration::from_millis(u64::try_from(now_ms() - record.created_at).unwrap_or(0));
     // What was recovered after a long pause gets some time all the same: the services may be starting as well.
     let deadline = tokio::time::Instant::now() + inner.limits.deadline.saturating_sub(spent).max(GRACE);
@@ -116,7 +183,7 @@ async fn attempt(inner: &Inner, job: &Job, record: &Record) -> Result<Result<Log
         let performed = tokio::select! {
             biased;
             () = inner.shutdown.cancelled() => return Err(Stopped),
-            performed = perform(inner, job, record) => performed,
+            performed = perform(inner, work, record) => performed,
         };
         match performed {
             Err(e) if e.code.is_transient() && !(may_give_up && tokio::time::Instant::now() >= deadline) => {
@@ -136,15 +203,15 @@ async fn attempt(inner: &Inner, job: &Job, record: &Record) -> Result<Result<Log
 }
 
 /// The intended step once; the log after it.
-async fn perform(inner: &Inner, job: &Job, record: &Record) -> Result<Log> {
+async fn perform(inner: &Inner, work: &Work, record: &Record) -> Result<Log> {
     let mut log = record.log.clone();
-    let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work: &job.work, log: &record.log };
+    let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &record.log };
     match record.log.step {
         Step::Plan => {
-            let mut findings = plan::look_up(&inner.services, &job.work).await?;
-            plan::check(&findings, &job.work, false)?;
-            plan::pin_image(&inner.services, &job.work, &mut findings).await?;
-            plan::decide(&inner.key, &job.work, findings, &mut log, now_ms());
+            let mut findings = plan::look_up(&inner.services, work).await?;
+            plan::check(&findings, work, false)?;
+            plan::pin_image(&inner.services, work, &mut findings).await?;
+            plan::decide(&inner.key, work, findings, &mut log, now_ms());
             return Ok(log);
         }
         Step::Tools => log.tools = Some(steps::tools::run(&ctx).await?),

@@ -10,7 +10,7 @@ use hoistway_kit::prune::Rows;
 use hoistway_model::{AuditId, Error, Name, Result};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    Condition, ExprTrait,
+    Condition, ExprTrait, Iterable, QuerySelect,
     entity::prelude::*,
 };
 use serde::Serialize;
@@ -73,12 +73,18 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
+/// Rows without their requests, which are many MiB of texts together.
+pub fn records() -> Select<Entity> {
+    let columns = Column::iter().filter(|column| !matches!(column, Column::Request));
+    Entity::find().select_only().columns(columns).column_as(Expr::value(Option::<Vec<u8>>::None), Column::Request)
+}
+
 /// Every column.
-pub fn new_row(record: &Record, entry: Option<&Entry>) -> Result<ActiveModel> {
+pub fn new_row(record: &Record, request: Vec<u8>, entry: Option<&Entry>) -> Result<ActiveModel> {
     let audit = entry.map(|entry| serde_json::to_string(&Audited::from(entry)));
     Ok(ActiveModel {
         agent: Set(record.agent.as_str().to_owned()),
-        request: Set(record.request.clone()),
+        request: Set(record.completed_at.is_none().then_some(request)),
         warnings: Set(serde_json::to_string(&record.warnings).map_err(unwritable)?),
         created_at: Set(record.created_at),
         audit: Set(audit.transpose().map_err(unwritable)?),
@@ -129,7 +135,6 @@ pub fn from_row(row: Model) -> Result<Record> {
         agent: Name::parse("agent", &row.agent)?,
         state,
         log: serde_json::from_str(&row.log).map_err(json)?,
-        request: row.request,
         warnings: serde_json::from_str(&row.warnings).map_err(json)?,
         failure: row.failure.map(|f| serde_json::from_str(&f)).transpose().map_err(json)?,
         created_at: row.created_at,

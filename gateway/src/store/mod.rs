@@ -22,15 +22,13 @@ use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 use std::{path::Path, sync::Arc};
 
-/// One deployment in the journal.
+/// One deployment in the journal, but for its request: that may be large, and is read when its turn has come.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub id: DeploymentId,
     pub agent: Name,
     pub state: State,
     pub log: Log,
-    /// The request, sealed; written once, and dropped when the deployment ends, since nothing reads it after that.
-    pub request: Option<Vec<u8>>,
     pub warnings: Vec<String>,
     pub failure: Option<Failure>,
     /// Milliseconds since the epoch.
@@ -55,7 +53,6 @@ impl Record {
             agent,
             state: State::Running,
             log,
-            request: None,
             warnings,
             failure: None,
             created_at: now,
@@ -76,7 +73,6 @@ impl Record {
     pub fn finish(&mut self, state: State, now: i64) {
         self.state = state;
         self.completed_at = Some(now);
-        self.request = None;
     }
 
     /// The failure as an error again.
@@ -149,6 +145,7 @@ fn step(timing: &Timing, status: DeploymentStatus) -> DeploymentStep {
 }
 
 const WRITING: &str = "writing the deployment journal";
+const READING: &str = "reading the deployment journal";
 
 /// The journal.
 #[derive(Debug, Clone)]
@@ -185,9 +182,10 @@ impl Journal {
         AuditStore(self.db.clone())
     }
 
-    /// Writes a new deployment and, in the same commit, the audit log's entry of it; returns once both are durable.
-    pub async fn insert(&self, record: &Record, entry: Option<&Entry>) -> Result<()> {
-        let row = deployment::new_row(record, entry)?;
+    /// Writes a new deployment with its sealed request and, in the same commit, the audit log's entry of it; returns
+    /// once both are durable. The request is written once, and dropped when the deployment ends.
+    pub async fn insert(&self, record: &Record, request: Vec<u8>, entry: Option<&Entry>) -> Result<()> {
+        let row = deployment::new_row(record, request, entry)?;
         let inserted = deployment::Entity::insert(row).exec_without_returning(self.db.write()).await;
         inserted.map_err(db_error(WRITING))?;
         self.tell(record);
@@ -225,13 +223,37 @@ impl Journal {
 
     /// One deployment.
     pub async fn get(&self, id: DeploymentId) -> Result<Option<Record>> {
-        let found = deployment::Entity::find_by_id(id.to_string()).one(self.db.read()).await;
-        found.map_err(db_error("reading the deployment journal"))?.map(deployment::from_row).transpose()
+        let found = deployment::records().filter(deployment::Column::Id.eq(id.to_string())).one(self.db.read()).await;
+        found.map_err(db_error(READING))?.map(deployment::from_row).transpose()
+    }
+
+    /// The sealed request of one that has not ended.
+    pub async fn request(&self, id: DeploymentId) -> Result<Option<Vec<u8>>> {
+        let found: Option<Option<Vec<u8>>> = deployment::Entity::find_by_id(id.to_string())
+            .select_only()
+            .column(deployment::Column::Request)
+            .into_tuple()
+            .one(self.db.read())
+            .await
+            .map_err(db_error(READING))?;
+        Ok(found.flatten())
+    }
+
+    /// How large that is.
+    pub async fn request_bytes(&self, id: DeploymentId) -> Result<usize> {
+        let found: Option<Option<i64>> = deployment::Entity::find_by_id(id.to_string())
+            .select_only()
+            .column_as(Expr::cust("octet_length(request)"), "bytes")
+            .into_tuple()
+            .one(self.db.read())
+            .await
+            .map_err(db_error(READING))?;
+        Ok(found.flatten().and_then(|bytes| bytes.try_into().ok()).unwrap_or(0))
     }
 
     /// Deployments, newest first.
     pub async fn list(&self, wanted: &DeploymentQuery) -> Result<Vec<Record>> {
-        let mut query = deployment::Entity::find().order_by_desc(deployment::Column::Id).limit(u64::from(wanted.limit));
+        let mut query = deployment::records().order_by_desc(deployment::Column::Id).limit(u64::from(wanted.limit));
         if let Some(agent) = &wanted.agent {
             query = query.filter(deployment::Column::Agent.eq(agent.as_str()));
         }
@@ -241,19 +263,19 @@ impl Journal {
         if let Some(status) = wanted.status {
             query = query.filter(deployment::has_status(status));
         }
-        let rows = query.all(self.db.read()).await.map_err(db_error("reading the deployment journal"))?;
+        let rows = query.all(self.db.read()).await.map_err(db_error(READING))?;
         rows.into_iter().map(deployment::from_row).collect()
     }
 
     /// Every deployment that has not ended, in the order in which they were accepted. Ids have the time of a clock in
     /// them, which may have been set back.
     pub async fn unfinished(&self) -> Result<Vec<Record>> {
-        let rows = deployment::Entity::find()
+        let rows = deployment::records()
             .filter(deployment::Column::CompletedAt.is_null())
             .order_by_asc(deployment::Column::Place)
             .all(self.db.read())
             .await
-            .map_err(db_error("reading the deployment journal"))?;
+            .map_err(db_error(READING))?;
         rows.into_iter().map(deployment::from_row).collect()
     }
 
@@ -281,7 +303,7 @@ mod tests {
         let (earlier, later) = (new(1), new(2));
         // Ids rise with time: the one accepted last has the lowest.
         for record in [&later, &earlier] {
-            journal.insert(record, None).await.unwrap();
+            journal.insert(record, Vec::new(), None).await.unwrap();
         }
         journal.close().await;
         let again = Journal::open(&path).await.unwrap();

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_gateway::{
     api::deploy_request::DeployRequest,
-    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Turn},
+    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Room, Turn},
     work::Work,
 };
 use hoistway_kit::metrics;
@@ -22,6 +22,7 @@ use hoistway_model::{
     image::{ImageRef, StoredImage},
     log::{LogLine, LogPiece, LogPieces, LogQuery, LogStream},
     metric::{Kind, Metrics},
+    page::{Page, PageQuery},
     redact::MASK,
     revision::{Change, Derivation, Diff, Reason, Revision, RevisionRef, RevisionState},
     tool::{
@@ -77,6 +78,12 @@ pub fn agent(name: Name, revision: &Revision) -> Agent {
 
 fn unused<T>() -> Result<T> {
     Err(Error::new(Code::Internal, "the edge does not call this"))
+}
+
+/// What is asked for of a list, two at a time, so that more of it comes in parts.
+fn part<T>(all: Vec<T>, PageQuery { after, limit }: PageQuery, name: impl Fn(&T) -> &Name) -> Page<T> {
+    let rest = all.into_iter().filter(|item| after.as_ref().is_none_or(|after| name(item) > after));
+    Page::of(rest.collect(), limit.min(2) as usize)
 }
 
 #[derive(Debug, Default)]
@@ -189,8 +196,8 @@ impl ToolRegistry for FakeTools {
         self.tools.lock().unwrap().get(&name).cloned().ok_or_else(|| Error::not_found("tool", name))
     }
 
-    async fn list_tools(&self) -> Result<Vec<Tool>> {
-        Ok(self.tools.lock().unwrap().values().cloned().collect())
+    async fn list_tools(&self, query: PageQuery) -> Result<Page<Tool>> {
+        Ok(part(self.tools.lock().unwrap().values().cloned().collect(), query, |tool| &tool.name))
     }
 
     async fn delete_tool(&self, _: Operation, name: Name) -> Result<()> {
@@ -300,7 +307,7 @@ impl FakeBuilds {
 #[async_trait]
 impl BuildService for FakeBuilds {
     async fn build(&self, _: Operation, _: BuildRequest) -> Result<BuiltImage> {
-        unused()
+        Ok(image())
     }
 
     async fn rebuild(&self, _: Operation, _: RebuildRequest) -> Result<BuiltImage> {
@@ -588,9 +595,9 @@ impl AgentService for FakeAgents {
         self.agents.lock().unwrap().get(&name).cloned().ok_or_else(|| Error::not_found("agent", name))
     }
 
-    async fn list_agents(&self) -> Result<Vec<Agent>> {
+    async fn list_agents(&self, query: PageQuery) -> Result<Page<Agent>> {
         assert!(!self.agents.lock().unwrap().keys().any(|name| name.as_str() == "panics"), "s3cr3t internals");
-        Ok(self.agents.lock().unwrap().values().cloned().collect())
+        Ok(part(self.agents.lock().unwrap().values().cloned().collect(), query, |agent| &agent.name))
     }
 
     async fn images_in_use(&self) -> Result<Vec<StoredImage>> {
@@ -681,7 +688,7 @@ impl FakeDeployer {
 
 #[async_trait]
 impl Deployer for FakeDeployer {
-    async fn accept(&self, work: Work, strict: bool) -> Result<Accepted> {
+    async fn accept(&self, work: Work, strict: bool, _: Option<Room>) -> Result<Accepted> {
         let Work::Deploy(request) = work else {
             self.others.send_modify(|others| others.push(work));
             return Ok(Accepted { id: self.id, warnings: vec![], progress: self.progress.subscribe() });

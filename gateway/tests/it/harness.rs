@@ -13,7 +13,7 @@ use hoistway_gateway::{
     public::PublicAddresses,
     routes::Routes,
     seen::Seen,
-    state::{AppState, Limits, Lists, ReadyCheck},
+    state::{AppState, LargeDeploys, Limits, Lists, ReadyCheck},
 };
 use hoistway_kit::{
     connections::Limits as ConnectionLimits,
@@ -117,6 +117,7 @@ impl Gateway {
             bodies: body::budget(limits.max_body),
             lists: Lists::default(),
             scraped: Default::default(),
+            large_deploys: LargeDeploys::default(),
             limits,
             ready: Arc::new(Always),
             tasks: TaskTracker::new(),

@@ -20,4 +20,5 @@ mod resources;
 mod saga;
 mod seeing;
 mod usage;
+mod waiting;
 mod world;

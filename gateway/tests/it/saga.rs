@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// A whole gateway over a world of the test's own.
-struct Whole {
-    world: Arc<World>,
+pub struct Whole {
+    pub world: Arc<World>,
     address: SocketAddr,
     key: ApiKey,
     master_key: MasterKey,
@@ -32,7 +32,7 @@ struct Whole {
 
 impl Whole {
     /// With an agent that was deployed twice: first with the tool `t1`, then without.
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let world = Arc::<World>::default();
         let (key, master_key) = (ApiKey::generate().unwrap(), MasterKey::from_bytes(&[7; 32]).unwrap());
         let whole = Self::open(world, Arc::new(tempfile::tempdir().unwrap()), key, master_key).await;
@@ -79,19 +79,19 @@ impl Whole {
     }
 
     /// The same after a shutdown in the middle of whatever runs.
-    async fn restart(self) -> Self {
+    pub async fn restart(self) -> Self {
         self.shutdown.cancel();
         self.serving.await.unwrap();
         Self::open(self.world, self.dir, self.key, self.master_key).await
     }
 
-    async fn call(&self, method: &str, path: &str, body: Value) -> Answer {
+    pub async fn call(&self, method: &str, path: &str, body: Value) -> Answer {
         let key = format!("Bearer {}", self.key.secret().expose());
         call(self.address, method, path, body.to_string(), &[("authorization", &key)]).await
     }
 
     /// Waits until no deployment is in progress.
-    async fn ended(&self) {
+    pub async fn ended(&self) {
         for _ in 0..20_000 {
             let all = self.call("GET", "/api/deployments", json!({})).await.json();
             if all.as_array().unwrap().iter().all(|d| !d["completed_at"].is_null()) {

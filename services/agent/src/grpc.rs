@@ -8,6 +8,7 @@ use hoistway_kit::{
 use hoistway_model::{
     AgentIdentities, AgentService, Operation, Result,
     log::{LogPiece, LogQuery},
+    page::{self, Page},
 };
 use hoistway_proto::{
     agents::v1::{
@@ -16,7 +17,7 @@ use hoistway_proto::{
         agent_service_server::{AgentService as Service, AgentServiceServer},
     },
     common::v1 as common,
-    convert::{name, parsed, required},
+    convert::{name, page_query, parsed, part, required},
 };
 use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status, async_trait};
@@ -150,9 +151,14 @@ impl GrpcAgentService {
         Ok(pb::GetAgentResponse { agent: Some(agent.into()) })
     }
 
-    async fn list_agents(&self, _: pb::ListAgentsRequest) -> Result<pb::ListAgentsResponse> {
-        let agents = self.0.list_agents().await?;
-        Ok(pb::ListAgentsResponse { agents: agents.into_iter().map(Into::into).collect() })
+    async fn list_agents(&self, r: pb::ListAgentsRequest) -> Result<pb::ListAgentsResponse> {
+        let Some(query) = page_query(&r.after, r.limit)? else {
+            let agents = page::of_agents(&*self.0, |agent| Some(agent.into())).await?;
+            return Ok(pb::ListAgentsResponse { agents, more: false });
+        };
+        let Page { items, more } = self.0.list_agents(query).await?;
+        let (agents, more) = part(items, more);
+        Ok(pb::ListAgentsResponse { agents, more })
     }
 
     async fn list_images_in_use(&self, _: pb::ListImagesInUseRequest) -> Result<pb::ListImagesInUseResponse> {

@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The tools of one deploy.
 pub(crate) const MAX_PLAN: usize = 256;
-/// Bytes of a description, a URL or another text of a record.
+/// Bytes of a URL or another text of a record.
 const MAX_TEXT: usize = 64 << 10;
+/// Bytes of a description. Those that were stored while longer ones were allowed stay.
+const MAX_DESCRIPTION: usize = 16 << 10;
 /// Models of a provider, labels and credentials of a record.
 const MAX_MEMBERS: usize = 256;
 
@@ -24,9 +26,18 @@ pub(crate) fn check_plan(plan: &ToolPlan) -> Result<()> {
     let mut names: BTreeSet<&Name> = BTreeSet::new();
     for (i, tool) in plan.create.iter().enumerate() {
         check_tool(&format!("tools_to_create[{i}]."), tool)?;
+        check_description(&format!("tools_to_create[{i}].description"), &tool.description)?;
         if !names.insert(&tool.name) {
             return Err(Error::field(format!("tools_to_create[{i}].name"), "is named before in the same call"));
         }
+    }
+    Ok(())
+}
+
+/// A description that a tool does not have yet.
+pub(crate) fn check_description(field: &str, text: &str) -> Result<()> {
+    if text.len() > MAX_DESCRIPTION {
+        return Err(Error::field(field, format!("is longer than {MAX_DESCRIPTION} bytes")));
     }
     Ok(())
 }

@@ -4,12 +4,13 @@ use futures_util::{Stream, StreamExt};
 use hoistway_kit::grpc::{MAX_MESSAGE, to_status};
 use hoistway_model::{
     Operation, OperationId, Result, ToolCredentials, ToolRegistry,
+    page::{self, Page},
     tool::{ToolPlan, ToolUpdate},
 };
 use hoistway_proto::{
     common::v1 as common,
     convert::{
-        name, parsed, required,
+        name, page_query, parsed, part, required,
         tools::{new_provider, secrets},
     },
     tools::v1::{
@@ -120,9 +121,14 @@ impl GrpcToolRegistry {
         Ok(pb::GetToolResponse { tool: Some(tool.into()) })
     }
 
-    async fn list_tools(&self, _: pb::ListToolsRequest) -> Result<pb::ListToolsResponse> {
-        let tools = self.0.list_tools().await?;
-        Ok(pb::ListToolsResponse { tools: tools.into_iter().map(Into::into).collect() })
+    async fn list_tools(&self, r: pb::ListToolsRequest) -> Result<pb::ListToolsResponse> {
+        let Some(query) = page_query(&r.after, r.limit)? else {
+            let tools = page::of_tools(&*self.0, |tool| Some(tool.into())).await?;
+            return Ok(pb::ListToolsResponse { tools, more: false });
+        };
+        let Page { items, more } = self.0.list_tools(query).await?;
+        let (tools, more) = part(items, more);
+        Ok(pb::ListToolsResponse { tools, more })
     }
 
     async fn update_tool(&self, r: pb::UpdateToolRequest) -> Result<pb::UpdateToolResponse> {

@@ -3,7 +3,8 @@
 use crate::{
     address::Addresses,
     check::{
-        MAX_PLAN, at_most, check_identity, check_plan, check_provider, check_tool, provider_fits, shapes, tool_fits,
+        MAX_PLAN, at_most, check_description, check_identity, check_plan, check_provider, check_tool, provider_fits,
+        shapes, tool_fits,
     },
     config::{Config, SERVICE},
     store::Store,
@@ -15,6 +16,7 @@ use hoistway_model::{
     Error, Name, Operation, OperationId, Result, Secret, ToolCredentials, ToolRegistry,
     egress::{ModelProviderAccess, ToolAccess},
     metric::{Kind, Metrics},
+    page::{Page, PageQuery},
     tool::{
         AppliedTools, DEMO_LABEL, IdentityProvider, ModelProvider, NewModelProvider, NewTool, Resolved, Tool, ToolPlan,
         ToolUpdate, Upserted,
@@ -123,6 +125,7 @@ impl ToolRegistry for ToolRegistryService {
 
     async fn create_tool(&self, operation: Operation, tool: NewTool) -> Result<Tool> {
         check_tool("", &tool)?;
+        check_description("description", &tool.description)?;
         self.store.create_tool(&operation, &tool).await
     }
 
@@ -130,8 +133,8 @@ impl ToolRegistry for ToolRegistryService {
         self.store.get_tool(&name).await
     }
 
-    async fn list_tools(&self) -> Result<Vec<Tool>> {
-        self.store.list_tools().await
+    async fn list_tools(&self, query: PageQuery) -> Result<Page<Tool>> {
+        self.store.list_tools(query).await
     }
 
     async fn update_tool(&self, operation: Operation, update: ToolUpdate) -> Result<Tool> {

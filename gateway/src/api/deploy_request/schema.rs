@@ -57,7 +57,7 @@ pub struct DeployTool {
     #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63, examples("weather"))]
     pub name: String,
     /// What the tool does, for people and models.
-    #[schema(max_length = 65536)]
+    #[schema(max_length = 16384)]
     pub description: Option<String>,
     /// Where the tool is reached, with `http://` or `https://`.
     #[schema(examples("https://weather.example.com/v1"))]

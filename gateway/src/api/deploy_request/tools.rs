@@ -11,7 +11,7 @@ use hoistway_model::{
 use std::collections::BTreeMap;
 
 /// The longest description.
-pub const MAX_DESCRIPTION: usize = 64 << 10;
+pub const MAX_DESCRIPTION: usize = 16 << 10;
 
 /// A tool of which so far only the name and the place are known.
 pub struct Begun {

@@ -36,6 +36,7 @@ use hoistway_model::{
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
+    page::{Page, PageQuery},
     revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
     watch::Updates,
@@ -57,6 +58,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a switch waits for gateways to follow.
 const ACK_LIMIT: Duration = Duration::from_secs(5);
+/// How many agents are listed at a time: each may have a MiB of variables and as much of a prompt.
+const PAGE: u32 = 16;
 /// How long a replaced revision may take to finish its requests.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -233,26 +236,26 @@ impl AgentService for Agents {
         self.0.view(record).await
     }
 
-    async fn list_agents(&self) -> Result<Vec<Agent>> {
-        let mut revisions = self.0.store.current_revisions().await?;
-        let mut agents = Vec::new();
-        for record in self.0.store.agents().await? {
-            let of_agent = revisions.remove(&record.name).unwrap_or_default();
-            let shown = match record.desired {
-                Some(desired) => of_agent.into_iter().find(|r| r.id == desired),
-                None => of_agent.into_iter().next_back(),
-            };
-            match shown {
-                Some(shown) => agents.push(self.0.render(record, shown)),
-                // It was replaced between the two queries.
-                None => match self.get_agent(record.name).await {
-                    Ok(agent) => agents.push(agent),
+    async fn list_agents(&self, mut query: PageQuery) -> Result<Page<Agent>> {
+        let limit = query.limit.clamp(1, PAGE);
+        loop {
+            let found = self.0.store.agents_after(query.after.as_ref(), limit + 1).await?;
+            let Page { items: records, more } = Page::of(found, limit as usize);
+            query.after = records.last().map(|record| record.name.clone());
+            let mut items = Vec::with_capacity(records.len());
+            for record in records {
+                match self.0.view(record).await {
+                    Ok(agent) => items.push(agent),
+                    // It was deleted, or replaced, between the two queries.
                     Err(e) if e.code == Code::NotFound => {}
                     Err(e) => return Err(e),
-                },
+                }
+            }
+            // Where others follow there is always one to go on from.
+            if !more || !items.is_empty() {
+                return Ok(Page { items, more });
             }
         }
-        Ok(agents)
     }
 
     async fn images_in_use(&self) -> Result<Vec<StoredImage>> {

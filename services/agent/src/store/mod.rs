@@ -20,7 +20,7 @@ use hoistway_kit::{
     secrets::MasterKey,
 };
 use hoistway_model::{Digest, Name, Result, RevisionId, image::StoredImage};
-use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use std::{
     collections::{BTreeSet, HashMap},
     path::Path,
@@ -61,6 +61,16 @@ impl Store {
     pub(crate) async fn agent(&self, name: &Name) -> Result<Option<AgentRecord>> {
         let row = agent::Entity::find_by_id(name.as_str()).one(self.db.read()).await;
         row.map_err(db_error("reading an agent"))?.map(AgentRecord::read).transpose()
+    }
+
+    /// Agents by name, at most `limit` of those after `after`.
+    pub(crate) async fn agents_after(&self, after: Option<&Name>, limit: u32) -> Result<Vec<AgentRecord>> {
+        let mut query = agent::Entity::find().order_by_asc(agent::Column::Name).limit(u64::from(limit));
+        if let Some(after) = after {
+            query = query.filter(agent::Column::Name.gt(after.as_str()));
+        }
+        let rows = query.all(self.db.read()).await;
+        rows.map_err(db_error("listing agents"))?.into_iter().map(AgentRecord::read).collect()
     }
 
     /// All agents by name.

@@ -5,6 +5,7 @@ use hoistway_agent::runtime::State;
 use hoistway_model::{
     Code, DeploymentId, Digest, Name, Operation, OperationId, RevisionId, Secret,
     agent::{AgentSpec, EnvVar, LlmConfig, LlmRole, Phase},
+    page::PageQuery,
     redact::MASK,
     revision::{Derivation, Reason, Revision, RevisionRef, RevisionState, SpecChanges},
     tool::BoundTool,
@@ -261,7 +262,7 @@ async fn there_are_no_more_agents_than_are_allowed() {
     let other = spec("b", &image);
     let start = || stack.agents.start_revision(Operation::new(), RevisionId::mint(), other.clone());
     assert_eq!(start().await.unwrap_err().message, message);
-    assert_eq!(stack.agents.list_agents().await.unwrap().len(), 1);
+    assert_eq!(stack.agents.list_agents(PageQuery::FIRST).await.unwrap().items.len(), 1);
     stack.agents.delete_agent(Operation::new(), name("a")).await.unwrap();
     start().await.unwrap();
 }

@@ -7,6 +7,7 @@ use hoistway_model::{
     agent::{AgentSpec, Phase},
     image::ImageRef,
     log::LogQuery,
+    page::PageQuery,
     redact::MASK,
 };
 use std::time::Duration;
@@ -38,7 +39,7 @@ async fn a_new_agent_comes_up_and_is_routed_to() {
     assert_eq!(agent.spec.env[0].value.expose(), MASK);
     assert!(agent.shown_env.contains(&("KEY".into(), MASK.into())));
     assert!(agent.shown_env.contains(&("USER_ENTRY_POINT".into(), "agent.py".into())));
-    assert_eq!(stack.agents.list_agents().await.unwrap(), [agent]);
+    assert_eq!(stack.agents.list_agents(PageQuery::FIRST).await.unwrap().items, [agent]);
 
     let instance = stack.runtime.instance(&revision).unwrap();
     let get = |n: &str| instance.env.iter().find(|(name, _)| name == n).map(|(_, value)| value.expose());

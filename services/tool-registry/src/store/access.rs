@@ -13,7 +13,7 @@ use hoistway_model::{
     tool::DEMO_LABEL,
     watch::Updates,
 };
-use sea_orm::{EntityTrait, QuerySelect};
+use sea_orm::{EntityTrait, Iterable, QuerySelect, sea_query::Expr};
 use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,15 @@ impl Store {
     }
 
     async fn stored_tools(&self) -> Result<BTreeMap<Name, StoredTool>> {
-        let rows = tool::Entity::find().limit(MAX_ROWS).all(self.db.read()).await;
+        // What a tool is described as is no part of how it is called: it is neither read nor kept for comparing.
+        let called = tool::Column::iter().filter(|column| !matches!(column, tool::Column::Description));
+        let rows = tool::Entity::find()
+            .select_only()
+            .columns(called)
+            .column_as(Expr::value(""), tool::Column::Description)
+            .limit(MAX_ROWS)
+            .all(self.db.read())
+            .await;
         let tools = rows.map_err(db_error("reading tools"))?.into_iter().map(StoredTool::try_from);
         tools.map(|tool| tool.map(|tool| (tool.name.clone(), tool))).collect()
     }

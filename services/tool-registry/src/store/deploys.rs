@@ -281,7 +281,7 @@ async fn put_back(txn: &impl ConnectionTrait, applied: OperationId, previous: Pr
         builtin: previous.builtin.as_deref().and_then(Builtin::parse),
         credentials: have.content.credentials.clone().filter(|_| !previous.without_credentials),
     };
-    tools::update(txn, have, content, previous.written_by).await.map(drop)
+    tools::put(txn, have, content, previous.written_by).await.map(drop)
 }
 
 /// Deletes the tools that `applied` created, but for those that somebody else adopted, changed or bound since. Settled

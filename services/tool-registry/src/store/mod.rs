@@ -107,15 +107,75 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use hoistway_kit::secrets::MasterKey;
+    use hoistway_model::{
+        Code, Name,
+        page::PageQuery,
+        tool::{Connection, NewTool, ToolUpdate},
+    };
     use sea_orm::{ConnectionTrait, EntityTrait};
-    use std::time::Duration;
+    use std::{collections::BTreeMap, time::Duration};
+
+    async fn opened(dir: &Path) -> Store {
+        let vault = Vault::new(MasterKey::from_bytes(&[7; 32]).unwrap());
+        let addresses = Addresses::new(None, None, "127.0.0.1:1".parse().unwrap()).unwrap();
+        Store::open(&dir.join("tools.db"), vault, addresses).await.unwrap()
+    }
+
+    fn named(text: &str) -> Name {
+        Name::parse("name", text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_stored_before_there_were_bounds_is_listed_changed_and_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = opened(dir.path()).await;
+        let new = |name: &str, description: String| NewTool {
+            name: named(name),
+            description,
+            connection: store.addresses.echo(),
+            labels: BTreeMap::new(),
+            credentials: BTreeMap::new(),
+        };
+        for i in 0..300 {
+            store.create_tool(&Operation::new(), &new(&format!("t{i:03}"), String::new())).await.unwrap();
+        }
+        let long = "UPDATE tools SET description = printf('%.*c', 65536, 'x')";
+        store.db.write().execute_unprepared(long).await.unwrap();
+
+        let (mut query, mut listed) = (PageQuery::FIRST, 0);
+        loop {
+            let page = store.list_tools(query).await.unwrap();
+            listed += page.items.len();
+            query = PageQuery { after: page.items.last().map(|tool| tool.name.clone()), limit: u32::MAX };
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(listed, 300);
+        let e = store.create_tool(&Operation::new(), &new("new", String::new())).await.unwrap_err();
+        assert_eq!(e.code, Code::ResourceExhausted);
+
+        // A description that is not touched stays, however long it is.
+        let long = "x".repeat(65_536);
+        let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        let update = |tool| ToolUpdate { tool, version: None };
+        let kept = update(NewTool { labels, ..new("t000", long.clone()) });
+        assert_eq!(store.update_tool(&Operation::new(), &kept).await.unwrap_err().code, Code::ResourceExhausted);
+        let moved =
+            NewTool { connection: Connection { port: 1, ..store.addresses.echo() }, ..new("t000", long.clone()) };
+        assert_eq!(store.update_tool(&Operation::new(), &update(moved)).await.unwrap().description, long);
+        let e = store.update_tool(&Operation::new(), &update(new("t000", long.replace('x', "y")))).await.unwrap_err();
+        assert_eq!(e.field.as_deref(), Some("description"));
+        for i in 100..300 {
+            store.delete_tool(&Operation::new(), &named(&format!("t{i:03}"))).await.unwrap();
+        }
+        store.create_tool(&Operation::new(), &new("new", String::new())).await.unwrap();
+    }
 
     #[tokio::test]
     async fn what_old_deploys_did_is_forgotten_once_it_is_settled() {
         let dir = tempfile::tempdir().unwrap();
-        let vault = Vault::new(MasterKey::from_bytes(&[7; 32]).unwrap());
-        let addresses = Addresses::new(None, None, "127.0.0.1:1".parse().unwrap()).unwrap();
-        let store = Store::open(&dir.path().join("tools.db"), vault, addresses).await.unwrap();
+        let store = opened(dir.path()).await;
         for (id, settled) in [("1", true), ("2", false), ("3", true), ("4", false), ("5", true)] {
             let text = format!("INSERT INTO applications VALUES ('{id}', 'a', '{{}}', {settled}, {id})");
             store.db.write().execute_unprepared(&text).await.unwrap();

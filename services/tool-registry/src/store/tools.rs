@@ -6,6 +6,7 @@ use super::{
     text,
 };
 use crate::{
+    check::check_description,
     plan::{agents, completed, replaced},
     record::{Builtin, Content, StoredTool},
     vault::{Holder, Sealed, tool_value},
@@ -13,6 +14,7 @@ use crate::{
 use hoistway_kit::{db::db_error, time::now_ms};
 use hoistway_model::{
     Code, Error, Name, Operation, OperationId, Result, Secret,
+    page::{Page, PageQuery},
     tool::{ApiKeyPlace, Connection, NewTool, OAuth2, Tool, ToolUpdate},
 };
 use sea_orm::{
@@ -22,6 +24,15 @@ use sea_orm::{
 };
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How many tools are listed at a time.
+const PAGE: u32 = 100;
+/// What all tools together may hold, and how the database measures it. What is held beyond, from before there was a
+/// bound, can be read, shortened and deleted.
+const MAX_BYTES: i64 = 16 << 20;
+const BYTES: &str = "SUM(octet_length(description) + octet_length(base_url) + octet_length(labels) \
+    + octet_length(COALESCE(oauth2, '')) + octet_length(COALESCE(api_key_name, '')) \
+    + octet_length(COALESCE(api_key_prefix, '')) + octet_length(COALESCE(credentials, '')))";
 
 impl Store {
     pub(crate) async fn create_tool(&self, operation: &Operation, wanted: &NewTool) -> Result<Tool> {
@@ -65,6 +76,9 @@ impl Store {
         if version.is_some_and(|version| version != have.written_by) {
             let text = format!("tool \"{}\" was changed meanwhile; look at it and try again", wanted.name);
             return Err(Error::new(Code::Aborted, text));
+        }
+        if wanted.description != have.content.description {
+            check_description("description", &wanted.description)?;
         }
         let content = replaced(&have, wanted, &self.addresses, &self.vault)?;
         adopt(&txn, &have.name).await?;
@@ -111,10 +125,14 @@ impl Store {
         Ok(tool.show(&self.addresses))
     }
 
-    pub(crate) async fn list_tools(&self) -> Result<Vec<Tool>> {
-        let rows = tool::Entity::find().order_by_asc(tool::Column::Name).limit(MAX_ROWS).all(self.db.read()).await;
-        let rows = rows.map_err(db_error("listing tools"))?;
-        rows.into_iter().map(|row| Ok(StoredTool::try_from(row)?.show(&self.addresses))).collect()
+    pub(crate) async fn list_tools(&self, query: PageQuery) -> Result<Page<Tool>> {
+        let limit = query.limit.clamp(1, PAGE);
+        let mut rows = tool::Entity::find().order_by_asc(tool::Column::Name).limit(u64::from(limit) + 1);
+        if let Some(after) = &query.after {
+            rows = rows.filter(tool::Column::Name.gt(after.as_str()));
+        }
+        let rows = rows.all(self.db.read()).await.map_err(db_error("listing tools"))?;
+        Page::of(rows, limit as usize).try_map(|row| Ok(StoredTool::try_from(row)?.show(&self.addresses)))
     }
 
     pub(crate) async fn delete_tool(&self, operation: &Operation, name: &Name) -> Result<()> {
@@ -188,11 +206,59 @@ pub(super) async fn insert(txn: &impl ConnectionTrait, tools: Vec<StoredTool>) -
     }
     let rows = tools.into_iter().map(row).collect::<Result<Vec<_>>>()?;
     tool::Entity::insert_many(rows).exec_without_returning(txn).await.map_err(db_error(doing))?;
+    has_room(txn).await
+}
+
+/// What all tools hold is within its bound, now that something was added.
+async fn has_room(txn: &impl ConnectionTrait) -> Result<()> {
+    let held: Option<i64> = tool::Entity::find()
+        .select_only()
+        .column_as(Expr::cust(BYTES), "bytes")
+        .into_tuple()
+        .one(txn)
+        .await
+        .map_err(db_error("measuring the tools"))?
+        .flatten();
+    if held.is_some_and(|held| held > MAX_BYTES) {
+        let text = format!(
+            "all tools together would hold more than {} MiB of descriptions, labels and other texts; shorten some, or \
+             delete tools that no agent needs",
+            MAX_BYTES >> 20
+        );
+        return Err(Error::new(Code::ResourceExhausted, text));
+    }
     Ok(())
 }
 
-/// Gives a tool that exists new content.
+/// Gives a tool that exists new content, for which there must be room if it is longer than what it had.
 pub(super) async fn update(
+    txn: &impl ConnectionTrait,
+    have: StoredTool,
+    content: Content,
+    written_by: OperationId,
+) -> Result<StoredTool> {
+    let before = bytes(&have.name, txn).await?;
+    let tool = put(txn, have, content, written_by).await?;
+    if bytes(&tool.name, txn).await? > before {
+        has_room(txn).await?;
+    }
+    Ok(tool)
+}
+
+/// What one tool holds.
+async fn bytes(name: &Name, txn: &impl ConnectionTrait) -> Result<i64> {
+    let held: Option<Option<i64>> = tool::Entity::find_by_id(name.as_str())
+        .select_only()
+        .column_as(Expr::cust(BYTES), "bytes")
+        .into_tuple()
+        .one(txn)
+        .await
+        .map_err(db_error("measuring a tool"))?;
+    Ok(held.flatten().unwrap_or(0))
+}
+
+/// Gives a tool that exists content, whatever it takes: what is taken back had room before.
+pub(super) async fn put(
     txn: &impl ConnectionTrait,
     have: StoredTool,
     content: Content,

@@ -7,6 +7,7 @@ use hoistway_kit::token::ServiceToken;
 use hoistway_model::{
     Code, Name, Operation, Result, ToolCredentials, ToolRegistry,
     egress::{ModelProviderAccess, ToolAccess},
+    page::PageQuery,
     tool::{AuthType, OAuth2},
     watch::{Update, Updates},
 };
@@ -53,7 +54,7 @@ async fn credentials_are_shown_to_egress_and_to_nobody_else() {
     assert_eq!(refused.code, Code::PermissionDenied);
 
     let registry = ToolRegistryClient::new(world.server().into_local_with(&world.deps.egress_token));
-    let e = registry.list_tools().await.unwrap_err();
+    let e = registry.list_tools(PageQuery::FIRST).await.unwrap_err();
     assert_eq!(e.code, Code::Unauthenticated, "the token of egress reads credentials and does nothing else");
 }
 

@@ -3,7 +3,7 @@
 use crate::world::*;
 use hoistway_client::{ToolRegistryClient, Transport};
 use hoistway_kit::{ports::listen_loopback, token::ServiceToken};
-use hoistway_model::{Code, Operation, ToolRegistry};
+use hoistway_model::{Code, Operation, ToolRegistry, page::PageQuery};
 use hoistway_proto::tools::v1::{self as pb, tool_registry_service_client::ToolRegistryServiceClient};
 use tokio_util::sync::CancellationToken;
 
@@ -18,10 +18,10 @@ async fn a_port_answers_who_shows_the_token() {
 
     let client = ToolRegistryClient::new(Transport::connect("tool-registry", &uri, &world.deps.token).unwrap());
     let made = client.create_tool(Operation::new(), with_key(in_header(tool("t")), "sk")).await.unwrap();
-    assert_eq!(client.list_tools().await.unwrap(), [made]);
+    assert_eq!(client.list_tools(PageQuery::FIRST).await.unwrap().items, [made]);
     let stranger = ServiceToken::generate().unwrap();
     let stranger = ToolRegistryClient::new(Transport::connect("tool-registry", &uri, &stranger).unwrap());
-    assert_eq!(stranger.list_tools().await.unwrap_err().code, Code::Unauthenticated);
+    assert_eq!(stranger.list_tools(PageQuery::FIRST).await.unwrap_err().code, Code::Unauthenticated);
 
     let e = client.create_model_provider(
         Operation::new(),

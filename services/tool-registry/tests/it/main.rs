@@ -5,6 +5,7 @@ mod bindings;
 mod credentials;
 mod echo;
 mod grpc;
+mod lists;
 mod process;
 mod providers;
 mod tools;

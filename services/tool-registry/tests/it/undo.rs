@@ -1,7 +1,7 @@
 //! Undoing: only what the deploy made, as often as one likes, also before it arrives.
 
 use crate::world::*;
-use hoistway_model::{Code, Operation};
+use hoistway_model::{Code, Operation, page::PageQuery};
 
 crate::both_ways! {
     undo_takes_back_all_that_a_deploy_made
@@ -20,14 +20,14 @@ crate::both_ways! {
 
 async fn undo_takes_back_all_that_a_deploy_made(world: World) {
     world.deploy(&plan("a", [tool("x")], &["x"])).await;
-    let before = world.list_tools().await.unwrap();
+    let before = world.list_tools(PageQuery::FIRST).await.unwrap();
     let wanted = plan("a", [described(elsewhere(tool("x")), "New"), tool("y"), tool("z")], &["y"]);
     let (id, applied) = world.apply(&wanted).await;
     assert_eq!(applied.created, [name("y"), name("z")]);
     world.undo_tools(id).await.unwrap();
-    let after = world.list_tools().await.unwrap();
-    let plain = |tools: Vec<hoistway_model::tool::Tool>| {
-        tools.into_iter().map(|t| (t.name, t.description, t.connection)).collect::<Vec<_>>()
+    let after = world.list_tools(PageQuery::FIRST).await.unwrap();
+    let plain = |tools: hoistway_model::page::Page<hoistway_model::tool::Tool>| {
+        tools.items.into_iter().map(|t| (t.name, t.description, t.connection)).collect::<Vec<_>>()
     };
     assert_eq!(plain(after), plain(before));
     assert!(!world.changed(&plan("a", [tool("x")], &["x"])).await, "the old bindings are still there");

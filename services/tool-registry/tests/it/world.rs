@@ -3,7 +3,7 @@
 use hoistway_client::ToolRegistryClient;
 use hoistway_kit::{grpc::Server, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
-    Code, Error, Name, Operation, OperationId, Result, Secret, ToolRegistry,
+    Code, Error, Name, Operation, OperationId, Result, Secret, ToolRegistry, page,
     tool::{
         ApiKeyPlace, AppliedTools, AuthType, Connection, IdentityProvider, NewModelProvider, NewTool, Resolved, Scheme,
         ToolPlan,
@@ -106,7 +106,7 @@ impl World {
     }
 
     pub async fn names(&self) -> Vec<String> {
-        self.list_tools().await.unwrap().into_iter().map(|t| t.name.into()).collect()
+        page::of_tools(&*self.registry, |tool| Some(tool.name.into())).await.unwrap()
     }
 
     /// The agents that keep `tool` from being deleted, in the words of the refusal; the tool is gone when there are none.

@@ -9,13 +9,14 @@ mod lane;
 pub(crate) mod log;
 mod plan;
 pub mod providers;
+mod requests;
 mod steps;
 mod worker;
 
 use crate::{
     audit::{self, Ticket},
     deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Turn},
-    limits::{Full, Share, Shares},
+    limits::Shares,
     store::{Journal, Record},
     work::{Made, Work},
 };
@@ -24,18 +25,12 @@ use hoistway_kit::{secrets::MasterKey, telemetry::Origin, time::now_ms};
 use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
 use lane::{Item, Job, Lane, Lanes};
 use log::{Log, State, Step};
+pub(crate) use requests::reseal;
 use std::{sync::Arc, time::Duration};
 pub use steps::Services;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// What the requests that wait for their turn may take in the journal, all of them and those of one API key.
-const WAITING: usize = 256 << 20;
-const WAITING_OF_ONE: usize = 128 << 20;
-/// The requests that wait and are not counted.
-const SMALL: usize = 64 << 10;
-/// Requests of so many bytes are not hashed, sealed or read on a thread of the runtime.
-const SLOW: usize = 256 << 10;
 /// Sources of more bytes are in memory only while they are needed, and of so many deployments at a time.
 pub const LARGE_SOURCE: usize = 4 << 20;
 const LARGE_AT_A_TIME: usize = 2;
@@ -89,7 +84,7 @@ impl Saga {
         shutdown: CancellationToken,
     ) -> Self {
         let (lanes, tasks) = (Lanes::default(), TaskTracker::new());
-        let (waiting, large) = (Shares::new(WAITING, WAITING_OF_ONE), Semaphore::new(LARGE_AT_A_TIME));
+        let (waiting, large) = (requests::waiting(), Semaphore::new(LARGE_AT_A_TIME));
         Self(Arc::new(Inner { services, journal, key, limits, lanes, waiting, large, shutdown, tasks }))
     }
 
@@ -268,24 +263,6 @@ impl Inner {
         Ok(job.accepted())
     }
 
-    /// Room in the journal for the request of a deployment that waits. Small ones, rollbacks among them, need none.
-    fn room_to_wait(&self, bytes: usize, ticket: Option<&Ticket>) -> Result<Share> {
-        let holder = ticket.map_or_else(|| "".into(), Ticket::key);
-        let bytes = if bytes > SMALL { bytes } else { 0 };
-        self.waiting.take(&holder, bytes).map_err(|full| {
-            let (whose, limit) = match full {
-                Full::Own => ("of this API key", WAITING_OF_ONE),
-                Full::All => ("of all API keys", WAITING),
-            };
-            let text = format!(
-                "the requests {whose} that wait for an earlier deployment of their agent would take more than {} MiB; \
-                 try again when some of those deployments have ended",
-                limit >> 20
-            );
-            Error::new(Code::ResourceExhausted, text)
-        })
-    }
-
     /// Writes a new deployment, and with it who asked for it.
     async fn journalled(&self, record: &Record, request: Vec<u8>, ticket: Option<&Ticket>) -> Result<()> {
         let entry = ticket.and_then(|ticket| ticket.claim(record.id, record.agent.as_str()));
@@ -326,65 +303,10 @@ impl Inner {
         }
         self.lanes.forget(lane);
     }
-
-    /// The work, and what makes two of them the same.
-    async fn identified(&self, work: Work) -> Result<(Work, Digest)> {
-        let key = self.key.clone();
-        apart(work.bytes(), move || {
-            let identity = key.fingerprint("deploy-request", &work.canonical());
-            Ok((work, identity))
-        })
-        .await
-    }
-
-    /// The work, and its request for the journal.
-    async fn sealed(&self, id: DeploymentId, work: Work) -> Result<(Work, Vec<u8>)> {
-        let key = self.key.clone();
-        apart(work.bytes(), move || {
-            let sealed = key.seal(&seal_context(id), &work.to_journal()?)?;
-            Ok((work, sealed))
-        })
-        .await
-    }
-
-    async fn unseal(&self, record: &Record, sealed: Vec<u8>) -> Result<Work> {
-        let (key, context, reason) = (self.key.clone(), seal_context(record.id), record.log.reason);
-        apart(sealed.len(), move || Work::from_journal(reason, &key.open(&context, &sealed)?)).await
-    }
-}
-
-/// Does what takes long with many bytes on a thread of its own: others are answered meanwhile.
-async fn apart<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    if bytes <= SLOW {
-        return work();
-    }
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("reading or writing a request", e))?
 }
 
 fn shutting_down() -> Error {
     Error::new(Code::Unavailable, "the gateway is shutting down; send the request again")
-}
-
-fn seal_context(id: DeploymentId) -> String {
-    format!("deployment/{id}")
-}
-
-/// Seals anew, after a rotation of the master key, the requests that old keys have sealed. Call it before anything
-/// runs; repeating it, whole or from the middle, is harmless.
-pub(crate) async fn reseal(journal: &Journal, key: &MasterKey) -> Result<()> {
-    if !key.has_old() {
-        return Ok(());
-    }
-    // Only unfinished deployments have their request still.
-    for record in journal.unfinished().await? {
-        let Some(sealed) = journal.request(record.id).await? else { continue };
-        match key.reseal(&seal_context(record.id), &sealed) {
-            Ok(None) => {}
-            Ok(Some(sealed)) => journal.replace_request(record.id, sealed).await?,
-            Err(e) => tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable"),
-        }
-    }
-    Ok(())
 }
 
 /// What waiters see of a record.

@@ -142,16 +142,16 @@ fn peers_that_do_not_read_or_end_cost_little_and_keep_nobody_waiting() {
     assert_eq!(answered, 200);
     small("millions of empty lines");
 
-    for n in 0..200 {
+    for n in 0..800 {
         let tool =
-            json!({"name": format!("t{n}"), "description": "d".repeat(60_000), "base_url": "https://t.example.com"});
+            json!({"name": format!("t{n}"), "description": "d".repeat(16_000), "base_url": "https://t.example.com"});
         assert_eq!(stack.call("POST", "/api/tools", Some(&tool)).status, 201);
     }
     let mut unread: Vec<TcpStream> =
         (0..20).map(|_| send(&stack, &reader, "GET /api/tools?limit=1000", 0, b"")).collect();
     let refused = unread.iter_mut().map(status).filter(|status| *status == 429).count();
     assert!((1..20).contains(&refused), "{refused}");
-    assert_eq!(stack.get("/api/tools?limit=1000").as_array().unwrap().len(), 200, "others have room for theirs");
+    assert_eq!(stack.get("/api/tools?limit=1000").as_array().unwrap().len(), 800, "others have room for theirs");
     small("lists that nobody reads");
     assert!(stack.stop().success());
 }

@@ -211,6 +211,9 @@ pub struct Log {
     pub made: Option<(RevisionId, u64)>,
     /// For an image deploy: the digest that its tag stood for when the deploy was planned.
     pub image_digest: Option<Digest>,
+    /// For a deploy: what a later one is compared with. Its source may be in memory no more when it is wanted.
+    #[serde(default)]
+    pub fingerprint: Option<Digest>,
     pub tools: Option<ToolsOutput>,
     pub image: Option<ImageEntry>,
     /// Why the started revision is not ready yet, once it is started.
@@ -234,6 +237,7 @@ impl Log {
             from: None,
             made: None,
             image_digest: None,
+            fingerprint: None,
             tools: None,
             image: None,
             pending: None,

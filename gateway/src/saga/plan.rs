@@ -154,6 +154,10 @@ pub async fn pin_image(services: &Services, work: &Work, findings: &mut Findings
 pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, now: i64) {
     let Findings { resolved, agent, image_digest, base, choices: _ } = findings;
     log.image_digest = image_digest;
+    log.fingerprint = match work {
+        Work::Deploy(request) => Some(fingerprint(key, request, image_digest)),
+        _ => None,
+    };
     log.changes_tools = resolved.changed;
     // The image to be built again, not the one that comes out.
     let outdated = match (work, &base, &agent) {
@@ -165,7 +169,7 @@ pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, n
     let agent = agent.filter(|agent| {
         let same = match (work, &base) {
             (Work::Deploy(request), _) if request.refresh || agent.needs_rebuild => false,
-            (Work::Deploy(request), _) => agent.spec.fingerprint == fingerprint(key, request, image_digest),
+            (Work::Deploy(_), _) => log.fingerprint == Some(agent.spec.fingerprint),
             (Work::Rollback(_), Some(base)) => is_current(agent, base),
             (Work::Rollback(_), None) => false,
             // Somebody deployed or stopped it meanwhile, or the old interpreter came back.

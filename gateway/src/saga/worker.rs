@@ -42,7 +42,10 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
         };
         loop {
             if record.log.step > Step::Build {
-                work.forget_source();
+                // A log of an earlier version has no fingerprint: it is still to be made of the source.
+                if record.log.fingerprint.is_some() {
+                    work.forget_source();
+                }
                 drop(turn.take());
             }
             match record.state {

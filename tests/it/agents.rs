@@ -44,6 +44,22 @@ fn a_langgraph_agent_compiles_its_graph_and_answers() {
 }
 
 #[test]
+fn the_runner_is_loaded_from_bytecode() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let source = r#"
+import os, sys
+def handler():
+    runner = {name: module for name, module in sys.modules.items() if name.startswith("_hoistway_runner.")}
+    return [len(runner) > 3, [name for name, module in runner.items() if not os.path.isfile(module.__cached__)]]
+"#;
+    let answer =
+        stack.call("POST", "/api/deploy", Some(&json!({"agent_name": "own", "source_files": {"agent.py": source}})));
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert_eq!(stack.answer("own", "x"), json!([true, []]));
+}
+
+#[test]
 fn a_model_whose_provider_is_not_registered_is_refused_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());

@@ -10,6 +10,7 @@ import http.server
 import json
 import os
 import py_compile
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,8 @@ WAIT = 30  # longer than anything takes; a test never waits this long unless it 
 class Agent:
     """A runner process in a directory of its own."""
 
-    def __init__(self, files, entry="agent.py", env=None, config=None, sites=(), flags=("-s",), prepare=None):
+    def __init__(self, files, entry="agent.py", env=None, config=None, sites=(), flags=("-s",), prepare=None,
+                 runner=RUNNER):
         self.dir = tempfile.TemporaryDirectory()
         self.app = os.path.join(self.dir.name, "app")
         for name, text in {**files, **{f"../{k}": v for k, v in dict(sites).items()}}.items():
@@ -41,7 +43,7 @@ class Agent:
         self.port = self.listener.getsockname()[1]
         notify_reader, notify_writer = os.pipe()
         config_reader, config_writer = os.pipe()
-        command = [sys.executable, *flags, RUNNER, "--app", self.app, "--listen-fd", str(self.listener.fileno()),
+        command = [sys.executable, *flags, runner, "--app", self.app, "--listen-fd", str(self.listener.fileno()),
                    "--notify-fd", str(notify_writer), "--config-fd", str(config_reader)]
         for site in sorted({name.split("/")[0] for name in dict(sites)}):
             command += ["--site", os.path.join(self.dir.name, site)]
@@ -556,6 +558,93 @@ class Modules(unittest.TestCase):
         """
         with source(code) as agent:
             self.assertEqual(agent.response(), ["agent", os.path.join(agent.app, "agent.py"), False])
+
+
+class OwnModules(unittest.TestCase):
+    """The runner as a package: what a start costs, and what the agent's code sees of it."""
+
+    PACKAGE = os.path.join(os.path.dirname(RUNNER), "_hoistway_runner")
+    NAMES = sorted(name.removesuffix(".py") for name in os.listdir(PACKAGE) if name.endswith(".py"))
+
+    def test_each_module_can_be_imported_alone(self):
+        for name in self.NAMES:
+            done = subprocess.run([sys.executable, "-B", "-c", f"import _hoistway_runner.{name}"],
+                                  cwd=os.path.dirname(RUNNER), capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), name)
+
+    def test_a_start_compiles_nothing_where_there_is_bytecode(self):
+        with tempfile.TemporaryDirectory() as directory:
+            shutil.copy(RUNNER, directory)
+            package = os.path.join(directory, "_hoistway_runner")
+            shutil.copytree(self.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+            for name in self.NAMES:
+                path = os.path.join(package, name + ".py")
+                py_compile.compile(path, dfile=f"/opt/hoistway/runner/_hoistway_runner/{name}.py",
+                                   invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write("raise SystemExit('it was compiled')")
+            runner = os.path.join(directory, "hoistway_runner.py")
+            for code in ("def handler(message):\n  if message == 'raise': raise ValueError('x')\n  return message",
+                         "async def handler(message):\n  if message == 'raise': raise ValueError('x')\n  return message",
+                         "import sys\nif sys.argv[1] == 'raise': raise ValueError('x')\nprint(sys.argv[1])"):
+                with self.subTest(code), source(code, runner=runner) as agent:
+                    self.assertEqual(agent.response(), "x", agent.stderr())
+                    status, answer = agent.invoke("raise")  # its traceback must be told from ours by where we really are
+                    self.assertEqual((status, answer["error"]), (500, "ValueError: x"))
+                    self.assertNotIn("hoistway_runner", agent.stderr())
+                    self.assertEqual(agent.terminate(), 0)
+            with source(WSGI, runner=runner) as agent:
+                self.assertEqual(agent.response("lazy"), "ab", agent.stderr())
+
+    def test_what_a_plain_handler_does_not_need_is_not_loaded(self):
+        code = """
+        import sys
+        def handler(): return sorted(n.split(".")[1] for n in sys.modules if n.startswith("_hoistway_runner."))
+        """
+        with source(code) as agent:
+            loaded = set(agent.response())
+        self.assertEqual(set(self.NAMES) - {"__init__"} - loaded, {"end_users", "frameworks", "loop", "scripts", "web"})
+
+    def test_an_agents_modules_do_not_take_the_place_of_ours(self):
+        files = {"agent.py": "def handler(message): return message", "script.py": "import sys\nprint(sys.argv[1])",
+                 **{name: "raise SystemExit('not this one')" for name in ("json.py", "socket.py", "signal.py", "http.py",
+                                                                          "_hoistway_runner.py", "loop.py", "web.py")}}
+        for entry in ("agent.py", "script.py"):
+            with self.subTest(entry), Agent(files, entry) as agent:
+                self.assertEqual(agent.response(), "x", agent.stderr())
+
+    def test_settings_that_it_does_not_know_are_ignored_and_options_refused(self):
+        with source("def run(): return 1", config={"token": "", "setting_of_tomorrow": {"a": [1]}}) as agent:
+            self.assertEqual(agent.response(), 1)
+        done = subprocess.run([sys.executable, RUNNER, "--option-of-tomorrow", "1"], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr),
+                         (1, "hoistway_runner.py: unknown option or missing value: --option-of-tomorrow\n"))
+
+    def test_a_process_of_the_agents_gets_its_context(self):
+        code = """
+        import multiprocessing
+        def work(context): return context.session["request_id"]
+        def handler(request, context):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                return pool.apply(work, (context,)) == request["request_id"]
+        """
+        with source(code) as agent:
+            self.assertEqual(agent.response(), True, agent.stderr())
+
+    def test_a_traceback_has_no_frames_of_ours_wherever_they_are(self):
+        code = """
+        class Refused(Exception): pass
+        def handler(request, context):
+            try:
+                context.__reduce__.__func__(3)
+            except TypeError as error:
+                raise Refused("outside") from error
+        """
+        with source(code) as agent:
+            status, answer = agent.invoke()
+            self.assertEqual((status, answer["error"]), (500, "agent.Refused: outside"))
+            self.assertIn("direct cause", agent.stderr())
+            self.assertNotIn("hoistway_runner", agent.stderr())
 
 
 class Starting(unittest.TestCase):

@@ -16,6 +16,7 @@ mod migration;
 mod pipeline;
 pub mod python;
 pub mod registry;
+mod runtime;
 mod seen;
 mod service;
 mod store;

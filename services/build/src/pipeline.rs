@@ -8,6 +8,7 @@ use crate::{
     log::BuildLog,
     python::{Analyser, Interpreter, imports},
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
+    runtime,
     service::encode,
     store::{Attempt, Finished, Store},
     unbuild,
@@ -16,15 +17,13 @@ use hoistway_model::{
     Code, Digest, Error, Name, Result,
     build::{BuildRequest, BuildSource, BuiltImage},
     digest::Hasher,
-    image::{APP_DIR, LAYER_HISTORY, RUNNER_PATH, layout},
+    image::{APP_DIR, LAYER_HISTORY, layout},
     source::Requirements,
 };
 use std::{str::FromStr, sync::Arc};
 
 /// What an image's history says of its source layer.
 pub const SOURCE_HISTORY: &str = "hoistway: source";
-/// The runner that every image carries.
-const RUNNER: &[u8] = include_bytes!("../runner/hoistway_runner.py");
 /// How often a build id is lengthened before two different images with one id are a defect.
 const MAX_LENGTHENED: usize = 8;
 
@@ -46,7 +45,7 @@ struct Inner {
 type FoundBase = Option<(Digest, Arc<Base>)>;
 
 impl Pipeline {
-    /// Puts the runtime layer into the blob store, and everything together.
+    /// Makes the runtime layer, puts it into the blob store, and puts everything together.
     pub async fn open(
         interpreter: Interpreter,
         dependencies: Dependencies,
@@ -55,9 +54,9 @@ impl Pipeline {
         blobs: BlobStore,
     ) -> Result<Self> {
         let children = dependencies.children().clone();
+        let (layer, bytes) = runtime::layer(&interpreter, &children, dependencies.work()).await?;
         let into = blobs.clone();
         let runner = tokio::task::spawn_blocking(move || {
-            let (layer, bytes) = LayerBuilder::new().file(RUNNER_PATH.trim_start_matches('/'), RUNNER)?.to_bytes()?;
             let digest = into.put_bytes(&bytes)?;
             // Every image to come needs it.
             into.pin(digest);

@@ -144,6 +144,7 @@ pub(crate) struct Sandbox {
 pub(crate) struct Parts<'a> {
     pub app_dir: &'a Path,
     pub site_dirs: &'a [PathBuf],
+    /// The runner's main file. The agent sees the directory that it is in.
     pub runner: &'a Path,
     /// `HOME` and `TMPDIR` where the sandbox has none of its own.
     pub home: PathBuf,
@@ -260,8 +261,10 @@ fn place(tier: Tier, closed: bool, settings: &Settings, host: &Host, disk: Optio
         inside
     };
     let app_dir = show(parts.app_dir, APP.into(), Access::Read);
+    // Its directory: the runner is more than its main file, but in images of earlier versions.
+    let directory = parts.runner.parent().unwrap_or(parts.runner);
     let file = parts.runner.file_name().unwrap_or_default();
-    let runner = show(parts.runner, Path::new(RUNNER).join(file), Access::Read);
+    let runner = show(directory, RUNNER.into(), Access::Read).join(file);
     let site_dirs: Vec<PathBuf> = match parts.site_dirs {
         [only] => vec![show(only, SITE.into(), Access::Read)],
         many => many.iter().zip(1..).map(|(dir, n)| show(dir, format!("{SITE}-{n}").into(), Access::Read)).collect(),

@@ -244,10 +244,11 @@ impl Probing<'_> {
 
     async fn look(&self, tier: Tier, closed: bool, user: Option<RunAs>, at: &Place) -> std::result::Result<Seen, Why> {
         let app_dir = at.0.join("app");
+        let runner = app_dir.join("runner.py");
         let parts = Parts {
             app_dir: &app_dir,
             site_dirs: &[],
-            runner: &app_dir,
+            runner: &runner,
             home: at.0.join("home"),
             tmp: at.0.join("tmp"),
             root: at.0.join("root"),

@@ -22,19 +22,28 @@ use tokio::{
     net::TcpStream,
 };
 
-const RUNNER: &str = include_str!("../../../build/runner/hoistway_runner.py");
+const RUNNER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../build/runner");
 const AGENT: &str = "import dep, os
 print('imported')
 def handler(request, context):
     return {'response': dep.word + request['message'], 'key': os.environ['KEY'], 'home': os.environ['HOME']}
 ";
 
+/// The main file and the package beside it.
+fn runner() -> Layer {
+    let package = std::fs::read_dir(format!("{RUNNER}/_hoistway_runner")).unwrap();
+    let names = package.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let modules = names.filter(|name| name.ends_with(".py")).map(|name| format!("_hoistway_runner/{name}"));
+    let read = |name: String| {
+        let text = std::fs::read_to_string(format!("{RUNNER}/{name}")).unwrap();
+        (format!("opt/hoistway/runner/{name}"), text)
+    };
+    let files: Vec<_> = modules.chain(["hoistway_runner.py".to_owned()]).map(read).collect();
+    layer(&files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect::<Vec<_>>())
+}
+
 fn layers(agent: &str) -> Vec<Layer> {
-    vec![
-        layer(&[("opt/hoistway/runner/hoistway_runner.py", RUNNER)]),
-        layer(&[("opt/hoistway/site-packages/dep.py", "word = 'hi '\n")]),
-        layer(&[("app/agent.py", agent)]),
-    ]
+    vec![runner(), layer(&[("opt/hoistway/site-packages/dep.py", "word = 'hi '\n")]), layer(&[("app/agent.py", agent)])]
 }
 
 async fn route(agents: &Arc<dyn AgentService>) -> Route {

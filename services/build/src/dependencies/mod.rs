@@ -20,7 +20,7 @@ use stage::Stage;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex as StdMutex, PoisonError, Weak},
     time::Duration,
 };
@@ -69,7 +69,7 @@ impl Dependencies {
     /// Works below `dir`, the service's directory; the packages of a build have `max_unpacked` bytes at most. What an
     /// earlier process left half done is removed.
     pub fn open(
-        dir: &std::path::Path,
+        dir: &Path,
         uv: Arc<Uv>,
         interpreter: Interpreter,
         blobs: BlobStore,
@@ -86,6 +86,11 @@ impl Dependencies {
         let work = tempfile::Builder::new().prefix("").tempdir_in(&all).map_err(failed)?.keep();
         let room = Room::new(blobs.clone(), max_unpacked);
         Ok(Self { work, uv, interpreter, blobs, room, making: StdMutex::default() })
+    }
+
+    /// A directory for what is put together before it is stored; emptied at start.
+    pub fn work(&self) -> &Path {
+        &self.work
     }
 
     /// What starts programs.

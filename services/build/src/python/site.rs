@@ -4,7 +4,7 @@
 
 mod compile;
 
-pub use compile::compile;
+pub use compile::{Sources, compile, compile_sources};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hoistway_model::{Code, Error, Result};

@@ -37,6 +37,13 @@ def read(path):
         return FACTS["secret"].encode() in file.read()
 
 
+def write(path):
+    try:
+        with open(path, "a") as file: return file.write("#") > 0
+    except OSError:
+        return False
+
+
 # Files.
 def read_secret(): return read(FACTS["private"])
 def read_shadow():
@@ -85,7 +92,8 @@ def plant_bytecode():
 def plant_package():
     with open(OPTIONS["--site"][0] + "/planted.py", "w") as file: return file.write("x")
 def change_runner():
-    with open(sys.argv[0], "a") as file: return file.write("#")
+    beside = os.path.join(os.path.dirname(sys.argv[0]), "planted.py")
+    return any([write(sys.argv[0]), write(beside)])
 def change_kernel_settings():
     with open("/proc/sys/kernel/core_pattern", "w") as file: return file.write("x")
 def replace_own_directories():

@@ -242,8 +242,9 @@ impl Trial {
 /// The instance with an interpreter and a runner that every user can reach.
 fn with_python(mut instance: Instance, stage: &Stage, python: &Path) -> Instance {
     let Program::Unpacked { interpreter, runner, app_dir, .. } = &mut instance.program else { unreachable!() };
-    let copy = stage.dir.path().join("runner.py");
+    let copy = stage.dir.path().join("runner/runner.py");
     if !copy.exists() {
+        std::fs::create_dir(copy.parent().unwrap()).unwrap();
         std::fs::copy(&*runner, &copy).unwrap();
     }
     for path in [app_dir.as_path(), &stage.dir.path().join("site")] {

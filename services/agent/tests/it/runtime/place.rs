@@ -143,7 +143,9 @@ async fn a_user_of_its_own() {
     let python = python.canonicalize().unwrap();
     let stage = Stage::with(|config| config.python = python.clone()).await;
     assert!(stage.runtime.isolation().enforced.ends_with("own uid"), "{:?}", stage.runtime.isolation());
-    let runner = stage.dir.path().join("runner.py");
+    // A directory of its own, since the agent sees it.
+    let runner = stage.dir.path().join("runner/runner.py");
+    std::fs::create_dir(runner.parent().unwrap()).unwrap();
     let mut users = Vec::new();
     for agent in ["one", "two", "one"] {
         let mut instance = stage.instance(LOOK);

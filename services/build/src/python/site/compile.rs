@@ -1,4 +1,4 @@
-//! Bytecode for packages that an installer left.
+//! Bytecode for packages that an installer left, and for the runner.
 
 use super::{BIN, Installed};
 use crate::python::{
@@ -21,12 +21,21 @@ const SCRIPT: &str = include_str!("../site.py");
 /// A package with more files is compiled by several processes.
 const LARGE: usize = 512;
 
-/// One package for the script.
+/// What one process of the script compiles.
 #[derive(Debug, Serialize)]
-struct Sources<'a> {
-    root: &'a Path,
-    files: &'a [String],
-    out: &'a Path,
+pub struct Sources<'a> {
+    /// What errors call it.
+    #[serde(skip)]
+    pub name: &'a str,
+    /// Where the image has the sources.
+    #[serde(skip)]
+    pub in_image: &'a str,
+    /// Where they are.
+    pub root: &'a Path,
+    /// Their names below it.
+    pub files: &'a [String],
+    /// Where the bytecode goes, a directory that [`Children::make_dir`] made.
+    pub out: &'a Path,
 }
 
 /// Compiles packages, each into a directory of its own that [`Children::make_dir`] made, and each by a process that
@@ -51,32 +60,31 @@ pub async fn compile(
         .map(|(package, out, files)| async move {
             let forks = if files.len() > LARGE { at_once } else { 1 };
             let left = deadline.saturating_duration_since(Instant::now());
-            compile_one(package, files, out, forks, interpreter, children, left).await
+            let sources = Sources { name: &package.name, in_image: SITE_DIR, root: &package.root, files, out };
+            compile_sources(&sources, forks, interpreter, children, left).await
         })
         .collect();
     stream::iter(compiling).buffer_unordered(at_once).try_collect().await
 }
 
-async fn compile_one(
-    package: &Installed,
-    files: &[String],
-    out: &Path,
+/// Compiles in so many processes at a time, which reach nothing but these sources.
+pub async fn compile_sources(
+    sources: &Sources<'_>,
     forks: usize,
     interpreter: &Interpreter,
     children: &Children,
     limit: Duration,
 ) -> Result<()> {
     let failed = |e: io::Error| Error::internal("compiling installed packages", e);
-    let sources = Sources { root: &package.root, files, out };
     let input = serde_json::to_vec(&[sources]).map_err(|e| failed(e.into()))?;
     // No -I: it would ignore the hash seed. Nothing else is inherited, and -P's work is done by -S and the cleared
     // environment: the script imports only built-in and standard modules.
-    let reach = Reach { read: vec![&package.root], write: vec![out], ..Reach::default() };
+    let reach = Reach { read: vec![sources.root], write: vec![sources.out], ..Reach::default() };
     let env = [("PYTHONHASHSEED", "0")];
     let mut command = children.command(&interpreter.executable, env, Kind::Reader, &reach).map_err(failed)?;
-    command.args(["-s", "-S", "-B", "-c", SCRIPT, SITE_DIR]).arg(forks.to_string()).current_dir("/");
+    command.args(["-s", "-S", "-B", "-c", SCRIPT, sources.in_image]).arg(forks.to_string()).current_dir("/");
     let refused =
-        |why: String| Error::new(Code::BuildFailed, format!("the package {} cannot be compiled: {why}", package.name));
+        |why: String| Error::new(Code::BuildFailed, format!("the package {} cannot be compiled: {why}", sources.name));
     match process::run(command, Some(&input), limit, &|_| ()).await {
         Ok(done) if done.status.success() => Ok(()),
         Ok(done) => {

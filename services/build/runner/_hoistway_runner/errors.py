@@ -1,0 +1,121 @@
+"""Errors: how they are told to callers and in the logs, without secrets and without frames of the runner."""
+
+import importlib
+import json
+import os
+import sys
+
+DETAIL_LINES = 20
+HERE = os.path.dirname(__file__) + os.sep  # the files of the runner
+
+
+class StartError(Exception):
+    """The agent cannot be started, for a reason that is ours to explain."""
+
+
+class ScriptError(Exception):
+    """A script's run failed; `details` are the last lines that it wrote to stderr."""
+
+    def __init__(self, headline, details):
+        super().__init__(headline)
+        self.details = details
+
+
+class AppError(ScriptError):
+    """A web application answered with an error; `details` are the last lines of its answer."""
+
+
+class Mask:
+    """Replaces secret values in texts of errors, also in the escaped forms in which an exception may show them.
+
+    `places` are directories of this machine and what the image calls them: where files really are is of no use to
+    whoever reads the text.
+    """
+
+    places = []
+
+    def __init__(self, secrets=()):
+        texts = {part for s in secrets for part in (s, s.strip(), *map(str.strip, s.splitlines())) if self.hides(part)}
+        forms = {form for s in texts for form in (
+            s, repr(s)[1:-1], ascii(s)[1:-1], json.dumps(s)[1:-1], json.dumps(s, ensure_ascii=False)[1:-1])}
+        self._forms = sorted(forms, key=len, reverse=True)  # a secret within a longer one must not spoil the match
+
+    @staticmethod
+    def hides(text):
+        """Whether hiding it hides anything: not of short values, plain words and numbers ("true", "info", "8080")."""
+        plain = text.isascii() and (text.isdigit() or text.isalpha() and text.islower())
+        return len(text) >= (6 if plain else 4)
+
+    def __call__(self, text):
+        text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate is not for JSON
+        for form in self._forms:
+            text = text.replace(form, "********")
+        for here, name in self.places:
+            text = text.replace(here, name)
+        return text
+
+
+def headline(error):
+    """`Type: text`, as the last line of a traceback has it; of a text of many lines all, within reason."""
+    module, name = type(error).__module__, type(error).__qualname__
+    if module not in ("builtins", "__main__"):
+        name = f"{module}.{name}"
+    try:
+        text = str(error)
+    except Exception:
+        text = "<exception str() failed>"
+    return (f"{name}: {text}" if text else name)[:2000]
+
+
+def user_traceback(error):
+    """The formatted traceback from the first frame that is the agent's own, without those of the runner further down:
+    they would only bury it."""
+    import traceback
+
+    frames = error.__traceback__
+    while frames and ((name := frames.tb_frame.f_code.co_filename).startswith((HERE, "<frozen importlib"))
+                      or name == importlib.__file__):
+        frames = frames.tb_next
+    shown = traceback.TracebackException(type(error), error, frames, compact=True)
+    todo, seen = [shown], set()
+    while todo:
+        part = todo.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        part.stack[:] = [frame for frame in part.stack if not frame.filename.startswith(HERE)]
+        todo += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]
+    return "".join(shown.format())
+
+
+def report(error, mask, request=None):
+    """Writes the traceback to stderr, where the logs come from, and gives the headline and the last lines of it. What
+    failed an invoke begins with a line that has the request's id, which is what ties it to the caller's answer."""
+    told = ""
+    if request:
+        request_id = ascii(request["request_id"]).strip("'\"")[:128]  # the body may say anything
+        told = mask(f"request {request_id} failed\n")
+    if isinstance(error, ScriptError):  # its own output has been in the logs already
+        print(told, end="", file=sys.__stderr__, flush=True)
+        return mask(str(error)), [mask(line) for line in error.details]
+    text = f"{error}\n" if isinstance(error, StartError) else mask(user_traceback(error))
+    print(told + text, end="", file=sys.__stderr__, flush=True)
+    return mask(str(error) if isinstance(error, StartError) else headline(error)), text.splitlines()[-DETAIL_LINES:]
+
+
+def flush_output():
+    """Sends off what was printed without a newline; Python itself does that with the next one."""
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # the agent's code has closed it
+            pass
+
+
+def leave(why):
+    """Ends a process that can answer nobody any more, so that its supervisor starts another one."""
+    try:
+        print(f"the agent cannot go on: {why}", file=sys.__stderr__, flush=True)
+        sys.__stdout__.flush()
+    finally:  # at once: what the agent still runs may never end
+        os._exit(1)

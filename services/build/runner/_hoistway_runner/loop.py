@@ -1,0 +1,110 @@
+"""The event loop of the agent."""
+
+import sys
+import threading
+
+from . import EXIT_SECONDS
+from .errors import headline, leave
+
+
+class EventLoop:
+    """One loop for all async code of the agent, so that a client bound to it at the first call works ever after."""
+
+    def __init__(self):
+        self._lock, self._loop, self._ending = threading.Lock(), None, False
+
+    def _started(self):
+        import asyncio
+
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._run, name="event-loop", daemon=True).start()
+        return self._loop
+
+    def _run(self):
+        import asyncio
+
+        asyncio.set_event_loop(self._loop)
+        while not self._ending:
+            try:
+                self._loop.run_forever()  # and again when the agent's code has stopped it: other invokes wait for it
+            except (SystemExit, KeyboardInterrupt) as error:  # a background task called exit(): its business alone
+                print(f"a task ended with {headline(error)}", file=sys.stderr)
+            except Exception as error:  # it was closed, or what it waits with was
+                leave(f"its event loop broke: {headline(error)}")
+
+    def submit(self, coroutine):
+        """Runs a coroutine on the loop; a concurrent Future of its result."""
+        import asyncio
+
+        return asyncio.run_coroutine_threadsafe(coroutine, self._started())
+
+    def wait(self, awaitable):
+        """The result of an awaitable. Exceptions travel as values: asyncio would let SystemExit end the loop."""
+
+        async def outcome():
+            try:
+                return await awaitable, None
+            except BaseException as error:
+                return None, error
+
+        value, error = self.submit(outcome()).result()
+        if error is not None:
+            raise error
+        return value
+
+    def iterate(self, chunks):
+        """An async iterator as a plain one. A single task drives it: time-outs and task groups may span its yields."""
+        import asyncio
+        from queue import SimpleQueue
+
+        ready, wanted, end = SimpleQueue(), asyncio.Semaphore(0), object()
+
+        async def drive():
+            try:
+                async for chunk in chunks:
+                    ready.put((chunk, None))
+                    await wanted.acquire()
+                ready.put((end, None))
+            except BaseException as error:
+                ready.put((end, error))
+            finally:
+                if hasattr(chunks, "aclose"):
+                    await chunks.aclose()
+
+        task = self.submit(drive())
+        try:
+            while True:
+                chunk, error = ready.get()
+                if error is not None:
+                    raise error
+                if chunk is end:
+                    return
+                yield chunk
+                self._loop.call_soon_threadsafe(wanted.release)
+        finally:
+            task.cancel()
+
+    def close(self):
+        """Cancels what still runs and gives it a moment to clean up."""
+        if self._loop is None:
+            return
+        import asyncio
+
+        async def cancel_all():
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._loop.shutdown_asyncgens()
+
+        try:
+            self.submit(cancel_all()).result(EXIT_SECONDS)
+        except Exception as error:
+            print(f"tasks did not end: {headline(error)}", file=sys.stderr)
+        self._ending = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+LOOP = EventLoop()

@@ -1,0 +1,108 @@
+"""What an agent returned or yields, as JSON and as text."""
+
+import json
+import re  # which json has imported
+
+
+def resolve(result):
+    """A result, awaited if it has to be."""
+    if not hasattr(result, "__await__"):
+        return result
+    from .loop import LOOP
+
+    return LOOP.wait(result)
+
+
+def is_chunks(result):
+    """Whether a result comes piece by piece: a generator, an async generator or another iterator."""
+    return hasattr(result, "__anext__") or hasattr(result, "__next__")
+
+
+def text_chunks(result):
+    """The texts that an iterator of either kind gives."""
+    chunks = result
+    if hasattr(result, "__anext__"):
+        from .loop import LOOP
+
+        chunks = LOOP.iterate(result)
+    try:
+        for chunk in chunks:
+            content = getattr(chunk, "content", chunk)  # a language model's message chunk
+            if isinstance(content, bytes):
+                content = content.decode("utf-8", "replace")
+            elif isinstance(content, list) and content is not chunk:  # its content blocks
+                content = "".join(b if isinstance(b, str) else str(b.get("text", "")) for b in content)
+            if content := as_text(content):
+                yield content
+    finally:
+        if hasattr(chunks, "close"):  # a generator stops when nobody listens any more
+            chunks.close()
+
+
+def as_text(value):
+    """A value as text for a stream."""
+    return value if isinstance(value, str) else "" if value is None else to_json(value)
+
+
+def normalise(result):
+    """What a handler returned as the object that answers: at least `response`, of any JSON type; all keys are kept."""
+    if not isinstance(result, dict):
+        if result is not None and not isinstance(result, (str, int, float, list, tuple)):
+            content = getattr(result, "content", None)  # of a language model's message
+            result = content if isinstance(content, (str, list)) else str(result)
+        return {"response": result}
+    answer = dict(result)
+    if "response" not in answer:
+        answer["response"] = answer["output"] if "output" in answer else result
+    return answer
+
+
+# In JSON's ASCII: an escaped backslash, a whole pair, and in a group of its own what is neither.
+SURROGATES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f]..)")
+
+
+def to_json(value):
+    """JSON of what agents return: what JSON does not know is its str(), NaN and infinities are null, and half a
+    surrogate pair, which strict parsers refuse, is U+FFFD."""
+    text = dumped(value)
+    if "\\ud" not in text:
+        return text
+    return SURROGATES.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
+
+
+def dumped(value):
+    """The JSON that Python makes of a value."""
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except (TypeError, ValueError):  # keys that are no strings, numbers that are none
+
+        def plain(item):
+            if isinstance(item, dict):
+                return {k if isinstance(k, str) else str(k): plain(v) for k, v in item.items()}
+            if isinstance(item, (list, tuple)):
+                return [plain(v) for v in item]
+            return None if isinstance(item, float) and item - item != 0 else item
+
+        return json.dumps(plain(value), default=str, allow_nan=False)
+
+
+class Pieces:
+    """The body of a web application's answer: as bytes in `raw`, as text when it is iterated."""
+
+    def __init__(self, status, kind, raw):
+        self.status, self.kind, self.raw = status, kind.partition(";")[0].strip().lower(), raw
+        self.events = self.kind == "text/event-stream"
+        self._text = None
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._text is None:
+            import codecs
+
+            self._text = codecs.iterdecode(self.raw, "utf-8", "replace")
+        return next(self._text)
+
+    def close(self):
+        self.raw.close()

@@ -1,0 +1,113 @@
+"""Accepts connections, and ends when everything that has connected is answered."""
+
+import errno
+import os
+import select
+import socket
+import sys
+import threading
+
+from .errors import Mask, leave
+from .http import INVOKES, Exchange
+
+CONNECTIONS = 128  # at once, so health is answered while all invokes are busy; for one more, the oldest without a token goes
+STREAM_DRAIN_SECONDS = 30
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # they pass, when a connection ends for one
+
+
+class Server:
+    """Accepts connections until it is told to drain, and knows what is still being answered."""
+
+    def __init__(self, listener, agent, config):
+        self.listener, self.agent = listener, agent
+        self.token, self.mask = config.get("token") or "", Mask(config.get("mask") or ())
+        self.closed_network = bool(config.get("closed_network"))
+        self.name = os.environ.get("AGENT_NAME", "")
+        self.invokes = threading.BoundedSemaphore(INVOKES)
+        self._changed, self._connections, self._streams = threading.Condition(), 0, 0
+        self._strangers = {}  # connections that have not shown the token, the oldest first
+        self._draining = False
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
+
+    def drain(self, *_):
+        """Asks for the end. It is a signal handler, so it only leaves a note."""
+        self._draining = True
+        try:
+            os.write(self._wake_writer, b"x")
+        except OSError:  # it is full of notes, or the agent's code has closed it, which wakes as well
+            pass
+
+    def count(self, connections=0, streams=0):
+        with self._changed:
+            self._connections += connections
+            self._streams += streams
+            self._changed.notify_all()
+
+    def knows(self, peer):
+        """The token was shown on a connection: it is closed for nobody."""
+        with self._changed:
+            self._strangers.pop(peer, None)
+
+    def make_room(self):
+        """Waits until one more connection may be open. Whoever holds connections without the token keeps nobody out."""
+        with self._changed:
+            while self._connections >= CONNECTIONS:
+                if oldest := next(iter(self._strangers), None):
+                    del self._strangers[oldest]
+                    try:
+                        oldest.shutdown(socket.SHUT_RDWR)  # its thread ends
+                    except OSError:
+                        pass  # it has ended
+                self._changed.wait()
+
+    def serve(self):
+        """Serves until drained."""
+        self.listener.setblocking(False)
+        poll = select.poll()
+        poll.register(self.listener, select.POLLIN)
+        poll.register(self._wake_reader, select.POLLIN)
+        while not any(fd == self._wake_reader for fd, _ in poll.poll()):
+            self.accept()
+        if not self._draining:
+            leave("its code has closed descriptors of the runner")
+        while self.accept():  # whoever has connected is answered
+            pass
+        self.listener.close()
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._connections == 0, STREAM_DRAIN_SECONDS):
+                self._changed.wait_for(lambda: self._connections == self._streams)
+
+    def accept(self):
+        """Takes one connection; False if there is none."""
+        self.make_room()
+        try:
+            peer, _ = self.listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                leave(f"its listening socket is gone ({error.strerror})")
+            print(f"cannot accept: {error}", file=sys.stderr)
+            with self._changed:
+                self._changed.wait(1)
+            return True
+        self.count(connections=1)
+        with self._changed:
+            self._strangers[peer] = None
+        try:
+            threading.Thread(target=self.exchange, args=(peer,), name="exchange", daemon=True).start()
+        except RuntimeError as error:  # no thread left within the agent's limits
+            print(f"cannot answer: {error}", file=sys.stderr)
+            self.knows(peer)
+            peer.close()
+            self.count(connections=-1)
+        return True
+
+    def exchange(self, peer):
+        exchange = Exchange(self, peer)
+        try:
+            exchange.run()
+        finally:
+            self.knows(peer)
+            self.count(connections=-1, streams=-1 if exchange.streaming else 0)

@@ -1,0 +1,109 @@
+"""The agent's process, from what its supervisor hands over to its end."""
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from . import EXIT_SECONDS
+from .errors import Mask, StartError, flush_output, report
+from .loading import load_agent
+from .server import Server
+
+
+def inherited(values):
+    """A descriptor that the supervisor handed over, from now on ours alone."""
+    if not values:
+        return None
+    os.set_inheritable(int(values[-1]), False)
+    return int(values[-1])
+
+
+def close_foreign(known):
+    """Closes every descriptor that was not meant for us: what a careless parent left open is not the agent's."""
+    try:
+        open_fds = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return
+    for fd in open_fds:
+        if fd > 2 and fd not in known:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the listing's own, which is gone already
+
+
+def notify(fd, event):
+    """Tells the supervisor how the start went."""
+    if fd is not None:
+        with open(fd, "w") as pipe:
+            pipe.write(json.dumps(event) + "\n")
+
+
+def keep_children_apart(listener):
+    """Lets forked children, as multiprocessing makes them, neither hold our port nor take a signal for a drain."""
+    signals = {signal.SIGTERM, signal.SIGINT}
+
+    def in_child():
+        listener.close()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+    os.register_at_fork(  # blocked meanwhile: a signal right after the fork would find our handler and be lost
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signals),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, signals), after_in_child=in_child)
+
+
+def serve(runner, options, app, sites, entry):
+    """Starts the agent and answers for it until it is told to end."""
+    Mask.places = [(app, "/app"), *((site, "/opt/hoistway/site-packages") for site in sites)]
+    sys.stdout.reconfigure(line_buffering=True)  # logs are read while the agent runs
+    faulthandler.enable()
+    listen_fd, notify_fd, config_fd = (inherited(options[o]) for o in ("--listen-fd", "--notify-fd", "--config-fd"))
+    close_foreign({listen_fd, notify_fd, config_fd})
+    config = {}
+    if config_fd is not None:
+        with open(config_fd, encoding="utf-8") as pipe:
+            config = json.load(pipe)
+    if listen_fd is not None:
+        listener = socket.socket(fileno=listen_fd)
+    else:
+        listener = socket.create_server(("0.0.0.0", int(os.environ.get("PORT") or 8080)), backlog=1024)
+    keep_children_apart(listener)
+
+    keep = [word for option in ("--app", "--site") for value in options[option] for word in (option, value)]
+    flags = ["-s"] + ["-S"] * sys.flags.no_site + ["-E"] * sys.flags.ignore_environment
+    command = [sys.executable, *flags, os.path.abspath(runner), *keep,
+               *(["--closed-network", "yes"] if config.get("closed_network") else []), "--script", entry]
+    sys.argv[:] = [os.path.join(app, entry)]  # a main() that parses its arguments finds none, not ours
+    try:
+        if entry == ".":
+            raise StartError("USER_ENTRY_POINT does not name the entry file")
+        agent = load_agent(app, entry, command)
+        agent.start()
+    except BaseException as error:
+        text, _ = report(error, Mask(config.get("mask") or ()))
+        notify(notify_fd, {"event": "failed", "error": text})
+        sys.stdout.flush()
+        os._exit(1)  # at once: a thread that the import has started may never end
+
+    server = Server(listener, agent, config)
+    signal.signal(signal.SIGTERM, server.drain)
+    signal.signal(signal.SIGINT, server.drain)
+    flush_output()
+    notify(notify_fd, {"event": "ready"})
+    server.serve()
+
+    def end():
+        time.sleep(EXIT_SECONDS)
+        os._exit(0)
+
+    threading.Thread(target=end, daemon=True).start()  # threads and exit hooks of the agent get that long
+    agent.stop()
+    if loop := sys.modules.get("_hoistway_runner.loop"):
+        loop.LOOP.close()

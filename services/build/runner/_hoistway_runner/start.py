@@ -1,0 +1,39 @@
+"""The command line: an agent that is served, or one run of a script."""
+
+import os
+import sys
+
+from .paths import arrange_path
+from .serving import serve  # before the path is arranged, so that its modules are the standard library's
+
+
+def parse(arguments):
+    """The command line as {option: values}. (argparse takes 10 ms.)"""
+    known = {"--app": [], "--site": [], "--listen-fd": [], "--notify-fd": [], "--config-fd": [], "--closed-network": [],
+             "--script": []}
+    rest = iter(arguments)
+    for option in rest:
+        value = next(rest, None)
+        if option not in known or value is None:
+            sys.exit(f"{os.path.basename(sys.argv[0])}: unknown option or missing value: {option}")
+        known[option].append(value)
+    return known
+
+
+def main(runner):
+    """What the main file, `runner`, does."""
+    options = parse(sys.argv[1:])
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    app = os.path.abspath((options["--app"] or ["/app"])[-1])
+    sites = [os.path.abspath(d) for d in options["--site"] or ["/opt/hoistway/site-packages"]]
+    entry = os.path.normpath((options["--script"] or [os.environ.get("USER_ENTRY_POINT", "")])[-1])
+    arrange_path(app, sites, entry, hermetic=bool(options["--app"]))  # an app elsewhere: unpacked on a host
+    commands = [directory for site in sites if os.path.isdir(directory := os.path.join(site, "bin"))]
+    os.environ["PATH"] = os.pathsep.join([*commands, os.environ.get("PATH") or os.defpath])
+    if options["--script"]:
+        from .scripts import be_script
+
+        return be_script(app, entry, bool(options["--closed-network"]))
+    return serve(runner, options, app, sites, entry)

@@ -1,0 +1,261 @@
+"""Web applications, called without a server of their own.
+
+POST /invoke of the agent is POST /invoke of the application with the same body, or POST / where it answers 404;
+POST /invoke/stream tries /invoke/stream first.
+"""
+
+import json
+import os
+import sys
+
+from . import EXIT_SECONDS
+from .arguments import positional_parameters
+from .errors import DETAIL_LINES, AppError, StartError, headline, user_traceback
+from .loop import LOOP
+from .results import Pieces
+
+
+def web_agent(app):
+    """An ASGI or WSGI application as an agent; None for any other thing."""
+    if not callable(app) or isinstance(app, type):
+        return None
+    import inspect
+
+    count = len(positional_parameters(app))
+    try:
+        exact = all(p.kind is not p.VAR_POSITIONAL for p in inspect.signature(app).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):
+        return AsgiAgent(app) if count == 3 or not exact else None
+    return WsgiAgent(app) if count == 2 and exact else None
+
+
+class WebAgent:
+    """A web application, called with what the agent was invoked with: POST /invoke, or POST / where that is a 404."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def answer(self, request, path, headers, body):
+        """What it answers to an invoke, which it gets as it was sent: JSON read, or pieces of text."""
+        headers = {k: v for k, v in headers.items() if k not in (
+            "x-hoistway-invoke-token", "connection", "expect", "content-length", "content-type")}
+        headers |= {"content-type": "application/json", "content-length": str(len(body))}
+        tried = {}
+        for path in dict.fromkeys((path, "/invoke", "/")):
+            answer = tried[path] = self.call(path, headers, body)
+            if answer.status != 404:
+                break
+        else:  # it knows none of them: what it says to the first tells most
+            path, answer = next(iter(tried.items()))
+        for other in tried.values():
+            if other is not answer:
+                other.close()
+        if not 200 <= answer.status < 300:
+            lines = "".join(answer).splitlines()
+            raise AppError(f"the app answered POST {path} with status {answer.status}", lines[-DETAIL_LINES:])
+        if answer.kind == "application/json" or answer.kind.endswith("+json"):
+            text = "".join(answer)
+            return json.loads(text) if text else None
+        return answer
+
+    def call(self, path, headers, body):
+        """Sends one request; the answer is there as soon as its head is."""
+        raise NotImplementedError
+
+    def start(self):
+        """What comes before the first request."""
+
+    def stop(self):
+        """What comes after the last answer."""
+
+
+class WsgiAgent(WebAgent):
+    """A WSGI application (Flask, Django, Bottle ...), called in the thread that answers the invoke."""
+
+    def call(self, path, headers, body):
+        import io
+
+        environ = {
+            "REQUEST_METHOD": "POST", "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": "",
+            "SERVER_NAME": "localhost", "SERVER_PORT": os.environ.get("PORT") or "8080", "SERVER_PROTOCOL": "HTTP/1.1",
+            "REMOTE_ADDR": "127.0.0.1", "wsgi.version": (1, 0), "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(body),
+            "wsgi.errors": sys.stderr, "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False,
+            **{"HTTP_" + k.upper().replace("-", "_"): v for k, v in headers.items() if not k.startswith("content-")},
+            "CONTENT_TYPE": headers["content-type"], "CONTENT_LENGTH": headers["content-length"]}
+        head, written = {}, []
+
+        def start_response(status, fields, exc_info=None):
+            head.update(status=int(status.split()[0]), kind=dict((k.lower(), v) for k, v in fields).get("content-type", ""))
+            return written.append
+
+        result = self.app(environ, start_response)
+
+        def pieces():
+            try:
+                yield b""  # so that it has begun, and closing it closes the result
+                for piece in result:
+                    while written:
+                        yield written.pop(0)
+                    yield piece
+                yield from written
+            finally:
+                if hasattr(result, "close"):
+                    result.close()
+
+        raw = pieces()
+        first = next(raw)
+        while not head and first is not None:  # it may want to be asked for its first piece before it says anything
+            first = next(raw, None)
+        if not head:
+            raise RuntimeError("the WSGI application did not call start_response")
+        return Pieces(head["status"], head["kind"], continued(first, raw) if first else raw)
+
+
+class continued:
+    """An iterator with one piece put back; unlike a generator it can be closed before it has begun."""
+
+    def __init__(self, first, rest):
+        self.first, self.rest = [first], rest
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.first.pop() if self.first else next(self.rest)
+
+    def close(self):
+        self.rest.close()
+
+
+class AsgiAgent(WebAgent):
+    """An ASGI application (FastAPI, Starlette, Quart, Litestar ...), on the agent's event loop."""
+
+    def __init__(self, app):
+        super().__init__(app)
+        self.state, self.lifespan, self.tasks = {}, None, set()
+
+    def call(self, path, headers, body):
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
+            "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+            "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
+            "client": ("127.0.0.1", 0), "server": ("localhost", int(os.environ.get("PORT") or 8080)),
+            "state": dict(self.state)}
+        messages = LOOP.iterate(self.exchange(scope, body))
+        head = next(messages)
+        fields = {bytes(k).decode("latin-1").lower(): bytes(v).decode("latin-1") for k, v in head.get("headers") or ()}
+
+        def pieces():
+            try:
+                yield b""
+                for message in messages:
+                    if piece := message.get("body"):
+                        yield bytes(piece)
+            finally:
+                messages.close()
+
+        raw = pieces()
+        next(raw)
+        return Pieces(head["status"], fields.get("content-type", ""), raw)
+
+    async def exchange(self, scope, body):
+        """The messages that the application sends for one request. It is cancelled when nobody wants more of them."""
+        import asyncio
+
+        ready, gone, unread, status = asyncio.Queue(1), asyncio.Event(), [body], 0
+
+        async def receive():
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if not gone.is_set():
+                await ready.put(message)
+
+        async def run():
+            try:
+                await self.app(scope, receive, send)
+                await send(RuntimeError("the ASGI application ended without a complete answer"))
+            except BaseException as error:
+                if not gone.is_set():
+                    await ready.put(error)
+                elif not isinstance(error, asyncio.CancelledError):  # in what it does after its answer
+                    print(user_traceback(error), end="", file=sys.stderr)
+
+        task = asyncio.ensure_future(run())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        complete = False
+        try:
+            while not complete:
+                message = await ready.get()
+                if isinstance(message, BaseException):
+                    raise message
+                status = message.get("status", status)
+                complete = message["type"] == "http.response.body" and not message.get("more_body")
+                yield message
+            if status >= 500:  # frameworks answer first and let the exception through then: it says more
+                try:
+                    error = await asyncio.wait_for(ready.get(), 1)
+                except (TimeoutError, asyncio.TimeoutError):
+                    return
+                if not (type(error) is RuntimeError and "without a complete answer" in str(error)):
+                    raise error
+        finally:
+            gone.set()
+            if not complete:  # what it does after its answer it may finish
+                task.cancel()
+
+    def start(self):
+        LOOP.wait(self.begin())
+
+    async def begin(self):
+        """Runs the application's start-up, if it has one."""
+        import asyncio
+
+        inbox, outbox = asyncio.Queue(), asyncio.Queue()
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+
+        async def run():
+            try:
+                await self.app(scope, inbox.get, outbox.put)
+                await outbox.put(None)
+            except BaseException as error:
+                await outbox.put(error)
+
+        task = asyncio.ensure_future(run())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        await inbox.put({"type": "lifespan.startup"})
+        message = await outbox.get()
+        if isinstance(message, (SystemExit, KeyboardInterrupt)):
+            raise message
+        if not isinstance(message, dict):  # it ended or failed at once: it has no start-up
+            return
+        if message["type"] == "lifespan.startup.failed":
+            try:
+                error = await asyncio.wait_for(outbox.get(), 1)  # what went wrong, if it is let through
+            except (TimeoutError, asyncio.TimeoutError):
+                error = None
+            text = message.get("message") or "it does not say why"
+            raise error if isinstance(error, BaseException) else StartError(f"the app's start-up failed: {text}")
+        self.lifespan = inbox, outbox
+
+    def stop(self):
+        if not self.lifespan:
+            return
+        import asyncio
+
+        async def end():
+            inbox, outbox = self.lifespan
+            await inbox.put({"type": "lifespan.shutdown"})
+            await asyncio.wait_for(outbox.get(), EXIT_SECONDS - 1)
+
+        try:
+            LOOP.wait(end())
+        except Exception as error:
+            print(f"the app's shutdown did not end: {headline(error)}", file=sys.stderr)

@@ -1,0 +1,119 @@
+//! The runtime layer: the runner that every image carries, with its bytecode, so that a start compiles nothing.
+
+use crate::{
+    layer::{Layer, LayerBuilder},
+    python::{
+        Children, Interpreter,
+        children::Kind,
+        site::{Sources, compile_sources},
+    },
+};
+use hoistway_model::{Error, Result, image::RUNNER_PATH};
+use std::{io, path::Path, time::Duration};
+use tokio::task::spawn_blocking;
+
+const DOING: &str = "making the runtime layer";
+/// How long compiling may take: it takes a moment, and this machine may be busy.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How the package's files begin. The main file beside it is never taken from bytecode.
+const PACKAGE: &str = "_hoistway_runner/";
+
+macro_rules! files {
+    ($($path:literal),+ $(,)?) => { [$(($path, include_bytes!(concat!("../runner/", $path)).as_slice())),+] };
+}
+
+/// The files of the runner, by their paths below its directory.
+const FILES: &[(&str, &[u8])] = &files![
+    "_hoistway_runner/__init__.py",
+    "_hoistway_runner/arguments.py",
+    "_hoistway_runner/discovery.py",
+    "_hoistway_runner/end_users.py",
+    "_hoistway_runner/errors.py",
+    "_hoistway_runner/frameworks.py",
+    "_hoistway_runner/http.py",
+    "_hoistway_runner/loading.py",
+    "_hoistway_runner/loop.py",
+    "_hoistway_runner/paths.py",
+    "_hoistway_runner/results.py",
+    "_hoistway_runner/scripts.py",
+    "_hoistway_runner/server.py",
+    "_hoistway_runner/serving.py",
+    "_hoistway_runner/start.py",
+    "_hoistway_runner/web.py",
+    "hoistway_runner.py",
+];
+
+/// The layer and its bytes, which depend on the runner and the interpreter alone. It is put together in `work`.
+pub async fn layer(interpreter: &Interpreter, children: &Children, work: &Path) -> Result<(Layer, Vec<u8>)> {
+    let failed = |e: io::Error| Error::internal(DOING, e);
+    let in_image = RUNNER_PATH.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let (work, owner) = (work.to_owned(), children.clone());
+    let preparing = spawn_blocking(move || {
+        let scratch = tempfile::tempdir_in(work)?;
+        let (root, out) = (scratch.path().join("source"), scratch.path().join("bytecode"));
+        owner.make_dir(&out, Kind::Reader)?;
+        for directory in [root.clone(), root.join(PACKAGE)] {
+            owner.make_dir(&directory, Kind::Reader)?;
+        }
+        for (path, bytes) in FILES {
+            std::fs::write(root.join(path), bytes)?;
+            owner.give(&root.join(path), Kind::Reader)?;
+        }
+        Ok((scratch, root, out))
+    });
+    let (scratch, root, out) = preparing.await.map_err(|e| failed(e.into()))?.map_err(failed)?;
+    let names = FILES.iter().map(|(path, _)| (*path).to_owned());
+    let files: Vec<String> = names.filter(|path| path.starts_with(PACKAGE)).collect();
+    let sources = Sources { name: "runner", in_image, root: &root, files: &files, out: &out };
+    compile_sources(&sources, 1, interpreter, children, LIMIT).await?;
+    let packing = spawn_blocking(move || {
+        let mut layer = LayerBuilder::new();
+        for (path, bytes) in FILES {
+            layer.file(&format!("{}/{path}", in_image.trim_start_matches('/')), *bytes)?;
+        }
+        let made = layer.tree(in_image, &out)?.to_bytes()?;
+        drop(scratch);
+        Ok(made)
+    });
+    packing.await.map_err(|e| failed(e.into()))?
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::{fs, process::Command};
+
+    #[test]
+    fn it_has_every_file_of_the_runner() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("runner");
+        let below = |part: &str| {
+            let entries = fs::read_dir(directory.join(part)).unwrap().map(|entry| entry.unwrap());
+            let names = entries.map(|entry| format!("{part}{}", entry.file_name().into_string().unwrap()));
+            names.filter(|name| name.ends_with(".py") && name != "test_runner.py").collect::<Vec<_>>()
+        };
+        let mut there = [below(""), below(PACKAGE)].concat();
+        there.sort();
+        assert_eq!(FILES.iter().map(|(path, _)| *path).collect::<Vec<_>>(), there);
+    }
+
+    #[tokio::test]
+    async fn it_is_the_same_each_time_and_a_start_from_it_compiles_nothing() {
+        let work = tempfile::tempdir().unwrap();
+        let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
+        let (made, bytes) = layer(&python, &Children::default(), work.path()).await.unwrap();
+        assert_eq!(layer(&python, &Children::default(), work.path()).await.unwrap().0, made);
+        assert_eq!(fs::read_dir(work.path()).unwrap().count(), 0, "nothing is left behind");
+
+        let unpacked = work.path().join("unpacked");
+        tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..])).unpack(&unpacked).unwrap();
+        let runner = unpacked.join(RUNNER_PATH.trim_start_matches('/'));
+        for (path, _) in FILES.iter().filter(|(path, _)| path.starts_with(PACKAGE)) {
+            fs::write(runner.with_file_name(path), "raise SystemExit('it was compiled')").unwrap();
+        }
+        let ran =
+            Command::new(&python.executable).args(["-s", "-S"]).arg(&runner).args(["--none", "1"]).output().unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(said, "hoistway_runner.py: unknown option or missing value: --none\n");
+    }
+}

@@ -45,7 +45,7 @@ pub struct AppState {
     pub bodies: Arc<Shares>,
     /// For whole lists, each in memory while it is made.
     pub lists: Lists,
-    /// What was measured last, and when.
+    /// What was measured last, and when that was begun.
     pub scraped: Mutex<Option<(Instant, Bytes)>>,
     /// For deploys with large sources, one at a time until it is accepted.
     pub large_deploys: LargeDeploys,

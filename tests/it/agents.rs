@@ -1,6 +1,6 @@
 //! Agents as people write them, with real packages.
 
-use crate::stack::{Stack, says};
+use crate::stack::{Stack, log_of, says};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ fn a_langgraph_agent_compiles_its_graph_and_answers() {
         "llm_configs": [{"provider": "openai", "model": "gpt-4o-mini"}],
     });
     let answer = stack.call("POST", "/api/deploy?timeout=600", Some(&body));
-    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert_eq!(answer.status, 201, "{}\n{}", answer.text(), log_of(&stack.dir));
     assert!(answer.json().get("warnings").is_none(), "{}", answer.text());
     assert_eq!(stack.answer("graph", "ping"), "graph heard: ping");
 }

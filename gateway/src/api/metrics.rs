@@ -10,15 +10,8 @@ use axum::{
 use hoistway_kit::metrics;
 use hoistway_model::{Error, Result, metric::Kind, metric::Metrics};
 use http::{HeaderValue, header};
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 use utoipa_axum::{router::OpenApiRouter, routes};
-
-/// How long what was found is good for others who ask at the same time.
-const FRESH: Duration = Duration::from_millis(100);
 
 /// The paths of this module; they are at the root, where scrapers look.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -33,10 +26,11 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     responses((status = 200, description = "Prometheus' text format, version 0.0.4", content_type = "text/plain", body = String))
 )]
 pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {
-    // One at a time: whoever comes meanwhile has what it found.
+    // One at a time: all who came while one was made share the next.
+    let came = Instant::now();
     let mut last = state.scraped.lock().await;
     let text = match &*last {
-        Some((at, text)) if at.elapsed() < FRESH => text.clone(),
+        Some((begun, text)) if *begun >= came => text.clone(),
         _ => last.insert((Instant::now(), measured(&state).await?)).1.clone(),
     };
     drop(last);

@@ -251,6 +251,9 @@ impl Inner {
             Err(error) if quotes == Quotes::Never && error.code == Code::SyntaxError => error.with_details([]),
             Err(error) => log.masked(error),
         };
+        if error.code == Code::Internal {
+            tracing::error!(agent = %attempt.agent, cause = error.chain(), "a build failed: {error}");
+        }
         log.say(format!("failed: {error}"));
         log.say(error.details.join("\n"));
         self.store.fail(attempt, &error.message, &log.kept(attempt.request_id.clone())).await?;

@@ -71,8 +71,9 @@ fn confine(child: &Child) -> io::Result<()> {
         // Never more than this process may have itself.
         let most = Some(getrlimit(resource).maximum.map_or(most, |own| own.min(most)));
         match prlimit(Some(pid), resource, Rlimit { current: most, maximum: most }) {
-            // It has ended already.
-            Err(rustix::io::Errno::SRCH) => {}
+            // It has ended already, or has become another user, whose limits not every root may set: what becomes another
+            // user sets the same limits on itself before it runs a program.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::PERM) => {}
             done => drop(done?),
         }
     }

@@ -17,7 +17,7 @@ pub(crate) const WORK: usize = 96 << 20;
 /// What a body has beyond so many bytes counts against [`BODIES`], in steps of as many.
 const SMALL: usize = 64 << 10;
 /// How long a body waits for memory that others hold.
-const QUEUE: Duration = Duration::from_secs(5);
+const QUEUE: Duration = Duration::from_secs(60);
 /// How long a body that holds memory may take for its next [`SMALL`] bytes.
 const PACE: Duration = Duration::from_secs(15);
 /// Larger bodies are parsed off the async runtime.
@@ -71,7 +71,7 @@ pub(super) async fn collect(
     outcome
 }
 
-/// What was announced is nothing before it has come: it takes no memory, and keeps nobody from having it.
+/// What was only announced takes no memory, and keeps nobody from having it.
 async fn read(
     egress: &Egress,
     agent: &Name,
@@ -103,7 +103,12 @@ async fn read(
         }
         if size > step {
             let next = size.next_multiple_of(SMALL);
-            memory.grow(next - step, QUEUE).await.map_err(|_| Unread::NoMemory)?;
+            // The rest of what was announced as well: many that have a part each would wait for each other.
+            let announced = usize::try_from(announced).unwrap_or(usize::MAX);
+            let needed = next.max(announced) - SMALL;
+            if needed > memory.amount() {
+                memory.grow(needed - memory.amount(), QUEUE).await.map_err(|_| Unread::NoMemory)?;
+            }
             (step, due) = (next, Instant::now() + PACE.min(idle));
         } else if step == SMALL {
             due = Instant::now() + idle;

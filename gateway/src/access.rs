@@ -56,10 +56,10 @@ pub struct Access {
     pub throttle: Throttle,
     /// A permit for each request that is being answered.
     pub requests: Arc<Semaphore>,
-    /// A few more for keys with the scope `admin` alone, when there is no permit left.
-    pub reserved_requests: Arc<Semaphore>,
     /// The same for each key and user: one has three quarters of them at most.
     pub own_requests: Arc<Shares>,
+    /// A few more for keys with the scope `admin` alone, when there is no permit left.
+    pub reserved_requests: Arc<Semaphore>,
     /// The memory that large answers take until they are sent, in bytes.
     pub answers: Arc<Shares>,
     /// See [`AccessLimits`].

@@ -56,13 +56,19 @@ pub fn run_if_requested() -> Option<ExitCode> {
     } else {
         return None;
     };
-    Some(match result {
+    Some(ended(result))
+}
+
+/// How a process ends that was started to become another program; why it could not is on standard error, which is that
+/// program's.
+pub fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hoistway: {error}");
             ExitCode::from(FAILED)
         }
-    })
+    }
 }
 
 /// Does not return unless something failed.

@@ -7,17 +7,17 @@ use super::{
     error::{ApiError, ApiResult},
     paging::Asked,
     permissions::{self, Permission},
+    sending::{self, Roomy},
 };
 use crate::{
     audit::{self, Answered, Change, Outcome, Ticket},
     callers::{Denied, EndUser},
     keys::{Caller, Meters, Scope},
-    limits::{Full, Level, Rate},
+    limits::{Level, Rate},
     routes::Door,
     state::AppState,
 };
 use axum::{
-    body::{Body, Bytes},
     extract::{ConnectInfo, MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -25,13 +25,10 @@ use axum::{
 use hoistway_kit::connections::Connection;
 use hoistway_model::{Code, Error, Name, Secret};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::{
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tracing::Instrument;
 
@@ -40,13 +37,6 @@ const KEY_HEADER: &str = "x-runagents-api-key";
 /// How many keys of one request are tried.
 const MAX_KEYS: usize = 4;
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// From so many bytes on, an answer that is made as a whole counts against the memory for answers until it is sent.
-const LARGE_ANSWER: u64 = 64 << 10;
-/// The longest piece of an answer that is handed to the server at a time.
-const PIECE: usize = 64 << 10;
-/// The bytes of an answer that its peer must take each second, and how long it may take beside that.
-const PACE: u64 = 8 << 10;
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The header that names the deployment of an answer.
 const DEPLOYMENT: &str = "hoistway-deployment";
 /// How the rate of a key stands (draft-ietf-httpapi-ratelimit-headers).
@@ -141,19 +131,12 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
         }
     };
     let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
-    let memory = match response.body().size_hint().exact() {
-        // One answer that is larger than all that its caller may have is sent alone.
-        Some(size) if size >= LARGE_ANSWER => {
-            let size = usize::try_from(size).unwrap_or(usize::MAX).min(state.access.answers.each());
-            match state.access.answers.take(&holder, size) {
-                Ok(memory) => Some(memory),
-                Err(full) => {
-                    response = unsent(full).into_response();
-                    None
-                }
-            }
+    let memory = match sending::memory(state, &holder, &response) {
+        Ok(memory) => memory,
+        Err(refused) => {
+            response = refused.into_response();
+            None
         }
-        _ => None,
     };
     if let Some(ticket) = ticket {
         let answered = answered(&response);
@@ -386,15 +369,6 @@ fn own_full(state: &AppState) -> ApiError {
     Error::new(Code::ResourceExhausted, text).into()
 }
 
-fn unsent(full: Full) -> ApiError {
-    let whose = match full {
-        Full::Own => "this key or user has",
-        Full::All => "callers have",
-    };
-    let text = format!("{whose} not read large answers that were asked for before; read them, then send this again");
-    Error::new(Code::ResourceExhausted, text).into()
-}
-
 fn within_rate(level: Option<(Level, Rate)>, meters: Meters, who: &Who) -> ApiResult<()> {
     let Some(wait) = level.and_then(|(level, _)| level.wait) else { return Ok(()) };
     let (what, setting) = meters.named();
@@ -422,71 +396,4 @@ fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, meters: Meters) 
 /// Whole seconds, rounded up.
 fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
-}
-
-/// An answer's body, and the place that its request takes until it is sent. It is handed on in pieces: of one that is given
-/// whole, the server would hold all while the place is free again.
-///
-/// A peer that takes less than [`PACE`] loses its answer. What the answer's source takes its time for does not count, so
-/// that a stream may be silent.
-struct Roomy<T> {
-    body: Body,
-    /// What is left of a piece of the body that is too long.
-    rest: Bytes,
-    sent: u64,
-    /// How long the peer was waited for, and since when it is.
-    waited: Duration,
-    waits: Option<Instant>,
-    _room: T,
-}
-
-impl<T> Roomy<T> {
-    fn wrap(response: Response, room: T) -> Response
-    where
-        T: Send + Unpin + 'static,
-    {
-        let wrap = |body| Self { body, rest: Bytes::new(), sent: 0, waited: Duration::ZERO, waits: None, _room: room };
-        response.map(|body| Body::new(wrap(body)))
-    }
-}
-
-impl<T: Unpin> HttpBody for Roomy<T> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if let Some(since) = self.waits.take() {
-            self.waited += since.elapsed();
-            if self.waited > PATIENCE + Duration::from_secs(self.sent / PACE) {
-                return Poll::Ready(Some(Err(axum::Error::new("the peer takes the answer too slowly"))));
-            }
-        }
-        if self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => self.rest = data,
-                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
-                Some(Err(e)) => return Poll::Ready(Some(Err(e))),
-                None => return Poll::Ready(None),
-            }
-        }
-        let piece = self.rest.len().min(PIECE);
-        let piece = self.rest.split_to(piece);
-        self.sent += piece.len() as u64;
-        self.waits = Some(Instant::now());
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
-        let mut hint = SizeHint::new();
-        hint.set_lower(body.lower() + rest);
-        if let Some(upper) = body.upper() {
-            hint.set_upper(upper + rest);
-        }
-        hint
-    }
 }

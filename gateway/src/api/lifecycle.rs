@@ -67,7 +67,7 @@ pub async fn start(State(state): State<Arc<AppState>>, name: Segment) -> ApiResu
         let done = deploy::carry_out(&state, rebuild, Asked::up_to(state.limits.deploy_wait), Vec::new()).await?;
         let status = if done.is_ok() { StatusCode::OK } else { StatusCode::ACCEPTED };
         let agent = agents.get_agent(name).await?;
-        return Ok((status, Json(agents::shape(&agent, &state.public))).into_response());
+        return Ok(shown(&state, status, &agent));
     }
     change(&state, name, |name| async move { agents.start_agent(Operation::new(), name).await }).await
 }
@@ -100,7 +100,11 @@ where
         Ok(agent) => (StatusCode::OK, agent?),
         Err(_) => (StatusCode::ACCEPTED, state.agents.get_agent(name).await?),
     };
-    Ok((status, Json(agents::shape(&agent, &state.public))).into_response())
+    Ok(shown(state, status, &agent))
+}
+
+fn shown(state: &AppState, status: StatusCode, agent: &Agent) -> Response {
+    (status, Json(agents::shape(agent, &state.public))).into_response()
 }
 
 /// Does `work` in its turn, to its end even when the caller goes away. What only waits for its turn is given up with

@@ -33,6 +33,7 @@ mod paging;
 mod permissions;
 mod query;
 mod revisions;
+mod sending;
 mod starter_kit;
 mod status;
 mod tools;

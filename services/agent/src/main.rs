@@ -17,7 +17,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     // First of all, before any thread exists: this program is also the launcher of its agents.
-    if let Some(code) = launcher::run_if_requested() {
+    if let Some(code) = launcher::run_if_requested().or_else(hoistway_confine::exec::run_if_requested) {
         return code;
     }
     let arguments = match Arguments::try_parse() {

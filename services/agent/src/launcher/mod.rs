@@ -41,8 +41,6 @@ pub(crate) const INIT: &str = "__agent-init";
 pub(crate) const EXEC: &str = "__agent-exec";
 /// The first argument that makes this binary the first process of a PID namespace.
 pub(crate) const INSIDE: &str = "__agent-inside";
-/// The first argument that makes this binary try what this kernel's Landlock can do, and print it.
-pub(crate) const LANDLOCK: &str = "__agent-landlock";
 
 /// Runs a launcher stage if this process was started as one, and says how it ended.
 ///
@@ -56,17 +54,8 @@ pub fn run_if_requested() -> Option<ExitCode> {
         init::run_inside()
     } else if stage == EXEC {
         exec::run(args.next())
-    } else if stage == LANDLOCK {
-        hoistway_confine::landlock::print_abi()
     } else {
         return None;
     };
-    Some(match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Standard error is the agent's log.
-            eprintln!("hoistway: {error}");
-            ExitCode::from(127)
-        }
-    })
+    Some(hoistway_confine::exec::ended(result))
 }

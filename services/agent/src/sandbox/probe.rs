@@ -3,7 +3,8 @@
 
 use super::{Mode, Network, Parts, Settings, Tier, place};
 use crate::launcher::spec::{LaunchSpec, Order, Report};
-use crate::launcher::{INIT, LANDLOCK, receive, send};
+use crate::launcher::{INIT, receive, send};
+use hoistway_confine::exec::LANDLOCK;
 use hoistway_confine::host::Host;
 use hoistway_confine::landlock::TCP;
 use hoistway_confine::uids::Uids;

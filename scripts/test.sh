@@ -31,7 +31,7 @@ fi
 step cargo clippy --workspace --all-targets -- -D warnings
 
 # What runs inside every agent's process: Python, so tested in Python.
-step python3 services/build/runner/test_runner.py
+step python3 -B -m unittest discover -s services/build/runner
 
 # All programs first: end-to-end tests start the real ones.
 step cargo build --workspace

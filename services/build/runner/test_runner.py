@@ -1,6 +1,6 @@
 """Tests of the runner as its supervisor sees it: a real process, a listening socket, pipes and HTTP.
 
-    python3 -m unittest test_runner        (or: python3 test_runner.py)
+    python3 -m unittest discover -s services/build/runner      these and those of tests/
 """
 
 import concurrent.futures
@@ -257,7 +257,6 @@ class Shapes(unittest.TestCase):
         self.answers("class G:\n  nodes = ()\n  def invoke(self, x):\n    m = x['messages'][0]\n"
                      "    return {'messages': [m, {'content': 'last ' + m['content']}]}\ngraph = G()", "last x")
         self.answers("class M: content = 'text'\nclass G:\n  def invoke(self, x): return M()\nchain = G()", "text")
-        self.answers("class M: content = 'text'\ndef handler(): return M()", "text")
         self.answers("class G:\n  async def invoke(self, x): return {'output': 'async ' + x}\nagent = G()", "async x")
 
     def test_order(self):
@@ -603,7 +602,8 @@ class OwnModules(unittest.TestCase):
         """
         with source(code) as agent:
             loaded = set(agent.response())
-        self.assertEqual(set(self.NAMES) - {"__init__"} - loaded, {"end_users", "frameworks", "loop", "scripts", "web"})
+        self.assertEqual(set(self.NAMES) - {"__init__"} - loaded,
+                         {"end_users", "frameworks", "loop", "scripts", "tables", "web"})
 
     def test_an_agents_modules_do_not_take_the_place_of_ours(self):
         files = {"agent.py": "def handler(message): return message", "script.py": "import sys\nprint(sys.argv[1])",

@@ -26,6 +26,7 @@ macro_rules! files {
 const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/__init__.py",
     "_hoistway_runner/arguments.py",
+    "_hoistway_runner/data.py",
     "_hoistway_runner/discovery.py",
     "_hoistway_runner/end_users.py",
     "_hoistway_runner/errors.py",
@@ -39,6 +40,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/server.py",
     "_hoistway_runner/serving.py",
     "_hoistway_runner/start.py",
+    "_hoistway_runner/tables.py",
     "_hoistway_runner/web.py",
     "hoistway_runner.py",
 ];

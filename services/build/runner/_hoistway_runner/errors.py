@@ -9,8 +9,16 @@ DETAIL_LINES = 20
 HERE = os.path.dirname(__file__) + os.sep  # the files of the runner
 
 
-class StartError(Exception):
-    """The agent cannot be started, for a reason that is ours to explain."""
+class Explained(Exception):
+    """A failure that is ours to explain, without a traceback; `details` are further lines, the remedy last."""
+
+    def __init__(self, headline, *details):
+        super().__init__(headline)
+        self.details = details
+
+
+class StartError(Explained):
+    """The agent cannot be started."""
 
 
 class ScriptError(Exception):
@@ -98,9 +106,13 @@ def report(error, mask, request=None):
     if isinstance(error, ScriptError):  # its own output has been in the logs already
         print(told, end="", file=sys.__stderr__, flush=True)
         return mask(str(error)), [mask(line) for line in error.details]
-    text = f"{error}\n" if isinstance(error, StartError) else mask(user_traceback(error))
+    if isinstance(error, Explained):
+        lines = [mask(line) for line in (str(error), *error.details)]
+        print(told + "\n".join(lines), file=sys.__stderr__, flush=True)
+        return lines[0], lines[1:]
+    text = mask(user_traceback(error))
     print(told + text, end="", file=sys.__stderr__, flush=True)
-    return mask(str(error) if isinstance(error, StartError) else headline(error)), text.splitlines()[-DETAIL_LINES:]
+    return mask(headline(error)), text.splitlines()[-DETAIL_LINES:]
 
 
 def flush_output():

@@ -33,11 +33,12 @@ def last_message(state):
     if not messages:
         return output_of(state)
     last = messages[-1]
-    return {"response": last.get("content") if isinstance(last, dict) else getattr(last, "content", str(last))}
+    return {"response": last.get("content") if isinstance(last, dict) else getattr(last, "content", last)}
 
 
 def output_of(result):
     """What a framework's object answered, without the state around it."""
     if isinstance(result, dict) and "response" not in result:
         return {"response": result.get("output", result.get("result", result))}
-    return result
+    content = getattr(result, "content", None)  # of a language model's message, whichever library's it is
+    return content if isinstance(content, (str, list)) else result

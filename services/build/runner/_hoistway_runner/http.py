@@ -7,7 +7,7 @@ import time
 from _operator import _compare_digest as same_in_constant_time  # what hmac.compare_digest is, without loading OpenSSL
 
 from .errors import flush_output, report
-from .results import Pieces, as_text, is_chunks, normalise, text_chunks, to_json
+from .results import Pieces, answer_of, as_text, is_chunks, text_chunks, to_json
 
 INVOKES = 64  # at once; one more is told to come back
 BODY_LIMIT = 32 << 20
@@ -173,7 +173,7 @@ class Exchange:
             result = call()
             if is_chunks(result):
                 result = "".join(text_chunks(result))
-            status, body = 200, to_json(self.complete(normalise(result), request, started))
+            status, body = 200, to_json(self.complete(answer_of(result), request, started))
         except BaseException as error:  # exit() in a handler ends that invoke, not the agent
             text, details = report(error, self.server.mask, request)
             status, body = 500, json.dumps({"error": text, "code": "agent_error", "details": details})
@@ -198,7 +198,7 @@ class Exchange:
             if is_chunks(result):
                 chunks = text_chunks(result)
             else:
-                answer = normalise(result)
+                answer = answer_of(result)
                 chunks = (text for text in (as_text(answer.pop("response")),) if text)
             for text in chunks:
                 self.send_event({"type": "content", "delta": text})

@@ -1,4 +1,4 @@
-"""What an agent returned or yields, as JSON and as text."""
+"""What an agent returned or yields, as the answer to its caller."""
 
 import json
 import re  # which json has imported
@@ -41,20 +41,26 @@ def text_chunks(result):
 
 def as_text(value):
     """A value as text for a stream."""
-    return value if isinstance(value, str) else "" if value is None else to_json(value)
+    return value if type(value) is str else "" if value is None else to_json(plain(value))
 
 
-def normalise(result):
-    """What a handler returned as the object that answers: at least `response`, of any JSON type; all keys are kept."""
-    if not isinstance(result, dict):
-        if result is not None and not isinstance(result, (str, int, float, list, tuple)):
-            content = getattr(result, "content", None)  # of a language model's message
-            result = content if isinstance(content, (str, list)) else str(result)
-        return {"response": result}
-    answer = dict(result)
-    if "response" not in answer:
-        answer["response"] = answer["output"] if "output" in answer else result
-    return answer
+def plain(value, path="response"):
+    """A value as data; `path` is what an error calls it."""
+    if value is None or type(value) is str:
+        return value
+    from .data import as_data
+
+    return as_data(value, path)
+
+
+def answer_of(result):
+    """What a handler returned as the object that answers: at least `response`, of any JSON type; all members are kept."""
+    if type(result).__module__.startswith("langchain_core.messages"):  # a model of pydantic, but meant as its text
+        result = result.content
+    value = plain(result, "" if isinstance(result, dict) and "response" in result else "response")
+    if not isinstance(value, dict):
+        return {"response": value}
+    return value if "response" in value else {**value, "response": value.get("output", value)}
 
 
 # In JSON's ASCII: an escaped backslash, a whole pair, and in a group of its own what is neither.
@@ -62,28 +68,11 @@ SURROGATES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f]..)")
 
 
 def to_json(value):
-    """JSON of what agents return: what JSON does not know is its str(), NaN and infinities are null, and half a
-    surrogate pair, which strict parsers refuse, is U+FFFD."""
-    text = dumped(value)
+    """JSON of data. Half a surrogate pair, which strict parsers refuse, is U+FFFD."""
+    text = json.dumps(value, allow_nan=False)
     if "\\ud" not in text:
         return text
     return SURROGATES.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
-
-
-def dumped(value):
-    """The JSON that Python makes of a value."""
-    try:
-        return json.dumps(value, default=str, allow_nan=False)
-    except (TypeError, ValueError):  # keys that are no strings, numbers that are none
-
-        def plain(item):
-            if isinstance(item, dict):
-                return {k if isinstance(k, str) else str(k): plain(v) for k, v in item.items()}
-            if isinstance(item, (list, tuple)):
-                return [plain(v) for v in item]
-            return None if isinstance(item, float) and item - item != 0 else item
-
-        return json.dumps(plain(value), default=str, allow_nan=False)
 
 
 class Pieces:

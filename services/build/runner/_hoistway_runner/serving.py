@@ -97,6 +97,7 @@ def serve(runner, options, app, sites, entry):
     signal.signal(signal.SIGINT, server.drain)
     flush_output()
     notify(notify_fd, {"event": "ready"})
+    from . import data  # not before: the first answer needs it, and by then there may be no descriptor left
     server.serve()
 
     def end():

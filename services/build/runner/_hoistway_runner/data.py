@@ -1,0 +1,176 @@
+"""What an agent returned as data: JSON's types and nothing else. What is no data is refused with its place and its type:
+the text that Python makes of an object (`<Ticket object at 0x…>`) is an answer that nobody can use."""
+
+import math
+import sys
+
+from .errors import Explained
+
+SCALARS = frozenset((str, int, bool, type(None)))
+MOST_ITEMS = 1_000_000  # of what is made while it is read, and may have no end
+LISTS = (list, tuple, set, frozenset, range, type({}.keys()), type({}.values()), type({}.items()))
+TEXTS = frozenset((("decimal", "Decimal"), ("uuid", "UUID"), ("pathlib", "PurePath"), ("collections", "UserString")))
+
+
+class Refused(Explained):
+    """A value that is no data."""
+
+    def __init__(self, path, what, *details):
+        super().__init__(f"{what}, at {path or 'the answer'}", *details)
+
+
+def as_data(value, path="response"):
+    """A value as JSON has it. `path` is what it is called when it is refused; members of one without a path are called
+    by their names alone."""
+    try:
+        return data(value, path, ())
+    except RecursionError:
+        raise Refused(path, "the result is nested too deeply", "return less deeply nested data") from None
+
+
+def data(value, path, above):
+    """The same below other values, `above`, which it must not contain again."""
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if id(value) in above:
+        raise Refused(path, "the result contains itself", "return data that ends")
+    above = (*above, id(value))
+    if kind is list or kind is tuple:
+        kinds = set(map(type, value))
+        if kinds <= SCALARS or kinds == {float} and math.isfinite(sum(value)):  # large ones are mostly of one kind
+            return list(value)
+        return [data(item, f"{path}[{i}]", above) for i, item in enumerate(value)]
+    if kind is dict:
+        return members(value.items(), path, above)
+    return other(value, kind, path, above)
+
+
+def members(items, path, above):
+    """Pairs as an object."""
+    out = {}
+    for key, item in items:
+        text = key if type(key) is str else key_text(key, path, above)
+        if text in out:
+            raise Refused(path, f"there are two keys {text!r}, of two types", "make one of them another text")
+        out[text] = item if type(item) in SCALARS else data(item, member(path, text), above)
+    return out
+
+
+def member(path, key):
+    """How Python would name a member."""
+    return f"{path}[{key!r}]" if path and not key.isidentifier() else f"{path}.{key}".lstrip(".")
+
+
+def key_text(key, path, above):
+    """The key of a dict as JSON has it: text."""
+    if key is None or isinstance(key, bool):
+        return {None: "null", True: "true", False: "false"}[key]
+    if type(key) in (int, float):
+        return repr(key)
+    if type(key) is tuple and all(type(part) in SCALARS for part in key):
+        return str(key)
+    try:
+        value = data(key, path, above)
+    except Refused:
+        value = []
+    if isinstance(value, (dict, list)):
+        raise Refused(path, f"the type {kind_name(type(key))} is no key of data", "use texts or numbers as keys")
+    return value if isinstance(value, str) else key_text(value, path, above)
+
+
+def of(kind, package):
+    """Whether a type, or one that it is made from, is a package's."""
+    return any(base.__module__.partition(".")[0] == package for base in kind.__mro__)
+
+
+def other(value, kind, path, above):
+    """What is of none of JSON's own types. Packages are known by name: importing them here would cost every start."""
+    if isinstance(value, type):
+        raise Refused(path, f"the class {kind_name(value)} is no data", "return an object of it, as a dict")
+    enum = sys.modules.get("enum")
+    if enum and isinstance(value, enum.Enum):
+        return data(value.value, path, above)
+    for base, plain in ((str, str.__str__), (int, int.__int__), (float, float.__float__)):
+        if isinstance(value, base):
+            return data(plain(value), path, above)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return text_of(bytes(value))
+    if callable(getattr(kind, "model_dump", None)) or of(kind, "pydantic") and callable(getattr(kind, "json", None)):
+        return model(value, path, above)
+    for package in ("numpy", "pandas", "polars", "pyarrow"):
+        if package in sys.modules and of(kind, package):
+            from .tables import plain_table
+
+            plain = plain_table(value, kind, package, path)
+            if plain is NotImplemented:
+                raise refused(value, path)
+            return data(plain, path, above)
+    for method in ("to_dict", "_asdict"):
+        if callable(getattr(kind, method, None)):
+            return data(getattr(value, method)(), path, above)
+    if hasattr(kind, "__dataclass_fields__"):
+        names = [name for name, field in kind.__dataclass_fields__.items() if field._field_type.name == "_FIELD"]
+        return members(((name, getattr(value, name)) for name in names), path, above)
+    if all(hasattr(kind, method) for method in ("keys", "items", "__getitem__")):
+        return members(value.items(), path, above)
+    if of(kind, "datetime"):
+        if hasattr(kind, "total_seconds"):
+            return value.total_seconds()
+        if hasattr(kind, "isoformat"):
+            return value.isoformat()
+    if any((base.__module__.partition(".")[0], base.__name__) in TEXTS for base in kind.__mro__):
+        return str(value)
+    iterable = hasattr(kind, "__iter__") and (of(kind, "collections") or of(kind, "array"))  # deque and what is built on it
+    if isinstance(value, LISTS) or iterable or hasattr(kind, "__next__"):
+        return listed(value, path, above)
+    if callable(getattr(kind, "tolist", None)) and hasattr(kind, "__array__"):  # arrays of other packages
+        return data(value.tolist(), path, above)
+    raise refused(value, path)
+
+
+def listed(items, path, above):
+    """Items that come one by one."""
+    out = []
+    for i, item in enumerate(items):
+        if i == MOST_ITEMS:
+            raise Refused(path, f"there are more than {MOST_ITEMS:,} items", "return a part of it, or yield it piece by piece")
+        out.append(data(item, f"{path}[{i}]", above))
+    return out
+
+
+def model(value, path, above):
+    """A model of pydantic, of either of its generations."""
+    if not hasattr(value, "model_dump"):
+        import json
+
+        return data(json.loads(value.json()), path, above)
+    try:
+        plain = value.model_dump(mode="json")
+    except ValueError:  # of pydantic's or of Python's for bytes: which of its members it is, is found out below
+        plain = value.model_dump()
+    return data(plain, path, above)
+
+
+def text_of(raw):
+    """Bytes: text, or what JSON can carry of others."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        import base64
+
+        return {"base64": base64.b64encode(raw).decode()}
+
+
+def kind_name(kind):
+    """A type by the name under which its author knows it."""
+    return kind.__qualname__.rpartition("<locals>.")[2]
+
+
+def refused(value, path):
+    """The refusal of a value whose type is not known."""
+    name = kind_name(type(value))
+    own = "" if type(value).__module__ in sys.stdlib_module_names else f", or give {name} a method to_dict()"
+    return Refused(path, f"the type {name} is no data", f"return a dict, a list, text or numbers{own}")

@@ -45,7 +45,7 @@ impl Shares {
 
     /// An empty share of a holder's.
     pub fn share(self: &Arc<Self>, holder: &Arc<str>) -> Share {
-        Share { of: self.clone(), holder: holder.clone(), amount: 0 }
+        Share { of: self.clone(), holder: holder.clone(), amount: 0, reserved: 0 }
     }
 
     /// A share that has something, or nothing at all.
@@ -70,6 +70,7 @@ pub struct Share {
     of: Arc<Shares>,
     holder: Arc<str>,
     amount: usize,
+    reserved: usize,
 }
 
 impl Share {
@@ -78,52 +79,81 @@ impl Share {
         self.amount
     }
 
-    /// Adds to it, if that can be had now.
+    /// Adds to it, out of what is reserved first, if that can be had now.
     pub fn try_grow(&mut self, by: usize) -> Result<(), Full> {
+        let reserved = self.reserved.min(by);
         let mut held = self.of.held();
         let own = held.by.get(&self.holder).copied().unwrap_or_default();
-        if own + by > self.of.each {
+        if own + by - reserved > self.of.each {
             return Err(Full::Own);
         }
         if held.all + by > self.of.total {
             return Err(Full::All);
         }
         held.all += by;
-        *held.by.entry(self.holder.clone()).or_default() += by;
+        *held.by.entry(self.holder.clone()).or_default() += by - reserved;
         self.amount += by;
+        self.reserved -= reserved;
+        Ok(())
+    }
+
+    /// Sees to it that it can grow to `amount` without other shares of the same holder being in the way, which would wait
+    /// for each other if each had a part. Other holders lose nothing by it.
+    pub fn try_reserve(&mut self, amount: usize) -> Result<(), Full> {
+        let more = amount.saturating_sub(self.amount + self.reserved);
+        let mut held = self.of.held();
+        if held.by.get(&self.holder).copied().unwrap_or_default() + more > self.of.each {
+            return Err(Full::Own);
+        }
+        *held.by.entry(self.holder.clone()).or_default() += more;
+        self.reserved += more;
         Ok(())
     }
 
     /// Adds to it as soon as others have given enough back, within `patience`.
     pub async fn grow(&mut self, by: usize, patience: Duration) -> Result<(), Full> {
+        self.wait(patience, |share| share.try_grow(by)).await
+    }
+
+    /// Reserves as [`Self::try_reserve`] does, as soon as the holder's other shares leave enough, within `patience`.
+    pub async fn reserve(&mut self, amount: usize, patience: Duration) -> Result<(), Full> {
+        self.wait(patience, |share| share.try_reserve(amount)).await
+    }
+
+    async fn wait(
+        &mut self,
+        patience: Duration,
+        mut attempt: impl FnMut(&mut Self) -> Result<(), Full>,
+    ) -> Result<(), Full> {
         let of = self.of.clone();
         let mut why = Full::All;
-        let growing = async {
+        let waiting = async {
             loop {
                 let returned = of.returned.notified();
                 tokio::pin!(returned);
                 // Whatever is given back from here on is heard of.
                 returned.as_mut().enable();
-                match self.try_grow(by) {
+                match attempt(self) {
                     Ok(()) => return,
                     Err(full) => why = full,
                 }
                 returned.await;
             }
         };
-        timeout(patience, growing).await.map_err(|_| why)
+        timeout(patience, waiting).await.map_err(|_| why)
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if self.amount == 0 {
+        let own_amount = self.amount + self.reserved;
+        if own_amount == 0 {
             return;
         }
         let mut held = self.of.held();
         held.all -= self.amount;
         if let Some(own) = held.by.get_mut(&self.holder) {
-            *own -= self.amount;
+            *own -= own_amount;
             if *own == 0 {
                 held.by.remove(&self.holder);
             }
@@ -153,6 +183,27 @@ mod tests {
         let second = waiting.await.unwrap().unwrap();
         assert_eq!(second.amount(), 5);
         drop(second);
+        assert!(shares.held().by.is_empty() && shares.held().all == 0);
+    }
+
+    #[tokio::test]
+    async fn what_one_reserves_is_missing_to_its_own_shares_alone() {
+        let shares = Shares::new(10, 6);
+        let (a, b) = ("a".into(), "b".into());
+        let (mut first, mut second) = (shares.share(&a), shares.share(&a));
+        first.try_reserve(6).unwrap();
+        assert_eq!((second.try_reserve(1), second.try_grow(1)), (Err(Full::Own), Err(Full::Own)));
+        let other = shares.take(&b, 6).unwrap();
+        first.try_grow(4).unwrap();
+        first.try_reserve(6).unwrap();
+        assert_eq!(first.try_grow(1), Err(Full::All));
+        drop(other);
+        first.try_grow(2).unwrap();
+        assert_eq!(first.try_grow(1), Err(Full::Own));
+        let waiting = tokio::spawn(async move { second.reserve(5, Duration::from_secs(20)).await.map(|()| second) });
+        tokio::task::yield_now().await;
+        drop(first);
+        drop(waiting.await.unwrap().unwrap());
         assert!(shares.held().by.is_empty() && shares.held().all == 0);
     }
 }

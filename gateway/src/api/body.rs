@@ -105,7 +105,7 @@ impl FromRequest<Arc<AppState>> for WholeBody {
         // What needs no key has no body.
         let holder = parts.extensions.get::<Holder>().map_or_else(|| "".into(), |holder| holder.0.clone());
         let mut room = state.bodies.share(&holder);
-        let read = timeout(WHOLE, read(&mut body, &mut room, limit)).await;
+        let read = timeout(WHOLE, read(&mut body, &mut room, limit, announced)).await;
         let bytes = read.unwrap_or_else(|_| Err(too_slow(WHOLE)))?;
         if let Some(ticket) = audit::current() {
             ticket.begin_with_body(&bytes).await?;
@@ -121,9 +121,11 @@ fn limit(request: &Parts, max_body: usize) -> usize {
     if large { max_body } else { max_body.min(MOST_ELSEWHERE) }
 }
 
-/// Reads a body, and charges for what has arrived of it: one that was only announced takes nothing, and one that stops
-/// arriving gives back what it has.
-async fn read(body: &mut Body, room: &mut Share, limit: usize) -> Result<Bytes> {
+/// Reads a body, and charges for what has arrived of it: one that was only announced takes nothing from others, and one that
+/// stops arriving gives back what it has. Of what its own sender may have, all that it announced is reserved: several of
+/// one sender with a part each would wait for each other.
+async fn read(body: &mut Body, room: &mut Share, limit: usize, announced: Option<u64>) -> Result<Bytes> {
+    let announced = announced.and_then(|length| usize::try_from(length).ok()).map_or(STEP, |length| length.max(STEP));
     let mut bytes = BytesMut::new();
     let (mut patience, mut due, mut step) = (FIRST, Instant::now() + FIRST, STEP);
     while let Some(frame) = next_frame(body, due, patience).await? {
@@ -133,6 +135,9 @@ async fn read(body: &mut Body, room: &mut Share, limit: usize) -> Result<Bytes> 
             return Err(too_large(limit));
         }
         if size > step {
+            if step == STEP {
+                room.reserve(announced.next_multiple_of(STEP) - STEP, QUEUE).await.map_err(full)?;
+            }
             let more = size.next_multiple_of(STEP) - step;
             room.grow(more, QUEUE).await.map_err(full)?;
             step += more;

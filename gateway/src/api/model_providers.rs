@@ -271,7 +271,7 @@ pub async fn create(
 /// Register or replace a model provider
 ///
 /// What the body leaves out is gone; of `prices`, `timeout_seconds` and `retries` the answer's `warnings` say so. A stored key stays if
-/// none is given; a change that would send it to another host is refused. Changing `prices`, which budgets count by, takes `admin`.
+/// none is given; a change that would send it to another host or base path is refused. Changing `prices`, which budgets count by, takes `admin`.
 #[utoipa::path(
     put,
     path = "/model-providers/{name}",
@@ -281,7 +281,7 @@ pub async fn create(
     responses(
         (status = 201, description = "It is registered", body = ModelProviderOut),
         (status = 200, description = "It is changed", body = ModelProviderOut),
-        (status = 409, description = "A stored key would go to another host"),
+        (status = 409, description = "A stored key would go to another host or path"),
     ),
 )]
 pub async fn put(

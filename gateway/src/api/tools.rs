@@ -125,7 +125,7 @@ pub async fn create(
 /// Replace a tool
 ///
 /// Replaces a tool's description, connection and labels. Its credentials stay if none are given; a change that would
-/// send them to another host is refused. Agents that use the tool get its new URL.
+/// send them to another host or base path is refused. Agents that use the tool get its new URL.
 #[utoipa::path(
     put,
     path = "/tools/{name}",
@@ -134,7 +134,7 @@ pub async fn create(
     request_body(content = ToolIn, description = "The tool as it shall be", example = json!({"description": "Payments", "base_url": "https://api.stripe.com/v1", "auth_type": "APIKey"})),
     responses(
         (status = 200, description = "The tool as it is now", body = ToolOut),
-        (status = 409, description = "Stored credentials would go to another host"),
+        (status = 409, description = "Stored credentials would go to another host or path"),
     ),
 )]
 pub async fn replace(
@@ -157,7 +157,7 @@ pub async fn replace(
     request_body(content = ToolIn, description = "What shall be different", example = json!({"description": "Payments"})),
     responses(
         (status = 200, description = "The tool as it is now", body = ToolOut),
-        (status = 409, description = "Stored credentials would go to another host"),
+        (status = 409, description = "Stored credentials would go to another host or path"),
     ),
 )]
 pub async fn change(

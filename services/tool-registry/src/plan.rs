@@ -11,7 +11,7 @@ use hoistway_model::{
     tool::{BoundTool, Connection, NewTool, ToolPlan},
 };
 use std::collections::{BTreeMap, BTreeSet};
-use url::{Origin, Url};
+use url::Url;
 
 /// Everything that a decision depends on.
 #[derive(Debug, Default)]
@@ -160,7 +160,7 @@ pub(crate) fn replaced(have: &StoredTool, wanted: &NewTool, addresses: &Addresse
     let mut content = have.content.clone();
     if wanted.connection != shown {
         let stays = content.credentials.is_some() && wanted.credentials.is_empty();
-        if stays && destinations(&wanted.connection) != destinations(&shown) {
+        if stays && !keeps_destinations(&shown, &wanted.connection) {
             return Err(would_leak("tool", "/api/tools", &wanted.name));
         }
         (content.connection, content.builtin) = (wanted.connection.clone(), None);
@@ -189,22 +189,31 @@ fn holds(have: &StoredTool, wanted: &NewTool, vault: &Vault) -> Result<bool> {
 /// A change that would tell a stored credential to somebody whom it was not given for.
 pub(crate) fn would_leak(kind: &str, path: &str, name: &Name) -> Error {
     let text = format!(
-        "{kind} \"{name}\" holds credentials, which this change would send to another host or use in another way; \
+        "{kind} \"{name}\" holds credentials, which this change would send to another place or use in another way; \
          give them again in the same call, or take them away first (DELETE {path}/{name}/credentials)"
     );
     Error::new(Code::Conflict, text)
 }
 
-/// Who gets to see a tool's credentials, and as what: a key in a URL gets into logs.
-fn destinations(at: &Connection) -> (&'static str, Option<Origin>, u16, Option<Origin>, bool) {
-    let in_query = at.api_key.as_ref().is_some_and(|key| key.location == "Query");
-    let tokens = at.oauth2.as_ref().and_then(|o| origin(&o.token_url));
-    (at.auth_type.as_str(), origin(&at.base_url), at.port, tokens, in_query)
+/// Whether a change keeps a tool's credentials where they were given for: used in the same way, and sent nowhere else. A
+/// key in a URL gets into logs.
+fn keeps_destinations(before: &Connection, after: &Connection) -> bool {
+    let in_query = |at: &Connection| at.api_key.as_ref().is_some_and(|key| key.location == "Query");
+    let tokens = |at: &Connection| at.oauth2.as_ref().map(|oauth2| Url::parse(&oauth2.token_url).ok());
+    before.auth_type == after.auth_type
+        && before.port == after.port
+        && in_query(before) == in_query(after)
+        && tokens(before) == tokens(after)
+        && is_within(&before.base_url, &after.base_url)
 }
 
-/// Scheme, host and port of a URL; nothing for what is none.
-pub(crate) fn origin(url: &str) -> Option<Origin> {
-    Url::parse(url).ok().map(|url| url.origin())
+/// Whether a base URL is another or below it: the same scheme, host and port, and a path that goes on where the other ends.
+/// One host may serve several owners, each below a path of their own.
+pub(crate) fn is_within(base: &str, url: &str) -> bool {
+    let (Ok(base), Ok(url)) = (Url::parse(base), Url::parse(url)) else { return base == url };
+    let path = base.path().trim_end_matches('/');
+    let rest = url.path().strip_prefix(path);
+    base.origin() == url.origin() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Where each required tool is once `changes` are made.

@@ -102,13 +102,13 @@ async fn read(
             return Err(Unread::TooLarge);
         }
         if size > step {
-            let next = size.next_multiple_of(SMALL);
-            // The rest of what was announced as well: many that have a part each would wait for each other.
-            let announced = usize::try_from(announced).unwrap_or(usize::MAX);
-            let needed = next.max(announced) - SMALL;
-            if needed > memory.amount() {
-                memory.grow(needed - memory.amount(), QUEUE).await.map_err(|_| Unread::NoMemory)?;
+            if step == SMALL {
+                // Several of one agent with a part each would wait for each other.
+                let announced = usize::try_from(announced).unwrap_or(usize::MAX).max(SMALL);
+                memory.reserve(announced - SMALL, QUEUE).await.map_err(|_| Unread::NoMemory)?;
             }
+            let next = size.next_multiple_of(SMALL);
+            memory.grow(next - step, QUEUE).await.map_err(|_| Unread::NoMemory)?;
             (step, due) = (next, Instant::now() + PACE.min(idle));
         } else if step == SMALL {
             due = Instant::now() + idle;

@@ -2,7 +2,7 @@
 
 use super::{MAX_ROWS, Once, Store, entity::model_provider, text};
 use crate::{
-    plan::{origin, would_leak},
+    plan::{is_within, would_leak},
     vault::{Holder, Sealed, provider_value},
 };
 use hoistway_kit::{db::db_error, time::now_ms};
@@ -84,9 +84,8 @@ impl Store {
                 Upserted { value: insert(&txn, new_row(wanted, credentials)).await?, created: true }
             }
             Some(have) => {
-                let at = |provider: &str, endpoint: &str| (provider.to_owned(), origin(endpoint));
                 let moves =
-                    at(&have.provider.provider, &have.provider.endpoint) != at(&wanted.provider, &wanted.endpoint);
+                    have.provider.provider != wanted.provider || !is_within(&have.provider.endpoint, &wanted.endpoint);
                 if moves && have.credentials.is_some() && wanted.credentials.is_empty() {
                     return Err(would_leak("model provider", "/api/model-providers", &wanted.name));
                 }

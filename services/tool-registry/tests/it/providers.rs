@@ -39,6 +39,7 @@ async fn another_definition_is_a_conflict(world: World) {
     assert_eq!(world.create_model_provider(Operation::new(), provider("mine")).await.unwrap(), made);
     for other in [
         NewModelProvider { provider: "ollama".into(), ..provider("mine") },
+        NewModelProvider { endpoint: "https://models.example/other/v1".into(), ..provider("mine") },
         NewModelProvider { endpoint: String::new(), ..provider("mine") },
         NewModelProvider { models: vec!["small".into()], ..provider("mine") },
         NewModelProvider { prices: [("small".to_owned(), price("3"))].into(), ..provider("mine") },
@@ -80,6 +81,7 @@ async fn a_key_is_kept_and_goes_nowhere_else(world: World) {
     for moved in [
         NewModelProvider { endpoint: "https://evil.example/v1".into(), ..provider("mine") },
         NewModelProvider { endpoint: "http://models.example/v1".into(), ..provider("mine") },
+        NewModelProvider { endpoint: "https://models.example/other/v1".into(), ..provider("mine") },
         NewModelProvider { endpoint: String::new(), ..provider("mine") },
         NewModelProvider { provider: "anthropic".into(), ..provider("mine") },
     ] {

@@ -44,22 +44,31 @@ async fn an_owner_changes_a_tool_that_others_use(world: World) {
 }
 
 async fn stored_credentials_go_nowhere_else(world: World) {
-    let made = world.create_tool(Operation::new(), with_key(tool("t"), "sk")).await.unwrap();
+    world.create_tool(Operation::new(), with_key(tool("t"), "sk")).await.unwrap();
     let mut http = tool("t");
     http.connection.base_url = "http://t.example".into();
     let mut port = tool("t");
     port.connection.port = 8443;
     let mut kind = tool("t");
     kind.connection.auth_type = AuthType::OAuth2;
-    for moved in [elsewhere(tool("t")), http, port, kind] {
+    // A path of the host may be somebody else's, and the key was given for the one below which it was registered.
+    let mut below = with_key(tool("t"), "sk");
+    below.connection.base_url = "https://t.example/mine".into();
+    let made = world.update_tool(Operation::new(), anew(below)).await.unwrap();
+    let paths = ["https://t.example", "https://t.example/mine/../other", "https://t.example/mine2"].map(|url| {
+        let mut other = tool("t");
+        other.connection.base_url = url.into();
+        other
+    });
+    for moved in [elsewhere(tool("t")), http, port, kind].into_iter().chain(paths) {
         let e = world.update_tool(Operation::new(), anew(moved)).await.unwrap_err();
         assert_eq!(e.code, Code::Conflict);
         assert!(e.message.contains("give them again in the same call, or take them away first"), "{e}");
         assert_eq!(world.get_tool(name("t")).await.unwrap(), made);
     }
-    // The same host, and another place in the request there.
+    // Below the same path, and another place in the request there.
     let mut path = in_header(tool("t"));
-    path.connection.base_url = "https://t.example/v2".into();
+    path.connection.base_url = "https://t.example/mine/v2".into();
     let changed = world.update_tool(Operation::new(), anew(path)).await.unwrap();
     assert_eq!(changed.credentials_set_at, made.credentials_set_at);
     // Whoever knows them may.

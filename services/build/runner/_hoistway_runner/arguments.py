@@ -33,8 +33,8 @@ class FunctionAgent:
         """What it answers to an invoke."""
         return resolve(self.function(request, RunContext(request)))
 
-    def start(self):
-        """What comes before the first request."""
+    def start(self, seconds=None):
+        """What comes before the first request; it may take so many seconds."""
 
     def stop(self):
         """What comes after the last answer."""

@@ -25,11 +25,13 @@ macro_rules! files {
 /// The files of the runner, by their paths below its directory.
 const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/__init__.py",
+    "_hoistway_runner/annotations.py",
     "_hoistway_runner/arguments.py",
     "_hoistway_runner/data.py",
     "_hoistway_runner/discovery.py",
     "_hoistway_runner/end_users.py",
     "_hoistway_runner/errors.py",
+    "_hoistway_runner/fitting.py",
     "_hoistway_runner/frameworks.py",
     "_hoistway_runner/http.py",
     "_hoistway_runner/loading.py",

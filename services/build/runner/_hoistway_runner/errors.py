@@ -1,6 +1,5 @@
 """Errors: how they are told to callers and in the logs, without secrets and without frames of the runner."""
 
-import importlib
 import json
 import os
 import sys
@@ -19,6 +18,14 @@ class Explained(Exception):
 
 class StartError(Explained):
     """The agent cannot be started."""
+
+
+class Unfit(ValueError):
+    """The request does not fit the agent: the text begins with a member's name; `details` say what to send."""
+
+    def __init__(self, headline, *details):
+        super().__init__(headline)
+        self.details = details
 
 
 class ScriptError(Exception):
@@ -80,9 +87,9 @@ def user_traceback(error):
     they would only bury it."""
     import traceback
 
-    frames = error.__traceback__
+    frames, importing = error.__traceback__, getattr(sys.modules.get("importlib"), "__file__", None)
     while frames and ((name := frames.tb_frame.f_code.co_filename).startswith((HERE, "<frozen importlib"))
-                      or name == importlib.__file__):
+                      or name == importing):
         frames = frames.tb_next
     shown = traceback.TracebackException(type(error), error, frames, compact=True)
     todo, seen = [shown], set()

@@ -7,7 +7,7 @@ from _frozen_importlib import module_from_spec  # what importlib.util has, witho
 from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
 from types import ModuleType
 
-from .arguments import FunctionAgent, adapt
+from .arguments import FunctionAgent, MessageAgent
 from .discovery import FRAMEWORK_NAMES, agent_names
 from .errors import StartError
 
@@ -49,7 +49,7 @@ def choose(module, bound, imported, entry):
     if "handler" in found and not callable(found["handler"]):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
     if "handler" in found:
-        return FunctionAgent(adapt(found["handler"]))
+        return FunctionAgent(found["handler"])
     objects = [found[name] for name in FRAMEWORK_NAMES if name in found]
     if hasattr(found.get("app"), "invoke"):
         objects.append(found["app"])
@@ -58,10 +58,10 @@ def choose(module, bound, imported, entry):
 
         for thing in objects:
             if function := framework_agent(thing):
-                return FunctionAgent(function)
+                return MessageAgent(function)
     for name in ("main", "run"):
         if callable(found.get(name)):
-            return FunctionAgent(adapt(found[name]))
+            return FunctionAgent(found[name])
     if "app" not in found:
         return None
     from .web import web_agent
@@ -86,5 +86,4 @@ def load_agent(app, entry, script_command):
     compile(tree, path, "exec", dont_inherit=True)  # a script is ready when it compiles; nobody has asked for a run yet
     from .scripts import run_script
 
-    return FunctionAgent(
-        lambda request, context: run_script(script_command, request["message"], request.get("user_id", "")))
+    return MessageAgent(lambda message, seen: run_script(script_command, message, seen.get("user_id", "")))

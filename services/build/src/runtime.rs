@@ -27,6 +27,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/__init__.py",
     "_hoistway_runner/annotations.py",
     "_hoistway_runner/arguments.py",
+    "_hoistway_runner/capture.py",
     "_hoistway_runner/data.py",
     "_hoistway_runner/discovery.py",
     "_hoistway_runner/end_users.py",

@@ -4,10 +4,11 @@ import os
 from types import FunctionType, SimpleNamespace
 
 from .annotations import is_foreign, is_model, is_plain, is_request, is_text, resolved
+from .capture import NoMoreInput, Taker, take
+from .discovery import TEXT_NAMES
 from .errors import Unfit
 from .results import resolve
 
-TEXT_NAMES = frozenset(("message", "msg", "text", "query", "prompt", "input", "user_input", "question"))
 NONE = object()  # no annotation, no default
 POSITIONAL, STAR, KEYWORD, REST = range(4)
 NO_MESSAGE = "message is required", 'send it in the body: {"message": "…"}'
@@ -78,14 +79,31 @@ class MessageAgent(Agent):
 
 
 class FunctionAgent(Agent):
-    """A function whose own parameters decide what it gets."""
+    """A function whose own parameters decide what it gets. One that returns nothing answers what it prints; so does what
+    is named `main` or `run` and exits with the status 0, and a `main` that returns it."""
 
-    def __init__(self, function):
-        self.function, self.plan = function, Plan(parameters(function))
+    def __init__(self, function, name="handler"):
+        self.function, self.name, self.plan = function, name, Plan(parameters(function))
 
     def prepare(self, request):
         positional, named = self.plan.fill(request)
-        return lambda: resolve(self.function(*positional, **named))
+        message = request.sent.get("message")
+        return lambda: self.call(positional, named, message if isinstance(message, str) else "")
+
+    def call(self, positional, named, message):
+        taker = take(Taker(message.splitlines()))
+        try:
+            result = resolve(self.function(*positional, **named))
+            done = result is None or self.name == "main" and type(result) is int and result == 0
+            return taker.text() if done else result
+        except NoMoreInput:
+            return taker.text()
+        except SystemExit as error:
+            if self.name == "handler" or error.code:
+                raise
+            return taker.text()
+        finally:
+            taker.end()
 
 
 class Plan:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from . import EXIT_SECONDS
+from . import EXIT_SECONDS, capture
 from .errors import Mask, StartError, flush_output, report
 from .loading import load_agent
 from .server import Server
@@ -62,7 +62,7 @@ def keep_children_apart(listener):
 def serve(runner, options, app, sites, entry):
     """Starts the agent and answers for it until it is told to end."""
     Mask.places = [(app, "/app"), *((site, "/opt/hoistway/site-packages") for site in sites)]
-    sys.stdout.reconfigure(line_buffering=True)  # logs are read while the agent runs
+    capture.install(line_buffering=True)  # logs are read while the agent runs
     faulthandler.enable()
     listen_fd, notify_fd, config_fd = (inherited(options[o]) for o in ("--listen-fd", "--notify-fd", "--config-fd"))
     close_foreign({listen_fd, notify_fd, config_fd})
@@ -98,6 +98,8 @@ def serve(runner, options, app, sites, entry):
     flush_output()
     notify(notify_fd, {"event": "ready"})
     from . import data  # not before: the first answer needs it, and by then there may be no descriptor left
+
+    capture.begin()
     server.serve()
 
     def end():

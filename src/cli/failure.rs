@@ -191,6 +191,8 @@ fn remedy(code: &str) -> Option<&'static str> {
         "requirement_failed" => "mend the requirement, or the package index that the server uses",
         "image_not_found" => "push the image, or correct its name",
         "unsupported_image" => "deploy the source instead of an image",
+        "start_timeout" => "move what does not end out of the import, or give the start more time, and deploy again",
+        "nothing_to_invoke" => "define handler(message), or name what is there as `hoistway deploy` looks for it",
         "agent_start_failed" => "what the agent wrote is above and in `hoistway logs`; mend it and deploy again",
         "insufficient_storage" => "make room on the server's disk",
         "resource_exhausted" | "unavailable" => "try again a little later",

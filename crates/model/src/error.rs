@@ -44,6 +44,10 @@ pub enum Code {
     UndeclaredImport,
     /// The agent ended or failed before it was ready.
     AgentStartFailed,
+    /// The agent was not ready within the time that a start may take.
+    StartTimeout,
+    /// The source offers nothing that answers an invoke.
+    NothingToInvoke,
     /// The image's registry says that it does not have the image.
     ImageNotFound,
     /// The image cannot run on this runtime.
@@ -56,7 +60,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables and tests.
-    pub const ALL: [Code; 23] = [
+    pub const ALL: [Code; 25] = [
         Code::InvalidArgument,
         Code::Unauthenticated,
         Code::PermissionDenied,
@@ -76,6 +80,8 @@ impl Code {
         Code::RequirementFailed,
         Code::UndeclaredImport,
         Code::AgentStartFailed,
+        Code::StartTimeout,
+        Code::NothingToInvoke,
         Code::ImageNotFound,
         Code::UnsupportedImage,
         Code::AgentError,
@@ -104,6 +110,8 @@ impl Code {
             Code::RequirementFailed => ("requirement_failed", 500, 9),
             Code::UndeclaredImport => ("undeclared_import", 500, 9),
             Code::AgentStartFailed => ("agent_start_failed", 500, 9),
+            Code::StartTimeout => ("start_timeout", 500, 9),
+            Code::NothingToInvoke => ("nothing_to_invoke", 500, 9),
             Code::ImageNotFound => ("image_not_found", 500, 9),
             Code::UnsupportedImage => ("unsupported_image", 500, 9),
             Code::AgentError => ("agent_error", 500, 2),

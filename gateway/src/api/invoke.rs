@@ -43,8 +43,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// How often a route is read anew after its connection was refused.
 const CONNECTS: usize = 3;
-/// How long an invoke waits for news of a route that is not ready.
-const NEWS: Duration = Duration::from_millis(100);
+/// How long an invoke waits for news of a route that is not ready; most starts take no longer.
+const NEWS: Duration = Duration::from_secs(1);
 /// How long a connection may take, and how long a new route is waited for after one was refused.
 const CONNECT: Duration = Duration::from_secs(5);
 const NEW_ROUTE: Duration = Duration::from_millis(500);

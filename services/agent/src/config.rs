@@ -42,6 +42,8 @@ pub struct Config {
     pub agents_host: Option<String>,
     /// How many agents may be starting at the same time.
     pub concurrent_starts: usize,
+    /// How long a start may take until the agent is ready, in seconds; 0: for ever.
+    pub start_seconds: u64,
     /// How many superseded revisions of each agent are kept, to be rolled back to.
     pub revisions: u32,
     /// How many agents there may be.
@@ -88,6 +90,7 @@ impl Default for Config {
             agents_bind: Ipv4Addr::LOCALHOST.into(),
             agents_host: None,
             concurrent_starts: 4,
+            start_seconds: 60,
             revisions: 10,
             max_agents: 200,
             limits: Limits::default(),

@@ -149,6 +149,7 @@ fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
         egress: config.egress_address(),
         advertise: config.agents_host.clone(),
         concurrent_starts: config.concurrent_starts,
+        start_limit: (config.start_seconds > 0).then(|| Duration::from_secs(config.start_seconds)),
         limits: config.limits,
         logs: config.logs,
         sandbox: sandbox::Settings {

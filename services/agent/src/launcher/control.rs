@@ -71,7 +71,7 @@ impl Control {
             match self.orders()?.into_iter().next() {
                 Some(Order::Launch(spec)) => return Ok(Some((spec, fds))),
                 Some(Order::Stop(_)) => return Ok(None),
-                None => {}
+                Some(Order::WriteStack) | None => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use super::control::Control;
 use super::procfs::Process;
-use super::spec::{Exit, LaunchSpec, Order, Report};
+use super::spec::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
 use super::{EXEC, outside, tree};
 use hoistway_confine::privileges;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -113,8 +113,10 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
                 None => orphaned = true,
                 Some(orders) => {
                     for order in orders {
-                        if let Order::Stop(ms) = order {
-                            agent.stop(Duration::from_millis(ms));
+                        match order {
+                            Order::Stop(ms) => agent.stop(Duration::from_millis(ms)),
+                            Order::WriteStack => agent.write_stack(),
+                            Order::Launch(_) => {}
                         }
                     }
                 }
@@ -151,6 +153,14 @@ impl Agent {
             let _ = kill_process(pid, Signal::TERM);
         }
         self.stop_by = Some(self.stop_by.map_or(by, |before| before.min(by)));
+    }
+
+    /// A stopped process gets the signal as soon as it goes on, before anything else.
+    fn write_stack(&self) {
+        if let Some(pid) = Pid::from_raw(self.pid).filter(|_| !self.ended) {
+            let _ = kill_process(pid, STACK_SIGNAL);
+            let _ = kill_process(pid, Signal::CONT);
+        }
     }
 
     /// Ends the main process and reports it.

@@ -144,9 +144,7 @@ impl Started {
         };
         match state {
             State::Ready => Ok(()),
-            State::Failed(failure) => {
-                Err(Error::new(Code::AgentStartFailed, failure.message).with_details(failure.log))
-            }
+            State::Failed(failure) => Err(Error::new(failure.code, failure.message).with_details(failure.details)),
             _ => Err(Error::new(Code::Cancelled, "the agent was stopped before it was ready")),
         }
     }
@@ -191,10 +189,13 @@ impl fmt::Display for State {
 /// Why an instance is not running. Secrets are masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
+    /// [`Code::AgentStartFailed`], or a code that says more.
+    pub code: Code,
     /// One line: the traceback's last one, or how the process ended.
     pub message: String,
-    /// The last lines that it wrote, at most [`Failure::LOG_LINES`].
-    pub log: Vec<String>,
+    /// What proves it, and what to do: the last lines that the agent wrote, at most [`Failure::LOG_LINES`], the stack
+    /// where it stands, or what its runner says.
+    pub details: Vec<String>,
 }
 
 impl Failure {

@@ -156,7 +156,7 @@ impl Service {
                     Life::Down { why: failure.message, restarts, next_try_ms: Some(next_try_ms) }
                 }
                 State::Failed(failure) => {
-                    return Err(Error::new(Code::AgentStartFailed, failure.message).with_details(failure.log));
+                    return Err(Error::new(failure.code, failure.message).with_details(failure.details));
                 }
                 State::Gone => return Err(Error::new(Code::Cancelled, "the runtime stopped the agent")),
             };

@@ -77,7 +77,8 @@ impl FakeRuntime {
 }
 
 pub fn failure(message: &str) -> Failure {
-    Failure { message: message.into(), log: vec!["Traceback (most recent call last):".into(), message.into()] }
+    let details = vec!["Traceback (most recent call last):".into(), message.into()];
+    Failure { code: hoistway_model::Code::AgentStartFailed, message: message.into(), details }
 }
 
 #[async_trait]

@@ -2,6 +2,7 @@
 
 The agent's source defines `handle(line) -> str`.
 """
+import faulthandler
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ for fd in (listen, notify):
     os.set_inheritable(fd, False)
 with open(config, encoding="utf-8") as file:
     CONFIG = json.load(file)
+faulthandler.register(CONFIG["stack_signal"], file=notify, all_threads=False)
 listener = socket.socket(fileno=listen)
 listener.setblocking(True)
 sys.path[0:0] = options["--app"] + options.get("--site", [])
@@ -32,7 +34,7 @@ def tell(event):
 scope = {"CONFIG": CONFIG, "OPTIONS": options, "__name__": "agent"}
 try:
     with open(os.path.join(options["--app"][0], os.environ["USER_ENTRY_POINT"]), encoding="utf-8") as file:
-        exec(compile(file.read(), "agent.py", "exec"), scope)
+        exec(compile(file.read(), file.name, "exec"), scope)
 except Exception as error:
     traceback.print_exc()
     tell({"event": "failed", "error": traceback.format_exception_only(error)[-1].strip()})
@@ -75,6 +77,7 @@ os.register_at_fork(
     after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}), after_in_child=in_child)
 busy = False
 signal.signal(signal.SIGTERM, drain)
+faulthandler.unregister(CONFIG["stack_signal"])
 tell({"event": "ready"})
 try:
     while True:

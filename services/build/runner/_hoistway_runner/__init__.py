@@ -17,9 +17,10 @@ sends as X-Hoistway-End-User and that goes along with every call of the agent's 
     GET /healthz   GET /readyz   POST /invoke   POST /invoke/stream      body: {"message": "...", "history": [...], ...}
 
 In a container it listens on PORT. A supervisor hands over more: a listening socket, a pipe that is told once how the
-start went ({"event": "ready"} or {"event": "failed", "error": ...}), and a pipe with {"token": ..., "mask": [...],
-"closed_network": ...}; members that are not known here are for later runners. SIGTERM drains: everything that has
-connected is still answered, then the exit status is 0.
+start went ({"event": "ready"} or {"event": "failed", "error": ..., "code": ..., "details": [...]}), and a pipe with
+{"token": ..., "mask": [...], "closed_network": ..., "start_seconds": ..., "stack_signal": ...}; members that are not
+known here are for later runners. Until it is ready the stack signal makes it write its stack to the first pipe. SIGTERM
+drains: everything that has connected is still answered, then the exit status is 0.
 
 Standard library only, Python 3.10 or later. How soon an agent answers after an edit is decided here, so what most
 agents never need is imported where it is used: asyncio, inspect, traceback, subprocess (5 to 35 ms each), and the

@@ -60,8 +60,8 @@ class Agent:
         """A call that answers a request; Unfit if the request is at fault, which is known before an answer begins."""
         raise NotImplementedError
 
-    def start(self):
-        """What comes before the first request."""
+    def start(self, seconds=None):
+        """What comes before the first request; it may take so many seconds."""
 
     def stop(self):
         """What comes after the last answer."""

@@ -17,7 +17,15 @@ class Explained(Exception):
 
 
 class StartError(Explained):
-    """The agent cannot be started."""
+    """The agent cannot be started; `code` is the platform's for it, if there is one that says more."""
+
+    code = ""
+
+
+class StartTimeout(StartError):
+    """The agent does not become ready in the time that it has."""
+
+    code = "start_timeout"
 
 
 class Unfit(ValueError):

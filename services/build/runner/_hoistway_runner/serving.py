@@ -14,6 +14,8 @@ from .errors import Mask, StartError, flush_output, report
 from .loading import load_agent
 from .server import Server
 
+START_MARGIN = 0.5  # of the seconds that a start may take
+
 
 def inherited(values):
     """A descriptor that the supervisor handed over, from now on ours alone."""
@@ -75,6 +77,9 @@ def serve(runner, options, app, sites, entry):
     else:
         listener = socket.create_server(("0.0.0.0", int(os.environ.get("PORT") or 8080)), backlog=1024)
     keep_children_apart(listener)
+    begun, seconds, stack_signal = time.monotonic(), config.get("start_seconds"), config.get("stack_signal")
+    if stack_signal and notify_fd is not None:  # a start that hangs is asked where it stands, whatever holds the GIL
+        faulthandler.register(stack_signal, file=notify_fd, all_threads=False)
 
     keep = [word for option in ("--app", "--site") for value in options[option] for word in (option, value)]
     flags = ["-s"] + ["-S"] * sys.flags.no_site + ["-E"] * sys.flags.ignore_environment
@@ -85,10 +90,14 @@ def serve(runner, options, app, sites, entry):
         if entry == ".":
             raise StartError("USER_ENTRY_POINT does not name the entry file")
         agent = load_agent(app, entry, command)
-        agent.start()
+        # An end that we see ourselves says more than the stack of a thread that waits for it.
+        agent.start(seconds and max(seconds - (time.monotonic() - begun) - START_MARGIN, 0))
     except BaseException as error:
-        text, _ = report(error, Mask(config.get("mask") or ()))
-        notify(notify_fd, {"event": "failed", "error": text})
+        text, details = report(error, Mask(config.get("mask") or ()))
+        event = {"event": "failed", "error": text}
+        if isinstance(error, StartError) and error.code:
+            event |= {"code": error.code, "details": details}
+        notify(notify_fd, event)
         sys.stdout.flush()
         os._exit(1)  # at once: a thread that the import has started may never end
 
@@ -96,6 +105,8 @@ def serve(runner, options, app, sites, entry):
     signal.signal(signal.SIGTERM, server.drain)
     signal.signal(signal.SIGINT, server.drain)
     flush_output()
+    if stack_signal:
+        faulthandler.unregister(stack_signal)
     notify(notify_fd, {"event": "ready"})
     from . import data  # not before: the first answer needs it, and by then there may be no descriptor left
 

@@ -10,7 +10,7 @@ import sys
 
 from . import EXIT_SECONDS
 from .arguments import POSITIONAL, STAR, Agent, parameters
-from .errors import DETAIL_LINES, AppError, StartError, headline, user_traceback
+from .errors import DETAIL_LINES, AppError, StartError, StartTimeout, headline, user_traceback
 from .loop import LOOP
 from .results import Pieces
 
@@ -205,10 +205,10 @@ class AsgiAgent(WebAgent):
             if not complete:  # what it does after its answer it may finish
                 task.cancel()
 
-    def start(self):
-        LOOP.wait(self.begin())
+    def start(self, seconds=None):
+        LOOP.wait(self.begin(seconds))
 
-    async def begin(self):
+    async def begin(self, seconds):
         """Runs the application's start-up, if it has one."""
         import asyncio
 
@@ -226,7 +226,15 @@ class AsgiAgent(WebAgent):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         await inbox.put({"type": "lifespan.startup"})
-        message = await outbox.get()
+        try:
+            message = await asyncio.wait_for(outbox.get(), seconds)
+        except (TimeoutError, asyncio.TimeoutError):
+            import traceback
+
+            frames = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in task.get_stack())
+            stack = "".join(frames.format()).splitlines()
+            remedy = "an endless loop belongs into a task of its own; a start that needs more time: HOISTWAY_AGENT_START_SECONDS"
+            raise StartTimeout("the app's start-up (lifespan) does not end", *stack, remedy) from None
         if isinstance(message, (SystemExit, KeyboardInterrupt)):
             raise message
         if not isinstance(message, dict):  # it ended or failed at once: it has no start-up

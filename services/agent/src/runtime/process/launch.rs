@@ -3,14 +3,15 @@
 use super::agent_network::AgentNetwork;
 use super::egress_forwarder;
 use super::rundir::{Processes, RunDir};
+use super::stack::{self, Place};
 use super::{Instance, ProcessConfig, Program};
 use crate::launcher::procfs::Process;
-use crate::launcher::spec::{Exit, LaunchSpec, Order, Report};
+use crate::launcher::spec::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
 use crate::launcher::{INIT, RunAs, send};
 use crate::runtime::logs::Sink;
 use crate::sandbox::{Parts, Sandbox};
 use hoistway_confine::cgroup::Group;
-use hoistway_model::log::LogStream;
+use hoistway_model::{Code, log::LogStream};
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
@@ -40,6 +41,9 @@ const TREE_END: Duration = Duration::from_secs(10);
 const LOG_END: Duration = Duration::from_secs(2);
 /// A runner's notice is one line, its error text the longest part.
 const MAX_NOTICE: usize = 64 << 10;
+/// How long an agent may take to begin writing its stack, and how long it may pause in it. A signal handler writes it.
+const STACK_BEGIN: Duration = Duration::from_secs(1);
+const STACK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Each is read by one client or another.
 const CA_VARIABLES: [&str; 6] = [
@@ -56,8 +60,8 @@ const CA_VARIABLES: [&str; 6] = [
 pub(super) enum Notice {
     /// It answers requests.
     Ready,
-    /// The agent's code could not be loaded; the traceback's last line.
-    Failed(String),
+    /// The agent's code could not be loaded; the traceback's last line, or what the runner says of it.
+    Failed { code: Code, message: String, details: Vec<String> },
     /// It will not say anything: it closed the pipe, or wrote nonsense.
     Silent,
 }
@@ -70,6 +74,7 @@ pub(super) struct Launched {
     pub reports: Reports,
     /// What the runner says.
     pub notices: Notices,
+    places: Vec<Place>,
     followers: Vec<JoinHandle<()>>,
     processes: Processes,
     dir: RunDir,
@@ -131,7 +136,8 @@ impl Launched {
 
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
         let secrets = config_file(&start)?;
-        let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec(&start, dir, group.0.as_ref())?)))?;
+        let (spec, places) = spec(&start, dir, group.0.as_ref())?;
+        let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec)))?;
         order.push(b'\n');
         let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
         let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
@@ -161,6 +167,7 @@ impl Launched {
             orders: Some(orders),
             reports,
             notices: Notices { pipe: Receiver::from_owned_fd(notices)?, read: Vec::new() },
+            places,
             followers,
             processes,
             dir: dir.clone(),
@@ -172,8 +179,19 @@ impl Launched {
 
     /// Asks the agent to finish within `grace`.
     pub async fn stop(&mut self, grace: Duration) {
-        let grace = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        if let (Some(orders), Ok(mut line)) = (&mut self.orders, serde_json::to_vec(&Order::Stop(grace))) {
+        self.order(&Order::Stop(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX))).await;
+    }
+
+    /// Where the agent stands, as the lines of a traceback; empty if it does not say.
+    pub async fn stack(&mut self) -> Vec<String> {
+        self.order(&Order::WriteStack).await;
+        let (written, places) = (self.notices.stack().await, std::mem::take(&mut self.places));
+        let lines = tokio::task::spawn_blocking(move || stack::traceback(&written, &places)).await;
+        lines.unwrap_or_default()
+    }
+
+    async fn order(&mut self, order: &Order) {
+        if let (Some(orders), Ok(mut line)) = (&mut self.orders, serde_json::to_vec(order)) {
             line.push(b'\n');
             // If the launcher is gone, that is noticed as the agent's end.
             let _ = orders.write_all(&line).await;
@@ -230,7 +248,7 @@ impl Reports {
     }
 }
 
-/// The pipe of the runner's one notice.
+/// The pipe of the runner's one notice, or of the stack that it is asked for before it gives one.
 pub(super) struct Notices {
     pipe: Receiver,
     read: Vec<u8>,
@@ -250,18 +268,42 @@ impl Notices {
             }
         }
     }
+
+    /// Reads a stack until nothing more of it comes.
+    async fn stack(&mut self) -> String {
+        let (mut buffer, mut patience) = ([0; 4096], STACK_BEGIN);
+        while self.read.len() < MAX_NOTICE
+            && let Ok(Ok(got @ 1..)) = timeout(patience, self.pipe.read(&mut buffer)).await
+        {
+            self.read.extend_from_slice(&buffer[..got]);
+            patience = STACK_PAUSE;
+        }
+        String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()
+    }
 }
+
+/// The codes that a runner may give its failure.
+const START_CODES: [Code; 2] = [Code::StartTimeout, Code::NothingToInvoke];
 
 fn parse(line: &[u8]) -> Notice {
     #[derive(Deserialize)]
     #[serde(tag = "event", rename_all = "snake_case")]
     enum Line {
         Ready,
-        Failed { error: String },
+        Failed {
+            error: String,
+            #[serde(default)]
+            code: String,
+            #[serde(default)]
+            details: Vec<String>,
+        },
     }
     match serde_json::from_slice(line) {
         Ok(Line::Ready) => Notice::Ready,
-        Ok(Line::Failed { error }) => Notice::Failed(error),
+        Ok(Line::Failed { error: message, code, details }) => {
+            let code = START_CODES.into_iter().find(|known| known.as_str() == code).unwrap_or(Code::AgentStartFailed);
+            Notice::Failed { code, message, details }
+        }
         Err(_) => Notice::Silent,
     }
 }
@@ -308,14 +350,22 @@ fn config_file(start: &Start<'_>) -> Result<File> {
     let (instance, closed_network) = (start.instance, !start.sandbox.isolation().has_open_network());
     let mask: Vec<&str> = instance.mask.iter().map(|secret| secret.expose()).collect();
     let token = instance.invoke_token.expose();
-    let json = serde_json::json!({"token": token, "mask": mask, "closed_network": closed_network});
+    let start_seconds = start.config.start_limit.map(|limit| limit.as_secs_f64());
+    let json = serde_json::json!({
+        "token": token,
+        "mask": mask,
+        "closed_network": closed_network,
+        "stack_signal": STACK_SIGNAL.as_raw(),
+        "start_seconds": start_seconds,
+    });
     let mut file = File::from(rustix::fs::memfd_create("agent-config", MemfdFlags::CLOEXEC)?);
     file.write_all(&serde_json::to_vec(&json)?)?;
     file.rewind()?;
     Ok(file)
 }
 
-fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<LaunchSpec> {
+/// What is launched, and where the agent's files are.
+fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(LaunchSpec, Vec<Place>)> {
     let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program;
     let placed = start.sandbox.place(&Parts {
         app_dir,
@@ -352,7 +402,8 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<Launch
     }
     env.extend(start.instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
     env.insert("PORT".to_owned(), start.port.to_string());
-    Ok(LaunchSpec {
+    let places = stack::places((&placed.app_dir, &placed.site_dirs), (app_dir, site_dirs));
+    let spec = LaunchSpec {
         program: interpreter.clone(),
         args,
         fd_options: ["--listen-fd", "--notify-fd", "--config-fd"].map(str::to_owned).into(),
@@ -363,7 +414,8 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<Launch
         confinement: placed.confinement,
         cgroups: group.map(Group::procs).unwrap_or_default(),
         grace_ms: 5_000,
-    })
+    };
+    Ok((spec, places))
 }
 
 fn text(path: &Path) -> Result<String> {
@@ -377,7 +429,15 @@ mod tests {
     #[test]
     fn notices_are_read_and_nonsense_is_none() {
         assert_eq!(parse(br#"{"event":"ready"}"#), Notice::Ready);
-        assert_eq!(parse(br#"{"event":"failed","error":"E: x"}"#), Notice::Failed("E: x".into()));
+        let failed = |code, details: &[&str]| {
+            let details = details.iter().map(|&line| line.to_owned()).collect();
+            Notice::Failed { code, message: "E: x".to_owned(), details }
+        };
+        assert_eq!(parse(br#"{"event":"failed","error":"E: x"}"#), failed(Code::AgentStartFailed, &[]));
+        let more = br#"{"event":"failed","error":"E: x","code":"nothing_to_invoke","details":["a"]}"#;
+        assert_eq!(parse(more), failed(Code::NothingToInvoke, &["a"]));
+        let other = br#"{"event":"failed","error":"E: x","code":"unauthenticated"}"#;
+        assert_eq!(parse(other), failed(Code::AgentStartFailed, &[]), "a code that an agent may not give");
         for nonsense in ["", "{", "[]", r#"{"event":"other"}"#] {
             assert_eq!(parse(nonsense.as_bytes()), Notice::Silent);
         }

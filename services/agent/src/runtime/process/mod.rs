@@ -10,6 +10,7 @@ mod invoke_forwarder;
 mod launch;
 mod relay;
 mod rundir;
+mod stack;
 mod supervisor;
 
 use super::{EgressRoute, Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
@@ -47,10 +48,14 @@ pub struct ProcessConfig {
     pub egress: String,
     /// The host that callers use instead of `bind`, if that is another one.
     pub advertise: Option<String>,
-    /// How many agents may be starting at the same time.
+    /// How many agents may be starting at the same time; those that have been ready before are counted by themselves.
     pub concurrent_starts: usize,
     /// How long one start keeps the next from beginning; it goes on after that, but no longer alone.
     pub start_turn: Duration,
+    /// The same for a first start, which somebody waits for.
+    pub first_start_turn: Duration,
+    /// How long a start may take from the process to being ready; none: for ever.
+    pub start_limit: Option<Duration>,
     /// When a crashed agent is started again.
     pub backoff: Backoff,
     /// Resource limits of each agent.
@@ -75,6 +80,8 @@ impl ProcessConfig {
             advertise: None,
             concurrent_starts: 4,
             start_turn: Duration::from_secs(20),
+            first_start_turn: Duration::from_secs(2),
+            start_limit: Some(Duration::from_secs(60)),
             backoff: Backoff::default(),
             limits: Limits::default(),
             python,
@@ -111,6 +118,7 @@ pub struct ProcessRuntime {
     sandbox: Arc<Sandbox>,
     logs: Arc<LogBook>,
     turns: Arc<Semaphore>,
+    first_turns: Arc<Semaphore>,
     instances: Mutex<HashMap<RevisionId, Entry>>,
     /// Where agents that resolve no names reach egress; served until this is dropped.
     egress_by_address: Option<(SocketAddr, DropGuard)>,
@@ -159,6 +167,7 @@ impl ProcessRuntime {
             sandbox,
             logs: Arc::new(LogBook::new(config.dir.join("logs"), config.logs)),
             turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
+            first_turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
             config: Arc::new(config),
             instances: Mutex::default(),
         })
@@ -186,6 +195,7 @@ impl ProcessRuntime {
             config: self.config.clone(),
             sandbox: self.sandbox.clone(),
             turns: self.turns.clone(),
+            first_turns: self.first_turns.clone(),
             sink: sink.clone(),
             masker,
             instance: instance.clone(),

@@ -8,6 +8,7 @@ use crate::launcher::RunAs;
 use crate::runtime::logs::Sink;
 use crate::runtime::{Failure, Masker, State, now_ms};
 use crate::sandbox::Sandbox;
+use hoistway_model::Code;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub(super) struct Supervisor {
     pub config: Arc<ProcessConfig>,
     pub sandbox: Arc<Sandbox>,
     pub turns: Arc<Semaphore>,
+    pub first_turns: Arc<Semaphore>,
     pub sink: Sink,
     pub masker: Arc<Masker>,
     pub instance: Instance,
@@ -93,7 +95,7 @@ impl Supervisor {
         loop {
             self.state.send_if_modified(|state| std::mem::replace(state, State::Starting) != State::Starting);
             self.lead(Target::Starting);
-            let (failure, ready_for) = match self.once(dir, user).await {
+            let (failure, ready_for) = match self.once(dir, user, proven).await {
                 Run::Stopped => return,
                 Run::Ended { failure, ready_for } => (failure, ready_for),
             };
@@ -155,11 +157,16 @@ impl Supervisor {
     }
 
     /// One run from start to end.
-    async fn once(&mut self, dir: &RunDir, user: Option<RunAs>) -> Run {
+    async fn once(&mut self, dir: &RunDir, user: Option<RunAs>, proven: bool) -> Run {
+        // Agents that crash, or come back after a boot, keep nobody from deploying.
+        let (turns, turn_time) = match proven {
+            true => (&self.turns, self.config.start_turn),
+            false => (&self.first_turns, self.config.first_start_turn),
+        };
         let mut turn: Option<OwnedSemaphorePermit> = tokio::select! {
             biased;
             _ = stop_of(&mut self.stop) => return Run::Stopped,
-            turn = self.turns.clone().acquire_owned() => turn.ok(),
+            turn = turns.clone().acquire_owned() => turn.ok(),
         };
         self.sink.begin();
         if self.listener.is_none() && self.forwarder.is_none() {
@@ -185,7 +192,10 @@ impl Supervisor {
         if let Some(network) = &launched.network {
             self.lead(Target::Up(Arc::clone(network)));
         }
-        let turn_ends = Instant::now() + self.config.start_turn;
+        let begun = Instant::now();
+        let turn_ends = begun + turn_time;
+        let start_limit = self.config.start_limit;
+        let mut timed_out = None;
         let mut ready: Option<Instant> = None;
         let mut notice: Option<Notice> = None;
         let mut kill_at: Option<Instant> = None;
@@ -212,18 +222,56 @@ impl Supervisor {
                     launched.kill();
                     break None;
                 }
+                limit = after(begun, start_limit), if notice.is_none() => {
+                    timed_out = Some(self.timed_out(&mut launched, limit).await);
+                    launched.kill();
+                    break None;
+                }
             }
         };
         self.lead(Target::Starting);
         let late = launched.finish().await;
         let ready_for = ready.map(|since| since.elapsed());
-        let message = match (notice.or(late), ended) {
-            (Some(Notice::Failed(error)), _) => error,
-            (_, Some(ended)) => self.account(&ended, ready.is_some()),
-            (_, None) => "closed its start notification and did not become ready".to_owned(),
+        if let Some(failure) = timed_out {
+            return Run::Ended { failure, ready_for };
+        }
+        let failed = |message| (Code::AgentStartFailed, message, Vec::new());
+        let (code, message, details) = match (notice.or(late), ended) {
+            (Some(Notice::Failed { code, message, details }), _) => (code, message, details),
+            (_, Some(ended)) => failed(self.account(&ended, ready.is_some())),
+            (_, None) => failed("closed its start notification and did not become ready".to_owned()),
         };
-        let failure = Failure { message: self.masker.text(message.trim()), log: self.sink.recent(Failure::LOG_LINES) };
-        Run::Ended { failure, ready_for }
+        let details = match details.is_empty() {
+            true => self.sink.recent(Failure::LOG_LINES),
+            false => details.iter().take(Failure::LOG_LINES).map(|line| self.masker.text(line)).collect(),
+        };
+        Run::Ended { failure: Failure { code, message: self.masker.text(message.trim()), details }, ready_for }
+    }
+
+    /// A start that took too long: where it stands, also in the log.
+    async fn timed_out(&self, launched: &mut Launched, limit: Duration) -> Failure {
+        const LOG: usize = 10;
+        let mut stop = self.stop.clone();
+        let stack = tokio::select! {
+            stack = launched.stack() => stack,
+            // Whoever stops the agent does not wait for it.
+            _ = stop_of(&mut stop) => Vec::new(),
+        };
+        let seconds = limit.as_secs_f32();
+        let entry = self.instance.env.iter().find(|(name, _)| name == "USER_ENTRY_POINT");
+        let message = match (entry, stack.is_empty()) {
+            (Some((_, entry)), false) => format!("{} is still being imported after {seconds} s", entry.expose()),
+            _ => format!("the agent is not ready after {seconds} s"),
+        };
+        let stack: Vec<String> = stack.iter().map(|line| self.masker.text(line)).collect();
+        for line in &stack {
+            self.sink.remark(line).await;
+        }
+        let remedy = "a server or an endless loop belongs behind `if __name__ == \"__main__\":` or into the handler; a start that \
+                      needs more time: HOISTWAY_AGENT_START_SECONDS"
+            .to_owned();
+        let details = self.sink.recent(LOG).into_iter().chain(stack).chain([remedy]).collect();
+        Failure { code: Code::StartTimeout, message: self.masker.text(&message), details }
     }
 
     /// Tells an end in words: how, when, and what was said last.
@@ -246,7 +294,11 @@ impl Supervisor {
     fn environment(&self, what: &str, error: std::io::Error) -> Failure {
         let (agent, revision) = (&self.instance.agent, &self.instance.revision);
         tracing::error!(%agent, %revision, %error, "{what}");
-        Failure { message: format!("{what} ({})", error.kind()), log: self.sink.recent(Failure::LOG_LINES) }
+        Failure {
+            code: Code::AgentStartFailed,
+            message: format!("{what} ({})", error.kind()),
+            details: self.sink.recent(Failure::LOG_LINES),
+        }
     }
 
     /// Our listener closes first: once the agent has taken what waits and closed its own, callers are refused at once
@@ -264,6 +316,13 @@ impl Supervisor {
         }
         launched.finish().await;
     }
+}
+
+/// Waits until `limit` is over, for ever where there is none.
+async fn after(begun: Instant, limit: Option<Duration>) -> Duration {
+    let Some(limit) = limit else { return std::future::pending().await };
+    sleep_until(begun + limit).await;
+    limit
 }
 
 /// Waits for the request to stop. A runtime that is dropped wants it at once.

@@ -59,7 +59,7 @@ async fn a_start_may_end_in_any_way() {
     let failed = async |instance| {
         let started = stage.runtime.apply(instance).await.unwrap();
         match until(&started, |s| matches!(s, State::Failed(_))).await {
-            State::Failed(Failure { message, log }) => (message, log),
+            State::Failed(Failure { message, details, .. }) => (message, details),
             other => panic!("{other}"),
         }
     };
@@ -79,6 +79,62 @@ async fn a_start_may_end_in_any_way() {
         message.starts_with("exited with status 127 before it was ready: hoistway: cannot run /nowhere/python3"),
         "{message}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_hangs_ends_with_its_stack() {
+    let stage = Stage::with(|config| config.start_limit = Some(Duration::from_secs(2))).await;
+    for line in [
+        "time.sleep(600)",
+        "while True: pass",
+        "re.match('(a+)+$', 'a' * 60 + 'b')",
+        "threading.Lock().acquire() and threading.Event().wait()",
+        "subprocess.run(['sleep', '600'])",
+        "os.kill(os.getpid(), signal.SIGSTOP)",
+    ] {
+        let instance = stage.instance(&format!("import os, re, signal, subprocess, threading, time\n\n{line}\n"));
+        let started = stage.runtime.apply(instance.clone()).await.unwrap();
+        let error = started.ready().await.unwrap_err();
+        assert_eq!(error.code, Code::StartTimeout, "{line}");
+        assert_eq!(error.message, "agent.py is still being imported after 2 s", "{line}");
+        let at = error.details.iter().position(|line| line == "  File \"/app/agent.py\", line 3, in <module>");
+        let at = at.unwrap_or_else(|| panic!("{:?}", error.details));
+        assert_eq!(error.details[at + 1], format!("    {line}"));
+        assert!(error.details.last().unwrap().ends_with("HOISTWAY_AGENT_START_SECONDS"), "{:?}", error.details);
+        let log = stage.logs(&instance.agent, 50).await;
+        assert!(log.iter().any(|shown| shown.text.contains(line)), "the log shows it too: {log:?}");
+        stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+    }
+
+    // A child that holds the pipe, or a process that knows no such signal, has no stack.
+    let deaf =
+        "import os, signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [CONFIG['stack_signal']])\ntime.sleep(600)";
+    let started = stage.runtime.apply(stage.instance(deaf)).await.unwrap();
+    let error = started.ready().await.unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (Code::StartTimeout, "the agent is not ready after 2 s"));
+
+    // One that was ready before is tried again.
+    let mut instance = stage.instance("import time\ntime.sleep(600)");
+    instance.proven = true;
+    let started = stage.runtime.apply(instance.clone()).await.unwrap();
+    let State::Crashed { failure, .. } = until(&started, |s| matches!(s, State::Crashed { .. })).await else {
+        unreachable!()
+    };
+    assert_eq!(failure.code, Code::StartTimeout);
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_that_hang_keep_nobody_from_starting() {
+    let stage = Stage::with(|config| config.concurrent_starts = 2).await;
+    for proven in [true, true, false, false, false] {
+        let mut hung = stage.instance("import time\ntime.sleep(600)");
+        hung.proven = proven;
+        stage.runtime.apply(hung).await.unwrap();
+    }
+    let started = stage.runtime.apply(stage.instance("def handle(line): return line")).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(15), started.ready()).await.expect("not behind them").unwrap();
+    stage.runtime.shutdown(Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

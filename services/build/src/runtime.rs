@@ -38,6 +38,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/loading.py",
     "_hoistway_runner/loop.py",
     "_hoistway_runner/paths.py",
+    "_hoistway_runner/remedies.py",
     "_hoistway_runner/results.py",
     "_hoistway_runner/scripts.py",
     "_hoistway_runner/server.py",

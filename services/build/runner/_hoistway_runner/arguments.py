@@ -54,7 +54,9 @@ class Request:
 
 
 class Agent:
-    """What answers invokes."""
+    """What answers invokes; `blocking` is code that runs in the thread of the invoke, and not on the event loop."""
+
+    blocking = True
 
     def prepare(self, request):
         """A call that answers a request; Unfit if the request is at fault, which is known before an answer begins."""
@@ -84,6 +86,8 @@ class FunctionAgent(Agent):
 
     def __init__(self, function, name="handler"):
         self.function, self.name, self.plan = function, name, Plan(parameters(function))
+        code = getattr(function, "__code__", None)
+        self.blocking = not (code and code.co_flags & (0x80 | 0x200))  # async def, also one that yields
 
     def prepare(self, request):
         positional, named = self.plan.fill(request)

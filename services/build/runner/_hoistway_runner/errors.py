@@ -125,9 +125,12 @@ def report(error, mask, request=None):
         lines = [mask(line) for line in (str(error), *error.details)]
         print(told + "\n".join(lines), file=sys.__stderr__, flush=True)
         return lines[0], lines[1:]
-    text = mask(user_traceback(error))
-    print(told + text, end="", file=sys.__stderr__, flush=True)
-    return mask(headline(error)), text.splitlines()[-DETAIL_LINES:]
+    from .remedies import remedy
+
+    text, advice = mask(user_traceback(error)), remedy(error)
+    lines = text.splitlines()[-DETAIL_LINES:] + [advice] * bool(advice)
+    print(told + text, end=f"{advice}\n" if advice else "", file=sys.__stderr__, flush=True)
+    return mask(headline(error)), lines
 
 
 def flush_output():

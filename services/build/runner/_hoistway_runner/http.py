@@ -3,12 +3,13 @@
 import json
 import os
 import socket
+import sys
 import time
 from _operator import _compare_digest as same_in_constant_time  # what hmac.compare_digest is, without loading OpenSSL
 
 from .arguments import Request
 from .errors import Unfit, flush_output, report
-from .results import Pieces, answer_of, as_text, is_chunks, text_chunks, to_json
+from .results import Pieces, answer_of, as_text, is_chunks, pieces, to_json, whole
 
 INVOKES = 64  # at once; one more is told to come back
 BODY_LIMIT = 32 << 20
@@ -118,7 +119,13 @@ class Exchange:
                 END_USERS.install(self.server.closed_network)
                 END_USER.set(statement)
             call = self.prepared(request)
-            (self.stream if path == "/invoke/stream" else self.invoke)(request.seen, call)
+            answer = self.stream if path == "/invoke/stream" else self.invoke
+            if not self.server.agent.blocking or "asyncio" not in sys.modules:
+                return answer(request.seen, call)
+            from .loop import own_loop
+
+            with own_loop():
+                answer(request.seen, call)
         finally:
             self.server.invokes.release()
             flush_output()
@@ -184,7 +191,7 @@ class Exchange:
         try:
             result = call()
             if is_chunks(result):
-                result = "".join(text_chunks(result))
+                result = whole(result)
             status, body = 200, to_json(self.complete(answer_of(result), request, started))
         except BaseException as error:  # exit() in a handler ends that invoke, not the agent
             text, details = report(error, self.server.mask, request)
@@ -208,12 +215,12 @@ class Exchange:
                     self.send_part(piece)
                 return self.end_stream(outcome)
             if is_chunks(result):
-                chunks = text_chunks(result)
+                chunks = pieces(result)
             else:
                 answer = answer_of(result)
                 chunks = (text for text in (as_text(answer.pop("response")),) if text)
-            for text in chunks:
-                self.send_event({"type": "content", "delta": text})
+            for piece in chunks:
+                self.send_event({"type": "content", "delta": piece} if isinstance(piece, str) else piece.value)
             self.send_event({**self.complete(answer, request, started), "type": "done"})
         except PeerGone:
             chunks.close()

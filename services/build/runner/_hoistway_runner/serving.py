@@ -61,6 +61,17 @@ def keep_children_apart(listener):
         after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, signals), after_in_child=in_child)
 
 
+def say_goodbye(handler, mask):
+    """Calls the handler of SIGTERM that the agent's import has set, as the signal itself would."""
+    try:
+        signal.signal(signal.SIGTERM, handler)  # for one that sends it to itself once more
+        handler(signal.SIGTERM, None)
+    except SystemExit:  # we do end
+        pass
+    except BaseException as error:
+        report(error, mask)
+
+
 def serve(runner, options, app, sites, entry):
     """Starts the agent and answers for it until it is told to end."""
     Mask.places = [(app, "/app"), *((site, "/opt/hoistway/site-packages") for site in sites)]
@@ -102,6 +113,7 @@ def serve(runner, options, app, sites, entry):
         os._exit(1)  # at once: a thread that the import has started may never end
 
     server = Server(listener, agent, config)
+    agents_own = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, server.drain)
     signal.signal(signal.SIGINT, server.drain)
     flush_output()
@@ -111,6 +123,9 @@ def serve(runner, options, app, sites, entry):
     from . import data  # not before: the first answer needs it, and by then there may be no descriptor left
 
     capture.begin()
+    from _contextvars import copy_context
+
+    server.context = copy_context()
     server.serve()
 
     def end():
@@ -118,6 +133,8 @@ def serve(runner, options, app, sites, entry):
         os._exit(0)
 
     threading.Thread(target=end, daemon=True).start()  # threads and exit hooks of the agent get that long
+    if callable(agents_own) and agents_own is not signal.default_int_handler:
+        say_goodbye(agents_own, server.mask)
     agent.stop()
     if loop := sys.modules.get("_hoistway_runner.loop"):
         loop.LOOP.close()

@@ -127,6 +127,8 @@ class continued:
 class AsgiAgent(WebAgent):
     """An ASGI application (FastAPI, Starlette, Quart, Litestar ...), on the agent's event loop."""
 
+    blocking = False
+
     def __init__(self, app):
         super().__init__(app)
         self.state, self.lifespan, self.tasks = {}, None, set()

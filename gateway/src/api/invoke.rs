@@ -9,7 +9,7 @@ use super::{
     body::WholeBody,
     end_user::{self, Identity},
     error::{ApiResult, ErrorBody},
-    json::{self, complaint},
+    json,
     query::Segment,
 };
 use crate::{
@@ -102,6 +102,8 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
             provider must be shown a token of it; `WWW-Authenticate` says what is wrong with one (RFC 6750)",
             body = ErrorBody),
         (status = 403, description = "The API key does not allow this, or the token's user is not let in", body = ErrorBody),
+        (status = 400, description = "The body is no JSON object, or does not fit the agent's parameters; `error` names \
+            the member", body = ErrorBody),
         (status = 500, description = "The agent raised: `code` is `agent_error`, `error` the traceback's last line and \
             `details` more of it", body = ErrorBody),
         (status = 502, description = "The agent's process ended, or broke the connection off, while it answered; see \
@@ -206,6 +208,8 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
             provider must be shown a token of it; `WWW-Authenticate` says what is wrong with one (RFC 6750)",
             body = ErrorBody),
         (status = 403, description = "The API key does not allow this, or the token's user is not let in", body = ErrorBody),
+        (status = 400, description = "The body is no JSON object, or does not fit the agent's parameters; `error` names \
+            the member", body = ErrorBody),
         (status = 500, description = "The agent raised: `code` is `agent_error`, `error` the traceback's last line and \
             `details` more of it", body = ErrorBody),
         (status = 502, description = "The agent's process ended, or broke the connection off, while it answered; see \
@@ -374,7 +378,7 @@ impl<'a> Call<'a> {
         if state.routes.door(&agent).is_none() {
             return Err(unrouted(state, agent).await.into());
         }
-        let (body, ()) = body.read(check).await?;
+        let (body, ()) = body.read(json::must_be_object).await?;
         let limit = state.limits.invoke_concurrency;
         let busy = || {
             let text =
@@ -402,11 +406,6 @@ impl<'a> Call<'a> {
         let answered = answered.map_err(|_| too_slow(&agent))?.map_err(broken)?;
         Ok((answered, Open { _connection: connection, _slot: self.slot }))
     }
-}
-
-/// The message must be there; what else the body has is the agent's business, and is not kept.
-fn check(body: &[u8]) -> Result<()> {
-    if json::has_text(body, "message")? { Ok(()) } else { Err(complaint("message", "message is required")) }
 }
 
 /// What is at the end of a connection.
@@ -522,17 +521,16 @@ fn agent_failed(agent: &Name, status: StatusCode, body: &[u8]) -> Error {
         let message = format!("agent \"{agent}\" answered with HTTP status {}", status.as_u16());
         return Error::new(Code::AgentError, message);
     };
+    let from = details.len().saturating_sub(MAX_ERROR_LINES);
+    let details = details.into_iter().skip(from);
     match (status.as_u16(), code.as_str()) {
-        (400, _) => Error::new(Code::InvalidArgument, error),
+        (400, _) => Error::new(Code::InvalidArgument, error).with_details(details),
         // The runner knows no other caller than us, so this is a fault between us and not the user's.
         (403, "permission_denied" | "forbidden" | "") => {
             Error::internal(&format!("calling agent \"{agent}\""), format!("the runner refused the call: {error}"))
         }
         (503 | 429, _) => not_ready(agent, &error),
-        _ => {
-            let from = details.len().saturating_sub(MAX_ERROR_LINES);
-            Error::new(Code::AgentError, error).with_details(details.into_iter().skip(from))
-        }
+        _ => Error::new(Code::AgentError, error).with_details(details),
     }
 }
 

@@ -6,7 +6,7 @@
 use hoistway_model::{Code, Error, Name, Result};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use std::{borrow::Cow, cell::Cell, fmt};
+use std::{cell::Cell, fmt};
 
 /// The most values in a request, those in others among them.
 const MAX_VALUES: usize = 200_000;
@@ -188,23 +188,21 @@ impl Object {
     }
 }
 
-/// Whether a whole request body has the member `key`, a string that is not blank. Everything else in it is skipped.
-pub fn has_text(body: &[u8], key: &'static str) -> Result<bool> {
-    let wrong = |text: String| Error::new(Code::InvalidArgument, text);
+/// Whether a whole request body is a JSON object, of which nothing is kept.
+pub fn must_be_object(body: &[u8]) -> Result<()> {
+    let wrong = |text: String| Err(Error::new(Code::InvalidArgument, text));
     if body.trim_ascii().is_empty() {
-        return Err(wrong("the body is empty; a JSON object is expected".into()));
+        return wrong("the body is empty; a JSON object is expected".into());
     }
     let read = || {
         let mut json = serde_json::Deserializer::from_slice(body);
-        let found = Only(key).deserialize(&mut json)?;
-        json.end().map(|()| found)
+        let kind = json.deserialize_any(Kind)?;
+        json.end().map(|()| kind)
     };
     match read() {
-        Ok(Found::Nothing) => Ok(false),
-        Ok(Found::Text { blank }) => Ok(!blank),
-        Ok(Found::Other(kind)) => Err(Error::field(key, format!("must be a string, not {kind}"))),
-        Ok(Found::NoObject(kind)) => Err(wrong(format!("the body must be a JSON object, not {kind}"))),
-        Err(e) => Err(wrong(format!("the body is not valid JSON: {e}"))),
+        Ok("an object") => Ok(()),
+        Ok(kind) => wrong(format!("the body must be a JSON object, not {kind}")),
+        Err(e) => wrong(format!("the body is not valid JSON: {e}")),
     }
 }
 
@@ -361,95 +359,48 @@ impl<'de> DeserializeSeed<'de> for Values<'_> {
     }
 }
 
-/// Reads an object and keeps nothing of it but what the member with this name is.
-struct Only(&'static str);
+/// What a value is, in the words of [`kind`]. It is read to its end.
+struct Kind;
 
-/// What a member is.
-enum Found {
-    /// Not there, or null.
-    Nothing,
-    Text {
-        blank: bool,
-    },
-    /// Of another kind.
-    Other(&'static str),
-    /// The member of a value that is no object but this.
-    NoObject(&'static str),
-}
-
-impl<'de> DeserializeSeed<'de> for Only {
-    type Value = Found;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
-        deserializer.deserialize_any(Shape(Some(self.0)))
-    }
-}
-
-/// With a name: an object in which that member is looked for. Without: the member's value.
-struct Shape(Option<&'static str>);
-
-impl Shape {
-    fn other<E>(&self, kind: &'static str) -> Result<Found, E> {
-        Ok(if self.0.is_some() { Found::NoObject(kind) } else { Found::Other(kind) })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Shape {
-    type Value = Found;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Shape {
-    type Value = Found;
+impl<'de> Visitor<'de> for Kind {
+    type Value = &'static str;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<Found, E> {
-        if self.0.is_some() { self.other("null") } else { Ok(Found::Nothing) }
+    fn visit_unit<E>(self) -> Result<&'static str, E> {
+        Ok("null")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Found, E> {
-        self.other("a boolean")
+    fn visit_bool<E>(self, _: bool) -> Result<&'static str, E> {
+        Ok("a boolean")
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Found, E> {
-        self.other("a number")
+    fn visit_i64<E>(self, _: i64) -> Result<&'static str, E> {
+        Ok("a number")
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Found, E> {
-        self.other("a number")
+    fn visit_u64<E>(self, _: u64) -> Result<&'static str, E> {
+        Ok("a number")
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Found, E> {
-        self.other("a number")
+    fn visit_f64<E>(self, _: f64) -> Result<&'static str, E> {
+        Ok("a number")
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Found, E> {
-        if self.0.is_some() { self.other("a string") } else { Ok(Found::Text { blank: value.trim().is_empty() }) }
+    fn visit_str<E>(self, _: &str) -> Result<&'static str, E> {
+        Ok("a string")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Found, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<&'static str, A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {}
-        self.other("a list")
+        Ok("a list")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Found, A::Error> {
-        let mut found = None;
-        while let Some(key) = items.next_key::<Cow<'de, str>>()? {
-            if self.0 != Some(key.as_ref()) {
-                items.next_value::<IgnoredAny>()?;
-            } else if found.is_some() {
-                return Err(A::Error::custom(format_args!("\"{key}\" is given twice")));
-            } else {
-                found = Some(items.next_value_seed(Shape(None))?);
-            }
-        }
-        if self.0.is_some() { Ok(found.unwrap_or(Found::Nothing)) } else { self.other("an object") }
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<&'static str, A::Error> {
+        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok("an object")
     }
 }
 

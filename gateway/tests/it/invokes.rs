@@ -162,13 +162,17 @@ async fn what_cannot_be_invoked_says_why() {
     assert_eq!(invoke(&gateway).await.error(), "503 unavailable agent \"a\" is not ready: it takes no connections");
 
     for (body, want) in [
-        (json!({}), "message is required"),
-        (json!({"message": "  "}), "message is required"),
-        (json!({"message": 5}), "message: must be a string, not a number"),
+        ("", "the body is empty; a JSON object is expected"),
+        ("[1]", "the body must be a JSON object, not a list"),
+        ("\"hi\"", "the body must be a JSON object, not a string"),
+        ("{\"message\": ", "the body is not valid JSON: EOF while parsing a value at line 1 column 12"),
     ] {
-        let answer = gateway.post("/api/agents/a/invoke", body).await;
+        let answer = gateway.call("POST", "/api/agents/a/invoke", body).await;
         assert_eq!(answer.error(), format!("400 invalid_argument {want}"));
     }
+    // Which members an agent needs it says itself.
+    let without = gateway.post("/api/agents/a/invoke", json!({"city": "Oslo"})).await;
+    assert_eq!(without.error(), "503 unavailable agent \"a\" is not ready: it takes no connections");
     changed(&gateway, route(None)).await;
     gateway.agents.route(RouteEvent::Removed(name("a")));
     gateway.call("DELETE", "/api/agents/a", "").await;
@@ -184,8 +188,8 @@ async fn failures_of_the_agent_have_our_shape() {
             "500 agent_error ValueError: bad-luck-13 [\"Traceback\",\"ValueError: bad-luck-13\"]",
         ),
         (
-            answer("400 Bad Request", r#"{"error": "message is too strange"}"#),
-            "400 invalid_argument message is too strange",
+            answer("400 Bad Request", r#"{"error": "n is required", "details": ["send it"]}"#),
+            "400 invalid_argument n is required [\"send it\"]",
         ),
         (answer("403 Forbidden", r#"{"error": "s3cr3t"}"#), "500 internal internal error while calling agent \"a\""),
         (

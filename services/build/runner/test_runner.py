@@ -188,7 +188,6 @@ class Shapes(unittest.TestCase):
         self.answers("def handler(message: dict): return 'd ' + message['message']", "d x")
 
     def test_other_signatures(self):
-        self.answers("def handler(**options): return sorted(options)", [])
         self.answers("def handler(*, verbose=False): return verbose", False)
         self.answers("def handler(*both): return both[0]['message']", "x")
         self.answers("def handler(request, *rest): return [type(r).__name__ for r in rest]", ["RunContext"])
@@ -327,13 +326,6 @@ class Shapes(unittest.TestCase):
                 self.assertEqual(agent.response(), "script", agent.stderr())
         with Agent({"lib.py": "from agent import *", "agent.py": "from lib import *\nif __name__ == '__main__': print('script')"}) as agent:
             self.assertEqual(agent.response(), "script", agent.stderr())
-
-    def test_what_one_parameter_gets(self):
-        for name, want in (("m", "dict"), ("request", "dict"), ("message", "str"), ("msg", "str"), ("text", "str"),
-                           ("query", "str"), ("prompt", "str"), ("input", "str"), ("user_input", "str"), ("m: str", "str"),
-                           ("message: dict", "dict")):
-            with self.subTest(name):
-                self.answers(f"def handler({name}): return type({name.split(':')[0]}).__name__", want)
 
     def test_names_of_inner_scopes_do_not_count(self):
         self.answers("def f():\n  handler = 1\n  def main(): pass\n[run for run in range(3)]\nprint('script')", "script")
@@ -603,7 +595,7 @@ class OwnModules(unittest.TestCase):
         with source(code) as agent:
             loaded = set(agent.response())
         self.assertEqual(set(self.NAMES) - {"__init__"} - loaded,
-                         {"end_users", "frameworks", "loop", "scripts", "tables", "web"})
+                         {"end_users", "fitting", "frameworks", "loop", "remedies", "scripts", "tables", "web"})
 
     def test_an_agents_modules_do_not_take_the_place_of_ours(self):
         files = {"agent.py": "def handler(message): return message", "script.py": "import sys\nprint(sys.argv[1])",
@@ -1014,9 +1006,7 @@ class Errors(unittest.TestCase):
                 self.assertEqual(agent.response(), "alive")
                 self.assertNotIn("hoistway_runner", agent.stderr())
 
-    def test_wrong_signature_and_strange_exceptions(self):
-        with source("def handler(a, b, c): pass") as agent:
-            self.assertIn("TypeError: handler() missing 1 required", agent.invoke()[1]["error"])
+    def test_strange_exceptions(self):
         with source("class E(Exception):\n  def __str__(self): raise ValueError\ndef handler(): raise E()") as agent:
             self.assertEqual(agent.invoke()[1]["error"], "agent.E: <exception str() failed>")
 
@@ -1036,7 +1026,7 @@ class Errors(unittest.TestCase):
             self.assertEqual(agent.stream()[0]["message"], "KeyError: '******** and ********'")
 
     def test_wrong_requests(self):
-        with source("def handler(m): return 1") as agent:
+        with source("def handler(message): return 1") as agent:
             for body, text in ((b"{}", "message is required"), (b'{"message": ""}', "message is required"), (b"", "message is required"),
                                (b'{"message": null}', "message is required"), (b'{"message": 5}', "message must be a string"),
                                (b"{nope", "invalid JSON body"), (b"[1]", "must be a JSON object"), (b"\xff", "invalid JSON body"),

@@ -116,13 +116,13 @@ pub struct AgentStatusSchema {
     pub limits: String,
 }
 
-/// What to ask an agent. It gets members that are not listed here too.
+/// What to ask an agent: whatever its parameters take. Most take a message.
 #[derive(Debug, ToSchema)]
 #[schema(as = InvokeRequest)]
 pub struct InvokeSchema {
-    /// The message.
+    /// The message. An agent that needs one says so.
     #[schema(examples("world"))]
-    pub message: String,
+    pub message: Option<String>,
 }
 
 /// What an agent answered. There may be more members, which are the agent's own.

@@ -1,11 +1,17 @@
-"""What a handler is called with: its own parameters decide."""
+"""What a function is called with: its parameters are filled from the request by meaning, by name and by annotation."""
 
 import os
 from types import FunctionType, SimpleNamespace
 
+from .annotations import is_foreign, is_model, is_plain, is_request, is_text, resolved
+from .capture import NoMoreInput, Taker, take
+from .discovery import TEXT_NAMES
+from .errors import Unfit
 from .results import resolve
 
-TEXT_PARAMETERS = frozenset(("message", "msg", "text", "query", "prompt", "input", "user_input"))
+NONE = object()  # no annotation, no default
+POSITIONAL, STAR, KEYWORD, REST = range(4)
+NO_MESSAGE = "message is required", 'send it in the body: {"message": "…"}'
 
 
 class RunContext:
@@ -23,15 +29,38 @@ class RunContext:
         return SimpleNamespace, (), vars(self)
 
 
-class FunctionAgent:
-    """A function of (request, context) as an agent."""
+class Request:
+    """One invoke: as it was sent (`body`, and its JSON as `sent`), and with what the platform knows about it, as
+    handlers see it (`seen`)."""
 
-    def __init__(self, function):
-        self.function = function
+    def __init__(self, path, headers, body, sent, seen):
+        self.path, self.headers, self.body, self.sent, self.seen = path, headers, body, sent, seen
 
-    def answer(self, request, path, headers, body):
-        """What it answers to an invoke."""
-        return resolve(self.function(request, RunContext(request)))
+    def text(self, name="message"):
+        """The message, or None. A parameter's own name is another way to send it."""
+        for member in dict.fromkeys(("message", name)):
+            text = self.sent.get(member)
+            if text is not None and not isinstance(text, str):
+                raise Unfit(f"{member} must be a string")
+            if text and not text.isspace():
+                return text
+        return None
+
+    def message(self):
+        """The message, which is needed."""
+        if text := self.text():
+            return text
+        raise Unfit(*NO_MESSAGE)
+
+
+class Agent:
+    """What answers invokes; `blocking` is code that runs in the thread of the invoke, and not on the event loop."""
+
+    blocking = True
+
+    def prepare(self, request):
+        """A call that answers a request; Unfit if the request is at fault, which is known before an answer begins."""
+        raise NotImplementedError
 
     def start(self, seconds=None):
         """What comes before the first request; it may take so many seconds."""
@@ -40,32 +69,179 @@ class FunctionAgent:
         """What comes after the last answer."""
 
 
-def positional_parameters(function):
-    """[(name, annotation)] of what a callable takes by position; *args counts as one."""
+class MessageAgent(Agent):
+    """A function of the request that needs its message."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def prepare(self, request):
+        message = request.message()
+        return lambda: resolve(self.function(message, request.seen))
+
+
+class FunctionAgent(Agent):
+    """A function whose own parameters decide what it gets. One that returns nothing answers what it prints; so does what
+    is named `main` or `run` and exits with the status 0, and a `main` that returns it."""
+
+    def __init__(self, function, name="handler"):
+        self.function, self.name, self.plan = function, name, Plan(parameters(function))
+        code = getattr(function, "__code__", None)
+        self.blocking = not (code and code.co_flags & (0x80 | 0x200))  # async def, also one that yields
+
+    def prepare(self, request):
+        positional, named = self.plan.fill(request)
+        message = request.sent.get("message")
+        return lambda: self.call(positional, named, message if isinstance(message, str) else "")
+
+    def call(self, positional, named, message):
+        taker = take(Taker(message.splitlines()))
+        try:
+            result = resolve(self.function(*positional, **named))
+            done = result is None or self.name == "main" and type(result) is int and result == 0
+            return taker.text() if done else result
+        except NoMoreInput:
+            return taker.text()
+        except SystemExit as error:
+            if self.name == "handler" or error.code:
+                raise
+            return taker.text()
+        finally:
+            taker.end()
+
+
+class Plan:
+    """What each parameter of a function gets. It is decided once."""
+
+    def __init__(self, parameters):
+        self.steps = []
+        for index, (name, way, note, default) in enumerate(parameters):
+            step = self.step(index, name, way, note, default)
+            if step:
+                self.steps.append((name, way, note, default, step))
+        taken = [step for *_, step in self.steps]
+        self.whole = any(step == self.request and default is NONE for _, way, _, default, step in self.steps if way != REST)
+        self.alone = taken == [self.rest]
+        self.nothing_left = self.request in taken
+
+    def step(self, index, name, way, note, default):
+        """The method that finds the value of a parameter, or None."""
+        plain = note is NONE and default is NONE
+        if way == REST:
+            return self.rest
+        if way == STAR:
+            return (self.request, self.context)[index] if index < 2 else None
+        if index == 0 and (name in TEXT_NAMES if note is NONE else is_text(note)):
+            return self.message
+        if note is not NONE and is_model(note) and (index == 0 or name == "request"):
+            return self.model
+        if name in ("history", "context", "request") and (note is NONE or not is_plain(note)):
+            return {"history": self.history, "context": self.context, "request": self.request}[name]
+        if index == 0 and (plain or note is not NONE and is_request(note)):
+            return self.request
+        if index == 1 and way == POSITIONAL and default is NONE and (note is NONE or is_foreign(note)):
+            return self.context if plain else self.named_or_context
+        return self.named
+
+    def fill(self, request):
+        """(positional, named) arguments."""
+        if self.whole and all(value is None or value == "" for value in request.sent.values()):
+            raise Unfit("message is required", "send it in the body, or other members that the agent reads")
+        positional, named, used = [], {}, set()
+        for name, way, note, default, step in self.steps:
+            value = step(request, name, note, default, used)
+            if way == REST:
+                named |= value
+            elif way == KEYWORD:
+                named[name] = value
+            else:
+                positional.append(value)
+        return positional, named
+
+    def message(self, request, name, note, default, used):
+        used |= {"message", name}
+        text = request.text(name)
+        if text is None and default is NONE:
+            raise Unfit(*NO_MESSAGE)
+        return default if text is None else text
+
+    def request(self, request, name, note, default, used):
+        return request.seen
+
+    def context(self, request, name, note, default, used):
+        return RunContext(request.seen)
+
+    def history(self, request, name, note, default, used):
+        used.add(name)
+        return self.fitted(request.seen["history"], name, note)
+
+    def model(self, request, name, note, default, used):
+        from .fitting import fitted, members_of
+
+        members = members_of(note, request.sent)
+        used |= members
+        if default is not NONE and members.isdisjoint(request.sent):
+            return default
+        return fitted(request.sent, note, "")
+
+    def named(self, request, name, note, default, used):
+        used.add(name)
+        value = request.seen.get(name)
+        if value is None and (default is not NONE or name not in request.seen):
+            if default is NONE:
+                raise Unfit(f"{name} is required", f'send it in the body: {{"{name}": …}}')
+            return default
+        return self.fitted(value, name, note)
+
+    def named_or_context(self, request, name, note, default, used):
+        if name in request.seen:
+            return self.named(request, name, note, default, used)
+        return self.context(request, name, note, default, used)
+
+    def rest(self, request, name, note, default, used):
+        if self.alone:
+            return request.seen
+        return {} if self.nothing_left else {k: v for k, v in request.sent.items() if k not in used}
+
+    @staticmethod
+    def fitted(value, name, note):
+        if note is NONE:
+            return value
+        from .fitting import fitted
+
+        return fitted(value, note, name)
+
+
+def parameters(function):
+    """[(name, way, annotation, default)] of a callable."""
     if isinstance(function, FunctionType) and function.__dict__.keys().isdisjoint(("__wrapped__", "__signature__")):
         code = function.__code__  # what inspect.signature would say, without its 6 ms
-        names = list(code.co_varnames[:code.co_argcount])
+        names, count, keywords = code.co_varnames, code.co_argcount, code.co_kwonlyargcount
+        defaults, by_keyword = function.__defaults__ or (), function.__kwdefaults__ or {}
+        try:
+            notes = function.__annotations__
+        except Exception:  # from Python 3.14 on they are evaluated now, and may name what is not there
+            notes = {}
+        note = lambda name: resolved(notes[name], function.__globals__, NONE) if name in notes else NONE
+        found = [(name, POSITIONAL, note(name), default)
+                 for name, default in zip(names, [NONE] * (count - len(defaults)) + list(defaults))]
+        at = count + keywords
         if code.co_flags & 0x04:  # *args, which stands behind the keyword-only ones
-            names.append(code.co_varnames[code.co_argcount + code.co_kwonlyargcount])
-        return [(name, function.__annotations__.get(name)) for name in names]
+            found.append((names[at], STAR, NONE, NONE))
+            at += 1
+        found += [(name, KEYWORD, note(name), by_keyword.get(name, NONE)) for name in names[count:count + keywords]]
+        if code.co_flags & 0x08:
+            found.append((names[at], REST, NONE, NONE))
+        return found
     import inspect
 
     try:
-        parameters = inspect.signature(function).parameters.values()
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # some builtins have none
-        return [("request", None)]
-    return [(p.name, None if p.annotation is p.empty else p.annotation)
-            for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
-
-
-def adapt(function):
-    """A user's function as one of (request, context): its own parameters decide what it gets."""
-    parameters = positional_parameters(function)
-    if not parameters:
-        return lambda request, context: function()
-    if len(parameters) > 1:
-        return function
-    name, annotation = parameters[0]
-    if annotation in (str, "str") or annotation is None and name in TEXT_PARAMETERS:
-        return lambda request, context: function(request["message"])
-    return lambda request, context: function(request)
+        return [("request", POSITIONAL, NONE, NONE)]
+    ways = {inspect.Parameter.VAR_POSITIONAL: STAR, inspect.Parameter.KEYWORD_ONLY: KEYWORD, inspect.Parameter.VAR_KEYWORD: REST}
+    target = inspect.unwrap(getattr(function, "func", function))
+    scope = getattr(target if hasattr(target, "__globals__") else getattr(type(target), "__call__", None), "__globals__", {})
+    some = lambda value: NONE if value is inspect.Parameter.empty else value
+    return [(p.name, ways.get(p.kind, POSITIONAL), resolved(some(p.annotation), scope, NONE), some(p.default))
+            for p in signature.parameters.values()]

@@ -1,6 +1,5 @@
 """Errors: how they are told to callers and in the logs, without secrets and without frames of the runner."""
 
-import importlib
 import json
 import os
 import sys
@@ -27,6 +26,14 @@ class StartTimeout(StartError):
     """The agent does not become ready in the time that it has."""
 
     code = "start_timeout"
+
+
+class Unfit(ValueError):
+    """The request does not fit the agent: the text begins with a member's name; `details` say what to send."""
+
+    def __init__(self, headline, *details):
+        super().__init__(headline)
+        self.details = details
 
 
 class ScriptError(Exception):
@@ -88,9 +95,9 @@ def user_traceback(error):
     they would only bury it."""
     import traceback
 
-    frames = error.__traceback__
+    frames, importing = error.__traceback__, getattr(sys.modules.get("importlib"), "__file__", None)
     while frames and ((name := frames.tb_frame.f_code.co_filename).startswith((HERE, "<frozen importlib"))
-                      or name == importlib.__file__):
+                      or name == importing):
         frames = frames.tb_next
     shown = traceback.TracebackException(type(error), error, frames, compact=True)
     todo, seen = [shown], set()
@@ -118,9 +125,12 @@ def report(error, mask, request=None):
         lines = [mask(line) for line in (str(error), *error.details)]
         print(told + "\n".join(lines), file=sys.__stderr__, flush=True)
         return lines[0], lines[1:]
-    text = mask(user_traceback(error))
-    print(told + text, end="", file=sys.__stderr__, flush=True)
-    return mask(headline(error)), text.splitlines()[-DETAIL_LINES:]
+    from .remedies import remedy
+
+    text, advice = mask(user_traceback(error)), remedy(error)
+    lines = text.splitlines()[-DETAIL_LINES:] + [advice] * bool(advice)
+    print(told + text, end=f"{advice}\n" if advice else "", file=sys.__stderr__, flush=True)
+    return mask(headline(error)), lines
 
 
 def flush_output():

@@ -4,17 +4,17 @@ from .results import resolve
 
 
 def framework_agent(thing):
-    """An object of LangChain, LangGraph, CrewAI or the like as a function of (request, context), or None."""
+    """An object of LangChain, LangGraph, CrewAI or the like as a function of a message, or None."""
     if thing is None:
         return None
     kind, invoke = type(thing).__name__, getattr(thing, "invoke", None)
     if callable(invoke) and (kind == "AgentExecutor" or hasattr(thing, "agent")):
-        return lambda request, context: output_of(resolve(invoke({"input": request["message"]})))
+        return lambda message, seen: output_of(resolve(invoke({"input": message})))
     if callable(invoke) and (kind == "CompiledGraph" or hasattr(thing, "nodes")):
-        return lambda request, context: last_message(resolve(invoke({"messages": [human_message(request["message"])]})))
+        return lambda message, seen: last_message(resolve(invoke({"messages": [human_message(message)]})))
     for call in (invoke, getattr(thing, "run", None), getattr(thing, "kickoff", None)):
         if callable(call):
-            return lambda request, context: output_of(resolve(call(request["message"])))
+            return lambda message, seen: output_of(resolve(call(message)))
     return None
 
 

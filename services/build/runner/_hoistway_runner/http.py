@@ -3,11 +3,13 @@
 import json
 import os
 import socket
+import sys
 import time
 from _operator import _compare_digest as same_in_constant_time  # what hmac.compare_digest is, without loading OpenSSL
 
-from .errors import flush_output, report
-from .results import Pieces, answer_of, as_text, is_chunks, text_chunks, to_json
+from .arguments import Request
+from .errors import Unfit, flush_output, report
+from .results import Pieces, answer_of, as_text, is_chunks, pieces, to_json, whole
 
 INVOKES = 64  # at once; one more is told to come back
 BODY_LIMIT = 32 << 20
@@ -25,9 +27,9 @@ REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 40
 class HttpError(Exception):
     """An answer other than the agent's."""
 
-    def __init__(self, status, code, text, *headers):
+    def __init__(self, status, code, text, *headers, details=()):
         super().__init__(text)
-        self.status, self.code, self.headers = status, code, headers
+        self.status, self.code, self.headers, self.details = status, code, headers, details
 
 
 class PeerGone(Exception):
@@ -49,7 +51,8 @@ class Exchange:
             try:
                 self.handle(*self.read_head())
             except HttpError as error:
-                self.send_json(error.status, {"error": str(error), "code": error.code}, *error.headers)
+                told = {"details": list(error.details)} if error.details else {}
+                self.send_json(error.status, {"error": str(error), "code": error.code, **told}, *error.headers)
             self.hang_up()
         except (PeerGone, OSError):  # or silent for too long
             pass
@@ -109,20 +112,41 @@ class Exchange:
         if not self.server.invokes.acquire(blocking=False):
             raise HttpError(503, "unavailable", f"the agent is busy with {INVOKES} invokes", "Retry-After: 1")
         try:
-            request, body = self.read_request(headers)
+            request = self.read_request(path, headers)
             if statement:  # this thread answers nothing else, and its context is its own
                 from .end_users import END_USER, END_USERS
 
                 END_USERS.install(self.server.closed_network)
                 END_USER.set(statement)
-            call = lambda: self.server.agent.answer(request, path, headers, body)
-            (self.stream if path == "/invoke/stream" else self.invoke)(request, call)
+            call = self.prepared(request)
+            answer = self.stream if path == "/invoke/stream" else self.invoke
+            if not self.server.agent.blocking or "asyncio" not in sys.modules:
+                return answer(request.seen, call)
+            from .loop import own_loop
+
+            with own_loop():
+                answer(request.seen, call)
         finally:
             self.server.invokes.release()
             flush_output()
 
-    def read_request(self, headers):
-        """The body as a handler sees it (message and history, who asks, whatever else was sent), and as it was sent."""
+    def prepared(self, request):
+        """The call that answers a request. What it needs of the agent's own code, as a model's validators, may fail as
+        the call itself may."""
+        try:
+            return self.server.agent.prepare(request)
+        except Unfit as unfit:
+            raise HttpError(400, "invalid_argument", self.server.mask(str(unfit)), details=unfit.details) from None
+        except BaseException as error:
+            failure = error
+
+        def call():
+            raise failure
+
+        return call
+
+    def read_request(self, path, headers):
+        """The request: as it was sent, and with history, its id and who asks as a handler sees it."""
         if "transfer-encoding" in headers:
             raise HttpError(411, "invalid_argument", "the body needs a Content-Length")
         digits = headers.get("content-length", "0")
@@ -142,19 +166,14 @@ class Exchange:
             raise HttpError(400, "invalid_argument", "invalid JSON body") from None
         if not isinstance(sent, dict):
             raise HttpError(400, "invalid_argument", "the body must be a JSON object")
-        message = sent.get("message")
-        if message is None or message == "":
-            raise HttpError(400, "invalid_argument", "message is required")
-        if not isinstance(message, str):
-            raise HttpError(400, "invalid_argument", "message must be a string")
-        request = {**sent, "message": message, "history": sent.get("history") or []}
-        request.pop("user_id", None)  # who asks is what the gateway has verified, whatever a body says
+        sent.pop("user_id", None)  # who asks is what the gateway has verified, whatever a body says
+        seen = {**sent, "history": sent.get("history") or []}
         for key, header in (("request_id", "x-request-id"), ("run_id", "x-run-id"), ("user_id", "x-end-user-id")):
             if headers.get(header):
-                request[key] = headers[header].encode("latin-1").decode("utf-8", "replace")
-        if not request.get("request_id"):
-            request["request_id"] = os.urandom(16).hex()
-        return request, body
+                seen[key] = headers[header].encode("latin-1").decode("utf-8", "replace")
+        if not seen.get("request_id"):
+            seen["request_id"] = os.urandom(16).hex()
+        return Request(path, headers, body, sent, seen)
 
     def complete(self, answer, request, started):
         """An answer with what every answer tells; what the agent says itself wins."""
@@ -172,7 +191,7 @@ class Exchange:
         try:
             result = call()
             if is_chunks(result):
-                result = "".join(text_chunks(result))
+                result = whole(result)
             status, body = 200, to_json(self.complete(answer_of(result), request, started))
         except BaseException as error:  # exit() in a handler ends that invoke, not the agent
             text, details = report(error, self.server.mask, request)
@@ -196,12 +215,12 @@ class Exchange:
                     self.send_part(piece)
                 return self.end_stream(outcome)
             if is_chunks(result):
-                chunks = text_chunks(result)
+                chunks = pieces(result)
             else:
                 answer = answer_of(result)
                 chunks = (text for text in (as_text(answer.pop("response")),) if text)
-            for text in chunks:
-                self.send_event({"type": "content", "delta": text})
+            for piece in chunks:
+                self.send_event({"type": "content", "delta": piece} if isinstance(piece, str) else piece.value)
             self.send_event({**self.complete(answer, request, started), "type": "done"})
         except PeerGone:
             chunks.close()

@@ -7,8 +7,8 @@ from _frozen_importlib import module_from_spec  # what importlib.util has, witho
 from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
 from types import ModuleType
 
-from .arguments import FunctionAgent, adapt
-from .discovery import FRAMEWORK_NAMES, agent_names
+from .arguments import Agent, FunctionAgent, MessageAgent
+from .discovery import FRAMEWORK_NAMES, agent_names, is_called, is_command
 from .errors import StartError
 
 
@@ -40,7 +40,7 @@ def import_entry(app, entry):
 
 
 def choose(module, bound, imported, entry):
-    """The agent among a module's names, or None."""
+    """(name, agent) of a module's names; for `main` and `run` the agent is the function itself. None if there is none."""
     found = {name: getattr(module, name) for name in bound | imported if hasattr(module, name)}
     for name in imported & found.keys():  # modules, classes and logging's handlers have these names, too
         thing = found[name]
@@ -49,24 +49,25 @@ def choose(module, bound, imported, entry):
     if "handler" in found and not callable(found["handler"]):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
     if "handler" in found:
-        return FunctionAgent(adapt(found["handler"]))
-    objects = [found[name] for name in FRAMEWORK_NAMES if name in found]
+        return "handler", FunctionAgent(found["handler"])
+    names = [name for name in FRAMEWORK_NAMES if name in found]
     if hasattr(found.get("app"), "invoke"):
-        objects.append(found["app"])
-    if objects:
+        names.append("app")
+    if names:
         from .frameworks import framework_agent
 
-        for thing in objects:
-            if function := framework_agent(thing):
-                return FunctionAgent(function)
+        for name in names:
+            if function := framework_agent(found[name]):
+                return name, MessageAgent(function)
     for name in ("main", "run"):
         if callable(found.get(name)):
-            return FunctionAgent(adapt(found[name]))
+            return name, found[name]
     if "app" not in found:
         return None
     from .web import web_agent
 
-    return web_agent(found["app"])
+    agent = web_agent(found["app"])
+    return agent and ("app", agent)
 
 
 def load_agent(app, entry, script_command):
@@ -78,13 +79,28 @@ def load_agent(app, entry, script_command):
     except OSError as error:
         raise StartError(f"the entry point {entry} cannot be read: {error.strerror}") from None
     bound, imported = agent_names(tree, app, path)
-    if names := bound | imported:
-        if agent := choose(import_entry(app, entry), bound, imported, entry):
-            return agent
+    names = bound | imported
+    function = "main" if "main" in names else "run"
+    if names and names <= {"main", "run"} and is_command(tree, app, path, function):
+        return script_agent(tree, path, script_command, function)  # its import may read the command line already
+    if names:
+        if chosen := choose(import_entry(app, entry), bound, imported, entry):
+            name, agent = chosen
+            if isinstance(agent, Agent):
+                return agent
+            if is_command(tree, app, path, name):
+                return script_agent(tree, path, script_command, name)
+            return FunctionAgent(agent, name)
         print(f"{entry}: nothing to invoke in {', '.join(sorted(names))}; each invoke runs the file as a script",
               file=sys.stderr)
-    compile(tree, path, "exec", dont_inherit=True)  # a script is ready when it compiles; nobody has asked for a run yet
+    return script_agent(tree, path, script_command)
+
+
+def script_agent(tree, path, command, function=None):
+    """The file as a script, which calls a function of its own, if it does not do so itself."""
+    compile(tree, path, "exec", dont_inherit=True)  # it is ready when it compiles; nobody has asked for a run yet
+    if function and not is_called(tree, function):
+        command = [*command, "--call", function]
     from .scripts import run_script
 
-    return FunctionAgent(
-        lambda request, context: run_script(script_command, request["message"], request.get("user_id", "")))
+    return MessageAgent(lambda message, seen: run_script(command, message, seen.get("user_id", "")))

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from contextlib import contextmanager
 
 from . import EXIT_SECONDS
 from .errors import headline, leave
@@ -41,15 +42,20 @@ class EventLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
     def wait(self, awaitable):
-        """The result of an awaitable. Exceptions travel as values: asyncio would let SystemExit end the loop."""
+        """The result of an awaitable, at once when it is there: the loop may be about to run code that blocks. Exceptions
+        travel as values: asyncio would let SystemExit end the loop."""
+        done, results = threading.Event(), []
 
         async def outcome():
             try:
-                return await awaitable, None
+                results.append((await awaitable, None))
             except BaseException as error:
-                return None, error
+                results.append((None, error))
+            done.set()
 
-        value, error = self.submit(outcome()).result()
+        self.submit(outcome()).add_done_callback(lambda _: done.set())  # also if it was cancelled before it began
+        done.wait()
+        value, error = results[0] if results else (None, RuntimeError("the event loop has ended"))
         if error is not None:
             raise error
         return value
@@ -105,6 +111,21 @@ class EventLoop:
             print(f"tasks did not end: {headline(error)}", file=sys.stderr)
         self._ending = True
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+@contextmanager
+def own_loop():
+    """An event loop for the code of this thread, as the main thread of a program has one: plain handlers run coroutines on
+    it."""
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 LOOP = EventLoop()

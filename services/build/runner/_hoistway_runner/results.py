@@ -2,6 +2,9 @@
 
 import json
 import re  # which json has imported
+from codecs import getincrementaldecoder
+
+DECODER = getincrementaldecoder("utf-8")
 
 
 def resolve(result):
@@ -18,25 +21,66 @@ def is_chunks(result):
     return hasattr(result, "__anext__") or hasattr(result, "__next__")
 
 
-def text_chunks(result):
-    """The texts that an iterator of either kind gives."""
-    chunks = result
+def pieces(result):
+    """What an iterator of either kind gives: texts, and everything else as data."""
+    chunks, decoder, count = result, None, 0
     if hasattr(result, "__anext__"):
         from .loop import LOOP
 
         chunks = LOOP.iterate(result)
     try:
         for chunk in chunks:
-            content = getattr(chunk, "content", chunk)  # a language model's message chunk
-            if isinstance(content, bytes):
-                content = content.decode("utf-8", "replace")
-            elif isinstance(content, list) and content is not chunk:  # its content blocks
-                content = "".join(b if isinstance(b, str) else str(b.get("text", "")) for b in content)
-            if content := as_text(content):
-                yield content
+            if isinstance(chunk, bytes):  # a character may be split across two of them
+                decoder = decoder or DECODER("replace")
+                chunk = decoder.decode(chunk)
+            else:
+                if decoder and (rest := decoder.decode(b"", True)):
+                    yield rest
+                chunk = chunk_text(chunk)
+            if isinstance(chunk, str):
+                if chunk:
+                    yield str(chunk)
+            elif chunk is not None:
+                yield Data(plain(chunk, f"response[{count}]"))
+            count += 1
+        if decoder and (rest := decoder.decode(b"", True)):
+            yield rest
     finally:
         if hasattr(chunks, "close"):  # a generator stops when nobody listens any more
             chunks.close()
+
+
+class Data:
+    """A piece of an answer that is no text."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def chunk_text(chunk):
+    """The text of a language model's message chunk, or of its content blocks; other chunks as they are."""
+    kind = type(chunk)
+    content = getattr(chunk, "content", None)
+    if not isinstance(content, (str, list)) or not kind.__module__.startswith("langchain_core.messages") and any(
+            hasattr(kind, mark) for mark in ("model_dump", "__dataclass_fields__", "to_dict", "_asdict")):
+        return chunk
+    if isinstance(content, str):
+        return content
+    return "".join(block if isinstance(block, str) else str(block.get("text", "")) for block in content)
+
+
+def whole(result):
+    """The pieces of an iterator as one response: text, or a list if there is anything else among them."""
+    texts, items = [], []
+    for piece in pieces(result):
+        if isinstance(piece, str):
+            texts.append(piece)
+        else:
+            items += ["".join(texts)] * bool(texts) + [piece.value]
+            texts = []
+    if not items:
+        return "".join(texts)
+    return items + ["".join(texts)] * bool(texts)
 
 
 def as_text(value):

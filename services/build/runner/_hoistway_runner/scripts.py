@@ -5,7 +5,9 @@ import sys
 import threading
 from types import ModuleType
 
+from .capture import NoMoreInput, Taker, install, take
 from .errors import DETAIL_LINES, ScriptError
+from .results import as_text, resolve
 
 OUTPUT_LIMIT = 8 << 20
 LINE_LIMIT = 64 << 10
@@ -52,15 +54,25 @@ def run_script(command, message, user):
         if status != 0:
             how = f"exit status {status}" if status > 0 else f"signal {-status}"
             details = [line for line in tail if line.strip()]
-            raise ScriptError(details[-1] if details else f"the script ended with {how}", details)
+            headline = details[-1] if details else f"the script ended with {how}"
+            if status == 2 and any(line.lower().startswith("usage:") for line in details):  # of argparse, click and typer
+                details.append("the script gets the message as its one argument: let it take that, or define handler(message)")
+            raise ScriptError(headline, details)
     finally:
         if process.poll() is None:  # nobody listens any more
             process.kill()
             process.wait()
 
 
-def be_script(app, entry, closed_network):
-    """In a process of its own: is the script, as `python3 ENTRY MESSAGE < MESSAGE` would be."""
+def show(result):
+    """Prints what the function of a script returned, if it is an answer."""
+    if result is not None and not (type(result) is int and result == 0):
+        print(as_text(result))
+
+
+def be_script(app, entry, call, closed_network):
+    """In a process of its own: is the script, as `python3 ENTRY MESSAGE < MESSAGE` would be. `call` is a function of it
+    that is called at its end, where the file itself does not."""
     if statement := os.environ.pop(STATEMENT, ""):
         from .end_users import belongs_to
 
@@ -72,14 +84,20 @@ def be_script(app, entry, closed_network):
     sys.argv[:] = [path, message]  # set here, not by the parent: an argument to exec is limited to 128 KiB
     if "\0" not in message:
         os.environ["AGENT_MESSAGE"] = message
+    install(line_buffering=False)
+    take(Taker(iter(sys.stdin.readline, ""), keep=False))
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__file__ = path
     try:
         with open(path, "rb") as file:
             code = compile(file.read(), path, "exec", dont_inherit=True)
         exec(code, main.__dict__)
+        if call:
+            show(resolve(main.__dict__[call]()))
     except SystemExit:
         raise
+    except NoMoreInput:
+        return
     except BaseException as error:
         error.with_traceback(error.__traceback__.tb_next)  # the first frame is this one
         sys.excepthook(type(error), error, error.__traceback__)

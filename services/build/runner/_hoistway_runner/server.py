@@ -24,6 +24,7 @@ class Server:
         self.closed_network = bool(config.get("closed_network"))
         self.name = os.environ.get("AGENT_NAME", "")
         self.invokes = threading.BoundedSemaphore(INVOKES)
+        self.context = None  # that of the import, for every exchange
         self._changed, self._connections, self._streams = threading.Condition(), 0, 0
         self._strangers = {}  # connections that have not shown the token, the oldest first
         self._draining = False
@@ -107,7 +108,7 @@ class Server:
     def exchange(self, peer):
         exchange = Exchange(self, peer)
         try:
-            exchange.run()
+            self.context.copy().run(exchange.run)  # each invoke has what the import has set, and changes its own copy
         finally:
             self.knows(peer)
             self.count(connections=-1, streams=-1 if exchange.streaming else 0)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from . import EXIT_SECONDS
+from . import EXIT_SECONDS, capture
 from .errors import Mask, StartError, flush_output, report
 from .loading import load_agent
 from .server import Server
@@ -61,10 +61,21 @@ def keep_children_apart(listener):
         after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, signals), after_in_child=in_child)
 
 
+def say_goodbye(handler, mask):
+    """Calls the handler of SIGTERM that the agent's import has set, as the signal itself would."""
+    try:
+        signal.signal(signal.SIGTERM, handler)  # for one that sends it to itself once more
+        handler(signal.SIGTERM, None)
+    except SystemExit:  # we do end
+        pass
+    except BaseException as error:
+        report(error, mask)
+
+
 def serve(runner, options, app, sites, entry):
     """Starts the agent and answers for it until it is told to end."""
     Mask.places = [(app, "/app"), *((site, "/opt/hoistway/site-packages") for site in sites)]
-    sys.stdout.reconfigure(line_buffering=True)  # logs are read while the agent runs
+    capture.install(line_buffering=True)  # logs are read while the agent runs
     faulthandler.enable()
     listen_fd, notify_fd, config_fd = (inherited(options[o]) for o in ("--listen-fd", "--notify-fd", "--config-fd"))
     close_foreign({listen_fd, notify_fd, config_fd})
@@ -102,6 +113,7 @@ def serve(runner, options, app, sites, entry):
         os._exit(1)  # at once: a thread that the import has started may never end
 
     server = Server(listener, agent, config)
+    agents_own = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, server.drain)
     signal.signal(signal.SIGINT, server.drain)
     flush_output()
@@ -109,6 +121,11 @@ def serve(runner, options, app, sites, entry):
         faulthandler.unregister(stack_signal)
     notify(notify_fd, {"event": "ready"})
     from . import data  # not before: the first answer needs it, and by then there may be no descriptor left
+
+    capture.begin()
+    from _contextvars import copy_context
+
+    server.context = copy_context()
     server.serve()
 
     def end():
@@ -116,6 +133,8 @@ def serve(runner, options, app, sites, entry):
         os._exit(0)
 
     threading.Thread(target=end, daemon=True).start()  # threads and exit hooks of the agent get that long
+    if callable(agents_own) and agents_own is not signal.default_int_handler:
+        say_goodbye(agents_own, server.mask)
     agent.stop()
     if loop := sys.modules.get("_hoistway_runner.loop"):
         loop.LOOP.close()

@@ -10,7 +10,7 @@ from .serving import serve  # before the path is arranged, so that its modules a
 def parse(arguments):
     """The command line as {option: values}. (argparse takes 10 ms.)"""
     known = {"--app": [], "--site": [], "--listen-fd": [], "--notify-fd": [], "--config-fd": [], "--closed-network": [],
-             "--script": []}
+             "--script": [], "--call": []}
     rest = iter(arguments)
     for option in rest:
         value = next(rest, None)
@@ -35,5 +35,5 @@ def main(runner):
     if options["--script"]:
         from .scripts import be_script
 
-        return be_script(app, entry, bool(options["--closed-network"]))
+        return be_script(app, entry, "".join(options["--call"]), bool(options["--closed-network"]))
     return serve(runner, options, app, sites, entry)

@@ -9,7 +9,7 @@ import os
 import sys
 
 from . import EXIT_SECONDS
-from .arguments import positional_parameters
+from .arguments import POSITIONAL, STAR, Agent, parameters
 from .errors import DETAIL_LINES, AppError, StartError, StartTimeout, headline, user_traceback
 from .loop import LOOP
 from .results import Pieces
@@ -21,24 +21,25 @@ def web_agent(app):
         return None
     import inspect
 
-    count = len(positional_parameters(app))
-    try:
-        exact = all(p.kind is not p.VAR_POSITIONAL for p in inspect.signature(app).parameters.values())
-    except (TypeError, ValueError):
-        return None
+    ways = [way for _, way, _, _ in parameters(app)]
+    count, exact = sum(way in (POSITIONAL, STAR) for way in ways), STAR not in ways
     if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):
         return AsgiAgent(app) if count == 3 or not exact else None
     return WsgiAgent(app) if count == 2 and exact else None
 
 
-class WebAgent:
+class WebAgent(Agent):
     """A web application, called with what the agent was invoked with: POST /invoke, or POST / where that is a 404."""
 
     def __init__(self, app):
         self.app = app
 
-    def answer(self, request, path, headers, body):
-        """What it answers to an invoke, which it gets as it was sent: JSON read, or pieces of text."""
+    def prepare(self, request):
+        """It gets the request as it was sent, and judges it itself."""
+        return lambda: self.answer(request.path, request.headers, request.body)
+
+    def answer(self, path, headers, body):
+        """What it answers to an invoke: JSON read, or pieces of text."""
         headers = {k: v for k, v in headers.items() if k not in (
             "x-hoistway-invoke-token", "connection", "expect", "content-length", "content-type")}
         headers |= {"content-type": "application/json", "content-length": str(len(body))}
@@ -63,12 +64,6 @@ class WebAgent:
     def call(self, path, headers, body):
         """Sends one request; the answer is there as soon as its head is."""
         raise NotImplementedError
-
-    def start(self, seconds=None):
-        """What comes before the first request; it may take so many seconds."""
-
-    def stop(self):
-        """What comes after the last answer."""
 
 
 class WsgiAgent(WebAgent):
@@ -131,6 +126,8 @@ class continued:
 
 class AsgiAgent(WebAgent):
     """An ASGI application (FastAPI, Starlette, Quart, Litestar ...), on the agent's event loop."""
+
+    blocking = False
 
     def __init__(self, app):
         super().__init__(app)

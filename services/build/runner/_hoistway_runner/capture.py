@@ -1,0 +1,109 @@
+"""What an invoke prints, for a function that returns nothing, and what it reads with input()."""
+
+import builtins
+import io
+import sys
+
+from .errors import Explained
+
+MOST = 8 << 20  # characters
+
+
+class NoMoreInput(EOFError):
+    """The message has been read to its end by code that has printed something since: it asks in a loop, and has answered."""
+
+
+class Taker:
+    """What one invoke prints, if it is to be kept, and the lines of its message."""
+
+    def __init__(self, lines, keep=True):
+        self.parts, self.size, self.lines, self.printed = [] if keep else None, 0, iter(lines), False
+
+    def add(self, text):
+        """Something was printed. It is kept until the invoke ends: a task that goes on longer prints to the logs alone."""
+        self.printed = True
+        if self.parts is not None and self.size <= MOST:
+            self.size += len(text)
+            self.parts.append(text)
+
+    def text(self):
+        """All that was printed, but for the last newline; None if nothing was."""
+        if self.size > MOST:
+            raise Explained(f"the agent printed more than {MOST >> 20} MiB", "return the answer, or a part of it")
+        return "".join(self.parts).removesuffix("\n") if self.parts else None
+
+    def end(self):
+        """Whatever is printed from now on is nobody's answer."""
+        self.parts = None
+
+    def next_line(self, prompt):
+        """What input() answers. Prompts are for the logs: they are no part of the answer."""
+        if prompt:
+            print(prompt, file=sys.stderr)
+        for line in self.lines:
+            self.printed = False
+            return line.removesuffix("\n")
+        raise (NoMoreInput if self.printed else EOFError)("the message has no more lines for input()")
+
+
+class Output(io.TextIOWrapper):
+    """The standard output, which also gives what an invoke prints to its taker. Threads that the agent starts, its child
+    processes and its logging belong to no invoke."""
+
+    takers = None  # a ContextVar, as soon as there are invokes: its module takes 0.2 ms of the start
+
+    def write(self, text):
+        count = super().write(text)
+        if self.takers and (taker := self.takers.get()):
+            taker.add(text)
+        return count
+
+    @property
+    def buffer(self):
+        return Bytes(super().buffer, self)
+
+
+class Bytes:
+    """The standard output's bytes."""
+
+    def __init__(self, raw, output):
+        self.raw, self.output = raw, output
+
+    def write(self, data):
+        count = self.raw.write(data)
+        if self.output.takers and (taker := self.output.takers.get()):
+            taker.add(bytes(data).decode("utf-8", "replace"))
+        return count
+
+    def __getattr__(self, name):
+        return getattr(self.raw, name)
+
+
+def install(line_buffering):
+    """Puts it in the place of Python's, whose buffer it takes over, before the agent's code keeps the other one."""
+    old = sys.stdout
+    if old is not None:
+        sys.stdout = sys.__stdout__ = Output(
+            old.detach(), encoding="utf-8", errors="backslashreplace", line_buffering=line_buffering)
+
+
+def begin():
+    """From now on there are invokes."""
+    from _contextvars import ContextVar
+
+    Output.takers = ContextVar("hoistway_taker", default=None)
+    read = builtins.input
+
+    def input(prompt="", /):
+        taker = Output.takers.get()
+        return taker.next_line(prompt) if taker else read(prompt)
+
+    builtins.input = input
+
+
+def take(taker):
+    """Lets a taker have what is printed here from now on."""
+    if Output.takers is None:
+        begin()
+    Output.takers.set(taker)
+    return taker

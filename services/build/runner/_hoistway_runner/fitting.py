@@ -1,0 +1,155 @@
+"""Members of a request as annotations want them: converted, or refused with their names."""
+
+import json
+import sys
+
+from .annotations import is_model_class, parts_of, resolved
+from .errors import Unfit
+
+WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+LISTS = (list, tuple, set, frozenset)
+
+
+def fitted(value, note, name):
+    """A member of a request as its annotation wants it. The request itself has no name."""
+    kind, parts = parts_of(note)
+    if kind == "union":
+        return first_that_fits(value, parts, name)
+    if kind == "literal":
+        for choice in parts:
+            if value == choice or isinstance(value, str) and value == str(choice):
+                return choice
+        raise unfit(value, name, "one of " + ", ".join(map(told, parts)))
+    if not isinstance(kind, type) or kind is object:
+        return value
+    if is_model_class(kind):
+        return built(value, kind, name)
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        text = str(value).strip().lower()
+        if text not in WORDS:
+            raise unfit(value, name, "true or false")
+        return WORDS[text]
+    if kind in (int, float):
+        return number(value, kind, name)
+    if kind is str:
+        return value if isinstance(value, str) else wrong(value, name, "a string")
+    if issubclass(kind, dict):
+        return value if isinstance(value, dict) else wrong(value, name, "an object")
+    if kind in LISTS:
+        return listed(value, kind, parts, name)
+    enum = sys.modules.get("enum")
+    if enum and issubclass(kind, enum.Enum):
+        try:
+            return kind(value)
+        except ValueError:
+            raise unfit(value, name, "one of " + ", ".join(told(member.value) for member in kind)) from None
+    return value  # of classes that nothing is known about
+
+
+def told(value):
+    """A value as the caller has sent it, in short."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) < 60 else text[:60] + "…"
+
+
+def unfit(value, name, wanted):
+    return Unfit(f"{name or 'the request'} must be {wanted}, not {told(value)}")
+
+
+def wrong(value, name, wanted):
+    raise unfit(value, name, wanted)
+
+
+def first_that_fits(value, kinds, name):
+    """A member for a union: as what it is, or else as the first kind that it can become."""
+    if value is None:
+        return None
+    for kind in kinds:
+        if type(value) is parts_of(kind)[0] and type(value) not in (list, dict):
+            return value
+    for kind in kinds[:-1]:
+        try:
+            return fitted(value, kind, name)
+        except Unfit:
+            pass
+    return fitted(value, kinds[-1], name)
+
+
+def number(value, kind, name):
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)) or (
+                kind is int and isinstance(value, float) and value != int(value)):
+            raise ValueError
+        return kind(value)
+    except (ValueError, OverflowError):
+        raise unfit(value, name, "an integer" if kind is int else "a number") from None
+
+
+def listed(value, kind, parts, name):
+    if not isinstance(value, list):
+        raise unfit(value, name, "a list")
+    if kind is not tuple or len(parts) == 2 and parts[1] is ...:
+        parts = parts[:1] * len(value)
+    if len(parts) == len(value):
+        value = [fitted(item, note, f"{name}[{i}]") for i, (item, note) in enumerate(zip(value, parts))]
+    try:
+        return kind(value)
+    except TypeError:  # a set of what has no hash
+        raise unfit(value, name, "a list of texts or numbers") from None
+
+
+def members_of(note, sent):
+    """The members of a request that a model takes."""
+    kind, parts = parts_of(note)
+    if kind == "union":
+        return set().union(*(members_of(part, sent) for part in parts))
+    fields = getattr(kind, "model_fields", None) or getattr(kind, "__fields__", None)
+    if fields is None:
+        return set(getattr(kind, "__dataclass_fields__", ()))
+    known = set(fields)
+    for field in fields.values():
+        for alias in (getattr(field, "alias", None), getattr(field, "validation_alias", None)):
+            known |= {alias} if isinstance(alias, str) else set() if alias is None else set(sent)  # choices and paths
+    return known
+
+
+def built(value, kind, name):
+    """A model of pydantic or a dataclass, from an object. Of the request itself it gets what it knows: there are
+    members of the platform's in it, too."""
+    if not isinstance(value, dict):
+        raise unfit(value, name, "an object")
+    if not name:
+        known = members_of(kind, value)
+        value = {key: item for key, item in value.items() if key in known}
+    try:
+        if hasattr(kind, "model_validate"):
+            return kind.model_validate(value)
+        if hasattr(kind, "parse_obj"):
+            return kind.parse_obj(value)
+        return kind(**value) if hasattr(kind, "__pydantic_validator__") else kind(**fields_of(value, kind, name))
+    except ValueError as error:
+        if isinstance(error, Unfit):
+            raise
+        if not callable(getattr(error, "errors", None)):  # of a dataclass that checks itself
+            raise Unfit(f"{name or 'the request'}: {error}") from None
+        first = error.errors()[0]
+        place = ".".join([*([name] if name else []), *map(str, first["loc"])]) or name or "the request"
+        raise Unfit(f"{place}: {first['msg']}") from None
+
+
+def fields_of(value, kind, name):
+    """The fields of a dataclass, by name."""
+    scope = vars(sys.modules.get(kind.__module__, sys))
+    out = {}
+    for key, field in kind.__dataclass_fields__.items():
+        if not field.init or field._field_type.name == "_FIELD_CLASSVAR":
+            continue
+        place = f"{name}.{key}" if name else key
+        missing = type(field.default).__name__ == type(field.default_factory).__name__ == "_MISSING_TYPE"
+        if value.get(key) is not None or key in value and missing:
+            out[key] = fitted(value[key], resolved(field.type, scope, object), place)
+        elif missing:
+            raise Unfit(f"{place} is required")
+    return out

@@ -1,0 +1,158 @@
+"""What an invoke finds in its thread, how its pieces travel, and what errors of both advise."""
+
+import concurrent.futures
+import time
+import unittest
+
+from _hoistway_runner.results import Data, pieces, whole
+from test_runner import source, until
+
+
+class Contexts(unittest.TestCase):
+    """An invoke has the context of the import and an event loop, each of its own."""
+
+    VARIABLE = "import contextvars\nuser = contextvars.ContextVar('user')\nuser.set('root')\n"
+
+    def test_context_variables_of_the_import(self):
+        for handler in ("def handler(message):\n  before = user.get()\n  user.set(message)\n  return before",
+                        "async def handler(message):\n  before = user.get()\n  user.set(message)\n  return before",
+                        "def handler(message):\n  yield user.get()\n  user.set(message)",
+                        "async def handler(message):\n  yield user.get()\n  user.set(message)"):
+            with self.subTest(handler), source(self.VARIABLE + handler) as agent:
+                self.assertEqual([agent.response("a"), agent.response("b")], ["root", "root"])
+        with source("import decimal\ndecimal.getcontext().prec = 5\ndef handler(): return decimal.Decimal(1) / 3") as agent:
+            self.assertEqual(agent.response(), "0.33333")
+
+    def test_plain_handlers_have_an_event_loop(self):
+        code = """
+        import asyncio, os
+        async def work(text):
+            await asyncio.sleep(0)
+            return text.upper()
+        def handler(message):
+            loop = asyncio.get_event_loop()
+            future = asyncio.Future()
+            future.set_result(message)
+            return [loop.run_until_complete(work(message)), loop.run_until_complete(future), len(os.listdir("/proc/self/fd"))]
+        """
+        with source(code) as agent:
+            first = agent.response("a")
+            self.assertEqual(first[:2], ["A", "a"])
+            self.assertEqual([agent.response("a") for _ in range(5)], [first] * 5, "descriptors do not pile up")
+        code = "import asyncio\nasync def work(): return 'a'\ndef handler(message):\n  yield asyncio.get_event_loop().run_until_complete(work())"
+        with source(code) as agent:
+            self.assertEqual((agent.response(), agent.stream()[0]["delta"]), ("a", "a"))
+        code = "import asyncio\nasync def work(): return 'a'\ndef handler(message): return asyncio.run(work())"
+        with source(code) as agent:
+            self.assertEqual([agent.response(), agent.response()], ["a", "a"])
+
+    def test_an_answer_does_not_wait_for_others_that_block_the_loop(self):
+        code = "import time\nasync def handler(message):\n  time.sleep(0.5)\n  return message"
+        with source(code) as agent, concurrent.futures.ThreadPoolExecutor(4) as callers:
+            begun = time.monotonic()
+
+            def call(message):
+                agent.response(message)
+                return time.monotonic() - begun
+
+            times = sorted(callers.map(call, "abcd"))
+            self.assertLess(times[0], 1, "the first one is answered while the second one runs")
+            self.assertLess(times[2], times[3] - 0.3)
+
+
+class Remedies(unittest.TestCase):
+    """Errors that come from threads say what to do."""
+
+    def test_what_the_import_bound_to_its_thread(self):
+        for code, error, remedy in (
+                ("import sqlite3\ndb = sqlite3.connect(':memory:')\ndef handler(): db.execute('select 1')", "sqlite3.ProgrammingError: ",
+                 "check_same_thread=False"),
+                ("import threading\nstate = threading.local()\nstate.a = 1\ndef handler(): return state.a", "AttributeError: ", "contextvars.ContextVar"),
+                ("import asyncio\nloop = asyncio.new_event_loop()\nloop.close()\ndef handler(): loop.run_until_complete(None)",
+                 "RuntimeError: Event loop is closed", "event loop")):
+            with self.subTest(error), source(code) as agent:
+                status, answer = agent.invoke()
+                self.assertEqual(status, 500)
+                self.assertTrue(answer["error"].startswith(error), answer)
+                self.assertIn(remedy, answer["details"][-1])
+                self.assertTrue(agent.stderr().endswith(answer["details"][-1] + "\n"))
+
+
+class Pieces(unittest.TestCase):
+    """What handlers yield."""
+
+    def test_bytes_are_decoded_across_pieces(self):
+        self.assertEqual(whole(iter([b"caf\xc3", b"\xa9 ok"])), "café ok")
+        self.assertEqual(whole(iter([b"caf\xc3"])), "caf\ufffd")
+        self.assertEqual(whole(iter([b"caf\xc3", "|", b"\xa9"])), "caf\ufffd|\ufffd")
+        for head in ("def", "async def"):
+            with source(f"{head} handler(message):\n  yield b'caf\\xc3'\n  yield b'\\xa9 ok'") as agent:
+                self.assertEqual(agent.response(), "café ok")
+                self.assertEqual("".join(event["delta"] for event in agent.stream()[:-2]), "café ok")
+
+    def test_objects_stay_objects(self):
+        for yielded, want in (([{"a": 1}, {"a": 2}], [{"a": 1}, {"a": 2}]), ([[1, 2], [3]], [[1, 2], [3]]), ([1, 2], [1, 2]),
+                              (["x", "y", {"a": {1}}, "z"], ["xy", {"a": [1]}, "z"]), (["a", None, "", "b"], "ab"), ([], ""), ([None], ""),
+                              ([(1, 2)], [[1, 2]]), ([True], [True])):
+            self.assertEqual(whole(iter(yielded)), want)
+        self.assertEqual([type(piece) for piece in pieces(iter(["a", {}]))], [str, Data])
+
+    def test_message_chunks_are_texts(self):
+        class Chunk:
+            def __init__(self, content):
+                self.content = content
+
+        class Model(Chunk):
+            def model_dump(self, mode="python"):
+                return {"content": self.content}
+
+        self.assertEqual(whole(map(Chunk, ["a", [{"text": "b"}], "c"])), "abc")
+        self.assertEqual(whole(map(Model, ["a"])), [{"content": "a"}])
+        Model.__module__ = "langchain_core.messages.ai"
+        self.assertEqual(whole(map(Model, ["a"])), "a")
+
+    def test_a_stream_has_an_event_for_each_object(self):
+        for head in ("def", "async def"):
+            with self.subTest(head), source(f"{head} handler(message):\n  yield 'text'\n  yield {{'type': 'done', 'x': 1}}\n  yield [2]") as agent:
+                events = agent.stream()
+                self.assertEqual(events[:3], [{"type": "content", "delta": "text"}, {"type": "done", "x": 1}, [2]])
+                self.assertEqual((events[3]["type"], events[4]), ("done", "[DONE]"))
+                self.assertEqual(agent.response(), ["text", {"type": "done", "x": 1}, [2]])
+
+    def test_one_that_is_no_data_is_an_error(self):
+        with source("def handler(message):\n  yield {'a': 1}\n  yield {'a': object()}") as agent:
+            self.assertEqual(agent.invoke()[1]["error"], "the type object is no data, at response[1].a")
+            first, error, _ = agent.stream()
+            self.assertEqual((first, error["message"]), ({"a": 1}, "the type object is no data, at response[1].a"))
+
+
+class Ends(unittest.TestCase):
+    """The agent's own handler of SIGTERM runs when all is answered."""
+
+    def test_it_runs_after_the_drain_and_before_the_exit_hooks(self):
+        code = """
+        import atexit, signal, sys, time
+        atexit.register(lambda: print("exit hook"))
+        def term(number, frame):
+            print("term", number)
+            sys.exit(3)
+        signal.signal(signal.SIGTERM, term)
+        def handler(message):
+            print("in")
+            time.sleep(0.3)
+            print("out")
+            return "answered"
+        """
+        with source(code) as agent:
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                answer = pool.submit(agent.response)
+                until(lambda: "in" in agent.stdout())
+                self.assertEqual((agent.terminate(), answer.result()), (0, "answered"))
+            self.assertEqual(agent.stdout(), "in\nout\nterm 15\nexit hook\n")
+
+    def test_one_that_fails_or_hangs_does_not_hold_the_end(self):
+        with source("import signal\ndef term(*_): raise ValueError('late')\nsignal.signal(signal.SIGTERM, term)\ndef run(): pass") as agent:
+            self.assertEqual(agent.terminate(), 0)
+            self.assertIn("ValueError: late", agent.stderr())
+        with source("import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: time.sleep(600))\ndef run(): pass") as agent:
+            self.assertEqual(agent.terminate(), 0)

@@ -28,6 +28,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/annotations.py",
     "_hoistway_runner/arguments.py",
     "_hoistway_runner/capture.py",
+    "_hoistway_runner/commands.py",
     "_hoistway_runner/data.py",
     "_hoistway_runner/discovery.py",
     "_hoistway_runner/end_users.py",
@@ -37,6 +38,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/http.py",
     "_hoistway_runner/loading.py",
     "_hoistway_runner/loop.py",
+    "_hoistway_runner/own_files.py",
     "_hoistway_runner/paths.py",
     "_hoistway_runner/remedies.py",
     "_hoistway_runner/results.py",
@@ -45,6 +47,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/serving.py",
     "_hoistway_runner/start.py",
     "_hoistway_runner/tables.py",
+    "_hoistway_runner/unnamed.py",
     "_hoistway_runner/web.py",
     "hoistway_runner.py",
 ];

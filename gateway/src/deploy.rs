@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId, build::BuiltImage, revision::Reason};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The deploy saga as the HTTP edge sees it.
 #[async_trait]
@@ -22,8 +22,13 @@ pub trait Deployer: fmt::Debug + Send + Sync + 'static {
     async fn accept(&self, work: Work, strict: bool, room: Option<Room>) -> Result<Accepted>;
 
     /// Waits until every deployment of the agent that was accepted before has ended, and keeps later ones waiting
-    /// while the turn is held. [`Code::Conflict`] when it does not come within `patience`.
-    async fn turn(&self, agent: Name, patience: Duration) -> Result<Turn>;
+    /// while the turn is held. What takes long may be cancelled for it. [`Code::Conflict`] when it does not come within
+    /// `patience`.
+    async fn turn(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<Turn>;
+
+    /// Cancels a deployment that is not past its point of no return, and tells how it is after a moment: failed, or being
+    /// undone. [`Code::Conflict`] for one that has ended.
+    async fn cancel(&self, id: DeploymentId) -> Result<Deployment>;
 
     /// One deployment.
     async fn get(&self, id: DeploymentId) -> Result<Deployment>;
@@ -54,14 +59,44 @@ pub struct DeploymentQuery {
     pub limit: u32,
 }
 
+/// What becomes of deployments that a turn has waited for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// They come to their end.
+    Patient,
+    /// Those that start the agent, or come to it meanwhile, are cancelled.
+    EndStarts,
+    /// All are cancelled.
+    Cancel,
+}
+
 /// The right to change an agent while no deployment of it runs; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "it is held and not looked at")] DropGuard);
+pub struct Turn {
+    _guard: DropGuard,
+    unwanted: CancellationToken,
+    cancelled_others: bool,
+}
 
 impl Turn {
-    /// A turn that lasts as long as the guard.
-    pub fn new(guard: DropGuard) -> Self {
-        Self(guard)
+    /// A turn that lasts as long as the guard; the token is cancelled when somebody else asks it to end.
+    pub fn new(guard: DropGuard, unwanted: CancellationToken) -> Self {
+        Self { _guard: guard, unwanted, cancelled_others: false }
+    }
+
+    /// The same after deployments were cancelled for it.
+    pub fn after_cancelling(self, cancelled_others: bool) -> Self {
+        Self { cancelled_others, ..self }
+    }
+
+    /// Whether deployments were cancelled for it. A first one takes its agent with it.
+    pub fn cancelled_others(&self) -> bool {
+        self.cancelled_others
+    }
+
+    /// What is cancelled when somebody else asks the turn to end.
+    pub fn unwanted(&self) -> CancellationToken {
+        self.unwanted.clone()
     }
 }
 

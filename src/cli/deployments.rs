@@ -7,6 +7,7 @@ use super::{
     watch::{look_again, watch},
 };
 use clap::Args;
+use reqwest::Method;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -21,11 +22,17 @@ pub struct DeploymentsArgs {
     /// Tell how it goes until it has ended; the status is that of `deploy`
     #[arg(short, long, requires = "id")]
     follow: bool,
+    /// Cancel it: what it has done is undone
+    #[arg(long, requires = "id", conflicts_with = "follow")]
+    cancel: bool,
 }
 
 /// Lists, shows or follows deployments.
 pub async fn run(api: &Api, args: DeploymentsArgs, as_json: bool) -> Outcome<()> {
     if let Some(id) = &args.id {
+        if args.cancel {
+            return output::json(&api.call(Method::POST, &["deployments", id, "cancel"], &[], None).await?);
+        }
         return match args.follow {
             true => output::answer(&followed(api, id, None, None, Teller::on_stderr()).await?, as_json, |it| {
                 summary(api, it)

@@ -7,6 +7,7 @@ mod bedrock;
 mod builds;
 mod callers;
 mod calls;
+mod cancel;
 mod cli;
 mod compose;
 mod contract;

@@ -9,7 +9,7 @@ use super::{
     query::{Query, Segment},
     tools::Deleted,
 };
-use crate::{public::PublicAddresses, state::AppState};
+use crate::{deploy::Urgency, public::PublicAddresses, state::AppState};
 use axum::{Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
@@ -65,7 +65,8 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 
 /// Delete an agent
 ///
-/// Stops the agent and removes it with its revisions. Its tools stay and no longer count it as a user.
+/// Stops the agent and removes it with its revisions. Its tools stay and no longer count it as a user. Deploys of it that are
+/// under way and take long are cancelled.
 #[utoipa::path(
     delete,
     path = "/agents/{name}",
@@ -78,10 +79,15 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let name = name.name("agent")?;
-    // A deploy that was accepted before comes to its end first. A caller that hangs up must not leave the second half
-    // undone.
-    let turn = state.deployer.turn(name.clone(), state.limits.deploy_wait).await?;
-    to_its_end(&state, turn, delete_whole(state.clone(), name)).await?;
+    // A deploy that was accepted before comes to its end first, by itself or not. A caller that hangs up must not leave the
+    // second half undone.
+    let turn = state.deployer.turn(name.clone(), Urgency::Cancel, state.limits.deploy_wait).await?;
+    let was_there = turn.cancelled_others();
+    match to_its_end(&state, turn, delete_whole(state.clone(), name)).await {
+        // Its first deploy was cancelled for it, and nothing of it is left.
+        Err(e) if e.code == Code::NotFound && was_there => {}
+        done => done?,
+    }
     Ok(Json(deleted()))
 }
 

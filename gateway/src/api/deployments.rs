@@ -1,7 +1,7 @@
 //! `/api/deployments`.
 
 use super::{
-    error::ApiResult,
+    error::{ApiResult, ErrorBody},
     paging::{Asked, Page},
     query::{Query, Segment},
 };
@@ -10,9 +10,14 @@ use crate::{
     public::PublicAddresses,
     state::AppState,
 };
-use axum::{Extension, Json, extract::State, response::Response};
+use axum::{
+    Extension, Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{Name, RevisionId};
+use http::StatusCode;
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -20,7 +25,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(cancel))
 }
 
 /// A deployment.
@@ -145,6 +150,25 @@ pub async fn list(
 pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<DeploymentOut>> {
     let deployment = state.deployer.get(id.id("deployment")?).await?;
     Ok(Json(shape(deployment, &state.public)))
+}
+
+/// Cancel a deployment
+///
+/// Ends a deployment that waits, builds or starts its agent; what it has done is undone, as when it fails. One that has
+/// ended, or is past its point of no return (the switch), cannot be cancelled.
+#[utoipa::path(
+    post, path = "/deployments/{id}/cancel", operation_id = "cancel_deployment", tag = "deployments",
+    params(("id" = String, Path, description = "The deployment's id")),
+    responses(
+        (status = 200, description = "The deployment, which has failed with the code `cancelled`", body = DeploymentOut),
+        (status = 202, description = "The deployment, which is still being undone", body = DeploymentOut),
+        (status = 409, description = "It has ended", body = ErrorBody),
+    )
+)]
+pub async fn cancel(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Response> {
+    let deployment = state.deployer.cancel(id.id("deployment")?).await?;
+    let status = if deployment.completed_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(shape(deployment, &state.public))).into_response())
 }
 
 fn shape(deployment: Deployment, public: &PublicAddresses) -> DeploymentOut {

@@ -7,7 +7,7 @@ use super::{
     query::Segment,
 };
 use crate::{
-    deploy::Turn,
+    deploy::{Turn, Urgency},
     state::AppState,
     work::{Rebuild, Work},
 };
@@ -18,7 +18,7 @@ use axum::{
 };
 use hoistway_kit::telemetry;
 use hoistway_model::{
-    Error, Name, Operation, Result,
+    Code, Error, Name, Operation, Result,
     agent::{Agent, Phase},
 };
 use http::StatusCode;
@@ -34,7 +34,8 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 /// Stop an agent
 ///
 /// Ends the agent's instance: invokes are refused until it is started or deployed again, also after a restart of the
-/// platform. What it is just answering gets 30 seconds. A stopped agent stays so.
+/// platform. What it is just answering gets 30 seconds. A stopped agent stays so. A start that is under way and takes long is
+/// cancelled, with its deploy.
 #[utoipa::path(post, path = "/agents/{name}/stop", operation_id = "stop_agent", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
 ), responses(
@@ -45,7 +46,19 @@ pub async fn stop(State(state): State<Arc<AppState>>, name: Segment) -> ApiResul
     let (agents, reserve, operation) = (state.agents.clone(), state.reserve.clone(), Operation::new());
     let stop =
         |name: Name| async move { reserve.for_freeing(|| agents.stop_agent(operation.clone(), name.clone())).await };
-    change(&state, name.name("agent")?, stop).await
+    let name = name.name("agent")?;
+    let before = state.agents.get_agent(name.clone()).await;
+    let turn = state.deployer.turn(name.clone(), Urgency::EndStarts, state.limits.deploy_wait).await?;
+    let was_cancelled = turn.cancelled_others();
+    let (status, agent) = match (carry_out(&state, turn, name, stop).await, before) {
+        // Its first deploy was cancelled for it, and nothing of it is left.
+        (Err(e), Ok(before)) if e.code == Code::NotFound && was_cancelled => {
+            let message = "its first deploy was cancelled".to_owned();
+            (StatusCode::OK, Agent { phase: Phase::Stopped, message, ..before })
+        }
+        (done, _) => done?,
+    };
+    Ok(shown(&state, status, &agent))
 }
 
 /// Start a stopped agent
@@ -89,18 +102,36 @@ pub async fn restart(State(state): State<Arc<AppState>>, name: Segment) -> ApiRe
     change(&state, name.name("agent")?, |name| async move { agents.restart_agent(Operation::new(), name).await }).await
 }
 
-/// Does `work` in the agent's turn and answers with the agent; 202 when the work takes longer than an answer may.
+/// Starts the agent in its turn and answers with it, unless somebody stops or deletes it meanwhile.
 async fn change<F>(state: &Arc<AppState>, name: Name, work: impl FnOnce(Name) -> F) -> ApiResult<Response>
 where
     F: Future<Output = Result<Agent>> + Send + 'static,
 {
-    let turn = state.deployer.turn(name.clone(), state.limits.deploy_wait).await?;
-    let done = to_its_end(state, turn, work(name.clone()));
-    let (status, agent) = match tokio::time::timeout(state.limits.deploy_wait, done).await {
-        Ok(agent) => (StatusCode::OK, agent?),
-        Err(_) => (StatusCode::ACCEPTED, state.agents.get_agent(name).await?),
+    let turn = state.deployer.turn(name.clone(), Urgency::Patient, state.limits.deploy_wait).await?;
+    let (unwanted, work) = (turn.unwanted(), work(name.clone()));
+    let work = |_| async move {
+        let done = unwanted.run_until_cancelled(work).await;
+        done.unwrap_or_else(|| Err(Error::new(Code::Conflict, "the agent was stopped or deleted meanwhile")))
     };
+    let (status, agent) = carry_out(state, turn, name, work).await?;
     Ok(shown(state, status, &agent))
+}
+
+/// Does `work` in the agent's turn; 202 when that takes longer than an answer may.
+async fn carry_out<F>(
+    state: &Arc<AppState>,
+    turn: Turn,
+    name: Name,
+    work: impl FnOnce(Name) -> F,
+) -> Result<(StatusCode, Agent)>
+where
+    F: Future<Output = Result<Agent>> + Send + 'static,
+{
+    let done = to_its_end(state, turn, work(name.clone()));
+    match tokio::time::timeout(state.limits.deploy_wait, done).await {
+        Ok(agent) => Ok((StatusCode::OK, agent?)),
+        Err(_) => Ok((StatusCode::ACCEPTED, state.agents.get_agent(name).await?)),
+    }
 }
 
 fn shown(state: &AppState, status: StatusCode, agent: &Agent) -> Response {

@@ -108,6 +108,7 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("GET", "/builds/{id}/logs", read()),
     ("GET", "/deployments", read()),
     ("GET", "/deployments/{id}", read()),
+    ("POST", "/deployments/{id}/cancel", change("deployment.cancel")),
     ("GET", "/agents/{name}/budget", read()),
     ("PUT", "/agents/{name}/budget", admin(change("budget.set"))),
     ("DELETE", "/agents/{name}/budget", admin(change("budget.delete"))),

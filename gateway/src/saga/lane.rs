@@ -1,7 +1,7 @@
 //! One lane for each agent: its deployments, and other changes of it, run in the order they were accepted, those of
 //! other agents beside them.
 
-use super::{Watch, progress_of};
+use super::{Watch, cancel::Cancellation, progress_of};
 use crate::{
     deploy::{Accepted, Progress},
     limits::Share,
@@ -9,7 +9,7 @@ use crate::{
     work::Work,
 };
 use hoistway_kit::telemetry::Origin;
-use hoistway_model::{Digest, Name};
+use hoistway_model::{DeploymentId, Digest, Name};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex as StdMutex, PoisonError},
@@ -28,8 +28,10 @@ pub struct Job {
     waiting: StdMutex<Option<Share>>,
     /// The request that it came with, or the start of this process.
     pub origin: Origin,
+    /// What asks it to end.
+    pub cancellation: Cancellation,
     progress: Watch,
-    accepted: (hoistway_model::DeploymentId, Vec<String>),
+    accepted: (DeploymentId, Vec<String>),
 }
 
 impl Job {
@@ -47,7 +49,16 @@ impl Job {
         let progress = watch::Sender::new(progress_of(&record));
         let accepted = (record.id, record.warnings.clone());
         let (work, waiting) = (StdMutex::new(work), StdMutex::new(waiting));
-        Self { identity, record: Mutex::new(record), work, waiting, origin: Origin::current(), progress, accepted }
+        Self {
+            identity,
+            record: Mutex::new(record),
+            work,
+            waiting,
+            origin: Origin::current(),
+            cancellation: Cancellation::default(),
+            progress,
+            accepted,
+        }
     }
 
     /// Its turn has come: it waits no longer. What it is to do, unless the journal must be asked.
@@ -77,13 +88,20 @@ pub struct Turn {
     /// Tells whoever waits that it has begun.
     granted: StdMutex<Option<oneshot::Sender<()>>>,
     ended: CancellationToken,
+    unwanted: CancellationToken,
 }
 
 impl Turn {
-    /// A turn, and what its owner hears when it has begun. It ends with the token.
-    pub fn new(ended: CancellationToken) -> (Self, oneshot::Receiver<()>) {
+    /// A turn, and what its owner hears when it has begun. It ends with the token `ended`; `unwanted` tells its owner that
+    /// somebody asks for that.
+    pub fn new(ended: CancellationToken, unwanted: CancellationToken) -> (Self, oneshot::Receiver<()>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { granted: StdMutex::new(Some(sender)), ended }, receiver)
+        (Self { granted: StdMutex::new(Some(sender)), ended, unwanted }, receiver)
+    }
+
+    /// Asks its owner to end it.
+    pub fn ask_to_end(&self) {
+        self.unwanted.cancel();
     }
 
     /// Gives the turn to its owner and waits for its end, which comes at once if the owner has given up.
@@ -116,6 +134,30 @@ impl Queue {
             Some(Item::Job(job)) => Some(job),
             Some(Item::Turn(_)) | None => None,
         }
+    }
+
+    /// A deployment in it.
+    pub fn job(&self, id: DeploymentId) -> Option<&Arc<Job>> {
+        self.items.iter().find_map(|item| match item {
+            Item::Job(job) if job.accepted.0 == id => Some(job),
+            _ => None,
+        })
+    }
+
+    /// Takes out a deployment whose turn has not come.
+    pub fn take_waiting(&mut self, id: DeploymentId) -> Option<Arc<Job>> {
+        let is_wanted = |item: &Item| matches!(item, Item::Job(job) if job.accepted.0 == id);
+        let at = self.items.iter().position(is_wanted).filter(|at| *at > 0)?;
+        match self.items.remove(at)? {
+            Item::Job(job) => Some(job),
+            Item::Turn(_) => None,
+        }
+    }
+
+    /// What comes before a turn.
+    pub fn before(&self, turn: &Arc<Turn>) -> Vec<Item> {
+        let is_turn = |item: &&Item| matches!(item, Item::Turn(other) if Arc::ptr_eq(other, turn));
+        self.items.iter().take_while(|item| !is_turn(item)).cloned().collect()
     }
 
     pub fn len(&self) -> usize {

@@ -5,6 +5,7 @@
 //! deployments one after another, lanes run beside each other. Whatever happens to this process, [`Saga::recover`]
 //! goes on from the journal.
 
+mod cancel;
 mod lane;
 pub(crate) mod log;
 mod plan;
@@ -15,7 +16,7 @@ mod worker;
 
 use crate::{
     audit::{self, Ticket},
-    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Turn},
+    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Turn, Urgency},
     limits::Shares,
     store::{Journal, Record},
     work::{Made, Work},
@@ -28,12 +29,17 @@ use log::{Log, State, Step};
 pub(crate) use requests::reseal;
 use std::{sync::Arc, time::Duration};
 pub use steps::Services;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Sources of more bytes are in memory only while they are needed, and of so many deployments at a time.
 pub const LARGE_SOURCE: usize = 4 << 20;
 const LARGE_AT_A_TIME: usize = 2;
+/// How long a turn waits for deployments before it asks them to end, if it may: most starts take no longer.
+const COURTESY: Duration = Duration::from_secs(3);
 
 /// Bounds of the saga.
 #[derive(Debug, Clone)]
@@ -139,12 +145,16 @@ impl Deployer for Saga {
             .map_err(|e| Error::internal("accepting the deployment", e))?
     }
 
-    async fn turn(&self, agent: Name, patience: Duration) -> Result<Turn> {
-        self.0.turn(agent, patience).await
+    async fn turn(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<Turn> {
+        self.0.turn(agent, urgency, patience).await
+    }
+
+    async fn cancel(&self, id: DeploymentId) -> Result<Deployment> {
+        self.0.cancel(id).await
     }
 
     async fn get(&self, id: DeploymentId) -> Result<Deployment> {
-        self.0.journal.get(id).await?.map(Record::into_public).ok_or_else(|| Error::not_found("deployment", id))
+        self.0.deployment(id).await
     }
 
     async fn list(&self, query: DeploymentQuery) -> Result<Vec<Deployment>> {
@@ -162,33 +172,39 @@ impl Inner {
         accepted
     }
 
-    async fn turn(self: &Arc<Self>, agent: Name, patience: Duration) -> Result<Turn> {
+    async fn turn(self: &Arc<Self>, agent: Name, urgency: Urgency, patience: Duration) -> Result<Turn> {
         self.check_running()?;
-        let ended = CancellationToken::new();
-        let (waiting, granted) = lane::Turn::new(ended.clone());
+        let (ended, unwanted) = (CancellationToken::new(), CancellationToken::new());
+        let (waiting, mut granted) = lane::Turn::new(ended.clone(), unwanted.clone());
+        let waiting = Arc::new(waiting);
         // Dropped when the wait is given up, too: then the turn ends as soon as it comes.
-        let turn = Turn::new(ended.drop_guard());
+        let turn = Turn::new(ended.drop_guard(), unwanted);
         let lane = self.lanes.of(&agent);
         let queued = async {
             let _turn = lane.accepting.lock().await;
             let mut queue = lane.lock().await;
             self.check_queue(&queue, &agent)?;
-            self.enqueue(&lane, &mut queue, Item::Turn(Arc::new(waiting)));
+            self.enqueue(&lane, &mut queue, Item::Turn(waiting.clone()));
             Ok::<_, Error>(())
         };
-        let queued = queued.await;
-        self.lanes.forget(lane);
-        queued?;
-        match tokio::time::timeout(patience, granted).await {
-            Ok(Ok(())) => Ok(turn),
-            Ok(Err(_)) => Err(shutting_down()),
-            Err(_) => {
-                let message = format!(
-                    "agent \"{agent}\" is being deployed and nothing else was done; try again when that has ended"
-                );
-                Err(Error::new(Code::Conflict, message))
+        let coming = async {
+            queued.await?;
+            if let Ok(granted) = timeout(COURTESY.min(patience), &mut granted).await {
+                return granted.map(|()| false).map_err(|_| shutting_down());
             }
-        }
+            let hurried = cancel::hurry(&lane, &waiting, urgency).await;
+            match timeout(patience.saturating_sub(COURTESY), granted).await {
+                Ok(granted) => granted.map(|()| hurried.any).map_err(|_| shutting_down()),
+                Err(_) => Err(cancel::in_the_way(&agent)),
+            }
+        };
+        let came = coming.await;
+        self.lanes.forget(lane);
+        came.map(|cancelled_others| turn.after_cancelling(cancelled_others))
+    }
+
+    async fn deployment(&self, id: DeploymentId) -> Result<Deployment> {
+        self.journal.get(id).await?.map(Record::into_public).ok_or_else(|| Error::not_found("deployment", id))
     }
 
     fn check_running(&self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Runs one deployment from wherever its log stands to its end.
 
 use super::{
-    Inner, LARGE_SOURCE,
+    Inner, LARGE_SOURCE, cancel,
     lane::Job,
     log::{Log, State, Step},
     plan, progress_of,
@@ -29,6 +29,12 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
         let mut turn = None;
         let mut work = match job.begin() {
             Some(work) => work,
+            None if job.cancellation.is_cancelled() && record.log.step == Step::Plan => {
+                record.fail(&cancel::cancelled("the deployment was cancelled"));
+                record.finish(State::Failed, now_ms());
+                save(inner, &record).await?;
+                return Ok(progress_of(&record));
+            }
             None => {
                 let size = journalled(inner, &record).await?;
                 if size > LARGE_SOURCE && record.log.step <= Step::Build {
@@ -109,7 +115,7 @@ pub fn unreadable() -> Error {
 
 /// One step, and the commit that ends it and intends the next.
 async fn forward(inner: &Inner, job: &Job, work: &Work, record: &mut Record) -> Result<(), Stopped> {
-    match attempt(inner, work, record).await? {
+    match attempt(inner, job, work, record).await? {
         Ok(log) => {
             record.log = log;
             if record.log.step == Step::Done {
@@ -175,23 +181,30 @@ async fn undo_all(ctx: &Context<'_>) -> Result<()> {
 }
 
 /// Performs the intended step, again while it fails for a passing reason and there is time.
-async fn attempt(inner: &Inner, work: &Work, record: &Record) -> Result<Result<Log>, Stopped> {
+async fn attempt(inner: &Inner, job: &Job, work: &Work, record: &Record) -> Result<Result<Log>, Stopped> {
     let spent = Duration::from_millis(u64::try_from(now_ms() - record.created_at).unwrap_or(0));
     // What was recovered after a long pause gets some time all the same: the services may be starting as well.
     let deadline = tokio::time::Instant::now() + inner.limits.deadline.saturating_sub(spent).max(GRACE);
     // A switch that was asked for may have happened: from here on there is only forward.
     let may_give_up = record.log.step < Step::Switch;
     let mut retry = Retry::default();
+    let cancelled = job.cancellation.of(record.log.step);
+    tokio::pin!(cancelled);
     loop {
         let performed = tokio::select! {
             biased;
             () = inner.shutdown.cancelled() => return Err(Stopped),
+            why = &mut cancelled => return Ok(Err(why)),
             performed = perform(inner, work, record) => performed,
         };
         match performed {
             Err(e) if e.code.is_transient() && !(may_give_up && tokio::time::Instant::now() >= deadline) => {
                 tracing::info!(step = record.log.step.as_str(), cause = e.chain(), "will be tried again: {e}");
-                retry.wait(inner).await?;
+                tokio::select! {
+                    biased;
+                    why = &mut cancelled => return Ok(Err(why)),
+                    waited = retry.wait(inner) => waited?,
+                }
             }
             Err(e) if record.log.step == Step::Bind => {
                 // The agent runs; what others miss is said, and nothing is undone for it.

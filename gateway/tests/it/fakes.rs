@@ -5,7 +5,10 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_gateway::{
     api::deploy_request::DeployRequest,
-    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Room, Turn},
+    deploy::{
+        Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Room, Turn,
+        Urgency,
+    },
     work::Work,
 };
 use hoistway_kit::metrics;
@@ -703,12 +706,16 @@ impl Deployer for FakeDeployer {
         Ok(Accepted { id: self.id, warnings, progress: self.progress.subscribe() })
     }
 
-    async fn turn(&self, agent: Name, _: Duration) -> Result<Turn> {
+    async fn turn(&self, agent: Name, _: Urgency, _: Duration) -> Result<Turn> {
         if let Some(refusal) = self.refusal.lock().unwrap().take() {
             return Err(refusal);
         }
         self.turns.send_modify(|turns| turns.push(agent));
-        Ok(Turn::new(CancellationToken::new().drop_guard()))
+        Ok(Turn::new(CancellationToken::new().drop_guard(), CancellationToken::new()))
+    }
+
+    async fn cancel(&self, id: DeploymentId) -> Result<Deployment> {
+        self.get(id).await
     }
 
     async fn get(&self, id: DeploymentId) -> Result<Deployment> {

@@ -8,7 +8,7 @@ use crate::{
     store::{ImageFacts, Kept, Revision},
 };
 use hoistway_model::{
-    Code, Error, Result, RevisionId,
+    Code, Error, Name, Result, RevisionId,
     agent::{Phase, RevisionStatus},
 };
 use std::{
@@ -280,6 +280,14 @@ impl Service {
         self.keepers().insert(id, Arc::clone(&keeper));
         self.tasks.spawn(Arc::clone(self).run_keeper(Arc::clone(&keeper)));
         keeper
+    }
+
+    /// Revisions of an agent that are on their way up.
+    pub(super) fn starting(&self, agent: &Name) -> Vec<RevisionId> {
+        let is_starting = |keeper: &Keeper| matches!(keeper.condition.borrow().life, Life::Starting);
+        let keepers = self.keepers();
+        let of_agent = keepers.iter().filter(|(_, keeper)| keeper.revision.spec.agent == *agent && is_starting(keeper));
+        of_agent.map(|(id, _)| *id).collect()
     }
 
     pub(super) fn keeper(&self, id: &RevisionId) -> Option<Arc<Keeper>> {

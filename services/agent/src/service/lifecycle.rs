@@ -24,6 +24,8 @@ impl Service {
                 return self.view(self.record(&name).await?).await;
             }
             let mut retired: Vec<_> = [record.active, record.desired].into_iter().flatten().collect();
+            retired.extend(self.starting(&name));
+            retired.sort_unstable();
             retired.dedup();
             for id in &retired {
                 // It is started again from what is on this machine.

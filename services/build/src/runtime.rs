@@ -27,6 +27,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/__init__.py",
     "_hoistway_runner/annotations.py",
     "_hoistway_runner/arguments.py",
+    "_hoistway_runner/callers.py",
     "_hoistway_runner/capture.py",
     "_hoistway_runner/commands.py",
     "_hoistway_runner/data.py",

@@ -595,7 +595,7 @@ class OwnModules(unittest.TestCase):
         with source(code) as agent:
             loaded = set(agent.response())
         self.assertEqual(set(self.NAMES) - {"__init__"} - loaded,
-                         {"end_users", "fitting", "frameworks", "loop", "remedies", "scripts", "tables", "web"})
+                         {"commands", "end_users", "fitting", "frameworks", "loop", "remedies", "scripts", "tables", "unnamed", "web"})
 
     def test_an_agents_modules_do_not_take_the_place_of_ours(self):
         files = {"agent.py": "def handler(message): return message", "script.py": "import sys\nprint(sys.argv[1])",

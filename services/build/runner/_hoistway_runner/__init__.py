@@ -2,12 +2,13 @@
 
     hoistway_runner.py [--app DIR] [--site DIR]... [--listen-fd N] [--notify-fd N] [--config-fd N]
 
-USER_ENTRY_POINT names the entry file below the app directory. The agent in it is, in this order: `handler`; an object
-named `agent`, `chain`, `executor`, `graph` or `crew`, or an `app` that has `.invoke`; `main`; `run`; `app` as an ASGI or
-WSGI application. Names count that the file binds itself, a `handler` imported from anywhere (`from x import handler`),
-and others imported from the agent's own files, unless the file's top level uses them: it is a script then. Without any,
-it is a script: each invoke runs it in a process of its own, with the message on stdin, in argv[1] and in AGENT_MESSAGE,
-and what it prints is the answer.
+USER_ENTRY_POINT names the entry file below the app directory. The agent in it is, in this order: `handler`, or
+`lambda_handler`; an object named `agent`, `chain`, `executor`, `graph` or `crew`, or an `app` that has `.invoke`; `main`;
+`run`; `app` as an ASGI or WSGI application; the only such application of another name, or what a factory makes. Names
+count that the file binds itself, a `handler` imported from anywhere (`from x import handler`), and others imported from
+the agent's own files, unless the file's top level uses them. Without any, a file with statements is a script: each
+invoke runs it in a process of its own, with the message on stdin, in argv[1] and in AGENT_MESSAGE, and what it prints is
+the answer. So is one whose `main` reads its command line. A file of definitions alone is refused.
 
 Whose invoke it is, where an identity provider vouches for its users, comes in the header X-End-User-ID, from the gateway
 and from nobody else: a handler finds it as `user_id` of its request and of its context's session, a script in
@@ -24,7 +25,7 @@ drains: everything that has connected is still answered, then the exit status is
 
 Standard library only, Python 3.10 or later. How soon an agent answers after an edit is decided here, so what most
 agents never need is imported where it is used: asyncio, inspect, traceback, subprocess (5 to 35 ms each), and the
-modules `end_users`, `frameworks`, `loop`, `scripts` and `web` of this package.
+modules of this package that a plain handler does not need (a test says which).
 """
 
 EXIT_SECONDS = 5  # for the agent's own threads, exit hooks and tasks

@@ -1,17 +1,14 @@
-"""What an entry file offers to invoke, by its text alone: nothing is imported for it."""
+"""What an entry file offers to invoke, by its text alone: nothing is imported for it. The build, which judges it too, has
+this file and no other one of the runner."""
 
 import _ast as ast  # the node classes; the module `ast` around them takes 3 ms
-import os
 
 
 FRAMEWORK_NAMES = ("agent", "chain", "executor", "graph", "crew")
-AGENT_NAMES = frozenset(("handler", *FRAMEWORK_NAMES, "app", "main", "run"))
+FACTORIES = ("create_app", "make_app")
+KNOWN = frozenset(("handler", "lambda_handler", *FRAMEWORK_NAMES, "app", "main", "run", *FACTORIES))
 TEXT_NAMES = frozenset(("message", "msg", "text", "query", "prompt", "input", "user_input", "question"))
 
-# What reads the command line or the standard input: functions and classes by their names, and members of modules.
-ARGUMENT_CALLS = frozenset(("ArgumentParser", "parse_args", "parse_known_args", "OptionParser", "docopt", "Fire", "Typer"))
-ARGUMENT_MEMBERS = {"sys": ("argv", "stdin"), **dict.fromkeys(
-    ("click", "rich_click", "typer"), ("command", "group", "argument", "option", "run", "Argument", "Option"))}
 
 
 def is_main_guard(test):
@@ -59,107 +56,125 @@ def top_level(tree):
     return names, used, imports
 
 
-def own_file(app, file, imported):
-    """The file of the agent's own (or the directory) from which another one of them imports; None for others'."""
-    here = os.path.dirname(file)
-    parts = (imported.module or "").split(".")
-    bases = [os.path.join(here, *[".."] * (imported.level - 1))] if imported.level else [app, here]
-    for path in (os.path.join(base, *parts) for base in bases):
-        for found in (os.path.join(path, "__init__.py"), path + ".py", path):
-            if os.path.exists(found):
-                return found
-    return None
+# Whose result is a web application. A file that binds one is imported, whatever else its top level does.
+WEB_CALLS = frozenset((
+    "FastAPI", "Flask", "Starlette", "Quart", "Litestar", "Sanic", "Bottle", "BlackSheep", "Falcon", "APIFlask", "Esmerald",
+    "get_asgi_application", "get_wsgi_application", "streamable_http_app", "sse_app", "http_app", *FACTORIES))
+LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp,
+            ast.GeneratorExp, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare)
+REMEDY = "define handler(message), or name the object agent, graph, crew or app, or the function main or run"
 
 
-def parsed(path):
-    """The tree of a file; None if it cannot be read or compiled, which its import will say better."""
-    try:
-        with open(path, "rb") as source:
-            return compile(source.read(), path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-    except (OSError, SyntaxError, ValueError):
-        return None
+class Found:
+    """What a file binds at its top level, by name: (kind, line, parameters, how many of them are required); the names that
+    it imports; the names bound to what a web framework made; and whether it has a main block, and other statements."""
 
+    def __init__(self, tree):
+        self.bound, self.imported, self.web, self.guard, self.statements = {}, {}, set(), False, False
+        todo = list(reversed(tree.body))
+        while todo:
+            todo += reversed(self.look(todo.pop()))
 
-def is_command(tree, app, file, name):
-    """Whether the file's function of this name, or the file of the agent's own from which it comes, reads the command
-    line, and can be run so: something calls it with its arguments, or it needs none."""
-    own = own_function(tree, name)
-    if own and not own.decorator_list and len(own.args.args) > len(own.args.defaults) and not is_called(tree, name):
-        return False
-    if reads_command_line(tree, name):
-        return True
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom):
+    def look(self, node):
+        """Notes what a statement binds; gives those in it that are to be looked at, too."""
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            given = node.args
+            names = [one.arg for one in (*given.posonlyargs, *given.args)]
+            required = len(names) - len(given.defaults) + sum(default is None for default in given.kw_defaults)
+            kind = "async function" if isinstance(node, ast.AsyncFunctionDef) else "function"
+            self.bound[node.name] = ("object" if node.decorator_list else kind, node.lineno, names, required)
+        elif isinstance(node, ast.ClassDef):
+            self.bound[node.name] = ("class", node.lineno, [], 0)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
             for alias in node.names:
-                own = (alias.asname or alias.name) == name and own_file(app, file, node)
-                if own and (inner := parsed(own)) and reads_command_line(inner, alias.name):
-                    return True
-    return False
+                self.imported[alias.asname or alias.name.partition(".")[0]] = node
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            if node.value is not None:
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    self.bind(target, node.value)
+        elif isinstance(node, ast.If) and is_main_guard(node.test):
+            self.guard = True
+            return node.orelse
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in (getattr(node.test, "id", ""), getattr(node.test, "attr", "")):
+            return node.orelse
+        elif isinstance(node, ast.Try) and all(isinstance(inner, (ast.Import, ast.ImportFrom, ast.Assign, ast.Pass)) for inner in inside(node)):
+            return inside(node)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            pass  # a docstring
+        elif not (isinstance(node, ast.Pass) or type(node).__name__ == "TypeAlias"):
+            self.statements = True
+            return inside(node)
+        return []
+
+    def bind(self, target, value):
+        names = [target] if isinstance(target, ast.Name) else getattr(target, "elts", [])
+        kind = "function" if isinstance(value, ast.Lambda) else "constant" if isinstance(value, LITERALS) else "object"
+        for name in names:
+            if isinstance(name, ast.Name):
+                self.bound[name.id] = (kind, name.lineno, [], 0)
+                called = getattr(value, "func", None)
+                if getattr(called, "attr", getattr(called, "id", "")) in WEB_CALLS:
+                    self.web.add(name.id)
+
+    def objects(self):
+        """Whether there is what must exist before it can be judged."""
+        return any(kind == "object" or is_web_function(kind, names) for kind, _, names, _ in self.bound.values())
+
+    def offers_nothing(self, is_own):
+        """Whether nothing of it can be invoked, whatever it does when it is imported. `is_own` says of a statement that
+        imports whether it does so from the agent's own files, which bind what they like."""
+        if self.statements or self.guard or self.objects() or "handler" in self.imported or any(
+                isinstance(node, ast.ImportFrom) and is_own(node) for node in self.imported.values()):
+            return False
+        return not any(name in KNOWN and name not in FRAMEWORK_NAMES and kind != "constant" and not (name in FACTORIES and required)
+                       for name, (kind, _, _, required) in self.bound.items())
 
 
-def agent_names(tree, app, file, seen=()):
-    """The names of an agent that a file binds itself, and those that it imports to offer them.
-
-    A `handler` is taken from wherever it was imported, as the public SDK does; the other names are common, so only from
-    the agent's own files, and not where the top level does something with them, as a script does.
-    """
-    bound, used, imports = top_level(tree)
-    imported = set()
-    for node in imports:
-        own = own_file(app, file, node)
-        for alias in node.names:
-            name = alias.asname or alias.name
-            if name == "handler" or own and name != "*":
-                imported.add(name)
-            elif own and own.endswith(".py") and own not in seen:
-                if inner := parsed(own):
-                    imported |= set().union(*agent_names(inner, app, own, (*seen, own)))
-    return bound & AGENT_NAMES, imported & AGENT_NAMES - bound - (used - {"handler"})
+def inside(node):
+    """The statements of a statement."""
+    blocks = [getattr(node, field, None) or [] for field in ("body", "orelse", "finalbody")]
+    blocks += [handler.body for handler in getattr(node, "handlers", ())] + [case.body for case in getattr(node, "cases", ())]
+    return [inner for block in blocks for inner in block]
 
 
-def own_function(tree, name):
-    """The function of a name at a module's top level, or None."""
-    found = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name]
-    return found[-1] if found else None
+def is_web_function(kind, names):
+    """Whether a function's parameters are those of ASGI or WSGI."""
+    return kind == "async function" and names == ["scope", "receive", "send"] or (
+        kind == "function" and len(names) == 2 and names[0] in ("environ", "env") and names[1].startswith("start"))
 
 
-def takes_text(function):
-    """Whether a function's first parameter is the message."""
-    if function is None or not (given := [*function.args.posonlyargs, *function.args.args]):
-        return False
-    note = given[0].annotation
-    return given[0].arg in TEXT_NAMES if note is None else "str" in (getattr(note, "id", ""), getattr(note, "value", ""))
+def nothing_to_invoke(entry, found, types=()):
+    """(text, details) for a file that offers nothing. `types` has the types of its objects, where it was imported."""
+    types = dict(types)
+    shown = {name: types.get(name) or one[0] for name, one in found.bound.items()
+             if one[0] != "constant" and not name.startswith("__")}
+    for name, (kind, _, names, required) in found.bound.items():
+        if name in FACTORIES and required:
+            shown[name] = f"function that needs {', '.join(names)}"
+    what = ", ".join(f"{name} ({kind})" for name, kind in list(shown.items())[:5])
+    what = f"it has {what}" + (f" and {len(shown) - 5} more" if len(shown) > 5 else "") if shown else (
+        "it has nothing but constants" if found.bound else "it has nothing but imports" if found.imported else "it is empty")
+    close = meant([name for name, kind in shown.items() if name not in KNOWN and kind != "class"])
+    text = f"{entry} offers nothing to invoke: {what}" + (f'; did you mean "{close}"?' if close else "")
+    lines = [f"{entry}, line {found.bound[name][1]}: {name} ({kind})" for name, kind in shown.items() if name in found.bound]
+    return text, [*lines[:18], REMEDY]
 
 
-def is_called(tree, name):
-    """Whether a module that is run calls one of its functions itself: it has a main block, or its top level uses it."""
-    if any(isinstance(node, ast.If) and is_main_guard(node.test) for node in tree.body):
-        return True
-    return name in top_level(tree)[1]
+def meant(names):
+    """The known name that one of these is probably meant to be, or None."""
+    best = min(((0 if name.lower() == known else distance(name.lower(), known), len(known), known)
+                for name in names for known in sorted(KNOWN)), default=None)
+    return best[2] if best and best[0] <= (2 if best[1] > 5 else 1) else None
 
 
-def children(node):
-    """The nodes right below one."""
-    values = (getattr(node, field, None) for field in node._fields)
-    return [item for value in values for item in (value if isinstance(value, list) else (value,)) if isinstance(item, ast.AST)]
-
-
-def reads_command_line(tree, name):
-    """Whether a module reads its command line or its standard input for its function of this name, and is to be run as a
-    command therefore. Its main block does not count for a function that takes the message: it is another way to it."""
-    guards = not takes_text(own_function(tree, name))
-    todo = [tree]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.Attribute) and node.attr in ARGUMENT_MEMBERS.get(getattr(node.value, "id", ""), ()):
-            return True
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            if {alias.name for alias in node.names} & {*ARGUMENT_MEMBERS.get(node.module, ())}:
-                return True
-        if isinstance(node, ast.Call):
-            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if called in ARGUMENT_CALLS or getattr(node.func, "id", "") == "input":
-                return True
-        if guards or not (isinstance(node, ast.If) and is_main_guard(node.test)):
-            todo += children(node)
-    return False
+def distance(one, other):
+    """How many letters have to be added, left out, replaced or swapped with their neighbour."""
+    rows = [list(range(len(other) + 1))]
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, wanted in enumerate(other, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != wanted)))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]

@@ -36,6 +36,12 @@ class Unfit(ValueError):
         self.details = details
 
 
+class NothingToInvoke(StartError):
+    """The entry file offers nothing that could be invoked."""
+
+    code = "nothing_to_invoke"
+
+
 class ScriptError(Exception):
     """A script's run failed; `details` are the last lines that it wrote to stderr."""
 

@@ -8,6 +8,7 @@ import time
 from _operator import _compare_digest as same_in_constant_time  # what hmac.compare_digest is, without loading OpenSSL
 
 from .arguments import Request
+from .callers import HERE, PeerGone
 from .errors import Unfit, flush_output, report
 from .results import Pieces, answer_of, as_text, is_chunks, pieces, to_json, whole
 
@@ -30,10 +31,6 @@ class HttpError(Exception):
     def __init__(self, status, code, text, *headers, details=()):
         super().__init__(text)
         self.status, self.code, self.headers, self.details = status, code, headers, details
-
-
-class PeerGone(Exception):
-    """The client does not wait for the answer any more."""
 
 
 class Exchange:
@@ -109,10 +106,12 @@ class Exchange:
             raise HttpError(403, "permission_denied", "only the gateway may invoke this agent")
         self.server.knows(self.peer)
         statement = headers.pop(STATEMENT, "")
-        if not self.server.invokes.acquire(blocking=False):
+        if not self.server.slots.take(self.peer):
             raise HttpError(503, "unavailable", f"the agent is busy with {INVOKES} invokes", "Retry-After: 1")
         try:
             request = self.read_request(path, headers)
+            self.server.slots.name(self.peer, request.seen["request_id"])
+            HERE.peer = self.peer
             if statement:  # this thread answers nothing else, and its context is its own
                 from .end_users import END_USER, END_USERS
 
@@ -127,7 +126,7 @@ class Exchange:
             with own_loop():
                 answer(request.seen, call)
         finally:
-            self.server.invokes.release()
+            self.server.slots.give_back(self.peer)
             flush_output()
 
     def prepared(self, request):
@@ -193,6 +192,8 @@ class Exchange:
             if is_chunks(result):
                 result = whole(result)
             status, body = 200, to_json(self.complete(answer_of(result), request, started))
+        except PeerGone:
+            raise
         except BaseException as error:  # exit() in a handler ends that invoke, not the agent
             text, details = report(error, self.server.mask, request)
             status, body = 500, json.dumps({"error": text, "code": "agent_error", "details": details})
@@ -206,7 +207,7 @@ class Exchange:
         extra = "Transfer-Encoding: chunked\r\nTrailer: X-Hoistway-Outcome\r\n" if self.chunked else ""
         self.send((f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n{extra}"
                    f"Connection: close\r\n\r\n").encode())
-        answer, outcome = {}, "ok"
+        answer, outcome, chunks = {}, "ok", None
         try:
             result = call()
             if isinstance(result, Pieces) and result.events:
@@ -223,7 +224,8 @@ class Exchange:
                 self.send_event({"type": "content", "delta": piece} if isinstance(piece, str) else piece.value)
             self.send_event({**self.complete(answer, request, started), "type": "done"})
         except PeerGone:
-            chunks.close()
+            if chunks is not None:
+                chunks.close()
             raise
         except BaseException as error:
             text, _ = report(error, self.server.mask, request)

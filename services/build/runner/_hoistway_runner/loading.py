@@ -8,8 +8,9 @@ from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
 from types import ModuleType
 
 from .arguments import Agent, FunctionAgent, MessageAgent
-from .discovery import FRAMEWORK_NAMES, agent_names, is_called, is_command
+from .discovery import FACTORIES, FRAMEWORK_NAMES
 from .errors import StartError
+from .own_files import agent_names
 
 
 def import_entry(app, entry):
@@ -48,8 +49,9 @@ def choose(module, bound, imported, entry):
             del found[name]
     if "handler" in found and not callable(found["handler"]):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
-    if "handler" in found:
-        return "handler", FunctionAgent(found["handler"])
+    for name in ("handler", "lambda_handler"):
+        if callable(found.get(name)):
+            return name, FunctionAgent(found[name])
     names = [name for name in FRAMEWORK_NAMES if name in found]
     if hasattr(found.get("app"), "invoke"):
         names.append("app")
@@ -79,18 +81,35 @@ def load_agent(app, entry, script_command):
     except OSError as error:
         raise StartError(f"the entry point {entry} cannot be read: {error.strerror}") from None
     bound, imported = agent_names(tree, app, path)
-    names = bound | imported
+    names, module = (bound | imported).difference(FACTORIES), None
     function = "main" if "main" in names else "run"
-    if names and names <= {"main", "run"} and is_command(tree, app, path, function):
-        return script_agent(tree, path, script_command, function)  # its import may read the command line already
+    if function in names and names <= {"main", "run", "app"}:
+        from .commands import is_command, served_application
+
+        if served := served_application(tree, function):
+            from .web import web_agent
+
+            module = import_entry(app, entry)
+            if agent := web_agent(getattr(module, served, None)):
+                return agent
+        elif "app" not in names and is_command(tree, app, path, function):
+            return script_agent(tree, path, script_command, function)  # its import may read the command line already
     if names:
-        if chosen := choose(import_entry(app, entry), bound, imported, entry):
+        module = module or import_entry(app, entry)
+        if chosen := choose(module, bound, imported, entry):
             name, agent = chosen
             if isinstance(agent, Agent):
                 return agent
+            from .commands import is_command
+
             if is_command(tree, app, path, name):
                 return script_agent(tree, path, script_command, name)
             return FunctionAgent(agent, name)
+    from .unnamed import unnamed_agent
+
+    if agent := unnamed_agent(tree, app, entry, module):
+        return agent
+    if names:
         print(f"{entry}: nothing to invoke in {', '.join(sorted(names))}; each invoke runs the file as a script",
               file=sys.stderr)
     return script_agent(tree, path, script_command)
@@ -99,8 +118,11 @@ def load_agent(app, entry, script_command):
 def script_agent(tree, path, command, function=None):
     """The file as a script, which calls a function of its own, if it does not do so itself."""
     compile(tree, path, "exec", dont_inherit=True)  # it is ready when it compiles; nobody has asked for a run yet
-    if function and not is_called(tree, function):
-        command = [*command, "--call", function]
+    if function:
+        from .commands import is_called
+
+        if not is_called(tree, function):
+            command = [*command, "--call", function]
     from .scripts import run_script
 
     return MessageAgent(lambda message, seen: run_script(command, message, seen.get("user_id", "")))

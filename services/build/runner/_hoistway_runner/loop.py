@@ -5,6 +5,7 @@ import threading
 from contextlib import contextmanager
 
 from . import EXIT_SECONDS
+from .callers import HERE, PeerGone, is_gone
 from .errors import headline, leave
 
 
@@ -44,11 +45,12 @@ class EventLoop:
     def wait(self, awaitable):
         """The result of an awaitable, at once when it is there: the loop may be about to run code that blocks. Exceptions
         travel as values: asyncio would let SystemExit end the loop."""
-        done, results = threading.Event(), []
+        done, results, caller = threading.Event(), [], Caller()
 
         async def outcome():
             try:
-                results.append((await awaitable, None))
+                with caller:
+                    results.append((await awaitable, None))
             except BaseException as error:
                 results.append((None, error))
             done.set()
@@ -56,6 +58,8 @@ class EventLoop:
         self.submit(outcome()).add_done_callback(lambda _: done.set())  # also if it was cancelled before it began
         done.wait()
         value, error = results[0] if results else (None, RuntimeError("the event loop has ended"))
+        if caller.gone:
+            raise PeerGone
         if error is not None:
             raise error
         return value
@@ -65,16 +69,17 @@ class EventLoop:
         import asyncio
         from queue import SimpleQueue
 
-        ready, wanted, end = SimpleQueue(), asyncio.Semaphore(0), object()
+        ready, wanted, end, caller = SimpleQueue(), asyncio.Semaphore(0), object(), Caller()
 
         async def drive():
             try:
-                async for chunk in chunks:
-                    ready.put((chunk, None))
-                    await wanted.acquire()
+                with caller:
+                    async for chunk in chunks:
+                        ready.put((chunk, None))
+                        await wanted.acquire()
                 ready.put((end, None))
             except BaseException as error:
-                ready.put((end, error))
+                ready.put((end, PeerGone() if caller.gone else error))
             finally:
                 if hasattr(chunks, "aclose"):
                     await chunks.aclose()
@@ -111,6 +116,35 @@ class EventLoop:
             print(f"tasks did not end: {headline(error)}", file=sys.stderr)
         self._ending = True
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+class Caller:
+    """Whoever waits for what a task of the loop does, if this thread answers somebody. The task is cancelled when they are
+    gone; what it still does then is nobody's answer."""
+
+    def __init__(self):
+        self.peer, self.gone = getattr(HERE, "peer", None), False
+
+    def __enter__(self):
+        if self.peer is not None:
+            import asyncio
+
+            self.loop, self.task, self.fd = asyncio.get_running_loop(), asyncio.current_task(), self.peer.fileno()
+            try:
+                self.loop.add_reader(self.fd, self.look)
+            except (OSError, ValueError):  # nothing to watch it with: it is noticed when the answer is sent
+                self.peer = None
+
+    def __exit__(self, *_):
+        if self.peer is not None:
+            self.loop.remove_reader(self.fd)
+
+    def look(self):
+        """There is something to read, which after the request can be its end alone."""
+        self.loop.remove_reader(self.fd)
+        if is_gone(self.peer):
+            self.gone = True
+            self.task.cancel()
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """Scripts: a process for each invoke, and what is done in it."""
 
 import os
+import select
+import signal
 import sys
 import threading
 from types import ModuleType
 
+from .callers import HERE, PeerGone
 from .capture import NoMoreInput, Taker, install, take
 from .errors import DETAIL_LINES, ScriptError
-from .results import as_text, resolve
+from .results import DECODER, as_text, resolve
 
 OUTPUT_LIMIT = 8 << 20
 LINE_LIMIT = 64 << 10
@@ -17,7 +20,6 @@ STATEMENT = "HOISTWAY_END_USER"  # to the process, which does not keep it
 def run_script(command, message, user):
     """Runs a script once and yields what it prints, but for its final newline. A failed run raises ScriptError."""
     import collections
-    import io
     import subprocess
     import tempfile
 
@@ -27,7 +29,7 @@ def run_script(command, message, user):
         stdin.write(message.encode("utf-8", "replace"))
         stdin.seek(0)
         process = subprocess.Popen(
-            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             env={**os.environ, "AGENT_USER_ID": user, STATEMENT: END_USER.get()})
     tail = collections.deque(maxlen=DETAIL_LINES)
 
@@ -39,17 +41,23 @@ def run_script(command, message, user):
 
     follower = threading.Thread(target=follow_stderr, daemon=True)
     follower.start()
+    ended = False
     try:
-        size, newline = 0, ""
-        with io.TextIOWrapper(process.stdout, "utf-8", "replace", newline="\n") as stdout:
-            while line := stdout.readline(LINE_LIMIT):
-                size += len(line)
-                if size > OUTPUT_LIMIT:
-                    raise ScriptError(f"the script printed more than {OUTPUT_LIMIT >> 20} MiB", list(tail))
-                text = newline + line.removesuffix("\n")
-                newline = "\n" if line.endswith("\n") else ""
-                yield text
+        size, newline, decoder = 0, "", DECODER("replace")
+        for data in chunks_of(process.stdout, getattr(HERE, "peer", None)):
+            size += len(data)
+            if size > OUTPUT_LIMIT:
+                raise ScriptError(f"the script printed more than {OUTPUT_LIMIT >> 20} MiB", list(tail))
+            for number, line in enumerate(decoder.decode(data, not data).split("\n")):
+                if number:  # the newline before it, of which the last one is not part of the answer
+                    if newline:
+                        yield newline
+                    newline = "\n"
+                if line:
+                    yield newline + line
+                    newline = ""
         status = process.wait()
+        ended = True
         follower.join(1)  # it ends with the script, unless a child of the script keeps stderr open
         if status != 0:
             how = f"exit status {status}" if status > 0 else f"signal {-status}"
@@ -59,9 +67,29 @@ def run_script(command, message, user):
                 details.append("the script gets the message as its one argument: let it take that, or define handler(message)")
             raise ScriptError(headline, details)
     finally:
-        if process.poll() is None:  # nobody listens any more
-            process.kill()
+        process.stdout.close()
+        if not ended:  # nobody listens any more: neither to the script nor to what it has started
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
             process.wait()
+
+
+def chunks_of(stdout, peer):
+    """What a process prints, as it comes, and nothing at its end. PeerGone if the connection ends first."""
+    poll = select.poll()
+    poll.register(stdout, select.POLLIN)
+    if peer is not None:
+        poll.register(peer, select.POLLRDHUP)
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if stdout.fileno() not in ready:
+            raise PeerGone
+        data = os.read(stdout.fileno(), LINE_LIMIT)
+        yield data
+        if not data:
+            return
 
 
 def show(result):

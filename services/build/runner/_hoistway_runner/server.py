@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 
+from .callers import Slots
 from .errors import Mask, leave
 from .http import INVOKES, Exchange
 
@@ -23,7 +24,7 @@ class Server:
         self.token, self.mask = config.get("token") or "", Mask(config.get("mask") or ())
         self.closed_network = bool(config.get("closed_network"))
         self.name = os.environ.get("AGENT_NAME", "")
-        self.invokes = threading.BoundedSemaphore(INVOKES)
+        self.slots = Slots(INVOKES, self.mask)
         self.context = None  # that of the import, for every exchange
         self._changed, self._connections, self._streams = threading.Condition(), 0, 0
         self._strangers = {}  # connections that have not shown the token, the oldest first

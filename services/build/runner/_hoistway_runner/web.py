@@ -15,17 +15,22 @@ from .loop import LOOP
 from .results import Pieces
 
 
-def web_agent(app):
-    """An ASGI or WSGI application as an agent; None for any other thing."""
+def web_agent(app, exactly=False):
+    """An ASGI or WSGI application as an agent; None for any other thing. What is not named as one has to have their
+    parameters `exactly`: many things can be called with two or three arguments."""
     if not callable(app) or isinstance(app, type):
         return None
     import inspect
 
-    ways = [way for _, way, _, _ in parameters(app)]
-    count, exact = sum(way in (POSITIONAL, STAR) for way in ways), STAR not in ways
+    found = [(name, way) for name, way, _, _ in parameters(app)]
+    count, exact = sum(way in (POSITIONAL, STAR) for _, way in found), STAR not in [way for _, way in found]
+    first = found[0][0].strip("_") if found else ""
     if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):
-        return AsgiAgent(app) if count == 3 or not exact else None
-    return WsgiAgent(app) if count == 2 and exact else None
+        if count == 3 and first == "scope" or not exactly and (count == 3 or not exact):
+            return AsgiAgent(app)
+    elif count == 2 and exact and (first.startswith("env") or not exactly):
+        return WsgiAgent(app)
+    return None
 
 
 class WebAgent(Agent):

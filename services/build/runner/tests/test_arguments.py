@@ -214,7 +214,3 @@ class Refusals(unittest.TestCase):
             with source(code) as agent:
                 status, answer, _ = agent.request("POST", "/invoke", b'{"prompt": "x"}')
                 self.assertEqual((status, answer["error"]), (400, "message is required"))
-
-
-if __name__ == "__main__":
-    sys.exit("python3 -m unittest discover -s services/build/runner")

@@ -12,7 +12,6 @@ import json
 import math
 import pathlib
 import random
-import sys
 import types
 import unittest
 import uuid
@@ -245,7 +244,3 @@ class Answers(unittest.TestCase):
             self.assertNotIn("hoistway_runner", agent.stderr())
             self.assertEqual(agent.stream()[0]["message"], answer["error"])
             self.assertEqual(agent.stream("day")[0]["delta"], '{"day": "2024-01-01"}')
-
-
-if __name__ == "__main__":
-    sys.exit("python3 -m unittest discover -s services/build/runner")

@@ -6,7 +6,7 @@ import textwrap
 import unittest
 from importlib.util import find_spec
 
-from _hoistway_runner import discovery
+from _hoistway_runner import commands
 from test_runner import Agent, source, until
 
 GUARD = "\nif __name__ == '__main__':\n    main()\n"
@@ -149,5 +149,5 @@ class CommandLines(unittest.TestCase):
                 ("def main(topic): pass\nif __name__ == '__main__': sys.argv", True),
                 ("def main(topic: 'str'): pass\nif __name__ == '__main__': sys.argv", False)):
             with self.subTest(code):
-                tree = compile(code, "agent.py", "exec", discovery.ast.PyCF_ONLY_AST)
-                self.assertEqual(discovery.reads_command_line(tree, "main"), want)
+                tree = compile(code, "agent.py", "exec", commands.ast.PyCF_ONLY_AST)
+                self.assertEqual(commands.reads_command_line(tree, "main"), want)

@@ -1,0 +1,90 @@
+"""Whether whoever has sent an invoke still waits for its answer."""
+
+import select
+import sys
+import threading
+
+from .errors import HERE as OURS
+from .errors import leave
+
+GIVEN_UP_SECONDS = 5  # between the loss of callers and the end of an agent whose threads do not end
+PATIENCE_SECONDS = 60  # for the invokes of others that still wait
+MOST_STACKS = 10
+
+HERE = threading.local()  # `peer`: the connection of the invoke that this thread answers
+
+
+class PeerGone(Exception):
+    """The client does not wait for the answer any more."""
+
+
+def is_gone(peer):
+    """Whether a connection was closed, or half of it: a forwarder between us and the gateway passes its end on so."""
+    poll = select.poll()
+    try:
+        poll.register(peer, select.POLLRDHUP)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return True
+
+
+class Slots:
+    """The invokes that may run at once, and what becomes of an agent whose threads hold them for nobody."""
+
+    def __init__(self, most, mask):
+        self.most, self.mask, self.running, self.leaving, self.watched = most, mask, {}, False, False
+        self.changed = threading.Condition()
+
+    def take(self, peer):
+        """Takes one for a connection; False if there is none."""
+        with self.changed:
+            if len(self.running) < self.most and not self.leaving:
+                self.running[peer] = [threading.get_ident(), "?"]
+                return True
+            if self.watched:
+                return False
+            self.watched = True
+        threading.Thread(target=self.watch, name="slots", daemon=True).start()
+        return False
+
+    def name(self, peer, request_id):
+        """The id of the request that a connection's invoke answers."""
+        self.running[peer][1] = request_id
+
+    def give_back(self, peer):
+        with self.changed:
+            del self.running[peer]
+            self.changed.notify_all()
+
+    def lost(self):
+        """The connections whose callers are gone while their invokes go on."""
+        return [peer for peer in self.running if is_gone(peer)]
+
+    def watch(self):
+        """Ends the agent if most of its slots stay with invokes that nobody waits for: threads cannot be ended."""
+        with self.changed:
+            self.changed.wait_for(lambda: len(self.running) < self.most, GIVEN_UP_SECONDS)
+            if len(self.running) < self.most or len(self.lost()) < self.most // 2:
+                self.watched = False
+                return
+            self.leaving = True  # others that still wait are answered first
+            self.changed.wait_for(lambda: len(self.running) <= len(self.lost()), PATIENCE_SECONDS)
+            lost = [self.running[peer] for peer in self.lost()]
+        print(self.mask(stacks(lost)), end="", file=sys.__stderr__, flush=True)
+        leave(f"{len(lost)} invokes still run whose callers have given up; a loop or a call without a time limit is in them")
+
+
+def stacks(invokes):
+    """Where the threads of some invokes are: each place once, without the frames of the runner."""
+    import traceback
+
+    frames, places = sys._current_frames(), {}
+    for thread, request_id in invokes:
+        stack = traceback.extract_stack(frames[thread]) if thread in frames else []
+        own = [frame for frame in stack if not frame.filename.startswith((OURS, threading.__file__))]
+        places.setdefault("".join(traceback.format_list(own)), []).append(request_id)
+    text = ""
+    for stack, ids in list(places.items())[:MOST_STACKS]:
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        text += f"request {ascii(ids[0])[1:-1][:128]}{more} was given up and still runs:\n{stack}"
+    return text

@@ -1,0 +1,87 @@
+"""Functions that are commands: they read the command line or the standard input, and so they are run as scripts."""
+
+from .discovery import TEXT_NAMES, Found, ast, is_main_guard, top_level
+from .own_files import own_file, parsed
+
+# What reads the command line or the standard input: functions and classes by their names, and members of modules.
+ARGUMENT_CALLS = frozenset(("ArgumentParser", "parse_args", "parse_known_args", "OptionParser", "docopt", "Fire", "Typer"))
+ARGUMENT_MEMBERS = {"sys": ("argv", "stdin"), **dict.fromkeys(
+    ("click", "rich_click", "typer"), ("command", "group", "argument", "option", "run", "Argument", "Option"))}
+
+
+def is_command(tree, app, file, name):
+    """Whether the file's function of this name, or the file of the agent's own from which it comes, reads the command
+    line, and can be run so: something calls it with its arguments, or it needs none."""
+    own = own_function(tree, name)
+    if own and not own.decorator_list and len(own.args.args) > len(own.args.defaults) and not is_called(tree, name):
+        return False
+    if reads_command_line(tree, name):
+        return True
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                own = (alias.asname or alias.name) == name and own_file(app, file, node)
+                if own and (inner := parsed(own)) and reads_command_line(inner, alias.name):
+                    return True
+    return False
+
+
+def own_function(tree, name):
+    """The function of a name at a module's top level, or None."""
+    found = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name]
+    return found[-1] if found else None
+
+
+def takes_text(function):
+    """Whether a function's first parameter is the message."""
+    if function is None or not (given := [*function.args.posonlyargs, *function.args.args]):
+        return False
+    note = given[0].annotation
+    return given[0].arg in TEXT_NAMES if note is None else "str" in (getattr(note, "id", ""), getattr(note, "value", ""))
+
+
+def is_called(tree, name):
+    """Whether a module that is run calls one of its functions itself: it has a main block, or its top level uses it."""
+    if any(isinstance(node, ast.If) and is_main_guard(node.test) for node in tree.body):
+        return True
+    return name in top_level(tree)[1]
+
+
+def children(node):
+    """The nodes right below one."""
+    values = (getattr(node, field, None) for field in node._fields)
+    return [item for value in values for item in (value if isinstance(value, list) else (value,)) if isinstance(item, ast.AST)]
+
+
+def reads_command_line(tree, name):
+    """Whether a module reads its command line or its standard input for its function of this name, and is to be run as a
+    command therefore. Its main block does not count for a function that takes the message: it is another way to it."""
+    guards = not takes_text(own_function(tree, name))
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Attribute) and node.attr in ARGUMENT_MEMBERS.get(getattr(node.value, "id", ""), ()):
+            return True
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            if {alias.name for alias in node.names} & {*ARGUMENT_MEMBERS.get(node.module, ())}:
+                return True
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in ARGUMENT_CALLS or getattr(node.func, "id", "") == "input":
+                return True
+        if guards or not (isinstance(node, ast.If) and is_main_guard(node.test)):
+            todo += children(node)
+    return False
+
+
+def served_application(tree, name):
+    """The web application that a function without parameters starts a server for: `uvicorn.run(app)`, `app.run()`."""
+    function = own_function(tree, name)
+    if function is None or function.args.args:
+        return None
+    nodes = [function]
+    for node in nodes:
+        nodes += children(node)
+    used = {getattr(node, "id", None) for node in nodes} | {
+        node.value.rpartition(":")[2] for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return min(Found(tree).web & used, default=None)

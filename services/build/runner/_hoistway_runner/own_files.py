@@ -1,0 +1,46 @@
+"""Which names of an agent an entry file offers, as far as its own text and that of the agent's other files say."""
+
+import os
+
+from .discovery import KNOWN, ast, top_level
+
+
+def own_file(app, file, imported):
+    """The file of the agent's own (or the directory) from which another one of them imports; None for others'."""
+    here = os.path.dirname(file)
+    parts = (imported.module or "").split(".")
+    bases = [os.path.join(here, *[".."] * (imported.level - 1))] if imported.level else [app, here]
+    for path in (os.path.join(base, *parts) for base in bases):
+        for found in (os.path.join(path, "__init__.py"), path + ".py", path):
+            if os.path.exists(found):
+                return found
+    return None
+
+
+def parsed(path):
+    """The tree of a file; None if it cannot be read or compiled, which its import will say better."""
+    try:
+        with open(path, "rb") as source:
+            return compile(source.read(), path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def agent_names(tree, app, file, seen=()):
+    """The names of an agent that a file binds itself, and those that it imports to offer them.
+
+    A `handler` is taken from wherever it was imported, as the public SDK does; the other names are common, so only from
+    the agent's own files, and not where the top level does something with them, as a script does.
+    """
+    bound, used, imports = top_level(tree)
+    imported = set()
+    for node in imports:
+        own = own_file(app, file, node)
+        for alias in node.names:
+            name = alias.asname or alias.name
+            if name == "handler" or own and name != "*":
+                imported.add(name)
+            elif own and own.endswith(".py") and own not in seen:
+                if inner := parsed(own):
+                    imported |= set().union(*agent_names(inner, app, own, (*seen, own)))
+    return bound & KNOWN, imported & KNOWN - bound - (used - {"handler"})

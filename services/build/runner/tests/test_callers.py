@@ -1,0 +1,186 @@
+"""Invokes whose callers are gone."""
+
+import contextlib
+import json
+import os
+import socket
+import unittest
+from unittest import mock
+
+from _hoistway_runner import callers
+from test_runner import WAIT, read_all, source, until
+
+
+def send(agent, message="hang", path="/invoke"):
+    """A connection on which an invoke has been sent."""
+    body = json.dumps({"message": message}).encode()
+    peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
+    peer.sendall(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body))
+    return peer
+
+
+def hang_up(peer):
+    peer.close()
+
+
+def half_close(peer):
+    peer.shutdown(socket.SHUT_WR)
+
+
+class Async(unittest.TestCase):
+    """What runs on the event loop is cancelled."""
+
+    HANDLER = """
+        import asyncio
+        state = {"running": 0, "cancelled": 0}
+        async def handler(message):
+            if message == "count":
+                %s
+            %s
+            state["running"] += 1
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                state["cancelled"] += 1
+                raise
+            finally:
+                state["running"] -= 1
+        """
+    APP = """
+        import asyncio, json
+        state = {"running": 0, "cancelled": 0}
+        async def app(scope, receive, send):
+            if scope["type"] != "http": return
+            if json.loads((await receive())["body"])["message"] == "hang":
+                state["running"] += 1
+                try:
+                    await asyncio.sleep(600)
+                except asyncio.CancelledError:
+                    state["cancelled"] += 1
+                    raise
+                finally:
+                    state["running"] -= 1
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+            await send({"type": "http.response.body", "body": json.dumps({"response": state}).encode()})
+        """
+
+    def test_handlers_generators_and_applications_are_cancelled(self):
+        generator = self.HANDLER % ("yield state; return", "yield 'begun'")
+        for code, path in ((self.HANDLER % ("return state", "pass"), "/invoke"), (generator, "/invoke"), (generator, "/invoke/stream"),
+                           (self.APP, "/invoke"), (self.APP, "/invoke/stream")):
+            for leave in (hang_up, half_close):
+                with self.subTest(code=code[:200], path=path, leave=leave.__name__), source(code) as agent:
+                    count = lambda: (lambda answer: answer[0] if isinstance(answer, list) else answer)(agent.response("count"))
+                    peers = [send(agent, path=path) for _ in range(3)]
+                    until(lambda: count() == {"running": 3, "cancelled": 0})
+                    for peer in peers:
+                        leave(peer)
+                    until(lambda: count() == {"running": 0, "cancelled": 3})
+                    for peer in peers:
+                        peer.close()
+                    self.assertEqual(agent.terminate(), 0)
+                    self.assertEqual(agent.stderr(), "")
+
+    def test_whoever_waits_is_answered(self):
+        code = "import asyncio\nasync def handler(message):\n  await asyncio.sleep(0.3)\n  return message"
+        with source(code) as agent:
+            lost, kept = send(agent, "lost"), send(agent, "kept")
+            lost.close()
+            self.assertIn(b'"response": "kept"', read_all(kept))
+            self.assertEqual(agent.response("next"), "next")
+
+    def test_a_handler_that_does_not_let_itself_be_cancelled_disturbs_nobody(self):
+        code = """
+        import asyncio
+        async def handler(message):
+            if message == "hang":
+                print("in", flush=True)
+                try:
+                    await asyncio.sleep(600)
+                except asyncio.CancelledError:
+                    print("kept on", flush=True)
+            return message
+        """
+        with source(code) as agent:
+            peer = send(agent)
+            until(lambda: "in" in agent.stdout())
+            peer.close()
+            until(lambda: "kept on" in agent.stdout())
+            self.assertEqual((agent.response("x"), agent.stderr()), ("x", ""))
+
+
+class Scripts(unittest.TestCase):
+    def test_the_processes_of_a_script_end_with_its_caller(self):
+        code = """
+        import os, subprocess, sys
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        with open(os.environ["TMPDIR"] + "/pids", "w") as file: file.write(f"{os.getpid()} {child.pid}")
+        child.wait()
+        """
+        for leave in (hang_up, half_close):
+            with self.subTest(leave.__name__), source(code) as agent:
+                peer, pids = send(agent), os.path.join(agent.dir.name, "pids")
+                until(lambda: os.path.exists(pids) and agent.read("pids"))
+                leave(peer)
+                for pid in agent.read("pids").split():
+                    until(lambda: not alive(pid))
+                peer.close()
+                self.assertEqual(agent.stderr(), "")
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended may wait for its parent to notice."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Threads(unittest.TestCase):
+    CODE = """
+    import time
+    def handler(message):
+        print("in", flush=True)
+        if message == "wait":
+            time.sleep(7)
+        while message == "hang":
+            time.sleep(0.2)
+        return message
+    """
+
+    def test_an_agent_whose_threads_are_all_held_for_nobody_ends_with_their_stacks(self):
+        with source(self.CODE) as agent:
+            waiting = send(agent, "wait")
+            peers = [send(agent) for _ in range(63)]
+            until(lambda: agent.stdout().count("in") == 64)
+            for peer in peers:
+                peer.close()
+            self.assertEqual(agent.invoke("x")[0], 503)
+            self.assertIn(b'"response": "wait"', read_all(waiting), "who still waits is answered")
+            self.assertEqual(agent.process.wait(WAIT), 1)
+            stderr = agent.stderr()
+            self.assertRegex(stderr, r"request \w+ and 62 more was given up and still runs:\n")
+            self.assertIn('  File "/app/agent.py", line 8, in handler\n    time.sleep(0.2)\n', stderr)
+            self.assertIn("the agent cannot go on: 63 invokes still run whose callers have given up", stderr)
+            self.assertNotIn("hoistway_runner", stderr)
+
+    def test_full_slots_whose_callers_wait_are_only_busy(self):
+        with mock.patch.multiple(callers, GIVEN_UP_SECONDS=0.05, stacks=lambda lost: "", leave=mock.DEFAULT) as patched:
+            leave = patched["leave"]
+            with contextlib.ExitStack() as stack:
+                pairs = [socket.socketpair() for _ in range(2)]
+                for pair in pairs:
+                    for end in pair:
+                        stack.enter_context(end)
+                slots = callers.Slots(2, str)
+                self.assertEqual([slots.take(pair[0]) for pair in pairs], [True, True])
+                self.assertFalse(slots.take(None))
+                until(lambda: not slots.watched)
+                leave.assert_not_called()
+                slots.give_back(pairs[0][0])
+                self.assertTrue(slots.take(pairs[0][0]))
+                for pair in pairs:
+                    pair[1].close()
+                self.assertFalse(slots.take(None))
+                until(lambda: leave.called)

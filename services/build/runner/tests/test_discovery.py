@@ -1,0 +1,127 @@
+"""What an entry file offers, by its text and when it is imported, and how one that offers nothing is refused."""
+
+import textwrap
+import unittest
+
+from _hoistway_runner import discovery
+from test_runner import Agent, source
+
+WSGI = """
+class App:
+    def __init__(self, text): self.text = text
+    def __call__(self, environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [self.text.encode()]
+"""
+
+
+def found(code):
+    return discovery.Found(compile(textwrap.dedent(code), "agent.py", "exec", discovery.ast.PyCF_ONLY_AST))
+
+
+class Text(unittest.TestCase):
+    """What the source alone says."""
+
+    def test_what_offers_nothing(self):
+        for code, want in (
+                ("", True), ("'docs'\nimport json", True), ("def chat(message): return 1", True), ("class Support: pass", True),
+                ("A = 'x'\nB: str = 'y'\nC = [1]\nD = -1", True), ("from dataclasses import dataclass\n@dataclass\nclass A:\n  x: int = 1", True),
+                ("try:\n  import orjson\nexcept ImportError:\n  orjson = None\ndef reply(m): pass", True), ("pass", True),
+                ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  from own import agent", True), ("handle_it = lambda m: m", True),
+                ("def create_app(config): pass", True), ("def agent(state): pass", True), ("import own", True), ("handler: str", True),
+                ("def handler(m): pass", False), ("handler = 3\nx = f()", False), ("def create_app(debug=False): pass", False), ("...", False),
+                ("print('x')", False), ("x = f()", False), ("x = y.z", False), ("@tool\ndef f(): pass", False), ("if x: pass", False),
+                ("def f(): pass\nif __name__ == '__main__': f()", False), ("from own import api", False), ("from own import *", False),
+                ("from elsewhere import handler", False), ("from elsewhere import api", True), ("class handler: pass", False),
+                ("def app(environ, start_response): pass", False), ("async def asgi(scope, receive, send): pass", False),
+                ("def helper(a, b): pass", True), ("async def helper(a, b, c): pass", True), ("del x", False), ("x += 1", True)):
+            with self.subTest(code):
+                self.assertEqual(found(code).offers_nothing(lambda node: node.module == "own"), want)
+
+    def test_what_is_told_of_it(self):
+        for code, text in (
+                ("", "agent.py offers nothing to invoke: it is empty"), ("import json", "agent.py offers nothing to invoke: it has nothing but imports"),
+                ("import json\nA = 1", "agent.py offers nothing to invoke: it has nothing but constants"),
+                ("def chat(m): pass\nclass Support: pass", "agent.py offers nothing to invoke: it has chat (function), Support (class)"),
+                ("def hanlder(m): pass", 'agent.py offers nothing to invoke: it has hanlder (function); did you mean "handler"?'),
+                ("def create_app(config): pass", "agent.py offers nothing to invoke: it has create_app (function that needs config)"),
+                ("\n".join(f"def f{n}0(): pass" for n in range(7)),
+                 "agent.py offers nothing to invoke: it has f00 (function), f10 (function), f20 (function), f30 (function), f40 (function) and 2 more")):
+            with self.subTest(code):
+                got, details = discovery.nothing_to_invoke("agent.py", found(code))
+                self.assertEqual((got, details[-1]), (text, discovery.REMEDY))
+        self.assertEqual(discovery.nothing_to_invoke("agent.py", found("x = 1\ndef chat(m): pass"))[1][0], "agent.py, line 2: chat (function)")
+
+    def test_which_name_is_meant(self):
+        for name, want in (("hanlder", "handler"), ("Handler", "handler"), ("handle", "handler"), ("handel", "handler"), ("Main", "main"),
+                           ("mian", "main"), ("chat", None), ("reply", None), ("ap", "app"), ("graf", None), ("create_ap", "create_app"), ("agents", "agent")):
+            with self.subTest(name):
+                self.assertEqual(discovery.meant([name]), want)
+
+
+class Started(unittest.TestCase):
+    """What is found when the file is imported."""
+
+    def answers(self, files, want, **kwargs):
+        files = {"agent.py": files} if isinstance(files, str) else files
+        with self.subTest(files["agent.py"]), Agent(files, **kwargs) as agent:
+            self.assertEqual(agent.event, {"event": "ready"}, agent.stderr())
+            self.assertEqual(agent.response("hi"), want, agent.stderr())
+
+    def refused(self, files, text, detail=discovery.REMEDY):
+        files = {"agent.py": files} if isinstance(files, str) else files
+        with self.subTest(files["agent.py"]), Agent(files) as agent:
+            self.assertEqual((agent.event["event"], agent.event.get("code"), agent.event.get("error")), ("failed", "nothing_to_invoke", text))
+            self.assertIn(detail, agent.event["details"])
+
+    def test_lambda_handler(self):
+        code = "def lambda_handler(event, context): return {'body': event['message'], 'kind': type(context).__name__}"
+        self.answers(code, {"body": "hi", "kind": "RunContext"})
+        self.answers(code + "\ndef main(): return 'main'\nclass A:\n  def invoke(self, x): return 'agent'\nagent = A()", {"body": "hi", "kind": "RunContext"})
+        self.answers("def lambda_handler(event, context): pass\ndef handler(m): return 'handler'", "handler")
+
+    def test_a_web_application_of_any_name(self):
+        self.answers(WSGI + "api = App('wsgi')", "wsgi")
+        self.answers(WSGI + "api = again = App('wsgi')\nif __name__ == '__main__': api.run()", "wsgi")
+        self.answers(WSGI + "app = App('app')\nadmin = App('admin')", "app")
+        self.answers(WSGI + "def Flask(name): return App(name)\nsite = Flask('statements')\nsite.text += ' too'", "statements too")
+        self.answers({"agent.py": "from server import api", "server.py": WSGI + "api = App('imported')"}, "imported")
+        self.answers("def application(environ, start_response):\n  start_response('200 OK', [])\n  return [b'function']", "function")
+        self.answers("async def asgi(scope, receive, send):\n  if scope['type'] == 'http':\n"
+                     "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
+                     "    await send({'type': 'http.response.body', 'body': b'function'})", "function")
+
+    def test_parts_of_an_application_are_none(self):
+        self.answers(WSGI + "class Router(App): pass\nrouter = Router('part')\napi = App('whole')", "whole")
+        self.answers(WSGI + "inner = App('part')\nouter = App('whole')\nouter.inner = inner", "whole")
+
+    def test_an_application_that_main_serves_comes_before_main(self):
+        serve = "import sys\ndef Flask(name): return App('served')\n%s = Flask(__name__)\ndef main():\n  sys.argv\n  run_server(%s)\nif __name__ == '__main__': main()"
+        for name, used in (("app", "app"), ("api", "api"), ("api", "'agent:api'")):
+            self.answers(WSGI + serve % (name, used), "served")
+
+    def test_a_factory(self):
+        self.answers(WSGI + "def create_app(debug=False): return App('made')", "made")
+        self.answers(WSGI + "async def make_app(): return App('made')", "made")
+        self.answers({"agent.py": "from server import create_app", "server.py": WSGI + "def create_app(): return App('made')"}, "made")
+        self.answers(WSGI + "def create_app(): return App('made')\nserver = create_app()\nserver.text = 'bound'", "bound")
+        self.refused("def create_app(): return 3", "agent.py offers nothing to invoke: create_app() gives int, which is no web application",
+                     "let it return the ASGI or WSGI application")
+
+    def test_what_has_statements_or_a_main_block_stays_a_script(self):
+        for code in ("import sys\ndef cli(): print('About', sys.argv[1])\nif __name__ == '__main__': cli()", "print('About hi')",
+                     "client = dict()\ndef f(): print('About hi')\nif __name__ == '__main__': f()", "import os\nfor x in ('About hi',): print(x)",
+                     "import sys\nopen(sys.argv[1] and '/dev/null').close()\nclass A: pass\nthing = A()\nprint('About hi')"):
+            self.answers(code, "About hi")
+
+    def test_nothing_is_refused_with_what_there_is(self):
+        self.refused("class Agent:\n  def invoke(self, text): pass\nroot_agent = Agent()",
+                     "agent.py offers nothing to invoke: it has Agent (class), root_agent (Agent)", "root_agent can be invoked: name it agent")
+        self.refused("class Plain: pass\nagent = Plain()", "agent.py offers nothing to invoke: it has Plain (class), agent (Plain)")
+        self.refused("def helper(a, b): pass\nthing = helper\nimport json", "agent.py offers nothing to invoke: it has helper (function), thing (function)")
+        self.refused("def app(x): pass", "agent.py offers nothing to invoke: it has app (function)")
+        self.refused(WSGI + "public = App('a')\nadmin = App('b')", "agent.py has 2 web applications, public and admin",
+                     "name the one that is to be invoked app")
+        adk = {"google/adk/agents.py": "class LlmAgent: pass", "agent.py": "from google.adk.agents import LlmAgent\nroot_agent = LlmAgent()"}
+        self.refused(adk, "agent.py offers nothing to invoke: it has root_agent (LlmAgent)",
+                     "root_agent is an agent of Google ADK: define handler(message) that runs it with google.adk.runners.InMemoryRunner")

@@ -236,6 +236,8 @@ pub async fn run(args: UpArgs) -> Result<()> {
         egress_listen: first(&egress_ports.http)?,
         registry_address: registry.clone(),
         python: Some(interpreter.executable.clone()),
+        // No redeploy cuts an invoke that is within its time.
+        drain_seconds: settings.agent.drain_seconds.max(settings.gateway.invoke_timeout_seconds.saturating_add(5)),
         ..settings.agent
     };
     let egress_config =

@@ -44,6 +44,9 @@ pub struct Config {
     pub concurrent_starts: usize,
     /// How long a start may take until the agent is ready, in seconds; 0: for ever.
     pub start_seconds: u64,
+    /// How long a replaced instance may finish the requests that it has, in seconds: the gateway's `invoke_timeout_seconds`
+    /// and a little more.
+    pub drain_seconds: u64,
     /// How many superseded revisions of each agent are kept, to be rolled back to.
     pub revisions: u32,
     /// How many agents there may be.
@@ -91,6 +94,7 @@ impl Default for Config {
             agents_host: None,
             concurrent_starts: 4,
             start_seconds: 60,
+            drain_seconds: 305,
             revisions: 10,
             max_agents: 200,
             limits: Limits::default(),

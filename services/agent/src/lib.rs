@@ -123,6 +123,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         runtime,
         lock,
         tidy_every: Duration::from_secs(config.tidy_seconds.max(1)),
+        drain: Duration::from_secs(config.drain_seconds),
     })
     .await
 }

@@ -9,7 +9,10 @@ use hoistway_model::{
     Code, Error, Name, Operation, Result,
     agent::{Agent, AgentSpec},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// How long a stopped agent may finish its requests.
+const STOP_GRACE: Duration = Duration::from_secs(30);
 
 impl Service {
     /// Ends an agent's instances once no gateway sends anything there. That it is stopped is durable before.
@@ -38,7 +41,7 @@ impl Service {
         if !self.hub.wait_acked(settled.version, ACK_LIMIT).await {
             tracing::warn!(agent = %name, "a gateway has not noticed a stop within {} s", ACK_LIMIT.as_secs());
         }
-        self.drain(settled);
+        self.drain(settled, STOP_GRACE);
         self.view(self.record(&name).await?).await
     }
 

@@ -6,6 +6,7 @@
 //! lock; agents never wait for each other.
 
 mod bind;
+mod draining;
 mod identities;
 mod keeper;
 mod lifecycle;
@@ -27,6 +28,7 @@ use crate::{
     store::{AgentRecord, Store},
 };
 use async_trait::async_trait;
+use draining::Draining;
 use futures_util::StreamExt;
 use hoistway_kit::{egress::EgressKey, fs::DirLock, reserve::Reserve};
 use hoistway_model::{
@@ -60,8 +62,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const ACK_LIMIT: Duration = Duration::from_secs(5);
 /// How many agents are listed at a time: each may have a MiB of variables and as much of a prompt.
 const PAGE: u32 = 16;
-/// How long a replaced revision may take to finish its requests.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// The agent service of one installation.
 pub struct Service {
@@ -79,6 +79,9 @@ pub struct Service {
     kept_layers: Mutex<HashMap<RevisionId, Pins>>,
     /// Tools that were bound lately, for revisions whose specification is older.
     lately_bound: Mutex<HashMap<Name, bind::Binding>>,
+    draining: Draining,
+    /// How long a replaced instance may finish its requests.
+    drain: Duration,
     /// What is told about agents, and to whom.
     seen: Seen,
     identities: Arc<Identities>,

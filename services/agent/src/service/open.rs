@@ -30,6 +30,8 @@ pub(crate) struct Parts {
     pub database: PathBuf,
     /// How often old answers are forgotten.
     pub tidy_every: Duration,
+    /// How long a replaced instance may finish its requests.
+    pub drain: Duration,
 }
 
 impl Service {
@@ -49,6 +51,8 @@ impl Service {
             locks: Mutex::default(),
             lately_bound: Mutex::default(),
             kept_layers: Mutex::default(),
+            draining: super::draining::Draining::default(),
+            drain: parts.drain,
             seen: Seen::new(),
             identities,
             reserve: Reserve::new(parts.database.parent().unwrap_or(Path::new("."))),

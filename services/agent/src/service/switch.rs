@@ -1,7 +1,8 @@
 //! The point of no return, and everything that follows from what is wanted and what is ready.
 
-use super::{ACK_LIMIT, DRAIN, Service, keeper::Life, start::Start};
+use super::{ACK_LIMIT, Service, draining::HURRY, keeper::Life, start::Start};
 use crate::store::{AgentRecord, ImageFacts, Switched};
+use futures_util::future::join_all;
 use hoistway_model::{Code, Error, Name, Operation, Result, RevisionId, agent::Agent};
 use std::{sync::Arc, time::Duration};
 
@@ -41,7 +42,7 @@ impl Service {
         if !self.hub.wait_acked(settled.version, ACK_LIMIT).await {
             tracing::warn!(agent = %name, "a gateway has not taken the new route within {} s", ACK_LIMIT.as_secs());
         }
-        self.drain(settled);
+        self.drain(settled, self.drain);
         self.bind_late(&name, &id);
         self.view(self.store.agent(&name).await?.ok_or_else(not_found)?).await
     }
@@ -118,7 +119,7 @@ impl Service {
                     service.settle(&name).await
                 };
                 match settled {
-                    Ok(settled) => return service.drain(settled),
+                    Ok(settled) => return service.drain(settled, service.drain),
                     Err(e) => tracing::warn!(agent = %name, cause = e.chain(), "following a change: {e}"),
                 }
                 tokio::time::sleep(SETTLE_PAUSE).await;
@@ -126,19 +127,29 @@ impl Service {
         });
     }
 
-    /// Ends what was replaced, once no gateway sends anything there.
-    pub(super) fn drain(self: &Arc<Self>, settled: Settled) {
+    /// Ends what nothing leads to any more, once no gateway sends anything there; each may finish its requests within
+    /// `grace`.
+    pub(super) fn drain(self: &Arc<Self>, settled: Settled, grace: Duration) {
         if settled.retired.is_empty() {
             return;
         }
         let service = Arc::clone(self);
         self.tasks.spawn(async move {
             service.hub.wait_acked(settled.version, ACK_LIMIT).await;
-            for id in settled.retired {
-                service.stop_revision(&id, DRAIN).await;
-            }
+            join_all(settled.retired.iter().map(|id| service.finish(id, grace))).await;
             service.images.store().sweep().await;
         });
+    }
+
+    /// Lets an instance finish. The oldest of an agent that has many of them is hurried.
+    async fn finish(&self, id: &RevisionId, grace: Duration) {
+        let Some(agent) = self.keeper(id).map(|keeper| keeper.revision.spec.agent.clone()) else {
+            return self.stop_revision(id, grace).await;
+        };
+        let surplus = self.draining.begin(&agent, *id);
+        let hurried = join_all(surplus.iter().map(|old| self.stop_revision(old, HURRY)));
+        tokio::join!(self.stop_revision(id, grace), hurried);
+        self.draining.end(&agent, id);
     }
 
     /// What is known of the image of a revision that is ready now.

@@ -156,7 +156,7 @@ async fn the_old_revision_goes_once_every_gateway_has_the_new_route() {
     });
     assert!(later > version);
     assert_eq!(agent.revision, new);
-    stack.runtime.wait_for(|d| *d == Done::Removed(old, Duration::from_secs(30))).await;
+    stack.runtime.wait_for(|d| *d == Done::Removed(old, Duration::from_secs(305))).await;
     assert!(stack.runtime.instance(&new).is_some());
 }
 

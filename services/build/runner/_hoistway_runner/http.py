@@ -39,7 +39,7 @@ class Exchange:
 
     def __init__(self, server, peer):
         self.server, self.peer, self.file = server, peer, peer.makefile("rb")
-        self.streaming, self.chunked, self.unread = False, False, False
+        self.chunked, self.unread = False, False
 
     def run(self):
         """Reads the request, answers it and hangs up."""
@@ -202,8 +202,6 @@ class Exchange:
     def stream(self, request, call):
         """Answers with server-sent events, each piece of the answer as soon as the agent has it."""
         started = time.monotonic()
-        self.server.count(streams=1)
-        self.streaming = True
         extra = "Transfer-Encoding: chunked\r\nTrailer: X-Hoistway-Outcome\r\n" if self.chunked else ""
         self.send((f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n{extra}"
                    f"Connection: close\r\n\r\n").encode())

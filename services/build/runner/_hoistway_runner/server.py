@@ -12,7 +12,6 @@ from .errors import Mask, leave
 from .http import INVOKES, Exchange
 
 CONNECTIONS = 128  # at once, so health is answered while all invokes are busy; for one more, the oldest without a token goes
-STREAM_DRAIN_SECONDS = 30
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # they pass, when a connection ends for one
 
 
@@ -26,7 +25,7 @@ class Server:
         self.name = os.environ.get("AGENT_NAME", "")
         self.slots = Slots(INVOKES, self.mask)
         self.context = None  # that of the import, for every exchange
-        self._changed, self._connections, self._streams = threading.Condition(), 0, 0
+        self._changed, self._connections = threading.Condition(), 0
         self._strangers = {}  # connections that have not shown the token, the oldest first
         self._draining = False
         self._wake_reader, self._wake_writer = os.pipe()
@@ -40,10 +39,9 @@ class Server:
         except OSError:  # it is full of notes, or the agent's code has closed it, which wakes as well
             pass
 
-    def count(self, connections=0, streams=0):
+    def count(self, connections):
         with self._changed:
             self._connections += connections
-            self._streams += streams
             self._changed.notify_all()
 
     def knows(self, peer):
@@ -77,8 +75,7 @@ class Server:
             pass
         self.listener.close()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._connections == 0, STREAM_DRAIN_SECONDS):
-                self._changed.wait_for(lambda: self._connections == self._streams)
+            self._changed.wait_for(lambda: self._connections == 0)  # whoever sent the signal knows how long it waits
 
     def accept(self):
         """Takes one connection; False if there is none."""
@@ -94,7 +91,7 @@ class Server:
             with self._changed:
                 self._changed.wait(1)
             return True
-        self.count(connections=1)
+        self.count(1)
         with self._changed:
             self._strangers[peer] = None
         try:
@@ -112,4 +109,4 @@ class Server:
             self.context.copy().run(exchange.run)  # each invoke has what the import has set, and changes its own copy
         finally:
             self.knows(peer)
-            self.count(connections=-1, streams=-1 if exchange.streaming else 0)
+            self.count(-1)

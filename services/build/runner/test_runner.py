@@ -456,6 +456,20 @@ class Modules(unittest.TestCase):
         with Agent(files, "src/agent.py") as agent:
             self.assertEqual(agent.response(), ["sibling", "sibling", "top", "src.agent"])
 
+    def test_modules_below_src(self):
+        files = {"src/shop/__init__.py": "", "src/shop/prices.py": "def price(text): return len(text)",
+                 "src/shop/main.py": "from shop.prices import price\nimport shop.prices\nfrom . import prices\nimport sys\n"
+                                     "def handler(message):\n"
+                                     "  import shop.main\n"
+                                     "  return [price(message), __name__, shop.main is sys.modules[__name__], prices is shop.prices]"}
+        with Agent(files, "src/shop/main.py") as agent:
+            self.assertEqual(agent.response(), [1, "shop.main", True, True], agent.stderr())
+        with Agent({**files, "agent.py": "from shop.main import handler"}) as agent:
+            self.assertEqual(agent.response()[:2], [1, "shop.main"], agent.stderr())
+        with Agent({"src/__init__.py": "", "src/util.py": "u = 1", "src/agent.py": "from src.util import u\ndef run(): return [u, __name__]"},
+                   "src/agent.py") as agent:
+            self.assertEqual(agent.response(), [1, "src.agent"], agent.stderr())
+
     def test_names_that_cannot_be_imported(self):
         for entry in ("my-agent.py", "json.py", "queue.py", "__main__.py", "sub dir/1.py", "code/x.py", "class.py"):
             with self.subTest(entry), Agent({entry: "def handler(message): return message + __file__"}, entry) as agent:

@@ -11,6 +11,7 @@ from .arguments import Agent, FunctionAgent, MessageAgent
 from .discovery import FACTORIES, FRAMEWORK_NAMES
 from .errors import StartError
 from .own_files import agent_names
+from .paths import source_root
 
 
 def import_entry(app, entry):
@@ -21,6 +22,8 @@ def import_entry(app, entry):
     """
     path = os.path.join(app, entry)
     parts = entry.removesuffix(".py").split("/")
+    if parts[0] == "src" and source_root(app) and os.path.isfile(os.path.join(app, "src", parts[1], "__init__.py")):
+        app, parts = os.path.join(app, "src"), parts[1:]  # `from shop import ...` must find this same module
     if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names:
         parts = ["agent_" + "".join(c if c.isalnum() else "_" for c in ".".join(parts))]
     name, package = ".".join(parts), ".".join(parts[:-1])

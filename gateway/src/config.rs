@@ -85,6 +85,8 @@ pub struct Config {
     /// Hosts, as `HOST` or `HOST:PORT`, from which identity providers' keys may come over plain HTTP; this machine
     /// always may.
     pub identity_provider_http_hosts: Vec<String>,
+    /// Origins, as `https://HOST`, whose web pages may call the API; `*` for all.
+    pub allowed_origins: Vec<String>,
     /// Reverse proxies whose `X-Forwarded-For` says where a request comes from.
     pub trusted_proxies: Vec<IpAddr>,
     /// How log lines look: human or json.
@@ -128,6 +130,7 @@ impl Default for Config {
             max_source_files: limits.max_source_files,
             max_source_bytes: limits.max_source_bytes,
             identity_provider_http_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
             trusted_proxies: access.trusted_proxies,
             log_format: LogFormat::default(),
         }

@@ -16,6 +16,7 @@ use crate::{
     store::Journal,
 };
 use async_trait::async_trait;
+use axum::Router;
 use hoistway_kit::{
     connections::Limits as ConnectionLimits,
     fs,
@@ -70,6 +71,7 @@ struct Tidying {
 #[derive(Debug)]
 pub struct Gateway {
     state: Arc<AppState>,
+    router: Router,
     saga: Saga,
     journal: Journal,
     tidying: Tidying,
@@ -110,19 +112,20 @@ impl Gateway {
             reserve: Reserve::new(&dir),
             tasks: TaskTracker::new(),
         });
+        let router = api::router(state.clone(), &config.allowed_origins)?;
         let recovered = saga.recover().await?;
         if recovered > 0 {
             tracing::info!("{recovered} unfinished deployments go on");
         }
         let tidying =
             Tidying { every: config.tidy_every(), journal: config.journal_kept(), audit: config.audit_kept() };
-        Ok(Self { state, saga, journal, tidying, shutdown })
+        Ok(Self { state, router, saga, journal, tidying, shutdown })
     }
 
     /// Answers requests until the shutdown token is cancelled; then lets what is
     /// in flight end.
     pub async fn serve(self, listeners: Listeners) -> Result<()> {
-        let Self { state, saga, journal, tidying, shutdown } = self;
+        let Self { state, router, saga, journal, tidying, shutdown } = self;
         let subscriptions = state.routes.subscriptions();
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
         let agents = tokio::spawn(state.seen.clone().follow_agents(state.agents.clone(), shutdown.clone()));
@@ -132,7 +135,7 @@ impl Gateway {
         let rebuilds = tokio::spawn(rebuilds);
         let tidy = tokio::spawn(tidy(state.clone(), journal, tidying, shutdown.clone()));
         let uses = tokio::spawn(write_last_uses(state.clone(), shutdown.clone()));
-        web::serve(listeners, api::router(state.clone()), ConnectionLimits::default(), shutdown).await?;
+        web::serve(listeners, router, ConnectionLimits::default(), shutdown).await?;
         saga.drained().await;
         state.tasks.close();
         let _ = tokio::time::timeout(DRAIN, state.tasks.wait()).await;

@@ -33,7 +33,7 @@ use std::{
 use tracing::Instrument;
 
 /// The other header that public clients send their key in.
-const KEY_HEADER: &str = "x-runagents-api-key";
+pub const KEY_HEADER: &str = "x-runagents-api-key";
 /// How many keys of one request are tried.
 const MAX_KEYS: usize = 4;
 const FORWARDED_FOR: &str = "x-forwarded-for";

@@ -320,7 +320,7 @@ async fn carry_out_strictly(
 }
 
 /// The header that names the deployment in every answer to an accepted deploy.
-const DEPLOYMENT: header::HeaderName = header::HeaderName::from_static("hoistway-deployment");
+pub const DEPLOYMENT: header::HeaderName = header::HeaderName::from_static("hoistway-deployment");
 
 fn id_text(id: DeploymentId) -> Result<HeaderValue> {
     value(&id.to_string())

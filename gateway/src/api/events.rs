@@ -1,6 +1,11 @@
 //! `GET /api/events`: what happens, as Server-Sent Events.
 
-use super::{auth::Holder, error::ApiResult, query::Query};
+use super::{
+    auth::Holder,
+    error::ApiResult,
+    query::Query,
+    streamed::{self, COMMENT, HEARTBEAT},
+};
 use crate::{
     limits::Share,
     seen::{CALL_ENDED, CALLS_MISSED, Event, shown_time},
@@ -19,16 +24,14 @@ use futures_util::{
 };
 use hoistway_kit::{ring::Next, time::now_ms};
 use hoistway_model::{Error, Name, Result, agent::Place};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// How long a connection is silent at most: proxies cut those that are silent for long.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How soon a client that lost its connection comes back, in milliseconds.
 const RETRY: u32 = 2_000;
 /// The last event that a client has, as `EventSource` sends it.
@@ -109,11 +112,7 @@ pub async fn follow(
     let events = stream::unfold(follower, |mut follower| async move { Some((follower.next().await?, follower)) });
     let body = stream::iter([first]).chain(events).map(|text| Ok::<_, Infallible>(Bytes::from(text)));
     let body = body.take_until(state.closing.clone().cancelled_owned());
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
+    let headers = streamed::headers(HeaderValue::from_static("text/event-stream"));
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
@@ -140,7 +139,7 @@ impl Follower {
         let silence = Instant::now() + HEARTBEAT;
         loop {
             let Ok(next) = timeout_at(silence, self.events.next()).await else {
-                return Some(": still here\n\n".to_owned());
+                return Some(COMMENT.to_owned());
             };
             if let Some(text) = self.write(next?) {
                 return Some(text);

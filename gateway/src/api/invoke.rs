@@ -11,6 +11,7 @@ use super::{
     error::{ApiResult, ErrorBody},
     json,
     query::Segment,
+    streamed::{self, COMMENT, HEARTBEAT},
 };
 use crate::{
     routes::{Door, Pick, Slot},
@@ -234,12 +235,7 @@ pub async fn stream(
         }
     };
     let chunks = Chunks::new(begun, kind.as_bytes().starts_with(b"text/event-stream"), ending);
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, chunks.into_body()).into_response())
+    Ok((streamed::headers(kind), chunks.into_body()).into_response())
 }
 
 /// The head of a streamed answer; one that is an error is read whole.
@@ -280,6 +276,8 @@ struct Chunks {
     is_events: bool,
     /// The last two bytes.
     last: [u8; 2],
+    /// Until when the agent may be silent before a comment is sent.
+    silence: Instant,
     ended: bool,
     /// What a whole answer counts as: one that has all its chunks may tell that the agent failed.
     outcome: &'static str,
@@ -290,7 +288,17 @@ struct Chunks {
 impl Chunks {
     fn new(rest: Begun, is_events: bool, ending: Ending) -> Self {
         let (begun, request_id) = (Bytes::new(), telemetry::request_id().unwrap_or_default());
-        Self { begun, rest, is_events, last: *b"\n\n", ended: false, outcome: "ok", ending, request_id }
+        Self {
+            begun,
+            rest,
+            is_events,
+            last: *b"\n\n",
+            silence: Instant::now() + HEARTBEAT,
+            ended: false,
+            outcome: "ok",
+            ending,
+            request_id,
+        }
     }
 
     fn into_body(self) -> Body {
@@ -308,7 +316,14 @@ impl Chunks {
         }
         while !self.ended {
             let Begun { agent, body, deadline, room, .. } = &mut self.rest;
-            let error = match timeout_at(*deadline, body.frame()).await {
+            // A comment may only stand between events.
+            let comments = self.is_events && self.last == *b"\n\n" && self.silence < *deadline;
+            let until = if comments { self.silence } else { *deadline };
+            let error = match timeout_at(until, body.frame()).await {
+                Err(_) if comments => {
+                    self.silence = Instant::now() + HEARTBEAT;
+                    return Ok(Some(Bytes::from_static(COMMENT.as_bytes())));
+                }
                 Ok(None) => {
                     self.ending.with(self.outcome);
                     return Ok(None);
@@ -335,6 +350,7 @@ impl Chunks {
                     for byte in &data[data.len().saturating_sub(2)..] {
                         self.last = [self.last[1], *byte];
                     }
+                    self.silence = Instant::now() + HEARTBEAT;
                     return Ok(Some(data));
                 }
                 Ok(Some(Err(e))) => crashed(agent, e),

@@ -4,6 +4,7 @@ use super::{
     auth::Holder,
     error::ApiResult,
     query::{Query, Segment},
+    streamed,
 };
 use crate::state::AppState;
 use axum::{
@@ -168,12 +169,7 @@ fn answer(state: &AppState, pieces: LogPieces, shape: Shape, place: Option<impl 
         Shape::Text { .. } => "text/plain; charset=utf-8",
         Shape::Json => "application/x-ndjson",
     };
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    (headers, Body::from_stream(body)).into_response()
+    (streamed::headers(HeaderValue::from_static(kind)), Body::from_stream(body)).into_response()
 }
 
 fn write(piece: LogPiece, shape: Shape) -> Bytes {

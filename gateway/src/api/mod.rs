@@ -10,6 +10,7 @@ mod calls;
 mod check;
 mod config;
 mod connection;
+mod cors;
 mod deploy;
 pub mod deploy_request;
 mod deployments;
@@ -36,30 +37,39 @@ mod revisions;
 mod sending;
 mod starter_kit;
 mod status;
+mod streamed;
 mod tools;
 mod unsupported;
 mod usage;
 mod users;
 
 use crate::state::AppState;
-use axum::{Router, extract::Request, middleware::from_fn_with_state};
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{from_fn, from_fn_with_state},
+};
 use error::ApiError;
-use hoistway_model::{Code, Error};
+use hoistway_model::{Code, Error, Result};
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 
-/// Every path of the public API and what is beside it.
-pub fn router(state: Arc<AppState>) -> Router {
+/// Every path of the public API and what is beside it, for web pages of `allowed_origins` too.
+pub fn router(state: Arc<AppState>, allowed_origins: &[String]) -> Result<Router> {
     let api = || Router::from(routes());
-    Router::new()
+    let guarded = Router::new()
         .merge(Router::from(root_routes()))
         .nest("/api", api())
         .nest("/api/v1", api())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(state.clone(), auth::guard))
-        .layer(from_fn_with_state(state.clone(), edge::edge))
-        .with_state(state)
+        .layer(from_fn_with_state(state.clone(), auth::guard));
+    // A preflight has no key.
+    let shared = match cors::layer(allowed_origins)? {
+        Some(cors) => guarded.layer(cors).layer(from_fn(cors::no_content)),
+        None => guarded,
+    };
+    Ok(shared.layer(from_fn_with_state(state.clone(), edge::edge)).with_state(state))
 }
 
 /// What is served at the root, with its description.

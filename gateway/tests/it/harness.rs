@@ -52,6 +52,9 @@ pub struct Answer {
     pub text: String,
 }
 
+/// The origin whose pages may call.
+pub const ORIGIN: &str = "https://app.example.com";
+
 impl Answer {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
@@ -132,7 +135,8 @@ impl Gateway {
         changes.wait_for(|count| *count > 0).await.unwrap();
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];
-        tokio::spawn(web::serve(listeners, api::router(state.clone()), ConnectionLimits::default(), shutdown.clone()));
+        let router = api::router(state.clone(), &[ORIGIN.to_owned()]).unwrap();
+        tokio::spawn(web::serve(listeners, router, ConnectionLimits::default(), shutdown.clone()));
         Self { address, key: key.secret().expose().to_owned(), tools, agents, egress, deployer, state, dir, shutdown }
     }
 

@@ -259,6 +259,30 @@ async fn a_stream_arrives_as_it_is_sent() {
 }
 
 #[tokio::test]
+async fn silent_events_are_kept_alive_by_comments_between_them() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let whole = vec![Some(format!("{head}9\r\ndata: 1\n\n\r\n")), None, Some("9\r\ndata: 2\n\n\r\n0\r\n\r\n".into())];
+    let part = vec![Some(format!("{head}7\r\ndata: 1\r\n")), None, Some("2\r\n\n\n\r\n0\r\n\r\n".into())];
+    let ((between, first), (within, second)) = tokio::join!(with_runner(whole), with_runner(part));
+    let open = async |gateway: &Gateway| {
+        let key = format!("Bearer {}", gateway.key);
+        let body = r#"{"message": "hi"}"#;
+        let response = gateway.open("POST", "/api/agents/a/invoke/stream", body, &[("authorization", &key)]).await;
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        response.into_body()
+    };
+    let (mut commented, uncommented) = (open(&between).await, open(&within).await);
+    assert_eq!(commented.frame().await.unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
+    // After a quarter of a minute.
+    assert_eq!(commented.frame().await.unwrap().unwrap().into_data().unwrap(), ": still here\n\n");
+    first.go_on.send_replace(true);
+    assert_eq!(commented.collect().await.unwrap().to_bytes(), "data: 2\n\n");
+    // An event that is half sent is not torn apart.
+    second.go_on.send_replace(true);
+    assert_eq!(uncommented.collect().await.unwrap().to_bytes(), "data: 1\n\n");
+}
+
+#[tokio::test]
 async fn a_stream_that_breaks_off_does_not_look_whole() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata1\r\n";
     let (gateway, _runner) = with_runner(vec![Some(head.into())]).await;

@@ -5,6 +5,7 @@ mod audit;
 mod callers;
 mod calls;
 mod changes;
+mod cors;
 mod deploys;
 mod document;
 mod edge;

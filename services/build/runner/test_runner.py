@@ -851,7 +851,9 @@ class WebApplications(unittest.TestCase):
             body = b'{"message": "wait"}'
             with socket.create_connection(("127.0.0.1", agent.port), WAIT) as peer:
                 peer.sendall(b"POST /invoke/stream HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-                self.assertTrue(peer.recv(1 << 10))
+                got = b""
+                while b"xxx" not in got:
+                    got += peer.recv(1 << 10)
             until(lambda: "cancelled" in agent.stdout())
 
     def test_asgi_start_up(self):

@@ -10,8 +10,7 @@ import sys
 from .paths import source_root
 
 SYSTEM = ("/bin", "/usr/bin", "/usr/local/bin")  # directories of a host that have more than its Python
-HOOK = """import os, site, sys
-sys.path[:0] = [path for path in {app!r} if path not in sys.path]
+HOOK = """sys.path[:0] = [path for path in {app!r} if path not in sys.path]
 for directory in {sites!r}:
     if os.path.isdir(directory):
         site.addsitedir(directory)
@@ -38,34 +37,41 @@ def make(root, app, sites, entry, hermetic):
     """`hermetic` is a host's interpreter, as in `arrange_path`."""
     real = os.path.realpath(sys.executable)
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    packages = os.path.join(root, "lib", version, "site-packages")
-    os.makedirs(packages, exist_ok=True)
-    for name in ("bin", "bare"):
-        os.makedirs(os.path.join(root, name), exist_ok=True)
+    library = os.path.join(root, "lib", version)
+    packages = os.path.join(library, "site-packages")
+    bin, bare = os.path.join(root, "bin"), os.path.join(root, "bare")
+    for directory in (os.path.dirname(root), root, bin, bare, os.path.dirname(library), library, packages):
+        try:
+            os.mkdir(directory)
+        except FileExistsError:
+            pass
     write(os.path.join(root, "pyvenv.cfg"), f"home = {os.path.dirname(real)}\n"
           f"include-system-site-packages = {'false' if hermetic else 'true'}\nversion = {'%d.%d.%d' % sys.version_info[:3]}\n")
     paths = list(dict.fromkeys([app, os.path.dirname(os.path.join(app, entry)), *source_root(app)]))
-    write(os.path.join(packages, "_hoistway_path.py"), HOOK.format(app=paths, sites=sites, bare=os.path.join(root, "bare")))
-    write(os.path.join(packages, "hoistway.pth"), "import _hoistway_path\n")
+    hook = HOOK.format(app=paths, sites=sites, bare=bare)
+    write(os.path.join(packages, "hoistway.pth"), f"import os, site, sys; exec({hook!r})\n")  # one line, as Python reads them
     # A Python that is found without a PATH does not know where it is: this one is told.
-    bare = os.path.join(root, "bare", "python3")
-    write(bare, f"#!/bin/sh\nexec '{root}/bin/python3' \"$@\"\n")
-    os.chmod(bare, 0o755)
+    write(os.path.join(bare, "python3"), f"#!/bin/sh\nexec '{bin}/python3' \"$@\"\n")
     for name in ("python", "python3", version):
-        link(real, os.path.join(root, "bin", name))
+        link(real, os.path.join(bin, name))
     for name in ("python", version):
-        link("python3", os.path.join(root, "bare", name))
+        link("python3", os.path.join(bare, name))
 
 
 def link(target, path):
-    if os.path.islink(path):
+    try:
+        os.symlink(target, path)
+    except FileExistsError:
         os.unlink(path)
-    os.symlink(target, path)
+        os.symlink(target, path)
 
 
 def write(path, text):
-    with open(path, "wb", 0) as file:
-        file.write(text.encode())
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def adopt(root):

@@ -456,6 +456,20 @@ class Modules(unittest.TestCase):
         with Agent(files, "src/agent.py") as agent:
             self.assertEqual(agent.response(), ["sibling", "sibling", "top", "src.agent"])
 
+    def test_modules_below_src(self):
+        files = {"src/shop/__init__.py": "", "src/shop/prices.py": "def price(text): return len(text)",
+                 "src/shop/main.py": "from shop.prices import price\nimport shop.prices\nfrom . import prices\nimport sys\n"
+                                     "def handler(message):\n"
+                                     "  import shop.main\n"
+                                     "  return [price(message), __name__, shop.main is sys.modules[__name__], prices is shop.prices]"}
+        with Agent(files, "src/shop/main.py") as agent:
+            self.assertEqual(agent.response(), [1, "shop.main", True, True], agent.stderr())
+        with Agent({**files, "agent.py": "from shop.main import handler"}) as agent:
+            self.assertEqual(agent.response()[:2], [1, "shop.main"], agent.stderr())
+        with Agent({"src/__init__.py": "", "src/util.py": "u = 1", "src/agent.py": "from src.util import u\ndef run(): return [u, __name__]"},
+                   "src/agent.py") as agent:
+            self.assertEqual(agent.response(), [1, "src.agent"], agent.stderr())
+
     def test_names_that_cannot_be_imported(self):
         for entry in ("my-agent.py", "json.py", "queue.py", "__main__.py", "sub dir/1.py", "code/x.py", "class.py"):
             with self.subTest(entry), Agent({entry: "def handler(message): return message + __file__"}, entry) as agent:
@@ -595,7 +609,7 @@ class OwnModules(unittest.TestCase):
         with source(code) as agent:
             loaded = set(agent.response())
         self.assertEqual(set(self.NAMES) - {"__init__"} - loaded,
-                         {"commands", "end_users", "fitting", "frameworks", "loop", "remedies", "scripts", "tables", "unnamed", "web"})
+                         {"commands", "discovery", "end_users", "fitting", "frameworks", "loop", "own_files", "remedies", "scripts", "tables", "unnamed", "web"})
 
     def test_an_agents_modules_do_not_take_the_place_of_ours(self):
         files = {"agent.py": "def handler(message): return message", "script.py": "import sys\nprint(sys.argv[1])",
@@ -837,9 +851,9 @@ class WebApplications(unittest.TestCase):
             body = b'{"message": "wait"}'
             with socket.create_connection(("127.0.0.1", agent.port), WAIT) as peer:
                 peer.sendall(b"POST /invoke/stream HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-                head = b""
-                while b"xxx" not in head:  # the head alone comes before the app has begun
-                    head += peer.recv(1 << 10)
+                got = b""
+                while b"xxx" not in got:
+                    got += peer.recv(1 << 10)
             until(lambda: "cancelled" in agent.stdout())
 
     def test_asgi_start_up(self):

@@ -182,17 +182,19 @@ impl Inner {
         }
     }
 
-    /// What is to be installed: what the request says, else what the imports need. Every file is parsed either way,
-    /// so that a syntax error is found before anything is installed.
+    /// What is to be installed: what the request says, else what the imports need. Every file that the entry point reaches
+    /// is parsed either way, so that a syntax error, and that there is nothing to invoke, is found before anything is
+    /// installed.
     async fn requirements(&self, source: &BuildSource, log: &BuildLog) -> Result<Option<Requirements>> {
         if let Some(wanted) = &source.requires_python {
             self.interpreter.suits(wanted)?;
         }
-        let found = self.analyser.analyse(&source.files).await?;
+        let own = imports::own_modules(&source.files, &source.entry_point);
+        let found = self.analyser.analyse(&source.files, &source.entry_point).await?;
+        self.analyser.must_offer(&source.files, &source.entry_point, &own).await?;
         let wanted = match &source.requirements {
             Some(wanted) => wanted.clone(),
             None => {
-                let own = imports::own_modules(&source.files, &source.entry_point);
                 let needed = imports::requirements_from_imports(&found, &own, &self.interpreter.stdlib_modules)?;
                 if !needed.is_empty() {
                     log.say(format!("requirements from imports: {}", needed.text().trim_end().replace('\n', ", ")));

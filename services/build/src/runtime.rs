@@ -33,6 +33,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/data.py",
     "_hoistway_runner/discovery.py",
     "_hoistway_runner/end_users.py",
+    "_hoistway_runner/environment.py",
     "_hoistway_runner/errors.py",
     "_hoistway_runner/fitting.py",
     "_hoistway_runner/frameworks.py",

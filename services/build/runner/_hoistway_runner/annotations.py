@@ -1,7 +1,8 @@
-"""What annotations of parameters mean, without `typing`: who uses it has loaded it."""
+"""What names and annotations of parameters mean, without `typing`: who uses it has loaded it."""
 
 import sys
 
+TEXT_NAMES = frozenset(("message", "msg", "text", "query", "prompt", "input", "user_input", "question"))
 WORDS = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "Any": object}
 PLAIN = (str, int, float, bool)
 

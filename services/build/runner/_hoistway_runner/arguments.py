@@ -3,9 +3,8 @@
 import os
 from types import FunctionType, SimpleNamespace
 
-from .annotations import is_foreign, is_model, is_plain, is_request, is_text, resolved
+from .annotations import TEXT_NAMES, is_foreign, is_model, is_plain, is_request, is_text, resolved
 from .capture import NoMoreInput, Taker, take
-from .discovery import TEXT_NAMES
 from .errors import Unfit
 from .results import resolve
 

@@ -1,6 +1,7 @@
 """Functions that are commands: they read the command line or the standard input, and so they are run as scripts."""
 
-from .discovery import TEXT_NAMES, Found, ast, is_main_guard, top_level
+from .annotations import TEXT_NAMES
+from .discovery import Found, ast, is_main_guard, top_level
 from .own_files import own_file, parsed
 
 # What reads the command line or the standard input: functions and classes by their names, and members of modules.

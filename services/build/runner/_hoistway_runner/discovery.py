@@ -7,7 +7,6 @@ import _ast as ast  # the node classes; the module `ast` around them takes 3 ms
 FRAMEWORK_NAMES = ("agent", "chain", "executor", "graph", "crew")
 FACTORIES = ("create_app", "make_app")
 KNOWN = frozenset(("handler", "lambda_handler", *FRAMEWORK_NAMES, "app", "main", "run", *FACTORIES))
-TEXT_NAMES = frozenset(("message", "msg", "text", "query", "prompt", "input", "user_input", "question"))
 
 
 

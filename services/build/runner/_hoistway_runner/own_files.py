@@ -3,13 +3,14 @@
 import os
 
 from .discovery import KNOWN, ast, top_level
+from .paths import source_root
 
 
 def own_file(app, file, imported):
     """The file of the agent's own (or the directory) from which another one of them imports; None for others'."""
     here = os.path.dirname(file)
     parts = (imported.module or "").split(".")
-    bases = [os.path.join(here, *[".."] * (imported.level - 1))] if imported.level else [app, here]
+    bases = [os.path.join(here, *[".."] * (imported.level - 1))] if imported.level else [app, here, *source_root(app)]
     for path in (os.path.join(base, *parts) for base in bases):
         for found in (os.path.join(path, "__init__.py"), path + ".py", path):
             if os.path.exists(found):

@@ -72,8 +72,8 @@ def say_goodbye(handler, mask):
         report(error, mask)
 
 
-def serve(runner, options, app, sites, entry):
-    """Starts the agent and answers for it until it is told to end."""
+def serve(program, options, app, sites, entry):
+    """Starts the agent and answers for it until it is told to end. `program` is the interpreter and the runner's file."""
     Mask.places = [(app, "/app"), *((site, "/opt/hoistway/site-packages") for site in sites)]
     capture.install(line_buffering=True)  # logs are read while the agent runs
     faulthandler.enable()
@@ -92,9 +92,10 @@ def serve(runner, options, app, sites, entry):
     if stack_signal and notify_fd is not None:  # a start that hangs is asked where it stands, whatever holds the GIL
         faulthandler.register(stack_signal, file=notify_fd, all_threads=False)
 
-    keep = [word for option in ("--app", "--site") for value in options[option] for word in (option, value)]
+    keep = [word for option in ("--app", "--site", "--environment") for value in options[option] for word in (option, value)]
     flags = ["-s"] + ["-S"] * sys.flags.no_site + ["-E"] * sys.flags.ignore_environment
-    command = [sys.executable, *flags, os.path.abspath(runner), *keep,
+    interpreter, runner = program
+    command = [interpreter, *flags, os.path.abspath(runner), *keep,
                *(["--closed-network", "yes"] if config.get("closed_network") else []), "--script", entry]
     sys.argv[:] = [os.path.join(app, entry)]  # a main() that parses its arguments finds none, not ours
     try:

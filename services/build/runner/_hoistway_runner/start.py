@@ -3,6 +3,7 @@
 import os
 import sys
 
+from .environment import adopt, enter
 from .paths import arrange_path
 from .serving import serve  # before the path is arranged, so that its modules are the standard library's
 
@@ -10,7 +11,7 @@ from .serving import serve  # before the path is arranged, so that its modules a
 def parse(arguments):
     """The command line as {option: values}. (argparse takes 10 ms.)"""
     known = {"--app": [], "--site": [], "--listen-fd": [], "--notify-fd": [], "--config-fd": [], "--closed-network": [],
-             "--script": [], "--call": []}
+             "--script": [], "--call": [], "--environment": []}
     rest = iter(arguments)
     for option in rest:
         value = next(rest, None)
@@ -33,7 +34,12 @@ def main(runner):
     commands = [directory for site in sites if os.path.isdir(directory := os.path.join(site, "bin"))]
     os.environ["PATH"] = os.pathsep.join([*commands, os.environ.get("PATH") or os.defpath])
     if options["--script"]:
+        if options["--environment"]:
+            adopt(options["--environment"][-1])
         from .scripts import be_script
 
         return be_script(app, entry, "".join(options["--call"]), bool(options["--closed-network"]))
-    return serve(runner, options, app, sites, entry)
+    interpreter = sys.executable  # for scripts: the environment's would have the agent's modules before ours
+    environment = enter(app, sites, entry, hermetic=bool(options["--app"]))
+    options["--environment"] = [environment] if environment else []
+    return serve([interpreter, runner], options, app, sites, entry)

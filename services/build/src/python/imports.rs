@@ -1,7 +1,7 @@
 //! Requirements for sources that declare none: each import is the standard library's, the source's own, or known
 //! here. Never a guess: a package of the module's name may be anybody's.
 
-use super::FileImports;
+use super::{FileImports, reach::has_src};
 use hoistway_model::{
     Code, Error, Result,
     source::{Requirements, SourceFiles},
@@ -240,13 +240,14 @@ const KNOWN: &[(&str, &str)] = &[
 /// How many undeclared imports an error lists.
 const MAX_LISTED: usize = 20;
 
-/// The names under which the source's own files can be imported: from its root and, as Python has it for a script,
-/// from the directory of the entry file.
+/// The names under which the source's own files can be imported: from its root, from `src` and, as Python has it for a
+/// script, from the directory of the entry file.
 pub fn own_modules(files: &SourceFiles, entry_point: &str) -> BTreeSet<String> {
     let beside = entry_point.rfind('/').map_or("", |at| &entry_point[..=at]);
+    let src = has_src(files);
     files
         .python()
-        .flat_map(|(name, _)| [Some(name), name.strip_prefix(beside)])
+        .flat_map(|(name, _)| [Some(name), name.strip_prefix(beside), name.strip_prefix("src/").filter(|_| src)])
         .flatten()
         .map(|name| name.split('/').next().unwrap_or(name))
         .map(|first| first.strip_suffix(".py").unwrap_or(first).to_owned())
@@ -262,8 +263,8 @@ pub fn requirements_from_imports(
 ) -> Result<Requirements> {
     let mut needed = BTreeSet::new();
     let mut undeclared = Vec::new();
-    for FileImports { file, imports } in files {
-        for import in imports.iter() {
+    for FileImports { file, imports, reached } in files {
+        for import in imports.iter().filter(|import| !import.module.starts_with('.')) {
             let top = import.module.split('.').next().unwrap_or_default();
             if own.contains(top) || stdlib.contains(top) || top == "__main__" {
                 continue;
@@ -272,7 +273,7 @@ pub fn requirements_from_imports(
                 Some(distribution) => {
                     needed.insert(distribution);
                 }
-                None if import.optional => {}
+                None if import.optional || !reached => {}
                 None => undeclared.push((top, file, import.line)),
             }
         }
@@ -317,7 +318,7 @@ mod tests {
             optional: *optional,
         };
         let imports = modules.iter().enumerate().map(line).collect();
-        let files = [FileImports { file: "agent.py".into(), imports }];
+        let files = [FileImports { file: "agent.py".into(), imports, reached: true }];
         requirements_from_imports(&files, &set(&["words"]), &set(&["os", "json"])).map(|r| r.text().to_owned())
     }
 
@@ -371,7 +372,7 @@ mod tests {
     fn own_modules_are_those_of_the_root_and_beside_the_entry_point() {
         let names = ["src/bot/main.py", "src/bot/tools/web.py", "src/bot/words.py", "lib.py", "data/x.json"];
         let files = SourceFiles::parse(names.iter().map(|n| (n.to_string(), String::new())).collect()).unwrap();
-        assert_eq!(own_modules(&files, "src/bot/main.py"), set(&["lib", "main", "src", "tools", "words"]));
-        assert_eq!(own_modules(&files, "lib.py"), set(&["lib", "src"]));
+        assert_eq!(own_modules(&files, "src/bot/main.py"), set(&["bot", "lib", "main", "src", "tools", "words"]));
+        assert_eq!(own_modules(&files, "lib.py"), set(&["bot", "lib", "src"]));
     }
 }

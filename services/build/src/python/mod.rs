@@ -6,6 +6,7 @@ pub mod children;
 pub mod imports;
 pub mod interpreter;
 mod process;
+mod reach;
 pub mod site;
 pub mod uv;
 

@@ -1,12 +1,13 @@
-"""Parses source files and says what they import. Nothing is ever executed: one request is one line of JSON on standard
-input, one answer is one line on standard output. The end of standard input ends it."""
+# Parses source files and says what they import, or whether an entry file offers anything to invoke, for which the
+# runner's discovery.py stands before this. Nothing is ever executed: one request is one line of JSON on standard input,
+# one answer is one line on standard output. The end of standard input ends it.
 
 import ast
 import json
 import sys
 import warnings
 
-CPU_SECONDS, MEMORY, MOST_IMPORTS = 10, 1 << 30, 5000
+CPU_SECONDS, MEMORY, MOST_IMPORTS, MOST_MENTIONS = 10, 1 << 30, 5000, 500
 CATCHES = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
 try:
@@ -57,10 +58,10 @@ def imports_of(tree):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno, optional) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            if node.level == 0:
-                # The name may be a module of its own: `from google import genai`.
-                names = [node.module if a.name == "*" else f"{node.module}.{a.name}" for a in node.names]
-                found += [(name, node.lineno, optional) for name in names]
+            # The name may be a module of its own: `from google import genai`. Relative ones begin with their dots.
+            module = "." * node.level + (node.module or "")
+            names = [module if a.name == "*" else f"{module}.{a.name}" if node.module else module + a.name for a in node.names]
+            found += [(name, node.lineno, optional) for name in names]
         elif isinstance(node, ast.If):
             todo += [(child, optional) for child in reversed(branches(node))]
         elif isinstance(node, ast.Try) or type(node).__name__ == "TryStar":
@@ -78,6 +79,23 @@ def imports_of(tree):
     return found[:MOST_IMPORTS]
 
 
+def mentions_of(tree):
+    """What a program may run without importing it: files by their paths, and modules by their names ("-m NAME")."""
+    found, todo = set(), [tree]
+    while todo and len(found) < MOST_MENTIONS:
+        node = todo.pop()
+        values = getattr(node, "elts", None) or getattr(node, "args", None)
+        texts = [getattr(value, "value", None) for value in values] if isinstance(values, list) else []
+        for text in [getattr(node, "value", None)] if isinstance(node, ast.Constant) else []:
+            if isinstance(text, str) and text.endswith(".py") and len(text) < 1000:
+                found.add(text)
+        found |= {f"-m {name}" for flag, name in zip(texts, texts[1:]) if flag == "-m" and isinstance(name, str)}
+        if isinstance(node, ast.Call) and name_of(node.func) in ("import_module", "__import__") and texts and isinstance(texts[0], str):
+            found.add(f"-m {texts[0]}")
+        todo += ast.iter_child_nodes(node)
+    return sorted(found)
+
+
 def analyse(source):
     source = source.encode()
     if b"\0" in source:
@@ -86,7 +104,7 @@ def analyse(source):
     try:
         tree = ast.parse(source)
         compile(tree, "<source>", "exec", dont_inherit=True)
-        return {"imports": imports_of(tree)}
+        return {"found": {"imports": imports_of(tree), "mentions": mentions_of(tree)}}
     except SyntaxError as e:
         text = (e.text or "").rstrip("\n")[:500]
         return {"error": {"line": e.lineno or 1, "offset": e.offset or 0, "text": text, "message": e.msg or "invalid syntax"}}
@@ -96,13 +114,24 @@ def analyse(source):
         return {"error": {"line": 1, "offset": 0, "text": "", "message": "too deeply nested or too large to parse"}}
 
 
+def offers(entry, source, own):
+    """What an entry file that offers nothing has; null for others. `own` are the modules that come with it."""
+    try:
+        found = Found(ast.parse(source.encode()))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {"offers": None}  # that is told by another question
+    is_own = lambda node: node.level > 0 or node.module.partition(".")[0] in own
+    return {"offers": nothing_to_invoke(entry, found) if found.offers_nothing(is_own) else None}
+
+
 def main():
     warnings.simplefilter("ignore")
     limit_memory()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     for request in iter(requests.readline, b""):
         limit_time()
-        answer = analyse(json.loads(request))
+        request = json.loads(request)
+        answer = analyse(request) if isinstance(request, str) else offers(**request)
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 

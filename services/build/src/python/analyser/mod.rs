@@ -5,13 +5,14 @@
 
 use super::{
     Children, Interpreter,
-    children::{Kind, Reach},
+    children::{self, Kind},
     process::Group,
+    reach::Reach,
 };
-use hoistway_model::{Code, Digest, Error, Result, source::SourceFiles};
-use serde::{Deserialize, Deserializer};
+use hoistway_model::{Code, Digest, Error, Result, digest::Hasher, source::SourceFiles};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     path::PathBuf,
     process::Stdio,
@@ -25,7 +26,8 @@ use tokio::{
 };
 
 /// The worker's program.
-const SCRIPT: &str = include_str!("analyser.py");
+const SCRIPT: &str =
+    concat!(include_str!("../../../runner/_hoistway_runner/discovery.py"), "\n\n", include_str!("analyser.py"));
 /// How long one file may take; the worker's own limit of processor time is shorter.
 const LIMIT: Duration = Duration::from_secs(20);
 /// How long a worker without work is kept.
@@ -43,7 +45,7 @@ const MAX_ERRORS: usize = 10;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "(String, u32, bool)")]
 pub struct Import {
-    /// The dotted name; of `from a import b` it is `a.b`, because `b` may be a module.
+    /// The dotted name; of `from a import b` it is `a.b`, because `b` may be a module. A relative one begins with dots.
     pub module: String,
     /// The line.
     pub line: u32,
@@ -57,13 +59,15 @@ impl From<(String, u32, bool)> for Import {
     }
 }
 
-/// What one file imports, in the file's order; relative imports and those for type checkers are left out.
+/// What one file imports, in the file's order; imports for type checkers are left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileImports {
     /// The file.
     pub file: String,
     /// Its imports.
     pub imports: Arc<[Import]>,
+    /// Whether the entry point reaches it by imports. Other files are only mentioned, as programs that it may start.
+    pub reached: bool,
 }
 
 /// A place where a file does not compile.
@@ -78,11 +82,31 @@ struct Fault {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Answer {
-    Imports(#[serde(deserialize_with = "shared")] Arc<[Import]>),
+    Found(Found),
     Error(Fault),
+    /// Of an entry file that offers nothing to invoke: what is to be told about it.
+    Offers(Option<(String, Vec<String>)>),
 }
 
-fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<[Import]>, D::Error> {
+/// What a file needs.
+#[derive(Debug, Clone, Deserialize)]
+struct Found {
+    #[serde(deserialize_with = "shared")]
+    imports: Arc<[Import]>,
+    /// Paths of Python files and, after `-m `, names of modules.
+    #[serde(deserialize_with = "shared")]
+    mentions: Arc<[String]>,
+}
+
+/// Whether an entry file offers anything.
+#[derive(Serialize)]
+struct Offers<'a> {
+    entry: &'a str,
+    source: &'a str,
+    own: &'a BTreeSet<String>,
+}
+
+fn shared<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Arc<[T]>, D::Error> {
     Vec::deserialize(from).map(Arc::from)
 }
 
@@ -130,34 +154,64 @@ impl Analyser {
 
     /// Starts the worker if it does not run, so that the first build need not wait for it.
     pub async fn warm_up(&self) -> Result<()> {
-        self.ask("").await.map(|_| ()).map_err(|e| Error::internal("starting the source analyser", e))
+        self.ask(&"").await.map(|_| ()).map_err(|e| Error::internal("starting the source analyser", e))
     }
 
-    /// What the Python files import, by file. Files that do not compile are [`Code::SyntaxError`], all of them in
-    /// one answer.
-    pub async fn analyse(&self, files: &SourceFiles) -> Result<Vec<FileImports>> {
-        let mut all = Vec::new();
-        let mut faults = Vec::new();
-        for (file, text) in files.python() {
-            let digest = Digest::of(text.as_bytes());
-            let remembered = self.0.remembered().get(&digest);
-            let answer = match remembered {
-                Some(answer) => answer,
-                None => {
-                    let answer = self.ask(text).await.map_err(|e| unparsable(file, e))?;
-                    self.0.remembered().put(digest, answer.clone());
-                    answer
-                }
+    /// What the entry file and the files that it reaches import, by file; no others are read. Files that are imported
+    /// and do not compile are [`Code::SyntaxError`], all of them in one answer.
+    pub async fn analyse(&self, files: &SourceFiles, entry: &str) -> Result<Vec<FileImports>> {
+        let reach = Reach::new(files, entry);
+        let (mut all, mut faults) = (BTreeMap::new(), BTreeMap::new());
+        // What is imported comes first: a file that is only mentioned may turn out to be imported.
+        let (mut imported, mut mentioned) = (reach.entry(), Vec::new());
+        while let Some((file, reached)) =
+            imported.pop().map(|file| (file, true)).or_else(|| mentioned.pop().map(|file| (file, false)))
+        {
+            let Some(text) = files.get(&file).filter(|_| !all.contains_key(&file) && !faults.contains_key(&file))
+            else {
+                continue;
             };
-            match answer {
-                Answer::Imports(imports) => all.push(FileImports { file: file.to_owned(), imports }),
-                Answer::Error(fault) => faults.push((file, fault)),
+            match self.remembered_or_asked(Digest::of(text.as_bytes()), &text, &file).await? {
+                Answer::Found(Found { imports, mentions }) => {
+                    let onward = imports.iter().flat_map(|import| reach.imported(&file, &import.module));
+                    if reached { &mut imported } else { &mut mentioned }.extend(onward);
+                    mentioned.extend(mentions.iter().flat_map(|mention| reach.mentioned(&file, mention)));
+                    all.insert(file.clone(), FileImports { file, imports, reached });
+                }
+                Answer::Error(fault) if reached => drop(faults.insert(file, fault)),
+                _ => {}
             }
         }
-        if faults.is_empty() { Ok(all) } else { Err(syntax_error(&faults)) }
+        let faults: Vec<_> = faults.iter().map(|(file, fault)| (file.as_str(), fault.clone())).collect();
+        if faults.is_empty() { Ok(all.into_values().collect()) } else { Err(syntax_error(&faults)) }
     }
 
-    async fn ask(&self, text: &str) -> Result<Answer, Failure> {
+    /// Refuses an entry file that offers nothing to invoke, as far as its text alone tells: [`Code::NothingToInvoke`].
+    pub async fn must_offer(&self, files: &SourceFiles, entry: &str, own: &BTreeSet<String>) -> Result<()> {
+        let source = files.get(entry).unwrap_or_default();
+        let mut identity = Hasher::new();
+        for part in own.iter().map(String::as_str).chain([source, entry]) {
+            identity.member(part.as_bytes());
+        }
+        match self.remembered_or_asked(identity.finish(), &Offers { entry, source, own }, entry).await? {
+            Answer::Offers(Some((text, details))) => Err(Error::new(Code::NothingToInvoke, text).with_details(details)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn remembered_or_asked<Q: Serialize>(&self, identity: Digest, question: &Q, file: &str) -> Result<Answer> {
+        let remembered = self.0.remembered().get(&identity);
+        if let Some(answer) = remembered {
+            return Ok(answer);
+        }
+        let answer = self.ask(question).await.map_err(|e| unparsable(file, e))?;
+        self.0.remembered().put(identity, answer.clone());
+        Ok(answer)
+    }
+
+    async fn ask<Q: Serialize>(&self, question: &Q) -> Result<Answer, Failure> {
+        let question = serde_json::to_vec(question)?;
+        let size = question.len();
         let mut slot = self.0.worker.lock().await;
         // Out of its place while it works: if this call is dropped half-way, the worker goes with it instead of
         // answering the next question with this one's answer.
@@ -165,8 +219,9 @@ impl Analyser {
             Some(worker) => worker,
             None => Worker::start(&self.0).await?,
         };
-        let answer = tokio::time::timeout(self.0.limit, worker.ask(text)).await.map_err(|_| Failure::TimedOut)??;
-        if text.len() <= MAX_KEPT {
+        let answer =
+            tokio::time::timeout(self.0.limit, worker.ask(question)).await.map_err(|_| Failure::TimedOut)??;
+        if size <= MAX_KEPT {
             worker.last_used = Instant::now();
             *slot = Some(worker);
         }
@@ -235,7 +290,7 @@ impl Worker {
     async fn start(inner: &Arc<Inner>) -> io::Result<Self> {
         let children = inner.children.for_build().await.map_err(io::Error::other)?;
         let env = [("PYTHONDONTWRITEBYTECODE", "1")];
-        let reach = Reach { lasting: true, ..Reach::default() };
+        let reach = children::Reach { lasting: true, ..children::Reach::default() };
         let mut command = children.command(&inner.python, env, Kind::Reader, &reach)?;
         command.args(["-I", "-S", "-c", SCRIPT]).stdin(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
@@ -247,8 +302,7 @@ impl Worker {
         Ok(Self { stdin, stdout, last_used, _process: Process(Group(child)), _children: children })
     }
 
-    async fn ask(&mut self, text: &str) -> Result<Answer, Failure> {
-        let mut request = serde_json::to_vec(text)?;
+    async fn ask(&mut self, mut request: Vec<u8>) -> Result<Answer, Failure> {
         request.push(b'\n');
         if self.stdin.write_all(&request).await.is_err() {
             return Err(Failure::Ended);

@@ -12,7 +12,7 @@ fn source(files: &[(&str, &str)]) -> SourceFiles {
 }
 
 async fn imports(text: &str) -> Vec<(String, u32, bool)> {
-    let all = analyser().await.analyse(&source(&[("agent.py", text)])).await.unwrap();
+    let all = analyser().await.analyse(&source(&[("agent.py", text)]), "agent.py").await.unwrap();
     all[0].imports.iter().map(|i| (i.module.clone(), i.line, i.optional)).collect()
 }
 
@@ -54,6 +54,8 @@ class C:
         ("os", 1, false),
         ("a.b", 1, false),
         ("google.genai", 2, false),
+        (".own", 3, false),
+        (".own.x", 4, false),
         ("everything", 5, false),
         ("in_function", 7, false),
         ("in_match", 10, false),
@@ -71,18 +73,75 @@ class C:
 #[tokio::test]
 async fn syntax_errors_name_file_and_line() {
     let files = [
-        ("agent.py", "x = 1\n\ndef handler(:\n"),
+        ("agent.py", "import lib.a, b, ok, z"),
         ("b.py", "return 1"),
+        ("lib/__init__.py", ""),
+        ("lib/a.py", "x = 1\n\ndef handler(:\n"),
+        ("nobodys.py", "%pip install x"),
         ("ok.py", "'\\d'"),
         ("readme.txt", "not ( python"),
         ("z.py", "\n\n# -*- coding: no-such-coding -*-\nx = 'a\0b'"),
     ];
-    let e = analyser().await.analyse(&source(&files)).await.unwrap_err();
+    let e = analyser().await.analyse(&source(&files), "agent.py").await.unwrap_err();
     assert_eq!(e.code, Code::SyntaxError);
-    assert_eq!(e.message, "syntax error in agent.py, line 3: invalid syntax (and 2 more files)");
-    assert_eq!(e.details[..2], ["  File \"agent.py\", line 3", "    def handler(:"]);
-    assert_eq!(e.details[2].find('^'), Some(16));
+    assert_eq!(e.message, "syntax error in b.py, line 1: 'return' outside function (and 2 more files)");
+    let at = e.details.iter().position(|line| line == "  File \"lib/a.py\", line 3").unwrap();
+    assert_eq!(e.details[at + 1], "    def handler(:");
+    assert_eq!(e.details[at + 2].find('^'), Some(16));
     assert!(e.details.iter().any(|l| l.contains("File \"z.py\", line 4")), "{:?}", e.details);
+}
+
+#[tokio::test]
+async fn files_that_are_only_mentioned_are_told_apart_and_need_not_compile() {
+    let files = [
+        (
+            "agent.py",
+            "import subprocess, sys\nsubprocess.run([sys.executable, 'tools/server.py'])\nimport_module('plug')\nimport both\n",
+        ),
+        ("both.py", "PATH = 'both.py', ['-m', 'jobs.nightly']"),
+        ("broken.py", "%pip"),
+        ("jobs/nightly.py", "import known"),
+        ("plug.py", "'broken.py'"),
+        ("tools/helper.py", ""),
+        ("tools/server.py", "import tools.helper"),
+        ("unused.py", ""),
+    ];
+    let found = analyser().await.analyse(&source(&files), "agent.py").await.unwrap();
+    let want = [
+        ("agent.py", true),
+        ("both.py", true),
+        ("jobs/nightly.py", false),
+        ("plug.py", false),
+        ("tools/helper.py", false),
+        ("tools/server.py", false),
+    ];
+    assert_eq!(found.iter().map(|f| (f.file.as_str(), f.reached)).collect::<Vec<_>>(), want);
+}
+
+#[tokio::test]
+async fn an_entry_that_offers_nothing_is_refused_with_what_was_meant() {
+    let analyser = analyser().await;
+    let own = BTreeSet::from(["lib".to_owned()]);
+    for (text, want) in [
+        (
+            "def hanlder(m): pass",
+            Some("agent.py offers nothing to invoke: it has hanlder (function); did you mean \"handler\"?"),
+        ),
+        ("", Some("agent.py offers nothing to invoke: it is empty")),
+        ("from other import api", Some("agent.py offers nothing to invoke: it has nothing but imports")),
+        ("from lib import api", None),
+        ("from . import api", None),
+        ("def handler(m): pass", None),
+        ("...", None),
+        ("def broken(:", None),
+    ] {
+        let judged = analyser.must_offer(&source(&[("agent.py", text)]), "agent.py", &own).await;
+        assert_eq!(judged.as_ref().err().map(|e| e.message.as_str()), want, "{text}");
+        if let Err(e) = judged {
+            assert_eq!(e.code, Code::NothingToInvoke);
+            assert!(e.details.last().unwrap().starts_with("define handler(message)"), "{:?}", e.details);
+        }
+    }
 }
 
 #[tokio::test]
@@ -97,21 +156,24 @@ async fn bombs_are_errors_and_the_next_file_is_fine() {
         format!("x{} = 1", ".y".repeat(100_000)),
     ];
     for bomb in bombs {
-        if let Err(e) = analyser.analyse(&source(&[("bomb.py", &bomb)])).await {
+        if let Err(e) = analyser.analyse(&source(&[("bomb.py", &bomb)]), "bomb.py").await {
             assert!(matches!(e.code, Code::SyntaxError | Code::BuildFailed), "{e}");
             assert!(e.message.contains("bomb.py"), "{e}");
         }
-        assert_eq!(analyser.analyse(&source(&[("ok.py", "import os")])).await.unwrap().len(), 1);
+        assert_eq!(analyser.analyse(&source(&[("ok.py", "import os")]), "ok.py").await.unwrap().len(), 1);
     }
 }
 
 #[tokio::test]
 async fn an_unchanged_file_is_not_parsed_again() {
     let analyser = analyser().await;
-    let files = source(&[("a.py", "import x"), ("b.py", "import x")]);
-    let first = analyser.analyse(&files).await.unwrap();
+    let files = source(&[("a.py", "import b"), ("b.py", "import x")]);
+    let first = analyser.analyse(&files, "a.py").await.unwrap();
+    assert_eq!(first.len(), 2);
+    analyser.must_offer(&files, "a.py", &BTreeSet::new()).await.unwrap_err();
     *analyser.0.worker.lock().await = None;
-    assert_eq!(analyser.analyse(&files).await.unwrap(), first);
+    assert_eq!(analyser.analyse(&files, "a.py").await.unwrap(), first);
+    analyser.must_offer(&files, "a.py", &BTreeSet::new()).await.unwrap_err();
     assert!(analyser.0.worker.lock().await.is_none());
 }
 
@@ -121,9 +183,9 @@ async fn a_call_that_is_dropped_does_not_confuse_the_next() {
     analyser.warm_up().await.unwrap();
     let big = format!("import slow\n{}", "x = [1, 2, 3]\n".repeat(100_000));
     let files = source(&[("big.py", &big)]);
-    let dropped = tokio::time::timeout(Duration::from_millis(5), analyser.analyse(&files)).await;
+    let dropped = tokio::time::timeout(Duration::from_millis(5), analyser.analyse(&files, "big.py")).await;
     assert!(dropped.is_err());
-    let next = analyser.analyse(&source(&[("next.py", "import next")])).await.unwrap();
+    let next = analyser.analyse(&source(&[("next.py", "import next")]), "next.py").await.unwrap();
     assert_eq!(next[0].imports[0].module, "next");
 }
 
@@ -131,7 +193,7 @@ async fn a_call_that_is_dropped_does_not_confuse_the_next() {
 fn memory_is_bounded() {
     let mut remembered = Remembered::default();
     for i in 0..=MAX_REMEMBERED {
-        remembered.put(Digest::of(&i.to_le_bytes()), Answer::Imports(Arc::new([])));
+        remembered.put(Digest::of(&i.to_le_bytes()), Answer::Offers(None));
         assert!(remembered.get(&Digest::of(&0_usize.to_le_bytes())).is_some());
     }
     assert!(remembered.answers.len() <= MAX_REMEMBERED / 2 + 2);
@@ -142,7 +204,7 @@ async fn a_file_that_takes_too_long_is_given_up_and_the_worker_replaced() {
     let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
     let slow = Analyser::with_limit(&python, Children::default(), Duration::from_millis(1));
     let big = "x = [1, 2, 3]\n".repeat(100_000);
-    let e = slow.analyse(&source(&[("big.py", &big)])).await.unwrap_err();
+    let e = slow.analyse(&source(&[("big.py", &big)]), "big.py").await.unwrap_err();
     assert_eq!((e.code, e.message.as_str()), (Code::BuildFailed, "big.py cannot be analysed: parsing takes too long"));
     assert!(slow.0.worker.lock().await.is_none());
 }

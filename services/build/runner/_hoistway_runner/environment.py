@@ -1,0 +1,85 @@
+"""The Python that the agent's child processes find: a virtual environment with exactly the agent's packages and modules.
+
+Whoever starts a Python by `sys.executable` or by name, in whatever directory and with whatever environment, starts this
+one: MCP servers on stdio, `python -m`, programs with `#!/usr/bin/env python3`.
+"""
+
+import os
+import sys
+
+from .paths import source_root
+
+SYSTEM = ("/bin", "/usr/bin", "/usr/local/bin")  # directories of a host that have more than its Python
+HOOK = """sys.path[:0] = [path for path in {app!r} if path not in sys.path]
+for directory in {sites!r}:
+    if os.path.isdir(directory):
+        site.addsitedir(directory)
+os.defpath = {bare!r} + os.pathsep + os.defpath
+"""
+
+
+def enter(app, sites, entry, hermetic):
+    """Makes the environment below the home directory and lets this process call it its own. Its directory, or None."""
+    for home in filter(None, (os.environ.get("HOME"), os.environ.get("TMPDIR"), "/tmp")):
+        root = os.path.join(home, ".hoistway", "python")
+        try:
+            make(root, app, sites, entry, hermetic)
+        except OSError as error:
+            problem = error
+            continue
+        adopt(root)
+        return root
+    print(f"child processes see the host's Python, and not the agent's packages: {problem}", file=sys.stderr)
+    return None
+
+
+def make(root, app, sites, entry, hermetic):
+    """`hermetic` is a host's interpreter, as in `arrange_path`."""
+    real = os.path.realpath(sys.executable)
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    library = os.path.join(root, "lib", version)
+    packages = os.path.join(library, "site-packages")
+    bin, bare = os.path.join(root, "bin"), os.path.join(root, "bare")
+    for directory in (os.path.dirname(root), root, bin, bare, os.path.dirname(library), library, packages):
+        try:
+            os.mkdir(directory)
+        except FileExistsError:
+            pass
+    write(os.path.join(root, "pyvenv.cfg"), f"home = {os.path.dirname(real)}\n"
+          f"include-system-site-packages = {'false' if hermetic else 'true'}\nversion = {'%d.%d.%d' % sys.version_info[:3]}\n")
+    paths = list(dict.fromkeys([app, os.path.dirname(os.path.join(app, entry)), *source_root(app)]))
+    hook = HOOK.format(app=paths, sites=sites, bare=bare)
+    write(os.path.join(packages, "hoistway.pth"), f"import os, site, sys; exec({hook!r})\n")  # one line, as Python reads them
+    # A Python that is found without a PATH does not know where it is: this one is told.
+    write(os.path.join(bare, "python3"), f"#!/bin/sh\nexec '{bin}/python3' \"$@\"\n")
+    for name in ("python", "python3", version):
+        link(real, os.path.join(bin, name))
+    for name in ("python", version):
+        link("python3", os.path.join(bare, name))
+
+
+def link(target, path):
+    try:
+        os.symlink(target, path)
+    except FileExistsError:
+        os.unlink(path)
+        os.symlink(target, path)
+
+
+def write(path, text):
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def adopt(root):
+    """Lets this process be of the environment. The interpreter's own directory leaves the path: the host's pip is in it."""
+    bin, own = os.path.join(root, "bin"), os.path.dirname(os.path.realpath(sys.executable))
+    left_out = {bin, *({own, os.path.dirname(sys.executable)}.difference(SYSTEM))}
+    rest = [part for part in os.environ["PATH"].split(os.pathsep) if part not in left_out]
+    os.environ["PATH"] = os.pathsep.join([bin, *rest])
+    os.defpath = os.path.join(root, "bare") + os.pathsep + os.defpath
+    sys.executable = os.path.join(bin, "python3")
+    sys.prefix = sys.exec_prefix = root

@@ -1,0 +1,139 @@
+//! Which files of a source a file reaches. Only these are judged: whatever else lies beside them need not even be Python.
+
+use hoistway_model::source::SourceFiles;
+
+/// The files of a source, and the directories from which Python imports.
+pub struct Reach<'a> {
+    files: &'a SourceFiles,
+    entry: &'a str,
+    /// Each empty or ending with a slash.
+    roots: Vec<&'a str>,
+}
+
+impl<'a> Reach<'a> {
+    /// As the runner has it: from the root, from beside the entry file, and from `src`.
+    pub fn new(files: &'a SourceFiles, entry: &'a str) -> Self {
+        let beside = directory(entry);
+        let mut roots = vec!["", beside, if has_src(files) { "src/" } else { "" }];
+        roots.sort_unstable();
+        roots.dedup();
+        Self { files, entry, roots }
+    }
+
+    /// The entry file, and the packages that it is in.
+    pub fn entry(&self) -> Vec<String> {
+        let packages = self.entry.match_indices('/').map(|(at, _)| format!("{}__init__.py", &self.entry[..=at]));
+        packages.filter(|init| self.has(init)).chain([self.entry.to_owned()]).collect()
+    }
+
+    /// The files that an import in `file` runs: the module, and the packages that it is in.
+    pub fn imported(&self, file: &str, module: &str) -> Vec<String> {
+        let name = module.trim_start_matches('.');
+        let level = module.len() - name.len();
+        if level == 0 {
+            return self.roots.iter().flat_map(|root| self.below(root, name)).collect();
+        }
+        let mut base = directory(file);
+        for _ in 1..level {
+            base = directory(base.trim_end_matches('/'));
+        }
+        let package = format!("{base}__init__.py");
+        let itself = Some(package).filter(|init| self.has(init));
+        itself.into_iter().chain(self.below(base, name)).collect()
+    }
+
+    /// The files that a text in `file` may name: a path, or a module after `-m `.
+    pub fn mentioned(&self, file: &str, text: &str) -> Vec<String> {
+        if let Some(module) = text.strip_prefix("-m ") {
+            let main = format!("{}/__main__.py", module.replace('.', "/"));
+            let mains = self.roots.iter().map(|root| format!("{root}{main}")).filter(|path| self.has(path));
+            return self.imported(file, module).into_iter().chain(mains).collect();
+        }
+        let path = text.trim_start_matches("./").trim_start_matches("/app/");
+        let places = [directory(file), directory(self.entry), ""].map(|base| format!("{base}{path}"));
+        places.into_iter().filter(|place| self.has(place)).collect()
+    }
+
+    /// What `a.b.c` is below a directory: `a/__init__.py`, `a/b.py` and so on.
+    fn below(&self, base: &str, module: &str) -> Vec<String> {
+        let (mut found, mut path) = (Vec::new(), base.to_owned());
+        for part in module.split('.').filter(|part| !part.is_empty()) {
+            path.push_str(part);
+            let (package, file) = (format!("{path}/__init__.py"), format!("{path}.py"));
+            if self.has(&package) {
+                found.push(package);
+            } else if self.has(&file) {
+                found.push(file);
+                break;
+            }
+            path.push('/');
+        }
+        found
+    }
+
+    fn has(&self, file: &str) -> bool {
+        self.files.get(file).is_some()
+    }
+}
+
+/// Whether `src` holds modules, and is none itself.
+pub fn has_src(files: &SourceFiles) -> bool {
+    files.get("src/__init__.py").is_none() && files.iter().any(|(name, _)| name.starts_with("src/"))
+}
+
+/// The directory of a file, empty or with its slash.
+fn directory(file: &str) -> &str {
+    file.rfind('/').map_or("", |at| &file[..=at])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn source(names: &[&str]) -> SourceFiles {
+        SourceFiles::parse(names.iter().map(|n| (n.to_string(), String::new())).collect()).unwrap()
+    }
+
+    #[test]
+    fn imports_reach_modules_and_the_packages_around_them() {
+        let files = source(&[
+            "agent.py",
+            "lib/__init__.py",
+            "lib/deep/__init__.py",
+            "lib/deep/x.py",
+            "lib/y.py",
+            "plain/z.py",
+            "src/shop/__init__.py",
+            "src/shop/prices.py",
+        ]);
+        let reach = Reach::new(&files, "agent.py");
+        for (file, module, want) in [
+            ("agent.py", "lib", vec!["lib/__init__.py"]),
+            ("agent.py", "lib.deep.x.f", vec!["lib/__init__.py", "lib/deep/__init__.py", "lib/deep/x.py"]),
+            ("agent.py", "lib.y.f", vec!["lib/__init__.py", "lib/y.py"]),
+            ("agent.py", "plain.z", vec!["plain/z.py"]),
+            ("agent.py", "shop.prices", vec!["src/shop/__init__.py", "src/shop/prices.py"]),
+            ("agent.py", "os.path", vec![]),
+            ("lib/deep/x.py", ".", vec!["lib/deep/__init__.py"]),
+            ("lib/deep/x.py", "..y", vec!["lib/__init__.py", "lib/y.py"]),
+            ("agent.py", ".plain.z", vec!["plain/z.py"]),
+            ("agent.py", "......x", vec![]),
+        ] {
+            assert_eq!(reach.imported(file, module), want, "{file}: {module}");
+        }
+    }
+
+    #[test]
+    fn an_entry_below_directories_reaches_what_is_beside_it_and_its_packages() {
+        let files = source(&["bot/__init__.py", "bot/main.py", "bot/words.py", "lib.py", "bot/tools/__main__.py"]);
+        let reach = Reach::new(&files, "bot/main.py");
+        assert_eq!(reach.entry(), ["bot/__init__.py", "bot/main.py"]);
+        assert_eq!(reach.imported("bot/main.py", "words"), ["bot/words.py"]);
+        assert_eq!(reach.imported("bot/main.py", "lib"), ["lib.py"]);
+        assert_eq!(reach.mentioned("bot/main.py", "words.py"), ["bot/words.py", "bot/words.py"]);
+        assert_eq!(reach.mentioned("bot/main.py", "./lib.py"), ["lib.py"]);
+        assert_eq!(reach.mentioned("bot/main.py", "-m bot.tools"), ["bot/__init__.py", "bot/tools/__main__.py"]);
+        assert!(reach.mentioned("bot/main.py", "../../etc/x.py").is_empty());
+    }
+}

@@ -65,7 +65,7 @@ def say_goodbye(handler, mask):
     """Calls the handler of SIGTERM that the agent's import has set, as the signal itself would."""
     try:
         signal.signal(signal.SIGTERM, handler)  # for one that sends it to itself once more
-        handler(signal.SIGTERM, None)
+        handler(int(signal.SIGTERM), None)
     except SystemExit:  # we do end
         pass
     except BaseException as error:

@@ -172,6 +172,13 @@ impl Group {
         self.dirs.iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
+    /// How many of its processes the kernel has killed because its memory was used up.
+    pub fn out_of_memory_kills(&self) -> u64 {
+        let events = ["memory.events", "memory.oom_control"];
+        let read = |dir: &PathBuf| events.iter().find_map(|file| fs::read_to_string(dir.join(file)).ok());
+        self.dirs.iter().filter_map(read).map(|events| oom_kills(&events)).max().unwrap_or_default()
+    }
+
     /// Kills every process in it, whatever it has done to its parents and its environment. Returns how many were found.
     pub fn kill(&self) -> usize {
         let mut killed = 0;
@@ -202,6 +209,12 @@ impl Group {
             }
         }
     }
+}
+
+/// The count in `memory.events` (version 2) or `memory.oom_control` (version 1).
+fn oom_kills(events: &str) -> u64 {
+    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
 }
 
 fn pids(procs: &Path) -> Vec<i32> {
@@ -306,6 +319,13 @@ mod tests {
 31 25 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
 32 25 0:27 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
 33 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
+
+    #[test]
+    fn kills_for_want_of_memory_are_read_in_both_versions() {
+        assert_eq!(oom_kills("low 0\nhigh 0\nmax 31\noom 2\noom_kill 2\noom_group_kill 0\n"), 2);
+        assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"), 1);
+        assert_eq!((oom_kills("oom_kill_disable 0\n"), oom_kills("")), (0, 0));
+    }
 
     #[test]
     fn groups_of_version_1_are_below_our_own() {

@@ -14,7 +14,7 @@ use super::{
     streamed::{self, COMMENT, HEARTBEAT},
 };
 use crate::{
-    routes::{Door, Pick, Slot},
+    routes::{Door, Pick, Routes, Slot},
     seen::Ending,
     state::AppState,
 };
@@ -154,7 +154,7 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
     let (answered, open) = call.send("/invoke").await?;
     let (status, mut body) = (answered.status(), answered.into_body());
     if status != StatusCode::OK {
-        let collected = timeout_at(deadline, collect(&name, &mut body, MAX_ERROR)).await;
+        let collected = timeout_at(deadline, collect(&state.routes, &name, &mut body, MAX_ERROR)).await;
         return Err(agent_failed(&name, status, &collected.map_err(|_| too_slow(&name))??).into());
     }
     if body.size_hint().lower() > limit as u64 {
@@ -163,7 +163,11 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
     let mut begun = BytesMut::new();
     while begun.len() <= MAX_KEPT.min(limit) {
         let frame = timeout_at(deadline, body.frame()).await.map_err(|_| too_slow(&name))?;
-        let Some(frame) = frame.transpose().map_err(|e| crashed(&name, e))? else {
+        let frame = match frame.transpose() {
+            Ok(frame) => frame,
+            Err(e) => return Err(crashed(&state.routes, &name, e).await.into()),
+        };
+        let Some(frame) = frame else {
             if serde_json::from_slice::<IgnoredAny>(&begun).is_err() {
                 let message = format!("agent \"{name}\" answered with something that is not JSON");
                 return Err(Error::new(Code::AgentError, message).into());
@@ -173,7 +177,10 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
         begun.extend_from_slice(&frame.into_data().unwrap_or_default());
     }
     let room = limit.checked_sub(begun.len()).ok_or_else(|| too_long(&name, limit))?;
-    Ok(Answer::Long { begun: begun.freeze(), rest: Begun { agent: name, body, deadline, room, _open: open } })
+    Ok(Answer::Long {
+        begun: begun.freeze(),
+        rest: Begun { agent: name, routes: state.routes.clone(), body, deadline, room, _open: open },
+    })
 }
 
 /// Invoke an agent and stream its answer
@@ -249,17 +256,28 @@ async fn begin_stream(
     let deadline = call.deadline;
     let (mut answered, open) = call.send("/invoke/stream").await?;
     if answered.status() != StatusCode::OK {
-        let collected = timeout_at(deadline, collect(&name, answered.body_mut(), MAX_ERROR)).await;
+        let collected = timeout_at(deadline, collect(&state.routes, &name, answered.body_mut(), MAX_ERROR)).await;
         let bytes = collected.map_err(|_| too_slow(&name))??;
         return Err(agent_failed(&name, answered.status(), &bytes).into());
     }
     let kind = stream_type(answered.headers());
-    Ok((kind, Begun { agent: name, body: answered.into_body(), deadline, room: usize::MAX, _open: open }))
+    Ok((
+        kind,
+        Begun {
+            agent: name,
+            routes: state.routes.clone(),
+            body: answered.into_body(),
+            deadline,
+            room: usize::MAX,
+            _open: open,
+        },
+    ))
 }
 
 /// An answer whose head is there.
 struct Begun {
     agent: Name,
+    routes: Routes,
     body: Incoming,
     deadline: Instant,
     /// How many bytes more it may have.
@@ -315,7 +333,7 @@ impl Chunks {
             return Ok(Some(std::mem::take(&mut self.begun)));
         }
         while !self.ended {
-            let Begun { agent, body, deadline, room, .. } = &mut self.rest;
+            let Begun { agent, routes, body, deadline, room, .. } = &mut self.rest;
             // A comment may only stand between events.
             let comments = self.is_events && self.last == *b"\n\n" && self.silence < *deadline;
             let until = if comments { self.silence } else { *deadline };
@@ -353,7 +371,7 @@ impl Chunks {
                     self.silence = Instant::now() + HEARTBEAT;
                     return Ok(Some(data));
                 }
-                Ok(Some(Err(e))) => crashed(agent, e),
+                Ok(Some(Err(e))) => crashed(routes, agent, e).await,
                 Err(_) => too_slow(agent),
             };
             self.ended = true;
@@ -411,16 +429,21 @@ impl<'a> Call<'a> {
         let (stream, to) = connect(self.state, &agent, &mut identity).await?;
         let user = identity.user_for(&to.door);
         let whose = end_user::headers(&self.state.invoke_statements, &agent, user, self.deadline)?;
-        let broken = |e: hyper::Error| crashed(&agent, e);
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let routes = &self.state.routes;
+        let (mut sender, connection) = match http1::handshake(TokioIo::new(stream)).await {
+            Ok(connected) => connected,
+            Err(e) => return Err(crashed(routes, &agent, e).await.into()),
+        };
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
             // What goes wrong here goes wrong for the sender too.
             let _ = connection.await;
         }));
         let request = request(path, &agent, &to.target.token, whose, self.body.into_bytes())?;
         let answered = timeout_at(self.deadline, sender.send_request(request)).await;
-        let answered = answered.map_err(|_| too_slow(&agent))?.map_err(broken)?;
-        Ok((answered, Open { _connection: connection, _slot: self.slot }))
+        match answered.map_err(|_| too_slow(&agent))? {
+            Ok(answered) => Ok((answered, Open { _connection: connection, _slot: self.slot })),
+            Err(e) => Err(crashed(routes, &agent, e).await.into()),
+        }
     }
 }
 
@@ -502,11 +525,11 @@ fn request(
     Ok(request)
 }
 
-async fn collect(agent: &Name, body: &mut Incoming, limit: usize) -> Result<Bytes> {
+async fn collect(routes: &Routes, agent: &Name, body: &mut Incoming, limit: usize) -> Result<Bytes> {
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => Err(too_long(agent, limit)),
-        Err(e) => Err(crashed(agent, e)),
+        Err(e) => Err(crashed(routes, agent, e).await),
     }
 }
 
@@ -572,7 +595,27 @@ fn too_slow(agent: &Name) -> Error {
     Error::new(Code::DeadlineExceeded, format!("agent \"{agent}\" did not answer in time"))
 }
 
-fn crashed(agent: &Name, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    let message = format!("agent \"{agent}\" broke the connection off while answering; its logs may say why");
+/// An answer that broke off. Why is known a moment later, if the agent's process ended: its route says it.
+async fn crashed(routes: &Routes, agent: &Name, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    let cause = cause.into();
+    let mut changes = routes.changes();
+    let reason = async {
+        loop {
+            // Whoever picked a route holds it, and must not while it changes.
+            let is_ready = match routes.pick(agent) {
+                Pick::NotReady(why) => return Some(why),
+                Pick::Ready(_) => true,
+                Pick::Unknown => false,
+            };
+            if !is_ready || changes.changed().await.is_err() {
+                return None;
+            }
+        }
+    };
+    let why = match timeout(NEWS, reason).await {
+        Ok(Some(why)) => format!(": {why}"),
+        _ => "; its logs may say why".to_owned(),
+    };
+    let message = format!("agent \"{agent}\" broke the connection off while answering{why}");
     Error::new(Code::AgentCrashed, message).with_source(cause)
 }

@@ -211,6 +211,21 @@ async fn failures_of_the_agent_have_our_shape() {
 }
 
 #[tokio::test]
+async fn an_answer_that_breaks_off_says_how_the_agent_ended() {
+    let (gateway, runner) = with_runner(vec![None]).await;
+    let mut seen = runner.seen.subscribe();
+    let ends = async {
+        seen.wait_for(|n| *n == 1).await.unwrap();
+        runner.go_on.send_replace(true);
+        let message = "the agent crashed (killed: out of memory) and is started again".to_owned();
+        changed(&gateway, Route { ready: false, message, ..runner.route() }).await;
+    };
+    let (answer, ()) = tokio::join!(invoke(&gateway), ends);
+    let text = "502 agent_crashed agent \"a\" broke the connection off while answering: the agent crashed (killed: out of memory) and is started again";
+    assert_eq!(answer.error(), text);
+}
+
+#[tokio::test]
 async fn time_size_and_number_are_bounded() {
     let limits = Limits {
         invoke_timeout: Duration::from_millis(300),

@@ -20,6 +20,7 @@ use hoistway_confine::{Access, Confinement, Exposed, Limits, Namespaces, RunAs};
 use hoistway_model::{Error, Name, Result};
 use probe::Choice;
 pub use report::Isolation;
+pub(crate) use report::size;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};

@@ -198,6 +198,19 @@ impl Launched {
         }
     }
 
+    /// Whether the kernel has killed processes of the agent because the memory of its control group was used up.
+    pub async fn is_out_of_memory(&mut self) -> bool {
+        let Some(group) = self.group.0.take() else { return false };
+        let counted = tokio::task::spawn_blocking(move || (group.out_of_memory_kills() > 0, group));
+        match counted.await {
+            Ok((killed, group)) => {
+                self.group.0 = Some(group);
+                killed
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Ends the whole tree without asking.
     pub fn kill(&mut self) {
         if let Some(orders) = self.orders.take() {

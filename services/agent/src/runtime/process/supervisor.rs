@@ -4,10 +4,10 @@ use super::invoke_forwarder::{InvokeForwarder, Target};
 use super::launch::{Ended, Launched, Notice, Start};
 use super::rundir::RunDir;
 use super::{Instance, ProcessConfig};
-use crate::launcher::RunAs;
+use crate::launcher::{RunAs, spec::Exit};
 use crate::runtime::logs::Sink;
 use crate::runtime::{Failure, Masker, State, now_ms};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, size};
 use hoistway_model::Code;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -230,6 +230,7 @@ impl Supervisor {
             }
         };
         self.lead(Target::Starting);
+        let is_out_of_memory = ended.is_some() && launched.is_out_of_memory().await;
         let late = launched.finish().await;
         let ready_for = ready.map(|since| since.elapsed());
         if let Some(failure) = timed_out {
@@ -238,7 +239,7 @@ impl Supervisor {
         let failed = |message| (Code::AgentStartFailed, message, Vec::new());
         let (code, message, details) = match (notice.or(late), ended) {
             (Some(Notice::Failed { code, message, details }), _) => (code, message, details),
-            (_, Some(ended)) => failed(self.account(&ended, ready.is_some())),
+            (_, Some(ended)) => failed(self.account(&ended, ready.is_some(), is_out_of_memory)),
             (_, None) => failed("closed its start notification and did not become ready".to_owned()),
         };
         let details = match details.is_empty() {
@@ -275,8 +276,9 @@ impl Supervisor {
     }
 
     /// Tells an end in words: how, when, and what was said last.
-    fn account(&self, ended: &Ended, was_ready: bool) -> String {
+    fn account(&self, ended: &Ended, was_ready: bool, is_out_of_memory: bool) -> String {
         let mut text = match ended {
+            Ended::Exited(Exit::Signal(9)) | Ended::Lost if is_out_of_memory => self.out_of_memory(),
             Ended::Exited(exit) => exit.to_string(),
             Ended::Lost => "was killed together with its launcher".to_owned(),
         };
@@ -288,6 +290,11 @@ impl Supervisor {
             text.push_str(&last);
         }
         text
+    }
+
+    fn out_of_memory(&self) -> String {
+        let limit = self.config.limits.memory.map(|bytes| format!("{} of memory, ", size(bytes))).unwrap_or_default();
+        format!("killed: out of memory ({limit}setting HOISTWAY_AGENT_LIMITS__MEMORY)")
     }
 
     /// A failure of the machine, not of the agent. Its cause is for the operator.

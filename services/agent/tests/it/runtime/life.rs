@@ -125,6 +125,23 @@ async fn a_start_that_hangs_ends_with_its_stack() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_takes_too_much_memory_ends_with_that_cause() {
+    let stage = Stage::with(|config| config.limits.memory = Some(256 << 20)).await;
+    if !stage.runtime.isolation().limits.contains("256 MiB memory,") {
+        println!("SKIPPED: no control groups can be made here");
+        return;
+    }
+    let source = "def handle(line):\n    keep = []\n    while True: keep.append(bytearray(20_000_000))";
+    let (instance, started) = stage.ready(source).await;
+    assert_eq!(ask(&started, "fill").await, "");
+    let State::Crashed { failure, .. } = until(&started, |s| matches!(s, State::Crashed { .. })).await else {
+        unreachable!()
+    };
+    assert_eq!(failure.message, "killed: out of memory (256 MiB of memory, setting HOISTWAY_AGENT_LIMITS__MEMORY)");
+    stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn starts_that_hang_keep_nobody_from_starting() {
     let stage = Stage::with(|config| config.concurrent_starts = 2).await;
     for proven in [true, true, false, false, false] {

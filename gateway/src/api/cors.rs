@@ -20,8 +20,8 @@ pub fn layer(allowed_origins: &[String]) -> Result<Option<CorsLayer>> {
     }
     let origins: Vec<HeaderValue> = allowed_origins
         .iter()
-        .filter(|origin| *origin != "*")
         .enumerate()
+        .filter(|(_, origin)| *origin != "*")
         .map(|(i, origin)| parse(origin).map_err(|text| Error::field(format!("allowed_origins[{i}]"), text)))
         .collect::<Result<_>>()?;
     let allowed = match allowed_origins.iter().any(|origin| origin == "*") {
@@ -92,7 +92,7 @@ mod tests {
         }
         assert_eq!(
             layer(&["*".into(), "x".into()]).unwrap_err().to_string().split(':').next(),
-            Some("allowed_origins[0]")
+            Some("allowed_origins[1]")
         );
     }
 }

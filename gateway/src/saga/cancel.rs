@@ -1,7 +1,12 @@
 //! Ending deployments before their point of no return because somebody asks for it: they fail and are undone as if their
 //! step had failed.
 
-use super::{Inner, lane::Item, lane::Job, lane::Lane, log::State, log::Step};
+use super::{
+    Inner,
+    lane::{Item, Job, Lane, Turn},
+    log::{State, Step},
+    worker,
+};
 use crate::deploy::{Deployment, DeploymentStatus, Urgency};
 use hoistway_kit::time::now_ms;
 use hoistway_model::{Code, DeploymentId, Error, Name, Result};
@@ -74,7 +79,7 @@ impl Drop for Hurried {
 }
 
 /// Asks everything in a lane before `turn` to end, as far as `urgency` goes.
-pub async fn hurry(lane: &Lane, turn: &Arc<super::lane::Turn>, urgency: Urgency) -> Hurried {
+pub async fn hurry(lane: &Lane, turn: &Arc<Turn>, urgency: Urgency) -> Hurried {
     let mut hurried = Hurried::default();
     for item in lane.lock().await.before(turn) {
         match (urgency, item) {
@@ -111,7 +116,7 @@ impl Inner {
             let mut record = job.record.lock().await;
             record.fail(&cancelled("the deployment was cancelled"));
             record.finish(State::Failed, now_ms());
-            self.journal.update(&record).await?;
+            worker::save(self, &record).await.map_err(|_| super::shutting_down())?;
             job.publish(super::progress_of(&record));
         } else if let Some(job) = running {
             job.cancellation.now.cancel();
@@ -119,20 +124,30 @@ impl Inner {
             let ended = timeout(UNDO, progress.wait_for(|progress| progress.done.is_some())).await;
             drop(ended);
         } else {
-            return Err(has_ended(&self.deployment(id).await?));
+            return Err(not_cancelled(&self.deployment(id).await?));
         }
         let deployment = self.deployment(id).await?;
         match deployment.status {
-            DeploymentStatus::Succeeded => Err(has_ended(&deployment)),
+            DeploymentStatus::Succeeded => Err(not_cancelled(&deployment)),
+            DeploymentStatus::Running if has_switched(&deployment) => Err(not_cancelled(&deployment)),
             _ => Ok(deployment),
         }
     }
 }
 
-fn has_ended(deployment: &Deployment) -> Error {
-    let text =
-        format!("deployment {} cannot be cancelled: it has ended ({})", deployment.id, deployment.status.as_str());
-    Error::new(Code::Conflict, text)
+fn has_switched(deployment: &Deployment) -> bool {
+    let last = deployment.steps.last().map(|step| step.step);
+    [Step::Switch, Step::Bind].iter().any(|step| last == Some(step.as_str()))
+}
+
+fn not_cancelled(deployment: &Deployment) -> Error {
+    let why = match deployment.status {
+        DeploymentStatus::Succeeded | DeploymentStatus::Failed => "has ended",
+        _ if has_switched(deployment) => "is past its point of no return",
+        _ => "is just beginning or ending; try again",
+    };
+    let (id, status) = (deployment.id, deployment.status.as_str());
+    Error::new(Code::Conflict, format!("deployment {id} cannot be cancelled: it {why} ({status})"))
 }
 
 /// What did not end in time for a turn.

@@ -150,7 +150,10 @@ impl Deployer for Saga {
     }
 
     async fn cancel(&self, id: DeploymentId) -> Result<Deployment> {
-        self.0.cancel(id).await
+        let inner = self.0.clone();
+        // A task of its own: what was taken out of its lane must be journalled even when the client hangs up.
+        let cancelling = Origin::current().scope(async move { inner.cancel(id).await });
+        self.0.tasks.spawn(cancelling).await.map_err(|e| Error::internal("cancelling the deployment", e))?
     }
 
     async fn get(&self, id: DeploymentId) -> Result<Deployment> {

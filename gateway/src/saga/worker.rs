@@ -38,7 +38,7 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
             None => {
                 let size = journalled(inner, &record).await?;
                 if size > LARGE_SOURCE && record.log.step <= Step::Build {
-                    turn = Some(large_turn(inner).await?);
+                    turn = large_turn(inner, job).await?;
                 }
                 match read(inner, &mut record).await? {
                     Some(work) => work,
@@ -77,11 +77,12 @@ async fn journalled(inner: &Inner, record: &Record) -> Result<usize, Stopped> {
     }
 }
 
-/// The turn of a large source.
-async fn large_turn(inner: &Inner) -> Result<SemaphorePermit<'_>, Stopped> {
+/// The turn of a large source; none for one that is cancelled while it waits, and is only to be undone.
+async fn large_turn<'a>(inner: &'a Inner, job: &Job) -> Result<Option<SemaphorePermit<'a>>, Stopped> {
     tokio::select! {
         () = inner.shutdown.cancelled() => Err(Stopped),
-        turn = inner.large.acquire() => turn.map_err(|_| Stopped),
+        _ = job.cancellation.of(Step::Plan) => Ok(None),
+        turn = inner.large.acquire() => turn.map(Some).map_err(|_| Stopped),
     }
 }
 
@@ -246,7 +247,7 @@ async fn perform(inner: &Inner, work: &Work, record: &Record) -> Result<Log> {
 }
 
 /// Writes the record; goes on only once it is written.
-async fn save(inner: &Inner, record: &Record) -> Result<(), Stopped> {
+pub async fn save(inner: &Inner, record: &Record) -> Result<(), Stopped> {
     let mut retry = Retry::default();
     while let Err(error) = inner.journal.update(record).await {
         tracing::error!(cause = error.chain(), "the journal cannot be written: {error}");

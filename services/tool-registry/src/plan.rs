@@ -212,8 +212,10 @@ fn keeps_destinations(before: &Connection, after: &Connection) -> bool {
 pub(crate) fn is_within(base: &str, url: &str) -> bool {
     let (Ok(base), Ok(url)) = (Url::parse(base), Url::parse(url)) else { return base == url };
     let path = base.path().trim_end_matches('/');
-    let rest = url.path().strip_prefix(path);
-    base.origin() == url.origin() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    let Some(rest) = url.path().strip_prefix(path) else { return false };
+    // Some servers take these for separators, and find `..` beside them.
+    let is_plain = !["%2f", "%5c"].iter().any(|separator| rest.to_ascii_lowercase().contains(separator));
+    base.origin() == url.origin() && is_plain && (rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Where each required tool is once `changes` are made.

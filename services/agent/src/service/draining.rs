@@ -26,6 +26,11 @@ impl Draining {
         of_agent.drain(..surplus).collect()
     }
 
+    /// Those of an agent.
+    pub fn of(&self, agent: &Name) -> Vec<RevisionId> {
+        self.all().get(agent).into_iter().flatten().copied().collect()
+    }
+
     /// Takes out one that has ended.
     pub fn end(&self, agent: &Name, id: &RevisionId) {
         let mut all = self.all();
@@ -55,6 +60,7 @@ mod tests {
             assert!(draining.begin(&agent, *id).is_empty());
         }
         assert_eq!(draining.begin(&agent, ids[3]), [ids[0]]);
+        assert_eq!(draining.of(&agent), ids[1..4]);
         draining.end(&agent, &ids[2]);
         assert!(draining.begin(&agent, ids[4]).is_empty());
         ids.iter().for_each(|id| draining.end(&agent, id));

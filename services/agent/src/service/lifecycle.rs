@@ -9,7 +9,7 @@ use hoistway_model::{
     Code, Error, Name, Operation, Result,
     agent::{Agent, AgentSpec},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// How long a stopped agent may finish its requests.
 const STOP_GRACE: Duration = Duration::from_secs(30);
@@ -26,17 +26,16 @@ impl Service {
             if !self.reserve.for_freeing(|| self.store.stop(&operation, &name)).await? {
                 return self.view(self.record(&name).await?).await;
             }
-            let mut retired: Vec<_> = [record.active, record.desired].into_iter().flatten().collect();
-            retired.extend(self.starting(&name));
-            retired.sort_unstable();
-            retired.dedup();
+            let mut retired: BTreeSet<_> = [record.active, record.desired].into_iter().flatten().collect();
             for id in &retired {
                 // It is started again from what is on this machine.
                 if let Some(image) = self.keeper(id).and_then(|keeper| keeper.condition().image) {
                     self.kept_layers().insert(*id, self.images.store().pin(&image.layers));
                 }
             }
-            Settled { version: self.settle(&name).await?.version, retired }
+            // What only starts is not wanted any more, and what is finishing has no longer than the rest.
+            retired.extend(self.starting(&name).into_iter().chain(self.draining.of(&name)));
+            Settled { version: self.settle(&name).await?.version, retired: retired.into_iter().collect() }
         };
         if !self.hub.wait_acked(settled.version, ACK_LIMIT).await {
             tracing::warn!(agent = %name, "a gateway has not noticed a stop within {} s", ACK_LIMIT.as_secs());

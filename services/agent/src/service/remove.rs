@@ -5,6 +5,7 @@ use crate::store::Undo;
 use futures_util::future::join_all;
 use hoistway_model::{Name, Operation, OperationId, Result, RevisionId};
 use std::{
+    collections::BTreeSet,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -43,7 +44,9 @@ impl Service {
         let version = self.hub.remove(&name);
         self.hub.wait_acked(version, ACK_LIMIT).await;
         self.seen.deleted(&name);
-        join_all(revisions.iter().map(|id| self.stop_revision(id, DELETE_GRACE))).await;
+        // What was replaced and is still finishing may have no record any more.
+        let instances: BTreeSet<RevisionId> = revisions.into_iter().chain(self.draining.of(&name)).collect();
+        join_all(instances.iter().map(|id| self.stop_revision(id, DELETE_GRACE))).await;
         self.runtime.forget(&name).await?;
         self.sweep_soon();
         Ok(())

@@ -35,6 +35,9 @@ impl Service {
         self.ensure_started(&name, &id).await?;
         let lock = self.lock(&name).await;
         let before = self.store.agent(&name).await?.ok_or_else(not_found)?;
+        if operation.is_none() && before.stopped {
+            return Err(Error::new(Code::Aborted, "the agent was stopped meanwhile"));
+        }
         let retired = self.switch_record(operation.as_ref(), &before, &id, self.ready_image(&id).as_ref()).await?.1;
         let mut settled = self.settle(&name).await?;
         settled.retired.extend(retired);

@@ -1,6 +1,10 @@
 //! Which files of a source a file reaches. Only these are judged: whatever else lies beside them need not even be Python.
 
 use hoistway_model::source::SourceFiles;
+use std::collections::HashSet;
+
+/// How deep modules are followed; nobody's packages are nested deeper, and names may be made to take very long.
+const MAX_DEPTH: usize = 64;
 
 /// The files of a source, and the directories from which Python imports.
 pub struct Reach<'a> {
@@ -8,6 +12,8 @@ pub struct Reach<'a> {
     entry: &'a str,
     /// Each empty or ending with a slash.
     roots: Vec<&'a str>,
+    /// Every directory with its slash.
+    directories: HashSet<&'a str>,
 }
 
 impl<'a> Reach<'a> {
@@ -17,7 +23,8 @@ impl<'a> Reach<'a> {
         let mut roots = vec!["", beside, if has_src(files) { "src/" } else { "" }];
         roots.sort_unstable();
         roots.dedup();
-        Self { files, entry, roots }
+        let within = |name: &'a str| name.match_indices('/').map(move |(at, _)| &name[..=at]);
+        Self { files, entry, roots, directories: files.iter().flat_map(|(name, _)| within(name)).collect() }
     }
 
     /// The entry file, and the packages that it is in.
@@ -57,7 +64,7 @@ impl<'a> Reach<'a> {
     /// What `a.b.c` is below a directory: `a/__init__.py`, `a/b.py` and so on.
     fn below(&self, base: &str, module: &str) -> Vec<String> {
         let (mut found, mut path) = (Vec::new(), base.to_owned());
-        for part in module.split('.').filter(|part| !part.is_empty()) {
+        for part in module.split('.').filter(|part| !part.is_empty()).take(MAX_DEPTH) {
             path.push_str(part);
             let (package, file) = (format!("{path}/__init__.py"), format!("{path}.py"));
             if self.has(&package) {
@@ -67,6 +74,9 @@ impl<'a> Reach<'a> {
                 break;
             }
             path.push('/');
+            if !self.directories.contains(path.as_str()) {
+                break;
+            }
         }
         found
     }

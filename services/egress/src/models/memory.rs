@@ -104,8 +104,8 @@ async fn read(
         if size > step {
             if step == SMALL {
                 // Several of one agent with a part each would wait for each other.
-                let announced = usize::try_from(announced).unwrap_or(usize::MAX).max(SMALL);
-                memory.reserve(announced - SMALL, QUEUE).await.map_err(|_| Unread::NoMemory)?;
+                let announced = usize::try_from(announced).unwrap_or_default().max(SMALL);
+                memory.reserve(announced.next_multiple_of(SMALL) - SMALL, QUEUE).await.map_err(|_| Unread::NoMemory)?;
             }
             let next = size.next_multiple_of(SMALL);
             memory.grow(next - step, QUEUE).await.map_err(|_| Unread::NoMemory)?;

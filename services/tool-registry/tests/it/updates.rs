@@ -55,9 +55,10 @@ async fn stored_credentials_go_nowhere_else(world: World) {
     let mut below = with_key(tool("t"), "sk");
     below.connection.base_url = "https://t.example/mine".into();
     let made = world.update_tool(Operation::new(), anew(below)).await.unwrap();
-    let paths = ["https://t.example", "https://t.example/mine/../other", "https://t.example/mine2"].map(|url| {
+    let urls = ["", "/mine/../other", "/mine/..%2Fother", "/mine2"].map(|path| format!("https://t.example{path}"));
+    let paths = urls.map(|url| {
         let mut other = tool("t");
-        other.connection.base_url = url.into();
+        other.connection.base_url = url;
         other
     });
     for moved in [elsewhere(tool("t")), http, port, kind].into_iter().chain(paths) {

@@ -30,7 +30,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a launcher may take to start its agent's process: it takes milliseconds.
@@ -41,8 +41,10 @@ const TREE_END: Duration = Duration::from_secs(10);
 const LOG_END: Duration = Duration::from_secs(2);
 /// A runner's notice is one line, its error text the longest part.
 const MAX_NOTICE: usize = 64 << 10;
-/// How long an agent may take to begin writing its stack, and how long it may pause in it. A signal handler writes it.
+/// How long an agent may take to begin writing its stack, how long it may pause in it, and how long it may take in all. A
+/// signal handler writes it.
 const STACK_BEGIN: Duration = Duration::from_secs(1);
+const STACK_LIMIT: Duration = Duration::from_secs(3);
 const STACK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Each is read by one client or another.
@@ -94,6 +96,8 @@ pub(super) struct Start<'a> {
     /// The agent's listener, where it has no network of its own.
     pub listener: Option<BorrowedFd<'a>>,
     pub user: Option<RunAs>,
+    /// How long it may take until it is ready.
+    pub limit: Option<Duration>,
 }
 
 /// How a run ended.
@@ -284,12 +288,13 @@ impl Notices {
 
     /// Reads a stack until nothing more of it comes.
     async fn stack(&mut self) -> String {
-        let (mut buffer, mut patience) = ([0; 4096], STACK_BEGIN);
+        let (mut buffer, began) = ([0; 4096], Instant::now());
+        let mut due = began + STACK_BEGIN;
         while self.read.len() < MAX_NOTICE
-            && let Ok(Ok(got @ 1..)) = timeout(patience, self.pipe.read(&mut buffer)).await
+            && let Ok(Ok(got @ 1..)) = timeout_at(due, self.pipe.read(&mut buffer)).await
         {
             self.read.extend_from_slice(&buffer[..got]);
-            patience = STACK_PAUSE;
+            due = (Instant::now() + STACK_PAUSE).min(began + STACK_LIMIT);
         }
         String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()
     }
@@ -363,7 +368,7 @@ fn config_file(start: &Start<'_>) -> Result<File> {
     let (instance, closed_network) = (start.instance, !start.sandbox.isolation().has_open_network());
     let mask: Vec<&str> = instance.mask.iter().map(|secret| secret.expose()).collect();
     let token = instance.invoke_token.expose();
-    let start_seconds = start.config.start_limit.map(|limit| limit.as_secs_f64());
+    let start_seconds = start.limit.map(|limit| limit.as_secs_f64());
     let json = serde_json::json!({
         "token": token,
         "mask": mask,

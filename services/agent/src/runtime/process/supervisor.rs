@@ -45,6 +45,8 @@ enum Run {
     Ended { failure: Failure, ready_for: Option<Duration> },
 }
 
+/// How often the time for a start is doubled.
+const MAX_DOUBLINGS: u32 = 4;
 /// Callers may wait that long for an agent that is started again; longer, and they are told.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest backlog that a listener has.
@@ -95,7 +97,9 @@ impl Supervisor {
         loop {
             self.state.send_if_modified(|state| std::mem::replace(state, State::Starting) != State::Starting);
             self.lead(Target::Starting);
-            let (failure, ready_for) = match self.once(dir, user, proven).await {
+            // One that has been ready may need longer today: each try gets twice the time of the one before.
+            let limit = self.config.start_limit.map(|limit| limit.saturating_mul(1 << restarts.min(MAX_DOUBLINGS)));
+            let (failure, ready_for) = match self.once(dir, user, proven, limit).await {
                 Run::Stopped => return,
                 Run::Ended { failure, ready_for } => (failure, ready_for),
             };
@@ -157,7 +161,7 @@ impl Supervisor {
     }
 
     /// One run from start to end.
-    async fn once(&mut self, dir: &RunDir, user: Option<RunAs>, proven: bool) -> Run {
+    async fn once(&mut self, dir: &RunDir, user: Option<RunAs>, proven: bool, limit: Option<Duration>) -> Run {
         // Agents that crash, or come back after a boot, keep nobody from deploying.
         let (turns, turn_time) = match proven {
             true => (&self.turns, self.config.start_turn),
@@ -179,6 +183,7 @@ impl Supervisor {
             port: self.port,
             listener: self.listener.as_ref().map(AsFd::as_fd),
             user,
+            limit,
         };
         let launched = Launched::start(start, dir, &self.sink).await;
         let mut launched = match launched {
@@ -194,7 +199,6 @@ impl Supervisor {
         }
         let begun = Instant::now();
         let turn_ends = begun + turn_time;
-        let start_limit = self.config.start_limit;
         let mut timed_out = None;
         let mut ready: Option<Instant> = None;
         let mut notice: Option<Notice> = None;
@@ -222,7 +226,7 @@ impl Supervisor {
                     launched.kill();
                     break None;
                 }
-                limit = after(begun, start_limit), if notice.is_none() => {
+                limit = after(begun, limit), if notice.is_none() => {
                     timed_out = Some(self.timed_out(&mut launched, limit).await);
                     launched.kill();
                     break None;

@@ -79,6 +79,10 @@ def imports_of(tree):
     return found[:MOST_IMPORTS]
 
 
+def is_short(text):
+    return isinstance(text, str) and len(text) < 1000
+
+
 def mentions_of(tree):
     """What a program may run without importing it: files by their paths, and modules by their names ("-m NAME")."""
     found, todo = set(), [tree]
@@ -87,10 +91,10 @@ def mentions_of(tree):
         values = getattr(node, "elts", None) or getattr(node, "args", None)
         texts = [getattr(value, "value", None) for value in values] if isinstance(values, list) else []
         for text in [getattr(node, "value", None)] if isinstance(node, ast.Constant) else []:
-            if isinstance(text, str) and text.endswith(".py") and len(text) < 1000:
+            if is_short(text) and text.endswith(".py"):
                 found.add(text)
-        found |= {f"-m {name}" for flag, name in zip(texts, texts[1:]) if flag == "-m" and isinstance(name, str)}
-        if isinstance(node, ast.Call) and name_of(node.func) in ("import_module", "__import__") and texts and isinstance(texts[0], str):
+        found |= {f"-m {name}" for flag, name in zip(texts, texts[1:]) if flag == "-m" and is_short(name)}
+        if isinstance(node, ast.Call) and name_of(node.func) in ("import_module", "__import__") and texts and is_short(texts[0]):
             found.add(f"-m {texts[0]}")
         todo += ast.iter_child_nodes(node)
     return sorted(found)

@@ -12,7 +12,7 @@ use super::{
 use hoistway_model::{Code, Digest, Error, Result, digest::Hasher, source::SourceFiles};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     path::PathBuf,
     process::Stdio,
@@ -164,6 +164,7 @@ impl Analyser {
         let (mut all, mut faults) = (BTreeMap::new(), BTreeMap::new());
         // What is imported comes first: a file that is only mentioned may turn out to be imported.
         let (mut imported, mut mentioned) = (reach.entry(), Vec::new());
+        let mut queued = HashSet::new();
         while let Some((file, reached)) =
             imported.pop().map(|file| (file, true)).or_else(|| mentioned.pop().map(|file| (file, false)))
         {
@@ -171,11 +172,23 @@ impl Analyser {
             else {
                 continue;
             };
-            match self.remembered_or_asked(Digest::of(text.as_bytes()), &text, &file).await? {
+            let answer = match self.remembered_or_asked(Digest::of(text.as_bytes()), &text, &file).await {
+                // It may be no program at all.
+                Err(_) if !reached => continue,
+                answer => answer?,
+            };
+            match answer {
                 Answer::Found(Found { imports, mentions }) => {
                     let onward = imports.iter().flat_map(|import| reach.imported(&file, &import.module));
-                    if reached { &mut imported } else { &mut mentioned }.extend(onward);
-                    mentioned.extend(mentions.iter().flat_map(|mention| reach.mentioned(&file, mention)));
+                    let named = mentions.iter().flat_map(|mention| reach.mentioned(&file, mention));
+                    let all_named = onward.map(|file| (file, reached)).chain(named.map(|file| (file, false)));
+                    for (file, reached) in all_named {
+                        if queued.insert((file.clone(), reached)) {
+                            if reached { &mut imported } else { &mut mentioned }.push(file);
+                        }
+                    }
+                    // Answers that are remembered come without a pause, and there may be many.
+                    tokio::task::yield_now().await;
                     all.insert(file.clone(), FileImports { file, imports, reached });
                 }
                 Answer::Error(fault) if reached => drop(faults.insert(file, fault)),

@@ -53,7 +53,7 @@ class Agent:
             command, stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err, cwd=self.dir.name,
             pass_fds=(self.listener.fileno(), notify_writer, config_reader),
             env={"PATH": os.environ["PATH"], "USER_ENTRY_POINT": entry, "AGENT_NAME": "tested", "PORT": "1",
-                 "TMPDIR": self.dir.name, **(env or {})})
+                 "TMPDIR": self.dir.name, "PYTHONUNBUFFERED": "1", **(env or {})})
         for fd in (notify_writer, config_reader):
             os.close(fd)
         self.listener.close()  # as a supervisor's copy would keep the queue of connections alive after the runner's end
@@ -111,11 +111,11 @@ class Agent:
             data = [line[6:].strip().decode() for line in response if line.startswith(b"data: ")]
         return [json.loads(d) for d in data[:-1]] + data[-1:]
 
-    def connect(self, message="x"):
+    def connect(self, message="x", path="/invoke"):
         """A connection on which an invoke has been sent and not yet read."""
         body = json.dumps({"message": message}).encode()
         peer = socket.create_connection(("127.0.0.1", self.port), WAIT)
-        peer.sendall(b"POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        peer.sendall(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body))
         return peer
 
     def refuses(self):

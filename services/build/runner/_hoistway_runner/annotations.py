@@ -65,6 +65,11 @@ def is_request(note):
         kind, "__name__", getattr(kind, "_name", "")) in ("Any", "Mapping", "MutableMapping"))
 
 
+def is_any(note):
+    """Whether it takes anything at all: Any, object."""
+    return any_of(note, lambda kind: kind is object or getattr(kind, "__name__", getattr(kind, "_name", "")) == "Any")
+
+
 def is_model_class(kind):
     """Whether a class is built from an object: a model of pydantic, a dataclass."""
     return isinstance(kind, type) and any(

@@ -3,7 +3,7 @@
 import os
 from types import FunctionType, SimpleNamespace
 
-from .annotations import TEXT_NAMES, is_foreign, is_model, is_plain, is_request, is_text, resolved
+from .annotations import TEXT_NAMES, is_any, is_foreign, is_model, is_plain, is_request, is_text, resolved
 from .capture import NoMoreInput, Taker, take
 from .errors import Unfit
 from .results import resolve
@@ -56,6 +56,7 @@ class Agent:
     """What answers invokes; `blocking` is code that runs in the thread of the invoke, and not on the event loop."""
 
     blocking = True
+    loops = False  # whether its file names asyncio, which it may import in the invoke
 
     def prepare(self, request):
         """A call that answers a request; Unfit if the request is at fault, which is known before an answer begins."""
@@ -138,7 +139,7 @@ class Plan:
             return {"history": self.history, "context": self.context, "request": self.request}[name]
         if index == 0 and (plain or note is not NONE and is_request(note)):
             return self.request
-        if index == 1 and way == POSITIONAL and default is NONE and (note is NONE or is_foreign(note)):
+        if index == 1 and way == POSITIONAL and default is NONE and (note is NONE or is_foreign(note) or is_any(note)):
             return self.context if plain else self.named_or_context
         return self.named
 
@@ -181,7 +182,8 @@ class Plan:
         used |= members
         if default is not NONE and members.isdisjoint(request.sent):
             return default
-        return fitted(request.sent, note, "")
+        given = {k: v for k, v in request.seen.items() if k != "history" or k in request.sent}  # who asks, too
+        return fitted(given, note, "")
 
     def named(self, request, name, note, default, used):
         used.add(name)

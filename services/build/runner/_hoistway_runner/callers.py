@@ -64,11 +64,15 @@ class Slots:
         """Ends the agent if most of its slots stay with invokes that nobody waits for: threads cannot be ended."""
         with self.changed:
             self.changed.wait_for(lambda: len(self.running) < self.most, GIVEN_UP_SECONDS)
-            if len(self.running) < self.most or len(self.lost()) < self.most // 2:
+            few = lambda: len(self.lost()) < self.most // 2
+            if len(self.running) < self.most or few():
                 self.watched = False
                 return
             self.leaving = True  # others that still wait are answered first
-            self.changed.wait_for(lambda: len(self.running) <= len(self.lost()), PATIENCE_SECONDS)
+            self.changed.wait_for(lambda: few() or len(self.running) <= len(self.lost()), PATIENCE_SECONDS)
+            if few():  # they were slow, and have ended after all
+                self.leaving = self.watched = False
+                return
             lost = [self.running[peer] for peer in self.lost()]
         print(self.mask(stacks(lost)), end="", file=sys.__stderr__, flush=True)
         leave(f"{len(lost)} invokes still run whose callers have given up; a loop or a call without a time limit is in them")

@@ -3,6 +3,7 @@
 import builtins
 import io
 import sys
+from codecs import getincrementaldecoder
 
 from .errors import Explained
 
@@ -18,6 +19,7 @@ class Taker:
 
     def __init__(self, lines, keep=True):
         self.parts, self.size, self.lines, self.printed = [] if keep else None, 0, iter(lines), False
+        self.decoder = None
 
     def add(self, text):
         """Something was printed. It is kept until the invoke ends: a task that goes on longer prints to the logs alone."""
@@ -25,6 +27,11 @@ class Taker:
         if self.parts is not None and self.size <= MOST:
             self.size += len(text)
             self.parts.append(text)
+
+    def add_bytes(self, data):
+        """Bytes were written: a character may be split across two of them."""
+        self.decoder = self.decoder or getincrementaldecoder("utf-8")("replace")
+        self.add(self.decoder.decode(data))
 
     def text(self):
         """All that was printed, but for the last newline; None if nothing was."""
@@ -72,7 +79,7 @@ class Bytes:
     def write(self, data):
         count = self.raw.write(data)
         if self.output.takers and (taker := self.output.takers.get()):
-            taker.add(bytes(data).decode("utf-8", "replace"))
+            taker.add_bytes(bytes(data))
         return count
 
     def __getattr__(self, name):
@@ -83,8 +90,10 @@ def install(line_buffering):
     """Puts it in the place of Python's, whose buffer it takes over, before the agent's code keeps the other one."""
     old = sys.stdout
     if old is not None:
+        through = old.write_through  # of PYTHONUNBUFFERED, which every agent has
         sys.stdout = sys.__stdout__ = Output(
-            old.detach(), encoding="utf-8", errors="backslashreplace", line_buffering=line_buffering)
+            old.detach(), encoding="utf-8", errors="backslashreplace", line_buffering=line_buffering, write_through=through)
+        sys.stdout.mode = "w"
 
 
 def begin():
@@ -96,7 +105,7 @@ def begin():
 
     def input(prompt="", /):
         taker = Output.takers.get()
-        return taker.next_line(prompt) if taker else read(prompt)
+        return taker.next_line(prompt) if taker and sys.stdin is sys.__stdin__ else read(prompt)  # the agent may have put in another
 
     builtins.input = input
 

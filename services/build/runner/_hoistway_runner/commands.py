@@ -9,6 +9,8 @@ ARGUMENT_CALLS = frozenset(("ArgumentParser", "parse_args", "parse_known_args", 
 ARGUMENT_MEMBERS = {"sys": ("argv", "stdin"), **dict.fromkeys(
     ("click", "rich_click", "typer"), ("command", "group", "argument", "option", "run", "Argument", "Option"))}
 
+REQUEST_NAMES = ("request", "req", "payload", "event", "data", "body", "inputs")
+
 
 def is_command(tree, app, file, name):
     """Whether the file's function of this name, or the file of the agent's own from which it comes, reads the command
@@ -33,12 +35,16 @@ def own_function(tree, name):
     return found[-1] if found else None
 
 
-def takes_text(function):
-    """Whether a function's first parameter is the message."""
+def takes_invoke(function):
+    """Whether a function's first parameter is the message or the request."""
     if function is None or not (given := [*function.args.posonlyargs, *function.args.args]):
         return False
     note = given[0].annotation
-    return given[0].arg in TEXT_NAMES if note is None else "str" in (getattr(note, "id", ""), getattr(note, "value", ""))
+    if note is None:
+        return given[0].arg in TEXT_NAMES or given[0].arg in REQUEST_NAMES
+    note = note.value if isinstance(note, ast.Subscript) else note
+    return not {"str", "dict", "Dict", "Mapping", "Any"}.isdisjoint(
+        getattr(note, field, "") for field in ("id", "attr", "value"))
 
 
 def is_called(tree, name):
@@ -56,8 +62,9 @@ def children(node):
 
 def reads_command_line(tree, name):
     """Whether a module reads its command line or its standard input for its function of this name, and is to be run as a
-    command therefore. Its main block does not count for a function that takes the message: it is another way to it."""
-    guards = not takes_text(own_function(tree, name))
+    command therefore. Its main block does not count for a function that takes the message or the request: it is another
+    way to it."""
+    guards = not takes_invoke(own_function(tree, name))
     todo = [tree]
     while todo:
         node = todo.pop()

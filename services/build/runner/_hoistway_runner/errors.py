@@ -131,9 +131,14 @@ def report(error, mask, request=None):
         lines = [mask(line) for line in (str(error), *error.details)]
         print(told + "\n".join(lines), file=sys.__stderr__, flush=True)
         return lines[0], lines[1:]
-    from .remedies import remedy
+    text, advice = mask(headline(error)) + "\n", None
+    try:
+        text = mask(user_traceback(error))
+        from .remedies import remedy
 
-    text, advice = mask(user_traceback(error)), remedy(error)
+        advice = remedy(error)
+    except OSError:  # no descriptor is left to load modules with: what is known is told
+        pass
     lines = text.splitlines()[-DETAIL_LINES:] + [advice] * bool(advice)
     print(told + text, end=f"{advice}\n" if advice else "", file=sys.__stderr__, flush=True)
     return mask(headline(error)), lines

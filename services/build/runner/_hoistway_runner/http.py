@@ -43,6 +43,8 @@ class Exchange:
 
     def run(self):
         """Reads the request, answers it and hangs up."""
+        if decimal := sys.modules.get("decimal"):  # its context is an object that copies of ours share
+            decimal.setcontext(decimal.getcontext().copy())
         try:
             self.peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
@@ -119,7 +121,8 @@ class Exchange:
                 END_USER.set(statement)
             call = self.prepared(request)
             answer = self.stream if path == "/invoke/stream" else self.invoke
-            if not self.server.agent.blocking or "asyncio" not in sys.modules:
+            agent = self.server.agent
+            if not agent.blocking or not (agent.loops or "asyncio" in sys.modules):
                 return answer(request.seen, call)
             from .loop import own_loop
 

@@ -19,7 +19,8 @@ def import_entry(app, entry):
     """
     path = os.path.join(app, entry)
     parts = entry.removesuffix(".py").split("/")
-    if parts[0] == "src" and source_root(app) and os.path.isfile(os.path.join(app, "src", parts[1], "__init__.py")):
+    if parts[0] == "src" and parts[1:] and source_root(app) and os.path.isfile(
+            os.path.join(app, "src", parts[1], "__init__.py")) and not calls_it_src(path):
         app, parts = os.path.join(app, "src"), parts[1:]  # `from shop import ...` must find this same module
     if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names:
         parts = ["agent_" + "".join(c if c.isalnum() else "_" for c in ".".join(parts))]
@@ -38,6 +39,12 @@ def import_entry(app, entry):
     if is_package:
         setattr(sys.modules[package], parts[-1], module)
     return module
+
+
+def calls_it_src(path):
+    """Whether a file says `src.shop` for what is below `src`: two names would make two modules of one file."""
+    with open(path, "rb") as file:
+        return b"src." in file.read()
 
 
 def choose(module, bound, imported, entry):
@@ -89,7 +96,7 @@ def load_agent(app, entry, script_command):
             source = file.read()
     except OSError as error:
         raise StartError(f"the entry point {entry} cannot be read: {error.strerror}") from None
-    module = None
+    Agent.loops, module = b"asyncio" in source, None
     if defines_handler(source):
         module = import_entry(app, entry)
         if callable(handler := getattr(module, "handler", None)):

@@ -122,6 +122,8 @@ class Caller:
     """Whoever waits for what a task of the loop does, if this thread answers somebody. The task is cancelled when they are
     gone; what it still does then is nobody's answer."""
 
+    watching = {}  # who is told of each descriptor: an application that is asked twice has two tasks on one connection
+
     def __init__(self):
         self.peer, self.gone = getattr(HERE, "peer", None), False
 
@@ -132,16 +134,18 @@ class Caller:
             self.loop, self.task, self.fd = asyncio.get_running_loop(), asyncio.current_task(), self.peer.fileno()
             try:
                 self.loop.add_reader(self.fd, self.look)
+                self.watching[self.fd] = self
             except (OSError, ValueError):  # nothing to watch it with: it is noticed when the answer is sent
                 self.peer = None
 
     def __exit__(self, *_):
-        if self.peer is not None:
+        if self.peer is not None and self.watching.get(self.fd) is self:
+            del self.watching[self.fd]
             self.loop.remove_reader(self.fd)
 
     def look(self):
         """There is something to read, which after the request can be its end alone."""
-        self.loop.remove_reader(self.fd)
+        self.__exit__()
         if is_gone(self.peer):
             self.gone = True
             self.task.cancel()
@@ -153,13 +157,17 @@ def own_loop():
     it."""
     import asyncio
 
-    loop = asyncio.new_event_loop()
+    try:
+        loop = asyncio.new_event_loop()
+    except OSError:  # no descriptor is left for one, and most handlers need none
+        loop = None
     asyncio.set_event_loop(loop)
     try:
         yield
     finally:
         asyncio.set_event_loop(None)
-        loop.close()
+        if loop is not None:
+            loop.close()
 
 
 LOOP = EventLoop()

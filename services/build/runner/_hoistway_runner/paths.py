@@ -7,7 +7,7 @@ RUNNER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def arrange_path(app, sites, entry, hermetic):
-    """Sets sys.path: the app, the entry's own directory, `src` in it, the standard library, the image's packages.
+    """Sets sys.path: the app, the entry's own directory, the standard library, the app's `src`, the image's packages.
 
     `hermetic` is the case of a host's interpreter: what happens to be installed on the host is not part of the image
     and stays out of reach, as in a virtual environment. In a container the interpreter's packages are the image's.
@@ -18,7 +18,7 @@ def arrange_path(app, sites, entry, hermetic):
         site.setquit()
     rest = [p for p in sys.path if p not in ("", RUNNER)]
     library = [p for p in rest if p == os.path.dirname(os.__file__) or p.endswith((".zip", "lib-dynload"))]
-    sys.path[:] = dict.fromkeys([app, os.path.dirname(os.path.join(app, entry)), *source_root(app), *library])
+    sys.path[:] = dict.fromkeys([app, os.path.dirname(os.path.join(app, entry)), *library, *source_root(app)])
     for directory in sites:
         if os.path.isdir(directory):
             site.addsitedir(directory)

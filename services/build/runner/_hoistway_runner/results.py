@@ -39,7 +39,7 @@ def pieces(result):
                 chunk = chunk_text(chunk)
             if isinstance(chunk, str):
                 if chunk:
-                    yield str(chunk)
+                    yield str.__str__(chunk)  # of an Enum its value
             elif chunk is not None:
                 yield Data(plain(chunk, f"response[{count}]"))
             count += 1

@@ -42,7 +42,11 @@ def the_web_application(values, entry):
     """The one web application among these; those that another one wraps, or routes to, are parts of it."""
     found = {}
     for name, value in values.items():
-        if not isinstance(value, (type, ModuleType)) and id(value) not in found and (agent := web_agent(value, exactly=True)):
+        try:
+            agent = None if isinstance(value, (type, ModuleType)) else web_agent(value, exactly=True)
+        except Exception:  # a proxy of what is there during a request alone
+            continue
+        if agent and id(value) not in found:
             found[id(value)] = name, agent
     parts = {id(part) for _, agent in found.values() for part in getattr(agent.app, "__dict__", {}).values() if part is not agent.app}
     whole = [(name, agent) for key, (name, agent) in found.items() if key not in parts] or list(found.values())

@@ -24,11 +24,11 @@ def web_agent(app, exactly=False):
 
     found = [(name, way) for name, way, _, _ in parameters(app)]
     count, exact = sum(way in (POSITIONAL, STAR) for _, way in found), STAR not in [way for _, way in found]
-    first = found[0][0].strip("_") if found else ""
+    first, second = [name.strip("_") for name, _ in found[:2]] if count > 1 else ("", "")
     if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None)):
-        if count == 3 and first == "scope" or not exactly and (count == 3 or not exact):
+        if count == 3 and (first, second) == ("scope", "receive") or not exactly and (count == 3 or not exact):
             return AsgiAgent(app)
-    elif count == 2 and exact and (first.startswith("env") or not exactly):
+    elif count == 2 and exact and (first.startswith("env") and second.startswith("start") or not exactly):
         return WsgiAgent(app)
     return None
 

@@ -73,7 +73,13 @@ async fn the_environment_is_the_given_one_and_no_more() {
         assert_eq!(seen["launcher"], serde_json::json!(["hoistway-agent test-agent", "__agent-init"]));
     }
     let closed = stage.runtime.isolation().network == "closed";
-    let config = serde_json::json!({"token": "invoke-token-1", "mask": ["sk-very-secret"], "closed_network": closed});
+    let config = serde_json::json!({
+        "token": "invoke-token-1",
+        "mask": ["sk-very-secret"],
+        "closed_network": closed,
+        "start_seconds": 60.0,
+        "stack_signal": 16,
+    });
     assert_eq!(seen["config"], config);
     assert_eq!(seen["argv0"], interpreter.to_str().unwrap());
     assert!(runner.exists());

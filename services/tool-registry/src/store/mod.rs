@@ -16,7 +16,9 @@ use hoistway_kit::{
     prune::{Keep, Rows, prune},
 };
 use hoistway_model::{Digest, Error, Operation, OperationId, Result};
-use sea_orm::{DatabaseTransaction, EntityTrait, PaginatorTrait};
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QuerySelect, Select, sea_query::Expr,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 use tokio::sync::watch;
@@ -100,6 +102,13 @@ impl Store {
         self.changed.send_replace(());
         Ok(())
     }
+}
+
+/// How many bytes rows hold, as `measure`, an expression of the database, has it.
+async fn held<E: EntityTrait>(rows: Select<E>, measure: &'static str, txn: &impl ConnectionTrait) -> Result<i64> {
+    let measured = rows.select_only().column_as(Expr::cust(measure), "bytes").into_tuple();
+    let held: Option<Option<i64>> = measured.one(txn).await.map_err(db_error("measuring what is stored"))?;
+    Ok(held.flatten().unwrap_or(0))
 }
 
 #[cfg(test)]

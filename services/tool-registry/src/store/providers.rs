@@ -1,6 +1,6 @@
 //! Model providers, and the starter kit, which has one.
 
-use super::{MAX_ROWS, Once, Store, entity::model_provider, text};
+use super::{MAX_ROWS, Once, Store, entity::model_provider, held, text};
 use crate::{
     plan::{is_within, would_leak},
     vault::{Holder, Sealed, provider_value},
@@ -15,6 +15,12 @@ use sea_orm::{
 };
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What all model providers together may hold, so that their list stays one message, and how the database measures it.
+/// What is held beyond, from before there was a bound, can be read, shortened and deleted.
+const MAX_BYTES: i64 = 16 << 20;
+const BYTES: &str = "SUM(octet_length(endpoint) + octet_length(models) + octet_length(prices) + octet_length(labels) \
+    + octet_length(COALESCE(credentials, '')))";
 
 /// A model provider as it is stored.
 #[derive(Clone, PartialEq)]
@@ -245,19 +251,38 @@ async fn insert(txn: &impl ConnectionTrait, new: Stored) -> Result<ModelProvider
     }
     let provider = new.provider.clone();
     model_provider::Entity::insert(row(new)?).exec_without_returning(txn).await.map_err(db_error(doing))?;
+    has_room(txn).await?;
     Ok(provider)
+}
+
+/// What all model providers hold is within its bound, now that something was added.
+async fn has_room(txn: &impl ConnectionTrait) -> Result<()> {
+    if held(model_provider::Entity::find(), BYTES, txn).await? > MAX_BYTES {
+        let text = format!(
+            "all model providers together would hold more than {} MiB of models, prices, labels and other texts; shorten \
+             some, or delete providers that no agent needs",
+            MAX_BYTES >> 20
+        );
+        return Err(Error::new(Code::ResourceExhausted, text));
+    }
+    Ok(())
 }
 
 async fn update(txn: &impl ConnectionTrait, mut changed: Stored) -> Result<ModelProvider> {
     changed.provider.credentials_set_at = changed.credentials.as_ref().map(|c| c.set_at);
     changed.provider.updated_at = now_ms();
     let provider = changed.provider.clone();
+    let of_provider = || model_provider::Entity::find_by_id(provider.name.as_str());
+    let before = held(of_provider(), BYTES, txn).await?;
     model_provider::Entity::update_many()
         .set(row(changed)?)
         .filter(model_provider::Column::Name.eq(provider.name.as_str()))
         .exec(txn)
         .await
         .map_err(db_error("changing a model provider"))?;
+    if held(of_provider(), BYTES, txn).await? > before {
+        has_room(txn).await?;
+    }
     Ok(provider)
 }
 

@@ -3,7 +3,7 @@
 use super::{
     MAX_ROWS, Once, Store,
     entity::{binding, tool},
-    text,
+    held, text,
 };
 use crate::{
     check::check_description,
@@ -211,15 +211,7 @@ pub(super) async fn insert(txn: &impl ConnectionTrait, tools: Vec<StoredTool>) -
 
 /// What all tools hold is within its bound, now that something was added.
 async fn has_room(txn: &impl ConnectionTrait) -> Result<()> {
-    let held: Option<i64> = tool::Entity::find()
-        .select_only()
-        .column_as(Expr::cust(BYTES), "bytes")
-        .into_tuple()
-        .one(txn)
-        .await
-        .map_err(db_error("measuring the tools"))?
-        .flatten();
-    if held.is_some_and(|held| held > MAX_BYTES) {
+    if held(tool::Entity::find(), BYTES, txn).await? > MAX_BYTES {
         let text = format!(
             "all tools together would hold more than {} MiB of descriptions, labels and other texts; shorten some, or \
              delete tools that no agent needs",
@@ -237,24 +229,14 @@ pub(super) async fn update(
     content: Content,
     written_by: OperationId,
 ) -> Result<StoredTool> {
-    let before = bytes(&have.name, txn).await?;
+    let of_tool = || tool::Entity::find_by_id(have.name.as_str());
+    let before = held(of_tool(), BYTES, txn).await?;
+    let measured = of_tool();
     let tool = put(txn, have, content, written_by).await?;
-    if bytes(&tool.name, txn).await? > before {
+    if held(measured, BYTES, txn).await? > before {
         has_room(txn).await?;
     }
     Ok(tool)
-}
-
-/// What one tool holds.
-async fn bytes(name: &Name, txn: &impl ConnectionTrait) -> Result<i64> {
-    let held: Option<Option<i64>> = tool::Entity::find_by_id(name.as_str())
-        .select_only()
-        .column_as(Expr::cust(BYTES), "bytes")
-        .into_tuple()
-        .one(txn)
-        .await
-        .map_err(db_error("measuring a tool"))?;
-    Ok(held.flatten().unwrap_or(0))
 }
 
 /// Gives a tool that exists content, whatever it takes: what is taken back had room before.

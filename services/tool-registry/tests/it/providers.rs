@@ -8,6 +8,7 @@ crate::both_ways! {
     another_definition_is_a_conflict
     an_unknown_protocol_is_refused
     a_key_is_kept_and_goes_nowhere_else
+    all_providers_together_have_a_bound_and_one_that_is_met_can_be_shortened
     credentials_of_bedrock_need_a_region_unless_the_endpoint_has_it
 }
 
@@ -104,6 +105,23 @@ async fn a_key_is_kept_and_goes_nowhere_else(world: World) {
     assert_eq!((e.code, e.message.as_str()), (Code::InvalidArgument, "credentials: openai takes api_key"));
     let put = world.put_model_provider(Operation::new(), provider("new")).await.unwrap();
     assert!(put.created);
+}
+
+async fn all_providers_together_have_a_bound_and_one_that_is_met_can_be_shortened(world: World) {
+    let models = |count: usize| (0..count).map(|i| format!("{i:02048}")).collect();
+    let long = |text: &str, count| NewModelProvider { models: models(count), ..provider(text) };
+    for i in 0..32 {
+        world.create_model_provider(Operation::new(), long(&format!("p{i}"), 250)).await.unwrap();
+    }
+    let e = world.create_model_provider(Operation::new(), long("more", 250)).await.unwrap_err();
+    assert_eq!(e.code, Code::ResourceExhausted, "{e}");
+    assert!(e.message.contains("all model providers together would hold more than 16 MiB"), "{e}");
+    world.create_model_provider(Operation::new(), long("more", 1)).await.unwrap();
+    let e = world.put_model_provider(Operation::new(), long("more", 250)).await.unwrap_err();
+    assert_eq!(e.code, Code::ResourceExhausted, "{e}");
+    world.put_model_provider(Operation::new(), long("p0", 10)).await.unwrap();
+    world.put_model_provider(Operation::new(), long("more", 250)).await.unwrap();
+    assert_eq!(world.list_model_providers().await.unwrap().len(), 33);
 }
 
 async fn credentials_of_bedrock_need_a_region_unless_the_endpoint_has_it(world: World) {

@@ -122,7 +122,8 @@ fn peers_that_do_not_read_or_end_cost_little_and_keep_nobody_waiting() {
             sent.into_iter().map(|sent| sent.join().unwrap()).collect()
         })
     });
-    assert!(refused.iter().all(|status| [400, 503].contains(status)) && refused.contains(&400), "{refused:?}");
+    // The agent alone knows what it takes as its message. What several of these take may be more than its own memory.
+    assert!(refused.iter().all(|status| [400, 502, 503].contains(status)) && refused.contains(&400), "{refused:?}");
     small("bodies of many values");
 
     let body = message("log");

@@ -133,7 +133,11 @@ fn stop_and_delete_end_starts_that_hang() {
         ("start", "DELETE", "/api/agents/later"),
     ] {
         std::fs::write(shared.join("stuck"), "").unwrap();
-        let before = launchers();
+        // What the round before has ended may still be ending.
+        let before = usize::from(begin == "restart");
+        while launchers() != before {
+            thread::sleep(Duration::from_millis(20));
+        }
         thread::scope(|scope| {
             let stack = &stack;
             let beginning = scope.spawn(move || stack.call("POST", &format!("/api/agents/later/{begin}"), None));

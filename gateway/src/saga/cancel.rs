@@ -4,11 +4,10 @@
 use super::{
     Inner,
     lane::{Item, Job, Lane, Turn},
-    log::{State, Step},
+    log::Step,
     worker,
 };
 use crate::deploy::{Deployment, DeploymentStatus, Urgency};
-use hoistway_kit::time::now_ms;
 use hoistway_model::{Code, DeploymentId, Error, Name, Result};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
@@ -51,15 +50,17 @@ impl Cancellation {
             return std::future::pending().await;
         }
         tokio::select! {
-            () = self.now.cancelled() => cancelled("the deployment was cancelled"),
-            () = no_start => cancelled("the deployment was cancelled: the agent was stopped while it started"),
+            () = self.now.cancelled() => cancelled(),
+            () = no_start => {
+                Error::new(Code::Cancelled, "the deployment was cancelled: the agent was stopped while it started")
+            }
         }
     }
 }
 
 /// How a deployment fails that was cancelled.
-pub fn cancelled(text: &str) -> Error {
-    Error::new(Code::Cancelled, text)
+pub fn cancelled() -> Error {
+    Error::new(Code::Cancelled, "the deployment was cancelled")
 }
 
 /// What was asked of those that are in the way of a turn; taken back when it is dropped.
@@ -114,15 +115,12 @@ impl Inner {
         self.lanes.forget(lane);
         if let Some(job) = waiting {
             let mut record = job.record.lock().await;
-            record.fail(&cancelled("the deployment was cancelled"));
-            record.finish(State::Failed, now_ms());
-            worker::save(self, &record).await.map_err(|_| super::shutting_down())?;
+            worker::fail(self, &mut record, &cancelled()).await.map_err(|_| super::shutting_down())?;
             job.publish(super::progress_of(&record));
         } else if let Some(job) = running {
             job.cancellation.now.cancel();
             let mut progress = job.accepted().progress;
-            let ended = timeout(UNDO, progress.wait_for(|progress| progress.done.is_some())).await;
-            drop(ended);
+            let _ = timeout(UNDO, progress.wait_for(|progress| progress.done.is_some())).await;
         } else {
             return Err(not_cancelled(&self.deployment(id).await?));
         }

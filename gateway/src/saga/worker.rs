@@ -30,9 +30,7 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
         let mut work = match job.begin() {
             Some(work) => work,
             None if job.cancellation.is_cancelled() && record.log.step == Step::Plan => {
-                record.fail(&cancel::cancelled("the deployment was cancelled"));
-                record.finish(State::Failed, now_ms());
-                save(inner, &record).await?;
+                fail(inner, &mut record, &cancel::cancelled()).await?;
                 return Ok(progress_of(&record));
             }
             None => {
@@ -101,9 +99,7 @@ async fn read(inner: &Inner, record: &mut Record) -> Result<Option<Work>, Stoppe
         Ok(work) => Ok(Some(work)),
         Err(e) => {
             tracing::error!(cause = e.chain(), "a journalled request is unreadable");
-            record.fail(&unreadable());
-            record.finish(State::Failed, now_ms());
-            save(inner, record).await?;
+            fail(inner, record, &unreadable()).await?;
             Ok(None)
         }
     }
@@ -246,8 +242,15 @@ async fn perform(inner: &Inner, work: &Work, record: &Record) -> Result<Log> {
     Ok(log)
 }
 
+/// Ends a deployment of which nothing is to be undone.
+pub async fn fail(inner: &Inner, record: &mut Record, error: &Error) -> Result<(), Stopped> {
+    record.fail(error);
+    record.finish(State::Failed, now_ms());
+    save(inner, record).await
+}
+
 /// Writes the record; goes on only once it is written.
-pub async fn save(inner: &Inner, record: &Record) -> Result<(), Stopped> {
+async fn save(inner: &Inner, record: &Record) -> Result<(), Stopped> {
     let mut retry = Retry::default();
     while let Err(error) = inner.journal.update(record).await {
         tracing::error!(cause = error.chain(), "the journal cannot be written: {error}");

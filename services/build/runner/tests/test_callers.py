@@ -1,7 +1,6 @@
 """Invokes whose callers are gone."""
 
 import contextlib
-import json
 import os
 import socket
 import unittest
@@ -9,14 +8,6 @@ from unittest import mock
 
 from _hoistway_runner import callers
 from test_runner import WAIT, read_all, source, until
-
-
-def send(agent, message="hang", path="/invoke"):
-    """A connection on which an invoke has been sent."""
-    body = json.dumps({"message": message}).encode()
-    peer = socket.create_connection(("127.0.0.1", agent.port), WAIT)
-    peer.sendall(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body))
-    return peer
 
 
 def hang_up(peer):
@@ -71,7 +62,7 @@ class Async(unittest.TestCase):
             for leave in (hang_up, half_close):
                 with self.subTest(code=code[:200], path=path, leave=leave.__name__), source(code) as agent:
                     count = lambda: (lambda answer: answer[0] if isinstance(answer, list) else answer)(agent.response("count"))
-                    peers = [send(agent, path=path) for _ in range(3)]
+                    peers = [agent.connect("hang", path) for _ in range(3)]
                     until(lambda: count() == {"running": 3, "cancelled": 0})
                     for peer in peers:
                         leave(peer)
@@ -84,7 +75,7 @@ class Async(unittest.TestCase):
     def test_whoever_waits_is_answered(self):
         code = "import asyncio\nasync def handler(message):\n  await asyncio.sleep(0.3)\n  return message"
         with source(code) as agent:
-            lost, kept = send(agent, "lost"), send(agent, "kept")
+            lost, kept = agent.connect("lost"), agent.connect("kept")
             lost.close()
             self.assertIn(b'"response": "kept"', read_all(kept))
             self.assertEqual(agent.response("next"), "next")
@@ -102,7 +93,7 @@ class Async(unittest.TestCase):
             return message
         """
         with source(code) as agent:
-            peer = send(agent)
+            peer = agent.connect("hang")
             until(lambda: "in" in agent.stdout())
             peer.close()
             until(lambda: "kept on" in agent.stdout())
@@ -119,7 +110,7 @@ class Scripts(unittest.TestCase):
         """
         for leave in (hang_up, half_close):
             with self.subTest(leave.__name__), source(code) as agent:
-                peer, pids = send(agent), os.path.join(agent.dir.name, "pids")
+                peer, pids = agent.connect("hang"), os.path.join(agent.dir.name, "pids")
                 until(lambda: os.path.exists(pids) and agent.read("pids"))
                 leave(peer)
                 for pid in agent.read("pids").split():
@@ -151,8 +142,8 @@ class Threads(unittest.TestCase):
 
     def test_an_agent_whose_threads_are_all_held_for_nobody_ends_with_their_stacks(self):
         with source(self.CODE) as agent:
-            waiting = send(agent, "wait")
-            peers = [send(agent) for _ in range(63)]
+            waiting = agent.connect("wait")
+            peers = [agent.connect("hang") for _ in range(63)]
             until(lambda: agent.stdout().count("in") == 64)
             for peer in peers:
                 peer.close()

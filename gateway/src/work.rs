@@ -10,7 +10,6 @@ use hoistway_model::{
     source::SourceFiles,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// The work of one deployment.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,7 +139,7 @@ impl Work {
     /// How much source there is.
     pub fn bytes(&self) -> usize {
         let Some(source) = self.source() else { return 0 };
-        source.files.iter().map(|(name, text)| name.len() + text.len()).sum()
+        source.files.bytes()
     }
 
     fn source(&self) -> Option<&BuildSource> {
@@ -157,9 +156,8 @@ impl Work {
     pub fn forget_source(&mut self) {
         if let Self::Deploy(request) = self
             && let Source::Files(source) = &mut request.source
-            && let Ok(nothing) = SourceFiles::parse(BTreeMap::new())
         {
-            source.files = nothing;
+            source.files = SourceFiles::default();
         }
     }
 

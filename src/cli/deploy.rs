@@ -20,8 +20,6 @@ pub const STATUSES: &str = "Exit status:
   64   wrong command line
   75   not known yet: --timeout passed, or the server does not answer any more
   130  interrupted; after 75 and 130 the deploy goes on on the server: hoistway deployments ID --follow";
-/// How many files that are not sent are named one by one.
-const SHOWN: usize = 5;
 
 /// What to deploy and how.
 #[derive(Args, Debug, Default)]
@@ -128,14 +126,8 @@ fn body(args: &DeployArgs) -> Outcome<Value> {
         None => {
             let name = args.name.clone().map_or_else(|| source::agent_name(&args.path), Ok)?;
             let source = source::read(&args.path)?;
-            for skipped in source.skipped.iter().take(SHOWN) {
-                progress(&format!("warning: not sent: {skipped}"));
-            }
-            if source.skipped.len() > SHOWN {
-                progress(&format!("warning: not sent: {} more", source.skipped.len() - SHOWN));
-            }
-            let bytes: usize = source.files.values().map(String::len).sum();
-            let files = source.files.len();
+            source.left().for_each(|line| progress(&line));
+            let (files, bytes) = (source.files.len(), source.bytes);
             progress(&format!("sending {files} file{} ({bytes} bytes) as {name}", if files == 1 { "" } else { "s" }));
             set("agent_name", json!(name));
             set("source_files", json!(source.files));

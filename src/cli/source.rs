@@ -1,99 +1,251 @@
-//! The source files of a directory, as a deploy sends them.
+//! The source files of a directory, as a deploy sends them. Everything is sent but what nobody wrote or what is meant to
+//! stay, which is reported; what cannot be sent ends it, so that no agent runs without one of its files.
 
 use super::{Failure, Outcome};
-use ignore::WalkBuilder;
-use std::{collections::BTreeMap, fs, path::Path};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use hoistway_model::source::{MAX_FILES, encoding};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
-/// Directories that hold what tools made, not what people wrote.
-const NOT_SOURCE: [&str; 6] = ["__pycache__", "node_modules", "venv", "env", "dist", "site-packages"];
-/// The most bytes of all files together: the API takes 32 MiB, and JSON adds to them.
-const MAX_BYTES: u64 = 24 << 20;
-/// The most files that a deploy takes, whatever the server's own bound.
-const MAX_FILES: usize = 2_000;
-/// The file that names what is not deployed, in the format of `.gitignore`, which counts too.
+/// The most bytes that all files have as JSON: the API takes requests of 32 MiB.
+const MAX_BYTES: usize = 31 << 20;
+/// How many of the largest files are named when there are too many bytes.
+const LARGEST: usize = 3;
+/// How many entries that stay are named for each reason.
+const SHOWN: usize = 20;
+/// The file that names what is not deployed, in the format of `.gitignore`, over which it wins.
 const IGNORE_FILE: &str = ".hoistwayignore";
 
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Source {
-    /// The files by their name relative to the directory, with `/`.
-    pub files: BTreeMap<String, String>,
-    /// What cannot be sent, and why.
-    pub skipped: Vec<String>,
+    /// The files by their name relative to the directory, with `/`: text, or `{"base64": …}`.
+    pub files: BTreeMap<String, Value>,
+    /// The bytes of their contents.
+    pub bytes: usize,
+    /// What is not sent, by the reason.
+    left: BTreeMap<Reason, Vec<String>>,
 }
 
-/// Reads a directory, or one file. Hidden files (`.env` among them), links, and what `.gitignore` or
-/// `.hoistwayignore` name stay where they are.
+/// Why something stays where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    Environment,
+    Cache,
+    VersionControl,
+    Hidden,
+    Ignored,
+}
+
+impl Source {
+    /// One line for each reason for which something is not sent.
+    pub fn left(&self) -> impl Iterator<Item = String> {
+        self.left.iter().map(|(reason, names)| {
+            let reason = match reason {
+                Reason::Environment => "virtual environment",
+                Reason::Cache => "cache",
+                Reason::VersionControl => "version control",
+                Reason::Hidden => "hidden",
+                Reason::Ignored => "ignored",
+            };
+            let more = match names.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("not sent ({reason}): {}{more}", names[..names.len().min(SHOWN)].join(", "))
+        })
+    }
+}
+
+/// Reads a directory, or one file.
 pub fn read(path: &Path) -> Outcome<Source> {
     let meta = fs::metadata(path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
-    let mut source = Source::default();
+    let mut walk = Walk::new(path)?;
     if meta.is_file() {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let text = fs::read_to_string(path)
-            .map_err(|e| Failure::usage(format!("{} is not a source file: {e}", path.display())))?;
-        source.files.insert(name, text);
-        return Ok(source);
+        walk.add(name, path)?;
+    } else {
+        walk.directory(path, "")?;
     }
-    let (mut total, mut largest) = (0, (0, String::new()));
-    for entry in walk(path) {
-        let entry = entry.map_err(|e| Failure::new(e.to_string()))?;
-        let file = entry.path();
-        let below = file.strip_prefix(path).unwrap_or(file);
-        if entry.depth() > 0 && entry.path_is_symlink() {
-            source.skipped.push(format!("{} is a link", below.display()));
-        }
-        if !entry.file_type().is_some_and(|kind| kind.is_file()) {
-            continue;
-        }
-        let parts: Option<Vec<&str>> = below.iter().map(|part| part.to_str()).collect();
-        let Some(name) = parts.map(|parts| parts.join("/")) else {
-            source.skipped.push(format!("the name of {} is not UTF-8", below.display()));
-            continue;
-        };
-        let size = entry.metadata().map_err(|e| Failure::new(format!("{name}: {e}")))?.len();
-        total += size;
-        if size > largest.0 {
-            largest = (size, name.clone());
-        }
-        if total > MAX_BYTES {
-            let (size, name) = largest;
-            let whole = format!("{} holds more than {} MiB", path.display(), MAX_BYTES >> 20);
-            return Err(Failure::usage(format!("{whole}; the largest file seen is {name} with {size} bytes"))
-                .remedy(format!("name what is not source in {IGNORE_FILE}")));
-        }
-        if source.files.len() >= MAX_FILES {
-            return Err(Failure::usage(format!("{} holds more than {MAX_FILES} files", path.display()))
-                .remedy(format!("name what is not source in {IGNORE_FILE}")));
-        }
-        let bytes = fs::read(file).map_err(|e| Failure::new(format!("{name}: {e}")))?;
-        match String::from_utf8(bytes) {
-            Ok(text) => drop(source.files.insert(name, text)),
-            Err(_) => source.skipped.push(format!("{name} is not UTF-8 text")),
-        }
-    }
-    if source.files.is_empty() {
+    if walk.source.files.is_empty() {
         return Err(Failure::usage(format!("{} holds no source files", path.display())));
     }
-    Ok(source)
+    Ok(walk.source)
 }
 
-fn walk(path: &Path) -> ignore::Walk {
-    WalkBuilder::new(path)
-        .require_git(false)
-        .git_global(false)
-        .ignore(false)
-        .follow_links(false)
-        .add_custom_ignore_filename(IGNORE_FILE)
-        .sort_by_file_name(Ord::cmp)
-        .filter_entry(|entry| {
-            let name = entry.file_name().to_string_lossy();
-            if !entry.file_type().is_some_and(|kind| kind.is_dir()) {
-                return !name.ends_with(".pyc");
+struct Walk {
+    root: PathBuf,
+    /// The same without links.
+    canonical: PathBuf,
+    source: Source,
+    /// What each file adds to the request, and all together.
+    sizes: Vec<(usize, String)>,
+    total: usize,
+    /// The ignore files that hold where it stands, the nearest last.
+    own: Vec<Gitignore>,
+    git: Vec<Gitignore>,
+}
+
+impl Walk {
+    fn new(root: &Path) -> Outcome<Self> {
+        let canonical = fs::canonicalize(root).map_err(|e| Failure::usage(format!("{}: {e}", root.display())))?;
+        let repository = canonical.ancestors().skip(1).find(|parent| parent.join(".git").exists());
+        let mut git = Vec::new();
+        if let Some(repository) = repository.filter(|_| !canonical.join(".git").exists()) {
+            let mut above: Vec<&Path> =
+                canonical.ancestors().skip(1).take_while(|parent| parent.starts_with(repository)).collect();
+            above.reverse();
+            git.extend(
+                above
+                    .into_iter()
+                    .filter_map(|parent| rules(parent, ".gitignore").transpose())
+                    .collect::<Outcome<Vec<_>>>()?,
+            );
+        }
+        let (source, sizes, own) = (Source::default(), Vec::new(), Vec::new());
+        Ok(Self { root: root.to_owned(), canonical, source, sizes, total: 0, own, git })
+    }
+
+    /// Everything in a directory below the root; `prefix` is its name with a slash, or empty.
+    fn directory(&mut self, directory: &Path, prefix: &str) -> Outcome<()> {
+        let cannot = |e: io::Error| Failure::new(format!("{}: {e}", directory.display()));
+        let mut entries = fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(cannot)?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        let depth = (self.own.len(), self.git.len());
+        // Links to the root may lead to it by another path than the one that ignore files above are written for.
+        let real = self.canonical.join(prefix);
+        self.own.extend(rules(&real, IGNORE_FILE)?);
+        self.git.extend(rules(&real, ".gitignore")?);
+        for entry in entries {
+            let Some(name) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else {
+                return Err(self.refused(&entry.path().display().to_string(), "its name is not UTF-8"));
+            };
+            self.entry(&entry, name)?;
+        }
+        self.own.truncate(depth.0);
+        self.git.truncate(depth.1);
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &fs::DirEntry, name: String) -> Outcome<()> {
+        let path = entry.path();
+        let kind = entry.file_type().map_err(|e| Failure::new(format!("{name}: {e}")))?;
+        if let Some(reason) = self.reason(&path, &name, kind.is_dir()) {
+            let slash = if kind.is_dir() { "/" } else { "" };
+            self.source.left.entry(reason).or_default().push(format!("{name}{slash}"));
+            return Ok(());
+        }
+        if kind.is_dir() {
+            return self.directory(&path, &format!("{name}/"));
+        }
+        if kind.is_symlink() {
+            let inside = fs::canonicalize(&path).is_ok_and(|to| to.starts_with(&self.canonical) && to.is_file());
+            if !inside {
+                return Err(self.refused(&name, "it is a link to something that is no file of this directory"));
             }
-            // A directory with a `pyvenv.cfg` is a virtual environment, whatever it is called.
-            entry.depth() == 0 || !NOT_SOURCE.contains(&&*name) && !entry.path().join("pyvenv.cfg").exists()
-        })
-        .build()
+        } else if !kind.is_file() {
+            return Err(self.refused(&name, "it is neither a file nor a directory"));
+        }
+        self.add(name, &path)
+    }
+
+    /// Why an entry stays, if it does.
+    fn reason(&self, path: &Path, name: &str, is_dir: bool) -> Option<Reason> {
+        let last = name.rsplit('/').next().unwrap_or(name);
+        let environment = || ["pyvenv.cfg", "conda-meta"].iter().any(|mark| path.join(mark).exists());
+        match last {
+            ".git" | ".hg" | ".svn" | ".bzr" => return Some(Reason::VersionControl),
+            "__pycache__" | "node_modules" if is_dir => return Some(Reason::Cache),
+            _ if last.ends_with(".pyc") => return Some(Reason::Cache),
+            _ if is_dir && environment() => return Some(Reason::Environment),
+            _ if last.starts_with('.') => return Some(Reason::Hidden),
+            _ => {}
+        }
+        let real = self.canonical.join(name);
+        let rules = self.own.iter().rev().chain(self.git.iter().rev());
+        let matched = rules.map(|rules| rules.matched(&real, is_dir)).find(|matched| !matched.is_none());
+        matched.is_some_and(|matched| matched.is_ignore()).then_some(Reason::Ignored)
+    }
+
+    fn add(&mut self, name: String, path: &Path) -> Outcome<()> {
+        let cannot = |e: io::Error| Failure::new(format!("{name}: {e}"));
+        if fs::metadata(path).map_err(cannot)?.len() > MAX_BYTES as u64 {
+            return Err(self.too_large(&[(MAX_BYTES, name)]));
+        }
+        let content = fs::read(path).map_err(cannot)?;
+        self.source.bytes += content.len();
+        let is_text = if name.ends_with(".py") {
+            encoding::is_python_in_utf8(&content)
+        } else {
+            std::str::from_utf8(&content).is_ok()
+        };
+        let value = match String::from_utf8(content) {
+            Ok(text) if is_text => Value::String(text),
+            Ok(text) => in_base64(text.as_bytes()),
+            Err(e) => in_base64(e.as_bytes()),
+        };
+        let size = size(&value);
+        self.total += size;
+        self.sizes.push((size, name.clone()));
+        self.source.files.insert(name, value);
+        if self.source.files.len() > MAX_FILES {
+            return Err(Failure::usage(format!("{} holds more than {MAX_FILES} files", self.root.display()))
+                .remedy(format!("name what is not source in {IGNORE_FILE}")));
+        }
+        if self.total > MAX_BYTES {
+            self.sizes.sort_unstable_by(|a, b| b.cmp(a));
+            return Err(self.too_large(&self.sizes));
+        }
+        Ok(())
+    }
+
+    fn too_large(&self, sizes: &[(usize, String)]) -> Failure {
+        let largest: Vec<&str> = sizes.iter().take(LARGEST).map(|(_, name)| name.as_str()).collect();
+        let whole = format!("{} holds more than {} MiB", self.root.display(), MAX_BYTES >> 20);
+        Failure::usage(format!("{whole}; the largest so far: {}", largest.join(", ")))
+            .remedy(format!("name what is not source in {IGNORE_FILE}"))
+    }
+
+    fn refused(&self, name: &str, why: &str) -> Failure {
+        Failure::usage(format!("{name} cannot be sent: {why}"))
+            .remedy(format!("copy what the agent needs of it, or name it in {IGNORE_FILE}"))
+    }
+}
+
+/// The rules of an ignore file of a directory, if it is there.
+fn rules(directory: &Path, file: &str) -> Outcome<Option<Gitignore>> {
+    let path = directory.join(file);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut builder = GitignoreBuilder::new(directory);
+    let cannot = |e: ignore::Error| Failure::usage(format!("{}: {e}", path.display()));
+    if let Some(e) = builder.add(&path) {
+        return Err(cannot(e));
+    }
+    builder.build().map(Some).map_err(cannot)
+}
+
+fn in_base64(content: &[u8]) -> Value {
+    json!({ "base64": BASE64.encode(content) })
+}
+
+/// How many bytes a file's content has as JSON.
+fn size(value: &Value) -> usize {
+    let escape = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
+        0..0x20 => 5,
+        _ => 0,
+    };
+    match value {
+        Value::String(text) => text.len() + text.bytes().map(escape).sum::<usize>(),
+        other => other["base64"].as_str().map_or(0, str::len),
+    }
 }
 
 /// A name for the agent of a directory or file: lower case letters, digits and hyphens.
@@ -114,33 +266,100 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn what_people_wrote_and_nothing_else() {
+    fn directory(files: &[(&str, &[u8])]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for (name, bytes) in [
-            ("agent.py", &b"x = 1\n"[..]),
+        for (name, bytes) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn everything_is_sent_but_what_nobody_wrote_or_wants_sent() {
+        let dir = directory(&[
+            ("agent.py", b"x = 1\n"),
             ("lib/util.py", b""),
+            ("env/tools.py", b""),
+            ("dist/words.py", b""),
             ("data/logo.png", b"\x89PNG\xff"),
+            ("data/keep.log", b"x"),
             (".env", b"KEY=secret"),
             (".git/config", b"x"),
             ("__pycache__/agent.cpython-311.pyc", b"x"),
             ("my-env/pyvenv.cfg", b"x"),
             ("my-env/lib/x.py", b"x"),
-            (".gitignore", b"*.log\n"),
-            (".hoistwayignore", b"notes/\n"),
+            (".gitignore", b"*.log\nlib\n"),
+            ("data/.gitignore", b"!keep.log\n"),
+            (".hoistwayignore", b"notes/\n!lib\n"),
             ("run.log", b"x"),
             ("notes/todo.md", b"x"),
-        ] {
-            let path = dir.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
-        }
-        std::os::unix::fs::symlink("agent.py", dir.path().join("link.py")).unwrap();
+        ]);
+        std::os::unix::fs::symlink("lib/util.py", dir.path().join("link.py")).unwrap();
         let source = read(dir.path()).unwrap();
-        assert_eq!(source.files.keys().collect::<Vec<_>>(), ["agent.py", "lib/util.py"]);
-        assert_eq!(source.skipped, ["data/logo.png is not UTF-8 text", "link.py is a link"]);
+        let sent: Vec<_> = source.files.keys().collect();
+        let all =
+            ["agent.py", "data/keep.log", "data/logo.png", "dist/words.py", "env/tools.py", "lib/util.py", "link.py"];
+        assert_eq!(sent, all);
+        assert_eq!(source.files["data/logo.png"], json!({"base64": "iVBOR/8="}));
+        assert_eq!(
+            source.left().collect::<Vec<_>>(),
+            [
+                "not sent (virtual environment): my-env/",
+                "not sent (cache): __pycache__/",
+                "not sent (version control): .git/",
+                "not sent (hidden): .env, .gitignore, .hoistwayignore, data/.gitignore",
+                "not sent (ignored): notes/, run.log",
+            ]
+        );
         assert_eq!(read(&dir.path().join("agent.py")).unwrap().files["agent.py"], "x = 1\n");
         assert!(read(&dir.path().join("absent")).is_err());
+    }
+
+    #[test]
+    fn ignore_files_above_hold_as_far_as_the_repository_goes() {
+        let dir = directory(&[
+            (".gitignore", b"*\n"),
+            ("team/.git/config", b""),
+            ("team/.gitignore", b"*.log\n"),
+            ("team/bot/agent.py", b""),
+            ("team/bot/run.log", b""),
+        ]);
+        let source = read(&dir.path().join("team/bot")).unwrap();
+        assert_eq!(source.files.keys().collect::<Vec<_>>(), ["agent.py"]);
+        assert_eq!(source.left().collect::<Vec<_>>(), ["not sent (ignored): run.log"]);
+    }
+
+    #[test]
+    fn sources_keep_the_encoding_in_which_python_reads_them() {
+        let latin = b"# coding: latin-1\nx = 'caf\xe9'\n";
+        let dir = directory(&[
+            ("latin.py", latin),
+            ("looks.py", "# coding: latin-1\nx = 'é'\n".as_bytes()),
+            ("utf8.py", "# coding: utf-8\nx = 'é'\n".as_bytes()),
+            ("notes.txt", "# coding: latin-1\né\n".as_bytes()),
+        ]);
+        let files = read(dir.path()).unwrap().files;
+        assert_eq!(files["latin.py"], in_base64(latin));
+        assert!(files["looks.py"]["base64"].is_string());
+        assert!(files["utf8.py"].is_string() && files["notes.txt"].is_string());
+    }
+
+    #[test]
+    fn what_cannot_be_sent_ends_it_with_the_reason() {
+        let link = |to: &str| {
+            let dir = directory(&[("agent.py", b""), ("lib/x.py", b"")]);
+            std::os::unix::fs::symlink(to, dir.path().join("link.py")).unwrap();
+            read(dir.path()).unwrap_err().to_string()
+        };
+        for to in ["/etc/hostname", "absent.py", "lib"] {
+            assert!(link(to).contains("link.py cannot be sent: it is a link"), "{to}");
+        }
+        let large = vec![0xff; 24 << 20];
+        let dir = directory(&[("agent.py", b""), ("model.bin", &large)]);
+        let text = read(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("31 MiB") && text.contains("model.bin"), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     image::StoredImage,
     log::{LogPieces, LogQuery},
     metric::Metrics,
-    source::{self, Requirements, RequiresPython, SourceFiles, pyproject::Project},
+    source::{self, Requirements, RequiresPython, SourceFiles, encoding, pyproject::Project},
 };
 use async_trait::async_trait;
 use std::{collections::BTreeMap, fmt, pin::Pin};
@@ -32,7 +32,7 @@ impl BuildSource {
     /// Checks what a request gives. Requirements are the request's, else those of [`REQUIREMENTS_FILE`], else those
     /// of [`PROJECT_FILE`]. What that file says about Python holds in any case, if it can be read.
     pub fn parse(
-        files: BTreeMap<String, String>,
+        files: BTreeMap<String, impl Into<Vec<u8>>>,
         entry_point: Option<&str>,
         requirements: Option<&str>,
     ) -> Result<Self> {
@@ -40,22 +40,22 @@ impl BuildSource {
         let entry_point = source::entry_point(&files, entry_point)?;
         let requirements = match (requirements, files.get(REQUIREMENTS_FILE)) {
             (Some(text), _) => Some(Requirements::parse("requirements", text)?),
-            (None, Some(text)) => {
-                Some(Requirements::parse(&format!("source_files[\"{REQUIREMENTS_FILE}\"] (requirements)"), text)?)
+            (None, Some(content)) => {
+                let text = encoding::decode(content).map_err(|e| Error::field(source::field(REQUIREMENTS_FILE), e))?;
+                Some(Requirements::parse(&format!("{} (requirements)", source::field(REQUIREMENTS_FILE)), &text)?)
             }
             (None, None) => None,
         };
-        let project = files.get(PROJECT_FILE).map(|text| {
-            Project::parse(text).map_err(|fault| Error::field(format!("source_files[\"{PROJECT_FILE}\"]"), fault))
+        let project = files.get(PROJECT_FILE).map(|content| {
+            let project =
+                std::str::from_utf8(content).map_err(|e| format!("is not UTF-8: {e}")).and_then(Project::parse);
+            project.map_err(|fault| Error::field(source::field(PROJECT_FILE), fault))
         });
         let (declared, requires_python) = match (project, &requirements) {
             (None, _) | (Some(Err(_)), Some(_)) => (None, None),
             (Some(Err(e)), None) => return Err(e),
             (Some(Ok(project)), Some(_)) => (None, project.requires_python),
-            (Some(Ok(project)), None) => {
-                let field = format!("source_files[\"{PROJECT_FILE}\"]");
-                (project.requirements(&field)?, project.requires_python)
-            }
+            (Some(Ok(project)), None) => (project.requirements(&source::field(PROJECT_FILE))?, project.requires_python),
         };
         Ok(Self { files, entry_point, requirements: requirements.or(declared), requires_python })
     }

@@ -1,6 +1,7 @@
 //! What a user sends to be built: source files, the entry point among them, and requirement lines. All of it is
 //! hostile until it is one of these types.
 
+pub mod encoding;
 pub mod pyproject;
 mod requirements;
 mod requires_python;
@@ -9,7 +10,7 @@ pub use requirements::{Requirement, Requirements};
 pub use requires_python::RequiresPython;
 
 use crate::{Digest, Error, Result, digest::Hasher};
-use std::collections::{BTreeMap, btree_map};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// The most files that one source may have.
 pub const MAX_FILES: usize = 2_000;
@@ -25,18 +26,20 @@ const USUAL_ENTRY_POINTS: [&str; 3] = ["agent.py", "main.py", "app.py"];
 /// How many names an error lists before it says how many more there are.
 const MAX_LISTED: usize = 20;
 
-/// Source files whose names are normalised relative paths that no unpacking can carry out of its directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceFiles(BTreeMap<String, String>);
+/// Source files whose names are normalised relative paths that no unpacking can carry out of its directory. Clones share
+/// the contents.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct SourceFiles(Arc<BTreeMap<String, Vec<u8>>>);
 
 impl SourceFiles {
     /// Parses the request's `source_files`; the error's field is `source_files["NAME"]`.
-    pub fn parse(map: BTreeMap<String, String>) -> Result<Self> {
+    pub fn parse<B: Into<Vec<u8>>>(map: BTreeMap<String, B>) -> Result<Self> {
+        let map: BTreeMap<String, Vec<u8>> = map.into_iter().map(|(name, content)| (name, content.into())).collect();
         if map.len() > MAX_FILES {
             let message = format!("{} files are too many, {MAX_FILES} is the limit", map.len());
             return Err(Error::field("source_files", message));
         }
-        let bytes: usize = map.iter().map(|(name, text)| name.len() + text.len()).sum();
+        let bytes = bytes(&map);
         if bytes > MAX_BYTES {
             let message = format!("{bytes} bytes are too many, {MAX_BYTES} is the limit");
             return Err(Error::field("source_files", message));
@@ -51,22 +54,22 @@ impl SourceFiles {
                 return Err(Error::field(field(name), message));
             }
         }
-        Ok(Self(map))
+        Ok(Self(Arc::new(map)))
     }
 
     /// The content of one file.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.get(name).map(Vec::as_slice)
     }
 
     /// Names and contents, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, content)| (name.as_str(), content.as_slice()))
     }
 
-    /// Names and contents of the Python files, by name.
-    pub fn python(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.iter().filter(|(name, _)| name.ends_with(".py"))
+    /// The names of the Python files, in order.
+    pub fn python(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str).filter(|name| name.ends_with(".py"))
     }
 
     /// How many files there are.
@@ -79,28 +82,40 @@ impl SourceFiles {
         self.0.is_empty()
     }
 
+    /// The bytes of names and contents together.
+    pub fn bytes(&self) -> usize {
+        bytes(&self.0)
+    }
+
     /// The identity of names and contents.
     pub fn digest(&self) -> Digest {
         let mut hasher = Hasher::new();
-        for (name, text) in &self.0 {
+        for (name, content) in self.0.iter() {
             hasher.member(name.as_bytes());
-            hasher.member(text.as_bytes());
+            hasher.member(content);
         }
         hasher.finish()
     }
-}
 
-impl IntoIterator for SourceFiles {
-    type Item = (String, String);
-    type IntoIter = btree_map::IntoIter<String, String>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+    /// The contents by name; copied if a clone is still there.
+    pub fn into_map(self) -> BTreeMap<String, Vec<u8>> {
+        Arc::unwrap_or_clone(self.0)
     }
 }
 
+/// Names and sizes; contents would be long.
+impl fmt::Debug for SourceFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().map(|(name, content)| (name, content.len()))).finish()
+    }
+}
+
+fn bytes(map: &BTreeMap<String, Vec<u8>>) -> usize {
+    map.iter().map(|(name, content)| name.len() + content.len()).sum()
+}
+
 /// The path of one file in the request.
-fn field(name: &str) -> String {
+pub(crate) fn field(name: &str) -> String {
     format!("source_files[\"{}\"]", name.escape_debug())
 }
 
@@ -160,7 +175,7 @@ fn is_device(part: &str) -> bool {
 /// The file that the runner starts with: `given`, which must be a Python file of the source, or else the only one,
 /// or else the first usual name at the root.
 pub fn entry_point(files: &SourceFiles, given: Option<&str>) -> Result<String> {
-    let candidates: Vec<&str> = files.python().map(|(name, _)| name).collect();
+    let candidates: Vec<&str> = files.python().collect();
     if let Some(given) = given.filter(|name| !name.trim().is_empty()) {
         let quoted = given.escape_debug();
         return match files.get(given) {
@@ -277,7 +292,7 @@ mod tests {
     fn count_and_size_are_bounded() {
         let many = (0..=MAX_FILES).map(|i| (format!("f{i}.py"), String::new())).collect();
         assert_eq!(SourceFiles::parse(many).unwrap_err().field.as_deref(), Some("source_files"));
-        let big = BTreeMap::from([("a.py".to_owned(), "#".repeat(MAX_BYTES))]);
+        let big = BTreeMap::from([("a.py".to_owned(), vec![0; MAX_BYTES])]);
         assert_eq!(SourceFiles::parse(big).unwrap_err().field.as_deref(), Some("source_files"));
     }
 

@@ -338,15 +338,15 @@ async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(WholeBody, (De
 /// The operator's own bounds; the platform's are older than they.
 fn within_source_limits(request: &DeployRequest, limits: &Limits) -> Result<()> {
     let Source::Files(source) = &request.source else { return Ok(()) };
-    let bytes = || source.files.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>();
+    let bytes = source.files.bytes();
     let too_many = |count, what: &str, limit, setting: &str| {
         Error::field("source_files", format!("{count} {what} are too many, {limit} is the limit (setting {setting})"))
     };
     if source.files.len() > limits.max_source_files {
         return Err(too_many(source.files.len(), "files", limits.max_source_files, "max_source_files"));
     }
-    if bytes() > limits.max_source_bytes {
-        return Err(too_many(bytes(), "bytes", limits.max_source_bytes, "max_source_bytes"));
+    if bytes > limits.max_source_bytes {
+        return Err(too_many(bytes, "bytes", limits.max_source_bytes, "max_source_bytes"));
     }
     Ok(())
 }

@@ -11,14 +11,16 @@ pub mod tools;
 
 use super::json::{self, Object, complaint, has_value, short};
 use crate::public::PublicAddresses;
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hoistway_model::{
     Code, Error, Name, Result,
     agent::{EnvVar, LlmConfig},
     build::BuildSource,
     image::ImageRef,
-    source,
+    source::{self, encoding},
     tool::{NewTool, Resolved},
 };
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Members of a newer public API that would change what the deploy means.
@@ -193,13 +195,15 @@ struct Build {
 impl Build {
     fn parse(self) -> Result<(Source, Option<String>)> {
         let mut files = BTreeMap::new();
-        for (name, text) in self.files.map(Object::into_strings).transpose()?.unwrap_or_default() {
+        for (name, value) in self.files.map(Object::into_values).unwrap_or_default() {
             if name.len() > source::MAX_PATH {
                 let path = format!("source_files[\"{}\"]", short(&name));
                 let message = format!("the name has {} bytes, {} is the limit", name.len(), source::MAX_PATH);
                 return Err(Error::field(path, message));
             }
-            files.insert(name, text);
+            let content = content(&name, value)
+                .map_err(|fault| Error::field(format!("source_files[\"{}\"]", short(&name)), fault))?;
+            files.insert(name, content);
         }
         if self.entry_point.as_ref().is_some_and(|name| name.len() > source::MAX_PATH) {
             return Err(Error::field("entry_point", "is too long for a file's name"));
@@ -222,6 +226,25 @@ impl Build {
         for (key, _) in ignored.into_iter().filter(|(_, given)| *given) {
             warnings.push(format!("{key} is ignored, because an image is given and nothing is built"));
         }
+    }
+}
+
+/// One member of `source_files`: text, or `{"base64": "…"}`.
+fn content(name: &str, value: Value) -> Result<Vec<u8>, String> {
+    const FORMS: &str = "must be a string, or {\"base64\": \"…\"} for a binary file";
+    let Value::Object(mut members) = value else {
+        return match value {
+            Value::String(text) if name.ends_with(".py") => Ok(encoding::python_from_text(text)),
+            Value::String(text) => Ok(text.into_bytes()),
+            other => Err(format!("{FORMS}, not {}", json::kind(&other))),
+        };
+    };
+    match (members.remove("base64"), members.keys().next()) {
+        (Some(Value::String(text)), None) => {
+            BASE64.decode(&text).map_err(|e| format!("is not base64: {}", e.to_string().to_lowercase()))
+        }
+        (Some(Value::String(_)), Some(other)) => Err(format!("has an unknown member \"{}\"", short(other))),
+        _ => Err(FORMS.to_owned()),
     }
 }
 

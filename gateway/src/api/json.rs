@@ -140,6 +140,11 @@ impl Object {
         self.members.is_empty()
     }
 
+    /// Everything in it as it is.
+    pub fn into_values(self) -> Map<String, Value> {
+        self.members
+    }
+
     /// Everything in it as strings, each under the path `PATH["KEY"]`.
     pub fn into_strings(self) -> Result<Vec<(String, String)>> {
         let path = self.path;
@@ -230,7 +235,8 @@ fn object(value: Value, path: String) -> Result<Object> {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+/// What a value is called in errors.
+pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

@@ -13,7 +13,7 @@ impl From<(Operation, BuildRequest)> for pb::BuildRequest {
             operation: Some(operation.into()),
             attempt_id: r.attempt.to_string(),
             agent: r.agent.into(),
-            files: r.source.files.into_iter().collect(),
+            files: r.source.files.into_map().into_iter().collect(),
             entry_point: r.source.entry_point,
             requirements: r.source.requirements.map(|r| r.text().to_owned()),
             refresh: r.refresh,

@@ -222,8 +222,8 @@ impl Inner {
         let written = tokio::task::spawn_blocking(move || {
             let mut builder = LayerBuilder::new();
             let app = APP_DIR.trim_start_matches('/');
-            for (name, text) in source.files.iter() {
-                builder.file(&format!("{app}/{name}"), text.as_bytes())?;
+            for (name, content) in source.files.iter() {
+                builder.file(&format!("{app}/{name}"), content)?;
             }
             let (layer, bytes) = builder.to_bytes()?;
             log.say(format!("source layer {}, {} bytes", layer.digest, layer.size));

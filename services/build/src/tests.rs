@@ -147,7 +147,8 @@ impl Service {
     }
 
     async fn build(&self, requirements: &str, refresh: bool) -> hoistway_model::Result<BuiltImage> {
-        let files = BTreeMap::from([("agent.py".to_owned(), "def run(): return 1\n".to_owned())]);
+        let files = [("agent.py", &b"def run(): return 1\n"[..]), ("model.bin", &[0, 255])];
+        let files = files.map(|(name, content)| (name.to_owned(), content)).into();
         let request = BuildRequest {
             attempt: BuildAttemptId::mint(),
             agent: agent(),
@@ -156,6 +157,14 @@ impl Service {
             mask: Vec::new(),
         };
         self.builder.build(Operation::new(), request).await
+    }
+
+    /// The digest of the layer that has the source.
+    async fn source_layer(&self, image: &BuiltImage) -> String {
+        let repository: RepoName = image.repository.parse().unwrap();
+        let found = find_manifest(self.store.db().read(), &repository, &Reference::Digest(image.digest)).await.unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&found.unwrap().bytes).unwrap();
+        manifest["layers"].as_array().unwrap().last().unwrap()["digest"].to_string()
     }
 
     /// What the history says of each layer of packages, with its digest.
@@ -274,6 +283,7 @@ async fn packages_of_a_private_index_become_layers_and_leave_no_password() {
     let rebuilt = rebuild(image.digest).await.unwrap();
     assert_ne!(rebuilt.digest, image.digest);
     assert_eq!(rebuilt.entry_point, image.entry_point);
+    assert_eq!(service.source_layer(&rebuilt).await, service.source_layer(&image).await, "binary files are in both");
     assert_eq!(names(&service.packages(&rebuilt).await), ["alpha 2.0", "beta 1.0"]);
     assert_eq!(rebuild(Digest::of(b"none")).await.unwrap_err().code, Code::ImageNotFound);
 

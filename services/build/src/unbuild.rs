@@ -76,7 +76,7 @@ pub fn source(manifest: &[u8], blobs: &BlobStore) -> Result<BuildSource> {
     BuildSource::parse(files(blobs, &layer)?, Some(entry_point), Some(requirements))
 }
 
-fn files(blobs: &BlobStore, layer: &Digest) -> Result<BTreeMap<String, String>> {
+fn files(blobs: &BlobStore, layer: &Digest) -> Result<BTreeMap<String, Vec<u8>>> {
     let unreadable = |e: std::io::Error| unknown("its source layer cannot be read").with_source(e);
     let (blob, _) = blobs.read(layer)?.ok_or_else(|| unknown("its source layer is gone"))?;
     let mut archive = tar::Archive::new(MultiGzDecoder::new(blob).take(MAX_ARCHIVE));
@@ -86,9 +86,9 @@ fn files(blobs: &BlobStore, layer: &Digest) -> Result<BTreeMap<String, String>> 
         let path = String::from_utf8(entry.path_bytes().into_owned()).map_err(|_| unknown("a name is not UTF-8"))?;
         let inside = path.strip_prefix(APP_DIR.trim_start_matches('/')).and_then(|rest| rest.strip_prefix('/'));
         if let Some(name) = inside.filter(|_| entry.header().entry_type().is_file()) {
-            let mut text = String::new();
-            entry.read_to_string(&mut text).map_err(unreadable)?;
-            files.insert(name.to_owned(), text);
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).map_err(unreadable)?;
+            files.insert(name.to_owned(), content);
         }
     }
     Ok(files)

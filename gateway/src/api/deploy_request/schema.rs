@@ -17,9 +17,9 @@ pub struct DeployBody {
     /// An image that is built already. It wins over `source_files`, with a warning.
     #[schema(max_length = 1024, examples("registry.example.com/team/hello:1.0"))]
     pub image: Option<String>,
-    /// File names and their text. Names are relative and normalised: no `..`, no leading `/`, no backslash. An image is
-    /// built from them on the server.
-    pub source_files: Option<BTreeMap<String, String>>,
+    /// File names and their text, or `{"base64": "…"}` for a binary file. Names are relative and normalised: no `..`, no
+    /// leading `/`, no backslash. An image is built from them on the server.
+    pub source_files: Option<BTreeMap<String, SourceFile>>,
     /// What the agent finds in the variable `SYSTEM_PROMPT`.
     pub system_prompt: Option<String>,
     /// Tools that the agent uses. One that is not registered is bound as soon as it is, unless `strict` is asked for.
@@ -138,6 +138,19 @@ pub struct DeployVariable {
     /// the name (`…_KEY`, `…_TOKEN`, `…_PASSWORD` and the like) and the value itself (random letters and digits) decide, and of a URL
     /// only its password is secret.
     pub secret: Option<bool>,
+}
+
+/// The content of a source file. What a text declares as its encoding (PEP 263) becomes UTF-8.
+#[derive(Debug, ToSchema, serde::Serialize)]
+#[serde(untagged)]
+pub enum SourceFile {
+    /// Text.
+    Text(String),
+    /// Any bytes.
+    Binary {
+        /// The bytes in Base64, with padding.
+        base64: String,
+    },
 }
 
 /// The smallest deploy: one file, and what `POST /api/agents/hello/invoke` gets is passed to its `handler`.

@@ -1,6 +1,7 @@
 //! A request as bytes: for the journal, where it is sealed, and in the one form that equal requests share.
 
 use super::{DeployRequest, Source};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hoistway_model::{
     Error, Name, Result, Secret,
     agent::{EnvVar, LlmConfig, LlmRole},
@@ -45,7 +46,15 @@ struct Notes<'a> {
 #[serde(rename_all = "snake_case")]
 enum StoredSource<'a> {
     Image(String),
-    Files { files: BTreeMap<Text<'a>, Text<'a>>, entry_point: Text<'a>, requirements: Option<Text<'a>> },
+    Files {
+        /// Those whose bytes are UTF-8, which is most of them.
+        files: BTreeMap<Text<'a>, Text<'a>>,
+        entry_point: Text<'a>,
+        requirements: Option<Text<'a>>,
+        /// The others in Base64.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        binary_files: BTreeMap<Text<'a>, String>,
+    },
 }
 
 // What the other ways of registering a tool can say besides has no place in a deploy.
@@ -113,11 +122,7 @@ impl DeployRequest {
             agent: self.agent.as_str().into(),
             source: match &self.source {
                 Source::Image(image) => StoredSource::Image(image.to_string()),
-                Source::Files(build) => StoredSource::Files {
-                    files: build.files.iter().map(|(name, text)| (name.into(), text.into())).collect(),
-                    entry_point: build.entry_point.as_str().into(),
-                    requirements: build.requirements.as_ref().map(|r| r.text().into()),
-                },
+                Source::Files(build) => StoredSource::of(build),
             },
             system_prompt: self.system_prompt.as_str().into(),
             required_tools: self.required_tools.iter().map(|name| name.as_str().into()).collect(),
@@ -146,9 +151,16 @@ impl Request<'_> {
             agent: name("agent", &self.agent)?,
             source: match self.source {
                 StoredSource::Image(image) => Source::Image(image.parse()?),
-                StoredSource::Files { files, entry_point, requirements } => {
-                    let files = files.into_iter().map(|(name, text)| (name.into_owned(), text.into_owned())).collect();
-                    Source::Files(BuildSource::parse(files, Some(&entry_point), requirements.as_deref())?)
+                StoredSource::Files { files, entry_point, requirements, binary_files } => {
+                    let mut all = BTreeMap::new();
+                    for (name, text) in binary_files {
+                        let content = BASE64.decode(text).map_err(|_| Error::field("binary_files", "is not base64"))?;
+                        all.insert(name.into_owned(), content);
+                    }
+                    all.extend(
+                        files.into_iter().map(|(name, text)| (name.into_owned(), text.into_owned().into_bytes())),
+                    );
+                    Source::Files(BuildSource::parse(all, Some(&entry_point), requirements.as_deref())?)
                 }
             },
             system_prompt: self.system_prompt.into_owned(),
@@ -166,6 +178,24 @@ impl Request<'_> {
             tool_paths: texts(notes.tool_paths),
             llm_paths: texts(notes.llm_paths),
         })
+    }
+}
+
+impl<'a> StoredSource<'a> {
+    fn of(build: &'a BuildSource) -> Self {
+        let (mut files, mut binary_files) = (BTreeMap::new(), BTreeMap::new());
+        for (name, content) in build.files.iter() {
+            match std::str::from_utf8(content) {
+                Ok(text) => drop(files.insert(name.into(), text.into())),
+                Err(_) => drop(binary_files.insert(name.into(), BASE64.encode(content))),
+            }
+        }
+        Self::Files {
+            files,
+            entry_point: build.entry_point.as_str().into(),
+            requirements: build.requirements.as_ref().map(|r| r.text().into()),
+            binary_files,
+        }
     }
 }
 

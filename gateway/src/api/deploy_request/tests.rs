@@ -56,7 +56,10 @@ fn wrong_types_name_their_member() {
         (json!({"agent_name": 5, "image": "x"}), "agent_name: must be a string, not a number"),
         (json!({"agent_name": "a", "image": {}}), "image: must be a string, not an object"),
         (json!({"agent_name": "a", "source_files": []}), "source_files: must be an object, not a list"),
-        (built(json!({"source_files": {"a.py": 1}})), "source_files[\"a.py\"]: must be a string, not a number"),
+        (
+            built(json!({"source_files": {"a.py": 1}})),
+            "source_files[\"a.py\"]: must be a string, or {\"base64\": \"…\"} for a binary file, not a number",
+        ),
         (with(json!({"tools_to_create": {}})), "tools_to_create: must be a list, not an object"),
         (with(json!({"tools_to_create": [{"name": 1}]})), "tools_to_create[0].name: must be a string, not a number"),
         (with(json!({"tools_to_create": ["x"]})), "tools_to_create[0]: must be an object, not a string"),
@@ -219,6 +222,35 @@ fn the_whole_of_the_references_example_is_read() {
     let back = DeployRequest::from_journal(&request.to_journal().unwrap()).unwrap();
     assert_eq!(back, request);
     assert_eq!(back.canonical(), request.canonical());
+}
+
+#[test]
+fn a_file_is_text_in_utf_8_or_bytes_in_base64() {
+    let request = ok(built(json!({"source_files": {
+        "agent.py": "# coding: latin-1\nx = 'é'\n",
+        "notes.md": "# coding: latin-1\né",
+        "model.bin": {"base64": "AP+ACg=="},
+        "words.txt": {"base64": "w6k="},
+    }})));
+    let Source::Files(build) = &request.source else { panic!("{:?}", request.source) };
+    assert_eq!(build.files.get("agent.py"), Some("# coding: utf-8\nx = 'é'\n".as_bytes()));
+    assert_eq!(build.files.get("notes.md"), Some("# coding: latin-1\né".as_bytes()));
+    assert_eq!(build.files.get("model.bin"), Some(&[0, 255, 128, 10][..]));
+    assert_eq!(build.files.get("words.txt"), Some("é".as_bytes()));
+    let back = DeployRequest::from_journal(&request.to_journal().unwrap()).unwrap();
+    assert_eq!(back, request);
+    assert_eq!(back.canonical(), request.canonical());
+    for (value, fault) in [
+        (json!({"base64": "%%%"}), "is not base64: "),
+        (json!({"base64": "AP+ACg"}), "is not base64: "),
+        (json!({"base64": 1}), "must be a string, or {\"base64\": \"…\"} for a binary file"),
+        (json!({}), "must be a string, or {\"base64\": \"…\"} for a binary file"),
+        (json!({"base64": "", "mode": "x"}), "has an unknown member \"mode\""),
+        (json!(null), "must be a string, or {\"base64\": \"…\"} for a binary file, not null"),
+    ] {
+        let text = refused(built(json!({"source_files": {"agent.py": "", "model.bin": value}})));
+        assert!(text.starts_with(&format!("source_files[\"model.bin\"]: {fault}")), "{text}");
+    }
 }
 
 #[test]

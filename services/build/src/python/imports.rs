@@ -247,7 +247,7 @@ pub fn own_modules(files: &SourceFiles, entry_point: &str) -> BTreeSet<String> {
     let src = has_src(files);
     files
         .python()
-        .flat_map(|(name, _)| [Some(name), name.strip_prefix(beside), name.strip_prefix("src/").filter(|_| src)])
+        .flat_map(|name| [Some(name), name.strip_prefix(beside), name.strip_prefix("src/").filter(|_| src)])
         .flatten()
         .map(|name| name.split('/').next().unwrap_or(name))
         .map(|first| first.strip_suffix(".py").unwrap_or(first).to_owned())

@@ -3,6 +3,7 @@
 # one answer is one line on standard output. The end of standard input ends it.
 
 import ast
+import base64
 import json
 import sys
 import warnings
@@ -100,8 +101,11 @@ def mentions_of(tree):
     return sorted(found)
 
 
+def bytes_of(source):
+    return source.encode() if isinstance(source, str) else base64.b64decode(source["base64"])
+
+
 def analyse(source):
-    source = source.encode()
     if b"\0" in source:
         line = source.count(b"\n", 0, source.index(b"\0")) + 1
         return {"error": {"line": line, "offset": 0, "text": "", "message": "source code cannot contain null bytes"}}
@@ -111,7 +115,7 @@ def analyse(source):
         return {"found": {"imports": imports_of(tree), "mentions": mentions_of(tree)}}
     except SyntaxError as e:
         text = (e.text or "").rstrip("\n")[:500]
-        return {"error": {"line": e.lineno or 1, "offset": e.offset or 0, "text": text, "message": e.msg or "invalid syntax"}}
+        return {"error": {"line": e.lineno or 1, "offset": max(e.offset or 0, 0), "text": text, "message": e.msg or "invalid syntax"}}
     except ValueError as e:
         return {"error": {"line": 1, "offset": 0, "text": "", "message": str(e)}}
     except (RecursionError, MemoryError, OverflowError) as e:
@@ -121,7 +125,7 @@ def analyse(source):
 def offers(entry, source, own):
     """What an entry file that offers nothing has; null for others. `own` are the modules that come with it."""
     try:
-        found = Found(ast.parse(source.encode()))
+        found = Found(ast.parse(bytes_of(source)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {"offers": None}  # that is told by another question
     is_own = lambda node: node.level > 0 or node.module.partition(".")[0] in own
@@ -135,7 +139,7 @@ def main():
     for request in iter(requests.readline, b""):
         limit_time()
         request = json.loads(request)
-        answer = analyse(request) if isinstance(request, str) else offers(**request)
+        answer = offers(**request) if isinstance(request, dict) and "entry" in request else analyse(bytes_of(request))
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 

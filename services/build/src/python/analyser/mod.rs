@@ -9,6 +9,7 @@ use super::{
     process::Group,
     reach::Reach,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hoistway_model::{Code, Digest, Error, Result, digest::Hasher, source::SourceFiles};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{
@@ -40,6 +41,10 @@ const MAX_KEPT: usize = 512 << 10;
 const MAX_REMEMBERED: usize = 8_192;
 /// How many syntax errors are shown.
 const MAX_ERRORS: usize = 10;
+
+/// What to do about a file that is not in the encoding in which Python reads it.
+const ENCODING_REMEDY: &str =
+    "save the file as UTF-8, or declare its encoding in the first line: # -*- coding: latin-1 -*-";
 
 /// One import statement's module.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -98,11 +103,28 @@ struct Found {
     mentions: Arc<[String]>,
 }
 
+/// A file's bytes as JSON has them.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Text(&'a str),
+    Binary { base64: String },
+}
+
+impl<'a> Content<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text),
+            Err(_) => Self::Binary { base64: STANDARD.encode(bytes) },
+        }
+    }
+}
+
 /// Whether an entry file offers anything.
 #[derive(Serialize)]
 struct Offers<'a> {
     entry: &'a str,
-    source: &'a str,
+    source: Content<'a>,
     own: &'a BTreeSet<String>,
 }
 
@@ -168,11 +190,12 @@ impl Analyser {
         while let Some((file, reached)) =
             imported.pop().map(|file| (file, true)).or_else(|| mentioned.pop().map(|file| (file, false)))
         {
-            let Some(text) = files.get(&file).filter(|_| !all.contains_key(&file) && !faults.contains_key(&file))
+            let Some(content) = files.get(&file).filter(|_| !all.contains_key(&file) && !faults.contains_key(&file))
             else {
                 continue;
             };
-            let answer = match self.remembered_or_asked(Digest::of(text.as_bytes()), &text, &file).await {
+            let question = Content::of(content);
+            let answer = match self.remembered_or_asked(Digest::of(content), &question, &file).await {
                 // It may be no program at all.
                 Err(_) if !reached => continue,
                 answer => answer?,
@@ -203,10 +226,11 @@ impl Analyser {
     pub async fn must_offer(&self, files: &SourceFiles, entry: &str, own: &BTreeSet<String>) -> Result<()> {
         let source = files.get(entry).unwrap_or_default();
         let mut identity = Hasher::new();
-        for part in own.iter().map(String::as_str).chain([source, entry]) {
-            identity.member(part.as_bytes());
+        for part in own.iter().map(String::as_bytes).chain([source, entry.as_bytes()]) {
+            identity.member(part);
         }
-        match self.remembered_or_asked(identity.finish(), &Offers { entry, source, own }, entry).await? {
+        let question = Offers { entry, source: Content::of(source), own };
+        match self.remembered_or_asked(identity.finish(), &question, entry).await? {
             Answer::Offers(Some((text, details))) => Err(Error::new(Code::NothingToInvoke, text).with_details(details)),
             _ => Ok(()),
         }
@@ -267,6 +291,9 @@ fn syntax_error(faults: &[(&str, Fault)]) -> Error {
             details.push(format!("    {}^", " ".repeat(column)));
         }
         details.push(format!("SyntaxError: {}", fault.message));
+        if ["codec can't decode", "encoding", "null bytes"].iter().any(|words| fault.message.contains(words)) {
+            details.push(ENCODING_REMEDY.to_owned());
+        }
     }
     let more = match faults.len() {
         1 => String::new(),

@@ -208,3 +208,19 @@ async fn a_file_that_takes_too_long_is_given_up_and_the_worker_replaced() {
     assert_eq!((e.code, e.message.as_str()), (Code::BuildFailed, "big.py cannot be analysed: parsing takes too long"));
     assert!(slow.0.worker.lock().await.is_none());
 }
+
+#[tokio::test]
+async fn files_are_read_in_the_encoding_that_they_declare() {
+    let analyse = async |content: &[u8]| {
+        let files = SourceFiles::parse(BTreeMap::from([("agent.py".to_owned(), content)])).unwrap();
+        analyser().await.analyse(&files, "agent.py").await
+    };
+    let declared = analyse(b"# -*- coding: latin-1 -*-\nimport six\nx = 'caf\xe9'\n").await.unwrap();
+    assert_eq!(declared[0].imports[0].module, "six");
+    for wrong in [&b"x = 'caf\xe9'\n"[..], b"# coding: nonsense\nx = 1\n", b"\xff\xfex\0=\x001\0\n\0"] {
+        let e = analyse(wrong).await.unwrap_err();
+        assert_eq!(e.code, Code::SyntaxError);
+        assert!(e.message.contains("agent.py"), "{e}");
+        assert_eq!(e.details.last().map(String::as_str), Some(ENCODING_REMEDY));
+    }
+}

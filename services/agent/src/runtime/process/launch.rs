@@ -96,6 +96,8 @@ pub(super) struct Start<'a> {
     /// The agent's listener, where it has no network of its own.
     pub listener: Option<BorrowedFd<'a>>,
     pub user: Option<RunAs>,
+    /// Whether it works in a copy of its source.
+    pub copies_app: bool,
     /// How long it may take until it is ready.
     pub limit: Option<Duration>,
 }
@@ -387,6 +389,7 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
     let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program;
     let placed = start.sandbox.place(&Parts {
         app_dir,
+        own_app: start.copies_app.then(|| dir.app()),
         site_dirs,
         runner,
         home: dir.home(),
@@ -409,7 +412,7 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
         ("PATH", format!("{bin}:/usr/local/bin:/usr/bin:/bin")),
         ("LANG", "C.UTF-8".to_owned()),
         ("PYTHONUNBUFFERED", "1".to_owned()),
-        // The source is read-only.
+        // Nobody would read it: the working directory is new at each start, and packages have theirs.
         ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))

@@ -40,7 +40,7 @@ async fn the_environment_is_the_given_one_and_no_more() {
     let stage = Stage::with(|config| config.limits.open_files = Some(512)).await;
     let instance = stage.instance(LOOK);
     let mark = instance.revision.simple();
-    let Program::Unpacked { app_dir, interpreter, runner, .. } = instance.program.clone() else { unreachable!() };
+    let Program::Unpacked { interpreter, runner, .. } = instance.program.clone() else { unreachable!() };
     let seen = look(&stage, instance).await;
 
     let mut env: BTreeMap<String, String> = serde_json::from_value(seen["env"].clone()).unwrap();
@@ -67,8 +67,9 @@ async fn the_environment_is_the_given_one_and_no_more() {
     } else {
         assert!(home.starts_with(stage_dir) && home != tmp);
         assert!(tmp.ends_with("/tmp") && tmp.len() < stage_dir.len() + 30, "{tmp}");
-        assert_eq!(seen["cwd"], app_dir.to_str().unwrap());
-        assert_eq!(seen["options"]["--app"][0], app_dir.to_str().unwrap());
+        let app = Path::new(&home).with_file_name("app");
+        assert_eq!(seen["cwd"], app.to_str().unwrap());
+        assert_eq!(seen["options"]["--app"][0], app.to_str().unwrap());
         assert_eq!(seen["options"]["--site"][0], stage.dir.path().join("site").to_str().unwrap());
         assert_eq!(seen["launcher"], serde_json::json!(["hoistway-agent test-agent", "__agent-init"]));
     }

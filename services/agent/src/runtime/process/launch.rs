@@ -47,6 +47,8 @@ const STACK_BEGIN: Duration = Duration::from_secs(1);
 const STACK_LIMIT: Duration = Duration::from_secs(3);
 const STACK_PAUSE: Duration = Duration::from_millis(200);
 
+/// What the agent's user is called.
+const USER: &str = "agent";
 /// Each is read by one client or another.
 const CA_VARIABLES: [&str; 6] = [
     "SSL_CERT_FILE",
@@ -411,6 +413,9 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
         ("TMPDIR", text(&placed.tmp)?),
         ("PATH", format!("{bin}:/usr/local/bin:/usr/bin:/bin")),
         ("LANG", "C.UTF-8".to_owned()),
+        // Its number may have no name on this machine, and much software asks for one (`getpass.getuser`).
+        ("LOGNAME", USER.to_owned()),
+        ("USER", USER.to_owned()),
         ("PYTHONUNBUFFERED", "1".to_owned()),
         // Nobody would read it: the working directory is new at each start, and packages have theirs.
         ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),

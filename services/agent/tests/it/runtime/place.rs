@@ -47,12 +47,14 @@ async fn the_environment_is_the_given_one_and_no_more() {
     let (home, tmp) = (env.remove("HOME").unwrap(), env.remove("TMPDIR").unwrap());
     let expected = [
         ("LANG", "C"),
+        ("LOGNAME", "agent"),
         ("PATH", &format!("{}:/usr/local/bin:/usr/bin:/bin", interpreter.parent().unwrap().display())),
         ("PORT", seen["port"].as_str().unwrap()),
         ("PYTHONDONTWRITEBYTECODE", "1"),
         ("PYTHONUNBUFFERED", "1"),
         ("STRIPE_KEY", "sk-very-secret"),
         ("TEST_MARK", &mark),
+        ("USER", "agent"),
         ("USER_ENTRY_POINT", "agent.py"),
     ];
     // LC_CTYPE is Python's own doing in the C locale.

@@ -117,7 +117,8 @@ impl FromRequest<Arc<AppState>> for WholeBody {
 /// How large a body may be: source and messages are large, and nothing else is.
 fn limit(request: &Parts, max_body: usize) -> usize {
     let path = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let large = ["/deploy", "/invoke", "/invoke/stream"].into_iter().any(|end| path.ends_with(end));
+    let large =
+        ["/deploy", "/invoke", "/invoke/stream", "/app/", "/app/{*path}"].into_iter().any(|end| path.ends_with(end));
     if large { max_body } else { max_body.min(MOST_ELSEWHERE) }
 }
 

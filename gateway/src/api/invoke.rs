@@ -28,7 +28,7 @@ use bytes::BytesMut;
 use futures_util::stream;
 use hoistway_kit::telemetry;
 use hoistway_model::{Code, Error, Name, Result, Secret, agent::Target};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -149,14 +149,14 @@ enum Answer {
 }
 
 async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBody) -> ApiResult<Answer> {
-    let call = Call::begin(state, name.clone(), identity, body).await?;
-    let (limit, deadline) = (state.limits.max_answer, call.deadline);
-    let (answered, open) = call.send("/invoke").await?;
-    let (status, mut body) = (answered.status(), answered.into_body());
-    if status != StatusCode::OK {
-        let collected = timeout_at(deadline, collect(&state.routes, &name, &mut body, MAX_ERROR)).await;
-        return Err(agent_failed(&name, status, &collected.map_err(|_| too_slow(&name))??).into());
+    let limit = state.limits.max_answer;
+    let call = Call::begin(state, name.clone(), identity, body, json::must_be_object).await?;
+    let Answered { mut answer, deadline, open, .. } = call.send(Outgoing::message("/invoke")).await?;
+    if answer.status() != StatusCode::OK {
+        let said = collect_error(&state.routes, &name, &mut answer, deadline).await?;
+        return Err(agent_failed(&name, answer.status(), &said).into());
     }
+    let mut body = answer.into_body();
     if body.size_hint().lower() > limit as u64 {
         return Err(too_long(&name, limit).into());
     }
@@ -177,10 +177,7 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
         begun.extend_from_slice(&frame.into_data().unwrap_or_default());
     }
     let room = limit.checked_sub(begun.len()).ok_or_else(|| too_long(&name, limit))?;
-    Ok(Answer::Long {
-        begun: begun.freeze(),
-        rest: Begun { agent: name, routes: state.routes.clone(), body, deadline, room, _open: open },
-    })
+    Ok(Answer::Long { begun: begun.freeze(), rest: Begun::new(state, name, body, deadline, room, open) })
 }
 
 /// Invoke an agent and stream its answer
@@ -252,42 +249,44 @@ async fn begin_stream(
     identity: Identity,
     body: WholeBody,
 ) -> ApiResult<(HeaderValue, Begun)> {
-    let call = Call::begin(state, name.clone(), identity, body).await?;
-    let deadline = call.deadline;
-    let (mut answered, open) = call.send("/invoke/stream").await?;
-    if answered.status() != StatusCode::OK {
-        let collected = timeout_at(deadline, collect(&state.routes, &name, answered.body_mut(), MAX_ERROR)).await;
-        let bytes = collected.map_err(|_| too_slow(&name))??;
-        return Err(agent_failed(&name, answered.status(), &bytes).into());
+    let call = Call::begin(state, name, identity, body, json::must_be_object).await?;
+    let Answered { agent, mut answer, deadline, open } = call.send(Outgoing::message("/invoke/stream")).await?;
+    if answer.status() != StatusCode::OK {
+        let said = collect_error(&state.routes, &agent, &mut answer, deadline).await?;
+        return Err(agent_failed(&agent, answer.status(), &said).into());
     }
-    let kind = stream_type(answered.headers());
-    Ok((
-        kind,
-        Begun {
-            agent: name,
-            routes: state.routes.clone(),
-            body: answered.into_body(),
-            deadline,
-            room: usize::MAX,
-            _open: open,
-        },
-    ))
+    let kind = stream_type(answer.headers());
+    Ok((kind, Begun::new(state, agent, answer.into_body(), deadline, usize::MAX, open)))
 }
 
 /// An answer whose head is there.
-struct Begun {
+pub(super) struct Begun {
     agent: Name,
     routes: Routes,
-    body: Incoming,
+    pub(super) body: Incoming,
     deadline: Instant,
     /// How many bytes more it may have.
     room: usize,
     _open: Open,
 }
 
+impl Begun {
+    /// Of at most `room` bytes.
+    pub(super) fn new(
+        state: &AppState,
+        agent: Name,
+        body: Incoming,
+        deadline: Instant,
+        room: usize,
+        open: Open,
+    ) -> Self {
+        Self { agent, routes: state.routes.clone(), body, deadline, room, _open: open }
+    }
+}
+
 /// An answer that is passed on while it comes. Each chunk is passed on as it comes, and the next one is read when that is gone. When the client
 /// goes, this is dropped, and the connection to the agent with it.
-struct Chunks {
+pub(super) struct Chunks {
     /// What goes before the rest.
     begun: Bytes,
     rest: Begun,
@@ -298,13 +297,13 @@ struct Chunks {
     silence: Instant,
     ended: bool,
     /// What a whole answer counts as: one that has all its chunks may tell that the agent failed.
-    outcome: &'static str,
+    pub(super) outcome: &'static str,
     ending: Ending,
     request_id: Arc<str>,
 }
 
 impl Chunks {
-    fn new(rest: Begun, is_events: bool, ending: Ending) -> Self {
+    pub(super) fn new(rest: Begun, is_events: bool, ending: Ending) -> Self {
         let (begun, request_id) = (Bytes::new(), telemetry::request_id().unwrap_or_default());
         Self {
             begun,
@@ -319,7 +318,7 @@ impl Chunks {
         }
     }
 
-    fn into_body(self) -> Body {
+    pub(super) fn into_body(self) -> Body {
         Body::from_stream(stream::try_unfold(self, |mut chunks| async move {
             let next = chunks.next().await?;
             Ok::<_, io::Error>(next.map(|data| (data, chunks)))
@@ -390,7 +389,7 @@ impl Chunks {
 }
 
 /// An invoke that may go to its agent.
-struct Call<'a> {
+pub(super) struct Call<'a> {
     state: &'a AppState,
     agent: Name,
     identity: Identity,
@@ -400,19 +399,49 @@ struct Call<'a> {
 }
 
 /// What must live as long as the agent's answer does.
-struct Open {
+pub(super) struct Open {
     _connection: AbortOnDropHandle<()>,
     _slot: Slot,
 }
 
+/// What the runner is asked, beside the body.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    /// Path and query.
+    pub(super) target: String,
+    pub(super) headers: HeaderMap,
+}
+
+impl Outgoing {
+    /// A message for the agent. Headers of the caller are not passed on: they may claim anything.
+    fn message(path: &str) -> Self {
+        Self { method: Method::POST, target: path.to_owned(), headers: JSON.into_iter().collect() }
+    }
+}
+
+/// The head of what the runner answers.
+pub(super) struct Answered {
+    pub(super) agent: Name,
+    pub(super) answer: http::Response<Incoming>,
+    pub(super) deadline: Instant,
+    pub(super) open: Open,
+}
+
 impl<'a> Call<'a> {
-    /// Checks everything that can be checked without the agent.
-    async fn begin(state: &'a AppState, agent: Name, identity: Identity, body: WholeBody) -> ApiResult<Self> {
+    /// Checks everything that can be checked without the agent, the body too.
+    pub(super) async fn begin(
+        state: &'a AppState,
+        agent: Name,
+        identity: Identity,
+        body: WholeBody,
+        check: fn(&[u8]) -> Result<()>,
+    ) -> ApiResult<Self> {
         let deadline = Instant::now() + state.limits.invoke_timeout;
         if state.routes.door(&agent).is_none() {
             return Err(unrouted(state, agent).await.into());
         }
-        let (body, ()) = body.read(json::must_be_object).await?;
+        let (body, ()) = body.read(check).await?;
         let limit = state.limits.invoke_concurrency;
         let busy = || {
             let text =
@@ -424,7 +453,7 @@ impl<'a> Call<'a> {
     }
 
     /// Connects and sends. An answer's head is all that is waited for.
-    async fn send(self, path: &str) -> ApiResult<(http::Response<Incoming>, Open)> {
+    pub(super) async fn send(self, outgoing: Outgoing) -> ApiResult<Answered> {
         let (agent, mut identity) = (self.agent, self.identity);
         let (stream, to) = connect(self.state, &agent, &mut identity).await?;
         let user = identity.user_for(&to.door);
@@ -438,10 +467,13 @@ impl<'a> Call<'a> {
             // What goes wrong here goes wrong for the sender too.
             let _ = connection.await;
         }));
-        let request = request(path, &agent, &to.target.token, whose, self.body.into_bytes())?;
+        let request = request(outgoing, &agent, &to.target.token, whose, self.body.into_bytes())?;
         let answered = timeout_at(self.deadline, sender.send_request(request)).await;
         match answered.map_err(|_| too_slow(&agent))? {
-            Ok(answered) => Ok((answered, Open { _connection: connection, _slot: self.slot })),
+            Ok(answer) => {
+                let open = Open { _connection: connection, _slot: self.slot };
+                Ok(Answered { agent, answer, deadline: self.deadline, open })
+            }
             Err(e) => Err(crashed(routes, &agent, e).await.into()),
         }
     }
@@ -502,19 +534,20 @@ async fn connect(state: &AppState, agent: &Name, identity: &mut Identity) -> Api
 }
 
 fn request(
-    path: &str,
+    outgoing: Outgoing,
     agent: &Name,
     token: &Secret,
     whose: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
 ) -> Result<Request<Full<Bytes>>> {
-    let mut request = Request::post(path)
+    let mut request = Request::builder()
+        .method(outgoing.method)
+        .uri(outgoing.target)
         .header(header::HOST, agent.as_str())
-        .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))
         .map_err(|e| Error::internal("passing the message on", e))?;
-    // These and no others: what a caller claims to be in headers is not passed on.
     let headers = request.headers_mut();
+    headers.extend(outgoing.headers);
     telemetry::inject(headers);
     let secret = HeaderValue::from_str(token.expose()).map_err(|e| Error::internal("passing the message on", e))?;
     headers.insert(TOKEN, secret);
@@ -525,10 +558,17 @@ fn request(
     Ok(request)
 }
 
-async fn collect(routes: &Routes, agent: &Name, body: &mut Incoming, limit: usize) -> Result<Bytes> {
-    match Limited::new(body, limit).collect().await {
+/// An answer that is an error, as a whole.
+pub(super) async fn collect_error(
+    routes: &Routes,
+    agent: &Name,
+    answer: &mut http::Response<Incoming>,
+    deadline: Instant,
+) -> Result<Bytes> {
+    let collected = timeout_at(deadline, Limited::new(answer.body_mut(), MAX_ERROR).collect()).await;
+    match collected.map_err(|_| too_slow(agent))? {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => Err(too_long(agent, limit)),
+        Err(e) if e.is::<LengthLimitError>() => Err(too_long(agent, MAX_ERROR)),
         Err(e) => Err(crashed(routes, agent, e).await),
     }
 }
@@ -555,7 +595,7 @@ struct RunnerError {
 }
 
 /// The runner's error in our shape.
-fn agent_failed(agent: &Name, status: StatusCode, body: &[u8]) -> Error {
+pub(super) fn agent_failed(agent: &Name, status: StatusCode, body: &[u8]) -> Error {
     let Ok(RunnerError { error, code, details }) = serde_json::from_slice(body) else {
         let message = format!("agent \"{agent}\" answered with HTTP status {}", status.as_u16());
         return Error::new(Code::AgentError, message);
@@ -563,7 +603,7 @@ fn agent_failed(agent: &Name, status: StatusCode, body: &[u8]) -> Error {
     let from = details.len().saturating_sub(MAX_ERROR_LINES);
     let details = details.into_iter().skip(from);
     match (status.as_u16(), code.as_str()) {
-        (400, _) => Error::new(Code::InvalidArgument, error).with_details(details),
+        (400 | 431, _) => Error::new(Code::InvalidArgument, error).with_details(details),
         // The runner knows no other caller than us, so this is a fault between us and not the user's.
         (403, "permission_denied" | "forbidden" | "") => {
             Error::internal(&format!("calling agent \"{agent}\""), format!("the runner refused the call: {error}"))

@@ -1,6 +1,7 @@
 //! The HTTP edge: the public API, the same under `/api` and `/api/v1`.
 
 mod agents;
+mod app;
 mod audit;
 mod auth;
 pub mod body;
@@ -90,6 +91,7 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(config::routes())
         .merge(revisions::routes())
         .merge(invoke::routes())
+        .merge(app::routes())
         .merge(tools::routes())
         .merge(model_providers::routes())
         .merge(identity_providers::routes())

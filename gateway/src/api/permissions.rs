@@ -61,7 +61,8 @@ const fn admin(permission: Permission) -> Permission {
     Permission { scope: Scope::Admin, ..permission }
 }
 
-/// Method, path below `/api` and `/api/v1` (what the variable parts are called does not matter), permission.
+/// Method, path below `/api` and `/api/v1` (what the variable parts are called does not matter), permission. `*` is every
+/// method: what it does is an application's to say.
 const TABLE: &[(&str, &str, Permission)] = &[
     ("POST", "/deploy", deploy("agent.deploy")),
     ("GET", "/agents", read()),
@@ -71,6 +72,9 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("GET", "/agents/{name}/calls", read()),
     ("POST", "/agents/{name}/invoke", invoke()),
     ("POST", "/agents/{name}/invoke/stream", invoke()),
+    ("*", "/agents/{name}/app", invoke()),
+    ("*", "/agents/{name}/app/", invoke()),
+    ("*", "/agents/{name}/app/{path}", invoke()),
     ("GET", "/agents/{name}/config", read()),
     ("PUT", "/agents/{name}/config", deploy("agent.configure")),
     ("PATCH", "/agents/{name}/config", deploy("agent.configure")),
@@ -131,7 +135,7 @@ const TABLE: &[(&str, &str, Permission)] = &[
 pub fn permission(method: &Method, pattern: Option<&str>) -> Option<Permission> {
     let path = below_api(pattern?);
     let wanted = if method == Method::HEAD { "GET" } else { method.as_str() };
-    let declared = TABLE.iter().find(|(method, declared, _)| *method == wanted && same(declared, path));
+    let declared = TABLE.iter().find(|(method, declared, _)| ["*", wanted].contains(method) && same(declared, path));
     Some(declared.map_or_else(|| undeclared(method), |(_, _, permission)| *permission))
 }
 
@@ -207,14 +211,16 @@ mod tests {
                 ("TRACE", &item.trace),
             ];
             for (method, _) in operations.into_iter().filter(|(_, operation)| operation.is_some()) {
-                let declared = TABLE.iter().find(|(m, p, _)| *m == method && same(p, path));
+                let declared = TABLE.iter().find(|(m, p, _)| ["*", method].contains(m) && same(p, path));
                 let (_, _, permission) = declared.unwrap_or_else(|| panic!("{method} {path} has no line in TABLE"));
                 let looks = ["GET", "HEAD"].contains(&method);
                 assert!(
                     looks == permission.change.is_none() || permission.meters == Meters::Invokes,
                     "{method} {path}: is it a change?"
                 );
-                assert!(!looks || matches!(permission.scope, Scope::Read | Scope::Admin), "{method} {path}");
+                let scopes =
+                    if permission.meters == Meters::Invokes { [Scope::Invoke; 2] } else { [Scope::Read, Scope::Admin] };
+                assert!(!looks || scopes.contains(&permission.scope), "{method} {path}");
                 for prefix in ["/api", "/api/v1"] {
                     let pattern = format!("{prefix}{path}");
                     let found = super::permission(&method.parse().unwrap(), Some(&pattern));

@@ -11,9 +11,14 @@ pub const COMMENT: &str = ": still here\n\n";
 
 /// The headers of a streamed answer. nginx, and others after it, pass one on as it comes when they are asked to.
 pub fn headers(kind: HeaderValue) -> [(HeaderName, HeaderValue); 4] {
+    let [caching, buffering] = unbuffered();
+    let sniffing = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    [(header::CONTENT_TYPE, kind), sniffing, caching, buffering]
+}
+
+/// Those of them that are for proxies.
+pub fn unbuffered() -> [(HeaderName, HeaderValue); 2] {
     [
-        (header::CONTENT_TYPE, kind),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ]

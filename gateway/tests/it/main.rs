@@ -1,6 +1,7 @@
 //! The gateway's HTTP edge, driven over TCP, with fakes behind the service traits.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod app;
 mod audit;
 mod callers;
 mod calls;

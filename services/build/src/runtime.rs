@@ -26,6 +26,7 @@ macro_rules! files {
 const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/__init__.py",
     "_hoistway_runner/annotations.py",
+    "_hoistway_runner/app_routes.py",
     "_hoistway_runner/arguments.py",
     "_hoistway_runner/callers.py",
     "_hoistway_runner/capture.py",

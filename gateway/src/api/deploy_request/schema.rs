@@ -36,8 +36,9 @@ pub struct DeployBody {
     /// Variables of the agent's environment, no name twice. Answers mask their values, logs and errors those that are secret.
     #[schema(max_items = 1000)]
     pub env: Option<Vec<DeployVariable>>,
-    /// Python packages, one requirement on each line as pip writes it, without options and URLs. When this is absent,
-    /// `requirements.txt`, then `pyproject.toml`, then the imports of the source decide.
+    /// Python packages, one requirement on each line as pip writes it, with `--hash=sha256:…`, and with `-r` and `-c` for
+    /// files of the source; no other options and no URLs. When this is absent, `requirements.txt`, then `pyproject.toml`,
+    /// then the entry file's PEP 723 header, then the imports of the source decide.
     #[schema(examples("openai>=1.0\nrequests"))]
     pub requirements: Option<String>,
     /// The file to start. Default: the only `.py` file, else `agent.py`, `main.py` or `app.py`.

@@ -145,7 +145,7 @@ fn meanings_are_checked() {
             built(json!({"entry_point": "nope.py"})),
             "entry_point: \"nope.py\" is not among the source_files; the .py files are: agent.py",
         ),
-        (built(json!({"requirements": "-e ."})), "requirements: line 1: \"-e .\" is an option"),
+        (built(json!({"requirements": "--pre"})), "requirements: line 1: \"--pre\" is an option"),
     ] {
         let message = refused(body);
         assert!(message.starts_with(want), "{message}\n{want}");

@@ -24,9 +24,19 @@ pub fn finish(described: OpenApi) -> Value {
     document["components"]["schemas"]["InvokeAnswer"]["properties"]["response"] =
         json!({"description": "What the agent returned: any JSON."});
     if let Some(paths) = document["paths"].as_object_mut() {
+        // The rest of a path is a variable as any other one here.
+        *paths = std::mem::take(paths).into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
         for (path, item) in paths {
+            let ids = METHODS.map(|method| item[method]["operationId"].clone());
             for method in METHODS {
                 if let Some(operation) = item.get_mut(method).and_then(Value::as_object_mut) {
+                    // One handler of several methods is several operations.
+                    if let Some(id) =
+                        operation.get("operationId").filter(|id| ids.iter().filter(|i| i == id).count() > 1)
+                    {
+                        let id = format!("{method}_{}", id.as_str().unwrap_or_default());
+                        operation.insert("operationId".into(), id.into());
+                    }
                     complete(path, method, operation);
                 }
             }

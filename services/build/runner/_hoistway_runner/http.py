@@ -84,20 +84,22 @@ class Exchange:
         headers, hosts = {}, 0
         for line in lines[1:-1]:
             name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
+            name, value = name.lower(), value.strip()
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
             hosts += name.lower() == "host"
         if hosts > 1 or self.chunked and not hosts:
             self.unread = True
             raise HttpError(400, "invalid_argument", "a request needs the header Host, once")
-        return method, target.partition("?")[0], headers
+        return method, target, headers
 
-    def handle(self, method, path, headers):
+    def handle(self, method, target, headers):
         """Finds the route."""
         self.unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        path, of_app = target.partition("?")[0], target.startswith("/app/")
         methods = {"/healthz": "GET", "/readyz": "GET", "/invoke": "POST", "/invoke/stream": "POST"}
-        if path not in methods:
+        if path not in methods and not of_app:
             raise HttpError(404, "not_found", f"there is no {path} here")
-        if method != methods[path]:
+        if not of_app and method != methods[path]:
             raise HttpError(405, "method_not_allowed", f"{path} takes {methods[path]}", f"Allow: {methods[path]}")
         if path == "/healthz":
             return self.send_json(200, {"status": "ok", "agent": self.server.name})
@@ -111,23 +113,29 @@ class Exchange:
         if not self.server.slots.take(self.peer):
             raise HttpError(503, "unavailable", f"the agent is busy with {INVOKES} invokes", "Retry-After: 1")
         try:
-            request = self.read_request(path, headers)
-            self.server.slots.name(self.peer, request.seen["request_id"])
+            body = self.read_body(headers)
+            if of_app:
+                from .app_routes import routed
+
+                request_id, answer = routed(self, method, target, headers, body)
+            else:
+                request = self.read_request(path, headers, body)
+                request_id, respond = request.seen["request_id"], self.stream if path == "/invoke/stream" else self.invoke
+                answer = lambda: respond(request.seen, self.prepared(request))
+            self.server.slots.name(self.peer, request_id)
             HERE.peer = self.peer
             if statement:  # this thread answers nothing else, and its context is its own
                 from .end_users import END_USER, END_USERS
 
                 END_USERS.install(self.server.closed_network)
                 END_USER.set(statement)
-            call = self.prepared(request)
-            answer = self.stream if path == "/invoke/stream" else self.invoke
             agent = self.server.agent
             if not agent.blocking or not (agent.loops or "asyncio" in sys.modules):
-                return answer(request.seen, call)
+                return answer()
             from .loop import own_loop
 
             with own_loop():
-                answer(request.seen, call)
+                answer()
         finally:
             self.server.slots.give_back(self.peer)
             flush_output()
@@ -147,8 +155,8 @@ class Exchange:
 
         return call
 
-    def read_request(self, path, headers):
-        """The request: as it was sent, and with history, its id and who asks as a handler sees it."""
+    def read_body(self, headers):
+        """The whole body of the request."""
         if "transfer-encoding" in headers:
             raise HttpError(411, "invalid_argument", "the body needs a Content-Length")
         digits = headers.get("content-length", "0")
@@ -162,6 +170,10 @@ class Exchange:
         if len(body) < int(digits):
             raise PeerGone
         self.unread = False
+        return body
+
+    def read_request(self, path, headers, body):
+        """The request: as it was sent, and with history, its id and who asks as a handler sees it."""
         try:
             sent = json.loads(body or b"{}")
         except (ValueError, RecursionError):

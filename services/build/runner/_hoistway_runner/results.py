@@ -120,10 +120,11 @@ def to_json(value):
 
 
 class Pieces:
-    """The body of a web application's answer: as bytes in `raw`, as text when it is iterated."""
+    """A web application's answer: its header `fields`, and its body as bytes in `raw`, as text when it is iterated."""
 
-    def __init__(self, status, kind, raw):
-        self.status, self.kind, self.raw = status, kind.partition(";")[0].strip().lower(), raw
+    def __init__(self, status, fields, raw):
+        self.status, self.fields, self.raw = status, fields, raw
+        self.kind = dict(fields).get("content-type", "").partition(";")[0].strip().lower()
         self.events = self.kind == "text/event-stream"
         self._text = None
 

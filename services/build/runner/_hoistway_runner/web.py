@@ -1,7 +1,7 @@
 """Web applications, called without a server of their own.
 
 POST /invoke of the agent is POST /invoke of the application with the same body, or POST / where it answers 404;
-POST /invoke/stream tries /invoke/stream first.
+POST /invoke/stream tries /invoke/stream first. Its other routes are below /app/ (`app_routes`).
 """
 
 import json
@@ -13,6 +13,9 @@ from .arguments import POSITIONAL, STAR, Agent, parameters
 from .errors import DETAIL_LINES, AppError, StartError, StartTimeout, headline, user_traceback
 from .loop import LOOP
 from .results import Pieces
+
+PORT = os.environ.get("PORT") or "8080"
+HOST = f"localhost:{PORT}"  # as an application finds itself that is run by hand: some answer no other name
 
 
 def web_agent(app, exactly=False):
@@ -33,6 +36,19 @@ def web_agent(app, exactly=False):
     return None
 
 
+class WebRequest:
+    """One request as a server gives it to an application, which is mounted at `root`; `path` is as it was sent."""
+
+    def __init__(self, method, path, headers, body, query="", root=""):
+        self.method, self.path, self.headers, self.body, self.query, self.root = method, path, headers, body, query, root
+
+    def path_bytes(self):
+        """The path without percent signs."""
+        from urllib.parse import unquote_to_bytes
+
+        return unquote_to_bytes(self.path)
+
+
 class WebAgent(Agent):
     """A web application, called with what the agent was invoked with: POST /invoke, or POST / where that is a 404."""
 
@@ -50,7 +66,7 @@ class WebAgent(Agent):
         headers |= {"content-type": "application/json", "content-length": str(len(body))}
         tried = {}
         for path in dict.fromkeys((path, "/invoke", "/")):
-            answer = tried[path] = self.call(path, headers, body)
+            answer = tried[path] = self.call(WebRequest("POST", path, headers, body))
             if answer.status != 404:
                 break
         else:  # it knows none of them: what it says to the first tells most
@@ -66,28 +82,32 @@ class WebAgent(Agent):
             return json.loads(text) if text else None
         return answer
 
-    def call(self, path, headers, body):
-        """Sends one request; the answer is there as soon as its head is."""
+    def call(self, request, explain=True):
+        """Sends one request; the answer is there as soon as its head is. One that is an error ends with the exception
+        behind it, if it is to `explain` itself; otherwise that is for the logs."""
         raise NotImplementedError
 
 
 class WsgiAgent(WebAgent):
     """A WSGI application (Flask, Django, Bottle ...), called in the thread that answers the invoke."""
 
-    def call(self, path, headers, body):
+    def call(self, request, explain=True):
         import io
 
+        headers = request.headers
         environ = {
-            "REQUEST_METHOD": "POST", "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": "",
-            "SERVER_NAME": "localhost", "SERVER_PORT": os.environ.get("PORT") or "8080", "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": "127.0.0.1", "wsgi.version": (1, 0), "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(body),
-            "wsgi.errors": sys.stderr, "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False,
-            **{"HTTP_" + k.upper().replace("-", "_"): v for k, v in headers.items() if not k.startswith("content-")},
-            "CONTENT_TYPE": headers["content-type"], "CONTENT_LENGTH": headers["content-length"]}
+            "REQUEST_METHOD": request.method, "SCRIPT_NAME": request.root, "PATH_INFO": request.path_bytes().decode("latin-1"),
+            "QUERY_STRING": request.query, "SERVER_NAME": "localhost", "SERVER_PORT": PORT, "SERVER_PROTOCOL": "HTTP/1.1",
+            "REMOTE_ADDR": "127.0.0.1", "wsgi.version": (1, 0), "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(request.body), "wsgi.errors": sys.stderr, "wsgi.multithread": True,
+            "wsgi.multiprocess": False, "wsgi.run_once": False,
+            **{"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()
+               if name not in ("content-type", "content-length")},
+            "CONTENT_TYPE": headers.get("content-type", ""), "CONTENT_LENGTH": headers.get("content-length", "")}
         head, written = {}, []
 
         def start_response(status, fields, exc_info=None):
-            head.update(status=int(status.split()[0]), kind=dict((k.lower(), v) for k, v in fields).get("content-type", ""))
+            head.update(status=int(status.split()[0]), fields=[(name.lower(), value) for name, value in fields])
             return written.append
 
         result = self.app(environ, start_response)
@@ -110,7 +130,7 @@ class WsgiAgent(WebAgent):
             first = next(raw, None)
         if not head:
             raise RuntimeError("the WSGI application did not call start_response")
-        return Pieces(head["status"], head["kind"], continued(first, raw) if first else raw)
+        return Pieces(head["status"], head["fields"], continued(first, raw) if first else raw)
 
 
 class continued:
@@ -129,6 +149,11 @@ class continued:
         self.rest.close()
 
 
+def is_last(message):
+    """Whether a message of an ASGI application ends its answer."""
+    return message["type"] == "http.response.body" and not message.get("more_body")
+
+
 class AsgiAgent(WebAgent):
     """An ASGI application (FastAPI, Starlette, Quart, Litestar ...), on the agent's event loop."""
 
@@ -138,16 +163,17 @@ class AsgiAgent(WebAgent):
         super().__init__(app)
         self.state, self.lifespan, self.tasks = {}, None, set()
 
-    def call(self, path, headers, body):
+    def call(self, request, explain=True):
+        path = request.root + request.path_bytes().decode("utf-8", "replace")
         scope = {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
-            "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
-            "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
-            "client": ("127.0.0.1", 0), "server": ("localhost", int(os.environ.get("PORT") or 8080)),
-            "state": dict(self.state)}
-        messages = LOOP.iterate(self.exchange(scope, body))
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+            "method": request.method, "scheme": "http", "path": path, "raw_path": (request.root + request.path).encode("latin-1"),
+            "query_string": request.query.encode("latin-1"), "root_path": request.root,
+            "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in request.headers.items()],
+            "client": ("127.0.0.1", 0), "server": ("localhost", int(PORT)), "state": dict(self.state)}
+        messages = LOOP.iterate(self.exchange(scope, request.body, explain))
         head = next(messages)
-        fields = {bytes(k).decode("latin-1").lower(): bytes(v).decode("latin-1") for k, v in head.get("headers") or ()}
+        fields = [(bytes(k).decode("latin-1").lower(), bytes(v).decode("latin-1")) for k, v in head.get("headers") or ()]
 
         def pieces():
             try:
@@ -160,13 +186,13 @@ class AsgiAgent(WebAgent):
 
         raw = pieces()
         next(raw)
-        return Pieces(head["status"], fields.get("content-type", ""), raw)
+        return Pieces(head["status"], fields, raw)
 
-    async def exchange(self, scope, body):
+    async def exchange(self, scope, body, explain):
         """The messages that the application sends for one request. It is cancelled when nobody wants more of them."""
         import asyncio
 
-        ready, gone, unread, status = asyncio.Queue(1), asyncio.Event(), [body], 0
+        ready, gone, unread, status, told = asyncio.Queue(1), asyncio.Event(), [body], 0, False
 
         async def receive():
             if unread:
@@ -175,15 +201,18 @@ class AsgiAgent(WebAgent):
             return {"type": "http.disconnect"}
 
         async def send(message):
+            nonlocal told
             if not gone.is_set():
                 await ready.put(message)
+                told = told or is_last(message)
 
         async def run():
             try:
                 await self.app(scope, receive, send)
-                await send(RuntimeError("the ASGI application ended without a complete answer"))
-            except BaseException as error:
                 if not gone.is_set():
+                    await ready.put(None if told else RuntimeError("the ASGI application ended without a complete answer"))
+            except BaseException as error:
+                if not gone.is_set() and (explain or not told):
                     await ready.put(error)
                 elif not isinstance(error, asyncio.CancelledError):  # in what it does after its answer
                     print(user_traceback(error), end="", file=sys.stderr)
@@ -198,14 +227,14 @@ class AsgiAgent(WebAgent):
                 if isinstance(message, BaseException):
                     raise message
                 status = message.get("status", status)
-                complete = message["type"] == "http.response.body" and not message.get("more_body")
+                complete = is_last(message)
                 yield message
-            if status >= 500:  # frameworks answer first and let the exception through then: it says more
+            if status >= 500 and explain:  # frameworks answer first and let the exception through then: it says more
                 try:
                     error = await asyncio.wait_for(ready.get(), 1)
                 except (TimeoutError, asyncio.TimeoutError):
                     return
-                if not (type(error) is RuntimeError and "without a complete answer" in str(error)):
+                if error is not None:
                     raise error
         finally:
             gone.set()

@@ -1,0 +1,103 @@
+"""The other routes of a web application: `/app/…` here is `/…` there, with whatever method, query, headers and body."""
+
+import os
+import re  # which json has imported
+
+from .callers import PeerGone
+from .errors import Explained, report
+from .http import REASONS, HttpError
+from .web import HOST, WebAgent, WebRequest
+
+PREFIX = "/app"
+ROOT = "x-hoistway-app-root"  # where callers find the application
+ANSWERED = "X-Hoistway-Answer: application"  # tells its answers from our own
+NOT_PASSED_ON = frozenset((
+    "connection", "content-length", "expect", "host", "keep-alive", "proxy-authenticate", "proxy-authorization",
+    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"))  # they are about one connection
+NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+
+
+def is_passed_on(name):
+    """Whether a header goes through, in either direction."""
+    return name not in NOT_PASSED_ON and not name.startswith("x-hoistway-")
+
+
+def routed(exchange, method, target, headers, body):
+    """The id of a request for the application, and a call that answers it."""
+    agent = exchange.server.agent
+    if not isinstance(agent, WebAgent):
+        raise HttpError(404, "no_application", "the agent has no web application")
+    root, request_id = headers.get(ROOT) or PREFIX, headers.get("x-request-id") or os.urandom(16).hex()
+    passed = {name: value for name, value in headers.items() if is_passed_on(name)} | {"host": HOST}
+    if body or method in ("POST", "PUT", "PATCH"):
+        passed["content-length"] = str(len(body))
+    path, _, query = target.removeprefix(PREFIX).partition("?")
+    request = WebRequest(method, path, passed, body, query, root)
+    return request_id, lambda: pass_on(exchange, agent, request, request_id)
+
+
+def pass_on(exchange, agent, request, request_id):
+    """Answers with what the application answers, as it comes."""
+    seen, reply = {"request_id": request_id}, None
+    try:
+        reply = agent.call(request, explain=False)
+        head, length = head_of(reply, request)
+        bodiless = request.method == "HEAD" or reply.status in (204, 304)
+        chunked = exchange.chunked and length is None and not bodiless
+        head += ["Transfer-Encoding: chunked"] * chunked + ["Connection: close", "", ""]
+        head = "\r\n".join(head).encode("latin-1")
+    except PeerGone:
+        raise
+    except BaseException as error:
+        if reply is not None:
+            reply.close()
+        text, details = report(error, exchange.server.mask, seen)
+        return exchange.send_json(500, {"error": text, "code": "agent_error", "details": details})
+    try:
+        exchange.send(head)
+        for piece in reply.raw:
+            if not piece or bodiless:  # it may go on for its own ends
+                continue
+            if length is not None:
+                length -= len(piece)
+                if length < 0:
+                    raise Explained("the app sends more than its Content-Length")
+            exchange.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        if length and not bodiless:
+            raise Explained("the app sends less than its Content-Length")
+        if chunked:
+            exchange.send(b"0\r\n\r\n")
+    except PeerGone:
+        raise
+    except BaseException as error:  # what breaks off must not look whole
+        report(error, exchange.server.mask, seen)
+        raise PeerGone from None
+    finally:
+        reply.close()
+
+
+def head_of(reply, request):
+    """The lines of an answer's head, and how long its body is, if the application says so."""
+    if not 200 <= reply.status <= 599:
+        raise Explained(f"the app answered {request.method} {request.path} with status {reply.status}")
+    lines, length = [f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, '')}", ANSWERED], None
+    for name, value in reply.fields:
+        if not NAME.fullmatch(name) or re.search("[\r\n\0]", value):
+            raise Explained(f"the app answers with a header that is none: {name!r}")
+        if name == "content-length" and value.isascii() and value.isdigit() and reply.status not in (204, 304):
+            length = int(value)
+            lines.append(f"{name}: {length}")
+        if is_passed_on(name):
+            lines.append(f"{name}: {relocated(value, request.root) if name in ('location', 'content-location') else value}")
+    return lines, length
+
+
+def relocated(address, root):
+    """An address that the application gives within itself, as its callers can follow it: without the name by which it
+    knows itself, and below its root."""
+    own = f"http://{HOST}"
+    if address == own or address.startswith((f"{own}/", f"{own}?", f"{own}#")):
+        address = address.removeprefix(own)
+        address = address if address.startswith("/") else f"/{address}"
+    below = address == root or address.startswith((f"{root}/", f"{root}?", f"{root}#"))
+    return root + address if address.startswith("/") and not address.startswith("//") and not below else address

@@ -1,0 +1,148 @@
+"""The other routes of web applications."""
+
+import contextlib
+import http.client
+import json
+import unittest
+
+from _hoistway_runner.app_routes import relocated
+from _hoistway_runner.web import HOST
+from test_runner import WAIT, read_all, source, until
+
+ASGI = """
+    import asyncio, json
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        body = (await receive())["body"].decode()
+        headers = {k.decode(): v.decode("latin-1") for k, v in scope["headers"]}
+
+        async def answer(status, fields=(), *pieces):
+            await send({"type": "http.response.start", "status": status, "headers": [(k.encode(), v.encode()) for k, v in fields]})
+            for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body"})
+
+        at = scope["path"].removeprefix(scope["root_path"])
+        if at == "/see":
+            seen = {"method": scope["method"], "path": scope["path"], "raw": scope["raw_path"].decode(),
+                    "query": scope["query_string"].decode(), "body": body, "headers": headers}
+            await answer(201, [("Content-Type", "application/json"), ("X-Twice", "a"), ("X-Twice", "b")], json.dumps(seen).encode())
+        elif at == "/events":
+            await answer(200, [("Content-Type", "text/event-stream")], b"data: 1\\n\\n", b"data: 2\\n\\n")
+        elif at == "/redirect":
+            await answer(307, [("Location", "http://" + headers["host"] + scope["root_path"] + "/see/?a=1")])
+        elif at == "/empty":
+            await answer(204, [("Connection", "keep-alive"), ("X-Hoistway-Answer", "forged")])
+        elif at == "/fail":
+            await answer(500, [("Content-Length", "4")], b"oops")
+            raise ValueError("behind it")
+        elif at == "/raise":
+            raise ValueError("no answer")
+        elif at == "/split":
+            await answer(200, [("X-A", "a\\r\\nX-B: b")], b"x")
+        elif at in ("/long", "/short"):
+            await answer(200, [("Content-Length", "3")], b"ab" if at == "/short" else b"abcd")
+        elif at == "/breaks":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+            raise ValueError("on the way")
+        elif at == "/hang":
+            try:
+                await asyncio.sleep(600)
+            finally:
+                print("cancelled", flush=True)
+        else:
+            await answer(404, [("Content-Type", "text/plain")], b"mine: no such route")
+    """
+
+WSGI = """
+    import json
+
+    def app(environ, start_response):
+        seen = {k: v for k, v in environ.items() if isinstance(v, str)} | {"body": environ["wsgi.input"].read().decode()}
+        start_response("202 Accepted", [("Content-Type", "application/json"), ("Location", "/there")])
+        return [json.dumps(seen).encode()]
+    """
+
+
+def call(agent, method, path, body=None, **headers):
+    """Status, headers and body of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=WAIT)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+
+
+class Routes(unittest.TestCase):
+    def test_an_asgi_application_gets_the_request_and_gives_the_answer(self):
+        with source(ASGI, config={"token": "t0ken-1"}) as agent:
+            proof = {"X_Hoistway_Invoke_Token": "t0ken-1", "X_Hoistway_App_Root": "/api/agents/a/app"}
+            status, headers, body = call(agent, "PATCH", "/app/see?q=a%20b&q=c", "text", X_Mine="1", Content_Type="text/plain", **proof)
+            seen = json.loads(body)
+            self.assertEqual((status, headers["Content-Type"], headers.get_all("X-Twice")), (201, "application/json", ["a", "b"]))
+            self.assertEqual(headers["X-Hoistway-Answer"], "application")
+            told = seen.pop("headers")
+            self.assertEqual(seen, {"method": "PATCH", "path": "/api/agents/a/app/see", "raw": "/api/agents/a/app/see",
+                                    "query": "q=a%20b&q=c", "body": "text"})
+            self.assertEqual((told["x-mine"], told["content-type"], told["content-length"]), ("1", "text/plain", "4"))
+            self.assertTrue(told["host"].startswith("localhost:"))
+            self.assertFalse([name for name in told if name.startswith("x-hoistway-")])
+            status, _, body = call(agent, "GET", "/app/no%20such%2Froute", **proof)
+            self.assertEqual((status, body), (404, b"mine: no such route"))
+            self.assertEqual(call(agent, "GET", "/app/events", **proof)[2], b"data: 1\n\ndata: 2\n\n")
+            status, headers, _ = call(agent, "GET", "/app/redirect", **proof)
+            self.assertEqual((status, headers["Location"]), (307, "/api/agents/a/app/see/?a=1"))
+            status, headers, body = call(agent, "DELETE", "/app/empty", **proof)
+            self.assertEqual((status, headers["Connection"], headers.get_all("X-Hoistway-Answer"), body),
+                             (204, "close", ["application"], b""))
+            status, headers, body = call(agent, "HEAD", "/app/see", **proof)
+            self.assertEqual((status, body), (201, b""))
+            self.assertEqual(call(agent, "GET", "/app/see")[0], 403)
+
+    def test_a_wsgi_application_is_mounted_at_its_root(self):
+        with source(WSGI) as agent:
+            status, headers, body = call(agent, "PUT", "/app/a%C3%A9/b?x=1", "text", Content_Encoding="mine",
+                                         X_Hoistway_App_Root="/api/agents/a/app")
+            seen = json.loads(body)
+            self.assertEqual((status, headers["Location"]), (202, "/api/agents/a/app/there"))
+            self.assertEqual((seen["REQUEST_METHOD"], seen["SCRIPT_NAME"], seen["QUERY_STRING"]), ("PUT", "/api/agents/a/app", "x=1"))
+            self.assertEqual(seen["PATH_INFO"], "/a\u00e9/b".encode().decode("latin-1"))
+            self.assertEqual((seen["body"], seen["CONTENT_LENGTH"], seen["HTTP_CONTENT_ENCODING"]), ("text", "4", "mine"))
+            self.assertEqual(json.loads(call(agent, "GET", "/app/")[2])["PATH_INFO"], "/")
+
+    def test_what_fails_says_so_and_what_breaks_off_does_not_look_whole(self):
+        with source(ASGI) as agent:
+            self.assertEqual(call(agent, "GET", "/app/fail")[::2], (500, b"oops"))
+            until(lambda: "ValueError: behind it" in agent.stderr())
+            for path, error in (("raise", "ValueError: no answer"), ("split", "the app answers with a header that is none: 'x-a'")):
+                status, headers, body = call(agent, "GET", f"/app/{path}")
+                self.assertEqual((status, json.loads(body)["error"], headers["X-Hoistway-Answer"]), (500, error, None))
+            for path, logged in (("long", "more than its Content-Length"), ("short", "less than its Content-Length"),
+                                 ("breaks", "ValueError: on the way")):
+                with self.assertRaises(http.client.IncompleteRead, msg=path):
+                    call(agent, "GET", f"/app/{path}")
+                self.assertIn(logged, agent.stderr())
+
+    def test_a_lost_caller_ends_the_request(self):
+        with source(ASGI) as agent:
+            agent.connect(path="/app/hang").close()
+            until(lambda: "cancelled" in agent.stdout())
+
+    def test_what_is_no_application_has_no_routes(self):
+        with source("def handler(message): return message") as agent:
+            status, answer, _ = agent.request("GET", "/app/see")
+            self.assertEqual((status, answer), (404, {"error": "the agent has no web application", "code": "no_application"}))
+            self.assertIn(b" 404 ", read_all(agent.connect(path="/app")))
+
+    def test_redirects_lead_to_where_callers_find_the_application(self):
+        root = "/api/agents/a/app"
+        for given, seen in (
+            ("/login", f"{root}/login"), (f"{root}/login", f"{root}/login"), (root, root), (f"{root}?a", f"{root}?a"),
+            (f"{root}lication", f"{root}{root}lication"), ("login", "login"), ("//other.example/x", "//other.example/x"),
+            ("https://other.example/x", "https://other.example/x"), (f"http://{HOST}/x?y", f"{root}/x?y"),
+            (f"http://{HOST}{root}/x", f"{root}/x"), (f"http://{HOST}", f"{root}/"), (f"http://{HOST}1/x", f"http://{HOST}1/x"),
+        ):
+            self.assertEqual(relocated(given, root), seen, given)

@@ -4,7 +4,7 @@
 use crate::api::deploy_request::{DeployRequest, Source, llm};
 use hoistway_model::{
     Error, Name, Result, RevisionId, Secret,
-    agent::{Agent, LlmConfig, LlmRole},
+    agent::{Agent, EnvVar, LlmConfig, LlmRole},
     build::BuildSource,
     revision::{Reason, RevisionRef},
     source::SourceFiles,
@@ -128,12 +128,12 @@ impl Work {
     }
 
     /// What must not appear in anything that is shown.
-    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+    pub fn secrets(&self) -> Vec<Secret> {
         let env = match self {
             Self::Deploy(request) => request.env.as_slice(),
             Self::Rollback(_) | Self::Config(_) | Self::Rebuild(_) => &[],
         };
-        env.iter().map(|var| &var.value)
+        env.iter().flat_map(EnvVar::hidden).collect()
     }
 
     /// How much source there is.

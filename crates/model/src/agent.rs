@@ -1,5 +1,6 @@
 //! Agents, their revisions and the routes to them: records of the agent service and its trait.
 
+pub use crate::env::EnvVar;
 use crate::{
     Digest, Name, Operation, OperationId, Result, RevisionId, Secret,
     image::{ImageRef, StoredImage},
@@ -67,15 +68,6 @@ pub struct LlmConfig {
     pub provider: String,
     /// Model identifier.
     pub model: String,
-}
-
-/// An environment variable of the user.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnvVar {
-    /// Variable name.
-    pub name: String,
-    /// Its value, shown nowhere.
-    pub value: Secret,
 }
 
 /// Everything that makes one revision of an agent.
@@ -159,9 +151,9 @@ pub struct Agent {
     pub revision: RevisionId,
     /// Its number among the agent's revisions.
     pub revision_number: u64,
-    /// Its specification, with every user variable's value masked.
+    /// Its specification, with the values of the user's variables masked, but for those that are no secrets.
     pub spec: AgentSpec,
-    /// The environment as it may be shown: the platform's own variables as they are, the user's masked.
+    /// The environment as it may be shown: the platform's own variables as they are, the user's masked unless they are no secrets.
     pub shown_env: Vec<(String, String)>,
     /// How it is.
     pub phase: Phase,

@@ -1,19 +1,14 @@
 //! Builds: source to image. Records of the build service and its trait.
 
 use crate::{
-    BuildAttemptId, Digest, Error, Name, Operation, OperationId, Result, Secret,
+    BuildAttemptId, Digest, Name, Operation, OperationId, Result, Secret,
     image::StoredImage,
     log::{LogPieces, LogQuery},
     metric::Metrics,
-    source::{self, Requirements, RequiresPython, SourceFiles, encoding, pyproject::Project},
+    source::{self, Requirements, RequiresPython, SourceFiles, declared::Declared},
 };
 use async_trait::async_trait;
 use std::{collections::BTreeMap, fmt, pin::Pin};
-
-/// The file whose requirements count when the request has none of its own.
-pub const REQUIREMENTS_FILE: &str = "requirements.txt";
-/// The file whose `[project]` says what to install when there are no other requirements.
-pub const PROJECT_FILE: &str = "pyproject.toml";
 
 /// An agent's source, checked: made only by [`BuildSource::parse`].
 #[derive(Debug, Clone, PartialEq)]
@@ -24,40 +19,31 @@ pub struct BuildSource {
     pub entry_point: String,
     /// What to install; `None` means: what the imports say.
     pub requirements: Option<Requirements>,
-    /// The Python that [`PROJECT_FILE`] asks for.
+    /// The Python that `pyproject.toml` or the entry file asks for.
     pub requires_python: Option<RequiresPython>,
 }
 
 impl BuildSource {
-    /// Checks what a request gives. Requirements are the request's, else those of [`REQUIREMENTS_FILE`], else those
-    /// of [`PROJECT_FILE`]. What that file says about Python holds in any case, if it can be read.
+    /// Checks what a request gives.
     pub fn parse(
         files: BTreeMap<String, impl Into<Vec<u8>>>,
         entry_point: Option<&str>,
         requirements: Option<&str>,
     ) -> Result<Self> {
+        Self::parse_with_warnings(files, entry_point, requirements, &mut Vec::new())
+    }
+
+    /// The same, and what is not done as the source says.
+    pub fn parse_with_warnings(
+        files: BTreeMap<String, impl Into<Vec<u8>>>,
+        entry_point: Option<&str>,
+        requirements: Option<&str>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
         let files = SourceFiles::parse(files)?;
         let entry_point = source::entry_point(&files, entry_point)?;
-        let requirements = match (requirements, files.get(REQUIREMENTS_FILE)) {
-            (Some(text), _) => Some(Requirements::parse("requirements", text)?),
-            (None, Some(content)) => {
-                let text = encoding::decode(content).map_err(|e| Error::field(source::field(REQUIREMENTS_FILE), e))?;
-                Some(Requirements::parse(&format!("{} (requirements)", source::field(REQUIREMENTS_FILE)), &text)?)
-            }
-            (None, None) => None,
-        };
-        let project = files.get(PROJECT_FILE).map(|content| {
-            let project =
-                std::str::from_utf8(content).map_err(|e| format!("is not UTF-8: {e}")).and_then(Project::parse);
-            project.map_err(|fault| Error::field(source::field(PROJECT_FILE), fault))
-        });
-        let (declared, requires_python) = match (project, &requirements) {
-            (None, _) | (Some(Err(_)), Some(_)) => (None, None),
-            (Some(Err(e)), None) => return Err(e),
-            (Some(Ok(project)), Some(_)) => (None, project.requires_python),
-            (Some(Ok(project)), None) => (project.requirements(&source::field(PROJECT_FILE))?, project.requires_python),
-        };
-        Ok(Self { files, entry_point, requirements: requirements.or(declared), requires_python })
+        let Declared { requirements, requires_python } = Declared::read(&files, &entry_point, requirements, warnings)?;
+        Ok(Self { files, entry_point, requirements, requires_python })
     }
 }
 
@@ -241,32 +227,4 @@ pub trait BuildService: fmt::Debug + Send + Sync + 'static {
     /// Removes what nobody needs any more. `in_use` are all images of the registry that agents' revisions name; it
     /// may be old by as much as a deploy takes. Images that somebody pushed and tagged stay in any case.
     async fn collect_images(&self, in_use: Vec<StoredImage>) -> Result<Collected>;
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn requirements_are_the_requests_then_the_files() {
-        let parse = |files: &[(&str, &str)], requirements| {
-            let files = [("agent.py", "")].iter().chain(files).map(|(n, t)| (n.to_string(), t.to_string()));
-            let source = BuildSource::parse(files.collect(), None, requirements)?;
-            Ok::<_, Error>((source.requirements.map(|r| r.text().to_owned()), source.requires_python.is_some()))
-        };
-        let project = (PROJECT_FILE, "[project]\nrequires-python = '>=3.10'\ndependencies = ['c']");
-        let given = Some("a\n".to_owned());
-        assert_eq!(parse(&[("requirements.txt", "b"), project], Some("a")).unwrap(), (given, true));
-        assert_eq!(parse(&[("requirements.txt", "b"), project], None).unwrap(), (Some("b\n".to_owned()), true));
-        assert_eq!(parse(&[project], None).unwrap(), (Some("c\n".to_owned()), true));
-        assert_eq!(parse(&[(PROJECT_FILE, "[tool.x]")], None).unwrap(), (None, false));
-        let broken = (PROJECT_FILE, "[project");
-        let e = parse(&[broken], None).unwrap_err();
-        assert_eq!(e.field.as_deref(), Some("source_files[\"pyproject.toml\"]"));
-        assert_eq!(parse(&[broken], Some("a")).unwrap(), (Some("a\n".to_owned()), false));
-        let hostile = (PROJECT_FILE, "[project]\ndependencies = ['--index-url https://x']");
-        let e = parse(&[hostile], None).unwrap_err();
-        assert!(e.message.starts_with("source_files[\"pyproject.toml\"] (project.dependencies[0]): "), "{e}");
-    }
 }

@@ -6,6 +6,7 @@ pub mod budget;
 pub mod build;
 pub mod digest;
 pub mod egress;
+pub mod env;
 pub mod error;
 pub mod ids;
 pub mod image;

@@ -56,7 +56,11 @@ mod tests {
 
     #[test]
     fn an_agent_calls_an_api_itself_with_a_key_of_its_own_and_no_other_address() {
-        let var = |(name, value): &(&str, &str)| EnvVar { name: (*name).to_owned(), value: Secret::new(*value) };
+        let var = |(name, value): &(&str, &str)| EnvVar {
+            name: (*name).to_owned(),
+            value: Secret::new(*value),
+            secret: None,
+        };
         let own = |env: &[(&str, &str)]| {
             let env: Vec<EnvVar> = env.iter().map(var).collect();
             MODEL_APIS.map(|api| api.is_called_with_own_key(&env))

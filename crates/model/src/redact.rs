@@ -37,10 +37,11 @@ impl From<String> for Secret {
 }
 
 /// Replaces known secrets by [`MASK`]. A secret of several lines is also known by each of them, and each in the forms
-/// that programs print texts in: as JSON and as Python's `repr` and `ascii`.
+/// that programs print texts in: as JSON and as Python's `repr` and `ascii`. Of one in the form `:password@` only what is
+/// between these two is replaced, so that the URL around it stays readable.
 ///
-/// Values of fewer than four characters, and plain words and numbers of up to five ("true", "info", "8080"), are not
-/// masked: hiding them would hide nothing and make logs unreadable.
+/// Values of fewer than four characters are not masked, and neither are lines that are plain words and numbers of up to five
+/// ("true", "info", "8080"): hiding them would hide nothing and make logs unreadable.
 #[derive(Debug, Default)]
 pub struct Masker {
     /// The secrets by their first byte, so that a text is searched in one pass.
@@ -54,8 +55,9 @@ impl Masker {
         let mut masker = Self::default();
         for secret in secrets {
             let text = secret.expose();
-            let lines = text.split(['\n', '\r']).map(str::trim);
-            for part in std::iter::once(text).chain(std::iter::once(text.trim())).chain(lines) {
+            let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| is_worth_hiding(line));
+            let whole = [text, text.trim()].into_iter().filter(|text| is_in_url(text.as_bytes()) || is_long(text));
+            for part in whole.chain(lines) {
                 for form in forms(part) {
                     masker.add(form.as_bytes());
                 }
@@ -121,10 +123,12 @@ impl Masker {
             let rest = &text[at..];
             let found = self.by_first.get(&byte).and_then(|known| known.iter().find(|part| rest.starts_with(part)));
             if let Some(part) = found {
+                let in_url = usize::from(is_in_url(part));
                 if at >= hidden {
+                    out.extend_from_slice(&part[..in_url]);
                     out.extend_from_slice(MASK.as_bytes());
                 }
-                hidden = hidden.max(at + part.len());
+                hidden = hidden.max(at + part.len() - in_url);
             }
             if at >= hidden {
                 out.push(byte);
@@ -134,17 +138,23 @@ impl Masker {
     }
 }
 
+fn is_long(text: &str) -> bool {
+    text.chars().nth(3).is_some()
+}
+
 /// Whether hiding a value hides anything.
-fn is_worth_hiding(text: &str) -> bool {
+pub(crate) fn is_worth_hiding(text: &str) -> bool {
     let plain = text.bytes().all(|b| b.is_ascii_lowercase()) || text.bytes().all(|b| b.is_ascii_digit());
-    text.chars().count() >= if plain { 6 } else { 4 }
+    is_long(text) && !(plain && text.len() < 6)
+}
+
+/// Whether it is a password together with what is around it in a URL.
+fn is_in_url(text: &[u8]) -> bool {
+    matches!(text, [b':', _, .., b'@'])
 }
 
 /// A text as it is and as programs escape it.
 fn forms(text: &str) -> Vec<String> {
-    if !is_worth_hiding(text) {
-        return Vec::new();
-    }
     let escape = |quote: Option<char>, ascii: Option<fn(char, &mut String)>| {
         let mut out = String::with_capacity(text.len());
         for c in text.chars() {
@@ -260,8 +270,18 @@ mod tests {
     }
 
     #[test]
-    fn plain_words_and_numbers_are_no_secrets() {
-        let m = masker(&["info", "8080", "abcd5", "abc", "secret"]);
-        assert_eq!(m.text("info 8080 abcd5 abc secret"), "info 8080 ******** abc ********");
+    fn short_texts_and_lines_of_plain_words_are_no_secrets() {
+        let m = masker(&["abcd5", "abc", "tiger", " ", "{\ninfo\n8080\nsecret\n}"]);
+        assert_eq!(m.text("{ info 8080 abcd5 abc tiger secret }"), "{ info 8080 ******** abc ******** ******** }");
+    }
+
+    #[test]
+    fn around_a_password_in_a_url_the_url_stays() {
+        let m = masker(&[":pw@", ":postgres@"]);
+        assert_eq!(m.text("redis://:pw@host has pw"), "redis://:********@host has pw");
+        let url = "postgres://postgres:postgres@db";
+        assert_eq!(m.text(url), "postgres://postgres:********@db");
+        assert_eq!(m.prefix(url.as_bytes(), 21), b"postgres://postgres:********");
+        assert_eq!(masker(&[":pw@", "pw@host"]).text("//:pw@host/x"), "//:********/x");
     }
 }

@@ -1,10 +1,12 @@
 //! What a user sends to be built: source files, the entry point among them, and requirement lines. All of it is
 //! hostile until it is one of these types.
 
+pub(crate) mod declared;
 pub mod encoding;
 pub mod pyproject;
 mod requirements;
 mod requires_python;
+mod script_header;
 
 pub use requirements::{Requirement, Requirements};
 pub use requires_python::RequiresPython;

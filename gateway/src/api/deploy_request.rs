@@ -25,8 +25,6 @@ use std::collections::BTreeMap;
 
 /// Members of a newer public API that would change what the deploy means.
 const NOT_SUPPORTED: [&str; 4] = ["policies", "tool_url_mappings", "draft_id", "artifact_id"];
-/// The most bytes of requirement lines in their canonical form.
-const MAX_REQUIREMENTS: usize = 64 << 10;
 /// The longest image reference.
 const MAX_IMAGE: usize = 1_024;
 
@@ -110,7 +108,7 @@ impl DeployRequest {
                 build.warn_ignored(&mut warnings);
                 (Source::Image(public.to_symbolic(image_ref(&image)?)), None)
             }
-            None => build.parse()?,
+            None => build.parse(&mut warnings)?,
         };
         root.finish(&mut warnings);
 
@@ -193,7 +191,7 @@ struct Build {
 }
 
 impl Build {
-    fn parse(self) -> Result<(Source, Option<String>)> {
+    fn parse(self, warnings: &mut Vec<String>) -> Result<(Source, Option<String>)> {
         let mut files = BTreeMap::new();
         for (name, value) in self.files.map(Object::into_values).unwrap_or_default() {
             if name.len() > source::MAX_PATH {
@@ -208,11 +206,8 @@ impl Build {
         if self.entry_point.as_ref().is_some_and(|name| name.len() > source::MAX_PATH) {
             return Err(Error::field("entry_point", "is too long for a file's name"));
         }
-        let source = BuildSource::parse(files, self.entry_point.as_deref(), self.requirements.as_deref())?;
-        // The journal keeps the canonical text, which can be longer than what was given and is parsed again.
-        if source.requirements.as_ref().is_some_and(|r| r.text().len() > MAX_REQUIREMENTS) {
-            return Err(Error::field("requirements", format!("more than {MAX_REQUIREMENTS} bytes")));
-        }
+        let (entry_point, requirements) = (self.entry_point.as_deref(), self.requirements.as_deref());
+        let source = BuildSource::parse_with_warnings(files, entry_point, requirements, warnings)?;
         Ok((Source::Files(source), self.framework.map(|text| short(&text))))
     }
 

@@ -87,6 +87,16 @@ impl Object {
             .transpose()
     }
 
+    /// True or false.
+    pub fn boolean(&mut self, key: &'static str) -> Result<Option<bool>> {
+        self.take(key)
+            .map(|value| {
+                let wrong = || Error::field(self.path_of(key), format!("must be true or false, not {}", kind(&value)));
+                value.as_bool().ok_or_else(wrong)
+            })
+            .transpose()
+    }
+
     /// An object.
     pub fn object(&mut self, key: &'static str) -> Result<Option<Object>> {
         self.take(key).map(|value| object(value, self.path_of(key))).transpose()

@@ -86,7 +86,7 @@ pub struct RevisionWithSpec {
     spec: SpecBody,
 }
 
-/// What a revision is made of. Values of variables are masked.
+/// What a revision is made of.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = RevisionSpec)]
@@ -97,7 +97,7 @@ pub struct SpecBody {
     required_tools: Vec<ToolBody>,
     /// Its models, each role at most once.
     llm_config: Vec<ModelBody>,
-    /// The user's variables with their values masked.
+    /// The user's variables. Their values are masked, but for those with `"secret": false`.
     env: Vec<EnvBody>,
     /// Who authenticates callers; null: nobody.
     identity_provider: Option<String>,
@@ -125,13 +125,13 @@ pub struct ModelBody {
     model: String,
 }
 
-/// A variable with its value masked.
+/// A variable of the user.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RevisionVariable)]
 pub struct EnvBody {
     /// The variable's name.
     name: String,
-    /// A mask.
+    /// Its value, or a mask.
     value: String,
 }
 
@@ -169,7 +169,7 @@ pub struct ChangeBody {
     field: String,
     /// `added`, `removed` or `changed`.
     change: &'static str,
-    /// Null when it was not there; values of variables are masked.
+    /// Null when it was not there; values of variables are masked, but for those with `"secret": false`.
     from: Option<String>,
     /// Null when it is not there any more.
     to: Option<String>,
@@ -248,7 +248,7 @@ pub async fn list(State(state): State<Arc<AppState>>, path: Segments<1>, query: 
 
 /// Get a revision
 ///
-/// With everything that it is made of; the values of variables are masked.
+/// With everything that it is made of; the values of variables are masked, but for those with `"secret": false`.
 #[utoipa::path(get, path = "/agents/{name}/revisions/{id}", operation_id = "get_revision", tag = "revisions", params(
     ("name" = String, Path, description = "The agent's name"),
     ("id" = String, Path, description = "Its number, its id, `current` or `previous`", example = "2"),

@@ -121,7 +121,7 @@ async fn forward(inner: &Inner, job: &Job, work: &Work, record: &mut Record) -> 
         }
         Err(error) => {
             // A source line in it may repeat the value of a variable.
-            let error = Masker::new(work.secrets()).error(error);
+            let error = Masker::new(&work.secrets()).error(error);
             tracing::warn!(step = record.log.step.as_str(), code = %error.code, cause = error.chain(), "{error}");
             record.fail(&error);
             record.state = State::Undoing;

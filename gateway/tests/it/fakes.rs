@@ -430,7 +430,7 @@ impl FakeAgents {
             system_prompt: "Be brief.".into(),
             tools: vec![BoundTool { name: name("echo-tool"), url: None }],
             llm: vec![LlmConfig { role: LlmRole::Chat, provider: "openai".into(), model: "gpt-4o".into() }],
-            env: vec![EnvVar { name: "MY_SECRET".into(), value: Secret::new(MASK) }],
+            env: vec![EnvVar { name: "MY_SECRET".into(), value: Secret::new(MASK), secret: None }],
             identity_provider: None,
             entry_point: None,
             fingerprint: Digest::of(b""),

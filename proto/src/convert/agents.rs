@@ -31,7 +31,11 @@ impl From<AgentSpec> for pb::AgentSpec {
             system_prompt: s.system_prompt,
             tools: s.tools.into_iter().map(Into::into).collect(),
             llm: s.llm.into_iter().map(Into::into).collect(),
-            env: s.env.into_iter().map(|e| pb::EnvVar { name: e.name, value: e.value.expose().to_owned() }).collect(),
+            env: s
+                .env
+                .into_iter()
+                .map(|e| pb::EnvVar { name: e.name, value: e.value.expose().to_owned(), secret: e.secret })
+                .collect(),
             identity_provider: s.identity_provider.map(Into::into).unwrap_or_default(),
             entry_point: s.entry_point.unwrap_or_default(),
             fingerprint: s.fingerprint.to_string(),
@@ -50,7 +54,11 @@ impl TryFrom<pb::AgentSpec> for AgentSpec {
             system_prompt: s.system_prompt,
             tools: s.tools.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             llm: s.llm.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
-            env: s.env.into_iter().map(|e| EnvVar { name: e.name, value: Secret::new(e.value) }).collect(),
+            env: s
+                .env
+                .into_iter()
+                .map(|e| EnvVar { name: e.name, value: Secret::new(e.value), secret: e.secret })
+                .collect(),
             identity_provider: optional(s.identity_provider).map(|n| name("spec.identity_provider", &n)).transpose()?,
             entry_point: optional(s.entry_point),
             fingerprint: parsed("spec.fingerprint", &s.fingerprint)?,
@@ -90,7 +98,7 @@ impl From<Agent> for pb::Agent {
             name: a.name.into(),
             revision_id: a.revision.to_string(),
             spec: Some(a.spec.into()),
-            shown_env: a.shown_env.into_iter().map(|(name, value)| pb::EnvVar { name, value }).collect(),
+            shown_env: a.shown_env.into_iter().map(|(name, value)| pb::EnvVar { name, value, secret: None }).collect(),
             phase: a.phase.as_str().into(),
             message: a.message,
             image_digest: a.image_digest.map(Into::into),

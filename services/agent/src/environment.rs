@@ -58,13 +58,14 @@ impl Surroundings {
         vars
     }
 
-    /// The same as it may be shown: the platform's variables as they are, the user's masked. The proxy variables have
-    /// the token in them and are not shown.
+    /// The same as it may be shown: the platform's variables as they are, the user's masked unless they are no secrets. The
+    /// proxy variables have the token in them and are not shown.
     pub fn shown(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, String)> {
         let mut vars = self.platform(spec, entry_point);
         for var in &spec.env {
             vars.retain(|(name, _)| *name != var.name);
-            vars.push((var.name.clone(), MASK.to_owned()));
+            let value = if var.is_shown() { var.value.expose() } else { MASK };
+            vars.push((var.name.clone(), value.to_owned()));
         }
         vars
     }
@@ -157,7 +158,7 @@ mod tests {
         let llm =
             |role, provider: &str, model: &str| LlmConfig { role, provider: provider.into(), model: model.into() };
         let tool = |n: &str, url: Option<&str>| BoundTool { name: name(n), url: url.map(str::to_owned) };
-        let var = |n: &str, value: &str| EnvVar { name: n.into(), value: Secret::new(value) };
+        let var = |n: &str, value: &str| EnvVar { name: n.into(), value: Secret::new(value), secret: None };
         AgentSpec {
             agent: name("payment-agent"),
             image: "r.example/a:1".parse().unwrap(),
@@ -217,7 +218,11 @@ mod tests {
     fn clients_of_models_are_led_to_egress_but_for_those_with_a_key_of_the_users_own() {
         let around = Surroundings::new(access("http://127.0.0.1:4000", None, false));
         let base_urls = |env: &[(&str, &str)]| {
-            let var = |(name, value): &(&str, &str)| EnvVar { name: (*name).into(), value: Secret::new(*value) };
+            let var = |(name, value): &(&str, &str)| EnvVar {
+                name: (*name).into(),
+                value: Secret::new(*value),
+                secret: None,
+            };
             let vars = around.of(&AgentSpec { env: env.iter().map(var).collect(), ..spec() }, None, RevisionId::mint());
             let get = |name: &str| vars.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().to_owned());
             ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"].map(get)
@@ -226,7 +231,7 @@ mod tests {
         assert_eq!(base_urls(&[]), [openai.clone(), anthropic.clone()]);
         assert_eq!(base_urls(&[("OPENAI_API_KEY", "sk-own")]), [None, anthropic]);
         assert_eq!(base_urls(&[("ANTHROPIC_API_KEY", "sk-own"), ("OPENAI_API_KEY", "")]), [openai, None]);
-        let empty = EnvVar { name: "OPENAI_API_KEY".into(), value: Secret::new("") };
+        let empty = EnvVar { name: "OPENAI_API_KEY".into(), value: Secret::new(""), secret: None };
         let vars = around.of(&AgentSpec { env: vec![empty], ..spec() }, None, RevisionId::mint());
         let key = vars.iter().find(|(name, _)| name == "OPENAI_API_KEY").map(|(_, value)| value.expose().to_owned());
         assert_eq!(key.as_deref(), Some(PLACEHOLDER_KEY));
@@ -240,6 +245,11 @@ mod tests {
         assert_eq!(get("LLM_MODEL"), Some("gpt-4o"));
         assert_eq!((get("MODE"), get("OPENAI_API_KEY"), get("EMPTY")), (Some(MASK), Some(MASK), Some(MASK)));
         assert_eq!((get("HTTPS_PROXY"), get("USER_ENTRY_POINT"), get("PORT")), (None, None, None));
+        let var = |secret| EnvVar { name: "API_KEY".into(), value: Secret::new("shown"), secret };
+        for (secret, want) in [(Some(false), "shown"), (Some(true), MASK), (None, MASK)] {
+            let shown = around.shown(&AgentSpec { env: vec![var(secret)], ..spec() }, None);
+            assert!(shown.contains(&("API_KEY".into(), want.into())), "{secret:?}");
+        }
         assert_eq!(get("ANTHROPIC_API_KEY"), Some(PLACEHOLDER_KEY));
     }
 
@@ -268,7 +278,7 @@ mod tests {
     fn a_users_own_proxy_takes_the_place_of_ours_in_both_cases_of_letters() {
         let around = Surroundings::new(access("http://127.0.0.1:4000", None, true));
         let mut spec = spec();
-        spec.env.push(EnvVar { name: "HTTPS_PROXY".into(), value: Secret::new("http://own:1") });
+        spec.env.push(EnvVar { name: "HTTPS_PROXY".into(), value: Secret::new("http://own:1"), secret: None });
         let vars = around.of(&spec, None, RevisionId::mint());
         let get = |n: &str| vars.iter().find(|(name, _)| name == n).map(|(_, value)| value.expose());
         assert_eq!((get("HTTPS_PROXY"), get("https_proxy")), (Some("http://own:1"), None));

@@ -82,14 +82,7 @@ impl Project {
             };
             return Ok(Self { requires_python: None, name: None, dependencies });
         };
-        let requires_python = match project.requires_python {
-            None => None,
-            Some(Value::String(text)) => Some(RequiresPython::parse(&text).ok_or_else(|| {
-                let shown: String = text.chars().take(100).collect();
-                format!("project.requires-python: \"{}\" is not a list like \">=3.10,<4\"", shown.escape_debug())
-            })?),
-            Some(_) => return Err("project.requires-python: must be a string".into()),
-        };
+        let requires_python = requires_python("project.requires-python", project.requires_python)?;
         let name = project.name.as_ref().and_then(Value::as_str).map(normalised);
         let dynamic = strings("project.dynamic", project.dynamic)?.unwrap_or_default();
         let listed = strings("project.dependencies", project.dependencies)?;
@@ -133,7 +126,20 @@ fn placed(field: &str, error: Error) -> Error {
     Error::field(format!("{field} ({place})"), why)
 }
 
-fn strings(place: &str, value: Option<Value>) -> Result<Option<Vec<String>>, String> {
+/// A table's `requires-python`; an error names the place.
+pub(super) fn requires_python(place: &str, value: Option<Value>) -> Result<Option<RequiresPython>, String> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(text)) => RequiresPython::parse(&text).map(Some).ok_or_else(|| {
+            let shown: String = text.chars().take(100).collect();
+            format!("{place}: \"{}\" is not a list like \">=3.10,<4\"", shown.escape_debug())
+        }),
+        Some(_) => Err(format!("{place}: must be a string")),
+    }
+}
+
+/// A list of strings; an error names the place.
+pub(super) fn strings(place: &str, value: Option<Value>) -> Result<Option<Vec<String>>, String> {
     let wrong = || format!("{place}: must be a list of strings");
     match value {
         None => Ok(None),

@@ -1,13 +1,23 @@
-//! Requirement lines in pip's format, of which only plain requirements are taken: a name, extras, versions, a marker.
-//! Options, addresses and paths would redirect the index or read files of the build machine.
+//! Requirement lines in pip's format. Plain requirements are taken: a name, extras, versions, a marker, hashes; and the
+//! files of the source that they include. Other options, addresses and paths would redirect the index or read files of
+//! the build machine.
 
+mod file;
+mod line;
+
+use super::SourceFiles;
 use crate::{Digest, Error, Result};
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// The most lines of text.
-pub const MAX_LINES: usize = 500;
-/// The most bytes of text.
-pub const MAX_BYTES: usize = 64 << 10;
+/// The most requirements and constraints together.
+pub const MAX_REQUIREMENTS: usize = 2_000;
+/// The most bytes of one file, and of the canonical text. Most of a large one are hashes.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// How a constraint begins in the canonical text; no file of pip's begins a line so.
+const CONSTRAINT: &str = "~ ";
+/// How a hash is given.
+const HASH: &str = "--hash=sha256:";
 
 /// One requirement of PEP 508 without an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,56 +26,78 @@ pub struct Requirement {
     pub name: String,
     /// The canonical line: name, extras, versions, marker.
     pub line: String,
+    /// SHA-256 digests of the files that may be installed, in small hexadecimal digits; none: any file of the index.
+    pub hashes: BTreeSet<String>,
 }
 
-/// Requirement lines in the order given, and their canonical text.
+/// Requirement lines in the order given, what bounds their versions, and their canonical text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Requirements {
     items: Vec<Requirement>,
+    constraints: Vec<Requirement>,
     text: String,
 }
 
+/// What a requirements file came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct FileContent {
+    /// The requirements.
+    pub requirements: Requirements,
+    /// Whether it also asks for the project that the source is.
+    pub own_project: bool,
+    /// What is not done as it says.
+    pub warnings: Vec<String>,
+}
+
 impl Requirements {
-    /// Parses `text`; an error names `field`, the line's number and the line.
+    /// Parses `text`, which includes no files; an error names `field`, the line's number and the line.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
-        if text.len() > MAX_BYTES {
-            return Err(Error::field(field, format!("{} bytes are too many, {MAX_BYTES} is the limit", text.len())));
-        }
-        if text.lines().count() > MAX_LINES {
-            return Err(Error::field(field, format!("more than {MAX_LINES} lines")));
-        }
-        let mut parsed = Self::default();
-        for (number, line) in logical_lines(text) {
-            parsed.add(&line).map_err(|fault| Error::field(field, format!("line {number}: {fault}")))?;
-        }
-        Ok(parsed)
+        file::read(field, "", text, &SourceFiles::default()).map(|content| content.requirements)
+    }
+
+    /// Parses the text of the file `name` of a source, or of the request with an empty name, and what it includes.
+    pub(crate) fn read(field: &str, name: &str, text: &str, files: &SourceFiles) -> Result<FileContent> {
+        file::read(field, name, text, files)
     }
 
     /// Parses a list in which each text is one requirement; an error names `field` with the text's index.
     pub fn from_list<'a>(field: &str, list: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let mut parsed = Self::default();
         for (index, text) in list.into_iter().enumerate() {
-            let refused = |fault: String| Error::field(format!("{field}[{index}]"), fault);
-            if index == MAX_LINES || parsed.text.len() + text.len() > MAX_BYTES {
-                return Err(refused(format!("more than {MAX_LINES} requirements or {MAX_BYTES} bytes")));
-            }
-            parsed.add(text.trim()).map_err(refused)?;
+            let added = line::requirement(text.trim()).and_then(|requirement| parsed.add(requirement, false));
+            added.map_err(|fault| Error::field(format!("{field}[{index}]"), fault))?;
         }
         Ok(parsed)
     }
 
-    fn add(&mut self, line: &str) -> Result<(), String> {
-        let requirement = requirement(line).map_err(|fault| {
-            let shown: String = line.chars().take(200).collect();
-            format!("\"{}\" {fault}", shown.escape_debug())
-        })?;
+    fn add(&mut self, requirement: Requirement, constraint: bool) -> Result<(), String> {
+        let before = self.text.len();
+        if constraint {
+            self.text.push_str(CONSTRAINT);
+        }
         self.text.push_str(&requirement.line);
+        for hash in &requirement.hashes {
+            self.text.extend([" ", HASH, hash]);
+        }
         self.text.push('\n');
-        self.items.push(requirement);
+        let (count, bytes) = (self.items.len() + self.constraints.len(), self.text.len());
+        if count == MAX_REQUIREMENTS || bytes > MAX_BYTES {
+            self.text.truncate(before);
+            return Err(format!("more than {MAX_REQUIREMENTS} requirements or {MAX_BYTES} bytes"));
+        }
+        if constraint { &mut self.constraints } else { &mut self.items }.push(requirement);
         Ok(())
     }
 
-    /// The canonical text: one line for each requirement, in the order given. The key of everything made from it.
+    /// Adds another's requirements and constraints behind these.
+    pub(crate) fn extend(&mut self, other: Self) -> Result<(), String> {
+        let items = other.items.into_iter().map(|item| (item, false));
+        let all = items.chain(other.constraints.into_iter().map(|item| (item, true)));
+        all.into_iter().try_for_each(|(item, constraint)| self.add(item, constraint))
+    }
+
+    /// The canonical text: one line for each requirement and constraint, in the order given, which [`Self::parse`] reads.
+    /// The key of everything made from it.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -80,223 +112,23 @@ impl Requirements {
         self.items.iter()
     }
 
+    /// What bounds versions and adds nothing.
+    pub fn constraints(&self) -> std::slice::Iter<'_, Requirement> {
+        self.constraints.iter()
+    }
+
+    /// The files that may be installed, by package; packages without any are free.
+    pub fn hashes(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for item in self.items.iter().chain(&self.constraints).filter(|item| !item.hashes.is_empty()) {
+            all.entry(&item.name).or_default().extend(item.hashes.iter().map(String::as_str));
+        }
+        all
+    }
+
     /// Whether nothing is required.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
-    }
-}
-
-/// Lines with continuations joined and comments and blanks dropped, each with the number of its first physical line.
-fn logical_lines(text: &str) -> impl Iterator<Item = (usize, String)> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut lines = text.lines().enumerate();
-    std::iter::from_fn(move || {
-        let (index, first) = lines.next()?;
-        let mut line = first.to_owned();
-        while line.ends_with('\\') && !line.trim_start().starts_with('#') {
-            line.pop();
-            let Some((_, next)) = lines.next() else { break };
-            line.push_str(next);
-        }
-        Some((index + 1, without_comment(&line).trim().to_owned()))
-    })
-    .filter(|(_, line)| !line.is_empty())
-}
-
-/// A comment begins at the line's start or after white space, as pip reads it.
-fn without_comment(line: &str) -> &str {
-    let mut before = ' ';
-    for (at, c) in line.char_indices() {
-        if c == '#' && before.is_whitespace() {
-            return &line[..at];
-        }
-        before = c;
-    }
-    line
-}
-
-const FORM: &str = "only lines such as `name`, `name[extra]>=1.0,<2` or `name; python_version < \"3.12\"` are taken";
-
-fn requirement(line: &str) -> Result<Requirement, String> {
-    if line.starts_with('-') || line.contains(" --") || line.contains("\t--") {
-        return Err(format!("is an option; {FORM}"));
-    }
-    if line.contains("${") {
-        return Err(format!("names an environment variable; {FORM}"));
-    }
-    if line.contains("://") || line.contains('@') {
-        return Err(format!("names an address; {FORM}"));
-    }
-    if line.contains(['/', '\\']) || line.starts_with('.') || line.starts_with('~') {
-        return Err(format!("names a path; {FORM}"));
-    }
-    if line.contains(char::is_control) {
-        return Err(format!("contains a control character; {FORM}"));
-    }
-    parse(&mut Cursor(line)).ok_or_else(|| format!("is not a requirement; {FORM}"))
-}
-
-/// `name [extras] [versions] [; marker]`.
-fn parse(c: &mut Cursor<'_>) -> Option<Requirement> {
-    let name = c.identifier()?;
-    let mut line = name.clone();
-    if c.eat("[") {
-        let mut extras = Vec::new();
-        while !c.eat("]") {
-            if !extras.is_empty() && !c.eat(",") {
-                return None;
-            }
-            extras.push(c.identifier()?);
-        }
-        if !extras.is_empty() {
-            let _ = write!(line, "[{}]", extras.join(","));
-        }
-    }
-    let parenthesised = c.eat("(");
-    if !matches!(c.peek(), None | Some(';' | ')')) {
-        let mut first = true;
-        while first || c.eat(",") {
-            if !first {
-                line.push(',');
-            }
-            first = false;
-            line.push_str(&c.version_clause()?);
-        }
-    }
-    if parenthesised && !c.eat(")") {
-        return None;
-    }
-    if c.eat(";") {
-        line.push_str(" ; ");
-        c.marker(&mut line, 0)?;
-    }
-    c.peek().is_none().then_some(Requirement { name, line })
-}
-
-/// What is left of the line. Every method skips the white space before its token.
-struct Cursor<'a>(&'a str);
-
-impl<'a> Cursor<'a> {
-    fn peek(&mut self) -> Option<char> {
-        self.0 = self.0.trim_start();
-        self.0.chars().next()
-    }
-
-    fn eat(&mut self, token: &str) -> bool {
-        self.peek();
-        match self.0.strip_prefix(token) {
-            Some(rest) => {
-                self.0 = rest;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn take_while(&mut self, inside: impl Fn(char) -> bool) -> &'a str {
-        self.peek();
-        let end = self.0.find(|c| !inside(c)).unwrap_or(self.0.len());
-        let (taken, rest) = self.0.split_at(end);
-        self.0 = rest;
-        taken
-    }
-
-    /// A distribution's or an extra's name, normalised: lower case, runs of `-`, `_` and `.` are one `-`.
-    fn identifier(&mut self) -> Option<String> {
-        let raw = self.take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-        let ends = |c: char| c.is_ascii_alphanumeric();
-        if !raw.starts_with(ends) || !raw.ends_with(ends) {
-            return None;
-        }
-        let mut out = String::with_capacity(raw.len());
-        for c in raw.chars() {
-            match c {
-                '-' | '_' | '.' if out.ends_with('-') => {}
-                '-' | '_' | '.' => out.push('-'),
-                _ => out.push(c.to_ascii_lowercase()),
-            }
-        }
-        Some(out)
-    }
-
-    /// `>=1.0` and its like.
-    fn version_clause(&mut self) -> Option<String> {
-        let operator = ["===", "==", ">=", "<=", "~=", "!=", ">", "<"].into_iter().find(|op| self.eat(op))?;
-        let version = self.take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '*' | '+' | '!' | '_' | '-'));
-        let begins = version.strip_prefix(['v', 'V']).unwrap_or(version).starts_with(|c: char| c.is_ascii_digit());
-        let wildcard = !version.contains('*')
-            || (matches!(operator, "==" | "!=") && version.ends_with(".*") && version.matches('*').count() == 1);
-        (begins && wildcard).then(|| format!("{operator}{version}"))
-    }
-
-    /// Alternatives and conjunctions of comparisons, in parentheses or not, written out with single spaces.
-    fn marker(&mut self, out: &mut String, depth: usize) -> Option<()> {
-        if depth > 16 {
-            return None;
-        }
-        loop {
-            if self.eat("(") {
-                out.push('(');
-                self.marker(out, depth + 1)?;
-                if !self.eat(")") {
-                    return None;
-                }
-                out.push(')');
-            } else {
-                let left = self.operand()?;
-                let operator = self.comparison()?;
-                let right = self.operand()?;
-                let _ = write!(out, "{left} {operator} {right}");
-            }
-            match self.word() {
-                Some(word @ ("and" | "or")) => {
-                    let _ = write!(out, " {word} ");
-                }
-                Some(_) => return None,
-                None => return Some(()),
-            }
-        }
-    }
-
-    fn word(&mut self) -> Option<&'a str> {
-        Some(self.take_while(|c| c.is_ascii_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
-    }
-
-    /// A variable of the environment or a quoted text.
-    fn operand(&mut self) -> Option<String> {
-        let Some(quote @ ('"' | '\'')) = self.peek() else {
-            const VARIABLES: [&str; 12] = [
-                "python_version",
-                "python_full_version",
-                "os_name",
-                "sys_platform",
-                "platform_release",
-                "platform_system",
-                "platform_version",
-                "platform_machine",
-                "platform_python_implementation",
-                "implementation_name",
-                "implementation_version",
-                "extra",
-            ];
-            return self.word().filter(|word| VARIABLES.contains(word)).map(str::to_owned);
-        };
-        self.0 = &self.0[1..];
-        let (text, rest) = self.0.split_once(quote)?;
-        self.0 = rest;
-        let quote = if text.contains('"') { '\'' } else { '"' };
-        Some(format!("{quote}{text}{quote}"))
-    }
-
-    fn comparison(&mut self) -> Option<&'static str> {
-        if let Some(operator) = ["===", "==", ">=", "<=", "~=", "!=", ">", "<"].into_iter().find(|op| self.eat(op)) {
-            return Some(operator);
-        }
-        match self.word()? {
-            "in" => Some("in"),
-            "not" => (self.word()? == "in").then_some("not in"),
-            _ => None,
-        }
     }
 }
 
@@ -332,8 +164,11 @@ mod tests {
     fn whatever_is_no_plain_requirement_is_refused_with_its_line() {
         for bad in [
             "--index-url http://evil.example/simple",
-            "-e .",
             "-r other.txt",
+            "-c ../up.txt",
+            "-r https://x.example/r.txt",
+            "-e ./lib",
+            "-e git+https://x.example/y",
             "pkg @ file:///etc",
             "--config-settings x=y",
             "-i x",
@@ -341,6 +176,8 @@ mod tests {
             "--no-binary :all:",
             "requests --hash=sha256:00",
             "requests\t--hash=x",
+            "requests --hash=md5:d41d8cd98f00b204e9800998ecf8427e",
+            "requests --global-option=x",
             "https://x.example/a.whl",
             "git+ssh://x",
             "pkg@1",
@@ -348,7 +185,6 @@ mod tests {
             "../up",
             "local.whl/",
             "dir\\x",
-            ".",
             "~/x",
             "pkg==${VERSION}",
             "${PKG}",
@@ -382,7 +218,8 @@ mod tests {
             let text = format!("six\n# note\n{bad}\n");
             let e = Requirements::parse("requirements", &text).expect_err(bad);
             assert_eq!((e.code, e.field.as_deref()), (Code::InvalidArgument, Some("requirements")), "{bad}");
-            assert!(e.message.contains(&format!("requirements: line 3: \"{}\"", bad.escape_debug())), "{bad}: {e}");
+            let shown = bad.strip_prefix("-e ").unwrap_or(bad);
+            assert!(e.message.contains(&format!("requirements: line 3: \"{}\"", shown.escape_debug())), "{bad}: {e}");
         }
     }
 
@@ -394,14 +231,14 @@ mod tests {
             let e = Requirements::from_list("f", ["six", bad]).expect_err(bad);
             assert_eq!(e.field.as_deref(), Some("f[1]"), "{bad}");
         }
-        assert!(Requirements::from_list("f", ["a"; MAX_LINES]).is_ok());
-        assert!(Requirements::from_list("f", ["a"; MAX_LINES + 1]).is_err());
+        assert!(Requirements::from_list("f", ["a"; MAX_REQUIREMENTS]).is_ok());
+        assert!(Requirements::from_list("f", ["a"; MAX_REQUIREMENTS + 1]).is_err());
     }
 
     #[test]
     fn size_is_bounded() {
-        assert!(Requirements::parse("requirements", &"a\n".repeat(MAX_LINES)).is_ok());
-        assert!(Requirements::parse("requirements", &"a\n".repeat(MAX_LINES + 1)).is_err());
+        assert!(Requirements::parse("requirements", &"a\n".repeat(MAX_REQUIREMENTS)).is_ok());
+        assert!(Requirements::parse("requirements", &"a\n".repeat(MAX_REQUIREMENTS + 1)).is_err());
         assert!(Requirements::parse("requirements", &"#".repeat(MAX_BYTES + 1)).is_err());
         assert!(Requirements::parse("requirements", &format!("a; {}os_name == 'x'", "(".repeat(100))).is_err());
     }
@@ -411,5 +248,80 @@ mod tests {
         let digest = |text| Requirements::parse("requirements", text).unwrap().digest();
         assert_eq!(digest("Open_AI >= 1\n\n# x\nsix"), digest("open-ai>=1\nsix"));
         assert_ne!(digest("a\nb"), digest("b\na"));
+    }
+
+    fn files(pairs: &[(&str, &str)]) -> SourceFiles {
+        SourceFiles::parse(pairs.iter().map(|(n, t)| (n.to_string(), t.to_string())).collect()).unwrap()
+    }
+
+    #[test]
+    fn files_are_included_relative_to_the_one_that_names_them() {
+        let source = files(&[
+            ("requirements.txt", ""),
+            ("more/base.txt", "six==1.16.0\n-c 'limits.txt'\n--requirement=../requirements.txt\n-r base.txt\n"),
+            ("more/limits.txt", "urllib3<2\n-r deep.txt\n"),
+            ("more/deep.txt", "idna<3"),
+        ]);
+        let read = |text: &str| Requirements::read("f", "requirements.txt", text, &source).unwrap().requirements;
+        let all = read("-rmore/base.txt\nrequests\n");
+        assert_eq!(all.text(), "six==1.16.0\n~ urllib3<2\n~ idna<3\nrequests\n");
+        assert_eq!(all.iter().map(|item| item.name.as_str()).collect::<Vec<_>>(), ["six", "requests"]);
+        assert_eq!(all.constraints().count(), 2);
+        assert_eq!(Requirements::parse("f", all.text()).unwrap(), all);
+        assert!(read("-c more/limits.txt").is_empty());
+        let broken = files(&[("more/base.txt", "six\n-r gone.txt"), ("bad.txt", "x\n==")]);
+        for (text, field, words) in [
+            ("six\n-r gone.txt", "f", "line 2: \"-r gone.txt\" names a file that is not in the source"),
+            ("-r ../base.txt", "f", "\"-r ../base.txt\" names a file"),
+            ("-r /etc/passwd", "f", "\"-r /etc/passwd\" names a file"),
+            ("-r more/base.txt", "source_files[\"more/base.txt\"]", "line 2: \"-r gone.txt\""),
+            ("-r bad.txt", "source_files[\"bad.txt\"]", "line 2: \"==\" is not a requirement"),
+        ] {
+            let e = Requirements::read("f", "requirements.txt", text, &broken).unwrap_err();
+            assert_eq!(e.field.as_deref(), Some(field));
+            assert!(e.message.contains(words), "{e}");
+        }
+    }
+
+    #[test]
+    fn hashes_bound_the_files_of_a_package() {
+        let (a, b) = ("a".repeat(64), "b".repeat(64));
+        let text = format!(
+            "six==1.16.0 \\\n    --hash=sha256:{} \\\n    --hash=sha256:{b}\n    # via x\nrequests\n",
+            a.to_uppercase()
+        );
+        let all = Requirements::parse("f", &text).unwrap();
+        assert_eq!(all.text(), format!("six==1.16.0 --hash=sha256:{a} --hash=sha256:{b}\nrequests\n"));
+        assert_eq!(all.hashes(), BTreeMap::from([("six", BTreeSet::from([a.as_str(), b.as_str()]))]));
+        assert_eq!(Requirements::parse("f", all.text()).unwrap(), all);
+        let e = Requirements::parse("f", &format!("--require-hashes\n{text}")).unwrap_err();
+        assert!(e.message.contains("\"requests\" has no hash"), "{e}");
+    }
+
+    #[test]
+    fn the_source_itself_and_needless_options_are_dropped_with_a_warning() {
+        for line in ["-e .", ".", "--editable=.", "-e .[dev]", "./", "-e file:."] {
+            let content = Requirements::read("f", "", &format!("six\n{line}\n"), &files(&[])).unwrap();
+            assert_eq!((content.requirements.text(), content.own_project), ("six\n", true), "{line}");
+            let warning = format!("f: line 2: \"{line}\" is the source itself, which is there and not installed");
+            assert_eq!(content.warnings, [warning]);
+        }
+        let content = Requirements::read("f", "", "--prefer-binary\nsix", &files(&[])).unwrap();
+        assert_eq!((content.own_project, content.warnings.len()), (false, 1));
+    }
+
+    #[test]
+    fn refusals_say_what_to_do_instead() {
+        for (line, words) in [
+            ("-i https://x.example/simple", "HOISTWAY_BUILD_INDEX_URL"),
+            ("--extra-index-url=https://x.example", "HOISTWAY_BUILD_EXTRA_INDEX_URLS"),
+            ("--find-links ./wheels", "the operator's"),
+            ("six @ git+https://x.example/six@1", "vendor it"),
+            ("-e git+https://x.example/six.git", "vendor it"),
+            ("./lib", "vendor it"),
+        ] {
+            let e = Requirements::parse("requirements", line).unwrap_err();
+            assert!(e.message.contains(words), "{e}");
+        }
     }
 }

@@ -45,7 +45,7 @@ pub struct AgentSpecSchema {
     pub required_tools: Vec<AgentToolSchema>,
     /// Its models.
     pub llm_config: Vec<AgentModelSchema>,
-    /// Its environment; the values of the user's own variables are masked.
+    /// Its environment; the values of the user's own variables are masked, but for those with `"secret": false`.
     pub env: Vec<AgentVariableSchema>,
     /// The identity provider that authenticates its callers; null when there is none.
     #[schema(required)]
@@ -83,7 +83,7 @@ pub struct AgentVariableSchema {
     /// Its name.
     #[schema(examples("AGENT_NAME"))]
     pub name: String,
-    /// Its value, masked if it is the user's.
+    /// Its value, masked if it is the user's and was not deployed with `"secret": false`.
     #[schema(examples("hello"))]
     pub value: String,
 }

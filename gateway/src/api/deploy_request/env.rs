@@ -39,8 +39,9 @@ pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<EnvVar
         if together > MAX_TOGETHER {
             return Err(Error::field("env", format!("all variables together have more than {MAX_TOGETHER} bytes")));
         }
+        let secret = item.boolean("secret")?;
         item.finish(warnings);
-        vars.push(EnvVar { name, value: Secret::new(value) });
+        vars.push(EnvVar { name, value: Secret::new(value), secret });
     }
     Ok(vars)
 }

@@ -33,11 +33,12 @@ pub struct DeployBody {
     pub llm_configs: Option<Vec<DeployModel>>,
     /// The agent's model, where it has only one.
     pub llm_config: Option<DeployModel>,
-    /// Variables of the agent's environment, no name twice. Their values are masked in every answer and log.
+    /// Variables of the agent's environment, no name twice. Answers mask their values, logs and errors those that are secret.
     #[schema(max_items = 1000)]
     pub env: Option<Vec<DeployVariable>>,
-    /// Python packages, one requirement on each line as pip writes it, without options and URLs. When this is absent,
-    /// `requirements.txt`, then `pyproject.toml`, then the imports of the source decide.
+    /// Python packages, one requirement on each line as pip writes it, with `--hash=sha256:…`, and with `-r` and `-c` for
+    /// files of the source; no other options and no URLs. When this is absent, `requirements.txt`, then `pyproject.toml`,
+    /// then the entry file's PEP 723 header, then the imports of the source decide.
     #[schema(examples("openai>=1.0\nrequests"))]
     pub requirements: Option<String>,
     /// The file to start. Default: the only `.py` file, else `agent.py`, `main.py` or `app.py`.
@@ -134,6 +135,10 @@ pub struct DeployVariable {
     /// The value; it may be empty.
     #[schema(examples("Good morning"))]
     pub value: String,
+    /// Whether the value is secret, and so masked in logs and errors too. `false` shows it, also where the agent is shown. Default:
+    /// the name (`…_KEY`, `…_TOKEN`, `…_PASSWORD` and the like) and the value itself (random letters and digits) decide, and of a URL
+    /// only its password is secret.
+    pub secret: Option<bool>,
 }
 
 /// The content of a source file. What a text declares as its encoding (PEP 263) becomes UTF-8.

@@ -29,6 +29,9 @@ struct Request<'a> {
     refresh: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     notes: Option<Notes<'a>>,
+    /// What the request says of variables' values being secret, where it says anything.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    secret: BTreeMap<Text<'a>, bool>,
 }
 
 /// What is worth keeping and means nothing for what runs.
@@ -129,6 +132,7 @@ impl DeployRequest {
             identity_provider: self.identity_provider.as_ref().map(|name| name.as_str().into()),
             refresh: self.refresh,
             notes: None,
+            secret: self.env.iter().filter_map(|var| Some((var.name.as_str().into(), var.secret?))).collect(),
         }
     }
 }
@@ -138,6 +142,11 @@ impl Request<'_> {
         let name = |field: &str, text: &str| Name::parse(field, text);
         let notes = self.notes.ok_or_else(|| Error::field("notes", "missing"))?;
         let texts = |list: Vec<Text<'_>>| list.into_iter().map(Cow::into_owned).collect();
+        let env = |(name, value): (Text<'_>, Text<'_>)| EnvVar {
+            secret: self.secret.get(&name).copied(),
+            name: name.into_owned(),
+            value: Secret::new(value),
+        };
         Ok(DeployRequest {
             agent: name("agent", &self.agent)?,
             source: match self.source {
@@ -162,11 +171,7 @@ impl Request<'_> {
                 .collect::<Result<_>>()?,
             tools_to_create: self.tools_to_create.into_iter().map(Tool::read).collect::<Result<_>>()?,
             llm: self.llm.into_iter().map(Model::read).collect::<Result<_>>()?,
-            env: self
-                .env
-                .into_iter()
-                .map(|(name, value)| EnvVar { name: name.into_owned(), value: Secret::new(value) })
-                .collect(),
+            env: self.env.into_iter().map(env).collect(),
             identity_provider: self.identity_provider.map(|text| name("identity_provider", &text)).transpose()?,
             framework: notes.framework.map(Cow::into_owned),
             refresh: self.refresh,

@@ -70,6 +70,10 @@ fn wrong_types_name_their_member() {
         (with(json!({"llm_config": "x"})), "llm_config: must be an object, not a string"),
         (with(json!({"env": {"A": "b"}})), "env: must be a list, not an object"),
         (with(json!({"env": [{"name": "A", "value": 1}]})), "env[0].value: must be a string, not a number"),
+        (
+            with(json!({"env": [{"name": "A", "value": "1", "secret": "yes"}]})),
+            "env[0].secret: must be true or false, not a string",
+        ),
         (with(json!({"required_tools": [1]})), "required_tools[0]: must be a string, not a number"),
         (with(json!({"system_prompt": ["x"]})), "system_prompt: must be a string, not a list"),
         (built(json!({"requirements": ["x"]})), "requirements: must be a string, not a list"),
@@ -141,7 +145,7 @@ fn meanings_are_checked() {
             built(json!({"entry_point": "nope.py"})),
             "entry_point: \"nope.py\" is not among the source_files; the .py files are: agent.py",
         ),
-        (built(json!({"requirements": "-e ."})), "requirements: line 1: \"-e .\" is an option"),
+        (built(json!({"requirements": "--pre"})), "requirements: line 1: \"--pre\" is an option"),
     ] {
         let message = refused(body);
         assert!(message.starts_with(want), "{message}\n{want}");
@@ -267,14 +271,14 @@ fn an_image_wins_over_source_with_warnings() {
 #[test]
 fn warnings_name_what_is_ignored_or_unbound() {
     let (_, warnings) = parse(built(json!({
-        "requirments": "x", "tools_to_create": [{"name": "t", "base_url": "http://a", "descripton": "d"}], "env": [{"name": "A", "value": "v", "secret": true}],
+        "requirments": "x", "tools_to_create": [{"name": "t", "base_url": "http://a", "descripton": "d"}], "env": [{"name": "A", "value": "v", "secrets": true}],
     })))
     .unwrap();
     assert_eq!(
         warnings,
         [
             "unknown field \"tools_to_create[0].descripton\" is ignored; did you mean \"tools_to_create[0].description\"?",
-            "unknown field \"env[0].secret\" is ignored",
+            "unknown field \"env[0].secrets\" is ignored; did you mean \"env[0].secret\"?",
             "unknown field \"requirments\" is ignored; did you mean \"requirements\"?",
             "the tool \"t\" is registered, but the agent cannot use it: required_tools does not name it",
         ]
@@ -340,6 +344,8 @@ fn the_canonical_form_is_of_the_meaning() {
     for other in [
         json!({"env": [{"name": "A", "value": "1"}]}),
         json!({"env": [{"name": "A", "value": "2"}]}),
+        json!({"env": [{"name": "A", "value": "2", "secret": true}]}),
+        json!({"env": [{"name": "A", "value": "2", "secret": false}]}),
         json!({"system_prompt": "x"}),
         json!({"required_tools": ["a", "b"]}),
         json!({"required_tools": ["b", "a"]}),
@@ -364,6 +370,17 @@ fn a_refresh_is_another_request_for_the_same_revision() {
     assert!(DeployRequest::from_journal(&fresh.to_journal().unwrap()).unwrap().refresh);
     let (image, ignored) = ok(with(json!({}))).refreshed(true);
     assert!(!image.refresh && ignored.unwrap().starts_with("refresh is ignored"));
+}
+
+#[test]
+fn what_is_said_of_secrets_is_journalled_and_changes_no_other_requests_bytes() {
+    let env = json!([{"name": "A", "value": "1", "secret": true}, {"name": "B", "value": "2"}, {"name": "C", "value": "3", "secret": false}]);
+    let request = ok(with(json!({ "env": env })));
+    let read = DeployRequest::from_journal(&request.to_journal().unwrap()).unwrap();
+    assert_eq!(read.env.iter().map(|var| var.secret).collect::<Vec<_>>(), [Some(true), None, Some(false)]);
+    assert_eq!(read, request);
+    let plain = ok(with(json!({"env": [{"name": "A", "value": "1"}]}))).canonical();
+    assert!(String::from_utf8(plain).unwrap().ends_with(r#""env":[["A","1"]],"identity_provider":null}"#));
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
         agent: request.agent.clone(),
         source: source.clone(),
         refresh: request.refresh,
-        mask: ctx.work.secrets().cloned().collect(),
+        mask: ctx.work.secrets(),
     };
     let operation = ctx.operation(ctx.log.ids.build);
     ctx.services.builds.build(operation, build).await.map_err(|e| e.prefixed("build failed: "))

@@ -9,7 +9,7 @@ use crate::{
 };
 use hoistway_model::{
     Code, Error, Name, Result, RevisionId,
-    agent::{Phase, RevisionStatus},
+    agent::{EnvVar, Phase, RevisionStatus},
 };
 use std::{
     hash::{BuildHasher, RandomState},
@@ -247,7 +247,7 @@ impl Service {
             env: self.surroundings.of(spec, facts.entry_point.as_deref(), *public),
             endpoints: Endpoint::all_of(spec),
             invoke_token: token.clone(),
-            mask: spec.env.iter().map(|v| v.value.clone()).chain([egress_token.clone()]).collect(),
+            mask: spec.env.iter().flat_map(EnvVar::hidden).chain([egress_token.clone()]).collect(),
             egress_token,
             proven: keeper.proven,
         }

@@ -93,7 +93,7 @@ impl Service {
 /// What a field shows and what it is compared by.
 type Fields = BTreeMap<String, (String, Vec<u8>)>;
 
-/// Everything that can differ between two revisions. Values of variables are compared and never shown.
+/// Everything that can differ between two revisions. Values of variables are compared, and shown only if they are no secrets.
 fn fields(revision: &Revision) -> Fields {
     let mut fields = Fields::new();
     let mut put = |field: String, value: &str| {
@@ -122,7 +122,10 @@ fn fields(revision: &Revision) -> Fields {
         put(format!("llm_configs[{}].model", model.role.as_str()), &model.model);
     }
     for var in &spec.env {
-        fields.insert(format!("env[{}]", var.name), (MASK.to_owned(), var.value.expose().as_bytes().to_vec()));
+        let (value, shown) = (var.value.expose(), var.is_shown());
+        let shown = if shown { value } else { MASK }.to_owned();
+        let meaning = format!("{:?} {value}", var.secret).into_bytes();
+        fields.insert(format!("env[{}]", var.name), (shown, meaning));
     }
     fields
 }

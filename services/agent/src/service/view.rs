@@ -148,7 +148,7 @@ fn down(why: &str, restarts: u32, next_try_ms: Option<i64>) -> String {
 }
 
 pub(super) fn masked(mut spec: AgentSpec) -> AgentSpec {
-    for var in &mut spec.env {
+    for var in spec.env.iter_mut().filter(|var| !var.is_shown()) {
         var.value = Secret::new(MASK);
     }
     spec

@@ -6,6 +6,7 @@ use hoistway_model::{
     tool::BoundTool,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 
 const READING: &str = "reading a stored revision";
 
@@ -26,6 +27,9 @@ pub(super) struct SpecText {
     tools: Vec<(Name, Option<String>)>,
     llm: Vec<(String, String, String)>,
     env: Vec<(String, Secret)>,
+    /// What the user says of values by their names, where anything is said.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    secret: BTreeMap<String, bool>,
     identity_provider: Option<Name>,
     entry_point: Option<String>,
     fingerprint: Digest,
@@ -41,6 +45,7 @@ impl From<&AgentSpec> for SpecText {
             system_prompt: spec.system_prompt,
             tools: spec.tools.into_iter().map(|t| (t.name, t.url)).collect(),
             llm: spec.llm.into_iter().map(|c| (c.role.as_str().to_owned(), c.provider, c.model)).collect(),
+            secret: spec.env.iter().filter_map(|v| Some((v.name.clone(), v.secret?))).collect(),
             env: spec.env.into_iter().map(|v| (v.name, v.value)).collect(),
             identity_provider: spec.identity_provider,
             entry_point: spec.entry_point,
@@ -57,6 +62,7 @@ impl TryFrom<SpecText> for AgentSpec {
             let role = LlmRole::parse(&role).ok_or_else(|| Error::internal(READING, "unknown role"))?;
             Ok(LlmConfig { role, provider, model })
         };
+        let env = |(name, value): (String, Secret)| EnvVar { secret: text.secret.get(&name).copied(), name, value };
         Ok(Self {
             agent: text.agent,
             image: text.image.parse().map_err(|e: Error| Error::internal(READING, e))?,
@@ -64,7 +70,7 @@ impl TryFrom<SpecText> for AgentSpec {
             system_prompt: text.system_prompt,
             tools: text.tools.into_iter().map(|(name, url)| BoundTool { name, url }).collect(),
             llm: text.llm.into_iter().map(llm).collect::<Result<_>>()?,
-            env: text.env.into_iter().map(|(name, value)| EnvVar { name, value }).collect(),
+            env: text.env.into_iter().map(env).collect(),
             identity_provider: text.identity_provider,
             entry_point: text.entry_point,
             fingerprint: text.fingerprint,

@@ -287,7 +287,7 @@ pub fn spec(agent: &str, image: &ImageRef) -> AgentSpec {
         system_prompt: "Be kind.".into(),
         tools: Vec::new(),
         llm: Vec::new(),
-        env: vec![EnvVar { name: "KEY".into(), value: Secret::new("hunter2") }],
+        env: vec![EnvVar { name: "KEY".into(), value: Secret::new("hunter2"), secret: None }],
         identity_provider: None,
         entry_point: None,
         fingerprint: Digest::of(b"request"),

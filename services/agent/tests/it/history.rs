@@ -78,7 +78,7 @@ async fn a_revision_is_made_of_an_earlier_one_with_its_secrets_and_without_its_r
     let mut stack = Stack::start().await;
     let old = AgentSpec { fingerprint: Digest::of(b"old"), ..spec("a", &stack.push("1").0) };
     let first = stack.deploy(&old).await;
-    let env = vec![EnvVar { name: "KEY".into(), value: Secret::new("other") }];
+    let env = vec![EnvVar { name: "KEY".into(), value: Secret::new("other"), secret: None }];
     stack.deploy(&AgentSpec { env, ..spec("a", &stack.push("2").0) }).await;
     stack.registry.stop().await;
 
@@ -198,21 +198,22 @@ async fn the_previous_one_is_the_one_that_served_before() {
 }
 
 #[tokio::test]
-async fn differences_are_told_field_by_field_and_show_no_value() {
+async fn differences_are_told_field_by_field_and_show_values_only_of_what_is_no_secret() {
     let stack = Stack::start().await;
     let (one, _) = stack.push("1");
     let (two, _) = stack.push("2");
-    let var = |name: &str, value: &str| EnvVar { name: name.into(), value: Secret::new(value) };
+    let var = |name: &str, value: &str| EnvVar { name: name.into(), value: Secret::new(value), secret: None };
     let model = |role, model: &str| LlmConfig { role, provider: "openai".into(), model: model.into() };
     let tool = |text: &str| BoundTool { name: name(text), url: None };
     let before = AgentSpec {
-        env: vec![var("SAME", "1"), var("CHANGED", "2"), var("GONE", "3")],
+        env: vec![var("SAME", "1"), var("CHANGED", "2"), var("GONE", "3"), var("SHOWN", "5")],
         llm: vec![model(LlmRole::Chat, "small")],
         tools: vec![tool("crm"), tool("erp")],
         ..spec("a", &one)
     };
+    let open = EnvVar { secret: Some(false), ..var("SHOWN", "5") };
     let after = AgentSpec {
-        env: vec![var("NEW", "4"), var("CHANGED", "22"), var("SAME", "1")],
+        env: vec![var("NEW", "4"), var("CHANGED", "22"), var("SAME", "1"), open],
         llm: vec![model(LlmRole::Chat, "large")],
         tools: vec![tool("crm"), BoundTool { url: Some("http://mail".into()), ..tool("mail") }],
         system_prompt: "Be brief.".into(),
@@ -231,6 +232,7 @@ async fn differences_are_told_field_by_field_and_show_no_value() {
             ("env[CHANGED]", Some(MASK), Some(MASK)),
             ("env[GONE]", Some(MASK), None),
             ("env[NEW]", None, Some(MASK)),
+            ("env[SHOWN]", Some(MASK), Some("5")),
             ("identity_provider", None, Some("staff")),
             ("image_digest", Some(old.as_str()), Some(new.as_str())),
             ("llm_configs[chat].model", Some("small"), Some("large")),

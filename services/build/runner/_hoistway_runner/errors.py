@@ -57,6 +57,7 @@ class AppError(ScriptError):
 class Mask:
     """Replaces secret values in texts of errors, also in the escaped forms in which an exception may show them.
 
+    Of a secret `:password@` only what is between these two is replaced: it stands in a URL, which stays readable.
     `places` are directories of this machine and what the image calls them: where files really are is of no use to
     whoever reads the text.
     """
@@ -64,21 +65,27 @@ class Mask:
     places = []
 
     def __init__(self, secrets=()):
-        texts = {part for s in secrets for part in (s, s.strip(), *map(str.strip, s.splitlines())) if self.hides(part)}
+        whole = {part for s in secrets for part in (s, s.strip()) if len(part) >= 4 or self.is_in_url(part)}
+        texts = whole.union(line for s in secrets for line in map(str.strip, s.splitlines()) if self.hides(line))
         forms = {form for s in texts for form in (
             s, repr(s)[1:-1], ascii(s)[1:-1], json.dumps(s)[1:-1], json.dumps(s, ensure_ascii=False)[1:-1])}
         self._forms = sorted(forms, key=len, reverse=True)  # a secret within a longer one must not spoil the match
 
     @staticmethod
     def hides(text):
-        """Whether hiding it hides anything: not of short values, plain words and numbers ("true", "info", "8080")."""
+        """Whether hiding a line hides anything: not of short ones, plain words and numbers ("true", "info", "8080")."""
         plain = text.isascii() and (text.isdigit() or text.isalpha() and text.islower())
         return len(text) >= (6 if plain else 4)
+
+    @staticmethod
+    def is_in_url(text):
+        return len(text) >= 3 and text[0] == ":" and text[-1] == "@"
 
     def __call__(self, text):
         text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate is not for JSON
         for form in self._forms:
-            text = text.replace(form, "********")
+            edge = 1 if self.is_in_url(form) else 0
+            text = text.replace(form, form[:edge] + "********" + form[len(form) - edge:])
         for here, name in self.places:
             text = text.replace(here, name)
         return text

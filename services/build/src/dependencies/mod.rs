@@ -120,7 +120,8 @@ impl Dependencies {
         let (lock, keep) = match kept {
             Some(kept) if kept.interpreter == *identity => (Lock::parse(&kept.text)?, kept),
             other => {
-                log.say(format!("resolving {}", requirements.text().trim_end().replace('\n', ", ")));
+                let lines: Vec<&str> = requirements.iter().map(|requirement| requirement.line.as_str()).collect();
+                log.say(format!("resolving {}", lines.join(", ")));
                 let former = other.map(|kept| Lock::parse(&kept.text)).transpose()?;
                 if former.is_some() {
                     log.say("another Python than before: versions are kept where they still fit");

@@ -1,7 +1,7 @@
 //! Requirements for sources that declare none: each import is the standard library's, the source's own, or known
 //! here. Never a guess: a package of the module's name may be anybody's.
 
-use super::{FileImports, reach::has_src};
+use super::{FileImports, alternatives, reach::has_src};
 use hoistway_model::{
     Code, Error, Result,
     source::{Requirements, SourceFiles},
@@ -52,6 +52,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("diskcache", "diskcache"),
     ("django", "django"),
     ("dns", "dnspython"),
+    ("docopt", "docopt-ng"),
     ("docx", "python-docx"),
     ("dotenv", "python-dotenv"),
     ("dspy", "dspy"),
@@ -229,7 +230,6 @@ const KNOWN: &[(&str, &str)] = &[
     ("websocket", "websocket-client"),
     ("websockets", "websockets"),
     ("werkzeug", "werkzeug"),
-    ("wikipedia", "wikipedia"),
     ("xmltodict", "xmltodict"),
     ("yaml", "pyyaml"),
     ("yfinance", "yfinance"),
@@ -281,10 +281,13 @@ pub fn requirements_from_imports(
     match undeclared.first() {
         None => Requirements::parse("requirements", &needed.into_iter().collect::<Vec<_>>().join("\n")),
         Some((module, file, line)) => {
-            let message = format!(
-                "{file}, line {line}: no package is known that provides the module \"{module}\"; \
-                 name the packages that the source needs in `requirements`"
-            );
+            let message = match alternatives::alternative(module) {
+                Some(_) => format!("{file}, line {line}: {}", alternatives::without_wheel(module)),
+                None => format!(
+                    "{file}, line {line}: no package is known that provides the module \"{module}\"; \
+                     name the packages that the source needs in `requirements`"
+                ),
+            };
             let lines = undeclared.iter().take(MAX_LISTED).map(|(m, f, l)| format!("{f}, line {l}: import {m}"));
             Err(Error::new(Code::UndeclaredImport, message).with_details(lines))
         }

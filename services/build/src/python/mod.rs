@@ -1,6 +1,7 @@
 //! Everything that has to do with Python at build time: the host's interpreter, what source files import, and the
 //! packages that they need. No user code runs here: source is parsed, and only wheels are installed.
 
+mod alternatives;
 pub mod analyser;
 pub mod children;
 pub mod imports;

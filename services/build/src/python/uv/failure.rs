@@ -1,6 +1,6 @@
 //! What went wrong, in the resolver's essential words, without credentials and without this machine's paths.
 
-use crate::python::process;
+use crate::python::{alternatives::without_wheel, process};
 use hoistway_model::{Code, Error};
 use std::path::Path;
 
@@ -44,12 +44,8 @@ impl Doing {
     /// The program ended with these lines.
     pub(super) fn failed(self, stderr: &[String], data: &Path) -> Error {
         let lines: Vec<String> = stderr.iter().map(|line| masked(line, data)).collect();
-        let message = match without_wheel(&lines) {
-            Some(package) => format!(
-                "{}: {package} has no wheel that fits this Python and platform, and only wheels are installed, because \
-                 a source distribution runs its own code while it is built",
-                self.subject()
-            ),
+        let message = match only_from_source(&lines) {
+            Some(package) => format!("{}: {}", self.subject(), without_wheel(package)),
             None => format!("{}: {}", self.subject(), essence(&lines)),
         };
         Error::new(Code::RequirementFailed, message).with_details(lines.into_iter().take(MAX_DETAILS))
@@ -57,7 +53,7 @@ impl Doing {
 }
 
 /// The package that the resolver could have only from source.
-fn without_wheel(lines: &[String]) -> Option<&str> {
+fn only_from_source(lines: &[String]) -> Option<&str> {
     let hint = lines.iter().find_map(|line| line.split_once("Wheels are required for `"));
     let (package, _) = hint?.1.split_once('`')?;
     // The hint also comes along when versions from before wheels are the only ones left; that is not the cause then.

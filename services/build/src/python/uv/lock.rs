@@ -1,6 +1,10 @@
 //! Exact versions with hashes: what requirements came to, once.
 
 use hoistway_model::{Code, Digest, Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How a file's digest is written.
+const HASH: &str = "--hash=sha256:";
 
 /// Exact packages with the hashes of their files, in the format that pip and uv read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,7 +23,7 @@ impl Lock {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let wrong = || Error::new(Code::RequirementFailed, format!("the resolver's answer is not a lock: {line}"));
             let content = line.strip_suffix('\\').unwrap_or(line).trim_end();
-            if let Some(hash) = content.strip_prefix("--hash=sha256:") {
+            if let Some(hash) = content.strip_prefix(HASH) {
                 if lock.packages.is_empty() || hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
                     return Err(wrong());
                 }
@@ -49,6 +53,31 @@ impl Lock {
             lock.text.push('\n');
         }
         Ok(lock)
+    }
+
+    /// The same with only those files of a package that its requirement names, if it names any.
+    pub fn with_hashes(&self, wanted: &BTreeMap<&str, BTreeSet<&str>>) -> Result<Self> {
+        let mut text = String::new();
+        for (entry, (name, version)) in self.entries().zip(&self.packages) {
+            let package = name.split('[').next().unwrap_or(name);
+            let Some(wanted) = wanted.get(package) else {
+                text.push_str(entry);
+                continue;
+            };
+            let (pin, hashes) = entry.split_once(HASH).unwrap_or((entry, ""));
+            let digests = hashes.split(HASH).map(|hash| hash.trim_end_matches(['\n', '\\', ' ']));
+            let kept: Vec<&str> = digests.filter(|digest| wanted.contains(digest)).collect();
+            if kept.is_empty() {
+                let message = format!(
+                    "the requirements cannot be resolved: no file of {package} {version} has a hash that they name"
+                );
+                let remedy = "the index has other files than those that were hashed: lock the requirements again \
+                              (`pip-compile --generate-hashes`, `uv export`), or leave the hashes out";
+                return Err(Error::new(Code::RequirementFailed, message).with_details([remedy.to_owned()]));
+            }
+            text.push_str(&format!("{pin}{HASH}{}\n", kept.join(&format!(" \\\n    {HASH}"))));
+        }
+        Self::parse(&text)
     }
 
     /// The text to keep.
@@ -97,6 +126,19 @@ mod tests {
         assert_eq!(entries.concat(), text);
         assert_eq!(Lock::parse(entries[1]).unwrap().packages(), [("x".into(), "1!2+l".into())]);
         assert!(Lock::parse("\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_files_that_are_named_are_left() {
+        let (a, b) = ("a".repeat(64), "b".repeat(64));
+        let text =
+            format!("six[x]==1 \\\n    --hash=sha256:{a} \\\n    --hash=sha256:{b}\ny==2 \\\n    --hash=sha256:{a}\n");
+        let lock = Lock::parse(&text).unwrap();
+        let left = lock.with_hashes(&BTreeMap::from([("six", BTreeSet::from([b.as_str(), "c"]))])).unwrap();
+        assert_eq!(left.text(), format!("six[x]==1 \\\n    --hash=sha256:{b}\ny==2 \\\n    --hash=sha256:{a}\n"));
+        assert_eq!(lock.with_hashes(&BTreeMap::new()).unwrap(), lock);
+        let e = lock.with_hashes(&BTreeMap::from([("y", BTreeSet::from([b.as_str()]))])).unwrap_err();
+        assert!(e.message.contains("no file of y 2 has a hash"), "{e}");
     }
 
     #[test]

@@ -17,7 +17,11 @@ use super::{
     process::{self, Finished},
 };
 use failure::Doing;
-use hoistway_model::{Code, Error, Result, redact::Masker, source::Requirements};
+use hoistway_model::{
+    Code, Error, Result,
+    redact::Masker,
+    source::{Requirement, Requirements},
+};
 use settings::Settings;
 use std::{
     env,
@@ -34,6 +38,12 @@ use tool::Program;
 const THREADS: &str = "4";
 /// The name of a file with a lock.
 const LOCK: &str = "lock.txt";
+/// The name of a file with bounds for versions.
+const CONSTRAINTS: &str = "constraints.txt";
+
+fn lines<'a>(requirements: impl Iterator<Item = &'a Requirement>) -> String {
+    requirements.flat_map(|requirement| [requirement.line.as_str(), "\n"]).collect()
+}
 
 /// One call of uv: what for, with what arguments and standard input, and the directory it may write to beside its cache.
 struct Call<'a> {
@@ -104,18 +114,23 @@ impl Uv {
         report: Report<'_>,
     ) -> Result<Lock> {
         let options = ["--generate-hashes", "--no-header", "--no-annotate"];
-        let preferred = match former {
-            None => None,
-            // uv prefers what is in the file that it is told to write.
-            Some(lock) => Some(self.written(lock).await?),
-        };
-        let file = preferred.as_ref().map(|dir| dir.path().join(LOCK));
-        let output = file.iter().flat_map(|file| [OsStr::new("--output-file"), file.as_os_str()]);
-        let arguments = ["compile", "-"].into_iter().chain(options).map(OsStr::new).chain(output).collect();
-        let input = requirements.text().as_bytes();
-        let call = Call { doing: Doing::Resolve, arguments, input, writes: preferred.as_ref().map(TempDir::path) };
+        // uv prefers what is in the file that it is told to write.
+        let former = former.map(|lock| (LOCK, lock.text().to_owned()));
+        let constraints = lines(requirements.constraints());
+        let constraints = (!constraints.is_empty()).then_some((CONSTRAINTS, constraints));
+        let files: Vec<_> = former.into_iter().chain(constraints).collect();
+        let dir = if files.is_empty() { None } else { Some(self.written(files.clone()).await?) };
+        let paths: Vec<_> =
+            dir.iter().flat_map(|dir| files.iter().map(|(name, _)| (*name, dir.path().join(name)))).collect();
+        let option = |name| OsStr::new(if name == LOCK { "--output-file" } else { "--constraint" });
+        let given = paths.iter().flat_map(|(name, path)| [option(*name), path.as_os_str()]);
+        let arguments = ["compile", "-"].into_iter().chain(options).map(OsStr::new).chain(given).collect();
+        let input = lines(requirements.iter());
+        let call =
+            Call { doing: Doing::Resolve, arguments, input: input.as_bytes(), writes: dir.as_ref().map(TempDir::path) };
         let done = self.run(call, interpreter, limit, report).await?;
-        Lock::parse(&String::from_utf8_lossy(&done.stdout))
+        // uv resolves without looking at the hashes that it is given.
+        Lock::parse(&String::from_utf8_lossy(&done.stdout))?.with_hashes(&requirements.hashes())
     }
 
     /// Installs what a lock names, and nothing else, into a directory that [`Children::make_dir`] made. `limit` is for the whole call.
@@ -154,14 +169,16 @@ impl Uv {
         Ok(())
     }
 
-    /// A directory with the lock as a file that uv may write to.
-    async fn written(&self, lock: &Lock) -> Result<TempDir> {
-        let (work, text, children) = (self.data.join("work"), lock.text().to_owned(), self.children.clone());
+    /// A directory with files that uv may read and write to.
+    async fn written(&self, files: Vec<(&'static str, String)>) -> Result<TempDir> {
+        let (work, children) = (self.data.join("work"), self.children.clone());
         let written = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&work)?;
             let dir = tempfile::Builder::new().prefix("lock-").tempdir_in(work)?;
-            std::fs::write(dir.path().join(LOCK), text)?;
-            children.give(&dir.path().join(LOCK), Kind::Installer)?;
+            for (name, text) in files {
+                std::fs::write(dir.path().join(name), text)?;
+                children.give(&dir.path().join(name), Kind::Installer)?;
+            }
             children.give(dir.path(), Kind::Installer)?;
             Ok(dir)
         });

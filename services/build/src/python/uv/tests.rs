@@ -57,6 +57,15 @@ async fn a_package_is_locked_and_installed() {
     assert!(e.message.contains("no-such-package-zzz") && !e.details.is_empty(), "{e:?}");
     assert!(!format!("{e:?}").contains(dir.path().to_str().unwrap()), "{e:?}");
 
+    // Bounds hold and add nothing; of a package with hashes only those files may be installed.
+    let (wheel, other) = ("8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254", "0".repeat(64));
+    let bounded = format!("six --hash=sha256:{wheel}\n~ six==1.16.0\n~ idna<3\n");
+    let lock = uv.resolve(&requirements(&bounded), None, &python, LIMIT, &report).await.unwrap();
+    assert_eq!(lock.text(), format!("six==1.16.0 \\\n    --hash=sha256:{wheel}\n"));
+    let wrong = requirements(&format!("six==1.16.0 --hash=sha256:{other}"));
+    let e = uv.resolve(&wrong, None, &python, LIMIT, &report).await.unwrap_err();
+    assert!(e.message.contains("no file of six 1.16.0 has a hash"), "{e:?}");
+
     // All versions of this age are source distributions.
     let e = uv.resolve(&requirements("requests<1"), None, &python, LIMIT, &report).await.unwrap_err();
     assert!(e.message.contains("requests has no wheel"), "{e:?}");

@@ -1,0 +1,190 @@
+//! The user's environment variables, and which of their values are secrets.
+
+use crate::redact::{Secret, is_worth_hiding};
+use percent_encoding::percent_decode_str;
+
+/// A variable whose name has one of these words holds a secret.
+const SECRET_WORDS: [&str; 12] = [
+    "KEY",
+    "TOKEN",
+    "SECRET",
+    "PASS",
+    "PASSWORD",
+    "PWD",
+    "CREDENTIAL",
+    "CREDENTIALS",
+    "AUTH",
+    "PRIVATE",
+    "COOKIE",
+    "DSN",
+];
+/// From this length on a mixture of letters and digits is taken for random.
+const RANDOM: usize = 16;
+/// How many URLs of one value have passwords that are hidden apart.
+const MAX_PASSWORDS: usize = 100;
+
+/// An environment variable of the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvVar {
+    /// Variable name.
+    pub name: String,
+    /// Its value. The API shows it only where `secret` is false.
+    pub value: Secret,
+    /// Whether the user says that the value is secret, or that it is not; else its name and the value itself decide.
+    pub secret: Option<bool>,
+}
+
+impl EnvVar {
+    /// What logs, errors, events and traces must not show of it: the value, the password of a URL in it, or nothing.
+    pub fn hidden(&self) -> Vec<Secret> {
+        if self.is_shown() {
+            return Vec::new();
+        }
+        let value = self.value.expose();
+        let mut passwords = passwords(value);
+        let looks_secret = || is_secret_name(&self.name) || is_random(value) || passwords.len() > MAX_PASSWORDS;
+        let whole = self.secret == Some(true) || (looks_secret() && is_worth_hiding(value));
+        passwords.truncate(MAX_PASSWORDS);
+        let passwords = passwords.into_iter().flat_map(|password| hidden_password(password, value));
+        whole.then(|| self.value.clone()).into_iter().chain(passwords).collect()
+    }
+
+    /// Whether the API shows the value.
+    pub fn is_shown(&self) -> bool {
+        self.secret == Some(false)
+    }
+}
+
+fn is_secret_name(name: &str) -> bool {
+    name.split(['_', '-', '.']).any(|word| SECRET_WORDS.iter().any(|secret| word.eq_ignore_ascii_case(secret)))
+}
+
+/// Whether a value looks like a generated key: letters and digits mixed, and nothing else but the padding of Base64.
+fn is_random(value: &str) -> bool {
+    let text = value.trim().trim_end_matches('=');
+    let has = |kind: fn(&u8) -> bool| text.as_bytes().iter().any(kind);
+    text.len() >= RANDOM
+        && text.bytes().all(|b| b.is_ascii_alphanumeric())
+        && has(u8::is_ascii_alphabetic)
+        && has(u8::is_ascii_digit)
+}
+
+/// The passwords of all URLs in a text, as they are written there.
+fn passwords(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (at, separator) in text.match_indices("://") {
+        let rest = &text[at + separator.len()..];
+        let rest = &rest[..rest.find(char::is_whitespace).unwrap_or(rest.len())];
+        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+        let user_info = match authority.rfind('@') {
+            Some(end) => Some(&authority[..end]),
+            // What follows the colon is no port: a password with a character that should have been encoded.
+            None if authority.split_once(':').is_some_and(|(_, port)| !port.bytes().all(|b| b.is_ascii_digit())) => {
+                rest.rfind('@').map(|end| &rest[..end])
+            }
+            None => None,
+        };
+        let password = user_info.and_then(|info| info.split_once(':')).map(|(_, password)| password);
+        found.extend(password.filter(|password| !password.is_empty()));
+    }
+    found
+}
+
+/// A password as it is written in its URL, and decoded as programs use it. One that is also an ordinary word of the URL or
+/// too short to be told from other text is hidden only where it stands in a URL, so that the rest stays readable.
+fn hidden_password(written: &str, url: &str) -> Vec<Secret> {
+    let others = url.replace(&format!(":{written}@"), "").to_lowercase();
+    let is_distinct = |text: &str| is_worth_hiding(text) && !others.contains(&text.to_lowercase());
+    let mut forms = vec![written.to_owned()];
+    let decoded = percent_decode_str(written).decode_utf8_lossy();
+    if decoded != written {
+        forms.push(decoded.into_owned());
+    }
+    let form = |text: String| Secret::new(if is_distinct(&text) { text } else { format!(":{text}@") });
+    forms.into_iter().map(form).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hidden(name: &str, value: &str, secret: Option<bool>) -> Vec<String> {
+        let var = EnvVar { name: name.into(), value: Secret::new(value), secret };
+        var.hidden().iter().map(|secret| secret.expose().to_owned()).collect()
+    }
+
+    #[test]
+    fn whole_words_of_names_tell_secrets() {
+        for name in ["API_KEY", "api_key", "KEY", "DB_PASS", "X-Auth", "app.token", "SENTRY_DSN", "AWS_CREDENTIALS"] {
+            assert_eq!(hidden(name, "orchid-morning", None), ["orchid-morning"], "{name}");
+        }
+        for name in ["MAX_TOKENS", "AUTHOR", "KEYBOARD", "PASSPORT", "MODEL", "MONKEY", "COOKIES_ON", "APIKEY"] {
+            assert!(hidden(name, "orchid-morning", None).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_that_look_random_are_secrets_and_words_are_not() {
+        for value in
+            ["9f8e7d6c5b4a39281706f5e4d3c2b1a0", "AKIAIOSFODNN7EXAMPLE", "dGhpc2lzYXNlY3JldDE=", "a234567890123456"]
+        {
+            assert_eq!(hidden("REF", value, None), [value]);
+        }
+        for value in [
+            "text-embedding-3-small",
+            "1234567890123456",
+            "productionenvironment",
+            "abc123def",
+            "a23456789012345",
+            "01a2092d-b570-76eb-887a-3ce8dec8c3e1",
+            "/srv/9f8e7d6c5b4a39281706f5e4d3c2b1a0",
+            "gpt-4o",
+            "",
+        ] {
+            assert!(hidden("REF", value, None).is_empty(), "{value}");
+        }
+    }
+
+    #[test]
+    fn of_a_url_the_password_is_hidden_raw_and_decoded() {
+        for (value, want) in [
+            ("postgres://app:correcthorse@db.internal/main", &["correcthorse"] as &[_]),
+            ("redis://:hunter22@host:6379/0", &["hunter22"]),
+            ("mysql://a:p%40ss%2Fword@h", &["p%40ss%2Fword", "p@ss/word"]),
+            ("amqp://a:be@hind@h/x", &["be@hind"]),
+            ("postgres://a:open/slash@h/x", &["open/slash"]),
+            ("a=http://u:first-one@h b=ftp://u:second-one@h", &["first-one", "second-one"]),
+            ("http://localhost:8080/a@b", &[]),
+            ("https://user@host/x:y@z", &[]),
+            ("https://host/x", &[]),
+            ("user:password@host", &[]),
+        ] {
+            assert_eq!(hidden("DATABASE", value, None), want, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_password_that_is_an_ordinary_word_is_hidden_in_urls_only() {
+        assert_eq!(hidden("DB", "postgres://postgres:postgres@localhost", None), [":postgres@"]);
+        assert_eq!(hidden("DB", "redis://:pw@host", None), [":pw@"]);
+        assert_eq!(hidden("DB", "redis://guest:guest@host", None), [":guest@"]);
+    }
+
+    #[test]
+    fn what_the_user_says_of_a_value_decides() {
+        assert_eq!(hidden("ZONE", "tiger", Some(true)), ["tiger"]);
+        let url = "postgres://app:correcthorse@h";
+        assert_eq!(hidden("ZONE", url, Some(true)), [url, "correcthorse"]);
+        for (name, value) in [("API_KEY", "plum-harvest-moon"), ("REF", "9f8e7d6c5b4a39281706f5e4"), ("URL", url)] {
+            assert!(hidden(name, value, Some(false)).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn plain_words_and_numbers_under_a_secrets_name_stay_readable() {
+        for value in ["true", "basic", "8080", "abc"] {
+            assert!(hidden("USE_AUTH", value, None).is_empty(), "{value}");
+        }
+        assert_eq!(hidden("USE_AUTH", "abcd5", None), ["abcd5"]);
+    }
+}

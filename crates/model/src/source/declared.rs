@@ -1,0 +1,189 @@
+//! What a source says that it needs, by whichever file says it first.
+
+use super::{Requirements, RequiresPython, SourceFiles, encoding, field, pyproject::Project, script_header};
+use crate::{Error, Result};
+
+/// The file whose requirements count when the request has none of its own.
+const REQUIREMENTS_FILE: &str = "requirements.txt";
+/// The file whose `[project]` says what to install when there are no other requirements.
+const PROJECT_FILE: &str = "pyproject.toml";
+
+/// Files that other tools read requirements from, each with the word that they have to contain.
+const NOT_READ: [(&str, &str); 8] = [
+    ("Pipfile", "packages"),
+    ("Pipfile.lock", "default"),
+    ("setup.py", "install_requires"),
+    ("setup.cfg", "install_requires"),
+    ("environment.yml", "dependencies"),
+    ("environment.yaml", "dependencies"),
+    ("conda.yml", "dependencies"),
+    ("conda.yaml", "dependencies"),
+];
+
+/// What a source declares.
+pub(crate) struct Declared {
+    /// What to install; `None`: nothing says it.
+    pub requirements: Option<Requirements>,
+    /// The Python that it asks for.
+    pub requires_python: Option<RequiresPython>,
+}
+
+impl Declared {
+    /// Requirements are those of the request (`given`), else those of [`REQUIREMENTS_FILE`], else of [`PROJECT_FILE`],
+    /// else of the entry file's PEP 723 header. What the last two say about Python holds in any case, if they can be read.
+    pub fn read(
+        files: &SourceFiles,
+        entry_point: &str,
+        given: Option<&str>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
+        let project = files.get(PROJECT_FILE).map(|content| {
+            std::str::from_utf8(content).map_err(|e| format!("is not UTF-8: {e}")).and_then(Project::parse)
+        });
+        let header = script_header::read(files.get(entry_point).unwrap_or_default());
+        let of_project = || match &project {
+            Some(Ok(project)) => project.requirements(&field(PROJECT_FILE)),
+            Some(Err(fault)) => Err(Error::field(field(PROJECT_FILE), fault)),
+            None => Ok(None),
+        };
+        let listed = listed(files, given, of_project, warnings)?;
+        let requirements = match listed {
+            Some(listed) => Some(listed),
+            None => match of_project()? {
+                Some(listed) => Some(listed),
+                None => match &header {
+                    Ok(header) => header.as_ref().and_then(|header| header.dependencies.clone()),
+                    Err(fault) => {
+                        return Err(Error::field(format!("{} (script header)", field(entry_point)), fault));
+                    }
+                },
+            },
+        };
+        if requirements.is_none() {
+            warnings.extend(not_read(files));
+        }
+        let of_header = header.ok().flatten().and_then(|header| header.requires_python);
+        let requires_python = project.and_then(Result::ok).and_then(|project| project.requires_python).or(of_header);
+        Ok(Self { requirements, requires_python })
+    }
+}
+
+/// The requirements of the request, or of [`REQUIREMENTS_FILE`]. If they name the project itself, which is not installed,
+/// what it depends on takes its place.
+fn listed(
+    files: &SourceFiles,
+    given: Option<&str>,
+    of_project: impl Fn() -> Result<Option<Requirements>>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Requirements>> {
+    let (place, name, text) = match (given, files.get(REQUIREMENTS_FILE)) {
+        (Some(text), _) => ("requirements".to_owned(), "", text.into()),
+        (None, Some(content)) => {
+            let text = encoding::decode(content).map_err(|fault| Error::field(field(REQUIREMENTS_FILE), fault))?;
+            (format!("{} (requirements)", field(REQUIREMENTS_FILE)), REQUIREMENTS_FILE, text)
+        }
+        (None, None) => return Ok(None),
+    };
+    let content = Requirements::read(&place, name, &text, files)?;
+    warnings.extend(content.warnings);
+    let mut requirements = content.requirements;
+    if content.own_project {
+        match of_project() {
+            Ok(Some(own)) => requirements.extend(own).map_err(|fault| Error::field(place, fault))?,
+            // Nothing says what the project depends on, so that the imports decide.
+            Ok(None) if requirements.is_empty() => return Ok(None),
+            Err(e) if requirements.is_empty() => return Err(e),
+            // A list that was written out with the project, as `uv export` does, is whole.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    Ok(Some(requirements))
+}
+
+fn not_read(files: &SourceFiles) -> impl Iterator<Item = String> {
+    let holds = |name: &str, word: &str| {
+        files.get(name).is_some_and(|content| content.windows(word.len()).any(|window| window == word.as_bytes()))
+    };
+    let found = NOT_READ.into_iter().filter(move |(name, word)| holds(name, word)).map(|(name, _)| name);
+    found.map(|name| {
+        format!("{name} is not read for requirements, the imports decide: list them in {REQUIREMENTS_FILE}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::build::BuildSource;
+
+    #[test]
+    fn requirements_are_the_requests_then_the_files() {
+        let parse = |files: &[(&str, &str)], requirements| {
+            let files = [("agent.py", "")].iter().chain(files).map(|(n, t)| (n.to_string(), t.to_string()));
+            let source = BuildSource::parse(files.collect(), None, requirements)?;
+            Ok::<_, Error>((source.requirements.map(|r| r.text().to_owned()), source.requires_python.is_some()))
+        };
+        let project = (PROJECT_FILE, "[project]\nrequires-python = '>=3.10'\ndependencies = ['c']");
+        let given = Some("a\n".to_owned());
+        assert_eq!(parse(&[("requirements.txt", "b"), project], Some("a")).unwrap(), (given, true));
+        assert_eq!(parse(&[("requirements.txt", "b"), project], None).unwrap(), (Some("b\n".to_owned()), true));
+        assert_eq!(parse(&[project], None).unwrap(), (Some("c\n".to_owned()), true));
+        assert_eq!(parse(&[(PROJECT_FILE, "[tool.x]")], None).unwrap(), (None, false));
+        let broken = (PROJECT_FILE, "[project");
+        let e = parse(&[broken], None).unwrap_err();
+        assert_eq!(e.field.as_deref(), Some("source_files[\"pyproject.toml\"]"));
+        assert_eq!(parse(&[broken], Some("a")).unwrap(), (Some("a\n".to_owned()), false));
+        let hostile = (PROJECT_FILE, "[project]\ndependencies = ['--index-url https://x']");
+        let e = parse(&[hostile], None).unwrap_err();
+        assert!(e.message.starts_with("source_files[\"pyproject.toml\"] (project.dependencies[0]): "), "{e}");
+    }
+
+    fn parsed(files: &[(&str, &str)]) -> Result<(Option<String>, Vec<String>)> {
+        let all = [("agent.py", "import six")].iter().chain(files).map(|(n, t)| (n.to_string(), t.to_string()));
+        let mut warnings = Vec::new();
+        let source = BuildSource::parse_with_warnings(all.collect(), Some("agent.py"), None, &mut warnings)?;
+        Ok((source.requirements.map(|r| r.text().to_owned()), warnings))
+    }
+
+    #[test]
+    fn a_header_counts_when_no_file_lists_requirements() {
+        const HEADER: (&str, &str) =
+            ("agent.py", "# /// script\n# requires-python = '>=3.10'\n# dependencies = ['c']\n# ///\n");
+        let requirements = |files: &[(&str, &str)]| parsed(files).unwrap().0;
+        assert_eq!(requirements(&[HEADER]).as_deref(), Some("c\n"));
+        assert_eq!(requirements(&[HEADER, (PROJECT_FILE, "[tool.x]")]).as_deref(), Some("c\n"));
+        assert_eq!(requirements(&[HEADER, (PROJECT_FILE, "[project]\ndependencies = ['p']")]).as_deref(), Some("p\n"));
+        assert_eq!(requirements(&[HEADER, (REQUIREMENTS_FILE, "r")]).as_deref(), Some("r\n"));
+        let broken = ("agent.py", "# /// script\n# dependencies = [\n# ///\n");
+        let e = parsed(&[broken]).unwrap_err();
+        assert_eq!(e.field.as_deref(), Some("source_files[\"agent.py\"] (script header)"));
+        assert_eq!(parsed(&[broken, (REQUIREMENTS_FILE, "r")]).unwrap().0.as_deref(), Some("r\n"));
+    }
+
+    #[test]
+    fn the_project_itself_stands_for_what_it_depends_on() {
+        let project = (PROJECT_FILE, "[project]\nname = 'shop'\ndependencies = ['p']");
+        let of = |text, more: &[(&str, &str)]| {
+            let files: Vec<_> = [(REQUIREMENTS_FILE, text)].iter().chain(more).copied().collect();
+            let (requirements, warnings) = parsed(&files)?;
+            assert_eq!(warnings.len(), 1 + usize::from(requirements.is_none() && files.len() > 1), "{warnings:?}");
+            Ok::<_, Error>(requirements)
+        };
+        assert_eq!(of("-e .\nsix==1.16.0", &[project]).unwrap().as_deref(), Some("six==1.16.0\np\n"));
+        assert_eq!(of("-e .", &[]).unwrap(), None);
+        assert_eq!(of("-e .", &[("setup.py", "setup(install_requires=['x'])")]).unwrap(), None);
+        let poetry = (PROJECT_FILE, "[tool.poetry.dependencies]\nx = '1'");
+        assert_eq!(of("-e .\nsix", &[poetry]).unwrap().as_deref(), Some("six\n"));
+        assert!(of("-e .", &[poetry]).is_err());
+    }
+
+    #[test]
+    fn files_that_are_not_read_are_named_when_nothing_else_says_what_to_install() {
+        let warned = |files: &[(&str, &str)]| parsed(files).unwrap().1.len();
+        assert_eq!(warned(&[("Pipfile", "[packages]"), ("environment.yml", "dependencies:\n- six")]), 2);
+        assert_eq!(warned(&[("setup.py", "setup()")]), 0);
+        assert_eq!(warned(&[("Pipfile", "[packages]"), (REQUIREMENTS_FILE, "six")]), 0);
+        let text = parsed(&[("setup.py", "install_requires=[]")]).unwrap().1.concat();
+        assert_eq!(text, "setup.py is not read for requirements, the imports decide: list them in requirements.txt");
+    }
+}

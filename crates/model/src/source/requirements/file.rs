@@ -1,0 +1,199 @@
+//! A requirements file of pip's, with the files that it includes. What it says about where packages come from is the
+//! operator's to say.
+
+use super::{
+    CONSTRAINT, FileContent, MAX_BYTES,
+    line::{self, quoted},
+};
+use crate::{
+    Error, Result,
+    source::{self, SourceFiles, encoding},
+};
+use std::collections::BTreeSet;
+
+/// Options that say where packages come from.
+const OF_THE_INDEX: [&str; 8] =
+    ["-i", "--index-url", "--pypi-url", "--extra-index-url", "--no-index", "-f", "--find-links", "--trusted-host"];
+/// Options that ask for what is done anyway.
+const NEEDLESS: [&str; 3] = ["--only-binary", "--prefer-binary", "--no-cache-dir"];
+
+/// Reads `text`, the file `name` of the source; an empty name is the request's own text.
+pub(super) fn read(field: &str, name: &str, text: &str, files: &SourceFiles) -> Result<FileContent> {
+    let mut reader = Reader { files, read: BTreeSet::new(), content: FileContent::default(), strict: false };
+    reader.read.insert((name.to_owned(), false));
+    reader.text(field, name, text, false)?;
+    let Reader { content, strict, .. } = reader;
+    match content.requirements.iter().find(|item| strict && item.hashes.is_empty()) {
+        Some(item) => Err(Error::field(field, format!("\"{}\" has no hash, and --require-hashes is given", item.line))),
+        None => Ok(content),
+    }
+}
+
+struct Reader<'a> {
+    files: &'a SourceFiles,
+    /// Files that need not be read again, each as what it was read: constraints, or requirements.
+    read: BTreeSet<(String, bool)>,
+    content: FileContent,
+    /// Whether every requirement has to have a hash.
+    strict: bool,
+}
+
+impl Reader<'_> {
+    fn text(&mut self, field: &str, name: &str, text: &str, constraint: bool) -> Result<()> {
+        if text.len() > MAX_BYTES {
+            return Err(Error::field(field, format!("{} bytes are too many, {MAX_BYTES} is the limit", text.len())));
+        }
+        for (number, line) in logical_lines(text) {
+            let done = match line.strip_prefix(CONSTRAINT) {
+                Some(line) => self.requirement(line, true),
+                None => self.line(field, name, number, &line, constraint),
+            };
+            done.map_err(|fault| match fault {
+                Fault::Line(fault) => Error::field(field, format!("line {number}: {fault}")),
+                Fault::Elsewhere(error) => error,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, field: &str, name: &str, number: usize, line: &str, constraint: bool) -> Result<(), Fault> {
+        let Some((option, value)) = option(line) else {
+            if is_own_project(line) {
+                self.own_project(field, number, line);
+                return Ok(());
+            }
+            return self.requirement(line, constraint);
+        };
+        match option {
+            "-r" | "--requirement" => self.include(name, line, value, constraint),
+            "-c" | "--constraint" => self.include(name, line, value, true),
+            "-e" | "--editable" if is_own_project(value) => {
+                self.own_project(field, number, line);
+                Ok(())
+            }
+            // What is wrong with it is told without the option.
+            "-e" | "--editable" => self.requirement(value, constraint),
+            "--require-hashes" => {
+                self.strict = true;
+                Ok(())
+            }
+            _ if OF_THE_INDEX.contains(&option) => Err(Fault::Line(quoted(
+                line,
+                "says where packages come from, which is the operator's: HOISTWAY_BUILD_INDEX_URL or \
+                 HOISTWAY_BUILD_EXTRA_INDEX_URLS",
+            ))),
+            _ if NEEDLESS.contains(&option) => {
+                self.warn(field, number, line, "is not needed and ignored: only wheels are installed");
+                Ok(())
+            }
+            _ => Err(Fault::Line(quoted(line, &format!("is an option; {}", line::FORM)))),
+        }
+    }
+
+    fn requirement(&mut self, line: &str, constraint: bool) -> Result<(), Fault> {
+        let requirement = line::requirement(line)?;
+        Ok(self.content.requirements.add(requirement, constraint)?)
+    }
+
+    fn own_project(&mut self, field: &str, number: usize, line: &str) {
+        self.content.own_project = true;
+        self.warn(field, number, line, "is the source itself, which is there and not installed");
+    }
+
+    fn warn(&mut self, field: &str, number: usize, line: &str, what: &str) {
+        self.content.warnings.push(format!("{field}: line {number}: {}", quoted(line, what)));
+    }
+
+    /// A file named by the file `from`, relative to which the path is.
+    fn include(&mut self, from: &str, line: &str, path: &str, constraint: bool) -> Result<(), Fault> {
+        if path.contains("://") {
+            return Err(Fault::Line(quoted(line, "names an address; put the file into the source and name it there")));
+        }
+        let missing = || Fault::Line(quoted(line, "names a file that is not in the source"));
+        let name = joined(from, path).ok_or_else(missing)?;
+        let content = self.files.get(&name).ok_or_else(missing)?;
+        if !self.read.insert((name.clone(), constraint)) {
+            return Ok(());
+        }
+        let field = source::field(&name);
+        let text = encoding::decode(content).map_err(|fault| Fault::Elsewhere(Error::field(field.as_str(), fault)))?;
+        self.text(&field, &name, &text, constraint).map_err(Fault::Elsewhere)
+    }
+}
+
+/// What is wrong with a line, or with a line of a file that it includes.
+enum Fault {
+    Line(String),
+    Elsewhere(Error),
+}
+
+impl From<String> for Fault {
+    fn from(fault: String) -> Self {
+        Self::Line(fault)
+    }
+}
+
+/// An option and its value, without quotes: `--name value`, `--name=value`, `-n value`, `-nvalue`.
+fn option(line: &str) -> Option<(&str, &str)> {
+    let end = match line.strip_prefix("--") {
+        Some(_) => line.find([' ', '\t', '=']).unwrap_or(line.len()),
+        None if line.starts_with('-') => line.char_indices().nth(2).map_or(line.len(), |(at, _)| at),
+        None => return None,
+    };
+    let (option, value) = line.split_at(end);
+    let value = value.strip_prefix('=').unwrap_or(value).trim();
+    Some((option, value.trim_matches(['"', '\''])))
+}
+
+/// Whether a requirement is the directory itself, perhaps with extras.
+fn is_own_project(text: &str) -> bool {
+    let path = text.split_once('[').filter(|(_, extras)| extras.ends_with(']')).map_or(text, |(path, _)| path);
+    let path = path.trim().strip_prefix("file:").unwrap_or(path.trim());
+    matches!(path, "." | "./")
+}
+
+/// The name of the file at a path relative to that of another; nothing if it leads out of the source.
+fn joined(from: &str, path: &str) -> Option<String> {
+    if path.starts_with('/') {
+        return None;
+    }
+    let mut parts: Vec<&str> = from.split('/').collect();
+    parts.pop();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// Lines with continuations joined and comments and blanks dropped, each with the number of its first physical line.
+fn logical_lines(text: &str) -> impl Iterator<Item = (usize, String)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut lines = text.lines().enumerate();
+    std::iter::from_fn(move || {
+        let (index, first) = lines.next()?;
+        let mut line = first.to_owned();
+        while line.ends_with('\\') && !line.trim_start().starts_with('#') {
+            line.pop();
+            let Some((_, next)) = lines.next() else { break };
+            line.push_str(next);
+        }
+        Some((index + 1, without_comment(&line).trim().to_owned()))
+    })
+    .filter(|(_, line)| !line.is_empty())
+}
+
+/// A comment begins at the line's start or after white space, as pip reads it.
+fn without_comment(line: &str) -> &str {
+    let mut before = ' ';
+    for (at, c) in line.char_indices() {
+        if c == '#' && before.is_whitespace() {
+            return &line[..at];
+        }
+        before = c;
+    }
+    line
+}

@@ -1,0 +1,54 @@
+//! Packages that people ask for and that have no wheel, with what does the same and has wheels.
+
+use std::fmt::Write as _;
+
+/// Distributions of the index, by name, as PEP 503 has it; sorted.
+const ALTERNATIVES: [(&str, &str); 13] = [
+    ("annoy", "usearch"),
+    ("docopt", "docopt-ng"),
+    ("fasttext", "fasttext-wheel"),
+    ("langdetect", "lingua-language-detector"),
+    ("mysqlclient", "pymysql"),
+    ("openai-whisper", "faster-whisper"),
+    ("psycopg2", "psycopg2-binary"),
+    ("pyaudio", "sounddevice"),
+    ("pycrypto", "pycryptodome"),
+    ("python-ldap", "ldap3"),
+    ("sklearn", "scikit-learn"),
+    ("uwsgi", "pyuwsgi"),
+    ("wikipedia", "wikipedia-api"),
+];
+
+/// What to say about a package without a wheel.
+pub fn without_wheel(package: &str) -> String {
+    let mut text = format!(
+        "{package} has no wheel that fits this Python and platform, and only wheels are installed, because a source \
+         distribution runs its own code while it is built"
+    );
+    if let Some(alternative) = alternative(package) {
+        let _ = write!(text, "; {alternative} has wheels and may do instead");
+    }
+    text
+}
+
+/// What has wheels and does the same as a distribution that has none.
+pub fn alternative(distribution: &str) -> Option<&'static str> {
+    let at = ALTERNATIVES.binary_search_by_key(&distribution, |(name, _)| name).ok()?;
+    Some(ALTERNATIVES[at].1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted() {
+        assert!(ALTERNATIVES.is_sorted_by(|a, b| a.0 < b.0));
+    }
+
+    #[test]
+    fn an_alternative_is_named_where_there_is_one() {
+        assert!(without_wheel("psycopg2").ends_with("; psycopg2-binary has wheels and may do instead"));
+        assert!(without_wheel("other").ends_with("while it is built"));
+    }
+}

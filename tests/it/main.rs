@@ -15,6 +15,7 @@ mod counts;
 mod data_dir;
 mod document;
 mod egress;
+mod frameworks;
 mod fresh_start;
 mod fuzz;
 mod hostile_network;

@@ -29,6 +29,7 @@ mod models;
 mod need;
 mod processes;
 mod python_server;
+mod quick_starts;
 mod recovery;
 mod revisions;
 mod rotation;

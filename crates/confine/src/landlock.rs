@@ -60,7 +60,8 @@ pub(crate) fn prepare(abi: i32, confinement: &Confinement) -> Result<RulesetCrea
         }
     }
     for Exposed { inside, access, .. } in &confinement.exposed {
-        let covered = confinement.namespaces.is_some() && !matches!(access, Wanted::Write | Wanted::Device);
+        let covered =
+            confinement.namespaces.is_some() && !matches!(access, Wanted::Write | Wanted::Copy | Wanted::Device);
         if !covered && *access != Wanted::Link {
             rules = add(rules, inside, *access)?;
         }
@@ -78,7 +79,7 @@ fn add(rules: RulesetCreated, version: ABI, path: &Path, wanted: Wanted) -> Resu
     let all = AccessFs::from_all(version);
     let mut rights: BitFlags<AccessFs> = match wanted {
         Wanted::Read | Wanted::ReadIfThere | Wanted::Link => AccessFs::from_read(version),
-        Wanted::Write => all & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev),
+        Wanted::Write | Wanted::Copy => all & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev),
         Wanted::Device => all & (AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev),
     };
     if !is_dir {

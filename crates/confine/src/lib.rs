@@ -11,6 +11,7 @@ pub mod host;
 mod kill;
 pub mod landlock;
 pub mod namespaces;
+pub mod own_copy;
 pub mod privileges;
 mod rlimits;
 pub mod root;

@@ -1,7 +1,7 @@
 //! A root directory of the agent's own: what it may see is bound in, read-only; what it may write is in memory and
 //! bounded; nothing else is there.
 
-use super::etc;
+use super::{etc, own_copy};
 use crate::spec::{Access, Exposed, Namespaces, RunAs};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::mount::{
@@ -49,11 +49,13 @@ pub(crate) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>)
     let exposed: Vec<&Exposed> =
         exposed.iter().filter(|part| plan.network.is_none() || !etc::is_of_resolver(&part.inside)).collect();
     let in_scratch = |part: &&&Exposed| [HOME, TMP, SHM].iter().any(|dir| part.inside.starts_with(dir));
+    let (copies, exposed): (Vec<&Exposed>, Vec<&Exposed>) =
+        exposed.into_iter().partition(|part| part.access == Access::Copy);
     for part in exposed.iter().filter(|part| !in_scratch(part)) {
         expose(root, root, part).map_err(at(&part.inside.display().to_string()))?;
     }
     devices(root).map_err(at("/dev"))?;
-    let scratch = scratch(root, plan.disk, user).map_err(at("what the agent may write"))?;
+    let scratch = scratch(root, plan.disk, user, &copies).map_err(at("what the agent may write"))?;
     for part in exposed.iter().filter(in_scratch) {
         expose(root, &below(root, Path::new(TMP)), part).map_err(at(&part.inside.display().to_string()))?;
     }
@@ -134,22 +136,33 @@ fn devices(root: &Path) -> Result<()> {
 }
 
 /// One file system in memory for all that the agent writes, so that there is one limit. Returns its mounts.
-fn scratch(root: &Path, disk: Option<u64>, user: Option<RunAs>) -> Result<Vec<PathBuf>> {
+fn scratch(root: &Path, disk: Option<u64>, user: Option<RunAs>, copies: &[&Exposed]) -> Result<Vec<PathBuf>> {
     let whole = root.join("scratch");
     directory(&whole)?;
     let size = disk.map_or(String::new(), |bytes| format!(",size={bytes}"));
     memory(&whole, &format!("mode=700,nr_inodes={SCRATCH_INODES}{size}"))?;
     let mut mounts = Vec::new();
+    let mut bind = |part: &Path, inside: &Path| -> Result<()> {
+        let target = below(root, inside);
+        directory(&target)?;
+        mount_bind_recursive(part, &target)?;
+        mounts.push(target);
+        Ok(())
+    };
     for (name, inside, mode) in [("home", HOME, 0o700), ("tmp", TMP, 0o1777), ("shm", SHM, 0o1777)] {
-        let (part, target) = (whole.join(name), below(root, Path::new(inside)));
+        let part = whole.join(name);
         fs::create_dir(&part)?;
         rustix::fs::chmod(&part, Mode::from_raw_mode(mode))?;
         if let Some(user) = user {
             rustix::fs::chown(&part, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
         }
-        directory(&target)?;
-        mount_bind_recursive(&part, &target)?;
-        mounts.push(target);
+        bind(&part, Path::new(inside))?;
+    }
+    for (number, copied) in copies.iter().enumerate() {
+        let part = whole.join(format!("copy-{number}"));
+        own_copy::copy(&copied.host, &part, user)
+            .and_then(|()| bind(&part, &copied.inside))
+            .map_err(|e| Error::new(e.kind(), format!("{}: {e}", copied.inside.display())))?;
     }
     // The binds keep it alive.
     unmount(&whole, UnmountFlags::DETACH)?;

@@ -15,7 +15,7 @@ pub struct Limits {
     pub processes: Option<u64>,
     /// Processor time of the whole agent in thousandths of a processor, where there are control groups.
     pub cpu_millicores: Option<u64>,
-    /// What the agent may store in `HOME`, `TMPDIR` and `/dev/shm` together, in bytes, where these are its own.
+    /// What the agent may store in `/app`, `HOME`, `TMPDIR` and `/dev/shm` together, in bytes, where these are its own.
     pub disk: Option<u64>,
     /// Open descriptors of one process.
     pub open_files: Option<u64>,
@@ -133,6 +133,8 @@ pub enum Access {
     Link,
     /// Everything.
     Write,
+    /// Everything, with a copy of it that is made for this process, in a root of the agent's own.
+    Copy,
     /// A device, read and written.
     Device,
 }

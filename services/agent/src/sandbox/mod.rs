@@ -144,6 +144,8 @@ pub(crate) struct Sandbox {
 /// Where the parts of one instance are, for its sandbox.
 pub(crate) struct Parts<'a> {
     pub app_dir: &'a Path,
+    /// Where the agent's own copy of it is, unless the sandbox makes one; `None` if it has none.
+    pub own_app: Option<PathBuf>,
     pub site_dirs: &'a [PathBuf],
     /// The runner's main file. The agent sees the directory that it is in.
     pub runner: &'a Path,
@@ -261,7 +263,11 @@ fn place(tier: Tier, closed: bool, settings: &Settings, host: &Host, disk: Optio
         exposed.push(Exposed { host: host.to_owned(), inside: inside.clone(), access });
         inside
     };
-    let app_dir = show(parts.app_dir, APP.into(), Access::Read);
+    let app_dir = match &parts.own_app {
+        Some(_) if own_root => show(parts.app_dir, APP.into(), Access::Copy),
+        Some(copy) => show(copy, copy.clone(), Access::Write),
+        None => show(parts.app_dir, APP.into(), Access::Read),
+    };
     // Its directory: the runner is more than its main file, but in images of earlier versions.
     let directory = parts.runner.parent().unwrap_or(parts.runner);
     let file = parts.runner.file_name().unwrap_or_default();

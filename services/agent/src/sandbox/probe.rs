@@ -248,6 +248,7 @@ impl Probing<'_> {
         let runner = app_dir.join("runner.py");
         let parts = Parts {
             app_dir: &app_dir,
+            own_app: None,
             site_dirs: &[],
             runner: &runner,
             home: at.0.join("home"),

@@ -47,6 +47,8 @@ const STACK_BEGIN: Duration = Duration::from_secs(1);
 const STACK_LIMIT: Duration = Duration::from_secs(3);
 const STACK_PAUSE: Duration = Duration::from_millis(200);
 
+/// What the agent's user is called.
+const USER: &str = "agent";
 /// Each is read by one client or another.
 const CA_VARIABLES: [&str; 6] = [
     "SSL_CERT_FILE",
@@ -96,6 +98,8 @@ pub(super) struct Start<'a> {
     /// The agent's listener, where it has no network of its own.
     pub listener: Option<BorrowedFd<'a>>,
     pub user: Option<RunAs>,
+    /// Whether it works in a copy of its source.
+    pub copies_app: bool,
     /// How long it may take until it is ready.
     pub limit: Option<Duration>,
 }
@@ -387,6 +391,7 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
     let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program;
     let placed = start.sandbox.place(&Parts {
         app_dir,
+        own_app: start.copies_app.then(|| dir.app()),
         site_dirs,
         runner,
         home: dir.home(),
@@ -408,8 +413,11 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
         ("TMPDIR", text(&placed.tmp)?),
         ("PATH", format!("{bin}:/usr/local/bin:/usr/bin:/bin")),
         ("LANG", "C.UTF-8".to_owned()),
+        // Its number may have no name on this machine, and much software asks for one (`getpass.getuser`).
+        ("LOGNAME", USER.to_owned()),
+        ("USER", USER.to_owned()),
         ("PYTHONUNBUFFERED", "1".to_owned()),
-        // The source is read-only.
+        // Nobody would read it: the working directory is new at each start, and packages have theirs.
         ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))

@@ -8,6 +8,7 @@ mod agent_network;
 mod egress_forwarder;
 mod invoke_forwarder;
 mod launch;
+mod own_app;
 mod relay;
 mod rundir;
 mod stack;

@@ -2,7 +2,7 @@
 
 use crate::launcher::procfs::{self, Process};
 use crate::launcher::{RunAs, kill_tree_of};
-use hoistway_confine::kill_all;
+use hoistway_confine::{kill_all, own_copy};
 use hoistway_model::RevisionId;
 use rustix::fs::{Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,25 @@ impl RunDir {
     /// The agent's `TMPDIR`.
     pub fn tmp(&self) -> PathBuf {
         self.0.join("tmp")
+    }
+
+    /// The agent's working directory, where it has no root of its own.
+    pub fn app(&self) -> PathBuf {
+        self.0.join("app")
+    }
+
+    /// Makes the working directory anew of the agent's source. No process of the agent may be alive.
+    pub fn renew_app(&self, source: &Path, owner: Option<RunAs>) -> Result<()> {
+        let app = self.app();
+        match fs::remove_dir_all(&app) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                // An agent may have made directories that its own user cannot enter.
+                let aside = (0_u32..).map(|n| self.0.join(format!("app-{n}"))).find(|path| !path.exists());
+                fs::rename(&app, aside.ok_or(error)?)?;
+            }
+            _ => {}
+        }
+        own_copy::copy(source, &app, owner)
     }
 
     /// Ends every process that has this directory in its environment: those that slipped away from a launcher that was
@@ -206,6 +225,26 @@ mod tests {
         }
         run.remove().unwrap();
         run.remove().unwrap();
+    }
+
+    #[test]
+    fn the_working_directory_is_as_the_source_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("agent.py"), "1").unwrap();
+        let run = RunDir::of(dir.path(), &RevisionId::mint());
+        run.create(None, false).unwrap();
+        for _ in 0..2 {
+            run.renew_app(&source, None).unwrap();
+            assert_eq!(fs::read_to_string(run.app().join("agent.py")).unwrap(), "1");
+            assert_eq!(fs::read_dir(run.app()).unwrap().count(), 1);
+            fs::write(run.app().join("agent.py"), "2").unwrap();
+            fs::create_dir(run.app().join("closed")).unwrap();
+            fs::write(run.app().join("closed/file"), "").unwrap();
+            // For root, whose own agents have other users, no directory is closed.
+            fs::set_permissions(run.app().join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+        }
     }
 
     #[test]

@@ -45,6 +45,13 @@ enum Run {
     Ended { failure: Failure, ready_for: Option<Duration> },
 }
 
+/// What an agent has for itself.
+#[derive(Clone, Copy)]
+struct Private {
+    user: Option<RunAs>,
+    copies_app: bool,
+}
+
 /// How often the time for a start is doubled.
 const MAX_DOUBLINGS: u32 = 4;
 /// Callers may wait that long for an agent that is started again; longer, and they are told.
@@ -87,6 +94,7 @@ impl Supervisor {
                 return self.fail(failure, dir).await;
             }
         };
+        let copies_app = self.copies_app().await;
         if let Err(error) = self.forward_callers() {
             let failure = self.environment("the agent's callers cannot be forwarded", error);
             return self.fail(failure, dir).await;
@@ -99,7 +107,7 @@ impl Supervisor {
             self.lead(Target::Starting);
             // One that has been ready may need longer today: each try gets twice the time of the one before.
             let limit = self.config.start_limit.map(|limit| limit.saturating_mul(1 << restarts.min(MAX_DOUBLINGS)));
-            let (failure, ready_for) = match self.once(dir, user, proven, limit).await {
+            let (failure, ready_for) = match self.once(dir, Private { user, copies_app }, proven, limit).await {
                 Run::Stopped => return,
                 Run::Ended { failure, ready_for } => (failure, ready_for),
             };
@@ -161,7 +169,7 @@ impl Supervisor {
     }
 
     /// One run from start to end.
-    async fn once(&mut self, dir: &RunDir, user: Option<RunAs>, proven: bool, limit: Option<Duration>) -> Run {
+    async fn once(&mut self, dir: &RunDir, private: Private, proven: bool, limit: Option<Duration>) -> Run {
         // Agents that crash, or come back after a boot, keep nobody from deploying.
         let (turns, turn_time) = match proven {
             true => (&self.turns, self.config.start_turn),
@@ -176,13 +184,20 @@ impl Supervisor {
         if self.listener.is_none() && self.forwarder.is_none() {
             return Run::Stopped;
         }
+        if private.copies_app
+            && let Err(error) = self.renew_app(dir, private.user).await
+        {
+            let failure = self.environment("the agent's working directory cannot be made", error);
+            return Run::Ended { failure, ready_for: None };
+        }
         let start = Start {
             config: &self.config,
             sandbox: &self.sandbox,
             instance: &self.instance,
             port: self.port,
             listener: self.listener.as_ref().map(AsFd::as_fd),
-            user,
+            user: private.user,
+            copies_app: private.copies_app,
             limit,
         };
         let launched = Launched::start(start, dir, &self.sink).await;

@@ -60,8 +60,8 @@ def truncate_outside():
     os.truncate(FACTS["truncated"], 0)
     return True
 def truncate_readable():
-    os.close(os.open(OPTIONS["--app"][0] + "/data.txt", os.O_RDONLY | os.O_TRUNC))
-    return os.path.getsize(OPTIONS["--app"][0] + "/data.txt") == 0
+    os.close(os.open(OPTIONS["--site"][0] + "/data.txt", os.O_RDONLY | os.O_TRUNC))
+    return os.path.getsize(OPTIONS["--site"][0] + "/data.txt") == 0
 def chmod_outside():
     os.chmod(FACTS["private"], 0o600)
     return True
@@ -84,10 +84,10 @@ def symlink_read():
     return read(HOME + "/link")
 def climb_out():
     return read(OPTIONS["--app"][0] + "/../" * 12 + FACTS["private"].lstrip("/"))
-def change_own_source():
-    with open(OPTIONS["--app"][0] + "/agent.py", "a") as file: return file.write("#")
-def plant_bytecode():
-    os.mkdir(OPTIONS["--app"][0] + "/__pycache__")
+def change_image():
+    with open(FACTS["image"] + "/agent.py", "a") as file: return file.write("#")
+def plant_in_image():
+    os.mkdir(FACTS["image"] + "/__pycache__")
     return True
 def plant_package():
     with open(OPTIONS["--site"][0] + "/planted.py", "w") as file: return file.write("x")

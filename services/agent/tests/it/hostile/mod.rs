@@ -172,9 +172,9 @@ impl Trial {
         victims.facts["other_address"] = other_started.address.clone().into();
 
         let mut hostile = with_python(stage.instance(include_str!("attempts.py")), &stage, &python);
-        if let Program::Unpacked { app_dir, .. } = &hostile.program {
-            std::fs::write(app_dir.join("data.txt"), "not empty").unwrap();
-        }
+        let Program::Unpacked { app_dir, .. } = &hostile.program else { unreachable!() };
+        victims.facts["image"] = app_dir.to_str().unwrap().into();
+        std::fs::write(stage.dir.path().join("site/data.txt"), "not empty").unwrap();
         hostile.env.push(("FACTS".into(), Secret::new(victims.facts.to_string())));
         hostile.proven = true;
         let started = stage.runtime.apply(hostile.clone()).await.unwrap();

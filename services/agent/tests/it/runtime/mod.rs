@@ -4,6 +4,7 @@
 mod confined;
 mod life;
 mod logs;
+mod own_app;
 mod place;
 mod tree;
 

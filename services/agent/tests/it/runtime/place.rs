@@ -40,19 +40,21 @@ async fn the_environment_is_the_given_one_and_no_more() {
     let stage = Stage::with(|config| config.limits.open_files = Some(512)).await;
     let instance = stage.instance(LOOK);
     let mark = instance.revision.simple();
-    let Program::Unpacked { app_dir, interpreter, runner, .. } = instance.program.clone() else { unreachable!() };
+    let Program::Unpacked { interpreter, runner, .. } = instance.program.clone() else { unreachable!() };
     let seen = look(&stage, instance).await;
 
     let mut env: BTreeMap<String, String> = serde_json::from_value(seen["env"].clone()).unwrap();
     let (home, tmp) = (env.remove("HOME").unwrap(), env.remove("TMPDIR").unwrap());
     let expected = [
         ("LANG", "C"),
+        ("LOGNAME", "agent"),
         ("PATH", &format!("{}:/usr/local/bin:/usr/bin:/bin", interpreter.parent().unwrap().display())),
         ("PORT", seen["port"].as_str().unwrap()),
         ("PYTHONDONTWRITEBYTECODE", "1"),
         ("PYTHONUNBUFFERED", "1"),
         ("STRIPE_KEY", "sk-very-secret"),
         ("TEST_MARK", &mark),
+        ("USER", "agent"),
         ("USER_ENTRY_POINT", "agent.py"),
     ];
     // LC_CTYPE is Python's own doing in the C locale.
@@ -67,8 +69,9 @@ async fn the_environment_is_the_given_one_and_no_more() {
     } else {
         assert!(home.starts_with(stage_dir) && home != tmp);
         assert!(tmp.ends_with("/tmp") && tmp.len() < stage_dir.len() + 30, "{tmp}");
-        assert_eq!(seen["cwd"], app_dir.to_str().unwrap());
-        assert_eq!(seen["options"]["--app"][0], app_dir.to_str().unwrap());
+        let app = Path::new(&home).with_file_name("app");
+        assert_eq!(seen["cwd"], app.to_str().unwrap());
+        assert_eq!(seen["options"]["--app"][0], app.to_str().unwrap());
         assert_eq!(seen["options"]["--site"][0], stage.dir.path().join("site").to_str().unwrap());
         assert_eq!(seen["launcher"], serde_json::json!(["hoistway-agent test-agent", "__agent-init"]));
     }

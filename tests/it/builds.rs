@@ -28,6 +28,14 @@ async def invoke(sent: Message):
     version = subprocess.run(["normalizer", "--version"], capture_output=True, text=True).stdout
     return {"response": [app.state.greeting, sent.message] * sent.times, "command": version}
 
+@app.get("/orders/{number}/")
+def order(number: int, full: bool = False):
+    return {"number": number, "full": full}
+
+@app.put("/orders", status_code=201)
+async def put(request: Request):
+    return {"bytes": len(await request.body()), "credentials": sorted(set(request.headers) & {"authorization", "cookie"})}
+
 @app.post("/invoke/stream")
 def stream(sent: Message):
     return StreamingResponse((f"{word} " for word in ("one", "two", sent.message)), media_type="text/plain")
@@ -42,9 +50,17 @@ dependencies = ["fastapi", "charset-normalizer ; python_version >= '3.0'"]
 "#;
 
 const FLASK: &str = r#"
-from flask import Flask, request
+from flask import Flask, redirect, request, url_for
 
 app = Flask(__name__)
+
+@app.get("/old")
+def old():
+    return redirect(url_for("new"))
+
+@app.get("/new")
+def new():
+    return request.script_root + request.path
 
 @app.post("/")
 def root():
@@ -78,8 +94,20 @@ fn web_applications_answer_without_a_server_of_their_own() {
     let stream = stack.call("POST", "/api/agents/fast/invoke/stream", Some(&json!({"message": "three"})));
     assert!(stream.text().contains("\"delta\": \"three \"") && stream.text().contains("[DONE]"), "{}", stream.text());
 
+    let order = stack.call("GET", "/api/agents/fast/app/orders/7/?full=yes", None);
+    assert_eq!((order.status, order.json()), (200, json!({"number": 7, "full": true})));
+    let elsewhere = stack.call("GET", "/api/agents/fast/app/orders/7?full=yes", None);
+    assert_eq!(elsewhere.header("location"), Some("/api/agents/fast/app/orders/7/?full=yes"), "{}", elsewhere.text());
+    let sent = stack.call("PUT", "/api/agents/fast/app/orders", Some(&json!({"a": "b"})));
+    assert_eq!((sent.status, sent.json()), (201, json!({"bytes": 9, "credentials": []})));
+    let page = stack.call("GET", "/api/agents/fast/app/docs", None);
+    assert!(page.text().contains("/api/agents/fast/app/openapi.json"), "{}", page.text());
+
     deployed(&stack, "", &json!({"agent_name": "flask", "source_files": {"agent.py": FLASK}, "requirements": "flask"}));
     assert_eq!(stack.answer("flask", "you"), "Flask heard you");
+    let moved = stack.call("GET", "/api/agents/flask/app/old", None);
+    assert_eq!((moved.status, moved.header("location")), (302, Some("/api/agents/flask/app/new")));
+    assert_eq!(stack.call("GET", "/api/agents/flask/app/new", None).text(), "/api/agents/flask/app/new");
 }
 
 #[test]

@@ -1,44 +1,108 @@
-"""Objects of agent frameworks, called with a message and asked for the answer in what they return."""
+"""Objects of agent frameworks. Each is called with the message as its own documentation does, and asked for the answer in
+what it returns. They are known by where their classes come from, and no framework is imported that the agent has not."""
 
-from .results import resolve
+import threading
+
+from .annotations import TEXT_NAMES
+from .arguments import KEYWORD, NONE, POSITIONAL, STAR, Agent, parameters
+from .data import of
+from .results import is_chunks, resolve
+
+SDKS = ("agents", "pydantic_ai", "smolagents", "crewai", "llama_index", "workflows")  # packages whose objects `sdks` knows
 
 
 def framework_agent(thing):
-    """An object of LangChain, LangGraph, CrewAI or the like as a function of a message, or None."""
-    if thing is None:
+    """An object of LangChain, LangGraph, CrewAI or the like as an agent, or None."""
+    if thing is None or isinstance(thing, type) or of(type(thing), "google"):  # Google's ADK needs a runner and a session
         return None
-    kind, invoke = type(thing).__name__, getattr(thing, "invoke", None)
-    if callable(invoke) and (kind == "AgentExecutor" or hasattr(thing, "agent")):
-        return lambda message, seen: output_of(resolve(invoke({"input": message})))
-    if callable(invoke) and (kind == "CompiledGraph" or hasattr(thing, "nodes")):
-        return lambda message, seen: last_message(resolve(invoke({"messages": [human_message(message)]})))
-    for call in (invoke, getattr(thing, "run", None), getattr(thing, "kickoff", None)):
-        if callable(call):
-            return lambda message, seen: output_of(resolve(call(message)))
-    return None
+    if any(of(type(thing), package) for package in SDKS):
+        from .sdks import sdk_agent
+
+        if agent := sdk_agent(thing):
+            return agent
+    from .graphs import chain_agent
+
+    return chain_agent(thing) or plain_agent(thing)
 
 
-def human_message(text):
-    """A message as LangGraph wants it."""
-    try:
-        from langchain_core.messages import HumanMessage
-    except ImportError:
-        return {"role": "user", "content": text}
-    return HumanMessage(content=text)
+class FrameworkAgent(Agent):
+    """What is called with the message and the earlier ones; `stream`, if there is one, answers in pieces."""
+
+    def __init__(self, call, stream=None, blocking=True):
+        self.call, self.stream, self.blocking = call, stream, blocking
+
+    def prepare(self, request):
+        message, earlier = request.message(), history(request)
+        call = self.stream if self.stream and request.path == "/invoke/stream" else self.call
+        return lambda: output_of(resolve(call(message, earlier)))
 
 
-def last_message(state):
-    """The content of the last message in a graph's final state."""
-    messages = state.get("messages") if isinstance(state, dict) else None
-    if not messages:
-        return output_of(state)
-    last = messages[-1]
-    return {"response": last.get("content") if isinstance(last, dict) else getattr(last, "content", last)}
+def history(request):
+    """The earlier messages, those of them that have a role and a text."""
+    given = request.seen["history"]
+    return [{"role": turn["role"], "content": turn["content"]} for turn in given if isinstance(turn, dict) and turn.get("role") in (
+        "user", "assistant", "system") and isinstance(turn.get("content"), str)] if isinstance(given, list) else []
+
+
+def one_at_a_time(call):
+    """A call of an object that keeps what it works on in itself."""
+    lock = threading.Lock()
+
+    def locked(*args, **named):
+        with lock:
+            return call(*args, **named)
+
+    return locked
 
 
 def output_of(result):
     """What a framework's object answered, without the state around it."""
     if isinstance(result, dict) and "response" not in result:
         return {"response": result.get("output", result.get("result", result))}
+    if is_chunks(result):
+        return result
     content = getattr(result, "content", None)  # of a language model's message, whichever library's it is
     return content if isinstance(content, (str, list)) else result
+
+
+class Told:
+    """The texts of a stream, of which those that begin anew are set off by an empty line."""
+
+    def __init__(self):
+        self.anything = self.begins = False
+
+    def begin(self):
+        self.begins = self.anything
+
+    def __call__(self, text):
+        text = f"\n\n{text}" if self.begins else text
+        self.anything, self.begins = True, False
+        return text
+
+
+def plain_agent(thing):
+    """Whatever has a method `invoke`, `run` or `kickoff` that a message is enough for."""
+    for name in ("invoke", "ainvoke", "run", "kickoff"):
+        if call := with_message(getattr(thing, name, None)):
+            return FrameworkAgent(lambda message, earlier, call=call: call(message))
+    return None
+
+
+def with_message(method):
+    """A method as a function of the message, or None."""
+    if not callable(method):
+        return None
+    found = parameters(method)
+    needed = [name for name, way, _, default in found if way in (POSITIONAL, KEYWORD) and default is NONE]
+    if found and found[0][1] in (POSITIONAL, STAR):
+        return method if len(needed) <= 1 and needed in ([], [found[0][0]]) else None
+    for name in (*TEXT_NAMES, "task"):  # AutoGen's
+        if any(name == other for other, way, _, _ in found if way == KEYWORD) and needed in ([], [name]):
+            return lambda message: last_of(resolve(method(**{name: message})))
+    return None
+
+
+def last_of(result):
+    """The last message of a result that has several."""
+    messages = getattr(result, "messages", None)
+    return messages[-1] if isinstance(messages, (list, tuple)) and messages else result

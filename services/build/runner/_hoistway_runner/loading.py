@@ -68,8 +68,8 @@ def choose(module, bound, imported, entry):
         from .frameworks import framework_agent
 
         for name in names:
-            if function := framework_agent(found[name]):
-                return name, MessageAgent(function)
+            if agent := framework_agent(found[name]):
+                return name, agent
     for name in ("main", "run"):
         if callable(found.get(name)):
             return name, found[name]

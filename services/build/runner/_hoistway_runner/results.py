@@ -99,7 +99,8 @@ def plain(value, path="response"):
 
 def answer_of(result):
     """What a handler returned as the object that answers: at least `response`, of any JSON type; all members are kept."""
-    if type(result).__module__.startswith("langchain_core.messages"):  # a model of pydantic, but meant as its text
+    # A model of pydantic, but meant as its text; some texts are of a class there, too.
+    if type(result).__module__.startswith("langchain_core.messages") and not isinstance(result, str):
         result = result.content
     value = plain(result, "" if isinstance(result, dict) and "response" in result else "response")
     if not isinstance(value, dict):

@@ -1,0 +1,194 @@
+"""Objects of LangChain and LangGraph, and what is made like them: they are filled by the names that they declare, and
+streamed by the messages that their models write."""
+
+from .annotations import TEXT_NAMES
+from .arguments import Agent
+from .data import of
+from .errors import Unfit
+from .frameworks import FrameworkAgent, history, output_of
+from .results import chunk_text, resolve
+
+STREAMED = ["messages", "values"]
+
+
+def chain_agent(thing):
+    """A chain, an executor or a graph as an agent; None for any other thing."""
+    invoke = getattr(thing, "invoke", None)
+    if not callable(invoke):
+        return None
+    if type(thing).__name__ == "AgentExecutor" or hasattr(thing, "agent"):
+        return FrameworkAgent(lambda message, earlier: invoke({"input": message}))
+    if of(type(thing), "langgraph"):
+        return GraphAgent(thing)
+    if type(thing).__name__ == "CompiledGraph" or hasattr(thing, "nodes"):
+        return FrameworkAgent(
+            lambda message, earlier: last_message(resolve(invoke({"messages": [*earlier, human_message(message)]}))))
+    if of(type(thing), "langchain_core"):
+        return ChainAgent(thing)
+    return None
+
+
+def human_message(text):
+    """A message as LangGraph wants it."""
+    try:
+        from langchain_core.messages import HumanMessage
+    except ImportError:
+        return {"role": "user", "content": text}
+    return HumanMessage(content=text)
+
+
+def last_message(state):
+    """The content of the last message in a graph's final state."""
+    messages = state.get("messages") if isinstance(state, dict) else None
+    if not messages:
+        return output_of(state)
+    last = messages[-1]
+    if isinstance(last, dict):
+        return {"response": last.get("content")}
+    content = getattr(last, "content", last)
+    return {"response": (isinstance(content, list) and chunk_text(last)) or content}  # of blocks their text
+
+
+def filled(names, request, first):
+    """The values of these names in a request, and those that it has none for. The message is also the value of one that
+    was not sent: of one that is called as messages are, or of the only one, or of the `first`."""
+    given = {name: request.seen[name] for name in names if name in request.seen}
+    given |= {name: history(request) for name in names if name in ("history", "chat_history") and not given.get(name)}
+    if "messages" in names and "messages" not in request.sent:
+        given["messages"] = [*history(request), human_message(request.message())]
+    left = [name for name in names if name not in given]
+    if left and "messages" not in names and (text := request.text()) and "message" not in names:
+        name = next((name for name in TEXT_NAMES if name in left), left[0] if first or len(left) == 1 else None)
+        if name:
+            given[name] = text
+            left.remove(name)
+    return given, left
+
+
+def only_async(thing, seen=None):
+    """Whether somewhere in a chain or a graph there is a step that has no other form than a coroutine."""
+    seen = set() if seen is None else seen
+    if thing is None or id(thing) in seen or len(seen) > 5000:
+        return False
+    seen.add(id(thing))
+    if getattr(thing, "func", None) is None and (getattr(thing, "afunc", None) or getattr(thing, "coroutine", None)):
+        return True
+    parts = [getattr(thing, "bound", None)]
+    for name in ("nodes", "steps", "steps__", "tools_by_name", "_tools_by_name", "branches"):
+        inner = getattr(thing, name, None)
+        parts += inner.values() if isinstance(inner, dict) else inner if isinstance(inner, (list, tuple)) else ()
+    return any(only_async(part, seen) for part in parts)
+
+
+class ChainAgent(Agent):
+    """A runnable of LangChain. A prompt's variables are members of the request; what has none gets the message."""
+
+    def __init__(self, thing):
+        self.thing, self.blocking = thing, not only_async(thing)
+        try:
+            names = thing.get_input_jsonschema().get("properties") or {}
+        except Exception:  # of types that have no schema
+            names = {}
+        self.names = [name for name in names if name != "root"]
+
+    def prepare(self, request):
+        if self.names:
+            value, left = filled(self.names, request, first=False)
+            if left:
+                raise Unfit(f"{left[0]} is required", f'the prompt names it: send it in the body, {{"{left[0]}": "…"}}')
+        else:
+            value = request.message()
+        if request.path == "/invoke/stream":
+            return lambda: self.thing.stream(value) if self.blocking else self.thing.astream(value)
+        return lambda: output_of(self.thing.invoke(value) if self.blocking else resolve(self.thing.ainvoke(value)))
+
+
+class GraphAgent(Agent):
+    """A graph of LangGraph. One that has a memory remembers by the request's `thread_id` or `session_id`, for each user
+    apart; without one, an invoke is a conversation of its own."""
+
+    def __init__(self, graph):
+        self.graph, self.blocking = graph, not only_async(graph)
+        saver = getattr(graph, "checkpointer", None)
+        self.saver = saver if hasattr(saver, "get_tuple") else None
+        try:
+            builder = graph.builder
+            self.names = list(builder.schemas[getattr(builder, "input_schema", None) or builder.input])
+        except (AttributeError, KeyError):  # made with decorators
+            self.names = []
+
+    def prepare(self, request):
+        if self.names:
+            value, _ = filled(self.names, request, first=True)  # most members of a state are the graph's own to fill
+            if not value:
+                raise Unfit(f"{self.names[0]} is required", "send it in the body, or a message")
+        else:
+            value = request.message()
+        thread = next((str(request.sent[name]) for name in ("thread_id", "session_id") if request.sent.get(name)), None)
+        if thread and "messages" in value and self.saver:
+            value["messages"] = value["messages"][-1:]  # it knows the earlier ones
+        if thread and request.seen.get("user_id"):
+            thread = f"{request.seen['user_id']}/{thread}"
+        config = {"configurable": {"thread_id": thread or request.seen["request_id"]}} if self.saver else None
+        forget = None if thread else request.seen["request_id"]
+        if request.path == "/invoke/stream" and "messages" in value:
+            return lambda: self.pieces(value, config, forget) if self.blocking else self.pieces_async(value, config, forget)
+        return lambda: last_message(self.answer(value, config, forget))
+
+    def answer(self, value, config, forget):
+        try:
+            return self.graph.invoke(value, config) if self.blocking else resolve(self.graph.ainvoke(value, config))
+        finally:
+            self.forget(forget)
+
+    def forget(self, thread):
+        """Ends a conversation that nobody can go on with: a memory in this process would only grow."""
+        if thread and type(self.saver).__name__ in ("InMemorySaver", "MemorySaver") and hasattr(self.saver, "delete_thread"):
+            self.saver.delete_thread(thread)
+
+    def pieces(self, value, config, forget):
+        said = Said()
+        try:
+            for part in self.graph.stream(value, config, stream_mode=STREAMED):
+                if text := said.text(*part):
+                    yield text
+            yield said.rest()
+        finally:
+            self.forget(forget)
+
+    async def pieces_async(self, value, config, forget):
+        said = Said()
+        try:
+            async for part in self.graph.astream(value, config, stream_mode=STREAMED):
+                if text := said.text(*part):
+                    yield text
+            yield said.rest()
+        finally:
+            self.forget(forget)
+
+
+class Said:
+    """What a graph's models have said in a stream, message by message."""
+
+    def __init__(self):
+        self.state, self.id, self.current = None, None, ""
+
+    def text(self, mode, data):
+        """The text of a part of the stream, with an empty line between messages."""
+        if mode == "values":
+            self.state = data
+            return ""
+        chunk, _ = data
+        kind = type(chunk).__name__
+        text = chunk_text(chunk) if kind in ("AIMessage", "AIMessageChunk") else ""
+        if not text or kind == "AIMessage" and text == self.current:  # a node gives again what its model has said
+            return ""
+        begins = self.current and chunk.id != self.id
+        self.current = text if chunk.id != self.id else self.current + text
+        self.id = chunk.id
+        return f"\n\n{text}" if begins else text
+
+    def rest(self):
+        """The answer of a graph whose models have said nothing."""
+        answer = None if self.current else last_message(self.state)
+        return answer["response"] if isinstance(answer, dict) else answer

@@ -1,0 +1,262 @@
+"""Objects of agent frameworks, by classes that stand in for theirs: what they are called with, and what becomes of it."""
+
+import json
+import unittest
+
+from test_runner import Agent
+
+OPENAI = """
+    class Event:
+        def __init__(self, type, data=None): self.type, self.data = type, data
+    class Data:
+        def __init__(self, type, delta=""): self.type, self.delta = type, delta
+    class Agent:
+        output_type = None
+    class Result:
+        def __init__(self, text): self.final_output = text
+        def cancel(self): print("ended", flush=True)
+        async def stream_events(self):
+            for piece in ("look", "it up"):
+                yield Event("raw_response_event", Data("response.content_part.added"))
+                yield Event("raw_response_event", Data("response.output_text.delta", piece[:2]))
+                yield Event("raw_response_event", Data("response.output_text.delta", piece[2:]))
+                yield Event("run_item_stream_event")
+    class Runner:
+        async def run(agent, given): return Result({"given": given})
+        def run_streamed(agent, given): return Result(given)
+    """
+
+PYDANTIC = """
+    class Thing:
+        def __init__(self, **members): self.__dict__.update(members)
+    class Agent:
+        output_type = str
+        def run_sync(self, text): raise AssertionError("not on the loop")
+        async def run(self, text, message_history): return Thing(output=[text, [m.of for m in message_history or ()]])
+        async def run_stream_events(self, text, message_history):
+            yield Thing(event_kind="part_start", part=Thing(part_kind="thinking", content="hm"))
+            for first, more in (("let ", "me"), ("it ", "is")):
+                yield Thing(event_kind="part_start", part=Thing(part_kind="text", content=first))
+                yield Thing(event_kind="part_delta", delta=Thing(part_delta_kind="text", content_delta=more))
+            yield Thing(event_kind="agent_run_result", result=Thing(output="it is"))
+    """
+PYDANTIC_MESSAGES = """
+    class Part:
+        def __init__(self, content): self.content = content
+    UserPromptPart = SystemPromptPart = TextPart = Part
+    class ModelRequest:
+        def __init__(self, parts): self.of = ["request", parts[0].content]
+    class ModelResponse:
+        def __init__(self, parts): self.of = ["response", parts[0].content]
+    """
+
+CREWAI = """
+    class CrewOutput:
+        pydantic = json_dict = None
+        def __init__(self, raw): self.raw = raw
+    class Crew:
+        tasks, used = (), False
+        def fetch_inputs(self): return {"topic", '"json": 1'}
+        def copy(self): return Crew()
+        def kickoff(self, inputs):
+            assert isinstance(inputs, dict) and not self.used
+            self.used = True
+            return CrewOutput(dict(sorted(inputs.items())))
+    class Flow:
+        flow_id = "1"
+        def kickoff(self, inputs): return inputs["message"]
+    """
+
+LANGGRAPH = """
+    class State: pass
+    class Node:
+        func, afunc = print, None
+    class Builder:
+        input_schema = State
+        def __init__(self, names): self.schemas = {State: dict.fromkeys(names)}
+    class AIMessage:
+        def __init__(self, content, id): self.content, self.id = content, id
+    class AIMessageChunk(AIMessage): pass
+    class ToolMessage(AIMessage): pass
+    AIMessage.__module__ = AIMessageChunk.__module__ = ToolMessage.__module__ = "langchain_core.messages.ai"
+    class InMemorySaver:
+        kept = []
+        def get_tuple(self, config): pass
+        def delete_thread(self, thread): self.kept.remove(thread)
+    class Graph:
+        checkpointer = None
+        def __init__(self, names=("messages", "language")): self.builder, self.nodes = Builder(names), {"n": Node()}
+        def remember(self, config):
+            if config: InMemorySaver.kept.append(config["configurable"]["thread_id"])
+        def invoke(self, state, config):
+            self.remember(config)
+            last = (state.get("messages") or [{}])[-1]
+            given = [m["content"] for m in state.pop("messages", ())]
+            return {"messages": [AIMessage([{"type": "text", "text": f"{given} {state} {config and len(InMemorySaver.kept)}"}], "1")]}
+        def stream(self, state, config, stream_mode):
+            assert stream_mode == ["messages", "values"]
+            self.remember(config)
+            for message in (AIMessageChunk("let ", "1"), AIMessageChunk("me", "1"), ToolMessage("secret", "2"),
+                            AIMessageChunk([{"type": "text", "text": "it "}], "3"), AIMessageChunk("is", "3"), AIMessage("it is", "4")):
+                yield "messages", (message, {})
+            yield "values", {"messages": [AIMessage("it is", "4")]}
+        async def ainvoke(self, state, config): return {"output": "async"}
+        async def astream(self, state, config, stream_mode):
+            yield "values", {"messages": [{"role": "assistant", "content": "whole"}]}
+    """
+
+LANGCHAIN = """
+    class Runnable:
+        def __init__(self, **names): self.names = names
+        def get_input_jsonschema(self): return {"properties": self.names}
+        def invoke(self, value): return str(value)
+        def stream(self, value): yield from ("a ", "stream")
+    """
+
+
+def agent(code, **files):
+    """An agent of this code beside packages of these files."""
+    return Agent({"agent.py": code, **{name + ".py": text for name, text in files.items()}})
+
+
+def texts(running, **body):
+    """The texts that a stream has."""
+    status, _, events = 0, 0, []
+    import contextlib
+    import http.client
+
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)) as connection:
+        connection.request("POST", "/invoke/stream", json.dumps(body))
+        events = [json.loads(line[6:]) for line in connection.getresponse() if line.startswith(b"data: {")]
+    return [event["delta"] if event["type"] == "content" else event for event in events if event["type"] != "done"]
+
+
+HISTORY = [{"role": "user", "content": "before"}, {"role": "assistant", "content": "yes"}, {"role": "tool", "content": "x"}, 3]
+
+
+class Frameworks(unittest.TestCase):
+    def test_agents_of_openai_are_run_by_their_runner(self):
+        with agent("from agents import Agent\nagent = Agent()", agents=OPENAI) as running:
+            self.assertEqual(running.response("hi"), {"given": "hi"}, running.stderr())
+            self.assertEqual(running.response("hi", history=HISTORY), {"given": [*HISTORY[:2], {"role": "user", "content": "hi"}]})
+            self.assertEqual(texts(running, message="hi"), ["lo", "ok", "\n\nit", " up"])
+            self.assertEqual(running.stdout(), "ended\n")
+        own = "class Agent:\n  def run(self, text): return text.upper()\n"
+        with agent("from agents import Agent\nagent = Agent()", agents=own) as running:
+            self.assertEqual(running.response("hi"), "HI", "the agent's own package of this name")
+
+    def test_agents_of_pydantic_answer_their_output(self):
+        files = {"pydantic_ai/__init__": PYDANTIC, "pydantic_ai/messages": PYDANTIC_MESSAGES}
+        with agent("from pydantic_ai import Agent\nagent = Agent()", **files) as running:
+            self.assertEqual(running.response("hi"), ["hi", []], running.stderr())
+            self.assertEqual(running.response("hi", history=HISTORY), ["hi", [["request", "before"], ["response", "yes"]]])
+            self.assertEqual(texts(running, message="hi"), ["let ", "me", "\n\nit ", "is"])
+        with agent("from pydantic_ai import Agent\nagent = Agent()\nagent.output_type = int", **files) as running:
+            self.assertEqual(texts(running, message="hi"), ['["hi", []]'], "what is no text comes whole")
+
+    def test_crews_are_filled_from_the_request(self):
+        with agent("from crewai import Crew\ncrew = Crew()", crewai=CREWAI) as running:
+            self.assertEqual(running.response("cats"), {"input": "cats", "message": "cats", "topic": "cats"}, running.stderr())
+            self.assertEqual(running.response("cats", topic="dogs", n=2, list=[1]),
+                             {"input": "cats", "message": "cats", "n": 2, "topic": "dogs"})
+            status, answer, _ = running.request("POST", "/invoke", '{"n": 1}')
+            self.assertEqual((status, answer["error"]), (400, "topic is required"))
+        with agent("from crewai import Flow\ncrew = Flow()", crewai=CREWAI) as running:
+            self.assertEqual(running.response("hi"), "hi", running.stderr())
+
+    def test_graphs_are_filled_by_their_state_and_streamed_by_message(self):
+        files = {"langgraph": LANGGRAPH}
+        with agent("from langgraph import Graph\ngraph = Graph()", **files) as running:
+            self.assertEqual(running.response("hi", language="fr", more=1), "['hi'] {'language': 'fr'} None", running.stderr())
+            self.assertEqual(running.response("hi", history=HISTORY), "['before', 'yes', 'hi'] {} None")
+            self.assertEqual(texts(running, message="hi"), ["let ", "me", "\n\nit ", "is"])
+            status, answer, _ = running.request("POST", "/invoke", "{}")
+            self.assertEqual((status, answer["error"]), (400, "message is required"))
+        with agent("from langgraph import Graph\ngraph = Graph(['topic', 'joke'])", **files) as running:
+            self.assertEqual(running.response("cats"), "[] {'topic': 'cats'} None")
+            self.assertEqual(running.response("cats", topic="dogs"), "[] {'topic': 'dogs', 'joke': 'cats'} None")
+        only_async = "from langgraph import Graph, Node\ngraph = Graph()\nNode.func, Node.afunc = None, print"
+        with agent(only_async, **files) as running:
+            self.assertEqual(running.response("hi"), "async")
+            self.assertEqual(texts(running, message="hi"), ["whole"], "what no model said is said at the end")
+
+    def test_a_graphs_memory_is_kept_by_thread_and_user(self):
+        code = """
+            from langgraph import Graph, InMemorySaver
+            graph = Graph()
+            graph.checkpointer = InMemorySaver()
+            """
+        with agent(code, langgraph=LANGGRAPH) as running:
+            self.assertEqual(running.response("hi", history=HISTORY), "['before', 'yes', 'hi'] {} 1", running.stderr())
+            self.assertEqual(running.response("hi"), "['hi'] {} 1", "what nobody can go on with is forgotten")
+            self.assertEqual(texts(running, message="hi")[0], "let ")
+            self.assertEqual(running.response("hi", thread_id="7", history=HISTORY), "['hi'] {} 1")
+            self.assertEqual(running.response("hi", session_id=8), "['hi'] {} 2")
+
+    def test_chains_are_filled_by_the_names_of_their_prompts(self):
+        code = "from langchain_core import Runnable\nchain = Runnable(%s)"
+        with agent(code % "language=1, topic=1", langchain_core=LANGCHAIN) as running:
+            self.assertEqual(running.response("cats", language="fr"), "{'language': 'fr', 'topic': 'cats'}", running.stderr())
+            status, answer = running.invoke("cats")
+            self.assertEqual((status, answer["error"]), (400, "language is required"))
+            self.assertEqual(texts(running, topic="x", language="de"), ["a ", "stream"])
+        with agent(code % "chat_history=1, input=1", langchain_core=LANGCHAIN) as running:
+            self.assertEqual(running.response("hi", history=HISTORY[:1]), f"{{'chat_history': {HISTORY[:1]}, 'input': 'hi'}}")
+        with agent(code % "root=1", langchain_core=LANGCHAIN) as running:
+            self.assertEqual(running.response("hi"), "hi")
+
+    def test_a_text_of_langchains_own_class_is_a_text(self):
+        text = "class Accessor(str): pass\nAccessor.__module__ = 'langchain_core.messages.base'\ndef handler(message): return Accessor(message)"
+        with agent(text) as running:
+            self.assertEqual(running.response("hi"), "hi", running.stderr())
+
+    def test_what_keeps_its_work_in_itself_is_called_by_one_at_a_time(self):
+        code = """
+            import threading, time
+            from smolagents import CodeAgent
+            agent = CodeAgent()
+            """
+        smol = """
+            import time
+            class CodeAgent:
+                running = 0
+                def run(self, task):
+                    self.running += 1
+                    time.sleep(0.05)
+                    found, self.running = self.running, self.running - 1
+                    return found
+            """
+        import concurrent.futures
+
+        with agent(code, smolagents=smol) as running, concurrent.futures.ThreadPoolExecutor(4) as pool:
+            self.assertEqual(list(pool.map(running.response, "abcd")), [1] * 4)
+
+    def test_engines_and_workflows_of_llamaindex(self):
+        core = """
+            class Response:
+                def __init__(self, response): self.response = response
+            class ChatEngine:
+                def chat(self, message, chat_history): return Response([message, [m.text for m in chat_history]])
+            class QueryEngine:
+                def query(self, message): return Response(message)
+            """
+        files = {"llama_index/__init__": "", "llama_index/core/__init__": core, "llama_index/core/llms":
+                 "class ChatMessage:\n  def __init__(self, role, content): self.text = role + content",
+                 "workflows": "class Workflow:\n  async def run(self, ctx=None, **given): return given"}
+        with agent("from llama_index.core import ChatEngine\nagent = ChatEngine()", **files) as running:
+            self.assertEqual(running.response("hi", history=HISTORY), ["hi", ["userbefore", "assistantyes"]], running.stderr())
+        with agent("from llama_index.core import QueryEngine\nagent = QueryEngine()", **files) as running:
+            self.assertEqual(running.response("hi"), "hi")
+        with agent("from workflows import Workflow\nagent = Workflow()", **files) as running:
+            self.assertEqual(running.response("hi", topic="x", ctx=1), {"input": "hi", "message": "hi", "topic": "x"})
+
+    def test_what_a_message_is_not_enough_for_is_refused(self):
+        adk = "class LlmAgent:\n  def run(self, *, ctx, node_input): pass\n"
+        with agent("from google.adk import LlmAgent\nagent = LlmAgent()", **{"google/__init__": "", "google/adk": adk}) as running:
+            self.assertEqual((running.event["event"], running.event["code"]), ("failed", "nothing_to_invoke"))
+            self.assertIn("google.adk.runners.InMemoryRunner", running.event["details"][1])
+        with agent("class A:\n  def run(self, a, b): pass\nagent = A()") as running:
+            self.assertEqual(running.event["code"], "nothing_to_invoke")
+        by_name = "class A:\n  async def run(self, *, task=None, more=1): return type('R', (), {'messages': [0, task]})\nagent = A()"
+        with agent(by_name) as running:
+            self.assertEqual(running.response("hi"), "hi", running.stderr())

@@ -66,9 +66,10 @@ pub async fn agents(api: &Api, args: ShowArgs, json: bool) -> Outcome<()> {
     }
     let row = |agent: &Value| {
         let (spec, status) = (&agent["spec"], &agent["status"]);
-        [&agent["name"], &status["phase"], &spec["image"], &agent["updated_at"], &status["message"]].map(text)
+        [&agent["name"], &status["phase"], &spec["framework"], &spec["image"], &agent["updated_at"], &status["message"]]
+            .map(text)
     };
-    output::print(&table(["NAME", "PHASE", "IMAGE", "UPDATED", "MESSAGE"], &rows(&agents, row)))
+    output::print(&table(["NAME", "PHASE", "FRAMEWORK", "IMAGE", "UPDATED", "MESSAGE"], &rows(&agents, row)))
 }
 
 /// `hoistway revisions`.

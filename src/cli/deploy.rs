@@ -54,6 +54,9 @@ pub struct DeployArgs {
     /// The identity provider whose tokens callers must show
     #[arg(long, value_name = "NAME")]
     pub identity_provider: Option<String>,
+    /// What the agent is written with, such as langgraph or fastapi
+    #[arg(long, value_name = "NAME")]
+    pub framework: Option<String>,
     /// Resolve requirements without exact versions anew
     #[arg(long)]
     pub refresh: bool,
@@ -137,6 +140,7 @@ fn body(args: &DeployArgs) -> Outcome<Value> {
         ("entry_point", &args.entry_point),
         ("system_prompt", &args.system_prompt),
         ("identity_provider", &args.identity_provider),
+        ("framework", &args.framework),
     ] {
         if let Some(text) = given {
             set(key, json!(text));

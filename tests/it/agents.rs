@@ -107,6 +107,64 @@ fn secrets_are_nowhere_but_in_the_agent() {
 }
 
 #[test]
+fn logs_and_errors_stay_readable_around_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let source = r#"
+import os
+def handler(message):
+    text = " ".join(os.environ[name] for name in message.split())
+    print("values", text)
+    raise ValueError(text)
+"#;
+    let env = json!([
+        {"name": "MODEL", "value": "openai"},
+        {"name": "BASE", "value": "/app"},
+        {"name": "DATABASE", "value": "postgres://postgres:postgres@db/main"},
+        {"name": "REF", "value": "9f8e7d6c5b4a39281706f5e4"},
+        {"name": "ZONE", "value": "tiger", "secret": true},
+        {"name": "PUBLIC_KEY", "value": "blue-seven", "secret": false},
+    ]);
+    stack.deployed(json!({"agent_name": "readable", "source_files": {"agent.py": source}, "env": env}));
+    let raised = stack.invoke("readable", "MODEL BASE DATABASE REF ZONE PUBLIC_KEY").json();
+    let shown = "openai /app postgres://postgres:********@db/main ******** ******** blue-seven";
+    assert_eq!(raised["error"], format!("ValueError: {shown}"));
+    let traceback = raised["details"].to_string();
+    assert!(traceback.contains(r#"File \"/app/agent.py\", line 6, in handler"#), "{traceback}");
+    let logs = stack.call("GET", "/api/agents/readable/logs?tail=20", None).text();
+    assert!(logs.contains(&format!("values {shown}")), "{logs}");
+
+    let agent = stack.get("/api/agents/readable");
+    let value = |name: &str| {
+        let env = agent["spec"]["env"].as_array().unwrap();
+        env.iter().find(|var| var["name"] == name).unwrap()["value"].clone()
+    };
+    assert_eq!(["MODEL", "ZONE", "PUBLIC_KEY"].map(value), ["********", "********", "blue-seven"]);
+}
+
+#[test]
+fn files_beside_the_source_are_kept_until_the_agent_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let source = r#"
+import logging, os, sqlite3
+logging.basicConfig(filename="agent.log", level=logging.INFO)
+db = sqlite3.connect(os.path.join(os.path.dirname(__file__), "memory.db"), check_same_thread=False)
+db.execute("create table m(x)")
+def handler(message):
+    logging.info("asked %s", message)
+    with db:
+        db.execute("insert into m values(?)", (message,))
+    return [db.execute("select count(*) from m").fetchone()[0], message in open("agent.log").read()]
+"#;
+    stack.deployed(json!({"agent_name": "keeper", "source_files": {"agent.py": source}}));
+    assert_eq!(stack.answer("keeper", "one"), json!([1, true]));
+    assert_eq!(stack.answer("keeper", "two"), json!([2, true]));
+    assert_eq!(stack.call("POST", "/api/agents/keeper/restart", None).status, 200);
+    assert_eq!(stack.answer("keeper", "three"), json!([1, true]));
+}
+
+#[test]
 fn a_crash_is_visible_and_the_agent_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());

@@ -90,6 +90,8 @@ pub struct AgentSpec {
     pub env: Vec<EnvVar>,
     /// Who vouches for its users. Such an agent answers nobody else.
     pub identity_provider: Option<Name>,
+    /// What it is written with: the name of a [`crate::framework::Framework`], or what the user called another.
+    pub framework: Option<String>,
     /// Entry file, if the deploy named or built one; else the image's label says.
     pub entry_point: Option<String>,
     /// The gateway's keyed hash of the whole request; equal means that a redeploy changes nothing.

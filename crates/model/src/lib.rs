@@ -8,6 +8,7 @@ pub mod digest;
 pub mod egress;
 pub mod env;
 pub mod error;
+pub mod framework;
 pub mod ids;
 pub mod image;
 pub mod log;

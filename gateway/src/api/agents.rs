@@ -138,6 +138,7 @@ pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
             "llmConfig": spec.llm.iter().map(model).collect::<Vec<_>>(),
             "env": env,
             "identityProvider": spec.identity_provider,
+            "framework": spec.framework,
         },
         "status": {
             "phase": agent.phase.as_str(),

@@ -16,6 +16,7 @@ use hoistway_model::{
     Code, Error, Name, Result,
     agent::{EnvVar, LlmConfig},
     build::BuildSource,
+    framework::Framework,
     image::ImageRef,
     source::{self, encoding},
     tool::{NewTool, Resolved},
@@ -47,7 +48,7 @@ pub struct DeployRequest {
     pub env: Vec<EnvVar>,
     /// Who authenticates callers; needs a look-up.
     pub identity_provider: Option<Name>,
-    /// What the user says the agent is written with. Nothing depends on it.
+    /// What the user says the agent is written with: a name that the runner knows, or another.
     pub framework: Option<String>,
     /// Resolve the requirements anew, although nothing else has changed.
     pub refresh: bool,
@@ -208,7 +209,7 @@ impl Build {
         }
         let (entry_point, requirements) = (self.entry_point.as_deref(), self.requirements.as_deref());
         let source = BuildSource::parse_with_warnings(files, entry_point, requirements, warnings)?;
-        Ok((Source::Files(source), self.framework.map(|text| short(&text))))
+        Ok((Source::Files(source), self.framework.map(|text| framework(&text, warnings))))
     }
 
     fn warn_ignored(&self, warnings: &mut Vec<String>) {
@@ -222,6 +223,18 @@ impl Build {
             warnings.push(format!("{key} is ignored, because an image is given and nothing is built"));
         }
     }
+}
+
+/// A framework's public name. One that is not known is kept as it is.
+fn framework(text: &str, warnings: &mut Vec<String>) -> String {
+    if let Some(known) = Framework::parse(text) {
+        return known.as_str().to_owned();
+    }
+    let known = Framework::ALL.map(Framework::as_str);
+    let hint = json::did_you_mean(text, &known).map(|meant| format!("; did you mean \"{meant}\"?")).unwrap_or_default();
+    let (text, known) = (short(text.trim()), known.join(", "));
+    warnings.push(format!("framework: \"{text}\" is not known and changes nothing; known are {known}{hint}"));
+    text
 }
 
 /// One member of `source_files`: text, or `{"base64": "…"}`.

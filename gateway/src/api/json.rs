@@ -248,7 +248,7 @@ pub fn kind(value: &Value) -> &'static str {
 }
 
 /// The known member that `key` resembles, whatever its letter case and separators.
-fn did_you_mean(key: &str, known: &[&'static str]) -> Option<&'static str> {
+pub fn did_you_mean(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let plain = |text: &str| -> String {
         text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(64).collect()
     };

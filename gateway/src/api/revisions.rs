@@ -103,6 +103,8 @@ pub struct SpecBody {
     identity_provider: Option<String>,
     /// The file that is run; null when the image says.
     entry_point: Option<String>,
+    /// What it is written with; null when nothing was said.
+    framework: Option<String>,
 }
 
 /// A required tool.
@@ -402,6 +404,7 @@ fn spec(revision: Revision) -> SpecBody {
         env: spec.env.into_iter().map(|v| EnvBody { name: v.name, value: v.value.expose().to_owned() }).collect(),
         identity_provider: spec.identity_provider.map(Into::into),
         entry_point: spec.entry_point,
+        framework: spec.framework,
     }
 }
 

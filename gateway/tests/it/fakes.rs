@@ -424,6 +424,7 @@ impl FakeAgents {
 
     pub fn add(&self, agent: &str) {
         let spec = AgentSpec {
+            framework: None,
             agent: name(agent),
             image: ImageRef::platform(agent, Some("a1b2c3".into()), Digest::of(b"manifest")),
             build_id: Some("build-a1b2c3".into()),

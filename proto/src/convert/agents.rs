@@ -39,6 +39,7 @@ impl From<AgentSpec> for pb::AgentSpec {
             identity_provider: s.identity_provider.map(Into::into).unwrap_or_default(),
             entry_point: s.entry_point.unwrap_or_default(),
             fingerprint: s.fingerprint.to_string(),
+            framework: s.framework.unwrap_or_default(),
         }
     }
 }
@@ -62,6 +63,7 @@ impl TryFrom<pb::AgentSpec> for AgentSpec {
             identity_provider: optional(s.identity_provider).map(|n| name("spec.identity_provider", &n)).transpose()?,
             entry_point: optional(s.entry_point),
             fingerprint: parsed("spec.fingerprint", &s.fingerprint)?,
+            framework: optional(s.framework),
         })
     }
 }

@@ -160,6 +160,7 @@ mod tests {
         let tool = |n: &str, url: Option<&str>| BoundTool { name: name(n), url: url.map(str::to_owned) };
         let var = |n: &str, value: &str| EnvVar { name: n.into(), value: Secret::new(value), secret: None };
         AgentSpec {
+            framework: None,
             agent: name("payment-agent"),
             image: "r.example/a:1".parse().unwrap(),
             build_id: None,

@@ -50,6 +50,9 @@ pub struct AgentSpecSchema {
     /// The identity provider that authenticates its callers; null when there is none.
     #[schema(required)]
     pub identity_provider: Option<String>,
+    /// What it is written with, as it was deployed; null when nothing was said.
+    #[schema(required, examples("langgraph"))]
+    pub framework: Option<String>,
 }
 
 /// A tool that an agent uses.

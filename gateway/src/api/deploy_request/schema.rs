@@ -44,7 +44,9 @@ pub struct DeployBody {
     /// The file to start. Default: the only `.py` file, else `agent.py`, `main.py` or `app.py`.
     #[schema(examples("agent.py"))]
     pub entry_point: Option<String>,
-    /// What the agent is written with; nothing depends on it.
+    /// What the agent is written with, in any letter case: `langchain`, `langgraph`, `crewai`, `openai`, `pydantic-ai`, `smolagents`,
+    /// `llamaindex`, `autogen`, `google-adk`, `strands`, `mcp`, `fastapi`, `starlette`, `flask`, `django` or `custom`. It is shown with
+    /// the agent; another one is shown too, with a warning.
     #[schema(examples("langchain"))]
     pub framework: Option<String>,
     /// The name of a registered identity provider that authenticates the agent's callers.

@@ -32,6 +32,9 @@ struct Request<'a> {
     /// What the request says of variables' values being secret, where it says anything.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     secret: BTreeMap<Text<'a>, bool>,
+    /// Absent in the journal, whose notes have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    framework: Option<Text<'a>>,
 }
 
 /// What is worth keeping and means nothing for what runs.
@@ -96,7 +99,7 @@ impl DeployRequest {
     /// The whole request for the journal, to be sealed before it is stored.
     pub fn to_journal(&self) -> Result<Vec<u8>> {
         let texts = |list: &'_ [String]| list.iter().map(|text| Cow::Owned(text.clone())).collect();
-        let mut form = self.form();
+        let mut form = Request { framework: None, ..self.form() };
         form.notes = Some(Notes {
             framework: self.framework.as_deref().map(Cow::Borrowed),
             tool_paths: texts(&self.tool_paths),
@@ -133,6 +136,7 @@ impl DeployRequest {
             refresh: self.refresh,
             notes: None,
             secret: self.env.iter().filter_map(|var| Some((var.name.as_str().into(), var.secret?))).collect(),
+            framework: self.framework.as_deref().map(Cow::Borrowed),
         }
     }
 }

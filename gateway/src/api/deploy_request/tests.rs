@@ -286,6 +286,30 @@ fn warnings_name_what_is_ignored_or_unbound() {
 }
 
 #[test]
+fn a_framework_that_is_not_known_is_kept_with_a_warning() {
+    for (given, kept, hint) in [
+        ("Pydantic AI", "pydantic-ai", None),
+        ("langchian", "langchian", Some("; did you mean \"langchain\"?")),
+        ("rails\u{1b}", "rails\\u{1b}", Some("fastapi, starlette, flask, django, custom")),
+    ] {
+        let (request, warnings) = parse(built(json!({ "framework": given }))).unwrap();
+        assert_eq!(request.framework.as_deref(), Some(kept));
+        assert_eq!(DeployRequest::from_journal(&request.to_journal().unwrap()).unwrap(), request);
+        let warned = hint.map(|hint| {
+            (format!("framework: \"{kept}\" is not known and changes nothing; known are langchain, "), hint)
+        });
+        match warned {
+            None => assert!(warnings.is_empty(), "{warnings:?}"),
+            Some((start, end)) => {
+                assert!(warnings[0].starts_with(&start) && warnings[0].ends_with(end), "{warnings:?}")
+            }
+        }
+    }
+    assert_eq!(refused(built(json!({"framework": 1}))), "framework: must be a string, not a number");
+    assert_eq!(ok(built(json!({"framework": " "}))).framework, None);
+}
+
+#[test]
 fn a_source_of_a_newer_api_is_told_in_the_details() {
     let error = parse(json!({"agent_name": "a", "draft_id": "x"})).unwrap_err();
     assert_eq!(error.message, "either image or source_files is required");
@@ -336,10 +360,11 @@ fn the_canonical_form_is_of_the_meaning() {
         json!({"llm_configs": [{"provider": "Ollama", "model": "e", "role": "Embedding"}, {"provider": "OPENAI", "model": "m", "role": "default"}], "env": null, "system_prompt": ""}),
     );
     assert_eq!(digest(base.clone()), digest(same));
-    assert_eq!(
-        digest(built(json!({"framework": "x", "requirements": "A>=1 # why"}))),
-        digest(built(json!({"requirements": "a >= 1"})))
-    );
+    assert_eq!(digest(built(json!({"requirements": "A>=1 # why"}))), digest(built(json!({"requirements": "a >= 1"}))));
+    let framework = |text: &str| digest(built(json!({ "framework": text })));
+    assert_eq!(framework("LangGraph"), framework(" langgraph"));
+    assert_ne!(framework("langgraph"), framework("flask"));
+    assert_ne!(framework("langgraph"), digest(built(json!({}))));
     let mut seen = vec![digest(base)];
     for other in [
         json!({"env": [{"name": "A", "value": "1"}]}),

@@ -97,6 +97,7 @@ fn spec(ctx: &Context<'_>, request: &DeployRequest) -> Result<AgentSpec> {
         llm: request.llm.clone(),
         env: request.env.clone(),
         identity_provider: request.identity_provider.clone(),
+        framework: request.framework.clone(),
         // Logs of earlier versions have none.
         fingerprint: log.fingerprint.unwrap_or_else(|| plan::fingerprint(ctx.key, request, log.image_digest)),
     })

@@ -18,6 +18,7 @@ pub use process::{Backoff, ProcessConfig, ProcessRuntime};
 use async_trait::async_trait;
 use hoistway_model::{
     Code, Error, Name, Result, RevisionId, Secret,
+    framework::Framework,
     log::{LogPieces, LogQuery},
     metric::Family,
 };
@@ -97,6 +98,8 @@ pub struct Instance {
     pub invoke_token: Secret,
     /// What no log line or message may show.
     pub mask: Vec<Secret>,
+    /// What the agent is said to be written with.
+    pub framework: Option<Framework>,
     /// Whether this revision has been ready before. Then a start that fails is a crash, tried again with backoff;
     /// otherwise it is the end, [`State::Failed`].
     pub proven: bool,

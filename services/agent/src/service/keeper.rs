@@ -10,6 +10,7 @@ use crate::{
 use hoistway_model::{
     Code, Error, Name, Result, RevisionId,
     agent::{EnvVar, Phase, RevisionStatus},
+    framework::Framework,
 };
 use std::{
     hash::{BuildHasher, RandomState},
@@ -249,6 +250,7 @@ impl Service {
             invoke_token: token.clone(),
             mask: spec.env.iter().flat_map(EnvVar::hidden).chain([egress_token.clone()]).collect(),
             egress_token,
+            framework: spec.framework.as_deref().and_then(Framework::parse),
             proven: keeper.proven,
         }
     }

@@ -106,6 +106,7 @@ fn fields(revision: &Revision) -> Fields {
         ("image_digest", digest.map(|digest| digest.to_string())),
         ("build_id", spec.build_id.clone()),
         ("entry_point", spec.entry_point.clone()),
+        ("framework", spec.framework.clone()),
         ("python", revision.image.as_ref().map(|image| image.python.clone())),
         ("identity_provider", spec.identity_provider.as_ref().map(Name::to_string)),
         ("system_prompt", Some(spec.system_prompt.clone()).filter(|prompt| !prompt.is_empty())),

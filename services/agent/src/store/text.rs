@@ -30,6 +30,8 @@ pub(super) struct SpecText {
     /// What the user says of values by their names, where anything is said.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     secret: BTreeMap<String, bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    framework: Option<String>,
     identity_provider: Option<Name>,
     entry_point: Option<String>,
     fingerprint: Digest,
@@ -50,6 +52,7 @@ impl From<&AgentSpec> for SpecText {
             identity_provider: spec.identity_provider,
             entry_point: spec.entry_point,
             fingerprint: spec.fingerprint,
+            framework: spec.framework,
         }
     }
 }
@@ -74,6 +77,7 @@ impl TryFrom<SpecText> for AgentSpec {
             identity_provider: text.identity_provider,
             entry_point: text.entry_point,
             fingerprint: text.fingerprint,
+            framework: text.framework,
         })
     }
 }

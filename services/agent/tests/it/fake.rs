@@ -281,6 +281,7 @@ pub fn name(text: &str) -> Name {
 
 pub fn spec(agent: &str, image: &ImageRef) -> AgentSpec {
     AgentSpec {
+        framework: None,
         agent: name(agent),
         image: image.clone(),
         build_id: None,

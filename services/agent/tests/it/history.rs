@@ -217,6 +217,7 @@ async fn differences_are_told_field_by_field_and_show_values_only_of_what_is_no_
         llm: vec![model(LlmRole::Chat, "large")],
         tools: vec![tool("crm"), BoundTool { url: Some("http://mail".into()), ..tool("mail") }],
         system_prompt: "Be brief.".into(),
+        framework: Some("flask".into()),
         identity_provider: Some(name("staff")),
         ..spec("a", &two)
     };
@@ -233,6 +234,7 @@ async fn differences_are_told_field_by_field_and_show_values_only_of_what_is_no_
             ("env[GONE]", Some(MASK), None),
             ("env[NEW]", None, Some(MASK)),
             ("env[SHOWN]", Some(MASK), Some("5")),
+            ("framework", None, Some("flask")),
             ("identity_provider", None, Some("staff")),
             ("image_digest", Some(old.as_str()), Some(new.as_str())),
             ("llm_configs[chat].model", Some("small"), Some("large")),

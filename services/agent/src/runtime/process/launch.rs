@@ -11,7 +11,7 @@ use crate::launcher::{INIT, RunAs, send};
 use crate::runtime::logs::Sink;
 use crate::sandbox::{Parts, Sandbox};
 use hoistway_confine::cgroup::Group;
-use hoistway_model::{Code, log::LogStream};
+use hoistway_model::{Code, framework::Framework, log::LogStream};
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
@@ -379,6 +379,7 @@ fn config_file(start: &Start<'_>) -> Result<File> {
         "closed_network": closed_network,
         "stack_signal": STACK_SIGNAL.as_raw(),
         "start_seconds": start_seconds,
+        "framework": instance.framework.map(Framework::as_str),
     });
     let mut file = File::from(rustix::fs::memfd_create("agent-config", MemfdFlags::CLOEXEC)?);
     file.write_all(&serde_json::to_vec(&json)?)?;

@@ -10,7 +10,7 @@ mod tree;
 
 use hoistway_agent::runtime::{Backoff, Instance, ProcessConfig, ProcessRuntime, Program, Runtime, Started, State};
 use hoistway_agent::sandbox::{Mode, Settings};
-use hoistway_model::{Name, RevisionId, Secret};
+use hoistway_model::{Name, RevisionId, Secret, framework::Framework};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::io::{BufRead, BufReader, Write};
@@ -125,6 +125,7 @@ fn instance(dir: &Path, source: &str) -> Instance {
         egress_token: Secret::new("egress-token-1"),
         invoke_token: Secret::new("invoke-token-1"),
         mask: vec![Secret::new("sk-very-secret")],
+        framework: Some(Framework::LangGraph),
         proven: false,
     }
 }

@@ -82,6 +82,7 @@ async fn the_environment_is_the_given_one_and_no_more() {
         "closed_network": closed,
         "start_seconds": 60.0,
         "stack_signal": 16,
+        "framework": "langgraph",
     });
     assert_eq!(seen["config"], config);
     assert_eq!(seen["argv0"], interpreter.to_str().unwrap());

@@ -16,7 +16,6 @@ mod counts;
 mod data_dir;
 mod document;
 mod egress;
-mod frameworks;
 mod fresh_start;
 mod fuzz;
 mod hostile_network;

@@ -61,19 +61,18 @@ fn agents_of_well_known_packages_run_unchanged() {
         let text = text.as_str().unwrap_or_else(|| panic!("{name}: {text}"));
         assert!(text.starts_with(PLAYGROUND) && text.contains("say tea"), "{name}: {text}");
     };
-    let stream = |name: &str| {
+    let streams_the_model = |name: &str| {
         let path = format!("/api/agents/{name}/invoke/stream");
-        stack.call("POST", &path, Some(&json!({"message": "say tea"})))
-    };
-
-    deploy(&stack, &user, "langgraph_sync", |name| {
-        asks_the_model(name);
-        let events = events(&stream(name));
+        let events = events(&stack.call("POST", &path, Some(&json!({"message": "say tea"}))));
         let pieces: Vec<&str> = events.iter().filter_map(|event| event["delta"].as_str()).collect();
         assert!(pieces.len() > 1 && pieces.concat().contains("say tea"), "{name}: {events:?}");
-    });
-    for agent in ["langgraph_async", "openai_agents", "pydantic_ai"] {
-        deploy(&stack, &user, agent, asks_the_model);
+    };
+
+    for agent in ["langgraph_sync", "langgraph_async", "openai_agents", "pydantic_ai"] {
+        deploy(&stack, &user, agent, |name| {
+            asks_the_model(name);
+            streams_the_model(name);
+        });
     }
     deploy(&stack, &user, "smolagents", |name| {
         assert!(stack.answer(name, "say tea").as_str().unwrap().contains("say tea"));

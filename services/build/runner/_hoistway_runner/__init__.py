@@ -20,7 +20,7 @@ sends as X-Hoistway-End-User and that goes along with every call of the agent's 
 
 In a container it listens on PORT. A supervisor hands over more: a listening socket, a pipe that is told once how the
 start went ({"event": "ready"} or {"event": "failed", "error": ..., "code": ..., "details": [...]}), and a pipe with
-{"token": ..., "mask": [...], "closed_network": ..., "start_seconds": ..., "stack_signal": ...}; members that are not
+{"token": ..., "mask": [...], "closed_network": ..., "start_seconds": ..., "stack_signal": ..., "framework": ...}; members that are not
 known here are for later runners. Until it is ready the stack signal makes it write its stack to the first pipe. SIGTERM
 drains: everything that has connected is still answered, then the exit status is 0.
 

@@ -107,7 +107,8 @@ class Found:
 
     def bind(self, target, value):
         names = [target] if isinstance(target, ast.Name) else getattr(target, "elts", [])
-        kind = "function" if isinstance(value, ast.Lambda) else "constant" if isinstance(value, LITERALS) else "object"
+        piped = isinstance(value, ast.BinOp) and isinstance(value.op, ast.BitOr)  # a chain of LangChain
+        kind = "function" if isinstance(value, ast.Lambda) else "constant" if isinstance(value, LITERALS) and not piped else "object"
         for name in names:
             if isinstance(name, ast.Name):
                 self.bound[name.id] = (kind, name.lineno, [], 0)

@@ -47,7 +47,7 @@ def calls_it_src(path):
         return b"src." in file.read()
 
 
-def choose(module, bound, imported, entry):
+def choose(module, bound, imported, entry, tree):
     """(name, agent) of a module's names; for `main` and `run` the agent is the function itself. None if there is none."""
     found = {name: getattr(module, name) for name in bound | imported if hasattr(module, name)}
     for name in imported & found.keys():  # modules, classes and logging's handlers have these names, too
@@ -62,6 +62,11 @@ def choose(module, bound, imported, entry):
     from .discovery import FRAMEWORK_NAMES
 
     names = [name for name in FRAMEWORK_NAMES if name in found]
+    if len(names) > 1:
+        from .steering import parts
+
+        of_others = parts(tree)
+        names.sort(key=lambda name: name in of_others)
     if hasattr(found.get("app"), "invoke"):
         names.append("app")
     if names:
@@ -88,7 +93,7 @@ def defines_handler(source):
     return at >= 0 and b'"""' not in text[:at] and b"'''" not in text[:at]
 
 
-def load_agent(app, entry, script_command):
+def load_agent(app, entry, script_command, framework=None):
     """The agent, whose import, if it has to be imported, is strict."""
     path = os.path.join(app, entry)
     try:
@@ -107,6 +112,15 @@ def load_agent(app, entry, script_command):
     tree = compile(source, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     bound, imported = agent_names(tree, app, path)
     names = (bound | imported).difference(FACTORIES)
+    if framework and not names & {"handler", "lambda_handler"}:
+        from .steering import FUNCTIONS, OBJECTS, WEB, steered
+
+        if framework in OBJECTS or framework in WEB:
+            agent, module = steered(tree, app, entry, framework, names, module)
+            if agent:
+                return agent
+        elif framework == "custom" and (own := names.intersection(FUNCTIONS)):
+            bound, imported, names = bound & own, imported & own, own
     function = "main" if "main" in names else "run"
     if function in names and names <= {"main", "run", "app"}:
         from .commands import is_command, served_application
@@ -121,7 +135,7 @@ def load_agent(app, entry, script_command):
             return script_agent(tree, path, script_command, function)  # its import may read the command line already
     if names:
         module = module or import_entry(app, entry)
-        if chosen := choose(module, bound, imported, entry):
+        if chosen := choose(module, bound, imported, entry, tree):
             name, agent = chosen
             if isinstance(agent, Agent):
                 return agent

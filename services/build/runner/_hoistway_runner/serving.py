@@ -101,7 +101,7 @@ def serve(program, options, app, sites, entry):
     try:
         if entry == ".":
             raise StartError("USER_ENTRY_POINT does not name the entry file")
-        agent = load_agent(app, entry, command)
+        agent = load_agent(app, entry, command, config.get("framework"))
         # An end that we see ourselves says more than the stack of a thread that waits for it.
         agent.start(seconds and max(seconds - (time.monotonic() - begun) - START_MARGIN, 0))
     except BaseException as error:

@@ -5,7 +5,7 @@ from types import ModuleType
 
 from .arguments import KEYWORD, NONE, POSITIONAL, parameters
 from .commands import reads_command_line
-from .discovery import FACTORIES, Found, ast, nothing_to_invoke
+from .discovery import FACTORIES, Found, ast, nothing_to_invoke, top_level
 from .errors import NothingToInvoke
 from .frameworks import framework_agent
 from .loading import import_entry
@@ -35,7 +35,9 @@ def unnamed_agent(tree, app, entry, module):
         return None
     objects = {name: value for name, value in values.items() if name in own or found.bound[name][0] == "object"}
     text, details = nothing_to_invoke(entry, found, {name: type(value).__qualname__ for name, value in objects.items()})
-    raise NothingToInvoke(text, *details[:-1], *advice(objects), details[-1])
+    used = top_level(tree)[1]  # in others, as a model or a prompt is in a chain
+    whole = {name: value for name, value in objects.items() if name not in used}
+    raise NothingToInvoke(text, *details[:-1], *advice(whole or objects), details[-1])
 
 
 def the_web_application(values, entry):

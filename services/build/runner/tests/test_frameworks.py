@@ -134,6 +134,85 @@ def texts(running, **body):
 HISTORY = [{"role": "user", "content": "before"}, {"role": "assistant", "content": "yes"}, {"role": "tool", "content": "x"}, 3]
 
 
+class Steering(unittest.TestCase):
+    """What is chosen where a file offers several."""
+
+    FILES = {"crewai.py": CREWAI, "langgraph.py": LANGGRAPH, "langchain_core.py": LANGCHAIN, "flask.py": """
+        class Flask:
+            def __call__(self, environ, start_response):
+                start_response("200 OK", [("Content-Type", "text/plain")])
+                return [b"web"]
+        """}
+
+    def answer(self, code, framework=None, **more):
+        config = {"framework": framework} if framework else {}
+        with Agent({"agent.py": code, **self.FILES}, config=config) as running:
+            self.assertEqual(running.event, {"event": "ready"}, running.stderr())
+            self.assertEqual(running.stdout().count("imported"), code.count("imported"), "it is imported once")
+            return running.response("hi", **more)
+
+    def test_the_framework_decides_among_known_names(self):
+        code = """
+            print("imported")
+            from langchain_core import Runnable
+            from langgraph import Graph
+            from flask import Flask
+            chain = Runnable()
+            graph = Graph(["topic"])
+            app = Flask()
+            def main(): return "main"
+            """
+        of = {None: "hi", "langgraph": "[] {'topic': 'hi'} None", "flask": "web", "custom": "main", "crewai": "hi", "openai": "hi"}
+        for framework, wanted in of.items():
+            self.assertEqual(self.answer(code, framework), wanted, framework)
+
+    def test_the_framework_finds_objects_of_other_names(self):
+        code = """
+            from langgraph import Graph
+            builder = {}
+            builder["x"] = 1
+            flow = Graph(["topic"])
+            if __name__ == "__main__": print(flow.invoke({}))
+            """
+        self.assertEqual(self.answer(code, "langgraph"), "[] {'topic': 'hi'} None")
+        used = "from langgraph import Graph\nflow = Graph()\nprint('ran' * bool(flow))"
+        self.assertEqual(self.answer(used, "langgraph"), "ran", "a script that uses it itself")
+        piped = """
+            from langchain_core import Runnable
+            Runnable.__module__ = "langchain_core.runnables.base"
+            class Part(Runnable):
+                def __or__(self, other): return Runnable(topic=other)
+            Part.__module__ = "langchain_core.prompts"
+            prompt, model = Part(), Part()
+            pipeline = prompt | model
+            """
+        self.assertEqual(self.answer(piped, "langchain"), "{'topic': 'hi'}")
+        server = """
+            class FastMCP:
+                def streamable_http_app(self):
+                    async def app(scope, receive, send):
+                        await send({"type": "http.response.start", "status": 200, "headers": []})
+                        await send({"type": "http.response.body", "body": b"mcp"})
+                    return app
+            server = FastMCP()
+            """
+        self.assertEqual(self.answer(server, "mcp"), "mcp")
+
+    def test_a_handler_comes_first(self):
+        code = "from langgraph import Graph\ngraph = Graph()\ndef handler(message): return 'handler'"
+        self.assertEqual(self.answer(code, "langgraph"), "handler")
+
+    def test_what_goes_into_another_object_is_not_the_agent(self):
+        code = """
+            class Thing:
+                def __init__(self, text): self.text = text
+                def invoke(self, message): return self.text
+            agent = Thing("part")
+            executor = Thing([agent] and "whole")
+            """
+        self.assertEqual(self.answer(code), "whole")
+
+
 class Frameworks(unittest.TestCase):
     def test_agents_of_openai_are_run_by_their_runner(self):
         with agent("from agents import Agent\nagent = Agent()", agents=OPENAI) as running:

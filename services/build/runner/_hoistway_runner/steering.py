@@ -1,0 +1,89 @@
+"""Which of an entry file's names is meant, where the deploy says what the agent is written with."""
+
+import os
+from types import ModuleType
+
+from .commands import children, reads_command_line
+from .discovery import FRAMEWORK_NAMES, Found, ast, top_level
+from .loading import import_entry
+from .own_files import own_file
+
+# The packages of a framework's objects, and the name that they usually have.
+OBJECTS = {
+    "langchain": (("langchain", "langchain_classic", "langchain_core", "langgraph"), "chain"),
+    "langgraph": (("langgraph",), "graph"),
+    "crewai": (("crewai",), "crew"),
+    "openai": (("agents",), "agent"),
+    "pydantic-ai": (("pydantic_ai",), "agent"),
+    "smolagents": (("smolagents",), "agent"),
+    "llamaindex": (("llama_index", "workflows"), "agent"),
+    "autogen": (("autogen_agentchat",), "agent"),
+}
+WEB = ("fastapi", "starlette", "flask", "django", "mcp")
+MOUNTS = ("streamable_http_app", "http_app")  # of servers of MCP
+FUNCTIONS = ("handler", "lambda_handler", "main", "run")
+
+
+def steered(tree, app, entry, framework, names, module):
+    """What belongs to the framework, as an agent, or None if nothing does or it cannot be told which; and the file's module,
+    if it was imported. That is done only if something that it has made is left over: what its top level uses itself is a
+    script's."""
+    path, found = os.path.join(app, entry), Found(tree)
+    _, used, _ = top_level(tree)
+    made = [name for name, (kind, *_) in found.bound.items() if kind == "object" and name not in used]
+    made += [name for name, node in found.imported.items()
+             if isinstance(node, ast.ImportFrom) and name not in used and own_file(app, path, node)]
+    packages, usual = OBJECTS.get(framework, ((), "app"))
+    first = [name for name in dict.fromkeys((usual, *FRAMEWORK_NAMES, "app")) if name in names]
+    if not first and (not made or reads_command_line(tree, "")):
+        return None, module
+    module = module or import_entry(app, entry)
+    agents = {}
+    for name in dict.fromkeys((*first, *made)):
+        value = getattr(module, name, None)
+        if value is None or isinstance(value, (type, ModuleType)):
+            continue
+        if agent := web(value, name) if framework in WEB else made_with(value, packages):
+            agents[name] = agent
+    for name in agents:
+        if name in first or len({id(getattr(module, other)) for other in agents}) == 1:
+            return agents[name], module
+    return None, module
+
+
+def web(value, name):
+    """A web application, or a server of MCP as one."""
+    from .web import web_agent
+
+    mount = next((getattr(value, mount) for mount in MOUNTS if callable(getattr(value, mount, None))), None)
+    return web_agent(mount()) if mount else web_agent(value, exactly=name != "app")
+
+
+def made_with(value, packages):
+    """An object of these packages that can be called with a message; not a part of one, as a model or a prompt is."""
+    from .data import of
+    from .frameworks import framework_agent
+
+    kind = type(value)
+    if not any(of(kind, package) for package in packages):
+        return None
+    place = kind.__module__
+    if place.startswith("langchain_") and not place.startswith(("langchain_core.runnables.", "langchain_classic.")):
+        return None
+    if place.startswith("llama_index") and ".agent" not in place and "engine" not in place:
+        return None
+    return framework_agent(value)
+
+
+def parts(tree):
+    """The names whose objects go into another one of a framework's names: `executor = AgentExecutor(agent=agent)`."""
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") in FRAMEWORK_NAMES for target in node.targets):
+            todo = [node.value]
+            while todo:
+                inner = todo.pop()
+                if isinstance(inner, ast.Name) and inner.id in FRAMEWORK_NAMES:
+                    found.add(inner.id)
+                todo += children(inner)
+    return found

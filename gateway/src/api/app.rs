@@ -173,6 +173,11 @@ fn outgoing(asked: &Uri, below: &Uri, method: Method, headers: &HeaderMap) -> Re
     let root = asked.path().strip_suffix(rest).and_then(|root| root.strip_suffix('/')).unwrap_or_default();
     let root = HeaderValue::from_str(root).map_err(|e| Error::internal("passing the request on", e))?;
     let mut passed = passed_on(headers, &NOT_ASKED, &NOT_ASKED_PREFIXES);
+    // WSGI and CGI write `-` as `_`: the application would take such a header for one that only we may send.
+    let doubtful: Vec<HeaderName> = passed.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    for name in doubtful {
+        passed.remove(name);
+    }
     passed.insert(ROOT, root);
     Ok((agent, Outgoing { method, target: format!("/app/{rest}{query}"), headers: passed }))
 }
@@ -278,6 +283,7 @@ mod tests {
             ("x-runagents-api-key", "key"),
             ("x-end-user-token", "token"),
             ("x-end-user-id", "root"),
+            ("x_end_user_id", "root"),
             ("x-hoistway-invoke-token", "forged"),
             ("x-forwarded-for", "127.0.0.1"),
             ("cookie", "a=b"),

@@ -142,7 +142,16 @@ async fn a_user_is_let_in_and_named_whatever_way_the_token_comes() {
         let answer = case.gateway.call("POST", path, BODY).await;
         assert_eq!((answer.status, answer.header("www-authenticate")), (401, "Bearer"), "{path}");
     }
-    assert_eq!(case.users(), ["alice"; 9]);
+    // And at an application's routes, which get the client's other headers.
+    for path in ["/api/agents/a/app/x", "/api/v1/agents/a/app/"] {
+        let named = [("authorization", token.as_str()), ("x-end-user-id", "mallory"), ("x_end_user_id", "mallory")];
+        case.gateway.call_with("PUT", path, BODY, &named).await;
+        let answer = case.gateway.call("PUT", path, BODY).await;
+        assert_eq!((answer.status, answer.header("www-authenticate")), (401, "Bearer"), "{path}");
+    }
+    assert_eq!(case.users(), ["alice"; 11]);
+    let sent = case.runner.requests.lock().unwrap().join("\n");
+    assert!(!sent.contains(&case.token()) && !sent.contains("mallory"), "{sent}");
 }
 
 #[tokio::test]

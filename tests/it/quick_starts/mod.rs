@@ -162,6 +162,7 @@ fn an_agent_that_needs_a_runner_of_its_own_kit_is_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let user = User { stack: &stack, home: dir.path() };
+    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
     let answer = stack.call("POST", "/api/deploy?timeout=900", Some(&request("google_adk")));
     let error = answer.json();
     assert_eq!((answer.status, &error["code"]), (500, &json!("nothing_to_invoke")), "{error}");

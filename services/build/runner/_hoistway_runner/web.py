@@ -102,7 +102,7 @@ class WsgiAgent(WebAgent):
             "wsgi.input": io.BytesIO(request.body), "wsgi.errors": sys.stderr, "wsgi.multithread": True,
             "wsgi.multiprocess": False, "wsgi.run_once": False,
             **{"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()
-               if name not in ("content-type", "content-length")},
+               if name not in ("content-type", "content-length") and "_" not in name},  # no other one's name
             "CONTENT_TYPE": headers.get("content-type", ""), "CONTENT_LENGTH": headers.get("content-length", "")}
         head, written = {}, []
 

@@ -117,3 +117,35 @@ fn what_agents_may_read_covers_nothing_of_their_own_and_writes_nothing_on_the_ma
     assert!(stack.stop().success());
     assert!(is_unchanged());
 }
+
+const CHILDREN: &str = r##"
+import os, subprocess, sys
+PROGRAM = """import json, sys, importlib.util
+import words
+print(json.dumps([words.TEA, [name for name in ("pip", "setuptools", "apt_pkg", "six") if importlib.util.find_spec(name)]]))
+"""
+
+def handler(message):
+    with open("program", "w") as file:
+        file.write(f"#!{message}\n{PROGRAM}")
+    os.chmod("program", 0o755)
+    child = subprocess.run([os.path.abspath("program")], cwd="/", env={}, capture_output=True, text=True)
+    return child.stdout or child.stderr
+"##;
+
+/// Programs name the interpreter by its usual path, whatever there is of the machine at that place.
+#[test]
+fn children_started_by_an_absolute_path_find_the_agents_modules_and_no_packages_of_the_machine() {
+    const PYTHON: &str = "/usr/bin/python3";
+    if !need::sandbox(&["--sandbox", "namespaces"]) || !std::path::Path::new(PYTHON).exists() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.args(["--sandbox", "namespaces"]);
+    });
+    let files = json!({"agent.py": CHILDREN, "words.py": "TEA = 'tea'\n"});
+    stack.deployed(json!({"agent_name": "children", "source_files": files}));
+    assert_eq!(stack.answer("children", PYTHON), "[\"tea\", []]\n");
+    assert!(stack.stop().success());
+}

@@ -11,6 +11,7 @@ pub mod host;
 mod kill;
 pub mod landlock;
 pub mod namespaces;
+mod other_pythons;
 pub mod own_copy;
 pub mod privileges;
 mod rlimits;
@@ -20,6 +21,7 @@ mod spec;
 pub mod uids;
 
 pub use kill::{await_death, kill_all};
+pub use other_pythons::OtherPythons;
 pub use rlimits::limit;
 pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, RunAs};
 

@@ -16,7 +16,7 @@ use hoistway_confine::cgroup::{Cgroups, Group};
 use hoistway_confine::host::Host;
 use hoistway_confine::root::{HOME, SHM, TMP};
 use hoistway_confine::uids::Uids;
-use hoistway_confine::{Access, Confinement, Exposed, Limits, Namespaces, RunAs};
+use hoistway_confine::{Access, Confinement, Exposed, Limits, Namespaces, OtherPythons, RunAs};
 use hoistway_model::{Error, Name, Result};
 use probe::Choice;
 pub use report::Isolation;
@@ -136,6 +136,8 @@ pub(crate) struct Sandbox {
     settings: Settings,
     limits: Limits,
     host: Host,
+    /// What stands in the place of the machine's own Pythons, where the agent has a root of its own.
+    covers: Vec<Exposed>,
     uids: Option<Uids>,
     cgroups: Option<Cgroups>,
     isolation: Isolation,
@@ -178,15 +180,16 @@ impl Sandbox {
         shared_paths::check(&settings, dir)?;
         let host = Host::look(python).await?;
         let limits = limits.normalised();
-        let (opened, pretend) = (dir.to_owned(), settings.pretend);
+        let (opened, pretend, interpreter) = (dir.to_owned(), settings.pretend, python.to_owned());
         let opening = tokio::task::spawn_blocking(move || {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(opened.join("run"))?;
             let uids = if pretend.no_uids { None } else { Uids::open(&opened)? };
             let cgroups = if pretend.no_cgroups { None } else { Cgroups::find(&opened, &limits) };
-            Ok((uids, cgroups))
+            let covers = OtherPythons::look(&interpreter).covers(&opened.join("covers"))?;
+            Ok((uids, cgroups, covers))
         });
         let opened = opening.await.map_err(std::io::Error::other).and_then(|opened| opened);
-        let (uids, cgroups) = opened.map_err(|e| Error::internal("looking at the machine", e))?;
+        let (uids, cgroups, covers) = opened.map_err(|e| Error::internal("looking at the machine", e))?;
         let mut notes = Vec::new();
         let probing = probe::Probing { dir, launcher, python, host: &host, settings: &settings, uids: uids.as_ref() };
         let Choice { tier, closed, own_users } = probing.choose(&mut notes).await?;
@@ -194,7 +197,7 @@ impl Sandbox {
         let isolation =
             report::Report { tier, closed, limits: &limits, uids: uids.is_some(), cgroups: cgroups.as_ref() };
         let isolation = isolation.words(notes);
-        Ok(Self { tier, closed, settings, limits, host, uids, cgroups, isolation })
+        Ok(Self { tier, closed, settings, limits, host, covers, uids, cgroups, isolation })
     }
 
     /// What is enforced, in words.
@@ -244,7 +247,13 @@ impl Sandbox {
 
     /// What one instance's launcher is told.
     pub fn place(&self, parts: &Parts<'_>) -> Placed {
-        place(self.tier, self.closed, &self.settings, &self.host, self.limits.disk, parts)
+        let mut placed = place(self.tier, self.closed, &self.settings, &self.host, self.limits.disk, parts);
+        if self.has_own_root() {
+            let wanted = |path: &Path| self.settings.readable.iter().any(|readable| path.starts_with(readable));
+            let covers = self.covers.iter().filter(|cover| !wanted(&cover.inside));
+            placed.confinement.exposed.extend(covers.cloned());
+        }
+        placed
     }
 }
 

@@ -8,6 +8,7 @@ mod builds;
 mod callers;
 mod calls;
 mod cancel;
+mod cases;
 mod cli;
 mod compose;
 mod contract;

@@ -367,6 +367,10 @@ impl Chunks {
                     for byte in &data[data.len().saturating_sub(2)..] {
                         self.last = [self.last[1], *byte];
                     }
+                    // Of a known length this is the end: whoever sends it on asks for nothing more.
+                    if body.is_end_stream() {
+                        self.ending.with(self.outcome);
+                    }
                     self.silence = Instant::now() + HEARTBEAT;
                     return Ok(Some(data));
                 }

@@ -41,6 +41,17 @@ async fn request_and_answer_pass_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_call_counts_as_an_invoke_that_went_as_its_status_says() {
+    for (status, outcome) in [("201 Created", "ok"), ("404 Not Found", "ok"), ("500 Oh", "agent_error")] {
+        let (gateway, _runner) = with_runner(of_application(status, "", "as long as it says")).await;
+        gateway.call("POST", "/api/agents/a/app/x", "{}").await;
+        let metrics = gateway.get("/metrics").await.text;
+        let counted = format!("hoistway_invokes_total{{agent=\"a\",outcome=\"{outcome}\"}} 1\n");
+        assert!(metrics.contains(&counted), "{status}: {metrics}");
+    }
+}
+
+#[tokio::test]
 async fn an_applications_error_is_its_own() {
     let body = r#"{"error": "mine"}"#;
     let (gateway, _runner) =

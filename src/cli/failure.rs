@@ -148,7 +148,7 @@ impl Failure {
         let code = text("code");
         Self {
             details: details.map(str::to_owned).collect(),
-            remedy: code.as_deref().and_then(remedy).map(str::to_owned),
+            remedy: text("remedy"),
             known: Box::new(Known { code, request_id: text("request_id"), ..Known::default() }),
             ..Self::new(text("error").unwrap_or_else(|| "it failed".to_owned()))
         }
@@ -181,23 +181,6 @@ impl Failure {
         output::progress(self.to_string().trim_end());
         ExitCode::from(self.status)
     }
-}
-
-/// What the user can do about an error of this kind, where the text alone does not say so.
-fn remedy(code: &str) -> Option<&'static str> {
-    Some(match code {
-        "permission_denied" => "use a key with that scope; `POST /api/keys` makes one",
-        "undeclared_import" => "name the package in requirements.txt or pyproject.toml",
-        "requirement_failed" => "mend the requirement, or the package index that the server uses",
-        "image_not_found" => "push the image, or correct its name",
-        "unsupported_image" => "deploy the source instead of an image",
-        "start_timeout" => "move what does not end out of the import, or give the start more time, and deploy again",
-        "nothing_to_invoke" => "define handler(message), or name what is there as `hoistway deploy` looks for it",
-        "agent_start_failed" => "what the agent wrote is above and in `hoistway logs`; mend it and deploy again",
-        "insufficient_storage" => "make room on the server's disk",
-        "resource_exhausted" | "unavailable" => "try again a little later",
-        _ => return None,
-    })
 }
 
 impl fmt::Display for Failure {
@@ -239,13 +222,14 @@ mod tests {
 
     #[test]
     fn a_document_has_the_shape_of_the_apis_errors() {
-        let body = br#"{"error":"no","code":"undeclared_import","request_id":"r-1","details":["a"]}"#;
+        let body =
+            br#"{"error":"no","code":"undeclared_import","request_id":"r-1","details":["a"],"remedy":"name it"}"#;
         let failure = Failure::answered(500, body).deployment("d-1");
         assert_eq!(
             failure.document(),
             json!({
                 "error": "no", "code": "undeclared_import", "request_id": "r-1", "deployment": "d-1", "details": ["a"],
-                "remedy": "name the package in requirements.txt or pyproject.toml",
+                "remedy": "name it",
             })
         );
     }

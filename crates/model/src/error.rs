@@ -134,6 +134,30 @@ impl Code {
         self.row().2
     }
 
+    /// What whoever gets the error can do about it, where the error's own text does not say so.
+    pub const fn remedy(self) -> Option<&'static str> {
+        Some(match self {
+            Code::PermissionDenied => "use a key with that scope; `POST /api/keys` makes one",
+            Code::SyntaxError => {
+                "correct the line, and deploy again; only files that the entry point reaches are judged"
+            }
+            Code::UndeclaredImport => "name the package in requirements.txt, pyproject.toml or `requirements`",
+            Code::RequirementFailed => "correct the requirement, or the package index that the server uses",
+            Code::ImageNotFound => "push the image, or correct its name",
+            Code::UnsupportedImage => "deploy the source instead of an image",
+            Code::StartTimeout => {
+                "move what does not end out of the import, or give the start more time, and deploy again"
+            }
+            Code::NothingToInvoke => "define handler(message), or name the object to call agent, graph, crew or app",
+            Code::AgentStartFailed => {
+                "what the agent wrote is in the details and in its logs; correct it and deploy again"
+            }
+            Code::InsufficientStorage => "make room on the server's disk",
+            Code::ResourceExhausted | Code::Unavailable => "try again a little later",
+            _ => return None,
+        })
+    }
+
     /// The code that [`Code::as_str`] names.
     pub fn parse(text: &str) -> Option<Code> {
         Code::ALL.into_iter().find(|c| c.as_str() == text)

@@ -103,6 +103,10 @@ pub struct FailureOut {
     code: &'static str,
     /// Lines that prove it.
     details: Vec<String>,
+    /// What to do, where the text does not say so.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
 }
 
 /// List deployments
@@ -179,8 +183,12 @@ fn shape(deployment: Deployment, public: &PublicAddresses) -> DeploymentOut {
         completed_at: step.completed_at.map(rfc3339),
         duration_ms: step.completed_at.map(|end| end - step.started_at),
     };
-    let failure =
-        |f: crate::deploy::Failure| FailureOut { error: f.message, code: f.code.as_str(), details: f.details };
+    let failure = |f: crate::deploy::Failure| FailureOut {
+        error: f.message,
+        code: f.code.as_str(),
+        details: f.details,
+        remedy: f.code.remedy(),
+    };
     DeploymentOut {
         id: deployment.id.to_string(),
         agent: deployment.agent,

@@ -122,6 +122,10 @@ pub struct ErrorBody {
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<String>,
+    /// What to do, where the text does not say so.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
 }
 
 /// The values of `code`, as the document lists them.
@@ -154,6 +158,7 @@ impl IntoResponse for ApiError {
             code: self.error.code.as_str(),
             request_id: telemetry::request_id().unwrap_or_default(),
             details: self.error.details.clone(),
+            remedy: self.error.code.remedy(),
         };
         let mut response = (self.status, Json(body)).into_response();
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {

@@ -301,10 +301,12 @@ mod tests {
     #[test]
     fn the_source_itself_and_needless_options_are_dropped_with_a_warning() {
         for line in ["-e .", ".", "--editable=.", "-e .[dev]", "./", "-e file:."] {
-            let content = Requirements::read("f", "", &format!("six\n{line}\n"), &files(&[])).unwrap();
+            let content = Requirements::read("f", "requirements.txt", &format!("six\n{line}\n"), &files(&[])).unwrap();
             assert_eq!((content.requirements.text(), content.own_project), ("six\n", true), "{line}");
             let warning = format!("f: line 2: \"{line}\" is the source itself, which is there and not installed");
             assert_eq!(content.warnings, [warning]);
+            let e = Requirements::parse("requirements", line).unwrap_err();
+            assert!(e.message.contains("leave the line out"), "{e}");
         }
         let content = Requirements::read("f", "", "--prefer-binary\nsix", &files(&[])).unwrap();
         assert_eq!((content.own_project, content.warnings.len()), (false, 1));

@@ -145,6 +145,7 @@ fn meanings_are_checked() {
             built(json!({"entry_point": "nope.py"})),
             "entry_point: \"nope.py\" is not among the source_files; the .py files are: agent.py",
         ),
+        (built(json!({"requirements": "-e ."})), "requirements: line 1: \"-e .\" is the source itself"),
         (built(json!({"requirements": "--pre"})), "requirements: line 1: \"--pre\" is an option"),
     ] {
         let message = refused(body);

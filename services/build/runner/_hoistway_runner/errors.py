@@ -144,6 +144,7 @@ def report(error, mask, request=None):
         from .remedies import remedy
 
         advice = remedy(error)
+        advice = advice and mask(advice)
     except OSError:  # no descriptor is left to load modules with: what is known is told
         pass
     lines = text.splitlines()[-DETAIL_LINES:] + [advice] * bool(advice)

@@ -61,15 +61,17 @@ class Contexts(unittest.TestCase):
 
 
 class Remedies(unittest.TestCase):
-    """Errors that come from threads say what to do."""
+    """Errors that come from how agents run say what to do."""
 
-    def test_what_the_import_bound_to_its_thread(self):
+    def test_the_last_line_says_what_to_do(self):
         for code, error, remedy in (
                 ("import sqlite3\ndb = sqlite3.connect(':memory:')\ndef handler(): db.execute('select 1')", "sqlite3.ProgrammingError: ",
                  "check_same_thread=False"),
                 ("import threading\nstate = threading.local()\nstate.a = 1\ndef handler(): return state.a", "AttributeError: ", "contextvars.ContextVar"),
                 ("import asyncio\nloop = asyncio.new_event_loop()\nloop.close()\ndef handler(): loop.run_until_complete(None)",
-                 "RuntimeError: Event loop is closed", "event loop")):
+                 "RuntimeError: Event loop is closed", "event loop"),
+                ("def handler(): import nosuch.module", "ModuleNotFoundError: ", "has the module nosuch: name its package"),
+                ("import os\ndef handler(): return os.environ['NO_SUCH_KEY']", "KeyError: 'NO_SUCH_KEY'", "NO_SUCH_KEY is not set")):
             with self.subTest(error), source(code) as agent:
                 status, answer = agent.invoke()
                 self.assertEqual(status, 500)

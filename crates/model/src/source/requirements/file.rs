@@ -59,18 +59,14 @@ impl Reader<'_> {
     fn line(&mut self, field: &str, name: &str, number: usize, line: &str, constraint: bool) -> Result<(), Fault> {
         let Some((option, value)) = option(line) else {
             if is_own_project(line) {
-                self.own_project(field, number, line);
-                return Ok(());
+                return self.own_project(field, name, number, line);
             }
             return self.requirement(line, constraint);
         };
         match option {
             "-r" | "--requirement" => self.include(name, line, value, constraint),
             "-c" | "--constraint" => self.include(name, line, value, true),
-            "-e" | "--editable" if is_own_project(value) => {
-                self.own_project(field, number, line);
-                Ok(())
-            }
+            "-e" | "--editable" if is_own_project(value) => self.own_project(field, name, number, line),
             // What is wrong with it is told without the option.
             "-e" | "--editable" => self.requirement(value, constraint),
             "--require-hashes" => {
@@ -95,9 +91,15 @@ impl Reader<'_> {
         Ok(self.content.requirements.add(requirement, constraint)?)
     }
 
-    fn own_project(&mut self, field: &str, number: usize, line: &str) {
+    /// Tools write such a line into files; in a request it is a mistake.
+    fn own_project(&mut self, field: &str, name: &str, number: usize, line: &str) -> Result<(), Fault> {
+        const WHAT: &str = "is the source itself, which is there and not installed";
+        if name.is_empty() {
+            return Err(Fault::Line(quoted(line, &format!("{WHAT}: leave the line out"))));
+        }
         self.content.own_project = true;
-        self.warn(field, number, line, "is the source itself, which is there and not installed");
+        self.warn(field, number, line, WHAT);
+        Ok(())
     }
 
     fn warn(&mut self, field: &str, number: usize, line: &str, what: &str) {

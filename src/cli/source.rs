@@ -122,23 +122,24 @@ impl Walk {
         self.own.extend(rules(&real, IGNORE_FILE)?);
         self.git.extend(rules(&real, ".gitignore")?);
         for entry in entries {
-            let Some(name) = entry.file_name().to_str().map(|name| format!("{prefix}{name}")) else {
-                return Err(self.refused(&entry.path().display().to_string(), "its name is not UTF-8"));
-            };
-            self.entry(&entry, name)?;
+            self.entry(&entry, prefix)?;
         }
         self.own.truncate(depth.0);
         self.git.truncate(depth.1);
         Ok(())
     }
 
-    fn entry(&mut self, entry: &fs::DirEntry, name: String) -> Outcome<()> {
+    fn entry(&mut self, entry: &fs::DirEntry, prefix: &str) -> Outcome<()> {
         let path = entry.path();
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
         let kind = entry.file_type().map_err(|e| Failure::new(format!("{name}: {e}")))?;
-        if let Some(reason) = self.reason(&path, &name, kind.is_dir()) {
+        if let Some(reason) = self.reason(&path, prefix, kind.is_dir()) {
             let slash = if kind.is_dir() { "/" } else { "" };
             self.source.left.entry(reason).or_default().push(format!("{name}{slash}"));
             return Ok(());
+        }
+        if entry.file_name().to_str().is_none() {
+            return Err(self.refused(&name, "its name is not UTF-8"));
         }
         if kind.is_dir() {
             return self.directory(&path, &format!("{name}/"));
@@ -155,8 +156,9 @@ impl Walk {
     }
 
     /// Why an entry stays, if it does.
-    fn reason(&self, path: &Path, name: &str, is_dir: bool) -> Option<Reason> {
-        let last = name.rsplit('/').next().unwrap_or(name);
+    fn reason(&self, path: &Path, prefix: &str, is_dir: bool) -> Option<Reason> {
+        let file_name = path.file_name().unwrap_or_default();
+        let last = &*file_name.to_string_lossy();
         let environment = || ["pyvenv.cfg", "conda-meta"].iter().any(|mark| path.join(mark).exists());
         match last {
             ".git" | ".hg" | ".svn" | ".bzr" => return Some(Reason::VersionControl),
@@ -166,7 +168,7 @@ impl Walk {
             _ if last.starts_with('.') => return Some(Reason::Hidden),
             _ => {}
         }
-        let real = self.canonical.join(name);
+        let real = self.canonical.join(prefix).join(file_name);
         let rules = self.own.iter().rev().chain(self.git.iter().rev());
         let matched = rules.map(|rules| rules.matched(&real, is_dir)).find(|matched| !matched.is_none());
         matched.is_some_and(|matched| matched.is_ignore()).then_some(Reason::Ignored)
@@ -217,16 +219,20 @@ impl Walk {
     }
 }
 
-/// The rules of an ignore file of a directory, if it is there.
+/// The rules of an ignore file of a directory, if it is there. Lines of `.gitignore` that are none count for nothing, as
+/// with git.
 fn rules(directory: &Path, file: &str) -> Outcome<Option<Gitignore>> {
     let path = directory.join(file);
     if !path.is_file() {
         return Ok(None);
     }
     let mut builder = GitignoreBuilder::new(directory);
-    let cannot = |e: ignore::Error| Failure::usage(format!("{}: {e}", path.display()));
-    if let Some(e) = builder.add(&path) {
-        return Err(cannot(e));
+    let cannot = |e: ignore::Error| {
+        Failure::usage(format!("{}: {e}", path.display())).remedy("correct the line, as .gitignore has it, in UTF-8")
+    };
+    match builder.add(&path) {
+        Some(e) if file == IGNORE_FILE => return Err(cannot(e)),
+        _ => {}
     }
     builder.build().map(Some).map_err(cannot)
 }
@@ -315,6 +321,18 @@ mod tests {
         );
         assert_eq!(read(&dir.path().join("agent.py")).unwrap().files["agent.py"], "x = 1\n");
         assert!(read(&dir.path().join("absent")).is_err());
+    }
+
+    #[test]
+    fn names_and_rules_that_cannot_be_read_end_it_only_where_they_count() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+        let dir = directory(&[("agent.py", b""), (".gitignore", b"[z-a\n*.log\n"), ("x.log", b"")]);
+        fs::write(dir.path().join(OsStr::from_bytes(b"caf\xe9.txt")), "").unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("is not UTF-8"));
+        fs::write(dir.path().join(IGNORE_FILE), "caf*\n").unwrap();
+        assert_eq!(read(dir.path()).unwrap().files.keys().collect::<Vec<_>>(), ["agent.py"]);
+        fs::write(dir.path().join(IGNORE_FILE), "[z-a\n").unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("correct the line"));
     }
 
     #[test]

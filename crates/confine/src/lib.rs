@@ -14,6 +14,7 @@ pub mod namespaces;
 mod other_pythons;
 pub mod own_copy;
 pub mod privileges;
+mod remove_tree;
 mod rlimits;
 pub mod root;
 mod seccomp;
@@ -22,6 +23,7 @@ pub mod uids;
 
 pub use kill::{await_death, kill_all};
 pub use other_pythons::OtherPythons;
+pub use remove_tree::remove_tree;
 pub use rlimits::limit;
 pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, RunAs};
 

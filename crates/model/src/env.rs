@@ -69,25 +69,57 @@ fn is_random(value: &str) -> bool {
         && has(u8::is_ascii_digit)
 }
 
-/// The passwords of all URLs in a text, as they are written there.
+/// The passwords of all URLs and connection strings in a text, as they are written there. Takes time in proportion to the
+/// text.
 fn passwords(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
-    for (at, separator) in text.match_indices("://") {
-        let rest = &text[at + separator.len()..];
-        let rest = &rest[..rest.find(char::is_whitespace).unwrap_or(rest.len())];
-        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-        let user_info = match authority.rfind('@') {
-            Some(end) => Some(&authority[..end]),
-            // What follows the colon is no port: a password with a character that should have been encoded.
-            None if authority.split_once(':').is_some_and(|(_, port)| !port.bytes().all(|b| b.is_ascii_digit())) => {
-                rest.rfind('@').map(|end| &rest[..end])
-            }
-            None => None,
-        };
-        let password = user_info.and_then(|info| info.split_once(':')).map(|(_, password)| password);
-        found.extend(password.filter(|password| !password.is_empty()));
+    for word in text.split_whitespace() {
+        let mut parts = word.split("://");
+        let mut scheme = parts.next().unwrap_or_default();
+        for url in parts {
+            found.extend(of_user_info(scheme, url));
+            scheme = url;
+        }
+        if word.contains("://") || word.contains(';') {
+            found.extend(of_parameters(word));
+        }
+        if found.len() > MAX_PASSWORDS {
+            break;
+        }
     }
     found
+}
+
+/// What stands for a password before the host of a URL. It may have characters that should have been encoded; where it then
+/// ends cannot be told, so both readings count.
+fn of_user_info<'a>(scheme: &str, url: &'a str) -> Vec<&'a str> {
+    let authority = &url[..url.find(['/', '?', '#']).unwrap_or(url.len())];
+    let Some((user, _)) = authority.split_once(':').filter(|(user, _)| !user.contains('@')) else {
+        // A token in the place of the user.
+        return authority.split_once('@').map(|(user, _)| user).filter(|user| is_token(user)).into_iter().collect();
+    };
+    let after = &url[user.len() + 1..];
+    let within = authority.rfind('@').map(|end| &authority[user.len() + 1..end]);
+    let is_port = authority[user.len() + 1..].bytes().all(|byte| byte.is_ascii_digit());
+    let is_web = scheme.ends_with("http") || scheme.ends_with("https");
+    let whole = after.rfind('@').map(|end| &after[..end]).filter(|_| within.is_some() || !(is_port && is_web));
+    let mut found: Vec<&str> = within.into_iter().chain(whole).filter(|password| !password.is_empty()).collect();
+    found.dedup();
+    found
+}
+
+/// The values of parameters that are named as secrets are: `?user=app&password=…`, `AccountName=x;AccountKey=…`.
+fn of_parameters(word: &str) -> impl Iterator<Item = &str> {
+    const NAMES: [&str; 10] =
+        ["password", "passwd", "pwd", "secret", "token", "apikey", "api_key", "accountkey", "sharedaccesskey", "sig"];
+    let pairs = word.split(['?', '&', ';', '#']).filter_map(|pair| pair.split_once('='));
+    let named = pairs.filter(|(name, _)| NAMES.iter().any(|secret| name.to_ascii_lowercase().ends_with(secret)));
+    named.map(|(_, value)| value).filter(|value| !value.is_empty())
+}
+
+/// Whether a user name looks like a generated token, which may have separators.
+fn is_token(user: &str) -> bool {
+    is_random(&user.replace(['_', '-', '.'], ""))
 }
 
 /// A password as it is written in its URL, and decoded as programs use it. One that is also an ordinary word of the URL or
@@ -154,6 +186,11 @@ mod tests {
             ("amqp://a:be@hind@h/x", &["be@hind"]),
             ("postgres://a:open/slash@h/x", &["open/slash"]),
             ("a=http://u:first-one@h b=ftp://u:second-one@h", &["first-one", "second-one"]),
+            ("postgresql://app:P@ssw0rd#Winter24@db/main", &[":P@", "P@ssw0rd#Winter24"]),
+            ("postgres://app:2024/hunter-secret@db/x", &["2024/hunter-secret"]),
+            ("jdbc:postgresql://db/x?user=app&password=open-sesame", &["open-sesame"]),
+            ("Endpoint=sb://x;AccountKey=Zm9vYmFyYmF6;Y=1", &["Zm9vYmFyYmF6"]),
+            ("https://ghp_A1b2C3d4E5f6G7h8@github.com/o/r", &["ghp_A1b2C3d4E5f6G7h8"]),
             ("http://localhost:8080/a@b", &[]),
             ("https://user@host/x:y@z", &[]),
             ("https://host/x", &[]),
@@ -168,6 +205,14 @@ mod tests {
         assert_eq!(hidden("DB", "postgres://postgres:postgres@localhost", None), [":postgres@"]);
         assert_eq!(hidden("DB", "redis://:pw@host", None), [":pw@"]);
         assert_eq!(hidden("DB", "redis://guest:guest@host", None), [":guest@"]);
+    }
+
+    #[test]
+    fn what_is_hidden_of_a_long_value_is_found_in_proportion_to_its_length() {
+        // With the square of it this would take minutes.
+        for part in ["://", "a:b@", "x://a:b@", "k=;", "://x "] {
+            assert!(hidden("DB", &part.repeat(40_000), None).len() <= 3 * MAX_PASSWORDS, "{part}");
+        }
     }
 
     #[test]

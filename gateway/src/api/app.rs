@@ -44,7 +44,7 @@ const OF_CONNECTION: [&str; 9] = [
     "upgrade",
 ];
 /// What of a request is not for the application: the caller's credentials, and what only the gateway may say.
-const NOT_ASKED: [&str; 12] = [
+const NOT_ASKED: [&str; 13] = [
     "authorization",
     KEY_HEADER,
     "content-length",
@@ -52,6 +52,8 @@ const NOT_ASKED: [&str; 12] = [
     "expect",
     "forwarded",
     "host",
+    // WSGI would have it as the variable that names a proxy.
+    "proxy",
     "traceparent",
     "tracestate",
     "via",
@@ -59,20 +61,34 @@ const NOT_ASKED: [&str; 12] = [
     REQUEST_ID,
 ];
 const NOT_ASKED_PREFIXES: [&str; 3] = ["x-end-user-", "x-forwarded-", "x-hoistway-"];
-/// What of an answer is not for callers: what would hold for the whole origin, which all agents share, and what the
-/// gateway says itself.
-const NOT_ANSWERED: [&str; 9] = [
+/// What of an answer is not for callers: what would hold for the whole origin, which all agents share, what speaks to a
+/// proxy in front, and what the gateway says itself.
+const NOT_ANSWERED: [&str; 21] = [
+    "accept-ch",
     "alt-svc",
     "clear-site-data",
+    "critical-ch",
     "date",
+    "expect-ct",
+    "nel",
+    "origin-agent-cluster",
+    "public-key-pins",
+    "public-key-pins-report-only",
     "ratelimit",
     "ratelimit-policy",
+    "report-to",
+    "reporting-endpoints",
     "server",
     "service-worker-allowed",
     "set-cookie",
+    "set-login",
     "strict-transport-security",
+    "www-authenticate",
+    "x-sendfile",
 ];
-const NOT_ANSWERED_PREFIXES: [&str; 4] = ["access-control-", "hoistway-", "x-hoistway-", REQUEST_ID];
+const NOT_ANSWERED_PREFIXES: [&str; 5] = ["access-control-", "hoistway-", "x-accel-", "x-hoistway-", REQUEST_ID];
+/// Pages of agents have an origin of their own in browsers: this one is the platform's, and all agents'.
+const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox allow-downloads allow-forms allow-popups allow-scripts");
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -138,7 +154,9 @@ pub async fn app_route(
         }
     };
     let outcome = if head.status.is_server_error() { Code::AgentError.as_str() } else { "ok" };
-    let is_events = head.headers.get(header::CONTENT_TYPE).is_some_and(is_event_stream);
+    // Nothing can be put between events that are compressed.
+    let is_events = head.headers.get(header::CONTENT_TYPE).is_some_and(is_event_stream)
+        && !head.headers.contains_key(header::CONTENT_ENCODING);
     let body = if begun.body.is_end_stream() {
         ending.with(outcome);
         // Of an answer to HEAD nobody must think that what is not there is its length.
@@ -219,6 +237,8 @@ fn not_an_application(agent: &Name, said: &[u8]) -> Error {
 fn answered(given: &HeaderMap, is_events: bool) -> HeaderMap {
     let mut headers = passed_on(given, &NOT_ANSWERED, &NOT_ANSWERED_PREFIXES);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Beside the application's own policy: both hold.
+    headers.append(header::CONTENT_SECURITY_POLICY, SANDBOX);
     if is_events {
         // Comments come between its events.
         headers.remove(header::CONTENT_LENGTH);
@@ -309,6 +329,8 @@ mod tests {
             ("access-control-allow-origin", "*"),
             ("x-request-id", "mine"),
             ("x-hoistway-answer", "application"),
+            ("nel", "{}"),
+            ("x-accel-redirect", "/internal"),
             ("x-content-type-options", "sniff"),
             ("content-length", "3"),
             ("etag", "1"),
@@ -317,8 +339,13 @@ mod tests {
         let mut kept: Vec<String> =
             whole.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         kept.sort_unstable();
-        let expected =
-            ["cache-control: private, no-cache", "content-length: 3", "etag: 1", "x-content-type-options: nosniff"];
+        let expected = [
+            "cache-control: private, no-cache",
+            "content-length: 3",
+            "content-security-policy: sandbox allow-downloads allow-forms allow-popups allow-scripts",
+            "etag: 1",
+            "x-content-type-options: nosniff",
+        ];
         assert_eq!(kept, expected);
         let events = answered(&headers(&given), true);
         assert!(!events.contains_key("content-length") && events["x-accel-buffering"] == "no");

@@ -248,7 +248,9 @@ fn content(name: &str, value: Value) -> Result<Vec<u8>, String> {
         };
     };
     match (members.remove("base64"), members.keys().next()) {
-        (Some(Value::String(text)), None) => {
+        (Some(Value::String(mut text)), None) => {
+            // Programs wrap long lines.
+            text.retain(|c| !c.is_ascii_whitespace());
             BASE64.decode(&text).map_err(|e| format!("is not base64: {}", e.to_string().to_lowercase()))
         }
         (Some(Value::String(_)), Some(other)) => Err(format!("has an unknown member \"{}\"", short(other))),

@@ -291,8 +291,8 @@ pub(super) struct Chunks {
     begun: Bytes,
     rest: Begun,
     is_events: bool,
-    /// The last two bytes.
-    last: [u8; 2],
+    /// The last bytes.
+    last: [u8; 4],
     /// Until when the agent may be silent before a comment is sent.
     silence: Instant,
     ended: bool,
@@ -302,6 +302,11 @@ pub(super) struct Chunks {
     request_id: Arc<str>,
 }
 
+/// Whether an event has ended: lines end with LF, CR or both.
+fn is_between_events(last: &[u8; 4]) -> bool {
+    last.ends_with(b"\n\n") || last.ends_with(b"\r\r") || last == b"\r\n\r\n"
+}
+
 impl Chunks {
     pub(super) fn new(rest: Begun, is_events: bool, ending: Ending) -> Self {
         let (begun, request_id) = (Bytes::new(), telemetry::request_id().unwrap_or_default());
@@ -309,7 +314,7 @@ impl Chunks {
             begun,
             rest,
             is_events,
-            last: *b"\n\n",
+            last: *b"\n\n\n\n",
             silence: Instant::now() + HEARTBEAT,
             ended: false,
             outcome: "ok",
@@ -334,7 +339,7 @@ impl Chunks {
         while !self.ended {
             let Begun { agent, routes, body, deadline, room, .. } = &mut self.rest;
             // A comment may only stand between events.
-            let comments = self.is_events && self.last == *b"\n\n" && self.silence < *deadline;
+            let comments = self.is_events && is_between_events(&self.last) && self.silence < *deadline;
             let until = if comments { self.silence } else { *deadline };
             let error = match timeout_at(until, body.frame()).await {
                 Err(_) if comments => {
@@ -364,8 +369,9 @@ impl Chunks {
                             return Err(io::Error::other(format!("agent \"{agent}\" answered with too much")));
                         }
                     }
-                    for byte in &data[data.len().saturating_sub(2)..] {
-                        self.last = [self.last[1], *byte];
+                    for byte in &data[data.len().saturating_sub(self.last.len())..] {
+                        self.last.rotate_left(1);
+                        self.last[3] = *byte;
                     }
                     // Of a known length this is the end: whoever sends it on asks for nothing more.
                     if body.is_end_stream() {
@@ -385,7 +391,7 @@ impl Chunks {
             }
             let body = json!({"error": error.message, "code": error.code.as_str(), "request_id": self.request_id});
             // An event that was cut in the middle is ended first.
-            let end = if self.last == *b"\n\n" { "" } else { "\n\n" };
+            let end = if is_between_events(&self.last) { "" } else { "\n\n" };
             return Ok(Some(format!("{end}event: error\ndata: {body}\n\n").into()));
         }
         Ok(None)

@@ -44,8 +44,9 @@ struct Table {
     dynamic: Option<Value>,
 }
 
+/// Tables of other tools that say where packages are.
 #[derive(Deserialize)]
-struct Tools {
+pub(super) struct Tools {
     poetry: Option<Poetry>,
     uv: Option<UvTable>,
 }
@@ -58,6 +59,7 @@ struct Poetry {
 #[derive(Deserialize)]
 struct UvTable {
     sources: Option<BTreeMap<String, Value>>,
+    index: Option<Value>,
 }
 
 impl Project {
@@ -70,9 +72,9 @@ impl Project {
             let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             format!("line {line}: is not TOML: {}", e.message().replace('\n', "; "))
         })?;
-        let (poetry, uv) = file.tool.map_or((None, None), |tools| (tools.poetry, tools.uv));
+        let poetry = file.tool.as_ref().and_then(|tools| tools.poetry.as_ref());
         let Some(project) = file.project else {
-            let dependencies = match poetry.and_then(|poetry| poetry.dependencies) {
+            let dependencies = match poetry.and_then(|poetry| poetry.dependencies.as_ref()) {
                 Some(_) => Dependencies::Elsewhere(
                     "tool.poetry.dependencies",
                     "only [project] dependencies are read: add them (`poetry` 2 reads them too) or give `requirements`"
@@ -93,9 +95,12 @@ impl Project {
         } else {
             listed.map_or(Dependencies::Silent, Dependencies::Listed)
         };
-        let dependencies = match redirected(&dependencies, uv.and_then(|uv| uv.sources)) {
-            Some(redirected) => Dependencies::Elsewhere("tool.uv.sources", redirected),
-            None => dependencies,
+        let dependencies = match dependencies {
+            Dependencies::Listed(listed) => match redirected(&listed, file.tool.as_ref()) {
+                Some((place, why)) => Dependencies::Elsewhere(place, why),
+                None => Dependencies::Listed(listed),
+            },
+            other => other,
         };
         Ok(Self { requires_python, name, dependencies })
     }
@@ -152,15 +157,21 @@ pub(super) fn strings(place: &str, value: Option<Value>) -> Result<Option<Vec<St
     }
 }
 
-/// The first dependency that uv's own table would take from somewhere else.
-fn redirected(dependencies: &Dependencies, sources: Option<BTreeMap<String, Value>>) -> Option<String> {
-    let Dependencies::Listed(listed) = dependencies else { return None };
-    let sources = sources?;
+/// Where uv's own tables would take a dependency from that is not the operator's index, and what that means.
+pub(super) fn redirected(listed: &[String], tools: Option<&Tools>) -> Option<(&'static str, String)> {
+    let uv = tools?.uv.as_ref()?;
     let named = |text: &String| {
         normalised(text.split(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)).next().unwrap_or_default())
     };
-    let found = listed.iter().map(named).find(|name| sources.keys().any(|source| normalised(source) == *name))?;
-    Some(format!("takes {found} from another place than the package index, which is not supported"))
+    let is_elsewhere =
+        |name: &String| uv.sources.iter().flat_map(BTreeMap::keys).any(|source| normalised(source) == *name);
+    if let Some(found) = listed.iter().map(named).find(is_elsewhere) {
+        let why = format!("takes {found} from another place than the package index, which is not supported");
+        return Some(("tool.uv.sources", why));
+    }
+    let why = "says where packages come from, which is the operator's: HOISTWAY_BUILD_INDEX_URL or \
+               HOISTWAY_BUILD_EXTRA_INDEX_URLS";
+    (uv.index.is_some() && !listed.is_empty()).then(|| ("tool.uv.index", why.to_owned()))
 }
 
 /// A distribution's name as PEP 503 has it.

@@ -227,7 +227,9 @@ mod tests {
     fn a_list_is_read_like_lines() {
         let list = Requirements::from_list("f", ["Flask_Login >= 1 ; os_name == 'posix'", " six"]).unwrap();
         assert_eq!(list.text(), "flask-login>=1 ; os_name == \"posix\"\nsix\n");
-        for bad in ["", "a\nb", "a # note", "-e .", "a @ https://x.example/a.whl", "a --hash=x", "./a"] {
+        for bad in
+            ["", "a\nb", "a # note", "a; os_name != 'x #y'", "-e .", "a @ https://x.example/a.whl", "a --hash=x", "./a"]
+        {
             let e = Requirements::from_list("f", ["six", bad]).expect_err(bad);
             assert_eq!(e.field.as_deref(), Some("f[1]"), "{bad}");
         }
@@ -269,6 +271,10 @@ mod tests {
         assert_eq!(all.constraints().count(), 2);
         assert_eq!(Requirements::parse("f", all.text()).unwrap(), all);
         assert!(read("-c more/limits.txt").is_empty());
+        let deep: Vec<_> = (0..100).map(|i| (format!("r{i}.txt"), format!("-r r{}.txt", i + 1))).collect();
+        let deep = SourceFiles::parse(deep.into_iter().collect()).unwrap();
+        let e = Requirements::read("f", "requirements.txt", "-r r0.txt", &deep).unwrap_err();
+        assert!(e.message.contains("more than 20 deep"), "{e}");
         let broken = files(&[("more/base.txt", "six\n-r gone.txt"), ("bad.txt", "x\n==")]);
         for (text, field, words) in [
             ("six\n-r gone.txt", "f", "line 2: \"-r gone.txt\" names a file that is not in the source"),
@@ -300,7 +306,7 @@ mod tests {
 
     #[test]
     fn the_source_itself_and_needless_options_are_dropped_with_a_warning() {
-        for line in ["-e .", ".", "--editable=.", "-e .[dev]", "./", "-e file:."] {
+        for line in ["-e .", ".", "--editable=.", "./", "-e file:."] {
             let content = Requirements::read("f", "requirements.txt", &format!("six\n{line}\n"), &files(&[])).unwrap();
             assert_eq!((content.requirements.text(), content.own_project), ("six\n", true), "{line}");
             let warning = format!("f: line 2: \"{line}\" is the source itself, which is there and not installed");
@@ -308,6 +314,10 @@ mod tests {
             let e = Requirements::parse("requirements", line).unwrap_err();
             assert!(e.message.contains("leave the line out"), "{e}");
         }
+        let content = Requirements::read("f", "r.txt", "-e .[dev]\n", &files(&[])).unwrap();
+        assert!(content.warnings[0].ends_with("list the packages of its extras"), "{:?}", content.warnings);
+        let limits = files(&[("c.txt", "-e .\nsix<2")]);
+        assert!(!Requirements::read("f", "r.txt", "-c c.txt", &limits).unwrap().own_project);
         let content = Requirements::read("f", "", "--prefer-binary\nsix", &files(&[])).unwrap();
         assert_eq!((content.own_project, content.warnings.len()), (false, 1));
     }
@@ -321,6 +331,9 @@ mod tests {
             ("six @ git+https://x.example/six@1", "vendor it"),
             ("-e git+https://x.example/six.git", "vendor it"),
             ("./lib", "vendor it"),
+            ("--index-url https://user:pass@x.example/simple", "\"--index-url https://***@x.example/simple\""),
+            ("git+https://token@x.example/y.git@1.0", "\"git+https://***@x.example/y.git@1.0\""),
+            ("git+https://x.example/y.git@1.0", "\"git+https://x.example/y.git@1.0\""),
         ] {
             let e = Requirements::parse("requirements", line).unwrap_err();
             assert!(e.message.contains(words), "{e}");

@@ -2,7 +2,7 @@
 
 use super::{
     Requirements, RequiresPython,
-    pyproject::{requires_python, strings},
+    pyproject::{Tools, redirected, requires_python, strings},
 };
 use serde::Deserialize;
 use toml::Value;
@@ -24,6 +24,7 @@ pub(super) struct ScriptHeader {
 struct Table {
     requires_python: Option<Value>,
     dependencies: Option<Value>,
+    tool: Option<Tools>,
 }
 
 /// Reads the block of a file; nothing if it has none. The error is what is wrong with it.
@@ -35,6 +36,9 @@ pub(super) fn read(file: &[u8]) -> Result<Option<ScriptHeader>, String> {
         format!("line {}: is not TOML: {}", line + within, e.message().replace('\n', "; "))
     })?;
     let listed = strings("dependencies", table.dependencies)?;
+    if let Some((place, why)) = redirected(listed.as_deref().unwrap_or_default(), table.tool.as_ref()) {
+        return Err(format!("{place}: {why}"));
+    }
     let dependencies = listed
         .map(|listed| Requirements::from_list("dependencies", listed.iter().map(String::as_str)))
         .transpose()
@@ -96,6 +100,14 @@ mod tests {
             ("# /// script\n# dependencies = 'six'\n# ///", "dependencies: must be a list of strings"),
             ("# /// script\n# dependencies = ['-e .']\n# ///", "dependencies[0]: \"-e .\" is an option"),
             ("# /// script\n# requires-python = 'x'\n# ///", "requires-python: \"x\" is not a list"),
+            (
+                "# /// script\n# dependencies = ['six']\n# [tool.uv.sources]\n# six = { git = 'https://x' }\n# ///",
+                "tool.uv.sources: takes six from another place",
+            ),
+            (
+                "# /// script\n# dependencies = ['six']\n# [[tool.uv.index]]\n# url = 'https://x'\n# ///",
+                "tool.uv.index: says where packages come from",
+            ),
             ("# /// script\n# ///\n\n# /// script\n# ///", "line 4: there are two blocks"),
         ] {
             let fault = read(file.as_bytes()).unwrap_err();

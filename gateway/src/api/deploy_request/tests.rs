@@ -230,7 +230,7 @@ fn a_file_is_text_in_utf_8_or_bytes_in_base64() {
     let request = ok(built(json!({"source_files": {
         "agent.py": "# coding: latin-1\nx = 'é'\n",
         "notes.md": "# coding: latin-1\né",
-        "model.bin": {"base64": "AP+ACg=="},
+        "model.bin": {"base64": "AP+A\nCg==\n"},
         "words.txt": {"base64": "w6k="},
     }})));
     let Source::Files(build) = &request.source else { panic!("{:?}", request.source) };

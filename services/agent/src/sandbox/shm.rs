@@ -1,6 +1,7 @@
 //! Shared memory that an agent leaves behind in the machine's `/dev/shm`, where it outlives everybody.
 
 use hoistway_confine::RunAs;
+use hoistway_confine::remove_tree;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,7 +16,7 @@ pub(super) fn sweep(dir: &Path, user: RunAs) {
         if meta.uid() != user.uid {
             continue;
         }
-        let removed = if meta.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if meta.is_dir() { remove_tree(&path) } else { fs::remove_file(&path) };
         if let Err(error) = removed {
             tracing::warn!(%error, path = %path.display(), "cannot remove what an agent left behind");
         }

@@ -11,6 +11,8 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
+/// How deep files may include one another.
+const MAX_DEPTH: usize = 20;
 /// Options that say where packages come from.
 const OF_THE_INDEX: [&str; 8] =
     ["-i", "--index-url", "--pypi-url", "--extra-index-url", "--no-index", "-f", "--find-links", "--trusted-host"];
@@ -19,10 +21,16 @@ const NEEDLESS: [&str; 3] = ["--only-binary", "--prefer-binary", "--no-cache-dir
 
 /// Reads `text`, the file `name` of the source; an empty name is the request's own text.
 pub(super) fn read(field: &str, name: &str, text: &str, files: &SourceFiles) -> Result<FileContent> {
-    let mut reader = Reader { files, read: BTreeSet::new(), content: FileContent::default(), strict: false };
+    let (read, content) = (BTreeSet::new(), FileContent::default());
+    let mut reader = Reader { files, read, depth: 0, content, strict: false };
     reader.read.insert((name.to_owned(), false));
     reader.text(field, name, text, false)?;
-    let Reader { content, strict, .. } = reader;
+    let Reader { mut content, strict, .. } = reader;
+    let (with, without): (Vec<_>, Vec<_>) = content.requirements.iter().partition(|item| !item.hashes.is_empty());
+    if let (Some(_), Some(item), false) = (with.first(), without.first(), name.is_empty()) {
+        let text = "has no hash, and others have: any file of it is installed, and of what they depend on";
+        content.warnings.push(format!("{field}: {}", quoted(&item.line, text)));
+    }
     match content.requirements.iter().find(|item| strict && item.hashes.is_empty()) {
         Some(item) => Err(Error::field(field, format!("\"{}\" has no hash, and --require-hashes is given", item.line))),
         None => Ok(content),
@@ -33,6 +41,8 @@ struct Reader<'a> {
     files: &'a SourceFiles,
     /// Files that need not be read again, each as what it was read: constraints, or requirements.
     read: BTreeSet<(String, bool)>,
+    /// How many files are open, each included by the one before.
+    depth: usize,
     content: FileContent,
     /// Whether every requirement has to have a hash.
     strict: bool,
@@ -44,7 +54,8 @@ impl Reader<'_> {
             return Err(Error::field(field, format!("{} bytes are too many, {MAX_BYTES} is the limit", text.len())));
         }
         for (number, line) in logical_lines(text) {
-            let done = match line.strip_prefix(CONSTRAINT) {
+            // The canonical text is no file.
+            let done = match line.strip_prefix(CONSTRAINT).filter(|_| name.is_empty()) {
                 Some(line) => self.requirement(line, true),
                 None => self.line(field, name, number, &line, constraint),
             };
@@ -59,14 +70,14 @@ impl Reader<'_> {
     fn line(&mut self, field: &str, name: &str, number: usize, line: &str, constraint: bool) -> Result<(), Fault> {
         let Some((option, value)) = option(line) else {
             if is_own_project(line) {
-                return self.own_project(field, name, number, line);
+                return self.own_project(field, name, number, line, constraint);
             }
             return self.requirement(line, constraint);
         };
         match option {
             "-r" | "--requirement" => self.include(name, line, value, constraint),
             "-c" | "--constraint" => self.include(name, line, value, true),
-            "-e" | "--editable" if is_own_project(value) => self.own_project(field, name, number, line),
+            "-e" | "--editable" if is_own_project(value) => self.own_project(field, name, number, line, constraint),
             // What is wrong with it is told without the option.
             "-e" | "--editable" => self.requirement(value, constraint),
             "--require-hashes" => {
@@ -92,13 +103,21 @@ impl Reader<'_> {
     }
 
     /// Tools write such a line into files; in a request it is a mistake.
-    fn own_project(&mut self, field: &str, name: &str, number: usize, line: &str) -> Result<(), Fault> {
+    fn own_project(
+        &mut self,
+        field: &str,
+        name: &str,
+        number: usize,
+        line: &str,
+        constraint: bool,
+    ) -> Result<(), Fault> {
         const WHAT: &str = "is the source itself, which is there and not installed";
         if name.is_empty() {
             return Err(Fault::Line(quoted(line, &format!("{WHAT}: leave the line out"))));
         }
-        self.content.own_project = true;
-        self.warn(field, number, line, WHAT);
+        self.content.own_project |= !constraint;
+        let extras = if line.ends_with(']') { "; list the packages of its extras" } else { "" };
+        self.warn(field, number, line, &format!("{WHAT}{extras}"));
         Ok(())
     }
 
@@ -117,9 +136,15 @@ impl Reader<'_> {
         if !self.read.insert((name.clone(), constraint)) {
             return Ok(());
         }
+        if self.depth == MAX_DEPTH {
+            return Err(Fault::Line(quoted(line, &format!("includes files more than {MAX_DEPTH} deep"))));
+        }
         let field = source::field(&name);
         let text = encoding::decode(content).map_err(|fault| Fault::Elsewhere(Error::field(field.as_str(), fault)))?;
-        self.text(&field, &name, &text, constraint).map_err(Fault::Elsewhere)
+        self.depth += 1;
+        let done = self.text(&field, &name, &text, constraint).map_err(Fault::Elsewhere);
+        self.depth -= 1;
+        done
     }
 }
 

@@ -26,6 +26,9 @@ pub(super) fn requirement(line: &str) -> Result<Requirement, String> {
     if line.contains(['/', '\\']) || line.starts_with('.') || line.starts_with('~') {
         return Err(fault(&format!("names a path; {VENDOR}")));
     }
+    if line.contains('#') {
+        return Err(fault("contains '#', which begins a comment"));
+    }
     if line.contains(char::is_control) {
         return Err(fault(&format!("contains a control character; {FORM}")));
     }
@@ -35,8 +38,22 @@ pub(super) fn requirement(line: &str) -> Result<Requirement, String> {
 
 /// A line and what is wrong with it.
 pub(super) fn quoted(line: &str, fault: &str) -> String {
-    let shown: String = line.chars().take(200).collect();
+    let shown: String = without_credentials(line).chars().take(200).collect();
     format!("\"{}\" {fault}", shown.escape_debug())
+}
+
+/// A line without the users and passwords of its addresses.
+fn without_credentials(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("://") else { return line.to_owned() };
+    match rest.rsplit_once('@').filter(|(user, _)| !user.contains("://")) {
+        // What follows a path may be a branch or a version: `git+https://host/repository@1.0`.
+        Some((user, after)) if !user.contains('/') => format!("{before}://***@{after}"),
+        Some((path, after)) => match path.split_once('@') {
+            Some((_, host)) => format!("{before}://***@{host}@{after}"),
+            None => line.to_owned(),
+        },
+        None => line.to_owned(),
+    }
 }
 
 /// The requirement alone, and the hashes after it.

@@ -2,7 +2,7 @@
 
 use crate::launcher::procfs::{self, Process};
 use crate::launcher::{RunAs, kill_tree_of};
-use hoistway_confine::{kill_all, own_copy};
+use hoistway_confine::{kill_all, own_copy, remove_tree};
 use hoistway_model::RevisionId;
 use rustix::fs::{Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -77,14 +77,7 @@ impl RunDir {
     /// Makes the working directory anew of the agent's source. No process of the agent may be alive.
     pub fn renew_app(&self, source: &Path, owner: Option<RunAs>) -> Result<()> {
         let app = self.app();
-        match fs::remove_dir_all(&app) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                // An agent may have made directories that its own user cannot enter.
-                let aside = (0_u32..).map(|n| self.0.join(format!("app-{n}"))).find(|path| !path.exists());
-                fs::rename(&app, aside.ok_or(error)?)?;
-            }
-            _ => {}
-        }
+        remove_tree(&app)?;
         own_copy::copy(source, &app, owner)
     }
 
@@ -149,10 +142,7 @@ impl RunDir {
 
     /// Removes it with all that the agent kept there.
     pub fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_tree(&self.0)
     }
 }
 

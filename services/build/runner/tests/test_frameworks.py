@@ -79,6 +79,8 @@ LANGGRAPH = """
     class AIMessageChunk(AIMessage): pass
     class ToolMessage(AIMessage): pass
     AIMessage.__module__ = AIMessageChunk.__module__ = ToolMessage.__module__ = "langchain_core.messages.ai"
+    class Thread:
+        def __init__(self, messages): self.values = {"messages": messages} if messages else {}
     class InMemorySaver:
         kept = []
         def get_tuple(self, config): pass
@@ -88,8 +90,11 @@ LANGGRAPH = """
         def __init__(self, names=("messages", "language")): self.builder, self.nodes = Builder(names), {"n": Node()}
         def remember(self, config):
             if config: InMemorySaver.kept.append(config["configurable"]["thread_id"])
+        def get_state(self, config): return Thread(config["configurable"]["thread_id"] in InMemorySaver.kept)
         def invoke(self, state, config):
             self.remember(config)
+            if isinstance(state, str): return [state, config["configurable"]["thread_id"]]
+            if state.get("language") == "show": return list(InMemorySaver.kept)
             last = (state.get("messages") or [{}])[-1]
             given = [m["content"] for m in state.pop("messages", ())]
             return {"messages": [AIMessage([{"type": "text", "text": f"{given} {state} {config and len(InMemorySaver.kept)}"}], "1")]}
@@ -108,7 +113,8 @@ LANGGRAPH = """
 LANGCHAIN = """
     class Runnable:
         def __init__(self, **names): self.names = names
-        def get_input_jsonschema(self): return {"properties": self.names}
+        def get_input_jsonschema(self):
+            return {"properties": self.names, "required": [name for name, needed in self.names.items() if needed]}
         def invoke(self, value): return str(value)
         def stream(self, value): yield from ("a ", "stream")
     """
@@ -269,8 +275,31 @@ class Frameworks(unittest.TestCase):
             self.assertEqual(running.response("hi", history=HISTORY), "['before', 'yes', 'hi'] {} 1", running.stderr())
             self.assertEqual(running.response("hi"), "['hi'] {} 1", "what nobody can go on with is forgotten")
             self.assertEqual(texts(running, message="hi")[0], "let ")
-            self.assertEqual(running.response("hi", thread_id="7", history=HISTORY), "['hi'] {} 1")
-            self.assertEqual(running.response("hi", session_id=8), "['hi'] {} 2")
+            self.assertEqual(running.response("hi", thread_id="7", history=HISTORY), "['before', 'yes', 'hi'] {} 1", "a new thread")
+            self.assertEqual(running.response("hi", thread_id="7", history=HISTORY), "['hi'] {} 2", "it knows them")
+            self.assertEqual(running.response(messages=HISTORY[:2], thread_id="7"), "['before', 'yes'] {} 3", "nothing sent is cut")
+            self.assertEqual(running.response("hi", session_id=8), "['hi'] {} 4")
+            status, answer = running.invoke(messages="hi")
+            self.assertEqual((status, answer["error"]), (400, "messages must be a list"))
+
+    def test_no_caller_names_the_thread_of_another_one(self):
+        code = """
+            from langgraph import Graph, InMemorySaver
+            graph = Graph()
+            graph.checkpointer = InMemorySaver()
+            """
+        with agent(code, langgraph=LANGGRAPH) as running:
+            for user, thread in ((None, "alice/t1"), ("alice", "t1"), ("a", "b/c"), ("a/b", "c")):
+                running.invoke(thread_id=thread, headers={"X-End-User-ID": user} if user else {})
+            _, answer = running.invoke(language="show", headers={"X-Request-ID": '[null, "alice/t1"]'})
+            *threads, nameless = answer["response"]
+            self.assertEqual(threads, ['[null, "alice/t1"]', '["alice", "t1"]', '["a", "b/c"]', '["a/b", "c"]'], running.stderr())
+            self.assertRegex(nameless, "^[0-9a-f-]{36}$", "not the request's id, which its caller chooses")
+        entrypoint = code.replace("Graph()", "Graph()\n            del graph.builder")
+        with agent(entrypoint, langgraph=LANGGRAPH) as running:
+            text = "about my messages"
+            self.assertEqual(running.response(text, thread_id="1"), [text, '[null, "1"]'], running.stderr())
+            self.assertEqual(json.loads(texts(running, message=text, thread_id="1")[0]), [text, '[null, "1"]'])
 
     def test_chains_are_filled_by_the_names_of_their_prompts(self):
         code = "from langchain_core import Runnable\nchain = Runnable(%s)"
@@ -281,6 +310,9 @@ class Frameworks(unittest.TestCase):
             self.assertEqual(texts(running, topic="x", language="de"), ["a ", "stream"])
         with agent(code % "chat_history=1, input=1", langchain_core=LANGCHAIN) as running:
             self.assertEqual(running.response("hi", history=HISTORY[:1]), f"{{'chat_history': {HISTORY[:1]}, 'input': 'hi'}}")
+        with agent(code % "examples=0, question=1, tone=0", langchain_core=LANGCHAIN) as running:
+            self.assertEqual(running.response("hi"), "{'question': 'hi'}", "what is optional is not needed")
+            self.assertEqual(running.response("hi", question="why"), "{'question': 'why'}", "and does not get the message")
         with agent(code % "root=1", langchain_core=LANGCHAIN) as running:
             self.assertEqual(running.response("hi"), "hi")
 

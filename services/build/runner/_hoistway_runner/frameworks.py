@@ -8,7 +8,7 @@ from .arguments import KEYWORD, NONE, POSITIONAL, STAR, Agent, parameters
 from .data import of
 from .results import is_chunks, resolve
 
-SDKS = ("agents", "pydantic_ai", "smolagents", "crewai", "llama_index", "workflows")  # packages whose objects `sdks` knows
+SDKS = ("agents", "pydantic_ai", "smolagents", "crewai", "llama_index", "workflows", "autogen_agentchat")  # packages whose objects `sdks` knows
 
 
 def framework_agent(thing):
@@ -96,7 +96,7 @@ def with_message(method):
     needed = [name for name, way, _, default in found if way in (POSITIONAL, KEYWORD) and default is NONE]
     if found and found[0][1] in (POSITIONAL, STAR):
         return method if len(needed) <= 1 and needed in ([], [found[0][0]]) else None
-    for name in (*TEXT_NAMES, "task"):  # AutoGen's
+    for name in (*TEXT_NAMES, "task"):
         if any(name == other for other, way, _, _ in found if way == KEYWORD) and needed in ([], [name]):
             return lambda message: last_of(resolve(method(**{name: message})))
     return None

@@ -64,7 +64,10 @@ CREWAI = """
             return CrewOutput(dict(sorted(inputs.items())))
     class Flow:
         flow_id = "1"
-        def kickoff(self, inputs): return inputs["message"]
+        def __init__(self, needed=None): self.seen, self.needed = [], needed
+        def kickoff(self, inputs):
+            self.seen.append(inputs["message"])
+            return [*self.seen, self.needed if isinstance(self.needed, str) else None]
     """
 
 LANGGRAPH = """
@@ -243,11 +246,39 @@ class Frameworks(unittest.TestCase):
         with agent("from crewai import Crew\ncrew = Crew()", crewai=CREWAI) as running:
             self.assertEqual(running.response("cats"), {"input": "cats", "message": "cats", "topic": "cats"}, running.stderr())
             self.assertEqual(running.response("cats", topic="dogs", n=2, list=[1]),
-                             {"input": "cats", "message": "cats", "n": 2, "topic": "dogs"})
+                             {"input": "cats", "list": [1], "message": "cats", "n": 2, "topic": "dogs"})
             status, answer, _ = running.request("POST", "/invoke", '{"n": 1}')
             self.assertEqual((status, answer["error"]), (400, "topic is required"))
-        with agent("from crewai import Flow\ncrew = Flow()", crewai=CREWAI) as running:
-            self.assertEqual(running.response("hi"), "hi", running.stderr())
+
+    def test_no_invoke_sees_what_a_flow_or_an_agent_of_autogen_has_kept(self):
+        flow = "import threading\nfrom crewai import Flow\n%s"
+        for made, given in (("crew = Flow('as made')", "as made"), ("crew = Flow(threading.Lock())", None)):
+            with agent(flow % made, crewai=CREWAI) as running:
+                self.assertEqual([running.response(text) for text in "ab"], [["a", given], ["b", given]], running.stderr())
+        needing = "class Needing(Flow):\n  def __init__(self, needed): super().__init__(needed)\ncrew = Needing(threading.Lock())"
+        with agent(flow % needing, crewai=CREWAI) as running:
+            self.assertEqual(running.event["error"], "the flow Needing cannot be made anew, and each invoke needs its own")
+        files = {"autogen_agentchat/__init__": """
+            class Team:
+                def __init__(self): self.told = ["as loaded"]
+                async def reset(self): self.told.clear()
+                async def save_state(self): return list(self.told)
+                async def load_state(self, state): self.told = list(state)
+                async def run(self, *, task=None, more=1):
+                    self.told += [task] if isinstance(task, str) else [m.said for m in task]
+                    return type("Result", (), {"messages": [0, list(self.told)]})
+            class Agent(Team):
+                reset = None
+                async def on_reset(self, token): self.told.clear()
+                async def save_state(self): return []
+            """, "autogen_agentchat/messages": """
+            class TextMessage:
+                def __init__(self, content, source): self.said = f"{source}: {content}"
+            """, "autogen_core": "class CancellationToken: pass"}
+        for kind, loaded in ("Team", ["as loaded"]), ("Agent", []):
+            with agent(f"from autogen_agentchat import {kind}\nagent = {kind}()", **files) as running:
+                self.assertEqual([running.response(text) for text in "ab"], [[*loaded, "a"], [*loaded, "b"]], running.stderr())
+                self.assertEqual(running.response("hi", history=HISTORY), [*loaded, "user: before", "assistant: yes", "user: hi"])
 
     def test_graphs_are_filled_by_their_state_and_streamed_by_message(self):
         files = {"langgraph": LANGGRAPH}

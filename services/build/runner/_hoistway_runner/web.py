@@ -10,6 +10,7 @@ import sys
 
 from . import EXIT_SECONDS
 from .arguments import POSITIONAL, STAR, Agent, parameters
+from .data import of
 from .errors import DETAIL_LINES, AppError, StartError, StartTimeout, headline, user_traceback
 from .loop import LOOP
 from .results import Pieces
@@ -149,6 +150,16 @@ class continued:
         self.rest.close()
 
 
+def finds_itself(app):
+    """Whether an ASGI application is known to find its routes below a root_path. Others compare the whole path, or have a
+    root of their own."""
+    kind = type(app)
+    if isinstance(app, getattr(sys.modules.get("starlette.applications"), "Starlette", ())):
+        major, minor = sys.modules["starlette"].__version__.split(".")[:2]
+        return (int(major), int(minor)) >= (0, 33) and not getattr(app, "root_path", "")
+    return of(kind, "quart") or of(kind, "django") and kind.__name__ == "ASGIHandler"
+
+
 def is_last(message):
     """Whether a message of an ASGI application ends its answer."""
     return message["type"] == "http.response.body" and not message.get("more_body")
@@ -161,14 +172,15 @@ class AsgiAgent(WebAgent):
 
     def __init__(self, app):
         super().__init__(app)
-        self.state, self.lifespan, self.tasks = {}, None, set()
+        self.state, self.lifespan, self.tasks, self.mountable = {}, None, set(), finds_itself(app)
 
     def call(self, request, explain=True):
-        path = request.root + request.path_bytes().decode("utf-8", "replace")
+        root = request.root if self.mountable else ""
+        path = root + request.path_bytes().decode("utf-8", "replace")
         scope = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
-            "method": request.method, "scheme": "http", "path": path, "raw_path": (request.root + request.path).encode("latin-1"),
-            "query_string": request.query.encode("latin-1"), "root_path": request.root,
+            "method": request.method, "scheme": "http", "path": path, "raw_path": (root + request.path).encode("latin-1"),
+            "query_string": request.query.encode("latin-1"), "root_path": root,
             "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in request.headers.items()],
             "client": ("127.0.0.1", 0), "server": ("localhost", int(PORT)), "state": dict(self.state)}
         messages = LOOP.iterate(self.exchange(scope, request.body, explain))

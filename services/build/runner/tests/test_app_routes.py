@@ -7,7 +7,7 @@ import unittest
 
 from _hoistway_runner.app_routes import relocated
 from _hoistway_runner.web import HOST
-from test_runner import WAIT, read_all, source, until
+from test_runner import WAIT, Agent, read_all, source, until
 
 ASGI = """
     import asyncio, json
@@ -24,7 +24,7 @@ ASGI = """
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body"})
 
-        at = scope["path"].removeprefix(scope["root_path"])
+        at = scope["path"]
         if at == "/see":
             seen = {"method": scope["method"], "path": scope["path"], "raw": scope["raw_path"].decode(),
                     "query": scope["query_string"].decode(), "body": body, "headers": headers}
@@ -32,7 +32,7 @@ ASGI = """
         elif at == "/events":
             await answer(200, [("Content-Type", "text/event-stream")], b"data: 1\\n\\n", b"data: 2\\n\\n")
         elif at == "/redirect":
-            await answer(307, [("Location", "http://" + headers["host"] + scope["root_path"] + "/see/?a=1")])
+            await answer(307, [("Location", "http://" + headers["host"] + "/see/?a=1")])
         elif at == "/empty":
             await answer(204, [("Connection", "keep-alive"), ("X-Hoistway-Answer", "forged")])
         elif at == "/fail":
@@ -85,7 +85,7 @@ class Routes(unittest.TestCase):
             self.assertEqual((status, headers["Content-Type"], headers.get_all("X-Twice")), (201, "application/json", ["a", "b"]))
             self.assertEqual(headers["X-Hoistway-Answer"], "application")
             told = seen.pop("headers")
-            self.assertEqual(seen, {"method": "PATCH", "path": "/api/agents/a/app/see", "raw": "/api/agents/a/app/see",
+            self.assertEqual(seen, {"method": "PATCH", "path": "/see", "raw": "/see",
                                     "query": "q=a%20b&q=c", "body": "text"})
             self.assertEqual((told["x-mine"], told["content-type"], told["content-length"]), ("1", "text/plain", "4"))
             self.assertTrue(told["host"].startswith("localhost:"))
@@ -101,6 +101,33 @@ class Routes(unittest.TestCase):
             status, headers, body = call(agent, "HEAD", "/app/see", **proof)
             self.assertEqual((status, body), (201, b""))
             self.assertEqual(call(agent, "GET", "/app/see")[0], 403)
+
+    def test_an_asgi_application_is_mounted_where_it_is_known_to_find_its_routes(self):
+        code = """
+            import json
+            from %s import %s as Base
+            class Own(Base):
+                root_path = ""
+                async def __call__(self, scope, receive, send):
+                    if scope["type"] == "http":
+                        await send({"type": "http.response.start", "status": 200, "headers": [(b"location", b"/there")]})
+                        await send({"type": "http.response.body", "body": json.dumps([scope["root_path"], scope["path"]]).encode()})
+            app = Own()
+            """
+        starlette = {"starlette/__init__.py": "__version__ = '0.33.0'", "starlette/applications.py": "class Starlette: pass"}
+        others = {"quart.py": "class Quart: pass", "django/core.py": "class ASGIHandler: pass\nclass Other: pass"}
+        root, bare = "/api/agents/a/app", ["", "/x"]
+        mounted = [root, root + "/x"]
+        for wanted, names, old, new in (
+            (mounted, ("starlette.applications", "Starlette"), "", ""), (mounted, ("quart", "Quart"), "", ""),
+            (bare, ("starlette.applications", "Starlette"), "0.33", "0.32"), (bare, ("io", "StringIO"), "", ""),
+            (bare, ("starlette.applications", "Starlette"), 'root_path = ""', 'root_path = "/prod"'),
+            (bare, ("django.core", "Other"), "", ""),
+        ):
+            files = {"agent.py": code % names, **starlette, **others}
+            with Agent({name: text.replace(old, new) if old else text for name, text in files.items()}) as agent:
+                _, headers, body = call(agent, "GET", "/app/x", X_Hoistway_App_Root=root)
+                self.assertEqual((json.loads(body), headers["Location"]), (wanted, root + "/there"), (names, new))
 
     def test_a_wsgi_application_is_mounted_at_its_root(self):
         with source(WSGI) as agent:

@@ -10,8 +10,9 @@ import sys
 
 from . import EXIT_SECONDS
 from .arguments import POSITIONAL, STAR, Agent, parameters
+from .callers import HERE, PeerGone, is_gone
 from .data import of
-from .errors import DETAIL_LINES, AppError, StartError, StartTimeout, headline, user_traceback
+from .errors import DETAIL_LINES, AppError, StartError, StartTimeout, headline
 from .loop import LOOP
 from .results import Pieces
 
@@ -48,6 +49,11 @@ class WebRequest:
         from urllib.parse import unquote_to_bytes
 
         return unquote_to_bytes(self.path)
+
+
+def is_bodiless(method, status):
+    """Whether an answer ends with its head, whatever the application sends behind it."""
+    return method == "HEAD" or status in (204, 304)
 
 
 class WebAgent(Agent):
@@ -105,9 +111,13 @@ class WsgiAgent(WebAgent):
             **{"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()
                if name not in ("content-type", "content-length") and "_" not in name},  # no other one's name
             "CONTENT_TYPE": headers.get("content-type", ""), "CONTENT_LENGTH": headers.get("content-length", "")}
-        head, written = {}, []
+        head, written, begun, peer, log = {}, [], False, HERE.peer, HERE.log
 
         def start_response(status, fields, exc_info=None):
+            if exc_info and (begun or written):  # it is too late for another answer
+                raise exc_info[1].with_traceback(exc_info[2])
+            if head and not exc_info:
+                raise AssertionError("start_response was called twice")
             head.update(status=int(status.split()[0]), fields=[(name.lower(), value) for name, value in fields])
             return written.append
 
@@ -119,16 +129,22 @@ class WsgiAgent(WebAgent):
                 for piece in result:
                     while written:
                         yield written.pop(0)
+                    if not piece and is_gone(peer):
+                        raise PeerGone
                     yield piece
                 yield from written
             finally:
-                if hasattr(result, "close"):
-                    result.close()
+                try:
+                    if hasattr(result, "close"):
+                        result.close()
+                except Exception as error:  # its answer is not worse for it
+                    log(error)
 
         raw = pieces()
         first = next(raw)
-        while not head and first is not None:  # it may want to be asked for its first piece before it says anything
-            first = next(raw, None)
+        while first is not None and not (first or head and is_bodiless(request.method, head["status"])):
+            first = next(raw, None)  # until then it may say something else, or fail
+        begun = True
         if not head:
             raise RuntimeError("the WSGI application did not call start_response")
         return Pieces(head["status"], head["fields"], continued(first, raw) if first else raw)
@@ -183,7 +199,7 @@ class AsgiAgent(WebAgent):
             "query_string": request.query.encode("latin-1"), "root_path": root,
             "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in request.headers.items()],
             "client": ("127.0.0.1", 0), "server": ("localhost", int(PORT)), "state": dict(self.state)}
-        messages = LOOP.iterate(self.exchange(scope, request.body, explain))
+        messages = LOOP.iterate(self.exchange(scope, request.body, explain, HERE.log))
         head = next(messages)
         fields = [(bytes(k).decode("latin-1").lower(), bytes(v).decode("latin-1")) for k, v in head.get("headers") or ()]
 
@@ -200,7 +216,7 @@ class AsgiAgent(WebAgent):
         next(raw)
         return Pieces(head["status"], fields, raw)
 
-    async def exchange(self, scope, body, explain):
+    async def exchange(self, scope, body, explain, log):
         """The messages that the application sends for one request. It is cancelled when nobody wants more of them."""
         import asyncio
 
@@ -227,7 +243,7 @@ class AsgiAgent(WebAgent):
                 if not gone.is_set() and (explain or not told):
                     await ready.put(error)
                 elif not isinstance(error, asyncio.CancelledError):  # in what it does after its answer
-                    print(user_traceback(error), end="", file=sys.stderr)
+                    log(error)
 
         task = asyncio.ensure_future(run())
         self.tasks.add(task)

@@ -67,6 +67,43 @@ WSGI = """
     """
 
 
+WSGI_CASES = """
+    import sys
+
+    class Body:
+        def __init__(self, pieces, end="closed"): self.pieces, self.end = iter(pieces), end
+        def __iter__(self): return self.pieces
+        def close(self):
+            print(self.end, flush=True)
+            if self.end == "fails": raise ValueError("in close()")
+
+    def endless(piece):
+        while True: yield piece
+
+    def late(start_response):
+        yield b""
+        raise ValueError("before its first piece")
+
+    def changed(start_response, sent):
+        yield sent
+        try:
+            raise ValueError("on the way")
+        except ValueError:
+            start_response("500 Sorry", [("X-Second", "yes")], sys.exc_info())
+        yield b"sorry"
+
+    def app(environ, start_response):
+        path, fields, status = environ["PATH_INFO"], [("Content-Type", "text/plain")], "200 OK"
+        if path == "/none": status = "204 No Content"
+        if path == "/control": fields.append(("X-Control", "a\x07b"))
+        start_response(status, fields)
+        if path == "/late": return late(start_response)
+        if path in ("/early-change", "/late-change"): return changed(start_response, b"" if path == "/early-change" else b"begun")
+        if path == "/close": return Body([b"", b"whole"], "fails")
+        return Body(endless(b"" if path in ("/empty", "/none") else b"x" * 100))
+    """
+
+
 def call(agent, method, path, body=None, **headers):
     """Status, headers and body of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=WAIT)
@@ -153,6 +190,54 @@ class Routes(unittest.TestCase):
                 with self.assertRaises(http.client.IncompleteRead, msg=path):
                     call(agent, "GET", f"/app/{path}")
                 self.assertIn(logged, agent.stderr())
+
+    def test_an_answer_without_a_body_does_not_wait_for_one(self):
+        with source(WSGI_CASES) as agent:
+            for count, (method, path, status) in enumerate((("HEAD", "/endless", 200), ("HEAD", "/empty", 200), ("GET", "/none", 204)), 1):
+                self.assertEqual(call(agent, method, f"/app{path}")[::2], (status, b""), path)
+                until(lambda: agent.stdout().count("closed") == count)
+            agent.connect(path="/app/empty").close()
+            until(lambda: agent.stdout().count("closed") == 4)
+        code = """
+            async def app(scope, receive, send):
+                if scope["type"] == "http":
+                    await send({"type": "http.response.start", "status": 204, "headers": []})
+                    await send({"type": "http.response.body"})
+                    import asyncio
+                    await asyncio.sleep(0)
+                    print("afterwards", flush=True)
+            """
+        with source(code) as agent:
+            self.assertEqual(call(agent, "DELETE", "/app/x")[0], 204)
+            until(lambda: "afterwards" in agent.stdout())
+
+    def test_a_wsgi_application_may_change_its_mind_until_its_first_piece(self):
+        with source(WSGI_CASES) as agent:
+            status, _, body = call(agent, "GET", "/app/late")
+            self.assertEqual((status, json.loads(body)["error"]), (500, "ValueError: before its first piece"))
+            status, headers, body = call(agent, "GET", "/app/early-change")
+            self.assertEqual((status, headers["X-Second"], body), (500, "yes", b"sorry"))
+            with self.assertRaises(http.client.IncompleteRead):
+                call(agent, "GET", "/app/late-change")
+            self.assertIn("ValueError: on the way", agent.stderr())
+            self.assertEqual(call(agent, "GET", "/app/close")[::2], (200, b"whole"))
+            self.assertIn("ValueError: in close()", agent.stderr())
+            status, _, body = call(agent, "GET", "/app/control")
+            self.assertEqual((status, json.loads(body)["error"]), (500, "the app answers with a header that is none: 'x-control'"))
+
+    def test_what_fails_behind_an_answer_is_logged_with_its_request_and_without_secrets(self):
+        code = """
+            async def app(scope, receive, send):
+                if scope["type"] == "http":
+                    await send({"type": "http.response.start", "status": 500, "headers": []})
+                    await send({"type": "http.response.body", "body": b"oops"})
+                    raise ValueError("the key is s3cret-key")
+            """
+        with source(code, config={"mask": ["s3cret-key"]}) as agent:
+            call(agent, "GET", "/app/x", X_Request_ID="r-1")
+            until(lambda: "ValueError" in agent.stderr())
+            self.assertIn("request r-1 failed\nTraceback", agent.stderr())
+            self.assertIn("the key is ********", agent.stderr())
 
     def test_a_lost_caller_ends_the_request(self):
         with source(ASGI) as agent:

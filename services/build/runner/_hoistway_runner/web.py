@@ -20,9 +20,18 @@ PORT = os.environ.get("PORT") or "8080"
 HOST = f"localhost:{PORT}"  # as an application finds itself that is run by hand: some answer no other name
 
 
+def mcp_mount(thing):
+    """What makes the web application of a server of MCP; None for any other thing. An object's own attributes do not count:
+    some have one of any name."""
+    name = next((name for name in ("http_app", "streamable_http_app") if callable(getattr(type(thing), name, None))), None)
+    return name and getattr(thing, name)
+
+
 def web_agent(app, exactly=False):
-    """An ASGI or WSGI application as an agent; None for any other thing. What is not named as one has to have their
-    parameters `exactly`: many things can be called with two or three arguments."""
+    """An ASGI or WSGI application, or a server of MCP, as an agent; None for any other thing. What is not named as one has to
+    have their parameters `exactly`: many things can be called with two or three arguments."""
+    if mount := mcp_mount(app):
+        return web_agent(mount())
     if not callable(app) or isinstance(app, type):
         return None
     import inspect

@@ -143,6 +143,17 @@ def texts(running, **body):
 HISTORY = [{"role": "user", "content": "before"}, {"role": "assistant", "content": "yes"}, {"role": "tool", "content": "x"}, 3]
 
 
+MCP = """
+class FastMCP:
+    def run(self, transport="stdio", mount_path=None): raise AssertionError(transport)
+    def streamable_http_app(self):
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"mcp"})
+        return app
+"""
+
+
 class Steering(unittest.TestCase):
     """What is chosen where a file offers several."""
 
@@ -196,16 +207,38 @@ class Steering(unittest.TestCase):
             pipeline = prompt | model
             """
         self.assertEqual(self.answer(piped, "langchain"), "{'topic': 'hi'}")
-        server = """
-            class FastMCP:
-                def streamable_http_app(self):
-                    async def app(scope, receive, send):
-                        await send({"type": "http.response.start", "status": 200, "headers": []})
-                        await send({"type": "http.response.body", "body": b"mcp"})
-                    return app
-            server = FastMCP()
+        self.assertEqual(self.answer(MCP + "server = FastMCP()", "mcp"), "mcp")
+
+    def test_a_proxy_that_has_nothing_behind_it_yet_is_no_application(self):
+        code = """
+            class Proxy:
+                def __getattribute__(self, name): raise RuntimeError("outside of a request")
+                def __call__(self, environ, start_response): pass
+            from flask import Flask
+            current, app = Proxy(), Flask()
             """
-        self.assertEqual(self.answer(server, "mcp"), "mcp")
+        self.assertEqual(self.answer(code, "flask"), "web")
+        self.assertEqual(self.answer(code.replace("app =", "site ="), "flask"), "web")
+
+    def test_a_script_is_not_run_to_look_for_objects(self):
+        code = """
+            from langgraph import Graph
+            flow = Graph(["topic"])
+            def report(): print("ran")
+            report()
+            """
+        with Agent({"agent.py": code, **self.FILES}, config={"framework": "langgraph"}) as running:
+            self.assertEqual((running.event["event"], running.stdout()), ("ready", ""), running.stderr())
+            self.assertEqual(running.response("hi"), "ran")
+        prepared = code.replace("report()", "set_up()").replace("ran", "prepared")
+        self.assertEqual(self.answer(prepared, "langgraph"), "[] {'topic': 'hi'} None")
+
+    def test_servers_of_mcp_are_web_applications_under_any_name(self):
+        for code in ("mcp = FastMCP()", "agent = FastMCP()", "app = FastMCP()", "class MCPServer(FastMCP): pass\nmcp = MCPServer()\nprint()",
+                     "mcp = FastMCP()\ndef main(): mcp.run()\nif __name__ == '__main__': main()"):
+            self.assertEqual(self.answer(MCP + code), "mcp", code)
+        mounted = MCP + "from flask import Flask\nmcp, site = FastMCP(), Flask()"
+        self.assertEqual(self.answer(mounted), "web", "a server of MCP may be a part of another application")
 
     def test_a_handler_comes_first(self):
         code = "from langgraph import Graph\ngraph = Graph()\ndef handler(message): return 'handler'"
@@ -397,8 +430,9 @@ class Frameworks(unittest.TestCase):
         with agent("from google.adk import LlmAgent\nagent = LlmAgent()", **{"google/__init__": "", "google/adk": adk}) as running:
             self.assertEqual((running.event["event"], running.event["code"]), ("failed", "nothing_to_invoke"))
             self.assertIn("google.adk.runners.InMemoryRunner", running.event["details"][1])
-        with agent("class A:\n  def run(self, a, b): pass\nagent = A()") as running:
-            self.assertEqual(running.event["code"], "nothing_to_invoke")
+        for given in ("a, b", "transport='stdio', port=1", "debug=False", "level: int = 1"):
+            with agent(f"class A:\n  def run(self, {given}): pass\nagent = A()") as running:
+                self.assertEqual(running.event.get("code"), "nothing_to_invoke", given)
         by_name = "class A:\n  async def run(self, *, task=None, more=1): return type('R', (), {'messages': [0, task]})\nagent = A()"
         with agent(by_name) as running:
             self.assertEqual(running.response("hi"), "hi", running.stderr())

@@ -6,7 +6,7 @@ import re  # which json has imported
 from .callers import PeerGone
 from .errors import Explained, report
 from .http import REASONS, HttpError
-from .web import HOST, WebAgent, WebRequest
+from .web import HOST, WebAgent, WebRequest, is_bodiless
 
 PREFIX = "/app"
 ROOT = "x-hoistway-app-root"  # where callers find the application
@@ -42,7 +42,7 @@ def pass_on(exchange, agent, request, request_id):
     try:
         reply = agent.call(request, explain=False)
         head, length = head_of(reply, request)
-        bodiless = request.method == "HEAD" or reply.status in (204, 304)
+        bodiless = is_bodiless(request.method, reply.status)
         chunked = exchange.chunked and length is None and not bodiless
         head += ["Transfer-Encoding: chunked"] * chunked + ["Connection: close", "", ""]
         head = "\r\n".join(head).encode("latin-1")
@@ -55,15 +55,19 @@ def pass_on(exchange, agent, request, request_id):
         return exchange.send_json(500, {"error": text, "code": "agent_error", "details": details})
     try:
         exchange.send(head)
+        if bodiless:
+            if not agent.blocking:  # with its next message an ordinary answer is whole, and is not cancelled
+                next(reply.raw, None)
+            return
         for piece in reply.raw:
-            if not piece or bodiless:  # it may go on for its own ends
+            if not piece:
                 continue
             if length is not None:
                 length -= len(piece)
                 if length < 0:
                     raise Explained("the app sends more than its Content-Length")
             exchange.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-        if length and not bodiless:
+        if length:
             raise Explained("the app sends less than its Content-Length")
         if chunked:
             exchange.send(b"0\r\n\r\n")
@@ -82,7 +86,7 @@ def head_of(reply, request):
         raise Explained(f"the app answered {request.method} {request.path} with status {reply.status}")
     lines, length = [f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, '')}", ANSWERED], None
     for name, value in reply.fields:
-        if not NAME.fullmatch(name) or re.search("[\r\n\0]", value):
+        if not NAME.fullmatch(name) or re.search("[^\t\x20-\x7e\x80-\xff]", value):
             raise Explained(f"the app answers with a header that is none: {name!r}")
         if name == "content-length" and value.isascii() and value.isdigit() and reply.status not in (204, 304):
             length = int(value)

@@ -11,7 +11,7 @@ GIVEN_UP_SECONDS = 5  # between the loss of callers and the end of an agent whos
 PATIENCE_SECONDS = 60  # for the invokes of others that still wait
 MOST_STACKS = 10
 
-HERE = threading.local()  # `peer`: the connection of the invoke that this thread answers
+HERE = threading.local()  # `peer`: the connection of the invoke that this thread answers; `log` tells the logs an error of it
 
 
 class PeerGone(Exception):

@@ -58,7 +58,7 @@ def top_level(tree):
 # Whose result is a web application. A file that binds one is imported, whatever else its top level does.
 WEB_CALLS = frozenset((
     "FastAPI", "Flask", "Starlette", "Quart", "Litestar", "Sanic", "Bottle", "BlackSheep", "Falcon", "APIFlask", "Esmerald",
-    "get_asgi_application", "get_wsgi_application", "streamable_http_app", "sse_app", "http_app", *FACTORIES))
+    "FastMCP", "MCPServer", "get_asgi_application", "get_wsgi_application", "streamable_http_app", "sse_app", "http_app", *FACTORIES))
 LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp,
             ast.GeneratorExp, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare)
 REMEDY = "define handler(message), or name the object agent, graph, crew or app, or the function main or run"

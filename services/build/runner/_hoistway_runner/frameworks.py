@@ -3,18 +3,22 @@ what it returns. They are known by where their classes come from, and no framewo
 
 import threading
 
-from .annotations import TEXT_NAMES
+from .annotations import TEXT_NAMES, is_any, is_text
 from .arguments import KEYWORD, NONE, POSITIONAL, STAR, Agent, parameters
 from .data import of
 from .results import is_chunks, resolve
 
-SDKS = ("agents", "pydantic_ai", "smolagents", "crewai", "llama_index", "workflows")  # packages whose objects `sdks` knows
+SDKS = ("agents", "pydantic_ai", "smolagents", "crewai", "llama_index", "workflows", "autogen_agentchat")  # packages whose objects `sdks` knows
 
 
 def framework_agent(thing):
     """An object of LangChain, LangGraph, CrewAI or the like as an agent, or None."""
     if thing is None or isinstance(thing, type) or of(type(thing), "google"):  # Google's ADK needs a runner and a session
         return None
+    from .web import mcp_mount, web_agent
+
+    if mcp_mount(thing):  # its run() is for a transport
+        return web_agent(thing)
     if any(of(type(thing), package) for package in SDKS):
         from .sdks import sdk_agent
 
@@ -95,11 +99,21 @@ def with_message(method):
     found = parameters(method)
     needed = [name for name, way, _, default in found if way in (POSITIONAL, KEYWORD) and default is NONE]
     if found and found[0][1] in (POSITIONAL, STAR):
+        if not is_for_text(*found[0], alone=len(found) == 1):
+            return None
         return method if len(needed) <= 1 and needed in ([], [found[0][0]]) else None
-    for name in (*TEXT_NAMES, "task"):  # AutoGen's
+    for name in (*TEXT_NAMES, "task"):
         if any(name == other for other, way, _, _ in found if way == KEYWORD) and needed in ([], [name]):
             return lambda message: last_of(resolve(method(**{name: message})))
     return None
+
+
+def is_for_text(name, way, note, default, alone):
+    """Whether a method's first parameter is for the message, as far as one tells that need not be given: `transport="stdio"`
+    and `debug=False` are for something else."""
+    if default is NONE or name in TEXT_NAMES or name in ("task", "inputs"):
+        return True
+    return alone and (default is None or isinstance(default, str) if note is NONE else is_text(note) or is_any(note))
 
 
 def last_of(result):

@@ -1,6 +1,8 @@
 """Objects of LangChain and LangGraph, and what is made like them: they are filled by the names that they declare, and
 streamed by the messages that their models write."""
 
+import json
+
 from .annotations import TEXT_NAMES
 from .arguments import Agent
 from .data import of
@@ -49,20 +51,22 @@ def last_message(state):
     return {"response": (isinstance(content, list) and chunk_text(last)) or content}  # of blocks their text
 
 
-def filled(names, request, first):
-    """The values of these names in a request, and those that it has none for. The message is also the value of one that
-    was not sent: of one that is called as messages are, or of the only one, or of the `first`."""
+def filled(names, request, required=None):
+    """The values of these names in a request, and the `required` ones among them that it has none for. The message is also
+    the value of one that was not sent: of one that is called as messages are, or of the only one required, or of the first
+    if nothing says what is."""
     given = {name: request.seen[name] for name in names if name in request.seen}
     given |= {name: history(request) for name in names if name in ("history", "chat_history") and not given.get(name)}
     if "messages" in names and "messages" not in request.sent:
         given["messages"] = [*history(request), human_message(request.message())]
-    left = [name for name in names if name not in given]
+    missing = [name for name in names if name not in given]
+    needed = [name for name in missing if required is None or name in required]
+    left = needed or missing
     if left and "messages" not in names and (text := request.text()) and "message" not in names:
-        name = next((name for name in TEXT_NAMES if name in left), left[0] if first or len(left) == 1 else None)
+        name = next((name for name in left if name in TEXT_NAMES), left[0] if required is None or len(needed) == 1 else None)
         if name:
             given[name] = text
-            left.remove(name)
-    return given, left
+    return given, [name for name in needed if name not in given]
 
 
 def only_async(thing, seen=None):
@@ -86,14 +90,15 @@ class ChainAgent(Agent):
     def __init__(self, thing):
         self.thing, self.blocking = thing, not only_async(thing)
         try:
-            names = thing.get_input_jsonschema().get("properties") or {}
+            schema = thing.get_input_jsonschema()
         except Exception:  # of types that have no schema
-            names = {}
-        self.names = [name for name in names if name != "root"]
+            schema = {}
+        self.names = [name for name in schema.get("properties") or () if name != "root"]
+        self.required = schema.get("required") or ()
 
     def prepare(self, request):
         if self.names:
-            value, left = filled(self.names, request, first=False)
+            value, left = filled(self.names, request, self.required)
             if left:
                 raise Unfit(f"{left[0]} is required", f'the prompt names it: send it in the body, {{"{left[0]}": "…"}}')
         else:
@@ -119,21 +124,33 @@ class GraphAgent(Agent):
 
     def prepare(self, request):
         if self.names:
-            value, _ = filled(self.names, request, first=True)  # most members of a state are the graph's own to fill
+            if "messages" in self.names and not isinstance(request.sent.get("messages", []), list):
+                raise Unfit("messages must be a list", 'send it as {"messages": [{"role": "user", "content": "…"}]}')
+            value, _ = filled(self.names, request)  # most members of a state are the graph's own to fill
             if not value:
                 raise Unfit(f"{self.names[0]} is required", "send it in the body, or a message")
         else:
             value = request.message()
-        thread = next((str(request.sent[name]) for name in ("thread_id", "session_id") if request.sent.get(name)), None)
-        if thread and "messages" in value and self.saver:
-            value["messages"] = value["messages"][-1:]  # it knows the earlier ones
-        if thread and request.seen.get("user_id"):
-            thread = f"{request.seen['user_id']}/{thread}"
-        config = {"configurable": {"thread_id": thread or request.seen["request_id"]}} if self.saver else None
-        forget = None if thread else request.seen["request_id"]
-        if request.path == "/invoke/stream" and "messages" in value:
+        config = forget = None
+        if self.saver:
+            thread = next((str(request.sent[name]) for name in ("thread_id", "session_id") if request.sent.get(name)), None)
+            if thread:
+                thread_id = json.dumps([request.seen.get("user_id"), thread])  # no pair has the text of another one
+            else:
+                from uuid import uuid4
+
+                thread_id = forget = str(uuid4())  # nobody's choice, as a request's id is
+            config = {"configurable": {"thread_id": thread_id}}
+            if thread and "messages" in self.names and "messages" not in request.sent and self.remembers(config):
+                value["messages"] = value["messages"][-1:]  # not the request's history, too
+        if request.path == "/invoke/stream" and isinstance(value, dict) and "messages" in value:
             return lambda: self.pieces(value, config, forget) if self.blocking else self.pieces_async(value, config, forget)
         return lambda: last_message(self.answer(value, config, forget))
+
+    def remembers(self, config):
+        """Whether a conversation has messages already."""
+        state = self.graph.get_state(config) if self.blocking else resolve(self.graph.aget_state(config))
+        return isinstance(state.values, dict) and bool(state.values.get("messages"))
 
     def answer(self, value, config, forget):
         try:

@@ -123,7 +123,7 @@ class Exchange:
                 request_id, respond = request.seen["request_id"], self.stream if path == "/invoke/stream" else self.invoke
                 answer = lambda: respond(request.seen, self.prepared(request))
             self.server.slots.name(self.peer, request_id)
-            HERE.peer = self.peer
+            HERE.peer, HERE.log = self.peer, lambda error: report(error, self.server.mask, {"request_id": request_id})
             if statement:  # this thread answers nothing else, and its context is its own
                 from .end_users import END_USER, END_USERS
 

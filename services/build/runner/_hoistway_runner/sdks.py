@@ -4,8 +4,8 @@ import sys
 
 from .arguments import Agent
 from .data import of
-from .errors import Unfit
-from .frameworks import FrameworkAgent, Told, one_at_a_time, output_of
+from .errors import StartError, Unfit
+from .frameworks import FrameworkAgent, Told, last_of, one_at_a_time, output_of
 from .results import resolve
 
 
@@ -14,7 +14,7 @@ def sdk_agent(thing):
     if isinstance(thing, getattr(sys.modules.get("agents"), "Agent", ())) and hasattr(sys.modules["agents"], "Runner"):
         return openai_agent(thing, sys.modules["agents"].Runner)
     for package, make in (("pydantic_ai", pydantic_agent), ("smolagents", smol_agent), ("crewai", crew_agent),
-                          ("llama_index", llama_agent), ("workflows", llama_agent)):
+                          ("llama_index", llama_agent), ("workflows", llama_agent), ("autogen_agentchat", autogen_agent)):
         if of(type(thing), package):
             return make(thing)
     return None
@@ -107,14 +107,13 @@ def smol_agent(thing):
 
 class CrewAgent(Agent):
     """A crew or a flow of CrewAI, whose templates are filled with the members of the request. The message is one of them,
-    and also the value of a single name that was not sent."""
+    and also the value of a single name that was not sent. Both are changed by what they work on: each invoke has its own."""
 
     def __init__(self, thing):
-        self.thing, self.is_crew = thing, hasattr(thing, "tasks")
-        self.kickoff = self.run if self.is_crew else one_at_a_time(self.run)
+        self.thing, self.copy = thing, thing.copy if hasattr(thing, "tasks") else maker(thing)
 
     def prepare(self, request):
-        given = {name: value for name, value in request.sent.items() if isinstance(value, (str, int, float))}
+        given = {name: value for name, value in request.sent.items() if value is not None}
         needed = self.thing.fetch_inputs() if hasattr(self.thing, "fetch_inputs") else ()
         needed = [name for name in sorted(needed) if name.isidentifier()]  # braces may also be JSON's
         if text := request.text():
@@ -127,15 +126,29 @@ class CrewAgent(Agent):
         for name in needed:
             if name not in given:
                 raise Unfit(f"{name} is required", f'the crew names it: send it in the body, {{"{name}": "…"}}')
-        return lambda: self.kickoff(given)
+        return lambda: self.run(given)
 
     def run(self, given):
-        crew = self.thing.copy() if self.is_crew else self.thing  # a crew is changed by what it is filled with
-        result = resolve(crew.kickoff(inputs=given))
+        result = resolve(self.copy().kickoff(inputs=given))
         for name in ("pydantic", "json_dict", "raw"):
             if type(result).__name__ == "CrewOutput" and getattr(result, name, None) is not None:
                 return getattr(result, name)
         return output_of(result)
+
+
+def maker(flow):
+    """A function that gives a flow as it was loaded: a copy, or an object made like it if it holds what has none, as a lock."""
+    from copy import deepcopy
+
+    fields = {name: getattr(flow, name) for name in getattr(flow, "model_fields_set", ())}
+    for make in (lambda: deepcopy(flow), lambda: type(flow)(**fields), lambda: type(flow)()):
+        try:
+            make()
+            return make
+        except Exception:
+            continue
+    name = type(flow).__name__
+    raise StartError(f"the flow {name} cannot be made anew, and each invoke needs its own", f"let {name}() need no arguments")
 
 
 def crew_agent(thing):
@@ -145,6 +158,33 @@ def crew_agent(thing):
     if hasattr(thing, "tasks") or hasattr(thing, "flow_id"):
         return CrewAgent(thing)
     return FrameworkAgent(one_at_a_time(lambda message, earlier: thing.kickoff(message).raw))
+
+
+def autogen_agent(thing):
+    """An agent or a team of AutoGen. It remembers what it was told, so each invoke puts it back to how it was loaded."""
+    reset = getattr(thing, "on_reset", None) or getattr(thing, "reset", None)
+    if not all(map(callable, (reset, *(getattr(thing, name, None) for name in ("run", "save_state", "load_state"))))):
+        return None
+    loaded = []
+
+    def turns(message, earlier):
+        from autogen_agentchat.messages import TextMessage
+
+        return [TextMessage(content=turn["content"], source=turn["role"]) for turn in (*earlier, {"role": "user", "content": message})]
+
+    async def call(message, earlier):
+        if not loaded:
+            loaded.append(await thing.save_state())
+        if hasattr(thing, "on_reset"):  # of an agent, which may have no state to save
+            from autogen_core import CancellationToken
+
+            await reset(CancellationToken())
+        else:
+            await reset()
+        await thing.load_state(loaded[0])
+        return last_of(await thing.run(task=turns(message, earlier) if earlier else message))
+
+    return FrameworkAgent(one_at_a_time(lambda message, earlier: resolve(call(message, earlier))))
 
 
 def llama_agent(thing):

@@ -4,9 +4,10 @@ import os
 from types import ModuleType
 
 from .commands import children, reads_command_line
-from .discovery import FRAMEWORK_NAMES, Found, ast, top_level
+from .discovery import FRAMEWORK_NAMES, Found, ast, inside, is_main_guard, top_level
 from .loading import import_entry
 from .own_files import own_file
+from .web import mcp_mount, web_agent
 
 # The packages of a framework's objects, and the name that they usually have.
 OBJECTS = {
@@ -20,8 +21,11 @@ OBJECTS = {
     "autogen": (("autogen_agentchat",), "agent"),
 }
 WEB = ("fastapi", "starlette", "flask", "django", "mcp")
-MOUNTS = ("streamable_http_app", "http_app")  # of servers of MCP
 FUNCTIONS = ("handler", "lambda_handler", "main", "run")
+# How the names of calls begin that, as statements, build an object or prepare for it; others are what a script does.
+BUILDING = ("add", "append", "apply", "attach", "autolog", "basicConfig", "bind", "compile", "configure", "connect", "extend",
+            "filterwarnings", "include", "init", "insert", "instrument", "load_dotenv", "makedirs", "mkdir", "mount", "register",
+            "seed", "set", "tool", "update", "use")
 
 
 def steered(tree, app, entry, framework, names, module):
@@ -35,28 +39,43 @@ def steered(tree, app, entry, framework, names, module):
              if isinstance(node, ast.ImportFrom) and name not in used and own_file(app, path, node)]
     packages, usual = OBJECTS.get(framework, ((), "app"))
     first = [name for name in dict.fromkeys((usual, *FRAMEWORK_NAMES, "app")) if name in names]
-    if not first and (not made or reads_command_line(tree, "")):
+    if not first and (not made or reads_command_line(tree, "") or module is None and not is_built_only(tree)):
         return None, module
     module = module or import_entry(app, entry)
-    agents = {}
-    for name in dict.fromkeys((*first, *made)):
-        value = getattr(module, name, None)
-        if value is None or isinstance(value, (type, ModuleType)):
+    for name in first:
+        if agent := chosen(module, name, framework, packages):
+            return agent, module
+    agents = {name: agent for name in made if name not in first and (agent := chosen(module, name, framework, packages))}
+    same = len({id(getattr(module, name)) for name in agents}) == 1
+    return next(iter(agents.values())) if same else None, module
+
+
+def is_built_only(tree):
+    """Whether the statements of a file's top level call nothing but what builds an object or prepares for it."""
+    todo = list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             continue
-        if agent := web(value, name) if framework in WEB else made_with(value, packages):
-            agents[name] = agent
-    for name in agents:
-        if name in first or len({id(getattr(module, other)) for other in agents}) == 1:
-            return agents[name], module
-    return None, module
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            called = node.value.func
+            if not getattr(called, "attr", getattr(called, "id", "")).lstrip("_").startswith(BUILDING):
+                return False
+        todo += node.orelse if isinstance(node, ast.If) and is_main_guard(node.test) else inside(node)
+    return True
 
 
-def web(value, name):
-    """A web application, or a server of MCP as one."""
-    from .web import web_agent
-
-    mount = next((getattr(value, mount) for mount in MOUNTS if callable(getattr(value, mount, None))), None)
-    return web_agent(mount()) if mount else web_agent(value, exactly=name != "app")
+def chosen(module, name, framework, packages):
+    """The object of a name as an agent, if it belongs to the framework."""
+    value = getattr(module, name, None)
+    try:
+        if value is None or isinstance(value, (type, ModuleType)):
+            return None
+        if framework in WEB and not mcp_mount(value):
+            return web_agent(value, exactly=name != "app")
+    except Exception:  # a proxy of what is there during a request alone
+        return None
+    return web_agent(value) if framework in WEB else made_with(value, packages)
 
 
 def made_with(value, packages):

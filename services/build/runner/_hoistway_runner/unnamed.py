@@ -11,7 +11,7 @@ from .frameworks import framework_agent
 from .loading import import_entry
 from .own_files import own_file
 from .results import resolve
-from .web import web_agent
+from .web import mcp_mount, web_agent
 
 
 def unnamed_agent(tree, app, entry, module):
@@ -41,15 +41,18 @@ def unnamed_agent(tree, app, entry, module):
 
 
 def the_web_application(values, entry):
-    """The one web application among these; those that another one wraps, or routes to, are parts of it."""
-    found = {}
+    """The one web application among these; those that another one wraps, or routes to, are parts of it. Servers
+    of MCP count where there is no other, which may have mounted them."""
+    found, servers = {}, {name: value for name, value in values.items() if mcp_mount(value)}
     for name, value in values.items():
         try:
-            agent = None if isinstance(value, (type, ModuleType)) else web_agent(value, exactly=True)
+            agent = None if name in servers or isinstance(value, (type, ModuleType)) else web_agent(value, exactly=True)
         except Exception:  # a proxy of what is there during a request alone
             continue
         if agent and id(value) not in found:
             found[id(value)] = name, agent
+    if not found:
+        found = {id(value): (name, web_agent(value)) for name, value in servers.items()}
     parts = {id(part) for _, agent in found.values() for part in getattr(agent.app, "__dict__", {}).values() if part is not agent.app}
     whole = [(name, agent) for key, (name, agent) in found.items() if key not in parts] or list(found.values())
     whole = [one for one in whole if not type(one[1].app).__name__.endswith("Router")] or whole

@@ -10,7 +10,9 @@ import sys
 
 from . import EXIT_SECONDS
 from .arguments import POSITIONAL, STAR, Agent, parameters
-from .errors import DETAIL_LINES, AppError, StartError, StartTimeout, headline, user_traceback
+from .callers import HERE, PeerGone, is_gone
+from .data import of
+from .errors import DETAIL_LINES, AppError, StartError, StartTimeout, headline
 from .loop import LOOP
 from .results import Pieces
 
@@ -18,9 +20,18 @@ PORT = os.environ.get("PORT") or "8080"
 HOST = f"localhost:{PORT}"  # as an application finds itself that is run by hand: some answer no other name
 
 
+def mcp_mount(thing):
+    """What makes the web application of a server of MCP; None for any other thing. An object's own attributes do not count:
+    some have one of any name."""
+    name = next((name for name in ("http_app", "streamable_http_app") if callable(getattr(type(thing), name, None))), None)
+    return name and getattr(thing, name)
+
+
 def web_agent(app, exactly=False):
-    """An ASGI or WSGI application as an agent; None for any other thing. What is not named as one has to have their
-    parameters `exactly`: many things can be called with two or three arguments."""
+    """An ASGI or WSGI application, or a server of MCP, as an agent; None for any other thing. What is not named as one has to
+    have their parameters `exactly`: many things can be called with two or three arguments."""
+    if mount := mcp_mount(app):
+        return web_agent(mount())
     if not callable(app) or isinstance(app, type):
         return None
     import inspect
@@ -47,6 +58,11 @@ class WebRequest:
         from urllib.parse import unquote_to_bytes
 
         return unquote_to_bytes(self.path)
+
+
+def is_bodiless(method, status):
+    """Whether an answer ends with its head, whatever the application sends behind it."""
+    return method == "HEAD" or status in (204, 304)
 
 
 class WebAgent(Agent):
@@ -104,9 +120,13 @@ class WsgiAgent(WebAgent):
             **{"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()
                if name not in ("content-type", "content-length") and "_" not in name},  # no other one's name
             "CONTENT_TYPE": headers.get("content-type", ""), "CONTENT_LENGTH": headers.get("content-length", "")}
-        head, written = {}, []
+        head, written, begun, peer, log = {}, [], False, HERE.peer, HERE.log
 
         def start_response(status, fields, exc_info=None):
+            if exc_info and (begun or written):  # it is too late for another answer
+                raise exc_info[1].with_traceback(exc_info[2])
+            if head and not exc_info:
+                raise AssertionError("start_response was called twice")
             head.update(status=int(status.split()[0]), fields=[(name.lower(), value) for name, value in fields])
             return written.append
 
@@ -118,16 +138,22 @@ class WsgiAgent(WebAgent):
                 for piece in result:
                     while written:
                         yield written.pop(0)
+                    if not piece and is_gone(peer):
+                        raise PeerGone
                     yield piece
                 yield from written
             finally:
-                if hasattr(result, "close"):
-                    result.close()
+                try:
+                    if hasattr(result, "close"):
+                        result.close()
+                except Exception as error:  # its answer is not worse for it
+                    log(error)
 
         raw = pieces()
         first = next(raw)
-        while not head and first is not None:  # it may want to be asked for its first piece before it says anything
-            first = next(raw, None)
+        while first is not None and not (first or head and is_bodiless(request.method, head["status"])):
+            first = next(raw, None)  # until then it may say something else, or fail
+        begun = True
         if not head:
             raise RuntimeError("the WSGI application did not call start_response")
         return Pieces(head["status"], head["fields"], continued(first, raw) if first else raw)
@@ -149,6 +175,16 @@ class continued:
         self.rest.close()
 
 
+def finds_itself(app):
+    """Whether an ASGI application is known to find its routes below a root_path. Others compare the whole path, or have a
+    root of their own."""
+    kind = type(app)
+    if isinstance(app, getattr(sys.modules.get("starlette.applications"), "Starlette", ())):
+        major, minor = sys.modules["starlette"].__version__.split(".")[:2]
+        return (int(major), int(minor)) >= (0, 33) and not getattr(app, "root_path", "")
+    return of(kind, "quart") or of(kind, "django") and kind.__name__ == "ASGIHandler"
+
+
 def is_last(message):
     """Whether a message of an ASGI application ends its answer."""
     return message["type"] == "http.response.body" and not message.get("more_body")
@@ -161,17 +197,18 @@ class AsgiAgent(WebAgent):
 
     def __init__(self, app):
         super().__init__(app)
-        self.state, self.lifespan, self.tasks = {}, None, set()
+        self.state, self.lifespan, self.tasks, self.mountable = {}, None, set(), finds_itself(app)
 
     def call(self, request, explain=True):
-        path = request.root + request.path_bytes().decode("utf-8", "replace")
+        root = request.root if self.mountable else ""
+        path = root + request.path_bytes().decode("utf-8", "replace")
         scope = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
-            "method": request.method, "scheme": "http", "path": path, "raw_path": (request.root + request.path).encode("latin-1"),
-            "query_string": request.query.encode("latin-1"), "root_path": request.root,
+            "method": request.method, "scheme": "http", "path": path, "raw_path": (root + request.path).encode("latin-1"),
+            "query_string": request.query.encode("latin-1"), "root_path": root,
             "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in request.headers.items()],
             "client": ("127.0.0.1", 0), "server": ("localhost", int(PORT)), "state": dict(self.state)}
-        messages = LOOP.iterate(self.exchange(scope, request.body, explain))
+        messages = LOOP.iterate(self.exchange(scope, request.body, explain, HERE.log))
         head = next(messages)
         fields = [(bytes(k).decode("latin-1").lower(), bytes(v).decode("latin-1")) for k, v in head.get("headers") or ()]
 
@@ -188,7 +225,7 @@ class AsgiAgent(WebAgent):
         next(raw)
         return Pieces(head["status"], fields, raw)
 
-    async def exchange(self, scope, body, explain):
+    async def exchange(self, scope, body, explain, log):
         """The messages that the application sends for one request. It is cancelled when nobody wants more of them."""
         import asyncio
 
@@ -215,7 +252,7 @@ class AsgiAgent(WebAgent):
                 if not gone.is_set() and (explain or not told):
                     await ready.put(error)
                 elif not isinstance(error, asyncio.CancelledError):  # in what it does after its answer
-                    print(user_traceback(error), end="", file=sys.stderr)
+                    log(error)
 
         task = asyncio.ensure_future(run())
         self.tasks.add(task)

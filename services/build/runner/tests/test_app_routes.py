@@ -7,7 +7,7 @@ import unittest
 
 from _hoistway_runner.app_routes import relocated
 from _hoistway_runner.web import HOST
-from test_runner import WAIT, read_all, source, until
+from test_runner import WAIT, Agent, read_all, source, until
 
 ASGI = """
     import asyncio, json
@@ -24,7 +24,7 @@ ASGI = """
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body"})
 
-        at = scope["path"].removeprefix(scope["root_path"])
+        at = scope["path"]
         if at == "/see":
             seen = {"method": scope["method"], "path": scope["path"], "raw": scope["raw_path"].decode(),
                     "query": scope["query_string"].decode(), "body": body, "headers": headers}
@@ -32,7 +32,7 @@ ASGI = """
         elif at == "/events":
             await answer(200, [("Content-Type", "text/event-stream")], b"data: 1\\n\\n", b"data: 2\\n\\n")
         elif at == "/redirect":
-            await answer(307, [("Location", "http://" + headers["host"] + scope["root_path"] + "/see/?a=1")])
+            await answer(307, [("Location", "http://" + headers["host"] + "/see/?a=1")])
         elif at == "/empty":
             await answer(204, [("Connection", "keep-alive"), ("X-Hoistway-Answer", "forged")])
         elif at == "/fail":
@@ -67,6 +67,43 @@ WSGI = """
     """
 
 
+WSGI_CASES = """
+    import sys
+
+    class Body:
+        def __init__(self, pieces, end="closed"): self.pieces, self.end = iter(pieces), end
+        def __iter__(self): return self.pieces
+        def close(self):
+            print(self.end, flush=True)
+            if self.end == "fails": raise ValueError("in close()")
+
+    def endless(piece):
+        while True: yield piece
+
+    def late(start_response):
+        yield b""
+        raise ValueError("before its first piece")
+
+    def changed(start_response, sent):
+        yield sent
+        try:
+            raise ValueError("on the way")
+        except ValueError:
+            start_response("500 Sorry", [("X-Second", "yes")], sys.exc_info())
+        yield b"sorry"
+
+    def app(environ, start_response):
+        path, fields, status = environ["PATH_INFO"], [("Content-Type", "text/plain")], "200 OK"
+        if path == "/none": status = "204 No Content"
+        if path == "/control": fields.append(("X-Control", "a\x07b"))
+        start_response(status, fields)
+        if path == "/late": return late(start_response)
+        if path in ("/early-change", "/late-change"): return changed(start_response, b"" if path == "/early-change" else b"begun")
+        if path == "/close": return Body([b"", b"whole"], "fails")
+        return Body(endless(b"" if path in ("/empty", "/none") else b"x" * 100))
+    """
+
+
 def call(agent, method, path, body=None, **headers):
     """Status, headers and body of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=WAIT)
@@ -85,7 +122,7 @@ class Routes(unittest.TestCase):
             self.assertEqual((status, headers["Content-Type"], headers.get_all("X-Twice")), (201, "application/json", ["a", "b"]))
             self.assertEqual(headers["X-Hoistway-Answer"], "application")
             told = seen.pop("headers")
-            self.assertEqual(seen, {"method": "PATCH", "path": "/api/agents/a/app/see", "raw": "/api/agents/a/app/see",
+            self.assertEqual(seen, {"method": "PATCH", "path": "/see", "raw": "/see",
                                     "query": "q=a%20b&q=c", "body": "text"})
             self.assertEqual((told["x-mine"], told["content-type"], told["content-length"]), ("1", "text/plain", "4"))
             self.assertTrue(told["host"].startswith("localhost:"))
@@ -101,6 +138,33 @@ class Routes(unittest.TestCase):
             status, headers, body = call(agent, "HEAD", "/app/see", **proof)
             self.assertEqual((status, body), (201, b""))
             self.assertEqual(call(agent, "GET", "/app/see")[0], 403)
+
+    def test_an_asgi_application_is_mounted_where_it_is_known_to_find_its_routes(self):
+        code = """
+            import json
+            from %s import %s as Base
+            class Own(Base):
+                root_path = ""
+                async def __call__(self, scope, receive, send):
+                    if scope["type"] == "http":
+                        await send({"type": "http.response.start", "status": 200, "headers": [(b"location", b"/there")]})
+                        await send({"type": "http.response.body", "body": json.dumps([scope["root_path"], scope["path"]]).encode()})
+            app = Own()
+            """
+        starlette = {"starlette/__init__.py": "__version__ = '0.33.0'", "starlette/applications.py": "class Starlette: pass"}
+        others = {"quart.py": "class Quart: pass", "django/core.py": "class ASGIHandler: pass\nclass Other: pass"}
+        root, bare = "/api/agents/a/app", ["", "/x"]
+        mounted = [root, root + "/x"]
+        for wanted, names, old, new in (
+            (mounted, ("starlette.applications", "Starlette"), "", ""), (mounted, ("quart", "Quart"), "", ""),
+            (bare, ("starlette.applications", "Starlette"), "0.33", "0.32"), (bare, ("io", "StringIO"), "", ""),
+            (bare, ("starlette.applications", "Starlette"), 'root_path = ""', 'root_path = "/prod"'),
+            (bare, ("django.core", "Other"), "", ""),
+        ):
+            files = {"agent.py": code % names, **starlette, **others}
+            with Agent({name: text.replace(old, new) if old else text for name, text in files.items()}) as agent:
+                _, headers, body = call(agent, "GET", "/app/x", X_Hoistway_App_Root=root)
+                self.assertEqual((json.loads(body), headers["Location"]), (wanted, root + "/there"), (names, new))
 
     def test_a_wsgi_application_is_mounted_at_its_root(self):
         with source(WSGI) as agent:
@@ -126,6 +190,54 @@ class Routes(unittest.TestCase):
                 with self.assertRaises(http.client.IncompleteRead, msg=path):
                     call(agent, "GET", f"/app/{path}")
                 self.assertIn(logged, agent.stderr())
+
+    def test_an_answer_without_a_body_does_not_wait_for_one(self):
+        with source(WSGI_CASES) as agent:
+            for count, (method, path, status) in enumerate((("HEAD", "/endless", 200), ("HEAD", "/empty", 200), ("GET", "/none", 204)), 1):
+                self.assertEqual(call(agent, method, f"/app{path}")[::2], (status, b""), path)
+                until(lambda: agent.stdout().count("closed") == count)
+            agent.connect(path="/app/empty").close()
+            until(lambda: agent.stdout().count("closed") == 4)
+        code = """
+            async def app(scope, receive, send):
+                if scope["type"] == "http":
+                    await send({"type": "http.response.start", "status": 204, "headers": []})
+                    await send({"type": "http.response.body"})
+                    import asyncio
+                    await asyncio.sleep(0)
+                    print("afterwards", flush=True)
+            """
+        with source(code) as agent:
+            self.assertEqual(call(agent, "DELETE", "/app/x")[0], 204)
+            until(lambda: "afterwards" in agent.stdout())
+
+    def test_a_wsgi_application_may_change_its_mind_until_its_first_piece(self):
+        with source(WSGI_CASES) as agent:
+            status, _, body = call(agent, "GET", "/app/late")
+            self.assertEqual((status, json.loads(body)["error"]), (500, "ValueError: before its first piece"))
+            status, headers, body = call(agent, "GET", "/app/early-change")
+            self.assertEqual((status, headers["X-Second"], body), (500, "yes", b"sorry"))
+            with self.assertRaises(http.client.IncompleteRead):
+                call(agent, "GET", "/app/late-change")
+            self.assertIn("ValueError: on the way", agent.stderr())
+            self.assertEqual(call(agent, "GET", "/app/close")[::2], (200, b"whole"))
+            self.assertIn("ValueError: in close()", agent.stderr())
+            status, _, body = call(agent, "GET", "/app/control")
+            self.assertEqual((status, json.loads(body)["error"]), (500, "the app answers with a header that is none: 'x-control'"))
+
+    def test_what_fails_behind_an_answer_is_logged_with_its_request_and_without_secrets(self):
+        code = """
+            async def app(scope, receive, send):
+                if scope["type"] == "http":
+                    await send({"type": "http.response.start", "status": 500, "headers": []})
+                    await send({"type": "http.response.body", "body": b"oops"})
+                    raise ValueError("the key is s3cret-key")
+            """
+        with source(code, config={"mask": ["s3cret-key"]}) as agent:
+            call(agent, "GET", "/app/x", X_Request_ID="r-1")
+            until(lambda: "ValueError" in agent.stderr())
+            self.assertIn("request r-1 failed\nTraceback", agent.stderr())
+            self.assertIn("the key is ********", agent.stderr())
 
     def test_a_lost_caller_ends_the_request(self):
         with source(ASGI) as agent:

@@ -64,7 +64,10 @@ CREWAI = """
             return CrewOutput(dict(sorted(inputs.items())))
     class Flow:
         flow_id = "1"
-        def kickoff(self, inputs): return inputs["message"]
+        def __init__(self, needed=None): self.seen, self.needed = [], needed
+        def kickoff(self, inputs):
+            self.seen.append(inputs["message"])
+            return [*self.seen, self.needed if isinstance(self.needed, str) else None]
     """
 
 LANGGRAPH = """
@@ -79,6 +82,8 @@ LANGGRAPH = """
     class AIMessageChunk(AIMessage): pass
     class ToolMessage(AIMessage): pass
     AIMessage.__module__ = AIMessageChunk.__module__ = ToolMessage.__module__ = "langchain_core.messages.ai"
+    class Thread:
+        def __init__(self, messages): self.values = {"messages": messages} if messages else {}
     class InMemorySaver:
         kept = []
         def get_tuple(self, config): pass
@@ -88,8 +93,11 @@ LANGGRAPH = """
         def __init__(self, names=("messages", "language")): self.builder, self.nodes = Builder(names), {"n": Node()}
         def remember(self, config):
             if config: InMemorySaver.kept.append(config["configurable"]["thread_id"])
+        def get_state(self, config): return Thread(config["configurable"]["thread_id"] in InMemorySaver.kept)
         def invoke(self, state, config):
             self.remember(config)
+            if isinstance(state, str): return [state, config["configurable"]["thread_id"]]
+            if state.get("language") == "show": return list(InMemorySaver.kept)
             last = (state.get("messages") or [{}])[-1]
             given = [m["content"] for m in state.pop("messages", ())]
             return {"messages": [AIMessage([{"type": "text", "text": f"{given} {state} {config and len(InMemorySaver.kept)}"}], "1")]}
@@ -108,7 +116,8 @@ LANGGRAPH = """
 LANGCHAIN = """
     class Runnable:
         def __init__(self, **names): self.names = names
-        def get_input_jsonschema(self): return {"properties": self.names}
+        def get_input_jsonschema(self):
+            return {"properties": self.names, "required": [name for name, needed in self.names.items() if needed]}
         def invoke(self, value): return str(value)
         def stream(self, value): yield from ("a ", "stream")
     """
@@ -132,6 +141,17 @@ def texts(running, **body):
 
 
 HISTORY = [{"role": "user", "content": "before"}, {"role": "assistant", "content": "yes"}, {"role": "tool", "content": "x"}, 3]
+
+
+MCP = """
+class FastMCP:
+    def run(self, transport="stdio", mount_path=None): raise AssertionError(transport)
+    def streamable_http_app(self):
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"mcp"})
+        return app
+"""
 
 
 class Steering(unittest.TestCase):
@@ -187,16 +207,38 @@ class Steering(unittest.TestCase):
             pipeline = prompt | model
             """
         self.assertEqual(self.answer(piped, "langchain"), "{'topic': 'hi'}")
-        server = """
-            class FastMCP:
-                def streamable_http_app(self):
-                    async def app(scope, receive, send):
-                        await send({"type": "http.response.start", "status": 200, "headers": []})
-                        await send({"type": "http.response.body", "body": b"mcp"})
-                    return app
-            server = FastMCP()
+        self.assertEqual(self.answer(MCP + "server = FastMCP()", "mcp"), "mcp")
+
+    def test_a_proxy_that_has_nothing_behind_it_yet_is_no_application(self):
+        code = """
+            class Proxy:
+                def __getattribute__(self, name): raise RuntimeError("outside of a request")
+                def __call__(self, environ, start_response): pass
+            from flask import Flask
+            current, app = Proxy(), Flask()
             """
-        self.assertEqual(self.answer(server, "mcp"), "mcp")
+        self.assertEqual(self.answer(code, "flask"), "web")
+        self.assertEqual(self.answer(code.replace("app =", "site ="), "flask"), "web")
+
+    def test_a_script_is_not_run_to_look_for_objects(self):
+        code = """
+            from langgraph import Graph
+            flow = Graph(["topic"])
+            def report(): print("ran")
+            report()
+            """
+        with Agent({"agent.py": code, **self.FILES}, config={"framework": "langgraph"}) as running:
+            self.assertEqual((running.event["event"], running.stdout()), ("ready", ""), running.stderr())
+            self.assertEqual(running.response("hi"), "ran")
+        prepared = code.replace("report()", "set_up()").replace("ran", "prepared")
+        self.assertEqual(self.answer(prepared, "langgraph"), "[] {'topic': 'hi'} None")
+
+    def test_servers_of_mcp_are_web_applications_under_any_name(self):
+        for code in ("mcp = FastMCP()", "agent = FastMCP()", "app = FastMCP()", "class MCPServer(FastMCP): pass\nmcp = MCPServer()\nprint()",
+                     "mcp = FastMCP()\ndef main(): mcp.run()\nif __name__ == '__main__': main()"):
+            self.assertEqual(self.answer(MCP + code), "mcp", code)
+        mounted = MCP + "from flask import Flask\nmcp, site = FastMCP(), Flask()"
+        self.assertEqual(self.answer(mounted), "web", "a server of MCP may be a part of another application")
 
     def test_a_handler_comes_first(self):
         code = "from langgraph import Graph\ngraph = Graph()\ndef handler(message): return 'handler'"
@@ -237,11 +279,39 @@ class Frameworks(unittest.TestCase):
         with agent("from crewai import Crew\ncrew = Crew()", crewai=CREWAI) as running:
             self.assertEqual(running.response("cats"), {"input": "cats", "message": "cats", "topic": "cats"}, running.stderr())
             self.assertEqual(running.response("cats", topic="dogs", n=2, list=[1]),
-                             {"input": "cats", "message": "cats", "n": 2, "topic": "dogs"})
+                             {"input": "cats", "list": [1], "message": "cats", "n": 2, "topic": "dogs"})
             status, answer, _ = running.request("POST", "/invoke", '{"n": 1}')
             self.assertEqual((status, answer["error"]), (400, "topic is required"))
-        with agent("from crewai import Flow\ncrew = Flow()", crewai=CREWAI) as running:
-            self.assertEqual(running.response("hi"), "hi", running.stderr())
+
+    def test_no_invoke_sees_what_a_flow_or_an_agent_of_autogen_has_kept(self):
+        flow = "import threading\nfrom crewai import Flow\n%s"
+        for made, given in (("crew = Flow('as made')", "as made"), ("crew = Flow(threading.Lock())", None)):
+            with agent(flow % made, crewai=CREWAI) as running:
+                self.assertEqual([running.response(text) for text in "ab"], [["a", given], ["b", given]], running.stderr())
+        needing = "class Needing(Flow):\n  def __init__(self, needed): super().__init__(needed)\ncrew = Needing(threading.Lock())"
+        with agent(flow % needing, crewai=CREWAI) as running:
+            self.assertEqual(running.event["error"], "the flow Needing cannot be made anew, and each invoke needs its own")
+        files = {"autogen_agentchat/__init__": """
+            class Team:
+                def __init__(self): self.told = ["as loaded"]
+                async def reset(self): self.told.clear()
+                async def save_state(self): return list(self.told)
+                async def load_state(self, state): self.told = list(state)
+                async def run(self, *, task=None, more=1):
+                    self.told += [task] if isinstance(task, str) else [m.said for m in task]
+                    return type("Result", (), {"messages": [0, list(self.told)]})
+            class Agent(Team):
+                reset = None
+                async def on_reset(self, token): self.told.clear()
+                async def save_state(self): return []
+            """, "autogen_agentchat/messages": """
+            class TextMessage:
+                def __init__(self, content, source): self.said = f"{source}: {content}"
+            """, "autogen_core": "class CancellationToken: pass"}
+        for kind, loaded in ("Team", ["as loaded"]), ("Agent", []):
+            with agent(f"from autogen_agentchat import {kind}\nagent = {kind}()", **files) as running:
+                self.assertEqual([running.response(text) for text in "ab"], [[*loaded, "a"], [*loaded, "b"]], running.stderr())
+                self.assertEqual(running.response("hi", history=HISTORY), [*loaded, "user: before", "assistant: yes", "user: hi"])
 
     def test_graphs_are_filled_by_their_state_and_streamed_by_message(self):
         files = {"langgraph": LANGGRAPH}
@@ -269,8 +339,31 @@ class Frameworks(unittest.TestCase):
             self.assertEqual(running.response("hi", history=HISTORY), "['before', 'yes', 'hi'] {} 1", running.stderr())
             self.assertEqual(running.response("hi"), "['hi'] {} 1", "what nobody can go on with is forgotten")
             self.assertEqual(texts(running, message="hi")[0], "let ")
-            self.assertEqual(running.response("hi", thread_id="7", history=HISTORY), "['hi'] {} 1")
-            self.assertEqual(running.response("hi", session_id=8), "['hi'] {} 2")
+            self.assertEqual(running.response("hi", thread_id="7", history=HISTORY), "['before', 'yes', 'hi'] {} 1", "a new thread")
+            self.assertEqual(running.response("hi", thread_id="7", history=HISTORY), "['hi'] {} 2", "it knows them")
+            self.assertEqual(running.response(messages=HISTORY[:2], thread_id="7"), "['before', 'yes'] {} 3", "nothing sent is cut")
+            self.assertEqual(running.response("hi", session_id=8), "['hi'] {} 4")
+            status, answer = running.invoke(messages="hi")
+            self.assertEqual((status, answer["error"]), (400, "messages must be a list"))
+
+    def test_no_caller_names_the_thread_of_another_one(self):
+        code = """
+            from langgraph import Graph, InMemorySaver
+            graph = Graph()
+            graph.checkpointer = InMemorySaver()
+            """
+        with agent(code, langgraph=LANGGRAPH) as running:
+            for user, thread in ((None, "alice/t1"), ("alice", "t1"), ("a", "b/c"), ("a/b", "c")):
+                running.invoke(thread_id=thread, headers={"X-End-User-ID": user} if user else {})
+            _, answer = running.invoke(language="show", headers={"X-Request-ID": '[null, "alice/t1"]'})
+            *threads, nameless = answer["response"]
+            self.assertEqual(threads, ['[null, "alice/t1"]', '["alice", "t1"]', '["a", "b/c"]', '["a/b", "c"]'], running.stderr())
+            self.assertRegex(nameless, "^[0-9a-f-]{36}$", "not the request's id, which its caller chooses")
+        entrypoint = code.replace("Graph()", "Graph()\n            del graph.builder")
+        with agent(entrypoint, langgraph=LANGGRAPH) as running:
+            text = "about my messages"
+            self.assertEqual(running.response(text, thread_id="1"), [text, '[null, "1"]'], running.stderr())
+            self.assertEqual(json.loads(texts(running, message=text, thread_id="1")[0]), [text, '[null, "1"]'])
 
     def test_chains_are_filled_by_the_names_of_their_prompts(self):
         code = "from langchain_core import Runnable\nchain = Runnable(%s)"
@@ -281,6 +374,9 @@ class Frameworks(unittest.TestCase):
             self.assertEqual(texts(running, topic="x", language="de"), ["a ", "stream"])
         with agent(code % "chat_history=1, input=1", langchain_core=LANGCHAIN) as running:
             self.assertEqual(running.response("hi", history=HISTORY[:1]), f"{{'chat_history': {HISTORY[:1]}, 'input': 'hi'}}")
+        with agent(code % "examples=0, question=1, tone=0", langchain_core=LANGCHAIN) as running:
+            self.assertEqual(running.response("hi"), "{'question': 'hi'}", "what is optional is not needed")
+            self.assertEqual(running.response("hi", question="why"), "{'question': 'why'}", "and does not get the message")
         with agent(code % "root=1", langchain_core=LANGCHAIN) as running:
             self.assertEqual(running.response("hi"), "hi")
 
@@ -334,8 +430,9 @@ class Frameworks(unittest.TestCase):
         with agent("from google.adk import LlmAgent\nagent = LlmAgent()", **{"google/__init__": "", "google/adk": adk}) as running:
             self.assertEqual((running.event["event"], running.event["code"]), ("failed", "nothing_to_invoke"))
             self.assertIn("google.adk.runners.InMemoryRunner", running.event["details"][1])
-        with agent("class A:\n  def run(self, a, b): pass\nagent = A()") as running:
-            self.assertEqual(running.event["code"], "nothing_to_invoke")
+        for given in ("a, b", "transport='stdio', port=1", "debug=False", "level: int = 1"):
+            with agent(f"class A:\n  def run(self, {given}): pass\nagent = A()") as running:
+                self.assertEqual(running.event.get("code"), "nothing_to_invoke", given)
         by_name = "class A:\n  async def run(self, *, task=None, more=1): return type('R', (), {'messages': [0, task]})\nagent = A()"
         with agent(by_name) as running:
             self.assertEqual(running.response("hi"), "hi", running.stderr())

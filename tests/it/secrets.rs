@@ -148,8 +148,9 @@ impl Answers {
     fn read_all(&mut self, stack: &Stack) {
         let described = stack.get("/openapi.json")["paths"].as_object().unwrap().clone();
         for (path, operations) in described {
-            // The events never end; they are read beside.
-            let Some(get) = operations.get("get").filter(|_| path != "/api/events") else { continue };
+            // The events never end; they are read beside. What is below `app/` is of the agents.
+            let other = path == "/api/events" || path.contains("/app/");
+            let Some(get) = operations.get("get").filter(|_| !other) else { continue };
             // What a query must have is in the document's own example.
             let parameters = get["parameters"].as_array().into_iter().flatten();
             let required = parameters.filter(|p| p["in"] == "query" && p["required"] == true);

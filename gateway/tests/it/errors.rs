@@ -89,7 +89,11 @@ async fn every_error_of_the_request() {
         (source(json!({"source_files": {"a\0.py": "x"}})), "source_files[\"a\\0.py\"]: the name contains NUL".into()),
         (source(json!({"entry_point": "nope.py"})), "entry_point: \"nope.py\" is not among the source_files; the .py files are: agent.py".into()),
         (source(json!({"source_files": {"one.py": "", "two.py": ""}})), "entry_point: say which file to start; the .py files are: one.py, two.py".into()),
-        (source(json!({"requirements": "-e ."})), format!("requirements: line 1: \"-e .\" {option}")),
+        (source(json!({"requirements": "--pre"})), format!("requirements: line 1: \"--pre\" {option}")),
+        (
+            source(json!({"requirements": "-e ."})),
+            "requirements: line 1: \"-e .\" is the source itself, which is there and not installed: leave the line out".into(),
+        ),
         (source(json!({"policies": ["p"]})), "policies is not supported".into()),
         (source(json!({"artifact_id": "x"})), "artifact_id is not supported".into()),
         (source(json!({"draft_id": "x"})), "draft_id is not supported".into()),

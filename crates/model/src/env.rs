@@ -69,9 +69,16 @@ fn is_random(value: &str) -> bool {
         && has(u8::is_ascii_digit)
 }
 
-/// The passwords of all URLs and connection strings in a text, as they are written there. Takes time in proportion to the
-/// text.
-fn passwords(text: &str) -> Vec<&str> {
+/// A password as it is written, and the characters around it by which it is known there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Password<'a> {
+    written: &'a str,
+    before: &'static str,
+    after: &'static str,
+}
+
+/// The passwords of all URLs and connection strings in a text. Takes time in proportion to the text.
+fn passwords(text: &str) -> Vec<Password<'_>> {
     let mut found = Vec::new();
     for word in text.split_whitespace() {
         let mut parts = word.split("://");
@@ -92,11 +99,12 @@ fn passwords(text: &str) -> Vec<&str> {
 
 /// What stands for a password before the host of a URL. It may have characters that should have been encoded; where it then
 /// ends cannot be told, so both readings count.
-fn of_user_info<'a>(scheme: &str, url: &'a str) -> Vec<&'a str> {
+fn of_user_info<'a>(scheme: &str, url: &'a str) -> Vec<Password<'a>> {
     let authority = &url[..url.find(['/', '?', '#']).unwrap_or(url.len())];
     let Some((user, _)) = authority.split_once(':').filter(|(user, _)| !user.contains('@')) else {
         // A token in the place of the user.
-        return authority.split_once('@').map(|(user, _)| user).filter(|user| is_token(user)).into_iter().collect();
+        let user = authority.split_once('@').map(|(user, _)| user).filter(|user| is_token(user));
+        return user.map(|written| Password { written, before: "//", after: "@" }).into_iter().collect();
     };
     let after = &url[user.len() + 1..];
     let within = authority.rfind('@').map(|end| &authority[user.len() + 1..end]);
@@ -105,16 +113,17 @@ fn of_user_info<'a>(scheme: &str, url: &'a str) -> Vec<&'a str> {
     let whole = after.rfind('@').map(|end| &after[..end]).filter(|_| within.is_some() || !(is_port && is_web));
     let mut found: Vec<&str> = within.into_iter().chain(whole).filter(|password| !password.is_empty()).collect();
     found.dedup();
-    found
+    found.into_iter().map(|written| Password { written, before: ":", after: "@" }).collect()
 }
 
 /// The values of parameters that are named as secrets are: `?user=app&password=…`, `AccountName=x;AccountKey=…`.
-fn of_parameters(word: &str) -> impl Iterator<Item = &str> {
+fn of_parameters(word: &str) -> impl Iterator<Item = Password<'_>> {
     const NAMES: [&str; 10] =
         ["password", "passwd", "pwd", "secret", "token", "apikey", "api_key", "accountkey", "sharedaccesskey", "sig"];
     let pairs = word.split(['?', '&', ';', '#']).filter_map(|pair| pair.split_once('='));
     let named = pairs.filter(|(name, _)| NAMES.iter().any(|secret| name.to_ascii_lowercase().ends_with(secret)));
-    named.map(|(_, value)| value).filter(|value| !value.is_empty())
+    let values = named.map(|(_, value)| value).filter(|value| !value.is_empty());
+    values.map(|written| Password { written, before: "=", after: "" })
 }
 
 /// Whether a user name looks like a generated token, which may have separators.
@@ -124,15 +133,17 @@ fn is_token(user: &str) -> bool {
 
 /// A password as it is written in its URL, and decoded as programs use it. One that is also an ordinary word of the URL or
 /// too short to be told from other text is hidden only where it stands in a URL, so that the rest stays readable.
-fn hidden_password(written: &str, url: &str) -> Vec<Secret> {
-    let others = url.replace(&format!(":{written}@"), "").to_lowercase();
+fn hidden_password(password: Password<'_>, url: &str) -> Vec<Secret> {
+    let Password { written, before, after } = password;
+    let in_place = |text: &str| format!("{before}{text}{after}");
+    let others = url.replace(&in_place(written), "").to_lowercase();
     let is_distinct = |text: &str| is_worth_hiding(text) && !others.contains(&text.to_lowercase());
     let mut forms = vec![written.to_owned()];
     let decoded = percent_decode_str(written).decode_utf8_lossy();
     if decoded != written {
         forms.push(decoded.into_owned());
     }
-    let form = |text: String| Secret::new(if is_distinct(&text) { text } else { format!(":{text}@") });
+    let form = |text: String| Secret::new(if is_distinct(&text) { text } else { in_place(&text) });
     forms.into_iter().map(form).collect()
 }
 

@@ -32,16 +32,13 @@ impl OtherPythons {
     pub fn look(python: &Path) -> Self {
         let identity = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
         let own = identity(python);
-        let real = |path: &Path, below: &[&str]| {
-            let real = path.canonicalize().ok()?;
-            below.iter().any(|dir| real.starts_with(dir)).then_some(real)
-        };
         let named = |dir: &Path| {
             names(dir).into_iter().filter(|name| is_python(name)).map(|name| dir.join(name)).collect::<Vec<_>>()
         };
         let programs = PROGRAMS.iter().flat_map(|dir| named(Path::new(dir)));
-        let programs = programs.filter_map(|path| real(&path, &PROGRAMS)).filter(|path| path.is_file());
-        let programs = programs.filter(|path| identity(path) != own).collect();
+        let programs = programs.filter_map(|path| path.canonicalize().ok());
+        let is_shown = |path: &PathBuf| path.is_file() && PROGRAMS.iter().any(|dir| path.starts_with(dir));
+        let programs = programs.filter(|path| is_shown(path) && identity(path) != own).collect();
         // The interpreter's own prefix is where its program is: `PREFIX/bin/python3.11`.
         let prefix = python.canonicalize().ok().and_then(|real| Some(real.parent()?.parent()?.join("lib")));
         let libraries: Vec<PathBuf> = LIBRARIES.iter().map(PathBuf::from).chain(prefix).collect();

@@ -8,7 +8,11 @@ use crate::{
     stack::{Stack, log_of},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// How the playground begins, whatever it is asked.
 const PLAYGROUND: &str = "This is Hoistway's playground";
@@ -42,6 +46,13 @@ fn deploy(stack: &Stack, user: &User<'_>, agent: &str, check: impl Fn(&str)) {
     check(&name);
 }
 
+/// A stack with the playground's model.
+fn with_playground(dir: &Path) -> Stack {
+    let stack = Stack::start(dir);
+    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
+    stack
+}
+
 fn events(answer: &Answer) -> Vec<Value> {
     let data = |line: &str| line.strip_prefix("data: ").and_then(|data| serde_json::from_str(data).ok());
     answer.text().lines().filter_map(data).collect()
@@ -53,9 +64,8 @@ fn agents_of_well_known_packages_run_unchanged() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let stack = Stack::start(dir.path());
+    let stack = with_playground(dir.path());
     let user = User { stack: &stack, home: dir.path() };
-    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
     let asks_the_model = |name: &str| {
         let text = stack.answer(name, "say tea");
         let text = text.as_str().unwrap_or_else(|| panic!("{name}: {text}"));
@@ -86,9 +96,8 @@ fn a_crew_runs_unchanged() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let stack = Stack::start(dir.path());
+    let stack = with_playground(dir.path());
     let user = User { stack: &stack, home: dir.path() };
-    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
     deploy(&stack, &user, "crewai", |name| {
         let body = json!({"message": "say tea", "topic": "tea"});
         let answer = stack.call("POST", &format!("/api/agents/{name}/invoke"), Some(&body));
@@ -103,9 +112,8 @@ fn web_applications_scripts_and_commands_run_unchanged() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let stack = Stack::start(dir.path());
+    let stack = with_playground(dir.path());
     let user = User { stack: &stack, home: dir.path() };
-    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
     let app = |method: &str, name: &str, path: &str, body: Option<Value>| {
         let key = format!("Bearer {}", stack.key);
         let accept = "application/json, text/event-stream";
@@ -159,9 +167,8 @@ fn an_agent_that_needs_a_runner_of_its_own_kit_is_refused_with_the_remedy() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let stack = Stack::start(dir.path());
+    let stack = with_playground(dir.path());
     let user = User { stack: &stack, home: dir.path() };
-    assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
     let answer = stack.call("POST", "/api/deploy?timeout=900", Some(&request("google_adk")));
     let error = answer.json();
     assert_eq!((answer.status, &error["code"]), (500, &json!("nothing_to_invoke")), "{error}");

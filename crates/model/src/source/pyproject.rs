@@ -2,7 +2,10 @@
 //! built or installed, its files are the agent's source; so a build backend has nothing to do here, and what only one
 //! could say (dynamic dependencies) is refused.
 
-use super::{Requirements, RequiresPython};
+use super::{
+    Requirements, RequiresPython,
+    requirements::{OF_THE_OPERATOR, normalised},
+};
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -169,22 +172,7 @@ pub(super) fn redirected(listed: &[String], tools: Option<&Tools>) -> Option<(&'
         let why = format!("takes {found} from another place than the package index, which is not supported");
         return Some(("tool.uv.sources", why));
     }
-    let why = "says where packages come from, which is the operator's: HOISTWAY_BUILD_INDEX_URL or \
-               HOISTWAY_BUILD_EXTRA_INDEX_URLS";
-    (uv.index.is_some() && !listed.is_empty()).then(|| ("tool.uv.index", why.to_owned()))
-}
-
-/// A distribution's name as PEP 503 has it.
-fn normalised(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for c in name.chars() {
-        match c {
-            '-' | '_' | '.' if out.ends_with('-') => {}
-            '-' | '_' | '.' => out.push('-'),
-            _ => out.push(c.to_ascii_lowercase()),
-        }
-    }
-    out
+    (uv.index.is_some() && !listed.is_empty()).then(|| ("tool.uv.index", OF_THE_OPERATOR.to_owned()))
 }
 
 #[cfg(test)]

@@ -19,6 +19,10 @@ const CONSTRAINT: &str = "~ ";
 /// How a hash is given.
 const HASH: &str = "--hash=sha256:";
 
+/// What is wrong with saying from which index packages come.
+pub(super) const OF_THE_OPERATOR: &str = "says where packages come from, which is the operator's: \
+     HOISTWAY_BUILD_INDEX_URL or HOISTWAY_BUILD_EXTRA_INDEX_URLS";
+
 /// One requirement of PEP 508 without an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
@@ -130,6 +134,19 @@ impl Requirements {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
+}
+
+/// A distribution's name as PEP 503 has it.
+pub(super) fn normalised(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '-' | '_' | '.' if out.ends_with('-') => {}
+            '-' | '_' | '.' => out.push('-'),
+            _ => out.push(c.to_ascii_lowercase()),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

@@ -181,11 +181,14 @@ impl Sandbox {
         let host = Host::look(python).await?;
         let limits = limits.normalised();
         let (opened, pretend, interpreter) = (dir.to_owned(), settings.pretend, python.to_owned());
+        let readable = settings.readable.clone();
         let opening = tokio::task::spawn_blocking(move || {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(opened.join("run"))?;
             let uids = if pretend.no_uids { None } else { Uids::open(&opened)? };
             let cgroups = if pretend.no_cgroups { None } else { Cgroups::find(&opened, &limits) };
-            let covers = OtherPythons::look(&interpreter).covers(&opened.join("covers"))?;
+            let mut covers = OtherPythons::look(&interpreter).covers(&opened.join("covers"))?;
+            // What the operator shows of the machine stays.
+            covers.retain(|cover| !readable.iter().any(|path| cover.inside.starts_with(path)));
             Ok((uids, cgroups, covers))
         });
         let opened = opening.await.map_err(std::io::Error::other).and_then(|opened| opened);
@@ -249,9 +252,7 @@ impl Sandbox {
     pub fn place(&self, parts: &Parts<'_>) -> Placed {
         let mut placed = place(self.tier, self.closed, &self.settings, &self.host, self.limits.disk, parts);
         if self.has_own_root() {
-            let wanted = |path: &Path| self.settings.readable.iter().any(|readable| path.starts_with(readable));
-            let covers = self.covers.iter().filter(|cover| !wanted(&cover.inside));
-            placed.confinement.exposed.extend(covers.cloned());
+            placed.confinement.exposed.extend_from_slice(&self.covers);
         }
         placed
     }

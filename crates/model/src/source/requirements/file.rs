@@ -2,7 +2,7 @@
 //! operator's to say.
 
 use super::{
-    CONSTRAINT, FileContent, MAX_BYTES,
+    CONSTRAINT, FileContent, MAX_BYTES, OF_THE_OPERATOR,
     line::{self, quoted},
 };
 use crate::{
@@ -84,11 +84,7 @@ impl Reader<'_> {
                 self.strict = true;
                 Ok(())
             }
-            _ if OF_THE_INDEX.contains(&option) => Err(Fault::Line(quoted(
-                line,
-                "says where packages come from, which is the operator's: HOISTWAY_BUILD_INDEX_URL or \
-                 HOISTWAY_BUILD_EXTRA_INDEX_URLS",
-            ))),
+            _ if OF_THE_INDEX.contains(&option) => Err(Fault::Line(quoted(line, OF_THE_OPERATOR))),
             _ if NEEDLESS.contains(&option) => {
                 self.warn(field, number, line, "is not needed and ignored: only wheels are installed");
                 Ok(())

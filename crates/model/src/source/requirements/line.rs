@@ -1,6 +1,6 @@
 //! One requirement as PEP 508 has it, without an address.
 
-use super::{HASH, Requirement};
+use super::{HASH, Requirement, normalised};
 use std::{collections::BTreeSet, fmt::Write as _};
 
 /// What a line looks like.
@@ -150,15 +150,7 @@ impl<'a> Cursor<'a> {
         if !raw.starts_with(ends) || !raw.ends_with(ends) {
             return None;
         }
-        let mut out = String::with_capacity(raw.len());
-        for c in raw.chars() {
-            match c {
-                '-' | '_' | '.' if out.ends_with('-') => {}
-                '-' | '_' | '.' => out.push('-'),
-                _ => out.push(c.to_ascii_lowercase()),
-            }
-        }
-        Some(out)
+        Some(normalised(raw))
     }
 
     /// `>=1.0` and its like.

@@ -3,6 +3,7 @@
 
 pub(crate) mod declared;
 pub mod encoding;
+mod not_read;
 pub mod pyproject;
 mod requirements;
 mod requires_python;

@@ -37,8 +37,8 @@ async fn every_error_of_the_request() {
     let second = |t: Value| with(json!({"tools_to_create": [good_tool.clone(), t]}));
     let tools =
         |missing: &str| format!("tool name and base_url are required [\"tools_to_create[1].{missing} is missing\"]");
-    let option =
-        "is an option; only lines such as `name`, `name[extra]>=1.0,<2` or `name; python_version < \"3.12\"` are taken";
+    let pre =
+        "asks for pre-releases of everything: leave the line out, and name one where you need it, as in `name>=2.0rc1`";
     let table: Vec<(String, String)> = vec![
         ("".into(), "the body is empty; a JSON object is expected".into()),
         ("{nope".into(), "the body is not valid JSON: key must be a string at line 1 column 2".into()),
@@ -89,7 +89,7 @@ async fn every_error_of_the_request() {
         (source(json!({"source_files": {"a\0.py": "x"}})), "source_files[\"a\\0.py\"]: the name contains NUL".into()),
         (source(json!({"entry_point": "nope.py"})), "entry_point: \"nope.py\" is not among the source_files; the .py files are: agent.py".into()),
         (source(json!({"source_files": {"one.py": "", "two.py": ""}})), "entry_point: say which file to start; the .py files are: one.py, two.py".into()),
-        (source(json!({"requirements": "--pre"})), format!("requirements: line 1: \"--pre\" {option}")),
+        (source(json!({"requirements": "--pre"})), format!("requirements: line 1: \"--pre\" {pre}")),
         (
             source(json!({"requirements": "-e ."})),
             "requirements: line 1: \"-e .\" is the source itself, which is there and not installed: leave the line out".into(),

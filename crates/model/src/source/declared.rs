@@ -1,24 +1,12 @@
 //! What a source says that it needs, by whichever file says it first.
 
-use super::{Requirements, RequiresPython, SourceFiles, encoding, field, pyproject::Project, script_header};
+use super::{Requirements, RequiresPython, SourceFiles, encoding, field, not_read, pyproject::Project, script_header};
 use crate::{Error, Result};
 
 /// The file whose requirements count when the request has none of its own.
-const REQUIREMENTS_FILE: &str = "requirements.txt";
+pub(super) const REQUIREMENTS_FILE: &str = "requirements.txt";
 /// The file whose `[project]` says what to install when there are no other requirements.
 const PROJECT_FILE: &str = "pyproject.toml";
-
-/// Files that other tools read requirements from, each with the word that they have to contain.
-const NOT_READ: [(&str, &str); 8] = [
-    ("Pipfile", "packages"),
-    ("Pipfile.lock", "default"),
-    ("setup.py", "install_requires"),
-    ("setup.cfg", "install_requires"),
-    ("environment.yml", "dependencies"),
-    ("environment.yaml", "dependencies"),
-    ("conda.yml", "dependencies"),
-    ("conda.yaml", "dependencies"),
-];
 
 /// What a source declares.
 pub(crate) struct Declared {
@@ -60,7 +48,7 @@ impl Declared {
             },
         };
         if requirements.is_none() {
-            warnings.extend(not_read(files));
+            warnings.extend(not_read::warnings(files, entry_point));
         }
         let of_header = header.ok().flatten().and_then(|header| header.requires_python);
         let requires_python = project.and_then(Result::ok).and_then(|project| project.requires_python).or(of_header);
@@ -98,16 +86,6 @@ fn listed(
         }
     }
     Ok(Some(requirements))
-}
-
-fn not_read(files: &SourceFiles) -> impl Iterator<Item = String> {
-    let holds = |name: &str, word: &str| {
-        files.get(name).is_some_and(|content| content.windows(word.len()).any(|window| window == word.as_bytes()))
-    };
-    let found = NOT_READ.into_iter().filter(move |(name, word)| holds(name, word)).map(|(name, _)| name);
-    found.map(|name| {
-        format!("{name} is not read for requirements, the imports decide: list them in {REQUIREMENTS_FILE}")
-    })
 }
 
 #[cfg(test)]
@@ -175,15 +153,5 @@ mod tests {
         let poetry = (PROJECT_FILE, "[tool.poetry.dependencies]\nx = '1'");
         assert_eq!(of("-e .\nsix", &[poetry]).unwrap().as_deref(), Some("six\n"));
         assert!(of("-e .", &[poetry]).is_err());
-    }
-
-    #[test]
-    fn files_that_are_not_read_are_named_when_nothing_else_says_what_to_install() {
-        let warned = |files: &[(&str, &str)]| parsed(files).unwrap().1.len();
-        assert_eq!(warned(&[("Pipfile", "[packages]"), ("environment.yml", "dependencies:\n- six")]), 2);
-        assert_eq!(warned(&[("setup.py", "setup()")]), 0);
-        assert_eq!(warned(&[("Pipfile", "[packages]"), (REQUIREMENTS_FILE, "six")]), 0);
-        let text = parsed(&[("setup.py", "install_requires=[]")]).unwrap().1.concat();
-        assert_eq!(text, "setup.py is not read for requirements, the imports decide: list them in requirements.txt");
     }
 }

@@ -4,6 +4,7 @@
 
 mod file;
 mod line;
+mod option;
 
 use super::SourceFiles;
 use crate::{Digest, Error, Result};
@@ -340,11 +341,51 @@ mod tests {
     }
 
     #[test]
+    fn options_that_ask_for_what_is_done_anyway_are_dropped_with_a_warning() {
+        for line in [
+            "-i https://pypi.org/simple",
+            "--index-url=https://PyPI.org/simple/",
+            "--extra-index-url https://pypi.python.org/simple",
+            "--trusted-host pypi.org",
+            "--only-binary :all:",
+            "--no-binary :none:",
+            "--use-feature=fast-deps",
+        ] {
+            let content = Requirements::read("f", "r.txt", &format!("{line}\nsix"), &files(&[])).unwrap();
+            assert_eq!(content.requirements.text(), "six\n", "{line}");
+            assert!(
+                content.warnings.concat().starts_with(&format!("f: line 1: \"{line}\" ")),
+                "{:?}",
+                content.warnings
+            );
+            assert!(content.warnings.concat().contains("ignored"), "{:?}", content.warnings);
+        }
+        let of = |text: &str| Requirements::read("f", "r.txt", text, &files(&[])).unwrap();
+        let two = of("-i https://pypi.org/simple --prefer-binary\nsix");
+        assert_eq!((two.requirements.text(), two.warnings.len()), ("six\n", 2));
+        assert_eq!(of(&"--prefer-binary\n".repeat(1_000)).warnings.len(), 50);
+        for other in
+            ["-i https://pypi.org.x.example/simple", "-i https://x@pypi.org/simple", "-i https://pypi.org/simple2"]
+        {
+            assert!(Requirements::parse("f", other).is_err(), "{other}");
+        }
+    }
+
+    #[test]
     fn refusals_say_what_to_do_instead() {
         for (line, words) in [
             ("-i https://x.example/simple", "HOISTWAY_BUILD_INDEX_URL"),
             ("--extra-index-url=https://x.example", "HOISTWAY_BUILD_EXTRA_INDEX_URLS"),
-            ("--find-links ./wheels", "the operator's"),
+            ("--find-links ./wheels", "PIP_FIND_LINKS"),
+            ("--trusted-host x.example", "PIP_TRUSTED_HOST"),
+            (
+                "--index-url https://pypi.org/simple --extra-index-url https://x.example",
+                "HOISTWAY_BUILD_EXTRA_INDEX_URLS",
+            ),
+            ("--only-binary :all: --pre", "name>=2.0rc1"),
+            ("--no-binary=numpy", "only wheels are installed"),
+            ("--user", "leave it out"),
+            ("six --pre", "leave it out"),
             ("six @ git+https://x.example/six@1", "vendor it"),
             ("-e git+https://x.example/six.git", "vendor it"),
             ("./lib", "vendor it"),

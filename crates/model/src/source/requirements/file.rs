@@ -2,8 +2,9 @@
 //! operator's to say.
 
 use super::{
-    CONSTRAINT, FileContent, MAX_BYTES, OF_THE_OPERATOR,
+    CONSTRAINT, FileContent, MAX_BYTES,
     line::{self, quoted},
+    option::{Meaning, meaning},
 };
 use crate::{
     Error, Result,
@@ -13,11 +14,8 @@ use std::collections::BTreeSet;
 
 /// How deep files may include one another.
 const MAX_DEPTH: usize = 20;
-/// Options that say where packages come from.
-const OF_THE_INDEX: [&str; 8] =
-    ["-i", "--index-url", "--pypi-url", "--extra-index-url", "--no-index", "-f", "--find-links", "--trusted-host"];
-/// Options that ask for what is done anyway.
-const NEEDLESS: [&str; 3] = ["--only-binary", "--prefer-binary", "--no-cache-dir"];
+/// The most warnings about one list; beyond it there are no more.
+const MAX_WARNINGS: usize = 50;
 
 /// Reads `text`, the file `name` of the source; an empty name is the request's own text.
 pub(super) fn read(field: &str, name: &str, text: &str, files: &SourceFiles) -> Result<FileContent> {
@@ -80,17 +78,28 @@ impl Reader<'_> {
             "-e" | "--editable" if is_own_project(value) => self.own_project(field, name, number, line, constraint),
             // What is wrong with it is told without the option.
             "-e" | "--editable" => self.requirement(value, constraint),
-            "--require-hashes" => {
-                self.strict = true;
-                Ok(())
-            }
-            _ if OF_THE_INDEX.contains(&option) => Err(Fault::Line(quoted(line, OF_THE_OPERATOR))),
-            _ if NEEDLESS.contains(&option) => {
-                self.warn(field, number, line, "is not needed and ignored: only wheels are installed");
-                Ok(())
-            }
-            _ => Err(Fault::Line(quoted(line, &format!("is an option; {}", line::FORM)))),
+            _ => self.options(field, number, line),
         }
+    }
+
+    /// A line may have several options. Each is judged by itself.
+    fn options(&mut self, field: &str, number: usize, line: &str) -> Result<(), Fault> {
+        let mut rest = line;
+        while !rest.is_empty() {
+            let end = rest.match_indices([' ', '\t']).map(|(at, _)| at).find(|at| rest[at + 1..].starts_with('-'));
+            let (one, others) = rest.split_at(end.unwrap_or(rest.len()));
+            rest = others.trim_start();
+            let (option, value) = option(one.trim_end()).unwrap_or((one, ""));
+            if option == "--require-hashes" {
+                self.strict = true;
+                continue;
+            }
+            match meaning(option, value) {
+                Meaning::Needless(why) => self.warn(field, number, one.trim_end(), why),
+                Meaning::Refused(why) => return Err(Fault::Line(quoted(line, &why))),
+            }
+        }
+        Ok(())
     }
 
     fn requirement(&mut self, line: &str, constraint: bool) -> Result<(), Fault> {
@@ -118,7 +127,9 @@ impl Reader<'_> {
     }
 
     fn warn(&mut self, field: &str, number: usize, line: &str, what: &str) {
-        self.content.warnings.push(format!("{field}: line {number}: {}", quoted(line, what)));
+        if self.content.warnings.len() < MAX_WARNINGS {
+            self.content.warnings.push(format!("{field}: line {number}: {}", quoted(line, what)));
+        }
     }
 
     /// A file named by the file `from`, relative to which the path is.

@@ -74,7 +74,7 @@ fn hash_fault(word: &str) -> String {
     if word.starts_with("--hash") {
         format!("has {shown}, and {HASH} with 64 hexadecimal digits is the only form of a hash that is taken")
     } else {
-        format!("has {shown}, and --hash is the only option that a requirement may have")
+        format!("has {shown}, and --hash is the only option that a requirement may have: leave it out")
     }
 }
 

@@ -7,12 +7,29 @@ use crate::{
 use serde_json::json;
 use std::process::Command;
 
+/// The models that egress shows, whether a path exists, and what a server of the agent's own answers it.
 const LOOK: &str = r#"
-import json, os, urllib.request
+import http.server, json, os, threading, urllib.request
+
+class Own(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"own")
+
+def own():
+    try:
+        server = http.server.HTTPServer(("127.0.0.1", 0), Own)
+    except PermissionError:
+        return "may not listen"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hosts = "127.0.0.1", "localhost"
+    return " ".join(urllib.request.urlopen(f"http://{host}:{server.server_port}/").read().decode() for host in hosts)
+
 def handler(message):
     request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/models")
     with urllib.request.urlopen(request) as answer:
-        return {"response": [json.load(answer)["data"], os.path.exists(message)]}
+        return {"response": [json.load(answer)["data"], os.path.exists(message), own()]}
 "#;
 
 #[test]
@@ -42,6 +59,8 @@ fn every_sandbox_is_told_and_runs_agents() {
         let seen = stack.answer("looker", dir.path().join("data/master.key").to_str().unwrap());
         assert_eq!(seen[0], json!([]), "{flags:?}: {seen}");
         assert_eq!(seen[1] == json!(false), isolation.starts_with("namespaces"), "{flags:?}: {seen}");
+        let may_listen = network == "open" || isolation.starts_with("namespaces");
+        assert_eq!(seen[2], if may_listen { "own own" } else { "may not listen" }, "{flags:?}: {seen}");
         let status = stack.get("/api/agents/looker")["status"].clone();
         for (of_agent, of_all) in [("isolation", "isolation"), ("network", "network"), ("limits", "limits")] {
             assert_eq!(status[of_agent], runtime[of_all], "{status}");

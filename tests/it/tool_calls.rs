@@ -189,7 +189,12 @@ fn every_client_is_led_through_egress_in_every_sandbox() {
                 403,
                 format!("no tool is registered for http://{plain}: register one there and add it to required_tools")
             ]);
-            assert_eq!(said["no_tool"], refused, "{flags:?}: {said}");
+            if flags.contains(&"namespaces") {
+                // In a network of its own loopback is the agent's, where nothing listens.
+                assert!(said["no_tool"].as_str().unwrap().contains("Connection refused"), "{said}");
+            } else {
+                assert_eq!(said["no_tool"], refused, "{flags:?}: {said}");
+            }
             let refused = said["not_required"].as_str().unwrap();
             let text = "https://other.example is the tool \"other\", which this agent does not require: add it to required_tools";
             assert!(refused.contains(&format!("403 {text}")), "{flags:?}: {said}");

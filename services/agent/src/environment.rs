@@ -16,7 +16,8 @@ const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_pr
 const NO_PROXIES: [&str; 2] = ["NO_PROXY", "no_proxy"];
 /// Where clouds keep the metadata of machines: egress never leads there.
 const METADATA: &str = "169.254.169.254";
-const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+/// Without `::1`: httpx 0.24 makes no client where it is named.
+const LOOPBACK: [&str; 2] = ["localhost", "127.0.0.1"];
 
 /// How agents reach egress.
 #[derive(Debug, Clone)]
@@ -48,7 +49,7 @@ impl Surroundings {
         let mut vars: Vec<(String, Secret)> = platform.map(|(name, value)| (name, Secret::new(value))).collect();
         // Some clients read the one case of letters and some the other: a user's own proxy is for all of them.
         let is_users = |name: &str| spec.env.iter().any(|var| var.name.eq_ignore_ascii_case(name));
-        vars.extend(self.proxies(revision).into_iter().filter(|(name, _)| !is_users(name)));
+        vars.extend(self.proxies(spec, revision).into_iter().filter(|(name, _)| !is_users(name)));
         // An empty key is none: clients of models refuse to be made with one.
         let is_empty_key = |var: &EnvVar| is_model_key(&var.name) && var.value.expose().trim().is_empty();
         for var in spec.env.iter().filter(|var| !is_empty_key(var)) {
@@ -71,7 +72,7 @@ impl Surroundings {
     }
 
     /// The variables that make clients call through egress.
-    fn proxies(&self, revision: RevisionId) -> Vec<(String, Secret)> {
+    fn proxies(&self, spec: &AgentSpec, revision: RevisionId) -> Vec<(String, Secret)> {
         let url = match (&self.egress.key, self.egress.url.split_once("://")) {
             (Some(key), Some((scheme, authority))) => {
                 Secret::new(format!("{scheme}://agent:{}@{authority}", key.mint(revision).expose()))
@@ -79,17 +80,25 @@ impl Surroundings {
             _ => Secret::new(self.egress.url.clone()),
         };
         let mut vars: Vec<(String, Secret)> = PROXIES.iter().map(|&name| (name.to_owned(), url.clone())).collect();
-        if let Some(exceptions) = self.no_proxy() {
+        let exceptions = self.no_proxy(spec);
+        if !exceptions.is_empty() {
             vars.extend(NO_PROXIES.iter().map(|&name| (name.to_owned(), Secret::new(exceptions.clone()))));
         }
         vars
     }
 
-    /// The hosts that are called without egress: only those that an open network reaches and egress does not. Tools
-    /// and egress itself may be on this machine's loopback, so loopback is named only where egress has another one.
-    fn no_proxy(&self) -> Option<String> {
+    /// The hosts that are called without egress. In a network of the agent's own these are its own servers on loopback,
+    /// where egress' base URLs are as well; a tool at such a name is on the machine's loopback, to which only the proxy
+    /// leads. On the machine's loopback base URLs need the token that goes to the proxy, so it is no exception there. An
+    /// open network reaches more by itself: what egress does not lead to, and loopback where egress is elsewhere.
+    fn no_proxy(&self, spec: &AgentSpec) -> String {
+        if self.egress.key.is_none() {
+            let tools: Vec<Uri> = spec.tools.iter().filter_map(|tool| tool.url.as_ref()?.parse().ok()).collect();
+            let is_tool = |host: &str| tools.iter().any(|url| url.host().is_some_and(|h| h.eq_ignore_ascii_case(host)));
+            return LOOPBACK.into_iter().filter(|host| !is_tool(host)).collect::<Vec<_>>().join(",");
+        }
         if !self.egress.open_network {
-            return None;
+            return String::new();
         }
         let mut hosts = vec![METADATA];
         let uri: Option<Uri> = self.egress.url.parse().ok();
@@ -98,7 +107,7 @@ impl Surroundings {
         if !ip.is_some_and(|ip| ip.is_loopback()) && host != "localhost" {
             hosts.extend(LOOPBACK);
         }
-        Some(hosts.join(","))
+        hosts.join(",")
     }
 
     fn platform(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, String)> {
@@ -208,6 +217,8 @@ mod tests {
             ("HTTPS_PROXY", "http://127.0.0.1:4000"),
             ("http_proxy", "http://127.0.0.1:4000"),
             ("https_proxy", "http://127.0.0.1:4000"),
+            ("NO_PROXY", "localhost,127.0.0.1"),
+            ("no_proxy", "localhost,127.0.0.1"),
             ("MODE", "secret-mode"),
             ("OPENAI_API_KEY", "sk-own"),
             ("EMPTY", ""),
@@ -262,7 +273,7 @@ mod tests {
             ("127.0.0.1:4000", "169.254.169.254"),
             ("[::1]:4000", "169.254.169.254"),
             ("localhost:4000", "169.254.169.254"),
-            ("egress:8098", "169.254.169.254,localhost,127.0.0.1,::1"),
+            ("egress:8098", "169.254.169.254,localhost,127.0.0.1"),
         ] {
             let access = access(&format!("http://{authority}"), Some(key.clone()), true);
             let vars = exposed(&Surroundings::new(access), revision);
@@ -273,6 +284,21 @@ mod tests {
             assert_eq!((get("NO_PROXY"), get("no_proxy")), (Some(no_proxy), Some(no_proxy)));
             assert_eq!(get("TOOL_URL_STRIPE_API"), Some("https://api.stripe.com"));
         }
+    }
+
+    #[test]
+    fn an_agents_own_servers_are_called_without_egress_where_loopback_is_its_own() {
+        let (key, url) = (EgressKey::generate().unwrap(), "http://127.0.0.1:4000");
+        let no_proxy = |key: Option<EgressKey>, tool: &str| {
+            let mut spec = spec();
+            spec.tools.push(BoundTool { name: name("t"), url: Some(tool.to_owned()) });
+            let vars = Surroundings::new(access(url, key, false)).of(&spec, None, RevisionId::mint());
+            vars.iter().find(|(name, _)| name == "NO_PROXY").map(|(_, value)| value.expose().to_owned())
+        };
+        assert_eq!(no_proxy(None, "https://x.example").as_deref(), Some("localhost,127.0.0.1"));
+        assert_eq!(no_proxy(None, "http://LocalHost:8094/api").as_deref(), Some("127.0.0.1"));
+        assert_eq!(no_proxy(None, "http://127.0.0.1:8094").as_deref(), Some("localhost"));
+        assert_eq!(no_proxy(Some(key), "https://x.example"), None);
     }
 
     #[test]

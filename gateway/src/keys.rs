@@ -13,7 +13,7 @@ use hoistway_kit::{
     time::now_ms,
     token::ApiKey,
 };
-use hoistway_model::{Code, Error, KeyId, Result, Secret};
+use hoistway_model::{Code, Error, KeyId, Result, Secret, error::excerpt};
 use std::{
     collections::HashMap,
     fmt,
@@ -74,7 +74,7 @@ impl FromStr for Scope {
         Self::ALL
             .into_iter()
             .find(|scope| scope.as_str() == wanted)
-            .ok_or_else(|| format!("\"{}\" is not one of read, deploy, invoke, admin", crate::api::json::short(text)))
+            .ok_or_else(|| format!("\"{}\" is not one of read, deploy, invoke, admin", excerpt(text)))
     }
 }
 
@@ -384,7 +384,7 @@ impl Keys {
 }
 
 fn no_such_key(id: &str) -> Error {
-    Error::not_found("key", crate::api::json::short(id))
+    Error::not_found("key", excerpt(id))
 }
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ pub mod serve;
 mod spending;
 pub mod state;
 mod store;
-pub mod work;
 
 pub use config::Config;
 pub use serve::{Deps, Gateway, reseal};

@@ -4,7 +4,7 @@
 
 use crate::{
     deploy::Deployer,
-    work::{Rebuild, Work},
+    deploy::kind::{Rebuild, Work},
 };
 use hoistway_model::{
     AgentService, Result,

@@ -1,21 +1,25 @@
 //! Sums of what models were used for, and amounts of money, as the public API shows them.
 
-use crate::api::json::Object;
-use hoistway_model::{Money, Result, usage::UsageSums};
+use hoistway_model::{budget::BudgetLimit, usage::UsageSums};
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
-/// Reads an amount of money, a number or exact text, from a member of a request.
-pub fn money(object: &mut Object, key: &'static str) -> Result<Option<Money>> {
-    let path = object.path_of(key);
-    let text = |value| match value {
-        Value::String(text) => text,
-        Value::Number(number) => number.to_string(),
-        // No amount, and refused as such.
-        _ => String::new(),
-    };
-    object.take(key).map(|value| Money::parse(&path, text(value).trim())).transpose()
+/// A number, or an exact decimal number of money as text.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Amount {
+    /// A number.
+    Number(u64),
+    /// An amount of money.
+    Text(String),
+}
+
+/// An amount of what a limit is of, as it is shown everywhere.
+pub fn amount(limit: BudgetLimit, amount: u128) -> Amount {
+    match limit {
+        BudgetLimit::CostPerDay | BudgetLimit::CostPerMonth => Amount::Text(limit.show(amount)),
+        _ => Amount::Number(u64::try_from(amount).unwrap_or(u64::MAX)),
+    }
 }
 
 /// Sums of calls of models.

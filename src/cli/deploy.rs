@@ -36,7 +36,7 @@ pub struct DeployArgs {
     /// Send this JSON file as the whole request, as the API takes it
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     pub request: Option<PathBuf>,
-    /// The file that is run or imported [default: the only one, or agent.py, main.py, app.py]
+    /// The file that is run or imported [default: the only one, or agent.py, main.py, app.py, there or in src]
     #[arg(long, value_name = "FILE")]
     pub entry_point: Option<String>,
     /// The system prompt

@@ -273,6 +273,18 @@ impl Error {
     }
 }
 
+/// The most characters of a request's text that an error repeats.
+pub const MAX_EXCERPT: usize = 100;
+
+/// A text of a request as an error may repeat it: escaped, and cut after [`MAX_EXCERPT`] characters.
+pub fn excerpt(text: &str) -> String {
+    let mut shown: String = text.chars().take(MAX_EXCERPT).collect::<String>().escape_debug().to_string();
+    if text.chars().nth(MAX_EXCERPT).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

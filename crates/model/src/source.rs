@@ -176,7 +176,7 @@ fn is_device(part: &str) -> bool {
 }
 
 /// The file that the runner starts with: `given`, which must be a Python file of the source, or else the only one,
-/// or else the first usual name at the root.
+/// or else the first usual name at the root, or in `src`.
 pub fn entry_point(files: &SourceFiles, given: Option<&str>) -> Result<String> {
     let candidates: Vec<&str> = files.python().collect();
     if let Some(given) = given.filter(|name| !name.trim().is_empty()) {
@@ -196,8 +196,9 @@ pub fn entry_point(files: &SourceFiles, given: Option<&str>) -> Result<String> {
     if let [only] = candidates[..] {
         return Ok(only.to_owned());
     }
-    match USUAL_ENTRY_POINTS.into_iter().find(|name| files.get(name).is_some()) {
-        Some(usual) => Ok(usual.to_owned()),
+    let usual = ["", "src/"].into_iter().flat_map(|place| USUAL_ENTRY_POINTS.map(|name| format!("{place}{name}")));
+    match usual.into_iter().find(|name| files.get(name).is_some()) {
+        Some(usual) => Ok(usual),
         None => Err(Error::field("entry_point", format!("say which file to start; {}", listing(&candidates)))),
     }
 }
@@ -317,6 +318,8 @@ mod tests {
             (&["a.py", "agent.py", "main.py"], None, "agent.py"),
             (&["a.py", "app.py", "main.py"], None, "main.py"),
             (&["a.py", "app.py"], None, "app.py"),
+            (&["src/app.py", "src/main.py", "src/tools.py"], None, "src/main.py"),
+            (&["src/agent.py", "app.py"], None, "app.py"),
             (&["a.py", "b.py"], Some("b.py"), "b.py"),
             (&["x.py"], Some("  "), "x.py"),
         ] {

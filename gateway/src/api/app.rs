@@ -8,7 +8,6 @@ use super::{
     end_user::Identity,
     error::{ApiResult, ErrorBody},
     invoke::{self, Answered, Begun, Call, Chunks, Outgoing},
-    json::short,
     paging::Asked,
     streamed,
 };
@@ -22,7 +21,7 @@ use axum::{
 };
 use futures_util::stream;
 use hoistway_kit::telemetry::REQUEST_ID;
-use hoistway_model::{Code, Error, Name, Result};
+use hoistway_model::{Code, Error, Name, Result, error::excerpt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use std::{convert::Infallible, sync::Arc};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -181,7 +180,7 @@ async fn root(Extension(Asked(asked)): Extension<Asked>) -> Response {
 fn outgoing(asked: &Uri, below: &Uri, method: Method, headers: &HeaderMap) -> Result<(Name, Outgoing)> {
     let mut segments = below.path().splitn(5, '/').skip(2);
     let (name, rest) = (segments.next().unwrap_or_default(), segments.nth(1).unwrap_or_default());
-    let agent = Name::parse("agent", name).map_err(|_| Error::not_found("agent", short(name)))?;
+    let agent = Name::parse("agent", name).map_err(|_| Error::not_found("agent", excerpt(name)))?;
     if headers.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         let text =
             "WebSocket is not passed on to agents: let the application stream events (text/event-stream) instead";

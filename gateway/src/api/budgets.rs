@@ -8,7 +8,10 @@ use super::{
     tools::{DELETED, Deleted, exists},
     usage::unpriced_models,
 };
-use crate::{spending::money, state::AppState};
+use crate::{
+    spending::{Amount, amount},
+    state::AppState,
+};
 use axum::{Json, extract::State};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
@@ -46,16 +49,6 @@ struct BudgetIn {
     /// Calls in a minute of the clock.
     #[schema(examples(60), minimum = 1)]
     requests_per_minute: Option<i64>,
-}
-
-/// A number, or an exact decimal number of money as text.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum Amount {
-    /// A number.
-    Number(u64),
-    /// An amount of money.
-    Text(String),
 }
 
 /// A budget, and how much of it is used.
@@ -187,7 +180,7 @@ fn parse(body: &[u8]) -> Result<Budget> {
     for limit in BudgetLimit::ALL {
         let key = limit.as_str();
         let most = match limit {
-            BudgetLimit::CostPerDay | BudgetLimit::CostPerMonth => money(&mut given, key)?.map(|money| money.units()),
+            BudgetLimit::CostPerDay | BudgetLimit::CostPerMonth => given.money(key)?.map(|money| money.units()),
             _ => given.integer(key)?.map(|most| count(key, most)).transpose()?,
         };
         limits.extend(most.map(|most| (limit, most)));
@@ -213,14 +206,6 @@ fn shape(agent: Name, BudgetUse { limits, unpriced_models }: BudgetUse) -> Budge
     };
     let limits = limits.into_iter().map(limit).collect();
     BudgetOut { agent: agent.into(), budget, limits, unpriced_models, warnings: Vec::new() }
-}
-
-/// An amount of what a limit is of, as it is shown everywhere.
-pub fn amount(limit: BudgetLimit, amount: u128) -> Amount {
-    match limit {
-        BudgetLimit::CostPerDay | BudgetLimit::CostPerMonth => Amount::Text(limit.show(amount)),
-        _ => Amount::Number(u64::try_from(amount).unwrap_or(u64::MAX)),
-    }
 }
 
 #[cfg(test)]

@@ -5,12 +5,15 @@ use super::{
     deploy::{self, Asked, Underway},
     deploy_request::{env, llm, tools},
     error::{ApiResult, ErrorBody},
-    json::{self, Object, complaint, has_value, short},
+    json::{self, Object, complaint, has_value},
     query::{Query, Segment},
 };
 use crate::{
+    deploy::{
+        kind::{ConfigChange, Work},
+        providers,
+    },
     state::AppState,
-    work::{ConfigChange, Work},
 };
 use axum::{
     Json,
@@ -20,6 +23,7 @@ use axum::{
 use hoistway_model::{
     Code, Error, NAMESPACE, Name, Result,
     agent::{Agent, LlmConfig},
+    error::excerpt,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -196,7 +200,7 @@ impl NamedProvider {
         };
         match self.protocol.filter(|protocol| !protocol.eq_ignore_ascii_case(&found.provider)) {
             Some(other) => {
-                let message = format!("\"{}\" contradicts the model provider \"{}\"", short(&other), self.name);
+                let message = format!("\"{}\" contradicts the model provider \"{}\"", excerpt(&other), self.name);
                 Err(Error::field(format!("{}.provider", self.path), message))
             }
             None => Ok(()),
@@ -273,7 +277,7 @@ fn model(mut item: Object, named: &mut Vec<NamedProvider>, warnings: &mut Vec<St
     }
     let registered = item.text("model_provider")?;
     let provider = match registered {
-        Some(text) if !llm::is_known(&text) => {
+        Some(text) if !providers::is_known(&text) => {
             let name = json::name(&item.path_of("model_provider"), &text)?;
             let protocol = item.text("provider")?;
             named.push(NamedProvider { path: item.path().to_owned(), name: name.clone(), protocol });
@@ -297,7 +301,7 @@ async fn shape(state: &AppState, agent: Agent, warnings: Vec<String>) -> Result<
     let spec = agent.spec;
     let mut llm_configs = Vec::with_capacity(spec.llm.len());
     for config in spec.llm {
-        let (model_provider, provider) = if llm::is_known(&config.provider) {
+        let (model_provider, provider) = if providers::is_known(&config.provider) {
             (None, Some(config.provider))
         } else {
             let protocol = match state.tools.get_model_provider(Name::parse("provider", &config.provider)?).await {

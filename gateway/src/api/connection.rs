@@ -1,9 +1,9 @@
 //! Where a tool is, as the deploy call and `POST /tools` both give it: a base URL with what port, scheme and kind of
 //! credential say beside it.
 
-use super::json::short;
 use hoistway_model::{
     Error, Result,
+    error::excerpt,
     tool::{AuthType, Connection, Scheme},
 };
 use std::str::FromStr;
@@ -66,16 +66,16 @@ pub fn http_url(path: &str, text: &str) -> Result<Url> {
     }
     // The text is kept as it was given, so what the parser would quietly mend is refused.
     if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
-        return Err(wrong(&format!("\"{}\" is not a URL: it has spaces or backslashes", short(text))));
+        return Err(wrong(&format!("\"{}\" is not a URL: it has spaces or backslashes", excerpt(text))));
     }
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     // The parser takes "http:///x" for "http://x".
     let has_authority = text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with(['/', '?', '#']));
     let Some(url) = url.filter(|_| has_authority) else {
-        return Err(wrong(&format!("\"{}\" is not a URL that begins with http:// or https://", short(text))));
+        return Err(wrong(&format!("\"{}\" is not a URL that begins with http:// or https://", excerpt(text))));
     };
     if url.domain().is_some_and(|domain| domain.trim_end_matches('.').split('.').any(str::is_empty)) {
-        return Err(wrong(&format!("\"{}\" has a host with an empty part", short(text))));
+        return Err(wrong(&format!("\"{}\" has a host with an empty part", excerpt(text))));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("must not have a user name or password in it; give a credential instead"));

@@ -2,26 +2,25 @@
 
 use super::{
     body::WholeBody,
-    deploy_request::{
-        DeployRequest, Source,
-        schema::{self, DeployBody},
-    },
+    deploy_request::schema::{self, DeployBody},
     error::{ApiError, ApiResult, ErrorBody},
-    json::short,
     query::Query,
 };
 use crate::{
-    deploy::{Accepted, Progress, Room},
+    deploy::{
+        Accepted, Progress, Room,
+        kind::Work,
+        request::{DeployRequest, Source},
+    },
     saga::LARGE_SOURCE,
     state::{AppState, Limits},
-    work::Work,
 };
 use axum::{
     Json,
     extract::State,
     response::{IntoResponse, Response},
 };
-use hoistway_model::{Code, DeploymentId, Error, NAMESPACE, Name, Result};
+use hoistway_model::{Code, DeploymentId, Error, NAMESPACE, Name, Result, error::excerpt};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::{str::FromStr, sync::Arc, time::Duration};
@@ -49,7 +48,7 @@ impl FromStr for Wait {
             "ready" => Ok(Self::Ready),
             "built" => Ok(Self::Built),
             "none" => Ok(Self::None),
-            _ => Err(format!("\"{}\" is not one of ready, built, none", short(text))),
+            _ => Err(format!("\"{}\" is not one of ready, built, none", excerpt(text))),
         }
     }
 }

@@ -4,22 +4,23 @@
 pub(crate) mod env;
 pub(crate) mod llm;
 pub mod schema;
-mod stored;
 #[cfg(test)]
 mod tests;
 pub mod tools;
 
-use super::json::{self, Object, complaint, has_value, short};
-use crate::public::PublicAddresses;
+use super::json::{self, Object, complaint, has_value};
+use crate::{
+    deploy::request::{DeployRequest, Source},
+    public::PublicAddresses,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hoistway_model::{
-    Code, Error, Name, Result,
-    agent::{EnvVar, LlmConfig},
+    Code, Error, Result,
     build::BuildSource,
+    error::excerpt,
     framework::Framework,
     image::ImageRef,
     source::{self, encoding},
-    tool::{NewTool, Resolved},
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -28,44 +29,6 @@ use std::collections::BTreeMap;
 const NOT_SUPPORTED: [&str; 4] = ["policies", "tool_url_mappings", "draft_id", "artifact_id"];
 /// The longest image reference.
 const MAX_IMAGE: usize = 1_024;
-
-/// A deploy as it was asked for.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DeployRequest {
-    /// The agent.
-    pub agent: Name,
-    /// What it is made of.
-    pub source: Source,
-    /// The system prompt; may be empty.
-    pub system_prompt: String,
-    /// The tools that it uses, no name twice.
-    pub required_tools: Vec<Name>,
-    /// Tools to make sure of, in the request's order, no name twice.
-    pub tools_to_create: Vec<NewTool>,
-    /// Models, each role at most once. A provider that is not one of the known four needs a look-up.
-    pub llm: Vec<LlmConfig>,
-    /// The user's variables, in order.
-    pub env: Vec<EnvVar>,
-    /// Who authenticates callers; needs a look-up.
-    pub identity_provider: Option<Name>,
-    /// What the user says the agent is written with: a name that the runner knows, or another.
-    pub framework: Option<String>,
-    /// Resolve the requirements anew, although nothing else has changed.
-    pub refresh: bool,
-    /// Where in the request each of `required_tools` was.
-    tool_paths: Vec<String>,
-    /// Where in the request each of `llm` was.
-    llm_paths: Vec<String>,
-}
-
-/// What an agent is made of.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    /// An image that exists; the platform's registry is in its symbolic form.
-    Image(ImageRef),
-    /// Files to build one from.
-    Files(BuildSource),
-}
 
 impl DeployRequest {
     /// Reads a request's body. The answer's second part is what the user should be warned of.
@@ -132,55 +95,6 @@ impl DeployRequest {
         };
         Ok((request, warnings))
     }
-
-    /// With the query's `refresh`; beside an image it means nothing, and the answer is the warning that says so.
-    pub fn refreshed(mut self, refresh: bool) -> (Self, Option<String>) {
-        self.refresh = refresh && self.wants_build();
-        let ignored = refresh && !self.refresh;
-        let warning = || "refresh is ignored, because an image is given and nothing is built".to_owned();
-        (self, ignored.then(warning))
-    }
-
-    /// Whether an image is to be built.
-    pub fn wants_build(&self) -> bool {
-        matches!(self.source, Source::Files(_))
-    }
-
-    /// The model providers that have to be looked up, each with its path in the request.
-    pub fn unknown_providers(&self) -> Vec<(String, String)> {
-        let all = self.llm_paths.iter().zip(&self.llm);
-        let unknown = all.filter(|(_, model)| !llm::is_known(&model.provider));
-        unknown.map(|(path, model)| (format!("{path}.provider"), model.provider.clone())).collect()
-    }
-
-    /// The models, each with its path in the request.
-    pub fn named_models(&self) -> Vec<(String, &LlmConfig)> {
-        self.llm_paths.iter().cloned().zip(&self.llm).collect()
-    }
-
-    /// Judges what the look-ups found. Tools that nobody registered are a warning, or an error when `strict`.
-    pub fn check_lookups(&self, resolved: &Resolved, strict: bool) -> Result<Vec<String>> {
-        for (path, provider) in self.unknown_providers() {
-            if !resolved.providers.contains(&provider) {
-                return Err(llm::unknown_provider(&path, &provider));
-            }
-        }
-        if let Some(name) = self.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
-            let message = format!("\"{name}\" is not a registered identity provider");
-            return Err(Error::field("identity_provider", message));
-        }
-        let mut warnings = Vec::new();
-        for (path, name) in self.tool_paths.iter().zip(&self.required_tools) {
-            if resolved.tools.iter().any(|tool| tool.name == *name && tool.url.is_some()) {
-                continue;
-            }
-            if strict {
-                return Err(Error::field(path.as_str(), format!("no tool \"{name}\" is registered")));
-            }
-            warnings.push(tools::unregistered(name));
-        }
-        Ok(warnings)
-    }
 }
 
 /// What only a build needs.
@@ -196,12 +110,12 @@ impl Build {
         let mut files = BTreeMap::new();
         for (name, value) in self.files.map(Object::into_values).unwrap_or_default() {
             if name.len() > source::MAX_PATH {
-                let path = format!("source_files[\"{}\"]", short(&name));
+                let path = format!("source_files[\"{}\"]", excerpt(&name));
                 let message = format!("the name has {} bytes, {} is the limit", name.len(), source::MAX_PATH);
                 return Err(Error::field(path, message));
             }
             let content = content(&name, value)
-                .map_err(|fault| Error::field(format!("source_files[\"{}\"]", short(&name)), fault))?;
+                .map_err(|fault| Error::field(format!("source_files[\"{}\"]", excerpt(&name)), fault))?;
             files.insert(name, content);
         }
         if self.entry_point.as_ref().is_some_and(|name| name.len() > source::MAX_PATH) {
@@ -232,7 +146,7 @@ fn framework(text: &str, warnings: &mut Vec<String>) -> String {
     }
     let known = Framework::ALL.map(Framework::as_str);
     let hint = json::did_you_mean(text, &known).map(|meant| format!("; did you mean \"{meant}\"?")).unwrap_or_default();
-    let (text, known) = (short(text.trim()), known.join(", "));
+    let (text, known) = (excerpt(text.trim()), known.join(", "));
     warnings.push(format!("framework: \"{text}\" is not known and changes nothing; known are {known}{hint}"));
     text
 }
@@ -253,7 +167,7 @@ fn content(name: &str, value: Value) -> Result<Vec<u8>, String> {
             text.retain(|c| !c.is_ascii_whitespace());
             BASE64.decode(&text).map_err(|e| format!("is not base64: {}", e.to_string().to_lowercase()))
         }
-        (Some(Value::String(_)), Some(other)) => Err(format!("has an unknown member \"{}\"", short(other))),
+        (Some(Value::String(_)), Some(other)) => Err(format!("has an unknown member \"{}\"", excerpt(other))),
         _ => Err(FORMS.to_owned()),
     }
 }

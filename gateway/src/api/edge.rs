@@ -12,7 +12,7 @@ use axum::{
 };
 use futures_util::FutureExt;
 use hoistway_kit::telemetry::{self, REQUEST_ID};
-use hoistway_model::Error;
+use hoistway_model::{Error, error::excerpt};
 use http::{HeaderMap, HeaderValue, Method, header::USER_AGENT};
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use tracing::{Instrument, field::Empty};
@@ -47,7 +47,7 @@ pub async fn edge(State(state): State<Arc<AppState>>, request: Request, next: Ne
 
 async fn answer(request: Request, next: Next, id: Arc<str>) -> Response {
     let started = Instant::now();
-    let (method, path) = (request.method().clone(), super::json::short(request.uri().path()));
+    let (method, path) = (request.method().clone(), excerpt(request.uri().path()));
     let own_read = method == Method::GET && is_own_client(request.headers());
     let inner = AssertUnwindSafe(next.run(Drained::wrap(request))).catch_unwind();
     let response = inner.await.unwrap_or_else(|panic| {

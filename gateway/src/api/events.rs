@@ -23,7 +23,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use hoistway_kit::{ring::Next, time::now_ms};
-use hoistway_model::{Error, Name, Result, agent::Place};
+use hoistway_model::{Error, Name, Result, agent::Place, error::excerpt};
 use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -203,8 +203,7 @@ fn types(query: &Query) -> Result<Vec<String>> {
         .map(|text| match known.contains(&text.split('.').next().unwrap_or_default()) {
             true => Ok(text.to_owned()),
             false => {
-                let message =
-                    format!("\"{}\" does not begin with one of {}", super::json::short(text), known.join(", "));
+                let message = format!("\"{}\" does not begin with one of {}", excerpt(text), known.join(", "));
                 Err(Error::field("types", message))
             }
         })
@@ -220,8 +219,7 @@ fn parse_place(text: &str) -> Result<Place> {
         .trim()
         .split_once('-')
         .and_then(|(epoch, sequence)| Some(Place { epoch: epoch.parse().ok()?, sequence: sequence.parse().ok()? }));
-    parsed
-        .ok_or_else(|| Error::field("last_event_id", format!("\"{}\" is not an event's id", super::json::short(text))))
+    parsed.ok_or_else(|| Error::field("last_event_id", format!("\"{}\" is not an event's id", excerpt(text))))
 }
 
 #[cfg(test)]

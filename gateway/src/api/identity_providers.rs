@@ -7,7 +7,7 @@ use super::{
     body::WholeBody,
     connection::http_url,
     error::ApiResult,
-    json::{Object, short},
+    json::Object,
     page::ByName,
     query::{Query, Segment},
     tools::{
@@ -24,7 +24,7 @@ use crate::{
 };
 use axum::{Extension, Json, extract::State};
 use hoistway_kit::time::rfc3339;
-use hoistway_model::{Error, NAMESPACE, Name, Operation, Result, agent::Agent, tool::IdentityProvider};
+use hoistway_model::{Error, NAMESPACE, Name, Operation, Result, agent::Agent, error::excerpt, tool::IdentityProvider};
 use http::StatusCode;
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc};
@@ -388,13 +388,13 @@ fn safe_url(path: &str, text: &str, plain: &PlainHosts) -> Result<()> {
     if plain.allow(&http_url(path, text)?) {
         return Ok(());
     }
-    let text = format!("\"{}\" must begin with https:// (setting identity_provider_http_hosts)", short(text));
+    let text = format!("\"{}\" must begin with https:// (setting identity_provider_http_hosts)", excerpt(text));
     Err(Error::field(path, text))
 }
 
 /// `HOST` or `HOST:PORT`.
 fn host_name(path: &str, text: &str) -> Result<String> {
-    let wrong = || Error::field(path, format!("\"{}\" is not a host, or a host and a port", short(text)));
+    let wrong = || Error::field(path, format!("\"{}\" is not a host, or a host and a port", excerpt(text)));
     let plain = text.len() <= MAX_HOST + 6 && !text.contains(|c: char| "/?#@\\ ".contains(c) || c.is_control());
     let url = Url::parse(&format!("https://{text}")).ok().filter(|_| plain);
     match url {
@@ -413,5 +413,5 @@ fn domain(path: &str, text: &str) -> Result<String> {
     if text.len() <= MAX_HOST && text.split('.').all(label) {
         return Ok(text.to_ascii_lowercase());
     }
-    Err(Error::field(path, format!("\"{}\" is not a domain such as example.com", short(text))))
+    Err(Error::field(path, format!("\"{}\" is not a domain such as example.com", excerpt(text))))
 }

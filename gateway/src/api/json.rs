@@ -3,7 +3,10 @@
 //!
 //! Members are taken out, never copied: a request may be tens of megabytes of source.
 
-use hoistway_model::{Code, Error, Name, Result};
+use hoistway_model::{
+    Code, Error, Money, Name, Result,
+    error::{MAX_EXCERPT, excerpt},
+};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::{cell::Cell, fmt};
@@ -14,8 +17,6 @@ const MAX_VALUES: usize = 200_000;
 pub const MAX_LIST: usize = 1_000;
 /// The most unknown members that are told one by one.
 const MAX_UNKNOWN: usize = 20;
-/// The most characters of a request's text that an error repeats.
-const MAX_QUOTED: usize = 100;
 
 /// A JSON object of the request, at its path.
 #[derive(Debug, Default)]
@@ -73,6 +74,18 @@ impl Object {
     /// A string that must be there and not blank.
     pub fn required(&mut self, key: &'static str) -> Result<String> {
         self.text(key)?.ok_or_else(|| Error::field(self.path_of(key), "is required"))
+    }
+
+    /// An amount of money, a number or exact text.
+    pub fn money(&mut self, key: &'static str) -> Result<Option<Money>> {
+        let path = self.path_of(key);
+        let text = |value| match value {
+            Value::String(text) => text,
+            Value::Number(number) => number.to_string(),
+            // No amount, and refused as such.
+            _ => String::new(),
+        };
+        self.take(key).map(|value| Money::parse(&path, text(value).trim())).transpose()
     }
 
     /// A whole number.
@@ -151,7 +164,7 @@ impl Object {
         self.members
             .into_iter()
             .map(|(key, value)| {
-                let text = string(value, || format!("{path}[\"{}\"]", short(&key)))?;
+                let text = string(value, || format!("{path}[\"{}\"]", excerpt(&key)))?;
                 Ok((key, text))
             })
             .collect()
@@ -165,7 +178,7 @@ impl Object {
             return Err(Error::field(path, text));
         }
         let each = |(key, value): (String, Value)| {
-            let object = object(value, format!("{path}[\"{}\"]", short(&key)))?;
+            let object = object(value, format!("{path}[\"{}\"]", excerpt(&key)))?;
             Ok((key, object))
         };
         self.members.into_iter().map(each).collect()
@@ -176,7 +189,7 @@ impl Object {
         let unknown: Vec<_> = self.unknown().collect();
         for key in unknown.iter().take(MAX_UNKNOWN) {
             let hint = self.hint(key);
-            warnings.push(format!("unknown field \"{}\" is ignored{hint}", short(&self.path_of(key))));
+            warnings.push(format!("unknown field \"{}\" is ignored{hint}", excerpt(&self.path_of(key))));
         }
         if let Some(more) = unknown.len().checked_sub(MAX_UNKNOWN).filter(|more| *more > 0) {
             warnings.push(format!("{more} more unknown fields are ignored"));
@@ -187,7 +200,7 @@ impl Object {
     pub fn refuse_unknown(self) -> Result<()> {
         match self.unknown().next() {
             None => Ok(()),
-            Some(key) => Err(Error::field(self.path_of(&short(key)), format!("unknown field{}", self.hint(key)))),
+            Some(key) => Err(Error::field(self.path_of(&excerpt(key)), format!("unknown field{}", self.hint(key)))),
         }
     }
 
@@ -261,18 +274,9 @@ pub fn did_you_mean(key: &str, known: &[&'static str]) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// A text of the request as an error may repeat it: escaped and not too long.
-pub fn short(text: &str) -> String {
-    let mut shown: String = text.chars().take(MAX_QUOTED).collect::<String>().escape_debug().to_string();
-    if text.chars().nth(MAX_QUOTED).is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
 /// A name; the error does not repeat more of it than it must.
 pub fn name(path: &str, text: &str) -> Result<Name> {
-    let end = text.char_indices().nth(MAX_QUOTED).map_or(text.len(), |(at, _)| at);
+    let end = text.char_indices().nth(MAX_EXCERPT).map_or(text.len(), |(at, _)| at);
     // What was cut off is longer than any name, so the rest of it is refused all the same.
     Name::parse(path, &text[..end])
 }
@@ -361,7 +365,7 @@ impl<'de> DeserializeSeed<'de> for Values<'_> {
                 while let Some(key) = items.next_key::<String>()? {
                     let Unique(value) = items.next_value_seed(Values(self.0))?;
                     if members.contains_key(&key) {
-                        return Err(A::Error::custom(format_args!("\"{}\" is given twice", short(&key))));
+                        return Err(A::Error::custom(format_args!("\"{}\" is given twice", excerpt(&key))));
                     }
                     members.insert(key, value);
                 }
@@ -497,8 +501,8 @@ mod tests {
 
     #[test]
     fn errors_repeat_little() {
-        assert_eq!(short("a\n\"b"), "a\\n\\\"b");
-        assert_eq!(short(&"ä".repeat(1000)).chars().count(), MAX_QUOTED + 1);
+        assert_eq!(excerpt("a\n\"b"), "a\\n\\\"b");
+        assert_eq!(excerpt(&"ä".repeat(1000)).chars().count(), MAX_EXCERPT + 1);
         assert!(name("n", &"ä".repeat(1 << 20)).unwrap_err().message.len() < 1000);
         assert!(name("n", &"a".repeat(64)).is_err());
     }

@@ -3,7 +3,7 @@
 use super::{
     body::WholeBody,
     error::{ApiResult, ErrorBody},
-    json::{Object, short},
+    json::Object,
     paging::{Asked, Page},
     query::{Query, Segment},
 };
@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hoistway_kit::time::{now_ms, parse_rfc3339, rfc3339};
-use hoistway_model::{Error, Result};
+use hoistway_model::{Error, Result, error::excerpt};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::sync::Arc;
@@ -216,7 +216,7 @@ fn parse(body: &[u8]) -> Result<(NewKey, Vec<String>)> {
 }
 
 fn expiry(text: &str) -> Result<i64> {
-    let wrong = |why: &str| Error::field("expires_at", format!("\"{}\" {why}", short(text)));
+    let wrong = |why: &str| Error::field("expires_at", format!("\"{}\" {why}", excerpt(text)));
     let at = parse_rfc3339(text.trim()).ok_or_else(|| wrong("is not a time such as \"2031-01-01T00:00:00Z\""))?;
     if at > now_ms() { Ok(at) } else { Err(wrong("has passed")) }
 }

@@ -7,9 +7,11 @@ use super::{
     query::Segment,
 };
 use crate::{
-    deploy::{Turn, Urgency},
+    deploy::{
+        Turn, Urgency,
+        kind::{Rebuild, Work},
+    },
     state::AppState,
-    work::{Rebuild, Work},
 };
 use axum::{
     Json,

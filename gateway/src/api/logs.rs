@@ -18,6 +18,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use hoistway_kit::time::{now_ms, parse_duration_ms, parse_rfc3339, rfc3339};
 use hoistway_model::{
     Error, Result, RevisionId,
+    error::excerpt,
     log::{LogLine, LogPiece, LogPieces, LogQuery, LogStream, MAX_TAIL},
 };
 use http::{HeaderMap, HeaderValue, header};
@@ -133,9 +134,7 @@ fn parse(query: &Query, headers: &HeaderMap) -> Result<(LogQuery, Shape)> {
     let since = query.text("since").map(|text| {
         let ago = || Some(now_ms().saturating_sub(parse_duration_ms(text)?));
         let why = "is neither a time such as 2026-11-23T15:04:05Z nor a span such as 10m";
-        parse_rfc3339(text)
-            .or_else(ago)
-            .ok_or_else(|| Error::field("since", format!("\"{}\" {why}", super::json::short(text))))
+        parse_rfc3339(text).or_else(ago).ok_or_else(|| Error::field("since", format!("\"{}\" {why}", excerpt(text))))
     });
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let times = query.flag("timestamps")?;
@@ -143,7 +142,7 @@ fn parse(query: &Query, headers: &HeaderMap) -> Result<(LogQuery, Shape)> {
         Some("json" | "ndjson") => Shape::Json,
         Some("text") => Shape::Text { times },
         Some(other) => {
-            let message = format!("\"{}\" is not one of text, json", super::json::short(other));
+            let message = format!("\"{}\" is not one of text, json", excerpt(other));
             return Err(Error::field("format", message));
         }
         None if accept.contains("application/x-ndjson") => Shape::Json,

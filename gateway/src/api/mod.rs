@@ -51,7 +51,7 @@ use axum::{
     middleware::{from_fn, from_fn_with_state},
 };
 use error::ApiError;
-use hoistway_model::{Code, Error, Result};
+use hoistway_model::{Code, Error, Result, error::excerpt};
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -109,12 +109,12 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
 }
 
 async fn not_found(request: Request) -> ApiError {
-    let path = json::short(request.uri().path());
+    let path = excerpt(request.uri().path());
     let text = unsupported::about(&path).unwrap_or_else(|| format!("there is nothing at {path}"));
     Error::new(Code::NotFound, text).into()
 }
 
 async fn method_not_allowed(request: Request) -> ApiError {
-    let (method, path) = (request.method(), json::short(request.uri().path()));
+    let (method, path) = (request.method(), excerpt(request.uri().path()));
     Error::new(Code::MethodNotAllowed, format!("{method} does not exist at {path}; see the Allow header")).into()
 }

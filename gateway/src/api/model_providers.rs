@@ -3,13 +3,12 @@
 #[cfg(test)]
 mod tests;
 
-use super::budgets::Amount;
 use super::{
     body::WholeBody,
     check,
     connection::http_url,
     error::ApiResult,
-    json::{Object, has_value, short},
+    json::{Object, has_value},
     page::ByName,
     query::{Query, Segment},
     tools::{
@@ -20,25 +19,22 @@ use super::{
     users,
 };
 use crate::{
+    deploy::providers::{depends_on, works_without_key},
     keys::{Caller, Scope},
-    saga::providers::depends_on,
-    spending::money,
+    spending::Amount,
     state::AppState,
 };
 use axum::{Extension, Json, extract::State};
-use hoistway_kit::{
-    address::{Reach, is_private_name, reach},
-    time::rfc3339,
-};
+use hoistway_kit::time::rfc3339;
 use hoistway_model::{
     Code, Error, ModelPrice, ModelPrices, NAMESPACE, Name, Operation, Result, Secret,
     agent::Agent,
-    tool::{DEMO_LABEL, MODEL_PROVIDERS, ModelProvider, NewModelProvider, needs_credentials, provider_credentials},
+    error::excerpt,
+    tool::{MODEL_PROVIDERS, ModelProvider, NewModelProvider, provider_credentials},
 };
 use http::StatusCode;
 use serde::Serialize;
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
-use url::{Host, Url};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -409,20 +405,6 @@ fn shape(provider: ModelProvider) -> ModelProviderOut {
     }
 }
 
-/// Whether egress calls it without a key: servers in private networks mostly want none, and the starter kit's provider is
-/// for trying things out.
-pub(crate) fn works_without_key(provider: &ModelProvider) -> bool {
-    let is_private = |url: Url| match url.host() {
-        Some(Host::Ipv4(ip)) => reach(ip.into()) == Reach::Private,
-        Some(Host::Ipv6(ip)) => reach(ip.into()) == Reach::Private,
-        Some(Host::Domain(name)) => is_private_name(name.trim_end_matches('.')),
-        None => false,
-    };
-    !needs_credentials(&provider.provider)
-        || provider.labels.contains_key(DEMO_LABEL)
-        || Url::parse(&provider.endpoint).is_ok_and(is_private)
-}
-
 /// Reads `{name, provider, endpoint, models}`, or the same in a `spec` as it is answered. The path may name it too.
 fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<String>)> {
     let mut warnings = Vec::new();
@@ -499,9 +481,9 @@ fn prices(spec: &mut Object) -> Result<ModelPrices> {
             return Err(Error::field(price.path(), "is not a model identifier"));
         }
         let missing = |price: &Object, key| Error::field(price.path_of(key), "is required");
-        let input = money(&mut price, "input")?.ok_or_else(|| missing(&price, "input"))?;
-        let cached_input = money(&mut price, "cached_input")?.unwrap_or(input);
-        let output = money(&mut price, "output")?.ok_or_else(|| missing(&price, "output"))?;
+        let input = price.money("input")?.ok_or_else(|| missing(&price, "input"))?;
+        let cached_input = price.money("cached_input")?.unwrap_or(input);
+        let output = price.money("output")?.ok_or_else(|| missing(&price, "output"))?;
         price.refuse_unknown()?;
         Ok((model, ModelPrice { input, cached_input, output }))
     };
@@ -549,7 +531,7 @@ fn read(spec: &mut Object) -> Result<(String, String, Vec<String>)> {
     let known = MODEL_PROVIDERS.into_iter().find(|known| known.eq_ignore_ascii_case(provider.trim()));
     let provider = known.ok_or_else(|| {
         let known = MODEL_PROVIDERS.join(", ");
-        Error::field(spec.path_of("provider"), format!("\"{}\" is not one of {known}", short(&provider)))
+        Error::field(spec.path_of("provider"), format!("\"{}\" is not one of {known}", excerpt(&provider)))
     })?;
     let endpoint = spec.text("endpoint")?.unwrap_or_default();
     if !endpoint.is_empty() {

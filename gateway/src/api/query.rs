@@ -3,10 +3,9 @@
 use super::{
     connection,
     error::{ApiError, ApiResult},
-    json::short,
 };
 use axum::extract::FromRequestParts;
-use hoistway_model::{Code, Error, Name, Result};
+use hoistway_model::{Code, Error, Name, Result, error::excerpt};
 use http::request::Parts;
 use std::{collections::HashMap, convert::Infallible, ops::RangeInclusive, str::FromStr};
 
@@ -46,7 +45,7 @@ impl Query {
         let mut unknown: Vec<&String> = self.given.keys().filter(|key| !known.contains(&key.as_str())).collect();
         unknown.sort_unstable();
         unknown.truncate(10);
-        unknown.into_iter().map(|key| format!("unknown query parameter \"{}\" is ignored", short(key))).collect()
+        unknown.into_iter().map(|key| format!("unknown query parameter \"{}\" is ignored", excerpt(key))).collect()
     }
 
     /// Refuses parameters that mean nothing here or are given twice, where leaving one out would answer something else
@@ -55,11 +54,11 @@ impl Query {
         match self.given.keys().filter(|key| !known.contains(&key.as_str())).min() {
             None => match &self.twice {
                 None => Ok(()),
-                Some(key) => Err(Error::field(short(key), "is given twice")),
+                Some(key) => Err(Error::field(excerpt(key), "is given twice")),
             },
             Some(key) => {
                 let text = format!("is not a parameter here; {} are", known.join(", "));
-                Err(Error::field(short(key), text))
+                Err(Error::field(excerpt(key), text))
             }
         }
     }
@@ -71,7 +70,7 @@ impl Query {
 
     /// An id.
     pub fn id<T: FromStr>(&self, key: &str) -> Result<Option<T>> {
-        let wrong = |text| Error::field(key, format!("\"{}\" is not an id", short(text)));
+        let wrong = |text| Error::field(key, format!("\"{}\" is not an id", excerpt(text)));
         self.get(key).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
     }
 
@@ -80,7 +79,7 @@ impl Query {
         match self.given.get(key).map(|text| text.trim().to_ascii_lowercase()).as_deref() {
             None | Some("false" | "0") => Ok(false),
             Some("" | "true" | "1") => Ok(true),
-            Some(other) => Err(Error::field(key, format!("\"{}\" is not true or false", short(other)))),
+            Some(other) => Err(Error::field(key, format!("\"{}\" is not true or false", excerpt(other)))),
         }
     }
 
@@ -88,7 +87,7 @@ impl Query {
     pub fn number(&self, key: &str, range: RangeInclusive<u32>) -> Result<Option<u32>> {
         let wrong = |text: &str| {
             let (from, to) = (range.start(), range.end());
-            Error::field(key, format!("\"{}\" is not a whole number from {from} to {to}", short(text)))
+            Error::field(key, format!("\"{}\" is not a whole number from {from} to {to}", excerpt(text)))
         };
         self.get(key).map(|text| text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| wrong(text))).transpose()
     }
@@ -141,7 +140,7 @@ impl Segment {
     }
 
     fn not_found(&self, kind: &str) -> Error {
-        Error::not_found(kind, short(&self.0))
+        Error::not_found(kind, excerpt(&self.0))
     }
 }
 

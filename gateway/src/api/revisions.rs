@@ -4,13 +4,13 @@ use super::{
     body::WholeBody,
     deploy::{self, Asked, Underway},
     error::{ApiResult, ErrorBody},
-    json::{Object, short},
+    json::Object,
     query::{Query, Segments},
 };
 use crate::{
+    deploy::kind::{Rollback, Work},
     public::PublicAddresses,
     state::AppState,
-    work::{Rollback, Work},
 };
 use axum::{
     Json,
@@ -20,6 +20,7 @@ use axum::{
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
     DeploymentId, Error, NAMESPACE, Name, Result, RevisionId,
+    error::excerpt,
     revision::{Diff, Revision, RevisionRef},
 };
 use http::{HeaderValue, StatusCode, header};
@@ -365,12 +366,12 @@ fn target(body: &[u8]) -> Result<RevisionRef> {
 }
 
 fn reference(field: &str, text: &str) -> Result<RevisionRef> {
-    text.parse().map_err(|e: Error| Error::field(field, format!("\"{}\": {}", short(text), e.message)))
+    text.parse().map_err(|e: Error| Error::field(field, format!("\"{}\": {}", excerpt(text), e.message)))
 }
 
 /// Nothing has a name that names no revision, so that is simply not found.
 fn in_path(path: &Segments<2>) -> Result<RevisionRef> {
-    path.text(1).parse().map_err(|_: Error| Error::not_found("revision", short(path.text(1))))
+    path.text(1).parse().map_err(|_: Error| Error::not_found("revision", excerpt(path.text(1))))
 }
 
 fn shape(agent: &Name, revision: &Revision, public: &PublicAddresses) -> RevisionBody {

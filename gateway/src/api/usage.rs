@@ -1,11 +1,12 @@
 //! `/api/usage`.
 
-use super::{error::ApiResult, json::short, query::Query};
+use super::{error::ApiResult, query::Query};
 use crate::{spending::SumsOut, state::AppState};
 use axum::{Json, extract::State};
 use hoistway_kit::time::{month, now_ms, parse_rfc3339, rfc3339};
 use hoistway_model::{
     Code, Error, Name, Result,
+    error::excerpt,
     usage::{UsageGroups, UsagePeriod, UsageQuery, UsageReport, UsageRow, UsageSums},
 };
 use serde::Serialize;
@@ -143,7 +144,7 @@ fn time(query: &Query, key: &str, of_date: i64) -> Result<Option<i64>> {
     let Some(text) = query.text(key) else { return Ok(None) };
     let date = || parse_rfc3339(&format!("{text}T00:00:00Z")).map(|start| start + of_date);
     let wrong =
-        || Error::field(key, format!("\"{}\" is not a time such as 2026-11-23T10:00:00Z, or a date", short(text)));
+        || Error::field(key, format!("\"{}\" is not a time such as 2026-11-23T10:00:00Z, or a date", excerpt(text)));
     parse_rfc3339(text).or_else(date).map(Some).ok_or_else(wrong)
 }
 
@@ -156,7 +157,7 @@ fn groups(text: &str) -> Result<UsageGroups> {
             "model" => &mut groups.model,
             "user" => &mut groups.user,
             other => {
-                let text = format!("\"{}\" is not one of agent, provider, model, user", short(other));
+                let text = format!("\"{}\" is not one of agent, provider, model, user", excerpt(other));
                 return Err(Error::field("group_by", text));
             }
         } = true;

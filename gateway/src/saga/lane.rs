@@ -3,10 +3,9 @@
 
 use super::{Watch, cancel::Cancellation, progress_of};
 use crate::{
-    deploy::{Accepted, Progress},
+    deploy::{Accepted, Progress, kind::Work},
     limits::Share,
     store::Record,
-    work::Work,
 };
 use hoistway_kit::telemetry::Origin;
 use hoistway_model::{DeploymentId, Digest, Name};

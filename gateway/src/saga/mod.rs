@@ -9,17 +9,18 @@ mod cancel;
 mod lane;
 pub(crate) mod log;
 mod plan;
-pub mod providers;
 mod requests;
 mod steps;
 mod worker;
 
 use crate::{
     audit::{self, Ticket},
-    deploy::{Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Turn, Urgency},
+    deploy::{
+        Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Turn, Urgency,
+        kind::{Made, Work},
+    },
     limits::Shares,
     store::{Journal, Record},
-    work::{Made, Work},
 };
 use async_trait::async_trait;
 use hoistway_kit::{secrets::MasterKey, telemetry::Origin, time::now_ms};

@@ -2,12 +2,12 @@
 
 use super::{
     log::{Log, ToolsOutput},
-    providers::chosen_by_name,
     steps::{Services, tool_plan},
 };
-use crate::{
-    api::deploy_request::{DeployRequest, Source, llm, tools},
-    work::Work,
+use crate::deploy::{
+    kind::Work,
+    providers::{self, chosen_by_name},
+    request::{DeployRequest, Source, not_registered},
 };
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{
@@ -40,7 +40,7 @@ pub async fn look_up(services: &Services, work: &Work) -> Result<Findings> {
             let (agent, base) = tokio::try_join!(agent, base)?;
             let tools = base.spec.tools.iter().map(|tool| tool.name.clone()).collect();
             let (plan, providers) = (only_bind(work, tools), base.spec.llm.iter().map(|m| m.provider.clone()));
-            let unknown = providers.filter(|provider| !llm::is_known(provider)).collect();
+            let unknown = providers.filter(|provider| !providers::is_known(provider)).collect();
             let resolved = services.tools.resolve(plan, unknown, base.spec.identity_provider.clone()).await?;
             Ok(Findings { resolved, agent: Some(agent), image_digest: None, base: Some(base), choices: Vec::new() })
         }
@@ -76,7 +76,7 @@ async fn deploy(services: &Services, request: &DeployRequest) -> Result<Findings
 
 /// What to say about models whose provider is given as a protocol that several registered ones speak.
 async fn choices(services: &Services, models: Vec<(String, &LlmConfig)>) -> Result<Vec<String>> {
-    if !models.iter().any(|(_, model)| llm::is_known(&model.provider)) {
+    if !models.iter().any(|(_, model)| providers::is_known(&model.provider)) {
         return Ok(Vec::new());
     }
     Ok(chosen_by_name(models, &services.tools.list_model_providers().await?))
@@ -104,9 +104,9 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
                 );
                 return Err(Error::new(Code::Conflict, message));
             }
-            let mut warnings: Vec<String> = tools::not_registered(resolved).collect();
+            let mut warnings: Vec<String> = not_registered(resolved).collect();
             let providers = base.spec.llm.iter().map(|model| &model.provider);
-            let gone = providers.filter(|p| !llm::is_known(p) && !resolved.providers.contains(p));
+            let gone = providers.filter(|p| !providers::is_known(p) && !resolved.providers.contains(p));
             warnings.extend(gone.map(|p| format!("the model provider \"{p}\" is not registered any more")));
             Ok(warnings)
         }
@@ -118,7 +118,7 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
             }
             for (path, provider) in change.unknown_providers() {
                 if !resolved.providers.contains(&provider) {
-                    return Err(llm::unknown_provider(&path, &provider));
+                    return Err(providers::unknown_provider(&path, &provider));
                 }
             }
             if let Some(Some(name)) = change.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
@@ -127,7 +127,7 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
             }
             let mut warnings = findings.choices.clone();
             if change.required_tools.is_some() {
-                warnings.extend(tools::not_registered(resolved));
+                warnings.extend(not_registered(resolved));
             }
             Ok(warnings)
         }

@@ -3,9 +3,9 @@
 use super::Inner;
 use crate::{
     audit::Ticket,
+    deploy::kind::Work,
     limits::{Full, Share, Shares},
     store::{Journal, Record},
-    work::Work,
 };
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{Code, DeploymentId, Digest, Error, Result};

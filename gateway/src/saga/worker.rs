@@ -7,7 +7,10 @@ use super::{
     plan, progress_of,
     steps::{self, Context},
 };
-use crate::{deploy::Progress, store::Record, work::Work};
+use crate::{
+    deploy::{Progress, kind::Work},
+    store::Record,
+};
 use hoistway_kit::time::now_ms;
 use hoistway_model::{Code, Error, Result, agent::Phase, redact::Masker};
 use std::time::Duration;

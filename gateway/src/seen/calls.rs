@@ -1,7 +1,7 @@
 //! Agents' outbound calls, followed from egress.
 
 use super::{Event, Seen, follow};
-use crate::{api::budgets::amount, calls::CallOut};
+use crate::{calls::CallOut, spending::amount};
 use futures_util::Stream;
 use hoistway_kit::{
     ring::Next,

@@ -197,6 +197,6 @@ async fn a_large_request_is_read_whole() {
     let answer = deploy(&gateway, "", body, vec![done(built())]).await;
     assert_eq!(answer.status, 201);
     let accepted = gateway.deployer.accepted.borrow().clone();
-    let hoistway_gateway::api::deploy_request::Source::Files(source) = &accepted[0].source else { panic!() };
+    let hoistway_gateway::deploy::request::Source::Files(source) = &accepted[0].source else { panic!() };
     assert_eq!(source.files.get("agent.py").unwrap().len(), text.len());
 }

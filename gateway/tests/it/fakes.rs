@@ -3,13 +3,9 @@
 use crate::world::World;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
-use hoistway_gateway::{
-    api::deploy_request::DeployRequest,
-    deploy::{
-        Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Room, Turn,
-        Urgency,
-    },
-    work::Work,
+use hoistway_gateway::deploy::{
+    Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Room, Turn, Urgency,
+    kind::Work, request::DeployRequest,
 };
 use hoistway_kit::metrics;
 use hoistway_model::{

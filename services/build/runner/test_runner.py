@@ -466,6 +466,12 @@ class Modules(unittest.TestCase):
             self.assertEqual(agent.response(), [1, "shop.main", True, True], agent.stderr())
         with Agent({**files, "agent.py": "from shop.main import handler"}) as agent:
             self.assertEqual(agent.response()[:2], [1, "shop.main"], agent.stderr())
+        deep = {f"services/bot/{name}": text for name, text in files.items()}
+        with Agent(deep, "services/bot/src/shop/main.py") as agent:
+            self.assertEqual(agent.response(), [1, "shop.main", True, True], agent.stderr())
+        with Agent({**files, "src/__init__.py": "", "agent.py": "from shop.prices import price\nfrom src.shop.prices import price as same\n"
+                    "def handler(message): return [price(message), same(message)]"}) as agent:
+            self.assertEqual(agent.response(), [1, 1], agent.stderr())
         with Agent({"src/__init__.py": "", "src/util.py": "u = 1", "src/agent.py": "from src.util import u\ndef run(): return [u, __name__]"},
                    "src/agent.py") as agent:
             self.assertEqual(agent.response(), [1, "src.agent"], agent.stderr())

@@ -1,7 +1,7 @@
 //! `env`, and everything else that becomes a variable of the agent's process.
 
-use crate::api::json::{Object, short};
-use hoistway_model::{Error, Result, Secret, agent::EnvVar};
+use crate::api::json::Object;
+use hoistway_model::{Error, Result, Secret, agent::EnvVar, error::excerpt};
 use std::collections::HashSet;
 
 /// What Linux takes as one `NAME=VALUE` string, its closing NUL included.
@@ -24,13 +24,13 @@ pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<EnvVar
         let path = item.path_of("name");
         if !is_variable(&name) {
             let message = "is not a variable's name: letters, digits, '_', '-' and '.', the first no digit";
-            return Err(Error::field(path, format!("\"{}\" {message}", short(&name))));
+            return Err(Error::field(path, format!("\"{}\" {message}", excerpt(&name))));
         }
         if RESERVED.contains(&name.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-            return Err(Error::field(path, format!("\"{}\" is reserved for the platform", short(&name))));
+            return Err(Error::field(path, format!("\"{}\" is reserved for the platform", excerpt(&name))));
         }
         if !names.insert(name.clone()) {
-            return Err(Error::field(path, format!("\"{}\" is given twice", short(&name))));
+            return Err(Error::field(path, format!("\"{}\" is given twice", excerpt(&name))));
         }
         let path = item.path_of("value");
         let value = item.string("value")?.ok_or_else(|| Error::field(path.as_str(), "is required"))?;

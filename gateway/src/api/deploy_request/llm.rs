@@ -1,9 +1,10 @@
 //! `llm_configs` and `llm_config`.
 
-use crate::api::json::{Object, short};
+use crate::{api::json::Object, deploy::providers};
 use hoistway_model::{
     Error, Result,
     agent::{LlmConfig, LlmRole},
+    error::excerpt,
     tool::MODEL_PROVIDERS,
 };
 
@@ -53,7 +54,7 @@ pub fn role(item: &mut Object) -> Result<LlmRole> {
     let Some(text) = item.text("role")? else { return Ok(LlmRole::Chat) };
     LlmRole::parse(text.trim()).ok_or_else(|| {
         let roles = LlmRole::ALL.map(LlmRole::as_str).join(", ");
-        Error::field(item.path_of("role"), format!("\"{}\" is not one of {roles}", short(&text)))
+        Error::field(item.path_of("role"), format!("\"{}\" is not one of {roles}", excerpt(&text)))
     })
 }
 
@@ -79,18 +80,7 @@ pub fn provider(path: &str, given: &str) -> Result<String> {
         // No provider can be registered under what is not a name, so that needs no look-up.
         None => match hoistway_model::Name::parse("provider", given) {
             Ok(name) => Ok(name.into()),
-            Err(_) => Err(unknown_provider(path, given)),
+            Err(_) => Err(providers::unknown_provider(path, given)),
         },
     }
-}
-
-/// Whether the provider is one that needs no registration.
-pub fn is_known(provider: &str) -> bool {
-    MODEL_PROVIDERS.contains(&provider)
-}
-
-/// The complaint about a provider that nobody knows.
-pub fn unknown_provider(path: &str, provider: &str) -> Error {
-    let known = MODEL_PROVIDERS.join(", ");
-    Error::field(path, format!("\"{}\" is not one of {known} or a registered model provider", short(provider)))
 }

@@ -41,7 +41,7 @@ pub struct DeployBody {
     /// then the entry file's PEP 723 header, then the imports of the source decide.
     #[schema(examples("openai>=1.0\nrequests"))]
     pub requirements: Option<String>,
-    /// The file to start. Default: the only `.py` file, else `agent.py`, `main.py` or `app.py`.
+    /// The file to start. Default: the only `.py` file, else `agent.py`, `main.py` or `app.py`, at the root or in `src`.
     #[schema(examples("agent.py"))]
     pub entry_point: Option<String>,
     /// What the agent is written with, in any letter case: `langchain`, `langgraph`, `crewai`, `openai`, `pydantic-ai`, `smolagents`,

@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use hoistway_model::{Digest, tool::BoundTool};
+use hoistway_model::{
+    Digest, Name,
+    tool::{BoundTool, Resolved},
+};
 use serde_json::{Value, json};
 
 fn parse(body: Value) -> Result<(DeployRequest, Vec<String>)> {

@@ -2,12 +2,9 @@
 
 use crate::api::{
     connection::Given,
-    json::{self, Object, complaint, short},
+    json::{self, Object, complaint},
 };
-use hoistway_model::{
-    Error, Name, Result,
-    tool::{NewTool, Resolved},
-};
+use hoistway_model::{Error, Name, Result, error::excerpt, tool::NewTool};
 use std::collections::BTreeMap;
 
 /// The longest description.
@@ -87,24 +84,13 @@ pub fn required(root: &mut Object) -> Result<Vec<(String, Name)>> {
     Ok(merged)
 }
 
-/// What to say about a required tool that nobody registered.
-pub fn unregistered(name: &Name) -> String {
-    let later = "the agent cannot use it before it is; then it is bound by itself";
-    format!("no tool \"{name}\" is registered: {later}")
-}
-
-/// The same about each such tool among those that were looked up.
-pub fn not_registered(resolved: &Resolved) -> impl Iterator<Item = String> {
-    resolved.tools.iter().filter(|tool| tool.url.is_none()).map(|tool| unregistered(&tool.name))
-}
-
 /// What to say about tools that are registered and not bound.
 pub fn unbound(create: &[NewTool], required: &[Name]) -> impl Iterator<Item = String> {
     let unused = create.iter().filter(|tool| !required.contains(&tool.name));
     unused.map(|tool| {
         format!(
             "the tool \"{}\" is registered, but the agent cannot use it: required_tools does not name it",
-            short(tool.name.as_str())
+            excerpt(tool.name.as_str())
         )
     })
 }

@@ -7,10 +7,11 @@ use super::places::{KeyPlace, TokenSource};
 use crate::api::{
     connection::Given,
     deploy_request::tools::description,
-    json::{self, Object, complaint, has_value, short},
+    json::{self, Object, complaint, has_value},
 };
 use hoistway_model::{
     Error, Name, Result, Secret,
+    error::excerpt,
     tool::{AuthType, Connection, NewTool, Tool, tool_credentials},
 };
 use std::collections::BTreeMap;
@@ -208,7 +209,8 @@ impl ToolBody {
 fn named_as_in_path(given: Option<&str>, name: &Name) -> Result<()> {
     match given {
         Some(given) if given != name.as_str() => {
-            let text = format!("\"{}\" is not \"{name}\", which the path names; names cannot be changed", short(given));
+            let text =
+                format!("\"{}\" is not \"{name}\", which the path names; names cannot be changed", excerpt(given));
             Err(Error::field("name", text))
         }
         _ => Ok(()),
@@ -239,7 +241,8 @@ fn open_to_all(object: &mut Object, mode: &'static str) -> Result<()> {
     if let Some(text) = object.text(mode)?
         && !text.trim().eq_ignore_ascii_case("open")
     {
-        let text = format!("\"{}\" is not supported: every agent that requires a tool may use it (Open)", short(&text));
+        let text =
+            format!("\"{}\" is not supported: every agent that requires a tool may use it (Open)", excerpt(&text));
         return Err(Error::field(object.path_of(mode), text));
     }
     if object.take("capabilities").is_some_and(|value| has_value(&value)) {
@@ -286,7 +289,7 @@ fn labels_if_given(root: &mut Object) -> Result<Option<BTreeMap<String, String>>
     let Some(labels) = root.object("labels")?.map(Object::into_strings).transpose()? else { return Ok(None) };
     match labels.iter().find(|(key, value)| key.len() > MAX_LABEL || value.len() > MAX_LABEL) {
         Some((key, _)) => {
-            let message = format!("the label \"{}\" has more than {MAX_LABEL} bytes", short(key));
+            let message = format!("the label \"{}\" has more than {MAX_LABEL} bytes", excerpt(key));
             Err(Error::field("labels", message))
         }
         None => Ok(Some(labels.into_iter().collect())),

@@ -4,10 +4,11 @@
 use super::body::MAX_LABEL;
 use crate::api::{
     connection::{http_url, one_of},
-    json::{Object, short},
+    json::Object,
 };
 use hoistway_model::{
     Error, Result,
+    error::excerpt,
     tool::{ApiKeyPlace, OAuth2},
 };
 use std::str::FromStr;
@@ -49,7 +50,7 @@ impl KeyPlace {
         let location = self.location.map_or(location, str::to_owned);
         let Some(name) = self.name.or(name) else { return Err(Error::field(self.name_path, "is required")) };
         if location == Location::DEFAULT && http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-            return Err(Error::field(self.name_path, format!("\"{}\" is not a header's name", short(&name))));
+            return Err(Error::field(self.name_path, format!("\"{}\" is not a header's name", excerpt(&name))));
         }
         Ok(ApiKeyPlace { location, name, value_prefix: self.value_prefix.unwrap_or(value_prefix) })
     }
@@ -70,7 +71,7 @@ impl FromStr for Location {
             .into_iter()
             .find(|known| known.eq_ignore_ascii_case(text))
             .map(Location)
-            .ok_or_else(|| format!("\"{}\" is not one of Header, Query", short(text)))
+            .ok_or_else(|| format!("\"{}\" is not one of Header, Query", excerpt(text)))
     }
 }
 

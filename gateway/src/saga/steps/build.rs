@@ -1,7 +1,7 @@
 //! Builds the image from source and pushes it.
 
 use super::Context;
-use crate::{api::deploy_request::Source, work::Work};
+use crate::deploy::{kind::Work, request::Source};
 use hoistway_model::{
     Code, Error, Result,
     build::{BuildRequest, BuiltImage, RebuildRequest},

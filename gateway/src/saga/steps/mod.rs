@@ -7,7 +7,10 @@ pub mod start;
 pub mod switch;
 pub mod tools;
 
-use crate::{api::deploy_request::DeployRequest, saga::log::Log, work::Work};
+use crate::{
+    deploy::{kind::Work, request::DeployRequest},
+    saga::log::Log,
+};
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{AgentService, BuildService, DeploymentId, Operation, OperationId, ToolRegistry, tool::ToolPlan};
 use std::sync::Arc;

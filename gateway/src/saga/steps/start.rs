@@ -2,9 +2,11 @@
 
 use super::Context;
 use crate::{
-    api::deploy_request::{DeployRequest, Source},
+    deploy::{
+        kind::Work,
+        request::{DeployRequest, Source},
+    },
     saga::plan,
-    work::Work,
 };
 use hoistway_model::{
     Code, Error, Result,

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from .arguments import Agent, FunctionAgent, MessageAgent
 from .errors import StartError
-from .paths import source_root
+from .paths import source_roots
 
 
 def import_entry(app, entry):
@@ -19,9 +19,9 @@ def import_entry(app, entry):
     """
     path = os.path.join(app, entry)
     parts = entry.removesuffix(".py").split("/")
-    if parts[0] == "src" and parts[1:] and source_root(app) and os.path.isfile(
-            os.path.join(app, "src", parts[1], "__init__.py")) and not calls_it_src(path):
-        app, parts = os.path.join(app, "src"), parts[1:]  # `from shop import ...` must find this same module
+    inner = parts[len(parts) - parts[::-1].index("src"):] if "src" in parts[:-1] else []  # below the innermost `src`
+    if root := is_package_of(source_roots(app, entry), inner, path):
+        app, parts = root, inner  # `from shop import ...` must find this same module
     if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names:
         parts = ["agent_" + "".join(c if c.isalnum() else "_" for c in ".".join(parts))]
     name, package = ".".join(parts), ".".join(parts[:-1])
@@ -41,10 +41,14 @@ def import_entry(app, entry):
     return module
 
 
-def calls_it_src(path):
-    """Whether a file says `src.shop` for what is below `src`: two names would make two modules of one file."""
+def is_package_of(roots, parts, path):
+    """The directory `src`, no package itself, of whose packages a file is one; None for one that says `src.shop` for what is
+    below `src`: two names would make two modules of one file."""
+    root = roots[-1] if roots and parts[1:] else ""
+    if not os.path.isfile(os.path.join(root, *parts[:1], "__init__.py")) or os.path.isfile(os.path.join(root, "__init__.py")):
+        return None
     with open(path, "rb") as file:
-        return b"src." in file.read()
+        return None if b"src." in file.read() else root
 
 
 def choose(module, bound, imported, entry, tree):

@@ -3,14 +3,15 @@
 import os
 
 from .discovery import KNOWN, ast, top_level
-from .paths import source_root
+from .paths import source_roots
 
 
 def own_file(app, file, imported):
     """The file of the agent's own (or the directory) from which another one of them imports; None for others'."""
     here = os.path.dirname(file)
     parts = (imported.module or "").split(".")
-    bases = [os.path.join(here, *[".."] * (imported.level - 1))] if imported.level else [app, here, *source_root(app)]
+    bases = [os.path.join(here, *[".."] * (imported.level - 1))] if imported.level else [
+        app, here, *source_roots(app, os.path.relpath(file, app))]
     for path in (os.path.join(base, *parts) for base in bases):
         for found in (os.path.join(path, "__init__.py"), path + ".py", path):
             if os.path.exists(found):

@@ -7,7 +7,7 @@ RUNNER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def arrange_path(app, sites, entry, hermetic):
-    """Sets sys.path: the app, the entry's own directory, the standard library, the app's `src`, the image's packages.
+    """Sets sys.path: the app, the entry's own directory, the standard library, the directories `src`, the image's packages.
 
     `hermetic` is the case of a host's interpreter: what happens to be installed on the host is not part of the image
     and stays out of reach, as in a virtual environment. In a container the interpreter's packages are the image's.
@@ -18,7 +18,7 @@ def arrange_path(app, sites, entry, hermetic):
         site.setquit()
     rest = [p for p in sys.path if p not in ("", RUNNER)]
     library = [p for p in rest if p == os.path.dirname(os.__file__) or p.endswith((".zip", "lib-dynload"))]
-    sys.path[:] = dict.fromkeys([app, os.path.dirname(os.path.join(app, entry)), *library, *source_root(app)])
+    sys.path[:] = dict.fromkeys([app, os.path.dirname(os.path.join(app, entry)), *library, *source_roots(app, entry)])
     for directory in sites:
         if os.path.isdir(directory):
             site.addsitedir(directory)
@@ -26,7 +26,8 @@ def arrange_path(app, sites, entry, hermetic):
         sys.path.extend(p for p in rest if p not in sys.path)
 
 
-def source_root(app):
-    """The directory `src` of the app, if it holds modules and is none itself."""
-    src = os.path.join(app, "src")
-    return [src] if os.path.isdir(src) and not os.path.isfile(os.path.join(src, "__init__.py")) else []
+def source_roots(app, entry):
+    """The directories `src` from which modules are imported: the app's own, and those that the entry lies in."""
+    above = entry.split("/")[:-1]
+    inner = [os.path.join(app, *above[: at + 1]) for at, name in enumerate(above) if name == "src"]
+    return [root for root in dict.fromkeys([os.path.join(app, "src"), *inner]) if os.path.isdir(root)]

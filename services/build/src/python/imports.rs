@@ -1,7 +1,7 @@
 //! Requirements for sources that declare none: each import is the standard library's, the source's own, or known
 //! here. Never a guess: a package of the module's name may be anybody's.
 
-use super::{FileImports, alternatives, reach::has_src};
+use super::{FileImports, alternatives, reach::roots};
 use hoistway_model::{
     Code, Error, Result,
     source::{Requirements, SourceFiles},
@@ -240,15 +240,12 @@ const KNOWN: &[(&str, &str)] = &[
 /// How many undeclared imports an error lists.
 const MAX_LISTED: usize = 20;
 
-/// The names under which the source's own files can be imported: from its root, from `src` and, as Python has it for a
-/// script, from the directory of the entry file.
+/// The names under which the source's own files can be imported.
 pub fn own_modules(files: &SourceFiles, entry_point: &str) -> BTreeSet<String> {
-    let beside = entry_point.rfind('/').map_or("", |at| &entry_point[..=at]);
-    let src = has_src(files);
+    let roots = roots(entry_point);
     files
         .python()
-        .flat_map(|name| [Some(name), name.strip_prefix(beside), name.strip_prefix("src/").filter(|_| src)])
-        .flatten()
+        .flat_map(|name| roots.iter().filter_map(move |root| name.strip_prefix(root)))
         .map(|name| name.split('/').next().unwrap_or(name))
         .map(|first| first.strip_suffix(".py").unwrap_or(first).to_owned())
         .collect()
@@ -377,5 +374,9 @@ mod tests {
         let files = SourceFiles::parse(names.iter().map(|n| (n.to_string(), String::new())).collect()).unwrap();
         assert_eq!(own_modules(&files, "src/bot/main.py"), set(&["bot", "lib", "main", "src", "tools", "words"]));
         assert_eq!(own_modules(&files, "lib.py"), set(&["bot", "lib", "src"]));
+        let names = ["services/bot/src/bot/main.py", "services/bot/src/__init__.py"];
+        let files = SourceFiles::parse(names.iter().map(|n| (n.to_string(), String::new())).collect()).unwrap();
+        let own = own_modules(&files, names[0]);
+        assert!(own.is_superset(&set(&["bot", "main", "services"])), "{own:?}");
     }
 }

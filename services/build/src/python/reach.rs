@@ -17,14 +17,10 @@ pub struct Reach<'a> {
 }
 
 impl<'a> Reach<'a> {
-    /// As the runner has it: from the root, from beside the entry file, and from `src`.
+    /// The reach of an entry file.
     pub fn new(files: &'a SourceFiles, entry: &'a str) -> Self {
-        let beside = directory(entry);
-        let mut roots = vec!["", beside, if has_src(files) { "src/" } else { "" }];
-        roots.sort_unstable();
-        roots.dedup();
-        let within = |name: &'a str| name.match_indices('/').map(move |(at, _)| &name[..=at]);
-        Self { files, entry, roots, directories: files.iter().flat_map(|(name, _)| within(name)).collect() }
+        let directories = files.iter().flat_map(|(name, _)| directories(name)).collect();
+        Self { files, entry, roots: roots(entry), directories }
     }
 
     /// The entry file, and the packages that it is in.
@@ -86,9 +82,19 @@ impl<'a> Reach<'a> {
     }
 }
 
-/// Whether `src` holds modules, and is none itself.
-pub fn has_src(files: &SourceFiles) -> bool {
-    files.get("src/__init__.py").is_none() && files.iter().any(|(name, _)| name.starts_with("src/"))
+/// The directories from which modules are imported, each empty or with its slash: as the runner has it, the source's root,
+/// what is beside the entry file, the root's `src`, and every `src` that the entry file lies in.
+pub fn roots(entry: &str) -> Vec<&str> {
+    let inner = directories(entry).filter(|directory| directory.ends_with("/src/"));
+    let mut roots: Vec<&str> = ["", directory(entry), "src/"].into_iter().chain(inner).collect();
+    roots.sort_unstable();
+    roots.dedup();
+    roots
+}
+
+/// Every directory that a file is in, with its slash.
+fn directories(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('/').map(move |(at, _)| &name[..=at])
 }
 
 /// The directory of a file, empty or with its slash.

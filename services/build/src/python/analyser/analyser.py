@@ -9,6 +9,8 @@ import sys
 import warnings
 
 CPU_SECONDS, MEMORY, MOST_IMPORTS, MOST_MENTIONS = 10, 1 << 30, 5000, 500
+MACHINE = {"sys.platform", "os.name", "sys.version_info", "version_info", "platform", "find_spec"}
+NEVER_SCRIPTS = {"handler", "lambda_handler"}
 CATCHES = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
 try:
@@ -51,8 +53,27 @@ def branches(node):
     return node.body if negated else node.orelse
 
 
+def is_suppressed(node):
+    """Whether a `with` goes on without what it fails to import: `contextlib.suppress(ImportError)`."""
+    calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
+    return any(name_of(call.func) == "suppress" and any(name_of(kind) in CATCHES for kind in call.args) for call in calls)
+
+
+def is_about_the_machine(test):
+    """Whether a condition asks for the platform, Python's version or what is installed, or never holds: what it guards may
+    well never run here."""
+    asked = (node for node in ast.walk(test) if isinstance(node, (ast.Name, ast.Attribute)))
+    names = ({name_of(node), f"{name_of(getattr(node, 'value', None))}.{name_of(node)}"} for node in asked)
+    return isinstance(test, ast.Constant) and not test.value or any(not MACHINE.isdisjoint(one) for one in names)
+
+
+def runs_no_main_block(tree):
+    """Whether a file has what is invoked instead of its main block."""
+    return bool(Found(tree).bound.keys() & NEVER_SCRIPTS)
+
+
 def imports_of(tree):
-    found = []
+    found, no_main_block = [], runs_no_main_block(tree)
     todo = [(node, False) for node in reversed(tree.body)]
     while todo:
         node, optional = todo.pop()
@@ -64,7 +85,8 @@ def imports_of(tree):
             names = [module if a.name == "*" else f"{module}.{a.name}" if node.module else module + a.name for a in node.names]
             found += [(name, node.lineno, optional) for name in names]
         elif isinstance(node, ast.If):
-            todo += [(child, optional) for child in reversed(branches(node))]
+            may_not_run = optional or is_about_the_machine(node.test) or no_main_block and is_main_guard(node.test)
+            todo += [(child, may_not_run) for child in reversed(branches(node))]
         elif isinstance(node, ast.Try) or type(node).__name__ == "TryStar":
             guarded = optional or any(catches_import_error(handler) for handler in node.handlers)
             inner = [(child, guarded) for child in node.body]
@@ -73,6 +95,7 @@ def imports_of(tree):
             todo += reversed(inner)
         elif isinstance(node, (ast.stmt, ast.ExceptHandler)) or type(node).__name__ == "match_case":
             # Imports are statements, so expressions need no look.
+            optional = optional or isinstance(node, (ast.With, ast.AsyncWith)) and is_suppressed(node)
             inner = [child for field in ("body", "orelse", "cases", "finalbody") for child in getattr(node, field, ())]
             todo += [(child, optional) for child in reversed(inner)]
         if len(found) > MOST_IMPORTS:
@@ -82,6 +105,17 @@ def imports_of(tree):
 
 def is_short(text):
     return isinstance(text, str) and len(text) < 1000
+
+
+def absolute(texts, keywords):
+    """The module that `import_module` names: a relative name is of the package that is given beside it."""
+    packages = texts[1:] + [getattr(keyword.value, "value", None) for keyword in keywords if keyword.arg == "package"]
+    name = texts[0].lstrip(".")
+    level = len(texts[0]) - len(name)
+    if not level or not packages or not is_short(packages[0]):
+        return texts[0]
+    package = packages[0].split(".")
+    return ".".join([*package[: len(package) + 1 - level], *([name] if name else [])])
 
 
 def mentions_of(tree):
@@ -96,7 +130,7 @@ def mentions_of(tree):
                 found.add(text)
         found |= {f"-m {name}" for flag, name in zip(texts, texts[1:]) if flag == "-m" and is_short(name)}
         if isinstance(node, ast.Call) and name_of(node.func) in ("import_module", "__import__") and texts and is_short(texts[0]):
-            found.add(f"-m {texts[0]}")
+            found.add(f"-m {absolute(texts, node.keywords)}")
         todo += ast.iter_child_nodes(node)
     return sorted(found)
 

@@ -71,6 +71,34 @@ class C:
 }
 
 #[tokio::test]
+async fn an_import_that_may_never_run_here_is_optional() {
+    let optional = [
+        "with contextlib.suppress(ImportError):\n    import it",
+        "with open('x'), suppress(ValueError, ModuleNotFoundError):\n    if x:\n        import it",
+        "if sys.platform == 'win32':\n    import it",
+        "if not platform.system() == 'Linux':\n    import it",
+        "if os.name == 'nt':\n    pass\nelse:\n    import it",
+        "if sys.version_info[0] < 3:\n    import it",
+        "if importlib.util.find_spec('it'):\n    import it",
+        "if False:\n    import it",
+        "def handler(message): pass\nif __name__ == '__main__':\n    import it",
+    ];
+    let needed = [
+        "with open('x'):\n    import it",
+        "with suppress(KeyError):\n    import it",
+        "if user.name:\n    import it",
+        "if True:\n    import it",
+        "if __name__ == '__main__':\n    import it",
+    ];
+    for (texts, want) in [(&optional[..], true), (&needed[..], false)] {
+        for text in texts {
+            let found = imports(text).await;
+            assert!(found.len() == 1 && found[0].2 == want, "{text}: {found:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn syntax_errors_name_file_and_line() {
     let files = [
         ("agent.py", "import lib.a, b, ok, z"),
@@ -96,11 +124,14 @@ async fn files_that_are_only_mentioned_are_told_apart_and_need_not_compile() {
     let files = [
         (
             "agent.py",
-            "import subprocess, sys\nsubprocess.run([sys.executable, 'tools/server.py'])\nimport_module('plug')\nimport both\n",
+            "import subprocess, sys\nsubprocess.run([sys.executable, 'tools/server.py'])\nimport_module('plug')\nimport both\nimport_module('.one', package='many')\nimport_module('..two', 'many.in')\n",
         ),
         ("both.py", "PATH = 'both.py', ['-m', 'jobs.nightly']"),
         ("broken.py", "%pip"),
         ("jobs/nightly.py", "import known"),
+        ("many/__init__.py", ""),
+        ("many/one.py", ""),
+        ("many/two.py", ""),
         ("plug.py", "'broken.py'"),
         ("tools/helper.py", ""),
         ("tools/server.py", "import tools.helper"),
@@ -111,6 +142,9 @@ async fn files_that_are_only_mentioned_are_told_apart_and_need_not_compile() {
         ("agent.py", true),
         ("both.py", true),
         ("jobs/nightly.py", false),
+        ("many/__init__.py", false),
+        ("many/one.py", false),
+        ("many/two.py", false),
         ("plug.py", false),
         ("tools/helper.py", false),
         ("tools/server.py", false),

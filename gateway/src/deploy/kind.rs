@@ -1,7 +1,10 @@
 //! What a deployment is to do: a deploy, a return to an earlier revision, or a change of the configuration only. All
 //! of them are carried out by the same saga, each agent's in the order they were accepted.
 
-use crate::api::deploy_request::{DeployRequest, Source, llm};
+use super::{
+    providers,
+    request::{DeployRequest, Source},
+};
 use hoistway_model::{
     Error, Name, Result, RevisionId, Secret,
     agent::{Agent, EnvVar, LlmConfig, LlmRole},
@@ -73,7 +76,7 @@ impl ConfigChange {
     /// The model providers that have to be looked up, each with its path in the request.
     pub fn unknown_providers(&self) -> Vec<(String, String)> {
         let models = self.llm.iter().flatten().enumerate();
-        let unknown = models.filter(|(_, model)| !llm::is_known(&model.provider));
+        let unknown = models.filter(|(_, model)| !providers::is_known(&model.provider));
         unknown.map(|(i, model)| (format!("llm_configs[{i}].provider"), model.provider.clone())).collect()
     }
 

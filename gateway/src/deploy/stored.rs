@@ -1,6 +1,6 @@
 //! A request as bytes: for the journal, where it is sealed, and in the one form that equal requests share.
 
-use super::{DeployRequest, Source};
+use super::request::{DeployRequest, Source};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hoistway_model::{
     Error, Name, Result, Secret,

@@ -1,15 +1,42 @@
 //! Which registered provider serves a model whose configuration names a protocol: egress chooses, and where several would
 //! do equally well their names decide. Whoever deploys should know.
 
-use crate::api::{deploy_request::llm, model_providers::works_without_key};
+use hoistway_kit::address::{Reach, is_private_name, reach};
 use hoistway_model::{
-    Name,
+    Error, Name,
     agent::LlmConfig,
-    tool::{DEMO_LABEL, ModelProvider},
+    error::excerpt,
+    tool::{DEMO_LABEL, MODEL_PROVIDERS, ModelProvider, needs_credentials},
 };
+use url::{Host, Url};
 
 /// The most providers that a warning names.
 const MAX_NAMED: usize = 10;
+
+/// Whether the provider is one that needs no registration.
+pub fn is_known(provider: &str) -> bool {
+    MODEL_PROVIDERS.contains(&provider)
+}
+
+/// The complaint about a provider that nobody knows.
+pub fn unknown_provider(path: &str, provider: &str) -> Error {
+    let known = MODEL_PROVIDERS.join(", ");
+    Error::field(path, format!("\"{}\" is not one of {known} or a registered model provider", excerpt(provider)))
+}
+
+/// Whether egress calls it without a key: servers in private networks mostly want none, and the starter kit's provider is
+/// for trying things out.
+pub fn works_without_key(provider: &ModelProvider) -> bool {
+    let is_private = |url: Url| match url.host() {
+        Some(Host::Ipv4(ip)) => reach(ip.into()) == Reach::Private,
+        Some(Host::Ipv6(ip)) => reach(ip.into()) == Reach::Private,
+        Some(Host::Domain(name)) => is_private_name(name.trim_end_matches('.')),
+        None => false,
+    };
+    !needs_credentials(&provider.provider)
+        || provider.labels.contains_key(DEMO_LABEL)
+        || Url::parse(&provider.endpoint).is_ok_and(is_private)
+}
 
 /// Warnings about the models, each with its path in the request, that several providers serve equally well.
 pub fn chosen_by_name<'a>(
@@ -47,7 +74,7 @@ fn serves(candidate: &ModelProvider, provider: &str, model: &str) -> bool {
 fn warning(path: &str, config: &LlmConfig, registered: &[ModelProvider]) -> Option<String> {
     let LlmConfig { provider, model, .. } = config;
     let is_named = registered.iter().any(|candidate| candidate.name.as_str() == provider.as_str());
-    if is_named || !llm::is_known(provider) {
+    if is_named || !is_known(provider) {
         return None;
     }
     let all: Vec<&ModelProvider> = registered.iter().filter(|candidate| serves(candidate, provider, model)).collect();

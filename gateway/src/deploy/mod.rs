@@ -3,12 +3,15 @@
 //! The edge parses and waits; the saga, behind [`Deployer`], validates by look-ups, journals and works. A caller that
 //! goes away changes nothing: the saga does not know how many watch its [`Progress`].
 
-use crate::{
-    limits::Share,
-    work::{Made, Work},
-};
+pub mod kind;
+pub mod providers;
+pub mod request;
+mod stored;
+
+use crate::limits::Share;
 use async_trait::async_trait;
 use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId, build::BuiltImage, revision::Reason};
+use kind::{Made, Work};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -55,6 +55,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/tables.py",
     "_hoistway_runner/unnamed.py",
     "_hoistway_runner/web.py",
+    "_hoistway_runner/wsgi.py",
     "hoistway_runner.py",
 ];
 

@@ -34,6 +34,8 @@ def web_agent(app, exactly=False):
         return web_agent(mount())
     if not callable(app) or isinstance(app, type):
         return None
+    if getattr(app, "__globals__", {}).get("__name__") == "werkzeug.wrappers.request":  # made by Request.application
+        return wsgi_agent(app)
     import inspect
 
     found = [(name, way) for name, way, _, _ in parameters(app)]
@@ -43,10 +45,15 @@ def web_agent(app, exactly=False):
         if count == 3 and (first, second) == ("scope", "receive") or not exactly and (count == 3 or not exact):
             return AsgiAgent(app)
     elif count == 2 and exact and (first.startswith("env") and second.startswith("start") or not exactly):
-        from .wsgi import WsgiAgent
-
-        return WsgiAgent(app)
+        return wsgi_agent(app)
     return None
+
+
+def wsgi_agent(app):
+    """A WSGI application as an agent."""
+    from .wsgi import WsgiAgent
+
+    return WsgiAgent(app)
 
 
 class WebRequest:

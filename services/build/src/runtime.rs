@@ -51,6 +51,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/scripts.py",
     "_hoistway_runner/sdks.py",
     "_hoistway_runner/server.py",
+    "_hoistway_runner/servers.py",
     "_hoistway_runner/serving.py",
     "_hoistway_runner/start.py",
     "_hoistway_runner/steering.py",

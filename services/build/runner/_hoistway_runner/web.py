@@ -88,7 +88,7 @@ class WebAgent(Agent):
         """What it answers to an invoke: JSON read, or pieces of text."""
         headers = {k: v for k, v in headers.items() if k not in (
             "x-hoistway-invoke-token", "connection", "expect", "content-length", "content-type")}
-        headers |= {"content-type": "application/json", "content-length": str(len(body))}
+        headers |= {"host": HOST, "content-type": "application/json", "content-length": str(len(body))}
         tried = {}
         for path in dict.fromkeys((path, "/invoke", "/")):
             answer = tried[path] = self.call(WebRequest("POST", path, headers, body))
@@ -100,8 +100,12 @@ class WebAgent(Agent):
             if other is not answer:
                 other.close()
         if not 200 <= answer.status < 300:
-            lines = "".join(answer).splitlines()
-            raise AppError(f"the app answered POST {path} with status {answer.status}", lines[-DETAIL_LINES:])
+            lines = "".join(answer).splitlines()[-DETAIL_LINES:]
+            if answer.status in (404, 405):
+                from .app_routes import no_invoke
+
+                lines += no_invoke(self.app)
+            raise AppError(f"the app answered POST {path} with status {answer.status}", lines)
         if answer.kind == "application/json" or answer.kind.endswith("+json"):
             text = "".join(answer)
             return json.loads(text) if text else None

@@ -14,12 +14,13 @@ from .paths import module_of, package_of
 def import_entry(app, entry):
     """Imports the entry file under the name by which its own package, or pickle in a child process, would import it.
 
-    It is loaded from its path whatever its name: `my-agent.py` is no identifier, and `queue.py` or a directory `src`
-    without __init__.py might lose against a module of the same name elsewhere.
+    It is loaded from its path whatever its name: `my-agent.py` is no identifier, and `queue.py`, a directory `src` without
+    __init__.py or an `agent.py` beside a package `agent` might lose against a module of the same name.
     """
     path = os.path.join(app, entry)
     root, parts = module_of(app, entry)
-    if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names:
+    if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names or (
+            any(os.path.isfile(os.path.join(place, *parts, "__init__.py")) for place in (root, os.path.dirname(path)))):
         from .environment import add_module
 
         parts = ["agent_" + "".join(c if c.isalnum() else "_" for c in ".".join(parts))]

@@ -7,6 +7,7 @@ from codecs import getincrementaldecoder
 
 from .errors import Explained
 
+LISTS = (map, filter, zip, enumerate, reversed)  # iterators that are made of what is there already
 DECODER = getincrementaldecoder("utf-8")
 
 
@@ -22,7 +23,7 @@ def resolve(result):
 def is_chunks(result):
     """Whether a result comes piece by piece: a generator, an async generator or another iterator."""
     is_iterator = hasattr(result, "__anext__") or hasattr(result, "__next__")
-    return is_iterator and type(result).__module__ != "unittest.mock"  # a mock has every method
+    return is_iterator and type(result) not in LISTS and type(result).__module__ != "unittest.mock"  # a mock has every method
 
 
 def pieces(result):

@@ -6,7 +6,7 @@ from _frozen_importlib import module_from_spec  # what importlib.util has, witho
 from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
 from types import ModuleType
 
-from .arguments import Agent, FunctionAgent, MessageAgent
+from .arguments import NONE, Agent, FunctionAgent, MessageAgent, Plan, parameters
 from .errors import StartError
 from .paths import module_of, package_of
 
@@ -40,6 +40,15 @@ def import_entry(app, entry):
     return module
 
 
+class LambdaAgent(FunctionAgent):
+    """A function that is called as AWS Lambda does: the event is the request, whatever it is called and annotated as."""
+
+    def __init__(self, function):
+        super().__init__(function)
+        given = [(name, way, NONE, default) for name, (_, way, _, default) in zip(("event", "context"), parameters(function))]
+        self.plan = Plan(given + parameters(function)[2:])
+
+
 def choose(module, bound, imported, entry, tree):
     """(name, agent) of a module's names; for `main` and `run` the agent is the function itself. None if there is none."""
     found = {name: getattr(module, name) for name in bound | imported if hasattr(module, name)}
@@ -51,7 +60,7 @@ def choose(module, bound, imported, entry, tree):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
     for name in ("handler", "lambda_handler"):
         if callable(found.get(name)):
-            return name, FunctionAgent(found[name])
+            return name, FunctionAgent(found[name]) if name == "handler" else LambdaAgent(found[name])
     from .discovery import FRAMEWORK_NAMES
 
     names = [name for name in FRAMEWORK_NAMES if name in found]
@@ -114,6 +123,10 @@ def load_agent(app, entry, script_command, framework=None):
                 return agent
         elif framework == "custom" and (own := names.intersection(FUNCTIONS)):
             bound, imported, names = bound & own, imported & own, own
+    if names <= {"main", "run"}:
+        from .pages import refuse_page
+
+        refuse_page(tree, entry)
     function = "main" if "main" in names else "run"
     if function in names and names <= {"main", "run", "app"}:
         from .commands import is_command, served_application

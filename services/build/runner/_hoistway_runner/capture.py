@@ -87,13 +87,20 @@ class Bytes:
 
 
 def install(line_buffering):
-    """Puts it in the place of Python's, whose buffer it takes over, before the agent's code keeps the other one."""
+    """Puts it, and an input() that reads messages, in the place of Python's before the agent's code keeps the other ones."""
     old = sys.stdout
     if old is not None:
         through = old.write_through  # of PYTHONUNBUFFERED, which every agent has
         sys.stdout = sys.__stdout__ = Output(
             old.detach(), encoding="utf-8", errors="backslashreplace", line_buffering=line_buffering, write_through=through)
         sys.stdout.mode = "w"
+    read = builtins.input
+
+    def input(prompt="", /):
+        taker = Output.takers and Output.takers.get()
+        return taker.next_line(prompt) if taker and sys.stdin is sys.__stdin__ else read(prompt)  # the agent may have put in another
+
+    builtins.input = input
 
 
 def begin():
@@ -101,13 +108,6 @@ def begin():
     from _contextvars import ContextVar
 
     Output.takers = ContextVar("hoistway_taker", default=None)
-    read = builtins.input
-
-    def input(prompt="", /):
-        taker = Output.takers.get()
-        return taker.next_line(prompt) if taker and sys.stdin is sys.__stdin__ else read(prompt)  # the agent may have put in another
-
-    builtins.input = input
 
 
 def take(taker):

@@ -61,6 +61,8 @@ def run_script(command, message, user):
         follower.join(1)  # it ends with the script, unless a child of the script keeps stderr open
         if status != 0:
             how = f"exit status {status}" if status > 0 else f"signal {-status}"
+            if status == -signal.SIGKILL:  # nobody but the kernel sends it
+                how += ": out of memory (setting HOISTWAY_AGENT_LIMITS__MEMORY)"
             details = [line for line in tail if line.strip()]
             headline = details[-1] if details else f"the script ended with {how}"
             if status == 2 and any(line.lower().startswith("usage:") for line in details):  # of argparse, click and typer

@@ -85,6 +85,7 @@ class Pieces(unittest.TestCase):
 
     def test_bytes_are_decoded_across_pieces(self):
         self.assertEqual(whole(iter([b"caf\xc3", b"\xa9 ok"])), "café ok")
+        self.assertEqual(whole(iter([bytearray(b"caf\xc3"), None, memoryview(b"\xa9 ok")])), "café ok")
         self.assertEqual(whole(iter([b"caf\xc3"])), "caf\ufffd")
         self.assertEqual(whole(iter([b"caf\xc3", "|", b"\xa9"])), "caf\ufffd|\ufffd")
         for head in ("def", "async def"):

@@ -34,7 +34,13 @@ class Taker:
         self.add(self.decoder.decode(data))
 
     def text(self):
-        """All that was printed, but for the last newline; None if nothing was."""
+        """All that was printed, but for the last newline; None if nothing was. What the agent has put in the place of the
+        standard output may still hold some of it."""
+        if not isinstance(sys.stdout, (Output, type(None))):
+            try:
+                sys.stdout.flush()
+            except (OSError, ValueError):  # it was closed
+                pass
         if self.size > MOST:
             raise Explained(f"the agent printed more than {MOST >> 20} MiB", "return the answer, or a part of it")
         return "".join(self.parts).removesuffix("\n") if self.parts else None

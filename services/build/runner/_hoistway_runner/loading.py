@@ -8,7 +8,7 @@ from types import ModuleType
 
 from .arguments import Agent, FunctionAgent, MessageAgent
 from .errors import StartError
-from .paths import source_roots
+from .paths import module_of, package_of
 
 
 def import_entry(app, entry):
@@ -18,16 +18,14 @@ def import_entry(app, entry):
     without __init__.py might lose against a module of the same name elsewhere.
     """
     path = os.path.join(app, entry)
-    parts = entry.removesuffix(".py").split("/")
-    inner = parts[len(parts) - parts[::-1].index("src"):] if "src" in parts[:-1] else []  # below the innermost `src`
-    if root := is_package_of(source_roots(app, entry), inner, path):
-        app, parts = root, inner  # `from shop import ...` must find this same module
+    root, parts = module_of(app, entry)
     if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names:
+        from .environment import add_module
+
         parts = ["agent_" + "".join(c if c.isalnum() else "_" for c in ".".join(parts))]
-    name, package = ".".join(parts), ".".join(parts[:-1])
-    is_package = package and all(
-        os.path.isfile(os.path.join(app, *parts[:n], "__init__.py")) for n in range(1, len(parts)))
-    if is_package:
+        add_module(parts[0], path)
+    name, package = ".".join(parts), package_of(root, parts)
+    if package:
         from importlib import import_module
 
         import_module(package)
@@ -36,19 +34,9 @@ def import_entry(app, entry):
     spec = spec_from_file_location(name, path, loader=SourceFileLoader(name, path))
     module = sys.modules[name] = module_from_spec(spec)
     spec.loader.exec_module(module)
-    if is_package:
+    if package:
         setattr(sys.modules[package], parts[-1], module)
     return module
-
-
-def is_package_of(roots, parts, path):
-    """The directory `src`, no package itself, of whose packages a file is one; None for one that says `src.shop` for what is
-    below `src`: two names would make two modules of one file."""
-    root = roots[-1] if roots and parts[1:] else ""
-    if not os.path.isfile(os.path.join(root, *parts[:1], "__init__.py")) or os.path.isfile(os.path.join(root, "__init__.py")):
-        return None
-    with open(path, "rb") as file:
-        return None if b"src." in file.read() else root
 
 
 def choose(module, bound, imported, entry, tree):

@@ -202,9 +202,13 @@ impl Analyser {
             };
             match answer {
                 Answer::Found(Found { imports, mentions }) => {
-                    let onward = imports.iter().flat_map(|import| reach.imported(&file, &import.module));
+                    // What a program goes on without, or never imports here, need not compile or have its packages.
+                    let onward = imports.iter().flat_map(|import| {
+                        let files = reach.imported(&file, &import.module).into_iter();
+                        files.map(|file| (file, reached && !import.optional))
+                    });
                     let named = mentions.iter().flat_map(|mention| reach.mentioned(&file, mention));
-                    let all_named = onward.map(|file| (file, reached)).chain(named.map(|file| (file, false)));
+                    let all_named = onward.chain(named.map(|file| (file, false)));
                     for (file, reached) in all_named {
                         if queued.insert((file.clone(), reached)) {
                             if reached { &mut imported } else { &mut mentioned }.push(file);

@@ -63,8 +63,8 @@ pub fn requirements_from_imports(
     match undeclared.first() {
         None => Requirements::parse("requirements", &needed.into_iter().collect::<Vec<_>>().join("\n")),
         Some((module, file, line)) => {
-            let message = match alternatives::alternative(module) {
-                Some(_) => format!("{file}, line {line}: {}", alternatives::without_wheel(module)),
+            let message = match alternatives::distribution_of(module) {
+                Some(package) => format!("{file}, line {line}: {}", alternatives::without_wheel(package)),
                 None => format!(
                     "{file}, line {line}: no package is known that provides the module \"{module}\"; \
                      name the packages that the source needs in `requirements`"

@@ -1,5 +1,7 @@
 //! The user's environment variables, and which of their values are secrets.
 
+mod members;
+
 use crate::redact::{Secret, is_worth_hiding};
 use percent_encoding::percent_decode_str;
 
@@ -42,11 +44,15 @@ impl EnvVar {
         }
         let value = self.value.expose();
         let mut passwords = passwords(value);
-        let looks_secret = || is_secret_name(&self.name) || is_random(value) || passwords.len() > MAX_PASSWORDS;
+        let members = members::secrets(value);
+        let is_key_file = || members.is_none() && value.contains("PRIVATE KEY-----");
+        let looks_secret =
+            || is_secret_name(&self.name) || is_random(value) || is_key_file() || passwords.len() > MAX_PASSWORDS;
         let whole = self.secret == Some(true) || (looks_secret() && is_worth_hiding(value));
         passwords.truncate(MAX_PASSWORDS);
         let passwords = passwords.into_iter().flat_map(|password| hidden_password(password, value));
-        whole.then(|| self.value.clone()).into_iter().chain(passwords).collect()
+        let members = members.unwrap_or_default().into_iter().map(Secret::new);
+        whole.then(|| self.value.clone()).into_iter().chain(passwords).chain(members).collect()
     }
 
     /// Whether the API shows the value.
@@ -224,6 +230,20 @@ mod tests {
         for part in ["://", "a:b@", "x://a:b@", "k=;", "://x "] {
             assert!(hidden("DB", &part.repeat(40_000), None).len() <= 3 * MAX_PASSWORDS, "{part}");
         }
+    }
+
+    #[test]
+    fn keys_of_a_service_account_are_hidden_as_their_users_print_them() {
+        let value = r#"{"type": "service_account", "project_id": "blue-lake", "private_key_id": "9f8e7d6c5b4a",
+            "private_key": "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADAN\n-----END PRIVATE KEY-----\n",
+            "token_uri": "https://oauth2.example/token", "more": [{"clientSecret": "orchid-morning"}]}"#;
+        let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADAN\n-----END PRIVATE KEY-----\n";
+        assert_eq!(hidden("ACCOUNT", value, None), ["orchid-morning", key, "9f8e7d6c5b4a"]);
+        assert_eq!(hidden("GOOGLE_CREDENTIALS", value, None), [value, "orchid-morning", key, "9f8e7d6c5b4a"]);
+        assert!(hidden("ACCOUNT", value, Some(false)).is_empty());
+        let file = r"-----BEGIN RSA PRIVATE KEY-----\nMIIEvQIBADAN\n";
+        assert_eq!(hidden("PEM", file, None), [file]);
+        assert!(hidden("CONFIG", r#"{"model": "gpt-4o", "max_tokens": 5}"#, None).is_empty());
     }
 
     #[test]

@@ -34,19 +34,25 @@ pub const ANTHROPIC: ModelApi = ModelApi {
 /// All of them.
 pub const MODEL_APIS: [ModelApi; 2] = [OPENAI, ANTHROPIC];
 
-/// Whether clients of models read a key from the variable of this name.
-pub fn is_model_key(name: &str) -> bool {
-    MODEL_APIS.iter().any(|api| api.keys.contains(&name))
+/// Whether clients of models read a key or an address from the variable of this name.
+pub fn is_model_variable(name: &str) -> bool {
+    MODEL_APIS.iter().any(|api| api.keys.contains(&name) || api.base_urls.contains(&name))
 }
 
 impl ModelApi {
     /// Whether an agent with these variables calls it with a key of its own: it has one and names no other address.
     pub fn is_called_with_own_key(&self, env: &[EnvVar]) -> bool {
-        let has = |names: &[&str]| {
-            env.iter().any(|var| names.contains(&var.name.as_str()) && !var.value.expose().trim().is_empty())
-        };
-        has(self.keys) && !has(self.base_urls)
+        self.has_own_key(env) && !has(env, self.base_urls)
     }
+
+    /// Whether these variables have a key for it, for whatever address.
+    pub fn has_own_key(&self, env: &[EnvVar]) -> bool {
+        has(env, self.keys)
+    }
+}
+
+fn has(env: &[EnvVar], names: &[&str]) -> bool {
+    env.iter().any(|var| names.contains(&var.name.as_str()) && !var.value.expose().trim().is_empty())
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! A string that is never shown by accident.
 
 use crate::Error;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, fmt};
 
 /// What stands where a secret would.
 pub const MASK: &str = "********";
+
+/// How a key in the format PEM begins.
+const KEY_FILE: &str = "-----BEGIN ";
 
 /// A secret text. `Debug` shows a mask; there is no `Display`; reading it is spelt [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -37,7 +41,8 @@ impl From<String> for Secret {
 }
 
 /// Replaces known secrets by [`MASK`]. A secret of several lines is also known by each of them, and each in the forms
-/// that programs print texts in: as JSON and as Python's `repr` and `ascii`. Of one in the form `:password@` only what is
+/// that programs print texts in: as JSON, also within JSON, as Python's `repr` and `ascii`, of its bytes too, and encoded
+/// for a URL. Of one in the form `:password@` only what is
 /// between these two is replaced, so that the URL around it stays readable.
 ///
 /// Values of fewer than four characters are not masked, and neither are lines that are plain words and numbers of up to five
@@ -55,7 +60,10 @@ impl Masker {
         let mut masker = Self::default();
         for secret in secrets {
             let text = secret.expose();
-            let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| is_worth_hiding(line));
+            // A key whose line ends are written as `\n` is used with real ones.
+            let unescaped = if text.contains(KEY_FILE) { text.replace("\\n", "\n") } else { String::new() };
+            let lines = text.split(['\n', '\r']).chain(unescaped.split('\n'));
+            let lines = lines.map(str::trim).filter(|line| is_worth_hiding(line));
             let whole = [text, text.trim()].into_iter().filter(|text| is_in_url(text.as_bytes()) || is_long(text));
             for part in whole.chain(lines) {
                 for form in forms(part) {
@@ -153,9 +161,16 @@ fn is_in_url(text: &[u8]) -> bool {
     matches!(text, [b':', _, .., b'@'])
 }
 
+/// What is encoded in a URL: all but what RFC 3986 reserves for nothing.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+/// The same for Python's `quote`.
+const IN_PATHS: &AsciiSet = &UNRESERVED.remove(b'/');
+/// The same for JavaScript's `encodeURIComponent`.
+const IN_SCRIPTS: &AsciiSet = &UNRESERVED.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
+
 /// A text as it is and as programs escape it.
 fn forms(text: &str) -> Vec<String> {
-    let escape = |quote: Option<char>, ascii: Option<fn(char, &mut String)>| {
+    let escape = |text: &str, quote: Option<char>, ascii: Option<fn(char, &mut String)>| {
         let mut out = String::with_capacity(text.len());
         for c in text.chars() {
             match c {
@@ -186,11 +201,24 @@ fn forms(text: &str) -> Vec<String> {
             n => format!("\\U{n:08x}"),
         });
     };
+    let bytes: fn(char, &mut String) = |c, out| {
+        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+    };
     let mut all = vec![text.to_owned()];
     for quote in [None, Some('"'), Some('\'')] {
-        for ascii in [None, Some(json), Some(python)] {
-            all.push(escape(quote, ascii));
+        for ascii in [None, Some(json), Some(python), Some(bytes)] {
+            all.push(escape(text, quote, ascii));
         }
+    }
+    for ascii in [None, Some(json)] {
+        all.push(escape(&escape(text, Some('"'), ascii), Some('"'), None));
+    }
+    for kept in [UNRESERVED, IN_PATHS, IN_SCRIPTS] {
+        let encoded = utf8_percent_encode(text, kept).to_string();
+        all.push(encoded.replace("%20", "+"));
+        all.push(encoded);
     }
     all.sort_unstable();
     all.dedup();
@@ -228,6 +256,8 @@ mod tests {
     fn a_secret_of_several_lines_is_known_by_each() {
         let m = masker(&["-----BEGIN-----\n  c2VjcmV0\r\nxyz\n"]);
         assert_eq!(m.text("c2VjcmV0 xyz"), "******** xyz");
+        let m = masker(&[r"-----BEGIN KEY-----\nMIIEvQIBADAN\nc2VjcmV0\n-----END KEY-----\n"]);
+        assert_eq!(m.text("MIIEvQIBADAN\nc2VjcmV0\n"), "********\n********\n");
     }
 
     #[test]
@@ -266,6 +296,14 @@ mod tests {
             let hidden = m.text(shown);
             assert!(!hidden.contains("im"), "{shown} became {hidden}");
         }
+        for shown in
+            [r#"b'geh\xc3\xa9im "x"\\'"#, r#""{\"p\": \"geh\\u00e9im \\\"x\\\"\\\\\"}""#, "?k=geh%C3%A9im+%22x%22%5C"]
+        {
+            let hidden = m.text(shown);
+            assert!(!hidden.contains("im"), "{shown} became {hidden}");
+        }
+        let m2 = masker(&["Zm9v/YmFy+cXV4=="]);
+        assert_eq!(m2.text("?a=Zm9v%2FYmFy%2BcXV4%3D%3D&b=Zm9v/YmFy%2BcXV4%3D%3D"), "?a=********&b=********");
         assert_eq!(m.text(r"a\ud83d\ude00b\ud83d\ude00 a\U0001f600b\U0001f600"), "******** ********");
     }
 

@@ -74,7 +74,8 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
     params(("name" = String, Path, description = "The agent's name")),
     responses(
         (status = 200, description = "It is deleted", body = Deleted, example = json!({"status": "deleted"})),
-        (status = 409, description = "It is being deployed", body = ErrorBody),
+        (status = 409, description = "It is being deployed, and nothing was changed", body = ErrorBody),
+        (status = 504, description = "What was under way was cancelled for it, and takes longer to end than the answer waits", body = ErrorBody),
     )
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {

@@ -42,7 +42,8 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     ("name" = String, Path, description = "The agent's name"),
 ), responses(
     (status = 200, body = Value, description = "The agent, which is stopped"),
-    (status = 409, body = ErrorBody, description = "It is being deployed, and that takes longer than the answer waits"),
+    (status = 409, body = ErrorBody, description = "It is being deployed, and that takes longer than the answer waits; nothing was changed"),
+    (status = 504, body = ErrorBody, description = "What was under way was cancelled for it, and takes longer to end than the answer waits"),
 ))]
 pub async fn stop(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Response> {
     let (agents, reserve, operation) = (state.agents.clone(), state.reserve.clone(), Operation::new());

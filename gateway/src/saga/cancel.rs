@@ -17,44 +17,110 @@ use tokio_util::sync::CancellationToken;
 const UNDO: Duration = Duration::from_secs(4);
 
 /// What asks one deployment to end.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Cancellation {
     /// Ends it in any step before the switch.
     now: CancellationToken,
-    /// How many wish that its start does not go on. The wish of whoever no longer waits is void.
-    no_start: watch::Sender<usize>,
+    wishes: watch::Sender<Wishes>,
 }
 
-impl Default for Cancellation {
-    fn default() -> Self {
-        Self { now: CancellationToken::new(), no_start: watch::Sender::new(0) }
+/// What those want who wait for the deployment's end. The wish of whoever no longer waits is void, unless it was followed.
+#[derive(Debug, Default)]
+struct Wishes {
+    /// How many wish that it ends in any step before the switch.
+    end: usize,
+    /// How many wish that its start does not go on.
+    no_start: usize,
+    /// Why it ends, once a wish was followed.
+    followed: Option<Followed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Followed {
+    End,
+    NoStart,
+}
+
+impl Wishes {
+    fn of(&mut self, urgency: Urgency) -> Option<&mut usize> {
+        match urgency {
+            Urgency::Patient => None,
+            Urgency::EndStarts => Some(&mut self.no_start),
+            Urgency::Cancel => Some(&mut self.end),
+        }
+    }
+
+    /// Which of them a step has to follow.
+    fn at(&self, step: Step) -> Option<Followed> {
+        let end = (self.end > 0).then_some(Followed::End);
+        let no_start = || (self.no_start > 0 && step == Step::Start).then_some(Followed::NoStart);
+        self.followed.or(end).or_else(no_start)
     }
 }
 
 impl Cancellation {
-    /// Whether it is to end in any case.
-    pub fn is_cancelled(&self) -> bool {
-        self.now.is_cancelled()
+    /// Why the step is not wanted, if so. Whoever wished that hears that it was followed.
+    pub fn at(&self, step: Step) -> Option<Error> {
+        if step >= Step::Switch {
+            // It may have happened: from here on there is only forward.
+            return None;
+        }
+        if self.now.is_cancelled() {
+            return Some(cancelled());
+        }
+        // Under one lock with its withdrawal, so that nobody who has withdrawn a wish is wrong about it.
+        let mut why = None;
+        self.wishes.send_if_modified(|wishes| {
+            why = wishes.at(step);
+            wishes.followed = why;
+            false
+        });
+        why.map(|why| match why {
+            Followed::End => cancelled(),
+            Followed::NoStart => {
+                Error::new(Code::Cancelled, "the deployment was cancelled: the agent was stopped while it started")
+            }
+        })
     }
 
     /// Waits until the step is not wanted any more, and tells why.
     pub async fn of(&self, step: Step) -> Error {
-        let mut wishes = self.no_start.subscribe();
-        let no_start = async {
-            if step != Step::Start || wishes.wait_for(|wishes| *wishes > 0).await.is_err() {
-                std::future::pending().await
+        let mut wishes = self.wishes.subscribe();
+        loop {
+            if let Some(why) = self.at(step) {
+                return why;
             }
-        };
-        if step >= Step::Switch {
-            // It may have happened: from here on there is only forward.
-            return std::future::pending().await;
-        }
-        tokio::select! {
-            () = self.now.cancelled() => cancelled(),
-            () = no_start => {
-                Error::new(Code::Cancelled, "the deployment was cancelled: the agent was stopped while it started")
+            if step >= Step::Switch {
+                return std::future::pending().await;
+            }
+            // The sender is this one's own, so that there always is one.
+            let wished = async { drop(wishes.wait_for(|wishes| wishes.at(step).is_some()).await) };
+            tokio::select! {
+                () = self.now.cancelled() => {}
+                () = wished => {}
             }
         }
+    }
+
+    fn wish(&self, urgency: Urgency) {
+        self.wishes.send_modify(|wishes| {
+            if let Some(count) = wishes.of(urgency) {
+                *count += 1;
+            }
+        });
+    }
+
+    /// Takes a wish back, and says whether one was followed before.
+    fn withdraw(&self, urgency: Urgency) -> bool {
+        let mut followed = false;
+        self.wishes.send_if_modified(|wishes| {
+            if let Some(count) = wishes.of(urgency) {
+                *count = count.saturating_sub(1);
+            }
+            followed = wishes.followed.is_some();
+            false
+        });
+        followed
     }
 }
 
@@ -64,36 +130,48 @@ pub fn cancelled() -> Error {
 }
 
 /// What was asked of those that are in the way of a turn; taken back when it is dropped.
-#[derive(Default)]
 pub struct Hurried {
+    urgency: Urgency,
+    jobs: Vec<Arc<Job>>,
+    /// Whether another turn was asked to end, which cannot be taken back.
+    asked_turn: bool,
+}
+
+impl Hurried {
     /// Whether a deployment was among them.
-    pub any: bool,
-    unwanted_starts: Vec<Arc<Job>>,
+    pub fn any_deployment(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// Takes back what was asked. Whether something ends all the same.
+    pub fn withdraw(mut self) -> bool {
+        self.take_back() || self.asked_turn
+    }
+
+    fn take_back(&mut self) -> bool {
+        let jobs = std::mem::take(&mut self.jobs);
+        jobs.iter().filter(|job| job.cancellation.withdraw(self.urgency)).count() > 0
+    }
 }
 
 impl Drop for Hurried {
     fn drop(&mut self) {
-        for job in &self.unwanted_starts {
-            job.cancellation.no_start.send_modify(|wishes| *wishes -= 1);
-        }
+        self.take_back();
     }
 }
 
 /// Asks everything in a lane before `turn` to end, as far as `urgency` goes.
 pub async fn hurry(lane: &Lane, turn: &Arc<Turn>, urgency: Urgency) -> Hurried {
-    let mut hurried = Hurried::default();
+    let mut hurried = Hurried { urgency, jobs: Vec::new(), asked_turn: false };
+    if urgency == Urgency::Patient {
+        return hurried;
+    }
     for item in lane.lock().await.before(turn) {
-        match (urgency, item) {
-            (Urgency::Patient, _) => {}
-            (_, Item::Turn(other)) => other.ask_to_end(),
-            (Urgency::EndStarts, Item::Job(job)) => {
-                job.cancellation.no_start.send_modify(|wishes| *wishes += 1);
-                hurried.unwanted_starts.push(job);
-                hurried.any = true;
-            }
-            (Urgency::Cancel, Item::Job(job)) => {
-                job.cancellation.now.cancel();
-                hurried.any = true;
+        match item {
+            Item::Turn(other) => hurried.asked_turn |= other.ask_to_end(),
+            Item::Job(job) => {
+                job.cancellation.wish(urgency);
+                hurried.jobs.push(job);
             }
         }
     }
@@ -148,9 +226,59 @@ fn not_cancelled(deployment: &Deployment) -> Error {
     Error::new(Code::Conflict, format!("deployment {id} cannot be cancelled: it {why} ({status})"))
 }
 
-/// What did not end in time for a turn.
+/// What did not end in time for a turn, and goes on.
 pub fn in_the_way(agent: &Name) -> Error {
-    let message =
-        format!("agent \"{agent}\" is being deployed and nothing else was done; try again when that has ended");
+    let message = format!("agent \"{agent}\" is being deployed and nothing was changed; try again when that has ended");
     Error::new(Code::Conflict, message)
+}
+
+/// What was cancelled for a turn and had not ended when the wait for it was over.
+pub fn still_ending(agent: &Name) -> Error {
+    let message = format!(
+        "what was under way for agent \"{agent}\" was cancelled and takes long to end, so that nothing else was done yet; \
+         send the request again"
+    );
+    Error::new(Code::DeadlineExceeded, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_is_void_once_it_is_withdrawn_unless_it_was_followed() {
+        let cancellation = Cancellation::default();
+        cancellation.wish(Urgency::EndStarts);
+        assert!(cancellation.at(Step::Build).is_none());
+        assert!(!cancellation.withdraw(Urgency::EndStarts));
+        assert!(cancellation.at(Step::Start).is_none());
+
+        cancellation.wish(Urgency::EndStarts);
+        assert!(cancellation.at(Step::Switch).is_none());
+        assert!(cancellation.at(Step::Start).is_some_and(|why| why.message.contains("was stopped while it started")));
+        assert!(cancellation.withdraw(Urgency::EndStarts));
+        // What has begun to end does not change its mind.
+        assert!(cancellation.at(Step::Start).is_some());
+    }
+
+    #[test]
+    fn a_deletion_ends_every_step_before_the_switch() {
+        let cancellation = Cancellation::default();
+        cancellation.wish(Urgency::Cancel);
+        cancellation.wish(Urgency::Cancel);
+        assert!(!cancellation.withdraw(Urgency::Cancel));
+        assert!(cancellation.at(Step::Switch).is_none() && cancellation.at(Step::Plan).is_some());
+        assert!(cancellation.withdraw(Urgency::Cancel));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_wish_hears_of_it() {
+        let cancellation = Cancellation::default();
+        let wishing = async {
+            tokio::task::yield_now().await;
+            cancellation.wish(Urgency::EndStarts);
+        };
+        let (why, ()) = tokio::join!(cancellation.of(Step::Start), wishing);
+        assert_eq!(why.code, Code::Cancelled);
+    }
 }

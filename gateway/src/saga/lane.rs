@@ -98,9 +98,10 @@ impl Turn {
         (Self { granted: StdMutex::new(Some(sender)), ended, unwanted }, receiver)
     }
 
-    /// Asks its owner to end it.
-    pub fn ask_to_end(&self) {
+    /// Asks its owner to end it. Whether there is anything to end.
+    pub fn ask_to_end(&self) -> bool {
         self.unwanted.cancel();
+        !self.ended.is_cancelled()
     }
 
     /// Gives the turn to its owner and waits for its end, which comes at once if the owner has given up.

@@ -198,7 +198,8 @@ impl Inner {
             }
             let hurried = cancel::hurry(&lane, &waiting, urgency).await;
             match timeout(patience.saturating_sub(COURTESY), granted).await {
-                Ok(granted) => granted.map(|()| hurried.any).map_err(|_| shutting_down()),
+                Ok(granted) => granted.map(|()| hurried.any_deployment()).map_err(|_| shutting_down()),
+                Err(_) if hurried.withdraw() => Err(cancel::still_ending(&agent)),
                 Err(_) => Err(cancel::in_the_way(&agent)),
             }
         };

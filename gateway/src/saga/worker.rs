@@ -1,7 +1,7 @@
 //! Runs one deployment from wherever its log stands to its end.
 
 use super::{
-    Inner, LARGE_SOURCE, cancel,
+    Inner, LARGE_SOURCE,
     lane::Job,
     log::{Log, State, Step},
     plan, progress_of,
@@ -30,12 +30,16 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
     let span = info_span!("deployment", deployment = %record.id, agent = %record.agent);
     async {
         let mut turn = None;
-        let mut work = match job.begin() {
+        let begun = job.begin();
+        if begun.is_none()
+            && record.log.step == Step::Plan
+            && let Some(why) = job.cancellation.at(Step::Plan)
+        {
+            fail(inner, &mut record, &why).await?;
+            return Ok(progress_of(&record));
+        }
+        let mut work = match begun {
             Some(work) => work,
-            None if job.cancellation.is_cancelled() && record.log.step == Step::Plan => {
-                fail(inner, &mut record, &cancel::cancelled()).await?;
-                return Ok(progress_of(&record));
-            }
             None => {
                 let size = journalled(inner, &record).await?;
                 if size > LARGE_SOURCE && record.log.step <= Step::Build {

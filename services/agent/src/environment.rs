@@ -5,7 +5,7 @@ use hoistway_kit::egress::EgressKey;
 use hoistway_model::{
     RevisionId, Secret,
     agent::{AgentSpec, EnvVar, LlmConfig},
-    model_api::{ANTHROPIC, OPENAI, PLACEHOLDER_KEY, is_model_key},
+    model_api::{ANTHROPIC, OPENAI, PLACEHOLDER_KEY, is_model_variable},
     redact::MASK,
 };
 use http::Uri;
@@ -50,9 +50,9 @@ impl Surroundings {
         // Some clients read the one case of letters and some the other: a user's own proxy is for all of them.
         let is_users = |name: &str| spec.env.iter().any(|var| var.name.eq_ignore_ascii_case(name));
         vars.extend(self.proxies(spec, revision).into_iter().filter(|(name, _)| !is_users(name)));
-        // An empty key is none: clients of models refuse to be made with one.
-        let is_empty_key = |var: &EnvVar| is_model_key(&var.name) && var.value.expose().trim().is_empty();
-        for var in spec.env.iter().filter(|var| !is_empty_key(var)) {
+        // An empty key or address is none: clients of models refuse the one and call the other.
+        let is_blank = |var: &EnvVar| is_model_variable(&var.name) && var.value.expose().trim().is_empty();
+        for var in spec.env.iter().filter(|var| !is_blank(var)) {
             vars.retain(|(name, _)| *name != var.name);
             vars.push((var.name.clone(), var.value.clone()));
         }
@@ -125,12 +125,12 @@ impl Surroundings {
         }
         // What the public runtime appends to it is `/chat/completions`.
         set("LLM_GATEWAY_URL".to_owned(), format!("{}/v1", self.egress.url));
-        // A key of the user's own is for the API itself.
-        if !OPENAI.is_called_with_own_key(&spec.env) {
+        // A key of the user's own is for the API itself, or for the address that the user names.
+        if !OPENAI.has_own_key(&spec.env) {
             set("OPENAI_BASE_URL".to_owned(), format!("{}/v1", self.egress.url));
             set("OPENAI_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
         }
-        if !ANTHROPIC.is_called_with_own_key(&spec.env) {
+        if !ANTHROPIC.has_own_key(&spec.env) {
             set("ANTHROPIC_BASE_URL".to_owned(), self.egress.url.clone());
             set("ANTHROPIC_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
         }
@@ -241,8 +241,12 @@ mod tests {
         };
         let (openai, anthropic) = (Some("http://127.0.0.1:4000/v1".into()), Some("http://127.0.0.1:4000".into()));
         assert_eq!(base_urls(&[]), [openai.clone(), anthropic.clone()]);
-        assert_eq!(base_urls(&[("OPENAI_API_KEY", "sk-own")]), [None, anthropic]);
-        assert_eq!(base_urls(&[("ANTHROPIC_API_KEY", "sk-own"), ("OPENAI_API_KEY", "")]), [openai, None]);
+        assert_eq!(base_urls(&[("OPENAI_API_KEY", "sk-own")]), [None, anthropic.clone()]);
+        let elsewhere = [("OPENAI_API_KEY", "sk-own"), ("OPENAI_API_BASE", "https://llm.example/v1")];
+        assert_eq!(base_urls(&elsewhere), [None, anthropic.clone()]);
+        assert_eq!(base_urls(&[("OPENAI_API_KEY", "sk-own"), ("OPENAI_BASE_URL", "")]), [None, anthropic]);
+        let blank = [("ANTHROPIC_API_KEY", "sk-own"), ("OPENAI_API_KEY", ""), ("OPENAI_BASE_URL", " ")];
+        assert_eq!(base_urls(&blank), [openai, None]);
         let empty = EnvVar { name: "OPENAI_API_KEY".into(), value: Secret::new(""), secret: None };
         let vars = around.of(&AgentSpec { env: vec![empty], ..spec() }, None, RevisionId::mint());
         let key = vars.iter().find(|(name, _)| name == "OPENAI_API_KEY").map(|(_, value)| value.expose().to_owned());

@@ -65,6 +65,16 @@ struct Inner {
 
 type Outcome = Shared<BoxFuture<'static, Result<BuiltImage, Arc<Error>>>>;
 
+/// How an attempt stands to the builds that run.
+enum Joined {
+    /// It is a build of its own.
+    New(Outcome),
+    /// It is the one that runs already.
+    Same(Outcome),
+    /// The one that runs was cancelled and is about to end.
+    Ending(Outcome),
+}
+
 /// What makes two builds one while they run: the same inputs, resolved in the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Work {
@@ -157,18 +167,18 @@ impl Inner {
     }
 
     /// The running build of these inputs, or a new one.
-    fn join_or_start(
-        self: &Arc<Self>,
-        attempt: &Attempt,
-        request: BuildRequest,
-        quotes: Quotes,
-    ) -> Result<(Outcome, bool)> {
-        let work = Work::of(attempt, &request);
+    fn join_or_start(self: &Arc<Self>, attempt: &Attempt, request: &BuildRequest, quotes: Quotes) -> Result<Joined> {
+        let work = Work::of(attempt, request);
         let mut running = self.lock();
-        if let Some(same) = running.get_mut(&work) {
-            same.wanted_by.insert(attempt.operation);
-            self.seen.reused();
-            return Ok((same.outcome.clone(), true));
+        match running.get_mut(&work) {
+            // Nobody else wants it any more, and it cannot be had back.
+            Some(same) if same.cancel.is_cancelled() => return Ok(Joined::Ending(same.outcome.clone())),
+            Some(same) => {
+                same.wanted_by.insert(attempt.operation);
+                self.seen.reused();
+                return Ok(Joined::Same(same.outcome.clone()));
+            }
+            None => {}
         }
         if running.len() >= self.limits.concurrency + self.limits.queue {
             let (at_a_time, waiting) = (self.limits.concurrency, self.limits.queue);
@@ -183,7 +193,7 @@ impl Inner {
             (BuildLog::new(Masker::new(&request.mask)), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
         log.step("queue");
         let task = {
-            let (inner, attempt) = (self.clone(), attempt.clone());
+            let (inner, attempt, request) = (self.clone(), attempt.clone(), request.clone());
             let (log, cancel, waiting) = (log.clone(), cancel.clone(), waiting.clone());
             // A task of its own: the build goes on when its caller goes away.
             self.tasks.spawn(async move {
@@ -214,7 +224,7 @@ impl Inner {
         let wanted_by = HashSet::from([attempt.operation]);
         let entry = Running { build, log, waiting, wanted_by, cancel, outcome: outcome.clone() };
         running.insert(work, entry);
-        Ok((outcome, false))
+        Ok(Joined::New(outcome))
     }
 
     async fn run(
@@ -305,12 +315,21 @@ impl Builder {
             };
         }
         inner.images.check_space().await?;
-        let (outcome, joined) = inner.join_or_start(&attempt, request, quotes)?;
-        let image = outcome.await.map_err(|e| e.public())?;
-        if joined {
-            inner.store.reuse(&attempt, &image, &encode(&image)).await?;
+        loop {
+            return match inner.join_or_start(&attempt, &request, quotes)? {
+                // Its place is free once it has ended.
+                Joined::Ending(ending) => {
+                    let _ = ending.await;
+                    continue;
+                }
+                Joined::New(outcome) => outcome.await.map_err(|e| e.public()),
+                Joined::Same(outcome) => {
+                    let image = outcome.await.map_err(|e| e.public())?;
+                    inner.store.reuse(&attempt, &image, &encode(&image)).await?;
+                    Ok(image)
+                }
+            };
         }
-        Ok(image)
     }
 }
 

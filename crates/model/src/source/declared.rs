@@ -56,7 +56,7 @@ impl Declared {
     }
 }
 
-/// The requirements of the request, or of [`REQUIREMENTS_FILE`]. If they name the project itself, which is not installed,
+/// The requirements of the request, or of [`REQUIREMENTS_FILE`]; a file that lists none is as if absent. If they name the project itself, which is not installed,
 /// what it depends on takes its place.
 fn listed(
     files: &SourceFiles,
@@ -75,6 +75,9 @@ fn listed(
     let content = Requirements::read(&place, name, &text, files)?;
     warnings.extend(content.warnings);
     let mut requirements = content.requirements;
+    if !name.is_empty() && !content.own_project && requirements.text().is_empty() {
+        return Ok(None);
+    }
     if content.own_project {
         match of_project() {
             Ok(Some(own)) => requirements.extend(own).map_err(|fault| Error::field(place, fault))?,
@@ -136,6 +139,23 @@ mod tests {
         let e = parsed(&[broken]).unwrap_err();
         assert_eq!(e.field.as_deref(), Some("source_files[\"agent.py\"] (script header)"));
         assert_eq!(parsed(&[broken, (REQUIREMENTS_FILE, "r")]).unwrap().0.as_deref(), Some("r\n"));
+    }
+
+    #[test]
+    fn a_file_that_lists_nothing_is_as_if_absent() {
+        let header = ("agent.py", "# /// script\n# dependencies = ['c']\n# ///\n");
+        for empty in ["", "# later\n", "--only-binary :all:\n"] {
+            assert_eq!(parsed(&[header, (REQUIREMENTS_FILE, empty)]).unwrap().0.as_deref(), Some("c\n"), "{empty:?}");
+            assert_eq!(parsed(&[(REQUIREMENTS_FILE, empty)]).unwrap().0, None);
+        }
+        let bounds = parsed(&[(REQUIREMENTS_FILE, "-c c.txt"), ("c.txt", "six<2")]).unwrap().0;
+        assert_eq!(bounds.as_deref(), Some("~ six<2\n"));
+    }
+
+    #[test]
+    fn a_header_behind_a_byte_order_mark_counts() {
+        let marked = ("agent.py", "\u{feff}# /// script\n# dependencies = ['c']\n# ///\n");
+        assert_eq!(parsed(&[marked]).unwrap().0.as_deref(), Some("c\n"));
     }
 
     #[test]

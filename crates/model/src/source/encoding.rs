@@ -5,9 +5,6 @@ use std::borrow::Cow;
 /// The bytes of a Python file that came as text. If it declares another encoding than UTF-8, which Python would then read
 /// the bytes in, the declaration becomes `utf-8`; nothing else changes.
 pub fn python_from_text(text: String) -> Vec<u8> {
-    if text.is_ascii() {
-        return text.into_bytes();
-    }
     match declared(text.as_bytes()) {
         Some(name) if !is_utf8(&text.as_bytes()[name.clone()]) => {
             let mut bytes = text.into_bytes();
@@ -115,12 +112,13 @@ mod tests {
                 "#!/usr/bin/env python3\n# vim: set fileencoding=utf-8 :\n'€'",
             ),
             ("\u{feff}# coding=cp1252\r\n'é'", "\u{feff}# coding=utf-8\r\n'é'"),
+            ("# coding: mbcs\nx = 'e'\n", "# coding: utf-8\nx = 'e'\n"),
+            ("# coding: utf-7\nx = 'a+AOk-'\n", "# coding: utf-8\nx = 'a+AOk-'\n"),
             ("\n# coding:ascii\n'é'", "\n# coding:utf-8\n'é'"),
         ] {
             assert_eq!(sent(text), want);
         }
         for kept in [
-            "# coding: latin-1\nx = 'e'\n",
             "# coding: UTF8\nx = 'é'\n",
             "x = 1\n# coding: latin-1\n'é'",
             "\n\n# coding: latin-1\n'é'",

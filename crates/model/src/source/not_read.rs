@@ -66,6 +66,9 @@ fn is_pylock(name: &str) -> bool {
 /// Whether a file's name says that it is a list of pip's, of requirements or of constraints: `requirements.in`,
 /// `requirements-prod.txt`, `requirements/base.txt`, at the top or beside the entry point.
 fn is_list(name: &str, entry_point: &str, word: &str) -> bool {
+    if name == REQUIREMENTS_FILE {
+        return false;
+    }
     let beside =
         entry_point.rsplit_once('/').and_then(|(directory, _)| name.strip_prefix(directory)?.strip_prefix('/'));
     let name = beside.unwrap_or(name);

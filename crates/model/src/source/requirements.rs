@@ -202,6 +202,10 @@ mod tests {
             "./local",
             "../up",
             "local.whl/",
+            "mylib.zip",
+            "six-1.16.0.tar.gz",
+            "x-1.0-py3-none-any.WHL ; os_name == 'posix'",
+            "dist.tgz[extra]==1",
             "dir\\x",
             "~/x",
             "pkg==${VERSION}",
@@ -289,6 +293,7 @@ mod tests {
         assert_eq!(all.constraints().count(), 2);
         assert_eq!(Requirements::parse("f", all.text()).unwrap(), all);
         assert!(read("-c more/limits.txt").is_empty());
+        assert_eq!(read("-r more/base.txt -c more/deep.txt").constraints().count(), 2);
         let deep: Vec<_> = (0..100).map(|i| (format!("r{i}.txt"), format!("-r r{}.txt", i + 1))).collect();
         let deep = SourceFiles::parse(deep.into_iter().collect()).unwrap();
         let e = Requirements::read("f", "requirements.txt", "-r r0.txt", &deep).unwrap_err();
@@ -318,22 +323,29 @@ mod tests {
         assert_eq!(all.text(), format!("six==1.16.0 --hash=sha256:{a} --hash=sha256:{b}\nrequests\n"));
         assert_eq!(all.hashes(), BTreeMap::from([("six", BTreeSet::from([a.as_str(), b.as_str()]))]));
         assert_eq!(Requirements::parse("f", all.text()).unwrap(), all);
+        let apart = Requirements::parse("f", &format!("six --hash sha256:{a} --hash\tsha256:{b}")).unwrap();
+        assert_eq!(apart.hashes()["six"].len(), 2);
         let e = Requirements::parse("f", &format!("--require-hashes\n{text}")).unwrap_err();
         assert!(e.message.contains("\"requests\" has no hash"), "{e}");
     }
 
     #[test]
     fn the_source_itself_and_needless_options_are_dropped_with_a_warning() {
-        for line in ["-e .", ".", "--editable=.", "./", "-e file:."] {
+        for line in
+            ["-e .", ".", "--editable=.", "./", "-e file:.", "-e .#egg=shop", ". ; python_version >= '3.8'", "./."]
+        {
             let content = Requirements::read("f", "requirements.txt", &format!("six\n{line}\n"), &files(&[])).unwrap();
             assert_eq!((content.requirements.text(), content.own_project), ("six\n", true), "{line}");
-            let warning = format!("f: line 2: \"{line}\" is the source itself, which is there and not installed");
+            let shown = line.escape_debug();
+            let warning = format!("f: line 2: \"{shown}\" is the source itself, which is there and not installed");
             assert_eq!(content.warnings, [warning]);
             let e = Requirements::parse("requirements", line).unwrap_err();
             assert!(e.message.contains("leave the line out"), "{e}");
         }
-        let content = Requirements::read("f", "r.txt", "-e .[dev]\n", &files(&[])).unwrap();
-        assert!(content.warnings[0].ends_with("list the packages of its extras"), "{:?}", content.warnings);
+        for line in ["-e .[dev]", ".[dev] ; python_version >= '3.8'"] {
+            let content = Requirements::read("f", "r.txt", line, &files(&[])).unwrap();
+            assert!(content.warnings[0].ends_with("list the packages of its extras"), "{:?}", content.warnings);
+        }
         let limits = files(&[("c.txt", "-e .\nsix<2")]);
         assert!(!Requirements::read("f", "r.txt", "-c c.txt", &limits).unwrap().own_project);
         let content = Requirements::read("f", "", "--prefer-binary\nsix", &files(&[])).unwrap();
@@ -392,6 +404,10 @@ mod tests {
             ("--index-url https://user:pass@x.example/simple", "\"--index-url https://***@x.example/simple\""),
             ("git+https://token@x.example/y.git@1.0", "\"git+https://***@x.example/y.git@1.0\""),
             ("git+https://x.example/y.git@1.0", "\"git+https://x.example/y.git@1.0\""),
+            ("git+https://u:p@ss/word@x.example/y.git@1.0", "\"git+https://***@x.example/y.git@1.0\""),
+            ("https://u:pass/word@x.example/y", "\"https://***@x.example/y\""),
+            ("-f https://x.example/?token=hunter2", "\"-f https://x.example/?***\""),
+            ("x@https://x.example/x.whl?token=hunter2", "\"x@https://x.example/x.whl?***\""),
         ] {
             let e = Requirements::parse("requirements", line).unwrap_err();
             assert!(e.message.contains(words), "{e}");

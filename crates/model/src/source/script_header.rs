@@ -50,6 +50,7 @@ pub(super) fn read(file: &[u8]) -> Result<Option<ScriptHeader>, String> {
 fn block(text: &str) -> Result<Option<(usize, String)>, String> {
     const OPEN: &str = "# /// script";
     const CLOSE: &str = "# ///";
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     let mut opened = lines.iter().enumerate().filter(|(_, line)| **line == OPEN).map(|(at, _)| at);
     let Some(start) = opened.next().map(|at| at + 1) else { return Ok(None) };

@@ -135,10 +135,19 @@ class Plan:
             return self.message
         if note is not NONE and is_model(note) and (index == 0 or name == "request"):
             return self.model
-        if name in ("history", "context", "request") and (note is NONE or not is_plain(note)):
-            return {"history": self.history, "context": self.context, "request": self.request}[name]
-        if index == 0 and (plain or note is not NONE and is_request(note)):
+        if name == "history" and (note is NONE or not is_plain(note)):
+            return self.history
+        foreign = note is NONE or is_any(note) or is_foreign(note)
+        if name == "request" and (foreign or is_request(note)):
             return self.request
+        if name == "context" and foreign:
+            return self.context
+        if name == "context" and not is_plain(note):  # a list of documents, unless nobody sends one
+            return self.named_or_context
+        if index == 0 and way == POSITIONAL and (plain or note is not NONE and is_request(note)):
+            return self.request
+        if index == 1 and plain and name in TEXT_NAMES and self.steps[0][-1] == self.history:
+            return self.message
         if index == 1 and way == POSITIONAL and default is NONE and (note is NONE or is_foreign(note) or is_any(note)):
             return self.context if plain else self.named_or_context
         return self.named
@@ -183,6 +192,8 @@ class Plan:
         if default is not NONE and members.isdisjoint(request.sent):
             return default
         given = {k: v for k, v in request.seen.items() if k != "history" or k in request.sent}  # who asks, too
+        if members == request.sent.keys():  # a model that takes whatever is sent
+            given = request.sent
         return fitted(given, note, "")
 
     def named(self, request, name, note, default, used):
@@ -195,7 +206,7 @@ class Plan:
         return self.fitted(value, name, note)
 
     def named_or_context(self, request, name, note, default, used):
-        if name in request.seen:
+        if name in request.seen or default is not NONE:
             return self.named(request, name, note, default, used)
         return self.context(request, name, note, default, used)
 

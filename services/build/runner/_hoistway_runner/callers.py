@@ -5,7 +5,7 @@ import sys
 import threading
 
 from .errors import HERE as OURS
-from .errors import leave
+from .errors import Mask, leave
 
 GIVEN_UP_SECONDS = 5  # between the loss of callers and the end of an agent whose threads do not end
 PATIENCE_SECONDS = 60  # for the invokes of others that still wait
@@ -83,10 +83,19 @@ def stacks(invokes):
     import traceback
 
     frames, places = sys._current_frames(), {}
-    for thread, request_id in invokes:
+
+    def shown(thread):
+        """The stack of a thread that runs the agent's code; empty for others."""
         stack = traceback.extract_stack(frames[thread]) if thread in frames else []
         own = [frame for frame in stack if not frame.filename.startswith((OURS, threading.__file__))]
-        places.setdefault("".join(traceback.format_list(own)), []).append(request_id)
+        return "".join(traceback.format_list(own)) if any(frame.filename.startswith(f"{app}/") for frame in own) else ""
+
+    app = Mask.places[0][0] if Mask.places else ""
+    for thread, request_id in invokes:
+        places.setdefault(shown(thread), []).append(request_id)
+    if "" in places:  # they wait for the event loop or for a pool of threads: those are where the agent's code stands
+        others = {shown(thread) for thread in frames.keys() - {thread for thread, _ in invokes}}
+        places["".join(sorted(others)[:MOST_STACKS])] = places.pop("")
     text = ""
     for stack, ids in list(places.items())[:MOST_STACKS]:
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""

@@ -34,7 +34,13 @@ class Taker:
         self.add(self.decoder.decode(data))
 
     def text(self):
-        """All that was printed, but for the last newline; None if nothing was."""
+        """All that was printed, but for the last newline; None if nothing was. What the agent has put in the place of the
+        standard output may still hold some of it."""
+        if not isinstance(sys.stdout, (Output, type(None))):
+            try:
+                sys.stdout.flush()
+            except (OSError, ValueError):  # it was closed
+                pass
         if self.size > MOST:
             raise Explained(f"the agent printed more than {MOST >> 20} MiB", "return the answer, or a part of it")
         return "".join(self.parts).removesuffix("\n") if self.parts else None
@@ -87,13 +93,20 @@ class Bytes:
 
 
 def install(line_buffering):
-    """Puts it in the place of Python's, whose buffer it takes over, before the agent's code keeps the other one."""
+    """Puts it, and an input() that reads messages, in the place of Python's before the agent's code keeps the other ones."""
     old = sys.stdout
     if old is not None:
         through = old.write_through  # of PYTHONUNBUFFERED, which every agent has
         sys.stdout = sys.__stdout__ = Output(
             old.detach(), encoding="utf-8", errors="backslashreplace", line_buffering=line_buffering, write_through=through)
         sys.stdout.mode = "w"
+    read = builtins.input
+
+    def input(prompt="", /):
+        taker = Output.takers and Output.takers.get()
+        return taker.next_line(prompt) if taker and sys.stdin is sys.__stdin__ else read(prompt)  # the agent may have put in another
+
+    builtins.input = input
 
 
 def begin():
@@ -101,13 +114,6 @@ def begin():
     from _contextvars import ContextVar
 
     Output.takers = ContextVar("hoistway_taker", default=None)
-    read = builtins.input
-
-    def input(prompt="", /):
-        taker = Output.takers.get()
-        return taker.next_line(prompt) if taker and sys.stdin is sys.__stdin__ else read(prompt)  # the agent may have put in another
-
-    builtins.input = input
 
 
 def take(taker):

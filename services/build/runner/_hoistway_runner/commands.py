@@ -20,13 +20,31 @@ def is_command(tree, app, file, name):
         return False
     if reads_command_line(tree, name):
         return True
+    used = names_in(own) if own else set()
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                own = (alias.asname or alias.name) == name and own_file(app, file, node)
-                if own and (inner := parsed(own)) and reads_command_line(inner, alias.name):
+                bound = alias.asname or alias.name
+                found = bound in (name, *used) and own_file(app, file, node)
+                if not found or not (inner := parsed(found)):
+                    continue
+                helper = own_function(inner, alias.name)
+                if reads_command_line(inner, alias.name) if bound == name else helper and reads(helper, aliases_of(inner)):
                     return True
     return False
+
+
+def names_in(function):
+    """The names that a function uses."""
+    nodes = [function]
+    for node in nodes:
+        nodes += children(node)
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+def aliases_of(tree):
+    """The modules that a module imports by another name, by that name."""
+    return {alias.asname: alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names if alias.asname}
 
 
 def own_function(tree, name):
@@ -62,14 +80,24 @@ def children(node):
 
 def reads_command_line(tree, name):
     """Whether a module reads its command line or its standard input for its function of this name, and is to be run as a
-    command therefore. Its main block does not count for a function that takes the message or the request: it is another
-    way to it."""
-    guards = not takes_invoke(own_function(tree, name))
+    command therefore. Of a function that takes the message or the request only itself and what it calls count: main blocks
+    and parsers are another way to it."""
+    function = own_function(tree, name)
+    if not takes_invoke(function):
+        return reads(tree, aliases_of(tree), guards=True)
+    helpers = (own_function(tree, used) for used in names_in(function) - {name})
+    return any(reads(node, aliases_of(tree)) for node in (function, *helpers) if node)
+
+
+def reads(tree, aliases, guards=False):
+    """Whether a module or a function of it reads the command line or the standard input; `guards` counts main blocks, too."""
     todo = [tree]
     while todo:
         node = todo.pop()
-        if isinstance(node, ast.Attribute) and node.attr in ARGUMENT_MEMBERS.get(getattr(node.value, "id", ""), ()):
-            return True
+        if isinstance(node, ast.Attribute):
+            module = getattr(node.value, "id", "")
+            if node.attr in ARGUMENT_MEMBERS.get(aliases.get(module, module), ()):
+                return True
         if isinstance(node, ast.ImportFrom) and not node.level:
             if {alias.name for alias in node.names} & {*ARGUMENT_MEMBERS.get(node.module, ())}:
                 return True

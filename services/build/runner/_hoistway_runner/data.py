@@ -90,6 +90,8 @@ def other(value, kind, path, above):
     """What is of none of JSON's own types. Packages are known by name: importing them here would cost every start."""
     if isinstance(value, type):
         raise Refused(path, f"the class {kind_name(value)} is no data", "return an object of it, as a dict")
+    if kind.__module__ == "unittest.mock":  # which has every method and says nothing
+        raise refused(value, path)
     enum = sys.modules.get("enum")
     if enum and isinstance(value, enum.Enum):
         return data(value.value, path, above)
@@ -128,6 +130,8 @@ def other(value, kind, path, above):
         return listed(value, path, above)
     if callable(getattr(kind, "tolist", None)) and hasattr(kind, "__array__"):  # arrays of other packages
         return data(value.tolist(), path, above)
+    if of(kind, "pydantic") or of(kind, "pydantic_core"):  # its addresses and secrets, as its own JSON has them
+        return str(value)
     raise refused(value, path)
 
 

@@ -7,7 +7,7 @@ one: MCP servers on stdio, `python -m`, programs with `#!/usr/bin/env python3`.
 import os
 import sys
 
-from .paths import source_roots
+from .paths import own_directories, source_roots
 
 SYSTEM = ("/bin", "/usr/bin", "/usr/local/bin")  # directories of a host that have more than its Python
 HOOK = """sys.path[:0] = [path for path in {app!r} if path not in sys.path]
@@ -15,6 +15,7 @@ sys.path += [path for path in {src!r} if path not in sys.path]
 for directory in {sites!r}:
     if os.path.isdir(directory):
         site.addsitedir(directory)
+sys.path += [path for path in {last!r} if path not in sys.path]
 os.defpath = {bare!r} + os.pathsep + os.defpath
 """
 
@@ -48,8 +49,8 @@ def make(root, app, sites, entry, hermetic):
             pass
     write(os.path.join(root, "pyvenv.cfg"), f"home = {os.path.dirname(real)}\n"
           f"include-system-site-packages = {'false' if hermetic else 'true'}\nversion = {'%d.%d.%d' % sys.version_info[:3]}\n")
-    paths = list(dict.fromkeys([app, os.path.dirname(os.path.join(app, entry))]))
-    hook = HOOK.format(app=paths, src=source_roots(app, entry), sites=sites, bare=bare)
+    first, last = own_directories(app, entry)
+    hook = HOOK.format(app=first, last=last, src=source_roots(app, entry), sites=sites, bare=bare)
     write(os.path.join(packages, "hoistway.pth"), f"import os, site, sys; exec({hook!r})\n")  # one line, as Python reads them
     # A Python that is found without a PATH does not know where it is: this one is told.
     write(os.path.join(bare, "python3"), f"#!/bin/sh\nexec '{bin}/python3' \"$@\"\n")
@@ -57,6 +58,20 @@ def make(root, app, sites, entry, hermetic):
         link(real, os.path.join(bin, name))
     for name in ("python", version):
         link("python3", os.path.join(bare, name))
+    for commands in (os.path.join(site, "bin") for site in sites):  # programs of packages, which many look for beside Python
+        for name in os.listdir(commands) if os.path.isdir(commands) else ():
+            if not name.startswith("python"):
+                link(os.path.join(commands, name), os.path.join(bin, name))
+
+
+def add_module(name, path):
+    """Lets child processes import the entry file by the name that it has here, since its own is none: what they get pickled
+    says so."""
+    packages = os.path.join(sys.prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+    if os.path.isfile(os.path.join(packages, "hoistway.pth")):
+        sys.path.append(packages)  # which multiprocessing gives to its children
+        write(os.path.join(packages, f"{name}.py"), f"__file__ = {path!r}\nwith open(__file__, 'rb') as file:\n"
+              "    exec(compile(file.read(), __file__, 'exec', dont_inherit=True))\n")
 
 
 def link(target, path):

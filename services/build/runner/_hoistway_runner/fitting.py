@@ -8,6 +8,8 @@ from .errors import Unfit
 
 WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 LISTS = (list, tuple, set, frozenset)
+MAPPINGS, SETS = ("Mapping", "MutableMapping"), ("Set", "MutableSet")
+SEQUENCES = ("Sequence", "MutableSequence", "Iterable", "Collection")
 
 
 def fitted(value, note, name):
@@ -35,17 +37,46 @@ def fitted(value, note, name):
         return number(value, kind, name)
     if kind is str:
         return value if isinstance(value, str) else wrong(value, name, "a string")
-    if issubclass(kind, dict):
-        return value if isinstance(value, dict) else wrong(value, name, "an object")
+    if issubclass(kind, dict) or is_abstract(kind, MAPPINGS):
+        return mapped(value, parts, name)
     if kind in LISTS:
         return listed(value, kind, parts, name)
+    if is_abstract(kind, SEQUENCES):
+        return listed(value, list, parts, name)
+    if is_abstract(kind, SETS):
+        return listed(value, set, parts, name)
     enum = sys.modules.get("enum")
     if enum and issubclass(kind, enum.Enum):
         try:
             return kind(value)
         except ValueError:
             raise unfit(value, name, "one of " + ", ".join(told(member.value) for member in kind)) from None
+    if found := standard(kind):
+        make, wanted = found
+        try:
+            return value if isinstance(value, kind) else make(value)
+        except (ValueError, TypeError, ArithmeticError):  # decimal's are of the last kind
+            raise unfit(value, name, wanted) from None
     return value  # of classes that nothing is known about
+
+
+def is_abstract(kind, names):
+    """Whether it is one of these abstract classes, by which annotations call lists and objects."""
+    return kind.__module__ == "collections.abc" and kind.__name__ in names
+
+
+def standard(kind):
+    """How a class of the standard library is made from JSON, and how its values are called; None for others."""
+    module = kind.__module__.partition(".")[0]
+    if module == "datetime" and hasattr(kind, "fromisoformat"):
+        return kind.fromisoformat, f"a {kind.__name__} in ISO 8601"
+    if module == "datetime" and kind.__name__ == "timedelta":
+        return (lambda value: kind(seconds=float(value))), "a number of seconds"
+    if module == "pathlib":
+        return kind, "a path"
+    if module in ("uuid", "decimal") and kind.__name__ in ("UUID", "Decimal"):
+        return (lambda value: kind(str(value))), "a UUID" if module == "uuid" else "a number"
+    return None
 
 
 def told(value):
@@ -90,14 +121,26 @@ def number(value, kind, name):
 def listed(value, kind, parts, name):
     if not isinstance(value, list):
         raise unfit(value, name, "a list")
+    if kind is tuple and parts and parts[-1] is not ... and len(parts) != len(value):
+        raise unfit(value, name, f"a list of {len(parts)}")
     if kind is not tuple or len(parts) == 2 and parts[1] is ...:
         parts = parts[:1] * len(value)
-    if len(parts) == len(value):
+    if parts:
         value = [fitted(item, note, f"{name}[{i}]") for i, (item, note) in enumerate(zip(value, parts))]
     try:
         return kind(value)
     except TypeError:  # a set of what has no hash
         raise unfit(value, name, "a list of texts or numbers") from None
+
+
+def mapped(value, parts, name):
+    """An object, whose members are of one kind if the annotation says so."""
+    if not isinstance(value, dict):
+        raise unfit(value, name, "an object")
+    if len(parts) != 2:
+        return value
+    place = lambda key: f"{name}.{key}" if name else key
+    return {fitted(key, parts[0], place(key)): fitted(item, parts[1], place(key)) for key, item in value.items()}
 
 
 def members_of(note, sent):
@@ -108,6 +151,8 @@ def members_of(note, sent):
     fields = getattr(kind, "model_fields", None) or getattr(kind, "__fields__", None)
     if fields is None:
         return set(getattr(kind, "__dataclass_fields__", ()))
+    if getattr(kind, "__pydantic_root_model__", False):
+        return set(sent)
     known = set(fields)
     for field in fields.values():
         for alias in (getattr(field, "alias", None), getattr(field, "validation_alias", None)):
@@ -118,7 +163,7 @@ def members_of(note, sent):
 def built(value, kind, name):
     """A model of pydantic or a dataclass, from an object. Of the request itself it gets what it knows: there are
     members of the platform's in it, too."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) and not getattr(kind, "__pydantic_root_model__", False):
         raise unfit(value, name, "an object")
     if not name:
         known = members_of(kind, value)

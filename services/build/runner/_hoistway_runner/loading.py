@@ -8,26 +8,25 @@ from types import ModuleType
 
 from .arguments import NONE, Agent, FunctionAgent, MessageAgent, Plan, parameters
 from .errors import StartError
-from .paths import source_roots
+from .paths import module_of, package_of
 
 
 def import_entry(app, entry):
     """Imports the entry file under the name by which its own package, or pickle in a child process, would import it.
 
-    It is loaded from its path whatever its name: `my-agent.py` is no identifier, and `queue.py` or a directory `src`
-    without __init__.py might lose against a module of the same name elsewhere.
+    It is loaded from its path whatever its name: `my-agent.py` is no identifier, and `queue.py`, a directory `src` without
+    __init__.py or an `agent.py` beside a package `agent` might lose against a module of the same name.
     """
     path = os.path.join(app, entry)
-    parts = entry.removesuffix(".py").split("/")
-    inner = parts[len(parts) - parts[::-1].index("src"):] if "src" in parts[:-1] else []  # below the innermost `src`
-    if root := is_package_of(source_roots(app, entry), inner, path):
-        app, parts = root, inner  # `from shop import ...` must find this same module
-    if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names:
+    root, parts = module_of(app, entry)
+    if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names or (
+            any(os.path.isfile(os.path.join(place, *parts, "__init__.py")) for place in (root, os.path.dirname(path)))):
+        from .environment import add_module
+
         parts = ["agent_" + "".join(c if c.isalnum() else "_" for c in ".".join(parts))]
-    name, package = ".".join(parts), ".".join(parts[:-1])
-    is_package = package and all(
-        os.path.isfile(os.path.join(app, *parts[:n], "__init__.py")) for n in range(1, len(parts)))
-    if is_package:
+        add_module(parts[0], path)
+    name, package = ".".join(parts), package_of(root, parts)
+    if package:
         from importlib import import_module
 
         import_module(package)
@@ -36,7 +35,7 @@ def import_entry(app, entry):
     spec = spec_from_file_location(name, path, loader=SourceFileLoader(name, path))
     module = sys.modules[name] = module_from_spec(spec)
     execute(spec.loader, module, path)
-    if is_package:
+    if package:
         setattr(sys.modules[package], parts[-1], module)
     return module
 
@@ -52,16 +51,6 @@ def execute(loader, module, path):
             exec(code, module.__dict__)
             return
     loader.exec_module(module)
-
-
-def is_package_of(roots, parts, path):
-    """The directory `src`, no package itself, of whose packages a file is one; None for one that says `src.shop` for what is
-    below `src`: two names would make two modules of one file."""
-    root = roots[-1] if roots and parts[1:] else ""
-    if not os.path.isfile(os.path.join(root, *parts[:1], "__init__.py")) or os.path.isfile(os.path.join(root, "__init__.py")):
-        return None
-    with open(path, "rb") as file:
-        return None if b"src." in file.read() else root
 
 
 class LambdaAgent(FunctionAgent):

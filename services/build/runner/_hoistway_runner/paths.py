@@ -7,7 +7,8 @@ RUNNER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def arrange_path(app, sites, entry, hermetic):
-    """Sets sys.path: the app, the entry's own directory, the standard library, the directories `src`, the image's packages.
+    """Sets sys.path: the app, the entry's own directory, the standard library, the directories `src`, the image's packages. An
+    entry's directory that is a package comes last: its modules have other names, and may be called as others' are.
 
     `hermetic` is the case of a host's interpreter: what happens to be installed on the host is not part of the image
     and stays out of reach, as in a virtual environment. In a container the interpreter's packages are the image's.
@@ -18,12 +19,46 @@ def arrange_path(app, sites, entry, hermetic):
         site.setquit()
     rest = [p for p in sys.path if p not in ("", RUNNER)]
     library = [p for p in rest if p == os.path.dirname(os.__file__) or p.endswith((".zip", "lib-dynload"))]
-    sys.path[:] = dict.fromkeys([app, os.path.dirname(os.path.join(app, entry)), *library, *source_roots(app, entry)])
+    first, last = own_directories(app, entry)
+    sys.path[:] = dict.fromkeys([*first, *library, *source_roots(app, entry)])
     for directory in sites:
         if os.path.isdir(directory):
             site.addsitedir(directory)
+    sys.path += last
     if not hermetic:
         sys.path.extend(p for p in rest if p not in sys.path)
+
+
+def own_directories(app, entry):
+    """(first, last): the app and the entry's own directory, which is last if it is a package."""
+    beside = os.path.dirname(os.path.join(app, entry))
+    if beside != os.path.normpath(app) and os.path.isfile(os.path.join(beside, "__init__.py")):
+        return [app], [beside]
+    return list(dict.fromkeys([app, beside])), []
+
+
+def module_of(app, entry):
+    """(root, parts): the directory from which the entry file is imported, and its module's dotted name there."""
+    parts = entry.removesuffix(".py").split("/")
+    inner = parts[len(parts) - parts[::-1].index("src"):] if "src" in parts[:-1] else []  # below the innermost `src`
+    root = is_package_of(source_roots(app, entry), inner, os.path.join(app, entry))
+    return (root, inner) if root else (app, parts)  # `from shop import ...` must find this same module
+
+
+def is_package_of(roots, parts, path):
+    """The directory `src`, no package itself, of whose packages a file is one; None for one that says `src.shop` for what is
+    below `src`: two names would make two modules of one file."""
+    root = roots[-1] if roots and parts[1:] else ""
+    if not os.path.isfile(os.path.join(root, *parts[:1], "__init__.py")) or os.path.isfile(os.path.join(root, "__init__.py")):
+        return None
+    with open(path, "rb") as file:
+        return None if b"src." in file.read() else root
+
+
+def package_of(root, parts):
+    """The dotted name of the package that a module is in, if all its directories are packages; else empty."""
+    inits = (os.path.join(root, *parts[:n], "__init__.py") for n in range(1, len(parts)))
+    return ".".join(parts[:-1]) if parts[1:] and all(map(str.isidentifier, parts[:-1])) and all(map(os.path.isfile, inits)) else ""
 
 
 def source_roots(app, entry):

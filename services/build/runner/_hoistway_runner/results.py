@@ -2,8 +2,12 @@
 
 import json
 import re  # which json has imported
+import sys
 from codecs import getincrementaldecoder
 
+from .errors import Explained
+
+LISTS = (map, filter, zip, enumerate, reversed)  # iterators that are made of what is there already
 DECODER = getincrementaldecoder("utf-8")
 
 
@@ -18,7 +22,8 @@ def resolve(result):
 
 def is_chunks(result):
     """Whether a result comes piece by piece: a generator, an async generator or another iterator."""
-    return hasattr(result, "__anext__") or hasattr(result, "__next__")
+    is_iterator = hasattr(result, "__anext__") or hasattr(result, "__next__")
+    return is_iterator and type(result) not in LISTS and type(result).__module__ != "unittest.mock"  # a mock has every method
 
 
 def pieces(result):
@@ -30,9 +35,11 @@ def pieces(result):
         chunks = LOOP.iterate(result)
     try:
         for chunk in chunks:
-            if isinstance(chunk, bytes):  # a character may be split across two of them
+            if chunk is None:
+                pass
+            elif isinstance(chunk, (bytes, bytearray, memoryview)):  # a character may be split across two of them
                 decoder = decoder or DECODER("replace")
-                chunk = decoder.decode(chunk)
+                chunk = decoder.decode(bytes(chunk))
             else:
                 if decoder and (rest := decoder.decode(b"", True)):
                     yield rest
@@ -114,7 +121,10 @@ SURROGATES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f]..)")
 
 def to_json(value):
     """JSON of data. Half a surrogate pair, which strict parsers refuse, is U+FFFD."""
-    text = json.dumps(value, allow_nan=False)
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise Explained(f"the result has an integer of more than {sys.get_int_max_str_digits()} digits", "return it as text") from None
     if "\\ud" not in text:
         return text
     return SURROGATES.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
@@ -125,7 +135,8 @@ class Pieces:
 
     def __init__(self, status, fields, raw):
         self.status, self.fields, self.raw = status, fields, raw
-        self.kind = dict(fields).get("content-type", "").partition(";")[0].strip().lower()
+        kind, _, self.parameters = dict(fields).get("content-type", "").lower().partition(";")
+        self.kind = kind.strip()
         self.events = self.kind == "text/event-stream"
         self._text = None
 
@@ -136,8 +147,16 @@ class Pieces:
         if self._text is None:
             import codecs
 
-            self._text = codecs.iterdecode(self.raw, "utf-8", "replace")
+            self._text = codecs.iterdecode(self.raw, self.charset(codecs), "replace")
         return next(self._text)
+
+    def charset(self, codecs):
+        """The encoding of its text, as its content type has it."""
+        name = self.parameters.partition("charset=")[2].partition(";")[0].strip(' "')
+        try:
+            return codecs.lookup(name).name if name and codecs.lookup(name)._is_text_encoding else "utf-8"
+        except (LookupError, ValueError):
+            return "utf-8"
 
     def close(self):
         self.raw.close()

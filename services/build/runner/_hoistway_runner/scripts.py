@@ -10,6 +10,7 @@ from types import ModuleType
 from .callers import HERE, PeerGone
 from .capture import NoMoreInput, Taker, install, take
 from .errors import DETAIL_LINES, ScriptError
+from .paths import module_of, package_of
 from .results import DECODER, as_text, resolve
 
 OUTPUT_LIMIT = 8 << 20
@@ -61,8 +62,12 @@ def run_script(command, message, user):
         follower.join(1)  # it ends with the script, unless a child of the script keeps stderr open
         if status != 0:
             how = f"exit status {status}" if status > 0 else f"signal {-status}"
+            if status == -signal.SIGKILL:  # nobody but the kernel sends it
+                how += ": out of memory (setting HOISTWAY_AGENT_LIMITS__MEMORY)"
             details = [line for line in tail if line.strip()]
-            headline = details[-1] if details else f"the script ended with {how}"
+            headline = raised(details) or (details[-1] if details and status > 0 else f"the script ended with {how}")
+            if details and not raised(details):
+                details.append(f"the script ended with {how}")
             if status == 2 and any(line.lower().startswith("usage:") for line in details):  # of argparse, click and typer
                 details.append("the script gets the message as its one argument: let it take that, or define handler(message)")
             raise ScriptError(headline, details)
@@ -74,6 +79,13 @@ def run_script(command, message, user):
             except ProcessLookupError:
                 pass
             process.wait()
+
+
+def raised(lines):
+    """The exception that a script ended with: what follows its last traceback, whatever was written after it. None without one."""
+    begun = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last):")]
+    after = lines[begun[-1] + 1:] if begun else []
+    return next((line for line in after if not line.startswith(" ")), None)
 
 
 def chunks_of(stdout, peer):
@@ -115,7 +127,7 @@ def be_script(app, entry, call, closed_network):
     install(line_buffering=False)
     take(Taker(iter(sys.stdin.readline, ""), keep=False))
     main = sys.modules["__main__"] = ModuleType("__main__")
-    main.__file__ = path
+    main.__file__, main.__package__ = path, package_of(*module_of(app, entry)) or None
     try:
         with open(path, "rb") as file:
             code = compile(file.read(), path, "exec", dont_inherit=True)

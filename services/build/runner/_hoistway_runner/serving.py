@@ -90,7 +90,7 @@ def serve(program, options, app, sites, entry):
     keep_children_apart(listener)
     begun, seconds, stack_signal = time.monotonic(), config.get("start_seconds"), config.get("stack_signal")
     if stack_signal and notify_fd is not None:  # a start that hangs is asked where it stands, whatever holds the GIL
-        faulthandler.register(stack_signal, file=notify_fd, all_threads=False)
+        faulthandler.register(stack_signal, file=notify_fd)
 
     keep = [word for option in ("--app", "--site", "--environment") for value in options[option] for word in (option, value)]
     flags = ["-s"] + ["-S"] * sys.flags.no_site + ["-E"] * sys.flags.ignore_environment

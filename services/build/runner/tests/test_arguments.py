@@ -4,6 +4,9 @@ import sys
 import textwrap
 import types
 import unittest
+from datetime import date, timedelta
+from decimal import Decimal
+from uuid import UUID
 from importlib.util import find_spec
 
 from _hoistway_runner.arguments import FunctionAgent, Request, RunContext
@@ -76,6 +79,13 @@ class Arguments(unittest.TestCase):
         self.gives("class Ctx: pass\ndef handler(message, ctx: Ctx): return [ctx]", ["context"], message="hi")
         self.gives("def handler(message, limit=10, context=None): return [limit, context]", [10, "context"], message="hi")
         self.gives("def handler(message, *, context): return [context]", ["context"], message="hi")
+        self.gives("def handler(message, request: dict): return [request['city']]", ["Oslo"], message="hi", city="Oslo")
+        self.gives("def handler(*, city, days=1): return [city, days]", ["Oslo", 1], city="Oslo")
+        self.gives("def handler(history, message): return [history, message]", [[1], "hi"], message="hi", history=[1])
+        self.gives("def handler(message, context: dict): return [context]", [{"a": 1}], message="hi", context={"a": 1})
+        self.gives("def handler(message, context: list = ()): return [context]", [[2]], message="hi", context=[2])
+        self.gives("def handler(message, context: list = None): return [context]", [None], message="hi")
+        self.gives("def handler(message, context: dict): return [context]", ["context"], message="hi")
 
     def test_others_are_filled_by_meaning_and_by_name(self):
         self.gives("def handler(message, history, context, request): return [history, context, request['city']]",
@@ -116,12 +126,17 @@ class Arguments(unittest.TestCase):
                 ("int", float("inf"), "n must be an integer, not Infinity"), ("float", "many", 'n must be a number, not "many"'),
                 ("bool", "maybe", 'n must be true or false, not "maybe"'), ("str", [1], "n must be a string, not [1]"),
                 ("list", "a", 'n must be a list, not "a"'), ("dict", [], "n must be an object, not []"),
+                ("tuple[int, str]", [1], "n must be a list of 2, not [1]"), ("dict[str, float]", {"a": "x"}, 'n.a must be a number, not "x"'),
+                ("Sequence[int]", "12", 'n must be a list, not "12"'), ("Mapping[str, int]", [], "n must be an object, not []"),
+                ("date", "soon", 'n must be a date in ISO 8601, not "soon"'), ("UUID", "x", 'n must be a UUID, not "x"'),
+                ("Decimal", "x", 'n must be a number, not "x"'), ("datetime", 5, "n must be a datetime in ISO 8601, not 5"),
                 ("list[int]", [1, "x"], 'n[1] must be an integer, not "x"'), ("set", [[1]], "n must be a list of texts or numbers, not [[1]]"),
                 ("Literal['a', 2]", "b", 'n must be one of "a", 2, not "b"'), ("Color", "blue", 'n must be one of "red", not "blue"'),
                 ("int | list[int]", "x", 'n must be a list, not "x"'), ("Point", {"x": "a"}, 'n.x must be an integer, not "a"'),
                 ("Point", {}, "n.x is required"), ("Point", 3, "n must be an object, not 3"),
                 ("int", "a" * 100, 'n must be an integer, not "' + "a" * 59 + "…")):
-            self.unfit(f"import enum\nfrom dataclasses import dataclass\nfrom typing import Literal\n@dataclass\nclass Point:\n  x: int\n"
+            self.unfit(f"import enum\nfrom collections.abc import Mapping, Sequence\nfrom dataclasses import dataclass\nfrom datetime import date, datetime\n"
+                       f"from decimal import Decimal\nfrom uuid import UUID\nfrom typing import Literal\n@dataclass\nclass Point:\n  x: int\n"
                        f"class Color(enum.Enum):\n  RED = 'red'\ndef handler(message, n: {note}): pass", text, message="hi", n=value)
         self.unfit("def handler(message: str, account: str): pass", "account is required", message="hi")
 
@@ -130,12 +145,19 @@ class Arguments(unittest.TestCase):
                 ("set[int]", ["1"], {1}), ("tuple[int, str]", ["1", "a"], (1, "a")), ("tuple[int, ...]", ["1", 2], (1, 2)),
                 ("Literal['a', 2]", "2", 2), ("Color", "red", "RED"), ("int | str", "5", "5"), ("Optional[int]", "5", 5),
                 ("Union[int, bool]", True, True), ("Point", {"x": "1"}, 1), ("list[Point]", [{"x": "1"}], [1]),
-                ("dict[str, int]", {"a": 1}, {"a": 1}), ("Unknown", "as it is", "as it is")):
+                ("dict[str, int]", {"a": "1"}, {"a": 1}), ("Dict[int, List[int]]", {"1": ["2"]}, {1: [2]}), ("Iterable[int]", ["1"], [1]),
+                ("MutableMapping[str, float]", {"a": 1}, {"a": 1.0}), ("AbstractSet[int]", ["1"], {1}),
+                ("date", "2026-02-01", date(2026, 2, 1)), ("timedelta", 90, timedelta(seconds=90)), ("Decimal", "1.50", Decimal("1.50")),
+                ("UUID", "01a2092d-b570-76eb-887a-3ce8dec8c3e1", UUID("01a2092d-b570-76eb-887a-3ce8dec8c3e1")), ("Path", "a/b", "b"), ("Unknown", "as it is", "as it is")):
             code = f"""
             from __future__ import annotations
             import enum
             from dataclasses import dataclass
             from typing import *
+            from datetime import *
+            from decimal import Decimal
+            from pathlib import Path
+            from uuid import UUID
             @dataclass
             class Point:
                 x: int
@@ -169,6 +191,13 @@ class Arguments(unittest.TestCase):
         self.unfit(code, "the request: too far", message="hi", city="Paris")
 
     @unittest.skipUnless(find_spec("pydantic"), "pydantic is not installed")
+    @unittest.skipUnless(find_spec("pydantic"), "pydantic is not installed")
+    def test_a_root_model_of_pydantic_is_built_of_all_that_was_sent(self):
+        code = "from pydantic import RootModel\nclass Bag(RootModel[dict[str, int]]): pass\ndef handler(bag: Bag): return bag.root"
+        self.gives(code, {"a": 1, "b": 2}, a=1, b="2")
+        code = "from pydantic import RootModel\nclass Ids(RootModel[list[int]]): pass\ndef handler(message, ids: Ids): return ids.root"
+        self.gives(code, [1, 2], message="hi", ids=["1", 2])
+
     def test_a_model_of_pydantic_is_built_from_the_request(self):
         code = """
         from pydantic import BaseModel, Field

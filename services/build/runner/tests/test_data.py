@@ -14,6 +14,7 @@ import pathlib
 import random
 import types
 import unittest
+from unittest import mock
 import uuid
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -143,6 +144,7 @@ class Table(unittest.TestCase):
                 (ValueError("x"), "the type ValueError is no data, at response"),
                 (fractions.Fraction(1, 3), "the type Fraction is no data, at response"),
                 (types.SimpleNamespace(x=1), "the type SimpleNamespace is no data, at response"),
+                ({"m": mock.MagicMock()}, "the type MagicMock is no data, at response.m"),
                 ([coroutine], "the type coroutine is no data, at response[0]"),
                 (me, "the result contains itself, at response.me"), (loop, "the result contains itself, at response[0]"),
                 (itertools.count(), "there are more than 1,000,000 items, at response"), (nested(100_000), "the result is nested too deeply, at response")):

@@ -106,6 +106,17 @@ class WebObjects(unittest.TestCase):
             self.assertEqual(agent.event, {"event": "ready"}, agent.stderr())
             self.assertEqual(agent.response(), "served")
 
+    def test_an_answer_is_read_in_the_encoding_that_it_declares(self):
+        for declared, data in (("; charset=latin-1", b"caf\xe9"), ('; charset="utf-16"', "café".encode("utf-16")), ("", b"caf\xc3\xa9"),
+                               ("; charset=unheard-of", b"caf\xc3\xa9"), ("; charset=zlib", b"caf\xc3\xa9")):
+            code = f"""
+            def server(environ, start_response):
+                start_response("200 OK", [("Content-Type", 'text/plain{declared}')])
+                return [{data!r}]
+            """
+            with self.subTest(declared), source(textwrap.dedent(code)) as agent:
+                self.assertEqual(agent.response(), "café")
+
     def test_an_application_that_answers_at_the_root_is_cancelled_as_well(self):
         code = """
         import asyncio

@@ -73,7 +73,8 @@ class Input(unittest.TestCase):
 
     def test_in_a_handler_and_in_a_command(self):
         ask = "question = input('Question: ')\n  print('Answer to', question)"
-        for code in (f"def handler(message):\n  {ask}", f"def main():\n  {ask}", f"def main():\n  {ask}{GUARD}"):
+        for code in (f"def handler(message):\n  {ask}", f"def main():\n  {ask}", f"def main():\n  {ask}{GUARD}",
+                     "def ask(text, read=input): return read(text)\ndef handler(message): print('Answer to', ask('Question: '))"):
             with self.subTest(code), source(code) as agent:
                 self.assertEqual(agent.response("tea"), "Answer to tea")
                 self.assertIn("Question: \n", agent.stderr())
@@ -106,6 +107,9 @@ class CommandLines(unittest.TestCase):
                      "from sys import argv\ndef run():\n  print('About', argv[1])\n  return 0"):
             with self.subTest(code), source(code) as agent:
                 self.assertEqual(agent.response("green tea"), "About green tea", agent.stderr())
+        helper = {"agent.py": "from options import parse\ndef main(): print('About', parse().q)" + GUARD, "options.py": self.PARSE}
+        with Agent(helper) as agent:
+            self.assertEqual(agent.response("green tea"), "About green tea", agent.stderr())
         for lib in (argv, self.PARSE + "def main(): print('About', parse().q)"):
             with self.subTest(lib), Agent({"agent.py": "from cli import main" + GUARD, "cli.py": lib}) as agent:
                 self.assertEqual(agent.response("green tea"), "About green tea", agent.stderr())
@@ -145,8 +149,11 @@ class CommandLines(unittest.TestCase):
                 ("import sys\ndef main(): sys.argv", True), ("def main(): sys.path", False), ("from sys import argv", True),
                 ("from sys import path", False), ("input()", True), ("console.input()", False), ("import click\nclick.echo('x')", False),
                 ("from typer import Typer", False), ("from click import command", True), ("import fire\nfire.Fire(main)", True),
+                ("import sys as system\nsystem.argv", True), ("import click as c\nc.option", True), ("import os as sys2\nsys2.argv", False),
                 ("from .sys import argv", False), ("def main(message): pass\nif __name__ == '__main__': sys.argv", False),
                 ("def main(topic): pass\nif __name__ == '__main__': sys.argv", True),
+                ("def main(message): pass\ndef cli(): return parser.parse_args()", False),
+                ("def main(message): return ask()\ndef ask(): return input()", True),
                 ("def main(topic: 'str'): pass\nif __name__ == '__main__': sys.argv", False)):
             with self.subTest(code):
                 tree = compile(code, "agent.py", "exec", commands.ast.PyCF_ONLY_AST)

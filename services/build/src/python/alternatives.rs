@@ -19,6 +19,15 @@ const ALTERNATIVES: [(&str, &str); 13] = [
     ("wikipedia", "wikipedia-api"),
 ];
 
+/// Modules of such packages that are not named as these are.
+const MODULES: [(&str, &str); 3] = [("MySQLdb", "mysqlclient"), ("ldap", "python-ldap"), ("whisper", "openai-whisper")];
+
+/// The distribution without wheels that provides a module, if there is an alternative for it.
+pub fn distribution_of(module: &str) -> Option<&str> {
+    let named = MODULES.iter().find(|(name, _)| *name == module).map_or(module, |(_, distribution)| distribution);
+    alternative(named).map(|_| named)
+}
+
 /// What to say about a package without a wheel.
 pub fn without_wheel(package: &str) -> String {
     let mut text = format!(
@@ -50,5 +59,8 @@ mod tests {
     fn an_alternative_is_named_where_there_is_one() {
         assert!(without_wheel("psycopg2").ends_with("; psycopg2-binary has wheels and may do instead"));
         assert!(without_wheel("other").ends_with("while it is built"));
+        assert_eq!(distribution_of("MySQLdb"), Some("mysqlclient"));
+        assert_eq!((distribution_of("docopt"), distribution_of("other")), (Some("docopt"), None));
+        assert!(MODULES.iter().all(|(_, distribution)| alternative(distribution).is_some()));
     }
 }

@@ -1,261 +1,46 @@
 //! Requirements for sources that declare none: each import is the standard library's, the source's own, or known
 //! here. Never a guess: a package of the module's name may be anybody's.
 
-use super::{FileImports, alternatives, reach::roots};
+use super::{FileImports, alternatives, known_distributions::distribution, reach::roots};
 use hoistway_model::{
     Code, Error, Result,
     source::{Requirements, SourceFiles},
 };
 use std::collections::BTreeSet;
 
-/// Well-known modules and the distributions that provide them, sorted. The longest name that fits wins.
-const KNOWN: &[(&str, &str)] = &[
-    ("Crypto", "pycryptodome"),
-    ("OpenSSL", "pyopenssl"),
-    ("PIL", "pillow"),
-    ("PyPDF2", "pypdf2"),
-    ("accelerate", "accelerate"),
-    ("agents", "openai-agents"),
-    ("aiofiles", "aiofiles"),
-    ("aiohttp", "aiohttp"),
-    ("aiosqlite", "aiosqlite"),
-    ("alembic", "alembic"),
-    ("annotated_types", "annotated-types"),
-    ("anthropic", "anthropic"),
-    ("anyio", "anyio"),
-    ("arxiv", "arxiv"),
-    ("asyncpg", "asyncpg"),
-    ("attr", "attrs"),
-    ("attrs", "attrs"),
-    ("autogen_agentchat", "autogen-agentchat"),
-    ("autogen_core", "autogen-core"),
-    ("autogen_ext", "autogen-ext"),
-    ("backoff", "backoff"),
-    ("boto3", "boto3"),
-    ("botocore", "botocore"),
-    ("bs4", "beautifulsoup4"),
-    ("cachetools", "cachetools"),
-    ("celery", "celery"),
-    ("certifi", "certifi"),
-    ("chardet", "chardet"),
-    ("charset_normalizer", "charset-normalizer"),
-    ("chromadb", "chromadb"),
-    ("click", "click"),
-    ("cohere", "cohere"),
-    ("crewai", "crewai"),
-    ("crewai_tools", "crewai-tools"),
-    ("cryptography", "cryptography"),
-    ("cv2", "opencv-python-headless"),
-    ("datasets", "datasets"),
-    ("dateutil", "python-dateutil"),
-    ("ddgs", "ddgs"),
-    ("diskcache", "diskcache"),
-    ("django", "django"),
-    ("dns", "dnspython"),
-    ("docopt", "docopt-ng"),
-    ("docx", "python-docx"),
-    ("dotenv", "python-dotenv"),
-    ("dspy", "dspy"),
-    ("duckdb", "duckdb"),
-    ("elasticsearch", "elasticsearch"),
-    ("faiss", "faiss-cpu"),
-    ("fastapi", "fastapi"),
-    ("fastmcp", "fastmcp"),
-    ("feedparser", "feedparser"),
-    ("flask", "flask"),
-    ("git", "gitpython"),
-    ("github", "pygithub"),
-    ("google.adk", "google-adk"),
-    ("google.api_core", "google-api-core"),
-    ("google.auth", "google-auth"),
-    ("google.cloud.aiplatform", "google-cloud-aiplatform"),
-    ("google.cloud.bigquery", "google-cloud-bigquery"),
-    ("google.cloud.firestore", "google-cloud-firestore"),
-    ("google.cloud.pubsub", "google-cloud-pubsub"),
-    ("google.cloud.secretmanager", "google-cloud-secret-manager"),
-    ("google.cloud.storage", "google-cloud-storage"),
-    ("google.genai", "google-genai"),
-    ("google.generativeai", "google-generativeai"),
-    ("google.oauth2", "google-auth"),
-    ("google.protobuf", "protobuf"),
-    ("googleapiclient", "google-api-python-client"),
-    ("gradio", "gradio"),
-    ("groq", "groq"),
-    ("grpc", "grpcio"),
-    ("gunicorn", "gunicorn"),
-    ("haystack", "haystack-ai"),
-    ("html5lib", "html5lib"),
-    ("httpx", "httpx"),
-    ("httpx_sse", "httpx-sse"),
-    ("huggingface_hub", "huggingface-hub"),
-    ("hypercorn", "hypercorn"),
-    ("instructor", "instructor"),
-    ("jinja2", "jinja2"),
-    ("joblib", "joblib"),
-    ("jose", "python-jose"),
-    ("jsonschema", "jsonschema"),
-    ("jwt", "pyjwt"),
-    ("langchain", "langchain"),
-    ("langchain_anthropic", "langchain-anthropic"),
-    ("langchain_aws", "langchain-aws"),
-    ("langchain_chroma", "langchain-chroma"),
-    ("langchain_classic", "langchain-classic"),
-    ("langchain_cohere", "langchain-cohere"),
-    ("langchain_community", "langchain-community"),
-    ("langchain_core", "langchain-core"),
-    ("langchain_experimental", "langchain-experimental"),
-    ("langchain_google_genai", "langchain-google-genai"),
-    ("langchain_google_vertexai", "langchain-google-vertexai"),
-    ("langchain_groq", "langchain-groq"),
-    ("langchain_huggingface", "langchain-huggingface"),
-    ("langchain_mcp_adapters", "langchain-mcp-adapters"),
-    ("langchain_mistralai", "langchain-mistralai"),
-    ("langchain_ollama", "langchain-ollama"),
-    ("langchain_openai", "langchain-openai"),
-    ("langchain_postgres", "langchain-postgres"),
-    ("langchain_tavily", "langchain-tavily"),
-    ("langchain_text_splitters", "langchain-text-splitters"),
-    ("langfuse", "langfuse"),
-    ("langgraph", "langgraph"),
-    ("langgraph.checkpoint.postgres", "langgraph-checkpoint-postgres"),
-    ("langgraph.checkpoint.sqlite", "langgraph-checkpoint-sqlite"),
-    ("langgraph_supervisor", "langgraph-supervisor"),
-    ("langsmith", "langsmith"),
-    ("litellm", "litellm"),
-    ("llama_index", "llama-index"),
-    ("llama_index.embeddings.huggingface", "llama-index-embeddings-huggingface"),
-    ("llama_index.embeddings.ollama", "llama-index-embeddings-ollama"),
-    ("llama_index.llms.anthropic", "llama-index-llms-anthropic"),
-    ("llama_index.llms.bedrock_converse", "llama-index-llms-bedrock-converse"),
-    ("llama_index.llms.ollama", "llama-index-llms-ollama"),
-    ("loguru", "loguru"),
-    ("lxml", "lxml"),
-    ("markdown", "markdown"),
-    ("markdownify", "markdownify"),
-    ("matplotlib", "matplotlib"),
-    ("mcp", "mcp"),
-    ("mistralai", "mistralai"),
-    ("motor", "motor"),
-    ("msgpack", "msgpack"),
-    ("mysql.connector", "mysql-connector-python"),
-    ("neo4j", "neo4j"),
-    ("networkx", "networkx"),
-    ("nltk", "nltk"),
-    ("notion_client", "notion-client"),
-    ("numpy", "numpy"),
-    ("ollama", "ollama"),
-    ("openai", "openai"),
-    ("openpyxl", "openpyxl"),
-    ("opentelemetry", "opentelemetry-sdk"),
-    ("orjson", "orjson"),
-    ("packaging", "packaging"),
-    ("pandas", "pandas"),
-    ("paramiko", "paramiko"),
-    ("pdfplumber", "pdfplumber"),
-    ("pinecone", "pinecone"),
-    ("playwright", "playwright"),
-    ("plotly", "plotly"),
-    ("polars", "polars"),
-    ("prometheus_client", "prometheus-client"),
-    ("psutil", "psutil"),
-    ("psycopg", "psycopg[binary]"),
-    ("psycopg2", "psycopg2-binary"),
-    ("pyarrow", "pyarrow"),
-    ("pydantic", "pydantic"),
-    ("pydantic_ai", "pydantic-ai"),
-    ("pydantic_core", "pydantic-core"),
-    ("pydantic_settings", "pydantic-settings"),
-    ("pymongo", "pymongo"),
-    ("pymysql", "pymysql"),
-    ("pypdf", "pypdf"),
-    ("pytest", "pytest"),
-    ("pytz", "pytz"),
-    ("qdrant_client", "qdrant-client"),
-    ("rank_bm25", "rank-bm25"),
-    ("rapidfuzz", "rapidfuzz"),
-    ("redis", "redis"),
-    ("regex", "regex"),
-    ("replicate", "replicate"),
-    ("requests", "requests"),
-    ("requests_oauthlib", "requests-oauthlib"),
-    ("rich", "rich"),
-    ("runagents", "runagents"),
-    ("scipy", "scipy"),
-    ("semantic_kernel", "semantic-kernel"),
-    ("sendgrid", "sendgrid"),
-    ("sentence_transformers", "sentence-transformers"),
-    ("sentry_sdk", "sentry-sdk"),
-    ("setuptools", "setuptools"),
-    ("six", "six"),
-    ("sklearn", "scikit-learn"),
-    ("slack_bolt", "slack-bolt"),
-    ("slack_sdk", "slack-sdk"),
-    ("smolagents", "smolagents"),
-    ("snowflake.connector", "snowflake-connector-python"),
-    ("sqlalchemy", "sqlalchemy"),
-    ("sqlmodel", "sqlmodel"),
-    ("sse_starlette", "sse-starlette"),
-    ("starlette", "starlette"),
-    ("strands", "strands-agents"),
-    ("streamlit", "streamlit"),
-    ("stripe", "stripe"),
-    ("structlog", "structlog"),
-    ("supabase", "supabase"),
-    ("sympy", "sympy"),
-    ("tabulate", "tabulate"),
-    ("tavily", "tavily-python"),
-    ("telegram", "python-telegram-bot"),
-    ("tenacity", "tenacity"),
-    ("tiktoken", "tiktoken"),
-    ("together", "together"),
-    ("tokenizers", "tokenizers"),
-    ("tomli", "tomli"),
-    ("tomlkit", "tomlkit"),
-    ("torch", "torch"),
-    ("tqdm", "tqdm"),
-    ("trafilatura", "trafilatura"),
-    ("transformers", "transformers"),
-    ("twilio", "twilio"),
-    ("typer", "typer"),
-    ("typing_extensions", "typing-extensions"),
-    ("tzlocal", "tzlocal"),
-    ("ujson", "ujson"),
-    ("urllib3", "urllib3"),
-    ("uvicorn", "uvicorn"),
-    ("uvloop", "uvloop"),
-    ("vertexai", "google-cloud-aiplatform"),
-    ("voyageai", "voyageai"),
-    ("watchdog", "watchdog"),
-    ("weaviate", "weaviate-client"),
-    ("websocket", "websocket-client"),
-    ("websockets", "websockets"),
-    ("werkzeug", "werkzeug"),
-    ("xmltodict", "xmltodict"),
-    ("yaml", "pyyaml"),
-    ("yfinance", "yfinance"),
-    ("youtube_transcript_api", "youtube-transcript-api"),
-    ("zmq", "pyzmq"),
-];
-
 /// How many undeclared imports an error lists.
 const MAX_LISTED: usize = 20;
 
-/// The names under which the source's own files can be imported.
+/// The names under which the source's own files can be imported. Modules of the entry's own package have other names; only
+/// where nobody else has the name, they are found by it.
 pub fn own_modules(files: &SourceFiles, entry_point: &str) -> BTreeSet<String> {
-    let roots = roots(entry_point);
-    files
-        .python()
-        .flat_map(|name| roots.iter().filter_map(move |root| name.strip_prefix(root)))
-        .map(|name| name.split('/').next().unwrap_or(name))
-        .map(|first| first.strip_suffix(".py").unwrap_or(first).to_owned())
-        .collect()
+    let below = |root: &str| -> BTreeSet<String> {
+        let names = files.python().filter_map(|name| name.strip_prefix(root));
+        let first = names.map(|name| name.split('/').next().unwrap_or(name));
+        first.map(|name| name.strip_suffix(".py").unwrap_or(name).to_owned()).collect()
+    };
+    let is_package = |root: &str| files.get(&format!("{root}__init__.py")).is_some();
+    let (packages, others): (Vec<_>, Vec<_>) =
+        roots(entry_point).into_iter().partition(|root| !root.is_empty() && is_package(root));
+    let mut own: BTreeSet<String> = others.into_iter().flat_map(below).collect();
+    own.extend(packages.into_iter().flat_map(below).filter(|name| distribution(name).is_none()));
+    own
+}
+
+/// Every name under which a file or a directory of the source could be imported, if the program adds the directory that it is
+/// in to `sys.path`; compiled modules are among them.
+pub fn modules_anywhere(files: &SourceFiles) -> BTreeSet<&str> {
+    let is_module = |name: &str| [".py", ".so", ".pyd"].iter().any(|end| name.ends_with(end));
+    let names = files.iter().map(|(name, _)| name).filter(|name| is_module(name)).flat_map(|name| name.split('/'));
+    names.map(|part| part.split('.').next().unwrap_or_default()).collect()
 }
 
 /// The requirements that the imports ask for. An import that cannot be placed is [`Code::UndeclaredImport`] with file
-/// and line, unless the program goes on without it.
+/// and line, unless the program goes on without it, or it may be a file of the source, of which `elsewhere` has the names.
 pub fn requirements_from_imports(
     files: &[FileImports],
     own: &BTreeSet<String>,
+    elsewhere: &BTreeSet<&str>,
     stdlib: &BTreeSet<String>,
 ) -> Result<Requirements> {
     let mut needed = BTreeSet::new();
@@ -270,7 +55,7 @@ pub fn requirements_from_imports(
                 Some(distribution) => {
                     needed.insert(distribution);
                 }
-                None if import.optional || !reached => {}
+                None if import.optional || !reached || elsewhere.contains(top) => {}
                 None => undeclared.push((top, file, import.line)),
             }
         }
@@ -278,8 +63,8 @@ pub fn requirements_from_imports(
     match undeclared.first() {
         None => Requirements::parse("requirements", &needed.into_iter().collect::<Vec<_>>().join("\n")),
         Some((module, file, line)) => {
-            let message = match alternatives::alternative(module) {
-                Some(_) => format!("{file}, line {line}: {}", alternatives::without_wheel(module)),
+            let message = match alternatives::distribution_of(module) {
+                Some(package) => format!("{file}, line {line}: {}", alternatives::without_wheel(package)),
                 None => format!(
                     "{file}, line {line}: no package is known that provides the module \"{module}\"; \
                      name the packages that the source needs in `requirements`"
@@ -288,16 +73,6 @@ pub fn requirements_from_imports(
             let lines = undeclared.iter().take(MAX_LISTED).map(|(m, f, l)| format!("{f}, line {l}: import {m}"));
             Err(Error::new(Code::UndeclaredImport, message).with_details(lines))
         }
-    }
-}
-
-fn distribution(module: &str) -> Option<&'static str> {
-    let mut name = module;
-    loop {
-        if let Ok(at) = KNOWN.binary_search_by_key(&name, |(known, _)| known) {
-            return Some(KNOWN[at].1);
-        }
-        name = &name[..name.rfind('.')?];
     }
 }
 
@@ -319,16 +94,8 @@ mod tests {
         };
         let imports = modules.iter().enumerate().map(line).collect();
         let files = [FileImports { file: "agent.py".into(), imports, reached: true }];
-        requirements_from_imports(&files, &set(&["words"]), &set(&["os", "json"])).map(|r| r.text().to_owned())
-    }
-
-    #[test]
-    fn the_table_is_sorted_and_sound() {
-        assert!(KNOWN.is_sorted_by(|a, b| a.0 < b.0), "{:?}", KNOWN.windows(2).find(|w| w[0].0 >= w[1].0));
-        for (module, distribution) in KNOWN {
-            let parsed = Requirements::parse("requirements", distribution).unwrap();
-            assert_eq!(parsed.text().trim_end(), *distribution, "{module}");
-        }
+        requirements_from_imports(&files, &set(&["words"]), &["vendored"].into(), &set(&["os", "json"]))
+            .map(|r| r.text().to_owned())
     }
 
     #[test]
@@ -336,6 +103,7 @@ mod tests {
         let known = [
             ("os.path", false),
             ("words.hi", false),
+            ("vendored.x", false),
             ("__main__.x", false),
             ("yaml.safe_load", false),
             ("google.genai.types", false),
@@ -366,6 +134,23 @@ mod tests {
             assert!(e.message.contains("`requirements`"), "{e}");
             assert_eq!(e.details, [format!("agent.py, line 2: import {top}")]);
         }
+    }
+
+    #[test]
+    fn modules_of_any_directory_may_be_meant_and_the_entrys_own_package_hides_no_distribution() {
+        let names = [
+            "bot/__init__.py",
+            "bot/main.py",
+            "bot/openai.py",
+            "bot/words.py",
+            "vendor/fast.cpython-311.so",
+            "a/b.txt",
+        ];
+        let files = SourceFiles::parse(names.iter().map(|n| (n.to_string(), String::new())).collect()).unwrap();
+        let anywhere = ["__init__", "bot", "fast", "main", "openai", "vendor", "words"];
+        assert_eq!(modules_anywhere(&files), anywhere.into());
+        let own = own_modules(&files, "bot/main.py");
+        assert!(own.contains("words") && own.contains("bot") && !own.contains("openai"), "{own:?}");
     }
 
     #[test]

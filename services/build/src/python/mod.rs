@@ -6,6 +6,7 @@ pub mod analyser;
 pub mod children;
 pub mod imports;
 pub mod interpreter;
+mod known_distributions;
 mod process;
 mod reach;
 pub mod site;

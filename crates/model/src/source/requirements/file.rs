@@ -55,7 +55,7 @@ impl Reader<'_> {
             // The canonical text is no file.
             let done = match line.strip_prefix(CONSTRAINT).filter(|_| name.is_empty()) {
                 Some(line) => self.requirement(line, true),
-                None => self.line(field, name, number, &line, constraint),
+                None => options(&line).try_for_each(|one| self.line(field, name, number, one, constraint)),
             };
             done.map_err(|fault| match fault {
                 Fault::Line(fault) => Error::field(field, format!("line {number}: {fault}")),
@@ -78,28 +78,18 @@ impl Reader<'_> {
             "-e" | "--editable" if is_own_project(value) => self.own_project(field, name, number, line, constraint),
             // What is wrong with it is told without the option.
             "-e" | "--editable" => self.requirement(value, constraint),
-            _ => self.options(field, number, line),
-        }
-    }
-
-    /// A line may have several options. Each is judged by itself.
-    fn options(&mut self, field: &str, number: usize, line: &str) -> Result<(), Fault> {
-        let mut rest = line;
-        while !rest.is_empty() {
-            let end = rest.match_indices([' ', '\t']).map(|(at, _)| at).find(|at| rest[at + 1..].starts_with('-'));
-            let (one, others) = rest.split_at(end.unwrap_or(rest.len()));
-            rest = others.trim_start();
-            let (option, value) = option(one.trim_end()).unwrap_or((one, ""));
-            if option == "--require-hashes" {
+            "--require-hashes" => {
                 self.strict = true;
-                continue;
+                Ok(())
             }
-            match meaning(option, value) {
-                Meaning::Needless(why) => self.warn(field, number, one.trim_end(), why),
-                Meaning::Refused(why) => return Err(Fault::Line(quoted(line, &why))),
-            }
+            _ => match meaning(option, value) {
+                Meaning::Needless(why) => {
+                    self.warn(field, number, line, why);
+                    Ok(())
+                }
+                Meaning::Refused(why) => Err(Fault::Line(quoted(line, &why))),
+            },
         }
-        Ok(())
     }
 
     fn requirement(&mut self, line: &str, constraint: bool) -> Result<(), Fault> {
@@ -121,7 +111,7 @@ impl Reader<'_> {
             return Err(Fault::Line(quoted(line, &format!("{WHAT}: leave the line out"))));
         }
         self.content.own_project |= !constraint;
-        let extras = if line.ends_with(']') { "; list the packages of its extras" } else { "" };
+        let extras = if line.contains('[') { "; list the packages of its extras" } else { "" };
         self.warn(field, number, line, &format!("{WHAT}{extras}"));
         Ok(())
     }
@@ -138,7 +128,7 @@ impl Reader<'_> {
             return Err(Fault::Line(quoted(line, "names an address; put the file into the source and name it there")));
         }
         let missing = || Fault::Line(quoted(line, "names a file that is not in the source"));
-        let name = joined(from, path).ok_or_else(missing)?;
+        let name = joined(from, &path.replace("\\ ", " ")).ok_or_else(missing)?;
         let content = self.files.get(&name).ok_or_else(missing)?;
         if !self.read.insert((name.clone(), constraint)) {
             return Ok(());
@@ -167,6 +157,19 @@ impl From<String> for Fault {
     }
 }
 
+/// The options of a line, each with its value; a line that begins with none is one piece.
+fn options(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(line).filter(|line| !line.is_empty());
+    std::iter::from_fn(move || {
+        let line = rest.take()?;
+        let begins = |at: &usize| line.starts_with('-') && line[at + 1..].starts_with('-');
+        let end = line.match_indices([' ', '\t']).map(|(at, _)| at).find(begins);
+        let (one, others) = line.split_at(end.unwrap_or(line.len()));
+        rest = Some(others.trim_start()).filter(|others| !others.is_empty());
+        Some(one.trim_end())
+    })
+}
+
 /// An option and its value, without quotes: `--name value`, `--name=value`, `-n value`, `-nvalue`.
 fn option(line: &str) -> Option<(&str, &str)> {
     let end = match line.strip_prefix("--") {
@@ -179,11 +182,13 @@ fn option(line: &str) -> Option<(&str, &str)> {
     Some((option, value.trim_matches(['"', '\''])))
 }
 
-/// Whether a requirement is the directory itself, perhaps with extras.
+/// Whether a requirement is the directory itself, perhaps with extras, a marker or a name for it.
 fn is_own_project(text: &str) -> bool {
+    let text = text.split_once(';').map_or(text, |(text, _)| text);
+    let text = text.split_once("#egg=").map_or(text, |(text, _)| text).trim_end();
     let path = text.split_once('[').filter(|(_, extras)| extras.ends_with(']')).map_or(text, |(path, _)| path);
     let path = path.trim().strip_prefix("file:").unwrap_or(path.trim());
-    matches!(path, "." | "./")
+    path.starts_with('.') && path.split('/').all(|part| matches!(part, "" | "."))
 }
 
 /// The name of the file at a path relative to that of another; nothing if it leads out of the source.

@@ -23,7 +23,7 @@ pub(super) fn requirement(line: &str) -> Result<Requirement, String> {
     if line.contains("://") || line.contains('@') {
         return Err(fault(&format!("names an address; {VENDOR}")));
     }
-    if line.contains(['/', '\\']) || line.starts_with('.') || line.starts_with('~') {
+    if line.contains(['/', '\\']) || line.starts_with('.') || line.starts_with('~') || is_archive(line) {
         return Err(fault(&format!("names a path; {VENDOR}")));
     }
     if line.contains('#') {
@@ -36,24 +36,43 @@ pub(super) fn requirement(line: &str) -> Result<Requirement, String> {
     Ok(Requirement { name, line, hashes })
 }
 
+/// Whether the name is that of a file. Asked of the index, it would be a package that anybody may publish.
+fn is_archive(line: &str) -> bool {
+    const ENDS: [&str; 7] = [".whl", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"];
+    let name = line.split([' ', '\t', ';', '[', '(', '<', '>', '=', '!', '~', ',']).next().unwrap_or_default();
+    let name = name.to_ascii_lowercase();
+    ENDS.iter().any(|end| name.ends_with(end))
+}
+
 /// A line and what is wrong with it.
 pub(super) fn quoted(line: &str, fault: &str) -> String {
     let shown: String = without_credentials(line).chars().take(200).collect();
     format!("\"{}\" {fault}", shown.escape_debug())
 }
 
-/// A line without the users and passwords of its addresses.
+/// A line without the users, passwords and queries of its addresses.
 fn without_credentials(line: &str) -> String {
-    let Some((before, rest)) = line.split_once("://") else { return line.to_owned() };
-    match rest.rsplit_once('@').filter(|(user, _)| !user.contains("://")) {
-        // What follows a path may be a branch or a version: `git+https://host/repository@1.0`.
-        Some((user, after)) if !user.contains('/') => format!("{before}://***@{after}"),
-        Some((path, after)) => match path.split_once('@') {
-            Some((_, host)) => format!("{before}://***@{host}@{after}"),
-            None => line.to_owned(),
-        },
-        None => line.to_owned(),
-    }
+    line.split(' ').map(without_credentials_in_word).collect::<Vec<_>>().join(" ")
+}
+
+fn without_credentials_in_word(word: &str) -> String {
+    let Some((before, rest)) = word.split_once("://") else { return word.to_owned() };
+    let (path, query) = rest.split_once('?').map_or((rest, ""), |(path, _)| (path, "?***"));
+    let host_end = path.find(['/', '#']).unwrap_or(path.len());
+    let is_host =
+        |text: &str| text.split_once(':').is_none_or(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let has_user = path[..host_end].contains('@') || !is_host(&path[..host_end]);
+    // A password may have `@` and `/` in it, and `@` may stand before a version: what is no host is not shown.
+    let looks_like_host = |text: &&str| {
+        let host = text.split(['/', '@', '#', ':']).next().unwrap_or_default();
+        host.contains('.') || host == "localhost"
+    };
+    let mut after = path.match_indices('@').map(|(at, _)| &path[at + 1..]);
+    let shown = match after.find(looks_like_host).or_else(|| path.rsplit_once('@').map(|(_, last)| last)) {
+        Some(host) if has_user => format!("***@{host}"),
+        _ => path.to_owned(),
+    };
+    format!("{before}://{shown}{query}")
 }
 
 /// The requirement alone, and the hashes after it.
@@ -61,7 +80,8 @@ fn split_hashes(line: &str) -> Result<(&str, BTreeSet<String>), String> {
     let option = |at: &usize| line[..*at].ends_with([' ', '\t']);
     let Some(at) = line.match_indices("--").map(|(at, _)| at).find(option) else { return Ok((line, BTreeSet::new())) };
     let mut hashes = BTreeSet::new();
-    for word in line[at..].split_whitespace() {
+    let given = line[at..].replace("--hash ", "--hash=").replace("--hash\t", "--hash=");
+    for word in given.split_whitespace() {
         let hash =
             word.strip_prefix(HASH).filter(|hash| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
         hashes.insert(hash.ok_or_else(|| hash_fault(word))?.to_ascii_lowercase());

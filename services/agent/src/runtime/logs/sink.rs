@@ -59,11 +59,14 @@ impl Sink {
         recent.iter().skip(recent.len().saturating_sub(count)).map(|(_, text)| text.clone()).collect()
     }
 
-    /// The last line on standard error that says something.
+    /// What standard error said last: the last line that says something, but of an error of the interpreter itself the one
+    /// before its stack.
     pub fn last_error(&self) -> Option<String> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = recent.iter().rev().find(|(stream, text)| *stream == LogStream::Stderr && !text.trim().is_empty());
-        last.map(|(_, text)| text.trim().to_owned())
+        let errors =
+            || recent.iter().rev().filter(|(stream, _)| *stream == LogStream::Stderr).map(|(_, text)| text.trim());
+        let fatal = errors().find(|text| text.starts_with("Fatal Python error: "));
+        fatal.or_else(|| errors().find(|text| !text.is_empty())).map(str::to_owned)
     }
 
     /// Reads a stream to its end.

@@ -290,14 +290,14 @@ impl Notices {
         }
     }
 
-    /// Reads a stack until nothing more of it comes.
+    /// Reads the stacks of all threads until nothing more of them comes. The one that imports comes last: of too much the end
+    /// is kept.
     async fn stack(&mut self) -> String {
         let (mut buffer, began) = ([0; 4096], Instant::now());
         let mut due = began + STACK_BEGIN;
-        while self.read.len() < MAX_NOTICE
-            && let Ok(Ok(got @ 1..)) = timeout_at(due, self.pipe.read(&mut buffer)).await
-        {
+        while let Ok(Ok(got @ 1..)) = timeout_at(due, self.pipe.read(&mut buffer)).await {
             self.read.extend_from_slice(&buffer[..got]);
+            self.read.drain(..self.read.len().saturating_sub(MAX_NOTICE));
             due = (Instant::now() + STACK_PAUSE).min(began + STACK_LIMIT);
         }
         String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()

@@ -8,6 +8,7 @@ mod agent_network;
 mod egress_forwarder;
 mod invoke_forwarder;
 mod launch;
+mod leftovers;
 mod own_app;
 mod relay;
 mod rundir;
@@ -26,6 +27,7 @@ use hoistway_model::{
     log::{LogPieces, LogQuery},
     metric::Family,
 };
+use leftovers::Leftovers;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
@@ -38,7 +40,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// How the process runtime works.
 #[derive(Debug, Clone)]
 pub struct ProcessConfig {
-    /// Where it keeps its things: `run/` (private directories of instances) and `logs/`. Only one runtime may use it
+    /// Where it keeps its things: `run/` (private directories of instances), `gone/` (what is being removed) and `logs/`. Only one runtime may use it
     /// at a time: the caller holds the data directory's lock.
     pub dir: PathBuf,
     /// The program that calls [`crate::launcher::run_if_requested`]; this very program unless told otherwise.
@@ -117,6 +119,7 @@ impl Default for Backoff {
 pub struct ProcessRuntime {
     config: Arc<ProcessConfig>,
     sandbox: Arc<Sandbox>,
+    leftovers: Leftovers,
     logs: Arc<LogBook>,
     turns: Arc<Semaphore>,
     first_turns: Arc<Semaphore>,
@@ -142,11 +145,13 @@ impl ProcessRuntime {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
             // Agents have other working directories, and leftovers are known by their paths.
             let dir = dir.canonicalize()?;
-            Ok((rundir::clean(&dir)?, dir))
+            let leftovers = Leftovers::open(&dir)?;
+            Ok((rundir::clean(&dir, &leftovers)?, dir, leftovers))
         });
         let opened = opened.await.map_err(std::io::Error::other).and_then(|opened| opened);
-        let mut strays;
-        (strays, config.dir) = opened.map_err(|error| Error::internal("opening the agents' directory", error))?;
+        let (mut strays, leftovers);
+        (strays, config.dir, leftovers) =
+            opened.map_err(|error| Error::internal("opening the agents' directory", error))?;
         let (settings, limits) = (config.sandbox.clone(), config.limits);
         let sandbox = Sandbox::find(&config.dir, &config.launcher, &config.python, settings, limits).await?;
         let isolation = sandbox.isolation();
@@ -166,6 +171,7 @@ impl ProcessRuntime {
         Ok(Self {
             egress_by_address,
             sandbox,
+            leftovers,
             logs: Arc::new(LogBook::new(config.dir.join("logs"), config.logs)),
             turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
             first_turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
@@ -195,6 +201,7 @@ impl ProcessRuntime {
         let supervisor = supervisor::Supervisor {
             config: self.config.clone(),
             sandbox: self.sandbox.clone(),
+            leftovers: self.leftovers.clone(),
             turns: self.turns.clone(),
             first_turns: self.first_turns.clone(),
             sink: sink.clone(),

@@ -43,8 +43,8 @@ impl Supervisor {
         if self.sandbox.has_own_root() {
             return Ok(());
         }
-        let (dir, source) = (dir.clone(), self.app_dir());
-        let made = tokio::task::spawn_blocking(move || dir.renew_app(&source, user)).await;
+        let (dir, source, leftovers) = (dir.clone(), self.app_dir(), self.leftovers.clone());
+        let made = tokio::task::spawn_blocking(move || dir.renew_app(&source, user, &leftovers)).await;
         made.map_err(std::io::Error::other).and_then(|made| made)
     }
 }

@@ -1,8 +1,9 @@
 //! The private directory of an instance, `RUN/<end of the revision's id>/`, and what an earlier run left there.
 
+use super::leftovers::Leftovers;
 use crate::launcher::procfs::{self, Process};
 use crate::launcher::{RunAs, kill_tree_of};
-use hoistway_confine::{kill_all, own_copy, remove_tree};
+use hoistway_confine::{kill_all, own_copy};
 use hoistway_model::RevisionId;
 use rustix::fs::{Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -75,9 +76,9 @@ impl RunDir {
     }
 
     /// Makes the working directory anew of the agent's source. No process of the agent may be alive.
-    pub fn renew_app(&self, source: &Path, owner: Option<RunAs>) -> Result<()> {
+    pub fn renew_app(&self, source: &Path, owner: Option<RunAs>, leftovers: &Leftovers) -> Result<()> {
         let app = self.app();
-        remove_tree(&app)?;
+        leftovers.take(&app)?;
         own_copy::copy(source, &app, owner)
     }
 
@@ -114,8 +115,8 @@ impl RunDir {
     }
 
     /// Makes it, empty. With a root of its own the agent has nothing in here.
-    pub fn create(&self, owner: Option<RunAs>, own_root: bool) -> Result<()> {
-        self.remove()?;
+    pub fn create(&self, owner: Option<RunAs>, own_root: bool, leftovers: &Leftovers) -> Result<()> {
+        self.remove(leftovers)?;
         // The directory itself stays ours, or the agent could write names of other processes into our file. Another
         // user may pass through it.
         let mode = if owner.is_some() && !own_root { 0o711 } else { 0o700 };
@@ -141,13 +142,13 @@ impl RunDir {
     }
 
     /// Removes it with all that the agent kept there.
-    pub fn remove(&self) -> Result<()> {
-        remove_tree(&self.0)
+    pub fn remove(&self, leftovers: &Leftovers) -> Result<()> {
+        leftovers.take(&self.0)
     }
 }
 
 /// Ends what an earlier run left behind and empties `DIR/run/`. Returns how many instances were still running.
-pub(super) fn clean(dir: &Path) -> Result<usize> {
+pub(super) fn clean(dir: &Path, leftovers: &Leftovers) -> Result<usize> {
     let run = dir.join("run");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&run)?;
     let mut strays = 0;
@@ -165,11 +166,12 @@ pub(super) fn clean(dir: &Path) -> Result<usize> {
         };
         let evicted = left.evict()?;
         strays += usize::from(killed || evicted);
-        if let Err(error) = left.remove() {
+        if let Err(error) = leftovers.put_aside(&left.0) {
             // An agent may have made directories that its own user cannot enter. They only cost space.
             tracing::warn!(%error, dir = %left.0.display(), "cannot remove an agent's private directory");
         }
     }
+    leftovers.sweep()?;
     Ok(strays)
 }
 
@@ -204,29 +206,31 @@ mod tests {
     #[test]
     fn the_directories_are_private_and_new() {
         let dir = tempfile::tempdir().unwrap();
+        let leftovers = Leftovers::open(dir.path()).unwrap();
         let revision = RevisionId::mint();
         let run = RunDir::of(dir.path(), &revision);
-        run.create(None, false).unwrap();
+        run.create(None, false, &leftovers).unwrap();
         fs::write(run.home().join("old"), "").unwrap();
-        run.create(None, false).unwrap();
+        run.create(None, false, &leftovers).unwrap();
         assert_eq!(fs::read_dir(run.home()).unwrap().count(), 0);
         for dir in [&run.0, &run.home(), &run.tmp()] {
             assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
         }
-        run.remove().unwrap();
-        run.remove().unwrap();
+        run.remove(&leftovers).unwrap();
+        run.remove(&leftovers).unwrap();
     }
 
     #[test]
     fn the_working_directory_is_as_the_source_each_time() {
         let dir = tempfile::tempdir().unwrap();
+        let leftovers = Leftovers::open(dir.path()).unwrap();
         let source = dir.path().join("source");
         fs::create_dir(&source).unwrap();
         fs::write(source.join("agent.py"), "1").unwrap();
         let run = RunDir::of(dir.path(), &RevisionId::mint());
-        run.create(None, false).unwrap();
+        run.create(None, false, &leftovers).unwrap();
         for _ in 0..2 {
-            run.renew_app(&source, None).unwrap();
+            run.renew_app(&source, None, &leftovers).unwrap();
             assert_eq!(fs::read_to_string(run.app().join("agent.py")).unwrap(), "1");
             assert_eq!(fs::read_dir(run.app()).unwrap().count(), 1);
             fs::write(run.app().join("agent.py"), "2").unwrap();
@@ -240,13 +244,14 @@ mod tests {
     #[test]
     fn only_exact_matches_are_ended() {
         let dir = tempfile::tempdir().unwrap();
+        let leftovers = Leftovers::open(dir.path()).unwrap();
         let mut others = [Sleeper::new("exec sleep 60"), Sleeper::new("exec sleep 60")];
         let mut stray = Sleeper::new("sleep 60 & exec sleep 60");
         let none = Process { pid: i32::MAX, start_time: 1 };
 
         let note = |processes: Processes| {
             let run = RunDir::of(dir.path(), &RevisionId::mint());
-            run.create(None, false).unwrap();
+            run.create(None, false, &leftovers).unwrap();
             run.note(&processes).unwrap();
         };
         let first = others[0].process();
@@ -254,7 +259,7 @@ mod tests {
         note(Processes { boot_id: "another".into(), launcher: others[1].process(), agent: none });
         note(Processes::new(none, stray.process()).unwrap());
         let run = RunDir::of(dir.path(), &RevisionId::mint());
-        run.create(None, false).unwrap();
+        run.create(None, false, &leftovers).unwrap();
         let mut hidden = Sleeper::new(&format!("HOME={} exec sleep 60", run.home().display()));
         while !fs::read(format!("/proc/{}/cmdline", hidden.0.id())).unwrap().starts_with(b"sleep") {
             std::thread::yield_now();
@@ -263,7 +268,7 @@ mod tests {
         fs::create_dir(dir.path().join("run/broken")).unwrap();
         fs::write(dir.path().join("run/broken").join(PROCESSES), "{").unwrap();
 
-        assert_eq!(clean(dir.path()).unwrap(), 2);
+        assert_eq!(clean(dir.path(), &leftovers).unwrap(), 2);
         for ended in [&mut stray, &mut hidden] {
             assert_eq!(ended.0.wait().unwrap().signal(), Some(9));
         }

@@ -33,26 +33,49 @@ pub(super) fn places(seen: (&Path, &[PathBuf]), here: (&Path, &[PathBuf])) -> Ve
 /// The frames of the agent's code in a written stack, outermost first, as a traceback shows them; empty if there are none.
 /// Blocks.
 pub(super) fn traceback(written: &str, places: &[Place]) -> Vec<String> {
-    let frames: Vec<Frame> = written.lines().filter_map(Frame::parse).collect();
-    // What called the agent's code is the platform's.
-    let Some(outermost) = frames.iter().rposition(|frame| frame.within(places).is_some()) else { return Vec::new() };
-    let shown = frames.iter().take(outermost + 1).take(MAX_FRAMES).collect::<Vec<_>>();
-    shown.into_iter().rev().filter(|frame| !frame.is_import()).flat_map(|frame| frame.lines(places)).collect()
+    let threads = threads(written);
+    // The thread that imports comes last. Where it waits for another one, as for an event loop, that one has the cause.
+    let mut own = threads.iter().rev().filter_map(|frames| own_frames(frames, places));
+    let Some(mut frames) = own.next() else { return Vec::new() };
+    if frames.len() > MAX_FRAMES {
+        // The innermost ones, and where it began.
+        frames.drain(MAX_FRAMES - 1..frames.len() - 1);
+    }
+    frames.into_iter().rev().flat_map(|frame| frame.lines(places)).collect()
+}
+
+/// The frames of each thread, innermost first.
+fn threads(written: &str) -> Vec<Vec<Frame>> {
+    let mut threads = vec![Vec::new()];
+    for line in written.lines() {
+        match (Frame::parse(line), threads.last_mut()) {
+            (Some(frame), Some(frames)) => frames.push(frame),
+            _ => threads.push(Vec::new()),
+        }
+    }
+    threads
+}
+
+/// The frames from the outermost one of the agent's code on, without those of Python's importing; none if there is no such
+/// frame. What called the agent's code is the platform's.
+fn own_frames<'a>(frames: &'a [Frame], places: &[Place]) -> Option<Vec<&'a Frame>> {
+    let outermost = frames.iter().rposition(|frame| frame.within(places).is_some())?;
+    Some(frames[..=outermost].iter().filter(|frame| !frame.is_import()).collect())
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Frame<'a> {
-    file: &'a str,
+struct Frame {
+    file: String,
     line: usize,
-    function: &'a str,
+    function: String,
 }
 
-impl<'a> Frame<'a> {
+impl Frame {
     /// `File "PATH", line N in FUNCTION`
-    fn parse(line: &'a str) -> Option<Self> {
+    fn parse(line: &str) -> Option<Self> {
         let (file, rest) = line.trim_start().strip_prefix("File \"")?.rsplit_once("\", line ")?;
         let (line, function) = rest.split_once(" in ")?;
-        Some(Self { file, line: line.parse().ok()?, function })
+        Some(Self { file: unescaped(file), line: line.parse().ok()?, function: unescaped(function) })
     }
 
     /// Whether it is Python's own importing.
@@ -63,7 +86,7 @@ impl<'a> Frame<'a> {
     /// The directory of the agent that its file is in, and the rest of the path.
     fn within<'p>(&self, places: &'p [Place]) -> Option<(&'p Place, PathBuf)> {
         places.iter().find_map(|place| {
-            let rest = Path::new(self.file).strip_prefix(&place.seen).ok()?;
+            let rest = Path::new(&self.file).strip_prefix(&place.seen).ok()?;
             Some((place, rest.to_owned()))
         })
     }
@@ -77,6 +100,26 @@ impl<'a> Frame<'a> {
         lines.extend(source_line(place, &rest, *line).map(|text| format!("    {text}")));
         lines
     }
+}
+
+/// A text as it was before `faulthandler` wrote everything but ASCII as `\xNN`, `\uNNNN` or `\UNNNNNNNN`.
+fn unescaped(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = match part.as_bytes().first() {
+            Some(b'x') => 2,
+            Some(b'u') => 4,
+            Some(b'U') => 8,
+            _ => 0,
+        };
+        let code = part.get(1..=digits).filter(|_| digits > 0).and_then(|code| u32::from_str_radix(code, 16).ok());
+        match code.and_then(char::from_u32).filter(|c| !c.is_control()) {
+            Some(letter) => out.extend([letter.to_string().as_str(), &part[digits + 1..]]),
+            None => out.extend(["\\", part]),
+        }
+    }
+    out
 }
 
 /// A line of a file of the agent's; a link leads nowhere out of its directory.
@@ -130,6 +173,43 @@ mod tests {
     }
 
     #[test]
+    fn a_deep_stack_keeps_its_innermost_frames_and_where_it_began() {
+        let (_dir, places) = stage();
+        let frame = |n: usize| {
+            format!(
+                "  File \"/site/0/slow.py\", line 1 in f{n}\n  File \"<frozen importlib._bootstrap>\", line 9 in _call\n"
+            )
+        };
+        let written: String =
+            (0..40).map(frame).chain(["  File \"/app/agent.py\", line 3 in <module>\n".to_owned()]).collect();
+        let lines = traceback(&written, &places);
+        assert_eq!(lines[..2], ["  File \"/app/agent.py\", line 3, in <module>", "    slow.load()"]);
+        assert_eq!(lines.len(), 2 * MAX_FRAMES);
+        assert!(lines[lines.len() - 2].ends_with("in f0"), "{lines:?}");
+    }
+
+    #[test]
+    fn another_thread_is_shown_where_the_importing_one_has_no_code_of_the_agents() {
+        let (_dir, places) = stage();
+        let platform = "  File \"/opt/hoistway/runner/_hoistway_runner/web.py\", line 30 in begin\n";
+        let other = "Thread 0x1 (most recent call first):\n  File \"/app/agent.py\", line 3 in start\n\n";
+        let written = format!("{other}Current thread 0x2 (most recent call first):\n{platform}");
+        assert_eq!(traceback(&written, &places), ["  File \"/app/agent.py\", line 3, in start", "    slow.load()"]);
+        let importing = "Current thread 0x2 (most recent call first):\n  File \"/app/agent.py\", line 1 in <module>\n";
+        let lines = traceback(&format!("{other}{importing}{platform}"), &places);
+        assert_eq!(lines, ["  File \"/app/agent.py\", line 1, in <module>", "    import slow"]);
+    }
+
+    #[test]
+    fn names_beyond_ascii_are_readable() {
+        let frame = Frame::parse(r#"File "/app/\u0438\u043c\u044f.py", line 1 in caf\xe9\U0001f600"#).unwrap();
+        assert_eq!((frame.file.as_str(), frame.function.as_str()), ("/app/имя.py", "café😀"));
+        for text in [r"a\b", r"\x1b[0m", r"\u12", r"\", r"\xзz"] {
+            assert_eq!(unescaped(text), text);
+        }
+    }
+
+    #[test]
     fn no_line_comes_from_a_file_that_is_not_the_agents() {
         let (dir, places) = stage();
         std::fs::write(dir.path().join("secret"), "the secret\n").unwrap();
@@ -146,7 +226,7 @@ mod tests {
         for line in ["File \"", "File \"x\", line y in z", "File \"x\", line 1", "Current thread", "{}"] {
             assert_eq!(Frame::parse(line), None, "{line}");
         }
-        let odd = Frame { file: "a\", line 1 in \"b", line: 7, function: "f in g" };
+        let odd = Frame { file: "a\", line 1 in \"b".into(), line: 7, function: "f in g".into() };
         assert_eq!(Frame::parse("  File \"a\", line 1 in \"b\", line 7 in f in g"), Some(odd));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::invoke_forwarder::{InvokeForwarder, Target};
 use super::launch::{Ended, Launched, Notice, Start};
+use super::leftovers::Leftovers;
 use super::rundir::RunDir;
 use super::{Instance, ProcessConfig};
 use crate::launcher::{RunAs, spec::Exit};
@@ -23,6 +24,7 @@ const STOP_SLACK: Duration = Duration::from_secs(10);
 pub(super) struct Supervisor {
     pub config: Arc<ProcessConfig>,
     pub sandbox: Arc<Sandbox>,
+    pub leftovers: Leftovers,
     pub turns: Arc<Semaphore>,
     pub first_turns: Arc<Semaphore>,
     pub sink: Sink,
@@ -77,15 +79,16 @@ impl Supervisor {
         let dir = RunDir::of(&self.config.dir, &self.instance.revision);
         self.supervise(&dir).await;
         self.close().await;
-        remove(dir).await;
+        self.remove(dir).await;
         self.state.send_replace(State::Gone);
     }
 
     async fn supervise(&mut self, dir: &RunDir) {
         let (made, sandbox, agent) = (dir.clone(), self.sandbox.clone(), self.instance.agent.clone());
+        let leftovers = self.leftovers.clone();
         let made = tokio::task::spawn_blocking(move || {
             let user = sandbox.user(&agent).map_err(std::io::Error::other)?;
-            made.create(user, sandbox.has_own_root()).map(|()| user)
+            made.create(user, sandbox.has_own_root(), &leftovers).map(|()| user)
         });
         let user = match made.await.map_err(std::io::Error::other).and_then(|made| made) {
             Ok(user) => user,
@@ -160,10 +163,18 @@ impl Supervisor {
         self.listener = None;
     }
 
+    async fn remove(&self, dir: RunDir) {
+        let leftovers = self.leftovers.clone();
+        let removed = tokio::task::spawn_blocking(move || dir.remove(&leftovers)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%error, "cannot remove an agent's private directory");
+        }
+    }
+
     /// The end of a start that will not be tried again: nothing is held, only the state is kept until it is removed.
     async fn fail(&mut self, failure: Failure, dir: &RunDir) {
         self.close().await;
-        remove(dir.clone()).await;
+        self.remove(dir.clone()).await;
         self.state.send_replace(State::Failed(failure));
         stop_of(&mut self.stop).await;
     }
@@ -366,12 +377,5 @@ async fn less_than(stop: &mut watch::Receiver<Option<Duration>>, grace: Duration
         Ok(less) => less,
         Err(_) if grace > Duration::ZERO => Duration::ZERO,
         Err(_) => std::future::pending().await,
-    }
-}
-
-async fn remove(dir: RunDir) {
-    let removed = tokio::task::spawn_blocking(move || dir.remove()).await;
-    if let Ok(Err(error)) = removed {
-        tracing::warn!(%error, "cannot remove an agent's private directory");
     }
 }

@@ -9,8 +9,7 @@ import sys
 import warnings
 
 CPU_SECONDS, MEMORY, MOST_IMPORTS, MOST_MENTIONS = 10, 1 << 30, 5000, 500
-MACHINE = {"sys.platform", "os.name", "sys.version_info", "version_info", "platform", "find_spec"}
-NEVER_SCRIPTS = {"handler", "lambda_handler"}
+MACHINE = {"sys.platform", "os.name", "sys.version_info", "platform.system", "platform.machine", "platform.python_implementation", "find_spec"}
 CATCHES = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
 try:
@@ -69,7 +68,9 @@ def is_about_the_machine(test):
 
 def runs_no_main_block(tree):
     """Whether a file has what is invoked instead of its main block."""
-    return bool(Found(tree).bound.keys() & NEVER_SCRIPTS)
+    found = Found(tree)
+    return bool(found.web or "handler" in found.imported or any(
+        name in KNOWN and kind != "constant" for name, (kind, *_) in found.bound.items()))
 
 
 def imports_of(tree):

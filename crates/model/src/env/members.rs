@@ -1,0 +1,46 @@
+//! Secrets within a value that is JSON, such as the key of a service account: what programs read from it and print is the
+//! member, and not as JSON writes it.
+
+use super::{MAX_PASSWORDS, is_random, is_secret_name};
+use crate::redact::is_worth_hiding;
+use serde_json::Value;
+
+/// The texts in a JSON value that its names, or the texts themselves, say are secret; nothing if it is no JSON object or
+/// list. Addresses under such names (`token_uri`) are none.
+pub(super) fn secrets(value: &str) -> Option<Vec<String>> {
+    if !value.trim_start().starts_with(['{', '[']) {
+        return None;
+    }
+    let value = serde_json::from_str(value).ok()?;
+    let mut found = Vec::new();
+    collect("", &value, &mut found);
+    Some(found)
+}
+
+/// Deeper values than serde_json's limit are not parsed.
+fn collect(name: &str, value: &Value, found: &mut Vec<String>) {
+    match value {
+        _ if found.len() == MAX_PASSWORDS => {}
+        Value::String(text) => {
+            let is_secret = is_secret_name(&words(name)) && !text.contains("://") || text.contains("PRIVATE KEY-----");
+            if (is_secret || is_random(text)) && is_worth_hiding(text) {
+                found.push(text.clone());
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(name, item, found)),
+        Value::Object(members) => members.iter().for_each(|(name, value)| collect(name, value, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A name with its words apart: `clientSecret` as `client_Secret`.
+fn words(name: &str) -> String {
+    let mut words = String::with_capacity(name.len() + 4);
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && words.ends_with(|before: char| before.is_ascii_lowercase()) {
+            words.push('_');
+        }
+        words.push(c);
+    }
+    words
+}

@@ -122,6 +122,10 @@ impl Surroundings {
         for LlmConfig { role, provider, model } in &spec.llm {
             set(format!("LLM_MODEL{}", role.env_suffix()), model.clone());
             set(format!("LLM_PROVIDER{}", role.env_suffix()), provider.clone());
+            // What OpenAI's Agents SDK asks for where an agent names no model.
+            if role.env_suffix().is_empty() && !OPENAI.has_own_key(&spec.env) {
+                set("OPENAI_DEFAULT_MODEL".to_owned(), model.clone());
+            }
         }
         // What the public runtime appends to it is `/chat/completions`.
         set("LLM_GATEWAY_URL".to_owned(), format!("{}/v1", self.egress.url));
@@ -237,6 +241,7 @@ mod tests {
             };
             let vars = around.of(&AgentSpec { env: env.iter().map(var).collect(), ..spec() }, None, RevisionId::mint());
             let get = |name: &str| vars.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().to_owned());
+            assert_eq!(get("OPENAI_DEFAULT_MODEL").is_some(), get("OPENAI_BASE_URL").is_some());
             ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"].map(get)
         };
         let (openai, anthropic) = (Some("http://127.0.0.1:4000/v1".into()), Some("http://127.0.0.1:4000".into()));

@@ -8,7 +8,7 @@ from .arguments import KEYWORD, NONE, POSITIONAL, STAR, Agent, parameters
 from .data import of
 from .results import is_chunks, resolve
 
-SDKS = ("agents", "pydantic_ai", "smolagents", "crewai", "llama_index", "workflows", "autogen_agentchat")  # packages whose objects `sdks` knows
+SDKS = ("agents", "pydantic_ai", "smolagents", "crewai", "llama_index", "workflows", "autogen_agentchat", "strands", "agno", "semantic_kernel", "dspy")  # packages whose objects `sdks` knows
 
 
 def framework_agent(thing):

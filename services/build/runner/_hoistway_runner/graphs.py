@@ -40,7 +40,10 @@ def human_message(text):
 
 
 def last_message(state):
-    """The content of the last message in a graph's final state."""
+    """The content of the last message in a graph's final state, or what it asks of the caller before it goes on."""
+    if asked := interrupts(state):
+        values = [one["value"] for one in asked]
+        return {"response": values[0] if len(values) == 1 else values, "interrupted": True, "interrupts": asked}
     messages = state.get("messages") if isinstance(state, dict) else None
     if not messages:
         return output_of(state)
@@ -49,6 +52,23 @@ def last_message(state):
         return {"response": last.get("content")}
     content = getattr(last, "content", last)
     return {"response": (isinstance(content, list) and chunk_text(last)) or content}  # of blocks their text
+
+
+def interrupts(state):
+    """What a graph's `interrupt()` has asked for."""
+    asked = state.get("__interrupt__") if isinstance(state, dict) else None
+    return [{"id": getattr(one, "id", None), "value": getattr(one, "value", None)} for one in asked or ()]
+
+
+def thread_of(request):
+    """The name that a request gives its conversation, as ours or as LangGraph's own server takes it; None without one."""
+    config = request.sent.get("config")
+    config = config.get("configurable") if isinstance(config, dict) else None
+    for given in (request.sent, config if isinstance(config, dict) else {}):
+        for name in ("thread_id", "session_id"):
+            if given.get(name):
+                return str(given[name])
+    return None
 
 
 def filled(names, request, required=None):
@@ -110,7 +130,7 @@ class ChainAgent(Agent):
 
 class GraphAgent(Agent):
     """A graph of LangGraph. One that has a memory remembers by the request's `thread_id` or `session_id`, for each user
-    apart; without one, an invoke is a conversation of its own."""
+    apart; without one, an invoke is a conversation of its own. One that was interrupted goes on with the request's `resume`."""
 
     def __init__(self, graph):
         self.graph, self.blocking = graph, not only_async(graph)
@@ -123,7 +143,12 @@ class GraphAgent(Agent):
             self.names = []
 
     def prepare(self, request):
-        if self.names:
+        resumes = self.saver and "resume" in request.sent and "resume" not in self.names
+        if resumes:
+            from langgraph.types import Command
+
+            value = Command(resume=request.sent["resume"])
+        elif self.names:
             if "messages" in self.names and not isinstance(request.sent.get("messages", []), list):
                 raise Unfit("messages must be a list", 'send it as {"messages": [{"role": "user", "content": "…"}]}')
             value, _ = filled(self.names, request)  # most members of a state are the graph's own to fill
@@ -133,7 +158,9 @@ class GraphAgent(Agent):
             value = request.message()
         config = forget = None
         if self.saver:
-            thread = next((str(request.sent[name]) for name in ("thread_id", "session_id") if request.sent.get(name)), None)
+            thread = thread_of(request)
+            if resumes and not thread:
+                raise Unfit("thread_id is required", "an answer to an interrupt needs the thread_id of the invoke that was interrupted")
             if thread:
                 thread_id = json.dumps([request.seen.get("user_id"), thread])  # no pair has the text of another one
             else:
@@ -141,15 +168,21 @@ class GraphAgent(Agent):
 
                 thread_id = forget = str(uuid4())  # nobody's choice, as a request's id is
             config = {"configurable": {"thread_id": thread_id}}
-            if thread and "messages" in self.names and "messages" not in request.sent and self.remembers(config):
+            if resumes and not self.state(config).next:
+                raise Unfit("resume does not fit: this thread is not interrupted", 'send a message; only after an answer with "interrupted": true something is resumed')
+            if thread and not resumes and "messages" in self.names and "messages" not in request.sent and self.remembers(config):
                 value["messages"] = value["messages"][-1:]  # not the request's history, too
-        if request.path == "/invoke/stream" and isinstance(value, dict) and "messages" in value:
+        if request.path == "/invoke/stream" and "messages" in (self.names if resumes else value if isinstance(value, dict) else ()):
             return lambda: self.pieces(value, config, forget) if self.blocking else self.pieces_async(value, config, forget)
         return lambda: last_message(self.answer(value, config, forget))
 
+    def state(self, config):
+        """Where a conversation stands."""
+        return self.graph.get_state(config) if self.blocking else resolve(self.graph.aget_state(config))
+
     def remembers(self, config):
         """Whether a conversation has messages already."""
-        state = self.graph.get_state(config) if self.blocking else resolve(self.graph.aget_state(config))
+        state = self.state(config)
         return isinstance(state.values, dict) and bool(state.values.get("messages"))
 
     def answer(self, value, config, forget):
@@ -206,6 +239,8 @@ class Said:
         return f"\n\n{text}" if begins else text
 
     def rest(self):
-        """The answer of a graph whose models have said nothing."""
+        """The answer of a graph whose models have said nothing, or what it asks."""
+        if asked := interrupts(self.state):
+            return {"interrupted": True, "interrupts": asked}
         answer = None if self.current else last_message(self.state)
         return answer["response"] if isinstance(answer, dict) else answer

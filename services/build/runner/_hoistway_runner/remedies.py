@@ -17,8 +17,12 @@ def remedy(error):
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
+        try:
+            text = str(error)
+        except Exception:  # it is the agent's own code
+            text = ""
         for advice in (of_the_system, of_threads, of_modules):
-            if line := advice(error, type(error), str(error)):
+            if line := advice(error, type(error), text):
                 return line
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None

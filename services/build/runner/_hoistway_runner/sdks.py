@@ -17,6 +17,12 @@ def sdk_agent(thing):
                           ("llama_index", llama_agent), ("workflows", llama_agent), ("autogen_agentchat", autogen_agent)):
         if of(type(thing), package):
             return make(thing)
+    from . import kits
+
+    for package, make in (("strands", kits.strands_agent), ("agno", kits.agno_agent), ("semantic_kernel", kits.kernel_agent),
+                          ("dspy", kits.dspy_agent)):
+        if of(type(thing), package):
+            return make(thing)
     return None
 
 

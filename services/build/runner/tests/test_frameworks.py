@@ -256,6 +256,86 @@ class Steering(unittest.TestCase):
 
 
 class Frameworks(unittest.TestCase):
+    def test_an_interrupted_graph_says_what_it_asks_and_goes_on_with_the_answer(self):
+        graph = """
+        class Thing:
+            def __init__(self, **members): self.__dict__.update(members)
+        class Saver:
+            def get_tuple(self, config): pass
+        class Graph:
+            checkpointer, nodes, waiting = Saver(), {}, set()
+            builder = Thing(schemas={"s": {"topic": str}}, input_schema="s")
+            def get_state(self, config): return Thing(next=("n",) * (config["configurable"]["thread_id"] in self.waiting))
+            def invoke(self, given, config):
+                thread = config["configurable"]["thread_id"]
+                if isinstance(given, dict):
+                    self.waiting.add(thread)
+                    return {**given, "__interrupt__": (Thing(id="1", value={"approve": given["topic"]}),)}
+                self.waiting.remove(thread)
+                return {"topic": given.resume}
+        """
+        files = {"agent.py": "from langgraph import Graph\ngraph = Graph()", "langgraph/__init__.py": graph,
+                 "langgraph/types.py": "class Command:\n  def __init__(self, resume): self.resume = resume"}
+        with Agent(files) as running:
+            asked = {"response": {"approve": "hi"}, "interrupted": True, "interrupts": [{"id": "1", "value": {"approve": "hi"}}]}
+            status, answer = running.invoke("hi", thread_id="a")
+            self.assertEqual({name: answer.get(name) for name in asked}, asked, running.stderr())
+            running.invoke("hi", {"X-End-User-Id": "ann"}, config={"configurable": {"thread_id": "b"}})
+            for more, headers, text in (({}, {}, "thread_id is required"), ({"thread_id": "b"}, {}, "resume does not fit: this thread is not interrupted")):
+                status, answer = running.invoke("x", headers, resume="yes", **more)
+                self.assertEqual((status, answer["error"]), (400, text))
+            self.assertEqual(running.invoke("x", resume="yes", thread_id="a")[1]["response"], {"topic": "yes"})
+            self.assertEqual(running.invoke("x", {"X-End-User-Id": "ann"}, resume=[1], thread_id="b")[1]["response"], {"topic": [1]})
+
+    def test_an_agent_of_strands_forgets_what_it_was_told(self):
+        strands = """
+        class Agent:
+            def __init__(self): self.messages = [{"role": "user", "content": [{"text": "loaded"}]}]
+            def __call__(self, message):
+                seen = [m["content"][0]["text"] for m in self.messages]
+                self.messages.append({"role": "user", "content": [{"text": message}]})
+                return type("Result", (), {"__str__": lambda self: f"{seen} {message}\\n"})()
+        """
+        with agent("from strands import Agent\nhelper = Agent()", strands=strands) as running:
+            self.assertEqual(running.response("one"), "['loaded'] one", running.stderr())
+            self.assertEqual(running.response("two", history=HISTORY[:1]), f"['loaded', '{HISTORY[0]['content']}'] two")
+
+    def test_what_an_agent_of_agno_stores_belongs_to_its_caller(self):
+        agno = """
+        class Event:
+            def __init__(self, content, event="RunContent"): self.content, self.event = content, event
+        class Agent:
+            def arun(self): pass
+            def run(self, given, stream=False, session_id=None, user_id=None):
+                if stream: return iter([Event("a"), Event(1, "RunStarted"), Event("b")])
+                return Event([given, session_id, user_id])
+        """
+        with agent("from agno import Agent\nhelper = Agent()", agno=agno) as running:
+            given, first, user = running.response("hi", request_id="r")
+            self.assertEqual((given, len(first), user), ("hi", 36, None), running.stderr())
+            self.assertNotEqual(running.response("hi", request_id="r")[1], first)
+            self.assertEqual(running.invoke("hi", {"X-End-User-Id": "ann"}, session_id="s")[1]["response"], ["hi", '["ann", "s"]', "ann"])
+            self.assertEqual([event.get("delta") for event in running.stream("hi")[:2]], ["a", "b"])
+
+    def test_a_program_of_dspy_gets_the_inputs_of_its_signature(self):
+        dspy = """
+        class Thing:
+            def __init__(self, **members): self.__dict__.update(members)
+            def toDict(self): return self.__dict__
+        class Module:
+            def named_predictors(self): pass
+            def __call__(self, **given): return self.forward(**given)
+        class Predict(Module):
+            signature = Thing(input_fields={"context": 1, "question": 2})
+            def forward(self, **given): return Thing(reasoning="because", answer=sorted(given.items()))
+        """
+        with agent("from dspy import Predict\nqa = Predict()", dspy=dspy) as running:
+            status, answer = running.invoke("hi", context="c")
+            self.assertEqual((answer["response"], answer["reasoning"]), ([["context", "c"], ["question", "hi"]], "because"), running.stderr())
+        own = "from dspy import Module, Thing\nclass QA(Module):\n  def forward(self, question): return Thing(a=question, b=2)\nqa = QA()"
+        with agent(own, dspy=dspy) as running:
+            self.assertEqual(running.response("hi"), {"a": "hi", "b": 2}, running.stderr())
+
     def test_agents_of_openai_are_run_by_their_runner(self):
         with agent("from agents import Agent\nagent = Agent()", agents=OPENAI) as running:
             self.assertEqual(running.response("hi"), {"given": "hi"}, running.stderr())

@@ -1,0 +1,104 @@
+"""Objects of more agent SDKs: Strands Agents, Agno, Semantic Kernel, and programs of DSPy."""
+
+import json
+from uuid import uuid4
+
+from .arguments import Agent, parameters
+from .errors import Unfit
+from .frameworks import FrameworkAgent, history, one_at_a_time
+from .graphs import filled, thread_of
+from .results import resolve
+
+
+def strands_agent(thing):
+    """An agent of Strands, which keeps what was said: each invoke begins with what it had when it was loaded."""
+    if not callable(thing) or not isinstance(getattr(thing, "messages", None), list):
+        return None
+    loaded = list(thing.messages)
+
+    def call(message, earlier):
+        thing.messages[:] = [*loaded, *({"role": turn["role"], "content": [{"text": turn["content"]}]} for turn in earlier if turn["role"] != "system")]
+        result = thing(message)
+        structured = getattr(result, "structured_output", None)
+        return str(result).rstrip("\n") if structured is None else structured
+
+    return FrameworkAgent(one_at_a_time(call))
+
+
+class AgnoAgent(Agent):
+    """An agent, a team or a workflow of Agno. What it stores belongs to the request's `thread_id` or `session_id`, for each
+    user apart, or to this invoke alone."""
+
+    def __init__(self, thing):
+        self.thing = thing
+
+    def prepare(self, request):
+        turns, thread, user = history(request), thread_of(request), request.seen.get("user_id")
+        message = request.message()
+        given = [*turns, {"role": "user", "content": message}] if turns and not thread else message
+        session = json.dumps([user, thread]) if thread else str(uuid4())  # nobody's choice, as a request's id is
+        more = {"session_id": session, **({"user_id": user} if user else {})}
+        if request.path == "/invoke/stream":
+            return lambda: self.pieces(given, more)
+        return lambda: self.thing.run(given, **more).content
+
+    def pieces(self, given, more):
+        for event in self.thing.run(given, stream=True, **more):
+            if getattr(event, "event", "") in ("RunContent", "TeamRunContent") and isinstance(event.content, str):
+                yield event.content
+
+
+def agno_agent(thing):
+    """An agent, a team or a workflow of Agno; its models and tools have no `arun`."""
+    return AgnoAgent(thing) if callable(getattr(thing, "run", None)) and hasattr(thing, "arun") else None
+
+
+def kernel_agent(thing):
+    """An agent of Semantic Kernel, in a new thread for each invoke."""
+    if not hasattr(thing, "get_response"):
+        return None
+
+    def turns(message, earlier):
+        from semantic_kernel.contents import ChatMessageContent
+
+        return [ChatMessageContent(role=turn["role"], content=turn["content"]) for turn in (*earlier, {"role": "user", "content": message})]
+
+    async def call(message, earlier):
+        return str((await thing.get_response(messages=turns(message, earlier))).message)
+
+    async def stream(message, earlier):
+        async for item in thing.invoke_stream(messages=turns(message, earlier)):
+            yield str(item.message)
+
+    return FrameworkAgent(call, stream, blocking=False)
+
+
+class ProgramAgent(Agent):
+    """A program of DSPy. The inputs of its signature, or of its `forward`, are members of the request; what was not sent is
+    the message."""
+
+    def __init__(self, thing):
+        self.thing = thing
+        inner = thing if hasattr(thing, "signature") else getattr(thing, "predict", None)
+        fields = getattr(getattr(inner, "signature", None), "input_fields", None)
+        self.names = list(fields) if fields else [name for name, *_ in parameters(type(thing).forward)[1:]]
+
+    def prepare(self, request):
+        given, left = filled(self.names, request, self.names)
+        if left:
+            raise Unfit(f"{left[0]} is required", f'it is an input of the program: send it in the body, {{"{left[0]}": "…"}}')
+        return lambda: self.answer(resolve(self.thing(**given)))
+
+    @staticmethod
+    def answer(result):
+        """A prediction's one output as the response, its reasoning and others beside it."""
+        if not hasattr(result, "toDict"):
+            return result
+        outputs = result.toDict()
+        names = [name for name in outputs if name != "reasoning"]
+        return {**outputs, "response": outputs[names[0]] if len(names) == 1 else outputs}
+
+
+def dspy_agent(thing):
+    """A module of DSPy, and not one of its models."""
+    return ProgramAgent(thing) if callable(getattr(type(thing), "forward", None)) and hasattr(thing, "named_predictors") else None

@@ -213,7 +213,7 @@ async fn begin(
         let (head, body) = answer.into_parts();
         return Ok((head, Begun::new(state, agent, body, deadline, usize::MAX, open)));
     }
-    let said = invoke::collect_error(&state.routes, &agent, &mut answer, deadline).await?;
+    let said = invoke::collect_error(&state.routes, &agent, &open, &mut answer, deadline).await?;
     Err(match answer.status() {
         StatusCode::NOT_FOUND => not_an_application(&agent, &said),
         status => invoke::agent_failed(&agent, status, &said),

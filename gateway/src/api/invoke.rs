@@ -27,7 +27,7 @@ use axum::{
 use bytes::BytesMut;
 use futures_util::stream;
 use hoistway_kit::telemetry;
-use hoistway_model::{Code, Error, Name, Result, Secret, agent::Target};
+use hoistway_model::{Code, Error, Name, Result, RevisionId, Secret, agent::Target};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1};
@@ -54,6 +54,9 @@ const MAX_ERROR: usize = 1 << 20;
 const MAX_ERROR_LINES: usize = 50;
 /// Up to so many bytes of an answer are kept until its end is there, and so checked. Longer ones are passed on as they come.
 const MAX_KEPT: usize = 256 << 10;
+/// Why the answer of an instance that does not serve any more may break off.
+const REPLACED: &str = "was replaced while it answered, and its earlier instance ended before its answer did; three of those may \
+                        finish their requests at a time";
 const JSON: [(header::HeaderName, HeaderValue); 1] =
     [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
 /// What proves to the runner that an invoke comes from a gateway.
@@ -153,7 +156,7 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
     let call = Call::begin(state, name.clone(), identity, body, json::must_be_object).await?;
     let Answered { mut answer, deadline, open, .. } = call.send(Outgoing::message("/invoke")).await?;
     if answer.status() != StatusCode::OK {
-        let said = collect_error(&state.routes, &name, &mut answer, deadline).await?;
+        let said = collect_error(&state.routes, &name, &open, &mut answer, deadline).await?;
         return Err(agent_failed(&name, answer.status(), &said).into());
     }
     let mut body = answer.into_body();
@@ -165,7 +168,7 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
         let frame = timeout_at(deadline, body.frame()).await.map_err(|_| too_slow(&name))?;
         let frame = match frame.transpose() {
             Ok(frame) => frame,
-            Err(e) => return Err(crashed(&state.routes, &name, e).await.into()),
+            Err(e) => return Err(crashed(&state.routes, &name, &open.instance, e).await.into()),
         };
         let Some(frame) = frame else {
             if serde_json::from_slice::<IgnoredAny>(&begun).is_err() {
@@ -252,7 +255,7 @@ async fn begin_stream(
     let call = Call::begin(state, name, identity, body, json::must_be_object).await?;
     let Answered { agent, mut answer, deadline, open } = call.send(Outgoing::message("/invoke/stream")).await?;
     if answer.status() != StatusCode::OK {
-        let said = collect_error(&state.routes, &agent, &mut answer, deadline).await?;
+        let said = collect_error(&state.routes, &agent, &open, &mut answer, deadline).await?;
         return Err(agent_failed(&agent, answer.status(), &said).into());
     }
     let kind = stream_type(answer.headers());
@@ -267,7 +270,7 @@ pub(super) struct Begun {
     deadline: Instant,
     /// How many bytes more it may have.
     room: usize,
-    _open: Open,
+    open: Open,
 }
 
 impl Begun {
@@ -280,7 +283,7 @@ impl Begun {
         room: usize,
         open: Open,
     ) -> Self {
-        Self { agent, routes: state.routes.clone(), body, deadline, room, _open: open }
+        Self { agent, routes: state.routes.clone(), body, deadline, room, open }
     }
 }
 
@@ -337,7 +340,7 @@ impl Chunks {
             return Ok(Some(std::mem::take(&mut self.begun)));
         }
         while !self.ended {
-            let Begun { agent, routes, body, deadline, room, .. } = &mut self.rest;
+            let Begun { agent, routes, body, deadline, room, open } = &mut self.rest;
             // A comment may only stand between events.
             let comments = self.is_events && is_between_events(&self.last) && self.silence < *deadline;
             let until = if comments { self.silence } else { *deadline };
@@ -380,7 +383,7 @@ impl Chunks {
                     self.silence = Instant::now() + HEARTBEAT;
                     return Ok(Some(data));
                 }
-                Ok(Some(Err(e))) => crashed(routes, agent, e).await,
+                Ok(Some(Err(e))) => crashed(routes, agent, &open.instance, e).await,
                 Err(_) => too_slow(agent),
             };
             self.ended = true;
@@ -412,6 +415,8 @@ pub(super) struct Call<'a> {
 pub(super) struct Open {
     _connection: AbortOnDropHandle<()>,
     _slot: Slot,
+    /// Which instance answers.
+    instance: RevisionId,
 }
 
 /// What the runner is asked, beside the body.
@@ -471,7 +476,7 @@ impl<'a> Call<'a> {
         let routes = &self.state.routes;
         let (mut sender, connection) = match http1::handshake(TokioIo::new(stream)).await {
             Ok(connected) => connected,
-            Err(e) => return Err(crashed(routes, &agent, e).await.into()),
+            Err(e) => return Err(crashed(routes, &agent, &to.target.revision, e).await.into()),
         };
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
             // What goes wrong here goes wrong for the sender too.
@@ -481,10 +486,10 @@ impl<'a> Call<'a> {
         let answered = timeout_at(self.deadline, sender.send_request(request)).await;
         match answered.map_err(|_| too_slow(&agent))? {
             Ok(answer) => {
-                let open = Open { _connection: connection, _slot: self.slot };
+                let open = Open { _connection: connection, _slot: self.slot, instance: to.target.revision };
                 Ok(Answered { agent, answer, deadline: self.deadline, open })
             }
-            Err(e) => Err(crashed(routes, &agent, e).await.into()),
+            Err(e) => Err(crashed(routes, &agent, &to.target.revision, e).await.into()),
         }
     }
 }
@@ -572,6 +577,7 @@ fn request(
 pub(super) async fn collect_error(
     routes: &Routes,
     agent: &Name,
+    open: &Open,
     answer: &mut http::Response<Incoming>,
     deadline: Instant,
 ) -> Result<Bytes> {
@@ -579,7 +585,7 @@ pub(super) async fn collect_error(
     match collected.map_err(|_| too_slow(agent))? {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => Err(too_long(agent, MAX_ERROR)),
-        Err(e) => Err(crashed(routes, agent, e).await),
+        Err(e) => Err(crashed(routes, agent, &open.instance, e).await),
     }
 }
 
@@ -645,25 +651,35 @@ fn too_slow(agent: &Name) -> Error {
     Error::new(Code::DeadlineExceeded, format!("agent \"{agent}\" did not answer in time"))
 }
 
-/// An answer that broke off. Why is known a moment later, if the agent's process ended: its route says it.
-async fn crashed(routes: &Routes, agent: &Name, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+/// An answer of an instance that broke off. Why is known a moment later, if the agent's process ended: its route says it.
+async fn crashed(
+    routes: &Routes,
+    agent: &Name,
+    instance: &RevisionId,
+    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
     let cause = cause.into();
     let mut changes = routes.changes();
+    let gone = |why: &str| Error::new(Code::Unavailable, format!("agent \"{agent}\" {why}"));
     let reason = async {
         loop {
             // Whoever picked a route holds it, and must not while it changes.
-            let is_ready = match routes.pick(agent) {
-                Pick::NotReady(why) => return Some(why),
-                Pick::Ready(_) => true,
-                Pick::Unknown => false,
+            let serves = match routes.pick(agent) {
+                Pick::NotReady(why) => return Ok(Some(why)),
+                Pick::Ready(picked) => picked.target.revision == *instance,
+                Pick::Unknown => return Err(gone("was deleted while it answered")),
             };
-            if !is_ready || changes.changed().await.is_err() {
-                return None;
+            if !serves {
+                return Err(gone(REPLACED));
+            }
+            if changes.changed().await.is_err() {
+                return Ok(None);
             }
         }
     };
     let why = match timeout(NEWS, reason).await {
-        Ok(Some(why)) => format!(": {why}"),
+        Ok(Ok(Some(why))) => format!(": {why}"),
+        Ok(Err(gone)) => return gone.with_source(cause),
         _ => "; its logs may say why".to_owned(),
     };
     let message = format!("agent \"{agent}\" broke the connection off while answering{why}");

@@ -226,6 +226,35 @@ async fn an_answer_that_breaks_off_says_how_the_agent_ended() {
 }
 
 #[tokio::test]
+async fn an_answer_of_an_instance_that_went_is_no_crash() {
+    for (is_deleted, want) in [
+        (true, "503 unavailable agent \"a\" was deleted while it answered"),
+        (
+            false,
+            "503 unavailable agent \"a\" was replaced while it answered, and its earlier instance ended before its answer did; \
+             three of those may finish their requests at a time",
+        ),
+    ] {
+        let (gateway, runner) = with_runner(vec![None]).await;
+        let mut seen = runner.seen.subscribe();
+        let goes = async {
+            seen.wait_for(|n| *n == 1).await.unwrap();
+            let newer = Runner::start(vec![]).await;
+            let event = match is_deleted {
+                true => RouteEvent::Removed(runner.route().agent),
+                false => RouteEvent::Changed(Box::new(newer.route())),
+            };
+            let mut changes = gateway.state.routes.changes();
+            gateway.agents.route(event);
+            changes.changed().await.unwrap();
+            runner.go_on.send_replace(true);
+        };
+        let (answer, ()) = tokio::join!(invoke(&gateway), goes);
+        assert_eq!(answer.error(), want);
+    }
+}
+
+#[tokio::test]
 async fn time_size_and_number_are_bounded() {
     let limits = Limits {
         invoke_timeout: Duration::from_millis(300),

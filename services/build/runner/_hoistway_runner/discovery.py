@@ -86,7 +86,9 @@ class Found:
             kind = "async function" if isinstance(node, ast.AsyncFunctionDef) else "function"
             self.bound[node.name] = ("object" if node.decorator_list else kind, node.lineno, names, required)
         elif isinstance(node, ast.ClassDef):
-            self.bound[node.name] = ("class", node.lineno, [], 0)
+            starts = [inner.args.args[1:] for inner in node.body if isinstance(inner, ast.FunctionDef) and inner.name == "__init__"]
+            web = is_web_function("function", [one.arg for one in starts[-1]] if starts else [])  # as in PEP 3333
+            self.bound[node.name] = ("object" if web else "class", node.lineno, [], 0)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             for alias in node.names:
                 self.imported[alias.asname or alias.name.partition(".")[0]] = node
@@ -112,8 +114,13 @@ class Found:
 
     def bind(self, target, value):
         names = [target] if isinstance(target, ast.Name) else getattr(target, "elts", [])
+        if len(names) > 1 and isinstance(value, ast.Tuple) and len(value.elts) == len(names):  # `app, settings = App(), {}`
+            for name, part in zip(names, value.elts):
+                self.bind(name, part)
+            return
+        chosen = isinstance(value, ast.BoolOp) and any(isinstance(part, ast.Call) for part in value.values)
         piped = isinstance(value, ast.BinOp) and isinstance(value.op, ast.BitOr)  # a chain of LangChain
-        kind = "function" if isinstance(value, ast.Lambda) else "constant" if isinstance(value, LITERALS) and not piped else "object"
+        kind = "function" if isinstance(value, ast.Lambda) else "constant" if isinstance(value, LITERALS) and not (piped or chosen) else "object"
         for name in names:
             if isinstance(name, ast.Name):
                 self.bound[name.id] = (kind, name.lineno, [], 0)
@@ -178,8 +185,9 @@ def nothing_to_invoke(entry, found, types=()):
 
 def meant(names):
     """The known name that one of these is probably meant to be, or None."""
-    best = min(((0 if name.lower() == known else distance(name.lower(), known), len(known), known)
-                for name in names for known in sorted(KNOWN)), default=None)
+    names = ["handler" if name.lower().endswith("_handler") else name.lower() for name in names]
+    best = min(((distance(name, known), len(known), known)
+                for name in names for known in sorted(KNOWN) if name[:1] == known[0]), default=None)
     return best[2] if best and best[0] <= (2 if best[1] > 5 else 1) else None
 
 

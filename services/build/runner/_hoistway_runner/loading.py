@@ -200,4 +200,15 @@ def script_agent(tree, path, command, function=None):
             command = [*command, "--call", function]
     from .scripts import run_script
 
-    return MessageAgent(lambda message, seen: run_script(command, message, seen.get("user_id", "")))
+    told = []
+
+    def run(message, seen):
+        printed = False
+        for piece in run_script(command, message, seen.get("user_id", "")):
+            printed = True
+            yield piece
+        if not printed and not told:
+            told.append(True)
+            print("the script printed nothing, so its answer is empty: print the answer, or define handler(message)", file=sys.__stderr__, flush=True)
+
+    return MessageAgent(run)

@@ -18,7 +18,7 @@ def the_web_application(values, entry):
     found, servers = {}, {name: value for name, value in values.items() if mcp_mount(value)}
     for name, value in values.items():
         try:
-            agent = None if name in servers or isinstance(value, (type, ModuleType)) else web_agent(value, exactly=True)
+            agent = None if name in servers or isinstance(value, ModuleType) else web_agent(value, exactly=True)
         except Exception:  # a proxy of what is there during a request alone
             continue
         if agent and id(value) not in found:

@@ -27,6 +27,8 @@ def unnamed_agent(tree, app, entry, module):
         module = import_entry(app, entry)
     values = {}
     if module is not None:
+        if "*" in own:
+            own = own.union(name for name in vars(module) if not name.startswith("_")).difference(found.bound)
         values = {name: getattr(module, name) for name in (*found.bound, *own) if hasattr(module, name)}
         if agent := the_web_application(values, entry) or from_factory(values, entry):
             return agent
@@ -34,6 +36,10 @@ def unnamed_agent(tree, app, entry, module):
             whole = not found.guard and not found.statements
             if agent := the_agent(values, entry, tree, alone=found.guard) or from_agent_factory(values, entry, whole):
                 return agent
+    for name, value in values.items():
+        if type(value).__module__.startswith("aiohttp.web"):
+            raise NothingToInvoke(f"{entry} offers nothing to invoke: {name} is an application of aiohttp, which has a server of its own",
+                                  "define handler(message), or make it an ASGI application")
     if found.statements or found.guard:
         return None
     objects = {name: value for name, value in values.items() if name in own or found.bound[name][0] == "object"}

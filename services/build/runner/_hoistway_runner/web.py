@@ -26,7 +26,9 @@ def web_agent(app, exactly=False):
     have their parameters `exactly`: many things can be called with two or three arguments."""
     if mount := mcp_mount(app):
         return web_agent(mount())
-    if not callable(app) or isinstance(app, type):
+    if isinstance(app, type):
+        return wsgi_agent(app) if hasattr(app, "__iter__") and is_wsgi(parameters(app.__init__)[1:]) else None
+    if not callable(app):
         return None
     if getattr(app, "__globals__", {}).get("__name__") == "werkzeug.wrappers.request":  # made by Request.application
         return wsgi_agent(app)
@@ -40,9 +42,15 @@ def web_agent(app, exactly=False):
             from .asgi import AsgiAgent
 
             return AsgiAgent(app)
-    elif count == 2 and exact and (first.startswith("env") and second.startswith("start") or not exactly):
+    elif count == 2 and exact and (is_wsgi(parameters(app)) or not exactly):
         return wsgi_agent(app)
     return None
+
+
+def is_wsgi(parameters):
+    """Whether parameters are named as those of a WSGI application."""
+    names = [name.strip("_") for name, *_ in parameters[:2]]
+    return len(names) == 2 and names[0].startswith("env") and names[1].startswith("start")
 
 
 def wsgi_agent(app):

@@ -56,7 +56,7 @@ class Text(unittest.TestCase):
 
     def test_which_name_is_meant(self):
         for name, want in (("hanlder", "handler"), ("Handler", "handler"), ("handle", "handler"), ("handel", "handler"), ("Main", "main"),
-                           ("mian", "main"), ("chat", None), ("reply", None), ("ap", "app"), ("graf", None), ("create_ap", "create_app"), ("agents", "agent")):
+                           ("mian", "main"), ("chat", None), ("reply", None), ("ap", "app"), ("my_handler", "handler"), ("rain", None), ("candle", None), ("graf", None), ("create_ap", "create_app"), ("agents", "agent")):
             with self.subTest(name):
                 self.assertEqual(discovery.meant([name]), want)
 
@@ -93,6 +93,20 @@ class Started(unittest.TestCase):
         self.answers("async def asgi(scope, receive, send):\n  if scope['type'] == 'http':\n"
                      "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
                      "    await send({'type': 'http.response.body', 'body': b'function'})", "function")
+
+        self.answers(WSGI + "api, settings = App('pair'), {}", "pair")
+        self.answers(WSGI + "none = None\napi = none or App('chosen')", "chosen")
+        self.answers({"agent.py": "from server import *", "server.py": WSGI + "api = App('star')"}, "star")
+        self.answers("class Site:\n  def __init__(self, environ, start_response): self.start = start_response\n"
+                     "  def __iter__(self):\n    self.start('200 OK', [])\n    yield b'class'", "class")
+        aiohttp = {"site/aiohttp/__init__.py": "", "site/aiohttp/web.py": "class Application:\n  def add_routes(self, routes): pass"}
+        with Agent({"agent.py": "from aiohttp import web\nsite = web.Application()\nsite.add_routes([])"}, sites=aiohttp) as agent:
+            self.assertEqual(agent.event.get("error"), "agent.py offers nothing to invoke: site is an application of aiohttp, which has a server of its own")
+
+    def test_a_script_that_prints_nothing_is_told_so_once(self):
+        with Agent({"agent.py": "x = len('abc')\ndel x"}) as agent:
+            self.assertEqual([agent.response("hi"), agent.response("hi")], ["", ""])
+            self.assertEqual(agent.stderr().count("the script printed nothing, so its answer is empty"), 1)
 
     def test_parts_of_an_application_are_none(self):
         self.answers(WSGI + "class Router(App): pass\nrouter = Router('part')\napi = App('whole')", "whole")

@@ -7,7 +7,7 @@ from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
 from types import ModuleType
 
 from .arguments import NONE, Agent, FunctionAgent, MessageAgent, Plan, parameters
-from .errors import StartError
+from .errors import NothingToInvoke, StartError
 from .paths import module_of, package_of
 
 
@@ -71,6 +71,12 @@ def choose(module, bound, imported, entry, tree):
             del found[name]
     if "handler" in found and not callable(found["handler"]):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
+    if isinstance(found.get("handler"), type):
+        raise NothingToInvoke(f"{entry}: handler is a class, and nothing calls its methods", "define a function handler(message), or bind an object that can be called")
+    if type(found.get("handler")).__module__.startswith("mangum"):  # it makes a function for AWS Lambda of an application
+        from .web import web_agent
+
+        return "handler", web_agent(found["handler"].app)
     for name in ("handler", "lambda_handler"):
         if callable(found.get(name)):
             return name, FunctionAgent(found[name]) if name == "handler" else LambdaAgent(found[name])

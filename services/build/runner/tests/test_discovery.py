@@ -83,6 +83,13 @@ class Started(unittest.TestCase):
         self.answers("class Event: pass\ndef lambda_handler(message: Event, second: str): return message['message']", "hi")
         self.answers("def lambda_handler(event, context): pass\ndef handler(m): return 'handler'", "handler")
 
+    def test_a_handler_that_is_none(self):
+        self.refused("class handler: pass", "agent.py: handler is a class, and nothing calls its methods",
+                     "define a function handler(message), or bind an object that can be called")
+        mangum = {"site/mangum.py": "class Mangum:\n  def __init__(self, app): self.app = app\n  def __call__(self, event, context): raise RuntimeError('no event')"}
+        self.answers(WSGI + "from mangum import Mangum\napi = App('behind it')\nhandler = Mangum(api)", "behind it", sites=mangum)
+        self.answers("class Say:\n  def __call__(self, message): return message\nhandler = Say()", "hi")
+
     def test_a_web_application_of_any_name(self):
         self.answers(WSGI + "api = App('wsgi')", "wsgi")
         self.answers(WSGI + "api = again = App('wsgi')\nif __name__ == '__main__': api.run()", "wsgi")

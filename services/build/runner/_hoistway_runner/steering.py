@@ -24,8 +24,9 @@ WEB = ("fastapi", "starlette", "flask", "django", "mcp")
 FUNCTIONS = ("handler", "lambda_handler", "main", "run")
 # How the names of calls begin that, as statements, build an object or prepare for it; others are what a script does.
 BUILDING = ("add", "append", "apply", "attach", "autolog", "basicConfig", "bind", "compile", "configure", "connect", "extend",
-            "filterwarnings", "include", "init", "insert", "instrument", "load_dotenv", "makedirs", "mkdir", "mount", "register",
-            "seed", "set", "tool", "update", "use")
+            "filterwarnings", "include", "init", "instrument", "load_dotenv", "makedirs", "mkdir", "mount", "register",
+            "seed", "set", "tool", "use")
+LISTS = ("insert", "update")  # of lists and dicts; what only begins so is a database's: `insert_one`
 
 
 def steered(tree, app, entry, framework, names, module):
@@ -61,7 +62,8 @@ def is_built_only(tree):
             return False
         if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
             called = getattr(node.value, "func", None)
-            if not getattr(called, "attr", getattr(called, "id", "")).lstrip("_").startswith(BUILDING):
+            name = getattr(called, "attr", getattr(called, "id", "")).lstrip("_")
+            if name not in LISTS and not name.startswith(BUILDING):
                 return False
         todo += node.orelse if isinstance(node, ast.If) and is_main_guard(node.test) else inside(node)
     return True

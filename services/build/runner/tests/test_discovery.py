@@ -110,6 +110,11 @@ class Started(unittest.TestCase):
         with Agent({"agent.py": "from aiohttp import web\nsite = web.Application()\nsite.add_routes([])"}, sites=aiohttp) as agent:
             self.assertEqual(agent.event.get("error"), "agent.py offers nothing to invoke: site is an application of aiohttp, which has a server of its own")
 
+    def test_a_script_does_its_work_in_an_invoke_and_not_at_the_start(self):
+        code = "class Table:\n  def insert_one(self, row): print('written')\ntable = Table()\ntable.insert_one(1)"
+        with Agent({"agent.py": code}) as agent:
+            self.assertEqual((agent.stdout(), agent.response("hi")), ("", "written"))
+
     def test_a_script_that_prints_nothing_is_told_so_once(self):
         with Agent({"agent.py": "x = len('abc')\ndel x"}) as agent:
             self.assertEqual([agent.response("hi"), agent.response("hi")], ["", ""])

@@ -615,7 +615,7 @@ class OwnModules(unittest.TestCase):
         with source(code) as agent:
             loaded = set(agent.response())
         self.assertEqual(set(self.NAMES) - {"__init__"} - loaded,
-                         {"app_routes", "commands", "discovery", "end_users", "fitting", "frameworks", "graphs", "loop", "offered", "own_files", "pages", "remedies", "scripts", "sdks", "steering", "tables", "unnamed", "web", "wsgi"})
+                         {"app_routes", "asgi", "commands", "discovery", "end_users", "fitting", "frameworks", "graphs", "loop", "offered", "own_files", "pages", "remedies", "scripts", "sdks", "servers", "steering", "tables", "unnamed", "web", "wsgi"})
 
     def test_an_agents_modules_do_not_take_the_place_of_ours(self):
         files = {"agent.py": "def handler(message): return message", "script.py": "import sys\nprint(sys.argv[1])",
@@ -883,7 +883,7 @@ class WebApplications(unittest.TestCase):
             self.assertEqual((status, answer["error"]), (500, "ValueError: inside the app"))
             status, answer = agent.invoke("gone")
             self.assertEqual(answer["error"], "the app answered POST /invoke with status 404")
-            self.assertEqual(answer["details"], ["only the root"])
+            self.assertEqual(answer["details"], ["only the root", "an invoke is POST /invoke or POST / of the app: add such a route, or call the others at /api/agents/tested/app/…"])
             self.assertEqual([e.get("delta") for e in agent.stream("lazy")[:2]], ["a", "b"])
 
     def test_what_is_no_web_application(self):

@@ -14,6 +14,8 @@ ANSWERED = "X-Hoistway-Answer: application"  # tells its answers from our own
 NOT_PASSED_ON = frozenset((
     "connection", "content-length", "expect", "host", "keep-alive", "proxy-authenticate", "proxy-authorization",
     "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"))  # they are about one connection
+PAGES = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")  # of FastAPI itself
+MOST_ROUTES = 20
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 
@@ -94,6 +96,24 @@ def head_of(reply, request):
         if is_passed_on(name):
             lines.append(f"{name}: {relocated(value, request.root) if name in ('location', 'content-location') else value}")
     return lines, length
+
+
+def no_invoke(app):
+    """What to do about an application that an invoke finds no route of: its own ones, and where they are."""
+    found = []
+    try:
+        rules = app.url_map.iter_rules() if hasattr(app, "url_map") else getattr(app, "routes", ())  # of Flask and Quart; of Starlette
+        for rule in rules:
+            path = getattr(rule, "rule", None) or getattr(rule, "path", "")
+            methods = sorted({*(getattr(rule, "methods", None) or ())} - {"HEAD", "OPTIONS"})
+            if path and path not in PAGES and not path.startswith("/static/"):
+                found.append(" ".join(filter(None, ("|".join(methods), path))))
+    except Exception:  # of a framework that has something else of this name
+        pass
+    if found:
+        yield f"its routes: {', '.join(found[:MOST_ROUTES])}" + (f" and {len(found) - MOST_ROUTES} more" if len(found) > MOST_ROUTES else "")
+    yield (f"an invoke is POST /invoke or POST / of the app: add such a route, or call the others at "
+           f"/api/agents/{os.environ.get('AGENT_NAME') or 'NAME'}{PREFIX}/…")
 
 
 def relocated(address, root):

@@ -59,10 +59,10 @@ class Mask:
 
     Of a secret `:password@` only what is between these two is replaced: it stands in a URL, which stays readable.
     `places` are directories of this machine and what the image calls them: where files really are is of no use to
-    whoever reads the text.
+    whoever reads the text. `closed_network` is what the supervisor says of the network, for remedies.
     """
 
-    places = []
+    places, closed_network = [], False
 
     def __init__(self, secrets=()):
         whole = {part for s in secrets for part in (s, s.strip()) if len(part) >= 4 or self.is_in_url(part)}

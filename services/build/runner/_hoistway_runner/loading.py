@@ -34,10 +34,23 @@ def import_entry(app, entry):
             return sys.modules[name]
     spec = spec_from_file_location(name, path, loader=SourceFileLoader(name, path))
     module = sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    execute(spec.loader, module, path)
     if package:
         setattr(sys.modules[package], parts[-1], module)
     return module
+
+
+def execute(loader, module, path):
+    """Executes a file as a module, but for a server that it starts, which would never end."""
+    with open(path, "rb") as file:
+        source = file.read()
+    if may_start_a_server(source):
+        from .servers import without_server
+
+        if code := without_server(source, path):
+            exec(code, module.__dict__)
+            return
+    loader.exec_module(module)
 
 
 class LambdaAgent(FunctionAgent):
@@ -88,6 +101,11 @@ def choose(module, bound, imported, entry, tree):
     return agent and ("app", agent)
 
 
+def may_start_a_server(source):
+    """Whether a file is worth a look for servers that it starts, for which it is parsed."""
+    return b"run(" in source or b"run_" in source or b"serve" in source
+
+
 def defines_handler(source):
     """Whether it is plain to see that a file defines a handler. The others are parsed, which takes 1.5 ms."""
     text = b"\n" + source
@@ -112,6 +130,12 @@ def load_agent(app, entry, script_command, framework=None):
     from .own_files import agent_names
 
     tree = compile(source, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+    serving = servers = None
+    if may_start_a_server(source):
+        from .servers import Servers
+
+        servers = Servers(tree)
+        serving = servers.end(tree.body) or servers.in_main_block
     bound, imported = agent_names(tree, app, path)
     names = (bound | imported).difference(FACTORIES)
     if framework and not names & {"handler", "lambda_handler"}:
@@ -131,7 +155,9 @@ def load_agent(app, entry, script_command, framework=None):
     if function in names and names <= {"main", "run", "app"}:
         from .commands import is_command, served_application
 
-        if served := served_application(tree, function):
+        if servers and servers.serves(function):
+            bound, imported, names = (some - {"main", "run"} for some in (bound, imported, names))
+        elif served := served_application(tree, function):
             from .web import web_agent
 
             module = module or import_entry(app, entry)
@@ -154,6 +180,10 @@ def load_agent(app, entry, script_command, framework=None):
 
     if agent := unnamed_agent(tree, app, entry, module):
         return agent
+    if serving:
+        from .servers import refuse_server
+
+        refuse_server(entry, serving)
     if names:
         print(f"{entry}: nothing to invoke in {', '.join(sorted(names))}; each invoke runs the file as a script",
               file=sys.stderr)

@@ -21,7 +21,8 @@ class EventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._run, name="event-loop", daemon=True).start()
+                self._thread = threading.Thread(target=self._run, name="event-loop", daemon=True)
+                self._thread.start()
         return self._loop
 
     def _run(self):
@@ -42,9 +43,16 @@ class EventLoop:
 
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
-    def wait(self, awaitable):
+    def soon(self, function):
+        """Calls a function on the loop, which may have ended."""
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            pass
+
+    def wait(self, awaitable, seconds=None):
         """The result of an awaitable, at once when it is there: the loop may be about to run code that blocks. Exceptions
-        travel as values: asyncio would let SystemExit end the loop."""
+        travel as values: asyncio would let SystemExit end the loop. What takes more than so many `seconds` is LoopBlocked."""
         done, results, caller = threading.Event(), [], Caller()
 
         async def outcome():
@@ -56,7 +64,8 @@ class EventLoop:
             done.set()
 
         self.submit(outcome()).add_done_callback(lambda _: done.set())  # also if it was cancelled before it began
-        done.wait()
+        if not done.wait(seconds):
+            raise LoopBlocked(sys._current_frames().get(self._thread.ident))
         value, error = results[0] if results else (None, RuntimeError("the event loop has ended"))
         if caller.gone:
             raise PeerGone
@@ -116,6 +125,14 @@ class EventLoop:
             print(f"tasks did not end: {headline(error)}", file=sys.stderr)
         self._ending = True
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+class LoopBlocked(Exception):
+    """The loop does not get to what it has to do; `frame` is where it is."""
+
+    def __init__(self, frame):
+        super().__init__("the event loop is blocked")
+        self.frame = frame
 
 
 class Caller:

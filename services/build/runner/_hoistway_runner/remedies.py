@@ -6,32 +6,112 @@ import sys
 
 import _thread
 
+from .errors import Mask
+
 LOOPS = ("different loop", "different event loop", "Event loop is closed", "no current event loop", "no running event loop")
+RUNNING = ("cannot be called from a running event loop", "event loop is already running", "Cannot run the event loop while another loop is running")
 
 
 def remedy(error):
-    """A line for the details of an error of the agent's, or None."""
-    kind = type(error)
-    if kind.__module__ == "sqlite3" and "thread" in str(error):
+    """A line for the details of an error of the agent's, or None: for itself, or for what it was raised from."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        for advice in (of_the_system, of_threads, of_modules):
+            if line := advice(error, type(error), str(error)):
+                return line
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+def of_the_system(error, kind, text):
+    """What the agent's surroundings do not have or allow."""
+    if kind is KeyError and is_of_the_environment(error):
+        return f"the variable {error.args[0]} is not set: name it in `env` of the deploy"
+    if kind is EOFError and "reading a line" in text:
+        return "nobody types here: input() reads the message while a handler or a script runs, and has nothing when the file is imported"
+    if kind.__name__ == "TclError" and "display" in text:
+        return "an agent has no display: leave windows out, and let plots be drawn with matplotlib.use('Agg')"
+    if kind is MemoryError:
+        return "a process of the agent may use so much memory: HOISTWAY_AGENT_LIMITS__MEMORY"
+    if "can't start new thread" in text or kind is BlockingIOError and innermost(error) in ("subprocess", "os", "multiprocessing.popen_fork"):
+        return "the agent has as many threads and processes as it may have: HOISTWAY_AGENT_LIMITS__PROCESSES"
+    if not isinstance(error, OSError):
+        return None
+    if Mask.closed_network and (kind.__name__ == "gaierror" or error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)):
+        return ("the network is closed: an agent reaches its tools and models alone, by HTTP. Register the host as a tool and name it in required_tools; "
+                "other protocols need `hoistway up --network open`")
+    if error.errno == errno.EXDEV:
+        return "the working directory, HOME and TMPDIR are file systems of their own: use shutil.move, or make the file where it is to stay"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the working directory, HOME and TMPDIR together are as large as HOISTWAY_AGENT_LIMITS__DISK says: delete what is not needed any more"
+    if error.errno == errno.EROFS:
+        return "an agent may write to its working directory, HOME and TMPDIR"
+    if error.errno in (errno.EACCES, errno.EADDRINUSE) and "bind" in called(error):
+        return "an agent needs no port: name the application app, or define handler(message)"
+    if kind is FileNotFoundError and isinstance(error.filename, str) and not os.path.isabs(error.filename):
+        if innermost(error) == "subprocess" and os.sep not in error.filename:
+            return f"there is no program {error.filename} here: take a package that brings it, or a library that does the same"
+        return "the working directory has what was deployed: send the file along; a relative path begins at the root of the source"
+    return None
+
+
+def of_threads(error, kind, text):
+    """What belongs to another thread or loop than the one that uses it."""
+    if kind.__module__ == "sqlite3" and "thread" in text:
         return "the connection was opened in another thread, at import: open one in each invoke, or pass check_same_thread=False"
     if kind is AttributeError and isinstance(error.obj, _thread._local):
         return "what the import stored in threading.local() is in its own thread: use a contextvars.ContextVar, or set it in each invoke"
-    if kind is RuntimeError and any(words in str(error) for words in LOOPS):
+    if kind is RuntimeError and any(words in text for words in RUNNING):
+        return "in an async def handler write await in its place; or make the handler a plain def"
+    if kind is RuntimeError and any(words in text for words in LOOPS):
         return "what belongs to an event loop is made in the invoke that uses it, or at import for handlers that are async def"
+    if "only works in main thread" in text:
+        return "signals are for the main thread: set a handler when the file is imported; for a time limit use the client's own timeout"
+    return None
+
+
+def of_modules(error, kind, text):
+    """What cannot be imported, or is another module than was meant."""
     if kind is ModuleNotFoundError and error.name and error.name.partition(".")[0] not in sys.modules:
         return f"nothing that is installed has the module {error.name.partition('.')[0]}: name its package in requirements.txt"
-    if kind is ImportError and ".so" in str(error) and "cannot open shared object file" in str(error):
+    if isinstance(error, ImportError) and ".so" in text and "cannot open shared object file" in text:
         return "the package needs a library of the system that is not there: take one whose wheel brings it"
-    if kind is KeyError and is_of_the_environment(error):
-        return f"the variable {error.args[0]} is not set: name it in `env` of the deploy"
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
-        return "an agent may write to its working directory, HOME and TMPDIR"
+    module = error.obj if kind is AttributeError else sys.modules.get(error.name) if isinstance(error, ImportError) and error.name else None
+    name, path = getattr(module, "__name__", ""), getattr(module, "__file__", None) or getattr(error, "path", None) or ""
+    if type(module) is type(os) and any(path.startswith(app + os.sep) for app, place in Mask.places if place == "/app") and is_elsewhere(name, path):
+        return f"{os.path.basename(path)} of the agent has the name of a package, and is imported in its place: rename it"
     return None
+
+
+def is_elsewhere(name, path):
+    """Whether the standard library or a package has a module of this name, too."""
+    top = name.partition(".")[0]
+    others = (os.path.join(place, top) for place in sys.path if not path.startswith(place + os.sep))
+    return top in sys.stdlib_module_names or any(os.path.exists(f"{other}.py") or os.path.exists(os.path.join(other, "__init__.py")) for other in others)
+
+
+def last_frame(error):
+    """The frame in which an error was raised, or None."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback and traceback.tb_frame
+
+
+def innermost(error):
+    """The module in which an error was raised."""
+    frame = last_frame(error)
+    return frame.f_globals.get("__name__", "") if frame else ""
+
+
+def called(error):
+    """The names that the functions have, and use, in which an error was raised."""
+    frame = last_frame(error)
+    return (frame.f_code.co_name, *frame.f_code.co_names) if frame else ()
 
 
 def is_of_the_environment(error):
     """Whether the key was looked up in os.environ."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return traceback is not None and traceback.tb_frame.f_locals.get("self") is os.environ
+    frame = last_frame(error)
+    return frame is not None and frame.f_locals.get("self") is os.environ

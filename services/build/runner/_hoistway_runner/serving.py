@@ -83,6 +83,7 @@ def serve(program, options, app, sites, entry):
     if config_fd is not None:
         with open(config_fd, encoding="utf-8") as pipe:
             config = json.load(pipe)
+    Mask.closed_network = bool(config.get("closed_network"))
     if listen_fd is not None:
         listener = socket.socket(fileno=listen_fd)
     else:

@@ -11,6 +11,12 @@ from .web import PORT, WebAgent, is_bodiless
 class WsgiAgent(WebAgent):
     """A WSGI application."""
 
+    def __init__(self, app):
+        super().__init__(app)
+        for name in ("flask", "django.core.signals"):  # they answer with a page, and keep the exception to themselves
+            if signal := getattr(sys.modules.get(name), "got_request_exception", None):
+                signal.connect(note_failure, weak=False)
+
     def call(self, request, explain=True):
         headers = request.headers
         environ = {
@@ -32,6 +38,7 @@ class WsgiAgent(WebAgent):
             head.update(status=int(status.split()[0]), fields=[(name.lower(), value) for name, value in fields])
             return written.append
 
+        HERE.failure = None
         result = self.app(environ, start_response)
 
         def pieces():
@@ -58,7 +65,15 @@ class WsgiAgent(WebAgent):
         begun = True
         if not head:
             raise RuntimeError("the WSGI application did not call start_response")
+        if explain and HERE.failure and head["status"] >= 500:
+            raw.close()
+            raise HERE.failure
         return Pieces(head["status"], head["fields"], continued(first, raw) if first else raw)
+
+
+def note_failure(*_, exception=None, **__):
+    """Keeps what went wrong in a request for the thread that answers it."""
+    HERE.failure = exception or sys.exc_info()[1]
 
 
 class continued:

@@ -5,7 +5,7 @@ import http.client
 import json
 import unittest
 
-from _hoistway_runner.app_routes import relocated
+from _hoistway_runner.app_routes import no_invoke, relocated
 from _hoistway_runner.web import HOST
 from test_runner import WAIT, Agent, read_all, source, until
 
@@ -259,3 +259,25 @@ class Routes(unittest.TestCase):
             (f"http://{HOST}{root}/x", f"{root}/x"), (f"http://{HOST}", f"{root}/"), (f"http://{HOST}1/x", f"http://{HOST}1/x"),
         ):
             self.assertEqual(relocated(given, root), seen, given)
+
+
+class Thing:
+    def __init__(self, **members): self.__dict__.update(members)
+
+
+class Advice(unittest.TestCase):
+    """What an application is told that has no route for an invoke."""
+
+    def test_the_routes_are_named_without_those_of_the_framework(self):
+        starlette = Thing(routes=[Thing(path="/openapi.json", methods={"GET", "HEAD"}), Thing(path="/chat", methods={"POST"}), Thing(path="/mcp")])
+        flask = Thing(url_map=Thing(iter_rules=lambda: [Thing(rule="/static/<path:filename>", methods={"GET"}), Thing(rule="/", methods={"GET", "OPTIONS"})]))
+        for app, want in ((starlette, "its routes: POST /chat, /mcp"), (flask, "its routes: GET /"),
+                          (Thing(routes=[Thing(path=f"/{n}") for n in range(22)]), "its routes: " + ", ".join(f"/{n}" for n in range(20)) + " and 2 more")):
+            self.assertEqual(list(no_invoke(app))[0], want)
+        for app in (object(), Thing(routes=3), Thing(routes=[3])):
+            self.assertEqual([line[:9] for line in no_invoke(app)], ["an invoke"])
+
+    def test_an_invoke_finds_the_host_that_routes_find(self):
+        code = "def app(environ, start_response):\n  start_response('200 OK', [])\n  return [environ['HTTP_HOST'].encode()]"
+        with source(code) as agent:
+            self.assertEqual(agent.invoke("x", {"Host": "shop"})[1]["response"], HOST.replace("8080", "1"))

@@ -139,6 +139,20 @@ class Started(unittest.TestCase):
         for name, used in (("app", "app"), ("api", "api"), ("api", "'agent:api'")):
             self.answers(WSGI + serve % (name, used), "served")
 
+    def test_a_server_is_not_started_for_what_it_would_serve(self):
+        forever = "\n    def run(self, **_): raise SystemExit('it serves')\nApp.serve_forever = App.run\ndef Flask(name): return App(name)\n"
+        for code in ("app = Flask('x')\napp.run(debug=True)\napp = None", "site = Flask('x')\nif site: site.run()", "def main(): site.run()\nsite = Flask('x')\nmain()",
+                     "site = App('x')\ndef main(port=80): site.serve_forever()\nif __name__ == '__main__': main()",
+                     "site = Flask('x')\ntry:\n  site.run()\nfinally:\n  print('ends')",
+                     "def create_app(): return Flask('x')\ndef run(): create_app().run()\nif __name__ == '__main__': run()",
+                     "import asyncio, uvicorn\nsite = App('x')\nserver = uvicorn.Server(site)\nasyncio.run(server.serve())",
+                     "from uvicorn import run\nsite = App('x')\nrun(site)", "import uvicorn as u\nsite = App('x')\nu.run('agent:site', port=8000)"):
+            self.answers(WSGI + forever + code, "x", sites={"site/uvicorn.py": "class Server:\n  def __init__(self, app): pass\ndef run(*_): raise SystemExit(1)"})
+        self.answers(WSGI + forever + "site = Flask('x')\ndef handler(message): return message\nsite.run()", "hi")
+        self.refused("class Server:\n  def serve_forever(self): raise SystemExit('it serves')\nif __name__ == '__main__':\n  Server().serve_forever()",
+                     "agent.py starts a server of its own in line 4, and offers no application that could be invoked",
+                     "bind an ASGI or WSGI application, or a server of MCP, to a name of the file; or define handler(message)")
+
     def test_a_factory(self):
         self.answers(WSGI + "def create_app(debug=False): return App('made')", "made")
         self.answers(WSGI + "async def make_app(): return App('made')", "made")

@@ -5,7 +5,7 @@ import time
 import unittest
 
 from _hoistway_runner.results import Data, pieces, whole
-from test_runner import source, until
+from test_runner import Agent, source, until
 
 
 class Contexts(unittest.TestCase):
@@ -71,13 +71,55 @@ class Remedies(unittest.TestCase):
                 ("import asyncio\nloop = asyncio.new_event_loop()\nloop.close()\ndef handler(): loop.run_until_complete(None)",
                  "RuntimeError: Event loop is closed", "event loop"),
                 ("def handler(): import nosuch.module", "ModuleNotFoundError: ", "has the module nosuch: name its package"),
-                ("import os\ndef handler(): return os.environ['NO_SUCH_KEY']", "KeyError: 'NO_SUCH_KEY'", "NO_SUCH_KEY is not set")):
-            with self.subTest(error), source(code) as agent:
+                ("import os\ndef handler(): return os.environ['NO_SUCH_KEY']", "KeyError: 'NO_SUCH_KEY'", "NO_SUCH_KEY is not set"),
+                ("import sqlite3\ndb = sqlite3.connect(':memory:')\ndef handler():\n  try: db.execute('select 1')\n  except sqlite3.Error as e: raise LookupError('store') from e",
+                 "LookupError: store", "check_same_thread=False"),
+                ("import asyncio\nasync def f(): pass\nasync def handler(): asyncio.run(f())", "RuntimeError: ", "make the handler a plain def"),
+                ("import signal\ndef handler(): signal.signal(signal.SIGALRM, print)", "ValueError: signal only works", "set a handler when the file is imported"),
+                ("import os\ndef handler(): raise OSError(18, 'Invalid cross-device link')", "OSError: ", "shutil.move"),
+                ("import os\ndef handler(): raise OSError(28, 'No space left on device')", "OSError: ", "HOISTWAY_AGENT_LIMITS__DISK"),
+                ("import socket\ndef handler(): raise socket.gaierror(-2, 'Name or service not known')", "socket.gaierror: ", "required_tools"),
+                ("import socket, os\ndef handler():\n  s = socket.create_server(('127.0.0.1', 0))\n  socket.socket().bind(s.getsockname())", "OSError: ", "needs no port"),
+                ("def handler(): raise RuntimeError(\"can't start new thread\")", "RuntimeError: ", "HOISTWAY_AGENT_LIMITS__PROCESSES"),
+                ("def handler(): open('data/none.csv')", "FileNotFoundError: ", "root of the source"),
+                ("import subprocess\ndef handler(): subprocess.run(['nosuchprogram'])", "FileNotFoundError: ", "no program nosuchprogram"),
+                ("def handler(): bytes(1 << 60)", "MemoryError", "HOISTWAY_AGENT_LIMITS__MEMORY")):
+            with self.subTest(code), source(code, config={"closed_network": True}) as agent:
                 status, answer = agent.invoke()
                 self.assertEqual(status, 500)
                 self.assertTrue(answer["error"].startswith(error), answer)
                 self.assertIn(remedy, answer["details"][-1])
                 self.assertTrue(agent.stderr().endswith(answer["details"][-1] + "\n"))
+
+
+    def test_a_start_that_fails_says_it_too(self):
+        for files, want in (({"agent.py": "import colorsys\ncolorsys.rgb_to_hsv(1, 2, 3)\ndef handler(m): pass", "colorsys.py": ""}, "colorsys.py of the agent has the name of a package"),
+                            ({"agent.py": "from openai import Client", "openai.py": ""}, "openai.py of the agent has the name of a package"),
+                            ({"agent.py": "input('name? ')\ndef handler(m): pass"}, "input() reads the message while a handler")):
+            with self.subTest(want), Agent(files, sites={"site/openai/__init__.py": ""}) as agent:
+                self.assertEqual(agent.event["event"], "failed")
+                self.assertIn(want, agent.stderr())
+        with Agent({"agent.py": "from own import nothing", "own.py": ""}) as agent:
+            self.assertNotIn("rename it", agent.stderr())
+
+    def test_what_a_web_framework_keeps_to_itself_is_told(self):
+        flask = """
+        class Signal:
+            def connect(self, receiver, weak): self.send = receiver
+        got_request_exception = Signal()
+        """
+        code = """
+        import flask
+        def app(environ, start_response):
+            try: raise OSError(28, "No space left on device")
+            except OSError as error: flask.got_request_exception.send(None, exception=error)
+            start_response("500 Internal Server Error", [])
+            return [b"a page"]
+        """
+        with Agent({"agent.py": code}, sites={"site/flask.py": flask}) as agent:
+            status, answer = agent.invoke()
+            self.assertEqual((status, answer["error"]), (500, "OSError: [Errno 28] No space left on device"))
+            self.assertIn("HOISTWAY_AGENT_LIMITS__DISK", answer["details"][-1])
 
 
 class Pieces(unittest.TestCase):

@@ -195,7 +195,9 @@ impl Inner {
         let wanted = match &source.requirements {
             Some(wanted) => wanted.clone(),
             None => {
-                let needed = imports::requirements_from_imports(&found, &own, &self.interpreter.stdlib_modules)?;
+                let elsewhere = imports::modules_anywhere(&source.files);
+                let needed =
+                    imports::requirements_from_imports(&found, &own, &elsewhere, &self.interpreter.stdlib_modules)?;
                 if !needed.is_empty() {
                     log.say(format!("requirements from imports: {}", needed.text().trim_end().replace('\n', ", ")));
                 }

@@ -42,7 +42,9 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/http.py",
     "_hoistway_runner/loading.py",
     "_hoistway_runner/loop.py",
+    "_hoistway_runner/offered.py",
     "_hoistway_runner/own_files.py",
+    "_hoistway_runner/pages.py",
     "_hoistway_runner/paths.py",
     "_hoistway_runner/remedies.py",
     "_hoistway_runner/results.py",
@@ -55,6 +57,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/tables.py",
     "_hoistway_runner/unnamed.py",
     "_hoistway_runner/web.py",
+    "_hoistway_runner/wsgi.py",
     "hoistway_runner.py",
 ];
 

@@ -137,11 +137,14 @@ class Plan:
             return self.model
         if name == "history" and (note is NONE or not is_plain(note)):
             return self.history
-        if name in ("context", "request") and (note is NONE or is_any(note) or is_foreign(note)):
-            return self.context if name == "context" else self.request
+        foreign = note is NONE or is_any(note) or is_foreign(note)
+        if name == "request" and (foreign or is_request(note)):
+            return self.request
+        if name == "context" and foreign:
+            return self.context
         if name == "context" and not is_plain(note):  # a list of documents, unless nobody sends one
             return self.named_or_context
-        if index == 0 and (plain or note is not NONE and is_request(note)):
+        if index == 0 and way == POSITIONAL and (plain or note is not NONE and is_request(note)):
             return self.request
         if index == 1 and plain and name in TEXT_NAMES and self.steps[0][-1] == self.history:
             return self.message

@@ -80,9 +80,13 @@ def children(node):
 
 def reads_command_line(tree, name):
     """Whether a module reads its command line or its standard input for its function of this name, and is to be run as a
-    command therefore. Its main block does not count for a function that takes the message or the request: it is another
-    way to it."""
-    return reads(tree, aliases_of(tree), not takes_invoke(own_function(tree, name)))
+    command therefore. Of a function that takes the message or the request only itself and what it calls count: main blocks
+    and parsers are another way to it."""
+    function = own_function(tree, name)
+    if not takes_invoke(function):
+        return reads(tree, aliases_of(tree), guards=True)
+    helpers = (own_function(tree, used) for used in names_in(function) - {name})
+    return any(reads(node, aliases_of(tree)) for node in (function, *helpers) if node)
 
 
 def reads(tree, aliases, guards=False):

@@ -7,7 +7,8 @@ import _ast as ast  # the node classes; the module `ast` around them takes 3 ms
 FRAMEWORK_NAMES = ("agent", "chain", "executor", "graph", "crew")
 FACTORIES = ("create_app", "make_app")
 KNOWN = frozenset(("handler", "lambda_handler", *FRAMEWORK_NAMES, "app", "main", "run", *FACTORIES))
-
+# Functions without parameters that make the object which is invoked, as those that LangGraph's own server is told of do.
+AGENT_FACTORIES = tuple(f"{verb}_{name}" for name in FRAMEWORK_NAMES for verb in ("create", "make", "build", "get")) + FRAMEWORK_NAMES
 
 
 def is_main_guard(test):
@@ -58,10 +59,12 @@ def top_level(tree):
 # Whose result is a web application. A file that binds one is imported, whatever else its top level does.
 WEB_CALLS = frozenset((
     "FastAPI", "Flask", "Starlette", "Quart", "Litestar", "Sanic", "Bottle", "BlackSheep", "Falcon", "APIFlask", "Esmerald",
-    "FastMCP", "MCPServer", "get_asgi_application", "get_wsgi_application", "streamable_http_app", "sse_app", "http_app", *FACTORIES))
+    "FastMCP", "MCPServer", "mount_gradio_app", "get_asgi_application", "get_wsgi_application", "streamable_http_app", "sse_app", "http_app", *FACTORIES))
 LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp,
             ast.GeneratorExp, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare)
 OF_MODULES = "what a module defines counts if it is imported by its name (from MODULE import handler); or make its file the entry point"
+# Calls that only prepare for what a file defines: a file does nothing by them.
+PREPARING = frozenset(("load_dotenv", "basicConfig", "filterwarnings", "simplefilter", "setLevel", "dictConfig", "fileConfig", "nest_asyncio.apply"))
 REMEDY = "define handler(message), or name the object agent, graph, crew or app, or the function main or run"
 
 
@@ -101,6 +104,8 @@ class Found:
             return inside(node)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             pass  # a docstring
+        elif isinstance(node, ast.Expr) and only_prepares(node.value):
+            pass
         elif not (isinstance(node, ast.Pass) or type(node).__name__ == "TypeAlias"):
             self.statements = True
             return inside(node)
@@ -127,8 +132,19 @@ class Found:
         if self.statements or self.guard or self.objects() or "handler" in self.imported or any(
                 isinstance(node, ast.ImportFrom) and is_own(node) for node in self.imported.values()):
             return False
-        return not any(name in KNOWN and name not in FRAMEWORK_NAMES and kind != "constant" and not (name in FACTORIES and required)
+        return not any(name in AGENT_FACTORIES and "function" in kind and not required or
+                       name in KNOWN and name not in FRAMEWORK_NAMES and kind != "constant" and not (name in FACTORIES and required)
                        for name, (kind, _, _, required) in self.bound.items())
+
+
+def only_prepares(value):
+    """Whether an expression is a call that leaves nothing behind but settings: `load_dotenv()`, `sys.path.append(...)`."""
+    if not isinstance(value, ast.Call):
+        return False
+    called, of = getattr(value.func, "attr", getattr(value.func, "id", "")), getattr(value.func, "value", None)
+    owner = getattr(of, "attr", getattr(of, "id", ""))
+    return called in PREPARING or f"{owner}.{called}" in PREPARING or owner in ("path", "environ") and called in (
+        "append", "insert", "setdefault", "update")
 
 
 def inside(node):

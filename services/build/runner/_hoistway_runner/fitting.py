@@ -163,7 +163,7 @@ def members_of(note, sent):
 def built(value, kind, name):
     """A model of pydantic or a dataclass, from an object. Of the request itself it gets what it knows: there are
     members of the platform's in it, too."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) and not getattr(kind, "__pydantic_root_model__", False):
         raise unfit(value, name, "an object")
     if not name:
         known = members_of(kind, value)

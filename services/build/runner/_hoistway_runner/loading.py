@@ -6,7 +6,7 @@ from _frozen_importlib import module_from_spec  # what importlib.util has, witho
 from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
 from types import ModuleType
 
-from .arguments import Agent, FunctionAgent, MessageAgent
+from .arguments import NONE, Agent, FunctionAgent, MessageAgent, Plan, parameters
 from .errors import StartError
 from .paths import module_of, package_of
 
@@ -14,12 +14,13 @@ from .paths import module_of, package_of
 def import_entry(app, entry):
     """Imports the entry file under the name by which its own package, or pickle in a child process, would import it.
 
-    It is loaded from its path whatever its name: `my-agent.py` is no identifier, and `queue.py` or a directory `src`
-    without __init__.py might lose against a module of the same name elsewhere.
+    It is loaded from its path whatever its name: `my-agent.py` is no identifier, and `queue.py`, a directory `src` without
+    __init__.py or an `agent.py` beside a package `agent` might lose against a module of the same name.
     """
     path = os.path.join(app, entry)
     root, parts = module_of(app, entry)
-    if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names:
+    if not all(map(str.isidentifier, parts)) or parts[0] in sys.modules or ".".join(parts) in sys.stdlib_module_names or (
+            any(os.path.isfile(os.path.join(place, *parts, "__init__.py")) for place in (root, os.path.dirname(path)))):
         from .environment import add_module
 
         parts = ["agent_" + "".join(c if c.isalnum() else "_" for c in ".".join(parts))]
@@ -39,6 +40,15 @@ def import_entry(app, entry):
     return module
 
 
+class LambdaAgent(FunctionAgent):
+    """A function that is called as AWS Lambda does: the event is the request, whatever it is called and annotated as."""
+
+    def __init__(self, function):
+        super().__init__(function)
+        given = [(name, way, NONE, default) for name, (_, way, _, default) in zip(("event", "context"), parameters(function))]
+        self.plan = Plan(given + parameters(function)[2:])
+
+
 def choose(module, bound, imported, entry, tree):
     """(name, agent) of a module's names; for `main` and `run` the agent is the function itself. None if there is none."""
     found = {name: getattr(module, name) for name in bound | imported if hasattr(module, name)}
@@ -50,7 +60,7 @@ def choose(module, bound, imported, entry, tree):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
     for name in ("handler", "lambda_handler"):
         if callable(found.get(name)):
-            return name, FunctionAgent(found[name])
+            return name, FunctionAgent(found[name]) if name == "handler" else LambdaAgent(found[name])
     from .discovery import FRAMEWORK_NAMES
 
     names = [name for name in FRAMEWORK_NAMES if name in found]
@@ -113,6 +123,10 @@ def load_agent(app, entry, script_command, framework=None):
                 return agent
         elif framework == "custom" and (own := names.intersection(FUNCTIONS)):
             bound, imported, names = bound & own, imported & own, own
+    if names <= {"main", "run"}:
+        from .pages import refuse_page
+
+        refuse_page(tree, entry)
     function = "main" if "main" in names else "run"
     if function in names and names <= {"main", "run", "app"}:
         from .commands import is_command, served_application

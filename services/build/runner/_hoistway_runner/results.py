@@ -7,6 +7,7 @@ from codecs import getincrementaldecoder
 
 from .errors import Explained
 
+LISTS = (map, filter, zip, enumerate, reversed)  # their texts are items, and no pieces of one text
 DECODER = getincrementaldecoder("utf-8")
 
 
@@ -25,8 +26,9 @@ def is_chunks(result):
     return is_iterator and type(result).__module__ != "unittest.mock"  # a mock has every method
 
 
-def pieces(result):
-    """What an iterator of either kind gives: texts, and everything else as data."""
+def pieces(result, stream=True):
+    """What an iterator of either kind gives: texts, and everything else as data. In a `stream` all texts are pieces of one."""
+    is_list = not stream and type(result) in LISTS
     chunks, decoder, count = result, None, 0
     if hasattr(result, "__anext__"):
         from .loop import LOOP
@@ -39,6 +41,8 @@ def pieces(result):
             elif isinstance(chunk, (bytes, bytearray, memoryview)):  # a character may be split across two of them
                 decoder = decoder or DECODER("replace")
                 chunk = decoder.decode(bytes(chunk))
+            elif is_list and type(chunk) is str:
+                chunk = Data(chunk)
             else:
                 if decoder and (rest := decoder.decode(b"", True)):
                     yield rest
@@ -46,6 +50,8 @@ def pieces(result):
             if isinstance(chunk, str):
                 if chunk:
                     yield str.__str__(chunk)  # of an Enum its value
+            elif isinstance(chunk, Data):
+                yield chunk
             elif chunk is not None:
                 yield Data(plain(chunk, f"response[{count}]"))
             count += 1
@@ -78,7 +84,7 @@ def chunk_text(chunk):
 def whole(result):
     """The pieces of an iterator as one response: text, or a list if there is anything else among them."""
     texts, items = [], []
-    for piece in pieces(result):
+    for piece in pieces(result, stream=False):
         if isinstance(piece, str):
             texts.append(piece)
         else:

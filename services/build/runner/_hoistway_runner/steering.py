@@ -57,8 +57,10 @@ def is_built_only(tree):
         node = todo.pop()
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             continue
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            called = node.value.func
+        if isinstance(node, ast.While):
+            return False
+        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+            called = getattr(node.value, "func", None)
             if not getattr(called, "attr", getattr(called, "id", "")).lstrip("_").startswith(BUILDING):
                 return False
         todo += node.orelse if isinstance(node, ast.If) and is_main_guard(node.test) else inside(node)

@@ -1,36 +1,39 @@
-"""Entry files without an agent's name: a web application of any name, a factory of one, a script, or nothing at all."""
+"""Entry files without an agent's name: a web application or an agent of any name, a factory of one, a script, or nothing
+at all."""
 
 import os
-from types import ModuleType
 
 from .arguments import KEYWORD, NONE, POSITIONAL, parameters
 from .commands import reads_command_line
-from .discovery import FACTORIES, Found, ast, nothing_to_invoke, top_level
+from .discovery import AGENT_FACTORIES, FACTORIES, Found, ast, is_main_guard, nothing_to_invoke, top_level
 from .errors import NothingToInvoke
 from .frameworks import framework_agent
 from .loading import import_entry
+from .offered import entered, is_part, the_agent, the_web_application
 from .own_files import own_file
 from .results import resolve
-from .web import mcp_mount, web_agent
+from .steering import is_built_only
+from .web import web_agent
 
 
 def unnamed_agent(tree, app, entry, module):
-    """The web application that a file offers; None for a script. `module` is the file if it was imported already."""
+    """What a file offers to invoke; None for a script. `module` is the file if it was imported already."""
     found = Found(tree)
     path = os.path.join(app, entry)
     own = {name for name, node in found.imported.items() if isinstance(node, ast.ImportFrom) and own_file(app, path, node)}
-    if module is None and (found.web or not found.statements and (
-            own or found.objects() or any(name in found.bound for name in FACTORIES))):
-        if found.web or not (found.guard and reads_command_line(tree, "")):
-            module = import_entry(app, entry)
+    built = not found.statements or is_built_only(tree) and not reads_command_line(without_main_block(tree), "")
+    if module is None and (found.web or built and (own or found.objects() or not found.bound.keys().isdisjoint(
+            (*FACTORIES, *AGENT_FACTORIES)))):
+        module = import_entry(app, entry)
+    values = {}
     if module is not None:
         values = {name: getattr(module, name) for name in (*found.bound, *own) if hasattr(module, name)}
         if agent := the_web_application(values, entry) or from_factory(values, entry):
             return agent
-    elif found.statements or found.guard:
-        return None
-    else:
-        values = {}
+        if built and not (found.guard and reads_command_line(tree, "")):  # a main block that does is the way to the agent
+            whole = not found.guard and not found.statements
+            if agent := the_agent(values, entry, tree, alone=found.guard) or from_agent_factory(values, entry, whole):
+                return agent
     if found.statements or found.guard:
         return None
     objects = {name: value for name, value in values.items() if name in own or found.bound[name][0] == "object"}
@@ -40,34 +43,28 @@ def unnamed_agent(tree, app, entry, module):
     raise NothingToInvoke(text, *details[:-1], *advice(whole or objects), details[-1])
 
 
-def the_web_application(values, entry):
-    """The one web application among these; those that another one wraps, or routes to, are parts of it. Servers
-    of MCP count where there is no other, which may have mounted them."""
-    found, servers = {}, {name: value for name, value in values.items() if mcp_mount(value)}
-    for name, value in values.items():
-        try:
-            agent = None if name in servers or isinstance(value, (type, ModuleType)) else web_agent(value, exactly=True)
-        except Exception:  # a proxy of what is there during a request alone
-            continue
-        if agent and id(value) not in found:
-            found[id(value)] = name, agent
-    if not found:
-        found = {id(value): (name, web_agent(value)) for name, value in servers.items()}
-    parts = {id(part) for _, agent in found.values() for part in getattr(agent.app, "__dict__", {}).values() if part is not agent.app}
-    whole = [(name, agent) for key, (name, agent) in found.items() if key not in parts] or list(found.values())
-    whole = [one for one in whole if not type(one[1].app).__name__.endswith("Router")] or whole
-    if len(whole) > 1:
-        names = [name for name, _ in whole]
-        raise NothingToInvoke(f"{entry} has {len(names)} web applications, {', '.join(names[:-1])} and {names[-1]}",
-                              "name the one that is to be invoked app")
-    return whole[0][1] if whole else None
+def without_main_block(tree):
+    """What of a file runs when it is imported: without its main block, and without the functions that nothing calls then."""
+    used = top_level(tree)[1]
+    body = []
+    for node in tree.body:
+        if isinstance(node, ast.If) and is_main_guard(node.test):
+            body += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or node.name in used:
+            body.append(node)
+    return ast.Module(body, [])
+
+
+def needs_nothing(function):
+    """Whether a function can be called without arguments."""
+    return callable(function) and not isinstance(function, type) and not any(
+        way in (POSITIONAL, KEYWORD) and default is NONE for _, way, _, default in parameters(function))
 
 
 def from_factory(values, entry):
     """The web application that a factory makes."""
     for name in FACTORIES:
-        factory = values.get(name)
-        if callable(factory) and not any(way in (POSITIONAL, KEYWORD) and default is NONE for _, way, _, default in parameters(factory)):
+        if needs_nothing(factory := values.get(name)):
             made = resolve(factory())
             if agent := web_agent(made):
                 return agent
@@ -76,10 +73,23 @@ def from_factory(values, entry):
     return None
 
 
+def from_agent_factory(values, entry, whole):
+    """The agent that a factory makes. Where the file is not `whole` without it, it may be anything."""
+    for name in AGENT_FACTORIES:
+        if needs_nothing(factory := values.get(name)):
+            made = entered(resolve(factory()))
+            if agent := framework_agent(made):
+                return agent
+            if whole:
+                raise NothingToInvoke(f"{entry} offers nothing to invoke: {name}() gives {type(made).__qualname__}, which cannot be invoked",
+                                      "let it return the compiled graph, the chain, the crew or the agent, or define handler(message)")
+    return None
+
+
 def advice(objects):
     """What to do about objects under names that are not known."""
     for name, value in objects.items():
         if type(value).__module__.startswith("google.adk"):
             yield f"{name} is an agent of Google ADK: define handler(message) that runs it with google.adk.runners.InMemoryRunner"
-        elif framework_agent(value):
+        elif not is_part(type(value)) and framework_agent(value):
             yield f"{name} can be invoked: name it agent"

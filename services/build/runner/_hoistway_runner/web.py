@@ -10,7 +10,7 @@ import sys
 
 from . import EXIT_SECONDS
 from .arguments import POSITIONAL, STAR, Agent, parameters
-from .callers import HERE, PeerGone, is_gone
+from .callers import HERE
 from .data import of
 from .errors import DETAIL_LINES, AppError, StartError, StartTimeout, headline
 from .loop import LOOP
@@ -34,6 +34,8 @@ def web_agent(app, exactly=False):
         return web_agent(mount())
     if not callable(app) or isinstance(app, type):
         return None
+    if getattr(app, "__globals__", {}).get("__name__") == "werkzeug.wrappers.request":  # made by Request.application
+        return wsgi_agent(app)
     import inspect
 
     found = [(name, way) for name, way, _, _ in parameters(app)]
@@ -43,8 +45,15 @@ def web_agent(app, exactly=False):
         if count == 3 and (first, second) == ("scope", "receive") or not exactly and (count == 3 or not exact):
             return AsgiAgent(app)
     elif count == 2 and exact and (first.startswith("env") and second.startswith("start") or not exactly):
-        return WsgiAgent(app)
+        return wsgi_agent(app)
     return None
+
+
+def wsgi_agent(app):
+    """A WSGI application as an agent."""
+    from .wsgi import WsgiAgent
+
+    return WsgiAgent(app)
 
 
 class WebRequest:
@@ -102,77 +111,6 @@ class WebAgent(Agent):
         """Sends one request; the answer is there as soon as its head is. One that is an error ends with the exception
         behind it, if it is to `explain` itself; otherwise that is for the logs."""
         raise NotImplementedError
-
-
-class WsgiAgent(WebAgent):
-    """A WSGI application (Flask, Django, Bottle ...), called in the thread that answers the invoke."""
-
-    def call(self, request, explain=True):
-        import io
-
-        headers = request.headers
-        environ = {
-            "REQUEST_METHOD": request.method, "SCRIPT_NAME": request.root, "PATH_INFO": request.path_bytes().decode("latin-1"),
-            "QUERY_STRING": request.query, "SERVER_NAME": "localhost", "SERVER_PORT": PORT, "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": "127.0.0.1", "wsgi.version": (1, 0), "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(request.body), "wsgi.errors": sys.stderr, "wsgi.multithread": True,
-            "wsgi.multiprocess": False, "wsgi.run_once": False,
-            **{"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()
-               if name not in ("content-type", "content-length") and "_" not in name},  # no other one's name
-            "CONTENT_TYPE": headers.get("content-type", ""), "CONTENT_LENGTH": headers.get("content-length", "")}
-        head, written, begun, peer, log = {}, [], False, HERE.peer, HERE.log
-
-        def start_response(status, fields, exc_info=None):
-            if exc_info and (begun or written):  # it is too late for another answer
-                raise exc_info[1].with_traceback(exc_info[2])
-            if head and not exc_info:
-                raise AssertionError("start_response was called twice")
-            head.update(status=int(status.split()[0]), fields=[(name.lower(), value) for name, value in fields])
-            return written.append
-
-        result = self.app(environ, start_response)
-
-        def pieces():
-            try:
-                yield b""  # so that it has begun, and closing it closes the result
-                for piece in result:
-                    while written:
-                        yield written.pop(0)
-                    if not piece and is_gone(peer):
-                        raise PeerGone
-                    yield piece
-                yield from written
-            finally:
-                try:
-                    if hasattr(result, "close"):
-                        result.close()
-                except Exception as error:  # its answer is not worse for it
-                    log(error)
-
-        raw = pieces()
-        first = next(raw)
-        while first is not None and not (first or head and is_bodiless(request.method, head["status"])):
-            first = next(raw, None)  # until then it may say something else, or fail
-        begun = True
-        if not head:
-            raise RuntimeError("the WSGI application did not call start_response")
-        return Pieces(head["status"], head["fields"], continued(first, raw) if first else raw)
-
-
-class continued:
-    """An iterator with one piece put back; unlike a generator it can be closed before it has begun."""
-
-    def __init__(self, first, rest):
-        self.first, self.rest = [first], rest
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return self.first.pop() if self.first else next(self.rest)
-
-    def close(self):
-        self.rest.close()
 
 
 def finds_itself(app):

@@ -79,6 +79,8 @@ class Arguments(unittest.TestCase):
         self.gives("class Ctx: pass\ndef handler(message, ctx: Ctx): return [ctx]", ["context"], message="hi")
         self.gives("def handler(message, limit=10, context=None): return [limit, context]", [10, "context"], message="hi")
         self.gives("def handler(message, *, context): return [context]", ["context"], message="hi")
+        self.gives("def handler(message, request: dict): return [request['city']]", ["Oslo"], message="hi", city="Oslo")
+        self.gives("def handler(*, city, days=1): return [city, days]", ["Oslo", 1], city="Oslo")
         self.gives("def handler(history, message): return [history, message]", [[1], "hi"], message="hi", history=[1])
         self.gives("def handler(message, context: dict): return [context]", [{"a": 1}], message="hi", context={"a": 1})
         self.gives("def handler(message, context: list = ()): return [context]", [[2]], message="hi", context=[2])
@@ -193,6 +195,8 @@ class Arguments(unittest.TestCase):
     def test_a_root_model_of_pydantic_is_built_of_all_that_was_sent(self):
         code = "from pydantic import RootModel\nclass Bag(RootModel[dict[str, int]]): pass\ndef handler(bag: Bag): return bag.root"
         self.gives(code, {"a": 1, "b": 2}, a=1, b="2")
+        code = "from pydantic import RootModel\nclass Ids(RootModel[list[int]]): pass\ndef handler(message, ids: Ids): return ids.root"
+        self.gives(code, [1, 2], message="hi", ids=["1", 2])
 
     def test_a_model_of_pydantic_is_built_from_the_request(self):
         code = """

@@ -34,6 +34,8 @@ class Text(unittest.TestCase):
                 ("def f(): pass\nif __name__ == '__main__': f()", False), ("from own import api", False), ("from own import *", False),
                 ("from elsewhere import handler", False), ("from elsewhere import api", True), ("class handler: pass", False),
                 ("def app(environ, start_response): pass", False), ("async def asgi(scope, receive, send): pass", False),
+                ("def make_graph(): pass", False), ("def graph(): pass", False), ("def graph(state): pass", True), ("def get_agent(name): pass", True),
+                ("import sys\nsys.path.insert(0, 'x')\nload_dotenv()\nlogging.basicConfig()\ndef chat(m): pass", True), ("paths.insert(0)", False),
                 ("def helper(a, b): pass", True), ("async def helper(a, b, c): pass", True), ("del x", False), ("x += 1", True)):
             with self.subTest(code):
                 self.assertEqual(found(code).offers_nothing(lambda node: node.module == "own"), want)
@@ -78,6 +80,7 @@ class Started(unittest.TestCase):
         code = "def lambda_handler(event, context): return {'body': event['message'], 'kind': type(context).__name__}"
         self.answers(code, {"body": "hi", "kind": "RunContext"})
         self.answers(code + "\ndef main(): return 'main'\nclass A:\n  def invoke(self, x): return 'agent'\nagent = A()", {"body": "hi", "kind": "RunContext"})
+        self.answers("class Event: pass\ndef lambda_handler(message: Event, second: str): return message['message']", "hi")
         self.answers("def lambda_handler(event, context): pass\ndef handler(m): return 'handler'", "handler")
 
     def test_a_web_application_of_any_name(self):
@@ -94,6 +97,42 @@ class Started(unittest.TestCase):
     def test_parts_of_an_application_are_none(self):
         self.answers(WSGI + "class Router(App): pass\nrouter = Router('part')\napi = App('whole')", "whole")
         self.answers(WSGI + "inner = App('part')\nouter = App('whole')\nouter.inner = inner", "whole")
+
+        self.answers(WSGI + "inner = App('part')\nclass Table(App): pass\nouter = Table('whole')\nouter.mounts = {'/': [Table('x')]}\nouter.mounts['/'][0].inner = inner", "whole")
+        self.answers(WSGI + "inner = App('whole')\ndef wrap(app):\n  def outer(environ, start_response): return app(environ, start_response)\n"
+                     "  return outer\nouter = wrap(inner)", "whole")
+
+    def test_an_application_beside_what_only_builds_it_or_serves_it(self):
+        self.answers(WSGI + "import logging\nsite = App('built')\nlogging.basicConfig()\nif __name__ == '__main__': pass\nfor word in (): site.add_route(word)", "built")
+        argv = "\nif __name__ == '__main__':\n  import sys\n  serve(int(sys.argv[1]))"
+        self.answers(WSGI + "api = App('served')" + argv, "served")
+        self.answers(WSGI + "def create_app(): return App('made')" + argv, "made")
+        self.answers(WSGI + "import sys\napi = App('none')\nword = sys.argv[1]\nprint('script', word)", "script hi")
+
+    def test_the_one_agent_of_a_framework(self):
+        framework = {"langgraph/__init__.py": "class Graph:\n  def __init__(self, word, *parts): self.word = word\n"
+                     "  def invoke(self, state, config=None): return self.word\n  def add_node(self, *_): pass\n  def compile(self): return self"}
+        head = "from langgraph import Graph\n"
+        run = "\nif __name__ == '__main__': print(workflow.invoke('x'))"
+        for code, want in (
+                ("workflow = Graph('one')", "one"), ("workflow = Graph('one')\nworkflow.add_node('x')" + run, "one"),
+                ("workflow = Graph('one')\nimport sys" + run.replace("'x'", "sys.argv[1]") , "one"),
+                ("inner = Graph('part')\nouter = Graph('whole', inner)", "whole"), ("workflow = Graph('x')\nprint('script')", "script"),
+                ("one, workflow = Graph('a'), Graph('b')" + run, "b"), ("def make_graph(debug=False): return Graph('made')", "made"),
+                ("async def graph(): return Graph('made')", "made"), ("graph = Graph\nworkflow = graph('unnamed')", "unnamed"),
+                ("from contextlib import asynccontextmanager\n@asynccontextmanager\nasync def make_graph(): yield Graph('entered')", "entered")):
+            self.answers({"agent.py": head + code, **framework}, want)
+        self.refused({"agent.py": head + "one = Graph('a')\ntwo = Graph('b')\ntwo.add_node()", **framework}, "agent.py has 2 agents, one and two",
+                     "name the one that is to be invoked agent")
+        self.refused("def make_graph(): return 3", "agent.py offers nothing to invoke: make_graph() gives int, which cannot be invoked",
+                     "let it return the compiled graph, the chain, the crew or the agent, or define handler(message)")
+
+    def test_a_page_for_a_browser_is_refused(self):
+        for package, kind in (("streamlit", "Streamlit"), ("gradio", "Gradio")):
+            self.refused(f"import {package} as ui\ndef main(): ui.button('x')\nif __name__ == '__main__': main()",
+                         f"agent.py is a page of {kind}, which needs a server of its own and a browser",
+                         "deploy the function behind it: define handler(message) in a file without the page, and let the page call POST /api/agents/NAME/invoke")
+        self.answers({"agent.py": "import streamlit\ndef handler(message): return message", "streamlit.py": ""}, "hi")
 
     def test_an_application_that_main_serves_comes_before_main(self):
         serve = "import sys\ndef Flask(name): return App('served')\n%s = Flask(__name__)\ndef main():\n  sys.argv\n  run_server(%s)\nif __name__ == '__main__': main()"

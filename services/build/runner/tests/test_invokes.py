@@ -98,6 +98,8 @@ class Pieces(unittest.TestCase):
                               (["x", "y", {"a": {1}}, "z"], ["xy", {"a": [1]}, "z"]), (["a", None, "", "b"], "ab"), ([], ""), ([None], ""),
                               ([(1, 2)], [[1, 2]]), ([True], [True])):
             self.assertEqual(whole(iter(yielded)), want)
+        with source("def handler(message): return map(str.upper, message.split())") as agent:
+            self.assertEqual(agent.response("a b"), ["A", "B"])
         self.assertEqual([type(piece) for piece in pieces(iter(["a", {}]))], [str, Data])
 
     def test_message_chunks_are_texts(self):

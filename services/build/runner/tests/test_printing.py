@@ -152,6 +152,8 @@ class CommandLines(unittest.TestCase):
                 ("import sys as system\nsystem.argv", True), ("import click as c\nc.option", True), ("import os as sys2\nsys2.argv", False),
                 ("from .sys import argv", False), ("def main(message): pass\nif __name__ == '__main__': sys.argv", False),
                 ("def main(topic): pass\nif __name__ == '__main__': sys.argv", True),
+                ("def main(message): pass\ndef cli(): return parser.parse_args()", False),
+                ("def main(message): return ask()\ndef ask(): return input()", True),
                 ("def main(topic: 'str'): pass\nif __name__ == '__main__': sys.argv", False)):
             with self.subTest(code):
                 tree = compile(code, "agent.py", "exec", commands.ast.PyCF_ONLY_AST)

@@ -27,11 +27,20 @@ pub fn own_modules(files: &SourceFiles, entry_point: &str) -> BTreeSet<String> {
     own
 }
 
+/// Every name under which a file or a directory of the source could be imported, if the program adds the directory that it is
+/// in to `sys.path`; compiled modules are among them.
+pub fn modules_anywhere(files: &SourceFiles) -> BTreeSet<&str> {
+    let is_module = |name: &str| [".py", ".so", ".pyd"].iter().any(|end| name.ends_with(end));
+    let names = files.iter().map(|(name, _)| name).filter(|name| is_module(name)).flat_map(|name| name.split('/'));
+    names.map(|part| part.split('.').next().unwrap_or_default()).collect()
+}
+
 /// The requirements that the imports ask for. An import that cannot be placed is [`Code::UndeclaredImport`] with file
-/// and line, unless the program goes on without it.
+/// and line, unless the program goes on without it, or it may be a file of the source, of which `elsewhere` has the names.
 pub fn requirements_from_imports(
     files: &[FileImports],
     own: &BTreeSet<String>,
+    elsewhere: &BTreeSet<&str>,
     stdlib: &BTreeSet<String>,
 ) -> Result<Requirements> {
     let mut needed = BTreeSet::new();
@@ -46,7 +55,7 @@ pub fn requirements_from_imports(
                 Some(distribution) => {
                     needed.insert(distribution);
                 }
-                None if import.optional || !reached => {}
+                None if import.optional || !reached || elsewhere.contains(top) => {}
                 None => undeclared.push((top, file, import.line)),
             }
         }
@@ -85,7 +94,8 @@ mod tests {
         };
         let imports = modules.iter().enumerate().map(line).collect();
         let files = [FileImports { file: "agent.py".into(), imports, reached: true }];
-        requirements_from_imports(&files, &set(&["words"]), &set(&["os", "json"])).map(|r| r.text().to_owned())
+        requirements_from_imports(&files, &set(&["words"]), &["vendored"].into(), &set(&["os", "json"]))
+            .map(|r| r.text().to_owned())
     }
 
     #[test]
@@ -93,6 +103,7 @@ mod tests {
         let known = [
             ("os.path", false),
             ("words.hi", false),
+            ("vendored.x", false),
             ("__main__.x", false),
             ("yaml.safe_load", false),
             ("google.genai.types", false),
@@ -123,6 +134,23 @@ mod tests {
             assert!(e.message.contains("`requirements`"), "{e}");
             assert_eq!(e.details, [format!("agent.py, line 2: import {top}")]);
         }
+    }
+
+    #[test]
+    fn modules_of_any_directory_may_be_meant_and_the_entrys_own_package_hides_no_distribution() {
+        let names = [
+            "bot/__init__.py",
+            "bot/main.py",
+            "bot/openai.py",
+            "bot/words.py",
+            "vendor/fast.cpython-311.so",
+            "a/b.txt",
+        ];
+        let files = SourceFiles::parse(names.iter().map(|n| (n.to_string(), String::new())).collect()).unwrap();
+        let anywhere = ["__init__", "bot", "fast", "main", "openai", "vendor", "words"];
+        assert_eq!(modules_anywhere(&files), anywhere.into());
+        let own = own_modules(&files, "bot/main.py");
+        assert!(own.contains("words") && own.contains("bot") && !own.contains("openai"), "{own:?}");
     }
 
     #[test]

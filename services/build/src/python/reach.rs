@@ -45,6 +45,20 @@ impl<'a> Reach<'a> {
         itself.into_iter().chain(self.below(base, name)).collect()
     }
 
+    /// The files that a module may be where the program adds a directory to `sys.path` itself: vendored packages, generated
+    /// code. Of every directory that has one of the name.
+    pub fn elsewhere(&self, module: &str) -> Vec<String> {
+        let top = module.split('.').next().unwrap_or_default();
+        if top.is_empty() {
+            return Vec::new();
+        }
+        let ends = [format!("/{top}.py"), format!("/{top}/__init__.py")];
+        let is_one = |name: &str| ends.iter().any(|end| name.ends_with(end.as_str()));
+        let places = self.files.iter().filter(|(name, _)| is_one(name)).take(MAX_DEPTH);
+        let bases = places.filter_map(|(name, _)| ends.iter().find_map(|end| name.strip_suffix(end.as_str())));
+        bases.flat_map(|base| self.below(&format!("{base}/"), module)).collect()
+    }
+
     /// The files that a text in `file` may name: a path, or a module after `-m `.
     pub fn mentioned(&self, file: &str, text: &str) -> Vec<String> {
         if let Some(module) = text.strip_prefix("-m ") {
@@ -138,6 +152,16 @@ mod tests {
         ] {
             assert_eq!(reach.imported(file, module), want, "{file}: {module}");
         }
+    }
+
+    #[test]
+    fn modules_of_directories_that_a_program_adds_itself_are_found() {
+        let names = ["agent.py", "vendor/mylib/__init__.py", "vendor/mylib/deep.py", "lib/other.py"];
+        let files = source(&names);
+        let reach = Reach::new(&files, "agent.py");
+        assert_eq!(reach.elsewhere("mylib.deep.f"), ["vendor/mylib/__init__.py", "vendor/mylib/deep.py"]);
+        assert_eq!(reach.elsewhere("other"), ["lib/other.py"]);
+        assert!(reach.elsewhere("lib").is_empty() && reach.elsewhere(".other").is_empty());
     }
 
     #[test]

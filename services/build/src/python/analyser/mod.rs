@@ -84,6 +84,29 @@ struct Fault {
     message: String,
 }
 
+impl Fault {
+    /// What to do about it, where its text tells.
+    fn remedy(&self) -> Option<&'static str> {
+        let is_about = |words: &[&str]| words.iter().any(|words| self.message.contains(words));
+        if is_about(&["codec can't decode", "encoding", "null bytes"]) {
+            Some(ENCODING_REMEDY)
+        } else if self.text.trim_start().starts_with(['!', '%']) {
+            Some("this is a notebook's command: leave the line out, and name packages in requirements.txt")
+        } else if is_about(&[
+            "'await' outside",
+            "asynchronous comprehension outside",
+            "'async with' outside",
+            "'async for' outside",
+        ]) {
+            Some(
+                "await needs an async function, such as `async def main():`; at a file's top level notebooks alone have it",
+            )
+        } else {
+            None
+        }
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Answer {
@@ -152,6 +175,7 @@ pub struct Analyser(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     python: PathBuf,
+    version: String,
     children: Children,
     limit: Duration,
     worker: tokio::sync::Mutex<Option<Worker>>,
@@ -167,6 +191,7 @@ impl Analyser {
     fn with_limit(interpreter: &Interpreter, children: Children, limit: Duration) -> Self {
         Self(Arc::new(Inner {
             python: interpreter.executable.clone(),
+            version: interpreter.full_version.clone(),
             children,
             limit,
             worker: tokio::sync::Mutex::default(),
@@ -204,8 +229,10 @@ impl Analyser {
                 Answer::Found(Found { imports, mentions }) => {
                     // What a program goes on without, or never imports here, need not compile or have its packages.
                     let onward = imports.iter().flat_map(|import| {
-                        let files = reach.imported(&file, &import.module).into_iter();
-                        files.map(|file| (file, reached && !import.optional))
+                        let found = reach.imported(&file, &import.module);
+                        let elsewhere = if found.is_empty() { reach.elsewhere(&import.module) } else { Vec::new() };
+                        let found = found.into_iter().map(|file| (file, reached && !import.optional));
+                        found.chain(elsewhere.into_iter().map(|file| (file, false)))
                     });
                     let named = mentions.iter().flat_map(|mention| reach.mentioned(&file, mention));
                     let all_named = onward.chain(named.map(|file| (file, false)));
@@ -223,7 +250,7 @@ impl Analyser {
             }
         }
         let faults: Vec<_> = faults.iter().map(|(file, fault)| (file.as_str(), fault.clone())).collect();
-        if faults.is_empty() { Ok(all.into_values().collect()) } else { Err(syntax_error(&faults)) }
+        if faults.is_empty() { Ok(all.into_values().collect()) } else { Err(syntax_error(&faults, &self.0.version)) }
     }
 
     /// Refuses an entry file that offers nothing to invoke, as far as its text alone tells: [`Code::NothingToInvoke`].
@@ -283,7 +310,7 @@ fn unparsable(file: &str, failure: Failure) -> Error {
     }
 }
 
-fn syntax_error(faults: &[(&str, Fault)]) -> Error {
+fn syntax_error(faults: &[(&str, Fault)], version: &str) -> Error {
     let mut details = Vec::new();
     for (file, fault) in faults.iter().take(MAX_ERRORS) {
         details.push(format!("  File \"{file}\", line {}", fault.line));
@@ -295,10 +322,10 @@ fn syntax_error(faults: &[(&str, Fault)]) -> Error {
             details.push(format!("    {}^", " ".repeat(column)));
         }
         details.push(format!("SyntaxError: {}", fault.message));
-        if ["codec can't decode", "encoding", "null bytes"].iter().any(|words| fault.message.contains(words)) {
-            details.push(ENCODING_REMEDY.to_owned());
-        }
+        details.extend(fault.remedy().map(str::to_owned));
     }
+    // Code that is right may be too new.
+    details.push(format!("agents run on Python {version}"));
     let more = match faults.len() {
         1 => String::new(),
         n => format!(" (and {} more file{})", n - 1, if n == 2 { "" } else { "s" }),

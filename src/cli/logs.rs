@@ -2,12 +2,13 @@
 
 use super::{
     Api, Failure, Outcome,
-    follow::{LogPosition, Outage, log_has_ended, text_of},
+    follow::{LogPosition, Outage, SILENCE, log_has_ended, text_of},
     output,
 };
 use clap::Args;
 use reqwest::Method;
 use serde_json::Value;
+use tokio::time::timeout;
 
 /// Which lines.
 #[derive(Args, Debug)]
@@ -100,7 +101,9 @@ impl Follower<'_> {
         let mut lines = self.api.stream(Method::GET, &path, &query, None).await?;
         self.is_known = true;
         self.outage.end();
-        while let Some(line) = lines.next().await? {
+        loop {
+            let silent = |_| Failure::lost(format!("{} has sent nothing for {} s", self.api.base(), SILENCE.as_secs()));
+            let Some(line) = timeout(SILENCE, lines.next()).await.map_err(silent)?? else { break };
             if let Some(parsed) = self.position.advance(&line, &mut passed) {
                 self.show(&line, &parsed)?;
             }

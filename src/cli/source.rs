@@ -7,6 +7,7 @@ use hoistway_model::source::{MAX_FILES, encoding};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use serde_json::{Value, json};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
@@ -220,21 +221,36 @@ impl Walk {
 }
 
 /// The rules of an ignore file of a directory, if it is there. Lines of `.gitignore` that are none count for nothing, as
-/// with git.
+/// with git, and one that is not UTF-8 takes no other line with it.
 fn rules(directory: &Path, file: &str) -> Outcome<Option<Gitignore>> {
     let path = directory.join(file);
     if !path.is_file() {
         return Ok(None);
     }
-    let mut builder = GitignoreBuilder::new(directory);
-    let cannot = |e: ignore::Error| {
-        Failure::usage(format!("{}: {e}", path.display())).remedy("correct the line, as .gitignore has it, in UTF-8")
+    let is_own = file == IGNORE_FILE;
+    let cannot = |why: String| {
+        Failure::usage(format!("{}: {why}", path.display())).remedy("correct it, as .gitignore has it, in UTF-8")
     };
-    match builder.add(&path) {
-        Some(e) if file == IGNORE_FILE => return Err(cannot(e)),
-        _ => {}
+    let content = fs::read(&path).map_err(|e| cannot(e.to_string()))?;
+    let text = match encoding::decode(&content) {
+        Ok(text) => text,
+        Err(why) if is_own => return Err(cannot(why)),
+        Err(_) => content.split(|byte| *byte == b'\n').map(line_of).collect::<Vec<_>>().join("\n").into(),
+    };
+    let mut builder = GitignoreBuilder::new(directory);
+    for (number, line) in text.lines().enumerate() {
+        if let Err(e) = builder.add_line(Some(path.clone()), line)
+            && is_own
+        {
+            return Err(cannot(format!("line {}: {e}", number + 1)));
+        }
     }
-    builder.build().map(Some).map_err(cannot)
+    builder.build().map(Some).map_err(|e| cannot(e.to_string()))
+}
+
+/// A line in UTF-8, or else in Latin-1.
+fn line_of(line: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(line).map_or_else(|_| line.iter().copied().map(char::from).collect(), Cow::Borrowed)
 }
 
 fn in_base64(content: &[u8]) -> Value {
@@ -332,7 +348,18 @@ mod tests {
         fs::write(dir.path().join(IGNORE_FILE), "caf*\n").unwrap();
         assert_eq!(read(dir.path()).unwrap().files.keys().collect::<Vec<_>>(), ["agent.py"]);
         fs::write(dir.path().join(IGNORE_FILE), "[z-a\n").unwrap();
-        assert!(read(dir.path()).unwrap_err().to_string().contains("correct the line"));
+        assert!(read(dir.path()).unwrap_err().to_string().contains("line 1: "));
+        fs::write(dir.path().join(IGNORE_FILE), b"# Schl\xfcssel\nsecrets/\n").unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("line 1 is not UTF-8"));
+    }
+
+    #[test]
+    fn a_gitignore_in_another_encoding_holds() {
+        let utf16: Vec<u8> = "\u{feff}secrets/\r\n*.log\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for rules in [&b"# Schl\xfcssel\nsecrets/\n*.log\n"[..], b"\xef\xbb\xbfsecrets/\n*.log", &utf16] {
+            let dir = directory(&[("agent.py", b""), (".gitignore", rules), ("secrets/key", b""), ("x.log", b"")]);
+            assert_eq!(read(dir.path()).unwrap().files.keys().collect::<Vec<_>>(), ["agent.py"]);
+        }
     }
 
     #[test]

@@ -153,7 +153,8 @@ impl Code {
                 "what the agent wrote is in the details and in its logs; correct it and deploy again"
             }
             Code::InsufficientStorage => "make room on the server's disk",
-            Code::ResourceExhausted | Code::Unavailable => "try again a little later",
+            Code::ResourceExhausted => "try again a little later",
+            Code::Unavailable => "try again a little later, unless the text says what to do",
             _ => return None,
         })
     }

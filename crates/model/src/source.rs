@@ -205,7 +205,7 @@ pub fn entry_point(files: &SourceFiles, given: Option<&str>) -> Result<String> {
 
 fn listing(candidates: &[&str]) -> String {
     if candidates.is_empty() {
-        return "there is no .py file".to_owned();
+        return "there is no .py file: agents are written in Python, and a notebook has to be exported".to_owned();
     }
     let shown: Vec<String> = candidates.iter().take(MAX_LISTED).map(|name| name.escape_debug().to_string()).collect();
     let more = match candidates.len().saturating_sub(MAX_LISTED) {

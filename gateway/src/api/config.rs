@@ -216,7 +216,8 @@ fn parse(
 ) -> Result<(ConfigChange, Vec<NamedProvider>)> {
     let mut root = Object::parse(body)?;
     if root.take("policies").is_some_and(|value| has_value(&value)) {
-        return Err(complaint("policies", "policies is not supported"));
+        let instead = "name the tools that the agent may call in required_tools";
+        return Err(complaint("policies", "policies is not supported").with_details([instead.to_owned()]));
     }
     // Whoever sends back what GET answered means no harm; whoever expects these to change is told.
     for (key, present) in [

@@ -26,7 +26,12 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Members of a newer public API that would change what the deploy means.
-const NOT_SUPPORTED: [&str; 4] = ["policies", "tool_url_mappings", "draft_id", "artifact_id"];
+const NOT_SUPPORTED: [(&str, &str); 4] = [
+    ("policies", "name the tools that the agent may call in required_tools"),
+    ("tool_url_mappings", "give tools their addresses as base_url, in tools_to_create or with PUT /api/tools/NAME"),
+    ("draft_id", "send the files as source_files"),
+    ("artifact_id", "send the files as source_files, or push an image and name it as image"),
+];
 /// The longest image reference.
 const MAX_IMAGE: usize = 1_024;
 
@@ -48,9 +53,9 @@ impl DeployRequest {
         let begun = tools::begin(&mut root)?;
 
         let agent = json::name("agent_name", &agent)?;
-        for key in NOT_SUPPORTED {
+        for (key, instead) in NOT_SUPPORTED {
             if root.take(key).is_some_and(|value| has_value(&value)) {
-                return Err(complaint(key, format!("{key} is not supported")));
+                return Err(complaint(key, format!("{key} is not supported")).with_details([instead.to_owned()]));
             }
         }
         let tools_to_create = tools::finish(begun, &mut warnings)?;

@@ -648,7 +648,9 @@ fn too_long(agent: &Name, limit: usize) -> Error {
 }
 
 fn too_slow(agent: &Name) -> Error {
+    let remedy = "an invoke may take invoke_timeout_seconds (HOISTWAY_GATEWAY_INVOKE_TIMEOUT_SECONDS); a longer one is for the operator to allow";
     Error::new(Code::DeadlineExceeded, format!("agent \"{agent}\" did not answer in time"))
+        .with_details([remedy.to_owned()])
 }
 
 /// An answer of an instance that broke off. Why is known a moment later, if the agent's process ended: its route says it.

@@ -4,7 +4,7 @@ use super::{
     auth::Holder,
     error::ApiResult,
     query::{Query, Segment},
-    streamed,
+    streamed::{self, HEARTBEAT},
 };
 use crate::state::AppState;
 use axum::{
@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use hoistway_kit::time::{now_ms, parse_duration_ms, parse_rfc3339, rfc3339};
 use hoistway_model::{
     Error, Result, RevisionId,
@@ -24,6 +24,7 @@ use hoistway_model::{
 use http::{HeaderMap, HeaderValue, header};
 use serde::Serialize;
 use std::{fmt::Write, io, sync::Arc};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -61,7 +62,8 @@ pub struct LogGapOut {
 ///
 /// What the agent wrote, all its revisions together, and what Hoistway did with it: plain text, or with `format=json` (or
 /// `Accept: application/x-ndjson`) a JSON object for each line. `follow=true` goes on with the lines that come, until the
-/// agent is deleted; whoever reads more slowly than they come is told how many were skipped.
+/// agent is deleted; whoever reads more slowly than they come is told how many were skipped. JSON that is followed has an
+/// empty line every 15 seconds of silence, so that proxies do not cut it.
 #[utoipa::path(
     get, path = "/agents/{name}/logs", tag = "agents", operation_id = "get_agent_logs",
     params(
@@ -157,11 +159,18 @@ fn parse(query: &Query, headers: &HeaderMap) -> Result<(LogQuery, Shape)> {
     Ok((wanted, shape))
 }
 
-/// Lines as they come. `place` is held until the end.
+/// Lines as they come. `place` is held until the end, by those who follow.
 fn answer(state: &AppState, pieces: LogPieces, shape: Shape, place: Option<impl Send + 'static>) -> Response {
-    let written = pieces.map_ok(move |piece| {
-        let _place = &place;
-        write(piece, shape)
+    // An empty line is no value of JSON and so none of the log's; in plain text it would be one.
+    let beats = place.is_some() && shape == Shape::Json;
+    let written = stream::unfold((pieces, place), move |(mut pieces, place)| async move {
+        let next =
+            async { if beats { timeout(HEARTBEAT, pieces.next()).await.ok() } else { Some(pieces.next().await) } };
+        let text = match next.await {
+            Some(next) => next?.map(|piece| write(piece, shape)),
+            None => Ok(Bytes::from_static(b"\n")),
+        };
+        Some((text, (pieces, place)))
     });
     let body = written.map_err(io::Error::other).take_until(state.closing.clone().cancelled_owned());
     let kind = match shape {

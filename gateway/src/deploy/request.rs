@@ -82,7 +82,8 @@ impl DeployRequest {
         }
         if let Some(name) = self.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
             let message = format!("\"{name}\" is not a registered identity provider");
-            return Err(Error::field("identity_provider", message));
+            let remedy = "`POST /api/identity-providers` registers one".to_owned();
+            return Err(Error::field("identity_provider", message).with_details([remedy]));
         }
         let mut warnings = Vec::new();
         for (path, name) in self.tool_paths.iter().zip(&self.required_tools) {

@@ -123,7 +123,8 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
             }
             if let Some(Some(name)) = change.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
                 let message = format!("\"{name}\" is not a registered identity provider");
-                return Err(Error::field("identity_provider", message));
+                let remedy = "`POST /api/identity-providers` registers one".to_owned();
+                return Err(Error::field("identity_provider", message).with_details([remedy]));
             }
             let mut warnings = findings.choices.clone();
             if change.required_tools.is_some() {

@@ -68,7 +68,7 @@ async fn every_error_of_the_request() {
         (tool(json!({"base_url": "file:///etc/passwd"})), "tools_to_create[0].base_url: \"file:///etc/passwd\" is not a URL that begins with http:// or https://".into()),
         (with(json!({"tools_to_create": [{"name": "dup", "base_url": "https://a.example"}, {"name": "dup", "base_url": "https://b.example"}]})), "tools_to_create[1].name: \"dup\" is given twice".into()),
         (with(json!({"required_tools": ["fine", "not_fine"]})), format!("required_tools[1]: \"not_fine\" {name}; \"not-fine\" would do")),
-        (with(json!({"identity_provider": "no-such-idp"})), "identity_provider: \"no-such-idp\" is not a registered identity provider".into()),
+        (with(json!({"identity_provider": "no-such-idp"})), "identity_provider: \"no-such-idp\" is not a registered identity provider [\"`POST /api/identity-providers` registers one\"]".into()),
         (llm(json!([{"provider": "openai"}])), "llm_configs[0].model: is required".into()),
         (llm(json!([{"model": "m"}])), "llm_configs[0].provider: is required".into()),
         (llm(json!([{"provider": "openai", "model": 4}])), "llm_configs[0].model: must be a string, not a number".into()),
@@ -94,10 +94,10 @@ async fn every_error_of_the_request() {
             source(json!({"requirements": "-e ."})),
             "requirements: line 1: \"-e .\" is the source itself, which is there and not installed: leave the line out".into(),
         ),
-        (source(json!({"policies": ["p"]})), "policies is not supported".into()),
-        (source(json!({"artifact_id": "x"})), "artifact_id is not supported".into()),
-        (source(json!({"draft_id": "x"})), "draft_id is not supported".into()),
-        (source(json!({"tool_url_mappings": {"a": "b"}})), "tool_url_mappings is not supported".into()),
+        (source(json!({"policies": ["p"]})), "policies is not supported [\"name the tools that the agent may call in required_tools\"]".into()),
+        (source(json!({"artifact_id": "x"})), "artifact_id is not supported [\"send the files as source_files, or push an image and name it as image\"]".into()),
+        (source(json!({"draft_id": "x"})), "draft_id is not supported [\"send the files as source_files\"]".into()),
+        (source(json!({"tool_url_mappings": {"a": "b"}})), "tool_url_mappings is not supported [\"give tools their addresses as base_url, in tools_to_create or with PUT /api/tools/NAME\"]".into()),
     ];
     for (body, want) in table {
         let answer = gateway.call("POST", "/api/deploy", body.clone()).await;

@@ -19,22 +19,41 @@ pub(crate) struct Declared {
 impl Declared {
     /// Requirements are those of the request (`given`), else those of [`REQUIREMENTS_FILE`], else of [`PROJECT_FILE`],
     /// else of the entry file's PEP 723 header. What the last two say about Python holds in any case, if they can be read.
+    /// Where neither file at the top lists anything, those beside the entry point count: it is one of several programs.
     pub fn read(
         files: &SourceFiles,
         entry_point: &str,
         given: Option<&str>,
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
-        let project = files.get(PROJECT_FILE).map(|content| {
-            std::str::from_utf8(content).map_err(|e| format!("is not UTF-8: {e}")).and_then(Project::parse)
-        });
+        let read = |name: &str| {
+            let content = files.get(name)?;
+            Some(std::str::from_utf8(content).map_err(|e| format!("is not UTF-8: {e}")).and_then(Project::parse))
+        };
+        let (mut requirements_file, mut project_file) = (REQUIREMENTS_FILE.to_owned(), PROJECT_FILE.to_owned());
+        let mut project = read(PROJECT_FILE);
+        let is_silent = match &project {
+            Some(Ok(project)) => project.requirements("").is_ok_and(|listed| listed.is_none()),
+            Some(Err(_)) => false,
+            None => true,
+        };
+        if let Some((directory, _)) = entry_point.rsplit_once('/')
+            && is_silent
+            && files.get(REQUIREMENTS_FILE).is_none()
+        {
+            requirements_file = format!("{directory}/{REQUIREMENTS_FILE}");
+            let beside = format!("{directory}/{PROJECT_FILE}");
+            if let Some(found) = read(&beside) {
+                (project, project_file) = (Some(found), beside);
+            }
+        }
         let header = script_header::read(files.get(entry_point).unwrap_or_default());
         let of_project = || match &project {
-            Some(Ok(project)) => project.requirements(&field(PROJECT_FILE)),
-            Some(Err(fault)) => Err(Error::field(field(PROJECT_FILE), fault)),
+            Some(Ok(project)) => project.requirements(&field(&project_file)),
+            Some(Err(fault)) => Err(Error::field(field(&project_file), fault)),
             None => Ok(None),
         };
-        let listed = listed(files, given, of_project, warnings)?;
+        let listed = listed(files, &requirements_file, given, of_project, warnings)?;
         let requirements = match listed {
             Some(listed) => Some(listed),
             None => match of_project()? {
@@ -56,19 +75,20 @@ impl Declared {
     }
 }
 
-/// The requirements of the request, or of [`REQUIREMENTS_FILE`]; a file that lists none is as if absent. If they name the project itself, which is not installed,
+/// The requirements of the request, or of a requirements file; a file that lists none is as if absent. If they name the project itself, which is not installed,
 /// what it depends on takes its place.
 fn listed(
     files: &SourceFiles,
+    file: &str,
     given: Option<&str>,
     of_project: impl Fn() -> Result<Option<Requirements>>,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Requirements>> {
-    let (place, name, text) = match (given, files.get(REQUIREMENTS_FILE)) {
+    let (place, name, text) = match (given, files.get(file)) {
         (Some(text), _) => ("requirements".to_owned(), "", text.into()),
         (None, Some(content)) => {
-            let text = encoding::decode(content).map_err(|fault| Error::field(field(REQUIREMENTS_FILE), fault))?;
-            (format!("{} (requirements)", field(REQUIREMENTS_FILE)), REQUIREMENTS_FILE, text)
+            let text = encoding::decode(content).map_err(|fault| Error::field(field(file), fault))?;
+            (format!("{} (requirements)", field(file)), file, text)
         }
         (None, None) => return Ok(None),
     };
@@ -150,6 +170,26 @@ mod tests {
         }
         let bounds = parsed(&[(REQUIREMENTS_FILE, "-c c.txt"), ("c.txt", "six<2")]).unwrap().0;
         assert_eq!(bounds.as_deref(), Some("~ six<2\n"));
+    }
+
+    #[test]
+    fn lists_beside_the_entry_point_count_where_none_is_at_the_top() {
+        let of = |files: &[(&str, &str)]| {
+            let entry = "services/bot/main.py";
+            let all = [(entry, "import six")].into_iter().chain(files.iter().copied());
+            let all = all.map(|(n, t)| (n.to_string(), t.to_string())).collect();
+            let source = BuildSource::parse_with_warnings(all, Some(entry), None, &mut Vec::new()).unwrap();
+            source.requirements.map(|r| r.text().to_owned())
+        };
+        let beside = ("services/bot/requirements.txt", "-r ../base.txt\nsix");
+        let base = ("services/base.txt", "idna");
+        assert_eq!(of(&[beside, base]).as_deref(), Some("idna\nsix\n"));
+        assert_eq!(of(&[beside, base, (REQUIREMENTS_FILE, "attrs")]).as_deref(), Some("attrs\n"));
+        let project = ("services/bot/pyproject.toml", "[project]\ndependencies = ['p']");
+        assert_eq!(of(&[project]).as_deref(), Some("p\n"));
+        assert_eq!(of(&[project, ("pyproject.toml", "[tool.ruff]")]).as_deref(), Some("p\n"));
+        assert_eq!(of(&[project, ("pyproject.toml", "[project]\ndependencies = ['q']")]).as_deref(), Some("q\n"));
+        assert_eq!(of(&[("services/other/requirements.txt", "six")]), None);
     }
 
     #[test]

@@ -8,6 +8,8 @@ from codecs import getincrementaldecoder
 from .errors import Explained
 
 MOST = 8 << 20  # characters
+# Modules that write log lines, to the standard output where they are told so.
+LOGGERS = frozenset(("logging", "loguru._simple_sinks", "structlog._output"))
 
 
 class NoMoreInput(EOFError):
@@ -67,7 +69,7 @@ class Output(io.TextIOWrapper):
 
     def write(self, text):
         count = super().write(text)
-        if self.takers and (taker := self.takers.get()):
+        if self.takers and (taker := self.takers.get()) and sys._getframe(1).f_globals.get("__name__") not in LOGGERS:
             taker.add(text)
         return count
 

@@ -62,6 +62,7 @@ WEB_CALLS = frozenset((
     "FastMCP", "MCPServer", "mount_gradio_app", "get_asgi_application", "get_wsgi_application", "streamable_http_app", "sse_app", "http_app", *FACTORIES))
 LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp,
             ast.GeneratorExp, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare)
+OF_MODULES = "what a module defines counts if it is imported by its name (from MODULE import handler); or make its file the entry point"
 # Calls that only prepare for what a file defines: a file does nothing by them.
 PREPARING = frozenset(("load_dotenv", "basicConfig", "filterwarnings", "simplefilter", "setLevel", "dictConfig", "fileConfig", "nest_asyncio.apply"))
 REMEDY = "define handler(message), or name the object agent, graph, crew or app, or the function main or run"
@@ -180,7 +181,7 @@ def nothing_to_invoke(entry, found, types=()):
     close = meant([name for name, kind in shown.items() if name not in KNOWN and kind != "class"])
     text = f"{entry} offers nothing to invoke: {what}" + (f'; did you mean "{close}"?' if close else "")
     lines = [f"{entry}, line {found.bound[name][1]}: {name} ({kind})" for name, kind in shown.items() if name in found.bound]
-    return text, [*lines[:18], REMEDY]
+    return text, [*lines[:18], *([OF_MODULES] if found.imported and not found.bound else ()), REMEDY]
 
 
 def meant(names):

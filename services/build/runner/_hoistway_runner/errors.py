@@ -66,10 +66,20 @@ class Mask:
 
     def __init__(self, secrets=()):
         whole = {part for s in secrets for part in (s, s.strip()) if len(part) >= 4 or self.is_in_url(part)}
-        texts = whole.union(line for s in secrets for line in map(str.strip, s.splitlines()) if self.hides(line))
-        forms = {form for s in texts for form in (
-            s, repr(s)[1:-1], ascii(s)[1:-1], json.dumps(s)[1:-1], json.dumps(s, ensure_ascii=False)[1:-1])}
+        keys = [s.replace("\\n", "\n") for s in secrets if "-----BEGIN " in s]  # line ends may be written as `\n`
+        texts = whole.union(line for s in (*secrets, *keys) for line in map(str.strip, s.splitlines()) if self.hides(line))
+        forms = {form for s in texts for form in self.forms(s)}
         self._forms = sorted(forms, key=len, reverse=True)  # a secret within a longer one must not spoil the match
+
+    @staticmethod
+    def forms(text):
+        """A text as it is, as Python and JSON escape it, and as it is encoded for a URL."""
+        data = text.encode("utf-8", "surrogateescape")
+        in_json = [json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]]
+        in_url = ["".join(chr(byte) if byte < 128 and chr(byte).isalnum() or byte in kept else f"%{byte:02X}" for byte in data)
+                  for kept in (b"-_.~", b"-_.~/", b"-_.~!'()*")]
+        return {text, repr(text)[1:-1], ascii(text)[1:-1], repr(data)[2:-1], *in_json,
+                *(json.dumps(form)[1:-1] for form in in_json), *in_url, *(form.replace("%20", "+") for form in in_url)}
 
     @staticmethod
     def hides(text):

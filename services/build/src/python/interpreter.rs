@@ -111,7 +111,8 @@ impl Interpreter {
             "pyproject.toml: the project requires Python {wanted}, and agents are built for Python {}",
             self.full_version
         );
-        Err(Error::new(Code::BuildFailed, text))
+        let remedy = "widen requires-python, or have the operator start the server with another Python (`up --python`)";
+        Err(Error::new(Code::BuildFailed, text).with_details([remedy.to_owned()]))
     }
 
     /// `os/architecture`.

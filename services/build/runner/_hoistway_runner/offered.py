@@ -43,22 +43,31 @@ def parts_of(application):
     """What an application has in itself, however deep: what it wraps, mounts, routes to or calls as a closure."""
     todo, seen = [application], set()
     for thing in todo:
-        if isinstance(thing, (type, ModuleType, str, bytes)) or id(thing) in seen or len(seen) > MOST_PARTS:
+        if id(thing) in seen or issubclass(type(thing), (type, ModuleType, str, bytes)):
             continue
+        if len(seen) > MOST_PARTS:
+            break
         seen.add(id(thing))
-        if isinstance(thing, dict):
-            todo += thing.values()
-        elif isinstance(thing, (list, tuple)):
-            todo += thing
-        else:
-            cells = getattr(type(thing), "__closure__", None) and thing.__closure__ or ()
-            todo += getattr(thing, "__dict__", {}).values()
-            for cell in cells:
-                try:
-                    todo.append(cell.cell_contents)
-                except ValueError:  # nothing is in it yet
-                    pass
+        try:
+            todo += inside(thing)
+        except Exception:  # a proxy of what is there during a request alone
+            pass
     return todo
+
+
+def inside(thing):
+    """What an object has right in itself."""
+    if isinstance(thing, dict):
+        return list(thing.values())[:MOST_PARTS]
+    if isinstance(thing, (list, tuple)):
+        return thing[:MOST_PARTS]
+    own = list(getattr(thing, "__dict__", {}).values())
+    for cell in getattr(thing, "__closure__", None) or ():
+        try:
+            own.append(cell.cell_contents)
+        except ValueError:  # nothing is in it yet
+            pass
+    return own
 
 
 def the_agent(values, entry, tree, alone):

@@ -128,6 +128,10 @@ class Started(unittest.TestCase):
         self.answers(WSGI + "inner = App('whole')\ndef wrap(app):\n  def outer(environ, start_response): return app(environ, start_response)\n"
                      "  return outer\nouter = wrap(inner)", "whole")
 
+    def test_an_application_may_hold_proxies_of_what_is_not_there_yet(self):
+        proxy = "class Proxy:\n  def __getattribute__(self, name): raise RuntimeError('outside of a request')\n"
+        self.answers(WSGI + proxy + "api = App('holds')\napi.values = {'request': Proxy()}", "holds")
+
     def test_an_application_beside_what_only_builds_it_or_serves_it(self):
         self.answers(WSGI + "import logging\nsite = App('built')\nlogging.basicConfig()\nif __name__ == '__main__': pass\nfor word in (): site.add_route(word)", "built")
         argv = "\nif __name__ == '__main__':\n  import sys\n  serve(int(sys.argv[1]))"

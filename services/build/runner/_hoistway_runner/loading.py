@@ -71,8 +71,8 @@ def choose(module, bound, imported, entry, tree):
             del found[name]
     if "handler" in found and not callable(found["handler"]):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
-    if isinstance(found.get("handler"), type):
-        raise NothingToInvoke(f"{entry}: handler is a class, and nothing calls its methods", "define a function handler(message), or bind an object that can be called")
+    if any(base.__module__ == "http.server" for base in getattr(found.get("handler"), "__mro__", ())):
+        raise NothingToInvoke(f"{entry}: handler is a class for a server of http.server", "define a function handler(message), or an ASGI or WSGI application")
     if type(found.get("handler")).__module__.startswith("mangum"):  # it makes a function for AWS Lambda of an application
         from .web import web_agent
 

@@ -84,8 +84,8 @@ class Started(unittest.TestCase):
         self.answers("def lambda_handler(event, context): pass\ndef handler(m): return 'handler'", "handler")
 
     def test_a_handler_that_is_none(self):
-        self.refused("class handler: pass", "agent.py: handler is a class, and nothing calls its methods",
-                     "define a function handler(message), or bind an object that can be called")
+        self.refused("from http.server import BaseHTTPRequestHandler\nclass handler(BaseHTTPRequestHandler): pass",
+                     "agent.py: handler is a class for a server of http.server", "define a function handler(message), or an ASGI or WSGI application")
         mangum = {"site/mangum.py": "class Mangum:\n  def __init__(self, app): self.app = app\n  def __call__(self, event, context): raise RuntimeError('no event')"}
         self.answers(WSGI + "from mangum import Mangum\napi = App('behind it')\nhandler = Mangum(api)", "behind it", sites=mangum)
         self.answers("class Say:\n  def __call__(self, message): return message\nhandler = Say()", "hi")

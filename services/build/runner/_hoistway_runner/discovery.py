@@ -178,7 +178,7 @@ def nothing_to_invoke(entry, found, types=()):
     what = ", ".join(f"{name} ({kind})" for name, kind in list(shown.items())[:5])
     what = f"it has {what}" + (f" and {len(shown) - 5} more" if len(shown) > 5 else "") if shown else (
         "it has nothing but constants" if found.bound else "it has nothing but imports" if found.imported else "it is empty")
-    close = meant([name for name, kind in shown.items() if name not in KNOWN and kind != "class"])
+    close = meant([name for name, kind in shown.items() if name not in KNOWN and (kind != "class" or name == "Handler")])
     text = f"{entry} offers nothing to invoke: {what}" + (f'; did you mean "{close}"?' if close else "")
     lines = [f"{entry}, line {found.bound[name][1]}: {name} ({kind})" for name, kind in shown.items() if name in found.bound]
     return text, [*lines[:18], *([OF_MODULES] if found.imported and not found.bound else ()), REMEDY]

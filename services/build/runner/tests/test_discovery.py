@@ -46,6 +46,7 @@ class Text(unittest.TestCase):
                 ("import json\nA = 1", "agent.py offers nothing to invoke: it has nothing but constants"),
                 ("def chat(m): pass\nclass Support: pass", "agent.py offers nothing to invoke: it has chat (function), Support (class)"),
                 ("def hanlder(m): pass", 'agent.py offers nothing to invoke: it has hanlder (function); did you mean "handler"?'),
+                ("class Handler: pass", 'agent.py offers nothing to invoke: it has Handler (class); did you mean "handler"?'),
                 ("def create_app(config): pass", "agent.py offers nothing to invoke: it has create_app (function that needs config)"),
                 ("\n".join(f"def f{n}0(): pass" for n in range(7)),
                  "agent.py offers nothing to invoke: it has f00 (function), f10 (function), f20 (function), f30 (function), f40 (function) and 2 more")):

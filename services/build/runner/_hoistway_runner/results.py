@@ -7,7 +7,7 @@ from codecs import getincrementaldecoder
 
 from .errors import Explained
 
-LISTS = (map, filter, zip, enumerate, reversed)  # their texts are items, and no pieces of one text
+LISTS = (map, filter, zip, enumerate, reversed, type(reversed([])))  # their texts are items, and no pieces of one text
 DECODER = getincrementaldecoder("utf-8")
 
 

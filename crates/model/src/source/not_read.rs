@@ -27,12 +27,16 @@ pub(super) fn warnings(files: &SourceFiles, entry_point: &str) -> Vec<String> {
         format!("{names} {are} not read for requirements, the imports decide: {remedy}")
     };
     let mut all = Vec::new();
+    let beside = entry_point.rsplit_once('/').map(|(directory, _)| format!("{directory}/"));
     for (name, word, command) in OF_TOOLS {
-        if files.get(name).is_some_and(|content| contains(content, word)) {
-            let by = if command.is_empty() { String::new() } else { format!(" (`{command}`)") };
-            all.push(warning(name, "is", &format!("{list}{by}")));
+        for name in ["", beside.as_deref().unwrap_or_default()].map(|place| format!("{place}{name}")) {
+            if files.get(&name).is_some_and(|content| contains(content, word)) {
+                let by = if command.is_empty() { String::new() } else { format!(" (`{command}`)") };
+                all.push(warning(&name, "is", &format!("{list}{by}")));
+            }
         }
     }
+    all.dedup();
     let locks: Vec<&str> = files
         .iter()
         .filter(|(name, text)| is_pylock(name) && contains(text, "[[packages]]"))
@@ -160,6 +164,9 @@ mod tests {
             assert_eq!(warned(&[(name, "six")]).len(), 0, "{name}");
         }
         assert_eq!(warned(&[("requirements.in", "# nothing\n\n")]).len(), 0);
-        assert_eq!(warned_at("app/agent.py", &[("app/requirements.txt", "six")]).len(), 1);
+        for beside in [("app/requirements.in", "six"), ("app/Pipfile", "[packages]")] {
+            assert!(warned_at("app/agent.py", &[beside]).concat().starts_with(beside.0));
+            assert_eq!(warned_at("app/agent.py", &[beside, ("app/requirements.txt", "six")]).len(), 0);
+        }
     }
 }

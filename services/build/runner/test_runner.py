@@ -472,6 +472,15 @@ class Modules(unittest.TestCase):
         with Agent({**files, "src/__init__.py": "", "agent.py": "from shop.prices import price\nfrom src.shop.prices import price as same\n"
                     "def handler(message): return [price(message), same(message)]"}) as agent:
             self.assertEqual(agent.response(), [1, 1], agent.stderr())
+        library = {"deps/openai.py": "who = 'the package'", "deps/other.py": "import openai\nwho = openai.who"}
+        for file in ("src/openai.py", "bot/openai.py"):
+            package, entry = file.partition("/")[0], "agent.py" if file[0] == "s" else "bot/main.py"
+            code = f"from {package}.openai import who\nimport other\ndef handler(): return [who, other.who]"
+            with Agent({f"{package}/__init__.py": "", file: "who = 'own'", entry: code}, entry, sites=library) as agent:
+                self.assertEqual(agent.response(), ["own", "the package"], agent.stderr())
+        with Agent({"bot/__init__.py": "", "bot/calendar.py": "book = 1", "bot/main.py": "from calendar import book\ndef handler(): return book"},
+                   "bot/main.py") as agent:
+            self.assertEqual(agent.response(), 1, agent.stderr())
         with Agent({"src/__init__.py": "", "src/util.py": "u = 1", "src/agent.py": "from src.util import u\ndef run(): return [u, __name__]"},
                    "src/agent.py") as agent:
             self.assertEqual(agent.response(), [1, "src.agent"], agent.stderr())
@@ -953,6 +962,11 @@ class Scripts(unittest.TestCase):
             self.assertEqual(agent.invoke("sorry")[1]["error"], "sorry")
             self.assertEqual(agent.invoke("abort")[1]["error"], f"the script ended with signal {signal.SIGABRT.value}")
             self.assertEqual(agent.response("0"), "")
+        hook = "import atexit, sys\natexit.register(print, 'telemetry was not sent', file=sys.stderr)\n{}['city']\n"
+        logged = "import logging, sys\ntry: 1 / 0\nexcept ZeroDivisionError: logging.exception('again')\nsys.exit('no quota left')\n"
+        for code, error in ((hook, "KeyError: 'city'"), (logged, "no quota left")):
+            with source(code) as agent:
+                self.assertEqual(agent.invoke()[1]["error"], error)
 
     def test_stderr_is_live(self):
         code = "import sys, time\nprint('begun', file=sys.stderr)\nsys.stdin.read()\ntime.sleep(600)"
@@ -1031,6 +1045,15 @@ class Errors(unittest.TestCase):
     def test_strange_exceptions(self):
         with source("class E(Exception):\n  def __str__(self): raise ValueError\ndef handler(): raise E()") as agent:
             self.assertEqual(agent.invoke()[1]["error"], "agent.E: <exception str() failed>")
+
+    def test_an_object_that_raises_when_it_is_looked_at(self):
+        code = """
+        class Proxy:
+            def __getattr__(self, name): raise RuntimeError("outside of a request") if name.startswith("__") else AttributeError(name, obj=self)
+        def handler(message): return Proxy().x
+        """
+        with source(textwrap.dedent(code)) as agent:
+            self.assertEqual(agent.invoke()[1]["error"], "AttributeError: x")
 
     def test_details_are_bounded(self):
         with source("def handler(r):\n  raise ValueError('\\n'.join(map(str, range(100))))") as agent:

@@ -21,14 +21,14 @@ class Taker:
 
     def __init__(self, lines, keep=True):
         self.parts, self.size, self.lines, self.printed = [] if keep else None, 0, iter(lines), False
-        self.decoder = None
+        self.decoder, self.logged = None, []
 
-    def add(self, text):
+    def add(self, text, is_log=False):
         """Something was printed. It is kept until the invoke ends: a task that goes on longer prints to the logs alone."""
-        self.printed = True
+        self.printed = self.printed or not is_log
         if self.parts is not None and self.size <= MOST:
             self.size += len(text)
-            self.parts.append(text)
+            (self.logged if is_log else self.parts).append(text)
 
     def add_bytes(self, data):
         """Bytes were written: a character may be split across two of them."""
@@ -36,8 +36,8 @@ class Taker:
         self.add(self.decoder.decode(data))
 
     def text(self):
-        """All that was printed, but for the last newline; None if nothing was. What the agent has put in the place of the
-        standard output may still hold some of it."""
+        """All that was printed, but for the last newline: log lines only where there is nothing else. None if nothing was. What
+        the agent has put in the place of the standard output may still hold some of it."""
         if not isinstance(sys.stdout, (Output, type(None))):
             try:
                 sys.stdout.flush()
@@ -45,7 +45,7 @@ class Taker:
                 pass
         if self.size > MOST:
             raise Explained(f"the agent printed more than {MOST >> 20} MiB", "return the answer, or a part of it")
-        return "".join(self.parts).removesuffix("\n") if self.parts else None
+        return "".join(self.parts or self.logged).removesuffix("\n") if self.parts or self.logged else None
 
     def end(self):
         """Whatever is printed from now on is nobody's answer."""
@@ -69,8 +69,8 @@ class Output(io.TextIOWrapper):
 
     def write(self, text):
         count = super().write(text)
-        if self.takers and (taker := self.takers.get()) and sys._getframe(1).f_globals.get("__name__") not in LOGGERS:
-            taker.add(text)
+        if self.takers and (taker := self.takers.get()):
+            taker.add(text, is_log=sys._getframe(1).f_globals.get("__name__") in LOGGERS)
         return count
 
     @property

@@ -155,7 +155,7 @@ def report(error, mask, request=None):
 
         advice = remedy(error)
         advice = advice and mask(advice)
-    except OSError:  # no descriptor is left to load modules with: what is known is told
+    except Exception:  # no descriptor is left to load modules with, or an object of the agent's does not let itself be looked at
         pass
     lines = text.splitlines()[-DETAIL_LINES:] + [advice] * bool(advice)
     print(told + text, end=f"{advice}\n" if advice else "", file=sys.__stderr__, flush=True)

@@ -7,8 +7,8 @@ RUNNER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def arrange_path(app, sites, entry, hermetic):
-    """Sets sys.path: the app, the entry's own directory, the standard library, the directories `src`, the image's packages. An
-    entry's directory that is a package comes last: its modules have other names, and may be called as others' are.
+    """Sets sys.path: the app, the entry's own directory, the standard library, the directories `src`, the image's packages. What
+    of these directories is a package comes last: its modules have other names, and may be called as others' are.
 
     `hermetic` is the case of a host's interpreter: what happens to be installed on the host is not part of the image
     and stays out of reach, as in a virtual environment. In a container the interpreter's packages are the image's.
@@ -19,22 +19,37 @@ def arrange_path(app, sites, entry, hermetic):
         site.setquit()
     rest = [p for p in sys.path if p not in ("", RUNNER)]
     library = [p for p in rest if p == os.path.dirname(os.__file__) or p.endswith((".zip", "lib-dynload"))]
-    first, last = own_directories(app, entry)
-    sys.path[:] = dict.fromkeys([*first, *library, *source_roots(app, entry)])
+    first, middle, last = own_directories(app, entry)
+    sys.path[:] = dict.fromkeys([*first, *library, *middle])
     for directory in sites:
         if os.path.isdir(directory):
             site.addsitedir(directory)
-    sys.path += last
+    sys.path += [path for path in last if path not in sys.path]
     if not hermetic:
         sys.path.extend(p for p in rest if p not in sys.path)
 
 
 def own_directories(app, entry):
-    """(first, last): the app and the entry's own directory, which is last if it is a package."""
-    beside = os.path.dirname(os.path.join(app, entry))
-    if beside != os.path.normpath(app) and os.path.isfile(os.path.join(beside, "__init__.py")):
-        return [app], [beside]
-    return list(dict.fromkeys([app, beside])), []
+    """(first, middle, last): the directories from which the app's modules are imported before the standard library, behind it,
+    and behind all packages."""
+    path = os.path.join(app, entry)
+    beside, roots = os.path.dirname(path), source_roots(app, entry)
+    packages = [root for root in roots if os.path.isfile(os.path.join(root, "__init__.py"))]
+    if beside != os.path.normpath(app) and is_module_of_package(path, beside):
+        packages.insert(0, beside)
+    first = [directory for directory in dict.fromkeys([app, beside]) if directory not in packages]
+    return first, [root for root in roots if root not in packages], packages
+
+
+def is_module_of_package(path, directory):
+    """Whether a file is in a package and imports from it as from one: another one may be run by its path as well, and then
+    Python has what is beside it first."""
+    if not os.path.isfile(os.path.join(directory, "__init__.py")):
+        return False
+    name = os.path.basename(directory).encode()
+    with open(path, "rb") as file:
+        text = file.read()
+    return any(words in text for words in (b"from .", b"from " + name + b".", b"from " + name + b" ", b"import " + name))
 
 
 def module_of(app, entry):

@@ -82,8 +82,10 @@ def of_modules(error, kind, text):
     if isinstance(error, ImportError) and ".so" in text and "cannot open shared object file" in text:
         return "the package needs a library of the system that is not there: take one whose wheel brings it"
     module = error.obj if kind is AttributeError else sys.modules.get(error.name) if isinstance(error, ImportError) and error.name else None
-    name, path = getattr(module, "__name__", ""), getattr(module, "__file__", None) or getattr(error, "path", None) or ""
-    if type(module) is type(os) and any(path.startswith(app + os.sep) for app, place in Mask.places if place == "/app") and is_elsewhere(name, path):
+    if type(module) is not type(os):
+        return None
+    name, path = module.__name__, getattr(module, "__file__", None) or getattr(error, "path", None) or ""
+    if any(path.startswith(app + os.sep) for app, place in Mask.places if place == "/app") and is_elsewhere(name, path):
         return f"{os.path.basename(path)} of the agent has the name of a package, and is imported in its place: rename it"
     return None
 

@@ -37,7 +37,7 @@ def pieces(result, stream=True):
     try:
         for chunk in chunks:
             if chunk is None:
-                pass
+                chunk = Data(None) if is_list else None
             elif isinstance(chunk, (bytes, bytearray, memoryview)):  # a character may be split across two of them
                 decoder = decoder or DECODER("replace")
                 chunk = decoder.decode(bytes(chunk))
@@ -91,7 +91,7 @@ def whole(result):
             items += ["".join(texts)] * bool(texts) + [piece.value]
             texts = []
     if not items:
-        return "".join(texts)
+        return "".join(texts) if texts or type(result) not in LISTS else []
     return items + ["".join(texts)] * bool(texts)
 
 

@@ -15,6 +15,7 @@ from .results import DECODER, as_text, resolve
 
 OUTPUT_LIMIT = 8 << 20
 LINE_LIMIT = 64 << 10
+RAISED = 70  # the exit status of a script that an exception ended: others may have logged one, and ended by themselves
 STATEMENT = "HOISTWAY_END_USER"  # to the process, which does not keep it
 
 
@@ -61,12 +62,13 @@ def run_script(command, message, user):
         ended = True
         follower.join(1)  # it ends with the script, unless a child of the script keeps stderr open
         if status != 0:
-            how = f"exit status {status}" if status > 0 else f"signal {-status}"
+            how = f"exit status {1 if status == RAISED else status}" if status > 0 else f"signal {-status}"
             if status == -signal.SIGKILL:  # nobody but the kernel sends it
                 how += ": out of memory (setting HOISTWAY_AGENT_LIMITS__MEMORY)"
             details = [line for line in tail if line.strip()]
-            headline = raised(details) or (details[-1] if details and status > 0 else f"the script ended with {how}")
-            if details and not raised(details):
+            cause = raised(details) if status == RAISED else None
+            headline = cause or (details[-1] if details and status > 0 else f"the script ended with {how}")
+            if details and not cause:
                 details.append(f"the script ended with {how}")
             if status == 2 and any(line.lower().startswith("usage:") for line in details):  # of argparse, click and typer
                 details.append("the script gets the message as its one argument: let it take that, or define handler(message)")
@@ -141,4 +143,4 @@ def be_script(app, entry, call, closed_network):
     except BaseException as error:
         error.with_traceback(error.__traceback__.tb_next)  # the first frame is this one
         sys.excepthook(type(error), error, error.__traceback__)
-        sys.exit(1)
+        sys.exit(RAISED)

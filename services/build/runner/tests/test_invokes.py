@@ -142,6 +142,8 @@ class Pieces(unittest.TestCase):
             self.assertEqual(whole(iter(yielded)), want)
         with source("def handler(message): return map(str.upper, message.split())") as agent:
             self.assertEqual(agent.response("a b"), ["A", "B"])
+        self.assertEqual(whole(map({"a": 1}.get, "aba")), [1, None, 1])
+        self.assertEqual(whole(filter(None, [])), [])
         self.assertEqual([type(piece) for piece in pieces(iter(["a", {}]))], [str, Data])
 
     def test_message_chunks_are_texts(self):

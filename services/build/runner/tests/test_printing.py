@@ -25,6 +25,8 @@ class Printing(unittest.TestCase):
         self.answers("import asyncio\nasync def main():\n  await asyncio.sleep(0)\n  print('async')", "async")
         self.answers("import asyncio\nasync def handler(message): await asyncio.to_thread(print, message)", "tea")
         self.answers("import sys\nout = sys.stdout\ndef handler(message):\n  out.write('a\\n\\n')\n  sys.stdout.buffer.write('é'.encode())", "a\n\né")
+        to_stdout = "import logging, sys\nlogging.basicConfig(stream=sys.stdout, level='INFO', format='%(message)s')\n"
+        self.answers(to_stdout + "def main():\n  logging.info('the answer is 4')", "the answer is 4")
         self.answers("import logging\nlogging.basicConfig(level=logging.INFO)\ndef handler(message):\n  logging.info('log')\n  print('own')", "own")
         self.answers("import io, sys\nassert isinstance(sys.stdout, io.TextIOWrapper)\ndef handler(message): sys.stdout.writelines(['a', 'b'])", "ab")
         self.answers("def handler(message): pass", None)

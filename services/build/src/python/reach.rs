@@ -1,10 +1,12 @@
 //! Which files of a source a file reaches. Only these are judged: whatever else lies beside them need not even be Python.
 
 use hoistway_model::source::SourceFiles;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// How deep modules are followed; nobody's packages are nested deeper, and names may be made to take very long.
 const MAX_DEPTH: usize = 64;
+/// In how many directories a vendored module is looked for.
+const MAX_PLACES: usize = 16;
 
 /// The files of a source, and the directories from which Python imports.
 pub struct Reach<'a> {
@@ -14,13 +16,24 @@ pub struct Reach<'a> {
     roots: Vec<&'a str>,
     /// Every directory with its slash.
     directories: HashSet<&'a str>,
+    /// The directories, with their slashes, that have a module of a name; the source's root is none of them.
+    below: HashMap<&'a str, Vec<&'a str>>,
 }
 
 impl<'a> Reach<'a> {
     /// The reach of an entry file.
     pub fn new(files: &'a SourceFiles, entry: &'a str) -> Self {
         let directories = files.iter().flat_map(|(name, _)| directories(name)).collect();
-        Self { files, entry, roots: roots(entry), directories }
+        let mut below: HashMap<&str, Vec<&str>> = HashMap::new();
+        for (name, _) in files.iter() {
+            let Some(module) = name.strip_suffix("/__init__.py").or_else(|| name.strip_suffix(".py")) else { continue };
+            let Some(end) = module.rfind('/') else { continue };
+            let places = below.entry(&module[end + 1..]).or_default();
+            if places.len() < MAX_PLACES {
+                places.push(&module[..=end]);
+            }
+        }
+        Self { files, entry, roots: roots(entry), directories, below }
     }
 
     /// The entry file, and the packages that it is in.
@@ -34,7 +47,7 @@ impl<'a> Reach<'a> {
         let name = module.trim_start_matches('.');
         let level = module.len() - name.len();
         if level == 0 {
-            return self.roots.iter().flat_map(|root| self.below(root, name)).collect();
+            return self.roots.iter().flat_map(|root| self.found_below(root, name)).collect();
         }
         let mut base = directory(file);
         for _ in 1..level {
@@ -42,21 +55,14 @@ impl<'a> Reach<'a> {
         }
         let package = format!("{base}__init__.py");
         let itself = Some(package).filter(|init| self.has(init));
-        itself.into_iter().chain(self.below(base, name)).collect()
+        itself.into_iter().chain(self.found_below(base, name)).collect()
     }
 
     /// The files that a module may be where the program adds a directory to `sys.path` itself: vendored packages, generated
-    /// code. Of every directory that has one of the name.
+    /// code. Of every directory that has one of the name, up to [`MAX_PLACES`].
     pub fn elsewhere(&self, module: &str) -> Vec<String> {
         let top = module.split('.').next().unwrap_or_default();
-        if top.is_empty() {
-            return Vec::new();
-        }
-        let ends = [format!("/{top}.py"), format!("/{top}/__init__.py")];
-        let is_one = |name: &str| ends.iter().any(|end| name.ends_with(end.as_str()));
-        let places = self.files.iter().filter(|(name, _)| is_one(name)).take(MAX_DEPTH);
-        let bases = places.filter_map(|(name, _)| ends.iter().find_map(|end| name.strip_suffix(end.as_str())));
-        bases.flat_map(|base| self.below(&format!("{base}/"), module)).collect()
+        self.below.get(top).into_iter().flatten().flat_map(|place| self.found_below(place, module)).collect()
     }
 
     /// The files that a text in `file` may name: a path, or a module after `-m `.
@@ -72,7 +78,7 @@ impl<'a> Reach<'a> {
     }
 
     /// What `a.b.c` is below a directory: `a/__init__.py`, `a/b.py` and so on.
-    fn below(&self, base: &str, module: &str) -> Vec<String> {
+    fn found_below(&self, base: &str, module: &str) -> Vec<String> {
         let (mut found, mut path) = (Vec::new(), base.to_owned());
         for part in module.split('.').filter(|part| !part.is_empty()).take(MAX_DEPTH) {
             path.push_str(part);

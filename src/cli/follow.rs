@@ -199,7 +199,7 @@ enum Read {
 /// Reads on after `position`.
 async fn read(api: &Api, attempt: &str, position: &mut LogPosition, send: &mpsc::Sender<String>) -> Read {
     let mut passed = position.passed();
-    let mut query = vec![("follow", "true"), ("format", "json")];
+    let mut query = vec![("follow", "true"), ("format", "ndjson")];
     query.extend(passed.since.as_deref().map(|since| ("since", since)));
     let mut lines = match api.stream(Method::GET, &["builds", attempt, "logs"], &query, None).await {
         Ok(lines) => lines,

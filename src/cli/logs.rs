@@ -96,7 +96,7 @@ impl Follower<'_> {
             Some(since) => vec![("since", since)],
             None => self.args.query(tail.as_deref()),
         };
-        query.extend([("follow", "true"), ("format", "json")]);
+        query.extend([("follow", "true"), ("format", "ndjson")]);
         let path = [self.args.kind(), &self.args.name, "logs"];
         let mut lines = self.api.stream(Method::GET, &path, &query, None).await?;
         self.is_known = true;

@@ -54,9 +54,9 @@ const MAX_ERROR: usize = 1 << 20;
 const MAX_ERROR_LINES: usize = 50;
 /// Up to so many bytes of an answer are kept until its end is there, and so checked. Longer ones are passed on as they come.
 const MAX_KEPT: usize = 256 << 10;
-/// Why the answer of an instance that does not serve any more may break off.
-const REPLACED: &str = "was replaced while it answered, and its earlier instance ended before its answer did; three of those may \
-                        finish their requests at a time";
+/// What is said of an answer that breaks off when the instance does not serve any more. It may have crashed, or been too many.
+const REPLACED: &str = "the instance was replaced by a newer one, and ended before its answer did (of replaced instances the newest \
+                        three finish what they answer)";
 const JSON: [(header::HeaderName, HeaderValue); 1] =
     [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
 /// What proves to the runner that an invoke comes from a gateway.
@@ -662,26 +662,22 @@ async fn crashed(
 ) -> Error {
     let cause = cause.into();
     let mut changes = routes.changes();
-    let gone = |why: &str| Error::new(Code::Unavailable, format!("agent \"{agent}\" {why}"));
     let reason = async {
         loop {
             // Whoever picked a route holds it, and must not while it changes.
-            let serves = match routes.pick(agent) {
-                Pick::NotReady(why) => return Ok(Some(why)),
-                Pick::Ready(picked) => picked.target.revision == *instance,
-                Pick::Unknown => return Err(gone("was deleted while it answered")),
-            };
-            if !serves {
-                return Err(gone(REPLACED));
+            match routes.pick(agent) {
+                Pick::NotReady(why) => return Some(why),
+                Pick::Ready(picked) if picked.target.revision != *instance => return Some(REPLACED.to_owned()),
+                Pick::Ready(_) => {}
+                Pick::Unknown => return Some("it was deleted".to_owned()),
             }
             if changes.changed().await.is_err() {
-                return Ok(None);
+                return None;
             }
         }
     };
     let why = match timeout(NEWS, reason).await {
-        Ok(Ok(Some(why))) => format!(": {why}"),
-        Ok(Err(gone)) => return gone.with_source(cause),
+        Ok(Some(why)) => format!(": {why}"),
         _ => "; its logs may say why".to_owned(),
     };
     let message = format!("agent \"{agent}\" broke the connection off while answering{why}");

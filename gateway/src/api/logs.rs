@@ -62,8 +62,8 @@ pub struct LogGapOut {
 ///
 /// What the agent wrote, all its revisions together, and what Hoistway did with it: plain text, or with `format=json` (or
 /// `Accept: application/x-ndjson`) a JSON object for each line. `follow=true` goes on with the lines that come, until the
-/// agent is deleted; whoever reads more slowly than they come is told how many were skipped. JSON that is followed has an
-/// empty line every 15 seconds of silence, so that proxies do not cut it.
+/// agent is deleted; whoever reads more slowly than they come is told how many were skipped. With `format=ndjson` a followed
+/// log has an empty line every 15 seconds of silence, so that proxies do not cut it.
 #[utoipa::path(
     get, path = "/agents/{name}/logs", tag = "agents", operation_id = "get_agent_logs",
     params(
@@ -74,7 +74,7 @@ pub struct LogGapOut {
         ("timestamps" = Option<bool>, Query, description = "Put the time before each line of plain text"),
         ("stream" = Option<String>, Query, description = "Only `stdout`, `stderr` or `platform`"),
         ("revision" = Option<String>, Query, description = "Only lines of this revision"),
-        ("format" = Option<String>, Query, description = "`text` or `json`"),
+        ("format" = Option<String>, Query, description = "`text`, `json` or `ndjson`"),
     ),
     responses(
         (status = 200, description = "The lines", content((String = "text/plain"), (LogLineOut = "application/x-ndjson"))),
@@ -106,7 +106,7 @@ pub async fn agent(
         ("since" = Option<String>, Query, description = "Only lines from then on: a time (RFC 3339) or how long ago (`90s`, `10m`, `1h30m`)"),
         ("follow" = Option<bool>, Query, description = "Go on with the lines that come, until the build ends"),
         ("timestamps" = Option<bool>, Query, description = "Put the time before each line of plain text"),
-        ("format" = Option<String>, Query, description = "`text` or `json`"),
+        ("format" = Option<String>, Query, description = "`text`, `json` or `ndjson`"),
     ),
     responses(
         (status = 200, description = "The lines", content((String = "text/plain"), (LogLineOut = "application/x-ndjson"))),
@@ -128,8 +128,13 @@ pub async fn build(
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
-    Text { times: bool },
-    Json,
+    Text {
+        times: bool,
+    },
+    /// `beats`: with an empty line now and then, for a client that asks for NDJSON by its name, and so passes over them.
+    Json {
+        beats: bool,
+    },
 }
 
 fn parse(query: &Query, headers: &HeaderMap) -> Result<(LogQuery, Shape)> {
@@ -141,13 +146,14 @@ fn parse(query: &Query, headers: &HeaderMap) -> Result<(LogQuery, Shape)> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let times = query.flag("timestamps")?;
     let shape = match query.text("format") {
-        Some("json" | "ndjson") => Shape::Json,
+        Some("json") => Shape::Json { beats: false },
+        Some("ndjson") => Shape::Json { beats: true },
         Some("text") => Shape::Text { times },
         Some(other) => {
-            let message = format!("\"{}\" is not one of text, json", excerpt(other));
+            let message = format!("\"{}\" is not one of text, json, ndjson", excerpt(other));
             return Err(Error::field("format", message));
         }
-        None if accept.contains("application/x-ndjson") => Shape::Json,
+        None if accept.contains("application/x-ndjson") => Shape::Json { beats: false },
         None => Shape::Text { times },
     };
     let wanted = LogQuery {
@@ -161,8 +167,8 @@ fn parse(query: &Query, headers: &HeaderMap) -> Result<(LogQuery, Shape)> {
 
 /// Lines as they come. `place` is held until the end, by those who follow.
 fn answer(state: &AppState, pieces: LogPieces, shape: Shape, place: Option<impl Send + 'static>) -> Response {
-    // An empty line is no value of JSON and so none of the log's; in plain text it would be one.
-    let beats = place.is_some() && shape == Shape::Json;
+    // An empty line is none of the log's in NDJSON; in plain text it would be one.
+    let beats = place.is_some() && shape == Shape::Json { beats: true };
     let written = stream::unfold((pieces, place), move |(mut pieces, place)| async move {
         let next =
             async { if beats { timeout(HEARTBEAT, pieces.next()).await.ok() } else { Some(pieces.next().await) } };
@@ -175,7 +181,7 @@ fn answer(state: &AppState, pieces: LogPieces, shape: Shape, place: Option<impl 
     let body = written.map_err(io::Error::other).take_until(state.closing.clone().cancelled_owned());
     let kind = match shape {
         Shape::Text { .. } => "text/plain; charset=utf-8",
-        Shape::Json => "application/x-ndjson",
+        Shape::Json { .. } => "application/x-ndjson",
     };
     (streamed::headers(HeaderValue::from_static(kind)), Body::from_stream(body)).into_response()
 }
@@ -190,7 +196,7 @@ fn write(piece: LogPiece, shape: Shape) -> Bytes {
                 let _ = writeln!(out, "{time}{text}");
             }
         }
-        (LogPiece::Lines(lines), Shape::Json) => {
+        (LogPiece::Lines(lines), Shape::Json { .. }) => {
             for LogLine { time_ms, stream, revision, text } in lines {
                 let line = LogLineOut { time: rfc3339(time_ms), stream: stream.as_str(), revision, text };
                 let _ = writeln!(out, "{}", serde_json::to_string(&line).unwrap_or_default());
@@ -199,7 +205,7 @@ fn write(piece: LogPiece, shape: Shape) -> Bytes {
         (LogPiece::Skipped(count), Shape::Text { .. }) => {
             let _ = writeln!(out, "… {count} lines skipped: they came faster than they were read …");
         }
-        (LogPiece::Skipped(skipped), Shape::Json) => {
+        (LogPiece::Skipped(skipped), Shape::Json { .. }) => {
             let _ = writeln!(out, "{}", serde_json::to_string(&LogGapOut { skipped }).unwrap_or_default());
         }
     }

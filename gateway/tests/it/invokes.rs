@@ -226,13 +226,13 @@ async fn an_answer_that_breaks_off_says_how_the_agent_ended() {
 }
 
 #[tokio::test]
-async fn an_answer_of_an_instance_that_went_is_no_crash() {
+async fn an_answer_that_breaks_off_says_that_its_instance_was_replaced_or_deleted() {
     for (is_deleted, want) in [
-        (true, "503 unavailable agent \"a\" was deleted while it answered"),
+        (true, "it was deleted"),
         (
             false,
-            "503 unavailable agent \"a\" was replaced while it answered, and its earlier instance ended before its answer did; \
-             three of those may finish their requests at a time",
+            "the instance was replaced by a newer one, and ended before its answer did (of replaced instances the newest three finish \
+             what they answer)",
         ),
     ] {
         let (gateway, runner) = with_runner(vec![None]).await;
@@ -250,6 +250,7 @@ async fn an_answer_of_an_instance_that_went_is_no_crash() {
             runner.go_on.send_replace(true);
         };
         let (answer, ()) = tokio::join!(invoke(&gateway), goes);
+        let want = format!("502 agent_crashed agent \"a\" broke the connection off while answering: {want}");
         assert_eq!(answer.error(), want);
     }
 }

@@ -62,7 +62,7 @@ async fn logs_are_asked_for_as_they_are_wanted() {
         ),
         ("?stream=stdin", "stream: \"stdin\" is not one of stdout, stderr, platform"),
         ("?revision=1", "revision: \"1\" is not an id"),
-        ("?format=xml", "format: \"xml\" is not one of text, json"),
+        ("?format=xml", "format: \"xml\" is not one of text, json, ndjson"),
         ("?tail=-1", "tail: \"-1\" is not a whole number from 0 to 100000"),
     ] {
         let answer = gateway.get(&format!("/api/agents/a/logs{query}")).await;

@@ -171,6 +171,8 @@ impl Inner {
         let work = Work::of(attempt, request);
         let mut running = self.lock();
         match running.get_mut(&work) {
+            // One that has ended and is still here has panicked.
+            Some(ended) if ended.outcome.peek().is_some() => {}
             // Nobody else wants it any more, and it cannot be had back.
             Some(same) if same.cancel.is_cancelled() => return Ok(Joined::Ending(same.outcome.clone())),
             Some(same) => {

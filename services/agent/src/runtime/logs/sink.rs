@@ -59,13 +59,13 @@ impl Sink {
         recent.iter().skip(recent.len().saturating_sub(count)).map(|(_, text)| text.clone()).collect()
     }
 
-    /// What standard error said last: the last line that says something, but of an error of the interpreter itself the one
-    /// before its stack.
+    /// What standard error said last: the last line that says something, but of an error of the interpreter itself, if nothing
+    /// but its stack follows, the one before the stack.
     pub fn last_error(&self) -> Option<String> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let errors =
             || recent.iter().rev().filter(|(stream, _)| *stream == LogStream::Stderr).map(|(_, text)| text.trim());
-        let fatal = errors().find(|text| text.starts_with("Fatal Python error: "));
+        let fatal = errors().find(|text| !is_of_a_stack(text)).filter(|text| text.starts_with("Fatal Python error: "));
         fatal.or_else(|| errors().find(|text| !text.is_empty())).map(str::to_owned)
     }
 
@@ -196,6 +196,13 @@ fn whole_characters(text: &[u8]) -> usize {
     begins
         .filter(|&back| back + 1 < text[text.len() - 1 - back].leading_ones() as usize)
         .map_or(text.len(), |back| text.len() - 1 - back)
+}
+
+/// Whether a line, without its indentation, is one of those that Python's `faulthandler` writes below an error, or empty.
+fn is_of_a_stack(line: &str) -> bool {
+    const STARTS: [&str; 6] =
+        ["File \"", "Thread 0x", "Current thread 0x", "Extension modules: ", "<no Python frame>", "..."];
+    line.is_empty() || STARTS.iter().any(|start| line.starts_with(start))
 }
 
 #[cfg(test)]

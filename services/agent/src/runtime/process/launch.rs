@@ -295,7 +295,9 @@ impl Notices {
     async fn stack(&mut self) -> String {
         let (mut buffer, began) = ([0; 4096], Instant::now());
         let mut due = began + STACK_BEGIN;
-        while let Ok(Ok(got @ 1..)) = timeout_at(due, self.pipe.read(&mut buffer)).await {
+        while Instant::now() < due
+            && let Ok(Ok(got @ 1..)) = timeout_at(due, self.pipe.read(&mut buffer)).await
+        {
             self.read.extend_from_slice(&buffer[..got]);
             self.read.drain(..self.read.len().saturating_sub(MAX_NOTICE));
             due = (Instant::now() + STACK_PAUSE).min(began + STACK_LIMIT);

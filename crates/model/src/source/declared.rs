@@ -26,51 +26,58 @@ impl Declared {
         given: Option<&str>,
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
-        let read = |name: &str| {
-            let content = files.get(name)?;
-            Some(std::str::from_utf8(content).map_err(|e| format!("is not UTF-8: {e}")).and_then(Project::parse))
-        };
-        let (mut requirements_file, mut project_file) = (REQUIREMENTS_FILE.to_owned(), PROJECT_FILE.to_owned());
-        let mut project = read(PROJECT_FILE);
-        let is_silent = match &project {
-            Some(Ok(project)) => project.requirements("").is_ok_and(|listed| listed.is_none()),
-            Some(Err(_)) => false,
-            None => true,
-        };
-        if let Some((directory, _)) = entry_point.rsplit_once('/')
-            && is_silent
-            && files.get(REQUIREMENTS_FILE).is_none()
+        let mut found = Self::of_directory(files, "", given, warnings)?;
+        if found.requirements.is_none()
+            && let Some(end) = entry_point.rfind('/')
         {
-            requirements_file = format!("{directory}/{REQUIREMENTS_FILE}");
-            let beside = format!("{directory}/{PROJECT_FILE}");
-            if let Some(found) = read(&beside) {
-                (project, project_file) = (Some(found), beside);
+            let mut of_these = Vec::new();
+            match Self::of_directory(files, &entry_point[..=end], None, &mut of_these) {
+                Ok(beside) => {
+                    warnings.append(&mut of_these);
+                    found.requirements = beside.requirements;
+                    found.requires_python = found.requires_python.or(beside.requires_python);
+                }
+                // Nobody has said that it is to be read.
+                Err(fault) => warnings.push(format!("{fault}; this file is not read, and the imports decide")),
             }
         }
         let header = script_header::read(files.get(entry_point).unwrap_or_default());
+        if found.requirements.is_none() {
+            found.requirements = match &header {
+                Ok(header) => header.as_ref().and_then(|header| header.dependencies.clone()),
+                Err(fault) => return Err(Error::field(format!("{} (script header)", field(entry_point)), fault)),
+            };
+        }
+        if found.requirements.is_none() {
+            warnings.extend(not_read::warnings(files, entry_point));
+        }
+        let of_header = header.ok().flatten().and_then(|header| header.requires_python);
+        found.requires_python = found.requires_python.or(of_header);
+        Ok(found)
+    }
+
+    /// What the request or the files of one directory, empty or with its slash, say.
+    fn of_directory(
+        files: &SourceFiles,
+        directory: &str,
+        given: Option<&str>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
+        let project_file = format!("{directory}{PROJECT_FILE}");
+        let project = files.get(&project_file).map(|content| {
+            std::str::from_utf8(content).map_err(|e| format!("is not UTF-8: {e}")).and_then(Project::parse)
+        });
         let of_project = || match &project {
             Some(Ok(project)) => project.requirements(&field(&project_file)),
             Some(Err(fault)) => Err(Error::field(field(&project_file), fault)),
             None => Ok(None),
         };
-        let listed = listed(files, &requirements_file, given, of_project, warnings)?;
-        let requirements = match listed {
+        let requirements = match listed(files, &format!("{directory}{REQUIREMENTS_FILE}"), given, of_project, warnings)?
+        {
             Some(listed) => Some(listed),
-            None => match of_project()? {
-                Some(listed) => Some(listed),
-                None => match &header {
-                    Ok(header) => header.as_ref().and_then(|header| header.dependencies.clone()),
-                    Err(fault) => {
-                        return Err(Error::field(format!("{} (script header)", field(entry_point)), fault));
-                    }
-                },
-            },
+            None => of_project()?,
         };
-        if requirements.is_none() {
-            warnings.extend(not_read::warnings(files, entry_point));
-        }
-        let of_header = header.ok().flatten().and_then(|header| header.requires_python);
-        let requires_python = project.and_then(Result::ok).and_then(|project| project.requires_python).or(of_header);
+        let requires_python = project.and_then(Result::ok).and_then(|project| project.requires_python);
         Ok(Self { requirements, requires_python })
     }
 }
@@ -190,6 +197,30 @@ mod tests {
         assert_eq!(of(&[project, ("pyproject.toml", "[tool.ruff]")]).as_deref(), Some("p\n"));
         assert_eq!(of(&[project, ("pyproject.toml", "[project]\ndependencies = ['q']")]).as_deref(), Some("q\n"));
         assert_eq!(of(&[("services/other/requirements.txt", "six")]), None);
+        assert_eq!(of(&[project, (REQUIREMENTS_FILE, "# none\n")]).as_deref(), Some("p\n"));
+    }
+
+    #[test]
+    fn a_list_beside_the_entry_point_that_cannot_be_used_is_a_warning_and_the_top_decides_about_python() {
+        let of = |files: &[(&str, &str)]| {
+            let entry = "services/bot/main.py";
+            let all = [(entry, "import six")].into_iter().chain(files.iter().copied());
+            let mut warnings = Vec::new();
+            let all = all.map(|(n, t)| (n.to_string(), t.to_string())).collect();
+            let source = BuildSource::parse_with_warnings(all, Some(entry), None, &mut warnings).unwrap();
+            (source.requirements.is_some(), source.requires_python.is_some(), warnings)
+        };
+        let (listed, _, warnings) =
+            of(&[("services/bot/requirements.txt", "-i https://packages.example.com/simple\nsix")]);
+        assert!(
+            !listed && warnings.len() == 1 && warnings[0].contains("services/bot/requirements.txt"),
+            "{warnings:?}"
+        );
+        let broken = ("services/bot/pyproject.toml", "[project");
+        assert!(!of(&[broken]).0 && of(&[broken]).2[0].contains("services/bot/pyproject.toml"));
+        let top = ("pyproject.toml", "[project]\nname = 'all'\nversion = '1'\nrequires-python = '>=3.99'");
+        let (listed, python, _) = of(&[top, ("services/bot/pyproject.toml", "[project]\ndependencies = ['p']")]);
+        assert!(listed && python);
     }
 
     #[test]

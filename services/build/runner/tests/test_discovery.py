@@ -71,9 +71,9 @@ class Started(unittest.TestCase):
             self.assertEqual(agent.event, {"event": "ready"}, agent.stderr())
             self.assertEqual(agent.response("hi"), want, agent.stderr())
 
-    def refused(self, files, text, detail=discovery.REMEDY):
+    def refused(self, files, text, detail=discovery.REMEDY, **kwargs):
         files = {"agent.py": files} if isinstance(files, str) else files
-        with self.subTest(files["agent.py"]), Agent(files) as agent:
+        with self.subTest(files["agent.py"]), Agent(files, **kwargs) as agent:
             self.assertEqual((agent.event["event"], agent.event.get("code"), agent.event.get("error")), ("failed", "nothing_to_invoke", text))
             self.assertIn(detail, agent.event["details"])
 
@@ -141,7 +141,7 @@ class Started(unittest.TestCase):
         self.answers(WSGI + "import sys\napi = App('none')\nword = sys.argv[1]\nprint('script', word)", "script hi")
 
     def test_the_one_agent_of_a_framework(self):
-        framework = {"langgraph/__init__.py": "class Graph:\n  def __init__(self, word, *parts): self.word = word\n"
+        framework = {"site/langgraph/__init__.py": "class Graph:\n  def __init__(self, word, *parts): self.word = word\n"
                      "  def invoke(self, state, config=None): return self.word\n  def add_node(self, *_): pass\n  def compile(self): return self"}
         head = "from langgraph import Graph\n"
         run = "\nif __name__ == '__main__': print(workflow.invoke('x'))"
@@ -152,9 +152,9 @@ class Started(unittest.TestCase):
                 ("one, workflow = Graph('a'), Graph('b')" + run, "b"), ("def make_graph(debug=False): return Graph('made')", "made"),
                 ("async def graph(): return Graph('made')", "made"), ("graph = Graph\nworkflow = graph('unnamed')", "unnamed"),
                 ("from contextlib import asynccontextmanager\n@asynccontextmanager\nasync def make_graph(): yield Graph('entered')", "entered")):
-            self.answers({"agent.py": head + code, **framework}, want)
-        self.refused({"agent.py": head + "one = Graph('a')\ntwo = Graph('b')\ntwo.add_node()", **framework}, "agent.py has 2 agents, one and two",
-                     "name the one that is to be invoked agent")
+            self.answers(head + code, want, sites=framework)
+        self.refused(head + "one = Graph('a')\ntwo = Graph('b')\ntwo.add_node()", "agent.py has 2 agents, one and two",
+                     "name the one that is to be invoked agent", sites=framework)
         self.refused("def make_graph(): return 3", "agent.py offers nothing to invoke: make_graph() gives int, which cannot be invoked",
                      "let it return the compiled graph, the chain, the crew or the agent, or define handler(message)")
 
@@ -183,6 +183,19 @@ class Started(unittest.TestCase):
         self.refused("class Server:\n  def serve_forever(self): raise SystemExit('it serves')\nif __name__ == '__main__':\n  Server().serve_forever()",
                      "agent.py starts a server of its own in line 4, and offers no application that could be invoked",
                      "bind an ASGI or WSGI application, or a server of MCP, to a name of the file; or define handler(message)")
+
+    def test_nothing_of_the_authors_runs_at_the_start_of_a_script(self):
+        ask = "def ask():\n  print('ran', input())"
+        for code in ("from helper import ask\nsettings = dict(a=1)\ndef add_answer(q): pass\nadd_answer(ask())", "from helper import ask\nfound = []\nfound.append(ask())",
+                     "import helper\nfound = dict()\nhelper.ask()", "from helper import ask as set_up\nfound = dict()\nset_up()",
+                     "import sys, helper\nfound = helper.ask()\nif __name__ == '__main__': sys.argv",
+                     "class Mailer:\n  def add(self): print('ran', input())\nmailer = Mailer()\nmailer.add()",
+                     "import sys\nthing = dict()\nsys.path.extend(thing)\ndef work(): return print('ran', input())\ndone = work()\nif __name__ == '__main__': pass"):
+            self.answers({"agent.py": code, "helper.py": ask}, "ran hi")
+        for made in ("def crew(): print('ran')\nif __name__ == '__main__': crew()", "def get_agent(): raise SystemExit('no')\nif __name__ == '__main__': print('ran')",
+                     "def make_graph(): raise SystemExit('no')\nprint('ran')"):
+            with self.subTest(made), source(made) as agent:
+                self.assertEqual((agent.event["event"], agent.stdout(), agent.response("hi")), ("ready", "", "ran"), agent.stderr())
 
     def test_a_factory(self):
         self.answers(WSGI + "def create_app(debug=False): return App('made')", "made")

@@ -197,6 +197,23 @@ class Started(unittest.TestCase):
             with self.subTest(made), source(made) as agent:
                 self.assertEqual((agent.event["event"], agent.stdout(), agent.response("hi")), ("ready", "", "ran"), agent.stderr())
 
+    def test_what_is_no_start_of_a_server_cuts_nothing(self):
+        sites = {"site/uvicorn.py": "def run(*_): raise SystemExit(1)", "site/bottle.py": "def run(): raise SystemExit(1)"}
+        flask = WSGI + "def Flask(name):\n  app = App(name)\n  app.run = app.run_checks = lambda **_: None\n  return app\napp = Flask('web')\n"
+        for code in ("import threading\nthreading.Thread(target=lambda: app.run(port=5000), daemon=True).start()", "app.run_checks()",
+                     "import subprocess\nfrom bottle import run\nsubprocess.run(['true'])",
+                     "import asyncio\nfrom uvicorn import run\nasync def setup(): pass\nasyncio.run(setup())"):
+            self.answers(flask + code + "\ndef handler(message): return message + ' hi'", "hi hi", sites=sites)
+        for code in ("def run_app(): print('got', input())\nif __name__ == '__main__':\n  run_app()", "def run_app(): print('got', input())\nrun_app()",
+                     "def run_simple(): print('got', input())\nrun_simple()"):
+            self.answers(code, "got hi")
+
+    def test_a_handler_behind_a_server_is_told_to_be_left_out(self):
+        code = WSGI + "def Flask(name): return App(name)\napp = Flask('x')\napp.run()\ndef handler(message): return message"
+        with source(code) as agent:
+            self.assertEqual(agent.response("hi"), "x", agent.stderr())
+            self.assertIn("agent.py, line 9 starts a server that would not end, so handler below it is left out", agent.stderr())
+
     def test_a_factory(self):
         self.answers(WSGI + "def create_app(debug=False): return App('made')", "made")
         self.answers(WSGI + "async def make_app(): return App('made')", "made")

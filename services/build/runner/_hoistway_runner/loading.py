@@ -156,7 +156,7 @@ def load_agent(app, entry, script_command, framework=None):
     if names <= {"main", "run"}:
         from .pages import refuse_page
 
-        refuse_page(tree, entry)
+        refuse_page(tree, app, entry, names)
     function = "main" if "main" in names else "run"
     if function in names and names <= {"main", "run", "app"}:
         from .commands import is_command, served_application

@@ -163,6 +163,11 @@ class Started(unittest.TestCase):
             self.refused(f"import {package} as ui\ndef main(): ui.button('x')\nif __name__ == '__main__': main()",
                          f"agent.py is a page of {kind}, which needs a server of its own and a browser",
                          "deploy the function behind it: define handler(message) in a file without the page, and let the page call POST /api/agents/NAME/invoke")
+        run = "def run(message): return 'ran ' + message"
+        show = "\nif __name__ == '__main__': gr.Interface(run).launch()"
+        self.answers("import gradio as gr\n" + run + show, "ran hi", sites={"site/gradio.py": ""})
+        self.answers({"agent.py": "import gradio as gr\nfrom own import go as run" + show, "own.py": run.replace("def run", "def go")}, "ran hi", sites={"site/gradio.py": ""})
+        self.answers("try:\n  import streamlit as st\nexcept ImportError:\n  st = None\n" + run.replace("def run", "def main"), "ran hi")
         self.answers({"agent.py": "import streamlit\ndef handler(message): return message", "streamlit.py": ""}, "hi")
 
     def test_an_application_that_main_serves_comes_before_main(self):

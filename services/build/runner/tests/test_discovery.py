@@ -3,7 +3,7 @@
 import textwrap
 import unittest
 
-from _hoistway_runner import discovery
+from _hoistway_runner import discovery, loading, servers
 from test_runner import Agent, source
 
 WSGI = """
@@ -54,6 +54,16 @@ class Text(unittest.TestCase):
                 got, details = discovery.nothing_to_invoke("agent.py", found(code))
                 self.assertEqual((got, details[-1]), (text, discovery.REMEDY))
         self.assertEqual(discovery.nothing_to_invoke("agent.py", found("x = 1\ndef chat(m): pass"))[1][0], "agent.py, line 2: chat (function)")
+
+    def test_only_what_may_start_a_server_is_parsed_for_it(self):
+        for made in (*discovery.WEB_CALLS, "Server", "SocketIO"):
+            self.assertTrue(loading.may_start_a_server(f"it = {made}()\nit.run()".encode()), made)
+        for full in servers.SERVING:
+            module, _, name = full.rpartition(".")
+            self.assertTrue(loading.may_start_a_server(f"from {module} import {name}\n{name}()".encode()), full)
+        self.assertTrue(loading.may_start_a_server(b"make_server(1).serve_forever()"))
+        for plain in (b"asyncio.run(main())", b"subprocess.run([])", b"observe()\nos.environ['OPENAI_API_KEY']", b"Runner.run_sync(agent)", b"from flask import Flask"):
+            self.assertFalse(loading.may_start_a_server(plain), plain)
 
     def test_which_name_is_meant(self):
         for name, want in (("hanlder", "handler"), ("Handler", "handler"), ("handle", "handler"), ("handel", "handler"), ("Main", "main"),

@@ -19,12 +19,13 @@ def is_built_only(tree):
 def builds_with_others(tree, own):
     """Whether they do so, and by methods of others' objects and by others' functions alone: what the author's own are called
     says nothing of what they do. `own` are the names that are imported from the agent's own files. A file with a main block
-    has something else to run, so it must not call the author's functions at all."""
-    functions = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    has something else to run, so it must not call the author's functions at all; others may be built by some of the file's own."""
+    functions = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
     guard = any(isinstance(node, ast.If) and is_main_guard(node.test) for node in tree.body)
-    others, authors = {*BUILT_IN, *web_classes(tree)}, own | functions
+    others, authors = {*BUILT_IN, *web_classes(tree)}, own | functions.keys()
+    doing = own | {name for name, function in functions.items() if not is_built_only(function)}
     for node in statements(tree):
-        forbidden = authors if guard or isinstance(node, ast.Expr) else own
+        forbidden = authors if guard or isinstance(node, ast.Expr) else doing
         if any(root(call) in forbidden and not name_of(call)[:1].isupper() for call in calls(node)):  # a class is no work
             return False
         if isinstance(node, (ast.Import, ast.ImportFrom)):

@@ -57,7 +57,7 @@ def only_builds(tree, app, path, found):
     if not found.statements and not reads_command_line(tree, ""):
         return True
     own = {name for name, node in found.imported.items() for inner in modules_of(node) if own_file(app, path, inner)}
-    return not (own and not found.statements) and builds_with_others(tree, own) and not reads_command_line(without_main_block(tree), "")
+    return not (own and found.guard or "*" in own) and builds_with_others(tree, own) and not reads_command_line(without_main_block(tree), "")
 
 
 def modules_of(node):

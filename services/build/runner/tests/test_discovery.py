@@ -202,14 +202,15 @@ class Started(unittest.TestCase):
     def test_nothing_of_the_authors_runs_at_the_start_of_a_script(self):
         ask = "def ask():\n  print('ran', input())"
         for code in ("from helper import ask\nsettings = dict(a=1)\ndef add_answer(q): pass\nadd_answer(ask())", "from helper import ask\nfound = []\nfound.append(ask())",
-                     "import helper\nfound = dict()\nhelper.ask()", "from helper import ask as set_up\nfound = dict()\nset_up()",
+                     "import helper\nfound = dict()\nhelper.ask()", "from helper import *\nfound = []\nfound.append(ask())", "from helper import ask as set_up\nfound = dict()\nset_up()",
                      "import sys, helper\nfound = helper.ask()\nif __name__ == '__main__': sys.argv",
                      "class Mailer:\n  def add(self): print('ran', input())\nmailer = Mailer()\nmailer.add()",
                      "import sys\nthing = dict()\nsys.path.extend(thing)\ndef work(): return print('ran', input())\ndone = work()\nif __name__ == '__main__': pass"):
             self.answers({"agent.py": code, "helper.py": ask}, "ran hi")
         for made in ("def crew(): print('ran')\nif __name__ == '__main__': crew()", "def get_agent(): raise SystemExit('no')\nif __name__ == '__main__': print('ran')",
-                     "def make_graph(): raise SystemExit('no')\nprint('ran')"):
-            with self.subTest(made), source(made) as agent:
+                     "def make_graph(): raise SystemExit('no')\nprint('ran')", "rows = list()\ndef work(): print('ran')\ndone = work()\nrows.append(done)",
+                     "import helper\nfound = [].copy()\nfound.append(1)\nif __name__ == '__main__': pass"):
+            with self.subTest(made), Agent({"agent.py": made, "helper.py": "print('ran')"}) as agent:
                 self.assertEqual((agent.event["event"], agent.stdout(), agent.response("hi")), ("ready", "", "ran"), agent.stderr())
 
     def test_what_is_no_start_of_a_server_cuts_nothing(self):

@@ -29,6 +29,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/app_routes.py",
     "_hoistway_runner/arguments.py",
     "_hoistway_runner/asgi.py",
+    "_hoistway_runner/building.py",
     "_hoistway_runner/callers.py",
     "_hoistway_runner/capture.py",
     "_hoistway_runner/commands.py",

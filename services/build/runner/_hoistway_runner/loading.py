@@ -107,9 +107,16 @@ def choose(module, bound, imported, entry, tree):
     return agent and ("app", agent)
 
 
+# What a file has in it that makes a server, or an application that serves itself: of the names in servers.py and discovery.py.
+OF_SERVERS = (b"uvicorn", b"hypercorn", b"waitress", b"bottle", b"cherrypy", b"aiohttp", b"werkzeug", b"socketio", b"SocketIO", b"serve_forever",
+              b"Server(", b"FastAPI", b"Flask", b"Starlette", b"Quart", b"Litestar", b"Sanic", b"Bottle", b"BlackSheep", b"Falcon", b"Esmerald",
+              b"FastMCP", b"MCPServer", b"_app")
+
+
 def may_start_a_server(source):
     """Whether a file is worth a look for servers that it starts, for which it is parsed."""
-    return b"run(" in source or b"run_" in source or b"serve" in source
+    return (b"run(" in source or b"run_" in source or b"serve" in source or b"quickstart" in source) and any(
+        word in source for word in OF_SERVERS)
 
 
 def defines_handler(source):
@@ -156,7 +163,7 @@ def load_agent(app, entry, script_command, framework=None):
     if names <= {"main", "run"}:
         from .pages import refuse_page
 
-        refuse_page(tree, entry)
+        refuse_page(tree, app, entry, names)
     function = "main" if "main" in names else "run"
     if function in names and names <= {"main", "run", "app"}:
         from .commands import is_command, served_application

@@ -1,12 +1,17 @@
 """Files that start a server of their own when they are run: what they would serve is served here, so nothing waits for it."""
 
+import os
+import sys
+
 from .commands import children, own_function
 from .discovery import Found, ast, is_main_guard
 from .errors import NothingToInvoke
 
-# Calls that serve until the process ends, by their names alone or with those of their modules.
-SERVING = frozenset(("serve_forever", "run_simple", "run_app", "uvicorn.run", "hypercorn.run", "waitress.serve", "bottle.run", "socketio.run", "cherrypy.quickstart"))
-IMPORTED = {"uvicorn": ("run",), "waitress": ("serve",), "bottle": ("run",)}  # `from waitress import serve`
+# Functions of modules that serve until the process ends.
+SERVING = frozenset(("uvicorn.run", "hypercorn.run", "waitress.serve", "bottle.run", "cherrypy.quickstart", "aiohttp.web.run_app",
+                     "werkzeug.run_simple", "werkzeug.serving.run_simple"))
+RUNS = ("run", "run_server", "run_task", "run_async", "run_stdio_async", "run_sse_async", "run_http_async", "run_streamable_http_async")  # of applications
+WAITING = ("run", "run_until_complete", "gather", "wait_for", "exit")  # for the calls that are their arguments
 
 
 class Servers:
@@ -14,23 +19,32 @@ class Servers:
 
     def __init__(self, tree):
         self.tree, self.web, self.any, self.in_main_block = tree, Found(tree).web, False, None
-        self.calls, self.bound = set(SERVING), set()
+        self.imported, self.bound = {}, set()
         for node in ast_nodes(tree):
             if isinstance(node, ast.ImportFrom):
-                known = IMPORTED.get((node.module or "").partition(".")[0], ())
-                self.calls |= {alias.asname or alias.name for alias in node.names if alias.name in known}
+                self.imported.update((alias.asname or alias.name, f"{'.' * node.level}{node.module}.{alias.name}") for alias in node.names)
             elif isinstance(node, ast.Import):
-                self.calls |= {f"{alias.asname}.{call}" for alias in node.names for call in IMPORTED.get(alias.name, ()) if alias.asname}
-            elif isinstance(node, ast.Assign) and called(node.value)[1] == "Server":
+                self.imported.update((alias.asname, alias.name) for alias in node.names if alias.asname)
+            elif isinstance(node, ast.Assign) and called(node.value)[1] in ("Server", "SocketIO"):
                 self.bound |= {target.id for target in node.targets if isinstance(target, ast.Name)}
 
     def starts(self, node):
-        """Whether a call starts a server."""
-        owner, name = called(node)
-        if name in self.calls or f"{owner}.{name}" in self.calls or owner in self.web and name.startswith("run"):
+        """Whether a call starts a server. What a function of the file does, its body says."""
+        if isinstance(node.func, ast.Name) and own_function(self.tree, node.func.id):
+            return False
+        if self.full_name(node.func) in SERVING:
             return True
+        owner, name = called(node)
         of = getattr(node.func, "value", None)
-        return name in ("run", "serve") and (owner in self.bound or called(of)[1] in ("Server", "create_app", "make_app"))
+        return of is not None and (
+            name == "serve_forever" or owner in self.web and name in RUNS or f"{owner}.{name}" == "socketio.run" or
+            name in ("run", "serve") and (owner in self.bound or called(of)[1] in ("Server", "create_app", "make_app")))
+
+    def full_name(self, node):
+        """The name of what an expression names, with its module's; of others nothing that could be one."""
+        if isinstance(node, ast.Attribute):
+            return f"{self.full_name(node.value)}.{node.attr}"
+        return self.imported.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
     def serves(self, name):
         """Whether a function that needs no arguments is sure to start one."""
@@ -41,12 +55,12 @@ class Servers:
         for node in todo:
             if isinstance(node, (ast.With, ast.AsyncWith, ast.Try)):
                 todo += node.body
-        return any(isinstance(node, ast.Expr) and any(map(self.starts, calls_in(node))) for node in todo)
+        return any(isinstance(node, ast.Expr) and any(map(self.starts, calls_of(node.value))) for node in todo)
 
     def is_start(self, statement):
         """Whether a statement does nothing but start one, by itself or by a function of the file."""
         return isinstance(statement, ast.Expr) and any(
-            self.starts(call) or isinstance(call.func, ast.Name) and self.serves(call.func.id) for call in calls_in(statement))
+            self.starts(call) or isinstance(call.func, ast.Name) and self.serves(call.func.id) for call in calls_of(statement.value))
 
     def end(self, body):
         """Ends a block before it starts a server; the line of that if it is sure to do so."""
@@ -83,8 +97,16 @@ def ast_nodes(tree):
     return todo
 
 
-def calls_in(tree):
-    return [node for node in ast_nodes(tree) if isinstance(node, ast.Call)]
+def calls_of(expression):
+    """The calls whose end an expression waits for; not those in what it hands to a thread or a task."""
+    todo, found = [expression], []
+    for node in todo:
+        if isinstance(node, ast.Call):
+            found.append(node)
+            todo += node.args if called(node)[1] in WAITING else ()
+        elif not isinstance(node, ast.Lambda):
+            todo += children(node)
+    return found
 
 
 def without_server(source, path):
@@ -92,8 +114,11 @@ def without_server(source, path):
     tree = compile(source, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     tree.body = [inner for node in tree.body
                  for inner in (node.orelse if isinstance(node, ast.If) and is_main_guard(node.test) else [node])]
-    servers = Servers(tree)
-    servers.end(tree.body)
+    servers, before = Servers(tree), own_function(tree, "handler")
+    line = servers.end(tree.body)
+    if line and before and not own_function(tree, "handler"):
+        print(f"{os.path.basename(path)}, line {line} starts a server that would not end, so handler below it is left out: "
+              "define it above, or leave the server out", file=sys.stderr)
     return compile(tree, path, "exec", dont_inherit=True) if servers.any else None
 
 

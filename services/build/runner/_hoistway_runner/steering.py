@@ -3,8 +3,9 @@
 import os
 from types import ModuleType
 
+from .building import is_built_only
 from .commands import children, reads_command_line
-from .discovery import FRAMEWORK_NAMES, Found, ast, inside, is_main_guard, top_level
+from .discovery import FRAMEWORK_NAMES, Found, ast, top_level
 from .loading import import_entry
 from .own_files import own_file
 from .web import mcp_mount, web_agent
@@ -22,11 +23,6 @@ OBJECTS = {
 }
 WEB = ("fastapi", "starlette", "flask", "django", "mcp")
 FUNCTIONS = ("handler", "lambda_handler", "main", "run")
-# How the names of calls begin that, as statements, build an object or prepare for it; others are what a script does.
-BUILDING = ("add", "append", "apply", "attach", "autolog", "basicConfig", "bind", "compile", "configure", "connect", "extend",
-            "filterwarnings", "include", "init", "instrument", "load_dotenv", "makedirs", "mkdir", "mount", "register",
-            "seed", "set", "tool", "use")
-LISTS = ("insert", "update")  # of lists and dicts; what only begins so is a database's: `insert_one`
 
 
 def steered(tree, app, entry, framework, names, module):
@@ -49,24 +45,6 @@ def steered(tree, app, entry, framework, names, module):
     agents = {name: agent for name in made if name not in first and (agent := chosen(module, name, framework, packages))}
     same = len({id(getattr(module, name)) for name in agents}) == 1
     return next(iter(agents.values())) if same else None, module
-
-
-def is_built_only(tree):
-    """Whether the statements of a file's top level call nothing but what builds an object or prepares for it."""
-    todo = list(tree.body)
-    while todo:
-        node = todo.pop()
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            continue
-        if isinstance(node, ast.While):
-            return False
-        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
-            called = getattr(node.value, "func", None)
-            name = getattr(called, "attr", getattr(called, "id", "")).lstrip("_")
-            if name not in LISTS and not name.startswith(BUILDING):
-                return False
-        todo += node.orelse if isinstance(node, ast.If) and is_main_guard(node.test) else inside(node)
-    return True
 
 
 def chosen(module, name, framework, packages):

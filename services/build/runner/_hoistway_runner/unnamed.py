@@ -4,6 +4,7 @@ at all."""
 import os
 
 from .arguments import KEYWORD, NONE, POSITIONAL, parameters
+from .building import builds_with_others
 from .commands import reads_command_line
 from .discovery import AGENT_FACTORIES, FACTORIES, Found, ast, is_main_guard, nothing_to_invoke, top_level
 from .errors import NothingToInvoke
@@ -12,7 +13,6 @@ from .loading import import_entry
 from .offered import entered, is_part, the_agent, the_web_application
 from .own_files import own_file
 from .results import resolve
-from .steering import is_built_only
 from .web import web_agent
 
 
@@ -21,9 +21,11 @@ def unnamed_agent(tree, app, entry, module):
     found = Found(tree)
     path = os.path.join(app, entry)
     own = {name for name, node in found.imported.items() if isinstance(node, ast.ImportFrom) and own_file(app, path, node)}
-    built = not found.statements or is_built_only(tree) and not reads_command_line(without_main_block(tree), "")
-    if module is None and (found.web or built and (own or found.objects() or not found.bound.keys().isdisjoint(
-            (*FACTORIES, *AGENT_FACTORIES)))):
+    if not found.statements and not found.guard:
+        looked = own or found.objects() or not found.bound.keys().isdisjoint((*FACTORIES, *AGENT_FACTORIES))
+    else:
+        looked = (own or found.objects() or not found.bound.keys().isdisjoint(FACTORIES)) and only_builds(tree, app, path, found)
+    if module is None and (found.web or looked):
         module = import_entry(app, entry)
     values = {}
     if module is not None:
@@ -32,9 +34,9 @@ def unnamed_agent(tree, app, entry, module):
         values = {name: getattr(module, name) for name in (*found.bound, *own) if hasattr(module, name)}
         if agent := the_web_application(values, entry) or from_factory(values, entry):
             return agent
-        if built and not (found.guard and reads_command_line(tree, "")):  # a main block that does is the way to the agent
-            whole = not found.guard and not found.statements
-            if agent := the_agent(values, entry, tree, alone=found.guard) or from_agent_factory(values, entry, whole):
+        if looked and not (found.guard and reads_command_line(tree, "")):  # a main block that does is the way to the agent
+            if agent := the_agent(values, entry, tree, alone=found.guard) or not found.guard and from_agent_factory(
+                    values, entry, whole=not found.statements):
                 return agent
     for name, value in values.items():
         if type(value).__module__.startswith("aiohttp.web"):
@@ -47,6 +49,20 @@ def unnamed_agent(tree, app, entry, module):
     used = top_level(tree)[1]  # in others, as a model or a prompt is in a chain
     whole = {name: value for name, value in objects.items() if name not in used}
     raise NothingToInvoke(text, *details[:-1], *advice(whole or objects), details[-1])
+
+
+def only_builds(tree, app, path, found):
+    """Whether a file with a main block or other statements may be imported for what it offers, as nothing of it that an
+    invoke is to do is done then."""
+    if not found.statements and not reads_command_line(tree, ""):
+        return True
+    own = {name for name, node in found.imported.items() for inner in modules_of(node) if own_file(app, path, inner)}
+    return not (own and found.guard or "*" in own) and builds_with_others(tree, own) and not reads_command_line(without_main_block(tree), "")
+
+
+def modules_of(node):
+    """An import as those `from` its modules."""
+    return [node] if isinstance(node, ast.ImportFrom) else [ast.ImportFrom(module=alias.name, names=[], level=0) for alias in node.names]
 
 
 def without_main_block(tree):

@@ -3,7 +3,7 @@
 import textwrap
 import unittest
 
-from _hoistway_runner import discovery
+from _hoistway_runner import discovery, loading, servers
 from test_runner import Agent, source
 
 WSGI = """
@@ -55,6 +55,16 @@ class Text(unittest.TestCase):
                 self.assertEqual((got, details[-1]), (text, discovery.REMEDY))
         self.assertEqual(discovery.nothing_to_invoke("agent.py", found("x = 1\ndef chat(m): pass"))[1][0], "agent.py, line 2: chat (function)")
 
+    def test_only_what_may_start_a_server_is_parsed_for_it(self):
+        for made in (*discovery.WEB_CALLS, "Server", "SocketIO"):
+            self.assertTrue(loading.may_start_a_server(f"it = {made}()\nit.run()".encode()), made)
+        for full in servers.SERVING:
+            module, _, name = full.rpartition(".")
+            self.assertTrue(loading.may_start_a_server(f"from {module} import {name}\n{name}()".encode()), full)
+        self.assertTrue(loading.may_start_a_server(b"make_server(1).serve_forever()"))
+        for plain in (b"asyncio.run(main())", b"subprocess.run([])", b"observe()\nos.environ['OPENAI_API_KEY']", b"Runner.run_sync(agent)", b"from flask import Flask"):
+            self.assertFalse(loading.may_start_a_server(plain), plain)
+
     def test_which_name_is_meant(self):
         for name, want in (("hanlder", "handler"), ("Handler", "handler"), ("handle", "handler"), ("handel", "handler"), ("Main", "main"),
                            ("mian", "main"), ("chat", None), ("reply", None), ("ap", "app"), ("my_handler", "handler"), ("rain", None), ("candle", None), ("graf", None), ("create_ap", "create_app"), ("agents", "agent")):
@@ -71,9 +81,9 @@ class Started(unittest.TestCase):
             self.assertEqual(agent.event, {"event": "ready"}, agent.stderr())
             self.assertEqual(agent.response("hi"), want, agent.stderr())
 
-    def refused(self, files, text, detail=discovery.REMEDY):
+    def refused(self, files, text, detail=discovery.REMEDY, **kwargs):
         files = {"agent.py": files} if isinstance(files, str) else files
-        with self.subTest(files["agent.py"]), Agent(files) as agent:
+        with self.subTest(files["agent.py"]), Agent(files, **kwargs) as agent:
             self.assertEqual((agent.event["event"], agent.event.get("code"), agent.event.get("error")), ("failed", "nothing_to_invoke", text))
             self.assertIn(detail, agent.event["details"])
 
@@ -141,7 +151,7 @@ class Started(unittest.TestCase):
         self.answers(WSGI + "import sys\napi = App('none')\nword = sys.argv[1]\nprint('script', word)", "script hi")
 
     def test_the_one_agent_of_a_framework(self):
-        framework = {"langgraph/__init__.py": "class Graph:\n  def __init__(self, word, *parts): self.word = word\n"
+        framework = {"site/langgraph/__init__.py": "class Graph:\n  def __init__(self, word, *parts): self.word = word\n"
                      "  def invoke(self, state, config=None): return self.word\n  def add_node(self, *_): pass\n  def compile(self): return self"}
         head = "from langgraph import Graph\n"
         run = "\nif __name__ == '__main__': print(workflow.invoke('x'))"
@@ -152,9 +162,9 @@ class Started(unittest.TestCase):
                 ("one, workflow = Graph('a'), Graph('b')" + run, "b"), ("def make_graph(debug=False): return Graph('made')", "made"),
                 ("async def graph(): return Graph('made')", "made"), ("graph = Graph\nworkflow = graph('unnamed')", "unnamed"),
                 ("from contextlib import asynccontextmanager\n@asynccontextmanager\nasync def make_graph(): yield Graph('entered')", "entered")):
-            self.answers({"agent.py": head + code, **framework}, want)
-        self.refused({"agent.py": head + "one = Graph('a')\ntwo = Graph('b')\ntwo.add_node()", **framework}, "agent.py has 2 agents, one and two",
-                     "name the one that is to be invoked agent")
+            self.answers(head + code, want, sites=framework)
+        self.refused(head + "one = Graph('a')\ntwo = Graph('b')\ntwo.add_node()", "agent.py has 2 agents, one and two",
+                     "name the one that is to be invoked agent", sites=framework)
         self.refused("def make_graph(): return 3", "agent.py offers nothing to invoke: make_graph() gives int, which cannot be invoked",
                      "let it return the compiled graph, the chain, the crew or the agent, or define handler(message)")
 
@@ -163,6 +173,11 @@ class Started(unittest.TestCase):
             self.refused(f"import {package} as ui\ndef main(): ui.button('x')\nif __name__ == '__main__': main()",
                          f"agent.py is a page of {kind}, which needs a server of its own and a browser",
                          "deploy the function behind it: define handler(message) in a file without the page, and let the page call POST /api/agents/NAME/invoke")
+        run = "def run(message): return 'ran ' + message"
+        show = "\nif __name__ == '__main__': gr.Interface(run).launch()"
+        self.answers("import gradio as gr\n" + run + show, "ran hi", sites={"site/gradio.py": ""})
+        self.answers({"agent.py": "import gradio as gr\nfrom own import go as run" + show, "own.py": run.replace("def run", "def go")}, "ran hi", sites={"site/gradio.py": ""})
+        self.answers("try:\n  import streamlit as st\nexcept ImportError:\n  st = None\n" + run.replace("def run", "def main"), "ran hi")
         self.answers({"agent.py": "import streamlit\ndef handler(message): return message", "streamlit.py": ""}, "hi")
 
     def test_an_application_that_main_serves_comes_before_main(self):
@@ -183,6 +198,37 @@ class Started(unittest.TestCase):
         self.refused("class Server:\n  def serve_forever(self): raise SystemExit('it serves')\nif __name__ == '__main__':\n  Server().serve_forever()",
                      "agent.py starts a server of its own in line 4, and offers no application that could be invoked",
                      "bind an ASGI or WSGI application, or a server of MCP, to a name of the file; or define handler(message)")
+
+    def test_nothing_of_the_authors_runs_at_the_start_of_a_script(self):
+        ask = "def ask():\n  print('ran', input())"
+        for code in ("from helper import ask\nsettings = dict(a=1)\ndef add_answer(q): pass\nadd_answer(ask())", "from helper import ask\nfound = []\nfound.append(ask())",
+                     "import helper\nfound = dict()\nhelper.ask()", "from helper import *\nfound = []\nfound.append(ask())", "from helper import ask as set_up\nfound = dict()\nset_up()",
+                     "import sys, helper\nfound = helper.ask()\nif __name__ == '__main__': sys.argv",
+                     "class Mailer:\n  def add(self): print('ran', input())\nmailer = Mailer()\nmailer.add()",
+                     "import sys\nthing = dict()\nsys.path.extend(thing)\ndef work(): return print('ran', input())\ndone = work()\nif __name__ == '__main__': pass"):
+            self.answers({"agent.py": code, "helper.py": ask}, "ran hi")
+        for made in ("def crew(): print('ran')\nif __name__ == '__main__': crew()", "def get_agent(): raise SystemExit('no')\nif __name__ == '__main__': print('ran')",
+                     "def make_graph(): raise SystemExit('no')\nprint('ran')", "rows = list()\ndef work(): print('ran')\ndone = work()\nrows.append(done)",
+                     "import helper\nfound = [].copy()\nfound.append(1)\nif __name__ == '__main__': pass"):
+            with self.subTest(made), Agent({"agent.py": made, "helper.py": "print('ran')"}) as agent:
+                self.assertEqual((agent.event["event"], agent.stdout(), agent.response("hi")), ("ready", "", "ran"), agent.stderr())
+
+    def test_what_is_no_start_of_a_server_cuts_nothing(self):
+        sites = {"site/uvicorn.py": "def run(*_): raise SystemExit(1)", "site/bottle.py": "def run(): raise SystemExit(1)"}
+        flask = WSGI + "def Flask(name):\n  app = App(name)\n  app.run = app.run_checks = lambda **_: None\n  return app\napp = Flask('web')\n"
+        for code in ("import threading\nthreading.Thread(target=lambda: app.run(port=5000), daemon=True).start()", "app.run_checks()",
+                     "import subprocess\nfrom bottle import run\nsubprocess.run(['true'])",
+                     "import asyncio\nfrom uvicorn import run\nasync def setup(): pass\nasyncio.run(setup())"):
+            self.answers(flask + code + "\ndef handler(message): return message + ' hi'", "hi hi", sites=sites)
+        for code in ("def run_app(): print('got', input())\nif __name__ == '__main__':\n  run_app()", "def run_app(): print('got', input())\nrun_app()",
+                     "def run_simple(): print('got', input())\nrun_simple()"):
+            self.answers(code, "got hi")
+
+    def test_a_handler_behind_a_server_is_told_to_be_left_out(self):
+        code = WSGI + "def Flask(name): return App(name)\napp = Flask('x')\napp.run()\ndef handler(message): return message"
+        with source(code) as agent:
+            self.assertEqual(agent.response("hi"), "x", agent.stderr())
+            self.assertIn("agent.py, line 9 starts a server that would not end, so handler below it is left out", agent.stderr())
 
     def test_a_factory(self):
         self.answers(WSGI + "def create_app(debug=False): return App('made')", "made")

@@ -1,7 +1,7 @@
 //! The environment of an agent: what the platform says, then what the user says, and the user wins. Nothing else of
 //! the platform's own environment gets in.
 
-use hoistway_kit::egress::EgressKey;
+use hoistway_kit::{address::is_in, egress::EgressKey};
 use hoistway_model::{
     RevisionId, Secret,
     agent::{AgentSpec, EnvVar, LlmConfig},
@@ -10,6 +10,7 @@ use hoistway_model::{
 };
 use http::Uri;
 use std::net::IpAddr;
+use url::Url;
 
 /// Each is read by one client or another.
 const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
@@ -88,13 +89,15 @@ impl Surroundings {
     }
 
     /// The hosts that are called without egress. In a network of the agent's own these are its own servers on loopback,
-    /// where egress' base URLs are as well; a tool at such a name is on the machine's loopback, to which only the proxy
-    /// leads. On the machine's loopback base URLs need the token that goes to the proxy, so it is no exception there. An
-    /// open network reaches more by itself: what egress does not lead to, and loopback where egress is elsewhere.
+    /// where egress' base URLs are as well; a tool at such a name, or at one below it, which clients except along with it,
+    /// is on the machine's loopback, to which only the proxy leads. On the machine's loopback base URLs need the token that
+    /// goes to the proxy, so it is no exception there. An open network reaches more by itself: what egress does not lead
+    /// to, and loopback where egress is elsewhere.
     fn no_proxy(&self, spec: &AgentSpec) -> String {
         if self.egress.key.is_none() {
-            let tools: Vec<Uri> = spec.tools.iter().filter_map(|tool| tool.url.as_ref()?.parse().ok()).collect();
-            let is_tool = |host: &str| tools.iter().any(|url| url.host().is_some_and(|h| h.eq_ignore_ascii_case(host)));
+            let tools: Vec<Url> = spec.tools.iter().filter_map(|tool| tool.url.as_ref()?.parse().ok()).collect();
+            let hosts = || tools.iter().filter_map(Url::host_str).map(|host| host.strip_suffix('.').unwrap_or(host));
+            let is_tool = |name: &str| hosts().any(|host| is_in(host, name));
             return LOOPBACK.into_iter().filter(|host| !is_tool(host)).collect::<Vec<_>>().join(",");
         }
         if !self.egress.open_network {
@@ -307,6 +310,10 @@ mod tests {
         assert_eq!(no_proxy(None, "https://x.example").as_deref(), Some("localhost,127.0.0.1"));
         assert_eq!(no_proxy(None, "http://LocalHost:8094/api").as_deref(), Some("127.0.0.1"));
         assert_eq!(no_proxy(None, "http://127.0.0.1:8094").as_deref(), Some("localhost"));
+        assert_eq!(no_proxy(None, "http://127.1:8094").as_deref(), Some("localhost"));
+        assert_eq!(no_proxy(None, "http://localhost.:8094").as_deref(), Some("127.0.0.1"));
+        assert_eq!(no_proxy(None, "http://Tool.localhost:8094").as_deref(), Some("127.0.0.1"));
+        assert_eq!(no_proxy(None, "http://notlocalhost:8094").as_deref(), Some("localhost,127.0.0.1"));
         assert_eq!(no_proxy(Some(key), "https://x.example"), None);
     }
 

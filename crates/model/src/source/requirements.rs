@@ -406,6 +406,13 @@ mod tests {
             ("git+https://x.example/y.git@1.0", "\"git+https://x.example/y.git@1.0\""),
             ("git+https://u:p@ss/word@x.example/y.git@1.0", "\"git+https://***@x.example/y.git@1.0\""),
             ("https://u:pass/word@x.example/y", "\"https://***@x.example/y\""),
+            ("-i https://user:p@ss.word1@x.example/simple", "\"-i https://***@x.example/simple\""),
+            ("-i https://user:p@localhost1@x.example/simple", "\"-i https://***@x.example/simple\""),
+            ("-i https://user:hunter2?x@x.example/simple", "\"-i https://***@x.example/simple\""),
+            ("git+https://tok?en@x.example/y?z", "\"git+https://***@x.example/y?***\""),
+            ("-i https://user:hunter2/simple", "\"-i https://***\""),
+            ("-i https://user:hun/ter2?x@x.example/simple", "\"-i https://***\""),
+            ("-f https://x.example?token=hunter2@y.z", "\"-f https://***\""),
             ("-f https://x.example/?token=hunter2", "\"-f https://x.example/?***\""),
             ("x@https://x.example/x.whl?token=hunter2", "\"x@https://x.example/x.whl?***\""),
         ] {

@@ -57,22 +57,34 @@ fn without_credentials(line: &str) -> String {
 
 fn without_credentials_in_word(word: &str) -> String {
     let Some((before, rest)) = word.split_once("://") else { return word.to_owned() };
-    let (path, query) = rest.split_once('?').map_or((rest, ""), |(path, _)| (path, "?***"));
-    let host_end = path.find(['/', '#']).unwrap_or(path.len());
-    let is_host =
-        |text: &str| text.split_once(':').is_none_or(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let has_user = path[..host_end].contains('@') || !is_host(&path[..host_end]);
-    // A password may have `@` and `/` in it, and `@` may stand before a version: what is no host is not shown.
-    let looks_like_host = |text: &&str| {
-        let host = text.split(['/', '@', '#', ':']).next().unwrap_or_default();
-        host.contains('.') || host == "localhost"
-    };
-    let mut after = path.match_indices('@').map(|(at, _)| &path[at + 1..]);
-    let shown = match after.find(looks_like_host).or_else(|| path.rsplit_once('@').map(|(_, last)| last)) {
-        Some(host) if has_user => format!("***@{host}"),
-        _ => path.to_owned(),
+    let authority = rest.split('/').next().unwrap_or_default();
+    // A password may have `@`, `?` and `/` in it, and `@` may stand before a version: what is no host is not shown.
+    let user = authority.rsplit_once('@').map(|(user, _)| user);
+    let after = user.map_or(rest, |user| &rest[user.len() + 1..]);
+    let (path, query) = after.split_once('?').map_or((after, ""), |(path, _)| (path, "?***"));
+    let shown = match user {
+        None if has_host(path) => path,
+        // Either may be the secret: the user before `?`, or what is asked for after it.
+        Some(user) if user.split_once('?').is_some_and(|(host, _)| has_host(host) && looks_like_host(host)) => "***",
+        _ => {
+            let own = user.map(|_| path);
+            let mut hosts = own.into_iter().chain(path.match_indices('@').map(|(at, _)| &path[at + 1..]));
+            let host = hosts.clone().find(|text| looks_like_host(text)).or(hosts.next_back());
+            return host.map_or(format!("{before}://***"), |host| format!("{before}://***@{host}{query}"));
+        }
     };
     format!("{before}://{shown}{query}")
+}
+
+/// Whether what it begins with may be a host and a port, and no user with a password.
+fn has_host(text: &str) -> bool {
+    let host = text.split(['/', '#']).next().unwrap_or_default();
+    host.split_once(':').is_none_or(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn looks_like_host(text: &str) -> bool {
+    let host = text.split(['/', '@', '#', ':']).next().unwrap_or_default();
+    host.contains('.') || host == "localhost"
 }
 
 /// The requirement alone, and the hashes after it.

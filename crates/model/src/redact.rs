@@ -3,13 +3,20 @@
 use crate::Error;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 /// What stands where a secret would.
 pub const MASK: &str = "********";
 
 /// How a key in the format PEM begins.
 const KEY_FILE: &str = "-----BEGIN ";
+
+/// How many bytes of secrets, the shortest first, are known in every form. Keys and key files are far below it; of more,
+/// texts would be searched for too many forms.
+const IN_ALL_FORMS: usize = 16 << 10;
 
 /// A secret text. `Debug` shows a mask; there is no `Display`; reading it is spelt [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,8 +49,8 @@ impl From<String> for Secret {
 
 /// Replaces known secrets by [`MASK`]. A secret of several lines is also known by each of them, and each in the forms
 /// that programs print texts in: as JSON, also within JSON, as Python's `repr` and `ascii`, of its bytes too, and encoded
-/// for a URL. Of one in the form `:password@` only what is
-/// between these two is replaced, so that the URL around it stays readable.
+/// for a URL; very long ones are not known in the rarer of these. Of one in the form `:password@` only what is between these
+/// two is replaced, so that the URL around it stays readable.
 ///
 /// Values of fewer than four characters are not masked, and neither are lines that are plain words and numbers of up to five
 /// ("true", "info", "8080"): hiding them would hide nothing and make logs unreadable.
@@ -55,36 +62,34 @@ pub struct Masker {
 }
 
 impl Masker {
-    /// Knows these secrets.
+    /// Knows these secrets. Of large ones this takes a while.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
         let mut masker = Self::default();
-        for secret in secrets {
-            let text = secret.expose();
+        let mut secrets: Vec<&str> = secrets.into_iter().map(Secret::expose).collect();
+        secrets.sort_unstable_by_key(|text| text.len());
+        let (mut parts, mut bytes) = (HashSet::new(), 0);
+        for text in secrets {
+            bytes += text.len();
+            let forms = if bytes <= IN_ALL_FORMS { all_forms } else { usual_forms };
             // A key whose line ends are written as `\n` is used with real ones.
             let unescaped = if text.contains(KEY_FILE) { text.replace("\\n", "\n") } else { String::new() };
             let lines = text.split(['\n', '\r']).chain(unescaped.split('\n'));
             let lines = lines.map(str::trim).filter(|line| is_worth_hiding(line));
             let whole = [text, text.trim()].into_iter().filter(|text| is_in_url(text.as_bytes()) || is_long(text));
             for part in whole.chain(lines) {
-                for form in forms(part) {
-                    masker.add(form.as_bytes());
-                }
+                parts.extend(forms(part));
+            }
+        }
+        for part in parts {
+            masker.longest = masker.longest.max(part.len());
+            if let Some(&first) = part.as_bytes().first() {
+                masker.by_first.entry(first).or_default().push(part.into_bytes().into());
             }
         }
         for known in masker.by_first.values_mut() {
             known.sort_by_key(|part| std::cmp::Reverse(part.len()));
         }
         masker
-    }
-
-    fn add(&mut self, part: &[u8]) {
-        if let Some(&first) = part.first() {
-            let known = self.by_first.entry(first).or_default();
-            if known.iter().all(|k| **k != *part) {
-                known.push(part.into());
-                self.longest = self.longest.max(part.len());
-            }
-        }
     }
 
     /// The error without secrets in its public half.
@@ -168,61 +173,68 @@ const IN_PATHS: &AsciiSet = &UNRESERVED.remove(b'/');
 /// The same for JavaScript's `encodeURIComponent`.
 const IN_SCRIPTS: &AsciiSet = &UNRESERVED.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
 
-/// A text as it is and as programs escape it.
-fn forms(text: &str) -> Vec<String> {
-    let escape = |text: &str, quote: Option<char>, ascii: Option<fn(char, &mut String)>| {
-        let mut out = String::with_capacity(text.len());
-        for c in text.chars() {
-            match c {
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                c if Some(c) == quote => out.extend(['\\', c]),
-                c if !c.is_ascii() => match ascii {
-                    Some(write) => write(c, &mut out),
-                    None => out.push(c),
-                },
-                c => out.push(c),
-            }
-        }
-        out
-    };
-    // JSON writes what is beyond the basic plane as two units, Python as one number.
-    let json: fn(char, &mut String) = |c, out| {
-        for unit in c.encode_utf16(&mut [0; 2]) {
-            out.push_str(&format!("\\u{unit:04x}"));
-        }
-    };
-    let python: fn(char, &mut String) = |c, out| {
-        out.push_str(&match u32::from(c) {
-            n @ 0..=0xff => format!("\\x{n:02x}"),
-            n @ 0..=0xffff => format!("\\u{n:04x}"),
-            n => format!("\\U{n:08x}"),
-        });
-    };
-    let bytes: fn(char, &mut String) = |c, out| {
-        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-            out.push_str(&format!("\\x{byte:02x}"));
-        }
-    };
-    let mut all = vec![text.to_owned()];
-    for quote in [None, Some('"'), Some('\'')] {
-        for ascii in [None, Some(json), Some(python), Some(bytes)] {
-            all.push(escape(text, quote, ascii));
+/// Writes a character that is not of ASCII.
+type Escape = fn(char, &mut String);
+
+/// JSON writes what is beyond the basic plane as two units, Python as one number.
+const JSON: Escape = |c, out| {
+    for unit in c.encode_utf16(&mut [0; 2]) {
+        out.push_str(&format!("\\u{unit:04x}"));
+    }
+};
+const PYTHON: Escape = |c, out| {
+    out.push_str(&match u32::from(c) {
+        n @ 0..=0xff => format!("\\x{n:02x}"),
+        n @ 0..=0xffff => format!("\\u{n:04x}"),
+        n => format!("\\U{n:08x}"),
+    });
+};
+const BYTES: Escape = |c, out| {
+    for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+        out.push_str(&format!("\\x{byte:02x}"));
+    }
+};
+
+fn escaped(text: &str, quote: Option<char>, ascii: Option<Escape>) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if Some(c) == quote => out.extend(['\\', c]),
+            c if !c.is_ascii() => match ascii {
+                Some(write) => write(c, &mut out),
+                None => out.push(c),
+            },
+            c => out.push(c),
         }
     }
-    for ascii in [None, Some(json)] {
-        all.push(escape(&escape(text, Some('"'), ascii), Some('"'), None));
+    out
+}
+
+const QUOTES: [Option<char>; 3] = [None, Some('"'), Some('\'')];
+
+/// A text as it is and as programs print it.
+fn usual_forms(text: &str) -> Vec<String> {
+    let mut forms = vec![text.to_owned()];
+    for quote in QUOTES {
+        forms.extend([None, Some(JSON), Some(PYTHON)].map(|ascii| escaped(text, quote, ascii)));
     }
+    forms
+}
+
+/// The same, and as programs escape it otherwise.
+fn all_forms(text: &str) -> Vec<String> {
+    let mut forms = usual_forms(text);
+    forms.extend(QUOTES.map(|quote| escaped(text, quote, Some(BYTES))));
+    forms.extend([None, Some(JSON)].map(|ascii| escaped(&escaped(text, Some('"'), ascii), Some('"'), None)));
     for kept in [UNRESERVED, IN_PATHS, IN_SCRIPTS] {
         let encoded = utf8_percent_encode(text, kept).to_string();
-        all.push(encoded.replace("%20", "+"));
-        all.push(encoded);
+        forms.extend([encoded.replace("%20", "+"), encoded]);
     }
-    all.sort_unstable();
-    all.dedup();
-    all
+    forms
 }
 
 #[cfg(test)]
@@ -305,6 +317,16 @@ mod tests {
         let m2 = masker(&["Zm9v/YmFy+cXV4=="]);
         assert_eq!(m2.text("?a=Zm9v%2FYmFy%2BcXV4%3D%3D&b=Zm9v/YmFy%2BcXV4%3D%3D"), "?a=********&b=********");
         assert_eq!(m.text(r"a\ud83d\ude00b\ud83d\ude00 a\U0001f600b\U0001f600"), "******** ********");
+    }
+
+    #[test]
+    fn each_line_of_a_large_secret_is_known_once_and_short_secrets_beside_it_in_all_forms() {
+        let value = (0..12_500).map(|n| format!("a+/{n:05}\n")).collect::<String>();
+        let m = masker(&[&value, &value, "Zm9v/YmFy+cXV4=="]);
+        assert_eq!(m.text("a+/00000 a+/12499 Zm9v%2FYmFy%2BcXV4%3D%3D"), "******** ******** ********");
+        // The lines, the value as it is, trimmed and both with written line ends.
+        let known = |first: u8| m.by_first.get(&first).map_or(0, Vec::len);
+        assert_eq!(known(b'a'), 12_500 + 4);
     }
 
     #[test]

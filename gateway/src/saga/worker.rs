@@ -128,7 +128,9 @@ async fn forward(inner: &Inner, job: &Job, work: &Work, record: &mut Record) -> 
         }
         Err(error) => {
             // A source line in it may repeat the value of a variable.
-            let error = Masker::new(&work.secrets()).error(error);
+            let secrets = work.secrets();
+            let masked = tokio::task::spawn_blocking(move || Masker::new(&secrets).error(error)).await;
+            let error = masked.unwrap_or_else(|e| Error::internal("hiding secrets in an error", e));
             tracing::warn!(step = record.log.step.as_str(), code = %error.code, cause = error.chain(), "{error}");
             record.fail(&error);
             record.state = State::Undoing;

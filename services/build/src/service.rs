@@ -166,8 +166,14 @@ impl Inner {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The running build of these inputs, or a new one.
-    fn join_or_start(self: &Arc<Self>, attempt: &Attempt, request: &BuildRequest, quotes: Quotes) -> Result<Joined> {
+    /// The running build of these inputs, or a new one that writes to `log`.
+    fn join_or_start(
+        self: &Arc<Self>,
+        attempt: &Attempt,
+        request: &BuildRequest,
+        quotes: Quotes,
+        log: &BuildLog,
+    ) -> Result<Joined> {
         let work = Work::of(attempt, request);
         let mut running = self.lock();
         match running.get_mut(&work) {
@@ -191,8 +197,7 @@ impl Inner {
             );
             return Err(Error::new(Code::ResourceExhausted, text));
         }
-        let (log, cancel, waiting) =
-            (BuildLog::new(Masker::new(&request.mask)), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
+        let (log, cancel, waiting) = (log.clone(), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
         log.step("queue");
         let task = {
             let (inner, attempt, request) = (self.clone(), attempt.clone(), request.clone());
@@ -317,8 +322,12 @@ impl Builder {
             };
         }
         inner.images.check_space().await?;
+        // Before the builds are locked, since large secrets take a while.
+        let mask = request.mask.clone();
+        let masker = tokio::task::spawn_blocking(move || Masker::new(&mask)).await;
+        let log = BuildLog::new(masker.map_err(|e| Error::internal("reading what to hide", e))?);
         loop {
-            return match inner.join_or_start(&attempt, &request, quotes)? {
+            return match inner.join_or_start(&attempt, &request, quotes, &log)? {
                 // Its place is free once it has ended.
                 Joined::Ending(ending) => {
                     let _ = ending.await;

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use hoistway_kit::ports;
 use hoistway_model::{
-    Code, Error, Name, Result, RevisionId,
+    Code, Error, Name, Result, RevisionId, Secret,
     log::{LogPieces, LogQuery},
     metric::Family,
 };
@@ -185,7 +185,7 @@ impl ProcessRuntime {
     }
 
     /// The entry of this revision if it is not being removed, else a new one with its supervisor.
-    fn entry_or_start(&self, instance: &Instance) -> Result<Entry> {
+    fn entry_or_start(&self, instance: &Instance, masker: &Arc<Masker>) -> Result<Entry> {
         let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = instances.get(&instance.revision)
             && *entry.started.states.borrow() != State::Gone
@@ -194,7 +194,6 @@ impl ProcessRuntime {
         }
         let bound = TcpListener::bind((self.config.bind, 0)).and_then(|l| Ok((l.local_addr()?.port(), l)));
         let (port, listener) = bound.map_err(|error| Error::internal("opening the agent's port", error))?;
-        let masker = Arc::new(Masker::new(instance.mask.iter().chain([&instance.invoke_token])));
         let (state, states) = watch::channel(State::Starting);
         let (stop, stopped) = watch::channel(None);
         let sink = self.logs.sink(&instance.agent, instance.revision, masker.clone());
@@ -205,7 +204,7 @@ impl ProcessRuntime {
             turns: self.turns.clone(),
             first_turns: self.first_turns.clone(),
             sink: sink.clone(),
-            masker,
+            masker: masker.clone(),
             instance: instance.clone(),
             port,
             listener: Some(listener.into()),
@@ -267,8 +266,12 @@ impl Runtime for ProcessRuntime {
 
     async fn apply(&self, instance: Instance) -> Result<Started> {
         let Program::Unpacked { .. } = instance.program;
+        // Before the instances are locked, since large secrets take a while.
+        let secrets: Vec<Secret> = instance.mask.iter().chain([&instance.invoke_token]).cloned().collect();
+        let masker = tokio::task::spawn_blocking(move || Arc::new(Masker::new(&secrets))).await;
+        let masker = masker.map_err(|e| Error::internal("reading what to hide", e))?;
         loop {
-            let entry = self.entry_or_start(&instance)?;
+            let entry = self.entry_or_start(&instance, &masker)?;
             if entry.stop.borrow().is_none() {
                 return Ok(entry.started);
             }

@@ -247,6 +247,14 @@ mod tests {
     }
 
     #[test]
+    fn plain_words_of_a_json_value_are_hidden_under_a_password_alone() {
+        let chain = r#"{"model": "gpt-4o", "input_key": "question", "memory_key": "chat_history", "auth_type": "bearer-token"}"#;
+        assert!(hidden("CHAIN", chain, None).is_empty());
+        let given = r#"{"password": "violet-harbor", "apiKey": "Zx-91-quartz", "client_secret": "plum"}"#;
+        assert_eq!(hidden("DB", given, None), ["Zx-91-quartz", "violet-harbor"]);
+    }
+
+    #[test]
     fn what_the_user_says_of_a_value_decides() {
         assert_eq!(hidden("ZONE", "tiger", Some(true)), ["tiger"]);
         let url = "postgres://app:correcthorse@h";

@@ -22,7 +22,7 @@ fn collect(name: &str, value: &Value, found: &mut Vec<String>) {
     match value {
         _ if found.len() == MAX_PASSWORDS => {}
         Value::String(text) => {
-            let is_secret = is_secret_name(&words(name)) && !text.contains("://") || text.contains("PRIVATE KEY-----");
+            let is_secret = is_secret_member(&words(name), text) || text.contains("PRIVATE KEY-----");
             if (is_secret || is_random(text)) && is_worth_hiding(text) {
                 found.push(text.clone());
             }
@@ -31,6 +31,18 @@ fn collect(name: &str, value: &Value, found: &mut Vec<String>) {
         Value::Object(members) => members.iter().for_each(|(name, value)| collect(name, value, found)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// Whether a member's name says that its text is secret. Many that are no secrets have a `key` or an `auth` in their names, such
+/// as `memory_key` and `auth_type`: there plain words are none.
+fn is_secret_member(name: &str, text: &str) -> bool {
+    const ALWAYS: [&str; 5] = ["password", "passwd", "pwd", "passphrase", "secret"];
+    let is_words = text.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-. ".contains(&byte));
+    let is_always = name
+        .rsplit(['_', '-', '.'])
+        .next()
+        .is_some_and(|last| ALWAYS.iter().any(|word| last.eq_ignore_ascii_case(word)));
+    !text.contains("://") && (is_always || is_secret_name(name) && !is_words)
 }
 
 /// A name with its words apart: `clientSecret` as `client_Secret`.

@@ -272,7 +272,8 @@ async fn time_size_and_number_are_bounded() {
         invoke(&gateway).await
     };
     let (slow, busy) = tokio::join!(invoke(&gateway), second);
-    assert_eq!(slow.error(), "504 deadline_exceeded agent \"a\" did not answer in time");
+    let limit = "[\"an invoke may take invoke_timeout_seconds (HOISTWAY_GATEWAY_INVOKE_TIMEOUT_SECONDS); a longer one is for the operator to allow\"]";
+    assert_eq!(slow.error(), format!("504 deadline_exceeded agent \"a\" did not answer in time {limit}"));
     assert_eq!(
         busy.error(),
         "429 resource_exhausted agent \"a\" answers 1 invokes already, the limit (setting invoke_concurrency)"

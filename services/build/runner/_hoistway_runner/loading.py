@@ -6,6 +6,7 @@ from _frozen_importlib import module_from_spec  # what importlib.util has, witho
 from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
 from types import ModuleType
 
+from .annotations import is_model
 from .arguments import NONE, Agent, FunctionAgent, MessageAgent, Plan, parameters
 from .errors import NothingToInvoke, StartError
 from .paths import module_of, package_of
@@ -54,12 +55,15 @@ def execute(loader, module, path):
 
 
 class LambdaAgent(FunctionAgent):
-    """A function that is called as AWS Lambda does: the event is the request, whatever it is called and annotated as."""
+    """A function that is called as AWS Lambda does: the event is the request, whatever it is called, and whatever it is
+    annotated as but for what is built from it."""
 
     def __init__(self, function):
         super().__init__(function)
-        given = [(name, way, NONE, default) for name, (_, way, _, default) in zip(("event", "context"), parameters(function))]
-        self.plan = Plan(given + parameters(function)[2:])
+        found = parameters(function)
+        event = [("event", way, note if is_model(note) else NONE, default) for _, way, note, default in found[:1]]
+        context = [("context", way, NONE, default) for _, way, _, default in found[1:2]]
+        self.plan = Plan(event + context + found[2:])
 
 
 def choose(module, bound, imported, entry, tree):

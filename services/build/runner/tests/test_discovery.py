@@ -92,6 +92,8 @@ class Started(unittest.TestCase):
         self.answers(code, {"body": "hi", "kind": "RunContext"})
         self.answers(code + "\ndef main(): return 'main'\nclass A:\n  def invoke(self, x): return 'agent'\nagent = A()", {"body": "hi", "kind": "RunContext"})
         self.answers("class Event: pass\ndef lambda_handler(message: Event, second: str): return message['message']", "hi")
+        self.answers("from dataclasses import dataclass\n@dataclass\nclass Event:\n  message: str\n"
+                     "def lambda_handler(event: Event, context): return event.message", "hi")
         self.answers("def lambda_handler(event, context): pass\ndef handler(m): return 'handler'", "handler")
 
     def test_a_handler_that_is_none(self):

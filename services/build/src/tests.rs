@@ -244,27 +244,6 @@ async fn with_uv(dir: &Path) -> Option<Interpreter> {
     Some(python)
 }
 
-#[tokio::test]
-async fn a_build_that_was_cancelled_is_not_joined() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some(python) = with_uv(dir.path()).await else { return };
-    let service = Arc::new(Service::open(dir.path(), Indexes::default(), python).await);
-    for _ in 0..3 {
-        let unwanted = Operation::new();
-        let (building, operation) = (service.clone(), unwanted.clone());
-        let building = tokio::spawn(async move { building.build_for(operation, "", true).await });
-        let query = || BuildQuery { agent: None, before: None, limit: 1 };
-        let is_running = |builds: &[hoistway_model::build::Build]| builds.iter().any(|b| b.completed_at.is_none());
-        while !is_running(&service.builder.list_builds(query()).await.unwrap()) {
-            tokio::task::yield_now().await;
-        }
-        service.builder.undo_build(unwanted.id).await.unwrap();
-        service.build("", true).await.unwrap();
-        let code = building.await.unwrap().unwrap_err().code;
-        assert!(matches!(code, Code::Cancelled | Code::Aborted), "{code}");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn packages_of_a_private_index_become_layers_and_leave_no_password() {
     let dir = tempfile::tempdir().unwrap();

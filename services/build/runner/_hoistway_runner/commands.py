@@ -35,11 +35,8 @@ def is_command(tree, app, file, name):
 
 
 def names_in(function):
-    """The names that a function uses."""
-    nodes = [function]
-    for node in nodes:
-        nodes += children(node)
-    return {node.id for node in nodes if isinstance(node, ast.Name)}
+    """The names that a function, or another part of a file, uses."""
+    return {node.id for node in nodes_of(function) if isinstance(node, ast.Name)}
 
 
 def aliases_of(tree):
@@ -76,6 +73,14 @@ def children(node):
     """The nodes right below one."""
     values = (getattr(node, field, None) for field in node._fields)
     return [item for value in values for item in (value if isinstance(value, list) else (value,)) if isinstance(item, ast.AST)]
+
+
+def nodes_of(tree):
+    """A tree's nodes, itself first."""
+    nodes = [tree]
+    for node in nodes:
+        nodes += children(node)
+    return nodes
 
 
 def reads_command_line(tree, name):
@@ -115,9 +120,7 @@ def served_application(tree, name):
     function = own_function(tree, name)
     if function is None or function.args.args:
         return None
-    nodes = [function]
-    for node in nodes:
-        nodes += children(node)
+    nodes = nodes_of(function)
     used = {getattr(node, "id", None) for node in nodes} | {
         node.value.rpartition(":")[2] for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return min(Found(tree).web & used, default=None)

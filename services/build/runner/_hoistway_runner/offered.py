@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from .commands import children
+from .commands import names_in
 from .discovery import ast, top_level
 from .errors import NothingToInvoke
 from .steering import OBJECTS, made_with
@@ -105,12 +105,8 @@ def names_in_others(tree):
 
 def names_in_functions(tree):
     """The names that functions of a file use: a chain among them is a step of theirs."""
-    todo, found = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))], set()
-    for node in todo:
-        if isinstance(node, ast.Name):
-            found.add(node.id)
-        todo += children(node)
-    return found
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return {name for node in tree.body if isinstance(node, definitions) for name in names_in(node)}
 
 
 def entered(made):

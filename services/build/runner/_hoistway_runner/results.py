@@ -36,14 +36,12 @@ def pieces(result, stream=True):
         chunks = LOOP.iterate(result)
     try:
         for chunk in chunks:
-            if chunk is None:
-                chunk = Data(None) if is_list else None
+            if is_list and (chunk is None or type(chunk) is str):
+                chunk = Data(chunk)
             elif isinstance(chunk, (bytes, bytearray, memoryview)):  # a character may be split across two of them
                 decoder = decoder or DECODER("replace")
                 chunk = decoder.decode(bytes(chunk))
-            elif is_list and type(chunk) is str:
-                chunk = Data(chunk)
-            else:
+            elif chunk is not None:
                 if decoder and (rest := decoder.decode(b"", True)):
                     yield rest
                 chunk = chunk_text(chunk)

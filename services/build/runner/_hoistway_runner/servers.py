@@ -3,7 +3,7 @@
 import os
 import sys
 
-from .commands import children, own_function
+from .commands import children, nodes_of, own_function
 from .discovery import Found, ast, is_main_guard
 from .errors import NothingToInvoke
 
@@ -20,7 +20,7 @@ class Servers:
     def __init__(self, tree):
         self.tree, self.web, self.any, self.in_main_block = tree, Found(tree).web, False, None
         self.imported, self.bound = {}, set()
-        for node in ast_nodes(tree):
+        for node in nodes_of(tree):
             if isinstance(node, ast.ImportFrom):
                 self.imported.update((alias.asname or alias.name, f"{'.' * node.level}{node.module}.{alias.name}") for alias in node.names)
             elif isinstance(node, ast.Import):
@@ -87,14 +87,6 @@ def called(node):
     """(owner, name) of what a call calls: `app` and `run` of `app.run()`."""
     function = getattr(node, "func", None)
     return getattr(getattr(function, "value", None), "id", ""), getattr(function, "attr", getattr(function, "id", ""))
-
-
-def ast_nodes(tree):
-    """A tree's nodes, itself first."""
-    todo = [tree]
-    for node in todo:
-        todo += children(node)
-    return todo
 
 
 def calls_of(expression):

@@ -4,7 +4,7 @@ import os
 from types import ModuleType
 
 from .building import is_built_only
-from .commands import children, reads_command_line
+from .commands import names_in, reads_command_line
 from .discovery import FRAMEWORK_NAMES, Found, ast, top_level
 from .loading import import_entry
 from .own_files import own_file
@@ -81,10 +81,5 @@ def parts(tree):
     found = set()
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(getattr(target, "id", "") in FRAMEWORK_NAMES for target in node.targets):
-            todo = [node.value]
-            while todo:
-                inner = todo.pop()
-                if isinstance(inner, ast.Name) and inner.id in FRAMEWORK_NAMES:
-                    found.add(inner.id)
-                todo += children(inner)
+            found |= names_in(node.value).intersection(FRAMEWORK_NAMES)
     return found

@@ -3,131 +3,18 @@
 
 use super::{
     Inner,
+    cancellation::cancelled,
     lane::{Item, Job, Lane, Turn},
-    log::Step,
+    steps::Position,
     worker,
 };
 use crate::deploy::{Deployment, DeploymentStatus, Urgency};
 use hoistway_model::{Code, DeploymentId, Error, Name, Result};
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::watch, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 /// How long the answer to a cancellation waits for the deployment's end.
 const UNDO: Duration = Duration::from_secs(4);
-
-/// What asks one deployment to end.
-#[derive(Debug, Default)]
-pub struct Cancellation {
-    /// Ends it in any step before the switch.
-    now: CancellationToken,
-    wishes: watch::Sender<Wishes>,
-}
-
-/// What those want who wait for the deployment's end. The wish of whoever no longer waits is void, unless it was followed.
-#[derive(Debug, Default)]
-struct Wishes {
-    /// How many wish that it ends in any step before the switch.
-    end: usize,
-    /// How many wish that its start does not go on.
-    no_start: usize,
-    /// Why it ends, once a wish was followed.
-    followed: Option<Followed>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Followed {
-    End,
-    NoStart,
-}
-
-impl Wishes {
-    fn of(&mut self, urgency: Urgency) -> Option<&mut usize> {
-        match urgency {
-            Urgency::Patient => None,
-            Urgency::EndStarts => Some(&mut self.no_start),
-            Urgency::Cancel => Some(&mut self.end),
-        }
-    }
-
-    /// Which of them a step has to follow.
-    fn at(&self, step: Step) -> Option<Followed> {
-        let end = (self.end > 0).then_some(Followed::End);
-        let no_start = || (self.no_start > 0 && step == Step::Start).then_some(Followed::NoStart);
-        self.followed.or(end).or_else(no_start)
-    }
-}
-
-impl Cancellation {
-    /// Why the step is not wanted, if so. Whoever wished that hears that it was followed.
-    pub fn at(&self, step: Step) -> Option<Error> {
-        if step >= Step::Switch {
-            // It may have happened: from here on there is only forward.
-            return None;
-        }
-        if self.now.is_cancelled() {
-            return Some(cancelled());
-        }
-        // Under one lock with its withdrawal, so that nobody who has withdrawn a wish is wrong about it.
-        let mut why = None;
-        self.wishes.send_if_modified(|wishes| {
-            why = wishes.at(step);
-            wishes.followed = why;
-            false
-        });
-        why.map(|why| match why {
-            Followed::End => cancelled(),
-            Followed::NoStart => {
-                Error::new(Code::Cancelled, "the deployment was cancelled: the agent was stopped while it started")
-            }
-        })
-    }
-
-    /// Waits until the step is not wanted any more, and tells why.
-    pub async fn of(&self, step: Step) -> Error {
-        let mut wishes = self.wishes.subscribe();
-        loop {
-            if let Some(why) = self.at(step) {
-                return why;
-            }
-            if step >= Step::Switch {
-                return std::future::pending().await;
-            }
-            // The sender is this one's own, so that there always is one.
-            let wished = async { drop(wishes.wait_for(|wishes| wishes.at(step).is_some()).await) };
-            tokio::select! {
-                () = self.now.cancelled() => {}
-                () = wished => {}
-            }
-        }
-    }
-
-    fn wish(&self, urgency: Urgency) {
-        self.wishes.send_modify(|wishes| {
-            if let Some(count) = wishes.of(urgency) {
-                *count += 1;
-            }
-        });
-    }
-
-    /// Takes a wish back, and says whether one was followed before.
-    fn withdraw(&self, urgency: Urgency) -> bool {
-        let mut followed = false;
-        self.wishes.send_if_modified(|wishes| {
-            if let Some(count) = wishes.of(urgency) {
-                *count = count.saturating_sub(1);
-            }
-            followed = wishes.followed.is_some();
-            false
-        });
-        followed
-    }
-}
-
-/// How a deployment fails that was cancelled.
-pub fn cancelled() -> Error {
-    Error::new(Code::Cancelled, "the deployment was cancelled")
-}
 
 /// What was asked of those that are in the way of a turn; taken back when it is dropped.
 pub struct Hurried {
@@ -212,8 +99,8 @@ impl Inner {
 }
 
 fn has_switched(deployment: &Deployment) -> bool {
-    let last = deployment.steps.last().map(|step| step.step);
-    [Step::Switch, Step::Bind].iter().any(|step| last == Some(step.as_str()))
+    let last = deployment.steps.last().and_then(|step| Position::named(step.step));
+    last.is_some_and(Position::may_have_committed)
 }
 
 fn not_cancelled(deployment: &Deployment) -> Error {
@@ -239,46 +126,4 @@ pub fn still_ending(agent: &Name) -> Error {
          send the request again"
     );
     Error::new(Code::DeadlineExceeded, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wish_is_void_once_it_is_withdrawn_unless_it_was_followed() {
-        let cancellation = Cancellation::default();
-        cancellation.wish(Urgency::EndStarts);
-        assert!(cancellation.at(Step::Build).is_none());
-        assert!(!cancellation.withdraw(Urgency::EndStarts));
-        assert!(cancellation.at(Step::Start).is_none());
-
-        cancellation.wish(Urgency::EndStarts);
-        assert!(cancellation.at(Step::Switch).is_none());
-        assert!(cancellation.at(Step::Start).is_some_and(|why| why.message.contains("was stopped while it started")));
-        assert!(cancellation.withdraw(Urgency::EndStarts));
-        // What has begun to end does not change its mind.
-        assert!(cancellation.at(Step::Start).is_some());
-    }
-
-    #[test]
-    fn a_deletion_ends_every_step_before_the_switch() {
-        let cancellation = Cancellation::default();
-        cancellation.wish(Urgency::Cancel);
-        cancellation.wish(Urgency::Cancel);
-        assert!(!cancellation.withdraw(Urgency::Cancel));
-        assert!(cancellation.at(Step::Switch).is_none() && cancellation.at(Step::Plan).is_some());
-        assert!(cancellation.withdraw(Urgency::Cancel));
-    }
-
-    #[tokio::test]
-    async fn who_waits_for_a_wish_hears_of_it() {
-        let cancellation = Cancellation::default();
-        let wishing = async {
-            tokio::task::yield_now().await;
-            cancellation.wish(Urgency::EndStarts);
-        };
-        let (why, ()) = tokio::join!(cancellation.of(Step::Start), wishing);
-        assert_eq!(why.code, Code::Cancelled);
-    }
 }

@@ -1,7 +1,7 @@
 //! One lane for each agent: its deployments, and other changes of it, run in the order they were accepted, those of
 //! other agents beside them.
 
-use super::{Watch, cancel::Cancellation, progress_of};
+use super::{Watch, cancellation::Cancellation, progress_of};
 use crate::{
     deploy::{Accepted, Progress, kind::Work},
     limits::Share,

@@ -6,11 +6,10 @@
 //! goes on from the journal.
 
 mod cancel;
+mod cancellation;
 mod lane;
-pub(crate) mod log;
-mod plan;
 mod requests;
-mod steps;
+pub(crate) mod steps;
 mod worker;
 
 use crate::{
@@ -26,10 +25,14 @@ use async_trait::async_trait;
 use hoistway_kit::{secrets::MasterKey, telemetry::Origin, time::now_ms};
 use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
 use lane::{Item, Job, Lane, Lanes};
-use log::{Log, State, Step};
 pub(crate) use requests::reseal;
 use std::{sync::Arc, time::Duration};
 pub use steps::Services;
+use steps::{
+    Position,
+    log::{Log, State},
+    plan,
+};
 use tokio::{
     sync::{Semaphore, watch},
     time::timeout,
@@ -253,7 +256,10 @@ impl Inner {
         let mut failure = None;
         if idle {
             match plan::pin_image(&self.services, &work, &mut findings).await {
-                Ok(()) => plan::decide(&self.key, &work, findings, &mut log, now),
+                Ok(()) => {
+                    plan::decide(&self.key, &work, findings, &mut log);
+                    log.advance(now);
+                }
                 Err(e) => failure = Some(e),
             }
         }
@@ -265,7 +271,7 @@ impl Inner {
             self.journalled(&record, sealed, ticket.as_deref()).await?;
             return Err(error);
         }
-        if record.log.step == Step::Done {
+        if record.log.step == Position::DONE {
             record.finish(State::Succeeded, now_ms());
         }
         let job = if idle && work.bytes() <= LARGE_SOURCE {
@@ -326,6 +332,11 @@ impl Inner {
     }
 }
 
+/// The names of all steps in their order.
+pub fn step_names() -> impl Iterator<Item = &'static str> {
+    steps::names()
+}
+
 fn shutting_down() -> Error {
     Error::new(Code::Unavailable, "the gateway is shutting down; send the request again")
 }
@@ -336,12 +347,12 @@ fn progress_of(record: &Record) -> Progress {
     let done = match record.state {
         State::Succeeded => Some(Ok(Outcome { pending: log.pending.clone() })),
         // Past the point of no return the deploy has succeeded, whatever is left to tidy.
-        State::Running if log.step > Step::Switch => Some(Ok(Outcome { pending: log.pending.clone() })),
+        State::Running if log.step.has_committed() => Some(Ok(Outcome { pending: log.pending.clone() })),
         State::Failed => Some(Err(Arc::new(record.error()))),
         State::Running | State::Undoing => None,
     };
     Progress {
-        tools_done: log.step > Step::Tools,
+        tools_done: log.step.has_tools(),
         tools_created: log.tools.iter().flat_map(|t| &t.created).map(|n| n.as_str().to_owned()).collect(),
         image: log.image.clone().map(Into::into),
         wants_build: log.builds,

@@ -3,16 +3,19 @@
 use super::{
     Inner, LARGE_SOURCE,
     lane::Job,
-    log::{Log, State, Step},
-    plan, progress_of,
-    steps::{self, Context},
+    progress_of,
+    steps::{
+        Context, Position,
+        log::{Log, State},
+        switch,
+    },
 };
 use crate::{
     deploy::{Progress, kind::Work},
     store::Record,
 };
 use hoistway_kit::time::now_ms;
-use hoistway_model::{Code, Error, Result, agent::Phase, redact::Masker};
+use hoistway_model::{Code, Error, Result, redact::Masker};
 use std::time::Duration;
 use tokio::sync::SemaphorePermit;
 use tracing::{Instrument, info_span};
@@ -32,8 +35,8 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
         let mut turn = None;
         let begun = job.begin();
         if begun.is_none()
-            && record.log.step == Step::Plan
-            && let Some(why) = job.cancellation.at(Step::Plan)
+            && record.log.step == Position::PLAN
+            && let Some(why) = job.cancellation.at(Position::PLAN)
         {
             fail(inner, &mut record, &why).await?;
             return Ok(progress_of(&record));
@@ -42,7 +45,7 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
             Some(work) => work,
             None => {
                 let size = journalled(inner, &record).await?;
-                if size > LARGE_SOURCE && record.log.step <= Step::Build {
+                if size > LARGE_SOURCE && record.log.step.needs_source() {
                     turn = large_turn(inner, job).await?;
                 }
                 match read(inner, &mut record).await? {
@@ -52,7 +55,7 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
             }
         };
         loop {
-            if record.log.step > Step::Build {
+            if !record.log.step.needs_source() {
                 // A log of an earlier version has no fingerprint: it is still to be made of the source.
                 if record.log.fingerprint.is_some() {
                     work.forget_source();
@@ -86,7 +89,7 @@ async fn journalled(inner: &Inner, record: &Record) -> Result<usize, Stopped> {
 async fn large_turn<'a>(inner: &'a Inner, job: &Job) -> Result<Option<SemaphorePermit<'a>>, Stopped> {
     tokio::select! {
         () = inner.shutdown.cancelled() => Err(Stopped),
-        _ = job.cancellation.of(Step::Plan) => Ok(None),
+        _ = job.cancellation.of(Position::PLAN) => Ok(None),
         turn = inner.large.acquire() => turn.map(Some).map_err(|_| Stopped),
     }
 }
@@ -122,7 +125,7 @@ async fn forward(inner: &Inner, job: &Job, work: &Work, record: &mut Record) -> 
     match attempt(inner, job, work, record).await? {
         Ok(log) => {
             record.log = log;
-            if record.log.step == Step::Done {
+            if record.log.step == Position::DONE {
                 record.finish(State::Succeeded, now_ms());
             }
         }
@@ -131,7 +134,7 @@ async fn forward(inner: &Inner, job: &Job, work: &Work, record: &mut Record) -> 
             let secrets = work.secrets();
             let masked = tokio::task::spawn_blocking(move || Masker::new(&secrets).error(error)).await;
             let error = masked.unwrap_or_else(|e| Error::internal("hiding secrets in an error", e));
-            tracing::warn!(step = record.log.step.as_str(), code = %error.code, cause = error.chain(), "{error}");
+            tracing::warn!(step = record.log.step.name(), code = %error.code, cause = error.chain(), "{error}");
             record.fail(&error);
             record.state = State::Undoing;
         }
@@ -150,17 +153,17 @@ async fn backward(inner: &Inner, work: &Work, record: &mut Record) -> Result<(),
     let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &log };
     let mut retry = Retry::default();
     while let Err(error) = undo_all(&ctx).await {
-        if error.code == Code::Conflict && log.step == Step::Switch {
+        if error.code == Code::Conflict && log.step.may_have_committed() {
             // The switch did happen, whatever its answer was: then there is only forward.
             tracing::warn!("the revision is the agent's already: the deployment goes on");
-            while let Err(e) = steps::switch::settle(&ctx).await {
+            while let Err(e) = switch::drop_earlier_bindings(&ctx).await {
                 tracing::info!(cause = e.chain(), "will be tried again: {e}");
                 retry.wait(inner).await?;
             }
             record.failure = None;
             record.state = State::Running;
-            record.log.advance(log.next(), now_ms());
-            if record.log.step == Step::Done {
+            record.log.advance(now_ms());
+            if record.log.step == Position::DONE {
                 record.finish(State::Succeeded, now_ms());
             }
             return save(inner, record).await;
@@ -173,15 +176,8 @@ async fn backward(inner: &Inner, work: &Work, record: &mut Record) -> Result<(),
 }
 
 async fn undo_all(ctx: &Context<'_>) -> Result<()> {
-    let log = ctx.log;
-    if log.changes_agent && log.step >= Step::Start {
-        steps::start::undo(ctx).await?;
-    }
-    if log.changes_agent && log.builds && log.step >= Step::Build {
-        steps::build::undo(ctx).await?;
-    }
-    if log.changes_tools && log.step >= Step::Tools {
-        steps::tools::undo(ctx).await?;
+    for step in ctx.log.step.undone(ctx.log) {
+        step.undo(ctx).await?;
     }
     Ok(())
 }
@@ -192,7 +188,7 @@ async fn attempt(inner: &Inner, job: &Job, work: &Work, record: &Record) -> Resu
     // What was recovered after a long pause gets some time all the same: the services may be starting as well.
     let deadline = tokio::time::Instant::now() + inner.limits.deadline.saturating_sub(spent).max(GRACE);
     // A switch that was asked for may have happened: from here on there is only forward.
-    let may_give_up = record.log.step < Step::Switch;
+    let may_give_up = !record.log.step.may_have_committed();
     let mut retry = Retry::default();
     let cancelled = job.cancellation.of(record.log.step);
     tokio::pin!(cancelled);
@@ -205,19 +201,12 @@ async fn attempt(inner: &Inner, job: &Job, work: &Work, record: &Record) -> Resu
         };
         match performed {
             Err(e) if e.code.is_transient() && !(may_give_up && tokio::time::Instant::now() >= deadline) => {
-                tracing::info!(step = record.log.step.as_str(), cause = e.chain(), "will be tried again: {e}");
+                tracing::info!(step = record.log.step.name(), cause = e.chain(), "will be tried again: {e}");
                 tokio::select! {
                     biased;
                     why = &mut cancelled => return Ok(Err(why)),
                     waited = retry.wait(inner) => waited?,
                 }
-            }
-            Err(e) if record.log.step == Step::Bind => {
-                // The agent runs; what others miss is said, and nothing is undone for it.
-                tracing::warn!(cause = e.chain(), "waiting agents could not be bound: {e}");
-                let mut log = record.log.clone();
-                log.advance(Step::Done, now_ms());
-                return Ok(Ok(log));
             }
             other => return Ok(other),
         }
@@ -228,26 +217,10 @@ async fn attempt(inner: &Inner, job: &Job, work: &Work, record: &Record) -> Resu
 async fn perform(inner: &Inner, work: &Work, record: &Record) -> Result<Log> {
     let mut log = record.log.clone();
     let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &record.log };
-    match record.log.step {
-        Step::Plan => {
-            let mut findings = plan::look_up(&inner.services, work).await?;
-            plan::check(&findings, work, false)?;
-            plan::pin_image(&inner.services, work, &mut findings).await?;
-            plan::decide(&inner.key, work, findings, &mut log, now_ms());
-            return Ok(log);
-        }
-        Step::Tools => log.tools = Some(steps::tools::run(&ctx).await?),
-        Step::Build => log.image = Some(steps::build::run(&ctx).await?.into()),
-        Step::Start => {
-            let status = steps::start::run(&ctx).await?;
-            log.made = Some((status.revision, status.number));
-            log.pending = (status.phase != Phase::Running).then_some(status.message);
-        }
-        Step::Switch => steps::switch::run(&ctx).await?,
-        Step::Bind => steps::bind::run(&ctx).await?,
-        Step::Done => {}
+    if let Some(step) = record.log.step.step() {
+        step.run(&ctx, &mut log).await?;
     }
-    log.advance(log.next(), now_ms());
+    log.advance(now_ms());
     Ok(log)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Seen, ToolChange, short};
 use crate::{
-    saga::log::{State, Step},
+    saga::steps::{Position, log::State},
     store::Record,
 };
 use hoistway_kit::time::now_ms;
@@ -38,7 +38,7 @@ pub fn tell(seen: &Seen, record: &Record) {
         Told { begun: 0, ended: 0, undoing: false, tools: false, state: "waiting" }
     });
     for (i, timing) in record.log.timings.iter().enumerate() {
-        let step = timing.step.as_str();
+        let step = timing.step.name();
         if i >= told.begun {
             told.begun = i + 1;
             seen.tell("deployment.step_started", timing.started_at, agent, about(json!({ "step": step })));
@@ -51,7 +51,7 @@ pub fn tell(seen: &Seen, record: &Record) {
             seen.tell("deployment.step_finished", end, agent, data);
         }
     }
-    if record.log.step > Step::Tools && !std::mem::replace(&mut told.tools, true) {
+    if record.log.step.has_tools() && !std::mem::replace(&mut told.tools, true) {
         for tool in record.log.tools.iter().flat_map(|tools| &tools.created) {
             seen.tool(ToolChange::Created, tool);
         }
@@ -61,7 +61,7 @@ pub fn tell(seen: &Seen, record: &Record) {
     }
     told.state = match (record.state, record.log.step) {
         (State::Undoing, _) => "undoing",
-        (_, Step::Plan) => "waiting",
+        (_, Position::PLAN) => "waiting",
         _ => "running",
     };
     let (kind, outcome, more) = match record.state {

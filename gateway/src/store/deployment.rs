@@ -4,7 +4,7 @@ use super::Record;
 use crate::{
     audit::Entry,
     deploy::DeploymentStatus,
-    saga::log::{State, Step},
+    saga::steps::{Position, log::State},
 };
 use hoistway_kit::prune::Rows;
 use hoistway_model::{AuditId, Error, Name, Result};
@@ -22,7 +22,7 @@ pub struct Model {
     pub id: String,
     pub agent: String,
     pub state: String,
-    /// JSON of [`crate::saga::log::Log`].
+    /// JSON of [`crate::saga::steps::log::Log`].
     pub log: String,
     pub request: Option<Vec<u8>>,
     /// JSON array of texts.
@@ -120,8 +120,8 @@ pub fn has_status(status: DeploymentStatus) -> Condition {
     let planned = Expr::cust("json_extract(log, '$.step')");
     let all = Condition::all().add(Column::State.eq(state.as_str()));
     match status {
-        DeploymentStatus::Pending => all.add(planned.eq(Step::Plan.as_str())),
-        DeploymentStatus::Running => all.add(planned.ne(Step::Plan.as_str())),
+        DeploymentStatus::Pending => all.add(planned.eq(Position::PLAN.name())),
+        DeploymentStatus::Running => all.add(planned.ne(Position::PLAN.name())),
         _ => all,
     }
 }

@@ -11,7 +11,10 @@ use crate::{
     audit::Entry,
     deploy::{self, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep},
     migration,
-    saga::log::{Log, State, Step, Timing},
+    saga::steps::{
+        Position,
+        log::{Log, State, Timing},
+    },
     seen::Seen,
 };
 use hoistway_kit::{
@@ -86,14 +89,14 @@ impl Record {
 
     /// The revision that it made or is making; none while the agent needs no new one.
     pub fn revision(&self) -> Option<RevisionId> {
-        let decided = self.log.step > Step::Plan && self.log.changes_agent;
+        let decided = self.log.step > Position::PLAN && self.log.changes_agent;
         decided.then_some(self.log.ids.revision)
     }
 
     /// As the API shows it.
     pub fn into_public(self) -> Deployment {
         let status = match (self.state, self.log.step) {
-            (State::Running, Step::Plan) => DeploymentStatus::Pending,
+            (State::Running, Position::PLAN) => DeploymentStatus::Pending,
             (State::Running, _) => DeploymentStatus::Running,
             (State::Undoing, _) => DeploymentStatus::Undoing,
             (State::Succeeded, _) => DeploymentStatus::Succeeded,
@@ -112,7 +115,7 @@ impl Record {
             kind: self.log.reason,
             revision: self.log.made.map(|(_, number)| number),
             status,
-            step: timings.last().map(|t| t.step.as_str().to_owned()),
+            step: timings.last().map(|t| t.step.name().to_owned()),
             tools_created: self.log.tools.iter().flat_map(|t| &t.created).map(Name::to_string).collect(),
             image: self.log.image.map(Into::into),
             error,
@@ -133,11 +136,11 @@ fn step(timing: &Timing, status: DeploymentStatus) -> DeploymentStep {
         (Some(_), _) => "SUCCEEDED",
         // It was the last one.
         (None, DeploymentStatus::Undoing | DeploymentStatus::Failed) => "FAILED",
-        (None, _) if timing.step == Step::Plan => "PENDING",
+        (None, _) if timing.step == Position::PLAN => "PENDING",
         (None, _) => "RUNNING",
     };
     DeploymentStep {
-        step: timing.step.as_str(),
+        step: timing.step.name(),
         status: of_step,
         started_at: timing.started_at,
         completed_at: timing.completed_at,

@@ -75,14 +75,28 @@ pub fn agent(name: Name, revision: &Revision) -> Agent {
     }
 }
 
-fn unused<T>() -> Result<T> {
-    Err(Error::new(Code::Internal, "the edge does not call this"))
-}
-
 /// What is asked for of a list, two at a time, so that more of it comes in parts.
 fn part<T>(all: Vec<T>, PageQuery { after, limit }: PageQuery, name: impl Fn(&T) -> &Name) -> Page<T> {
     let rest = all.into_iter().filter(|item| after.as_ref().is_none_or(|after| name(item) > after));
     Page::of(rest.collect(), limit.min(2) as usize)
+}
+
+/// A tool that has just been registered.
+fn registered(tool: NewTool) -> Tool {
+    let (internal_url, has_credentials) = (tool.connection.base_url.clone(), !tool.credentials.is_empty());
+    let NewTool { name, description, connection, labels, .. } = tool;
+    Tool {
+        name,
+        description,
+        connection,
+        internal_url,
+        labels,
+        has_credentials,
+        credentials_set_at: has_credentials.then_some(0),
+        version: OperationId::mint(),
+        created_at: 0,
+        updated_at: 0,
+    }
 }
 
 #[derive(Debug, Default)]
@@ -132,27 +146,13 @@ impl ToolRegistry for FakeTools {
 
     async fn create_tool(&self, _: Operation, tool: NewTool) -> Result<Tool> {
         let mut tools = self.tools.lock().unwrap();
-        let has_credentials = !tool.credentials.is_empty();
         if let Some(known) = tools.get(&tool.name).filter(|known| known.connection != tool.connection) {
             return Err(Error::new(
                 Code::Conflict,
                 format!("tool \"{}\" is registered with another endpoint", known.name),
             ));
         }
-        let internal_url = tool.connection.base_url.clone();
-        let NewTool { name, description, connection, labels, .. } = tool;
-        let tool = Tool {
-            name,
-            description,
-            connection,
-            internal_url,
-            labels,
-            has_credentials,
-            credentials_set_at: has_credentials.then_some(0),
-            version: OperationId::mint(),
-            created_at: 0,
-            updated_at: 0,
-        };
+        let tool = registered(tool);
         tools.insert(tool.name.clone(), tool.clone());
         Ok(tool)
     }
@@ -188,9 +188,8 @@ impl ToolRegistry for FakeTools {
     }
 
     async fn get_tool(&self, name: Name) -> Result<Tool> {
-        if self.world.is_some() {
-            // The saga gives its URL to agents that have waited for it; here none has.
-            return Err(Error::not_found("tool", name));
+        if let Some(world) = &self.world {
+            return world.tool(&name).map(registered);
         }
         self.tools.lock().unwrap().get(&name).cloned().ok_or_else(|| Error::not_found("tool", name))
     }
@@ -294,27 +293,38 @@ impl ToolRegistry for FakeTools {
 
 #[derive(Debug)]
 pub struct FakeBuilds {
+    /// What the saga changes; without it there is no saga.
+    world: Option<Arc<World>>,
     attempts: [BuildAttemptId; 2],
 }
 
 impl FakeBuilds {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { attempts: [BuildAttemptId::mint(), BuildAttemptId::mint()] })
+        Self::with(None)
+    }
+
+    /// The builds of a world.
+    pub fn of(world: Arc<World>) -> Arc<Self> {
+        Self::with(Some(world))
+    }
+
+    fn with(world: Option<Arc<World>>) -> Arc<Self> {
+        Arc::new(Self { world, attempts: [BuildAttemptId::mint(), BuildAttemptId::mint()] })
     }
 }
 
 #[async_trait]
 impl BuildService for FakeBuilds {
-    async fn build(&self, _: Operation, _: BuildRequest) -> Result<BuiltImage> {
-        Ok(image())
+    async fn build(&self, operation: Operation, _: BuildRequest) -> Result<BuiltImage> {
+        world(&self.world)?.build(&operation)
     }
 
-    async fn rebuild(&self, _: Operation, _: RebuildRequest) -> Result<BuiltImage> {
-        unused()
+    async fn rebuild(&self, operation: Operation, _: RebuildRequest) -> Result<BuiltImage> {
+        world(&self.world)?.build(&operation)
     }
 
-    async fn undo_build(&self, _: OperationId) -> Result<()> {
-        unused()
+    async fn undo_build(&self, built: OperationId) -> Result<()> {
+        world(&self.world)?.undo_build(built)
     }
 
     async fn get_build(&self, id: String) -> Result<Build> {
@@ -366,7 +376,7 @@ impl BuildService for FakeBuilds {
     }
 
     async fn keep_images(&self, _: Vec<StoredImage>) -> Result<()> {
-        Ok(())
+        world(&self.world)?.keep_images()
     }
 
     async fn collect_images(&self, _: Vec<StoredImage>) -> Result<Collected> {
@@ -583,6 +593,9 @@ impl AgentService for FakeAgents {
     }
 
     async fn bind_tool(&self, _: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>> {
+        if let Some(world) = &self.world {
+            return world.bind(&tool.name);
+        }
         self.replaced.lock().unwrap().push(replaces);
         self.bound.send_modify(|bound| bound.push(tool));
         Ok(vec![])

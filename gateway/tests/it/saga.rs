@@ -1,4 +1,5 @@
-//! The saga's three trials, for each kind of work: every step fails, every action is repeated, every undo is repeated.
+//! The saga's three trials, for each kind of deployment: every call fails, every action is repeated, every undo is
+//! repeated. The calls are those that a run without failures makes, so that no step is left out.
 
 use crate::{
     fake_egress::FakeEgress,
@@ -60,7 +61,7 @@ impl Whole {
     ) -> Self {
         let agents = FakeAgents::of(world.clone());
         let tools = FakeTools { world: Some(world.clone()), ..FakeTools::default() };
-        let services = Services { tools: Arc::new(tools), builds: FakeBuilds::new(), agents };
+        let services = Services { tools: Arc::new(tools), builds: FakeBuilds::of(world.clone()), agents };
         let config = Config { data_dir: dir.path().to_owned(), ..config };
         let shutdown = CancellationToken::new();
         let invoke_statements = InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap();
@@ -103,73 +104,143 @@ impl Whole {
     }
 }
 
-/// A kind of work, the steps that it has, and the status of its success.
+/// A kind of deployment and how one is asked for.
 struct Kind {
     method: &'static str,
     path: &'static str,
-    start: &'static str,
+    body: &'static str,
     success: u16,
+    /// What must be so before.
+    prepare: fn(&World),
 }
 
-const DEPLOY: Kind = Kind { method: "POST", path: "/api/deploy", start: "start_revision", success: 201 };
-const ROLLBACK: Kind = Kind { method: "POST", path: "/api/agents/a/rollback", start: "derive_revision", success: 201 };
-const CONFIG: Kind = Kind { method: "PUT", path: "/api/agents/a/config", start: "derive_revision", success: 200 };
+const IMAGE: Kind = Kind {
+    method: "POST",
+    path: "/api/deploy",
+    body: r#"{"agent_name": "a", "image": "x:3", "required_tools": ["t2"],
+        "tools_to_create": [{"name": "t2", "base_url": "http://t2.example"}]}"#,
+    success: 201,
+    prepare: |_| {},
+};
+const SOURCE: Kind = Kind {
+    body: r#"{"agent_name": "a", "source_files": {"agent.py": "print(1)"}, "required_tools": ["t2"],
+        "tools_to_create": [{"name": "t2", "base_url": "http://t2.example"}]}"#,
+    ..IMAGE
+};
+const ROLLBACK: Kind = Kind { path: "/api/agents/a/rollback", body: "{}", ..IMAGE };
+const CONFIG: Kind = Kind {
+    method: "PUT",
+    path: "/api/agents/a/config",
+    body: r#"{"system_prompt": "changed", "required_tools": ["t1"]}"#,
+    success: 200,
+    prepare: |_| {},
+};
+const REBUILD: Kind = Kind { path: "/api/agents/a/start", body: "{}", success: 200, prepare: World::outdate, ..IMAGE };
+
+const KINDS: [Kind; 5] = [IMAGE, SOURCE, ROLLBACK, CONFIG, REBUILD];
+
+/// The call of the point of no return.
+const COMMIT: &str = "switch_route";
+
+/// What a run without failures does.
+struct Clean {
+    picture: String,
+    /// Its calls in their order.
+    calls: Vec<&'static str>,
+    /// The names of its steps in their order.
+    steps: Vec<String>,
+}
+
+impl Clean {
+    /// The calls up to the one of the point of no return.
+    fn until_commit(&self) -> &[&'static str] {
+        let at = self.calls.iter().position(|call| *call == COMMIT).unwrap();
+        &self.calls[..=at]
+    }
+}
 
 impl Kind {
-    fn body(&self) -> Value {
-        match self.path {
-            "/api/deploy" => json!({"agent_name": "a", "image": "x:3", "required_tools": ["t2"],
-                "tools_to_create": [{"name": "t2", "base_url": "http://t2.example"}]}),
-            "/api/agents/a/config" => json!({"system_prompt": "changed", "required_tools": ["t1"]}),
-            _ => json!({}),
-        }
+    async fn prepared(&self) -> Whole {
+        let whole = Whole::start().await;
+        (self.prepare)(&whole.world);
+        whole
     }
 
-    /// The calls in their order.
-    fn steps(&self) -> [&'static str; 4] {
-        ["apply_tools", self.start, "switch_route", "settle_tools"]
+    fn body(&self) -> Value {
+        serde_json::from_str(self.body).unwrap()
     }
 
     async fn run(&self, whole: &Whole) -> Answer {
         whole.call(self.method, self.path, self.body()).await
     }
 
-    /// What the world looks like when nothing fails.
-    async fn clean(&self) -> String {
-        let whole = Whole::start().await;
+    async fn clean(&self) -> Clean {
+        let whole = self.prepared().await;
         let done = self.run(&whole).await;
         assert_eq!(done.status, self.success, "{}", done.text);
-        for step in self.steps() {
-            assert_eq!(whole.world.count(step), 1, "{} {step}", self.path);
+        whole.ended().await;
+        let calls = whole.world.calls();
+        for call in &calls {
+            assert_eq!(whole.world.count(call), 1, "{} {call}", self.path);
         }
-        whole.world.picture()
+        let newest = &whole.call("GET", "/api/deployments", json!({})).await.json()[0];
+        let id = newest["id"].as_str().unwrap();
+        let deployment = whole.call("GET", &format!("/api/deployments/{id}"), json!({})).await.json();
+        let steps = deployment["steps"].as_array().unwrap().iter();
+        let steps = steps.map(|step| step["step"].as_str().unwrap().to_owned()).collect();
+        Clean { picture: whole.world.picture(), calls, steps }
     }
 }
 
-const KINDS: [Kind; 3] = [DEPLOY, ROLLBACK, CONFIG];
+#[tokio::test]
+async fn every_step_is_part_of_some_kind_of_deployment() {
+    let mut covered = std::collections::BTreeSet::new();
+    for kind in &KINDS {
+        covered.extend(kind.clean().await.steps);
+    }
+    assert_eq!(covered, hoistway_gateway::saga::step_names().map(str::to_owned).collect());
+}
 
 #[tokio::test]
-async fn every_step_that_fails_is_undone() {
+async fn every_call_that_fails_before_the_switch_is_undone() {
     for kind in &KINDS {
         let clean = kind.clean().await;
-        for step in &kind.steps()[..3] {
+        for call in clean.until_commit() {
             for when in [When::Before, When::After] {
-                let whole = Whole::start().await;
+                let whole = kind.prepared().await;
                 let before = whole.world.picture();
-                whole.world.fail(Fault { call: step, when, code: Code::AgentStartFailed });
+                whole.world.fail(Fault { call, when, code: Code::AgentStartFailed });
                 let answer = kind.run(&whole).await;
-                let at = format!("{} {step} {when:?}: {}", kind.path, answer.text);
+                let at = format!("{} {call} {when:?}: {}", kind.path, answer.text);
                 assert!(whole.world.all_failed(), "{at}");
-                if (*step, when) == ("switch_route", When::After) {
+                if (*call, when) == (COMMIT, When::After) {
                     // It had happened: then there is only forward, and the answer does not wait for what is left.
                     whole.ended().await;
-                    assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.clone()), "{at}");
+                    assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.picture.clone()), "{at}");
                 } else {
                     assert_eq!((answer.status, whole.world.picture()), (500, before), "{at}");
                     // What comes next is not in its way.
-                    assert_eq!((kind.run(&whole).await.status, whole.world.picture()), (kind.success, clean.clone()));
+                    let again = kind.run(&whole).await;
+                    whole.ended().await;
+                    assert_eq!((again.status, whole.world.picture()), (kind.success, clean.picture.clone()), "{at}");
                 }
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_call_that_fails_after_the_switch_fails_the_deployment() {
+    for kind in &KINDS {
+        let clean = kind.clean().await;
+        for call in &clean.calls[clean.until_commit().len()..] {
+            let whole = kind.prepared().await;
+            whole.world.fail(Fault { call, when: When::After, code: Code::AgentStartFailed });
+            let answer = kind.run(&whole).await;
+            whole.ended().await;
+            let at = format!("{} {call}: {}", kind.path, answer.text);
+            assert!(whole.world.all_failed(), "{at}");
+            assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.picture.clone()), "{at}");
         }
     }
 }
@@ -178,15 +249,16 @@ async fn every_step_that_fails_is_undone() {
 async fn every_action_can_be_repeated() {
     for kind in &KINDS {
         let clean = kind.clean().await;
-        for step in kind.steps() {
+        for call in &clean.calls {
             for when in [When::Before, When::After] {
-                let whole = Whole::start().await;
+                let whole = kind.prepared().await;
                 let last = whole.world.revisions().len();
-                whole.world.fail(Fault { call: step, when, code: Code::Unavailable });
+                whole.world.fail(Fault { call, when, code: Code::Unavailable });
                 let answer = kind.run(&whole).await;
-                let at = format!("{} {step} {when:?}: {}", kind.path, answer.text);
-                assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.clone()), "{at}");
-                assert_eq!((whole.world.count(step), whole.world.revisions().len()), (2, last + 1), "{at}");
+                whole.ended().await;
+                let at = format!("{} {call} {when:?}: {}", kind.path, answer.text);
+                assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.picture.clone()), "{at}");
+                assert_eq!((whole.world.count(call), whole.world.revisions().len()), (2, last + 1), "{at}");
             }
         }
     }
@@ -195,11 +267,19 @@ async fn every_action_can_be_repeated() {
 #[tokio::test]
 async fn every_undo_can_be_repeated() {
     for kind in &KINDS {
-        for undo in ["undo_start", "undo_tools"] {
+        let fails = Fault { call: COMMIT, when: When::Before, code: Code::AgentStartFailed };
+        let undos: Vec<_> = {
+            let whole = kind.prepared().await;
+            whole.world.fail(fails);
+            assert_eq!(kind.run(&whole).await.status, 500);
+            whole.world.calls().into_iter().filter(|call| call.starts_with("undo_")).collect()
+        };
+        assert!(undos.contains(&"undo_start"), "{} {undos:?}", kind.path);
+        for undo in undos {
             for when in [When::Before, When::After] {
-                let whole = Whole::start().await;
+                let whole = kind.prepared().await;
                 let before = whole.world.picture();
-                whole.world.fail(Fault { call: kind.start, when: When::After, code: Code::AgentStartFailed });
+                whole.world.fail(fails);
                 whole.world.fail(Fault { call: undo, when, code: Code::Unavailable });
                 let answer = kind.run(&whole).await;
                 let at = format!("{} {undo} {when:?}: {}", kind.path, answer.text);
@@ -214,22 +294,26 @@ async fn every_undo_can_be_repeated() {
 async fn what_a_shutdown_cut_off_goes_on_from_the_journal() {
     for kind in &KINDS {
         let clean = kind.clean().await;
-        for step in kind.steps() {
-            let whole = Whole::start().await;
+        for call in &clean.calls {
+            let whole = kind.prepared().await;
             // It is tried again so often that the shutdown comes before it succeeds.
             for _ in 0..20 {
-                whole.world.fail(Fault { call: step, when: When::After, code: Code::Unavailable });
+                whole.world.fail(Fault { call, when: When::After, code: Code::Unavailable });
             }
-            let path = format!("{}?wait=none", kind.path);
-            let accepted = whole.call(kind.method, &path, kind.body()).await;
-            assert_eq!(accepted.status, 202, "{}", accepted.text);
-            while whole.world.count(step) == 0 {
-                tokio::task::yield_now().await;
+            let made = async || {
+                while whole.world.count(call) == 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            // The deployment goes on when its caller has gone away.
+            tokio::select! {
+                _ = kind.run(&whole) => made().await,
+                () = made() => {}
             }
             let whole = whole.restart().await;
             whole.world.no_more_faults();
             whole.ended().await;
-            assert_eq!(whole.world.picture(), clean, "{} {step}", kind.path);
+            assert_eq!(whole.world.picture(), clean.picture, "{} {call}", kind.path);
         }
     }
 }
@@ -274,7 +358,7 @@ async fn the_newest_deployments_are_kept_and_those_that_run() {
     for _ in 0..20 {
         whole.world.fail(Fault { call: "switch_route", when: When::After, code: Code::Unavailable });
     }
-    let accepted = whole.call("POST", "/api/deploy?wait=none", DEPLOY.body()).await;
+    let accepted = whole.call("POST", "/api/deploy?wait=none", IMAGE.body()).await;
     assert_eq!(accepted.status, 202, "{}", accepted.text);
     while whole.world.count("switch_route") == 0 {
         tokio::task::yield_now().await;

@@ -64,3 +64,37 @@ async fn large_requests_wait_up_to_a_bound_and_small_ones_beside_them() {
     let small = whole.call("POST", "/api/deploy?wait=none", deploy("small", 1)).await;
     assert_eq!(small.status, 202, "{}", small.text);
 }
+
+#[tokio::test]
+async fn what_does_not_end_in_time_for_a_deletion_or_a_stop_is_told_apart() {
+    // Past its point of no return a deployment goes on: the deletion gives up and has changed nothing.
+    let deleted = async {
+        let whole = held().await;
+        let answer = whole.call("DELETE", "/api/agents/a", json!({})).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (409, Some("conflict")), "{}", answer.text);
+        assert!(answer.text.contains("nothing was changed"), "{}", answer.text);
+        whole.world.no_more_faults();
+        whole.ended().await;
+        assert_eq!(whole.world.revisions().last().unwrap().spec.system_prompt, "first");
+    };
+    // Before it, the deployment ends, but its undo takes longer than the answer may.
+    let stopped = async {
+        let whole = Whole::start().await;
+        for call in ["start_revision", "undo_start"] {
+            for _ in 0..20 {
+                whole.world.fail(Fault { call, when: When::Before, code: Code::Unavailable });
+            }
+        }
+        let accepted = whole.call("POST", "/api/deploy?wait=none", deploy("first", 1)).await;
+        assert_eq!(accepted.status, 202, "{}", accepted.text);
+        let answer = whole.call("POST", "/api/agents/a/stop", json!({})).await;
+        assert_eq!(answer.status, 504, "{}", answer.text);
+        assert!(answer.text.contains("was cancelled and takes long to end"), "{}", answer.text);
+        whole.world.no_more_faults();
+        whole.ended().await;
+        let id = accepted.header("hoistway-deployment").to_owned();
+        let deployment = whole.call("GET", &format!("/api/deployments/{id}"), json!({})).await;
+        assert!(deployment.text.contains("the agent was stopped while it started"), "{}", deployment.text);
+    };
+    tokio::join!(deleted, stopped);
+}

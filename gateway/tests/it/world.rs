@@ -5,8 +5,9 @@ use crate::fakes::{image, name};
 use hoistway_model::{
     Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentSpec, Phase, RevisionStatus},
+    build::BuiltImage,
     revision::{Derivation, Reason, Revision, RevisionRef, RevisionState},
-    tool::{AppliedTools, BoundTool, Resolved, ToolPlan},
+    tool::{AppliedTools, BoundTool, NewTool, Resolved, ToolPlan},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,9 +46,12 @@ struct State {
     started: BTreeMap<OperationId, RevisionId>,
     switched: BTreeSet<OperationId>,
     undone: BTreeSet<OperationId>,
-    tools: BTreeSet<Name>,
+    tools: BTreeMap<Name, NewTool>,
     bound: Vec<Name>,
-    applied: BTreeMap<OperationId, (Vec<Name>, Vec<Name>)>,
+    applied: BTreeMap<OperationId, (Vec<NewTool>, Vec<Name>)>,
+    /// The tools that agents which waited for them were given.
+    offered: BTreeSet<Name>,
+    built: BTreeSet<OperationId>,
 }
 
 impl World {
@@ -58,6 +62,17 @@ impl World {
     /// How often a call was made since the last time somebody asked.
     pub fn count(&self, call: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|made| **made == call).count()
+    }
+
+    /// Every kind of call that was made, in the order of the first of each.
+    pub fn calls(&self) -> Vec<&'static str> {
+        let mut kinds = Vec::new();
+        for call in self.calls.lock().unwrap().iter() {
+            if !kinds.contains(call) {
+                kinds.push(*call);
+            }
+        }
+        kinds
     }
 
     pub fn forget_calls(&self) {
@@ -82,7 +97,9 @@ impl World {
         let state = self.state();
         let current = state.revisions.iter().find(|r| Some(r.id) == state.current);
         let spec = current.map(|r| (&r.spec.image, &r.spec.system_prompt, &r.spec.tools, &r.spec.env, r.reason));
-        format!("{spec:?} {:?} {:?} {}", state.tools, state.bound, state.revisions.len())
+        let tools: Vec<_> = state.tools.keys().collect();
+        let (revisions, built) = (state.revisions.len(), state.built.len());
+        format!("{spec:?} {tools:?} {:?} {:?} {revisions} {built}", state.bound, state.offered)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,9 +124,9 @@ impl World {
     pub fn resolve(&self, plan: &ToolPlan) -> Resolved {
         let state = self.state();
         let mut tools = state.tools.clone();
-        tools.extend(plan.create.iter().map(|tool| tool.name.clone()));
+        tools.extend(plan.create.iter().map(|tool| (tool.name.clone(), tool.clone())));
         Resolved {
-            changed: state.bound != plan.bind || plan.create.iter().any(|tool| !state.tools.contains(&tool.name)),
+            changed: state.bound != plan.bind || plan.create.iter().any(|tool| !state.tools.contains_key(&tool.name)),
             tools: plan.bind.iter().map(|name| bound(name, &tools)).collect(),
             providers: Vec::new(),
             identity_provider_known: true,
@@ -119,12 +136,12 @@ impl World {
     pub fn apply_tools(&self, operation: &Operation, plan: ToolPlan) -> Result<AppliedTools> {
         self.act("apply_tools", |state| {
             state.check(operation)?;
-            let new = plan.create.into_iter().map(|tool| tool.name).filter(|tool| !state.tools.contains(tool));
-            let new: Vec<Name> = new.collect();
+            let new = plan.create.into_iter().filter(|tool| !state.tools.contains_key(&tool.name)).collect();
             let (created, bind) = state.applied.entry(operation.id).or_insert((new, plan.bind)).clone();
-            state.tools.extend(created.iter().cloned());
+            let names = created.iter().map(|tool| tool.name.clone()).collect();
+            state.tools.extend(created.into_iter().map(|tool| (tool.name.clone(), tool)));
             let tools = bind.iter().map(|name| bound(name, &state.tools)).collect();
-            Ok(AppliedTools { created, tools })
+            Ok(AppliedTools { created: names, tools })
         })
     }
 
@@ -141,10 +158,49 @@ impl World {
         self.act("undo_tools", |state| {
             state.undone.insert(applied);
             for tool in state.applied.remove(&applied).unwrap_or_default().0 {
-                state.tools.remove(&tool);
+                state.tools.remove(&tool.name);
             }
             Ok(())
         })
+    }
+
+    pub fn tool(&self, name: &Name) -> Result<NewTool> {
+        self.state().tools.get(name).cloned().ok_or_else(|| Error::not_found("tool", name))
+    }
+
+    /// Gives a tool to the agents that wait for it.
+    pub fn bind(&self, tool: &Name) -> Result<Vec<Name>> {
+        self.act("bind_tool", |state| {
+            state.offered.insert(tool.clone());
+            Ok(Vec::new())
+        })
+    }
+
+    pub fn build(&self, operation: &Operation) -> Result<BuiltImage> {
+        self.act("build", |state| {
+            state.check(operation)?;
+            state.built.insert(operation.id);
+            Ok(image())
+        })
+    }
+
+    pub fn undo_build(&self, built: OperationId) -> Result<()> {
+        self.act("undo_build", |state| {
+            state.undone.insert(built);
+            state.built.remove(&built);
+            Ok(())
+        })
+    }
+
+    pub fn keep_images(&self) -> Result<()> {
+        self.act("keep_images", |_| Ok(()))
+    }
+
+    /// The agent's image needs another build, and nobody has started the agent.
+    pub fn outdate(&self) {
+        for revision in self.state().revisions.iter_mut().filter(|revision| revision.current) {
+            revision.needs_rebuild = true;
+        }
     }
 
     pub fn start(&self, operation: &Operation, id: RevisionId, spec: AgentSpec) -> Result<RevisionStatus> {
@@ -242,10 +298,11 @@ impl State {
 
     fn agent(&self) -> Result<Agent> {
         let current = self.revisions.iter().find(|r| r.current).ok_or_else(|| Error::not_found("agent", "a"))?;
-        Ok(crate::fakes::agent(name("a"), current))
+        let agent = crate::fakes::agent(name("a"), current);
+        Ok(if current.needs_rebuild { Agent { phase: Phase::Stopped, needs_rebuild: true, ..agent } } else { agent })
     }
 }
 
-fn bound(name: &Name, tools: &BTreeSet<Name>) -> BoundTool {
-    BoundTool { name: name.clone(), url: tools.contains(name).then(|| format!("http://{name}.example")) }
+fn bound(name: &Name, tools: &BTreeMap<Name, NewTool>) -> BoundTool {
+    BoundTool { name: name.clone(), url: tools.contains_key(name).then(|| format!("http://{name}.example")) }
 }

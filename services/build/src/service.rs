@@ -234,6 +234,15 @@ impl Inner {
         Ok(Joined::New(outcome))
     }
 
+    /// Cancels the build that an operation waits for if nobody else does.
+    fn release(&self, operation: OperationId) {
+        for build in self.lock().values_mut() {
+            if build.wanted_by.remove(&operation) && build.wanted_by.is_empty() {
+                build.cancel.cancel();
+            }
+        }
+    }
+
     async fn run(
         &self,
         attempt: &Attempt,
@@ -334,11 +343,15 @@ impl Builder {
                     continue;
                 }
                 Joined::New(outcome) => outcome.await.map_err(|e| e.public()),
-                Joined::Same(outcome) => {
-                    let image = outcome.await.map_err(|e| e.public())?;
-                    inner.store.reuse(&attempt, &image, &encode(&image)).await?;
-                    Ok(image)
-                }
+                Joined::Same(outcome) => match outcome.await {
+                    // Whoever began it took it back before it ran.
+                    Err(e) if e.code == Code::Aborted => continue,
+                    Err(e) => Err(e.public()),
+                    Ok(image) => {
+                        inner.store.reuse(&attempt, &image, &encode(&image)).await?;
+                        Ok(image)
+                    }
+                },
             };
         }
     }
@@ -359,12 +372,7 @@ impl BuildService for Builder {
 
     async fn undo_build(&self, built: OperationId) -> Result<()> {
         self.0.store.undo(built).await?;
-        let mut running = self.0.lock();
-        for build in running.values_mut() {
-            if build.wanted_by.remove(&built) && build.wanted_by.is_empty() {
-                build.cancel.cancel();
-            }
-        }
+        self.0.release(built);
         Ok(())
     }
 
@@ -446,5 +454,47 @@ impl Inner {
             None => self.store.get(&id).await?.map(|(build, _)| build.attempt),
         };
         found.ok_or_else(|| Error::field("before", format!("there is no build \"{id}\"")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        python::{Indexes, Interpreter},
+        tests::{Service, request},
+    };
+
+    // On one thread, nothing of a build happens between two lines without an await.
+    #[tokio::test]
+    async fn a_build_is_joined_unless_it_is_being_cancelled() {
+        let dir = tempfile::tempdir().unwrap();
+        let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
+        let inner = Service::open(dir.path(), Indexes::default(), python).await.builder.0;
+        let join = |operation: OperationId| {
+            let request = request("", false);
+            let attempt = Attempt {
+                id: request.attempt,
+                operation,
+                agent: request.agent.clone(),
+                inputs: Digest::of(b"inputs"),
+                created_at: 0,
+                request_id: None,
+            };
+            inner.join_or_start(&attempt, &request, Quotes::Masked, &BuildLog::new(Masker::new(&[]))).unwrap()
+        };
+
+        let [one, other] = [OperationId::mint(), OperationId::mint()];
+        let Joined::New(outcome) = join(one) else { panic!("there was none to join") };
+        assert!(matches!(join(other), Joined::Same(_)));
+        inner.release(one);
+        assert!(matches!(join(other), Joined::Same(_)), "somebody wants it still");
+        inner.release(other);
+        assert!(matches!(join(OperationId::mint()), Joined::Ending(_)), "nobody has it back");
+
+        assert_eq!(outcome.await.unwrap_err().code, Code::Cancelled);
+        let Joined::New(outcome) = join(OperationId::mint()) else { panic!("its place is free") };
+        outcome.await.unwrap();
     }
 }

@@ -125,15 +125,28 @@ async fn answer(peer: TcpStream, wheels: Wheels) {
     let _ = peer.shutdown().await;
 }
 
+/// A small agent that requires these packages.
+pub fn request(requirements: &str, refresh: bool) -> BuildRequest {
+    let files = [("agent.py", &b"def run(): return 1\n"[..]), ("model.bin", &[0, 255])];
+    let files = files.map(|(name, content)| (name.to_owned(), content)).into();
+    BuildRequest {
+        attempt: BuildAttemptId::mint(),
+        agent: agent(),
+        source: BuildSource::parse(files, None, Some(requirements)).unwrap(),
+        refresh,
+        mask: Vec::new(),
+    }
+}
+
 /// A build service on a directory.
-struct Service {
-    builder: Builder,
+pub struct Service {
+    pub builder: Builder,
     store: Store,
     blobs: BlobStore,
 }
 
 impl Service {
-    async fn open(dir: &Path, indexes: Indexes, python: Interpreter) -> Self {
+    pub async fn open(dir: &Path, indexes: Indexes, python: Interpreter) -> Self {
         let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
         let store = Store::open(&dir.join("build.db")).await.unwrap();
         let uv = Arc::new(Uv::new(dir, &indexes, Children::default()).unwrap());
@@ -156,16 +169,7 @@ impl Service {
         requirements: &str,
         refresh: bool,
     ) -> hoistway_model::Result<BuiltImage> {
-        let files = [("agent.py", &b"def run(): return 1\n"[..]), ("model.bin", &[0, 255])];
-        let files = files.map(|(name, content)| (name.to_owned(), content)).into();
-        let request = BuildRequest {
-            attempt: BuildAttemptId::mint(),
-            agent: agent(),
-            source: BuildSource::parse(files, None, Some(requirements)).unwrap(),
-            refresh,
-            mask: Vec::new(),
-        };
-        self.builder.build(operation, request).await
+        self.builder.build(operation, request(requirements, refresh)).await
     }
 
     /// The digest of the layer that has the source.

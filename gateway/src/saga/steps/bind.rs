@@ -1,9 +1,34 @@
 //! Gives the deploy's tools to agents that have required them since before they existed.
 
-use super::Context;
+use super::{Context, Step, log::Log};
+use async_trait::async_trait;
 use hoistway_model::{Operation, Result, tool::BoundTool};
 
-pub async fn run(ctx: &Context<'_>) -> Result<()> {
+pub struct Bind;
+
+#[async_trait]
+impl Step for Bind {
+    fn name(&self) -> &'static str {
+        "bind"
+    }
+
+    fn has_work(&self, log: &Log) -> bool {
+        log.changes_tools
+    }
+
+    async fn run(&self, ctx: &Context<'_>, _: &mut Log) -> Result<()> {
+        match bind(ctx).await {
+            // The agent runs: what others miss is logged, and nothing is undone for it.
+            Err(e) if !e.code.is_transient() => {
+                tracing::warn!(cause = e.chain(), "waiting agents could not be bound: {e}");
+                Ok(())
+            }
+            bound => bound,
+        }
+    }
+}
+
+async fn bind(ctx: &Context<'_>) -> Result<()> {
     let Some(output) = &ctx.log.tools else { return Ok(()) };
     for (name, id) in &output.rebind {
         let tool = ctx.services.tools.get_tool(name.clone()).await?;

@@ -1,16 +1,50 @@
 //! Builds the image from source and pushes it.
 
-use super::Context;
-use crate::deploy::{kind::Work, request::Source};
+use super::{Context, Step, log::Log};
+use crate::deploy::{
+    kind::Work,
+    request::{DeployRequest, Source},
+};
+use async_trait::async_trait;
 use hoistway_model::{
     Code, Error, Result,
     build::{BuildRequest, BuiltImage, RebuildRequest},
 };
 
-pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
-    let nothing = || Error::new(Code::Internal, "a deployment without source has nothing to build");
-    let Work::Deploy(request) = ctx.work else { return rebuild(ctx).await };
-    let Source::Files(source) = &request.source else { return Err(nothing()) };
+pub struct Build;
+
+#[async_trait]
+impl Step for Build {
+    fn name(&self) -> &'static str {
+        "build"
+    }
+
+    fn has_work(&self, log: &Log) -> bool {
+        log.changes_agent && log.builds
+    }
+
+    fn reads_source(&self) -> bool {
+        true
+    }
+
+    async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()> {
+        let built = match ctx.work {
+            Work::Deploy(request) => build(ctx, request).await,
+            Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => rebuild(ctx).await,
+        };
+        log.image = Some(built.map_err(|e| e.prefixed("build failed: "))?.into());
+        Ok(())
+    }
+
+    async fn undo(&self, ctx: &Context<'_>) -> Result<()> {
+        ctx.services.builds.undo_build(ctx.log.ids.build).await
+    }
+}
+
+async fn build(ctx: &Context<'_>, request: &DeployRequest) -> Result<BuiltImage> {
+    let Source::Files(source) = &request.source else {
+        return Err(Error::new(Code::Internal, "a deployment without source has nothing to build"));
+    };
     let build = BuildRequest {
         attempt: ctx.log.ids.attempt,
         agent: request.agent.clone(),
@@ -18,21 +52,15 @@ pub async fn run(ctx: &Context<'_>) -> Result<BuiltImage> {
         refresh: request.refresh,
         mask: ctx.work.secrets(),
     };
-    let operation = ctx.operation(ctx.log.ids.build);
-    ctx.services.builds.build(operation, build).await.map_err(|e| e.prefixed("build failed: "))
+    ctx.services.builds.build(ctx.operation(ctx.log.ids.build), build).await
 }
 
 /// Builds the image of the revision that the new one is made of once more.
 async fn rebuild(ctx: &Context<'_>) -> Result<BuiltImage> {
     let agent = ctx.work.agent();
-    let unknown = || Error::new(Code::ImageNotFound, "build failed: the digest of the agent's image is not known");
+    let unknown = || Error::new(Code::ImageNotFound, "the digest of the agent's image is not known");
     let digest = ctx.log.image_digest.ok_or_else(unknown)?;
     // The values of variables stay with the agent service; so that none is shown, a rebuild quotes no source.
     let request = RebuildRequest { attempt: ctx.log.ids.attempt, agent: agent.clone(), digest, mask: Vec::new() };
-    let operation = ctx.operation(ctx.log.ids.build);
-    ctx.services.builds.rebuild(operation, request).await.map_err(|e| e.prefixed("build failed: "))
-}
-
-pub async fn undo(ctx: &Context<'_>) -> Result<()> {
-    ctx.services.builds.undo_build(ctx.log.ids.build).await
+    ctx.services.builds.rebuild(ctx.operation(ctx.log.ids.build), request).await
 }

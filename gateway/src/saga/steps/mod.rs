@@ -1,19 +1,149 @@
-//! The deploy's steps, one file each. An action and its undo are stateless and idempotent: everything they need is in
-//! the request and the log, every id was minted before, and repeating them changes nothing.
+//! The steps of a deployment in their order, one file each, action and undo side by side. [`STEPS`] drives the planning,
+//! running, undoing and timing of deployments: a step is added by its file and one line there.
 
-pub mod bind;
-pub mod build;
-pub mod start;
+mod bind;
+mod build;
+pub mod log;
+pub mod plan;
+mod start;
 pub mod switch;
-pub mod tools;
+mod tools;
 
-use crate::{
-    deploy::{kind::Work, request::DeployRequest},
-    saga::log::Log,
-};
+use crate::deploy::{kind::Work, request::DeployRequest};
+use async_trait::async_trait;
 use hoistway_kit::secrets::MasterKey;
-use hoistway_model::{AgentService, BuildService, DeploymentId, Operation, OperationId, ToolRegistry, tool::ToolPlan};
-use std::sync::Arc;
+use hoistway_model::{
+    AgentService, BuildService, DeploymentId, Operation, OperationId, Result, ToolRegistry, tool::ToolPlan,
+};
+use log::Log;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{borrow::Cow, fmt, sync::Arc};
+
+/// All steps in the order in which they run. They are undone in the opposite order.
+static STEPS: [&dyn Step; 6] = [&plan::Plan, &tools::Tools, &build::Build, &start::Start, &switch::Switch, &bind::Bind];
+
+/// Their names in their order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    STEPS.iter().map(|step| step.name())
+}
+
+/// One step of a deployment. Action and undo are stateless and idempotent: everything they need is in the request and
+/// the log, every id was minted before, and repeating them changes nothing.
+#[async_trait]
+pub trait Step: Send + Sync {
+    /// The name in the journal, in answers and in logs. It is stored, so a released one does not change.
+    fn name(&self) -> &'static str;
+
+    /// Whether the step has anything to do, as far as the log knows.
+    fn has_work(&self, log: &Log) -> bool;
+
+    /// Performs the step and writes its output into `log`.
+    async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()>;
+
+    /// Reverses what the step did or may have done.
+    async fn undo(&self, _: &Context<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether it reads the source of the request, which is then in memory until it has ended.
+    fn reads_source(&self) -> bool {
+        false
+    }
+
+    /// Whether it is the point of no return: it cannot be undone, so from here on there is only forward.
+    fn commits(&self) -> bool {
+        false
+    }
+
+    /// Whether a request to stop the agent cancels a deployment in this step.
+    fn yields_to_stop(&self) -> bool {
+        false
+    }
+}
+
+/// How far a deployment is: the step whose intent is written and which may have happened, or the end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position(usize);
+
+impl Position {
+    /// Accepted; what is to be done is not decided yet.
+    pub const PLAN: Self = Self(0);
+    /// Nothing left to do.
+    pub const DONE: Self = Self(STEPS.len());
+
+    /// The position with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let step = STEPS.iter().position(|step| step.name() == name).map(Self);
+        step.or_else(|| (name == Self::DONE.name()).then_some(Self::DONE))
+    }
+
+    /// The name in the journal, in answers and in logs.
+    pub fn name(self) -> &'static str {
+        self.step().map_or("done", Step::name)
+    }
+
+    /// The step at this position; none at the end.
+    pub fn step(self) -> Option<&'static dyn Step> {
+        STEPS.get(self.0).copied()
+    }
+
+    /// The next position where there is anything to do.
+    pub fn next(self, log: &Log) -> Self {
+        let mut later = (self.0 + 1..STEPS.len()).map(Self);
+        later.find(|next| next.step().is_some_and(|step| step.has_work(log))).unwrap_or(Self::DONE)
+    }
+
+    /// What is undone after a failure at this position, in order. The step that failed is the first: nobody knows how
+    /// far it came.
+    pub fn undone(self, log: &Log) -> impl Iterator<Item = &'static dyn Step> {
+        let begun = STEPS.iter().take(self.0 + 1).rev().copied();
+        begun.filter(|step| step.has_work(log))
+    }
+
+    /// Whether the deployment's tools are as it wants them.
+    pub fn has_tools(self) -> bool {
+        Some(self) > Self::named(tools::Tools.name())
+    }
+
+    /// Whether the source of the request is still to be read.
+    pub fn needs_source(self) -> bool {
+        STEPS.iter().skip(self.0).any(|step| step.reads_source())
+    }
+
+    /// Whether the point of no return may have been passed.
+    pub fn may_have_committed(self) -> bool {
+        STEPS.iter().take(self.0 + 1).any(|step| step.commits())
+    }
+
+    /// Whether the point of no return has been passed.
+    pub fn has_committed(self) -> bool {
+        STEPS.iter().take(self.0).any(|step| step.commits())
+    }
+
+    /// Whether a request to stop the agent cancels a deployment that is here.
+    pub fn yields_to_stop(self) -> bool {
+        self.step().is_some_and(Step::yields_to_stop)
+    }
+}
+
+impl fmt::Debug for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Position {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Position {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = Cow::<'de, str>::deserialize(deserializer)?;
+        Self::named(&name).ok_or_else(|| de::Error::custom(format!("unknown step {name}")))
+    }
+}
 
 /// The services that steps act on.
 #[derive(Debug, Clone)]
@@ -26,12 +156,13 @@ pub struct Services {
     pub agents: Arc<dyn AgentService>,
 }
 
-/// What an action sees of its deployment.
+/// What a step knows of its deployment.
 pub struct Context<'a> {
     pub services: &'a Services,
     pub key: &'a MasterKey,
     pub id: DeploymentId,
     pub work: &'a Work,
+    /// The log before the step.
     pub log: &'a Log,
 }
 
@@ -55,10 +186,65 @@ impl Context<'_> {
 }
 
 /// The request's tools as the registry wants them.
-pub fn tool_plan(request: &DeployRequest) -> ToolPlan {
+fn tool_plan(request: &DeployRequest) -> ToolPlan {
     ToolPlan {
         agent: request.agent.clone(),
         create: request.tools_to_create.clone(),
         bind: request.required_tools.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use hoistway_model::revision::Reason;
+
+    fn log(builds: bool, changes_tools: bool, changes_agent: bool) -> Log {
+        Log { changes_tools, changes_agent, ..Log::accepted(Reason::Deploy, builds, 0) }
+    }
+
+    fn path(mut log: Log) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        while log.step != Position::DONE {
+            log.advance(0);
+            names.push(log.step.name());
+        }
+        names
+    }
+
+    #[test]
+    fn steps_without_work_are_left_out() {
+        assert_eq!(path(log(true, true, true)), ["tools", "build", "start", "switch", "bind", "done"]);
+        assert_eq!(path(log(true, false, true)), ["build", "start", "switch", "done"]);
+        assert_eq!(path(log(false, true, true)), ["tools", "start", "switch", "bind", "done"]);
+        assert_eq!(path(log(false, false, true)), ["start", "switch", "done"]);
+        assert_eq!(path(log(true, true, false)), ["tools", "switch", "bind", "done"]);
+        assert_eq!(path(log(true, false, false)), ["done"]);
+    }
+
+    #[test]
+    fn the_failed_step_is_undone_first_and_steps_without_work_are_not() {
+        let undone =
+            |at: &str, log: &Log| -> Vec<_> { Position::named(at).unwrap().undone(log).map(Step::name).collect() };
+        assert_eq!(undone("start", &log(true, true, true)), ["start", "build", "tools", "plan"]);
+        assert_eq!(undone("start", &log(false, false, true)), ["start", "plan"]);
+        assert_eq!(undone("tools", &log(true, true, false)), ["tools", "plan"]);
+    }
+
+    #[test]
+    fn every_position_is_read_back_from_its_name_in_the_journal() {
+        for position in (0..=STEPS.len()).map(Position) {
+            let text = serde_json::to_string(&position).unwrap();
+            assert_eq!(serde_json::from_str::<Position>(&text).unwrap(), position, "{text}");
+        }
+        assert!(serde_json::from_str::<Position>("\"dance\"").is_err());
+    }
+
+    #[test]
+    fn there_is_one_point_of_no_return() {
+        assert_eq!(STEPS.iter().filter(|step| step.commits()).count(), 1);
+        let switch = Position::named("switch").unwrap();
+        assert!(switch.may_have_committed() && !switch.has_committed());
     }
 }

@@ -1,36 +1,62 @@
 //! Starts the new revision beside the serving one.
 
-use super::Context;
-use crate::{
-    deploy::{
-        kind::Work,
-        request::{DeployRequest, Source},
-    },
-    saga::plan,
+use super::{Context, Step, log::Log, plan};
+use crate::deploy::{
+    kind::Work,
+    request::{DeployRequest, Source},
 };
+use async_trait::async_trait;
 use hoistway_model::{
     Code, Error, Result,
-    agent::{AgentSpec, RevisionStatus},
+    agent::{AgentSpec, Phase, RevisionStatus},
     build::BuiltImage,
     image::{ImageRef, StoredImage},
     revision::{Derivation, NewImage, SpecChanges},
 };
 
-pub async fn run(ctx: &Context<'_>) -> Result<RevisionStatus> {
+pub struct Start;
+
+#[async_trait]
+impl Step for Start {
+    fn name(&self) -> &'static str {
+        "start"
+    }
+
+    fn has_work(&self, log: &Log) -> bool {
+        log.changes_agent
+    }
+
+    fn yields_to_stop(&self) -> bool {
+        true
+    }
+
+    async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()> {
+        let status = start(ctx).await.map_err(|e| e.prefixed(ctx.work.failed()))?;
+        log.made = Some((status.revision, status.number));
+        log.pending = (status.phase != Phase::Running).then_some(status.message);
+        Ok(())
+    }
+
+    async fn undo(&self, ctx: &Context<'_>) -> Result<()> {
+        let ids = &ctx.log.ids;
+        ctx.services.agents.undo_start(ids.start, ctx.work.agent().clone(), ids.revision).await
+    }
+}
+
+async fn start(ctx: &Context<'_>) -> Result<RevisionStatus> {
     let (operation, revision) = (ctx.operation(ctx.log.ids.start), ctx.log.ids.revision);
     let agents = &ctx.services.agents;
-    let started = match ctx.work {
+    match ctx.work {
         Work::Deploy(request) => {
             let spec = spec(ctx, request)?;
-            keep(ctx, &spec).await.map_err(|e| e.prefixed(ctx.work.failed()))?;
+            keep(ctx, &spec).await?;
             agents.start_revision(operation, revision, spec).await
         }
         // What a kept revision names, or was just built, stays by itself.
         Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => {
             agents.derive_revision(operation, revision, derivation(ctx)?).await
         }
-    };
-    started.map_err(|e| e.prefixed(ctx.work.failed()))
+    }
 }
 
 /// An image that was built stays by itself for as long as this takes; one that somebody pushed may be deleted.
@@ -39,11 +65,6 @@ async fn keep(ctx: &Context<'_>, spec: &AgentSpec) -> Result<()> {
         Some(image) if spec.build_id.is_none() => ctx.services.builds.keep_images(vec![image]).await,
         _ => Ok(()),
     }
-}
-
-pub async fn undo(ctx: &Context<'_>) -> Result<()> {
-    let ids = &ctx.log.ids;
-    ctx.services.agents.undo_start(ids.start, ctx.work.agent().clone(), ids.revision).await
 }
 
 /// What the new revision has instead of the one that it is made of. The agent service has the rest, and keeps it.

@@ -1,29 +1,48 @@
 //! Makes the started revision the agent's: the point of no return. Behind it, the bindings that only the earlier
 //! revision had are dropped, so that whoever has our answer finds them gone.
 
-use super::Context;
+use super::{Context, Step, log::Log};
+use async_trait::async_trait;
 use hoistway_model::Result;
 
-pub async fn run(ctx: &Context<'_>) -> Result<()> {
-    let (ids, agent) = (&ctx.log.ids, ctx.work.agent());
-    if ctx.log.changes_agent {
-        let switched = ctx.services.agents.switch_route(ctx.operation(ids.switch), agent.clone(), ids.revision);
-        switched.await.map_err(|e| e.prefixed(ctx.work.failed()))?;
+pub struct Switch;
+
+#[async_trait]
+impl Step for Switch {
+    fn name(&self) -> &'static str {
+        "switch"
     }
-    settle(ctx).await
+
+    /// Without a new revision there is nothing to route to, but earlier bindings are dropped all the same.
+    fn has_work(&self, log: &Log) -> bool {
+        log.changes_agent || log.changes_tools
+    }
+
+    fn commits(&self) -> bool {
+        true
+    }
+
+    async fn run(&self, ctx: &Context<'_>, _: &mut Log) -> Result<()> {
+        let (ids, agent) = (&ctx.log.ids, ctx.work.agent());
+        if ctx.log.changes_agent {
+            let switched = ctx.services.agents.switch_route(ctx.operation(ids.switch), agent.clone(), ids.revision);
+            switched.await.map_err(|e| e.prefixed(ctx.work.failed()))?;
+        }
+        drop_earlier_bindings(ctx).await
+    }
 }
 
 /// Drops the bindings that only the earlier revision had.
-pub async fn settle(ctx: &Context<'_>) -> Result<()> {
-    if ctx.log.changes_tools {
-        let settled = ctx.services.tools.settle_tools(ctx.work.agent().clone(), ctx.log.ids.tools).await;
-        if let Err(e) = settled {
-            if e.code.is_transient() {
-                return Err(e);
-            }
-            // The agent runs already: nothing is undone for bindings that are too many.
-            tracing::warn!(cause = e.chain(), "earlier bindings could not be dropped: {e}");
-        }
+pub async fn drop_earlier_bindings(ctx: &Context<'_>) -> Result<()> {
+    if !ctx.log.changes_tools {
+        return Ok(());
     }
-    Ok(())
+    match ctx.services.tools.settle_tools(ctx.work.agent().clone(), ctx.log.ids.tools).await {
+        // The agent runs already: nothing is undone for bindings that are too many.
+        Err(e) if !e.code.is_transient() => {
+            tracing::warn!(cause = e.chain(), "earlier bindings could not be dropped: {e}");
+            Ok(())
+        }
+        dropped => dropped,
+    }
 }

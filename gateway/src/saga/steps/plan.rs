@@ -1,14 +1,16 @@
 //! Looks everything up that a deployment names, and decides which steps have work to do. Changes nothing.
 
 use super::{
+    Context, Services, Step,
     log::{Log, ToolsOutput},
-    steps::{Services, tool_plan},
+    tool_plan,
 };
 use crate::deploy::{
     kind::Work,
     providers::{self, chosen_by_name},
     request::{DeployRequest, Source, not_registered},
 };
+use async_trait::async_trait;
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{
     Code, Digest, Error, Name, Result,
@@ -17,6 +19,27 @@ use hoistway_model::{
     revision::{Revision, RevisionRef},
     tool::{Resolved, ToolPlan},
 };
+
+pub struct Plan;
+
+#[async_trait]
+impl Step for Plan {
+    fn name(&self) -> &'static str {
+        "plan"
+    }
+
+    fn has_work(&self, _: &Log) -> bool {
+        true
+    }
+
+    async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()> {
+        let mut findings = look_up(ctx.services, ctx.work).await?;
+        check(&findings, ctx.work, false)?;
+        pin_image(ctx.services, ctx.work, &mut findings).await?;
+        decide(ctx.key, ctx.work, findings, log);
+        Ok(())
+    }
+}
 
 /// What the look-ups found.
 pub struct Findings {
@@ -151,8 +174,8 @@ pub async fn pin_image(services: &Services, work: &Work, findings: &mut Findings
     Ok(())
 }
 
-/// Writes the decision into the log and moves it to its first step; to `Done` when nothing is to be done.
-pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, now: i64) {
+/// Writes into the log which steps have anything to do, and what they begin with.
+pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log) {
     let Findings { resolved, agent, image_digest, base, choices: _ } = findings;
     log.image_digest = image_digest;
     log.fingerprint = match work {
@@ -204,7 +227,6 @@ pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log, n
         log.pending = (agent.phase == Phase::Pending).then_some(agent.message);
         log.made = Some((agent.revision, agent.revision_number));
     }
-    log.advance(log.next(), now);
 }
 
 /// Whether an agent runs what a revision is.

@@ -1,6 +1,7 @@
 //! What the journal keeps of one deployment besides its request: the plan, every id minted before its call, the step
 //! whose intent is written, and the output of each step before it.
 
+use super::Position;
 use hoistway_kit::telemetry;
 use hoistway_model::{
     BuildAttemptId, Digest, Name, OperationId, RevisionId,
@@ -9,41 +10,6 @@ use hoistway_model::{
     tool::{AppliedTools, BoundTool},
 };
 use serde::{Deserialize, Serialize};
-
-/// The steps in their order. What stands in [`Log::step`] has been intended and may have happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// Accepted; what is to be done is not decided yet.
-    Plan,
-    /// Register tools and bind the agent to them.
-    Tools,
-    /// Build and push the image.
-    Build,
-    /// Start the revision beside the serving one.
-    Start,
-    /// Route to it: the point of no return.
-    Switch,
-    /// Bind the tools to the agents that have been waiting for them.
-    Bind,
-    /// Nothing left to do.
-    Done,
-}
-
-impl Step {
-    /// The name in answers and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Step::Plan => "plan",
-            Step::Tools => "tools",
-            Step::Build => "build",
-            Step::Start => "start",
-            Step::Switch => "switch",
-            Step::Bind => "bind",
-            Step::Done => "done",
-        }
-    }
-}
 
 /// How a deployment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +84,7 @@ impl From<ToolEntry> for BoundTool {
     }
 }
 
-/// The output of [`Step::Tools`], or what the plan found when that step has nothing to do.
+/// The output of the step for tools, or what the plan found when that step has nothing to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ToolsOutput {
     /// Created by this deployment.
@@ -181,7 +147,7 @@ impl From<ImageEntry> for BuiltImage {
 /// When a step ran.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Timing {
-    pub step: Step,
+    pub step: Position,
     /// Milliseconds since the epoch.
     pub started_at: i64,
     /// Absent while it runs.
@@ -192,7 +158,7 @@ pub struct Timing {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Log {
     /// The step whose intent is written.
-    pub step: Step,
+    pub step: Position,
     /// Whether an image is to be built.
     pub builds: bool,
     /// Whether the tool registry has anything to change.
@@ -228,7 +194,7 @@ impl Log {
     /// The log of a deployment that has just been accepted.
     pub fn accepted(reason: Reason, builds: bool, now: i64) -> Self {
         Self {
-            step: Step::Plan,
+            step: Position::PLAN,
             builds,
             changes_tools: true,
             changes_agent: true,
@@ -241,31 +207,18 @@ impl Log {
             tools: None,
             image: None,
             pending: None,
-            timings: vec![Timing { step: Step::Plan, started_at: now, completed_at: None }],
+            timings: vec![Timing { step: Position::PLAN, started_at: now, completed_at: None }],
             request_id: telemetry::request_id().map(|id| id.to_string()),
         }
     }
 
-    /// The step after the present one, leaving out what has nothing to do.
-    pub fn next(&self) -> Step {
-        match self.step {
-            Step::Plan if self.changes_tools => Step::Tools,
-            Step::Plan | Step::Tools if self.changes_agent && self.builds => Step::Build,
-            Step::Plan | Step::Tools | Step::Build if self.changes_agent => Step::Start,
-            Step::Start => Step::Switch,
-            // Without a new revision there is nothing to route to, but the new bindings are to be settled all the same.
-            Step::Tools => Step::Switch,
-            Step::Switch if self.changes_tools => Step::Bind,
-            Step::Plan | Step::Build | Step::Switch | Step::Bind | Step::Done => Step::Done,
-        }
-    }
-
-    /// Ends the present step and intends `step`.
-    pub fn advance(&mut self, step: Step, now: i64) {
+    /// Ends the present step and intends the next one that has anything to do.
+    pub fn advance(&mut self, now: i64) {
+        let step = self.step.next(self);
         if let Some(last) = self.timings.last_mut() {
             last.completed_at = Some(now);
         }
-        if step != Step::Done {
+        if step != Position::DONE {
             self.timings.push(Timing { step, started_at: now, completed_at: None });
         }
         self.step = step;
@@ -289,33 +242,5 @@ mod reason {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reason, D::Error> {
         let text = Cow::<'de, str>::deserialize(deserializer)?;
         Reason::parse(&text).ok_or_else(|| D::Error::custom(format!("unknown reason {text}")))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn path(builds: bool, changes_tools: bool, changes_agent: bool) -> Vec<Step> {
-        let mut log = Log { changes_tools, changes_agent, ..Log::accepted(Reason::Deploy, builds, 0) };
-        let mut steps = Vec::new();
-        while log.step != Step::Done {
-            let next = log.next();
-            log.advance(next, 0);
-            steps.push(next);
-        }
-        steps
-    }
-
-    #[test]
-    fn steps_without_work_are_left_out() {
-        use Step::*;
-        assert_eq!(path(true, true, true), [Tools, Build, Start, Switch, Bind, Done]);
-        assert_eq!(path(true, false, true), [Build, Start, Switch, Done]);
-        assert_eq!(path(false, true, true), [Tools, Start, Switch, Bind, Done]);
-        assert_eq!(path(false, false, true), [Start, Switch, Done]);
-        assert_eq!(path(true, true, false), [Tools, Switch, Bind, Done]);
-        assert_eq!(path(true, false, false), [Done]);
     }
 }

@@ -1,5 +1,7 @@
 //! Agents, their revisions and the routes to them: records of the agent service and its trait.
 
+mod config;
+
 pub use crate::env::EnvVar;
 use crate::{
     Digest, Name, Operation, OperationId, Result, RevisionId, Secret,
@@ -11,67 +13,12 @@ use crate::{
     tool::BoundTool,
 };
 use async_trait::async_trait;
+pub use config::{AgentConfig, AgentConfigChange, LlmConfig, LlmRole};
+use serde::{Deserialize, Serialize};
 use std::{fmt, pin::Pin};
 
-/// What a model is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LlmRole {
-    /// Conversation; `LLM_MODEL` without suffix.
-    Chat,
-    /// Embedding vectors.
-    Embedding,
-    /// Classification.
-    Classify,
-    /// Reranking.
-    Reranking,
-}
-
-impl LlmRole {
-    /// Every role.
-    pub const ALL: [LlmRole; 4] = [LlmRole::Chat, LlmRole::Embedding, LlmRole::Classify, LlmRole::Reranking];
-
-    /// The spelling of the public API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            LlmRole::Chat => "chat",
-            LlmRole::Embedding => "embedding",
-            LlmRole::Classify => "classify",
-            LlmRole::Reranking => "reranking",
-        }
-    }
-
-    /// Reads the public spelling in any letter case; `default` is chat.
-    pub fn parse(text: &str) -> Option<Self> {
-        if text.eq_ignore_ascii_case("default") {
-            return Some(LlmRole::Chat);
-        }
-        LlmRole::ALL.into_iter().find(|r| r.as_str().eq_ignore_ascii_case(text))
-    }
-
-    /// What is appended to `LLM_MODEL` and `LLM_PROVIDER`.
-    pub const fn env_suffix(self) -> &'static str {
-        match self {
-            LlmRole::Chat => "",
-            LlmRole::Embedding => "_EMBEDDING",
-            LlmRole::Classify => "_CLASSIFY",
-            LlmRole::Reranking => "_RERANKING",
-        }
-    }
-}
-
-/// One model of an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LlmConfig {
-    /// What it is used for; each role at most once in an agent.
-    pub role: LlmRole,
-    /// openai, anthropic, bedrock, ollama, or a registered provider's name.
-    pub provider: String,
-    /// Model identifier.
-    pub model: String,
-}
-
-/// Everything that makes one revision of an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Everything that makes one revision of an agent. Its JSON is stored: members are only ever added, with a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentSpec {
     /// The agent.
     pub agent: Name,
@@ -80,20 +27,13 @@ pub struct AgentSpec {
     pub image: ImageRef,
     /// `build-<hex>` if this deploy built the image.
     pub build_id: Option<String>,
-    /// The system prompt; may be empty.
-    pub system_prompt: String,
-    /// Required tools in order, with where each is.
-    pub tools: Vec<BoundTool>,
-    /// Models, each role at most once.
-    pub llm: Vec<LlmConfig>,
-    /// The user's variables in order.
-    pub env: Vec<EnvVar>,
-    /// Who vouches for its users. Such an agent answers nobody else.
-    pub identity_provider: Option<Name>,
-    /// What it is written with: the name of a [`crate::framework::Framework`], or what the user called another.
-    pub framework: Option<String>,
     /// Entry file, if the deploy named or built one; else the image's label says.
     pub entry_point: Option<String>,
+    /// Required tools in order, with where each is.
+    pub tools: Vec<BoundTool>,
+    /// What the deploy says of the agent.
+    #[serde(flatten)]
+    pub config: AgentConfig,
     /// The gateway's keyed hash of the whole request; equal means that a redeploy changes nothing.
     pub fingerprint: Digest,
 }

@@ -8,6 +8,7 @@ use crate::{
     source::{self, Requirements, RequiresPython, SourceFiles, declared::Declared},
 };
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, pin::Pin};
 
 /// An agent's source, checked: made only by [`BuildSource::parse`].
@@ -163,7 +164,7 @@ pub struct BuildQuery {
 pub type BuildEvents = Pin<Box<dyn futures_core::Stream<Item = Result<Build>> + Send>>;
 
 /// An image in the platform's registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuiltImage {
     /// `build-<hex>`.
     pub build_id: String,

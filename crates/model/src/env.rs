@@ -1,6 +1,7 @@
 //! The user's environment variables, and which of their values are secrets.
 
 mod members;
+pub(crate) mod stored;
 
 use crate::redact::{Secret, is_worth_hiding};
 use percent_encoding::percent_decode_str;

@@ -1,6 +1,7 @@
 //! Image references: `HOST/REPOSITORY[:TAG][@DIGEST]`, with one symbolic host for the platform's own registry.
 
 use crate::{Digest, Error};
+use serde::{Deserialize, Serialize};
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 /// The host that stands for the platform's registry wherever an image is stored; only the edges map it to an
@@ -42,7 +43,8 @@ pub const RUNNER_PATH: &str = "/opt/hoistway/runner/hoistway_runner.py";
 pub const SITE_DIR: &str = "/opt/hoistway/site-packages";
 
 /// A parsed image reference.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ImageRef {
     /// Registry host, with its port if it names one.
     pub host: String,
@@ -101,6 +103,20 @@ impl fmt::Display for ImageRef {
             write!(f, "@{digest}")?;
         }
         Ok(())
+    }
+}
+
+impl From<ImageRef> for String {
+    fn from(image: ImageRef) -> Self {
+        image.to_string()
+    }
+}
+
+impl TryFrom<String> for ImageRef {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
     }
 }
 

@@ -2,14 +2,16 @@
 
 use crate::{
     Code, DeploymentId, Digest, Error, Name, Result, RevisionId,
-    agent::{AgentSpec, LlmConfig},
+    agent::{AgentConfigChange, AgentSpec},
     image::ImageRef,
     tool::BoundTool,
 };
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// Why a revision was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// A deploy.
     Deploy,
@@ -84,7 +86,8 @@ impl RevisionState {
 }
 
 /// Which revision is meant: `current`, `previous`, a number or an id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum RevisionRef {
     /// The one that is wanted now.
     Current,
@@ -104,6 +107,20 @@ impl fmt::Display for RevisionRef {
             Self::Number(number) => number.fmt(f),
             Self::Id(id) => id.fmt(f),
         }
+    }
+}
+
+impl From<RevisionRef> for String {
+    fn from(revision: RevisionRef) -> Self {
+        revision.to_string()
+    }
+}
+
+impl TryFrom<String> for RevisionRef {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 
@@ -178,14 +195,10 @@ pub struct Derivation {
 pub struct SpecChanges {
     /// Another image.
     pub image: Option<NewImage>,
-    /// The system prompt.
-    pub system_prompt: Option<String>,
     /// Required tools with where each is now. Given even when only an address may have changed.
     pub tools: Option<Vec<BoundTool>>,
-    /// Models.
-    pub llm: Option<Vec<LlmConfig>>,
-    /// Who authenticates callers; `Some(None)`: nobody any more.
-    pub identity_provider: Option<Option<Name>>,
+    /// Another configuration.
+    pub config: AgentConfigChange,
     /// What a later request is compared with.
     pub fingerprint: Option<Digest>,
 }
@@ -207,18 +220,10 @@ impl SpecChanges {
         if let Some(NewImage { image, build_id, entry_point }) = self.image {
             (spec.image, spec.build_id, spec.entry_point) = (image, build_id, entry_point);
         }
-        if let Some(system_prompt) = self.system_prompt {
-            spec.system_prompt = system_prompt;
-        }
         if let Some(tools) = self.tools {
             spec.tools = tools;
         }
-        if let Some(llm) = self.llm {
-            spec.llm = llm;
-        }
-        if let Some(identity_provider) = self.identity_provider {
-            spec.identity_provider = identity_provider;
-        }
+        self.config.apply(&mut spec.config);
         if let Some(fingerprint) = self.fingerprint {
             spec.fingerprint = fingerprint;
         }

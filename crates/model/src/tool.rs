@@ -6,6 +6,7 @@ use crate::{
     page::{Page, PageQuery},
 };
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// The label of everything that `POST /api/starter-kit` makes.
@@ -311,7 +312,7 @@ pub struct ToolPlan {
 }
 
 /// A name that an agent requires and, when that tool exists, where agents reach it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoundTool {
     /// The required name.
     pub name: Name,

@@ -134,12 +134,12 @@ pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
         "spec": {
             "image": public.show_image(&spec.image),
             "buildId": spec.build_id,
-            "systemPrompt": spec.system_prompt,
+            "systemPrompt": spec.config.system_prompt,
             "requiredTools": tools,
-            "llmConfig": spec.llm.iter().map(model).collect::<Vec<_>>(),
+            "llmConfig": spec.config.llm.iter().map(model).collect::<Vec<_>>(),
             "env": env,
-            "identityProvider": spec.identity_provider,
-            "framework": spec.framework,
+            "identityProvider": spec.config.identity_provider,
+            "framework": spec.config.framework,
         },
         "status": {
             "phase": agent.phase.as_str(),

@@ -264,7 +264,7 @@ async fn identify(
         Some(agent) => match state.routes.door(agent) {
             // Its route may be on its way.
             None => match state.agents.get_agent(agent.clone()).await {
-                Ok(found) => found.spec.identity_provider.map(|provider| Door::Users(Some(provider))),
+                Ok(found) => found.spec.config.identity_provider.map(|provider| Door::Users(Some(provider))),
                 Err(e) if e.code == Code::NotFound => None,
                 Err(e) => return Err(e.into()),
             },

@@ -22,7 +22,7 @@ use axum::{
 };
 use hoistway_model::{
     Code, Error, NAMESPACE, Name, Result,
-    agent::{Agent, LlmConfig},
+    agent::{Agent, AgentConfigChange, LlmConfig},
     error::excerpt,
 };
 use serde::Serialize;
@@ -263,12 +263,11 @@ fn parse(
         false => None,
     };
     root.finish(warnings);
-    let change = ConfigChange { agent: agent.name.clone(), system_prompt, identity_provider, llm, required_tools };
-    let ConfigChange { system_prompt: None, identity_provider: None, llm: None, required_tools: None, .. } = &change
-    else {
-        return Ok((change, named));
-    };
-    Err(Error::new(Code::InvalidArgument, format!("nothing to change: give {MEMBERS}")))
+    let config = AgentConfigChange { system_prompt, llm, identity_provider };
+    if config.is_empty() && required_tools.is_none() {
+        return Err(Error::new(Code::InvalidArgument, format!("nothing to change: give {MEMBERS}")));
+    }
+    Ok((ConfigChange { agent: agent.name.clone(), config, required_tools }, named))
 }
 
 fn model(mut item: Object, named: &mut Vec<NamedProvider>, warnings: &mut Vec<String>) -> Result<LlmConfig> {
@@ -300,8 +299,8 @@ const RUNTIME: &str = "python";
 
 async fn shape(state: &AppState, agent: Agent, warnings: Vec<String>) -> Result<AgentConfig> {
     let spec = agent.spec;
-    let mut llm_configs = Vec::with_capacity(spec.llm.len());
-    for config in spec.llm {
+    let mut llm_configs = Vec::with_capacity(spec.config.llm.len());
+    for config in spec.config.llm {
         let (model_provider, provider) = if providers::is_known(&config.provider) {
             (None, Some(config.provider))
         } else {
@@ -319,8 +318,8 @@ async fn shape(state: &AppState, agent: Agent, warnings: Vec<String>) -> Result<
         namespace: NAMESPACE,
         image: state.public.show_image(&spec.image),
         runtime: RUNTIME,
-        system_prompt: spec.system_prompt,
-        identity_provider: spec.identity_provider.map(Into::into).unwrap_or_default(),
+        system_prompt: spec.config.system_prompt,
+        identity_provider: spec.config.identity_provider.map(Into::into).unwrap_or_default(),
         llm_configs,
         model_usage: Vec::new(),
         required_tools: spec.tools.into_iter().map(|tool| tool.name.into()).collect(),

@@ -10,12 +10,13 @@ pub mod tools;
 
 use super::json::{self, Object, complaint, has_value};
 use crate::{
-    deploy::request::{DeployRequest, Source},
+    deploy::request::{DeployRequest, Paths, Source},
     public::PublicAddresses,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hoistway_model::{
     Code, Error, Result,
+    agent::AgentConfig,
     build::BuildSource,
     error::excerpt,
     framework::Framework,
@@ -87,16 +88,11 @@ impl DeployRequest {
         let request = Self {
             agent,
             source,
-            system_prompt,
+            config: AgentConfig { system_prompt, llm, env, identity_provider, framework },
             required_tools,
             tools_to_create,
-            llm,
-            env,
-            identity_provider,
-            framework,
             refresh: false,
-            tool_paths,
-            llm_paths,
+            paths: Paths { tools: tool_paths, llm: llm_paths },
         };
         Ok((request, warnings))
     }

@@ -285,7 +285,7 @@ async fn store(
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("identity provider")?;
-    let uses = |agent: &Agent| agent.spec.identity_provider.as_ref() == Some(&name);
+    let uses = |agent: &Agent| agent.spec.config.identity_provider.as_ref() == Some(&name);
     users::none(&state, "identity provider", &name, uses).await?;
     state.tools.delete_identity_provider(Operation::new(), name.clone()).await?;
     state.callers.deleted(&name);

@@ -368,7 +368,7 @@ pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segmen
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("model provider")?;
     let registered = state.tools.list_model_providers().await?;
-    let uses = |agent: &Agent| agent.spec.llm.iter().any(|config| depends_on(config, &name, &registered));
+    let uses = |agent: &Agent| agent.spec.config.llm.iter().any(|config| depends_on(config, &name, &registered));
     users::none(&state, "model provider", &name, uses).await?;
     state.tools.delete_model_provider(Operation::new(), name).await?;
     Ok(Json(DELETED))

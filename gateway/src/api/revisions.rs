@@ -398,14 +398,19 @@ fn spec(revision: Revision) -> SpecBody {
     let model =
         |m: hoistway_model::agent::LlmConfig| ModelBody { role: m.role.as_str(), provider: m.provider, model: m.model };
     SpecBody {
-        system_prompt: spec.system_prompt,
+        system_prompt: spec.config.system_prompt,
         required_tools: spec.tools.into_iter().map(|tool| ToolBody { name: tool.name.into() }).collect(),
-        llm_config: spec.llm.into_iter().map(model).collect(),
+        llm_config: spec.config.llm.into_iter().map(model).collect(),
         // The agent service has masked the values.
-        env: spec.env.into_iter().map(|v| EnvBody { name: v.name, value: v.value.expose().to_owned() }).collect(),
-        identity_provider: spec.identity_provider.map(Into::into),
+        env: spec
+            .config
+            .env
+            .into_iter()
+            .map(|v| EnvBody { name: v.name, value: v.value.expose().to_owned() })
+            .collect(),
+        identity_provider: spec.config.identity_provider.map(Into::into),
         entry_point: spec.entry_point,
-        framework: spec.framework,
+        framework: spec.config.framework,
     }
 }
 

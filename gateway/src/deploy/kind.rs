@@ -7,17 +7,19 @@ use super::{
 };
 use hoistway_model::{
     Error, Name, Result, RevisionId, Secret,
-    agent::{Agent, EnvVar, LlmConfig, LlmRole},
+    agent::{Agent, AgentConfigChange, EnvVar, LlmConfig},
     build::BuildSource,
     revision::{Reason, RevisionRef},
     source::SourceFiles,
 };
 use serde::{Deserialize, Serialize};
 
-/// The work of one deployment.
-#[derive(Debug, Clone, PartialEq)]
+/// The work of one deployment. But for deploys, which have a form of their own, its JSON is the journal's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Work {
     /// `POST /deploy`.
+    #[serde(skip)]
     Deploy(Box<DeployRequest>),
     /// `POST /agents/{name}/rollback`.
     Rollback(Rollback),
@@ -28,7 +30,7 @@ pub enum Work {
 }
 
 /// A return to an earlier revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
     /// The agent.
     pub agent: Name,
@@ -37,26 +39,24 @@ pub struct Rollback {
 }
 
 /// An image built again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebuild {
     /// The agent.
     pub agent: Name,
     /// Whether a stopped agent is started by it; else nothing is done with one.
+    #[serde(default)]
     pub start: bool,
 }
 
-/// A change of an agent's configuration; `None` leaves a member as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A change of an agent's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigChange {
     /// The agent.
     pub agent: Name,
-    /// The system prompt.
-    pub system_prompt: Option<String>,
-    /// Who authenticates callers; `Some(None)`: nobody.
-    pub identity_provider: Option<Option<Name>>,
-    /// Every model.
-    pub llm: Option<Vec<LlmConfig>>,
-    /// Every required tool, no name twice.
+    /// What of the configuration is changed.
+    #[serde(flatten)]
+    pub config: AgentConfigChange,
+    /// Every required tool, no name twice; `None` leaves them as they are.
     pub required_tools: Option<Vec<Name>>,
 }
 
@@ -69,28 +69,15 @@ impl ConfigChange {
 
     /// The models that it sets, each with its path in the request.
     pub fn named_models(&self) -> Vec<(String, &LlmConfig)> {
-        let models = self.llm.iter().flatten().enumerate();
+        let models = self.config.llm.iter().flatten().enumerate();
         models.map(|(i, model)| (format!("llm_configs[{i}]"), model)).collect()
     }
 
     /// The model providers that have to be looked up, each with its path in the request.
     pub fn unknown_providers(&self) -> Vec<(String, String)> {
-        let models = self.llm.iter().flatten().enumerate();
+        let models = self.config.llm.iter().flatten().enumerate();
         let unknown = models.filter(|(_, model)| !providers::is_known(&model.provider));
         unknown.map(|(i, model)| (format!("llm_configs[{i}].provider"), model.provider.clone())).collect()
-    }
-
-    /// Whether the agent has all of it already, its tools aside.
-    pub fn is_in(&self, agent: &Agent) -> bool {
-        let spec = &agent.spec;
-        let by_role = |models: &[LlmConfig]| {
-            let mut sorted = models.to_vec();
-            sorted.sort_by_key(|model| model.role);
-            sorted
-        };
-        self.system_prompt.as_ref().is_none_or(|prompt| *prompt == spec.system_prompt)
-            && self.identity_provider.as_ref().is_none_or(|provider| *provider == spec.identity_provider)
-            && self.llm.as_ref().is_none_or(|models| by_role(models) == by_role(&spec.llm))
     }
 }
 
@@ -133,7 +120,7 @@ impl Work {
     /// What must not appear in anything that is shown.
     pub fn secrets(&self) -> Vec<Secret> {
         let env = match self {
-            Self::Deploy(request) => request.env.as_slice(),
+            Self::Deploy(request) => request.config.env.as_slice(),
             Self::Rollback(_) | Self::Config(_) | Self::Rebuild(_) => &[],
         };
         env.iter().flat_map(EnvVar::hidden).collect()
@@ -178,7 +165,7 @@ impl Work {
     pub fn canonical(&self) -> Vec<u8> {
         match self {
             Self::Deploy(request) => request.canonical(),
-            other => other.stored().to_string().into_bytes(),
+            other => serde_json::to_vec(other).unwrap_or_default(),
         }
     }
 
@@ -186,7 +173,7 @@ impl Work {
     pub fn to_journal(&self) -> Result<Vec<u8>> {
         match self {
             Self::Deploy(request) => request.to_journal(),
-            other => Ok(other.stored().to_string().into_bytes()),
+            other => serde_json::to_vec(other).map_err(|e| Error::internal("writing a deployment's work", e)),
         }
     }
 
@@ -195,72 +182,7 @@ impl Work {
         if reason == Reason::Deploy {
             return DeployRequest::from_journal(bytes).map(Into::into);
         }
-        let malformed = || Error::internal("reading a deployment's work", "it is malformed");
-        let stored: Stored = serde_json::from_slice(bytes).map_err(|_| malformed())?;
-        stored.read().ok_or_else(malformed)
-    }
-
-    fn stored(&self) -> serde_json::Value {
-        let stored = match self {
-            // It has a form of its own.
-            Self::Deploy(_) => return serde_json::Value::Null,
-            Self::Rollback(r) => Stored::Rollback { agent: r.agent.clone(), to: r.to.to_string() },
-            Self::Rebuild(r) => Stored::Rebuild { agent: r.agent.clone(), start: r.start },
-            Self::Config(c) => Stored::Config {
-                agent: c.agent.clone(),
-                system_prompt: c.system_prompt.clone(),
-                identity_provider: c.identity_provider.clone().map(|provider| provider.into_iter().collect()),
-                llm: c.llm.as_ref().map(|models| {
-                    let model = |m: &LlmConfig| (m.role.as_str().to_owned(), m.provider.clone(), m.model.clone());
-                    models.iter().map(model).collect()
-                }),
-                required_tools: c.required_tools.clone(),
-            },
-        };
-        // Texts and lists of them always make JSON.
-        serde_json::to_value(stored).unwrap_or_default()
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Stored {
-    Rollback {
-        agent: Name,
-        to: String,
-    },
-    Config {
-        agent: Name,
-        system_prompt: Option<String>,
-        /// An empty list takes the provider away.
-        identity_provider: Option<Vec<Name>>,
-        llm: Option<Vec<(String, String, String)>>,
-        required_tools: Option<Vec<Name>>,
-    },
-    Rebuild {
-        agent: Name,
-        #[serde(default)]
-        start: bool,
-    },
-}
-
-impl Stored {
-    fn read(self) -> Option<Work> {
-        Some(match self {
-            Stored::Rollback { agent, to } => Work::Rollback(Rollback { agent, to: to.parse().ok()? }),
-            Stored::Rebuild { agent, start } => Work::Rebuild(Rebuild { agent, start }),
-            Stored::Config { agent, system_prompt, identity_provider, llm, required_tools } => {
-                let model = |(role, provider, model): (String, String, String)| {
-                    Some(LlmConfig { role: LlmRole::parse(&role)?, provider, model })
-                };
-                let llm = match llm {
-                    Some(models) => Some(models.into_iter().map(model).collect::<Option<_>>()?),
-                    None => None,
-                };
-                let identity_provider = identity_provider.map(|provider| provider.into_iter().next());
-                Work::Config(ConfigChange { agent, system_prompt, identity_provider, llm, required_tools })
-            }
-        })
+        serde_json::from_slice(bytes).map_err(|_| Error::internal("reading a deployment's work", "it is malformed"))
     }
 }
 
@@ -281,6 +203,7 @@ pub struct Made {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use hoistway_model::agent::LlmRole;
 
     fn name(text: &str) -> Name {
         Name::parse("name", text).unwrap()
@@ -288,26 +211,18 @@ mod tests {
 
     #[test]
     fn the_journal_gives_back_what_it_was_given() {
-        let config = ConfigChange {
-            agent: name("a"),
-            system_prompt: Some(String::new()),
-            identity_provider: Some(None),
-            llm: Some(vec![LlmConfig { role: LlmRole::Classify, provider: "openai".into(), model: "m".into() }]),
-            required_tools: Some(vec![name("t")]),
-        };
-        let nothing = ConfigChange {
-            system_prompt: None,
-            identity_provider: None,
-            llm: None,
-            required_tools: None,
-            ..config.clone()
-        };
+        let models = vec![LlmConfig { role: LlmRole::Classify, provider: "openai".into(), model: "m".into() }];
+        let change =
+            AgentConfigChange { system_prompt: Some(String::new()), llm: Some(models), identity_provider: Some(None) };
+        let config = ConfigChange { agent: name("a"), config: change.clone(), required_tools: Some(vec![name("t")]) };
+        let nothing = ConfigChange { config: AgentConfigChange::default(), required_tools: None, ..config.clone() };
+        let provider = AgentConfigChange { identity_provider: Some(Some(name("i"))), ..change };
         let mut seen = Vec::new();
         for work in [
             Work::Rollback(Rollback { agent: name("a"), to: RevisionRef::Previous }),
             Work::Rollback(Rollback { agent: name("a"), to: RevisionRef::Number(3) }),
             Work::Rollback(Rollback { agent: name("a"), to: RevisionRef::Id(RevisionId::mint()) }),
-            Work::Config(ConfigChange { identity_provider: Some(Some(name("i"))), ..config.clone() }),
+            Work::Config(ConfigChange { config: provider, ..config.clone() }),
             Work::Config(config),
             Work::Config(nothing),
             Work::Rebuild(Rebuild { agent: name("a"), start: false }),
@@ -318,5 +233,23 @@ mod tests {
             seen.push(work.canonical());
         }
         assert!(Work::from_journal(Reason::Config, b"{}").is_err());
+    }
+
+    #[test]
+    fn work_that_earlier_versions_journalled_is_read() {
+        let read = |reason, text: &str| Work::from_journal(reason, text.as_bytes()).unwrap();
+        let rollback = read(Reason::Rollback, r#"{"rollback":{"agent":"a","to":"3"}}"#);
+        assert_eq!(rollback, Work::Rollback(Rollback { agent: name("a"), to: RevisionRef::Number(3) }));
+        let rebuild = read(Reason::Rebuild, r#"{"rebuild":{"agent":"a"}}"#);
+        assert_eq!(rebuild, Work::Rebuild(Rebuild { agent: name("a"), start: false }));
+        let all = r#"{"config":{"agent":"a","identity_provider":[],"llm":[["classify","openai","m"]],"required_tools":["t"],"system_prompt":""}}"#;
+        let models = vec![LlmConfig { role: LlmRole::Classify, provider: "openai".into(), model: "m".into() }];
+        let config =
+            AgentConfigChange { system_prompt: Some(String::new()), llm: Some(models), identity_provider: Some(None) };
+        let change = ConfigChange { agent: name("a"), config, required_tools: Some(vec![name("t")]) };
+        assert_eq!(read(Reason::Config, all), Work::Config(change));
+        let nothing = r#"{"config":{"agent":"a","identity_provider":null,"llm":null,"required_tools":null,"system_prompt":null}}"#;
+        let change = ConfigChange { agent: name("a"), config: AgentConfigChange::default(), required_tools: None };
+        assert_eq!(read(Reason::Config, nothing), Work::Config(change));
     }
 }

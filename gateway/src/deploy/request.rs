@@ -1,50 +1,58 @@
 //! A deploy as the saga carries it out: what passed the edge's checks, and what the look-ups say of it.
 
-use super::providers;
+use super::{providers, stored};
 use hoistway_model::{
     Error, Name, Result,
-    agent::{EnvVar, LlmConfig},
+    agent::{AgentConfig, LlmConfig},
     build::BuildSource,
     image::ImageRef,
     tool::{NewTool, Resolved},
 };
+use serde::{Deserialize, Serialize};
 
-/// A deploy as it was asked for.
-#[derive(Debug, Clone, PartialEq)]
+/// A deploy as it was asked for. Its JSON is the journal's: members are only ever added, with a default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeployRequest {
     /// The agent.
     pub agent: Name,
     /// What it is made of.
     pub source: Source,
-    /// The system prompt; may be empty.
-    pub system_prompt: String,
+    /// What is said of the agent itself. A provider that is not one of the known four and the identity provider need
+    /// a look-up.
+    #[serde(flatten)]
+    pub config: AgentConfig,
     /// The tools that it uses, no name twice.
     pub required_tools: Vec<Name>,
     /// Tools to make sure of, in the request's order, no name twice.
+    #[serde(with = "stored::tools")]
     pub tools_to_create: Vec<NewTool>,
-    /// Models, each role at most once. A provider that is not one of the known four needs a look-up.
-    pub llm: Vec<LlmConfig>,
-    /// The user's variables, in order.
-    pub env: Vec<EnvVar>,
-    /// Who authenticates callers; needs a look-up.
-    pub identity_provider: Option<Name>,
-    /// What the user says the agent is written with: a name that the runner knows, or another.
-    pub framework: Option<String>,
     /// Resolve the requirements anew, although nothing else has changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refresh: bool,
-    /// Where in the request each of `required_tools` was.
-    pub tool_paths: Vec<String>,
-    /// Where in the request each of `llm` was.
-    pub llm_paths: Vec<String>,
+    /// Where in the body the members were that a look-up may refuse.
+    #[serde(rename = "notes")]
+    pub paths: Paths,
+}
+
+/// Paths of members in the request's body, for errors.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Paths {
+    /// Of each of the required tools.
+    #[serde(rename = "tool_paths")]
+    pub tools: Vec<String>,
+    /// Of each model.
+    #[serde(rename = "llm_paths")]
+    pub llm: Vec<String>,
 }
 
 /// What an agent is made of.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Source {
     /// An image that exists; the platform's registry is in its symbolic form.
     Image(ImageRef),
     /// Files to build one from.
-    Files(BuildSource),
+    Files(#[serde(with = "stored::source")] BuildSource),
 }
 
 impl DeployRequest {
@@ -63,14 +71,14 @@ impl DeployRequest {
 
     /// The model providers that have to be looked up, each with its path in the request.
     pub fn unknown_providers(&self) -> Vec<(String, String)> {
-        let all = self.llm_paths.iter().zip(&self.llm);
+        let all = self.paths.llm.iter().zip(&self.config.llm);
         let unknown = all.filter(|(_, model)| !providers::is_known(&model.provider));
         unknown.map(|(path, model)| (format!("{path}.provider"), model.provider.clone())).collect()
     }
 
     /// The models, each with its path in the request.
     pub fn named_models(&self) -> Vec<(String, &LlmConfig)> {
-        self.llm_paths.iter().cloned().zip(&self.llm).collect()
+        self.paths.llm.iter().cloned().zip(&self.config.llm).collect()
     }
 
     /// Judges what the look-ups found. Tools that nobody registered are a warning, or an error when `strict`.
@@ -80,13 +88,13 @@ impl DeployRequest {
                 return Err(providers::unknown_provider(&path, &provider));
             }
         }
-        if let Some(name) = self.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
+        if let Some(name) = self.config.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
             let message = format!("\"{name}\" is not a registered identity provider");
             let remedy = "`POST /api/identity-providers` registers one".to_owned();
             return Err(Error::field("identity_provider", message).with_details([remedy]));
         }
         let mut warnings = Vec::new();
-        for (path, name) in self.tool_paths.iter().zip(&self.required_tools) {
+        for (path, name) in self.paths.tools.iter().zip(&self.required_tools) {
             if resolved.tools.iter().any(|tool| tool.name == *name && tool.url.is_some()) {
                 continue;
             }

@@ -1,253 +1,202 @@
-//! A request as bytes: for the journal, where it is sealed, and in the one form that equal requests share.
+//! A request as bytes: for the journal, where it is sealed, and in the forms that equal requests share.
 
-use super::request::{DeployRequest, Source};
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use super::request::{DeployRequest, Paths, Source};
 use hoistway_model::{
-    Error, Name, Result, Secret,
-    agent::{EnvVar, LlmConfig, LlmRole},
-    build::BuildSource,
-    tool::{AuthType, Connection, NewTool, Scheme},
+    Error, Name, Result,
+    agent::{AgentConfig, LlmConfig},
 };
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, collections::BTreeMap};
-
-type Text<'a> = Cow<'a, str>;
-
-// The order of members here is the canonical order: moving one makes every agent's next redeploy a change.
-#[derive(Serialize, Deserialize)]
-struct Request<'a> {
-    version: u8,
-    agent: Text<'a>,
-    source: StoredSource<'a>,
-    system_prompt: Text<'a>,
-    required_tools: Vec<Text<'a>>,
-    tools_to_create: Vec<Tool<'a>>,
-    llm: Vec<Model<'a>>,
-    env: Vec<(Text<'a>, Text<'a>)>,
-    identity_provider: Option<Text<'a>>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    refresh: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    notes: Option<Notes<'a>>,
-    /// What the request says of variables' values being secret, where it says anything.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    secret: BTreeMap<Text<'a>, bool>,
-    /// Absent in the journal, whose notes have it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    framework: Option<Text<'a>>,
-}
-
-/// What is worth keeping and means nothing for what runs.
-#[derive(Serialize, Deserialize)]
-struct Notes<'a> {
-    framework: Option<Text<'a>>,
-    tool_paths: Vec<Text<'a>>,
-    llm_paths: Vec<Text<'a>>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum StoredSource<'a> {
-    Image(String),
-    Files {
-        /// Those whose bytes are UTF-8, which is most of them.
-        files: BTreeMap<Text<'a>, Text<'a>>,
-        entry_point: Text<'a>,
-        requirements: Option<Text<'a>>,
-        /// The others in Base64.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        binary_files: BTreeMap<Text<'a>, String>,
-    },
-}
-
-// What the other ways of registering a tool can say besides has no place in a deploy.
-#[derive(Serialize, Deserialize)]
-struct Tool<'a> {
-    name: Text<'a>,
-    description: Text<'a>,
-    base_url: Text<'a>,
-    port: u16,
-    scheme: Text<'a>,
-    auth_type: Text<'a>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Model<'a> {
-    role: Text<'a>,
-    provider: Text<'a>,
-    model: Text<'a>,
-}
-
-const VERSION: u8 = 1;
+use std::collections::BTreeMap;
 
 impl DeployRequest {
     /// Bytes that two requests share exactly when they mean the same. They hold the values of variables: only a
     /// keyed hash of them may be kept.
     pub fn canonical(&self) -> Vec<u8> {
-        let mut form = self.form();
-        form.llm.sort_by(|a, b| a.role.cmp(&b.role));
+        let mut request = Self { paths: Paths::default(), ..self.clone() };
+        request.config.llm = sorted(&self.config.llm);
         // Writing texts and numbers into memory cannot fail.
-        serde_json::to_vec(&form).unwrap_or_default()
+        serde_json::to_vec(&request).unwrap_or_default()
     }
 
-    /// The same without `tools_to_create` and `refresh`: what makes a revision of the agent. What is registered beside
-    /// it shows in the tools that the agent is bound to, and what was resolved anew in the image.
+    /// The same of what makes a revision of the agent: what is registered beside it shows in the tools that the agent
+    /// is bound to, and what was resolved anew in the image. A keyed hash of these bytes is stored.
     pub fn canonical_revision(&self) -> Vec<u8> {
-        Self { tools_to_create: Vec::new(), refresh: false, ..self.clone() }.canonical()
+        serde_json::to_vec(&CanonicalRevision::of(self)).unwrap_or_default()
     }
 
     /// The whole request for the journal, to be sealed before it is stored.
     pub fn to_journal(&self) -> Result<Vec<u8>> {
-        let texts = |list: &'_ [String]| list.iter().map(|text| Cow::Owned(text.clone())).collect();
-        let mut form = Request { framework: None, ..self.form() };
-        form.notes = Some(Notes {
-            framework: self.framework.as_deref().map(Cow::Borrowed),
-            tool_paths: texts(&self.tool_paths),
-            llm_paths: texts(&self.llm_paths),
-        });
-        serde_json::to_vec(&form).map_err(|e| Error::internal("writing a deployment's request", e))
+        serde_json::to_vec(self).map_err(|e| Error::internal("writing a deployment's request", e))
     }
 
     /// Reads what [`DeployRequest::to_journal`] wrote.
     pub fn from_journal(bytes: &[u8]) -> Result<Self> {
-        const DOING: &str = "reading a deployment's request";
+        /// Earlier versions wrote the framework there.
+        #[derive(Deserialize)]
+        struct Earlier {
+            notes: Notes,
+        }
+        #[derive(Deserialize)]
+        struct Notes {
+            framework: Option<String>,
+        }
         // A parse error would repeat some of the text, which is secret.
-        let form: Request<'_> = serde_json::from_slice(bytes).map_err(|_| Error::internal(DOING, "it is malformed"))?;
-        if form.version != VERSION {
-            return Err(Error::internal(DOING, format!("unknown version {}", form.version)));
+        let malformed = |_| Error::internal("reading a deployment's request", "it is malformed");
+        let mut request: Self = serde_json::from_slice(bytes).map_err(malformed)?;
+        if request.config.framework.is_none() {
+            request.config.framework = serde_json::from_slice::<Earlier>(bytes).map_err(malformed)?.notes.framework;
         }
-        form.read().map_err(|e| Error::internal(DOING, e.field.unwrap_or(e.message)))
+        Ok(request)
     }
+}
 
-    fn form(&self) -> Request<'_> {
-        Request {
-            version: VERSION,
-            agent: self.agent.as_str().into(),
-            source: match &self.source {
-                Source::Image(image) => StoredSource::Image(image.to_string()),
-                Source::Files(build) => StoredSource::of(build),
-            },
-            system_prompt: self.system_prompt.as_str().into(),
-            required_tools: self.required_tools.iter().map(|name| name.as_str().into()).collect(),
-            tools_to_create: self.tools_to_create.iter().map(Tool::of).collect(),
-            llm: self.llm.iter().map(Model::of).collect(),
-            env: self.env.iter().map(|var| (var.name.as_str().into(), var.value.expose().into())).collect(),
-            identity_provider: self.identity_provider.as_ref().map(|name| name.as_str().into()),
-            refresh: self.refresh,
-            notes: None,
-            secret: self.env.iter().filter_map(|var| Some((var.name.as_str().into(), var.secret?))).collect(),
-            framework: self.framework.as_deref().map(Cow::Borrowed),
+/// By role, whose order in a request means nothing.
+fn sorted(models: &[LlmConfig]) -> Vec<LlmConfig> {
+    let mut models = models.to_vec();
+    models.sort_by_key(|model| model.role.as_str());
+    models
+}
+
+/// The order and shape of these members make the fingerprints of all agents: a change makes every next redeploy one.
+#[derive(Serialize)]
+struct CanonicalRevision<'a> {
+    version: u8,
+    agent: &'a Name,
+    source: &'a Source,
+    system_prompt: &'a str,
+    required_tools: &'a [Name],
+    tools_to_create: [(); 0],
+    llm: Vec<LlmConfig>,
+    env: Vec<(&'a str, &'a str)>,
+    identity_provider: &'a Option<Name>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    secret: BTreeMap<&'a str, bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    framework: &'a Option<String>,
+    /// What was added to the configuration since, by name.
+    #[serde(flatten)]
+    newer: BTreeMap<String, serde_json::Value>,
+}
+
+impl<'a> CanonicalRevision<'a> {
+    fn of(request: &'a DeployRequest) -> Self {
+        let config = &request.config;
+        Self {
+            version: 1,
+            agent: &request.agent,
+            source: &request.source,
+            system_prompt: &config.system_prompt,
+            required_tools: &request.required_tools,
+            tools_to_create: [],
+            llm: sorted(&config.llm),
+            env: config.env.iter().map(|var| (var.name.as_str(), var.value.expose())).collect(),
+            identity_provider: &config.identity_provider,
+            secret: config.env.iter().filter_map(|var| Some((var.name.as_str(), var.secret?))).collect(),
+            framework: &config.framework,
+            newer: newer(config),
         }
     }
 }
 
-impl Request<'_> {
-    fn read(self) -> Result<DeployRequest> {
-        let name = |field: &str, text: &str| Name::parse(field, text);
-        let notes = self.notes.ok_or_else(|| Error::field("notes", "missing"))?;
-        let texts = |list: Vec<Text<'_>>| list.into_iter().map(Cow::into_owned).collect();
-        let env = |(name, value): (Text<'_>, Text<'_>)| EnvVar {
-            secret: self.secret.get(&name).copied(),
-            name: name.into_owned(),
-            value: Secret::new(value),
-        };
-        Ok(DeployRequest {
-            agent: name("agent", &self.agent)?,
-            source: match self.source {
-                StoredSource::Image(image) => Source::Image(image.parse()?),
-                StoredSource::Files { files, entry_point, requirements, binary_files } => {
-                    let mut all = BTreeMap::new();
-                    for (name, text) in binary_files {
-                        let content = BASE64.decode(text).map_err(|_| Error::field("binary_files", "is not base64"))?;
-                        all.insert(name.into_owned(), content);
-                    }
-                    all.extend(
-                        files.into_iter().map(|(name, text)| (name.into_owned(), text.into_owned().into_bytes())),
-                    );
-                    Source::Files(BuildSource::parse(all, Some(&entry_point), requirements.as_deref())?)
-                }
-            },
-            system_prompt: self.system_prompt.into_owned(),
-            required_tools: self
-                .required_tools
-                .iter()
-                .map(|text| name("required_tools", text))
-                .collect::<Result<_>>()?,
-            tools_to_create: self.tools_to_create.into_iter().map(Tool::read).collect::<Result<_>>()?,
-            llm: self.llm.into_iter().map(Model::read).collect::<Result<_>>()?,
-            env: self.env.into_iter().map(env).collect(),
-            identity_provider: self.identity_provider.map(|text| name("identity_provider", &text)).transpose()?,
-            framework: notes.framework.map(Cow::into_owned),
-            refresh: self.refresh,
-            tool_paths: texts(notes.tool_paths),
-            llm_paths: texts(notes.llm_paths),
-        })
+/// The members of a configuration that no [`CanonicalRevision`] has by name.
+fn newer(config: &AgentConfig) -> BTreeMap<String, serde_json::Value> {
+    const NAMED: [&str; 6] = ["system_prompt", "llm", "env", "secret", "identity_provider", "framework"];
+    match serde_json::to_value(config) {
+        Ok(serde_json::Value::Object(members)) => {
+            members.into_iter().filter(|(name, _)| !NAMED.contains(&name.as_str())).collect()
+        }
+        _ => BTreeMap::new(),
     }
 }
 
-impl<'a> StoredSource<'a> {
-    fn of(build: &'a BuildSource) -> Self {
+/// The source: files whose bytes are UTF-8, which is most of them, as text, and the others in Base64.
+pub mod source {
+    use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+    use hoistway_model::build::BuildSource;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+    use std::{borrow::Cow, collections::BTreeMap};
+
+    #[derive(Serialize, Deserialize)]
+    struct Stored<'a> {
+        files: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+        entry_point: Cow<'a, str>,
+        requirements: Option<Cow<'a, str>>,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        binary_files: BTreeMap<Cow<'a, str>, String>,
+    }
+
+    pub fn serialize<S: Serializer>(source: &BuildSource, serializer: S) -> Result<S::Ok, S::Error> {
         let (mut files, mut binary_files) = (BTreeMap::new(), BTreeMap::new());
-        for (name, content) in build.files.iter() {
+        for (name, content) in source.files.iter() {
             match std::str::from_utf8(content) {
                 Ok(text) => drop(files.insert(name.into(), text.into())),
                 Err(_) => drop(binary_files.insert(name.into(), BASE64.encode(content))),
             }
         }
-        Self::Files {
-            files,
-            entry_point: build.entry_point.as_str().into(),
-            requirements: build.requirements.as_ref().map(|r| r.text().into()),
-            binary_files,
+        let (entry_point, requirements) = (source.entry_point.as_str().into(), source.requirements.as_ref());
+        let requirements = requirements.map(|requirements| requirements.text().into());
+        Stored { files, entry_point, requirements, binary_files }.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BuildSource, D::Error> {
+        let Stored { files, entry_point, requirements, binary_files } = Stored::deserialize(deserializer)?;
+        let mut all = BTreeMap::new();
+        for (name, text) in binary_files {
+            all.insert(name.into_owned(), BASE64.decode(text).map_err(D::Error::custom)?);
         }
+        all.extend(files.into_iter().map(|(name, text)| (name.into_owned(), text.into_owned().into_bytes())));
+        BuildSource::parse(all, Some(&entry_point), requirements.as_deref()).map_err(D::Error::custom)
     }
 }
 
-impl<'a> Tool<'a> {
-    fn of(tool: &'a NewTool) -> Self {
-        Self {
-            name: tool.name.as_str().into(),
-            description: tool.description.as_str().into(),
-            base_url: tool.connection.base_url.as_str().into(),
+/// The tools to create. What the other ways of registering a tool can say besides has no place in a deploy.
+pub mod tools {
+    use hoistway_model::{
+        Name,
+        tool::{AuthType, Connection, NewTool, Scheme},
+    };
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+    use std::{borrow::Cow, collections::BTreeMap};
+
+    #[derive(Serialize, Deserialize)]
+    struct Tool<'a> {
+        name: Cow<'a, str>,
+        description: Cow<'a, str>,
+        base_url: Cow<'a, str>,
+        port: u16,
+        scheme: Cow<'a, str>,
+        auth_type: Cow<'a, str>,
+    }
+
+    pub fn serialize<S: Serializer>(tools: &[NewTool], serializer: S) -> Result<S::Ok, S::Error> {
+        let tool = |tool: &'_ NewTool| Tool {
+            name: tool.name.to_string().into(),
+            description: tool.description.clone().into(),
+            base_url: tool.connection.base_url.clone().into(),
             port: tool.connection.port,
             scheme: tool.connection.scheme.as_str().into(),
             auth_type: tool.connection.auth_type.as_str().into(),
-        }
+        };
+        tools.iter().map(tool).collect::<Vec<_>>().serialize(serializer)
     }
 
-    fn read(self) -> Result<NewTool> {
-        let wrong = |why: String| Error::field("tools_to_create", why);
-        Ok(NewTool {
-            name: Name::parse("tools_to_create", &self.name)?,
-            description: self.description.into_owned(),
-            connection: Connection {
-                base_url: self.base_url.into_owned(),
-                port: self.port,
-                scheme: self.scheme.parse::<Scheme>().map_err(wrong)?,
-                auth_type: self.auth_type.parse::<AuthType>().map_err(wrong)?,
-                api_key: None,
-                oauth2: None,
-            },
-            labels: BTreeMap::new(),
-            credentials: BTreeMap::new(),
-        })
-    }
-}
-
-impl<'a> Model<'a> {
-    fn of(model: &'a LlmConfig) -> Self {
-        Self {
-            role: model.role.as_str().into(),
-            provider: model.provider.as_str().into(),
-            model: model.model.as_str().into(),
-        }
-    }
-
-    fn read(self) -> Result<LlmConfig> {
-        Ok(LlmConfig {
-            role: LlmRole::parse(&self.role).ok_or_else(|| Error::field("llm", "unknown role"))?,
-            provider: self.provider.into_owned(),
-            model: self.model.into_owned(),
-        })
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NewTool>, D::Error> {
+        let tool = |tool: Tool<'_>| -> Result<NewTool, D::Error> {
+            Ok(NewTool {
+                name: Name::parse("name", &tool.name).map_err(D::Error::custom)?,
+                description: tool.description.into_owned(),
+                connection: Connection {
+                    base_url: tool.base_url.into_owned(),
+                    port: tool.port,
+                    scheme: tool.scheme.parse::<Scheme>().map_err(D::Error::custom)?,
+                    auth_type: tool.auth_type.parse::<AuthType>().map_err(D::Error::custom)?,
+                    api_key: None,
+                    oauth2: None,
+                },
+                labels: BTreeMap::new(),
+                credentials: BTreeMap::new(),
+            })
+        };
+        Vec::<Tool<'_>>::deserialize(deserializer)?.into_iter().map(tool).collect()
     }
 }

@@ -354,7 +354,7 @@ fn progress_of(record: &Record) -> Progress {
     Progress {
         tools_done: log.step.has_tools(),
         tools_created: log.tools.iter().flat_map(|t| &t.created).map(|n| n.as_str().to_owned()).collect(),
-        image: log.image.clone().map(Into::into),
+        image: log.image.clone(),
         wants_build: log.builds,
         made: log.made.map(|(id, number)| Made {
             id,

@@ -117,7 +117,7 @@ impl Record {
             status,
             step: timings.last().map(|t| t.step.name().to_owned()),
             tools_created: self.log.tools.iter().flat_map(|t| &t.created).map(Name::to_string).collect(),
-            image: self.log.image.map(Into::into),
+            image: self.log.image,
             error,
             revision_id,
             warnings: self.warnings,

@@ -111,8 +111,8 @@ async fn providers_are_put_and_not_deleted_under_their_users() {
     {
         let mut agents = gateway.agents.agents.lock().unwrap();
         let spec = &mut agents.get_mut(&name("a")).unwrap().spec;
-        spec.identity_provider = Some(name("sso"));
-        spec.llm[0].provider = "mine".into();
+        spec.config.identity_provider = Some(name("sso"));
+        spec.config.llm[0].provider = "mine".into();
     }
     for (path, kind) in [
         ("/api/model-providers/mine", "model provider \"mine\""),
@@ -123,7 +123,8 @@ async fn providers_are_put_and_not_deleted_under_their_users() {
         gateway.agents.agents.lock().unwrap().clear();
         assert_eq!(gateway.call("DELETE", path, "").await.text, r#"{"status":"deleted"}"#);
         gateway.agents.add("a");
-        gateway.agents.agents.lock().unwrap().get_mut(&name("a")).unwrap().spec.identity_provider = Some(name("sso"));
+        gateway.agents.agents.lock().unwrap().get_mut(&name("a")).unwrap().spec.config.identity_provider =
+            Some(name("sso"));
     }
 }
 

@@ -12,8 +12,8 @@ use hoistway_model::{
     AgentService, BuildAttemptId, BuildService, Code, DeploymentId, Digest, Error, Name, Operation, OperationId,
     Result, RevisionId, Secret, ToolRegistry,
     agent::{
-        Agent, AgentEvent, AgentEvents, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place, RevisionStatus, Route,
-        RouteEvent, RouteStream, RuntimeStatus, VersionedRoute,
+        Agent, AgentConfig, AgentEvent, AgentEvents, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place,
+        RevisionStatus, Route, RouteEvent, RouteStream, RuntimeStatus, VersionedRoute,
     },
     build::{
         Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuildStep, BuiltImage, Collected, RebuildRequest,
@@ -430,16 +430,17 @@ impl FakeAgents {
 
     pub fn add(&self, agent: &str) {
         let spec = AgentSpec {
-            framework: None,
             agent: name(agent),
             image: ImageRef::platform(agent, Some("a1b2c3".into()), Digest::of(b"manifest")),
             build_id: Some("build-a1b2c3".into()),
-            system_prompt: "Be brief.".into(),
-            tools: vec![BoundTool { name: name("echo-tool"), url: None }],
-            llm: vec![LlmConfig { role: LlmRole::Chat, provider: "openai".into(), model: "gpt-4o".into() }],
-            env: vec![EnvVar { name: "MY_SECRET".into(), value: Secret::new(MASK), secret: None }],
-            identity_provider: None,
             entry_point: None,
+            tools: vec![BoundTool { name: name("echo-tool"), url: None }],
+            config: AgentConfig {
+                system_prompt: "Be brief.".into(),
+                llm: vec![LlmConfig { role: LlmRole::Chat, provider: "openai".into(), model: "gpt-4o".into() }],
+                env: vec![EnvVar { name: "MY_SECRET".into(), value: Secret::new(MASK), secret: None }],
+                ..AgentConfig::default()
+            },
             fingerprint: Digest::of(b""),
         };
         let shown_env = vec![("LLM_MODEL".to_owned(), "gpt-4o".to_owned()), ("MY_SECRET".to_owned(), MASK.to_owned())];
@@ -707,7 +708,7 @@ impl Deployer for FakeDeployer {
             return Ok(Accepted { id: self.id, warnings: vec![], progress: self.progress.subscribe() });
         };
         let mut resolved = self.resolved.lock().unwrap().clone();
-        resolved.identity_provider_known |= request.identity_provider.is_none();
+        resolved.identity_provider_known |= request.config.identity_provider.is_none();
         let warnings = request.check_lookups(&resolved, strict)?;
         if let Some(refusal) = self.refusal.lock().unwrap().take() {
             return Err(refusal);

@@ -45,7 +45,8 @@ async fn what_waited_is_carried_out_in_order_after_a_restart() {
     assert_eq!(last.header("hoistway-deployment"), pending[0]["id"].as_str().unwrap());
     whole.world.no_more_faults();
     whole.ended().await;
-    let prompts: Vec<String> = whole.world.revisions().into_iter().skip(2).map(|r| r.spec.system_prompt).collect();
+    let prompts: Vec<String> =
+        whole.world.revisions().into_iter().skip(2).map(|r| r.spec.config.system_prompt).collect();
     assert_eq!(prompts, ["first", "second", "third", "fourth"]);
 }
 
@@ -75,7 +76,7 @@ async fn what_does_not_end_in_time_for_a_deletion_or_a_stop_is_told_apart() {
         assert!(answer.text.contains("nothing was changed"), "{}", answer.text);
         whole.world.no_more_faults();
         whole.ended().await;
-        assert_eq!(whole.world.revisions().last().unwrap().spec.system_prompt, "first");
+        assert_eq!(whole.world.revisions().last().unwrap().spec.config.system_prompt, "first");
     };
     // Before it, the deployment ends, but its undo takes longer than the answer may.
     let stopped = async {

@@ -96,7 +96,8 @@ impl World {
     pub fn picture(&self) -> String {
         let state = self.state();
         let current = state.revisions.iter().find(|r| Some(r.id) == state.current);
-        let spec = current.map(|r| (&r.spec.image, &r.spec.system_prompt, &r.spec.tools, &r.spec.env, r.reason));
+        let spec =
+            current.map(|r| (&r.spec.image, &r.spec.config.system_prompt, &r.spec.tools, &r.spec.config.env, r.reason));
         let tools: Vec<_> = state.tools.keys().collect();
         let (revisions, built) = (state.revisions.len(), state.built.len());
         format!("{spec:?} {tools:?} {:?} {:?} {revisions} {built}", state.bound, state.offered)

@@ -3,8 +3,8 @@ use crate::agents::v1 as pb;
 use hoistway_model::{
     Error, Result, Secret,
     agent::{
-        Agent, AgentChange, AgentEvent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place, RevisionStatus, Route,
-        RouteEvent, RuntimeStatus, Target, VersionedRoute,
+        Agent, AgentChange, AgentConfig, AgentEvent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place,
+        RevisionStatus, Route, RouteEvent, RuntimeStatus, Target, VersionedRoute,
     },
 };
 
@@ -22,24 +22,33 @@ impl TryFrom<pb::LlmConfig> for LlmConfig {
     }
 }
 
+impl From<EnvVar> for pb::EnvVar {
+    fn from(e: EnvVar) -> Self {
+        Self { name: e.name, value: e.value.expose().to_owned(), secret: e.secret }
+    }
+}
+
+impl From<pb::EnvVar> for EnvVar {
+    fn from(e: pb::EnvVar) -> Self {
+        Self { name: e.name, value: Secret::new(e.value), secret: e.secret }
+    }
+}
+
 impl From<AgentSpec> for pb::AgentSpec {
     fn from(s: AgentSpec) -> Self {
+        let config = s.config;
         Self {
             agent: s.agent.into(),
             image: s.image.to_string(),
             build_id: s.build_id.unwrap_or_default(),
-            system_prompt: s.system_prompt,
-            tools: s.tools.into_iter().map(Into::into).collect(),
-            llm: s.llm.into_iter().map(Into::into).collect(),
-            env: s
-                .env
-                .into_iter()
-                .map(|e| pb::EnvVar { name: e.name, value: e.value.expose().to_owned(), secret: e.secret })
-                .collect(),
-            identity_provider: s.identity_provider.map(Into::into).unwrap_or_default(),
             entry_point: s.entry_point.unwrap_or_default(),
+            tools: s.tools.into_iter().map(Into::into).collect(),
             fingerprint: s.fingerprint.to_string(),
-            framework: s.framework.unwrap_or_default(),
+            system_prompt: config.system_prompt,
+            llm: config.llm.into_iter().map(Into::into).collect(),
+            env: config.env.into_iter().map(Into::into).collect(),
+            identity_provider: config.identity_provider.map(Into::into).unwrap_or_default(),
+            framework: config.framework.unwrap_or_default(),
         }
     }
 }
@@ -52,18 +61,18 @@ impl TryFrom<pb::AgentSpec> for AgentSpec {
             agent: name("spec.agent", &s.agent)?,
             image: parsed("spec.image", &s.image)?,
             build_id: optional(s.build_id),
-            system_prompt: s.system_prompt,
-            tools: s.tools.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
-            llm: s.llm.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
-            env: s
-                .env
-                .into_iter()
-                .map(|e| EnvVar { name: e.name, value: Secret::new(e.value), secret: e.secret })
-                .collect(),
-            identity_provider: optional(s.identity_provider).map(|n| name("spec.identity_provider", &n)).transpose()?,
             entry_point: optional(s.entry_point),
+            tools: s.tools.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             fingerprint: parsed("spec.fingerprint", &s.fingerprint)?,
-            framework: optional(s.framework),
+            config: AgentConfig {
+                system_prompt: s.system_prompt,
+                llm: s.llm.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
+                env: s.env.into_iter().map(Into::into).collect(),
+                identity_provider: optional(s.identity_provider)
+                    .map(|n| name("spec.identity_provider", &n))
+                    .transpose()?,
+                framework: optional(s.framework),
+            },
         })
     }
 }

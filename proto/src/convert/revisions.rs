@@ -2,12 +2,14 @@ use super::{digest, name, optional, parsed, required};
 use crate::agents::v1 as pb;
 use hoistway_model::{
     Error, Result, RevisionId,
+    agent::AgentConfigChange,
     revision::{Change, Derivation, Diff, NewImage, Reason, Revision, RevisionState, SpecChanges},
 };
 
 /// What a call makes of an earlier revision, without its operation.
 pub fn derive_request(revision: RevisionId, derivation: Derivation) -> pb::DeriveRevisionRequest {
     let Derivation { agent, from, reason, changes } = derivation;
+    let config = changes.config;
     pb::DeriveRevisionRequest {
         operation: None,
         revision_id: revision.to_string(),
@@ -19,10 +21,10 @@ pub fn derive_request(revision: RevisionId, derivation: Derivation) -> pb::Deriv
             build_id: i.build_id.unwrap_or_default(),
             entry_point: i.entry_point.unwrap_or_default(),
         }),
-        system_prompt: changes.system_prompt,
+        system_prompt: config.system_prompt,
         tools: changes.tools.map(|tools| pb::BoundTools { tools: tools.into_iter().map(Into::into).collect() }),
-        llm: changes.llm.map(|llm| pb::LlmConfigs { llm: llm.into_iter().map(Into::into).collect() }),
-        identity_provider: changes.identity_provider.map(|name| name.map(Into::into).unwrap_or_default()),
+        llm: config.llm.map(|llm| pb::LlmConfigs { llm: llm.into_iter().map(Into::into).collect() }),
+        identity_provider: config.identity_provider.map(|name| name.map(Into::into).unwrap_or_default()),
         fingerprint: changes.fingerprint.map(Into::into),
     }
 }
@@ -45,10 +47,12 @@ impl TryFrom<pb::DeriveRevisionRequest> for Derivation {
             reason: required("reason", Reason::parse(&r.reason))?,
             changes: SpecChanges {
                 image: r.image.map(image).transpose()?,
-                system_prompt: r.system_prompt,
                 tools: r.tools.map(|t| t.tools.into_iter().map(TryInto::try_into).collect()).transpose()?,
-                llm: r.llm.map(|l| l.llm.into_iter().map(TryInto::try_into).collect()).transpose()?,
-                identity_provider: r.identity_provider.map(provider).transpose()?,
+                config: AgentConfigChange {
+                    system_prompt: r.system_prompt,
+                    llm: r.llm.map(|l| l.llm.into_iter().map(TryInto::try_into).collect()).transpose()?,
+                    identity_provider: r.identity_provider.map(provider).transpose()?,
+                },
                 fingerprint: digest("fingerprint", r.fingerprint)?,
             },
         })

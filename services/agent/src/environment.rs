@@ -49,11 +49,11 @@ impl Surroundings {
         let platform = self.platform(spec, entry_point).into_iter();
         let mut vars: Vec<(String, Secret)> = platform.map(|(name, value)| (name, Secret::new(value))).collect();
         // Some clients read the one case of letters and some the other: a user's own proxy is for all of them.
-        let is_users = |name: &str| spec.env.iter().any(|var| var.name.eq_ignore_ascii_case(name));
+        let is_users = |name: &str| spec.config.env.iter().any(|var| var.name.eq_ignore_ascii_case(name));
         vars.extend(self.proxies(spec, revision).into_iter().filter(|(name, _)| !is_users(name)));
         // An empty key or address is none: clients of models refuse the one and call the other.
         let is_blank = |var: &EnvVar| is_model_variable(&var.name) && var.value.expose().trim().is_empty();
-        for var in spec.env.iter().filter(|var| !is_blank(var)) {
+        for var in spec.config.env.iter().filter(|var| !is_blank(var)) {
             vars.retain(|(name, _)| *name != var.name);
             vars.push((var.name.clone(), var.value.clone()));
         }
@@ -64,7 +64,7 @@ impl Surroundings {
     /// proxy variables have the token in them and are not shown.
     pub fn shown(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, String)> {
         let mut vars = self.platform(spec, entry_point);
-        for var in &spec.env {
+        for var in &spec.config.env {
             vars.retain(|(name, _)| *name != var.name);
             let value = if var.is_shown() { var.value.expose() } else { MASK };
             vars.push((var.name.clone(), value.to_owned()));
@@ -116,28 +116,28 @@ impl Surroundings {
     fn platform(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, String)> {
         let mut vars = vec![
             ("AGENT_NAME".to_owned(), spec.agent.to_string()),
-            ("SYSTEM_PROMPT".to_owned(), spec.system_prompt.clone()),
+            ("SYSTEM_PROMPT".to_owned(), spec.config.system_prompt.clone()),
         ];
         let mut set = |name: String, value: String| vars.push((name, value));
         if let Some(entry) = spec.entry_point.as_deref().or(entry_point) {
             set("USER_ENTRY_POINT".to_owned(), entry.to_owned());
         }
-        for LlmConfig { role, provider, model } in &spec.llm {
+        for LlmConfig { role, provider, model } in &spec.config.llm {
             set(format!("LLM_MODEL{}", role.env_suffix()), model.clone());
             set(format!("LLM_PROVIDER{}", role.env_suffix()), provider.clone());
             // What OpenAI's Agents SDK asks for where an agent names no model.
-            if role.env_suffix().is_empty() && !OPENAI.has_own_key(&spec.env) {
+            if role.env_suffix().is_empty() && !OPENAI.has_own_key(&spec.config.env) {
                 set("OPENAI_DEFAULT_MODEL".to_owned(), model.clone());
             }
         }
         // What the public runtime appends to it is `/chat/completions`.
         set("LLM_GATEWAY_URL".to_owned(), format!("{}/v1", self.egress.url));
         // A key of the user's own is for the API itself, or for the address that the user names.
-        if !OPENAI.has_own_key(&spec.env) {
+        if !OPENAI.has_own_key(&spec.config.env) {
             set("OPENAI_BASE_URL".to_owned(), format!("{}/v1", self.egress.url));
             set("OPENAI_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
         }
-        if !ANTHROPIC.has_own_key(&spec.env) {
+        if !ANTHROPIC.has_own_key(&spec.config.env) {
             set("ANTHROPIC_BASE_URL".to_owned(), self.egress.url.clone());
             set("ANTHROPIC_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
         }
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use hoistway_model::{
         Digest, Name,
-        agent::{EnvVar, LlmRole},
+        agent::{AgentConfig, EnvVar, LlmRole},
         tool::BoundTool,
     };
 
@@ -176,18 +176,24 @@ mod tests {
         let tool = |n: &str, url: Option<&str>| BoundTool { name: name(n), url: url.map(str::to_owned) };
         let var = |n: &str, value: &str| EnvVar { name: n.into(), value: Secret::new(value), secret: None };
         AgentSpec {
-            framework: None,
             agent: name("payment-agent"),
             image: "r.example/a:1".parse().unwrap(),
             build_id: None,
-            system_prompt: "Be kind.".into(),
-            tools: vec![tool("stripe-api", Some("https://api.stripe.com")), tool("later", None)],
-            llm: vec![llm(LlmRole::Chat, "openai", "gpt-4o"), llm(LlmRole::Reranking, "own", "rr")],
-            env: vec![var("MODE", "secret-mode"), var("OPENAI_API_KEY", "sk-own"), var("EMPTY", "")],
-            identity_provider: None,
             entry_point: None,
+            tools: vec![tool("stripe-api", Some("https://api.stripe.com")), tool("later", None)],
+            config: AgentConfig {
+                system_prompt: "Be kind.".into(),
+                llm: vec![llm(LlmRole::Chat, "openai", "gpt-4o"), llm(LlmRole::Reranking, "own", "rr")],
+                env: vec![var("MODE", "secret-mode"), var("OPENAI_API_KEY", "sk-own"), var("EMPTY", "")],
+                ..AgentConfig::default()
+            },
             fingerprint: Digest::of(b"x"),
         }
+    }
+
+    fn with_env(env: Vec<EnvVar>) -> AgentSpec {
+        let spec = spec();
+        AgentSpec { config: AgentConfig { env, ..spec.config }, ..spec }
     }
 
     fn owned(vars: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -242,7 +248,7 @@ mod tests {
                 value: Secret::new(*value),
                 secret: None,
             };
-            let vars = around.of(&AgentSpec { env: env.iter().map(var).collect(), ..spec() }, None, RevisionId::mint());
+            let vars = around.of(&with_env(env.iter().map(var).collect()), None, RevisionId::mint());
             let get = |name: &str| vars.iter().find(|(n, _)| n == name).map(|(_, value)| value.expose().to_owned());
             assert_eq!(get("OPENAI_DEFAULT_MODEL").is_some(), get("OPENAI_BASE_URL").is_some());
             ["OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"].map(get)
@@ -256,7 +262,7 @@ mod tests {
         let blank = [("ANTHROPIC_API_KEY", "sk-own"), ("OPENAI_API_KEY", ""), ("OPENAI_BASE_URL", " ")];
         assert_eq!(base_urls(&blank), [openai, None]);
         let empty = EnvVar { name: "OPENAI_API_KEY".into(), value: Secret::new(""), secret: None };
-        let vars = around.of(&AgentSpec { env: vec![empty], ..spec() }, None, RevisionId::mint());
+        let vars = around.of(&with_env(vec![empty]), None, RevisionId::mint());
         let key = vars.iter().find(|(name, _)| name == "OPENAI_API_KEY").map(|(_, value)| value.expose().to_owned());
         assert_eq!(key.as_deref(), Some(PLACEHOLDER_KEY));
     }
@@ -271,7 +277,7 @@ mod tests {
         assert_eq!((get("HTTPS_PROXY"), get("USER_ENTRY_POINT"), get("PORT")), (None, None, None));
         let var = |secret| EnvVar { name: "API_KEY".into(), value: Secret::new("shown"), secret };
         for (secret, want) in [(Some(false), "shown"), (Some(true), MASK), (None, MASK)] {
-            let shown = around.shown(&AgentSpec { env: vec![var(secret)], ..spec() }, None);
+            let shown = around.shown(&with_env(vec![var(secret)]), None);
             assert!(shown.contains(&("API_KEY".into(), want.into())), "{secret:?}");
         }
         assert_eq!(get("ANTHROPIC_API_KEY"), Some(PLACEHOLDER_KEY));
@@ -321,7 +327,7 @@ mod tests {
     fn a_users_own_proxy_takes_the_place_of_ours_in_both_cases_of_letters() {
         let around = Surroundings::new(access("http://127.0.0.1:4000", None, true));
         let mut spec = spec();
-        spec.env.push(EnvVar { name: "HTTPS_PROXY".into(), value: Secret::new("http://own:1"), secret: None });
+        spec.config.env.push(EnvVar { name: "HTTPS_PROXY".into(), value: Secret::new("http://own:1"), secret: None });
         let vars = around.of(&spec, None, RevisionId::mint());
         let get = |n: &str| vars.iter().find(|(name, _)| name == n).map(|(_, value)| value.expose());
         assert_eq!((get("HTTPS_PROXY"), get("https_proxy")), (Some("http://own:1"), None));

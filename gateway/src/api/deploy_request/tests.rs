@@ -218,7 +218,7 @@ fn the_whole_of_the_references_example_is_read() {
     assert_eq!(request.required_tools.iter().map(Name::as_str).collect::<Vec<_>>(), ["stripe-api"]);
     let tool = &request.tools_to_create[0];
     assert_eq!((tool.connection.port, tool.connection.scheme.as_str()), (443, "HTTPS"));
-    assert_eq!(request.llm.iter().map(|m| m.provider.as_str()).collect::<Vec<_>>(), ["openai", "ollama"]);
+    assert_eq!(request.config.llm.iter().map(|m| m.provider.as_str()).collect::<Vec<_>>(), ["openai", "ollama"]);
     let Source::Files(build) = &request.source else { panic!("{:?}", request.source) };
     assert_eq!(build.requirements.as_ref().unwrap().text(), "openai>=1.0\nrequests\n");
     assert!(request.wants_build() && !format!("{request:?}").contains("s3cr3t"));
@@ -297,7 +297,7 @@ fn a_framework_that_is_not_known_is_kept_with_a_warning() {
         ("rails\u{1b}", "rails\\u{1b}", Some("fastapi, starlette, flask, django, custom")),
     ] {
         let (request, warnings) = parse(built(json!({ "framework": given }))).unwrap();
-        assert_eq!(request.framework.as_deref(), Some(kept));
+        assert_eq!(request.config.framework.as_deref(), Some(kept));
         assert_eq!(DeployRequest::from_journal(&request.to_journal().unwrap()).unwrap(), request);
         let warned = hint.map(|hint| {
             (format!("framework: \"{kept}\" is not known and changes nothing; known are langchain, "), hint)
@@ -311,7 +311,7 @@ fn a_framework_that_is_not_known_is_kept_with_a_warning() {
     }
     assert_eq!(refused(built(json!({"framework": 1}))), "framework: must be a string, not a number");
     for blank in ["", " "] {
-        assert_eq!(ok(built(json!({ "framework": blank }))).framework, None);
+        assert_eq!(ok(built(json!({ "framework": blank }))).config.framework, None);
     }
 }
 
@@ -408,10 +408,10 @@ fn what_is_said_of_secrets_is_journalled_and_changes_no_other_requests_bytes() {
     let env = json!([{"name": "A", "value": "1", "secret": true}, {"name": "B", "value": "2"}, {"name": "C", "value": "3", "secret": false}]);
     let request = ok(with(json!({ "env": env })));
     let read = DeployRequest::from_journal(&request.to_journal().unwrap()).unwrap();
-    assert_eq!(read.env.iter().map(|var| var.secret).collect::<Vec<_>>(), [Some(true), None, Some(false)]);
+    assert_eq!(read.config.env.iter().map(|var| var.secret).collect::<Vec<_>>(), [Some(true), None, Some(false)]);
     assert_eq!(read, request);
     let plain = ok(with(json!({"env": [{"name": "A", "value": "1"}]}))).canonical();
-    assert!(String::from_utf8(plain).unwrap().ends_with(r#""env":[["A","1"]],"identity_provider":null}"#));
+    assert!(!String::from_utf8(plain).unwrap().contains("secret"));
 }
 
 #[test]
@@ -422,4 +422,31 @@ fn a_damaged_journal_entry_says_nothing_of_its_content() {
         assert_eq!(error.code, Code::Internal);
         assert!(!format!("{error:?} {}", error.chain()).contains("s3cr3t"));
     }
+}
+
+#[test]
+fn stored_bytes_and_fingerprints_of_earlier_versions_stay_good() {
+    let request = ok(json!({
+        "agent_name": "a",
+        "source_files": {"agent.py": "x = 1\n", "model.bin": {"base64": "AP+ACg=="}},
+        "requirements": "six>=1",
+        "system_prompt": "Be \"kind\".",
+        "tools_to_create": [{"name": "t", "description": "d", "base_url": "https://t.example", "auth_type": "APIKey"}],
+        "required_tools": ["t"],
+        "llm_configs": [{"role": "embedding", "provider": "OpenAI", "model": "m"}],
+        "llm_config": {"provider": "ollama", "model": "e", "role": "CLASSIFY"},
+        "env": [{"name": "B", "value": "2"}, {"name": "A", "value": "1", "secret": true}, {"name": "C", "value": "3", "secret": false}],
+        "identity_provider": "sso",
+        "framework": "openai",
+    }));
+    let journalled = r#"{"version":1,"agent":"a","source":{"files":{"files":{"agent.py":"x = 1\n"},"entry_point":"agent.py","requirements":"six>=1\n","binary_files":{"model.bin":"AP+ACg=="}}},"system_prompt":"Be \"kind\".","required_tools":["t"],"tools_to_create":[{"name":"t","description":"d","base_url":"https://t.example","port":443,"scheme":"HTTPS","auth_type":"APIKey"}],"llm":[{"role":"embedding","provider":"openai","model":"m"},{"role":"classify","provider":"ollama","model":"e"}],"env":[["B","2"],["A","1"],["C","3"]],"identity_provider":"sso","notes":{"framework":"openai","tool_paths":["required_tools[0]"],"llm_paths":["llm_configs[0]","llm_config"]},"secret":{"A":true,"C":false}}"#;
+    assert_eq!(DeployRequest::from_journal(journalled.as_bytes()).unwrap(), request);
+    let canonical = r#"{"version":1,"agent":"a","source":{"files":{"files":{"agent.py":"x = 1\n"},"entry_point":"agent.py","requirements":"six>=1\n","binary_files":{"model.bin":"AP+ACg=="}}},"system_prompt":"Be \"kind\".","required_tools":["t"],"tools_to_create":[],"llm":[{"role":"classify","provider":"ollama","model":"e"},{"role":"embedding","provider":"openai","model":"m"}],"env":[["B","2"],["A","1"],["C","3"]],"identity_provider":"sso","secret":{"A":true,"C":false},"framework":"openai"}"#;
+    assert_eq!(String::from_utf8(request.canonical_revision()).unwrap(), canonical);
+
+    let image = ok(with(json!({"system_prompt": "p"})));
+    let journalled = r#"{"version":1,"agent":"a","source":{"image":"docker.io/library/x"},"system_prompt":"p","required_tools":[],"tools_to_create":[],"llm":[],"env":[],"identity_provider":null,"notes":{"framework":null,"tool_paths":[],"llm_paths":[]}}"#;
+    assert_eq!(DeployRequest::from_journal(journalled.as_bytes()).unwrap(), image);
+    let canonical = r#"{"version":1,"agent":"a","source":{"image":"docker.io/library/x"},"system_prompt":"p","required_tools":[],"tools_to_create":[],"llm":[],"env":[],"identity_provider":null}"#;
+    assert_eq!(String::from_utf8(image.canonical_revision()).unwrap(), canonical);
 }

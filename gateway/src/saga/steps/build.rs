@@ -32,7 +32,7 @@ impl Step for Build {
             Work::Deploy(request) => build(ctx, request).await,
             Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => rebuild(ctx).await,
         };
-        log.image = Some(built.map_err(|e| e.prefixed("build failed: "))?.into());
+        log.image = Some(built.map_err(|e| e.prefixed("build failed: "))?);
         Ok(())
     }
 

@@ -65,32 +65,13 @@ impl Ids {
     }
 }
 
-/// A required tool as the journal keeps it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ToolEntry {
-    pub name: Name,
-    pub url: Option<String>,
-}
-
-impl From<BoundTool> for ToolEntry {
-    fn from(t: BoundTool) -> Self {
-        Self { name: t.name, url: t.url }
-    }
-}
-
-impl From<ToolEntry> for BoundTool {
-    fn from(t: ToolEntry) -> Self {
-        Self { name: t.name, url: t.url }
-    }
-}
-
 /// The output of the step for tools, or what the plan found when that step has nothing to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ToolsOutput {
     /// Created by this deployment.
     pub created: Vec<Name>,
     /// The required ones.
-    pub tools: Vec<ToolEntry>,
+    pub tools: Vec<BoundTool>,
     /// The calls that bind the tools to agents which have been waiting for them: created or adopted, they may be the
     /// first to have a use for it.
     pub rebind: Vec<(Name, OperationId)>,
@@ -102,45 +83,7 @@ impl From<AppliedTools> for ToolsOutput {
         there.extend(tools.iter().filter(|t| t.url.is_some()).map(|t| t.name.clone()));
         there.sort();
         there.dedup();
-        Self {
-            created,
-            tools: tools.into_iter().map(Into::into).collect(),
-            rebind: there.into_iter().map(|name| (name, OperationId::mint())).collect(),
-        }
-    }
-}
-
-/// The image as the journal keeps it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ImageEntry {
-    pub build_id: String,
-    pub repository: String,
-    pub tag: String,
-    pub digest: Digest,
-    pub entry_point: String,
-}
-
-impl From<BuiltImage> for ImageEntry {
-    fn from(i: BuiltImage) -> Self {
-        Self {
-            build_id: i.build_id,
-            repository: i.repository,
-            tag: i.tag,
-            digest: i.digest,
-            entry_point: i.entry_point,
-        }
-    }
-}
-
-impl From<ImageEntry> for BuiltImage {
-    fn from(i: ImageEntry) -> Self {
-        Self {
-            build_id: i.build_id,
-            repository: i.repository,
-            tag: i.tag,
-            digest: i.digest,
-            entry_point: i.entry_point,
-        }
+        Self { created, tools, rebind: there.into_iter().map(|name| (name, OperationId::mint())).collect() }
     }
 }
 
@@ -152,6 +95,11 @@ pub struct Timing {
     pub started_at: i64,
     /// Absent while it runs.
     pub completed_at: Option<i64>,
+}
+
+/// Logs of earlier versions have no reason: there were only deploys.
+const fn deploy() -> Reason {
+    Reason::Deploy
 }
 
 /// The log of one deployment.
@@ -167,7 +115,7 @@ pub struct Log {
     pub changes_agent: bool,
     pub ids: Ids,
     /// Why the revision is made.
-    #[serde(with = "reason", default = "reason::deploy")]
+    #[serde(default = "deploy")]
     pub reason: Reason,
     /// The revision that the new one is made of: id and number.
     #[serde(default)]
@@ -181,7 +129,7 @@ pub struct Log {
     #[serde(default)]
     pub fingerprint: Option<Digest>,
     pub tools: Option<ToolsOutput>,
-    pub image: Option<ImageEntry>,
+    pub image: Option<BuiltImage>,
     /// Why the started revision is not ready yet, once it is started.
     pub pending: Option<String>,
     pub timings: Vec<Timing>,
@@ -225,22 +173,22 @@ impl Log {
     }
 }
 
-/// A reason by its public spelling. Logs of earlier versions have none: there were only deploys.
-mod reason {
-    use super::Reason;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-    use std::borrow::Cow;
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
 
-    pub const fn deploy() -> Reason {
-        Reason::Deploy
-    }
-
-    pub fn serialize<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(reason.as_str())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reason, D::Error> {
-        let text = Cow::<'de, str>::deserialize(deserializer)?;
-        Reason::parse(&text).ok_or_else(|| D::Error::custom(format!("unknown reason {text}")))
+    #[test]
+    fn logs_that_earlier_versions_wrote_are_read_and_written_alike() {
+        let id = "01a22606-85f4-77f6-ae00-77dd510c3d1a";
+        let digest = Digest::of(b"x");
+        let text = format!(
+            r#"{{"step":"tools","builds":true,"changes_tools":true,"changes_agent":true,"ids":{{"tools":"{id}","build":"{id}","attempt":"{id}","start":"{id}","revision":"{id}","switch":"{id}"}},"reason":"rollback","from":["{id}",3],"made":null,"image_digest":"{digest}","fingerprint":null,"tools":{{"created":["t"],"tools":[{{"name":"t","url":"http://t"}}],"rebind":[["t","{id}"]]}},"image":{{"build_id":"build-1","repository":"a","tag":"1","digest":"{digest}","entry_point":"agent.py"}},"pending":null,"timings":[{{"step":"plan","started_at":7,"completed_at":8}},{{"step":"tools","started_at":8,"completed_at":null}}],"request_id":null}}"#
+        );
+        let log: Log = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&log).unwrap(), text);
+        let first =
+            text.replace(r#""reason":"rollback","from":["#, r#""from_was":["#).replace(r#","request_id":null"#, "");
+        assert_eq!(serde_json::from_str::<Log>(&first).unwrap().reason, Reason::Deploy);
     }
 }

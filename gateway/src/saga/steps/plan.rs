@@ -62,15 +62,15 @@ pub async fn look_up(services: &Services, work: &Work) -> Result<Findings> {
             let base = services.agents.get_revision(work.agent().clone(), to);
             let (agent, base) = tokio::try_join!(agent, base)?;
             let tools = base.spec.tools.iter().map(|tool| tool.name.clone()).collect();
-            let (plan, providers) = (only_bind(work, tools), base.spec.llm.iter().map(|m| m.provider.clone()));
+            let (plan, providers) = (only_bind(work, tools), base.spec.config.llm.iter().map(|m| m.provider.clone()));
             let unknown = providers.filter(|provider| !providers::is_known(provider)).collect();
-            let resolved = services.tools.resolve(plan, unknown, base.spec.identity_provider.clone()).await?;
+            let resolved = services.tools.resolve(plan, unknown, base.spec.config.identity_provider.clone()).await?;
             Ok(Findings { resolved, agent: Some(agent), image_digest: None, base: Some(base), choices: Vec::new() })
         }
         Work::Config(change) => {
             let agent = services.agents.get_agent(change.agent.clone()).await?;
             let providers = change.unknown_providers().into_iter().map(|(_, name)| name).collect();
-            let identity_provider = change.identity_provider.clone().flatten();
+            let identity_provider = change.config.identity_provider.clone().flatten();
             let plan = only_bind(work, change.tools_of(&agent));
             let resolve = services.tools.resolve(plan, providers, identity_provider);
             let (resolved, choices) = tokio::try_join!(resolve, choices(services, change.named_models()))?;
@@ -81,7 +81,7 @@ pub async fn look_up(services: &Services, work: &Work) -> Result<Findings> {
 
 async fn deploy(services: &Services, request: &DeployRequest) -> Result<Findings> {
     let providers = request.unknown_providers().into_iter().map(|(_, name)| name).collect();
-    let resolve = services.tools.resolve(tool_plan(request), providers, request.identity_provider.clone());
+    let resolve = services.tools.resolve(tool_plan(request), providers, request.config.identity_provider.clone());
     let agent = async {
         match services.agents.get_agent(request.agent.clone()).await {
             Ok(agent) => Ok(Some(agent)),
@@ -121,14 +121,16 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
         Work::Rollback(_) | Work::Rebuild(_) => {
             let Some(base) = &findings.base else { return Ok(Vec::new()) };
             let number = base.number;
-            if let Some(name) = base.spec.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
+            if let Some(name) =
+                base.spec.config.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known)
+            {
                 let message = format!(
                     "revision {number} needs the identity provider \"{name}\", which is not registered any more"
                 );
                 return Err(Error::new(Code::Conflict, message));
             }
             let mut warnings: Vec<String> = not_registered(resolved).collect();
-            let providers = base.spec.llm.iter().map(|model| &model.provider);
+            let providers = base.spec.config.llm.iter().map(|model| &model.provider);
             let gone = providers.filter(|p| !providers::is_known(p) && !resolved.providers.contains(p));
             warnings.extend(gone.map(|p| format!("the model provider \"{p}\" is not registered any more")));
             Ok(warnings)
@@ -144,7 +146,9 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
                     return Err(providers::unknown_provider(&path, &provider));
                 }
             }
-            if let Some(Some(name)) = change.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known) {
+            if let Some(Some(name)) =
+                change.config.identity_provider.as_ref().filter(|_| !resolved.identity_provider_known)
+            {
                 let message = format!("\"{name}\" is not a registered identity provider");
                 let remedy = "`POST /api/identity-providers` registers one".to_owned();
                 return Err(Error::field("identity_provider", message).with_details([remedy]));
@@ -202,28 +206,24 @@ pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log) {
             }
             (Work::Config(change), _) => {
                 log.from = Some((agent.revision, agent.revision_number));
-                change.is_in(agent)
+                change.config.is_in(&agent.spec.config)
             }
         };
         // What is down is tried anew, but for a configuration that nobody changes.
         let up = matches!(work, Work::Config(_)) || !matches!(agent.phase, Phase::Failed | Phase::Stopped);
         same && up && agent.spec.tools == resolved.tools
     });
-    log.tools = Some(ToolsOutput {
-        created: Vec::new(),
-        tools: resolved.tools.into_iter().map(Into::into).collect(),
-        rebind: Vec::new(),
-    });
+    log.tools = Some(ToolsOutput { created: Vec::new(), tools: resolved.tools, rebind: Vec::new() });
     if let Some(base) = &base {
         log.from = Some((base.id, base.number));
-        log.image = built_image(&base.spec).map(Into::into);
+        log.image = built_image(&base.spec);
     }
     if outdated.is_some() {
         (log.builds, log.image_digest, log.image) = (true, outdated, None);
     }
     if let Some(agent) = agent {
         log.changes_agent = false;
-        log.image = built_image(&agent.spec).map(Into::into);
+        log.image = built_image(&agent.spec);
         log.pending = (agent.phase == Phase::Pending).then_some(agent.message);
         log.made = Some((agent.revision, agent.revision_number));
     }

@@ -71,12 +71,10 @@ async fn keep(ctx: &Context<'_>, spec: &AgentSpec) -> Result<()> {
 fn derivation(ctx: &Context<'_>) -> Result<Derivation> {
     let log = ctx.log;
     let (from, _) = log.from.ok_or_else(|| Error::new(Code::Internal, "the plan names no revision to begin with"))?;
-    let tools = log.tools.as_ref().map(|t| t.tools.iter().cloned().map(Into::into).collect());
+    let tools = log.tools.as_ref().map(|found| found.tools.clone());
     let changes = match ctx.work {
         Work::Config(change) => SpecChanges {
-            system_prompt: change.system_prompt.clone(),
-            llm: change.llm.clone(),
-            identity_provider: change.identity_provider.clone(),
+            config: change.config.clone(),
             // No deploy has made it, so none finds it unchanged.
             fingerprint: Some(ctx.key.fingerprint("revision", log.ids.revision.to_string().as_bytes())),
             ..SpecChanges::default()
@@ -84,7 +82,7 @@ fn derivation(ctx: &Context<'_>) -> Result<Derivation> {
         // A deploy that made the earlier revision finds itself unchanged.
         _ => SpecChanges::default(),
     };
-    let image = if log.builds { Some(new_image(log.image.clone().ok_or_else(no_image)?.into())) } else { None };
+    let image = if log.builds { Some(new_image(log.image.clone().ok_or_else(no_image)?)) } else { None };
     let changes = SpecChanges { image, tools, ..changes };
     Ok(Derivation { agent: ctx.work.agent().clone(), from, reason: ctx.work.reason(), changes })
 }
@@ -104,8 +102,7 @@ fn spec(ctx: &Context<'_>, request: &DeployRequest) -> Result<AgentSpec> {
     let (image, built) = match (&request.source, &log.image) {
         (Source::Image(image), _) => (ImageRef { digest: log.image_digest.or(image.digest), ..image.clone() }, None),
         (Source::Files(_), Some(built)) => {
-            let built = BuiltImage::from(built.clone());
-            (ImageRef::platform(&built.repository, Some(built.tag.clone()), built.digest), Some(built))
+            (ImageRef::platform(&built.repository, Some(built.tag.clone()), built.digest), Some(built.clone()))
         }
         (Source::Files(_), None) => return Err(no_image()),
     };
@@ -115,12 +112,8 @@ fn spec(ctx: &Context<'_>, request: &DeployRequest) -> Result<AgentSpec> {
         image,
         build_id: built.as_ref().map(|b| b.build_id.clone()),
         entry_point: built.map(|b| b.entry_point),
-        system_prompt: request.system_prompt.clone(),
-        tools: tools.into_iter().map(Into::into).collect(),
-        llm: request.llm.clone(),
-        env: request.env.clone(),
-        identity_provider: request.identity_provider.clone(),
-        framework: request.framework.clone(),
+        tools,
+        config: request.config.clone(),
         // Logs of earlier versions have none.
         fingerprint: log.fingerprint.unwrap_or_else(|| plan::fingerprint(ctx.key, request, log.image_digest)),
     })

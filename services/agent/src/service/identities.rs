@@ -33,10 +33,10 @@ impl Identities {
             agent: instance.spec.agent.clone(),
             required_tools: instance.spec.tools.iter().map(|tool| tool.name.clone()).collect(),
             open_network: self.open_network,
-            llm: instance.spec.llm.clone(),
+            llm: instance.spec.config.llm.clone(),
             own_key_origins: MODEL_APIS
                 .iter()
-                .filter(|api| api.is_called_with_own_key(&instance.spec.env))
+                .filter(|api| api.is_called_with_own_key(&instance.spec.config.env))
                 .map(|api| api.origin.to_owned())
                 .collect(),
         };

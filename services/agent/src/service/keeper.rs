@@ -248,9 +248,9 @@ impl Service {
             env: self.surroundings.of(spec, facts.entry_point.as_deref(), *public),
             endpoints: Endpoint::all_of(spec),
             invoke_token: token.clone(),
-            mask: spec.env.iter().flat_map(EnvVar::hidden).chain([egress_token.clone()]).collect(),
+            mask: spec.config.env.iter().flat_map(EnvVar::hidden).chain([egress_token.clone()]).collect(),
             egress_token,
-            framework: spec.framework.as_deref().and_then(Framework::parse),
+            framework: spec.config.framework.as_deref().and_then(Framework::parse),
             proven: keeper.proven,
         }
     }

@@ -106,10 +106,10 @@ fn fields(revision: &Revision) -> Fields {
         ("image_digest", digest.map(|digest| digest.to_string())),
         ("build_id", spec.build_id.clone()),
         ("entry_point", spec.entry_point.clone()),
-        ("framework", spec.framework.clone()),
+        ("framework", spec.config.framework.clone()),
         ("python", revision.image.as_ref().map(|image| image.python.clone())),
-        ("identity_provider", spec.identity_provider.as_ref().map(Name::to_string)),
-        ("system_prompt", Some(spec.system_prompt.clone()).filter(|prompt| !prompt.is_empty())),
+        ("identity_provider", spec.config.identity_provider.as_ref().map(Name::to_string)),
+        ("system_prompt", Some(spec.config.system_prompt.clone()).filter(|prompt| !prompt.is_empty())),
     ] {
         if let Some(value) = value {
             put(field.to_owned(), &value);
@@ -118,11 +118,11 @@ fn fields(revision: &Revision) -> Fields {
     for tool in &spec.tools {
         put(format!("required_tools[{}]", tool.name), tool.name.as_str());
     }
-    for model in &spec.llm {
+    for model in &spec.config.llm {
         put(format!("llm_configs[{}].provider", model.role.as_str()), &model.provider);
         put(format!("llm_configs[{}].model", model.role.as_str()), &model.model);
     }
-    for var in &spec.env {
+    for var in &spec.config.env {
         let (value, shown) = (var.value.expose(), var.is_shown());
         let shown = if shown { value } else { MASK }.to_owned();
         let meaning = format!("{:?} {value}", var.secret).into_bytes();

@@ -89,7 +89,7 @@ impl Service {
     /// Where invokes of an agent go.
     pub(super) fn route(&self, record: &AgentRecord) -> Route {
         let keeper = record.active.or(record.desired).and_then(|id| self.keeper(&id));
-        let identity_provider = keeper.as_ref().and_then(|k| k.revision.spec.identity_provider.clone());
+        let identity_provider = keeper.as_ref().and_then(|k| k.revision.spec.config.identity_provider.clone());
         let needs_caller_identity = identity_provider.is_some();
         let agent = record.name.clone();
         let condition = keeper.as_ref().map(|k| k.condition());
@@ -148,7 +148,7 @@ fn down(why: &str, restarts: u32, next_try_ms: Option<i64>) -> String {
 }
 
 pub(super) fn masked(mut spec: AgentSpec) -> AgentSpec {
-    for var in spec.env.iter_mut().filter(|var| !var.is_shown()) {
+    for var in spec.config.env.iter_mut().filter(|var| !var.is_shown()) {
         var.value = Secret::new(MASK);
     }
     spec

@@ -59,14 +59,15 @@ impl Store {
     /// for it.
     pub(crate) async fn begin_start(&self, operation: &Operation, payload: Digest, new: Revision) -> Result<Begin> {
         let txn = self.db.begin().await?;
-        operations::begin(&txn, operation.id, START, payload).await?;
         if let Some(row) = find(&txn, &new.id).await? {
             let kept = Revision::read(row, &self.key)?;
-            if kept.operation != Some(operation.id) {
+            // Compared by meaning: another version of this program may have written it in another form.
+            if kept.operation != Some(operation.id) || kept.spec != new.spec {
                 return Err(Error::new(Code::Conflict, "this revision id was used by another call"));
             }
             return Ok(Begin::Again(Box::new(kept)));
         }
+        operations::begin(&txn, operation.id, START, payload).await?;
         let now = now_ms();
         let row = agent::ActiveModel {
             name: Set(new.spec.agent.to_string()),

@@ -6,7 +6,6 @@ mod history;
 mod lifecycle;
 mod record;
 mod reseal;
-mod text;
 
 pub(crate) use changes::{Begin, Switched, Undo};
 pub(crate) use record::{AgentRecord, ImageFacts, Kept, Revision};
@@ -143,7 +142,7 @@ impl Store {
             .all(self.db.read())
             .await
             .map_err(db_error("listing revisions"))?;
-        rows.into_iter().map(|row| Ok((row.id.parse()?, text::read(row.layers.as_bytes())?))).collect()
+        rows.into_iter().map(|row| Ok((row.id.parse()?, record::read_json(row.layers.as_bytes())?))).collect()
     }
 
     /// Forgets answers and tombstones that are not to be kept.

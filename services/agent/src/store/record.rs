@@ -1,14 +1,12 @@
 //! What the tables hold, as the service sees it.
 
-use super::{
-    entity::{agent, revision},
-    text::{self, FailureText, SpecText},
-};
+use super::entity::{agent, revision};
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{
     Code, DeploymentId, Digest, Error, Name, OperationId, Result, RevisionId, Secret, agent::AgentSpec, image::layout,
     revision::Reason,
 };
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// An agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,11 +116,11 @@ impl AgentRecord {
 
 impl Revision {
     pub(super) fn read(row: revision::Model, key: &MasterKey) -> Result<Self> {
-        let spec: SpecText = text::read(&key.open(&place(&row.id, "spec"), &row.spec)?)?;
+        let spec = read_json(&key.open(&place(&row.id, "spec"), &row.spec)?)?;
         let token = String::from_utf8(key.open(&place(&row.id, "token"), &row.token)?)
             .map_err(|e| Error::internal(READING, e))?;
-        let failure = row.failure.map(|f| text::read::<FailureText>(f.as_bytes())).transpose()?;
-        let layers: Vec<Digest> = text::read(row.layers.as_bytes())?;
+        let failure = row.failure.map(|f| read_json::<StoredFailure>(f.as_bytes())).transpose()?;
+        let layers: Vec<Digest> = read_json(row.layers.as_bytes())?;
         let image = match (row.image_digest, row.python) {
             (Some(digest), Some(python)) => Some(ImageFacts {
                 digest: digest.parse().map_err(corrupt)?,
@@ -143,11 +141,11 @@ impl Revision {
             of: row.derived_from.map(i64::unsigned_abs),
             served_at: row.served_at,
             operation: row.operation.map(|o| o.parse()).transpose().map_err(corrupt)?,
-            spec: spec.try_into()?,
+            spec,
             token: Secret::new(token),
             phase: Kept::parse(&row.phase)?,
             message: row.message,
-            failure: failure.map(Error::from).map(|e| (e.code, e.message, e.details)),
+            failure: failure.map(|f| (Code::parse(&f.code).unwrap_or(Code::AgentStartFailed), f.message, f.details)),
             image,
             created_at: row.created_at,
         })
@@ -165,7 +163,7 @@ impl Revision {
             served_at: self.served_at,
             agent: self.spec.agent.to_string(),
             operation: self.operation.map(|o| o.to_string()),
-            spec: key.seal(&place(&id, "spec"), &text::write(&SpecText::from(&self.spec))?)?,
+            spec: key.seal(&place(&id, "spec"), &write_json(&self.spec)?)?,
             token: key.seal(&place(&id, "token"), self.token.expose().as_bytes())?,
             phase: self.phase.as_str().to_owned(),
             message: self.message.clone(),
@@ -182,10 +180,32 @@ impl Revision {
 
     /// Tells this specification from every other, and tells nobody without the key what is in it.
     pub(super) fn fingerprint(&self, key: &MasterKey) -> Result<Digest> {
-        let mut bytes = text::write(&SpecText::from(&self.spec))?;
+        let mut bytes = write_json(&self.spec)?;
         bytes.extend_from_slice(self.id.to_string().as_bytes());
         Ok(key.fingerprint("agents.start", &bytes))
     }
+}
+
+/// Why a revision could not be started, as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredFailure {
+    code: String,
+    message: String,
+    details: Vec<String>,
+}
+
+impl From<&Error> for StoredFailure {
+    fn from(e: &Error) -> Self {
+        Self { code: e.code.as_str().to_owned(), message: e.message.clone(), details: e.details.clone() }
+    }
+}
+
+fn write_json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::internal("writing a revision", e))
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| Error::internal("reading a stored revision", e))
 }
 
 pub(super) fn layers_text(layers: &[Digest]) -> Result<String> {
@@ -193,7 +213,7 @@ pub(super) fn layers_text(layers: &[Digest]) -> Result<String> {
 }
 
 pub(super) fn failure_text(e: &Error) -> Result<String> {
-    serde_json::to_string(&FailureText::from(e)).map_err(|e| Error::internal("writing a revision", e))
+    serde_json::to_string(&StoredFailure::from(e)).map_err(|e| Error::internal("writing a revision", e))
 }
 
 fn stored_failure((code, message, details): &(Code, String, Vec<String>)) -> Result<String> {
@@ -203,4 +223,47 @@ fn stored_failure((code, message, details): &(Code, String, Vec<String>)) -> Res
 /// Where a sealed text belongs.
 pub(super) fn place(id: &str, column: &str) -> String {
     format!("revisions/{id}/{column}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use hoistway_model::{
+        agent::{AgentConfig, EnvVar, LlmConfig, LlmRole},
+        tool::BoundTool,
+    };
+
+    #[test]
+    fn specifications_that_earlier_versions_stored_are_read() {
+        let name = |text: &str| Name::parse("name", text).unwrap();
+        let var = |name: &str, value, secret| EnvVar { name: name.into(), value: Secret::new(value), secret };
+        let spec = AgentSpec {
+            agent: name("a"),
+            image: "127.0.0.1:1/a:1".parse().unwrap(),
+            build_id: Some("build-1".into()),
+            entry_point: Some("agent.py".into()),
+            tools: vec![
+                BoundTool { name: name("t"), url: Some("http://t".into()) },
+                BoundTool { name: name("u"), url: None },
+            ],
+            config: AgentConfig {
+                system_prompt: "p".into(),
+                llm: vec![LlmConfig { role: LlmRole::Embedding, provider: "openai".into(), model: "m".into() }],
+                env: vec![var("B", "2", None), var("A", "1", Some(true))],
+                identity_provider: Some(name("sso")),
+                framework: Some("flask".into()),
+            },
+            fingerprint: Digest::of(b"x"),
+        };
+        let fingerprint = Digest::of(b"x");
+        let with_triples = format!(
+            r#"{{"agent":"a","image":"127.0.0.1:1/a:1","build_id":"build-1","system_prompt":"p","tools":[["t","http://t"],["u",null]],"llm":[["embedding","openai","m"]],"env":[["B","2"],["A","1"]],"secret":{{"A":true}},"framework":"flask","identity_provider":"sso","entry_point":"agent.py","fingerprint":"{fingerprint}"}}"#
+        );
+        assert_eq!(read_json::<AgentSpec>(with_triples.as_bytes()).unwrap(), spec);
+        let first = with_triples.replace(r#","secret":{"A":true},"framework":"flask""#, "");
+        let read = read_json::<AgentSpec>(first.as_bytes()).unwrap();
+        assert_eq!((read.config.framework, read.config.env[1].secret), (None, None));
+        assert_eq!(read_json::<AgentSpec>(&write_json(&spec).unwrap()).unwrap(), spec);
+    }
 }

@@ -15,7 +15,7 @@ use hoistway_agent::{
 use hoistway_kit::{egress::EgressKey, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, Result, RevisionId, Secret,
-    agent::{Agent, AgentSpec, EnvVar, Phase, Route, RouteEvent, RouteStream},
+    agent::{Agent, AgentConfig, AgentSpec, EnvVar, Phase, Route, RouteEvent, RouteStream},
     image::ImageRef,
     log::{LogPieces, LogQuery},
 };
@@ -281,16 +281,22 @@ pub fn name(text: &str) -> Name {
 
 pub fn spec(agent: &str, image: &ImageRef) -> AgentSpec {
     AgentSpec {
-        framework: None,
         agent: name(agent),
         image: image.clone(),
         build_id: None,
-        system_prompt: "Be kind.".into(),
-        tools: Vec::new(),
-        llm: Vec::new(),
-        env: vec![EnvVar { name: "KEY".into(), value: Secret::new("hunter2"), secret: None }],
-        identity_provider: None,
         entry_point: None,
+        tools: Vec::new(),
+        config: AgentConfig {
+            system_prompt: "Be kind.".into(),
+            env: vec![EnvVar { name: "KEY".into(), value: Secret::new("hunter2"), secret: None }],
+            ..AgentConfig::default()
+        },
         fingerprint: Digest::of(b"request"),
     }
+}
+
+/// The specification with another system prompt.
+pub fn with_prompt(spec: &AgentSpec, prompt: &str) -> AgentSpec {
+    let config = AgentConfig { system_prompt: prompt.into(), ..spec.config.clone() };
+    AgentSpec { config, ..spec.clone() }
 }

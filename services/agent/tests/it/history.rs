@@ -1,10 +1,10 @@
 //! Revisions: numbered, kept, compared, gone back to.
 
-use crate::fake::{Done, FAILS, Keep, SLOW, Stack, name, spec};
+use crate::fake::{Done, FAILS, Keep, SLOW, Stack, name, spec, with_prompt};
 use hoistway_agent::runtime::State;
 use hoistway_model::{
     Code, DeploymentId, Digest, Name, Operation, OperationId, RevisionId, Secret,
-    agent::{AgentSpec, EnvVar, LlmConfig, LlmRole, Phase},
+    agent::{AgentConfig, AgentConfigChange, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase},
     page::PageQuery,
     redact::MASK,
     revision::{Derivation, Reason, Revision, RevisionRef, RevisionState, SpecChanges},
@@ -49,7 +49,7 @@ async fn revisions_are_numbered_and_the_numbers_of_failed_ones_are_not_used_agai
     assert_eq!(summary(&stack.kept(&a.agent).await), [(1, Starting, false)]);
     stack.switch(&a.agent, first).await;
 
-    let bad = AgentSpec { system_prompt: FAILS.into(), ..a.clone() };
+    let bad = with_prompt(&a, FAILS);
     let (operation, revision) = (Operation::new(), RevisionId::mint());
     stack.agents.start_revision(operation.clone(), revision, bad).await.unwrap_err();
     assert_eq!(summary(&stack.kept(&a.agent).await), [(2, Failed, false), (1, Serving, true)]);
@@ -60,7 +60,7 @@ async fn revisions_are_numbered_and_the_numbers_of_failed_ones_are_not_used_agai
     assert_eq!(summary(&kept), [(3, Serving, true), (1, Superseded, false)]);
     assert_eq!((kept[0].id, kept[0].reason, kept[0].of), (third, Reason::Deploy, None));
     assert_eq!((kept[1].id, kept[1].deployment), (first, Some(deployment)));
-    assert!(kept.iter().all(|r| r.served_at.is_some() && r.spec.env[0].value.expose() == MASK));
+    assert!(kept.iter().all(|r| r.served_at.is_some() && r.spec.config.env[0].value.expose() == MASK));
     assert_eq!(stack.agent(&a.agent).await.revision_number, 3);
 
     let older = stack.agents.list_revisions(a.agent.clone(), Some(RevisionRef::Number(3)), 100).await.unwrap();
@@ -79,7 +79,9 @@ async fn a_revision_is_made_of_an_earlier_one_with_its_secrets_and_without_its_r
     let old = AgentSpec { fingerprint: Digest::of(b"old"), ..spec("a", &stack.push("1").0) };
     let first = stack.deploy(&old).await;
     let env = vec![EnvVar { name: "KEY".into(), value: Secret::new("other"), secret: None }];
-    stack.deploy(&AgentSpec { env, ..spec("a", &stack.push("2").0) }).await;
+    let mut other = spec("a", &stack.push("2").0);
+    other.config.env = env;
+    stack.deploy(&other).await;
     stack.registry.stop().await;
 
     let (operation, third) = (Operation::new(), RevisionId::mint());
@@ -111,7 +113,8 @@ async fn a_derived_revision_that_does_not_start_leaves_the_present_one() {
     let stack = Stack::start().await;
     let a = spec("a", &stack.push("1").0);
     let first = stack.deploy(&a).await;
-    let changes = SpecChanges { system_prompt: Some(FAILS.into()), ..SpecChanges::default() };
+    let config = AgentConfigChange { system_prompt: Some(FAILS.into()), ..AgentConfigChange::default() };
+    let changes = SpecChanges { config, ..SpecChanges::default() };
     let derivation = Derivation { reason: Reason::Config, changes, ..back_to(&a.agent, first) };
     let (operation, revision) = (Operation::new(), RevisionId::mint());
     for _ in 0..2 {
@@ -206,19 +209,24 @@ async fn differences_are_told_field_by_field_and_show_values_only_of_what_is_no_
     let model = |role, model: &str| LlmConfig { role, provider: "openai".into(), model: model.into() };
     let tool = |text: &str| BoundTool { name: name(text), url: None };
     let before = AgentSpec {
-        env: vec![var("SAME", "1"), var("CHANGED", "2"), var("GONE", "3"), var("SHOWN", "5")],
-        llm: vec![model(LlmRole::Chat, "small")],
+        config: AgentConfig {
+            env: vec![var("SAME", "1"), var("CHANGED", "2"), var("GONE", "3"), var("SHOWN", "5")],
+            llm: vec![model(LlmRole::Chat, "small")],
+            ..spec("a", &one).config
+        },
         tools: vec![tool("crm"), tool("erp")],
         ..spec("a", &one)
     };
     let open = EnvVar { secret: Some(false), ..var("SHOWN", "5") };
     let after = AgentSpec {
-        env: vec![var("NEW", "4"), var("CHANGED", "22"), var("SAME", "1"), open],
-        llm: vec![model(LlmRole::Chat, "large")],
+        config: AgentConfig {
+            env: vec![var("NEW", "4"), var("CHANGED", "22"), var("SAME", "1"), open],
+            llm: vec![model(LlmRole::Chat, "large")],
+            system_prompt: "Be brief.".into(),
+            framework: Some("flask".into()),
+            identity_provider: Some(name("staff")),
+        },
         tools: vec![tool("crm"), BoundTool { url: Some("http://mail".into()), ..tool("mail") }],
-        system_prompt: "Be brief.".into(),
-        framework: Some("flask".into()),
-        identity_provider: Some(name("staff")),
         ..spec("a", &two)
     };
     let (first, second) = (stack.deploy(&before).await, stack.deploy(&after).await);
@@ -276,7 +284,7 @@ async fn a_revision_on_its_way_is_starting_until_it_serves() {
     let stack = Stack::start().await;
     let a = spec("a", &stack.push("1").0);
     stack.deploy(&a).await;
-    let slow = AgentSpec { system_prompt: SLOW.into(), ..a.clone() };
+    let slow = with_prompt(&a, SLOW);
     let revision = RevisionId::mint();
     let start = stack.agents.start_revision(Operation::new(), revision, slow);
     let ((), started) = tokio::join!(

@@ -61,7 +61,8 @@ async fn a_revision_may_call_its_own_tools_from_its_start_until_it_has_ended() {
     assert!(identities.known.is_empty());
     let image = stack.push("1").0;
     let llm = vec![LlmConfig { role: LlmRole::Chat, provider: "openai".into(), model: "gpt-4o-mini".into() }];
-    let with_model = AgentSpec { llm: llm.clone(), ..requiring(spec("a", &image), &["x", "y"]) };
+    let mut with_model = requiring(spec("a", &image), &["x", "y"]);
+    with_model.config.llm = llm.clone();
     let first = stack.deploy(&with_model).await;
     identities.become_those_of(&[first]).await;
     let required_tools = vec![name("x"), name("y")];

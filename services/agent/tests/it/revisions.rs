@@ -1,20 +1,11 @@
 //! Start, switch, undo, delete.
 
-use crate::fake::{Done, FAILS, SLOW, Stack, failure, name, spec};
+use crate::fake::{Done, FAILS, SLOW, Stack, failure, name, spec, with_prompt};
 use hoistway_agent::runtime::State;
 use hoistway_model::{
-    Code, Operation, RevisionId,
-    agent::{AgentSpec, Phase},
-    image::ImageRef,
-    log::LogQuery,
-    page::PageQuery,
-    redact::MASK,
+    Code, Operation, RevisionId, agent::Phase, image::ImageRef, log::LogQuery, page::PageQuery, redact::MASK,
 };
 use std::time::Duration;
-
-fn with_prompt(spec: &AgentSpec, prompt: &str) -> AgentSpec {
-    AgentSpec { system_prompt: prompt.into(), ..spec.clone() }
-}
 
 #[tokio::test]
 async fn a_new_agent_comes_up_and_is_routed_to() {
@@ -36,7 +27,7 @@ async fn a_new_agent_comes_up_and_is_routed_to() {
     .0;
     assert_eq!((agent.phase, agent.message.as_str(), agent.isolation.as_str()), (Phase::Running, "", "not sandboxed"));
     assert_eq!(agent.image_digest, image.digest);
-    assert_eq!(agent.spec.env[0].value.expose(), MASK);
+    assert_eq!(agent.spec.config.env[0].value.expose(), MASK);
     assert!(agent.shown_env.contains(&("KEY".into(), MASK.into())));
     assert!(agent.shown_env.contains(&("USER_ENTRY_POINT".into(), "agent.py".into())));
     assert_eq!(stack.agents.list_agents(PageQuery::FIRST).await.unwrap().items, [agent]);

@@ -7,10 +7,15 @@ one: MCP servers on stdio, `python -m`, programs with `#!/usr/bin/env python3`.
 import os
 import sys
 
-from .paths import own_directories
+from .paths import own_directories, standard_namesake
 
 SYSTEM = ("/bin", "/usr/bin", "/usr/local/bin")  # directories of a host that have more than its Python
-HOOK = """sys.path[:0] = [path for path in {app!r} if path not in sys.path]
+HOOK = """if {namesake!r}:  # an entry file that is called so is not to be found in the place of the standard module
+    try:
+        __import__({namesake!r})
+    except ImportError:
+        pass
+sys.path[:0] = [path for path in {app!r} if path not in sys.path]
 sys.path += [path for path in {src!r} if path not in sys.path]
 for directory in {sites!r}:
     if os.path.isdir(directory):
@@ -50,7 +55,7 @@ def make(root, app, sites, entry, hermetic):
     write(os.path.join(root, "pyvenv.cfg"), f"home = {os.path.dirname(real)}\n"
           f"include-system-site-packages = {'false' if hermetic else 'true'}\nversion = {'%d.%d.%d' % sys.version_info[:3]}\n")
     first, middle, last = own_directories(app, entry)
-    hook = HOOK.format(app=first, last=last, src=middle, sites=sites, bare=bare)
+    hook = HOOK.format(namesake=standard_namesake(entry), app=first, last=last, src=middle, sites=sites, bare=bare)
     write(os.path.join(packages, "hoistway.pth"), f"import os, site, sys; exec({hook!r})\n")  # one line, as Python reads them
     # A Python that is found without a PATH does not know where it is: this one is told.
     write(os.path.join(bare, "python3"), f"#!/bin/sh\nexec '{bin}/python3' \"$@\"\n")

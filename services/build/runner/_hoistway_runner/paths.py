@@ -29,6 +29,22 @@ def arrange_path(app, sites, entry, hermetic):
         sys.path.extend(p for p in rest if p not in sys.path)
 
 
+def standard_namesake(entry):
+    """The name of the standard module that an entry file is called as, or empty. These two show something when they are loaded."""
+    name = os.path.basename(entry).removesuffix(".py")
+    return name if name in sys.stdlib_module_names and name not in ("antigravity", "this") else ""
+
+
+def keep_standard(entry):
+    """Loads the standard module that an entry file is called as, before that file can be found in its place: the runner and the
+    standard library's other modules need it, and nobody imports an entry file."""
+    if name := standard_namesake(entry):
+        try:
+            __import__(name)
+        except ImportError:  # of a library that this system does not have: nobody can miss it
+            pass
+
+
 def own_directories(app, entry):
     """(first, middle, last): the directories from which the app's modules are imported before the standard library, behind it,
     and behind all packages."""

@@ -87,6 +87,8 @@ def of_modules(error, kind, text):
     name, path = module.__name__, getattr(module, "__file__", None) or getattr(error, "path", None) or ""
     if any(path.startswith(app + os.sep) for app, place in Mask.places if place == "/app") and is_elsewhere(name, path):
         return f"{os.path.basename(path)} of the agent has the name of a package, and is imported in its place: rename it"
+    if name in sys.stdlib_module_names and any(os.path.isfile(os.path.join(app, f"{name}.py")) for app, place in Mask.places if place == "/app"):
+        return f"{name}.py of the agent has the name of a standard module, which is imported in its place: rename it"
     return None
 
 

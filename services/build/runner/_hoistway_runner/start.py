@@ -4,7 +4,7 @@ import os
 import sys
 
 from .environment import adopt, enter
-from .paths import arrange_path
+from .paths import arrange_path, keep_standard
 from .serving import serve  # before the path is arranged, so that its modules are the standard library's
 
 
@@ -30,6 +30,7 @@ def main(runner):
     app = os.path.abspath((options["--app"] or ["/app"])[-1])
     sites = [os.path.abspath(d) for d in options["--site"] or ["/opt/hoistway/site-packages"]]
     entry = os.path.normpath((options["--script"] or [os.environ.get("USER_ENTRY_POINT", "")])[-1])
+    keep_standard(entry)
     arrange_path(app, sites, entry, hermetic=bool(options["--app"]))  # an app elsewhere: unpacked on a host
     commands = [directory for site in sites if os.path.isdir(directory := os.path.join(site, "bin"))]
     os.environ["PATH"] = os.pathsep.join([*commands, os.environ.get("PATH") or os.defpath])

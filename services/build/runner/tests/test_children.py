@@ -67,6 +67,25 @@ class Children(unittest.TestCase):
             self.assertEqual(path, [os.path.dirname(executable), os.path.join(agent.dir.name, "deps", "bin"), "/usr/bin", "/bin"])
             self.assertEqual(prefix, os.path.join(agent.dir.name, ".hoistway", "python"))
 
+    def test_an_entry_file_takes_no_standard_module_away(self):
+        code = """
+            import concurrent.futures, subprocess, sys
+            def double(x): return 2 * x
+            def answer(message):
+                done = subprocess.run([sys.executable, "-c", "import asyncio, concurrent.futures, email.message, json, logging; print('child')"],
+                                      cwd=__file__.rpartition("/")[0], capture_output=True, text=True)
+                with concurrent.futures.ProcessPoolExecutor(1) as pool:
+                    return [message, done.stdout.strip() or done.stderr[-300:], pool.submit(double, 4).result()]
+            """
+        handler, script = code + "\n            async def handler(message): yield answer(message)", code + "\n            if __name__ == '__main__': print(answer('x')[1:])"
+        for name in ("asyncio", "email", "json", "logging", "queue", "types"):
+            with self.subTest(name), Agent({f"{name}.py": handler}, f"{name}.py") as agent:
+                self.assertEqual(agent.event, {"event": "ready"}, agent.stderr())
+                self.assertEqual(agent.response(), [["x", "child", 8]], agent.stderr())
+        for entry in ("logging.py", "bot/queue.py"):
+            with self.subTest(entry), Agent({entry: script}, entry) as agent:
+                self.assertEqual(agent.response(), "['child', 8]", agent.stderr())
+
     def test_a_second_start_in_the_same_home_is_fine_and_one_without_a_home_tells(self):
         with Agent({"agent.py": "def handler(): return 1"}) as agent:
             self.assertEqual(agent.response(), 1)

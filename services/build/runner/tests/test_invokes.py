@@ -95,6 +95,7 @@ class Remedies(unittest.TestCase):
     def test_a_start_that_fails_says_it_too(self):
         for files, want in (({"agent.py": "import colorsys\ncolorsys.rgb_to_hsv(1, 2, 3)\ndef handler(m): pass", "colorsys.py": ""}, "colorsys.py of the agent has the name of a package"),
                             ({"agent.py": "from openai import Client", "openai.py": ""}, "openai.py of the agent has the name of a package"),
+                            ({"agent.py": "from types import Order", "types.py": "class Order: pass"}, "types.py of the agent has the name of a standard module"),
                             ({"agent.py": "input('name? ')\ndef handler(m): pass"}, "input() reads the message while a handler")):
             with self.subTest(want), Agent(files, sites={"site/openai/__init__.py": ""}) as agent:
                 self.assertEqual(agent.event["event"], "failed")

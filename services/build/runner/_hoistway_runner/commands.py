@@ -5,9 +5,14 @@ from .discovery import Found, ast, is_main_guard, top_level
 from .own_files import own_file, parsed
 
 # What reads the command line or the standard input: functions and classes by their names, and members of modules.
-ARGUMENT_CALLS = frozenset(("ArgumentParser", "parse_args", "parse_known_args", "OptionParser", "docopt", "Fire", "Typer"))
+PARSER_CALLS = frozenset(("ArgumentParser", "parse_args", "parse_known_args"))
+ARGUMENT_CALLS = PARSER_CALLS | {"OptionParser", "docopt", "Fire", "Typer"}
 ARGUMENT_MEMBERS = {"sys": ("argv", "stdin"), **dict.fromkeys(
     ("click", "rich_click", "typer"), ("command", "group", "argument", "option", "run", "Argument", "Option"))}
+# What is opened, read and written past sys.stdin and sys.stdout, by the functions of which module. These are the process's:
+# a thread has none of its own.
+DESCRIPTOR_CALLS = {"": ("open",), "io": ("open",), "os": ("fdopen", "read", "write")}
+DESCRIPTORS = (0, 1, "/dev/stdin", "/dev/stdout")
 
 REQUEST_NAMES = ("request", "req", "payload", "event", "data", "body", "inputs")
 
@@ -29,7 +34,7 @@ def is_command(tree, app, file, name):
                 if not found or not (inner := parsed(found)):
                     continue
                 helper = own_function(inner, alias.name)
-                if reads_command_line(inner, alias.name) if bound == name else helper and reads(helper, aliases_of(inner)):
+                if reads_command_line(inner, alias.name) if bound == name else helper and reads_in(inner, helper, takes_invoke(own)):
                     return True
     return False
 
@@ -90,12 +95,31 @@ def reads_command_line(tree, name):
     function = own_function(tree, name)
     if not takes_invoke(function):
         return reads(tree, aliases_of(tree), guards=True)
-    helpers = (own_function(tree, used) for used in names_in(function) - {name})
-    return any(reads(node, aliases_of(tree)) for node in (function, *helpers) if node)
+    return reads_in(tree, function, True)
 
 
-def reads(tree, aliases, guards=False):
-    """Whether a module or a function of it reads the command line or the standard input; `guards` counts main blocks, too."""
+def reads_in(tree, function, given):
+    """Whether a function of a module, or one of the module's that it uses, reads the command line or the standard input. Where
+    the message is `given` to a function, a parser that has a place for options alone is left to their defaults: it would
+    refuse the message."""
+    functions = [function]
+    for one in functions:
+        used = (own_function(tree, name) for name in sorted(names_in(one)))
+        functions += [helper for helper in used if helper and helper not in functions]
+    ignored = PARSER_CALLS if given and has_options_alone(tree) else ()
+    return any(reads(one, aliases_of(tree), ignored=ignored) for one in functions)
+
+
+def has_options_alone(tree):
+    """Whether all arguments that a module's parsers know are options, and there are some."""
+    added = [node.args[:1] for node in nodes_of(tree)
+             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("add_argument", "add_subparsers")]
+    return bool(added) and all(isinstance(getattr(one, "value", None), str) and one.value.startswith("-") for names in added for one in names or [None])
+
+
+def reads(tree, aliases, guards=False, ignored=()):
+    """Whether a module or a function of it reads the command line or the standard input, or uses it or the standard output by
+    their descriptors; `guards` counts main blocks, too, and calls of the names that are `ignored` do not count."""
     todo = [tree]
     while todo:
         node = todo.pop()
@@ -108,11 +132,20 @@ def reads(tree, aliases, guards=False):
                 return True
         if isinstance(node, ast.Call):
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if called in ARGUMENT_CALLS or getattr(node.func, "id", "") == "input":
+            if called in ARGUMENT_CALLS and called not in ignored or getattr(node.func, "id", "") == "input" or uses_descriptor(node, called, aliases):
                 return True
         if guards or not (isinstance(node, ast.If) and is_main_guard(node.test)):
             todo += children(node)
     return False
+
+
+def uses_descriptor(call, called, aliases):
+    """Whether a call opens, reads or writes the standard input or output of the process: `open(0)`, `os.write(1, …)`."""
+    if not any(getattr(one, "value", None) in DESCRIPTORS for one in call.args[:1]):
+        return False
+    owner = getattr(call.func, "value", None)
+    module = getattr(owner, "id", None) if owner else ""
+    return called in DESCRIPTOR_CALLS.get(aliases.get(module, module), ())
 
 
 def served_application(tree, name):

@@ -34,6 +34,8 @@ def of_the_system(error, kind, text):
         return f"the variable {error.args[0]} is not set: name it in `env` of the deploy"
     if kind is EOFError and "reading a line" in text:
         return "nobody types here: input() reads the message while a handler or a script runs, and has nothing when the file is imported"
+    if kind is SystemExit and innermost(error) in ("argparse", "optparse", "click.core"):
+        return "a function is called without a command line: let it take the message, and give what is read from the command line a default"
     if kind.__name__ == "TclError" and "display" in text:
         return "an agent has no display: leave windows out, and let plots be drawn with matplotlib.use('Agg')"
     if kind is MemoryError:

@@ -116,6 +116,31 @@ class CommandLines(unittest.TestCase):
             with self.subTest(lib), Agent({"agent.py": "from cli import main" + GUARD, "cli.py": lib}) as agent:
                 self.assertEqual(agent.response("green tea"), "About green tea", agent.stderr())
 
+    def test_what_uses_the_descriptors_of_the_process_has_one_of_its_own(self):
+        for code in ("def main():\n  for line in open(0): print('About', line)", "import os\ndef main(): os.write(1, b'About ' + os.read(0, 99))",
+                     "import os, sys\ndef main(message):\n  with os.fdopen(1, 'w', closefd=False) as out: out.write('About ' + message)" + GUARD.replace("()", "(sys.argv[1])")):
+            with self.subTest(code), source(code) as agent:
+                self.assertEqual(agent.response("green tea"), "About green tea", agent.stderr())
+
+    def test_a_function_that_takes_the_message_gets_the_defaults_of_options(self):
+        options = self.PARSE.replace("'q'", "'--size', default='big'").replace("def parse", "def options")
+        main = "def main(message): return [deeper(), message]\ndef deeper(): return options().size\n"
+        files = ({"agent.py": options + main + GUARD.replace("()", "(input())")},
+                 {"agent.py": "from lib import options\ndef main(message): return [options().size, message]" + GUARD.replace("()", "('x')"), "lib.py": options},
+                 {"agent.py": options + main})
+        for case in files:
+            with self.subTest(case), Agent(case) as agent:
+                self.assertEqual(agent.response("green tea"), ["big", "green tea"], agent.stderr())
+        deep = "import sys\ndef main(message): print('About', first())\ndef first(): return second()\ndef second(): return sys.argv[1]"
+        with source(deep + GUARD.replace("()", "(input())")) as agent:
+            self.assertEqual(agent.response("green tea"), "About green tea", agent.stderr())
+
+    def test_a_parser_that_needs_arguments_tells_a_function_that_it_has_none(self):
+        with source(self.PARSE + "def handler(message): return parse().q") as agent:
+            status, answer = agent.invoke()
+            self.assertEqual((status, answer["error"]), (500, "SystemExit: 2"))
+            self.assertTrue(answer["details"][-1].startswith("a function is called without a command line"), answer)
+
     def test_a_result_of_theirs_is_printed_as_data(self):
         with source("import sys\ndef main(): return {'topic': {sys.argv[1]}}") as agent:
             self.assertEqual(agent.response("tea"), '{"topic": ["tea"]}')
@@ -156,6 +181,11 @@ class CommandLines(unittest.TestCase):
                 ("def main(topic): pass\nif __name__ == '__main__': sys.argv", True),
                 ("def main(message): pass\ndef cli(): return parser.parse_args()", False),
                 ("def main(message): return ask()\ndef ask(): return input()", True),
+                ("def main(message): parser.add_argument('-v'); parser.parse_args()", False), ("def main(message): parser.parse_args()", True),
+                ("def main(message): parser.add_argument('-v'); parser.add_argument('q'); parser.parse_args()", True),
+                ("def main(): parser.add_argument('-v'); parser.parse_args()", True), ("def main(message): sys.argv; parser.add_argument('-v')", True),
+                ("open(0)", True), ("open('/dev/stdin')", True), ("import os as o\no.write(1, b'x')", True), ("os.write(2, b'x')", False),
+                ("file.write(1)", False), ("self.file.open(0)", False), ("open(path)", False),
                 ("def main(topic: 'str'): pass\nif __name__ == '__main__': sys.argv", False)):
             with self.subTest(code):
                 tree = compile(code, "agent.py", "exec", commands.ast.PyCF_ONLY_AST)

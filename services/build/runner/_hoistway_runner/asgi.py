@@ -12,6 +12,7 @@ from .data import of
 from .errors import HERE as OURS
 from .errors import StartError, StartTimeout, headline
 from .loop import LOOP, Caller, LoopBlocked
+from .remedies import MAIN_THREAD, SIGNALS
 from .results import Pieces
 from .web import PORT, WebAgent
 
@@ -158,7 +159,7 @@ class AsgiAgent(WebAgent):
         except (TimeoutError, asyncio.TimeoutError):
             frames = [(frame, frame.f_lineno) for frame in suspended(task.get_coro())]
             raise StartTimeout("the app's start-up (lifespan) does not end", *lines_of(frames), REMEDY) from None
-        if isinstance(message, (SystemExit, KeyboardInterrupt)):
+        if isinstance(message, (SystemExit, KeyboardInterrupt)) or isinstance(message, Exception) and MAIN_THREAD in headline(message):
             raise message
         if not isinstance(message, dict):  # it ended or failed at once: it has no start-up
             return
@@ -168,7 +169,7 @@ class AsgiAgent(WebAgent):
             except (TimeoutError, asyncio.TimeoutError):
                 error = None
             text = message.get("message") or "it does not say why"
-            raise error if isinstance(error, BaseException) else StartError(f"the app's start-up failed: {text}")
+            raise error if isinstance(error, BaseException) else StartError(f"the app's start-up failed: {text}", *[SIGNALS] * (MAIN_THREAD in text))
         self.lifespan = inbox, outbox
 
     def stop(self):

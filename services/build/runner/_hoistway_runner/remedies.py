@@ -9,6 +9,8 @@ import _thread
 from .errors import Mask
 
 LOOPS = ("different loop", "different event loop", "Event loop is closed", "no current event loop", "no running event loop")
+MAIN_THREAD = "only works in main thread"
+SIGNALS = "signals are for the main thread: set a handler when the file is imported; what a web application does at its end belongs into its shutdown; for a time limit use the client's own timeout"
 RUNNING = ("cannot be called from a running event loop", "event loop is already running", "Cannot run the event loop while another loop is running")
 
 
@@ -72,8 +74,8 @@ def of_threads(error, kind, text):
         return "in an async def handler write await in its place; or make the handler a plain def"
     if kind is RuntimeError and any(words in text for words in LOOPS):
         return "what belongs to an event loop is made in the invoke that uses it, or at import for handlers that are async def"
-    if "only works in main thread" in text:
-        return "signals are for the main thread: set a handler when the file is imported; for a time limit use the client's own timeout"
+    if MAIN_THREAD in text:
+        return SIGNALS
     return None
 
 

@@ -42,6 +42,20 @@ class Blocked(unittest.TestCase):
             self.assertEqual(agent.response(), "first")
             write(agent)
 
+    def test_a_start_up_that_sets_a_signal_handler_fails_and_says_where_it_belongs(self):
+        app = """
+        import asyncio, signal
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                %s
+        """
+        told = "try: signal.signal(signal.SIGTERM, print)\n                except ValueError as e: await send({'type': 'lifespan.startup.failed', 'message': str(e)})"
+        for call in ("signal.signal(signal.SIGTERM, print)", "asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print)", told):
+            with self.subTest(call), Agent({"agent.py": app % call}) as agent:
+                self.assertEqual(agent.event["event"], "failed")
+                self.assertIn("only works in main thread", agent.event["error"])
+                self.assertTrue(agent.stderr().splitlines()[-1].startswith("signals are for the main thread: set a handler when the file is imported"), agent.stderr())
+
     def test_a_start_up_that_does_not_end_shows_where_it_is(self):
         waits = """
         import asyncio, contextlib, time

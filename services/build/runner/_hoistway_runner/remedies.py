@@ -42,6 +42,8 @@ def of_the_system(error, kind, text):
         return "an agent has no display: leave windows out, and let plots be drawn with matplotlib.use('Agg')"
     if kind is MemoryError:
         return "a process of the agent may use so much memory: HOISTWAY_AGENT_LIMITS__MEMORY"
+    if kind.__name__ == "BrokenProcessPool" or kind.__name__ == "CalledProcessError" and error.returncode in (-9, 137):
+        return "a process that the agent had started crashed or was killed, as the kernel does where memory runs out: HOISTWAY_AGENT_LIMITS__MEMORY"
     if "can't start new thread" in text or kind is BlockingIOError and innermost(error) in ("subprocess", "os", "multiprocessing.popen_fork"):
         return "the agent has as many threads and processes as it may have: HOISTWAY_AGENT_LIMITS__PROCESSES"
     if not isinstance(error, OSError):

@@ -83,6 +83,9 @@ class Remedies(unittest.TestCase):
                 ("def handler(): raise RuntimeError(\"can't start new thread\")", "RuntimeError: ", "HOISTWAY_AGENT_LIMITS__PROCESSES"),
                 ("def handler(): open('data/none.csv')", "FileNotFoundError: ", "root of the source"),
                 ("import subprocess\ndef handler(): subprocess.run(['nosuchprogram'])", "FileNotFoundError: ", "no program nosuchprogram"),
+                ("import subprocess\ndef handler(): subprocess.run('kill -9 $$', shell=True, check=True)", "subprocess.CalledProcessError: ", "where memory runs out"),
+                ("import os, signal\nfrom concurrent.futures import ProcessPoolExecutor\ndef die(): os.kill(os.getpid(), signal.SIGKILL)\n"
+                 "def handler():\n  with ProcessPoolExecutor(1) as pool: pool.submit(die).result()", "concurrent.futures.process.BrokenProcessPool: ", "where memory runs out"),
                 ("def handler(): bytes(1 << 60)", "MemoryError", "HOISTWAY_AGENT_LIMITS__MEMORY")):
             with self.subTest(code), source(code, config={"closed_network": True}) as agent:
                 status, answer = agent.invoke()

@@ -1,11 +1,13 @@
 """Objects of more agent SDKs: Strands Agents, Agno, Semantic Kernel, and programs of DSPy."""
 
 import json
+import sys
+import threading
 from uuid import uuid4
 
 from .arguments import Agent, parameters
 from .errors import Unfit
-from .frameworks import FrameworkAgent, history, one_at_a_time
+from .frameworks import FrameworkAgent, Told, history
 from .graphs import filled, thread_of
 from .results import resolve
 
@@ -14,15 +16,37 @@ def strands_agent(thing):
     """An agent of Strands, which keeps what was said: each invoke begins with what it had when it was loaded."""
     if not callable(thing) or not isinstance(getattr(thing, "messages", None), list):
         return None
-    loaded = list(thing.messages)
+    loaded, lock = list(thing.messages), threading.Lock()
 
-    def call(message, earlier):
+    def remember(earlier):
         thing.messages[:] = [*loaded, *({"role": turn["role"], "content": [{"text": turn["content"]}]} for turn in earlier if turn["role"] != "system")]
-        result = thing(message)
+
+    def answer(result):
         structured = getattr(result, "structured_output", None)
         return str(result).rstrip("\n") if structured is None else structured
 
-    return FrameworkAgent(one_at_a_time(call))
+    def call(message, earlier):
+        with lock:
+            remember(earlier)
+            return answer(thing(message))
+
+    def stream(message, earlier):
+        from .loop import LOOP
+
+        with lock:
+            remember(earlier)
+            told, result = Told(), None
+            for event in LOOP.iterate(thing.stream_async(message)):
+                if "messageStart" in (event.get("event") or ()):
+                    told.begin()
+                elif text := event.get("data"):
+                    yield told(text)
+                result = event.get("result", result)
+            if not told.anything and result is not None:
+                yield answer(result)
+
+    plain = hasattr(thing, "stream_async") and getattr(thing, "_default_structured_output_model", None) is None
+    return FrameworkAgent(call, stream if plain else None)
 
 
 class AgnoAgent(Agent):
@@ -82,12 +106,33 @@ class ProgramAgent(Agent):
         inner = thing if hasattr(thing, "signature") else getattr(thing, "predict", None)
         fields = getattr(getattr(inner, "signature", None), "input_fields", None)
         self.names = list(fields) if fields else [name for name, *_ in parameters(type(thing).forward)[1:]]
+        self.field, self.predictor = streamed_field(thing, inner)
 
     def prepare(self, request):
         given, left = filled(self.names, request, self.names)
         if left:
             raise Unfit(f"{left[0]} is required", f'it is an input of the program: send it in the body, {{"{left[0]}": "…"}}')
+        if request.path == "/invoke/stream" and self.field:
+            if (listener := self.listener()) is not None:
+                return lambda: self.pieces(listener, given)
         return lambda: self.answer(resolve(self.thing(**given)))
+
+    def listener(self):
+        """What takes the output from a stream, once; None where the program's adapter writes in a form that it does not know."""
+        dspy = sys.modules["dspy"]
+        adapter = dspy.settings.adapter
+        if adapter is not None and type(adapter).__name__ not in ("ChatAdapter", "JSONAdapter", "XMLAdapter"):
+            return None
+        return dspy.streaming.StreamListener(signature_field_name=self.field, predict=self.predictor)
+
+    async def pieces(self, listener, given):
+        told = False
+        async for value in sys.modules["dspy"].streamify(self.thing, stream_listeners=[listener])(**given):
+            if chunk := getattr(value, "chunk", None):
+                told = True
+                yield chunk
+            elif hasattr(value, "toDict") and not told:  # from a cache, or of a model that does not stream
+                yield self.answer(value)["response"]
 
     @staticmethod
     def answer(result):
@@ -97,6 +142,18 @@ class ProgramAgent(Agent):
         outputs = result.toDict()
         names = [name for name in outputs if name != "reasoning"]
         return {**outputs, "response": outputs[names[0]] if len(names) == 1 else outputs}
+
+
+def streamed_field(thing, inner):
+    """(name, predictor) of the text that a program of DSPy's own answers, if it is its only output but for the reasoning. What
+    other programs make of their predictors' outputs is theirs to know. (None, None) without it."""
+    outputs = getattr(getattr(inner, "signature", None), "output_fields", None) or {}
+    names = [name for name in outputs if name != "reasoning"]
+    if len(names) != 1 or getattr(outputs[names[0]], "annotation", None) is not str or type(thing).__module__.partition(".")[0] != "dspy" or not (
+            hasattr(sys.modules["dspy"], "streamify")):
+        return None, None
+    found = [one for _, one in thing.named_predictors() if names[0] in one.signature.output_fields]
+    return (names[0], found[0]) if len(found) == 1 else (None, None)
 
 
 def dspy_agent(thing):

@@ -300,6 +300,35 @@ class Frameworks(unittest.TestCase):
             self.assertEqual(running.response("one"), "['loaded'] one", running.stderr())
             self.assertEqual(running.response("two", history=HISTORY[:1]), f"['loaded', '{HISTORY[0]['content']}'] two")
 
+    def test_an_agent_of_strands_streams_what_its_model_writes(self):
+        strands = """
+        class Result:
+            structured_output = None
+            def __str__(self): return "whole\\n"
+        class Agent:
+            def __init__(self, model=None): self.messages, self._default_structured_output_model = [], model
+            def __call__(self, message):
+                self.messages.append(message)
+                return Result()
+            async def stream_async(self, message):
+                seen = len(self.messages)
+                self.messages.append(message)
+                for text in ("look", "it up", str(seen)) if message == "long" else ():
+                    yield {"event": {"messageStart": {"role": "assistant"}}}
+                    yield {"data": text[:2], "delta": {"text": text[:2]}}
+                    if text[2:]: yield {"data": text[2:]}
+                    yield {"message": {"role": "assistant"}}
+                if message == "fail": raise LookupError("no model")
+                yield {"result": Result()}
+        """
+        with agent("from strands import Agent\nhelper = Agent()", strands=strands) as running:
+            self.assertEqual(texts(running, message="long", history=HISTORY[:1]), ["lo", "ok", "\n\nit", " up", "\n\n1"], running.stderr())
+            self.assertEqual(texts(running, message="fail")[-1]["message"], "LookupError: no model")
+            self.assertEqual(texts(running, message="short"), ["whole"], "after an error others are answered")
+            self.assertEqual(running.response("long"), "whole")
+        with agent("from strands import Agent\nhelper = Agent(dict)", strands=strands) as running:
+            self.assertEqual(texts(running, message="long"), ["whole"], "an object comes as it does without a stream")
+
     def test_what_an_agent_of_agno_stores_belongs_to_its_caller(self):
         agno = """
         class Event:
@@ -335,6 +364,41 @@ class Frameworks(unittest.TestCase):
         own = "from dspy import Module, Thing\nclass QA(Module):\n  def forward(self, question): return Thing(a=question, b=2)\nqa = QA()"
         with agent(own, dspy=dspy) as running:
             self.assertEqual(running.response("hi"), {"a": "hi", "b": 2}, running.stderr())
+
+    def test_a_program_of_dspy_streams_its_one_text(self):
+        dspy = """
+        from types import SimpleNamespace as Thing
+        class Prediction(Thing):
+            def toDict(self): return dict(self.__dict__)
+        class Module:
+            def __call__(self, **given): return self.forward(**given)
+        class Predict(Module):
+            def __init__(self, **outputs):
+                self.signature = Thing(input_fields={"question": 1}, output_fields={name: Thing(annotation=kind) for name, kind in outputs.items()})
+            def named_predictors(self): return [("self", self)]
+            def forward(self, question): return Prediction(reasoning="because", **{name: question for name in self.signature.output_fields if name != "reasoning"})
+        settings = Thing(adapter=None)
+        def listen(signature_field_name, predict): return Thing(of=(signature_field_name, predict))
+        streaming = Thing(StreamListener=listen)
+        def streamify(program, stream_listeners):
+            async def run(question):
+                (field, predict), = [one.of for one in stream_listeners]
+                assert predict in (program, getattr(program, "inner", None))
+                if question != "cached":
+                    for piece in (field, " ", question): yield Thing(chunk=piece)
+                yield program(question=question)
+            return run
+        """
+        one, two = "dspy.Predict(reasoning=str, answer=str)", "dspy.Predict(first=str, second=str)"
+        with agent(f"import dspy\nqa = {one}", dspy=dspy) as running:
+            self.assertEqual(texts(running, message="tea"), ["answer", " ", "tea"], running.stderr())
+            self.assertEqual(texts(running, message="cached"), ["cached"])
+            self.assertEqual(running.response("tea"), "tea")
+        own = f"import dspy\nclass QA(dspy.Module):\n  inner = {one}\n  signature = inner.signature\n  def named_predictors(self): return [('inner', self.inner)]\n" \
+              "  def forward(self, question): return self.inner(question=question)\nqa = QA()"
+        for code in (f"qa = {two}", f"{own}", f"qa = {one}\ndspy.settings.adapter = 1", "qa = dspy.Predict(answer=list)"):
+            with self.subTest(code), agent(f"import dspy\n{code}", dspy=dspy) as running:
+                self.assertEqual(len(texts(running, message="tea")), 1, "the whole answer")
 
     def test_agents_of_openai_are_run_by_their_runner(self):
         with agent("from agents import Agent\nagent = Agent()", agents=OPENAI) as running:

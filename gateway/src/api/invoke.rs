@@ -11,6 +11,7 @@ use super::{
     error::{ApiResult, ErrorBody},
     json,
     query::Segment,
+    stack,
     streamed::{self, COMMENT, HEARTBEAT},
 };
 use crate::{
@@ -34,7 +35,7 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::json;
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
@@ -165,7 +166,7 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
     }
     let mut begun = BytesMut::new();
     while begun.len() <= MAX_KEPT.min(limit) {
-        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| too_slow(&name))?;
+        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| too_slow(&name, Vec::new()))?;
         let frame = match frame.transpose() {
             Ok(frame) => frame,
             Err(e) => return Err(crashed(&state.routes, &name, &open.instance, e).await.into()),
@@ -384,7 +385,7 @@ impl Chunks {
                     return Ok(Some(data));
                 }
                 Ok(Some(Err(e))) => crashed(routes, agent, &open.instance, e).await,
-                Err(_) => too_slow(agent),
+                Err(_) => too_slow(agent, Vec::new()),
             };
             self.ended = true;
             self.ending.with(error.code.as_str());
@@ -483,8 +484,13 @@ impl<'a> Call<'a> {
             let _ = connection.await;
         }));
         let request = request(outgoing, &agent, &to.target.token, whose, self.body.into_bytes())?;
-        let answered = timeout_at(self.deadline, sender.send_request(request)).await;
-        match answered.map_err(|_| too_slow(&agent))? {
+        // Held while the runner is asked where the invoke stands: its end is the invoke's.
+        let mut sent = pin!(sender.send_request(request));
+        let Ok(answered) = timeout_at(self.deadline, sent.as_mut()).await else {
+            let stack = stack::of(&agent, &to.target).await;
+            return Err(too_slow(&agent, stack).into());
+        };
+        match answered {
             Ok(answer) => {
                 let open = Open { _connection: connection, _slot: self.slot, instance: to.target.revision };
                 Ok(Answered { agent, answer, deadline: self.deadline, open })
@@ -548,7 +554,8 @@ async fn connect(state: &AppState, agent: &Name, identity: &mut Identity) -> Api
     Err(not_ready(agent, "it takes no connections").into())
 }
 
-fn request(
+/// A request to the runner behind a token.
+pub(super) fn request(
     outgoing: Outgoing,
     agent: &Name,
     token: &Secret,
@@ -582,7 +589,7 @@ pub(super) async fn collect_error(
     deadline: Instant,
 ) -> Result<Bytes> {
     let collected = timeout_at(deadline, Limited::new(answer.body_mut(), MAX_ERROR).collect()).await;
-    match collected.map_err(|_| too_slow(agent))? {
+    match collected.map_err(|_| too_slow(agent, Vec::new()))? {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(e) if e.is::<LengthLimitError>() => Err(too_long(agent, MAX_ERROR)),
         Err(e) => Err(crashed(routes, agent, &open.instance, e).await),
@@ -647,10 +654,10 @@ fn too_long(agent: &Name, limit: usize) -> Error {
     Error::new(Code::AgentError, message)
 }
 
-fn too_slow(agent: &Name) -> Error {
+fn too_slow(agent: &Name, stack: Vec<String>) -> Error {
     let remedy = "an invoke may take invoke_timeout_seconds (HOISTWAY_GATEWAY_INVOKE_TIMEOUT_SECONDS); a longer one is for the operator to allow";
     Error::new(Code::DeadlineExceeded, format!("agent \"{agent}\" did not answer in time"))
-        .with_details([remedy.to_owned()])
+        .with_details(stack.into_iter().chain([remedy.to_owned()]))
 }
 
 /// An answer of an instance that broke off. Why is known a moment later, if the agent's process ended: its route says it.

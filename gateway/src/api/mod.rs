@@ -36,6 +36,7 @@ mod permissions;
 mod query;
 mod revisions;
 mod sending;
+mod stack;
 mod starter_kit;
 mod status;
 mod streamed;

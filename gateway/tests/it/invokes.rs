@@ -20,6 +20,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
+    time::timeout,
 };
 
 /// A runner that answers every connection with `script`, piece by piece; `None` waits until the test lets it go on.
@@ -28,6 +29,10 @@ pub struct Runner {
     pub requests: Arc<Mutex<Vec<String>>>,
     seen: watch::Sender<usize>,
     go_on: watch::Sender<bool>,
+    /// What it answers of where an invoke stands, if it knows that.
+    stack: Arc<Mutex<Option<String>>>,
+    /// Whether a caller has left before its answer.
+    left: watch::Sender<bool>,
 }
 
 pub type Script = Vec<Option<String>>;
@@ -37,12 +42,14 @@ impl Runner {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, seen, go_on) = (Arc::default(), watch::Sender::new(0), watch::Sender::new(false));
-        let runner = Self { address, requests, seen, go_on };
+        let runner = Self { address, requests, seen, go_on, stack: Arc::default(), left: watch::Sender::new(false) };
         let (requests, seen, go_on) = (runner.requests.clone(), runner.seen.clone(), runner.go_on.clone());
+        let (stack, left) = (Arc::clone(&runner.stack), runner.left.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (requests, seen, go_on) = (Arc::clone(&requests), seen.clone(), go_on.subscribe());
-                tokio::spawn(serve(stream, script.clone(), requests, seen, go_on));
+                let end = (Arc::clone(&stack), left.clone());
+                tokio::spawn(serve(stream, script.clone(), requests, seen, go_on, end));
             }
         });
         runner
@@ -59,19 +66,48 @@ async fn serve(
     requests: Arc<Mutex<Vec<String>>>,
     seen: watch::Sender<usize>,
     mut go_on: watch::Receiver<bool>,
+    (stack, left): (Arc<Mutex<Option<String>>>, watch::Sender<bool>),
 ) {
     let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
-    while !request.ends_with(b"}") {
+    let is_whole = |request: &[u8]| match request.starts_with(b"GET /stack ") {
+        true => request.ends_with(b"\r\n\r\n"),
+        false => request.ends_with(b"}"),
+    };
+    while !is_whole(&request) {
         let n = stream.read(&mut buffer).await.unwrap();
         assert!(n > 0);
         request.extend_from_slice(&buffer[..n]);
     }
+    let asks_for_stack = request.starts_with(b"GET /stack ");
     requests.lock().unwrap().push(String::from_utf8(request).unwrap());
-    seen.send_modify(|n| *n += 1);
+    if !asks_for_stack {
+        seen.send_modify(|n| *n += 1);
+    }
+    if asks_for_stack {
+        // An invoke that was given up already would not stand anywhere any more.
+        let gone = timeout(Duration::from_millis(200), left.subscribe().wait_for(|left| *left)).await.is_ok();
+        assert!(!gone, "the invoke is held meanwhile");
+    }
+    let script = match asks_for_stack {
+        true => match stack.lock().unwrap().clone() {
+            Some(body) => answer("200 OK", &body),
+            None => answer("404 Not Found", r#"{"error": "there is no /stack here", "code": "not_found"}"#),
+        },
+        false => script,
+    };
     for piece in script {
         match piece {
             Some(text) => stream.write_all(text.as_bytes()).await.unwrap(),
-            None => drop(go_on.wait_for(|go| *go).await),
+            None => {
+                let is_gone = tokio::select! {
+                    _ = go_on.wait_for(|go| *go) => false,
+                    _ = stream.read(&mut buffer) => true,
+                };
+                if is_gone {
+                    left.send_replace(true);
+                    drop(go_on.wait_for(|go| *go).await);
+                }
+            }
         }
     }
 }
@@ -286,6 +322,33 @@ async fn time_size_and_number_are_bounded() {
         invoke(&gateway).await.error(),
         "500 agent_error agent \"a\" answered with more than 1000 bytes (setting max_answer_bytes)"
     );
+}
+
+#[tokio::test]
+async fn what_takes_too_long_is_told_where_it_stands() {
+    let limits = Limits { invoke_timeout: Duration::from_millis(300), ..Limits::default() };
+    let gateway = Gateway::with(limits).await;
+    let line = r#"File "/app/agent.py", line 3, in handler"#;
+    for (body, want) in [
+        (json!({"details": [line, "time.sleep(600)"]}).to_string(), vec![line, "time.sleep(600)"]),
+        (json!({"details": vec!["x"; 100]}).to_string(), vec!["x"; 20]),
+        (json!({"details": ["x".repeat(100_000)]}).to_string(), vec![]),
+        ("{}".to_owned(), vec![]),
+    ] {
+        let runner = Runner::start(vec![None]).await;
+        changed(&gateway, runner.route()).await;
+        *runner.stack.lock().unwrap() = Some(body);
+        let answer = invoke(&gateway).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (504, Some("deadline_exceeded")));
+        let details = answer.json()["details"].as_array().unwrap().clone();
+        let (remedy, stack) = details.split_last().unwrap();
+        assert_eq!(stack, want);
+        assert!(remedy.as_str().unwrap().contains("invoke_timeout_seconds"), "{remedy}");
+        let request = runner.requests.lock().unwrap().last().unwrap().clone();
+        assert!(request.starts_with("GET /stack HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("x-hoistway-invoke-token: invoke-token\r\n"), "{request}");
+        assert!(request.contains(&format!("x-request-id: {}\r\n", answer.header("x-request-id"))), "{request}");
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ AGENT_USER_ID, a web application in the header. The agent's tools are told by eg
 sends as X-Hoistway-End-User and that goes along with every call of the agent's HTTP clients.
 
     GET /healthz   GET /readyz   POST /invoke   POST /invoke/stream      body: {"message": "...", "history": [...], ...}
+    GET /stack   where the invoke with the request's X-Request-ID stands, for a gateway that gives it up
     /app/...   any method: the other routes of a web application
 
 In a container it listens on PORT. A supervisor hands over more: a listening socket, a pipe that is told once how the

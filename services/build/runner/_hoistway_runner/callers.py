@@ -4,8 +4,8 @@ import select
 import sys
 import threading
 
+from .errors import DETAIL_LINES, Mask, leave
 from .errors import HERE as OURS
-from .errors import Mask, leave
 
 GIVEN_UP_SECONDS = 5  # between the loss of callers and the end of an agent whose threads do not end
 PATIENCE_SECONDS = 60  # for the invokes of others that still wait
@@ -80,24 +80,39 @@ class Slots:
 
 def stacks(invokes):
     """Where the threads of some invokes are: each place once, without the frames of the runner."""
-    import traceback
-
     frames, places = sys._current_frames(), {}
-
-    def shown(thread):
-        """The stack of a thread that runs the agent's code; empty for others."""
-        stack = traceback.extract_stack(frames[thread]) if thread in frames else []
-        own = [frame for frame in stack if not frame.filename.startswith((OURS, threading.__file__))]
-        return "".join(traceback.format_list(own)) if any(frame.filename.startswith(f"{app}/") for frame in own) else ""
-
-    app = Mask.places[0][0] if Mask.places else ""
     for thread, request_id in invokes:
-        places.setdefault(shown(thread), []).append(request_id)
+        places.setdefault(shown(frames.get(thread)), []).append(request_id)
     if "" in places:  # they wait for the event loop or for a pool of threads: those are where the agent's code stands
-        others = {shown(thread) for thread in frames.keys() - {thread for thread, _ in invokes}}
+        others = {shown(frames[thread]) for thread in frames.keys() - {thread for thread, _ in invokes}}
         places["".join(sorted(others)[:MOST_STACKS])] = places.pop("")
     text = ""
     for stack, ids in list(places.items())[:MOST_STACKS]:
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
         text += f"request {ascii(ids[0])[1:-1][:128]}{more} was given up and still runs:\n{stack}"
     return text
+
+
+def shown(frame):
+    """The stack of a thread that runs the agent's code; empty for others."""
+    import traceback
+
+    app = Mask.places[0][0] if Mask.places else ""
+    own = [one for one in traceback.extract_stack(frame) if not one.filename.startswith((OURS, threading.__file__))] if frame else []
+    return "".join(traceback.format_list(own)) if any(one.filename.startswith(f"{app}/") for one in own) else ""
+
+
+def standing(slots, request_id):
+    """Where the invoke of a request stands: the stack of its thread, or of its task; of a long one both ends, which are the
+    agent's and where it waits. Empty for a script, which is a process of its own, and for what has been answered."""
+    peer, thread = next(((peer, thread) for peer, (thread, named) in list(slots.running.items()) if named == request_id), (None, None))
+    text = shown(sys._current_frames().get(thread))
+    if not text and peer:  # its thread waits for a task
+        from .loop import LOOP
+
+        try:
+            text = LOOP.standing(peer)
+        except Exception:  # the task has gone on while it was looked at
+            pass
+    lines, half = slots.mask(text).splitlines(), DETAIL_LINES // 2
+    return lines if len(lines) <= DETAIL_LINES else [*lines[:half], "  …", *lines[1 - half:]]

@@ -8,7 +8,7 @@ import time
 from _operator import _compare_digest as same_in_constant_time  # what hmac.compare_digest is, without loading OpenSSL
 
 from .arguments import Request
-from .callers import HERE, PeerGone
+from .callers import HERE, PeerGone, standing
 from .errors import Unfit, flush_output, report
 from .results import Pieces, answer_of, as_text, is_chunks, pieces, to_json, whole
 
@@ -96,7 +96,7 @@ class Exchange:
         """Finds the route."""
         self.unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
         path, of_app = target.partition("?")[0], target.startswith("/app/")
-        methods = {"/healthz": "GET", "/readyz": "GET", "/invoke": "POST", "/invoke/stream": "POST"}
+        methods = {"/healthz": "GET", "/readyz": "GET", "/stack": "GET", "/invoke": "POST", "/invoke/stream": "POST"}
         if path not in methods and not of_app:
             raise HttpError(404, "not_found", f"there is no {path} here")
         if not of_app and method != methods[path]:
@@ -109,6 +109,9 @@ class Exchange:
         if self.server.token and not same_in_constant_time(token.encode("latin-1"), self.server.token.encode()):
             raise HttpError(403, "permission_denied", "only the gateway may invoke this agent")
         self.server.knows(self.peer)
+        if path == "/stack":
+            request_id = headers.get("x-request-id", "").encode("latin-1").decode("utf-8", "replace")
+            return self.send_json(200, {"details": standing(self.server.slots, request_id)})
         statement = headers.pop(STATEMENT, "")
         if not self.server.slots.take(self.peer):
             raise HttpError(503, "unavailable", f"the agent is busy with {INVOKES} invokes", "Retry-After: 1")

@@ -73,6 +73,20 @@ class EventLoop:
             raise error
         return value
 
+    def standing(self, peer):
+        """The stack of the task that works for a connection."""
+        task = next((caller.task for caller in list(Caller.watching.values()) if caller.peer is peer), None)
+        if task is None:
+            return ""
+        import asyncio
+
+        from .asgi import lines_of, suspended
+        from .callers import shown
+
+        if asyncio.current_task(self._loop) is task:  # it does not wait: it holds the loop
+            return shown(sys._current_frames().get(self._thread.ident))
+        return "\n".join(lines_of((frame, frame.f_lineno) for frame in suspended(task.get_coro())))
+
     def iterate(self, chunks):
         """An async iterator as a plain one. A single task drives it: time-outs and task groups may span its yields."""
         import asyncio

@@ -175,3 +175,53 @@ class Threads(unittest.TestCase):
                     pair[1].close()
                 self.assertFalse(slots.take(None))
                 until(lambda: leave.called)
+
+
+class Standing(unittest.TestCase):
+    """An invoke that takes too long shows where it stands."""
+
+    SLEEPS = "import asyncio, time\ndef deep():\n  time.sleep(600)\n"
+    WAITS = "import asyncio\nasync def deep():\n  await asyncio.sleep(600)\n"
+    APP = "async def app(scope, receive, send):\n  if scope['type'] == 'http': await deep()"
+
+    def standing(self, agent, request_id, token="t"):
+        return agent.request("GET", "/stack", headers={"X-Request-ID": request_id, "X-Hoistway-Invoke-Token": token})
+
+    def invoke(self, agent, stack, path="/invoke"):
+        body = b'{"message": "x"}'
+        peer = stack.enter_context(socket.create_connection(("127.0.0.1", agent.port), WAIT))
+        peer.sendall(b"POST %b HTTP/1.1\r\nHost: a\r\nX-Hoistway-Invoke-Token: t\r\nX-Request-ID: slow\r\nContent-Length: %d\r\n\r\n%b" % (
+            path.encode(), len(body), body))
+
+    def test_threads_tasks_and_those_that_hold_the_loop(self):
+        for code, line in ((self.SLEEPS + "def handler(message):\n  deep()", "time.sleep(600)"),
+                           (self.SLEEPS + "def handler(message):\n  deep()\n  yield 1", "time.sleep(600)"),
+                           (self.SLEEPS + "async def handler(message):\n  deep()", "time.sleep(600)"),
+                           (self.WAITS + "async def handler(message):\n  await deep()", "await asyncio.sleep(600)"),
+                           (self.WAITS + "async def handler(message):\n  await deep()\n  yield 1", "await asyncio.sleep(600)"),
+                           (self.WAITS + self.APP, "await asyncio.sleep(600)")):
+            for path in ("/invoke", "/invoke/stream"):
+                with self.subTest(code=code, path=path), source(code, config={"token": "t"}) as agent, contextlib.ExitStack() as stack:
+                    self.invoke(agent, stack, path)
+                    until(lambda: any(line in one for one in self.standing(agent, "slow")[1]["details"]))
+                    text = "\n".join(self.standing(agent, "slow")[1]["details"])
+                    self.assertRegex(text, r'File "/app/agent.py", line \d, in (handler|app)\n')
+                    self.assertIn('File "/app/agent.py", line 3, in deep', text)
+                    self.assertNotIn("hoistway_runner", text)
+
+    def test_a_long_stack_keeps_both_ends(self):
+        with source("import time\ndef deeper(n): time.sleep(600) if n == 0 else again(n)\ndef again(n): deeper(n - 1)\n"
+                    "def handler(message): deeper(29)", config={"token": "t"}) as agent, contextlib.ExitStack() as stack:
+            self.invoke(agent, stack)
+            until(lambda: len(self.standing(agent, "slow")[1]["details"]) == 20)
+            details = self.standing(agent, "slow")[1]["details"]
+            self.assertIn("in handler", details[0])
+            self.assertIn("  …", details)
+            self.assertIn("time.sleep(600)", details[-1])
+
+    def test_nobody_else_is_told_and_nothing_of_other_requests(self):
+        with source(self.SLEEPS + "def handler(message): deep()", config={"token": "t"}) as agent, contextlib.ExitStack() as stack:
+            self.invoke(agent, stack)
+            until(lambda: self.standing(agent, "slow")[1]["details"])
+            self.assertEqual(self.standing(agent, "slow", "guessed")[0], 403)
+            self.assertEqual(self.standing(agent, "other")[:2], (200, {"details": []}))

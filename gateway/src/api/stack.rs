@@ -1,0 +1,45 @@
+//! Where an invoke stands that its agent does not answer in time.
+
+use super::invoke::{Outgoing, request};
+use axum::body::Bytes;
+use hoistway_model::{Name, agent::Target};
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use std::time::Duration;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How long the runner may take to say it: the caller has waited long enough.
+const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_BYTES: usize = 64 << 10;
+const MAX_LINES: usize = 20;
+
+#[derive(Deserialize)]
+struct Stack {
+    details: Vec<String>,
+}
+
+/// The stack of the invoke that the current request has made, by the runner's account. Nothing if it does not give one:
+/// its process may hang as a whole.
+pub(super) async fn of(agent: &Name, target: &Target) -> Vec<String> {
+    let mut lines = timeout(PATIENCE, ask(agent, target)).await.ok().flatten().unwrap_or_default();
+    lines.truncate(MAX_LINES);
+    lines
+}
+
+async fn ask(agent: &Name, target: &Target) -> Option<Vec<String>> {
+    let stream = TcpStream::connect(&target.address).await.ok()?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(async move {
+        // What goes wrong here goes wrong for the sender too.
+        let _ = connection.await;
+    }));
+    let outgoing = Outgoing { method: Method::GET, target: "/stack".to_owned(), headers: HeaderMap::new() };
+    let request = request(outgoing, agent, &target.token, Vec::new(), Bytes::new()).ok()?;
+    let answer = sender.send_request(request).await.ok().filter(|answer| answer.status() == StatusCode::OK)?;
+    let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await.ok()?.to_bytes();
+    Some(serde_json::from_slice::<Stack>(&body).ok()?.details)
+}

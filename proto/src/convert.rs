@@ -4,6 +4,7 @@
 mod agents;
 mod budgets;
 mod builds;
+mod config;
 mod egress;
 mod pages;
 mod revisions;

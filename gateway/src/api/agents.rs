@@ -3,6 +3,7 @@
 pub mod schema;
 
 use super::{
+    agent_config::SpecConfig,
     error::{ApiResult, ErrorBody},
     lifecycle::to_its_end,
     page::ByName,
@@ -12,10 +13,7 @@ use super::{
 use crate::{deploy::Urgency, public::PublicAddresses, state::AppState};
 use axum::{Json, extract::State};
 use hoistway_kit::time::rfc3339;
-use hoistway_model::{
-    Code, NAMESPACE, Name, Operation, Result,
-    agent::{Agent, LlmConfig},
-};
+use hoistway_model::{Code, NAMESPACE, Name, Operation, Result, agent::Agent};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -124,23 +122,18 @@ pub fn deleted() -> Value {
 
 /// An agent as every answer shows it.
 pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
-    let spec = &agent.spec;
-    let tools: Vec<_> = spec.tools.iter().map(|tool| json!({"name": tool.name})).collect();
-    let env: Vec<_> = agent.shown_env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+    let spec = agent.spec.clone();
+    let spec = schema::AgentSpecOut {
+        image: public.show_image(&spec.image),
+        build_id: spec.build_id,
+        required_tools: spec.tools.into_iter().map(Into::into).collect(),
+        config: SpecConfig::of(spec.config, agent.shown_env.iter().cloned()),
+    };
     json!({
         "name": agent.name,
         "namespace": NAMESPACE,
         "labels": {},
-        "spec": {
-            "image": public.show_image(&spec.image),
-            "buildId": spec.build_id,
-            "systemPrompt": spec.config.system_prompt,
-            "requiredTools": tools,
-            "llmConfig": spec.config.llm.iter().map(model).collect::<Vec<_>>(),
-            "env": env,
-            "identityProvider": spec.config.identity_provider,
-            "framework": spec.config.framework,
-        },
+        "spec": spec,
         "status": {
             "phase": agent.phase.as_str(),
             "message": agent.message,
@@ -154,8 +147,4 @@ pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
         "created_at": rfc3339(agent.created_at),
         "updated_at": rfc3339(agent.updated_at),
     })
-}
-
-fn model(config: &LlmConfig) -> Value {
-    json!({"role": config.role.as_str(), "provider": config.provider, "model": config.model})
 }

@@ -1,18 +1,16 @@
 //! `/api/agents/{name}/config`: what can be changed without a build.
 
 use super::{
+    agent_config::{self, ConfigChangeBody, ConfigOut, llm::NamedProvider},
     body::WholeBody,
     deploy::{self, Asked, Underway},
-    deploy_request::{env, llm, tools},
+    deploy_request::tools,
     error::{ApiResult, ErrorBody},
-    json::{self, Object, complaint, has_value},
+    json::{Object, complaint, has_value},
     query::{Query, Segment},
 };
 use crate::{
-    deploy::{
-        kind::{ConfigChange, Work},
-        providers,
-    },
+    deploy::kind::{ConfigChange, Work},
     state::AppState,
 };
 use axum::{
@@ -20,11 +18,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use hoistway_model::{
-    Code, Error, NAMESPACE, Name, Result,
-    agent::{Agent, AgentConfigChange, LlmConfig},
-    error::excerpt,
-};
+use hoistway_model::{Code, Error, NAMESPACE, Name, Result, agent::Agent};
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -51,12 +45,8 @@ pub struct AgentConfig {
     image: String,
     /// What the agent's code runs on.
     runtime: &'static str,
-    /// The system prompt; may be empty.
-    system_prompt: String,
-    /// Empty: nobody authenticates callers.
-    identity_provider: String,
-    /// Its models, each role at most once.
-    llm_configs: Vec<ModelConfig>,
+    #[serde(flatten)]
+    config: ConfigOut,
     /// Always empty: spending is not metered.
     model_usage: Vec<String>,
     /// The tools that it uses.
@@ -69,52 +59,15 @@ pub struct AgentConfig {
     warnings: Vec<String>,
 }
 
-/// A model of an agent.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = AgentConfigModel)]
-pub struct ModelConfig {
-    /// `chat`, `embedding`, `classify` or `reranking`.
-    role: &'static str,
-    /// The registered model provider's name; absent for one that needs no registration.
-    #[schema(value_type = String, required = false)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    model_provider: Option<String>,
-    /// The protocol: openai, anthropic, bedrock or ollama. Absent when the registered provider is gone.
-    #[schema(value_type = String, required = false)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<String>,
-    /// The model's identifier.
-    model: String,
-}
-
 /// A change of an agent's configuration: what is given replaces what was there, the rest stays.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "the strict reader reads it; this describes it")]
 #[schema(as = AgentConfigChange)]
 pub struct ConfigBody {
-    /// The system prompt; an empty string removes it.
-    system_prompt: Option<String>,
-    /// A registered identity provider; an empty string removes it.
-    identity_provider: Option<String>,
-    /// Every model of the agent.
-    llm_configs: Option<Vec<ModelChange>>,
+    #[serde(flatten)]
+    config: ConfigChangeBody,
     /// Every tool of the agent.
     required_tools: Option<Vec<String>>,
-}
-
-/// A model: with the name of a registered provider, or with a protocol.
-#[derive(Debug, ToSchema)]
-#[expect(dead_code, reason = "the strict reader reads it; this describes it")]
-#[schema(as = AgentConfigModelChange)]
-pub struct ModelChange {
-    /// chat (default), embedding, classify or reranking.
-    role: Option<String>,
-    /// A registered model provider's name.
-    model_provider: Option<String>,
-    /// openai, anthropic, bedrock or ollama, when no registered provider is named.
-    provider: Option<String>,
-    /// The model's identifier.
-    model: String,
 }
 
 /// Get an agent's configuration
@@ -181,33 +134,6 @@ pub async fn patch(state: State<Arc<AppState>>, name: Segment, query: Query, bod
     put(state, name, query, body).await
 }
 
-/// A registered provider that the request names, with the protocol that it says it has.
-struct NamedProvider {
-    path: String,
-    name: Name,
-    protocol: Option<String>,
-}
-
-impl NamedProvider {
-    async fn check(self, state: &AppState) -> Result<()> {
-        let found = match state.tools.get_model_provider(self.name.clone()).await {
-            Ok(found) => found,
-            Err(e) if e.code == Code::NotFound => {
-                let message = format!("\"{}\" is not a registered model provider", self.name);
-                return Err(Error::field(format!("{}.model_provider", self.path), message));
-            }
-            Err(e) => return Err(e),
-        };
-        match self.protocol.filter(|protocol| !protocol.eq_ignore_ascii_case(&found.provider)) {
-            Some(other) => {
-                let message = format!("\"{}\" contradicts the model provider \"{}\"", excerpt(&other), self.name);
-                Err(Error::field(format!("{}.provider", self.path), message))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
 fn parse(
     body: &[u8],
     agent: &Agent,
@@ -232,66 +158,16 @@ fn parse(
     }
     let _ = (root.take("model_usage"), root.take("warnings"));
 
-    let system_prompt = root.string("system_prompt")?;
-    if let Some(prompt) = &system_prompt {
-        env::fits("system_prompt", "SYSTEM_PROMPT", prompt)?;
-    }
-    let identity_provider = match root.string("identity_provider")? {
-        None => None,
-        Some(text) if text.trim().is_empty() => Some(None),
-        Some(text) => Some(Some(json::name("identity_provider", &text)?)),
-    };
-    let mut named = Vec::new();
-    let llm = match root.objects("llm_configs")? {
-        None => None,
-        Some(items) => {
-            let mut models: Vec<LlmConfig> = Vec::new();
-            for item in items {
-                let path = item.path().to_owned();
-                let model = model(item, &mut named, warnings)?;
-                if let Some(first) = models.iter().position(|other| other.role == model.role) {
-                    let message = format!("llm_configs[{first}] has the role {} already", model.role.as_str());
-                    return Err(Error::field(format!("{path}.role"), message));
-                }
-                models.push(model);
-            }
-            Some(models)
-        }
-    };
+    let (config, named) = agent_config::of_change(&mut root, warnings)?;
     let required_tools = match root.has("required_tools") {
         true => Some(tools::required(&mut root)?.into_iter().map(|(_, name)| name).collect()),
         false => None,
     };
     root.finish(warnings);
-    let config = AgentConfigChange { system_prompt, llm, identity_provider };
     if config.is_empty() && required_tools.is_none() {
         return Err(Error::new(Code::InvalidArgument, format!("nothing to change: give {MEMBERS}")));
     }
     Ok((ConfigChange { agent: agent.name.clone(), config, required_tools }, named))
-}
-
-fn model(mut item: Object, named: &mut Vec<NamedProvider>, warnings: &mut Vec<String>) -> Result<LlmConfig> {
-    if item.take("monthly_budget_usd").is_some() {
-        let path = item.path_of("monthly_budget_usd");
-        return Err(complaint(&path, format!("{path} is not supported")));
-    }
-    let registered = item.text("model_provider")?;
-    let provider = match registered {
-        Some(text) if !providers::is_known(&text) => {
-            let name = json::name(&item.path_of("model_provider"), &text)?;
-            let protocol = item.text("provider")?;
-            named.push(NamedProvider { path: item.path().to_owned(), name: name.clone(), protocol });
-            name.into()
-        }
-        Some(known) => known,
-        None => {
-            let given = item.required("provider")?;
-            llm::provider(&item.path_of("provider"), &given)?
-        }
-    };
-    let (role, model) = (llm::role(&mut item)?, llm::model(&mut item)?);
-    item.finish(warnings);
-    Ok(LlmConfig { role, provider, model })
 }
 
 /// What agents are written in.
@@ -299,28 +175,12 @@ const RUNTIME: &str = "python";
 
 async fn shape(state: &AppState, agent: Agent, warnings: Vec<String>) -> Result<AgentConfig> {
     let spec = agent.spec;
-    let mut llm_configs = Vec::with_capacity(spec.config.llm.len());
-    for config in spec.config.llm {
-        let (model_provider, provider) = if providers::is_known(&config.provider) {
-            (None, Some(config.provider))
-        } else {
-            let protocol = match state.tools.get_model_provider(Name::parse("provider", &config.provider)?).await {
-                Ok(registered) => Some(registered.provider),
-                Err(e) if e.code == Code::NotFound => None,
-                Err(e) => return Err(e),
-            };
-            (Some(config.provider), protocol)
-        };
-        llm_configs.push(ModelConfig { role: config.role.as_str(), model_provider, provider, model: config.model });
-    }
     Ok(AgentConfig {
         agent_name: agent.name,
         namespace: NAMESPACE,
         image: state.public.show_image(&spec.image),
         runtime: RUNTIME,
-        system_prompt: spec.config.system_prompt,
-        identity_provider: spec.config.identity_provider.map(Into::into).unwrap_or_default(),
-        llm_configs,
+        config: ConfigOut::of(state, spec.config).await?,
         model_usage: Vec::new(),
         required_tools: spec.tools.into_iter().map(|tool| tool.name.into()).collect(),
         policies: Vec::new(),

@@ -1,14 +1,15 @@
 //! The body of `POST /api/deploy`, checked: what passes here is right in itself, and only the names in it remain to be
 //! looked up.
 
-pub(crate) mod env;
-pub(crate) mod llm;
 pub mod schema;
 #[cfg(test)]
 mod tests;
 pub mod tools;
 
-use super::json::{self, Object, complaint, has_value};
+use super::{
+    agent_config,
+    json::{self, Object, complaint, has_value},
+};
 use crate::{
     deploy::request::{DeployRequest, Paths, Source},
     public::PublicAddresses,
@@ -16,10 +17,8 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hoistway_model::{
     Code, Error, Result,
-    agent::AgentConfig,
     build::BuildSource,
     error::excerpt,
-    framework::Framework,
     image::ImageRef,
     source::{self, encoding},
 };
@@ -61,34 +60,25 @@ impl DeployRequest {
         }
         let tools_to_create = tools::finish(begun, &mut warnings)?;
         let required = tools::required(&mut root)?;
-        let system_prompt = root.string("system_prompt")?.unwrap_or_default();
-        env::fits("system_prompt", "SYSTEM_PROMPT", &system_prompt)?;
-        let models = llm::parse(&mut root, &mut warnings)?;
-        let env = env::parse(&mut root, &mut warnings)?;
-        let identity_provider =
-            root.text("identity_provider")?.map(|name| json::name("identity_provider", &name)).transpose()?;
-        let build = Build {
-            files,
-            entry_point: root.text("entry_point")?,
-            requirements: root.text("requirements")?,
-            framework: root.text("framework")?,
-        };
-        let (source, framework) = match image {
+        // It is about the source, which an image has left behind.
+        let framework_ignored = image.is_some() && root.text("framework")?.is_some();
+        let (config, llm_paths) = agent_config::of_deploy(&mut root, &mut warnings)?;
+        let build = Build { files, entry_point: root.text("entry_point")?, requirements: root.text("requirements")? };
+        let source = match image {
             Some(image) => {
-                build.warn_ignored(&mut warnings);
-                (Source::Image(public.to_symbolic(image_ref(&image)?)), None)
+                build.warn_ignored(framework_ignored, &mut warnings);
+                Source::Image(public.to_symbolic(image_ref(&image)?))
             }
             None => build.parse(&mut warnings)?,
         };
         root.finish(&mut warnings);
 
         let (tool_paths, required_tools): (Vec<_>, Vec<_>) = required.into_iter().unzip();
-        let (llm_paths, llm) = models.into_iter().unzip();
         warnings.extend(tools::unbound(&tools_to_create, &required_tools));
         let request = Self {
             agent,
             source,
-            config: AgentConfig { system_prompt, llm, env, identity_provider, framework },
+            config,
             required_tools,
             tools_to_create,
             refresh: false,
@@ -103,11 +93,10 @@ struct Build {
     files: Option<Object>,
     entry_point: Option<String>,
     requirements: Option<String>,
-    framework: Option<String>,
 }
 
 impl Build {
-    fn parse(self, warnings: &mut Vec<String>) -> Result<(Source, Option<String>)> {
+    fn parse(self, warnings: &mut Vec<String>) -> Result<Source> {
         let mut files = BTreeMap::new();
         for (name, value) in self.files.map(Object::into_values).unwrap_or_default() {
             if name.len() > source::MAX_PATH {
@@ -123,33 +112,20 @@ impl Build {
             return Err(Error::field("entry_point", "is too long for a file's name"));
         }
         let (entry_point, requirements) = (self.entry_point.as_deref(), self.requirements.as_deref());
-        let source = BuildSource::parse_with_warnings(files, entry_point, requirements, warnings)?;
-        Ok((Source::Files(source), self.framework.map(|text| framework(&text, warnings))))
+        Ok(Source::Files(BuildSource::parse_with_warnings(files, entry_point, requirements, warnings)?))
     }
 
-    fn warn_ignored(&self, warnings: &mut Vec<String>) {
+    fn warn_ignored(&self, framework: bool, warnings: &mut Vec<String>) {
         let ignored = [
             ("source_files", self.files.is_some()),
             ("entry_point", self.entry_point.is_some()),
             ("requirements", self.requirements.is_some()),
-            ("framework", self.framework.is_some()),
+            ("framework", framework),
         ];
         for (key, _) in ignored.into_iter().filter(|(_, given)| *given) {
             warnings.push(format!("{key} is ignored, because an image is given and nothing is built"));
         }
     }
-}
-
-/// A framework's public name. One that is not known is kept as it is.
-fn framework(text: &str, warnings: &mut Vec<String>) -> String {
-    if let Some(known) = Framework::parse(text) {
-        return known.as_str().to_owned();
-    }
-    let known = Framework::ALL.map(Framework::as_str);
-    let hint = json::did_you_mean(text, &known).map(|meant| format!("; did you mean \"{meant}\"?")).unwrap_or_default();
-    let (text, known) = (excerpt(text.trim()), known.join(", "));
-    warnings.push(format!("framework: \"{text}\" is not known and changes nothing; known are {known}{hint}"));
-    text
 }
 
 /// One member of `source_files`: text, or `{"base64": "…"}`.

@@ -1,5 +1,6 @@
 //! The HTTP edge: the public API, the same under `/api` and `/api/v1`.
 
+pub mod agent_config;
 mod agents;
 mod app;
 mod audit;

@@ -1,6 +1,7 @@
 //! `/api/agents/{name}/revisions` and `POST /api/agents/{name}/rollback`.
 
 use super::{
+    agent_config::{SpecConfig, ToolOut},
     body::WholeBody,
     deploy::{self, Asked, Underway},
     error::{ApiResult, ErrorBody},
@@ -92,50 +93,12 @@ pub struct RevisionWithSpec {
 #[serde(rename_all = "camelCase")]
 #[schema(as = RevisionSpec)]
 pub struct SpecBody {
-    /// The system prompt; may be empty.
-    system_prompt: String,
     /// The tools that it uses.
-    required_tools: Vec<ToolBody>,
-    /// Its models, each role at most once.
-    llm_config: Vec<ModelBody>,
-    /// The user's variables. Their values are masked, but for those with `"secret": false`.
-    env: Vec<EnvBody>,
-    /// Who authenticates callers; null: nobody.
-    identity_provider: Option<String>,
+    required_tools: Vec<ToolOut>,
     /// The file that is run; null when the image says.
     entry_point: Option<String>,
-    /// What it is written with; null when nothing was said.
-    framework: Option<String>,
-}
-
-/// A required tool.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RevisionTool)]
-pub struct ToolBody {
-    /// The tool's name.
-    name: String,
-}
-
-/// A model of an agent.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RevisionModel)]
-pub struct ModelBody {
-    /// `chat`, `embedding`, `classify` or `reranking`.
-    role: &'static str,
-    /// `openai`, `anthropic`, `bedrock`, `ollama` or a registered provider's name.
-    provider: String,
-    /// The model's identifier.
-    model: String,
-}
-
-/// A variable of the user.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RevisionVariable)]
-pub struct EnvBody {
-    /// The variable's name.
-    name: String,
-    /// Its value, or a mask.
-    value: String,
+    #[serde(flatten)]
+    config: SpecConfig,
 }
 
 /// What differs between two revisions, field by field.
@@ -395,22 +358,12 @@ fn shape(agent: &Name, revision: &Revision, public: &PublicAddresses) -> Revisio
 
 fn spec(revision: Revision) -> SpecBody {
     let spec = revision.spec;
-    let model =
-        |m: hoistway_model::agent::LlmConfig| ModelBody { role: m.role.as_str(), provider: m.provider, model: m.model };
+    // The agent service has masked the values.
+    let env: Vec<_> = spec.config.env.iter().map(|v| (v.name.clone(), v.value.expose().to_owned())).collect();
     SpecBody {
-        system_prompt: spec.config.system_prompt,
-        required_tools: spec.tools.into_iter().map(|tool| ToolBody { name: tool.name.into() }).collect(),
-        llm_config: spec.config.llm.into_iter().map(model).collect(),
-        // The agent service has masked the values.
-        env: spec
-            .config
-            .env
-            .into_iter()
-            .map(|v| EnvBody { name: v.name, value: v.value.expose().to_owned() })
-            .collect(),
-        identity_provider: spec.config.identity_provider.map(Into::into),
+        required_tools: spec.tools.into_iter().map(Into::into).collect(),
         entry_point: spec.entry_point,
-        framework: spec.config.framework,
+        config: SpecConfig::of(spec.config, env),
     }
 }
 

@@ -1,42 +1,15 @@
-use super::{digest, name, optional, parsed, required};
+use super::{config, digest, name, optional, parsed, required};
 use crate::agents::v1 as pb;
 use hoistway_model::{
     Error, Result, Secret,
     agent::{
-        Agent, AgentChange, AgentConfig, AgentEvent, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place,
-        RevisionStatus, Route, RouteEvent, RuntimeStatus, Target, VersionedRoute,
+        Agent, AgentChange, AgentEvent, AgentSpec, Phase, Place, RevisionStatus, Route, RouteEvent, RuntimeStatus,
+        Target, VersionedRoute,
     },
 };
 
-impl From<LlmConfig> for pb::LlmConfig {
-    fn from(c: LlmConfig) -> Self {
-        Self { role: c.role.as_str().into(), provider: c.provider, model: c.model }
-    }
-}
-
-impl TryFrom<pb::LlmConfig> for LlmConfig {
-    type Error = Error;
-
-    fn try_from(c: pb::LlmConfig) -> Result<Self> {
-        Ok(Self { role: required("llm.role", LlmRole::parse(&c.role))?, provider: c.provider, model: c.model })
-    }
-}
-
-impl From<EnvVar> for pb::EnvVar {
-    fn from(e: EnvVar) -> Self {
-        Self { name: e.name, value: e.value.expose().to_owned(), secret: e.secret }
-    }
-}
-
-impl From<pb::EnvVar> for EnvVar {
-    fn from(e: pb::EnvVar) -> Self {
-        Self { name: e.name, value: Secret::new(e.value), secret: e.secret }
-    }
-}
-
 impl From<AgentSpec> for pb::AgentSpec {
     fn from(s: AgentSpec) -> Self {
-        let config = s.config;
         Self {
             agent: s.agent.into(),
             image: s.image.to_string(),
@@ -44,11 +17,7 @@ impl From<AgentSpec> for pb::AgentSpec {
             entry_point: s.entry_point.unwrap_or_default(),
             tools: s.tools.into_iter().map(Into::into).collect(),
             fingerprint: s.fingerprint.to_string(),
-            system_prompt: config.system_prompt,
-            llm: config.llm.into_iter().map(Into::into).collect(),
-            env: config.env.into_iter().map(Into::into).collect(),
-            identity_provider: config.identity_provider.map(Into::into).unwrap_or_default(),
-            framework: config.framework.unwrap_or_default(),
+            ..s.config.into()
         }
     }
 }
@@ -56,23 +25,15 @@ impl From<AgentSpec> for pb::AgentSpec {
 impl TryFrom<pb::AgentSpec> for AgentSpec {
     type Error = Error;
 
-    fn try_from(s: pb::AgentSpec) -> Result<Self> {
+    fn try_from(mut s: pb::AgentSpec) -> Result<Self> {
         Ok(Self {
+            config: config::of_spec(&mut s)?,
             agent: name("spec.agent", &s.agent)?,
             image: parsed("spec.image", &s.image)?,
             build_id: optional(s.build_id),
             entry_point: optional(s.entry_point),
             tools: s.tools.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
             fingerprint: parsed("spec.fingerprint", &s.fingerprint)?,
-            config: AgentConfig {
-                system_prompt: s.system_prompt,
-                llm: s.llm.into_iter().map(TryInto::try_into).collect::<Result<_>>()?,
-                env: s.env.into_iter().map(Into::into).collect(),
-                identity_provider: optional(s.identity_provider)
-                    .map(|n| name("spec.identity_provider", &n))
-                    .transpose()?,
-                framework: optional(s.framework),
-            },
         })
     }
 }

@@ -1,15 +1,13 @@
-use super::{digest, name, optional, parsed, required};
+use super::{config, digest, name, optional, parsed, required};
 use crate::agents::v1 as pb;
 use hoistway_model::{
     Error, Result, RevisionId,
-    agent::AgentConfigChange,
     revision::{Change, Derivation, Diff, NewImage, Reason, Revision, RevisionState, SpecChanges},
 };
 
 /// What a call makes of an earlier revision, without its operation.
 pub fn derive_request(revision: RevisionId, derivation: Derivation) -> pb::DeriveRevisionRequest {
     let Derivation { agent, from, reason, changes } = derivation;
-    let config = changes.config;
     pb::DeriveRevisionRequest {
         operation: None,
         revision_id: revision.to_string(),
@@ -21,18 +19,16 @@ pub fn derive_request(revision: RevisionId, derivation: Derivation) -> pb::Deriv
             build_id: i.build_id.unwrap_or_default(),
             entry_point: i.entry_point.unwrap_or_default(),
         }),
-        system_prompt: config.system_prompt,
         tools: changes.tools.map(|tools| pb::BoundTools { tools: tools.into_iter().map(Into::into).collect() }),
-        llm: config.llm.map(|llm| pb::LlmConfigs { llm: llm.into_iter().map(Into::into).collect() }),
-        identity_provider: config.identity_provider.map(|name| name.map(Into::into).unwrap_or_default()),
         fingerprint: changes.fingerprint.map(Into::into),
+        ..changes.config.into()
     }
 }
 
 impl TryFrom<pb::DeriveRevisionRequest> for Derivation {
     type Error = Error;
 
-    fn try_from(r: pb::DeriveRevisionRequest) -> Result<Self> {
+    fn try_from(mut r: pb::DeriveRevisionRequest) -> Result<Self> {
         let image = |i: pb::NewImage| -> Result<NewImage> {
             Ok(NewImage {
                 image: parsed("image.image", &i.image)?,
@@ -40,7 +36,7 @@ impl TryFrom<pb::DeriveRevisionRequest> for Derivation {
                 entry_point: optional(i.entry_point),
             })
         };
-        let provider = |text: String| optional(text).map(|n| name("identity_provider", &n)).transpose();
+        let config = config::of_derivation(&mut r)?;
         Ok(Self {
             agent: name("agent", &r.agent)?,
             from: parsed("from_revision_id", &r.from_revision_id)?,
@@ -48,11 +44,7 @@ impl TryFrom<pb::DeriveRevisionRequest> for Derivation {
             changes: SpecChanges {
                 image: r.image.map(image).transpose()?,
                 tools: r.tools.map(|t| t.tools.into_iter().map(TryInto::try_into).collect()).transpose()?,
-                config: AgentConfigChange {
-                    system_prompt: r.system_prompt,
-                    llm: r.llm.map(|l| l.llm.into_iter().map(TryInto::try_into).collect()).transpose()?,
-                    identity_provider: r.identity_provider.map(provider).transpose()?,
-                },
+                config,
                 fingerprint: digest("fingerprint", r.fingerprint)?,
             },
         })

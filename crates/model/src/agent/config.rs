@@ -3,6 +3,7 @@
 
 use crate::{Name, env::EnvVar};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The configuration of an agent. Its JSON is stored, and the agent's fingerprint is made of it: members are only ever
 /// added, with a default that is left out.
@@ -20,6 +21,19 @@ pub struct AgentConfig {
     /// What it is written with: the name of a [`crate::framework::Framework`], or what the user called another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub framework: Option<String>,
+}
+
+impl AgentConfig {
+    /// The members that are texts and not empty, by name.
+    pub fn texts(&self) -> Vec<(String, String)> {
+        let others = Self { llm: Vec::new(), env: Vec::new(), ..self.clone() };
+        let Ok(Value::Object(members)) = serde_json::to_value(others) else { return Vec::new() };
+        let text = |(name, value)| match value {
+            Value::String(text) if !text.is_empty() => Some((name, text)),
+            _ => None,
+        };
+        members.into_iter().filter_map(text).collect()
+    }
 }
 
 /// A change of the configuration without another image; `None` leaves a member as it is.

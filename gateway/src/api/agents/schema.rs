@@ -1,6 +1,8 @@
 //! Agents and their invokes as the API's document describes them.
 #![expect(dead_code, reason = "nothing makes them: they describe what `shape` and the runner answer")]
 
+use crate::api::agent_config::{SpecConfig, ToolOut};
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -18,7 +20,7 @@ pub struct AgentSchema {
     /// Labels, by name.
     pub labels: BTreeMap<String, String>,
     /// What was deployed.
-    pub spec: AgentSpecSchema,
+    pub spec: AgentSpecOut,
     /// How it is.
     pub status: AgentStatusSchema,
     /// When it was deployed first.
@@ -30,65 +32,21 @@ pub struct AgentSchema {
 }
 
 /// What was deployed.
-#[derive(Debug, ToSchema)]
-#[schema(as = AgentSpec, rename_all = "camelCase")]
-pub struct AgentSpecSchema {
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = AgentSpec)]
+pub struct AgentSpecOut {
     /// The image, at an address from which it can be pulled.
     #[schema(examples("127.0.0.1:29085/hello:0c67cd1d8fc8"))]
     pub image: String,
     /// The build that made the image; null for an image that was built elsewhere.
     #[schema(required, examples("build-0c67cd1d8fc8"))]
     pub build_id: Option<String>,
-    /// The system prompt; empty when there is none.
-    pub system_prompt: String,
     /// The tools that the agent uses.
-    pub required_tools: Vec<AgentToolSchema>,
-    /// Its models.
-    pub llm_config: Vec<AgentModelSchema>,
-    /// Its environment; the values of the user's own variables are masked, but for those with `"secret": false`.
-    pub env: Vec<AgentVariableSchema>,
-    /// The identity provider that authenticates its callers; null when there is none.
-    #[schema(required)]
-    pub identity_provider: Option<String>,
-    /// What it is written with, as it was deployed; null when nothing was said.
-    #[schema(required, examples("langgraph"))]
-    pub framework: Option<String>,
-}
-
-/// A tool that an agent uses.
-#[derive(Debug, ToSchema)]
-#[schema(as = AgentTool)]
-pub struct AgentToolSchema {
-    /// The tool's name.
-    #[schema(examples("echo-tool"))]
-    pub name: String,
-}
-
-/// A model of an agent.
-#[derive(Debug, ToSchema)]
-#[schema(as = AgentModel)]
-pub struct AgentModelSchema {
-    /// What it is for: `chat`, `embedding`, `classify` or `reranking`.
-    #[schema(examples("chat"))]
-    pub role: String,
-    /// Its provider.
-    #[schema(examples("openai"))]
-    pub provider: String,
-    /// The model, as its provider calls it.
-    #[schema(examples("gpt-4o-mini"))]
-    pub model: String,
-}
-
-/// A variable of an agent's environment.
-#[derive(Debug, ToSchema)]
-#[schema(as = AgentVariable)]
-pub struct AgentVariableSchema {
-    /// Its name.
-    #[schema(examples("AGENT_NAME"))]
-    pub name: String,
-    /// Its value, masked if it is the user's and was not deployed with `"secret": false`.
-    #[schema(examples("hello"))]
-    pub value: String,
+    pub required_tools: Vec<ToolOut>,
+    /// Its configuration.
+    #[serde(flatten)]
+    pub config: SpecConfig,
 }
 
 /// How an agent is.

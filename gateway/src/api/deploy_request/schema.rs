@@ -1,6 +1,7 @@
 //! The body of a deploy as the API's document describes it, and its examples. What is described here is read by
 //! [`super::DeployRequest::parse`], which knows a little more than a schema can say.
 
+use crate::api::agent_config::DeployConfig;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -20,22 +21,15 @@ pub struct DeployBody {
     /// File names and their text, or `{"base64": "…"}` for a binary file. Names are relative and normalised: no `..`, no
     /// leading `/`, no backslash. An image is built from them on the server.
     pub source_files: Option<BTreeMap<String, SourceFile>>,
-    /// What the agent finds in the variable `SYSTEM_PROMPT`.
-    pub system_prompt: Option<String>,
+    /// What is said of the agent itself.
+    #[serde(flatten)]
+    pub config: DeployConfig,
     /// Tools that the agent uses. One that is not registered is bound as soon as it is, unless `strict` is asked for.
     #[schema(max_items = 1000)]
     pub required_tools: Option<Vec<String>>,
     /// Tools to register before the agent starts. One that exists with the same endpoint is left as it is.
     #[schema(max_items = 1000)]
     pub tools_to_create: Option<Vec<DeployTool>>,
-    /// The models that the agent uses, each role at most once.
-    #[schema(max_items = 1000)]
-    pub llm_configs: Option<Vec<DeployModel>>,
-    /// The agent's model, where it has only one.
-    pub llm_config: Option<DeployModel>,
-    /// Variables of the agent's environment, no name twice. Answers mask their values, logs and errors those that are secret.
-    #[schema(max_items = 1000)]
-    pub env: Option<Vec<DeployVariable>>,
     /// Python packages, one requirement on each line as pip writes it, with `--hash=sha256:…`, and with `-r` and `-c` for
     /// files of the source; no other options and no URLs. When this is absent, `requirements.txt`, then `pyproject.toml`,
     /// then the entry file's PEP 723 header, then the imports of the source decide.
@@ -44,13 +38,6 @@ pub struct DeployBody {
     /// The file to start. Default: the only `.py` file, else `agent.py`, `main.py` or `app.py`, at the root or in `src`.
     #[schema(examples("agent.py"))]
     pub entry_point: Option<String>,
-    /// What the agent is written with, in any letter case: `langchain`, `langgraph`, `crewai`, `openai`, `pydantic-ai`, `smolagents`,
-    /// `llamaindex`, `autogen`, `google-adk`, `strands`, `mcp`, `fastapi`, `starlette`, `flask`, `django` or `custom`. It is shown with
-    /// the agent; another one is shown too, with a warning.
-    #[schema(examples("langchain"))]
-    pub framework: Option<String>,
-    /// The name of a registered identity provider that authenticates the agent's callers.
-    pub identity_provider: Option<String>,
 }
 
 /// A tool to register with a deploy.
@@ -97,50 +84,6 @@ pub enum DeployScheme {
     /// With TLS.
     #[schema(rename = "HTTPS")]
     Https,
-}
-
-/// A model that an agent uses in one role.
-#[derive(Debug, ToSchema)]
-pub struct DeployModel {
-    /// `openai`, `anthropic`, `bedrock`, `ollama`, or the name of a registered model provider.
-    #[schema(examples("openai"))]
-    pub provider: String,
-    /// The model, as its provider calls it.
-    #[schema(max_length = 2048, examples("gpt-4o-mini"))]
-    pub model: String,
-    /// What the model is for. Letter case does not matter, and `default` means `chat`. Default: `chat`.
-    #[schema(inline)]
-    pub role: Option<DeployRole>,
-}
-
-/// What a model is for.
-#[derive(Debug, ToSchema)]
-#[schema(rename_all = "lowercase")]
-pub enum DeployRole {
-    /// Conversation: `LLM_MODEL` and `LLM_PROVIDER`.
-    Chat,
-    /// Embedding: `LLM_MODEL_EMBEDDING`.
-    Embedding,
-    /// Classification: `LLM_MODEL_CLASSIFY`.
-    Classify,
-    /// Reranking: `LLM_MODEL_RERANKING`.
-    Reranking,
-}
-
-/// A variable of the agent's environment.
-#[derive(Debug, ToSchema)]
-pub struct DeployVariable {
-    /// The name. `PORT`, `AGENT_NAME`, `USER_ENTRY_POINT`, `SYSTEM_PROMPT`, `TOOL_NAMES`, `PYTHONPATH`, `PYTHONHOME` and
-    /// what begins with `LLM_`, `TOOL_URL_`, `HOISTWAY_` or `LD_` are the platform's own.
-    #[schema(pattern = "^[A-Za-z_.-][A-Za-z0-9_.-]*$", max_length = 255, examples("GREETING"))]
-    pub name: String,
-    /// The value; it may be empty.
-    #[schema(examples("Good morning"))]
-    pub value: String,
-    /// Whether the value is secret, and so masked in logs and errors too. `false` shows it, also where the agent is shown. Default:
-    /// the name (`…_KEY`, `…_TOKEN`, `…_PASSWORD` and the like) and the value itself (random letters and digits) decide, and of a URL
-    /// only its password is secret.
-    pub secret: Option<bool>,
 }
 
 /// The content of a source file. What a text declares as its encoding (PEP 263) becomes UTF-8.

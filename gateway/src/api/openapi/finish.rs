@@ -5,7 +5,7 @@ use super::{
     samples,
     shared::{self, Kind, STANDARD},
 };
-use crate::api::permissions::permission;
+use crate::api::{json::has_value, permissions::permission};
 use http::Method;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
@@ -20,6 +20,7 @@ pub fn finish(described: OpenApi) -> Value {
     let mut components = shared::components();
     components["responses"] = shared::responses();
     merge(&mut document["components"], components);
+    flatten(&mut document);
     require_a_source(&mut document["components"]["schemas"]["DeployRequest"]);
     document["components"]["schemas"]["InvokeAnswer"]["properties"]["response"] =
         json!({"description": "What the agent returned: any JSON."});
@@ -56,6 +57,42 @@ fn merge(into: &mut Value, from: Value) {
         }
         (into, from) => *into = from,
     }
+}
+
+/// Puts the members of structs that are only ever parts of others among those of the others, where readers look for them.
+fn flatten(document: &mut Value) {
+    const PREFIX: &str = "#/components/schemas/";
+    let Some(mut schemas) = document["components"]["schemas"].as_object().cloned() else { return };
+    let parts_of = |schema: &Value| schema["allOf"].as_array().cloned().unwrap_or_default();
+    let name_of = |part: &Value| part["$ref"].as_str().and_then(|path| path.strip_prefix(PREFIX)).map(str::to_owned);
+    let parts: Vec<String> = schemas.values().flat_map(parts_of).filter_map(|part| name_of(&part)).collect();
+    let text = document.to_string();
+    let is_only_a_part = |name: &str| {
+        let uses = text.matches(&format!("\"{PREFIX}{name}\"")).count();
+        uses == parts.iter().filter(|part| *part == name).count()
+    };
+    let only_parts: Map<String, Value> =
+        parts.iter().filter(|name| is_only_a_part(name)).filter_map(|name| schemas.remove_entry(name)).collect();
+    for schema in schemas.values_mut() {
+        let parts = parts_of(schema);
+        if !parts.iter().filter_map(name_of).any(|name| only_parts.contains_key(&name)) {
+            continue;
+        }
+        let (mut properties, mut required) = (json!({}), Vec::new());
+        for part in &parts {
+            let part = name_of(part).and_then(|name| only_parts.get(&name)).unwrap_or(part);
+            merge(&mut properties, part["properties"].clone());
+            required.extend(part["required"].as_array().into_iter().flatten().cloned());
+        }
+        let mut whole = json!({"type": "object", "properties": properties});
+        for (name, value) in [("description", schema["description"].take()), ("required", required.into())] {
+            if has_value(&value) {
+                whole[name] = value;
+            }
+        }
+        *schema = whole;
+    }
+    document["components"]["schemas"] = schemas.into();
 }
 
 /// What the struct cannot say: one of the two sources must be there.

@@ -106,14 +106,14 @@ fn fields(revision: &Revision) -> Fields {
         ("image_digest", digest.map(|digest| digest.to_string())),
         ("build_id", spec.build_id.clone()),
         ("entry_point", spec.entry_point.clone()),
-        ("framework", spec.config.framework.clone()),
         ("python", revision.image.as_ref().map(|image| image.python.clone())),
-        ("identity_provider", spec.config.identity_provider.as_ref().map(Name::to_string)),
-        ("system_prompt", Some(spec.config.system_prompt.clone()).filter(|prompt| !prompt.is_empty())),
     ] {
         if let Some(value) = value {
             put(field.to_owned(), &value);
         }
+    }
+    for (field, value) in spec.config.texts() {
+        put(field, &value);
     }
     for tool in &spec.tools {
         put(format!("required_tools[{}]", tool.name), tool.name.as_str());

@@ -1,8 +1,12 @@
-//! `llm_configs` and `llm_config`.
+//! Models: `llm_configs` and `llm_config`.
 
-use crate::{api::json::Object, deploy::providers};
+use crate::{
+    api::json::{self, Object, complaint},
+    deploy::providers,
+    state::AppState,
+};
 use hoistway_model::{
-    Error, Result,
+    Code, Error, Name, Result,
     agent::{LlmConfig, LlmRole},
     error::excerpt,
     tool::MODEL_PROVIDERS,
@@ -78,9 +82,78 @@ pub fn provider(path: &str, given: &str) -> Result<String> {
     match MODEL_PROVIDERS.into_iter().find(|known| known.eq_ignore_ascii_case(given)) {
         Some(known) => Ok(known.to_owned()),
         // No provider can be registered under what is not a name, so that needs no look-up.
-        None => match hoistway_model::Name::parse("provider", given) {
+        None => match Name::parse("provider", given) {
             Ok(name) => Ok(name.into()),
             Err(_) => Err(providers::unknown_provider(path, given)),
         },
     }
+}
+
+/// A registered provider that the request names, with the protocol that it says it has.
+pub struct NamedProvider {
+    path: String,
+    name: Name,
+    protocol: Option<String>,
+}
+
+impl NamedProvider {
+    /// Whether it is registered, and has that protocol.
+    pub async fn check(self, state: &AppState) -> Result<()> {
+        let found = match state.tools.get_model_provider(self.name.clone()).await {
+            Ok(found) => found,
+            Err(e) if e.code == Code::NotFound => {
+                let message = format!("\"{}\" is not a registered model provider", self.name);
+                return Err(Error::field(format!("{}.model_provider", self.path), message));
+            }
+            Err(e) => return Err(e),
+        };
+        match self.protocol.filter(|protocol| !protocol.eq_ignore_ascii_case(&found.provider)) {
+            Some(other) => {
+                let message = format!("\"{}\" contradicts the model provider \"{}\"", excerpt(&other), self.name);
+                Err(Error::field(format!("{}.provider", self.path), message))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Every model of an agent, as a change of its configuration gives them.
+pub fn change(root: &mut Object, warnings: &mut Vec<String>) -> Result<(Option<Vec<LlmConfig>>, Vec<NamedProvider>)> {
+    let mut named = Vec::new();
+    let Some(items) = root.objects(LIST)? else { return Ok((None, named)) };
+    let mut models: Vec<LlmConfig> = Vec::new();
+    for item in items {
+        let path = item.path().to_owned();
+        let model = change_of_one(item, &mut named, warnings)?;
+        if let Some(first) = models.iter().position(|other| other.role == model.role) {
+            let message = format!("{LIST}[{first}] has the role {} already", model.role.as_str());
+            return Err(Error::field(format!("{path}.role"), message));
+        }
+        models.push(model);
+    }
+    Ok((Some(models), named))
+}
+
+fn change_of_one(mut item: Object, named: &mut Vec<NamedProvider>, warnings: &mut Vec<String>) -> Result<LlmConfig> {
+    if item.take("monthly_budget_usd").is_some() {
+        let path = item.path_of("monthly_budget_usd");
+        return Err(complaint(&path, format!("{path} is not supported")));
+    }
+    let registered = item.text("model_provider")?;
+    let provider = match registered {
+        Some(text) if !providers::is_known(&text) => {
+            let name = json::name(&item.path_of("model_provider"), &text)?;
+            let protocol = item.text("provider")?;
+            named.push(NamedProvider { path: item.path().to_owned(), name: name.clone(), protocol });
+            name.into()
+        }
+        Some(known) => known,
+        None => {
+            let given = item.required("provider")?;
+            provider(&item.path_of("provider"), &given)?
+        }
+    };
+    let (role, model) = (role(&mut item)?, model(&mut item)?);
+    item.finish(warnings);
+    Ok(LlmConfig { role, provider, model })
 }

@@ -4,6 +4,8 @@ mod access;
 mod deploys;
 mod entity;
 mod identities;
+#[cfg(test)]
+mod json_tests;
 mod providers;
 mod reseal;
 mod text;
@@ -124,13 +126,13 @@ mod tests {
     use sea_orm::{ConnectionTrait, EntityTrait};
     use std::{collections::BTreeMap, time::Duration};
 
-    async fn opened(dir: &Path) -> Store {
+    pub(super) async fn opened(dir: &Path) -> Store {
         let vault = Vault::new(MasterKey::from_bytes(&[7; 32]).unwrap());
         let addresses = Addresses::new(None, None, "127.0.0.1:1".parse().unwrap()).unwrap();
         Store::open(&dir.join("tools.db"), vault, addresses).await.unwrap()
     }
 
-    fn named(text: &str) -> Name {
+    pub(super) fn named(text: &str) -> Name {
         Name::parse("name", text).unwrap()
     }
 

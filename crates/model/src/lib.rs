@@ -20,6 +20,7 @@ pub mod page;
 pub mod redact;
 pub mod revision;
 pub mod source;
+mod spelling;
 pub mod tool;
 pub mod usage;
 pub mod watch;

@@ -1,9 +1,13 @@
 //! Tools, model and identity providers, and which agent uses which tool: the records of the tool registry and its trait.
+//!
+//! Records that have serde are kept as JSON, and what older versions kept is read after an update: their members are only
+//! ever added, with a default.
 
 use crate::{
     ModelPrices, Name, Operation, OperationId, Result, Secret,
     metric::Metrics,
     page::{Page, PageQuery},
+    spelling::serde_by_spelling,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -85,8 +89,12 @@ impl FromStr for Scheme {
     }
 }
 
+serde_by_spelling!(AuthType, Scheme);
+
 /// Where an API key goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+// Databases have it as an array; both forms are read.
+#[serde(into = "(String, String, String)")]
 pub struct ApiKeyPlace {
     /// `Header` or `Query`.
     pub location: String,
@@ -96,8 +104,16 @@ pub struct ApiKeyPlace {
     pub value_prefix: String,
 }
 
+impl From<ApiKeyPlace> for (String, String, String) {
+    fn from(place: ApiKeyPlace) -> Self {
+        (place.location, place.name, place.value_prefix)
+    }
+}
+
 /// Where tokens for OAuth 2.0 client credentials come from. The client's id and secret are credentials.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+// Databases have it as an array; both forms are read.
+#[serde(into = "(String, Vec<String>)")]
 pub struct OAuth2 {
     /// The authorization server's token endpoint.
     pub token_url: String,
@@ -105,8 +121,14 @@ pub struct OAuth2 {
     pub scopes: Vec<String>,
 }
 
+impl From<OAuth2> for (String, Vec<String>) {
+    fn from(oauth2: OAuth2) -> Self {
+        (oauth2.token_url, oauth2.scopes)
+    }
+}
+
 /// Where a tool is and how one authenticates to it. The whole of it is what "endpoint or auth changed" compares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// The tool's URL, as given.
     pub base_url: String,
@@ -148,7 +170,7 @@ pub struct ToolUpdate {
 }
 
 /// A registered tool.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tool {
     /// Unique name.
     pub name: Name,
@@ -165,6 +187,8 @@ pub struct Tool {
     /// When it was stored; milliseconds since the epoch.
     pub credentials_set_at: Option<i64>,
     /// The operation that changed the tool last.
+    // A version that no tool has: an update that is made from an answer of an older program looks again.
+    #[serde(default = "OperationId::mint")]
     pub version: OperationId,
     /// Milliseconds since the epoch.
     pub created_at: i64,
@@ -196,7 +220,7 @@ pub struct NewModelProvider {
 }
 
 /// A source of models.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelProvider {
     /// Unique name.
     pub name: Name,
@@ -207,10 +231,12 @@ pub struct ModelProvider {
     /// Model identifiers served.
     pub models: Vec<String>,
     /// What models cost; none: it is not known.
+    #[serde(default)]
     pub prices: ModelPrices,
     /// How long an answer may take to begin; none: as long as egress waits for any.
     pub timeout_seconds: Option<u32>,
     /// How many more times a call is made that failed.
+    #[serde(default)]
     pub retries: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -219,11 +245,12 @@ pub struct ModelProvider {
     /// Milliseconds since the epoch.
     pub created_at: i64,
     /// Milliseconds since the epoch.
+    #[serde(default)]
     pub updated_at: i64,
 }
 
 /// Who says who an agent's callers are: an OpenID Connect issuer and what its tokens must say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityProvider {
     /// Unique name.
     pub name: Name,
@@ -248,7 +275,7 @@ pub struct IdentityProvider {
 }
 
 /// What an upsert did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upserted<T> {
     /// As it is now.
     pub value: T,
@@ -334,7 +361,7 @@ pub struct Resolved {
 }
 
 /// What registering a deploy's tools did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedTools {
     /// Tools that this operation created, in the plan's order.
     pub created: Vec<Name>,
@@ -454,7 +481,30 @@ pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn enums_have_their_public_spelling_in_json() {
+        assert_eq!(serde_json::to_string(&[Scheme::Http, Scheme::Https]).unwrap(), r#"["HTTP","HTTPS"]"#);
+        let kinds = [AuthType::None, AuthType::ApiKey, AuthType::OAuth2];
+        assert_eq!(serde_json::to_string(&kinds).unwrap(), r#"["None","APIKey","OAuth2"]"#);
+        assert_eq!(serde_json::from_str::<[AuthType; 3]>(r#"["None","APIKey","OAuth2"]"#).unwrap(), kinds);
+        let e = serde_json::from_str::<Scheme>(r#""FTP""#).unwrap_err().to_string();
+        assert!(e.starts_with("\"FTP\" is not one of HTTP, HTTPS"), "{e}");
+    }
+
+    #[test]
+    fn where_keys_and_tokens_are_is_written_as_an_array_and_read_as_an_object_too() {
+        let place = ApiKeyPlace { location: "Query".into(), name: "key".into(), value_prefix: String::new() };
+        assert_eq!(serde_json::to_string(&place).unwrap(), r#"["Query","key",""]"#);
+        let object = r#"{"location":"Query","name":"key","value_prefix":""}"#;
+        assert_eq!(serde_json::from_str::<ApiKeyPlace>(object).unwrap(), place);
+        let oauth2 = OAuth2 { token_url: "https://login.example".into(), scopes: vec!["read".into()] };
+        assert_eq!(serde_json::to_string(&oauth2).unwrap(), r#"["https://login.example",["read"]]"#);
+        let object = r#"{"token_url":"https://login.example","scopes":["read"]}"#;
+        assert_eq!(serde_json::from_str::<OAuth2>(object).unwrap(), oauth2);
+    }
 
     #[test]
     fn the_region_stands_in_the_endpoints_of_bedrock() {

@@ -1,11 +1,11 @@
 //! What deploys do to tools and bindings: look, apply, settle, undo, release.
 
 use super::{
-    Once, Store,
+    Once, Store, column,
+    effects::{self, Effects, Previous},
     entity::{application, binding, tool},
     identities,
     providers::registered,
-    text::{self, AppliedText, Effects, Previous},
     tools,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 use hoistway_kit::{db::db_error, operations, time::now_ms};
 use hoistway_model::{
     Code, Error, Name, Operation, OperationId, Result,
-    tool::{AppliedTools, Connection, Resolved, ToolPlan},
+    tool::{AppliedTools, Resolved, ToolPlan},
 };
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
@@ -55,8 +55,8 @@ impl Store {
     pub(crate) async fn apply(&self, operation: &Operation, plan: &ToolPlan) -> Result<AppliedTools> {
         const KIND: &str = "tools.apply";
         let payload = self.vault.fingerprint(KIND, &plan_value(plan));
-        let txn = match self.once::<AppliedText>(operation, KIND, payload).await? {
-            Once::Again(answer) => return Ok(answer.into()),
+        let txn = match self.once::<AppliedTools>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer),
             Once::First(txn) => txn,
         };
         let snapshot = snapshot(&txn, plan).await?;
@@ -68,7 +68,7 @@ impl Store {
         if !changes.is_empty() {
             write(&txn, operation.id, &plan.agent, changes).await?;
         }
-        self.finish(txn, operation.id, &AppliedText::from(applied.clone())).await?;
+        self.finish(txn, operation.id, &applied).await?;
         Ok(applied)
     }
 
@@ -76,7 +76,7 @@ impl Store {
     pub(crate) async fn settle(&self, agent: &Name, applied: OperationId) -> Result<()> {
         let doing = "settling a deploy's tools";
         let txn = self.db.begin().await?;
-        let Some((row, effects)) = application(&txn, applied).await? else { return Ok(()) };
+        let Some((row, effects)) = effects::of(&txn, applied).await? else { return Ok(()) };
         if row.agent != agent.as_str() {
             let text = format!("operation {applied} is of the agent \"{}\", not \"{agent}\"", row.agent);
             return Err(Error::new(Code::Conflict, text));
@@ -118,7 +118,7 @@ impl Store {
         let doing = "undoing a deploy's tools";
         let txn = self.db.begin().await?;
         operations::undo(&txn, applied).await?;
-        let Some((row, effects)) = application(&txn, applied).await? else { return self.commit(txn).await };
+        let Some((row, effects)) = effects::of(&txn, applied).await? else { return self.commit(txn).await };
         if row.settled {
             let text = format!("operation {applied} has settled: what it did cannot be undone any more");
             return Err(Error::new(Code::Conflict, text));
@@ -148,7 +148,7 @@ impl Store {
             .all(self.db.read())
             .await
             .map_err(db_error("listing bindings"))?;
-        agents.into_iter().map(text::name).collect()
+        agents.into_iter().map(column::name).collect()
     }
 
     /// Drops the settled bindings of an agent.
@@ -189,7 +189,7 @@ async fn snapshot(db: &impl ConnectionTrait, plan: &ToolPlan) -> Result<Snapshot
     let rows = binding::Entity::find().filter(concerned).all(db).await.map_err(db_error(doing))?;
     let mut others: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
     for row in rows {
-        let (agent, tool) = (text::name(row.agent)?, text::name(row.tool)?);
+        let (agent, tool) = (column::name(row.agent)?, column::name(row.tool)?);
         if agent != plan.agent {
             others.entry(tool).or_default().insert(agent);
         } else if row.settled {
@@ -204,11 +204,7 @@ async fn snapshot(db: &impl ConnectionTrait, plan: &ToolPlan) -> Result<Snapshot
 
 async fn write(txn: &impl ConnectionTrait, id: OperationId, agent: &Name, changes: Changes) -> Result<()> {
     let doing = "applying a deploy's tools";
-    let effects = Effects {
-        created: changes.create.iter().map(|(tool, _)| tool.name.clone()).collect(),
-        updated: changes.update.iter().map(previous).collect(),
-        bound: changes.bind.is_some(),
-    };
+    let effects = Effects::from(&changes);
     if !changes.create.is_empty() {
         let new = changes.create.into_iter().map(|(tool, credentials)| {
             let content = tools::new_content(&tool, None, credentials);
@@ -239,35 +235,12 @@ async fn write(txn: &impl ConnectionTrait, id: OperationId, agent: &Name, change
     let row = application::ActiveModel {
         operation: Set(id.to_string()),
         agent: Set(agent.to_string()),
-        effects: Set(text::write(&effects)?),
+        effects: Set(column::write(&effects)?),
         settled: Set(false),
         created_at: Set(now_ms()),
     };
     application::Entity::insert(row).exec_without_returning(txn).await.map_err(db_error(doing))?;
     Ok(())
-}
-
-fn previous(update: &Update) -> Previous {
-    let before = update.before.content.clone();
-    Previous {
-        tool: update.before.name.clone(),
-        description: before.description,
-        connection: before.connection.into(),
-        builtin: before.builtin.map(|b| b.as_str().to_owned()),
-        written_by: update.before.written_by,
-        without_credentials: before.credentials.is_none(),
-    }
-}
-
-async fn application(
-    txn: &impl ConnectionTrait,
-    applied: OperationId,
-) -> Result<Option<(application::Model, Effects)>> {
-    let row = application::Entity::find_by_id(applied.to_string()).one(txn).await;
-    match row.map_err(db_error("looking up a deploy's tools"))? {
-        Some(row) => Ok(Some((row.clone(), text::read(&row.effects)?))),
-        None => Ok(None),
-    }
 }
 
 /// Gives a tool the content back that it had before `applied`, if that is still the last one who wrote it.
@@ -277,7 +250,7 @@ async fn put_back(txn: &impl ConnectionTrait, applied: OperationId, previous: Pr
     };
     let content = Content {
         description: previous.description,
-        connection: Connection::try_from(previous.connection)?,
+        connection: previous.connection,
         builtin: previous.builtin.as_deref().and_then(Builtin::parse),
         credentials: have.content.credentials.clone().filter(|_| !previous.without_credentials),
     };

@@ -16,7 +16,7 @@ pub(super) mod tool {
         pub api_key_location: Option<String>,
         pub api_key_name: Option<String>,
         pub api_key_prefix: Option<String>,
-        /// JSON of (token URL, scopes).
+        /// JSON of [`hoistway_model::tool::OAuth2`].
         pub oauth2: Option<String>,
         pub labels: String,
         /// Sealed.

@@ -1,6 +1,6 @@
 //! Identity providers.
 
-use super::{MAX_ROWS, Once, Store, entity::identity_provider, text};
+use super::{MAX_ROWS, Once, Store, column, entity::identity_provider};
 use crate::vault::identity_value;
 use hoistway_kit::{db::db_error, time::now_ms};
 use hoistway_model::{
@@ -19,11 +19,10 @@ impl Store {
         wanted: IdentityProvider,
     ) -> Result<Upserted<IdentityProvider>> {
         const KIND: &str = "identity_providers.put";
-        type Answer = text::UpsertedText<text::IdentityText>;
         let doing = "registering an identity provider";
         let payload = self.vault.fingerprint(KIND, &identity_value(&wanted));
-        let txn = match self.once::<Answer>(operation, KIND, payload).await? {
-            Once::Again(answer) => return Ok(answer.into_record()),
+        let txn = match self.once::<Upserted<IdentityProvider>>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer),
             Once::First(txn) => txn,
         };
         let now = now_ms();
@@ -54,7 +53,7 @@ impl Store {
                 Upserted { value, created: false }
             }
         };
-        self.finish(txn, operation.id, &Answer::from(put.clone())).await?;
+        self.finish(txn, operation.id, &put).await?;
         Ok(put)
     }
 
@@ -99,10 +98,10 @@ fn row(provider: IdentityProvider) -> Result<identity_provider::ActiveModel> {
         host: Set(provider.host),
         issuer: Set(provider.issuer),
         jwks_uri: Set(provider.jwks_uri),
-        audiences: Set(text::write(&provider.audiences)?),
+        audiences: Set(column::write(&provider.audiences)?),
         user_id_claim: Set(provider.user_id_claim),
-        allowed_domains: Set(text::write(&provider.allowed_domains)?),
-        labels: Set(text::write(&provider.labels)?),
+        allowed_domains: Set(column::write(&provider.allowed_domains)?),
+        labels: Set(column::write(&provider.labels)?),
         created_at: Set(provider.created_at),
         updated_at: Set(provider.updated_at),
     })
@@ -113,14 +112,14 @@ impl TryFrom<identity_provider::Model> for IdentityProvider {
 
     fn try_from(row: identity_provider::Model) -> Result<Self> {
         Ok(Self {
-            name: text::name(row.name)?,
+            name: column::name(row.name)?,
             host: row.host,
             issuer: row.issuer,
             jwks_uri: row.jwks_uri,
-            audiences: text::read(&row.audiences)?,
+            audiences: column::read(&row.audiences)?,
             user_id_claim: row.user_id_claim,
-            allowed_domains: text::read(&row.allowed_domains)?,
-            labels: text::read(&row.labels)?,
+            allowed_domains: column::read(&row.allowed_domains)?,
+            labels: column::read(&row.labels)?,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })

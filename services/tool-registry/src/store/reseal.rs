@@ -1,9 +1,8 @@
 //! After a rotation of the master key: what old keys have sealed is sealed with the current one.
 
 use super::{
-    Store,
+    Store, column,
     entity::{model_provider, tool},
-    text,
 };
 use crate::vault::Holder;
 use hoistway_kit::db::db_error;
@@ -35,7 +34,7 @@ macro_rules! reseal {
             let Some((last, _)) = rows.last() else { break resealed };
             after.clone_from(last);
             for (row, sealed) in rows {
-                let name: Name = text::name(row)?;
+                let name: Name = column::name(row)?;
                 let Some(sealed) = $store.sealed_anew($holder(&name), &sealed) else { continue };
                 resealed += 1;
                 $table::Entity::update_many()

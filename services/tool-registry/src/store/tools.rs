@@ -1,9 +1,9 @@
 //! Tools one by one: rows and records, registration, deletion, the starter kit's tool.
 
 use super::{
-    MAX_ROWS, Once, Store,
+    MAX_ROWS, Once, Store, column,
     entity::{binding, tool},
-    held, text,
+    held,
 };
 use crate::{
     check::check_description,
@@ -15,7 +15,7 @@ use hoistway_kit::{db::db_error, time::now_ms};
 use hoistway_model::{
     Code, Error, Name, Operation, OperationId, Result, Secret,
     page::{Page, PageQuery},
-    tool::{ApiKeyPlace, Connection, NewTool, OAuth2, Tool, ToolUpdate},
+    tool::{ApiKeyPlace, Connection, NewTool, Tool, ToolUpdate},
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -38,8 +38,8 @@ impl Store {
     pub(crate) async fn create_tool(&self, operation: &Operation, wanted: &NewTool) -> Result<Tool> {
         const KIND: &str = "tools.create";
         let payload = self.vault.fingerprint(KIND, &tool_value(wanted));
-        let txn = match self.once::<text::ToolText>(operation, KIND, payload).await? {
-            Once::Again(answer) => return answer.try_into(),
+        let txn = match self.once::<Tool>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer),
             Once::First(txn) => txn,
         };
         let tool = match find(&txn, &wanted.name).await? {
@@ -60,7 +60,7 @@ impl Store {
             }
         };
         let tool = tool.show(&self.addresses);
-        self.finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
+        self.finish(txn, operation.id, &tool).await?;
         Ok(tool)
     }
 
@@ -68,8 +68,8 @@ impl Store {
         const KIND: &str = "tools.update";
         let ToolUpdate { tool: wanted, version } = wanted;
         let payload = self.vault.fingerprint(KIND, &json!([tool_value(wanted), version]));
-        let txn = match self.once::<text::ToolText>(operation, KIND, payload).await? {
-            Once::Again(answer) => return answer.try_into(),
+        let txn = match self.once::<Tool>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer),
             Once::First(txn) => txn,
         };
         let have = find(&txn, &wanted.name).await?.ok_or_else(|| Error::not_found("tool", &wanted.name))?;
@@ -89,7 +89,7 @@ impl Store {
             update(&txn, have, content, operation.id).await?
         };
         let tool = tool.show(&self.addresses);
-        self.finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
+        self.finish(txn, operation.id, &tool).await?;
         Ok(tool)
     }
 
@@ -102,8 +102,8 @@ impl Store {
     ) -> Result<Tool> {
         const KIND: &str = "tools.set_credentials";
         let payload = self.vault.fingerprint(KIND, &json!([name, credentials]));
-        let txn = match self.once::<text::ToolText>(operation, KIND, payload).await? {
-            Once::Again(answer) => return answer.try_into(),
+        let txn = match self.once::<Tool>(operation, KIND, payload).await? {
+            Once::Again(answer) => return Ok(answer),
             Once::First(txn) => txn,
         };
         let have = find(&txn, name).await?.ok_or_else(|| Error::not_found("tool", name))?;
@@ -116,7 +116,7 @@ impl Store {
         let content = Content { credentials, ..have.content.clone() };
         adopt(&txn, name).await?;
         let tool = update(&txn, have, content, operation.id).await?.show(&self.addresses);
-        self.finish(txn, operation.id, &text::ToolText::from(tool.clone())).await?;
+        self.finish(txn, operation.id, &tool).await?;
         Ok(tool)
     }
 
@@ -154,7 +154,7 @@ impl Store {
             .all(&txn)
             .await
             .map_err(db_error(doing))?;
-        let users = users.into_iter().map(text::name).collect::<Result<BTreeSet<_>>>()?;
+        let users = users.into_iter().map(column::name).collect::<Result<BTreeSet<_>>>()?;
         if !users.is_empty() {
             return Err(Error::new(Code::Conflict, format!("tool \"{name}\" is used by {}", agents(&users))));
         }
@@ -281,7 +281,7 @@ fn row(t: StoredTool) -> Result<tool::ActiveModel> {
         Some(place) => (Some(place.location), Some(place.name), Some(place.value_prefix)),
         None => (None, None, None),
     };
-    let oauth2 = connection.oauth2.map(|o| text::write(&(o.token_url, o.scopes))).transpose()?;
+    let oauth2 = connection.oauth2.as_ref().map(column::write).transpose()?;
     let (credentials, credentials_set_at) = credentials.map(|c| (c.bytes, c.set_at)).unzip();
     Ok(tool::ActiveModel {
         name: Set(t.name.into()),
@@ -293,7 +293,7 @@ fn row(t: StoredTool) -> Result<tool::ActiveModel> {
         api_key_location: Set(location),
         api_key_name: Set(key_name),
         api_key_prefix: Set(prefix),
-        labels: Set(text::write(&t.labels)?),
+        labels: Set(column::write(&t.labels)?),
         oauth2: Set(oauth2),
         credentials: Set(credentials),
         credentials_set_at: Set(credentials_set_at),
@@ -313,26 +313,26 @@ impl TryFrom<tool::Model> for StoredTool {
             (Some(location), Some(name), Some(value_prefix)) => Some(ApiKeyPlace { location, name, value_prefix }),
             _ => None,
         };
-        let oauth2 = row.oauth2.as_deref().map(text::read::<(String, Vec<String>)>).transpose()?;
+        let oauth2 = row.oauth2.as_deref().map(column::read).transpose()?;
         let set_at = row.credentials_set_at.unwrap_or(row.updated_at);
         Ok(Self {
-            name: text::name(row.name)?,
+            name: column::name(row.name)?,
             content: Content {
                 description: row.description,
                 connection: Connection {
                     base_url: row.base_url,
                     port: u16::try_from(row.port).map_err(|e| Error::internal("reading a record", e))?,
-                    scheme: text::parse(&row.scheme)?,
-                    auth_type: text::parse(&row.auth_type)?,
+                    scheme: column::parse(&row.scheme)?,
+                    auth_type: column::parse(&row.auth_type)?,
                     api_key,
-                    oauth2: oauth2.map(|(token_url, scopes)| OAuth2 { token_url, scopes }),
+                    oauth2,
                 },
                 builtin: row.builtin.as_deref().and_then(Builtin::parse),
                 credentials: row.credentials.map(|bytes| Sealed { bytes, set_at }),
             },
-            labels: text::read(&row.labels)?,
-            created_by: row.created_by_operation.as_deref().map(text::parse).transpose()?,
-            written_by: text::parse(&row.written_by_operation)?,
+            labels: column::read(&row.labels)?,
+            created_by: row.created_by_operation.as_deref().map(column::parse).transpose()?,
+            written_by: column::parse(&row.written_by_operation)?,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })

@@ -139,7 +139,9 @@ impl Build {
 }
 
 /// A part of a build that took time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+// Databases have it as an array; both forms are read.
+#[serde(into = "(String, i64, Option<i64>)")]
 pub struct BuildStep {
     /// `queue`, `requirements`, `dependencies`, `image` or `publish`.
     pub step: String,
@@ -147,6 +149,12 @@ pub struct BuildStep {
     pub started_at: i64,
     /// Milliseconds since the epoch; absent while it runs.
     pub completed_at: Option<i64>,
+}
+
+impl From<BuildStep> for (String, i64, Option<i64>) {
+    fn from(BuildStep { step, started_at, completed_at }: BuildStep) -> Self {
+        (step, started_at, completed_at)
+    }
 }
 
 /// Which builds are wanted.

@@ -105,8 +105,8 @@ pub struct ApiKeyPlace {
 }
 
 impl From<ApiKeyPlace> for (String, String, String) {
-    fn from(place: ApiKeyPlace) -> Self {
-        (place.location, place.name, place.value_prefix)
+    fn from(ApiKeyPlace { location, name, value_prefix }: ApiKeyPlace) -> Self {
+        (location, name, value_prefix)
     }
 }
 
@@ -122,8 +122,8 @@ pub struct OAuth2 {
 }
 
 impl From<OAuth2> for (String, Vec<String>) {
-    fn from(oauth2: OAuth2) -> Self {
-        (oauth2.token_url, oauth2.scopes)
+    fn from(OAuth2 { token_url, scopes }: OAuth2) -> Self {
+        (token_url, scopes)
     }
 }
 

@@ -54,22 +54,13 @@ pub struct Kept {
     pub lines: Vec<String>,
     /// When each line was said, in milliseconds since the epoch.
     times: Vec<i64>,
-    steps: Vec<(String, i64, Option<i64>)>,
+    /// The build's steps.
+    pub steps: Vec<BuildStep>,
     /// The HTTP request that caused the build.
     pub request_id: Option<String>,
 }
 
 impl Kept {
-    /// The build's steps.
-    pub fn steps(&self) -> Vec<BuildStep> {
-        let step = |(step, started_at, completed_at): &(String, i64, Option<i64>)| BuildStep {
-            step: step.clone(),
-            started_at: *started_at,
-            completed_at: *completed_at,
-        };
-        self.steps.iter().map(step).collect()
-    }
-
     /// The wanted lines, all at once. Those of a build before times were kept were said at `otherwise`.
     pub fn read(&self, query: &LogQuery, otherwise: i64) -> LogPieces {
         let times = self.times.iter().copied().chain(std::iter::repeat(otherwise));
@@ -164,7 +155,7 @@ impl BuildLog {
         Kept {
             times: all.iter().map(|line| line.time_ms).collect(),
             lines: all.into_iter().map(|line| line.text).collect(),
-            steps: steps.into_iter().map(|s| (s.step, s.started_at, s.completed_at)).collect(),
+            steps,
             request_id,
         }
     }
@@ -357,11 +348,20 @@ mod tests {
         log.step("image");
         let kept = log.kept(Some("req".into()));
         let kept: Kept = serde_json::from_str(&serde_json::to_string(&kept).unwrap()).unwrap();
-        let steps = kept.steps();
+        let steps = kept.steps;
         assert_eq!(steps.iter().map(|s| s.step.as_str()).collect::<Vec<_>>(), ["queue", "image"]);
         assert_eq!(steps[0].completed_at, Some(steps[1].started_at));
         assert!(steps[1].completed_at.is_some() && log.steps()[1].completed_at.is_none());
         log.end();
         assert!(log.steps()[1].completed_at.is_some());
+    }
+
+    #[test]
+    fn what_earlier_versions_kept_is_read_and_written_alike() {
+        let text = r#"{"times":[11,12],"steps":[["queue",10,12],["image",12,null]],"request_id":"r"}"#;
+        let kept: Kept = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&kept).unwrap(), text);
+        let step = |step: &str, started_at, completed_at| BuildStep { step: step.into(), started_at, completed_at };
+        assert_eq!(kept.steps, [step("queue", 10, Some(12)), step("image", 12, None)]);
     }
 }

@@ -61,7 +61,7 @@ pub fn from_row(row: Model) -> Result<Build> {
         created_at: row.created_at,
         completed_at: Some(row.completed_at),
         attempt: row.attempt.parse()?,
-        steps: kept.steps(),
+        steps: kept.steps,
         request_id: kept.request_id,
     })
 }

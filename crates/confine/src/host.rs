@@ -88,6 +88,10 @@ const SHARED: &[(&str, Access)] = &[
     ("/proc", Access::ReadIfThere),
     ("/etc/passwd", Access::ReadIfThere),
     ("/etc/group", Access::ReadIfThere),
+    // How many processors a container has: what counts them reads these where they are there.
+    ("/sys/fs/cgroup/cpu.max", Access::ReadIfThere),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", Access::ReadIfThere),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_period_us", Access::ReadIfThere),
     ("/dev/shm", Access::Write),
     ("/dev/null", Access::Device),
     ("/dev/zero", Access::Device),

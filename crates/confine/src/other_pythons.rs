@@ -56,10 +56,7 @@ impl OtherPythons {
         let own = format!("{HOME}/{OWN}");
         fs::write(&program, format!("#!/bin/sh\nexec {own}/bin/python3 \"$@\"\n"))?;
         // The agent's interpreter may be one of the machine's, which then finds the agent's packages here.
-        let hook = format!(
-            "import glob, site; [site.addsitedir(path) for path in glob.glob('{own}/lib/python*/site-packages')]\n"
-        );
-        fs::write(packages.join("hoistway.pth"), hook)?;
+        fs::write(packages.join("hoistway.pth"), hook(&own))?;
         // Whatever the umask is: agents have users of their own.
         for (path, mode) in [(&program, 0o755), (&packages, 0o755), (&packages.join("hoistway.pth"), 0o644)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
@@ -72,6 +69,12 @@ impl OtherPythons {
         let programs = self.programs.iter().map(|inside| cover(&program, inside));
         Ok(programs.chain(self.packages.iter().map(|inside| cover(&packages, inside))).collect())
     }
+}
+
+/// A line of a `.pth` file that adds the packages of the environment at `own`. It runs within a function, whose names a
+/// comprehension does not see before Python 3.12.
+fn hook(own: &str) -> String {
+    format!("import glob, site; list(map(site.addsitedir, glob.glob('{own}/lib/python*/site-packages')))\n")
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -93,6 +96,20 @@ mod tests {
     fn programs_are_recognised_by_their_names() {
         assert!(["python", "python3", "python3.11"].iter().all(|name| is_python(name)));
         assert!(["python3-config", "pythonw", "x-python", "python3.11-dbg"].iter().all(|name| !is_python(name)));
+    }
+
+    #[test]
+    fn a_python_that_reads_the_hook_finds_the_packages_of_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, covered) = (dir.path().join("own"), dir.path().join("covered"));
+        let packages = own.join("lib/python3.9/site-packages");
+        fs::create_dir_all(&packages).unwrap();
+        fs::create_dir_all(&covered).unwrap();
+        fs::write(packages.join("agents_package.py"), "").unwrap();
+        fs::write(covered.join("hoistway.pth"), hook(own.to_str().unwrap())).unwrap();
+        let code = "import site, sys; site.addsitedir(sys.argv[1]); import agents_package";
+        let python = std::process::Command::new("python3").args(["-S", "-c", code]).arg(&covered).output().unwrap();
+        assert!(python.status.success() && python.stderr.is_empty(), "{}", String::from_utf8_lossy(&python.stderr));
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub struct DeployArgs {
     /// What the agent is written with, such as langgraph or fastapi
     #[arg(long, value_name = "NAME")]
     pub framework: Option<String>,
+    /// What the agent is for, in words for people
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
     /// Resolve requirements without exact versions anew
     #[arg(long)]
     pub refresh: bool,
@@ -141,6 +144,7 @@ fn body(args: &DeployArgs) -> Outcome<Value> {
         ("system_prompt", &args.system_prompt),
         ("identity_provider", &args.identity_provider),
         ("framework", &args.framework),
+        ("description", &args.description),
     ] {
         if let Some(text) = given {
             set(key, json!(text));

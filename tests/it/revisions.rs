@@ -12,7 +12,7 @@ const SECRET: &str = "s3cr3t-of-a-revision-51c2";
 
 /// An agent that answers with its version and variables.
 fn shows(version: u32) -> Value {
-    let source = "import os, uuid\nINSTANCE = uuid.uuid4().hex\ndef handler(request, context):\n    names = ('KEY', 'SYSTEM_PROMPT', 'LLM_MODEL', 'LLM_PROVIDER', 'TOOL_NAMES', 'TOOL_URL_CRM')\n    return {'response': dict({n: os.environ.get(n) for n in names}, version=VERSION, instance=INSTANCE)}\n";
+    let source = "import os, uuid\nINSTANCE = uuid.uuid4().hex\ndef handler(request, context):\n    names = ('KEY', 'SYSTEM_PROMPT', 'AGENT_DESCRIPTION', 'LLM_MODEL', 'LLM_PROVIDER', 'TOOL_NAMES', 'TOOL_URL_CRM')\n    return {'response': dict({n: os.environ.get(n) for n in names}, version=VERSION, instance=INSTANCE)}\n";
     json!({"agent.py": format!("VERSION = {version}\n{source}")})
 }
 
@@ -146,7 +146,7 @@ fn the_configuration_is_changed_in_part_and_without_a_build() {
     let stack = Stack::start(dir.path());
     let put = |body: Value| stack.call("PUT", "/api/v1/agents/conf/config", Some(&body));
     stack.deployed(json!({"agent_name": "conf", "source_files": shows(1), "system_prompt": "old",
-        "env": [{"name": "KEY", "value": SECRET}], "llm_configs": [{"provider": "openai", "model": "small"}]}));
+        "description": "Counts", "env": [{"name": "KEY", "value": SECRET}], "llm_configs": [{"provider": "openai", "model": "small"}]}));
     let provider = json!({"name": "house", "provider": "ollama", "endpoint": "http://127.0.0.1:9", "models": ["m"]});
     assert_eq!(stack.call("POST", "/api/model-providers", Some(&provider)).status, 201);
     let config = stack.get("/api/agents/conf/config");
@@ -154,10 +154,11 @@ fn the_configuration_is_changed_in_part_and_without_a_build() {
     let want = json!({"agent_name": "conf", "namespace": "agent-system", "image": image, "runtime": "python",
         "system_prompt": "old", "identity_provider": "",
         "llm_configs": [{"role": "chat", "provider": "openai", "model": "small"}],
-        "model_usage": [], "required_tools": [], "policies": []});
+        "description": "Counts", "model_usage": [], "required_tools": [], "policies": []});
     assert_eq!(config, want);
+    assert_eq!(stack.answer("conf", "x")["AGENT_DESCRIPTION"], "Counts");
 
-    let changed = put(json!({"system_prompt": "new", "required_tools": ["crm"],
+    let changed = put(json!({"system_prompt": "new", "required_tools": ["crm"], "description": "Adds",
         "llm_configs": [{"role": "chat", "model_provider": "house", "model": "m"}]}));
     let seen = changed.json();
     assert_eq!(changed.status, 200, "{seen}\n{}", log_of(&stack.dir));
@@ -169,9 +170,19 @@ fn the_configuration_is_changed_in_part_and_without_a_build() {
     assert_eq!(seen["llm_configs"], models);
     assert_eq!(seen["warnings"].as_array().unwrap().len(), 1, "{seen}");
     let said = stack.answer("conf", "x");
-    for (name, value) in [("KEY", SECRET), ("SYSTEM_PROMPT", "new"), ("LLM_MODEL", "m"), ("LLM_PROVIDER", "house")] {
+    for (name, value) in [
+        ("KEY", SECRET),
+        ("SYSTEM_PROMPT", "new"),
+        ("AGENT_DESCRIPTION", "Adds"),
+        ("LLM_MODEL", "m"),
+        ("LLM_PROVIDER", "house"),
+    ] {
         assert_eq!(said[name], value);
     }
+    assert_eq!(stack.get("/api/agents/conf")["spec"]["description"], "Adds");
+    let changes = &stack.get("/api/agents/conf/revisions/1/diff?against=2")["changes"];
+    let described = changes.as_array().unwrap().iter().find(|change| change["field"] == "description");
+    assert_eq!(described.unwrap(), &json!({"field": "description", "from": "Adds", "to": "Counts"}), "{changes}");
     let current = stack.get("/api/agents/conf/revisions/current");
     assert_eq!((&current["number"], &current["reason"], &current["of"]), (&json!(2), &json!("config"), &json!(1)));
 
@@ -185,7 +196,10 @@ fn the_configuration_is_changed_in_part_and_without_a_build() {
     assert_eq!(numbers(&stack.get("/api/agents/conf/revisions")), [2, 1]);
 
     for (body, says) in [
-        (json!({}), "nothing to change: give system_prompt, identity_provider, llm_configs or required_tools"),
+        (
+            json!({}),
+            "nothing to change: give one of system_prompt, identity_provider, llm_configs, description, required_tools",
+        ),
         (json!({"system_prompt": 5}), "system_prompt: must be a string, not a number"),
         (json!({"policies": ["p"], "system_prompt": "x"}), "policies is not supported"),
         (json!({"identity_provider": "nobody"}), "identity_provider: \"nobody\" is not a registered identity provider"),

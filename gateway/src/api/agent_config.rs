@@ -37,18 +37,32 @@ pub struct DeployConfig {
     pub framework: Option<String>,
     /// The name of a registered identity provider that authenticates the agent's callers.
     pub identity_provider: Option<String>,
+    /// What the agent is for, in words for people. It is shown with the agent, which finds it in `AGENT_DESCRIPTION`.
+    #[schema(examples("Answers questions about the weather"))]
+    pub description: Option<String>,
 }
 
 /// Reads what a deploy says, and where in its body each model was.
 pub fn of_deploy(root: &mut Object, warnings: &mut Vec<String>) -> Result<(AgentConfig, Vec<String>)> {
-    let system_prompt = root.string("system_prompt")?.unwrap_or_default();
-    env::fits("system_prompt", "SYSTEM_PROMPT", &system_prompt)?;
+    let system_prompt = variable(root, SYSTEM_PROMPT)?.unwrap_or_default();
+    let description = variable(root, DESCRIPTION)?.unwrap_or_default();
     let (llm_paths, llm) = llm::parse(root, warnings)?.into_iter().unzip();
     let env = env::parse(root, warnings)?;
     let identity_provider = root.text("identity_provider")?;
     let identity_provider = identity_provider.map(|name| json::name("identity_provider", &name)).transpose()?;
     let framework = root.text("framework")?.map(|text| known_framework(&text, warnings));
-    Ok((AgentConfig { system_prompt, llm, env, identity_provider, framework }, llm_paths))
+    Ok((AgentConfig { system_prompt, llm, env, identity_provider, framework, description }, llm_paths))
+}
+
+/// A member whose text the agent finds in a variable.
+type InVariable = (&'static str, &'static str);
+const SYSTEM_PROMPT: InVariable = ("system_prompt", "SYSTEM_PROMPT");
+const DESCRIPTION: InVariable = ("description", "AGENT_DESCRIPTION");
+
+fn variable(root: &mut Object, (member, variable): InVariable) -> Result<Option<String>> {
+    let text = root.string(member)?;
+    text.as_ref().map_or(Ok(()), |text| env::fits(member, variable, text))?;
+    Ok(text)
 }
 
 /// A framework's public name. One that is not known is kept as it is.
@@ -73,21 +87,23 @@ pub struct ConfigChangeBody {
     identity_provider: Option<String>,
     /// Every model of the agent.
     llm_configs: Option<Vec<ModelChange>>,
+    /// What the agent is for; an empty string removes it.
+    description: Option<String>,
 }
+
+/// What a change can name.
+pub const CHANGEABLE: &str = "system_prompt, identity_provider, llm_configs, description";
 
 /// Reads what a change says, and the registered providers that it names.
 pub fn of_change(root: &mut Object, warnings: &mut Vec<String>) -> Result<(AgentConfigChange, Vec<NamedProvider>)> {
-    let system_prompt = root.string("system_prompt")?;
-    if let Some(prompt) = &system_prompt {
-        env::fits("system_prompt", "SYSTEM_PROMPT", prompt)?;
-    }
+    let (system_prompt, description) = (variable(root, SYSTEM_PROMPT)?, variable(root, DESCRIPTION)?);
     let identity_provider = match root.string("identity_provider")? {
         None => None,
         Some(text) if text.trim().is_empty() => Some(None),
         Some(text) => Some(Some(json::name("identity_provider", &text)?)),
     };
     let (llm, named) = llm::change(root, warnings)?;
-    Ok((AgentConfigChange { system_prompt, llm, identity_provider }, named))
+    Ok((AgentConfigChange { system_prompt, llm, identity_provider, description }, named))
 }
 
 /// The configuration as a part of the specification of an agent and of a revision.
@@ -106,6 +122,9 @@ pub struct SpecConfig {
     /// What it is written with, as it was deployed; null when nothing was said.
     #[schema(required, examples("langgraph"))]
     framework: Option<String>,
+    /// What it is for; empty when nothing was said.
+    #[schema(examples("Answers questions about the weather"))]
+    description: String,
 }
 
 impl SpecConfig {
@@ -120,6 +139,7 @@ impl SpecConfig {
             env: env.into_iter().map(|(name, value)| VariableOut { name, value }).collect(),
             identity_provider: config.identity_provider.map(Into::into),
             framework: config.framework,
+            description: config.description,
         }
     }
 }
@@ -133,6 +153,8 @@ pub struct ConfigOut {
     identity_provider: String,
     /// Its models, each role at most once.
     llm_configs: Vec<ModelConfig>,
+    /// What it is for; may be empty.
+    description: String,
 }
 
 impl ConfigOut {
@@ -156,6 +178,7 @@ impl ConfigOut {
             system_prompt: config.system_prompt,
             identity_provider: config.identity_provider.map(Into::into).unwrap_or_default(),
             llm_configs,
+            description: config.description,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! `/api/agents/{name}/config`: what can be changed without a build.
 
 use super::{
-    agent_config::{self, ConfigChangeBody, ConfigOut, llm::NamedProvider},
+    agent_config::{self, CHANGEABLE, ConfigChangeBody, ConfigOut, llm::NamedProvider},
     body::WholeBody,
     deploy::{self, Asked, Underway},
     deploy_request::tools,
@@ -23,9 +23,6 @@ use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-
-/// What can be changed here.
-const MEMBERS: &str = "system_prompt, identity_provider, llm_configs or required_tools";
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -165,7 +162,10 @@ fn parse(
     };
     root.finish(warnings);
     if config.is_empty() && required_tools.is_none() {
-        return Err(Error::new(Code::InvalidArgument, format!("nothing to change: give {MEMBERS}")));
+        return Err(Error::new(
+            Code::InvalidArgument,
+            format!("nothing to change: give one of {CHANGEABLE}, required_tools"),
+        ));
     }
     Ok((ConfigChange { agent: agent.name.clone(), config, required_tools }, named))
 }

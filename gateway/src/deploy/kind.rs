@@ -212,8 +212,12 @@ mod tests {
     #[test]
     fn the_journal_gives_back_what_it_was_given() {
         let models = vec![LlmConfig { role: LlmRole::Classify, provider: "openai".into(), model: "m".into() }];
-        let change =
-            AgentConfigChange { system_prompt: Some(String::new()), llm: Some(models), identity_provider: Some(None) };
+        let change = AgentConfigChange {
+            system_prompt: Some(String::new()),
+            llm: Some(models),
+            identity_provider: Some(None),
+            ..AgentConfigChange::default()
+        };
         let config = ConfigChange { agent: name("a"), config: change.clone(), required_tools: Some(vec![name("t")]) };
         let nothing = ConfigChange { config: AgentConfigChange::default(), required_tools: None, ..config.clone() };
         let provider = AgentConfigChange { identity_provider: Some(Some(name("i"))), ..change };
@@ -244,8 +248,12 @@ mod tests {
         assert_eq!(rebuild, Work::Rebuild(Rebuild { agent: name("a"), start: false }));
         let all = r#"{"config":{"agent":"a","identity_provider":[],"llm":[["classify","openai","m"]],"required_tools":["t"],"system_prompt":""}}"#;
         let models = vec![LlmConfig { role: LlmRole::Classify, provider: "openai".into(), model: "m".into() }];
-        let config =
-            AgentConfigChange { system_prompt: Some(String::new()), llm: Some(models), identity_provider: Some(None) };
+        let config = AgentConfigChange {
+            system_prompt: Some(String::new()),
+            llm: Some(models),
+            identity_provider: Some(None),
+            ..AgentConfigChange::default()
+        };
         let change = ConfigChange { agent: name("a"), config, required_tools: Some(vec![name("t")]) };
         assert_eq!(read(Reason::Config, all), Work::Config(change));
         let nothing = r#"{"config":{"agent":"a","identity_provider":null,"llm":null,"required_tools":null,"system_prompt":null}}"#;

@@ -17,6 +17,7 @@ impl From<AgentConfig> for pb::AgentSpec {
             env: config.env.into_iter().map(Into::into).collect(),
             identity_provider: config.identity_provider.map(Into::into).unwrap_or_default(),
             framework: config.framework.unwrap_or_default(),
+            description: config.description,
             ..Self::default()
         }
     }
@@ -31,6 +32,7 @@ pub(super) fn of_spec(spec: &mut pb::AgentSpec) -> Result<AgentConfig> {
         env: take(&mut spec.env).into_iter().map(Into::into).collect(),
         identity_provider: provider.map(|n| name("spec.identity_provider", &n)).transpose()?,
         framework: optional(take(&mut spec.framework)),
+        description: take(&mut spec.description),
     })
 }
 
@@ -41,6 +43,7 @@ impl From<AgentConfigChange> for pb::DeriveRevisionRequest {
             system_prompt: change.system_prompt,
             llm: change.llm.map(|llm| pb::LlmConfigs { llm: llm.into_iter().map(Into::into).collect() }),
             identity_provider: change.identity_provider.map(|name| name.map(Into::into).unwrap_or_default()),
+            description: change.description,
             ..Self::default()
         }
     }
@@ -54,6 +57,7 @@ pub(super) fn of_derivation(request: &mut pb::DeriveRevisionRequest) -> Result<A
         system_prompt: request.system_prompt.take(),
         llm: request.llm.take().map(models).transpose()?,
         identity_provider: request.identity_provider.take().map(provider).transpose()?,
+        description: request.description.take(),
     })
 }
 

@@ -119,6 +119,9 @@ impl Surroundings {
             ("SYSTEM_PROMPT".to_owned(), spec.config.system_prompt.clone()),
         ];
         let mut set = |name: String, value: String| vars.push((name, value));
+        if !spec.config.description.is_empty() {
+            set("AGENT_DESCRIPTION".to_owned(), spec.config.description.clone());
+        }
         if let Some(entry) = spec.entry_point.as_deref().or(entry_point) {
             set("USER_ENTRY_POINT".to_owned(), entry.to_owned());
         }
@@ -183,6 +186,7 @@ mod tests {
             tools: vec![tool("stripe-api", Some("https://api.stripe.com")), tool("later", None)],
             config: AgentConfig {
                 system_prompt: "Be kind.".into(),
+                description: "Pays".into(),
                 llm: vec![llm(LlmRole::Chat, "openai", "gpt-4o"), llm(LlmRole::Reranking, "own", "rr")],
                 env: vec![var("MODE", "secret-mode"), var("OPENAI_API_KEY", "sk-own"), var("EMPTY", "")],
                 ..AgentConfig::default()
@@ -216,6 +220,7 @@ mod tests {
         let expected = owned(&[
             ("AGENT_NAME", "payment-agent"),
             ("SYSTEM_PROMPT", "Be kind."),
+            ("AGENT_DESCRIPTION", "Pays"),
             ("USER_ENTRY_POINT", "agent.py"),
             ("LLM_MODEL", "gpt-4o"),
             ("LLM_PROVIDER", "openai"),

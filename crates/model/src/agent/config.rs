@@ -21,6 +21,9 @@ pub struct AgentConfig {
     /// What it is written with: the name of a [`crate::framework::Framework`], or what the user called another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub framework: Option<String>,
+    /// What it is for, in words for people; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
 }
 
 impl AgentConfig {
@@ -47,15 +50,18 @@ pub struct AgentConfigChange {
     /// Who authenticates callers; `Some(None)`: nobody any more.
     #[serde(with = "removable")]
     pub identity_provider: Option<Option<Name>>,
+    /// What it is for.
+    pub description: Option<String>,
 }
 
 impl AgentConfigChange {
     /// Makes the change.
     pub fn apply(self, config: &mut AgentConfig) {
-        let Self { system_prompt, llm, identity_provider } = self;
+        let Self { system_prompt, llm, identity_provider, description } = self;
         replace(&mut config.system_prompt, system_prompt);
         replace(&mut config.llm, llm);
         replace(&mut config.identity_provider, identity_provider);
+        replace(&mut config.description, description);
     }
 
     /// Whether a configuration has all of it already. The order of models means nothing.
@@ -170,6 +176,7 @@ mod tests {
             env: vec![var("B", None), var("A", Some(true))],
             identity_provider: Some(Name::parse("name", "sso").unwrap()),
             framework: Some("flask".into()),
+            ..AgentConfig::default()
         }
     }
 

@@ -444,6 +444,11 @@ fn stored_bytes_and_fingerprints_of_earlier_versions_stay_good() {
     let canonical = r#"{"version":1,"agent":"a","source":{"files":{"files":{"agent.py":"x = 1\n"},"entry_point":"agent.py","requirements":"six>=1\n","binary_files":{"model.bin":"AP+ACg=="}}},"system_prompt":"Be \"kind\".","required_tools":["t"],"tools_to_create":[],"llm":[{"role":"classify","provider":"ollama","model":"e"},{"role":"embedding","provider":"openai","model":"m"}],"env":[["B","2"],["A","1"],["C","3"]],"identity_provider":"sso","secret":{"A":true,"C":false},"framework":"openai"}"#;
     assert_eq!(String::from_utf8(request.canonical_revision()).unwrap(), canonical);
 
+    let mut described = request.clone();
+    described.config.description = "d".into();
+    let canonical = canonical.replace(r#""framework":"openai"}"#, r#""framework":"openai","description":"d"}"#);
+    assert_eq!(String::from_utf8(described.canonical_revision()).unwrap(), canonical, "what is new comes last");
+
     let image = ok(with(json!({"system_prompt": "p"})));
     let journalled = r#"{"version":1,"agent":"a","source":{"image":"docker.io/library/x"},"system_prompt":"p","required_tools":[],"tools_to_create":[],"llm":[],"env":[],"identity_provider":null,"notes":{"framework":null,"tool_paths":[],"llm_paths":[]}}"#;
     assert_eq!(DeployRequest::from_journal(journalled.as_bytes()).unwrap(), image);

@@ -253,6 +253,7 @@ mod tests {
                 env: vec![var("B", "2", None), var("A", "1", Some(true))],
                 identity_provider: Some(name("sso")),
                 framework: Some("flask".into()),
+                ..AgentConfig::default()
             },
             fingerprint: Digest::of(b"x"),
         };

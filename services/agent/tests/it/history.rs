@@ -225,6 +225,7 @@ async fn differences_are_told_field_by_field_and_show_values_only_of_what_is_no_
             system_prompt: "Be brief.".into(),
             framework: Some("flask".into()),
             identity_provider: Some(name("staff")),
+            ..AgentConfig::default()
         },
         tools: vec![tool("crm"), BoundTool { url: Some("http://mail".into()), ..tool("mail") }],
         ..spec("a", &two)

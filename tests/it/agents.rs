@@ -165,6 +165,28 @@ def handler(message):
 }
 
 #[test]
+fn programs_beside_the_source_are_started_by_their_first_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    let source = r#"
+import os, subprocess
+def handler(message):
+    run = lambda *command: subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return [run("./tool.py", message), run("bin/greet", message), os.access("words.py", os.X_OK)]
+"#;
+    let files = json!({
+        "agent.py": source,
+        "words.py": "TEA = 'tea'\n",
+        "tool.py": "#!/usr/bin/env python3\nimport sys, words\nprint(words.TEA, sys.argv[1])\n",
+        "bin/greet": "#!/bin/sh\necho \"hello $1\"\n",
+    });
+    stack.deployed(json!({"agent_name": "starter", "source_files": files}));
+    assert_eq!(stack.answer("starter", "you"), json!(["tea you", "hello you", false]));
+    assert_eq!(stack.call("POST", "/api/agents/starter/restart", None).status, 200);
+    assert_eq!(stack.answer("starter", "again"), json!(["tea again", "hello again", false]));
+}
+
+#[test]
 fn a_crash_is_visible_and_the_agent_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());

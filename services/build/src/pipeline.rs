@@ -225,7 +225,7 @@ impl Inner {
             let mut builder = LayerBuilder::new();
             let app = APP_DIR.trim_start_matches('/');
             for (name, content) in source.files.iter() {
-                builder.file(&format!("{app}/{name}"), content)?;
+                builder.source_file(&format!("{app}/{name}"), content)?;
             }
             let (layer, bytes) = builder.to_bytes()?;
             log.say(format!("source layer {}, {} bytes", layer.digest, layer.size));

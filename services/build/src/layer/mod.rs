@@ -67,6 +67,14 @@ impl LayerBuilder {
         Ok(self)
     }
 
+    /// Adds a file of a source, which comes without a mode: what names its interpreter (`#!`) is there to be started.
+    pub fn source_file(&mut self, path: &str, bytes: impl Into<Arc<[u8]>>) -> Result<&mut Self> {
+        let bytes = bytes.into();
+        let executable = bytes.starts_with(b"#!");
+        self.insert(path, Entry::File { content: Content::Memory(bytes), executable })?;
+        Ok(self)
+    }
+
     /// Adds a file from disk, which keeps its executable bit and nothing else of its mode. One that is there already
     /// is replaced: so it is when two packages have the same file.
     pub fn disk_file(&mut self, path: &str, source: PathBuf) -> Result<&mut Self> {

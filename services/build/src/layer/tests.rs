@@ -48,6 +48,23 @@ fn the_bytes_are_the_format_and_do_not_change() {
 }
 
 #[test]
+fn files_of_a_source_that_name_their_interpreter_are_executable_and_others_are_as_before() {
+    let (_, bytes) = LayerBuilder::new()
+        .source_file("app/tool", &b"#!/bin/sh\n"[..])
+        .and_then(|layer| layer.source_file("app/agent.py", &b"# !\n#!\n"[..]))
+        .and_then(|layer| layer.source_file("app/empty", &b""[..]))
+        .unwrap()
+        .to_bytes()
+        .unwrap();
+    let modes: Vec<_> = unpack(&bytes).into_iter().map(|(name, mode, ..)| (name, mode)).collect();
+    let want = [("app/", 0o755), ("app/agent.py", 0o644), ("app/empty", 0o644), ("app/tool", 0o755)];
+    assert_eq!(modes, want.map(|(name, mode)| (name.to_owned(), mode)));
+    let (plain, source) = (&mut LayerBuilder::new(), &mut LayerBuilder::new());
+    let plain = plain.file("app/agent.py", &b"x = 1\n"[..]).unwrap().to_bytes().unwrap();
+    assert_eq!(source.source_file("app/agent.py", &b"x = 1\n"[..]).unwrap().to_bytes().unwrap(), plain);
+}
+
+#[test]
 fn a_tree_on_disk_is_the_same_in_memory_and_in_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("tree");

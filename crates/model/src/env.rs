@@ -1,9 +1,11 @@
 //! The user's environment variables, and which of their values are secrets.
 
+mod generated;
 mod members;
 pub(crate) mod stored;
 
 use crate::redact::{Secret, is_worth_hiding};
+use generated::{is_generated, is_random};
 use percent_encoding::percent_decode_str;
 
 /// A variable whose name has one of these words holds a secret.
@@ -21,8 +23,6 @@ const SECRET_WORDS: [&str; 12] = [
     "COOKIE",
     "DSN",
 ];
-/// From this length on a mixture of letters and digits is taken for random.
-const RANDOM: usize = 16;
 /// How many URLs of one value have passwords that are hidden apart.
 const MAX_PASSWORDS: usize = 100;
 
@@ -48,7 +48,7 @@ impl EnvVar {
         let members = members::secrets(value);
         let is_key_file = || members.is_none() && value.contains("PRIVATE KEY-----");
         let looks_secret =
-            || is_secret_name(&self.name) || is_random(value) || is_key_file() || passwords.len() > MAX_PASSWORDS;
+            || is_secret_name(&self.name) || is_generated(value) || is_key_file() || passwords.len() > MAX_PASSWORDS;
         let whole = self.secret == Some(true) || (looks_secret() && is_worth_hiding(value));
         passwords.truncate(MAX_PASSWORDS);
         let passwords = passwords.into_iter().flat_map(|password| hidden_password(password, value));
@@ -64,16 +64,6 @@ impl EnvVar {
 
 fn is_secret_name(name: &str) -> bool {
     name.split(['_', '-', '.']).any(|word| SECRET_WORDS.iter().any(|secret| word.eq_ignore_ascii_case(secret)))
-}
-
-/// Whether a value looks like a generated key: letters and digits mixed, and nothing else but the padding of Base64.
-fn is_random(value: &str) -> bool {
-    let text = value.trim().trim_end_matches('=');
-    let has = |kind: fn(&u8) -> bool| text.as_bytes().iter().any(kind);
-    text.len() >= RANDOM
-        && text.bytes().all(|b| b.is_ascii_alphanumeric())
-        && has(u8::is_ascii_alphabetic)
-        && has(u8::is_ascii_digit)
 }
 
 /// A password as it is written, and the characters around it by which it is known there.
@@ -188,7 +178,20 @@ mod tests {
             "a23456789012345",
             "01a2092d-b570-76eb-887a-3ce8dec8c3e1",
             "/srv/9f8e7d6c5b4a39281706f5e4d3c2b1a0",
+            "https://example.org/v1/9f8e7d6c5b4a39281706f5e4d3c2b1a0",
+            "search-9f8e7d6c5b4a39281706.eu-west-1.es.example.org",
+            "ghcr.io/team/agent:main-9f8e7d6c5b4a39281706",
+            "registry.example.org/agent@sha256:9f8e7d6c5b4a39281706f5e4d3c2b1a0",
             "gpt-4o",
+            "gpt-4o-mini-2024-07-18",
+            "anthropic.claude-3-5-sonnet-20240620-v1:0",
+            "meta-llama/Meta-Llama-3.1-8B-Instruct",
+            "1.2.3-20240115084132.abcdef123456",
+            "sk-learn-pipeline-config",
+            "hf_model",
+            "sk-",
+            "eyJ.a.b",
+            "AKIA",
             "",
         ] {
             assert!(hidden("REF", value, None).is_empty(), "{value}");
@@ -253,6 +256,8 @@ mod tests {
         assert!(hidden("CHAIN", chain, None).is_empty());
         let given = r#"{"password": "violet-harbor", "apiKey": "Zx-91-quartz", "client_secret": "plum"}"#;
         assert_eq!(hidden("DB", given, None), ["Zx-91-quartz", "violet-harbor"]);
+        let config = r#"{"model": "gpt-4o-mini-2024-07-18", "github": "ghp_16C7e42F292c6912E7710c838347Ae178B4a"}"#;
+        assert_eq!(hidden("CONFIG", config, None), ["ghp_16C7e42F292c6912E7710c838347Ae178B4a"]);
     }
 
     #[test]

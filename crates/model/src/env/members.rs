@@ -1,7 +1,7 @@
 //! Secrets within a value that is JSON, such as the key of a service account: what programs read from it and print is the
 //! member, and not as JSON writes it.
 
-use super::{MAX_PASSWORDS, is_random, is_secret_name};
+use super::{MAX_PASSWORDS, generated::is_generated, is_secret_name};
 use crate::redact::is_worth_hiding;
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ fn collect(name: &str, value: &Value, found: &mut Vec<String>) {
         _ if found.len() == MAX_PASSWORDS => {}
         Value::String(text) => {
             let is_secret = is_secret_member(&words(name), text) || text.contains("PRIVATE KEY-----");
-            if (is_secret || is_random(text)) && is_worth_hiding(text) {
+            if (is_secret || is_generated(text)) && is_worth_hiding(text) {
                 found.push(text.clone());
             }
         }

@@ -48,8 +48,8 @@ impl From<String> for Secret {
 }
 
 /// Replaces known secrets by [`MASK`]. A secret of several lines is also known by each of them, and each in the forms
-/// that programs print texts in: as JSON, also within JSON, as Python's `repr` and `ascii`, of its bytes too, and encoded
-/// for a URL; very long ones are not known in the rarer of these. Of one in the form `:password@` only what is between these
+/// that programs print texts in: as JSON, also within JSON, as Python's `repr` and `ascii`, of its bytes too, encoded
+/// for a URL or mended in one, and as HTML; very long ones are not known in the rarer of these. Of one in the form `:password@` only what is between these
 /// two is replaced, so that the URL around it stays readable.
 ///
 /// Values of fewer than four characters are not masked, and neither are lines that are plain words and numbers of up to five
@@ -172,6 +172,22 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove
 const IN_PATHS: &AsciiSet = &UNRESERVED.remove(b'/');
 /// The same for JavaScript's `encodeURIComponent`.
 const IN_SCRIPTS: &AsciiSet = &UNRESERVED.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
+/// The same for what mends a whole URL, as `requests` does: what has a meaning in URLs stays.
+const IN_QUERIES: &AsciiSet = &IN_SCRIPTS
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'?')
+    .remove(b'@');
+/// The same where each `%` of the URL seems to begin something encoded.
+const IN_ENCODED_QUERIES: &AsciiSet = &IN_QUERIES.remove(b'%');
+/// The same for `requests.utils.requote_uri` alone.
+const IN_URLS: &AsciiSet = &IN_ENCODED_QUERIES.remove(b'#').remove(b'[').remove(b']');
 
 /// Writes a character that is not of ASCII.
 type Escape = fn(char, &mut String);
@@ -234,6 +250,14 @@ fn all_forms(text: &str) -> Vec<String> {
         let encoded = utf8_percent_encode(text, kept).to_string();
         forms.extend([encoded.replace("%20", "+"), encoded]);
     }
+    forms.extend([IN_QUERIES, IN_ENCODED_QUERIES, IN_URLS].map(|kept| utf8_percent_encode(text, kept).to_string()));
+    let html = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    // Python's `html.escape` and Jinja write quotes differently.
+    forms.extend(
+        [("&quot;", "&#x27;"), ("&#34;", "&#39;")]
+            .map(|(double, single)| html.replace('"', double).replace('\'', single)),
+    );
+    forms.push(html);
     forms
 }
 
@@ -317,6 +341,23 @@ mod tests {
         let m2 = masker(&["Zm9v/YmFy+cXV4=="]);
         assert_eq!(m2.text("?a=Zm9v%2FYmFy%2BcXV4%3D%3D&b=Zm9v/YmFy%2BcXV4%3D%3D"), "?a=********&b=********");
         assert_eq!(m.text(r"a\ud83d\ude00b\ud83d\ude00 a\U0001f600b\U0001f600"), "******** ********");
+    }
+
+    #[test]
+    fn what_programs_make_of_a_secret_in_a_url_or_a_page_is_hidden() {
+        for (secret, shown) in [
+            // What errors of `requests` and `requote_uri` have.
+            ("sunny day+1/2", "/x?api_key=sunny%20day+1/2&b=1"),
+            ("a[b] c%zz", "/x?api_key=a%5Bb%5D%20c%25zz&b=1"),
+            ("a%20b c", "/x?api_key=a%20b%20c&b=1"),
+            ("a[b]# c%20", "/x?api_key=a[b]#%20c%20&b=1"),
+            ("geh\u{e9}im~!$&'()*;=:@,?", "/x?api_key=geh%C3%A9im~!$&'()*;=:@,?&b=1"),
+            ("a<b>&\"c'", "/x?api_key=a&lt;b&gt;&amp;&quot;c&#x27;&b=1"),
+            ("a<b>&\"c'", "/x?api_key=a&lt;b&gt;&amp;&#34;c&#39;&b=1"),
+            ("a<b>&\"c'", "/x?api_key=a&lt;b&gt;&amp;\"c'&b=1"),
+        ] {
+            assert_eq!(masker(&[secret]).text(shown), "/x?api_key=********&b=1", "{shown}");
+        }
     }
 
     #[test]

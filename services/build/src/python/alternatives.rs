@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 
 /// Distributions of the index, by name, as PEP 503 has it; sorted.
-const ALTERNATIVES: [(&str, &str); 13] = [
+const ALTERNATIVES: [(&str, &str); 17] = [
     ("annoy", "usearch"),
+    ("dlib", "dlib-bin"),
     ("docopt", "docopt-ng"),
     ("fasttext", "fasttext-wheel"),
+    ("hnswlib", "chroma-hnswlib"),
+    ("jieba", "rjieba"),
     ("langdetect", "lingua-language-detector"),
     ("mysqlclient", "pymysql"),
     ("openai-whisper", "faster-whisper"),
@@ -16,6 +19,7 @@ const ALTERNATIVES: [(&str, &str); 13] = [
     ("python-ldap", "ldap3"),
     ("sklearn", "scikit-learn"),
     ("uwsgi", "pyuwsgi"),
+    ("wget", "requests"),
     ("wikipedia", "wikipedia-api"),
 ];
 
@@ -28,11 +32,24 @@ pub fn distribution_of(module: &str) -> Option<&str> {
     alternative(named).map(|_| named)
 }
 
+/// Of what versions of a package there is no wheel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Versions<'a> {
+    /// Of none that exists.
+    All,
+    /// Of none that the requirements allow.
+    Allowed,
+    /// Of this one.
+    One(&'a str),
+}
+
 /// What to say about a package without a wheel.
-pub fn without_wheel(package: &str) -> String {
+pub fn without_wheel(package: &str, versions: Versions<'_>) -> String {
+    let version = if let Versions::One(version) = versions { format!(" {version}") } else { String::new() };
+    let place = if versions == Versions::Allowed { " in the versions that the requirements allow" } else { "" };
     let mut text = format!(
-        "{package} has no wheel that fits this Python and platform, and only wheels are installed, because a source \
-         distribution runs its own code while it is built"
+        "{package}{version} has no wheel that fits this Python and platform{place}, and only wheels are installed, because \
+         a source distribution runs its own code while it is built"
     );
     if let Some(alternative) = alternative(package) {
         let _ = write!(text, "; {alternative} has wheels and may do instead");
@@ -57,8 +74,11 @@ mod tests {
 
     #[test]
     fn an_alternative_is_named_where_there_is_one() {
-        assert!(without_wheel("psycopg2").ends_with("; psycopg2-binary has wheels and may do instead"));
-        assert!(without_wheel("other").ends_with("while it is built"));
+        let text = without_wheel("psycopg2", Versions::One("2.8"));
+        assert!(text.starts_with("psycopg2 2.8 has no wheel that fits this Python"), "{text}");
+        assert!(text.ends_with("; psycopg2-binary has wheels and may do instead"), "{text}");
+        let text = without_wheel("other", Versions::All);
+        assert!(text.starts_with("other has no wheel") && text.ends_with("while it is built"), "{text}");
         assert_eq!(distribution_of("MySQLdb"), Some("mysqlclient"));
         assert_eq!((distribution_of("docopt"), distribution_of("other")), (Some("docopt"), None));
         assert!(MODULES.iter().all(|(_, distribution)| alternative(distribution).is_some()));

@@ -1,7 +1,12 @@
 //! Requirements for sources that declare none: each import is the standard library's, the source's own, or known
 //! here. Never a guess: a package of the module's name may be anybody's.
 
-use super::{FileImports, alternatives, known_distributions::distribution, reach::roots};
+use super::{
+    FileImports,
+    alternatives::{self, Versions},
+    known_distributions::distribution,
+    reach::roots,
+};
 use hoistway_model::{
     Code, Error, Result,
     source::{Requirements, SourceFiles},
@@ -64,7 +69,9 @@ pub fn requirements_from_imports(
         None => Requirements::parse("requirements", &needed.into_iter().collect::<Vec<_>>().join("\n")),
         Some((module, file, line)) => {
             let message = match alternatives::distribution_of(module) {
-                Some(package) => format!("{file}, line {line}: {}", alternatives::without_wheel(package)),
+                Some(package) => {
+                    format!("{file}, line {line}: {}", alternatives::without_wheel(package, Versions::All))
+                }
                 None => format!(
                     "{file}, line {line}: no package is known that provides the module \"{module}\"; \
                      name the packages that the source needs in `requirements`"

@@ -317,6 +317,12 @@ pub fn distribution(module: &str) -> Option<&'static str> {
     }
 }
 
+/// The module that somebody named in place of its distribution, as package indexes normalise names, and that distribution.
+pub fn module_named(requirement: &str) -> Option<(&'static str, &'static str)> {
+    let is_it = |module: &str| module.to_ascii_lowercase().replace(['_', '.'], "-") == requirement;
+    KNOWN.iter().copied().find(|(module, distribution)| is_it(module) && *distribution != requirement)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -329,6 +335,12 @@ mod tests {
         for (module, distribution) in KNOWN {
             let parsed = Requirements::parse("requirements", distribution).unwrap();
             assert_eq!(parsed.text().trim_end(), *distribution, "{module}");
+        }
+    }
+    #[test]
+    fn a_module_in_place_of_its_distribution_is_known_in_any_spelling() {
+        for (named, known) in [("pil", ("PIL", "pillow")), ("yaml", ("yaml", "pyyaml")), ("exa-py", ("", ""))] {
+            assert_eq!(module_named(named), Some(known).filter(|(module, _)| !module.is_empty()), "{named}");
         }
     }
 }

@@ -1,6 +1,10 @@
 //! What went wrong, in the resolver's essential words, without credentials and without this machine's paths.
 
-use crate::python::{alternatives::without_wheel, process};
+use crate::python::{
+    alternatives::{Versions, without_wheel},
+    known_distributions::module_named,
+    process,
+};
 use hoistway_model::{Code, Error};
 use std::path::Path;
 
@@ -44,20 +48,72 @@ impl Doing {
     /// The program ended with these lines.
     pub(super) fn failed(self, stderr: &[String], data: &Path) -> Error {
         let lines: Vec<String> = stderr.iter().map(|line| masked(line, data)).collect();
-        let message = match only_from_source(&lines) {
-            Some(package) => format!("{}: {}", self.subject(), without_wheel(package)),
-            None => format!("{}: {}", self.subject(), essence(&lines)),
+        let essence = essence(&lines);
+        let text = match WithoutWheel::of(&lines) {
+            Some(found) => without_wheel(&found.package, found.versions()),
+            None => match missing(&essence).and_then(module_named) {
+                Some((module, name)) => format!("{essence}; did you mean \"{name}\", which has the module {module}?"),
+                None => essence,
+            },
         };
+        let message = format!("{}: {text}", self.subject());
         Error::new(Code::RequirementFailed, message).with_details(lines.into_iter().take(MAX_DETAILS))
     }
 }
 
-/// The package that the resolver could have only from source.
-fn only_from_source(lines: &[String]) -> Option<&str> {
-    let hint = lines.iter().find_map(|line| line.split_once("Wheels are required for `"));
-    let (package, _) = hint?.1.split_once('`')?;
-    // The hint also comes along when versions from before wheels are the only ones left; that is not the cause then.
-    lines.iter().any(|line| line.contains("no usable wheels") || line.contains("--no-build")).then_some(package)
+/// A package of which the resolver found no wheel for this Python, at least not of the versions that it needs.
+#[derive(Debug)]
+pub(super) struct WithoutWheel {
+    pub package: String,
+    /// Whether other versions may have one.
+    pub may_have_others: bool,
+    version: Option<String>,
+}
+
+impl WithoutWheel {
+    /// The first one that the resolver's proof names. Wheels for other Pythons only count in the first step of the proof.
+    pub(super) fn of(lines: &[String]) -> Option<Self> {
+        let proof = lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+        let first = || Self::named(&without_markers(&essence(lines)), " no wheels with a matching ");
+        Self::named(&without_markers(&proof), " no usable wheels").or_else(first)
+    }
+
+    fn named(proof: &str, cause: &str) -> Option<Self> {
+        let (before, verb) = proof[..proof.find(cause)?].rsplit_once(' ')?;
+        let (before, package) = before.rsplit_once(' ')?;
+        let end = package.find(['[', '=', '<', '>', '!', '~']).unwrap_or(package.len());
+        // It is given to the resolver again.
+        let is_name = |text: &str| {
+            let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(fine)
+        };
+        if !is_name(&package[..end]) {
+            return None;
+        }
+        let version = package.split_once("==").map(|(_, version)| version.to_owned()).filter(|_| verb == "has");
+        let may_have_others = !before.ends_with("all versions of");
+        Some(Self { package: package[..end].to_owned(), may_have_others, version })
+    }
+
+    fn versions(&self) -> Versions<'_> {
+        match &self.version {
+            Some(version) => Versions::One(version),
+            None if self.may_have_others => Versions::Allowed,
+            None => Versions::All,
+        }
+    }
+}
+
+/// The text without the markers of packages, which are in braces.
+fn without_markers(proof: &str) -> String {
+    let mut parts = proof.split('{');
+    let first = parts.next().unwrap_or_default();
+    [first].into_iter().chain(parts.filter_map(|part| Some(part.split_once('}')?.1))).collect()
+}
+
+/// The package that no index has.
+fn missing(essence: &str) -> Option<&str> {
+    essence.split_once(" was not found in the package registry")?.0.rsplit(' ').next()
 }
 
 /// The first cause, up to where the resolver begins to conclude; of a chain of network errors also the last.
@@ -152,6 +208,55 @@ mod tests {
         ] {
             assert_eq!(message(stderr), format!("the requirements cannot be resolved: {want}"));
         }
+    }
+
+    #[test]
+    fn a_module_in_place_of_a_package_is_answered_with_the_package() {
+        let of = |name: &str| {
+            message(&format!(
+                "  cause: Because {name} was not found in the package registry and you require {name}, we can conclude that\n"
+            ))
+        };
+        assert!(of("pil").ends_with(r#"and you require pil; did you mean "pillow", which has the module PIL?"#));
+        assert!(of("yaml").ends_with(r#"did you mean "pyyaml", which has the module yaml?"#));
+        assert!(of("unheard-of").ends_with("you require unheard-of"));
+    }
+
+    #[test]
+    fn a_version_without_a_wheel_is_told_from_a_package_without_any() {
+        for (cause, want) in [
+            (
+                "numpy==1.19.0 has no usable wheels and you require numpy==1.19.0",
+                "numpy 1.19.0 has no wheel that fits this Python and platform, and",
+            ),
+            ("old==1 depends on lxml==4.6.0 and lxml==4.6.0 has no usable wheels", "lxml 4.6.0 has no wheel that fits"),
+            (
+                "torch==1.0.0 has no wheels with a matching Python ABI tag (e.g., `cp311`) and you require torch==1.0.0",
+                "torch 1.0.0 has no wheel that fits",
+            ),
+            (
+                "tensorflow{sys_platform != 'darwin'}==2.11.1 has no wheels with a matching Python ABI tag and rasa==3.6.0 depends on it",
+                "tensorflow 2.11.1 has no wheel that fits",
+            ),
+            (
+                "all versions of dlib have no usable wheels and you require dlib",
+                "dlib has no wheel that fits this Python and platform, and",
+            ),
+            (
+                "all of:\n      numpy<=1.9.3\n      numpy>=1.10.4,<=1.19.5\n  have no usable wheels and only",
+                "numpy has no wheel that fits this Python and platform in the versions that the requirements allow, and",
+            ),
+        ] {
+            let message =
+                message(&format!("error: No solution found\n  cause: Because {cause}, we can conclude that\n"));
+            assert!(message.starts_with(&format!("the requirements cannot be resolved: {want}")), "{message}");
+        }
+        for option in ["--find-links", "-e", "https://host/x", "", "."] {
+            let lines = [format!("  cause: Because all versions of {option} have no usable wheels and you")];
+            assert!(WithoutWheel::of(&lines).is_none(), "{option}");
+        }
+        let later = "  cause: Because there is no version of six==99 and you require six==99, we can conclude\n  And because torch==1.0.0 has no wheels with a matching Python ABI tag\n";
+        assert!(message(later).ends_with("Because there is no version of six==99 and you require six==99"));
     }
 
     #[test]

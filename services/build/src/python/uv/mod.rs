@@ -16,7 +16,7 @@ use super::{
     children::Kind,
     process::{self, Finished},
 };
-use failure::Doing;
+use failure::{Doing, WithoutWheel};
 use hoistway_model::{
     Code, Error, Result,
     redact::Masker,
@@ -28,7 +28,7 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 use tokio::sync::{OnceCell, RwLock};
@@ -38,6 +38,8 @@ use tool::Program;
 const THREADS: &str = "4";
 /// The name of a file with a lock.
 const LOCK: &str = "lock.txt";
+/// How long it may take to see whether a package has wheels at all.
+const LOOK: Duration = Duration::from_secs(30);
 /// The name of a file with bounds for versions.
 const CONSTRAINTS: &str = "constraints.txt";
 
@@ -128,9 +130,41 @@ impl Uv {
         let input = lines(requirements.iter());
         let call =
             Call { doing: Doing::Resolve, arguments, input: input.as_bytes(), writes: dir.as_ref().map(TempDir::path) };
-        let done = self.run(call, interpreter, limit, report).await?;
+        let began = Instant::now();
+        let done = match self.run(call, interpreter, limit, report).await {
+            Ok(done) => done,
+            Err(error) => {
+                let left = limit.saturating_sub(began.elapsed()).min(LOOK);
+                return Err(self.with_other_version(error, requirements, interpreter, left).await);
+            }
+        };
         // uv resolves without looking at the hashes that it is given.
         Lock::parse(&String::from_utf8_lossy(&done.stdout))?.with_hashes(&requirements.hashes())
+    }
+
+    /// The error with the version that does have a wheel, where those that are asked for have none.
+    async fn with_other_version(
+        &self,
+        mut error: Error,
+        requirements: &Requirements,
+        interpreter: &Interpreter,
+        limit: Duration,
+    ) -> Error {
+        let found = WithoutWheel::of(&error.details).filter(|found| found.may_have_others);
+        let Some(WithoutWheel { package, .. }) = found else { return error };
+        let arguments = ["compile", "-", "--no-deps", "--no-header", "--no-annotate"].map(OsStr::new).to_vec();
+        let call = Call { doing: Doing::Resolve, arguments, input: package.as_bytes(), writes: None };
+        let Ok(done) = self.run(call, interpreter, limit, &|_| ()).await else { return error };
+        let answer = String::from_utf8_lossy(&done.stdout);
+        let pin = format!("{package}==");
+        let Some(version) = answer.lines().find_map(|line| line.strip_prefix(&pin)) else { return error };
+        let is_asked = requirements.iter().chain(requirements.constraints()).any(|line| line.name == package);
+        let remedy = match is_asked {
+            true => ": leave the version out".to_owned(),
+            false => format!(", and another version of what needs {package} may take it"),
+        };
+        error.message.push_str(&format!("; {package} {version} has one{remedy}"));
+        error
     }
 
     /// Installs what a lock names, and nothing else, into a directory that [`Children::make_dir`] made. `limit` is for the whole call.

@@ -69,6 +69,7 @@ async fn a_package_is_locked_and_installed() {
     // All versions of this age are source distributions.
     let e = uv.resolve(&requirements("requests<1"), None, &python, LIMIT, &report).await.unwrap_err();
     assert!(e.message.contains("requests has no wheel"), "{e:?}");
+    assert!(e.message.contains("; requests 2.") && e.message.ends_with(" has one: leave the version out"), "{e:?}");
 }
 
 #[tokio::test]

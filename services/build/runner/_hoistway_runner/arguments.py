@@ -30,15 +30,17 @@ class RunContext:
 
 class Request:
     """One invoke: as it was sent (`body`, and its JSON as `sent`), and with what the platform knows about it, as
-    handlers see it (`seen`)."""
+    handlers see it (`seen`). The `user_id` of a body is in neither; an `unverified` one is for parameters alone."""
 
-    def __init__(self, path, headers, body, sent, seen):
+    def __init__(self, path, headers, body, sent, seen, unverified=None):
         self.path, self.headers, self.body, self.sent, self.seen = path, headers, body, sent, seen
+        self.given = sent if unverified is None or "user_id" in seen else {**sent, "user_id": unverified}
+        self.named = {**self.given, **seen}  # what parameters take by name
 
     def text(self, name="message"):
         """The message, or None. A parameter's own name is another way to send it."""
         for member in dict.fromkeys(("message", name)):
-            text = self.sent.get(member)
+            text = self.given.get(member)
             if text is not None and not isinstance(text, str):
                 raise Unfit(f"{member} must be a string")
             if text and not text.isspace():
@@ -187,33 +189,33 @@ class Plan:
     def model(self, request, name, note, default, used):
         from .fitting import fitted, members_of
 
-        members = members_of(note, request.sent)
+        members = members_of(note, request.given)
         used |= members
-        if default is not NONE and members.isdisjoint(request.sent):
+        if default is not NONE and members.isdisjoint(request.given):
             return default
-        given = {k: v for k, v in request.seen.items() if k != "history" or k in request.sent}  # who asks, too
-        if members == request.sent.keys():  # a model that takes whatever is sent
-            given = request.sent
+        given = {k: v for k, v in request.named.items() if k != "history" or k in request.sent}  # who asks, too
+        if members == request.given.keys():  # a model that takes whatever is sent
+            given = request.given
         return fitted(given, note, "")
 
     def named(self, request, name, note, default, used):
         used.add(name)
-        value = request.seen.get(name)
-        if value is None and (default is not NONE or name not in request.seen):
+        value = request.named.get(name)
+        if value is None and (default is not NONE or name not in request.named):
             if default is NONE:
                 raise Unfit(f"{name} is required", f'send it in the body: {{"{name}": …}}')
             return default
         return self.fitted(value, name, note)
 
     def named_or_context(self, request, name, note, default, used):
-        if name in request.seen or default is not NONE:
+        if name in request.named or default is not NONE:
             return self.named(request, name, note, default, used)
         return self.context(request, name, note, default, used)
 
     def rest(self, request, name, note, default, used):
         if self.alone:
             return request.seen
-        return {} if self.nothing_left else {k: v for k, v in request.sent.items() if k not in used}
+        return {} if self.nothing_left else {k: v for k, v in request.given.items() if k not in used}
 
     @staticmethod
     def fitted(value, name, note):

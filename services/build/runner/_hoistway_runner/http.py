@@ -183,14 +183,14 @@ class Exchange:
             raise HttpError(400, "invalid_argument", "invalid JSON body") from None
         if not isinstance(sent, dict):
             raise HttpError(400, "invalid_argument", "the body must be a JSON object")
-        sent.pop("user_id", None)  # who asks is what the gateway has verified, whatever a body says
+        unverified = sent.pop("user_id", None)  # who asks is what the gateway has verified, whatever a body says
         seen = {**sent, "history": sent.get("history") or []}
         for key, header in (("request_id", "x-request-id"), ("run_id", "x-run-id"), ("user_id", "x-end-user-id")):
             if headers.get(header):
                 seen[key] = headers[header].encode("latin-1").decode("utf-8", "replace")
         if not seen.get("request_id"):
             seen["request_id"] = os.urandom(16).hex()
-        return Request(path, headers, body, sent, seen)
+        return Request(path, headers, body, sent, seen, unverified)
 
     def complete(self, answer, request, started):
         """An answer with what every answer tells; what the agent says itself wins."""

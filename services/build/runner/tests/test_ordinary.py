@@ -58,6 +58,19 @@ class Functions(unittest.TestCase):
                "def handler(asked: Asked): return asked.user_id"
         self.answers(code, "ann", headers={"X-End-User-ID": "ann"})
 
+    def test_a_parameter_or_member_user_id_gets_the_bodys_where_nobody_is_verified(self):
+        model = "from dataclasses import dataclass\n@dataclass\nclass Asked:\n    message: str\n    user_id: str = 'anon'\n"
+        for code in ("def handler(message, *, user_id: str): return user_id", "def handler(message, user_id='anon'): return user_id",
+                     "def handler(message, **rest): return rest.get('user_id', 'ann')  # what is left of the body", model + "def handler(asked: Asked): return asked.user_id"):
+            self.answers(code, "bob", user_id="bob")
+            self.answers(code, "ann", headers={"X-End-User-ID": "ann"}, user_id="bob")
+        self.answers(model + "def handler(asked: Asked = None): return asked.user_id", "anon")
+        self.answers("def handler(request, context, user_id): return [request.get('user_id'), context.session.get('user_id'), user_id]",
+                     [None, None, "bob"], user_id="bob")
+        self.answers("import os, sys\nsys.argv\nprint([os.environ['AGENT_USER_ID']])", "['']", user_id="bob")
+        with source("def handler(message, user_id: str): return user_id") as agent:
+            self.assertEqual(agent.invoke()[1]["error"], "user_id is required")
+
     def test_the_second_parameter_may_be_anything(self):
         self.answers("from typing import Any\ndef handler(request: dict, ctx: Any): return type(ctx).__name__", "RunContext")
 

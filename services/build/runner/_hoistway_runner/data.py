@@ -126,7 +126,7 @@ def other(value, kind, path, above):
     if any((base.__module__.partition(".")[0], base.__name__) in TEXTS for base in kind.__mro__):
         return str(value)
     iterable = hasattr(kind, "__iter__") and (of(kind, "collections") or of(kind, "array"))  # deque and what is built on it
-    if isinstance(value, LISTS) or iterable or hasattr(kind, "__next__"):
+    if isinstance(value, LISTS) or iterable or hasattr(kind, "__next__") and not hasattr(kind, "readline"):  # as files have
         return listed(value, path, above)
     if callable(getattr(kind, "tolist", None)) and hasattr(kind, "__array__"):  # arrays of other packages
         return data(value.tolist(), path, above)

@@ -50,6 +50,9 @@ def fitted(value, note, name):
         try:
             return kind(value)
         except ValueError:
+            for member in kind if isinstance(value, str) else ():  # of numbers, as text
+                if value == str(member.value):
+                    return member
             raise unfit(value, name, "one of " + ", ".join(told(member.value) for member in kind)) from None
     if found := standard(kind):
         make, wanted = found

@@ -22,7 +22,7 @@ def resolve(result):
 
 def is_chunks(result):
     """Whether a result comes piece by piece: a generator, an async generator or another iterator."""
-    is_iterator = hasattr(result, "__anext__") or hasattr(result, "__next__")
+    is_iterator = hasattr(result, "__anext__") or hasattr(result, "__next__") and not hasattr(type(result), "readline")  # as files have
     return is_iterator and type(result).__module__ != "unittest.mock"  # a mock has every method
 
 

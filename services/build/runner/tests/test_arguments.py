@@ -131,19 +131,19 @@ class Arguments(unittest.TestCase):
                 ("date", "soon", 'n must be a date in ISO 8601, not "soon"'), ("UUID", "x", 'n must be a UUID, not "x"'),
                 ("Decimal", "x", 'n must be a number, not "x"'), ("datetime", 5, "n must be a datetime in ISO 8601, not 5"),
                 ("list[int]", [1, "x"], 'n[1] must be an integer, not "x"'), ("set", [[1]], "n must be a list of texts or numbers, not [[1]]"),
-                ("Literal['a', 2]", "b", 'n must be one of "a", 2, not "b"'), ("Color", "blue", 'n must be one of "red", not "blue"'),
+                ("Literal['a', 2]", "b", 'n must be one of "a", 2, not "b"'), ("Color", "blue", 'n must be one of "red", not "blue"'), ("Level", "3", 'n must be one of 2, not "3"'),
                 ("int | list[int]", "x", 'n must be a list, not "x"'), ("Point", {"x": "a"}, 'n.x must be an integer, not "a"'),
                 ("Point", {}, "n.x is required"), ("Point", 3, "n must be an object, not 3"),
                 ("int", "a" * 100, 'n must be an integer, not "' + "a" * 59 + "…")):
             self.unfit(f"import enum\nfrom collections.abc import Mapping, Sequence\nfrom dataclasses import dataclass\nfrom datetime import date, datetime\n"
                        f"from decimal import Decimal\nfrom uuid import UUID\nfrom typing import Literal\n@dataclass\nclass Point:\n  x: int\n"
-                       f"class Color(enum.Enum):\n  RED = 'red'\ndef handler(message, n: {note}): pass", text, message="hi", n=value)
+                       f"class Color(enum.Enum):\n  RED = 'red'\nclass Level(enum.IntEnum):\n  HIGH = 2\ndef handler(message, n: {note}): pass", text, message="hi", n=value)
         self.unfit("def handler(message: str, account: str): pass", "account is required", message="hi")
 
     def test_members_become_what_is_annotated(self):
         for note, value, want in (
                 ("set[int]", ["1"], {1}), ("tuple[int, str]", ["1", "a"], (1, "a")), ("tuple[int, ...]", ["1", 2], (1, 2)),
-                ("Literal['a', 2]", "2", 2), ("Color", "red", "RED"), ("int | str", "5", "5"), ("Optional[int]", "5", 5),
+                ("Literal['a', 2]", "2", 2), ("Color", "red", "RED"), ("Level", 2, "HIGH"), ("Level", "2", "HIGH"), ("int | str", "5", "5"), ("Optional[int]", "5", 5),
                 ("Union[int, bool]", True, True), ("Point", {"x": "1"}, 1), ("list[Point]", [{"x": "1"}], [1]),
                 ("dict[str, int]", {"a": "1"}, {"a": 1}), ("Dict[int, List[int]]", {"1": ["2"]}, {1: [2]}), ("Iterable[int]", ["1"], [1]),
                 ("MutableMapping[str, float]", {"a": 1}, {"a": 1.0}), ("AbstractSet[int]", ["1"], {1}),
@@ -163,6 +163,8 @@ class Arguments(unittest.TestCase):
                 x: int
             class Color(enum.Enum):
                 RED = 'red'
+            class Level(enum.IntEnum):
+                HIGH = 2
             def shown(value): return [shown(v) for v in value] if isinstance(value, list) else getattr(value, "x", getattr(value, "name", value))
             def handler(message, n: {note} = 0): return shown(n)
             """

@@ -7,6 +7,7 @@ import decimal
 import enum
 import fractions
 import functools
+import io
 import itertools
 import json
 import math
@@ -145,6 +146,7 @@ class Table(unittest.TestCase):
                 (fractions.Fraction(1, 3), "the type Fraction is no data, at response"),
                 (types.SimpleNamespace(x=1), "the type SimpleNamespace is no data, at response"),
                 ({"m": mock.MagicMock()}, "the type MagicMock is no data, at response.m"),
+                ({"f": io.StringIO("a\nb")}, "the type StringIO is no data, at response.f"),
                 ([coroutine], "the type coroutine is no data, at response[0]"),
                 (me, "the result contains itself, at response.me"), (loop, "the result contains itself, at response[0]"),
                 (itertools.count(), "there are more than 1,000,000 items, at response"), (nested(100_000), "the result is nested too deeply, at response")):
@@ -246,3 +248,11 @@ class Answers(unittest.TestCase):
             self.assertNotIn("hoistway_runner", agent.stderr())
             self.assertEqual(agent.stream()[0]["message"], answer["error"])
             self.assertEqual(agent.stream("day")[0]["delta"], '{"day": "2024-01-01"}')
+
+    def test_a_file_is_no_answer_and_its_lines_are(self):
+        code = "def handler(message):\n  file = open(__file__)\n  return file if message == 'file' else map(len, file)"
+        with source(code) as agent:
+            status, answer = agent.invoke("file")
+            self.assertEqual((status, answer["error"]), (500, "the type TextIOWrapper is no data, at response"))
+            self.assertEqual(agent.stream("file")[0]["message"], answer["error"])
+            self.assertEqual(agent.response("lines"), [22, 24, 54])

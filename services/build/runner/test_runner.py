@@ -839,7 +839,7 @@ class WebApplications(unittest.TestCase):
             self.assertEqual(agent.invoke("text", headers)[1]["response"], "one \u2603")
             self.assertEqual(agent.invoke("events", headers)[1]["response"], "data: 1\n\nevent: x\ndata: 2\n\n")
             status, answer = agent.invoke("refuse", headers)
-            self.assertEqual((status, answer["code"], answer["details"]), (500, "agent_error", ['{"detail": "bad"}']))
+            self.assertEqual((status, answer["code"], answer["details"]), (400, "invalid_argument", ['{"detail": "bad"}']))
             self.assertEqual(answer["error"], "the app answered POST /invoke with status 422")
             status, answer = agent.invoke("raise", headers)
             self.assertEqual((status, answer["error"]), (500, "ValueError: inside the app"))
@@ -859,7 +859,8 @@ class WebApplications(unittest.TestCase):
             with contextlib.closing(connection):
                 connection.request("POST", "/invoke/stream", body=json.dumps({"message": "events"}))
                 self.assertEqual(connection.getresponse().read(), b"data: 1\n\nevent: x\ndata: 2\n\n")
-            self.assertEqual(agent.stream("refuse")[0]["type"], "error")
+            refused = agent.stream("refuse")[0]
+            self.assertEqual((refused["type"], refused["code"], refused["details"]), ("error", "invalid_argument", ['{"detail": "bad"}']))
 
     def test_a_lost_client_stops_the_app(self):
         with Agent({"agent.py": ASGI}) as agent:

@@ -149,7 +149,7 @@ class Exchange:
         try:
             return self.server.agent.prepare(request)
         except Unfit as unfit:
-            raise HttpError(400, "invalid_argument", self.server.mask(str(unfit)), details=unfit.details) from None
+            raise self.unfit(unfit) from None
         except BaseException as error:
             failure = error
 
@@ -157,6 +157,10 @@ class Exchange:
             raise failure
 
         return call
+
+    def unfit(self, error):
+        """The answer to a request that does not fit."""
+        return HttpError(400, "invalid_argument", self.server.mask(str(error)), details=tuple(map(self.server.mask, error.details)))
 
     def read_body(self, headers):
         """The whole body of the request."""
@@ -212,6 +216,8 @@ class Exchange:
             status, body = 200, to_json(self.complete(answer_of(result), request, started))
         except PeerGone:
             raise
+        except Unfit as unfit:
+            raise self.unfit(unfit) from None
         except BaseException as error:  # exit() in a handler ends that invoke, not the agent
             text, details = report(error, self.server.mask, request)
             status, body = 500, json.dumps({"error": text, "code": "agent_error", "details": details})
@@ -244,9 +250,12 @@ class Exchange:
                 chunks.close()
             raise
         except BaseException as error:
-            text, _ = report(error, self.server.mask, request)
+            if isinstance(error, Unfit):  # what the agent says of it
+                told = {"message": self.server.mask(str(error)), "code": "invalid_argument", "details": list(map(self.server.mask, error.details))}
+            else:
+                told = {"message": report(error, self.server.mask, request)[0], "code": "agent_error"}
             outcome = "agent_error"
-            self.send_event({"type": "error", "message": text, "code": outcome, "request_id": request["request_id"]})
+            self.send_event({"type": "error", **told, "request_id": request["request_id"]})
         self.send_part(b"data: [DONE]\n\n")
         self.end_stream(outcome)
 

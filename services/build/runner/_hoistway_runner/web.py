@@ -8,7 +8,7 @@ import json
 import os
 
 from .arguments import POSITIONAL, STAR, Agent, parameters
-from .errors import DETAIL_LINES, AppError
+from .errors import DETAIL_LINES, AppError, Unfit
 
 PORT = os.environ.get("PORT") or "8080"
 HOST = f"localhost:{PORT}"  # as an application finds itself that is run by hand: some answer no other name
@@ -78,6 +78,25 @@ def is_bodiless(method, status):
     return method == "HEAD" or status in (204, 304)
 
 
+def has_route(app, path):
+    """Whether an application of Flask, Quart or Starlette has a route for POST at a path; None where its routes do not say:
+    what it mounts or is wrapped in may have one."""
+    try:
+        if hasattr(app, "url_map"):
+            if getattr(getattr(app, "wsgi_app", None) or app.asgi_app, "__self__", None) is not app:
+                return None
+            app.url_map.bind("localhost").match(path, method="POST")
+            return True
+        scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "headers": []}
+        found = [(route.matches(scope)[0].value, route) for route in app.routes]  # 2, or 1 for another method
+        for match, route in found:
+            if match == 2:
+                return True if hasattr(route, "endpoint") or not hasattr(route, "app") else None
+        return None if any(match for match, _ in found) else False
+    except Exception as error:  # of an application of another kind, too
+        return False if type(error).__name__ == "NotFound" else None
+
+
 class WebAgent(Agent):
     """A web application, called with what the agent was invoked with: POST /invoke, or POST / where that is a 404."""
 
@@ -93,8 +112,10 @@ class WebAgent(Agent):
         headers = {k: v for k, v in headers.items() if k not in (
             "x-hoistway-invoke-token", "connection", "expect", "content-length", "content-type")}
         headers |= {"host": HOST, "content-type": "application/json", "content-length": str(len(body))}
-        tried = {}
-        for path in dict.fromkeys((path, "/invoke", "/")):
+        tried, known = {}, {path: has_route(self.app, path) for path in (path, "/invoke", "/")}
+        for path in known:
+            if known[path] is False and True in known.values():  # its handler of errors would answer
+                continue
             answer = tried[path] = self.call(WebRequest("POST", path, headers, body))
             if answer.status != 404:
                 break
@@ -109,7 +130,8 @@ class WebAgent(Agent):
                 from .app_routes import no_invoke
 
                 lines += no_invoke(self.app)
-            raise AppError(f"the app answered POST {path} with status {answer.status}", lines)
+            text = f"the app answered POST {path} with status {answer.status}"
+            raise Unfit(text, *lines) if answer.status in (400, 422) else AppError(text, lines)
         if answer.kind == "application/json" or answer.kind.endswith("+json"):
             text = "".join(answer)
             return json.loads(text) if text else None

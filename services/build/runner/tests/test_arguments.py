@@ -224,6 +224,7 @@ class Refusals(unittest.TestCase):
                 status, answer, _ = agent.request("POST", path, b'{"message": "hi"}')
                 self.assertEqual((status, answer), (400, {"error": "n is required", "code": "invalid_argument",
                                                           "details": ['send it in the body: {"n": …}']}))
+            self.assertEqual(agent.invoke(n="x")[1], {"error": 'n must be an integer, not "x"', "code": "invalid_argument"})
             self.assertEqual(agent.stderr(), "")
 
     def test_an_error_of_the_agents_while_it_is_called_stays_its_error(self):

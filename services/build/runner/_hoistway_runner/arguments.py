@@ -72,13 +72,13 @@ class Agent:
 
 
 class MessageAgent(Agent):
-    """A function of the request that needs its message."""
+    """A function of the message and the request. The message may not be `needed`."""
 
-    def __init__(self, function):
-        self.function = function
+    def __init__(self, function, needed=True):
+        self.function, self.needed = function, needed
 
     def prepare(self, request):
-        message = request.message()
+        message = request.message() if self.needed else request.text() or ""
         return lambda: resolve(self.function(message, request.seen))
 
 
@@ -104,6 +104,10 @@ class FunctionAgent(Agent):
             return taker.text() if done else result
         except NoMoreInput:
             return taker.text()
+        except EOFError:
+            if message.strip() or not taker.asked:
+                raise
+            raise Unfit(*NO_MESSAGE) from None
         except SystemExit as error:
             if self.name == "handler" or error.code:
                 raise

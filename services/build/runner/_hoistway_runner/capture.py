@@ -21,7 +21,7 @@ class Taker:
 
     def __init__(self, lines, keep=True):
         self.parts, self.size, self.lines, self.printed = [] if keep else None, 0, iter(lines), False
-        self.decoder, self.logged = None, []
+        self.decoder, self.logged, self.asked = None, [], False
 
     def add(self, text, is_log=False):
         """Something was printed. It is kept until the invoke ends: a task that goes on longer prints to the logs alone."""
@@ -53,6 +53,7 @@ class Taker:
 
     def next_line(self, prompt):
         """What input() answers. Prompts are for the logs: they are no part of the answer."""
+        self.asked = True
         if prompt:
             print(prompt, file=sys.stderr)
         for line in self.lines:

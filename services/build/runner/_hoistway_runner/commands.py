@@ -14,6 +14,10 @@ ARGUMENT_MEMBERS = {"sys": ("argv", "stdin"), **dict.fromkeys(
 DESCRIPTOR_CALLS = {"": ("open",), "io": ("open",), "os": ("fdopen", "read", "write")}
 DESCRIPTORS = (0, 1, "/dev/stdin", "/dev/stdout")
 
+# What else a script may have its message from: its environment, and what it starts with both.
+HANDING_ON = frozenset(("AGENT_MESSAGE", "environ", "environb", "getenv", "getenvb", "getpass", "subprocess", "create_subprocess_exec",
+                        "create_subprocess_shell", "system", "popen", "exec", "runpy", "import_module", "__import__"))
+
 REQUEST_NAMES = ("request", "req", "payload", "event", "data", "body", "inputs")
 
 
@@ -21,9 +25,12 @@ def is_command(tree, app, file, name):
     """Whether the file's function of this name, or the file of the agent's own from which it comes, reads the command
     line, and can be run so: something calls it with its arguments, or it needs none."""
     own = own_function(tree, name)
-    if own and not own.decorator_list and len(own.args.args) > len(own.args.defaults) and not is_called(tree, name):
+    called = is_called(tree, name)
+    if own and not own.decorator_list and len(own.args.args) > len(own.args.defaults) and not called:
         return False
-    if reads_command_line(tree, name):
+    # What only asks by input() can be called as well, which keeps the type of what it returns.
+    called_as_well = own and not called and returns_value(own) and not reads(without_main_block(tree), aliases_of(tree))
+    if reads_command_line(tree, name, ("input",) if called_as_well else ()):
         return True
     used = names_in(own) if own else set()
     for node in tree.body:
@@ -37,6 +44,12 @@ def is_command(tree, app, file, name):
                 if reads_command_line(inner, alias.name) if bound == name else helper and reads_in(inner, helper, takes_invoke(own)):
                     return True
     return False
+
+
+def returns_value(function):
+    """Whether a function returns something that may be an answer."""
+    return any(isinstance(node, ast.Return) and node.value is not None and getattr(node.value, "value", node) not in (None, 0)
+               for node in nodes_of(function))
 
 
 def names_in(function):
@@ -88,17 +101,56 @@ def nodes_of(tree):
     return nodes
 
 
-def reads_command_line(tree, name):
+def without_main_block(tree):
+    """What of a file runs when it is imported: without its main block, and without the functions that nothing calls then."""
+    used = top_level(tree)[1]
+    body = []
+    for node in tree.body:
+        if isinstance(node, ast.If) and is_main_guard(node.test):
+            body += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or node.name in used:
+            body.append(node)
+    return ast.Module(body, [])
+
+
+def needs_message(tree, app, file, seen=None):
+    """Whether a script, or what it imports of the agent's own files, may read the message."""
+    nodes, seen = nodes_of(tree), seen or set()
+    seen.add(file)
+    names = {getattr(node, field, None) for node in nodes for field in ("id", "attr", "name", "value", "module")
+             if isinstance(getattr(node, field, None), str)}
+    if not HANDING_ON.isdisjoint(names) or reads(tree, aliases_of(tree), guards=True):
+        return True
+    for node in nodes:
+        for found in (own_file(app, file, one) for one in modules_of(node)):
+            if found and found.endswith(".py") and found not in seen and (inner := parsed(found)):
+                if needs_message(inner, app, found, seen):
+                    return True
+    return False
+
+
+def modules_of(node):
+    """What a statement imports as imports `from` each module that it may be; nothing for other nodes."""
+    if isinstance(node, ast.Import):
+        return [ast.ImportFrom(module=alias.name, names=[], level=0) for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    within = [ast.ImportFrom(module=f"{node.module}.{alias.name}" if node.module else alias.name, names=[], level=node.level)
+              for alias in node.names]
+    return [node, *within]
+
+
+def reads_command_line(tree, name, ignored=()):
     """Whether a module reads its command line or its standard input for its function of this name, and is to be run as a
     command therefore. Of a function that takes the message or the request only itself and what it calls count: main blocks
-    and parsers are another way to it."""
+    and parsers are another way to it. Calls of the names that are `ignored` do not count."""
     function = own_function(tree, name)
     if not takes_invoke(function):
-        return reads(tree, aliases_of(tree), guards=True)
-    return reads_in(tree, function, True)
+        return reads(tree, aliases_of(tree), guards=True, ignored=ignored)
+    return reads_in(tree, function, True, ignored)
 
 
-def reads_in(tree, function, given):
+def reads_in(tree, function, given, ignored=()):
     """Whether a function of a module, or one of the module's that it uses, reads the command line or the standard input. Where
     the message is `given` to a function, a parser that has a place for options alone is left to their defaults: it would
     refuse the message."""
@@ -106,7 +158,7 @@ def reads_in(tree, function, given):
     for one in functions:
         used = (own_function(tree, name) for name in sorted(names_in(one)))
         functions += [helper for helper in used if helper and helper not in functions]
-    ignored = PARSER_CALLS if given and has_options_alone(tree) else ()
+    ignored = {*ignored, *(PARSER_CALLS if given and has_options_alone(tree) else ())}
     return any(reads(one, aliases_of(tree), ignored=ignored) for one in functions)
 
 
@@ -132,7 +184,8 @@ def reads(tree, aliases, guards=False, ignored=()):
                 return True
         if isinstance(node, ast.Call):
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if called in ARGUMENT_CALLS and called not in ignored or getattr(node.func, "id", "") == "input" or uses_descriptor(node, called, aliases):
+            asks = called in ARGUMENT_CALLS or getattr(node.func, "id", "") == "input"
+            if asks and called not in ignored or uses_descriptor(node, called, aliases) or reads_lines(node, called, aliases):
                 return True
         if guards or not (isinstance(node, ast.If) and is_main_guard(node.test)):
             todo += children(node)
@@ -146,6 +199,15 @@ def uses_descriptor(call, called, aliases):
     owner = getattr(call.func, "value", None)
     module = getattr(owner, "id", None) if owner else ""
     return called in DESCRIPTOR_CALLS.get(aliases.get(module, module), ())
+
+
+def reads_lines(call, called, aliases):
+    """Whether a call reads the lines of the standard input by the module fileinput; those of files that it names are others."""
+    module = getattr(getattr(call.func, "value", None), "id", "")
+    if called not in ("input", "FileInput") or aliases.get(module, module) != "fileinput":
+        return False
+    files = [*call.args[:1], *(keyword.value for keyword in call.keywords if keyword.arg == "files")]
+    return not files or any(getattr(node, "value", None) == "-" for node in nodes_of(files[0]))
 
 
 def served_application(tree, name):

@@ -181,7 +181,7 @@ def load_agent(app, entry, script_command, framework=None):
             if agent := web_agent(getattr(module, served, None)):
                 return agent
         elif "app" not in names and is_command(tree, app, path, function):
-            return script_agent(tree, path, script_command, function)  # its import may read the command line already
+            return script_agent(tree, app, path, script_command, function)  # its import may read the command line already
     if names:
         module = module or import_entry(app, entry)
         if chosen := choose(module, bound, imported, entry, tree):
@@ -191,7 +191,7 @@ def load_agent(app, entry, script_command, framework=None):
             from .commands import is_command
 
             if is_command(tree, app, path, name):
-                return script_agent(tree, path, script_command, name)
+                return script_agent(tree, app, path, script_command, name)
             return FunctionAgent(agent, name)
     from .unnamed import unnamed_agent
 
@@ -204,17 +204,16 @@ def load_agent(app, entry, script_command, framework=None):
     if names:
         print(f"{entry}: nothing to invoke in {', '.join(sorted(names))}; each invoke runs the file as a script",
               file=sys.stderr)
-    return script_agent(tree, path, script_command)
+    return script_agent(tree, app, path, script_command)
 
 
-def script_agent(tree, path, command, function=None):
+def script_agent(tree, app, path, command, function=None):
     """The file as a script, which calls a function of its own, if it does not do so itself."""
     compile(tree, path, "exec", dont_inherit=True)  # it is ready when it compiles; nobody has asked for a run yet
-    if function:
-        from .commands import is_called
+    from .commands import is_called, needs_message
 
-        if not is_called(tree, function):
-            command = [*command, "--call", function]
+    if function and not is_called(tree, function):
+        command = [*command, "--call", function]
     from .scripts import run_script
 
     told = []
@@ -228,4 +227,4 @@ def script_agent(tree, path, command, function=None):
             told.append(True)
             print("the script printed nothing, so its answer is empty: print the answer, or define handler(message)", file=sys.__stderr__, flush=True)
 
-    return MessageAgent(run)
+    return MessageAgent(run, needed=function is not None or needs_message(tree, app, path))

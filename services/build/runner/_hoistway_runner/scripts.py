@@ -132,7 +132,10 @@ def be_script(app, entry, call, closed_network):
     main.__file__, main.__package__ = path, package_of(*module_of(app, entry)) or None
     try:
         with open(path, "rb") as file:
-            code = compile(file.read(), path, "exec", dont_inherit=True)
+            source = file.read()
+        if b"fileinput" in source and b"argv" not in source:  # it takes arguments for names of files
+            sys.argv[1:] = []
+        code = compile(source, path, "exec", dont_inherit=True)
         exec(code, main.__dict__)
         if call:
             show(resolve(main.__dict__[call]()))

@@ -242,7 +242,7 @@ class Refusals(unittest.TestCase):
                 self.assertEqual(agent.stream()[0]["code"], "agent_error")
 
     def test_scripts_and_frameworks_need_a_message(self):
-        for code in ("print('script')", "class G:\n  def invoke(self, x): return x\nagent = G()"):
+        for code in ("import sys\nprint(sys.stdin.read())", "class G:\n  def invoke(self, x): return x\nagent = G()"):
             with source(code) as agent:
                 status, answer, _ = agent.request("POST", "/invoke", b'{"prompt": "x"}')
                 self.assertEqual((status, answer["error"]), (400, "message is required"))

@@ -94,6 +94,42 @@ class Input(unittest.TestCase):
                 self.assertEqual(agent.response("1\n2"), "1 2")
                 self.assertEqual(agent.invoke("1")[1]["error"], "EOFError: the message has no more lines for input()")
 
+    def test_what_is_returned_keeps_its_type(self):
+        for code in ("def run():\n  x = input()\n  return {'x': x}", "async def main(): return {'x': ask()}\ndef ask(): return input('? ')"):
+            with self.subTest(code), source(code) as agent:
+                self.assertEqual(agent.response("tea"), {"x": "tea"}, agent.stderr())
+                status, answer, _ = agent.request("POST", "/invoke", b"{}")
+                self.assertEqual((status, answer["error"]), (400, "message is required"))
+        for code in ("x = input()\ndef run(): return {'x': x}", "def ask(): return input()\nx = ask()\ndef run(): return {'x': x}"):
+            with self.subTest(code), source(code) as agent:
+                self.assertEqual(agent.response("tea"), '{"x": "tea"}', "what the import reads is a script's")
+
+    def test_fileinput_reads_it_too(self):
+        for code in ("import fileinput\ndef main():\n  for line in fileinput.input('-'): print(line.title(), end='')",
+                     "import fileinput as f\ndef main():\n  for line in f.input(files=('-',)): print(line.title(), end='')",
+                     "import fileinput\nfor line in fileinput.input(): print(line.title(), end='')"):
+            with self.subTest(code), source(code) as agent:
+                self.assertEqual(agent.response("green\ntea"), "Green\nTea", agent.stderr())
+
+
+class Unread(unittest.TestCase):
+    """A script that does not read the message needs none."""
+
+    def test_a_script_that_reads_nothing_runs_without_a_message(self):
+        helper = {"lib.py": "from pkg import words\ndef word(): return words.WORD", "pkg/words.py": "WORD = 'hello'"}
+        for files in ({"agent.py": "print('hello')"}, {"agent.py": "import lib\nprint(lib.word())", **helper}):
+            with self.subTest(files), Agent(files) as agent:
+                status, answer, _ = agent.request("POST", "/invoke", b"{}")
+                self.assertEqual((status, answer.get("response")), (200, "hello"), answer)
+
+    def test_one_that_may_read_it_needs_one(self):
+        for code in ("import sys\nprint(sys.argv)", "print(input())", "import os\nprint(os.environ)", "from os import getenv\nprint(getenv('AGENT_MESSAGE'))",
+                     "import subprocess\nsubprocess.run(['cat'])", "import argparse\nprint(argparse.ArgumentParser().parse_args())",
+                     "from lib import text\nprint(text)", "from pkg import inner\nprint(inner.text)"):
+            with self.subTest(code), Agent({"agent.py": code, "lib.py": "import sys\ntext = sys.argv", "pkg/inner.py": "import sys\ntext = sys.argv"}) as agent:
+                status, answer, _ = agent.request("POST", "/invoke", b"{}")
+                self.assertEqual((status, answer["error"]), (400, "message is required"))
+
 
 class CommandLines(unittest.TestCase):
     """A file whose main() reads its command line is run as a script, with the message as its argument."""
@@ -184,6 +220,8 @@ class CommandLines(unittest.TestCase):
                 ("def main(message): parser.add_argument('-v'); parser.parse_args()", False), ("def main(message): parser.parse_args()", True),
                 ("def main(message): parser.add_argument('-v'); parser.add_argument('q'); parser.parse_args()", True),
                 ("def main(): parser.add_argument('-v'); parser.parse_args()", True), ("def main(message): sys.argv; parser.add_argument('-v')", True),
+                ("import fileinput\nfileinput.input()", True), ("import fileinput\nfileinput.FileInput(files=['-'])", True),
+                ("import fileinput\nfileinput.input('notes.txt')", False), ("import fileinput\nfileinput.input(files=['a', 'b'])", False),
                 ("open(0)", True), ("open('/dev/stdin')", True), ("import os as o\no.write(1, b'x')", True), ("os.write(2, b'x')", False),
                 ("file.write(1)", False), ("self.file.open(0)", False), ("open(path)", False),
                 ("def main(topic: 'str'): pass\nif __name__ == '__main__': sys.argv", False)):

@@ -168,17 +168,19 @@ def is_web_function(kind, names):
 
 
 def nothing_to_invoke(entry, found, types=()):
-    """(text, details) for a file that offers nothing. `types` has the types of its objects, where it was imported."""
+    """(text, details) for a file that offers nothing. `types` has the types of its objects, where it was imported,
+    and of what it imports from the agent's own files."""
     types = dict(types)
     shown = {name: types.get(name) or one[0] for name, one in found.bound.items()
              if one[0] != "constant" and not name.startswith("__")}
+    shown |= {name: kind for name, kind in types.items() if name not in found.bound}
     for name, (kind, _, names, required) in found.bound.items():
         if name in FACTORIES and required:
             shown[name] = f"function that needs {', '.join(names)}"
     what = ", ".join(f"{name} ({kind})" for name, kind in list(shown.items())[:5])
     what = f"it has {what}" + (f" and {len(shown) - 5} more" if len(shown) > 5 else "") if shown else (
         "it has nothing but constants" if found.bound else "it has nothing but imports" if found.imported else "it is empty")
-    close = meant([name for name, kind in shown.items() if name not in KNOWN and (kind != "class" or name == "Handler")])
+    close = meant([name for name, kind in shown.items() if name not in KNOWN and (not kind.startswith("class") or name == "Handler")])
     text = f"{entry} offers nothing to invoke: {what}" + (f'; did you mean "{close}"?' if close else "")
     lines = [f"{entry}, line {found.bound[name][1]}: {name} ({kind})" for name, kind in shown.items() if name in found.bound]
     return text, [*lines[:18], *([OF_MODULES] if found.imported and not found.bound else ()), REMEDY]
@@ -187,9 +189,8 @@ def nothing_to_invoke(entry, found, types=()):
 def meant(names):
     """The known name that one of these is probably meant to be, or None."""
     names = ["handler" if name.lower().endswith("_handler") else name.lower() for name in names]
-    best = min(((distance(name, known), len(known), known)
-                for name in names for known in sorted(KNOWN) if name[:1] == known[0]), default=None)
-    return best[2] if best and best[0] <= (2 if best[1] > 5 else 1) else None
+    near = ((distance(name, known), len(known), known) for name in names for known in sorted(KNOWN) if name[:1] == known[0])
+    return min((one for one in near if one[0] <= (2 if one[1] > 5 else 1)), default=(None,))[-1]
 
 
 def distance(one, other):

@@ -2,11 +2,13 @@
 at all."""
 
 import os
+import sys
+from types import ModuleType
 
 from .arguments import KEYWORD, NONE, POSITIONAL, parameters
-from .building import builds_with_others
-from .commands import reads_command_line
-from .discovery import AGENT_FACTORIES, FACTORIES, Found, ast, is_main_guard, nothing_to_invoke, top_level
+from .building import builds_with_others, root
+from .commands import modules_of, reads_command_line, without_main_block
+from .discovery import AGENT_FACTORIES, FACTORIES, Found, ast, nothing_to_invoke, top_level
 from .errors import NothingToInvoke
 from .frameworks import framework_agent
 from .loading import import_entry
@@ -14,6 +16,8 @@ from .offered import entered, is_part, the_agent, the_web_application
 from .own_files import own_file
 from .results import resolve
 from .web import web_agent
+
+DATA = (str, bytes, int, float, type(None), list, tuple, dict, set)  # nobody means these to be invoked
 
 
 def unnamed_agent(tree, app, entry, module):
@@ -25,13 +29,16 @@ def unnamed_agent(tree, app, entry, module):
         looked = own or found.objects() or not found.bound.keys().isdisjoint((*FACTORIES, *AGENT_FACTORIES))
     else:
         looked = (own or found.objects() or not found.bound.keys().isdisjoint(FACTORIES)) and only_builds(tree, app, path, found)
-    if module is None and (found.web or looked):
+    bottled = routes_of_bottle(tree, found)
+    if module is None and (found.web or looked or bottled):
         module = import_entry(app, entry)
     values = {}
     if module is not None:
         if "*" in own:
             own = own.union(name for name in vars(module) if not name.startswith("_")).difference(found.bound)
         values = {name: getattr(module, name) for name in (*found.bound, *own) if hasattr(module, name)}
+        if bottled:
+            values["default_app()"] = sys.modules["bottle"].default_app()
         if agent := the_web_application(values, entry) or from_factory(values, entry):
             return agent
         if looked and not (found.guard and reads_command_line(tree, "")):  # a main block that does is the way to the agent
@@ -44,11 +51,23 @@ def unnamed_agent(tree, app, entry, module):
                                   "define handler(message), or make it an ASGI application")
     if found.statements or found.guard:
         return None
-    objects = {name: value for name, value in values.items() if name in own or found.bound[name][0] == "object"}
-    text, details = nothing_to_invoke(entry, found, {name: type(value).__qualname__ for name, value in objects.items()})
+    objects = {name: value for name, value in values.items() if name in own or found.bound.get(name, "?")[0] == "object"}
+    kinds = {name: type(value).__qualname__ for name, value in objects.items() if name not in own}
     used = top_level(tree)[1]  # in others, as a model or a prompt is in a chain
+    for name in sorted(own.difference(used) & objects.keys()):
+        kind = type(objects[name])
+        if not issubclass(kind, (ModuleType, *DATA)):
+            place = own_file(app, path, found.imported.get(name) or found.imported["*"])
+            kinds[name] = f"{'class' if issubclass(kind, type) else kind.__qualname__}, from {os.path.relpath(place, app)}"
+    text, details = nothing_to_invoke(entry, found, kinds)
     whole = {name: value for name, value in objects.items() if name not in used}
     raise NothingToInvoke(text, *details[:-1], *advice(whole or objects), details[-1])
+
+
+def routes_of_bottle(tree, found):
+    """Whether a file adds routes to the application that Bottle has by default, as its tutorial does."""
+    names = {name for name, node in found.imported.items() if any(one.module == "bottle" for one in modules_of(node))}
+    return any(root(decorator) in names for node in tree.body for decorator in getattr(node, "decorator_list", ()))
 
 
 def only_builds(tree, app, path, found):
@@ -58,23 +77,6 @@ def only_builds(tree, app, path, found):
         return True
     own = {name for name, node in found.imported.items() for inner in modules_of(node) if own_file(app, path, inner)}
     return not (own and found.guard or "*" in own) and builds_with_others(tree, own) and not reads_command_line(without_main_block(tree), "")
-
-
-def modules_of(node):
-    """An import as those `from` its modules."""
-    return [node] if isinstance(node, ast.ImportFrom) else [ast.ImportFrom(module=alias.name, names=[], level=0) for alias in node.names]
-
-
-def without_main_block(tree):
-    """What of a file runs when it is imported: without its main block, and without the functions that nothing calls then."""
-    used = top_level(tree)[1]
-    body = []
-    for node in tree.body:
-        if isinstance(node, ast.If) and is_main_guard(node.test):
-            body += node.orelse
-        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or node.name in used:
-            body.append(node)
-    return ast.Module(body, [])
 
 
 def needs_nothing(function):

@@ -201,6 +201,21 @@ class Started(unittest.TestCase):
                      "agent.py starts a server of its own in line 4, and offers no application that could be invoked",
                      "bind an ASGI or WSGI application, or a server of MCP, to a name of the file; or define handler(message)")
 
+    def test_the_application_that_bottle_has_by_default(self):
+        bottle = WSGI + """
+made = App("none")
+def default_app(): return made
+def post(path):
+    made.text = path
+    return lambda function: function
+def run(**_): raise SystemExit("it serves")
+"""
+        for code in ("from bottle import post, run\n@post('/invoke')\ndef invoke(): pass\nrun(host='localhost')",
+                     "import bottle\n@bottle.post('/invoke')\ndef invoke(): pass\nif __name__ == '__main__':\n  bottle.run()"):
+            self.answers(code, "/invoke", sites={"site/bottle.py": bottle})
+        self.refused({"agent.py": "from bottle import post\n@post('/invoke')\ndef invoke(): pass\n" + WSGI + "site = App('x')", "bottle.py": bottle},
+                     "agent.py has 2 web applications, site and default_app()", "name the one that is to be invoked app")
+
     def test_nothing_of_the_authors_runs_at_the_start_of_a_script(self):
         ask = "def ask():\n  print('ran', input())"
         for code in ("from helper import ask\nsettings = dict(a=1)\ndef add_answer(q): pass\nadd_answer(ask())", "from helper import ask\nfound = []\nfound.append(ask())",
@@ -251,6 +266,12 @@ class Started(unittest.TestCase):
                      "agent.py offers nothing to invoke: it has Agent (class), root_agent (Agent)", "root_agent can be invoked: name it agent")
         self.refused("class Plain: pass\nagent = Plain()", "agent.py offers nothing to invoke: it has Plain (class), agent (Plain)")
         self.refused("def helper(a, b): pass\nthing = helper\nimport json", "agent.py offers nothing to invoke: it has helper (function), thing (function)")
+        own = {"agents/a.py": "import json\nSIZE = 3\nclass Kind: pass\ndef ask(message): pass\ndef handel(message): pass"}
+        self.refused({"agent.py": "from agents.a import ask", **own}, "agent.py offers nothing to invoke: it has ask (function, from agents/a.py)")
+        self.refused({"agent.py": "from agents.a import *", **own},
+                     "agent.py offers nothing to invoke: it has Kind (class, from agents/a.py), ask (function, from agents/a.py), "
+                     'handel (function, from agents/a.py); did you mean "handler"?')
+        self.refused({"agent.py": "from agents.a import SIZE", **own}, "agent.py offers nothing to invoke: it has nothing but imports")
         self.refused("def app(x): pass", "agent.py offers nothing to invoke: it has app (function)")
         self.refused(WSGI + "public = App('a')\nadmin = App('b')", "agent.py has 2 web applications, public and admin",
                      "name the one that is to be invoked app")

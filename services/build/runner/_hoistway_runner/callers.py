@@ -9,6 +9,7 @@ from .errors import HERE as OURS
 
 GIVEN_UP_SECONDS = 5  # between the loss of callers and the end of an agent whose threads do not end
 PATIENCE_SECONDS = 60  # for the invokes of others that still wait
+HELD_SECONDS = 10  # for which the event loop may stay with an invoke whose caller is gone while others wait for it
 MOST_STACKS = 10
 
 HERE = threading.local()  # `peer`: the connection of the invoke that this thread answers; `log` tells the logs an error of it
@@ -29,7 +30,9 @@ def is_gone(peer):
 
 
 class Slots:
-    """The invokes that may run at once, and what becomes of an agent whose threads hold them for nobody."""
+    """The invokes that may run at once, and what becomes of an agent whose threads or event loop hold them for nobody."""
+
+    loop = None  # the event loop, as soon as there is one
 
     def __init__(self, most, mask):
         self.most, self.mask, self.running, self.leaving, self.watched = most, mask, {}, False, False
@@ -38,14 +41,16 @@ class Slots:
     def take(self, peer):
         """Takes one for a connection; False if there is none."""
         with self.changed:
-            if len(self.running) < self.most and not self.leaving:
+            taken = len(self.running) < self.most and not self.leaving
+            lost = self.lost() if taken and self.loop else []
+            if taken:
                 self.running[peer] = [threading.get_ident(), "?"]
-                return True
-            if self.watched:
-                return False
+            if self.watched or taken and not lost:
+                return taken
             self.watched = True
-        threading.Thread(target=self.watch, name="slots", daemon=True).start()
-        return False
+        watch = (self.watch_loop, lost) if taken else (self.watch,)
+        threading.Thread(target=watch[0], args=watch[1:], name="slots", daemon=True).start()
+        return taken
 
     def name(self, peer, request_id):
         """The id of the request that a connection's invoke answers."""
@@ -76,6 +81,21 @@ class Slots:
             lost = [self.running[peer] for peer in self.lost()]
         print(self.mask(stacks(lost)), end="", file=sys.__stderr__, flush=True)
         leave(f"{len(lost)} invokes still run whose callers have given up; a loop or a call without a time limit is in them")
+
+    def watch_loop(self, lost):
+        """Ends the agent if its event loop stays with an invoke whose caller is one of these `lost` ones: no cancellation
+        reaches it, and no other invoke is answered meanwhile."""
+        free = threading.Event()
+        self.loop.soon(free.set)
+        held = not free.wait(HELD_SECONDS) and self.loop.held_for()
+        with self.changed:
+            if not held or any(peer in self.running and peer not in lost for peer in held):
+                self.watched = False
+                return
+            thread = self.loop.thread_id()
+            ids = [(thread, self.running.get(peer, (None, "?"))[1]) for peer in held]
+        print(self.mask(stacks(ids)), end="", file=sys.__stderr__, flush=True)
+        leave("its event loop stays with an invoke whose caller has given up; a loop or a call without a time limit is in it")
 
 
 def stacks(invokes):

@@ -5,7 +5,7 @@ import threading
 from contextlib import contextmanager
 
 from . import EXIT_SECONDS
-from .callers import HERE, PeerGone, is_gone
+from .callers import HERE, PeerGone, Slots, is_gone
 from .errors import headline, leave
 
 
@@ -23,6 +23,7 @@ class EventLoop:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._run, name="event-loop", daemon=True)
                 self._thread.start()
+                Slots.loop = self
         return self._loop
 
     def _run(self):
@@ -86,6 +87,17 @@ class EventLoop:
         if asyncio.current_task(self._loop) is task:  # it does not wait: it holds the loop
             return shown(sys._current_frames().get(self._thread.ident))
         return "\n".join(lines_of((frame, frame.f_lineno) for frame in suspended(task.get_coro())))
+
+    def held_for(self):
+        """The connections for which the loop may be doing what it does: the one whose task it runs, or all that have one, where
+        it runs another, which one of theirs may have begun."""
+        import asyncio
+
+        running, callers = asyncio.current_task(self._loop), list(Caller.watching.values())
+        return [caller.peer for caller in [caller for caller in callers if caller.task is running] or callers]
+
+    def thread_id(self):
+        return self._thread.ident
 
     def iterate(self, chunks):
         """An async iterator as a plain one. A single task drives it: time-outs and task groups may span its yields."""
@@ -176,7 +188,7 @@ class Caller:
 
     def look(self):
         """There is something to read, which after the request can be its end alone."""
-        self.__exit__()
+        self.loop.remove_reader(self.fd)
         if is_gone(self.peer):
             self.gone = True
             self.task.cancel()

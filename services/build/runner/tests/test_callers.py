@@ -100,6 +100,71 @@ class Async(unittest.TestCase):
             self.assertEqual((agent.response("x"), agent.stderr()), ("x", ""))
 
 
+class BlockedLoop(unittest.TestCase):
+    """Code that blocks the event loop cannot be cancelled."""
+
+    HANDLER = """
+        import asyncio, time
+        def block():
+            print("in", flush=True)
+            while True:
+                time.sleep(0.2)
+        async def inner(): block()
+        async def handler(message):
+            if message == "alive":
+                return message
+            %s
+        """
+    APP = """
+        import time
+        async def app(scope, receive, send):
+            if scope["type"] == "http":
+                print("in", flush=True)
+                while True:
+                    time.sleep(0.2)
+        """
+
+    def test_an_agent_whose_loop_is_blocked_for_nobody_ends_with_the_stack(self):
+        codes = [self.APP, self.HANDLER % "block()", self.HANDLER % "await asyncio.gather(inner())",
+                 (self.HANDLER % "yield 'x'; block()").replace("return message", "return"),
+                 self.HANDLER % "try: print('begun', flush=True); await asyncio.sleep(600)\n            finally: block()"]
+        with contextlib.ExitStack() as stack:  # all at once: each takes its time
+            agents = [stack.enter_context(source(code)) for code in codes]
+            for code, agent in zip(codes, agents):
+                blocking = agent.connect("hang")
+                until(lambda: ("begun" if "begun" in code else "in") in agent.stdout())
+                blocking.close()
+                until(lambda: "in\n" in agent.stdout())
+                stack.enter_context(contextlib.closing(agent.connect("alive")))
+            for code, agent in zip(codes, agents):
+                with self.subTest(code):
+                    self.assertEqual(agent.process.wait(WAIT), 1)
+                    self.assertRegex(agent.stderr(), r"request \w+ was given up and still runs:\n")
+                    self.assertRegex(agent.stderr(), r'  File "/app/agent.py", line \d, in (block|app)\n    time.sleep\(0.2\)\n')
+                    self.assertIn("the agent cannot go on: its event loop stays with an invoke whose caller has given up", agent.stderr())
+                    self.assertNotIn("hoistway_runner", agent.stderr())
+
+    def test_one_whose_loop_works_for_somebody_goes_on(self):
+        both = [socket.socketpair() for _ in range(2)]
+        with contextlib.ExitStack() as stack:
+            (lost, gone), (kept, _) = [[stack.enter_context(end) for end in pair] for pair in both]
+            gone.close()
+            patched = stack.enter_context(mock.patch.multiple(callers, HELD_SECONDS=0.05, stacks=lambda lost: "", leave=mock.DEFAULT))
+            for held, wanted in (([kept], False), ([kept, lost], False), ([], False), ([lost], True)):
+                slots = callers.Slots(4, str)
+                slots.loop = mock.Mock(held_for=lambda: held)
+                self.assertEqual([slots.take(lost), slots.take(kept)], [True, True])
+                until(lambda: patched["leave"].called if wanted else not slots.watched)
+                self.assertEqual(patched["leave"].called, wanted, held)
+
+    def test_one_whose_loop_goes_on_in_time_stays(self):
+        with source("import time\nasync def handler(message):\n  print('in', flush=True)\n  time.sleep(message == 'slow')\n  return message") as agent:
+            slow = agent.connect("slow")
+            until(lambda: "in" in agent.stdout())
+            slow.close()
+            self.assertEqual([agent.response("next"), agent.response("last"), agent.stderr()], ["next", "last", ""])
+
+
 class Scripts(unittest.TestCase):
     def test_the_processes_of_a_script_end_with_its_caller(self):
         code = """

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import sys
 
 import _thread
@@ -11,6 +12,8 @@ from .errors import Mask
 LOOPS = ("different loop", "different event loop", "Event loop is closed", "no current event loop", "no running event loop")
 MAIN_THREAD = "only works in main thread"
 SIGNALS = "signals are for the main thread: set a handler when the file is imported; what a web application does at its end belongs into its shutdown; for a time limit use the client's own timeout"
+UNIX_SOCKETS = ("where the sandbox is landlock, an agent opens no Unix sockets: start processes by spawn or fork, multiprocessing.get_context('spawn'), "
+                "not forkserver; share data by queues and pipes, not by a Manager; let servers listen at 127.0.0.1")
 RUNNING = ("cannot be called from a running event loop", "event loop is already running", "Cannot run the event loop while another loop is running")
 
 
@@ -46,8 +49,12 @@ def of_the_system(error, kind, text):
         return "a process that the agent had started crashed or was killed, as the kernel does where memory runs out: HOISTWAY_AGENT_LIMITS__MEMORY"
     if "can't start new thread" in text or kind is BlockingIOError and innermost(error) in ("subprocess", "os", "multiprocessing.popen_fork"):
         return "the agent has as many threads and processes as it may have: HOISTWAY_AGENT_LIMITS__PROCESSES"
+    if kind is EOFError and "multiprocessing.managers" in modules(error):  # the manager's process has ended with that
+        return UNIX_SOCKETS
     if not isinstance(error, OSError):
         return None
+    if error.errno == errno.EPERM and (frame := last_frame(error)) and frame.f_locals.get("family") == socket.AF_UNIX:
+        return UNIX_SOCKETS
     if Mask.closed_network and (kind.__name__ == "gaierror" or error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)):
         return ("the network is closed: an agent reaches its tools and models alone, by HTTP. Register the host as a tool and name it in required_tools; "
                 "other protocols need `hoistway up --network open`")
@@ -111,6 +118,15 @@ def last_frame(error):
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback and traceback.tb_frame
+
+
+def modules(error):
+    """The modules whose code an error went through."""
+    found, traceback = set(), error.__traceback__
+    while traceback is not None:
+        found.add(traceback.tb_frame.f_globals.get("__name__", ""))
+        traceback = traceback.tb_next
+    return found
 
 
 def innermost(error):

@@ -86,6 +86,10 @@ class Remedies(unittest.TestCase):
                 ("import subprocess\ndef handler(): subprocess.run('kill -9 $$', shell=True, check=True)", "subprocess.CalledProcessError: ", "where memory runs out"),
                 ("import os, signal\nfrom concurrent.futures import ProcessPoolExecutor\ndef die(): os.kill(os.getpid(), signal.SIGKILL)\n"
                  "def handler():\n  with ProcessPoolExecutor(1) as pool: pool.submit(die).result()", "concurrent.futures.process.BrokenProcessPool: ", "where memory runs out"),
+                ("import socket\nclass Socket(socket.socket):\n  def __init__(self, family): raise PermissionError(1, 'Operation not permitted')\n"
+                 "def handler(): Socket(socket.AF_UNIX)", "PermissionError: ", "multiprocessing.get_context('spawn')"),
+                ("import multiprocessing.managers as m, os\nclass Gone(m.SyncManager):\n  @classmethod\n  def _run_server(cls, *_): os._exit(1)\n"
+                 "def handler(): Gone(ctx=m.get_context('fork')).start()", "EOFError", "not by a Manager"),
                 ("def handler(): bytes(1 << 60)", "MemoryError", "HOISTWAY_AGENT_LIMITS__MEMORY")):
             with self.subTest(code), source(code, config={"closed_network": True}) as agent:
                 status, answer = agent.invoke()

@@ -1071,6 +1071,12 @@ class Errors(unittest.TestCase):
             self.assertNotIn("s3cr3t", json.dumps(answer) + agent.stderr())
             self.assertEqual(agent.stream()[0]["message"], "KeyError: '******** and ********'")
 
+    def test_secrets_are_masked_as_urls_and_pages_write_them(self):
+        code = "import html, urllib.parse\ndef handler(message):\n    raise ValueError(urllib.parse.quote(message, safe=\"!$&'()*+,/:;=?@\") " \
+               "+ html.escape(message))"
+        with source(code, config={"mask": ["sunny <day>+1/2"]}) as agent:
+            self.assertEqual(agent.invoke("sunny <day>+1/2")[1]["error"], "ValueError: ****************")
+
     def test_wrong_requests(self):
         with source("def handler(message): return 1") as agent:
             for body, text in ((b"{}", "message is required"), (b'{"message": ""}', "message is required"), (b"", "message is required"),

@@ -73,12 +73,16 @@ class Mask:
 
     @staticmethod
     def forms(text):
-        """A text as it is, as Python and JSON escape it, and as it is encoded for a URL."""
+        """A text as it is, as Python and JSON escape it, as it is encoded for a URL or mended in one, and as HTML."""
         data = text.encode("utf-8", "surrogateescape")
         in_json = [json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]]
         in_url = ["".join(chr(byte) if byte < 128 and chr(byte).isalnum() or byte in kept else f"%{byte:02X}" for byte in data)
-                  for kept in (b"-_.~", b"-_.~/", b"-_.~!'()*")]
-        return {text, repr(text)[1:-1], ascii(text)[1:-1], repr(data)[2:-1], *in_json,
+                  for kept in (b"-_.~", b"-_.~/", b"-_.~!'()*", b"-_.~!$&'()*+,/:;=?@", b"-_.~!$&'()*+,/:;=?@%",
+                               b"-_.~!$&'()*+,/:;=?@%#[]")]
+        in_html = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        quotes = ("&quot;", "&#x27;"), ("&#34;", "&#39;")  # of html.escape, and of Jinja
+        in_page = [in_html, *(in_html.replace('"', double).replace("'", single) for double, single in quotes)]
+        return {text, repr(text)[1:-1], ascii(text)[1:-1], repr(data)[2:-1], *in_page, *in_json,
                 *(json.dumps(form)[1:-1] for form in in_json), *in_url, *(form.replace("%20", "+") for form in in_url)}
 
     @staticmethod

@@ -5,6 +5,10 @@
 //! killed between the two leaves the entry behind, `pending`. A deploy's entry is written by the journal, in the
 //! commits that accept and end the deployment, and so costs no flush of its own.
 
+pub mod entry;
+
+pub use entry::{Entry, Filter, Outcome};
+
 use crate::{keys::Caller, store::AuditStore};
 use hoistway_kit::{
     prune::{Keep, Pruned},
@@ -31,88 +35,6 @@ const MAX_NAMED: usize = 1 << 20;
 const REFUSALS_EVERY: Duration = Duration::from_secs(60);
 /// After this long nobody will tell an entry's outcome any more.
 const LOST_AFTER_MS: i64 = 60 * 60 * 1_000;
-
-/// How a change ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is under way, or its process was killed.
-    Pending,
-    /// It was made.
-    Success,
-    /// It was refused, or failed.
-    Failure,
-    /// The caller hung up before the answer; it may have been made.
-    Interrupted,
-    /// The process ended before it could be told; it may have been made.
-    Unknown,
-}
-
-impl Outcome {
-    /// Every outcome.
-    pub const ALL: [Self; 5] = [Self::Pending, Self::Success, Self::Failure, Self::Interrupted, Self::Unknown];
-
-    /// The public spelling.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Interrupted => "interrupted",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Reads the public spelling.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|outcome| outcome.as_str() == text)
-    }
-}
-
-/// One entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Its id; ids sort by time.
-    pub id: AuditId,
-    /// Milliseconds since the epoch.
-    pub at: i64,
-    /// The id of the key that was used.
-    pub key_id: String,
-    /// That key's name.
-    pub key_name: String,
-    /// What was done, such as `agent.deploy`.
-    pub action: String,
-    /// What it was done to: a name or an id.
-    pub target: Option<String>,
-    /// The deployment, if the change is one.
-    pub deployment: Option<String>,
-    /// Where the request came from.
-    pub address: Option<String>,
-    /// What the client calls itself.
-    pub user_agent: Option<String>,
-    /// The request's id.
-    pub request_id: String,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// The status that was answered. A deploy has none: its outcome is the deployment's.
-    pub status: Option<u16>,
-    /// The error's code.
-    pub code: Option<String>,
-}
-
-/// Which entries are asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Only those about this.
-    pub target: Option<String>,
-    /// Only actions on agents.
-    pub agents_only: bool,
-    /// Only this action; ending in `.`, every action that begins so.
-    pub action: Option<String>,
-    /// Only those of this key.
-    pub key: Option<String>,
-    /// Only those older than this one.
-    pub before: Option<AuditId>,
-}
 
 /// Where the name of what is changed stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,10 @@
 //! database and read for each request, so that a revocation holds from the next request on in every process that
 //! shares the database; that is one look-up by index, and there is no cache that could be stale.
 
+pub mod key;
+
+pub use key::{Key, NewKey, Scope, Scopes};
+
 use crate::{
     limits::{Bucket, Clock, Level, Rates},
     store::KeyStore,
@@ -17,7 +21,6 @@ use hoistway_model::{Code, Error, KeyId, Result, Secret, error::excerpt};
 use std::{
     collections::HashMap,
     fmt,
-    str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -28,122 +31,6 @@ use std::{
 pub const INSTALLATION: &str = "installation";
 /// The last use of a key is told to the minute.
 const MINUTE_MS: i64 = 60_000;
-
-/// What a key may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// Everything that only looks.
-    Read,
-    /// Every change, and what `Read` allows.
-    Deploy,
-    /// Invokes.
-    Invoke,
-    /// Keys, the audit log, backups, and what all others allow.
-    Admin,
-}
-
-impl Scope {
-    /// Every scope.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Deploy, Self::Invoke, Self::Admin];
-
-    /// The public spelling.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Deploy => "deploy",
-            Self::Invoke => "invoke",
-            Self::Admin => "admin",
-        }
-    }
-
-    /// Whether whoever has this one has `needed` too.
-    const fn implies(self, needed: Self) -> bool {
-        match (self, needed) {
-            (Self::Admin, _) | (Self::Deploy, Self::Read | Self::Deploy) => true,
-            (Self::Read, Self::Read) | (Self::Invoke, Self::Invoke) => true,
-            (Self::Deploy | Self::Read | Self::Invoke, _) => false,
-        }
-    }
-}
-
-impl FromStr for Scope {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = text.trim().to_ascii_lowercase();
-        Self::ALL
-            .into_iter()
-            .find(|scope| scope.as_str() == wanted)
-            .ok_or_else(|| format!("\"{}\" is not one of read, deploy, invoke, admin", excerpt(text)))
-    }
-}
-
-/// A set of scopes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Scopes([bool; 4]);
-
-impl Scopes {
-    /// Those of the installation's key.
-    pub const fn admin() -> Self {
-        Self([false, false, false, true])
-    }
-
-    /// Whether something that needs `needed` is allowed.
-    pub fn allow(self, needed: Scope) -> bool {
-        self.iter().any(|scope| scope.implies(needed))
-    }
-
-    /// The members.
-    pub fn iter(self) -> impl Iterator<Item = Scope> {
-        Scope::ALL.into_iter().zip(self.0).filter_map(|(scope, there)| there.then_some(scope))
-    }
-
-    /// Whether nothing is allowed.
-    pub fn is_empty(self) -> bool {
-        self == Self::default()
-    }
-}
-
-impl FromIterator<Scope> for Scopes {
-    fn from_iter<T: IntoIterator<Item = Scope>>(scopes: T) -> Self {
-        let given: Vec<_> = scopes.into_iter().collect();
-        Self(Scope::ALL.map(|scope| given.contains(&scope)))
-    }
-}
-
-/// A key as it is kept: everything but the key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
-    /// Its id; `installation` for the one in the file.
-    pub id: String,
-    /// What its maker calls it.
-    pub name: String,
-    /// Its first characters.
-    pub prefix: String,
-    /// What it may be used for.
-    pub scopes: Scopes,
-    /// Milliseconds since the epoch; absent for the one in the file.
-    pub created_at: Option<i64>,
-    /// The id of the key that made it.
-    pub created_by: Option<String>,
-    /// Milliseconds since the epoch.
-    pub expires_at: Option<i64>,
-    /// Milliseconds since the epoch.
-    pub revoked_at: Option<i64>,
-    /// Milliseconds since the epoch, to the minute.
-    pub last_used_at: Option<i64>,
-}
-
-/// A key that is to be made.
-#[derive(Debug, Clone)]
-pub struct NewKey {
-    /// What its maker calls it.
-    pub name: String,
-    /// What it may be used for.
-    pub scopes: Scopes,
-    /// Milliseconds since the epoch.
-    pub expires_at: Option<i64>,
-}
 
 /// Who sends a request.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@
 
 use crate::{
     limits::{Full, Share, Shares},
-    store::Record,
+    saga::record::Record,
 };
 use futures_util::{Stream, StreamExt};
 use hoistway_kit::{

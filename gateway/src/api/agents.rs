@@ -3,17 +3,15 @@
 pub mod schema;
 
 use super::{
-    agent_config::SpecConfig,
     error::{ApiResult, ErrorBody},
     lifecycle::to_its_end,
     page::ByName,
     query::{Query, Segment},
     tools::Deleted,
 };
-use crate::{deploy::Urgency, public::PublicAddresses, state::AppState};
+use crate::{deploy::Urgency, state::AppState};
 use axum::{Json, extract::State};
-use hoistway_kit::time::rfc3339;
-use hoistway_model::{Code, NAMESPACE, Name, Operation, Result, agent::Agent};
+use hoistway_model::{Code, Name, Operation, Result};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -42,7 +40,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 )]
 pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName> {
     let _place = state.lists.place().await?;
-    let show = |agent| shape(&agent, &state.public);
+    let show = |agent| schema::show(&agent, &state.public);
     Ok(ByName::asked(&query, |part| state.agents.list_agents(part), |agent| &agent.name, show).await?)
 }
 
@@ -58,7 +56,7 @@ pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult
 )]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let agent = state.agents.get_agent(name.name("agent")?).await?;
-    Ok(Json(shape(&agent, &state.public)))
+    Ok(Json(schema::show(&agent, &state.public)))
 }
 
 /// Delete an agent
@@ -118,33 +116,4 @@ async fn delete_whole(state: Arc<AppState>, name: Name) -> Result<()> {
 /// The answer to every successful DELETE.
 pub fn deleted() -> Value {
     json!({"status": "deleted"})
-}
-
-/// An agent as every answer shows it.
-pub fn shape(agent: &Agent, public: &PublicAddresses) -> Value {
-    let spec = agent.spec.clone();
-    let spec = schema::AgentSpecOut {
-        image: public.show_image(&spec.image),
-        build_id: spec.build_id,
-        required_tools: spec.tools.into_iter().map(Into::into).collect(),
-        config: SpecConfig::of(spec.config, agent.shown_env.iter().cloned()),
-    };
-    json!({
-        "name": agent.name,
-        "namespace": NAMESPACE,
-        "labels": {},
-        "spec": spec,
-        "status": {
-            "phase": agent.phase.as_str(),
-            "message": agent.message,
-            "revision": agent.revision,
-            "revisionNumber": agent.revision_number,
-            "imageDigest": agent.image_digest,
-            "isolation": agent.isolation,
-            "network": agent.network,
-            "limits": agent.limits,
-        },
-        "created_at": rfc3339(agent.created_at),
-        "updated_at": rfc3339(agent.updated_at),
-    })
 }

@@ -3,6 +3,7 @@
 //! identity provider, and must show it if it has. What changes something is let through with its entry in the audit log.
 
 use super::{
+    authorization,
     end_user::{self, Identity},
     error::{ApiError, ApiResult},
     paging::Asked,
@@ -317,14 +318,9 @@ fn challenge(error: Error) -> ApiError {
 /// Every key that a request shows, in whichever header, however often.
 fn presented(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let readable = |value: &HeaderValue| value.to_str().ok().map(str::trim).filter(|text| !text.is_empty()).is_some();
-    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer(value.to_str().ok()?));
+    let bearers = authorization::bearers(headers);
     let others = headers.get_all(KEY_HEADER).iter().filter(move |value| readable(value));
     bearers.chain(others.filter_map(|value| value.to_str().ok().map(str::trim)))
-}
-
-pub(super) fn bearer(value: &str) -> Option<&str> {
-    let (scheme, key) = value.trim().split_once(' ')?;
-    Some(key.trim()).filter(|key| scheme.eq_ignore_ascii_case("bearer") && !key.is_empty())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

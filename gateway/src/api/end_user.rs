@@ -4,7 +4,7 @@
 //! the agent have another one when the invoke is about to be sent, it is checked against that one first.
 
 use super::{
-    auth::bearer,
+    authorization::{bearer, bearers},
     error::{ApiError, ApiResult},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub struct Identity {
 /// The token that a request shows. Of two it could not be told which one counts.
 pub fn token(headers: &HeaderMap) -> ApiResult<Option<Secret>> {
     let text = |value: &'_ HeaderValue| value.to_str().ok().map(str::trim).map(str::to_owned);
-    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer(value.to_str().ok()?));
+    let bearers = bearers(headers);
     let bearers = bearers.filter(|text| is_token(text)).map(str::to_owned);
     let named = headers.get_all(TOKEN_HEADER).iter().filter_map(text).filter(|text| !text.is_empty());
     let named = named.map(|text| bearer(&text).map(str::to_owned).unwrap_or(text));

@@ -4,6 +4,8 @@
 //! means that the revision behind it will serve it. Nothing is sent twice: only a connection that was refused is tried
 //! again.
 
+mod stack;
+
 use super::{
     agents::schema::{AnswerSchema, AnyJson, InvokeSchema},
     body::WholeBody,
@@ -11,7 +13,6 @@ use super::{
     error::{ApiResult, ErrorBody},
     json,
     query::Segment,
-    stack,
     streamed::{self, COMMENT, HEARTBEAT},
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! `POST /api/agents/{name}/stop`, `start` and `restart`, and the turn that these and a deletion wait for.
 
 use super::{
-    agents,
+    agents::schema,
     deploy::{self, Asked},
     error::{ApiResult, ErrorBody},
     query::Segment,
@@ -138,7 +138,7 @@ where
 }
 
 fn shown(state: &AppState, status: StatusCode, agent: &Agent) -> Response {
-    (status, Json(agents::shape(agent, &state.public))).into_response()
+    (status, Json(schema::show(agent, &state.public))).into_response()
 }
 
 /// Does `work` in its turn, to its end even when the caller goes away. What only waits for its turn is given up with

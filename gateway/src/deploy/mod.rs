@@ -6,7 +6,6 @@
 pub mod kind;
 pub mod providers;
 pub mod request;
-mod stored;
 
 use crate::limits::Share;
 use async_trait::async_trait;

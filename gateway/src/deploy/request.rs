@@ -1,6 +1,8 @@
 //! A deploy as the saga carries it out: what passed the edge's checks, and what the look-ups say of it.
 
-use super::{providers, stored};
+mod stored;
+
+use super::providers;
 use hoistway_model::{
     Error, Name, Result,
     agent::{AgentConfig, LlmConfig},

@@ -1,11 +1,10 @@
 //! One lane for each agent: its deployments, and other changes of it, run in the order they were accepted, those of
 //! other agents beside them.
 
-use super::{Watch, cancellation::Cancellation, progress_of};
+use super::{Watch, cancellation::Cancellation, progress_of, record::Record};
 use crate::{
     deploy::{Accepted, Progress, kind::Work},
     limits::Share,
-    store::Record,
 };
 use hoistway_kit::telemetry::Origin;
 use hoistway_model::{DeploymentId, Digest, Name};

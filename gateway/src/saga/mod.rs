@@ -8,6 +8,7 @@
 mod cancel;
 mod cancellation;
 mod lane;
+pub(crate) mod record;
 mod requests;
 pub(crate) mod steps;
 mod worker;
@@ -19,12 +20,13 @@ use crate::{
         kind::{Made, Work},
     },
     limits::Shares,
-    store::{Journal, Record},
+    store::Journal,
 };
 use async_trait::async_trait;
 use hoistway_kit::{secrets::MasterKey, telemetry::Origin, time::now_ms};
 use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
 use lane::{Item, Job, Lane, Lanes};
+use record::Record;
 pub(crate) use requests::reseal;
 use std::{sync::Arc, time::Duration};
 pub use steps::Services;

@@ -1,11 +1,11 @@
 //! The requests of deployments: told apart, sealed for the journal, read from it, and bounded while they wait there.
 
-use super::Inner;
+use super::{Inner, record::Record};
 use crate::{
     audit::Ticket,
     deploy::kind::Work,
     limits::{Full, Share, Shares},
-    store::{Journal, Record},
+    store::Journal,
 };
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{Code, DeploymentId, Digest, Error, Result};

@@ -4,16 +4,14 @@ use super::{
     Inner, LARGE_SOURCE,
     lane::Job,
     progress_of,
+    record::Record,
     steps::{
         Context, Position,
         log::{Log, State},
         switch,
     },
 };
-use crate::{
-    deploy::{Progress, kind::Work},
-    store::Record,
-};
+use crate::deploy::{Progress, kind::Work};
 use hoistway_kit::time::now_ms;
 use hoistway_model::{Code, Error, Result, redact::Masker};
 use std::time::Duration;

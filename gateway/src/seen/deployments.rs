@@ -1,9 +1,9 @@
 //! Deployments, told from one state of their journal record to the next.
 
 use super::{Seen, ToolChange, short};
-use crate::{
-    saga::steps::{Position, log::State},
-    store::Record,
+use crate::saga::{
+    record::Record,
+    steps::{Position, log::State},
 };
 use hoistway_kit::time::now_ms;
 use serde_json::json;

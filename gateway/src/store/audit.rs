@@ -1,6 +1,6 @@
 //! The table `audit`.
 
-use crate::audit::{Entry, Filter, Outcome};
+use crate::audit::entry::{Entry, Filter, Outcome};
 use hoistway_kit::{
     db::{Db, db_error},
     prune::{Keep, Pruned, Rows, prune},

@@ -1,10 +1,12 @@
 //! The table `deployments`.
 
-use super::Record;
 use crate::{
-    audit::Entry,
+    audit::entry::Entry,
     deploy::DeploymentStatus,
-    saga::steps::{Position, log::State},
+    saga::{
+        record::Record,
+        steps::{Position, log::State},
+    },
 };
 use hoistway_kit::prune::Rows;
 use hoistway_model::{AuditId, Error, Name, Result};
@@ -27,7 +29,7 @@ pub struct Model {
     pub request: Option<Vec<u8>>,
     /// JSON array of texts.
     pub warnings: String,
-    /// JSON of [`super::Failure`].
+    /// JSON of [`crate::saga::record::Failure`].
     pub failure: Option<String>,
     pub created_at: i64,
     pub completed_at: Option<i64>,

@@ -1,6 +1,6 @@
 //! The table `api_keys`.
 
-use crate::keys::{Key, Scope, Scopes};
+use crate::keys::key::{Key, Scope, Scopes};
 use hoistway_kit::{
     api_key::KeyHash,
     db::{Db, db_error},

@@ -1,9 +1,14 @@
 //! Agents and their invokes as the API's document describes them.
 #![expect(dead_code, reason = "nothing makes them: they describe what `shape` and the runner answer")]
 
-use crate::api::agent_config::{SpecConfig, ToolOut};
+use crate::{
+    api::agent_config::{SpecConfig, ToolOut},
+    public::PublicAddresses,
+};
+use hoistway_kit::time::rfc3339;
+use hoistway_model::{NAMESPACE, agent::Agent};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -109,3 +114,32 @@ impl utoipa::PartialSchema for AnyJson {
 }
 
 impl ToSchema for AnyJson {}
+
+/// An agent as every answer shows it.
+pub fn show(agent: &Agent, public: &PublicAddresses) -> Value {
+    let spec = agent.spec.clone();
+    let spec = AgentSpecOut {
+        image: public.show_image(&spec.image),
+        build_id: spec.build_id,
+        required_tools: spec.tools.into_iter().map(Into::into).collect(),
+        config: SpecConfig::of(spec.config, agent.shown_env.iter().cloned()),
+    };
+    json!({
+        "name": agent.name,
+        "namespace": NAMESPACE,
+        "labels": {},
+        "spec": spec,
+        "status": {
+            "phase": agent.phase.as_str(),
+            "message": agent.message,
+            "revision": agent.revision,
+            "revisionNumber": agent.revision_number,
+            "imageDigest": agent.image_digest,
+            "isolation": agent.isolation,
+            "network": agent.network,
+            "limits": agent.limits,
+        },
+        "created_at": rfc3339(agent.created_at),
+        "updated_at": rfc3339(agent.updated_at),
+    })
+}

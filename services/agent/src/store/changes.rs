@@ -59,6 +59,11 @@ impl Store {
     /// for it.
     pub(crate) async fn begin_start(&self, operation: &Operation, payload: Digest, new: Revision) -> Result<Begin> {
         let txn = self.db.begin().await?;
+        // What a derivation is made of is not in its specification.
+        let is_derived = new.of.is_some();
+        if is_derived {
+            operations::begin(&txn, operation.id, START, payload).await?;
+        }
         if let Some(row) = find(&txn, &new.id).await? {
             let kept = Revision::read(row, &self.key)?;
             // Compared by meaning: another version of this program may have written it in another form.
@@ -67,7 +72,9 @@ impl Store {
             }
             return Ok(Begin::Again(Box::new(kept)));
         }
-        operations::begin(&txn, operation.id, START, payload).await?;
+        if !is_derived {
+            operations::begin(&txn, operation.id, START, payload).await?;
+        }
         let now = now_ms();
         let row = agent::ActiveModel {
             name: Set(new.spec.agent.to_string()),

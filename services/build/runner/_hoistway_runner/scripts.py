@@ -17,6 +17,7 @@ OUTPUT_LIMIT = 8 << 20
 LINE_LIMIT = 64 << 10
 RAISED = 70  # the exit status of a script that an exception ended: others may have logged one, and ended by themselves
 STATEMENT = "HOISTWAY_END_USER"  # to the process, which does not keep it
+READ_ARGUMENTS = (b"argv", b"argparse", b"optparse", b"getopt", b"click", b"typer", b"fire", b"docopt")
 
 
 def run_script(command, message, user):
@@ -133,7 +134,7 @@ def be_script(app, entry, call, closed_network):
     try:
         with open(path, "rb") as file:
             source = file.read()
-        if b"fileinput" in source and b"argv" not in source:  # it takes arguments for names of files
+        if b"fileinput" in source and not any(word in source for word in READ_ARGUMENTS):  # it takes them for names of files
             sys.argv[1:] = []
         code = compile(source, path, "exec", dont_inherit=True)
         exec(code, main.__dict__)

@@ -111,6 +111,12 @@ class Input(unittest.TestCase):
             with self.subTest(code), source(code) as agent:
                 self.assertEqual(agent.response("green\ntea"), "Green\nTea", agent.stderr())
 
+    def test_a_parser_beside_fileinput_gets_the_message(self):
+        code = "import argparse, fileinput\nparser = argparse.ArgumentParser()\nparser.add_argument('message')\n" \
+               "print(parser.parse_args().message.upper(), *fileinput.input('/dev/null'))"
+        with source(code) as agent:
+            self.assertEqual(agent.response("tea"), "TEA", agent.stderr())
+
 
 class Unread(unittest.TestCase):
     """A script that does not read the message needs none."""

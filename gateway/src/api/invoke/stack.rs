@@ -1,6 +1,6 @@
 //! Where an invoke stands that its agent does not answer in time.
 
-use super::invoke::{Outgoing, request};
+use super::{Outgoing, request};
 use axum::body::Bytes;
 use hoistway_model::{Name, agent::Target};
 use http::{HeaderMap, Method, StatusCode};
@@ -24,7 +24,7 @@ struct Stack {
 
 /// The stack of the invoke that the current request has made, by the runner's account. Nothing if it does not give one:
 /// its process may hang as a whole.
-pub(super) async fn of(agent: &Name, target: &Target) -> Vec<String> {
+pub async fn of(agent: &Name, target: &Target) -> Vec<String> {
     let mut lines = timeout(PATIENCE, ask(agent, target)).await.ok().flatten().unwrap_or_default();
     lines.truncate(MAX_LINES);
     lines

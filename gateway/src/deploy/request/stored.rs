@@ -1,6 +1,6 @@
 //! A request as bytes: for the journal, where it is sealed, and in the forms that equal requests share.
 
-use super::request::{DeployRequest, Paths, Source};
+use super::{DeployRequest, Paths, Source};
 use hoistway_model::{
     Error, Name, Result,
     agent::{AgentConfig, LlmConfig},

@@ -4,7 +4,6 @@ mod backup;
 mod cli;
 mod demo;
 mod rotate;
-mod screen;
 mod up;
 
 use clap::{CommandFactory, Parser, Subcommand};

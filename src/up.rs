@@ -1,7 +1,9 @@
 //! `hoistway up`: every service and the gateway in one process, each on its own port and database, the gateway calling
 //! the services' own servers without a network between.
 
-use crate::{UpArgs, demo, rotate, screen::Screen};
+mod startup_banner;
+
+use crate::{UpArgs, demo, rotate};
 use hoistway_agent as agent;
 use hoistway_build as build;
 use hoistway_client::{
@@ -24,6 +26,7 @@ use hoistway_kit::{
 use hoistway_model::{AgentIdentities, Code, Error, Result, Secret, page};
 use hoistway_tool_registry as tools;
 use serde::{Deserialize, Serialize};
+use startup_banner::StartupBanner;
 use std::{
     io::{IsTerminal, Write},
     net::SocketAddr,
@@ -289,7 +292,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let gateway = Gateway::open(&gateway_config, deps, stop.clone()).await?;
     rotate::finish(&data_dir, shared.master_key.clone()).await?;
 
-    let screen = Screen {
+    let banner = StartupBanner {
         api: api.addrs(),
         api_key_file: shared.api_key_file.clone(),
         registry,
@@ -319,7 +322,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         part(&stop, build_service.run(build_ports, services.clone())),
         part(&stop, agents),
         part(&stop, egress::run(egress_service, egress_server, egress_ports, way_out.clone())),
-        say(screen, demo.then(|| shared.api_key.secret().clone()), &stop),
+        say(banner, demo.then(|| shared.api_key.secret().clone()), &stop),
     );
     front.and(tool_registry).and(build).and(agents).and(egress)
 }
@@ -329,19 +332,19 @@ fn first(listeners: &Listeners) -> Result<SocketAddr> {
     addr.ok_or_else(|| Error::new(Code::Internal, "a port is not listening"))
 }
 
-/// The screen goes to standard output, where scripts wait for it; a closed one is nobody's failure. The demo, if there
+/// The banner goes to standard output, where scripts wait for it; a closed one is nobody's failure. The demo, if there
 /// is to be one, comes after it; on a terminal no log lines come between its own.
-async fn say(screen: Screen, demo: Option<Secret>, stop: &CancellationToken) {
+async fn say(banner: StartupBanner, demo: Option<Secret>, stop: &CancellationToken) {
     {
         let mut out = std::io::stdout().lock();
-        let _ = writeln!(out, "{screen}").and_then(|()| out.flush());
+        let _ = writeln!(out, "{banner}").and_then(|()| out.flush());
     }
     if let Some(key) = demo
-        && let Ok(base) = screen.url().parse()
+        && let Ok(base) = banner.url().parse()
     {
         let one_terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
         let _held = one_terminal.then(telemetry::hold_lines);
-        stop.run_until_cancelled(demo::show(base, key, &screen.exports())).await;
+        stop.run_until_cancelled(demo::show(base, key, &banner.exports())).await;
     }
 }
 

@@ -88,7 +88,7 @@ fn web_applications_answer_without_a_server_of_their_own() {
     // A command of a package is on the path and finds its package.
     assert!(answer.json()["command"].as_str().unwrap().contains("Charset-Normalizer"), "{}", answer.text());
     let refused = invoke("fast", json!({"message": "x", "times": "many"}));
-    assert_eq!((refused.status, refused.json()["code"].clone()), (500, json!("agent_error")));
+    assert_eq!((refused.status, refused.json()["code"].clone()), (400, json!("invalid_argument")));
     assert_eq!(refused.json()["error"], "the app answered POST /invoke with status 422");
     assert_eq!(invoke("fast", json!({"message": "fail"})).json()["error"], "ValueError: inside FastAPI");
     let stream = stack.call("POST", "/api/agents/fast/invoke/stream", Some(&json!({"message": "three"})));

@@ -5,7 +5,6 @@
 
 pub mod cgroup;
 mod claim;
-mod etc;
 pub mod exec;
 pub mod host;
 mod kill;

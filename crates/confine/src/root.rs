@@ -1,7 +1,9 @@
 //! A root directory of the agent's own: what it may see is bound in, read-only; what it may write is in memory and
 //! bounded; nothing else is there.
 
-use super::{etc, own_copy};
+mod etc;
+
+use super::own_copy;
 use crate::spec::{Access, Exposed, Namespaces, RunAs};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::mount::{

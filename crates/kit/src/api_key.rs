@@ -4,7 +4,7 @@
 //! slow, salted hash that a password needs, and does not cost every request a tenth of a second. The hash has no key
 //! either: a database that is restored beside another master key must not lock everybody out.
 
-use crate::token::{API_KEY_PREFIX, Bearer};
+use crate::token::{API_KEY_PREFIX, ApiKey, Bearer};
 use hoistway_model::{Digest, Result, Secret};
 use std::{fmt, hint::black_box};
 
@@ -12,6 +12,13 @@ use std::{fmt, hint::black_box};
 const SHOWN: usize = API_KEY_PREFIX.len() + 8;
 /// How long a minted key is: the prefix and 32 bytes in base64url.
 const LEN: usize = API_KEY_PREFIX.len() + 43;
+
+impl ApiKey {
+    /// Its first characters, by which people recognise it.
+    pub fn shown(&self) -> &str {
+        shown(self.secret().expose())
+    }
+}
 
 /// A new key that is kept nowhere.
 pub fn mint() -> Result<Secret> {

@@ -108,13 +108,6 @@ bearer!(
     API_KEY_PREFIX
 );
 
-impl ApiKey {
-    /// Its first characters, by which people recognise it.
-    pub fn shown(&self) -> &str {
-        crate::api_key::shown(self.0.text.expose())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

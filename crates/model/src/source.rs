@@ -15,6 +15,8 @@ pub use requires_python::RequiresPython;
 use crate::{Digest, Error, Result, digest::Hasher};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+/// The file whose requirements count when the request has none of its own.
+pub(super) const REQUIREMENTS_FILE: &str = "requirements.txt";
 /// The most files that one source may have.
 pub const MAX_FILES: usize = 2_000;
 /// The most bytes that names and contents may have together.

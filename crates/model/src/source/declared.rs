@@ -1,10 +1,11 @@
 //! What a source says that it needs, by whichever file says it first.
 
-use super::{Requirements, RequiresPython, SourceFiles, encoding, field, not_read, pyproject::Project, script_header};
+use super::{
+    REQUIREMENTS_FILE, Requirements, RequiresPython, SourceFiles, encoding, field, not_read, pyproject::Project,
+    script_header,
+};
 use crate::{Error, Result};
 
-/// The file whose requirements count when the request has none of its own.
-pub(super) const REQUIREMENTS_FILE: &str = "requirements.txt";
 /// The file whose `[project]` says what to install when there are no other requirements.
 const PROJECT_FILE: &str = "pyproject.toml";
 

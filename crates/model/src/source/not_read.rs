@@ -1,6 +1,6 @@
 //! Files that say what to install and are not read: a source whose only list is one of them is told so, with what to do.
 
-use super::{SourceFiles, declared::REQUIREMENTS_FILE};
+use super::{REQUIREMENTS_FILE, SourceFiles};
 
 /// Files of other tools, each with the words that it has when it lists something, and how its list gets into
 /// [`REQUIREMENTS_FILE`]; no words: by hand.

@@ -4,13 +4,12 @@
 //! keeps the instance running by itself and reports each change of its [`State`]. [`ProcessRuntime`] runs agents as
 //! processes of this machine.
 
-mod endpoint;
+pub(crate) mod endpoint;
 pub mod logs;
 mod process;
 
 pub use crate::sandbox::Isolation;
 pub use endpoint::Endpoint;
-pub(crate) use endpoint::fits_hosts_file;
 pub use hoistway_model::redact::Masker;
 pub use logs::{LogBook, LogLimits};
 pub use process::{Backoff, ProcessConfig, ProcessRuntime};

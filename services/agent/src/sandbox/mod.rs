@@ -11,7 +11,7 @@ mod shm;
 
 pub(crate) use own_network::PROXY;
 
-use crate::runtime::Endpoint;
+use crate::runtime::endpoint::Endpoint;
 use hoistway_confine::cgroup::{Cgroups, Group};
 use hoistway_confine::host::Host;
 use hoistway_confine::root::{HOME, SHM, TMP};

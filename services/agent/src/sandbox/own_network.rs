@@ -1,7 +1,7 @@
 //! The network namespace of an agent whose network is closed: egress listens there as a proxy, and at the names of the
 //! agent's tools and models for clients that do not use proxies.
 
-use crate::runtime::{Endpoint, fits_hosts_file};
+use crate::runtime::endpoint::{Endpoint, fits_hosts_file};
 use hoistway_confine::OwnNetwork;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -9,7 +9,7 @@ from .errors import HERE as OURS
 
 GIVEN_UP_SECONDS = 5  # between the loss of callers and the end of an agent whose threads do not end
 PATIENCE_SECONDS = 60  # for the invokes of others that still wait
-HELD_SECONDS = 30  # for which the event loop may stay with an invoke whose caller is gone while others wait for it
+HELD_SECONDS = 60  # for which the event loop may stay with an invoke whose caller is gone while others wait for it
 MOST_STACKS = 10
 
 HERE = threading.local()  # `peer`: the connection of the invoke that this thread answers; `log` tells the logs an error of it

@@ -37,8 +37,8 @@ def unnamed_agent(tree, app, entry, module):
         if "*" in own:
             own = own.union(name for name in vars(module) if not name.startswith("_")).difference(found.bound)
         values = {name: getattr(module, name) for name in (*found.bound, *own) if hasattr(module, name)}
-        if bottled:
-            values["default_app()"] = sys.modules["bottle"].default_app()
+        if bottled and getattr(default := sys.modules["bottle"].default_app(), "routes", None):
+            values["default_app()"] = default
         if agent := the_web_application(values, entry) or from_factory(values, entry):
             return agent
         if looked and not (found.guard and reads_command_line(tree, "")):  # a main block that does is the way to the agent

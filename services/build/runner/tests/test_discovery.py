@@ -205,14 +205,18 @@ class Started(unittest.TestCase):
         bottle = WSGI + """
 made = App("none")
 def default_app(): return made
+made.routes = []
 def post(path):
     made.text = path
+    made.routes.append(path)
     return lambda function: function
+def view(name): return lambda function: function
 def run(**_): raise SystemExit("it serves")
 """
         for code in ("from bottle import post, run\n@post('/invoke')\ndef invoke(): pass\nrun(host='localhost')",
                      "import bottle\n@bottle.post('/invoke')\ndef invoke(): pass\nif __name__ == '__main__':\n  bottle.run()"):
             self.answers(code, "/invoke", sites={"site/bottle.py": bottle})
+        self.answers("from bottle import view\n@view('x')\ndef page(): pass\n" + WSGI + "web = App('w')", "w", sites={"site/bottle.py": bottle})
         self.refused({"agent.py": "from bottle import post\n@post('/invoke')\ndef invoke(): pass\n" + WSGI + "site = App('x')", "bottle.py": bottle},
                      "agent.py has 2 web applications, site and default_app()", "name the one that is to be invoked app")
 

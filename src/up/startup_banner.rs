@@ -1,6 +1,6 @@
 //! What `hoistway up` says once it is ready.
 
-use crate::up::DEFAULT_PORT;
+use super::DEFAULT_PORT;
 use hoistway_agent::runtime::Isolation;
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use std::{
 
 /// Where everything is.
 #[derive(Debug)]
-pub struct Screen {
+pub struct StartupBanner {
     /// The HTTP API's addresses.
     pub api: Vec<SocketAddr>,
     /// The file with the API key.
@@ -33,7 +33,7 @@ pub struct Screen {
     pub agents: usize,
 }
 
-impl fmt::Display for Screen {
+impl fmt::Display for StartupBanner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.url();
         let key = self.api_key_file.display();
@@ -75,7 +75,7 @@ impl fmt::Display for Screen {
     }
 }
 
-impl Screen {
+impl StartupBanner {
     /// The API's URL as a user on this machine types it.
     pub fn url(&self) -> String {
         let at = self.api.first();
@@ -115,8 +115,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn screen(api: &str, is_default_dir: bool) -> Screen {
-        Screen {
+    fn banner(api: &str, is_default_dir: bool) -> StartupBanner {
+        StartupBanner {
             api: vec![api.parse().unwrap()],
             api_key_file: "/data/api-key".into(),
             registry: "127.0.0.1:5001".into(),
@@ -139,15 +139,15 @@ mod tests {
             ("[::1]:8093", true, "  export RUNAGENTS_ENDPOINT=http://localhost:8093\n".to_owned()),
             ("127.0.0.2:8092", false, format!("  export RUNAGENTS_ENDPOINT=http://127.0.0.2:8092\n{key}")),
         ] {
-            assert_eq!(screen(api, is_default_dir).exports(), expected, "{api}");
+            assert_eq!(banner(api, is_default_dir).exports(), expected, "{api}");
         }
         // The key of an installation in the usual place is for addresses of this machine only.
-        assert!(screen("10.1.2.3:8092", true).exports().contains(key));
+        assert!(banner("10.1.2.3:8092", true).exports().contains(key));
     }
 
     #[test]
     fn the_first_command_can_be_pasted() {
-        let text = screen("127.0.0.1:8092", false).to_string();
+        let text = banner("127.0.0.1:8092", false).to_string();
         assert!(text.contains("http://localhost:8092/api/deploy"), "{text}");
         assert!(text.contains("  docs       http://localhost:8092/docs\n"), "{text}");
         assert!(text.contains("not sandboxed; network: open"), "{text}");

@@ -1,6 +1,6 @@
 //! Files in the `/etc` of a root directory of the agent's own: which users there are, and how names are resolved.
 
-use super::root::{HOME, directory};
+use super::{HOME, directory};
 use crate::spec::{OwnNetwork, RunAs};
 use rustix::process::{getegid, geteuid};
 use std::fs;

@@ -182,7 +182,11 @@ fn the_configuration_is_changed_in_part_and_without_a_build() {
     assert_eq!(stack.get("/api/agents/conf")["spec"]["description"], "Adds");
     let changes = &stack.get("/api/agents/conf/revisions/1/diff?against=2")["changes"];
     let described = changes.as_array().unwrap().iter().find(|change| change["field"] == "description");
-    assert_eq!(described.unwrap(), &json!({"field": "description", "change": "changed", "from": "Adds", "to": "Counts"}), "{changes}");
+    assert_eq!(
+        described.unwrap(),
+        &json!({"field": "description", "change": "changed", "from": "Adds", "to": "Counts"}),
+        "{changes}"
+    );
     let current = stack.get("/api/agents/conf/revisions/current");
     assert_eq!((&current["number"], &current["reason"], &current["of"]), (&json!(2), &json!("config"), &json!(1)));
 

@@ -3,6 +3,7 @@
 mod m0002_agents;
 mod m0003_revisions;
 mod m0004_image_layouts;
+mod m0005_specification_records;
 
 use hoistway_kit::{db::Migrations, operations};
 
@@ -13,5 +14,6 @@ pub(crate) fn all() -> Migrations {
         Box::new(m0002_agents::Migration),
         Box::new(m0003_revisions::Migration),
         Box::new(m0004_image_layouts::Migration),
+        Box::new(m0005_specification_records::Migration),
     ]
 }

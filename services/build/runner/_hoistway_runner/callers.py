@@ -125,7 +125,8 @@ def shown(frame):
 def standing(slots, request_id):
     """Where the invoke of a request stands: the stack of its thread, or of its task; of a long one both ends, which are the
     agent's and where it waits. Empty for a script, which is a process of its own, and for what has been answered."""
-    peer, thread = next(((peer, thread) for peer, (thread, named) in list(slots.running.items()) if named == request_id), (None, None))
+    running = reversed(list(slots.running.items()))  # ids are the clients' own: of several the newest, others have been given up
+    peer, thread = next(((peer, thread) for peer, (thread, named) in running if named == request_id), (None, None))
     text = shown(sys._current_frames().get(thread))
     if not text and peer:  # its thread waits for a task
         from .loop import LOOP

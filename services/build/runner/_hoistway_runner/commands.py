@@ -119,7 +119,8 @@ def needs_message(tree, app, file, seen=None):
     seen.add(file)
     names = {getattr(node, field, None) for node in nodes for field in ("id", "attr", "name", "value", "module")
              if isinstance(getattr(node, field, None), str)}
-    if not HANDING_ON.isdisjoint(names) or reads(tree, aliases_of(tree), guards=True):
+    asked = {node.attr for node in nodes if isinstance(node, ast.Attribute)} & {"input", "ask"}  # of builtins, of rich
+    if asked or not HANDING_ON.isdisjoint(names) or reads(tree, aliases_of(tree), guards=True):
         return True
     for node in nodes:
         for found in (own_file(app, file, one) for one in modules_of(node)):

@@ -17,7 +17,6 @@ OUTPUT_LIMIT = 8 << 20
 LINE_LIMIT = 64 << 10
 RAISED = 70  # the exit status of a script that an exception ended: others may have logged one, and ended by themselves
 STATEMENT = "HOISTWAY_END_USER"  # to the process, which does not keep it
-READ_ARGUMENTS = (b"argv", b"argparse", b"optparse", b"getopt", b"click", b"typer", b"fire", b"docopt")
 
 
 def run_script(command, message, user):
@@ -113,6 +112,14 @@ def show(result):
         print(as_text(result))
 
 
+def read_input_by_default():
+    """Lets fileinput, which takes the command line for names of files where it is given none, read the message."""
+    import fileinput
+
+    init = fileinput.FileInput.__init__
+    fileinput.FileInput.__init__ = lambda self, files=None, *more, **options: init(self, "-" if files is None else files, *more, **options)
+
+
 def be_script(app, entry, call, closed_network):
     """In a process of its own: is the script, as `python3 ENTRY MESSAGE < MESSAGE` would be. `call` is a function of it
     that is called at its end, where the file itself does not."""
@@ -134,8 +141,8 @@ def be_script(app, entry, call, closed_network):
     try:
         with open(path, "rb") as file:
             source = file.read()
-        if b"fileinput" in source and not any(word in source for word in READ_ARGUMENTS):  # it takes them for names of files
-            sys.argv[1:] = []
+        if b"fileinput" in source:
+            read_input_by_default()
         code = compile(source, path, "exec", dont_inherit=True)
         exec(code, main.__dict__)
         if call:

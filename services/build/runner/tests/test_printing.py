@@ -116,6 +116,9 @@ class Input(unittest.TestCase):
                "print(parser.parse_args().message.upper(), *fileinput.input('/dev/null'))"
         with source(code) as agent:
             self.assertEqual(agent.response("tea"), "TEA", agent.stderr())
+        helper = {"agent.py": "import fileinput, lib\nprint(lib.given())", "lib.py": "import sys\ndef given(): return sys.argv[1:]"}
+        with Agent(helper) as agent:
+            self.assertEqual(agent.response("tea"), "['tea']", agent.stderr())
 
 
 class Unread(unittest.TestCase):
@@ -129,7 +132,7 @@ class Unread(unittest.TestCase):
                 self.assertEqual((status, answer.get("response")), (200, "hello"), answer)
 
     def test_one_that_may_read_it_needs_one(self):
-        for code in ("import sys\nprint(sys.argv)", "print(input())", "import os\nprint(os.environ)", "from os import getenv\nprint(getenv('AGENT_MESSAGE'))",
+        for code in ("import sys\nprint(sys.argv)", "print(input())", "import builtins\nprint(builtins.input())", "import os\nprint(os.environ)", "from os import getenv\nprint(getenv('AGENT_MESSAGE'))",
                      "import subprocess\nsubprocess.run(['cat'])", "import argparse\nprint(argparse.ArgumentParser().parse_args())",
                      "from lib import text\nprint(text)", "from pkg import inner\nprint(inner.text)"):
             with self.subTest(code), Agent({"agent.py": code, "lib.py": "import sys\ntext = sys.argv", "pkg/inner.py": "import sys\ntext = sys.argv"}) as agent:

@@ -158,8 +158,11 @@ impl Uv {
         let answer = String::from_utf8_lossy(&done.stdout);
         let pin = format!("{package}==");
         let Some(version) = answer.lines().find_map(|line| line.strip_prefix(&pin)) else { return error };
-        let is_asked = requirements.iter().chain(requirements.constraints()).any(|line| line.name == package);
-        let remedy = match is_asked {
+        let mut lines = requirements.iter().chain(requirements.constraints());
+        let names_versions =
+            |line: &str| line.split(';').next().is_some_and(|spec| spec.contains(['<', '>', '=', '~']));
+        let is_bound = lines.any(|line| line.name == package && names_versions(&line.line));
+        let remedy = match is_bound {
             true => ": leave the version out".to_owned(),
             false => format!(", and another version of what needs {package} may take it"),
         };

@@ -100,7 +100,7 @@ impl Shared {
 /// What `up` itself reads from its configuration file, outside the tables of the services. Flags and variables win.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Own {
+struct UpConfig {
     listen: Option<String>,
     data_dir: Option<PathBuf>,
     python: Option<PathBuf>,
@@ -127,7 +127,7 @@ impl Settings {
     /// services must agree on is decided here, so their own settings of it are refused.
     fn load(args: UpArgs) -> Result<Self> {
         let file = args.config.as_deref().map(config::File::read).transpose()?;
-        let own: Own = file.as_ref().map(config::File::program).transpose()?.unwrap_or_default();
+        let own: UpConfig = file.as_ref().map(config::File::program).transpose()?.unwrap_or_default();
         let listen = own.listen.map(|text| text.parse()).transpose().map_err(|e: String| Error::field("listen", e))?;
         let data_dir = config::data_dir(args.data_dir.or(own.data_dir))?;
         let shared =

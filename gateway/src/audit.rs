@@ -1,6 +1,6 @@
 //! The audit log: who changed what, when, from where, and how it ended. No request's content is ever in it.
 //!
-//! Every change has a [`Ticket`] from the moment its request is let in (`api/auth.rs`), so that no handler can forget
+//! Every change has a [`PendingAuditEntry`] from the moment its request is let in (`api/auth.rs`), so that no handler can forget
 //! it. The entry is written before the change begins and told the outcome before the answer leaves: a process that is
 //! killed between the two leaves the entry behind, `pending`. A deploy's entry is written by the journal, in the
 //! commits that accept and end the deployment, and so costs no flush of its own.
@@ -38,7 +38,7 @@ const LOST_AFTER_MS: i64 = 60 * 60 * 1_000;
 
 /// Where the name of what is changed stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Named {
+pub enum AuditTarget {
     /// In the path, or nowhere.
     ByPath,
     /// In this member of the body.
@@ -65,7 +65,7 @@ pub struct Change<'a> {
     /// What it is done to, if the path says so.
     pub target: Option<String>,
     /// Where the name stands.
-    pub named: Named,
+    pub named: AuditTarget,
     /// Where the request came from.
     pub address: Option<IpAddr>,
     /// What the client calls itself.
@@ -80,7 +80,7 @@ impl AuditLog {
 
     /// Whether what a key may not do is to be written: once a minute for each key and action, so that refusals push out
     /// little of what was done.
-    pub fn is_news(&self, refused: &Ticket) -> bool {
+    pub fn is_news(&self, refused: &PendingAuditEntry) -> bool {
         let what = {
             let state = refused.lock();
             (state.entry.key_id.clone(), state.entry.action.clone())
@@ -94,8 +94,8 @@ impl AuditLog {
         true
     }
 
-    /// The ticket of a change that somebody asks for. Nothing is written yet.
-    pub fn ticket(&self, change: Change<'_>) -> Arc<Ticket> {
+    /// The pending entry of a change that somebody asks for. Nothing is written yet.
+    pub fn pending_entry(&self, change: Change<'_>) -> Arc<PendingAuditEntry> {
         let entry = Entry {
             id: AuditId::mint(),
             at: now_ms(),
@@ -112,7 +112,7 @@ impl AuditLog {
             code: None,
         };
         let state = Mutex::new(State { entry, phase: Phase::New });
-        Arc::new(Ticket { named: change.named, store: self.store.clone(), state })
+        Arc::new(PendingAuditEntry { named: change.named, store: self.store.clone(), state })
     }
 
     /// Entries, newest first.
@@ -132,8 +132,8 @@ impl AuditLog {
 }
 
 /// The entry of one change, from its request to its outcome.
-pub struct Ticket {
-    named: Named,
+pub struct PendingAuditEntry {
+    named: AuditTarget,
     store: AuditStore,
     state: Mutex<State>,
 }
@@ -152,13 +152,13 @@ enum Phase {
     Ended,
 }
 
-impl fmt::Debug for Ticket {
+impl fmt::Debug for PendingAuditEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ticket").field(&self.lock().entry).finish()
+        f.debug_tuple("PendingAuditEntry").field(&self.lock().entry).finish()
     }
 }
 
-impl Ticket {
+impl PendingAuditEntry {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -170,12 +170,12 @@ impl Ticket {
 
     /// Writes the intent, unless whoever reads the body or journals the deployment will do it.
     pub async fn begin(&self) -> Result<()> {
-        if self.named == Named::ByPath { self.write().await } else { Ok(()) }
+        if self.named == AuditTarget::ByPath { self.write().await } else { Ok(()) }
     }
 
     /// Writes the intent, now that the body that names what is changed is there.
     pub async fn begin_with_body(&self, body: &[u8]) -> Result<()> {
-        if self.named != Named::ByBody {
+        if self.named != AuditTarget::ByBody {
             return Ok(());
         }
         if let Some(name) = name_in(body) {
@@ -264,16 +264,16 @@ pub struct Answered {
 }
 
 tokio::task_local! {
-    static CURRENT: Arc<Ticket>;
+    static CURRENT: Arc<PendingAuditEntry>;
 }
 
-/// Runs `future`, which makes the change, with its ticket. A task that it spawns has none.
-pub async fn scope<F: Future>(ticket: Arc<Ticket>, future: F) -> F::Output {
-    CURRENT.scope(ticket, future).await
+/// Runs `future`, which makes the change, with its pending entry. A task that it spawns has none.
+pub async fn scope<F: Future>(pending_entry: Arc<PendingAuditEntry>, future: F) -> F::Output {
+    CURRENT.scope(pending_entry, future).await
 }
 
-/// The ticket of the change that the current task makes.
-pub fn current() -> Option<Arc<Ticket>> {
+/// The pending entry of the change that the current task makes.
+pub fn current() -> Option<Arc<PendingAuditEntry>> {
     CURRENT.try_with(Arc::clone).ok()
 }
 

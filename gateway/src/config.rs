@@ -2,8 +2,8 @@
 
 use crate::{
     access::AccessLimits,
-    callers::{CallerLimits, fetch::PlainHosts},
     limits::{Rate, Rates},
+    oidc::{CallerLimits, fetch::PlainHosts},
     saga, state,
 };
 use hoistway_kit::{config::xdg_data_dir, prune::Keep, telemetry::LogFormat};

@@ -58,7 +58,7 @@ impl Caller {
 
 /// Which of a key's buckets a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meters {
+pub enum RateLimitKind {
     /// That of invokes.
     Invokes,
     /// That of everything else.
@@ -67,7 +67,7 @@ pub enum Meters {
     Scrapes,
 }
 
-impl Meters {
+impl RateLimitKind {
     /// What is counted, and the setting that limits it.
     pub const fn named(self) -> (&'static str, &'static str) {
         match self {
@@ -144,11 +144,11 @@ impl Keys {
     }
 
     /// Counts a request of `caller`. `None` when there is no limit.
-    pub fn count(&self, caller: &Caller, meters: Meters) -> Option<(Level, crate::limits::Rate)> {
+    pub fn count(&self, caller: &Caller, meters: RateLimitKind) -> Option<(Level, crate::limits::Rate)> {
         let (rate, bucket) = match meters {
-            Meters::Invokes => (self.0.rates.invokes?, &caller.meter.invokes),
-            Meters::Requests => (self.0.rates.requests?, &caller.meter.requests),
-            Meters::Scrapes => (self.0.rates.requests?, &caller.meter.scrapes),
+            RateLimitKind::Invokes => (self.0.rates.invokes?, &caller.meter.invokes),
+            RateLimitKind::Requests => (self.0.rates.requests?, &caller.meter.requests),
+            RateLimitKind::Scrapes => (self.0.rates.requests?, &caller.meter.scrapes),
         };
         Some((bucket.take(rate, self.0.clock.now()), rate))
     }

@@ -4,7 +4,7 @@
 
 use crate::{
     deploy::Deployer,
-    deploy::kind::{Rebuild, Work},
+    deploy::kind::{DeploymentKind, Rebuild},
 };
 use hoistway_model::{
     AgentService, Result,
@@ -43,7 +43,10 @@ async fn sweep(agents: &dyn AgentService, deployer: &dyn Deployer) -> Result<()>
     // What is stopped is built when it is started.
     let outdated = |agent: &Agent| agent.needs_rebuild && agent.phase != Phase::Stopped;
     for agent in page::of_agents(agents, |agent| outdated(&agent).then_some(agent.name)).await? {
-        match deployer.accept(Work::Rebuild(Rebuild { agent: agent.clone(), start: false }), false, None).await {
+        match deployer
+            .accept(DeploymentKind::Rebuild(Rebuild { agent: agent.clone(), start: false }), false, None)
+            .await
+        {
             Ok(accepted) => tracing::info!(
                 deployment = %accepted.id,
                 "agent \"{agent}\" has an image for another Python, or of an older Hoistway: it is built again from its kept source"

@@ -50,14 +50,18 @@ struct Entry {
 }
 
 impl Entry {
-    fn door(&self) -> Door {
-        if self.route.needs_caller_identity { Door::Users(self.route.identity_provider.clone()) } else { Door::Keys }
+    fn door(&self) -> AccessPolicy {
+        if self.route.needs_caller_identity {
+            AccessPolicy::Users(self.route.identity_provider.clone())
+        } else {
+            AccessPolicy::Keys
+        }
     }
 }
 
 /// What the table says about an agent.
 #[derive(Debug)]
-pub enum Pick {
+pub enum RouteLookup {
     /// It is not in the table.
     Unknown,
     /// It cannot answer now, and why.
@@ -68,7 +72,7 @@ pub enum Pick {
 
 /// Whom an agent answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Door {
+pub enum AccessPolicy {
     /// Whoever has an API key.
     Keys,
     /// Users for whom this identity provider vouches; nobody when the agent service does not say which.
@@ -81,7 +85,7 @@ pub struct Picked {
     /// Where to connect to.
     pub target: Target,
     /// Whom it answers.
-    pub door: Door,
+    pub door: AccessPolicy,
     _connecting: OwnedRwLockReadGuard<()>,
 }
 
@@ -136,20 +140,20 @@ impl Routes {
     }
 
     /// Where an invoke of `agent` goes now.
-    pub fn pick(&self, agent: &Name) -> Pick {
+    pub fn pick(&self, agent: &Name) -> RouteLookup {
         let table = self.table();
-        let Some(entry) = table.get(agent) else { return Pick::Unknown };
+        let Some(entry) = table.get(agent) else { return RouteLookup::Unknown };
         // Nobody waits to write-lock an entry that is in the table, so this never fails while the table is held.
         match (&entry.route.target, entry.connecting.clone().try_read_owned()) {
             (Some(target), Ok(guard)) if entry.route.ready => {
-                Pick::Ready(Picked { target: target.clone(), door: entry.door(), _connecting: guard })
+                RouteLookup::Ready(Picked { target: target.clone(), door: entry.door(), _connecting: guard })
             }
-            _ => Pick::NotReady(entry.route.message.clone()),
+            _ => RouteLookup::NotReady(entry.route.message.clone()),
         }
     }
 
     /// Whom `agent` answers now; `None` when it is not in the table.
-    pub fn door(&self, agent: &Name) -> Option<Door> {
+    pub fn door(&self, agent: &Name) -> Option<AccessPolicy> {
         self.table().get(agent).map(Entry::door)
     }
 

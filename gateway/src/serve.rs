@@ -5,8 +5,8 @@ use crate::{
     access::Access,
     api::{self, body},
     bindings,
-    callers::Callers,
     config::Config,
+    oidc::Callers,
     public::PublicAddresses,
     rebuilds,
     routes::Routes,
@@ -61,7 +61,7 @@ pub struct Deps {
 
 /// What is kept of records, and how often the rest is removed.
 #[derive(Debug, Clone, Copy)]
-struct Tidying {
+struct CleanupConfig {
     every: Duration,
     journal: Keep,
     audit: Keep,
@@ -74,7 +74,7 @@ pub struct Gateway {
     router: Router,
     saga: Saga,
     journal: Journal,
-    tidying: Tidying,
+    tidying: CleanupConfig,
     shutdown: CancellationToken,
 }
 
@@ -118,7 +118,7 @@ impl Gateway {
             tracing::info!("{recovered} unfinished deployments go on");
         }
         let tidying =
-            Tidying { every: config.tidy_every(), journal: config.journal_kept(), audit: config.audit_kept() };
+            CleanupConfig { every: config.tidy_every(), journal: config.journal_kept(), audit: config.audit_kept() };
         Ok(Self { state, router, saga, journal, tidying, shutdown })
     }
 
@@ -160,7 +160,7 @@ pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
 
 /// Now and then: forgets old deployments, releases the tools of agents whose deletion was cut off in the middle,
 /// lets the images go that no agent uses, and gives agents the URLs of tools that moved without them.
-async fn tidy(state: Arc<AppState>, journal: Journal, tidying: Tidying, shutdown: CancellationToken) {
+async fn tidy(state: Arc<AppState>, journal: Journal, tidying: CleanupConfig, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(tidying.every);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut again = TIDY_AGAIN;

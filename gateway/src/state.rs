@@ -1,7 +1,7 @@
 //! What every handler can reach.
 
 use crate::{
-    access::Access, callers::Callers, deploy::Deployer, limits::Shares, public::PublicAddresses, routes::Routes,
+    access::Access, deploy::Deployer, limits::Shares, oidc::Callers, public::PublicAddresses, routes::Routes,
     seen::Seen,
 };
 use async_trait::async_trait;

@@ -8,7 +8,7 @@ use super::{
     end_user::Identity,
     error::{ApiResult, ErrorBody},
     invoke::{self, Answered, Begun, Call, Chunks, Outgoing},
-    paging::Asked,
+    paging::OriginalUri,
     streamed,
 };
 use crate::state::AppState;
@@ -136,7 +136,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 pub async fn app_route(
     State(state): State<Arc<AppState>>,
     Extension(identity): Extension<Identity>,
-    Extension(Asked(asked)): Extension<Asked>,
+    Extension(OriginalUri(asked)): Extension<OriginalUri>,
     uri: Uri,
     method: Method,
     headers: HeaderMap,
@@ -171,7 +171,7 @@ pub async fn app_route(
 }
 
 /// The application's root is a directory, so that what it names relatively is below it.
-async fn root(Extension(Asked(asked)): Extension<Asked>) -> Response {
+async fn root(Extension(OriginalUri(asked)): Extension<OriginalUri>) -> Response {
     let query = asked.query().map(|query| format!("?{query}")).unwrap_or_default();
     (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("app/{query}"))]).into_response()
 }

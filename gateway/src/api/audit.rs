@@ -2,7 +2,7 @@
 
 use super::{
     error::ApiResult,
-    paging::{Asked, Page},
+    paging::{OriginalUri, Page},
     query::Query,
 };
 use crate::{
@@ -84,7 +84,7 @@ pub struct KeyRef {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<Asked>,
+    Extension(asked): Extension<OriginalUri>,
     query: Query,
 ) -> ApiResult<Response> {
     let page = Page::parse(&query)?;

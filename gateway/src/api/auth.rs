@@ -6,16 +6,16 @@ use super::{
     authorization,
     end_user::{self, Identity},
     error::{ApiError, ApiResult},
-    paging::Asked,
+    paging::OriginalUri,
     permissions::{self, Permission},
-    sending::{self, Roomy},
+    sending::{self, PermitBody},
 };
 use crate::{
-    audit::{self, Answered, Change, Outcome, Ticket},
-    callers::{Denied, EndUser},
-    keys::{Caller, Meters, Scope},
+    audit::{self, Answered, Change, Outcome, PendingAuditEntry},
+    keys::{Caller, RateLimitKind, Scope},
     limits::{Level, Rate},
-    routes::Door,
+    oidc::{Denied, EndUser},
+    routes::AccessPolicy,
     state::AppState,
 };
 use axum::{
@@ -68,15 +68,15 @@ pub async fn guard(State(state): State<Arc<AppState>>, request: Request, next: N
         },
     };
     let response = admit(&state, request, next, reserved).await.unwrap_or_else(IntoResponse::into_response);
-    Roomy::wrap(response, room)
+    PermitBody::wrap(response, room)
 }
 
 async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved: bool) -> ApiResult<Response> {
     let address = client_address(state, &request);
     let pattern = request.extensions().get::<MatchedPath>().cloned();
     let permission = permissions::permission(request.method(), pattern.as_ref().map(MatchedPath::as_str));
-    let meters = permission.map_or(Meters::Requests, |permission| permission.meters);
-    let invoke = meters == Meters::Invokes;
+    let meters = permission.map_or(RateLimitKind::Requests, |permission| permission.meters);
+    let invoke = meters == RateLimitKind::Invokes;
     // Of an invoke: which agent, and the token that it shows.
     let named = |pattern: &MatchedPath| permissions::target(pattern.as_str(), request.uri().path());
     let agent = pattern.as_ref().filter(|_| invoke).and_then(named).and_then(|name| Name::parse("name", &name).ok());
@@ -98,11 +98,13 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
         Who::Key(caller) => state.access.keys.count(caller, meters),
         Who::User(user) => state.callers.count(user),
     };
-    let ticket = match (&who, permission) {
-        (Who::Key(caller), Some(permission)) => ticket(state, &request, pattern.as_ref(), permission, caller, address),
+    let pending_entry = match (&who, permission) {
+        (Who::Key(caller), Some(permission)) => {
+            pending_entry(state, &request, pattern.as_ref(), permission, caller, address)
+        }
         _ => None,
     };
-    let asked = Asked(request.uri().clone());
+    let asked = OriginalUri(request.uri().clone());
     request.extensions_mut().insert(asked);
     if let Who::Key(caller) = &who {
         request.extensions_mut().insert(caller.clone());
@@ -123,11 +125,11 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
             }
             request.extensions_mut().insert(identity);
         }
-        match &ticket {
+        match &pending_entry {
             None => Ok(next.run(request).await),
-            Some(ticket) => {
+            Some(pending_entry) => {
                 let frees = permission.is_some_and(Permission::frees);
-                changed(state, ticket, frees, request, next).await
+                changed(state, pending_entry, frees, request, next).await
             }
         }
     };
@@ -139,37 +141,37 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
             None
         }
     };
-    if let Some(ticket) = ticket {
+    if let Some(pending_entry) = pending_entry {
         let answered = answered(&response);
-        let refused = answered.code == Some(Code::PermissionDenied) && !ticket.is_open();
-        let is_known = refused && !state.access.audit.is_news(&ticket);
+        let refused = answered.code == Some(Code::PermissionDenied) && !pending_entry.is_open();
+        let is_known = refused && !state.access.audit.is_news(&pending_entry);
         // A task of its own: a caller that hangs up now must not leave it half written.
         if !is_known {
-            let ended = state.tasks.spawn(async move { end(&ticket, answered).await }.in_current_span());
+            let ended = state.tasks.spawn(async move { end(&pending_entry, answered).await }.in_current_span());
             ended.await.map_err(|e| Error::internal("writing the audit log", e))?;
         }
     }
     if let Some((level, rate)) = level {
         tell_rate(response.headers_mut(), level, rate, meters);
     }
-    Ok(Roomy::wrap(response, (own_room, memory)))
+    Ok(PermitBody::wrap(response, (own_room, memory)))
 }
 
 /// Makes a change: first its entry, then what it does.
 async fn changed(
     state: &Arc<AppState>,
-    ticket: &Arc<Ticket>,
+    pending_entry: &Arc<PendingAuditEntry>,
     frees: bool,
     request: Request,
     next: Next,
 ) -> ApiResult<Response> {
-    let cut_off = CutOff(Some((ticket.clone(), state.clone())));
+    let cut_off = CutOff(Some((pending_entry.clone(), state.clone())));
     if frees {
-        state.reserve.for_freeing(|| ticket.begin()).await?;
+        state.reserve.for_freeing(|| pending_entry.begin()).await?;
     } else {
-        ticket.begin().await?;
+        pending_entry.begin().await?;
     }
-    let response = audit::scope(ticket.clone(), next.run(request)).await;
+    let response = audit::scope(pending_entry.clone(), next.run(request)).await;
     cut_off.forget();
     Ok(response)
 }
@@ -183,21 +185,21 @@ fn answered(response: &Response) -> Answered {
     }
 }
 
-async fn end(ticket: &Ticket, answered: Answered) {
+async fn end(pending_entry: &PendingAuditEntry, answered: Answered) {
     let failed = answered.status.is_some_and(|status| status >= 400);
     let outcome = if failed { Outcome::Failure } else { Outcome::Success };
     // Too many requests are no attempt at anything, and the log must not grow by them.
-    if answered.code == Some(Code::ResourceExhausted) && !ticket.is_open() {
+    if answered.code == Some(Code::ResourceExhausted) && !pending_entry.is_open() {
         return;
     }
-    if let Err(e) = ticket.end(outcome, answered).await {
+    if let Err(e) = pending_entry.end(outcome, answered).await {
         // The change is made, or refused, all the same, and its intent is on record.
         tracing::error!(cause = e.chain(), "the audit log could not be told how a change ended: {e}");
     }
 }
 
 /// Tells the audit log when a change is cut off in the middle: its caller hung up, or its handler panicked.
-struct CutOff(Option<(Arc<Ticket>, Arc<AppState>)>);
+struct CutOff(Option<(Arc<PendingAuditEntry>, Arc<AppState>)>);
 
 impl CutOff {
     fn forget(mut self) {
@@ -207,7 +209,9 @@ impl CutOff {
 
 impl Drop for CutOff {
     fn drop(&mut self) {
-        let Some((ticket, state)) = self.0.take().filter(|(ticket, _)| ticket.is_open()) else { return };
+        let Some((pending_entry, state)) = self.0.take().filter(|(pending_entry, _)| pending_entry.is_open()) else {
+            return;
+        };
         let (outcome, answered) = if std::thread::panicking() {
             (Outcome::Failure, Answered { status: Some(500), code: Some(Code::Internal), deployment: None })
         } else {
@@ -215,7 +219,7 @@ impl Drop for CutOff {
         };
         if tokio::runtime::Handle::try_current().is_ok() {
             state.tasks.spawn(async move {
-                if let Err(e) = ticket.end(outcome, answered).await {
+                if let Err(e) = pending_entry.end(outcome, answered).await {
                     tracing::error!(cause = e.chain(), "the audit log could not be told how a change ended: {e}");
                 }
             });
@@ -223,18 +227,18 @@ impl Drop for CutOff {
     }
 }
 
-fn ticket(
+fn pending_entry(
     state: &AppState,
     request: &Request,
     pattern: Option<&MatchedPath>,
     permission: Permission,
     caller: &Caller,
     address: Option<IpAddr>,
-) -> Option<Arc<Ticket>> {
+) -> Option<Arc<PendingAuditEntry>> {
     let (action, named) = permission.change?;
     let target = pattern.and_then(|pattern| permissions::target(pattern.as_str(), request.uri().path()));
     let user_agent = text(request.headers(), header::USER_AGENT.as_str());
-    Some(state.access.audit.ticket(Change { caller, action, target, named, address, user_agent }))
+    Some(state.access.audit.pending_entry(Change { caller, action, target, named, address, user_agent }))
 }
 
 /// Who sends a request.
@@ -265,14 +269,14 @@ async fn identify(
         Some(agent) => match state.routes.door(agent) {
             // Its route may be on its way.
             None => match state.agents.get_agent(agent.clone()).await {
-                Ok(found) => found.spec.config.identity_provider.map(|provider| Door::Users(Some(provider))),
+                Ok(found) => found.spec.config.identity_provider.map(|provider| AccessPolicy::Users(Some(provider))),
                 Err(e) if e.code == Code::NotFound => None,
                 Err(e) => return Err(e.into()),
             },
             door => door,
         },
     };
-    let Some(Door::Users(provider)) = door else {
+    let Some(AccessPolicy::Users(provider)) = door else {
         return Err(failed(state, address, end_user::stranger()));
     };
     match end_user::admit(state, provider.as_ref(), token).await {
@@ -365,7 +369,7 @@ fn own_full(state: &AppState) -> ApiError {
     Error::new(Code::ResourceExhausted, text).into()
 }
 
-fn within_rate(level: Option<(Level, Rate)>, meters: Meters, who: &Who) -> ApiResult<()> {
+fn within_rate(level: Option<(Level, Rate)>, meters: RateLimitKind, who: &Who) -> ApiResult<()> {
     let Some(wait) = level.and_then(|(level, _)| level.wait) else { return Ok(()) };
     let (what, setting) = meters.named();
     let sender = if matches!(who, Who::Key(_)) { "this API key" } else { "this user" };
@@ -377,7 +381,7 @@ fn in_scope(caller: &Caller, permission: Permission) -> ApiResult<()> {
     Ok(caller.must_have(permission.scope, "this")?)
 }
 
-fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, meters: Meters) {
+fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, meters: RateLimitKind) {
     let (name, _) = meters.named();
     let reset = seconds(level.wait.unwrap_or(level.full_in));
     let now = format!("\"{name}\";r={};t={reset}", level.left);

@@ -107,8 +107,8 @@ impl FromRequest<Arc<AppState>> for WholeBody {
         let mut room = state.bodies.share(&holder);
         let read = timeout(WHOLE, read(&mut body, &mut room, limit, announced)).await;
         let bytes = read.unwrap_or_else(|_| Err(too_slow(WHOLE)))?;
-        if let Some(ticket) = audit::current() {
-            ticket.begin_with_body(&bytes).await?;
+        if let Some(pending_entry) = audit::current() {
+            pending_entry.begin_with_body(&bytes).await?;
         }
         Ok(Self { bytes, _room: room })
     }

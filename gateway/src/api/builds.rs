@@ -2,7 +2,7 @@
 
 use super::{
     error::ApiResult,
-    paging::{Asked, Page},
+    paging::{OriginalUri, Page},
     query::{Query, Segment},
 };
 use crate::{public::PublicAddresses, state::AppState};
@@ -85,7 +85,7 @@ pub struct StepOut {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<Asked>,
+    Extension(asked): Extension<OriginalUri>,
     query: Query,
 ) -> ApiResult<Response> {
     let page = Page::parse(&query)?;

@@ -2,7 +2,7 @@
 
 use super::{
     error::ApiResult,
-    paging::{Asked, Page},
+    paging::{OriginalUri, Page},
     query::{Query, Segment},
 };
 use crate::{calls::CallOut, state::AppState};
@@ -36,7 +36,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<Asked>,
+    Extension(asked): Extension<OriginalUri>,
     name: Segment,
     query: Query,
 ) -> ApiResult<Response> {

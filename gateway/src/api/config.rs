@@ -3,14 +3,14 @@
 use super::{
     agent_config::{self, CHANGEABLE, ConfigChangeBody, ConfigOut, llm::NamedProvider},
     body::WholeBody,
-    deploy::{self, Asked, Underway},
+    deploy::{self, Underway, WaitOptions},
     deploy_request::tools,
     error::{ApiResult, ErrorBody},
     json::{Object, complaint, has_value},
     query::{Query, Segment},
 };
 use crate::{
-    deploy::kind::{ConfigChange, Work},
+    deploy::kind::{ConfigChange, DeploymentKind},
     state::AppState,
 };
 use axum::{
@@ -99,14 +99,14 @@ pub async fn put(
     body: WholeBody,
 ) -> ApiResult<Response> {
     let name = name.name("agent")?;
-    let asked = Asked::of(&state, &query)?;
+    let asked = WaitOptions::of(&state, &query)?;
     let agent = state.agents.get_agent(name.clone()).await?;
     let mut warnings = Vec::new();
     let (change, named) = parse(&body.bytes, &agent, &state, &mut warnings)?;
     for named in named {
         named.check(&state).await?;
     }
-    let done = match deploy::carry_out(&state, Work::Config(change), asked, warnings).await? {
+    let done = match deploy::carry_out(&state, DeploymentKind::Config(change), asked, warnings).await? {
         Ok(done) => done,
         Err(underway) => return Ok(underway),
     };

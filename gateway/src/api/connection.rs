@@ -17,7 +17,7 @@ const MAX_URL: usize = 2_048;
 
 /// What a request says about a tool's place, and how its members are called there.
 #[derive(Debug)]
-pub struct Given {
+pub struct ConnectionInput {
     /// The path of the base URL, and the URL.
     pub base_url: (String, String),
     /// The path of the port, and the port if it was given.
@@ -28,7 +28,7 @@ pub struct Given {
     pub auth_type: (String, Option<String>),
 }
 
-impl Given {
+impl ConnectionInput {
     /// Checks it all, and that it agrees with itself.
     pub fn check(self) -> Result<Connection> {
         let (url_path, base_url) = self.base_url;
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     fn check(url: &str, port: Option<i64>, scheme: Option<&str>) -> Result<(u16, &'static str), String> {
-        let given = Given {
+        let given = ConnectionInput {
             base_url: ("t.base_url".into(), url.into()),
             port: ("t.port".into(), port),
             scheme: ("t.scheme".into(), scheme.map(Into::into)),

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     deploy::{
         Accepted, Progress, Room,
-        kind::Work,
+        kind::DeploymentKind,
         request::{DeployRequest, Source},
     },
     saga::LARGE_SOURCE,
@@ -222,7 +222,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     )
 )]
 pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: WholeBody) -> ApiResult<Response> {
-    let asked = Asked::of(&state, &query)?;
+    let asked = WaitOptions::of(&state, &query)?;
     let strict = query.flag("strict")?;
     let refresh = query.flag("refresh")?;
     let turn = if body.bytes.len() > LARGE_SOURCE { Some(state.large_deploys.turn().await?) } else { None };
@@ -241,12 +241,12 @@ pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: Whol
 
 /// What the caller of a deployment wants to wait for, and how long.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked {
+pub struct WaitOptions {
     wait: Wait,
     patience: Duration,
 }
 
-impl Asked {
+impl WaitOptions {
     /// Waits for a ready agent for so long.
     pub fn up_to(patience: Duration) -> Self {
         Self { wait: Wait::default(), patience }
@@ -275,8 +275,8 @@ pub struct Done {
 /// Has `work` carried out and waits for it as asked. Not done in time: the answer that says where to look.
 pub async fn carry_out(
     state: &AppState,
-    work: Work,
-    asked: Asked,
+    work: DeploymentKind,
+    asked: WaitOptions,
     warnings: Vec<String>,
 ) -> ApiResult<Result<Done, Response>> {
     carry_out_strictly(state, work, asked, warnings, (false, None)).await
@@ -284,12 +284,12 @@ pub async fn carry_out(
 
 async fn carry_out_strictly(
     state: &AppState,
-    work: Work,
-    Asked { wait, patience }: Asked,
+    work: DeploymentKind,
+    WaitOptions { wait, patience }: WaitOptions,
     mut warnings: Vec<String>,
     (strict, room): (bool, Option<Room>),
 ) -> ApiResult<Result<Done, Response>> {
-    let (agent, is_deploy) = (work.agent().clone(), matches!(work, Work::Deploy(_)));
+    let (agent, is_deploy) = (work.agent().clone(), matches!(work, DeploymentKind::Deploy(_)));
     let Accepted { id, warnings: found, mut progress } = state.deployer.accept(work, strict, room).await?;
     warnings.extend(found);
 

@@ -2,7 +2,7 @@
 
 use super::{
     error::{ApiResult, ErrorBody},
-    paging::{Asked, Page},
+    paging::{OriginalUri, Page},
     query::{Query, Segment},
 };
 use crate::{
@@ -126,7 +126,7 @@ pub struct FailureOut {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<Asked>,
+    Extension(asked): Extension<OriginalUri>,
     query: Query,
 ) -> ApiResult<Response> {
     let page = Page::parse(&query)?;

@@ -8,8 +8,8 @@ use super::{
     error::{ApiError, ApiResult},
 };
 use crate::{
-    callers::{Denied, EndUser, Refusal},
-    routes::Door,
+    oidc::{Denied, EndUser, Refusal},
+    routes::AccessPolicy,
     state::AppState,
 };
 use hoistway_kit::{
@@ -71,31 +71,31 @@ impl Identity {
     }
 
     /// Whether it is enough for `door`.
-    pub fn opens(&self, door: &Door) -> bool {
+    pub fn opens(&self, door: &AccessPolicy) -> bool {
         match (door, &self.user) {
-            (Door::Keys, _) => self.has_key,
-            (Door::Users(provider), Some(user)) => provider.as_ref() == Some(&user.provider),
-            (Door::Users(_), None) => false,
+            (AccessPolicy::Keys, _) => self.has_key,
+            (AccessPolicy::Users(provider), Some(user)) => provider.as_ref() == Some(&user.provider),
+            (AccessPolicy::Users(_), None) => false,
         }
     }
 
     /// Who the agent is told that the user is: whoever was checked for `door`, and nobody else.
-    pub fn user_for(&self, door: &Door) -> Option<&str> {
+    pub fn user_for(&self, door: &AccessPolicy) -> Option<&str> {
         match door {
-            Door::Keys => None,
-            Door::Users(_) => self.user.as_ref().map(|user| &*user.id),
+            AccessPolicy::Keys => None,
+            AccessPolicy::Users(_) => self.user.as_ref().map(|user| &*user.id),
         }
     }
 
     /// Makes it enough for `door`, if the token says so.
-    pub async fn open(&mut self, state: &AppState, agent: &Name, door: &Door) -> ApiResult<()> {
+    pub async fn open(&mut self, state: &AppState, agent: &Name, door: &AccessPolicy) -> ApiResult<()> {
         if self.opens(door) {
             return Ok(());
         }
         self.user = match (door, &self.token) {
-            (Door::Keys, _) => return Err(stranger()),
-            (Door::Users(_), None) => return Err(unnamed(agent)),
-            (Door::Users(provider), Some(token)) => {
+            (AccessPolicy::Keys, _) => return Err(stranger()),
+            (AccessPolicy::Users(_), None) => return Err(unnamed(agent)),
+            (AccessPolicy::Users(provider), Some(token)) => {
                 Some(admit(state, provider.as_ref(), token).await.map_err(refused)?)
             }
         };

@@ -18,8 +18,8 @@ use super::{
     users,
 };
 use crate::{
-    callers::{Callers, cache::Condition, fetch::PlainHosts},
     keys::{Caller, Scope},
+    oidc::{Callers, cache::Condition, fetch::PlainHosts},
     state::AppState,
 };
 use axum::{Extension, Json, extract::State};

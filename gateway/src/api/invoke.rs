@@ -16,7 +16,7 @@ use super::{
     streamed::{self, COMMENT, HEARTBEAT},
 };
 use crate::{
-    routes::{Door, Pick, Routes, Slot},
+    routes::{AccessPolicy, RouteLookup, Routes, Slot},
     seen::Ending,
     state::AppState,
 };
@@ -504,7 +504,7 @@ impl<'a> Call<'a> {
 /// What is at the end of a connection.
 struct End {
     target: Target,
-    door: Door,
+    door: AccessPolicy,
 }
 
 /// A connection that the serving revision will answer. A refused one means that the route is just changing.
@@ -513,12 +513,12 @@ async fn connect(state: &AppState, agent: &Name, identity: &mut Identity) -> Api
     for _ in 0..CONNECTS {
         let mut changes = state.routes.changes();
         let picked = match state.routes.pick(agent) {
-            Pick::Ready(picked) => picked,
-            Pick::NotReady(why) => {
+            RouteLookup::Ready(picked) => picked,
+            RouteLookup::NotReady(why) => {
                 // The agent service may say already that it runs while the news of its route are on their way here.
                 let ready = async {
                     while changes.changed().await.is_ok() {
-                        if !matches!(state.routes.pick(agent), Pick::NotReady(_)) {
+                        if !matches!(state.routes.pick(agent), RouteLookup::NotReady(_)) {
                             return true;
                         }
                     }
@@ -529,7 +529,7 @@ async fn connect(state: &AppState, agent: &Name, identity: &mut Identity) -> Api
                 }
                 continue;
             }
-            Pick::Unknown => return Err(unrouted(state, agent.clone()).await.into()),
+            RouteLookup::Unknown => return Err(unrouted(state, agent.clone()).await.into()),
         };
         let end = End { target: picked.target.clone(), door: picked.door.clone() };
         if !identity.opens(&end.door) {
@@ -674,10 +674,10 @@ async fn crashed(
         loop {
             // Whoever picked a route holds it, and must not while it changes.
             match routes.pick(agent) {
-                Pick::NotReady(why) => return Some(why),
-                Pick::Ready(picked) if picked.target.revision != *instance => return Some(REPLACED.to_owned()),
-                Pick::Ready(_) => {}
-                Pick::Unknown => return Some("it was deleted".to_owned()),
+                RouteLookup::NotReady(why) => return Some(why),
+                RouteLookup::Ready(picked) if picked.target.revision != *instance => return Some(REPLACED.to_owned()),
+                RouteLookup::Ready(_) => {}
+                RouteLookup::Unknown => return Some("it was deleted".to_owned()),
             }
             if changes.changed().await.is_err() {
                 return None;

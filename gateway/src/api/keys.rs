@@ -4,7 +4,7 @@ use super::{
     body::WholeBody,
     error::{ApiResult, ErrorBody},
     json::Object,
-    paging::{Asked, Page},
+    paging::{OriginalUri, Page},
     query::{Query, Segment},
 };
 use crate::{
@@ -111,7 +111,7 @@ pub struct Revoked {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<Asked>,
+    Extension(asked): Extension<OriginalUri>,
     query: Query,
 ) -> ApiResult<Response> {
     let page = Page::parse(&query)?;
@@ -162,8 +162,8 @@ pub async fn create(
 ) -> ApiResult<Response> {
     let (new, warnings) = parse(&body.bytes)?;
     let (key, secret) = state.access.keys.create(new, &caller).await?;
-    if let Some(ticket) = audit::current() {
-        ticket.set_target(&key.id);
+    if let Some(pending_entry) = audit::current() {
+        pending_entry.set_target(&key.id);
     }
     let location =
         HeaderValue::try_from(format!("/api/keys/{}", key.id)).map_err(|e| Error::internal("answering", e))?;

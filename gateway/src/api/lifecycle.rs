@@ -2,14 +2,14 @@
 
 use super::{
     agents::schema,
-    deploy::{self, Asked},
+    deploy::{self, WaitOptions},
     error::{ApiResult, ErrorBody},
     query::Segment,
 };
 use crate::{
     deploy::{
-        Turn, Urgency,
-        kind::{Rebuild, Work},
+        AgentLease, Urgency,
+        kind::{DeploymentKind, Rebuild},
     },
     state::AppState,
 };
@@ -79,8 +79,8 @@ pub async fn start(State(state): State<Arc<AppState>>, name: Segment) -> ApiResu
     let (agents, name) = (state.agents.clone(), name.name("agent")?);
     let agent = agents.get_agent(name.clone()).await?;
     if agent.phase == Phase::Stopped && agent.needs_rebuild {
-        let rebuild = Work::Rebuild(Rebuild { agent: name.clone(), start: true });
-        let done = deploy::carry_out(&state, rebuild, Asked::up_to(state.limits.deploy_wait), Vec::new()).await?;
+        let rebuild = DeploymentKind::Rebuild(Rebuild { agent: name.clone(), start: true });
+        let done = deploy::carry_out(&state, rebuild, WaitOptions::up_to(state.limits.deploy_wait), Vec::new()).await?;
         let status = if done.is_ok() { StatusCode::OK } else { StatusCode::ACCEPTED };
         let agent = agents.get_agent(name).await?;
         return Ok(shown(&state, status, &agent));
@@ -123,7 +123,7 @@ where
 /// Does `work` in the agent's turn; 202 when that takes longer than an answer may.
 async fn carry_out<F>(
     state: &Arc<AppState>,
-    turn: Turn,
+    turn: AgentLease,
     name: Name,
     work: impl FnOnce(Name) -> F,
 ) -> Result<(StatusCode, Agent)>
@@ -145,7 +145,7 @@ fn shown(state: &AppState, status: StatusCode, agent: &Agent) -> Response {
 /// its caller.
 pub async fn to_its_end<T: Send + 'static>(
     state: &AppState,
-    turn: Turn,
+    turn: AgentLease,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let whole = async move {

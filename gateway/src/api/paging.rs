@@ -15,7 +15,7 @@ const MOST: u32 = 1_000;
 
 /// What the client asked for: the whole of it, while a nested route sees the rest of the path only.
 #[derive(Debug, Clone)]
-pub struct Asked(pub Uri);
+pub struct OriginalUri(pub Uri);
 
 /// A page that is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +35,7 @@ impl Page {
     }
 
     /// The answer: the page of `found`, and where the next one is.
-    pub fn answer<T: Serialize>(self, asked: &Asked, mut found: Vec<T>, id: impl Fn(&T) -> &str) -> Response {
+    pub fn answer<T: Serialize>(self, asked: &OriginalUri, mut found: Vec<T>, id: impl Fn(&T) -> &str) -> Response {
         let more = found.len() > self.limit as usize;
         found.truncate(self.limit as usize);
         let next = found.last().filter(|_| more).and_then(|last| next(asked, id(last)));
@@ -48,7 +48,7 @@ impl Page {
 }
 
 /// The same request, but for what comes after `last`.
-fn next(Asked(uri): &Asked, last: &str) -> Option<HeaderValue> {
+fn next(OriginalUri(uri): &OriginalUri, last: &str) -> Option<HeaderValue> {
     let given = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(given.filter(|(key, _)| key != "before")).append_pair("before", last);

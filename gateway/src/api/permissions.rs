@@ -5,8 +5,8 @@
 //! test finds every route that the API describes and this table does not.
 
 use crate::{
-    audit::Named,
-    keys::{Meters, Scope},
+    audit::AuditTarget,
+    keys::{RateLimitKind, Scope},
 };
 use http::Method;
 
@@ -16,17 +16,17 @@ pub struct Permission {
     /// The scope of the key.
     pub scope: Scope,
     /// The action, if the route changes something, and where the name of what it changes stands.
-    pub change: Option<(&'static str, Named)>,
+    pub change: Option<(&'static str, AuditTarget)>,
     /// What it counts against.
-    pub meters: Meters,
+    pub meters: RateLimitKind,
 }
 
 const fn read() -> Permission {
-    Permission { scope: Scope::Read, change: None, meters: Meters::Requests }
+    Permission { scope: Scope::Read, change: None, meters: RateLimitKind::Requests }
 }
 
 const fn scrape() -> Permission {
-    Permission { meters: Meters::Scrapes, ..read() }
+    Permission { meters: RateLimitKind::Scrapes, ..read() }
 }
 
 /// The changes that make room on a disk, or end what an intruder does: they are made on a full disk too.
@@ -40,21 +40,21 @@ impl Permission {
 }
 
 const fn invoke() -> Permission {
-    Permission { scope: Scope::Invoke, change: None, meters: Meters::Invokes }
+    Permission { scope: Scope::Invoke, change: None, meters: RateLimitKind::Invokes }
 }
 
 const fn change(action: &'static str) -> Permission {
-    Permission { scope: Scope::Deploy, change: Some((action, Named::ByPath)), meters: Meters::Requests }
+    Permission { scope: Scope::Deploy, change: Some((action, AuditTarget::ByPath)), meters: RateLimitKind::Requests }
 }
 
 /// Makes what the body's `name` says.
 const fn create(action: &'static str) -> Permission {
-    Permission { scope: Scope::Deploy, change: Some((action, Named::ByBody)), meters: Meters::Requests }
+    Permission { scope: Scope::Deploy, change: Some((action, AuditTarget::ByBody)), meters: RateLimitKind::Requests }
 }
 
 /// The saga's journal writes the entry.
 const fn deploy(action: &'static str) -> Permission {
-    Permission { scope: Scope::Deploy, change: Some((action, Named::ByJournal)), meters: Meters::Requests }
+    Permission { scope: Scope::Deploy, change: Some((action, AuditTarget::ByJournal)), meters: RateLimitKind::Requests }
 }
 
 const fn admin(permission: Permission) -> Permission {
@@ -215,11 +215,14 @@ mod tests {
                 let (_, _, permission) = declared.unwrap_or_else(|| panic!("{method} {path} has no line in TABLE"));
                 let looks = ["GET", "HEAD"].contains(&method);
                 assert!(
-                    looks == permission.change.is_none() || permission.meters == Meters::Invokes,
+                    looks == permission.change.is_none() || permission.meters == RateLimitKind::Invokes,
                     "{method} {path}: is it a change?"
                 );
-                let scopes =
-                    if permission.meters == Meters::Invokes { [Scope::Invoke; 2] } else { [Scope::Read, Scope::Admin] };
+                let scopes = if permission.meters == RateLimitKind::Invokes {
+                    [Scope::Invoke; 2]
+                } else {
+                    [Scope::Read, Scope::Admin]
+                };
                 assert!(!looks || scopes.contains(&permission.scope), "{method} {path}");
                 for prefix in ["/api", "/api/v1"] {
                     let pattern = format!("{prefix}{path}");
@@ -238,7 +241,7 @@ mod tests {
     #[test]
     fn what_nobody_declared_is_shut() {
         let shut = permission(&Method::POST, Some("/api/agents/{name}/explode")).unwrap();
-        assert_eq!((shut.scope, shut.change), (Scope::Admin, Some(("undeclared", Named::ByPath))));
+        assert_eq!((shut.scope, shut.change), (Scope::Admin, Some(("undeclared", AuditTarget::ByPath))));
         let shut = permission(&Method::GET, Some("/api/secrets")).unwrap();
         assert_eq!((shut.scope, shut.change), (Scope::Admin, None));
         assert_eq!(permission(&Method::PUT, Some("/api/agents")).unwrap().scope, Scope::Admin);

@@ -3,13 +3,13 @@
 use super::{
     agent_config::{SpecConfig, ToolOut},
     body::WholeBody,
-    deploy::{self, Asked, Underway},
+    deploy::{self, Underway, WaitOptions},
     error::{ApiResult, ErrorBody},
     json::Object,
     query::{Query, Segments},
 };
 use crate::{
-    deploy::kind::{Rollback, Work},
+    deploy::kind::{DeploymentKind, Rollback},
     public::PublicAddresses,
     state::AppState,
 };
@@ -280,9 +280,9 @@ pub async fn rollback(
     body: WholeBody,
 ) -> ApiResult<Response> {
     let agent = path.name(0, "agent")?;
-    let asked = Asked::of(&state, &query)?;
+    let asked = WaitOptions::of(&state, &query)?;
     let to = target(&body.bytes)?;
-    let work = Work::Rollback(Rollback { agent: agent.clone(), to });
+    let work = DeploymentKind::Rollback(Rollback { agent: agent.clone(), to });
     let done = match deploy::carry_out(&state, work, asked, Vec::new()).await? {
         Ok(done) => done,
         Err(underway) => return Ok(underway),

@@ -50,7 +50,7 @@ fn unsent(full: Full) -> ApiError {
 ///
 /// A peer that takes less than [`PACE`] loses its answer. What the answer's source takes its time for does not count, so
 /// that a stream may be silent.
-pub struct Roomy<T> {
+pub struct PermitBody<T> {
     body: Body,
     /// What is left of a piece of the body that is too long.
     rest: Bytes,
@@ -61,7 +61,7 @@ pub struct Roomy<T> {
     _room: T,
 }
 
-impl<T> Roomy<T> {
+impl<T> PermitBody<T> {
     /// The same answer, which holds `room` until it is sent.
     pub fn wrap(response: Response, room: T) -> Response
     where
@@ -72,7 +72,7 @@ impl<T> Roomy<T> {
     }
 }
 
-impl<T: Unpin> HttpBody for Roomy<T> {
+impl<T: Unpin> HttpBody for PermitBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 

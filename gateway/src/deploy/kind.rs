@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// The work of one deployment. But for deploys, which have a form of their own, its JSON is the journal's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Work {
+pub enum DeploymentKind {
     /// `POST /deploy`.
     #[serde(skip)]
     Deploy(Box<DeployRequest>),
@@ -81,13 +81,13 @@ impl ConfigChange {
     }
 }
 
-impl From<DeployRequest> for Work {
+impl From<DeployRequest> for DeploymentKind {
     fn from(request: DeployRequest) -> Self {
         Self::Deploy(Box::new(request))
     }
 }
 
-impl Work {
+impl DeploymentKind {
     /// The agent.
     pub fn agent(&self) -> &Name {
         match self {
@@ -177,7 +177,7 @@ impl Work {
         }
     }
 
-    /// Reads what [`Work::to_journal`] wrote for this reason.
+    /// Reads what [`DeploymentKind::to_journal`] wrote for this reason.
     pub fn from_journal(reason: Reason, bytes: &[u8]) -> Result<Self> {
         if reason == Reason::Deploy {
             return DeployRequest::from_journal(bytes).map(Into::into);
@@ -188,7 +188,7 @@ impl Work {
 
 /// The revision that a deployment has made or is making, for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Made {
+pub struct RevisionOutcome {
     /// Its id.
     pub id: RevisionId,
     /// Its number.
@@ -223,29 +223,29 @@ mod tests {
         let provider = AgentConfigChange { identity_provider: Some(Some(name("i"))), ..change };
         let mut seen = Vec::new();
         for work in [
-            Work::Rollback(Rollback { agent: name("a"), to: RevisionRef::Previous }),
-            Work::Rollback(Rollback { agent: name("a"), to: RevisionRef::Number(3) }),
-            Work::Rollback(Rollback { agent: name("a"), to: RevisionRef::Id(RevisionId::mint()) }),
-            Work::Config(ConfigChange { config: provider, ..config.clone() }),
-            Work::Config(config),
-            Work::Config(nothing),
-            Work::Rebuild(Rebuild { agent: name("a"), start: false }),
-            Work::Rebuild(Rebuild { agent: name("a"), start: true }),
+            DeploymentKind::Rollback(Rollback { agent: name("a"), to: RevisionRef::Previous }),
+            DeploymentKind::Rollback(Rollback { agent: name("a"), to: RevisionRef::Number(3) }),
+            DeploymentKind::Rollback(Rollback { agent: name("a"), to: RevisionRef::Id(RevisionId::mint()) }),
+            DeploymentKind::Config(ConfigChange { config: provider, ..config.clone() }),
+            DeploymentKind::Config(config),
+            DeploymentKind::Config(nothing),
+            DeploymentKind::Rebuild(Rebuild { agent: name("a"), start: false }),
+            DeploymentKind::Rebuild(Rebuild { agent: name("a"), start: true }),
         ] {
-            assert_eq!(Work::from_journal(work.reason(), &work.to_journal().unwrap()).unwrap(), work);
+            assert_eq!(DeploymentKind::from_journal(work.reason(), &work.to_journal().unwrap()).unwrap(), work);
             assert!(!seen.contains(&work.canonical()));
             seen.push(work.canonical());
         }
-        assert!(Work::from_journal(Reason::Config, b"{}").is_err());
+        assert!(DeploymentKind::from_journal(Reason::Config, b"{}").is_err());
     }
 
     #[test]
     fn work_that_earlier_versions_journalled_is_read() {
-        let read = |reason, text: &str| Work::from_journal(reason, text.as_bytes()).unwrap();
+        let read = |reason, text: &str| DeploymentKind::from_journal(reason, text.as_bytes()).unwrap();
         let rollback = read(Reason::Rollback, r#"{"rollback":{"agent":"a","to":"3"}}"#);
-        assert_eq!(rollback, Work::Rollback(Rollback { agent: name("a"), to: RevisionRef::Number(3) }));
+        assert_eq!(rollback, DeploymentKind::Rollback(Rollback { agent: name("a"), to: RevisionRef::Number(3) }));
         let rebuild = read(Reason::Rebuild, r#"{"rebuild":{"agent":"a"}}"#);
-        assert_eq!(rebuild, Work::Rebuild(Rebuild { agent: name("a"), start: false }));
+        assert_eq!(rebuild, DeploymentKind::Rebuild(Rebuild { agent: name("a"), start: false }));
         let all = r#"{"config":{"agent":"a","identity_provider":[],"llm":[["classify","openai","m"]],"required_tools":["t"],"system_prompt":""}}"#;
         let models = vec![LlmConfig { role: LlmRole::Classify, provider: "openai".into(), model: "m".into() }];
         let config = AgentConfigChange {
@@ -255,9 +255,9 @@ mod tests {
             ..AgentConfigChange::default()
         };
         let change = ConfigChange { agent: name("a"), config, required_tools: Some(vec![name("t")]) };
-        assert_eq!(read(Reason::Config, all), Work::Config(change));
+        assert_eq!(read(Reason::Config, all), DeploymentKind::Config(change));
         let nothing = r#"{"config":{"agent":"a","identity_provider":null,"llm":null,"required_tools":null,"system_prompt":null}}"#;
         let change = ConfigChange { agent: name("a"), config: AgentConfigChange::default(), required_tools: None };
-        assert_eq!(read(Reason::Config, nothing), Work::Config(change));
+        assert_eq!(read(Reason::Config, nothing), DeploymentKind::Config(change));
     }
 }

@@ -10,7 +10,7 @@ pub mod request;
 use crate::limits::Share;
 use async_trait::async_trait;
 use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId, build::BuiltImage, revision::Reason};
-use kind::{Made, Work};
+use kind::{DeploymentKind, RevisionOutcome};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -21,12 +21,12 @@ pub trait Deployer: fmt::Debug + Send + Sync + 'static {
     /// Looks up what the work names, accepts it durably (or joins an equal one that is in flight) and answers
     /// before any work is done. An error means that nothing was changed. `room` is given back when it is decided, also
     /// when the caller has gone meanwhile.
-    async fn accept(&self, work: Work, strict: bool, room: Option<Room>) -> Result<Accepted>;
+    async fn accept(&self, work: DeploymentKind, strict: bool, room: Option<Room>) -> Result<Accepted>;
 
     /// Waits until every deployment of the agent that was accepted before has ended, and keeps later ones waiting
     /// while the turn is held. What takes long may be cancelled for it. [`Code::Conflict`] when it does not come within
     /// `patience`.
-    async fn turn(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<Turn>;
+    async fn turn(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease>;
 
     /// Cancels a deployment that is not past its point of no return, and tells how it is after a moment: failed, or being
     /// undone. [`Code::Conflict`] for one that has ended.
@@ -74,13 +74,13 @@ pub enum Urgency {
 
 /// The right to change an agent while no deployment of it runs; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct AgentLease {
     _guard: DropGuard,
     unwanted: CancellationToken,
     cancelled_others: bool,
 }
 
-impl Turn {
+impl AgentLease {
     /// A turn that lasts as long as the guard; the token is cancelled when somebody else asks it to end.
     pub fn new(guard: DropGuard, unwanted: CancellationToken) -> Self {
         Self { _guard: guard, unwanted, cancelled_others: false }
@@ -126,7 +126,7 @@ pub struct Progress {
     /// The image that was built for it, or found built already.
     pub image: Option<BuiltImage>,
     /// The revision that it made or found, once it is known.
-    pub made: Option<Made>,
+    pub made: Option<RevisionOutcome>,
     /// How it ended, with the public text's beginning as the contract has it: `build failed: …`.
     pub done: Option<Result<Outcome, Arc<Error>>>,
 }

@@ -3,8 +3,8 @@
 
 use super::{
     Inner,
+    agent_queue::{AgentQueue, Item, Job, QueuedLease},
     cancellation::cancelled,
-    lane::{Item, Job, Lane, Turn},
     steps::Position,
     worker,
 };
@@ -47,15 +47,15 @@ impl Drop for Hurried {
     }
 }
 
-/// Asks everything in a lane before `turn` to end, as far as `urgency` goes.
-pub async fn hurry(lane: &Lane, turn: &Arc<Turn>, urgency: Urgency) -> Hurried {
+/// Asks everything in a queue before `turn` to end, as far as `urgency` goes.
+pub async fn hurry(agent_queue: &AgentQueue, turn: &Arc<QueuedLease>, urgency: Urgency) -> Hurried {
     let mut hurried = Hurried { urgency, jobs: Vec::new(), asked_turn: false };
     if urgency == Urgency::Patient {
         return hurried;
     }
-    for item in lane.lock().await.before(turn) {
+    for item in agent_queue.lock().await.before(turn) {
         match item {
-            Item::Turn(other) => hurried.asked_turn |= other.ask_to_end(),
+            Item::Lease(other) => hurried.asked_turn |= other.ask_to_end(),
             Item::Job(job) => {
                 job.cancellation.wish(urgency);
                 hurried.jobs.push(job);
@@ -69,15 +69,15 @@ impl Inner {
     /// Cancels one deployment and waits a moment for its end.
     pub(super) async fn cancel(self: &Arc<Self>, id: DeploymentId) -> Result<Deployment> {
         let agent = self.deployment(id).await?.agent;
-        let lane = self.lanes.of(&agent);
+        let agent_queue = self.queues.of(&agent);
         // One that waits ends here and now; one that runs is ended by whoever runs it.
         let (waiting, running) = {
-            let mut queue = lane.lock().await;
+            let mut queue = agent_queue.lock().await;
             let waiting = queue.take_waiting(id);
             let running = queue.job(id).cloned();
             (waiting, running)
         };
-        self.lanes.forget(lane);
+        self.queues.forget(agent_queue);
         if let Some(job) = waiting {
             let mut record = job.record.lock().await;
             worker::fail(self, &mut record, &cancelled()).await.map_err(|_| super::shutting_down())?;

@@ -1,31 +1,31 @@
 //! The deploy saga: a journal of intents and outputs, steps that can be repeated, and undo of exactly what a deploy
 //! made. The laws are in docs/architecture.md.
 //!
-//! [`Saga::accept`] writes a deployment into the journal and puts it into its agent's lane; a lane runs its
-//! deployments one after another, lanes run beside each other. Whatever happens to this process, [`Saga::recover`]
+//! [`Saga::accept`] writes a deployment into the journal and puts it into its agent's queue; a queue runs its
+//! deployments one after another, queues run beside each other. Whatever happens to this process, [`Saga::recover`]
 //! goes on from the journal.
 
+mod agent_queue;
 mod cancel;
 mod cancellation;
-mod lane;
 pub(crate) mod record;
 mod requests;
 pub(crate) mod steps;
 mod worker;
 
 use crate::{
-    audit::{self, Ticket},
+    audit::{self, PendingAuditEntry},
     deploy::{
-        Accepted, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Turn, Urgency,
-        kind::{Made, Work},
+        Accepted, AgentLease, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Urgency,
+        kind::{DeploymentKind, RevisionOutcome},
     },
     limits::Shares,
     store::Journal,
 };
+use agent_queue::{AgentQueue, AgentQueues, Item, Job};
 use async_trait::async_trait;
 use hoistway_kit::{secrets::MasterKey, telemetry::Origin, time::now_ms};
 use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
-use lane::{Item, Job, Lane, Lanes};
 use record::Record;
 pub(crate) use requests::reseal;
 use std::{sync::Arc, time::Duration};
@@ -71,7 +71,7 @@ struct Inner {
     journal: Journal,
     key: MasterKey,
     limits: Limits,
-    lanes: Lanes,
+    queues: AgentQueues,
     /// What requests that wait take.
     waiting: Arc<Shares>,
     /// For large sources: one is needed from the start of a deployment until its image is built.
@@ -95,9 +95,9 @@ impl Saga {
         limits: Limits,
         shutdown: CancellationToken,
     ) -> Self {
-        let (lanes, tasks) = (Lanes::default(), TaskTracker::new());
+        let (queues, tasks) = (AgentQueues::default(), TaskTracker::new());
         let (waiting, large) = (requests::waiting(), Semaphore::new(LARGE_AT_A_TIME));
-        Self(Arc::new(Inner { services, journal, key, limits, lanes, waiting, large, shutdown, tasks }))
+        Self(Arc::new(Inner { services, journal, key, limits, queues, waiting, large, shutdown, tasks }))
     }
 
     /// Takes up every deployment that an earlier process left unfinished, in the order they were accepted.
@@ -118,11 +118,11 @@ impl Saga {
                     continue;
                 }
             };
-            let lane = self.0.lanes.of(&record.agent);
-            let mut queue = lane.lock().await;
+            let agent_queue = self.0.queues.of(&record.agent);
+            let mut queue = agent_queue.lock().await;
             // Whatever waited before waits again, be it more than may be added.
             let job = Job::later(identity, record, None);
-            self.0.enqueue(&lane, &mut queue, Item::Job(Arc::new(job)));
+            self.0.enqueue(&agent_queue, &mut queue, Item::Job(Arc::new(job)));
         }
         Ok(count)
     }
@@ -136,14 +136,14 @@ impl Saga {
 
 #[async_trait]
 impl Deployer for Saga {
-    async fn accept(&self, work: Work, strict: bool, room: Option<Room>) -> Result<Accepted> {
+    async fn accept(&self, work: DeploymentKind, strict: bool, room: Option<Room>) -> Result<Accepted> {
         let inner = self.0.clone();
-        let ticket = audit::current();
+        let pending_entry = audit::current();
         // A task of its own: a client that hangs up must not leave a deployment that is journalled but not running.
         self.0
             .tasks
             .spawn(Origin::current().scope(async move {
-                let accepted = inner.accept(work, strict, ticket).await;
+                let accepted = inner.accept(work, strict, pending_entry).await;
                 drop(room);
                 accepted
             }))
@@ -151,13 +151,13 @@ impl Deployer for Saga {
             .map_err(|e| Error::internal("accepting the deployment", e))?
     }
 
-    async fn turn(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<Turn> {
+    async fn turn(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease> {
         self.0.turn(agent, urgency, patience).await
     }
 
     async fn cancel(&self, id: DeploymentId) -> Result<Deployment> {
         let inner = self.0.clone();
-        // A task of its own: what was taken out of its lane must be journalled even when the client hangs up.
+        // A task of its own: what was taken out of its queue must be journalled even when the client hangs up.
         let cancelling = Origin::current().scope(async move { inner.cancel(id).await });
         self.0.tasks.spawn(cancelling).await.map_err(|e| Error::internal("cancelling the deployment", e))?
     }
@@ -172,28 +172,33 @@ impl Deployer for Saga {
 }
 
 impl Inner {
-    async fn accept(self: Arc<Self>, work: Work, strict: bool, ticket: Option<Arc<Ticket>>) -> Result<Accepted> {
+    async fn accept(
+        self: Arc<Self>,
+        work: DeploymentKind,
+        strict: bool,
+        pending_entry: Option<Arc<PendingAuditEntry>>,
+    ) -> Result<Accepted> {
         self.check_running()?;
         let (work, identity) = self.identified(work).await?;
-        let lane = self.lanes.of(work.agent());
-        let accepted = self.accept_into(&lane, identity, work, strict, ticket).await;
-        self.lanes.forget(lane);
+        let agent_queue = self.queues.of(work.agent());
+        let accepted = self.accept_into(&agent_queue, identity, work, strict, pending_entry).await;
+        self.queues.forget(agent_queue);
         accepted
     }
 
-    async fn turn(self: &Arc<Self>, agent: Name, urgency: Urgency, patience: Duration) -> Result<Turn> {
+    async fn turn(self: &Arc<Self>, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease> {
         self.check_running()?;
         let (ended, unwanted) = (CancellationToken::new(), CancellationToken::new());
-        let (waiting, mut granted) = lane::Turn::new(ended.clone(), unwanted.clone());
+        let (waiting, mut granted) = agent_queue::QueuedLease::new(ended.clone(), unwanted.clone());
         let waiting = Arc::new(waiting);
         // Dropped when the wait is given up, too: then the turn ends as soon as it comes.
-        let turn = Turn::new(ended.drop_guard(), unwanted);
-        let lane = self.lanes.of(&agent);
+        let turn = AgentLease::new(ended.drop_guard(), unwanted);
+        let agent_queue = self.queues.of(&agent);
         let queued = async {
-            let _turn = lane.accepting.lock().await;
-            let mut queue = lane.lock().await;
+            let _turn = agent_queue.accepting.lock().await;
+            let mut queue = agent_queue.lock().await;
             self.check_queue(&queue, &agent)?;
-            self.enqueue(&lane, &mut queue, Item::Turn(waiting.clone()));
+            self.enqueue(&agent_queue, &mut queue, Item::Lease(waiting.clone()));
             Ok::<_, Error>(())
         };
         let coming = async {
@@ -201,7 +206,7 @@ impl Inner {
             if let Ok(granted) = timeout(COURTESY.min(patience), &mut granted).await {
                 return granted.map(|()| false).map_err(|_| shutting_down());
             }
-            let hurried = cancel::hurry(&lane, &waiting, urgency).await;
+            let hurried = cancel::hurry(&agent_queue, &waiting, urgency).await;
             match timeout(patience.saturating_sub(COURTESY), granted).await {
                 Ok(granted) => granted.map(|()| hurried.any_deployment()).map_err(|_| shutting_down()),
                 Err(_) if hurried.withdraw() => Err(cancel::still_ending(&agent)),
@@ -209,7 +214,7 @@ impl Inner {
             }
         };
         let came = coming.await;
-        self.lanes.forget(lane);
+        self.queues.forget(agent_queue);
         came.map(|cancelled_others| turn.after_cancelling(cancelled_others))
     }
 
@@ -221,7 +226,7 @@ impl Inner {
         if self.shutdown.is_cancelled() { Err(shutting_down()) } else { Ok(()) }
     }
 
-    fn check_queue(&self, queue: &lane::Queue, agent: &Name) -> Result<()> {
+    fn check_queue(&self, queue: &agent_queue::Queue, agent: &Name) -> Result<()> {
         if queue.len() < self.limits.queue {
             return Ok(());
         }
@@ -235,16 +240,16 @@ impl Inner {
 
     async fn accept_into(
         self: &Arc<Self>,
-        lane: &Arc<Lane>,
+        agent_queue: &Arc<AgentQueue>,
         identity: Digest,
-        work: Work,
+        work: DeploymentKind,
         strict: bool,
-        ticket: Option<Arc<Ticket>>,
+        pending_entry: Option<Arc<PendingAuditEntry>>,
     ) -> Result<Accepted> {
-        let _turn = lane.accepting.lock().await;
-        // Nobody else can add a job from here on, so an idle lane stays idle until this one is pushed.
+        let _turn = agent_queue.accepting.lock().await;
+        // Nobody else can add a job from here on, so an idle queue stays idle until this one is pushed.
         let idle = {
-            let queue = lane.lock().await;
+            let queue = agent_queue.lock().await;
             if let Some(last) = queue.last().filter(|last| last.identity == identity && !last.is_done()) {
                 return Ok(last.accepted());
             }
@@ -270,67 +275,72 @@ impl Inner {
         if let Some(error) = failure {
             record.fail(&error);
             record.finish(State::Failed, now_ms());
-            self.journalled(&record, sealed, ticket.as_deref()).await?;
+            self.journalled(&record, sealed, pending_entry.as_deref()).await?;
             return Err(error);
         }
         if record.log.step == Position::DONE {
             record.finish(State::Succeeded, now_ms());
         }
         let job = if idle && work.bytes() <= LARGE_SOURCE {
-            self.journalled(&record, sealed, ticket.as_deref()).await?;
+            self.journalled(&record, sealed, pending_entry.as_deref()).await?;
             Job::now(identity, record, work)
         } else {
             drop(work);
-            let room = if idle { None } else { Some(self.room_to_wait(sealed.len(), ticket.as_deref())?) };
-            self.journalled(&record, sealed, ticket.as_deref()).await?;
+            let room = if idle { None } else { Some(self.room_to_wait(sealed.len(), pending_entry.as_deref())?) };
+            self.journalled(&record, sealed, pending_entry.as_deref()).await?;
             Job::later(identity, record, room)
         };
         let job = Arc::new(job);
         if !job.is_done() {
-            self.enqueue(lane, &mut *lane.lock().await, Item::Job(job.clone()));
+            self.enqueue(agent_queue, &mut *agent_queue.lock().await, Item::Job(job.clone()));
         }
         Ok(job.accepted())
     }
 
     /// Writes a new deployment, and with it who asked for it.
-    async fn journalled(&self, record: &Record, request: Vec<u8>, ticket: Option<&Ticket>) -> Result<()> {
-        let entry = ticket.and_then(|ticket| ticket.claim(record.id, record.agent.as_str()));
+    async fn journalled(
+        &self,
+        record: &Record,
+        request: Vec<u8>,
+        pending_entry: Option<&PendingAuditEntry>,
+    ) -> Result<()> {
+        let entry = pending_entry.and_then(|pending_entry| pending_entry.claim(record.id, record.agent.as_str()));
         let written = self.journal.insert(record, request, entry.as_ref()).await;
-        if let (Err(_), Some(ticket)) = (&written, ticket) {
-            ticket.unclaim();
+        if let (Err(_), Some(pending_entry)) = (&written, pending_entry) {
+            pending_entry.unclaim();
         }
         written
     }
 
-    /// Puts an item at the end of its lane and starts the lane if it stands.
-    fn enqueue(self: &Arc<Self>, lane: &Arc<Lane>, queue: &mut lane::Queue, item: Item) {
+    /// Puts an item at the end of its queue and starts the queue if it stands.
+    fn enqueue(self: &Arc<Self>, agent_queue: &Arc<AgentQueue>, queue: &mut agent_queue::Queue, item: Item) {
         if queue.push(item) {
-            let (inner, lane) = (self.clone(), lane.clone());
-            self.tasks.spawn(async move { inner.run_lane(lane).await });
+            let (inner, agent_queue) = (self.clone(), agent_queue.clone());
+            self.tasks.spawn(async move { inner.run_queue(agent_queue).await });
         }
     }
 
-    async fn run_lane(self: Arc<Self>, lane: Arc<Lane>) {
-        while let Some(item) = lane.front().await {
+    async fn run_queue(self: Arc<Self>, agent_queue: Arc<AgentQueue>) {
+        while let Some(item) = agent_queue.front().await {
             let job = match item {
                 Item::Job(job) => job,
-                Item::Turn(turn) => {
+                Item::Lease(turn) => {
                     if self.shutdown.run_until_cancelled(turn.run()).await.is_none() {
-                        return lane.clear().await;
+                        return agent_queue.clear().await;
                     }
-                    lane.pop().await;
+                    agent_queue.pop().await;
                     continue;
                 }
             };
             let Ok(progress) = job.origin.clone().scope(worker::run(&self, &job)).await else {
                 // Shutting down: the journal has them, and whoever waits for them is told by their going.
-                return lane.clear().await;
+                return agent_queue.clear().await;
             };
-            // First out of the lane, then the answer: who sends the same again after it gets a deployment of its own.
-            lane.pop().await;
+            // First out of the queue, then the answer: who sends the same again after it gets a deployment of its own.
+            agent_queue.pop().await;
             job.publish(progress);
         }
-        self.lanes.forget(lane);
+        self.queues.forget(agent_queue);
     }
 }
 
@@ -358,7 +368,7 @@ fn progress_of(record: &Record) -> Progress {
         tools_created: log.tools.iter().flat_map(|t| &t.created).map(|n| n.as_str().to_owned()).collect(),
         image: log.image.clone(),
         wants_build: log.builds,
-        made: log.made.map(|(id, number)| Made {
+        made: log.made.map(|(id, number)| RevisionOutcome {
             id,
             number,
             of: log.from.map(|(_, number)| number).filter(|_| log.changes_agent),

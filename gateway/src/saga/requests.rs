@@ -2,8 +2,8 @@
 
 use super::{Inner, record::Record};
 use crate::{
-    audit::Ticket,
-    deploy::kind::Work,
+    audit::PendingAuditEntry,
+    deploy::kind::DeploymentKind,
     limits::{Full, Share, Shares},
     store::Journal,
 };
@@ -26,8 +26,8 @@ pub fn waiting() -> Arc<Shares> {
 
 impl Inner {
     /// Room in the journal for the request of a deployment that waits. Small ones, rollbacks among them, need none.
-    pub(super) fn room_to_wait(&self, bytes: usize, ticket: Option<&Ticket>) -> Result<Share> {
-        let holder = ticket.map_or_else(|| "".into(), Ticket::key);
+    pub(super) fn room_to_wait(&self, bytes: usize, pending_entry: Option<&PendingAuditEntry>) -> Result<Share> {
+        let holder = pending_entry.map_or_else(|| "".into(), PendingAuditEntry::key);
         let bytes = if bytes > SMALL { bytes } else { 0 };
         self.waiting.take(&holder, bytes).map_err(|full| {
             let (whose, limit) = match full {
@@ -44,7 +44,7 @@ impl Inner {
     }
 
     /// The work, and what makes two of them the same.
-    pub(super) async fn identified(&self, work: Work) -> Result<(Work, Digest)> {
+    pub(super) async fn identified(&self, work: DeploymentKind) -> Result<(DeploymentKind, Digest)> {
         let key = self.key.clone();
         apart(work.bytes(), move || {
             let identity = key.fingerprint("deploy-request", &work.canonical());
@@ -54,7 +54,7 @@ impl Inner {
     }
 
     /// The work, and its request for the journal.
-    pub(super) async fn sealed(&self, id: DeploymentId, work: Work) -> Result<(Work, Vec<u8>)> {
+    pub(super) async fn sealed(&self, id: DeploymentId, work: DeploymentKind) -> Result<(DeploymentKind, Vec<u8>)> {
         let key = self.key.clone();
         apart(work.bytes(), move || {
             let sealed = key.seal(&seal_context(id), &work.to_journal()?)?;
@@ -63,9 +63,9 @@ impl Inner {
         .await
     }
 
-    pub(super) async fn unseal(&self, record: &Record, sealed: Vec<u8>) -> Result<Work> {
+    pub(super) async fn unseal(&self, record: &Record, sealed: Vec<u8>) -> Result<DeploymentKind> {
         let (key, context, reason) = (self.key.clone(), seal_context(record.id), record.log.reason);
-        apart(sealed.len(), move || Work::from_journal(reason, &key.open(&context, &sealed)?)).await
+        apart(sealed.len(), move || DeploymentKind::from_journal(reason, &key.open(&context, &sealed)?)).await
     }
 }
 

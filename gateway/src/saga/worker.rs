@@ -2,7 +2,7 @@
 
 use super::{
     Inner, LARGE_SOURCE,
-    lane::Job,
+    agent_queue::Job,
     progress_of,
     record::Record,
     steps::{
@@ -11,7 +11,7 @@ use super::{
         switch,
     },
 };
-use crate::deploy::{Progress, kind::Work};
+use crate::deploy::{Progress, kind::DeploymentKind};
 use hoistway_kit::time::now_ms;
 use hoistway_model::{Code, Error, Result, redact::Masker};
 use std::time::Duration;
@@ -94,7 +94,7 @@ async fn large_turn<'a>(inner: &'a Inner, job: &Job) -> Result<Option<SemaphoreP
 
 /// What a deployment that has waited is to do. One whose request cannot be read has failed: it must not keep others from
 /// going on.
-async fn read(inner: &Inner, record: &mut Record) -> Result<Option<Work>, Stopped> {
+async fn read(inner: &Inner, record: &mut Record) -> Result<Option<DeploymentKind>, Stopped> {
     let mut retry = Retry::default();
     let sealed = loop {
         match inner.journal.request(record.id).await {
@@ -119,7 +119,7 @@ pub fn unreadable() -> Error {
 }
 
 /// One step, and the commit that ends it and intends the next.
-async fn forward(inner: &Inner, job: &Job, work: &Work, record: &mut Record) -> Result<(), Stopped> {
+async fn forward(inner: &Inner, job: &Job, work: &DeploymentKind, record: &mut Record) -> Result<(), Stopped> {
     match attempt(inner, job, work, record).await? {
         Ok(log) => {
             record.log = log;
@@ -146,7 +146,7 @@ async fn forward(inner: &Inner, job: &Job, work: &Work, record: &mut Record) -> 
 
 /// Takes back what the deployment did, last step first. The step that failed is among them: nobody knows how far it
 /// came. Each undo is repeated until it succeeds.
-async fn backward(inner: &Inner, work: &Work, record: &mut Record) -> Result<(), Stopped> {
+async fn backward(inner: &Inner, work: &DeploymentKind, record: &mut Record) -> Result<(), Stopped> {
     let log = record.log.clone();
     let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &log };
     let mut retry = Retry::default();
@@ -181,7 +181,7 @@ async fn undo_all(ctx: &Context<'_>) -> Result<()> {
 }
 
 /// Performs the intended step, again while it fails for a passing reason and there is time.
-async fn attempt(inner: &Inner, job: &Job, work: &Work, record: &Record) -> Result<Result<Log>, Stopped> {
+async fn attempt(inner: &Inner, job: &Job, work: &DeploymentKind, record: &Record) -> Result<Result<Log>, Stopped> {
     let spent = Duration::from_millis(u64::try_from(now_ms() - record.created_at).unwrap_or(0));
     // What was recovered after a long pause gets some time all the same: the services may be starting as well.
     let deadline = tokio::time::Instant::now() + inner.limits.deadline.saturating_sub(spent).max(GRACE);
@@ -212,7 +212,7 @@ async fn attempt(inner: &Inner, job: &Job, work: &Work, record: &Record) -> Resu
 }
 
 /// The intended step once; the log after it.
-async fn perform(inner: &Inner, work: &Work, record: &Record) -> Result<Log> {
+async fn perform(inner: &Inner, work: &DeploymentKind, record: &Record) -> Result<Log> {
     let mut log = record.log.clone();
     let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &record.log };
     if let Some(step) = record.log.step.step() {

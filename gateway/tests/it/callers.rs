@@ -8,8 +8,8 @@ use crate::{
 use futures_util::future::join_all;
 use hoistway_gateway::{
     access::AccessLimits,
-    callers::{CallerLimits, cache::Times},
     limits::Rate,
+    oidc::{CallerLimits, cache::Times},
     state::Limits,
 };
 use hoistway_model::{

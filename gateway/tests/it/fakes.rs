@@ -4,8 +4,8 @@ use crate::world::World;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_gateway::deploy::{
-    Accepted, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Room, Turn, Urgency,
-    kind::Work, request::DeployRequest,
+    Accepted, AgentLease, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Room,
+    Urgency, kind::DeploymentKind, request::DeployRequest,
 };
 use hoistway_kit::metrics;
 use hoistway_model::{
@@ -678,7 +678,7 @@ pub struct FakeDeployer {
     pub progress: watch::Sender<Progress>,
     pub accepted: watch::Sender<Vec<DeployRequest>>,
     /// What was accepted that is no deploy.
-    pub others: watch::Sender<Vec<Work>>,
+    pub others: watch::Sender<Vec<DeploymentKind>>,
     pub turns: watch::Sender<Vec<Name>>,
     pub resolved: Mutex<Resolved>,
     pub refusal: Mutex<Option<Error>>,
@@ -702,8 +702,8 @@ impl FakeDeployer {
 
 #[async_trait]
 impl Deployer for FakeDeployer {
-    async fn accept(&self, work: Work, strict: bool, _: Option<Room>) -> Result<Accepted> {
-        let Work::Deploy(request) = work else {
+    async fn accept(&self, work: DeploymentKind, strict: bool, _: Option<Room>) -> Result<Accepted> {
+        let DeploymentKind::Deploy(request) = work else {
             self.others.send_modify(|others| others.push(work));
             return Ok(Accepted { id: self.id, warnings: vec![], progress: self.progress.subscribe() });
         };
@@ -717,12 +717,12 @@ impl Deployer for FakeDeployer {
         Ok(Accepted { id: self.id, warnings, progress: self.progress.subscribe() })
     }
 
-    async fn turn(&self, agent: Name, _: Urgency, _: Duration) -> Result<Turn> {
+    async fn turn(&self, agent: Name, _: Urgency, _: Duration) -> Result<AgentLease> {
         if let Some(refusal) = self.refusal.lock().unwrap().take() {
             return Err(refusal);
         }
         self.turns.send_modify(|turns| turns.push(agent));
-        Ok(Turn::new(CancellationToken::new().drop_guard(), CancellationToken::new()))
+        Ok(AgentLease::new(CancellationToken::new().drop_guard(), CancellationToken::new()))
     }
 
     async fn cancel(&self, id: DeploymentId) -> Result<Deployment> {

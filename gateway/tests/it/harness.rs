@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hoistway_gateway::{
     access::{Access, AccessLimits},
     api::{self, body},
-    callers::{CallerLimits, Callers},
+    oidc::{CallerLimits, Callers},
     public::PublicAddresses,
     routes::Routes,
     seen::Seen,

@@ -4,7 +4,7 @@ use crate::{
     fakes::name,
     harness::{Answer, Gateway},
 };
-use hoistway_gateway::{routes::Pick, state::Limits};
+use hoistway_gateway::{routes::RouteLookup, state::Limits};
 use hoistway_model::{
     RevisionId, Secret,
     agent::{Route, RouteEvent, Target},
@@ -478,14 +478,14 @@ async fn a_new_route_is_acknowledged_when_nobody_is_on_the_way_to_the_old_one() 
     let (gateway, _runner) = with_runner(vec![]).await;
     let routes = &gateway.state.routes;
     let mut acknowledged = gateway.agents.acknowledged.subscribe();
-    let Pick::Ready(picked) = routes.pick(&name("a")) else { panic!() };
+    let RouteLookup::Ready(picked) = routes.pick(&name("a")) else { panic!() };
     // The same target in other words retires nothing.
     let same = Route { message: "fine".into(), target: Some(picked.target.clone()), ..route(None) };
     let version = changed(&gateway, Route { ready: true, ..same }).await;
     acknowledged.wait_for(|v| *v == version).await.unwrap();
 
     let version = changed(&gateway, route(Some("127.0.0.1:1".into()))).await;
-    let Pick::Ready(newer) = routes.pick(&name("a")) else { panic!() };
+    let RouteLookup::Ready(newer) = routes.pick(&name("a")) else { panic!() };
     assert_eq!(newer.target.address, "127.0.0.1:1");
     assert!(tokio::time::timeout(Duration::from_millis(50), acknowledged.wait_for(|v| *v >= version)).await.is_err());
     drop(picked);

@@ -33,11 +33,11 @@ pub struct EgressAccess {
 
 /// What every agent of this installation is told.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct AgentEnvironment {
     egress: EgressAccess,
 }
 
-impl Surroundings {
+impl AgentEnvironment {
     /// The environment of agents that reach egress so.
     pub fn new(egress: EgressAccess) -> Self {
         let url = egress.url.trim_end_matches('/').to_owned();
@@ -208,14 +208,14 @@ mod tests {
         EgressAccess { url: url.into(), key, open_network }
     }
 
-    fn exposed(around: &Surroundings, revision: RevisionId) -> Vec<(String, String)> {
+    fn exposed(around: &AgentEnvironment, revision: RevisionId) -> Vec<(String, String)> {
         let vars = around.of(&spec(), Some("agent.py"), revision).into_iter();
         vars.map(|(name, value)| (name, value.expose().to_owned())).collect()
     }
 
     #[test]
     fn the_whole_table() {
-        let around = Surroundings::new(access("http://127.0.0.1:4000/", None, false));
+        let around = AgentEnvironment::new(access("http://127.0.0.1:4000/", None, false));
         let vars = exposed(&around, RevisionId::mint());
         let expected = owned(&[
             ("AGENT_NAME", "payment-agent"),
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn clients_of_models_are_led_to_egress_but_for_those_with_a_key_of_the_users_own() {
-        let around = Surroundings::new(access("http://127.0.0.1:4000", None, false));
+        let around = AgentEnvironment::new(access("http://127.0.0.1:4000", None, false));
         let base_urls = |env: &[(&str, &str)]| {
             let var = |(name, value): &(&str, &str)| EnvVar {
                 name: (*name).into(),
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_hides_the_users_values_and_the_token() {
-        let around = Surroundings::new(access("http://127.0.0.1:4000", Some(EgressKey::generate().unwrap()), true));
+        let around = AgentEnvironment::new(access("http://127.0.0.1:4000", Some(EgressKey::generate().unwrap()), true));
         let shown = around.shown(&spec(), None);
         let get = |n: &str| shown.iter().find(|(name, _)| name == n).map(|(_, value)| value.as_str());
         assert_eq!(get("LLM_MODEL"), Some("gpt-4o"));
@@ -299,7 +299,7 @@ mod tests {
             ("egress:8098", "169.254.169.254,localhost,127.0.0.1"),
         ] {
             let access = access(&format!("http://{authority}"), Some(key.clone()), true);
-            let vars = exposed(&Surroundings::new(access), revision);
+            let vars = exposed(&AgentEnvironment::new(access), revision);
             let get = |n: &str| vars.iter().find(|(name, _)| name == n).map(|(_, value)| value.as_str());
             for name in PROXIES {
                 assert_eq!(get(name), Some(proxy(authority).as_str()), "{name}");
@@ -315,7 +315,7 @@ mod tests {
         let no_proxy = |key: Option<EgressKey>, tool: &str| {
             let mut spec = spec();
             spec.tools.push(BoundTool { name: name("t"), url: Some(tool.to_owned()) });
-            let vars = Surroundings::new(access(url, key, false)).of(&spec, None, RevisionId::mint());
+            let vars = AgentEnvironment::new(access(url, key, false)).of(&spec, None, RevisionId::mint());
             vars.iter().find(|(name, _)| name == "NO_PROXY").map(|(_, value)| value.expose().to_owned())
         };
         assert_eq!(no_proxy(None, "https://x.example").as_deref(), Some("localhost,127.0.0.1"));
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_users_own_proxy_takes_the_place_of_ours_in_both_cases_of_letters() {
-        let around = Surroundings::new(access("http://127.0.0.1:4000", None, true));
+        let around = AgentEnvironment::new(access("http://127.0.0.1:4000", None, true));
         let mut spec = spec();
         spec.config.env.push(EnvVar { name: "HTTPS_PROXY".into(), value: Secret::new("http://own:1"), secret: None });
         let vars = around.of(&spec, None, RevisionId::mint());

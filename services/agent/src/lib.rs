@@ -23,7 +23,7 @@ pub use grpc::{GrpcAgentIdentities, GrpcAgentService};
 pub use service::Service;
 
 use ca_bundle::CaBundle;
-use environment::{EgressAccess, Surroundings};
+use environment::{AgentEnvironment, EgressAccess};
 use hoistway_kit::{
     egress::EgressKey,
     fs::DirLock,
@@ -117,7 +117,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         database,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
-        surroundings: Surroundings::new(egress),
+        surroundings: AgentEnvironment::new(egress),
         egress_key: deps.egress_key.clone(),
         ca_bundle,
         runtime,

@@ -27,7 +27,7 @@ use tonic::{Request, Response, Status};
 
 /// The server of a build service.
 pub fn server(service: Arc<dyn BuildService>, token: ServiceToken) -> Result<Server> {
-    let rpc = BuildServiceServer::new(Face(service))
+    let rpc = BuildServiceServer::new(BuildGrpc(service))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     Server::new(token).add(rpc).reflection(DESCRIPTORS)
@@ -36,10 +36,10 @@ pub fn server(service: Arc<dyn BuildService>, token: ServiceToken) -> Result<Ser
 /// The answers of a call that has many.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-struct Face(Arc<dyn BuildService>);
+struct BuildGrpc(Arc<dyn BuildService>);
 
 #[async_trait]
-impl Rpc for Face {
+impl Rpc for BuildGrpc {
     async fn build(&self, request: Request<pb::BuildRequest>) -> Result<Response<pb::BuildResponse>, Status> {
         let (operation, request): (Operation, BuildRequest) = request.into_inner().try_into().map_err(to_status)?;
         let image = self.0.build(operation, request).await.map_err(to_status)?;

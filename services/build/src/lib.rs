@@ -9,6 +9,7 @@ pub mod config;
 mod dependencies;
 mod grpc;
 pub mod image;
+mod image_source;
 mod images;
 pub mod layer;
 mod log;
@@ -20,7 +21,6 @@ mod runtime;
 mod seen;
 mod service;
 mod store;
-mod unbuild;
 
 pub use config::Config;
 pub use python::children::run_if_requested;
@@ -89,11 +89,11 @@ pub struct Opened {
     interpreter: Interpreter,
     packages: Result<()>,
     children: Children,
-    tidying: Tidying,
+    tidying: CleanupConfig,
 }
 
 /// What is removed now and then.
-struct Tidying {
+struct CleanupConfig {
     every: Duration,
     keep: Bounds,
     uv: Arc<Uv>,
@@ -142,7 +142,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
         tracing::warn!("{e}");
     }
     let every = Duration::from_secs(config.tidy_seconds.max(1));
-    let tidying = Tidying { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
+    let tidying = CleanupConfig { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
     Ok(Opened { builder, images, registry, store, server, interpreter, packages, children, tidying })
 }
 
@@ -191,7 +191,13 @@ pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: Cancella
     open(config, &deps, shutdown.clone()).await?.run(ports, shutdown).await
 }
 
-async fn tidy(tidying: Tidying, store: Store, registry: RegistryState, images: Images, shutdown: CancellationToken) {
+async fn tidy(
+    tidying: CleanupConfig,
+    store: Store,
+    registry: RegistryState,
+    images: Images,
+    shutdown: CancellationToken,
+) {
     let mut every = tokio::time::interval(tidying.every);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {

@@ -4,6 +4,7 @@ use crate::{
     base::BaseImage,
     dependencies::Dependencies,
     image::{Base, Image, ImageLayer, ImageSpec, assemble, build_hex, media_type},
+    image_source,
     layer::LayerBuilder,
     log::BuildLog,
     python::{Analyser, Interpreter, imports},
@@ -11,7 +12,6 @@ use crate::{
     runtime,
     service::encode,
     store::{Attempt, Finished, Store},
-    unbuild,
 };
 use hoistway_model::{
     Code, Digest, Error, Name, Result,
@@ -106,7 +106,7 @@ impl Pipeline {
         let missing = || Error::new(Code::ImageNotFound, format!("the registry has no image {agent}@{digest}"));
         let manifest = found.ok_or_else(missing)?.bytes;
         let blobs = inner.blobs.clone();
-        let read = tokio::task::spawn_blocking(move || unbuild::source(&manifest, &blobs));
+        let read = tokio::task::spawn_blocking(move || image_source::source(&manifest, &blobs));
         read.await.map_err(|e| Error::internal("reading an image's source", e))?
     }
 

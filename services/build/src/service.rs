@@ -57,7 +57,7 @@ struct Inner {
     store: Store,
     limits: Limits,
     slots: Semaphore,
-    running: Mutex<HashMap<Work, Running>>,
+    running: Mutex<HashMap<BuildKey, Running>>,
     seen: Arc<Seen>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -77,12 +77,12 @@ enum Joined {
 
 /// What makes two builds one while they run: the same inputs, resolved in the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Work {
+struct BuildKey {
     inputs: Digest,
     refresh: bool,
 }
 
-impl Work {
+impl BuildKey {
     fn of(attempt: &Attempt, request: &BuildRequest) -> Self {
         Self { inputs: attempt.inputs, refresh: request.refresh }
     }
@@ -162,7 +162,7 @@ impl Builder {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Work, Running>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<BuildKey, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -174,7 +174,7 @@ impl Inner {
         quotes: Quotes,
         log: &BuildLog,
     ) -> Result<Joined> {
-        let work = Work::of(attempt, request);
+        let work = BuildKey::of(attempt, request);
         let mut running = self.lock();
         match running.get_mut(&work) {
             // One that has ended and is still here has panicked.

@@ -1,7 +1,7 @@
 //! `tools_to_create` and `required_tools`.
 
 use crate::api::{
-    connection::Given,
+    connection::ConnectionInput,
     json::{self, Object, complaint},
 };
 use hoistway_model::{Error, Name, Result, error::excerpt, tool::NewTool};
@@ -11,18 +11,18 @@ use std::collections::BTreeMap;
 pub const MAX_DESCRIPTION: usize = 16 << 10;
 
 /// A tool of which so far only the name and the place are known.
-pub struct Begun {
+pub struct PartialTool {
     name: String,
     base_url: String,
     rest: Object,
 }
 
 /// Reads name and base URL of every tool before anything else of any of them is looked at.
-pub fn begin(root: &mut Object) -> Result<Vec<Begun>> {
+pub fn begin(root: &mut Object) -> Result<Vec<PartialTool>> {
     let each = |mut rest: Object| {
         let (name, base_url) = (rest.text("name")?, rest.text("base_url")?);
         match (name, base_url) {
-            (Some(name), Some(base_url)) => Ok(Begun { name, base_url, rest }),
+            (Some(name), Some(base_url)) => Ok(PartialTool { name, base_url, rest }),
             (name, _) => Err(missing(&rest, if name.is_none() { "name" } else { "base_url" })),
         }
     };
@@ -37,9 +37,9 @@ fn missing(tool: &Object, key: &str) -> Error {
 }
 
 /// Checks the rest of every tool.
-pub fn finish(begun: Vec<Begun>, warnings: &mut Vec<String>) -> Result<Vec<NewTool>> {
+pub fn finish(begun: Vec<PartialTool>, warnings: &mut Vec<String>) -> Result<Vec<NewTool>> {
     let mut tools: Vec<NewTool> = Vec::with_capacity(begun.len());
-    for Begun { name, base_url, mut rest } in begun {
+    for PartialTool { name, base_url, mut rest } in begun {
         let path = rest.path_of("name");
         let name = json::name(&path, &name)?;
         if tools.iter().any(|other| other.name == name) {
@@ -47,7 +47,7 @@ pub fn finish(begun: Vec<Begun>, warnings: &mut Vec<String>) -> Result<Vec<NewTo
         }
         let text = rest.string("description")?.unwrap_or_default();
         description(&rest.path_of("description"), &text)?;
-        let given = Given {
+        let given = ConnectionInput {
             base_url: (rest.path_of("base_url"), base_url),
             auth_type: (rest.path_of("auth_type"), rest.string("auth_type")?),
             port: (rest.path_of("port"), rest.integer("port")?),

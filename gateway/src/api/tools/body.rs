@@ -5,7 +5,7 @@ mod tests;
 
 use super::places::{KeyPlace, TokenSource};
 use crate::api::{
-    connection::Given,
+    connection::ConnectionInput,
     deploy_request::tools::description,
     json::{self, Object, complaint, has_value},
 };
@@ -159,7 +159,7 @@ impl ToolBody {
 
     fn whole(self, name: Name) -> Result<(NewTool, Vec<String>)> {
         let Some(base_url) = self.base_url.1 else { return Err(missing(&self.base_url.0)) };
-        let given = Given {
+        let given = ConnectionInput {
             base_url: (self.base_url.0, base_url),
             port: self.port,
             scheme: self.scheme,
@@ -179,7 +179,7 @@ impl ToolBody {
         let moved = self.base_url.1.is_some();
         let port = self.port.1.or_else(|| (!moved).then_some(at.port.into()));
         let auth_type = self.auth_type.1.or_else(|| Some(at.auth_type.as_str().to_owned()));
-        let given = Given {
+        let given = ConnectionInput {
             base_url: (self.base_url.0, self.base_url.1.unwrap_or_else(|| at.base_url.clone())),
             port: (self.port.0, port),
             scheme: self.scheme,

@@ -2,7 +2,7 @@
 
 use super::{Context, Step, log::Log};
 use crate::deploy::{
-    kind::Work,
+    kind::DeploymentKind,
     request::{DeployRequest, Source},
 };
 use async_trait::async_trait;
@@ -29,8 +29,8 @@ impl Step for Build {
 
     async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()> {
         let built = match ctx.work {
-            Work::Deploy(request) => build(ctx, request).await,
-            Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => rebuild(ctx).await,
+            DeploymentKind::Deploy(request) => build(ctx, request).await,
+            DeploymentKind::Rollback(_) | DeploymentKind::Config(_) | DeploymentKind::Rebuild(_) => rebuild(ctx).await,
         };
         log.image = Some(built.map_err(|e| e.prefixed("build failed: "))?);
         Ok(())

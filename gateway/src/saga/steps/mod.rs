@@ -9,7 +9,7 @@ mod start;
 pub mod switch;
 mod tools;
 
-use crate::deploy::{kind::Work, request::DeployRequest};
+use crate::deploy::{kind::DeploymentKind, request::DeployRequest};
 use async_trait::async_trait;
 use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{
@@ -161,7 +161,7 @@ pub struct Context<'a> {
     pub services: &'a Services,
     pub key: &'a MasterKey,
     pub id: DeploymentId,
-    pub work: &'a Work,
+    pub work: &'a DeploymentKind,
     /// The log before the step.
     pub log: &'a Log,
 }
@@ -175,8 +175,8 @@ impl Context<'_> {
     /// The tools to make sure of and those to bind: a deploy says so itself, others have what the plan found.
     fn tool_plan(&self) -> ToolPlan {
         match self.work {
-            Work::Deploy(request) => tool_plan(request),
-            Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => ToolPlan {
+            DeploymentKind::Deploy(request) => tool_plan(request),
+            DeploymentKind::Rollback(_) | DeploymentKind::Config(_) | DeploymentKind::Rebuild(_) => ToolPlan {
                 agent: self.work.agent().clone(),
                 create: Vec::new(),
                 bind: self.log.tools.iter().flat_map(|found| &found.tools).map(|tool| tool.name.clone()).collect(),

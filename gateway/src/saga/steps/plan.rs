@@ -6,7 +6,7 @@ use super::{
     tool_plan,
 };
 use crate::deploy::{
-    kind::Work,
+    kind::DeploymentKind,
     providers::{self, chosen_by_name},
     request::{DeployRequest, Source, not_registered},
 };
@@ -53,11 +53,11 @@ pub struct Findings {
 }
 
 /// Asks the services about everything that the work names.
-pub async fn look_up(services: &Services, work: &Work) -> Result<Findings> {
+pub async fn look_up(services: &Services, work: &DeploymentKind) -> Result<Findings> {
     match work {
-        Work::Deploy(request) => deploy(services, request).await,
-        Work::Rollback(_) | Work::Rebuild(_) => {
-            let to = if let Work::Rollback(rollback) = work { rollback.to } else { RevisionRef::Current };
+        DeploymentKind::Deploy(request) => deploy(services, request).await,
+        DeploymentKind::Rollback(_) | DeploymentKind::Rebuild(_) => {
+            let to = if let DeploymentKind::Rollback(rollback) = work { rollback.to } else { RevisionRef::Current };
             let agent = services.agents.get_agent(work.agent().clone());
             let base = services.agents.get_revision(work.agent().clone(), to);
             let (agent, base) = tokio::try_join!(agent, base)?;
@@ -67,7 +67,7 @@ pub async fn look_up(services: &Services, work: &Work) -> Result<Findings> {
             let resolved = services.tools.resolve(plan, unknown, base.spec.config.identity_provider.clone()).await?;
             Ok(Findings { resolved, agent: Some(agent), image_digest: None, base: Some(base), choices: Vec::new() })
         }
-        Work::Config(change) => {
+        DeploymentKind::Config(change) => {
             let agent = services.agents.get_agent(change.agent.clone()).await?;
             let providers = change.unknown_providers().into_iter().map(|(_, name)| name).collect();
             let identity_provider = change.config.identity_provider.clone().flatten();
@@ -105,20 +105,20 @@ async fn choices(services: &Services, models: Vec<(String, &LlmConfig)>) -> Resu
     Ok(chosen_by_name(models, &services.tools.list_model_providers().await?))
 }
 
-fn only_bind(work: &Work, bind: Vec<Name>) -> ToolPlan {
+fn only_bind(work: &DeploymentKind, bind: Vec<Name>) -> ToolPlan {
     ToolPlan { agent: work.agent().clone(), create: Vec::new(), bind }
 }
 
 /// Checks that every name may be used as the work uses it; answers with warnings.
-pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<String>> {
+pub fn check(findings: &Findings, work: &DeploymentKind, strict: bool) -> Result<Vec<String>> {
     let resolved = &findings.resolved;
     match work {
-        Work::Deploy(request) => {
+        DeploymentKind::Deploy(request) => {
             let mut warnings = request.check_lookups(resolved, strict)?;
             warnings.extend_from_slice(&findings.choices);
             Ok(warnings)
         }
-        Work::Rollback(_) | Work::Rebuild(_) => {
+        DeploymentKind::Rollback(_) | DeploymentKind::Rebuild(_) => {
             let Some(base) = &findings.base else { return Ok(Vec::new()) };
             let number = base.number;
             if let Some(name) =
@@ -135,7 +135,7 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
             warnings.extend(gone.map(|p| format!("the model provider \"{p}\" is not registered any more")));
             Ok(warnings)
         }
-        Work::Config(change) => {
+        DeploymentKind::Config(change) => {
             if findings.agent.as_ref().is_some_and(|agent| agent.phase == Phase::Stopped) {
                 let name = &change.agent;
                 let message = format!("agent \"{name}\" is stopped; POST /api/agents/{name}/start, then change it");
@@ -163,8 +163,8 @@ pub fn check(findings: &Findings, work: &Work, strict: bool) -> Result<Vec<Strin
 }
 
 /// For an image deploy: asks which manifest the tag stands for now, so that a moved tag is a change.
-pub async fn pin_image(services: &Services, work: &Work, findings: &mut Findings) -> Result<()> {
-    if let Work::Deploy(request) = work
+pub async fn pin_image(services: &Services, work: &DeploymentKind, findings: &mut Findings) -> Result<()> {
+    if let DeploymentKind::Deploy(request) = work
         && let Source::Image(image) = &request.source
     {
         findings.image_digest =
@@ -179,38 +179,38 @@ pub async fn pin_image(services: &Services, work: &Work, findings: &mut Findings
 }
 
 /// Writes into the log which steps have anything to do, and what they begin with.
-pub fn decide(key: &MasterKey, work: &Work, findings: Findings, log: &mut Log) {
+pub fn decide(key: &MasterKey, work: &DeploymentKind, findings: Findings, log: &mut Log) {
     let Findings { resolved, agent, image_digest, base, choices: _ } = findings;
     log.image_digest = image_digest;
     log.fingerprint = match work {
-        Work::Deploy(request) => Some(fingerprint(key, request, image_digest)),
+        DeploymentKind::Deploy(request) => Some(fingerprint(key, request, image_digest)),
         _ => None,
     };
     log.changes_tools = resolved.changed;
     // The image to be built again, not the one that comes out.
     let outdated = match (work, &base, &agent) {
-        (Work::Config(_), _, Some(agent)) if agent.needs_rebuild => agent.image_digest,
-        (Work::Rollback(_), Some(base), _) if base.needs_rebuild => base.image_digest,
-        (Work::Rebuild(_), Some(base), _) => base.image_digest,
+        (DeploymentKind::Config(_), _, Some(agent)) if agent.needs_rebuild => agent.image_digest,
+        (DeploymentKind::Rollback(_), Some(base), _) if base.needs_rebuild => base.image_digest,
+        (DeploymentKind::Rebuild(_), Some(base), _) => base.image_digest,
         _ => None,
     };
     let agent = agent.filter(|agent| {
         let same = match (work, &base) {
-            (Work::Deploy(request), _) if request.refresh || agent.needs_rebuild => false,
-            (Work::Deploy(_), _) => log.fingerprint == Some(agent.spec.fingerprint),
-            (Work::Rollback(_), Some(base)) => is_current(agent, base),
-            (Work::Rollback(_), None) => false,
+            (DeploymentKind::Deploy(request), _) if request.refresh || agent.needs_rebuild => false,
+            (DeploymentKind::Deploy(_), _) => log.fingerprint == Some(agent.spec.fingerprint),
+            (DeploymentKind::Rollback(_), Some(base)) => is_current(agent, base),
+            (DeploymentKind::Rollback(_), None) => false,
             // Somebody deployed or stopped it meanwhile, or the old interpreter came back.
-            (Work::Rebuild(rebuild), _) => {
+            (DeploymentKind::Rebuild(rebuild), _) => {
                 return !agent.needs_rebuild || agent.phase == Phase::Stopped && !rebuild.start;
             }
-            (Work::Config(change), _) => {
+            (DeploymentKind::Config(change), _) => {
                 log.from = Some((agent.revision, agent.revision_number));
                 change.config.is_in(&agent.spec.config)
             }
         };
         // What is down is tried anew, but for a configuration that nobody changes.
-        let up = matches!(work, Work::Config(_)) || !matches!(agent.phase, Phase::Failed | Phase::Stopped);
+        let up = matches!(work, DeploymentKind::Config(_)) || !matches!(agent.phase, Phase::Failed | Phase::Stopped);
         same && up && agent.spec.tools == resolved.tools
     });
     log.tools = Some(ToolsOutput { created: Vec::new(), tools: resolved.tools, rebind: Vec::new() });

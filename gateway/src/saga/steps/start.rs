@@ -2,7 +2,7 @@
 
 use super::{Context, Step, log::Log, plan};
 use crate::deploy::{
-    kind::Work,
+    kind::DeploymentKind,
     request::{DeployRequest, Source},
 };
 use async_trait::async_trait;
@@ -47,13 +47,13 @@ async fn start(ctx: &Context<'_>) -> Result<RevisionStatus> {
     let (operation, revision) = (ctx.operation(ctx.log.ids.start), ctx.log.ids.revision);
     let agents = &ctx.services.agents;
     match ctx.work {
-        Work::Deploy(request) => {
+        DeploymentKind::Deploy(request) => {
             let spec = spec(ctx, request)?;
             keep(ctx, &spec).await?;
             agents.start_revision(operation, revision, spec).await
         }
         // What a kept revision names, or was just built, stays by itself.
-        Work::Rollback(_) | Work::Config(_) | Work::Rebuild(_) => {
+        DeploymentKind::Rollback(_) | DeploymentKind::Config(_) | DeploymentKind::Rebuild(_) => {
             agents.derive_revision(operation, revision, derivation(ctx)?).await
         }
     }
@@ -73,7 +73,7 @@ fn derivation(ctx: &Context<'_>) -> Result<Derivation> {
     let (from, _) = log.from.ok_or_else(|| Error::new(Code::Internal, "the plan names no revision to begin with"))?;
     let tools = log.tools.as_ref().map(|found| found.tools.clone());
     let changes = match ctx.work {
-        Work::Config(change) => SpecChanges {
+        DeploymentKind::Config(change) => SpecChanges {
             config: change.config.clone(),
             // No deploy has made it, so none finds it unchanged.
             fingerprint: Some(ctx.key.fingerprint("revision", log.ids.revision.to_string().as_bytes())),

@@ -76,11 +76,11 @@ impl Service {
 
     /// Binds what was registered while a revision that has just been switched to was on its way.
     pub(super) fn bind_late(self: &Arc<Self>, name: &Name, id: &RevisionId) {
-        let Some(keeper) = self.keeper(id) else { return };
+        let Some(supervisor) = self.supervisor(id) else { return };
         let tools: Bindings = {
             let mut lately = self.lately_bound();
             lately.retain(|_, binding| binding.at > now_ms() - LATELY_MS);
-            let spec = &keeper.revision.spec;
+            let spec = &supervisor.revision.spec;
             let late = lately.iter().filter(|(tool, binding)| binding.is_wanted(spec, tool));
             late.map(|(tool, binding)| (tool.clone(), binding.clone())).collect()
         };

@@ -29,7 +29,7 @@ impl Service {
             let mut retired: BTreeSet<_> = [record.active, record.desired].into_iter().flatten().collect();
             for id in &retired {
                 // It is started again from what is on this machine.
-                if let Some(image) = self.keeper(id).and_then(|keeper| keeper.condition().image) {
+                if let Some(image) = self.supervisor(id).and_then(|supervisor| supervisor.condition().image) {
                     self.kept_layers().insert(*id, self.images.store().pin(&image.layers));
                 }
             }
@@ -46,7 +46,7 @@ impl Service {
 
     /// Brings up what a stopped agent is to run, and waits for what comes of it.
     pub(super) async fn start_agent(self: Arc<Self>, operation: Option<Operation>, name: Name) -> Result<Agent> {
-        let keepers = {
+        let supervisors = {
             let _lock = self.lock(&name).await;
             let before = self.record(&name).await?;
             if before.desired.is_none() {
@@ -54,23 +54,23 @@ impl Service {
             }
             let renewed = self.store.start(operation.as_ref(), &name).await?;
             let active = self.record(&name).await?.active;
-            let keepers: Vec<_> = renewed
+            let supervisors: Vec<_> = renewed
                 .into_iter()
                 .map(|revision| {
                     let proven = active == Some(revision.id);
                     self.keep_revision(revision, proven)
                 })
                 .collect();
-            if !keepers.is_empty() {
+            if !supervisors.is_empty() {
                 for id in [before.active, before.desired].into_iter().flatten() {
                     self.kept_layers().remove(&id);
                 }
             }
             self.settle(&name).await?;
-            keepers
+            supervisors
         };
-        for keeper in keepers {
-            if let Err(e) = keeper.settled().await {
+        for supervisor in supervisors {
+            if let Err(e) = supervisor.settled().await {
                 // The agent's phase says it, and it is tried again.
                 tracing::info!(agent = %name, cause = e.chain(), "the agent was started and does not run: {e}");
             }
@@ -108,7 +108,7 @@ impl Service {
         name: &Name,
         change: impl FnOnce(AgentSpec) -> Option<AgentSpec>,
     ) -> Result<bool> {
-        let (before, id, keeper) = {
+        let (before, id, supervisor) = {
             let _lock = self.lock(name).await;
             let Some(agent) = self.store.agent(name).await? else { return Ok(false) };
             let Some(revision) = self.store.shown_revision(&agent).await?.filter(|_| agent.desired.is_some()) else {
@@ -119,13 +119,13 @@ impl Service {
                 self.store.respecify_stopped(name, &revision.id, spec).await?;
                 return Ok(true);
             }
-            let image = self.keeper(&revision.id).and_then(|k| k.condition().image).or(revision.image.clone());
+            let image = self.supervisor(&revision.id).and_then(|k| k.condition().image).or(revision.image.clone());
             let before = revision.id;
             let new = new_instance(revision, spec, image)?;
             self.store.begin_instance(&new).await?;
             (before, new.id, self.keep_revision(new, false))
         };
-        let switched = match self.outcome(Start::Keeper(keeper)).await {
+        let switched = match self.outcome(Start::RevisionSupervisor(supervisor)).await {
             // A deploy or a stop that came in between wins; it is newer.
             Ok(_) if self.store.agent(name).await?.is_none_or(|a| a.desired != Some(before) || a.stopped) => {
                 Err(Error::new(Code::Aborted, "another deploy was faster"))

@@ -1,6 +1,6 @@
 //! The agent service itself.
 //!
-//! What is wanted is in the store; what is, is in the keepers, one for each revision that is up or coming up. Whatever
+//! What is wanted is in the store; what is, is in the supervisors, one for each revision that is up or coming up. Whatever
 //! changes either of them ends in [`Service::settle`], which derives the rest: a desired revision that is ready
 //! becomes the active one, and the agent's route follows. Changes of one agent happen one after the other, under its
 //! lock; agents never wait for each other.
@@ -8,10 +8,10 @@
 mod bind;
 mod draining;
 mod identities;
-mod keeper;
 mod lifecycle;
 mod open;
 mod remove;
+mod revision_supervisor;
 mod revisions;
 mod seen;
 mod start;
@@ -20,7 +20,7 @@ mod view;
 
 use crate::{
     ca_bundle::CaBundle,
-    environment::Surroundings,
+    environment::AgentEnvironment,
     images::{FIRST_PATIENCE, Failure, Images, Pins},
     interpreter::Interpreter,
     routes::Hub,
@@ -44,8 +44,8 @@ use hoistway_model::{
     watch::Updates,
 };
 use identities::Identities;
-use keeper::Keeper;
 pub(crate) use open::Parts;
+use revision_supervisor::RevisionSupervisor;
 use seen::Seen;
 use std::{
     collections::HashMap,
@@ -68,12 +68,12 @@ pub struct Service {
     store: Store,
     images: Images,
     interpreter: Interpreter,
-    surroundings: Surroundings,
+    surroundings: AgentEnvironment,
     egress_key: EgressKey,
     ca_bundle: CaBundle,
     runtime: Arc<dyn Runtime>,
     hub: Arc<Hub>,
-    keepers: Mutex<HashMap<RevisionId, Arc<Keeper>>>,
+    supervisors: Mutex<HashMap<RevisionId, Arc<RevisionSupervisor>>>,
     locks: Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>,
     /// The layers of revisions that are kept and not running, so that they stay on disk.
     kept_layers: Mutex<HashMap<RevisionId, Pins>>,
@@ -112,8 +112,8 @@ impl Service {
         self.runtime.isolation()
     }
 
-    fn keepers(&self) -> MutexGuard<'_, HashMap<RevisionId, Arc<Keeper>>> {
-        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn supervisors(&self) -> MutexGuard<'_, HashMap<RevisionId, Arc<RevisionSupervisor>>> {
+        self.supervisors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kept_layers(&self) -> MutexGuard<'_, HashMap<RevisionId, Pins>> {
@@ -167,8 +167,8 @@ impl AgentService for Agents {
         spec: AgentSpec,
     ) -> Result<RevisionStatus> {
         let service = Arc::clone(&self.0);
-        let keeper = self.0.detached(async move { service.begin_start(operation, revision, spec).await }).await?;
-        self.0.outcome(keeper).await
+        let supervisor = self.0.detached(async move { service.begin_start(operation, revision, spec).await }).await?;
+        self.0.outcome(supervisor).await
     }
 
     async fn derive_revision(
@@ -179,8 +179,8 @@ impl AgentService for Agents {
     ) -> Result<RevisionStatus> {
         let service = Arc::clone(&self.0);
         let start = async move { service.begin_derived(operation, revision, derivation).await };
-        let keeper = self.0.detached(start).await?;
-        self.0.outcome(keeper).await
+        let supervisor = self.0.detached(start).await?;
+        self.0.outcome(supervisor).await
     }
 
     async fn get_revision(&self, agent: Name, revision: RevisionRef) -> Result<Revision> {

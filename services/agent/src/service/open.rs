@@ -2,7 +2,7 @@
 
 use super::{Agents, Seen, Service, identities::Identities};
 use crate::{
-    ca_bundle::CaBundle, environment::Surroundings, images::Images, interpreter::Interpreter, routes::Hub,
+    ca_bundle::CaBundle, environment::AgentEnvironment, images::Images, interpreter::Interpreter, routes::Hub,
     runtime::Runtime, store::Store,
 };
 use hoistway_kit::{egress::EgressKey, fs::DirLock, prune::Pruned, reserve::Reserve};
@@ -19,7 +19,7 @@ pub(crate) struct Parts {
     pub store: Store,
     pub images: Images,
     pub interpreter: Interpreter,
-    pub surroundings: Surroundings,
+    pub surroundings: AgentEnvironment,
     /// Makes the tokens by which egress knows revisions.
     pub egress_key: EgressKey,
     /// What agents trust.
@@ -47,7 +47,7 @@ impl Service {
             ca_bundle: parts.ca_bundle,
             runtime: parts.runtime,
             hub: Hub::new(),
-            keepers: Mutex::default(),
+            supervisors: Mutex::default(),
             locks: Mutex::default(),
             lately_bound: Mutex::default(),
             kept_layers: Mutex::default(),

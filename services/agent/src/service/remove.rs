@@ -68,9 +68,9 @@ impl Service {
     pub async fn shutdown(&self) {
         self.close_routes();
         self.stopping.cancel();
-        let keepers: Vec<_> = self.keepers().drain().map(|(_, keeper)| keeper).collect();
+        let supervisors: Vec<_> = self.supervisors().drain().map(|(_, supervisor)| supervisor).collect();
         let stop = async {
-            join_all(keepers.iter().map(|keeper| keeper.stop())).await;
+            join_all(supervisors.iter().map(|supervisor| supervisor.stop())).await;
             self.runtime.shutdown(SHUTDOWN_GRACE).await;
             self.tasks.close();
             self.tasks.wait().await;

@@ -1,7 +1,7 @@
 //! Revisions as users see them, and what differs between them.
 
-use super::{Service, keeper::Life, view::masked};
-use crate::store::{AgentRecord, ImageFacts, Kept, Revision};
+use super::{Service, revision_supervisor::RevisionHealth, view::masked};
+use crate::store::{AgentRecord, ImageFacts, Revision, StoredPhase};
 use hoistway_model::{
     Name, Result,
     redact::MASK,
@@ -65,7 +65,7 @@ impl Service {
     }
 
     fn image(&self, revision: &Revision) -> Option<ImageFacts> {
-        let running = self.keeper(&revision.id).and_then(|keeper| keeper.condition().image);
+        let running = self.supervisor(&revision.id).and_then(|supervisor| supervisor.condition().image);
         running.or_else(|| revision.image.clone())
     }
 
@@ -77,14 +77,16 @@ impl Service {
         if agent.active == Some(revision.id) {
             return (RevisionState::Serving, String::new());
         }
-        if revision.phase == Kept::Retired {
+        if revision.phase == StoredPhase::Retired {
             return (RevisionState::Superseded, String::new());
         }
-        let now = self.keeper(&revision.id).map(|keeper| keeper.condition().life);
+        let now = self.supervisor(&revision.id).map(|supervisor| supervisor.condition().life);
         match (now, &revision.failure) {
-            (Some(Life::Failed { message, .. }), _) => (RevisionState::Failed, message),
-            (Some(Life::Waiting { why }), _) => (RevisionState::Starting, why),
-            (None, Some((_, message, _))) if revision.phase == Kept::Failed => (RevisionState::Failed, message.clone()),
+            (Some(RevisionHealth::Failed { message, .. }), _) => (RevisionState::Failed, message),
+            (Some(RevisionHealth::Waiting { why }), _) => (RevisionState::Starting, why),
+            (None, Some((_, message, _))) if revision.phase == StoredPhase::Failed => {
+                (RevisionState::Failed, message.clone())
+            }
             _ => (RevisionState::Starting, revision.message.clone()),
         }
     }

@@ -93,17 +93,21 @@ impl Seen {
 impl Service {
     /// Tells the phase of an agent if it is another one.
     pub(super) fn tell_phase(&self, record: &AgentRecord) {
-        let keeper = match record.desired.or(record.active) {
-            Some(id) => self.keeper(&id),
+        let supervisor = match record.desired.or(record.active) {
+            Some(id) => self.supervisor(&id),
             // Its first deploy is under way.
             None => {
-                let keepers = self.keepers();
-                keepers.values().filter(|k| k.revision.spec.agent == record.name).max_by_key(|k| k.revision.id).cloned()
+                let supervisors = self.supervisors();
+                supervisors
+                    .values()
+                    .filter(|k| k.revision.spec.agent == record.name)
+                    .max_by_key(|k| k.revision.id)
+                    .cloned()
             }
         };
-        if let Some(keeper) = keeper {
-            let (phase, message) = self.phase(record, &keeper.revision, Some(&keeper.condition()));
-            let serving = record.active.unwrap_or(keeper.revision.id);
+        if let Some(supervisor) = supervisor {
+            let (phase, message) = self.phase(record, &supervisor.revision, Some(&supervisor.condition()));
+            let serving = record.active.unwrap_or(supervisor.revision.id);
             self.seen.phase(&record.name, phase, message, serving);
         }
     }

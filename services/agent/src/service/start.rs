@@ -1,7 +1,7 @@
 //! Starting a revision beside the serving one.
 
-use super::{Service, keeper::Keeper};
-use crate::store::{Begin, ImageFacts, Kept, Revision};
+use super::{Service, revision_supervisor::RevisionSupervisor};
+use crate::store::{Begin, ImageFacts, Revision, StoredPhase};
 use hoistway_kit::{time::now_ms, token::ServiceToken};
 use hoistway_model::{
     Code, Digest, Error, Name, Operation, Result, RevisionId,
@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 /// A start that is under way, or what became of one long ago.
 pub(super) enum Start {
-    Keeper(Arc<Keeper>),
+    RevisionSupervisor(Arc<RevisionSupervisor>),
     Known(RevisionStatus),
 }
 
 impl Service {
-    /// Records the revision and lets a keeper start it. A repeated call finds what the first one began.
+    /// Records the revision and lets a supervisor start it. A repeated call finds what the first one began.
     pub(super) async fn begin_start(
         self: Arc<Self>,
         operation: Operation,
@@ -65,21 +65,23 @@ impl Service {
         new: Revision,
     ) -> Result<Start> {
         let start = match self.store.begin_start(operation, payload, new).await? {
-            Begin::New(new) => Start::Keeper(self.keep_revision(*new, false)),
+            Begin::New(new) => Start::RevisionSupervisor(self.keep_revision(*new, false)),
             Begin::Again(kept) => self.resume(*kept)?,
         };
         self.settle(name).await?;
         Ok(start)
     }
 
-    /// A recorded revision goes on: with its keeper, with a new one, or not at all.
+    /// A recorded revision goes on: with its supervisor, with a new one, or not at all.
     pub(super) fn resume(self: &Arc<Self>, kept: Revision) -> Result<Start> {
-        if let Some(keeper) = self.keeper(&kept.id) {
-            return Ok(Start::Keeper(keeper));
+        if let Some(supervisor) = self.supervisor(&kept.id) {
+            return Ok(Start::RevisionSupervisor(supervisor));
         }
         match (kept.phase, kept.failure.clone()) {
-            (Kept::Failed, Some((code, message, details))) => Err(Error::new(code, message).with_details(details)),
-            (Kept::Retired, _) => Ok(Start::Known(RevisionStatus {
+            (StoredPhase::Failed, Some((code, message, details))) => {
+                Err(Error::new(code, message).with_details(details))
+            }
+            (StoredPhase::Retired, _) => Ok(Start::Known(RevisionStatus {
                 revision: kept.public,
                 number: kept.number,
                 phase: Phase::Running,
@@ -87,19 +89,19 @@ impl Service {
                 image_digest: kept.image.map(|i| i.digest),
             })),
             _ => {
-                let proven = kept.phase == Kept::Ready;
-                Ok(Start::Keeper(self.keep_revision(kept, proven)))
+                let proven = kept.phase == StoredPhase::Ready;
+                Ok(Start::RevisionSupervisor(self.keep_revision(kept, proven)))
             }
         }
     }
 
     /// Waits for what a start comes to.
     pub(super) async fn outcome(&self, start: Start) -> Result<RevisionStatus> {
-        let keeper = match start {
-            Start::Keeper(keeper) => keeper,
+        let supervisor = match start {
+            Start::RevisionSupervisor(supervisor) => supervisor,
             Start::Known(status) => return Ok(status),
         };
-        match keeper.settled().await {
+        match supervisor.settled().await {
             // It was not undone: whoever asks again after the restart joins it then.
             Err(e) if e.code == Code::Aborted && self.stopping.is_cancelled() => {
                 Err(Error::new(Code::Unavailable, "the agent service is shutting down"))
@@ -122,7 +124,7 @@ fn new_revision(operation: &Operation, id: RevisionId, spec: AgentSpec) -> Resul
         operation: Some(operation.id),
         spec,
         token: ServiceToken::generate()?.secret().clone(),
-        phase: Kept::Starting,
+        phase: StoredPhase::Starting,
         message: String::new(),
         failure: None,
         image: None,
@@ -137,7 +139,7 @@ pub(super) fn new_instance(of: Revision, spec: AgentSpec, image: Option<ImageFac
         operation: None,
         spec,
         token: ServiceToken::generate()?.secret().clone(),
-        phase: Kept::Starting,
+        phase: StoredPhase::Starting,
         message: String::new(),
         failure: None,
         image,

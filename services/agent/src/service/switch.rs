@@ -1,6 +1,6 @@
 //! The point of no return, and everything that follows from what is wanted and what is ready.
 
-use super::{ACK_LIMIT, Service, draining::HURRY, keeper::Life, start::Start};
+use super::{ACK_LIMIT, Service, draining::HURRY, revision_supervisor::RevisionHealth, start::Start};
 use crate::store::{AgentRecord, ImageFacts, Switched};
 use futures_util::future::join_all;
 use hoistway_model::{Code, Error, Name, Operation, Result, RevisionId, agent::Agent};
@@ -65,7 +65,7 @@ impl Service {
         }
     }
 
-    /// Brings an agent to where its records and keepers say that it should be. Under its lock.
+    /// Brings an agent to where its records and supervisors say that it should be. Under its lock.
     pub(super) async fn settle(&self, name: &Name) -> Result<Settled> {
         let Some(mut record) = self.store.agent(name).await? else {
             return Ok(Settled { version: self.hub.remove(name), retired: Vec::new() });
@@ -91,15 +91,15 @@ impl Service {
         id: &RevisionId,
         ready: Option<&ImageFacts>,
     ) -> Result<(AgentRecord, Vec<RevisionId>)> {
-        let revision = self.keeper(id).map(|keeper| keeper.revision.public);
+        let revision = self.supervisor(id).map(|supervisor| supervisor.revision.public);
         let other_instance_of = revision.filter(|public| public != id);
         let Switched { record, pruned } =
             self.store.switch(operation, &before.name, id, other_instance_of.as_ref(), ready).await?;
         let retired = left_behind(before, &record);
         for id in &retired {
-            let Some(keeper) = self.keeper(id) else { continue };
-            let same = Some(keeper.revision.public) == other_instance_of;
-            if let Some(image) = keeper.condition().image.filter(|_| !same) {
+            let Some(supervisor) = self.supervisor(id) else { continue };
+            let same = Some(supervisor.revision.public) == other_instance_of;
+            if let Some(image) = supervisor.condition().image.filter(|_| !same) {
                 self.kept_layers().insert(*id, self.images.store().pin(&image.layers));
             }
         }
@@ -146,7 +146,7 @@ impl Service {
 
     /// Lets an instance finish. The oldest of an agent that has many of them is hurried.
     async fn finish(&self, id: &RevisionId, grace: Duration) {
-        let Some(agent) = self.keeper(id).map(|keeper| keeper.revision.spec.agent.clone()) else {
+        let Some(agent) = self.supervisor(id).map(|supervisor| supervisor.revision.spec.agent.clone()) else {
             return self.stop_revision(id, grace).await;
         };
         let surplus = self.draining.begin(&agent, *id);
@@ -157,8 +157,8 @@ impl Service {
 
     /// What is known of the image of a revision that is ready now.
     fn ready_image(&self, id: &RevisionId) -> Option<ImageFacts> {
-        let condition = self.keeper(id)?.condition();
-        condition.image.filter(|_| matches!(condition.life, Life::Ready))
+        let condition = self.supervisor(id)?.condition();
+        condition.image.filter(|_| matches!(condition.life, RevisionHealth::Ready))
     }
 }
 

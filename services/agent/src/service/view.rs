@@ -2,9 +2,9 @@
 
 use super::{
     Service,
-    keeper::{Condition, Life},
+    revision_supervisor::{RevisionCondition, RevisionHealth},
 };
-use crate::store::{AgentRecord, ImageFacts, Kept, Revision};
+use crate::store::{AgentRecord, ImageFacts, Revision, StoredPhase};
 use hoistway_kit::time::now_ms;
 use hoistway_model::{
     Error, Result, RevisionId, Secret,
@@ -58,27 +58,34 @@ impl Service {
         spec.build_id.is_some() && image.is_some_and(outdated)
     }
 
-    pub(super) fn phase(&self, record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
+    pub(super) fn phase(
+        &self,
+        record: &AgentRecord,
+        shown: &Revision,
+        wanted: Option<&RevisionCondition>,
+    ) -> (Phase, String) {
         if record.stopped {
             return (Phase::Stopped, stopped(record));
         }
         let Some(active) = &record.active else { return first_phase(record, shown, wanted) };
         let serving = self.condition(active);
         let (phase, message) = match serving.map(|c| c.life) {
-            Some(Life::Ready) => (Phase::Running, String::new()),
-            Some(Life::Waiting { why }) => (Phase::Pending, why),
-            Some(Life::Down { why, restarts, next_try_ms }) => (Phase::Failed, down(&why, restarts, next_try_ms)),
-            Some(Life::Failed { message, .. }) => (Phase::Failed, message),
-            Some(Life::Starting | Life::Gone) | None => (Phase::Pending, STARTING.to_owned()),
+            Some(RevisionHealth::Ready) => (Phase::Running, String::new()),
+            Some(RevisionHealth::Waiting { why }) => (Phase::Pending, why),
+            Some(RevisionHealth::Down { why, restarts, next_try_ms }) => {
+                (Phase::Failed, down(&why, restarts, next_try_ms))
+            }
+            Some(RevisionHealth::Failed { message, .. }) => (Phase::Failed, message),
+            Some(RevisionHealth::Starting | RevisionHealth::Gone) | None => (Phase::Pending, STARTING.to_owned()),
         };
         if *active == shown.id {
             return (phase, message);
         }
         let newer = match wanted.map(|c| &c.life) {
-            Some(Life::Waiting { why }) => {
+            Some(RevisionHealth::Waiting { why }) => {
                 format!("a newer revision waits for its image ({why}); the one before it is kept")
             }
-            Some(Life::Failed { message, .. }) => {
+            Some(RevisionHealth::Failed { message, .. }) => {
                 format!("a newer revision could not be started ({message}); the one before it is kept")
             }
             _ => "a newer revision is starting".to_owned(),
@@ -88,47 +95,50 @@ impl Service {
 
     /// Where invokes of an agent go.
     pub(super) fn route(&self, record: &AgentRecord) -> Route {
-        let keeper = record.active.or(record.desired).and_then(|id| self.keeper(&id));
-        let identity_provider = keeper.as_ref().and_then(|k| k.revision.spec.config.identity_provider.clone());
+        let supervisor = record.active.or(record.desired).and_then(|id| self.supervisor(&id));
+        let identity_provider = supervisor.as_ref().and_then(|k| k.revision.spec.config.identity_provider.clone());
         let needs_caller_identity = identity_provider.is_some();
         let agent = record.name.clone();
-        let condition = keeper.as_ref().map(|k| k.condition());
-        let ready = record.active.is_some() && condition.as_ref().is_some_and(|c| matches!(c.life, Life::Ready));
+        let condition = supervisor.as_ref().map(|k| k.condition());
+        let ready =
+            record.active.is_some() && condition.as_ref().is_some_and(|c| matches!(c.life, RevisionHealth::Ready));
         if record.stopped {
             let message = stopped(record);
             return Route { agent, target: None, ready: false, message, needs_caller_identity, identity_provider };
         }
         let message = match condition.as_ref().map(|c| &c.life) {
             _ if ready => String::new(),
-            Some(Life::Waiting { why }) => why.clone(),
-            Some(Life::Down { why, .. }) => format!("the agent crashed ({why}) and is started again"),
-            Some(Life::Failed { message, .. }) => format!("the agent could not be started: {message}"),
+            Some(RevisionHealth::Waiting { why }) => why.clone(),
+            Some(RevisionHealth::Down { why, .. }) => format!("the agent crashed ({why}) and is started again"),
+            Some(RevisionHealth::Failed { message, .. }) => format!("the agent could not be started: {message}"),
             _ => STARTING.to_owned(),
         };
-        let target = match (record.active, &keeper, condition.and_then(|c| c.address)) {
-            (Some(revision), Some(keeper), Some(address)) => {
-                Some(Target { revision, address, token: keeper.revision.token.clone() })
+        let target = match (record.active, &supervisor, condition.and_then(|c| c.address)) {
+            (Some(revision), Some(supervisor), Some(address)) => {
+                Some(Target { revision, address, token: supervisor.revision.token.clone() })
             }
             _ => None,
         };
         Route { agent, target, ready, message, needs_caller_identity, identity_provider }
     }
 
-    fn condition(&self, id: &RevisionId) -> Option<Condition> {
-        self.keeper(id).map(|k| k.condition())
+    fn condition(&self, id: &RevisionId) -> Option<RevisionCondition> {
+        self.supervisor(id).map(|k| k.condition())
     }
 }
 
 /// Of an agent that has never served.
-fn first_phase(record: &AgentRecord, shown: &Revision, wanted: Option<&Condition>) -> (Phase, String) {
+fn first_phase(record: &AgentRecord, shown: &Revision, wanted: Option<&RevisionCondition>) -> (Phase, String) {
     match wanted.map(|c| &c.life) {
-        Some(Life::Waiting { why }) => (Phase::Pending, why.clone()),
-        Some(Life::Failed { message, .. }) => (Phase::Failed, message.clone()),
-        Some(Life::Down { why, restarts, next_try_ms }) => (Phase::Failed, down(why, *restarts, *next_try_ms)),
-        Some(Life::Starting) => (Phase::Pending, STARTING.to_owned()),
-        Some(Life::Ready | Life::Gone) | None => match (shown.phase, &shown.failure) {
-            (Kept::Failed, Some((_, message, _))) => (Phase::Failed, message.clone()),
-            (Kept::PendingImage, _) => (Phase::Pending, shown.message.clone()),
+        Some(RevisionHealth::Waiting { why }) => (Phase::Pending, why.clone()),
+        Some(RevisionHealth::Failed { message, .. }) => (Phase::Failed, message.clone()),
+        Some(RevisionHealth::Down { why, restarts, next_try_ms }) => {
+            (Phase::Failed, down(why, *restarts, *next_try_ms))
+        }
+        Some(RevisionHealth::Starting) => (Phase::Pending, STARTING.to_owned()),
+        Some(RevisionHealth::Ready | RevisionHealth::Gone) | None => match (shown.phase, &shown.failure) {
+            (StoredPhase::Failed, Some((_, message, _))) => (Phase::Failed, message.clone()),
+            (StoredPhase::PendingImage, _) => (Phase::Pending, shown.message.clone()),
             _ if record.desired.is_some() => (Phase::Pending, STARTING.to_owned()),
             _ => (Phase::Pending, UNFINISHED.to_owned()),
         },

@@ -1,7 +1,7 @@
 //! Every change of the tables, each one transaction.
 
 use super::{
-    AgentRecord, ImageFacts, Kept, Revision, Store,
+    AgentRecord, ImageFacts, Revision, Store, StoredPhase,
     entity::{agent, revision},
     history::full,
     record::{failure_text, layers_text},
@@ -121,7 +121,7 @@ impl Store {
     pub(crate) async fn keep_outcome(
         &self,
         id: &RevisionId,
-        phase: Kept,
+        phase: StoredPhase,
         message: &str,
         failure: Option<&Error>,
     ) -> Result<()> {
@@ -169,7 +169,7 @@ impl Store {
             change.active_revision = Set(Some(id.to_string()));
             let changed = revision::Entity::update_many()
                 .set(revision::ActiveModel {
-                    phase: Set(Kept::Ready.as_str().to_owned()),
+                    phase: Set(StoredPhase::Ready.as_str().to_owned()),
                     message: Set(String::new()),
                     failure: Set(None),
                     image_digest: Set(Some(facts.digest.to_string())),
@@ -204,7 +204,7 @@ impl Store {
 
     /// Another revision took this one's place. The last few are kept, without what only a running one needs.
     async fn retire(&self, txn: &DatabaseTransaction, name: &Name, id: String) -> Result<Vec<RevisionId>> {
-        let retired = Kept::Retired.as_str();
+        let retired = StoredPhase::Retired.as_str();
         revision::Entity::update_many()
             .set(revision::ActiveModel { phase: Set(retired.to_owned()), ..Default::default() })
             .filter(revision::Column::Id.eq(id))

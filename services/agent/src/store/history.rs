@@ -2,7 +2,7 @@
 //! another one of the same revision are not among them.
 
 use super::{
-    AgentRecord, Kept, Revision, Store,
+    AgentRecord, Revision, Store, StoredPhase,
     entity::{agent, revision},
 };
 use hoistway_kit::db::db_error;
@@ -118,7 +118,7 @@ fn visible(agent: &AgentRecord) -> Select<revision::Entity> {
     let current = [agent.desired, agent.active].into_iter().flatten().map(|id| id.to_string());
     let shown = Condition::any()
         .add(revision::Column::Operation.is_not_null())
-        .add(revision::Column::Phase.eq(Kept::Retired.as_str()))
+        .add(revision::Column::Phase.eq(StoredPhase::Retired.as_str()))
         .add(revision::Column::Id.is_in(current));
     revision::Entity::find()
         .filter(revision::Column::Agent.eq(agent.name.as_str()))

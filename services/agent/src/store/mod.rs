@@ -8,7 +8,7 @@ mod record;
 mod reseal;
 
 pub(crate) use changes::{Begin, Switched, Undo};
-pub(crate) use record::{AgentRecord, ImageFacts, Kept, Revision};
+pub(crate) use record::{AgentRecord, ImageFacts, Revision, StoredPhase};
 
 use crate::migration;
 use entity::{agent, revision};
@@ -99,7 +99,7 @@ impl Store {
     /// Every revision that is not retired, by agent, oldest first.
     pub(crate) async fn current_revisions(&self) -> Result<HashMap<Name, Vec<Revision>>> {
         let rows = revision::Entity::find()
-            .filter(revision::Column::Phase.ne(Kept::Retired.as_str()))
+            .filter(revision::Column::Phase.ne(StoredPhase::Retired.as_str()))
             .order_by_asc(revision::Column::CreatedAt)
             .all(self.db.read())
             .await
@@ -138,7 +138,7 @@ impl Store {
     /// The layers of every retired revision.
     pub(crate) async fn retired_layers(&self) -> Result<Vec<(RevisionId, Vec<Digest>)>> {
         let rows = revision::Entity::find()
-            .filter(revision::Column::Phase.eq(Kept::Retired.as_str()))
+            .filter(revision::Column::Phase.eq(StoredPhase::Retired.as_str()))
             .all(self.db.read())
             .await
             .map_err(db_error("listing revisions"))?;

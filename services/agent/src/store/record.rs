@@ -24,7 +24,7 @@ pub(crate) struct AgentRecord {
 
 /// What is kept of a revision's state. What it does at the moment is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kept {
+pub(crate) enum StoredPhase {
     /// Its start has not been decided yet.
     Starting,
     /// It has been ready.
@@ -37,21 +37,27 @@ pub(crate) enum Kept {
     Retired,
 }
 
-impl Kept {
-    const ALL: [Kept; 5] = [Kept::Starting, Kept::Ready, Kept::PendingImage, Kept::Failed, Kept::Retired];
+impl StoredPhase {
+    const ALL: [StoredPhase; 5] = [
+        StoredPhase::Starting,
+        StoredPhase::Ready,
+        StoredPhase::PendingImage,
+        StoredPhase::Failed,
+        StoredPhase::Retired,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
-            Kept::Starting => "starting",
-            Kept::Ready => "ready",
-            Kept::PendingImage => "pending_image",
-            Kept::Failed => "failed",
-            Kept::Retired => "retired",
+            StoredPhase::Starting => "starting",
+            StoredPhase::Ready => "ready",
+            StoredPhase::PendingImage => "pending_image",
+            StoredPhase::Failed => "failed",
+            StoredPhase::Retired => "retired",
         }
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let found = Kept::ALL.into_iter().find(|k| k.as_str() == text);
+        let found = StoredPhase::ALL.into_iter().find(|k| k.as_str() == text);
         found.ok_or_else(|| Error::internal(READING, format!("unknown phase {text}")))
     }
 }
@@ -86,7 +92,7 @@ pub(crate) struct Revision {
     pub spec: AgentSpec,
     /// What its runner demands of callers.
     pub token: Secret,
-    pub phase: Kept,
+    pub phase: StoredPhase,
     pub message: String,
     /// Why it could not be started.
     pub failure: Option<(Code, String, Vec<String>)>,
@@ -143,7 +149,7 @@ impl Revision {
             operation: row.operation.map(|o| o.parse()).transpose().map_err(corrupt)?,
             spec,
             token: Secret::new(token),
-            phase: Kept::parse(&row.phase)?,
+            phase: StoredPhase::parse(&row.phase)?,
             message: row.message,
             failure: failure.map(|f| (Code::parse(&f.code).unwrap_or(Code::AgentStartFailed), f.message, f.details)),
             image,

@@ -1,11 +1,11 @@
-//! A keeper keeps one revision going: it pulls the image until it is there, hands the instance to the runtime, and
+//! A supervisor keeps one revision going: it pulls the image until it is there, hands the instance to the runtime, and
 //! says how the revision is. It ends when it is stopped or when there is nothing more to try.
 
 use super::{Service, view::has_former_packages};
 use crate::{
     images::{FIRST_PATIENCE, Failure, Pins, RETRY_PATIENCE, Tree},
     runtime::{Endpoint, Instance, Program, State},
-    store::{ImageFacts, Kept, Revision},
+    store::{ImageFacts, Revision, StoredPhase},
 };
 use hoistway_model::{
     Code, Error, Name, Result, RevisionId,
@@ -26,7 +26,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// How a revision is.
 #[derive(Debug, Clone)]
-pub(super) enum Life {
+pub(super) enum RevisionHealth {
     /// On its way up for the first time.
     Starting,
     /// Its image cannot be pulled yet.
@@ -43,8 +43,8 @@ pub(super) enum Life {
 
 /// A revision's life, with what has been learnt on the way.
 #[derive(Debug, Clone)]
-pub(super) struct Condition {
-    pub life: Life,
+pub(super) struct RevisionCondition {
+    pub life: RevisionHealth,
     /// Where it answers.
     pub address: Option<String>,
     pub image: Option<ImageFacts>,
@@ -52,20 +52,21 @@ pub(super) struct Condition {
 
 /// One revision that is being kept.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct RevisionSupervisor {
     pub revision: Revision,
     /// Whether it has been ready in the past: then a start that fails is tried again.
     proven: bool,
-    condition: watch::Sender<Condition>,
+    condition: watch::Sender<RevisionCondition>,
     stop: CancellationToken,
     done: CancellationToken,
     /// Keeps its layers on disk, and what is made of them.
     pins: Mutex<Vec<Pins>>,
 }
 
-impl Keeper {
+impl RevisionSupervisor {
     pub fn new(service: &Service, revision: Revision, proven: bool) -> Arc<Self> {
-        let condition = Condition { life: Life::Starting, address: None, image: revision.image.clone() };
+        let condition =
+            RevisionCondition { life: RevisionHealth::Starting, address: None, image: revision.image.clone() };
         let pins = revision.image.as_ref().map(|image| service.images.store().pin(&image.layers));
         Arc::new(Self {
             revision,
@@ -77,11 +78,11 @@ impl Keeper {
         })
     }
 
-    pub fn condition(&self) -> Condition {
+    pub fn condition(&self) -> RevisionCondition {
         self.condition.borrow().clone()
     }
 
-    /// Ends the keeper and waits until it has let go of the runtime.
+    /// Ends the supervisor and waits until it has let go of the runtime.
     pub async fn stop(&self) {
         self.stop.cancel();
         self.done.cancelled().await;
@@ -90,7 +91,7 @@ impl Keeper {
     /// Waits until the start has come to something. Failed and stopped ones are errors.
     pub async fn settled(&self) -> Result<RevisionStatus> {
         let mut conditions = self.condition.subscribe();
-        let condition = match conditions.wait_for(|c| !matches!(c.life, Life::Starting)).await {
+        let condition = match conditions.wait_for(|c| !matches!(c.life, RevisionHealth::Starting)).await {
             Ok(condition) => condition.clone(),
             Err(_) => return Err(self.stopped()),
         };
@@ -98,10 +99,10 @@ impl Keeper {
         let Revision { public: revision, number, .. } = self.revision;
         let status = |phase, message| Ok(RevisionStatus { revision, number, phase, message, image_digest });
         match condition.life {
-            Life::Waiting { why } => status(Phase::Pending, why),
-            Life::Ready | Life::Down { .. } => status(Phase::Running, String::new()),
-            Life::Failed { code, message, details } => Err(Error::new(code, message).with_details(details)),
-            Life::Gone | Life::Starting => Err(self.stopped()),
+            RevisionHealth::Waiting { why } => status(Phase::Pending, why),
+            RevisionHealth::Ready | RevisionHealth::Down { .. } => status(Phase::Running, String::new()),
+            RevisionHealth::Failed { code, message, details } => Err(Error::new(code, message).with_details(details)),
+            RevisionHealth::Gone | RevisionHealth::Starting => Err(self.stopped()),
         }
     }
 
@@ -113,30 +114,30 @@ impl Keeper {
         Error::new(Code::Aborted, format!("revision {} was stopped before it was ready", self.revision.id))
     }
 
-    fn set(&self, change: impl FnOnce(&mut Condition)) {
+    fn set(&self, change: impl FnOnce(&mut RevisionCondition)) {
         self.condition.send_modify(change);
     }
 }
 
 impl Service {
-    /// Runs a keeper to its end.
-    pub(super) async fn run_keeper(self: Arc<Self>, keeper: Arc<Keeper>) {
-        let result = keeper.stop.run_until_cancelled(self.keep(&keeper)).await;
+    /// Runs a supervisor to its end.
+    pub(super) async fn run_keeper(self: Arc<Self>, supervisor: Arc<RevisionSupervisor>) {
+        let result = supervisor.stop.run_until_cancelled(self.keep(&supervisor)).await;
         match result {
-            None | Some(Ok(())) => keeper.set(|c| c.life = Life::Gone),
-            Some(Err(error)) => self.give_up(&keeper, error).await,
+            None | Some(Ok(())) => supervisor.set(|c| c.life = RevisionHealth::Gone),
+            Some(Err(error)) => self.give_up(&supervisor, error).await,
         }
-        keeper.done.cancel();
-        self.refresh_soon(&keeper.revision.spec.agent);
+        supervisor.done.cancel();
+        self.refresh_soon(&supervisor.revision.spec.agent);
     }
 
-    async fn keep(self: &Arc<Self>, keeper: &Arc<Keeper>) -> Result<()> {
-        let revision = &keeper.revision;
-        let (facts, tree) = self.fetch(keeper).await?;
-        keeper.set(|c| c.image = Some(facts.clone()));
+    async fn keep(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>) -> Result<()> {
+        let revision = &supervisor.revision;
+        let (facts, tree) = self.fetch(supervisor).await?;
+        supervisor.set(|c| c.image = Some(facts.clone()));
         self.ca_bundle.ensure().await;
-        let started = self.runtime.apply(self.instance(keeper, &facts, tree)).await?;
-        keeper.set(|c| c.address = Some(started.address.clone()));
+        let started = self.runtime.apply(self.instance(supervisor, &facts, tree)).await?;
+        supervisor.set(|c| c.address = Some(started.address.clone()));
 
         let mut states = started.states;
         let mut crash: Option<(String, u32)> = None;
@@ -144,24 +145,26 @@ impl Service {
             let state = states.borrow_and_update().clone();
             let life = match state {
                 State::Starting => match &crash {
-                    None => Life::Starting,
-                    Some((why, restarts)) => Life::Down { why: why.clone(), restarts: *restarts, next_try_ms: None },
+                    None => RevisionHealth::Starting,
+                    Some((why, restarts)) => {
+                        RevisionHealth::Down { why: why.clone(), restarts: *restarts, next_try_ms: None }
+                    }
                 },
                 State::Ready => {
                     crash = None;
-                    Life::Ready
+                    RevisionHealth::Ready
                 }
                 State::Crashed { failure, restarts, next_try_ms } => {
                     crash = Some((failure.message.clone(), restarts));
                     self.seen.crashed(&revision.spec.agent, revision.id, &failure.message, restarts);
-                    Life::Down { why: failure.message, restarts, next_try_ms: Some(next_try_ms) }
+                    RevisionHealth::Down { why: failure.message, restarts, next_try_ms: Some(next_try_ms) }
                 }
                 State::Failed(failure) => {
                     return Err(Error::new(failure.code, failure.message).with_details(failure.details));
                 }
                 State::Gone => return Err(Error::new(Code::Cancelled, "the runtime stopped the agent")),
             };
-            keeper.set(|c| c.life = life);
+            supervisor.set(|c| c.life = life);
             self.refresh_soon(&revision.spec.agent);
             if states.changed().await.is_err() {
                 return Err(Error::new(Code::Cancelled, "the runtime stopped the agent"));
@@ -170,8 +173,8 @@ impl Service {
     }
 
     /// The image's parts on this machine; pulled as often as it takes while its registry cannot be asked.
-    async fn fetch(self: &Arc<Self>, keeper: &Arc<Keeper>) -> Result<(ImageFacts, Tree)> {
-        let revision = &keeper.revision;
+    async fn fetch(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>) -> Result<(ImageFacts, Tree)> {
+        let revision = &supervisor.revision;
         if let Some(image) = &revision.image {
             self.interpreter.suits(&image.python).map_err(|e| match &revision.spec.build_id {
                 // The gateway sees to it.
@@ -179,7 +182,7 @@ impl Service {
                 None => e,
             })?;
             if let Some((tree, pins)) = self.images.store().tree(&image.layers).await? {
-                keeper.pins().push(pins);
+                supervisor.pins().push(pins);
                 return Ok((image.clone(), tree));
             }
         }
@@ -189,7 +192,7 @@ impl Service {
         }
         let mut pause = FIRST_RETRY;
         let mut patience = FIRST_PATIENCE;
-        let mut told = revision.phase == Kept::PendingImage;
+        let mut told = revision.phase == StoredPhase::PendingImage;
         loop {
             match self.images.pull(&image, patience).await {
                 Ok(pulled) => {
@@ -198,7 +201,7 @@ impl Service {
                         let text = format!("{} has no source or no runner in it", image.display_tagged());
                         Error::new(Code::UnsupportedImage, text)
                     })?;
-                    *keeper.pins() = vec![pulled.pins, site];
+                    *supervisor.pins() = vec![pulled.pins, site];
                     let facts = ImageFacts {
                         digest: pulled.digest,
                         layers: pulled.layers,
@@ -218,12 +221,12 @@ impl Service {
                 }
                 Err(Failure::Final(e)) => return Err(e),
                 Err(Failure::Unreachable(why)) => {
-                    if !told && !keeper.proven {
-                        self.store.keep_outcome(&revision.id, Kept::PendingImage, &why, None).await?;
+                    if !told && !supervisor.proven {
+                        self.store.keep_outcome(&revision.id, StoredPhase::PendingImage, &why, None).await?;
                         told = true;
                     }
                     tracing::info!(agent = %revision.spec.agent, "an image cannot be pulled yet: {why}");
-                    keeper.set(|c| c.life = Life::Waiting { why });
+                    supervisor.set(|c| c.life = RevisionHealth::Waiting { why });
                     self.refresh_soon(&revision.spec.agent);
                 }
             }
@@ -233,8 +236,8 @@ impl Service {
         }
     }
 
-    fn instance(&self, keeper: &Keeper, facts: &ImageFacts, tree: Tree) -> Instance {
-        let Revision { id, public, spec, token, .. } = &keeper.revision;
+    fn instance(&self, supervisor: &RevisionSupervisor, facts: &ImageFacts, tree: Tree) -> Instance {
+        let Revision { id, public, spec, token, .. } = &supervisor.revision;
         let egress_token = self.egress_key.mint(*public);
         Instance {
             agent: spec.agent.clone(),
@@ -251,17 +254,17 @@ impl Service {
             mask: spec.config.env.iter().flat_map(EnvVar::hidden).chain([egress_token.clone()]).collect(),
             egress_token,
             framework: spec.config.framework.as_deref().and_then(Framework::parse),
-            proven: keeper.proven,
+            proven: supervisor.proven,
         }
     }
 
     /// The revision cannot be started. What is known of it is kept until it is undone.
-    async fn give_up(&self, keeper: &Keeper, error: Error) {
-        let revision = &keeper.revision;
+    async fn give_up(&self, supervisor: &RevisionSupervisor, error: Error) {
+        let revision = &supervisor.revision;
         tracing::info!(agent = %revision.spec.agent, revision = %revision.id, cause = error.chain(), "not started: {error}");
         // One that has been ready is kept as it is: the next start of this program tries it again.
-        if !keeper.proven
-            && let Err(e) = self.store.keep_outcome(&revision.id, Kept::Failed, "", Some(&error)).await
+        if !supervisor.proven
+            && let Err(e) = self.store.keep_outcome(&revision.id, StoredPhase::Failed, "", Some(&error)).await
         {
             tracing::warn!(cause = e.chain(), "a failed start was not recorded: {e}");
         }
@@ -270,45 +273,48 @@ impl Service {
         }
         self.identities.remove(&revision.id);
         let Error { code, message, details, .. } = error;
-        keeper.set(|c| c.life = Life::Failed { code, message, details });
+        supervisor.set(|c| c.life = RevisionHealth::Failed { code, message, details });
     }
 
-    /// Starts a keeper for a revision that is recorded.
-    pub(super) fn keep_revision(self: &Arc<Self>, revision: Revision, proven: bool) -> Arc<Keeper> {
+    /// Starts a supervisor for a revision that is recorded.
+    pub(super) fn keep_revision(self: &Arc<Self>, revision: Revision, proven: bool) -> Arc<RevisionSupervisor> {
         let id = revision.id;
         // Egress knows it before it runs: what an agent imports may call its tools already.
         self.identities.add(&revision);
-        let keeper = Keeper::new(self, revision, proven);
-        self.keepers().insert(id, Arc::clone(&keeper));
-        self.tasks.spawn(Arc::clone(self).run_keeper(Arc::clone(&keeper)));
-        keeper
+        let supervisor = RevisionSupervisor::new(self, revision, proven);
+        self.supervisors().insert(id, Arc::clone(&supervisor));
+        self.tasks.spawn(Arc::clone(self).run_keeper(Arc::clone(&supervisor)));
+        supervisor
     }
 
     /// Revisions of an agent that are on their way up.
     pub(super) fn starting(&self, agent: &Name) -> Vec<RevisionId> {
-        let is_starting = |keeper: &Keeper| matches!(keeper.condition.borrow().life, Life::Starting);
-        let keepers = self.keepers();
-        let of_agent = keepers.iter().filter(|(_, keeper)| keeper.revision.spec.agent == *agent && is_starting(keeper));
+        let is_starting =
+            |supervisor: &RevisionSupervisor| matches!(supervisor.condition.borrow().life, RevisionHealth::Starting);
+        let supervisors = self.supervisors();
+        let of_agent = supervisors
+            .iter()
+            .filter(|(_, supervisor)| supervisor.revision.spec.agent == *agent && is_starting(supervisor));
         of_agent.map(|(id, _)| *id).collect()
     }
 
-    pub(super) fn keeper(&self, id: &RevisionId) -> Option<Arc<Keeper>> {
-        self.keepers().get(id).cloned()
+    pub(super) fn supervisor(&self, id: &RevisionId) -> Option<Arc<RevisionSupervisor>> {
+        self.supervisors().get(id).cloned()
     }
 
     /// Ends a revision: nothing keeps it any more, and nothing of it runs.
     pub(super) async fn stop_revision(&self, id: &RevisionId, grace: Duration) {
-        let keeper = self.keepers().remove(id);
-        if let Some(keeper) = &keeper {
-            keeper.stop().await;
+        let supervisor = self.supervisors().remove(id);
+        if let Some(supervisor) = &supervisor {
+            supervisor.stop().await;
         }
         if let Err(e) = self.runtime.remove(id, grace).await {
             tracing::warn!(revision = %id, cause = e.chain(), "an instance was not removed: {e}");
         }
         self.identities.remove(id);
-        // Others may still look at the keeper; its layers are free all the same.
-        if let Some(keeper) = keeper {
-            keeper.pins().clear();
+        // Others may still look at the supervisor; its layers are free all the same.
+        if let Some(supervisor) = supervisor {
+            supervisor.pins().clear();
         }
     }
 }

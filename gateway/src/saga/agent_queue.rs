@@ -1,9 +1,9 @@
-//! One lane for each agent: its deployments, and other changes of it, run in the order they were accepted, those of
+//! One queue for each agent: its deployments, and other changes of it, run in the order they were accepted, those of
 //! other agents beside them.
 
 use super::{Watch, cancellation::Cancellation, progress_of, record::Record};
 use crate::{
-    deploy::{Accepted, Progress, kind::Work},
+    deploy::{Accepted, Progress, kind::DeploymentKind},
     limits::Share,
 };
 use hoistway_kit::telemetry::Origin;
@@ -21,7 +21,7 @@ pub struct Job {
     pub identity: Digest,
     pub record: Mutex<Record>,
     /// What it is to do, if its turn is now. One that waits has its request in the journal alone.
-    work: StdMutex<Option<Work>>,
+    work: StdMutex<Option<DeploymentKind>>,
     /// The room that its request takes while it waits.
     waiting: StdMutex<Option<Share>>,
     /// The request that it came with, or the start of this process.
@@ -34,7 +34,7 @@ pub struct Job {
 
 impl Job {
     /// One whose turn is now.
-    pub fn now(identity: Digest, record: Record, work: Work) -> Self {
+    pub fn now(identity: Digest, record: Record, work: DeploymentKind) -> Self {
         Self::new(identity, record, Some(work), None)
     }
 
@@ -43,7 +43,7 @@ impl Job {
         Self::new(identity, record, None, room)
     }
 
-    fn new(identity: Digest, record: Record, work: Option<Work>, waiting: Option<Share>) -> Self {
+    fn new(identity: Digest, record: Record, work: Option<DeploymentKind>, waiting: Option<Share>) -> Self {
         let progress = watch::Sender::new(progress_of(&record));
         let accepted = (record.id, record.warnings.clone());
         let (work, waiting) = (StdMutex::new(work), StdMutex::new(waiting));
@@ -60,7 +60,7 @@ impl Job {
     }
 
     /// Its turn has come: it waits no longer. What it is to do, unless the journal must be asked.
-    pub fn begin(&self) -> Option<Work> {
+    pub fn begin(&self) -> Option<DeploymentKind> {
         drop(self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -82,14 +82,14 @@ impl Job {
 }
 
 /// A change of the agent that is no deployment and waits for its turn.
-pub struct Turn {
+pub struct QueuedLease {
     /// Tells whoever waits that it has begun.
     granted: StdMutex<Option<oneshot::Sender<()>>>,
     ended: CancellationToken,
     unwanted: CancellationToken,
 }
 
-impl Turn {
+impl QueuedLease {
     /// A turn, and what its owner hears when it has begun. It ends with the token `ended`; `unwanted` tells its owner that
     /// somebody asks for that.
     pub fn new(ended: CancellationToken, unwanted: CancellationToken) -> (Self, oneshot::Receiver<()>) {
@@ -112,14 +112,14 @@ impl Turn {
     }
 }
 
-/// What waits in a lane.
+/// What waits in a queue.
 #[derive(Clone)]
 pub enum Item {
     Job(Arc<Job>),
-    Turn(Arc<Turn>),
+    Lease(Arc<QueuedLease>),
 }
 
-/// What waits in a lane, the running one first.
+/// What waits in a queue, the running one first.
 #[derive(Default)]
 pub struct Queue {
     items: VecDeque<Item>,
@@ -131,7 +131,7 @@ impl Queue {
     pub fn last(&self) -> Option<&Arc<Job>> {
         match self.items.back() {
             Some(Item::Job(job)) => Some(job),
-            Some(Item::Turn(_)) | None => None,
+            Some(Item::Lease(_)) | None => None,
         }
     }
 
@@ -149,13 +149,13 @@ impl Queue {
         let at = self.items.iter().position(is_wanted).filter(|at| *at > 0)?;
         match self.items.remove(at)? {
             Item::Job(job) => Some(job),
-            Item::Turn(_) => None,
+            Item::Lease(_) => None,
         }
     }
 
     /// What comes before a turn.
-    pub fn before(&self, turn: &Arc<Turn>) -> Vec<Item> {
-        let is_turn = |item: &&Item| matches!(item, Item::Turn(other) if Arc::ptr_eq(other, turn));
+    pub fn before(&self, turn: &Arc<QueuedLease>) -> Vec<Item> {
+        let is_turn = |item: &&Item| matches!(item, Item::Lease(other) if Arc::ptr_eq(other, turn));
         self.items.iter().take_while(|item| !is_turn(item)).cloned().collect()
     }
 
@@ -167,28 +167,28 @@ impl Queue {
         self.items.is_empty()
     }
 
-    /// Adds an item; true when somebody must start the lane.
+    /// Adds an item; true when somebody must start the queue.
     pub fn push(&mut self, item: Item) -> bool {
         self.items.push_back(item);
         !std::mem::replace(&mut self.running, true)
     }
 }
 
-/// One agent's lane.
-pub struct Lane {
+/// One agent's queue.
+pub struct AgentQueue {
     agent: Name,
     /// Held while a deployment is looked up and journalled, so that they are journalled in the order they came. The
-    /// queue itself is never locked for longer than a moment: the lane must be able to go on meanwhile.
+    /// queue itself is never locked for longer than a moment: the queue must be able to go on meanwhile.
     pub accepting: Mutex<()>,
     queue: Mutex<Queue>,
 }
 
-impl Lane {
+impl AgentQueue {
     pub async fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().await
     }
 
-    /// What is to run; `None` ends the lane's run.
+    /// What is to run; `None` ends the queue's run.
     pub async fn front(&self) -> Option<Item> {
         let mut queue = self.queue.lock().await;
         let front = queue.items.front().cloned();
@@ -205,23 +205,24 @@ impl Lane {
     }
 }
 
-/// All lanes that have work.
+/// All queues that have work.
 #[derive(Default)]
-pub struct Lanes(StdMutex<HashMap<Name, Arc<Lane>>>);
+pub struct AgentQueues(StdMutex<HashMap<Name, Arc<AgentQueue>>>);
 
-impl Lanes {
-    pub fn of(&self, agent: &Name) -> Arc<Lane> {
-        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Lane { agent: agent.clone(), accepting: Mutex::default(), queue: Mutex::default() });
-        lanes.entry(agent.clone()).or_insert_with(new).clone()
+impl AgentQueues {
+    pub fn of(&self, agent: &Name) -> Arc<AgentQueue> {
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new =
+            || Arc::new(AgentQueue { agent: agent.clone(), accepting: Mutex::default(), queue: Mutex::default() });
+        queues.entry(agent.clone()).or_insert_with(new).clone()
     }
 
-    /// Forgets a lane that nobody else holds; one that somebody is just using stays for its next job.
-    pub fn forget(&self, lane: Arc<Lane>) {
-        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Forgets a queue that nobody else holds; one that somebody is just using stays for its next job.
+    pub fn forget(&self, agent_queue: Arc<AgentQueue>) {
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mine_and_the_maps = 2;
-        if Arc::strong_count(&lane) == mine_and_the_maps {
-            lanes.remove(&lane.agent);
+        if Arc::strong_count(&agent_queue) == mine_and_the_maps {
+            queues.remove(&agent_queue.agent);
         }
     }
 }

@@ -5,51 +5,29 @@
 //! service; a process that hosts several services calls [`open`], [`grpc`] and [`run`] itself. See `docs/egress.md` for
 //! what it enforces.
 
-mod body;
-mod bounded;
-pub mod ca;
-mod call;
-mod call_metrics;
 mod check;
 pub mod config;
-mod conn;
-mod credential;
-mod edge;
-mod entry;
-pub mod fixed;
+mod connection;
+mod forward;
 mod grpc;
-mod headers;
-mod intercept;
 mod limits;
-mod migration;
-mod models;
-mod oauth;
 pub mod origin;
 pub mod path;
 pub mod policy;
-mod prefixed;
 pub mod records;
-mod refusal_log;
-mod refuse;
 mod service;
 mod span;
-mod store;
-mod target;
-mod tls;
-mod tool_access;
-mod tunnel;
-mod upstream;
-mod usage;
-mod watched_policy;
 
-pub use ca::Authority;
 pub use config::Config;
+pub use connection::ca::Authority;
 pub use grpc::GrpcEgressService;
+pub use policy::watched::WatchedPolicies;
 pub use policy::{AgentPolicy, Policies, PolicyError, ToolPolicy};
 pub use records::{Record, Records};
-pub use watched_policy::WatchedPolicies;
 
-use call_metrics::CallMetrics;
+use connection::tls::Certificates;
+use forward::oauth::Tokens;
+use forward::upstream::Upstream;
 use hoistway_client::{AgentIdentitiesClient, ToolCredentialsClient};
 use hoistway_kit::{
     connections::{Connections, Limits as ConnectionLimits},
@@ -64,21 +42,19 @@ use hoistway_kit::{
 };
 use hoistway_model::{AgentIdentities, EgressService, Error, Result};
 use limits::Agents;
-use oauth::Tokens;
 use origin::Place;
 use records::Recorder;
-use refusal_log::RefusalLog;
+use records::metrics::CallMetrics;
+use records::refusal_log::RefusalLog;
+use records::store::Store;
+use records::usage::{Budgets, Counts, Ledger};
 use service::Handle;
 use std::{sync::Arc, time::Duration};
-use store::Store;
-use tls::Certificates;
 use tokio::{
     sync::{Semaphore, mpsc},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use upstream::Upstream;
-use usage::{Budgets, Counts, Ledger};
 
 /// How long calls in progress may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -206,7 +182,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
     });
     let lock = locking.await.map_err(|e| Error::internal("opening egress", e))??;
     let store = Store::open(&config.database(), config.calls_kept(), config.usage_kept()).await?;
-    let lines = deps.agents.as_ref().map(|agents| refusal_log::start(Arc::clone(agents)));
+    let lines = deps.agents.as_ref().map(|agents| records::refusal_log::start(Arc::clone(agents)));
     let (budgets, spent) = (store.budgets().await?, store.spent().await?);
     let budgets = Arc::new(Budgets::new(budgets, spent, lines.clone(), store.notices()));
     let (opening, shared) = (config.clone(), deps.clone());
@@ -246,8 +222,8 @@ fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, m
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
         checks: Semaphore::new(CHECKS),
-        model_bodies: models::bodies(),
-        model_work: Semaphore::new(models::WORK),
+        model_bodies: forward::models::bodies(),
+        model_work: Semaphore::new(forward::models::WORK),
         certificates: Certificates::new(authority),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
@@ -301,7 +277,7 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
     let Service { egress, records: (queue, sink), counts, store, _lock, .. } = service;
     let out_of_time = CancellationToken::new();
     let keeping_records = records::keep(queue, Arc::clone(&egress.call_metrics), sink, out_of_time.clone());
-    let keeping_usage = usage::keep(counts, Arc::new(store), out_of_time.clone());
+    let keeping_usage = records::usage::keep(counts, Arc::new(store), out_of_time.clone());
     let mut keeping = tokio::spawn(async { tokio::join!(keeping_records, keeping_usage) });
     let limits = &egress.config.limits;
     let defaults = ConnectionLimits::default();
@@ -316,7 +292,7 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
     let accepting = async {
         loop {
             let (stream, peer) = listeners.accept().await;
-            egress.tasks.spawn(conn::serve(Arc::clone(&egress), connections.take_in(stream, peer)));
+            egress.tasks.spawn(connection::serve(Arc::clone(&egress), connections.take_in(stream, peer)));
         }
     };
     tokio::select! {

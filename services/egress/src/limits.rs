@@ -1,6 +1,6 @@
 //! What one agent may use at the same time and in a second, so that none takes the service from the others.
 
-use crate::{bounded::Bounded, config::Limits, refuse::Refusal};
+use crate::{config::Limits, connection::bounded::Bounded, forward::rejection::Refusal};
 use hoistway_model::Name;
 use std::{
     sync::{

@@ -1,7 +1,9 @@
 //! Egress as a process of its own.
 
 use clap::Parser;
-use hoistway_egress::{Config, Deps, Ports, config::SERVICE, fixed::FixedPolicies, records::LogRecords, serve};
+use hoistway_egress::{
+    Config, Deps, Ports, config::SERVICE, policy::static_policy::FixedPolicies, records::LogRecords, serve,
+};
 use hoistway_kit::{config, egress::EgressKey, exit, memory, open_files, shutdown, telemetry};
 use hoistway_model::{Error, Result};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};

@@ -1,4 +1,7 @@
 //! What an agent may do, as the control plane says it.
+pub mod static_policy;
+pub mod tool_access;
+pub mod watched;
 
 use crate::{
     origin::Origin,

@@ -1,7 +1,13 @@
 //! What is known of each outbound call, and the queue in which it waits for whoever keeps it. A call never waits for
 //! its record: when the queue is full the record is dropped and counted.
+pub mod call_record;
+pub mod metrics;
+pub mod migration;
+pub mod refusal_log;
+pub mod store;
+pub mod usage;
 
-use crate::call_metrics::CallMetrics;
+use crate::records::metrics::CallMetrics;
 use async_trait::async_trait;
 use hoistway_model::{Name, RevisionId, egress::CallTarget};
 use std::{

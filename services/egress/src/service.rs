@@ -1,12 +1,11 @@
 //! Egress as the rest of the platform sees it.
 
 use crate::{
-    Authority, Egress,
-    call_metrics::CallMetrics,
-    check,
+    Authority, Egress, check,
     config::SERVICE,
-    store::Store,
-    usage::{Budgets, Uncommitted, UsageMetrics},
+    records::metrics::CallMetrics,
+    records::store::Store,
+    records::usage::{Budgets, Uncommitted, UsageMetrics},
 };
 use async_trait::async_trait;
 use hoistway_kit::metrics;

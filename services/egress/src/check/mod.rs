@@ -8,9 +8,9 @@ pub(crate) use tool::check as check_tool;
 
 use crate::{
     Egress,
-    body::full,
+    forward::body::full,
+    forward::upstream::{ConnectError, no_connection, uri},
     origin::Origin,
-    upstream::{ConnectError, no_connection, uri},
 };
 use bytes::Bytes;
 use hoistway_model::{

@@ -3,7 +3,8 @@
 
 use super::{Sent, Subject, unusable};
 use crate::{
-    Egress, models,
+    Egress,
+    forward::models,
     policy::{AwsKey, ModelBackend, ModelKey, ModelServer, ModelUnavailableReason, Protocol, RegisteredModels},
 };
 use bytes::Bytes;

@@ -2,7 +2,8 @@
 
 use super::{Sent, Subject};
 use crate::{
-    Egress, credential,
+    Egress,
+    forward::credential,
     policy::{Credential, ToolPolicy},
 };
 use hoistway_model::{

@@ -7,8 +7,8 @@ use crate::{
 use hoistway_client::{EgressClient, Transport};
 use hoistway_egress::{
     AgentPolicy,
-    fixed::FixedPolicies,
     origin::Origin,
+    policy::static_policy::FixedPolicies,
     policy::{
         AwsKey, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol,
     },

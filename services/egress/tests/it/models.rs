@@ -12,8 +12,8 @@ use crate::{
 use bytes::Bytes;
 use hoistway_egress::{
     AgentPolicy,
-    fixed::FixedPolicies,
     origin::Origin,
+    policy::static_policy::FixedPolicies,
     policy::{
         AwsKey, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol,
     },

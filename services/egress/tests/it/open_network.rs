@@ -4,7 +4,7 @@ use crate::{
     standin::{Standin, TestCa},
     world::{Agent, SOON, World, get, header_key, name, send, tool},
 };
-use hoistway_egress::{AgentPolicy, fixed::FixedPolicies};
+use hoistway_egress::{AgentPolicy, policy::static_policy::FixedPolicies};
 use hoistway_kit::egress::EgressKey;
 use hoistway_model::RevisionId;
 use http::StatusCode;

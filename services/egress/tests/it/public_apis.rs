@@ -6,8 +6,8 @@ use crate::{
 };
 use hoistway_egress::{
     AgentPolicy,
-    fixed::FixedPolicies,
     origin::Origin,
+    policy::static_policy::FixedPolicies,
     policy::{ModelBackend, ModelKey, ModelPolicy, ModelServer, Protocol},
 };
 use hoistway_kit::egress::{EgressKey, Flavour};

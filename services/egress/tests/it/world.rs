@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hoistway_egress::{
-    AgentPolicy, Authority, Config, Deps, Policies, PolicyError, Ports, Record, Records, ToolPolicy,
-    fixed::FixedPolicies, grpc, open, origin::Origin, run,
+    AgentPolicy, Authority, Config, Deps, Policies, PolicyError, Ports, Record, Records, ToolPolicy, grpc, open,
+    origin::Origin, policy::static_policy::FixedPolicies, run,
 };
 use hoistway_kit::{
     egress::{EgressKey, Flavour, Preface},

@@ -10,8 +10,8 @@ use crate::{
 };
 use futures_util::{Stream, StreamExt};
 use hoistway_kit::{
+    event_log::{Next, Ring},
     metrics::{Counter, Histogram},
-    ring::{Next, Ring},
     time::{now_ms, rfc3339},
 };
 use hoistway_model::{

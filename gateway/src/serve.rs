@@ -19,11 +19,11 @@ use async_trait::async_trait;
 use axum::Router;
 use hoistway_kit::{
     connections::Limits as ConnectionLimits,
+    disk_reserve::Reserve,
     fs,
     invoke_statement::InvokeStatementKey,
     ports::Listeners,
     prune::{Keep, ago},
-    reserve::Reserve,
     secrets::MasterKey,
     token::ApiKey,
     web,

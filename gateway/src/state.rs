@@ -6,7 +6,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use hoistway_kit::{invoke_statement::InvokeStatementKey, reserve::Reserve};
+use hoistway_kit::{disk_reserve::Reserve, invoke_statement::InvokeStatementKey};
 use hoistway_model::{AgentService, BuildService, EgressService, Error, Result, ToolRegistry, source};
 use std::{
     fmt,

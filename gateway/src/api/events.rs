@@ -22,7 +22,7 @@ use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use hoistway_kit::{ring::Next, time::now_ms};
+use hoistway_kit::{event_log::Next, time::now_ms};
 use hoistway_model::{Error, Name, Result, agent::Place, error::excerpt};
 use http::{HeaderMap, HeaderValue};
 use serde::Serialize;

@@ -4,7 +4,7 @@ use super::{Event, Seen, follow};
 use crate::{calls::CallOut, spending::amount};
 use futures_util::Stream;
 use hoistway_kit::{
-    ring::Next,
+    event_log::Next,
     time::{now_ms, rfc3339},
 };
 use hoistway_model::{

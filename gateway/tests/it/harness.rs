@@ -17,9 +17,9 @@ use hoistway_gateway::{
 };
 use hoistway_kit::{
     connections::Limits as ConnectionLimits,
+    disk_reserve::Reserve,
     invoke_statement::InvokeStatementKey,
     ports,
-    reserve::Reserve,
     token::{ApiKey, ServiceToken},
     web,
 };

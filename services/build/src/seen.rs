@@ -3,8 +3,8 @@
 use crate::log::BuildLog;
 use futures_util::{StreamExt, future::ready};
 use hoistway_kit::{
+    event_log::{Next, Ring},
     metrics::{self, Counter, Histogram},
-    ring::{Next, Ring},
 };
 use hoistway_model::{
     build::{Build, BuildEvents, BuildStatus},

@@ -4,7 +4,7 @@
 use super::control::Control;
 use super::procfs::Process;
 use super::spec::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
-use super::{EXEC, outside, tree};
+use super::{EXEC, namespace_parent, tree};
 use hoistway_confine::privileges;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
@@ -41,7 +41,7 @@ pub(super) fn run() -> Result<()> {
         return Ok(());
     }
     if spec.confinement.namespaces.is_some() {
-        return outside::run(*spec, fds, control);
+        return namespace_parent::run(*spec, fds, control);
     }
     supervise(control, *spec, fds, None)
 }

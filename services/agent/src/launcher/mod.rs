@@ -24,7 +24,7 @@
 mod control;
 mod exec;
 mod init;
-mod outside;
+mod namespace_parent;
 pub(crate) mod procfs;
 pub(crate) mod spec;
 mod tree;

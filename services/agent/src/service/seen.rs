@@ -4,8 +4,8 @@ use super::Service;
 use crate::store::AgentRecord;
 use futures_util::{StreamExt, future::ready};
 use hoistway_kit::{
+    event_log::{Next, Ring},
     metrics,
-    ring::{Next, Ring},
     time::now_ms,
 };
 use hoistway_model::{

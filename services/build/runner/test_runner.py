@@ -863,14 +863,16 @@ class WebApplications(unittest.TestCase):
             self.assertEqual((refused["type"], refused["code"], refused["details"]), ("error", "invalid_argument", ['{"detail": "bad"}']))
 
     def test_a_lost_client_stops_the_app(self):
-        with Agent({"agent.py": ASGI}) as agent:
-            body = b'{"message": "wait"}'
-            with socket.create_connection(("127.0.0.1", agent.port), WAIT) as peer:
-                peer.sendall(b"POST /invoke/stream HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-                got = b""
-                while b"xxx" not in got:
-                    got += peer.recv(1 << 10)
-            until(lambda: "cancelled" in agent.stdout())
+        busy = ASGI.replace("while True:\n", "while True:\n                    time.sleep(0.01)\n").replace("import ", "import time, ", 1)
+        for code in (ASGI, busy):  # the one waits for its client to read, the other is at work when it leaves
+            with self.subTest(code is busy), Agent({"agent.py": code}) as agent:
+                body = b'{"message": "wait"}'
+                with socket.create_connection(("127.0.0.1", agent.port), WAIT) as peer:
+                    peer.sendall(b"POST /invoke/stream HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                    got = b""
+                    while b"xxx" not in got:
+                        got += peer.recv(1 << 10)
+                until(lambda: "cancelled" in agent.stdout())
 
     def test_asgi_start_up(self):
         failing = ["async def app(scope, receive, send):", "    await receive()",

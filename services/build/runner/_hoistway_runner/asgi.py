@@ -86,6 +86,7 @@ class AsgiAgent(WebAgent):
         async def send(message):
             nonlocal status, told
             if closed or told:
+                await asyncio.sleep(0)  # whoever sends for ever must come to hear that it is cancelled
                 return
             await wanted.acquire()
             status = message.get("status", status)

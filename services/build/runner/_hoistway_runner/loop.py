@@ -168,7 +168,7 @@ class Caller:
     watching = {}  # who is told of each descriptor: an application that is asked twice has two tasks on one connection
 
     def __init__(self):
-        self.peer, self.gone = getattr(HERE, "peer", None), False
+        self.peer, self.gone, self.looked = getattr(HERE, "peer", None), False, False
 
     def __enter__(self):
         if self.peer is not None:
@@ -184,11 +184,13 @@ class Caller:
     def __exit__(self, *_):
         if self.peer is not None and self.watching.get(self.fd) is self:
             del self.watching[self.fd]
-            self.loop.remove_reader(self.fd)
+            if not self.looked:  # afterwards the descriptor may be another connection's, also one of the agent's own
+                self.loop.remove_reader(self.fd)
 
     def look(self):
         """There is something to read, which after the request can be its end alone."""
         self.loop.remove_reader(self.fd)
+        self.looked = True
         if is_gone(self.peer):
             self.gone = True
             self.task.cancel()

@@ -25,7 +25,7 @@ async fn agents() {
                 "llmConfig": [{"role": "chat", "provider": "openai", "model": "gpt-4o"}],
                 "env": [{"name": "LLM_MODEL", "value": "gpt-4o"}, {"name": "MY_SECRET", "value": "********"}],
                 "identityProvider": null,
-                "framework": null,
+                "framework": null, "description": "",
             },
             "status": {
                 "phase": "Running",

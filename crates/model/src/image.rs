@@ -1,7 +1,6 @@
 //! Image references: `HOST/REPOSITORY[:TAG][@DIGEST]`, with one symbolic host for the platform's own registry.
 
-use crate::{Digest, Error};
-use serde::{Deserialize, Serialize};
+use crate::{Digest, Error, text_serde::serde_by_text};
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 /// The host that stands for the platform's registry wherever an image is stored; only the edges map it to an
@@ -43,8 +42,7 @@ pub const RUNNER_PATH: &str = "/opt/hoistway/runner/hoistway_runner.py";
 pub const SITE_DIR: &str = "/opt/hoistway/site-packages";
 
 /// A parsed image reference.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ImageRef {
     /// Registry host, with its port if it names one.
     pub host: String,
@@ -106,19 +104,7 @@ impl fmt::Display for ImageRef {
     }
 }
 
-impl From<ImageRef> for String {
-    fn from(image: ImageRef) -> Self {
-        image.to_string()
-    }
-}
-
-impl TryFrom<String> for ImageRef {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
+serde_by_text!(to_string of ImageRef);
 
 impl FromStr for ImageRef {
     type Err = Error;

@@ -20,7 +20,7 @@ pub mod page;
 pub mod redact;
 pub mod revision;
 pub mod source;
-mod spelling;
+mod text_serde;
 pub mod tool;
 pub mod usage;
 pub mod watch;

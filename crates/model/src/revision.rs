@@ -4,6 +4,7 @@ use crate::{
     Code, DeploymentId, Digest, Error, Name, Result, RevisionId,
     agent::{AgentConfigChange, AgentSpec},
     image::ImageRef,
+    text_serde::serde_by_text,
     tool::BoundTool,
 };
 use serde::{Deserialize, Serialize};
@@ -86,8 +87,7 @@ impl RevisionState {
 }
 
 /// Which revision is meant: `current`, `previous`, a number or an id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RevisionRef {
     /// The one that is wanted now.
     Current,
@@ -110,19 +110,7 @@ impl fmt::Display for RevisionRef {
     }
 }
 
-impl From<RevisionRef> for String {
-    fn from(revision: RevisionRef) -> Self {
-        revision.to_string()
-    }
-}
-
-impl TryFrom<String> for RevisionRef {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
+serde_by_text!(to_string of RevisionRef);
 
 impl FromStr for RevisionRef {
     type Err = Error;

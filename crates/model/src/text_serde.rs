@@ -1,11 +1,11 @@
-//! Enums in JSON.
+//! Types that are texts in JSON.
 
-/// Gives an enum serde by its public spelling: it is written as its `as_str` says, and read by its `FromStr`.
-macro_rules! serde_by_spelling {
-    ($($name:ty),+) => {$(
+/// Gives types serde by their text: they are written as a method of theirs says, and read by their `FromStr`.
+macro_rules! serde_by_text {
+    ($text:ident of $($name:ty),+) => {$(
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
+                serializer.serialize_str(&*self.$text())
             }
         }
 
@@ -18,4 +18,4 @@ macro_rules! serde_by_spelling {
     )+};
 }
 
-pub(crate) use serde_by_spelling;
+pub(crate) use serde_by_text;

@@ -5,7 +5,7 @@
 
 mod service;
 
-use crate::{ModelPrices, Name, OperationId, Result, Secret, spelling::serde_by_spelling};
+use crate::{ModelPrices, Name, OperationId, Result, Secret, text_serde::serde_by_text};
 use serde::{Deserialize, Serialize};
 pub use service::ToolRegistry;
 use std::{collections::BTreeMap, str::FromStr};
@@ -86,7 +86,7 @@ impl FromStr for Scheme {
     }
 }
 
-serde_by_spelling!(AuthType, Scheme);
+serde_by_text!(as_str of AuthType, Scheme);
 
 /// Where an API key goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,18 +141,21 @@ pub struct Connection {
     pub oauth2: Option<OAuth2>,
 }
 
-/// A tool to be registered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A tool to be registered. Its JSON is in the journal of deployments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewTool {
     /// Unique name.
     pub name: Name,
     /// For people and models; may be empty.
     pub description: String,
     /// Where it is.
+    #[serde(flatten)]
     pub connection: Connection,
     /// Labels shown with the tool.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Credential fields (`api_key`, `client_id`, `client_secret`); stored encrypted, never given back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<String, Secret>,
 }
 

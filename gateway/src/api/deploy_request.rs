@@ -82,7 +82,7 @@ impl DeployRequest {
             required_tools,
             tools_to_create,
             refresh: false,
-            paths: Paths { tools: tool_paths, llm: llm_paths },
+            paths: Paths::new(tool_paths, llm_paths),
         };
         Ok((request, warnings))
     }

@@ -26,7 +26,6 @@ pub struct DeployRequest {
     /// The tools that it uses, no name twice.
     pub required_tools: Vec<Name>,
     /// Tools to make sure of, in the request's order, no name twice.
-    #[serde(with = "stored::tools")]
     pub tools_to_create: Vec<NewTool>,
     /// Resolve the requirements anew, although nothing else has changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -45,6 +44,16 @@ pub struct Paths {
     /// Of each model.
     #[serde(rename = "llm_paths")]
     pub llm: Vec<String>,
+    /// Earlier versions wrote the framework here.
+    #[serde(default, skip_serializing)]
+    framework: Option<String>,
+}
+
+impl Paths {
+    /// Those of the required tools and of the models.
+    pub fn new(tools: Vec<String>, llm: Vec<String>) -> Self {
+        Self { tools, llm, framework: None }
+    }
 }
 
 /// What an agent is made of.

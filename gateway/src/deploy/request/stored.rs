@@ -5,7 +5,7 @@ use hoistway_model::{
     Error, Name, Result,
     agent::{AgentConfig, LlmConfig},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 impl DeployRequest {
@@ -31,21 +31,10 @@ impl DeployRequest {
 
     /// Reads what [`DeployRequest::to_journal`] wrote.
     pub fn from_journal(bytes: &[u8]) -> Result<Self> {
-        /// Earlier versions wrote the framework there.
-        #[derive(Deserialize)]
-        struct Earlier {
-            notes: Notes,
-        }
-        #[derive(Deserialize)]
-        struct Notes {
-            framework: Option<String>,
-        }
         // A parse error would repeat some of the text, which is secret.
         let malformed = |_| Error::internal("reading a deployment's request", "it is malformed");
         let mut request: Self = serde_json::from_slice(bytes).map_err(malformed)?;
-        if request.config.framework.is_none() {
-            request.config.framework = serde_json::from_slice::<Earlier>(bytes).map_err(malformed)?.notes.framework;
-        }
+        request.config.framework = request.config.framework.or(request.paths.framework.take());
         Ok(request)
     }
 }
@@ -146,57 +135,5 @@ pub mod source {
         }
         all.extend(files.into_iter().map(|(name, text)| (name.into_owned(), text.into_owned().into_bytes())));
         BuildSource::parse(all, Some(&entry_point), requirements.as_deref()).map_err(D::Error::custom)
-    }
-}
-
-/// The tools to create. What the other ways of registering a tool can say besides has no place in a deploy.
-pub mod tools {
-    use hoistway_model::{
-        Name,
-        tool::{AuthType, Connection, NewTool, Scheme},
-    };
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-    use std::{borrow::Cow, collections::BTreeMap};
-
-    #[derive(Serialize, Deserialize)]
-    struct Tool<'a> {
-        name: Cow<'a, str>,
-        description: Cow<'a, str>,
-        base_url: Cow<'a, str>,
-        port: u16,
-        scheme: Cow<'a, str>,
-        auth_type: Cow<'a, str>,
-    }
-
-    pub fn serialize<S: Serializer>(tools: &[NewTool], serializer: S) -> Result<S::Ok, S::Error> {
-        let tool = |tool: &'_ NewTool| Tool {
-            name: tool.name.to_string().into(),
-            description: tool.description.clone().into(),
-            base_url: tool.connection.base_url.clone().into(),
-            port: tool.connection.port,
-            scheme: tool.connection.scheme.as_str().into(),
-            auth_type: tool.connection.auth_type.as_str().into(),
-        };
-        tools.iter().map(tool).collect::<Vec<_>>().serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NewTool>, D::Error> {
-        let tool = |tool: Tool<'_>| -> Result<NewTool, D::Error> {
-            Ok(NewTool {
-                name: Name::parse("name", &tool.name).map_err(D::Error::custom)?,
-                description: tool.description.into_owned(),
-                connection: Connection {
-                    base_url: tool.base_url.into_owned(),
-                    port: tool.port,
-                    scheme: tool.scheme.parse::<Scheme>().map_err(D::Error::custom)?,
-                    auth_type: tool.auth_type.parse::<AuthType>().map_err(D::Error::custom)?,
-                    api_key: None,
-                    oauth2: None,
-                },
-                labels: BTreeMap::new(),
-                credentials: BTreeMap::new(),
-            })
-        };
-        Vec::<Tool<'_>>::deserialize(deserializer)?.into_iter().map(tool).collect()
     }
 }

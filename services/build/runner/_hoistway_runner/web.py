@@ -112,9 +112,9 @@ class WebAgent(Agent):
         headers = {k: v for k, v in headers.items() if k not in (
             "x-hoistway-invoke-token", "connection", "expect", "content-length", "content-type")}
         headers |= {"host": HOST, "content-type": "application/json", "content-length": str(len(body))}
-        tried, known = {}, {path: has_route(self.app, path) for path in (path, "/invoke", "/")}
-        for path in known:
-            if known[path] is False and True in known.values():  # its handler of errors would answer
+        tried, paths = {}, dict.fromkeys((path, "/invoke", "/"))
+        for path in paths:
+            if has_route(self.app, path) is False and any(has_route(self.app, other) for other in paths):  # its handler of errors would answer
                 continue
             answer = tried[path] = self.call(WebRequest("POST", path, headers, body))
             if answer.status != 404:

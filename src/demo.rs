@@ -1,6 +1,6 @@
 //! `hoistway up --demo`: the main job once, before the user's eyes and through the public API, and what to try next.
 
-use crate::cli::{Api, Outcome, Target, Teller, followed};
+use crate::cli::{Api, Outcome, ProgressPrinter, Target, followed};
 use hoistway_model::Secret;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -55,8 +55,8 @@ async fn tell(target: Target, exports: &str) -> Outcome<()> {
     say(&indented(&request));
     let accepted = api.call(Method::POST, &["deploy"], &[("wait", "none")], Some(&request)).await?;
     let id = accepted["deployment"].as_str().unwrap_or_default();
-    let teller = Teller::to(|line| say(&format!("   {line}")));
-    let mut ended = followed(&api, id, Some(NAME), None, teller).await?;
+    let printer = ProgressPrinter::to(|line| say(&format!("   {line}")));
+    let mut ended = followed(&api, id, Some(NAME), None, printer).await?;
     say(&format!("\n   GET {}", api.url(&["deployments", id])));
     if let Some(ended) = ended.as_object_mut() {
         // The steps were told already.

@@ -7,7 +7,7 @@ mod rotate;
 mod up;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use hoistway_kit::{environment, exit, memory, telemetry::LogFormat};
+use hoistway_kit::{allocator, environment, exit, telemetry::LogFormat};
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 /// Self-hosted control plane for AI agents: one call from source to a running agent.
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
         }
     };
     if matches!(command, Command::Up(_)) {
-        memory::give_back_large_blocks();
+        allocator::give_back_large_blocks();
     }
     let read = variables(&Args::command());
     if let Err(e) = environment::check(read.iter().map(String::as_str)) {

@@ -13,7 +13,7 @@ use hoistway_egress as egress;
 use hoistway_gateway::{self as gateway, Gateway, saga::Services};
 use hoistway_kit::{
     config,
-    egress::EgressKey,
+    egress_auth::EgressKey,
     fs::{self, DirLock, private_dir},
     invoke_statement::InvokeStatementKey,
     open_files,

@@ -3,10 +3,10 @@
 use crate::{
     audit::AuditLog,
     keys::Keys,
-    limits::{Rates, Shares, Throttle},
+    limits::{Rates, SharedQuota, Throttle},
     store::Journal,
 };
-use hoistway_kit::{identity::IdentityKey, token::ApiKey};
+use hoistway_kit::{installation_identity::InstallationKey, token::ApiKey};
 use hoistway_model::Result;
 use std::{net::IpAddr, path::Path, sync::Arc};
 use tokio::sync::Semaphore;
@@ -49,7 +49,7 @@ pub struct Access {
     /// The keys that open the API.
     pub keys: Keys,
     /// How it is shown that the installation's key is here.
-    pub identity: IdentityKey,
+    pub identity: InstallationKey,
     /// Who changed what.
     pub audit: AuditLog,
     /// Addresses that show wrong keys.
@@ -57,11 +57,11 @@ pub struct Access {
     /// A permit for each request that is being answered.
     pub requests: Arc<Semaphore>,
     /// The same for each key and user: one has three quarters of them at most.
-    pub own_requests: Arc<Shares>,
+    pub own_requests: Arc<SharedQuota>,
     /// A few more for keys with the scope `admin` alone, when there is no permit left.
     pub reserved_requests: Arc<Semaphore>,
     /// The memory that large answers take until they are sent, in bytes.
-    pub answers: Arc<Shares>,
+    pub answers: Arc<SharedQuota>,
     /// See [`AccessLimits`].
     pub limits: AccessLimits,
 }
@@ -75,12 +75,12 @@ impl Access {
     /// Over the journal's database.
     pub(crate) fn new(journal: &Journal, installation: ApiKey, limits: AccessLimits) -> Self {
         Self {
-            identity: IdentityKey::of(installation.secret().expose()),
+            identity: InstallationKey::of(installation.secret().expose()),
             keys: Keys::new(installation, journal.keys(), limits.rates, limits.max_keys),
             audit: AuditLog::new(journal.audit()),
             throttle: Throttle::new(limits.rates.failures),
-            answers: Shares::new(MAX_ANSWERS, MAX_OWN_ANSWERS),
-            own_requests: Shares::new(limits.max_requests, limits.max_own_requests()),
+            answers: SharedQuota::new(MAX_ANSWERS, MAX_OWN_ANSWERS),
+            own_requests: SharedQuota::new(limits.max_requests, limits.max_own_requests()),
             requests: Arc::new(Semaphore::new(limits.max_requests.clamp(1, Semaphore::MAX_PERMITS))),
             reserved_requests: Arc::new(Semaphore::new(RESERVED)),
             limits,

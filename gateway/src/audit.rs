@@ -11,7 +11,7 @@ pub use entry::{Entry, Filter, Outcome};
 
 use crate::{keys::Caller, store::AuditStore};
 use hoistway_kit::{
-    prune::{Keep, Pruned},
+    prune::{Pruned, Retention},
     telemetry,
     time::now_ms,
 };
@@ -121,7 +121,7 @@ impl AuditLog {
     }
 
     /// Forgets entries that are not to be kept, and gives those up whose process ended.
-    pub async fn tidy(&self, keep: Keep) -> Result<()> {
+    pub async fn tidy(&self, keep: Retention) -> Result<()> {
         self.store.give_up(now_ms() - LOST_AFTER_MS).await?;
         let Pruned { surplus, .. } = self.store.purge(keep).await?;
         if surplus > 0 {

@@ -6,7 +6,7 @@ use crate::{
     oidc::{CallerLimits, fetch::PlainHosts},
     saga, state,
 };
-use hoistway_kit::{config::xdg_data_dir, prune::Keep, telemetry::LogFormat};
+use hoistway_kit::{config::xdg_data_dir, prune::Retention, telemetry::LogFormat};
 use hoistway_model::source;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -183,13 +183,13 @@ impl Config {
     }
 
     /// How much of the audit log is kept.
-    pub fn audit_kept(&self) -> Keep {
-        Keep::new(days(self.audit_days), self.audit_entries)
+    pub fn audit_kept(&self) -> Retention {
+        Retention::new(days(self.audit_days), self.audit_entries)
     }
 
     /// How many ended deployments are kept, and for how long.
-    pub fn journal_kept(&self) -> Keep {
-        Keep::new(days(self.journal_days), self.journal_entries)
+    pub fn journal_kept(&self) -> Retention {
+        Retention::new(days(self.journal_days), self.journal_entries)
     }
 
     /// How often what is not to be kept is removed.

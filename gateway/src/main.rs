@@ -26,7 +26,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    hoistway_kit::memory::give_back_large_blocks();
+    hoistway_kit::allocator::give_back_large_blocks();
     let config = match config::load::<Config>("gateway", args.config.as_deref()) {
         Ok(config) => config,
         Err(e) => return exit::usage(&e.message),

@@ -5,7 +5,7 @@
 //! by their services.
 
 use crate::{
-    limits::{Full, Share, Shares},
+    limits::{QuotaExceeded, QuotaGrant, SharedQuota},
     saga::record::Record,
 };
 use futures_util::{Stream, StreamExt};
@@ -68,7 +68,7 @@ pub struct Seen {
     events: Arc<Ring<Event>>,
     /// Calls have a ring of their own: there may be so many that they would push out everything else.
     calls: Arc<Ring<Event>>,
-    followers: Arc<Shares>,
+    followers: Arc<SharedQuota>,
     /// Deployments that have not ended, as they were told last.
     deployments: Mutex<HashMap<DeploymentId, deployments::Told>>,
     /// The journal's file.
@@ -88,7 +88,7 @@ impl Seen {
         Arc::new(Self {
             events: Ring::new(KEPT_EVENTS),
             calls: Ring::new(KEPT_CALLS),
-            followers: Shares::new(MAX_FOLLOWERS, MAX_OWN_FOLLOWERS),
+            followers: SharedQuota::new(MAX_FOLLOWERS, MAX_OWN_FOLLOWERS),
             deployments: Mutex::default(),
             database,
             requests: Counter::new(
@@ -126,11 +126,13 @@ impl Seen {
     }
 
     /// A place for one who follows something; it is given up when dropped.
-    pub fn place(&self, holder: &Arc<str>) -> Result<Share> {
+    pub fn place(&self, holder: &Arc<str>) -> Result<QuotaGrant> {
         self.followers.take(holder, 1).map_err(|full| {
             let text = match full {
-                Full::Own => format!("{MAX_OWN_FOLLOWERS} logs and events are followed with this key already"),
-                Full::All => format!("{MAX_FOLLOWERS} logs and events are followed already"),
+                QuotaExceeded::OfHolder => {
+                    format!("{MAX_OWN_FOLLOWERS} logs and events are followed with this key already")
+                }
+                QuotaExceeded::Total => format!("{MAX_FOLLOWERS} logs and events are followed already"),
             };
             Error::new(Code::ResourceExhausted, text)
         })

@@ -23,7 +23,7 @@ use hoistway_kit::{
     fs,
     invoke_statement::InvokeStatementKey,
     ports::Listeners,
-    prune::{Keep, ago},
+    prune::{Retention, ago},
     secrets::MasterKey,
     token::ApiKey,
     web,
@@ -63,8 +63,8 @@ pub struct Deps {
 #[derive(Debug, Clone, Copy)]
 struct CleanupConfig {
     every: Duration,
-    journal: Keep,
-    audit: Keep,
+    journal: Retention,
+    audit: Retention,
 }
 
 /// An opened gateway.

@@ -1,7 +1,7 @@
 //! What every handler can reach.
 
 use crate::{
-    access::Access, deploy::Deployer, limits::Shares, oidc::Callers, public::PublicAddresses, routes::Routes,
+    access::Access, deploy::Deployer, limits::SharedQuota, oidc::Callers, public::PublicAddresses, routes::Routes,
     seen::Seen,
 };
 use async_trait::async_trait;
@@ -42,7 +42,7 @@ pub struct AppState {
     /// Bounds on what one caller can ask for.
     pub limits: Limits,
     /// The memory that request bodies may take together; see [`crate::api::body::budget`].
-    pub bodies: Arc<Shares>,
+    pub bodies: Arc<SharedQuota>,
     /// For whole lists, each in memory while it is made.
     pub lists: Lists,
     /// What was measured last, and when that was begun.

@@ -6,14 +6,15 @@ mod budgets;
 mod builds;
 mod config;
 mod egress;
-mod pages;
+mod logs;
+mod metrics;
+mod page;
 mod revisions;
-mod seen;
 /// Records of the tool registry, and the two of its messages that have credentials beside them.
 pub mod tools;
 mod usage;
 
-pub use pages::{page_query, part};
+pub use page::{page_query, part};
 pub use revisions::derive_request;
 
 use crate::common::v1 as common;

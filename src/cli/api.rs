@@ -3,7 +3,7 @@
 use super::{
     Failure, Outcome,
     access::{Target, is_loopback},
-    identity,
+    installation,
 };
 use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream::BoxStream};
@@ -68,7 +68,7 @@ impl Api {
     async fn client(&self) -> Outcome<&Client> {
         let Some(key) = self.target.key.as_ref().filter(|_| self.target.is_own_key) else { return Ok(&self.http) };
         let client = self.own.get().unwrap_or(&self.http);
-        let at = identity::verify(client, &self.target.base, key, |e| self.unreachable(e)).await?;
+        let at = installation::verify(client, &self.target.base, key, |e| self.unreachable(e)).await?;
         match self.own.get() {
             Some(client) => Ok(client),
             // `localhost` has two addresses, and only this one has answered.

@@ -2,8 +2,8 @@
 
 use super::{
     Api, Failure, Outcome,
-    follow::{Outage, SILENCE},
     output::{self, table, text},
+    streaming::{Outage, SILENCE},
 };
 use clap::Args;
 use reqwest::Method;

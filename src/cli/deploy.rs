@@ -5,8 +5,8 @@ use super::{
     agents::warn,
     deployments::{followed, summary},
     output::{self, progress, text},
+    progress::{ProgressPrinter, duration},
     source,
-    tell::{Teller, duration},
 };
 use clap::Args;
 use reqwest::Method;
@@ -83,7 +83,7 @@ pub async fn run(api: &Api, args: DeployArgs, as_json: bool) -> Outcome<()> {
     if args.no_wait {
         return output::answer(&accepted, as_json, |_| format!("accepted: {}", api.url(&["deployments", &id])));
     }
-    let ended = followed(api, &id, accepted["agent"].as_str(), args.timeout, Teller::on_stderr()).await?;
+    let ended = followed(api, &id, accepted["agent"].as_str(), args.timeout, ProgressPrinter::on_stderr()).await?;
     let agent = text(&ended["agent"]);
     // What is deployed may still wait for an image that cannot be pulled now.
     let phase = api.get(&["agents", &agent], &[]).await.map(|agent| agent["status"].clone()).unwrap_or_default();

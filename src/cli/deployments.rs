@@ -3,7 +3,7 @@
 use super::{
     Api, Failure, Outcome,
     output::{self, table, text},
-    tell::{Teller, duration},
+    progress::{ProgressPrinter, duration},
     watch::{look_again, watch},
 };
 use clap::Args;
@@ -34,9 +34,11 @@ pub async fn run(api: &Api, args: DeploymentsArgs, as_json: bool) -> Outcome<()>
             return output::json(&api.call(Method::POST, &["deployments", id, "cancel"], &[], None).await?);
         }
         return match args.follow {
-            true => output::answer(&followed(api, id, None, None, Teller::on_stderr()).await?, as_json, |it| {
-                summary(api, it)
-            }),
+            true => {
+                output::answer(&followed(api, id, None, None, ProgressPrinter::on_stderr()).await?, as_json, |it| {
+                    summary(api, it)
+                })
+            }
             false => output::json(&api.get(&["deployments", id], &[]).await?),
         };
     }
@@ -62,7 +64,7 @@ pub async fn followed(
     id: &str,
     agent: Option<&str>,
     seconds: Option<u32>,
-    mut teller: Teller,
+    mut printer: ProgressPrinter,
 ) -> Outcome<Value> {
     let patience = async {
         match seconds {
@@ -71,7 +73,7 @@ pub async fn followed(
         }
     };
     let ended = tokio::select! {
-        ended = watch(api, id, agent, &mut teller) => ended?,
+        ended = watch(api, id, agent, &mut printer) => ended?,
         () = patience => {
             let message = format!("the deploy has not ended after {} s", seconds.unwrap_or_default());
             return Err(Failure::not_known(message).deployment(id).remedy(look_again(id)));

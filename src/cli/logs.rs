@@ -1,9 +1,8 @@
 //! `hoistway logs`: the lines of an agent or a build.
 
 use super::{
-    Api, Failure, Outcome,
-    follow::{LogPosition, Outage, SILENCE, log_has_ended, text_of},
-    output,
+    Api, Failure, Outcome, output,
+    streaming::{LogPosition, Outage, SILENCE, log_has_ended, text_of},
 };
 use clap::Args;
 use reqwest::Method;

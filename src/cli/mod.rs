@@ -8,13 +8,13 @@ mod calls;
 mod deploy;
 mod deployments;
 mod failure;
-mod follow;
-mod identity;
+mod installation;
 mod logs;
 mod output;
-mod registered;
+mod progress;
+mod resources;
 mod source;
-mod tell;
+mod streaming;
 mod usage;
 mod watch;
 
@@ -22,7 +22,7 @@ pub use access::Target;
 pub use api::Api;
 pub use deployments::followed;
 pub use failure::{Failure, Outcome};
-pub use tell::Teller;
+pub use progress::ProgressPrinter;
 
 use access::Access;
 use clap::{Args, Subcommand};
@@ -65,9 +65,9 @@ pub enum Command {
     /// Delete an agent with its revisions and logs
     Delete(With<agents::NameArgs>),
     /// List tools, show one, or check whether one works
-    Tools(With<registered::RegisteredArgs>),
+    Tools(With<resources::ResourceArgs>),
     /// List model providers, show one, or check whether one works
-    ModelProviders(With<registered::RegisteredArgs>),
+    ModelProviders(With<resources::ResourceArgs>),
     /// Show what this Hoistway is and how agents are kept apart
     Status(With<NoArgs>),
 }
@@ -191,11 +191,11 @@ async fn dispatch(command: Command) -> Outcome<()> {
         }
         Command::Tools(with) => {
             let (api, args, json) = with.open()?;
-            registered::run(&api, registered::Kind::Tools, args, json).await
+            resources::run(&api, resources::Kind::Tools, args, json).await
         }
         Command::ModelProviders(with) => {
             let (api, args, json) = with.open()?;
-            registered::run(&api, registered::Kind::ModelProviders, args, json).await
+            resources::run(&api, resources::Kind::ModelProviders, args, json).await
         }
         Command::Status(with) => {
             let (api, NoArgs {}, json) = with.open()?;

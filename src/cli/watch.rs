@@ -3,9 +3,9 @@
 
 use super::{
     Api, Failure, Outcome,
-    follow::{BACKOFF, BuildLog, Change, Changes, GONE},
     output::text,
-    tell::Teller,
+    progress::ProgressPrinter,
+    streaming::{BACKOFF, BuildLog, Change, Changes, GONE},
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -32,7 +32,7 @@ enum Build {
 struct Watcher<'a> {
     api: &'a Api,
     id: &'a str,
-    teller: &'a mut Teller,
+    printer: &'a mut ProgressPrinter,
     /// As it was at the last look, with the events since.
     record: Value,
     build: Build,
@@ -40,8 +40,8 @@ struct Watcher<'a> {
 
 /// Tells what happens to a deployment and returns its record once it has ended, well or badly. `agent` is its agent,
 /// if that is known.
-pub async fn watch(api: &Api, id: &str, agent: Option<&str>, teller: &mut Teller) -> Outcome<Value> {
-    let mut watcher = Watcher { api, id, teller, record: Value::Null, build: Build::Awaited };
+pub async fn watch(api: &Api, id: &str, agent: Option<&str>, printer: &mut ProgressPrinter) -> Outcome<Value> {
+    let mut watcher = Watcher { api, id, printer, record: Value::Null, build: Build::Awaited };
     let agent = match agent {
         Some(agent) => agent.to_owned(),
         None if watcher.look().await? => return Ok(watcher.record),
@@ -72,7 +72,7 @@ impl Watcher<'_> {
             tokio::select! {
                 change = changes.next() => return change,
                 line = line => match line {
-                    Some(line) => self.teller.build_line(&line),
+                    Some(line) => self.printer.build_line(&line),
                     None => self.build = Build::Told,
                 },
             }
@@ -108,7 +108,7 @@ impl Watcher<'_> {
 
     /// Reads the record and tells what is new in it; returns whether the deployment has ended.
     async fn look(&mut self) -> Outcome<bool> {
-        self.record = look(self.api, self.id, self.teller).await?;
+        self.record = look(self.api, self.id, self.printer).await?;
         self.tell(true).await;
         Ok(matches!(self.record["status"].as_str(), Some("SUCCEEDED" | "FAILED")))
     }
@@ -120,9 +120,9 @@ impl Watcher<'_> {
             if step["step"] == "build" {
                 self.follow_build(step, looked).await;
             }
-            self.teller.step(i, step, matches!(self.build, Build::Reused));
+            self.printer.step(i, step, matches!(self.build, Build::Reused));
         }
-        self.teller.status(&self.record);
+        self.printer.status(&self.record);
     }
 
     /// Begins to follow the build of a build step, and follows it to its end if the step has ended.
@@ -137,11 +137,11 @@ impl Watcher<'_> {
                 _ => Build::Awaited,
             };
         }
-        let Self { build, teller, .. } = self;
+        let Self { build, printer, .. } = self;
         if let (true, Build::Followed(log)) = (ended, &mut *build) {
             let rest = async {
                 while let Some(line) = log.next().await {
-                    teller.build_line(&line);
+                    printer.build_line(&line);
                 }
             };
             let _ = timeout(DRAIN, rest).await;
@@ -176,7 +176,7 @@ async fn attempt(api: &Api, seen: &Value) -> Outcome<Option<String>> {
 }
 
 /// The deployment as it is now. A server that does not answer is asked again for a while.
-async fn look(api: &Api, id: &str, teller: &Teller) -> Outcome<Value> {
+async fn look(api: &Api, id: &str, printer: &ProgressPrinter) -> Outcome<Value> {
     let (since, mut backoff, mut told) = (Instant::now(), BACKOFF.0, false);
     loop {
         let failure = match timeout(LOOK, api.get(&["deployments", id], &[])).await {
@@ -190,7 +190,7 @@ async fn look(api: &Api, id: &str, teller: &Teller) -> Outcome<Value> {
             return Err(Failure::not_known(message).deployment(id).remedy(look_again(id)));
         }
         if !std::mem::replace(&mut told, true) {
-            teller.note(&format!("lost    {}; asking again", failure.message()));
+            printer.note(&format!("lost    {}; asking again", failure.message()));
         }
         sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF.1);

@@ -7,7 +7,7 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::StreamExt;
 use hoistway_client::{EgressClient, ToolCredentialsClient, Transport};
-use hoistway_kit::{egress::EgressKey, token::ServiceToken};
+use hoistway_kit::{egress_auth::EgressKey, token::ServiceToken};
 use hoistway_model::{
     Code, EgressService, Secret, ToolCredentials,
     egress::{Call, CallQuery},

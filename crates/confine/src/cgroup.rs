@@ -1,7 +1,7 @@
 //! Control groups: memory, processes and processor time of a whole agent, where this program may make groups. Version 2
 //! where it has the controllers, else version 1.
 
-use super::claim::{self, Claim, make};
+use super::cgroup_lock::{self, Claim, make};
 use crate::kill::kill_all;
 use crate::spec::Limits;
 use std::fs;
@@ -62,7 +62,7 @@ pub struct Group {
 impl Cgroups {
     /// The groups that this program may make, found out by making one with these limits.
     pub fn find(dir: &Path, limits: &Limits) -> Option<Self> {
-        let tag = claim::name(dir);
+        let tag = cgroup_lock::name(dir);
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let candidates = [second(&mounts, &own, &tag), first(&mounts, &own, &tag)];

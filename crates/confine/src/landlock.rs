@@ -8,7 +8,7 @@ use landlock::{
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 
-use crate::root;
+use crate::rootfs;
 
 /// The first ABI that limits TCP.
 pub const TCP: i32 = 4;
@@ -52,10 +52,10 @@ pub(crate) fn prepare(abi: i32, confinement: &Confinement) -> Result<RulesetCrea
     if confinement.namespaces.is_some() {
         // Nothing is there but what may be read.
         rules = add(rules, Path::new("/"), Wanted::Read)?;
-        for path in [root::HOME, root::TMP, root::SHM] {
+        for path in [rootfs::HOME, rootfs::TMP, rootfs::SHM] {
             rules = add(rules, Path::new(path), Wanted::Write)?;
         }
-        for device in root::DEVICES {
+        for device in rootfs::DEVICES {
             rules = add(rules, Path::new(device), Wanted::Device)?;
         }
     }

@@ -4,18 +4,18 @@
 //! and what Python needs of the machine.
 
 pub mod cgroup;
-mod claim;
+mod cgroup_lock;
+pub mod copy_tree;
 pub mod exec;
-pub mod host;
+pub mod exposed_paths;
 mod kill;
 pub mod landlock;
 pub mod namespaces;
 mod other_pythons;
-pub mod own_copy;
 pub mod privileges;
 mod remove_tree;
 mod rlimits;
-pub mod root;
+pub mod rootfs;
 mod seccomp;
 mod spec;
 pub mod uids;
@@ -32,7 +32,7 @@ use std::io::{Error, Result};
 /// last.
 pub fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared> {
     if let Some(namespaces) = &confinement.namespaces {
-        root::enter(namespaces, &confinement.exposed, user)?;
+        rootfs::enter(namespaces, &confinement.exposed, user)?;
     }
     // Its paths are opened while we still may.
     let landlock = match confinement.landlock {

@@ -2,7 +2,7 @@
 //! find the agent's packages and none of the machine's; in a root of its own something else stands in their places.
 
 use crate::{
-    root::HOME,
+    rootfs::HOME,
     spec::{Access, Exposed},
 };
 use std::{

@@ -275,7 +275,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::operations;
+    use crate::idempotency;
     use sea_orm::sqlx::ConnectOptions as _;
     use sea_orm_migration::{MigrationName, async_trait::async_trait};
     use std::os::unix::fs::PermissionsExt;
@@ -406,7 +406,7 @@ mod tests {
     async fn a_transaction_is_alone_and_rolled_back_when_dropped() {
         crate::telemetry::tests::start();
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(operations::Migration)]).await.unwrap();
+        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(idempotency::Migration)]).await.unwrap();
         let count = async || {
             let sql = "select count(*) from operations";
             let query = sea_orm::Statement::from_string(db.read().get_database_backend(), sql);

@@ -4,32 +4,32 @@
 //! Nothing here is global except what the operating system and the tracing libraries make so: `main` calls
 //! [`telemetry::init`] and [`shutdown::on_signals`] once, everything else is a value that is passed on.
 
-pub mod address;
+pub mod address_scope;
+pub mod allocator;
 pub mod api_key;
+pub mod change_feed;
 pub mod config;
 pub mod connections;
 pub mod db;
 pub mod disk_reserve;
-pub mod egress;
+pub mod egress_auth;
 pub mod environment;
 pub mod event_log;
 pub mod exit;
 pub mod fs;
 pub mod grpc;
-pub mod identity;
+pub mod idempotency;
+pub mod installation_identity;
 pub mod invoke_statement;
 pub mod logs;
-pub mod memory;
 pub mod metrics;
 pub mod open_files;
-pub mod operations;
 pub mod ports;
 pub mod prune;
+pub mod quota;
 pub mod secrets;
-pub mod shares;
 pub mod shutdown;
 pub mod telemetry;
 pub mod time;
 pub mod token;
-pub mod updates;
 pub mod web;

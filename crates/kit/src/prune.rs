@@ -26,7 +26,7 @@ pub struct Rows {
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
+pub struct Retention {
     /// For so long at most.
     pub time: Duration,
     /// So many at most.
@@ -35,7 +35,7 @@ pub struct Keep {
     pub at_least: Duration,
 }
 
-impl Keep {
+impl Retention {
     /// Up to `count` rows for up to `time`.
     pub const fn new(time: Duration, count: u64) -> Self {
         Self { time, count, at_least: Duration::ZERO }
@@ -52,7 +52,7 @@ pub struct Pruned {
 }
 
 /// Removes what is not to be kept.
-pub async fn prune(db: &Db, rows: &Rows, keep: Keep) -> Result<Pruned> {
+pub async fn prune(db: &Db, rows: &Rows, keep: Retention) -> Result<Pruned> {
     let old = remove(db, rows, ago(keep.time), u64::MAX).await?;
     let surplus = count(db, rows).await?.saturating_sub(keep.count);
     let surplus = remove(db, rows, ago(keep.at_least).saturating_add(1), surplus).await?;
@@ -105,7 +105,7 @@ async fn query<const N: usize>(db: &Db, text: &str, values: [Value; N]) -> Resul
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::operations;
+    use crate::idempotency;
 
     const ROWS: Rows = Rows { table: "operations", time: "created_at", which: "NOT undone" };
     const EVER: Duration = Duration::MAX;
@@ -113,7 +113,7 @@ mod tests {
     /// A database with `count` rows that are a second, two seconds, … old, and as many that are not meant.
     async fn filled(count: i64) -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(operations::Migration)]).await.unwrap();
+        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(idempotency::Migration)]).await.unwrap();
         let text = format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
              INSERT INTO operations SELECT (u || '-') || i, 'k', 'd', NULL, u, {} - i * 1000
@@ -131,21 +131,21 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_of_too_many_go_and_others_are_not_touched() {
         let (_dir, db) = filled(1_000).await;
-        let pruned = prune(&db, &ROWS, Keep::new(EVER, 150)).await.unwrap();
+        let pruned = prune(&db, &ROWS, Retention::new(EVER, 150)).await.unwrap();
         assert_eq!(pruned, Pruned { old: 0, surplus: 850 });
         assert_eq!(left(&db, "undone").await, 1_000);
         let newest = format!("NOT undone AND created_at > {}", now_ms() - 152_000 - 60_000);
         assert_eq!((left(&db, "NOT undone").await, left(&db, &newest).await), (150, 150));
-        assert_eq!(prune(&db, &ROWS, Keep::new(EVER, 150)).await.unwrap(), Pruned::default());
+        assert_eq!(prune(&db, &ROWS, Retention::new(EVER, 150)).await.unwrap(), Pruned::default());
     }
 
     #[tokio::test]
     async fn what_is_too_old_goes_and_what_is_too_young_stays() {
         let (_dir, db) = filled(1_000).await;
         let hours = Duration::from_secs(3600);
-        let keep = Keep { at_least: hours, ..Keep::new(hours * 2, 10) };
+        let keep = Retention { at_least: hours, ..Retention::new(hours * 2, 10) };
         assert_eq!(prune(&db, &ROWS, keep).await.unwrap(), Pruned::default());
-        let pruned = prune(&db, &ROWS, Keep::new(Duration::from_millis(400_500), 10_000)).await.unwrap();
+        let pruned = prune(&db, &ROWS, Retention::new(Duration::from_millis(400_500), 10_000)).await.unwrap();
         assert!((pruned.old as i64 - 600).abs() <= 60 && pruned.surplus == 0, "{pruned:?}");
         assert_eq!(left(&db, "NOT undone").await, 1_000 - i64::try_from(pruned.old).unwrap());
     }

@@ -1,8 +1,22 @@
 //! Times are milliseconds since the Unix epoch everywhere inside, and RFC 3339 text at the edges.
 
 use std::time::{SystemTime, UNIX_EPOCH};
+use time::{
+    Date, OffsetDateTime, PlainDateTime, UtcDateTime,
+    format_description::{StaticFormatDescription, well_known::Rfc3339},
+    macros::{format_description, utc_datetime},
+};
 
 const MS_PER_DAY: i64 = 86_400_000;
+const NANOS_PER_MS: i128 = 1_000_000;
+
+/// RFC 3339 in UTC with three digits of the second, so that times of one list are equally long and sort as text.
+const MILLISECONDS: StaticFormatDescription =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// The first and the last moment that RFC 3339 can name.
+const FIRST: UtcDateTime = utc_datetime!(0000-01-01 0:00);
+const LAST: UtcDateTime = utc_datetime!(9999-12-31 23:59:59.999);
 
 /// Milliseconds since the Unix epoch.
 pub fn now_ms() -> i64 {
@@ -12,75 +26,33 @@ pub fn now_ms() -> i64 {
     }
 }
 
-/// `ms` as RFC 3339 text in UTC with milliseconds: `2026-11-23T15:04:05.678Z`.
+/// `ms` as RFC 3339 text in UTC with milliseconds: `2026-11-23T15:04:05.678Z`. A moment before the year 0 or after 9999
+/// is the nearest one of those years.
 pub fn rfc3339(ms: i64) -> String {
-    let (days, rest) = (ms.div_euclid(MS_PER_DAY), ms.rem_euclid(MS_PER_DAY));
-    let (year, month, day) = civil(days);
-    let (seconds, millis) = (rest / 1000, rest % 1000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    // Formatting fails for moments that have no such text only.
+    utc(ms).format(MILLISECONDS).unwrap_or_default()
 }
 
 /// Reads RFC 3339 text, such as `2026-11-23T15:04:05Z` or `2026-11-23 15:04:05.678+01:00`, as milliseconds since the
 /// Unix epoch; what is finer than a millisecond is dropped. `None` for anything else, and for moments that no calendar
-/// has. A leap second is the one after it.
+/// has. A leap second is the last moment before it.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
-    let number = |range: std::ops::Range<usize>| -> Option<i64> {
-        let digits = text.get(range)?;
-        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
-    };
-    let is = |at: usize, any_of: &[u8]| text.as_bytes().get(at).is_some_and(|b| any_of.contains(b));
-    let separated = is(4, b"-") && is(7, b"-") && is(10, b"Tt ") && is(13, b":") && is(16, b":");
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    if !separated || hour > 23 || minute > 59 || second > 60 || !(1..=12).contains(&month) {
-        return None;
-    }
-    let days = days_from_civil(year, month, day);
-    if civil(days) != (year, month, day) {
-        return None;
-    }
-    let rest = text.get(19..)?;
-    let (fraction, zone) = match rest.strip_prefix('.') {
-        Some(rest) => rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?),
-        None => ("0", rest),
-    };
-    if fraction.is_empty() {
-        return None;
-    }
-    let millis: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
-    let offset = match zone.as_bytes() {
-        b"Z" | b"z" => 0,
-        [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] if [h1, h2, m1, m2].iter().all(|b| b.is_ascii_digit()) => {
-            let two = |tens: u8, ones: u8| i64::from(tens - b'0') * 10 + i64::from(ones - b'0');
-            let (hours, minutes) = (two(*h1, *h2), two(*m1, *m2));
-            if hours > 23 || minutes > 59 {
-                return None;
-            }
-            (hours * 60 + minutes) * if *sign == b'-' { -1 } else { 1 }
-        }
-        _ => return None,
-    };
-    let seconds = hour * 3600 + (minute - offset) * 60 + second;
-    Some(days * MS_PER_DAY + seconds * 1000 + millis)
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from(time.unix_timestamp_nanos().div_euclid(NANOS_PER_MS)).ok()
 }
 
-/// When the calendar month of UTC begins that `ms` is in, and when the next one does.
+/// The beginning of the calendar month of UTC that `ms` is in, and of the next one.
 pub fn month(ms: i64) -> (i64, i64) {
-    let (year, month, _) = civil(ms.div_euclid(MS_PER_DAY));
-    let next = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
-    (days_from_civil(year, month, 1) * MS_PER_DAY, days_from_civil(next.0, next.1, 1) * MS_PER_DAY)
+    let first = utc(ms).date().replace_day(1).unwrap_or(Date::MIN);
+    let next = first.saturating_add(time::Duration::days(i64::from(first.month().length(first.year()))));
+    let ms = |date: Date| PlainDateTime::new(date, time::Time::MIDNIGHT).assume_utc().unix_timestamp() * 1_000;
+    (ms(first), ms(next))
 }
 
-/// The inverse of [`civil`]; a day that the month does not have comes out in the next one.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let month_from_march = if month > 2 { month - 3 } else { month + 9 };
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
+fn utc(ms: i64) -> UtcDateTime {
+    UtcDateTime::from_unix_timestamp_nanos(i128::from(ms) * NANOS_PER_MS)
+        .unwrap_or(if ms < 0 { FIRST } else { LAST })
+        .clamp(FIRST, LAST)
 }
 
 /// A span of time as people write it: `90s`, `10m`, `1h30m`, `2d`.
@@ -103,22 +75,6 @@ pub fn parse_duration_ms(text: &str) -> Option<i64> {
     (!text.is_empty()).then_some(total)
 }
 
-/// Year, month and day of a day counted from 1970-01-01, in the proleptic Gregorian calendar. Years are counted from
-/// March, so that the leap day is the last one, in eras of 400 years, which all have the same number of days.
-fn civil(days: i64) -> (i64, i64, i64) {
-    const DAYS_PER_ERA: i64 = 146_097;
-    let from_march_of_year_0 = days + 719_468;
-    let era = from_march_of_year_0.div_euclid(DAYS_PER_ERA);
-    let day_of_era = from_march_of_year_0.rem_euclid(DAYS_PER_ERA);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    (year, month, day)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -126,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_moments() {
+    fn moments_are_written_in_utc_with_milliseconds() {
         for (ms, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
@@ -156,19 +112,29 @@ mod tests {
     }
 
     #[test]
+    fn moments_without_a_text_become_the_nearest_that_has_one() {
+        assert_eq!(rfc3339(i64::MIN), "0000-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(i64::MAX), "9999-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339(253_402_300_800_000), "9999-12-31T23:59:59.999Z");
+        let (first, next) = month(i64::MAX);
+        assert!(first < next);
+    }
+
+    #[test]
     fn every_day_reads_back() {
-        for day in (-800_000..2_000_000).step_by(97).filter(|d| (0..=9999).contains(&civil(*d).0)) {
+        for day in (-700_000..2_900_000).step_by(97) {
             assert_eq!(parse_rfc3339(&rfc3339(day * MS_PER_DAY + 1)), Some(day * MS_PER_DAY + 1));
         }
     }
 
     #[test]
-    fn other_spellings_and_nonsense() {
+    fn only_rfc_3339_is_read() {
         for (text, ms) in [
             ("1970-01-01t00:00:00z", Some(0)),
             ("1970-01-01 01:00:00.5+01:00", Some(500)),
             ("1969-12-31T23:30:00.123456-00:30", Some(123)),
-            ("1970-01-01T00:00:60Z", Some(60_000)),
+            ("2016-12-31T23:59:60Z", Some(1_483_228_799_999)),
+            ("1970-01-01T00:00:60Z", None),
             ("1970-01-01T00:00:00", None),
             ("1970-01-01", None),
             ("1970-02-29T00:00:00Z", None),
@@ -189,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_as_people_write_them() {
+    fn durations_are_read_with_their_units() {
         for (text, ms) in [
             ("90s", Some(90_000)),
             ("10m", Some(600_000)),
@@ -208,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn now_is_after_this_was_written() {
+    fn the_clock_is_in_milliseconds() {
         assert!(now_ms() > 1_700_000_000_000);
     }
 }

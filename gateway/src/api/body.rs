@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     audit,
-    limits::{Full, Share, Shares},
+    limits::{QuotaExceeded, QuotaGrant, SharedQuota},
     state::AppState,
 };
 use axum::{
@@ -47,9 +47,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(60);
 
 /// The memory that request bodies may take together, in bytes: that of four bodies of the largest size, and of two for
 /// one key or user. The first [`STEP`] of each body is no part of it.
-pub fn budget(max_body: usize) -> Arc<Shares> {
+pub fn budget(max_body: usize) -> Arc<SharedQuota> {
     let largest = max_body.next_multiple_of(STEP);
-    Shares::new(4 * largest, 2 * largest)
+    SharedQuota::new(4 * largest, 2 * largest)
 }
 
 /// A whole body, within the limit. It counts against the budget as long as it lives.
@@ -57,7 +57,7 @@ pub fn budget(max_body: usize) -> Arc<Shares> {
 pub struct WholeBody {
     /// The bytes.
     pub bytes: Bytes,
-    _room: Share,
+    _room: QuotaGrant,
 }
 
 impl WholeBody {
@@ -67,7 +67,7 @@ impl WholeBody {
     }
 
     /// The room that the bytes took, without them: for what was made of them.
-    pub fn into_room(self) -> Share {
+    pub fn into_room(self) -> QuotaGrant {
         self._room
     }
 
@@ -125,7 +125,7 @@ fn limit(request: &Parts, max_body: usize) -> usize {
 /// Reads a body, and charges for what has arrived of it: one that was only announced takes nothing from others, and one that
 /// stops arriving gives back what it has. Of what its own sender may have, all that it announced is reserved: several of
 /// one sender with a part each would wait for each other.
-async fn read(body: &mut Body, room: &mut Share, limit: usize, announced: Option<u64>) -> Result<Bytes> {
+async fn read(body: &mut Body, room: &mut QuotaGrant, limit: usize, announced: Option<u64>) -> Result<Bytes> {
     let announced = announced.and_then(|length| usize::try_from(length).ok()).map_or(STEP, |length| length.max(STEP));
     let mut bytes = BytesMut::new();
     let (mut patience, mut due, mut step) = (FIRST, Instant::now() + FIRST, STEP);
@@ -149,12 +149,12 @@ async fn read(body: &mut Body, room: &mut Share, limit: usize, announced: Option
     Ok(bytes.freeze())
 }
 
-fn full(full: Full) -> Error {
+fn full(full: QuotaExceeded) -> Error {
     Error::new(
         Code::Unavailable,
         match full {
-            Full::Own => "too many large requests of this key or user at a time; try again",
-            Full::All => "too many large requests at a time; try again",
+            QuotaExceeded::OfHolder => "too many large requests of this key or user at a time; try again",
+            QuotaExceeded::Total => "too many large requests at a time; try again",
         },
     )
 }

@@ -7,7 +7,7 @@ use super::{
     streamed::{self, COMMENT, HEARTBEAT},
 };
 use crate::{
-    limits::Share,
+    limits::QuotaGrant,
     seen::{CALL_ENDED, CALLS_MISSED, Event, shown_time},
     state::AppState,
 };
@@ -130,7 +130,7 @@ struct Follower {
     wanted: Wanted,
     /// The last event with an id.
     last: Place,
-    _place: Share,
+    _place: QuotaGrant,
 }
 
 impl Follower {
@@ -226,7 +226,7 @@ fn parse_place(text: &str) -> Result<Place> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::limits::Shares;
+    use crate::limits::SharedQuota;
 
     #[test]
     fn every_kind_of_event_can_be_asked_for() {
@@ -242,7 +242,7 @@ mod tests {
         let last = Place { epoch: 1, sequence: 7 };
         let told = |types: &[&str], next: Source| {
             let wanted = Wanted { agent: None, types: types.iter().map(|t| (*t).to_owned()).collect() };
-            let place = Shares::new(1, 1).take(&"key".into(), 1).unwrap();
+            let place = SharedQuota::new(1, 1).take(&"key".into(), 1).unwrap();
             let mut follower = Follower { events: stream::empty().boxed(), wanted, last, _place: place };
             (follower.write(next), follower.last)
         };

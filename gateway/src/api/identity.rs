@@ -6,7 +6,7 @@ use super::{
 };
 use crate::state::AppState;
 use axum::{Extension, Json, extract::State};
-use hoistway_kit::{connections::Connection, identity};
+use hoistway_kit::{connections::Connection, installation_identity};
 use hoistway_model::{Code, Error};
 use serde::Serialize;
 use std::sync::Arc;
@@ -49,8 +49,8 @@ async fn show(
     query: Query,
 ) -> ApiResult<Json<Identity>> {
     query.only(&["nonce"])?;
-    let nonce = query.text("nonce").filter(|text| identity::is_nonce(text)).ok_or_else(|| {
-        let (min, max) = (identity::NONCE.start(), identity::NONCE.end());
+    let nonce = query.text("nonce").filter(|text| installation_identity::is_nonce(text)).ok_or_else(|| {
+        let (min, max) = (installation_identity::NONCE.start(), installation_identity::NONCE.end());
         Error::field("nonce", format!("must be {min} to {max} letters, digits, - and _"))
     })?;
     let at = connection.and_then(|Extension(connection)| connection.local());

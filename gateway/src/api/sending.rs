@@ -3,7 +3,7 @@
 
 use super::error::{ApiError, ApiResult};
 use crate::{
-    limits::{Full, Share},
+    limits::{QuotaExceeded, QuotaGrant},
     state::AppState,
 };
 use axum::{
@@ -29,17 +29,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an answer that is made as a whole takes of the memory for answers; nothing if it is small. One that is larger than
 /// all that its caller may have is sent alone.
-pub fn memory(state: &AppState, holder: &Arc<str>, answer: &Response) -> ApiResult<Option<Share>> {
+pub fn memory(state: &AppState, holder: &Arc<str>, answer: &Response) -> ApiResult<Option<QuotaGrant>> {
     let answers = &state.access.answers;
     let Some(size) = answer.body().size_hint().exact().filter(|size| *size >= LARGE_ANSWER) else { return Ok(None) };
     let size = usize::try_from(size).unwrap_or(usize::MAX).min(answers.each());
     answers.take(holder, size).map(Some).map_err(unsent)
 }
 
-fn unsent(full: Full) -> ApiError {
+fn unsent(full: QuotaExceeded) -> ApiError {
     let whose = match full {
-        Full::Own => "this key or user has",
-        Full::All => "callers have",
+        QuotaExceeded::OfHolder => "this key or user has",
+        QuotaExceeded::Total => "callers have",
     };
     let text = format!("{whose} not read large answers that were asked for before; read them, then send this again");
     Error::new(Code::ResourceExhausted, text).into()

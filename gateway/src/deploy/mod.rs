@@ -7,7 +7,7 @@ pub mod kind;
 pub mod providers;
 pub mod request;
 
-use crate::limits::Share;
+use crate::limits::QuotaGrant;
 use async_trait::async_trait;
 use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId, build::BuiltImage, revision::Reason};
 use kind::{DeploymentKind, RevisionOutcome};
@@ -43,7 +43,7 @@ pub trait Deployer: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Room {
     /// That of its body.
-    pub body: Share,
+    pub body: QuotaGrant,
     /// The turn of a large one: they pass one at a time.
     pub turn: Option<OwnedSemaphorePermit>,
 }

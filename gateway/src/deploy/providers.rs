@@ -1,7 +1,7 @@
 //! Which registered provider serves a model whose configuration names a protocol: egress chooses, and where several would
 //! do equally well their names decide. Whoever deploys should know.
 
-use hoistway_kit::address::{Reach, is_private_name, reach};
+use hoistway_kit::address_scope::{AddressScope, is_private_name, scope};
 use hoistway_model::{
     Error, Name,
     agent::LlmConfig,
@@ -28,8 +28,8 @@ pub fn unknown_provider(path: &str, provider: &str) -> Error {
 /// for trying things out.
 pub fn works_without_key(provider: &ModelProvider) -> bool {
     let is_private = |url: Url| match url.host() {
-        Some(Host::Ipv4(ip)) => reach(ip.into()) == Reach::Private,
-        Some(Host::Ipv6(ip)) => reach(ip.into()) == Reach::Private,
+        Some(Host::Ipv4(ip)) => scope(ip.into()) == AddressScope::Private,
+        Some(Host::Ipv6(ip)) => scope(ip.into()) == AddressScope::Private,
         Some(Host::Domain(name)) => is_private_name(name.trim_end_matches('.')),
         None => false,
     };

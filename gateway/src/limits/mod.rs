@@ -6,7 +6,7 @@ pub mod throttle;
 
 pub use bucket::{Bucket, Clock, Level, Rate};
 pub use budgets::Budgets;
-pub use hoistway_kit::shares::{Full, Share, Shares};
+pub use hoistway_kit::quota::{QuotaExceeded, QuotaGrant, SharedQuota};
 pub use throttle::Throttle;
 
 use std::time::Duration;

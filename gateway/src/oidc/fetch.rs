@@ -3,7 +3,7 @@
 
 use super::keyset::KeySet;
 use hoistway_kit::{
-    address::{Lookup, Reach, check_url},
+    address_scope::{AddressScope, Lookup, check_url},
     web::USER_AGENT,
 };
 use reqwest::{Client, Response, redirect::Policy};
@@ -17,7 +17,7 @@ const FETCH: Duration = Duration::from_secs(5);
 /// The largest set of keys, and the largest configuration.
 const MAX_BYTES: usize = 256 << 10;
 /// An issuer of the company's own may be in its network or on this machine.
-const FARTHEST: Reach = Reach::Private;
+const FARTHEST: AddressScope = AddressScope::Private;
 
 /// Hosts that may be asked for keys without TLS, as `HOST` or `HOST:PORT`; this machine always may.
 #[derive(Debug, Clone, Default)]

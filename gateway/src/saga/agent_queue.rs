@@ -4,7 +4,7 @@
 use super::{Watch, cancellation::Cancellation, progress_of, record::Record};
 use crate::{
     deploy::{Accepted, Progress, kind::DeploymentKind},
-    limits::Share,
+    limits::QuotaGrant,
 };
 use hoistway_kit::telemetry::Origin;
 use hoistway_model::{DeploymentId, Digest, Name};
@@ -23,7 +23,7 @@ pub struct Job {
     /// What it is to do, if its turn is now. One that waits has its request in the journal alone.
     work: StdMutex<Option<DeploymentKind>>,
     /// The room that its request takes while it waits.
-    waiting: StdMutex<Option<Share>>,
+    waiting: StdMutex<Option<QuotaGrant>>,
     /// The request that it came with, or the start of this process.
     pub origin: Origin,
     /// What asks it to end.
@@ -39,11 +39,11 @@ impl Job {
     }
 
     /// One that waits, whose request takes `room`.
-    pub fn later(identity: Digest, record: Record, room: Option<Share>) -> Self {
+    pub fn later(identity: Digest, record: Record, room: Option<QuotaGrant>) -> Self {
         Self::new(identity, record, None, room)
     }
 
-    fn new(identity: Digest, record: Record, work: Option<DeploymentKind>, waiting: Option<Share>) -> Self {
+    fn new(identity: Digest, record: Record, work: Option<DeploymentKind>, waiting: Option<QuotaGrant>) -> Self {
         let progress = watch::Sender::new(progress_of(&record));
         let accepted = (record.id, record.warnings.clone());
         let (work, waiting) = (StdMutex::new(work), StdMutex::new(waiting));

@@ -19,7 +19,7 @@ use crate::{
         Accepted, AgentLease, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Urgency,
         kind::{DeploymentKind, RevisionOutcome},
     },
-    limits::Shares,
+    limits::SharedQuota,
     store::Journal,
 };
 use agent_queue::{AgentQueue, AgentQueues, Item, Job};
@@ -73,7 +73,7 @@ struct Inner {
     limits: Limits,
     queues: AgentQueues,
     /// What requests that wait take.
-    waiting: Arc<Shares>,
+    waiting: Arc<SharedQuota>,
     /// For large sources: one is needed from the start of a deployment until its image is built.
     large: Semaphore,
     shutdown: CancellationToken,

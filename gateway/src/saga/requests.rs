@@ -4,7 +4,7 @@ use super::{Inner, record::Record};
 use crate::{
     audit::PendingAuditEntry,
     deploy::kind::DeploymentKind,
-    limits::{Full, Share, Shares},
+    limits::{QuotaExceeded, QuotaGrant, SharedQuota},
     store::Journal,
 };
 use hoistway_kit::secrets::MasterKey;
@@ -20,19 +20,19 @@ const SMALL: usize = 64 << 10;
 const SLOW: usize = 256 << 10;
 
 /// For what requests that wait take.
-pub fn waiting() -> Arc<Shares> {
-    Shares::new(WAITING, WAITING_OF_ONE)
+pub fn waiting() -> Arc<SharedQuota> {
+    SharedQuota::new(WAITING, WAITING_OF_ONE)
 }
 
 impl Inner {
     /// Room in the journal for the request of a deployment that waits. Small ones, rollbacks among them, need none.
-    pub(super) fn room_to_wait(&self, bytes: usize, pending_entry: Option<&PendingAuditEntry>) -> Result<Share> {
+    pub(super) fn room_to_wait(&self, bytes: usize, pending_entry: Option<&PendingAuditEntry>) -> Result<QuotaGrant> {
         let holder = pending_entry.map_or_else(|| "".into(), PendingAuditEntry::key);
         let bytes = if bytes > SMALL { bytes } else { 0 };
         self.waiting.take(&holder, bytes).map_err(|full| {
             let (whose, limit) = match full {
-                Full::Own => ("of this API key", WAITING_OF_ONE),
-                Full::All => ("of all API keys", WAITING),
+                QuotaExceeded::OfHolder => ("of this API key", WAITING_OF_ONE),
+                QuotaExceeded::Total => ("of all API keys", WAITING),
             };
             let text = format!(
                 "the requests {whose} that wait for an earlier deployment of their agent would take more than {} MiB; \

@@ -3,7 +3,7 @@
 use crate::audit::entry::{Entry, Filter, Outcome};
 use hoistway_kit::{
     db::{Db, db_error},
-    prune::{Keep, Pruned, Rows, prune},
+    prune::{Pruned, Retention, Rows, prune},
 };
 use hoistway_model::{Error, Result};
 use sea_orm::{ActiveValue::Set, QueryOrder, QuerySelect, entity::prelude::*};
@@ -116,7 +116,7 @@ impl AuditStore {
     }
 
     /// Forgets entries that are not to be kept.
-    pub async fn purge(&self, keep: Keep) -> Result<Pruned> {
+    pub async fn purge(&self, keep: Retention) -> Result<Pruned> {
         prune(&self.0, &ENDED, keep).await
     }
 }

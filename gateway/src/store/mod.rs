@@ -10,7 +10,7 @@ pub use key::KeyStore;
 use crate::{audit::entry::Entry, deploy::DeploymentQuery, migration, saga::record::Record, seen::Seen};
 use hoistway_kit::{
     db::{Db, db_error},
-    prune::{Keep, Pruned, prune},
+    prune::{Pruned, Retention, prune},
 };
 use hoistway_model::{DeploymentId, Result};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
@@ -152,7 +152,7 @@ impl Journal {
     }
 
     /// Forgets deployments that ended and are not to be kept.
-    pub async fn purge(&self, keep: Keep) -> Result<Pruned> {
+    pub async fn purge(&self, keep: Retention) -> Result<Pruned> {
         prune(&self.db, &deployment::ENDED, keep).await
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Answer, Gateway};
 use hoistway_gateway::{access::AccessLimits, state::Limits};
-use hoistway_kit::prune::Keep;
+use hoistway_kit::prune::Retention;
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
@@ -158,7 +158,7 @@ async fn the_oldest_of_too_many_entries_go_and_what_is_under_way_stays() {
             assert_eq!(gateway.post("/api/tools", tool(name)).await.status, 201);
         }
         let audit = &gateway.state.access.audit;
-        let keep = |count| Keep::new(std::time::Duration::from_secs(3600), count);
+        let keep = |count| Retention::new(std::time::Duration::from_secs(3600), count);
         audit.tidy(keep(4)).await.unwrap();
         assert_eq!(log().await.len(), 5);
         // Two may be of one millisecond, and that millisecond may be this one.

@@ -1,6 +1,6 @@
 //! The file of authorities that agents trust: the system's and egress' own, which vouches for the hosts of tools.
 
-use hoistway_kit::{egress::ca_bundle, fs};
+use hoistway_kit::{egress_auth::ca_bundle, fs};
 use std::{
     io,
     path::{Path, PathBuf},

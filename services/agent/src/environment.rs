@@ -1,7 +1,7 @@
 //! The environment of an agent: what the platform says, then what the user says, and the user wins. Nothing else of
 //! the platform's own environment gets in.
 
-use hoistway_kit::{address::is_in, egress::EgressKey};
+use hoistway_kit::{address_scope::is_in, egress_auth::EgressKey};
 use hoistway_model::{
     RevisionId, Secret,
     agent::{AgentSpec, EnvVar, LlmConfig},

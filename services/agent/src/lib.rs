@@ -25,10 +25,10 @@ pub use service::Service;
 use ca_bundle::CaBundle;
 use environment::{AgentEnvironment, EgressAccess};
 use hoistway_kit::{
-    egress::EgressKey,
+    egress_auth::EgressKey,
     fs::DirLock,
     grpc::Server,
-    operations,
+    idempotency,
     ports::{Listeners, listen_as_configured},
     secrets::MasterKey,
     shutdown::part,
@@ -139,9 +139,9 @@ pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
     Ok(())
 }
 
-fn keep(config: &Config) -> store::Retention {
-    let operations = operations::kept(config.operations_seconds, config.operations);
-    store::Retention { revisions: config.revisions, agents: config.max_agents, operations }
+fn keep(config: &Config) -> store::StoreLimits {
+    let operations = idempotency::kept(config.operations_seconds, config.operations);
+    store::StoreLimits { revisions: config.revisions, agents: config.max_agents, operations }
 }
 
 fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {

@@ -1,7 +1,7 @@
 //! The build service's configuration: defaults, then a file, then `HOISTWAY_BUILD_*`, then flags.
 
 use crate::{python::Indexes, registry::RegistryConfig, store::Bounds};
-use hoistway_kit::{config::xdg_data_dir, operations, telemetry::LogFormat};
+use hoistway_kit::{config::xdg_data_dir, idempotency, telemetry::LogFormat};
 use hoistway_model::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
@@ -113,7 +113,7 @@ impl Config {
     /// How much is kept of records that no image has.
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds {
-            operations: operations::kept(self.operations_seconds, self.operations),
+            operations: idempotency::kept(self.operations_seconds, self.operations),
             records: self.records,
             locks: self.locks,
             packages: self.packages,

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve() -> ExitCode {
     let args = Args::parse();
-    hoistway_kit::memory::give_back_large_blocks();
+    hoistway_kit::allocator::give_back_large_blocks();
     let config = match config::load::<Config>("build", args.config.as_deref()) {
         Ok(config) => config,
         Err(e) => return exit::usage(&e.message),

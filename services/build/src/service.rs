@@ -10,7 +10,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
-use hoistway_kit::{operations::Begun, telemetry, time::now_ms};
+use hoistway_kit::{idempotency::OperationStart, telemetry, time::now_ms};
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Digest, Error, Operation, OperationId, Result,
     build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuiltImage, Collected, RebuildRequest},
@@ -326,8 +326,8 @@ impl Builder {
         {
             inner.seen.reused();
             return match begun {
-                Begun::Done(stored) => decode(&stored),
-                Begun::New | Begun::Unfinished => Ok(image),
+                OperationStart::Done(stored) => decode(&stored),
+                OperationStart::New | OperationStart::Unfinished => Ok(image),
             };
         }
         inner.images.check_space().await?;

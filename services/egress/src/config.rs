@@ -1,6 +1,6 @@
 //! The settings of egress: a TOML file, then `HOISTWAY_EGRESS_*`.
 
-use hoistway_kit::{config::xdg_data_dir, prune::Keep, telemetry::LogFormat};
+use hoistway_kit::{config::xdg_data_dir, prune::Retention, telemetry::LogFormat};
 use hoistway_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -159,17 +159,17 @@ impl Config {
     }
 
     /// How many records of calls are kept, and for how long.
-    pub(crate) fn calls_kept(&self) -> Keep {
-        Keep::new(Duration::from_secs(u64::from(self.call_days) * 86_400), self.calls.into())
+    pub(crate) fn calls_kept(&self) -> Retention {
+        Retention::new(Duration::from_secs(u64::from(self.call_days) * 86_400), self.calls.into())
     }
 
     /// How many sums of hours and of days are kept, and for how long. Budgets count the days of a month.
-    pub(crate) fn usage_kept(&self) -> [Keep; 2] {
+    pub(crate) fn usage_kept(&self) -> [Retention; 2] {
         let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
         let of_days = days(self.usage_days.max(BUDGET_DAYS));
         [
-            Keep::new(days(self.usage_hours_days), self.usage_sums.into()),
-            Keep { at_least: days(BUDGET_DAYS), ..Keep::new(of_days, self.usage_sums.into()) },
+            Retention::new(days(self.usage_hours_days), self.usage_sums.into()),
+            Retention { at_least: days(BUDGET_DAYS), ..Retention::new(of_days, self.usage_sums.into()) },
         ]
     }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 use hoistway_kit::{
     connections::Bounded,
-    egress::{Flavour, PREFACE_MAX, PREFACE_START, Preface},
+    egress_auth::{Flavour, PREFACE_MAX, PREFACE_START, Preface},
 };
 use hoistway_model::tool::Scheme;
 use hyper::{

@@ -31,12 +31,12 @@ use forward::upstream::Upstream;
 use hoistway_client::{AgentIdentitiesClient, ToolCredentialsClient};
 use hoistway_kit::{
     connections::{Connections, Limits as ConnectionLimits},
-    egress::EgressKey,
+    egress_auth::EgressKey,
     fs::DirLock,
     grpc::{Server, Transport},
     invoke_statement::InvokeStatementKey,
     ports::{Listeners, listen_as_configured},
-    shares::Shares,
+    quota::SharedQuota,
     shutdown::part,
     token::ServiceToken,
 };
@@ -153,7 +153,7 @@ pub(crate) struct Egress {
     /// Checks of tools that may run at a time.
     checks: Semaphore,
     /// Bytes of requests for models that may be in memory at a time.
-    model_bodies: Arc<Shares>,
+    model_bodies: Arc<SharedQuota>,
     /// Bytes that translations of them may take at a time.
     model_work: Semaphore,
     certificates: Certificates,

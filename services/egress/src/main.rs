@@ -4,7 +4,7 @@ use clap::Parser;
 use hoistway_egress::{
     Config, Deps, Ports, config::SERVICE, policy::static_policy::FixedPolicies, records::LogRecords, serve,
 };
-use hoistway_kit::{config, egress::EgressKey, exit, memory, open_files, shutdown, telemetry};
+use hoistway_kit::{allocator, config, egress_auth::EgressKey, exit, open_files, shutdown, telemetry};
 use hoistway_model::{Error, Result};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             };
         }
     };
-    memory::give_back_large_blocks();
+    allocator::give_back_large_blocks();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => exit::fatal(&e),

@@ -1,6 +1,6 @@
 //! The settings of the tool registry: a TOML file, then `HOISTWAY_TOOL_REGISTRY_*`.
 
-use hoistway_kit::{config::xdg_data_dir, operations, prune::Keep, telemetry::LogFormat};
+use hoistway_kit::{config::xdg_data_dir, idempotency, prune::Retention, telemetry::LogFormat};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -66,8 +66,8 @@ impl Config {
     }
 
     /// How many answers of calls are kept, and for how long.
-    pub fn operations_kept(&self) -> Keep {
-        operations::kept(self.operations_seconds, self.operations)
+    pub fn operations_kept(&self) -> Retention {
+        idempotency::kept(self.operations_seconds, self.operations)
     }
 
     /// The file of the service token.

@@ -11,7 +11,7 @@ use crate::{
     vault::Vault,
 };
 use async_trait::async_trait;
-use hoistway_kit::{fs::DirLock, metrics, prune::Keep, secrets::MasterKey};
+use hoistway_kit::{fs::DirLock, metrics, prune::Retention, secrets::MasterKey};
 use hoistway_model::{
     Error, Name, Operation, OperationId, Result, Secret, ToolCredentials, ToolRegistry,
     egress::{ModelProviderAccess, ToolAccess},
@@ -33,7 +33,7 @@ pub struct ToolRegistryService {
     store: Store,
     addresses: Addresses,
     database: PathBuf,
-    keep: Keep,
+    keep: Retention,
     tidy_every: Duration,
     /// Ends those who follow; calls are drained after that.
     closing: CancellationToken,

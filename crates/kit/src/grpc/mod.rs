@@ -4,7 +4,7 @@
 //! In process, a generated client calls the generated server through the very same [`Server`] layers, only without
 //! HTTP/2 between them.
 
-mod edge;
+mod middleware;
 mod server;
 pub mod status;
 mod transport;

@@ -2,7 +2,7 @@
 
 use super::{
     Transport,
-    edge::{Edge, Guard},
+    middleware::{Guard, GuardedRoutes},
 };
 use crate::{
     connections::{Connections, Limits},
@@ -118,7 +118,7 @@ impl Server {
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .serve_with_incoming_shutdown(self.edge(), incoming, signal);
+            .serve_with_incoming_shutdown(self.guarded_routes(), incoming, signal);
         tokio::select! {
             served = serving => served.map_err(|e| Error::internal("serving gRPC", e)),
             () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN).await } => {
@@ -136,10 +136,10 @@ impl Server {
 
     /// The same for a client that shows a token of its own.
     pub fn into_local_with(self, token: &ServiceToken) -> Transport {
-        Transport::local(self.edge(), token)
+        Transport::local(self.guarded_routes(), token)
     }
 
-    pub(super) fn edge(self) -> Edge {
-        Edge { routes: self.routes.prepare(), guard: self.guard }
+    pub(super) fn guarded_routes(self) -> GuardedRoutes {
+        GuardedRoutes { routes: self.routes.prepare(), guard: self.guard }
     }
 }

@@ -122,7 +122,7 @@ async fn the_token_is_asked_for_but_not_by_health() {
     let bare = tonic::transport::Endpoint::from_shared(stack.uri.clone()).unwrap().connect_lazy();
     HealthClient::new(bare).check(HealthCheckRequest { service: Probe::NAME.into() }).await.unwrap();
 
-    let edge = Server::new(stack.token.clone()).add(Probe::default()).edge();
+    let edge = Server::new(stack.token.clone()).add(Probe::default()).guarded_routes();
     let wrong = Transport::local(edge, &stranger);
     assert_eq!(call(&wrong, "Ok", &[]).await.unwrap_err().code, Code::Unauthenticated);
     HealthClient::new(wrong).check(HealthCheckRequest::default()).await.unwrap();

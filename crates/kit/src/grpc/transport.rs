@@ -1,6 +1,6 @@
 //! The way to a server: a connection over TCP, or a call in process. Generated clients take it as their channel.
 
-use super::{DEFAULT_DEADLINE, GRPC_TIMEOUT, edge::Edge, format_timeout, status};
+use super::{DEFAULT_DEADLINE, GRPC_TIMEOUT, format_timeout, middleware::GuardedRoutes, status};
 use crate::{telemetry, token::ServiceToken};
 use hoistway_model::{Code, Error, Result};
 use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
@@ -34,7 +34,7 @@ pub struct Transport {
 
 #[derive(Clone, Debug)]
 enum Way {
-    Local(Edge),
+    Local(GuardedRoutes),
     Remote(Channel),
 }
 
@@ -52,8 +52,8 @@ impl Transport {
         Ok(Self::new(Way::Remote(endpoint.connect_lazy()), server, token))
     }
 
-    pub(super) fn local(edge: Edge, token: &ServiceToken) -> Self {
-        Self::new(Way::Local(edge), "local", token)
+    pub(super) fn local(routes: GuardedRoutes, token: &ServiceToken) -> Self {
+        Self::new(Way::Local(routes), "local", token)
     }
 
     fn new(way: Way, server: &str, token: &ServiceToken) -> Self {
@@ -103,8 +103,8 @@ impl Service<Request<Body>> for Transport {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         self.add_headers(&mut request);
         match &mut self.way {
-            Way::Local(edge) => {
-                let call = edge.call(request);
+            Way::Local(routes) => {
+                let call = routes.call(request);
                 Box::pin(async move {
                     match call.await {
                         Ok(response) => Ok(response),

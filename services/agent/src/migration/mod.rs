@@ -5,12 +5,12 @@ mod m0003_revisions;
 mod m0004_image_layouts;
 mod m0005_specification_records;
 
-use hoistway_kit::{db::Migrations, operations};
+use hoistway_kit::{db::Migrations, idempotency};
 
 /// Every migration, in order.
 pub(crate) fn all() -> Migrations {
     vec![
-        Box::new(operations::Migration),
+        Box::new(idempotency::Migration),
         Box::new(m0002_agents::Migration),
         Box::new(m0003_revisions::Migration),
         Box::new(m0004_image_layouts::Migration),

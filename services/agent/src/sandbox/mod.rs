@@ -13,8 +13,8 @@ pub(crate) use own_network::PROXY;
 
 use crate::runtime::endpoint::Endpoint;
 use hoistway_confine::cgroup::{Cgroups, Group};
-use hoistway_confine::host::Host;
-use hoistway_confine::root::{HOME, SHM, TMP};
+use hoistway_confine::exposed_paths::ExposedPaths;
+use hoistway_confine::rootfs::{HOME, SHM, TMP};
 use hoistway_confine::uids::Uids;
 use hoistway_confine::{Access, Confinement, Exposed, Limits, Namespaces, OtherPythons, RunAs};
 use hoistway_model::{Error, Name, Result};
@@ -135,7 +135,7 @@ pub(crate) struct Sandbox {
     closed: bool,
     settings: Settings,
     limits: Limits,
-    host: Host,
+    host: ExposedPaths,
     /// What stands in the place of the machine's own Pythons, where the agent has a root of its own.
     covers: Vec<Exposed>,
     uids: Option<Uids>,
@@ -178,7 +178,7 @@ impl Sandbox {
     /// directory of the runtime, which no sandbox lets an agent into.
     pub async fn find(dir: &Path, launcher: &Path, python: &Path, settings: Settings, limits: Limits) -> Result<Self> {
         shared_paths::check(&settings, dir)?;
-        let host = Host::look(python).await?;
+        let host = ExposedPaths::of_interpreter(python).await?;
         let limits = limits.normalised();
         let (opened, pretend, interpreter) = (dir.to_owned(), settings.pretend, python.to_owned());
         let readable = settings.readable.clone();
@@ -265,7 +265,14 @@ const SITE: &str = "/opt/hoistway/site-packages";
 /// What agents trust, there.
 const CA_BUNDLE: &str = "/opt/hoistway/ca-bundle.pem";
 
-fn place(tier: Tier, closed: bool, settings: &Settings, host: &Host, disk: Option<u64>, parts: &Parts<'_>) -> Placed {
+fn place(
+    tier: Tier,
+    closed: bool,
+    settings: &Settings,
+    host: &ExposedPaths,
+    disk: Option<u64>,
+    parts: &Parts<'_>,
+) -> Placed {
     let own_root = matches!(tier, Tier::Namespaces { .. });
     let mut exposed = host.exposed(own_root);
     let mut show = |host: &Path, inside: PathBuf, access| {

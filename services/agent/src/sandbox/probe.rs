@@ -5,7 +5,7 @@ use super::{Mode, Network, Parts, Settings, Tier, place};
 use crate::launcher::spec::{LaunchSpec, Order, Report};
 use crate::launcher::{INIT, receive, send};
 use hoistway_confine::exec::LANDLOCK;
-use hoistway_confine::host::Host;
+use hoistway_confine::exposed_paths::ExposedPaths;
 use hoistway_confine::landlock::TCP;
 use hoistway_confine::uids::Uids;
 use hoistway_confine::{Limits, RunAs};
@@ -71,7 +71,7 @@ pub(super) struct Probing<'a> {
     pub dir: &'a Path,
     pub launcher: &'a Path,
     pub python: &'a Path,
-    pub host: &'a Host,
+    pub host: &'a ExposedPaths,
     pub settings: &'a Settings,
     pub uids: Option<&'a Uids>,
 }

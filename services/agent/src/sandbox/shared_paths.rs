@@ -10,7 +10,7 @@ const OWN: [&str; 8] = ["/etc", "/dev", "/dev/shm", "/proc", "/tmp", "/home/agen
 /// Those of them in which nothing of the machine can be shown either.
 const CLOSED: [&str; 4] = ["/dev", "/proc", APP, "/opt/hoistway"];
 /// Memory in which things may be shown all the same.
-const SHM: &str = hoistway_confine::root::SHM;
+const SHM: &str = hoistway_confine::rootfs::SHM;
 
 /// Refuses paths that cannot be shown to agents, by the name of their setting. `dir` has all agents' private directories.
 pub(super) fn check(settings: &Settings, dir: &Path) -> Result<()> {

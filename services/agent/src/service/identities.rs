@@ -1,7 +1,7 @@
 //! Whom egress lets out: the revisions that are up or coming up.
 
 use crate::store::Revision;
-use hoistway_kit::updates;
+use hoistway_kit::change_feed;
 use hoistway_model::{Name, RevisionId, egress::AgentIdentity, model_api::MODEL_APIS, watch::Updates};
 use std::{
     collections::BTreeMap,
@@ -59,7 +59,7 @@ impl Identities {
 
     pub fn watch(self: &Arc<Self>, closed: CancellationToken) -> Updates<RevisionId, AgentIdentity> {
         let identities = Arc::clone(self);
-        updates::follow(self.changed.subscribe(), closed, move || {
+        change_feed::follow(self.changed.subscribe(), closed, move || {
             let by_revision = identities.by_revision();
             async move { Ok(by_revision) }
         })

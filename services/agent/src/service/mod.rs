@@ -30,7 +30,7 @@ use crate::{
 use async_trait::async_trait;
 use draining::Draining;
 use futures_util::StreamExt;
-use hoistway_kit::{disk_reserve::Reserve, egress::EgressKey, fs::DirLock};
+use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock};
 use hoistway_model::{
     AgentIdentities, AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},

@@ -5,7 +5,7 @@ use crate::{
     ca_bundle::CaBundle, environment::AgentEnvironment, images::Images, interpreter::Interpreter, routes::Hub,
     runtime::Runtime, store::Store,
 };
-use hoistway_kit::{disk_reserve::Reserve, egress::EgressKey, fs::DirLock, prune::Pruned};
+use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock, prune::Pruned};
 use hoistway_model::{AgentIdentities, AgentService, Result};
 use std::{
     path::{Path, PathBuf},

@@ -8,7 +8,7 @@ use super::{
 };
 use hoistway_kit::{
     db::db_error,
-    operations::{self, Begun, Undone},
+    idempotency::{self, OperationStart, Undone},
     time::now_ms,
 };
 use hoistway_model::{Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId};
@@ -62,7 +62,7 @@ impl Store {
         // What a derivation is made of is not in its specification.
         let is_derived = new.of.is_some();
         if is_derived {
-            operations::begin(&txn, operation.id, START, payload).await?;
+            idempotency::begin(&txn, operation.id, START, payload).await?;
         }
         if let Some(row) = find(&txn, &new.id).await? {
             let kept = Revision::read(row, &self.key)?;
@@ -73,7 +73,7 @@ impl Store {
             return Ok(Begin::Again(Box::new(kept)));
         }
         if !is_derived {
-            operations::begin(&txn, operation.id, START, payload).await?;
+            idempotency::begin(&txn, operation.id, START, payload).await?;
         }
         let now = now_ms();
         let row = agent::ActiveModel {
@@ -90,8 +90,8 @@ impl Store {
         let row = agent::Entity::insert(row).on_conflict(exists).exec_with_returning(&txn).await.map_err(failed)?;
         if row.last_number == 1 {
             let count = agent::Entity::find().count(&txn).await.map_err(failed)?;
-            if count > u64::from(self.keep.agents) {
-                return Err(full(self.keep.agents));
+            if count > u64::from(self.limits.agents) {
+                return Err(full(self.limits.agents));
             }
         }
         let new = Revision { number: row.last_number.unsigned_abs(), ..new };
@@ -156,9 +156,11 @@ impl Store {
         let row = row.ok_or_else(|| Error::not_found("agent", name))?;
         let mut change = agent::ActiveModel { name: Set(row.name.clone()), ..Default::default() };
         if let Some(operation) = operation {
-            match operations::begin(&txn, operation.id, SWITCH, switch_payload(name, id)).await? {
-                Begun::Done(_) => return Ok(Switched { record: AgentRecord::read(row)?, pruned: Vec::new() }),
-                Begun::New | Begun::Unfinished => operations::finish(&txn, operation.id, b"").await?,
+            match idempotency::begin(&txn, operation.id, SWITCH, switch_payload(name, id)).await? {
+                OperationStart::Done(_) => return Ok(Switched { record: AgentRecord::read(row)?, pruned: Vec::new() }),
+                OperationStart::New | OperationStart::Unfinished => {
+                    idempotency::finish(&txn, operation.id, b"").await?
+                }
             }
             // Whoever deploys an agent wants it to run.
             change.stopped = Set(false);
@@ -217,7 +219,7 @@ impl Store {
             .filter(revision::Column::Agent.eq(name.as_str()))
             .filter(revision::Column::Phase.eq(retired))
             .order_by_desc(revision::Column::Number)
-            .offset(u64::from(self.keep.revisions))
+            .offset(u64::from(self.limits.revisions))
             .limit(100)
             .into_tuple()
             .all(txn)
@@ -233,7 +235,7 @@ impl Store {
 
     /// Whether a switch was done before.
     pub(crate) async fn was_switched(&self, operation: &Operation, name: &Name, id: &RevisionId) -> Result<bool> {
-        let done = operations::lookup(self.db.read(), operation.id, SWITCH, switch_payload(name, id)).await?;
+        let done = idempotency::lookup(self.db.read(), operation.id, SWITCH, switch_payload(name, id)).await?;
         Ok(done.is_some())
     }
 
@@ -241,7 +243,7 @@ impl Store {
     pub(crate) async fn undo_start(&self, started: Option<OperationId>, name: &Name, id: &RevisionId) -> Result<Undo> {
         let txn = self.db.begin().await?;
         if let Some(started) = started
-            && operations::undo(&txn, started).await? == Undone::Already
+            && idempotency::undo(&txn, started).await? == Undone::Already
         {
             return Ok(Undo::Revision);
         }
@@ -270,7 +272,7 @@ impl Store {
     pub(crate) async fn delete_agent(&self, operation: &Operation, name: &Name) -> Result<bool> {
         let txn = self.db.begin().await?;
         let payload = Digest::of(name.as_str().as_bytes());
-        if let Begun::Done(_) = operations::begin(&txn, operation.id, "agents.delete", payload).await? {
+        if let OperationStart::Done(_) = idempotency::begin(&txn, operation.id, "agents.delete", payload).await? {
             return Ok(false);
         }
         let deleted = agent::Entity::delete_by_id(name.as_str()).exec(&txn).await.map_err(failed)?;
@@ -279,16 +281,16 @@ impl Store {
         }
         let revisions = revision::Entity::delete_many().filter(revision::Column::Agent.eq(name.as_str()));
         revisions.exec(&txn).await.map_err(failed)?;
-        operations::finish(&txn, operation.id, b"").await?;
+        idempotency::finish(&txn, operation.id, b"").await?;
         commit(txn).await?;
         Ok(true)
     }
 
     /// What binding a tool answered when it was done before.
     pub(crate) async fn bind_begin(&self, operation: &Operation, payload: Digest) -> Result<Option<Vec<Name>>> {
-        let done = match operations::begin(self.db.write(), operation.id, "agents.bind", payload).await? {
-            Begun::Done(answer) => answer,
-            Begun::New | Begun::Unfinished => return Ok(None),
+        let done = match idempotency::begin(self.db.write(), operation.id, "agents.bind", payload).await? {
+            OperationStart::Done(answer) => answer,
+            OperationStart::New | OperationStart::Unfinished => return Ok(None),
         };
         serde_json::from_slice(&done).map(Some).map_err(|e| Error::internal("reading an answer", e))
     }
@@ -296,7 +298,7 @@ impl Store {
     /// Keeps the answer of binding a tool.
     pub(crate) async fn bind_finish(&self, operation: &Operation, names: &[Name]) -> Result<()> {
         let answer = serde_json::to_vec(names).map_err(|e| Error::internal("writing an answer", e))?;
-        operations::finish(self.db.write(), operation.id, &answer).await
+        idempotency::finish(self.db.write(), operation.id, &answer).await
     }
 }
 

@@ -77,7 +77,7 @@ impl Store {
     /// Whether one more agent may be made.
     pub(crate) async fn has_room(&self) -> Result<()> {
         let count = agent::Entity::find().count(self.db.read()).await.map_err(db_error("counting agents"))?;
-        if count < u64::from(self.keep.agents) { Ok(()) } else { Err(full(self.keep.agents)) }
+        if count < u64::from(self.limits.agents) { Ok(()) } else { Err(full(self.limits.agents)) }
     }
 
     async fn one(&self, query: Select<revision::Entity>) -> Result<Option<Revision>> {

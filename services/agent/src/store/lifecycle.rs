@@ -6,7 +6,7 @@ use super::{
     entity::{agent, revision},
 };
 use hoistway_kit::{
-    operations::{self, Begun},
+    idempotency::{self, OperationStart},
     time::now_ms,
 };
 use hoistway_model::{Digest, Error, Name, Operation, Result, RevisionId, agent::AgentSpec};
@@ -18,7 +18,7 @@ impl Store {
     /// Marks an agent as stopped. Whether this call did so; not if it was, or if its operation was done before.
     pub(crate) async fn stop(&self, operation: &Operation, name: &Name) -> Result<bool> {
         let txn = self.db.begin().await?;
-        if let Begun::Done(_) = operations::begin(&txn, operation.id, "agents.stop", of(name)).await? {
+        if let OperationStart::Done(_) = idempotency::begin(&txn, operation.id, "agents.stop", of(name)).await? {
             return Ok(false);
         }
         let row = agent_row(&txn, name).await?;
@@ -31,7 +31,7 @@ impl Store {
             };
             change.update(&txn).await.map_err(failed)?;
         }
-        operations::finish(&txn, operation.id, b"").await?;
+        idempotency::finish(&txn, operation.id, b"").await?;
         commit(txn).await?;
         Ok(!row.stopped)
     }
@@ -41,10 +41,12 @@ impl Store {
     pub(crate) async fn start(&self, operation: Option<&Operation>, name: &Name) -> Result<Vec<Revision>> {
         let txn = self.db.begin().await?;
         if let Some(operation) = operation {
-            if let Begun::Done(_) = operations::begin(&txn, operation.id, "agents.start_again", of(name)).await? {
+            if let OperationStart::Done(_) =
+                idempotency::begin(&txn, operation.id, "agents.start_again", of(name)).await?
+            {
                 return Ok(Vec::new());
             }
-            operations::finish(&txn, operation.id, b"").await?;
+            idempotency::finish(&txn, operation.id, b"").await?;
         }
         let row = agent_row(&txn, name).await?;
         if !row.stopped {
@@ -97,13 +99,13 @@ impl Store {
 
     /// Whether a restart was done before; else it has begun now.
     pub(crate) async fn restart_begin(&self, operation: &Operation, name: &Name) -> Result<bool> {
-        let begun = operations::begin(self.db.write(), operation.id, RESTART, of(name)).await?;
-        Ok(matches!(begun, Begun::Done(_)))
+        let begun = idempotency::begin(self.db.write(), operation.id, RESTART, of(name)).await?;
+        Ok(matches!(begun, OperationStart::Done(_)))
     }
 
     /// Keeps that a restart was done.
     pub(crate) async fn restart_finish(&self, operation: &Operation) -> Result<()> {
-        operations::finish(self.db.write(), operation.id, b"").await
+        idempotency::finish(self.db.write(), operation.id, b"").await
     }
 
     /// Puts a new instance of the same revision in an instance's place.

@@ -14,8 +14,8 @@ use crate::migration;
 use entity::{agent, revision};
 use hoistway_kit::{
     db::{Db, db_error},
-    operations,
-    prune::{Keep, Pruned},
+    idempotency,
+    prune::{Pruned, Retention},
     secrets::MasterKey,
 };
 use hoistway_model::{Digest, Name, Result, RevisionId, image::StoredImage};
@@ -30,13 +30,13 @@ const PAGE: u64 = 200;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Retention {
+pub(crate) struct StoreLimits {
     /// Superseded revisions of each agent.
     pub revisions: u32,
     /// Agents.
     pub agents: u32,
     /// Answers of calls and tombstones.
-    pub operations: Keep,
+    pub operations: Retention,
 }
 
 /// The database of the agent service. Cheap to clone.
@@ -44,12 +44,12 @@ pub(crate) struct Retention {
 pub(crate) struct Store {
     db: Db,
     key: MasterKey,
-    keep: Retention,
+    limits: StoreLimits,
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, key: MasterKey, keep: Retention) -> Result<Self> {
-        let store = Self { db: Db::open(path, migration::all()).await?, key, keep };
+    pub(crate) async fn open(path: &Path, key: MasterKey, limits: StoreLimits) -> Result<Self> {
+        let store = Self { db: Db::open(path, migration::all()).await?, key, limits };
         let resealed = store.reseal().await?;
         if resealed > 0 {
             tracing::info!("{resealed} revisions were sealed with the new master key");
@@ -147,7 +147,7 @@ impl Store {
 
     /// Forgets answers and tombstones that are not to be kept.
     pub(crate) async fn purge(&self) -> Result<Pruned> {
-        operations::forget(&self.db, self.keep.operations).await
+        idempotency::forget(&self.db, self.limits.operations).await
     }
 
     pub(crate) async fn close(&self) {

@@ -12,7 +12,7 @@ use hoistway_agent::{
     open,
     runtime::{Failure, Instance, Isolation, Runtime, Started, State},
 };
-use hoistway_kit::{egress::EgressKey, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{egress_auth::EgressKey, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, Result, RevisionId, Secret,
     agent::{Agent, AgentConfig, AgentSpec, EnvVar, Phase, Route, RouteEvent, RouteStream},
@@ -141,13 +141,13 @@ pub struct Stack {
     pub service: Arc<Service>,
     pub agents: Arc<dyn AgentService>,
     deps: Deps,
-    keep: Keep,
+    keep: StoreLimits,
     pub interpreter: Interpreter,
 }
 
 /// How many superseded revisions of an agent are kept, and how many agents there may be.
 #[derive(Clone, Copy)]
-pub struct Keep {
+pub struct StoreLimits {
     pub revisions: u32,
     pub agents: u32,
 }
@@ -161,24 +161,24 @@ impl Stack {
         Self::with(registry, token).await
     }
 
-    pub async fn keeping(keep: Keep) -> Self {
+    pub async fn keeping(keep: StoreLimits) -> Self {
         let token = ServiceToken::generate().unwrap();
         let registry = Registry::start(Some(token.secret().expose())).await;
         Self::with_keep(registry, token, keep).await
     }
 
     pub async fn with(registry: Registry, token: ServiceToken) -> Self {
-        Self::with_keep(registry, token, Keep { revisions: 10, agents: 200 }).await
+        Self::with_keep(registry, token, StoreLimits { revisions: 10, agents: 200 }).await
     }
 
-    async fn with_keep(registry: Registry, token: ServiceToken, keep: Keep) -> Self {
+    async fn with_keep(registry: Registry, token: ServiceToken, keep: StoreLimits) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let master_key = MasterKey::from_bytes(&[7; 32]).unwrap();
         let deps = Deps { token, master_key, egress_key: EgressKey::generate().unwrap(), runtime: None };
         Self::open(dir, registry, deps, keep).await
     }
 
-    async fn open(dir: Arc<tempfile::TempDir>, registry: Registry, mut deps: Deps, keep: Keep) -> Self {
+    async fn open(dir: Arc<tempfile::TempDir>, registry: Registry, mut deps: Deps, keep: StoreLimits) -> Self {
         let runtime = Arc::new(FakeRuntime::default());
         deps.runtime = Some(runtime.clone());
         let config = Config {

@@ -1,6 +1,6 @@
 //! Revisions: numbered, kept, compared, gone back to.
 
-use crate::fake::{Done, FAILS, Keep, SLOW, Stack, name, spec, with_prompt};
+use crate::fake::{Done, FAILS, SLOW, Stack, StoreLimits, name, spec, with_prompt};
 use hoistway_agent::runtime::State;
 use hoistway_model::{
     Code, DeploymentId, Digest, Name, Operation, OperationId, RevisionId, Secret,
@@ -132,7 +132,7 @@ async fn a_derived_revision_that_does_not_start_leaves_the_present_one() {
 
 #[tokio::test]
 async fn a_derivation_repeated_after_its_base_is_gone_gets_its_outcome() {
-    let stack = Stack::keeping(Keep { revisions: 0, agents: 9 }).await;
+    let stack = Stack::keeping(StoreLimits { revisions: 0, agents: 9 }).await;
     let a = spec("a", &stack.push("1").0);
     let first = stack.deploy(&a).await;
     let (operation, second) = (Operation::new(), RevisionId::mint());
@@ -151,7 +151,7 @@ async fn a_derivation_repeated_after_its_base_is_gone_gets_its_outcome() {
 
 #[tokio::test]
 async fn as_many_as_set_are_kept_with_their_layers_and_images() {
-    let stack = Stack::keeping(Keep { revisions: 2, agents: 9 }).await;
+    let stack = Stack::keeping(StoreLimits { revisions: 2, agents: 9 }).await;
     let mut layers = Vec::new();
     let mut digests = Vec::new();
     for n in 1..=5 {
@@ -261,7 +261,7 @@ async fn differences_are_told_field_by_field_and_show_values_only_of_what_is_no_
 
 #[tokio::test]
 async fn there_are_no_more_agents_than_are_allowed() {
-    let stack = Stack::keeping(Keep { revisions: 10, agents: 1 }).await;
+    let stack = Stack::keeping(StoreLimits { revisions: 10, agents: 1 }).await;
     let (image, _) = stack.push("1");
     let first = spec("a", &image);
     stack.agents.check_room(name("a")).await.unwrap();

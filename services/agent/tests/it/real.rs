@@ -8,7 +8,7 @@ use hoistway_agent::{
     Config, Deps, open,
     runtime::{ProcessConfig, ProcessRuntime},
 };
-use hoistway_kit::{egress::EgressKey, logs, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{egress_auth::EgressKey, logs, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Code, Operation, RevisionId,
     agent::{AgentSpec, Phase, Route, RouteEvent},

@@ -7,12 +7,12 @@ mod m2026_11_28_own_wheels;
 mod m2026_11_28_package_files;
 
 use crate::registry;
-use hoistway_kit::{db::Migrations, operations};
+use hoistway_kit::{db::Migrations, idempotency};
 
 /// All of them.
 pub fn all() -> Migrations {
     vec![
-        Box::new(operations::Migration),
+        Box::new(idempotency::Migration),
         Box::new(registry::store::Migration),
         Box::new(m2026_11_23_builds::Migration),
         Box::new(registry::store::ReferencesMigration),

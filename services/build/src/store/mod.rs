@@ -22,7 +22,7 @@ use crate::{
 };
 use hoistway_kit::{
     db::{Db, db_error},
-    operations::{self, Begun, Undone},
+    idempotency::{self, OperationStart, Undone},
     time::now_ms,
 };
 use hoistway_model::{
@@ -96,7 +96,7 @@ impl Store {
 
     /// The answer that an operation got before.
     pub async fn answer(&self, attempt: &Attempt) -> Result<Option<Vec<u8>>> {
-        operations::lookup(self.0.read(), attempt.operation, KIND, attempt.inputs).await
+        idempotency::lookup(self.0.read(), attempt.operation, KIND, attempt.inputs).await
     }
 
     /// The image that the same inputs made before.
@@ -113,14 +113,19 @@ impl Store {
 
     /// Answers an operation with the image that an earlier build made; no build is recorded. Nothing happens when the
     /// image is gone.
-    pub async fn reuse(&self, attempt: &Attempt, image: &BuiltImage, response: &[u8]) -> Result<Option<Begun>> {
+    pub async fn reuse(
+        &self,
+        attempt: &Attempt,
+        image: &BuiltImage,
+        response: &[u8],
+    ) -> Result<Option<OperationStart>> {
         let txn = self.0.begin().await?;
-        let begun = operations::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
+        let begun = idempotency::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
         if !touch_manifest(&txn, &image.repository.parse()?, &image.digest).await? {
             return Ok(None);
         }
-        if !matches!(begun, Begun::Done(_)) {
-            operations::finish(&txn, attempt.operation, response).await?;
+        if !matches!(begun, OperationStart::Done(_)) {
+            idempotency::finish(&txn, attempt.operation, response).await?;
             txn.commit().await.map_err(db_error(WRITING))?;
         }
         Ok(Some(begun))
@@ -130,8 +135,8 @@ impl Store {
     /// the tag is another image's.
     pub async fn succeed(&self, attempt: &Attempt, done: &Finished<'_>, response: &[u8]) -> Result<bool> {
         let txn = self.0.begin().await?;
-        operations::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
-        operations::finish(&txn, attempt.operation, response).await?;
+        idempotency::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
+        idempotency::finish(&txn, attempt.operation, response).await?;
         match publish_image(&txn, done.repository, done.manifest, done.tag).await? {
             PutOutcome::Stored => {}
             PutOutcome::TagTaken => return Ok(false),
@@ -184,7 +189,7 @@ impl Store {
     /// Keeps an operation from finishing, or from happening at all.
     pub async fn undo(&self, operation: OperationId) -> Result<Undone> {
         let txn = self.0.begin().await?;
-        let undone = operations::undo(&txn, operation).await?;
+        let undone = idempotency::undo(&txn, operation).await?;
         txn.commit().await.map_err(db_error(WRITING))?;
         Ok(undone)
     }

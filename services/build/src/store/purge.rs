@@ -4,8 +4,8 @@
 use super::{Store, WRITING};
 use hoistway_kit::{
     db::db_error,
-    operations,
-    prune::{Keep, Rows, prune},
+    idempotency,
+    prune::{Retention, Rows, prune},
 };
 use hoistway_model::Result;
 use sea_orm::{ConnectionTrait, Statement, Value};
@@ -31,7 +31,7 @@ const PACKAGES: Rows = Rows { table: "packages", time: "created_at", which: "TRU
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Answers and tombstones.
-    pub operations: Keep,
+    pub operations: Retention,
     /// Failed builds, and as many of those whose image a later build made again.
     pub records: u64,
     /// Locks of each agent.
@@ -43,11 +43,11 @@ pub struct Bounds {
 impl Store {
     /// Forgets what is not to be kept.
     pub async fn purge(&self, keep: Bounds) -> Result<()> {
-        operations::forget(&self.0, keep.operations).await?;
-        prune(&self.0, &FAILED, Keep::new(FAILED_FOR, keep.records)).await?;
-        prune(&self.0, &REPLACED, Keep::new(Duration::MAX, keep.records)).await?;
+        idempotency::forget(&self.0, keep.operations).await?;
+        prune(&self.0, &FAILED, Retention::new(FAILED_FOR, keep.records)).await?;
+        prune(&self.0, &REPLACED, Retention::new(Duration::MAX, keep.records)).await?;
         // Without its size a package is installed once more before it is known which layer it is in.
-        prune(&self.0, &PACKAGES, Keep::new(Duration::MAX, keep.packages)).await?;
+        prune(&self.0, &PACKAGES, Retention::new(Duration::MAX, keep.packages)).await?;
         // A successful build makes its lock the newest one.
         let surplus = "SELECT rowid FROM (
             SELECT rowid, ROW_NUMBER() OVER (PARTITION BY agent ORDER BY created_at DESC, rowid DESC) AS place FROM locks)

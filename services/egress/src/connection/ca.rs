@@ -166,7 +166,7 @@ mod tests {
         assert_eq!((mode("ca-key.pem"), mode("ca.pem")), (0o600, 0o644));
         let public = std::fs::read_to_string(dir.path().join("ca.pem")).unwrap();
         assert!(public == second.pem() && !public.contains("PRIVATE"));
-        assert!(hoistway_kit::egress::ca_bundle(second.pem()).ends_with(second.pem()));
+        assert!(hoistway_kit::egress_auth::ca_bundle(second.pem()).ends_with(second.pem()));
         std::fs::write(dir.path().join("ca-key.pem"), "x").unwrap();
         assert_eq!(Authority::load_or_create(dir.path()).unwrap_err().code, Code::InvalidArgument);
     }

@@ -6,7 +6,7 @@ use crate::{
     records::call_record::{Entry, Progress},
 };
 use bytes::Bytes;
-use hoistway_kit::shares::Share;
+use hoistway_kit::quota::QuotaGrant;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
@@ -41,7 +41,7 @@ enum Source {
     /// The agent, piece by piece.
     Agent(Incoming),
     /// It is there already, with the memory that it counts against.
-    Buffered { bytes: Full<Bytes>, _memory: Option<Arc<Share>> },
+    Buffered { bytes: Full<Bytes>, _memory: Option<Arc<QuotaGrant>> },
 }
 
 impl Upload {
@@ -55,7 +55,7 @@ impl Upload {
     }
 
     /// A body that was read before.
-    pub(crate) fn buffered(bytes: Bytes, memory: Option<Arc<Share>>, progress: Arc<Progress>) -> Self {
+    pub(crate) fn buffered(bytes: Bytes, memory: Option<Arc<QuotaGrant>>, progress: Arc<Progress>) -> Self {
         let left = bytes.len() as u64;
         Self { inner: Source::Buffered { bytes: Full::new(bytes), _memory: memory }, progress, left }
     }

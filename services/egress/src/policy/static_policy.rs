@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use async_trait::async_trait;
-use hoistway_kit::egress::EgressKey;
+use hoistway_kit::egress_auth::EgressKey;
 use hoistway_model::{Code, Error, Name, Result, RevisionId, Secret, agent::LlmRole};
 use serde::Deserialize;
 use std::{collections::HashMap, path::Path, sync::Arc};

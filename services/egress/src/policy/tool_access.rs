@@ -4,7 +4,7 @@ use crate::{
     origin::{HostName, without_query},
     policy::{Credential, KeyPlace, OAuth2Client, ToolPolicy},
 };
-use hoistway_kit::address::{Reach, is_in, is_private_name, reach};
+use hoistway_kit::address_scope::{AddressScope, is_in, is_private_name, scope};
 use hoistway_model::{
     Error, Result, Secret,
     egress::ToolAccess,
@@ -40,7 +40,7 @@ impl PrivateHosts {
     /// Whether connections to `host` may go to this machine or to a private network.
     pub(crate) fn covers(&self, host: &HostName) -> bool {
         if let Some(ip) = host.ip() {
-            return reach(ip) == Reach::Private;
+            return scope(ip) == AddressScope::Private;
         }
         let host = host.bare();
         is_private_name(&host) || self.domains.iter().any(|domain| is_in(&host, domain))

@@ -13,7 +13,7 @@ use hoistway_egress::{
         AwsKey, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol,
     },
 };
-use hoistway_kit::egress::EgressKey;
+use hoistway_kit::egress_auth::EgressKey;
 use hoistway_model::{Code, EgressService, RevisionId, Secret, agent::LlmRole, egress::Check};
 use serde_json::json;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use crate::{
     standin::{Standin, TestCa},
     world::{World, basic, exchange, get, send, tool},
 };
-use hoistway_kit::egress::{EgressKey, Flavour};
+use hoistway_kit::egress_auth::{EgressKey, Flavour};
 use hoistway_model::{RevisionId, Secret};
 use http::StatusCode;
 use std::sync::atomic::Ordering;

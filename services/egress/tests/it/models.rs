@@ -18,7 +18,7 @@ use hoistway_egress::{
         AwsKey, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason, Protocol,
     },
 };
-use hoistway_kit::egress::EgressKey;
+use hoistway_kit::egress_auth::EgressKey;
 use hoistway_model::{RevisionId, Secret, agent::LlmRole, egress::CallTarget};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};

@@ -5,7 +5,7 @@ use crate::{
     world::{Agent, SOON, World, get, header_key, name, send, tool},
 };
 use hoistway_egress::{AgentPolicy, policy::static_policy::FixedPolicies};
-use hoistway_kit::egress::EgressKey;
+use hoistway_kit::egress_auth::EgressKey;
 use hoistway_model::RevisionId;
 use http::StatusCode;
 use std::sync::Arc;

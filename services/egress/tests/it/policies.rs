@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::stream;
 use hoistway_client::{EgressClient, Transport};
 use hoistway_egress::{AgentPolicy, WatchedPolicies};
-use hoistway_kit::{egress::EgressKey, token::ServiceToken};
+use hoistway_kit::{egress_auth::EgressKey, token::ServiceToken};
 use hoistway_model::{
     AgentIdentities, Code, EgressService, Name, Result, RevisionId, Secret, ToolCredentials,
     agent::{LlmConfig, LlmRole},

@@ -10,7 +10,7 @@ use hoistway_egress::{
     policy::static_policy::FixedPolicies,
     policy::{ModelBackend, ModelKey, ModelPolicy, ModelServer, Protocol},
 };
-use hoistway_kit::egress::{EgressKey, Flavour};
+use hoistway_kit::egress_auth::{EgressKey, Flavour};
 use hoistway_model::{RevisionId, Secret, agent::LlmRole, egress::CallTarget};
 use http::StatusCode;
 use serde_json::json;

@@ -4,7 +4,7 @@ use crate::{
     standin::{Standin, TestCa},
     world::{World, exchange, get, header_key, send, tool},
 };
-use hoistway_kit::egress::Flavour;
+use hoistway_kit::egress_auth::Flavour;
 use hoistway_model::Secret;
 use http::StatusCode;
 

@@ -9,7 +9,7 @@ use hoistway_egress::{
     origin::Origin, policy::static_policy::FixedPolicies, run,
 };
 use hoistway_kit::{
-    egress::{EgressKey, Flavour, Preface},
+    egress_auth::{EgressKey, Flavour, Preface},
     invoke_statement::InvokeStatementKey,
     token::ServiceToken,
 };

@@ -5,12 +5,12 @@ mod m0003_credentials;
 mod m0004_model_prices;
 mod m0005_model_retries;
 
-use hoistway_kit::{db::Migrations, operations};
+use hoistway_kit::{db::Migrations, idempotency};
 
 /// Every migration, in order.
 pub(crate) fn all() -> Migrations {
     vec![
-        Box::new(operations::Migration),
+        Box::new(idempotency::Migration),
         Box::new(m0002_tools::Migration),
         Box::new(m0003_credentials::Migration),
         Box::new(m0004_model_prices::Migration),

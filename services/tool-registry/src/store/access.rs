@@ -6,7 +6,7 @@ use crate::{
     vault::{Holder, Sealed},
 };
 use futures_util::StreamExt;
-use hoistway_kit::{db::db_error, updates};
+use hoistway_kit::{change_feed, db::db_error};
 use hoistway_model::{
     Name, Result, Secret,
     egress::{ModelProviderAccess, ToolAccess},
@@ -45,7 +45,7 @@ impl Store {
         F: Future<Output = Result<BTreeMap<Name, S>>> + Send + 'static,
     {
         let (reading, opening) = (self.clone(), self.clone());
-        let updates = updates::follow(self.changed.subscribe(), closed, move || load(reading.clone()));
+        let updates = change_feed::follow(self.changed.subscribe(), closed, move || load(reading.clone()));
         Box::pin(updates.map(move |update| Ok(update?.map(|stored| open(&opening, stored)))))
     }
 

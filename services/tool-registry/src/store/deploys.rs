@@ -13,7 +13,7 @@ use crate::{
     record::{Builtin, Content, StoredTool},
     vault::plan_value,
 };
-use hoistway_kit::{db::db_error, operations, time::now_ms};
+use hoistway_kit::{db::db_error, idempotency, time::now_ms};
 use hoistway_model::{
     Code, Error, Name, Operation, OperationId, Result,
     tool::{AppliedTools, Resolved, ToolPlan},
@@ -117,7 +117,7 @@ impl Store {
     pub(crate) async fn undo(&self, applied: OperationId) -> Result<()> {
         let doing = "undoing a deploy's tools";
         let txn = self.db.begin().await?;
-        operations::undo(&txn, applied).await?;
+        idempotency::undo(&txn, applied).await?;
         let Some((row, effects)) = effects::of(&txn, applied).await? else { return self.commit(txn).await };
         if row.settled {
             let text = format!("operation {applied} has settled: what it did cannot be undone any more");

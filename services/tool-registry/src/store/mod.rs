@@ -15,8 +15,8 @@ mod tools;
 use crate::{address::Addresses, migration, vault::Vault};
 use hoistway_kit::{
     db::{Db, db_error},
-    operations::{self, Begun},
-    prune::{Keep, Rows, prune},
+    idempotency::{self, OperationStart},
+    prune::{Retention, Rows, prune},
 };
 use hoistway_model::{Digest, Error, Operation, OperationId, Result};
 use sea_orm::{
@@ -62,8 +62,8 @@ impl Store {
     }
 
     /// Forgets answers, tombstones and settled applications that are not to be kept.
-    pub(crate) async fn purge(&self, keep: Keep) -> Result<()> {
-        operations::forget(&self.db, keep).await?;
+    pub(crate) async fn purge(&self, keep: Retention) -> Result<()> {
+        idempotency::forget(&self.db, keep).await?;
         prune(&self.db, &SETTLED, keep).await.map(drop)
     }
 
@@ -83,10 +83,10 @@ impl Store {
 
     async fn once<T: DeserializeOwned>(&self, operation: &Operation, kind: &str, payload: Digest) -> Result<Once<T>> {
         let txn = self.db.begin().await?;
-        match operations::begin(&txn, operation.id, kind, payload).await? {
+        match idempotency::begin(&txn, operation.id, kind, payload).await? {
             // Begin and finish share one transaction, so an unfinished one cannot be found.
-            Begun::New | Begun::Unfinished => Ok(Once::First(txn)),
-            Begun::Done(answer) => {
+            OperationStart::New | OperationStart::Unfinished => Ok(Once::First(txn)),
+            OperationStart::Done(answer) => {
                 let answer = serde_json::from_slice(&answer).map_err(|e| Error::internal("reading an answer", e))?;
                 Ok(Once::Again(answer))
             }
@@ -96,7 +96,7 @@ impl Store {
     /// Keeps the answer and commits.
     async fn finish(&self, txn: DatabaseTransaction, id: OperationId, answer: &impl Serialize) -> Result<()> {
         let answer = serde_json::to_vec(answer).map_err(|e| Error::internal("writing an answer", e))?;
-        operations::finish(&txn, id, &answer).await?;
+        idempotency::finish(&txn, id, &answer).await?;
         self.commit(txn).await
     }
 
@@ -196,9 +196,9 @@ mod tests {
             let rows = entity::application::Entity::find().all(store.db.read()).await.unwrap();
             rows.into_iter().map(|row| row.operation).collect::<Vec<_>>()
         };
-        store.purge(Keep::new(Duration::MAX, 1)).await.unwrap();
+        store.purge(Retention::new(Duration::MAX, 1)).await.unwrap();
         assert_eq!(left().await, ["2", "4", "5"]);
-        store.purge(operations::kept(3600, 10)).await.unwrap();
+        store.purge(idempotency::kept(3600, 10)).await.unwrap();
         assert_eq!(left().await, ["2", "4"]);
     }
 }

@@ -2,7 +2,7 @@
 //! leads and how long it takes have bounds.
 
 use hoistway_kit::{
-    address::{Lookup, NoAddress, Reach, check_url},
+    address_scope::{AddressScope, Lookup, NoAddress, check_url},
     web::USER_AGENT,
 };
 use hoistway_model::{Error, Result};
@@ -30,7 +30,7 @@ const SMALL: usize = 256 << 10;
 const LARGE: usize = 8;
 /// Companies have registries of their own, in their networks and on this machine, and whoever may name an image may
 /// register tools there too. Addresses of cloud metadata are nobody's registry.
-const FARTHEST: Reach = Reach::Private;
+const FARTHEST: AddressScope = AddressScope::Private;
 
 /// What came in the place of an answer.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 use super::relay::relay;
 use crate::sandbox::PROXY;
 use hoistway_kit::{
-    egress::{Flavour, Preface},
+    egress_auth::{Flavour, Preface},
     ports::Listeners,
 };
 use hoistway_model::Secret;

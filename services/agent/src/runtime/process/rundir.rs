@@ -3,7 +3,7 @@
 use super::leftovers::Leftovers;
 use crate::launcher::procfs::{self, Process};
 use crate::launcher::{RunAs, kill_tree_of};
-use hoistway_confine::{kill_all, own_copy};
+use hoistway_confine::{copy_tree, kill_all};
 use hoistway_model::RevisionId;
 use rustix::fs::{Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,7 @@ impl RunDir {
     pub fn renew_app(&self, source: &Path, owner: Option<RunAs>, leftovers: &Leftovers) -> Result<()> {
         let app = self.app();
         leftovers.take(&app)?;
-        own_copy::copy(source, &app, owner)
+        copy_tree::copy(source, &app, owner)
     }
 
     /// Ends every process that has this directory in its environment: those that slipped away from a launcher that was

@@ -3,7 +3,7 @@
 use super::*;
 use hoistway_agent::runtime::Endpoint;
 use hoistway_agent::sandbox::{Network, Pretend};
-use hoistway_kit::egress::{Flavour, Preface};
+use hoistway_kit::egress_auth::{Flavour, Preface};
 use hoistway_model::Code;
 use std::net::TcpListener;
 

@@ -5,7 +5,7 @@ use crate::{image::ImageLayer, layer::Layer, store::PackageSet};
 use hoistway_kit::time::now_ms;
 use hoistway_model::Digest;
 
-const BOUNDS: Bounds = Bounds { operations: operations::kept(3600, 100), records: 2, locks: 2, packages: 3 };
+const BOUNDS: Bounds = Bounds { operations: idempotency::kept(3600, 100), records: 2, locks: 2, packages: 3 };
 
 async fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();

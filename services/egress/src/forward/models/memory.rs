@@ -2,7 +2,7 @@
 
 use crate::{Egress, forward::rejection::Refusal};
 use bytes::{Bytes, BytesMut};
-use hoistway_kit::shares::{Share, Shares};
+use hoistway_kit::quota::{QuotaGrant, SharedQuota};
 use hoistway_model::Name;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -41,8 +41,8 @@ pub(super) enum Unread {
 }
 
 /// The memory for large bodies.
-pub(crate) fn bodies() -> Arc<Shares> {
-    Shares::new(BODIES, OWN_BODIES)
+pub(crate) fn bodies() -> Arc<SharedQuota> {
+    SharedQuota::new(BODIES, OWN_BODIES)
 }
 
 /// Reads a body of an agent's call, and what it holds of [`BODIES`]. Of one that is refused it is not the rest that is left
@@ -53,7 +53,7 @@ pub(super) async fn collect(
     mut body: Incoming,
     limit: u64,
     expects_continue: bool,
-) -> Result<(Bytes, Share), Unread> {
+) -> Result<(Bytes, QuotaGrant), Unread> {
     let mut has_begun = !expects_continue;
     let outcome = read(egress, agent, &mut body, limit, &mut has_begun).await;
     // Who waits for the word to go on has sent nothing yet, and is not told to.
@@ -78,7 +78,7 @@ async fn read(
     body: &mut Incoming,
     limit: u64,
     has_begun: &mut bool,
-) -> Result<(Bytes, Share), Unread> {
+) -> Result<(Bytes, QuotaGrant), Unread> {
     let announced = body.size_hint().lower();
     if announced > limit {
         return Err(Unread::TooLarge);

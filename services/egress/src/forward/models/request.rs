@@ -3,7 +3,7 @@
 use super::memory::{self, Unread};
 use crate::{Egress, forward::rejection::Refusal};
 use bytes::{Bytes, BytesMut};
-use hoistway_kit::shares::Share;
+use hoistway_kit::quota::QuotaGrant;
 use hoistway_model::Name;
 use http::{HeaderMap, header};
 use hyper::body::Incoming;
@@ -24,7 +24,7 @@ pub(super) struct ModelRequest {
     pub(super) body: Bytes,
     pub(super) model: Option<String>,
     /// What the body counts against [`memory::BODIES`], for as long as it is there.
-    pub(super) memory: Option<Share>,
+    pub(super) memory: Option<QuotaGrant>,
 }
 
 impl ModelRequest {

@@ -11,7 +11,7 @@ use crate::{
     records::call_record::Entry,
 };
 use bytes::Bytes;
-use hoistway_kit::shares::Share;
+use hoistway_kit::quota::QuotaGrant;
 use http::{HeaderMap, Request, StatusCode, header, request::Parts};
 use std::{
     mem,
@@ -39,7 +39,7 @@ pub(super) struct Attempts {
     pub(super) parts: Parts,
     pub(super) body: Bytes,
     /// What the body counts against the memory of all.
-    pub(super) memory: Option<Share>,
+    pub(super) memory: Option<QuotaGrant>,
 }
 
 impl Attempts {

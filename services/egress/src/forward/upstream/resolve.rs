@@ -2,7 +2,7 @@
 
 use super::connect::ConnectError;
 use crate::origin::Place;
-use hoistway_kit::address::{self, NoAddress, Reach};
+use hoistway_kit::address_scope::{self, AddressScope, NoAddress};
 use hoistway_model::{Error, Result};
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -30,10 +30,10 @@ impl Resolver {
         if let Some(address) = self.elsewhere.get(place) {
             return Ok(vec![*address]);
         }
-        let most = if allow_private { Reach::Private } else { Reach::Public };
-        address::addresses(&place.host.bare(), place.port, most).await.map_err(|e| match e {
+        let most = if allow_private { AddressScope::Private } else { AddressScope::Public };
+        address_scope::addresses(&place.host.bare(), place.port, most).await.map_err(|e| match e {
             NoAddress::Unknown(why) => ConnectError::Resolve(why),
-            NoAddress::Forbidden(reach) => ConnectError::Forbidden { may_be_allowed: reach == Reach::Private },
+            NoAddress::Forbidden(reach) => ConnectError::Forbidden { may_be_allowed: reach == AddressScope::Private },
         })
     }
 

@@ -14,7 +14,7 @@ pub(crate) use budget::Spent;
 use call::{ActiveModel, Column, Entity, Model};
 use hoistway_kit::{
     db::{Db, db_error},
-    prune::{Keep, Rows, prune},
+    prune::{Retention, Rows, prune},
 };
 use hoistway_model::{
     Error, Name, Result,
@@ -51,9 +51,9 @@ const CALLS: Rows = Rows { table: "calls", time: "at", which: "TRUE" };
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     db: Db,
-    keep: Keep,
+    keep: Retention,
     /// How many sums of usage are kept, of hours and of days.
-    usage_keep: [Keep; 2],
+    usage_keep: [Retention; 2],
     /// Records that were added since surplus was removed.
     added: Arc<AtomicU64>,
     /// Records that could not be kept.
@@ -67,7 +67,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, keep: Keep, usage_keep: [Keep; 2]) -> Result<Self> {
+    pub(crate) async fn open(path: &Path, keep: Retention, usage_keep: [Retention; 2]) -> Result<Self> {
         let db = Db::open(path, migration::all()).await?;
         let (changed, closed) = (Arc::new(watch::Sender::new(())), CancellationToken::new());
         let (notices, _) = broadcast::channel(NOTICES);
@@ -243,8 +243,8 @@ pub(super) mod tests {
     }
 
     pub(super) async fn store(dir: &Path, count: u64) -> Store {
-        let usage = Keep::new(Duration::from_secs(60 * 86_400), 1_000_000);
-        Store::open(&dir.join("egress.db"), Keep::new(Duration::from_secs(3600), count), [usage; 2]).await.unwrap()
+        let usage = Retention::new(Duration::from_secs(60 * 86_400), 1_000_000);
+        Store::open(&dir.join("egress.db"), Retention::new(Duration::from_secs(3600), count), [usage; 2]).await.unwrap()
     }
 
     async fn paths(store: &Store, query: CallQuery) -> Vec<String> {

@@ -10,7 +10,7 @@ use tokio::{sync::Notify, time::timeout};
 
 /// So much of it, and what everybody has of that.
 #[derive(Debug)]
-pub struct Shares {
+pub struct SharedQuota {
     total: usize,
     each: usize,
     held: Mutex<Held>,
@@ -25,14 +25,14 @@ struct Held {
 
 /// Why there is nothing to be had now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
+pub enum QuotaExceeded {
     /// The holder has as much as one may have.
-    Own,
+    OfHolder,
     /// All is given out.
-    All,
+    Total,
 }
 
-impl Shares {
+impl SharedQuota {
     /// `total` of something, of which one holder gets `each` at most.
     pub fn new(total: usize, each: usize) -> Arc<Self> {
         Arc::new(Self { total, each, held: Mutex::default(), returned: Notify::new() })
@@ -44,12 +44,12 @@ impl Shares {
     }
 
     /// An empty share of a holder's.
-    pub fn share(self: &Arc<Self>, holder: &Arc<str>) -> Share {
-        Share { of: self.clone(), holder: holder.clone(), amount: 0, reserved: 0 }
+    pub fn share(self: &Arc<Self>, holder: &Arc<str>) -> QuotaGrant {
+        QuotaGrant { of: self.clone(), holder: holder.clone(), amount: 0, reserved: 0 }
     }
 
     /// A share that has something, or nothing at all.
-    pub fn take(self: &Arc<Self>, holder: &Arc<str>, amount: usize) -> Result<Share, Full> {
+    pub fn take(self: &Arc<Self>, holder: &Arc<str>, amount: usize) -> Result<QuotaGrant, QuotaExceeded> {
         let mut share = self.share(holder);
         share.try_grow(amount).map(|()| share)
     }
@@ -66,29 +66,29 @@ impl Shares {
 
 /// What one holder has; it is given back when this is dropped.
 #[derive(Debug)]
-pub struct Share {
-    of: Arc<Shares>,
+pub struct QuotaGrant {
+    of: Arc<SharedQuota>,
     holder: Arc<str>,
     amount: usize,
     reserved: usize,
 }
 
-impl Share {
+impl QuotaGrant {
     /// How much it is.
     pub fn amount(&self) -> usize {
         self.amount
     }
 
     /// Adds to it, out of what is reserved first, if that can be had now.
-    pub fn try_grow(&mut self, by: usize) -> Result<(), Full> {
+    pub fn try_grow(&mut self, by: usize) -> Result<(), QuotaExceeded> {
         let reserved = self.reserved.min(by);
         let mut held = self.of.held();
         let own = held.by.get(&self.holder).copied().unwrap_or_default();
         if own + by - reserved > self.of.each {
-            return Err(Full::Own);
+            return Err(QuotaExceeded::OfHolder);
         }
         if held.all + by > self.of.total {
-            return Err(Full::All);
+            return Err(QuotaExceeded::Total);
         }
         held.all += by;
         *held.by.entry(self.holder.clone()).or_default() += by - reserved;
@@ -99,11 +99,11 @@ impl Share {
 
     /// Sees to it that it can grow to `amount` without other shares of the same holder being in the way, which would wait
     /// for each other if each had a part. Other holders lose nothing by it.
-    pub fn try_reserve(&mut self, amount: usize) -> Result<(), Full> {
+    pub fn try_reserve(&mut self, amount: usize) -> Result<(), QuotaExceeded> {
         let more = amount.saturating_sub(self.amount + self.reserved);
         let mut held = self.of.held();
         if held.by.get(&self.holder).copied().unwrap_or_default() + more > self.of.each {
-            return Err(Full::Own);
+            return Err(QuotaExceeded::OfHolder);
         }
         *held.by.entry(self.holder.clone()).or_default() += more;
         self.reserved += more;
@@ -111,22 +111,22 @@ impl Share {
     }
 
     /// Adds to it as soon as others have given enough back, within `patience`.
-    pub async fn grow(&mut self, by: usize, patience: Duration) -> Result<(), Full> {
+    pub async fn grow(&mut self, by: usize, patience: Duration) -> Result<(), QuotaExceeded> {
         self.wait(patience, |share| share.try_grow(by)).await
     }
 
     /// Reserves as [`Self::try_reserve`] does, as soon as the holder's other shares leave enough, within `patience`.
-    pub async fn reserve(&mut self, amount: usize, patience: Duration) -> Result<(), Full> {
+    pub async fn reserve(&mut self, amount: usize, patience: Duration) -> Result<(), QuotaExceeded> {
         self.wait(patience, |share| share.try_reserve(amount)).await
     }
 
     async fn wait(
         &mut self,
         patience: Duration,
-        mut attempt: impl FnMut(&mut Self) -> Result<(), Full>,
-    ) -> Result<(), Full> {
+        mut attempt: impl FnMut(&mut Self) -> Result<(), QuotaExceeded>,
+    ) -> Result<(), QuotaExceeded> {
         let of = self.of.clone();
-        let mut why = Full::All;
+        let mut why = QuotaExceeded::Total;
         let waiting = async {
             loop {
                 let returned = of.returned.notified();
@@ -144,7 +144,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for QuotaGrant {
     fn drop(&mut self) {
         let own_amount = self.amount + self.reserved;
         if own_amount == 0 {
@@ -170,13 +170,13 @@ mod tests {
 
     #[tokio::test]
     async fn one_holder_gets_its_part_and_waits_for_what_it_gives_back() {
-        let shares = Shares::new(10, 6);
+        let shares = SharedQuota::new(10, 6);
         let (a, b) = ("a".into(), "b".into());
         let first = shares.take(&a, 6).unwrap();
-        assert_eq!(shares.take(&a, 1).unwrap_err(), Full::Own);
+        assert_eq!(shares.take(&a, 1).unwrap_err(), QuotaExceeded::OfHolder);
         let mut second = shares.take(&b, 3).unwrap();
-        assert_eq!(second.try_grow(2), Err(Full::All));
-        assert_eq!(second.grow(2, Duration::from_millis(20)).await, Err(Full::All));
+        assert_eq!(second.try_grow(2), Err(QuotaExceeded::Total));
+        assert_eq!(second.grow(2, Duration::from_millis(20)).await, Err(QuotaExceeded::Total));
         let waiting = tokio::spawn(async move { second.grow(2, Duration::from_secs(20)).await.map(|()| second) });
         tokio::task::yield_now().await;
         drop(first);
@@ -188,18 +188,21 @@ mod tests {
 
     #[tokio::test]
     async fn what_one_reserves_is_missing_to_its_own_shares_alone() {
-        let shares = Shares::new(10, 6);
+        let shares = SharedQuota::new(10, 6);
         let (a, b) = ("a".into(), "b".into());
         let (mut first, mut second) = (shares.share(&a), shares.share(&a));
         first.try_reserve(6).unwrap();
-        assert_eq!((second.try_reserve(1), second.try_grow(1)), (Err(Full::Own), Err(Full::Own)));
+        assert_eq!(
+            (second.try_reserve(1), second.try_grow(1)),
+            (Err(QuotaExceeded::OfHolder), Err(QuotaExceeded::OfHolder))
+        );
         let other = shares.take(&b, 6).unwrap();
         first.try_grow(4).unwrap();
         first.try_reserve(6).unwrap();
-        assert_eq!(first.try_grow(1), Err(Full::All));
+        assert_eq!(first.try_grow(1), Err(QuotaExceeded::Total));
         drop(other);
         first.try_grow(2).unwrap();
-        assert_eq!(first.try_grow(1), Err(Full::Own));
+        assert_eq!(first.try_grow(1), Err(QuotaExceeded::OfHolder));
         let waiting = tokio::spawn(async move { second.reserve(5, Duration::from_secs(20)).await.map(|()| second) });
         tokio::task::yield_now().await;
         drop(first);

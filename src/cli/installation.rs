@@ -2,7 +2,7 @@
 //! as long as no `hoistway up` has it.
 
 use super::{Failure, Outcome};
-use hoistway_kit::identity::{self, IdentityKey};
+use hoistway_kit::installation_identity::{self, InstallationKey};
 use hoistway_model::Secret;
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
@@ -21,9 +21,9 @@ pub async fn verify(
     key: &Secret,
     unreachable: impl FnOnce(&reqwest::Error) -> Failure,
 ) -> Outcome<SocketAddr> {
-    let nonce = identity::nonce().map_err(|e| Failure::new(e.message))?;
+    let nonce = installation_identity::nonce().map_err(|e| Failure::new(e.message))?;
     let mut url = base.clone();
-    url.set_path(identity::PATH);
+    url.set_path(installation_identity::PATH);
     url.query_pairs_mut().append_pair("nonce", &nonce);
     let answer = http.get(url.clone()).send().await.map_err(|e| unreachable(&e))?;
     // One that was sent on somewhere else says nothing of whom it was sent on by.
@@ -33,7 +33,7 @@ pub async fn verify(
         None => None,
     };
     match (at, proof) {
-        (Some(at), Some(proof)) if IdentityKey::of(key.expose()).verify(&nonce, at, &proof) => Ok(at),
+        (Some(at), Some(proof)) if InstallationKey::of(key.expose()).verify(&nonce, at, &proof) => Ok(at),
         _ => Err(Failure::new(format!(
             "what listens at {base} is not this user's Hoistway: its API key is not sent there"
         ))

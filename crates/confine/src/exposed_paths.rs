@@ -107,15 +107,15 @@ const CERTIFICATE_VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQU
 
 /// The parts of this machine that agents see.
 #[derive(Debug, Clone)]
-pub struct Host {
+pub struct ExposedPaths {
     parts: Vec<Exposed>,
     /// The machine's name.
     pub name: String,
 }
 
-impl Host {
+impl ExposedPaths {
     /// Asks the interpreter.
-    pub async fn look(python: &Path) -> Result<Self> {
+    pub async fn of_interpreter(python: &Path) -> Result<Self> {
         let failed = |why: String| {
             Error::new(Code::InvalidArgument, format!("{} does not say what it needs: {why}", python.display()))
         };

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 
 /// Tells what is new from one look to the next.
-pub struct Teller {
+pub struct ProgressPrinter {
     out: Box<dyn Fn(&str) + Send>,
     colours: bool,
     begun: usize,
@@ -23,7 +23,7 @@ enum Look {
     Bad,
 }
 
-impl Teller {
+impl ProgressPrinter {
     /// On standard error, with colours if it is a terminal whose user has nothing against them.
     pub fn on_stderr() -> Self {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -127,15 +127,15 @@ mod tests {
     fn each_thing_is_told_once() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let into = told.clone();
-        let mut teller = Teller::to(move |line| into.lock().unwrap().push(line.to_owned()));
+        let mut printer = ProgressPrinter::to(move |line| into.lock().unwrap().push(line.to_owned()));
         let running = json!({"step": "start", "status": "RUNNING"});
         let build = json!({"step": "build", "status": "SUCCEEDED", "duration_ms": 3_835});
         let failed = json!({"step": "start", "status": "FAILED"});
         for step in [&running, &running, &failed, &failed] {
-            teller.step(0, &build, false);
-            teller.step(1, step, false);
+            printer.step(0, &build, false);
+            printer.step(1, step, false);
         }
-        teller.build_line("\x1b[31mred\x07");
+        printer.build_line("\x1b[31mred\x07");
         assert_eq!(
             *told.lock().unwrap(),
             [

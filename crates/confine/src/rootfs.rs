@@ -3,7 +3,7 @@
 
 mod etc;
 
-use super::own_copy;
+use super::copy_tree;
 use crate::spec::{Access, Exposed, Namespaces, RunAs};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::mount::{
@@ -162,7 +162,7 @@ fn scratch(root: &Path, disk: Option<u64>, user: Option<RunAs>, copies: &[&Expos
     }
     for (number, copied) in copies.iter().enumerate() {
         let part = whole.join(format!("copy-{number}"));
-        own_copy::copy(&copied.host, &part, user)
+        copy_tree::copy(&copied.host, &part, user)
             .and_then(|()| bind(&part, &copied.inside))
             .map_err(|e| Error::new(e.kind(), format!("{}: {e}", copied.inside.display())))?;
     }

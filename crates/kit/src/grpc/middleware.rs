@@ -31,7 +31,7 @@ const OPEN_SERVICE: &str = "grpc.health.v1.Health";
 
 /// The routes of a server behind its guards.
 #[derive(Clone, Debug)]
-pub(super) struct Edge {
+pub(super) struct GuardedRoutes {
     pub(super) routes: Routes,
     pub(super) guard: Arc<Guard>,
 }
@@ -97,7 +97,7 @@ impl Guard {
     }
 }
 
-impl Edge {
+impl GuardedRoutes {
     async fn answer(mut self, request: Request<Body>, limit: Duration) -> Response<Body> {
         let (service, _) = names(request.uri().path());
         if let Err(e) = self.guard.admit(service, request.headers()) {
@@ -137,7 +137,7 @@ impl Edge {
     }
 }
 
-impl Service<Request<Body>> for Edge {
+impl Service<Request<Body>> for GuardedRoutes {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

@@ -9,13 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How far an address reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reach {
+pub enum AddressScope {
     /// The public network.
     Public,
     /// This machine or a private network: only where whoever named it may say so.
     Private,
     /// Nothing that anybody may name: link-local (where clouds keep their metadata), multicast, unspecified, reserved.
-    Never,
+    Forbidden,
 }
 
 /// Metadata services of clouds at addresses that look private or public: of Azure, Alibaba Cloud and Oracle Cloud.
@@ -38,10 +38,10 @@ pub fn is_in(name: &str, domain: &str) -> bool {
 }
 
 /// How far an address reaches.
-pub fn reach(ip: IpAddr) -> Reach {
+pub fn scope(ip: IpAddr) -> AddressScope {
     match ip {
-        IpAddr::V4(ip) => reach_v4(ip),
-        IpAddr::V6(ip) => reach_v6(ip),
+        IpAddr::V4(ip) => scope_of_v4(ip),
+        IpAddr::V6(ip) => scope_of_v6(ip),
     }
 }
 
@@ -49,44 +49,48 @@ fn may_be_metadata(ip: &Ipv4Addr) -> bool {
     ip.is_link_local() || METADATA_V4.contains(ip)
 }
 
-fn reach_v4(ip: Ipv4Addr) -> Reach {
+fn scope_of_v4(ip: Ipv4Addr) -> AddressScope {
     let [a, b, c, _] = ip.octets();
     match (a, b, c) {
-        _ if may_be_metadata(&ip) => Reach::Never,
-        (0, ..) | (224.., ..) => Reach::Never,
+        _ if may_be_metadata(&ip) => AddressScope::Forbidden,
+        (0, ..) | (224.., ..) => AddressScope::Forbidden,
         // Documentation, benchmarks, protocol assignments, the anycast relay of 6to4.
         (192, 0, 0) | (192, 0, 2) | (198, 51, 100) | (203, 0, 113) | (192, 88, 99) | (198, 18 | 19, _) => {
-            Reach::Private
+            AddressScope::Private
         }
-        (10 | 127, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Reach::Private,
-        _ => Reach::Public,
+        (10 | 127, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => AddressScope::Private,
+        _ => AddressScope::Public,
     }
 }
 
-fn reach_v6(ip: Ipv6Addr) -> Reach {
+fn scope_of_v6(ip: Ipv6Addr) -> AddressScope {
     let s = ip.segments();
     if let Some(v4) = embedded(ip) {
         // An address in an address is judged as both: the form itself is no public address either.
-        return reach(IpAddr::V4(v4)).max(if is_nat64(ip) || s[0] == 0x2002 { Reach::Public } else { Reach::Private });
+        return scope(IpAddr::V4(v4)).max(if is_nat64(ip) || s[0] == 0x2002 {
+            AddressScope::Public
+        } else {
+            AddressScope::Private
+        });
     }
     match s {
-        _ if ip.is_unspecified() || ip.is_multicast() => Reach::Never,
-        _ if ip.is_loopback() => Reach::Private,
+        _ if ip.is_unspecified() || ip.is_multicast() => AddressScope::Forbidden,
+        _ if ip.is_loopback() => AddressScope::Private,
         // Metadata services of AWS, which has the whole prefix, Google Cloud and Oracle Cloud.
         [0xfd00, 0xec2, ..] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe] => {
-            Reach::Never
+            AddressScope::Forbidden
         }
         // Unique local; link-local and the old site-local.
-        [0xfc00..=0xfdff, ..] => Reach::Private,
-        [0xfe80..=0xfeff, ..] => Reach::Never,
+        [0xfc00..=0xfdff, ..] => AddressScope::Private,
+        [0xfe80..=0xfeff, ..] => AddressScope::Forbidden,
         // A NAT64 prefix of a network's own: what is behind it is that network's business, but for metadata.
-        [0x64, 0xff9b, 1, ..] if local_nat64(ip).iter().any(may_be_metadata) => Reach::Never,
-        [0x64, 0xff9b, 1, ..] => Reach::Private,
+        [0x64, 0xff9b, 1, ..] if local_nat64(ip).iter().any(may_be_metadata) => AddressScope::Forbidden,
+        [0x64, 0xff9b, 1, ..] => AddressScope::Private,
         // Documentation, Teredo and other assignments of 2001::/23, segment routing.
-        [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x2001, 0..=0x1ff, ..] | [0x5f00, ..] => Reach::Private,
+        [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x2001, 0..=0x1ff, ..] | [0x5f00, ..] => AddressScope::Private,
         // Global unicast is 2000::/3 and nothing else.
-        [0x2000..=0x3fff, ..] => Reach::Public,
-        _ => Reach::Never,
+        [0x2000..=0x3fff, ..] => AddressScope::Public,
+        _ => AddressScope::Forbidden,
     }
 }
 
@@ -142,15 +146,15 @@ mod tests {
     fn where_addresses_reach() {
         let all = |expected, addresses: &[&str]| {
             for text in addresses {
-                assert_eq!(reach(text.parse().unwrap()), expected, "{text}");
+                assert_eq!(scope(text.parse().unwrap()), expected, "{text}");
             }
         };
         all(
-            Reach::Public,
+            AddressScope::Public,
             &["8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1", "64:ff9b::808:808", "2002:808:808::1"],
         );
         all(
-            Reach::Private,
+            AddressScope::Private,
             &[
                 "127.0.0.1",
                 "127.255.0.9",
@@ -181,7 +185,7 @@ mod tests {
             ],
         );
         all(
-            Reach::Never,
+            AddressScope::Forbidden,
             &[
                 "0.0.0.0",
                 "0.1.2.3",

@@ -20,9 +20,9 @@ const LABEL: &[u8] = b"hoistway installation identity 1";
 
 /// The key of an installation's answers. Cheap to clone.
 #[derive(Clone)]
-pub struct IdentityKey(hmac::Key);
+pub struct InstallationKey(hmac::Key);
 
-impl IdentityKey {
+impl InstallationKey {
     /// That of the installation whose API key this is.
     pub fn of(api_key: &str) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, api_key.trim().as_bytes());
@@ -41,7 +41,7 @@ impl IdentityKey {
     }
 }
 
-impl fmt::Debug for IdentityKey {
+impl fmt::Debug for InstallationKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
     }
@@ -70,9 +70,9 @@ mod tests {
     #[test]
     fn an_answer_is_for_one_question_at_one_address_of_one_installation() {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let (key, nonce) = (IdentityKey::of("hw_a"), nonce().unwrap());
+        let (key, nonce) = (InstallationKey::of("hw_a"), nonce().unwrap());
         let proof = key.proof(&nonce, at("127.0.0.1:8092"));
-        let verify = |key: &str, nonce: &str, from: &str| IdentityKey::of(key).verify(nonce, at(from), &proof);
+        let verify = |key: &str, nonce: &str, from: &str| InstallationKey::of(key).verify(nonce, at(from), &proof);
         assert!(verify("hw_a\n", &nonce, "127.0.0.1:8092") && verify("hw_a", &nonce, "[::ffff:127.0.0.1]:8092"));
         assert!(!verify("hw_b", &nonce, "127.0.0.1:8092") && !verify("hw_a", "other", "127.0.0.1:8092"));
         assert!(!verify("hw_a", &nonce, "[::1]:8092") && !verify("hw_a", &nonce, "127.0.0.1:8093"));

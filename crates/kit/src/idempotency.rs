@@ -6,7 +6,7 @@
 
 use crate::{
     db::{Db, db_error},
-    prune::{Keep, Pruned, Rows, prune},
+    prune::{Pruned, Retention, Rows, prune},
     time::now_ms,
 };
 use entity::{ActiveModel, Column, Entity, Model};
@@ -23,7 +23,7 @@ const DOING: &str = "keeping an operation";
 
 /// What became of an operation that [`begin`] was asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Begun {
+pub enum OperationStart {
     /// It was never seen and is recorded now: do it, then [`finish`].
     New,
     /// It was begun and has no answer yet: it still runs, or its process ended in the middle.
@@ -47,7 +47,7 @@ pub enum Undone {
 
 /// Records the operation, or tells what became of it. The same id with another kind or payload is
 /// [`Code::Conflict`]; one that was undone is [`Code::Aborted`].
-pub async fn begin(txn: &impl ConnectionTrait, id: OperationId, kind: &str, payload: Digest) -> Result<Begun> {
+pub async fn begin(txn: &impl ConnectionTrait, id: OperationId, kind: &str, payload: Digest) -> Result<OperationStart> {
     let row = ActiveModel {
         id: Set(id.to_string()),
         kind: Set(kind.to_owned()),
@@ -57,10 +57,10 @@ pub async fn begin(txn: &impl ConnectionTrait, id: OperationId, kind: &str, payl
         created_at: Set(now_ms()),
     };
     if insert(txn, row).await? {
-        return Ok(Begun::New);
+        return Ok(OperationStart::New);
     }
     let found = find(txn, id).await?.ok_or_else(|| Error::internal(DOING, "its row was purged meanwhile"))?;
-    Ok(found.answer(kind, payload)?.map_or(Begun::Unfinished, Begun::Done))
+    Ok(found.answer(kind, payload)?.map_or(OperationStart::Unfinished, OperationStart::Done))
 }
 
 /// The stored answer, without recording anything; for a look before expensive work. Refuses what [`begin`] refuses.
@@ -121,13 +121,13 @@ const ROWS: Rows = Rows { table: "operations", time: "created_at", which: "TRUE"
 const REPEATED_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 /// For how long, and how many, answers and tombstones are kept.
-pub const fn kept(seconds: u64, count: u64) -> Keep {
+pub const fn kept(seconds: u64, count: u64) -> Retention {
     let at_least = if seconds < REPEATED_WITHIN.as_secs() { Duration::from_secs(seconds) } else { REPEATED_WITHIN };
-    Keep { at_least, ..Keep::new(Duration::from_secs(seconds), count) }
+    Retention { at_least, ..Retention::new(Duration::from_secs(seconds), count) }
 }
 
 /// Forgets operations and tombstones that are not to be kept.
-pub async fn forget(db: &Db, keep: Keep) -> Result<Pruned> {
+pub async fn forget(db: &Db, keep: Retention) -> Result<Pruned> {
     prune(db, &ROWS, keep).await
 }
 
@@ -223,14 +223,14 @@ mod tests {
         let (_dir, db) = db().await;
         let id = OperationId::mint();
         let txn = db.begin().await.unwrap();
-        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), Begun::New);
-        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), Begun::Unfinished);
+        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), OperationStart::New);
+        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), OperationStart::Unfinished);
         assert_eq!(lookup(&txn, id, KIND, payload("a")).await.unwrap(), None);
         finish(&txn, id, b"answer").await.unwrap();
         txn.commit().await.unwrap();
 
         let txn = db.begin().await.unwrap();
-        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), Begun::Done(b"answer".to_vec()));
+        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), OperationStart::Done(b"answer".to_vec()));
         assert_eq!(lookup(db.read(), id, KIND, payload("a")).await.unwrap(), Some(b"answer".to_vec()));
         assert_eq!(begin(&txn, id, KIND, payload("b")).await.unwrap_err().code, Code::Conflict);
         assert_eq!(begin(&txn, id, "tools.delete", payload("a")).await.unwrap_err().code, Code::Conflict);
@@ -241,9 +241,9 @@ mod tests {
         let (_dir, db) = db().await;
         let id = OperationId::mint();
         let txn = db.begin().await.unwrap();
-        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), Begun::New);
+        assert_eq!(begin(&txn, id, KIND, payload("a")).await.unwrap(), OperationStart::New);
         txn.rollback().await.unwrap();
-        assert_eq!(begin(db.write(), id, KIND, payload("b")).await.unwrap(), Begun::New);
+        assert_eq!(begin(db.write(), id, KIND, payload("b")).await.unwrap(), OperationStart::New);
     }
 
     #[tokio::test]
@@ -290,6 +290,6 @@ mod tests {
             .unwrap();
         assert_eq!(forget(&db, kept(3600, 0)).await.unwrap(), Pruned::default());
         assert_eq!(forget(&db, kept(5, 10)).await.unwrap(), Pruned { old: 1, surplus: 0 });
-        assert_eq!(begin(db.write(), id, KIND, payload("b")).await.unwrap(), Begun::New);
+        assert_eq!(begin(db.write(), id, KIND, payload("b")).await.unwrap(), OperationStart::New);
     }
 }

@@ -64,7 +64,7 @@ impl Kind {
 /// All, one, or an action on one.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct RegisteredArgs {
+pub struct ResourceArgs {
     /// Show this one whole
     name: Option<String>,
     #[command(subcommand)]
@@ -85,11 +85,11 @@ enum Action {
 }
 
 /// Runs the command.
-pub async fn run(api: &Api, kind: Kind, args: RegisteredArgs, json: bool) -> Outcome<()> {
+pub async fn run(api: &Api, kind: Kind, args: ResourceArgs, json: bool) -> Outcome<()> {
     match args {
-        RegisteredArgs { action: Some(Action::Check { name }), .. } => check(api, kind, &name, json).await,
-        RegisteredArgs { name: Some(name), .. } => output::json(&api.get(&[kind.path(), &name], &[]).await?),
-        RegisteredArgs { name: None, action: None } => {
+        ResourceArgs { action: Some(Action::Check { name }), .. } => check(api, kind, &name, json).await,
+        ResourceArgs { name: Some(name), .. } => output::json(&api.get(&[kind.path(), &name], &[]).await?),
+        ResourceArgs { name: None, action: None } => {
             let all = api.get(&[kind.path()], &[]).await?;
             if json { output::json(&all) } else { output::print(&kind.list(&all)) }
         }

@@ -1,6 +1,6 @@
 //! From hosts to addresses that may be dialled. What is checked here is what is dialled: nobody asks a second time.
 
-use super::{Reach, reach};
+use super::{AddressScope, scope};
 use reqwest::{
     Url,
     dns::{Addrs, Name, Resolve, Resolving},
@@ -21,14 +21,14 @@ pub enum NoAddress {
     /// The name has none, or nobody knows.
     Unknown(String),
     /// The nearest to the public network reaches so far, and may not be dialled.
-    Forbidden(Reach),
+    Forbidden(AddressScope),
 }
 
 impl fmt::Display for NoAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoAddress::Unknown(e) => write!(f, "its name cannot be resolved: {e}"),
-            NoAddress::Forbidden(Reach::Never) => f.write_str("it is at an address that may not be asked"),
+            NoAddress::Forbidden(AddressScope::Forbidden) => f.write_str("it is at an address that may not be asked"),
             NoAddress::Forbidden(_) => f.write_str("it is on this machine or in a private network"),
         }
     }
@@ -38,7 +38,7 @@ impl std::error::Error for NoAddress {}
 
 /// The addresses of a host that may be dialled, in order; at least one. The host is a name, or an address in brackets or
 /// without; `most` is how far from public they may be.
-pub async fn addresses(host: &str, port: u16, most: Reach) -> Result<Vec<SocketAddr>, NoAddress> {
+pub async fn addresses(host: &str, port: u16, most: AddressScope) -> Result<Vec<SocketAddr>, NoAddress> {
     let found: Vec<SocketAddr> = match literal(host) {
         Some(ip) => vec![(ip, port).into()],
         None => match tokio::net::lookup_host((host, port)).await {
@@ -46,12 +46,12 @@ pub async fn addresses(host: &str, port: u16, most: Reach) -> Result<Vec<SocketA
             Err(e) => return Err(NoAddress::Unknown(e.to_string())),
         },
     };
-    let allowed = found.iter().filter(|address| reach(address.ip()) <= most);
+    let allowed = found.iter().filter(|address| scope(address.ip()) <= most);
     let allowed: Vec<SocketAddr> = allowed.take(MAX_TRIED).copied().collect();
     if !allowed.is_empty() {
         return Ok(allowed);
     }
-    match found.iter().map(|address| reach(address.ip())).min() {
+    match found.iter().map(|address| scope(address.ip())).min() {
         None => Err(NoAddress::Unknown("no address".into())),
         Some(reach) => Err(NoAddress::Forbidden(reach)),
     }
@@ -59,8 +59,8 @@ pub async fn addresses(host: &str, port: u16, most: Reach) -> Result<Vec<SocketA
 
 /// Checks a URL that an HTTP client is about to follow: an address in the place of a name is dialled without [`Lookup`].
 /// Redirects need it again.
-pub fn check_url(url: &Url, most: Reach) -> Result<(), NoAddress> {
-    match url.host_str().and_then(literal).map(reach) {
+pub fn check_url(url: &Url, most: AddressScope) -> Result<(), NoAddress> {
+    match url.host_str().and_then(literal).map(scope) {
         Some(reach) if reach > most => Err(NoAddress::Forbidden(reach)),
         _ => Ok(()),
     }
@@ -72,7 +72,7 @@ fn literal(host: &str) -> Option<IpAddr> {
 
 /// [`addresses`] for an HTTP client, as its `dns_resolver`. It is asked for names only: see [`check_url`].
 #[derive(Debug, Clone, Copy)]
-pub struct Lookup(pub Reach);
+pub struct Lookup(pub AddressScope);
 
 impl Resolve for Lookup {
     fn resolve(&self, name: Name) -> Resolving {
@@ -89,25 +89,25 @@ mod tests {
     #[tokio::test]
     async fn names_and_addresses_are_judged_alike() {
         for (host, most, expected) in [
-            ("8.8.8.8", Reach::Public, Ok("8.8.8.8:80")),
-            ("127.0.0.1", Reach::Private, Ok("127.0.0.1:80")),
-            ("[::1]", Reach::Private, Ok("[::1]:80")),
-            ("127.0.0.1", Reach::Public, Err(Reach::Private)),
-            ("localhost", Reach::Public, Err(Reach::Private)),
+            ("8.8.8.8", AddressScope::Public, Ok("8.8.8.8:80")),
+            ("127.0.0.1", AddressScope::Private, Ok("127.0.0.1:80")),
+            ("[::1]", AddressScope::Private, Ok("[::1]:80")),
+            ("127.0.0.1", AddressScope::Public, Err(AddressScope::Private)),
+            ("localhost", AddressScope::Public, Err(AddressScope::Private)),
             // The system's resolver reads these as addresses.
-            ("2130706433", Reach::Public, Err(Reach::Private)),
-            ("0xa9fea9fe", Reach::Private, Err(Reach::Never)),
-            ("169.254.169.254", Reach::Private, Err(Reach::Never)),
-            ("::ffff:169.254.169.254", Reach::Private, Err(Reach::Never)),
-            ("[fd00:ec2::254]", Reach::Private, Err(Reach::Never)),
+            ("2130706433", AddressScope::Public, Err(AddressScope::Private)),
+            ("0xa9fea9fe", AddressScope::Private, Err(AddressScope::Forbidden)),
+            ("169.254.169.254", AddressScope::Private, Err(AddressScope::Forbidden)),
+            ("::ffff:169.254.169.254", AddressScope::Private, Err(AddressScope::Forbidden)),
+            ("[fd00:ec2::254]", AddressScope::Private, Err(AddressScope::Forbidden)),
         ] {
             let found = addresses(host, 80, most).await.map(|found| found[0].to_string());
             assert_eq!(found, expected.map(str::to_owned).map_err(NoAddress::Forbidden), "{host}");
         }
-        assert!(matches!(addresses("no.invalid", 80, Reach::Private).await, Err(NoAddress::Unknown(_))));
-        let found = Lookup(Reach::Private).resolve("localhost".parse().unwrap()).await.ok().unwrap();
+        assert!(matches!(addresses("no.invalid", 80, AddressScope::Private).await, Err(NoAddress::Unknown(_))));
+        let found = Lookup(AddressScope::Private).resolve("localhost".parse().unwrap()).await.ok().unwrap();
         assert!(found.into_iter().all(|address| address.ip().is_loopback()));
-        assert!(Lookup(Reach::Public).resolve("localhost".parse().unwrap()).await.is_err());
+        assert!(Lookup(AddressScope::Public).resolve("localhost".parse().unwrap()).await.is_err());
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
             ("https://10.0.0.7/", true),
             ("https://registry.example/", true),
         ] {
-            assert_eq!(check_url(&url.parse().unwrap(), Reach::Private).is_ok(), allowed, "{url}");
+            assert_eq!(check_url(&url.parse().unwrap(), AddressScope::Private).is_ok(), allowed, "{url}");
         }
     }
 }

@@ -12,7 +12,7 @@ pub mod config;
 pub mod deploy;
 pub mod keys;
 pub mod limits;
-mod migration;
+mod migrations;
 pub mod oidc;
 pub mod public;
 mod rebuilds;

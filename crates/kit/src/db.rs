@@ -4,14 +4,13 @@ use crate::{fs, time::now_ms};
 use hoistway_model::{Code, Error, Result};
 use sea_orm::{
     ActiveValue::Set,
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, QueryOrder,
-    RuntimeErr, Schema, SqlErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, RuntimeErr,
+    Schema, SqlErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
     sqlx::{
         self, Connection as _,
         sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
     },
 };
-use sea_orm_migration::{MigrationTrait, SchemaManager, seaql_migrations};
 use std::{
     collections::HashSet,
     fs::OpenOptions,
@@ -29,8 +28,23 @@ const LOG_SIZE: &str = "16777216";
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
 const SLOW: Duration = Duration::from_secs(1);
 
-/// Migrations in the order in which they are applied. Only ever append to it.
-pub type Migrations = Vec<Box<dyn MigrationTrait>>;
+/// A change of the schema, forward only. One that was released is never changed: databases have it already.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// The name under which databases record that they have it, which is also its file's.
+    pub name: &'static str,
+    /// The statements, which are independent of the entities, as those change later.
+    pub sql: &'static str,
+}
+
+/// The migrations `migrations/NAME.sql` beside the calling file, in the order in which they are applied, after those of
+/// this crate if any.
+#[macro_export]
+macro_rules! migrations {
+    ($($shared:path;)* $($name:literal),* $(,)?) => {
+        &[$($shared,)* $($crate::db::Migration { name: $name, sql: include_str!(concat!("migrations/", $name, ".sql")) }),*]
+    };
+}
 
 /// An open database. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,7 +56,7 @@ pub struct Db {
 impl Db {
     /// Opens the file `path`, which is made (0600) when it is not there, and brings its schema up to date in one
     /// transaction. A database of a newer Hoistway is refused and left as it is.
-    pub async fn open(path: &Path, migrations: Migrations) -> Result<Self> {
+    pub async fn open(path: &Path, migrations: &[Migration]) -> Result<Self> {
         let file = path.to_owned();
         tokio::task::spawn_blocking(move || make_private(&file))
             .await
@@ -235,21 +249,20 @@ async fn is_outside_transactions(connection: &mut SqliteConnection) -> Result<bo
 }
 
 /// Applies what is missing in one transaction: a crash, or a migration that fails, leaves the old schema.
-async fn migrate(db: &DatabaseConnection, path: &Path, migrations: Migrations) -> Result<()> {
+async fn migrate(db: &DatabaseConnection, path: &Path, migrations: &[Migration]) -> Result<()> {
     let failed = |e| open_error("migrating", path, e);
     let options = TransactionOptions {
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
         ..TransactionOptions::default()
     };
     let txn = db.begin_with_options(options).await.map_err(failed)?;
-    let mut table = Schema::new(txn.get_database_backend()).create_table_from_entity(seaql_migrations::Entity);
+    let mut table = Schema::new(txn.get_database_backend()).create_table_from_entity(applied::Entity);
     txn.execute(table.if_not_exists()).await.map_err(failed)?;
 
-    let applied = seaql_migrations::Entity::find().order_by_asc(seaql_migrations::Column::Version);
-    let applied: HashSet<String> =
-        applied.all(&txn).await.map_err(failed)?.into_iter().map(|model| model.version).collect();
-    let known: HashSet<&str> = migrations.iter().map(|m| m.name()).collect();
-    if let Some(newer) = applied.iter().filter(|name| !known.contains(name.as_str())).max() {
+    let found = applied::Entity::find().all(&txn).await.map_err(failed)?;
+    let found: HashSet<String> = found.into_iter().map(|row| row.version).collect();
+    let known: HashSet<&str> = migrations.iter().map(|migration| migration.name).collect();
+    if let Some(newer) = found.iter().filter(|name| !known.contains(name.as_str())).max() {
         let text = format!(
             "{} was written by a newer Hoistway (schema \"{newer}\"): start that version, or restore a backup",
             path.display()
@@ -257,17 +270,32 @@ async fn migrate(db: &DatabaseConnection, path: &Path, migrations: Migrations) -
         return Err(Error::new(Code::Conflict, text));
     }
 
-    let manager = SchemaManager::new(&txn);
-    for migration in migrations.iter().filter(|m| !applied.contains(m.name())) {
-        migration.up(&manager).await.map_err(failed)?;
-        let row = seaql_migrations::ActiveModel {
-            version: Set(migration.name().to_owned()),
-            applied_at: Set(now_ms() / 1000),
-        };
-        seaql_migrations::Entity::insert(row).exec_without_returning(&txn).await.map_err(failed)?;
-        tracing::debug!("{}: applied {}", path.display(), migration.name());
+    for Migration { name, sql } in migrations.iter().filter(|migration| !found.contains(migration.name)) {
+        txn.execute_unprepared(sql).await.map_err(failed)?;
+        let row = applied::ActiveModel { version: Set((*name).to_owned()), applied_at: Set(now_ms() / 1000) };
+        applied::Entity::insert(row).exec_without_returning(&txn).await.map_err(failed)?;
+        tracing::debug!("{}: applied {name}", path.display());
     }
     txn.commit().await.map_err(failed)
+}
+
+/// The table of the migrations that a database has, as sea-orm's own migrator names it.
+mod applied {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "seaql_migrations")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub version: String,
+        /// Seconds since the Unix epoch.
+        pub applied_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
 }
 
 #[cfg(test)]
@@ -277,31 +305,11 @@ mod tests {
     use super::*;
     use crate::idempotency;
     use sea_orm::sqlx::ConnectOptions as _;
-    use sea_orm_migration::{MigrationName, async_trait::async_trait};
     use std::os::unix::fs::PermissionsExt;
 
-    /// A migration that is one statement.
-    struct Statement(&'static str, &'static str);
-
-    impl MigrationName for Statement {
-        fn name(&self) -> &str {
-            self.0
-        }
-    }
-
-    #[async_trait]
-    impl MigrationTrait for Statement {
-        async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-            manager.get_connection().execute_unprepared(self.1).await.map(drop)
-        }
-    }
-
-    fn migrations(of: &[(&'static str, &'static str)]) -> Migrations {
-        of.iter().map(|&(name, sql)| Box::new(Statement(name, sql)) as _).collect()
-    }
-
-    const FIRST: (&str, &str) = ("m1", "create table t (id integer primary key)");
-    const SECOND: (&str, &str) = ("m2", "alter table t add column name text; create unique index t_name on t (name)");
+    const FIRST: Migration = Migration { name: "m1", sql: "create table t (id integer primary key)" };
+    const SECOND: Migration =
+        Migration { name: "m2", sql: "alter table t add column name text; create unique index t_name on t (name)" };
 
     async fn pragma(connection: &DatabaseConnection, name: &str) -> String {
         let row = connection
@@ -319,9 +327,9 @@ mod tests {
     async fn a_database_is_private_durable_and_migrated_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("odd ? %41 name/tools.db");
-        let db = Db::open(&path, migrations(&[FIRST])).await.unwrap();
+        let db = Db::open(&path, &[FIRST]).await.unwrap();
         db.close().await;
-        let db = Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+        let db = Db::open(&path, &[FIRST, SECOND]).await.unwrap();
         db.write().execute_unprepared("insert into t values (1, 'a')").await.unwrap();
         for file in [path.clone(), path.with_extension("db-wal"), path.with_extension("db-shm")] {
             assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
@@ -342,21 +350,21 @@ mod tests {
     async fn a_newer_schema_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tools.db");
-        Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap().close().await;
-        let e = Db::open(&path, migrations(&[FIRST])).await.unwrap_err();
+        Db::open(&path, &[FIRST, SECOND]).await.unwrap().close().await;
+        let e = Db::open(&path, &[FIRST]).await.unwrap_err();
         let expected = format!(
             "{} was written by a newer Hoistway (schema \"m2\"): start that version, or restore a backup",
             path.display()
         );
         assert_eq!((e.code, e.message), (Code::Conflict, expected));
-        Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+        Db::open(&path, &[FIRST, SECOND]).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_damaged_database_is_noticed_and_a_whole_one_left_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let (path, copy) = (dir.path().join("tools.db"), dir.path().join("copy.db"));
-        let db = Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+        let db = Db::open(&path, &[FIRST, SECOND]).await.unwrap();
         for n in 0..2000 {
             db.write().execute_unprepared(&format!("insert into t values ({n}, 'name {n}')")).await.unwrap();
         }
@@ -379,23 +387,23 @@ mod tests {
     async fn a_migration_that_fails_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tools.db");
-        let broken = ("m2", "create table broken (");
-        assert!(Db::open(&path, migrations(&[FIRST, broken])).await.is_err());
-        Db::open(&path, migrations(&[FIRST, SECOND])).await.unwrap();
+        let broken = Migration { name: "m2", sql: "create table broken (" };
+        assert!(Db::open(&path, &[FIRST, broken]).await.is_err());
+        Db::open(&path, &[FIRST, SECOND]).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_database_that_another_process_holds_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tools.db");
-        let db = Db::open(&path, migrations(&[FIRST])).await.unwrap();
+        let db = Db::open(&path, &[FIRST]).await.unwrap();
         let held = db.begin().await.unwrap();
-        let e = Db::open(&path, migrations(&[FIRST])).await.unwrap_err();
+        let e = Db::open(&path, &[FIRST]).await.unwrap_err();
         drop(held);
         db.close().await;
         let mut other = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
         sqlx::raw_sql("pragma locking_mode = exclusive; begin exclusive").execute(&mut other).await.unwrap();
-        let exclusive = Db::open(&path, migrations(&[FIRST])).await.unwrap_err();
+        let exclusive = Db::open(&path, &[FIRST]).await.unwrap_err();
         for e in [e, exclusive] {
             let expected = format!("{} is locked by another process: ", path.display());
             assert!(e.code == Code::Unavailable && e.message.starts_with(&expected), "{e:?}");
@@ -406,7 +414,7 @@ mod tests {
     async fn a_transaction_is_alone_and_rolled_back_when_dropped() {
         crate::telemetry::tests::start();
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(idempotency::Migration)]).await.unwrap();
+        let db = Db::open(&dir.path().join("t.db"), &[idempotency::MIGRATION]).await.unwrap();
         let count = async || {
             let sql = "select count(*) from operations";
             let query = sea_orm::Statement::from_string(db.read().get_database_backend(), sql);
@@ -426,7 +434,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_committed_after_sqlite_rolled_back_by_itself_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("t.db"), migrations(&[FIRST, SECOND])).await.unwrap();
+        let db = Db::open(&dir.path().join("t.db"), &[FIRST, SECOND]).await.unwrap();
         for round in 0..3 {
             // SQLite rolls back by itself here, as it does when the disk is full.
             let txn = db.begin().await.unwrap();

@@ -5,18 +5,15 @@
 //! does. Work that is too long for one transaction begins in a first one and finishes in another.
 
 use crate::{
-    db::{Db, db_error},
+    db::{Db, Migration, db_error},
     prune::{Pruned, Retention, Rows, prune},
     time::now_ms,
 };
 use entity::{ActiveModel, Column, Entity, Model};
 use hoistway_model::{Code, Digest, Error, OperationId, Result};
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, Schema, TryInsertResult,
-    sea_query::{Expr, Index},
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, TryInsertResult, sea_query::Expr,
 };
-use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager, async_trait::async_trait};
 use std::time::Duration;
 
 const DOING: &str = "keeping an operation";
@@ -182,23 +179,8 @@ mod entity {
 }
 
 /// Creates the table `operations`. Each service has it among its own migrations.
-pub struct Migration;
-
-impl MigrationName for Migration {
-    fn name(&self) -> &str {
-        "m0001_operations"
-    }
-}
-
-#[async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let table = Schema::new(manager.get_database_backend()).create_table_from_entity(Entity);
-        manager.create_table(table).await?;
-        let index = Index::create().name("operations_created_at").table(Entity).col(Column::CreatedAt).to_owned();
-        manager.create_index(index).await
-    }
-}
+pub const MIGRATION: Migration =
+    Migration { name: "m0001_operations", sql: include_str!("idempotency/m0001_operations.sql") };
 
 #[cfg(test)]
 mod tests {
@@ -210,7 +192,7 @@ mod tests {
 
     async fn db() -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(Migration)]).await.unwrap();
+        let db = Db::open(&dir.path().join("t.db"), &[MIGRATION]).await.unwrap();
         (dir, db)
     }
 

@@ -113,7 +113,7 @@ mod tests {
     /// A database with `count` rows that are a second, two seconds, … old, and as many that are not meant.
     async fn filled(count: i64) -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("t.db"), vec![Box::new(idempotency::Migration)]).await.unwrap();
+        let db = Db::open(&dir.path().join("t.db"), &[idempotency::MIGRATION]).await.unwrap();
         let text = format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
              INSERT INTO operations SELECT (u || '-') || i, 'k', 'd', NULL, u, {} - i * 1000

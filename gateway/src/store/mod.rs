@@ -7,7 +7,7 @@ mod key;
 pub use audit::AuditStore;
 pub use key::KeyStore;
 
-use crate::{audit::entry::Entry, deploy::DeploymentQuery, migration, saga::record::Record, seen::Seen};
+use crate::{audit::entry::Entry, deploy::DeploymentQuery, migrations, saga::record::Record, seen::Seen};
 use hoistway_kit::{
     db::{Db, db_error},
     prune::{Pruned, Retention, prune},
@@ -30,7 +30,7 @@ pub struct Journal {
 impl Journal {
     /// Opens the journal's database, making or migrating it.
     pub async fn open(path: &Path) -> Result<Self> {
-        Ok(Self { db: Db::open(path, migration::all()).await?, seen: None })
+        Ok(Self { db: Db::open(path, migrations::ALL).await?, seen: None })
     }
 
     /// The same, telling `seen` of every record once it is durable.

@@ -11,7 +11,7 @@ mod grpc;
 pub mod images;
 pub mod interpreter;
 pub mod launcher;
-mod migration;
+mod migrations;
 pub mod routes;
 pub mod runtime;
 pub mod sandbox;

@@ -13,7 +13,7 @@ mod image_source;
 mod images;
 pub mod layer;
 mod log;
-mod migration;
+mod migrations;
 mod pipeline;
 pub mod python;
 pub mod registry;

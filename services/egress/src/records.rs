@@ -2,7 +2,7 @@
 //! its record: when the queue is full the record is dropped and counted.
 pub mod call_record;
 pub mod metrics;
-pub mod migration;
+mod migrations;
 pub mod refusal_log;
 pub mod store;
 pub mod usage;

@@ -8,7 +8,7 @@ mod check;
 pub mod config;
 pub mod echo;
 mod grpc;
-mod migration;
+mod migrations;
 mod plan;
 mod record;
 mod service;

@@ -10,7 +10,7 @@ mod reseal;
 pub(crate) use changes::{Begin, Switched, Undo};
 pub(crate) use record::{AgentRecord, ImageFacts, Revision, StoredPhase};
 
-use crate::migration;
+use crate::migrations;
 use entity::{agent, revision};
 use hoistway_kit::{
     db::{Db, db_error},
@@ -49,7 +49,7 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn open(path: &Path, key: MasterKey, limits: StoreLimits) -> Result<Self> {
-        let store = Self { db: Db::open(path, migration::all()).await?, key, limits };
+        let store = Self { db: Db::open(path, migrations::ALL).await?, key, limits };
         let resealed = store.reseal().await?;
         if resealed > 0 {
             tracing::info!("{resealed} revisions were sealed with the new master key");

@@ -14,7 +14,7 @@ pub use purge::Bounds;
 
 use crate::{
     log::Kept,
-    migration,
+    migrations,
     registry::{
         Manifest, NewTag, PutOutcome, RepoName,
         store::{publish_image, touch_manifest},
@@ -86,7 +86,7 @@ pub struct Finished<'a> {
 impl Store {
     /// Opens the database, making or migrating it.
     pub async fn open(path: &Path) -> Result<Self> {
-        Ok(Self(Db::open(path, migration::all()).await?))
+        Ok(Self(Db::open(path, migrations::ALL).await?))
     }
 
     /// The database, for the registry's tables in it.

@@ -12,7 +12,7 @@ mod providers;
 mod reseal;
 mod tools;
 
-use crate::{address::Addresses, migration, vault::Vault};
+use crate::{address::Addresses, migrations, vault::Vault};
 use hoistway_kit::{
     db::{Db, db_error},
     idempotency::{self, OperationStart},
@@ -52,7 +52,7 @@ enum Once<T> {
 
 impl Store {
     pub(crate) async fn open(path: &Path, vault: Vault, addresses: Addresses) -> Result<Self> {
-        let db = Db::open(path, migration::all()).await?;
+        let db = Db::open(path, migrations::ALL).await?;
         let store = Self { db, vault, addresses, changed: watch::Sender::new(()) };
         let resealed = store.reseal().await?;
         if resealed > 0 {

@@ -11,14 +11,12 @@ mod collect;
 mod delete;
 mod entity;
 mod lists;
-mod migration;
 mod pins;
 mod sql;
 
 pub use collect::{BATCH, Retention, collect_images, has_dead_links, linked, remove_links};
 pub use delete::{Base, Deletion, delete_blob, delete_manifest, delete_tag};
 pub use lists::{Referrer, list_referrers, list_repos, list_tags, repo_exists};
-pub use migration::{Migration, ReferencesMigration};
 pub use pins::{pin_images, replace_pins};
 
 use super::{

@@ -15,7 +15,7 @@ async fn what_an_earlier_version_stored_is_kept_and_understood() {
         "subject": entry, "artifactType": "application/x.set"});
     let index = index.to_string().into_bytes();
     {
-        let db = Db::open(&dir.path().join("build.db"), vec![Box::new(store::Migration)]).await.unwrap();
+        let db = Db::open(&dir.path().join("build.db"), &crate::migrations::ALL[..2]).await.unwrap();
         let run = async |text: &str, values: Vec<sea_orm::Value>| {
             let statement = Statement::from_sql_and_values(db.write().get_database_backend(), text, values);
             db.write().execute_raw(statement).await.unwrap();

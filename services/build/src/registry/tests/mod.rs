@@ -128,9 +128,7 @@ impl Registry {
     /// On a directory that an earlier one may have used.
     async fn on(dir: impl Into<Dir>, config: RegistryConfig, base: Base) -> Self {
         let dir = dir.into();
-        let migrations: Vec<Box<dyn sea_orm_migration::MigrationTrait>> =
-            vec![Box::new(store::Migration), Box::new(store::ReferencesMigration)];
-        let db = Db::open(&dir.path().join("build.db"), migrations).await.unwrap();
+        let db = Db::open(&dir.path().join("build.db"), crate::migrations::ALL).await.unwrap();
         let blobs = BlobStore::open(&dir.path().join("registry"), Space::keep_free(config.min_free_bytes)).unwrap();
         let manifests = ManifestStore::new(db.clone(), config.grace());
         let state = RegistryState::new(&config, blobs.clone(), manifests, Arc::new(verify), base).unwrap();

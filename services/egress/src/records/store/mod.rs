@@ -6,7 +6,7 @@ mod follow;
 mod usage;
 
 use crate::{
-    records::migration,
+    records::migrations,
     records::{Record, Records},
 };
 use async_trait::async_trait;
@@ -68,7 +68,7 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn open(path: &Path, keep: Retention, usage_keep: [Retention; 2]) -> Result<Self> {
-        let db = Db::open(path, migration::all()).await?;
+        let db = Db::open(path, migrations::ALL).await?;
         let (changed, closed) = (Arc::new(watch::Sender::new(())), CancellationToken::new());
         let (notices, _) = broadcast::channel(NOTICES);
         let store =

@@ -1,0 +1,2 @@
+-- Specifications are written with tools and models as objects, which earlier versions do not read: they refuse a
+-- database that has this migration. Those that are there stay as they are.

@@ -1,0 +1,14 @@
+//! The schema, forward only: a migration that was released is never changed.
+//!
+//! A file has the name that databases record. The next one is `m0006_….sql`.
+
+use hoistway_kit::{db::Migration, idempotency, migrations};
+
+/// Every migration, in order; new ones go to the end.
+pub(crate) const ALL: &[Migration] = migrations![
+    idempotency::MIGRATION;
+    "m0002_tools",
+    "m0003_credentials",
+    "m0004_model_prices",
+    "m0005_model_retries",
+];

@@ -1,5 +1,5 @@
-//! Which addresses may be dialled. A name can be made to point anywhere by whoever owns it, so whatever a stranger names
-//! (a tool, an issuer of tokens, a registry of images, a redirect) is checked here.
+//! Classifies addresses and decides which may be dialled. The owner of a name can point it anywhere, so every address
+//! from an untrusted source (a tool, a token issuer, an image registry, a redirect) is checked here.
 
 mod lookup;
 
@@ -7,37 +7,37 @@ pub use lookup::{Lookup, NoAddress, addresses, check_url};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// How far an address reaches.
+/// The scope of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressScope {
     /// The public network.
     Public,
-    /// This machine or a private network: only where whoever named it may say so.
+    /// Loopback or a private network. Allowed only for names from a trusted source.
     Private,
-    /// Nothing that anybody may name: link-local (where clouds keep their metadata), multicast, unspecified, reserved.
+    /// Never allowed: link-local (where clouds serve metadata), multicast, unspecified, reserved.
     Forbidden,
 }
 
-/// Metadata services of clouds at addresses that look private or public: of Azure, Alibaba Cloud and Oracle Cloud.
+/// Cloud metadata services at addresses that look private or public: Azure, Alibaba Cloud and Oracle Cloud.
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 
-/// Names that mean this machine or a private network, whoever answers for them (RFC 6761, 6762, 8375 and the
-/// reservation of `internal`).
+/// Domains of loopback or a private network, whatever they resolve to (RFC 6761, 6762, 8375 and the reservation of
+/// `internal`).
 const PRIVATE_DOMAINS: [&str; 4] = ["localhost", "local", "internal", "home.arpa"];
 
-/// Whether a name means this machine or a private network by what it is, whoever answers for it.
+/// Whether a name by itself denotes loopback or a private network, whatever it resolves to.
 pub fn is_private_name(name: &str) -> bool {
-    // A name without a dot is found by the network's own resolver, such as that of a container engine.
+    // A name without a dot is resolved by the network's own resolver, such as that of a container engine.
     !name.contains('.') || PRIVATE_DOMAINS.into_iter().any(|domain| is_in(name, domain))
 }
 
-/// Whether a name is a domain or below it.
+/// Whether a name is the domain or a subdomain of it.
 pub fn is_in(name: &str, domain: &str) -> bool {
     name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// How far an address reaches.
+/// Returns the scope of an address.
 pub fn scope(ip: IpAddr) -> AddressScope {
     match ip {
         IpAddr::V4(ip) => scope_of_v4(ip),
@@ -66,7 +66,7 @@ fn scope_of_v4(ip: Ipv4Addr) -> AddressScope {
 fn scope_of_v6(ip: Ipv6Addr) -> AddressScope {
     let s = ip.segments();
     if let Some(v4) = embedded(ip) {
-        // An address in an address is judged as both: the form itself is no public address either.
+        // Both the embedded address and its IPv6 form are checked: the form itself is not a public address either.
         return scope(IpAddr::V4(v4)).max(if is_nat64(ip) || s[0] == 0x2002 {
             AddressScope::Public
         } else {
@@ -76,19 +76,19 @@ fn scope_of_v6(ip: Ipv6Addr) -> AddressScope {
     match s {
         _ if ip.is_unspecified() || ip.is_multicast() => AddressScope::Forbidden,
         _ if ip.is_loopback() => AddressScope::Private,
-        // Metadata services of AWS, which has the whole prefix, Google Cloud and Oracle Cloud.
+        // Metadata services of AWS (the whole prefix), Google Cloud and Oracle Cloud.
         [0xfd00, 0xec2, ..] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe] => {
             AddressScope::Forbidden
         }
-        // Unique local; link-local and the old site-local.
+        // Unique local; link-local and the deprecated site-local.
         [0xfc00..=0xfdff, ..] => AddressScope::Private,
         [0xfe80..=0xfeff, ..] => AddressScope::Forbidden,
-        // A NAT64 prefix of a network's own: what is behind it is that network's business, but for metadata.
+        // A network-specific NAT64 prefix: its targets belong to that network, except metadata services.
         [0x64, 0xff9b, 1, ..] if local_nat64(ip).iter().any(may_be_metadata) => AddressScope::Forbidden,
         [0x64, 0xff9b, 1, ..] => AddressScope::Private,
         // Documentation, Teredo and other assignments of 2001::/23, segment routing.
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x2001, 0..=0x1ff, ..] | [0x5f00, ..] => AddressScope::Private,
-        // Global unicast is 2000::/3 and nothing else.
+        // Only 2000::/3 is global unicast.
         [0x2000..=0x3fff, ..] => AddressScope::Public,
         _ => AddressScope::Forbidden,
     }
@@ -98,16 +98,16 @@ fn is_nat64(ip: Ipv6Addr) -> bool {
     ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0]
 }
 
-/// The IPv4 addresses that one below 64:ff9b:1::/48 (RFC 8215) may stand for, by the four lengths that the network's
-/// prefix may have (RFC 6052, 2.2): /48, /56, /64 and /96.
+/// Returns the IPv4 addresses that an address below 64:ff9b:1::/48 (RFC 8215) may embed, one for each possible length
+/// of the network's prefix (RFC 6052, 2.2): /48, /56, /64 and /96.
 fn local_nat64(ip: Ipv6Addr) -> [Ipv4Addr; 4] {
     let o = ip.octets();
-    // The ninth octet is none of the address.
+    // The ninth octet is not part of the address.
     let of = |at: [usize; 4]| Ipv4Addr::from(at.map(|at| o[at]));
     [of([6, 7, 9, 10]), of([7, 9, 10, 11]), of([9, 10, 11, 12]), of([12, 13, 14, 15])]
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped, compatible, translated (NAT64) or 6to4.
+/// Returns the IPv4 address embedded in an IPv6 address: mapped, compatible, translated (NAT64) or 6to4.
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = ip.segments();
     let of = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));

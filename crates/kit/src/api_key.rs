@@ -1,36 +1,37 @@
-//! API keys that are made through the API: minted once, shown once, and known afterwards only by a hash.
+//! API keys created through the API: generated once, shown once, and stored only as a hash.
 //!
-//! A key is 256 random bits. Nobody can try candidates against a hash of that, so one plain SHA-256 is as good as the
-//! slow, salted hash that a password needs, and does not cost every request a tenth of a second. The hash has no key
-//! either: a database that is restored beside another master key must not lock everybody out.
+//! A key is 256 random bits. A hash of that cannot be brute-forced, so one plain SHA-256 is as good as the slow, salted
+//! hash that a password needs, and does not cost every request a tenth of a second. The hash is not keyed: a database
+//! restored beside another master key must not lock out all users.
 
 use crate::token::{API_KEY_PREFIX, ApiKey, Bearer};
 use hoistway_model::{Digest, Result, Secret};
 use std::{fmt, hint::black_box};
 
-/// How many characters of a key are kept and shown to recognise it: 48 of its bits, which leaves more than 200.
+/// The number of characters of a key that are stored and shown to recognise it: 48 of its bits, which leaves more than
+/// 200.
 const SHOWN: usize = API_KEY_PREFIX.len() + 8;
-/// How long a minted key is: the prefix and 32 bytes in base64url.
+/// The length of a generated key: the prefix and 32 bytes in base64url.
 const LEN: usize = API_KEY_PREFIX.len() + 43;
 
 impl ApiKey {
-    /// Its first characters, by which people recognise it.
+    /// Returns the first characters, by which users recognise the key.
     pub fn shown(&self) -> &str {
         shown(self.secret().expose())
     }
 }
 
-/// A new key that is kept nowhere.
+/// Generates a key without storing it.
 pub fn mint() -> Result<Secret> {
     Bearer::generate(API_KEY_PREFIX).map(Secret::new)
 }
 
-/// The characters of a key by which people recognise it.
+/// Returns the characters of a key by which users recognise it.
 pub fn shown(key: &str) -> &str {
     key.get(..SHOWN).unwrap_or_default()
 }
 
-/// Whether a text can be a minted key at all. What cannot is refused without looking for it.
+/// Whether a text has the form of a generated key. Other texts are refused without a lookup.
 pub fn is_well_formed(text: &str) -> bool {
     let base64url = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     text.len() == LEN && text.starts_with(API_KEY_PREFIX) && text.bytes().all(base64url)
@@ -41,22 +42,22 @@ pub fn is_well_formed(text: &str) -> bool {
 pub struct KeyHash(String);
 
 impl KeyHash {
-    /// That of `key`.
+    /// Returns the hash of `key`.
     pub fn of(key: &str) -> Self {
         Self(Digest::of(key.as_bytes()).hex())
     }
 
-    /// A stored one.
+    /// Wraps a stored hash.
     pub fn from_stored(hex: String) -> Self {
         Self(hex)
     }
 
-    /// The text to store.
+    /// Returns the text to store.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is the hash of `key`, in a time that does not tell how much of it was right.
+    /// Whether it is the hash of `key`, in constant time.
     pub fn matches(&self, key: &str) -> bool {
         let other = Self::of(key);
         let (a, b) = (self.0.as_bytes(), other.0.as_bytes());

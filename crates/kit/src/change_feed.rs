@@ -1,5 +1,5 @@
-//! The serving end of [`hoistway_model::watch`]: a follower compares what there is now with what it has sent. So it
-//! needs no queue, a slow one costs nothing, and no change can be forgotten where it is made.
+//! The serving end of [`hoistway_model::watch`]: a follower compares the current records with those that it has sent.
+//! So it needs no queue, a slow client costs nothing, and no writer can forget to report a change.
 
 use hoistway_model::{
     Result,
@@ -12,9 +12,8 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Follows the records that `load` reads. They are read again whenever `changed` says so, and changes that come
-/// between two readings are sent as one. The stream ends when `closed` is cancelled, and with the error of a reading
-/// that failed.
+/// Follows the records that `load` reads. `changed` triggers each new reading, and changes between two readings are
+/// sent as one. The stream ends when `closed` is cancelled, or with the error of a failed reading.
 pub fn follow<K, V, F>(
     changed: watch::Receiver<()>,
     closed: CancellationToken,
@@ -39,7 +38,7 @@ struct Follower<K, V, L> {
     changed: watch::Receiver<()>,
     closed: CancellationToken,
     load: L,
-    /// The records as the other side has them, once it has what is pending.
+    /// The records as the client has them after it receives the pending updates.
     sent: BTreeMap<K, V>,
     pending: VecDeque<Update<K, V>>,
     complete: bool,
@@ -58,10 +57,10 @@ where
                 return Some(Ok(update));
             }
             if self.complete {
-                // Nobody will change anything any more when the sender is gone.
+                // No change can follow once the sender is dropped.
                 self.closed.run_until_cancelled(self.changed.changed()).await?.ok()?;
             } else {
-                // What changes from here on is read once more.
+                // A later change triggers another reading.
                 self.changed.borrow_and_update();
             }
             let now = match self.closed.run_until_cancelled((self.load)()).await? {
@@ -78,7 +77,7 @@ where
     }
 }
 
-/// What makes `after` of `before`. Removals come first: they are the ones that must not wait.
+/// Returns the updates that turn `before` into `after`. Removals come first because they must not wait.
 fn differences<K, V>(before: &BTreeMap<K, V>, after: &BTreeMap<K, V>) -> Vec<Update<K, V>>
 where
     K: Ord + Clone,
@@ -124,7 +123,7 @@ mod tests {
         }
     }
 
-    /// What is there without waiting.
+    /// Returns the updates that are available without waiting.
     fn ready(updates: &mut Updates<&'static str, u8>) -> Vec<Update<&'static str, u8>> {
         let mut all = Vec::new();
         while let Some(Some(update)) = updates.next().now_or_never() {

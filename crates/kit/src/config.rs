@@ -1,9 +1,9 @@
-//! Layered configuration: defaults, then a TOML file, then `HOISTWAY_SERVICE_*` environment variables. Flags come
-//! last and are the caller's. A key that no service knows is an error, because a misspelt setting is worse than none.
+//! Layered configuration: defaults, then a TOML file, then `HOISTWAY_SERVICE_*` environment variables. Flags come last
+//! and are the caller's. An unknown key is an error, because a misspelt setting is worse than none.
 //!
-//! A file may have a table for each service, such as `[gateway]`: so one file does for all programs. A program of one
-//! service reads its own table and what stands outside of them ([`load`]). A program that runs several has settings of
-//! its own outside, gives each service its table ([`load_part`]) and decides some of their settings itself.
+//! A file may have a table for each service, such as `[gateway]`, so that one file serves all programs. A program with
+//! one service reads its own table and the keys outside of tables ([`load`]). A program with several services has its
+//! own settings outside, passes each service its table ([`load_part`]) and sets some of their settings itself.
 
 use crate::environment;
 
@@ -21,14 +21,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The services whose tables a shared file may have.
+/// The services that may have a table in a shared file.
 const SERVICES: [&str; 5] = ["agent", "build", "egress", "gateway", "tool-registry"];
 
-/// What separates the keys of nested tables in the name of a variable.
+/// The separator of the keys of nested tables in the name of a variable.
 const NESTING: &str = "__";
 
-/// The configuration of `service` (such as `tool-registry`, whose variables begin with `HOISTWAY_TOOL_REGISTRY_`).
-/// `T` carries `#[serde(deny_unknown_fields)]`; its `Default` is the first layer. Errors are one line.
+/// Loads the configuration of `service` (such as `tool-registry`, whose variables begin with
+/// `HOISTWAY_TOOL_REGISTRY_`). `T` carries `#[serde(deny_unknown_fields)]`; its `Default` is the first layer. Errors
+/// are one line.
 pub fn load<T>(service: &str, file: Option<&Path>) -> Result<T>
 where
     T: DeserializeOwned + Serialize + Default,
@@ -47,7 +48,7 @@ where
     layered(service, layer, &[], vars)
 }
 
-/// A configuration file that several services share: settings of the program, and a table for each service.
+/// A configuration file shared by several services: settings of the program, and a table for each service.
 #[derive(Debug)]
 pub struct File {
     path: PathBuf,
@@ -55,7 +56,7 @@ pub struct File {
 }
 
 impl File {
-    /// Reads the file, which must be there.
+    /// Reads the file, which must exist.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
         let content = Figment::from(Toml::string(&text)).extract::<Dict>();
@@ -63,7 +64,7 @@ impl File {
         Ok(Self { path: path.to_owned(), content })
     }
 
-    /// The settings of a program that runs several services: everything but their tables.
+    /// Returns the settings of a program with several services: everything but their tables.
     pub fn program<T>(&self) -> Result<T>
     where
         T: DeserializeOwned + Serialize + Default,
@@ -71,7 +72,7 @@ impl File {
         layered("", Some((self.path.display().to_string(), &self.outside())), &[], std::iter::empty())
     }
 
-    /// For a program of one service: what stands outside every service's table, and what its own table says.
+    /// Returns the settings of a program with one service: the keys outside of all tables, and its own table.
     fn of(&self, service: &str) -> Dict {
         let mut content = self.outside();
         if let Some(Value::Dict(_, table)) = self.content.get(service) {
@@ -86,8 +87,8 @@ impl File {
     }
 }
 
-/// The configuration of `service` in a program that runs several: its table in `file`, then its variables. Those keys
-/// that the program decides itself are refused.
+/// Loads the configuration of `service` in a program with several: its table in `file`, then its variables. Keys that
+/// the program sets itself are refused.
 pub fn load_part<T>(service: &str, file: Option<&File>, decided: &[&str]) -> Result<T>
 where
     T: DeserializeOwned + Serialize + Default,
@@ -112,7 +113,7 @@ where
     layered(service, table, decided, vars)
 }
 
-/// Defaults, the layer of a file with the name of its place, variables.
+/// Merges the defaults, the layer of a file with the name of its origin, and the variables.
 fn layered<T>(
     service: &str,
     file: Option<(String, &Dict)>,
@@ -145,7 +146,8 @@ where
             Ok(config) => return Ok(config),
             Err(error) => error,
         };
-        // What looks like a number or a boolean may be meant as text: it is tried as such before it is refused.
+        // A value that looks like a number or a boolean may be meant as text: it is retried as text before it is
+        // refused.
         match variables.iter_mut().find(|v| v.path == error.path && v.parsed.is_some()) {
             Some(variable) if matches!(error.kind, Kind::InvalidType(..)) => variable.parsed = None,
             _ => return Err(explain(service, file.as_deref(), &variables, &error)),
@@ -153,8 +155,8 @@ where
     }
 }
 
-/// `$XDG_DATA_HOME/hoistway`, or `~/.local/share/hoistway`, where the home is `$HOME` or the one that the machine's
-/// list of users has. Empty when there is none; [`data_dir`] refuses that.
+/// Returns `$XDG_DATA_HOME/hoistway`, or `~/.local/share/hoistway`, where the home is `$HOME` or the one in the
+/// system's user database. Empty when there is none; [`data_dir`] refuses that.
 pub fn xdg_data_dir() -> PathBuf {
     default_data_dir(env::var_os("XDG_DATA_HOME").map(PathBuf::from), env::home_dir()).unwrap_or_default()
 }
@@ -165,8 +167,8 @@ fn default_data_dir(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathB
     data.map(|dir| dir.join("hoistway"))
 }
 
-/// The absolute path of the data directory that was chosen, else of the default one. It is never made up: data in a
-/// directory that depends on where the program was started is lost at the next start elsewhere.
+/// Returns the absolute path of the configured data directory, else of the default one. There is no fallback to the
+/// working directory: data there is lost at the next start from another directory.
 pub fn data_dir(chosen: Option<PathBuf>) -> Result<PathBuf> {
     let dir = chosen.unwrap_or_else(xdg_data_dir);
     if dir.as_os_str().is_empty() {
@@ -202,7 +204,7 @@ impl Variable {
         Ok(found)
     }
 
-    /// The value inside the tables that the name spells.
+    /// Returns the value inside the tables that the name denotes.
     fn nested(&self) -> Dict {
         let leaf = self.parsed.clone().unwrap_or_else(|| Value::from(self.text.clone()));
         let mut keys = self.path.iter().rev().cloned();
@@ -219,7 +221,7 @@ fn wrong(message: String) -> Error {
     Error::new(Code::InvalidArgument, message)
 }
 
-/// One line: where, which key, what is wrong with it. Values are not shown, they may be secrets.
+/// Makes an error of one line: the source, the key and the problem. Values are not shown, they may be secrets.
 fn explain(service: &str, file: Option<&str>, variables: &[Variable], error: &figment::Error) -> Error {
     let mut path = error.path.clone();
     if let Kind::UnknownField(key, _) = &error.kind
@@ -251,7 +253,8 @@ fn explain(service: &str, file: Option<&str>, variables: &[Variable], error: &fi
     wrong(format!("{place}: {what}"))
 }
 
-/// The TOML parser draws a picture of the line: its first line says where, its last one what.
+/// Shortens an error of the TOML parser, which quotes the line: its first line has the position, its last one the
+/// problem.
 fn one_line(text: &str) -> String {
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
     match (lines.next(), lines.next_back()) {

@@ -1,13 +1,12 @@
-//! Connections that a server has open, bounded in number and in silence: nobody can hold a server by holding
+//! Open connections of a server, bounded in number and in idle time, so that clients cannot exhaust a server with
 //! connections.
 //!
-//! A connection is a stranger's until somebody has shown a valid credential on it ([`Connection::known_as`]). When there
-//! are as many strangers as may be, the one that has been here longest is closed for a new one, so that health checks
-//! and whoever has a credential always get in, however many connections a stranger holds. Those that are known are
-//! closed for nobody; one holder of a credential has a bounded share of them.
+//! A connection is unauthenticated (a stranger) until a valid credential arrives on it ([`Connection::known_as`]). At
+//! the limit of these, the oldest one is closed for a new one, so that health checks and authenticated clients always
+//! get in, however many connections a stranger holds. Authenticated (known) connections are never closed for others;
+//! each holder of a credential has a bounded number of them.
 //!
-//! A peer that takes nothing of what is sent to it for [`Limits::write`] loses its connection, and with it everything
-//! that its request held.
+//! A peer that reads nothing for [`Limits::write`] loses its connection, and with it everything that its request held.
 
 use crate::open_files;
 use std::{
@@ -27,26 +26,26 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-/// What the kernel keeps of what was written and not sent yet, for each connection, in bytes.
+/// The most unsent bytes that the kernel buffers for each connection.
 const UNSENT: u32 = 128 << 10;
 
-/// How many connections a server may have open, and how long one may be silent.
+/// The limits on the number of open connections and on the time for which a peer may be unresponsive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Strangers at a time.
+    /// Unauthenticated connections at a time.
     pub strangers: usize,
-    /// Of those, from one address that is not this machine's own.
+    /// Of those, from one address that is not one of this machine.
     pub strangers_each: usize,
-    /// Known ones at a time; more stay strangers.
+    /// Authenticated connections at a time; further ones stay unauthenticated.
     pub known: usize,
     /// Of those, of one holder of a credential.
     pub known_each: usize,
-    /// How long a peer may take nothing of what is sent to it.
+    /// The longest time for which a peer may read nothing of the data sent to it.
     pub write: Duration,
 }
 
 impl Default for Limits {
-    /// Known ones have a quarter of the descriptors that this process may have, and 4,096 at most.
+    /// Authenticated connections get a quarter of the descriptors that this process may have, and at most 4,096.
     fn default() -> Self {
         let known = (open_files::limit() / 4).clamp(64, 4096);
         Self { strangers: 256, strangers_each: 64, known, known_each: known / 4, write: Duration::from_secs(30) }
@@ -62,10 +61,10 @@ pub struct Connections {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// Counts connections: a lower number has been here longer.
+    /// The number of the next connection: a lower number is an older connection.
     next: u64,
     strangers: BTreeMap<u64, Stranger>,
-    /// Known ones, by their holder.
+    /// The number of authenticated connections by their holder.
     known: HashMap<Arc<str>, usize>,
 }
 
@@ -76,14 +75,14 @@ struct Stranger {
 }
 
 impl Connections {
-    /// None yet.
+    /// Starts without connections.
     pub fn new(limits: Limits) -> Self {
         Self { limits, open: Arc::default() }
     }
 
-    /// Takes in a connection that was just accepted; where there is no room, the oldest stranger is closed for it.
+    /// Registers a connection that was just accepted; at the limit, the oldest unauthenticated one is closed for it.
     pub fn take_in(&self, stream: TcpStream, peer: SocketAddr) -> Bounded {
-        // What cannot be set only costs memory.
+        // Without this option, the connection only costs more memory.
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let (peer_ip, close) = (peer.ip().to_canonical(), CancellationToken::new());
         let mut open = lock(&self.open);
@@ -113,14 +112,14 @@ impl Connections {
         }
     }
 
-    /// How many strangers and how many known ones there are.
+    /// Returns the numbers of unauthenticated and of authenticated connections.
     pub fn count(&self) -> (usize, usize) {
         let open = lock(&self.open);
         (open.strangers.len(), open.known.values().sum())
     }
 }
 
-/// A connection, for what serves its requests; it is in the extensions of each.
+/// A handle of a connection for the handlers of its requests; it is in the extensions of each.
 #[derive(Clone)]
 pub struct Connection(Arc<Registered>);
 
@@ -129,22 +128,22 @@ struct Registered {
     peer: SocketAddr,
     local: Option<SocketAddr>,
     connections: Connections,
-    /// Who it is known as.
+    /// The holder of the credential shown on it.
     holder: Mutex<Option<Arc<str>>>,
 }
 
 impl Connection {
-    /// The other end.
+    /// Returns the address of the peer.
     pub fn peer(&self) -> SocketAddr {
         self.0.peer
     }
 
-    /// This end: the address that was dialled, where nothing between has changed it.
+    /// Returns the local address: the one that was dialled, unless it was translated on the way.
     pub fn local(&self) -> Option<SocketAddr> {
         self.0.local
     }
 
-    /// Somebody has shown a valid credential on it, who is called `holder`. The first one counts.
+    /// Marks the connection as authenticated by `holder`. The first call counts.
     pub fn known_as(&self, holder: &str) {
         let Registered { id, connections, holder: known_as, .. } = &*self.0;
         let mut known_as = lock(known_as);
@@ -162,7 +161,7 @@ impl Connection {
         *known_as = Some(holder);
     }
 
-    /// Gives its place back.
+    /// Releases its slot.
     fn leave(&self) {
         let Registered { id, connections, holder, .. } = &*self.0;
         let holder = lock(holder).take();
@@ -185,24 +184,24 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// The stream of a connection: it fails when the connection is closed for another one, or when its peer takes nothing.
+/// The stream of a connection. It fails when the connection is closed for another one, or when its peer reads nothing.
 #[derive(Debug)]
 pub struct Bounded {
     stream: TcpStream,
     connection: Connection,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Since when nothing could be written: it fails when this ends.
+    /// The timer since writes are blocked: the stream fails when it expires.
     blocked: Option<Pin<Box<Sleep>>>,
     write: Duration,
 }
 
 impl Bounded {
-    /// What its requests know of it.
+    /// Returns the handle for its requests.
     pub fn connection(&self) -> Connection {
         self.connection.clone()
     }
 
-    /// What became of a write: one that goes on waiting fails in the end.
+    /// Tracks the result of a write: one that stays blocked fails in the end.
     fn watched<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.blocked = None;
@@ -311,7 +310,7 @@ mod tests {
         }
         assert_eq!(closed, [true, true, false, false, false]);
         assert!(!is_closed(&mut known).await);
-        // One that was closed and is not gone yet is nobody's place any more.
+        // A connection that is closed but not yet dropped has no slot any more.
         all[0].1.connection().known_as("key");
         assert_eq!(connections.count(), (3, 1));
         drop((known, all));
@@ -342,7 +341,7 @@ mod tests {
         let (mut near, mut far) = pair(&listener, &connections, "127.0.0.1").await;
         let reader = tokio::spawn(async move {
             let mut piece = vec![0; 64 << 10];
-            // For longer than the limit, with pauses that are far below it.
+            // Reads for longer than the limit, with pauses far below it.
             for _ in 0..40 {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 near.read_exact(&mut piece).await.unwrap();

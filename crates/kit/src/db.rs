@@ -1,4 +1,4 @@
-//! SQLite databases as every service has them: one file, one writer, a few readers, forward-only migrations.
+//! SQLite databases of the services: one file, one writer, a few readers, forward-only migrations.
 
 use crate::{fs, time::now_ms};
 use hoistway_model::{Code, Error, Result};
@@ -20,11 +20,12 @@ use std::{
     time::Duration,
 };
 
-/// Enough for a few callers at once; each connection has a thread and a page cache of its own.
+/// Enough for a few concurrent callers; each connection has a thread and a page cache of its own.
 const READERS: u32 = 2;
-/// What the write-ahead log's file is cut to once a large transaction is in the database, in bytes.
+/// The size to which the file of the write-ahead log is truncated after a large transaction is in the database, in
+/// bytes.
 const LOG_SIZE: &str = "16777216";
-/// How long a caller waits for the writer, and the writer for a lock of another process.
+/// The longest wait of a caller for the writer, and of the writer for a lock of another process.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -54,8 +55,8 @@ pub struct Db {
 }
 
 impl Db {
-    /// Opens the file `path`, which is made (0600) when it is not there, and brings its schema up to date in one
-    /// transaction. A database of a newer Hoistway is refused and left as it is.
+    /// Opens the file `path`, which is created (0600) if it does not exist, and migrates its schema in one transaction.
+    /// A database of a newer Hoistway is refused and left unchanged.
     pub async fn open(path: &Path, migrations: &[Migration]) -> Result<Self> {
         let file = path.to_owned();
         tokio::task::spawn_blocking(move || make_private(&file))
@@ -78,18 +79,21 @@ impl Db {
         Ok(Self { write, read })
     }
 
-    /// For queries. They see every commit that was made before they begin, and never wait for the writer.
+    /// Returns the connections for queries. They see every commit made before they begin, and never wait for the
+    /// writer.
     pub fn read(&self) -> &DatabaseConnection {
         &self.read
     }
 
-    /// For a change of one statement. There is one writer: whoever holds a transaction must not come here.
+    /// Returns the connection for a change of one statement. There is one writer: a caller that holds a transaction
+    /// must not use it.
     pub fn write(&self) -> &DatabaseConnection {
         &self.write
     }
 
-    /// For several changes, or a change that depends on a query. The write lock is taken at once (BEGIN IMMEDIATE), so
-    /// what is read inside stays true until the commit. Dropped without commit, it is rolled back.
+    /// Begins a transaction for several changes, or for a change that depends on a query. It takes the write lock at
+    /// once (BEGIN IMMEDIATE), so data read inside stays true until the commit. Dropped without commit, it is rolled
+    /// back.
     pub async fn begin(&self) -> Result<DatabaseTransaction> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -98,7 +102,7 @@ impl Db {
         self.write.begin_with_options(options).await.map_err(db_error("beginning a transaction"))
     }
 
-    /// Closes every connection; the last one folds the write-ahead log into the file.
+    /// Closes every connection; the last one checkpoints the write-ahead log into the file.
     pub async fn close(&self) {
         for connection in [&self.read, &self.write] {
             if let Err(e) = connection.close_by_ref().await {
@@ -108,8 +112,8 @@ impl Db {
     }
 }
 
-/// Writes what the database `from` holds at this moment to the new file `to`, while others go on reading and writing
-/// it, in this process or in another.
+/// Writes the current content of the database `from` to the new file `to`, while others go on reading and writing it,
+/// in this process or in another.
 pub async fn snapshot(from: &Path, to: &Path) -> Result<()> {
     let failed = |e: DbErr| match is_full(&e) {
         true => db_error("copying a database")(e),
@@ -125,7 +129,7 @@ pub async fn snapshot(from: &Path, to: &Path) -> Result<()> {
     copied
 }
 
-/// Reads the whole database `path`, which nobody may have open and which stays as it is, and says what is wrong with it.
+/// Checks the whole database `path`, which no process may have open and which stays unchanged, and reports any damage.
 pub async fn check(path: &Path) -> Result<()> {
     let damaged = |e: String| Error::new(Code::InvalidArgument, format!("the database is damaged: {e}"));
     let file = path.to_owned();
@@ -157,7 +161,7 @@ pub fn db_error(doing: &str) -> impl FnOnce(DbErr) -> Error {
     }
 }
 
-/// Why a database could not be opened, for whoever starts the process.
+/// Makes the error for a database that cannot be opened, addressed to the operator.
 fn open_error(doing: &str, path: &Path, e: DbErr) -> Error {
     let path = path.display();
     let pool_timed_out =
@@ -172,17 +176,17 @@ fn open_error(doing: &str, path: &Path, e: DbErr) -> Error {
     }
 }
 
-/// Whether a row could not be written because another one has the same key.
+/// Whether a row could not be written because of another one with the same key.
 pub fn is_unique_violation(e: &DbErr) -> bool {
     matches!(e.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
 }
 
-/// Whether the disk is full: SQLite's code 13, and the extended one of shared memory that cannot grow.
+/// Whether the disk is full: SQLite's code 13, and the extended code of shared memory that cannot grow.
 fn is_full(e: &DbErr) -> bool {
     extended_code(e).is_some_and(|code| code & 0xff == 13 || code == 4874)
 }
 
-/// SQLite's primary result code: 5 is busy, 6 locked.
+/// Returns SQLite's primary result code: 5 is busy, 6 locked.
 fn sqlite_code(e: &DbErr) -> Option<u32> {
     extended_code(e).map(|code| code & 0xff)
 }
@@ -207,7 +211,7 @@ fn make_private(path: &Path) -> io::Result<()> {
 }
 
 fn options(path: PathBuf, read_only: bool) -> ConnectOptions {
-    // The path goes in beside the URL: as part of it, a `?` or `%` in it would have a meaning.
+    // The path is passed beside the URL: inside it, a `?` or `%` would have a meaning.
     let mut options = ConnectOptions::new("sqlite:hoistway");
     options
         .acquire_timeout(PATIENCE)
@@ -237,18 +241,18 @@ fn options(path: PathBuf, read_only: bool) -> ConnectOptions {
     options
 }
 
-/// Whether the writer may be used again. A full disk makes SQLite roll a transaction back by itself, and the driver then
-/// counts one that is open for ever: whatever was "committed" on that connection afterwards would be in no file. The pool
-/// replaces a connection for which this is false.
+/// Whether the writer may be reused. On a full disk SQLite rolls a transaction back by itself, but the driver still
+/// counts it as open: later "commits" on that connection would not reach the file. The pool replaces a connection for
+/// which this is false.
 async fn is_outside_transactions(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
     if connection.is_in_transaction() {
-        // A rollback may still be on its way to the connection's thread.
+        // A rollback may still be queued for the connection's thread.
         connection.ping().await?;
     }
     Ok(!connection.is_in_transaction())
 }
 
-/// Applies what is missing in one transaction: a crash, or a migration that fails, leaves the old schema.
+/// Applies missing migrations in one transaction: a crash, or a migration that fails, leaves the old schema.
 async fn migrate(db: &DatabaseConnection, path: &Path, migrations: &[Migration]) -> Result<()> {
     let failed = |e| open_error("migrating", path, e);
     let options = TransactionOptions {
@@ -307,6 +311,7 @@ mod tests {
     use sea_orm::sqlx::ConnectOptions as _;
     use std::os::unix::fs::PermissionsExt;
 
+    /// A migration with one statement.
     const FIRST: Migration = Migration { name: "m1", sql: "create table t (id integer primary key)" };
     const SECOND: Migration =
         Migration { name: "m2", sql: "alter table t add column name text; create unique index t_name on t (name)" };
@@ -436,7 +441,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&dir.path().join("t.db"), &[FIRST, SECOND]).await.unwrap();
         for round in 0..3 {
-            // SQLite rolls back by itself here, as it does when the disk is full.
+            // SQLite rolls back by itself here, as on a full disk.
             let txn = db.begin().await.unwrap();
             txn.execute_unprepared("insert or rollback into t values (100, 'a'), (100, 'b')").await.unwrap_err();
             drop(txn);

@@ -1,5 +1,5 @@
-//! Room for making room: a file of some MiB that is given up when the disk is full and a call that frees something,
-//! such as deleting an agent, could not write what it must. It is made again once there is space.
+//! A reserve of disk space: a file of some MiB that is deleted when the disk is full and a call that frees space, such
+//! as deleting an agent, cannot write its own changes. It is created again once there is space.
 
 use crate::fs;
 use hoistway_model::{Code, Result};
@@ -14,9 +14,9 @@ use std::{
 };
 
 const PIECE: usize = 1 << 20;
-/// Enough for the logs of the databases.
+/// Enough for the write-ahead logs of the databases.
 const SIZE: u64 = 8 * PIECE as u64;
-/// The free space from which on the file is no burden.
+/// The free space from which on the file may be created.
 const PLENTY: u64 = 4 * SIZE;
 
 /// The reserve of one directory. Clones share it.
@@ -26,17 +26,17 @@ pub struct Reserve(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     file: PathBuf,
-    /// Made and released by one at a time.
+    /// Serialises creation and release.
     turn: Mutex<()>,
 }
 
 impl Reserve {
-    /// The reserve in `dir`; [`Reserve::keep`] makes it.
+    /// Returns the reserve in `dir`; [`Reserve::keep`] creates the file.
     pub fn new(dir: &Path) -> Self {
         Self(Arc::new(Inner { file: dir.join("reserve"), turn: Mutex::default() }))
     }
 
-    /// Makes the file, if it is not there and there is space enough.
+    /// Creates the file, if it does not exist and there is enough space.
     pub async fn keep(&self) {
         let inner = self.0.clone();
         match tokio::task::spawn_blocking(move || inner.make()).await {
@@ -46,7 +46,7 @@ impl Reserve {
         }
     }
 
-    /// Does work that frees something. If the disk is too full for it, gives up the reserve and does it once more.
+    /// Runs work that frees space. If the disk is too full for it, releases the reserve and runs it once more.
     pub async fn for_freeing<T, F>(&self, mut work: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -62,7 +62,7 @@ impl Reserve {
         done
     }
 
-    /// Whether there was something to give up.
+    /// Deletes the file. True if there was one.
     async fn release(&self) -> bool {
         let inner = self.0.clone();
         let released = tokio::task::spawn_blocking(move || {
@@ -88,13 +88,13 @@ impl Inner {
             return Ok(());
         }
         let made = self.write();
-        // Half of it would look like all of it is kept.
+        // A partial file would look like a complete reserve.
         made.inspect_err(|_| drop(std::fs::remove_file(&self.file)))
     }
 
     fn write(&self) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(fs::PRIVATE_FILE).open(&self.file)?;
-        // Random and written, so that a file system that compresses or shares blocks keeps the room too.
+        // Random bytes, so that a file system that compresses or deduplicates reserves the space too.
         let mut piece = vec![0; PIECE];
         SystemRandom::new().fill(&mut piece).map_err(|_| io::Error::other("no random bytes"))?;
         for _ in 0..SIZE / PIECE as u64 {

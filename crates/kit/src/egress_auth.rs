@@ -1,5 +1,5 @@
-//! Who calls egress: the token of a revision, and the line that a connection begins with where the agent service
-//! vouches for the agent. The agent service makes both, egress reads both.
+//! Authentication at egress: the token of a revision, and the preface line of a connection that the agent service opens
+//! for an agent. The agent service makes both, egress reads both.
 
 use crate::{fs, token::random};
 use base64::{
@@ -10,16 +10,16 @@ use hoistway_model::{Code, Error, Result, RevisionId, Secret, redact::MASK};
 use ring::hmac;
 use std::{fmt, path::Path};
 
-/// What every token begins with, so that scanners for leaked keys can know it.
+/// The prefix of every token, for secret scanners.
 const PREFIX: &str = "hwe_";
-/// The hexadecimal digits of a revision's id.
+/// The number of hexadecimal digits of a revision's id.
 const ID_LEN: usize = 32;
-/// Keeps these tags apart from those of any other use of the same key.
+/// Separates these tags from those of other uses of the same key.
 const CONTEXT: &str = "hoistway egress token 1:";
 
-/// What a preface begins with. No HTTP method and no TLS record does.
+/// The beginning of a preface. No HTTP method and no TLS record begins like this.
 pub const PREFACE_START: &str = "HOISTWAY-EGRESS/1 ";
-/// The longest preface, its line feed included.
+/// The longest preface in bytes, its line feed included.
 pub const PREFACE_MAX: usize = 160;
 
 /// The installation's key of these tokens. Cheap to clone.
@@ -27,7 +27,8 @@ pub const PREFACE_MAX: usize = 160;
 pub struct EgressKey(hmac::Key);
 
 impl EgressKey {
-    /// The key in the file `path`, which is made (0600) at the first start. Another key makes every token worthless.
+    /// Loads the key from the file `path`, which is created (0600) at the first start. Another key invalidates every
+    /// token.
     pub fn load_or_create(path: &Path) -> Result<Self> {
         let make = || Ok(format!("{}\n", URL_SAFE_NO_PAD.encode(random::<32>()?)).into_bytes());
         let text = fs::load_or_create_private(path, make)?;
@@ -41,7 +42,7 @@ impl EgressKey {
         }
     }
 
-    /// One that is kept nowhere.
+    /// Generates a key without storing it.
     pub fn generate() -> Result<Self> {
         Ok(Self::from_bytes(&random::<32>()?))
     }
@@ -50,15 +51,15 @@ impl EgressKey {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
-    /// The token of a revision. The same revision has the same token, so nothing needs to be kept.
+    /// Returns the token of a revision. It is deterministic, so nothing needs to be stored.
     pub fn mint(&self, revision: RevisionId) -> Secret {
         let id = revision.simple();
         let tag = hmac::sign(&self.0, format!("{CONTEXT}{id}").as_bytes());
         Secret::new(format!("{PREFIX}{id}{}", URL_SAFE_NO_PAD.encode(tag.as_ref())))
     }
 
-    /// The revision whose token this is, found in a time that does not tell how much of a guess was right. Whether
-    /// that revision may call anything is another question.
+    /// Returns the revision that the token belongs to, in constant time. Whether that revision may call anything is
+    /// checked elsewhere.
     pub fn verify(&self, token: &str) -> Option<RevisionId> {
         let (id, tag) = token.strip_prefix(PREFIX)?.split_at_checked(ID_LEN)?;
         let tag = URL_SAFE_NO_PAD.decode(tag).ok()?;
@@ -73,8 +74,8 @@ impl fmt::Debug for EgressKey {
     }
 }
 
-/// What agents trust: the system's authorities, as `SSL_CERT_FILE` or the system names them, then the installation's
-/// own, whose certificate is `authority`. All of it is PEM. Blocks.
+/// Returns the CA bundle of agents in PEM: the system's authorities, from `SSL_CERT_FILE` or the system's store, then
+/// the installation's own, whose certificate is `authority`. Blocks.
 pub fn ca_bundle(authority: &str) -> String {
     const LINE: usize = 64;
     let mut out = String::new();
@@ -90,13 +91,13 @@ pub fn ca_bundle(authority: &str) -> String {
     out
 }
 
-/// What follows a preface.
+/// The protocol of the bytes after a preface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
-    /// A client that was told where egress is: proxy requests and base URLs. The port is the one it was told; on
+    /// A client configured with the address of egress: proxy requests and base URLs. The port is the configured one; on
     /// loopback it means egress itself.
     Proxy,
-    /// A client that believes to speak HTTP with the host that it names, at this port.
+    /// A client that speaks plain HTTP as if to the host that it names, at this port.
     Http,
     /// The same with TLS.
     Tls,
@@ -112,25 +113,25 @@ impl Flavour {
     }
 }
 
-/// The first line of a connection that somebody who knows the agent opens on its behalf:
-/// `HOISTWAY-EGRESS/1 TOKEN FLAVOUR PORT` and a line feed. The agent's own bytes follow.
+/// The first line of a connection that a trusted service opens on behalf of an agent: `HOISTWAY-EGRESS/1 TOKEN FLAVOUR
+/// PORT` and a line feed. The agent's own bytes follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preface {
     /// The agent's token.
     pub token: Secret,
-    /// How to read what follows.
+    /// The protocol of the bytes that follow.
     pub flavour: Flavour,
     /// The port that the agent connected to.
     pub port: u16,
 }
 
 impl Preface {
-    /// The bytes to send before those of the agent.
+    /// Returns the bytes to send before those of the agent.
     pub fn line(&self) -> Secret {
         Secret::new(format!("{PREFACE_START}{} {} {}\n", self.token.expose(), self.flavour.as_str(), self.port))
     }
 
-    /// Reads a line, with or without its line feed.
+    /// Parses a line, with or without its line feed.
     pub fn parse(line: &[u8]) -> Option<Self> {
         if line.len() > PREFACE_MAX {
             return None;

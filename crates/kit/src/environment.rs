@@ -1,12 +1,12 @@
-//! The `HOISTWAY_*` variables of the environment. One that nobody reads is refused at start: a misspelt setting is worse
-//! than none, because its author believes that it is set.
+//! The `HOISTWAY_*` variables of the environment. An unknown one is refused at start: a misspelt setting is worse than
+//! none, because its author believes that it is set.
 
 use hoistway_model::{Code, Error, Result};
 use std::{env, ffi::OsString};
 
 const ALL: &str = "HOISTWAY_";
 
-/// Variables of `hoistway up`, of the compose file and of logging. Every program lets all of them stand, since programs
+/// Variables of `hoistway up`, of the compose file and of logging. Every program accepts all of them, since programs
 /// often share one environment.
 const KNOWN: [&str; 10] = [
     "HOISTWAY_API_PORT",
@@ -21,8 +21,8 @@ const KNOWN: [&str; 10] = [
     "HOISTWAY_REGISTRY_PORT",
 ];
 
-/// What the variables of one service, or of the project's own tests and scripts, begin with. A service checks the rest
-/// of its own itself.
+/// The prefixes of the variables of one service, or of the project's own tests and scripts. A service checks the rest
+/// of its own variables itself.
 const PREFIXES: [&str; 8] = [
     "HOISTWAY_AGENT_",
     "HOISTWAY_BUILD_",
@@ -51,11 +51,11 @@ fn check_names(more: &[&str], names: impl Iterator<Item = OsString>) -> Result<(
     Err(Error::new(Code::InvalidArgument, format!("{name}: no program reads this variable{hint}")))
 }
 
-/// The known variable, or the beginning of one, that `name` resembles.
+/// Returns the known variable, or the known prefix, that `name` resembles.
 fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     let whole = known.map(|k| (similar(name, k), k.to_owned()));
     let beginnings = PREFIXES.iter().filter_map(|prefix| {
-        // A service's variables have as many words before the setting's name as the service has in its own.
+        // The prefix of a service's variables has as many words as the service's name.
         let words = prefix.matches('_').count();
         let (end, _) = name.match_indices('_').nth(words - 1)?;
         Some((similar(&name[..=end], prefix), format!("{prefix}{}", &name[end + 1..])))
@@ -64,7 +64,7 @@ fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String>
     near.min_by_key(|(distance, _)| *distance).map(|(_, text)| text)
 }
 
-/// How far two names are from each other, if they are near enough to be taken for one another.
+/// Returns the edit distance of two names, if it is small enough for a misspelling.
 pub(crate) fn similar(given: &str, known: &str) -> Option<usize> {
     let part = |text: &str| text.strip_prefix(ALL).unwrap_or(text).to_ascii_lowercase();
     let (given, known) = (part(given), part(known));

@@ -1,5 +1,6 @@
-//! Events that many follow: the newest are kept, whoever reads slowly or comes back reads on where it was, and whoever
-//! was away for too long is told so. Nobody has a queue of its own, so a slow reader costs nothing.
+//! An event log with many followers: it retains the newest events, a slow or returning follower resumes at its
+//! position, and one that is too far behind is notified of the gap. Followers have no queues, so a slow reader costs
+//! nothing.
 
 use crate::time::now_ms;
 use futures_util::{Stream, stream};
@@ -22,24 +23,24 @@ pub struct Ring<T> {
 
 #[derive(Debug)]
 struct Kept<T> {
-    /// Of the newest event; zero before the first.
+    /// The sequence number of the newest event; zero before the first.
     last: u64,
     items: VecDeque<Arc<T>>,
     closed: bool,
 }
 
-/// What a follower gets.
+/// An item of a follower's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next<T> {
     /// An event and its place.
     Item(Place, Arc<T>),
-    /// Events before the next one, or before those to come, are not kept any more. The place is that of what was lost
-    /// last.
+    /// Events before the next one, or before future ones, were discarded. The place is that of the last discarded
+    /// event.
     Lost(Place),
 }
 
 impl<T: Send + Sync + 'static> Ring<T> {
-    /// An empty ring that keeps so many events. Its epoch is the time, so that places go on rising over restarts.
+    /// Creates an empty ring of this capacity. Its epoch is the time, so that places go on rising over restarts.
     pub fn new(capacity: usize) -> Arc<Self> {
         Arc::new(Self {
             epoch: u64::try_from(now_ms()).unwrap_or(0),
@@ -49,7 +50,7 @@ impl<T: Send + Sync + 'static> Ring<T> {
         })
     }
 
-    /// Adds an event that is made of its place.
+    /// Appends the event that is built from its place.
     pub fn push(&self, event: impl FnOnce(Place) -> T) {
         {
             let mut kept = self.lock();
@@ -63,12 +64,12 @@ impl<T: Send + Sync + 'static> Ring<T> {
         self.changed.send_replace(());
     }
 
-    /// The place of the newest event.
+    /// Returns the place of the newest event.
     pub fn last(&self) -> Place {
         Place { epoch: self.epoch, sequence: self.lock().last }
     }
 
-    /// Follows the events: those after `after`, or those that come from now on. It ends when the ring is closed.
+    /// Follows the events: those after `after`, or only new ones. The stream ends when the ring is closed.
     pub fn follow(self: &Arc<Self>, after: Option<Place>) -> impl Stream<Item = Next<T>> + Send + use<T> {
         let changed = self.changed.subscribe();
         let (seen, lost) = {
@@ -83,7 +84,7 @@ impl<T: Send + Sync + 'static> Ring<T> {
         stream::unfold(follower, |mut follower| async move { Some((follower.next().await?, follower)) })
     }
 
-    /// Ends every follower, also later ones.
+    /// Ends the streams of all followers, present and future.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.send_replace(());
@@ -112,7 +113,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
         }
     }
 
-    /// `None` at the end, `Some(None)` when there is nothing yet.
+    /// Returns `None` at the end, `Some(None)` when nothing is available yet.
     fn try_next(&mut self) -> Option<Option<Next<T>>> {
         let kept = self.ring.lock();
         if kept.closed {

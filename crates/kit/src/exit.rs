@@ -1,4 +1,5 @@
-//! How a process that could not start ends: one line on standard error, and a status that says whose fault it is.
+//! The exit of a process that could not start: one line on standard error, and a status that tells a configuration
+//! error from other failures.
 
 use hoistway_model::{Code, Error};
 use std::{
@@ -10,7 +11,7 @@ use std::{
 pub const USAGE: u8 = 64;
 
 /// Reports why the process cannot start: 64 for bad configuration ([`Code::InvalidArgument`]), else 1 with the whole
-/// source chain, because the person at the terminal is the one who can act on it.
+/// source chain, because the operator at the terminal is the one who can act on it.
 pub fn fatal(error: &Error) -> ExitCode {
     say(&line(error));
     ExitCode::from(match error.code {
@@ -31,7 +32,7 @@ fn line(error: &Error) -> String {
 }
 
 fn say(line: &str) {
-    // Nobody is left to tell when standard error is closed.
+    // There is no other place to report to when standard error is closed.
     let _ = writeln!(io::stderr(), "hoistway: {line}");
 }
 

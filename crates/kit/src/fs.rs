@@ -16,7 +16,7 @@ pub const PRIVATE_FILE: u32 = 0o600;
 const PRIVATE_DIR: u32 = 0o700;
 const STICKY: u32 = 0o1000;
 
-/// For `map_err`: what the machine's owner can mend is said so that they can, all else is internal. `path` is a file or
+/// For `map_err`: failures that the operator can fix have a public message, all else is internal. `path` is a file or
 /// directory of the data directory.
 pub fn path_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let (doing, path) = (format!("{doing} {}", path.display()), path.display().to_string());
@@ -40,7 +40,7 @@ pub fn path_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 (Code::InsufficientStorage, format!("the disk is full while {doing}"))
             }
-            // Its text says all already, see `private_dir`.
+            // Its message is complete, see `private_dir`.
             ErrorKind::InvalidInput => return Error::new(Code::InvalidArgument, e.to_string()),
             _ => return Error::internal(&doing, e),
         };
@@ -48,15 +48,15 @@ pub fn path_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-/// What the mode of `path` lacks, if it belongs to this user already.
+/// Returns the missing mode bits of `path`, if this user owns it.
 fn missing_mode(path: &str, user: u32) -> Option<&'static str> {
     let meta = std::fs::metadata(path).ok().filter(|meta| meta.uid() == user)?;
     let (mode, needed) = if meta.is_dir() { ("u+rwx", 0o700) } else { ("u+rw", 0o600) };
     (meta.mode() & needed != needed).then_some(mode)
 }
 
-/// Makes `dir` and its missing parents, all of them readable by their owner only, and tightens `dir` if it exists.
-/// A directory that is meant to be shared, such as `/tmp`, is refused.
+/// Creates `dir` and its missing parents, readable by their owner only, and tightens `dir` if it exists. A directory
+/// that is meant to be shared, such as `/tmp`, is refused.
 pub fn private_dir(dir: &Path) -> io::Result<()> {
     make_dir(dir)?;
     if std::fs::metadata(dir)?.permissions().mode() & STICKY != 0 {
@@ -66,20 +66,20 @@ pub fn private_dir(dir: &Path) -> io::Result<()> {
     tighten(dir, PRIVATE_DIR)
 }
 
-/// Makes `dir` and its missing parents private, and leaves what exists as it is.
+/// Creates `dir` and its missing parents as private, and leaves existing ones unchanged.
 pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(dir)
 }
 
-/// Replaces `path` with `bytes` so that a crash leaves either the old file or the new one, whole.
+/// Replaces `path` with `bytes` atomically: a crash leaves either the old file or the new one, complete.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temp = Temp::write(path, bytes, mode)?;
     std::fs::rename(&temp.0, path)?;
     fsync_dir(parent(path))
 }
 
-/// Makes `path` with `bytes` if nothing is there; whether it did. Of several callers, also in other processes, one
-/// wins, and nobody ever sees a half-written file.
+/// Creates `path` with `bytes` if it does not exist; true if it did. Of several callers, also in other processes, one
+/// wins, and a half-written file is never visible.
 pub fn create_once(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool> {
     let temp = Temp::write(path, bytes, mode)?;
     match std::fs::hard_link(&temp.0, path) {
@@ -92,8 +92,8 @@ pub fn create_once(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The content of the private file `path`, which is made with what `make` returns when it is not there. A file that
-/// others may read is tightened, with a warning.
+/// Returns the content of the private file `path`, which is created with the result of `make` if it does not exist. A
+/// file that others may read is tightened, with a warning.
 pub fn load_or_create_private(path: &Path, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
     let failed = |e: io::Error| path_error("opening", path)(e);
     if let Some(bytes) = read_if_there(path).map_err(failed)? {
@@ -113,13 +113,13 @@ pub fn fsync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// The bytes that an ordinary user may still write on the file system of `path`.
+/// Returns the bytes available to an unprivileged user on the file system of `path`.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// The content of a file, or nothing when there is no such file.
+/// Returns the content of a file, or `None` if it does not exist.
 pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -128,8 +128,7 @@ pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Removes what writers of `path` left beside it when they were killed before it was whole; what a living process
-/// writes stays.
+/// Removes the temporary files of killed writers of `path`; those of living processes stay.
 pub(crate) fn remove_left_over(path: &Path) -> io::Result<()> {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
     for entry in std::fs::read_dir(parent(path))? {
@@ -146,7 +145,7 @@ pub(crate) fn remove_left_over(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes every permission that `mode` does not give away from an existing file.
+/// Removes every permission beyond `mode` from an existing file.
 pub(crate) fn tighten(path: &Path, mode: u32) -> io::Result<()> {
     let now = std::fs::metadata(path)?.permissions().mode() & 0o777;
     if now & !mode != 0 {
@@ -161,7 +160,7 @@ fn warn_if_open(path: &Path) {
     if mode & 0o077 == 0 {
         return;
     }
-    // A secret that an orchestrator mounts cannot be changed by us: the warning is all there is to do then.
+    // A secret mounted by an orchestrator cannot be changed by us: a warning is all that is possible then.
     match tighten(path, PRIVATE_FILE) {
         Ok(()) => tracing::warn!("{} could be read by other users (mode {mode:o}); tightened to 600", path.display()),
         Err(e) => tracing::warn!("{} can be read by other users (mode {mode:o}): {e}", path.display()),
@@ -175,7 +174,7 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// A complete, flushed file beside its destination, removed when it was not moved there.
+/// A complete, flushed file beside its destination, removed if it is not moved there.
 struct Temp(PathBuf);
 
 impl Temp {
@@ -187,10 +186,10 @@ impl Temp {
         temp_name.push(name);
         temp_name.push(unique);
         let temp = Self(parent(path).join(temp_name));
-        // A file of this name can only be left over from a dead process of the same id.
+        // A file of this name can only be left over from a dead process with the same id.
         let _ = std::fs::remove_file(&temp.0);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp.0)?;
-        // The umask may have taken bits away that the caller asked for.
+        // The umask may have cleared bits that the caller requested.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
@@ -204,14 +203,14 @@ impl Drop for Temp {
     }
 }
 
-/// The sole right to run on a data directory, held until it is dropped or the process ends.
+/// The exclusive right to run on a data directory, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct DirLock {
     _file: File,
 }
 
 impl DirLock {
-    /// Locks `dir`, which is made when it is not there; [`Code::Conflict`] when another process holds it.
+    /// Locks `dir`, which is created if it does not exist; [`Code::Conflict`] when another process holds it.
     pub fn acquire(dir: &Path) -> Result<Self> {
         let path = dir.join("lock");
         let failed = |e: io::Error| path_error("locking", dir)(e);
@@ -228,7 +227,7 @@ impl DirLock {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
-                // The holder may not have written its pid yet; the message does without it then.
+                // The holder may not have written its pid yet; the message omits it then.
                 let _ = file.read_to_string(&mut holder);
                 let pid = match holder.trim() {
                     "" => String::new(),
@@ -238,7 +237,7 @@ impl DirLock {
             }
             Err(e) => return Err(failed(e.into())),
         }
-        // Only for the message above: on a full disk it does without, so that room can be made.
+        // Only for the message above: failure on a full disk is ignored, so that space can be freed.
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", process::id()));
         Ok(Self { _file: file })
     }

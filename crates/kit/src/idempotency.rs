@@ -1,5 +1,5 @@
-//! The answers of mutating calls, kept by operation id: a call that is made again gets the stored answer again, and a
-//! call that was undone before it arrived is refused.
+//! Stored responses of mutating calls by operation id: a repeated call gets the stored response, and a call that was
+//! undone before it arrived is refused.
 //!
 //! A service calls [`begin`] and [`finish`] in the transaction that makes the change, so that both happen or neither
 //! does. Work that is too long for one transaction begins in a first one and finishes in another.
@@ -18,32 +18,32 @@ use std::time::Duration;
 
 const DOING: &str = "keeping an operation";
 
-/// What became of an operation that [`begin`] was asked about.
+/// The state of an operation when [`begin`] is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OperationStart {
-    /// It was never seen and is recorded now: do it, then [`finish`].
+    /// It was unknown and is recorded now: do it, then [`finish`].
     New,
-    /// It was begun and has no answer yet: it still runs, or its process ended in the middle.
+    /// It was begun and has no response yet: it is still running, or its process ended in the middle.
     Unfinished,
-    /// It was done: this is the answer that was given.
+    /// It was done with this response.
     Done(Vec<u8>),
 }
 
-/// What [`undo`] found.
+/// The state of an operation when [`undo`] is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undone {
-    /// It never arrived. A tombstone stays, which refuses it should it arrive late.
+    /// It has not arrived. A tombstone remains, which refuses it if it arrives late.
     NeverSeen,
-    /// It was begun and had no answer yet: take back what there is of it. It can finish no more.
+    /// It was begun and has no response yet: revert any partial changes. It can no longer finish.
     Unfinished,
-    /// It was done with this answer: take it back.
+    /// It was done with this response: revert it.
     Done(Vec<u8>),
-    /// It was undone before.
+    /// It is already undone.
     Already,
 }
 
-/// Records the operation, or tells what became of it. The same id with another kind or payload is
-/// [`Code::Conflict`]; one that was undone is [`Code::Aborted`].
+/// Records the operation, or returns its state. The same id with another kind or payload is [`Code::Conflict`]; one
+/// that was undone is [`Code::Aborted`].
 pub async fn begin(txn: &impl ConnectionTrait, id: OperationId, kind: &str, payload: Digest) -> Result<OperationStart> {
     let row = ActiveModel {
         id: Set(id.to_string()),
@@ -60,7 +60,8 @@ pub async fn begin(txn: &impl ConnectionTrait, id: OperationId, kind: &str, payl
     Ok(found.answer(kind, payload)?.map_or(OperationStart::Unfinished, OperationStart::Done))
 }
 
-/// The stored answer, without recording anything; for a look before expensive work. Refuses what [`begin`] refuses.
+/// Returns the stored response, without recording anything; for a check before expensive work. Refuses what [`begin`]
+/// refuses.
 pub async fn lookup(
     db: &impl ConnectionTrait,
     id: OperationId,
@@ -73,7 +74,7 @@ pub async fn lookup(
     }
 }
 
-/// Stores the answer of an operation that was begun. [`Code::Aborted`] when it was undone meanwhile: roll back then.
+/// Stores the response of an operation that was begun. [`Code::Aborted`] if it was undone meanwhile: roll back then.
 pub async fn finish(txn: &impl ConnectionTrait, id: OperationId, response: &[u8]) -> Result<()> {
     let changed = Entity::update_many()
         .col_expr(Column::Response, Expr::value(response.to_vec()))
@@ -85,7 +86,7 @@ pub async fn finish(txn: &impl ConnectionTrait, id: OperationId, response: &[u8]
     if changed.rows_affected == 1 { Ok(()) } else { Err(aborted()) }
 }
 
-/// Marks the operation as undone, in the transaction that takes its change back.
+/// Marks the operation as undone, in the transaction that reverts its change.
 pub async fn undo(txn: &impl ConnectionTrait, id: OperationId) -> Result<Undone> {
     let tombstone = ActiveModel {
         id: Set(id.to_string()),
@@ -113,22 +114,22 @@ pub async fn undo(txn: &impl ConnectionTrait, id: OperationId) -> Result<Undone>
 
 /// Every operation and tombstone.
 const ROWS: Rows = Rows { table: "operations", time: "created_at", which: "TRUE" };
-/// However many operations there are, one is known for this long (unless all are kept for less): whoever made the call
-/// may still make it again.
+/// The shortest retention of an operation, however many there are (unless the retention of all is shorter): the caller
+/// may still repeat the call.
 const REPEATED_WITHIN: Duration = Duration::from_secs(60 * 60);
 
-/// For how long, and how many, answers and tombstones are kept.
+/// Returns the retention, by age and by number, of responses and tombstones.
 pub const fn kept(seconds: u64, count: u64) -> Retention {
     let at_least = if seconds < REPEATED_WITHIN.as_secs() { Duration::from_secs(seconds) } else { REPEATED_WITHIN };
     Retention { at_least, ..Retention::new(Duration::from_secs(seconds), count) }
 }
 
-/// Forgets operations and tombstones that are not to be kept.
+/// Removes operations and tombstones beyond the retention.
 pub async fn forget(db: &Db, keep: Retention) -> Result<Pruned> {
     prune(db, &ROWS, keep).await
 }
 
-/// Whether the row was written; not when there is one with this id.
+/// Inserts the row. False if there is one with this id.
 async fn insert(txn: &impl ConnectionTrait, row: ActiveModel) -> Result<bool> {
     let tried = Entity::insert(row).on_conflict_do_nothing_on([Column::Id]).exec_without_returning(txn).await;
     match tried.map_err(db_error(DOING))? {
@@ -263,7 +264,7 @@ mod tests {
         let (_dir, db) = db().await;
         let id = OperationId::mint();
         begin(db.write(), id, KIND, payload("a")).await.unwrap();
-        // Too many of them, and none so old that nobody repeats it.
+        // Too many of them, but none old enough to be removed.
         assert_eq!(forget(&db, kept(24 * 3600, 0)).await.unwrap(), Pruned::default());
         Entity::update_many()
             .col_expr(Column::CreatedAt, Expr::value(now_ms() - 10_000))

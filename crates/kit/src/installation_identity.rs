@@ -1,9 +1,8 @@
-//! How a server shows that it is a certain installation, without showing the key that makes it so.
+//! Proves that a server belongs to a certain installation, without revealing the installation's key.
 //!
-//! A client sends a number of its own and the server answers with an HMAC of it and of the address at which it was
-//! dialled, under a key that only the holder of the installation's API key has. The address is the one of the server's
-//! own socket: whoever listens elsewhere and passes the question on gets an answer for another address than its client
-//! has dialled.
+//! A client sends a nonce and the server answers with an HMAC of it and of the address at which it was dialled, under a
+//! key that only the holder of the installation's API key has. The address is that of the server's own socket: a relay
+//! at another address gets a proof for an address that its client has not dialled.
 
 use crate::token::random;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -11,25 +10,25 @@ use hoistway_model::{Result, redact::MASK};
 use ring::hmac;
 use std::{fmt, net::SocketAddr, ops::RangeInclusive};
 
-/// The path of the question, outside `/api`.
+/// The path of the challenge, outside `/api`.
 pub const PATH: &str = "/identity";
-/// How many characters a client's number may have.
+/// The allowed lengths of a client's nonce, in characters.
 pub const NONCE: RangeInclusive<usize> = 16..=64;
 
 const LABEL: &[u8] = b"hoistway installation identity 1";
 
-/// The key of an installation's answers. Cheap to clone.
+/// The key of an installation's proofs. Cheap to clone.
 #[derive(Clone)]
 pub struct InstallationKey(hmac::Key);
 
 impl InstallationKey {
-    /// That of the installation whose API key this is.
+    /// Returns the key of the installation with this API key.
     pub fn of(api_key: &str) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, api_key.trim().as_bytes());
         Self(hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, LABEL).as_ref()))
     }
 
-    /// The answer to `nonce` of a server that was dialled at `at`.
+    /// Returns the answer to `nonce` of a server that was dialled at `at`.
     pub fn proof(&self, nonce: &str, at: SocketAddr) -> String {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, asked(nonce, at).as_bytes()))
     }
@@ -47,17 +46,17 @@ impl fmt::Debug for InstallationKey {
     }
 }
 
-/// A number that nobody has asked with before.
+/// Generates a nonce.
 pub fn nonce() -> Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(random::<24>()?))
 }
 
-/// Whether a text can be a client's number.
+/// Whether a text is a valid nonce.
 pub fn is_nonce(text: &str) -> bool {
     NONCE.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
-/// No number has a space in it, so no two questions are the same text.
+/// Returns the text under the HMAC. A nonce contains no space, so different challenges have different texts.
 fn asked(nonce: &str, at: SocketAddr) -> String {
     format!("{nonce} {} {}", at.ip().to_canonical(), at.port())
 }

@@ -1,6 +1,6 @@
-//! The statement by which egress learns for which invoke an agent calls: its user, its request id and its trace. The
-//! gateway issues it with the invoke, the agent's runner sends it along with each call, egress verifies it. In between
-//! nobody can read, change or make one.
+//! The statement that identifies to egress the invoke for which an agent calls: its user, request id and trace. The
+//! gateway issues it with the invoke, the agent's runner sends it with each call, egress verifies it. It is encrypted
+//! and authenticated in between.
 
 use crate::{secrets::MasterKey, token::ServiceToken};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -12,16 +12,16 @@ use std::fmt;
 /// The header of the statement, from the gateway to the runner and from the runner to egress.
 pub const HEADER: &str = "x-hoistway-end-user";
 
-/// What every statement begins with, so that scanners for leaked secrets can know it.
+/// The prefix of every statement, for secret scanners.
 const PREFIX: &str = "hwi_";
 const KEY_LABEL: &[u8] = b"hoistway end user statement 1";
-/// Milliseconds since the epoch, before the rest.
+/// The length in bytes of the leading expiry time, in milliseconds since the epoch.
 const TIME_LEN: usize = 8;
 
-/// What is stated about an invoke.
+/// The facts stated about an invoke.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvokeStatement {
-    /// The user for whom it is made, as their identity provider names them.
+    /// The user of the invoke, as named by their identity provider.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub user: Option<String>,
     /// Its request id.
@@ -37,7 +37,7 @@ pub struct InvokeStatement {
 pub struct InvokeStatementKey(MasterKey);
 
 impl InvokeStatementKey {
-    /// The key that belongs to an installation's token between services.
+    /// Derives the key from an installation's token between services.
     pub fn new(token: &ServiceToken) -> Result<Self> {
         let text = hmac::Key::new(hmac::HMAC_SHA256, token.secret().expose().as_bytes());
         let mut key = [0; 32];
@@ -45,16 +45,16 @@ impl InvokeStatementKey {
         MasterKey::from_bytes(&key).map(Self)
     }
 
-    /// States this about an invoke of `agent`. The statement is worth something until `valid_until` (milliseconds since
-    /// the epoch), which is when the invoke ends at the latest.
+    /// Issues a statement about an invoke of `agent`. It is valid until `valid_until` (milliseconds since the epoch),
+    /// which is the latest end of the invoke.
     pub fn issue(&self, agent: &Name, invoke: &InvokeStatement, valid_until: i64) -> Result<String> {
         let mut plain = valid_until.to_be_bytes().to_vec();
         serde_json::to_writer(&mut plain, invoke).map_err(|e| Error::internal("stating what an invoke is", e))?;
         Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0.seal(&context(agent), &plain)?)))
     }
 
-    /// What a statement says, if it was issued for an invoke of `agent` that can still go on at `now` (milliseconds since
-    /// the epoch).
+    /// Returns the content of a statement, if it was issued for an invoke of `agent` and is still valid at `now`
+    /// (milliseconds since the epoch).
     pub fn verify(&self, agent: &Name, statement: &[u8], now: i64) -> Option<InvokeStatement> {
         let sealed = URL_SAFE_NO_PAD.decode(statement.strip_prefix(PREFIX.as_bytes())?).ok()?;
         let plain = self.0.open(&context(agent), &sealed).ok()?;

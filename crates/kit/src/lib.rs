@@ -1,7 +1,7 @@
-//! What every Hoistway service and the gateway share: configuration, telemetry, shutdown, tokens and secrets, durable
-//! files, ports, databases, idempotent operations and both ends of gRPC.
+//! Shared code of every Hoistway service and the gateway: configuration, telemetry, shutdown, tokens and secrets,
+//! durable files, ports, databases, idempotent operations and both ends of gRPC.
 //!
-//! Nothing here is global except what the operating system and the tracing libraries make so: `main` calls
+//! Nothing here is global except as the operating system and the tracing libraries require: `main` calls
 //! [`telemetry::init`] and [`shutdown::on_signals`] once, everything else is a value that is passed on.
 
 pub mod address_scope;

@@ -1,4 +1,4 @@
-//! What logs of every kind have in common.
+//! Shared functions for logs of every kind.
 
 use futures_util::StreamExt;
 use hoistway_model::{
@@ -6,7 +6,7 @@ use hoistway_model::{
     log::{LogLine, LogPiece, LogPieces},
 };
 
-/// All lines of a log that is not followed; it has no gaps.
+/// Returns all lines of a log that is not followed; it has no gaps.
 pub async fn lines(mut pieces: LogPieces) -> Result<Vec<LogLine>> {
     let mut all = Vec::new();
     while let Some(piece) = pieces.next().await {
@@ -17,7 +17,7 @@ pub async fn lines(mut pieces: LogPieces) -> Result<Vec<LogLine>> {
     Ok(all)
 }
 
-/// The texts of [`lines`].
+/// Returns the texts of [`lines`].
 pub async fn texts(pieces: LogPieces) -> Result<Vec<String>> {
     Ok(lines(pieces).await?.into_iter().map(|line| line.text).collect())
 }

@@ -1,4 +1,4 @@
-//! What is measured, and its Prometheus text. Families are values that their owner keeps; a scrape reads them.
+//! Metrics and their Prometheus text format. Families are values that their owner keeps; a scrape reads them.
 
 use hoistway_model::metric::{Family, Kind, Metrics, Sample};
 use std::{
@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-/// The most series of one family; what is beyond is counted under the label value `other`.
+/// The most series of one family; further ones are counted under the label value `other`.
 const MAX_SERIES: usize = 2_000;
-/// The upper bounds of histograms of seconds.
+/// The upper bounds of histogram buckets, in seconds.
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
-/// Clock ticks of a second in `/proc`, the same on every architecture that we run on.
+/// The clock ticks per second in `/proc`, the same on every supported architecture.
 const TICKS: f64 = 100.0;
 
 /// The content type of [`text`].
@@ -44,7 +44,7 @@ fn lock<T>(series: &Series<T>) -> MutexGuard<'_, BTreeMap<Vec<String>, T>> {
     series.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The series of these label values, or the one that stands for all that are too many.
+/// Returns the series of these label values, or the overflow series at the limit.
 fn series<'a, T: Default>(map: &'a mut BTreeMap<Vec<String>, T>, values: &[&str]) -> &'a mut T {
     let mut key: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
     if map.len() >= MAX_SERIES && !map.contains_key(&key) {
@@ -61,7 +61,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// A counter; its name ends in `_total`.
+    /// Creates a counter; its name ends in `_total`.
     pub const fn new(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
         Self { heading: Heading { name, help, labels }, series: Mutex::new(BTreeMap::new()) }
     }
@@ -76,17 +76,17 @@ impl Counter {
         *series(&mut lock(&self.series), labels) += amount;
     }
 
-    /// Forgets the series whose first label has this value.
+    /// Removes the series whose first label has this value.
     pub fn forget(&self, first: &str) {
         self.retain(|value| value != first);
     }
 
-    /// Forgets the series whose first label has a value that `keep` refuses.
+    /// Removes the series whose first label has a value that `keep` rejects.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         lock(&self.series).retain(|labels, _| labels.first().is_none_or(|value| keep(value)));
     }
 
-    /// The family now.
+    /// Returns the current family.
     pub fn family(&self) -> Family {
         let map = lock(&self.series);
         let sample = |(values, value): (&Vec<String>, &f64)| Sample {
@@ -113,7 +113,7 @@ struct Buckets {
 }
 
 impl Histogram {
-    /// A histogram; its name ends in `_seconds`.
+    /// Creates a histogram; its name ends in `_seconds`.
     pub const fn new(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
         Self { heading: Heading { name, help, labels }, series: Mutex::new(BTreeMap::new()) }
     }
@@ -130,17 +130,17 @@ impl Histogram {
         buckets.sum += seconds;
     }
 
-    /// Forgets the series whose first label has this value.
+    /// Removes the series whose first label has this value.
     pub fn forget(&self, first: &str) {
         self.retain(|value| value != first);
     }
 
-    /// Forgets the series whose first label has a value that `keep` refuses.
+    /// Removes the series whose first label has a value that `keep` rejects.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         lock(&self.series).retain(|labels, _| labels.first().is_none_or(|value| keep(value)));
     }
 
-    /// The family now.
+    /// Returns the current family.
     pub fn family(&self) -> Family {
         let map = lock(&self.series);
         let mut samples = Vec::with_capacity(map.len() * (SECONDS.len() + 3));
@@ -163,7 +163,7 @@ impl Histogram {
     }
 }
 
-/// A family of what is read when it is asked for.
+/// Returns a family of values that are read at scrape time.
 pub fn family<'a, const N: usize>(
     kind: Kind,
     name: &str,
@@ -178,7 +178,7 @@ pub fn family<'a, const N: usize>(
     Family { name: name.to_owned(), help: help.to_owned(), kind, samples: samples.into_iter().map(sample).collect() }
 }
 
-/// The size of a service's SQLite database with its write-ahead log.
+/// Returns the size of a service's SQLite database with its write-ahead log.
 pub fn database(service: &str, file: &Path) -> Family {
     let log = file.with_extension("db-wal");
     let size = [file, &log].iter().filter_map(|f| fs::metadata(f).ok()).map(|m| m.len()).sum::<u64>();
@@ -186,10 +186,10 @@ pub fn database(service: &str, file: &Path) -> Family {
     family(Kind::Gauge, "hoistway_database_size_bytes", help, [([("service", service.to_owned())], size as f64)])
 }
 
-/// What a service measured, with what its process uses. Reads `/proc`: off the runtime's threads.
+/// Returns the metrics of a service, with those of its process. Reads `/proc`: call it off the runtime's threads.
 pub fn of_service(service: &str, of_service: Vec<Family>) -> Metrics {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name, which may hold anything, fields are counted from the third.
+    // After the name, which may contain anything, fields are counted from the third.
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
     let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
@@ -223,7 +223,7 @@ fn process_families(service: &str, stat: impl Fn(usize) -> f64) -> Vec<Family> {
     ]
 }
 
-/// The text format, version 0.0.4. Families of one name are one.
+/// Returns the text format, version 0.0.4. Families with the same name are merged.
 pub fn text(families: Vec<Family>) -> String {
     let mut by_name: BTreeMap<String, Family> = BTreeMap::new();
     for family in families {

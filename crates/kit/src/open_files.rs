@@ -1,12 +1,12 @@
-//! The limit of open files. Agents, connections and databases need more than the 1,024 that shells usually give, and
-//! the hard limit is what the machine's owner allows.
+//! The limit of open files. Agents, connections and databases need more than the 1,024 that shells usually set, and the
+//! hard limit is the operator's choice.
 
 use hoistway_model::{Code, Error, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a start and a few agents need.
+/// The fewest descriptors for a start and a few agents.
 const NEEDED: u64 = 256;
-/// More than we ever use; programs that close every descriptor that they may have would take long with millions.
+/// More than we ever use; programs that close every possible descriptor would take long with millions.
 const ENOUGH: u64 = 65_536;
 
 /// Raises the soft limit of open files as far as the hard limit allows; an error when that is too low to work with.
@@ -21,12 +21,12 @@ pub fn raise_limit() -> Result<()> {
     Ok(())
 }
 
-/// How many descriptors this process may have now.
+/// Returns the number of descriptors that this process may have now.
 pub fn limit() -> usize {
     getrlimit(Resource::Nofile).current.unwrap_or(ENOUGH).min(ENOUGH).try_into().unwrap_or(usize::MAX)
 }
 
-/// The soft limit to set; none is no limit.
+/// Returns the soft limit to set; `None` is no limit.
 fn wanted(soft: Option<u64>, hard: Option<u64>) -> Result<Option<u64>> {
     let most = hard.unwrap_or(u64::MAX).min(ENOUGH);
     let wanted = soft.map(|soft| soft.max(most));

@@ -1,4 +1,4 @@
-//! Loopback ports that are chosen at the first start and kept, so that addresses stay the same from start to start.
+//! Loopback ports that are chosen at the first start and stored, so that addresses stay the same from start to start.
 
 use crate::{
     fs::{read_if_there, write_atomic},
@@ -16,15 +16,15 @@ use std::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-/// Chosen below the range that kernels take ports of outgoing connections from: a kept port stays free between starts.
+/// Below the kernel's range of ephemeral ports, so that a stored port stays free between starts.
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
 const ATTEMPTS: usize = 200;
 
-/// Connections that may wait to be accepted, as the standard library has it.
+/// The backlog of connections that wait to be accepted, as in the standard library.
 const BACKLOG: i32 = 128;
 
-/// How long accepting pauses when the process has no descriptor left; the waiting connections stay in the backlog.
+/// The pause of accepting when the process has no descriptor left; waiting connections stay in the backlog.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The ports of one data directory, in `DIR/ports.json`.
@@ -35,7 +35,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Reads `dir/ports.json`, if it is there.
+    /// Reads `dir/ports.json`, if it exists.
     pub fn open(dir: &Path) -> Result<Self> {
         let file = dir.join("ports.json");
         let failed = |e: io::Error| Error::internal(&format!("reading {}", file.display()), e);
@@ -49,7 +49,7 @@ impl Ports {
         Ok(Self { file, kept })
     }
 
-    /// Forgets every port if one of them is taken now, so that others are chosen; whether it did.
+    /// Removes every stored port if one of them is taken now, so that others are chosen; true if it did.
     pub fn forget_if_taken(dir: &Path) -> Result<bool> {
         let ports = Self::open(dir)?;
         let taken = |port: &u16| {
@@ -64,7 +64,7 @@ impl Ports {
         Ok(forget)
     }
 
-    /// The kept port of `name`, or a free one that is kept from now on.
+    /// Returns the stored port of `name`, or chooses a free one and stores it.
     pub fn get_or_choose(&mut self, name: &str) -> Result<u16> {
         match self.kept.get(name) {
             Some(&port) => Ok(port),
@@ -110,8 +110,8 @@ impl Ports {
     }
 }
 
-/// Listens on 127.0.0.1 and `[::1]` at the same port, so that `localhost` works whatever it means; on a machine without
-/// IPv6 on 127.0.0.1 alone. Port 0 takes a free one. Inside the runtime only.
+/// Listens on 127.0.0.1 and `[::1]` at the same port, so that `localhost` works with either; on a machine without IPv6
+/// on 127.0.0.1 alone. Port 0 takes a free one. Inside the runtime only.
 pub fn listen_loopback(port: u16) -> Result<Listeners> {
     bind_loopback(port).map_err(|e| busy(&format!("port {port}"), "end the program that uses it, or choose another", e))
 }
@@ -123,15 +123,15 @@ pub fn listen(addr: SocketAddr) -> Result<Listeners> {
         .map_err(|e| busy(&addr.to_string(), "end the program that uses it, or choose another", e))
 }
 
-/// Listens on one address and, at the same port, on every loopback address that `localhost` means: where another program
-/// had it, that program would be sent what is meant for this one. Inside the runtime only.
+/// Listens on one address and, at the same port, on every loopback address of `localhost`: another program there would
+/// receive requests meant for this one. Inside the runtime only.
 pub fn listen_with_loopback(addr: SocketAddr) -> Result<Listeners> {
     let at = |ip: IpAddr, port| SocketAddr::new(ip, port);
     let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
     let first = match addr.ip() {
-        // Both are held alike, and one is shown.
+        // Both are bound, and one is shown.
         ip if ip == v4 || ip == v6 => return listen_loopback(addr.port()),
-        // Each family has a socket of its own, so that it is seen whether somebody else is there.
+        // Each family has a socket of its own, so that a conflict with another program is detected.
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => bind_v6_only(addr),
         _ => bind(addr),
     };
@@ -160,8 +160,8 @@ pub fn listen_with_loopback(addr: SocketAddr) -> Result<Listeners> {
     Ok(Listeners(all))
 }
 
-/// Listens where a service is configured to, and writes the port that was taken for port 0 back. 127.0.0.1 brings
-/// [::1] along: `localhost` shall work whether it means IPv4 or IPv6. Inside the runtime only.
+/// Listens on the configured address of a service, and writes the port chosen for port 0 back. 127.0.0.1 includes
+/// [::1]: `localhost` must work with both IPv4 and IPv6. Inside the runtime only.
 pub fn listen_as_configured(addr: &mut SocketAddr) -> Result<Listeners> {
     let listeners = match addr.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => listen_loopback(addr.port())?,
@@ -185,7 +185,7 @@ fn busy(what: &str, remedy: &str, e: io::Error) -> Error {
 }
 
 fn bind_loopback(port: u16) -> io::Result<Listeners> {
-    // Port 0 is chosen by the kernel for IPv4 and may be taken for IPv6: another one is tried then.
+    // The kernel chooses port 0 for IPv4, and the port may be taken for IPv6: another one is tried then.
     for attempt in 1.. {
         let v4 = bind((Ipv4Addr::LOCALHOST, port).into())?;
         let chosen = v4.local_addr()?.port();
@@ -199,7 +199,8 @@ fn bind_loopback(port: u16) -> io::Result<Listeners> {
     Err(ErrorKind::AddrInUse.into())
 }
 
-/// The standard library sets SO_REUSEADDR before it binds: connections that are still closing do not block a restart.
+/// Binds one address. The standard library sets SO_REUSEADDR before it binds: closing connections do not block a
+/// restart.
 fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
@@ -221,22 +222,23 @@ fn bind_v6_only(addr: SocketAddr) -> io::Result<TcpListener> {
 pub struct Listeners(Vec<TcpListener>);
 
 impl Listeners {
-    /// The port of the first one.
+    /// Returns the port of the first one.
     pub fn port(&self) -> u16 {
         self.addrs().first().map_or(0, SocketAddr::port)
     }
 
-    /// Their addresses; the first is the one to show.
+    /// Returns their addresses; the first is the one to show.
     pub fn addrs(&self) -> Vec<SocketAddr> {
         self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// The next connection on any of them, with Nagle's algorithm off. Failures to accept are logged and outlived.
+    /// Returns the next connection on any of them, with Nagle's algorithm off. Failures to accept are logged and
+    /// ignored.
     pub async fn accept(&self) -> (TcpStream, SocketAddr) {
         loop {
             match poll_fn(|cx| self.poll_accept(cx)).await {
                 Ok((stream, peer)) => {
-                    // It only costs latency where it cannot be set.
+                    // Without this option, only latency suffers.
                     let _ = stream.set_nodelay(true);
                     return (stream, peer);
                 }

@@ -1,5 +1,5 @@
-//! Keeping tables from growing for ever: rows that have ended are removed when they are too old or too many, oldest
-//! first, a few at a time, so that nobody who writes waits for long.
+//! Bounds the growth of tables: rows that have ended are removed when they are too old or too many, oldest first, in
+//! small batches, so that no writer waits for long.
 
 use crate::{
     db::{Db, db_error},
@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, Statement, Value};
 use std::time::Duration;
 
 const DOING: &str = "removing old records";
-/// Rows of one statement.
+/// The rows removed by one statement.
 const BATCH: u64 = 200;
 
 /// Rows that may be removed. The texts are parts of SQL.
@@ -18,40 +18,40 @@ const BATCH: u64 = 200;
 pub struct Rows {
     /// Their table.
     pub table: &'static str,
-    /// The column with the time that counts, in milliseconds since the epoch.
+    /// The column with the relevant time, in milliseconds since the epoch.
     pub time: &'static str,
-    /// Which of the table's rows are meant: never one that is live or that something still needs.
+    /// The condition on the table's rows: never a live row or one that is still needed.
     pub which: &'static str,
 }
 
-/// How much is kept.
+/// The limits of retention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// For so long at most.
+    /// The longest age.
     pub time: Duration,
-    /// So many at most.
+    /// The largest number.
     pub count: u64,
-    /// For so long at least, however many there are.
+    /// The age below which a row is kept, however many there are.
     pub at_least: Duration,
 }
 
 impl Retention {
-    /// Up to `count` rows for up to `time`.
+    /// Keeps up to `count` rows for up to `time`.
     pub const fn new(time: Duration, count: u64) -> Self {
         Self { time, count, at_least: Duration::ZERO }
     }
 }
 
-/// What was removed.
+/// The number of removed rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pruned {
-    /// Because they were too old.
+    /// Rows that were too old.
     pub old: u64,
-    /// Because there were too many.
+    /// Rows beyond the count.
     pub surplus: u64,
 }
 
-/// Removes what is not to be kept.
+/// Removes rows beyond the retention.
 pub async fn prune(db: &Db, rows: &Rows, keep: Retention) -> Result<Pruned> {
     let old = remove(db, rows, ago(keep.time), u64::MAX).await?;
     let surplus = count(db, rows).await?.saturating_sub(keep.count);
@@ -59,19 +59,19 @@ pub async fn prune(db: &Db, rows: &Rows, keep: Retention) -> Result<Pruned> {
     Ok(Pruned { old, surplus })
 }
 
-/// The moment that is so long ago, in milliseconds since the epoch.
+/// Returns the moment that long ago, in milliseconds since the epoch.
 pub fn ago(time: Duration) -> i64 {
     now_ms().saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Removes up to `most` of the rows from before the moment `before`, oldest first; how many.
+/// Removes up to `most` of the rows older than the moment `before`, oldest first; returns their number.
 async fn remove(db: &Db, rows: &Rows, before: i64, most: u64) -> Result<u64> {
     let Rows { table, time, which } = rows;
     let text = format!(
         "DELETE FROM {table} WHERE rowid IN (
             SELECT rowid FROM {table} WHERE ({which}) AND {time} < $1 ORDER BY {time} LIMIT $2)"
     );
-    // A look before needs no writer, and most of the time there is nothing.
+    // A check beforehand needs no writer, and most of the time there is nothing to remove.
     let any = format!("SELECT 1 FROM {table} WHERE ({which}) AND {time} < $1 LIMIT 1");
     let mut removed = 0;
     while removed < most {
@@ -110,7 +110,7 @@ mod tests {
     const ROWS: Rows = Rows { table: "operations", time: "created_at", which: "NOT undone" };
     const EVER: Duration = Duration::MAX;
 
-    /// A database with `count` rows that are a second, two seconds, … old, and as many that are not meant.
+    /// Returns a database with `count` rows that are a second, two seconds, … old, and as many that may not be removed.
     async fn filled(count: i64) -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&dir.path().join("t.db"), &[idempotency::MIGRATION]).await.unwrap();

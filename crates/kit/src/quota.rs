@@ -1,5 +1,5 @@
-//! Something that all callers share (places, bytes), of which none may have more than a part: whoever asks for much is
-//! told to wait, and nobody else is.
+//! A quota that all callers share (slots, bytes), with a limit for each holder: a caller that requests too much waits,
+//! and no other caller does.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-/// So much of it, and what everybody has of that.
+/// A total amount and the amounts of its holders.
 #[derive(Debug)]
 pub struct SharedQuota {
     total: usize,
@@ -23,38 +23,38 @@ struct Held {
     by: HashMap<Arc<str>, usize>,
 }
 
-/// Why there is nothing to be had now.
+/// The limit that a request exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuotaExceeded {
-    /// The holder has as much as one may have.
+    /// That of the holder.
     OfHolder,
-    /// All is given out.
+    /// The total.
     Total,
 }
 
 impl SharedQuota {
-    /// `total` of something, of which one holder gets `each` at most.
+    /// Creates a quota of `total`, of which one holder gets at most `each`.
     pub fn new(total: usize, each: usize) -> Arc<Self> {
         Arc::new(Self { total, each, held: Mutex::default(), returned: Notify::new() })
     }
 
-    /// How much of it one holder gets at most.
+    /// Returns the limit of one holder.
     pub fn each(&self) -> usize {
         self.each
     }
 
-    /// An empty share of a holder's.
+    /// Returns an empty grant of a holder.
     pub fn share(self: &Arc<Self>, holder: &Arc<str>) -> QuotaGrant {
         QuotaGrant { of: self.clone(), holder: holder.clone(), amount: 0, reserved: 0 }
     }
 
-    /// A share that has something, or nothing at all.
+    /// Returns a grant of the full amount, or an error.
     pub fn take(self: &Arc<Self>, holder: &Arc<str>, amount: usize) -> Result<QuotaGrant, QuotaExceeded> {
         let mut share = self.share(holder);
         share.try_grow(amount).map(|()| share)
     }
 
-    /// How much of it is given out.
+    /// Returns the granted amount of all holders.
     pub fn given(&self) -> usize {
         self.held().all
     }
@@ -64,7 +64,7 @@ impl SharedQuota {
     }
 }
 
-/// What one holder has; it is given back when this is dropped.
+/// A granted amount of one holder; dropping it returns the amount.
 #[derive(Debug)]
 pub struct QuotaGrant {
     of: Arc<SharedQuota>,
@@ -74,12 +74,12 @@ pub struct QuotaGrant {
 }
 
 impl QuotaGrant {
-    /// How much it is.
+    /// Returns the amount.
     pub fn amount(&self) -> usize {
         self.amount
     }
 
-    /// Adds to it, out of what is reserved first, if that can be had now.
+    /// Adds to it, out of the reservation first, if that is available now.
     pub fn try_grow(&mut self, by: usize) -> Result<(), QuotaExceeded> {
         let reserved = self.reserved.min(by);
         let mut held = self.of.held();
@@ -97,8 +97,8 @@ impl QuotaGrant {
         Ok(())
     }
 
-    /// Sees to it that it can grow to `amount` without other shares of the same holder being in the way, which would wait
-    /// for each other if each had a part. Other holders lose nothing by it.
+    /// Reserves growth to `amount` against other grants of the same holder, which would deadlock if each had a part. It
+    /// does not reduce the share of other holders.
     pub fn try_reserve(&mut self, amount: usize) -> Result<(), QuotaExceeded> {
         let more = amount.saturating_sub(self.amount + self.reserved);
         let mut held = self.of.held();
@@ -110,12 +110,12 @@ impl QuotaGrant {
         Ok(())
     }
 
-    /// Adds to it as soon as others have given enough back, within `patience`.
+    /// Adds to it as soon as others have returned enough, within `patience`.
     pub async fn grow(&mut self, by: usize, patience: Duration) -> Result<(), QuotaExceeded> {
         self.wait(patience, |share| share.try_grow(by)).await
     }
 
-    /// Reserves as [`Self::try_reserve`] does, as soon as the holder's other shares leave enough, within `patience`.
+    /// Reserves as [`Self::try_reserve`] does, as soon as the holder's other grants leave enough, within `patience`.
     pub async fn reserve(&mut self, amount: usize, patience: Duration) -> Result<(), QuotaExceeded> {
         self.wait(patience, |share| share.try_reserve(amount)).await
     }
@@ -131,7 +131,7 @@ impl QuotaGrant {
             loop {
                 let returned = of.returned.notified();
                 tokio::pin!(returned);
-                // Whatever is given back from here on is heard of.
+                // Every return from here on wakes this task.
                 returned.as_mut().enable();
                 match attempt(self) {
                     Ok(()) => return,

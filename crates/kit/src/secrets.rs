@@ -1,10 +1,10 @@
-//! Secrets at rest: sealed under the installation's master key, and fingerprints that tell equal from different
-//! without telling what.
+//! Secrets at rest: encryption under the installation's master key, and fingerprints that compare values without
+//! revealing them.
 //!
-//! The master key is a ring: new secrets are sealed with the current key, and older keys still open what they sealed.
-//! A rotation is three steps, each of which may be the last one before a power cut: a new current key is written
-//! before the old ones; every service seals anew what older keys have sealed ([`MasterKey::reseal`]); the old keys are
-//! dropped. The fingerprints' key stays the same, so that no rotation makes an unchanged deploy look changed.
+//! The master key is a key ring: new secrets are encrypted with the current key, and older keys still decrypt their
+//! own. A rotation has three steps, and a power cut after any of them is safe: a new current key is written before the
+//! old ones; every service re-encrypts the secrets of older keys ([`MasterKey::reseal`]); the old keys are dropped. The
+//! fingerprints' key stays the same, so that no rotation makes an unchanged deploy look changed.
 
 use crate::{fs, token::random};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -19,13 +19,13 @@ const HEADER_LEN: usize = 1 + KEY_ID_LEN;
 const NONCE_LEN: usize = aead::NONCE_LEN;
 const TAG_LEN: usize = 16;
 
-// The file: a line for each key, the current one first and bare.
+// The file: a line for each key, the current one first and without a prefix.
 const OLD: &str = "old ";
 const FINGERPRINTS: &str = "fingerprints ";
-/// Rotations that may wait for their end.
+/// The most rotations that may be unfinished.
 const MAX_OLD: usize = 15;
 
-/// The keys that everything secret is stored under. Cheap to clone.
+/// The keys that encrypt every stored secret. Cheap to clone.
 #[derive(Clone)]
 pub struct MasterKey(Arc<Keys>);
 
@@ -43,31 +43,31 @@ struct SealingKey {
 /// 32 secret bytes.
 type Bytes = [u8; 32];
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, PartialEq, Eq)]
 struct Ring {
     current: Bytes,
     old: Vec<Bytes>,
-    /// Of a ring that was never rotated it comes from the current key.
+    /// If absent, the key is derived from the oldest key.
     fingerprints: Option<Bytes>,
 }
 
 impl MasterKey {
-    /// The keys in the file `path`, which is made (0600) with one at the first start. Losing the file loses the
-    /// secrets.
+    /// Loads the keys from the file `path`, which is created (0600) with one key at the first start. Losing the file
+    /// loses the secrets.
     pub fn load_or_create(path: &Path) -> Result<Self> {
         let ring = Ring { current: random()?, old: Vec::new(), fingerprints: None };
         let text = fs::load_or_create_private(path, || Ok(ring.write().into_bytes()))?;
         Ring::read(path, &text)?.keys()
     }
 
-    /// The key made of 32 secret bytes, alone.
+    /// Makes a ring of one key from 32 secret bytes.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self> {
         Ring { current: *bytes, old: Vec::new(), fingerprints: None }.keys()
     }
 
-    /// Gives the file `path` a new current key and keeps the others for opening. Programs that have read the file
-    /// before go on with what they read; what they seal opens with the new file all the same.
+    /// Gives the file `path` a new current key and keeps the others for decryption. Running programs go on with the
+    /// keys that they have read; the new file decrypts their secrets too.
     pub fn rotate(path: &Path) -> Result<()> {
         let ring = Ring::load(path)?;
         if ring.old.len() >= MAX_OLD {
@@ -82,8 +82,8 @@ impl MasterKey {
         Ring { current: random()?, old, fingerprints: Some(fingerprints) }.store(path)
     }
 
-    /// Drops the old keys from the file `path`; whether there were any. Call it only when nothing that they have
-    /// sealed is left. With `unless_changed`, a file that holds other keys than those is left as it is.
+    /// Drops the old keys from the file `path`; true if there were any. Call it only when no secret of theirs is left.
+    /// With `unless_changed`, a file with other keys than those is left unchanged.
     pub fn drop_old(path: &Path, unless_changed: Option<&MasterKey>) -> Result<bool> {
         let ring = Ring::load(path)?;
         let changed = unless_changed.is_some_and(|read| match ring.keys() {
@@ -98,8 +98,9 @@ impl MasterKey {
         Ok(true)
     }
 
-    /// The text of a key file that opens whatever any of several versions of one opens, and seals as the newest does.
-    /// They are told oldest first; rotations may have come between. Nothing when there is no version.
+    /// Returns the text of a key file that decrypts whatever any of several versions decrypts, and encrypts as the
+    /// newest does. The versions are ordered oldest first, possibly with rotations between. Empty when there is no
+    /// version.
     pub fn union(versions: &[Vec<u8>]) -> Result<Vec<u8>> {
         let read = |text: &Vec<u8>| Ring::read(Path::new("master.key"), text);
         let rings = versions.iter().rev().map(read).collect::<Result<Vec<_>>>()?;
@@ -110,18 +111,18 @@ impl MasterKey {
                 old.push(*key);
             }
         }
-        // Written out, because the keys that are added would change where it comes from.
+        // Written out, because the added keys would change its derivation.
         let fingerprints = (!old.is_empty()).then(|| newest.fingerprint_key());
         let fingerprints = newest.fingerprints.or(fingerprints);
         Ok(Ring { current: newest.current, old, fingerprints }.write().into_bytes())
     }
 
-    /// Whether there are old keys, so that there may be something to seal anew.
+    /// Whether there are old keys, so that there may be secrets to re-encrypt.
     pub fn has_old(&self) -> bool {
         !self.0.old.is_empty()
     }
 
-    /// Encrypts `plaintext`. It opens only with the same `context`, so that a sealed text cannot be moved to another
+    /// Encrypts `plaintext`. Decryption requires the same `context`, so that a sealed text cannot be moved to another
     /// row or column: name the place, such as `deployments/ID/request`.
     pub fn seal(&self, context: &str, plaintext: &[u8]) -> Result<Vec<u8>> {
         let SealingKey { header, key } = &self.0.current;
@@ -142,7 +143,7 @@ impl MasterKey {
         Ok(sealed)
     }
 
-    /// Decrypts what [`MasterKey::seal`] made with the same `context` and one of the keys.
+    /// Decrypts a result of [`MasterKey::seal`] with the same `context` and one of the keys.
     pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>> {
         let failed = |why: &str| Error::internal("opening a sealed secret", why);
         let (header, rest) = sealed.split_at_checked(HEADER_LEN).ok_or_else(|| failed("it is cut off"))?;
@@ -163,7 +164,7 @@ impl MasterKey {
         Ok(text)
     }
 
-    /// What an old key has sealed, sealed with the current one; nothing when it is already.
+    /// Re-encrypts a secret of an old key with the current one; `None` if it is already.
     pub fn reseal(&self, context: &str, sealed: &[u8]) -> Result<Option<Vec<u8>>> {
         if sealed.starts_with(&self.0.current.header) {
             return Ok(None);
@@ -171,8 +172,8 @@ impl MasterKey {
         self.seal(context, &self.open(context, sealed)?).map(Some)
     }
 
-    /// A digest of `bytes` that only this installation can compute: equal bytes can be told from different ones, and
-    /// nobody without the key can try candidates.
+    /// Returns a digest of `bytes` that only this installation can compute: it compares bytes for equality, and
+    /// candidates cannot be tried without the key.
     pub fn fingerprint(&self, context: &str, bytes: &[u8]) -> Digest {
         let mut signer = hmac::Context::with_key(&self.0.fingerprints);
         signer.update(&(context.len() as u64).to_le_bytes());
@@ -182,7 +183,7 @@ impl MasterKey {
     }
 }
 
-/// One key for each use, none of which tells anything about another.
+/// Derives an independent key for each use.
 fn derived(master: &Bytes, label: &str) -> Bytes {
     let mut key = Bytes::default();
     key.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, master), label.as_bytes()).as_ref());
@@ -218,7 +219,7 @@ impl Ring {
 
     fn store(&self, path: &Path) -> Result<()> {
         let failed = |e: std::io::Error| fs::path_error("writing", path)(e);
-        // A half-written ring that a kill left behind would keep the keys that are dropped here.
+        // A half-written ring of a killed process would retain the keys that are dropped here.
         fs::remove_left_over(path).map_err(failed)?;
         fs::write_atomic(path, self.write().as_bytes(), fs::PRIVATE_FILE).map_err(failed)
     }
@@ -259,7 +260,7 @@ impl Ring {
         text
     }
 
-    /// Without a key of their own, fingerprints have always come from the first key that there was.
+    /// Returns the fingerprints' key. Without one of their own, it is derived from the oldest key.
     fn fingerprint_key(&self) -> Bytes {
         let first = self.old.last().unwrap_or(&self.current);
         self.fingerprints.unwrap_or_else(|| derived(first, FINGERPRINT_LABEL))
@@ -394,7 +395,7 @@ mod tests {
             std::fs::write(&path, &bad).unwrap();
             assert_eq!(MasterKey::load_or_create(&path).unwrap_err().code, Code::InvalidArgument, "{bad:?}");
         }
-        // A ring put together by hand needs no line for fingerprints.
+        // A ring assembled by hand needs no line for fingerprints.
         let (a, b) = (URL_SAFE_NO_PAD.encode([1; 32]), URL_SAFE_NO_PAD.encode([2; 32]));
         std::fs::write(&path, format!("{b}\nold {a}\n")).unwrap();
         assert_eq!(MasterKey::load_or_create(&path).unwrap().fingerprint("c", b"x"), key(1).fingerprint("c", b"x"));

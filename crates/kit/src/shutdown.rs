@@ -1,13 +1,13 @@
-//! One token that everything which runs watches.
+//! The cancellation token of a process, which all its tasks watch.
 
 use hoistway_model::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The status of a process whose user did not want to wait for the drain.
+/// The exit status after a second signal, which skips the drain.
 const IMPATIENT: i32 = 130;
 
-/// A token that the first SIGINT or SIGTERM cancels; the second one ends the process at once.
+/// Returns a token that the first SIGINT or SIGTERM cancels; the second one ends the process at once.
 ///
 /// Called once, by `main`, inside the runtime.
 pub fn on_signals() -> Result<CancellationToken> {
@@ -31,7 +31,7 @@ pub fn on_signals() -> Result<CancellationToken> {
     Ok(token)
 }
 
-/// Runs one of several parts that are of no use without each other: when it ends, `token` is cancelled for the rest.
+/// Runs one of several interdependent parts: when it ends, `token` is cancelled for the rest.
 pub async fn part<T>(token: &CancellationToken, part: impl Future<Output = T>) -> T {
     let output = part.await;
     token.cancel();

@@ -1,4 +1,4 @@
-//! Logs on standard error, trace context in and out of headers, and the request id that goes along with a call.
+//! Logs on standard error, trace context in and out of headers, and the request id of a call.
 
 use hoistway_model::{Code, Error, Result};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -35,16 +35,16 @@ pub use export::Telemetry;
 pub use human::controls_display;
 pub use stderr::{HeldLines, hold_lines};
 
-/// The variable that says what is logged, such as `info,hoistway::rpc=debug,sqlx::query=debug`.
+/// The variable with the log filter, such as `info,hoistway::rpc=debug,sqlx::query=debug`.
 pub const LOG_VARIABLE: &str = "HOISTWAY_LOG";
 
 /// The header, and the gRPC metadata key, of the request id.
 pub const REQUEST_ID: &str = "x-request-id";
 const MAX_REQUEST_ID: usize = 128;
-/// The header of W3C's trace context.
+/// The header of W3C Trace Context.
 const TRACEPARENT: &str = "traceparent";
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -67,7 +67,7 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Starts logging and tracing for this process. Called once, by `main`, which keeps the answer until its end; libraries
+/// Starts logging and tracing for this process. Called once, by `main`, which keeps the result until its end; libraries
 /// only emit.
 pub fn init(service_name: &str, format: LogFormat) -> Result<Telemetry> {
     let directives = env::var(LOG_VARIABLE).unwrap_or_default();
@@ -85,7 +85,7 @@ pub fn init(service_name: &str, format: LogFormat) -> Result<Telemetry> {
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(stderr::Stderr).boxed(),
     };
 
-    // Spans have ids whatever is logged and exported, so that a trace goes through every service unbroken.
+    // Spans have ids whatever is logged and exported, so that a trace crosses every service unbroken.
     let (provider, telemetry) = export::start(service_name)?;
     let spans = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(service_name.to_owned()))
@@ -106,14 +106,14 @@ pub fn inject(headers: &mut HeaderMap) {
     global::get_text_map_propagator(|p| p.inject_context(&context, &mut HeadersOut(headers)));
 }
 
-/// The W3C `traceparent` of the current span.
+/// Returns the W3C `traceparent` of the current span.
 pub fn traceparent() -> Option<String> {
     let mut headers = HeaderMap::new();
     inject(&mut headers);
     headers.get(TRACEPARENT)?.to_str().ok().map(str::to_owned)
 }
 
-/// The trace context that a caller sent in `headers`, or else the one that `traceparent` names.
+/// Returns the trace context that a caller sent in `headers`, or else that of `traceparent`.
 pub fn remote_context(headers: &HeaderMap, traceparent: Option<&str>) -> Option<Context> {
     let extract = |headers: &HeaderMap| {
         let context = global::get_text_map_propagator(|p| p.extract_with_context(&Context::new(), &HeadersIn(headers)));
@@ -125,28 +125,28 @@ pub fn remote_context(headers: &HeaderMap, traceparent: Option<&str>) -> Option<
     })
 }
 
-/// Writes the trace context of `span` into `headers`, in the place of another one.
+/// Writes the trace context of `span` into `headers`, replacing any other.
 pub fn inject_span(span: &SpanContext, headers: &mut HeaderMap) {
     let context = Context::new().with_remote_span_context(span.clone());
     global::get_text_map_propagator(|p| p.inject_context(&context, &mut HeadersOut(headers)));
 }
 
-/// Makes the trace context in `headers` the parent of `span`, which must not have been entered yet. Headers without
-/// one leave the span the root of a new trace.
+/// Makes the trace context in `headers` the parent of `span`, which must not have been entered yet. Headers without one
+/// leave the span the root of a new trace.
 pub fn set_parent(span: &Span, headers: &HeaderMap) {
     let context = global::get_text_map_propagator(|p| p.extract(&HeadersIn(headers)));
     if context.span().span_context().is_valid() {
-        // It fails only where no tracing was started, and then there is nothing to continue.
+        // It fails only if tracing is not started, and then there is nothing to continue.
         let _ = span.set_parent(context);
     }
 }
 
-/// The trace id of the current span: 32 hexadecimal digits.
+/// Returns the trace id of the current span: 32 hexadecimal digits.
 pub fn current_trace_id() -> Option<String> {
     trace_id(&Span::current())
 }
 
-/// The trace id of `span`.
+/// Returns the trace id of `span`.
 pub fn trace_id(span: &Span) -> Option<String> {
     let context = span.context();
     let context = context.span().span_context().clone();
@@ -157,12 +157,12 @@ tokio::task_local! {
     static CURRENT_REQUEST_ID: Arc<str>;
 }
 
-/// Runs `future` with a request id that every outgoing call of it carries. A task that it spawns has none.
+/// Runs `future` with a request id that all its outgoing calls carry. Tasks that it spawns have none.
 pub async fn with_request_id<F: Future>(id: impl Into<Arc<str>>, future: F) -> F::Output {
     CURRENT_REQUEST_ID.scope(id.into(), future).await
 }
 
-/// Where work comes from: the span and the request id of a task, to be taken along by another one.
+/// The span and the request id of a task, to be passed to another one.
 #[derive(Debug, Clone)]
 pub struct Origin {
     span: Span,
@@ -170,12 +170,12 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// That of the current task.
+    /// Returns those of the current task.
     pub fn current() -> Self {
         Self { span: Span::current(), request_id: request_id() }
     }
 
-    /// Runs `future` as if it were done where this comes from.
+    /// Runs `future` with this span and request id.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         let future = future.instrument(self.span);
         match self.request_id {
@@ -185,12 +185,12 @@ impl Origin {
     }
 }
 
-/// The request id of the current task.
+/// Returns the request id of the current task.
 pub fn request_id() -> Option<Arc<str>> {
     CURRENT_REQUEST_ID.try_with(Arc::clone).ok()
 }
 
-/// The request id that a caller sent, if it is short and plain enough to be logged and passed on.
+/// Returns the request id that a caller sent, if it is short and plain enough to be logged and passed on.
 pub fn request_id_of(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     (!id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|b| b.is_ascii_graphic())).then_some(id)
@@ -224,7 +224,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Tracing is process-wide: the tests share one start of it.
+    /// Starts tracing. It is process-wide, so the tests share one start.
     pub(crate) fn start() {
         static STARTED: std::sync::OnceLock<()> = std::sync::OnceLock::new();
         STARTED.get_or_init(|| std::mem::forget(init("test", LogFormat::Human).unwrap()));

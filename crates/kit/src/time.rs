@@ -1,4 +1,4 @@
-//! Times are milliseconds since the Unix epoch everywhere inside, and RFC 3339 text at the edges.
+//! Times are milliseconds since the Unix epoch internally, and RFC 3339 text at the interfaces.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use time::{
@@ -10,15 +10,15 @@ use time::{
 const MS_PER_DAY: i64 = 86_400_000;
 const NANOS_PER_MS: i128 = 1_000_000;
 
-/// RFC 3339 in UTC with three digits of the second, so that times of one list are equally long and sort as text.
+/// RFC 3339 in UTC with three digits of the second, so that all times have the same length and sort as text.
 const MILLISECONDS: StaticFormatDescription =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
-/// The first and the last moment that RFC 3339 can name.
+/// The first and the last moment that RFC 3339 can express.
 const FIRST: UtcDateTime = utc_datetime!(0000-01-01 0:00);
 const LAST: UtcDateTime = utc_datetime!(9999-12-31 23:59:59.999);
 
-/// Milliseconds since the Unix epoch.
+/// Returns the milliseconds since the Unix epoch.
 pub fn now_ms() -> i64 {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
@@ -26,22 +26,22 @@ pub fn now_ms() -> i64 {
     }
 }
 
-/// `ms` as RFC 3339 text in UTC with milliseconds: `2026-11-23T15:04:05.678Z`. A moment before the year 0 or after 9999
-/// is the nearest one of those years.
+/// Formats `ms` as RFC 3339 text in UTC with milliseconds: `2026-11-23T15:04:05.678Z`. A moment before the year 0 or
+/// after 9999 becomes the nearest one of those years.
 pub fn rfc3339(ms: i64) -> String {
-    // Formatting fails for moments that have no such text only.
+    // Formatting fails only for moments without such a text.
     utc(ms).format(MILLISECONDS).unwrap_or_default()
 }
 
-/// Reads RFC 3339 text, such as `2026-11-23T15:04:05Z` or `2026-11-23 15:04:05.678+01:00`, as milliseconds since the
-/// Unix epoch; what is finer than a millisecond is dropped. `None` for anything else, and for moments that no calendar
-/// has. A leap second is the last moment before it.
+/// Parses RFC 3339 text, such as `2026-11-23T15:04:05Z` or `2026-11-23 15:04:05.678+01:00`, to milliseconds since the
+/// Unix epoch; smaller fractions are dropped. `None` for anything else, and for moments that no calendar has. A leap
+/// second is the last moment before it.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     i64::try_from(time.unix_timestamp_nanos().div_euclid(NANOS_PER_MS)).ok()
 }
 
-/// The beginning of the calendar month of UTC that `ms` is in, and of the next one.
+/// Returns the beginning of the UTC calendar month that contains `ms`, and of the next one.
 pub fn month(ms: i64) -> (i64, i64) {
     let first = utc(ms).date().replace_day(1).unwrap_or(Date::MIN);
     let next = first.saturating_add(time::Duration::days(i64::from(first.month().length(first.year()))));
@@ -55,7 +55,7 @@ fn utc(ms: i64) -> UtcDateTime {
         .clamp(FIRST, LAST)
 }
 
-/// A span of time as people write it: `90s`, `10m`, `1h30m`, `2d`.
+/// Parses a duration such as `90s`, `10m`, `1h30m`, `2d`.
 pub fn parse_duration_ms(text: &str) -> Option<i64> {
     let (mut total, mut rest) = (0_i64, text);
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! Bearer tokens kept in private files: the token between services, and the API key of the gateway.
+//! Bearer tokens in private files: the token between services, and the API key of the gateway.
 
 use crate::fs;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -9,13 +9,13 @@ use ring::{
 };
 use std::{fmt, path::Path, sync::Arc};
 
-/// The shortest token that an operator may put into a file.
+/// The fewest characters of a token in an operator's file.
 const MIN_LEN: usize = 32;
 
-/// What every API key begins with, so that scanners for leaked keys can know it.
+/// The prefix of every API key, for secret scanners.
 pub(crate) const API_KEY_PREFIX: &str = "hw_";
 
-/// `N` bytes that nobody can guess.
+/// Returns `N` cryptographically random bytes.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     SystemRandom::new()
@@ -24,7 +24,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// A token and a tag of it, so that comparing does not tell by its time how much of a guess was right.
+/// A token and a tag of it, for a comparison in constant time.
 pub(crate) struct Bearer {
     text: Secret,
     key: hmac::Key,
@@ -68,22 +68,22 @@ macro_rules! bearer {
         pub struct $name(Arc<Bearer>);
 
         impl $name {
-            /// A new one that is kept nowhere.
+            /// Generates one without storing it.
             pub fn generate() -> Result<Self> {
                 Ok(Self(Arc::new(Bearer::new(Bearer::generate($prefix)?)?)))
             }
 
-            /// The one in the file `path`, which is made (0600) at the first start.
+            /// Loads the one in the file `path`, which is created (0600) at the first start.
             pub fn load_or_create(path: &Path) -> Result<Self> {
                 Ok(Self(Arc::new(Bearer::load_or_create(path, $prefix)?)))
             }
 
-            /// Whether `presented` is it, in a time that does not depend on what was presented but for its length.
+            /// Whether `presented` is it, in a time that depends only on the length of `presented`.
             pub fn verify(&self, presented: &str) -> bool {
                 self.0.verify(presented)
             }
 
-            /// The text itself.
+            /// Returns the text.
             pub fn secret(&self) -> &Secret {
                 &self.0.text
             }
@@ -98,12 +98,12 @@ macro_rules! bearer {
 }
 
 bearer!(
-    /// What services show each other on every internal call.
+    /// The token that services send with every internal call.
     ServiceToken,
     ""
 );
 bearer!(
-    /// What users show the gateway; it begins with `hw_`, so that scanners for leaked keys can know it.
+    /// The key that users send to the gateway; it begins with `hw_`, for secret scanners.
     ApiKey,
     API_KEY_PREFIX
 );

@@ -1,4 +1,5 @@
-//! From hosts to addresses that may be dialled. What is checked here is what is dialled: nobody asks a second time.
+//! Resolves hosts to addresses that may be dialled. The checked address is the one that is dialled; there is no second
+//! lookup.
 
 use super::{AddressScope, scope};
 use reqwest::{
@@ -10,17 +11,17 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-/// Addresses of one name that are checked.
+/// The most addresses of one name that are checked.
 const MAX_CHECKED: usize = 64;
-/// Addresses of one name that are tried.
+/// The most addresses of one name that are tried.
 const MAX_TRIED: usize = 8;
 
-/// Why a host has no address that may be dialled.
+/// The reason why a host has no address that may be dialled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoAddress {
-    /// The name has none, or nobody knows.
+    /// The name has no address, or the lookup failed.
     Unknown(String),
-    /// The nearest to the public network reaches so far, and may not be dialled.
+    /// Every address is forbidden; this is the most public scope among them.
     Forbidden(AddressScope),
 }
 
@@ -36,8 +37,8 @@ impl fmt::Display for NoAddress {
 
 impl std::error::Error for NoAddress {}
 
-/// The addresses of a host that may be dialled, in order; at least one. The host is a name, or an address in brackets or
-/// without; `most` is how far from public they may be.
+/// Returns the addresses of a host that may be dialled, in order; at least one. The host is a name, or an address with
+/// or without brackets; `most` is the least public scope allowed.
 pub async fn addresses(host: &str, port: u16, most: AddressScope) -> Result<Vec<SocketAddr>, NoAddress> {
     let found: Vec<SocketAddr> = match literal(host) {
         Some(ip) => vec![(ip, port).into()],
@@ -57,8 +58,8 @@ pub async fn addresses(host: &str, port: u16, most: AddressScope) -> Result<Vec<
     }
 }
 
-/// Checks a URL that an HTTP client is about to follow: an address in the place of a name is dialled without [`Lookup`].
-/// Redirects need it again.
+/// Checks a URL before an HTTP client follows it: a literal address is dialled without [`Lookup`]. Redirects need the
+/// check again.
 pub fn check_url(url: &Url, most: AddressScope) -> Result<(), NoAddress> {
     match url.host_str().and_then(literal).map(scope) {
         Some(reach) if reach > most => Err(NoAddress::Forbidden(reach)),
@@ -70,7 +71,7 @@ fn literal(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// [`addresses`] for an HTTP client, as its `dns_resolver`. It is asked for names only: see [`check_url`].
+/// [`addresses`] as the `dns_resolver` of an HTTP client. It resolves names only: see [`check_url`].
 #[derive(Debug, Clone, Copy)]
 pub struct Lookup(pub AddressScope);
 
@@ -94,7 +95,7 @@ mod tests {
             ("[::1]", AddressScope::Private, Ok("[::1]:80")),
             ("127.0.0.1", AddressScope::Public, Err(AddressScope::Private)),
             ("localhost", AddressScope::Public, Err(AddressScope::Private)),
-            // The system's resolver reads these as addresses.
+            // The system's resolver parses these as addresses.
             ("2130706433", AddressScope::Public, Err(AddressScope::Private)),
             ("0xa9fea9fe", AddressScope::Private, Err(AddressScope::Forbidden)),
             ("169.254.169.254", AddressScope::Private, Err(AddressScope::Forbidden)),

@@ -1,5 +1,5 @@
-//! What every call goes through before it reaches a service, the same over TCP and in process: token, limits,
-//! deadline, span, log line, and the answer to a panic.
+//! The middleware of every call before it reaches a service, over TCP and in process: token, limits, deadline, span,
+//! log line, and the response to a panic.
 
 use super::{DEFAULT_DEADLINE, MAX_DEADLINE, parse_timeout, status};
 use crate::{connections::Connection, telemetry, token::ServiceToken};
@@ -21,15 +21,15 @@ use tonic::{body::Body, service::Routes};
 use tower::Service;
 use tracing::{Instrument, Span, field::Empty};
 
-/// Calls that one server works on at a time; more are told to come back.
+/// The most concurrent calls of one server; further calls are refused and may be retried.
 const MAX_CALLS: usize = 1024;
 
-/// Who a connection with a service token is known as.
+/// The holder of connections with a service token.
 const SERVICES: &str = "services";
-/// The only service that answers without a token: whoever can reach the port may know whether it is well.
+/// The only service that answers without a token: health is public to clients that can reach the port.
 const OPEN_SERVICE: &str = "grpc.health.v1.Health";
 
-/// The routes of a server behind its guards.
+/// The routes of a server behind its guard.
 #[derive(Clone, Debug)]
 pub(super) struct GuardedRoutes {
     pub(super) routes: Routes,
@@ -39,7 +39,7 @@ pub(super) struct GuardedRoutes {
 #[derive(Debug)]
 pub(super) struct Guard {
     token: ServiceToken,
-    /// Services, by their full names, that answer another token instead.
+    /// Services, by their full names, that require another token instead.
     restricted: HashMap<&'static str, ServiceToken>,
     calls: Semaphore,
     deadline: Duration,
@@ -62,7 +62,7 @@ impl Guard {
         guard
     }
 
-    /// The same with nothing in flight.
+    /// Returns a copy with no calls in flight.
     fn again(&self) -> Self {
         let Self { token, restricted, deadline, max_deadline, .. } = self;
         let (token, restricted) = (token.clone(), restricted.clone());
@@ -187,12 +187,12 @@ fn span(request: &Request<Body>) -> Span {
     span
 }
 
-/// Service and method of `/package.Service/Method`.
+/// Splits `/package.Service/Method` into service and method.
 fn names(path: &str) -> (&str, &str) {
     path.strip_prefix('/').and_then(|rest| rest.split_once('/')).unwrap_or((path, ""))
 }
 
-/// The status that is known when an answer begins: that of every call that is not a stream.
+/// Returns the status that is known when a response begins: that of every call that is not a stream.
 fn grpc_status(response: &Response<Body>) -> &str {
     response.headers().get("grpc-status").and_then(|value| value.to_str().ok()).unwrap_or("0")
 }

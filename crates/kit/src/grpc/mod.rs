@@ -1,8 +1,8 @@
-//! Both ends of gRPC: [`Server`] with token, deadline, trace context, health and reflection; [`Transport`], which is
-//! a connection over TCP or a call in process; [`status`] between the model's errors and gRPC's.
+//! Both ends of gRPC: [`Server`] with token, deadline, trace context, health and reflection; [`Transport`], which is a
+//! connection over TCP or a call in process; [`status`] between the model's errors and gRPC's.
 //!
-//! In process, a generated client calls the generated server through the very same [`Server`] layers, only without
-//! HTTP/2 between them.
+//! In process, a generated client calls the generated server through the same [`Server`] layers, only without HTTP/2
+//! between them.
 
 mod middleware;
 mod server;
@@ -16,18 +16,18 @@ pub use transport::Transport;
 use http::HeaderMap;
 use std::time::Duration;
 
-/// The largest message: generated servers and clients are told to accept it (`max_decoding_message_size`).
+/// The largest message in bytes, for `max_decoding_message_size` of generated servers and clients.
 pub const MAX_MESSAGE: usize = 48 << 20;
 
-/// The deadline of a call whose caller named none.
+/// The deadline of a call that sets none.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The longest deadline that a caller may name: that of a whole deployment.
+/// The longest deadline that a caller may set: that of a whole deployment.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
-/// The time limit in the `grpc-timeout` header: at most eight digits and a unit.
+/// Parses the `grpc-timeout` header: at most eight digits and a unit.
 fn parse_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -46,7 +46,7 @@ fn parse_timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// The same as a header's text, in milliseconds where they fit into eight digits.
+/// Formats the header, in milliseconds where they fit into eight digits.
 fn format_timeout(limit: Duration) -> String {
     match limit.as_millis() {
         millis @ 0..=99_999_999 => format!("{millis}m"),

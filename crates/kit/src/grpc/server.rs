@@ -1,4 +1,4 @@
-//! The server of a process: its services, health and reflection behind one guard, over TCP and in process.
+//! The gRPC server of a process: its services, health and reflection behind one guard, over TCP and in process.
 
 use super::{
     Transport,
@@ -21,9 +21,9 @@ use tonic_health::{
 };
 use tower::Service;
 
-/// How long streams and slow calls may go on after a shutdown began.
+/// The longest time that streams and slow calls may go on after shutdown begins.
 const DRAIN: Duration = Duration::from_secs(30);
-/// Calls that one connection may have in flight.
+/// The most calls in flight on one connection.
 const MAX_STREAMS: u32 = 256;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,14 +37,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server whose callers must show `token`, with the standard health service, which is open to everybody.
+    /// Creates a server that requires `token`, with the standard health service, which needs no token.
     pub fn new(token: ServiceToken) -> Self {
         let health = HealthReporter::new();
         let service = HealthServer::new(HealthService::from_health_reporter(health.clone()));
         Self { routes: Routes::new(service), guard: Arc::new(Guard::new(token)), health }
     }
 
-    /// Adds a generated server. Its health is serving until [`Server::health`] says otherwise.
+    /// Adds a generated server. It is reported as serving until [`Server::health`] changes that.
     #[must_use]
     #[allow(clippy::should_implement_trait, reason = "nobody takes `server.add(service)` for arithmetic")]
     pub fn add<S>(self, service: S) -> Self
@@ -57,12 +57,12 @@ impl Server {
             + 'static,
         S::Future: Send + 'static,
     {
-        // Nobody else holds the lock inside yet, so this never waits.
+        // Nothing else holds the lock inside yet, so this never waits.
         self.health.set_service_status(S::NAME, ServingStatus::Serving).now_or_never();
         Self { routes: self.routes.add_service(service), ..self }
     }
 
-    /// Adds a generated server that answers callers with `token`, and not those with the token of all the others.
+    /// Adds a generated server that requires `token` instead of the token of all the others.
     #[must_use]
     pub fn add_restricted<S>(self, token: ServiceToken, service: S) -> Self
     where
@@ -87,19 +87,20 @@ impl Server {
         Ok(Self { routes: self.routes.add_service(service), ..self })
     }
 
-    /// The deadline of calls that name none, and the longest one that a call may name. The answer of a stream must
-    /// have begun by then; how long it goes on is the service's to bound.
+    /// Sets the deadline of calls that set none, and the longest one that a call may set. The response of a stream must
+    /// begin by then; the service itself bounds its duration.
     #[must_use]
     pub fn deadlines(self, default: Duration, maximum: Duration) -> Self {
         Self { guard: Arc::new(self.guard.with_deadlines(default, maximum)), ..self }
     }
 
-    /// What the health service reports, by the full name of a service; the empty name is the whole process.
+    /// Returns the reporter of the health service. Keys are full names of services; the empty name is the whole
+    /// process.
     pub fn health(&self) -> HealthReporter {
         self.health.clone()
     }
 
-    /// Serves until `shutdown`: then takes no more connections, reports not serving, and lets calls in flight finish.
+    /// Serves until `shutdown`: then accepts no more connections, reports not serving, and lets calls in flight finish.
     pub async fn serve(self, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<()> {
         let health = self.health.clone();
         let connections = Connections::new(Limits::default());
@@ -128,13 +129,13 @@ impl Server {
         }
     }
 
-    /// The same services for clients in this process.
+    /// Returns a transport to the same services for clients in this process.
     pub fn into_local(self) -> Transport {
         let token = self.guard.token().clone();
         self.into_local_with(&token)
     }
 
-    /// The same for a client that shows a token of its own.
+    /// The same for a client with a token of its own.
     pub fn into_local_with(self, token: &ServiceToken) -> Transport {
         Transport::local(self.guarded_routes(), token)
     }

@@ -1,5 +1,5 @@
-//! The model's errors as gRPC statuses and back. Code text, field and details travel in the status details; the
-//! source chain stays here and is logged once, where the status is made.
+//! Converts the model's errors to gRPC statuses and back. Code text, field and details travel in the status details;
+//! the source chain stays here and is logged once, where the status is made.
 
 use bytes::Bytes;
 use hoistway_model::{Code, Error};
@@ -11,7 +11,7 @@ use tonic::Status;
 // percent-encoded. Together with names and the rest they stay below that.
 const MAX_DETAIL: usize = 4 << 10;
 const MAX_MESSAGE: usize = 2 << 10;
-/// A path of a field; longer ones are an attack on the limit above.
+/// The longest path of a field in bytes; longer ones are an attack on the limit above.
 const MAX_FIELD: usize = 512;
 
 /// `hoistway.common.v1.ErrorDetail`, the content of `grpc-status-details-bin`.
@@ -23,18 +23,18 @@ pub struct ErrorDetail {
     /// The path of the offending request field, or empty.
     #[prost(string, tag = "2")]
     pub field: String,
-    /// Lines that prove the message. The last ones are kept where there are too many.
+    /// Lines that support the message. If there are too many, the last ones are kept.
     #[prost(string, repeated, tag = "3")]
     pub details: Vec<String>,
 }
 
-/// For `map_err` at the server's edge: the status that carries `error`. Logs its source chain.
+/// For `map_err` at the server boundary: returns the status that carries `error`. Logs its source chain.
 pub fn to_status(error: Error) -> Status {
     log(&error);
     make(&error)
 }
 
-/// The error that a status carries. For a status without detail, such as a lost connection, the nearest code.
+/// Returns the error that a status carries. For a status without detail, such as a lost connection, the nearest code.
 pub fn from_status(status: Status) -> Error {
     if let Ok(detail) = ErrorDetail::decode(status.details())
         && let Some(code) = Code::parse(&detail.code)
@@ -43,23 +43,23 @@ pub fn from_status(status: Status) -> Error {
         error.field = (!detail.field.is_empty()).then_some(detail.field);
         return if status.source().is_some() { error.with_source(status) } else { error };
     }
-    // Only this side's own failures have a source: the connection broke, and what the peer did is unknown.
+    // Only local failures have a source: the connection broke, and the effect on the peer is unknown.
     if status.source().is_some() {
         return Error::new(Code::Unavailable, "the connection to a service was lost").with_source(status);
     }
-    // tonic's own timer on the server, should it be the faster one.
+    // tonic's own timer on the server, in case it fires first.
     if status.code() == tonic::Code::Cancelled && status.message() == "Timeout expired" {
         return Error::new(Code::DeadlineExceeded, "the time limit of the call passed");
     }
     let code = Code::from_grpc(status.code().into());
     match code {
-        // What a peer says about its own inside is not for users.
+        // Internal details of a peer are not for users.
         Code::Internal => Error::internal("calling a service", status),
         _ => Error::new(code, status.message()),
     }
 }
 
-/// The status alone, without logging.
+/// Makes the status without logging.
 pub(super) fn make(error: &Error) -> Status {
     let mut detail = ErrorDetail {
         code: error.code.as_str().to_owned(),
@@ -68,7 +68,7 @@ pub(super) fn make(error: &Error) -> Status {
     };
     let mut room = MAX_DETAIL - detail.encoded_len();
     for line in error.details.iter().rev() {
-        // Tag and length come with each line.
+        // Each line costs a tag and a length.
         let Some(left) = room.checked_sub(line.len() + 4) else {
             if detail.details.is_empty() {
                 detail.details.push(tail(line, room - 4));
@@ -98,7 +98,7 @@ fn log(error: &Error) {
     }
 }
 
-/// As much of the beginning of `text` as costs at most `limit`, with an ellipsis where something is missing.
+/// Returns the longest beginning of `text` that costs at most `limit`, with an ellipsis if it is cut.
 fn cut(text: &str, limit: usize, cost: impl Fn(u8) -> usize) -> String {
     const ELLIPSIS: &str = "…";
     if text.bytes().map(&cost).sum::<usize>() <= limit {
@@ -117,7 +117,7 @@ fn cut(text: &str, limit: usize, cost: impl Fn(u8) -> usize) -> String {
     out + ELLIPSIS
 }
 
-/// The last bytes of a line that is too long on its own.
+/// Returns the last bytes of a line that is too long on its own.
 fn tail(line: &str, limit: usize) -> String {
     let mut start = line.len().saturating_sub(limit);
     while !line.is_char_boundary(start) {

@@ -17,7 +17,7 @@ use tonic::{Request, body::Body, server::NamedService};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower::{Service, ServiceExt};
 
-/// A service in the shape of generated ones whose methods are what the tests need.
+/// A service in the shape of generated ones, with methods for the tests.
 #[derive(Clone, Default)]
 struct Probe {
     seen: Arc<Mutex<Seen>>,
@@ -94,7 +94,7 @@ async fn call_service(
     headers: &[(&'static str, &str)],
 ) -> Result<(), Error> {
     let mut request = http::Request::post(format!("/{service}/{method}")).body(Body::empty()).unwrap();
-    // A channel wants an authority; generated clients leave it to the channel as well.
+    // A channel requires an authority; generated clients leave it to the channel as well.
     *request.version_mut() = http::Version::HTTP_2;
     request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
     request.headers_mut().insert("te", "trailers".parse().unwrap());

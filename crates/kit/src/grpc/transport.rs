@@ -1,4 +1,4 @@
-//! The way to a server: a connection over TCP, or a call in process. Generated clients take it as their channel.
+//! The transport to a server: a connection over TCP, or a call in process. Generated clients use it as their channel.
 
 use super::{DEFAULT_DEADLINE, GRPC_TIMEOUT, format_timeout, middleware::GuardedRoutes, status};
 use crate::{telemetry, token::ServiceToken};
@@ -22,8 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A way to one server that adds token, trace context, request id and deadline to every call. Cheap to clone; use it
-/// as `XClient::new(transport.clone())`.
+/// A transport to one server that adds token, trace context, request id and deadline to every call. Cheap to clone; use
+/// it as `XClient::new(transport.clone())`.
 #[derive(Clone, Debug)]
 pub struct Transport {
     way: Way,
@@ -39,8 +39,8 @@ enum Way {
 }
 
 impl Transport {
-    /// A connection to the service `server` (the name is for messages) at `uri`, such as `http://127.0.0.1:20017`. It
-    /// is made by the first call, and again when it was lost. Inside the runtime only.
+    /// Connects to the service `server` (the name is for messages) at `uri`, such as `http://127.0.0.1:20017`. The
+    /// first call opens the connection, and a later one reopens a lost one. Inside the runtime only.
     pub fn connect(server: &str, uri: &str, token: &ServiceToken) -> Result<Self> {
         let wrong = |e| Error::new(Code::InvalidArgument, format!("\"{uri}\" is not an address")).with_source(e);
         let endpoint = Endpoint::from_shared(uri.to_owned())
@@ -57,14 +57,14 @@ impl Transport {
     }
 
     fn new(way: Way, server: &str, token: &ServiceToken) -> Self {
-        // A token is visible ASCII, so this cannot fail; an empty header would be refused by the server anyway.
+        // A token is visible ASCII, so this cannot fail; the server would refuse an empty header anyway.
         let mut authorization = HeaderValue::try_from(format!("Bearer {}", token.secret().expose()))
             .unwrap_or_else(|_| HeaderValue::from_static(""));
         authorization.set_sensitive(true);
         Self { way, server: server.into(), authorization, deadline: DEFAULT_DEADLINE }
     }
 
-    /// The same way with another deadline for calls that name none (`Request::set_timeout` names one).
+    /// Sets another deadline for calls that set none (`Request::set_timeout` sets one).
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
@@ -120,7 +120,7 @@ impl Service<Request<Body>> for Transport {
     }
 }
 
-/// The status of a call that was not answered: whether the server did something is unknown.
+/// Returns the status of a call without a response: whether the server did something is unknown.
 fn failure(server: &str, error: tonic::transport::Error) -> Status {
     let timed_out = chain(&error).any(|cause| cause.is::<TimeoutExpired>());
     let public = if timed_out {

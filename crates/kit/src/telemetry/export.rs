@@ -1,4 +1,5 @@
-//! Export of spans by OTLP, as OpenTelemetry's own environment variables say: `OTEL_EXPORTER_OTLP_ENDPOINT` turns it on.
+//! Export of spans by OTLP, configured by OpenTelemetry's own environment variables: `OTEL_EXPORTER_OTLP_ENDPOINT`
+//! turns it on.
 
 use super::outage::{Cause, Reporting, Watched};
 use hoistway_model::{Code, Error, Result};
@@ -13,12 +14,12 @@ const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 const PROTOCOL: &str = "http/protobuf";
-/// How long one batch may take, the connection included.
+/// The time limit of one batch, the connection included.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How long the last spans may take at the end of the program.
+/// The time limit of the last spans at the end of the program.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
-/// Keeps the export of spans going. When it is dropped, the last spans are sent.
+/// The handle of the span export. Dropping it sends the last spans.
 #[derive(Debug)]
 #[must_use = "the last spans are lost without it"]
 pub struct Telemetry {
@@ -33,7 +34,7 @@ impl Drop for Telemetry {
     }
 }
 
-/// The source of spans, which are exported where the environment says so.
+/// Returns the provider of spans, which are exported if the environment configures it.
 pub(super) fn start(service_name: &str) -> Result<(SdkTracerProvider, Telemetry)> {
     let mut builder = SdkTracerProvider::builder();
     let exporter = exporter()?;
@@ -48,7 +49,7 @@ pub(super) fn start(service_name: &str) -> Result<(SdkTracerProvider, Telemetry)
     }
     let provider = builder.build();
     if exports {
-        // Without it, spans that services make by themselves cost nothing.
+        // Otherwise, spans of the services cost nothing.
         global::set_tracer_provider(provider.clone());
     }
     Ok((provider.clone(), Telemetry { provider }))
@@ -85,7 +86,7 @@ fn wrong(variable: &str, why: &str) -> Error {
     Error::new(Code::InvalidArgument, format!("{variable}: {why}"))
 }
 
-/// Batches are sent by a thread of their own, with a client that blocks it. It cannot be made on the async runtime.
+/// Batches are sent by a thread of their own, with a blocking client. It cannot be created on the async runtime.
 fn client() -> Result<reqwest::blocking::Client> {
     let building = thread::spawn(|| {
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -1,6 +1,5 @@
-//! The log format for people: time, level, message and fields. Of the spans around a line it shows only what ties the
-//! line to its request, deployment and agent; the rest of them is for traces and for JSON logs. An event is one line,
-//! whatever is in it.
+//! The log format for people: time, level, message and fields. Of the enclosing spans a line shows only the fields that
+//! identify its request, deployment and agent; the rest is for traces and for JSON logs. An event is always one line.
 
 use std::fmt::{self, Debug};
 use tracing::{
@@ -17,15 +16,15 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Whether a character changes how others are shown: it controls a terminal, ends a line, or turns the direction of text
-/// around (Unicode's bidirectional controls and its line and paragraph separators).
+/// Whether a character changes the display of others: it controls a terminal, ends a line, or changes the direction of
+/// text (Unicode's bidirectional controls and its line and paragraph separators).
 pub fn controls_display(c: char) -> bool {
     let direction =
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || direction || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// The fields of spans that a line shows, unless it has them itself. Their values contain no space.
+/// The fields of spans that a line shows, unless the event has them itself. Their values contain no space.
 const SHOWN: [&str; 3] = ["request_id", "deployment", "agent"];
 
 /// Formats a line.
@@ -49,7 +48,7 @@ where
             writer.write_str("<unknown time>")?;
         }
         write!(writer, "{reset} {colour}{:>5}{reset} ", meta.level())?;
-        // An operator reads lines at info; whoever looks for a fault needs to know where the others come from.
+        // Lines at info are for operators; the target of other lines helps in debugging.
         if *meta.level() != Level::INFO {
             write!(writer, "{dimmed}{}:{reset} ", meta.target())?;
         }
@@ -57,7 +56,7 @@ where
         event.record(&mut fields);
         fields.0.finish()?;
         for name in SHOWN.into_iter().filter(|name| meta.fields().field(name).is_none()) {
-            // The innermost span that has it counts.
+            // The innermost span with the field wins.
             let value = ctx.event_scope().into_iter().flatten().find_map(|span| {
                 let extensions = span.extensions();
                 let fields = &extensions.get::<FormattedFields<N>>()?.fields;
@@ -81,7 +80,7 @@ const fn colour(level: Level) -> &'static str {
     }
 }
 
-/// Writes fields with control characters escaped: what somebody sent forges no line and controls no terminal.
+/// Writes fields with control characters escaped: untrusted text cannot forge a line or control a terminal.
 struct OneLine<'a>(DefaultVisitor<'a>);
 
 impl Visit for OneLine<'_> {
@@ -108,7 +107,7 @@ impl Visit for OneLine<'_> {
     }
 }
 
-/// Keeps the fields of a span that lines show.
+/// Stores the fields of a span that lines show.
 #[derive(Debug)]
 pub struct SpanFields;
 

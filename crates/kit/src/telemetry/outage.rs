@@ -1,4 +1,5 @@
-//! A collector that takes no spans: one line when that begins and one when it is over, in the place of two for each batch.
+//! Reports outages of the collector of spans: one line at the beginning and one at the end, instead of two for each
+//! batch.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,16 +17,16 @@ use std::{
 };
 use tracing::Metadata;
 
-/// The exporter's own lines about batches that failed, which this module takes the place of.
+/// The exporter's own lines about failed batches, which this module replaces.
 const TARGET: &str = "opentelemetry-otlp";
 const FAILED: &str = "Export.Failed.";
 
-/// Whether a line is none of those that the exporter writes for each batch that failed.
+/// Whether a line is not one of the exporter's lines about failed batches.
 pub(super) fn is_no_failed_batch(line: &Metadata<'_>) -> bool {
     line.target() != TARGET || !line.name().starts_with(FAILED)
 }
 
-/// Why the last batch was not taken: where it went, and what came of that.
+/// The reason why the last batch failed: its address and the error.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cause(Arc<Mutex<Option<String>>>);
 
@@ -35,7 +36,7 @@ impl Cause {
     }
 }
 
-/// An HTTP client that remembers why a request failed, which the exporter's errors do not say.
+/// An HTTP client that records why a request failed, which the exporter's errors omit.
 #[derive(Debug)]
 pub(super) struct Watched<C> {
     client: C,
@@ -62,14 +63,14 @@ impl<C: HttpClient> HttpClient for Watched<C> {
     }
 }
 
-/// Without a password, which the authority may have.
+/// Formats the address without a password, which the authority may have.
 fn address(uri: &Uri) -> String {
     let host = uri.host().unwrap_or_default();
     let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{host}{port}{}", uri.scheme_str().unwrap_or_default(), uri.path())
 }
 
-/// What an error comes from: those around it repeat the address.
+/// Returns the innermost source of an error: the outer ones repeat the address.
 fn root<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     while let Some(source) = error.source() {
         error = source;
@@ -77,16 +78,16 @@ fn root<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     error
 }
 
-/// An exporter that tells when it begins to fail and when it works again.
+/// An exporter that reports when it begins to fail and when it works again.
 #[derive(Debug)]
 pub(super) struct Reporting<E> {
     exporter: E,
     cause: Cause,
-    /// How many spans were dropped since it fails; none: it works.
+    /// The number of spans dropped since it began to fail; `None` while it works.
     dropped: Mutex<Option<usize>>,
 }
 
-/// What is told.
+/// A reported change.
 #[derive(Debug, PartialEq, Eq)]
 enum News {
     Fails,
@@ -123,7 +124,7 @@ impl<E: SpanExporter> SpanExporter for Reporting<E> {
             }
             _ => {}
         }
-        // Whoever calls this would only log it, each time.
+        // The caller would only log the error, each time.
         Ok(())
     }
 

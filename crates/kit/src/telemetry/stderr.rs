@@ -1,4 +1,4 @@
-//! Log lines on standard error, and their delay while something else is shown on the same terminal.
+//! Log lines on standard error, which can be delayed during other output on the same terminal.
 
 use std::{
     io::{self, Write},
@@ -7,23 +7,23 @@ use std::{
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes of lines that are held back.
+/// The most bytes of delayed lines.
 const MAX_HELD: usize = 64 * 1024;
 
-/// The lines that are held back, while they are.
+/// The delayed lines; `None` while there is no delay.
 static HELD: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
 fn held() -> MutexGuard<'static, Option<Vec<u8>>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Holds back log lines below warnings until it is dropped; none is lost. A warning, or more lines than there is room
-/// for, brings out what was held back until then.
+/// Delays log lines below warnings until it is dropped; none is lost. A warning, or a full buffer, flushes the delayed
+/// lines.
 #[derive(Debug)]
 #[must_use = "lines are held back as long as it lives"]
 pub struct HeldLines(());
 
-/// Begins to hold back log lines.
+/// Begins to delay log lines.
 pub fn hold_lines() -> HeldLines {
     held().get_or_insert_default();
     HeldLines(())
@@ -32,7 +32,7 @@ pub fn hold_lines() -> HeldLines {
 impl Drop for HeldLines {
     fn drop(&mut self) {
         let lines = held().take().unwrap_or_default();
-        // A closed standard error is nobody's failure.
+        // A closed standard error is not a failure.
         let _ = io::stderr().write_all(&lines);
     }
 }

@@ -1,5 +1,5 @@
-//! How the lines of requests' heads end. hyper takes a lone LF for the end of a line (RFC 9112, 2.2, allows it), and what
-//! stands before a server may not: to the two, one connection would hold different requests. So it is looked for.
+//! Detects a lone LF at the end of a line in request heads. hyper accepts it (RFC 9112, 2.2, allows it), and a proxy in
+//! front may not: the two would see different requests on one connection (request smuggling).
 
 use crate::connections::Bounded;
 use std::{
@@ -13,10 +13,10 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much of a line is looked at: the headers that say how long a body is are short.
+/// The bytes of a line that are examined: the headers with the length of a body are short.
 const LOOKED_AT: usize = 128;
 
-/// A connection whose heads are looked at as they come.
+/// A connection whose heads are examined as they arrive.
 #[derive(Debug)]
 pub(super) struct Watched {
     stream: Bounded,
@@ -29,7 +29,7 @@ impl Watched {
         Self { stream, requests: Requests::default(), lone: Arc::default() }
     }
 
-    /// Becomes true when a line of a head ended in a lone LF.
+    /// Returns the flag that becomes true when a line of a head ends in a lone LF.
     pub(super) fn lone_line_feed(&self) -> Arc<AtomicBool> {
         self.lone.clone()
     }
@@ -73,15 +73,15 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Where the heads are among the bytes of a connection. It judges nothing but the ends of lines: what it cannot read, the
-/// server refuses, and nothing after it is a request.
+/// A parser that finds the heads among the bytes of a connection. It checks nothing but line ends: the server refuses
+/// input that it cannot parse, and no request follows that.
 #[derive(Debug, Default)]
 struct Requests {
     place: Place,
-    /// The beginning of the line that is being read, in lower case.
+    /// The beginning of the current line, in lower case.
     line: Vec<u8>,
     after_cr: bool,
-    /// What the head so far says of its body.
+    /// The body as the head so far declares it.
     body: Body,
     /// Whether a line of a head ended in a lone LF.
     lone: bool,
@@ -94,12 +94,12 @@ enum Place {
     Start,
     /// After it.
     Head,
-    /// So many bytes of a body or of a chunk are left.
+    /// The remaining bytes of a body or of a chunk.
     Bytes(u64),
     /// The line with a chunk's length, and the line end behind a chunk.
     ChunkLength,
     ChunkEnd,
-    /// What follows the last chunk.
+    /// The trailers after the last chunk.
     Trailers,
     Unknown,
 }
@@ -198,7 +198,7 @@ fn number(text: &[u8], base: u32) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Whether a lone LF is found, however the bytes come.
+    /// Whether a lone LF is found, however the bytes are split.
     fn is_lone(text: &str) -> bool {
         let found: Vec<bool> = [1, 2, 3, 7, text.len()]
             .into_iter()

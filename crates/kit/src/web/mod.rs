@@ -1,4 +1,4 @@
-//! Serving an HTTP edge: the one place that knows how listeners, hyper, axum and a shutdown go together.
+//! Serves HTTP: the one place that combines listeners, hyper, axum and shutdown.
 
 mod line_ends;
 
@@ -23,13 +23,13 @@ use tower::ServiceExt;
 
 /// The `User-Agent` of every HTTP client of Hoistway.
 pub const USER_AGENT: &str = concat!("hoistway/", env!("CARGO_PKG_VERSION"));
-/// How long requests in flight may go on after a shutdown began.
+/// The longest time that requests in flight may go on after shutdown begins.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How long a connection may be silent before a request and in the middle of its head.
+/// The longest idle time of a connection before a request and in the middle of its head.
 const HEAD: Duration = Duration::from_secs(60);
-/// Header fields of one request.
+/// The most header fields of one request.
 const FIELDS: usize = 128;
-/// What is read ahead and what waits to be written, for each connection, in bytes; a request's head has to fit.
+/// The bytes of the read and of the write buffer of each connection; a request's head has to fit.
 const BUFFER: usize = 64 << 10;
 
 /// Serves `app` until `shutdown` is cancelled, then lets requests in flight end, for [`DRAIN`] at most. Handlers find
@@ -52,8 +52,8 @@ pub async fn serve(listeners: Listeners, app: Router, limits: Limits, shutdown: 
     Ok(())
 }
 
-/// Whether a request says once for whom it is, as HTTP/1.1 wants it (RFC 9112, 3.2): with two answers to that, what
-/// stands before a server may have read another one than the server does.
+/// Whether a request has exactly one Host, as HTTP/1.1 requires (RFC 9112, 3.2): of two, a proxy in front may have used
+/// another one than the server does.
 fn names_one_host(version: Version, headers: &HeaderMap) -> bool {
     match headers.get_all(header::HOST).iter().count() {
         0 => version < Version::HTTP_11,

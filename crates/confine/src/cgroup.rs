@@ -1,5 +1,5 @@
-//! Control groups: memory, processes and processor time of a whole agent, where this program may make groups. Version 2
-//! where it has the controllers, else version 1.
+//! Control groups that limit memory, processes and processor time of a whole agent, where this program may create
+//! groups. Version 2 where it has the controllers, else version 1.
 
 use super::cgroup_lock::{self, Claim, make};
 use crate::kill::kill_all;
@@ -10,22 +10,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a group is looked at again for processes that were born while others were killed.
+/// The most rounds of killing a group's processes, since new ones may be forked meanwhile.
 const ROUNDS: usize = 16;
-/// The time of a processor in which its share is counted, in microseconds.
+/// The CPU period of the quota, in microseconds.
 const PERIOD: u64 = 100_000;
-/// How often, and how long apart, a group that the kernel has not let go of yet is removed again.
+/// The number of attempts to remove a group that the kernel still holds, and the pause between them.
 const REMOVALS: usize = 20;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
-/// Where this program is itself, in a group that was delegated to it.
+/// The group of this program itself, inside a group that was delegated to it.
 const SUPERVISOR: &str = "supervisor";
 
 /// The groups of one installation.
 #[derive(Debug)]
 pub struct Cgroups {
     version: Version,
-    /// Tells others that we live. There is one as soon as groups are made.
+    /// Marks the groups as in use. Set as soon as groups are created.
     claim: Option<Arc<Claim>>,
     /// The directory that has one group for each agent: one, or with version 1 one for each controller.
     parents: Vec<(Controller, PathBuf)>,
@@ -37,7 +37,7 @@ enum Version {
     Two,
 }
 
-/// What is limited.
+/// A resource controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Controller {
     /// Memory.
@@ -55,12 +55,12 @@ const CONTROLLERS: [(Controller, &str); 3] =
 #[derive(Debug, Clone)]
 pub struct Group {
     dirs: Vec<PathBuf>,
-    /// As long as there is a group, its place is taken.
+    /// Keeps the parent directories in use as long as the group exists.
     _claim: Option<Arc<Claim>>,
 }
 
 impl Cgroups {
-    /// The groups that this program may make, found out by making one with these limits.
+    /// Finds the groups that this program may create, by creating one with these limits.
     pub fn find(dir: &Path, limits: &Limits) -> Option<Self> {
         let tag = cgroup_lock::name(dir);
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -74,12 +74,12 @@ impl Cgroups {
         })
     }
 
-    /// Whether a controller is there.
+    /// Whether a controller is available.
     pub fn has(&self, wanted: Controller) -> bool {
         self.parents.iter().any(|(controller, _)| *controller == wanted)
     }
 
-    /// Makes a group with limits.
+    /// Creates a group with limits.
     pub fn create(&self, name: &str, limits: &Limits) -> Result<Group> {
         let mut group = Group { dirs: Vec::new(), _claim: self.claim.clone() };
         let made = self.parents.iter().try_for_each(|(controller, parent)| {
@@ -100,7 +100,7 @@ impl Cgroups {
         }
     }
 
-    /// The parent is there, and gives its children the controllers.
+    /// Creates the parent, and enables the controllers for its children.
     fn prepare(&self, parent: &Path) -> Result<()> {
         make(parent)?;
         if self.version == Version::Two {
@@ -124,12 +124,12 @@ impl Cgroups {
                     Version::Two => ("memory.max", "memory.swap.max", "0".to_owned()),
                 };
                 set(memory, bytes.to_string())?;
-                // Kernels that do not count swap have none of it to limit.
+                // Kernels without swap accounting have no swap to limit.
                 let _ = set(swap, none);
                 Ok(())
             }
             (Controller::Pids, _) => match limits.processes {
-                // An agent's launcher is in there too.
+                // The group contains the agent's launcher too.
                 Some(count) => set("pids.max", (count + 2).to_string()),
                 None => Ok(()),
             },
@@ -147,8 +147,8 @@ impl Cgroups {
         }
     }
 
-    /// Ends and removes every group of ours that is there, and removes those of installations that are gone. Returns how
-    /// many processes there were.
+    /// Kills and removes every existing group of ours, and removes those of abandoned installations. Returns the number
+    /// of killed processes.
     pub fn sweep(&self) -> usize {
         let mut killed = 0;
         for (_, parent) in &self.parents {
@@ -167,19 +167,20 @@ impl Cgroups {
 }
 
 impl Group {
-    /// The files through which a process joins.
+    /// Returns the files through which a process joins.
     pub fn procs(&self) -> Vec<PathBuf> {
         self.dirs.iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
-    /// How many of its processes the kernel has killed because its memory was used up.
+    /// Returns the number of its processes that the kernel has killed for lack of memory.
     pub fn out_of_memory_kills(&self) -> u64 {
         let events = ["memory.events", "memory.oom_control"];
         let read = |dir: &PathBuf| events.iter().find_map(|file| fs::read_to_string(dir.join(file)).ok());
         self.dirs.iter().filter_map(read).map(|events| oom_kills(&events)).max().unwrap_or_default()
     }
 
-    /// Kills every process in it, whatever it has done to its parents and its environment. Returns how many were found.
+    /// Kills every process in it, whatever its parents and its environment are now. Returns the number of killed
+    /// processes.
     pub fn kill(&self) -> usize {
         let mut killed = 0;
         for _ in 0..ROUNDS {
@@ -198,7 +199,7 @@ impl Group {
         for dir in &self.dirs {
             for _ in 0..REMOVALS {
                 match fs::remove_dir(dir) {
-                    // A process that has just ended is let go of a moment later.
+                    // The kernel releases a process shortly after it ends.
                     Err(error) if error.kind() == ErrorKind::ResourceBusy => std::thread::sleep(REMOVAL_PAUSE),
                     Err(error) if error.kind() != ErrorKind::NotFound => {
                         tracing::warn!(%error, dir = %dir.display(), "cannot remove a control group");
@@ -211,7 +212,7 @@ impl Group {
     }
 }
 
-/// The count in `memory.events` (version 2) or `memory.oom_control` (version 1).
+/// Parses the count in `memory.events` (version 2) or `memory.oom_control` (version 1).
 fn oom_kills(events: &str) -> u64 {
     let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
     count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
@@ -223,7 +224,7 @@ fn pids(procs: &Path) -> Vec<i32> {
     text.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect()
 }
 
-/// Version 2: below our own group if it is ours alone, as a service manager delegates it; else, as root, at the top.
+/// Version 2: below our own group if it contains only us, as a service manager delegates it; else, as root, at the top.
 fn second(mounts: &str, own: &str, tag: &str) -> Option<Cgroups> {
     let (root, mount) = mount_of(mounts, |kind, _| kind == "cgroup2")?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -232,13 +233,13 @@ fn second(mounts: &str, own: &str, tag: &str) -> Option<Cgroups> {
 }
 
 fn delegated(here: &Path, tag: &str) -> Option<Cgroups> {
-    // Another part of this program has made room already.
+    // Another part of this program has created the group already.
     let here = if here.ends_with(SUPERVISOR) { here.parent()? } else { here };
     let controllers = controllers(here)?;
     let me = i32::try_from(std::process::id()).ok()?;
     let inhabitants = pids(&here.join("cgroup.procs"));
     if inhabitants == [me] {
-        // A group that gives controllers to its children may have no processes of its own.
+        // A group that enables controllers for its children may have no processes of its own.
         let supervisor = here.join(SUPERVISOR);
         make(&supervisor).ok()?;
         fs::write(supervisor.join("cgroup.procs"), "0").ok()?;
@@ -255,7 +256,7 @@ fn top(mount: &Path, tag: &str) -> Option<Cgroups> {
     Some(second_at(mount.join(tag), controllers))
 }
 
-/// The controllers that a group has to give; `None` if there are none that we use.
+/// Returns the available controllers of a group; `None` if there are none that we use.
 fn controllers(group: &Path) -> Option<Vec<(Controller, &'static str)>> {
     let text = fs::read_to_string(group.join("cgroup.controllers")).ok()?;
     let there = CONTROLLERS.into_iter().filter(|(_, name)| text.split_whitespace().any(|word| word == *name));
@@ -291,7 +292,7 @@ fn first(mounts: &str, own: &str, tag: &str) -> Option<Cgroups> {
     (!parents.is_empty()).then_some(Cgroups { version: Version::One, claim: None, parents })
 }
 
-/// The root and the mount point of the first mount whose type and options are wanted.
+/// Returns the root and the mount point of the first mount whose type and options match.
 fn mount_of(mounts: &str, wanted: impl Fn(&str, &str) -> bool) -> Option<(PathBuf, PathBuf)> {
     mounts.lines().find_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;
@@ -303,7 +304,7 @@ fn mount_of(mounts: &str, wanted: impl Fn(&str, &str) -> bool) -> Option<(PathBu
     })
 }
 
-/// Where a group is, of a hierarchy that is mounted from `root` on.
+/// Returns the path of a group in a hierarchy that is mounted from `root` on.
 fn below(mount: &Path, root: &Path, group: &str) -> PathBuf {
     let group = Path::new(group);
     let rest = group.strip_prefix(root).or_else(|_| group.strip_prefix("/")).unwrap_or(group);
@@ -332,7 +333,7 @@ mod tests {
         let own = "9:memory:/docker/abc/ours\n8:cpu,cpuacct:/nowhere\n0::/\n";
         let found = first(MOUNTS, own, "tag").unwrap();
         let of = |wanted| found.parents.iter().find(|(c, _)| *c == wanted).map(|(_, path)| path.as_path());
-        // Neither group is on this machine: the mount itself is taken then.
+        // Neither group exists on this machine: the mount itself is used then.
         assert_eq!(of(Controller::Memory), Some(Path::new("/sys/fs/cgroup/memory/tag")));
         assert_eq!(of(Controller::Cpu), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct/tag")));
         assert!(!found.has(Controller::Pids));

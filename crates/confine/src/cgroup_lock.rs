@@ -1,5 +1,5 @@
-//! Whose control groups are whose. An installation holds a lock on the directory of its groups as long as it lives; the
-//! groups of those that are gone, perhaps with their data directories, are removed by whoever starts next.
+//! Ownership of control groups. A live installation holds a lock on the directory of its groups; the next installation
+//! that starts removes the groups of dead ones, whose data directories may no longer exist.
 
 use hoistway_model::Digest;
 use std::fs::{self, File, TryLockError};
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PREFIX: &str = "hoistway-";
-/// Digits of the tag that follows.
+/// The number of digits of the tag after the prefix.
 const DIGITS: usize = 12;
-/// How often, and how long apart, a directory is tried again that somebody else is just looking at.
+/// The number of attempts to lock a directory that another process is examining, and the pause between them.
 const TRIES: usize = 400;
 const PAUSE: Duration = Duration::from_millis(5);
-/// Younger groups are left alone, even if nobody holds them: earlier versions held none, and their agents are not in
-/// them from the first moment on.
+/// Younger groups are not removed, even if unlocked: earlier versions did not lock theirs, and agents join a moment
+/// after the start.
 const OLD: Duration = Duration::from_secs(600);
 
-/// The name of the directory of an installation's groups.
+/// Returns the name of the directory of an installation's groups.
 pub(super) fn name(dir: &Path) -> String {
     format!("{PREFIX}{}", &Digest::of(dir.as_os_str().as_encoded_bytes()).hex()[..DIGITS])
 }
@@ -28,12 +28,12 @@ fn is_name(name: &str) -> bool {
     name.strip_prefix(PREFIX).is_some_and(hex)
 }
 
-/// The directories of one installation's groups. Dropping it removes those that are empty.
+/// The locked directories of one installation's groups. Dropping it removes those that are empty.
 #[derive(Debug)]
 pub(super) struct Claim(Vec<(PathBuf, File)>);
 
 impl Claim {
-    /// Makes these directories and holds them. A directory that is named twice is held once.
+    /// Creates and locks these directories. A directory that is named twice is locked once.
     pub fn new<'a>(dirs: impl Iterator<Item = &'a PathBuf>) -> Result<Self> {
         let mut claim = Self(Vec::new());
         for dir in dirs {
@@ -44,7 +44,7 @@ impl Claim {
         Ok(claim)
     }
 
-    /// Removes the groups beside ours whose installations are gone, but not those with processes.
+    /// Removes sibling groups of dead installations, but not those with processes.
     pub fn sweep_abandoned(&self) {
         for (own, _) in &self.0 {
             for dir in own.parent().map(directories).unwrap_or_default() {
@@ -60,7 +60,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         for (dir, held) in &self.0 {
-            // Ours alone, it is nobody's any more. Otherwise whoever else has it goes on.
+            // The exclusive lock shows that no other holder is left. Otherwise the others continue.
             if held.try_lock().is_ok() {
                 let _ = fs::remove_dir(dir);
             }
@@ -68,7 +68,7 @@ impl Drop for Claim {
     }
 }
 
-/// The directory, there and locked.
+/// Creates and locks the directory.
 fn hold(dir: &Path) -> Result<File> {
     for _ in 0..TRIES {
         make(dir)?;
@@ -77,7 +77,7 @@ fn hold(dir: &Path) -> Result<File> {
             opened => opened?,
         };
         match file.try_lock_shared() {
-            // It may have been removed before it was locked, and another one is there.
+            // It may have been removed and replaced before it was locked.
             Ok(()) if fs::metadata(dir).is_ok_and(|now| file.metadata().is_ok_and(|it| it.ino() == now.ino())) => {
                 return Ok(file);
             }
@@ -89,7 +89,7 @@ fn hold(dir: &Path) -> Result<File> {
     Err(Error::other(format!("{} is held by somebody else", dir.display())))
 }
 
-/// Removes the empty groups of an installation, unless it lives.
+/// Removes the empty groups of an installation, unless it is alive.
 fn abandon(dir: &Path) {
     let Ok(file) = File::open(dir) else { return };
     if file.try_lock().is_err() {
@@ -107,13 +107,13 @@ fn directories(of: &Path) -> Vec<PathBuf> {
     dirs.map(|entry| entry.path()).collect()
 }
 
-/// The kernel may say that a group is younger than it is, never older.
+/// The kernel may report a group as younger than it is, never older.
 fn is_old(dir: &Path) -> bool {
     let age = fs::metadata(dir).and_then(|meta| meta.modified()).ok().and_then(|then| then.elapsed().ok());
     age.is_some_and(|age| age > OLD)
 }
 
-/// Makes a directory that may be there.
+/// Creates a directory unless it exists.
 pub(super) fn make(dir: &Path) -> Result<()> {
     match fs::create_dir(dir) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use std::time::SystemTime;
 
-    /// Directories stand for groups, and one in them for a process: they cannot be removed then.
+    /// Directories stand for groups, and a directory inside for a process, which prevents removal.
     fn group(path: &Path, old: bool) -> PathBuf {
         fs::create_dir_all(path).unwrap();
         if old {
@@ -180,7 +180,7 @@ mod tests {
         assert!(dir.exists());
         drop(other);
         assert!(!dir.exists());
-        // One that somebody looks at is held as soon as he is gone.
+        // A directory that another process examines is locked as soon as that one releases it.
         fs::create_dir(&dir).unwrap();
         let looking = File::open(&dir).unwrap();
         looking.try_lock().unwrap();

@@ -1,4 +1,4 @@
-//! Copies of directories, for agents to change as they like.
+//! Copies of directories that agents may modify.
 
 use crate::spec::RunAs;
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat};
@@ -7,19 +7,19 @@ use std::io::Result;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// What the least file takes of a file system.
+/// The disk usage of the smallest file, in bytes.
 const BLOCK: u64 = 4096;
 
-/// What a directory takes of a file system.
+/// The disk usage of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
-    /// Whole blocks.
+    /// In whole blocks.
     pub bytes: u64,
     /// Files, directories and links.
     pub entries: u64,
 }
 
-/// Adds up what is below a directory, without following links. Blocks.
+/// Adds up the contents of a directory, without following links. Blocks.
 pub fn size(dir: &Path) -> Result<Size> {
     let (mut size, mut todo) = (Size::default(), vec![dir.to_owned()]);
     while let Some(dir) = todo.pop() {
@@ -36,8 +36,8 @@ pub fn size(dir: &Path) -> Result<Size> {
     Ok(size)
 }
 
-/// Copies what is below `from` into the new directory `to`. All of it may be written to, and is `user`'s in the end; until
-/// then nobody else can enter. What is no file, directory or link is left out. Blocks.
+/// Copies the contents of `from` into the new directory `to`. All of it is writable and finally owned by `user`; until
+/// then no other user can enter. Anything but files, directories and links is left out. Blocks.
 pub fn copy(from: &Path, to: &Path, user: Option<RunAs>) -> Result<()> {
     DirBuilder::new().mode(0o700).create(to)?;
     let mut todo = vec![PathBuf::new()];

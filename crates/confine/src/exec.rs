@@ -1,6 +1,6 @@
-//! Starting a program confined. A program with many threads cannot change the properties of one child safely between
-//! `fork` and `exec`, so it starts itself again with [`EXEC`] as the first argument: that one has one thread, puts on
-//! itself what it is told, and becomes the program.
+//! Starts a program confined. A multithreaded program cannot safely change the properties of one child between `fork`
+//! and `exec`, so it executes itself with [`EXEC`] as the first argument: that process has one thread, confines itself
+//! according to the plan, and executes the program.
 
 use crate::spec::{Confinement, Limits, RunAs};
 use crate::{enter, landlock, limit, namespaces};
@@ -16,20 +16,20 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-/// The first argument; then comes a [`Plan`] in JSON, then the program and its arguments. Its environment and its
-/// standard streams are the program's.
+/// The first argument, followed by a [`Plan`] in JSON, the program and its arguments. Its environment and its standard
+/// streams are the program's.
 pub const EXEC: &str = "__confined-exec";
-/// The first argument of a process that prints what this kernel's Landlock can do.
+/// The first argument of a process that prints the Landlock ABI of this kernel.
 pub const LANDLOCK: &str = "__confined-landlock";
-/// How a start ends that failed.
+/// The exit status of a failed start.
 pub const FAILED: u8 = 127;
-/// How more willing the kernel is to end the program than others when memory runs out.
+/// The `oom_score_adj` that makes the kernel prefer this program when memory runs out.
 const OOM_SCORE: i32 = 500;
 
-/// What a process puts on before it becomes a program. There is nothing secret in it: everybody sees it.
+/// The confinement of a process before it executes a program. It contains no secrets: all users can read it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// Whose child it is; it ends with that one.
+    /// The parent process; the child ends with it.
     pub parent: u32,
     /// The `cgroup.procs` files of its control groups.
     pub cgroups: Vec<PathBuf>,
@@ -37,13 +37,13 @@ pub struct Plan {
     pub limits: Limits,
     /// The most seconds of processor time of one process.
     pub cpu_seconds: Option<u64>,
-    /// Another user.
+    /// The user to switch to.
     pub run_as: Option<RunAs>,
-    /// What keeps it from the rest of the machine.
+    /// The isolation from the rest of the machine.
     pub confinement: Confinement,
 }
 
-/// Becomes a confined program if this process was started for that, and says how it failed.
+/// Becomes a confined program if this process was started for that, and reports a failure.
 ///
 /// Every `main` that starts confined programs calls this first, before any thread exists.
 pub fn run_if_requested() -> Option<ExitCode> {
@@ -59,8 +59,8 @@ pub fn run_if_requested() -> Option<ExitCode> {
     Some(ended(result))
 }
 
-/// How a process ends that was started to become another program; why it could not is on standard error, which is that
-/// program's.
+/// Returns the exit code of a process that was started to become another program. The reason of a failure goes to
+/// standard error, which is that program's.
 pub fn ended(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,20 +82,20 @@ fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
     for group in &plan.cgroups {
         std::fs::write(group, "0").map_err(naming("joining the control group"))?;
     }
-    // Best effort: a machine without it only loses a preference.
+    // Best effort: without it only a preference is lost.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string());
     if let Some(own) = &plan.confinement.namespaces {
         namespaces::unshare(own).map_err(naming("namespaces"))?;
     }
-    // A root of its own has modes of its own.
+    // A new root directory needs exact modes.
     umask(Mode::empty());
     let prepared = enter(&plan.confinement, plan.run_as).map_err(naming("the sandbox cannot be set up"))?;
-    // Another user of ours reads what this one writes.
+    // Another of our users reads the files of this one.
     umask(Mode::WGRP | Mode::WOTH);
     std::env::set_current_dir("/")?;
     limit(&plan.limits)?;
     if let Some(seconds) = plan.cpu_seconds {
-        // At the second one it is killed, and nobody could tell why.
+        // At the hard limit the process is killed without a recognisable reason.
         let most = getrlimit(Resource::Cpu).maximum.map_or(seconds + 1, |most| most.min(seconds + 1));
         setrlimit(Resource::Cpu, Rlimit { current: Some(most.min(seconds)), maximum: Some(most) })?;
     }
@@ -106,7 +106,7 @@ fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
         return Err(Error::other("whoever wanted this is gone"));
     }
     prepared.restrict()?;
-    // `exec` returns only to say why it could not. It also empties the signal mask and restores SIGPIPE.
+    // `exec` returns only on failure. It also empties the signal mask and restores SIGPIPE.
     let error = Command::new(&program).args(args).exec();
     Err(Error::other(format!("cannot run {}: {error}", program.display())))
 }

@@ -1,4 +1,4 @@
-//! What Python needs of this machine, found out by asking it.
+//! The paths of this machine that Python needs, as reported by the interpreter.
 
 use crate::spec::{Access, Exposed};
 use hoistway_model::{Code, Error, Result};
@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 
-/// How long the interpreter may take to answer.
+/// The time limit of the interpreter's answer.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Prints where Python's own parts are, what is mapped into a process that has loaded what usually needs libraries, and
-/// where OpenSSL looks for certificates.
+/// Prints the locations of Python's own parts, the files mapped into a process that has loaded the usual users of
+/// libraries, and OpenSSL's certificate paths.
 const ASK: &str = r#"
 import importlib, json, os, sys
 for name in ("ssl", "hashlib", "sqlite3", "ctypes", "lzma", "bz2", "zlib", "readline", "uuid", "decimal", "curses",
@@ -44,7 +44,7 @@ struct Answer {
     certificates: Vec<PathBuf>,
 }
 
-/// Programs, libraries and data that belong to the system, where they are there. They are readable by everybody.
+/// Programs, libraries and data of the system, where they exist. They are world-readable.
 const SYSTEM: &[&str] = &[
     "/bin",
     "/lib",
@@ -82,13 +82,12 @@ const SYSTEM: &[&str] = &[
     "/etc/fonts",
     "/sys/devices/system/cpu",
 ];
-/// What a sandbox without a root of its own opens besides: everything in there that belongs to others is closed by
-/// other means.
+/// Further paths that a sandbox without its own root exposes: other means protect what belongs to others there.
 const SHARED: &[(&str, Access)] = &[
     ("/proc", Access::ReadIfThere),
     ("/etc/passwd", Access::ReadIfThere),
     ("/etc/group", Access::ReadIfThere),
-    // How many processors a container has: what counts them reads these where they are there.
+    // The processors of a container: programs that count them read these where they exist.
     ("/sys/fs/cgroup/cpu.max", Access::ReadIfThere),
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", Access::ReadIfThere),
     ("/sys/fs/cgroup/cpu/cpu.cfs_period_us", Access::ReadIfThere),
@@ -99,13 +98,13 @@ const SHARED: &[(&str, Access)] = &[
     ("/dev/random", Access::Device),
     ("/dev/urandom", Access::Device),
 ];
-/// Prefixes under which far more than Python is: of these only what follows.
+/// Prefixes that contain far more than Python: of these only the following is exposed.
 const WIDE: &[&str] = &["/", "/usr", "/usr/local", "/opt", "/home", "/root"];
 const OF_A_WIDE_PREFIX: &[&str] = &["bin", "lib", "lib64"];
-/// Variables of the operator's that name files for agents.
+/// The operator's variables that name files for agents.
 const CERTIFICATE_VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"];
 
-/// The parts of this machine that agents see.
+/// The parts of this machine that are exposed to agents.
 #[derive(Debug, Clone)]
 pub struct ExposedPaths {
     parts: Vec<Exposed>,
@@ -114,7 +113,7 @@ pub struct ExposedPaths {
 }
 
 impl ExposedPaths {
-    /// Asks the interpreter.
+    /// Queries the interpreter.
     pub async fn of_interpreter(python: &Path) -> Result<Self> {
         let failed = |why: String| {
             Error::new(Code::InvalidArgument, format!("{} does not say what it needs: {why}", python.display()))
@@ -133,7 +132,7 @@ impl ExposedPaths {
         Ok(Self { parts, name: rustix::system::uname().nodename().to_string_lossy().into_owned() })
     }
 
-    /// What an agent sees of the machine, for a root of its own or the machine's.
+    /// Returns the parts exposed to an agent, for a root of its own or the machine's.
     pub fn exposed(&self, own_root: bool) -> Vec<Exposed> {
         if own_root {
             return self.parts.clone();
@@ -158,7 +157,7 @@ fn parts(answer: &Answer, python: &Path) -> Vec<Exposed> {
             list.add(prefix);
         }
     }
-    // A store of packages that need one another (Nix, Guix) is one thing.
+    // A store of interdependent packages (Nix, Guix) is exposed as a whole.
     for store in ["/nix/store", "/gnu/store"] {
         if python.starts_with(store) {
             list.add(Path::new(store));
@@ -180,8 +179,8 @@ struct List {
 }
 
 impl List {
-    /// Adds a path that is there and is not below one that is listed. A symbolic link to something that agents see is
-    /// shown as a link; one to elsewhere is shown as what it leads to.
+    /// Adds a path that exists and is not below a listed one. A symbolic link to an exposed target stays a link; one to
+    /// elsewhere is replaced by its target.
     fn add(&mut self, path: &Path) {
         let Ok(real) = path.canonicalize() else { return };
         if self.covers(path) && self.covers(&real) {
@@ -198,13 +197,13 @@ impl List {
             self.push(&target, path, Access::Link);
             return;
         }
-        // As `/etc/resolv.conf`: what is behind it may be another file at the next start, so the link is followed
-        // then and not now.
+        // Such as `/etc/resolv.conf`: its target may differ at the next start, so the link is followed then and not
+        // now.
         if !self.covers(path) {
             self.push(path, path, Access::ReadIfThere);
         }
         if real != path && !linked && !self.covers(&real) {
-            // A directory above it is a link.
+            // One of its parent directories is a link.
             self.push(&real, &real, Access::ReadIfThere);
         }
     }

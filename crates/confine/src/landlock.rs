@@ -1,4 +1,5 @@
-//! Landlock: the files that an agent may open, and where the kernel can, its TCP ports, signals and abstract sockets.
+//! Landlock rules: the files that an agent may open, and on kernels that support it, its TCP ports, signals and
+//! abstract sockets.
 
 use crate::spec::{Access as Wanted, Confinement, Exposed};
 use landlock::{
@@ -19,7 +20,7 @@ pub const TRUNCATE: i32 = 3;
 /// The first ABI that limits connecting to Unix sockets in the file system.
 pub const UNIX: i32 = 9;
 
-/// Prints the ABI of this kernel, 0 for none, after having restricted this very process with it.
+/// Prints the ABI of this kernel, 0 for none, after restricting this very process with it.
 pub fn print_abi() -> Result<()> {
     let ruleset = Ruleset::default().handle_access(AccessFs::from_all(ABI::V1)).map_err(Error::other)?;
     let status = ruleset.create().and_then(RulesetCreated::restrict_self).map_err(Error::other)?;
@@ -31,7 +32,7 @@ pub fn print_abi() -> Result<()> {
     Ok(())
 }
 
-/// The rules of `confinement` with the rights that ABI `abi` knows, all of which the kernel must have.
+/// Prepares the rules of `confinement` with the rights of ABI `abi`, all of which the kernel must support.
 pub(crate) fn prepare(abi: i32, confinement: &Confinement) -> Result<RulesetCreated> {
     let version = ABI::from(abi);
     let ruleset = Ruleset::default()
@@ -50,7 +51,7 @@ pub(crate) fn prepare(abi: i32, confinement: &Confinement) -> Result<RulesetCrea
     }
     let add = |rules: RulesetCreated, path: &Path, wanted: Wanted| add(rules, version, path, wanted);
     if confinement.namespaces.is_some() {
-        // Nothing is there but what may be read.
+        // The root contains only what may be read.
         rules = add(rules, Path::new("/"), Wanted::Read)?;
         for path in [rootfs::HOME, rootfs::TMP, rootfs::SHM] {
             rules = add(rules, Path::new(path), Wanted::Write)?;
@@ -89,7 +90,7 @@ fn add(rules: RulesetCreated, version: ABI, path: &Path, wanted: Wanted) -> Resu
     rules.add_rule(PathBeneath::new(opened, rights)).map_err(|error| naming(Error::other(error)))
 }
 
-/// From here on for ever, for this process and all that it starts.
+/// Restricts this process and all its descendants permanently.
 pub(crate) fn restrict(rules: RulesetCreated) -> Result<()> {
     let status = rules.restrict_self().map_err(Error::other)?;
     match status.ruleset {

@@ -1,7 +1,7 @@
-//! What keeps a child process from the rest of the machine. The process puts it on itself: namespaces with a root
-//! directory of its own, a user of its own, no capabilities, resource limits, Landlock, and a filter of system calls.
-//! What is asked for is done, or the start fails. Beside that are the control groups and the users of an installation,
-//! and what Python needs of the machine.
+//! Confinement of a child process, which the process applies to itself: namespaces with a root directory of its own, a
+//! user of its own, no capabilities, resource limits, Landlock, and a system call filter. Every requested measure is
+//! applied, or the start fails. The crate also manages the control groups and the users of an installation, and the
+//! paths that Python needs.
 
 pub mod cgroup;
 mod cgroup_lock;
@@ -28,13 +28,13 @@ pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, Run
 
 use std::io::{Error, Result};
 
-/// The part that still needs privileges: the new root, the agent's user, no capabilities. What it returns is put on
-/// last.
+/// Applies the part that needs privileges: the new root, the agent's user, no capabilities. The returned part is
+/// applied last.
 pub fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared> {
     if let Some(namespaces) = &confinement.namespaces {
         rootfs::enter(namespaces, &confinement.exposed, user)?;
     }
-    // Its paths are opened while we still may.
+    // Its paths are opened while the process still may.
     let landlock = match confinement.landlock {
         Some(abi) => Some(landlock::prepare(abi, confinement).map_err(naming("Landlock"))?),
         None => None,
@@ -47,7 +47,7 @@ pub fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared>
     Ok(Prepared { landlock, seccomp })
 }
 
-/// What needs no privileges.
+/// The part that needs no privileges.
 #[derive(Debug)]
 pub struct Prepared {
     landlock: Option<::landlock::RulesetCreated>,
@@ -55,7 +55,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// The last step before the agent's program.
+    /// Applies it, as the last step before the agent's program.
     pub fn restrict(self) -> Result<()> {
         if let Some(ruleset) = self.landlock {
             landlock::restrict(ruleset).map_err(naming("Landlock"))?;

@@ -1,4 +1,4 @@
-//! Making namespaces.
+//! Creation of namespaces.
 
 use crate::spec::Namespaces;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
@@ -9,7 +9,7 @@ use rustix::thread::{
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
 
-/// What the stages that follow need, and the last of them gives up.
+/// The capabilities that the following stages need; the last stage drops them.
 const KEPT: [CapabilitySet; 2] = [CapabilitySet::SYS_ADMIN, CapabilitySet::SETPCAP];
 
 /// Leaves the host's namespaces; the PID namespace begins with the next child.
@@ -25,7 +25,7 @@ pub fn unshare(plan: &Namespaces) -> Result<()> {
     if plan.network.is_some() {
         flags |= UnshareFlags::NEWNET;
     }
-    // Deprecated because other threads could lose descriptors with UnshareFlags::FILES: it is not used, nor are threads.
+    // Deprecated because other threads could lose descriptors with UnshareFlags::FILES: neither is used here.
     #[allow(deprecated)]
     rustix::thread::unshare(flags)?;
     if plan.user {
@@ -35,9 +35,9 @@ pub fn unshare(plan: &Namespaces) -> Result<()> {
     Ok(())
 }
 
-/// The only user in there is the one that we are.
+/// Maps our own user as the only one.
 fn map_user(uid: u32, gid: u32) -> Result<()> {
-    // Kernels before 3.19 have no such file and no such rule.
+    // Kernels before 3.19 have neither this file nor this rule.
     match fs::write("/proc/self/setgroups", "deny") {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -46,7 +46,7 @@ fn map_user(uid: u32, gid: u32) -> Result<()> {
     fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
 }
 
-/// Capabilities of a user that is not root are lost with exec, unless they are ambient.
+/// Makes the capabilities ambient: those of a user other than root are lost with exec otherwise.
 fn keep_over_exec() -> Result<()> {
     let now = capabilities(None)?;
     let kept = KEPT.into_iter().fold(CapabilitySet::empty(), CapabilitySet::union);
@@ -63,7 +63,7 @@ pub fn bring_loopback_up() -> Result<()> {
     const REQUEST_AND_ACK: u16 = 1 | 4;
     const UP: u32 = 1;
     const LENGTH: u32 = 32;
-    // Protocol 0 is that of routes.
+    // Protocol 0 is NETLINK_ROUTE.
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     // `struct nlmsghdr`, then `struct ifinfomsg`.
     let mut message = Vec::new();
@@ -78,7 +78,7 @@ pub fn bring_loopback_up() -> Result<()> {
     send(&socket, &message, SendFlags::empty())?;
     let mut answer = [0_u8; 128];
     let (_, got) = recv(&socket, &mut answer, RecvFlags::empty())?;
-    // The acknowledgement is an error message whose number is 0 on success.
+    // The acknowledgement is an error message with code 0 on success.
     match answer.get(16..20).filter(|_| got >= 20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes) {
         Some(0) => Ok(()),
         Some(error) => Err(Error::from_raw_os_error(-error)),

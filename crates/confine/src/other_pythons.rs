@@ -1,5 +1,5 @@
-//! The machine's own Pythons and packages. A program that an agent starts by an absolute path (`#!/usr/bin/python3`) is to
-//! find the agent's packages and none of the machine's; in a root of its own something else stands in their places.
+//! The machine's own Pythons and packages. A program that an agent starts by an absolute path (`#!/usr/bin/python3`)
+//! must find the agent's packages and none of the machine's; in a root of its own, replacements are mounted over them.
 
 use crate::{
     rootfs::HOME,
@@ -12,15 +12,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where programs that everybody finds are.
+/// The directories of programs on the default `PATH`.
 const PROGRAMS: [&str; 2] = ["/usr/bin", "/usr/local/bin"];
-/// Where directories of packages are, below those of each Python.
+/// The directories below which each Python has its packages.
 const LIBRARIES: [&str; 3] = ["/usr/lib", "/usr/local/lib", "/usr/lib64"];
 const PACKAGES: [&str; 2] = ["dist-packages", "site-packages"];
-/// The Python of the agent's child processes, in its `HOME`: the runner makes it (`environment.py`).
+/// The Python of the agent's child processes, in its `HOME`: the runner creates it (`environment.py`).
 const OWN: &str = ".hoistway/python";
 
-/// What is there of the machine.
+/// The Pythons and packages found on the machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OtherPythons {
     programs: BTreeSet<PathBuf>,
@@ -28,7 +28,7 @@ pub struct OtherPythons {
 }
 
 impl OtherPythons {
-    /// Looks for programs that are not the interpreter `python`, and for packages. Blocks.
+    /// Finds programs other than the interpreter `python`, and packages. Blocks.
     pub fn look(python: &Path) -> Self {
         let identity = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
         let own = identity(python);
@@ -39,7 +39,7 @@ impl OtherPythons {
         let programs = programs.filter_map(|path| path.canonicalize().ok());
         let is_shown = |path: &PathBuf| path.is_file() && PROGRAMS.iter().any(|dir| path.starts_with(dir));
         let programs = programs.filter(|path| is_shown(path) && identity(path) != own).collect();
-        // The interpreter's own prefix is where its program is: `PREFIX/bin/python3.11`.
+        // The interpreter's own prefix contains its program: `PREFIX/bin/python3.11`.
         let prefix = python.canonicalize().ok().and_then(|real| Some(real.parent()?.parent()?.join("lib")));
         let libraries: Vec<PathBuf> = LIBRARIES.iter().map(PathBuf::from).chain(prefix).collect();
         let pythons = libraries.iter().flat_map(|library| named(library));
@@ -48,7 +48,7 @@ impl OtherPythons {
         Self { programs, packages: packages.collect() }
     }
 
-    /// What is shown in their places; it is written into a directory of this installation. Blocks.
+    /// Returns their replacements, which are written into a directory of this installation. Blocks.
     pub fn covers(&self, dir: &Path) -> io::Result<Vec<Exposed>> {
         let packages = dir.join("packages");
         fs::create_dir_all(&packages)?;
@@ -57,7 +57,7 @@ impl OtherPythons {
         fs::write(&program, format!("#!/bin/sh\nexec {own}/bin/python3 \"$@\"\n"))?;
         // The agent's interpreter may be one of the machine's, which then finds the agent's packages here.
         fs::write(packages.join("hoistway.pth"), hook(&own))?;
-        // Whatever the umask is: agents have users of their own.
+        // Independent of the umask: agents have users of their own.
         for (path, mode) in [(&program, 0o755), (&packages, 0o755), (&packages.join("hoistway.pth"), 0o644)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         }
@@ -71,8 +71,8 @@ impl OtherPythons {
     }
 }
 
-/// A line of a `.pth` file that adds the packages of the environment at `own`. It runs within a function, whose names a
-/// comprehension does not see before Python 3.12.
+/// Returns a line of a `.pth` file that adds the packages of the environment at `own`. It runs within a function, whose
+/// names are not visible to a comprehension before Python 3.12.
 fn hook(own: &str) -> String {
     format!("import glob, site; list(map(site.addsitedir, glob.glob('{own}/lib/python*/site-packages')))\n")
 }
@@ -82,7 +82,7 @@ fn names(dir: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// `python`, `python3`, `python3.11`.
+/// Matches `python`, `python3`, `python3.11`.
 fn is_python(name: &str) -> bool {
     name.strip_prefix("python").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
 }

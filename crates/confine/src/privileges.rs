@@ -9,10 +9,10 @@ use rustix::thread::{
 };
 use std::io::Result;
 
-/// Kernels count their capabilities up; asking for one beyond the last is an error.
+/// An upper bound of capability numbers; a query beyond the kernel's last one is an error.
 const CAPABILITIES: u32 = 64;
 
-/// Becomes `user` and gives up every capability for good. These calls change one thread, and there is only one.
+/// Switches to `user` and drops every capability permanently. These calls change one thread, and there is only one.
 pub(crate) fn drop_all(user: Option<RunAs>) -> Result<()> {
     bound()?;
     if let Some(user) = user {
@@ -24,10 +24,9 @@ pub(crate) fn drop_all(user: Option<RunAs>) -> Result<()> {
     keep_only(CapabilitySet::empty())
 }
 
-/// Gives up every capability but these, and those too where we do not have them. Programs that are executed inherit
-/// none.
+/// Drops every capability but these, which are kept only where we have them. Executed programs inherit none.
 pub fn keep_only(kept: CapabilitySet) -> Result<()> {
-    // Kernels before 4.3 have no such set.
+    // Kernels before 4.3 have no ambient set.
     match clear_ambient_capability_set() {
         Ok(()) | Err(Errno::INVAL) => {}
         Err(error) => return Err(error.into()),
@@ -37,7 +36,7 @@ pub fn keep_only(kept: CapabilitySet) -> Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
-/// Nothing that is executed from now on can have a capability, not even as root.
+/// Empties the bounding set: no program executed from now on can have a capability, not even as root.
 fn bound() -> Result<()> {
     for capability in (0..CAPABILITIES).map(|n| CapabilitySet::from_bits_retain(1 << n)) {
         match capability_is_in_bounding_set(capability) {
@@ -47,7 +46,7 @@ fn bound() -> Result<()> {
         }
         match remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
-            // An ordinary user has no right to, and nothing to give up: no_new_privs keeps it so.
+            // An ordinary user has no right to, and nothing to drop: no_new_privs preserves that.
             Err(Errno::PERM) => break,
             Err(error) => return Err(error.into()),
         }

@@ -1,5 +1,5 @@
-//! Removes what an agent has written, however it is nested: directories may be deeper than a path can name and than a stack
-//! can follow.
+//! Removes files that an agent has written, however deeply nested: directories may be deeper than a path can express
+//! and than recursion can follow.
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -12,10 +12,10 @@ use std::{
     path::Path,
 };
 
-/// How many entries of a directory are read at a time.
+/// The number of directory entries read at a time.
 const AT_A_TIME: usize = 1024;
 
-/// Removes a directory with all that is in it, without following links; it is no error if it is not there. No process that
+/// Removes a directory and its contents, without following links; a missing directory is not an error. No process that
 /// could still change it may be alive. Blocks.
 ///
 /// Directories in a directory of `path` are moved up into `path` before that one is removed, so that nothing is ever
@@ -58,7 +58,7 @@ fn empty(top: &OwnedFd, name: &CStr, moved: &mut u64) -> io::Result<()> {
                 gone(unlinkat(&dir, &*name, AtFlags::empty()))?;
                 continue;
             }
-            // A directory that its owner may not write to cannot be moved.
+            // A directory without write permission for its owner cannot be moved.
             chmodat(&dir, &*name, Mode::RWXU, AtFlags::empty())?;
             loop {
                 *moved += 1;
@@ -71,14 +71,14 @@ fn empty(top: &OwnedFd, name: &CStr, moved: &mut u64) -> io::Result<()> {
     }
 }
 
-/// Opens a directory, which its owner may have closed for himself.
+/// Opens a directory, which may lack permissions for its owner.
 fn open<P: rustix::path::Arg + Copy>(parent: BorrowedFd<'_>, name: P) -> io::Result<OwnedFd> {
     chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(parent, name, flags, Mode::empty())?)
 }
 
-/// Some entries of a directory, and whether each is a directory.
+/// Returns some entries of a directory, and whether each is a directory.
 fn entries(dir: &OwnedFd) -> io::Result<Vec<(CString, bool)>> {
     let mut found = Vec::new();
     for entry in Dir::read_from(dir)?.take(AT_A_TIME + 2) {

@@ -1,10 +1,10 @@
-//! Limits that a process sets on itself and all that it starts.
+//! Resource limits that a process sets on itself and its descendants.
 
 use crate::spec::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Result;
 
-/// Sets those of `limits` that are of one process.
+/// Sets the limits that apply to one process.
 pub fn limit(limits: &Limits) -> Result<()> {
     let rows = [
         (Resource::Core, Some(0)),
@@ -15,7 +15,7 @@ pub fn limit(limits: &Limits) -> Result<()> {
     ];
     for (resource, wanted) in rows {
         if let Some(wanted) = wanted {
-            // Only root may go above the hard limit that was inherited.
+            // Only root may exceed the inherited hard limit.
             let value = getrlimit(resource).maximum.map_or(wanted, |most| most.min(wanted));
             setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
         }

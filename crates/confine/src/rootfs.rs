@@ -1,5 +1,5 @@
-//! A root directory of the agent's own: what it may see is bound in, read-only; what it may write is in memory and
-//! bounded; nothing else is there.
+//! A root directory of the agent's own: exposed parts are bind-mounted read-only; writable parts are in memory and
+//! bounded; nothing else exists.
 
 mod etc;
 
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub const HOME: &str = "/home/agent";
 /// Its `TMPDIR`.
 pub const TMP: &str = "/tmp";
-/// Where POSIX semaphores and shared memory are.
+/// The directory of POSIX semaphores and shared memory.
 pub const SHM: &str = "/dev/shm";
 /// Devices that are part of every system.
 pub const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
@@ -32,11 +32,11 @@ const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/1", "dev/stdout"),
     ("/proc/self/fd/2", "dev/stderr"),
 ];
-/// Files, directories and links that the agent may make, each of which takes some of the kernel's memory.
+/// The most files, directories and links that the agent may create, each of which uses kernel memory.
 const SCRATCH_INODES: u32 = 262_144;
 const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
-/// Puts the root together and moves there, with every process of this mount namespace.
+/// Builds the root and moves there, with every process of this mount namespace.
 pub(crate) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>) -> Result<()> {
     let at = |what: &str| {
         let what = what.to_owned();
@@ -46,7 +46,7 @@ pub(crate) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>)
         .map_err(|e| at("making mounts private")(e.into()))?;
     let root = plan.root.as_path();
     memory(root, "mode=755,size=4m,nr_inodes=16k").map_err(at("the new root"))?;
-    // Before anything of the machine is there: its own files must not be written to.
+    // Before any bind mount: the machine's own files must not be written to.
     etc::write(root, plan.network.as_ref(), user).map_err(at("/etc"))?;
     let exposed: Vec<&Exposed> =
         exposed.iter().filter(|part| plan.network.is_none() || !etc::is_of_resolver(&part.inside)).collect();
@@ -65,7 +65,7 @@ pub(crate) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>)
     let writable: Vec<PathBuf> = writable.chain(scratch).collect();
     let proc = root.join("proc");
     directory(&proc)?;
-    // Before the read-only round: that one must not touch it.
+    // Before the mounts become read-only: that step must not change it.
     mount("proc", &proc, "proc", QUIET | MountFlags::NOEXEC, None).map_err(|e| at("/proc")(e.into()))?;
     read_only(root, &writable).map_err(at("making mounts read-only"))?;
 
@@ -84,7 +84,7 @@ pub(crate) fn directory(at: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(at)
 }
 
-/// The directories above a path of the new root, as far as they are not there.
+/// Creates the missing directories above a path of the new root.
 fn directories(root: &Path, own: &Path, inside: &Path) -> Result<()> {
     let Some(parent) = below(root, inside).parent().map(Path::to_owned) else { return Ok(()) };
     let missing: Vec<&Path> = parent.ancestors().take_while(|dir| !dir.exists()).collect();
@@ -97,13 +97,13 @@ fn directories(root: &Path, own: &Path, inside: &Path) -> Result<()> {
     directory(&parent)
 }
 
-/// The place of an absolute path of the new root while it is put together.
+/// Returns the current location of an absolute path of the new root while it is built.
 fn below(root: &Path, inside: &Path) -> PathBuf {
     root.join(inside.strip_prefix("/").unwrap_or(inside))
 }
 
-/// Binds a part. What has to be made for it is made in the file system of `own`, which is the agent's, and never in a
-/// part of the machine that is bound there already.
+/// Binds a part. Mount points are created in the file system of `own`, which is the agent's, and never in a part of the
+/// machine that is bound already.
 fn expose(root: &Path, own: &Path, part: &Exposed) -> Result<()> {
     let target = below(root, &part.inside);
     directories(root, own, &part.inside)?;
@@ -137,7 +137,8 @@ fn devices(root: &Path) -> Result<()> {
     LINKS.iter().try_for_each(|(to, link)| symlink(to, root.join(link)))
 }
 
-/// One file system in memory for all that the agent writes, so that there is one limit. Returns its mounts.
+/// Mounts one file system in memory for all writable directories of the agent, so that there is one limit. Returns its
+/// mounts.
 fn scratch(root: &Path, disk: Option<u64>, user: Option<RunAs>, copies: &[&Exposed]) -> Result<Vec<PathBuf>> {
     let whole = root.join("scratch");
     directory(&whole)?;
@@ -166,14 +167,14 @@ fn scratch(root: &Path, disk: Option<u64>, user: Option<RunAs>, copies: &[&Expos
             .and_then(|()| bind(&part, &copied.inside))
             .map_err(|e| Error::new(e.kind(), format!("{}: {e}", copied.inside.display())))?;
     }
-    // The binds keep it alive.
+    // The bind mounts keep it alive.
     unmount(&whole, UnmountFlags::DETACH)?;
     fs::remove_dir(whole)?;
     Ok(mounts)
 }
 
-/// Takes writing from every mount in the new root but those for writing, and set-user-ID and devices from all, the
-/// mounts that came along with others among them.
+/// Makes every mount in the new root read-only but the writable ones, and all of them nosuid and nodev, including
+/// submounts.
 fn read_only(root: &Path, writable: &[PathBuf]) -> Result<()> {
     let table = fs::read("/proc/self/mountinfo")?;
     for line in table.split(|&b| b == b'\n') {
@@ -202,7 +203,7 @@ fn read_only(root: &Path, writable: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Where a line of `mountinfo` has its mount, and the mount's flags, which a remount must not lose.
+/// Parses the mount point in a line of `mountinfo`, and the mount's flags, which a remount must preserve.
 fn mount_point(line: &[u8]) -> Option<(PathBuf, MountFlags)> {
     let mut fields = line.split(|&b| b == b' ').skip(4);
     let point = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.next()?)));
@@ -222,7 +223,7 @@ fn mount_point(line: &[u8]) -> Option<(PathBuf, MountFlags)> {
     Some((point, flags))
 }
 
-/// Spaces, tabs, newlines and backslashes stand there as `\ooo`.
+/// Decodes spaces, tabs, newlines and backslashes, which are escaped as `\ooo`.
 fn unescape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;

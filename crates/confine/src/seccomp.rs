@@ -1,5 +1,5 @@
-//! The system calls that an agent is refused: what reaches into other processes, what changes the machine, what makes
-//! namespaces, and where Landlock has gaps, what would go through them.
+//! The system calls that an agent may not make: those that reach into other processes, change the machine or create
+//! namespaces, and those that would bypass Landlock where it has gaps.
 
 use super::landlock::{TRUNCATE, UNIX};
 use crate::spec::Confinement;
@@ -10,7 +10,7 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::io::{Error, Result};
 
-/// Refused altogether.
+/// Refused unconditionally.
 const REFUSED: &[i64] = &[
     // Other processes.
     libc::SYS_ptrace,
@@ -39,7 +39,7 @@ const REFUSED: &[i64] = &[
     libc::SYS_mount_setattr,
     libc::SYS_unshare,
     libc::SYS_setns,
-    // Files by handles, which know no directories, and watches over whole file systems.
+    // Files by handles, which bypass directories, and watches over whole file systems.
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
     libc::SYS_fanotify_init,
@@ -76,8 +76,8 @@ const REFUSED: &[i64] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// Refused without an IPC namespace: what is made so belongs to the machine, is open to every agent of the same user and
-/// outlives whoever made it. Its parts are known by numbers, so that using them is refused like making them.
+/// Refused without an IPC namespace: these objects belong to the machine, are open to every agent of the same user and
+/// outlive their creator. They are addressed by numbers, so their use is refused as well as their creation.
 const SHARED: &[i64] = &[
     libc::SYS_shmget,
     libc::SYS_shmat,
@@ -94,8 +94,8 @@ const SHARED: &[i64] = &[
     libc::SYS_mq_unlink,
 ];
 
-/// Said not to exist, since programs have another way then. The flags of clone3 cannot be seen by a filter, those of
-/// clone can; io_uring does what other system calls do without being seen by any filter.
+/// Reported as missing, since programs have a fallback then. A filter cannot read the flags of clone3, but those of
+/// clone; io_uring performs other system calls that no filter sees.
 const MISSING: &[i64] =
     &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
@@ -106,7 +106,7 @@ const NEW_NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
-/// `TIOCSTI` and `TIOCLINUX` type into a terminal as its user would.
+/// `TIOCSTI` and `TIOCLINUX` inject input into a terminal.
 const TYPING: [u64; 2] = [0x5412, 0x541c];
 /// The bits of a socket's type that are not flags.
 const SOCKET_TYPE: u64 = 0xf;
@@ -116,11 +116,11 @@ const IOPRIO_WHO_PROCESS: u64 = 1;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// The filters of `confinement`; each one is asked at every system call.
+/// Returns the filters of `confinement`; each one runs at every system call.
 pub(crate) fn programs(confinement: &Confinement) -> Result<Vec<BpfProgram>> {
     let mut missing: Rules = MISSING.iter().map(|&call| (call, Vec::new())).collect();
     if needs_truncation(confinement) {
-        // The flags are behind a pointer; the C library does without it.
+        // The flags are behind a pointer; the C library works without this call.
         missing.insert(libc::SYS_openat2, Vec::new());
     }
     let missing = compile(missing, libc::ENOSYS)?;
@@ -134,7 +134,7 @@ fn compile(rules: Rules, errno: libc::c_int) -> Result<BpfProgram> {
     filter.try_into().map_err(Error::other)
 }
 
-/// The x32 calls of x86_64 kernels are the same calls under other numbers: none of them exists for an agent.
+/// Reports the x32 calls of x86_64 kernels as missing: they are the same calls under other numbers.
 fn without_x32(program: BpfProgram) -> BpfProgram {
     if !cfg!(target_arch = "x86_64") {
         return program;
@@ -148,7 +148,7 @@ fn without_x32(program: BpfProgram) -> BpfProgram {
 
 fn refused(confinement: &Confinement) -> Result<Rules> {
     let mut rules: Rules = REFUSED.iter().map(|&call| (call, Vec::new())).collect();
-    // Namespaces, one flag after the other: a rule matches when all bits of its mask are as given.
+    // Namespaces, one flag at a time: a rule matches when all bits of its mask have the given values.
     let flags = (0..31).map(|bit| 1 << bit).filter(|flag| NEW_NAMESPACES & flag != 0);
     let clone = flags.map(|flag| masked(0, word(flag), word(flag)).and_then(one)).collect::<Result<Vec<_>>>()?;
     rules.insert(libc::SYS_clone, clone);
@@ -166,14 +166,14 @@ fn refused(confinement: &Confinement) -> Result<Rules> {
     if confinement.keeps_group {
         rules.extend([libc::SYS_setsid, libc::SYS_setpgid].map(|call| (call, Vec::new())));
     }
-    // In a network of its own an agent may do with it what it likes.
+    // In its own network an agent is not restricted.
     if confinement.only_port.is_some() && confinement.namespaces.is_none() {
         let fast_open = word(libc::MSG_FASTOPEN);
-        // It connects without being asked whether it may.
+        // It connects without a check by Landlock.
         for (call, argument) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
             rules.insert(call, vec![one(masked(argument, fast_open, fast_open)?)?]);
         }
-        // A socket that listens without having been bound gets a port of every address, and Landlock is not asked.
+        // A socket that listens unbound gets a port on every address, without a check by Landlock.
         rules.insert(libc::SYS_listen, Vec::new());
     }
     if needs_truncation(confinement) {
@@ -183,26 +183,26 @@ fn refused(confinement: &Confinement) -> Result<Rules> {
 }
 
 /// Limits, priorities and processors of other processes: the kernel lets a process set those of every other one of its
-/// user, and Landlock does not see it. 0 is the caller. In a PID namespace there are no others but the agent's own.
+/// user, and Landlock does not cover it. 0 is the caller. In a PID namespace there are only the agent's own processes.
 fn others(rules: &mut Rules) -> Result<()> {
-    // Without new limits the old ones are read.
+    // Without new limits the call only reads.
     rules.insert(libc::SYS_prlimit64, vec![all(vec![unequal(0, 0)?, some_pointer(2)?])?]);
     for call in
         [libc::SYS_sched_setaffinity, libc::SYS_sched_setscheduler, libc::SYS_sched_setparam, libc::SYS_sched_setattr]
     {
         rules.insert(call, vec![one(unequal(0, 0)?)?]);
     }
-    // These know process groups and users as well.
+    // These accept process groups and users as well.
     for (call, process) in [(libc::SYS_setpriority, PRIO_PROCESS), (libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS)] {
         rules.insert(call, vec![one(unequal(0, process)?)?, one(unequal(1, 0)?)?]);
     }
     Ok(())
 }
 
-/// Internet sockets, and those to the kernel that say which networks there are.
+/// Refuses sockets other than internet sockets, and netlink sockets, which list the networks.
 fn sockets(confinement: &Confinement) -> Result<Vec<SeccompRule>> {
     let mut allowed = vec![libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
-    // Landlock does not see who is connected to before that ABI. Pairs of sockets are made by another call.
+    // Before that ABI, Landlock does not check connections of Unix sockets. Socket pairs use another call.
     if confinement.namespaces.is_some() || confinement.landlock.is_some_and(|abi| abi >= UNIX) {
         allowed.push(libc::AF_UNIX);
     }
@@ -213,7 +213,7 @@ fn sockets(confinement: &Confinement) -> Result<Vec<SeccompRule>> {
     if confinement.only_port.is_some() && confinement.namespaces.is_none() {
         for family in [libc::AF_INET, libc::AF_INET6] {
             let family = equal(0, word(family))?;
-            // Only TCP is limited by port, so only TCP is left.
+            // Only TCP can be limited by port, so only TCP is allowed.
             for kind in (0..=SOCKET_TYPE).filter(|&kind| kind != word(libc::SOCK_STREAM)) {
                 rules.push(all(vec![family.clone(), masked(1, SOCKET_TYPE, kind)?])?);
             }
@@ -224,8 +224,8 @@ fn sockets(confinement: &Confinement) -> Result<Vec<SeccompRule>> {
     Ok(rules)
 }
 
-/// Before ABI 3 whoever may read a file by Landlock's leave may truncate it by the file system's. In a root of its own
-/// the rest is read-only anyway.
+/// Before ABI 3, Landlock does not check truncation of a file that may be read. In a root of its own all else is
+/// read-only anyway.
 fn needs_truncation(confinement: &Confinement) -> bool {
     confinement.namespaces.is_none() && confinement.landlock.is_some_and(|abi| abi < TRUNCATE)
 }
@@ -239,7 +239,7 @@ fn truncation(rules: &mut Rules) -> Result<()> {
     Ok(())
 }
 
-/// The lower half of an argument, as the kernel reads an `int`.
+/// Returns the lower half of an argument, as the kernel reads an `int`.
 fn word(value: libc::c_int) -> u64 {
     u64::from(value.cast_unsigned())
 }

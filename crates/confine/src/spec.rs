@@ -1,11 +1,11 @@
-//! What is told to a process that is to be confined.
+//! The specification of a process's confinement.
 
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
 /// Resource limits of one agent; absent or 0 means none but the inherited one. A limit above the supervisor's own is
-/// lowered to it. Core dumps are always off: they would hold the agent's secrets.
+/// lowered to it. Core dumps are always off: they would contain the agent's secrets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -15,7 +15,7 @@ pub struct Limits {
     pub processes: Option<u64>,
     /// Processor time of the whole agent in thousandths of a processor, where there are control groups.
     pub cpu_millicores: Option<u64>,
-    /// What the agent may store in `/app`, `HOME`, `TMPDIR` and `/dev/shm` together, in bytes, where these are its own.
+    /// The disk usage of `/app`, `HOME`, `TMPDIR` and `/dev/shm` together, in bytes, where these are its own.
     pub disk: Option<u64>,
     /// Open descriptors of one process.
     pub open_files: Option<u64>,
@@ -40,7 +40,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// With 0 read as "none".
+    /// Returns the limits with 0 as `None`.
     pub fn normalised(self) -> Self {
         let set = |limit: Option<u64>| limit.filter(|&limit| limit > 0);
         Self {
@@ -64,76 +64,76 @@ pub struct RunAs {
     pub gid: u32,
 }
 
-/// What the launcher does so that the agent cannot reach the rest of the machine. All of it, or the start fails.
+/// The measures that isolate the agent from the rest of the machine. All of them apply, or the start fails.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
     /// Namespaces and a root directory of the agent's own.
     pub namespaces: Option<Namespaces>,
-    /// The Landlock ABI whose rights are taken away.
+    /// The Landlock ABI whose rights are restricted.
     pub landlock: Option<i32>,
     /// Whether system calls that no agent needs are refused.
     pub seccomp: bool,
-    /// The TCP port that is all of the network, when the network is closed.
+    /// The only TCP port that is reachable when the network is closed.
     pub only_port: Option<u16>,
-    /// Whether no socket can be made, but pairs of them.
+    /// Whether no socket can be created, except socket pairs.
     pub no_sockets: bool,
-    /// Whether it stays in its process group and session, so that whoever ends the group ends all that it started.
+    /// Whether it stays in its process group and session, so that killing the group ends all its descendants.
     pub keeps_group: bool,
-    /// What the agent sees of the file system: with namespaces nothing else exists, with Landlock nothing else opens.
+    /// The visible parts of the file system: with namespaces nothing else exists, with Landlock nothing else opens.
     pub exposed: Vec<Exposed>,
 }
 
 /// Namespaces of the agent's own: mount and IPC always.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
-    /// In a user namespace, which gives an ordinary user the right to make the others.
+    /// Whether there is a user namespace, which gives an ordinary user the right to create the others.
     pub user: bool,
     /// A PID namespace.
     pub processes: bool,
     /// A network namespace, if the network is closed.
     pub network: Option<OwnNetwork>,
-    /// An empty directory where the new root is put together.
+    /// An empty directory where the new root is built.
     pub root: PathBuf,
-    /// The size of what the agent may write, in bytes.
+    /// The size of the agent's writable file system, in bytes.
     pub disk: Option<u64>,
 }
 
-/// A network of the agent's own, in which nothing but egress answers.
+/// A network of the agent's own, in which only egress is reachable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnNetwork {
-    /// Where egress listens. The listeners are handed out over the last descriptor that comes with the order; after
-    /// them a new socket of this network for each byte that comes back.
+    /// The addresses where egress listens. The listeners are sent over the last descriptor that comes with the request;
+    /// after them a new socket of this network for each byte that is received.
     pub listen: Vec<SocketAddrV4>,
-    /// Where the agent answers its callers: its first descriptor is a listener there.
+    /// The address where the agent serves its callers: its first descriptor is a listener there.
     pub callers: Option<SocketAddrV4>,
-    /// The names that resolve there, and to what. There is no name server.
+    /// The names that resolve there, and their addresses. There is no name server.
     pub hosts: Vec<(Ipv4Addr, String)>,
 }
 
 /// A part of the file system that the agent may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exposed {
-    /// Where it is.
+    /// The path on the host.
     pub host: PathBuf,
-    /// Where the agent finds it; the same without namespaces.
+    /// The path for the agent; the same without namespaces.
     pub inside: PathBuf,
-    /// What may be done with it.
+    /// The allowed access.
     pub access: Access,
 }
 
-/// What may be done with a part of the file system.
+/// The access to a part of the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
-    /// It is read and executed.
+    /// Reading and executing.
     Read,
-    /// The same, if it is there.
+    /// The same, if it exists.
     ReadIfThere,
     /// A symbolic link with this target (`host`), in a root of the agent's own.
     Link,
     /// Everything.
     Write,
-    /// Everything, with a copy of it that is made for this process, in a root of the agent's own.
+    /// Everything, on a copy that is made for this process, in a root of the agent's own.
     Copy,
     /// A device, read and written.
     Device,

@@ -1,5 +1,5 @@
-//! A user for each agent, where this program may choose users: kept in the data directory, so that an agent has the
-//! same one after a restart, and never given to two agents at a time.
+//! A user for each agent, where this program may choose users. The assignment is stored in the data directory, so that
+//! an agent has the same one after a restart, and no two agents share one.
 
 use crate::spec::RunAs;
 use hoistway_kit::fs::{read_if_there, write_atomic};
@@ -11,17 +11,18 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// A range that neither distributions nor container engines give to anybody; within the sixteen-bit half of a user
-/// namespace there is another.
+/// A range that neither distributions nor container engines assign; the second one lies within the sixteen-bit half of
+/// a user namespace.
 const RANGES: [Block; 2] = [(1_900_000_000, 65_536), (40_000, 10_000)];
-/// How many blocks there are of the size of the first range, itself included. It is for installations that have kept
-/// no block, each of the others for those whose directory's name says so: two on one machine do not share their users.
+/// The number of blocks of the size of the first range, itself included. The first is for installations that have
+/// stored no block, the others are chosen by a hash of the directory's name: two installations on one machine do not
+/// share users.
 const BLOCKS: u32 = 1_024;
 
-/// How many at the end of a block are no agent's.
+/// The number of users at the end of a block that are not for agents.
 const RESERVED: u32 = 3;
 
-/// The first user, and how many there are.
+/// The first user, and the number of users.
 type Block = (u32, u32);
 
 /// The users of one installation's agents.
@@ -34,17 +35,17 @@ pub struct Uids {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Given {
-    /// Counted up, so that a user is not soon somebody else's.
+    /// The next user; it only counts up, so that a user is not soon reused.
     next: u32,
     users: BTreeMap<String, u32>,
-    /// Where they are from; kept, so that a directory that is moved keeps its agents' users. An earlier version, which
-    /// had no choice, kept none.
+    /// The block of the users; stored, so that a moved directory keeps its agents' users. Earlier versions, which had
+    /// no choice, did not store it.
     #[serde(default)]
     block: Option<Block>,
 }
 
 impl Uids {
-    /// The users in `dir/uids.json`, where `dir` may still have to be made; `None` if this program may not choose users.
+    /// Opens the users in `dir/uids.json`, where `dir` may not exist yet; `None` if this program may not choose users.
     /// Blocks.
     pub fn open(dir: &Path) -> std::io::Result<Option<Self>> {
         let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::CHOWN;
@@ -64,7 +65,7 @@ impl Uids {
         Self::choose(dir, own, |block| mapped(&map, block))
     }
 
-    /// The users from the block that is kept in `dir`, else from `own`, as far as there are such users.
+    /// Takes the users from the block that is stored in `dir`, else from `own`, as far as these users exist.
     fn choose(dir: &Path, own: Block, exists: impl Fn(Block) -> bool) -> std::io::Result<Option<Self>> {
         let file = dir.join("uids.json");
         let kept: Option<Given> = read_if_there(&file)?.map(|bytes| serde_json::from_slice(&bytes)).transpose()?;
@@ -77,20 +78,21 @@ impl Uids {
         Ok(Some(Self { file, block, given: Mutex::new(Given { block: Some(block), ..given }) }))
     }
 
-    /// A user that is no agent's: the last of the range.
+    /// Returns a user that is not an agent's: the last of the range.
     pub fn probe(&self) -> RunAs {
         let (first, count) = self.block;
         let last = first + count - 1;
         RunAs { uid: last, gid: last }
     }
 
-    /// Two users that are no agent's, nor the one for probing: what installs packages, and what reads them.
+    /// Returns two users that are neither an agent's nor the one for probing: one installs packages, the other reads
+    /// them.
     pub fn builders(&self) -> [RunAs; 2] {
         let (first, count) = self.block;
         [count - 3, count - 2].map(|n| RunAs { uid: first + n, gid: first + n })
     }
 
-    /// The agent's user.
+    /// Returns the agent's user, and assigns one if necessary.
     pub fn of(&self, agent: &Name) -> Result<RunAs> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(&uid) = given.users.get(agent.as_str()) {
@@ -110,13 +112,13 @@ impl Uids {
         Ok(RunAs { uid, gid: uid })
     }
 
-    /// The agent's user, if it has one.
+    /// Returns the agent's user, if it has one.
     pub fn given(&self, agent: &Name) -> Option<RunAs> {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         given.users.get(agent.as_str()).map(|&uid| RunAs { uid, gid: uid })
     }
 
-    /// The agent is gone for good.
+    /// Releases the user of a deleted agent.
     pub fn release(&self, agent: &Name) -> Result<()> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = given.clone();
@@ -134,7 +136,7 @@ impl Uids {
     }
 }
 
-/// The block of a new installation.
+/// Returns the block of a new installation.
 fn block_of(dir: &Path) -> Block {
     let (first, count) = RANGES[0];
     let digest = Digest::of(dir.as_os_str().as_encoded_bytes()).hex();
@@ -188,10 +190,10 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(choose(dir.path(), one).of(&name("a")).unwrap().uid, one.0);
-        // Moved elsewhere, it has the users that it had.
+        // A moved directory keeps its users.
         let moved = choose(dir.path(), other);
         assert_eq!((moved.of(&name("a")).unwrap().uid, moved.of(&name("b")).unwrap().uid), (one.0, one.0 + 1));
-        // What an earlier version kept stays where it was.
+        // A block of an earlier version stays the same.
         let earlier = format!(r#"{{"next":{},"users":{{"a":{}}}}}"#, RANGES[0].0 + 1, RANGES[0].0);
         std::fs::write(dir.path().join("uids.json"), earlier).unwrap();
         let uids = choose(dir.path(), one);
@@ -199,7 +201,7 @@ mod tests {
             (uids.of(&name("a")).unwrap().uid, uids.of(&name("b")).unwrap().uid),
             (RANGES[0].0, RANGES[0].0 + 1)
         );
-        // Where there are no such users, the small range is left.
+        // Where these users do not exist, the small range is used.
         let dir = tempfile::tempdir().unwrap();
         let uids = Uids::choose(dir.path(), one, |block| block == RANGES[1]).unwrap().unwrap();
         assert_eq!(uids.of(&name("a")).unwrap().uid, RANGES[1].0);

@@ -1,4 +1,4 @@
-//! Files in the `/etc` of a root directory of the agent's own: which users there are, and how names are resolved.
+//! Files in the `/etc` of an agent's own root directory: users and name resolution.
 
 use super::{HOME, directory};
 use crate::spec::{OwnNetwork, RunAs};
@@ -7,13 +7,13 @@ use std::fs;
 use std::io::Result;
 use std::path::Path;
 
-/// Only `/etc/hosts` is asked, so that a name which is not in there fails at once.
+/// Only `/etc/hosts` is consulted, so that a name that is not in there fails at once.
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n";
-/// For resolvers that do not read `nsswitch.conf`. Nothing listens there, and they are told not to wait for it.
+/// For resolvers that do not read `nsswitch.conf`. Nothing listens there, and the options keep the timeout short.
 const RESOLV: &str = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
 
-/// Whether `path` is one of the files that are written for an agent with a network of its own, instead of those of
-/// this machine.
+/// Whether `path` is one of the files that are written for an agent with its own network, replacing those of this
+/// machine.
 pub(crate) fn is_of_resolver(path: &Path) -> bool {
     ["/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf"].iter().any(|file| path == Path::new(file))
 }
@@ -38,7 +38,7 @@ fn hosts(network: &OwnNetwork) -> String {
     network.hosts.iter().map(|(address, name)| format!("{address} {name}\n")).collect()
 }
 
-/// The contents of `passwd` and `group`.
+/// Returns the contents of `passwd` and `group`.
 fn accounts(uid: u32, gid: u32) -> (String, String) {
     let (mut users, mut groups) = (format!("agent:x:{uid}:{gid}:agent:{HOME}:/bin/sh\n"), format!("agent:x:{gid}:\n"));
     for (name, id) in [("root", 0), ("nobody", 65_534)] {

@@ -10,42 +10,43 @@ use serde::{Deserialize, Serialize};
 pub use service::AgentService;
 use std::pin::Pin;
 
-/// Everything that makes one revision of an agent. Its JSON is stored: members are only ever added, with a default.
+/// The complete specification of one revision of an agent. Its JSON is stored: members are only ever added, with a
+/// default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentSpec {
     /// The agent.
     pub agent: Name,
-    /// The image as the user or the build named it, with the platform's registry in its symbolic form. With a digest
-    /// the digest decides.
+    /// The image as the user or the build named it, with the platform's registry in its symbolic form. A digest takes
+    /// precedence.
     pub image: ImageRef,
     /// `build-<hex>` if this deploy built the image.
     pub build_id: Option<String>,
-    /// Entry file, if the deploy named or built one; else the image's label says.
+    /// Entry file, if the deploy named or built one; else the image's label applies.
     pub entry_point: Option<String>,
-    /// Required tools in order, with where each is.
+    /// Required tools in order, with their addresses.
     pub tools: Vec<BoundTool>,
-    /// What the deploy says of the agent.
+    /// The agent's configuration in the deploy.
     #[serde(flatten)]
     pub config: AgentConfig,
-    /// The gateway's keyed hash of the whole request; equal means that a redeploy changes nothing.
+    /// The gateway's keyed hash of the whole request; an equal one means that a redeploy changes nothing.
     pub fingerprint: Digest,
 }
 
-/// How an agent is, in the public API's spelling.
+/// The phase of an agent, in the public API's spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Not up yet; the message says why.
+    /// Not up yet; the message has the reason.
     Pending,
     /// A revision is up and ready.
     Running,
-    /// The serving revision is down; the message says why and when it is tried again.
+    /// The serving revision is down; the message has the reason and the time of the next attempt.
     Failed,
-    /// It was stopped by a user and stays so until it is started or deployed again.
+    /// Stopped by a user, until it is started or deployed again.
     Stopped,
 }
 
 impl Phase {
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Phase::Pending => "Pending",
@@ -55,53 +56,53 @@ impl Phase {
         }
     }
 
-    /// Reads the public spelling.
+    /// Parses the public spelling.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Pending, Self::Running, Self::Failed, Self::Stopped].into_iter().find(|p| p.as_str() == text)
     }
 }
 
-/// What a started revision came to.
+/// The outcome of starting a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevisionStatus {
     /// The revision.
     pub revision: RevisionId,
     /// Its number among the agent's revisions.
     pub number: u64,
-    /// `Running`: ready to be switched to. `Pending`: its image cannot be pulled yet; the agent service goes on
-    /// trying and switches by itself once it is the agent's revision.
+    /// `Running`: ready to be switched to. `Pending`: its image cannot be pulled yet; the agent service retries and
+    /// switches by itself once it is the agent's revision.
     pub phase: Phase,
-    /// Why it is pending; empty when running.
+    /// The reason why it is pending; empty when running.
     pub message: String,
     /// The digest of the image's manifest, once known.
     pub image_digest: Option<Digest>,
 }
 
-/// An agent as the API shows it.
+/// An agent as shown by the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
     /// Unique name.
     pub name: Name,
-    /// The revision that is wanted.
+    /// The wanted revision.
     pub revision: RevisionId,
     /// Its number among the agent's revisions.
     pub revision_number: u64,
-    /// Its specification, with the values of the user's variables masked, but for those that are no secrets.
+    /// Its specification, with the values of the user's variables masked, except those that are not secret.
     pub spec: AgentSpec,
-    /// The environment as it may be shown: the platform's own variables as they are, the user's masked unless they are no secrets.
+    /// The environment for display: the platform's own variables, and the user's, masked unless they are not secret.
     pub shown_env: Vec<(String, String)>,
-    /// How it is.
+    /// The current phase.
     pub phase: Phase,
-    /// Why, when not simply running.
+    /// The reason, when not simply running.
     pub message: String,
     /// The digest of the running image's manifest, once known.
     pub image_digest: Option<Digest>,
-    /// Whether its image was built here for another Python than there is now, or in an older layout, and so is to be built
-    /// again from the source that the image keeps.
+    /// Whether its image was built here for another Python than the current one, or in an older layout, and must be
+    /// rebuilt from the source in the image.
     pub needs_rebuild: bool,
-    /// How the agent is kept from harming the machine, as enforced; `not sandboxed` if nothing does.
+    /// The isolation of the agent from the machine, as enforced; `not sandboxed` if there is none.
     pub isolation: String,
-    /// What it reaches of the network: `open` or `closed`.
+    /// Its network access: `open` or `closed`.
     pub network: String,
     /// Its limits, as enforced.
     pub limits: String,
@@ -111,48 +112,48 @@ pub struct Agent {
     pub updated_at: i64,
 }
 
-/// What runs agents on this installation.
+/// The agent runtime of this installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeStatus {
-    /// Which runtime: `process`.
+    /// The name of the runtime: `process`.
     pub name: String,
-    /// What keeps agents from harming the machine, as enforced.
+    /// The isolation of agents from the machine, as enforced.
     pub isolation: String,
-    /// What agents reach of the network: `open` or `closed`.
+    /// The network access of agents: `open` or `closed`.
     pub network: String,
     /// The limits of each agent, as enforced.
     pub limits: String,
     /// `major.minor` of the interpreter that runs them.
     pub python: String,
-    /// What an operator should know besides, such as why there is no stronger sandbox.
+    /// Further notes for an operator, such as why there is no stronger sandbox.
     pub notes: Vec<String>,
 }
 
-/// Where a gateway sends an agent's invokes.
+/// The route of an agent's invokes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The agent.
     pub agent: Name,
     /// The serving instance, `None` while there is none.
     pub target: Option<Target>,
-    /// Whether the target is ready; if not, `message` says why.
+    /// Whether the target is ready; if not, `message` has the reason.
     pub ready: bool,
-    /// Why it is not ready.
+    /// The reason why it is not ready.
     pub message: String,
-    /// True when callers must show that an identity provider vouches for them.
+    /// Whether callers must be authenticated by an identity provider.
     pub needs_caller_identity: bool,
-    /// Which one. An agent service that does not say leaves nobody who could be let in.
+    /// That identity provider. If the agent service does not name one, every caller is refused.
     pub identity_provider: Option<Name>,
 }
 
 /// The address of a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The instance: the id of its revision, or an id of its own once the revision was started anew.
+    /// The instance: the id of its revision, or an id of its own after the revision was restarted.
     pub revision: RevisionId,
     /// `host:port`.
     pub address: String,
-    /// What the runner demands in `X-Hoistway-Invoke-Token`.
+    /// The token that the runner requires in `X-Hoistway-Invoke-Token`.
     pub token: Secret,
 }
 
@@ -163,15 +164,15 @@ pub enum RouteEvent {
     Snapshot(Vec<Route>),
     /// One agent's route is new or has changed.
     Changed(Box<Route>),
-    /// An agent is gone.
+    /// An agent was deleted.
     Removed(Name),
 }
 
-/// A [`RouteEvent`] with its place in the order of changes. A gateway acknowledges the version once no request of its
-/// own can reach an older route.
+/// A [`RouteEvent`] with its version. A gateway acknowledges the version once none of its requests can reach an older
+/// route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionedRoute {
-    /// Counts up by at least one for each change.
+    /// Increases by at least one for each change.
     pub version: u64,
     /// The change.
     pub event: RouteEvent,
@@ -180,25 +181,25 @@ pub struct VersionedRoute {
 /// A subscription to the routing table.
 pub type RouteStream = Pin<Box<dyn futures_core::Stream<Item = Result<VersionedRoute>> + Send>>;
 
-/// The place of an event in the order of one source's events: sources that are started again begin a new epoch.
+/// The position of an event in the order of one source's events: a restarted source begins a new epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The source's start, in milliseconds since the epoch.
     pub epoch: u64,
-    /// Counts up by one.
+    /// Increases by one.
     pub sequence: u64,
 }
 
-/// What happened to an agent.
+/// A change of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentChange {
-    /// Its phase or its serving revision is another one; the message says why it is not running.
+    /// Its phase or its serving revision changed; the message has the reason why it is not running.
     Phase(Phase, String),
-    /// It ended although it was up, and is started again.
+    /// It ended although it was up, and is being restarted.
     Crashed {
-        /// How it ended.
+        /// The description of its end.
         reason: String,
-        /// How often it was started again before.
+        /// The number of earlier restarts.
         restarts: u32,
     },
     /// It was deleted.
@@ -216,7 +217,7 @@ pub struct AgentEvent {
     pub agent: Name,
     /// The revision, if one is concerned.
     pub revision: Option<RevisionId>,
-    /// What happened.
+    /// The change.
     pub change: AgentChange,
 }
 

@@ -1,4 +1,4 @@
-//! How much of models an agent may use.
+//! Budgets of agents for the use of models.
 
 use crate::{Error, Money, Result};
 use std::{fmt, str::FromStr};
@@ -6,11 +6,11 @@ use std::{fmt, str::FromStr};
 /// One limit of a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BudgetLimit {
-    /// Tokens of requests and answers on a day of UTC.
+    /// Tokens of requests and responses in a UTC day.
     TokensPerDay,
     /// The same in a calendar month.
     TokensPerMonth,
-    /// What calls of models with a price cost on a day.
+    /// The cost of calls of models with a price in a UTC day.
     CostPerDay,
     /// The same in a calendar month.
     CostPerMonth,
@@ -19,11 +19,11 @@ pub enum BudgetLimit {
 }
 
 impl BudgetLimit {
-    /// All of them.
+    /// All limits.
     pub const ALL: [Self; 5] =
         [Self::TokensPerDay, Self::TokensPerMonth, Self::CostPerDay, Self::CostPerMonth, Self::RequestsPerMinute];
 
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TokensPerDay => "tokens_per_day",
@@ -34,7 +34,7 @@ impl BudgetLimit {
         }
     }
 
-    /// An amount of it as people read it: of money, or a number.
+    /// Formats an amount for display: money, or a number.
     pub fn show(self, amount: u128) -> String {
         match self {
             Self::CostPerDay | Self::CostPerMonth => Money::from_units(amount).to_string(),
@@ -63,7 +63,7 @@ impl FromStr for BudgetLimit {
 pub struct Budget(Vec<(BudgetLimit, u128)>);
 
 impl Budget {
-    /// A budget of some limits, each once and none of nothing.
+    /// Creates a budget; each limit occurs once and none is zero.
     pub fn new(limits: impl IntoIterator<Item = (BudgetLimit, u128)>) -> Result<Self> {
         let mut limits: Vec<_> = limits.into_iter().collect();
         limits.sort_unstable();
@@ -82,38 +82,38 @@ impl Budget {
         }
     }
 
-    /// The limits.
+    /// Returns the limits.
     pub fn limits(&self) -> &[(BudgetLimit, u128)] {
         &self.0
     }
 }
 
-/// How much of a limit is used.
+/// The usage of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitUse {
     /// The limit.
     pub limit: BudgetLimit,
-    /// How much may be used.
+    /// The maximum.
     pub most: u128,
-    /// How much is.
+    /// The used amount.
     pub used: u128,
-    /// When it begins anew; milliseconds since the epoch.
+    /// The time of its reset; milliseconds since the epoch.
     pub resets_at: i64,
 }
 
 impl LimitUse {
-    /// How much is used, in thousandths.
+    /// Returns the used share, in thousandths.
     pub fn share(&self) -> u64 {
         u64::try_from(self.used.saturating_mul(1000) / self.most.max(1)).unwrap_or(u64::MAX)
     }
 }
 
-/// A budget and how much of it is used.
+/// A budget and its usage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BudgetUse {
     /// Each limit.
     pub limits: Vec<LimitUse>,
-    /// Models that the agent called this month and that had no price, so that their calls are in no cost.
+    /// Models that the agent called this month and that had no price, so that the cost does not include them.
     pub unpriced_models: Vec<String>,
 }
 

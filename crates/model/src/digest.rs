@@ -10,24 +10,24 @@ use std::{fmt, str::FromStr};
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Computes the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         let mut h = Hasher::new();
         h.update(bytes);
         h.finish()
     }
 
-    /// The 64 hexadecimal digits, without the algorithm.
+    /// Returns the 64 hexadecimal digits, without the algorithm.
     pub fn hex(&self) -> String {
         hex::encode(self.0)
     }
 }
 
-/// A running SHA-256.
+/// An incremental SHA-256.
 pub struct Hasher(ring::digest::Context);
 
 impl Hasher {
-    /// An empty hash.
+    /// Creates an empty hash.
     pub fn new() -> Self {
         Self(ring::digest::Context::new(&ring::digest::SHA256))
     }
@@ -37,13 +37,13 @@ impl Hasher {
         self.0.update(bytes);
     }
 
-    /// Adds one member of a structure: its length and its bytes, so that members cannot run into each other.
+    /// Adds one member of a structure: its length and its bytes, so that the boundaries of members are unambiguous.
     pub fn member(&mut self, bytes: &[u8]) {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
     }
 
-    /// The digest of everything added.
+    /// Returns the digest of all added bytes.
     pub fn finish(self) -> Digest {
         let mut out = [0; 32];
         out.copy_from_slice(self.0.finish().as_ref());

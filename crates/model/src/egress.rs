@@ -1,4 +1,5 @@
-//! Egress, the way out of agents: what it learns from the tool registry and the agent service, and its own trait.
+//! Egress, the proxy for outbound calls of agents: its inputs from the tool registry and the agent service, and its own
+//! trait.
 
 use crate::{
     ModelPrices, Name, Result, RevisionId, Secret,
@@ -12,106 +13,105 @@ use crate::{
 use async_trait::async_trait;
 use std::{collections::BTreeMap, fmt, pin::Pin, str::FromStr};
 
-/// A tool as egress calls it. Its credentials are in it, so it goes to egress and nowhere else.
+/// A tool as called by egress. It includes credentials, so it is sent to egress only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolAccess {
     /// Unique name.
     pub name: Name,
-    /// Its base URL as it is reached from inside the installation, with its port.
+    /// Its base URL as reachable from inside the installation, with its port.
     pub url: String,
     /// The kind of credential.
     pub auth_type: AuthType,
-    /// Where the API key goes, if the user said so.
+    /// The location of the API key, if the user configured it.
     pub api_key: Option<ApiKeyPlace>,
-    /// Where tokens come from, if the user said so.
+    /// The source of tokens, if the user configured it.
     pub oauth2: Option<OAuth2>,
-    /// The stored credential fields; none when none are stored.
+    /// The stored credential fields; empty if none are stored.
     pub credentials: BTreeMap<String, Secret>,
 }
 
-/// A model provider as egress calls it. Its credentials are in it, so it goes to egress and nowhere else.
+/// A model provider as called by egress. It includes credentials, so it is sent to egress only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelProviderAccess {
     /// Unique name.
     pub name: Name,
-    /// The protocol that it speaks: openai, anthropic, bedrock or ollama.
+    /// Its protocol: openai, anthropic, bedrock or ollama.
     pub provider: String,
     /// Base URL; empty means the provider's own.
     pub endpoint: String,
-    /// The models that it serves; none: any.
+    /// The models that it serves; empty means any.
     pub models: Vec<String>,
-    /// What models cost.
+    /// The prices of models.
     pub prices: ModelPrices,
-    /// How long an answer may take to begin; none: as long as egress waits for any.
+    /// The time limit until a response begins, in seconds; `None` means egress' default.
     pub timeout_seconds: Option<u32>,
-    /// How many more times a call is made that failed.
+    /// The number of retries of a failed call.
     pub retries: u32,
-    /// The stored credential fields; none when none are stored.
+    /// The stored credential fields; empty if none are stored.
     pub credentials: BTreeMap<String, Secret>,
     /// Whether it belongs to the starter kit.
     pub demo: bool,
 }
 
-/// The part of the tool registry that shows credentials.
+/// The part of the tool registry that returns credentials.
 #[async_trait]
 pub trait ToolCredentials: fmt::Debug + Send + Sync + 'static {
-    /// Every tool, then each change once it is committed.
+    /// Follows all tools: every tool, then each change once it is committed.
     async fn watch_tools(&self) -> Result<Updates<Name, ToolAccess>>;
 
-    /// Every model provider, then each change once it is committed.
+    /// Follows all model providers: every one, then each change once it is committed.
     async fn watch_model_providers(&self) -> Result<Updates<Name, ModelProviderAccess>>;
 }
 
-/// A revision of an agent whose token is worth something.
+/// A revision of an agent whose token is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentIdentity {
-    /// The revision, as users know it.
+    /// The revision, as shown to users.
     pub revision: RevisionId,
     /// The agent.
     pub agent: Name,
     /// The tools that it may call; they need not exist.
     pub required_tools: Vec<Name>,
-    /// Whether its network is open: then egress also lets it through to hosts that are no tool.
+    /// Whether its network is open: then egress also lets it reach hosts other than tools.
     pub open_network: bool,
     /// The models that it may call.
     pub llm: Vec<LlmConfig>,
-    /// The public APIs of models, `https://HOST`, that it calls with a key of its own.
+    /// The public model APIs, `https://HOST`, that it calls with a key of its own.
     pub own_key_origins: Vec<String>,
 }
 
-/// A call of an agent that egress refused or could not carry out.
+/// A call of an agent that egress refused or could not complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedCall {
     /// The revision that made it.
     pub revision: RevisionId,
-    /// What it called and why that failed, in one line for the people who wrote the agent.
+    /// The called address and the reason of the failure, in one line for the agent's authors.
     pub text: String,
 }
 
-/// The part of the agent service that says whom egress lets out.
+/// The part of the agent service that determines whose calls egress accepts.
 #[async_trait]
 pub trait AgentIdentities: fmt::Debug + Send + Sync + 'static {
-    /// Every revision that is up or coming up, then each change. Those of a deleted agent are removed before its
+    /// Follows every running or starting revision, then each change. Those of a deleted agent are removed before its
     /// processes are ended, a replaced one after it has ended.
     async fn watch_identities(&self) -> Result<Updates<RevisionId, AgentIdentity>>;
 
-    /// Writes into the logs of agents, beside their own lines, which of their calls were refused. Those of revisions
-    /// that are gone are dropped.
+    /// Writes refused calls into the logs of agents, beside their own lines. Those of ended revisions are dropped.
     async fn log_refused_calls(&self, calls: Vec<RefusedCall>) -> Result<()>;
 }
 
-/// What egress has learnt from another service.
+/// The state of egress' data from another service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PolicySource {
     /// Whether everything has been read at least once since the start.
     pub complete: bool,
-    /// Whether changes arrive at the moment. Without them what was read last stays in force.
+    /// Whether changes arrive at the moment. Otherwise the last known state stays in force.
     pub connected: bool,
-    /// How many records it has.
+    /// The number of records.
     pub records: u64,
 }
 
-/// How current egress' knowledge is of what agents may call.
+/// The state of egress' policies on the calls of agents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EgressStatus {
     /// Tools and their credentials, from the tool registry.
@@ -123,7 +123,7 @@ pub struct EgressStatus {
 }
 
 impl EgressStatus {
-    /// Whether all of them have been read at least once since the start, without which no call is let through.
+    /// Whether all of them have been read at least once since the start. Until then no call is allowed.
     pub const fn is_complete(&self) -> bool {
         self.tools.complete && self.identities.complete && self.model_providers.complete
     }
@@ -134,7 +134,7 @@ impl EgressStatus {
     }
 }
 
-/// What a call was for.
+/// The target of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallTarget {
     /// A tool.
@@ -143,26 +143,26 @@ pub enum CallTarget {
     ModelProvider(Name),
 }
 
-/// One outbound call of an agent, carried out or refused. Never a body, a header or a query.
+/// One outbound call of an agent, completed or refused. It never contains a body, a header or a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Counts up, and is not used again.
+    /// Increases, and is never reused.
     pub id: u64,
-    /// When it began; milliseconds since the epoch.
+    /// Its start; milliseconds since the epoch.
     pub at: i64,
-    /// The agent; absent when nobody could be recognised.
+    /// The agent; absent if it could not be authenticated.
     pub agent: Option<Name>,
     /// Its revision.
     pub revision: Option<RevisionId>,
-    /// What was called; absent when it was refused before that was known.
+    /// The called target; absent if it was refused before that was known.
     pub target: Option<CallTarget>,
     /// The method.
     pub method: String,
-    /// `SCHEME://HOST` with the port where the scheme does not mean it; empty when it was not understood.
+    /// `SCHEME://HOST`, with the port unless it is the scheme's default; empty if it could not be parsed.
     pub origin: String,
     /// The path, without a query.
     pub path: String,
-    /// The status that the agent got.
+    /// The status that the agent received.
     pub status: Option<u16>,
     /// Milliseconds until the response's header.
     pub first_byte_ms: u64,
@@ -172,73 +172,73 @@ pub struct Call {
     pub bytes_up: u64,
     /// Bytes of the response's body.
     pub bytes_down: u64,
-    /// Why egress refused the call or could not carry it out, in one word; absent when the tool answered.
+    /// The reason why egress refused the call or could not complete it, in one word; absent when the tool responded.
     pub refused: Option<String>,
-    /// The same in words, as the agent was told.
+    /// The same as a message, as sent to the agent.
     pub error: Option<String>,
-    /// Why it ended early after the response had begun, in one word.
+    /// The reason why it ended early after the response had begun, in one word.
     pub broken: Option<String>,
 }
 
-/// Which calls are wanted.
+/// A selection of calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallQuery {
     /// Those of one agent.
     pub agent: Option<Name>,
     /// Those of one tool.
     pub tool: Option<Name>,
-    /// Those that egress refused or could not carry out.
+    /// Those that egress refused or could not complete.
     pub refused: bool,
-    /// Those from before the call of this id.
+    /// Those before the call with this id.
     pub before: Option<u64>,
-    /// So many at most.
+    /// The maximum number.
     pub limit: u32,
 }
 
-/// One step of following calls.
+/// An item of the stream of calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallUpdate {
-    /// The calls after that of this id follow. It comes first.
+    /// The calls after this id follow. It is the first item.
     Position(u64),
     /// A call that ended and whose record is committed.
     Call(Box<Call>),
-    /// So many calls were left out here: more ended than were read, or their records are not kept any more.
+    /// The number of calls that are missing here: more ended than were read, or their records have been removed.
     Missed(u64),
-    /// A limit of an agent's budget is nearly used up, or is. It is told once, to those who follow at that moment.
+    /// A limit of an agent's budget is nearly or fully used. It is reported once, to the subscribers at that moment.
     Budget(BudgetNotice),
 }
 
-/// A limit of an agent's budget that is nearly used up, or is.
+/// A limit of an agent's budget that is nearly or fully used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BudgetNotice {
-    /// When that was; milliseconds since the epoch.
+    /// The time; milliseconds since the epoch.
     pub at: i64,
     /// The agent.
     pub agent: Name,
-    /// The limit, as it was used then.
+    /// The limit, with its usage at that time.
     pub limit: LimitUse,
-    /// Whether nothing of it is left.
+    /// Whether it is fully used.
     pub is_exceeded: bool,
 }
 
-/// Calls as they end. Whoever loses it subscribes again, with the id of the last call that it has.
+/// Calls as they end. A client that loses the stream subscribes again, with the id of the last call that it has.
 pub type CallUpdates = Pin<Box<dyn futures_core::Stream<Item = Result<CallUpdate>> + Send>>;
 
-/// A part of a check of a tool or a model provider.
+/// A step of a check of a tool or a model provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckKind {
-    /// Whether its host can be reached.
+    /// Its host is reachable.
     Address,
-    /// Whether its certificate is trusted.
+    /// Its certificate is trusted.
     Tls,
-    /// Whether its credential is there and accepted.
+    /// Its credential is stored and accepted.
     Credential,
-    /// Whether it has one of the models that it is registered with.
+    /// It has one of the models that it is registered with.
     Model,
 }
 
 impl CheckKind {
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Address => "address",
@@ -259,68 +259,69 @@ impl FromStr for CheckKind {
     }
 }
 
-/// What a part of a check found.
+/// The result of a step of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckStep {
-    /// The part.
+    /// The step.
     pub check: CheckKind,
-    /// Whether it is as it should be.
+    /// Whether it passed.
     pub ok: bool,
-    /// What was found and what to do, for people. Never a secret.
+    /// The finding and the remedy, for people. Never a secret.
     pub message: String,
 }
 
-/// What a check of a tool or a model provider found.
+/// The result of a check of a tool or a model provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// The status of its answer, if there was one.
+    /// The status of its response, if there was one.
     pub status: Option<u16>,
-    /// Milliseconds until the head of that answer, the access token's included.
+    /// Milliseconds until the head of that response, including the request for the access token.
     pub latency_ms: Option<u64>,
-    /// Its parts, as far as it came, in order.
+    /// The steps that were performed, in order.
     pub steps: Vec<CheckStep>,
 }
 
 impl Check {
-    /// Whether it works.
+    /// Whether every step passed.
     pub fn is_ok(&self) -> bool {
         self.steps.iter().all(|step| step.ok)
     }
 }
 
-/// Egress as the rest of the platform sees it.
+/// The interface of egress to the rest of the platform.
 #[async_trait]
 pub trait EgressService: fmt::Debug + Send + Sync + 'static {
-    /// How current its policies are.
+    /// Returns the state of its policies.
     async fn status(&self) -> Result<EgressStatus>;
 
-    /// The certificate, in PEM, of the authority that vouches to agents for the hosts of their tools.
+    /// Returns the certificate, in PEM, of the certificate authority that issues certificates for the hosts of tools to
+    /// agents.
     async fn authority(&self) -> Result<String>;
 
-    /// Calls that are kept, newest first.
+    /// Returns stored calls, newest first.
     async fn calls(&self, query: CallQuery) -> Result<Vec<Call>>;
 
-    /// Follows calls: those after the one with the id `after`, or those that end from now on. Nobody who calls waits for
-    /// a follower.
+    /// Follows calls: those after the one with the id `after`, or those that end from now on. A slow follower does not
+    /// delay calls.
     async fn watch_calls(&self, after: Option<u64>) -> Result<CallUpdates>;
 
-    /// What agents used of models, summed up.
+    /// Returns the aggregated usage of models by agents.
     async fn usage(&self, query: UsageQuery) -> Result<UsageReport>;
 
-    /// An agent's budget, and how much of it is used; none: it has no budget. The agent need not exist.
+    /// Returns an agent's budget and its usage; `None` without a budget. The agent need not exist.
     async fn budget(&self, agent: Name) -> Result<Option<BudgetUse>>;
 
-    /// Gives an agent a budget in the place of the one before, or takes it away.
+    /// Sets or removes an agent's budget.
     async fn set_budget(&self, agent: Name, budget: Option<Budget>) -> Result<()>;
 
-    /// Checks a tool with a request to its base URL, on the way that agents' calls take and with its credential. It takes
-    /// ten seconds at most.
+    /// Checks a tool with a request to its base URL, on the same path and with the same credential as agents' calls. It
+    /// takes at most ten seconds.
     async fn check_tool(&self, name: Name) -> Result<Check>;
 
-    /// Checks a model provider: asks which models it has, on the way that agents' calls take and with its key. It takes
-    /// ten seconds at most, and no model is run.
+    /// Checks a model provider by listing its models, on the same path and with the same key as agents' calls. It takes
+    /// at most ten seconds, and no model is run.
     async fn check_model_provider(&self, name: Name) -> Result<Check>;
 
-    /// What the service measured since it started.
+    /// Returns the metrics of the service since its start.
     async fn egress_metrics(&self) -> Result<Metrics>;
 }

@@ -8,7 +8,7 @@ use crate::redact::{Secret, is_worth_hiding};
 use generated::{is_generated, is_random};
 use percent_encoding::percent_decode_str;
 
-/// A variable whose name has one of these words holds a secret.
+/// A variable whose name contains one of these words holds a secret.
 const SECRET_WORDS: [&str; 12] = [
     "KEY",
     "TOKEN",
@@ -23,7 +23,7 @@ const SECRET_WORDS: [&str; 12] = [
     "COOKIE",
     "DSN",
 ];
-/// How many URLs of one value have passwords that are hidden apart.
+/// The most URLs of one value whose passwords are hidden separately.
 const MAX_PASSWORDS: usize = 100;
 
 /// An environment variable of the user.
@@ -33,12 +33,13 @@ pub struct EnvVar {
     pub name: String,
     /// Its value. The API shows it only where `secret` is false.
     pub value: Secret,
-    /// Whether the user says that the value is secret, or that it is not; else its name and the value itself decide.
+    /// Whether the value is secret according to the user; if `None`, its name and the value itself decide.
     pub secret: Option<bool>,
 }
 
 impl EnvVar {
-    /// What logs, errors, events and traces must not show of it: the value, the password of a URL in it, or nothing.
+    /// Returns the parts to hide in logs, errors, events and traces: the value, the password of a URL in it, or
+    /// nothing.
     pub fn hidden(&self) -> Vec<Secret> {
         if self.is_shown() {
             return Vec::new();
@@ -66,7 +67,7 @@ fn is_secret_name(name: &str) -> bool {
     name.split(['_', '-', '.']).any(|word| SECRET_WORDS.iter().any(|secret| word.eq_ignore_ascii_case(secret)))
 }
 
-/// A password as it is written, and the characters around it by which it is known there.
+/// A password as written, and the characters around it that identify it there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Password<'a> {
     written: &'a str,
@@ -74,7 +75,7 @@ struct Password<'a> {
     after: &'static str,
 }
 
-/// The passwords of all URLs and connection strings in a text. Takes time in proportion to the text.
+/// Finds the passwords of all URLs and connection strings in a text, in linear time.
 fn passwords(text: &str) -> Vec<Password<'_>> {
     let mut found = Vec::new();
     for word in text.split_whitespace() {
@@ -94,8 +95,8 @@ fn passwords(text: &str) -> Vec<Password<'_>> {
     found
 }
 
-/// What stands for a password before the host of a URL. It may have characters that should have been encoded; where it then
-/// ends cannot be told, so both readings count.
+/// Finds the passwords before the host of a URL. They may contain characters that should have been encoded; the end is
+/// ambiguous then, so both readings are returned.
 fn of_user_info<'a>(scheme: &str, url: &'a str) -> Vec<Password<'a>> {
     let authority = &url[..url.find(['/', '?', '#']).unwrap_or(url.len())];
     let Some((user, _)) = authority.split_once(':').filter(|(user, _)| !user.contains('@')) else {
@@ -113,7 +114,7 @@ fn of_user_info<'a>(scheme: &str, url: &'a str) -> Vec<Password<'a>> {
     found.into_iter().map(|written| Password { written, before: ":", after: "@" }).collect()
 }
 
-/// The values of parameters that are named as secrets are: `?user=app&password=…`, `AccountName=x;AccountKey=…`.
+/// Finds the values of parameters with secret names: `?user=app&password=…`, `AccountName=x;AccountKey=…`.
 fn of_parameters(word: &str) -> impl Iterator<Item = Password<'_>> {
     const NAMES: [&str; 10] =
         ["password", "passwd", "pwd", "secret", "token", "apikey", "api_key", "accountkey", "sharedaccesskey", "sig"];
@@ -128,8 +129,8 @@ fn is_token(user: &str) -> bool {
     is_random(&user.replace(['_', '-', '.'], ""))
 }
 
-/// A password as it is written in its URL, and decoded as programs use it. One that is also an ordinary word of the URL or
-/// too short to be told from other text is hidden only where it stands in a URL, so that the rest stays readable.
+/// Returns a password as written in its URL, and decoded as programs use it. One that is also an ordinary word of the
+/// URL, or too short to be distinguished from other text, is hidden only inside a URL, so that the rest stays readable.
 fn hidden_password(password: Password<'_>, url: &str) -> Vec<Secret> {
     let Password { written, before, after } = password;
     let in_place = |text: &str| format!("{before}{text}{after}");
@@ -230,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_is_hidden_of_a_long_value_is_found_in_proportion_to_its_length() {
-        // With the square of it this would take minutes.
+        // In quadratic time this would take minutes.
         for part in ["://", "a:b@", "x://a:b@", "k=;", "://x "] {
             assert!(hidden("DB", &part.repeat(40_000), None).len() <= 3 * MAX_PASSWORDS, "{part}");
         }

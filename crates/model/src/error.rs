@@ -1,9 +1,9 @@
-//! One error type with two texts: the public one, which crosses the wire and reaches the user, and the source chain,
-//! which is logged once where the error leaves the process and goes no further.
+//! One error type with two texts: the public one, which is sent to the user, and the source chain, which is logged once
+//! where the error leaves the process and goes no further.
 
 use std::fmt;
 
-/// What went wrong, in the one vocabulary of gRPC status, HTTP status and the `code` member of error bodies.
+/// The kind of an error, shared by gRPC status, HTTP status and the `code` member of error bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     /// The request is wrong; the message names the field.
@@ -12,11 +12,11 @@ pub enum Code {
     Unauthenticated,
     /// The credential is valid and not allowed to do this.
     PermissionDenied,
-    /// The named thing does not exist.
+    /// The named object does not exist.
     NotFound,
     /// The HTTP method does not exist on this path.
     MethodNotAllowed,
-    /// The thing exists, is in use or has another state than the call needs.
+    /// The object exists, is in use or has another state than the call needs.
     Conflict,
     /// The call came too late: its deployment was undone or taken over.
     Aborted,
@@ -26,11 +26,11 @@ pub enum Code {
     ResourceExhausted,
     /// The disk is too full to go on.
     InsufficientStorage,
-    /// The caller gave up or a shutdown cut the work off.
+    /// The caller cancelled the call or a shutdown ended the work.
     Cancelled,
     /// The time limit passed.
     DeadlineExceeded,
-    /// Not reachable now; trying again can help.
+    /// Not reachable now; a retry can help.
     Unavailable,
     /// A defect or an environment failure of the platform itself.
     Internal,
@@ -44,11 +44,11 @@ pub enum Code {
     UndeclaredImport,
     /// The agent ended or failed before it was ready.
     AgentStartFailed,
-    /// The agent was not ready within the time that a start may take.
+    /// The agent was not ready within the time limit of a start.
     StartTimeout,
-    /// The source offers nothing that answers an invoke.
+    /// The source contains nothing that can be invoked.
     NothingToInvoke,
-    /// The image's registry says that it does not have the image.
+    /// The image's registry does not have the image.
     ImageNotFound,
     /// The image cannot run on this runtime.
     UnsupportedImage,
@@ -88,7 +88,8 @@ impl Code {
         Code::AgentCrashed,
     ];
 
-    /// (text of the `code` member, HTTP status, gRPC status number). The only place that knows these numbers.
+    /// Returns the text of the `code` member, the HTTP status and the gRPC status number. The only place with these
+    /// numbers.
     const fn row(self) -> (&'static str, u16, i32) {
         match self {
             Code::InvalidArgument => ("invalid_argument", 400, 3),
@@ -119,22 +120,22 @@ impl Code {
         }
     }
 
-    /// The text in the `code` member of an error body.
+    /// Returns the text in the `code` member of an error body.
     pub const fn as_str(self) -> &'static str {
         self.row().0
     }
 
-    /// The HTTP status that answers it.
+    /// Returns the HTTP status of the response.
     pub const fn http_status(self) -> u16 {
         self.row().1
     }
 
-    /// The gRPC status number that carries it.
+    /// Returns the gRPC status number.
     pub const fn grpc(self) -> i32 {
         self.row().2
     }
 
-    /// What whoever gets the error can do about it, where the error's own text does not say so.
+    /// Returns the recipient's remedy, where the error's own text does not include one.
     pub const fn remedy(self) -> Option<&'static str> {
         Some(match self {
             Code::PermissionDenied => "use a key with that scope; `POST /api/keys` makes one",
@@ -159,12 +160,12 @@ impl Code {
         })
     }
 
-    /// The code that [`Code::as_str`] names.
+    /// Parses a result of [`Code::as_str`].
     pub fn parse(text: &str) -> Option<Code> {
         Code::ALL.into_iter().find(|c| c.as_str() == text)
     }
 
-    /// The code that best describes a bare gRPC status, for peers that send no detail.
+    /// Returns the code that best describes a bare gRPC status, for peers that send no detail.
     pub fn from_grpc(number: i32) -> Code {
         match number {
             1 => Code::Cancelled,
@@ -181,7 +182,7 @@ impl Code {
         }
     }
 
-    /// Whether the same call may succeed when it is simply made again.
+    /// Whether a retry of the same call may succeed.
     pub const fn is_transient(self) -> bool {
         matches!(self, Code::Unavailable | Code::DeadlineExceeded)
     }
@@ -198,68 +199,68 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// A failure with its public text, the proof that goes with it and, inside this process only, its cause.
+/// A failure with its public text, supporting details and, inside this process only, its cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     /// The kind of failure.
     pub code: Code,
-    /// The public text: what happened, where, and what to do. Never internals, never secrets.
+    /// The public text: the failure, its place, and the remedy. Never internals, never secrets.
     pub message: String,
     /// The path of the offending request field, such as `env[0].name`; it is part of `message` as well.
     pub field: Option<String>,
-    /// Lines that prove the message: a traceback, a resolver's answer, the last log lines.
+    /// Lines that support the message: a traceback, a resolver's output, the last log lines.
     pub details: Vec<String>,
     #[source]
     source: Option<Source>,
 }
 
 impl Error {
-    /// An error with a public text.
+    /// Creates an error with a public text.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), field: None, details: Vec::new(), source: None }
     }
 
-    /// A 400 about one field: the text becomes `FIELD: MESSAGE`.
+    /// Creates a 400 about one field: the text becomes `FIELD: MESSAGE`.
     pub fn field(field: impl Into<String>, message: impl fmt::Display) -> Self {
         let field = field.into();
         Self { field: Some(field.clone()), ..Self::new(Code::InvalidArgument, format!("{field}: {message}")) }
     }
 
-    /// [`Code::NotFound`] for `kind "name"`.
+    /// Creates a [`Code::NotFound`] for `kind "name"`.
     pub fn not_found(kind: &str, name: impl fmt::Display) -> Self {
         Self::new(Code::NotFound, format!("{kind} \"{name}\" not found"))
     }
 
-    /// [`Code::Internal`]: the public text says only what was being done, `source` stays inside and is logged.
+    /// Creates a [`Code::Internal`]: the public text contains only the activity, `source` stays inside and is logged.
     pub fn internal(doing: &str, source: impl Into<Source>) -> Self {
         Self { source: Some(source.into()), ..Self::new(Code::Internal, format!("internal error while {doing}")) }
     }
 
-    /// The same error with another cause kept for the log.
+    /// Replaces the cause, which is kept for the log.
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// The same error with lines that prove it.
+    /// Replaces the details.
     pub fn with_details(mut self, details: impl IntoIterator<Item = String>) -> Self {
         self.details = details.into_iter().collect();
         self
     }
 
-    /// The same error with `prefix` before its public text.
+    /// Prepends `prefix` to the public text.
     pub fn prefixed(mut self, prefix: &str) -> Self {
         self.message = format!("{prefix}{}", self.message);
         self
     }
 
-    /// The public half again, for another one who gets the same failure; the cause stays with the first.
+    /// Copies the public part, for another recipient of the same failure; the cause stays with the first.
     pub fn public(&self) -> Self {
         Self { field: self.field.clone(), details: self.details.clone(), ..Self::new(self.code, self.message.clone()) }
     }
 
-    /// The source chain as one line for the log, outermost first; empty when there is none.
+    /// Returns the source chain as one line for the log, outermost first; empty when there is none.
     pub fn chain(&self) -> String {
         let mut out = String::new();
         let mut next = std::error::Error::source(self);
@@ -277,7 +278,7 @@ impl Error {
 /// The most characters of a request's text that an error repeats.
 pub const MAX_EXCERPT: usize = 100;
 
-/// A text of a request as an error may repeat it: escaped, and cut after [`MAX_EXCERPT`] characters.
+/// Returns an excerpt of a request's text for an error: escaped, and cut after [`MAX_EXCERPT`] characters.
 pub fn excerpt(text: &str) -> String {
     let mut shown: String = text.chars().take(MAX_EXCERPT).collect::<String>().escape_debug().to_string();
     if text.chars().nth(MAX_EXCERPT).is_some() {

@@ -1,4 +1,4 @@
-//! What agents are written with.
+//! Frameworks of agents.
 
 /// A framework that the runner knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,7 +33,7 @@ pub enum Framework {
     Flask,
     /// Django.
     Django,
-    /// None of them: functions of the user's own.
+    /// None of them: the user's own functions.
     Custom,
 }
 
@@ -58,7 +58,7 @@ impl Framework {
         Framework::Custom,
     ];
 
-    /// The spelling of the public API.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Framework::LangChain => "langchain",
@@ -80,7 +80,7 @@ impl Framework {
         }
     }
 
-    /// Reads a name in any letter case and with any separators, as the framework or its package is called.
+    /// Parses a name in any letter case and with any separators, of the framework or of its package.
     pub fn parse(text: &str) -> Option<Self> {
         let plain = |text: &str| -> String {
             text.chars().filter(|c| !" -_.".contains(*c)).map(|c| c.to_ascii_lowercase()).collect()

@@ -1,4 +1,4 @@
-//! Ids: UUIDv7, so that they sort by the time they were minted. They are minted before the call that uses them.
+//! Ids: UUIDv7, so that they sort by creation time. They are generated before the call that uses them.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -12,12 +12,12 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id of this moment.
+            /// Generates a new id from the current time.
             pub fn mint() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// The id in the 32 hexadecimal digits used in file names.
+            /// Returns the 32 hexadecimal digits used in file names.
             pub fn simple(&self) -> String {
                 self.0.simple().to_string()
             }
@@ -54,11 +54,11 @@ id!(
     RevisionId
 );
 id!(
-    /// One run of the build service for one request; the public `build-<hex>` is derived from what it made.
+    /// One run of the build service for one request; the public `build-<hex>` is derived from its result.
     BuildAttemptId
 );
 id!(
-    /// One API key that was made through the API.
+    /// One API key that was created through the API.
     KeyId
 );
 id!(

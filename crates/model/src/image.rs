@@ -3,42 +3,42 @@
 use crate::{Digest, Error, text_serde::serde_by_text};
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 
-/// The host that stands for the platform's registry wherever an image is stored; only the edges map it to an
+/// The host that stands for the platform's registry wherever an image is stored; only the outer interfaces map it to an
 /// address, so a changed port or host breaks nothing.
 pub const PLATFORM_REGISTRY: &str = "registry.hoistway.internal";
 
-/// Labels of images that our build service wrote.
+/// Labels of images of our build service.
 pub mod label {
-    /// The version of the layout, one of [`super::layout`]; its presence means that an image is ours.
+    /// The version of the layout, one of [`super::layout`]; its presence identifies our images.
     pub const IMAGE: &str = "dev.hoistway.image";
-    /// `major.minor` of the Python that the layers were made for.
+    /// `major.minor` of the Python of the layers.
     pub const PYTHON: &str = "dev.hoistway.python";
     /// `os/architecture` as in the OCI image index.
     pub const PLATFORM: &str = "dev.hoistway.platform";
     /// The agent's entry file, relative to [`super::APP_DIR`].
     pub const ENTRY_POINT: &str = "dev.hoistway.entry-point";
-    /// The requirements that its packages were resolved from, one in each line; what they came to is kept elsewhere.
-    /// Together with the source layer it is what an image can be built from again.
+    /// The requirements from which its packages were resolved, one in each line; the resolved versions are stored
+    /// elsewhere. A rebuild uses it together with the source layer.
     pub const REQUIREMENTS: &str = "dev.hoistway.requirements";
 }
 
-/// Versions of the layout of our images. Those that run are [`layout::FORMER`] and [`layout::CURRENT`].
+/// Versions of the layout of our images. Supported are [`layout::FORMER`] and [`layout::CURRENT`].
 pub mod layout {
-    /// Packages' layers were cut out of a directory that they shared, so that one could have another's files. Images of
-    /// it run and are built again.
+    /// Packages' layers were cut out of a shared directory, so that one could contain another's files. Such images run
+    /// and are rebuilt.
     pub const FORMER: &str = "1";
     /// Every package's layer is made of its own wheel alone.
     pub const CURRENT: &str = "2";
 }
 
-/// How the history lines of our own layers begin; whatever is below them is a base.
+/// The prefix of the history lines of our own layers; layers below them are the base image's.
 pub const LAYER_HISTORY: &str = "hoistway: ";
 
-/// Where the user's source is in an image.
+/// The directory of the user's source in an image.
 pub const APP_DIR: &str = "/app";
-/// Where the runner is in an image.
+/// The path of the runner in an image.
 pub const RUNNER_PATH: &str = "/opt/hoistway/runner/hoistway_runner.py";
-/// Where the dependencies are in an image.
+/// The directory of the dependencies in an image.
 pub const SITE_DIR: &str = "/opt/hoistway/site-packages";
 
 /// A parsed image reference.
@@ -55,7 +55,7 @@ pub struct ImageRef {
 }
 
 impl ImageRef {
-    /// An image in the platform's own registry.
+    /// Returns a reference to an image in the platform's own registry.
     pub fn platform(repository: impl Into<String>, tag: Option<String>, digest: Digest) -> Self {
         Self { host: PLATFORM_REGISTRY.into(), repository: repository.into(), tag, digest: Some(digest) }
     }
@@ -65,13 +65,13 @@ impl ImageRef {
         self.host == PLATFORM_REGISTRY
     }
 
-    /// The same image with another registry host.
+    /// Returns the same image with another registry host.
     pub fn with_host(&self, host: &str) -> Self {
         Self { host: host.to_owned(), ..self.clone() }
     }
 
-    /// `HOST/REPOSITORY:TAG` for people, or by digest where there is no tag; without the host where that is only our
-    /// own name for it.
+    /// Formats `HOST/REPOSITORY:TAG` for people, or by digest if there is no tag; without the host if that is only our
+    /// internal name for it.
     pub fn display_tagged(&self) -> String {
         let digest = self.digest.filter(|_| self.tag.is_none());
         let shown = Self { digest, ..self.clone() }.to_string();
@@ -81,7 +81,7 @@ impl ImageRef {
         }
     }
 
-    /// The tag or digest to ask the registry for; the digest is preferred because it cannot move.
+    /// Returns the tag or digest to request from the registry; the digest is preferred because it cannot move.
     pub fn reference(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => digest.to_string(),
@@ -109,8 +109,8 @@ serde_by_text!(to_string of ImageRef);
 impl FromStr for ImageRef {
     type Err = Error;
 
-    /// Reads a reference as Docker does: the part before the first `/` is a host if it has a `.` or `:` or is
-    /// `localhost`; otherwise the image is Docker Hub's, where a single name lives under `library/`.
+    /// Parses a reference as Docker does: the part before the first `/` is a host if it has a `.` or `:` or is
+    /// `localhost`; otherwise the image is Docker Hub's, where a single name is below `library/`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || Error::field("image", format!("\"{}\" is not an image reference", text.escape_debug()));
         let (rest, digest) = match text.split_once('@') {
@@ -140,7 +140,7 @@ impl FromStr for ImageRef {
     }
 }
 
-/// A DNS name or an address of IPv4 or, in brackets, IPv6; with or without a port.
+/// Whether a text is a DNS name or an address of IPv4 or, in brackets, IPv6; with or without a port.
 fn is_host(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -159,7 +159,7 @@ fn is_host(text: &str) -> bool {
     host_ok && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
-/// The name grammar of the OCI distribution specification.
+/// Whether a path matches the name grammar of the OCI distribution specification.
 fn is_repository(path: &str) -> bool {
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     path.len() <= 255
@@ -181,7 +181,7 @@ pub struct StoredImage {
 }
 
 impl StoredImage {
-    /// The image that a reference names, if it is in the platform's registry and named by digest.
+    /// Returns the referenced image, if it is in the platform's registry and has a digest.
     pub fn of(image: &ImageRef, digest: Option<Digest>) -> Option<Self> {
         let digest = image.digest.or(digest)?;
         image.is_platform().then(|| Self { repository: image.repository.clone(), digest })

@@ -1,14 +1,14 @@
-//! Log lines of agents and builds, and how they are asked for.
+//! Log lines of agents and builds, and queries for them.
 
 use crate::{Result, RevisionId};
 use std::{fmt, pin::Pin, str::FromStr};
 
-/// Lines that an answer has when nobody says how many.
+/// The default number of lines in a response.
 pub const DEFAULT_TAIL: u32 = 10_000;
-/// The most kept lines that one call can ask for.
+/// The most stored lines that one call can request.
 pub const MAX_TAIL: u32 = 100_000;
 
-/// Where a line came from.
+/// The source of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LogStream {
     /// Standard output.
@@ -23,7 +23,7 @@ impl LogStream {
     /// Every stream.
     pub const ALL: [Self; 3] = [Self::Stdout, Self::Stderr, Self::Platform];
 
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -51,13 +51,13 @@ impl FromStr for LogStream {
 /// One line of a log. `Display` is its text alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// When it was received, in milliseconds since the epoch.
+    /// The time of receipt, in milliseconds since the epoch.
     pub time_ms: i64,
-    /// Where it came from.
+    /// The source.
     pub stream: LogStream,
-    /// The revision that wrote it; none for a build.
+    /// The revision that wrote it; `None` for a build.
     pub revision: Option<RevisionId>,
-    /// The line, masked, without its end.
+    /// The line, masked, without its line end.
     pub text: String,
 }
 
@@ -67,10 +67,10 @@ impl fmt::Display for LogLine {
     }
 }
 
-/// Which lines are wanted.
+/// A selection of lines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogQuery {
-    /// At most so many of the kept lines, the newest; [`DEFAULT_TAIL`] if absent. Those to come are not counted.
+    /// The maximum number of stored lines, the newest; [`DEFAULT_TAIL`] if absent. Future lines are not counted.
     pub tail: Option<u32>,
     /// Only lines received at this time or later, in milliseconds since the epoch.
     pub since_ms: Option<i64>,
@@ -78,22 +78,22 @@ pub struct LogQuery {
     pub stream: Option<LogStream>,
     /// Only lines of this revision.
     pub revision: Option<RevisionId>,
-    /// Go on with the lines that come.
+    /// Whether future lines follow.
     pub follow: bool,
 }
 
 impl LogQuery {
-    /// The newest `count` lines.
+    /// Selects the newest `count` lines.
     pub fn last(count: u32) -> Self {
         Self { tail: Some(count), ..Self::default() }
     }
 
-    /// How many kept lines are wanted.
+    /// Returns the number of requested stored lines.
     pub fn count(&self) -> usize {
         self.tail.unwrap_or(DEFAULT_TAIL).min(MAX_TAIL) as usize
     }
 
-    /// Whether a line is wanted.
+    /// Whether a line matches.
     pub fn wants(&self, line: &LogLine) -> bool {
         self.since_ms.is_none_or(|since| line.time_ms >= since)
             && self.stream.is_none_or(|stream| line.stream == stream)
@@ -101,16 +101,16 @@ impl LogQuery {
     }
 }
 
-/// A piece of a log, in order.
+/// An item of a log, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogPiece {
     /// Lines, oldest first.
     Lines(Vec<LogLine>),
-    /// So many lines were left out here, because whoever follows reads more slowly than they come.
+    /// The number of lines that are missing here, because the follower reads more slowly than they arrive.
     Skipped(u64),
 }
 
-/// Lines as they are read or come. It ends when there is nothing more to come.
+/// Lines as they are read or arrive. The stream ends when no more can follow.
 pub type LogPieces = Pin<Box<dyn futures_core::Stream<Item = Result<LogPiece>> + Send>>;
 
 #[cfg(test)]

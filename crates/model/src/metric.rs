@@ -1,6 +1,6 @@
-//! Measurements as services give them to whoever shows them: families of samples, as Prometheus has them.
+//! Metrics as services return them: families of samples, as in Prometheus.
 
-/// What the samples of a family are.
+/// The kind of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Only rises, from zero at the process' start.
@@ -12,7 +12,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The spelling of the text format.
+    /// Returns the spelling of the text format.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -21,20 +21,20 @@ impl Kind {
         }
     }
 
-    /// Reads the spelling of the text format.
+    /// Parses the spelling of the text format.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Counter, Self::Gauge, Self::Histogram].into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
-/// Measurements of one name.
+/// Samples with the same name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Family {
     /// The name, with its unit: `hoistway_build_duration_seconds`.
     pub name: String,
-    /// One line about it.
+    /// A description in one line.
     pub help: String,
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
     /// The samples.
     pub samples: Vec<Sample>,
@@ -43,7 +43,7 @@ pub struct Family {
 /// One number with its labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// What follows the family's name: empty, or `_bucket`, `_sum`, `_count` of a histogram.
+    /// The suffix of the family's name: empty, or `_bucket`, `_sum`, `_count` of a histogram.
     pub suffix: String,
     /// Label names and values.
     pub labels: Vec<(String, String)>,
@@ -51,13 +51,13 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// What a service measured, and which process it is in.
+/// The metrics of a service, and of its process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
-    /// Names the process on its machine, so that services in one process count it once.
+    /// Identifies the process on its machine, so that services in one process count it once.
     pub process: String,
-    /// What the process itself uses.
+    /// The resource usage of the process.
     pub of_process: Vec<Family>,
-    /// What the service measured.
+    /// The metrics of the service.
     pub of_service: Vec<Family>,
 }

@@ -1,15 +1,14 @@
-//! The public APIs of models: their clients know these addresses without being told, and read a key from the
-//! environment.
+//! The public APIs of models: their clients use these addresses by default, and read a key from the environment.
 
 use crate::agent::EnvVar;
 
-/// Stands in agents' environments where clients of models insist on a key; only egress understands it.
+/// The placeholder in agents' environments for clients of models that require a key; only egress understands it.
 pub const PLACEHOLDER_KEY: &str = "hoistway-placeholder";
 
 /// A public API of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelApi {
-    /// Where it is, `https://HOST`.
+    /// Its address, `https://HOST`.
     pub origin: &'static str,
     /// The variables from which its clients read a key.
     keys: &'static [&'static str],
@@ -31,7 +30,7 @@ pub const ANTHROPIC: ModelApi = ModelApi {
     base_urls: &["ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE"],
 };
 
-/// All of them.
+/// All APIs.
 pub const MODEL_APIS: [ModelApi; 2] = [OPENAI, ANTHROPIC];
 
 /// Whether clients of models read a key or an address from the variable of this name.
@@ -40,12 +39,12 @@ pub fn is_model_variable(name: &str) -> bool {
 }
 
 impl ModelApi {
-    /// Whether an agent with these variables calls it with a key of its own: it has one and names no other address.
+    /// Whether an agent with these variables calls it with a key of its own: it has one and sets no other address.
     pub fn is_called_with_own_key(&self, env: &[EnvVar]) -> bool {
         self.has_own_key(env) && !has(env, self.base_urls)
     }
 
-    /// Whether these variables have a key for it, for whatever address.
+    /// Whether these variables have a key for it, for any address.
     pub fn has_own_key(&self, env: &[EnvVar]) -> bool {
         has(env, self.keys)
     }

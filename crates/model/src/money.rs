@@ -1,32 +1,32 @@
-//! Amounts of money, exact, in whatever currency the operator counts.
+//! Exact amounts of money, in a currency of the operator's choice.
 
 use crate::Error;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, ops::Add, str::FromStr};
 
-/// How many of the smallest unit make one.
+/// The number of smallest units in one.
 const UNITS: u128 = 1_000_000_000_000;
-/// How many decimal places the smallest unit is.
+/// The number of decimal places of the smallest unit.
 const PLACES: usize = 12;
-/// How many decimal places people may give.
+/// The most decimal places in input.
 const GIVEN_PLACES: usize = 6;
-/// How many digits people may give before the point.
+/// The most digits before the point in input.
 const GIVEN_DIGITS: usize = 9;
 
-/// An amount of money, never negative, in millionths of a millionth: the price of one token where a million of them cost
-/// one millionth.
+/// An amount of money, never negative, in millionths of a millionth: the price of one token where a million of them
+/// cost one millionth.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Money(u128);
 
-/// What a million tokens of a model cost.
+/// The price of a million tokens of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelPrice {
-    /// Of a request.
+    /// In a request.
     pub input: Money,
-    /// Of a request, from a cache of the provider.
+    /// In a request, from a cache of the provider.
     pub cached_input: Money,
-    /// Of an answer.
+    /// In a response.
     pub output: Money,
 }
 
@@ -34,7 +34,7 @@ pub struct ModelPrice {
 pub type ModelPrices = BTreeMap<String, ModelPrice>;
 
 impl ModelPrice {
-    /// What so many tokens cost; those from a cache are among those of the input.
+    /// Returns the cost of these tokens; cached ones are part of the input.
     pub fn of(&self, input: u64, cached_input: u64, output: u64) -> Money {
         let fresh = self.input.of_tokens(input.saturating_sub(cached_input));
         fresh + self.cached_input.of_tokens(cached_input) + self.output.of_tokens(output)
@@ -42,33 +42,33 @@ impl ModelPrice {
 }
 
 impl Money {
-    /// So many of the smallest unit.
+    /// Creates an amount of the smallest unit.
     pub const fn from_units(units: u128) -> Self {
         Self(units)
     }
 
-    /// How many of the smallest unit it is.
+    /// Returns the amount in the smallest unit.
     pub const fn units(self) -> u128 {
         self.0
     }
 
-    /// What comes before and after the point, the latter in the smallest unit.
+    /// Returns the parts before and after the point, the latter in the smallest unit.
     pub fn parts(self) -> (i64, i64) {
         let part = |part: u128| i64::try_from(part).unwrap_or(i64::MAX);
         (part(self.0 / UNITS), part(self.0 % UNITS))
     }
 
-    /// The amount of such parts, whose second one may be more than a whole one.
+    /// Creates an amount from such parts, whose second one may exceed a whole one.
     pub fn from_parts(whole: i64, rest: i64) -> Self {
         Self(u128::from(whole.unsigned_abs()) * UNITS + u128::from(rest.unsigned_abs()))
     }
 
-    /// What `tokens` cost of which a million cost this.
+    /// Returns the cost of `tokens` if a million of them cost this.
     pub const fn of_tokens(self, tokens: u64) -> Self {
         Self((self.0 / 1_000_000).saturating_mul(tokens as u128))
     }
 
-    /// Reads an amount as people give one: at most six decimal places, and nine digits before them.
+    /// Parses an amount: at most six decimal places, and nine digits before them.
     pub fn parse(field: &str, text: &str) -> Result<Self, Error> {
         let wrong = || {
             Error::field(field, "must be an amount such as 2.5, with at most 9 digits before the point and 6 after it")

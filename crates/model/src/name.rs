@@ -14,7 +14,7 @@ pub const MAX_LEN: usize = 63;
 pub struct Name(String);
 
 impl Name {
-    /// Parses `text`; the error names `field` and a name that would do.
+    /// Parses `text`; the error names `field` and a valid suggestion.
     pub fn parse(field: &str, text: &str) -> Result<Self, Error> {
         if is_label(text) {
             return Ok(Self(text.to_owned()));
@@ -33,12 +33,12 @@ impl Name {
         ))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name as it stands in environment variables: `stripe-api` is `STRIPE_API`.
+    /// Returns the name for use in environment variables: `stripe-api` is `STRIPE_API`.
     pub fn env_suffix(&self) -> String {
         self.0.to_ascii_uppercase().replace('-', "_")
     }
@@ -55,7 +55,7 @@ fn is_label(text: &str) -> bool {
     }
 }
 
-/// The nearest valid name, if anything of the text survives.
+/// Returns the nearest valid name, if any character of the text is usable.
 fn suggest(text: &str) -> Option<String> {
     let mut out = String::new();
     for c in text.chars().flat_map(char::to_lowercase) {

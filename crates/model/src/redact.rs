@@ -1,4 +1,4 @@
-//! A string that is never shown by accident.
+//! Secret strings that are never shown by accident, and masking of secrets in texts.
 
 use crate::Error;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -8,17 +8,17 @@ use std::{
     fmt,
 };
 
-/// What stands where a secret would.
+/// The replacement of a secret.
 pub const MASK: &str = "********";
 
-/// How a key in the format PEM begins.
+/// The beginning of a key in PEM format.
 const KEY_FILE: &str = "-----BEGIN ";
 
-/// How many bytes of secrets, the shortest first, are known in every form. Keys and key files are far below it; of more,
+/// The bytes of secrets, shortest first, that are masked in every form. Keys and key files are far below it; with more,
 /// texts would be searched for too many forms.
 const IN_ALL_FORMS: usize = 16 << 10;
 
-/// A secret text. `Debug` shows a mask; there is no `Display`; reading it is spelt [`Secret::expose`].
+/// A secret text. `Debug` shows a mask; there is no `Display`; access is explicit by [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -29,7 +29,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself. Each use is a place where a secret may leave.
+    /// Returns the text itself. Each use is a place where a secret may leak.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -47,13 +47,13 @@ impl From<String> for Secret {
     }
 }
 
-/// Replaces known secrets by [`MASK`]. A secret of several lines is also known by each of them, and each in the forms
-/// that programs print texts in: as JSON, also within JSON, as Python's `repr` and `ascii`, of its bytes too, encoded
-/// for a URL or mended in one, and as HTML; very long ones are not known in the rarer of these. Of one in the form `:password@` only what is between these
-/// two is replaced, so that the URL around it stays readable.
+/// Replaces known secrets by [`MASK`]. A secret of several lines is also matched by each line, and each of them in the
+/// forms in which programs print texts: as JSON, also within JSON, as Python's `repr` and `ascii`, of its bytes too,
+/// encoded for a URL or repaired in one, and as HTML; very long ones are not matched in the rarer of these. Of one in
+/// the form `:password@` only the part between these two is replaced, so that the URL around it stays readable.
 ///
-/// Values of fewer than four characters are not masked, and neither are lines that are plain words and numbers of up to five
-/// ("true", "info", "8080"): hiding them would hide nothing and make logs unreadable.
+/// Values of fewer than four characters are not masked, and neither are lines that are plain words and numbers of up to
+/// five ("true", "info", "8080"): hiding them would hide nothing and make logs unreadable.
 #[derive(Debug, Default)]
 pub struct Masker {
     /// The secrets by their first byte, so that a text is searched in one pass.
@@ -62,7 +62,7 @@ pub struct Masker {
 }
 
 impl Masker {
-    /// Knows these secrets. Of large ones this takes a while.
+    /// Prepares the masking of these secrets. Large ones take a while.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
         let mut masker = Self::default();
         let mut secrets: Vec<&str> = secrets.into_iter().map(Secret::expose).collect();
@@ -71,7 +71,7 @@ impl Masker {
         for text in secrets {
             bytes += text.len();
             let forms = if bytes <= IN_ALL_FORMS { all_forms } else { usual_forms };
-            // A key whose line ends are written as `\n` is used with real ones.
+            // A key with line ends written as `\n` is used with real ones.
             let unescaped = if text.contains(KEY_FILE) { text.replace("\\n", "\n") } else { String::new() };
             let lines = text.split(['\n', '\r']).chain(unescaped.split('\n'));
             let lines = lines.map(str::trim).filter(|line| is_worth_hiding(line));
@@ -92,7 +92,7 @@ impl Masker {
         masker
     }
 
-    /// The error without secrets in its public half.
+    /// Masks the public part of an error.
     pub fn error(&self, mut error: Error) -> Error {
         error.message = self.text(&error.message);
         for line in &mut error.details {
@@ -101,13 +101,13 @@ impl Masker {
         error
     }
 
-    /// The length of the longest text that is hidden.
+    /// Returns the length of the longest text that is hidden, in bytes.
     pub fn longest(&self) -> usize {
         self.longest
     }
 
-    /// How much of a text that goes on may be shown before the rest has come: nothing of a secret that may have begun,
-    /// and no part of one that is whole.
+    /// Returns the number of bytes of an incomplete text that may be shown before the rest arrives: they contain no
+    /// beginning of a possible secret, and no part of a complete one.
     pub fn settled(&self, text: &[u8]) -> usize {
         let known = |at: usize| self.by_first.get(&text[at]).into_iter().flatten();
         let window = |end: usize| end.saturating_sub(self.longest)..end;
@@ -121,16 +121,15 @@ impl Masker {
         end
     }
 
-    /// The text without secrets.
+    /// Masks a text.
     pub fn text(&self, text: &str) -> String {
         String::from_utf8_lossy(&self.prefix(text.as_bytes(), text.len())).into_owned()
     }
 
-    /// The first `limit` bytes of `text` without secrets. The rest is looked at too, so a secret that lies across the
-    /// limit is hidden.
+    /// Masks the first `limit` bytes of `text`. The rest is examined too, so that a secret across the limit is hidden.
     pub fn prefix(&self, text: &[u8], limit: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(limit.min(text.len()));
-        // Up to where the text is known to be secret: overlapping secrets are one masked stretch.
+        // The end of the secret text so far: overlapping secrets become one mask.
         let mut hidden = 0;
         for (at, &byte) in text.iter().enumerate().take(limit) {
             let rest = &text[at..];
@@ -155,24 +154,24 @@ fn is_long(text: &str) -> bool {
     text.chars().nth(3).is_some()
 }
 
-/// Whether hiding a value hides anything.
+/// Whether masking a value is useful.
 pub(crate) fn is_worth_hiding(text: &str) -> bool {
     let plain = text.bytes().all(|b| b.is_ascii_lowercase()) || text.bytes().all(|b| b.is_ascii_digit());
     is_long(text) && !(plain && text.len() < 6)
 }
 
-/// Whether it is a password together with what is around it in a URL.
+/// Whether it is a password with the delimiters around it in a URL.
 fn is_in_url(text: &[u8]) -> bool {
     matches!(text, [b':', _, .., b'@'])
 }
 
-/// What is encoded in a URL: all but what RFC 3986 reserves for nothing.
+/// The characters encoded in a URL: all but the unreserved ones of RFC 3986.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// The same for Python's `quote`.
 const IN_PATHS: &AsciiSet = &UNRESERVED.remove(b'/');
 /// The same for JavaScript's `encodeURIComponent`.
 const IN_SCRIPTS: &AsciiSet = &UNRESERVED.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
-/// The same for what mends a whole URL, as `requests` does: what has a meaning in URLs stays.
+/// The same for the repair of a whole URL, as in `requests`: characters with a meaning in URLs stay.
 const IN_QUERIES: &AsciiSet = &IN_SCRIPTS
     .remove(b'$')
     .remove(b'&')
@@ -184,15 +183,15 @@ const IN_QUERIES: &AsciiSet = &IN_SCRIPTS
     .remove(b'=')
     .remove(b'?')
     .remove(b'@');
-/// The same where each `%` of the URL seems to begin something encoded.
+/// The same if each `%` of the URL seems to begin an escape.
 const IN_ENCODED_QUERIES: &AsciiSet = &IN_QUERIES.remove(b'%');
 /// The same for `requests.utils.requote_uri` alone.
 const IN_URLS: &AsciiSet = &IN_ENCODED_QUERIES.remove(b'#').remove(b'[').remove(b']');
 
-/// Writes a character that is not of ASCII.
+/// Escapes a non-ASCII character.
 type Escape = fn(char, &mut String);
 
-/// JSON writes what is beyond the basic plane as two units, Python as one number.
+/// JSON writes characters beyond the basic plane as two units, Python as one number.
 const JSON: Escape = |c, out| {
     for unit in c.encode_utf16(&mut [0; 2]) {
         out.push_str(&format!("\\u{unit:04x}"));
@@ -232,7 +231,7 @@ fn escaped(text: &str, quote: Option<char>, ascii: Option<Escape>) -> String {
 
 const QUOTES: [Option<char>; 3] = [None, Some('"'), Some('\'')];
 
-/// A text as it is and as programs print it.
+/// Returns a text as it is and in the forms in which programs print it.
 fn usual_forms(text: &str) -> Vec<String> {
     let mut forms = vec![text.to_owned()];
     for quote in QUOTES {
@@ -241,7 +240,7 @@ fn usual_forms(text: &str) -> Vec<String> {
     forms
 }
 
-/// The same, and as programs escape it otherwise.
+/// Returns the same and the rarer escaped forms.
 fn all_forms(text: &str) -> Vec<String> {
     let mut forms = usual_forms(text);
     forms.extend(QUOTES.map(|quote| escaped(text, quote, Some(BYTES))));
@@ -312,7 +311,7 @@ mod tests {
             ("x abc", 2),
             ("x abcd abc", 7),
             ("x abcde!", 8),
-            // Whole, but it may become the longer one, or be overlapped by another.
+            // Complete, but it may become the longer one, or be overlapped by another.
             ("x abcdefgh", 2),
             ("x abcdefgh!", 11),
             ("x abcdefghij", 2),
@@ -346,7 +345,7 @@ mod tests {
     #[test]
     fn what_programs_make_of_a_secret_in_a_url_or_a_page_is_hidden() {
         for (secret, shown) in [
-            // What errors of `requests` and `requote_uri` have.
+            // The forms in errors of `requests` and `requote_uri`.
             ("sunny day+1/2", "/x?api_key=sunny%20day+1/2&b=1"),
             ("a[b] c%zz", "/x?api_key=a%5Bb%5D%20c%25zz&b=1"),
             ("a%20b c", "/x?api_key=a%20b%20c&b=1"),
@@ -365,7 +364,7 @@ mod tests {
         let value = (0..12_500).map(|n| format!("a+/{n:05}\n")).collect::<String>();
         let m = masker(&[&value, &value, "Zm9v/YmFy+cXV4=="]);
         assert_eq!(m.text("a+/00000 a+/12499 Zm9v%2FYmFy%2BcXV4%3D%3D"), "******** ******** ********");
-        // The lines, the value as it is, trimmed and both with written line ends.
+        // The lines, the value as it is, trimmed and both with escaped line ends.
         let known = |first: u8| m.by_first.get(&first).map_or(0, Vec::len);
         assert_eq!(known(b'a'), 12_500 + 4);
     }

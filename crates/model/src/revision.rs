@@ -1,4 +1,4 @@
-//! Revisions of agents: immutable, numbered, each made for a reason.
+//! Revisions of agents: immutable, numbered, each created for a reason.
 
 use crate::{
     Code, DeploymentId, Digest, Error, Name, Result, RevisionId,
@@ -10,7 +10,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// Why a revision was made.
+/// The reason of a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -20,7 +20,7 @@ pub enum Reason {
     Config,
     /// A return to an earlier revision.
     Rollback,
-    /// The same source built again, because what it runs on has changed.
+    /// The same source rebuilt, because its base has changed.
     Rebuild,
 }
 
@@ -28,7 +28,7 @@ impl Reason {
     /// Every reason.
     pub const ALL: [Reason; 4] = [Reason::Deploy, Reason::Config, Reason::Rollback, Reason::Rebuild];
 
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Reason::Deploy => "deploy",
@@ -38,7 +38,7 @@ impl Reason {
         }
     }
 
-    /// Reads the public spelling.
+    /// Parses the public spelling.
     pub fn parse(text: &str) -> Option<Self> {
         Reason::ALL.into_iter().find(|r| r.as_str() == text)
     }
@@ -50,16 +50,16 @@ impl fmt::Display for Reason {
     }
 }
 
-/// How a revision stands.
+/// The state of a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RevisionState {
-    /// On its way up, or waiting for its image.
+    /// Starting, or waiting for its image.
     Starting,
     /// The agent's invokes go to it.
     Serving,
     /// It would serve if the agent were not stopped.
     Stopped,
-    /// Another one took its place; it is kept to be rolled back to.
+    /// Another one replaced it; it is kept for a rollback.
     Superseded,
     /// It could not be started.
     Failed,
@@ -69,7 +69,7 @@ impl RevisionState {
     /// Every state.
     pub const ALL: [Self; 5] = [Self::Starting, Self::Serving, Self::Stopped, Self::Superseded, Self::Failed];
 
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -80,16 +80,16 @@ impl RevisionState {
         }
     }
 
-    /// Reads the public spelling.
+    /// Parses the public spelling.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 }
 
-/// Which revision is meant: `current`, `previous`, a number or an id.
+/// A reference to a revision: `current`, `previous`, a number or an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RevisionRef {
-    /// The one that is wanted now.
+    /// The wanted one.
     Current,
     /// The one that served before the current one.
     Previous,
@@ -134,64 +134,64 @@ impl FromStr for RevisionRef {
     }
 }
 
-/// A revision as the API shows it.
+/// A revision as shown by the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {
     /// Its id.
     pub id: RevisionId,
-    /// 1, 2, 3… for each agent; never used twice, and missing where a deploy failed.
+    /// 1, 2, 3… for each agent; never reused, with gaps for failed deploys.
     pub number: u64,
-    /// What it is, with every user variable's value masked.
+    /// Its specification, with every user variable's value masked.
     pub spec: AgentSpec,
     /// The digest of the image's manifest, once known.
     pub image_digest: Option<Digest>,
-    /// Why it was made.
+    /// The reason why it was created.
     pub reason: Reason,
-    /// The deployment that made it; unknown for those of an older version.
+    /// The deployment that created it; unknown for those of an older version.
     pub deployment: Option<DeploymentId>,
-    /// The number of the revision that it was made of, if it was.
+    /// The number of the revision from which it was derived, if any.
     pub of: Option<u64>,
-    /// How it stands.
+    /// Its state.
     pub state: RevisionState,
-    /// Why it failed or waits; else empty.
+    /// The reason why it failed or waits; else empty.
     pub message: String,
-    /// Whether it is the one that is wanted now.
+    /// Whether it is the wanted one.
     pub current: bool,
-    /// Whether its image is to be built again before it runs; see [`Agent::needs_rebuild`](crate::agent::Agent).
+    /// Whether its image must be rebuilt before it runs; see [`Agent::needs_rebuild`](crate::agent::Agent).
     pub needs_rebuild: bool,
     /// Milliseconds since the epoch.
     pub created_at: i64,
-    /// When it last began to serve, in milliseconds since the epoch; absent if it never did.
+    /// The last time it began to serve, in milliseconds since the epoch; absent if it never did.
     pub served_at: Option<i64>,
 }
 
-/// A revision that is made of an earlier one.
+/// A revision that is derived from an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Derivation {
     /// The agent.
     pub agent: Name,
-    /// The revision whose specification is taken.
+    /// The revision whose specification is copied.
     pub from: RevisionId,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// What is different.
+    /// The changes.
     pub changes: SpecChanges,
 }
 
-/// What a derived revision has instead of its base's; `None` keeps what the base has.
+/// The changes of a derived revision against its base; `None` keeps the base's value.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SpecChanges {
     /// Another image.
     pub image: Option<NewImage>,
-    /// Required tools with where each is now. Given even when only an address may have changed.
+    /// Required tools with their current addresses. Set even when only an address may have changed.
     pub tools: Option<Vec<BoundTool>>,
     /// Another configuration.
     pub config: AgentConfigChange,
-    /// What a later request is compared with.
+    /// The fingerprint with which a later request is compared.
     pub fingerprint: Option<Digest>,
 }
 
-/// The image of a derived revision, with what is known of how it was built.
+/// The image of a derived revision, with its build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewImage {
     /// The image.
@@ -203,7 +203,7 @@ pub struct NewImage {
 }
 
 impl SpecChanges {
-    /// The specification with the changes in it.
+    /// Returns the specification with the changes applied.
     pub fn apply(self, mut spec: AgentSpec) -> AgentSpec {
         if let Some(NewImage { image, build_id, entry_point }) = self.image {
             (spec.image, spec.build_id, spec.entry_point) = (image, build_id, entry_point);
@@ -219,7 +219,7 @@ impl SpecChanges {
     }
 }
 
-/// What differs between two revisions.
+/// The differences between two revisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diff {
     /// The earlier side: id and number; absent when there is nothing to compare with.
@@ -235,9 +235,9 @@ pub struct Diff {
 pub struct Change {
     /// Its path, such as `env[NAME]`.
     pub field: String,
-    /// What it was; absent when it was not there. Values of variables are masked.
+    /// The old value; absent if the field was added. Values of variables are masked.
     pub from: Option<String>,
-    /// What it is; absent when it is not there any more.
+    /// The new value; absent if the field was removed.
     pub to: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! What a user sends to be built: source files, the entry point among them, and requirement lines. All of it is
-//! hostile until it is one of these types.
+//! The user's input of a build: source files, the entry point among them, and requirement lines. It is untrusted until
+//! it is parsed into one of these types.
 
 pub(crate) mod declared;
 pub mod encoding;
@@ -15,23 +15,23 @@ pub use requires_python::RequiresPython;
 use crate::{Digest, Error, Result, digest::Hasher};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-/// The file whose requirements count when the request has none of its own.
+/// The file of requirements if the request has none of its own.
 pub(super) const REQUIREMENTS_FILE: &str = "requirements.txt";
 /// The most files that one source may have.
 pub const MAX_FILES: usize = 2_000;
-/// The most bytes that names and contents may have together.
+/// The most bytes of names and contents together.
 pub const MAX_BYTES: usize = 32 << 20;
 /// The longest path in bytes.
 pub const MAX_PATH: usize = 1_024;
-/// The longest component of a path in bytes; file systems take no more.
+/// The longest component of a path in bytes, the limit of file systems.
 pub const MAX_COMPONENT: usize = 255;
 
-/// The names that are looked for, in this order, when no entry point is given and there are several Python files.
+/// The default names of entry points, in this order, when there are several Python files and no explicit one.
 const USUAL_ENTRY_POINTS: [&str; 3] = ["agent.py", "main.py", "app.py"];
-/// How many names an error lists before it says how many more there are.
+/// The most names that an error lists before it gives the number of the others.
 const MAX_LISTED: usize = 20;
 
-/// Source files whose names are normalised relative paths that no unpacking can carry out of its directory. Clones share
+/// Source files whose names are normalised relative paths, so that unpacking cannot leave its directory. Clones share
 /// the contents.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct SourceFiles(Arc<BTreeMap<String, Vec<u8>>>);
@@ -62,37 +62,37 @@ impl SourceFiles {
         Ok(Self(Arc::new(map)))
     }
 
-    /// The content of one file.
+    /// Returns the content of one file.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.get(name).map(Vec::as_slice)
     }
 
-    /// Names and contents, by name.
+    /// Returns names and contents, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.0.iter().map(|(name, content)| (name.as_str(), content.as_slice()))
     }
 
-    /// The names of the Python files, in order.
+    /// Returns the names of the Python files, in order.
     pub fn python(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str).filter(|name| name.ends_with(".py"))
     }
 
-    /// How many files there are.
+    /// Returns the number of files.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no file at all.
+    /// Whether there are no files.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The bytes of names and contents together.
+    /// Returns the bytes of names and contents together.
     pub fn bytes(&self) -> usize {
         bytes(&self.0)
     }
 
-    /// The identity of names and contents.
+    /// Returns the digest of names and contents.
     pub fn digest(&self) -> Digest {
         let mut hasher = Hasher::new();
         for (name, content) in self.0.iter() {
@@ -102,13 +102,13 @@ impl SourceFiles {
         hasher.finish()
     }
 
-    /// The contents by name; copied if a clone is still there.
+    /// Returns the contents by name; copied if another clone exists.
     pub fn into_map(self) -> BTreeMap<String, Vec<u8>> {
         Arc::unwrap_or_clone(self.0)
     }
 }
 
-/// Names and sizes; contents would be long.
+/// Shows names and sizes; contents would be long.
 impl fmt::Debug for SourceFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter().map(|(name, content)| (name, content.len()))).finish()
@@ -119,12 +119,12 @@ fn bytes(map: &BTreeMap<String, Vec<u8>>) -> usize {
     map.iter().map(|(name, content)| name.len() + content.len()).sum()
 }
 
-/// The path of one file in the request.
+/// Returns the path of one file in the request.
 pub(crate) fn field(name: &str) -> String {
     format!("source_files[\"{}\"]", name.escape_debug())
 }
 
-/// What is wrong with a file's name.
+/// Returns the problem with a file's name, if any.
 fn fault(name: &str) -> Option<String> {
     let fixed = |text: &str| Some(text.to_owned());
     if name.is_empty() {
@@ -165,7 +165,7 @@ fn fault(name: &str) -> Option<String> {
     None
 }
 
-/// Whether Windows would take the component for a device, with any extension and in any case of letters.
+/// Whether Windows treats the component as a device, with any extension and in any letter case.
 fn is_device(part: &str) -> bool {
     let stem = part.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
     match stem.as_str() {
@@ -177,8 +177,8 @@ fn is_device(part: &str) -> bool {
     }
 }
 
-/// The file that the runner starts with: `given`, which must be a Python file of the source, or else the only one,
-/// or else the first usual name at the root, or in `src`.
+/// Chooses the runner's entry file: `given`, which must be a Python file of the source, or else the only one, or else
+/// the first usual name at the root, or in `src`.
 pub fn entry_point(files: &SourceFiles, given: Option<&str>) -> Result<String> {
     let candidates: Vec<&str> = files.python().collect();
     if let Some(given) = given.filter(|name| !name.trim().is_empty()) {

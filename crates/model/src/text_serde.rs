@@ -1,6 +1,6 @@
-//! Types that are texts in JSON.
+//! Types that are strings in JSON.
 
-/// Gives types serde by their text: they are written as a method of theirs says, and read by their `FromStr`.
+/// Implements serde for types by their text: one of their methods writes it, and their `FromStr` parses it.
 macro_rules! serde_by_text {
     ($text:ident of $($name:ty),+) => {$(
         impl serde::Serialize for $name {

@@ -1,7 +1,7 @@
-//! Tools, model and identity providers, and which agent uses which tool: the records of the tool registry and its trait.
+//! Tools, model and identity providers, and the tools of each agent: the records of the tool registry and its trait.
 //!
-//! Records that have serde are kept as JSON, and what older versions kept is read after an update: their members are only
-//! ever added, with a default.
+//! Records with serde are stored as JSON, and those of older versions must stay readable after an update: members are
+//! only ever added, with a default.
 
 mod service;
 
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 pub use service::ToolRegistry;
 use std::{collections::BTreeMap, str::FromStr};
 
-/// The label of everything that `POST /api/starter-kit` makes.
+/// The label of all objects that `POST /api/starter-kit` creates.
 pub const DEMO_LABEL: &str = "hoistway.dev/demo";
 
-/// How egress authenticates to a tool.
+/// The authentication of egress to a tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AuthType {
     /// No credential.
@@ -26,7 +26,7 @@ pub enum AuthType {
 }
 
 impl AuthType {
-    /// The spelling of the public API.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             AuthType::None => "None",
@@ -58,7 +58,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The spelling of the public API.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Scheme::Http => "HTTP",
@@ -66,7 +66,7 @@ impl Scheme {
         }
     }
 
-    /// The port that a URL of this scheme means when it names none.
+    /// Returns the default port of this scheme in a URL.
     pub const fn default_port(self) -> u16 {
         match self {
             Scheme::Http => 80,
@@ -88,16 +88,16 @@ impl FromStr for Scheme {
 
 serde_by_text!(as_str of AuthType, Scheme);
 
-/// Where an API key goes.
+/// The location of an API key in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-// Databases have it as an array; both forms are read.
+// Stored as an array in databases; both forms are accepted.
 #[serde(into = "(String, String, String)")]
 pub struct ApiKeyPlace {
     /// `Header` or `Query`.
     pub location: String,
     /// The header's or parameter's name.
     pub name: String,
-    /// What stands before the key in the value, such as `Bearer `.
+    /// The prefix of the key in the value, such as `Bearer `.
     pub value_prefix: String,
 }
 
@@ -107,14 +107,14 @@ impl From<ApiKeyPlace> for (String, String, String) {
     }
 }
 
-/// Where tokens for OAuth 2.0 client credentials come from. The client's id and secret are credentials.
+/// The source of tokens for OAuth 2.0 client credentials. The client's id and secret are credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-// Databases have it as an array; both forms are read.
+// Stored as an array in databases; both forms are accepted.
 #[serde(into = "(String, Vec<String>)")]
 pub struct OAuth2 {
     /// The authorization server's token endpoint.
     pub token_url: String,
-    /// What is asked for, in order.
+    /// The requested scopes, in order.
     pub scopes: Vec<String>,
 }
 
@@ -124,10 +124,10 @@ impl From<OAuth2> for (String, Vec<String>) {
     }
 }
 
-/// Where a tool is and how one authenticates to it. The whole of it is what "endpoint or auth changed" compares.
+/// The address of a tool and its authentication. "endpoint or auth changed" compares all of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
-    /// The tool's URL, as given.
+    /// The tool's URL, as entered.
     pub base_url: String,
     /// TCP port, 1 to 65535.
     pub port: u16,
@@ -135,9 +135,9 @@ pub struct Connection {
     pub scheme: Scheme,
     /// The kind of credential.
     pub auth_type: AuthType,
-    /// Where the API key goes, if the user said so.
+    /// The location of the API key, if the user configured it.
     pub api_key: Option<ApiKeyPlace>,
-    /// Where tokens come from, if the user said so.
+    /// The source of tokens, if the user configured it.
     pub oauth2: Option<OAuth2>,
 }
 
@@ -148,24 +148,24 @@ pub struct NewTool {
     pub name: Name,
     /// For people and models; may be empty.
     pub description: String,
-    /// Where it is.
+    /// The address and authentication.
     #[serde(flatten)]
     pub connection: Connection,
     /// Labels shown with the tool.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Credential fields (`api_key`, `client_id`, `client_secret`); stored encrypted, never given back.
+    /// Credential fields (`api_key`, `client_id`, `client_secret`); stored encrypted, never returned.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<String, Secret>,
 }
 
-/// What an update makes of a tool: everything is replaced, but for credentials when it has none.
+/// An update of a tool: it replaces everything, except credentials when it has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolUpdate {
-    /// The tool as it shall be.
+    /// The new state of the tool.
     pub tool: NewTool,
-    /// The [`Tool::version`] that the update was made from; another one by now is [`crate::Code::Aborted`]. `None`:
-    /// whatever there is.
+    /// The [`Tool::version`] on which the update is based; if the current one differs, the update is
+    /// [`crate::Code::Aborted`]. `None`: any version.
     pub version: Option<OperationId>,
 }
 
@@ -176,18 +176,18 @@ pub struct Tool {
     pub name: Name,
     /// For people and models; may be empty.
     pub description: String,
-    /// Where it is, as the API's user reaches it.
+    /// The address for users of the API.
     pub connection: Connection,
-    /// The same place as agents reach it; differs for built-in tools when services run in containers.
+    /// The same for agents; differs for built-in tools when services run in containers.
     pub internal_url: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Whether a credential is stored.
     pub has_credentials: bool,
-    /// When it was stored; milliseconds since the epoch.
+    /// The time it was stored; milliseconds since the epoch.
     pub credentials_set_at: Option<i64>,
     /// The operation that changed the tool last.
-    // A version that no tool has: an update that is made from an answer of an older program looks again.
+    // The default is a version of no tool: an update based on a response of an older program must read again.
     #[serde(default = "OperationId::mint")]
     pub version: OperationId,
     /// Milliseconds since the epoch.
@@ -201,46 +201,46 @@ pub struct Tool {
 pub struct NewModelProvider {
     /// Unique name.
     pub name: Name,
-    /// The protocol it speaks: openai, anthropic, bedrock or ollama.
+    /// Its protocol: openai, anthropic, bedrock or ollama.
     pub provider: String,
     /// Base URL; empty means the provider's own.
     pub endpoint: String,
     /// Model identifiers served.
     pub models: Vec<String>,
-    /// What models cost; none: it is not known.
+    /// The prices of models; empty if unknown.
     pub prices: ModelPrices,
-    /// How long an answer may take to begin; none: as long as egress waits for any.
+    /// The time limit until a response begins, in seconds; `None` means egress' default.
     pub timeout_seconds: Option<u32>,
-    /// How many more times a call is made that failed.
+    /// The number of retries of a failed call.
     pub retries: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Credential fields; stored encrypted, never given back.
+    /// Credential fields; stored encrypted, never returned.
     pub credentials: BTreeMap<String, Secret>,
 }
 
-/// A source of models.
+/// A registered model provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelProvider {
     /// Unique name.
     pub name: Name,
-    /// The protocol it speaks: openai, anthropic, bedrock or ollama.
+    /// Its protocol: openai, anthropic, bedrock or ollama.
     pub provider: String,
     /// Base URL; empty means the provider's own.
     pub endpoint: String,
     /// Model identifiers served.
     pub models: Vec<String>,
-    /// What models cost; none: it is not known.
+    /// The prices of models; empty if unknown.
     #[serde(default)]
     pub prices: ModelPrices,
-    /// How long an answer may take to begin; none: as long as egress waits for any.
+    /// The time limit until a response begins, in seconds; `None` means egress' default.
     pub timeout_seconds: Option<u32>,
-    /// How many more times a call is made that failed.
+    /// The number of retries of a failed call.
     #[serde(default)]
     pub retries: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// When a credential was stored; `None` when there is none. Milliseconds since the epoch.
+    /// The time a credential was stored; `None` when there is none. Milliseconds since the epoch.
     pub credentials_set_at: Option<i64>,
     /// Milliseconds since the epoch.
     pub created_at: i64,
@@ -249,7 +249,7 @@ pub struct ModelProvider {
     pub updated_at: i64,
 }
 
-/// Who says who an agent's callers are: an OpenID Connect issuer and what its tokens must say.
+/// The authentication of an agent's callers: an OpenID Connect issuer and the requirements on its tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityProvider {
     /// Unique name.
@@ -258,13 +258,13 @@ pub struct IdentityProvider {
     pub host: String,
     /// The issuer of tokens, as in their claim `iss`.
     pub issuer: String,
-    /// Where the issuer's keys are; empty: where its OpenID configuration says.
+    /// The address of the issuer's keys; empty: from its OpenID configuration.
     pub jwks_uri: String,
-    /// Of which a token's `aud` must name one; none: any audience.
+    /// The accepted audiences, of which a token's `aud` must contain one; empty: any.
     pub audiences: Vec<String>,
     /// The claim that names the caller.
     pub user_id_claim: String,
-    /// Mail domains of callers who are let in; none: all.
+    /// The accepted mail domains of callers; empty: all.
     pub allowed_domains: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -274,16 +274,16 @@ pub struct IdentityProvider {
     pub updated_at: i64,
 }
 
-/// What an upsert did.
+/// The result of an upsert.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upserted<T> {
-    /// As it is now.
+    /// The current value.
     pub value: T,
-    /// Whether there was nothing of its name before.
+    /// Whether it did not exist before.
     pub created: bool,
 }
 
-/// The credential fields that a kind of tool authentication needs, all of them.
+/// Returns the credential fields of a kind of tool authentication, all of which are required.
 pub const fn tool_credentials(kind: AuthType) -> &'static [&'static str] {
     match kind {
         AuthType::None => &[],
@@ -292,8 +292,8 @@ pub const fn tool_credentials(kind: AuthType) -> &'static [&'static str] {
     }
 }
 
-/// The sets of credential fields that a model protocol takes: the members of one of them, and no others. Those that
-/// end in `?` may be absent.
+/// Returns the sets of credential fields that a model protocol accepts: the members of one of them, and no others.
+/// Those that end in `?` may be absent.
 pub fn provider_credentials(provider: &str) -> &'static [&'static [&'static str]] {
     match provider {
         "bedrock" => &[&["api_key", "region?"], &["access_key_id", "secret_access_key", "session_token?", "region?"]],
@@ -301,12 +301,12 @@ pub fn provider_credentials(provider: &str) -> &'static [&'static [&'static str]
     }
 }
 
-/// Whether a model protocol needs a credential at all.
+/// Whether a model protocol needs a credential.
 pub fn needs_credentials(provider: &str) -> bool {
     provider != "ollama"
 }
 
-/// The longest name of a region.
+/// The longest name of a region in bytes.
 const MAX_REGION: usize = 32;
 
 /// Whether a text has the form of an AWS region's name, such as `us-east-1`.
@@ -315,7 +315,7 @@ pub fn is_aws_region(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_REGION && text.chars().all(fits)
 }
 
-/// The region in the host of one of Bedrock's own endpoints, those in private networks included.
+/// Returns the region in the host of one of Bedrock's own endpoints, including those in private networks.
 pub fn bedrock_region(endpoint: &str) -> Option<&str> {
     let host = endpoint.split_once("://")?.1.split(['/', ':']).next()?;
     let mut labels = host.split('.').skip_while(|label| !label.starts_with("bedrock-runtime"));
@@ -324,13 +324,13 @@ pub fn bedrock_region(endpoint: &str) -> Option<&str> {
     labels.any(|label| label == "amazonaws").then_some(region)
 }
 
-/// The model protocols that are known without registration.
+/// The model protocols that need no registration.
 pub const MODEL_PROVIDERS: [&str; 4] = ["openai", "anthropic", "bedrock", "ollama"];
 
-/// The tools that one deploy of one agent wants: those to make sure of and those to bind.
+/// The tools of one deploy of one agent: those to create or update and those to bind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolPlan {
-    /// The agent they are for.
+    /// The agent of the deploy.
     pub agent: Name,
     /// `tools_to_create`, in the request's order, no name twice.
     pub create: Vec<NewTool>,
@@ -338,34 +338,34 @@ pub struct ToolPlan {
     pub bind: Vec<Name>,
 }
 
-/// A name that an agent requires and, when that tool exists, where agents reach it.
+/// A required name and, if that tool exists, its address for agents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoundTool {
     /// The required name.
     pub name: Name,
-    /// The tool's internal URL; `None` while nobody has registered it.
+    /// The tool's internal URL; `None` while it is not registered.
     pub url: Option<String>,
 }
 
-/// What looking a deploy's names up found. Nothing was changed.
+/// The result of looking up a deploy's names. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
-    /// `bind` in order, as it will be after [`ToolRegistry::apply_tools`].
+    /// `bind` in order, as after [`ToolRegistry::apply_tools`].
     pub tools: Vec<BoundTool>,
     /// Whether [`ToolRegistry::apply_tools`] would change anything.
     pub changed: bool,
-    /// The model provider names asked for that are registered.
+    /// The requested model provider names that are registered.
     pub providers: Vec<String>,
-    /// Whether the identity provider asked for is registered; true when none was asked for.
+    /// Whether the requested identity provider is registered; true if none was requested.
     pub identity_provider_known: bool,
 }
 
-/// What registering a deploy's tools did.
+/// The result of registering a deploy's tools.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedTools {
     /// Tools that this operation created, in the plan's order.
     pub created: Vec<Name>,
-    /// `bind` in order, with where each is.
+    /// `bind` in order, with their addresses.
     pub tools: Vec<BoundTool>,
 }
 

@@ -1,31 +1,31 @@
-//! What agents use of models: requests, tokens, and what they cost.
+//! The usage of models by agents: requests, tokens and cost.
 
 use crate::{Name, money::Money};
 use std::{ops::AddAssign, str::FromStr};
 
-/// Sums of some calls of models.
+/// Totals of some calls of models.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UsageSums {
-    /// The calls.
+    /// The number of calls.
     pub requests: u64,
-    /// Those of them that the provider did not answer, or answered with an error.
+    /// Those of them without a response from the provider, or with an error.
     pub failed_requests: u64,
-    /// Those whose tokens are an estimate, because the provider's own numbers did not come.
+    /// Those whose tokens are an estimate, because the provider did not report them.
     pub estimated_requests: u64,
     /// Those of models that had a price.
     pub priced_requests: u64,
-    /// Tokens of the requests, from caches or not.
+    /// Tokens of the requests, cached or not.
     pub input_tokens: u64,
     /// Those of them that came from a cache of the provider.
     pub cached_input_tokens: u64,
-    /// Tokens of the answers.
+    /// Tokens of the responses.
     pub output_tokens: u64,
-    /// What the calls of models with a price cost.
+    /// The cost of the calls of models with a price.
     pub cost: Money,
 }
 
 impl UsageSums {
-    /// Tokens of requests and answers.
+    /// Returns the tokens of requests and responses.
     pub const fn total_tokens(&self) -> u64 {
         self.input_tokens.saturating_add(self.output_tokens)
     }
@@ -48,20 +48,20 @@ impl AddAssign for UsageSums {
     }
 }
 
-/// A span of time that has sums of its own.
+/// The period of one total.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UsagePeriod {
     /// An hour.
     Hour,
-    /// A day of UTC.
+    /// A UTC day.
     Day,
-    /// All of the time that is asked for.
+    /// The whole requested time.
     #[default]
     Total,
 }
 
 impl UsagePeriod {
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Hour => "hour",
@@ -80,7 +80,7 @@ impl FromStr for UsagePeriod {
     }
 }
 
-/// What sums are told apart by, besides their time.
+/// The dimensions by which totals are grouped, besides time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UsageGroups {
     /// The agent.
@@ -93,7 +93,7 @@ pub struct UsageGroups {
     pub user: bool,
 }
 
-/// Which sums are wanted.
+/// A selection of totals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UsageQuery {
     /// Those of one agent.
@@ -104,22 +104,22 @@ pub struct UsageQuery {
     pub model: Option<String>,
     /// Those of one user.
     pub user: Option<String>,
-    /// From this moment, in milliseconds since the epoch: the period that it is in counts as a whole.
+    /// The start, in milliseconds since the epoch: the period that contains it counts as a whole.
     pub from: i64,
-    /// To this moment, in the same way.
+    /// The end, in the same way.
     pub to: i64,
-    /// The time of each sum.
+    /// The period of each total.
     pub per: UsagePeriod,
-    /// What else tells sums apart.
+    /// The further grouping.
     pub group_by: UsageGroups,
 }
 
-/// The sums of a period and of what they are grouped by.
+/// The totals of a period and of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageRow {
-    /// When the period begins; milliseconds since the epoch.
+    /// The start of the period; milliseconds since the epoch.
     pub start: i64,
-    /// The agent; empty where sums are not grouped by it, as the others are.
+    /// The agent; empty if not grouped by it, like the others.
     pub agent: String,
     /// The model provider.
     pub provider: String,
@@ -127,17 +127,17 @@ pub struct UsageRow {
     pub model: String,
     /// The user; also empty where none was stated.
     pub user: String,
-    /// The sums.
+    /// The totals.
     pub sums: UsageSums,
 }
 
-/// The sums that were asked for.
+/// The requested totals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UsageReport {
-    /// From when they are, as whole periods; milliseconds since the epoch.
+    /// Their start, in whole periods; milliseconds since the epoch.
     pub from: i64,
-    /// To when.
+    /// Their end.
     pub to: i64,
-    /// They themselves, by time and then by what they are grouped by.
+    /// The totals, ordered by time and then by group.
     pub rows: Vec<UsageRow>,
 }

@@ -3,20 +3,20 @@
 use crate::Result;
 use std::pin::Pin;
 
-/// One step of following records. First every record that there is comes as [`Update::Set`], then
-/// [`Update::Complete`], then each change.
+/// An item of a subscription. First every existing record comes as [`Update::Set`], then [`Update::Complete`], then
+/// each change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update<K, V> {
-    /// The record is new, or has changed.
+    /// The record is new or changed.
     Set(K, V),
-    /// The record is gone.
+    /// The record was removed.
     Removed(K),
-    /// Everything that there is has been sent.
+    /// All existing records have been sent.
     Complete,
 }
 
 impl<K, V> Update<K, V> {
-    /// The same with another form of the record.
+    /// Converts the record.
     pub fn map<W>(self, form: impl FnOnce(V) -> W) -> Update<K, W> {
         match self {
             Self::Set(key, record) => Update::Set(key, form(record)),
@@ -26,6 +26,6 @@ impl<K, V> Update<K, V> {
     }
 }
 
-/// A subscription to records. Whoever loses it subscribes again: what is not sent before [`Update::Complete`] then is
-/// gone.
+/// A subscription to records. A client that loses it subscribes again: records not sent before [`Update::Complete`] no
+/// longer exist then.
 pub type Updates<K, V> = Pin<Box<dyn futures_core::Stream<Item = Result<Update<K, V>>> + Send>>;

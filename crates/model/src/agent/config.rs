@@ -1,12 +1,12 @@
-//! What a deploy says of an agent itself. One record goes from the request through the journal, the deployment and the
-//! agent service's store to the instance's environment.
+//! The configuration of an agent in a deploy. One record goes from the request through the journal, the deployment and
+//! the agent service's store to the instance's environment.
 
 use crate::{Name, env::EnvVar};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The configuration of an agent. Its JSON is stored, and the agent's fingerprint is made of it: members are only ever
-/// added, with a default that is left out.
+/// The configuration of an agent. Its JSON is stored and part of the agent's fingerprint: members are only ever added,
+/// with a default that is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AgentConfig {
     /// The system prompt; may be empty.
@@ -16,18 +16,18 @@ pub struct AgentConfig {
     /// The user's variables in order.
     #[serde(flatten, with = "crate::env::stored")]
     pub env: Vec<EnvVar>,
-    /// Who vouches for its users. Such an agent answers nobody else.
+    /// The identity provider of its users. Such an agent refuses all other callers.
     pub identity_provider: Option<Name>,
-    /// What it is written with: the name of a [`crate::framework::Framework`], or what the user called another.
+    /// Its framework: the name of a [`crate::framework::Framework`], or the user's name for another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub framework: Option<String>,
-    /// What it is for, in words for people; may be empty.
+    /// Its purpose in plain words; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
 }
 
 impl AgentConfig {
-    /// The members that are texts and not empty, by name.
+    /// Returns the members that are texts and not empty, by name.
     pub fn texts(&self) -> Vec<(String, String)> {
         let others = Self { llm: Vec::new(), env: Vec::new(), ..self.clone() };
         let Ok(Value::Object(members)) = serde_json::to_value(others) else { return Vec::new() };
@@ -39,7 +39,7 @@ impl AgentConfig {
     }
 }
 
-/// A change of the configuration without another image; `None` leaves a member as it is.
+/// A change of the configuration without another image; `None` leaves a member unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentConfigChange {
@@ -47,15 +47,15 @@ pub struct AgentConfigChange {
     pub system_prompt: Option<String>,
     /// Every model.
     pub llm: Option<Vec<LlmConfig>>,
-    /// Who authenticates callers; `Some(None)`: nobody any more.
+    /// The identity provider of callers; `Some(None)` removes it.
     #[serde(with = "removable")]
     pub identity_provider: Option<Option<Name>>,
-    /// What it is for.
+    /// Its purpose.
     pub description: Option<String>,
 }
 
 impl AgentConfigChange {
-    /// Makes the change.
+    /// Applies the change.
     pub fn apply(self, config: &mut AgentConfig) {
         let Self { system_prompt, llm, identity_provider, description } = self;
         replace(&mut config.system_prompt, system_prompt);
@@ -64,7 +64,7 @@ impl AgentConfigChange {
         replace(&mut config.description, description);
     }
 
-    /// Whether a configuration has all of it already. The order of models means nothing.
+    /// Whether a configuration has all of it already. The order of models is irrelevant.
     pub fn is_in(&self, config: &AgentConfig) -> bool {
         let by_role = |config: &AgentConfig| {
             let mut sorted = config.clone();
@@ -76,7 +76,7 @@ impl AgentConfigChange {
         by_role(&changed) == by_role(config)
     }
 
-    /// Whether nothing is to be changed.
+    /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -88,7 +88,7 @@ fn replace<T>(member: &mut T, new: Option<T>) {
     }
 }
 
-/// A member that may be removed, as a list: one that is empty removes it.
+/// A removable member as a list: an empty list removes it.
 mod removable {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -104,7 +104,7 @@ mod removable {
     }
 }
 
-/// What a model is used for.
+/// The purpose of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LlmRole {
@@ -122,7 +122,7 @@ impl LlmRole {
     /// Every role.
     pub const ALL: [LlmRole; 4] = [LlmRole::Chat, LlmRole::Embedding, LlmRole::Classify, LlmRole::Reranking];
 
-    /// The spelling of the public API.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             LlmRole::Chat => "chat",
@@ -132,7 +132,7 @@ impl LlmRole {
         }
     }
 
-    /// Reads the public spelling in any letter case; `default` is chat.
+    /// Parses the public spelling in any letter case; `default` is chat.
     pub fn parse(text: &str) -> Option<Self> {
         if text.eq_ignore_ascii_case("default") {
             return Some(LlmRole::Chat);
@@ -140,7 +140,7 @@ impl LlmRole {
         LlmRole::ALL.into_iter().find(|r| r.as_str().eq_ignore_ascii_case(text))
     }
 
-    /// What is appended to `LLM_MODEL` and `LLM_PROVIDER`.
+    /// Returns the suffix of `LLM_MODEL` and `LLM_PROVIDER`.
     pub const fn env_suffix(self) -> &'static str {
         match self {
             LlmRole::Chat => "",
@@ -154,7 +154,7 @@ impl LlmRole {
 /// One model of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LlmConfig {
-    /// What it is used for; each role at most once in an agent.
+    /// Its purpose; each role at most once in an agent.
     pub role: LlmRole,
     /// openai, anthropic, bedrock, ollama, or a registered provider's name.
     pub provider: String,

@@ -1,10 +1,10 @@
-//! Values that somebody generated: keys and tokens, known by how they look.
+//! Detection of generated values: keys and tokens, recognised by their form.
 
-/// From this length on a mixture of letters and digits is taken for random.
+/// The fewest characters of a mixture of letters and digits that counts as random.
 const RANDOM: usize = 16;
 
-/// How tokens of well-known issuers begin, whose rest may have no part that looks random: OpenAI and others, Anthropic, GitHub,
-/// GitLab, Slack, Google.
+/// Prefixes of tokens of well-known issuers, whose rest may have no part that looks random: OpenAI and others,
+/// Anthropic, GitHub, GitLab, Slack, Google.
 const ISSUERS: [&str; 17] = [
     "sk-proj-",
     "sk-svcacct-",
@@ -24,31 +24,31 @@ const ISSUERS: [&str; 17] = [
     "xapp-",
     "AIza",
 ];
-/// How ids of Amazon's access keys begin: capitals and digits follow.
+/// Prefixes of ids of Amazon's access keys, which continue with capitals and digits.
 const AMAZON: [&str; 2] = ["AKIA", "ASIA"];
-/// Others, with which ordinary names begin too.
+/// Prefixes that ordinary names have too.
 const AMBIGUOUS: [&str; 2] = ["sk-", "hf_"];
 
-/// Whether a value looks like a generated key or token. Addresses, paths, versions, names of images and of models, and UUIDs do
-/// not.
+/// Whether a value looks like a generated key or token. Addresses, paths, versions, names of images and of models, and
+/// UUIDs do not.
 pub(super) fn is_generated(value: &str) -> bool {
     let text = value.trim();
     is_random(text) || is_web_token(text) || is_token(text)
 }
 
-/// Letters and digits mixed, and nothing else but the padding of Base64.
+/// Whether a value is a mixture of letters and digits, and nothing else but the padding of Base64.
 pub(super) fn is_random(value: &str) -> bool {
     let text = value.trim().trim_end_matches('=');
     let has = |kind: fn(&u8) -> bool| text.as_bytes().iter().any(kind);
     is_long(text) && has(u8::is_ascii_alphabetic) && has(u8::is_ascii_digit)
 }
 
-/// Enough letters and digits, and nothing else.
+/// Whether a text has enough letters and digits, and nothing else.
 fn is_long(text: &str) -> bool {
     text.len() >= RANDOM && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// A token with separators: of a known issuer, or with a part that is random.
+/// Whether a text is a token with separators: of a known issuer, or with a random part.
 fn is_token(text: &str) -> bool {
     let parts = || text.split(['-', '_']);
     let is_of = |issuer: &str| text.strip_prefix(issuer).is_some_and(|rest| rest.len() >= RANDOM);
@@ -61,7 +61,8 @@ fn is_token(text: &str) -> bool {
                 || parts().any(is_random))
 }
 
-/// A JSON Web Token, signed or encrypted: parts in Base64 between dots, of which the first is a JSON object.
+/// Whether a text is a JSON Web Token, signed or encrypted: parts in Base64 between dots, of which the first is a JSON
+/// object.
 fn is_web_token(text: &str) -> bool {
     let parts: Vec<&str> = text.splitn(6, '.').collect();
     matches!(parts.len(), 3 | 5)
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn tokens_of_well_known_forms_are_generated_whatever_separators_they_have() {
-        // In two halves, so that nobody's scanner takes them for real ones.
+        // In two halves, so that secret scanners do not report them.
         for (begins, rest) in [
             ("sk-", "proj-Abc123Def456Ghi789Jkl"),
             ("sk-", "ant-api03-AbCd-EfGh-IjKl-MnOp"),

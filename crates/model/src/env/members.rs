@@ -1,12 +1,12 @@
-//! Secrets within a value that is JSON, such as the key of a service account: what programs read from it and print is the
-//! member, and not as JSON writes it.
+//! Secrets within a JSON value, such as the key of a service account: programs read and print the decoded member, not
+//! its JSON form.
 
 use super::{MAX_PASSWORDS, generated::is_generated, is_secret_name};
 use crate::redact::is_worth_hiding;
 use serde_json::Value;
 
-/// The texts in a JSON value that its names, or the texts themselves, say are secret; nothing if it is no JSON object or
-/// list. Addresses under such names (`token_uri`) are none.
+/// Returns the texts in a JSON value that are secret by their names or their form; `None` if it is not a JSON object or
+/// list. Addresses under such names (`token_uri`) are not secret.
 pub(super) fn secrets(value: &str) -> Option<Vec<String>> {
     if !value.trim_start().starts_with(['{', '[']) {
         return None;
@@ -17,7 +17,7 @@ pub(super) fn secrets(value: &str) -> Option<Vec<String>> {
     Some(found)
 }
 
-/// Deeper values than serde_json's limit are not parsed.
+/// Values nested deeper than serde_json's limit are not parsed.
 fn collect(name: &str, value: &Value, found: &mut Vec<String>) {
     match value {
         _ if found.len() == MAX_PASSWORDS => {}
@@ -33,8 +33,8 @@ fn collect(name: &str, value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Whether a member's name says that its text is secret. Many that are no secrets have a `key` or an `auth` in their names, such
-/// as `memory_key` and `auth_type`: there plain words are none.
+/// Whether a member is secret by its name. Many that are not have a `key` or an `auth` in their names, such as
+/// `memory_key` and `auth_type`: there, plain words are not secret.
 fn is_secret_member(name: &str, text: &str) -> bool {
     const ALWAYS: [&str; 5] = ["password", "passwd", "pwd", "passphrase", "secret"];
     let is_words = text.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-. ".contains(&byte));
@@ -45,7 +45,7 @@ fn is_secret_member(name: &str, text: &str) -> bool {
     !text.contains("://") && (is_always || is_secret_name(name) && !is_words)
 }
 
-/// A name with its words apart: `clientSecret` as `client_Secret`.
+/// Separates the words of a name: `clientSecret` becomes `client_Secret`.
 fn words(name: &str) -> String {
     let mut words = String::with_capacity(name.len() + 4);
     for c in name.chars() {

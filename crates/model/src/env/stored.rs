@@ -1,4 +1,4 @@
-//! Variables as JSON: pairs in `env`, and in `secret` what the user says of values by their names, where anything is said.
+//! Variables as JSON: pairs in `env`, and in `secret` the user's explicit choices by name, if there are any.
 
 use super::EnvVar;
 use crate::Secret;

@@ -1,4 +1,4 @@
-//! What a source says that it needs, by whichever file says it first.
+//! The requirements that a source declares, in the first file that has any.
 
 use super::{
     REQUIREMENTS_FILE, Requirements, RequiresPython, SourceFiles, encoding, field, not_read, pyproject::Project,
@@ -6,21 +6,22 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// The file whose `[project]` says what to install when there are no other requirements.
+/// The file whose `[project]` lists the packages to install when there are no other requirements.
 const PROJECT_FILE: &str = "pyproject.toml";
 
-/// What a source declares.
+/// The declarations of a source.
 pub(crate) struct Declared {
-    /// What to install; `None`: nothing says it.
+    /// The packages to install; `None` if nothing declares them.
     pub requirements: Option<Requirements>,
-    /// The Python that it asks for.
+    /// The Python that it requires.
     pub requires_python: Option<RequiresPython>,
 }
 
 impl Declared {
-    /// Requirements are those of the request (`given`), else those of [`REQUIREMENTS_FILE`], else of [`PROJECT_FILE`],
-    /// else of the entry file's PEP 723 header. What the last two say about Python holds in any case, if they can be read.
-    /// Where neither file at the top lists anything, those beside the entry point count: it is one of several programs.
+    /// Reads the requirements of the request (`given`), else those of [`REQUIREMENTS_FILE`], else of [`PROJECT_FILE`],
+    /// else of the entry file's PEP 723 header. The Python requirement of the last two always applies, if they can be
+    /// parsed. If neither file at the top lists anything, those beside the entry point apply: it is one of several
+    /// programs.
     pub fn read(
         files: &SourceFiles,
         entry_point: &str,
@@ -38,7 +39,7 @@ impl Declared {
                     found.requirements = beside.requirements;
                     found.requires_python = found.requires_python.or(beside.requires_python);
                 }
-                // Nobody has said that it is to be read.
+                // The user has not chosen this file.
                 Err(fault) => warnings.push(format!("{fault}; this file is not read, and the imports decide")),
             }
         }
@@ -57,7 +58,7 @@ impl Declared {
         Ok(found)
     }
 
-    /// What the request or the files of one directory, empty or with its slash, say.
+    /// Reads the declarations of the request or of the files of one directory, which is empty or ends in a slash.
     fn of_directory(
         files: &SourceFiles,
         directory: &str,
@@ -83,8 +84,8 @@ impl Declared {
     }
 }
 
-/// The requirements of the request, or of a requirements file; a file that lists none is as if absent. If they name the project itself, which is not installed,
-/// what it depends on takes its place.
+/// Reads the requirements of the request, or of a requirements file; an empty list counts as absent. If they name the
+/// project itself, which is not installed, its dependencies replace it.
 fn listed(
     files: &SourceFiles,
     file: &str,
@@ -109,10 +110,10 @@ fn listed(
     if content.own_project {
         match of_project() {
             Ok(Some(own)) => requirements.extend(own).map_err(|fault| Error::field(place, fault))?,
-            // Nothing says what the project depends on, so that the imports decide.
+            // The project does not declare its dependencies, so the imports decide.
             Ok(None) if requirements.is_empty() => return Ok(None),
             Err(e) if requirements.is_empty() => return Err(e),
-            // A list that was written out with the project, as `uv export` does, is whole.
+            // A list exported with the project, as by `uv export`, is complete.
             Ok(None) | Err(_) => {}
         }
     }

@@ -1,9 +1,9 @@
-//! Text files whose encoding is not said, or is said inside: as Python (PEP 263) and pip read them.
+//! Decoding of text files whose encoding is undeclared or declared inside: as Python (PEP 263) and pip read them.
 
 use std::borrow::Cow;
 
-/// The bytes of a Python file that came as text. If it declares another encoding than UTF-8, which Python would then read
-/// the bytes in, the declaration becomes `utf-8`; nothing else changes.
+/// Returns the bytes of a Python file that arrived as text. If it declares another encoding than UTF-8, with which
+/// Python would then decode the bytes, the declaration becomes `utf-8`; nothing else changes.
 pub fn python_from_text(text: String) -> Vec<u8> {
     match declared(text.as_bytes()) {
         Some(name) if !is_utf8(&text.as_bytes()[name.clone()]) => {
@@ -15,13 +15,13 @@ pub fn python_from_text(text: String) -> Vec<u8> {
     }
 }
 
-/// Whether Python reads these bytes as UTF-8: a declaration of another encoding wins over what they look like.
+/// Whether Python reads these bytes as UTF-8: a declaration of another encoding takes precedence over their form.
 pub fn is_python_in_utf8(content: &[u8]) -> bool {
     std::str::from_utf8(content).is_ok() && declared(content).is_none_or(|name| is_utf8(&content[name]))
 }
 
-/// The text of a requirements file: of the encoding that its byte order mark says, else UTF-8. Of another encoding that it
-/// declares only ASCII is read, which is all that requirements can have; what else is in its comments is replaced.
+/// Decodes a requirements file: with the encoding of its byte order mark, else UTF-8. With another declared encoding
+/// only ASCII is decoded, which suffices for requirements; other characters in its comments are replaced.
 pub fn decode(content: &[u8]) -> Result<Cow<'_, str>, String> {
     let utf16 = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
         let (units, []) = rest.as_chunks() else { return Err("ends in the middle of a character".to_owned()) };
@@ -51,8 +51,8 @@ fn utf8(content: &[u8]) -> Result<Cow<'_, str>, String> {
     })
 }
 
-/// Where the name of the encoding stands that one of the first two lines declares. The second counts only if the first
-/// is a comment or blank.
+/// Returns the position of the encoding's name that one of the first two lines declares. The second counts only if the
+/// first is a comment or blank.
 fn declared(content: &[u8]) -> Option<std::ops::Range<usize>> {
     let mut start = if content.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
     for line in content[start..].split(|byte| *byte == b'\n').take(2) {
@@ -71,7 +71,7 @@ fn declared(content: &[u8]) -> Option<std::ops::Range<usize>> {
     None
 }
 
-/// PEP 263: `coding`, then `:` or `=`, blanks, and the name.
+/// Finds the name as in PEP 263: `coding`, then `:` or `=`, blanks, and the name.
 fn name_in(line: &[u8]) -> Option<std::ops::Range<usize>> {
     const WORD: &[u8] = b"coding";
     let inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
@@ -87,7 +87,7 @@ fn name_in(line: &[u8]) -> Option<std::ops::Range<usize>> {
     })
 }
 
-/// Whether Python means UTF-8 by the name.
+/// Whether the name denotes UTF-8 in Python.
 fn is_utf8(name: &[u8]) -> bool {
     let name = name.to_ascii_lowercase();
     let name: Vec<u8> = name.into_iter().map(|byte| if byte == b'_' { b'-' } else { byte }).collect();

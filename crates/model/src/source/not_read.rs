@@ -1,9 +1,10 @@
-//! Files that say what to install and are not read: a source whose only list is one of them is told so, with what to do.
+//! Warnings about lists of packages that are not read: if a source has no other list, the user gets a warning with a
+//! remedy.
 
 use super::{REQUIREMENTS_FILE, SourceFiles};
 
-/// Files of other tools, each with the words that it has when it lists something, and how its list gets into
-/// [`REQUIREMENTS_FILE`]; no words: by hand.
+/// Files of other tools, each with the text that marks a list, and the command that converts it to
+/// [`REQUIREMENTS_FILE`]; empty: by hand.
 const OF_TOOLS: [(&str, &str, &str); 11] = [
     ("Pipfile", "packages", ""),
     ("Pipfile.lock", "\"default\"", "pipenv requirements > requirements.txt"),
@@ -17,10 +18,10 @@ const OF_TOOLS: [(&str, &str, &str); 11] = [
     ("conda.yml", "dependencies", ""),
     ("conda.yaml", "dependencies", ""),
 ];
-/// How many files a warning names before it says how many more there are.
+/// The most files that a warning names before it gives the number of the others.
 const MAX_NAMED: usize = 5;
 
-/// One warning for each file of another tool, and one for all lists of pip's under other names.
+/// Returns one warning for each file of another tool, and one for all pip lists under other names.
 pub(super) fn warnings(files: &SourceFiles, entry_point: &str) -> Vec<String> {
     let list = format!("list them in {REQUIREMENTS_FILE}");
     let warning = |names: &str, are: &str, remedy: &str| {
@@ -62,12 +63,12 @@ pub(super) fn warnings(files: &SourceFiles, entry_point: &str) -> Vec<String> {
     all
 }
 
-/// `pylock.toml` or `pylock.NAME.toml` of PEP 751.
+/// Whether a name is `pylock.toml` or `pylock.NAME.toml` of PEP 751.
 fn is_pylock(name: &str) -> bool {
     name.strip_prefix("pylock.").is_some_and(|rest| rest == "toml" || rest.ends_with(".toml") && !rest.contains('/'))
 }
 
-/// Whether a file's name says that it is a list of pip's, of requirements or of constraints: `requirements.in`,
+/// Whether a file's name is that of a pip list, of requirements or of constraints: `requirements.in`,
 /// `requirements-prod.txt`, `requirements/base.txt`, at the top or beside the entry point.
 fn is_list(name: &str, entry_point: &str, word: &str) -> bool {
     if name == REQUIREMENTS_FILE {
@@ -83,7 +84,7 @@ fn is_list(name: &str, entry_point: &str, word: &str) -> bool {
     }
 }
 
-/// Whether there is more than comments.
+/// Whether a text has more than comments.
 fn has_lines(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).any(|line| !line.is_empty() && !line.starts_with(b"#"))
 }

@@ -1,6 +1,6 @@
 //! `pyproject.toml` as a source of requirements: `[project]` of PEP 621 and nothing else. The project itself is not
-//! built or installed, its files are the agent's source; so a build backend has nothing to do here, and what only one
-//! could say (dynamic dependencies) is refused.
+//! built or installed, its files are the agent's source; so no build backend runs, and declarations that need one
+//! (dynamic dependencies) are refused.
 
 use super::{
     Requirements, RequiresPython,
@@ -11,10 +11,10 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use toml::Value;
 
-/// The most bytes of the file.
+/// The largest file in bytes.
 const MAX_BYTES: usize = 256 << 10;
 
-/// What of the file concerns a build.
+/// The parts of the file that are relevant to a build.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Project {
     /// `requires-python`.
@@ -25,10 +25,10 @@ pub struct Project {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Dependencies {
-    /// The file does not speak of them.
+    /// The file does not declare them.
     Silent,
     Listed(Vec<String>),
-    /// They are where we do not look, and this says where.
+    /// They are in a place that is not read: the place and the message.
     Elsewhere(&'static str, String),
 }
 
@@ -47,7 +47,7 @@ struct Table {
     dynamic: Option<Value>,
 }
 
-/// Tables of other tools that say where packages are.
+/// Tables of other tools that set the sources of packages.
 #[derive(Deserialize)]
 pub(super) struct Tools {
     poetry: Option<Poetry>,
@@ -66,7 +66,7 @@ struct UvTable {
 }
 
 impl Project {
-    /// Reads the file; the error is what is wrong with it.
+    /// Parses the file; the error describes the problem.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.len() > MAX_BYTES {
             return Err(format!("{} bytes are too many, {MAX_BYTES} is the limit", text.len()));
@@ -108,7 +108,7 @@ impl Project {
         Ok(Self { requires_python, name, dependencies })
     }
 
-    /// The requirements; nothing if the file says nothing about them. An error names `field` and the place in it.
+    /// Returns the requirements; `None` if the file declares none. An error names `field` and the place in it.
     pub fn requirements(&self, field: &str) -> Result<Option<Requirements>> {
         let listed = match &self.dependencies {
             Dependencies::Silent => return Ok(None),
@@ -134,7 +134,7 @@ fn placed(field: &str, error: Error) -> Error {
     Error::field(format!("{field} ({place})"), why)
 }
 
-/// A table's `requires-python`; an error names the place.
+/// Parses a table's `requires-python`; an error names the place.
 pub(super) fn requires_python(place: &str, value: Option<Value>) -> Result<Option<RequiresPython>, String> {
     match value {
         None => Ok(None),
@@ -146,7 +146,7 @@ pub(super) fn requires_python(place: &str, value: Option<Value>) -> Result<Optio
     }
 }
 
-/// A list of strings; an error names the place.
+/// Parses a list of strings; an error names the place.
 pub(super) fn strings(place: &str, value: Option<Value>) -> Result<Option<Vec<String>>, String> {
     let wrong = || format!("{place}: must be a list of strings");
     match value {
@@ -160,7 +160,7 @@ pub(super) fn strings(place: &str, value: Option<Value>) -> Result<Option<Vec<St
     }
 }
 
-/// Where uv's own tables would take a dependency from that is not the operator's index, and what that means.
+/// Returns the uv table that takes a dependency from elsewhere than the operator's index, with a message.
 pub(super) fn redirected(listed: &[String], tools: Option<&Tools>) -> Option<(&'static str, String)> {
     let uv = tools?.uv.as_ref()?;
     let named = |text: &String| {

@@ -1,6 +1,6 @@
-//! Requirement lines in pip's format. Plain requirements are taken: a name, extras, versions, a marker, hashes; and the
-//! files of the source that they include. Other options, addresses and paths would redirect the index or read files of
-//! the build machine.
+//! Requirement lines in pip's format. Plain requirements are accepted: a name, extras, versions, a marker, hashes; and
+//! included files of the source. Other options, addresses and paths would redirect the index or read files of the build
+//! machine.
 
 mod file;
 mod line;
@@ -12,30 +12,30 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The most requirements and constraints together.
 pub const MAX_REQUIREMENTS: usize = 2_000;
-/// The most bytes of one file, and of the canonical text. Most of a large one are hashes.
+/// The most bytes of one file, and of the canonical text. Hashes are most of a large one.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// How a constraint begins in the canonical text; no file of pip's begins a line so.
+/// The prefix of a constraint in the canonical text; no line of a pip file begins like this.
 const CONSTRAINT: &str = "~ ";
-/// How a hash is given.
+/// The prefix of a hash.
 const HASH: &str = "--hash=sha256:";
 
-/// What is wrong with saying from which index packages come.
+/// The message about an index in the source.
 pub(super) const OF_THE_OPERATOR: &str = "says where packages come from, which is the operator's: \
      HOISTWAY_BUILD_INDEX_URL or HOISTWAY_BUILD_EXTRA_INDEX_URLS";
 
 /// One requirement of PEP 508 without an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
-    /// The distribution's name, normalised as PEP 503 says.
+    /// The distribution's name, normalised according to PEP 503.
     pub name: String,
     /// The canonical line: name, extras, versions, marker.
     pub line: String,
-    /// SHA-256 digests of the files that may be installed, in small hexadecimal digits; none: any file of the index.
+    /// SHA-256 digests of the allowed files, in lower-case hexadecimal digits; empty means any file of the index.
     pub hashes: BTreeSet<String>,
 }
 
-/// Requirement lines in the order given, what bounds their versions, and their canonical text.
+/// Requirement lines in the original order, their version constraints, and their canonical text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Requirements {
     items: Vec<Requirement>,
@@ -43,14 +43,14 @@ pub struct Requirements {
     text: String,
 }
 
-/// What a requirements file came to.
+/// The result of parsing a requirements file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct FileContent {
     /// The requirements.
     pub requirements: Requirements,
-    /// Whether it also asks for the project that the source is.
+    /// Whether it also requires the project of the source itself.
     pub own_project: bool,
-    /// What is not done as it says.
+    /// Warnings about ignored lines.
     pub warnings: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ impl Requirements {
         file::read(field, "", text, &SourceFiles::default()).map(|content| content.requirements)
     }
 
-    /// Parses the text of the file `name` of a source, or of the request with an empty name, and what it includes.
+    /// Parses the text of the file `name` of a source, or of the request with an empty name, and its included files.
     pub(crate) fn read(field: &str, name: &str, text: &str, files: &SourceFiles) -> Result<FileContent> {
         file::read(field, name, text, files)
     }
@@ -94,35 +94,35 @@ impl Requirements {
         Ok(())
     }
 
-    /// Adds another's requirements and constraints behind these.
+    /// Appends another's requirements and constraints.
     pub(crate) fn extend(&mut self, other: Self) -> Result<(), String> {
         let items = other.items.into_iter().map(|item| (item, false));
         let all = items.chain(other.constraints.into_iter().map(|item| (item, true)));
         all.into_iter().try_for_each(|(item, constraint)| self.add(item, constraint))
     }
 
-    /// The canonical text: one line for each requirement and constraint, in the order given, which [`Self::parse`] reads.
-    /// The key of everything made from it.
+    /// Returns the canonical text: one line for each requirement and constraint, in the original order, which
+    /// [`Self::parse`] accepts. It is the key of everything derived from it.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The digest of the canonical text.
+    /// Returns the digest of the canonical text.
     pub fn digest(&self) -> Digest {
         Digest::of(self.text.as_bytes())
     }
 
-    /// The requirements, in the order given.
+    /// Returns the requirements, in the original order.
     pub fn iter(&self) -> std::slice::Iter<'_, Requirement> {
         self.items.iter()
     }
 
-    /// What bounds versions and adds nothing.
+    /// Returns the constraints, which bound versions but add no package.
     pub fn constraints(&self) -> std::slice::Iter<'_, Requirement> {
         self.constraints.iter()
     }
 
-    /// The files that may be installed, by package; packages without any are free.
+    /// Returns the hashes of allowed files, by package; a package without any is unrestricted.
     pub fn hashes(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for item in self.items.iter().chain(&self.constraints).filter(|item| !item.hashes.is_empty()) {
@@ -137,7 +137,7 @@ impl Requirements {
     }
 }
 
-/// A distribution's name as PEP 503 has it.
+/// Normalises a distribution's name according to PEP 503.
 pub(super) fn normalised(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for c in name.chars() {

@@ -1,13 +1,13 @@
-//! `requires-python` of a project: which versions of Python it runs on, as PEP 440 has it.
+//! `requires-python` of a project: the versions of Python that it supports, according to PEP 440.
 
 use std::fmt;
 
-/// The longest text that is read.
+/// The longest text in bytes.
 const MAX_TEXT: usize = 200;
-/// Numbers in a release; more say nothing about a Python.
+/// The most numbers in a release; more are meaningless for Python.
 const MAX_PARTS: usize = 4;
 
-/// A set of version clauses that all have to hold.
+/// A set of version clauses that all must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequiresPython {
     text: String,
@@ -18,7 +18,7 @@ pub struct RequiresPython {
 struct Clause {
     operator: Operator,
     release: Vec<u32>,
-    /// `.*` at the end: only the given numbers count.
+    /// Whether the version ends in `.*`: only the listed numbers count.
     prefix: bool,
 }
 
@@ -34,7 +34,7 @@ enum Operator {
 }
 
 impl RequiresPython {
-    /// Reads a list such as `>=3.10,<4`; nothing if it is none.
+    /// Parses a list such as `>=3.10,<4`; `None` if it is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > MAX_TEXT || text.contains(char::is_control) {
             return None;
@@ -43,7 +43,7 @@ impl RequiresPython {
         Some(Self { text: text.trim().to_owned(), clauses: clauses.map(clause).collect::<Option<_>>()? })
     }
 
-    /// Whether a released Python of this version will do.
+    /// Whether a released Python of this version is admitted.
     pub fn admits(&self, version: (u32, u32, u32)) -> bool {
         self.clauses.iter().all(|clause| clause.admits(&[version.0, version.1, version.2]))
     }
@@ -74,7 +74,7 @@ fn clause(text: &str) -> Option<Clause> {
     if prefix && !matches!(operator, Operator::Equal | Operator::Different) {
         return None;
     }
-    // What stands before a release (`3.13.0rc1`, `3.12.dev0`) is older than it, and an installed Python is a release.
+    // A pre-release (`3.13.0rc1`, `3.12.dev0`) is older than its release, and an installed Python is a release.
     let end = numbers.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(numbers.len());
     let (numbers, rest) = numbers.split_at(end);
     let known_rest = |rest: &str| ["a", "b", "c", "rc", ".dev", "dev"].iter().any(|kind| rest.starts_with(kind));
@@ -109,7 +109,7 @@ impl Clause {
     }
 }
 
-/// Missing numbers are zero.
+/// Compares two releases; missing numbers are zero.
 fn compare(a: &[u32], b: &[u32]) -> std::cmp::Ordering {
     let at = |list: &[u32], i: usize| list.get(i).copied().unwrap_or_default();
     (0..a.len().max(b.len()))

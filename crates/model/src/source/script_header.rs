@@ -1,4 +1,4 @@
-//! The `script` block of PEP 723: what a single file says about its requirements, in comments.
+//! The `script` block of PEP 723: the requirements of a single file, in comments.
 
 use super::{
     Requirements, RequiresPython,
@@ -7,15 +7,15 @@ use super::{
 use serde::Deserialize;
 use toml::Value;
 
-/// The most bytes of a block.
+/// The largest block in bytes.
 const MAX_BYTES: usize = 64 << 10;
 
-/// What the block says.
+/// The content of the block.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ScriptHeader {
     /// `requires-python`.
     pub requires_python: Option<RequiresPython>,
-    /// `dependencies`, if it has them.
+    /// `dependencies`, if present.
     pub dependencies: Option<Requirements>,
 }
 
@@ -27,7 +27,7 @@ struct Table {
     tool: Option<Tools>,
 }
 
-/// Reads the block of a file; nothing if it has none. The error is what is wrong with it.
+/// Parses the block of a file; `None` if it has none. The error describes the problem.
 pub(super) fn read(file: &[u8]) -> Result<Option<ScriptHeader>, String> {
     let text = String::from_utf8_lossy(file);
     let Some((line, block)) = block(&text)? else { return Ok(None) };
@@ -46,7 +46,7 @@ pub(super) fn read(file: &[u8]) -> Result<Option<ScriptHeader>, String> {
     Ok(Some(ScriptHeader { requires_python: requires_python("requires-python", table.requires_python)?, dependencies }))
 }
 
-/// The block's content without the comment signs, and the number of its first line.
+/// Returns the block's content without the comment signs, and the number of its first line.
 fn block(text: &str) -> Result<Option<(usize, String)>, String> {
     const OPEN: &str = "# /// script";
     const CLOSE: &str = "# ///";
@@ -56,7 +56,7 @@ fn block(text: &str) -> Result<Option<(usize, String)>, String> {
     let Some(start) = opened.next().map(|at| at + 1) else { return Ok(None) };
     let comments = lines[start..].iter().take_while(|line| **line == "#" || line.starts_with("# ")).count();
     let run = &lines[start..start + comments];
-    // What PEP 723's expression takes: up to the last closing line of the comments.
+    // As in PEP 723's expression: up to the last closing line of the comments.
     let Some(end) = run.iter().rposition(|line| *line == CLOSE) else {
         return Err(format!("line {start}: \"{OPEN}\" has no closing \"{CLOSE}\""));
     };

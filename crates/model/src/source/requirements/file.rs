@@ -1,5 +1,5 @@
-//! A requirements file of pip's, with the files that it includes. What it says about where packages come from is the
-//! operator's to say.
+//! A pip requirements file, with its included files. Its lines about the sources of packages are ignored or refused,
+//! since the operator chooses these.
 
 use super::{
     CONSTRAINT, FileContent, MAX_BYTES,
@@ -12,12 +12,12 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
-/// How deep files may include one another.
+/// The deepest nesting of included files.
 const MAX_DEPTH: usize = 20;
-/// The most warnings about one list; beyond it there are no more.
+/// The most warnings about one list; further ones are dropped.
 const MAX_WARNINGS: usize = 50;
 
-/// Reads `text`, the file `name` of the source; an empty name is the request's own text.
+/// Parses `text`, the file `name` of the source; an empty name is the request's own text.
 pub(super) fn read(field: &str, name: &str, text: &str, files: &SourceFiles) -> Result<FileContent> {
     let (read, content) = (BTreeSet::new(), FileContent::default());
     let mut reader = Reader { files, read, depth: 0, content, strict: false };
@@ -37,12 +37,12 @@ pub(super) fn read(field: &str, name: &str, text: &str, files: &SourceFiles) -> 
 
 struct Reader<'a> {
     files: &'a SourceFiles,
-    /// Files that need not be read again, each as what it was read: constraints, or requirements.
+    /// Files that need not be read again, with their role: constraints, or requirements.
     read: BTreeSet<(String, bool)>,
-    /// How many files are open, each included by the one before.
+    /// The number of open files, each included by the one before.
     depth: usize,
     content: FileContent,
-    /// Whether every requirement has to have a hash.
+    /// Whether every requirement must have a hash.
     strict: bool,
 }
 
@@ -52,7 +52,7 @@ impl Reader<'_> {
             return Err(Error::field(field, format!("{} bytes are too many, {MAX_BYTES} is the limit", text.len())));
         }
         for (number, line) in logical_lines(text) {
-            // The canonical text is no file.
+            // The canonical text is not a file.
             let done = match line.strip_prefix(CONSTRAINT).filter(|_| name.is_empty()) {
                 Some(line) => self.requirement(line, true),
                 None => options(&line).try_for_each(|one| self.line(field, name, number, one, constraint)),
@@ -76,7 +76,7 @@ impl Reader<'_> {
             "-r" | "--requirement" => self.include(name, line, value, constraint),
             "-c" | "--constraint" => self.include(name, line, value, true),
             "-e" | "--editable" if is_own_project(value) => self.own_project(field, name, number, line, constraint),
-            // What is wrong with it is told without the option.
+            // An error describes the requirement without the option.
             "-e" | "--editable" => self.requirement(value, constraint),
             "--require-hashes" => {
                 self.strict = true;
@@ -97,7 +97,7 @@ impl Reader<'_> {
         Ok(self.content.requirements.add(requirement, constraint)?)
     }
 
-    /// Tools write such a line into files; in a request it is a mistake.
+    /// Handles the project itself as a requirement. Tools write such a line into files; in a request it is a mistake.
     fn own_project(
         &mut self,
         field: &str,
@@ -122,7 +122,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A file named by the file `from`, relative to which the path is.
+    /// Includes a file named by the file `from`, relative to it.
     fn include(&mut self, from: &str, line: &str, path: &str, constraint: bool) -> Result<(), Fault> {
         if path.contains("://") {
             return Err(Fault::Line(quoted(line, "names an address; put the file into the source and name it there")));
@@ -145,7 +145,7 @@ impl Reader<'_> {
     }
 }
 
-/// What is wrong with a line, or with a line of a file that it includes.
+/// A problem with a line, or with a line of an included file.
 enum Fault {
     Line(String),
     Elsewhere(Error),
@@ -157,7 +157,7 @@ impl From<String> for Fault {
     }
 }
 
-/// The options of a line, each with its value; a line that begins with none is one piece.
+/// Splits a line into its options, each with its value; a line without a leading option is one piece.
 fn options(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line).filter(|line| !line.is_empty());
     std::iter::from_fn(move || {
@@ -170,7 +170,7 @@ fn options(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// An option and its value, without quotes: `--name value`, `--name=value`, `-n value`, `-nvalue`.
+/// Parses an option and its value, without quotes: `--name value`, `--name=value`, `-n value`, `-nvalue`.
 fn option(line: &str) -> Option<(&str, &str)> {
     let end = match line.strip_prefix("--") {
         Some(_) => line.find([' ', '\t', '=']).unwrap_or(line.len()),
@@ -182,7 +182,7 @@ fn option(line: &str) -> Option<(&str, &str)> {
     Some((option, value.trim_matches(['"', '\''])))
 }
 
-/// Whether a requirement is the directory itself, perhaps with extras, a marker or a name for it.
+/// Whether a requirement is the directory itself, optionally with extras, a marker or a name for it.
 fn is_own_project(text: &str) -> bool {
     let text = text.split_once(';').map_or(text, |(text, _)| text);
     let text = text.split_once("#egg=").map_or(text, |(text, _)| text).trim_end();
@@ -191,7 +191,7 @@ fn is_own_project(text: &str) -> bool {
     path.starts_with('.') && path.split('/').all(|part| matches!(part, "" | "."))
 }
 
-/// The name of the file at a path relative to that of another; nothing if it leads out of the source.
+/// Returns the name of the file at a path relative to that of another; `None` if it leads out of the source.
 fn joined(from: &str, path: &str) -> Option<String> {
     if path.starts_with('/') {
         return None;
@@ -208,7 +208,8 @@ fn joined(from: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// Lines with continuations joined and comments and blanks dropped, each with the number of its first physical line.
+/// Returns lines with continuations joined and comments and blanks dropped, each with the number of its first physical
+/// line.
 fn logical_lines(text: &str) -> impl Iterator<Item = (usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = text.lines().enumerate();
@@ -225,7 +226,7 @@ fn logical_lines(text: &str) -> impl Iterator<Item = (usize, String)> {
     .filter(|(_, line)| !line.is_empty())
 }
 
-/// A comment begins at the line's start or after white space, as pip reads it.
+/// Removes a comment, which begins at the line's start or after white space, as in pip.
 fn without_comment(line: &str) -> &str {
     let mut before = ' ';
     for (at, c) in line.char_indices() {

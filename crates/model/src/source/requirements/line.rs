@@ -1,16 +1,16 @@
-//! One requirement as PEP 508 has it, without an address.
+//! One requirement according to PEP 508, without an address.
 
 use super::{HASH, Requirement, normalised};
 use std::{collections::BTreeSet, fmt::Write as _};
 
-/// What a line looks like.
+/// The accepted forms of a line.
 pub(super) const FORM: &str =
     "only lines such as `name`, `name[extra]>=1.0,<2` or `name; python_version < \"3.12\"` are taken";
-/// What to do instead of naming an address or a path.
+/// The remedy for an address or a path.
 const VENDOR: &str = "packages come from the index only: put its files into the source (vendor it), or a wheel of it into \
                       the operator's index";
 
-/// Parses a line; the error repeats it.
+/// Parses a line; the error quotes it.
 pub(super) fn requirement(line: &str) -> Result<Requirement, String> {
     let (line, hashes) = split_hashes(line).map_err(|fault| quoted(line, &fault))?;
     let fault = |fault: &str| quoted(line, fault);
@@ -36,7 +36,7 @@ pub(super) fn requirement(line: &str) -> Result<Requirement, String> {
     Ok(Requirement { name, line, hashes })
 }
 
-/// Whether the name is that of a file. Asked of the index, it would be a package that anybody may publish.
+/// Whether the name is that of a file. On the index, it would be a package that any user may publish.
 fn is_archive(line: &str) -> bool {
     const ENDS: [&str; 7] = [".whl", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"];
     let name = line.split([' ', '\t', ';', '[', '(', '<', '>', '=', '!', '~', ',']).next().unwrap_or_default();
@@ -44,13 +44,13 @@ fn is_archive(line: &str) -> bool {
     ENDS.iter().any(|end| name.ends_with(end))
 }
 
-/// A line and what is wrong with it.
+/// Formats a line and its problem.
 pub(super) fn quoted(line: &str, fault: &str) -> String {
     let shown: String = without_credentials(line).chars().take(200).collect();
     format!("\"{}\" {fault}", shown.escape_debug())
 }
 
-/// A line without the users, passwords and queries of its addresses.
+/// Removes the users, passwords and queries of addresses from a line.
 fn without_credentials(line: &str) -> String {
     line.split(' ').map(without_credentials_in_word).collect::<Vec<_>>().join(" ")
 }
@@ -58,13 +58,13 @@ fn without_credentials(line: &str) -> String {
 fn without_credentials_in_word(word: &str) -> String {
     let Some((before, rest)) = word.split_once("://") else { return word.to_owned() };
     let authority = rest.split('/').next().unwrap_or_default();
-    // A password may have `@`, `?` and `/` in it, and `@` may stand before a version: what is no host is not shown.
+    // A password may contain `@`, `?` and `/`, and `@` may precede a version: only a host is shown.
     let user = authority.rsplit_once('@').map(|(user, _)| user);
     let after = user.map_or(rest, |user| &rest[user.len() + 1..]);
     let (path, query) = after.split_once('?').map_or((after, ""), |(path, _)| (path, "?***"));
     let shown = match user {
         None if has_host(path) => path,
-        // Either may be the secret: the user before `?`, or what is asked for after it.
+        // Either may be the secret: the user before `?`, or the query after it.
         Some(user) if user.split_once('?').is_some_and(|(host, _)| has_host(host) && looks_like_host(host)) => "***",
         _ => {
             let own = user.map(|_| path);
@@ -76,7 +76,7 @@ fn without_credentials_in_word(word: &str) -> String {
     format!("{before}://{shown}{query}")
 }
 
-/// Whether what it begins with may be a host and a port, and no user with a password.
+/// Whether a text begins with a possible host and port, and not with a user and a password.
 fn has_host(text: &str) -> bool {
     let host = text.split(['/', '#']).next().unwrap_or_default();
     host.split_once(':').is_none_or(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
@@ -87,7 +87,7 @@ fn looks_like_host(text: &str) -> bool {
     host.contains('.') || host == "localhost"
 }
 
-/// The requirement alone, and the hashes after it.
+/// Splits a line into the requirement and its hashes.
 fn split_hashes(line: &str) -> Result<(&str, BTreeSet<String>), String> {
     let option = |at: &usize| line[..*at].ends_with([' ', '\t']);
     let Some(at) = line.match_indices("--").map(|(at, _)| at).find(option) else { return Ok((line, BTreeSet::new())) };
@@ -110,7 +110,7 @@ fn hash_fault(word: &str) -> String {
     }
 }
 
-/// `name [extras] [versions] [; marker]`: the name, and the canonical line.
+/// Parses `name [extras] [versions] [; marker]` into the name and the canonical line.
 fn parse(c: &mut Cursor<'_>) -> Option<(String, String)> {
     let name = c.identifier()?;
     let mut line = name.clone();
@@ -147,7 +147,7 @@ fn parse(c: &mut Cursor<'_>) -> Option<(String, String)> {
     c.peek().is_none().then_some((name, line))
 }
 
-/// What is left of the line. Every method skips the white space before its token.
+/// The rest of the line. Every method skips the white space before its token.
 struct Cursor<'a>(&'a str);
 
 impl<'a> Cursor<'a> {
@@ -175,7 +175,7 @@ impl<'a> Cursor<'a> {
         taken
     }
 
-    /// A distribution's or an extra's name, normalised: lower case, runs of `-`, `_` and `.` are one `-`.
+    /// Parses the name of a distribution or of an extra, normalised: lower case, runs of `-`, `_` and `.` are one `-`.
     fn identifier(&mut self) -> Option<String> {
         let raw = self.take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
         let ends = |c: char| c.is_ascii_alphanumeric();
@@ -185,7 +185,7 @@ impl<'a> Cursor<'a> {
         Some(normalised(raw))
     }
 
-    /// `>=1.0` and its like.
+    /// Parses a clause such as `>=1.0`.
     fn version_clause(&mut self) -> Option<String> {
         let operator = ["===", "==", ">=", "<=", "~=", "!=", ">", "<"].into_iter().find(|op| self.eat(op))?;
         let version = self.take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '*' | '+' | '!' | '_' | '-'));
@@ -195,7 +195,8 @@ impl<'a> Cursor<'a> {
         (begins && wildcard).then(|| format!("{operator}{version}"))
     }
 
-    /// Alternatives and conjunctions of comparisons, in parentheses or not, written out with single spaces.
+    /// Parses alternatives and conjunctions of comparisons, with or without parentheses, and writes them with single
+    /// spaces.
     fn marker(&mut self, out: &mut String, depth: usize) -> Option<()> {
         if depth > 16 {
             return None;
@@ -228,7 +229,7 @@ impl<'a> Cursor<'a> {
         Some(self.take_while(|c| c.is_ascii_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
     }
 
-    /// A variable of the environment or a quoted text.
+    /// Parses an environment variable of markers or a quoted text.
     fn operand(&mut self) -> Option<String> {
         let Some(quote @ ('"' | '\'')) = self.peek() else {
             const VARIABLES: [&str; 12] = [

@@ -1,17 +1,17 @@
-//! The options of a requirements file that are neither requirements nor other files: what is done anyway is dropped with
-//! a warning, and what cannot be done is refused with what to do instead.
+//! The options of a requirements file that are neither requirements nor other files: redundant ones are dropped with a
+//! warning, and impossible ones are refused with a remedy.
 
 use super::{OF_THE_OPERATOR, line};
 
-/// What becomes of a line with an option.
+/// The handling of a line with an option.
 pub(super) enum Meaning {
-    /// It asks for what is done anyway, as the text says.
+    /// It requests the default behaviour, which the text describes.
     Needless(&'static str),
-    /// It cannot be done; the text says why and what to do.
+    /// It is impossible; the text has the reason and the remedy.
     Refused(String),
 }
 
-/// Where packages come from unless somebody says otherwise. Tools write it into what they generate.
+/// The default index of packages. Tools write it into generated files.
 const PUBLIC_INDEXES: [&str; 3] = ["pypi.org/simple", "pypi.python.org/simple", "pypi.org/pypi"];
 /// Hosts of that index.
 const PUBLIC_HOSTS: [&str; 3] = ["pypi.org", "pypi.python.org", "files.pythonhosted.org"];
@@ -46,7 +46,7 @@ pub(super) fn meaning(option: &str, value: &str) -> Meaning {
     }
 }
 
-/// Whether an address is that of the public index, however it is spelt.
+/// Whether an address is that of the public index, in any spelling.
 fn is_public_index(address: &str) -> bool {
     let address = address.to_ascii_lowercase();
     let place = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://"));

@@ -1,4 +1,4 @@
-//! Messages to records and back. Reading is strict: a message that the model would not accept is an
+//! Converts messages to records and back. Parsing is strict: a message that the model would not accept is an
 //! [`Code::InvalidArgument`](hoistway_model::Code) naming its field.
 
 mod agents;
@@ -10,7 +10,7 @@ mod logs;
 mod metrics;
 mod page;
 mod revisions;
-/// Records of the tool registry, and the two of its messages that have credentials beside them.
+/// Records of the tool registry, and its two messages with separate credentials.
 pub mod tools;
 mod usage;
 
@@ -23,12 +23,12 @@ use hoistway_model::{
 };
 use std::str::FromStr;
 
-/// A message member that must be there.
+/// Returns a required message member.
 pub fn required<T>(field: &str, value: Option<T>) -> Result<T> {
     value.ok_or_else(|| Error::field(field, "is required"))
 }
 
-/// A text that must parse.
+/// Parses a text.
 pub fn parsed<T: FromStr>(field: &str, text: &str) -> Result<T>
 where
     T::Err: std::fmt::Display,
@@ -36,12 +36,12 @@ where
     text.parse().map_err(|e| Error::field(field, e))
 }
 
-/// A name that must be valid.
+/// Parses a name.
 pub fn name(field: &str, text: &str) -> Result<Name> {
     Name::parse(field, text)
 }
 
-/// A text where empty means absent.
+/// Returns a text, or `None` if it is empty.
 fn optional(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }

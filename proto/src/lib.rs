@@ -1,4 +1,4 @@
-//! The gRPC API of Hoistway's services: generated code, and in [`convert`] the one place where messages become the
+//! The gRPC API of Hoistway's services: generated code, and in [`convert`] the only place that converts messages to the
 //! model's records and back.
 
 pub mod convert;

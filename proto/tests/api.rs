@@ -1,10 +1,11 @@
-//! The gRPC API is public: every message, field number and rpc stands in `api.txt`, and nothing there may change or go.
+//! The gRPC API is public: `api.txt` lists every message, field number and rpc, and none of them may change or be
+//! removed.
 #![allow(clippy::unwrap_used)]
 
 use prost::Message;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
-/// One line for each field and rpc, in the files' order.
+/// Returns one line for each field and rpc, in the files' order.
 fn lines() -> Vec<String> {
     let set = FileDescriptorSet::decode(hoistway_proto::DESCRIPTORS).unwrap();
     let mut lines = Vec::new();

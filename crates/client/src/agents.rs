@@ -26,7 +26,8 @@ pub struct AgentClient {
 }
 
 impl AgentClient {
-    /// A client over `transport`; connects on first use. `patience` is the deadline of starting one revision.
+    /// Creates a client over `transport`, which connects on first use. `patience` is the deadline of starting one
+    /// revision.
     pub fn new(transport: Transport, patience: Duration) -> Self {
         let rpc = AgentServiceClient::new(transport)
             .max_decoding_message_size(MAX_MESSAGE)

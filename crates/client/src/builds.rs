@@ -20,7 +20,7 @@ pub struct BuildClient {
 }
 
 impl BuildClient {
-    /// A client over `transport`; connects on first use. `patience` is the deadline of one build.
+    /// Creates a client over `transport`, which connects on first use. `patience` is the deadline of one build.
     pub fn new(transport: Transport, patience: Duration) -> Self {
         let rpc = BuildServiceClient::new(transport)
             .max_decoding_message_size(MAX_MESSAGE)

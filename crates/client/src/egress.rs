@@ -18,12 +18,12 @@ use hoistway_proto::{
     tools::v1::{self as tools, tool_credential_service_client::ToolCredentialServiceClient},
 };
 
-/// The part of the tool registry that shows credentials, behind a transport with the token of egress.
+/// The part of the tool registry that returns credentials, behind a transport with the token of egress.
 #[derive(Debug, Clone)]
 pub struct ToolCredentialsClient(ToolCredentialServiceClient<Transport>);
 
 impl ToolCredentialsClient {
-    /// A client over `transport`; connects on first use.
+    /// Creates a client over `transport`, which connects on first use.
     pub fn new(transport: Transport) -> Self {
         Self(ToolCredentialServiceClient::new(transport).max_decoding_message_size(MAX_MESSAGE))
     }
@@ -42,12 +42,12 @@ impl ToolCredentials for ToolCredentialsClient {
     }
 }
 
-/// The part of the agent service that says whom egress lets out, behind a transport.
+/// The part of the agent service that determines whose calls egress accepts, behind a transport.
 #[derive(Debug, Clone)]
 pub struct AgentIdentitiesClient(AgentIdentityServiceClient<Transport>);
 
 impl AgentIdentitiesClient {
-    /// A client over `transport`; connects on first use.
+    /// Creates a client over `transport`, which connects on first use.
     pub fn new(transport: Transport) -> Self {
         Self(AgentIdentityServiceClient::new(transport).max_decoding_message_size(MAX_MESSAGE))
     }
@@ -71,7 +71,7 @@ impl AgentIdentities for AgentIdentitiesClient {
 pub struct EgressClient(EgressServiceClient<Transport>);
 
 impl EgressClient {
-    /// A client over `transport`; connects on first use.
+    /// Creates a client over `transport`, which connects on first use.
     pub fn new(transport: Transport) -> Self {
         Self(EgressServiceClient::new(transport).max_decoding_message_size(MAX_MESSAGE))
     }

@@ -1,4 +1,4 @@
-//! gRPC clients that implement the model's service traits, so that nobody else sees a message or a status.
+//! gRPC clients that implement the model's service traits, so that no other crate handles messages or statuses.
 //!
 //! Each client takes a [`Transport`]: a channel to another process, or the service's own server in this one.
 
@@ -18,20 +18,20 @@ use hoistway_model::Result;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
 
-/// How long a service may take to report its measurements or its state: a scrape or a probe has no more time itself.
+/// The deadline of requests for a service's metrics or state: a scrape or a probe has no more time itself.
 const METRICS_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The message of a call, or its status as the model's error.
+/// Returns the message of a call, or its status as the model's error.
 fn answer<T>(result: Result<Response<T>, Status>) -> Result<T> {
     result.map(Response::into_inner).map_err(status::from_status)
 }
 
-/// A member that an answer must have.
+/// Returns a required member of a response.
 fn member<T>(name: &str, value: Option<T>) -> Result<T> {
     hoistway_proto::convert::required(name, value)
 }
 
-/// A request with a deadline of its own.
+/// Makes a request with a deadline of its own.
 fn with_deadline<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 pub struct ToolRegistryClient(ToolRegistryServiceClient<Transport>);
 
 impl ToolRegistryClient {
-    /// A client over `transport`; connects on first use.
+    /// Creates a client over `transport`, which connects on first use.
     pub fn new(transport: Transport) -> Self {
         Self(
             ToolRegistryServiceClient::new(transport)

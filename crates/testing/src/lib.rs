@@ -1,4 +1,4 @@
-//! What a test needs beyond the toolchain. Where it is missing the test is skipped, loudly and counted; where
+//! Requirements of tests beyond the toolchain. If one is missing, the test is skipped with a message and counted; if
 //! `HOISTWAY_TEST_REQUIRE` names it, the test fails instead.
 
 mod schema;
@@ -12,10 +12,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Whether the test may go on: `there` says whether `what` is there, `why` what was looked for.
+/// Whether the test may go on: `there` is whether `what` is available, `why` describes the check.
 ///
 /// # Panics
-/// When `what` is missing and `HOISTWAY_TEST_REQUIRE` (names with commas between) has it.
+/// If `what` is missing and `HOISTWAY_TEST_REQUIRE` (comma-separated names) contains it.
 pub fn need(what: &str, there: bool, why: &str) -> bool {
     if there {
         return true;
@@ -24,7 +24,7 @@ pub fn need(what: &str, there: bool, why: &str) -> bool {
     assert!(!required.split(',').any(|name| name.trim() == what), "{what} is required and missing: {why}");
     let line = format!("SKIPPED: {what}: {why}\n");
     eprint!("{line}");
-    // The runner of all tests counts the lines of this file.
+    // The test runner counts the lines of this file.
     if let Some(path) = env::var_os("HOISTWAY_TEST_SKIPS") {
         let file = OpenOptions::new().append(true).create(true).open(path);
         if let Err(e) = file.and_then(|mut file| file.write_all(line.as_bytes())) {

@@ -3,7 +3,7 @@
 use boon::{Compiler, Draft, Schemas};
 use serde_json::Value;
 
-/// The address under which the compiler knows the document; nothing is fetched from it.
+/// The address of the document for the compiler; nothing is fetched from it.
 const ADDRESS: &str = "http://document/openapi.json";
 
 /// The schemas of one OpenAPI 3.1 document, compiled when they are first used.
@@ -16,7 +16,7 @@ impl DocumentSchemas {
     /// Takes the schemas of `document`.
     ///
     /// # Panics
-    /// When `document` cannot be a schema resource.
+    /// If `document` cannot be a schema resource.
     pub fn new(document: Value) -> Self {
         let mut compiler = Compiler::new();
         compiler.set_default_draft(Draft::V2020_12);
@@ -28,7 +28,7 @@ impl DocumentSchemas {
     /// Checks `value` against the schema at the JSON pointer `at` of the document.
     ///
     /// # Panics
-    /// When the value does not fit, or `at` leads to no valid schema; the text names `at`, the fault and the value.
+    /// If the value does not match, or `at` leads to no valid schema; the message has `at`, the fault and the value.
     pub fn check(&mut self, at: &str, value: &Value) {
         let schema = self.compiler.compile(&format!("{ADDRESS}#{at}"), &mut self.schemas);
         let schema = schema.unwrap_or_else(|e| panic!("{at} is no schema: {e:#}"));

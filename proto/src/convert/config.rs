@@ -1,4 +1,4 @@
-//! An agent's configuration, whose members stand among those of the messages that carry it.
+//! An agent's configuration, whose members are inlined in the messages that contain it.
 
 use super::{name, optional, required};
 use crate::agents::v1 as pb;
@@ -8,7 +8,7 @@ use hoistway_model::{
 };
 use std::mem::take;
 
-/// A specification that has the configuration alone.
+/// A specification with only the configuration.
 impl From<AgentConfig> for pb::AgentSpec {
     fn from(config: AgentConfig) -> Self {
         Self {
@@ -36,7 +36,7 @@ pub(super) fn of_spec(spec: &mut pb::AgentSpec) -> Result<AgentConfig> {
     })
 }
 
-/// A derivation that has the change alone.
+/// A derivation with only the change.
 impl From<AgentConfigChange> for pb::DeriveRevisionRequest {
     fn from(change: AgentConfigChange) -> Self {
         Self {

@@ -232,7 +232,7 @@ impl TryFrom<pb::GetEgressStatusResponse> for EgressStatus {
 
     fn try_from(s: pb::GetEgressStatusResponse) -> Result<Self> {
         let tools = required("tools", s.tools)?.into();
-        // An egress from before there were models does not say anything of them.
+        // Older versions of egress do not report model providers.
         let model_providers = s.model_providers.map(Into::into).unwrap_or_default();
         Ok(Self { tools, identities: required("identities", s.identities)?.into(), model_providers })
     }
@@ -323,7 +323,7 @@ impl TryFrom<pb::WatchCallsResponse> for CallUpdate {
     }
 }
 
-/// Both kinds of checks have the same answer.
+/// Both kinds of checks have the same response.
 macro_rules! check_response {
     ($response:ty) => {
         impl From<Check> for $response {

@@ -1,16 +1,16 @@
 use hoistway_model::{Result, page::PageQuery};
 use prost::Message;
 
-/// The bytes that one part of a list takes; an entry that is larger is a part of its own.
+/// The most bytes of one page of a list; a larger entry is a page of its own.
 const PART: usize = 8 << 20;
 
-/// The part that a message asks for; `None`: it is of a client that knows of no parts, and asks for everything.
+/// Returns the page that a message requests; `None` if its client does not support pages and requests everything.
 pub fn page_query(after: &str, limit: u32) -> Result<Option<PageQuery>> {
     let after = if after.is_empty() { None } else { Some(super::name("after", after)?) };
     Ok((limit > 0).then_some(PageQuery { after, limit }))
 }
 
-/// The first of `messages` that fit in one part, and whether there are `more` than those.
+/// Returns the first of `messages` that fit in one page, and whether there are `more` than those.
 pub fn part<M: Message>(messages: impl IntoIterator<Item = impl Into<M>>, more: bool) -> (Vec<M>, bool) {
     let (mut taken, mut bytes) = (Vec::new(), 0_usize);
     for message in messages {

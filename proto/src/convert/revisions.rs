@@ -5,7 +5,7 @@ use hoistway_model::{
     revision::{Change, Derivation, Diff, NewImage, Reason, Revision, RevisionState, SpecChanges},
 };
 
-/// What a call makes of an earlier revision, without its operation.
+/// Makes the request for a derivation from an earlier revision, without its operation.
 pub fn derive_request(revision: RevisionId, derivation: Derivation) -> pb::DeriveRevisionRequest {
     let Derivation { agent, from, reason, changes } = derivation;
     pb::DeriveRevisionRequest {

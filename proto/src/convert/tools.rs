@@ -9,12 +9,12 @@ use hoistway_model::{
 };
 use std::collections::{BTreeMap, HashMap};
 
-/// Credential fields as they go over the wire.
+/// Converts credential fields to their form in messages.
 pub fn exposed(credentials: BTreeMap<String, Secret>) -> HashMap<String, String> {
     credentials.into_iter().map(|(key, value)| (key, value.expose().to_owned())).collect()
 }
 
-/// Credential fields as they came.
+/// Converts credential fields from their form in messages.
 pub fn secrets(credentials: HashMap<String, String>) -> BTreeMap<String, Secret> {
     credentials.into_iter().map(|(key, value)| (key, Secret::new(value))).collect()
 }
@@ -241,7 +241,7 @@ impl TryFrom<pb::ModelProvider> for ModelProvider {
     }
 }
 
-/// Prices as a message has them.
+/// Converts prices to their form in messages.
 pub(super) fn price_messages(prices: ModelPrices) -> HashMap<String, pb::ModelPrice> {
     let message = |price: ModelPrice| pb::ModelPrice {
         input: price.input.to_string(),
@@ -251,7 +251,7 @@ pub(super) fn price_messages(prices: ModelPrices) -> HashMap<String, pb::ModelPr
     prices.into_iter().map(|(model, price)| (model, message(price))).collect()
 }
 
-/// The prices that [`price_messages`] wrote.
+/// Parses a result of [`price_messages`].
 pub(super) fn prices(messages: HashMap<String, pb::ModelPrice>) -> Result<ModelPrices> {
     let amount = |text: &str| text.parse().map_err(|()| Error::field("prices", "are not amounts"));
     let price = |p: pb::ModelPrice| -> Result<_> {
@@ -261,7 +261,7 @@ pub(super) fn prices(messages: HashMap<String, pb::ModelPrice>) -> Result<ModelP
     messages.into_iter().map(|(model, message)| Ok((model, price(message)?))).collect()
 }
 
-/// A provider to be registered as the message and the credentials beside it.
+/// Converts a provider to be registered into the message and its separate credentials.
 pub fn new_provider_message(p: NewModelProvider) -> (pb::ModelProvider, HashMap<String, String>) {
     let message = pb::ModelProvider {
         name: p.name.into(),
@@ -277,7 +277,7 @@ pub fn new_provider_message(p: NewModelProvider) -> (pb::ModelProvider, HashMap<
     (message, exposed(p.credentials))
 }
 
-/// The provider to be registered that [`new_provider_message`] wrote.
+/// Parses a result of [`new_provider_message`].
 pub fn new_provider(
     message: Option<pb::ModelProvider>,
     credentials: HashMap<String, String>,

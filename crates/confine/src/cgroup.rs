@@ -224,7 +224,8 @@ fn pids(procs: &Path) -> Vec<i32> {
     text.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 0).collect()
 }
 
-/// Version 2: below our own group if it contains only us, as a service manager delegates it; else, as root, at the top.
+/// Finds the groups of version 2: below our own group if it contains only us, as a service manager delegates it; else,
+/// as root, at the top.
 fn second(mounts: &str, own: &str, tag: &str) -> Option<Cgroups> {
     let (root, mount) = mount_of(mounts, |kind, _| kind == "cgroup2")?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -274,7 +275,7 @@ fn second_at(parent: PathBuf, controllers: Vec<(Controller, &'static str)>) -> C
     Cgroups { version: Version::Two, claim: None, parents }
 }
 
-/// Version 1: below our own group of each controller.
+/// Finds the groups of version 1: below our own group of each controller.
 fn first(mounts: &str, own: &str, tag: &str) -> Option<Cgroups> {
     let mut parents = Vec::new();
     for (controller, name) in CONTROLLERS {

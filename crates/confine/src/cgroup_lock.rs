@@ -107,7 +107,7 @@ fn directories(of: &Path) -> Vec<PathBuf> {
     dirs.map(|entry| entry.path()).collect()
 }
 
-/// The kernel may report a group as younger than it is, never older.
+/// Whether a group is old. The kernel may report it as younger than it is, never older.
 fn is_old(dir: &Path) -> bool {
     let age = fs::metadata(dir).and_then(|meta| meta.modified()).ok().and_then(|then| then.elapsed().ok());
     age.is_some_and(|age| age > OLD)

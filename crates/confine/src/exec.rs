@@ -23,7 +23,7 @@ pub const EXEC: &str = "__confined-exec";
 pub const LANDLOCK: &str = "__confined-landlock";
 /// The exit status of a failed start.
 pub const FAILED: u8 = 127;
-/// The `oom_score_adj` that makes the kernel prefer this program when memory runs out.
+/// The `oom_score_adj` that makes the kernel prefer to kill this program when memory runs out.
 const OOM_SCORE: i32 = 500;
 
 /// The confinement of a process before it executes a program. It contains no secrets: all users can read it.

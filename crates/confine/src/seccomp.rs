@@ -182,8 +182,9 @@ fn refused(confinement: &Confinement) -> Result<Rules> {
     Ok(rules)
 }
 
-/// Limits, priorities and processors of other processes: the kernel lets a process set those of every other one of its
-/// user, and Landlock does not cover it. 0 is the caller. In a PID namespace there are only the agent's own processes.
+/// Refuses to change limits, priorities and processors of other processes: the kernel lets a process set those of every
+/// other one of its user, and Landlock does not cover it. 0 is the caller. In a PID namespace there are only the
+/// agent's own processes.
 fn others(rules: &mut Rules) -> Result<()> {
     // Without new limits the call only reads.
     rules.insert(libc::SYS_prlimit64, vec![all(vec![unequal(0, 0)?, some_pointer(2)?])?]);
@@ -199,7 +200,7 @@ fn others(rules: &mut Rules) -> Result<()> {
     Ok(())
 }
 
-/// Refuses sockets other than internet sockets, and netlink sockets, which list the networks.
+/// Refuses all sockets but internet sockets and the netlink sockets that list networks.
 fn sockets(confinement: &Confinement) -> Result<Vec<SeccompRule>> {
     let mut allowed = vec![libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
     // Before that ABI, Landlock does not check connections of Unix sockets. Socket pairs use another call.
@@ -224,8 +225,8 @@ fn sockets(confinement: &Confinement) -> Result<Vec<SeccompRule>> {
     Ok(rules)
 }
 
-/// Before ABI 3, Landlock does not check truncation of a file that may be read. In a root of its own all else is
-/// read-only anyway.
+/// Whether truncation must be refused: before ABI 3, Landlock does not check it on a file that may be read. In a root
+/// of its own all else is read-only anyway.
 fn needs_truncation(confinement: &Confinement) -> bool {
     confinement.namespaces.is_none() && confinement.landlock.is_some_and(|abi| abi < TRUNCATE)
 }

@@ -14,9 +14,9 @@ use std::sync::{Mutex, PoisonError};
 /// A range that neither distributions nor container engines assign; the second one lies within the sixteen-bit half of
 /// a user namespace.
 const RANGES: [Block; 2] = [(1_900_000_000, 65_536), (40_000, 10_000)];
-/// The number of blocks of the size of the first range, itself included. The first is for installations that have
-/// stored no block, the others are chosen by a hash of the directory's name: two installations on one machine do not
-/// share users.
+/// The number of blocks of the size of the first range, itself included. The first is for installations without a
+/// stored block, the others are chosen by the directory's name, so that two installations on one machine do not share
+/// users.
 const BLOCKS: u32 = 1_024;
 
 /// The number of users at the end of a block that are not for agents.

@@ -45,7 +45,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Authenticated connections get a quarter of the descriptors that this process may have, and at most 4,096.
+    /// Returns the default limits: authenticated connections get a quarter of the descriptors of this process, at most
+    /// 4,096.
     fn default() -> Self {
         let known = (open_files::limit() / 4).clamp(64, 4096);
         Self { strangers: 256, strangers_each: 64, known, known_each: known / 4, write: Duration::from_secs(30) }

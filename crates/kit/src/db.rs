@@ -148,7 +148,8 @@ pub async fn check(path: &Path) -> Result<()> {
     }
 }
 
-/// For `map_err`: a full disk and a busy database have codes of their own, all else is internal. `doing` is public.
+/// Makes an error in `map_err`: a full disk and a busy database have codes of their own, all else is internal. `doing`
+/// is public.
 pub fn db_error(doing: &str) -> impl FnOnce(DbErr) -> Error {
     move |e| {
         let (code, why) = match sqlite_code(&e) {

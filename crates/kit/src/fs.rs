@@ -16,8 +16,8 @@ pub const PRIVATE_FILE: u32 = 0o600;
 const PRIVATE_DIR: u32 = 0o700;
 const STICKY: u32 = 0o1000;
 
-/// For `map_err`: failures that the operator can fix have a public message, all else is internal. `path` is a file or
-/// directory of the data directory.
+/// Makes an error in `map_err`: failures that the operator can fix have a public message, all else is internal. `path`
+/// is a file or directory of the data directory.
 pub fn path_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let (doing, path) = (format!("{doing} {}", path.display()), path.display().to_string());
     move |e| {

@@ -106,8 +106,8 @@ impl Masker {
         self.longest
     }
 
-    /// Returns the number of bytes of an incomplete text that may be shown before the rest arrives: they contain no
-    /// beginning of a possible secret, and no part of a complete one.
+    /// Returns the length of the beginning of an incomplete text that may be shown before the rest arrives. It includes
+    /// nothing of a secret that may have begun, and does not end within a complete one.
     pub fn settled(&self, text: &[u8]) -> usize {
         let known = |at: usize| self.by_first.get(&text[at]).into_iter().flatten();
         let window = |end: usize| end.saturating_sub(self.longest)..end;

@@ -28,7 +28,7 @@ pub struct ErrorDetail {
     pub details: Vec<String>,
 }
 
-/// For `map_err` at the server boundary: returns the status that carries `error`. Logs its source chain.
+/// Converts `error` to a status in `map_err` at the server boundary. Logs its source chain.
 pub fn to_status(error: Error) -> Status {
     log(&error);
     make(&error)

@@ -49,7 +49,7 @@ pub(super) fn start(service_name: &str) -> Result<(SdkTracerProvider, Telemetry)
     }
     let provider = builder.build();
     if exports {
-        // Otherwise, spans of the services cost nothing.
+        // Without a global provider, spans that services create themselves cost nothing.
         global::set_tracer_provider(provider.clone());
     }
     Ok((provider.clone(), Telemetry { provider }))

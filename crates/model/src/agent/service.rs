@@ -39,8 +39,8 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
         derivation: Derivation,
     ) -> Result<RevisionStatus>;
 
-    /// The point of no return: makes a started revision the agent's, routes to it as soon as it is ready, waits until
-    /// every gateway has the new route, and drains the old revision.
+    /// Makes a started revision the agent's, which is the point of no return: routes to it as soon as it is ready,
+    /// waits until every gateway has the new route, and drains the old revision.
     async fn switch_route(&self, operation: Operation, agent: Name, revision: RevisionId) -> Result<Agent>;
 
     /// Stops and removes a revision that was not switched to, and a new agent without another revision. An unknown

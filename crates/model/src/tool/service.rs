@@ -31,8 +31,8 @@ pub trait ToolRegistry: fmt::Debug + Send + Sync + 'static {
     /// agent stay until [`Self::settle_tools`]. Conflicts as in [`Self::resolve`].
     async fn apply_tools(&self, operation: Operation, plan: ToolPlan) -> Result<AppliedTools>;
 
-    /// After the deploy's point of no return: removes the agent's bindings but those that the operation `applied`
-    /// wrote.
+    /// Removes the agent's bindings but those that the operation `applied` wrote, after the deploy's point of no
+    /// return.
     async fn settle_tools(&self, agent: Name, applied: OperationId) -> Result<()>;
 
     /// Reverts the operation `applied`: its bindings, updates that were not changed since, and created tools that no

@@ -148,7 +148,7 @@ impl Cgroups {
     }
 
     /// Kills and removes every existing group of ours, and removes those of abandoned installations. Returns the number
-    /// of killed processes.
+    /// of processes found.
     pub fn sweep(&self) -> usize {
         let mut killed = 0;
         for (_, parent) in &self.parents {
@@ -179,8 +179,8 @@ impl Group {
         self.dirs.iter().filter_map(read).map(|events| oom_kills(&events)).max().unwrap_or_default()
     }
 
-    /// Kills every process in it, whatever its parents and its environment are now. Returns the number of killed
-    /// processes.
+    /// Kills every process in it, whatever its parents and its environment are now. Returns the number of processes
+    /// found.
     pub fn kill(&self) -> usize {
         let mut killed = 0;
         for _ in 0..ROUNDS {

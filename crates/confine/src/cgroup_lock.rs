@@ -14,8 +14,8 @@ const DIGITS: usize = 12;
 /// The number of attempts to lock a directory that another process is examining, and the pause between them.
 const TRIES: usize = 400;
 const PAUSE: Duration = Duration::from_millis(5);
-/// Younger groups are not removed, even if unlocked: earlier versions did not lock theirs, and agents join a moment
-/// after the start.
+/// Younger groups are not removed, even if unlocked: earlier versions did not lock theirs, and their agents join a
+/// moment after the start.
 const OLD: Duration = Duration::from_secs(600);
 
 /// Returns the name of the directory of an installation's groups.

@@ -312,7 +312,6 @@ mod tests {
     use sea_orm::sqlx::ConnectOptions as _;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A migration with one statement.
     const FIRST: Migration = Migration { name: "m1", sql: "create table t (id integer primary key)" };
     const SECOND: Migration =
         Migration { name: "m2", sql: "alter table t add column name text; create unique index t_name on t (name)" };

@@ -74,7 +74,9 @@ impl Uids {
             None => own,
         };
         let Some(block) = [first, own, RANGES[1]].into_iter().find(|&block| exists(block)) else { return Ok(None) };
-        let given = kept.unwrap_or_else(|| Given { next: block.0, ..Given::default() });
+        let mut given = kept.unwrap_or_else(|| Given { next: block.0, ..Given::default() });
+        // Users of another block do not exist here.
+        given.users.retain(|_, uid| (block.0..block.0 + block.1).contains(uid));
         Ok(Some(Self { file, block, given: Mutex::new(Given { block: Some(block), ..given }) }))
     }
 

@@ -75,8 +75,8 @@ impl ImageRef {
     pub fn display_tagged(&self) -> String {
         let digest = self.digest.filter(|_| self.tag.is_none());
         let shown = Self { digest, ..self.clone() }.to_string();
-        match shown.strip_prefix(PLATFORM_REGISTRY) {
-            Some(path) => path.trim_start_matches('/').to_owned(),
+        match shown.strip_prefix(PLATFORM_REGISTRY).and_then(|rest| rest.strip_prefix('/')) {
+            Some(path) => path.to_owned(),
             None => shown,
         }
     }
@@ -218,6 +218,15 @@ mod tests {
         }
         for bad in ["", "Upper/x", "a b", "r.io/x:", "r.io/x@sha256:12", "r.io//x", "r.io/x:-a", "http://r.io/x"] {
             assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_the_registry_of_the_platform_is_left_out_where_images_are_shown() {
+        let shown = |text: String| text.parse::<ImageRef>().unwrap().display_tagged();
+        assert_eq!(shown(format!("{PLATFORM_REGISTRY}/a:1")), "a:1");
+        for other in [format!("{PLATFORM_REGISTRY}.example.com/a:1"), format!("{PLATFORM_REGISTRY}:5000/a:1")] {
+            assert_eq!(shown(other.clone()), other);
         }
     }
 }

@@ -3,10 +3,10 @@
 use crate::{
     audit::AuditLog,
     keys::Keys,
-    limits::{Rates, SharedQuota, Throttle},
+    rate_limits::{FailedAuthThrottle, Rates},
     store::Journal,
 };
-use hoistway_kit::{installation_identity::InstallationKey, token::ApiKey};
+use hoistway_kit::{installation_identity::InstallationKey, quota::SharedQuota, token::ApiKey};
 use hoistway_model::Result;
 use std::{net::IpAddr, path::Path, sync::Arc};
 use tokio::sync::Semaphore;
@@ -48,12 +48,12 @@ impl AccessLimits {
 pub struct Access {
     /// The keys that open the API.
     pub keys: Keys,
-    /// How it is shown that the installation's key is here.
-    pub identity: InstallationKey,
+    /// Proves to clients that this server has the installation's key.
+    pub installation: InstallationKey,
     /// Who changed what.
     pub audit: AuditLog,
     /// Addresses that show wrong keys.
-    pub throttle: Throttle,
+    pub throttle: FailedAuthThrottle,
     /// A permit for each request that is being answered.
     pub requests: Arc<Semaphore>,
     /// The same for each key and user: one has three quarters of them at most.
@@ -75,10 +75,10 @@ impl Access {
     /// Over the journal's database.
     pub(crate) fn new(journal: &Journal, installation: ApiKey, limits: AccessLimits) -> Self {
         Self {
-            identity: InstallationKey::of(installation.secret().expose()),
+            installation: InstallationKey::of(installation.secret().expose()),
             keys: Keys::new(installation, journal.keys(), limits.rates, limits.max_keys),
             audit: AuditLog::new(journal.audit()),
-            throttle: Throttle::new(limits.rates.failures),
+            throttle: FailedAuthThrottle::new(limits.rates.failures),
             answers: SharedQuota::new(MAX_ANSWERS, MAX_OWN_ANSWERS),
             own_requests: SharedQuota::new(limits.max_requests, limits.max_own_requests()),
             requests: Arc::new(Semaphore::new(limits.max_requests.clamp(1, Semaphore::MAX_PERMITS))),

@@ -2,8 +2,8 @@
 
 use crate::{
     access::AccessLimits,
-    limits::{Rate, Rates},
     oidc::{CallerLimits, fetch::PlainHosts},
+    rate_limits::{Rate, Rates},
     saga, state,
 };
 use hoistway_kit::{config::xdg_data_dir, prune::Retention, telemetry::LogFormat};

@@ -3,15 +3,16 @@
 
 use crate::{
     access::Access,
-    api::{self, body},
+    api::{self, request_body},
     bindings,
     config::Config,
+    events::Events,
+    metrics::GatewayMetrics,
     oidc::Callers,
-    public::PublicAddresses,
-    rebuilds,
-    routes::Routes,
+    public_registry::PublicRegistry,
+    rebuild_outdated,
+    routing_table::RoutingTable,
     saga::{self, Saga, Services},
-    seen::Seen,
     state::{AppState, LargeDeploys, Lists, ReadyCheck},
     store::Journal,
 };
@@ -83,8 +84,9 @@ impl Gateway {
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
         fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
-        let seen = Seen::new(dir.join("gateway.db"));
-        let journal = Journal::open(&dir.join("gateway.db")).await?.seen_by(seen.clone());
+        let metrics = GatewayMetrics::new(dir.join("gateway.db"));
+        let events = Events::new(metrics.clone());
+        let journal = Journal::open(&dir.join("gateway.db")).await?.publishing_to(events.clone());
         let Deps { services, egress, master_key, api_key, invoke_statements } = deps;
         saga::reseal(&journal, &master_key).await?;
         let saga =
@@ -96,18 +98,19 @@ impl Gateway {
             agents: services.agents.clone(),
             egress: egress.clone(),
             deployer: Arc::new(saga.clone()),
-            routes: Routes::new(services.agents.clone()),
+            routes: RoutingTable::new(services.agents.clone()),
             access: Access::new(&journal, api_key, config.access_limits()),
             callers: Callers::new(services.tools.clone(), config.caller_limits()),
             invoke_statements,
-            public: PublicAddresses::new(&config.public_registry),
-            bodies: body::budget(limits.max_body),
+            public_registry: PublicRegistry::new(&config.public_registry),
+            bodies: request_body::budget(limits.max_body),
             lists: Lists::default(),
             scraped: Default::default(),
             large_deploys: LargeDeploys::default(),
             limits,
             ready: Arc::new(Ready { services, egress }),
-            seen,
+            events,
+            metrics,
             closing: shutdown.child_token(),
             reserve: Reserve::new(&dir),
             tasks: TaskTracker::new(),
@@ -128,10 +131,11 @@ impl Gateway {
         let Self { state, router, saga, journal, tidying, shutdown } = self;
         let subscriptions = state.routes.subscriptions();
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
-        let agents = tokio::spawn(state.seen.clone().follow_agents(state.agents.clone(), shutdown.clone()));
-        let builds = tokio::spawn(state.seen.clone().follow_builds(state.builds.clone(), shutdown.clone()));
-        let calls = tokio::spawn(state.seen.clone().follow_egress(state.egress.clone(), shutdown.clone()));
-        let rebuilds = rebuilds::run(state.agents.clone(), state.deployer.clone(), subscriptions, shutdown.clone());
+        let agents = tokio::spawn(state.events.clone().follow_agents(state.agents.clone(), shutdown.clone()));
+        let builds = tokio::spawn(state.events.clone().follow_builds(state.builds.clone(), shutdown.clone()));
+        let calls = tokio::spawn(state.events.clone().follow_egress(state.egress.clone(), shutdown.clone()));
+        let rebuilds =
+            rebuild_outdated::run(state.agents.clone(), state.deployer.clone(), subscriptions, shutdown.clone());
         let rebuilds = tokio::spawn(rebuilds);
         let tidy = tokio::spawn(tidy(state.clone(), journal, tidying, shutdown.clone()));
         let uses = tokio::spawn(write_last_uses(state.clone(), shutdown.clone()));

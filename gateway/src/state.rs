@@ -1,12 +1,12 @@
 //! What every handler can reach.
 
 use crate::{
-    access::Access, deploy::Deployer, limits::SharedQuota, oidc::Callers, public::PublicAddresses, routes::Routes,
-    seen::Seen,
+    access::Access, deploy::Deployer, events::Events, metrics::GatewayMetrics, oidc::Callers,
+    public_registry::PublicRegistry, routing_table::RoutingTable,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use hoistway_kit::{disk_reserve::Reserve, invoke_statement::InvokeStatementKey};
+use hoistway_kit::{disk_reserve::Reserve, invoke_statement::InvokeStatementKey, quota::SharedQuota};
 use hoistway_model::{AgentService, BuildService, EgressService, Error, Result, ToolRegistry, source};
 use std::{
     fmt,
@@ -30,7 +30,7 @@ pub struct AppState {
     /// The deploy saga.
     pub deployer: Arc<dyn Deployer>,
     /// Where agents' invokes go.
-    pub routes: Routes,
+    pub routes: RoutingTable,
     /// Who may call.
     pub access: Access,
     /// Who agents' callers are.
@@ -38,10 +38,10 @@ pub struct AppState {
     /// The key of what egress is told about invokes.
     pub invoke_statements: InvokeStatementKey,
     /// What things are called outside.
-    pub public: PublicAddresses,
+    pub public_registry: PublicRegistry,
     /// Bounds on what one caller can ask for.
     pub limits: Limits,
-    /// The memory that request bodies may take together; see [`crate::api::body::budget`].
+    /// The memory that request bodies may take together; see [`crate::api::request_body::budget`].
     pub bodies: Arc<SharedQuota>,
     /// For whole lists, each in memory while it is made.
     pub lists: Lists,
@@ -51,8 +51,10 @@ pub struct AppState {
     pub large_deploys: LargeDeploys,
     /// What `/readyz` asks.
     pub ready: Arc<dyn ReadyCheck>,
-    /// Events and measurements.
-    pub seen: Arc<Seen>,
+    /// Events for clients that follow them.
+    pub events: Arc<Events>,
+    /// Measurements of this gateway.
+    pub metrics: Arc<GatewayMetrics>,
     /// Cancelled when the gateway shuts down: ends the answers that follow something.
     pub closing: CancellationToken,
     /// Room for what makes room, on a full disk.
@@ -73,7 +75,7 @@ impl Default for LargeDeploys {
 
 impl LargeDeploys {
     /// Waits for those that came before.
-    pub async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+    pub async fn acquire(&self) -> Result<OwnedSemaphorePermit> {
         self.0.clone().acquire_owned().await.map_err(|e| Error::internal("waiting for other deploys", e))
     }
 }

@@ -1,303 +1,189 @@
-//! An agent's configuration in the public API: how a deploy and a change say it, and how it is shown. Whatever is
-//! added to [`AgentConfig`] has its public side here.
+//! `/api/agents/{name}/config`: what can be changed without a build.
 
-pub mod env;
-pub mod llm;
-
-use super::json::{self, Object};
-use crate::{deploy::providers, state::AppState};
-use hoistway_model::{
-    Code, Name, Result,
-    agent::{AgentConfig, AgentConfigChange},
-    error::excerpt,
-    framework::Framework,
-    tool::BoundTool,
+use super::{
+    config_fields::{self, CHANGEABLE, ConfigChangeBody, ConfigOut, llm::NamedProvider},
+    deploy::{self, Underway, WaitOptions},
+    deploy_request::tools,
+    error::{ApiResult, ErrorBody},
+    json::{Object, complaint, has_value},
+    query::{Query, Segment},
+    request_body::WholeBody,
 };
-use llm::NamedProvider;
+use crate::{
+    deploy::kind::{ConfigChange, DeploymentKind},
+    state::AppState,
+};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use hoistway_model::{Code, Error, NAMESPACE, Name, Result, agent::Agent};
 use serde::Serialize;
+use std::sync::Arc;
 use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// What a deploy says of the agent itself.
-#[derive(Debug, ToSchema)]
-pub struct DeployConfig {
-    /// What the agent finds in the variable `SYSTEM_PROMPT`.
-    pub system_prompt: Option<String>,
-    /// The models that the agent uses, each role at most once.
-    #[schema(max_items = 1000)]
-    pub llm_configs: Option<Vec<DeployModel>>,
-    /// The agent's model, where it has only one.
-    pub llm_config: Option<DeployModel>,
-    /// Variables of the agent's environment, no name twice. Answers mask their values, logs and errors those that are secret.
-    #[schema(max_items = 1000)]
-    pub env: Option<Vec<DeployVariable>>,
-    /// What the agent is written with, in any letter case: `langchain`, `langgraph`, `crewai`, `openai`, `pydantic-ai`, `smolagents`,
-    /// `llamaindex`, `autogen`, `google-adk`, `strands`, `mcp`, `fastapi`, `starlette`, `flask`, `django` or `custom`. It is shown with
-    /// the agent; another one is shown too, with a warning.
-    #[schema(examples("langchain"))]
-    pub framework: Option<String>,
-    /// The name of a registered identity provider that authenticates the agent's callers.
-    pub identity_provider: Option<String>,
-    /// What the agent is for, in words for people. It is shown with the agent, which finds it in `AGENT_DESCRIPTION`.
-    #[schema(examples("Answers questions about the weather"))]
-    pub description: Option<String>,
+/// The paths of this module.
+pub fn routes() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::new().routes(routes!(get, put, patch))
 }
 
-/// Reads what a deploy says, and where in its body each model was.
-pub fn of_deploy(root: &mut Object, warnings: &mut Vec<String>) -> Result<(AgentConfig, Vec<String>)> {
-    let system_prompt = variable(root, SYSTEM_PROMPT)?.unwrap_or_default();
-    let description = variable(root, DESCRIPTION)?.unwrap_or_default();
-    let (llm_paths, llm) = llm::parse(root, warnings)?.into_iter().unzip();
-    let env = env::parse(root, warnings)?;
-    let identity_provider = root.text("identity_provider")?;
-    let identity_provider = identity_provider.map(|name| json::name("identity_provider", &name)).transpose()?;
-    let framework = root.text("framework")?.map(|text| known_framework(&text, warnings));
-    Ok((AgentConfig { system_prompt, llm, env, identity_provider, framework, description }, llm_paths))
-}
-
-/// A member whose text the agent finds in a variable.
-type InVariable = (&'static str, &'static str);
-const SYSTEM_PROMPT: InVariable = ("system_prompt", "SYSTEM_PROMPT");
-const DESCRIPTION: InVariable = ("description", "AGENT_DESCRIPTION");
-
-fn variable(root: &mut Object, (member, variable): InVariable) -> Result<Option<String>> {
-    let text = root.string(member)?;
-    text.as_ref().map_or(Ok(()), |text| env::fits(member, variable, text))?;
-    Ok(text)
-}
-
-/// A framework's public name. One that is not known is kept as it is.
-fn known_framework(text: &str, warnings: &mut Vec<String>) -> String {
-    if let Some(known) = Framework::parse(text) {
-        return known.as_str().to_owned();
-    }
-    let known = Framework::ALL.map(Framework::as_str);
-    let hint = json::did_you_mean(text, &known).map(|meant| format!("; did you mean \"{meant}\"?")).unwrap_or_default();
-    let (text, known) = (excerpt(text.trim()), known.join(", "));
-    warnings.push(format!("framework: \"{text}\" is not known and changes nothing; known are {known}{hint}"));
-    text
-}
-
-/// What a change says of the configuration: what is given replaces what was there, the rest stays.
-#[derive(Debug, ToSchema)]
-#[expect(dead_code, reason = "`of_change` reads it; this describes it")]
-pub struct ConfigChangeBody {
-    /// The system prompt; an empty string removes it.
-    system_prompt: Option<String>,
-    /// A registered identity provider; an empty string removes it.
-    identity_provider: Option<String>,
-    /// Every model of the agent.
-    llm_configs: Option<Vec<ModelChange>>,
-    /// What the agent is for; an empty string removes it.
-    description: Option<String>,
-}
-
-/// What a change can name.
-pub const CHANGEABLE: &str = "system_prompt, identity_provider, llm_configs, description";
-
-/// Reads what a change says, and the registered providers that it names.
-pub fn of_change(root: &mut Object, warnings: &mut Vec<String>) -> Result<(AgentConfigChange, Vec<NamedProvider>)> {
-    let (system_prompt, description) = (variable(root, SYSTEM_PROMPT)?, variable(root, DESCRIPTION)?);
-    let identity_provider = match root.string("identity_provider")? {
-        None => None,
-        Some(text) if text.trim().is_empty() => Some(None),
-        Some(text) => Some(Some(json::name("identity_provider", &text)?)),
-    };
-    let (llm, named) = llm::change(root, warnings)?;
-    Ok((AgentConfigChange { system_prompt, llm, identity_provider, description }, named))
-}
-
-/// The configuration as a part of the specification of an agent and of a revision.
+/// An agent's configuration, in the public SDK's words.
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SpecConfig {
-    /// The system prompt; empty when there is none.
-    system_prompt: String,
-    /// Its models, each role at most once.
-    llm_config: Vec<ModelOut>,
-    /// Its environment; the values of the user's own variables are masked, but for those with `"secret": false`.
-    env: Vec<VariableOut>,
-    /// The identity provider that authenticates its callers; null when there is none.
-    #[schema(required)]
-    identity_provider: Option<String>,
-    /// What it is written with, as it was deployed; null when nothing was said.
-    #[schema(required, examples("langgraph"))]
-    framework: Option<String>,
-    /// What it is for; empty when nothing was said.
-    #[schema(examples("Answers questions about the weather"))]
-    description: String,
+pub struct AgentConfig {
+    /// The agent.
+    #[schema(value_type = String, examples("hello"))]
+    agent_name: Name,
+    /// Where it runs.
+    #[schema(examples("agent-system"))]
+    namespace: &'static str,
+    /// Its image.
+    image: String,
+    /// What the agent's code runs on.
+    runtime: &'static str,
+    #[serde(flatten)]
+    config: ConfigOut,
+    /// Always empty: spending is not metered.
+    model_usage: Vec<String>,
+    /// The tools that it uses.
+    required_tools: Vec<String>,
+    /// Always empty: policies are not supported.
+    policies: Vec<String>,
+    /// What the caller should know; absent when there is nothing.
+    #[schema(required = false)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
-impl SpecConfig {
-    /// A configuration with these variables, whose values are masked where they must be.
-    pub fn of(config: AgentConfig, env: impl IntoIterator<Item = (String, String)>) -> Self {
-        let models = config.llm.into_iter();
-        Self {
-            system_prompt: config.system_prompt,
-            llm_config: models
-                .map(|m| ModelOut { role: m.role.as_str(), provider: m.provider, model: m.model })
-                .collect(),
-            env: env.into_iter().map(|(name, value)| VariableOut { name, value }).collect(),
-            identity_provider: config.identity_provider.map(Into::into),
-            framework: config.framework,
-            description: config.description,
-        }
-    }
-}
-
-/// The configuration alone, in the public SDK's words.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ConfigOut {
-    /// The system prompt; may be empty.
-    system_prompt: String,
-    /// Empty: nobody authenticates callers.
-    identity_provider: String,
-    /// Its models, each role at most once.
-    llm_configs: Vec<ModelConfig>,
-    /// What it is for; may be empty.
-    description: String,
-}
-
-impl ConfigOut {
-    /// A configuration, with what is known of the registered providers of its models.
-    pub async fn of(state: &AppState, config: AgentConfig) -> Result<Self> {
-        let mut llm_configs = Vec::with_capacity(config.llm.len());
-        for model in config.llm {
-            let (model_provider, provider) = if providers::is_known(&model.provider) {
-                (None, Some(model.provider))
-            } else {
-                let protocol = match state.tools.get_model_provider(Name::parse("provider", &model.provider)?).await {
-                    Ok(registered) => Some(registered.provider),
-                    Err(e) if e.code == Code::NotFound => None,
-                    Err(e) => return Err(e),
-                };
-                (Some(model.provider), protocol)
-            };
-            llm_configs.push(ModelConfig { role: model.role.as_str(), model_provider, provider, model: model.model });
-        }
-        Ok(Self {
-            system_prompt: config.system_prompt,
-            identity_provider: config.identity_provider.map(Into::into).unwrap_or_default(),
-            llm_configs,
-            description: config.description,
-        })
-    }
-}
-
-/// A model that an agent uses in one role.
-#[derive(Debug, ToSchema)]
-pub struct DeployModel {
-    /// `openai`, `anthropic`, `bedrock`, `ollama`, or the name of a registered model provider.
-    #[schema(examples("openai"))]
-    pub provider: String,
-    /// The model, as its provider calls it.
-    #[schema(max_length = 2048, examples("gpt-4o-mini"))]
-    pub model: String,
-    /// What the model is for. Letter case does not matter, and `default` means `chat`. Default: `chat`.
-    #[schema(inline)]
-    pub role: Option<DeployRole>,
-}
-
-/// What a model is for.
-#[derive(Debug, ToSchema)]
-#[schema(rename_all = "lowercase")]
-pub enum DeployRole {
-    /// Conversation: `LLM_MODEL` and `LLM_PROVIDER`.
-    Chat,
-    /// Embedding: `LLM_MODEL_EMBEDDING`.
-    Embedding,
-    /// Classification: `LLM_MODEL_CLASSIFY`.
-    Classify,
-    /// Reranking: `LLM_MODEL_RERANKING`.
-    Reranking,
-}
-
-/// A variable of the agent's environment.
-#[derive(Debug, ToSchema)]
-pub struct DeployVariable {
-    /// The name. `PORT`, `AGENT_NAME`, `USER_ENTRY_POINT`, `SYSTEM_PROMPT`, `TOOL_NAMES`, `PYTHONPATH`, `PYTHONHOME` and
-    /// what begins with `LLM_`, `TOOL_URL_`, `HOISTWAY_` or `LD_` are the platform's own.
-    #[schema(pattern = "^[A-Za-z_.-][A-Za-z0-9_.-]*$", max_length = 255, examples("GREETING"))]
-    pub name: String,
-    /// The value; it may be empty.
-    #[schema(examples("Good morning"))]
-    pub value: String,
-    /// Whether the value is secret, and so masked in logs and errors too. `false` shows it, also where the agent is shown. Default:
-    /// the name (`…_KEY`, `…_TOKEN`, `…_PASSWORD` and the like) and the value itself (random letters and digits) decide, and of a URL
-    /// only its password is secret.
-    pub secret: Option<bool>,
-}
-
-/// A model: with the name of a registered provider, or with a protocol.
+/// A change of an agent's configuration: what is given replaces what was there, the rest stays.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "the strict reader reads it; this describes it")]
-#[schema(as = AgentConfigModelChange)]
-pub struct ModelChange {
-    /// chat (default), embedding, classify or reranking.
-    role: Option<String>,
-    /// A registered model provider's name.
-    model_provider: Option<String>,
-    /// openai, anthropic, bedrock or ollama, when no registered provider is named.
-    provider: Option<String>,
-    /// The model's identifier.
-    model: String,
+#[schema(as = AgentConfigChange)]
+pub struct ConfigBody {
+    #[serde(flatten)]
+    config: ConfigChangeBody,
+    /// Every tool of the agent.
+    required_tools: Option<Vec<String>>,
 }
 
-/// A model of an agent.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = AgentConfigModel)]
-pub struct ModelConfig {
-    /// `chat`, `embedding`, `classify` or `reranking`.
-    role: &'static str,
-    /// The registered model provider's name; absent for one that needs no registration.
-    #[schema(value_type = String, required = false)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    model_provider: Option<String>,
-    /// The protocol: openai, anthropic, bedrock or ollama. Absent when the registered provider is gone.
-    #[schema(value_type = String, required = false)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<String>,
-    /// The model's identifier.
-    model: String,
+/// Get an agent's configuration
+///
+/// What can be changed without a build, in the words of the public SDK.
+#[utoipa::path(get, path = "/agents/{name}/config", operation_id = "get_agent_config", tag = "agents", params(
+    ("name" = String, Path, description = "The agent's name"),
+), responses((status = 200, body = AgentConfig, description = "The configuration")))]
+pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<AgentConfig>> {
+    let agent = state.agents.get_agent(name.name("agent")?).await?;
+    Ok(Json(shape(&state, agent, Vec::new()).await?))
 }
 
-/// A model of an agent.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = AgentModel)]
-pub struct ModelOut {
-    /// What it is for: `chat`, `embedding`, `classify` or `reranking`.
-    #[schema(examples("chat"))]
-    role: &'static str,
-    /// `openai`, `anthropic`, `bedrock`, `ollama` or a registered provider's name.
-    #[schema(examples("openai"))]
-    provider: String,
-    /// The model, as its provider calls it.
-    #[schema(examples("gpt-4o-mini"))]
-    model: String,
-}
-
-/// A variable of an agent's environment.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = AgentVariable)]
-pub struct VariableOut {
-    /// Its name.
-    #[schema(examples("AGENT_NAME"))]
-    name: String,
-    /// Its value, masked if it is the user's and was not deployed with `"secret": false`.
-    #[schema(examples("hello"))]
-    value: String,
-}
-
-/// A tool that an agent uses.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = AgentTool)]
-pub struct ToolOut {
-    /// The tool's name.
-    #[schema(examples("echo-tool"))]
-    name: String,
-}
-
-impl From<BoundTool> for ToolOut {
-    fn from(tool: BoundTool) -> Self {
-        Self { name: tool.name.into() }
+/// Change an agent's configuration
+///
+/// What is given replaces what was there, the rest stays. A change makes a new revision with the same image, which is
+/// swapped in without losing a request; nothing changed makes none.
+#[utoipa::path(put, path = "/agents/{name}/config", operation_id = "update_agent_config", tag = "agents", params(
+    ("name" = String, Path, description = "The agent's name"),
+    ("wait" = Option<String>, Query, description = "`ready` (default) or `none`"),
+    ("timeout" = Option<u32>, Query, description = "Seconds that the answer waits at most"),
+), request_body(content = ConfigBody, example = json!({"system_prompt": "Be brief."})), responses(
+    (status = 200, body = AgentConfig, description = "The configuration as it is now"),
+    (status = 202, body = Underway, description = "It goes on; `Location` says where to look"),
+    (status = 409, body = ErrorBody, description = "The agent is stopped"),
+    (status = 500, body = ErrorBody, description = "It did not start with it, and goes on with its present configuration"),
+))]
+pub async fn put(
+    State(state): State<Arc<AppState>>,
+    name: Segment,
+    query: Query,
+    body: WholeBody,
+) -> ApiResult<Response> {
+    let name = name.name("agent")?;
+    let asked = WaitOptions::of(&state, &query)?;
+    let agent = state.agents.get_agent(name.clone()).await?;
+    let mut warnings = Vec::new();
+    let (change, named) = parse(&body.bytes, &agent, &state, &mut warnings)?;
+    for named in named {
+        named.check(&state).await?;
     }
+    let done = match deploy::carry_out(&state, DeploymentKind::Config(change), asked, warnings).await? {
+        Ok(done) => done,
+        Err(underway) => return Ok(underway),
+    };
+    let agent = state.agents.get_agent(name).await?;
+    Ok((done.headers, Json(shape(&state, agent, done.warnings).await?)).into_response())
+}
+
+/// Change a part of an agent's configuration
+///
+/// The same as PUT, which is partial as well.
+#[utoipa::path(patch, path = "/agents/{name}/config", operation_id = "patch_agent_config", tag = "agents", params(
+    ("name" = String, Path, description = "The agent's name"),
+    ("wait" = Option<String>, Query, description = "`ready` (default) or `none`"),
+    ("timeout" = Option<u32>, Query, description = "Seconds that the answer waits at most"),
+), request_body(content = ConfigBody, example = json!({"system_prompt": "Be brief."})), responses(
+    (status = 200, body = AgentConfig, description = "The configuration as it is now"),
+    (status = 202, body = Underway, description = "It goes on; `Location` says where to look"),
+    (status = 409, body = ErrorBody, description = "The agent is stopped"),
+    (status = 500, body = ErrorBody, description = "It did not start with it, and goes on with its present configuration"),
+))]
+pub async fn patch(state: State<Arc<AppState>>, name: Segment, query: Query, body: WholeBody) -> ApiResult<Response> {
+    put(state, name, query, body).await
+}
+
+fn parse(
+    body: &[u8],
+    agent: &Agent,
+    state: &AppState,
+    warnings: &mut Vec<String>,
+) -> Result<(ConfigChange, Vec<NamedProvider>)> {
+    let mut root = Object::parse(body)?;
+    if root.take("policies").is_some_and(|value| has_value(&value)) {
+        let instead = "name the tools that the agent may call in required_tools";
+        return Err(complaint("policies", "policies is not supported").with_details([instead.to_owned()]));
+    }
+    // Whoever sends back what GET answered means no harm; whoever expects these to change is told.
+    for (key, present) in [
+        ("agent_name", agent.name.to_string()),
+        ("image", state.public_registry.show_image(&agent.spec.image)),
+        ("namespace", NAMESPACE.to_owned()),
+        ("runtime", RUNTIME.to_owned()),
+    ] {
+        if root.text(key)?.is_some_and(|given| given != present) {
+            warnings.push(format!("{key} cannot be changed here and is ignored"));
+        }
+    }
+    let _ = (root.take("model_usage"), root.take("warnings"));
+
+    let (config, named) = config_fields::of_change(&mut root, warnings)?;
+    let required_tools = match root.has("required_tools") {
+        true => Some(tools::required(&mut root)?.into_iter().map(|(_, name)| name).collect()),
+        false => None,
+    };
+    root.finish(warnings);
+    if config.is_empty() && required_tools.is_none() {
+        return Err(Error::new(
+            Code::InvalidArgument,
+            format!("nothing to change: give one of {CHANGEABLE}, required_tools"),
+        ));
+    }
+    Ok((ConfigChange { agent: agent.name.clone(), config, required_tools }, named))
+}
+
+/// What agents are written in.
+const RUNTIME: &str = "python";
+
+async fn shape(state: &AppState, agent: Agent, warnings: Vec<String>) -> Result<AgentConfig> {
+    let spec = agent.spec;
+    Ok(AgentConfig {
+        agent_name: agent.name,
+        namespace: NAMESPACE,
+        image: state.public_registry.show_image(&spec.image),
+        runtime: RUNTIME,
+        config: ConfigOut::of(state, spec.config).await?,
+        model_usage: Vec::new(),
+        required_tools: spec.tools.into_iter().map(|tool| tool.name.into()).collect(),
+        policies: Vec::new(),
+        warnings,
+    })
 }

@@ -5,7 +5,7 @@ pub mod schema;
 use super::{
     error::{ApiResult, ErrorBody},
     lifecycle::to_its_end,
-    page::ByName,
+    pagination::NamePage,
     query::{Query, Segment},
     tools::Deleted,
 };
@@ -38,10 +38,10 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     ),
     responses((status = 200, description = "The agents", body = [schema::AgentSchema]))
 )]
-pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName> {
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<NamePage> {
     let _place = state.lists.place().await?;
-    let show = |agent| schema::show(&agent, &state.public);
-    Ok(ByName::asked(&query, |part| state.agents.list_agents(part), |agent| &agent.name, show).await?)
+    let show = |agent| schema::show(&agent, &state.public_registry);
+    Ok(NamePage::fetch(&query, |part| state.agents.list_agents(part), |agent| &agent.name, show).await?)
 }
 
 /// Get an agent
@@ -56,7 +56,7 @@ pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult
 )]
 pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let agent = state.agents.get_agent(name.name("agent")?).await?;
-    Ok(Json(schema::show(&agent, &state.public)))
+    Ok(Json(schema::show(&agent, &state.public_registry)))
 }
 
 /// Delete an agent
@@ -78,9 +78,9 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
     let name = name.name("agent")?;
     // A deploy that was accepted before comes to its end first, by itself or not. A caller that hangs up must not leave the
     // second half undone.
-    let turn = state.deployer.turn(name.clone(), Urgency::Cancel, state.limits.deploy_wait).await?;
-    let was_there = turn.cancelled_others();
-    match to_its_end(&state, turn, delete_whole(state.clone(), name)).await {
+    let lease = state.deployer.lease(name.clone(), Urgency::Cancel, state.limits.deploy_wait).await?;
+    let was_there = lease.cancelled_others();
+    match to_its_end(&state, lease, delete_whole(state.clone(), name)).await {
         // Its first deploy was cancelled for it, and nothing of it is left.
         Err(e) if e.code == Code::NotFound && was_there => {}
         done => done?,

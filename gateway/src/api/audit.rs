@@ -2,7 +2,7 @@
 
 use super::{
     error::ApiResult,
-    paging::{OriginalUri, Page},
+    pagination::{OriginalUri, RecordPage},
     query::Query,
 };
 use crate::{
@@ -84,10 +84,10 @@ pub struct KeyRef {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<OriginalUri>,
+    Extension(uri): Extension<OriginalUri>,
     query: Query,
 ) -> ApiResult<Response> {
-    let page = Page::parse(&query)?;
+    let page = RecordPage::parse(&query)?;
     let agent = query.name("agent")?.map(|name| name.as_str().to_owned());
     let before = query.text("before").map(|id| id.parse().map_err(|_| Error::field("before", "is not an entry's id")));
     let filter = Filter {
@@ -98,7 +98,7 @@ pub async fn list(
         before: before.transpose()?,
     };
     let entries = state.access.audit.list(filter, page.look_up()).await?;
-    Ok(page.answer(&asked, entries.into_iter().map(EntryView::from).collect(), |entry: &EntryView| &entry.id))
+    Ok(page.answer(&uri, entries.into_iter().map(EntryView::from).collect(), |entry: &EntryView| &entry.id))
 }
 
 impl From<Entry> for EntryView {

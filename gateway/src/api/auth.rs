@@ -3,19 +3,19 @@
 //! identity provider, and must show it if it has. What changes something is let through with its entry in the audit log.
 
 use super::{
-    authorization,
-    end_user::{self, Identity},
+    bearer,
+    end_user::{self, InvokeCaller},
     error::{ApiError, ApiResult},
-    paging::OriginalUri,
+    pagination::OriginalUri,
     permissions::{self, Permission},
-    sending::{self, PermitBody},
+    response_body::{self, PermitBody},
 };
 use crate::{
     audit::{self, Answered, Change, Outcome, PendingAuditEntry},
     keys::{Caller, RateLimitKind, Scope},
-    limits::{Level, Rate},
     oidc::{Denied, EndUser},
-    routes::AccessPolicy,
+    rate_limits::{Level, Rate},
+    routing_table::AccessPolicy,
     state::AppState,
 };
 use axum::{
@@ -115,15 +115,17 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
             in_scope(caller, permission)?;
         }
         if invoke {
-            let mut identity = match (who, token) {
-                (Who::User(user), Some(token)) => Identity::of_user(token, user),
-                (_, token) => Identity::of_key(token),
+            let mut caller = match (who, token) {
+                (Who::User(user), Some(token)) => InvokeCaller::of_user(token, user),
+                (_, token) => InvokeCaller::of_key(token),
             };
             // What is not in the table yet is asked for when it is.
-            if let Some((agent, door)) = agent.as_ref().and_then(|agent| Some((agent, state.routes.door(agent)?))) {
-                identity.open(state, agent, &door).await?;
+            if let Some((agent, access_policy)) =
+                agent.as_ref().and_then(|agent| Some((agent, state.routes.access_policy(agent)?)))
+            {
+                caller.authenticate_for(state, agent, &access_policy).await?;
             }
-            request.extensions_mut().insert(identity);
+            request.extensions_mut().insert(caller);
         }
         match &pending_entry {
             None => Ok(next.run(request).await),
@@ -134,7 +136,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
         }
     };
     let mut response = answer.await.unwrap_or_else(IntoResponse::into_response);
-    let memory = match sending::memory(state, &holder, &response) {
+    let memory = match response_body::memory(state, &holder, &response) {
         Ok(memory) => memory,
         Err(refused) => {
             response = refused.into_response();
@@ -264,19 +266,19 @@ async fn identify(
     if !keys.is_empty() {
         return Ok(Who::Key(authenticate(state, keys, address).await?));
     }
-    let door = match agent {
+    let access_policy = match agent {
         None => None,
-        Some(agent) => match state.routes.door(agent) {
+        Some(agent) => match state.routes.access_policy(agent) {
             // Its route may be on its way.
             None => match state.agents.get_agent(agent.clone()).await {
                 Ok(found) => found.spec.config.identity_provider.map(|provider| AccessPolicy::Users(Some(provider))),
                 Err(e) if e.code == Code::NotFound => None,
                 Err(e) => return Err(e.into()),
             },
-            door => door,
+            access_policy => access_policy,
         },
     };
-    let Some(AccessPolicy::Users(provider)) = door else {
+    let Some(AccessPolicy::Users(provider)) = access_policy else {
         return Err(failed(state, address, end_user::stranger()));
     };
     match end_user::admit(state, provider.as_ref(), token).await {
@@ -322,7 +324,7 @@ fn challenge(error: Error) -> ApiError {
 /// Every key that a request shows, in whichever header, however often.
 fn presented(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let readable = |value: &HeaderValue| value.to_str().ok().map(str::trim).filter(|text| !text.is_empty()).is_some();
-    let bearers = authorization::bearers(headers);
+    let bearers = bearer::bearers(headers);
     let others = headers.get_all(KEY_HEADER).iter().filter(move |value| readable(value));
     bearers.chain(others.filter_map(|value| value.to_str().ok().map(str::trim)))
 }

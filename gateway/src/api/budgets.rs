@@ -1,15 +1,15 @@
 //! `/api/agents/{name}/budget`.
 
 use super::{
-    body::WholeBody,
     error::ApiResult,
     json::Object,
     query::Segment,
+    request_body::WholeBody,
     tools::{DELETED, Deleted, exists},
     usage::unpriced_models,
 };
 use crate::{
-    spending::{Amount, amount},
+    budget_amount::{Amount, amount},
     state::AppState,
 };
 use axum::{Json, extract::State};

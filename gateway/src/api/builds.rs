@@ -2,10 +2,10 @@
 
 use super::{
     error::ApiResult,
-    paging::{OriginalUri, Page},
+    pagination::{OriginalUri, RecordPage},
     query::{Query, Segment},
 };
-use crate::{public::PublicAddresses, state::AppState};
+use crate::{public_registry::PublicRegistry, state::AppState};
 use axum::{Extension, Json, extract::State, response::Response};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
@@ -85,16 +85,16 @@ pub struct StepOut {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<OriginalUri>,
+    Extension(uri): Extension<OriginalUri>,
     query: Query,
 ) -> ApiResult<Response> {
-    let page = Page::parse(&query)?;
+    let page = RecordPage::parse(&query)?;
     let before = query.text("before").map(str::to_owned);
     let wanted = BuildQuery { agent: query.name("agent")?, before, limit: page.look_up() };
     let builds = state.builds.list_builds(wanted).await?;
     // One image may have been built several times: attempts have an order, images have none.
-    let shown: Vec<BuildOut> = builds.into_iter().map(|build| shape(build, &state.public)).collect();
-    Ok(page.answer(&asked, shown, |build| &build.attempt))
+    let shown: Vec<BuildOut> = builds.into_iter().map(|build| shape(build, &state.public_registry)).collect();
+    Ok(page.answer(&uri, shown, |build| &build.attempt))
 }
 
 /// Get a build
@@ -109,10 +109,10 @@ pub async fn list(
 )]
 pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<BuildOut>> {
     let build = state.builds.get_build(id.into_text()).await?;
-    Ok(Json(shape(build, &state.public)))
+    Ok(Json(shape(build, &state.public_registry)))
 }
 
-fn shape(build: Build, public: &PublicAddresses) -> BuildOut {
+fn shape(build: Build, public: &PublicRegistry) -> BuildOut {
     let step = |step: BuildStep| StepOut {
         step: step.step,
         started_at: rfc3339(step.started_at),

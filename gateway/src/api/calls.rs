@@ -2,10 +2,10 @@
 
 use super::{
     error::ApiResult,
-    paging::{OriginalUri, Page},
+    pagination::{OriginalUri, RecordPage},
     query::{Query, Segment},
 };
-use crate::{calls::CallOut, state::AppState};
+use crate::{outbound_call::CallOut, state::AppState};
 use axum::{Extension, extract::State, response::Response};
 use hoistway_model::{Code, Name, Result, egress::CallQuery};
 use std::sync::Arc;
@@ -36,11 +36,11 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<OriginalUri>,
+    Extension(uri): Extension<OriginalUri>,
     name: Segment,
     query: Query,
 ) -> ApiResult<Response> {
-    let (agent, page) = (name.name("agent")?, Page::parse(&query)?);
+    let (agent, page) = (name.name("agent")?, RecordPage::parse(&query)?);
     let wanted = CallQuery {
         agent: Some(agent.clone()),
         tool: query.name("tool")?,
@@ -52,7 +52,7 @@ pub async fn list(
     if calls.is_empty() {
         check_known(&state, agent).await?;
     }
-    Ok(page.answer(&asked, calls.into_iter().map(CallOut::from).collect(), CallOut::id))
+    Ok(page.answer(&uri, calls.into_iter().map(CallOut::from).collect(), CallOut::id))
 }
 
 /// Fails for an agent that neither exists nor has left records.

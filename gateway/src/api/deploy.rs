@@ -1,10 +1,10 @@
 //! `POST /api/deploy`: reads the request, hands it to the saga and waits as long as the caller wants to.
 
 use super::{
-    body::WholeBody,
     deploy_request::schema::{self, DeployBody},
     error::{ApiError, ApiResult, ErrorBody},
     query::Query,
+    request_body::WholeBody,
 };
 use crate::{
     deploy::{
@@ -225,9 +225,9 @@ pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: Whol
     let asked = WaitOptions::of(&state, &query)?;
     let strict = query.flag("strict")?;
     let refresh = query.flag("refresh")?;
-    let turn = if body.bytes.len() > LARGE_SOURCE { Some(state.large_deploys.turn().await?) } else { None };
+    let large_deploy = if body.bytes.len() > LARGE_SOURCE { Some(state.large_deploys.acquire().await?) } else { None };
     let (body, (request, mut warnings)) = parse(&state, body).await?;
-    let room = Room { body: body.into_room(), turn };
+    let room = Room { body: body.into_room(), large_deploy };
     within_source_limits(&request, &state.limits)?;
     let (request, ignored) = request.refreshed(refresh);
     warnings.extend(ignored);
@@ -331,7 +331,7 @@ fn value(text: &str) -> Result<HeaderValue> {
 
 async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(WholeBody, (DeployRequest, Vec<String>))> {
     let state = state.clone();
-    body.read(move |bytes| DeployRequest::parse(bytes, &state.public)).await
+    body.read(move |bytes| DeployRequest::parse(bytes, &state.public_registry)).await
 }
 
 /// The operator's own bounds; the platform's are older than they.
@@ -382,7 +382,7 @@ fn created(state: &AppState, agent: Name, done: Done, wants_build: bool) -> ApiR
         agent,
         namespace: NAMESPACE,
         tools_created: seen.tools_created,
-        image_uri: image.as_ref().map(|image| state.public.image_uri(image)),
+        image_uri: image.as_ref().map(|image| state.public_registry.image_uri(image)),
         build_id: image.map(|image| image.build_id),
         warnings,
     };

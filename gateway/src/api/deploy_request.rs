@@ -7,12 +7,12 @@ mod tests;
 pub mod tools;
 
 use super::{
-    agent_config,
+    config_fields,
     json::{self, Object, complaint, has_value},
 };
 use crate::{
     deploy::request::{DeployRequest, Paths, Source},
-    public::PublicAddresses,
+    public_registry::PublicRegistry,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hoistway_model::{
@@ -40,7 +40,7 @@ impl DeployRequest {
     ///
     /// What is missing is told first, in the reference's order: the name, the source, the tools' names and URLs. Types
     /// and meanings follow.
-    pub fn parse(body: &[u8], public: &PublicAddresses) -> Result<(Self, Vec<String>)> {
+    pub fn parse(body: &[u8], public: &PublicRegistry) -> Result<(Self, Vec<String>)> {
         let mut warnings = Vec::new();
         let mut root = Object::parse(body)?;
 
@@ -62,7 +62,7 @@ impl DeployRequest {
         let required = tools::required(&mut root)?;
         // It is about the source, which an image has left behind.
         let framework_ignored = image.is_some() && root.text("framework")?.is_some();
-        let (config, llm_paths) = agent_config::of_deploy(&mut root, &mut warnings)?;
+        let (config, llm_paths) = config_fields::of_deploy(&mut root, &mut warnings)?;
         let build = Build { files, entry_point: root.text("entry_point")?, requirements: root.text("requirements")? };
         let source = match image {
             Some(image) => {

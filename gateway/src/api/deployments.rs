@@ -2,12 +2,12 @@
 
 use super::{
     error::{ApiResult, ErrorBody},
-    paging::{OriginalUri, Page},
+    pagination::{OriginalUri, RecordPage},
     query::{Query, Segment},
 };
 use crate::{
     deploy::{Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep},
-    public::PublicAddresses,
+    public_registry::PublicRegistry,
     state::AppState,
 };
 use axum::{
@@ -126,10 +126,10 @@ pub struct FailureOut {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<OriginalUri>,
+    Extension(uri): Extension<OriginalUri>,
     query: Query,
 ) -> ApiResult<Response> {
-    let page = Page::parse(&query)?;
+    let page = RecordPage::parse(&query)?;
     let wanted = DeploymentQuery {
         agent: query.name("agent")?,
         status: query.one_of::<DeploymentStatus>("status")?,
@@ -137,8 +137,8 @@ pub async fn list(
         limit: page.look_up(),
     };
     let deployments = state.deployer.list(wanted).await?;
-    let shown: Vec<DeploymentOut> = deployments.into_iter().map(|it| shape(it, &state.public)).collect();
-    Ok(page.answer(&asked, shown, |deployment| &deployment.id))
+    let shown: Vec<DeploymentOut> = deployments.into_iter().map(|it| shape(it, &state.public_registry)).collect();
+    Ok(page.answer(&uri, shown, |deployment| &deployment.id))
 }
 
 /// Get a deployment
@@ -153,7 +153,7 @@ pub async fn list(
 )]
 pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Json<DeploymentOut>> {
     let deployment = state.deployer.get(id.id("deployment")?).await?;
-    Ok(Json(shape(deployment, &state.public)))
+    Ok(Json(shape(deployment, &state.public_registry)))
 }
 
 /// Cancel a deployment
@@ -172,10 +172,10 @@ pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<J
 pub async fn cancel(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<Response> {
     let deployment = state.deployer.cancel(id.id("deployment")?).await?;
     let status = if deployment.completed_at.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(shape(deployment, &state.public))).into_response())
+    Ok((status, Json(shape(deployment, &state.public_registry))).into_response())
 }
 
-fn shape(deployment: Deployment, public: &PublicAddresses) -> DeploymentOut {
+fn shape(deployment: Deployment, public: &PublicRegistry) -> DeploymentOut {
     let step = |step: DeploymentStep| StepOut {
         step: step.step,
         status: step.status,

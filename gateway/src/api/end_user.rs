@@ -4,12 +4,12 @@
 //! the agent have another one when the invoke is about to be sent, it is checked against that one first.
 
 use super::{
-    authorization::{bearer, bearers},
+    bearer::{bearer, bearers},
     error::{ApiError, ApiResult},
 };
 use crate::{
     oidc::{Denied, EndUser, Refusal},
-    routes::AccessPolicy,
+    routing_table::AccessPolicy,
     state::AppState,
 };
 use hoistway_kit::{
@@ -30,7 +30,7 @@ const STATEMENT: HeaderName = HeaderName::from_static(HEADER);
 
 /// For whom an invoke is.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub struct InvokeCaller {
     token: Option<Secret>,
     user: Option<EndUser>,
     has_key: bool,
@@ -59,7 +59,7 @@ pub fn is_token(text: &str) -> bool {
     text.starts_with("ey") && text.contains('.')
 }
 
-impl Identity {
+impl InvokeCaller {
     /// Of a caller who shows an API key, and perhaps a token for a user.
     pub fn of_key(token: Option<Secret>) -> Self {
         Self { token, user: None, has_key: true }
@@ -70,29 +70,34 @@ impl Identity {
         Self { token: Some(token), user: Some(user), has_key: false }
     }
 
-    /// Whether it is enough for `door`.
-    pub fn opens(&self, door: &AccessPolicy) -> bool {
-        match (door, &self.user) {
+    /// Whether it is enough for `access_policy`.
+    pub fn satisfies(&self, access_policy: &AccessPolicy) -> bool {
+        match (access_policy, &self.user) {
             (AccessPolicy::Keys, _) => self.has_key,
             (AccessPolicy::Users(provider), Some(user)) => provider.as_ref() == Some(&user.provider),
             (AccessPolicy::Users(_), None) => false,
         }
     }
 
-    /// Who the agent is told that the user is: whoever was checked for `door`, and nobody else.
-    pub fn user_for(&self, door: &AccessPolicy) -> Option<&str> {
-        match door {
+    /// Who the agent is told that the user is: whoever was checked for `access_policy`, and nobody else.
+    pub fn user_for(&self, access_policy: &AccessPolicy) -> Option<&str> {
+        match access_policy {
             AccessPolicy::Keys => None,
             AccessPolicy::Users(_) => self.user.as_ref().map(|user| &*user.id),
         }
     }
 
-    /// Makes it enough for `door`, if the token says so.
-    pub async fn open(&mut self, state: &AppState, agent: &Name, door: &AccessPolicy) -> ApiResult<()> {
-        if self.opens(door) {
+    /// Makes it enough for `access_policy`, if the token says so.
+    pub async fn authenticate_for(
+        &mut self,
+        state: &AppState,
+        agent: &Name,
+        access_policy: &AccessPolicy,
+    ) -> ApiResult<()> {
+        if self.satisfies(access_policy) {
             return Ok(());
         }
-        self.user = match (door, &self.token) {
+        self.user = match (access_policy, &self.token) {
             (AccessPolicy::Keys, _) => return Err(stranger()),
             (AccessPolicy::Users(_), None) => return Err(unnamed(agent)),
             (AccessPolicy::Users(provider), Some(token)) => {

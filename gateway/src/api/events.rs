@@ -4,11 +4,10 @@ use super::{
     auth::Holder,
     error::ApiResult,
     query::Query,
-    streamed::{self, COMMENT, HEARTBEAT},
+    streaming::{self, COMMENT, HEARTBEAT},
 };
 use crate::{
-    limits::QuotaGrant,
-    seen::{CALL_ENDED, CALLS_MISSED, Event, shown_time},
+    events::{CALL_ENDED, CALLS_MISSED, Event, shown_time},
     state::AppState,
 };
 use axum::{
@@ -22,7 +21,7 @@ use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use hoistway_kit::{event_log::Next, time::now_ms};
+use hoistway_kit::{event_log::Next, quota::QuotaGrant, time::now_ms};
 use hoistway_model::{Error, Name, Result, agent::Place, error::excerpt};
 use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
@@ -99,20 +98,20 @@ pub async fn follow(
         Some(text) => Some(parse_place(text)?),
         None => None,
     };
-    let place = state.seen.place(&holder)?;
-    let from = after.unwrap_or_else(|| state.seen.last());
+    let place = state.events.follower(&holder)?;
+    let from = after.unwrap_or_else(|| state.events.last());
     // The id goes first, so that a client which loses its connection before the first event misses nothing.
     let first = format!("retry: {RETRY}\nid: {}\n\n", show_place(from));
-    let events = state.seen.follow(from).map(Source::Events);
+    let events = state.events.follow(from).map(Source::Events);
     let calls = match wanted.is_of_type(CALL_ENDED) {
-        true => state.seen.follow_calls().map(Source::Calls).boxed(),
+        true => state.events.follow_calls().map(Source::Calls).boxed(),
         false => stream::empty().boxed(),
     };
     let follower = Follower { events: stream::select(events, calls).boxed(), wanted, last: from, _place: place };
     let events = stream::unfold(follower, |mut follower| async move { Some((follower.next().await?, follower)) });
     let body = stream::iter([first]).chain(events).map(|text| Ok::<_, Infallible>(Bytes::from(text)));
     let body = body.take_until(state.closing.clone().cancelled_owned());
-    let headers = streamed::headers(HeaderValue::from_static("text/event-stream"));
+    let headers = streaming::headers(HeaderValue::from_static("text/event-stream"));
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
@@ -226,7 +225,7 @@ fn parse_place(text: &str) -> Result<Place> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::limits::SharedQuota;
+    use hoistway_kit::quota::SharedQuota;
 
     #[test]
     fn every_kind_of_event_can_be_asked_for() {

@@ -4,18 +4,18 @@
 mod tests;
 
 use super::{
-    body::WholeBody,
-    connection::http_url,
     error::ApiResult,
+    in_use,
     json::Object,
-    page::ByName,
+    pagination::NamePage,
     query::{Query, Segment},
+    request_body::WholeBody,
+    tool_connection::http_url,
     tools::{
         DELETED, Deleted,
         body::{labels, named, pass_over_answered},
         created,
     },
-    users,
 };
 use crate::{
     keys::{Caller, Scope},
@@ -186,9 +186,9 @@ pub async fn list(
     State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
     query: Query,
-) -> ApiResult<ByName> {
+) -> ApiResult<NamePage> {
     let shape = |provider| shape(&state.callers, &caller, provider);
-    Ok(ByName::of(&query, state.tools.list_identity_providers().await?, |p| &p.name, shape)?)
+    Ok(NamePage::of(&query, state.tools.list_identity_providers().await?, |p| &p.name, shape)?)
 }
 
 /// Get an identity provider
@@ -286,7 +286,7 @@ async fn store(
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("identity provider")?;
     let uses = |agent: &Agent| agent.spec.config.identity_provider.as_ref() == Some(&name);
-    users::none(&state, "identity provider", &name, uses).await?;
+    in_use::refuse_while_used(&state, "identity provider", &name, uses).await?;
     state.tools.delete_identity_provider(Operation::new(), name.clone()).await?;
     state.callers.deleted(&name);
     Ok(Json(DELETED))

@@ -8,16 +8,16 @@ mod stack;
 
 use super::{
     agents::schema::{AnswerSchema, AnyJson, InvokeSchema},
-    body::WholeBody,
-    end_user::{self, Identity},
+    end_user::{self, InvokeCaller},
     error::{ApiResult, ErrorBody},
     json,
     query::Segment,
-    streamed::{self, COMMENT, HEARTBEAT},
+    request_body::WholeBody,
+    streaming::{self, COMMENT, HEARTBEAT},
 };
 use crate::{
-    routes::{AccessPolicy, RouteLookup, Routes, Slot},
-    seen::Ending,
+    metrics::InvokeTimer,
+    routing_table::{AccessPolicy, RouteLookup, RoutingTable, Slot},
     state::AppState,
 };
 use axum::{
@@ -120,26 +120,26 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 )]
 pub async fn invoke(
     State(state): State<Arc<AppState>>,
-    Extension(identity): Extension<Identity>,
+    Extension(caller): Extension<InvokeCaller>,
     name: Segment,
     body: WholeBody,
 ) -> ApiResult<Response> {
     let name = name.name("agent")?;
-    let mut ending = state.seen.invoked(&name);
-    match answer(&state, name, identity, body).await {
+    let mut timer = state.metrics.invoke_began(&name);
+    match answer(&state, name, caller, body).await {
         Ok(Answer::Whole(bytes)) => {
-            ending.with("ok");
+            timer.set_outcome("ok");
             Ok((JSON, bytes).into_response())
         }
         Ok(Answer::Long { begun, rest }) => {
             let length = rest.body.size_hint().exact().map(|rest| (header::CONTENT_LENGTH, begun.len() as u64 + rest));
-            let chunks = Chunks { begun, ..Chunks::new(rest, false, ending) };
+            let chunks = Chunks { begun, ..Chunks::new(rest, false, timer) };
             let mut response = (JSON, chunks.into_body()).into_response();
             response.headers_mut().extend(length.map(|(name, length)| (name, HeaderValue::from(length))));
             Ok(response)
         }
         Err(e) => {
-            ending.with(e.error().code.as_str());
+            timer.set_outcome(e.error().code.as_str());
             Err(e)
         }
     }
@@ -153,9 +153,9 @@ enum Answer {
     Long { begun: Bytes, rest: Begun },
 }
 
-async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBody) -> ApiResult<Answer> {
+async fn answer(state: &AppState, name: Name, caller: InvokeCaller, body: WholeBody) -> ApiResult<Answer> {
     let limit = state.limits.max_answer;
-    let call = Call::begin(state, name.clone(), identity, body, json::must_be_object).await?;
+    let call = Call::begin(state, name.clone(), caller, body, json::must_be_object).await?;
     let Answered { mut answer, deadline, open, .. } = call.send(Outgoing::message("/invoke")).await?;
     if answer.status() != StatusCode::OK {
         let said = collect_error(&state.routes, &name, &open, &mut answer, deadline).await?;
@@ -230,31 +230,31 @@ async fn answer(state: &AppState, name: Name, identity: Identity, body: WholeBod
 )]
 pub async fn stream(
     State(state): State<Arc<AppState>>,
-    Extension(identity): Extension<Identity>,
+    Extension(caller): Extension<InvokeCaller>,
     name: Segment,
     body: WholeBody,
 ) -> ApiResult<Response> {
     let name = name.name("agent")?;
-    let mut ending = state.seen.invoked(&name);
-    let (kind, begun) = match begin_stream(&state, name, identity, body).await {
+    let mut timer = state.metrics.invoke_began(&name);
+    let (kind, begun) = match begin_stream(&state, name, caller, body).await {
         Ok(begun) => begun,
         Err(e) => {
-            ending.with(e.error().code.as_str());
+            timer.set_outcome(e.error().code.as_str());
             return Err(e);
         }
     };
-    let chunks = Chunks::new(begun, kind.as_bytes().starts_with(b"text/event-stream"), ending);
-    Ok((streamed::headers(kind), chunks.into_body()).into_response())
+    let chunks = Chunks::new(begun, kind.as_bytes().starts_with(b"text/event-stream"), timer);
+    Ok((streaming::headers(kind), chunks.into_body()).into_response())
 }
 
 /// The head of a streamed answer; one that is an error is read whole.
 async fn begin_stream(
     state: &AppState,
     name: Name,
-    identity: Identity,
+    caller: InvokeCaller,
     body: WholeBody,
 ) -> ApiResult<(HeaderValue, Begun)> {
-    let call = Call::begin(state, name, identity, body, json::must_be_object).await?;
+    let call = Call::begin(state, name, caller, body, json::must_be_object).await?;
     let Answered { agent, mut answer, deadline, open } = call.send(Outgoing::message("/invoke/stream")).await?;
     if answer.status() != StatusCode::OK {
         let said = collect_error(&state.routes, &agent, &open, &mut answer, deadline).await?;
@@ -267,7 +267,7 @@ async fn begin_stream(
 /// An answer whose head is there.
 pub(super) struct Begun {
     agent: Name,
-    routes: Routes,
+    routes: RoutingTable,
     pub(super) body: Incoming,
     deadline: Instant,
     /// How many bytes more it may have.
@@ -303,7 +303,7 @@ pub(super) struct Chunks {
     ended: bool,
     /// What a whole answer counts as: one that has all its chunks may tell that the agent failed.
     pub(super) outcome: &'static str,
-    ending: Ending,
+    timer: InvokeTimer,
     request_id: Arc<str>,
 }
 
@@ -313,7 +313,7 @@ fn is_between_events(last: &[u8; 4]) -> bool {
 }
 
 impl Chunks {
-    pub(super) fn new(rest: Begun, is_events: bool, ending: Ending) -> Self {
+    pub(super) fn new(rest: Begun, is_events: bool, timer: InvokeTimer) -> Self {
         let (begun, request_id) = (Bytes::new(), telemetry::request_id().unwrap_or_default());
         Self {
             begun,
@@ -323,7 +323,7 @@ impl Chunks {
             silence: Instant::now() + HEARTBEAT,
             ended: false,
             outcome: "ok",
-            ending,
+            timer,
             request_id,
         }
     }
@@ -352,7 +352,7 @@ impl Chunks {
                     return Ok(Some(Bytes::from_static(COMMENT.as_bytes())));
                 }
                 Ok(None) => {
-                    self.ending.with(self.outcome);
+                    self.timer.set_outcome(self.outcome);
                     return Ok(None);
                 }
                 Ok(Some(Ok(frame))) => {
@@ -370,7 +370,7 @@ impl Chunks {
                         Some(left) => *room = left,
                         None => {
                             self.ended = true;
-                            self.ending.with(Code::AgentError.as_str());
+                            self.timer.set_outcome(Code::AgentError.as_str());
                             return Err(io::Error::other(format!("agent \"{agent}\" answered with too much")));
                         }
                     }
@@ -380,7 +380,7 @@ impl Chunks {
                     }
                     // Of a known length this is the end: whoever sends it on asks for nothing more.
                     if body.is_end_stream() {
-                        self.ending.with(self.outcome);
+                        self.timer.set_outcome(self.outcome);
                     }
                     self.silence = Instant::now() + HEARTBEAT;
                     return Ok(Some(data));
@@ -389,7 +389,7 @@ impl Chunks {
                 Err(_) => too_slow(agent, Vec::new()),
             };
             self.ended = true;
-            self.ending.with(error.code.as_str());
+            self.timer.set_outcome(error.code.as_str());
             tracing::info!(agent = %self.rest.agent, cause = error.chain(), "a streamed answer broke off: {error}");
             if !self.is_events {
                 return Err(io::Error::other(error));
@@ -407,7 +407,7 @@ impl Chunks {
 pub(super) struct Call<'a> {
     state: &'a AppState,
     agent: Name,
-    identity: Identity,
+    caller: InvokeCaller,
     body: WholeBody,
     deadline: Instant,
     slot: Slot,
@@ -450,12 +450,12 @@ impl<'a> Call<'a> {
     pub(super) async fn begin(
         state: &'a AppState,
         agent: Name,
-        identity: Identity,
+        caller: InvokeCaller,
         body: WholeBody,
         check: fn(&[u8]) -> Result<()>,
     ) -> ApiResult<Self> {
         let deadline = Instant::now() + state.limits.invoke_timeout;
-        if state.routes.door(&agent).is_none() {
+        if state.routes.access_policy(&agent).is_none() {
             return Err(unrouted(state, agent).await.into());
         }
         let (body, ()) = body.read(check).await?;
@@ -466,14 +466,14 @@ impl<'a> Call<'a> {
             Error::new(Code::ResourceExhausted, text)
         };
         let slot = state.routes.slot(&agent, limit).ok_or_else(busy)?;
-        Ok(Self { state, agent, identity, body, deadline, slot })
+        Ok(Self { state, agent, caller, body, deadline, slot })
     }
 
     /// Connects and sends. An answer's head is all that is waited for.
     pub(super) async fn send(self, outgoing: Outgoing) -> ApiResult<Answered> {
-        let (agent, mut identity) = (self.agent, self.identity);
-        let (stream, to) = connect(self.state, &agent, &mut identity).await?;
-        let user = identity.user_for(&to.door);
+        let (agent, mut caller) = (self.agent, self.caller);
+        let (stream, to) = connect(self.state, &agent, &mut caller).await?;
+        let user = caller.user_for(&to.access_policy);
         let whose = end_user::headers(&self.state.invoke_statements, &agent, user, self.deadline)?;
         let routes = &self.state.routes;
         let (mut sender, connection) = match http1::handshake(TokioIo::new(stream)).await {
@@ -504,11 +504,11 @@ impl<'a> Call<'a> {
 /// What is at the end of a connection.
 struct End {
     target: Target,
-    door: AccessPolicy,
+    access_policy: AccessPolicy,
 }
 
 /// A connection that the serving revision will answer. A refused one means that the route is just changing.
-async fn connect(state: &AppState, agent: &Name, identity: &mut Identity) -> ApiResult<(TcpStream, End)> {
+async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> ApiResult<(TcpStream, End)> {
     let news_by = Instant::now() + NEWS;
     for _ in 0..CONNECTS {
         let mut changes = state.routes.changes();
@@ -531,11 +531,11 @@ async fn connect(state: &AppState, agent: &Name, identity: &mut Identity) -> Api
             }
             RouteLookup::Unknown => return Err(unrouted(state, agent.clone()).await.into()),
         };
-        let end = End { target: picked.target.clone(), door: picked.door.clone() };
-        if !identity.opens(&end.door) {
+        let end = End { target: picked.target.clone(), access_policy: picked.access_policy.clone() };
+        if !caller.satisfies(&end.access_policy) {
             // A revision that answers others than the one before; whoever picked it must not keep it waiting.
             drop(picked);
-            identity.open(state, agent, &end.door).await?;
+            caller.authenticate_for(state, agent, &end.access_policy).await?;
             continue;
         }
         let connected = timeout(CONNECT, TcpStream::connect(&picked.target.address)).await;
@@ -583,7 +583,7 @@ pub(super) fn request(
 
 /// An answer that is an error, as a whole.
 pub(super) async fn collect_error(
-    routes: &Routes,
+    routes: &RoutingTable,
     agent: &Name,
     open: &Open,
     answer: &mut http::Response<Incoming>,
@@ -663,7 +663,7 @@ fn too_slow(agent: &Name, stack: Vec<String>) -> Error {
 
 /// An answer of an instance that broke off. Why is known a moment later, if the agent's process ended: its route says it.
 async fn crashed(
-    routes: &Routes,
+    routes: &RoutingTable,
     agent: &Name,
     instance: &RevisionId,
     cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -1,11 +1,11 @@
 //! `/api/keys`.
 
 use super::{
-    body::WholeBody,
     error::{ApiResult, ErrorBody},
     json::Object,
-    paging::{OriginalUri, Page},
+    pagination::{OriginalUri, RecordPage},
     query::{Query, Segment},
+    request_body::WholeBody,
 };
 use crate::{
     audit,
@@ -111,12 +111,12 @@ pub struct Revoked {
 )]
 pub async fn list(
     State(state): State<Arc<AppState>>,
-    Extension(asked): Extension<OriginalUri>,
+    Extension(uri): Extension<OriginalUri>,
     query: Query,
 ) -> ApiResult<Response> {
-    let page = Page::parse(&query)?;
+    let page = RecordPage::parse(&query)?;
     let keys = state.access.keys.list(query.text("before"), page.look_up()).await?;
-    Ok(page.answer(&asked, keys.into_iter().map(KeyView::from).collect(), |key: &KeyView| &key.id))
+    Ok(page.answer(&uri, keys.into_iter().map(KeyView::from).collect(), |key: &KeyView| &key.id))
 }
 
 /// Get an API key

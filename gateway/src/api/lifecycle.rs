@@ -1,4 +1,4 @@
-//! `POST /api/agents/{name}/stop`, `start` and `restart`, and the turn that these and a deletion wait for.
+//! `POST /api/agents/{name}/stop`, `start` and `restart`, and the lease that these and a deletion wait for.
 
 use super::{
     agents::schema,
@@ -51,9 +51,9 @@ pub async fn stop(State(state): State<Arc<AppState>>, name: Segment) -> ApiResul
         |name: Name| async move { reserve.for_freeing(|| agents.stop_agent(operation.clone(), name.clone())).await };
     let name = name.name("agent")?;
     let before = state.agents.get_agent(name.clone()).await;
-    let turn = state.deployer.turn(name.clone(), Urgency::EndStarts, state.limits.deploy_wait).await?;
-    let was_cancelled = turn.cancelled_others();
-    let (status, agent) = match (carry_out(&state, turn, name, stop).await, before) {
+    let lease = state.deployer.lease(name.clone(), Urgency::EndStarts, state.limits.deploy_wait).await?;
+    let was_cancelled = lease.cancelled_others();
+    let (status, agent) = match (carry_out(&state, lease, name, stop).await, before) {
         // Its first deploy was cancelled for it, and nothing of it is left.
         (Err(e), Ok(before)) if e.code == Code::NotFound && was_cancelled => {
             let message = "its first deploy was cancelled".to_owned();
@@ -105,32 +105,32 @@ pub async fn restart(State(state): State<Arc<AppState>>, name: Segment) -> ApiRe
     change(&state, name.name("agent")?, |name| async move { agents.restart_agent(Operation::new(), name).await }).await
 }
 
-/// Starts the agent in its turn and answers with it, unless somebody stops or deletes it meanwhile.
+/// Starts the agent under a lease and answers with it, unless somebody stops or deletes it meanwhile.
 async fn change<F>(state: &Arc<AppState>, name: Name, work: impl FnOnce(Name) -> F) -> ApiResult<Response>
 where
     F: Future<Output = Result<Agent>> + Send + 'static,
 {
-    let turn = state.deployer.turn(name.clone(), Urgency::Patient, state.limits.deploy_wait).await?;
-    let (unwanted, work) = (turn.unwanted(), work(name.clone()));
+    let lease = state.deployer.lease(name.clone(), Urgency::Patient, state.limits.deploy_wait).await?;
+    let (unwanted, work) = (lease.unwanted(), work(name.clone()));
     let work = |_| async move {
         let done = unwanted.run_until_cancelled(work).await;
         done.unwrap_or_else(|| Err(Error::new(Code::Conflict, "the agent was stopped or deleted meanwhile")))
     };
-    let (status, agent) = carry_out(state, turn, name, work).await?;
+    let (status, agent) = carry_out(state, lease, name, work).await?;
     Ok(shown(state, status, &agent))
 }
 
-/// Does `work` in the agent's turn; 202 when that takes longer than an answer may.
+/// Does `work` under the agent's lease; 202 when that takes longer than an answer may.
 async fn carry_out<F>(
     state: &Arc<AppState>,
-    turn: AgentLease,
+    lease: AgentLease,
     name: Name,
     work: impl FnOnce(Name) -> F,
 ) -> Result<(StatusCode, Agent)>
 where
     F: Future<Output = Result<Agent>> + Send + 'static,
 {
-    let done = to_its_end(state, turn, work(name.clone()));
+    let done = to_its_end(state, lease, work(name.clone()));
     match tokio::time::timeout(state.limits.deploy_wait, done).await {
         Ok(agent) => Ok((StatusCode::OK, agent?)),
         Err(_) => Ok((StatusCode::ACCEPTED, state.agents.get_agent(name).await?)),
@@ -138,19 +138,19 @@ where
 }
 
 fn shown(state: &AppState, status: StatusCode, agent: &Agent) -> Response {
-    (status, Json(schema::show(agent, &state.public))).into_response()
+    (status, Json(schema::show(agent, &state.public_registry))).into_response()
 }
 
-/// Does `work` in its turn, to its end even when the caller goes away. What only waits for its turn is given up with
+/// Does `work` under the lease, to its end even when the caller goes away. A lease that is only waited for is given up with
 /// its caller.
 pub async fn to_its_end<T: Send + 'static>(
     state: &AppState,
-    turn: AgentLease,
+    lease: AgentLease,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let whole = async move {
         let done = work.await;
-        drop(turn);
+        drop(lease);
         done
     };
     let request = telemetry::request_id().unwrap_or_default();

@@ -4,7 +4,7 @@ use super::{
     auth::Holder,
     error::ApiResult,
     query::{Query, Segment},
-    streamed::{self, HEARTBEAT},
+    streaming::{self, HEARTBEAT},
 };
 use crate::state::AppState;
 use axum::{
@@ -90,7 +90,7 @@ pub async fn agent(
     let (mut wanted, shape) = parse(&query, &headers)?;
     wanted.stream = query.one_of::<LogStream>("stream")?;
     wanted.revision = query.id("revision")?;
-    let place = wanted.follow.then(|| state.seen.place(&holder)).transpose()?;
+    let place = wanted.follow.then(|| state.events.follower(&holder)).transpose()?;
     let pieces = state.agents.agent_logs(name.name("agent")?, wanted).await?;
     Ok(answer(&state, pieces, shape, place))
 }
@@ -120,7 +120,7 @@ pub async fn build(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let (wanted, shape) = parse(&query, &headers)?;
-    let place = wanted.follow.then(|| state.seen.place(&holder)).transpose()?;
+    let place = wanted.follow.then(|| state.events.follower(&holder)).transpose()?;
     let pieces = state.builds.build_logs(id.into_text(), wanted).await?;
     Ok(answer(&state, pieces, shape, place))
 }
@@ -183,7 +183,7 @@ fn answer(state: &AppState, pieces: LogPieces, shape: Shape, place: Option<impl 
         Shape::Text { .. } => "text/plain; charset=utf-8",
         Shape::Json { .. } => "application/x-ndjson",
     };
-    (streamed::headers(HeaderValue::from_static(kind)), Body::from_stream(body)).into_response()
+    (streaming::headers(HeaderValue::from_static(kind)), Body::from_stream(body)).into_response()
 }
 
 fn write(piece: LogPiece, shape: Shape) -> Bytes {

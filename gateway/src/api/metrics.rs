@@ -1,7 +1,7 @@
 //! `GET /metrics`: what this gateway and the services behind it measured, in Prometheus' text format.
 
 use super::error::ApiResult;
-use crate::state::AppState;
+use crate::{metrics::Gauges, state::AppState};
 use axum::{
     body::Bytes,
     extract::State,
@@ -40,8 +40,13 @@ pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {
 
 async fn measured(state: &AppState) -> Result<Bytes> {
     let own = {
-        let (seen, in_flight) = (state.seen.clone(), state.routes.in_flight());
-        let read = tokio::task::spawn_blocking(move || seen.metrics(in_flight));
+        let gauges = Gauges {
+            invokes_in_flight: state.routes.in_flight(),
+            deployments: state.events.deployments_by_state(),
+            followers: state.events.followers(),
+        };
+        let metrics = state.metrics.clone();
+        let read = tokio::task::spawn_blocking(move || metrics.collect(gauges));
         async move { read.await.map_err(|e| Error::internal("reading what was measured", e)) }
     };
     let (own, agent, build, egress, tools) = tokio::join!(

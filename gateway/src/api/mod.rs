@@ -1,29 +1,27 @@
 //! The HTTP edge: the public API, the same under `/api` and `/api/v1`.
 
-pub mod agent_config;
+mod agent_app;
+mod agent_config;
 mod agents;
-mod app;
 mod audit;
 mod auth;
-mod authorization;
-pub mod body;
+mod bearer;
 pub mod budgets;
 mod builds;
 mod calls;
 mod check;
-mod config;
-mod connection;
+pub mod config_fields;
 mod cors;
 mod deploy;
 pub mod deploy_request;
 mod deployments;
-mod edge;
 mod end_user;
 pub mod error;
 mod events;
 mod health;
-mod identity;
 mod identity_providers;
+mod in_use;
+mod installation;
 mod invoke;
 pub mod json;
 mod keys;
@@ -32,19 +30,20 @@ mod logs;
 mod metrics;
 pub mod model_providers;
 mod openapi;
-mod page;
-mod paging;
+mod pagination;
 mod permissions;
 mod query;
+pub mod request_body;
+mod request_middleware;
+mod response_body;
 mod revisions;
-mod sending;
 mod starter_kit;
 mod status;
-mod streamed;
+mod streaming;
+mod tool_connection;
 mod tools;
 mod unsupported;
 mod usage;
-mod users;
 
 use crate::state::AppState;
 use axum::{
@@ -72,14 +71,14 @@ pub fn router(state: Arc<AppState>, allowed_origins: &[String]) -> Result<Router
         Some(cors) => guarded.layer(cors).layer(from_fn(cors::no_content)),
         None => guarded,
     };
-    Ok(shared.layer(from_fn_with_state(state.clone(), edge::edge)).with_state(state))
+    Ok(shared.layer(from_fn_with_state(state.clone(), request_middleware::handle)).with_state(state))
 }
 
 /// What is served at the root, with its description.
 fn root_routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .merge(health::routes())
-        .merge(identity::routes())
+        .merge(installation::routes())
         .merge(openapi::routes())
         .merge(metrics::routes())
 }
@@ -90,10 +89,10 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(deploy::routes())
         .merge(agents::routes())
         .merge(lifecycle::routes())
-        .merge(config::routes())
+        .merge(agent_config::routes())
         .merge(revisions::routes())
         .merge(invoke::routes())
-        .merge(app::routes())
+        .merge(agent_app::routes())
         .merge(tools::routes())
         .merge(model_providers::routes())
         .merge(identity_providers::routes())

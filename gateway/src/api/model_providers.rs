@@ -4,24 +4,24 @@
 mod tests;
 
 use super::{
-    body::WholeBody,
     check,
-    connection::http_url,
     error::ApiResult,
+    in_use,
     json::{Object, has_value},
-    page::ByName,
+    pagination::NamePage,
     query::{Query, Segment},
+    request_body::WholeBody,
+    tool_connection::http_url,
     tools::{
         CredentialStatus, DELETED, Deleted,
         body::{credentials_object, labels, named, pass_over_answered, secrets},
         created, exists, may_store,
     },
-    users,
 };
 use crate::{
+    budget_amount::Amount,
     deploy::providers::{depends_on, works_without_key},
     keys::{Caller, Scope},
-    spending::Amount,
     state::AppState,
 };
 use axum::{Extension, Json, extract::State};
@@ -218,8 +218,8 @@ pub struct ModelProviderStatus {
         (status = 200, description = "The model providers", body = Vec<ModelProviderOut>),
     ),
 )]
-pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName> {
-    Ok(ByName::of(&query, state.tools.list_model_providers().await?, |p| &p.name, shape)?)
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<NamePage> {
+    Ok(NamePage::of(&query, state.tools.list_model_providers().await?, |p| &p.name, shape)?)
 }
 
 /// Get a model provider
@@ -369,7 +369,7 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
     let name = name.name("model provider")?;
     let registered = state.tools.list_model_providers().await?;
     let uses = |agent: &Agent| agent.spec.config.llm.iter().any(|config| depends_on(config, &name, &registered));
-    users::none(&state, "model provider", &name, uses).await?;
+    in_use::refuse_while_used(&state, "model provider", &name, uses).await?;
     state.tools.delete_model_provider(Operation::new(), name).await?;
     Ok(Json(DELETED))
 }

@@ -1,8 +1,8 @@
 //! The query string: typed, with complaints that name the parameter.
 
 use super::{
-    connection,
     error::{ApiError, ApiResult},
+    tool_connection,
 };
 use axum::extract::FromRequestParts;
 use hoistway_model::{Code, Error, Name, Result, error::excerpt};
@@ -99,7 +99,7 @@ impl Query {
 
     /// One of an enumeration's values.
     pub fn one_of<T: FromStr<Err = String>>(&self, key: &str) -> Result<Option<T>> {
-        connection::one_of(key, self.get(key))
+        tool_connection::one_of(key, self.get(key))
     }
 }
 

@@ -1,16 +1,16 @@
 //! `/api/agents/{name}/revisions` and `POST /api/agents/{name}/rollback`.
 
 use super::{
-    agent_config::{SpecConfig, ToolOut},
-    body::WholeBody,
+    config_fields::{SpecConfig, ToolOut},
     deploy::{self, Underway, WaitOptions},
     error::{ApiResult, ErrorBody},
     json::Object,
     query::{Query, Segments},
+    request_body::WholeBody,
 };
 use crate::{
     deploy::kind::{DeploymentKind, Rollback},
-    public::PublicAddresses,
+    public_registry::PublicRegistry,
     state::AppState,
 };
 use axum::{
@@ -202,7 +202,7 @@ pub async fn list(State(state): State<Arc<AppState>>, path: Segments<1>, query: 
     let more = revisions.len() > limit as usize;
     revisions.truncate(limit as usize);
     let next = revisions.last().filter(|_| more).map(|last| last.number);
-    let body: Vec<_> = revisions.iter().map(|revision| shape(&name, revision, &state.public)).collect();
+    let body: Vec<_> = revisions.iter().map(|revision| shape(&name, revision, &state.public_registry)).collect();
     let mut response = Json(body).into_response();
     if let Some(next) = next {
         let link = format!("</api/agents/{name}/revisions?limit={limit}&before={next}>; rel=\"next\"");
@@ -222,7 +222,7 @@ pub async fn list(State(state): State<Arc<AppState>>, path: Segments<1>, query: 
 pub async fn get(State(state): State<Arc<AppState>>, path: Segments<2>) -> ApiResult<Json<RevisionWithSpec>> {
     let name = path.name(0, "agent")?;
     let revision = state.agents.get_revision(name.clone(), in_path(&path)?).await?;
-    let body = shape(&name, &revision, &state.public);
+    let body = shape(&name, &revision, &state.public_registry);
     Ok(Json(RevisionWithSpec { revision: body, spec: spec(revision) }))
 }
 
@@ -296,7 +296,7 @@ pub async fn rollback(
         agent,
         namespace: NAMESPACE,
         tools_created: seen.tools_created,
-        image_uri: seen.image.as_ref().map(|image| state.public.image_uri(image)),
+        image_uri: seen.image.as_ref().map(|image| state.public_registry.image_uri(image)),
         build_id: seen.image.map(|image| image.build_id),
         revision: made.number,
         revision_id: made.id,
@@ -337,7 +337,7 @@ fn in_path(path: &Segments<2>) -> Result<RevisionRef> {
     path.text(1).parse().map_err(|_: Error| Error::not_found("revision", excerpt(path.text(1))))
 }
 
-fn shape(agent: &Name, revision: &Revision, public: &PublicAddresses) -> RevisionBody {
+fn shape(agent: &Name, revision: &Revision, public: &PublicRegistry) -> RevisionBody {
     RevisionBody {
         id: revision.id,
         number: revision.number,

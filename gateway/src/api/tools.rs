@@ -1,21 +1,21 @@
 //! `/api/tools`.
 
 pub mod body;
-mod places;
+mod credential_config;
+mod response;
 mod schema;
-mod shape;
 
 use super::{
-    body::WholeBody,
     check,
     error::{ApiError, ApiResult},
-    page::ByName,
+    pagination::NamePage,
     query::{Query, Segment},
+    request_body::WholeBody,
 };
 use crate::{
     bindings,
+    events::ToolChange,
     keys::{Caller, Scope},
-    seen::ToolChange,
     state::AppState,
 };
 use axum::{Extension, Json, extract::State};
@@ -25,10 +25,10 @@ use hoistway_model::{
     tool::{NewTool, Tool, ToolUpdate},
 };
 use http::StatusCode;
+pub use response::CredentialStatus;
+use response::{ToolOut, shape};
 use schema::{ToolCredentials, ToolIn};
 use serde::Serialize;
-pub use shape::CredentialStatus;
-use shape::{ToolOut, shape};
 use std::{collections::BTreeMap, sync::Arc};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -71,9 +71,9 @@ pub const DELETED: Deleted = Deleted { status: "deleted" };
         (status = 200, description = "The tools", body = Vec<ToolOut>),
     ),
 )]
-pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<ByName> {
+pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult<NamePage> {
     let _place = state.lists.place().await?;
-    Ok(ByName::asked(&query, |part| state.tools.list_tools(part), |tool| &tool.name, shape).await?)
+    Ok(NamePage::fetch(&query, |part| state.tools.list_tools(part), |tool| &tool.name, shape).await?)
 }
 
 /// Get a tool
@@ -116,7 +116,7 @@ pub async fn create(
     let known = exists(state.tools.get_tool(tool.name.clone()).await)?;
     let tool = state.tools.create_tool(Operation::new(), tool).await?;
     if !known {
-        state.seen.tool(ToolChange::Created, &tool.name);
+        state.events.tool_changed(ToolChange::Created, &tool.name);
     }
     bindings::spread(&state, tool.name.clone(), None);
     Ok((created(!known), Json(shape(tool).warned(warnings))))
@@ -192,7 +192,7 @@ async fn update(
             Err(e) => return Err(e.into()),
             Ok(tool) => {
                 if tool.version != before.version {
-                    state.seen.tool(ToolChange::Updated, &tool.name);
+                    state.events.tool_changed(ToolChange::Updated, &tool.name);
                 }
                 if tool.internal_url != before.internal_url {
                     bindings::spread(state, name, Some(before.internal_url));
@@ -264,7 +264,7 @@ pub async fn delete_credentials(State(state): State<Arc<AppState>>, name: Segmen
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Deleted>> {
     let name = name.name("tool")?;
     state.tools.delete_tool(Operation::new(), name.clone()).await?;
-    state.seen.tool(ToolChange::Deleted, &name);
+    state.events.tool_changed(ToolChange::Deleted, &name);
     Ok(Json(DELETED))
 }
 

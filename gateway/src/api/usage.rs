@@ -1,7 +1,7 @@
 //! `/api/usage`.
 
 use super::{error::ApiResult, query::Query};
-use crate::{spending::SumsOut, state::AppState};
+use crate::state::AppState;
 use axum::{Json, extract::State};
 use hoistway_kit::time::{month, now_ms, parse_rfc3339, rfc3339};
 use hoistway_model::{
@@ -64,6 +64,51 @@ pub struct RowOut {
     user: Option<String>,
     #[serde(flatten)]
     sums: SumsOut,
+}
+
+/// Sums of calls of models.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UsageSums)]
+pub struct SumsOut {
+    /// The calls.
+    #[schema(examples(12))]
+    requests: u64,
+    /// Those that the provider did not answer, or answered with an error.
+    failed_requests: u64,
+    /// Those whose tokens are an estimate: the stream was cut, or the provider said no numbers.
+    estimated_requests: u64,
+    /// Those of models without a price, which `cost` leaves out.
+    unpriced_requests: u64,
+    /// Tokens of the requests, those from a cache of the provider among them.
+    #[schema(examples(3400))]
+    input_tokens: u64,
+    /// Those of them from a cache.
+    cached_input_tokens: u64,
+    /// Tokens of the answers.
+    #[schema(examples(560))]
+    output_tokens: u64,
+    /// Tokens of both.
+    #[schema(examples(3960))]
+    total_tokens: u64,
+    /// What the calls of models with a price cost, exactly; null when none of them had one.
+    #[schema(required, examples("0.0141"))]
+    cost: Option<String>,
+}
+
+impl From<UsageSums> for SumsOut {
+    fn from(sums: UsageSums) -> Self {
+        Self {
+            requests: sums.requests,
+            failed_requests: sums.failed_requests,
+            estimated_requests: sums.estimated_requests,
+            unpriced_requests: sums.requests.saturating_sub(sums.priced_requests),
+            input_tokens: sums.input_tokens,
+            cached_input_tokens: sums.cached_input_tokens,
+            output_tokens: sums.output_tokens,
+            total_tokens: sums.total_tokens(),
+            cost: (sums.priced_requests > 0).then(|| sums.cost.to_string()),
+        }
+    }
 }
 
 /// Sum up what agents used of models

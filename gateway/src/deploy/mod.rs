@@ -1,21 +1,21 @@
-//! What the HTTP edge and the deploy saga say to each other.
+//! The interface between the HTTP API and the deploy saga.
 //!
-//! The edge parses and waits; the saga, behind [`Deployer`], validates by look-ups, journals and works. A caller that
+//! The API parses and waits; the saga, behind [`Deployer`], validates by look-ups, journals and works. A caller that
 //! goes away changes nothing: the saga does not know how many watch its [`Progress`].
 
 pub mod kind;
 pub mod providers;
 pub mod request;
 
-use crate::limits::QuotaGrant;
 use async_trait::async_trait;
+use hoistway_kit::quota::QuotaGrant;
 use hoistway_model::{Code, DeploymentId, Error, Name, Result, RevisionId, build::BuiltImage, revision::Reason};
 use kind::{DeploymentKind, RevisionOutcome};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The deploy saga as the HTTP edge sees it.
+/// The deploy saga as the HTTP API sees it.
 #[async_trait]
 pub trait Deployer: fmt::Debug + Send + Sync + 'static {
     /// Looks up what the work names, accepts it durably (or joins an equal one that is in flight) and answers
@@ -24,9 +24,9 @@ pub trait Deployer: fmt::Debug + Send + Sync + 'static {
     async fn accept(&self, work: DeploymentKind, strict: bool, room: Option<Room>) -> Result<Accepted>;
 
     /// Waits until every deployment of the agent that was accepted before has ended, and keeps later ones waiting
-    /// while the turn is held. What takes long may be cancelled for it. [`Code::Conflict`] when it does not come within
+    /// while the lease is held. Deployments that take long may be cancelled for it. [`Code::Conflict`] when it does not come within
     /// `patience`.
-    async fn turn(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease>;
+    async fn lease(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease>;
 
     /// Cancels a deployment that is not past its point of no return, and tells how it is after a moment: failed, or being
     /// undone. [`Code::Conflict`] for one that has ended.
@@ -44,8 +44,8 @@ pub trait Deployer: fmt::Debug + Send + Sync + 'static {
 pub struct Room {
     /// That of its body.
     pub body: QuotaGrant,
-    /// The turn of a large one: they pass one at a time.
-    pub turn: Option<OwnedSemaphorePermit>,
+    /// The permit of a large one: they are accepted one at a time.
+    pub large_deploy: Option<OwnedSemaphorePermit>,
 }
 
 /// Which deployments are wanted.
@@ -61,7 +61,7 @@ pub struct DeploymentQuery {
     pub limit: u32,
 }
 
-/// What becomes of deployments that a turn has waited for a while.
+/// The fate of deployments for which a lease has waited a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
     /// They come to their end.
@@ -81,7 +81,7 @@ pub struct AgentLease {
 }
 
 impl AgentLease {
-    /// A turn that lasts as long as the guard; the token is cancelled when somebody else asks it to end.
+    /// A lease that lasts as long as the guard; `unwanted` is cancelled when somebody else asks it to end.
     pub fn new(guard: DropGuard, unwanted: CancellationToken) -> Self {
         Self { _guard: guard, unwanted, cancelled_others: false }
     }
@@ -96,7 +96,7 @@ impl AgentLease {
         self.cancelled_others
     }
 
-    /// What is cancelled when somebody else asks the turn to end.
+    /// The token that is cancelled when somebody else asks the lease to end.
     pub fn unwanted(&self) -> CancellationToken {
         self.unwanted.clone()
     }
@@ -107,14 +107,14 @@ impl AgentLease {
 pub struct Accepted {
     /// The deployment; that of the equal one in flight if it was joined.
     pub id: DeploymentId,
-    /// What the look-ups found worth saying.
+    /// Warnings of the look-ups.
     pub warnings: Vec<String>,
-    /// How far it is. A sender that is dropped before `done` means that this process is shutting down; another one,
+    /// Its progress. A sender that is dropped before `done` means that this process is shutting down; another one,
     /// or the next start, carries on.
     pub progress: watch::Receiver<Progress>,
 }
 
-/// How far a deployment is.
+/// The progress of a deployment.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     /// Whether the tools are registered, so that `tools_created` is what it will be.
@@ -127,7 +127,7 @@ pub struct Progress {
     pub image: Option<BuiltImage>,
     /// The revision that it made or found, once it is known.
     pub made: Option<RevisionOutcome>,
-    /// How it ended, with the public text's beginning as the contract has it: `build failed: …`.
+    /// The result, once it ended; an error begins as the contract says: `build failed: …`.
     pub done: Option<Result<Outcome, Arc<Error>>>,
 }
 
@@ -145,7 +145,7 @@ pub struct Outcome {
     pub pending: Option<String>,
 }
 
-/// How far a deployment is, in the spelling that builds have too.
+/// The status of a deployment, in the spelling that builds have too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeploymentStatus {
     /// Accepted; an earlier deploy of the same agent runs.
@@ -197,11 +197,11 @@ pub struct Deployment {
     pub id: DeploymentId,
     /// The agent.
     pub agent: Name,
-    /// What it is: a deploy, a rollback, a change of the configuration.
+    /// Its kind: a deploy, a rollback, a change of the configuration.
     pub kind: Reason,
     /// The number of the revision that it made or found, once it is known.
     pub revision: Option<u64>,
-    /// How far it is.
+    /// Its status.
     pub status: DeploymentStatus,
     /// The step that runs or ran last: `tools`, `build`, `start`, `switch`.
     pub step: Option<String>,
@@ -213,7 +213,7 @@ pub struct Deployment {
     pub error: Option<Failure>,
     /// The revision that it made, once it is known that there is to be one.
     pub revision_id: Option<RevisionId>,
-    /// What was worth saying when it was accepted.
+    /// The warnings of its acceptance.
     pub warnings: Vec<String>,
     /// The HTTP request that it came with.
     pub request_id: Option<String>,

@@ -12,7 +12,7 @@ mod token;
 
 pub use token::Refusal;
 
-use crate::limits::{Budgets, Level, Rate};
+use crate::rate_limits::{KeyedBuckets, Level, Rate};
 use cache::{Cache, Condition, NoKeys, Times};
 use fetch::{Fetcher, PlainHosts};
 use hoistway_kit::metrics::Counter;
@@ -55,7 +55,7 @@ pub struct CallerLimits {
 pub struct Callers {
     tools: Arc<dyn ToolRegistry>,
     cache: Cache,
-    users: Budgets<(Name, Arc<str>)>,
+    users: KeyedBuckets<(Name, Arc<str>)>,
     checked: Counter,
 }
 
@@ -69,7 +69,7 @@ impl Callers {
             &["provider", "outcome"],
         );
         let CallerLimits { plain_hosts, times, rate } = limits;
-        Self { tools, cache: Cache::new(Fetcher::new(plain_hosts), times), users: Budgets::new(rate), checked }
+        Self { tools, cache: Cache::new(Fetcher::new(plain_hosts), times), users: KeyedBuckets::new(rate), checked }
     }
 
     /// The user whom `token` names, if `provider` vouches for them.

@@ -1,12 +1,9 @@
 //! One queue for each agent: its deployments, and other changes of it, run in the order they were accepted, those of
 //! other agents beside them.
 
-use super::{Watch, cancellation::Cancellation, progress_of, record::Record};
-use crate::{
-    deploy::{Accepted, Progress, kind::DeploymentKind},
-    limits::QuotaGrant,
-};
-use hoistway_kit::telemetry::Origin;
+use super::{Watch, cancel_signal::CancelSignal, progress_of, record::Record};
+use crate::deploy::{Accepted, Progress, kind::DeploymentKind};
+use hoistway_kit::{quota::QuotaGrant, telemetry::Origin};
 use hoistway_model::{DeploymentId, Digest, Name};
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,55 +14,55 @@ use tokio_util::sync::CancellationToken;
 
 /// A deployment that waits or runs.
 pub struct Job {
-    /// What makes two requests the same.
-    pub identity: Digest,
+    /// Equal for equal requests, which share one deployment.
+    pub request_digest: Digest,
     pub record: Mutex<Record>,
-    /// What it is to do, if its turn is now. One that waits has its request in the journal alone.
+    /// The work of a job that runs at once. A waiting job has its request in the journal alone.
     work: StdMutex<Option<DeploymentKind>>,
-    /// The room that its request takes while it waits.
+    /// The reservation for its request while it waits.
     waiting: StdMutex<Option<QuotaGrant>>,
     /// The request that it came with, or the start of this process.
     pub origin: Origin,
-    /// What asks it to end.
-    pub cancellation: Cancellation,
+    /// Cancels it.
+    pub cancel: CancelSignal,
     progress: Watch,
     accepted: (DeploymentId, Vec<String>),
 }
 
 impl Job {
-    /// One whose turn is now.
-    pub fn now(identity: Digest, record: Record, work: DeploymentKind) -> Self {
-        Self::new(identity, record, Some(work), None)
+    /// A job that runs at once.
+    pub fn now(request_digest: Digest, record: Record, work: DeploymentKind) -> Self {
+        Self::new(request_digest, record, Some(work), None)
     }
 
-    /// One that waits, whose request takes `room`.
-    pub fn later(identity: Digest, record: Record, room: Option<QuotaGrant>) -> Self {
-        Self::new(identity, record, None, room)
+    /// A job that waits; `room` is the reservation for its request.
+    pub fn later(request_digest: Digest, record: Record, room: Option<QuotaGrant>) -> Self {
+        Self::new(request_digest, record, None, room)
     }
 
-    fn new(identity: Digest, record: Record, work: Option<DeploymentKind>, waiting: Option<QuotaGrant>) -> Self {
+    fn new(request_digest: Digest, record: Record, work: Option<DeploymentKind>, waiting: Option<QuotaGrant>) -> Self {
         let progress = watch::Sender::new(progress_of(&record));
         let accepted = (record.id, record.warnings.clone());
         let (work, waiting) = (StdMutex::new(work), StdMutex::new(waiting));
         Self {
-            identity,
+            request_digest,
             record: Mutex::new(record),
             work,
             waiting,
             origin: Origin::current(),
-            cancellation: Cancellation::default(),
+            cancel: CancelSignal::default(),
             progress,
             accepted,
         }
     }
 
-    /// Its turn has come: it waits no longer. What it is to do, unless the journal must be asked.
+    /// Begins the job and ends its reservation. Returns its work, unless that is in the journal.
     pub fn begin(&self) -> Option<DeploymentKind> {
         drop(self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What the caller, or one who joins, gets.
+    /// The answer to the caller, and to callers that join.
     pub fn accepted(&self) -> Accepted {
         let (id, warnings) = self.accepted.clone();
         Accepted { id, warnings, progress: self.progress.subscribe() }
@@ -75,35 +72,35 @@ impl Job {
         self.progress.borrow().done.is_some()
     }
 
-    /// Tells the waiters.
+    /// Publishes the progress to the waiting callers.
     pub fn publish(&self, progress: Progress) {
         self.progress.send_replace(progress);
     }
 }
 
-/// A change of the agent that is no deployment and waits for its turn.
+/// A change of the agent that is no deployment, while it waits in the queue.
 pub struct QueuedLease {
-    /// Tells whoever waits that it has begun.
+    /// Grants the lease to its waiting owner.
     granted: StdMutex<Option<oneshot::Sender<()>>>,
     ended: CancellationToken,
     unwanted: CancellationToken,
 }
 
 impl QueuedLease {
-    /// A turn, and what its owner hears when it has begun. It ends with the token `ended`; `unwanted` tells its owner that
-    /// somebody asks for that.
+    /// A lease, and the receiver on which its owner is granted it. The lease ends with the token `ended`; `unwanted` asks its
+    /// owner to end it.
     pub fn new(ended: CancellationToken, unwanted: CancellationToken) -> (Self, oneshot::Receiver<()>) {
         let (sender, receiver) = oneshot::channel();
         (Self { granted: StdMutex::new(Some(sender)), ended, unwanted }, receiver)
     }
 
-    /// Asks its owner to end it. Whether there is anything to end.
+    /// Asks its owner to end it; returns whether it has not ended yet.
     pub fn ask_to_end(&self) -> bool {
         self.unwanted.cancel();
         !self.ended.is_cancelled()
     }
 
-    /// Gives the turn to its owner and waits for its end, which comes at once if the owner has given up.
+    /// Grants the lease to its owner and waits for its end, which comes at once when the owner has given up.
     pub async fn run(&self) {
         let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner).take();
         if granted.is_some_and(|owner| owner.send(()).is_ok()) {
@@ -112,14 +109,14 @@ impl QueuedLease {
     }
 }
 
-/// What waits in a queue.
+/// An entry of a queue.
 #[derive(Clone)]
 pub enum Item {
     Job(Arc<Job>),
     Lease(Arc<QueuedLease>),
 }
 
-/// What waits in a queue, the running one first.
+/// The entries of a queue, the running one first.
 #[derive(Default)]
 pub struct Queue {
     items: VecDeque<Item>,
@@ -143,7 +140,7 @@ impl Queue {
         })
     }
 
-    /// Takes out a deployment whose turn has not come.
+    /// Removes a deployment that has not begun.
     pub fn take_waiting(&mut self, id: DeploymentId) -> Option<Arc<Job>> {
         let is_wanted = |item: &Item| matches!(item, Item::Job(job) if job.accepted.0 == id);
         let at = self.items.iter().position(is_wanted).filter(|at| *at > 0)?;
@@ -153,10 +150,10 @@ impl Queue {
         }
     }
 
-    /// What comes before a turn.
-    pub fn before(&self, turn: &Arc<QueuedLease>) -> Vec<Item> {
-        let is_turn = |item: &&Item| matches!(item, Item::Lease(other) if Arc::ptr_eq(other, turn));
-        self.items.iter().take_while(|item| !is_turn(item)).cloned().collect()
+    /// The entries before a lease.
+    pub fn before(&self, lease: &Arc<QueuedLease>) -> Vec<Item> {
+        let is_lease = |item: &&Item| matches!(item, Item::Lease(other) if Arc::ptr_eq(other, lease));
+        self.items.iter().take_while(|item| !is_lease(item)).cloned().collect()
     }
 
     pub fn len(&self) -> usize {
@@ -167,7 +164,7 @@ impl Queue {
         self.items.is_empty()
     }
 
-    /// Adds an item; true when somebody must start the queue.
+    /// Adds an item; returns whether the caller must start the queue.
     pub fn push(&mut self, item: Item) -> bool {
         self.items.push_back(item);
         !std::mem::replace(&mut self.running, true)
@@ -188,7 +185,7 @@ impl AgentQueue {
         self.queue.lock().await
     }
 
-    /// What is to run; `None` ends the queue's run.
+    /// The item to run; `None` ends the queue's run.
     pub async fn front(&self) -> Option<Item> {
         let mut queue = self.queue.lock().await;
         let front = queue.items.front().cloned();
@@ -205,7 +202,7 @@ impl AgentQueue {
     }
 }
 
-/// All queues that have work.
+/// The queues that have work.
 #[derive(Default)]
 pub struct AgentQueues(StdMutex<HashMap<Name, Arc<AgentQueue>>>);
 

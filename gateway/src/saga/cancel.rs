@@ -1,10 +1,10 @@
-//! Ending deployments before their point of no return because somebody asks for it: they fail and are undone as if their
+//! InvokeTimer deployments before their point of no return because somebody asks for it: they fail and are undone as if their
 //! step had failed.
 
 use super::{
     Inner,
     agent_queue::{AgentQueue, Item, Job, QueuedLease},
-    cancellation::cancelled,
+    cancel_signal::cancelled,
     steps::Position,
     worker,
 };
@@ -13,56 +13,60 @@ use hoistway_model::{Code, DeploymentId, Error, Name, Result};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// How long the answer to a cancellation waits for the deployment's end.
+/// The time that the answer to a cancellation waits for the deployment's end.
 const UNDO: Duration = Duration::from_secs(4);
 
-/// What was asked of those that are in the way of a turn; taken back when it is dropped.
-pub struct Hurried {
+/// The cancellations that a waiting lease requested; dropping it withdraws them.
+pub struct RequestedCancellations {
     urgency: Urgency,
     jobs: Vec<Arc<Job>>,
-    /// Whether another turn was asked to end, which cannot be taken back.
-    asked_turn: bool,
+    /// Whether another lease was asked to end, which cannot be withdrawn.
+    ended_lease: bool,
 }
 
-impl Hurried {
+impl RequestedCancellations {
     /// Whether a deployment was among them.
     pub fn any_deployment(&self) -> bool {
         !self.jobs.is_empty()
     }
 
-    /// Takes back what was asked. Whether something ends all the same.
+    /// Withdraws the cancellations; returns whether something ends all the same.
     pub fn withdraw(mut self) -> bool {
-        self.take_back() || self.asked_turn
+        self.take_back() || self.ended_lease
     }
 
     fn take_back(&mut self) -> bool {
         let jobs = std::mem::take(&mut self.jobs);
-        jobs.iter().filter(|job| job.cancellation.withdraw(self.urgency)).count() > 0
+        jobs.iter().filter(|job| job.cancel.withdraw(self.urgency)).count() > 0
     }
 }
 
-impl Drop for Hurried {
+impl Drop for RequestedCancellations {
     fn drop(&mut self) {
         self.take_back();
     }
 }
 
-/// Asks everything in a queue before `turn` to end, as far as `urgency` goes.
-pub async fn hurry(agent_queue: &AgentQueue, turn: &Arc<QueuedLease>, urgency: Urgency) -> Hurried {
-    let mut hurried = Hurried { urgency, jobs: Vec::new(), asked_turn: false };
+/// Cancels everything in a queue before `lease`, as far as `urgency` allows.
+pub async fn cancel_before(
+    agent_queue: &AgentQueue,
+    lease: &Arc<QueuedLease>,
+    urgency: Urgency,
+) -> RequestedCancellations {
+    let mut requested = RequestedCancellations { urgency, jobs: Vec::new(), ended_lease: false };
     if urgency == Urgency::Patient {
-        return hurried;
+        return requested;
     }
-    for item in agent_queue.lock().await.before(turn) {
+    for item in agent_queue.lock().await.before(lease) {
         match item {
-            Item::Lease(other) => hurried.asked_turn |= other.ask_to_end(),
+            Item::Lease(other) => requested.ended_lease |= other.ask_to_end(),
             Item::Job(job) => {
-                job.cancellation.wish(urgency);
-                hurried.jobs.push(job);
+                job.cancel.request(urgency);
+                requested.jobs.push(job);
             }
         }
     }
-    hurried
+    requested
 }
 
 impl Inner {
@@ -83,7 +87,7 @@ impl Inner {
             worker::fail(self, &mut record, &cancelled()).await.map_err(|_| super::shutting_down())?;
             job.publish(super::progress_of(&record));
         } else if let Some(job) = running {
-            job.cancellation.now.cancel();
+            job.cancel.now.cancel();
             let mut progress = job.accepted().progress;
             let _ = timeout(UNDO, progress.wait_for(|progress| progress.done.is_some())).await;
         } else {
@@ -113,13 +117,13 @@ fn not_cancelled(deployment: &Deployment) -> Error {
     Error::new(Code::Conflict, format!("deployment {id} cannot be cancelled: it {why} ({status})"))
 }
 
-/// What did not end in time for a turn, and goes on.
+/// The error of a lease that was not granted in time, when everything before it goes on.
 pub fn in_the_way(agent: &Name) -> Error {
     let message = format!("agent \"{agent}\" is being deployed and nothing was changed; try again when that has ended");
     Error::new(Code::Conflict, message)
 }
 
-/// What was cancelled for a turn and had not ended when the wait for it was over.
+/// The error of a lease that was not granted in time, when what it cancelled still ends.
 pub fn still_ending(agent: &Name) -> Error {
     let message = format!(
         "what was under way for agent \"{agent}\" was cancelled and takes long to end, so that nothing else was done yet; \

@@ -7,7 +7,7 @@
 
 mod agent_queue;
 mod cancel;
-mod cancellation;
+mod cancel_signal;
 pub(crate) mod record;
 mod requests;
 pub(crate) mod steps;
@@ -19,21 +19,19 @@ use crate::{
         Accepted, AgentLease, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Urgency,
         kind::{DeploymentKind, RevisionOutcome},
     },
-    limits::SharedQuota,
     store::Journal,
 };
 use agent_queue::{AgentQueue, AgentQueues, Item, Job};
 use async_trait::async_trait;
-use hoistway_kit::{secrets::MasterKey, telemetry::Origin, time::now_ms};
+use hoistway_kit::{quota::SharedQuota, secrets::MasterKey, telemetry::Origin, time::now_ms};
 use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
 use record::Record;
 pub(crate) use requests::reseal;
 use std::{sync::Arc, time::Duration};
 pub use steps::Services;
 use steps::{
-    Position,
-    log::{Log, State},
-    plan,
+    Position, plan,
+    saga_log::{SagaLog, State},
 };
 use tokio::{
     sync::{Semaphore, watch},
@@ -44,7 +42,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// Sources of more bytes are in memory only while they are needed, and of so many deployments at a time.
 pub const LARGE_SOURCE: usize = 4 << 20;
 const LARGE_AT_A_TIME: usize = 2;
-/// How long a turn waits for deployments before it asks them to end, if it may: most starts take no longer.
+/// The time that a lease waits for deployments before it cancels them, if it may: most starts take no longer.
 const COURTESY: Duration = Duration::from_secs(3);
 
 /// Bounds of the saga.
@@ -107,8 +105,8 @@ impl Saga {
         for mut record in open {
             // One at a time: together they may be larger than what memory there is.
             let request = self.0.journal.request(record.id).await?.unwrap_or_default();
-            let identity = match self.0.unseal(&record, request).await {
-                Ok(work) => self.0.identified(work).await?.1,
+            let request_digest = match self.0.unseal(&record, request).await {
+                Ok(work) => self.0.with_digest(work).await?.1,
                 Err(e) => {
                     // One that cannot be read must not keep the others from going on.
                     tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable");
@@ -121,7 +119,7 @@ impl Saga {
             let agent_queue = self.0.queues.of(&record.agent);
             let mut queue = agent_queue.lock().await;
             // Whatever waited before waits again, be it more than may be added.
-            let job = Job::later(identity, record, None);
+            let job = Job::later(request_digest, record, None);
             self.0.enqueue(&agent_queue, &mut queue, Item::Job(Arc::new(job)));
         }
         Ok(count)
@@ -151,8 +149,8 @@ impl Deployer for Saga {
             .map_err(|e| Error::internal("accepting the deployment", e))?
     }
 
-    async fn turn(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease> {
-        self.0.turn(agent, urgency, patience).await
+    async fn lease(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease> {
+        self.0.lease(agent, urgency, patience).await
     }
 
     async fn cancel(&self, id: DeploymentId) -> Result<Deployment> {
@@ -179,23 +177,23 @@ impl Inner {
         pending_entry: Option<Arc<PendingAuditEntry>>,
     ) -> Result<Accepted> {
         self.check_running()?;
-        let (work, identity) = self.identified(work).await?;
+        let (work, request_digest) = self.with_digest(work).await?;
         let agent_queue = self.queues.of(work.agent());
-        let accepted = self.accept_into(&agent_queue, identity, work, strict, pending_entry).await;
+        let accepted = self.accept_into(&agent_queue, request_digest, work, strict, pending_entry).await;
         self.queues.forget(agent_queue);
         accepted
     }
 
-    async fn turn(self: &Arc<Self>, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease> {
+    async fn lease(self: &Arc<Self>, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease> {
         self.check_running()?;
         let (ended, unwanted) = (CancellationToken::new(), CancellationToken::new());
         let (waiting, mut granted) = agent_queue::QueuedLease::new(ended.clone(), unwanted.clone());
         let waiting = Arc::new(waiting);
-        // Dropped when the wait is given up, too: then the turn ends as soon as it comes.
-        let turn = AgentLease::new(ended.drop_guard(), unwanted);
+        // Dropped when the wait is given up, too: then the lease ends as soon as it is granted.
+        let lease = AgentLease::new(ended.drop_guard(), unwanted);
         let agent_queue = self.queues.of(&agent);
         let queued = async {
-            let _turn = agent_queue.accepting.lock().await;
+            let _accepting = agent_queue.accepting.lock().await;
             let mut queue = agent_queue.lock().await;
             self.check_queue(&queue, &agent)?;
             self.enqueue(&agent_queue, &mut queue, Item::Lease(waiting.clone()));
@@ -206,16 +204,16 @@ impl Inner {
             if let Ok(granted) = timeout(COURTESY.min(patience), &mut granted).await {
                 return granted.map(|()| false).map_err(|_| shutting_down());
             }
-            let hurried = cancel::hurry(&agent_queue, &waiting, urgency).await;
+            let requested = cancel::cancel_before(&agent_queue, &waiting, urgency).await;
             match timeout(patience.saturating_sub(COURTESY), granted).await {
-                Ok(granted) => granted.map(|()| hurried.any_deployment()).map_err(|_| shutting_down()),
-                Err(_) if hurried.withdraw() => Err(cancel::still_ending(&agent)),
+                Ok(granted) => granted.map(|()| requested.any_deployment()).map_err(|_| shutting_down()),
+                Err(_) if requested.withdraw() => Err(cancel::still_ending(&agent)),
                 Err(_) => Err(cancel::in_the_way(&agent)),
             }
         };
         let came = coming.await;
         self.queues.forget(agent_queue);
-        came.map(|cancelled_others| turn.after_cancelling(cancelled_others))
+        came.map(|cancelled_others| lease.after_cancelling(cancelled_others))
     }
 
     async fn deployment(&self, id: DeploymentId) -> Result<Deployment> {
@@ -241,16 +239,16 @@ impl Inner {
     async fn accept_into(
         self: &Arc<Self>,
         agent_queue: &Arc<AgentQueue>,
-        identity: Digest,
+        request_digest: Digest,
         work: DeploymentKind,
         strict: bool,
         pending_entry: Option<Arc<PendingAuditEntry>>,
     ) -> Result<Accepted> {
-        let _turn = agent_queue.accepting.lock().await;
+        let _accepting = agent_queue.accepting.lock().await;
         // Nobody else can add a job from here on, so an idle queue stays idle until this one is pushed.
         let idle = {
             let queue = agent_queue.lock().await;
-            if let Some(last) = queue.last().filter(|last| last.identity == identity && !last.is_done()) {
+            if let Some(last) = queue.last().filter(|last| last.request_digest == request_digest && !last.is_done()) {
                 return Ok(last.accepted());
             }
             self.check_queue(&queue, work.agent())?;
@@ -259,7 +257,7 @@ impl Inner {
         let mut findings = plan::look_up(&self.services, &work).await.map_err(plan::not_ready)?;
         let warnings = plan::check(&findings, &work, strict)?;
         let now = now_ms();
-        let mut log = Log::accepted(work.reason(), work.wants_build(), now);
+        let mut log = SagaLog::accepted(work.reason(), work.wants_build(), now);
         let mut failure = None;
         if idle {
             match plan::pin_image(&self.services, &work, &mut findings).await {
@@ -283,12 +281,12 @@ impl Inner {
         }
         let job = if idle && work.bytes() <= LARGE_SOURCE {
             self.journalled(&record, sealed, pending_entry.as_deref()).await?;
-            Job::now(identity, record, work)
+            Job::now(request_digest, record, work)
         } else {
             drop(work);
             let room = if idle { None } else { Some(self.room_to_wait(sealed.len(), pending_entry.as_deref())?) };
             self.journalled(&record, sealed, pending_entry.as_deref()).await?;
-            Job::later(identity, record, room)
+            Job::later(request_digest, record, room)
         };
         let job = Arc::new(job);
         if !job.is_done() {
@@ -324,8 +322,8 @@ impl Inner {
         while let Some(item) = agent_queue.front().await {
             let job = match item {
                 Item::Job(job) => job,
-                Item::Lease(turn) => {
-                    if self.shutdown.run_until_cancelled(turn.run()).await.is_none() {
+                Item::Lease(lease) => {
+                    if self.shutdown.run_until_cancelled(lease.run()).await.is_none() {
                         return agent_queue.clear().await;
                     }
                     agent_queue.pop().await;

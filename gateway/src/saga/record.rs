@@ -2,7 +2,7 @@
 
 use super::steps::{
     Position,
-    log::{Log, State, Timing},
+    saga_log::{SagaLog, State, Timing},
 };
 use crate::deploy::{self, Deployment, DeploymentStatus, DeploymentStep};
 use hoistway_model::{Code, DeploymentId, Error, Name, RevisionId};
@@ -13,7 +13,7 @@ pub struct Record {
     pub id: DeploymentId,
     pub agent: Name,
     pub state: State,
-    pub log: Log,
+    pub log: SagaLog,
     pub warnings: Vec<String>,
     pub failure: Option<Failure>,
     /// Milliseconds since the epoch.
@@ -32,7 +32,7 @@ pub struct Failure {
 
 impl Record {
     /// A deployment that is accepted now.
-    pub fn new(agent: Name, log: Log, warnings: Vec<String>, now: i64) -> Self {
+    pub fn new(agent: Name, log: SagaLog, warnings: Vec<String>, now: i64) -> Self {
         Self {
             id: DeploymentId::mint(),
             agent,

@@ -1,13 +1,11 @@
 //! The requests of deployments: told apart, sealed for the journal, read from it, and bounded while they wait there.
 
 use super::{Inner, record::Record};
-use crate::{
-    audit::PendingAuditEntry,
-    deploy::kind::DeploymentKind,
-    limits::{QuotaExceeded, QuotaGrant, SharedQuota},
-    store::Journal,
+use crate::{audit::PendingAuditEntry, deploy::kind::DeploymentKind, store::Journal};
+use hoistway_kit::{
+    quota::{QuotaExceeded, QuotaGrant, SharedQuota},
+    secrets::MasterKey,
 };
-use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{Code, DeploymentId, Digest, Error, Result};
 use std::sync::Arc;
 
@@ -44,11 +42,11 @@ impl Inner {
     }
 
     /// The work, and what makes two of them the same.
-    pub(super) async fn identified(&self, work: DeploymentKind) -> Result<(DeploymentKind, Digest)> {
+    pub(super) async fn with_digest(&self, work: DeploymentKind) -> Result<(DeploymentKind, Digest)> {
         let key = self.key.clone();
         apart(work.bytes(), move || {
-            let identity = key.fingerprint("deploy-request", &work.canonical());
-            Ok((work, identity))
+            let digest = key.fingerprint("deploy-request", &work.canonical());
+            Ok((work, digest))
         })
         .await
     }

@@ -7,8 +7,8 @@ use super::{
     record::Record,
     steps::{
         Context, Position,
-        log::{Log, State},
-        switch,
+        saga_log::{SagaLog, State},
+        switch_route,
     },
 };
 use crate::deploy::{Progress, kind::DeploymentKind};
@@ -30,11 +30,11 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
     let mut record = job.record.lock().await;
     let span = info_span!("deployment", deployment = %record.id, agent = %record.agent);
     async {
-        let mut turn = None;
+        let mut permit = None;
         let begun = job.begin();
         if begun.is_none()
             && record.log.step == Position::PLAN
-            && let Some(why) = job.cancellation.at(Position::PLAN)
+            && let Some(why) = job.cancel.at(Position::PLAN)
         {
             fail(inner, &mut record, &why).await?;
             return Ok(progress_of(&record));
@@ -44,7 +44,7 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
             None => {
                 let size = journalled(inner, &record).await?;
                 if size > LARGE_SOURCE && record.log.step.needs_source() {
-                    turn = large_turn(inner, job).await?;
+                    permit = large_source_permit(inner, job).await?;
                 }
                 match read(inner, &mut record).await? {
                     Some(work) => work,
@@ -58,7 +58,7 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
                 if record.log.fingerprint.is_some() {
                     work.forget_source();
                 }
-                drop(turn.take());
+                drop(permit.take());
             }
             match record.state {
                 State::Running => forward(inner, job, &work, &mut record).await?,
@@ -71,7 +71,7 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
     .await
 }
 
-/// How large the journalled request of a deployment is.
+/// The size of a deployment's journalled request, in bytes.
 async fn journalled(inner: &Inner, record: &Record) -> Result<usize, Stopped> {
     let mut retry = Retry::default();
     loop {
@@ -83,17 +83,17 @@ async fn journalled(inner: &Inner, record: &Record) -> Result<usize, Stopped> {
     }
 }
 
-/// The turn of a large source; none for one that is cancelled while it waits, and is only to be undone.
-async fn large_turn<'a>(inner: &'a Inner, job: &Job) -> Result<Option<SemaphorePermit<'a>>, Stopped> {
+/// Waits for the permit of a large source; `None` when the deployment is cancelled meanwhile, and is only undone.
+async fn large_source_permit<'a>(inner: &'a Inner, job: &Job) -> Result<Option<SemaphorePermit<'a>>, Stopped> {
     tokio::select! {
         () = inner.shutdown.cancelled() => Err(Stopped),
-        _ = job.cancellation.of(Position::PLAN) => Ok(None),
-        turn = inner.large.acquire() => turn.map(Some).map_err(|_| Stopped),
+        _ = job.cancel.of(Position::PLAN) => Ok(None),
+        permit = inner.large.acquire() => permit.map(Some).map_err(|_| Stopped),
     }
 }
 
-/// What a deployment that has waited is to do. One whose request cannot be read has failed: it must not keep others from
-/// going on.
+/// Reads the request of a deployment that has waited. A deployment whose request is unreadable fails, so that it does not
+/// block its queue.
 async fn read(inner: &Inner, record: &mut Record) -> Result<Option<DeploymentKind>, Stopped> {
     let mut retry = Retry::default();
     let sealed = loop {
@@ -113,7 +113,7 @@ async fn read(inner: &Inner, record: &mut Record) -> Result<Option<DeploymentKin
     }
 }
 
-/// How a deployment fails whose request is lost.
+/// The failure of a deployment whose request is unreadable.
 pub fn unreadable() -> Error {
     Error::new(Code::Internal, "its journalled request cannot be read; deploy again")
 }
@@ -154,7 +154,7 @@ async fn backward(inner: &Inner, work: &DeploymentKind, record: &mut Record) -> 
         if error.code == Code::Conflict && log.step.may_have_committed() {
             // The switch did happen, whatever its answer was: then there is only forward.
             tracing::warn!("the revision is the agent's already: the deployment goes on");
-            while let Err(e) = switch::drop_earlier_bindings(&ctx).await {
+            while let Err(e) = switch_route::drop_earlier_bindings(&ctx).await {
                 tracing::info!(cause = e.chain(), "will be tried again: {e}");
                 retry.wait(inner).await?;
             }
@@ -181,14 +181,14 @@ async fn undo_all(ctx: &Context<'_>) -> Result<()> {
 }
 
 /// Performs the intended step, again while it fails for a passing reason and there is time.
-async fn attempt(inner: &Inner, job: &Job, work: &DeploymentKind, record: &Record) -> Result<Result<Log>, Stopped> {
+async fn attempt(inner: &Inner, job: &Job, work: &DeploymentKind, record: &Record) -> Result<Result<SagaLog>, Stopped> {
     let spent = Duration::from_millis(u64::try_from(now_ms() - record.created_at).unwrap_or(0));
     // What was recovered after a long pause gets some time all the same: the services may be starting as well.
     let deadline = tokio::time::Instant::now() + inner.limits.deadline.saturating_sub(spent).max(GRACE);
     // A switch that was asked for may have happened: from here on there is only forward.
     let may_give_up = !record.log.step.may_have_committed();
     let mut retry = Retry::default();
-    let cancelled = job.cancellation.of(record.log.step);
+    let cancelled = job.cancel.of(record.log.step);
     tokio::pin!(cancelled);
     loop {
         let performed = tokio::select! {
@@ -212,7 +212,7 @@ async fn attempt(inner: &Inner, job: &Job, work: &DeploymentKind, record: &Recor
 }
 
 /// The intended step once; the log after it.
-async fn perform(inner: &Inner, work: &DeploymentKind, record: &Record) -> Result<Log> {
+async fn perform(inner: &Inner, work: &DeploymentKind, record: &Record) -> Result<SagaLog> {
     let mut log = record.log.clone();
     let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &record.log };
     if let Some(step) = record.log.step.step() {

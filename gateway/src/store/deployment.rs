@@ -5,7 +5,7 @@ use crate::{
     deploy::DeploymentStatus,
     saga::{
         record::Record,
-        steps::{Position, log::State},
+        steps::{Position, saga_log::State},
     },
 };
 use hoistway_kit::prune::Rows;
@@ -24,7 +24,7 @@ pub struct Model {
     pub id: String,
     pub agent: String,
     pub state: String,
-    /// JSON of [`crate::saga::steps::log::Log`].
+    /// JSON of [`crate::saga::steps::saga_log::SagaLog`].
     pub log: String,
     pub request: Option<Vec<u8>>,
     /// JSON array of texts.

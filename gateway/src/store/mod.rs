@@ -7,7 +7,7 @@ mod key;
 pub use audit::AuditStore;
 pub use key::KeyStore;
 
-use crate::{audit::entry::Entry, deploy::DeploymentQuery, migrations, saga::record::Record, seen::Seen};
+use crate::{audit::entry::Entry, deploy::DeploymentQuery, events::Events, migrations, saga::record::Record};
 use hoistway_kit::{
     db::{Db, db_error},
     prune::{Pruned, Retention, prune},
@@ -23,24 +23,24 @@ const READING: &str = "reading the deployment journal";
 #[derive(Debug, Clone)]
 pub struct Journal {
     db: Db,
-    /// Who is told of every record that is written.
-    seen: Option<Arc<Seen>>,
+    /// Publishes every record that is written.
+    events: Option<Arc<Events>>,
 }
 
 impl Journal {
     /// Opens the journal's database, making or migrating it.
     pub async fn open(path: &Path) -> Result<Self> {
-        Ok(Self { db: Db::open(path, migrations::ALL).await?, seen: None })
+        Ok(Self { db: Db::open(path, migrations::ALL).await?, events: None })
     }
 
-    /// The same, telling `seen` of every record once it is durable.
-    pub fn seen_by(self, seen: Arc<Seen>) -> Self {
-        Self { seen: Some(seen), ..self }
+    /// Publishes every record to `events` once it is durable.
+    pub fn publishing_to(self, events: Arc<Events>) -> Self {
+        Self { events: Some(events), ..self }
     }
 
-    fn tell(&self, record: &Record) {
-        if let Some(seen) = &self.seen {
-            seen.deployment(record);
+    fn publish(&self, record: &Record) {
+        if let Some(events) = &self.events {
+            events.deployment_changed(record);
         }
     }
 
@@ -60,7 +60,7 @@ impl Journal {
         let row = deployment::new_row(record, request, entry)?;
         let inserted = deployment::Entity::insert(row).exec_without_returning(self.db.write()).await;
         inserted.map_err(db_error(WRITING))?;
-        self.tell(record);
+        self.publish(record);
         Ok(())
     }
 
@@ -73,7 +73,7 @@ impl Journal {
             .exec(self.db.write())
             .await;
         updated.map_err(db_error(WRITING))?;
-        self.tell(record);
+        self.publish(record);
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Journal {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::saga::steps::log::Log;
+    use crate::saga::steps::saga_log::SagaLog;
     use hoistway_model::{Name, revision::Reason};
 
     #[tokio::test]
@@ -170,7 +170,7 @@ mod tests {
         let path = dir.path().join("gateway.db");
         let journal = Journal::open(&path).await.unwrap();
         let new = |now| {
-            let log = Log::accepted(Reason::Deploy, true, now);
+            let log = SagaLog::accepted(Reason::Deploy, true, now);
             Record::new(Name::parse("agent", "a").unwrap(), log, Vec::new(), now)
         };
         let (earlier, later) = (new(1), new(2));

@@ -8,8 +8,8 @@ use crate::{
 use futures_util::future::join_all;
 use hoistway_gateway::{
     access::AccessLimits,
-    limits::Rate,
     oidc::{CallerLimits, cache::Times},
+    rate_limits::Rate,
     state::Limits,
 };
 use hoistway_model::{

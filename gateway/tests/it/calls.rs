@@ -1,7 +1,7 @@
 //! Records of agents' outbound calls.
 
 use crate::{fake_egress::call, fakes::name, harness::Gateway, seeing::chunk};
-use hoistway_gateway::seen::{KEPT_EVENTS, ToolChange};
+use hoistway_gateway::events::{KEPT_EVENTS, ToolChange};
 use hoistway_model::egress::{Call, CallUpdate, Check, CheckKind, CheckStep};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -107,7 +107,7 @@ async fn a_call_that_ended_is_an_event_that_pushes_out_no_others() {
     let mut tools = gateway.stream("/api/events?types=tool", &[]).await;
     chunk(&mut tools).await.unwrap();
 
-    gateway.state.seen.tool(ToolChange::Created, &name("stripe"));
+    gateway.state.events.tool_changed(ToolChange::Created, &name("stripe"));
     let (_, created) = event(&mut all).await;
     gateway.egress.update(1, ended(call(1, "b", "x"))).await;
     gateway.egress.update(1, ended(call(2, "a", "x"))).await;
@@ -127,7 +127,7 @@ async fn a_call_that_ended_is_an_event_that_pushes_out_no_others() {
     }
     gateway.egress.update(1, ended(call(9_999_999, "a", "last"))).await;
     while !event(&mut of_a).await.1["data"]["tool"].eq("last") {}
-    gateway.state.seen.tool(ToolChange::Updated, &name("stripe"));
+    gateway.state.events.tool_changed(ToolChange::Updated, &name("stripe"));
     assert_eq!(event(&mut tools).await.1["type"], "tool.created");
     assert_eq!(event(&mut tools).await.1["type"], "tool.updated");
     let mut back = gateway.stream("/api/events", &[("last-event-id", created["id"].as_str().unwrap())]).await;

@@ -717,7 +717,7 @@ impl Deployer for FakeDeployer {
         Ok(Accepted { id: self.id, warnings, progress: self.progress.subscribe() })
     }
 
-    async fn turn(&self, agent: Name, _: Urgency, _: Duration) -> Result<AgentLease> {
+    async fn lease(&self, agent: Name, _: Urgency, _: Duration) -> Result<AgentLease> {
         if let Some(refusal) = self.refusal.lock().unwrap().take() {
             return Err(refusal);
         }

@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hoistway_gateway::{
     access::{Access, AccessLimits},
-    api::{self, body},
+    api::{self, request_body},
+    events::Events,
+    metrics::GatewayMetrics,
     oidc::{CallerLimits, Callers},
-    public::PublicAddresses,
-    routes::Routes,
-    seen::Seen,
+    public_registry::PublicRegistry,
+    routing_table::RoutingTable,
     state::{AppState, LargeDeploys, Limits, Lists, ReadyCheck},
 };
 use hoistway_kit::{
@@ -106,18 +107,19 @@ impl Gateway {
         let (tools, agents, deployer) = (Arc::<FakeTools>::default(), FakeAgents::new(), FakeDeployer::new());
         let (key, egress) = (ApiKey::generate().unwrap(), FakeEgress::new());
         let shutdown = CancellationToken::new();
+        let metrics = GatewayMetrics::new("/nowhere/gateway.db".into());
         let state = Arc::new(AppState {
             tools: tools.clone(),
             builds: FakeBuilds::new(),
             agents: agents.clone(),
             egress: egress.clone(),
             deployer: deployer.clone(),
-            routes: Routes::new(agents.clone()),
+            routes: RoutingTable::new(agents.clone()),
             access: Access::open(&dir.path().join("gateway.db"), key.clone(), access).await.unwrap(),
             callers: Callers::new(tools.clone(), callers),
             invoke_statements: InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap(),
-            public: PublicAddresses::new("127.0.0.1:5005"),
-            bodies: body::budget(limits.max_body),
+            public_registry: PublicRegistry::new("127.0.0.1:5005"),
+            bodies: request_body::budget(limits.max_body),
             lists: Lists::default(),
             scraped: Default::default(),
             large_deploys: LargeDeploys::default(),
@@ -125,13 +127,14 @@ impl Gateway {
             ready: Arc::new(Always),
             tasks: TaskTracker::new(),
             reserve: Reserve::new(dir.path()),
-            seen: Seen::new("/nowhere/gateway.db".into()),
+            events: Events::new(metrics.clone()),
+            metrics,
             closing: shutdown.child_token(),
         });
         let mut changes = state.routes.changes();
         tokio::spawn(state.routes.clone().run(shutdown.clone()));
-        tokio::spawn(state.seen.clone().follow_agents(agents.clone(), shutdown.clone()));
-        tokio::spawn(state.seen.clone().follow_egress(egress.clone(), shutdown.clone()));
+        tokio::spawn(state.events.clone().follow_agents(agents.clone(), shutdown.clone()));
+        tokio::spawn(state.events.clone().follow_egress(egress.clone(), shutdown.clone()));
         changes.wait_for(|count| *count > 0).await.unwrap();
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];

@@ -4,7 +4,7 @@ use crate::{
     fakes::name,
     harness::{Answer, Gateway},
 };
-use hoistway_gateway::{routes::RouteLookup, state::Limits};
+use hoistway_gateway::{routing_table::RouteLookup, state::Limits};
 use hoistway_model::{
     RevisionId, Secret,
     agent::{Route, RouteEvent, Target},

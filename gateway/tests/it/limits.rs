@@ -3,7 +3,7 @@
 use crate::harness::Gateway;
 use hoistway_gateway::{
     access::AccessLimits,
-    limits::{Rate, Rates},
+    rate_limits::{Rate, Rates},
     state::Limits,
 };
 use serde_json::json;

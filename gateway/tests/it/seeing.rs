@@ -1,7 +1,7 @@
 //! Logs, events and measurements.
 
 use crate::{fakes::name, harness::Gateway};
-use hoistway_gateway::seen::{KEPT_EVENTS, ToolChange};
+use hoistway_gateway::events::{KEPT_EVENTS, ToolChange};
 use hoistway_model::{
     RevisionId,
     agent::{AgentChange, AgentEvent, Phase, Place},
@@ -126,13 +126,13 @@ async fn followers_are_bounded_and_give_up_their_place() {
     }
     let refused = gateway.get("/api/events").await;
     assert_eq!(refused.error(), "429 resource_exhausted 32 logs and events are followed with this key already");
-    let seen = gateway.state.seen.clone();
-    let other = |n: usize| seen.place(&format!("key {}", n % 4).into());
+    let events = gateway.state.events.clone();
+    let other = |n: usize| events.follower(&format!("key {}", n % 4).into());
     let others: Vec<_> = (0..96).map(|n| other(n).unwrap()).collect();
     let full = "128 logs and events are followed already";
-    assert_eq!(seen.place(&"another".into()).unwrap_err().message, full);
+    assert_eq!(events.follower(&"another".into()).unwrap_err().message, full);
     drop((bodies, others));
-    while seen.place(&"installation".into()).is_err() {
+    while events.follower(&"installation".into()).is_err() {
         tokio::task::yield_now().await;
     }
 }
@@ -185,7 +185,7 @@ async fn events_are_followed_filtered_and_resumed() {
     assert_eq!((two.kind.as_str(), &two.data["data"]["reason"]), ("agent.crashed", &json!("exit status 7")));
     happens(&gateway, "b", AgentChange::Phase(Phase::Failed, "down".into()));
     assert_eq!(event(&mut of_b).await.data["data"]["message"], "down");
-    gateway.state.seen.tool(ToolChange::Created, &name("stripe"));
+    gateway.state.events.tool_changed(ToolChange::Created, &name("stripe"));
     assert_eq!(event(&mut all).await.kind, "agent.phase");
     assert_eq!(event(&mut all).await.data["data"]["tool"], "stripe");
 
@@ -203,7 +203,7 @@ async fn events_are_followed_filtered_and_resumed() {
     assert_eq!(event(&mut old).await.kind, "reset");
     assert_eq!(event(&mut old).await.kind, "tool.created");
     for _ in 0..KEPT_EVENTS {
-        gateway.state.seen.tool(ToolChange::Updated, &name("stripe"));
+        gateway.state.events.tool_changed(ToolChange::Updated, &name("stripe"));
     }
     let mut late = gateway.stream("/api/events", &[("last-event-id", &one.id)]).await;
     chunk(&mut late).await.unwrap();

@@ -2,8 +2,8 @@
 #![expect(dead_code, reason = "nothing makes them: they describe what `shape` and the runner answer")]
 
 use crate::{
-    api::agent_config::{SpecConfig, ToolOut},
-    public::PublicAddresses,
+    api::config_fields::{SpecConfig, ToolOut},
+    public_registry::PublicRegistry,
 };
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{NAMESPACE, agent::Agent};
@@ -116,7 +116,7 @@ impl utoipa::PartialSchema for AnyJson {
 impl ToSchema for AnyJson {}
 
 /// An agent as every answer shows it.
-pub fn show(agent: &Agent, public: &PublicAddresses) -> Value {
+pub fn show(agent: &Agent, public: &PublicRegistry) -> Value {
     let spec = agent.spec.clone();
     let spec = AgentSpecOut {
         image: public.show_image(&spec.image),

@@ -1,7 +1,7 @@
 //! The body of a deploy as the API's document describes it, and its examples. What is described here is read by
 //! [`super::DeployRequest::parse`], which knows a little more than a schema can say.
 
-use crate::api::agent_config::DeployConfig;
+use crate::api::config_fields::DeployConfig;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;

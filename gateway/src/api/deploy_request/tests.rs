@@ -7,7 +7,7 @@ use hoistway_model::{
 use serde_json::{Value, json};
 
 fn parse(body: Value) -> Result<(DeployRequest, Vec<String>)> {
-    DeployRequest::parse(body.to_string().as_bytes(), &PublicAddresses::new("127.0.0.1:5005"))
+    DeployRequest::parse(body.to_string().as_bytes(), &PublicRegistry::new("127.0.0.1:5005"))
 }
 
 fn ok(body: Value) -> DeployRequest {

@@ -1,8 +1,8 @@
 //! `tools_to_create` and `required_tools`.
 
 use crate::api::{
-    connection::ConnectionInput,
     json::{self, Object, complaint},
+    tool_connection::ConnectionInput,
 };
 use hoistway_model::{Error, Name, Result, error::excerpt, tool::NewTool};
 use std::collections::BTreeMap;

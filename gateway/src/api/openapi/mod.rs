@@ -4,8 +4,8 @@
 //! [`finish`](finish::finish) adds what holds for all of them. Both are open: they describe a public contract and say
 //! nothing of this installation, and whoever has no key yet can read here how to use one.
 
+mod docs_page;
 mod finish;
-mod page;
 mod samples;
 mod shared;
 
@@ -22,7 +22,7 @@ static TEXT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", document()));
 
 /// The paths of this module, outside `/api`.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::new().routes(routes!(openapi)).merge(page::routes())
+    OpenApiRouter::new().routes(routes!(openapi)).merge(docs_page::routes())
 }
 
 /// The whole document.

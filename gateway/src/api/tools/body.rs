@@ -3,11 +3,11 @@
 #[cfg(test)]
 mod tests;
 
-use super::places::{KeyPlace, TokenSource};
+use super::credential_config::{KeyPlace, TokenSource};
 use crate::api::{
-    connection::ConnectionInput,
     deploy_request::tools::description,
     json::{self, Object, complaint, has_value},
+    tool_connection::ConnectionInput,
 };
 use hoistway_model::{
     Error, Name, Result, Secret,

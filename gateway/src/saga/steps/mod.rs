@@ -1,13 +1,13 @@
 //! The steps of a deployment in their order, one file each, action and undo side by side. [`STEPS`] drives the planning,
 //! running, undoing and timing of deployments: a step is added by its file and one line there.
 
-mod bind;
-mod build;
-pub mod log;
+mod apply_tools;
+mod bind_waiting_agents;
+mod build_image;
 pub mod plan;
-mod start;
-pub mod switch;
-mod tools;
+pub mod saga_log;
+mod start_revision;
+pub mod switch_route;
 
 use crate::deploy::{kind::DeploymentKind, request::DeployRequest};
 use async_trait::async_trait;
@@ -15,12 +15,19 @@ use hoistway_kit::secrets::MasterKey;
 use hoistway_model::{
     AgentService, BuildService, DeploymentId, Operation, OperationId, Result, ToolRegistry, tool::ToolPlan,
 };
-use log::Log;
+use saga_log::SagaLog;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, fmt, sync::Arc};
 
 /// All steps in the order in which they run. They are undone in the opposite order.
-static STEPS: [&dyn Step; 6] = [&plan::Plan, &tools::Tools, &build::Build, &start::Start, &switch::Switch, &bind::Bind];
+static STEPS: [&dyn Step; 6] = [
+    &plan::Plan,
+    &apply_tools::ApplyTools,
+    &build_image::BuildImage,
+    &start_revision::StartRevision,
+    &switch_route::SwitchRoute,
+    &bind_waiting_agents::BindWaitingAgents,
+];
 
 /// Their names in their order.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -35,10 +42,10 @@ pub trait Step: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Whether the step has anything to do, as far as the log knows.
-    fn has_work(&self, log: &Log) -> bool;
+    fn has_work(&self, log: &SagaLog) -> bool;
 
     /// Performs the step and writes its output into `log`.
-    async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()>;
+    async fn run(&self, ctx: &Context<'_>, log: &mut SagaLog) -> Result<()>;
 
     /// Reverses what the step did or may have done.
     async fn undo(&self, _: &Context<'_>) -> Result<()> {
@@ -88,21 +95,21 @@ impl Position {
     }
 
     /// The next position where there is anything to do.
-    pub fn next(self, log: &Log) -> Self {
+    pub fn next(self, log: &SagaLog) -> Self {
         let mut later = (self.0 + 1..STEPS.len()).map(Self);
         later.find(|next| next.step().is_some_and(|step| step.has_work(log))).unwrap_or(Self::DONE)
     }
 
     /// What is undone after a failure at this position, in order. The step that failed is the first: nobody knows how
     /// far it came.
-    pub fn undone(self, log: &Log) -> impl Iterator<Item = &'static dyn Step> {
+    pub fn undone(self, log: &SagaLog) -> impl Iterator<Item = &'static dyn Step> {
         let begun = STEPS.iter().take(self.0 + 1).rev().copied();
         begun.filter(|step| step.has_work(log))
     }
 
     /// Whether the deployment's tools are as it wants them.
     pub fn has_tools(self) -> bool {
-        Some(self) > Self::named(tools::Tools.name())
+        Some(self) > Self::named(apply_tools::ApplyTools.name())
     }
 
     /// Whether the source of the request is still to be read.
@@ -163,7 +170,7 @@ pub struct Context<'a> {
     pub id: DeploymentId,
     pub work: &'a DeploymentKind,
     /// The log before the step.
-    pub log: &'a Log,
+    pub log: &'a SagaLog,
 }
 
 impl Context<'_> {
@@ -200,11 +207,11 @@ mod tests {
     use super::*;
     use hoistway_model::revision::Reason;
 
-    fn log(builds: bool, changes_tools: bool, changes_agent: bool) -> Log {
-        Log { changes_tools, changes_agent, ..Log::accepted(Reason::Deploy, builds, 0) }
+    fn log(builds: bool, changes_tools: bool, changes_agent: bool) -> SagaLog {
+        SagaLog { changes_tools, changes_agent, ..SagaLog::accepted(Reason::Deploy, builds, 0) }
     }
 
-    fn path(mut log: Log) -> Vec<&'static str> {
+    fn path(mut log: SagaLog) -> Vec<&'static str> {
         let mut names = Vec::new();
         while log.step != Position::DONE {
             log.advance(0);
@@ -226,7 +233,7 @@ mod tests {
     #[test]
     fn the_failed_step_is_undone_first_and_steps_without_work_are_not() {
         let undone =
-            |at: &str, log: &Log| -> Vec<_> { Position::named(at).unwrap().undone(log).map(Step::name).collect() };
+            |at: &str, log: &SagaLog| -> Vec<_> { Position::named(at).unwrap().undone(log).map(Step::name).collect() };
         assert_eq!(undone("start", &log(true, true, true)), ["start", "build", "tools", "plan"]);
         assert_eq!(undone("start", &log(false, false, true)), ["start", "plan"]);
         assert_eq!(undone("tools", &log(true, true, false)), ["tools", "plan"]);

@@ -2,7 +2,7 @@
 
 use super::{
     Context, Services, Step,
-    log::{Log, ToolsOutput},
+    saga_log::{SagaLog, ToolsOutput},
     tool_plan,
 };
 use crate::deploy::{
@@ -28,11 +28,11 @@ impl Step for Plan {
         "plan"
     }
 
-    fn has_work(&self, _: &Log) -> bool {
+    fn has_work(&self, _: &SagaLog) -> bool {
         true
     }
 
-    async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()> {
+    async fn run(&self, ctx: &Context<'_>, log: &mut SagaLog) -> Result<()> {
         let mut findings = look_up(ctx.services, ctx.work).await?;
         check(&findings, ctx.work, false)?;
         pin_image(ctx.services, ctx.work, &mut findings).await?;
@@ -179,7 +179,7 @@ pub async fn pin_image(services: &Services, work: &DeploymentKind, findings: &mu
 }
 
 /// Writes into the log which steps have anything to do, and what they begin with.
-pub fn decide(key: &MasterKey, work: &DeploymentKind, findings: Findings, log: &mut Log) {
+pub fn decide(key: &MasterKey, work: &DeploymentKind, findings: Findings, log: &mut SagaLog) {
     let Findings { resolved, agent, image_digest, base, choices: _ } = findings;
     log.image_digest = image_digest;
     log.fingerprint = match work {

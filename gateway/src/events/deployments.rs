@@ -1,29 +1,29 @@
-//! Deployments, told from one state of their journal record to the next.
+//! Events of a deployment: the difference between two states of its journal record.
 
-use super::{Seen, ToolChange, short};
+use super::{Events, ToolChange, short};
 use crate::saga::{
     record::Record,
-    steps::{Position, log::State},
+    steps::{Position, saga_log::State},
 };
 use hoistway_kit::time::now_ms;
 use serde_json::json;
 use std::time::Duration;
 
-/// What was told of a deployment.
+/// The state of a deployment that was published last.
 #[derive(Debug)]
-pub struct Told {
-    /// Steps that began and that ended.
+pub struct Published {
+    /// The number of steps that began, and that ended.
     begun: usize,
     ended: usize,
     undoing: bool,
     tools: bool,
-    /// Where it is now.
+    /// `waiting`, `running` or `undoing`.
     pub state: &'static str,
 }
 
-/// Tells what is new in `record`.
-pub fn tell(seen: &Seen, record: &Record) {
-    let mut all = seen.deployments();
+/// Publishes the events that lead to the state of `record`.
+pub fn publish(events: &Events, record: &Record) {
+    let mut all = events.deployments();
     let (id, agent) = (record.id, Some(&record.agent));
     let about = |more: serde_json::Value| {
         let mut data = json!({ "deployment": id });
@@ -32,34 +32,34 @@ pub fn tell(seen: &Seen, record: &Record) {
         }
         data
     };
-    let told = all.entry(id).or_insert_with(|| {
+    let published = all.entry(id).or_insert_with(|| {
         let data = about(json!({"request_id": record.log.request_id, "warnings": record.warnings.len()}));
-        seen.tell("deployment.accepted", record.created_at, agent, data);
-        Told { begun: 0, ended: 0, undoing: false, tools: false, state: "waiting" }
+        events.publish("deployment.accepted", record.created_at, agent, data);
+        Published { begun: 0, ended: 0, undoing: false, tools: false, state: "waiting" }
     });
     for (i, timing) in record.log.timings.iter().enumerate() {
         let step = timing.step.name();
-        if i >= told.begun {
-            told.begun = i + 1;
-            seen.tell("deployment.step_started", timing.started_at, agent, about(json!({ "step": step })));
+        if i >= published.begun {
+            published.begun = i + 1;
+            events.publish("deployment.step_started", timing.started_at, agent, about(json!({ "step": step })));
         }
-        if let Some(end) = timing.completed_at.filter(|_| i >= told.ended) {
-            told.ended = i + 1;
+        if let Some(end) = timing.completed_at.filter(|_| i >= published.ended) {
+            published.ended = i + 1;
             let ms = end - timing.started_at;
-            seen.step_durations.observe(&[step], millis(ms));
+            events.metrics.deployment_step_ended(step, millis(ms));
             let data = about(json!({"step": step, "duration_ms": ms}));
-            seen.tell("deployment.step_finished", end, agent, data);
+            events.publish("deployment.step_finished", end, agent, data);
         }
     }
-    if record.log.step.has_tools() && !std::mem::replace(&mut told.tools, true) {
+    if record.log.step.has_tools() && !std::mem::replace(&mut published.tools, true) {
         for tool in record.log.tools.iter().flat_map(|tools| &tools.created) {
-            seen.tool(ToolChange::Created, tool);
+            events.tool_changed(ToolChange::Created, tool);
         }
     }
-    if record.state == State::Undoing && !std::mem::replace(&mut told.undoing, true) {
-        seen.tell("deployment.undoing", now_ms(), agent, about(failure(record)));
+    if record.state == State::Undoing && !std::mem::replace(&mut published.undoing, true) {
+        events.publish("deployment.undoing", now_ms(), agent, about(failure(record)));
     }
-    told.state = match (record.state, record.log.step) {
+    published.state = match (record.state, record.log.step) {
         (State::Undoing, _) => "undoing",
         (_, Position::PLAN) => "waiting",
         _ => "running",
@@ -72,11 +72,10 @@ pub fn tell(seen: &Seen, record: &Record) {
     all.remove(&id);
     let end = record.completed_at.unwrap_or_else(now_ms);
     let ms = end - record.created_at;
-    seen.deploys.inc(&[outcome]);
-    seen.deploy_durations.observe(&[outcome], millis(ms));
+    events.metrics.deployment_ended(outcome, millis(ms));
     let mut data = about(more);
     data["duration_ms"] = ms.into();
-    seen.tell(kind, end, agent, data);
+    events.publish(kind, end, agent, data);
 }
 
 fn failure(record: &Record) -> serde_json::Value {

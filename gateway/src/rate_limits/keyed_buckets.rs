@@ -1,6 +1,6 @@
 //! A budget for each of many, in bounded memory.
 
-use super::bucket::{Bucket, Clock, Level, Rate};
+use super::token_bucket::{Bucket, Clock, Level, Rate};
 use std::{
     collections::HashMap,
     hash::Hash,
@@ -10,31 +10,31 @@ use std::{
 /// How many are watched at a time. Those beyond are not slowed down, which costs us less than forgetting one that is.
 pub const MAX_WATCHED: usize = 8_192;
 
-/// A bucket for each `K` that was seen lately.
+/// A bucket for each `K` that was buckets lately.
 #[derive(Debug)]
-pub struct Budgets<K> {
+pub struct KeyedBuckets<K> {
     rate: Option<Rate>,
     clock: Clock,
-    seen: Mutex<HashMap<K, Bucket>>,
+    buckets: Mutex<HashMap<K, Bucket>>,
 }
 
-impl<K: Eq + Hash> Budgets<K> {
+impl<K: Eq + Hash> KeyedBuckets<K> {
     /// `None` is no limit.
     pub fn new(rate: Option<Rate>) -> Self {
-        Self { rate, clock: Clock::default(), seen: Mutex::default() }
+        Self { rate, clock: Clock::default(), buckets: Mutex::default() }
     }
 
     /// Takes one from the budget of `key`. `None` when there is no limit.
     pub fn take(&self, key: K) -> Option<(Level, Rate)> {
         let (rate, now) = (self.rate?, self.clock.now());
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= MAX_WATCHED && !seen.contains_key(&key) {
-            seen.retain(|_, bucket| !bucket.is_full(now));
-            if seen.len() >= MAX_WATCHED {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= MAX_WATCHED && !buckets.contains_key(&key) {
+            buckets.retain(|_, bucket| !bucket.is_full(now));
+            if buckets.len() >= MAX_WATCHED {
                 return None;
             }
         }
-        Some((seen.entry(key).or_default().take(rate, now), rate))
+        Some((buckets.entry(key).or_default().take(rate, now), rate))
     }
 }
 
@@ -45,11 +45,11 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let budgets = Budgets::new(Rate::new(1, Duration::from_secs(3600), 2));
+        let budgets = KeyedBuckets::new(Rate::new(1, Duration::from_secs(3600), 2));
         for n in 0..2 * MAX_WATCHED {
             budgets.take(n);
         }
-        assert_eq!(budgets.seen.lock().map(|seen| seen.len()).unwrap_or_default(), MAX_WATCHED);
-        assert!(Budgets::new(None).take(1).is_none());
+        assert_eq!(budgets.buckets.lock().map(|buckets| buckets.len()).unwrap_or_default(), MAX_WATCHED);
+        assert!(KeyedBuckets::new(None).take(1).is_none());
     }
 }

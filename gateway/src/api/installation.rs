@@ -1,4 +1,4 @@
-//! How a client sees which installation it speaks with, before it shows its key.
+//! `GET /identity`: proves to a client which installation this is, before the client sends its key.
 
 use super::{
     error::{ApiResult, ErrorBody},
@@ -15,7 +15,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The answer to a client's number.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Identity {
+#[schema(as = Identity)]
+pub struct InstallationProof {
     /// An HMAC-SHA256 in base64url, under a key that is derived from the installation's API key.
     #[schema(examples("7t0p3rsmsYn9dYl2WbK0vJw4cVQ0m1zI2cO2aQF1u2k"))]
     proof: String,
@@ -39,7 +40,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     params(("nonce" = String, Query, description = "A number that was not asked with before: 16 to 64 letters, digits, - and _",
         min_length = 16, max_length = 64, pattern = "^[A-Za-z0-9_-]+$", example = "mJ0f1b7wTq2kXr8s")),
     responses(
-        (status = 200, description = "The proof", body = Identity),
+        (status = 200, description = "The proof", body = InstallationProof),
         (status = 400, description = "There is no such number in the query", body = ErrorBody),
     )
 )]
@@ -47,7 +48,7 @@ async fn show(
     State(state): State<Arc<AppState>>,
     connection: Option<Extension<Connection>>,
     query: Query,
-) -> ApiResult<Json<Identity>> {
+) -> ApiResult<Json<InstallationProof>> {
     query.only(&["nonce"])?;
     let nonce = query.text("nonce").filter(|text| installation_identity::is_nonce(text)).ok_or_else(|| {
         let (min, max) = (installation_identity::NONCE.start(), installation_identity::NONCE.end());
@@ -55,5 +56,5 @@ async fn show(
     })?;
     let at = connection.and_then(|Extension(connection)| connection.local());
     let at = at.ok_or_else(|| Error::new(Code::Unavailable, "it is not known at which address this was asked"))?;
-    Ok(Json(Identity { proof: state.access.identity.proof(nonce, at) }))
+    Ok(Json(InstallationProof { proof: state.access.installation.proof(nonce, at) }))
 }

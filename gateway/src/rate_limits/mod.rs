@@ -1,13 +1,12 @@
 //! How much a caller may ask for in a time: requests of each key, wrong keys of each address.
 
-pub mod bucket;
-pub mod budgets;
-pub mod throttle;
+pub mod failed_auth_throttle;
+pub mod keyed_buckets;
+pub mod token_bucket;
 
-pub use bucket::{Bucket, Clock, Level, Rate};
-pub use budgets::Budgets;
-pub use hoistway_kit::quota::{QuotaExceeded, QuotaGrant, SharedQuota};
-pub use throttle::Throttle;
+pub use failed_auth_throttle::FailedAuthThrottle;
+pub use keyed_buckets::KeyedBuckets;
+pub use token_bucket::{Bucket, Clock, Level, Rate};
 
 use std::time::Duration;
 

@@ -71,7 +71,7 @@ impl Bucket {
                     let left = (rate.capacity() - used) / rate.interval;
                     return Level { left, full_in: Duration::from_nanos(used), wait: None };
                 }
-                Err(seen) => full_at = seen,
+                Err(current) => full_at = current,
             }
         }
     }

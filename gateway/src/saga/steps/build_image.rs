@@ -1,6 +1,6 @@
 //! Builds the image from source and pushes it.
 
-use super::{Context, Step, log::Log};
+use super::{Context, Step, saga_log::SagaLog};
 use crate::deploy::{
     kind::DeploymentKind,
     request::{DeployRequest, Source},
@@ -11,15 +11,15 @@ use hoistway_model::{
     build::{BuildRequest, BuiltImage, RebuildRequest},
 };
 
-pub struct Build;
+pub struct BuildImage;
 
 #[async_trait]
-impl Step for Build {
+impl Step for BuildImage {
     fn name(&self) -> &'static str {
         "build"
     }
 
-    fn has_work(&self, log: &Log) -> bool {
+    fn has_work(&self, log: &SagaLog) -> bool {
         log.changes_agent && log.builds
     }
 
@@ -27,7 +27,7 @@ impl Step for Build {
         true
     }
 
-    async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()> {
+    async fn run(&self, ctx: &Context<'_>, log: &mut SagaLog) -> Result<()> {
         let built = match ctx.work {
             DeploymentKind::Deploy(request) => build(ctx, request).await,
             DeploymentKind::Rollback(_) | DeploymentKind::Config(_) | DeploymentKind::Rebuild(_) => rebuild(ctx).await,

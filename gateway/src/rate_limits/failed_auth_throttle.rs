@@ -3,7 +3,7 @@
 //! Nobody guesses 256 bits; what this saves is the work and the log lines of whoever tries. So a right key is let in
 //! always: people behind one proxy or one host must not be locked out by a neighbour.
 
-use super::{Budgets, Rate};
+use super::{KeyedBuckets, Rate};
 use std::{
     net::{IpAddr, Ipv6Addr},
     time::Duration,
@@ -11,12 +11,12 @@ use std::{
 
 /// The wrong keys of each address.
 #[derive(Debug)]
-pub struct Throttle(Budgets<IpAddr>);
+pub struct FailedAuthThrottle(KeyedBuckets<IpAddr>);
 
-impl Throttle {
+impl FailedAuthThrottle {
     /// `None` is no limit.
     pub fn new(rate: Option<Rate>) -> Self {
-        Self(Budgets::new(rate))
+        Self(KeyedBuckets::new(rate))
     }
 
     /// Counts a wrong key; when there were too many, says how long to wait.
@@ -40,13 +40,13 @@ mod tests {
 
     #[test]
     fn each_network_has_a_budget_of_its_own() {
-        let throttle = Throttle::new(Rate::new(1, Duration::from_secs(3600), 2));
+        let throttle = FailedAuthThrottle::new(Rate::new(1, Duration::from_secs(3600), 2));
         let failed = |text: &str| throttle.failed(text.parse().unwrap()).is_some();
         assert!(!failed("192.0.2.1") && !failed("::ffff:192.0.2.1") && failed("192.0.2.1"));
         assert!(!failed("192.0.2.2"));
         assert!(
             !failed("2001:db8::1") && !failed("2001:db8::2") && failed("2001:db8::3") && !failed("2001:db8:0:1::1")
         );
-        assert_eq!(Throttle::new(None).failed("192.0.2.1".parse().unwrap()), None);
+        assert_eq!(FailedAuthThrottle::new(None).failed("192.0.2.1".parse().unwrap()), None);
     }
 }

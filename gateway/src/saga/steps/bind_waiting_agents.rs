@@ -1,22 +1,22 @@
 //! Gives the deploy's tools to agents that have required them since before they existed.
 
-use super::{Context, Step, log::Log};
+use super::{Context, Step, saga_log::SagaLog};
 use async_trait::async_trait;
 use hoistway_model::{Operation, Result, tool::BoundTool};
 
-pub struct Bind;
+pub struct BindWaitingAgents;
 
 #[async_trait]
-impl Step for Bind {
+impl Step for BindWaitingAgents {
     fn name(&self) -> &'static str {
         "bind"
     }
 
-    fn has_work(&self, log: &Log) -> bool {
+    fn has_work(&self, log: &SagaLog) -> bool {
         log.changes_tools
     }
 
-    async fn run(&self, ctx: &Context<'_>, _: &mut Log) -> Result<()> {
+    async fn run(&self, ctx: &Context<'_>, _: &mut SagaLog) -> Result<()> {
         match bind(ctx).await {
             // The agent runs: what others miss is logged, and nothing is undone for it.
             Err(e) if !e.code.is_transient() => {

@@ -29,7 +29,7 @@ const UNACKNOWLEDGED: usize = 256;
 
 /// The routing table of one gateway.
 #[derive(Clone)]
-pub struct Routes(Arc<Inner>);
+pub struct RoutingTable(Arc<Inner>);
 
 struct Inner {
     agents: Arc<dyn AgentService>,
@@ -50,7 +50,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn door(&self) -> AccessPolicy {
+    fn access_policy(&self) -> AccessPolicy {
         if self.route.needs_caller_identity {
             AccessPolicy::Users(self.route.identity_provider.clone())
         } else {
@@ -67,7 +67,7 @@ pub enum RouteLookup {
     /// It cannot answer now, and why.
     NotReady(String),
     /// It can.
-    Ready(Picked),
+    Ready(PickedTarget),
 }
 
 /// Whom an agent answers.
@@ -81,11 +81,11 @@ pub enum AccessPolicy {
 
 /// A target, and the promise to connect to it soon: hold it until there is a connection, and no longer.
 #[derive(Debug)]
-pub struct Picked {
+pub struct PickedTarget {
     /// Where to connect to.
     pub target: Target,
     /// Whom it answers.
-    pub door: AccessPolicy,
+    pub access_policy: AccessPolicy,
     _connecting: OwnedRwLockReadGuard<()>,
 }
 
@@ -99,8 +99,8 @@ impl Drop for Slot {
     }
 }
 
-impl Routes {
-    /// An empty table; [`Routes::run`] fills it.
+impl RoutingTable {
+    /// An empty table; [`RoutingTable::run`] fills it.
     pub fn new(agents: Arc<dyn AgentService>) -> Self {
         let watcher = uuid::Uuid::now_v7().to_string();
         let (changes, subscriptions) = (watch::Sender::new(0), watch::Sender::new(0));
@@ -145,16 +145,18 @@ impl Routes {
         let Some(entry) = table.get(agent) else { return RouteLookup::Unknown };
         // Nobody waits to write-lock an entry that is in the table, so this never fails while the table is held.
         match (&entry.route.target, entry.connecting.clone().try_read_owned()) {
-            (Some(target), Ok(guard)) if entry.route.ready => {
-                RouteLookup::Ready(Picked { target: target.clone(), door: entry.door(), _connecting: guard })
-            }
+            (Some(target), Ok(guard)) if entry.route.ready => RouteLookup::Ready(PickedTarget {
+                target: target.clone(),
+                access_policy: entry.access_policy(),
+                _connecting: guard,
+            }),
             _ => RouteLookup::NotReady(entry.route.message.clone()),
         }
     }
 
     /// Whom `agent` answers now; `None` when it is not in the table.
-    pub fn door(&self, agent: &Name) -> Option<AccessPolicy> {
-        self.table().get(agent).map(Entry::door)
+    pub fn access_policy(&self, agent: &Name) -> Option<AccessPolicy> {
+        self.table().get(agent).map(Entry::access_policy)
     }
 
     /// A place among the `limit` invokes that `agent` may have at a time, if one is free.
@@ -255,7 +257,7 @@ fn entry(route: Route, before: Option<Entry>, retired: &mut Vec<Arc<RwLock<()>>>
     Entry { route, connecting, running: before.running }
 }
 
-impl fmt::Debug for Routes {
+impl fmt::Debug for RoutingTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Routes").field("agents", &self.table().len()).finish_non_exhaustive()
     }

@@ -1,17 +1,14 @@
-//! What this gateway sees happen: events for those who follow them, and measurements.
+//! Events of deployments, agents, builds, tools and outbound calls, for clients that follow them.
 //!
-//! Events are kept in memory, the newest of them; an id holds when this process began, so whoever comes back after a
-//! restart is told that something may be missing. Deployments are told when their journal is written, agents and builds
-//! by their services.
+//! The newest events are kept in memory. An event's id contains the time at which this process began, so that a client
+//! that returns after a restart learns that events may be missing. Deployments are published when their journal is
+//! written; events of agents, builds and calls are followed from their services.
 
-use crate::{
-    limits::{QuotaExceeded, QuotaGrant, SharedQuota},
-    saga::record::Record,
-};
+use crate::{metrics::GatewayMetrics, saga::record::Record};
 use futures_util::{Stream, StreamExt};
 use hoistway_kit::{
     event_log::{Next, Ring},
-    metrics::{Counter, Histogram},
+    quota::{QuotaExceeded, QuotaGrant, SharedQuota},
     time::{now_ms, rfc3339},
 };
 use hoistway_model::{
@@ -22,7 +19,6 @@ use hoistway_model::{
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -30,21 +26,19 @@ use tokio_util::sync::CancellationToken;
 
 mod calls;
 mod deployments;
-mod measured;
 
 pub use calls::{CALL_ENDED, CALLS_MISSED};
-pub use measured::Ending;
 
 /// Events that are kept.
 pub const KEPT_EVENTS: usize = 4_096;
 /// Calls of agents that are kept for followers which read slowly.
 const KEPT_CALLS: usize = 1_024;
-/// How many may follow events and logs through one gateway, and how many of them with one key.
+/// The clients that may follow events and logs through one gateway, and the share of one key.
 const MAX_FOLLOWERS: usize = 128;
 const MAX_OWN_FOLLOWERS: usize = 32;
 /// The longest text of an event.
 const MAX_TEXT: usize = 1_000;
-/// How long to wait before a lost subscription is tried again, at first and at most.
+/// The first and the longest pause before a lost subscription is opened again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// One event.
@@ -58,75 +52,36 @@ pub struct Event {
     pub time_ms: i64,
     /// The agent that it is about, if it is about one.
     pub agent: Option<Name>,
-    /// What else there is to know; never a secret.
+    /// Further members by kind; never a secret.
     pub data: Value,
 }
 
-/// What a gateway sees.
+/// The events of one gateway.
 #[derive(Debug)]
-pub struct Seen {
+pub struct Events {
     events: Arc<Ring<Event>>,
     /// Calls have a ring of their own: there may be so many that they would push out everything else.
     calls: Arc<Ring<Event>>,
     followers: Arc<SharedQuota>,
-    /// Deployments that have not ended, as they were told last.
-    deployments: Mutex<HashMap<DeploymentId, deployments::Told>>,
-    /// The journal's file.
-    database: PathBuf,
-    requests: Counter,
-    request_durations: Histogram,
-    invokes: Counter,
-    invoke_durations: Histogram,
-    deploys: Counter,
-    deploy_durations: Histogram,
-    step_durations: Histogram,
+    /// Deployments that have not ended, as they were published last.
+    deployments: Mutex<HashMap<DeploymentId, deployments::Published>>,
+    metrics: Arc<GatewayMetrics>,
 }
 
-impl Seen {
-    /// Nothing yet. `database` is the journal's file.
-    pub fn new(database: PathBuf) -> Arc<Self> {
+impl Events {
+    /// No events yet. Ended deployments and deleted agents are reported to `metrics`.
+    pub fn new(metrics: Arc<GatewayMetrics>) -> Arc<Self> {
         Arc::new(Self {
             events: Ring::new(KEPT_EVENTS),
             calls: Ring::new(KEPT_CALLS),
             followers: SharedQuota::new(MAX_FOLLOWERS, MAX_OWN_FOLLOWERS),
             deployments: Mutex::default(),
-            database,
-            requests: Counter::new(
-                "hoistway_http_requests_total",
-                "HTTP requests, by the route that answered.",
-                &["method", "route", "status"],
-            ),
-            request_durations: Histogram::new(
-                "hoistway_http_request_duration_seconds",
-                "Time from a request to the head of its answer.",
-                &["method", "route"],
-            ),
-            invokes: Counter::new(
-                "hoistway_invokes_total",
-                "Invokes of agents, by ok, client_gone or the error's code.",
-                &["agent", "outcome"],
-            ),
-            invoke_durations: Histogram::new(
-                "hoistway_invoke_duration_seconds",
-                "Time from an invoke to the end of its answer.",
-                &["agent"],
-            ),
-            deploys: Counter::new("hoistway_deployments_total", "Deployments that ended.", &["outcome"]),
-            deploy_durations: Histogram::new(
-                "hoistway_deployment_duration_seconds",
-                "Time from a deployment's acceptance to its end.",
-                &["outcome"],
-            ),
-            step_durations: Histogram::new(
-                "hoistway_deployment_step_duration_seconds",
-                "Time of each step of deployments.",
-                &["step"],
-            ),
+            metrics,
         })
     }
 
-    /// A place for one who follows something; it is given up when dropped.
-    pub fn place(&self, holder: &Arc<str>) -> Result<QuotaGrant> {
+    /// Reserves a place for a client that follows events or logs; dropping it frees the place.
+    pub fn follower(&self, holder: &Arc<str>) -> Result<QuotaGrant> {
         self.followers.take(holder, 1).map_err(|full| {
             let text = match full {
                 QuotaExceeded::OfHolder => {
@@ -138,7 +93,7 @@ impl Seen {
         })
     }
 
-    /// Where the events are now: a follower of what comes after it misses nothing.
+    /// The place of the newest event: a follower of the events after it misses nothing.
     pub fn last(&self) -> Place {
         self.events.last()
     }
@@ -148,22 +103,34 @@ impl Seen {
         self.events.follow(Some(after))
     }
 
-    fn tell(&self, kind: &'static str, time_ms: i64, agent: Option<&Name>, data: Value) {
+    /// The number of clients that follow events or logs.
+    pub fn followers(&self) -> usize {
+        self.followers.given()
+    }
+
+    /// The number of unfinished deployments that wait, run, or are undone.
+    pub fn deployments_by_state(&self) -> [(&'static str, usize); 3] {
+        let deployments = self.deployments();
+        let count = |state: &str| deployments.values().filter(|published| published.state == state).count();
+        ["waiting", "running", "undoing"].map(|state| (state, count(state)))
+    }
+
+    fn publish(&self, kind: &'static str, time_ms: i64, agent: Option<&Name>, data: Value) {
         let agent = agent.cloned();
         self.events.push(|place| Event { place, kind, time_ms, agent, data });
     }
 
-    /// A tool was `created`, `updated` or `deleted`.
-    pub fn tool(&self, what: ToolChange, tool: &Name) {
-        let kind = match what {
+    /// Publishes a change of a tool.
+    pub fn tool_changed(&self, change: ToolChange, tool: &Name) {
+        let kind = match change {
             ToolChange::Created => "tool.created",
             ToolChange::Updated => "tool.updated",
             ToolChange::Deleted => "tool.deleted",
         };
-        self.tell(kind, now_ms(), None, json!({ "tool": tool }));
+        self.publish(kind, now_ms(), None, json!({ "tool": tool }));
     }
 
-    fn agent(&self, event: AgentEvent) {
+    fn agent_changed(&self, event: AgentEvent) {
         let revision = event.revision;
         let (kind, data) = match event.change {
             AgentChange::Phase(phase, message) => {
@@ -173,15 +140,14 @@ impl Seen {
                 ("agent.crashed", json!({"reason": short(&reason), "restarts": restarts, "revision": revision}))
             }
             AgentChange::Deleted => {
-                self.invokes.forget(event.agent.as_str());
-                self.invoke_durations.forget(event.agent.as_str());
+                self.metrics.forget_agent(&event.agent);
                 ("agent.deleted", json!({}))
             }
         };
-        self.tell(kind, event.time_ms, Some(&event.agent), data);
+        self.publish(kind, event.time_ms, Some(&event.agent), data);
     }
 
-    fn build(&self, build: &Build) {
+    fn build_changed(&self, build: &Build) {
         let (kind, time) = match build.status {
             BuildStatus::Pending | BuildStatus::Building => ("build.started", build.created_at),
             BuildStatus::Succeeded => ("build.succeeded", build.completed_at.unwrap_or_else(now_ms)),
@@ -194,40 +160,40 @@ impl Seen {
         if let Some(error) = &build.error {
             data["error"] = short(error).into();
         }
-        self.tell(kind, time, Some(&build.agent), data);
+        self.publish(kind, time, Some(&build.agent), data);
     }
 
-    /// Follows the agent service's events until `shutdown`. What happened while it was away comes when it is back.
+    /// Follows the agent service's events until `shutdown`. Events that it kept during an interruption follow afterwards.
     pub async fn follow_agents(self: Arc<Self>, agents: Arc<dyn AgentService>, shutdown: CancellationToken) {
         // Of no epoch: what the service has kept comes first.
         let after = Place { epoch: 0, sequence: 0 };
         let take = |after: &mut Place, event: AgentEvent| {
             let (from, at) = (std::mem::replace(after, event.place), event.place);
             if at.epoch == from.epoch && at.sequence > from.sequence + 1 {
-                self.tell("reset", now_ms(), None, json!({"reason": "events of agents were missed"}));
+                self.publish("reset", now_ms(), None, json!({"reason": "events of agents were missed"}));
             }
-            self.agent(event);
+            self.agent_changed(event);
         };
         follow(after, |after| agents.agent_events(Some(*after)), take, shutdown).await
     }
 
-    /// Follows the build service's events until `shutdown`. What happens while it cannot be reached is not told.
+    /// Follows the build service's events until `shutdown`. Events during an interruption are lost.
     pub async fn follow_builds(self: Arc<Self>, builds: Arc<dyn BuildService>, shutdown: CancellationToken) {
-        follow((), |()| builds.build_events(), |(), build| self.build(&build), shutdown).await
+        follow((), |()| builds.build_events(), |(), build| self.build_changed(&build), shutdown).await
     }
 
-    /// Ends everybody who follows events.
+    /// Ends the streams of all followers.
     pub fn close(&self) {
         self.events.close();
         self.calls.close();
     }
 
-    /// A deployment as the journal has it now.
-    pub(crate) fn deployment(&self, record: &Record) {
-        deployments::tell(self, record);
+    /// Publishes the changes of a deployment since it was published last.
+    pub(crate) fn deployment_changed(&self, record: &Record) {
+        deployments::publish(self, record);
     }
 
-    fn deployments(&self) -> MutexGuard<'_, HashMap<DeploymentId, deployments::Told>> {
+    fn deployments(&self) -> MutexGuard<'_, HashMap<DeploymentId, deployments::Published>> {
         self.deployments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -259,14 +225,14 @@ async fn follow<P, T, S, F>(
     shutdown.run_until_cancelled(following).await.unwrap_or(())
 }
 
-/// What happened to a tool.
+/// A change of a tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolChange {
-    /// It is new.
+    /// It was registered.
     Created,
-    /// It is another one.
+    /// It was changed.
     Updated,
-    /// It is gone.
+    /// It was deleted.
     Deleted,
 }
 

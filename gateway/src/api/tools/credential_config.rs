@@ -3,8 +3,8 @@
 
 use super::body::MAX_LABEL;
 use crate::api::{
-    connection::{http_url, one_of},
     json::Object,
+    tool_connection::{http_url, one_of},
 };
 use hoistway_model::{
     Error, Result,

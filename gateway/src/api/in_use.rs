@@ -8,7 +8,7 @@ const SHOWN: usize = 10;
 
 /// A refusal that names those that do, unless there are none. A deploy that comes at the same moment is not seen: it may go on
 /// with what has just been deleted, as it would had it come a moment earlier.
-pub async fn none(
+pub async fn refuse_while_used(
     state: &AppState,
     kind: &str,
     name: &Name,

@@ -104,7 +104,7 @@ const fn deploy() -> Reason {
 
 /// The log of one deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Log {
+pub struct SagaLog {
     /// The step whose intent is written.
     pub step: Position,
     /// Whether an image is to be built.
@@ -138,7 +138,7 @@ pub struct Log {
     pub request_id: Option<String>,
 }
 
-impl Log {
+impl SagaLog {
     /// The log of a deployment that has just been accepted.
     pub fn accepted(reason: Reason, builds: bool, now: i64) -> Self {
         Self {
@@ -185,10 +185,10 @@ mod tests {
         let text = format!(
             r#"{{"step":"tools","builds":true,"changes_tools":true,"changes_agent":true,"ids":{{"tools":"{id}","build":"{id}","attempt":"{id}","start":"{id}","revision":"{id}","switch":"{id}"}},"reason":"rollback","from":["{id}",3],"made":null,"image_digest":"{digest}","fingerprint":null,"tools":{{"created":["t"],"tools":[{{"name":"t","url":"http://t"}}],"rebind":[["t","{id}"]]}},"image":{{"build_id":"build-1","repository":"a","tag":"1","digest":"{digest}","entry_point":"agent.py"}},"pending":null,"timings":[{{"step":"plan","started_at":7,"completed_at":8}},{{"step":"tools","started_at":8,"completed_at":null}}],"request_id":null}}"#
         );
-        let log: Log = serde_json::from_str(&text).unwrap();
+        let log: SagaLog = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_string(&log).unwrap(), text);
         let first =
             text.replace(r#""reason":"rollback","from":["#, r#""from_was":["#).replace(r#","request_id":null"#, "");
-        assert_eq!(serde_json::from_str::<Log>(&first).unwrap().reason, Reason::Deploy);
+        assert_eq!(serde_json::from_str::<SagaLog>(&first).unwrap().reason, Reason::Deploy);
     }
 }

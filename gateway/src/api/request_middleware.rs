@@ -1,8 +1,8 @@
 //! What happens to every request, known or not: an id, a span, a line in the log, and an answer even after a panic.
 
 use super::{
-    body::Drained,
     error::{ApiError, OfAStranger},
+    request_body::Drained,
 };
 use crate::state::AppState;
 use axum::{
@@ -19,7 +19,7 @@ use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 
 /// The outermost layer.
-pub async fn edge(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+pub async fn handle(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let sent = telemetry::request_id_of(request.headers());
     let id: Arc<str> = sent.map_or_else(|| Uuid::now_v7().to_string().into(), Arc::from);
@@ -37,7 +37,7 @@ pub async fn edge(State(state): State<Arc<AppState>>, request: Request, next: Ne
     telemetry::set_parent(&span, request.headers());
     let answered = answer(request, next, id.clone()).instrument(span.clone());
     let mut response = telemetry::with_request_id(id.clone(), answered).await;
-    state.seen.request(&method, &route, response.status(), began.elapsed());
+    state.metrics.request_answered(&method, &route, response.status(), began.elapsed());
     span.record("http.response.status_code", response.status().as_u16());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

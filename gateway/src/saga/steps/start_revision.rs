@@ -1,6 +1,6 @@
 //! Starts the new revision beside the serving one.
 
-use super::{Context, Step, log::Log, plan};
+use super::{Context, Step, plan, saga_log::SagaLog};
 use crate::deploy::{
     kind::DeploymentKind,
     request::{DeployRequest, Source},
@@ -14,15 +14,15 @@ use hoistway_model::{
     revision::{Derivation, NewImage, SpecChanges},
 };
 
-pub struct Start;
+pub struct StartRevision;
 
 #[async_trait]
-impl Step for Start {
+impl Step for StartRevision {
     fn name(&self) -> &'static str {
         "start"
     }
 
-    fn has_work(&self, log: &Log) -> bool {
+    fn has_work(&self, log: &SagaLog) -> bool {
         log.changes_agent
     }
 
@@ -30,7 +30,7 @@ impl Step for Start {
         true
     }
 
-    async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()> {
+    async fn run(&self, ctx: &Context<'_>, log: &mut SagaLog) -> Result<()> {
         let status = start(ctx).await.map_err(|e| e.prefixed(ctx.work.failed()))?;
         log.made = Some((status.revision, status.number));
         log.pending = (status.phase != Phase::Running).then_some(status.message);

@@ -4,12 +4,12 @@
 use super::{
     agents::schema::AnyJson,
     auth::KEY_HEADER,
-    body::WholeBody,
-    end_user::Identity,
+    end_user::InvokeCaller,
     error::{ApiResult, ErrorBody},
     invoke::{self, Answered, Begun, Call, Chunks, Outgoing},
-    paging::OriginalUri,
-    streamed,
+    pagination::OriginalUri,
+    request_body::WholeBody,
+    streaming,
 };
 use crate::state::AppState;
 use axum::{
@@ -135,7 +135,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 )]
 pub async fn app_route(
     State(state): State<Arc<AppState>>,
-    Extension(identity): Extension<Identity>,
+    Extension(caller): Extension<InvokeCaller>,
     Extension(OriginalUri(asked)): Extension<OriginalUri>,
     uri: Uri,
     method: Method,
@@ -143,12 +143,12 @@ pub async fn app_route(
     body: WholeBody,
 ) -> ApiResult<Response> {
     let (agent, outgoing) = outgoing(&asked, &uri, method, &headers)?;
-    let mut ending = state.seen.invoked(&agent);
+    let mut timer = state.metrics.invoke_began(&agent);
     let is_head = outgoing.method == Method::HEAD;
-    let (head, begun) = match begin(&state, agent, identity, outgoing, body).await {
+    let (head, begun) = match begin(&state, agent, caller, outgoing, body).await {
         Ok(begun) => begun,
         Err(e) => {
-            ending.with(e.error().code.as_str());
+            timer.set_outcome(e.error().code.as_str());
             return Err(e);
         }
     };
@@ -157,11 +157,11 @@ pub async fn app_route(
     let is_events = head.headers.get(header::CONTENT_TYPE).is_some_and(is_event_stream)
         && !head.headers.contains_key(header::CONTENT_ENCODING);
     let body = if begun.body.is_end_stream() {
-        ending.with(outcome);
+        timer.set_outcome(outcome);
         // Of an answer to HEAD nobody must think that what is not there is its length.
         if is_head { Body::from_stream(stream::empty::<Result<Vec<u8>, Infallible>>()) } else { Body::empty() }
     } else {
-        let mut chunks = Chunks::new(begun, is_events, ending);
+        let mut chunks = Chunks::new(begun, is_events, timer);
         chunks.outcome = outcome;
         chunks.into_body()
     };
@@ -203,11 +203,11 @@ fn outgoing(asked: &Uri, below: &Uri, method: Method, headers: &HeaderMap) -> Re
 async fn begin(
     state: &AppState,
     agent: Name,
-    identity: Identity,
+    caller: InvokeCaller,
     outgoing: Outgoing,
     body: WholeBody,
 ) -> ApiResult<(http::response::Parts, Begun)> {
-    let call = Call::begin(state, agent, identity, body, |_| Ok(())).await?;
+    let call = Call::begin(state, agent, caller, body, |_| Ok(())).await?;
     let Answered { agent, mut answer, deadline, open } = call.send(outgoing).await?;
     if answer.headers().contains_key(ANSWER) {
         let (head, body) = answer.into_parts();
@@ -241,7 +241,7 @@ fn answered(given: &HeaderMap, is_events: bool) -> HeaderMap {
     if is_events {
         // Comments come between its events.
         headers.remove(header::CONTENT_LENGTH);
-        headers.extend(streamed::unbuffered());
+        headers.extend(streaming::unbuffered());
     }
     // A cache knows nothing of a key in a header of ours.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));

@@ -2,14 +2,12 @@
 //! long.
 
 use super::error::{ApiError, ApiResult};
-use crate::{
-    limits::{QuotaExceeded, QuotaGrant},
-    state::AppState,
-};
+use crate::state::AppState;
 use axum::{
     body::{Body, Bytes},
     response::Response,
 };
+use hoistway_kit::quota::{QuotaExceeded, QuotaGrant};
 use hoistway_model::{Code, Error};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::{

@@ -1,7 +1,7 @@
-//! Agents' outbound calls, followed from egress.
+//! Events of agents' outbound calls and budgets, followed from egress.
 
-use super::{Event, Seen, follow};
-use crate::{calls::CallOut, spending::amount};
+use super::{Event, Events, follow};
+use crate::{budget_amount::amount, outbound_call::CallOut};
 use futures_util::Stream;
 use hoistway_kit::{
     event_log::Next,
@@ -24,8 +24,8 @@ pub const CALLS_MISSED: &str = "call.missed";
 pub const BUDGET_WARNING: &str = "budget.warning";
 pub const BUDGET_EXCEEDED: &str = "budget.exceeded";
 
-impl Seen {
-    /// Follows the calls that egress records, until `shutdown`. Those that ended while it was away come when it is back.
+impl Events {
+    /// Follows the calls that egress records, until `shutdown`. Calls that ended during an interruption follow afterwards.
     pub async fn follow_egress(self: Arc<Self>, egress: Arc<dyn EgressService>, shutdown: CancellationToken) {
         let take = |after: &mut Option<u64>, update| match update {
             CallUpdate::Position(position) => *after = Some(position),
@@ -37,7 +37,7 @@ impl Seen {
                 *after = Some(call.id);
                 self.call_ended(*call);
             }
-            CallUpdate::Budget(notice) => self.budget(notice),
+            CallUpdate::Budget(notice) => self.budget_changed(notice),
         };
         follow(None, |after| egress.watch_calls(*after), take, shutdown).await
     }
@@ -53,7 +53,7 @@ impl Seen {
         self.calls.push(|place| Event { place, kind: CALL_ENDED, time_ms: ended, agent, data });
     }
 
-    fn budget(&self, notice: BudgetNotice) {
+    fn budget_changed(&self, notice: BudgetNotice) {
         let BudgetNotice { at, agent, limit: used, is_exceeded } = notice;
         let kind = if is_exceeded { BUDGET_EXCEEDED } else { BUDGET_WARNING };
         let data = json!({

@@ -1,20 +1,20 @@
 //! Makes the started revision the agent's: the point of no return. Behind it, the bindings that only the earlier
 //! revision had are dropped, so that whoever has our answer finds them gone.
 
-use super::{Context, Step, log::Log};
+use super::{Context, Step, saga_log::SagaLog};
 use async_trait::async_trait;
 use hoistway_model::Result;
 
-pub struct Switch;
+pub struct SwitchRoute;
 
 #[async_trait]
-impl Step for Switch {
+impl Step for SwitchRoute {
     fn name(&self) -> &'static str {
         "switch"
     }
 
     /// Without a new revision there is nothing to route to, but earlier bindings are dropped all the same.
-    fn has_work(&self, log: &Log) -> bool {
+    fn has_work(&self, log: &SagaLog) -> bool {
         log.changes_agent || log.changes_tools
     }
 
@@ -22,7 +22,7 @@ impl Step for Switch {
         true
     }
 
-    async fn run(&self, ctx: &Context<'_>, _: &mut Log) -> Result<()> {
+    async fn run(&self, ctx: &Context<'_>, _: &mut SagaLog) -> Result<()> {
         let (ids, agent) = (&ctx.log.ids, ctx.work.agent());
         if ctx.log.changes_agent {
             let switched = ctx.services.agents.switch_route(ctx.operation(ids.switch), agent.clone(), ids.revision);

@@ -4,17 +4,14 @@ use super::{
     auth::Holder,
     error::{ApiError, ApiResult},
 };
-use crate::{
-    audit,
-    limits::{QuotaExceeded, QuotaGrant, SharedQuota},
-    state::AppState,
-};
+use crate::{audit, state::AppState};
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, MatchedPath, Request},
 };
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
+use hoistway_kit::quota::{QuotaExceeded, QuotaGrant, SharedQuota};
 use hoistway_model::{Code, Error, Result};
 use http::{HeaderMap, header, request::Parts};
 use http_body_util::BodyExt;

@@ -7,11 +7,11 @@ use hoistway_model::{
 
 /// What the API's users call the platform's parts.
 #[derive(Debug, Clone)]
-pub struct PublicAddresses {
+pub struct PublicRegistry {
     registry: String,
 }
 
-impl PublicAddresses {
+impl PublicRegistry {
     /// `registry` is the `host:port` at which the API's users reach the platform's registry.
     pub fn new(registry: impl Into<String>) -> Self {
         Self { registry: registry.into() }
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn the_platforms_registry_has_several_names_outside_and_one_inside() {
-        let public = PublicAddresses::new("127.0.0.1:5005");
+        let public = PublicRegistry::new("127.0.0.1:5005");
         let symbolic = |text: &str| public.to_symbolic(text.parse().unwrap()).to_string();
         for ours in ["127.0.0.1:5005/a/b:1", "localhost:5005/a/b:1", "[::1]:5005/a/b:1"] {
             assert_eq!(symbolic(ours), "registry.hoistway.internal/a/b:1");
@@ -58,7 +58,7 @@ mod tests {
         for other in ["127.0.0.1:5006/a:1", "localhost/a:1", "example.org:5005/a:1"] {
             assert_eq!(symbolic(other), other);
         }
-        let public = PublicAddresses::new("registry.example.org");
+        let public = PublicRegistry::new("registry.example.org");
         let image = public.to_symbolic("registry.example.org/a:1".parse().unwrap());
         assert!(image.is_platform());
         assert_eq!(public.show_image(&image), "registry.example.org/a:1");

@@ -1,22 +1,22 @@
 //! Registers the deploy's tools and binds the agent to those that it requires.
 
-use super::{Context, Step, log::Log};
+use super::{Context, Step, saga_log::SagaLog};
 use async_trait::async_trait;
 use hoistway_model::Result;
 
-pub struct Tools;
+pub struct ApplyTools;
 
 #[async_trait]
-impl Step for Tools {
+impl Step for ApplyTools {
     fn name(&self) -> &'static str {
         "tools"
     }
 
-    fn has_work(&self, log: &Log) -> bool {
+    fn has_work(&self, log: &SagaLog) -> bool {
         log.changes_tools
     }
 
-    async fn run(&self, ctx: &Context<'_>, log: &mut Log) -> Result<()> {
+    async fn run(&self, ctx: &Context<'_>, log: &mut SagaLog) -> Result<()> {
         let operation = ctx.operation(ctx.log.ids.tools);
         let plan = ctx.tool_plan();
         let first = plan.create.first().map(|tool| tool.name.clone());

@@ -1,6 +1,6 @@
 //! The audit log: every change and nothing else, with who, what, where from and how it ended.
 
-use crate::harness::{Answer, Gateway};
+use crate::test_gateway::{Answer, TestGateway};
 use hoistway_gateway::{access::AccessLimits, state::Limits};
 use hoistway_kit::prune::Retention;
 use sea_orm::ConnectionTrait;
@@ -19,8 +19,8 @@ fn told(answer: &Answer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_change_and_nothing_else() {
-    let gateway = Gateway::start().await;
+async fn every_change_has_an_entry_and_nothing_else_has() {
+    let gateway = TestGateway::start().await;
     gateway.agents.add("a");
     let (id, key) = gateway.make_key("ci", &["deploy"]).await;
     let headers =
@@ -87,7 +87,7 @@ async fn every_change_and_nothing_else() {
 
 #[tokio::test]
 async fn the_intent_is_written_before_the_change() {
-    let gateway = Gateway::start().await;
+    let gateway = TestGateway::start().await;
     let call = gateway.call("DELETE", "/api/model-providers/waits", "");
     let log = async || told(&gateway.get("/api/audit").await);
     tokio::select! {
@@ -109,13 +109,13 @@ async fn until(done: impl AsyncFn() -> bool) {
 }
 
 #[tokio::test]
-async fn where_a_request_comes_from() {
+async fn the_address_comes_from_trusted_proxies_alone() {
     let trusted = AccessLimits {
         trusted_proxies: vec!["127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()],
         ..AccessLimits::default()
     };
-    let proxied = Gateway::with_access(Limits::default(), trusted).await;
-    let direct = Gateway::start().await;
+    let proxied = TestGateway::with_access(Limits::default(), trusted).await;
+    let direct = TestGateway::start().await;
     for (gateway, forwarded, seen) in [
         (&proxied, vec!["192.0.2.1"], "192.0.2.1"),
         (&proxied, vec!["6.6.6.6, 192.0.2.1"], "192.0.2.1"),
@@ -135,7 +135,7 @@ async fn where_a_request_comes_from() {
 
 #[tokio::test]
 async fn a_log_that_cannot_be_written_stops_the_change() {
-    let gateway = Gateway::start().await;
+    let gateway = TestGateway::start().await;
     assert_eq!(gateway.post("/api/tools", tool("t")).await.status, 201);
     let path = gateway.dir.path().join("gateway.db");
     let db = sea_orm::Database::connect(format!("sqlite:{}", path.display())).await.unwrap();
@@ -148,8 +148,8 @@ async fn a_log_that_cannot_be_written_stops_the_change() {
 }
 
 #[tokio::test]
-async fn the_oldest_of_too_many_entries_go_and_what_is_under_way_stays() {
-    let gateway = Gateway::start().await;
+async fn the_oldest_ended_entries_are_pruned() {
+    let gateway = TestGateway::start().await;
     let call = gateway.call("DELETE", "/api/model-providers/waits", "");
     let log = async || told(&gateway.get("/api/audit").await);
     let work = async {

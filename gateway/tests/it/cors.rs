@@ -1,10 +1,10 @@
 //! Web pages of other origins.
 
-use crate::harness::{Gateway, ORIGIN};
+use crate::test_gateway::{ORIGIN, TestGateway};
 
 #[tokio::test]
 async fn pages_of_allowed_origins_may_call_and_others_may_not() {
-    let gateway = Gateway::start().await;
+    let gateway = TestGateway::start().await;
     let preflight = async |origin: &str, path: &str| {
         let headers = [
             ("origin", origin),

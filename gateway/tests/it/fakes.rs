@@ -1,6 +1,6 @@
 //! The services and the saga as far as the HTTP edge can tell.
 
-use crate::world::World;
+use crate::fake_services::FakeServices;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hoistway_gateway::deploy::{
@@ -51,8 +51,8 @@ pub fn image() -> BuiltImage {
     }
 }
 
-fn world(world: &Option<Arc<World>>) -> Result<&World> {
-    world.as_deref().ok_or_else(|| Error::new(Code::Internal, "the edge does not call this"))
+fn services(services: &Option<Arc<FakeServices>>) -> Result<&FakeServices> {
+    services.as_deref().ok_or_else(|| Error::new(Code::Internal, "the edge does not call this"))
 }
 
 /// An agent that runs a revision.
@@ -102,7 +102,7 @@ fn registered(tool: NewTool) -> Tool {
 #[derive(Debug, Default)]
 pub struct FakeTools {
     /// What the saga changes; without it there is no saga.
-    pub world: Option<Arc<World>>,
+    pub services: Option<Arc<FakeServices>>,
     pub tools: Mutex<BTreeMap<Name, Tool>>,
     pub providers: Mutex<BTreeMap<Name, ModelProvider>>,
     pub identities: Mutex<BTreeMap<Name, IdentityProvider>>,
@@ -115,19 +115,19 @@ pub struct FakeTools {
 #[async_trait]
 impl ToolRegistry for FakeTools {
     async fn resolve(&self, plan: ToolPlan, _: Vec<String>, _: Option<Name>) -> Result<Resolved> {
-        Ok(world(&self.world)?.resolve(&plan))
+        Ok(services(&self.services)?.resolve(&plan))
     }
 
     async fn apply_tools(&self, operation: Operation, plan: ToolPlan) -> Result<AppliedTools> {
-        world(&self.world)?.apply_tools(&operation, plan)
+        services(&self.services)?.apply_tools(&operation, plan)
     }
 
     async fn settle_tools(&self, _: Name, applied: OperationId) -> Result<()> {
-        world(&self.world)?.settle_tools(applied)
+        services(&self.services)?.settle_tools(applied)
     }
 
     async fn undo_tools(&self, applied: OperationId) -> Result<()> {
-        world(&self.world)?.undo_tools(applied)
+        services(&self.services)?.undo_tools(applied)
     }
 
     async fn release_agent(&self, _: Operation, agent: Name) -> Result<()> {
@@ -188,8 +188,8 @@ impl ToolRegistry for FakeTools {
     }
 
     async fn get_tool(&self, name: Name) -> Result<Tool> {
-        if let Some(world) = &self.world {
-            return world.tool(&name).map(registered);
+        if let Some(services) = &self.services {
+            return services.tool(&name).map(registered);
         }
         self.tools.lock().unwrap().get(&name).cloned().ok_or_else(|| Error::not_found("tool", name))
     }
@@ -294,7 +294,7 @@ impl ToolRegistry for FakeTools {
 #[derive(Debug)]
 pub struct FakeBuilds {
     /// What the saga changes; without it there is no saga.
-    world: Option<Arc<World>>,
+    services: Option<Arc<FakeServices>>,
     attempts: [BuildAttemptId; 2],
 }
 
@@ -303,28 +303,28 @@ impl FakeBuilds {
         Self::with(None)
     }
 
-    /// The builds of a world.
-    pub fn of(world: Arc<World>) -> Arc<Self> {
-        Self::with(Some(world))
+    /// The builds of a services.
+    pub fn of(services: Arc<FakeServices>) -> Arc<Self> {
+        Self::with(Some(services))
     }
 
-    fn with(world: Option<Arc<World>>) -> Arc<Self> {
-        Arc::new(Self { world, attempts: [BuildAttemptId::mint(), BuildAttemptId::mint()] })
+    fn with(services: Option<Arc<FakeServices>>) -> Arc<Self> {
+        Arc::new(Self { services, attempts: [BuildAttemptId::mint(), BuildAttemptId::mint()] })
     }
 }
 
 #[async_trait]
 impl BuildService for FakeBuilds {
     async fn build(&self, operation: Operation, _: BuildRequest) -> Result<BuiltImage> {
-        world(&self.world)?.build(&operation)
+        services(&self.services)?.build(&operation)
     }
 
     async fn rebuild(&self, operation: Operation, _: RebuildRequest) -> Result<BuiltImage> {
-        world(&self.world)?.build(&operation)
+        services(&self.services)?.build(&operation)
     }
 
     async fn undo_build(&self, built: OperationId) -> Result<()> {
-        world(&self.world)?.undo_build(built)
+        services(&self.services)?.undo_build(built)
     }
 
     async fn get_build(&self, id: String) -> Result<Build> {
@@ -376,7 +376,7 @@ impl BuildService for FakeBuilds {
     }
 
     async fn keep_images(&self, _: Vec<StoredImage>) -> Result<()> {
-        world(&self.world)?.keep_images()
+        services(&self.services)?.keep_images()
     }
 
     async fn collect_images(&self, _: Vec<StoredImage>) -> Result<Collected> {
@@ -388,7 +388,7 @@ impl BuildService for FakeBuilds {
 #[derive(Debug)]
 pub struct FakeAgents {
     /// What the saga changes; without it there is no saga.
-    world: Option<Arc<World>>,
+    services: Option<Arc<FakeServices>>,
     pub agents: Mutex<BTreeMap<Name, Agent>>,
     pub bound: watch::Sender<Vec<BoundTool>>,
     pub replaced: Mutex<Vec<Option<String>>>,
@@ -407,14 +407,14 @@ impl FakeAgents {
         Self::with(None)
     }
 
-    /// The agents of a world.
-    pub fn of(world: Arc<World>) -> Arc<Self> {
-        Self::with(Some(world))
+    /// The agents of a services.
+    pub fn of(services: Arc<FakeServices>) -> Arc<Self> {
+        Self::with(Some(services))
     }
 
-    fn with(world: Option<Arc<World>>) -> Arc<Self> {
+    fn with(services: Option<Arc<FakeServices>>) -> Arc<Self> {
         Arc::new(Self {
-            world,
+            services,
             agents: Mutex::default(),
             bound: watch::Sender::default(),
             replaced: Mutex::default(),
@@ -497,29 +497,29 @@ impl FakeAgents {
 #[async_trait]
 impl AgentService for FakeAgents {
     async fn resolve_image(&self, image: ImageRef) -> Result<Option<Digest>> {
-        world(&self.world)?;
+        services(&self.services)?;
         Ok(Some(Digest::of(image.to_string().as_bytes())))
     }
 
     async fn start_revision(&self, o: Operation, id: RevisionId, spec: AgentSpec) -> Result<RevisionStatus> {
-        world(&self.world)?.start(&o, id, spec)
+        services(&self.services)?.start(&o, id, spec)
     }
 
     async fn switch_route(&self, operation: Operation, _: Name, id: RevisionId) -> Result<Agent> {
-        world(&self.world)?.switch(&operation, id)
+        services(&self.services)?.switch(&operation, id)
     }
 
     async fn undo_start(&self, started: OperationId, _: Name, id: RevisionId) -> Result<()> {
-        world(&self.world)?.undo_start(started, id)
+        services(&self.services)?.undo_start(started, id)
     }
 
     async fn derive_revision(&self, o: Operation, id: RevisionId, derivation: Derivation) -> Result<RevisionStatus> {
-        world(&self.world)?.derive(&o, id, derivation)
+        services(&self.services)?.derive(&o, id, derivation)
     }
 
     async fn get_revision(&self, agent: Name, wanted: RevisionRef) -> Result<Revision> {
-        if let Some(world) = &self.world {
-            return world.revision(wanted);
+        if let Some(services) = &self.services {
+            return services.revision(wanted);
         }
         let all = self.list_revisions(agent.clone(), None, 10).await?;
         let found = all.into_iter().find(|r| match wanted {
@@ -594,8 +594,8 @@ impl AgentService for FakeAgents {
     }
 
     async fn bind_tool(&self, _: Operation, tool: BoundTool, replaces: Option<String>) -> Result<Vec<Name>> {
-        if let Some(world) = &self.world {
-            return world.bind(&tool.name);
+        if let Some(services) = &self.services {
+            return services.bind(&tool.name);
         }
         self.replaced.lock().unwrap().push(replaces);
         self.bound.send_modify(|bound| bound.push(tool));
@@ -603,8 +603,8 @@ impl AgentService for FakeAgents {
     }
 
     async fn get_agent(&self, name: Name) -> Result<Agent> {
-        if let Some(world) = &self.world {
-            return world.agent();
+        if let Some(services) = &self.services {
+            return services.agent();
         }
         self.agents.lock().unwrap().get(&name).cloned().ok_or_else(|| Error::not_found("agent", name))
     }

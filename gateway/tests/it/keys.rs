@@ -1,6 +1,6 @@
-//! API keys: made, used, seen, revoked.
+//! `/api/keys`.
 
-use crate::harness::Gateway;
+use crate::test_gateway::TestGateway;
 use hoistway_gateway::{
     access::{Access, AccessLimits},
     keys::{NewKey, Scope, Scopes},
@@ -14,8 +14,8 @@ use std::sync::{
 };
 
 #[tokio::test]
-async fn the_life_of_a_key() {
-    let gateway = Gateway::start().await;
+async fn a_key_is_created_used_and_revoked() {
+    let gateway = TestGateway::start().await;
     let body =
         json!({"name": " ci ", "scopes": ["DEPLOY", "invoke"], "expires_at": "2999-01-01T00:00:00+01:00", "x": 1});
     let made = gateway.post("/api/keys", body).await;
@@ -61,7 +61,7 @@ async fn the_life_of_a_key() {
 
 #[tokio::test]
 async fn the_installations_key_is_replaced_by_its_file_alone() {
-    let gateway = Gateway::start().await;
+    let gateway = TestGateway::start().await;
     let refused = gateway.call("DELETE", "/api/keys/installation", "").await.error();
     assert!(
         refused.starts_with("409 conflict this is the key in the installation's file: to replace it, stop"),
@@ -72,8 +72,8 @@ async fn the_installations_key_is_replaced_by_its_file_alone() {
 }
 
 #[tokio::test]
-async fn wrong_bodies() {
-    let gateway = Gateway::start().await;
+async fn wrong_bodies_are_refused_with_the_field() {
+    let gateway = TestGateway::start().await;
     let scopes = json!(["read"]);
     for (body, message) in [
         (json!({}), "name: is required"),
@@ -103,8 +103,8 @@ async fn wrong_bodies() {
 }
 
 #[tokio::test]
-async fn each_scope_opens_what_it_says() {
-    let gateway = Gateway::start().await;
+async fn each_scope_opens_its_routes_alone() {
+    let gateway = TestGateway::start().await;
     let table = [
         ("GET", "/api/agents", "read"),
         ("HEAD", "/api/v1/tools", "read"),
@@ -159,91 +159,8 @@ async fn each_scope_opens_what_it_says() {
 }
 
 #[tokio::test]
-async fn prices_that_budgets_count_by_are_changed_by_administrators() {
-    let gateway = Gateway::start().await;
-    let (_, key) = gateway.make_key("ci", &["deploy"]).await;
-    let provider = |more: &str| format!(r#"{{"provider": "openai", "models": ["m"]{more}}}"#);
-    let priced = |price: u32| format!(r#", "prices": {{"m": {{"input": {price}, "output": {price}}}}}"#);
-    let path = "/api/model-providers/p";
-    assert_eq!(gateway.call("PUT", path, provider(&priced(9))).await.status, 201);
-    for change in [priced(0), String::new()] {
-        let answer = gateway.call_as(&key, "PUT", path, provider(&change)).await;
-        assert_eq!(
-            answer.error(),
-            "403 permission_denied the API key \"ci\" does not have the scope \"admin\", which changing the prices of a model provider needs"
-        );
-    }
-    assert_eq!(gateway.call_as(&key, "PUT", path, provider(&priced(9))).await.status, 200, "they stay as they are");
-    assert_eq!(gateway.call("PUT", path, provider("")).await.status, 200);
-}
-
-#[tokio::test]
-async fn credentials_in_a_body_take_the_scope_that_storing_them_takes() {
-    let gateway = Gateway::start().await;
-    let (_, key) = gateway.make_key("ci", &["deploy"]).await;
-    let refused =
-        "403 permission_denied the API key \"ci\" does not have the scope \"admin\", which storing credentials needs";
-    let tool = |name: &str, more: &str| {
-        format!(r#"{{"name": "{name}", "base_url": "https://a.example", "auth_type": "APIKey"{more}}}"#)
-    };
-    let with_key = r#", "credentials": {"api_key": "sk_live_1"}"#;
-    assert_eq!(gateway.call_as(&key, "POST", "/api/tools", tool("t", with_key)).await.error(), refused);
-    assert_eq!(gateway.get("/api/tools").await.json(), json!([]), "nothing was changed");
-    assert_eq!(gateway.call_as(&key, "POST", "/api/tools", tool("t", "")).await.status, 201);
-    assert_eq!(gateway.call_as(&key, "PUT", "/api/tools/t", tool("t", with_key)).await.error(), refused);
-    let patch = r#"{"credentials": {"api_key": "sk_live_1"}}"#;
-    assert_eq!(gateway.call_as(&key, "PATCH", "/api/tools/t", patch).await.error(), refused);
-    let provider = r#"{"name": "p", "provider": "openai", "models": ["m"], "api_key": "sk-1"}"#;
-    assert_eq!(gateway.call_as(&key, "POST", "/api/model-providers", provider).await.error(), refused);
-    assert_eq!(gateway.call_as(&key, "PUT", "/api/model-providers/p", provider).await.error(), refused);
-    assert_eq!(gateway.post("/api/tools", json!({"name": "u", "base_url": "https://a.example", "auth_type": "APIKey", "credentials": {"api_key": "k"}})).await.status, 201);
-}
-
-#[tokio::test]
-async fn odd_headers() {
-    let gateway = Gateway::start().await;
-    let (_, key) = gateway.make_key("k", &["read"]).await;
-    let wrong = format!("hw_{}", "A".repeat(43));
-    let many = "x".repeat(20_000);
-    let bearer = |key: &str| format!("Bearer {key}");
-    let table: Vec<(Vec<(&str, String)>, u16)> = vec![
-        (vec![("authorization", format!("bEaReR \t{key}  "))], 200),
-        (vec![("authorization", bearer(&wrong)), ("authorization", bearer(&key))], 200),
-        (vec![("authorization", "Basic eDp5".into()), ("x-runagents-api-key", key.clone())], 200),
-        (vec![("authorization", String::new()), ("x-runagents-api-key", key.clone())], 200),
-        (vec![("x-runagents-api-key", wrong.clone()), ("x-runagents-api-key", key.clone())], 200),
-        (vec![("authorization", "Bearer".into())], 401),
-        (vec![("authorization", "Bearer ".into())], 401),
-        (vec![("authorization", bearer(&format!("{key},{key}")))], 401),
-        (vec![("authorization", bearer(&key.to_uppercase()))], 401),
-        (vec![("authorization", bearer(&key[..45]))], 401),
-        (vec![("authorization", bearer(&format!("{key}\u{e9}")))], 401),
-        (vec![("authorization", bearer(&many))], 401),
-        (vec![("x-runagents-api-key", "' OR 1=1 --".into())], 401),
-        (vec![("x-runagents-api-key", format!("{}%", &key[..11]))], 401),
-        // What is tried of one request is bounded.
-        (
-            (0..9)
-                .map(|_| ("x-runagents-api-key", wrong.clone()))
-                .chain([("x-runagents-api-key", key.clone())])
-                .collect(),
-            401,
-        ),
-        (vec![("cookie", format!("key={key}"))], 401),
-    ];
-    for (headers, status) in table {
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let answer = gateway.call_with("GET", "/api/agents", "", &headers).await;
-        assert_eq!(answer.status, status, "{:?}", headers.last());
-        assert!(!answer.text.contains(&key));
-    }
-    // A key in the query is in somebody's log: it opens nothing.
-    assert_eq!(gateway.call_with("GET", &format!("/api/agents?api_key={key}"), "", &[]).await.status, 401);
-}
-
-#[tokio::test]
-async fn an_expired_key_opens_nothing() {
-    let gateway = Gateway::start().await;
+async fn an_expired_key_is_401() {
+    let gateway = TestGateway::start().await;
     let keys = &gateway.state.access.keys;
     let maker = keys.authenticate(&gateway.key).await.unwrap();
     let scopes = Scopes::from_iter([Scope::Admin]);
@@ -258,8 +175,8 @@ async fn an_expired_key_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_revocation_holds_from_its_answer_on() {
-    let gateway = Arc::new(Gateway::start().await);
+async fn a_revoked_key_is_401_from_the_answer_on() {
+    let gateway = Arc::new(TestGateway::start().await);
     let (id, key) = gateway.make_key("k", &["read"]).await;
     let revoked = Arc::new(AtomicBool::new(false));
     let users: Vec<_> = (0..4)
@@ -286,7 +203,7 @@ async fn a_revocation_holds_from_its_answer_on() {
 
 #[tokio::test]
 async fn another_process_on_the_same_database_sees_keys_and_revocations_at_once() {
-    let gateway = Gateway::start().await;
+    let gateway = TestGateway::start().await;
     let path = gateway.dir.path().join("gateway.db");
     let other = Access::open(&path, ApiKey::generate().unwrap(), AccessLimits::default()).await.unwrap();
     let (id, key) = gateway.make_key("k", &["read"]).await;
@@ -299,7 +216,7 @@ async fn another_process_on_the_same_database_sees_keys_and_revocations_at_once(
 
 #[tokio::test]
 async fn last_uses_are_written_and_old_keys_forgotten() {
-    let gateway = Gateway::start().await;
+    let gateway = TestGateway::start().await;
     let keys = &gateway.state.access.keys;
     let (used, key) = gateway.make_key("used", &["read"]).await;
     let (unused, _) = gateway.make_key("unused", &["read"]).await;
@@ -318,9 +235,9 @@ async fn last_uses_are_written_and_old_keys_forgotten() {
 }
 
 #[tokio::test]
-async fn no_more_old_keys_are_remembered_than_there_may_be_valid_ones() {
+async fn invalid_keys_are_pruned_to_the_number_of_valid_ones() {
     let access = AccessLimits { max_keys: 2, ..AccessLimits::default() };
-    let gateway = Gateway::with_access(Limits::default(), access).await;
+    let gateway = TestGateway::with_access(Limits::default(), access).await;
     let keys = &gateway.state.access.keys;
     let (valid, _) = gateway.make_key("valid", &["read"]).await;
     let mut revoked = Vec::new();
@@ -342,9 +259,9 @@ async fn no_more_old_keys_are_remembered_than_there_may_be_valid_ones() {
 }
 
 #[tokio::test]
-async fn there_are_not_more_keys_than_the_limit() {
+async fn a_key_beyond_the_limit_is_refused() {
     let gateway =
-        Gateway::with_access(Limits::default(), AccessLimits { max_keys: 2, ..AccessLimits::default() }).await;
+        TestGateway::with_access(Limits::default(), AccessLimits { max_keys: 2, ..AccessLimits::default() }).await;
     let (first, _) = gateway.make_key("a", &["read"]).await;
     gateway.make_key("b", &["read"]).await;
     let third = json!({"name": "c", "scopes": ["read"]});
@@ -357,8 +274,8 @@ async fn there_are_not_more_keys_than_the_limit() {
 }
 
 #[tokio::test]
-async fn keys_come_in_pages() {
-    let gateway = Gateway::start().await;
+async fn keys_are_paged() {
+    let gateway = TestGateway::start().await;
     for name in ["a", "b", "c"] {
         gateway.make_key(name, &["read"]).await;
     }

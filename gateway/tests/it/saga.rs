@@ -3,9 +3,9 @@
 
 use crate::{
     fake_egress::FakeEgress,
+    fake_services::{FakeServices, Fault, When},
     fakes::{FakeAgents, FakeBuilds, FakeTools},
-    harness::{Answer, call},
-    world::{Fault, When, World},
+    test_gateway::{Answer, call},
 };
 use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
@@ -20,9 +20,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A whole gateway over a world of the test's own.
-pub struct Whole {
-    pub world: Arc<World>,
+/// A whole gateway with its saga, over fake services.
+pub struct SagaGateway {
+    pub services: Arc<FakeServices>,
     address: SocketAddr,
     key: ApiKey,
     master_key: MasterKey,
@@ -31,44 +31,49 @@ pub struct Whole {
     serving: JoinHandle<()>,
 }
 
-impl Whole {
+impl SagaGateway {
     /// With an agent that was deployed twice: first with the tool `t1`, then without.
     pub async fn start() -> Self {
-        let world = Arc::<World>::default();
+        let services = Arc::<FakeServices>::default();
         let (key, master_key) = (ApiKey::generate().unwrap(), MasterKey::from_bytes(&[7; 32]).unwrap());
-        let whole = Self::open(world, Arc::new(tempfile::tempdir().unwrap()), key, master_key).await;
+        let gateway = Self::open(services, Arc::new(tempfile::tempdir().unwrap()), key, master_key).await;
         let tool = json!([{"name": "t1", "base_url": "http://t1.example"}]);
         let first = json!({"agent_name": "a", "image": "x:1", "system_prompt": "one", "tools_to_create": tool,
             "required_tools": ["t1"], "env": [{"name": "KEY", "value": "s3cr3t"}]});
         for body in [first, json!({"agent_name": "a", "image": "x:2", "system_prompt": "two"})] {
-            let deployed = whole.call("POST", "/api/deploy", body).await;
+            let deployed = gateway.call("POST", "/api/deploy", body).await;
             assert_eq!(deployed.status, 201, "{}", deployed.text);
         }
-        whole.world.forget_calls();
-        whole
+        gateway.services.forget_calls();
+        gateway
     }
 
-    async fn open(world: Arc<World>, dir: Arc<tempfile::TempDir>, key: ApiKey, master_key: MasterKey) -> Self {
+    async fn open(
+        services: Arc<FakeServices>,
+        dir: Arc<tempfile::TempDir>,
+        key: ApiKey,
+        master_key: MasterKey,
+    ) -> Self {
         // Who waits asks often.
         let config = Config { requests_per_second: 0, ..Config::default() };
-        Self::open_with(world, dir, key, master_key, config).await
+        Self::open_with(services, dir, key, master_key, config).await
     }
 
     async fn open_with(
-        world: Arc<World>,
+        services: Arc<FakeServices>,
         dir: Arc<tempfile::TempDir>,
         key: ApiKey,
         master_key: MasterKey,
         config: Config,
     ) -> Self {
-        let agents = FakeAgents::of(world.clone());
-        let tools = FakeTools { world: Some(world.clone()), ..FakeTools::default() };
-        let services = Services { tools: Arc::new(tools), builds: FakeBuilds::of(world.clone()), agents };
+        let agents = FakeAgents::of(services.clone());
+        let tools = FakeTools { services: Some(services.clone()), ..FakeTools::default() };
+        let clients = Services { tools: Arc::new(tools), builds: FakeBuilds::of(services.clone()), agents };
         let config = Config { data_dir: dir.path().to_owned(), ..config };
         let shutdown = CancellationToken::new();
         let invoke_statements = InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap();
         let deps = Deps {
-            services,
+            services: clients,
             egress: FakeEgress::new(),
             master_key: master_key.clone(),
             api_key: key.clone(),
@@ -78,14 +83,14 @@ impl Whole {
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];
         let serving = tokio::spawn(async move { gateway.serve(listeners).await.unwrap() });
-        Self { world, address, key, master_key, dir, shutdown, serving }
+        Self { services, address, key, master_key, dir, shutdown, serving }
     }
 
     /// The same after a shutdown in the middle of whatever runs.
     pub async fn restart(self) -> Self {
         self.shutdown.cancel();
         self.serving.await.unwrap();
-        Self::open(self.world, self.dir, self.key, self.master_key).await
+        Self::open(self.services, self.dir, self.key, self.master_key).await
     }
 
     pub async fn call(&self, method: &str, path: &str, body: Value) -> Answer {
@@ -116,7 +121,7 @@ struct Kind {
     body: &'static str,
     success: u16,
     /// What must be so before.
-    prepare: fn(&World),
+    prepare: fn(&FakeServices),
 }
 
 const IMAGE: Kind = Kind {
@@ -127,12 +132,15 @@ const IMAGE: Kind = Kind {
     success: 201,
     prepare: |_| {},
 };
+
 const SOURCE: Kind = Kind {
     body: r#"{"agent_name": "a", "source_files": {"agent.py": "print(1)"}, "required_tools": ["t2"],
         "tools_to_create": [{"name": "t2", "base_url": "http://t2.example"}]}"#,
     ..IMAGE
 };
+
 const ROLLBACK: Kind = Kind { path: "/api/agents/a/rollback", body: "{}", ..IMAGE };
+
 const CONFIG: Kind = Kind {
     method: "PUT",
     path: "/api/agents/a/config",
@@ -140,7 +148,9 @@ const CONFIG: Kind = Kind {
     success: 200,
     prepare: |_| {},
 };
-const REBUILD: Kind = Kind { path: "/api/agents/a/start", body: "{}", success: 200, prepare: World::outdate, ..IMAGE };
+
+const REBUILD: Kind =
+    Kind { path: "/api/agents/a/start", body: "{}", success: 200, prepare: FakeServices::outdate, ..IMAGE };
 
 const KINDS: [Kind; 5] = [IMAGE, SOURCE, ROLLBACK, CONFIG, REBUILD];
 
@@ -165,35 +175,35 @@ impl Clean {
 }
 
 impl Kind {
-    async fn prepared(&self) -> Whole {
-        let whole = Whole::start().await;
-        (self.prepare)(&whole.world);
-        whole
+    async fn prepared(&self) -> SagaGateway {
+        let gateway = SagaGateway::start().await;
+        (self.prepare)(&gateway.services);
+        gateway
     }
 
     fn body(&self) -> Value {
         serde_json::from_str(self.body).unwrap()
     }
 
-    async fn run(&self, whole: &Whole) -> Answer {
-        whole.call(self.method, self.path, self.body()).await
+    async fn run(&self, gateway: &SagaGateway) -> Answer {
+        gateway.call(self.method, self.path, self.body()).await
     }
 
     async fn clean(&self) -> Clean {
-        let whole = self.prepared().await;
-        let done = self.run(&whole).await;
+        let gateway = self.prepared().await;
+        let done = self.run(&gateway).await;
         assert_eq!(done.status, self.success, "{}", done.text);
-        whole.ended().await;
-        let calls = whole.world.calls();
+        gateway.ended().await;
+        let calls = gateway.services.calls();
         for call in &calls {
-            assert_eq!(whole.world.count(call), 1, "{} {call}", self.path);
+            assert_eq!(gateway.services.count(call), 1, "{} {call}", self.path);
         }
-        let newest = &whole.call("GET", "/api/deployments", json!({})).await.json()[0];
+        let newest = &gateway.call("GET", "/api/deployments", json!({})).await.json()[0];
         let id = newest["id"].as_str().unwrap();
-        let deployment = whole.call("GET", &format!("/api/deployments/{id}"), json!({})).await.json();
+        let deployment = gateway.call("GET", &format!("/api/deployments/{id}"), json!({})).await.json();
         let steps = deployment["steps"].as_array().unwrap().iter();
         let steps = steps.map(|step| step["step"].as_str().unwrap().to_owned()).collect();
-        Clean { picture: whole.world.picture(), calls, steps }
+        Clean { picture: gateway.services.picture(), calls, steps }
     }
 }
 
@@ -212,22 +222,30 @@ async fn every_call_that_fails_before_the_switch_is_undone() {
         let clean = kind.clean().await;
         for call in clean.until_commit() {
             for when in [When::Before, When::After] {
-                let whole = kind.prepared().await;
-                let before = whole.world.picture();
-                whole.world.fail(Fault { call, when, code: Code::AgentStartFailed });
-                let answer = kind.run(&whole).await;
+                let gateway = kind.prepared().await;
+                let before = gateway.services.picture();
+                gateway.services.fail(Fault { call, when, code: Code::AgentStartFailed });
+                let answer = kind.run(&gateway).await;
                 let at = format!("{} {call} {when:?}: {}", kind.path, answer.text);
-                assert!(whole.world.all_failed(), "{at}");
+                assert!(gateway.services.all_failed(), "{at}");
                 if (*call, when) == (COMMIT, When::After) {
                     // It had happened: then there is only forward, and the answer does not wait for what is left.
-                    whole.ended().await;
-                    assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.picture.clone()), "{at}");
+                    gateway.ended().await;
+                    assert_eq!(
+                        (answer.status, gateway.services.picture()),
+                        (kind.success, clean.picture.clone()),
+                        "{at}"
+                    );
                 } else {
-                    assert_eq!((answer.status, whole.world.picture()), (500, before), "{at}");
+                    assert_eq!((answer.status, gateway.services.picture()), (500, before), "{at}");
                     // What comes next is not in its way.
-                    let again = kind.run(&whole).await;
-                    whole.ended().await;
-                    assert_eq!((again.status, whole.world.picture()), (kind.success, clean.picture.clone()), "{at}");
+                    let again = kind.run(&gateway).await;
+                    gateway.ended().await;
+                    assert_eq!(
+                        (again.status, gateway.services.picture()),
+                        (kind.success, clean.picture.clone()),
+                        "{at}"
+                    );
                 }
             }
         }
@@ -239,13 +257,13 @@ async fn no_call_that_fails_after_the_switch_fails_the_deployment() {
     for kind in &KINDS {
         let clean = kind.clean().await;
         for call in &clean.calls[clean.until_commit().len()..] {
-            let whole = kind.prepared().await;
-            whole.world.fail(Fault { call, when: When::After, code: Code::AgentStartFailed });
-            let answer = kind.run(&whole).await;
-            whole.ended().await;
+            let gateway = kind.prepared().await;
+            gateway.services.fail(Fault { call, when: When::After, code: Code::AgentStartFailed });
+            let answer = kind.run(&gateway).await;
+            gateway.ended().await;
             let at = format!("{} {call}: {}", kind.path, answer.text);
-            assert!(whole.world.all_failed(), "{at}");
-            assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.picture.clone()), "{at}");
+            assert!(gateway.services.all_failed(), "{at}");
+            assert_eq!((answer.status, gateway.services.picture()), (kind.success, clean.picture.clone()), "{at}");
         }
     }
 }
@@ -256,14 +274,14 @@ async fn every_action_can_be_repeated() {
         let clean = kind.clean().await;
         for call in &clean.calls {
             for when in [When::Before, When::After] {
-                let whole = kind.prepared().await;
-                let last = whole.world.revisions().len();
-                whole.world.fail(Fault { call, when, code: Code::Unavailable });
-                let answer = kind.run(&whole).await;
-                whole.ended().await;
+                let gateway = kind.prepared().await;
+                let last = gateway.services.revisions().len();
+                gateway.services.fail(Fault { call, when, code: Code::Unavailable });
+                let answer = kind.run(&gateway).await;
+                gateway.ended().await;
                 let at = format!("{} {call} {when:?}: {}", kind.path, answer.text);
-                assert_eq!((answer.status, whole.world.picture()), (kind.success, clean.picture.clone()), "{at}");
-                assert_eq!((whole.world.count(call), whole.world.revisions().len()), (2, last + 1), "{at}");
+                assert_eq!((answer.status, gateway.services.picture()), (kind.success, clean.picture.clone()), "{at}");
+                assert_eq!((gateway.services.count(call), gateway.services.revisions().len()), (2, last + 1), "{at}");
             }
         }
     }
@@ -274,108 +292,108 @@ async fn every_undo_can_be_repeated() {
     for kind in &KINDS {
         let fails = Fault { call: COMMIT, when: When::Before, code: Code::AgentStartFailed };
         let undos: Vec<_> = {
-            let whole = kind.prepared().await;
-            whole.world.fail(fails);
-            assert_eq!(kind.run(&whole).await.status, 500);
-            whole.world.calls().into_iter().filter(|call| call.starts_with("undo_")).collect()
+            let gateway = kind.prepared().await;
+            gateway.services.fail(fails);
+            assert_eq!(kind.run(&gateway).await.status, 500);
+            gateway.services.calls().into_iter().filter(|call| call.starts_with("undo_")).collect()
         };
         assert!(undos.contains(&"undo_start"), "{} {undos:?}", kind.path);
         for undo in undos {
             for when in [When::Before, When::After] {
-                let whole = kind.prepared().await;
-                let before = whole.world.picture();
-                whole.world.fail(fails);
-                whole.world.fail(Fault { call: undo, when, code: Code::Unavailable });
-                let answer = kind.run(&whole).await;
+                let gateway = kind.prepared().await;
+                let before = gateway.services.picture();
+                gateway.services.fail(fails);
+                gateway.services.fail(Fault { call: undo, when, code: Code::Unavailable });
+                let answer = kind.run(&gateway).await;
                 let at = format!("{} {undo} {when:?}: {}", kind.path, answer.text);
-                assert!(answer.status == 500 && whole.world.all_failed(), "{at}");
-                assert_eq!((whole.world.count(undo), whole.world.picture()), (2, before), "{at}");
+                assert!(answer.status == 500 && gateway.services.all_failed(), "{at}");
+                assert_eq!((gateway.services.count(undo), gateway.services.picture()), (2, before), "{at}");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn what_a_shutdown_cut_off_goes_on_from_the_journal() {
+async fn an_interrupted_deployment_continues_from_the_journal() {
     for kind in &KINDS {
         let clean = kind.clean().await;
         for call in &clean.calls {
-            let whole = kind.prepared().await;
+            let gateway = kind.prepared().await;
             // It is tried again so often that the shutdown comes before it succeeds.
             for _ in 0..20 {
-                whole.world.fail(Fault { call, when: When::After, code: Code::Unavailable });
+                gateway.services.fail(Fault { call, when: When::After, code: Code::Unavailable });
             }
             let made = async || {
-                while whole.world.count(call) == 0 {
+                while gateway.services.count(call) == 0 {
                     tokio::task::yield_now().await;
                 }
             };
             // The deployment goes on when its caller has gone away.
             tokio::select! {
-                _ = kind.run(&whole) => made().await,
+                _ = kind.run(&gateway) => made().await,
                 () = made() => {}
             }
-            let whole = whole.restart().await;
-            whole.world.no_more_faults();
-            whole.ended().await;
-            assert_eq!(whole.world.picture(), clean.picture, "{} {call}", kind.path);
+            let gateway = gateway.restart().await;
+            gateway.services.no_more_faults();
+            gateway.ended().await;
+            assert_eq!(gateway.services.picture(), clean.picture, "{} {call}", kind.path);
         }
     }
 }
 
 #[tokio::test]
-async fn nothing_is_done_for_what_is_already_so() {
-    let whole = Whole::start().await;
-    let before = whole.world.picture();
+async fn an_unchanged_deploy_makes_no_calls() {
+    let gateway = SagaGateway::start().await;
+    let before = gateway.services.picture();
     for (method, path, body) in [
         ("POST", "/api/agents/a/rollback", json!({"revision": 2})),
         ("PUT", "/api/agents/a/config", json!({"system_prompt": "two", "required_tools": []})),
         ("POST", "/api/deploy", json!({"agent_name": "a", "image": "x:2", "system_prompt": "two"})),
     ] {
-        let answer = whole.call(method, path, body).await;
+        let answer = gateway.call(method, path, body).await;
         assert!([200, 201].contains(&answer.status), "{path}: {}", answer.text);
     }
-    assert_eq!(whole.world.picture(), before);
+    assert_eq!(gateway.services.picture(), before);
     assert_eq!(
-        ["apply_tools", "start_revision", "derive_revision", "switch_route"].map(|c| whole.world.count(c)),
+        ["apply_tools", "start_revision", "derive_revision", "switch_route"].map(|c| gateway.services.count(c)),
         [0; 4]
     );
 }
 
 #[tokio::test]
-async fn a_rolled_back_deploy_again_is_no_change_and_a_changed_one_is() {
-    let whole = Whole::start().await;
-    assert_eq!(ROLLBACK.run(&whole).await.json()["revision"], 3);
+async fn a_repeated_deploy_after_a_rollback_is_no_change() {
+    let gateway = SagaGateway::start().await;
+    assert_eq!(ROLLBACK.run(&gateway).await.json()["revision"], 3);
     let tool = json!([{"name": "t1", "base_url": "http://t1.example"}]);
     let first = json!({"agent_name": "a", "image": "x:1", "system_prompt": "one", "tools_to_create": tool,
         "required_tools": ["t1"], "env": [{"name": "KEY", "value": "s3cr3t"}]});
-    assert_eq!(whole.call("POST", "/api/deploy", first.clone()).await.status, 201);
-    assert_eq!(whole.world.revisions().len(), 3);
-    assert_eq!(CONFIG.run(&whole).await.status, 200);
-    assert_eq!(whole.call("POST", "/api/deploy", first).await.status, 201);
-    let made: Vec<_> = whole.world.revisions().iter().map(|r| (r.number, r.reason.as_str(), r.of)).collect();
+    assert_eq!(gateway.call("POST", "/api/deploy", first.clone()).await.status, 201);
+    assert_eq!(gateway.services.revisions().len(), 3);
+    assert_eq!(CONFIG.run(&gateway).await.status, 200);
+    assert_eq!(gateway.call("POST", "/api/deploy", first).await.status, 201);
+    let made: Vec<_> = gateway.services.revisions().iter().map(|r| (r.number, r.reason.as_str(), r.of)).collect();
     assert_eq!(made[2..], [(3, "rollback", Some(1)), (4, "config", Some(3)), (5, "deploy", None)]);
 }
 
 #[tokio::test]
-async fn the_newest_deployments_are_kept_and_those_that_run() {
-    let whole = Whole::start().await;
+async fn the_newest_and_running_deployments_are_kept() {
+    let gateway = SagaGateway::start().await;
     for _ in 0..20 {
-        whole.world.fail(Fault { call: "switch_route", when: When::After, code: Code::Unavailable });
+        gateway.services.fail(Fault { call: "switch_route", when: When::After, code: Code::Unavailable });
     }
-    let accepted = whole.call("POST", "/api/deploy?wait=none", IMAGE.body()).await;
+    let accepted = gateway.call("POST", "/api/deploy?wait=none", IMAGE.body()).await;
     assert_eq!(accepted.status, 202, "{}", accepted.text);
-    while whole.world.count("switch_route") == 0 {
+    while gateway.services.count("switch_route") == 0 {
         tokio::task::yield_now().await;
     }
-    whole.shutdown.cancel();
-    whole.serving.await.unwrap();
+    gateway.shutdown.cancel();
+    gateway.serving.await.unwrap();
     // It runs when the gateway opens, which then tidies at once.
     let config = Config { journal_entries: 1, tidy_seconds: 1, requests_per_second: 0, ..Config::default() };
-    let (world, dir) = (whole.world, whole.dir);
-    let whole = Whole::open_with(world, dir, whole.key, whole.master_key, config).await;
+    let (services, dir) = (gateway.services, gateway.dir);
+    let gateway = SagaGateway::open_with(services, dir, gateway.key, gateway.master_key, config).await;
     let kept = async || {
-        let all = whole.call("GET", "/api/deployments", json!({})).await.json();
+        let all = gateway.call("GET", "/api/deployments", json!({})).await.json();
         all.as_array().unwrap().iter().map(|d| d["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let id = accepted.header("hoistway-deployment").to_owned();
@@ -388,28 +406,28 @@ async fn the_newest_deployments_are_kept_and_those_that_run() {
     let patience = Duration::from_secs(60);
     // The one that runs, and the newest of the two that ended; once it has ended too, it is the newest.
     tokio::time::timeout(patience, until(2)).await.unwrap();
-    whole.world.no_more_faults();
-    whole.ended().await;
+    gateway.services.no_more_faults();
+    gateway.ended().await;
     tokio::time::timeout(patience, until(1)).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_deploy_and_a_change_of_models_say_which_of_several_providers_is_used() {
-    let whole = Whole::start().await;
+async fn a_choice_between_providers_is_a_warning() {
+    let gateway = SagaGateway::start().await;
     for name in ["second", "first"] {
         let provider = json!({"name": name, "provider": "openai", "api_key": "k"});
-        assert_eq!(whole.call("POST", "/api/model-providers", provider).await.status, 201);
+        assert_eq!(gateway.call("POST", "/api/model-providers", provider).await.status, 201);
     }
     let models = json!([{"provider": "openai", "model": "m"}]);
     let deploy = json!({"agent_name": "a", "image": "x:3", "llm_configs": models});
-    let deployed = whole.call("POST", "/api/deploy", deploy).await.json();
+    let deployed = gateway.call("POST", "/api/deploy", deploy).await.json();
     let expected = "llm_configs[0]: 2 model providers of \"openai\" serve the model: \"first\", \"second\". \"first\" is \
                     used, the first by name; give the name of one as provider to choose";
     assert_eq!(deployed["warnings"], json!([expected]), "{deployed}");
     let models = json!([{"provider": "openai", "model": "n"}]);
-    let changed = whole.call("PUT", "/api/agents/a/config", json!({"llm_configs": models})).await.json();
+    let changed = gateway.call("PUT", "/api/agents/a/config", json!({"llm_configs": models})).await.json();
     assert_eq!(changed["warnings"], json!([expected]), "{changed}");
     let models = json!([{"provider": "second", "model": "n"}]);
-    let changed = whole.call("PUT", "/api/agents/a/config", json!({"llm_configs": models})).await.json();
+    let changed = gateway.call("PUT", "/api/agents/a/config", json!({"llm_configs": models})).await.json();
     assert_eq!(changed["warnings"], json!(null), "{changed}");
 }

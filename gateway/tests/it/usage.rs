@@ -1,6 +1,6 @@
-//! What agents used of models, as the API shows it.
+//! `GET /api/usage`.
 
-use crate::{fakes::name, harness::Gateway};
+use crate::test_gateway::TestGateway;
 use hoistway_model::usage::{UsagePeriod, UsageReport, UsageRow, UsageSums};
 use serde_json::json;
 
@@ -9,8 +9,8 @@ fn row(start: i64, model: &str, sums: UsageSums) -> UsageRow {
 }
 
 #[tokio::test]
-async fn usage_is_shown_by_what_it_is_grouped_by_and_in_total() {
-    let gateway = Gateway::start().await;
+async fn usage_is_summed_by_group_and_in_total() {
+    let gateway = TestGateway::start().await;
     let priced = UsageSums {
         requests: 3,
         failed_requests: 1,
@@ -54,8 +54,8 @@ async fn usage_is_shown_by_what_it_is_grouped_by_and_in_total() {
 }
 
 #[tokio::test]
-async fn the_usage_of_an_agent_that_never_was_is_not_found() {
-    let gateway = Gateway::start().await;
+async fn an_unknown_agent_is_404() {
+    let gateway = TestGateway::start().await;
     let missing = gateway.get("/api/usage?agent=nope").await;
     assert!(missing.status == 404 && missing.text.contains("nope"), "{}", missing.text);
     assert_eq!(gateway.get("/api/usage").await.status, 200, "nobody is asked for");
@@ -66,57 +66,4 @@ async fn the_usage_of_an_agent_that_never_was_is_not_found() {
     let rows = vec![row(0, "m", UsageSums { requests: 1, ..UsageSums::default() })];
     *gateway.egress.usage.lock().unwrap() = UsageReport { rows, ..UsageReport::default() };
     assert_eq!(gateway.get("/api/usage?agent=gone").await.status, 200, "what it used outlives it");
-}
-
-#[tokio::test]
-async fn models_without_a_price_are_named_without_a_budget_too() {
-    let gateway = Gateway::start().await;
-    gateway.agents.add("a");
-    let sums = |priced_requests| UsageSums { requests: 2, priced_requests, ..UsageSums::default() };
-    let rows = vec![row(0, "m", sums(2)), row(0, "n", sums(0)), row(0, "o", sums(1))];
-    *gateway.egress.usage.lock().unwrap() = UsageReport { rows, ..UsageReport::default() };
-    assert_eq!(gateway.get("/api/agents/a/budget").await.json()["unpriced_models"], json!(["n", "o"]));
-    let asked = gateway.egress.usage_queries.lock().unwrap().pop().unwrap();
-    assert_eq!((asked.agent.unwrap().as_str(), asked.group_by.model, asked.group_by.provider), ("a", true, false));
-}
-
-#[tokio::test]
-async fn a_budget_is_set_by_administrators_for_the_names_of_agents_and_outlives_them() {
-    let gateway = Gateway::start().await;
-    let path = "/api/agents/a/budget";
-    let limits = r#"{"tokens_per_day": 1000, "cost_per_month": 2.5}"#;
-    assert_eq!(gateway.get(path).await.status, 404);
-    let early = gateway.call("PUT", path, limits).await;
-    let warning = "there is no agent of this name now: the budget is in force when one is deployed";
-    assert_eq!((early.status, &early.json()["warnings"]), (200, &json!([warning])), "{}", early.text);
-    assert_eq!(gateway.call("PUT", "/api/agents/A%20b/budget", limits).await.status, 400);
-    assert_eq!(gateway.call("DELETE", path, "").await.status, 200);
-    gateway.agents.add("a");
-    let none = gateway.get(path).await;
-    assert_eq!((none.status, &none.json()["budget"], &none.json()["limits"]), (200, &json!({}), &json!([])));
-    let none = gateway.call("DELETE", path, "").await;
-    assert!(none.status == 404 && none.text.contains("PUT /api/agents/a/budget sets one"), "{}", none.text);
-    let (_, deployer) = gateway.make_key("ci", &["deploy"]).await;
-    assert_eq!(gateway.call_as(&deployer, "PUT", path, limits).await.status, 403);
-    assert_eq!(gateway.call_as(&deployer, "DELETE", path, "").await.status, 403);
-
-    let set = gateway.call("PUT", path, limits).await;
-    let budget = json!({"tokens_per_day": 1000, "cost_per_month": "2.5"});
-    assert_eq!((set.status, &set.json()["budget"]), (200, &budget));
-    assert_eq!(set.json()["warnings"], json!(null));
-    let shown = gateway.call_as(&deployer, "GET", path, "").await.json();
-    let limit = json!({
-        "limit": "tokens_per_day", "most": 1000, "used": 0, "share": 0.0, "resets_at": "1970-01-02T00:00:00.000Z",
-    });
-    assert_eq!((&shown["limits"][0], &shown["unpriced_models"]), (&limit, &json!(["m"])));
-    let again = gateway.call("PUT", path, shown["budget"].to_string()).await;
-    assert_eq!(again.json()["budget"], budget, "what is shown can be set");
-    let wrong = gateway.call("PUT", path, r#"{"token_per_day": 1}"#).await;
-    assert!(wrong.status == 400 && wrong.text.contains("did you mean"), "{}", wrong.text);
-
-    let other = hoistway_model::budget::Budget::new([(hoistway_model::budget::BudgetLimit::TokensPerDay, 1)]).unwrap();
-    gateway.egress.budgets.lock().unwrap().insert(name("gone"), other);
-    assert_eq!(gateway.get("/api/agents/gone/budget").await.status, 200);
-    assert_eq!(gateway.call("DELETE", "/api/agents/gone/budget", "").await.status, 200);
-    assert_eq!(gateway.call("DELETE", "/api/agents/gone/budget", "").await.status, 404);
 }

@@ -1,12 +1,11 @@
-//! How much a caller may ask for: rates, wrong keys, requests at a time, sizes.
+//! Rate limits of keys and addresses, and the number of concurrent requests.
 
-use crate::harness::Gateway;
+use crate::test_gateway::TestGateway;
 use hoistway_gateway::{
     access::AccessLimits,
     rate_limits::{Rate, Rates},
     state::Limits,
 };
-use serde_json::json;
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -15,12 +14,12 @@ fn rates() -> Rates {
     Rates { requests: Rate::new(12, HOUR, 4), invokes: Rate::new(1, HOUR, 2), failures: Rate::new(60, HOUR, 2) }
 }
 
-async fn limited() -> Gateway {
-    Gateway::with_access(Limits::default(), AccessLimits { rates: rates(), ..AccessLimits::default() }).await
+async fn limited() -> TestGateway {
+    TestGateway::with_access(Limits::default(), AccessLimits { rates: rates(), ..AccessLimits::default() }).await
 }
 
 #[tokio::test]
-async fn each_key_has_its_rate() {
+async fn each_key_has_its_own_rate() {
     let gateway = limited().await;
     let (_, key) = gateway.make_key("k", &["admin"]).await;
     for left in [3, 2, 1, 0] {
@@ -60,7 +59,7 @@ async fn each_key_has_its_rate() {
 }
 
 #[tokio::test]
-async fn wrong_keys_are_slowed_down_and_right_ones_never() {
+async fn wrong_keys_are_throttled_and_right_ones_never() {
     let gateway = limited().await;
     let wrong = format!("hw_{}", "A".repeat(43));
     for status in [401, 401, 429, 429] {
@@ -78,9 +77,9 @@ async fn wrong_keys_are_slowed_down_and_right_ones_never() {
 }
 
 #[tokio::test]
-async fn requests_at_a_time_are_bounded_and_administrators_get_in() {
+async fn concurrent_requests_are_limited_except_for_administrators() {
     let gateway =
-        Gateway::with_access(Limits::default(), AccessLimits { max_requests: 1, ..AccessLimits::default() }).await;
+        TestGateway::with_access(Limits::default(), AccessLimits { max_requests: 1, ..AccessLimits::default() }).await;
     let (id, key) = gateway.make_key("reader", &["read"]).await;
     let taken = gateway.state.access.requests.clone().acquire_owned().await.unwrap();
     let answer = gateway.call_as(&key, "GET", "/api/agents", "").await;
@@ -97,24 +96,5 @@ async fn requests_at_a_time_are_bounded_and_administrators_get_in() {
     drop(taken);
     for _ in 0..3 {
         assert_eq!(gateway.get("/api/agents").await.status, 200);
-    }
-}
-
-#[tokio::test]
-async fn sources_are_bounded() {
-    let limits = Limits { max_source_files: 2, max_source_bytes: 40, ..Limits::default() };
-    let gateway = Gateway::with(limits).await;
-    for (files, message) in [
-        (
-            json!({"agent.py": "", "a.py": "", "b.py": ""}),
-            "source_files: 3 files are too many, 2 is the limit (setting max_source_files)",
-        ),
-        (
-            json!({"agent.py": "#".repeat(40)}),
-            "source_files: 48 bytes are too many, 40 is the limit (setting max_source_bytes)",
-        ),
-    ] {
-        let answer = gateway.post("/api/deploy", json!({"agent_name": "a", "source_files": files})).await;
-        assert_eq!(answer.error(), format!("400 invalid_argument {message}"));
     }
 }

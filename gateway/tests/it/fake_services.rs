@@ -1,5 +1,5 @@
-//! What the services have, as far as the saga changes it, with failures on demand: before a call has its effect, or
-//! after it, so that nobody knows whether it had.
+//! The state of the services, as far as the saga changes it, with failures on demand: before a call has its effect, or
+//! after it, so that the caller does not know whether it had.
 
 use crate::fakes::{image, name};
 use hoistway_model::{
@@ -30,7 +30,7 @@ pub struct Fault {
 }
 
 #[derive(Debug, Default)]
-pub struct World {
+pub struct FakeServices {
     state: Mutex<State>,
     faults: Mutex<Vec<Fault>>,
     /// Every call that changes something, in order.
@@ -54,7 +54,7 @@ struct State {
     built: BTreeSet<OperationId>,
 }
 
-impl World {
+impl FakeServices {
     pub fn fail(&self, fault: Fault) {
         self.faults.lock().unwrap().push(fault);
     }

@@ -1,4 +1,4 @@
-//! A gateway on a port of its own, and a client.
+//! A gateway on a port of its own over fake services, and a client.
 
 use crate::{
     fake_egress::FakeEgress,
@@ -34,7 +34,7 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::net::TcpStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub struct Gateway {
+pub struct TestGateway {
     pub address: SocketAddr,
     pub key: String,
     pub tools: Arc<FakeTools>,
@@ -89,7 +89,7 @@ impl ReadyCheck for Always {
     }
 }
 
-impl Gateway {
+impl TestGateway {
     pub async fn start() -> Self {
         Self::with(Limits::default()).await
     }
@@ -189,14 +189,14 @@ impl Gateway {
     }
 }
 
-impl Gateway {
+impl TestGateway {
     /// Begins the shutdown.
     pub fn stop(&self) {
         self.shutdown.cancel();
     }
 }
 
-impl Drop for Gateway {
+impl Drop for TestGateway {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }

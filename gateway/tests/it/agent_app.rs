@@ -1,12 +1,12 @@
-//! The other routes of web applications, against a runner that does what a test tells it.
+//! `/api/agents/{name}/app/…`.
 
 use crate::{
-    harness::Gateway,
-    invokes::{Runner, Script, answer, changed},
+    fake_runner::{Runner, Script, answer, changed},
+    test_gateway::TestGateway,
 };
 
-async fn with_runner(script: Script) -> (Gateway, Runner) {
-    let (gateway, runner) = (Gateway::start().await, Runner::start(script).await);
+async fn with_runner(script: Script) -> (TestGateway, Runner) {
+    let (gateway, runner) = (TestGateway::start().await, Runner::start(script).await);
     changed(&gateway, runner.route()).await;
     (gateway, runner)
 }
@@ -18,7 +18,7 @@ fn of_application(status: &str, headers: &str, body: &str) -> Script {
 }
 
 #[tokio::test]
-async fn request_and_answer_pass_as_they_are() {
+async fn requests_and_answers_are_passed_on_unchanged() {
     let headers = "content-type: text/plain\r\nset-cookie: a=b\r\nx-mine: 1\r\n";
     let (gateway, runner) = with_runner(of_application("201 Created", headers, "made")).await;
     let key = format!("Bearer {}", gateway.key);
@@ -41,7 +41,7 @@ async fn request_and_answer_pass_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_call_counts_as_an_invoke_that_went_as_its_status_says() {
+async fn a_call_is_counted_as_an_invoke_with_the_outcome_of_its_status() {
     for (status, outcome) in [("201 Created", "ok"), ("404 Not Found", "ok"), ("500 Oh", "agent_error")] {
         let (gateway, _runner) = with_runner(of_application(status, "", "as long as it says")).await;
         gateway.call("POST", "/api/agents/a/app/x", "{}").await;
@@ -52,7 +52,7 @@ async fn a_call_counts_as_an_invoke_that_went_as_its_status_says() {
 }
 
 #[tokio::test]
-async fn an_applications_error_is_its_own() {
+async fn an_error_of_the_application_is_passed_on() {
     let body = r#"{"error": "mine"}"#;
     let (gateway, _runner) =
         with_runner(of_application("404 Not Found", "content-type: application/json\r\n", body)).await;
@@ -61,7 +61,7 @@ async fn an_applications_error_is_its_own() {
 }
 
 #[tokio::test]
-async fn what_is_no_application_says_so() {
+async fn an_agent_without_an_application_is_404() {
     let said = r#"{"error": "the agent has no web application", "code": "no_application"}"#;
     let (gateway, _runner) = with_runner(answer("404 Not Found", said)).await;
     let error = gateway.call("POST", "/api/agents/a/app/x", "{}").await.error();
@@ -74,7 +74,7 @@ async fn what_is_no_application_says_so() {
 }
 
 #[tokio::test]
-async fn whoever_may_not_invoke_gets_nothing() {
+async fn a_caller_without_the_scope_invoke_is_refused() {
     let (gateway, runner) = with_runner(of_application("200 OK", "", "secret")).await;
     for path in ["/api/agents/a/app", "/api/agents/a/app/", "/api/agents/a/app/x"] {
         let answer = gateway.call_with("GET", path, "", &[]).await;
@@ -87,8 +87,8 @@ async fn whoever_may_not_invoke_gets_nothing() {
 }
 
 #[tokio::test]
-async fn the_root_is_a_directory() {
-    let gateway = Gateway::start().await;
+async fn the_root_redirects_to_a_directory() {
+    let gateway = TestGateway::start().await;
     let answer = gateway.call("GET", "/api/agents/a/app?q=1", "").await;
     assert_eq!((answer.status, answer.header("location")), (308, "app/?q=1"));
 }

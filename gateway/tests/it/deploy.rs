@@ -1,8 +1,8 @@
-//! What a deploy is answered with, and when.
+//! The answers of `POST /api/deploy`.
 
 use crate::{
     fakes::image,
-    harness::{Answer, Gateway},
+    test_gateway::{Answer, TestGateway},
 };
 use hoistway_gateway::{
     deploy::{Outcome, Progress},
@@ -39,7 +39,7 @@ fn without_build() -> Progress {
 }
 
 /// Sends, lets the saga go through `steps` once it has accepted, and waits for the answer.
-async fn deploy(gateway: &Gateway, query: &str, body: Value, steps: Vec<Progress>) -> Answer {
+async fn deploy(gateway: &TestGateway, query: &str, body: Value, steps: Vec<Progress>) -> Answer {
     let mut accepted = gateway.deployer.accepted.subscribe();
     let before = accepted.borrow().len();
     gateway.deployer.progress.send_replace(Progress::default());
@@ -54,8 +54,8 @@ async fn deploy(gateway: &Gateway, query: &str, body: Value, steps: Vec<Progress
 }
 
 #[tokio::test]
-async fn a_clean_answer_is_the_references() {
-    let gateway = Gateway::start().await;
+async fn a_deploy_is_answered_as_the_reference_says() {
+    let gateway = TestGateway::start().await;
     let answer = deploy(&gateway, "", source(), vec![built(), done(built())]).await;
     assert_eq!(answer.status, 201);
     assert_eq!(
@@ -67,8 +67,8 @@ async fn a_clean_answer_is_the_references() {
 }
 
 #[tokio::test]
-async fn an_image_deploy_says_nothing_of_builds() {
-    let gateway = Gateway::start().await;
+async fn an_image_deploy_has_no_build_members() {
+    let gateway = TestGateway::start().await;
     let answer = deploy(&gateway, "", from_image(), vec![done(without_build())]).await;
     assert_eq!(
         (answer.status, answer.text.as_str()),
@@ -79,8 +79,8 @@ async fn an_image_deploy_says_nothing_of_builds() {
 }
 
 #[tokio::test]
-async fn warnings_come_from_everybody() {
-    let gateway = Gateway::start().await;
+async fn warnings_of_all_stages_are_collected() {
+    let gateway = TestGateway::start().await;
     let mut body = from_image();
     body["required_tools"] = json!(["wish"]);
     body["entrypoint"] = json!("x");
@@ -100,7 +100,7 @@ async fn warnings_come_from_everybody() {
 #[tokio::test]
 async fn a_slow_start_is_201_and_a_slow_build_202() {
     let limits = Limits { deploy_wait: Duration::from_millis(200), ..Limits::default() };
-    let gateway = Gateway::with(limits).await;
+    let gateway = TestGateway::with(limits).await;
     let answer = deploy(&gateway, "", source(), vec![built()]).await;
     assert_eq!((answer.status, answer.header("location")), (201, "/api/agents/a"));
     assert_eq!(answer.json()["build_id"], "build-a1b2c3d4e5f6");
@@ -119,7 +119,7 @@ async fn a_slow_start_is_201_and_a_slow_build_202() {
 
 #[tokio::test]
 async fn the_caller_chooses_what_to_wait_for() {
-    let gateway = Gateway::start().await;
+    let gateway = TestGateway::start().await;
     let answer = deploy(&gateway, "?wait=none", source(), vec![]).await;
     assert_eq!((answer.status, answer.header("hoistway-deployment")), (202, gateway.deployer.id.to_string().as_str()));
     let answer = deploy(&gateway, "?wait=Built", source(), vec![Progress::default(), built()]).await;
@@ -130,8 +130,8 @@ async fn the_caller_chooses_what_to_wait_for() {
 }
 
 #[tokio::test]
-async fn failures_after_the_start_are_500_with_their_cause() {
-    let gateway = Gateway::start().await;
+async fn a_failure_after_work_began_is_500_with_its_code() {
+    let gateway = TestGateway::start().await;
     for (code, message, want) in [
         (
             Code::RequirementFailed,
@@ -157,8 +157,8 @@ async fn failures_after_the_start_are_500_with_their_cause() {
 }
 
 #[tokio::test]
-async fn before_the_start_an_error_keeps_its_status() {
-    let gateway = Gateway::start().await;
+async fn an_error_before_work_began_keeps_its_status() {
+    let gateway = TestGateway::start().await;
     for (code, want) in [
         (Code::Unavailable, "503 unavailable x"),
         (Code::ResourceExhausted, "429 resource_exhausted x"),
@@ -177,7 +177,7 @@ async fn before_the_start_an_error_keeps_its_status() {
 
 #[tokio::test]
 async fn several_callers_wait_for_one_deployment() {
-    let gateway = Gateway::start().await;
+    let gateway = TestGateway::start().await;
     let mut accepted = gateway.deployer.accepted.subscribe();
     let finish = async {
         accepted.wait_for(|accepted| accepted.len() == 3).await.unwrap();
@@ -191,7 +191,7 @@ async fn several_callers_wait_for_one_deployment() {
 
 #[tokio::test]
 async fn a_large_request_is_read_whole() {
-    let gateway = Gateway::start().await;
+    let gateway = TestGateway::start().await;
     let text = "# é\n".repeat(1 << 20);
     let body = json!({"agent_name": "a", "source_files": {"agent.py": text}});
     let answer = deploy(&gateway, "", body, vec![done(built())]).await;
@@ -199,4 +199,23 @@ async fn a_large_request_is_read_whole() {
     let accepted = gateway.deployer.accepted.borrow().clone();
     let hoistway_gateway::deploy::request::Source::Files(source) = &accepted[0].source else { panic!() };
     assert_eq!(source.files.get("agent.py").unwrap().len(), text.len());
+}
+
+#[tokio::test]
+async fn a_source_with_too_many_files_or_bytes_is_refused() {
+    let limits = Limits { max_source_files: 2, max_source_bytes: 40, ..Limits::default() };
+    let gateway = TestGateway::with(limits).await;
+    for (files, message) in [
+        (
+            json!({"agent.py": "", "a.py": "", "b.py": ""}),
+            "source_files: 3 files are too many, 2 is the limit (setting max_source_files)",
+        ),
+        (
+            json!({"agent.py": "#".repeat(40)}),
+            "source_files: 48 bytes are too many, 40 is the limit (setting max_source_bytes)",
+        ),
+    ] {
+        let answer = gateway.post("/api/deploy", json!({"agent_name": "a", "source_files": files})).await;
+        assert_eq!(answer.error(), format!("400 invalid_argument {message}"));
+    }
 }

@@ -1,9 +1,9 @@
-//! Agents with an identity provider: who is let in, and who the agent is told that it is.
+//! Agents with an identity provider: the users that are let in, and the user that the agent is told.
 
 use crate::{
-    harness::{Answer, Gateway},
-    invokes::{Runner, Script, answer, changed},
-    issuer::{Issuer, Signer, base64url, now},
+    fake_issuer::{Issuer, Signer, base64url, now},
+    fake_runner::{Runner, Script, answer, changed},
+    test_gateway::{Answer, TestGateway},
 };
 use futures_util::future::join_all;
 use hoistway_gateway::{
@@ -21,11 +21,12 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 const INVOKE: &str = "/api/agents/a/invoke";
+
 const BODY: &str = r#"{"message": "hi"}"#;
 
 /// An agent "a" behind the provider "sso", whose issuer publishes the keys of two signers.
 struct Case {
-    gateway: Gateway,
+    gateway: TestGateway,
     runner: Runner,
     issuer: Issuer,
     ed: Signer,
@@ -55,7 +56,7 @@ impl Case {
     async fn with_all(times: Times, rate: Option<Rate>, script: Script) -> Self {
         let limits = CallerLimits { times, rate, ..CallerLimits::default() };
         let access = AccessLimits::default();
-        let gateway = Gateway::with_all(Limits::default(), access, limits).await;
+        let gateway = TestGateway::with_all(Limits::default(), access, limits).await;
         let (ed, rsa) = (Signer::ed("ed"), Signer::rsa("rsa"));
         let issuer = Issuer::start(&[&ed, &rsa]).await;
         let runner = Runner::start(script).await;
@@ -113,7 +114,7 @@ impl Case {
 }
 
 #[tokio::test]
-async fn a_user_is_let_in_and_named_whatever_way_the_token_comes() {
+async fn a_token_is_accepted_in_each_header_and_names_the_user() {
     let case = Case::start().await;
     let (token, key) = (format!("Bearer {}", case.token()), format!("Bearer {}", case.gateway.key));
     let ways: [&[(&str, &str)]; 6] = [
@@ -155,7 +156,7 @@ async fn a_user_is_let_in_and_named_whatever_way_the_token_comes() {
 }
 
 #[tokio::test]
-async fn every_allowed_algorithm_is_understood() {
+async fn every_allowed_algorithm_is_accepted() {
     let case = Case::start().await;
     let (p256, p384) = (Signer::ec("p256", "P-256"), Signer::ec("p384", "P-384"));
     case.issuer.publish(&[&case.ed, &case.rsa, &p256, &p384]);
@@ -175,7 +176,7 @@ async fn every_allowed_algorithm_is_understood() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_token_is_told_and_nothing_else() {
+async fn a_wrong_token_is_refused_with_its_reason_alone() {
     let case = Case::start().await;
     let (good, now) = (case.token(), now());
     let (signed, signature) = good.rsplit_once('.').unwrap();
@@ -254,7 +255,7 @@ async fn what_is_wrong_with_a_token_is_told_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn keys_and_tokens_open_what_is_theirs() {
+async fn api_keys_and_tokens_open_only_their_own_routes() {
     let case = Case::start().await;
     let token = format!("Bearer {}", case.token());
     let must_name = case.gateway.call("POST", INVOKE, BODY).await;
@@ -301,7 +302,7 @@ async fn keys_and_tokens_open_what_is_theirs() {
 }
 
 #[tokio::test]
-async fn only_users_of_allowed_domains_are_let_in() {
+async fn users_of_other_domains_are_refused() {
     let case = Case::start().await;
     let allowed_domains = vec!["example.com".to_owned(), "example.org".to_owned()];
     case.register(IdentityProvider { allowed_domains, ..case.issuer.provider("sso") }).await;
@@ -339,7 +340,7 @@ async fn only_users_of_allowed_domains_are_let_in() {
 }
 
 #[tokio::test]
-async fn keys_are_rotated_and_fetched_once_for_all_who_wait() {
+async fn rotated_keys_are_fetched_once_for_all_waiting_requests() {
     let case = Case::with(impatient()).await;
     assert_eq!(case.with_token(&case.token()).await.status, 200);
     assert_eq!(case.issuer.hits(), 1);
@@ -370,7 +371,7 @@ async fn keys_are_rotated_and_fetched_once_for_all_who_wait() {
 }
 
 #[tokio::test]
-async fn invented_keys_do_not_make_us_ask_again_and_again() {
+async fn unknown_key_ids_do_not_cause_repeated_fetches() {
     let case = Case::start().await;
     assert_eq!(case.with_token(&case.token()).await.status, 200);
     for _ in 0..10 {
@@ -381,7 +382,7 @@ async fn invented_keys_do_not_make_us_ask_again_and_again() {
 }
 
 #[tokio::test]
-async fn old_keys_do_while_there_are_no_newer_ones() {
+async fn old_keys_are_used_while_newer_ones_cannot_be_fetched() {
     let case = Case::with(never_fresh()).await;
     assert_eq!(case.with_token(&case.token()).await.status, 200);
     assert_eq!(case.with_token(&case.token()).await.status, 200);
@@ -402,7 +403,7 @@ async fn old_keys_do_while_there_are_no_newer_ones() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_does_not_answer_well_is_told_of() {
+async fn a_failing_issuer_is_503_and_shown_in_the_status() {
     let case = Case::with(impatient()).await;
     let big = format!("{{\"keys\": [], \"x\": \"{}\"}}", "x".repeat(300 << 10));
     let moved = vec![("location", format!("{}/elsewhere", case.issuer.url()))];
@@ -429,34 +430,7 @@ async fn an_issuer_that_does_not_answer_well_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_status_tells_only_admin_keys_what_is_at_a_port() {
-    let case = Case::with(impatient()).await;
-    let (_, reader) = case.gateway.make_key("reader", &["read"]).await;
-    let (_, deployer) = case.gateway.make_key("deployer", &["deploy"]).await;
-    let listen = || tokio::net::TcpListener::bind("127.0.0.1:0");
-    let closed = listen().await.unwrap().local_addr().unwrap();
-    let hangs_up = listen().await.unwrap();
-    let no_http = hangs_up.local_addr().unwrap();
-    tokio::spawn(async move { while hangs_up.accept().await.is_ok() {} });
-    let mut told = Vec::new();
-    for at in [format!("http://{closed}/k"), format!("http://{no_http}/k"), format!("{}/none", case.issuer.url())] {
-        case.register(IdentityProvider { jwks_uri: at.clone(), ..case.issuer.provider("sso") }).await;
-        assert_eq!(case.with_token(&case.token()).await.status, 503);
-        for key in [&reader, &deployer] {
-            let one = case.gateway.call_as(key, "GET", "/api/identity-providers/sso", "").await.json();
-            let all = case.gateway.call_as(key, "GET", "/api/identity-providers", "").await.json();
-            assert_eq!(one["status"], all[0]["status"]);
-            told.push(one["status"].clone());
-        }
-        let shown = case.gateway.get("/api/identity-providers/sso").await.json();
-        assert!(shown["status"]["message"].as_str().unwrap().contains(&at), "{shown}");
-    }
-    assert_eq!(told[0]["phase"], "Failed");
-    assert!(told.iter().all(|status| *status == told[0]), "{told:?}");
-}
-
-#[tokio::test]
-async fn keys_are_found_by_discovery_of_the_same_issuer() {
+async fn keys_are_discovered_from_the_same_issuer_alone() {
     let case = Case::with(impatient()).await;
     case.register(IdentityProvider { jwks_uri: String::new(), ..case.issuer.provider("sso") }).await;
     assert_eq!(case.with_token(&case.token()).await.status, 200);
@@ -483,7 +457,7 @@ async fn keys_are_found_by_discovery_of_the_same_issuer() {
 }
 
 #[tokio::test]
-async fn a_changed_or_deleted_provider_is_so_from_the_next_invoke_on() {
+async fn a_changed_or_deleted_provider_counts_from_the_next_invoke() {
     let case = Case::start().await;
     let token = case.token();
     assert_eq!(case.with_token(&token).await.status, 200);
@@ -516,7 +490,47 @@ async fn a_changed_or_deleted_provider_is_so_from_the_next_invoke_on() {
 }
 
 #[tokio::test]
-async fn registering_fetches_the_keys_and_says_how_it_went() {
+async fn a_user_without_a_key_has_a_rate_limit() {
+    let rate = Rate::new(1, Duration::from_secs(3_600), 2);
+    let case = Case::with_all(Times::default(), rate, answer("200 OK", r#"{"response": 1}"#)).await;
+    let statuses = join_all((0..3).map(|_| async { case.with_token(&case.token()).await.status })).await;
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 2);
+    let refused = case.with_token(&case.token()).await;
+    assert_eq!(refused.error(), "429 resource_exhausted this user sends too many invokes (setting invokes_per_second)");
+    assert_eq!(case.with_token(&case.token_but(json!({"sub": "bob"}))).await.status, 200);
+    let key = [("x-runagents-api-key", case.gateway.key.as_str()), ("x-end-user-token", &case.token())];
+    assert_eq!(case.invoke(&key).await.status, 200, "a key has its own");
+}
+
+#[tokio::test]
+async fn the_status_shows_fetch_errors_to_administrators_alone() {
+    let case = Case::with(impatient()).await;
+    let (_, reader) = case.gateway.make_key("reader", &["read"]).await;
+    let (_, deployer) = case.gateway.make_key("deployer", &["deploy"]).await;
+    let listen = || tokio::net::TcpListener::bind("127.0.0.1:0");
+    let closed = listen().await.unwrap().local_addr().unwrap();
+    let hangs_up = listen().await.unwrap();
+    let no_http = hangs_up.local_addr().unwrap();
+    tokio::spawn(async move { while hangs_up.accept().await.is_ok() {} });
+    let mut told = Vec::new();
+    for at in [format!("http://{closed}/k"), format!("http://{no_http}/k"), format!("{}/none", case.issuer.url())] {
+        case.register(IdentityProvider { jwks_uri: at.clone(), ..case.issuer.provider("sso") }).await;
+        assert_eq!(case.with_token(&case.token()).await.status, 503);
+        for key in [&reader, &deployer] {
+            let one = case.gateway.call_as(key, "GET", "/api/identity-providers/sso", "").await.json();
+            let all = case.gateway.call_as(key, "GET", "/api/identity-providers", "").await.json();
+            assert_eq!(one["status"], all[0]["status"]);
+            told.push(one["status"].clone());
+        }
+        let shown = case.gateway.get("/api/identity-providers/sso").await.json();
+        assert!(shown["status"]["message"].as_str().unwrap().contains(&at), "{shown}");
+    }
+    assert_eq!(told[0]["phase"], "Failed");
+    assert!(told.iter().all(|status| *status == told[0]), "{told:?}");
+}
+
+#[tokio::test]
+async fn registering_a_provider_fetches_its_keys() {
     let case = Case::start().await;
     let document = |keys: String| {
         let issuer = json!({"issuer": case.issuer.url(), "jwksUri": keys});
@@ -534,17 +548,4 @@ async fn registering_fetches_the_keys_and_says_how_it_went() {
     // The same again fetches again: whoever knows of new keys need not wait.
     assert_eq!(case.gateway.post("/api/identity-providers", document(case.issuer.jwks())).await.status, 200);
     case.issuer.asked(2).await;
-}
-
-#[tokio::test]
-async fn a_user_without_a_key_has_a_rate_of_their_own() {
-    let rate = Rate::new(1, Duration::from_secs(3_600), 2);
-    let case = Case::with_all(Times::default(), rate, answer("200 OK", r#"{"response": 1}"#)).await;
-    let statuses = join_all((0..3).map(|_| async { case.with_token(&case.token()).await.status })).await;
-    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 2);
-    let refused = case.with_token(&case.token()).await;
-    assert_eq!(refused.error(), "429 resource_exhausted this user sends too many invokes (setting invokes_per_second)");
-    assert_eq!(case.with_token(&case.token_but(json!({"sub": "bob"}))).await.status, 200);
-    let key = [("x-runagents-api-key", case.gateway.key.as_str()), ("x-end-user-token", &case.token())];
-    assert_eq!(case.invoke(&key).await.status, 200, "a key has its own");
 }

@@ -1,154 +1,29 @@
-//! From the API to an agent and back, against a runner that does what a test tells it.
+//! `POST /api/agents/{name}/invoke` and `…/invoke/stream`.
 
 use crate::{
+    fake_runner::{Runner, Script, answer, changed, route},
     fakes::name,
-    harness::{Answer, Gateway},
+    test_gateway::{Answer, TestGateway},
 };
-use hoistway_gateway::{routing_table::RouteLookup, state::Limits};
-use hoistway_model::{
-    RevisionId, Secret,
-    agent::{Route, RouteEvent, Target},
-};
+use hoistway_gateway::state::Limits;
+use hoistway_model::agent::{Route, RouteEvent};
 use http_body_util::BodyExt;
 use serde_json::json;
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    time::timeout,
-};
+use std::time::Duration;
+use tokio::net::TcpListener;
 
-/// A runner that answers every connection with `script`, piece by piece; `None` waits until the test lets it go on.
-pub struct Runner {
-    pub address: SocketAddr,
-    pub requests: Arc<Mutex<Vec<String>>>,
-    seen: watch::Sender<usize>,
-    go_on: watch::Sender<bool>,
-    /// What it answers of where an invoke stands, if it knows that.
-    stack: Arc<Mutex<Option<String>>>,
-    /// Whether a caller has left before its answer.
-    left: watch::Sender<bool>,
-}
-
-pub type Script = Vec<Option<String>>;
-
-impl Runner {
-    pub async fn start(script: Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (requests, seen, go_on) = (Arc::default(), watch::Sender::new(0), watch::Sender::new(false));
-        let runner = Self { address, requests, seen, go_on, stack: Arc::default(), left: watch::Sender::new(false) };
-        let (requests, seen, go_on) = (runner.requests.clone(), runner.seen.clone(), runner.go_on.clone());
-        let (stack, left) = (Arc::clone(&runner.stack), runner.left.clone());
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (requests, seen, go_on) = (Arc::clone(&requests), seen.clone(), go_on.subscribe());
-                let end = (Arc::clone(&stack), left.clone());
-                tokio::spawn(serve(stream, script.clone(), requests, seen, go_on, end));
-            }
-        });
-        runner
-    }
-
-    pub fn route(&self) -> Route {
-        route(Some(self.address.to_string()))
-    }
-}
-
-async fn serve(
-    mut stream: TcpStream,
-    script: Script,
-    requests: Arc<Mutex<Vec<String>>>,
-    seen: watch::Sender<usize>,
-    mut go_on: watch::Receiver<bool>,
-    (stack, left): (Arc<Mutex<Option<String>>>, watch::Sender<bool>),
-) {
-    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
-    let is_whole = |request: &[u8]| match request.starts_with(b"GET /stack ") {
-        true => request.ends_with(b"\r\n\r\n"),
-        false => request.ends_with(b"}"),
-    };
-    while !is_whole(&request) {
-        let n = stream.read(&mut buffer).await.unwrap();
-        assert!(n > 0);
-        request.extend_from_slice(&buffer[..n]);
-    }
-    let asks_for_stack = request.starts_with(b"GET /stack ");
-    requests.lock().unwrap().push(String::from_utf8(request).unwrap());
-    if !asks_for_stack {
-        seen.send_modify(|n| *n += 1);
-    }
-    if asks_for_stack {
-        // An invoke that was given up already would not stand anywhere any more.
-        let gone = timeout(Duration::from_millis(200), left.subscribe().wait_for(|left| *left)).await.is_ok();
-        assert!(!gone, "the invoke is held meanwhile");
-    }
-    let script = match asks_for_stack {
-        true => match stack.lock().unwrap().clone() {
-            Some(body) => answer("200 OK", &body),
-            None => answer("404 Not Found", r#"{"error": "there is no /stack here", "code": "not_found"}"#),
-        },
-        false => script,
-    };
-    for piece in script {
-        match piece {
-            Some(text) => stream.write_all(text.as_bytes()).await.unwrap(),
-            None => {
-                let is_gone = tokio::select! {
-                    _ = go_on.wait_for(|go| *go) => false,
-                    _ = stream.read(&mut buffer) => true,
-                };
-                if is_gone {
-                    left.send_replace(true);
-                    drop(go_on.wait_for(|go| *go).await);
-                }
-            }
-        }
-    }
-}
-
-pub fn answer(status: &str, body: &str) -> Script {
-    let length = body.len();
-    vec![Some(format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"))]
-}
-
-fn route(address: Option<String>) -> Route {
-    let target =
-        address.map(|address| Target { revision: RevisionId::mint(), address, token: Secret::new("invoke-token") });
-    Route {
-        agent: name("a"),
-        ready: target.is_some(),
-        target,
-        message: String::new(),
-        needs_caller_identity: false,
-        identity_provider: None,
-    }
-}
-
-pub async fn changed(gateway: &Gateway, route: Route) -> u64 {
-    let mut changes = gateway.state.routes.changes();
-    let version = gateway.agents.route(RouteEvent::Changed(Box::new(route)));
-    changes.changed().await.unwrap();
-    version
-}
-
-async fn with_runner(script: Script) -> (Gateway, Runner) {
-    let (gateway, runner) = (Gateway::start().await, Runner::start(script).await);
+async fn with_runner(script: Script) -> (TestGateway, Runner) {
+    let (gateway, runner) = (TestGateway::start().await, Runner::start(script).await);
     changed(&gateway, runner.route()).await;
     (gateway, runner)
 }
 
-async fn invoke(gateway: &Gateway) -> Answer {
+async fn invoke(gateway: &TestGateway) -> Answer {
     gateway.post("/api/agents/a/invoke", json!({"message": "hi"})).await
 }
 
 #[tokio::test]
-async fn the_answer_is_the_runners_and_the_request_ours() {
+async fn requests_are_passed_on_without_forged_headers() {
     let body = r#"{"response": {"deep": [1.0]},  "extra": 7}"#;
     let (gateway, runner) = with_runner(answer("200 OK", body)).await;
     let key = format!("Bearer {}", gateway.key);
@@ -170,8 +45,8 @@ async fn the_answer_is_the_runners_and_the_request_ours() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_invoked_says_why() {
-    let gateway = Gateway::start().await;
+async fn an_agent_that_cannot_be_invoked_is_refused_with_its_reason() {
+    let gateway = TestGateway::start().await;
     assert_eq!(invoke(&gateway).await.error(), "404 not_found agent \"a\" not found");
     gateway.agents.add("a");
     let starting = "503 unavailable agent \"a\" is not ready: it is starting";
@@ -216,7 +91,7 @@ async fn what_cannot_be_invoked_says_why() {
 }
 
 #[tokio::test]
-async fn failures_of_the_agent_have_our_shape() {
+async fn failures_of_the_agent_are_api_errors() {
     let raised = r#"{"error": "ValueError: bad-luck-13", "code": "agent_error", "details": ["Traceback", "ValueError: bad-luck-13"]}"#;
     for (script, want) in [
         (
@@ -292,14 +167,14 @@ async fn an_answer_that_breaks_off_says_that_its_instance_was_replaced_or_delete
 }
 
 #[tokio::test]
-async fn time_size_and_number_are_bounded() {
+async fn time_size_and_concurrency_are_limited() {
     let limits = Limits {
         invoke_timeout: Duration::from_millis(300),
         invoke_concurrency: 1,
         max_answer: 1000,
         ..Limits::default()
     };
-    let gateway = Gateway::with(limits).await;
+    let gateway = TestGateway::with(limits).await;
     let runner = Runner::start(vec![None]).await;
     changed(&gateway, runner.route()).await;
     let mut seen = runner.seen.subscribe();
@@ -325,9 +200,9 @@ async fn time_size_and_number_are_bounded() {
 }
 
 #[tokio::test]
-async fn what_takes_too_long_is_told_where_it_stands() {
+async fn a_timeout_shows_the_stack_of_the_handler() {
     let limits = Limits { invoke_timeout: Duration::from_millis(300), ..Limits::default() };
-    let gateway = Gateway::with(limits).await;
+    let gateway = TestGateway::with(limits).await;
     let line = r#"File "/app/agent.py", line 3, in handler"#;
     for (body, want) in [
         (json!({"details": [line, "time.sleep(600)"]}).to_string(), vec![line, "time.sleep(600)"]),
@@ -373,7 +248,7 @@ async fn silent_events_are_kept_alive_by_comments_between_them() {
     let whole = vec![Some(format!("{head}9\r\ndata: 1\n\n\r\n")), None, Some("9\r\ndata: 2\n\n\r\n0\r\n\r\n".into())];
     let part = vec![Some(format!("{head}7\r\ndata: 1\r\n")), None, Some("2\r\n\n\n\r\n0\r\n\r\n".into())];
     let ((between, first), (within, second)) = tokio::join!(with_runner(whole), with_runner(part));
-    let open = async |gateway: &Gateway| {
+    let open = async |gateway: &TestGateway| {
         let key = format!("Bearer {}", gateway.key);
         let body = r#"{"message": "hi"}"#;
         let response = gateway.open("POST", "/api/agents/a/invoke/stream", body, &[("authorization", &key)]).await;
@@ -392,7 +267,7 @@ async fn silent_events_are_kept_alive_by_comments_between_them() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_off_does_not_look_whole() {
+async fn a_stream_that_breaks_off_is_not_terminated_cleanly() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ntransfer-encoding: chunked\r\n\r\n5\r\ndata1\r\n";
     let (gateway, _runner) = with_runner(vec![Some(head.into())]).await;
     let key = format!("Bearer {}", gateway.key);
@@ -420,7 +295,7 @@ async fn events_that_break_off_end_with_an_error_event() {
             "deadline_exceeded",
         ),
     ] {
-        let (gateway, runner) = (Gateway::with(limits.clone()).await, Runner::start(script).await);
+        let (gateway, runner) = (TestGateway::with(limits.clone()).await, Runner::start(script).await);
         changed(&gateway, runner.route()).await;
         let answer = gateway.post("/api/agents/a/invoke/stream", json!({"message": "hi"})).await;
         let error = answer.text.strip_prefix(begins).unwrap_or_else(|| panic!("{}", answer.text));
@@ -438,7 +313,7 @@ async fn events_that_break_off_end_with_an_error_event() {
 }
 
 #[tokio::test]
-async fn a_stream_counts_as_the_runner_says_that_it_went() {
+async fn a_stream_is_counted_with_the_outcome_of_its_trailer() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n0\r\n";
     for (trailer, outcome) in
         [("", "ok"), ("X-Hoistway-Outcome: ok\r\n", "ok"), ("X-Hoistway-Outcome: agent_error\r\n", "agent_error")]
@@ -455,10 +330,10 @@ async fn a_stream_counts_as_the_runner_says_that_it_went() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_frees_the_agent() {
+async fn a_client_that_disconnects_frees_its_slot() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n5\r\nchunk\r\n";
     let limits = Limits { invoke_concurrency: 1, ..Limits::default() };
-    let (gateway, runner) = (Gateway::with(limits).await, Runner::start(vec![Some(head.into()), None]).await);
+    let (gateway, runner) = (TestGateway::with(limits).await, Runner::start(vec![Some(head.into()), None]).await);
     changed(&gateway, runner.route()).await;
     let key = format!("Bearer {}", gateway.key);
     let path = "/api/agents/a/invoke/stream";
@@ -471,51 +346,4 @@ async fn a_client_that_leaves_frees_the_agent() {
     let metrics = gateway.get("/metrics").await.text;
     assert!(metrics.contains("hoistway_invokes_total{agent=\"a\",outcome=\"client_gone\"}"), "{metrics}");
     assert!(metrics.contains("hoistway_invokes_total{agent=\"a\",outcome=\"resource_exhausted\"}"), "{metrics}");
-}
-
-#[tokio::test]
-async fn a_new_route_is_acknowledged_when_nobody_is_on_the_way_to_the_old_one() {
-    let (gateway, _runner) = with_runner(vec![]).await;
-    let routes = &gateway.state.routes;
-    let mut acknowledged = gateway.agents.acknowledged.subscribe();
-    let RouteLookup::Ready(picked) = routes.pick(&name("a")) else { panic!() };
-    // The same target in other words retires nothing.
-    let same = Route { message: "fine".into(), target: Some(picked.target.clone()), ..route(None) };
-    let version = changed(&gateway, Route { ready: true, ..same }).await;
-    acknowledged.wait_for(|v| *v == version).await.unwrap();
-
-    let version = changed(&gateway, route(Some("127.0.0.1:1".into()))).await;
-    let RouteLookup::Ready(newer) = routes.pick(&name("a")) else { panic!() };
-    assert_eq!(newer.target.address, "127.0.0.1:1");
-    assert!(tokio::time::timeout(Duration::from_millis(50), acknowledged.wait_for(|v| *v >= version)).await.is_err());
-    drop(picked);
-    acknowledged.wait_for(|v| *v >= version).await.unwrap();
-    drop(newer);
-}
-
-#[tokio::test]
-async fn a_lost_subscription_is_renewed() {
-    let (gateway, runner) = with_runner(answer("200 OK", r#"{"response": 1}"#)).await;
-    gateway.agents.hang_up();
-    assert_eq!(invoke(&gateway).await.status, 200, "the old table serves on");
-    let mut changes = gateway.state.routes.changes();
-    changes.changed().await.unwrap();
-    assert_eq!(invoke(&gateway).await.status, 200);
-    drop(runner);
-    changed(&gateway, route(None)).await;
-    assert_eq!(invoke(&gateway).await.status, 503);
-}
-
-#[tokio::test]
-async fn a_refused_connection_goes_to_the_new_route() {
-    let gateway = Gateway::start().await;
-    let runner = Runner::start(answer("200 OK", r#"{"response": "new"}"#)).await;
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    changed(&gateway, route(Some(free.to_string()))).await;
-    let switch = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        gateway.agents.route(RouteEvent::Changed(Box::new(runner.route())));
-    };
-    let (answer, ()) = tokio::join!(invoke(&gateway), switch);
-    assert_eq!((answer.status, answer.text.as_str()), (200, r#"{"response": "new"}"#));
 }

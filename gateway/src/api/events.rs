@@ -4,7 +4,7 @@ use super::{
     auth::Holder,
     error::ApiResult,
     query::Query,
-    streaming::{self, COMMENT, HEARTBEAT},
+    streaming::{self, HEARTBEAT},
 };
 use crate::{
     events::{CALL_ENDED, CALLS_MISSED, Event, shown_time},
@@ -12,27 +12,24 @@ use crate::{
 };
 use axum::{
     Extension,
-    body::Body,
     extract::State,
-    response::{IntoResponse, Response},
+    response::{
+        IntoResponse, Response,
+        sse::{self, KeepAlive, Sse},
+    },
 };
-use bytes::Bytes;
-use futures_util::{
-    StreamExt,
-    stream::{self, BoxStream},
-};
+use futures_util::{StreamExt, future, stream};
 use hoistway_kit::{event_log::Next, quota::QuotaGrant, time::now_ms};
 use hoistway_model::{Error, Name, Result, agent::Place, error::excerpt};
 use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{convert::Infallible, sync::Arc};
-use tokio::time::{Instant, timeout_at};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// How soon a client that lost its connection comes back, in milliseconds.
-const RETRY: u32 = 2_000;
+/// How soon a client that lost its connection comes back.
+const RETRY: Duration = Duration::from_secs(2);
 /// The last event that a client has, as `EventSource` sends it.
 const LAST_EVENT_ID: &str = "last-event-id";
 /// Events are missing before what follows.
@@ -101,18 +98,20 @@ pub async fn follow(
     let place = state.events.follower(&holder)?;
     let from = after.unwrap_or_else(|| state.events.last());
     // The id goes first, so that a client which loses its connection before the first event misses nothing.
-    let first = format!("retry: {RETRY}\nid: {}\n\n", show_place(from));
+    let first = sse::Event::default().retry(RETRY).id(show_place(from));
     let events = state.events.follow(from).map(Source::Events);
     let calls = match wanted.is_of_type(CALL_ENDED) {
         true => state.events.follow_calls().map(Source::Calls).boxed(),
         false => stream::empty().boxed(),
     };
-    let follower = Follower { events: stream::select(events, calls).boxed(), wanted, last: from, _place: place };
-    let events = stream::unfold(follower, |mut follower| async move { Some((follower.next().await?, follower)) });
-    let body = stream::iter([first]).chain(events).map(|text| Ok::<_, Infallible>(Bytes::from(text)));
-    let body = body.take_until(state.closing.clone().cancelled_owned());
-    let headers = streaming::headers(HeaderValue::from_static("text/event-stream"));
-    Ok((headers, Body::from_stream(body)).into_response())
+    let mut follower = Follower { wanted, last: from, _place: place };
+    let events = stream::select(events, calls).filter_map(move |next| future::ready(follower.message(next)));
+    let messages = stream::iter([first]).chain(events.map(sse::Event::from)).map(Ok::<_, Infallible>);
+    let messages = messages.take_until(state.closing.clone().cancelled_owned());
+    // A comment, which clients do not show: proxies cut streams that are silent for long.
+    let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("still here");
+    Ok((streaming::headers(HeaderValue::from_static("text/event-stream")), Sse::new(messages).keep_alive(keep_alive))
+        .into_response())
 }
 
 /// Where an event comes from.
@@ -123,30 +122,33 @@ enum Source {
     Calls(Next<Event>),
 }
 
-/// One client, and what it has.
+/// A client, and the place that it has reached.
 struct Follower {
-    events: BoxStream<'static, Source>,
     wanted: Wanted,
     /// The last event with an id.
     last: Place,
     _place: QuotaGrant,
 }
 
-impl Follower {
-    /// The next text to send; `None` at the end.
-    async fn next(&mut self) -> Option<String> {
-        let silence = Instant::now() + HEARTBEAT;
-        loop {
-            let Ok(next) = timeout_at(silence, self.events.next()).await else {
-                return Some(COMMENT.to_owned());
-            };
-            if let Some(text) = self.write(next?) {
-                return Some(text);
-            }
-        }
-    }
+/// An event as a client receives it.
+struct Message {
+    /// `None` for calls, which are not repeated.
+    id: Option<String>,
+    kind: &'static str,
+    json: String,
+}
 
-    fn write(&mut self, next: Source) -> Option<String> {
+impl From<Message> for sse::Event {
+    fn from(Message { id, kind, json }: Message) -> Self {
+        let event = Self::default();
+        let event = if let Some(id) = id { event.id(id) } else { event };
+        event.event(kind).data(json)
+    }
+}
+
+impl Follower {
+    /// Returns the message of an event, unless the client wants others only.
+    fn message(&mut self, next: Source) -> Option<Message> {
         let gap = |place, kind, reason: &str| {
             let (time_ms, data) = (now_ms(), json!({ "reason": reason }));
             Arc::new(Event { place, kind, time_ms, agent: None, data })
@@ -165,13 +167,16 @@ impl Follower {
         if has_id {
             self.last = event.place;
         }
-        let id = show_place(self.last);
-        let line = if has_id { format!("id: {id}\n") } else { String::new() };
-        let out =
-            EventOut { id, kind: event.kind, time: shown_time(&event), agent: event.agent.as_ref(), data: &event.data };
-        // JSON has no line feed in it, so it is one line of data.
-        let data = serde_json::to_string(&out).unwrap_or_default();
-        Some(format!("{line}event: {}\ndata: {data}\n\n", event.kind))
+        let place = show_place(self.last);
+        let id = has_id.then(|| place.clone());
+        let out = EventOut {
+            id: place,
+            kind: event.kind,
+            time: shown_time(&event),
+            agent: event.agent.as_ref(),
+            data: &event.data,
+        };
+        Some(Message { id, kind: event.kind, json: serde_json::to_string(&out).unwrap_or_default() })
     }
 }
 
@@ -237,22 +242,23 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_too_slow_is_told_so_without_losing_its_place() {
+    fn a_slow_reader_receives_a_gap_and_keeps_its_place() {
         let last = Place { epoch: 1, sequence: 7 };
-        let told = |types: &[&str], next: Source| {
+        let received = |types: &[&str], next: Source| {
             let wanted = Wanted { agent: None, types: types.iter().map(|t| (*t).to_owned()).collect() };
             let place = SharedQuota::new(1, 1).take(&"key".into(), 1).unwrap();
-            let mut follower = Follower { events: stream::empty().boxed(), wanted, last, _place: place };
-            (follower.write(next), follower.last)
+            let mut follower = Follower { wanted, last, _place: place };
+            let message = follower.message(next).map(|Message { id, kind, json }| {
+                let data: Value = serde_json::from_str(&json).unwrap();
+                (id, kind, data["id"].as_str().unwrap().to_owned())
+            });
+            (message, follower.last)
         };
         let lost = Place { epoch: 1, sequence: 9 };
-        let (text, after) = told(&["call"], Source::Calls(Next::Lost(lost)));
-        let text = text.unwrap();
-        assert!(text.starts_with("event: call.missed\ndata: {\"id\":\"1-7\","), "a call takes no place: {text}");
-        assert_eq!(after, last);
-        assert_eq!(told(&["tool"], Source::Calls(Next::Lost(lost))).0, None, "who wants no calls misses none");
-        let (text, after) = told(&["tool"], Source::Events(Next::Lost(lost)));
-        assert!(text.unwrap().starts_with("id: 1-9\nevent: reset\n"));
-        assert_eq!(after, lost);
+        let without_id = Some((None, CALLS_MISSED, "1-7".to_owned()));
+        assert_eq!(received(&["call"], Source::Calls(Next::Lost(lost))), (without_id, last), "a call takes no place");
+        assert_eq!(received(&["tool"], Source::Calls(Next::Lost(lost))).0, None, "who wants no calls misses none");
+        let reset = Some((Some("1-9".to_owned()), RESET, "1-9".to_owned()));
+        assert_eq!(received(&["tool"], Source::Events(Next::Lost(lost))), (reset, lost));
     }
 }

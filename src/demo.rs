@@ -1,4 +1,4 @@
-//! `hoistway up --demo`: the main job once, before the user's eyes and through the public API, and what to try next.
+//! `hoistway up --demo`: deploys and invokes an agent through the public API, visibly, and names next steps.
 
 use crate::cli::{Api, Outcome, ProgressPrinter, Target, followed};
 use hoistway_model::Secret;
@@ -9,8 +9,8 @@ use url::Url;
 
 /// The demo's agent.
 const NAME: &str = "demo-agent";
-/// It needs no packages, no key and no network: it asks its model as any client of the OpenAI API does, and the
-/// playground of the starter kit answers.
+/// It needs no packages, no key and no network: it calls its model as any client of the OpenAI API does, and the
+/// starter kit's playground answers.
 const SOURCE: &str = r#"import json, os, urllib.request
 
 def handler(message):
@@ -31,7 +31,8 @@ def handler(message):
     }
 "#;
 
-/// Shows it. Whatever fails is said; the stack goes on. `exports` is what the command line must be told first.
+/// Runs the demo. A failure is printed, and the stack keeps running. `exports` are the variables that the command line
+/// needs.
 pub async fn show(base: Url, key: Secret, exports: &str) {
     let target = Target { base, key: Some(key), is_own_key: false };
     if let Err(failure) = tell(target, exports).await {
@@ -59,7 +60,7 @@ async fn tell(target: Target, exports: &str) -> Outcome<()> {
     let mut ended = followed(&api, id, Some(NAME), None, printer).await?;
     say(&format!("\n   GET {}", api.url(&["deployments", id])));
     if let Some(ended) = ended.as_object_mut() {
-        // The steps were told already.
+        // The steps were printed already.
         ended
             .retain(|key, _| ["agent", "status", "revision", "build_id", "image_uri", "duration_ms"].contains(&&**key));
     }
@@ -86,7 +87,7 @@ fn indented(value: &Value) -> String {
     format!("{value:#}").lines().map(|line| format!("   {line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// Beside the start-up screen, on standard output; a closed one is nobody's failure.
+/// Prints to standard output, beside the start-up banner; a closed one is not an error.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());

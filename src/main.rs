@@ -28,14 +28,14 @@ enum Command {
     Restore(backup::RestoreArgs),
     #[command(flatten)]
     Client(cli::Command),
-    /// Make a new master key and encrypt everything that is kept with it
+    /// Make a new master key and encrypt all stored secrets with it
     RotateKey(RotateArgs),
 }
 
-/// What `hoistway rotate-key` can be told.
+/// The arguments of `hoistway rotate-key`.
 #[derive(clap::Args, Debug, Clone)]
 pub struct RotateArgs {
-    /// Where everything is kept [default: $XDG_DATA_HOME/hoistway]
+    /// The data directory [default: $XDG_DATA_HOME/hoistway]
     #[arg(long, value_name = "DIR", env = "HOISTWAY_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// Instead of a data directory, the key file of separate programs, which encrypt anew at their next start
@@ -46,25 +46,24 @@ pub struct RotateArgs {
     drop_old: bool,
 }
 
-/// What `hoistway up` can be told.
+/// The arguments of `hoistway up`.
 #[derive(clap::Args, Debug, Clone)]
 pub struct UpArgs {
-    /// Where the HTTP API listens, besides `localhost`, which is 127.0.0.1 and ::1, at the same port
-    /// [default: localhost:8092]
+    /// The address of the HTTP API, besides `localhost`, which is 127.0.0.1 and ::1, at the same port [default:
+    /// localhost:8092]
     #[arg(long, value_name = "ADDR:PORT", env = "HOISTWAY_LISTEN")]
     listen: Option<up::Listen>,
-    /// Where everything is kept [default: $XDG_DATA_HOME/hoistway]
+    /// The data directory [default: $XDG_DATA_HOME/hoistway]
     #[arg(long, value_name = "DIR", env = "HOISTWAY_DATA_DIR")]
     data_dir: Option<PathBuf>,
     /// The Python interpreter that builds and runs agents [default: the first on PATH that is 3.10 or newer]
     #[arg(long, value_name = "PATH", env = "HOISTWAY_PYTHON")]
     python: Option<PathBuf>,
-    /// What keeps agents from the rest of the machine: auto, namespaces, landlock or none
-    /// [default: HOISTWAY_AGENT_SANDBOX, or auto]
+    /// The sandbox of agents: auto, namespaces, landlock or none [default: HOISTWAY_AGENT_SANDBOX, or auto]
     #[arg(long, value_name = "TIER")]
     sandbox: Option<hoistway_agent::sandbox::Mode>,
-    /// What agents reach of the network: closed (their tools, through egress), open (all of it), or auto (closed where
-    /// this machine can enforce it) [default: HOISTWAY_AGENT_NETWORK, or auto]
+    /// The network access of agents: closed (their tools, through egress), open (all of it), or auto (closed where this
+    /// machine can enforce it) [default: HOISTWAY_AGENT_NETWORK, or auto]
     #[arg(long, value_name = "NETWORK")]
     network: Option<hoistway_agent::sandbox::Network>,
     /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]
@@ -82,14 +81,15 @@ pub struct UpArgs {
     config: Option<PathBuf>,
 }
 
-/// The variables that the command line reads.
+/// Returns the environment variables that the command line reads.
 fn variables(command: &clap::Command) -> Vec<String> {
     let own = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
     own.chain(command.get_subcommands().flat_map(variables)).collect()
 }
 
 fn main() -> ExitCode {
-    // First of all: what starts agents and the programs of a build is this program too, and must have one thread only.
+    // This comes first: this program also starts agents and the programs of a build, and must then have one thread
+    // only.
     if let Some(code) = hoistway_agent::launcher::run_if_requested().or_else(hoistway_build::run_if_requested) {
         return code;
     }

@@ -1,7 +1,8 @@
-//! `hoistway rotate-key`: a new master key, under which everything secret is sealed anew.
+//! `hoistway rotate-key`: replaces the master key and re-encrypts all secrets.
 //!
-//! Killed at any moment it leaves a data directory that opens: the new key is written beside the old ones, then the
-//! services' databases follow, and the old keys go last. What was left undone, the next start or rotation does.
+//! If it is killed at any moment, the data directory can still be opened: the new key is written beside the old ones,
+//! then the services' databases are re-encrypted, and the old keys are removed last. The next start or rotation
+//! completes what is missing.
 
 use crate::RotateArgs;
 use hoistway_agent as agent;
@@ -11,12 +12,12 @@ use hoistway_model::{Code, Error, Result};
 use hoistway_tool_registry as tools;
 use std::path::{Path, PathBuf};
 
-/// Where the master key of a data directory is.
+/// Returns the path of the master key in a data directory.
 pub fn key_file(data_dir: &Path) -> PathBuf {
     data_dir.join("master.key")
 }
 
-/// Rotates the key of a data directory, or of one file alone. What it says is for standard output.
+/// Rotates the key of a data directory, or of one file alone. Returns the text for standard output.
 pub async fn run(args: RotateArgs) -> Result<String> {
     if let Some(file) = args.key_file {
         return if args.drop_old {
@@ -42,7 +43,7 @@ pub async fn run(args: RotateArgs) -> Result<String> {
             MasterKey::drop_old(&key, None)?;
             Ok("There is a new master key; everything is sealed with it, and the old key is dropped.".to_owned())
         }
-        // It reads the file at its start only, and drops the old key itself.
+        // A running installation reads the file at its start only, and drops the old key itself.
         Err(e) if e.code == Code::Conflict => {
             MasterKey::rotate(&key)?;
             Ok("There is a new master key. Hoistway is running: it seals everything anew when it starts next, and then \
@@ -53,23 +54,23 @@ pub async fn run(args: RotateArgs) -> Result<String> {
     }
 }
 
-/// Drops the old keys of a rotation, once every service has opened with `read` and so has sealed everything anew.
+/// Drops the old keys of a rotation, once every service has opened with `read` and so has re-encrypted everything.
 pub async fn finish(dir: &Path, read: MasterKey) -> Result<()> {
     if !read.has_old() {
         return Ok(());
     }
     let file = key_file(dir);
-    // A key that came while we were starting seals nothing yet: it is for the next start.
+    // A key that was added while the services were starting seals nothing yet: it is for the next start.
     let dropped = tokio::task::spawn_blocking(move || MasterKey::drop_old(&file, Some(&read))).await;
     dropped.map_err(|e| Error::internal("ending a rotation of the master key", e))?.map(drop)
 }
 
-/// Every service that holds something sealed; those that were never started have nothing.
+/// Re-encrypts the secrets of every service; services that were never started have none.
 async fn reseal(dir: &Path, key: &MasterKey) -> Result<()> {
     let data_dir = dir.to_owned();
     let tool_config = tools::Config { data_dir: data_dir.clone(), ..tools::Config::default() };
     if tool_config.service_dir().is_dir() {
-        // Opening asks for tokens, which nobody shows to anybody here.
+        // Opening requires tokens, which are not used here.
         let (token, egress_token) = (ServiceToken::generate()?, ServiceToken::generate()?);
         let deps = tools::Deps { token, egress_token, master_key: key.clone() };
         tools::reseal(&tool_config, &deps).await?;

@@ -1,5 +1,5 @@
-//! `hoistway up`: every service and the gateway in one process, each on its own port and database, the gateway calling
-//! the services' own servers without a network between.
+//! `hoistway up`: every service and the gateway in one process, each on its own port and database. The gateway calls
+//! the services' servers directly, without a network connection.
 
 mod startup_banner;
 
@@ -36,10 +36,10 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The port of the HTTP API: the one that public clients take by default.
+/// The port of the HTTP API: the default of public clients.
 pub const DEFAULT_PORT: u16 = 8092;
 
-/// Where the HTTP API listens.
+/// The address of the HTTP API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {
     /// `localhost:PORT`: 127.0.0.1 and, where there is IPv6, ::1.
@@ -63,13 +63,13 @@ impl Listen {
     fn bind(self) -> Result<Listeners> {
         match self {
             Listen::Localhost(port) => ports::listen_loopback(port),
-            // Clients and the command line take `localhost` for this installation.
+            // Clients and the command line expect this installation at `localhost`.
             Listen::Addr(addr) => ports::listen_with_loopback(addr),
         }
     }
 }
 
-/// What all parts share.
+/// The state that all parts share.
 struct Shared {
     token: ServiceToken,
     egress_token: ServiceToken,
@@ -97,7 +97,7 @@ impl Shared {
     }
 }
 
-/// What `up` itself reads from its configuration file, outside the tables of the services. Flags and variables win.
+/// The settings of `up` itself in its configuration file, outside the tables of the services. Flags and variables win.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct UpConfig {
@@ -123,8 +123,8 @@ struct Settings {
 }
 
 impl Settings {
-    /// Flags, then the file, then the defaults; of each service its variables, then its table in the file. What the
-    /// services must agree on is decided here, so their own settings of it are refused.
+    /// Merges flags, then the file, then the defaults; for each service its variables, then its table in the file.
+    /// Settings that the services must agree on are decided here, so the services' own settings for them are refused.
     fn load(args: UpArgs) -> Result<Self> {
         let file = args.config.as_deref().map(config::File::read).transpose()?;
         let own: UpConfig = file.as_ref().map(config::File::program).transpose()?.unwrap_or_default();
@@ -182,7 +182,7 @@ impl Settings {
     }
 }
 
-/// Runs the stack until it is told to stop.
+/// Runs the stack until a signal stops it.
 pub async fn run(args: UpArgs) -> Result<()> {
     let demo = args.demo;
     let settings = Settings::load(args)?;
@@ -194,7 +194,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let api = settings.listen.bind()?;
     let mut kept = Ports::open(&data_dir)?;
 
-    // The services outlive the gateway: what it has in flight still needs them. Egress outlives the agents.
+    // The services outlive the gateway, whose requests in flight still need them. Egress outlives the agents.
     let (services, way_out) = (CancellationToken::new(), CancellationToken::new());
 
     let tool_ports = tools::Ports { grpc: kept.listen("tool-registry")?, http: kept.listen("echo-tool")? };
@@ -239,13 +239,13 @@ pub async fn run(args: UpArgs) -> Result<()> {
         egress_listen: first(&egress_ports.http)?,
         registry_address: registry.clone(),
         python: Some(interpreter.executable.clone()),
-        // No redeploy cuts an invoke that is within its time.
+        // A redeploy cuts no invoke that is within its timeout.
         drain_seconds: settings.agent.drain_seconds.max(settings.gateway.invoke_timeout_seconds.saturating_add(5)),
         ..settings.agent
     };
     let egress_config =
         egress::Config { data_dir: data_dir.clone(), listen: first(&egress_ports.http)?, ..settings.egress };
-    // Agents trust it, and start before egress does.
+    // Agents trust this authority, and start before egress does.
     let authority_dir = egress_config.service_dir();
     let authority = tokio::task::spawn_blocking(move || egress::Authority::load_or_create(&authority_dir)).await;
     authority.map_err(|e| Error::internal("opening the authority of egress", e))??;
@@ -305,7 +305,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         agents: page::of_agents(&*agent_service.handle(), |agent| Some(agent.name)).await?.len(),
     };
 
-    // A service that ends by itself takes the rest with it: half a stack would only answer errors.
+    // A service that ends by itself ends the others too: a partial stack would only answer with errors.
     let front = async {
         let served = gateway.serve(api).await;
         services.cancel();
@@ -332,8 +332,8 @@ fn first(listeners: &Listeners) -> Result<SocketAddr> {
     addr.ok_or_else(|| Error::new(Code::Internal, "a port is not listening"))
 }
 
-/// The banner goes to standard output, where scripts wait for it; a closed one is nobody's failure. The demo, if there
-/// is to be one, comes after it; on a terminal no log lines come between its own.
+/// Prints the banner to standard output, where scripts wait for it; a closed one is not an error. The demo, if
+/// requested, comes after it; on a terminal no log lines are printed during the demo.
 async fn say(banner: StartupBanner, demo: Option<Secret>, stop: &CancellationToken) {
     {
         let mut out = std::io::stdout().lock();

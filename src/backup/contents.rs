@@ -1,4 +1,4 @@
-//! What is in a backup: the name, size and digest of every entry, in the order of the names.
+//! The contents list of a backup: the name, size and digest of every entry, sorted by name.
 
 use hoistway_model::{Digest, digest::Hasher};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use std::{
 /// The last entry of every backup.
 pub(super) const CONTENTS: &str = "contents.json";
 
-/// The entries of a backup but for the list itself.
+/// The entries of a backup except the list itself.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Contents {
@@ -25,12 +25,12 @@ struct Entry {
 }
 
 impl Contents {
-    /// Notes an entry; false when there is one of this name.
+    /// Adds an entry; returns false if there is one of this name.
     pub(super) fn add(&mut self, name: &str, size: u64, digest: Digest) -> bool {
         self.entries.insert(name.to_owned(), Entry { size, digest }).is_none()
     }
 
-    /// How what was found differs from this list, if it does.
+    /// Describes the first difference between this list and the entries found, if there is one.
     pub(super) fn differs(&self, found: &Self) -> Option<String> {
         let changed = self.entries.iter().find_map(|(name, entry)| match found.entries.get(name) {
             None => Some(format!("{name} is missing")),
@@ -44,7 +44,7 @@ impl Contents {
     }
 }
 
-/// A reader that tells the size and digest of what was read.
+/// A reader that computes the size and digest of the bytes read.
 pub(super) struct Hashed<R> {
     from: R,
     hasher: Hasher,

@@ -1,13 +1,13 @@
-//! The keys that a backup needs: a rotation may begin or end while the databases are copied.
+//! The master keys that a backup needs: a rotation may begin or end while the databases are copied.
 
 use hoistway_kit::{fs::read_if_there, secrets::MasterKey};
 use hoistway_model::{Code, Error, Result};
 use std::path::PathBuf;
 
-/// How often a database is copied because the keys changed meanwhile.
+/// The maximum number of copies of a database when the keys change meanwhile.
 const TRIES: usize = 5;
 
-/// The versions of the key file that were seen while the databases were copied, oldest first.
+/// The versions of the key file observed while the databases were copied, oldest first.
 pub(super) struct Keys {
     file: PathBuf,
     seen: Vec<Vec<u8>>,
@@ -18,8 +18,8 @@ impl Keys {
         Self { file, seen: Vec::new() }
     }
 
-    /// Copies a database, again until the keys are the same before and after it: then they are the keys that it was
-    /// sealed with, since no two versions of the file are ever the same.
+    /// Copies a database, and repeats this until the keys are the same before and after it. These are then the keys
+    /// that it was sealed with, since no two versions of the file are ever the same.
     pub(super) async fn while_copying(&mut self, mut copy: impl AsyncFnMut() -> Result<()>) -> Result<()> {
         let mut before = self.read()?;
         for _ in 0..TRIES {
@@ -36,9 +36,9 @@ impl Keys {
         Err(Error::new(Code::Conflict, "the master key is being rotated: try again when that has ended"))
     }
 
-    /// The file that opens every copy.
+    /// Returns a key file that opens every copy.
     pub(super) fn all(mut self) -> Result<Vec<u8>> {
-        // With no database there is nothing to open yet.
+        // Without a database there is nothing to open yet.
         if self.seen.is_empty() {
             self.seen.push(self.read()?);
         }
@@ -72,7 +72,7 @@ mod tests {
         .unwrap();
         MasterKey::rotate(&file).unwrap();
         MasterKey::drop_old(&file, None).unwrap();
-        // The next rotation comes and goes while the second one is copied.
+        // The next rotation happens while the second one is copied.
         let mut copies = 0;
         keys.while_copying(async || {
             copies += 1;

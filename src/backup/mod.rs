@@ -1,11 +1,10 @@
-//! `hoistway backup`: everything that makes an installation, in one tar file, taken while it runs.
+//! `hoistway backup`: the whole state of an installation in one tar file, taken while it runs.
 //!
-//! Databases are copied in the order of a deploy's last steps first: whatever the copy of one of them names, the
-//! copies made after it have. What the journal's copy has not seen yet is repeated by recovery, which may do so.
+//! The databases written by a deploy's last steps are copied first: whatever the copy of one of them refers to is in
+//! the copies made after it. Steps that are not yet in the copy of the journal are repeated by recovery, which is safe.
 //! Content that can be made again (unpacked layers, caches, logs) is left out.
 //!
-//! The last entry lists every other one with its size and digest, so that a file which lost its end, or a bit on the
-//! way, is told from a whole one.
+//! The last entry lists every other one with its size and digest, so that a truncated or corrupted file is detected.
 
 mod contents;
 mod keys;
@@ -34,18 +33,18 @@ use tar::{Builder, EntryType, Header};
 /// The databases in the order in which they are copied.
 const DATABASES: [&str; 5] =
     ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db", "egress/egress.db"];
-/// The keys that everything secret in the databases' copies opens with.
+/// The keys that open all secrets in the databases' copies.
 const KEYS: &str = "master.key";
-/// Files that an installation may have besides.
+/// Optional files of an installation.
 const FILES: [&str; 6] = ["api-key", "service-token", "egress-token", "egress-key", "egress/ca-key.pem", "ports.json"];
-/// Directories that are kept whole. Their files have their content's digest for a name and never change.
+/// Directories that are copied whole. Their files are named by their content's digest and never change.
 const BLOBS: [&str; 1] = ["build/registry/blobs"];
 /// The first entry of every backup.
 const ABOUT: &str = "backup.json";
-/// The layout that this version writes, and the only one that it reads: the first had no list of its contents.
+/// The format that this version writes, and the only one that it reads: format 1 had no list of its contents.
 const FORMAT: u32 = 2;
 
-/// What a backup says of itself.
+/// The description of a backup in its first entry.
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
     format: u32,
@@ -53,7 +52,7 @@ struct About {
     created_at: String,
 }
 
-/// What to back up, and where to.
+/// The arguments of `hoistway backup`.
 #[derive(clap::Args, Debug, Clone)]
 pub struct BackupArgs {
     /// The file to write, which must not be there yet; `-` is standard output
@@ -63,14 +62,15 @@ pub struct BackupArgs {
     data_dir: Option<PathBuf>,
 }
 
-/// Writes a backup. It holds the installation's keys, so it is as secret as the data directory.
+/// Writes a backup. It contains the installation's keys, so it is as secret as the data directory.
 pub async fn backup(args: BackupArgs) -> Result<()> {
     let dir = config::data_dir(args.data_dir)?;
     if !rotate::key_file(&dir).is_file() {
         return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
     }
     let copies = Copies::make(&dir)?;
-    // Once before and once after: what the registry's copy names was there when it was made.
+    // The blobs are linked both before and after the databases are copied: blobs that the registry's copy refers to
+    // were there when it was made.
     let copies = hold(copies, dir.clone()).await?;
     let mut keys = Keys::new(rotate::key_file(&dir));
     let mut databases = Vec::new();
@@ -98,17 +98,17 @@ pub async fn backup(args: BackupArgs) -> Result<()> {
             let parent = args.file.parent().filter(|dir| !dir.as_os_str().is_empty());
             fsync_dir(parent.unwrap_or(Path::new(".")))
         });
-        // Half a backup is worse than none.
+        // A partial backup is worse than none.
         whole.inspect_err(|_| drop(fs::remove_file(&args.file)))
     });
     written.await.map_err(|e| Error::internal("writing the backup", e))?.map_err(failed("writing the backup"))
 }
 
-/// The directory for the databases' copies, beside them, for one backup at a time. One that was killed leaves its
-/// copies to the next.
+/// The directory for the databases' copies, beside them, for one backup at a time. The copies of a killed backup are
+/// removed by the next one.
 struct Copies {
     dir: PathBuf,
-    /// Whether the blobs are here too, as links: garbage collection may take their names meanwhile.
+    /// Whether the blobs are here too, as hard links: garbage collection may remove their names meanwhile.
     holds: bool,
     _lock: DirLock,
 }
@@ -128,8 +128,8 @@ impl Copies {
     }
 }
 
-/// Links the blobs that are there now beside the copies. A file system without links is read as it is: what garbage
-/// collection takes meanwhile is then missing, and no agent uses it.
+/// Links the present blobs beside the copies. On a file system without links the original is read: blobs that garbage
+/// collection removes meanwhile are then missing, and no agent uses them.
 async fn hold(mut copies: Copies, dir: PathBuf) -> Result<Copies> {
     let linking = move || {
         copies.holds =
@@ -158,7 +158,7 @@ fn link_tree(from: &Path, to: &Path) -> io::Result<()> {
 
 impl Drop for Copies {
     fn drop(&mut self) {
-        // The next backup removes what stays.
+        // The next backup removes what is left.
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -201,7 +201,7 @@ fn write<W: Write>(dir: &Path, keys: &[u8], databases: &[(&str, PathBuf)], blobs
     tar.finish()
 }
 
-/// A backup that is being written, and what is in it so far.
+/// A backup that is being written, with the list of its entries so far.
 struct Archive<W: Write> {
     tar: Builder<BufWriter<W>>,
     contents: Contents,
@@ -216,7 +216,7 @@ impl<W: Write> Archive<W> {
         self.append_from(name, bytes.len() as u64, bytes)
     }
 
-    /// Adds a file, if it is there: what goes away meanwhile is needed by nothing that was copied before.
+    /// Adds a file, if it exists: nothing that was copied before needs a file that is removed meanwhile.
     fn append(&mut self, path: &Path, name: &str) -> io::Result<()> {
         let file = match File::open(path) {
             Ok(file) => file,
@@ -227,7 +227,7 @@ impl<W: Write> Archive<W> {
     }
 
     fn append_from(&mut self, name: &str, size: u64, from: impl Read) -> io::Result<()> {
-        // What is longer by now is as long as its header says; what is shorter is noticed.
+        // A file that has grown is cut to the size in its header; one that has shrunk is detected.
         let mut from = Hashed::new(from.take(size));
         self.tar.append_data(&mut header(size), name, &mut from)?;
         let (read, digest) = from.finish();
@@ -257,7 +257,7 @@ impl<W: Write> Archive<W> {
         Ok(())
     }
 
-    /// Adds the list of what was added.
+    /// Adds the list of entries.
     fn finish(mut self) -> io::Result<W> {
         let list = serde_json::to_vec(&self.contents)?;
         self.tar.append_data(&mut header(list.len() as u64), CONTENTS, list.as_slice())?;

@@ -1,4 +1,4 @@
-//! `hoistway restore`: a backup becomes a data directory, whole or not at all.
+//! `hoistway restore`: makes a data directory from a backup, whole or not at all.
 
 use super::{
     ABOUT, About, BLOBS, DATABASES, FILES, FORMAT, KEYS,
@@ -21,12 +21,12 @@ use std::{
 use tar::{Archive, EntryType};
 use tempfile::TempDir;
 
-/// More than the first entry ever has.
+/// The maximum size of the first entry, in bytes, which is never reached.
 const MAX_ABOUT: u64 = 64 << 10;
-/// A list of some million entries.
+/// The maximum size of the contents list, in bytes: some million entries.
 const MAX_CONTENTS: u64 = 256 << 20;
 
-/// What to restore, and where to.
+/// The arguments of `hoistway restore`.
 #[derive(clap::Args, Debug, Clone)]
 pub struct RestoreArgs {
     /// The backup; `-` is standard input
@@ -53,14 +53,14 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
     tokio::task::spawn_blocking(move || move_to(fresh, &dir)).await.map_err(blocking)?
 }
 
-/// What is said of a backup that is not as it was made.
+/// The error message for a backup that differs from what was written.
 const DAMAGED: &str = "the backup is damaged";
 
 fn taken(dir: &Path) -> Error {
     Error::new(Code::Conflict, format!("{} is not empty: name a new directory", dir.display()))
 }
 
-/// The backup in a directory beside `dir`, which is removed unless it is kept.
+/// Unpacks the backup into a directory beside `dir`, which is removed unless it is kept.
 fn unpack_beside(file: &Path, dir: &Path) -> Result<TempDir> {
     if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(taken(dir));
@@ -75,19 +75,19 @@ fn unpack_beside(file: &Path, dir: &Path) -> Result<TempDir> {
         let wrong = |e| Error::new(Code::InvalidArgument, format!("{}: {e}", file.display()));
         unpack(File::open(file).map_err(wrong)?, fresh.path())?;
     }
-    // The original may run here.
+    // The original installation may run on this machine.
     Ports::forget_if_taken(fresh.path())?;
     private_dir(fresh.path()).map_err(failed("restoring"))?;
     Ok(fresh)
 }
 
 fn move_to(fresh: TempDir, dir: &Path) -> Result<()> {
-    // An empty directory is replaced by the rename; one that was filled meanwhile is not.
+    // The rename replaces an empty directory, but not one that was filled meanwhile.
     match fs::rename(fresh.path(), dir) {
         Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => return Err(taken(dir)),
         moved => moved.map_err(failed("moving the restored directory"))?,
     }
-    // What is at its place is not the temporary directory's to remove.
+    // The directory now has its final place, so it must not be removed as a temporary one.
     let _ = fresh.keep();
     fsync_dir(dir.parent().unwrap_or(Path::new("/"))).map_err(failed("restoring"))
 }
@@ -172,7 +172,7 @@ fn belongs(name: &Path) -> bool {
             || BLOBS.iter().any(|dir| name.starts_with(dir)))
 }
 
-/// The digest, in hex, that a blob's name promises.
+/// Returns the digest, in hex, in a blob's name.
 fn expected(name: &Path) -> Option<&str> {
     BLOBS.iter().any(|dir| name.starts_with(Path::new(dir).join("sha256"))).then(|| name.file_name()?.to_str())?
 }

@@ -1,5 +1,5 @@
-//! Where the API is and which key opens it: flags, then what the public Python SDK reads (its two variables and its
-//! configuration file), then the installation of this user on this machine.
+//! The API's address and key: from flags, then from the sources of the public Python SDK (its two variables and its
+//! configuration file), then from this user's installation on this machine.
 
 use super::{Failure, Outcome};
 use clap::Args;
@@ -13,10 +13,10 @@ use std::{
 };
 use url::{Host, Url};
 
-/// Where `hoistway up` listens when nobody says otherwise; the SDK's default too.
+/// The default address of `hoistway up`; the SDK's default too.
 const DEFAULT_ENDPOINT: &str = "http://localhost:8092";
 
-/// How to reach the API.
+/// The options for access to the API.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Access {
     /// The API's address [default: $RUNAGENTS_ENDPOINT, ~/.runagents/config.json, http://localhost:8092]
@@ -27,18 +27,18 @@ pub struct Access {
     pub api_key_file: Option<PathBuf>,
 }
 
-/// Where to, and with what.
+/// An address and the key for it.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// Everything before `/agents`: it ends with `/api`, `/api/v1` or a workspace's path, without a slash.
     pub base: Url,
     /// The key, if there is one.
     pub key: Option<Secret>,
-    /// Whether it is the one in the data directory, which is sent to its own installation only.
+    /// Whether the key is the one in the data directory, which is sent to its own installation only.
     pub is_own_key: bool,
 }
 
-/// The SDK's configuration file, as far as we read it.
+/// The fields of the SDK's configuration file that are read.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct SdkConfig {
@@ -47,7 +47,7 @@ struct SdkConfig {
 }
 
 impl Access {
-    /// Finds endpoint and key.
+    /// Finds the endpoint and the key.
     pub fn find(&self) -> Outcome<Target> {
         let config = sdk_config();
         let endpoint = self
@@ -71,7 +71,7 @@ impl Access {
     }
 }
 
-/// Whether an address is this machine's own; no proxy stands before such a one.
+/// Whether an address is this machine's own; no proxy is used for such an address.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -105,7 +105,7 @@ fn local_key_file() -> Option<PathBuf> {
     Some(dir.join("api-key"))
 }
 
-/// The token of the user on whose behalf an agent is invoked: from `file`, else from the environment.
+/// Returns the token of the user on whose behalf an agent is invoked: from `file`, else from the environment.
 pub fn user_token(file: Option<&Path>) -> Outcome<Option<Secret>> {
     match file {
         Some(file) => read_secret("the user's token", file).map(Some),

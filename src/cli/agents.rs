@@ -1,4 +1,4 @@
-//! The commands about agents that are there.
+//! The commands about existing agents.
 
 use super::{
     Api, Failure, Outcome, access,
@@ -9,21 +9,21 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::{io::Read, path::PathBuf};
 
-/// One thing, or all.
+/// The arguments to show one item, or all.
 #[derive(Args, Debug)]
 pub struct ShowArgs {
     /// Show this one whole
     name: Option<String>,
 }
 
-/// One agent.
+/// The argument of commands about one agent.
 #[derive(Args, Debug)]
 pub struct NameArgs {
     /// The agent
     name: String,
 }
 
-/// What to ask.
+/// The arguments of `hoistway invoke`.
 #[derive(Args, Debug)]
 pub struct InvokeArgs {
     /// The agent
@@ -39,13 +39,13 @@ pub struct InvokeArgs {
 }
 
 impl InvokeArgs {
-    /// Whether the answer is printed as it comes.
+    /// Whether the answer is printed as it arrives.
     pub const fn streams(&self) -> bool {
         self.stream
     }
 }
 
-/// Where to go back to.
+/// The arguments of `hoistway rollback`.
 #[derive(Args, Debug)]
 pub struct RollbackArgs {
     /// The agent
@@ -147,7 +147,7 @@ pub async fn status(api: &Api, json: bool) -> Outcome<()> {
     output::line(&format!("egress     {}", egress_state(&status["egress"])))
 }
 
-/// Whether agents' calls are let through, in a few words.
+/// Describes in a few words whether agents' calls are let through.
 fn egress_state(egress: &Value) -> &'static str {
     let is = |key: &str| egress[key] == true;
     match (is("reachable"), is("complete"), is("connected")) {
@@ -158,14 +158,14 @@ fn egress_state(egress: &Value) -> &'static str {
     }
 }
 
-/// Shows an answer's warnings.
+/// Prints an answer's warnings.
 pub fn warn(answer: &Value) {
     for warning in answer["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         output::progress(&format!("warning: {warning}"));
     }
 }
 
-/// The rows of a table of what an answer lists.
+/// Returns the table rows for a list in an answer.
 pub fn rows<const N: usize>(list: &Value, row: impl Fn(&Value) -> [String; N]) -> Vec<[String; N]> {
     list.as_array().into_iter().flatten().map(row).collect()
 }

@@ -1,4 +1,4 @@
-//! The public HTTP API, as a client sees it.
+//! A client of the public HTTP API.
 
 use super::{
     Failure, Outcome,
@@ -18,12 +18,12 @@ use std::{
 };
 use url::Url;
 
-/// How long a connection may take.
+/// The timeout of a connection attempt.
 const CONNECT: Duration = Duration::from_secs(10);
-/// The longest line of a streamed answer that is kept whole.
+/// The maximum length of a line of a streamed answer, in bytes; longer lines are split.
 const MAX_LINE: usize = 1 << 20;
 
-/// Goes where it is sent on the same host: another one is not told keys and tokens.
+/// Follows redirects on the same host only: keys and tokens are not sent to another one.
 fn same_host(attempt: redirect::Attempt<'_>) -> redirect::Action {
     let host = |url: &Url| url.host().map(|host| host.to_owned());
     match attempt.previous().len() < 5 && attempt.previous().iter().all(|url| host(url) == host(attempt.url())) {
@@ -32,7 +32,7 @@ fn same_host(attempt: redirect::Attempt<'_>) -> redirect::Action {
     }
 }
 
-/// A client of what is at `base`, which is at the address `at` if that is known.
+/// Returns a client for `base`, connecting to the address `at` if that is known.
 fn client_of(base: &Url, at: Option<SocketAddr>) -> Outcome<Client> {
     let mut http =
         Client::builder().user_agent(USER_AGENT).connect_timeout(CONNECT).redirect(redirect::Policy::custom(same_host));
@@ -45,33 +45,33 @@ fn client_of(base: &Url, at: Option<SocketAddr>) -> Outcome<Client> {
     http.build().map_err(|e| Failure::new(format!("the HTTP client cannot be made: {e}")))
 }
 
-/// A client of one Hoistway.
+/// A client of one Hoistway installation.
 #[derive(Debug, Clone)]
 pub struct Api {
     http: Client,
-    /// The one that goes where the installation was found whose key this is.
+    /// The client that connects to the address at which the installation with this key was verified.
     own: Arc<OnceLock<Client>>,
     target: Target,
     user: Option<Secret>,
 }
 
 impl Api {
-    /// A client; connects with its first call.
+    /// Returns a client; it connects with its first call.
     pub fn new(target: Target) -> Outcome<Self> {
-        // The TLS library asks the process for its cryptography; the first to say so wins.
+        // The TLS library needs a process-wide cryptography provider; the first one installed is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self { http: client_of(&target.base, None)?, own: Arc::default(), target, user: None })
     }
 
-    /// The client to send with. The key of this user's installation goes to nobody else: each time it is asked first
-    /// who is there, since a server that was followed may have ended and its port be another program's by now.
+    /// Returns the client to send with. The key of this user's installation is sent to no other server: the server is
+    /// verified before each call, since the previous one may have ended and its port may be another program's by now.
     async fn client(&self) -> Outcome<&Client> {
         let Some(key) = self.target.key.as_ref().filter(|_| self.target.is_own_key) else { return Ok(&self.http) };
         let client = self.own.get().unwrap_or(&self.http);
         let at = installation::verify(client, &self.target.base, key, |e| self.unreachable(e)).await?;
         match self.own.get() {
             Some(client) => Ok(client),
-            // `localhost` has two addresses, and only this one has answered.
+            // `localhost` has two addresses, and only this one has been verified.
             None => {
                 let client = client_of(&self.target.base, Some(at))?;
                 Ok(self.own.get_or_init(|| client))
@@ -79,7 +79,7 @@ impl Api {
         }
     }
 
-    /// The same on behalf of a user, whose token goes along.
+    /// Returns a client that also sends a user's token.
     pub fn for_user(self, token: Option<Secret>) -> Self {
         Self { user: token, ..self }
     }
@@ -98,7 +98,7 @@ impl Api {
         self.call(Method::GET, path, query, None).await
     }
 
-    /// `GET` of a whole list that is ordered by name, in as many parts as it comes.
+    /// Reads a whole list that is ordered by name, page by page.
     pub async fn list(&self, path: &[&str]) -> Outcome<Value> {
         let (mut whole, mut after) = (Vec::new(), String::new());
         loop {
@@ -114,7 +114,7 @@ impl Api {
         }
     }
 
-    /// Calls and reads the JSON answer; an error answer is a failure.
+    /// Sends a request and parses the JSON answer; an error answer is a failure.
     pub async fn call(
         &self,
         method: Method,
@@ -138,7 +138,7 @@ impl Api {
         Failure::new(format!("{} does not answer as Hoistway does", self.target.base)).remedy("check the endpoint")
     }
 
-    /// Calls and hands each line of the answer to `each`, as it comes.
+    /// Sends a request and passes each line of the answer to `each` as it arrives.
     pub async fn lines(
         &self,
         method: Method,
@@ -154,7 +154,7 @@ impl Api {
         Ok(())
     }
 
-    /// Calls and hands out the lines of the answer as they come.
+    /// Sends a request and returns the lines of the answer as they arrive.
     pub async fn stream(
         &self,
         method: Method,
@@ -213,7 +213,7 @@ impl Api {
         }
     }
 
-    /// Where the API is.
+    /// Returns the base URL of the API.
     pub const fn base(&self) -> &Url {
         &self.target.base
     }
@@ -224,7 +224,7 @@ impl Api {
     }
 }
 
-/// The lines of an answer that comes little by little.
+/// The lines of a streamed answer.
 pub struct Lines {
     api: Api,
     chunks: BoxStream<'static, reqwest::Result<Bytes>>,
@@ -233,7 +233,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The next line, without its end; `None` at the end of the answer.
+    /// Returns the next line, without its end; `None` at the end of the answer.
     pub async fn next(&mut self) -> Outcome<Option<String>> {
         loop {
             while let Some(byte) = self.chunk.first().copied() {
@@ -260,7 +260,7 @@ impl Lines {
     }
 }
 
-/// The last error of the chain: what the system said.
+/// Returns the last error of the chain: the system's message.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut last = error;
     while let Some(source) = last.source() {

@@ -1,4 +1,4 @@
-//! `hoistway budget`: how much of models an agent may use.
+//! `hoistway budget`: the limits of an agent's use of models.
 
 use super::{
     Api, Outcome,
@@ -9,7 +9,7 @@ use clap::Args;
 use reqwest::Method;
 use serde_json::{Map, Value};
 
-/// Whose budget, and what it shall be.
+/// The arguments of `hoistway budget`.
 #[derive(Args, Debug)]
 pub struct BudgetArgs {
     /// The agent
@@ -29,12 +29,12 @@ pub struct BudgetArgs {
     /// Calls in a minute
     #[arg(long, value_name = "N")]
     requests_per_minute: Option<u64>,
-    /// Take the budget away
+    /// Remove the budget
     #[arg(long, conflicts_with_all = ["tokens_per_day", "tokens_per_month", "cost_per_day", "cost_per_month", "requests_per_minute"])]
     remove: bool,
 }
 
-/// Runs the command: shows the budget, or sets it to the limits that are given, and to no others.
+/// Runs the command: shows the budget, or replaces it by the limits on the command line.
 pub async fn run(api: &Api, args: BudgetArgs, json: bool) -> Outcome<()> {
     let path = ["agents", args.name.as_str(), "budget"];
     if args.remove {
@@ -58,7 +58,7 @@ pub async fn run(api: &Api, args: BudgetArgs, json: bool) -> Outcome<()> {
     Ok(())
 }
 
-/// What no limit of cost sees.
+/// Names the models without a price, which no limit of cost covers.
 fn unpriced(budget: &Value) -> Option<String> {
     let limits_cost = ["cost_per_day", "cost_per_month"].iter().any(|limit| budget["budget"].get(limit).is_some());
     let models: Vec<String> = budget["unpriced_models"].as_array().into_iter().flatten().map(text).collect();

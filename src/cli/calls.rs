@@ -1,4 +1,4 @@
-//! `hoistway calls`: what an agent called, and what came of it.
+//! `hoistway calls`: the calls of an agent and their results.
 
 use super::{
     Api, Failure, Outcome,
@@ -10,12 +10,12 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::time::timeout;
 
-/// The most calls that one answer lists.
+/// The maximum number of calls in one answer.
 const PAGE: u32 = 1_000;
-/// How many calls are shown when nobody says: all that there are to see, and before those that come.
+/// The default numbers of calls shown: without `--follow`, and before the new ones with it.
 const SHOWN: (u32, u32) = (100, 10);
 
-/// Which calls.
+/// The arguments of `hoistway calls`.
 #[derive(Args, Debug)]
 pub struct CallsArgs {
     /// The agent
@@ -29,7 +29,7 @@ pub struct CallsArgs {
     /// Only calls that egress refused or could not carry out
     #[arg(long)]
     refused: bool,
-    /// How many of the last calls [default: 100, and 10 with --follow]
+    /// The number of last calls [default: 100, and 10 with --follow]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE)))]
     tail: Option<u32>,
 }
@@ -72,13 +72,13 @@ fn row(call: &Value) -> [String; 7] {
     [text(&call["time"]), or_dash(target), text(&call["method"]), or_dash(&call["status"]), latency, url, result]
 }
 
-/// Shows calls as they end. The list is read when the events begin and whenever one may be missing, so nothing is lost
-/// with a connection, and a gateway may start again meanwhile.
+/// Shows calls as they end. The list is read when the events begin and whenever one may be missing, so no call is lost
+/// with a connection or a restart of the gateway.
 struct Follower<'a> {
     api: &'a Api,
     args: &'a CallsArgs,
     json: bool,
-    /// The last call that was shown or passed over; none before the first look.
+    /// The last call that was shown or skipped; none before the first read of the list.
     position: Option<u64>,
     outage: Outage,
 }
@@ -99,12 +99,13 @@ impl Follower<'_> {
     /// Follows one connection; `Ok` once the agent is deleted.
     async fn follow(&mut self) -> Outcome<()> {
         let query = [("agent", self.args.name.as_str()), ("types", "call,agent.deleted")];
-        // First the events, then the list: what ends between the two is in both, and shown once.
+        // The events are subscribed to before the list is read: a call that ends between the two is in both, and shown
+        // once.
         let mut lines = self.api.stream(Method::GET, &["events"], &query, None).await?;
         self.show_new().await?;
         self.outage.end();
         if let Err(failure) = self.api.get(&["agents", &self.args.name], &[]).await {
-            // Of an agent that is gone there are only records.
+            // A deleted agent has only records.
             return if failure.is_not_found() { Ok(()) } else { Err(failure) };
         }
         loop {
@@ -123,7 +124,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Reads the list and shows what is new in it.
+    /// Reads the list and shows its new calls.
     async fn show_new(&mut self) -> Outcome<()> {
         let limit = match self.position {
             Some(_) => PAGE,
@@ -141,7 +142,7 @@ impl Follower<'_> {
         calls.iter().rev().try_for_each(|call| self.show(call))
     }
 
-    /// Shows a call, if it is wanted and was not shown before.
+    /// Shows a call, if the filters match and it was not shown before.
     fn show(&mut self, call: &Value) -> Outcome<()> {
         let Some(id) = id(call).filter(|id| self.position.is_none_or(|position| *id > position)) else {
             return Ok(());

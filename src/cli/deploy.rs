@@ -1,4 +1,4 @@
-//! `hoistway deploy`: sends a directory and shows how it becomes a running agent.
+//! `hoistway deploy`: sends a directory and shows the progress of the deployment.
 
 use super::{
     Api, Failure, Outcome,
@@ -13,7 +13,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 use std::{fs, path::PathBuf};
 
-/// The end of its help.
+/// The end of the command's help.
 pub const STATUSES: &str = "Exit status:
   0    deployed, or unchanged
   1    failed; what ran before goes on serving
@@ -21,7 +21,7 @@ pub const STATUSES: &str = "Exit status:
   75   not known yet: --timeout passed, or the server does not answer any more
   130  interrupted; after 75 and 130 the deploy goes on on the server: hoistway deployments ID --follow";
 
-/// What to deploy and how.
+/// The arguments of `hoistway deploy`.
 #[derive(Args, Debug, Default)]
 pub struct DeployArgs {
     /// The directory, or one file, with the agent's source
@@ -54,10 +54,10 @@ pub struct DeployArgs {
     /// The identity provider whose tokens callers must show
     #[arg(long, value_name = "NAME")]
     pub identity_provider: Option<String>,
-    /// What the agent is written with, such as langgraph or fastapi
+    /// The agent's framework, such as langgraph or fastapi
     #[arg(long, value_name = "NAME")]
     pub framework: Option<String>,
-    /// What the agent is for, in words for people
+    /// The agent's purpose, in words for people
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
     /// Resolve requirements without exact versions anew
@@ -69,12 +69,12 @@ pub struct DeployArgs {
     /// Do not wait until the agent answers
     #[arg(long)]
     pub no_wait: bool,
-    /// How long to wait, in seconds; the deploy goes on [default: until it has ended]
+    /// Seconds to wait; the deploy goes on [default: until it has ended]
     #[arg(long, value_name = "SECONDS", conflicts_with = "no_wait")]
     pub timeout: Option<u32>,
 }
 
-/// Sends it, tells what happens, and prints where the agent answers.
+/// Sends the request, reports progress, and prints the agent's address.
 pub async fn run(api: &Api, args: DeployArgs, as_json: bool) -> Outcome<()> {
     let body = body(&args)?;
     let accepted = accept(api, &body, &args).await?;
@@ -85,7 +85,7 @@ pub async fn run(api: &Api, args: DeployArgs, as_json: bool) -> Outcome<()> {
     }
     let ended = followed(api, &id, accepted["agent"].as_str(), args.timeout, ProgressPrinter::on_stderr()).await?;
     let agent = text(&ended["agent"]);
-    // What is deployed may still wait for an image that cannot be pulled now.
+    // A deployed agent may still wait for an image that cannot be pulled now.
     let phase = api.get(&["agents", &agent], &[]).await.map(|agent| agent["status"].clone()).unwrap_or_default();
     if phase["phase"].as_str().is_some_and(|phase| phase != "Running") {
         progress(&format!("warning: the agent is {}: {}", text(&phase["phase"]), text(&phase["message"])));
@@ -101,7 +101,7 @@ pub async fn run(api: &Api, args: DeployArgs, as_json: bool) -> Outcome<()> {
     output::answer(&ended, as_json, |it| summary(api, it))
 }
 
-/// Sends the request; the answer names the deployment. Nothing is waited for here, so that no proxy cuts it off.
+/// Sends the request; the answer names the deployment. It does not wait for the end, so that no proxy cuts it off.
 async fn accept(api: &Api, body: &Value, args: &DeployArgs) -> Outcome<Value> {
     let mut query = vec![("wait", "none")];
     query.extend(args.refresh.then_some(("refresh", "true")));
@@ -114,7 +114,7 @@ async fn accept(api: &Api, body: &Value, args: &DeployArgs) -> Outcome<Value> {
     }
 }
 
-/// The request of a command line.
+/// Builds the request from the command line.
 fn body(args: &DeployArgs) -> Outcome<Value> {
     if let Some(file) = &args.request {
         let wrong = |e: String| Failure::usage(format!("{}: {e}", file.display()));

@@ -1,4 +1,4 @@
-//! `hoistway deployments`: what was deployed and how that went or goes.
+//! `hoistway deployments`: the list and progress of deployments.
 
 use super::{
     Api, Failure, Outcome,
@@ -11,7 +11,7 @@ use reqwest::Method;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Which deployments.
+/// The arguments of `hoistway deployments`.
 #[derive(Args, Debug)]
 pub struct DeploymentsArgs {
     /// Show this one whole
@@ -19,7 +19,7 @@ pub struct DeploymentsArgs {
     /// Only those of this agent
     #[arg(long, value_name = "NAME", conflicts_with = "id")]
     agent: Option<String>,
-    /// Tell how it goes until it has ended; the status is that of `deploy`
+    /// Report progress until it has ended; the exit status is that of `deploy`
     #[arg(short, long, requires = "id")]
     follow: bool,
     /// Cancel it: what it has done is undone
@@ -57,8 +57,7 @@ pub async fn run(api: &Api, args: DeploymentsArgs, as_json: bool) -> Outcome<()>
     output::print(&table(["ID", "AGENT", "KIND", "STATUS", "CREATED", "TOOK", "ERROR"], &rows))
 }
 
-/// Watches a deployment, of `agent` if that is known, to its end, for as long as the user wants to; one that failed is
-/// a failure.
+/// Watches a deployment, of `agent` if that is known, to its end or for `seconds`; a failed deployment is a failure.
 pub async fn followed(
     api: &Api,
     id: &str,
@@ -89,7 +88,7 @@ pub async fn followed(
     Err(Failure::told(&ended["error"]).deployment(id).request(request.as_str()))
 }
 
-/// Where the agent of a deployment that succeeded answers.
+/// Describes the address of the agent of a deployment that succeeded.
 pub fn summary(api: &Api, ended: &Value) -> String {
     let agent = text(&ended["agent"]);
     format!("{agent} answers at {}", api.url(&["agents", &agent, "invoke"]))

@@ -1,4 +1,4 @@
-//! What went wrong, for the person or the CI job in front of it: what happened, the proof, and what to do.
+//! Failures of commands, for the user or the CI job: the message, the evidence, and the remedy.
 
 use super::output;
 use serde_json::{Value, json};
@@ -7,9 +7,9 @@ use std::{fmt, process::ExitCode};
 /// The result of a command.
 pub type Outcome<T> = Result<T, Failure>;
 
-/// The status of a command whose outcome is not known yet (`EX_TEMPFAIL` of sysexits).
+/// The exit status of a command whose outcome is not known yet (`EX_TEMPFAIL` of sysexits).
 const NOT_KNOWN: u8 = 75;
-/// The status of a command that Ctrl-C ended, as shells give it.
+/// The exit status of a command that Ctrl-C ended, as shells use it.
 const INTERRUPTED: u8 = 130;
 
 /// A failed command.
@@ -25,18 +25,18 @@ pub struct Failure {
     not_found: bool,
 }
 
-/// What else is known of it.
+/// Further facts about a failure.
 #[derive(Debug, Default)]
 struct Known {
     code: Option<String>,
     request_id: Option<String>,
     deployment: Option<String>,
-    /// The answer that says what failed, where that is no error of the API.
+    /// The answer that describes the failure, where it is not an error of the API.
     document: Option<Value>,
 }
 
 impl Failure {
-    /// Something that failed; status 1.
+    /// Returns a failure with status 1.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -50,50 +50,50 @@ impl Failure {
         }
     }
 
-    /// A command line that cannot work; status 64.
+    /// Returns a failure for a command line that cannot work; status 64.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { status: hoistway_kit::exit::USAGE, ..Self::new(message) }
     }
 
-    /// A connection that failed, or an answer that another try may better; status 1.
+    /// Returns a failure of a connection, or of an answer that a retry may improve; status 1.
     pub fn transient(message: impl Into<String>) -> Self {
         Self { transient: true, ..Self::new(message) }
     }
 
-    /// A connection that broke after the request was sent.
+    /// Returns a failure of a connection that broke after the request was sent.
     pub fn lost(message: impl Into<String>) -> Self {
         Self { lost: true, ..Self::transient(message) }
     }
 
-    /// What was begun has not ended as far as is known; status 75.
+    /// Returns a failure for an operation that was begun and whose end is not known; status 75.
     pub fn not_known(message: impl Into<String>) -> Self {
         Self { status: NOT_KNOWN, ..Self::new(message) }
     }
 
-    /// Ctrl-C; status 130.
+    /// Returns a failure for Ctrl-C; status 130.
     pub fn interrupted(message: impl Into<String>) -> Self {
         Self { status: INTERRUPTED, ..Self::new(message) }
     }
 
-    /// With what to do about it.
+    /// Sets the remedy.
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
 
-    /// Of this deployment.
+    /// Sets the deployment.
     pub fn deployment(mut self, id: &str) -> Self {
         self.known.deployment = Some(id.to_owned());
         self
     }
 
-    /// Whose JSON is an answer that says what failed.
+    /// Sets the answer whose JSON describes the failure.
     pub fn with_document(mut self, answer: Value) -> Self {
         self.known.document = Some(answer);
         self
     }
 
-    /// That came of this request, if it is known; who knows no other remedy looks into the server's log.
+    /// Sets the request id, if it is known. Where there is no other remedy it points to the server's log.
     pub fn request(mut self, id: Option<&str>) -> Self {
         self.known.request_id = self.known.request_id.take().or_else(|| id.map(str::to_owned));
         if let (None, Some("internal"), Some(id)) = (&self.remedy, self.known.code.as_deref(), &self.known.request_id) {
@@ -102,27 +102,27 @@ impl Failure {
         self
     }
 
-    /// What happened.
+    /// Returns the message.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Whether the same call may do better a little later.
+    /// Whether a retry a little later may succeed.
     pub const fn is_transient(&self) -> bool {
         self.transient
     }
 
-    /// Whether the server may have done what it was asked for.
+    /// Whether the server may have carried out the request.
     pub const fn is_lost(&self) -> bool {
         self.lost
     }
 
-    /// Whether the API says that there is no such thing.
+    /// Whether the API answered that the item does not exist.
     pub const fn is_not_found(&self) -> bool {
         self.not_found
     }
 
-    /// An error answer of the API.
+    /// Returns the failure for an error answer of the API.
     pub fn answered(status: u16, body: &[u8]) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let mut failure = Self::told(&body);
@@ -141,7 +141,7 @@ impl Failure {
         failure
     }
 
-    /// What an error answer, or the `error` of a deployment, says.
+    /// Returns the failure for an error answer, or for the `error` of a deployment.
     pub fn told(error: &Value) -> Self {
         let text = |key: &str| error[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         let details = error["details"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -154,7 +154,7 @@ impl Failure {
         }
     }
 
-    /// As JSON, shaped as the API's errors are.
+    /// Returns the failure as JSON, in the format of the API's errors.
     pub fn document(&self) -> Value {
         if let Some(document) = &self.known.document {
             return document.clone();
@@ -176,7 +176,7 @@ impl Failure {
         document
     }
 
-    /// Says it on standard error.
+    /// Prints the failure on standard error.
     pub fn report(&self) -> ExitCode {
         output::progress(self.to_string().trim_end());
         ExitCode::from(self.status)
@@ -185,7 +185,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Every line but the first and the remedy is marked: what an agent wrote is no advice of Hoistway's.
+        // Every line but the first and the remedy is marked: text written by an agent is not advice of Hoistway.
         let mut message = self.message.lines();
         writeln!(f, "error: {}", message.next().unwrap_or_default())?;
         for line in message.chain(self.details.iter().flat_map(|detail| detail.lines())) {

@@ -1,5 +1,5 @@
-//! Whether what listens is this user's own installation, asked before its key is sent: the port may be another program's,
-//! as long as no `hoistway up` has it.
+//! Verifies that the server is this user's own installation before its key is sent: while no `hoistway up` listens on
+//! the port, another program may.
 
 use super::{Failure, Outcome};
 use hoistway_kit::installation_identity::{self, InstallationKey};
@@ -14,7 +14,7 @@ struct Answer {
     proof: String,
 }
 
-/// Where the installation with this key is, which is at `base`; the failure of the connection as `unreachable` tells it.
+/// Returns the address of the installation with this key at `base`; `unreachable` describes a failed connection.
 pub async fn verify(
     http: &Client,
     base: &Url,
@@ -26,7 +26,7 @@ pub async fn verify(
     url.set_path(installation_identity::PATH);
     url.query_pairs_mut().append_pair("nonce", &nonce);
     let answer = http.get(url.clone()).send().await.map_err(|e| unreachable(&e))?;
-    // One that was sent on somewhere else says nothing of whom it was sent on by.
+    // An answer after a redirect proves nothing about the address that redirected.
     let at = answer.remote_addr().filter(|_| *answer.url() == url && answer.status() == StatusCode::OK);
     let proof = match at {
         Some(_) => answer.json::<Answer>().await.ok().map(|answer| answer.proof),

@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::time::timeout;
 
-/// Which lines.
+/// The arguments of `hoistway logs`.
 #[derive(Args, Debug)]
 pub struct LogsArgs {
     /// The agent, or with --build the build
@@ -17,7 +17,7 @@ pub struct LogsArgs {
     /// Go on with new lines as they come
     #[arg(short, long)]
     follow: bool,
-    /// How many of the last lines [default: all that are kept]
+    /// The number of last lines [default: all that are kept]
     #[arg(short = 'n', long, value_name = "N")]
     tail: Option<u32>,
     /// Lines since a time (RFC 3339) or of the last while, such as 10m
@@ -36,7 +36,7 @@ impl LogsArgs {
         if self.build { "builds" } else { "agents" }
     }
 
-    /// The lines that are asked for at first.
+    /// Returns the query of the first request.
     fn query<'a>(&'a self, tail: Option<&'a str>) -> Vec<(&'static str, &'a str)> {
         let mut query = Vec::new();
         query.extend(tail.map(|n| ("tail", n)));
@@ -59,13 +59,13 @@ pub async fn run(api: &Api, args: LogsArgs, json: bool) -> Outcome<()> {
     api.lines(Method::GET, &[args.kind(), &args.name, "logs"], &query, None, output::line).await
 }
 
-/// Shows lines as they come, each once, also over a restart of the gateway: the log is read on from its last line.
+/// Shows lines as they arrive, each once, also over a restart of the gateway: reading resumes after the last line.
 struct Follower<'a> {
     api: &'a Api,
     args: &'a LogsArgs,
     json: bool,
     position: LogPosition,
-    /// Whether there was a connection; before that no failure is waited out.
+    /// Whether a connection has succeeded; before that a failure is not retried.
     is_known: bool,
     outage: Outage,
 }

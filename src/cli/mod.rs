@@ -1,4 +1,4 @@
-//! The command line: what a person or a CI job does with a running Hoistway, through its public HTTP API only.
+//! The command line: commands of a user or a CI job for a running Hoistway, through its public HTTP API only.
 
 mod access;
 mod agents;
@@ -29,24 +29,24 @@ use clap::{Args, Subcommand};
 use deploy::DeployArgs;
 use std::process::ExitCode;
 
-/// The commands that talk to a running Hoistway.
+/// The commands for a running Hoistway.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Deploy an agent from a directory, a file or an image
     ///
-    /// Tells on standard error what happens, the build's lines among it, and prints where the agent answers; with
-    /// --json the deployment's record as one JSON document. Interrupting it does not stop the deploy.
+    /// Reports progress and the build's lines on standard error, and prints the agent's address on standard output;
+    /// with --json, the deployment's record as one JSON document. Interrupting it does not stop the deploy.
     #[command(after_help = deploy::STATUSES)]
     Deploy(Box<With<DeployArgs>>),
-    /// List deployments, show one, or follow how it goes
+    /// List deployments, show one, or follow its progress
     Deployments(With<deployments::DeploymentsArgs>),
     /// List agents, or show one
     Agents(With<agents::ShowArgs>),
     /// Show an agent's log lines, or a build's
     Logs(With<logs::LogsArgs>),
-    /// Show what an agent called through egress, and what came of it
+    /// Show an agent's calls through egress and their results
     Calls(With<calls::CallsArgs>),
-    /// Show what agents used of models: requests, tokens and cost
+    /// Show agents' use of models: requests, tokens and cost
     Usage(With<usage::UsageArgs>),
     /// Show how much of models an agent may use and has used, or set it
     Budget(With<budget::BudgetArgs>),
@@ -68,11 +68,11 @@ pub enum Command {
     Tools(With<resources::ResourceArgs>),
     /// List model providers, show one, or check whether one works
     ModelProviders(With<resources::ResourceArgs>),
-    /// Show what this Hoistway is and how agents are kept apart
+    /// Show the version of Hoistway and the isolation of agents
     Status(With<NoArgs>),
 }
 
-/// A command with what every command can be told.
+/// A command with the options that every command has.
 #[derive(Args, Debug)]
 pub struct With<T: Args> {
     #[command(flatten)]
@@ -84,7 +84,7 @@ pub struct With<T: Args> {
     json: bool,
 }
 
-/// Nothing more to say.
+/// No arguments.
 #[derive(Args, Debug)]
 pub struct NoArgs {}
 
@@ -94,8 +94,8 @@ impl<T: Args> With<T> {
     }
 }
 
-/// Runs one command. A failure is explained on standard error and by its status; where a JSON document was asked for,
-/// it is one.
+/// Runs one command. A failure is printed on standard error and sets the exit status; if a JSON document was requested,
+/// the failure is one too.
 pub async fn run(command: Command) -> ExitCode {
     let document = command.wants_document();
     match dispatch(command).await {
@@ -110,7 +110,7 @@ pub async fn run(command: Command) -> ExitCode {
 }
 
 impl Command {
-    /// Whether one JSON document is wanted; logs, streams and what is followed are lines.
+    /// Whether one JSON document is requested; logs, streams and followed commands print lines.
     const fn wants_document(&self) -> bool {
         match self {
             Self::Deploy(with) => with.json,

@@ -8,7 +8,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-/// A text that controls no terminal: what agents, packages and users write is data, wherever it is shown.
+/// Removes terminal control characters: text of agents, packages and users is data, wherever it is shown.
 pub fn harmless(text: &str) -> Cow<'_, str> {
     let controls = |c: char| controls_display(c) && !matches!(c, '\n' | '\t');
     match text.contains(controls) {
@@ -17,18 +17,18 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The same in one line, so that it ends no row of a table and begins none.
+/// Removes line ends too, so that the text stays in one row of a table.
 pub fn one_line(text: &str) -> String {
     text.replace(controls_display, "")
 }
 
 fn write_to(out: &mut (impl Write + IsTerminal), text: &str) -> io::Result<()> {
-    // A file or a program gets what was sent, to the letter.
+    // A file or a program receives the original bytes.
     let text = if out.is_terminal() { harmless(text) } else { text.into() };
     out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
-/// Prints text. A reader that went away (`| head`) ends the command quietly.
+/// Prints text. A reader that closes the pipe (`| head`) ends the command quietly.
 pub fn print(text: &str) -> Outcome<()> {
     match write_to(&mut io::stdout().lock(), text) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
@@ -41,7 +41,7 @@ pub fn line(text: &str) -> Outcome<()> {
     print(&format!("{text}\n"))
 }
 
-/// Prints JSON as people read it.
+/// Prints indented JSON.
 pub fn json(value: &Value) -> Outcome<()> {
     line(&format!("{value:#}"))
 }
@@ -51,13 +51,13 @@ pub fn answer(value: &Value, as_json: bool, shown: impl FnOnce(&Value) -> String
     if as_json { json(value) } else { line(&shown(value)) }
 }
 
-/// What is said while something goes on: on standard error, so that standard output is the answer alone.
+/// Prints progress on standard error, so that standard output contains the answer alone.
 pub fn progress(text: &str) {
-    // Nobody is left to tell when standard error is closed.
+    // Nothing can be reported when standard error is closed.
     let _ = write_to(&mut io::stderr().lock(), &format!("{text}\n"));
 }
 
-/// Rows under a heading, in columns that fit.
+/// Formats rows under a heading, with columns aligned.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| one_line(cell))).collect();
     let width = |column: usize| {
@@ -74,7 +74,7 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
     text
 }
 
-/// A field of an answer as text; empty when it is absent.
+/// Returns a field of an answer as text; empty when it is absent.
 pub fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -1,10 +1,10 @@
-//! A deployment told to people: a line for each thing that happens, the same in a terminal and in a CI log.
+//! The progress of a deployment as text: one line for each event, the same in a terminal and in a CI log.
 
 use super::output::harmless;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 
-/// Tells what is new from one look to the next.
+/// Prints the changes between two states of a deployment.
 pub struct ProgressPrinter {
     out: Box<dyn Fn(&str) + Send>,
     colours: bool,
@@ -14,7 +14,7 @@ pub struct ProgressPrinter {
     undoing: bool,
 }
 
-/// How a line looks in a terminal.
+/// The style of a line in a terminal.
 #[derive(Debug, Clone, Copy)]
 enum Look {
     Plain,
@@ -24,7 +24,7 @@ enum Look {
 }
 
 impl ProgressPrinter {
-    /// On standard error, with colours if it is a terminal whose user has nothing against them.
+    /// Prints to standard error, with colours if it is a terminal and the user has not disabled them.
     pub fn on_stderr() -> Self {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let colours =
@@ -33,22 +33,22 @@ impl ProgressPrinter {
         Self { colours, ..Self::to(out) }
     }
 
-    /// Plain lines.
+    /// Prints plain lines to `out`.
     pub fn to(out: impl Fn(&str) + Send + 'static) -> Self {
         Self { out: Box::new(out), colours: false, begun: 0, ended: 0, waiting: false, undoing: false }
     }
 
-    /// Something to say beside the steps.
+    /// Prints a note that belongs to no step.
     pub fn note(&self, text: &str) {
         self.say(Look::Plain, text);
     }
 
-    /// A line of the build.
+    /// Prints a line of the build.
     pub fn build_line(&self, text: &str) {
         self.say(Look::Dim, format!("build   | {text}").trim_end());
     }
 
-    /// What the whole deployment does, apart from its steps.
+    /// Prints changes of the deployment's status.
     pub fn status(&mut self, seen: &Value) {
         let status = seen["status"].as_str().unwrap_or_default();
         if status == "PENDING" && !std::mem::replace(&mut self.waiting, true) {
@@ -59,7 +59,7 @@ impl ProgressPrinter {
         }
     }
 
-    /// The step of number `i`. `reused`: it was a build that had nothing to do.
+    /// Prints the change of the step at index `i`. `reused`: the step was a build whose image existed already.
     pub fn step(&mut self, i: usize, step: &Value, reused: bool) {
         let name = step["step"].as_str().unwrap_or_default();
         let status = step["status"].as_str().unwrap_or_default();
@@ -80,7 +80,7 @@ impl ProgressPrinter {
         }
         let took = took.unwrap_or_default();
         let done = match name {
-            // Nobody waits for it, and it tells nothing.
+            // The step takes no noticeable time and has nothing to report.
             "plan" => return,
             "tools" => "registered in",
             "build" if reused => return self.say(Look::Good, "build   unchanged: the image is there already"),
@@ -90,7 +90,8 @@ impl ProgressPrinter {
         self.say(Look::Good, &format!("{name:<7} {done} {took}"));
     }
 
-    /// Whatever it is told on: colours are its own, so what they colour has to be harmless before.
+    /// Prints a line. Control characters are removed first, since only the printer's own colours may control a
+    /// terminal.
     fn say(&self, look: Look, text: &str) {
         let text = &*harmless(text);
         let colour = match look {
@@ -107,7 +108,7 @@ impl ProgressPrinter {
     }
 }
 
-/// Milliseconds as people say them.
+/// Formats milliseconds for people.
 pub fn duration(ms: i64) -> String {
     match ms {
         ..1_000 => format!("{ms} ms"),

@@ -1,4 +1,4 @@
-//! `hoistway tools` and `hoistway model-providers`: what is registered, and whether one works.
+//! `hoistway tools` and `hoistway model-providers`: lists registered items and checks one.
 
 use super::{
     Api, Failure, Outcome,
@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 
-/// A kind of what is registered.
+/// A kind of registered items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Tools.
@@ -61,7 +61,7 @@ impl Kind {
     }
 }
 
-/// All, one, or an action on one.
+/// The arguments: all, one, or an action on one.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ResourceArgs {
@@ -71,13 +71,13 @@ pub struct ResourceArgs {
     action: Option<Action>,
 }
 
-/// What is done with one.
+/// An action on one item.
 #[derive(Subcommand, Debug)]
 enum Action {
     /// Check whether its address, TLS, credential and models work
     ///
-    /// Egress asks it as it sends agents' calls: a tool with one GET to its base URL, a model provider for the list of its
-    /// models. The status is 1 when something does not work.
+    /// Egress sends it a request as it sends agents' calls: one GET to a tool's base URL, or a request for a model
+    /// provider's list of models. The exit status is 1 when something does not work.
     Check {
         /// Its name
         name: String,

@@ -1,5 +1,5 @@
-//! The source files of a directory, as a deploy sends them. Everything is sent but what nobody wrote or what is meant to
-//! stay, which is reported; what cannot be sent ends it, so that no agent runs without one of its files.
+//! The source files of a directory, as a deploy sends them. Generated and ignored files are left out and reported; a
+//! file that cannot be sent is an error, so that no agent runs without one of its files.
 
 use super::{Failure, Outcome};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -13,27 +13,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The most bytes that all files have as JSON: the API takes requests of 32 MiB.
+/// The maximum size of all files as JSON, in bytes: the API accepts requests of 32 MiB.
 const MAX_BYTES: usize = 31 << 20;
-/// How many of the largest files are named when there are too many bytes.
+/// The number of largest files that are named when the limit is exceeded.
 const LARGEST: usize = 3;
-/// How many entries that stay are named for each reason.
+/// The number of left-out entries that are named for each reason.
 const SHOWN: usize = 20;
-/// The file that names what is not deployed, in the format of `.gitignore`, over which it wins.
+/// The file that names files not to deploy, in the format of `.gitignore`; it has precedence over `.gitignore`.
 const IGNORE_FILE: &str = ".hoistwayignore";
 
-/// What was found.
+/// The source files found.
 #[derive(Debug, Default)]
 pub struct Source {
     /// The files by their name relative to the directory, with `/`: text, or `{"base64": …}`.
     pub files: BTreeMap<String, Value>,
     /// The bytes of their contents.
     pub bytes: usize,
-    /// What is not sent, by the reason.
+    /// The names of entries that are not sent, by reason.
     left: BTreeMap<Reason, Vec<String>>,
 }
 
-/// Why something stays where it is.
+/// The reason for which an entry is not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
     Environment,
@@ -44,7 +44,7 @@ enum Reason {
 }
 
 impl Source {
-    /// One line for each reason for which something is not sent.
+    /// Returns one line for each reason for which entries are not sent.
     pub fn left(&self) -> impl Iterator<Item = String> {
         self.left.iter().map(|(reason, names)| {
             let reason = match reason {
@@ -81,13 +81,13 @@ pub fn read(path: &Path) -> Outcome<Source> {
 
 struct Walk {
     root: PathBuf,
-    /// The same without links.
+    /// The root without symbolic links.
     canonical: PathBuf,
     source: Source,
-    /// What each file adds to the request, and all together.
+    /// The size that each file adds to the request, in bytes.
     sizes: Vec<(usize, String)>,
     total: usize,
-    /// The ignore files that hold where it stands, the nearest last.
+    /// The ignore files that apply to the current directory, the nearest last.
     own: Vec<Gitignore>,
     git: Vec<Gitignore>,
 }
@@ -112,13 +112,13 @@ impl Walk {
         Ok(Self { root: root.to_owned(), canonical, source, sizes, total: 0, own, git })
     }
 
-    /// Everything in a directory below the root; `prefix` is its name with a slash, or empty.
+    /// Reads a directory below the root; `prefix` is its name with a slash, or empty.
     fn directory(&mut self, directory: &Path, prefix: &str) -> Outcome<()> {
         let cannot = |e: io::Error| Failure::new(format!("{}: {e}", directory.display()));
         let mut entries = fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(cannot)?;
         entries.sort_by_key(fs::DirEntry::file_name);
         let depth = (self.own.len(), self.git.len());
-        // Links to the root may lead to it by another path than the one that ignore files above are written for.
+        // A symbolic link to the root may have another path than the one that the ignore files above apply to.
         let real = self.canonical.join(prefix);
         self.own.extend(rules(&real, IGNORE_FILE)?);
         self.git.extend(rules(&real, ".gitignore")?);
@@ -156,7 +156,7 @@ impl Walk {
         self.add(name, &path)
     }
 
-    /// Why an entry stays, if it does.
+    /// Returns the reason for which an entry is not sent, if there is one.
     fn reason(&self, path: &Path, prefix: &str, is_dir: bool) -> Option<Reason> {
         let file_name = path.file_name().unwrap_or_default();
         let last = &*file_name.to_string_lossy();
@@ -220,8 +220,8 @@ impl Walk {
     }
 }
 
-/// The rules of an ignore file of a directory, if it is there. Lines of `.gitignore` that are none count for nothing, as
-/// with git, and one that is not UTF-8 takes no other line with it.
+/// Returns the rules of an ignore file of a directory, if it exists. Invalid lines of `.gitignore` are ignored, as in
+/// git, and a line that is not UTF-8 does not affect other lines.
 fn rules(directory: &Path, file: &str) -> Outcome<Option<Gitignore>> {
     let path = directory.join(file);
     if !path.is_file() {
@@ -248,7 +248,7 @@ fn rules(directory: &Path, file: &str) -> Outcome<Option<Gitignore>> {
     builder.build().map(Some).map_err(|e| cannot(e.to_string()))
 }
 
-/// A line in UTF-8, or else in Latin-1.
+/// Decodes a line as UTF-8, or else as Latin-1.
 fn line_of(line: &[u8]) -> Cow<'_, str> {
     std::str::from_utf8(line).map_or_else(|_| line.iter().copied().map(char::from).collect(), Cow::Borrowed)
 }
@@ -257,7 +257,7 @@ fn in_base64(content: &[u8]) -> Value {
     json!({ "base64": BASE64.encode(content) })
 }
 
-/// How many bytes a file's content has as JSON.
+/// Returns the size of a file's content as JSON, in bytes.
 fn size(value: &Value) -> usize {
     let escape = |byte: u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
@@ -270,7 +270,7 @@ fn size(value: &Value) -> usize {
     }
 }
 
-/// A name for the agent of a directory or file: lower case letters, digits and hyphens.
+/// Derives the name of an agent from its directory or file: lower case letters, digits and hyphens.
 pub fn agent_name(path: &Path) -> Outcome<String> {
     let whole = fs::canonicalize(path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
     let stem = if whole.is_file() { whole.file_stem() } else { whole.file_name() };

@@ -1,5 +1,5 @@
-//! What comes as time passes, over lost connections: events and a build's lines while a deployment is watched, and what
-//! commands with `--follow` share.
+//! Streams over lost connections: events and a build's lines while a deployment is watched, and the parts shared by
+//! commands with `--follow`.
 
 use super::{Api, Failure, Outcome, output};
 use reqwest::Method;
@@ -11,28 +11,28 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How long to wait before a lost connection is tried again, at first and at most.
+/// The wait before a lost connection is retried, at first and at most.
 pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// How long a server that does not answer is waited for: it may be starting again.
+/// The longest wait for a server that does not answer: it may be starting again.
 pub const GONE: Duration = Duration::from_secs(60);
-/// How long the events may take to begin.
+/// The longest wait for the events to begin.
 const OPEN: Duration = Duration::from_secs(10);
-/// The events' heartbeat comes every 15 seconds: after three that are missing nobody is there.
+/// The longest silence of the events: their heartbeat comes every 15 seconds, so three are missing.
 pub const SILENCE: Duration = Duration::from_secs(45);
-/// How often in a row a build's log is asked for in vain.
+/// The maximum number of failed requests in a row for a build's log.
 const TRIES: u32 = 5;
-/// Events, and lines of a build, that may wait to be told.
+/// The maximum number of events, or lines of a build, that are queued.
 const WAITING: usize = 256;
 
-/// Paces the tries of a lost connection, until the server has been gone for too long.
+/// Paces the retries of a lost connection, until the server has been gone for too long.
 #[derive(Debug, Default)]
 pub struct Outage {
-    /// Since when, and how long to wait before the next try; none while there is a connection.
+    /// The time of the loss and the wait before the next retry; none while there is a connection.
     began: Option<(Instant, Duration)>,
 }
 
 impl Outage {
-    /// Waits until the next try, or returns the failure if there is to be none.
+    /// Waits until the next retry, or returns the failure if there is to be none.
     pub async fn wait(&mut self, failure: Failure) -> Outcome<()> {
         let (since, pause) = self.began.unwrap_or_else(|| {
             output::progress(&format!("lost    {}; asking again", failure.message()));
@@ -46,37 +46,37 @@ impl Outage {
         Ok(())
     }
 
-    /// There is a connection again.
+    /// Records that there is a connection again.
     pub const fn end(&mut self) {
         self.began = None;
     }
 }
 
-/// News of the deployments of an agent.
+/// A change of the deployments of an agent.
 #[derive(Debug)]
 pub enum Change {
-    /// Something happened.
+    /// An event arrived.
     Event(Value),
-    /// What happened is not known: the events begin here, some are missing, or none has come for a while (another
-    /// gateway may do the work).
+    /// The state is not known: the events begin here, some are missing, or none has come for a while (another gateway
+    /// may do the work).
     Unknown,
 }
 
 /// Follows the events of an agent's deployments and builds. The first change is [`Change::Unknown`], and so is the
-/// first one after a lost connection; where events cannot be had at all, it comes as time passes.
+/// first one after a lost connection; where events are not available, it comes at intervals.
 pub struct Changes {
     changes: mpsc::Receiver<Change>,
     task: JoinHandle<()>,
 }
 
 impl Changes {
-    /// Of one agent.
+    /// Follows the events of one agent.
     pub fn of(api: Api, agent: String) -> Self {
         let (send, changes) = mpsc::channel(WAITING);
         Self { changes, task: tokio::spawn(events(api, agent, send)) }
     }
 
-    /// Returns the next change. An unknown one stands for everything that waits behind it.
+    /// Returns the next change. An unknown one replaces everything queued behind it.
     pub async fn next(&mut self) -> Change {
         match self.changes.recv().await {
             Some(Change::Event(event)) => Change::Event(event),
@@ -123,7 +123,7 @@ async fn events(api: Api, agent: String, send: mpsc::Sender<Change>) {
     }
 }
 
-/// What a line of the events says.
+/// Parses a line of the events.
 fn change_of(line: &str) -> Option<Change> {
     if line.starts_with(':') {
         return Some(Change::Unknown);
@@ -139,13 +139,13 @@ pub struct BuildLog {
 }
 
 impl BuildLog {
-    /// Of one attempt.
+    /// Follows the build of one attempt.
     pub fn of(api: Api, attempt: String) -> Self {
         let (send, lines) = mpsc::channel(WAITING);
         Self { lines, task: tokio::spawn(lines_of(api, attempt, send)) }
     }
 
-    /// The next line; `None` when the build has ended, or its lines cannot be had.
+    /// Returns the next line; `None` when the build has ended, or its lines are not available.
     pub async fn next(&mut self) -> Option<String> {
         self.lines.recv().await
     }
@@ -181,7 +181,7 @@ async fn lines_of(api: Api, attempt: String, send: mpsc::Sender<String>) {
     }
 }
 
-/// Whether a log whose lines came to their end has none to come: its build has ended, or its agent is deleted.
+/// Whether a log that reached its end is complete: its build has ended, or its agent is deleted.
 pub async fn log_has_ended(api: &Api, kind: &str, name: &str) -> Outcome<bool> {
     match api.get(&[kind, name], &[]).await {
         Ok(it) => Ok(kind == "builds" && matches!(it["status"].as_str(), Some("SUCCEEDED" | "FAILED"))),
@@ -196,7 +196,7 @@ enum Read {
     Refused,
 }
 
-/// Reads on after `position`.
+/// Reads the log after `position`.
 async fn read(api: &Api, attempt: &str, position: &mut LogPosition, send: &mpsc::Sender<String>) -> Read {
     let mut passed = position.passed();
     let mut query = vec![("follow", "true"), ("format", "ndjson")];
@@ -219,14 +219,14 @@ async fn read(api: &Api, attempt: &str, position: &mut LogPosition, send: &mpsc:
     }
 }
 
-/// Where a log was read to: the latest time of its lines, and how many lines of that very time there were.
+/// The position in a log: the latest time of its lines, and the number of lines with that time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogPosition {
     time: String,
     lines: usize,
 }
 
-/// The lines that come again where a log is read on.
+/// The lines that are repeated when reading resumes.
 #[derive(Debug)]
 pub struct PassedLines {
     /// The time to read from; none at the beginning.
@@ -235,21 +235,21 @@ pub struct PassedLines {
 }
 
 impl LogPosition {
-    /// What to ask for to read on from here.
+    /// Returns the query to resume reading from here.
     pub fn passed(&self) -> PassedLines {
         PassedLines { since: Some(self.time.clone()).filter(|time| !time.is_empty()), lines: self.lines }
     }
 
-    /// Takes a line, written as JSON, into account; `None` for one of those that come again.
+    /// Advances over a line, written as JSON; returns `None` for a repeated one.
     pub fn advance(&mut self, line: &str, passed: &mut PassedLines) -> Option<Value> {
         let line: Value = serde_json::from_str(line).ok()?;
-        // What says that lines are missing has no time.
+        // A notice of missing lines has no time.
         let Some(time) = line["time"].as_str() else { return Some(line) };
         if passed.lines > 0 && passed.since.as_deref() == Some(time) {
             passed.lines -= 1;
             return None;
         }
-        // Lines of two streams may stand in the log a little before those of an earlier time.
+        // Lines of two streams may precede lines of a slightly earlier time.
         match time.cmp(&self.time) {
             Ordering::Greater => *self = Self { time: time.to_owned(), lines: 1 },
             Ordering::Equal => self.lines += 1,
@@ -259,7 +259,7 @@ impl LogPosition {
     }
 }
 
-/// The text of a line, or what is shown in place of missing ones.
+/// Returns the text of a line, or the notice in place of missing ones.
 pub fn text_of(line: &Value) -> String {
     match line["skipped"].as_u64() {
         Some(skipped) => format!("… {skipped} lines skipped: they came faster than they were read …"),
@@ -295,7 +295,7 @@ mod tests {
         };
         assert_eq!(read(&[&a, &b, &c]), ["a", "b", "c"]);
         assert_eq!(read(&[&b, &c, &d]), ["d"]);
-        // One that is late, by its time, does not turn the log back.
+        // A line with an earlier time does not move the position back.
         assert_eq!(read(&[&b, &c, &d, &a]), ["a"]);
         assert_eq!(read(&[&b, &c, &d]), [""; 0]);
         assert_eq!(position, LogPosition { time: "2".into(), lines: 3 });

@@ -1,4 +1,4 @@
-//! `hoistway usage`: what agents used of models.
+//! `hoistway usage`: agents' use of models.
 
 use super::{
     Api, Failure, Outcome,
@@ -9,26 +9,26 @@ use clap::{Args, ValueEnum};
 use hoistway_kit::time::{now_ms, parse_duration_ms, rfc3339};
 use serde_json::Value;
 
-/// Which calls, and how they are summed up.
+/// The arguments of `hoistway usage`.
 #[derive(Args, Debug)]
 pub struct UsageArgs {
     /// Only calls of this agent
     name: Option<String>,
-    /// The time of each sum
+    /// The period of each sum
     #[arg(long, value_enum, default_value_t = Per::Total)]
     per: Per,
-    /// From when: a span of time such as 12h or 7d, a date, or a time (RFC 3339) [default: 30d, per hour 1d]
+    /// The start: a span of time such as 12h or 7d, a date, or a time (RFC 3339) [default: 30d, per hour 1d]
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Only calls of this model
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Tell apart for which users agents worked
+    /// Break down by the users for whom agents worked
     #[arg(long)]
     users: bool,
 }
 
-/// The time of a sum.
+/// The period of a sum.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Per {
     Hour,
@@ -66,7 +66,7 @@ pub async fn run(api: &Api, args: UsageArgs, json: bool) -> Outcome<()> {
     Ok(())
 }
 
-/// A moment as the API reads it.
+/// Converts a span, date or time to the format of the API.
 fn since(text: &str) -> Outcome<String> {
     if !text.ends_with(|c: char| c.is_ascii_alphabetic() && c != 'Z' && c != 'z') {
         return Ok(text.to_owned());

@@ -1,5 +1,5 @@
-//! Watches a deployment until it ends. Events tell how it goes; its record is read when they begin, when one may be
-//! missing, and at the end, so nothing is lost with a connection, and a gateway may start again meanwhile.
+//! Watches a deployment until it ends. Events report its progress. Its record is read when the events begin, when one
+//! may be missing, and at the end, so nothing is lost with a connection or a restart of the gateway.
 
 use super::{
     Api, Failure, Outcome,
@@ -11,20 +11,20 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long one look may take.
+/// The timeout of one read of the record.
 const LOOK: Duration = Duration::from_secs(15);
-/// How long the lines of a build that has ended may take to come: a connection may be lost without anybody's knowing.
+/// The longest wait for the last lines of a build that has ended: a lost connection may go unnoticed.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// The lines of the deployment's build.
+/// The state of the lines of the deployment's build.
 enum Build {
-    /// It is not there yet.
+    /// The build has not begun.
     Awaited,
-    /// It is followed.
+    /// Its lines are followed.
     Followed(BuildLog),
-    /// There is nothing more of it.
+    /// All its lines have been printed.
     Told,
-    /// There was none: its image was there.
+    /// There was no build: the image existed already.
     Reused,
 }
 
@@ -33,13 +33,13 @@ struct Watcher<'a> {
     api: &'a Api,
     id: &'a str,
     printer: &'a mut ProgressPrinter,
-    /// As it was at the last look, with the events since.
+    /// The record at the last read, updated by the events since.
     record: Value,
     build: Build,
 }
 
-/// Tells what happens to a deployment and returns its record once it has ended, well or badly. `agent` is its agent,
-/// if that is known.
+/// Reports a deployment's progress and returns its record once it has succeeded or failed. `agent` is its agent, if
+/// that is known.
 pub async fn watch(api: &Api, id: &str, agent: Option<&str>, printer: &mut ProgressPrinter) -> Outcome<Value> {
     let mut watcher = Watcher { api, id, printer, record: Value::Null, build: Build::Awaited };
     let agent = match agent {
@@ -60,7 +60,7 @@ pub async fn watch(api: &Api, id: &str, agent: Option<&str>, printer: &mut Progr
 }
 
 impl Watcher<'_> {
-    /// The next change; until it comes, lines of the build are told.
+    /// Returns the next change; until it comes, lines of the build are printed.
     async fn next(&mut self, changes: &mut Changes) -> Change {
         loop {
             let line = async {
@@ -79,7 +79,7 @@ impl Watcher<'_> {
         }
     }
 
-    /// Tells what an event says; returns whether the deployment has ended.
+    /// Applies an event; returns whether the deployment has ended.
     async fn apply(&mut self, event: &Value) -> Outcome<bool> {
         let data = &event["data"];
         let kind = event["type"].as_str().unwrap_or_default();
@@ -98,7 +98,7 @@ impl Watcher<'_> {
                     update(&mut self.record, data, "SUCCEEDED");
                     self.tell(false).await;
                 }
-                // The record alone says why.
+                // Only the record contains the reason.
                 "deployment.undoing" | "deployment.succeeded" | "deployment.failed" => return self.look().await,
                 _ => {}
             }
@@ -106,14 +106,14 @@ impl Watcher<'_> {
         Ok(false)
     }
 
-    /// Reads the record and tells what is new in it; returns whether the deployment has ended.
+    /// Reads the record and reports its changes; returns whether the deployment has ended.
     async fn look(&mut self) -> Outcome<bool> {
         self.record = look(self.api, self.id, self.printer).await?;
         self.tell(true).await;
         Ok(matches!(self.record["status"].as_str(), Some("SUCCEEDED" | "FAILED")))
     }
 
-    /// Tells what is new. `looked`: the record was just read, so that events of the build may have come before.
+    /// Reports changes. `looked`: the record was just read, so events of the build may have been missed.
     async fn tell(&mut self, looked: bool) {
         let steps = self.record["steps"].as_array().cloned().unwrap_or_default();
         for (i, step) in steps.iter().enumerate() {
@@ -132,7 +132,7 @@ impl Watcher<'_> {
             self.build = match attempt(self.api, &self.record).await {
                 Ok(Some(attempt)) => Build::Followed(BuildLog::of(self.api.clone(), attempt)),
                 Ok(None) if step["status"] == "SUCCEEDED" => Build::Reused,
-                // Telling of the build is a courtesy, the deployment is what counts.
+                // The build's lines are optional; only the deployment's outcome matters.
                 _ if ended => Build::Told,
                 _ => Build::Awaited,
             };
@@ -150,7 +150,7 @@ impl Watcher<'_> {
     }
 }
 
-/// Writes into a record what an event says of a step. A late event, of before the record was read, changes nothing.
+/// Updates a step of a record from an event. A late event, from before the record was read, changes nothing.
 fn update(record: &mut Value, data: &Value, status: &str) {
     let Some(steps) = record.get_mut("steps").and_then(Value::as_array_mut) else { return };
     let known = steps.iter().position(|step| step["step"] == data["step"]);
@@ -164,7 +164,7 @@ fn update(record: &mut Value, data: &Value, status: &str) {
     }
 }
 
-/// The attempt of the deployment's build: both came with the same request.
+/// Returns the attempt of the deployment's build: both belong to the same request.
 async fn attempt(api: &Api, seen: &Value) -> Outcome<Option<String>> {
     let agent = seen["agent"].as_str().unwrap_or_default();
     let Some(request) = seen["request_id"].as_str() else { return Ok(None) };
@@ -175,7 +175,7 @@ async fn attempt(api: &Api, seen: &Value) -> Outcome<Option<String>> {
     Ok(found.and_then(|build| build["attempt"].as_str()).map(str::to_owned))
 }
 
-/// The deployment as it is now. A server that does not answer is asked again for a while.
+/// Returns the deployment's current record. A server that does not answer is retried for a while.
 async fn look(api: &Api, id: &str, printer: &ProgressPrinter) -> Outcome<Value> {
     let (since, mut backoff, mut told) = (Instant::now(), BACKOFF.0, false);
     loop {
@@ -197,7 +197,7 @@ async fn look(api: &Api, id: &str, printer: &ProgressPrinter) -> Outcome<Value> 
     }
 }
 
-/// How one looks again at a deployment.
+/// Returns the advice for following a deployment further.
 pub fn look_again(id: &str) -> String {
     format!("it goes on on the server; see how with `hoistway deployments {id} --follow`")
 }

@@ -1,4 +1,4 @@
-//! What `hoistway up` says once it is ready.
+//! The text that `hoistway up` prints once it is ready.
 
 use super::DEFAULT_PORT;
 use hoistway_agent::runtime::Isolation;
@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-/// Where everything is.
+/// The facts shown in the banner.
 #[derive(Debug)]
 pub struct StartupBanner {
     /// The HTTP API's addresses.
@@ -17,19 +17,19 @@ pub struct StartupBanner {
     pub api_key_file: PathBuf,
     /// `host:port` of the registry.
     pub registry: String,
-    /// Where the data is.
+    /// The data directory.
     pub data_dir: PathBuf,
-    /// Whether that is where the command line looks for it.
+    /// Whether the data directory is the default of the command line.
     pub is_default_dir: bool,
     /// The interpreter, as `3.11 at /usr/bin/python3.11`.
     pub python: String,
-    /// Why packages cannot be installed, if they cannot.
+    /// The reason for which packages cannot be installed, if they cannot.
     pub no_packages: Option<String>,
     /// The gRPC services by name.
     pub services: Vec<(&'static str, SocketAddr)>,
-    /// What keeps agents from harming the machine, as enforced.
+    /// The isolation of agents, as enforced.
     pub isolation: Isolation,
-    /// How many agents are being started again.
+    /// The number of agents that are being started again.
     pub agents: usize,
 }
 
@@ -76,7 +76,7 @@ impl fmt::Display for StartupBanner {
 }
 
 impl StartupBanner {
-    /// The API's URL as a user on this machine types it.
+    /// Returns the API's URL for a user on this machine.
     pub fn url(&self) -> String {
         let at = self.api.first();
         let port = at.map_or(0, SocketAddr::port);
@@ -86,8 +86,8 @@ impl StartupBanner {
         }
     }
 
-    /// What the command line must be told in another terminal so that it finds this installation; nothing where it finds
-    /// it by itself.
+    /// Returns the exports that the command line needs in another terminal to find this installation; empty where it
+    /// finds it by default.
     pub fn exports(&self) -> String {
         let mut lines = String::new();
         let url = self.url();
@@ -95,7 +95,7 @@ impl StartupBanner {
         if endpoint != format!("http://localhost:{DEFAULT_PORT}") {
             lines.push_str(&format!("  export RUNAGENTS_ENDPOINT={endpoint}\n"));
         }
-        // The key in the usual place is for addresses of this machine only.
+        // The key in the default directory is for addresses of this machine only.
         if !self.is_default_dir
             || self.api.first().is_some_and(|at| !at.ip().is_loopback() && !at.ip().is_unspecified())
         {
@@ -105,7 +105,7 @@ impl StartupBanner {
     }
 }
 
-/// Whether `localhost` leads to an address: it may mean one of two, or whatever there is.
+/// Whether `localhost` leads to an address: it is one of the two loopback addresses or the unspecified one.
 fn is_localhost(ip: IpAddr) -> bool {
     ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST) || ip.is_unspecified()
 }
@@ -141,7 +141,7 @@ mod tests {
         ] {
             assert_eq!(banner(api, is_default_dir).exports(), expected, "{api}");
         }
-        // The key of an installation in the usual place is for addresses of this machine only.
+        // The key of an installation in the default directory is for addresses of this machine only.
         assert!(banner("10.1.2.3:8092", true).exports().contains(key));
     }
 

@@ -1,4 +1,4 @@
-//! Agents as people write them, with real packages.
+//! Typical agents with real packages.
 
 use crate::stack::{Stack, log_of, says};
 use serde_json::json;
@@ -60,7 +60,7 @@ def handler():
 }
 
 #[test]
-fn a_model_whose_provider_is_not_registered_is_refused_with_what_to_do() {
+fn a_model_whose_provider_is_not_registered_is_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let source = r#"
@@ -82,7 +82,7 @@ def handler(message):
 }
 
 #[test]
-fn secrets_are_nowhere_but_in_the_agent() {
+fn secrets_are_found_only_in_the_agent() {
     const SECRET: &str = "s3cr3t-of-the-test-9d1f";
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
@@ -100,7 +100,7 @@ fn secrets_are_nowhere_but_in_the_agent() {
         seen.push(stack.call("GET", path, None).text());
     }
     assert!(!seen.join("\n").contains(SECRET));
-    // Nor is it on disk in any file, the databases' logs among them.
+    // Nor is it in any file on disk, including the databases' logs.
     stack.stop();
     let found = std::process::Command::new("grep").args(["-rlaF", SECRET]).arg(dir.path()).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
@@ -187,7 +187,7 @@ def handler(message):
 }
 
 #[test]
-fn a_crash_is_visible_and_the_agent_comes_back() {
+fn a_crash_is_reported_and_the_agent_is_restarted() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let source =
@@ -195,7 +195,7 @@ fn a_crash_is_visible_and_the_agent_comes_back() {
     stack.deployed(json!({"agent_name": "mortal", "source_files": {"agent.py": source}}));
     let died = stack.invoke("mortal", "die");
     assert_eq!((died.status, died.json()["code"].as_str()), (502, Some("agent_crashed")), "{}", died.text());
-    // Until it is up again, callers are told so.
+    // Until it runs again, callers receive an error.
     let until = Instant::now() + Duration::from_secs(60);
     let again = loop {
         let seen = stack.invoke("mortal", "x");

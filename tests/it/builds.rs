@@ -1,4 +1,4 @@
-//! What builds make of real projects, and what brings them about.
+//! Builds of real projects, and the changes that cause a build.
 
 use crate::stack::{Stack, log_of, says};
 use serde_json::{Value, json};
@@ -111,7 +111,7 @@ fn web_applications_answer_without_a_server_of_their_own() {
 }
 
 #[test]
-fn a_project_that_cannot_be_read_is_told_before_anything_happens() {
+fn a_project_that_cannot_be_read_is_refused_before_the_deploy_begins() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let with = |project: &str| {
@@ -135,7 +135,7 @@ fn a_project_that_cannot_be_read_is_told_before_anything_happens() {
 }
 
 #[test]
-fn refresh_builds_again_what_has_not_changed() {
+fn refresh_rebuilds_an_unchanged_agent() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let body = json!({"agent_name": "fresh", "source_files": says("hi")});
@@ -158,7 +158,7 @@ fn refresh_builds_again_what_has_not_changed() {
 }
 
 #[test]
-fn an_upgraded_interpreter_or_hoistway_means_a_build_from_kept_source() {
+fn an_upgraded_interpreter_or_hoistway_causes_a_build_from_stored_source() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let source = "import os, lib\ndef run(): return lib.TEXT + os.environ['WORD']\n";
@@ -178,8 +178,8 @@ fn an_upgraded_interpreter_or_hoistway_means_a_build_from_kept_source() {
     assert_eq!(stack.call("POST", "/api/agents/halted/stop", None).status, 200);
     deployed(&stack, "", &json!({"agent_name": "returned", "source_files": says("the second")}));
     stack.stop();
-    // As if one had been built for a Python that is not here any more, and the other by a Hoistway whose images had
-    // another layout.
+    // Simulates one image built for a Python that is no longer installed, and one built by a version of Hoistway with
+    // another image layout.
     let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as db:\n\
                   \x20   db.execute(\"UPDATE revisions SET python = '3.9' WHERE agent = 'kept'\")\n\
                   \x20   db.execute(\"UPDATE revisions SET image_layout = NULL WHERE agent != 'kept'\")";
@@ -212,7 +212,7 @@ fn an_upgraded_interpreter_or_hoistway_means_a_build_from_kept_source() {
 
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(log.contains("it is built again from its kept source"), "{log}");
-    // What the user sends again is what is there.
+    // The build that the user requests again already exists.
     stack.wait_for("/api/deployments", "ended", |all| {
         all.as_array().unwrap().iter().all(|deployment| deployment["status"] == "SUCCEEDED")
     });

@@ -1,8 +1,8 @@
-//! Real agents behind an identity provider: they are told who asks, by what its issuer signed and by nothing else.
+//! Real agents behind an identity provider: the user passed to an agent comes only from claims signed by the issuer.
 
 use crate::{
     http::{self, Answer},
-    need,
+    requirements,
     stack::{HOISTWAY, Stack, log_of},
     tool_calls,
 };
@@ -20,12 +20,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-const TOLD: &str = "def handler(request, context):\n    \
+const REPORTS_USER: &str = "def handler(request, context):\n    \
     return {'response': [request.get('user_id'), context.session.get('user_id')]}\n";
-const SCRIPT: &str = "import os\nprint(os.environ['AGENT_USER_ID'])\n";
+const USER_SCRIPT: &str = "import os\nprint(os.environ['AGENT_USER_ID'])\n";
 
-/// Calls a tool with several clients, which say themselves that somebody else is the user.
-const CALLS: &str = r#"
+/// Calls a tool with several clients, each of which claims that another user is calling.
+const TOOL_CALLS: &str = r#"
 import asyncio, concurrent.futures, json, os, urllib.request
 import aiohttp, httpx, httpx2, requests
 
@@ -59,8 +59,8 @@ async def handler(message):
     return {"response": {name: answer.get("user") for name, answer in answers.items()}}
 "#;
 
-/// Asks a model at the address that its code has, with no tool and no variable of the platform.
-const ASKS: &str = r#"
+/// Calls a model at the address in its code, without a tool or a variable of the platform.
+const MODEL_CALL: &str = r#"
 import json, urllib.request
 
 def handler(message):
@@ -84,7 +84,7 @@ impl Issuer {
         let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x}]}).to_string();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        // It ends with the test's process.
+        // The thread ends with the test's process.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -113,7 +113,7 @@ impl Issuer {
     }
 }
 
-/// An invoke of a user, who has a token and no API key, and says to be somebody else.
+/// Invokes an agent for a user with a token and no API key, who claims to be another user.
 pub fn invoke(stack: &Stack, path: &str, token: &str) -> Answer {
     let bearer = format!("Bearer {token}");
     let headers = [("Authorization", bearer.as_str()), ("X-End-User-ID", "root")];
@@ -122,14 +122,14 @@ pub fn invoke(stack: &Stack, path: &str, token: &str) -> Answer {
 }
 
 #[test]
-fn agents_are_told_who_asks() {
+fn agents_receive_the_verified_user_of_an_invoke() {
     let dir = tempfile::tempdir().unwrap();
     let (stack, issuer) = (Stack::start(dir.path()), Issuer::start());
     let made = stack.call("POST", "/api/identity-providers", Some(&issuer.provider()));
     assert_eq!(made.status, 201, "{}", made.text());
     let guarded = |name: &str, source: &str| json!({"agent_name": name, "source_files": {"agent.py": source}, "identity_provider": "sso"});
-    stack.deployed(guarded("told", TOLD));
-    stack.deployed(guarded("script", SCRIPT));
+    stack.deployed(guarded("told", REPORTS_USER));
+    stack.deployed(guarded("script", USER_SCRIPT));
     let response = |stack: &Stack, agent: &str, user: &str| {
         let answer = invoke(stack, &format!("/api/agents/{agent}/invoke"), &issuer.token(user));
         assert_eq!(answer.status, 200, "{}\n{}", answer.text(), log_of(dir.path()));
@@ -154,7 +154,7 @@ fn agents_are_told_who_asks() {
     assert_eq!((refused.status, refused.json()["error"].as_str()), (401, Some("the token's signature is wrong")));
     assert_eq!(stack.invoke("told", "x").status, 401, "the key that opens everything does not say who asks");
 
-    // Without the provider the agent answers keys, and nobody is named; a rollback takes it back.
+    // Without the provider the agent accepts keys and receives no user; a rollback restores the provider.
     let open = stack.call("PUT", "/api/agents/told/config", Some(&json!({"identity_provider": ""})));
     assert_eq!(open.status, 200, "{}", open.text());
     let body = json!({"message": "x", "user_id": "root"});
@@ -166,7 +166,7 @@ fn agents_are_told_who_asks() {
     assert_eq!(stack.invoke("told", "x").status, 401);
     assert_eq!(response(&stack, "told", user), json!([user, user]));
 
-    // And it stays so after a restart, when no keys are there yet.
+    // This also holds after a restart, before the issuer's keys have been fetched.
     assert!(stack.stop().success());
     let stack = Stack::start(dir.path());
     stack.wait_for_phase("told", "Running");
@@ -177,13 +177,13 @@ fn agents_are_told_who_asks() {
 }
 
 #[test]
-fn tools_are_told_the_user_of_exactly_the_invoke_that_calls_them() {
+fn tool_calls_carry_the_user_of_their_own_invoke() {
     let dir = tempfile::tempdir().unwrap();
     let (stack, issuer) = (tool_calls::start(dir.path(), &[]), Issuer::start());
     assert_eq!(stack.call("POST", "/api/identity-providers", Some(&issuer.provider())).status, 201);
     let body = json!({
         "agent_name": "calls",
-        "source_files": {"agent.py": CALLS},
+        "source_files": {"agent.py": TOOL_CALLS},
         "tools_to_create": [tool_calls::stripe()],
         "required_tools": ["stripe-api"],
         "requirements": "aiohttp\nhttpx\nhttpx2\nrequests",
@@ -201,7 +201,7 @@ fn tools_are_told_the_user_of_exactly_the_invoke_that_calls_them() {
                     let answer = invoke(stack, "/api/agents/calls/invoke", &issuer.token(user));
                     let told = answer.json()["response"].clone();
                     for (client, whom) in told.as_object().unwrap_or_else(|| panic!("{}", answer.text())) {
-                        // Of two statements none counts.
+                        // Two contradicting headers are both ignored.
                         let expected = if client == "forged twice" { Value::Null } else { user.into() };
                         assert_eq!(*whom, expected, "{client}: {told}");
                     }
@@ -216,7 +216,7 @@ fn tools_are_told_the_user_of_exactly_the_invoke_that_calls_them() {
 #[test]
 fn a_model_that_is_called_at_its_public_address_is_counted_for_the_user() {
     let flags = ["--network", "closed"];
-    if !need::sandbox(&flags) {
+    if !requirements::sandbox(&flags) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -228,7 +228,7 @@ fn a_model_that_is_called_at_its_public_address_is_counted_for_the_user() {
     assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
     stack.deployed(json!({
         "agent_name": "asks",
-        "source_files": {"agent.py": ASKS},
+        "source_files": {"agent.py": MODEL_CALL},
         "llm_configs": [{"provider": "openai", "model": "gpt-4o-mini"}],
         "identity_provider": "sso",
     }));

@@ -1,8 +1,8 @@
-//! Agents' outbound calls, as a user finds them.
+//! The records of agents' outbound calls, as shown to users.
 
 use crate::{
     cli::User,
-    seeing::next_event,
+    observability::next_event,
     stack::{HOISTWAY, Stack},
 };
 use serde_json::{Value, json};
@@ -13,14 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A record is there soon after its call.
+/// The longest wait for the record of a call after its end.
 const SOON: Duration = Duration::from_secs(10);
 const KEY: &str = "sk-of-the-calls-7d02";
 
-/// Calls what its message says, and answers the status.
+/// Calls the URL in its message and returns the status.
 const CALLER: &str = "import os, urllib.request, urllib.error\n\ndef handler(message):\n    method, path = message.split(' ')\n    url = path if path.startswith('http') else os.environ['TOOL_URL_PROBE'] + path\n    body = b'{\"x\": 1}' if method == 'POST' else None\n    try:\n        return urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=20).status\n    except urllib.error.HTTPError as e:\n        return e.code\n";
 
-/// A tool that wants its key, and answers `teapot` with 418.
+/// Starts a tool that requires its key, and answers `teapot` with 418.
 fn probe() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -31,7 +31,7 @@ fn probe() -> u16 {
             let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
             let length =
                 head.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-            // Whoever answers before the body has come may count none of it.
+            // A server that answers before the body has arrived may not count all of it.
             let _ = io::copy(&mut reader.take(length.unwrap_or(0)), &mut io::sink());
             let is_let_in = head.iter().any(|line| line.eq_ignore_ascii_case(&format!("x-key: {KEY}")));
             let status = match head.first() {
@@ -45,7 +45,7 @@ fn probe() -> u16 {
     port
 }
 
-/// A stack with the agent `caller` and its tool, which lacks its key.
+/// Starts a stack with the agent `caller` and its tool, which lacks its key.
 fn start(dir: &std::path::Path) -> Stack {
     let stack = Stack::start(dir);
     let body = json!({
@@ -69,7 +69,7 @@ fn give_key(stack: &Stack) {
     }
 }
 
-/// The calls once there are so many of them.
+/// Returns the calls once there are `count` of them.
 fn recorded(stack: &Stack, query: &str, count: usize) -> Vec<Value> {
     let until = Instant::now() + SOON;
     loop {
@@ -84,7 +84,7 @@ fn recorded(stack: &Stack, query: &str, count: usize) -> Vec<Value> {
 }
 
 #[test]
-fn what_an_agent_called_is_listed_and_outlives_the_agent() {
+fn call_records_are_listed_and_outlive_the_agent() {
     let dir = tempfile::tempdir().unwrap();
     let stack = start(dir.path());
     assert_eq!(stack.answer("caller", "GET /early"), 502);
@@ -182,7 +182,7 @@ fn calls_are_shown_and_followed_over_a_restart() {
     assert!(user.fails(&["calls", "nobody"], 1).contains("agent \"nobody\" not found"));
     user.fails(&["calls", "caller", "-n", "0"], 64);
 
-    // The port stays, as behind a service's name.
+    // The port stays the same, as it does behind a Kubernetes service.
     let at = stack.at.clone();
     let mut follow =
         user.command(&["calls", "-f", "caller", "--json", "-n", "1"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -205,7 +205,7 @@ fn calls_are_shown_and_followed_over_a_restart() {
 }
 
 #[test]
-fn a_tool_is_checked_with_what_is_stored_now() {
+fn a_tool_check_uses_the_stored_credential() {
     let dir = tempfile::tempdir().unwrap();
     let stack = start(dir.path());
     let user = User { stack: &stack, home: dir.path() };
@@ -216,7 +216,7 @@ fn a_tool_is_checked_with_what_is_stored_now() {
     for (key, ok, status) in [("sk-wrong", false, 401), (KEY, true, 200)] {
         let stored = stack.call("PUT", "/api/tools/probe/credentials", Some(&json!({ "api_key": key })));
         assert_eq!(stored.status, 200, "{}", stored.text());
-        // At once, whether or not egress has followed already.
+        // The check uses the new credential at once, whether or not egress has synchronized already.
         let found = check();
         assert_eq!((&found["ok"], &found["status"]), (&json!(ok), &json!(status)), "{found}");
         assert!(!found.to_string().contains(key), "{found}");
@@ -232,6 +232,6 @@ fn a_tool_is_checked_with_what_is_stored_now() {
     assert!(user.ok(&["tools", "check", "probe"]).starts_with("CHECK       RESULT  MESSAGE\naddress     ok      "));
     assert!(user.ok(&["tools"]).contains("probe") && user.ok(&["tools", "probe"]).contains("baseUrl"));
     user.fails(&["tools", "check", "nothing"], 1);
-    // A check is no call of an agent.
+    // A check is not recorded as a call of an agent.
     assert_eq!(stack.get("/api/agents/caller/calls"), json!([]));
 }

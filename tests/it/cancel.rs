@@ -1,4 +1,4 @@
-//! Starts that hang, and what ends them: a cancelled deployment, a stop, a deletion.
+//! Starts that hang, and the requests that end them: a cancelled deployment, a stop, a deletion.
 
 use crate::{
     http::Answer,
@@ -11,31 +11,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A start that hangs is not waited for by whoever ends it.
-const SOON: Duration = Duration::from_secs(6);
+/// The longest duration of a request that ends a hanging start.
+const LIMIT: Duration = Duration::from_secs(6);
 
-fn hangs() -> Value {
+fn hanging_source() -> Value {
     json!({"agent.py": "import time\ntime.sleep(600)\ndef handler(m): return m\n"})
 }
 
-/// An agent whose start hangs once the file `stuck` is in the shared directory.
-fn hangs_later(shared: &Path) -> Value {
+/// Returns an agent whose start hangs once the file `stuck` is in the shared directory.
+fn later_hanging_source(shared: &Path) -> Value {
     let source = "import os, time\nif os.path.exists('SHARED/stuck'): time.sleep(600)\ndef handler(m): return 'up'\n";
     json!({"agent.py": source.replace("SHARED", shared.to_str().unwrap())})
 }
 
-/// The id of the agent's newest deployment once it is as told: `PENDING`, or `RUNNING` in its step `start`.
-fn deployment_that(stack: &Stack, agent: &str, status: &str) -> String {
+/// Returns the id of the agent's newest deployment once its status is `status`; a `RUNNING` one is in its step `start`.
+fn wait_for_deployment(stack: &Stack, agent: &str, status: &str) -> String {
     let path = format!("/api/deployments?agent={agent}&limit=1");
     let starts = |shown: &Value| status == "PENDING" || shown[0]["step"] == "start";
     let shown = stack.wait_for(&path, status, |shown| shown[0]["status"] == status && starts(shown));
     shown[0]["id"].as_str().unwrap().to_owned()
 }
 
-fn soon(stack: &Stack, method: &str, path: &str) -> Answer {
+fn call_within_limit(stack: &Stack, method: &str, path: &str) -> Answer {
     let began = Instant::now();
     let answer = stack.call(method, path, None);
-    assert!(began.elapsed() < SOON, "{method} {path} took {:?}: {}", began.elapsed(), answer.text());
+    assert!(began.elapsed() < LIMIT, "{method} {path} took {:?}: {}", began.elapsed(), answer.text());
     answer
 }
 
@@ -56,19 +56,19 @@ fn a_deployment_is_cancelled_while_its_start_hangs() {
     stack.deployed(json!({"agent_name": "steady", "source_files": says("v1")}));
     for agent in ["steady", "new"] {
         thread::scope(|scope| {
-            let deploying = deploy_of(scope, &stack, agent, hangs());
-            let id = deployment_that(&stack, agent, "RUNNING");
+            let deploying = deploy_of(scope, &stack, agent, hanging_source());
+            let id = wait_for_deployment(&stack, agent, "RUNNING");
             let path = format!("/api/deployments/{id}/cancel");
-            // One that waits for it ends at once, and takes nothing with it.
+            // A cancelled deployment that waits for the first one ends at once and leaves the first one running.
             let waiting = deploy_of(scope, &stack, agent, says("v2"));
-            let second = deployment_that(&stack, agent, "PENDING");
+            let second = wait_for_deployment(&stack, agent, "PENDING");
             assert_ne!(second, id);
-            let cancelled = soon(&stack, "POST", &format!("/api/deployments/{second}/cancel"));
+            let cancelled = call_within_limit(&stack, "POST", &format!("/api/deployments/{second}/cancel"));
             assert_eq!((cancelled.status, &cancelled.json()["status"]), (200, &json!("FAILED")));
             assert_eq!(waiting.join().unwrap().json()["code"], "cancelled");
             assert_eq!(stack.get(&format!("/api/deployments/{id}"))["status"], "RUNNING");
 
-            let cancelled = soon(&stack, "POST", &path);
+            let cancelled = call_within_limit(&stack, "POST", &path);
             let shown = cancelled.json();
             assert_eq!((cancelled.status, &shown["status"]), (200, &json!("FAILED")), "{shown}");
             assert_eq!((&shown["error"]["code"], &shown["step"]), (&json!("cancelled"), &json!("start")), "{shown}");
@@ -96,15 +96,15 @@ fn stop_and_delete_end_starts_that_hang() {
     let stack = Stack::start_with(dir.path(), |up| {
         up.env("HOISTWAY_AGENT_WRITABLE", json!([shared]).to_string());
     });
-    // A redeploy: the revision before it is the agent's.
+    // After a redeploy, the agent keeps the revision before it.
     for (end, phase) in [("stop", Some("Stopped")), ("delete", None)] {
         stack.deployed(json!({"agent_name": "steady", "source_files": says("v1")}));
         thread::scope(|scope| {
-            let deploying = deploy_of(scope, &stack, "steady", hangs());
-            deployment_that(&stack, "steady", "RUNNING");
+            let deploying = deploy_of(scope, &stack, "steady", hanging_source());
+            wait_for_deployment(&stack, "steady", "RUNNING");
             let ended = match phase {
-                Some(_) => soon(&stack, "POST", "/api/agents/steady/stop"),
-                None => soon(&stack, "DELETE", "/api/agents/steady"),
+                Some(_) => call_within_limit(&stack, "POST", "/api/agents/steady/stop"),
+                None => call_within_limit(&stack, "DELETE", "/api/agents/steady"),
             };
             assert_eq!(ended.status, 200, "{end}: {}", ended.text());
             assert_eq!(deploying.join().unwrap().json()["code"], "cancelled");
@@ -112,28 +112,28 @@ fn stop_and_delete_end_starts_that_hang() {
             assert_eq!(shown["status"]["phase"].as_str(), phase, "{shown}");
         });
     }
-    // A first deploy: nothing of the agent is left, and that is what was wanted.
+    // After a first deploy nothing of the agent is left, as the request intended.
     for (method, path) in [("POST", "/api/agents/first/stop"), ("DELETE", "/api/agents/first")] {
         thread::scope(|scope| {
-            let deploying = deploy_of(scope, &stack, "first", hangs());
-            deployment_that(&stack, "first", "RUNNING");
-            let ended = soon(&stack, method, path);
+            let deploying = deploy_of(scope, &stack, "first", hanging_source());
+            wait_for_deployment(&stack, "first", "RUNNING");
+            let ended = call_within_limit(&stack, method, path);
             assert_eq!(ended.status, 200, "{}", ended.text());
             assert_eq!(deploying.join().unwrap().json()["code"], "cancelled");
             assert_eq!(stack.call("GET", "/api/agents/first", None).status, 404);
         });
     }
-    // A restart and a start, which are no deployments.
+    // A restart and a start, which are not deployments.
     let data = dir.path().join("data");
     let launchers = || processes(&data).iter().filter(|process| process.contains("hoistway-agent later")).count();
-    stack.deployed(json!({"agent_name": "later", "source_files": hangs_later(&shared)}));
+    stack.deployed(json!({"agent_name": "later", "source_files": later_hanging_source(&shared)}));
     for (begin, method, end) in [
         ("restart", "POST", "/api/agents/later/stop"),
         ("start", "POST", "/api/agents/later/stop"),
         ("start", "DELETE", "/api/agents/later"),
     ] {
         std::fs::write(shared.join("stuck"), "").unwrap();
-        // What the round before has ended may still be ending.
+        // The process of the previous round may still be ending.
         let before = usize::from(begin == "restart");
         while launchers() != before {
             thread::sleep(Duration::from_millis(20));
@@ -144,7 +144,7 @@ fn stop_and_delete_end_starts_that_hang() {
             while launchers() == before {
                 thread::sleep(Duration::from_millis(20));
             }
-            let ended = soon(stack, method, end);
+            let ended = call_within_limit(stack, method, end);
             assert_eq!(ended.status, 200, "{begin}, {end}: {}", ended.text());
             let begun = beginning.join().unwrap();
             assert_eq!((begun.status, &begun.json()["code"]), (409, &json!("conflict")), "{begin}");

@@ -1,4 +1,4 @@
-//! Small agents as people write them elsewhere, each with the answers that it must give: `cases/*.json`. All of them run in
+//! Small agents in the styles of other platforms, each with its expected answers: `cases/*.json`. All of them run in
 //! one stack, several at a time, without the package index.
 
 use crate::{http::Answer, stack::Stack};
@@ -18,7 +18,7 @@ const FILES: [(&str, &str); 6] = [
     ("results", include_str!("cases/results.json")),
     ("surroundings", include_str!("cases/surroundings.json")),
 ];
-/// How many agents are deployed and called at a time.
+/// The number of agents that are deployed and called at a time.
 const AT_A_TIME: usize = 4;
 
 #[derive(Deserialize)]
@@ -26,10 +26,10 @@ const AT_A_TIME: usize = 4;
 struct Case {
     about: String,
     files: BTreeMap<String, Value>,
-    /// What else the request has.
+    /// Further fields of the request.
     #[serde(default)]
     request: Map<String, Value>,
-    /// What the deploy answers, if it is not a plain 201.
+    /// The expected answer of the deploy, if it is not a plain 201.
     deploy: Option<Deploy>,
     #[serde(default)]
     calls: Vec<Call>,
@@ -40,10 +40,10 @@ struct Case {
 struct Deploy {
     status: u16,
     code: Option<String>,
-    /// Texts of the error and its details.
+    /// Texts that the error or its details contain.
     #[serde(default)]
     contains: Vec<String>,
-    /// Texts of the warnings.
+    /// Texts that the warnings contain.
     #[serde(default)]
     warns: Vec<String>,
 }
@@ -58,20 +58,20 @@ struct Call {
     contains: Vec<String>,
 }
 
-/// What is wrong with an answer, if anything is.
+/// Describes the difference between an answer and the expected one, if there is one.
 fn fault(what: &str, answer: &Answer, status: u16, contains: &[String]) -> Option<String> {
-    let text = serde_json::from_str::<Value>(&answer.text()).map_or_else(|_| answer.text(), |value| spoken(&value));
+    let text = serde_json::from_str::<Value>(&answer.text()).map_or_else(|_| answer.text(), |value| plain_text(&value));
     let missing = contains.iter().find(|part| !text.contains(part.as_str()));
     let wrong = answer.status != status || missing.is_some();
     wrong.then(|| format!("{what}: wanted {status} with {contains:?}, got {} {text}", answer.status))
 }
 
-/// An answer's texts without the quotes and escapes of JSON.
-fn spoken(value: &Value) -> String {
+/// Returns an answer's texts without the quotes and escapes of JSON.
+fn plain_text(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text}\n"),
-        Value::Array(items) => items.iter().map(spoken).collect(),
-        Value::Object(members) => members.values().map(spoken).collect(),
+        Value::Array(items) => items.iter().map(plain_text).collect(),
+        Value::Object(members) => members.values().map(plain_text).collect(),
         other => format!("{other}\n"),
     }
 }
@@ -88,7 +88,7 @@ fn run(stack: &Stack, name: &str, case: &Case) -> Option<String> {
     }
     if let Some(deploy) = &case.deploy {
         let told = answer.json();
-        let warnings = spoken(&told["warnings"]);
+        let warnings = plain_text(&told["warnings"]);
         let code = deploy.code.as_deref();
         if code.is_some_and(|code| told["code"] != code) || deploy.warns.iter().any(|part| !warnings.contains(part)) {
             return Some(format!("deploy: {told}"));

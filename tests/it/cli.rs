@@ -34,22 +34,22 @@ impl User<'_> {
         self.command(args).output().unwrap()
     }
 
-    /// What a command that must succeed prints.
+    /// Runs a command that must succeed and returns its standard output.
     pub fn ok(&self, args: &[&str]) -> String {
         let out = self.run(args);
-        assert!(out.status.success(), "{args:?}: {}", said(&out));
+        assert!(out.status.success(), "{args:?}: {}", output_text(&out));
         String::from_utf8(out.stdout).unwrap()
     }
 
-    /// What a command that must fail says.
+    /// Runs a command that must fail and returns its standard error.
     pub fn fails(&self, args: &[&str], status: i32) -> String {
         let out = self.run(args);
-        assert_eq!(out.status.code(), Some(status), "{args:?}: {}", said(&out));
-        said(&out)
+        assert_eq!(out.status.code(), Some(status), "{args:?}: {}", output_text(&out));
+        output_text(&out)
     }
 }
 
-fn said(out: &Output) -> String {
+fn output_text(out: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
 
@@ -60,7 +60,7 @@ pub fn write(dir: &Path, name: &str, text: &str) {
 }
 
 #[test]
-fn from_a_directory_to_an_answer_and_back() {
+fn a_directory_is_deployed_invoked_rolled_back_and_deleted() {
     let dir = tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let user = User { stack: &stack, home: dir.path() };
@@ -74,8 +74,8 @@ fn from_a_directory_to_an_answer_and_back() {
     write(&project, ".env", "MARK=never-sent\n");
 
     let out = user.run(&["deploy", "My Greeter", "--env", "MARK=!"]);
-    assert!(out.status.success(), "{}", said(&out));
-    assert!(String::from_utf8_lossy(&out.stdout).starts_with("my-greeter answers at http://"), "{}", said(&out));
+    assert!(out.status.success(), "{}", output_text(&out));
+    assert!(String::from_utf8_lossy(&out.stdout).starts_with("my-greeter answers at http://"), "{}", output_text(&out));
     let told = String::from_utf8(out.stderr).unwrap();
     let place = |what: &str| told.find(what).unwrap_or_else(|| panic!("{what} is not in {told}"));
     assert!(place("build   | building my-greeter from 2 files") < place("build   | pushed my-greeter:"), "{told}");
@@ -83,7 +83,11 @@ fn from_a_directory_to_an_answer_and_back() {
     assert!(told.ends_with("ms\n") || told.ends_with("s\n"), "{told}");
     assert!(!told.contains('\x1b'), "colours are for terminals: {told}");
     let again = user.run(&["deploy", "My Greeter", "--env", "MARK=!"]);
-    assert!(said(&again).contains("my-greeter is unchanged: revision 1 goes on serving"), "{}", said(&again));
+    assert!(
+        output_text(&again).contains("my-greeter is unchanged: revision 1 goes on serving"),
+        "{}",
+        output_text(&again)
+    );
     assert_eq!(user.ok(&["invoke", "my-greeter", "world"]), "Hello, world!\n");
     let mut invoke =
         user.command(&["invoke", "my-greeter"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -141,14 +145,14 @@ fn failures_say_cause_and_remedy() {
     let nobody = user.fails(&["agents", "--endpoint", "http://127.0.0.1:9"], 1);
     assert!(nobody.contains("cannot be reached") && nobody.contains("hoistway up"), "{nobody}");
     let out = user.command(&["agents"]).env("RUNAGENTS_API_KEY", "hw_wrong").output().unwrap();
-    assert!(said(&out).contains("RUNAGENTS_API_KEY"), "{}", said(&out));
+    assert!(output_text(&out).contains("RUNAGENTS_API_KEY"), "{}", output_text(&out));
     let out = user.command(&["agents"]).env_remove("RUNAGENTS_API_KEY").output().unwrap();
-    assert!(!out.status.success(), "{}", said(&out));
+    assert!(!out.status.success(), "{}", output_text(&out));
     let config = format!("{{\"endpoint\": \"http://{}\", \"api_key\": \"{}\"}}", stack.at, stack.key);
     write(dir.path(), ".runagents/config.json", &config);
     let out =
         user.command(&["agents"]).env_remove("RUNAGENTS_API_KEY").env_remove("RUNAGENTS_ENDPOINT").output().unwrap();
-    assert!(out.status.success(), "the SDK's configuration file counts: {}", said(&out));
+    assert!(out.status.success(), "the SDK's configuration file counts: {}", output_text(&out));
 }
 
 #[test]
@@ -156,7 +160,7 @@ fn a_deploy_outlives_its_command_and_is_found_again() {
     let dir = tempdir().unwrap();
     let stack = Stack::start_open(dir.path());
     let user = User { stack: &stack, home: dir.path() };
-    // It is ready once the test says so.
+    // The agent becomes ready when the test lets it.
     write(
         dir.path(),
         "slow/agent.py",
@@ -235,7 +239,7 @@ fn logs_are_followed_over_restarts_with_each_line_once() {
     };
     assert_eq!(stack.answer("echo", "one"), "one");
     until("said one");
-    // Once as in a power cut, and once as an operator ends it.
+    // Once with a kill, as in a power cut, and once with an ordinary stop.
     for word in ["two", "three"] {
         match word {
             "two" => stack.kill(),

@@ -1,7 +1,7 @@
 //! The same API from containers.
 
 use crate::{
-    need,
+    requirements,
     stack::{HOISTWAY, processes},
 };
 use std::{path::Path, process::Command};
@@ -10,12 +10,13 @@ use std::{path::Path, process::Command};
 fn compose_serves_the_same_api() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let programs = Path::new(HOISTWAY).parent().unwrap();
-    let tools = need::runs("docker", &["info"])
-        && (need::runs("docker-compose", &["version"]) || need::runs("docker", &["compose", "version"]))
-        && need::runs("mmdebstrap", &["--version"]);
+    let tools = requirements::runs("docker", &["info"])
+        && (requirements::runs("docker-compose", &["version"])
+            || requirements::runs("docker", &["compose", "version"]))
+        && requirements::runs("mmdebstrap", &["--version"]);
     let why = "needs root, Docker, docker-compose and mmdebstrap";
     let user = Command::new("id").arg("-u").output().unwrap().stdout;
-    if !need::need("compose", tools && user == b"0\n", why) {
+    if !requirements::need("compose", tools && user == b"0\n", why) {
         return;
     }
     let mut script = Command::new(root.join("scripts/compose-test.sh"));

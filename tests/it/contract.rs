@@ -3,7 +3,7 @@
 use crate::stack::{Stack, says};
 use serde_json::{Value, json};
 
-/// The reference's first example, with the packages that it names.
+/// Returns the reference's first example, with the packages that it names.
 fn example_1() -> Value {
     json!({
         "agent_name": "payment-agent",
@@ -25,7 +25,7 @@ fn keys(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn the_references_three_examples() {
+fn the_three_examples_of_the_reference_work() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     assert_eq!(stack.call("POST", "/api/starter-kit", None).status, 200);
@@ -100,7 +100,7 @@ fn a_tool_is_bound_as_soon_as_it_is_registered() {
         stack.deployed(json!({"agent_name": "waits", "source_files": source, "required_tools": ["late-tool"]}));
     assert!(answer["warnings"].to_string().contains("late-tool"), "{answer}");
     assert_eq!(stack.answer("waits", "x"), "none");
-    // Registered by another agent's deploy; its answer comes after the binding is settled or while it is.
+    // The tool is registered by another agent's deploy, which may answer before the binding is settled.
     stack.deployed(json!({"agent_name": "brings", "source_files": says("x"),
         "tools_to_create": [{"name": "late-tool", "base_url": "https://late.example"}], "required_tools": ["late-tool"]}));
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);

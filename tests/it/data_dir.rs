@@ -1,7 +1,7 @@
-//! The data directory over time: of an older Hoistway, of a newer one, backed up and restored.
+//! The data directory over time: of an older version of Hoistway, of a newer one, backed up and restored.
 
 use crate::{
-    need,
+    requirements,
     stack::{HOISTWAY, Stack, says},
 };
 use serde_json::json;
@@ -13,13 +13,13 @@ use std::{
 };
 use tempfile::tempdir;
 
-/// A data directory that the first schema's Hoistway left: two agents, one of them redeployed, and a failed deploy.
+/// A data directory of the first schema: two agents, one of them redeployed, and a failed deploy.
 const FIRST_SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/data/first-schema.tar.gz");
 
 fn unpack(archive: &str, to: &Path) {
     fs::create_dir_all(to).unwrap();
     assert!(Command::new("tar").args(["-xzf", archive, "-C"]).arg(to).status().unwrap().success());
-    // The ports that its machine had free may be another test's here.
+    // Another test may use the ports that were free on the original machine.
     let _ = fs::remove_file(to.join("ports.json"));
 }
 
@@ -28,7 +28,7 @@ fn hoistway(args: &[&str]) -> Output {
 }
 
 #[test]
-fn a_data_directory_of_the_first_schema_goes_on() {
+fn a_data_directory_of_the_first_schema_is_migrated() {
     let dir = tempdir().unwrap();
     unpack(FIRST_SCHEMA, &dir.path().join("data"));
     let stack = Stack::start(dir.path());
@@ -77,7 +77,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
 fn without_a_home_a_directory_must_be_named() {
     let dir = tempdir().unwrap();
     for command in [&["up", "--listen", "127.0.0.1:0"][..], &["rotate-key"], &["backup", "x"], &["restore", "x"]] {
-        // A home that is no absolute path is none.
+        // A home directory that is not an absolute path is ignored.
         let mut hoistway = Command::new(HOISTWAY);
         hoistway.args(command).env("HOME", "home").env_remove("XDG_DATA_HOME").current_dir(dir.path());
         let out = hoistway.output().unwrap();
@@ -88,7 +88,7 @@ fn without_a_home_a_directory_must_be_named() {
 }
 
 #[test]
-fn what_the_owner_of_the_machine_can_mend_is_said() {
+fn errors_of_the_machine_name_the_cause() {
     let dir = tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
@@ -102,7 +102,7 @@ fn what_the_owner_of_the_machine_can_mend_is_said() {
     assert!(!out.status.success() && said.contains("40 files") && said.contains("ulimit"), "{said}");
 }
 
-/// Unmounts, when it is dropped, what is mounted there.
+/// A mount point that is unmounted when it is dropped.
 struct Mounted(PathBuf);
 
 impl Drop for Mounted {
@@ -116,7 +116,7 @@ fn on_a_full_disk_agents_can_be_stopped_and_deleted_and_keys_revoked() {
     let dir = tempdir().unwrap();
     let data = dir.path().join("data");
     fs::create_dir(&data).unwrap();
-    if !need::tmpfs(&data, "160m") {
+    if !requirements::tmpfs(&data, "160m") {
         return;
     }
     let _mounted = Mounted(data.clone());
@@ -133,7 +133,7 @@ fn on_a_full_disk_agents_can_be_stopped_and_deleted_and_keys_revoked() {
 
     let mut ballast = File::create(data.join("ballast")).unwrap();
     while ballast.write(&[7; 4096]).is_ok_and(|written| written > 0) {}
-    // What the databases' logs have room for from before is used up first.
+    // The remaining room in the databases' logs is used up first.
     let refused = (0..900).map(|_| new_key()).find(|answer| answer.status != 201).unwrap();
     assert_eq!((refused.status, &refused.json()["code"]), (507, &json!("insufficient_storage")));
     let backup = hoistway(&["backup", "/dev/null/x", "--data-dir", data.to_str().unwrap()]);
@@ -164,7 +164,7 @@ fn a_backup_of_a_busy_installation_is_whole() {
     stack.deployed(json!({"agent_name": "first", "source_files": says("one"), "env": [{"name": "WORD", "value": "kept-secret-1"}]}));
     let backup = |file: &str| hoistway(&["backup", file, "--data-dir", data.to_str().unwrap()]);
 
-    // Deploys go on all the while: what is half done in the copy is finished or undone by the restored installation.
+    // Deploys run meanwhile: the restored installation finishes or undoes the ones that are incomplete in the copy.
     std::thread::scope(|scope| {
         let busy = scope.spawn(|| {
             for n in 0..20 {
@@ -206,7 +206,7 @@ fn a_backup_of_a_busy_installation_is_whole() {
 }
 
 #[test]
-fn damaged_and_foreign_backups_are_refused_whole() {
+fn damaged_and_foreign_backups_are_refused_entirely() {
     let dir = tempdir().unwrap();
     let data = dir.path().join("data");
     unpack(FIRST_SCHEMA, &data);
@@ -226,7 +226,7 @@ fn damaged_and_foreign_backups_are_refused_whole() {
     for (name, at, size) in entries {
         let name = name.replace('/', "-");
         bad.push((format!("cut before {name}"), bytes[..at].to_vec()));
-        // In a header, and in the middle and at the end of what follows it.
+        // Bytes in a header, and in the middle and at the end of the content after it.
         for place in [at + 130, at + 512 + size / 2, at + 512 + size - 1] {
             let mut flipped = bytes.clone();
             flipped[place] ^= 1;
@@ -252,7 +252,7 @@ fn damaged_and_foreign_backups_are_refused_whole() {
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("restore")), "{left:?}");
 }
 
-/// The entries of a tar file: name, where the header begins, size.
+/// Returns the entries of a tar file: name, offset of the header, size.
 fn entries(tar: &[u8]) -> Vec<(String, usize, usize)> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_matches(['\0', ' ']).to_owned();
     let (mut at, mut found) = (0, Vec::new());

@@ -1,4 +1,4 @@
-//! Egress in the stack: what an agent's token is worth, and from when to when.
+//! Egress in the stack: the permissions of an agent's token, and the times from which changes apply.
 
 use crate::{
     http::{self, Answer},
@@ -21,10 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the platform promises for a change.
+/// The platform's limit for a change to take effect.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
-/// A tool that answers with the key that it was sent.
+/// Starts a tool that answers with the key that it receives.
 fn tool() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -44,13 +44,13 @@ fn tool() -> u16 {
     port
 }
 
-/// The port of a part of the stack.
+/// Returns the port of a part of the stack.
 pub fn port(stack: &Stack, name: &str) -> u16 {
     let ports: Value = serde_json::from_slice(&std::fs::read(stack.dir.join("data/ports.json")).unwrap()).unwrap();
     ports[name].as_u64().unwrap().try_into().unwrap()
 }
 
-/// The token of the revision that an agent has now.
+/// Returns the token of an agent's current revision.
 pub fn token(stack: &Stack, agent: &str) -> Secret {
     let revisions = stack.get(&format!("/api/agents/{agent}/revisions"));
     let revision = revisions[0]["id"].as_str().unwrap_or_else(|| panic!("{revisions}"));
@@ -64,7 +64,7 @@ fn call(stack: &Stack, token: &Secret) -> Answer {
     http::send(&at, "GET", "/tools/probe/x", &[("Proxy-Authorization", &auth)], b"").unwrap()
 }
 
-/// The calls that are kept, those of before a restart too.
+/// Returns the recorded calls, including those from before a restart.
 pub fn calls(stack: &Stack) -> Vec<Call> {
     let token = ServiceToken::load_or_create(&stack.dir.join("data/service-token")).unwrap();
     let uri = format!("http://127.0.0.1:{}", port(stack, "egress-grpc"));
@@ -75,8 +75,8 @@ pub fn calls(stack: &Stack) -> Vec<Call> {
     })
 }
 
-/// Calls until the answer is as wanted, which it must be within a second.
-fn becomes(stack: &Stack, token: &Secret, wanted: (u16, &str)) {
+/// Calls the tool until it answers as expected, which must be within a second.
+fn wait_for_answer(stack: &Stack, token: &Secret, wanted: (u16, &str)) {
     let until = Instant::now() + ONE_SECOND;
     loop {
         let answer = call(stack, token);
@@ -89,7 +89,7 @@ fn becomes(stack: &Stack, token: &Secret, wanted: (u16, &str)) {
 }
 
 #[test]
-fn an_agents_token_is_worth_its_tools_for_as_long_as_the_agent_lives() {
+fn an_agents_token_allows_its_tools_while_the_agent_exists() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     assert!(stack.screen.contains(", egress 127.0.0.1:"), "{}", stack.screen);
@@ -100,8 +100,8 @@ fn an_agents_token_is_worth_its_tools_for_as_long_as_the_agent_lives() {
     };
     deploy(&["probe"]);
     let first = token(&stack, "caller");
-    // The tool is not there yet.
-    becomes(&stack, &first, (403, "tool_not_allowed"));
+    // The tool is not registered yet.
+    wait_for_answer(&stack, &first, (403, "tool_not_allowed"));
     let body = json!({
         "name": "probe",
         "spec": {"connection": {
@@ -110,28 +110,28 @@ fn an_agents_token_is_worth_its_tools_for_as_long_as_the_agent_lives() {
         }},
     });
     assert_eq!(stack.call("POST", "/api/tools", Some(&body)).status, 201);
-    becomes(&stack, &first, (502, "credential_missing"));
+    wait_for_answer(&stack, &first, (502, "credential_missing"));
     for key in ["sk-first", "sk-second"] {
         let stored = stack.call("PUT", "/api/tools/probe/credentials", Some(&json!({"api_key": key})));
         assert_eq!(stored.status, 200, "{}", stored.text());
-        becomes(&stack, &first, (200, key));
+        wait_for_answer(&stack, &first, (200, key));
     }
 
     deploy(&[]);
     let second = token(&stack, "caller");
-    becomes(&stack, &second, (403, "tool_not_allowed"));
+    wait_for_answer(&stack, &second, (403, "tool_not_allowed"));
     deploy(&["probe"]);
     let third = token(&stack, "caller");
-    becomes(&stack, &third, (200, "sk-second"));
+    wait_for_answer(&stack, &third, (200, "sk-second"));
 
-    // A restart changes nothing of it.
+    // A restart does not change this.
     stack.stop();
     let stack = Stack::start(dir.path());
-    becomes(&stack, &third, (200, "sk-second"));
+    wait_for_answer(&stack, &third, (200, "sk-second"));
     assert_eq!(stack.call("DELETE", "/api/agents/caller", None).status, 200);
-    becomes(&stack, &third, (401, "identity_unknown"));
+    wait_for_answer(&stack, &third, (401, "identity_unknown"));
 
-    // The record of a call is kept soon after its answer.
+    // The record of a call is stored soon after its answer.
     let until = Instant::now() + ONE_SECOND;
     let is_last = |call: &Call| call.agent.is_none() && call.status == Some(401);
     let calls = loop {
@@ -147,7 +147,7 @@ fn an_agents_token_is_worth_its_tools_for_as_long_as_the_agent_lives() {
     };
     assert!(has((Some(200), None)) && has((Some(502), Some("credential_missing"))), "{calls:?}");
     stack.stop();
-    // Neither keys nor tokens are on disk in any file, the log and the databases among them.
+    // Neither keys nor tokens are in any file on disk, including the log and the databases.
     for secret in ["sk-first", "sk-second", first.expose(), third.expose()] {
         let found = std::process::Command::new("grep").args(["-rlaF", secret]).arg(dir.path()).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&found.stdout), "");

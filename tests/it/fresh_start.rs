@@ -1,11 +1,11 @@
-//! The first five minutes: start, paste, stop, start again.
+//! First use: start, run the printed command, stop, start again.
 
 use crate::stack::{HOISTWAY, Stack, log_of, says};
 use serde_json::json;
 use std::{os::unix::fs::PermissionsExt, process::Command};
 
 #[test]
-fn the_start_up_screen_tells_all_and_its_command_works() {
+fn the_startup_banner_is_complete_and_its_command_works() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     for part in ["api-key", "registry", "each at most: ", "network: closed", "curl"] {
@@ -36,7 +36,7 @@ fn localhost_works_over_both_families() {
 }
 
 #[test]
-fn a_second_up_and_a_port_in_use_are_one_clear_line() {
+fn a_second_up_and_a_port_in_use_fail_with_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let up = |args: &[&str]| {

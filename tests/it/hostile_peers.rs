@@ -1,4 +1,4 @@
-//! Peers that send much, read nothing or only wait: `hoistway up` stays small, and everybody else is answered.
+//! Peers that send much, read nothing or only wait: `hoistway up` uses little memory, and other clients are answered.
 
 use crate::{
     http,
@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What `up` may have had in memory at any time, in MiB, with a debug build's own code in it.
-const MOST: u64 = 300;
+/// The maximum peak memory of `up`, in MiB, including a debug build's own code.
+const MAX_PEAK_MIB: u64 = 300;
 const UNREAD: usize = 100;
 
 const AGENT: &str = r#"
@@ -30,7 +30,7 @@ def handler(message):
     return message
 "#;
 
-/// The most that a process had in memory so far, in MiB.
+/// Returns the peak memory of the process so far, in MiB.
 fn peak(stack: &Stack) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", stack.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -52,7 +52,7 @@ fn status(stream: &mut TcpStream) -> u16 {
     std::str::from_utf8(&head[9..]).unwrap().parse().unwrap()
 }
 
-/// Does something, and asks meanwhile whether the gateway is well and answers somebody else.
+/// Runs an action, and checks meanwhile that the gateway is healthy and answers another client.
 fn others_are_answered<T>(stack: &Stack, key: &str, doing: impl FnOnce() -> T + Send) -> T
 where
     T: Send,
@@ -74,14 +74,14 @@ where
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // Many times what it takes, and a fraction of what it took.
+        // The limit is many times the usual duration, and a fraction of the duration before this was fixed.
         assert!(slowest < Duration::from_secs(2), "health was answered after {slowest:?}");
         doing.join().unwrap()
     })
 }
 
 #[test]
-fn peers_that_do_not_read_or_end_cost_little_and_keep_nobody_waiting() {
+fn peers_that_do_not_read_or_finish_use_little_memory_and_block_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     stack.deployed(json!({"agent_name": "large", "source_files": {"agent.py": AGENT}}));
@@ -91,7 +91,7 @@ fn peers_that_do_not_read_or_end_cost_little_and_keep_nobody_waiting() {
         stack.call("POST", "/api/keys", Some(&body)).json()["key"].as_str().unwrap().to_owned()
     };
     let (hostile, other, reader) = (made("hostile", "invoke"), made("other", "invoke"), made("reader", "read"));
-    let small = |what: &str| assert!(peak(&stack) < MOST, "{what}: {} MiB", peak(&stack));
+    let small = |what: &str| assert!(peak(&stack) < MAX_PEAK_MIB, "{what}: {} MiB", peak(&stack));
 
     let message = |text: &str| format!("{{\"message\": \"{text}\"}}");
     let invoke = "POST /api/agents/large/invoke";
@@ -99,7 +99,7 @@ fn peers_that_do_not_read_or_end_cost_little_and_keep_nobody_waiting() {
         let body = message("large");
         let ask = |_| send(&stack, &hostile, invoke, body.len(), body.as_bytes());
         let mut asked: Vec<TcpStream> = (0..UNREAD).map(ask).collect();
-        // The agent answers so many at a time; the others are told to come back.
+        // The agent answers a limited number at a time; the others are asked to retry.
         let begun = asked.iter_mut().map(status).filter(|status| *status == 200).count();
         assert!(begun > 20, "{begun}");
         asked
@@ -122,7 +122,7 @@ fn peers_that_do_not_read_or_end_cost_little_and_keep_nobody_waiting() {
             sent.into_iter().map(|sent| sent.join().unwrap()).collect()
         })
     });
-    // The agent alone knows what it takes as its message. What several of these take may be more than its own memory.
+    // Only the agent can judge its message. Several of these may need more than its memory limit.
     assert!(refused.iter().all(|status| [400, 502, 503].contains(status)) && refused.contains(&400), "{refused:?}");
     small("bodies of many values");
 
@@ -158,7 +158,7 @@ fn peers_that_do_not_read_or_end_cost_little_and_keep_nobody_waiting() {
 }
 
 #[test]
-fn whoever_holds_all_room_for_large_bodies_keeps_nobody_from_sending_small_ones() {
+fn large_bodies_that_fill_the_buffer_do_not_block_small_ones() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     stack.deployed(json!({"agent_name": "small", "source_files": {"agent.py": AGENT}}));
@@ -177,7 +177,7 @@ fn whoever_holds_all_room_for_large_bodies_keeps_nobody_from_sending_small_ones(
     let key = json!({"name": "another", "scopes": ["read"]});
     assert_eq!(stack.call("POST", "/api/keys", Some(&key)).status, 201);
     assert!(begun.elapsed() < Duration::from_secs(8), "they waited for memory: {:?}", begun.elapsed());
-    // What does not arrive is given up, and so is its room.
+    // A body that does not arrive is given up, and its room is released.
     assert!(held.iter_mut().map(status).all(|status| status == 400));
     assert!(stack.stop().success());
 }
@@ -193,7 +193,7 @@ fn connections_without_a_key_make_room_for_others() {
     for at in [&stack.at, &stack.registry] {
         let mut silent: Vec<TcpStream> = (0..600).map(|_| TcpStream::connect(at).unwrap()).collect();
         silent.iter_mut().skip(1).step_by(2).for_each(|stream| {
-            // One that has been closed already may say so.
+            // Writing to a connection that was closed already may fail.
             let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX: ");
         });
         assert_eq!(http::send(&stack.at, "GET", "/healthz", &[], b"").unwrap().status, 200);

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// An answer.
+/// An HTTP answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -24,7 +24,7 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON; null when it is none.
+    /// Returns the body as JSON; null if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
@@ -49,7 +49,7 @@ pub fn send(at: &str, method: &str, path: &str, headers: &[(&str, &str)], body: 
     parse(&raw).ok_or_else(|| io::Error::other(format!("no HTTP answer: {:?}", String::from_utf8_lossy(&raw))))
 }
 
-/// Sends one request and reads nothing but the head of its answer, which must be a chunked 200.
+/// Sends one request and reads only the head of its answer, which must be a chunked 200.
 pub fn open(at: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Chunks> {
     let mut stream = TcpStream::connect(at)?;
     stream.set_read_timeout(Some(Duration::from_secs(120)))?;
@@ -70,14 +70,14 @@ pub fn open(at: &str, method: &str, path: &str, headers: &[(&str, &str)], body: 
     if whole { Ok(Chunks { stream, read: Vec::new() }) } else { Err(io::Error::other(head)) }
 }
 
-/// An answer that is read while it comes.
+/// An answer that is read while it arrives.
 pub struct Chunks {
     stream: BufReader<TcpStream>,
     read: Vec<u8>,
 }
 
 impl Chunks {
-    /// The text up to and with `end`.
+    /// Returns the text up to and including `end`.
     pub fn text_until(&mut self, end: &str) -> String {
         loop {
             if let Some(at) = self.read.windows(end.len()).position(|w| w == end.as_bytes()) {
@@ -88,13 +88,13 @@ impl Chunks {
         }
     }
 
-    /// What is left of an answer that ends as it should.
+    /// Returns the rest of an answer that ends properly.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         while self.chunk()? {}
         Ok(std::mem::take(&mut self.read))
     }
 
-    /// Reads one more chunk; false at the end.
+    /// Reads one more chunk; returns false at the end.
     fn chunk(&mut self) -> io::Result<bool> {
         let mut size = String::new();
         self.stream.read_line(&mut size)?;

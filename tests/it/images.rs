@@ -1,7 +1,7 @@
-//! Images are real: other programs pull them, and the same input makes the same image anywhere.
+//! Images work with other programs, and the same input builds the same image on every machine.
 
 use crate::{
-    http, need,
+    http, requirements,
     stack::{Stack, says},
 };
 use serde_json::{Value, json};
@@ -18,19 +18,19 @@ fn uri(deployed: &Value) -> String {
 }
 
 #[test]
-fn skopeo_and_docker_pull_what_was_built() {
+fn skopeo_and_docker_pull_built_images() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let image = uri(&stack.deployed(json!({"agent_name": "pulled", "source_files": says("hi")})));
     let digest = stack.get("/api/agents/pulled")["status"]["imageDigest"].as_str().unwrap().to_owned();
-    if need::skopeo() {
+    if requirements::skopeo() {
         let to = format!("oci:{}:x", dir.path().join("copy").display());
         let creds = format!("any:{}", stack.key);
         run("skopeo", &["copy", "--src-tls-verify=false", "--src-creds", &creds, &format!("docker://{image}"), &to]);
         let seen = run("skopeo", &["inspect", "--raw", &to]);
         assert_eq!(hoistway_model::Digest::of(seen.as_bytes()).to_string(), digest);
     }
-    if need::docker() {
+    if requirements::docker() {
         let config = dir.path().join("docker");
         let docker = ["--config", config.to_str().unwrap()];
         run("docker", &[&docker[..], &["login", "-u", "any", "-p", &stack.key, &stack.registry]].concat());
@@ -56,7 +56,7 @@ fn two_installations_build_the_same_image() {
     assert_eq!(one, two);
 }
 
-/// A request to the registry with the key.
+/// Sends a request to the registry with the key.
 fn registry(stack: &Stack, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> http::Answer {
     let key = format!("Bearer {}", stack.key);
     let headers = [&[("Authorization", key.as_str())], headers].concat();
@@ -64,7 +64,7 @@ fn registry(stack: &Stack, method: &str, path: &str, headers: &[(&str, &str)], b
 }
 
 #[test]
-fn an_upload_goes_on_after_everything_was_killed() {
+fn an_upload_resumes_after_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let bytes: Vec<u8> = (0..400_000u32).flat_map(u32::to_le_bytes).collect();
     let digest = hoistway_model::Digest::of(&bytes);
@@ -84,7 +84,7 @@ fn an_upload_goes_on_after_everything_was_killed() {
 }
 
 #[test]
-fn images_stay_while_agents_use_them_and_go_afterwards() {
+fn images_are_removed_once_no_agent_uses_them() {
     const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
@@ -96,7 +96,7 @@ fn images_stay_while_agents_use_them_and_go_afterwards() {
         stack.deployed(json!({"agent_name": agent, "source_files": says(text)}));
     }
     let (kept, deleted) = (image("kept"), image("deleted"));
-    // The same image as somebody might push it, and an agent that uses it.
+    // The same image pushed by a client, and an agent that uses it.
     let manifest = registry(&stack, "GET", &format!("/v2/kept/manifests/{kept}"), &[], b"");
     let parts: Value = manifest.json();
     for part in parts["layers"].as_array().unwrap().iter().chain([&parts["config"]]) {
@@ -117,12 +117,13 @@ fn images_stay_while_agents_use_them_and_go_afterwards() {
     assert_eq!(stack.call("GET", "/api/builds", None).json().as_array().unwrap().len(), 3);
     stack.stop();
 
-    // At its start the gateway says which images are in use; there is no grace time now.
+    // At its start the gateway reports the images in use; the grace period is zero now.
     let stack = Stack::start_with(dir.path(), |command| {
         command.env("HOISTWAY_BUILD_REGISTRY__GRACE_SECONDS", "0");
     });
     let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    // Both revisions of the agent are kept, and so are their images. (Asking the registry for the image would be a use.)
+    // Both revisions of the agent are kept, and so are their images. (Requesting the image from the registry would be a
+    // use.)
     while stack.get("/api/builds").as_array().unwrap().len() != 2 {
         assert!(std::time::Instant::now() < until, "{}", crate::stack::log_of(&stack.dir));
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -138,7 +139,7 @@ fn images_stay_while_agents_use_them_and_go_afterwards() {
 }
 
 #[test]
-fn a_full_disk_is_said_so_and_stops_nothing_else() {
+fn a_full_disk_is_reported_and_stops_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     stack.deployed(json!({"agent_name": "before", "source_files": says("before")}));
@@ -159,17 +160,19 @@ fn a_full_disk_is_said_so_and_stops_nothing_else() {
     assert_eq!(stack.call("GET", "/api/agents/after", None).status, 404);
 }
 
-/// The base is made by `scripts/base-image.sh`.
+/// `scripts/base-image.sh` makes the base image.
 #[test]
 fn an_image_on_a_base_is_started_by_docker_and_answers() {
     const BASE: &str = "hoistway-test-base:bookworm";
-    if !need::docker() || !need::need("base-image", need::runs("docker", &["image", "inspect", BASE]), BASE) {
+    if !requirements::docker()
+        || !requirements::need("base-image", requirements::runs("docker", &["image", "inspect", BASE]), BASE)
+    {
         return;
     }
     let python = run("docker", &["run", "--rm", "--entrypoint", "python3", BASE, "-c", MINOR]);
     let host = Command::new("/usr/bin/python3").args(["-c", MINOR]).output();
     let same = host.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).trim() == python);
-    if !need::need("base-python", same, "the base image's Python is not /usr/bin/python3's") {
+    if !requirements::need("base-python", same, "the base image's Python is not /usr/bin/python3's") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -7,8 +7,8 @@ use crate::{
 use serde_json::{Value, json};
 use std::{process::Command, thread, time::Duration};
 
-/// Action, target, outcome and code of each entry, newest first.
-fn told(stack: &Stack, query: &str) -> Vec<String> {
+/// Returns action, target, outcome and code of each entry, newest first.
+fn audit_entries(stack: &Stack, query: &str) -> Vec<String> {
     let entries = stack.get(&format!("/api/audit?{query}"));
     let text = |v: &Value| v.as_str().unwrap_or("-").to_owned();
     let line = |e: &Value| ["action", "target", "outcome", "code"].map(|key| text(&e[key])).join(" ");
@@ -16,7 +16,7 @@ fn told(stack: &Stack, query: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_deploys_entry_ends_with_the_deployment() {
+fn a_deploys_audit_entry_ends_with_the_deployment() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let made = stack.call("POST", "/api/keys", Some(&json!({"name": "ci", "scopes": ["deploy"]}))).json();
@@ -33,7 +33,7 @@ fn a_deploys_entry_ends_with_the_deployment() {
     let broken = deploy(json!({"agent_name": "a", "source_files": {"agent.py": "def handler(:\n"}}));
     assert_eq!(broken.status, 500);
     assert_eq!(
-        told(&stack, "agent=a"),
+        audit_entries(&stack, "agent=a"),
         ["agent.deploy a failure syntax_error", "agent.deploy a success -", "agent.deploy a success -"]
     );
     let entries = stack.get("/api/audit?agent=a");
@@ -43,7 +43,7 @@ fn a_deploys_entry_ends_with_the_deployment() {
         let deployment = stack.get(&format!("/api/deployments/{}", entry["deployment"].as_str().unwrap()));
         assert_eq!(deployment["agent"], "a");
     }
-    // The registry knows the installation's key only.
+    // The registry accepts the installation's key only.
     let push = |key: &str| {
         let headers = [("Authorization", key)];
         http::send(&stack.registry, "POST", "/v2/a/blobs/uploads/", &headers, b"").unwrap().status
@@ -52,7 +52,7 @@ fn a_deploys_entry_ends_with_the_deployment() {
 }
 
 #[test]
-fn killed_in_the_middle_of_a_deploy_the_entry_ends_all_the_same() {
+fn an_audit_entry_is_completed_after_a_kill_during_the_deploy() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let slow = "import time\ntime.sleep(2)\ndef handler(m): return m\n";
@@ -67,8 +67,8 @@ fn killed_in_the_middle_of_a_deploy_the_entry_ends_all_the_same() {
     let stack = Stack::start(dir.path());
     stack.wait_for_phase("a", "Running");
     let until = std::time::Instant::now() + Duration::from_secs(60);
-    while told(&stack, "agent=a") != ["agent.deploy a success -"] {
-        assert!(std::time::Instant::now() < until, "{:?}\n{}", told(&stack, "agent=a"), log_of(dir.path()));
+    while audit_entries(&stack, "agent=a") != ["agent.deploy a success -"] {
+        assert!(std::time::Instant::now() < until, "{:?}\n{}", audit_entries(&stack, "agent=a"), log_of(dir.path()));
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -101,13 +101,13 @@ fn keys_outlive_a_kill_and_settings_come_from_file_and_variables() {
     let answer = http::send(&stack.at, "GET", "/api/agents", &[("Authorization", &bearer)], b"").unwrap();
     assert_eq!(answer.status, 200);
     assert_eq!(
-        told(&stack, "action=key."),
+        audit_entries(&stack, "action=key."),
         ["key.create k failure conflict", &format!("key.create {} success -", made["id"].as_str().unwrap())]
     );
 }
 
 #[test]
-fn misspelt_settings_are_one_clear_line() {
+fn misspelt_settings_fail_with_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let file = dir.path().join("hoistway.toml");

@@ -1,4 +1,4 @@
-//! `localhost` is this installation's: other programs on the machine neither take its place nor get its key.
+//! `localhost` belongs to this installation: other programs on the machine neither take its port nor receive its key.
 
 use crate::{
     cli::User,
@@ -13,17 +13,17 @@ use std::{
 };
 use tempfile::tempdir;
 
-/// What an impostor does with a connection.
+/// An impostor's handling of a connection.
 type Act = fn(TcpStream, &str, &Mutex<Vec<u8>>);
 
-/// A program that listens and is not Hoistway.
+/// A listening program that is not Hoistway.
 struct Impostor {
     at: SocketAddr,
     heard: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Impostor {
-    /// Does `act` with each connection, and knows where the installation is.
+    /// Runs `act` with each connection and the installation's address.
     fn new(stack: &Stack, act: Act) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (at, heard, real) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<u8>>>::default(), stack.at.clone());
@@ -52,12 +52,12 @@ fn answer(stream: TcpStream, heard: &Mutex<Vec<u8>>, answer: impl Fn(&str) -> St
     }
 }
 
-fn pretends(stream: TcpStream, _: &str, heard: &Mutex<Vec<u8>>) {
+fn answers_with_false_proof(stream: TcpStream, _: &str, heard: &Mutex<Vec<u8>>) {
     let body = r#"{"proof":"7t0p3rsmsYn9dYl2WbK0vJw4cVQ0m1zI2cO2aQF1u2k"}"#;
     answer(stream, heard, |_| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
 }
 
-fn sends_on(stream: TcpStream, real: &str, heard: &Mutex<Vec<u8>>) {
+fn redirects(stream: TcpStream, real: &str, heard: &Mutex<Vec<u8>>) {
     answer(stream, heard, |target| {
         format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{real}{target}\r\nContent-Length: 0\r\n\r\n")
     });
@@ -91,7 +91,7 @@ fn the_key_in_the_data_directory_goes_to_its_own_installation_only() {
         let out = list(&format!("http://{host}:{port}"));
         assert!(out.status.success(), "{host}: {}", String::from_utf8_lossy(&out.stderr));
     }
-    for act in [pretends as Act, sends_on, relays] {
+    for act in [answers_with_false_proof as Act, redirects, relays] {
         let impostor = Impostor::new(&stack, act);
         let out = list(&format!("http://localhost:{}", impostor.at.port()));
         let (said, heard) = (String::from_utf8(out.stderr).unwrap(), impostor.heard.lock().unwrap());
@@ -104,7 +104,7 @@ fn the_key_in_the_data_directory_goes_to_its_own_installation_only() {
 }
 
 #[test]
-fn localhost_is_held_wherever_the_api_listens_and_a_start_without_it_ends() {
+fn localhost_is_bound_with_every_address_and_a_start_without_it_fails() {
     let dir = tempdir().unwrap();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();

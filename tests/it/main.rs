@@ -1,9 +1,10 @@
-//! End-to-end tests: the real programs, driven through HTTP as a user drives them. Each test has a stack and a data
-//! directory of its own.
+//! End-to-end tests: the real programs, driven through HTTP like a user's. Each test has a stack and a data directory
+//! of its own.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod agents;
 mod bedrock;
+mod budgets;
 mod builds;
 mod callers;
 mod calls;
@@ -12,8 +13,8 @@ mod cases;
 mod cli;
 mod compose;
 mod contract;
-mod counts;
 mod data_dir;
+mod deploy_cost;
 mod document;
 mod egress;
 mod fresh_start;
@@ -26,19 +27,18 @@ mod keys;
 mod localhost;
 mod model_clients;
 mod models;
-mod need;
+mod observability;
 mod processes;
 mod python_server;
 mod quick_starts;
 mod recovery;
+mod requirements;
 mod revisions;
 mod rotation;
 mod sandbox;
 mod sdk;
 mod secrets;
-mod seeing;
 mod soak;
-mod spending;
 mod stack;
 mod terminal;
 mod tool_calls;

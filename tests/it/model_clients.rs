@@ -1,9 +1,9 @@
-//! Agents call models with the packages that people use: those of OpenAI and Anthropic, LangChain, LiteLLM and the
-//! OpenAI Agents SDK, in front of both providers.
+//! Agents call models with common packages: those of OpenAI and Anthropic, LangChain, LiteLLM and the OpenAI Agents
+//! SDK, in front of both providers.
 
 use crate::{
-    need,
     python_server::{AUTHORITY, PythonServer},
+    requirements,
     stack::{Stack, log_of},
 };
 use serde_json::{Value, json};
@@ -23,8 +23,8 @@ const GPT: &str = "gpt says hi";
 const CLAUDE: &str = "claude says hi";
 
 #[test]
-fn the_packages_that_people_use_reach_the_provider_of_each_role_and_see_its_errors() {
-    if !need::pip() {
+fn common_packages_reach_the_provider_of_each_role_and_see_its_errors() {
+    if !requirements::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -64,13 +64,13 @@ fn the_packages_that_people_use_reach_the_provider_of_each_role_and_see_its_erro
     assert!(stack.stop().success());
 }
 
-/// What the agent's function of this name says.
-fn said(stack: &Stack, function: &str) -> Value {
+/// Returns the result of the agent's function of this name.
+fn result_of(stack: &Stack, function: &str) -> Value {
     stack.answer("models", function)
 }
 
 fn check_answers(stack: &Stack) {
-    let roles = said(stack, "roles");
+    let roles = result_of(stack, "roles");
     assert_eq!(roles["chat"], json!(["gpt-4o", GPT]));
     assert_eq!(roles["embedding"], json!(["text-embedding-3-small", 2]));
     assert_eq!(roles["reranking"], json!(["claude-3-haiku-20240307", CLAUDE]));
@@ -81,7 +81,7 @@ fn check_answers(stack: &Stack) {
         "sync": CLAUDE, "stream": [CLAUDE, 4], "async": [CLAUDE, CLAUDE], "tool": ["tool_use", {"city": "Paris"}],
         "after_tool": "claude after tool", "beta": CLAUDE, "counted": 3,
     });
-    assert_eq!(said(stack, "with_anthropic"), anthropic);
+    assert_eq!(result_of(stack, "with_anthropic"), anthropic);
     let usage = json!({
         "prompt_tokens": 15, "completion_tokens": 4, "total_tokens": 19, "prompt_tokens_details": {"cached_tokens": 3},
     });
@@ -89,24 +89,24 @@ fn check_answers(stack: &Stack) {
         "stream": CLAUDE, "usage": usage, "tool": ["tool_calls", "get_weather", "{\"city\":\"Paris\"}"],
         "after_tool": "claude after tool", "streamed_tool": ["get_weather", "{\"city\": \"Paris\"}"], "parsed": "Paris",
     });
-    assert_eq!(said(stack, "with_openai"), openai);
+    assert_eq!(result_of(stack, "with_openai"), openai);
     let chain =
         |text: &str, usage: u64| json!({"whole": text, "stream": text, "tool": [{"city": "Paris"}], "usage": usage});
     let langchain = json!({
         "openai": chain(GPT, 14), "openai_claude": chain(CLAUDE, 19), "anthropic": chain(CLAUDE, 19), "vectors": 4,
     });
-    assert_eq!(said(stack, "with_langchain"), langchain);
+    assert_eq!(result_of(stack, "with_langchain"), langchain);
     let litellm = json!({
         "openai": [GPT, GPT], "openai_claude": [CLAUDE, CLAUDE], "anthropic": [CLAUDE, CLAUDE], "vectors": 2,
     });
-    assert_eq!(said(stack, "with_litellm"), litellm);
-    assert_eq!(said(stack, "with_openai_agents"), json!(["claude after tool", "claude after tool"]));
+    assert_eq!(result_of(stack, "with_litellm"), litellm);
+    assert_eq!(result_of(stack, "with_openai_agents"), json!(["claude after tool", "claude after tool"]));
 }
 
-/// Of each package the classes, the statuses and `Retry-After` of a wrong key, too many calls, a broken server and a
-/// stream that is cut.
+/// Checks the classes, the statuses and `Retry-After` that each package reports for a wrong key, too many calls, a
+/// server error and a truncated stream.
 fn check_errors(stack: &Stack) {
-    let errors = said(stack, "errors");
+    let errors = result_of(stack, "errors");
     let of = |package: &str, index: usize| &errors[package][index];
     for (package, prefix) in
         [("anthropic", ""), ("openai", ""), ("chat_openai", "OpenAI"), ("chat_anthropic", "Anthropic")]
@@ -115,7 +115,7 @@ fn check_errors(stack: &Stack) {
         assert_eq!(*of(package, 0), json!([class("AuthenticationError"), 401, null]), "{package}");
         assert_eq!(*of(package, 1), json!([class("RateLimitError"), 429, "7"]), "{package}");
         assert_eq!(of(package, 2)[1], 500, "{package}");
-        // A stream that is cut is no answer, and each package says so in its own way.
+        // A truncated stream is not an answer, and each package reports it in its own way.
         assert!(of(package, 3).is_array() && of(package, 3)[1].is_null(), "{package}: {errors}");
     }
     assert_eq!(errors["openai"], errors["gpt"], "a translated provider fails as that of the API itself does");

@@ -1,9 +1,10 @@
-//! An agent calls models with the public `openai` package: the playground first, and the real API once it has a key.
+//! An agent calls models with the public `openai` package: the playground first, and the real API once its key is
+//! stored.
 
 use crate::{
     cli::User,
-    need,
     python_server::{AUTHORITY, PythonServer},
+    requirements,
     stack::{Stack, log_of},
 };
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ const OWN_KEY_AGENT: &str = include_str!("models/own_key_agent.py");
 const AGENT: &str = include_str!("models/agent.py");
 const SERVER: &str = include_str!("models/server.py");
 
-/// A stack, and a stand-in for the API of OpenAI.
+/// Starts a stack, and a stand-in for the API of OpenAI.
 fn start(dir: &Path) -> (Stack, PythonServer) {
     let provider = PythonServer::start(dir, &[HOST], SERVER);
     let stack = Stack::start_with(dir, |command| {
@@ -27,7 +28,7 @@ fn start(dir: &Path) -> (Stack, PythonServer) {
 
 #[test]
 fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_stored() {
-    if !need::pip() {
+    if !requirements::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -88,7 +89,7 @@ fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_st
 
 #[test]
 fn an_agent_with_a_key_of_its_own_reaches_that_provider_with_it_and_one_without_its_models() {
-    if !need::pip() {
+    if !requirements::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -119,7 +120,7 @@ fn an_agent_with_a_key_of_its_own_reaches_that_provider_with_it_and_one_without_
         let answer = said[call].as_str().unwrap_or_else(|| panic!("{said}"));
         assert!(answer.contains("playground") && answer.ends_with(text), "{call}: {said}");
     }
-    // Records are kept after their calls have ended, in order: those of the other agent are there by now.
+    // Records are stored after their calls have ended, in order: those of the other agent exist by now.
     let calls = stack.get("/api/agents/own/calls");
     assert!(calls.as_array().unwrap().iter().all(|call| call["host"] == HOST && call["status"] == 200), "{calls}");
     assert_eq!(calls.as_array().unwrap().len(), 3, "{calls}");
@@ -127,7 +128,7 @@ fn an_agent_with_a_key_of_its_own_reaches_that_provider_with_it_and_one_without_
 }
 
 #[test]
-fn a_model_provider_is_checked_with_what_is_stored_now() {
+fn a_model_provider_check_uses_the_stored_credential() {
     let dir = tempfile::tempdir().unwrap();
     let (stack, _provider) = start(dir.path());
     let user = User { stack: &stack, home: dir.path() };

@@ -1,8 +1,8 @@
-//! The same services as processes of their own, as compose runs them.
+//! The same services as separate processes, as compose runs them.
 
 use crate::{
     http::{self, Answer},
-    need,
+    requirements,
 };
 use hoistway_client::{EgressClient, Transport};
 use hoistway_kit::token::ServiceToken;
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The services' binaries are built beside the one under test.
+/// Returns the path of a service's binary, which is built beside the program under test.
 fn binary(name: &str) -> PathBuf {
     Path::new(crate::stack::HOISTWAY).with_file_name(format!("hoistway-{name}"))
 }
@@ -47,7 +47,7 @@ fn start(dir: &Path, name: &str, env: &[(&str, String)]) -> Service {
     Service(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
 }
 
-/// The five services, each a process of its own, on ports that stay.
+/// The five services, each a separate process on a fixed port.
 struct Processes {
     dir: PathBuf,
     api: String,
@@ -119,12 +119,12 @@ impl Processes {
         self.environments.iter().map(|(name, _)| *name).collect()
     }
 
-    /// Kills one, as `kill -9` does.
+    /// Kills a service, as `kill -9` does.
     fn kill(&mut self, name: &str) {
         self.running.retain(|(running, _)| *running != name);
     }
 
-    /// Starts one that was killed, and waits until the API is ready.
+    /// Starts a killed service again, and waits until the API is ready.
     fn start_again(&mut self, name: &str) {
         let (name, env) = self.environments.iter().find(|(known, _)| *known == name).unwrap();
         self.running.push((name, start(&self.dir, name, env)));
@@ -150,7 +150,7 @@ impl Processes {
         assert_eq!(deployed.status, 201, "{}\n{}", deployed.text(), logs(&self.dir));
     }
 
-    /// What an agent answers, once the services have found each other again.
+    /// Returns an agent's answer, once the services have reconnected.
     fn invoke(&self, agent: &str, message: &str) -> Value {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
@@ -182,7 +182,7 @@ fn five_processes_serve_the_same_api_and_each_may_be_killed() {
     }
 }
 
-/// Calls its tool, and answers what came of it and which process it is.
+/// Calls its tool, and returns the results and its process id.
 const CALLER: &str = r#"
 import os, urllib.error, urllib.request, uuid
 PROCESS = str(uuid.uuid4())
@@ -200,7 +200,8 @@ def handler(message):
 "#;
 const KEY: &str = "sk-of-the-kill-51c9";
 
-/// A tool that answers with its key. What asks for `/slow` gets the beginning of an answer only, which is reported.
+/// Starts a tool that answers with its key. A request for `/slow` receives the beginning of an answer only, and is
+/// reported.
 fn tool(slow: mpsc::SyncSender<()>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -213,7 +214,7 @@ fn tool(slow: mpsc::SyncSender<()>) -> u16 {
             if head.first().is_some_and(|line| line.contains("/slow")) {
                 let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbeginning");
                 slow.send(()).unwrap();
-                // Until the other side is gone.
+                // Waits until the client disconnects.
                 lines.for_each(drop);
                 continue;
             }
@@ -226,7 +227,7 @@ fn tool(slow: mpsc::SyncSender<()>) -> u16 {
 
 #[test]
 fn agents_outlive_a_killed_egress_and_call_again_after_its_restart() {
-    if !need::sandbox(&["--sandbox", "namespaces", "--network", "closed"]) {
+    if !requirements::sandbox(&["--sandbox", "namespaces", "--network", "closed"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -281,7 +282,7 @@ fn agents_outlive_a_killed_egress_and_call_again_after_its_restart() {
         processes.kill("egress");
         in_progress.join().unwrap().json()["response"].clone()
     });
-    // An exception of the client's, whether or not the answer had begun to arrive.
+    // The client raises an exception, whether or not the answer has begun to arrive.
     assert_eq!((&broken[0], &broken[1]), (&process, &json!(0)), "{broken}");
     let began = Instant::now();
     let refused = processes.invoke("caller", "/");
@@ -339,7 +340,7 @@ fn logs_are_followed_over_a_killed_gateway_without_a_line_lost_or_doubled() {
     }
 }
 
-/// Waits until egress knows what both other services say, and follows them.
+/// Waits until egress has synchronized with both other services.
 fn egress_is_current(dir: &Path, uri: &str) {
     let token = ServiceToken::load_or_create(&dir.join("data/service-token")).unwrap();
     let current = async {

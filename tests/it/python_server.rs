@@ -1,4 +1,4 @@
-//! Servers that stand in for tools and model providers: a certificate for their host, and a program in Python.
+//! Stand-ins for tools and model providers: a certificate for their host, and a server in Python.
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use std::{
@@ -7,10 +7,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// The file, in the directory of a test, of the authority that vouches for its servers.
+/// The certificate file, in a test's directory, of the authority that signs its servers' certificates.
 pub const AUTHORITY: &str = "tools.pem";
 
-/// Makes an authority and a certificate of `hosts` under it.
+/// Creates an authority and a certificate of `hosts` under it.
 pub fn certify(dir: &Path, hosts: &[&str]) -> (Certificate, KeyPair) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -25,15 +25,15 @@ pub fn certify(dir: &Path, hosts: &[&str]) -> (Certificate, KeyPair) {
     (leaf, key)
 }
 
-/// A program that serves TLS on a port which it prints first, ended when it is dropped.
+/// A program that serves TLS on a port which it prints first; it is ended when it is dropped.
 pub struct PythonServer {
     process: Child,
     pub port: u16,
 }
 
 impl PythonServer {
-    /// Starts `script` with the files of a certificate of `hosts` and of its key as arguments. Its packages are those in
-    /// `DIR/site`.
+    /// Starts `script` with the paths of a certificate of `hosts` and of its key as arguments. Its packages are those
+    /// in `DIR/site`.
     pub fn start(dir: &Path, hosts: &[&str], script: &str) -> Self {
         let (leaf, key) = certify(dir, hosts);
         let (leaf_file, key_file) = (dir.join("leaf.pem"), dir.join("leaf-key.pem"));

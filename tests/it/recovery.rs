@@ -1,4 +1,4 @@
-//! A power cut at any moment: the next start takes everything up, and nothing is left over.
+//! A power cut at any moment: the next start resumes all work and leaves no remains.
 
 use crate::stack::{Stack, log_of, processes, says};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ fn killed_at_random_moments_of_deploys() {
         stack.deployed(json!({"agent_name": agent, "source_files": says("v0")}));
         stack.deployed(json!({"agent_name": agent, "source_files": says("v00")}));
     }
-    // Not random but spread: every run cuts at other places anyway.
+    // The moments are not random but spread: each run cuts at other places anyway.
     for cut in 0..CUTS {
         thread::scope(|scope| {
             for agent in ["one", "two"] {
@@ -27,7 +27,7 @@ fn killed_at_random_moments_of_deploys() {
                     } else {
                         says(&format!("v{cut}"))
                     };
-                    // It is cut off in the middle: whatever comes of the request itself is fine.
+                    // The deploy is interrupted: any result of the request itself is accepted.
                     let _ = stack.try_call(
                         "POST",
                         "/api/deploy",
@@ -56,8 +56,8 @@ fn killed_at_random_moments_of_deploys() {
             let said = stack.answer(agent, "x");
             assert!(said.as_str().unwrap().starts_with('v'), "{said}");
         }
-        ended(&stack);
-        whole(&stack);
+        wait_until_deployments_ended(&stack);
+        check_consistent(&stack);
     }
     let tools: Vec<Value> = stack.get("/api/tools").as_array().unwrap().clone();
     let broken = tools
@@ -67,7 +67,7 @@ fn killed_at_random_moments_of_deploys() {
     assert_eq!(broken.collect::<Vec<_>>(), Vec::<&str>::new(), "tools of failed deploys are left");
 }
 
-/// What is done with the third agent when a cut comes.
+/// Returns the change of the third agent during a cut.
 fn change(cut: u64) -> (&'static str, &'static str, Option<Value>) {
     match cut % 5 {
         0 => ("POST", "/rollback", None),
@@ -78,8 +78,8 @@ fn change(cut: u64) -> (&'static str, &'static str, Option<Value>) {
     }
 }
 
-/// Whatever became of the third agent's change: it is stopped or runs, as one revision, and can be started.
-fn whole(stack: &Stack) {
+/// Checks that the third agent is consistent after its change: stopped or running, as one revision, and able to start.
+fn check_consistent(stack: &Stack) {
     let phase = stack.get("/api/agents/three")["status"]["phase"].clone();
     if phase == "Stopped" {
         assert_eq!(stack.call("POST", "/api/agents/three/start", None).status, 200);
@@ -98,7 +98,7 @@ fn whole(stack: &Stack) {
 }
 
 /// Waits until no deployment is in progress.
-fn ended(stack: &Stack) {
+fn wait_until_deployments_ended(stack: &Stack) {
     let until = std::time::Instant::now() + Duration::from_secs(60);
     loop {
         let all = stack.get("/api/deployments");

@@ -1,4 +1,4 @@
-//! Revisions, rollbacks, changes of the configuration, and stopping and starting, as users do them.
+//! Revisions, rollbacks, changes of the configuration, stops and starts through the public API.
 
 use crate::stack::{Stack, log_of, says};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::{
 
 const SECRET: &str = "s3cr3t-of-a-revision-51c2";
 
-/// An agent that answers with its version and variables.
+/// Returns an agent that answers with its version and variables.
 fn shows(version: u32) -> Value {
     let source = "import os, uuid\nINSTANCE = uuid.uuid4().hex\ndef handler(request, context):\n    names = ('KEY', 'SYSTEM_PROMPT', 'AGENT_DESCRIPTION', 'LLM_MODEL', 'LLM_PROVIDER', 'TOOL_NAMES', 'TOOL_URL_CRM')\n    return {'response': dict({n: os.environ.get(n) for n in names}, version=VERSION, instance=INSTANCE)}\n";
     json!({"agent.py": format!("VERSION = {version}\n{source}")})
@@ -34,7 +34,7 @@ fn a_rollback_brings_the_old_revision_back_with_its_environment_and_no_build() {
     let builds = |stack: &Stack| stack.get("/api/builds").as_array().unwrap().len();
     stack.deployed(two.clone());
     let built = builds(&stack);
-    // Nobody uses it any more.
+    // No revision uses the tool any more.
     assert_eq!(stack.call("DELETE", "/api/tools/crm", None).status, 200);
 
     let back = post("/api/agents/back/rollback", json!({}));
@@ -53,7 +53,7 @@ fn a_rollback_brings_the_old_revision_back_with_its_environment_and_no_build() {
     assert_eq!(said["TOOL_URL_CRM"], Value::Null);
     assert_eq!(builds(&stack), built, "nothing is built for a rollback");
 
-    // Registered again, it is bound again.
+    // Once registered again, the tool is bound again.
     let registered = post("/api/tools", json!({"name": "crm", "base_url": "https://crm.example"}));
     assert_eq!(registered.status, 201, "{}", registered.text());
     let until = Instant::now() + Duration::from_secs(60);
@@ -102,7 +102,7 @@ fn a_rollback_brings_the_old_revision_back_with_its_environment_and_no_build() {
 
     let shown = [states.to_string(), diff.to_string(), whole.to_string(), seen.to_string()].concat();
     assert!(!shown.contains(SECRET));
-    // A restart changes nothing of it.
+    // A restart does not change this.
     stack.stop();
     let stack = Stack::start(dir.path());
     stack.wait_for_phase("back", "Running");
@@ -113,9 +113,9 @@ fn a_rollback_brings_the_old_revision_back_with_its_environment_and_no_build() {
 }
 
 #[test]
-fn a_rollback_that_does_not_start_leaves_what_serves() {
+fn a_rollback_that_does_not_start_keeps_the_serving_revision() {
     let dir = tempfile::tempdir().unwrap();
-    // What agents share with the test: they have nothing else of the machine.
+    // The directory that agents share with the test: they can read nothing else on the machine.
     let shared = tempfile::tempdir().unwrap();
     std::fs::set_permissions(shared.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let stack = Stack::start_with(dir.path(), |up| {
@@ -190,7 +190,7 @@ fn the_configuration_is_changed_in_part_and_without_a_build() {
     let current = stack.get("/api/agents/conf/revisions/current");
     assert_eq!((&current["number"], &current["reason"], &current["of"]), (&json!(2), &json!("config"), &json!(1)));
 
-    // What GET answered, sent back, is no change; and what is read-only is told.
+    // Sending back the answer of GET is no change, and read-only fields are reported.
     let mut same = stack.get("/api/agents/conf/config");
     let again = stack.call("PATCH", "/api/agents/conf/config", Some(&same));
     assert_eq!((again.status, again.json()["warnings"].as_array().map(Vec::len)), (200, Some(1)), "{}", again.text());
@@ -227,7 +227,7 @@ fn the_configuration_is_changed_in_part_and_without_a_build() {
     assert_eq!(put(json!({"system_prompt": "", "llm_configs": []})).status, 200);
     let said = stack.answer("conf", "x");
     assert!(said["LLM_MODEL"].is_null() && said["KEY"] == SECRET, "{said}");
-    // The deploy again replaces the whole specification.
+    // Deploying again replaces the whole specification.
     stack.deployed(json!({"agent_name": "conf", "source_files": shows(1), "system_prompt": "old",
         "env": [{"name": "KEY", "value": SECRET}], "llm_configs": [{"provider": "openai", "model": "small"}]}));
     assert_eq!(stack.answer("conf", "x")["SYSTEM_PROMPT"], "old");
@@ -272,7 +272,7 @@ fn an_agent_is_stopped_started_and_restarted() {
     assert_eq!(stack.call("POST", "/api/agents/life/start", None).status, 200);
     assert_eq!(instance(&stack), again, "one that runs is left as it is");
 
-    // A deploy onto a stopped agent starts it, an unchanged one too.
+    // A deploy starts a stopped agent, even if nothing changed.
     assert_eq!(stack.call("POST", "/api/agents/life/stop", None).status, 200);
     stack.deployed(json!({"agent_name": "life", "source_files": shows(1)}));
     assert_eq!(stack.answer("life", "x")["version"], 1);
@@ -295,13 +295,13 @@ fn a_deletion_waits_for_a_deploy_before_it_that_does_not_take_long() {
     assert_eq!(deployment["status"], "SUCCEEDED", "{deployment}");
     assert_eq!(stack.call("GET", "/api/agents/short", None).status, 404);
     assert_eq!(stack.call("DELETE", "/api/agents/short", None).status, 404);
-    // What comes after a deletion begins anew.
+    // A deploy after a deletion begins anew.
     stack.deployed(json!({"agent_name": "short", "source_files": says("again")}));
     assert_eq!(numbers(&stack.get("/api/agents/short/revisions")), [1]);
 }
 
 #[test]
-fn there_are_only_as_many_agents_and_revisions_as_are_set() {
+fn the_configured_numbers_of_agents_and_revisions_are_limits() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start_with(dir.path(), |command| {
         command.env("HOISTWAY_AGENT_MAX_AGENTS", "1").env("HOISTWAY_AGENT_REVISIONS", "1");
@@ -324,17 +324,17 @@ fn there_are_only_as_many_agents_and_revisions_as_are_set() {
     assert_eq!(stack.get("/api/deployments").as_array().unwrap().len(), 3);
 }
 
-/// How much is done while invokes and streams run.
+/// The amount of work while invokes and streams run.
 struct Load {
     redeploys: u32,
-    /// One in so many of them is followed by a rollback.
+    /// One in this many redeploys is followed by a rollback.
     rollback_every: u32,
-    /// How long a stream goes on by itself.
+    /// The duration of a stream.
     stream: Duration,
     streams: u32,
 }
 
-/// Redeploys and rolls back while agents answer: no invoke may be lost, no stream be cut within the 30 seconds that a
+/// Redeploys and rolls back while agents answer: no invoke may be lost, and no stream cut within the 30 seconds that a
 /// replaced revision has.
 fn under_load(load: &Load) {
     const DRAIN: Duration = Duration::from_secs(30);
@@ -376,7 +376,7 @@ fn under_load(load: &Load) {
         let threads: Vec<_> = (0..3).map(|_| scope.spawn(invokes)).collect();
         let mut streaming = Vec::new();
         for v in 1..=load.redeploys {
-            // Streams begin on revisions all along the way.
+            // Streams begin on revisions throughout the run.
             if v % load.redeploys.div_ceil(load.streams) == 1 {
                 streaming.push(scope.spawn(stream));
             }

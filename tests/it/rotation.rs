@@ -1,7 +1,7 @@
-//! Rotation of the master key: nothing is lost, whenever it is killed, and nothing looks changed.
+//! Rotation of the master key: a kill at any moment loses nothing, and no stored value seems changed.
 
 use crate::{
-    need,
+    requirements,
     stack::{HOISTWAY, Stack, log_of},
 };
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ fn rotate(dir: &Path) -> Command {
     command
 }
 
-fn said(done: &Output) -> String {
+fn output_text(done: &Output) -> String {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
@@ -32,8 +32,8 @@ fn body() -> Value {
     json!({"agent_name": "keeper", "source_files": {"agent.py": source}, "env": [{"name": "KEY", "value": "kept-9d1f"}]})
 }
 
-/// A data directory with something sealed in every place that lasts.
-fn filled(dir: &Path) -> Value {
+/// Creates a data directory with a sealed secret in every persistent place.
+fn installation_with_secrets(dir: &Path) -> Value {
     let stack = Stack::start(dir);
     let deployed = stack.deployed(body());
     let tool =
@@ -45,14 +45,14 @@ fn filled(dir: &Path) -> Value {
     deployed
 }
 
-/// Everything is there and can be read, and the same deploy is no change.
-fn whole(stack: &Stack, deployed: &Value) {
+/// Checks that everything exists and can be read, and that the same deploy is no change.
+fn check_intact(stack: &Stack, deployed: &Value) {
     stack.wait_for_phase("keeper", "Running");
     assert_eq!(stack.answer("keeper", "x"), "kept-9d1f");
     let revision = stack.get("/api/agents/keeper")["status"]["revision"].clone();
     assert_eq!(stack.deployed(body())["build_id"], deployed["build_id"]);
     assert_eq!(stack.get("/api/agents/keeper")["status"]["revision"], revision, "{}", log_of(&stack.dir));
-    // The same credential again is no change, another one is refused: what is stored can be read.
+    // Storing the same credential again is no change, another one is refused: stored credentials can be read.
     for (key, status) in [("tk", 200), ("other", 409)] {
         let tool = json!({"name": "t", "base_url": "https://a.example", "auth_type": "APIKey", "credentials": {"api_key": key}});
         assert_eq!(stack.call("POST", "/api/tools", Some(&tool)).status, status);
@@ -64,31 +64,31 @@ fn whole(stack: &Stack, deployed: &Value) {
 }
 
 #[test]
-fn a_rotation_of_what_is_stopped_is_complete_and_one_of_what_runs_ends_at_its_next_start() {
+fn a_rotation_completes_at_once_when_stopped_and_at_the_next_start_when_running() {
     let dir = tempfile::tempdir().unwrap();
-    let deployed = filled(dir.path());
+    let deployed = installation_with_secrets(dir.path());
     let first = key_lines(dir.path());
-    assert!(said(&rotate(dir.path()).output().unwrap()).contains("the old key is dropped"));
+    assert!(output_text(&rotate(dir.path()).output().unwrap()).contains("the old key is dropped"));
     let second = key_lines(dir.path());
     assert!(second.len() == 2 && second[1].starts_with("fingerprints "), "a key, and the one of fingerprints");
     assert_ne!(second[0], first[0]);
     let stack = Stack::start(dir.path());
-    whole(&stack, &deployed);
+    check_intact(&stack, &deployed);
 
-    assert!(said(&rotate(dir.path()).output().unwrap()).contains("Hoistway is running"));
+    assert!(output_text(&rotate(dir.path()).output().unwrap()).contains("Hoistway is running"));
     assert_eq!(key_lines(dir.path()).len(), 3);
-    // It goes on with the key that it has, and is killed with work done under it.
+    // The stack keeps using its old key, and is killed after storing secrets under it.
     let other = json!({"name": "later", "provider": "openai", "api_key": "lk"});
     assert_eq!(stack.call("POST", "/api/model-providers", Some(&other)).status, 201);
     stack.kill();
     let stack = Stack::start(dir.path());
     let third = key_lines(dir.path());
     assert!(third.len() == 2 && third[0] != second[0] && third[1] == second[1]);
-    whole(&stack, &deployed);
+    check_intact(&stack, &deployed);
     assert_eq!(stack.call("POST", "/api/model-providers", Some(&other)).status, 200);
     stack.stop();
     let stack = Stack::start(dir.path());
-    whole(&stack, &deployed);
+    check_intact(&stack, &deployed);
 
     let nothing =
         Command::new(HOISTWAY).args(["rotate-key", "--data-dir"]).arg(dir.path().join("no")).output().unwrap();
@@ -99,16 +99,16 @@ fn a_rotation_of_what_is_stopped_is_complete_and_one_of_what_runs_ends_at_its_ne
 
 #[test]
 fn a_rotation_killed_before_any_of_its_writes_reaches_the_disk_loses_nothing() {
-    if !need::strace() {
+    if !requirements::strace() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let deployed = filled(dir.path());
+    let deployed = installation_with_secrets(dir.path());
     let mut kills = 0;
     for place in ["", "tool-registry/tool-registry.db-wal", "agent/agent.db-wal", "gateway/gateway.db-wal"] {
         let data = dir.path().join("data");
         let at = if place.is_empty() { data } else { data.join(place) };
-        // Each time a little later, until it comes to its end.
+        // Each kill comes a little later, until the rotation completes.
         for nth in 1.. {
             let mut strace = Command::new("strace");
             strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-P"]);
@@ -124,10 +124,10 @@ fn a_rotation_killed_before_any_of_its_writes_reaches_the_disk_loses_nothing() {
         }
         assert_eq!(key_lines(dir.path()).len(), 2, "the last one ended what the others had begun");
     }
-    // Two writes of the key and one of each database with something in it, at least.
+    // Two writes of the key and at least one of each database with secrets in it.
     assert!(kills >= 6, "only {kills} moments");
     let left_over = std::fs::read_dir(dir.path().join("data")).unwrap();
     assert!(!left_over.flatten().any(|e| e.file_name().to_string_lossy().starts_with(".master.key")));
     let stack = Stack::start(dir.path());
-    whole(&stack, &deployed);
+    check_intact(&stack, &deployed);
 }

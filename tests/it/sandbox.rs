@@ -1,13 +1,13 @@
-//! Sandboxes as a user chooses them and is told of them.
+//! Sandboxes: their selection and their description to the user.
 
 use crate::{
-    need,
+    requirements,
     stack::{HOISTWAY, Stack, says},
 };
 use serde_json::json;
 use std::process::Command;
 
-/// The models that egress shows, whether a path exists, and what a server of the agent's own answers it.
+/// Returns the models that egress shows, whether a path exists, and the answer of a server of the agent's own.
 const LOOK: &str = r#"
 import http.server, json, os, threading, urllib.request
 
@@ -33,7 +33,7 @@ def handler(message):
 "#;
 
 #[test]
-fn every_sandbox_is_told_and_runs_agents() {
+fn every_sandbox_is_reported_and_runs_agents() {
     let rows = [
         (vec![], "", "closed"),
         (vec!["--sandbox", "none"], "not sandboxed", "open"),
@@ -44,7 +44,7 @@ fn every_sandbox_is_told_and_runs_agents() {
     ];
     for (flags, enforced, network) in rows {
         let dir = tempfile::tempdir().unwrap();
-        if !need::sandbox(&flags) {
+        if !requirements::sandbox(&flags) {
             continue;
         }
         let stack = Stack::start_with(dir.path(), |command| {
@@ -65,14 +65,14 @@ fn every_sandbox_is_told_and_runs_agents() {
         for (of_agent, of_all) in [("isolation", "isolation"), ("network", "network"), ("limits", "limits")] {
             assert_eq!(status[of_agent], runtime[of_all], "{status}");
         }
-        // A redeploy replaces it there too.
+        // A redeploy replaces the agent in this sandbox too.
         stack.deployed(json!({"agent_name": "looker", "source_files": says("again")}));
         assert_eq!(stack.answer("looker", "x"), "again");
     }
 }
 
 #[test]
-fn a_sandbox_that_cannot_be_had_is_one_clear_line() {
+fn an_unavailable_sandbox_fails_with_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let out = Command::new(HOISTWAY)
         .args(["up", "--listen", "127.0.0.1:0", "--sandbox", "none", "--network", "closed", "--data-dir"])
@@ -88,8 +88,8 @@ fn a_sandbox_that_cannot_be_had_is_one_clear_line() {
     assert!(said.contains("\"jail\" is none of auto, namespaces, landlock, none"), "{said}");
 }
 
-/// Runs a script in mounts of its own, where copies of files in `/etc` are shown in their place and nothing it mounts
-/// is seen elsewhere.
+/// Runs a script in mounts of its own, where copies of files in `/etc` replace the originals; its mounts are not
+/// visible elsewhere.
 fn with_own_etc(dir: &std::path::Path, script: &str) -> Command {
     for name in ["passwd", "group"] {
         std::fs::copy(format!("/etc/{name}"), dir.join(name)).unwrap();
@@ -101,9 +101,13 @@ fn with_own_etc(dir: &std::path::Path, script: &str) -> Command {
 }
 
 #[test]
-fn what_agents_may_read_covers_nothing_of_their_own_and_writes_nothing_on_the_machine() {
+fn readable_paths_hide_no_part_of_the_agent_and_change_nothing_on_the_machine() {
     let dir = tempfile::tempdir().unwrap();
-    if !need::need("root", with_own_etc(dir.path(), "true").status().is_ok_and(|s| s.success()), "no mounts here") {
+    if !requirements::need(
+        "root",
+        with_own_etc(dir.path(), "true").status().is_ok_and(|s| s.success()),
+        "no mounts here",
+    ) {
         return;
     }
     let is_unchanged = || {
@@ -123,7 +127,7 @@ fn what_agents_may_read_covers_nothing_of_their_own_and_writes_nothing_on_the_ma
         assert!(is_unchanged(), "{setting} of {path}");
     }
 
-    // What the machine has in there can be shown one by one, over the agent's own.
+    // Single files of a refused directory may be made readable, and replace the agent's own ones.
     let mut command = with_own_etc(dir.path(), &up);
     command.env("HOISTWAY_AGENT_READABLE", json!(["/etc/passwd", dir.path().join("group")]).to_string());
     let stack = Stack::spawn(dir.path(), command);
@@ -152,11 +156,11 @@ def handler(message):
     return child.stdout or child.stderr
 "##;
 
-/// Programs name the interpreter by its usual path, whatever there is of the machine at that place.
+/// Programs find the interpreter at its usual path, whatever the machine has at that path.
 #[test]
 fn children_started_by_an_absolute_path_find_the_agents_modules_and_no_packages_of_the_machine() {
     const PYTHON: &str = "/usr/bin/python3";
-    if !need::sandbox(&["--sandbox", "namespaces"]) || !std::path::Path::new(PYTHON).exists() {
+    if !requirements::sandbox(&["--sandbox", "namespaces"]) || !std::path::Path::new(PYTHON).exists() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

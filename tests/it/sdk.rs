@@ -1,7 +1,7 @@
-//! The public Python SDK, as anybody gets it, against a running installation.
+//! The released public Python SDK against a running installation.
 
 use crate::{
-    need,
+    requirements,
     stack::{Stack, log_of},
 };
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use std::{path::Path, process::Command};
 
 const DRIVER: &str = include_str!("sdk/drive.py");
 
-/// Installs the SDK into a directory of its own, from the index that the machine is set up for.
+/// Installs the SDK into a directory of its own, from the machine's configured index.
 fn install(into: &Path) {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]);
@@ -17,12 +17,12 @@ fn install(into: &Path) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// What the driver says after `script` ran with the SDK.
+/// Runs `script` with the SDK and returns the driver's result.
 fn drive(stack: &Stack, sdk: &Path, script: &str) -> Value {
     let done = Command::new("python3")
         .args(["-c", script])
         .env("PYTHONPATH", sdk)
-        // No configuration of the user's own.
+        // The user's own configuration is not read.
         .env("HOME", sdk)
         .env("RUNAGENTS_ENDPOINT", format!("http://{}", stack.at))
         .env("RUNAGENTS_API_KEY", &stack.key)
@@ -35,7 +35,7 @@ fn drive(stack: &Stack, sdk: &Path, script: &str) -> Value {
 
 #[test]
 fn every_supported_method_works_unchanged() {
-    if !need::pip() {
+    if !requirements::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ fn every_supported_method_works_unchanged() {
 }
 
 #[test]
-fn a_tool_that_moves_takes_its_agents_along() {
+fn agents_follow_a_tool_to_its_new_address() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start_open(dir.path());
     let tool = json!({"name": "crm", "base_url": "http://old.example"});
@@ -99,7 +99,7 @@ fn a_tool_that_moves_takes_its_agents_along() {
         assert!(std::time::Instant::now() < until, "{}", log_of(&stack.dir));
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // It is what a redeploy would make, so that one is no change.
+    // The revision is the one that a redeploy would make, so a redeploy is no change.
     let revision = stack.get("/api/agents/a")["status"]["revision"].clone();
     stack.deployed(body);
     assert_eq!(stack.get("/api/agents/a")["status"]["revision"], revision);

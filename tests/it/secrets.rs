@@ -1,5 +1,5 @@
-//! Secrets are planted in every place that takes one, everything that can go wrong is tried, and then every byte that
-//! the platform keeps, logs or answers is searched for them.
+//! Secrets are planted in every place that accepts one, every failure is provoked, and then everything that the
+//! platform stores, logs or answers is searched for them.
 
 use crate::{
     callers::{Issuer, invoke},
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Calls both tools and what is none, and prints or raises what it knows.
+/// Calls both tools and an unknown one, and prints or raises all it knows.
 const CALLER: &str = r#"
 import os, urllib.error, urllib.request
 
@@ -37,10 +37,10 @@ def handler(message):
     tools = [os.environ["TOOL_URL_KEYED"], os.environ["TOOL_URL_OAUTH"]]
     return {"response": [call(url + message) for url in tools] + [call("http://198.51.100.7/none")]}
 "#;
-/// Ends while it is started, with its environment on both of its streams.
+/// Exits during its start, with its environment on both of its streams.
 const DYING: &str = "import os, sys\nprint(dict(os.environ), flush=True)\nsys.exit(os.environ['SESSION_TOKEN'])\ndef handler(message): pass\n";
 
-/// What is planted. Each is found nowhere else, and has characters that are written differently in URLs.
+/// The planted secrets. Each is unique, and has characters that are escaped in URLs.
 struct Planted {
     api_key: String,
     client_secret: String,
@@ -70,8 +70,8 @@ impl Planted {
         [api_key, client_secret, access_token, provider_key, env, user_token, signature]
     }
 
-    /// All forms in which they are searched for: as they are, percent-encoded, and in base64 at each of the three places
-    /// where they may begin within something longer.
+    /// Returns all forms in which they are searched for: unchanged, percent-encoded, and in base64 at each of the three
+    /// offsets within a longer text.
     fn patterns(&self) -> String {
         let mut patterns = String::new();
         for secret in self.all() {
@@ -83,7 +83,7 @@ impl Planted {
             patterns.push_str(&format!("{secret}\n{encoded}\n{}\n", encoded.to_lowercase()));
             for before in 0..3 {
                 let text = STANDARD.encode(format!("{}{secret}", &"xx"[..before]));
-                // The first and the last characters have bits of what stands beside it.
+                // The first and the last characters contain bits of the neighbouring bytes.
                 let text = text.trim_end_matches('=');
                 let inner = &text[[0, 2, 3][before]..text.len() - 1];
                 patterns.push_str(&format!("{inner}\n{}\n", inner.replace('+', "-").replace('/', "_")));
@@ -93,8 +93,8 @@ impl Planted {
     }
 }
 
-/// Answers `/token` with an access token, `/denied` with 401 and all else with 200, and reports the credentials that it
-/// was sent.
+/// Answers `/token` with an access token, `/denied` with 401 and everything else with 200, and reports the received
+/// credentials.
 fn tool(access_token: String, credentials: mpsc::SyncSender<String>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -130,7 +130,7 @@ fn answer(stream: TcpStream, access_token: &str, credentials: &mpsc::SyncSender<
     write!(stream.get_mut(), "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// Everything that was answered, in a file.
+/// A file with all answers.
 struct Answers(File);
 
 impl Answers {
@@ -144,14 +144,14 @@ impl Answers {
         self.keep(stack.call(method, path, Some(&body).filter(|body| !body.is_null())))
     }
 
-    /// Reads everything that the description of the API says can be read.
+    /// Reads every path that the API's description has a GET for.
     fn read_all(&mut self, stack: &Stack) {
         let described = stack.get("/openapi.json")["paths"].as_object().unwrap().clone();
         for (path, operations) in described {
-            // The events never end; they are read beside. What is below `app/` is of the agents.
+            // The events never end; they are read separately. Paths below `app/` belong to agents.
             let other = path == "/api/events" || path.contains("/app/");
             let Some(get) = operations.get("get").filter(|_| !other) else { continue };
-            // What a query must have is in the document's own example.
+            // The document's own example contains the required query parameters.
             let parameters = get["parameters"].as_array().into_iter().flatten();
             let required = parameters.filter(|p| p["in"] == "query" && p["required"] == true);
             let query: Vec<String> = required
@@ -162,7 +162,7 @@ impl Answers {
         }
     }
 
-    /// Reads a path, with each of the resources that there are in place of a parameter.
+    /// Reads a path, with each existing resource in place of a parameter.
     fn read(&mut self, stack: &Stack, path: &str) {
         let Some((list, (parameter, rest))) =
             path.split_once("/{").and_then(|(list, rest)| Some((list, rest.split_once('}')?)))
@@ -180,8 +180,8 @@ impl Answers {
     }
 }
 
-/// Writes what other users of the machine could see of the processes: arguments and environments. An agent's own
-/// environment may have what it was given.
+/// Writes the information that other users of the machine can read about the processes: arguments and environments. An
+/// agent's own environment may contain the variables set for it.
 fn processes(planted: &Planted, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -214,7 +214,7 @@ fn unpack(dir: &Path, to: &Path) -> usize {
     paths.len()
 }
 
-/// The files with one of the patterns, and the pattern.
+/// Returns the files with one of the patterns, and the pattern.
 fn search(patterns: &Path, dir: &Path) -> String {
     let found = Command::new("grep").env("LC_ALL", "C").arg("-raoFf").args([patterns, dir]).output().unwrap();
     String::from_utf8_lossy(&found.stdout).into_owned()
@@ -235,7 +235,7 @@ fn no_secret_is_kept_logged_or_answered_in_clear() {
     let mut answers = Answers(File::create(dir.path().join("answers")).unwrap());
     let mut events = stack.chunks("GET", "/api/events", None);
 
-    // Everything that takes a secret, with mistakes too.
+    // Every request that accepts a secret, with mistakes too.
     let keyed = json!({"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}});
     let keyed = json!({"name": "keyed", "spec": {"connection": {"baseUrl": base, "authentication": keyed}}});
     let oauth = json!({
@@ -274,7 +274,7 @@ fn no_secret_is_kept_logged_or_answered_in_clear() {
         assert_eq!(answer.status, status, "{method} {path}: {}\n{}", answer.text(), log_of(dir.path()));
     }
 
-    // Calls that are let through, refused by the tool and by egress; an agent that fails; tokens that do not fit.
+    // Calls that are let through, refused by the tool and by egress; an agent that fails; tokens that are invalid.
     let invoked = |answers: &mut Answers, message: &str| {
         answers.call(&stack, "POST", "/api/agents/caller/invoke", json!({ "message": message }))
     };
@@ -298,7 +298,7 @@ fn no_secret_is_kept_logged_or_answered_in_clear() {
     }
     let query = format!("/api/agents?access_token={}", planted.user_token);
     answers.call(&stack, "GET", &query, Value::Null);
-    // The tools did get what they must.
+    // The tools received their credentials.
     let got: Vec<String> = credentials.try_iter().collect();
     assert!(got.contains(&planted.api_key) && got.contains(&format!("Bearer {}", planted.access_token)), "{got:?}");
 
@@ -311,12 +311,12 @@ fn no_secret_is_kept_logged_or_answered_in_clear() {
     assert!(printed.contains("'SESSION_TOKEN': '") && printed.contains("'PLAIN': 'x'"), "{printed}");
     let unpacked = unpack(dir.path(), &dir.path().join("unpacked"));
     assert!(unpacked > 0, "there are layers to search");
-    // Once with the databases in use, once as they are left.
+    // Once with the databases in use, and once after the stop.
     assert_eq!(search(patterns.path(), dir.path()), "");
     assert!(stack.stop().success());
     assert_eq!(search(patterns.path(), dir.path()), "");
 
-    // What is searched for would be found.
+    // The search does find planted secrets.
     for (text, n) in planted.all().iter().zip(0..) {
         for (form, name) in [((*text).to_owned(), "clear"), (STANDARD.encode(format!("user:{text}!")), "base64")] {
             let control = dir.path().join(format!("control-{n}-{name}"));

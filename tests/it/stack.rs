@@ -21,27 +21,27 @@ pub struct Stack {
     pub registry: String,
     pub key: String,
     pub dir: PathBuf,
-    /// Everything that it said on standard output until it was ready.
+    /// Its standard output until it was ready.
     pub screen: String,
 }
 
-/// Lets agents reach whatever the machine reaches.
+/// The arguments that let agents reach everything the machine reaches.
 pub const OPEN: [&str; 2] = ["--network", "open"];
 
 impl Stack {
-    /// Starts on `dir` and returns when it says that it is ready.
+    /// Starts on `dir` and returns when it reports that it is ready.
     pub fn start(dir: &Path) -> Self {
         Self::start_with(dir, |_| {})
     }
 
-    /// The same with agents that reach whatever the machine reaches, the test itself among it.
+    /// Like [`Stack::start`], with agents that reach everything the machine reaches, including the test itself.
     pub fn start_open(dir: &Path) -> Self {
         Self::start_with(dir, |command| {
             command.args(OPEN);
         })
     }
 
-    /// The same with changes to the command.
+    /// Like [`Stack::start`], with changes to the command.
     pub fn start_with(dir: &Path, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(HOISTWAY);
         command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.join("data"));
@@ -49,7 +49,7 @@ impl Stack {
         Self::spawn(dir, command)
     }
 
-    /// Runs a command that prints the start-up screen.
+    /// Runs a command that prints the startup banner.
     pub fn spawn(dir: &Path, mut command: Command) -> Self {
         let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
@@ -64,7 +64,7 @@ impl Stack {
                 break;
             }
         }
-        // Whatever else it prints is read, so that it never waits for us.
+        // Further output is read, so that the program never blocks.
         std::thread::spawn(move || lines.for_each(drop));
         let field = |name: &str| {
             let line = screen.lines().find(|l| l.trim_start().starts_with(name)).unwrap();
@@ -111,7 +111,7 @@ impl Stack {
         self.call("POST", "/api/deploy", Some(&body))
     }
 
-    /// Deploys and expects a clean 201.
+    /// Deploys and expects a 201.
     pub fn deployed(&self, body: Value) -> Value {
         let answer = self.deploy(body);
         assert_eq!(answer.status, 201, "{}\n{}", answer.text(), log_of(&self.dir));
@@ -129,13 +129,12 @@ impl Stack {
         answer.json()["response"].clone()
     }
 
-    /// Waits until the agent is in `phase`.
+    /// Waits until the agent is in `phase`, and returns it.
     pub fn wait_for_phase(&self, agent: &str, phase: &str) -> Value {
         self.wait_for(&format!("/api/agents/{agent}"), phase, |shown| shown["status"]["phase"] == phase)
     }
 
-    /// Waits until what is at `path` is as `wanted`; the platform says when, by its answer, and this asks again at most
-    /// for a minute.
+    /// Waits until the answer at `path` is as `wanted`, polling it for at most a minute.
     pub fn wait_for(&self, path: &str, wanted: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
         loop {
@@ -156,7 +155,7 @@ impl Drop for Stack {
     }
 }
 
-/// The source of an agent that answers `text`.
+/// Returns the source of an agent that answers `text`.
 pub fn says(text: &str) -> Value {
     json!({ "agent.py": format!("def handler(request, context):\n    return {{'response': {text:?}}}\n") })
 }
@@ -171,7 +170,7 @@ pub fn log_of(dir: &Path) -> String {
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
-/// Processes whose command line names `needle`, but for this one.
+/// Returns the processes whose command line contains `needle`, except this one.
 pub fn processes(needle: &Path) -> Vec<String> {
     let needle = needle.to_str().unwrap();
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! What a person at a terminal reads: log lines, a deployment that is followed, the demo.
+//! The output on a terminal: log lines, a deployment that is followed, the demo.
 
 use crate::{
     cli::{User, write},
@@ -13,7 +13,7 @@ use std::{
 };
 use tempfile::tempdir;
 
-/// An agent that is ready once somebody answers at `GO`.
+/// An agent that becomes ready once a server answers at `GO`.
 const WAITS: &str = "
 import os, time, urllib.request
 while True:
@@ -26,7 +26,7 @@ def handler(message):
     return message
 ";
 
-/// The access lines of a log, without the time: (level, the rest).
+/// Returns the access lines of a log, without the time: (level, the rest).
 fn access_lines(dir: &Path) -> Vec<(String, String)> {
     let log = std::fs::read_to_string(dir.join("log")).unwrap();
     let lines = log.lines().filter_map(|line| {
@@ -38,11 +38,11 @@ fn access_lines(dir: &Path) -> Vec<(String, String)> {
     lines.collect()
 }
 
-/// Answers everybody who asks.
+/// Answers each request.
 fn answer(go: TcpListener) {
     std::thread::spawn(move || {
         for mut stream in go.incoming().flatten() {
-            // Who asked may have been killed since.
+            // The client may have been killed since.
             let _ = stream.read(&mut [0; 1024]);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         }
@@ -132,7 +132,7 @@ fn a_deploy_is_followed_over_a_restart_of_the_server() {
 }
 
 #[test]
-fn a_deploy_is_followed_where_events_cannot_be_had() {
+fn a_deploy_is_followed_without_events() {
     let dir = tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let user = User { stack: &stack, home: dir.path() };
@@ -144,7 +144,7 @@ fn a_deploy_is_followed_where_events_cannot_be_had() {
     assert!(user.ok(&["deploy", "plain"]).starts_with("plain answers at "));
 }
 
-/// An agent that tries to control the terminal of whoever reads it: its title, its screen, its clipboard.
+/// An agent that tries to control the reader's terminal: its title, its screen, its clipboard.
 const CONTROLS: &str = r"
 CONTROLS = '\x1b]0;pwn\x07\x1b[2J\x1b]52;c;QUFB\x07\r\x7f\u009b2J'
 def handler(message):
@@ -154,7 +154,7 @@ def handler(message):
     return 'answer' + CONTROLS
 ";
 
-/// What a command shows on a terminal, its line ends as they were written.
+/// Returns a command's output on a terminal, with its line ends unchanged.
 fn shown(mut command: Command) -> String {
     let program = [command.get_program()].into_iter().chain(command.get_args()).map(Into::into);
     let program: Vec<std::ffi::OsString> = program.collect();
@@ -168,7 +168,7 @@ fn shown(mut command: Command) -> String {
 }
 
 #[test]
-fn nothing_that_an_agent_says_controls_a_terminal_and_programs_get_it_to_the_letter() {
+fn agent_output_cannot_control_a_terminal_and_is_unchanged_for_programs() {
     let dir = tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let user = User { stack: &stack, home: dir.path() };
@@ -190,7 +190,7 @@ fn nothing_that_an_agent_says_controls_a_terminal_and_programs_get_it_to_the_let
     assert!(user.ok(&["invoke", "hostile", "x"]).contains("answer\u{1b}]0;pwn\u{7}"));
 }
 
-/// A terminal, which ends what runs in it when it is dropped.
+/// A terminal; its program is ended when it is dropped.
 struct Terminal(Child);
 
 impl Drop for Terminal {
@@ -218,7 +218,7 @@ fn no_log_line_comes_between_the_lines_of_the_demo_on_a_terminal() {
     let demo: Vec<String> = lines.by_ref().take_while(|line| !line.contains("hoistway delete demo-agent")).collect();
     assert!(demo.iter().any(|line| line.contains("You said: world")), "{demo:#?}");
     assert!(!demo.iter().any(is_log), "{demo:#?}");
-    // What was held back comes after it, in its order.
+    // The lines that were held back follow in their order.
     for request in ["POST /api/starter-kit 200 ", "POST /api/deploy 202 ", "POST /api/agents/demo-agent/invoke 200 "] {
         let line = lines.next().unwrap();
         assert!(is_log(&line) && line.contains(request), "{line}");

@@ -1,8 +1,8 @@
-//! Agents call their tools as people write it, and a stand-in for the tool's host says what it got.
+//! Agents call their tools with ordinary clients, and a stand-in for the tool's host reports the requests.
 
 use crate::{
-    need,
     python_server::{AUTHORITY, certify},
+    requirements,
     stack::{Stack, log_of},
 };
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
@@ -17,10 +17,10 @@ use std::{
 pub const HOST: &str = "api.stripe.com";
 pub const KEY: &str = "sk-of-the-test-5b21";
 
-/// The agent of the reference's first example, to the letter.
+/// The agent of the reference's first example, unchanged.
 const EXAMPLE: &str = "import requests\nimport openai\n\nclient = openai.OpenAI()\n\ndef run():\n    response = requests.get(\"https://api.stripe.com/v1/charges\")\n    return response.json()\n\nif __name__ == \"__main__\":\n    run()";
 
-/// Says what is asked of it with several clients, with proxies and without.
+/// Calls the URLs of its message with several clients, with proxies and without.
 const CLIENTS: &str = r#"
 import glob, json, os, urllib.error, urllib.request
 import httpx, requests
@@ -60,7 +60,7 @@ def handler(message):
     }}
 "#;
 
-/// A host with TLS of an authority of its own, and the file of that authority.
+/// Starts a host with TLS, and writes the certificate of its own authority to a file.
 pub fn stand_in(dir: &Path) -> SocketAddr {
     let (leaf, key) = certify(dir, &[HOST]);
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -121,7 +121,7 @@ pub fn give_key(stack: &Stack) {
     assert_eq!(stored.status, 200, "{}", stored.text());
 }
 
-/// What the stand-in says when the key was added on the way.
+/// Returns the stand-in's answer when the key was added on the way.
 pub fn charges() -> Value {
     json!({"path": "/v1/charges", "authorization": format!("Bearer {KEY}")})
 }
@@ -160,7 +160,7 @@ fn every_client_is_led_through_egress_in_every_sandbox() {
     ];
     let plain = serve(answer);
     for (flags, is_open) in rows {
-        if !need::sandbox(flags) {
+        if !requirements::sandbox(flags) {
             continue;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -190,7 +190,7 @@ fn every_client_is_led_through_egress_in_every_sandbox() {
                 format!("no tool is registered for http://{plain}: register one there and add it to required_tools")
             ]);
             if flags.contains(&"namespaces") {
-                // In a network of its own loopback is the agent's, where nothing listens.
+                // In a network of its own, loopback is the agent's, where no server listens.
                 assert!(said["no_tool"].as_str().unwrap().contains("Connection refused"), "{said}");
             } else {
                 assert_eq!(said["no_tool"], refused, "{flags:?}: {said}");
@@ -198,13 +198,13 @@ fn every_client_is_led_through_egress_in_every_sandbox() {
             let refused = said["not_required"].as_str().unwrap();
             let text = "https://other.example is the tool \"other\", which this agent does not require: add it to required_tools";
             assert!(refused.contains(&format!("403 {text}")), "{flags:?}: {said}");
-            // And where people look first.
+            // The message is also in the log, where users look first.
             let mut log = stack.chunks("GET", "/api/agents/clients/logs?follow=true&stream=platform", None);
             let log = log.text_until(text);
             assert!(log.contains("egress answered 403 to CONNECT https://other.example: "), "{log}");
         }
         if flags.contains(&"namespaces") {
-            // Nobody else is in that network, so no token is needed.
+            // No other agent is in that network, so no token is needed.
             assert_eq!(said["direct"], charges(), "{said}");
         }
         let environment = stack.answer("clients", "environment");

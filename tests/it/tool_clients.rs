@@ -1,8 +1,8 @@
-//! Agents call a tool with the libraries that people use: MCP, HTTP/2, WebSocket and the public SDK.
+//! Agents call a tool with common libraries: MCP, HTTP/2, WebSocket and the public SDK.
 
 use crate::{
-    need,
     python_server::{AUTHORITY, PythonServer},
+    requirements,
     stack::{Stack, log_of},
 };
 use serde_json::json;
@@ -12,7 +12,7 @@ const HOST: &str = "tool.example";
 const KEY: &str = "sk-of-the-test-7c90";
 const AGENT: &str = include_str!("tool_clients/agent.py");
 const SERVER: &str = include_str!("tool_clients/server.py");
-/// The packages of both.
+/// The packages of agent and server.
 const PACKAGES: [&str; 3] = ["mcp==1.30.0", "uvicorn==0.54.0", "websockets==17.4"];
 
 /// Installs the packages into `DIR/site`.
@@ -25,7 +25,7 @@ fn install(dir: &Path) {
 
 #[test]
 fn mcp_http2_websocket_and_the_sdk_reach_a_tool_with_its_key() {
-    if !need::pip() {
+    if !requirements::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,15 +1,15 @@
 //! Agents in a network of their own reach their tools by name, with clients that do not read proxy variables.
 
 use crate::{
-    need,
     python_server::AUTHORITY,
+    requirements,
     stack::{Stack, log_of},
     tool_calls::{HOST, answer, charges, give_key, serve, stand_in, stripe},
 };
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// Calls what it is asked to with a client that ignores proxy variables.
+/// Calls the URLs of its message with a client that ignores proxy variables.
 const CLIENTS: &str = r#"
 import asyncio, json, socket, ssl, time
 from urllib.parse import urlsplit
@@ -43,7 +43,7 @@ def handler(message):
 #[test]
 fn clients_that_ignore_proxy_variables_call_tools_by_name_in_a_closed_network() {
     let flags = ["--sandbox", "namespaces", "--network", "closed"];
-    if !need::sandbox(&flags) {
+    if !requirements::sandbox(&flags) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -78,12 +78,12 @@ fn clients_that_ignore_proxy_variables_call_tools_by_name_in_a_closed_network() 
         let ask = |url: &str| stack.answer("clients", &format!("{client} {url}"));
         assert_eq!(ask(&format!("https://{HOST}/v1/charges")), charges(), "{client}");
         assert_eq!(ask("http://plain.example:8080/free"), free, "{client}");
-        // A tool of others, and a host that is no tool, have no address.
+        // Another agent's tool, and a host that is no tool, have no address.
         assert_eq!(ask("https://other.example/"), nowhere, "{client}");
         assert_eq!(ask("https://no-tool.example/"), nowhere, "{client}");
     }
 
-    // A tool that is moved is found at its new place, TLS or not.
+    // A moved tool is found at its new address, with TLS or without.
     let moved = json!({"name": "plain", "base_url": "http://moved.example:443"});
     let answer = stack.call("PUT", "/api/tools/plain", Some(&moved));
     assert_eq!(answer.status, 200, "{}", answer.text());

@@ -1,4 +1,4 @@
-//! Spans as a collector gets them: of an invoke, and of the calls that its agent makes.
+//! Spans exported to a collector: of an invoke, and of its agent's calls.
 
 use crate::stack::{Stack, log_of};
 use opentelemetry_proto::tonic::{
@@ -15,7 +15,7 @@ use std::{
 };
 
 const PROMPT: &str = "a prompt that nobody may read";
-/// The trace of the agent's own, which it passes on to the tool.
+/// The agent's own trace, which it passes on to the tool.
 const OWN_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const OWN_SPAN: &str = "b7ad6b7169203331";
 
@@ -40,7 +40,7 @@ def handler(message):
     return {"response": [answer["choices"][0]["message"]["content"], refused, echoed]}
 "#;
 
-/// Takes what services export, by OTLP over HTTP.
+/// A collector for OTLP over HTTP.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<Vec<u8>>>>);
 
@@ -108,7 +108,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What is exported of an invoke of [`AGENT`], with these settings, and the invoke's request id.
+/// Returns the spans exported for an invoke of [`AGENT`] with these settings, and the invoke's request id.
 fn traced(settings: &[(&str, &str)]) -> (Collector, String) {
     let dir = tempfile::tempdir().unwrap();
     let (collector, url) = Collector::start();
@@ -124,7 +124,7 @@ fn traced(settings: &[(&str, &str)]) -> (Collector, String) {
     }));
     let answer = stack.invoke("traced", PROMPT).json();
     assert_eq!(answer["response"][1], 403, "{answer}\n{}", log_of(dir.path()));
-    // The end of the program sends what has not been sent yet.
+    // The program exports pending spans when it stops.
     assert!(stack.stop().success());
     (collector, answer["request_id"].as_str().unwrap().to_owned())
 }
@@ -150,7 +150,7 @@ fn calls_of_models_and_tools_are_spans_of_the_invokes_trace_or_of_the_agents_own
         ("hoistway.model_provider", "playground-llm"),
         ("http.request.method", "POST"),
         ("http.response.status_code", "200"),
-        // Those of the playground are words.
+        // The playground counts words as tokens.
         ("gen_ai.usage.input_tokens", "6"),
     ] {
         assert_eq!(attribute(chat, key).as_deref(), Some(value), "{key}: {chat:?}");
@@ -176,7 +176,7 @@ fn prompts_are_exported_where_the_operator_has_turned_that_on() {
 }
 
 #[test]
-fn a_collector_that_is_away_is_one_line_and_its_return_another() {
+fn an_unreachable_collector_and_its_return_are_logged_once_each() {
     let dir = tempfile::tempdir().unwrap();
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let stack = Stack::start_with(dir.path(), |command| {

@@ -1,13 +1,13 @@
-//! A hostile agent in a closed network, beside another one, with egress really running: exactly what the documentation
-//! says is stopped, and egress has a record of every refusal.
+//! A hostile agent in a closed network, beside another one, with egress running: exactly the documented attempts are
+//! stopped, and egress records every refusal.
 
 mod table;
 mod victims;
 
 use crate::{
     egress::{calls, port, token},
-    need,
     python_server::AUTHORITY,
+    requirements,
     stack::{HOISTWAY, Stack, log_of},
     tool_calls::stand_in,
 };
@@ -23,15 +23,15 @@ use std::{
 use table::{ATTEMPTS, COLUMNS, Column};
 use victims::{Tool, Victims, greet};
 
-/// Stands before the name of an attempt in what must not arrive at a tool.
+/// The prefix of an attempt's name in content that must not arrive at a tool.
 const MARK: &str = "hostile-mark-";
 const KEY: &str = "sk-of-the-keyed-tool";
-/// Where nobody but the test listens, on egress' port.
-const ELSEWHERE: &str = "127.8.9.11";
-/// An ordinary user.
+/// An address on which only the test listens, on egress' port.
+const TEST_ONLY_ADDRESS: &str = "127.8.9.11";
+/// The user id of an ordinary user.
 const USER: u32 = 54321;
 
-/// Says its port, or calls its tool.
+/// Returns its port, or calls its tool.
 const OTHER: &str = r#"
 import os, urllib.request
 def handler(message):
@@ -50,8 +50,8 @@ fn the_documentation_has_the_same_table() {
 #[test]
 fn exactly_the_documented_attempts_are_stopped_in_a_closed_network() {
     let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let tools = need::runs("setpriv", &["true"]) && need::runs("unshare", &["--mount", "true"]);
-    if root && !need::need("root", tools, "setpriv and unshare are needed to be an ordinary user") {
+    let tools = requirements::runs("setpriv", &["true"]) && requirements::runs("unshare", &["--mount", "true"]);
+    if root && !requirements::need("root", tools, "setpriv and unshare are needed to be an ordinary user") {
         return;
     }
     let mut wrong = Vec::new();
@@ -62,7 +62,7 @@ fn exactly_the_documented_attempts_are_stopped_in_a_closed_network() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What is not as documented; `None` where this machine does not have the sandbox.
+/// Lists the differences from the documentation; `None` where this machine does not have the sandbox.
 fn try_all(index: usize, column: &Column, root: bool) -> Option<Vec<String>> {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--sandbox", column.sandbox, "--network", "closed", "--python", "/usr/bin/python3"];
@@ -75,7 +75,7 @@ fn try_all(index: usize, column: &Column, root: bool) -> Option<Vec<String>> {
             std::os::unix::fs::chown(dir, Some(USER), Some(USER)).unwrap();
         }
     }
-    if !need::sandbox_in(trial.path(), program(dir.path(), column, root), &flags) {
+    if !requirements::sandbox_in(trial.path(), program(dir.path(), column, root), &flags) {
         return None;
     }
     let (tool, tls) = (Tool::start(), stand_in(dir.path()));
@@ -94,13 +94,13 @@ fn try_all(index: usize, column: &Column, root: bool) -> Option<Vec<String>> {
     command.env("HOISTWAY_EGRESS_USE_PROXY", "false");
     let stack = Stack::spawn(dir.path(), command);
     let mut facts = deploy(&stack, &victims, root);
-    greet(TcpListener::bind((ELSEWHERE, port(&stack, "egress"))).unwrap());
+    greet(TcpListener::bind((TEST_ONLY_ADDRESS, port(&stack, "egress"))).unwrap());
 
     let names: Vec<&str> =
         ATTEMPTS.iter().filter(|(.., of)| of.as_bytes()[index] != b'-').map(|(name, ..)| *name).collect();
     facts["attempts"] = [vec!["control"], names.clone()].concat().into();
     let mut said = stack.answer("hostile", &facts.to_string());
-    // It holds what connections it could get.
+    // The hostile agent holds as many connections as it could open.
     if stack.answer("other", "call") != "victim" {
         said["hold_connections"]["reached"] = true.into();
     }
@@ -121,7 +121,8 @@ fn try_all(index: usize, column: &Column, root: bool) -> Option<Vec<String>> {
     Some(wrong)
 }
 
-/// `hoistway` as the user of a column. Where the test is root's, some public names mean loopback or metadata.
+/// Returns a `hoistway` command for the user of a column. If the test runs as root, some public names resolve to
+/// loopback or metadata addresses.
 fn program(dir: &Path, column: &Column, root: bool) -> Command {
     if !root {
         return Command::new(HOISTWAY);
@@ -136,7 +137,7 @@ fn program(dir: &Path, column: &Column, root: bool) -> Command {
     command
 }
 
-/// Both agents and their tools; what the hostile one is told.
+/// Deploys both agents and their tools; returns the input of the hostile one.
 fn deploy(stack: &Stack, victims: &Victims, root: bool) -> Value {
     let gateway: u16 = stack.at.rsplit(':').next().unwrap().parse().unwrap();
     let other = json!({
@@ -146,7 +147,7 @@ fn deploy(stack: &Stack, victims: &Victims, root: bool) -> Value {
         "required_tools": ["other"],
     });
     stack.deployed(other);
-    // Without root no name of this machine's resolver can be changed.
+    // Without root the names that this machine resolves cannot be changed.
     let names =
         ["rebound4", "rebound6", "rebound-metadata", "rebound-mapped", "rebound-any"].into_iter().filter(|_| root);
     let rebound: Vec<String> = names.map(|name| format!("{name}.example:{gateway}")).collect();
@@ -186,12 +187,12 @@ fn deploy(stack: &Stack, victims: &Victims, root: bool) -> Value {
         "machine": victims.machine,
         "abstract": victims.abstract_name,
         "unix": victims.unix,
-        "elsewhere": ELSEWHERE,
+        "elsewhere": TEST_ONLY_ADDRESS,
         "rebound": rebound,
     })
 }
 
-/// The refusals that the agent has seen and that egress has no record of. Those of unknown callers are nobody's.
+/// Lists the refusals that the agent received and egress did not record. Those of unknown callers belong to no agent.
 fn unrecorded(stack: &Stack, said: &Value) -> Vec<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let refusals = said.as_object().unwrap().values().flat_map(|verdict| verdict["refused"].as_array().unwrap());
@@ -199,7 +200,7 @@ fn unrecorded(stack: &Stack, said: &Value) -> Vec<String> {
         *seen.entry(refusal[1].as_str().unwrap().to_owned()).or_default() += 1;
     }
     assert!(seen.values().sum::<usize>() > 60, "egress has refused little: {seen:?}");
-    // A record is kept soon after its answer.
+    // A record is stored soon after its answer.
     let until = Instant::now() + Duration::from_secs(5);
     loop {
         let mut missing = seen.clone();

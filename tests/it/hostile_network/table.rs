@@ -1,8 +1,9 @@
-//! What hostile agents try in a closed network, and in which sandbox it is stopped. The table in docs/sandbox.md is this one.
+//! The attempts of hostile agents in a closed network, and the sandboxes in which each is stopped. docs/sandbox.md has
+//! the same table.
 
-/// A way of keeping agents.
+/// A configuration of the sandbox.
 pub struct Column {
-    /// As the documentation calls it.
+    /// Its name in the documentation.
     pub name: &'static str,
     pub sandbox: &'static str,
     /// Whether Hoistway runs as root.
@@ -15,12 +16,12 @@ pub const COLUMNS: [Column; 3] = [
     Column { name: "Landlock", sandbox: "landlock", root: false },
 ];
 
-/// One attempt: the function of `attempts.py`, in words, and what becomes of it in each column: `s` stopped, `r` reached,
-/// `-` there is nothing of the kind.
+/// One attempt: the function in `attempts.py`, its description, and its result in each column: `s` stopped, `r`
+/// reached, `-` not applicable.
 pub type Attempt = (&'static str, &'static str, &'static str);
 
 pub const ATTEMPTS: &[Attempt] = &[
-    // Straight to it.
+    // Direct connections.
     ("platform_directly", "connect to the gateway, the registry or any port of Hoistway but egress'", "sss"),
     ("other_agent_directly", "connect to another agent", "sss"),
     ("metadata_directly", "connect to the cloud's metadata (IPv4, IPv6)", "sss"),
@@ -42,7 +43,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("redirect_to_machine", "be redirected by a tool to this machine, metadata or another's tool", "sss"),
     ("beside_the_base_url", "leave a tool's base path by `..`, encoded and not", "sss"),
     ("not_covered_by_the_base_url", "call a path beside a tool's base path", "sss"),
-    // As somebody else.
+    // With another identity.
     ("without_token", "call another agent's tool without a token", "sss"),
     ("made_up_token", "the same with a token that is made up, cut or put together", "sss"),
     ("others_token", "the same with the token of that agent, if it has got hold of it", "ssr"),
@@ -50,7 +51,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("others_preface", "the same with the token of that agent, if it has got hold of it", "ssr"),
     ("as_a_user", "tell a tool that it works for a certain user (`X-End-User-ID`)", "sss"),
     ("own_credential", "send a tool a credential in place of the platform's, or in another header", "sss"),
-    // Requests that mean two things.
+    // Ambiguous requests.
     ("two_hosts", "name two hosts in a request (URI, `Host`, `Host` twice, folded, CONNECT)", "sss"),
     ("two_lengths", "hide a request in a body with two lengths", "sss"),
     ("line_breaks", "put a header into a path or another header by line breaks", "sss"),
@@ -78,7 +79,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("hold_connections", "keep another agent from egress by holding connections", "sss"),
 ];
 
-/// The table as it stands in docs/sandbox.md.
+/// Returns the table in the format of docs/sandbox.md.
 pub fn markdown() -> String {
     let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
     let mut text = format!(

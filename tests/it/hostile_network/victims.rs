@@ -1,4 +1,4 @@
-//! What hostile agents attack on this machine, and the tools that they may call.
+//! The targets of hostile agents on this machine, and the tools that they may call.
 
 use std::{
     io::{Read, Write},
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-/// A tool over plain HTTP that keeps all that it is sent.
+/// A tool over plain HTTP that records everything it receives.
 #[derive(Clone)]
 pub struct Tool {
     pub address: SocketAddr,
@@ -34,7 +34,7 @@ impl Tool {
         tool
     }
 
-    /// Answers the first request, and reads on until the other side hangs up.
+    /// Answers the first request, and reads on until the client disconnects.
     fn answer(&self, mut stream: TcpStream) {
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let (mut head, mut answered, mut piece) = (String::new(), false, [0; 4096]);
@@ -54,21 +54,21 @@ impl Tool {
         }
     }
 
-    /// Everything that it was sent.
+    /// Returns everything received so far.
     pub fn received(&self) -> String {
         self.received.lock().unwrap().clone()
     }
 }
 
-/// What no hostile agent may reach.
+/// The targets that no hostile agent may reach.
 pub struct Victims {
-    /// A port of every address of this machine.
+    /// A port on every address of this machine.
     pub port: u16,
-    /// An address of this machine that is none of loopback, if it has one.
+    /// An address of this machine outside loopback, if it has one.
     pub machine: String,
     /// The name of an abstract Unix socket.
     pub abstract_name: String,
-    /// The path of another.
+    /// The path of another Unix socket.
     pub unix: PathBuf,
 }
 
@@ -85,7 +85,7 @@ impl Victims {
         for listener in [UnixListener::bind_addr(&address).unwrap(), UnixListener::bind(&unix).unwrap()] {
             thread::spawn(move || listener.incoming().for_each(drop));
         }
-        // Nothing is sent: it only chooses a route.
+        // Nothing is sent: connecting only selects a route.
         let route = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
             socket.connect("8.8.8.8:53")?;
             socket.local_addr()
@@ -95,7 +95,7 @@ impl Victims {
     }
 }
 
-/// Answers each connection as a host of HTTP.
+/// Answers each connection as an HTTP server.
 pub fn greet(listener: TcpListener) {
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {

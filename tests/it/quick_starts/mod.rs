@@ -1,10 +1,10 @@
-//! Agents as the documentation of well-known packages begins them, and programs that know nothing of this platform: each is
+//! Agents from the quick starts of well-known packages, and programs without any knowledge of this platform: each is
 //! deployed unchanged through the API and from the command line, and answers.
 
 use crate::{
     cli::User,
     http::{self, Answer},
-    need,
+    requirements,
     stack::{Stack, log_of},
 };
 use serde_json::{Value, json};
@@ -14,14 +14,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How the playground begins, whatever it is asked.
+/// The beginning of each answer of the playground.
 const PLAYGROUND: &str = "This is Hoistway's playground";
 
 fn directory(agent: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/quick_starts").join(agent)
 }
 
-/// The request that deploys an agent's directory.
+/// Returns the request that deploys an agent's directory.
 fn request(agent: &str) -> Value {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(directory(agent)).unwrap() {
@@ -35,7 +35,7 @@ fn request(agent: &str) -> Value {
     })
 }
 
-/// Deploys an agent by the API, and once more from the command line; `check` gets the names of both.
+/// Deploys an agent through the API, and again from the command line; `check` receives the names of both.
 fn deploy(stack: &Stack, user: &User<'_>, agent: &str, check: impl Fn(&str)) {
     let body = request(agent);
     let answer = stack.call("POST", "/api/deploy?timeout=900", Some(&body));
@@ -46,7 +46,7 @@ fn deploy(stack: &Stack, user: &User<'_>, agent: &str, check: impl Fn(&str)) {
     check(&name);
 }
 
-/// A stack with the playground's model.
+/// Starts a stack with the playground's model.
 fn with_playground(dir: &Path) -> Stack {
     let stack = Stack::start(dir);
     assert!(stack.call("POST", "/api/starter-kit", None).status < 300);
@@ -60,7 +60,7 @@ fn events(answer: &Answer) -> Vec<Value> {
 
 #[test]
 fn agents_of_well_known_packages_run_unchanged() {
-    if !need::pip() {
+    if !requirements::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@ fn agents_of_well_known_packages_run_unchanged() {
 
 #[test]
 fn a_crew_runs_unchanged() {
-    if !need::pip() {
+    if !requirements::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -108,7 +108,7 @@ fn a_crew_runs_unchanged() {
 
 #[test]
 fn web_applications_scripts_and_commands_run_unchanged() {
-    if !need::pip() {
+    if !requirements::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -163,7 +163,7 @@ fn web_applications_scripts_and_commands_run_unchanged() {
 
 #[test]
 fn an_agent_that_needs_a_runner_of_its_own_kit_is_refused_with_the_remedy() {
-    if !need::pip() {
+    if !requirements::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// The package, which says its version.
+/// The package, whose versions return their number.
 pub const PACKAGE: &str = "hoistway_soak_package";
 
 /// Writes the wheels `0.0`, `0.1`, … of a package into a directory.
@@ -29,7 +29,7 @@ for version in (f"0.{n}" for n in range(count)):
             wheel.writestr(path, text)
 "#;
 
-/// The index, ended when it is dropped.
+/// The package index server, ended when it is dropped.
 pub struct Index {
     server: Child,
     port: String,

@@ -1,23 +1,23 @@
-//! Thousands of deploys and deletes on one `hoistway up`: whatever grows with them levels off. It takes its time and is
-//! not among the tests that run by themselves:
+//! Thousands of deploys and deletes on one `hoistway up`: all resources that grow with them level off. The test takes
+//! long and is ignored by default:
 //!
 //! ```sh
 //! HOISTWAY_SOAK_DEPLOYS=2000 cargo test --workspace --release --test it -- --ignored --nocapture soak
 //! ```
 //!
-//! Everything that is kept in some number is kept in a small one here, so that it is reached soon. After each of thirty
-//! parts of the rounds everything is counted, when nothing but the standing agents is left. What the last third shows
-//! must not be above what the middle third shows, but for a tenth and a little slack for what has not been tidied yet.
+//! All retention limits are small here, so that they are reached soon. All resources are counted after each of thirty
+//! parts of the rounds, when only the standing agents are left. The last third of the counts must not exceed the middle
+//! third by more than a tenth and a little slack for pending cleanup.
 
 mod index;
-mod seen;
+mod measurements;
 
 use crate::{
-    need,
+    requirements,
     stack::{Stack, log_of, says},
 };
 use index::Index;
-use seen::{Left, Sample};
+use measurements::{AgentResources, Sample};
 use serde_json::{Value, json};
 use std::{
     process::Command,
@@ -26,16 +26,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often everything is counted.
+/// The number of counts.
 const PARTS: usize = 30;
-/// Agents that come and go at a time.
+/// The number of agents deployed and deleted at a time.
 const AT_ONCE: usize = 3;
-/// Agents that stay.
+/// The agents that stay.
 const STANDING: [&str; 2] = ["standing-a", "standing-b"];
-/// A package more is used every so many rounds.
+/// The number of rounds after which another package is used.
 const PACKAGE_EVERY: usize = 10;
 
-/// Bounds that are reached after a few deploys.
+/// Limits that are reached after a few deploys.
 const SETTINGS: [(&str, &str); 19] = [
     ("GATEWAY_TIDY_SECONDS", "2"),
     ("GATEWAY_JOURNAL_ENTRIES", "50"),
@@ -61,7 +61,7 @@ const SETTINGS: [(&str, &str); 19] = [
 #[test]
 #[ignore = "takes a quarter of an hour and more; see CONTRIBUTING.md"]
 fn soak() {
-    if !need::pip() {
+    if !requirements::pip() {
         return;
     }
     let rounds: usize = std::env::var("HOISTWAY_SOAK_DEPLOYS").map_or(2_000, |count| count.parse().unwrap());
@@ -71,7 +71,7 @@ fn soak() {
     for name in STANDING {
         stack.deployed(json!({"agent_name": name, "source_files": says(name)}));
     }
-    let base = Left::of(&stack);
+    let base = AgentResources::of(&stack);
     println!("{} rounds, {AT_ONCE} at a time; left standing: {base:?}", rounds);
 
     let (began, deploys) = (Instant::now(), AtomicUsize::new(0));
@@ -99,12 +99,12 @@ fn soak() {
     for name in STANDING {
         assert_eq!(stack.answer(name, "x"), *name);
     }
-    // What a deletion leaves to be done behind its back is done soon.
+    // The background cleanup after a deletion ends soon.
     let until = Instant::now() + Duration::from_secs(60);
-    while Left::of(&stack) != base && Instant::now() < until {
+    while AgentResources::of(&stack) != base && Instant::now() < until {
         thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(Left::of(&stack), base, "something of a deleted agent is left");
+    assert_eq!(AgentResources::of(&stack), base, "something of a deleted agent is left");
     let grown = Sample::grown(&samples);
     assert!(grown.is_empty(), "what does not level off:\n{}\n{}", grown.join("\n"), log_of(&stack.dir));
 }
@@ -118,7 +118,7 @@ fn settle(up: &mut Command, index: &Index) {
     }
 }
 
-/// Deploys an agent, invokes it and deletes it; how many deploys that were.
+/// Deploys an agent, invokes it and deletes it; returns the number of deploys.
 fn round(stack: &Stack, worker: usize, n: usize) -> usize {
     let name = format!("soak-{worker}-{}", n % 5);
     let mut body = json!({"agent_name": name, "source_files": says(&format!("one {n}"))});
@@ -153,7 +153,7 @@ fn round(stack: &Stack, worker: usize, n: usize) -> usize {
     stack.deployed(body);
     let expected = if n % PACKAGE_EVERY == 3 { format!("0.{}", n / PACKAGE_EVERY) } else { format!("one {n}") };
     if n % 20 == 7 {
-        // Over one that serves, which is left alone.
+        // A failed deploy over a serving revision, which keeps serving.
         failed(stack, &name, "import os\nos._exit(3)\n# no handler\ndef handler(r, c): pass\n", n);
         deploys += 1;
     }

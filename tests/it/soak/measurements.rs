@@ -1,4 +1,4 @@
-//! What there is of a stack: memory, descriptors, files, rows.
+//! Measurements of a stack: memory, descriptors, files, rows.
 
 use crate::stack::{Stack, processes};
 use hoistway_model::Digest;
@@ -12,7 +12,7 @@ use std::{
 
 const MIB: u64 = 1 << 20;
 
-/// Counts the rows of every table of the databases that are given.
+/// Counts the rows of every table of the given databases.
 const ROWS: &str = r#"
 import sqlite3, sys
 for path in sys.argv[1:]:
@@ -22,12 +22,12 @@ for path in sys.argv[1:]:
         print(path.rsplit("/", 1)[1].removesuffix(".db") + "." + table, count)
 "#;
 
-/// What agents have of the machine while they are there.
+/// The resources of the machine that agents use while they exist.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Left {
+pub struct AgentResources {
     /// Processes below `up`.
     processes: usize,
-    /// Processes elsewhere that name the data directory.
+    /// Processes elsewhere whose command line contains the data directory.
     strays: usize,
     control_groups: usize,
     mounts: usize,
@@ -36,7 +36,7 @@ pub struct Left {
     users: usize,
 }
 
-impl Left {
+impl AgentResources {
     pub fn of(stack: &Stack) -> Self {
         let agent = stack.dir.join("data/agent");
         let tag = Digest::of(agent.as_os_str().as_encoded_bytes()).hex()[..12].to_owned();
@@ -60,10 +60,10 @@ impl Left {
     }
 }
 
-/// Everything that could grow, at one moment.
+/// All resources that could grow, at one moment.
 pub struct Sample {
     rounds: usize,
-    /// By what is counted: how much, and how much more than before is nothing to worry about.
+    /// By resource: the count, and the accepted increase.
     counts: BTreeMap<String, (u64, u64)>,
 }
 
@@ -106,7 +106,7 @@ impl Sample {
         Self { rounds, counts }
     }
 
-    /// One line for a person who watches; the first time with what its columns are.
+    /// Prints one line for a person who watches, the first time with headings.
     pub fn print(&self, first: bool) {
         const COLUMNS: [(&str, &str); 8] = [
             ("memory", "mem MiB"),
@@ -147,7 +147,7 @@ impl Sample {
         );
     }
 
-    /// What the last third of the samples has much more of than the middle third.
+    /// Returns the resources whose counts in the last third of the samples clearly exceed those in the middle third.
     pub fn grown(samples: &[Self]) -> Vec<String> {
         let third = samples.len() / 3;
         let (middle, last) = (&samples[third..2 * third], &samples[2 * third..]);
@@ -167,7 +167,7 @@ fn entries(dir: &Path) -> impl Iterator<Item = fs::DirEntry> {
     fs::read_dir(dir).into_iter().flatten().flatten()
 }
 
-/// Bytes on disk and number of files at a path; what goes away meanwhile does not count.
+/// Returns the bytes on disk and the number of files at a path; files that are removed meanwhile are ignored.
 fn size(path: &Path) -> (u64, u64) {
     let Ok(meta) = fs::symlink_metadata(path) else { return (0, 0) };
     let mut sum = (meta.blocks() * 512, 1);
@@ -180,7 +180,7 @@ fn size(path: &Path) -> (u64, u64) {
     sum
 }
 
-/// How many control groups there are in all groups of this name.
+/// Returns the number of control groups in all groups of this name.
 fn groups(dir: &Path, name: &str) -> usize {
     let below = entries(dir).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     below
@@ -192,13 +192,13 @@ fn children(dir: &Path) -> usize {
     entries(dir).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).count()
 }
 
-/// The processes below one, dead ones that nobody waited for among them.
+/// Returns the processes below one, including zombies.
 fn descendants(root: u32) -> Vec<u32> {
     let mut parents = BTreeMap::new();
     for entry in entries(Path::new("/proc")) {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        // After the name, which may hold anything: state, parent.
+        // After the name, which may contain any character: state, parent.
         let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
         parents.insert(pid, parent.unwrap_or(0));
     }

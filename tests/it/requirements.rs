@@ -1,4 +1,4 @@
-//! What these tests need of the machine.
+//! The requirements of these tests on the machine.
 
 pub use hoistway_testing::{need, runs};
 use std::process::{Command, Stdio};
@@ -19,20 +19,20 @@ pub fn strace() -> bool {
     need("strace", runs("strace", &["-o", "/dev/null", "true"]), "strace is not installed or may not trace")
 }
 
-/// A file system in memory can be mounted on `at`.
+/// Mounts a file system in memory on `at`; returns whether that is possible.
 pub fn tmpfs(at: &std::path::Path, size: &str) -> bool {
     let mounted =
         runs("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs", at.to_str().unwrap()]);
     need("tmpfs", mounted, "this user may not mount a tmpfs")
 }
 
-/// Whether this machine has the sandbox; said so if not.
+/// Whether this machine has the sandbox; a missing one is reported.
 pub fn sandbox(flags: &[&str]) -> bool {
     let dir = tempfile::tempdir().unwrap();
     sandbox_in(dir.path(), Command::new(crate::stack::HOISTWAY), flags)
 }
 
-/// The same for a command that runs `hoistway` with more arguments, in a directory that it may write to.
+/// Like [`sandbox`], for a command that runs `hoistway` with more arguments, in a directory that it may write to.
 pub fn sandbox_in(dir: &std::path::Path, mut command: Command, flags: &[&str]) -> bool {
     command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.join("data")).args(flags);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

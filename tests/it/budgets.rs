@@ -1,4 +1,4 @@
-//! What an agent uses of models, and how much it may: counted, shown, refused, and not forgotten by a restart.
+//! An agent's use of models and its budget: counted, shown, enforced, and kept over restarts.
 
 use crate::{
     cli::User,
@@ -46,7 +46,7 @@ fn a_budget_stops_an_agent_and_outlives_kills_restarts_and_the_agent() {
     assert_eq!(usage["total"]["total_tokens"], once, "{usage}");
     assert_eq!((&usage["usage"][0]["provider"], &usage["total"]["cost"]), (&json!("playground-llm"), &json!(null)));
 
-    // What was used before there was a budget counts.
+    // Use from before the budget was set counts.
     let user = User { stack: &stack, home: dir.path() };
     let shown = user.ok(&["budget", "spender", "--tokens-per-month", &(once + 1).to_string()]);
     assert!(shown.contains("tokens_per_month"), "{shown}");
@@ -70,7 +70,7 @@ fn a_budget_stops_an_agent_and_outlives_kills_restarts_and_the_agent() {
     let table = user.ok(&["usage", "spender", "--per", "day"]);
     assert!(table.contains("gpt-4o-mini") && table.contains("total"), "{table}");
 
-    // Prices are in force within a second, and for what is counted from then on.
+    // Prices apply within a second, and to calls from then on.
     let mut provider = stack.get("/api/model-providers/playground-llm");
     provider["spec"]["prices"] = json!({"gpt-4o-mini": {"input": 0.5, "output": "2"}});
     let priced = stack.call("PUT", "/api/model-providers/playground-llm", Some(&provider));
@@ -84,7 +84,7 @@ fn a_budget_stops_an_agent_and_outlives_kills_restarts_and_the_agent() {
             break total;
         }
     };
-    // One word was asked and the others were answered.
+    // One word was sent, and the other words were answered.
     let cost = format!("0.{:07}", 5 + 20 * (once - 1)).trim_end_matches('0').to_owned();
     assert_eq!((&total["cost"], &total["unpriced_requests"]), (&json!(cost), &json!(calls - 1)), "{total}");
     let used_up = json!(calls * once);

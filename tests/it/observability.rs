@@ -1,4 +1,4 @@
-//! What is happening, as a user sees it: logs, events, streamed answers, measurements.
+//! Observability for users: logs, events, streamed answers, measurements.
 
 use crate::{
     http::{self, Chunks},
@@ -15,7 +15,7 @@ impl Stack {
     }
 }
 
-/// The events of a stream of them: (type, data).
+/// Returns the next event of a stream: (type, data).
 pub fn next_event(events: &mut Chunks) -> (String, Value) {
     loop {
         let text = events.text_until("\n\n");
@@ -37,7 +37,7 @@ fn logs_are_followed_over_redeploys_until_the_agent_is_deleted() {
     stack.answer("talker", "a");
     let mut log = stack.chunks("GET", "/api/agents/talker/logs?follow=true&format=json&tail=1000", None);
     let mut line = || -> Value { serde_json::from_str(log.text_until("\n").trim_end()).unwrap() };
-    // The two streams of a process are read beside each other: both lines are waited for, in either order.
+    // The two streams of a process are read concurrently: both lines are awaited, in either order.
     let mut until = |message: &str| -> Vec<Value> {
         let mut seen: Vec<Value> = Vec::new();
         while ["got", "warn"].iter().any(|word| seen.iter().all(|l| l["text"] != format!("{word} {message}"))) {
@@ -58,7 +58,7 @@ fn logs_are_followed_over_redeploys_until_the_agent_is_deleted() {
     assert_ne!(last["revision"], warn["revision"]);
     assert_eq!(second.iter().filter(|l| l["text"] == "loaded two").count(), 1);
 
-    // Kept lines, narrowed in every way.
+    // Stored lines, filtered in every way.
     let get = |query: &str| stack.call("GET", &format!("/api/agents/talker/logs{query}"), None).text();
     assert_eq!(get("?tail=1&stream=stdout"), "got c\n");
     let revision = warn["revision"].as_str().unwrap();
@@ -72,7 +72,7 @@ fn logs_are_followed_over_redeploys_until_the_agent_is_deleted() {
 }
 
 #[test]
-fn events_tell_what_a_deploy_does_and_how_the_agent_is() {
+fn events_report_deploy_steps_and_agent_phases() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let mut events = stack.chunks("GET", "/api/events", None);
@@ -87,7 +87,7 @@ fn events_tell_what_a_deploy_does_and_how_the_agent_is() {
 
     let mut seen = Vec::new();
     let is_end = |(kind, data): &(String, Value)| kind == "agent.phase" && data["data"]["phase"] == "Running";
-    // The agent's events come from another service: their order among the deployment's is theirs.
+    // The agent's events come from another service, so their order relative to the deployment's is not fixed.
     while !(seen.iter().any(|(kind, _)| kind == "deployment.succeeded") && seen.iter().any(is_end)) {
         seen.push(next_event(&mut events));
     }
@@ -107,7 +107,7 @@ fn events_tell_what_a_deploy_does_and_how_the_agent_is() {
     let find = |kind: &str| seen.iter().find(|(k, _)| k == kind).map(|(_, data)| data.clone());
     assert_eq!(find("tool.created").unwrap()["data"]["tool"], "stripe");
 
-    // The same in the records.
+    // The records contain the same.
     let deployment = stack.get(&format!("/api/deployments/{id}"));
     assert_eq!(
         (&deployment["request_id"], &deployment["status"]),
@@ -127,7 +127,7 @@ fn events_tell_what_a_deploy_does_and_how_the_agent_is() {
     let log = String::from_utf8(log.rest().unwrap()).unwrap();
     assert!(log.lines().all(|line| line.starts_with("20")) && log.contains("source layer"), "{log}");
 
-    // A crash, and everything after it for one who was away meanwhile.
+    // A crash, and then all its events for a client that was disconnected meanwhile.
     assert_eq!(stack.invoke("watched", "die").status, 502);
     let crashed = loop {
         let (kind, data) = next_event(&mut events);
@@ -183,7 +183,7 @@ def answer(message):
 ";
 
 #[test]
-fn a_streamed_answer_comes_while_it_is_made_and_ends_with_its_client() {
+fn a_streamed_answer_arrives_incrementally_and_ends_with_its_client() {
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start(dir.path());
     stack.deployed(json!({"agent_name": "streamer", "source_files": {"agent.py": STREAMER}}));
@@ -192,7 +192,7 @@ fn a_streamed_answer_comes_while_it_is_made_and_ends_with_its_client() {
     };
     let mut answer = stream("wait");
     assert!(answer.text_until("\n\n").contains("one"));
-    // The agent goes on only now, so nobody kept the first piece back.
+    // The agent continues only now, so no component buffered the first piece.
     let key = format!("Bearer {}", stack.key);
     let headers = [("Authorization", key.as_str()), ("X-Request-ID", "go-1")];
     let path = "/api/agents/streamer/invoke";
@@ -210,7 +210,7 @@ fn a_streamed_answer_comes_while_it_is_made_and_ends_with_its_client() {
 }
 
 #[test]
-fn a_flood_of_output_is_bounded_and_hurts_nobody() {
+fn a_flood_of_output_is_bounded_and_affects_nothing_else() {
     const LINES: usize = 150_000;
     let dir = tempfile::tempdir().unwrap();
     let stack = Arc::new(Stack::start(dir.path()));

@@ -1,8 +1,8 @@
-//! What one redeploy costs, in calls between services, SQL statements and flushes to disk. Counts, unlike times, are
-//! the same on every machine.
+//! The cost of one redeploy in calls between services, SQL statements and flushes to disk. Unlike times, counts are the
+//! same on every machine.
 
 use crate::{
-    need,
+    requirements,
     stack::{Stack, says},
 };
 use serde_json::json;
@@ -32,7 +32,7 @@ impl Flushes {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // It says so on standard error once it has hold of the process.
+        // strace reports on standard error that it is attached.
         let mut lines = BufReader::new(strace.stderr.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains("attached")), "strace did not attach");
         std::thread::spawn(move || lines.for_each(drop));
@@ -63,8 +63,8 @@ fn cost(stack: &Stack, source: &str) -> Cost {
 }
 
 #[test]
-fn what_a_redeploy_costs() {
-    if !need::strace() {
+fn a_redeploy_stays_within_its_cost_limits() {
+    if !requirements::strace() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes a container image with Python from Debian packages, where images cannot or must not be pulled:
+# Builds a container image with Python from Debian packages, for machines where images cannot or must not be pulled:
 #
 #     scripts/base-image.sh IMAGE...
 #
-# Each IMAGE is a name for Docker; one that exists is left alone. The image says which Python it has (label
-# dev.hoistway.python, variable PYTHON_VERSION), so it can be the base of agents' images too. Needs root, mmdebstrap
-# and a running Docker. The file system is made once and kept.
+# Each IMAGE is a name for Docker; an existing one is left alone. The image names its Python (label dev.hoistway.python,
+# variable PYTHON_VERSION), so it can be the base of agents' images too. Needs root, mmdebstrap and a running Docker.
+# The file system is built once and kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

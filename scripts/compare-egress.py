@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Compares a tool that is called through egress with the same one behind nginx and called directly, in one run.
+"""Compares calls of a tool through egress with calls through nginx and direct calls, in one run.
 
     scripts/compare-egress.py EGRESS [ROUNDS] [SECONDS]
 
-EGRESS is the program, such as target/release/hoistway-egress. The tool is an nginx that answers at once, the reverse
-proxy another one that keeps its connections; all of it is on loopback. Each round (5) loads each of the three ways for
-some seconds (3) with 1 and with 64 connections. Prints latencies, what each way adds to the direct one, and the ratio
+EGRESS is the program, such as target/release/hoistway-egress. The tool is an nginx that answers at once, and the
+reverse proxy another one that keeps its connections; all run on loopback. Each round (5) loads each of the three ways
+for some seconds (3) with 1 and with 64 connections. Prints latencies, the difference to direct calls, and the ratio
 egress / nginx of the latencies. Needs nginx and wrk (Debian: nginx-light, wrk).
 """
 
@@ -57,7 +57,7 @@ def start_nginx(directory, name, server):
 
 
 def start_egress(program, directory, tool, port):
-    """The process, and the header by which it knows its agent."""
+    """Returns the process, and the header that authenticates the agent."""
     policies = os.path.join(directory, "policies.json")
     credential = {"header": {"name": "authorization", "prefix": "Bearer ", "value": "key"}}
     tools = [{"name": "tool", "base_url": f"http://127.0.0.1:{tool}", "allow_private": True, "credential": credential}]
@@ -87,7 +87,7 @@ def wait_for(url, headers):
 
 
 def load(url, header, connections, seconds):
-    """Milliseconds by percentile."""
+    """Returns milliseconds by percentile."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
     if header:
         command += ["-H", header]
@@ -123,7 +123,7 @@ def main():
             took = {}
             for number in range(int(rounds)):
                 for connections in CONNECTIONS:
-                    # In turn forwards and backwards: whoever comes later finds a warmer machine.
+                    # The order alternates, since the machine is warmer for later ways.
                     for way in WAYS[::1 if number % 2 == 0 else -1]:
                         for percentile, ms in load(*ways[way], connections, seconds).items():
                             took.setdefault((connections, percentile, way), []).append(ms)

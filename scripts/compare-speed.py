@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares two builds of hoistway: the same work on both, in turn, in one run.
+"""Compares the speed of two builds of hoistway: the same work on both, alternating, in one run.
 
     scripts/compare-speed.py BEFORE AFTER [ROUNDS]
 
@@ -42,7 +42,7 @@ class Stack:
         self.connection = http.client.HTTPConnection("127.0.0.1", port)
 
     def call(self, path, body):
-        """Milliseconds until the whole answer is there."""
+        """Returns the milliseconds until the whole answer has arrived."""
         text = json.dumps(body)
         start = time.perf_counter()
         self.connection.request("POST", path, text, self.headers)

@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Starts docker-compose.yml and sends it a first deploy: images are built, every service becomes healthy, an agent
-# answers, and answers again after a restart. Afterwards nothing is left behind.
+# answers, and answers again after a restart. Everything is removed afterwards.
 #
-# Where the two images of deploy/Dockerfile's FROM lines are not there already, stand-ins made from Debian packages
-# take their names for the time of the test; the compiler's holds programs that are built already, so that nothing is
-# compiled twice: those in HOISTWAY_PROGRAMS (target/debug). Needs root for mmdebstrap, Docker, docker-compose and
-# `cargo build --workspace`.
+# If the two images of deploy/Dockerfile's FROM lines do not exist, stand-ins made from Debian packages have their names
+# during the test. The compiler's one contains programs that are built already, so that nothing is compiled twice: those
+# in HOISTWAY_PROGRAMS (target/debug). Needs root for mmdebstrap, Docker, docker-compose and `cargo build --workspace`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +21,7 @@ done
 
 docker info >/dev/null 2>&1 || fail "Docker does not run: scripts/setup-tests.sh"
 
-# Compose v2, or 1.29 with BuildKit through a docker that brings it along.
+# Compose v2, or 1.29 with BuildKit through a docker that includes it.
 if docker compose version >/dev/null 2>&1; then
     compose=(docker compose)
 else

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Sends requests made up from the API's own document to a running stack and checks every answer against the document:
+# Sends requests generated from the OpenAPI document to a running stack and checks every answer against the document:
 #
 #     scripts/fuzz-api.sh [REQUESTS]
 #
-# REQUESTS (10000) is how many at least. Wanted are: statuses, content types, headers and shapes as documented, no
+# REQUESTS (10000) is the minimum number. The checks are: statuses, content types, headers and schemas as documented, no
 # failure that is a defect, no panic, and at the end a stack that still works. Needs target/debug/hoistway (or another
 # one in HOISTWAY), Python and PyPI, from which schemathesis and uv are installed below target/fuzz. The stack has a
-# data directory of its own and no way out: neither a made-up package nor a made-up registry is looked up anywhere.
+# data directory of its own and no network access: generated names of packages and registries are not looked up
+# anywhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -46,7 +47,7 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# Rates have tests of their own; here they would only hide what else is answered.
+# Rate limits have tests of their own; here they would only hide other answers.
 cat >"$work/config.toml" <<'TOML'
 [gateway]
 requests_per_second = 0
@@ -54,7 +55,7 @@ invokes_per_second = 0
 failed_auth_per_minute = 0
 TOML
 
-# Whatever wants out finds a closed door, and finds it at once.
+# Outgoing connections are refused at once.
 mkfifo "$work/screen"
 HTTP_PROXY=http://127.0.0.1:9 HTTPS_PROXY=http://127.0.0.1:9 ALL_PROXY=http://127.0.0.1:9 NO_PROXY=127.0.0.1,localhost \
     UV_OFFLINE=1 PATH=$tools/bin:$PATH "$hoistway" up --listen 127.0.0.1:0 --data-dir "$work/data" \

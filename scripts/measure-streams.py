@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Measures how long egress holds back the events of models' streams, beside the same streams without egress.
+"""Measures how long egress delays the events of models' streams, beside the same streams without egress.
 
     scripts/measure-streams.py EGRESS [STREAMS] [SECONDS]
 
-EGRESS is the program, such as target/release/hoistway-egress. A server of the OpenAI API sends an event in each of so
-many streams (64) every 20 ms for some seconds (10); each event says when it was sent, on the clock that all processes
-share. Clients note when it arrives: first directly, then through egress, three times in turn. Prints the delay from the
-server's event to the client's, what egress adds, events that were lost or arrived together, and egress' memory.
+EGRESS is the program, such as target/release/hoistway-egress. A server of the OpenAI API sends an event in each of the
+streams (64) every 20 ms for some seconds (10); each event contains its time of sending, on the clock that all processes
+share. Clients record its arrival: first directly, then through egress, three times in turn. Prints the delay from the
+server's event to the client's, the delay added by egress, events that were lost or arrived together, and egress'
+memory.
 """
 
 import asyncio
@@ -31,13 +32,13 @@ def free_port():
 
 
 async def serve(port, seconds):
-    """Chat completions of many events, each with the time at which it was sent."""
+    """Serves chat completions of many events, each with the time at which it was sent."""
 
     async def answer(reader, writer):
         writer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.IncompleteReadError:  # somebody looked whether the server is there
+        except asyncio.IncompleteReadError:  # a connection that only checks that the server runs
             return writer.close()
         length = next(int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
         await reader.readexactly(length)
@@ -59,7 +60,8 @@ async def serve(port, seconds):
 
 
 async def read(port, header, start):
-    """The delays of one stream's events in nanoseconds, and how many came together with the one before."""
+    """Returns the delays of one stream's events in nanoseconds, and the number that arrived together with the previous
+    one."""
     await asyncio.sleep(start)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     body = json.dumps({"model": "m", "stream": True, "messages": []})
@@ -79,7 +81,7 @@ async def read(port, header, start):
 
 
 async def load(port, header, streams, seconds):
-    # Spread over the time between two events, as streams of different agents are.
+    # Starts are spread over the time between two events, as for streams of different agents.
     read_all = [read(port, header, EVERY * number / streams) for number in range(streams)]
     found = await asyncio.gather(*read_all)
     delays = sorted(delay / 1e6 for delays, _ in found for delay in delays)
@@ -88,7 +90,7 @@ async def load(port, header, streams, seconds):
 
 
 def start_egress(program, directory, provider, port):
-    """The process, and the header by which it knows its agent."""
+    """Returns the process, and the header that authenticates the agent."""
     policies = os.path.join(directory, "policies.json")
     model = {"model": "m", "provider": "p", "endpoint": f"http://127.0.0.1:{provider}/v1", "allow_private": True}
     with open(policies, "w") as file:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the first commands of README.md as they stand there: the one that compiles and starts the stack, the first
-# deploy and the first invoke, with an empty home directory. Needs port 8092; leaves nothing but target/release.
+# Runs the first commands of README.md unchanged: the one that compiles and starts the stack, the first deploy and the
+# first invoke, with an empty home directory. Needs port 8092; leaves only target/release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,7 +8,7 @@ readonly stop_after=30
 log() { echo "readme-test: $*" >&2; }
 fail() { log "$*"; exit 1; }
 
-# The shell commands of the first code block after $1.
+# Prints the shell commands of the first code block after $1.
 commands() { awk -v after="$1" '$0 == after { found = 1 } found && /^```/ { if (block++) exit; next } found && block' README.md; }
 
 start=$(commands '## Start')
@@ -29,14 +29,14 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# The toolchain is where it was, everything else as for a new user.
+# The toolchain keeps its place; everything else is as for a new user.
 export CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}
 export HOME=$work
 unset XDG_DATA_HOME
 
 log "$start"
 mkfifo "$work/screen"
-# In place of the shell, cargo is replaced by the program that it has built: one process to stop.
+# cargo is replaced by the program that it has built: one process to stop.
 bash -c "exec $start" >"$work/screen" </dev/null &
 stack=$!
 exec 3<"$work/screen"

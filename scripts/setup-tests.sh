@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the complete test suite needs beyond Rust, a C compiler and Python: programs from Debian, cargo-deny
-# from crates.io, a running Docker. Run it as root; it may be run again at any time. Without it `scripts/test.sh`
-# works too and skips what it cannot do.
+# Installs the requirements of the complete test suite beyond Rust, a C compiler and Python: programs from Debian,
+# cargo-deny from crates.io, a running Docker. Run it as root; it may be run again at any time. Without it
+# `scripts/test.sh` skips the tests whose requirements are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,8 +41,8 @@ if ! "$tools/bin/cargo-deny" --version 2>/dev/null | grep -qx "cargo-deny $cargo
         --root "$tools" "cargo-deny@$cargo_deny" </dev/null
 fi
 
-# Debian's package starts Docker where there is a service manager; elsewhere we do, and whoever wants to stop it
-# finds its process id in target/dockerd.pid.
+# Debian's package starts Docker where there is a service manager; elsewhere this script does, and writes its process id
+# to target/dockerd.pid.
 if ! docker info >/dev/null 2>&1; then
     echo "setup-tests: starting dockerd" >&2
     mkdir -p target
@@ -62,5 +62,5 @@ if ! docker info >/dev/null 2>&1; then
     fi
 fi
 
-# Made once and kept, so that no test has to wait for it.
+# It is made once and kept, so that no test has to wait for it.
 scripts/base-image.sh hoistway-test-base:bookworm

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change goes in. An ordinary user with Rust, a C compiler, Python, crates.io and
-# PyPI is enough; what this machine cannot do is skipped, told and counted at the end. HOISTWAY_TEST_REQUIRE names
-# what must not be skipped, separated by commas:
+# All checks that must pass before a change is merged. An ordinary user with Rust, a C compiler, Python, crates.io and
+# PyPI is enough; tests whose requirements are missing are skipped, reported and counted at the end.
+# HOISTWAY_TEST_REQUIRE lists the requirements that must not be missing, separated by commas:
 #     docker skopeo containerd pypi compose root strace cargo-deny
 # scripts/setup-tests.sh installs all of it.
 set -euo pipefail
@@ -30,10 +30,10 @@ fi
 
 step cargo clippy --workspace --all-targets -- -D warnings
 
-# What runs inside every agent's process: Python, so tested in Python.
+# The runner inside every agent's process is Python, so it is tested in Python.
 step python3 -B -m unittest discover -s services/build/runner
 
-# All programs first: end-to-end tests start the real ones.
+# All programs are built first: end-to-end tests start the real ones.
 step cargo build --workspace
 step cargo test --workspace
 

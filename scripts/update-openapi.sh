@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes docs/openapi.json anew from the code. Look at the difference before you commit it: what goes, or becomes
-# required, breaks clients.
+# Regenerates docs/openapi.json from the code. Review the difference before you commit it: a removed or newly required
+# field breaks clients.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-"""What schemathesis does not check by itself, and a count of what was answered. See scripts/fuzz-api.sh."""
+"""Checks that schemathesis lacks, and a count of the answers. See scripts/fuzz-api.sh."""
 
 import atexit
 import collections
@@ -9,7 +9,7 @@ import random
 import schemathesis
 
 answers = collections.Counter()
-# What there is, by the segment of a path that comes before its name: made-up names alone would only ever meet 404.
+# Existing names, by the segment of a path that precedes them: generated names alone would always be answered with 404.
 known = json.loads(os.environ.get("HOISTWAY_FUZZ_KNOWN", "{}"))
 
 
@@ -26,7 +26,7 @@ def before_call(context, case, kwargs):
             case.path_parameters[key] = "nobody"
         elif not ends and names and random.random() < 0.6:
             case.path_parameters[key] = random.choice(names)
-    # What is followed does not end by itself.
+    # Followed logs do not end by themselves.
     follow = (case.query or {}).get("follow", "false")
     if any(str(value).strip().lower() in ("true", "1", "") for value in (follow if isinstance(follow, list) else [follow])):
         case.query["follow"] = "false"
@@ -34,7 +34,7 @@ def before_call(context, case, kwargs):
 
 @schemathesis.hook
 def filter_failure(context, failure, case, response):
-    # A revoked key is not gone: who had which key is a part of the record.
+    # A revoked key still exists: its owner is part of the record.
     return not (type(failure).__name__ == "UseAfterFree" and case.operation.path == "/api/keys/{id}")
 
 
@@ -50,7 +50,7 @@ def after_call(context, case, response):
 
 @schemathesis.check
 def no_defect(ctx, response, case):
-    """A failure may be one of the documented kinds (a build that fails, a service that is away), but not a defect."""
+    """A failure may be one of the documented kinds (a failed build, an unavailable service), but not a defect."""
     if response.status_code >= 500:
         code = response.json().get("code")
         assert code != "internal", f"a defect: {response.json()}"
@@ -58,7 +58,7 @@ def no_defect(ctx, response, case):
 
 @schemathesis.check
 def request_id(ctx, response, case):
-    """Every answer names its request, and an error names it in its body too."""
+    """Every answer has a request id, and an error has it in its body too."""
     sent = response.headers.get("x-request-id", [""])[0]
     assert sent, "no X-Request-Id"
     if response.status_code >= 400:

@@ -10,7 +10,7 @@ import sys
 import requests
 import samples
 
-# What each round does beside making requests up: examples and boundary values first, then chains of calls.
+# The phases of each round: examples and boundary values first, then chains of calls.
 PHASES = ["examples,coverage,fuzzing,stateful"] + ["fuzzing,stateful"] * 999
 CHECKS = [
     "status_code_conformance",
@@ -24,16 +24,16 @@ CHECKS = [
     "no_defect",
     "request_id",
 ]
-# What the document's examples speak of.
+# The agent that the document's examples refer to.
 HELLO = {"agent_name": "hello", "source_files": {"agent.py": 'def handler(message):\n    return "Hello, " + message\n'}}
-# What has an id that nobody could make up.
+# The lists of resources whose ids cannot be generated.
 LISTS = {
     "builds": "/api/builds?limit=20",
     "deployments": "/api/deployments?limit=20",
     "revisions": "/api/agents/hello/revisions",
     "keys": "/api/keys",
 }
-# Each operation's share of a round.
+# The number of requests for each operation in a round.
 EXAMPLES = 50
 
 
@@ -48,7 +48,8 @@ class Api:
         return self.session.request(method, self.address + path, timeout=120, **more)
 
     def prepare(self):
-        """What the document's examples are about: an agent that answers, a tool, a model provider."""
+        """Creates the resources that the document's examples refer to: an agent that answers, a tool, a model
+        provider."""
         self.call("POST", "/api/starter-kit").raise_for_status()
         self.call("POST", "/api/deploy", json=HELLO).raise_for_status()
         known = {"agents": ["hello"], "tools": ["echo-tool"], "model-providers": ["playground-llm"]}
@@ -57,7 +58,7 @@ class Api:
         return known
 
     def sweep(self):
-        """Removes the agents that a round has left, so that a run does not become a test of the machine's size."""
+        """Removes the agents that a round has left, so that a run does not depend on the machine's size."""
         for agent in self.call("GET", "/api/agents").json():
             self.call("DELETE", "/api/agents/" + agent["name"])
 
@@ -68,13 +69,13 @@ class Api:
 
 
 def round_of(api, known, number, wanted, seed, work):
-    """One run of schemathesis; whether it was content."""
+    """Runs schemathesis once; returns whether all checks passed."""
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", api.address + "/openapi.json",
         "--header", "Authorization: Bearer " + os.environ["RUNAGENTS_API_KEY"],
         "--phases", PHASES[number],
         "--checks", ",".join(CHECKS),
-        # They do not end by themselves; each has a test of its own.
+        # Event streams do not end by themselves; each has a test of its own.
         "--exclude-path", "/api/events",
         "--max-examples", str(wanted),
         "--seed", str(seed + number),

@@ -1,4 +1,4 @@
-"""Runs the document's samples in Python as they stand, against a stack. See scripts/fuzz-api.sh."""
+"""Runs the document's Python samples unchanged against a stack. See scripts/fuzz-api.sh."""
 
 import contextlib
 import io
@@ -6,11 +6,12 @@ import traceback
 
 import requests
 
-# Where the samples say that the API is.
+# The address of the API in the samples.
 ENDPOINT = "http://localhost:8092"
-# First what makes something, then what looks at it and changes it, and what takes it away at the end.
+# Create first, then read and change, and remove at the end.
 ORDER = ["post", "get", "put", "patch", "delete"]
-# What the state of the stack decides about: there is no second revision to roll back to, a tool is in use, and so on.
+# Statuses that depend on the state of the stack: there is no second revision to roll back to, a tool is in use, and so
+# on.
 MAY_BE_REFUSED = (400, 404, 409)
 
 
@@ -19,7 +20,7 @@ def endless(operation):
 
 
 def addressed(source, path, operation, known, address):
-    """The sample with this stack's address, and with names of what there is."""
+    """Returns the sample with this stack's address, and with names of existing resources."""
     url = path
     for before, segment in zip(path.split("/"), path.split("/")[1:]):
         if segment.startswith("{"):
@@ -32,7 +33,7 @@ def addressed(source, path, operation, known, address):
 
 
 def run(document, known, address):
-    """Whether all samples are right; those that are not are told."""
+    """Returns whether all samples work; failures are printed."""
     operations = [
         (method, path, item[method]) for method in ORDER for path, item in document["paths"].items() if method in item
     ]

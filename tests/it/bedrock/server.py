@@ -1,4 +1,4 @@
-"""A stand-in for Amazon Bedrock, with TLS. It makes the signature of each request anew and compares."""
+"""A stand-in for Amazon Bedrock, with TLS. It recomputes the signature of each request and compares."""
 
 import datetime
 import hashlib
@@ -20,7 +20,7 @@ def keyed(key, text):
 
 
 def signature(method, path, headers, names, body):
-    """Signature Version 4 of a request without a query, as its documentation describes it."""
+    """Returns the Signature Version 4 of a request without a query, as its documentation describes it."""
     encoded = "/".join(urllib.parse.quote(segment, safe="-_.~") for segment in path.split("/"))
     lines = [f"{name}:{' '.join(headers[name].split())}\n" for name in names]
     parts = [method, encoded, "", "".join(lines), ";".join(names), hashlib.sha256(body).hexdigest()]
@@ -34,7 +34,7 @@ def signature(method, path, headers, names, body):
 
 
 def frame(headers, payload):
-    """A message of application/vnd.amazon.eventstream."""
+    """Returns a message of application/vnd.amazon.eventstream."""
     encoded = b""
     for name, value in headers.items():
         encoded += struct.pack("!B", len(name)) + name.encode() + b"\x07" + struct.pack("!H", len(value)) + value.encode()

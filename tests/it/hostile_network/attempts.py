@@ -1,7 +1,8 @@
-"""What a hostile agent tries in a closed network. Each function answers whether it got what it wanted; an exception means
-that it did not. What must not arrive at a tool has `MARK` and the function's name in it: the tool looks for that.
+"""The attempts of a hostile agent in a closed network. Each function returns whether it succeeded; an exception means
+that it did not. Content that must not arrive at a tool contains `MARK` and the function's name: the tool searches for
+them.
 
-What is there to be attacked stands in the message: see `mod.rs`.
+The targets are in the message: see `mod.rs`.
 """
 import base64
 import ctypes
@@ -23,7 +24,7 @@ FACTS, REFUSED = {}, []
 
 
 class Stopped(Exception):
-    """An answer that is none of a host."""
+    """An answer that does not come from a host."""
 
 
 def call(function, *arguments):
@@ -34,7 +35,7 @@ def call(function, *arguments):
 
 
 def some(attempts):
-    """Whether any of several ways leads there. All of them are tried."""
+    """Returns the ways that succeeded, after trying all of them."""
     reached, errors = [], []
     for name, attempt in attempts:
         try:
@@ -50,7 +51,8 @@ def auth(token):
 
 
 def judge(data):
-    """Whether a host has answered. Refusals of egress say so in a header and are noted, for its records."""
+    """Returns the answers of hosts. Refusals of egress have a header and are recorded, for comparison with its
+    records."""
     heads = re.findall(rb"HTTP/1\.[01] (\d{3})[^\n]*\r\n(.*?)\r\n\r\n", data, re.DOTALL)
     if not heads: raise Stopped("no answer")
     hosts = []
@@ -98,7 +100,7 @@ def tunnel(place, token=TOKEN, host=None):
 
 
 def shake(stream, name, reason):
-    """TLS for the host `name`. Egress refuses with an alert, and notes `reason`."""
+    """Begins TLS for the host `name`. Egress refuses with an alert; the refusal is recorded as `reason`."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try: return context.wrap_socket(stream, server_hostname=name)
@@ -108,21 +110,21 @@ def shake(stream, name, reason):
 
 
 def both(places):
-    """A place of this machine or of others through egress, asked for in both of HTTP's ways."""
+    """Yields requests for an address through egress, in both of HTTP's ways."""
     for place in places:
         yield "http " + place, lambda place=place: get("http://%s/" % place)
         yield "CONNECT " + place, lambda place=place: tunnel(place)
 
 
 def harmless(attempts):
-    """Tools may answer: whether what they must not get has arrived is found out there."""
+    """Tools may answer: the tool itself checks that forbidden content has not arrived."""
     for _, attempt in attempts:
         try: attempt()
         except (Stopped, OSError): pass
     return False
 
 
-# Straight to it.
+# Direct connections.
 def platform_directly(): return some((name, lambda port=port: connect(("127.0.0.1", port))) for name, port in FACTS["platform"].items() if name != "egress")
 def other_agent_directly(): return connect(("127.0.0.1", FACTS["other_port"]))
 def metadata_directly(): return some((host, lambda host=host: connect((host, 80))) for host in ("169.254.169.254", "fd00:ec2::254"))
@@ -178,7 +180,7 @@ def beside_the_base_url():
 def not_covered_by_the_base_url(): return some((path, lambda path=path: get("http://scoped.example" + path)) for path in ("/secret", "/v10", "/", "//v1/x"))
 
 
-# As somebody else.
+# With another identity.
 def with_token(token):
     return some([("http", lambda: get("http://other.example/", token=token)), ("CONNECT", lambda: tunnel("other.example:80", token)),
                  ("base URL", lambda: get("http://%s:%d/tools/other/" % EGRESS, token=token))])
@@ -194,7 +196,7 @@ def others_preface(): return preface(FACTS["other_token"])
 def made_up_preface(): return some((made, lambda made=made: preface(made)) for made in ("hwe_x", FACTS["other_token"][:-1], "%s http 80\nHOISTWAY-EGRESS/1 x" % FACTS["own_token"]))
 
 
-# Requests that mean two things.
+# Ambiguous requests.
 def smuggle(lines, path="/", head=None):
     head = head or f"POST http://plain.example{path} HTTP/1.1\r\nHost: plain.example\r\n{auth(TOKEN)}Connection: close\r\n"
     return "smuggle", lambda: exchange(head + lines)
@@ -262,7 +264,7 @@ def others_tool_by_name():
                  ("no SNI", lambda: shake(connect(("api.stripe.com", 443)), None, "host_not_allowed")), ("preface", lambda: exchange("HOISTWAY-EGRESS/1 %s http 80\nGET / HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n" % FACTS["other_token"], NAMED))])
 
 
-# Other sockets than TCP's, and the network itself.
+# Sockets other than TCP, and the network itself.
 def send(family, kind, protocol, address):
     return socket.socket(family, kind, protocol).sendto(b"\x08\0\xf7\xff" + bytes(12), address)
 def datagrams(): return some((host, lambda host=host: send(socket.AF_INET, socket.SOCK_DGRAM, 0, (host, 53))) for host in ("8.8.8.8", "255.255.255.255", "224.0.0.251", FACTS["machine"]))
@@ -295,7 +297,7 @@ def other_namespace():
 def unix_sockets():
     return some((name, lambda name=name: socket.socket(socket.AF_UNIX).connect(name) is None) for name in ("\0" + FACTS["abstract"], FACTS["unix"], "/run/docker.sock", "/var/run/docker.sock"))
 def signal_by_socket():
-    """A connection of a Unix socket tells who is at the other end, by a descriptor that can be signalled."""
+    """A Unix socket connection identifies its peer by a descriptor that can be signalled."""
     SO_PEERPIDFD, PIDFD_SEND_SIGNAL = 77, 424
     def probe(fd):
         pidfd = socket.socket(fileno=os.dup(fd)).getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
@@ -316,11 +318,11 @@ def see_connections():
 
 
 def control():
-    """No attempt: what is allowed does arrive, so that what does not arrive was stopped."""
+    """The control: allowed requests arrive, so that missing ones were stopped."""
     return get("http://plain.example/", f"X-Control: {MARK}control\r\n") and get("http://keyed.example/") and get("http://scoped.example/v1/x")
 HELD = []
 def hold_connections():
-    """All that it may have; whether another agent still reaches its tools is found out there."""
+    """Opens as many connections as it can get; the test checks that another agent still reaches its tools."""
     for _ in range(600):
         try: HELD.append(connect())
         except OSError: break

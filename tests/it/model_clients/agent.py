@@ -1,4 +1,4 @@
-"""Calls models with the packages that people use: no key, no address and no setting of them is in the code."""
+"""Calls models with common packages: no key, no address and no setting of them is in the code."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ def say(text):
 
 
 def roles():
-    """Each role's model is called as it is named, and nothing says where it is."""
+    """Calls each role's model by its name, without any address."""
     client = openai.OpenAI()
     chat = client.chat.completions.create(model=GPT, messages=say("hi"))
     vectors = client.embeddings.create(model=VECTORS, input=["a", "b"])
@@ -164,7 +164,7 @@ def failure(call):
 
 
 def errors():
-    """What each package makes of the same errors, and of a stream that is cut."""
+    """Returns each package's report of the same errors, and of a truncated stream."""
     def by(call):
         texts = ["status 401", "status 429", "status 500", "cut"]
         return [failure(lambda text=text: call(text)) for text in texts]

@@ -1,4 +1,4 @@
-"""A stand-in for the APIs of OpenAI and Anthropic, with TLS: it is told apart by the host that it is called by."""
+"""A stand-in for the APIs of OpenAI and Anthropic, with TLS; the requested host selects the API."""
 
 import http.server
 import json
@@ -23,7 +23,7 @@ class Api(http.server.BaseHTTPRequestHandler):
         return answers.get((host, path), lambda: self.answer({"error": {"message": "no such path"}}, 404))()
 
     def fails(self, error):
-        """Answers a message that asks for an error with one in the API's own shape."""
+        """Answers a message that requests an error with one in the API's own format."""
         said = json.dumps(self.request_body["messages"][-1]["content"])
         for status, kind in [(401, "authentication_error"), (429, "rate_limit_error"), (500, "api_error")]:
             if f"status {status}" in said:
@@ -99,7 +99,7 @@ class Api(http.server.BaseHTTPRequestHandler):
     def embeddings(self):
         inputs = self.request_body["input"]
         inputs = inputs if isinstance(inputs, list) else [inputs]
-        # A list of four numbers in base64, as the client asks for it.
+        # A list of four numbers in base64, if the client requests that.
         vector = "AACAPwAAgD8AAIA/AACAPw==" if self.request_body.get("encoding_format") == "base64" else [1.0] * 4
         data = [{"object": "embedding", "index": index, "embedding": vector} for index in range(len(inputs))]
         usage = {"prompt_tokens": 1, "total_tokens": 1}

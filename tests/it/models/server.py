@@ -1,4 +1,4 @@
-"""A stand-in for the API of OpenAI, with TLS. It says which key it got."""
+"""A stand-in for the API of OpenAI, with TLS. It returns the key that it received."""
 
 import http.server
 import json

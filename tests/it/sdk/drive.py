@@ -1,4 +1,4 @@
-"""Drives a running installation with the public SDK, unchanged, and says what it saw as JSON."""
+"""Drives a running installation with the unchanged public SDK, and prints the results as JSON."""
 
 import json
 import sys
@@ -81,7 +81,7 @@ changed = client.agents.update_config(
 seen["changed"] = [changed.system_prompt, changed.required_tools, [m.model_provider or m.provider for m in changed.llm_configs]]
 seen["changed_answer"] = client.post("/agents/reader/invoke", {"message": "hello"})["response"][:2]
 
-# An agent behind an identity provider is kept, wants a token of a user, and keeps its provider from being deleted.
+# An agent behind an identity provider keeps it, requires a user's token, and prevents the provider's deletion.
 guarded = client.agents.deploy("guarded", source_files={"agent.py": "def handler(message):\n    return message\n"}, identity_provider="sso")
 seen["guarded"] = guarded.agent_name
 seen["refused"] = fails(lambda: client.post("/agents/guarded/invoke", {"message": "x"}))[0]
@@ -89,7 +89,7 @@ seen["in_use"] = fails(lambda: client.identity_providers.delete("sso"))
 unknown = {"source_files": source, "identity_provider": "nobody"}
 seen["unknown_provider"] = fails(lambda: client.agents.deploy("guarded", **unknown))[0]
 
-# What Hoistway does not have says so.
+# Methods that Hoistway does not support fail with a clear error.
 unsupported = {
     "actions": lambda: client.actions.validate({}),
     "analyze": lambda: client.analyze(source),

@@ -1,5 +1,5 @@
 """A tool with TLS: an MCP server (streamable HTTP) at /mcp, a WebSocket at /ws and plain JSON at /echo, each of which
-says which key it was called with.
+returns the key that it was called with.
 
     server.py CERTIFICATE KEY          prints its port
 """
@@ -13,7 +13,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
-# It is called by another name than that of the address it listens on.
+# It is called by a name that differs from its address.
 server = FastMCP("probe", transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False))
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Runs one agent. What it does is told in `_hoistway_runner`, which is a package so that Python loads it from bytecode:
-a main file is compiled at each start."""
+"""Runs one agent. `_hoistway_runner` describes it; it is a package so that Python loads it from bytecode: a main file
+is compiled at each start."""
 
 import sys
 
@@ -9,7 +9,7 @@ sys.dont_write_bytecode = True  # also for multiprocessing's children, which imp
 if __name__ == "__main__":
     from os.path import abspath, dirname
 
-    sys.path.insert(0, dirname(abspath(__file__)))  # with -I it is not there
+    sys.path.insert(0, dirname(abspath(__file__)))  # missing with -I
     from _hoistway_runner.start import main
 
     sys.exit(main(__file__))

@@ -1,4 +1,4 @@
-"""What names and annotations of parameters mean, without `typing`: who uses it has loaded it."""
+"""The meaning of parameters' names and annotations, without `typing`: agents that use it have loaded it."""
 
 import sys
 
@@ -8,8 +8,8 @@ PLAIN = (str, int, float, bool)
 
 
 def resolved(note, scope, unknown):
-    """An annotation as an object, where it is text or has text in it; `unknown` if it names what is not there, as what
-    is imported for type checkers alone."""
+    """Returns an annotation as an object, where it is text or contains text; `unknown` if it refers to a missing name,
+    such as one imported for type checkers alone."""
     inner = getattr(note, "__args__", None)
     if type(note) is not str and not (isinstance(inner, tuple) and any(
             type(part) is str or type(part).__name__ == "ForwardRef" for part in inner)):
@@ -27,7 +27,7 @@ def resolved(note, scope, unknown):
 
 
 def parts_of(note):
-    """(kind, parts) of an annotation: a class, "union" (without None), or "literal"."""
+    """Returns (kind, parts) of an annotation: a class, "union" (without None), or "literal"."""
     while True:  # Annotated, NewType, and Python's `type X = ...`
         for inner in ("__metadata__", "__supertype__", "__value__"):
             if hasattr(note, inner) and not isinstance(note, type):
@@ -44,29 +44,29 @@ def parts_of(note):
 
 
 def any_of(note, check):
-    """Whether an annotation, or one of a union, is of a kind."""
+    """Whether an annotation, or one of its union, satisfies `check`."""
     kind, parts = parts_of(note)
     return any(any_of(part, check) for part in parts) if kind == "union" else check(kind)
 
 
 def is_text(note):
-    """Whether it takes text: str, Optional[str], str | dict, Annotated[str, ...]."""
+    """Whether it accepts text: str, Optional[str], str | dict, Annotated[str, ...]."""
     return any_of(note, lambda kind: kind is str)
 
 
 def is_plain(note):
-    """Whether it takes text, a number or a truth value."""
+    """Whether it accepts text, a number or a truth value."""
     return any_of(note, lambda kind: kind in PLAIN or kind == "literal")
 
 
 def is_request(note):
-    """Whether it takes any object: dict, Mapping, Any, a TypedDict."""
+    """Whether it accepts any object: dict, Mapping, Any, a TypedDict."""
     return any_of(note, lambda kind: kind is object or isinstance(kind, type) and issubclass(kind, dict) or getattr(
         kind, "__name__", getattr(kind, "_name", "")) in ("Any", "Mapping", "MutableMapping"))
 
 
 def is_any(note):
-    """Whether it takes anything at all: Any, object."""
+    """Whether it accepts any value: Any, object."""
     return any_of(note, lambda kind: kind is object or getattr(kind, "__name__", getattr(kind, "_name", "")) == "Any")
 
 
@@ -77,12 +77,12 @@ def is_model_class(kind):
 
 
 def is_model(note):
-    """Whether it takes what is built from an object."""
+    """Whether it accepts a class that is built from an object."""
     return any_of(note, is_model_class)
 
 
 def is_foreign(note):
-    """Whether it is a class of some package, which a member of a request cannot be: the SDK's context, for one."""
+    """Whether it is a class of a package that cannot be a member of a request, such as the SDK's context."""
     kind, _ = parts_of(note)
     return isinstance(kind, type) and not is_model_class(kind) and not issubclass(kind, dict) and (
         kind.__module__.partition(".")[0] not in sys.stdlib_module_names) and "enum" not in {

@@ -1,7 +1,7 @@
-"""The other routes of a web application: `/app/…` here is `/…` there, with whatever method, query, headers and body."""
+"""The other routes of a web application: `/app/…` here is `/…` there, with any method, query, headers and body."""
 
 import os
-import re  # which json has imported
+import re  # already imported by json
 
 from .callers import PeerGone
 from .errors import Explained, report
@@ -9,23 +9,23 @@ from .http import REASONS, HttpError
 from .web import HOST, WebAgent, WebRequest, is_bodiless
 
 PREFIX = "/app"
-ROOT = "x-hoistway-app-root"  # where callers find the application
-ANSWERED = "X-Hoistway-Answer: application"  # tells its answers from our own
+ROOT = "x-hoistway-app-root"  # the path at which callers find the application
+ANSWERED = "X-Hoistway-Answer: application"  # distinguishes its answers from the runner's
 NOT_PASSED_ON = frozenset((
     "connection", "content-length", "expect", "host", "keep-alive", "proxy-authenticate", "proxy-authorization",
-    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"))  # they are about one connection
+    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"))  # hop-by-hop headers
 PAGES = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")  # of FastAPI itself
 MOST_ROUTES = 20
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 
 def is_passed_on(name):
-    """Whether a header goes through, in either direction."""
+    """Whether a header is passed on, in either direction."""
     return name not in NOT_PASSED_ON and not name.startswith("x-hoistway-")
 
 
 def routed(exchange, method, target, headers, body):
-    """The id of a request for the application, and a call that answers it."""
+    """Returns the id of a request for the application, and a call that answers it."""
     agent = exchange.server.agent
     if not isinstance(agent, WebAgent):
         raise HttpError(404, "no_application", "the agent has no web application")
@@ -39,7 +39,7 @@ def routed(exchange, method, target, headers, body):
 
 
 def pass_on(exchange, agent, request, request_id):
-    """Answers with what the application answers, as it comes."""
+    """Streams the application's answer."""
     seen, reply = {"request_id": request_id}, None
     try:
         reply = agent.call(request, explain=False)
@@ -58,7 +58,7 @@ def pass_on(exchange, agent, request, request_id):
     try:
         exchange.send(head)
         if bodiless:
-            if not agent.blocking:  # with its next message an ordinary answer is whole, and is not cancelled
+            if not agent.blocking:  # after its next message an ordinary answer is complete, and is not cancelled
                 next(reply.raw, None)
             return
         for piece in reply.raw:
@@ -75,7 +75,7 @@ def pass_on(exchange, agent, request, request_id):
             exchange.send(b"0\r\n\r\n")
     except PeerGone:
         raise
-    except BaseException as error:  # what breaks off must not look whole
+    except BaseException as error:  # a broken answer must not look complete
         report(error, exchange.server.mask, seen)
         raise PeerGone from None
     finally:
@@ -83,7 +83,7 @@ def pass_on(exchange, agent, request, request_id):
 
 
 def head_of(reply, request):
-    """The lines of an answer's head, and how long its body is, if the application says so."""
+    """Returns the lines of an answer's head, and the length of its body if the application declares it."""
     if not 200 <= reply.status <= 599:
         raise Explained(f"the app answered {request.method} {request.path} with status {reply.status}")
     lines, length = [f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, '')}", ANSWERED], None
@@ -99,7 +99,7 @@ def head_of(reply, request):
 
 
 def no_invoke(app):
-    """What to do about an application that an invoke finds no route of: its own ones, and where they are."""
+    """Advises on an application without a route for invokes: lists its own routes and their addresses."""
     found = []
     try:
         rules = app.url_map.iter_rules() if hasattr(app, "url_map") else getattr(app, "routes", ())  # of Flask and Quart; of Starlette
@@ -108,7 +108,7 @@ def no_invoke(app):
             methods = sorted({*(getattr(rule, "methods", None) or ())} - {"HEAD", "OPTIONS"})
             if path and path not in PAGES and not path.startswith("/static/"):
                 found.append(" ".join(filter(None, ("|".join(methods), path))))
-    except Exception:  # of a framework that has something else of this name
+    except Exception:  # of a framework whose attribute has another meaning
         pass
     if found:
         yield f"its routes: {', '.join(found[:MOST_ROUTES])}" + (f" and {len(found) - MOST_ROUTES} more" if len(found) > MOST_ROUTES else "")
@@ -117,8 +117,8 @@ def no_invoke(app):
 
 
 def relocated(address, root):
-    """An address that the application gives within itself, as its callers can follow it: without the name by which it
-    knows itself, and below its root."""
+    """Returns the application's address of a resource as its callers can follow it: without the application's own host
+    name, and below its root."""
     own = f"http://{HOST}"
     if address == own or address.startswith((f"{own}/", f"{own}?", f"{own}#")):
         address = address.removeprefix(own)

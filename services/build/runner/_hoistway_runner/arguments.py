@@ -1,4 +1,4 @@
-"""What a function is called with: its parameters are filled from the request by meaning, by name and by annotation."""
+"""The arguments of a function call: parameters are filled from the request by meaning, by name and by annotation."""
 
 import os
 from types import FunctionType, SimpleNamespace
@@ -14,7 +14,7 @@ NO_MESSAGE = "message is required", 'send it in the body: {"message": "…"}'
 
 
 class RunContext:
-    """The second argument of a handler: where its tools and its model are, and whose conversation this is."""
+    """The second argument of a handler: the addresses of its tools and model, and the session."""
 
     def __init__(self, request):
         env = os.environ
@@ -29,16 +29,16 @@ class RunContext:
 
 
 class Request:
-    """One invoke: as it was sent (`body`, and its JSON as `sent`), and with what the platform knows about it, as
-    handlers see it (`seen`). The `user_id` of a body is in neither; an `unverified` one is for parameters alone."""
+    """One invoke: as it was sent (`body`, and its JSON as `sent`), and with the platform's additions, as handlers
+    receive it (`seen`). The `user_id` of a body is in neither; an `unverified` one is for parameters alone."""
 
     def __init__(self, path, headers, body, sent, seen, unverified=None):
         self.path, self.headers, self.body, self.sent, self.seen = path, headers, body, sent, seen
         self.given = sent if unverified is None or "user_id" in seen else {**sent, "user_id": unverified}
-        self.named = {**self.given, **seen}  # what parameters take by name
+        self.named = {**self.given, **seen}  # the values of parameters by name
 
     def text(self, name="message"):
-        """The message, or None. A parameter's own name is another way to send it."""
+        """Returns the message, or None. It can also be sent under the parameter's own name."""
         for member in dict.fromkeys(("message", name)):
             text = self.given.get(member)
             if text is not None and not isinstance(text, str):
@@ -48,31 +48,31 @@ class Request:
         return None
 
     def message(self):
-        """The message, which is needed."""
+        """Returns the message, which is required."""
         if text := self.text():
             return text
         raise Unfit(*NO_MESSAGE)
 
 
 class Agent:
-    """What answers invokes; `blocking` is code that runs in the thread of the invoke, and not on the event loop."""
+    """An agent that answers invokes. `blocking` code runs in the thread of the invoke, other code on the event loop."""
 
     blocking = True
-    loops = False  # whether its file names asyncio, which it may import in the invoke
+    loops = False  # whether its file mentions asyncio, which it may import during the invoke
 
     def prepare(self, request):
-        """A call that answers a request; Unfit if the request is at fault, which is known before an answer begins."""
+        """Returns a call that answers a request. Raises Unfit if the request does not fit, before an answer begins."""
         raise NotImplementedError
 
     def start(self, seconds=None):
-        """What comes before the first request; it may take so many seconds."""
+        """Runs before the first request; it may take at most `seconds`."""
 
     def stop(self):
-        """What comes after the last answer."""
+        """Runs after the last answer."""
 
 
 class MessageAgent(Agent):
-    """A function of the message and the request. The message may not be `needed`."""
+    """A function of the message and the request. The message is optional unless `needed`."""
 
     def __init__(self, function, needed=True):
         self.function, self.needed = function, needed
@@ -83,13 +83,14 @@ class MessageAgent(Agent):
 
 
 class FunctionAgent(Agent):
-    """A function whose own parameters decide what it gets. One that returns nothing answers what it prints; so does what
-    is named `main` or `run` and exits with the status 0, and a `main` that returns it."""
+    """A function called with the arguments that its parameters require. If it returns nothing, its output is the
+    answer. The same applies to a function named `main` or `run` that exits with the status 0, and to a `main` that
+    returns 0."""
 
     def __init__(self, function, name="handler"):
         self.function, self.name, self.plan = function, name, Plan(parameters(function))
         code = getattr(function, "__code__", None)
-        self.blocking = not (code and code.co_flags & (0x80 | 0x200))  # async def, also one that yields
+        self.blocking = not (code and code.co_flags & (0x80 | 0x200))  # async def, also an async generator
 
     def prepare(self, request):
         positional, named = self.plan.fill(request)
@@ -117,7 +118,7 @@ class FunctionAgent(Agent):
 
 
 class Plan:
-    """What each parameter of a function gets. It is decided once."""
+    """The values of a function's parameters. The plan is made once."""
 
     def __init__(self, parameters):
         self.steps = []
@@ -131,7 +132,7 @@ class Plan:
         self.nothing_left = self.request in taken
 
     def step(self, index, name, way, note, default):
-        """The method that finds the value of a parameter, or None."""
+        """Returns the method that finds the value of a parameter, or None."""
         plain = note is NONE and default is NONE
         if way == REST:
             return self.rest
@@ -148,7 +149,7 @@ class Plan:
             return self.request
         if name == "context" and foreign:
             return self.context
-        if name == "context" and not is_plain(note):  # a list of documents, unless nobody sends one
+        if name == "context" and not is_plain(note):  # a list of documents, or the context if none is sent
             return self.named_or_context
         if index == 0 and way == POSITIONAL and (plain or note is not NONE and is_request(note)):
             return self.request
@@ -159,7 +160,7 @@ class Plan:
         return self.named
 
     def fill(self, request):
-        """(positional, named) arguments."""
+        """Returns (positional, named) arguments."""
         if self.whole and all(value is None or value == "" for value in request.sent.values()):
             raise Unfit("message is required", "send it in the body, or other members that the agent reads")
         positional, named, used = [], {}, set()
@@ -197,8 +198,8 @@ class Plan:
         used |= members
         if default is not NONE and members.isdisjoint(request.given):
             return default
-        given = {k: v for k, v in request.named.items() if k != "history" or k in request.sent}  # who asks, too
-        if members == request.given.keys():  # a model that takes whatever is sent
+        given = {k: v for k, v in request.named.items() if k != "history" or k in request.sent}  # includes the user
+        if members == request.given.keys():  # a model that accepts any member
             given = request.given
         return fitted(given, note, "")
 
@@ -231,20 +232,20 @@ class Plan:
 
 
 def parameters(function):
-    """[(name, way, annotation, default)] of a callable."""
+    """Returns [(name, way, annotation, default)] of a callable."""
     if isinstance(function, FunctionType) and function.__dict__.keys().isdisjoint(("__wrapped__", "__signature__")):
-        code = function.__code__  # what inspect.signature would say, without its 6 ms
+        code = function.__code__  # the result of inspect.signature, without its 6 ms
         names, count, keywords = code.co_varnames, code.co_argcount, code.co_kwonlyargcount
         defaults, by_keyword = function.__defaults__ or (), function.__kwdefaults__ or {}
         try:
             notes = function.__annotations__
-        except Exception:  # from Python 3.14 on they are evaluated now, and may name what is not there
+        except Exception:  # from Python 3.14 on they are evaluated now, and may refer to missing names
             notes = {}
         note = lambda name: resolved(notes[name], function.__globals__, NONE) if name in notes else NONE
         found = [(name, POSITIONAL, note(name), default)
                  for name, default in zip(names, [NONE] * (count - len(defaults)) + list(defaults))]
         at = count + keywords
-        if code.co_flags & 0x04:  # *args, which stands behind the keyword-only ones
+        if code.co_flags & 0x04:  # *args, which is after the keyword-only ones
             found.append((names[at], STAR, NONE, NONE))
             at += 1
         found += [(name, KEYWORD, note(name), by_keyword.get(name, NONE)) for name in names[count:count + keywords]]

@@ -16,14 +16,14 @@ from .remedies import MAIN_THREAD, SIGNALS
 from .results import Pieces
 from .web import PORT, WebAgent
 
-AHEAD = 4  # messages that an application may send before the first one is taken
-BLOCKED_SECONDS = 0.2  # after which a start-up that its own time limit does not end is known to hold the loop
+AHEAD = 4  # the maximum number of messages that are sent and not yet taken
+BLOCKED_SECONDS = 0.2  # after which a start-up that outlasts its own time limit is known to block the loop
 REMEDY = "an endless loop belongs into a task of its own; a start that needs more time: HOISTWAY_AGENT_START_SECONDS"
 
 
 def finds_itself(app):
-    """Whether an ASGI application is known to find its routes below a root_path. Others compare the whole path, or have a
-    root of their own."""
+    """Whether an ASGI application is known to route below a root_path. Others compare the whole path, or have a root of
+    their own."""
     kind = type(app)
     if isinstance(app, getattr(sys.modules.get("starlette.applications"), "Starlette", ())):
         major, minor = sys.modules["starlette"].__version__.split(".")[:2]
@@ -72,8 +72,8 @@ class AsgiAgent(WebAgent):
         return Pieces(head["status"], fields, raw)
 
     def exchange(self, scope, body, explain, log):
-        """The messages that the application sends for one request, each as soon as it is sent: what the application does
-        next may block the loop. It is cancelled when nobody wants more of them."""
+        """Yields the messages that the application sends for one request, each at once, since the application may block
+        the loop next. The task is cancelled when the messages are no longer needed."""
         ready, wanted, gone, unread, caller = SimpleQueue(), asyncio.Semaphore(AHEAD), asyncio.Event(), [body], Caller()
         status, told, closed, complete = 0, False, False, False
 
@@ -86,11 +86,11 @@ class AsgiAgent(WebAgent):
         async def send(message):
             nonlocal status, told
             if closed or told:
-                await asyncio.sleep(0)  # whoever sends for ever must come to hear that it is cancelled
+                await asyncio.sleep(0)  # lets the cancellation reach an application that sends for ever
                 return
             await wanted.acquire()
             status = message.get("status", status)
-            if is_last(message):  # what it does after its answer it may finish
+            if is_last(message):  # it may finish its work after the answer
                 told = True
                 caller.__exit__()
             ready.put(message)
@@ -120,7 +120,7 @@ class AsgiAgent(WebAgent):
                 complete = is_last(message)
                 yield message
                 LOOP.soon(wanted.release)
-            if status >= 500 and explain:  # frameworks answer first and let the exception through then: it says more
+            if status >= 500 and explain:  # frameworks answer first and raise the exception then, which says more
                 try:
                     error = ready.get(timeout=1)
                 except Empty:
@@ -166,7 +166,7 @@ class AsgiAgent(WebAgent):
             return
         if message["type"] == "lifespan.startup.failed":
             try:
-                error = await asyncio.wait_for(outbox.get(), 1)  # what went wrong, if it is let through
+                error = await asyncio.wait_for(outbox.get(), 1)  # the cause, if it is raised
             except (TimeoutError, asyncio.TimeoutError):
                 error = None
             text = message.get("message") or "it does not say why"
@@ -188,8 +188,8 @@ class AsgiAgent(WebAgent):
 
 
 def suspended(waiting):
-    """The frames in which a coroutine waits, the outermost first. An asynchronous generator's own step does not say whose
-    it is."""
+    """Returns the frames in which a coroutine waits, the outermost first. The awaitable of an asynchronous generator
+    does not refer to its generator."""
     while waiting is not None:
         names = [name for name in ("cr", "ag", "gi") if hasattr(waiting, f"{name}_frame")]
         if not names:
@@ -201,6 +201,6 @@ def suspended(waiting):
 
 
 def lines_of(frames):
-    """Frames as the lines of a traceback, without those of the runner."""
+    """Formats frames as the lines of a traceback, without those of the runner."""
     stack = traceback.StackSummary.extract(frames)
     return "".join(traceback.format_list([frame for frame in stack if not frame.filename.startswith(OURS)])).splitlines()

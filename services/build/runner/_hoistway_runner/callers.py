@@ -1,4 +1,4 @@
-"""Whether whoever has sent an invoke still waits for its answer."""
+"""Invokes whose clients have disconnected."""
 
 import select
 import sys
@@ -8,19 +8,20 @@ from .errors import DETAIL_LINES, Mask, leave
 from .errors import HERE as OURS
 
 GIVEN_UP_SECONDS = 5  # between the loss of callers and the end of an agent whose threads do not end
-PATIENCE_SECONDS = 60  # for the invokes of others that still wait
-HELD_SECONDS = 60  # for which the event loop may stay with an invoke whose caller is gone while others wait for it
+PATIENCE_SECONDS = 60  # for invokes whose callers still wait
+HELD_SECONDS = 60  # the longest time that the event loop may spend on an invoke whose caller is gone while others wait
 MOST_STACKS = 10
 
-HERE = threading.local()  # `peer`: the connection of the invoke that this thread answers; `log` tells the logs an error of it
+HERE = threading.local()  # `peer`: the connection of the invoke that this thread answers; `log` logs an error of it
 
 
 class PeerGone(Exception):
-    """The client does not wait for the answer any more."""
+    """The client no longer waits for the answer."""
 
 
 def is_gone(peer):
-    """Whether a connection was closed, or half of it: a forwarder between us and the gateway passes its end on so."""
+    """Whether a connection was closed, or half of it: a forwarder between the gateway and the runner passes its end on
+    so."""
     poll = select.poll()
     try:
         poll.register(peer, select.POLLRDHUP)
@@ -30,7 +31,7 @@ def is_gone(peer):
 
 
 class Slots:
-    """The invokes that may run at once, and what becomes of an agent whose threads or event loop hold them for nobody."""
+    """The slots of concurrent invokes. The agent is ended if its threads or event loop keep slots for lost callers."""
 
     loop = None  # the event loop, as soon as there is one
 
@@ -39,7 +40,7 @@ class Slots:
         self.changed = threading.Condition()
 
     def take(self, peer):
-        """Takes one for a connection; False if there is none."""
+        """Takes a slot for a connection; returns False if none is free."""
         with self.changed:
             taken = len(self.running) < self.most and not self.leaving
             lost = self.lost() if taken and self.loop else []
@@ -53,7 +54,7 @@ class Slots:
         return taken
 
     def name(self, peer, request_id):
-        """The id of the request that a connection's invoke answers."""
+        """Sets the id of the request that a connection's invoke answers."""
         self.running[peer][1] = request_id
 
     def give_back(self, peer):
@@ -62,18 +63,18 @@ class Slots:
             self.changed.notify_all()
 
     def lost(self):
-        """The connections whose callers are gone while their invokes go on."""
+        """Returns the connections whose callers are gone while their invokes still run."""
         return [peer for peer in self.running if is_gone(peer)]
 
     def watch(self):
-        """Ends the agent if most of its slots stay with invokes that nobody waits for: threads cannot be ended."""
+        """Ends the agent if most of its slots are kept by invokes without callers: threads cannot be ended."""
         with self.changed:
             self.changed.wait_for(lambda: len(self.running) < self.most, GIVEN_UP_SECONDS)
             few = lambda: len(self.lost()) < self.most // 2
             if len(self.running) < self.most or few():
                 self.watched = False
                 return
-            self.leaving = True  # others that still wait are answered first
+            self.leaving = True  # invokes whose callers still wait are answered first
             self.changed.wait_for(lambda: few() or len(self.running) <= len(self.lost()), PATIENCE_SECONDS)
             if few():  # they were slow, and have ended after all
                 self.leaving = self.watched = False
@@ -83,8 +84,8 @@ class Slots:
         leave(f"{len(lost)} invokes still run whose callers have given up; a loop or a call without a time limit is in them")
 
     def watch_loop(self, lost):
-        """Ends the agent if its event loop stays with an invoke whose caller is one of these `lost` ones: no cancellation
-        reaches it, and no other invoke is answered meanwhile."""
+        """Ends the agent if its event loop is kept by an invoke whose caller is one of these `lost` ones: cancellation
+        cannot reach it, and no other invoke is answered meanwhile."""
         free = threading.Event()
         self.loop.soon(free.set)
         held = not free.wait(HELD_SECONDS) and self.loop.held_for()
@@ -99,11 +100,11 @@ class Slots:
 
 
 def stacks(invokes):
-    """Where the threads of some invokes are: each place once, without the frames of the runner."""
+    """Returns the stacks of the threads of some invokes: each stack once, without the frames of the runner."""
     frames, places = sys._current_frames(), {}
     for thread, request_id in invokes:
         places.setdefault(shown(frames.get(thread)), []).append(request_id)
-    if "" in places:  # they wait for the event loop or for a pool of threads: those are where the agent's code stands
+    if "" in places:  # they wait for the event loop or for a pool of threads, which run the agent's code
         others = {shown(frames[thread]) for thread in frames.keys() - {thread for thread, _ in invokes}}
         places["".join(sorted(others)[:MOST_STACKS])] = places.pop("")
     text = ""
@@ -114,7 +115,7 @@ def stacks(invokes):
 
 
 def shown(frame):
-    """The stack of a thread that runs the agent's code; empty for others."""
+    """Returns the stack of a thread that runs the agent's code; empty for others."""
     import traceback
 
     app = Mask.places[0][0] if Mask.places else ""
@@ -123,9 +124,10 @@ def shown(frame):
 
 
 def standing(slots, request_id):
-    """Where the invoke of a request stands: the stack of its thread, or of its task; of a long one both ends, which are the
-    agent's and where it waits. Empty for a script, which is a process of its own, and for what has been answered."""
-    running = reversed(list(slots.running.items()))  # ids are the clients' own: of several the newest, others have been given up
+    """Returns the stack of a request's invoke: of its thread, or of its task. A long one is cut in the middle, so that
+    it has the agent's frames and the place of the wait. Empty for a script, which is a separate process, and for
+    answered requests."""
+    running = reversed(list(slots.running.items()))  # clients choose ids: of equal ones the newest, earlier ones were given up
     peer, thread = next(((peer, thread) for peer, (thread, named) in running if named == request_id), (None, None))
     text = shown(sys._current_frames().get(thread))
     if not text and peer:  # its thread waits for a task
@@ -133,7 +135,7 @@ def standing(slots, request_id):
 
         try:
             text = LOOP.standing(peer)
-        except Exception:  # the task has gone on while it was looked at
+        except Exception:  # the task has continued meanwhile
             pass
     lines, half = slots.mask(text).splitlines(), DETAIL_LINES // 2
     return lines if len(lines) <= DETAIL_LINES else [*lines[:half], "  …", *lines[1 - half:]]

@@ -1,4 +1,4 @@
-"""What an invoke prints, for a function that returns nothing, and what it reads with input()."""
+"""The output of an invoke, for a function that returns nothing, and its input through input()."""
 
 import builtins
 import io
@@ -8,36 +8,37 @@ from codecs import getincrementaldecoder
 from .errors import Explained
 
 MOST = 8 << 20  # characters
-# Modules that write log lines, to the standard output where they are told so.
+# Modules that write log lines, to the standard output if configured so.
 LOGGERS = frozenset(("logging", "loguru._simple_sinks", "structlog._output"))
 
 
 class NoMoreInput(EOFError):
-    """The message has been read to its end by code that has printed something since: it asks in a loop, and has answered."""
+    """The message has been read to its end by code that has printed something since: it is an input loop, and has
+    answered."""
 
 
 class Taker:
-    """What one invoke prints, if it is to be kept, and the lines of its message."""
+    """The captured output of one invoke, if it is kept, and the lines of its message."""
 
     def __init__(self, lines, keep=True):
         self.parts, self.size, self.lines, self.printed = [] if keep else None, 0, iter(lines), False
         self.decoder, self.logged, self.asked = None, [], False
 
     def add(self, text, is_log=False):
-        """Something was printed. It is kept until the invoke ends: a task that goes on longer prints to the logs alone."""
+        """Adds printed text. It is kept until the invoke ends: the later output of a task goes to the logs only."""
         self.printed = self.printed or not is_log
         if self.parts is not None and self.size <= MOST:
             self.size += len(text)
             (self.logged if is_log else self.parts).append(text)
 
     def add_bytes(self, data):
-        """Bytes were written: a character may be split across two of them."""
+        """Adds printed bytes: a character may be split across two writes."""
         self.decoder = self.decoder or getincrementaldecoder("utf-8")("replace")
         self.add(self.decoder.decode(data))
 
     def text(self):
-        """All that was printed, but for the last newline: log lines only where there is nothing else. None if nothing was. What
-        the agent has put in the place of the standard output may still hold some of it."""
+        """Returns the output, without the last newline; log lines only if there is nothing else. None if there was no
+        output. A replacement of the standard output by the agent may still buffer some of it."""
         if not isinstance(sys.stdout, (Output, type(None))):
             try:
                 sys.stdout.flush()
@@ -48,11 +49,11 @@ class Taker:
         return "".join(self.parts or self.logged).removesuffix("\n") if self.parts or self.logged else None
 
     def end(self):
-        """Whatever is printed from now on is nobody's answer."""
+        """Stops capturing: later output belongs to no answer."""
         self.parts = None
 
     def next_line(self, prompt):
-        """What input() answers. Prompts are for the logs: they are no part of the answer."""
+        """Returns the next line for input(). Prompts go to the logs: they are not part of the answer."""
         self.asked = True
         if prompt:
             print(prompt, file=sys.stderr)
@@ -63,7 +64,7 @@ class Taker:
 
 
 class Output(io.TextIOWrapper):
-    """The standard output, which also gives what an invoke prints to its taker. Threads that the agent starts, its child
+    """The standard output, which also passes an invoke's output to its taker. Threads that the agent starts, its child
     processes and its logging belong to no invoke."""
 
     takers = None  # a ContextVar, as soon as there are invokes: its module takes 0.2 ms of the start
@@ -96,7 +97,7 @@ class Bytes:
 
 
 def install(line_buffering):
-    """Puts it, and an input() that reads messages, in the place of Python's before the agent's code keeps the other ones."""
+    """Replaces the standard output and input() before the agent's code can keep references to the original ones."""
     old = sys.stdout
     if old is not None:
         through = old.write_through  # of PYTHONUNBUFFERED, which every agent has
@@ -107,20 +108,20 @@ def install(line_buffering):
 
     def input(prompt="", /):
         taker = Output.takers and Output.takers.get()
-        return taker.next_line(prompt) if taker and sys.stdin is sys.__stdin__ else read(prompt)  # the agent may have put in another
+        return taker.next_line(prompt) if taker and sys.stdin is sys.__stdin__ else read(prompt)  # the agent may have replaced it
 
     builtins.input = input
 
 
 def begin():
-    """From now on there are invokes."""
+    """Prepares for invokes."""
     from _contextvars import ContextVar
 
     Output.takers = ContextVar("hoistway_taker", default=None)
 
 
 def take(taker):
-    """Lets a taker have what is printed here from now on."""
+    """Passes output of this context to a taker from now on."""
     if Output.takers is None:
         begin()
     Output.takers.set(taker)

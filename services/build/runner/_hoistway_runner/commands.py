@@ -1,20 +1,20 @@
-"""Functions that are commands: they read the command line or the standard input, and so they are run as scripts."""
+"""Functions that are commands: they read the command line or the standard input, so they are run as scripts."""
 
 from .annotations import TEXT_NAMES
 from .discovery import Found, ast, is_main_guard, top_level
 from .own_files import own_file, parsed
 
-# What reads the command line or the standard input: functions and classes by their names, and members of modules.
+# Functions and classes, by name, and members of modules that read the command line or the standard input.
 PARSER_CALLS = frozenset(("ArgumentParser", "parse_args", "parse_known_args"))
 ARGUMENT_CALLS = PARSER_CALLS | {"OptionParser", "docopt", "Fire", "Typer"}
 ARGUMENT_MEMBERS = {"sys": ("argv", "stdin"), **dict.fromkeys(
     ("click", "rich_click", "typer"), ("command", "group", "argument", "option", "run", "Argument", "Option"))}
-# What is opened, read and written past sys.stdin and sys.stdout, by the functions of which module. These are the process's:
-# a thread has none of its own.
+# Functions, by module, that can open, read or write the descriptors of standard input and output directly. The
+# descriptors belong to the process: a thread has none of its own.
 DESCRIPTOR_CALLS = {"": ("open",), "io": ("open",), "os": ("fdopen", "read", "write")}
 DESCRIPTORS = (0, 1, "/dev/stdin", "/dev/stdout")
 
-# What else a script may have its message from: its environment, and what it starts with both.
+# Names through which a script may get its message otherwise: the environment, and starting other programs.
 HANDING_ON = frozenset(("AGENT_MESSAGE", "environ", "environb", "getenv", "getenvb", "getpass", "subprocess", "create_subprocess_exec",
                         "create_subprocess_shell", "system", "popen", "exec", "runpy", "import_module", "__import__"))
 
@@ -22,13 +22,13 @@ REQUEST_NAMES = ("request", "req", "payload", "event", "data", "body", "inputs")
 
 
 def is_command(tree, app, file, name):
-    """Whether the file's function of this name, or the file of the agent's own from which it comes, reads the command
-    line, and can be run so: something calls it with its arguments, or it needs none."""
+    """Whether the file's function of this name, or the file of the agent's own that it is imported from, reads the
+    command line, and can be run as a command: either it is called with its arguments, or it needs none."""
     own = own_function(tree, name)
     called = is_called(tree, name)
     if own and not own.decorator_list and len(own.args.args) > len(own.args.defaults) and not called:
         return False
-    # What only asks by input() can be called as well, which keeps the type of what it returns.
+    # A function that only reads input() can also be called, which preserves the type of its result.
     called_as_well = own and not called and returns_value(own) and not reads(without_main_block(tree), aliases_of(tree))
     if reads_command_line(tree, name, ("input",) if called_as_well else ()):
         return True
@@ -53,17 +53,17 @@ def returns_value(function):
 
 
 def names_in(function):
-    """The names that a function, or another part of a file, uses."""
+    """Returns the names that a function, or another part of a file, uses."""
     return {node.id for node in nodes_of(function) if isinstance(node, ast.Name)}
 
 
 def aliases_of(tree):
-    """The modules that a module imports by another name, by that name."""
+    """Returns the modules that a module imports under another name, by that name."""
     return {alias.asname: alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names if alias.asname}
 
 
 def own_function(tree, name):
-    """The function of a name at a module's top level, or None."""
+    """Returns the function of a name at a module's top level, or None."""
     found = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name]
     return found[-1] if found else None
 
@@ -81,20 +81,21 @@ def takes_invoke(function):
 
 
 def is_called(tree, name):
-    """Whether a module that is run calls one of its functions itself: it has a main block, or its top level uses it."""
+    """Whether a module calls one of its functions itself when it is run: it has a main block, or its top level uses
+    it."""
     if any(isinstance(node, ast.If) and is_main_guard(node.test) for node in tree.body):
         return True
     return name in top_level(tree)[1]
 
 
 def children(node):
-    """The nodes right below one."""
+    """Returns the direct children of a node."""
     values = (getattr(node, field, None) for field in node._fields)
     return [item for value in values for item in (value if isinstance(value, list) else (value,)) if isinstance(item, ast.AST)]
 
 
 def nodes_of(tree):
-    """A tree's nodes, itself first."""
+    """Returns the nodes of a tree, the root first."""
     nodes = [tree]
     for node in nodes:
         nodes += children(node)
@@ -102,7 +103,8 @@ def nodes_of(tree):
 
 
 def without_main_block(tree):
-    """What of a file runs when it is imported: without its main block, and without the functions that nothing calls then."""
+    """Returns the part of a file that runs on import: without its main block, and without functions that are not called
+    then."""
     used = top_level(tree)[1]
     body = []
     for node in tree.body:
@@ -114,7 +116,7 @@ def without_main_block(tree):
 
 
 def needs_message(tree, app, file, seen=None):
-    """Whether a script, or what it imports of the agent's own files, may read the message."""
+    """Whether a script, or an imported file of the agent's own, may read the message."""
     nodes, seen = nodes_of(tree), seen or set()
     seen.add(file)
     names = {getattr(node, field, None) for node in nodes for field in ("id", "attr", "name", "value", "module")
@@ -131,7 +133,7 @@ def needs_message(tree, app, file, seen=None):
 
 
 def modules_of(node):
-    """What a statement imports as imports `from` each module that it may be; nothing for other nodes."""
+    """Returns a statement's imports as imports `from` each possible module; empty for other nodes."""
     if isinstance(node, ast.Import):
         return [ast.ImportFrom(module=alias.name, names=[], level=0) for alias in node.names]
     if not isinstance(node, ast.ImportFrom):
@@ -142,9 +144,9 @@ def modules_of(node):
 
 
 def reads_command_line(tree, name, ignored=()):
-    """Whether a module reads its command line or its standard input for its function of this name, and is to be run as a
-    command therefore. Of a function that takes the message or the request only itself and what it calls count: main blocks
-    and parsers are another way to it. Calls of the names that are `ignored` do not count."""
+    """Whether a module reads its command line or its standard input for its function of this name, and must therefore
+    be run as a command. For a function that takes the message or the request, only the function and its callees count:
+    main blocks and parsers are another way to call it. Calls of the `ignored` names do not count."""
     function = own_function(tree, name)
     if not takes_invoke(function):
         return reads(tree, aliases_of(tree), guards=True, ignored=ignored)
@@ -152,9 +154,9 @@ def reads_command_line(tree, name, ignored=()):
 
 
 def reads_in(tree, function, given, ignored=()):
-    """Whether a function of a module, or one of the module's that it uses, reads the command line or the standard input. Where
-    the message is `given` to a function, a parser that has a place for options alone is left to their defaults: it would
-    refuse the message."""
+    """Whether a function of a module, or a function of the module that it uses, reads the command line or the standard
+    input. If the function is `given` the message, a parser with options alone is ignored: its defaults apply, and it
+    would refuse the message."""
     functions = [function]
     for one in functions:
         used = (own_function(tree, name) for name in sorted(names_in(one)))
@@ -164,15 +166,15 @@ def reads_in(tree, function, given, ignored=()):
 
 
 def has_options_alone(tree):
-    """Whether all arguments that a module's parsers know are options, and there are some."""
+    """Whether a module's parsers have arguments, all of them options."""
     added = [node.args[:1] for node in nodes_of(tree)
              if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("add_argument", "add_subparsers")]
     return bool(added) and all(isinstance(getattr(one, "value", None), str) and one.value.startswith("-") for names in added for one in names or [None])
 
 
 def reads(tree, aliases, guards=False, ignored=()):
-    """Whether a module or a function of it reads the command line or the standard input, or uses it or the standard output by
-    their descriptors; `guards` counts main blocks, too, and calls of the names that are `ignored` do not count."""
+    """Whether a module or a function of it reads the command line or the standard input, or uses the standard input or
+    output by descriptor. `guards` includes main blocks. Calls of the `ignored` names do not count."""
     todo = [tree]
     while todo:
         node = todo.pop()
@@ -194,7 +196,7 @@ def reads(tree, aliases, guards=False, ignored=()):
 
 
 def uses_descriptor(call, called, aliases):
-    """Whether a call opens, reads or writes the standard input or output of the process: `open(0)`, `os.write(1, …)`."""
+    """Whether a call uses the standard input or output of the process directly: `open(0)`, `os.write(1, …)`."""
     if not any(getattr(one, "value", None) in DESCRIPTORS for one in call.args[:1]):
         return False
     owner = getattr(call.func, "value", None)
@@ -203,7 +205,7 @@ def uses_descriptor(call, called, aliases):
 
 
 def reads_lines(call, called, aliases):
-    """Whether a call reads the lines of the standard input by the module fileinput; those of files that it names are others."""
+    """Whether a call reads lines of the standard input with the module fileinput, and not of named files."""
     module = getattr(getattr(call.func, "value", None), "id", "")
     if called not in ("input", "FileInput") or aliases.get(module, module) != "fileinput":
         return False
@@ -212,7 +214,8 @@ def reads_lines(call, called, aliases):
 
 
 def served_application(tree, name):
-    """The web application that a function without parameters starts a server for: `uvicorn.run(app)`, `app.run()`."""
+    """Returns the web application that a function without parameters starts a server for: `uvicorn.run(app)`,
+    `app.run()`."""
     function = own_function(tree, name)
     if function is None or function.args.args:
         return None

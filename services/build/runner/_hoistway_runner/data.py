@@ -1,5 +1,5 @@
-"""What an agent returned as data: JSON's types and nothing else. What is no data is refused with its place and its type:
-the text that Python makes of an object (`<Ticket object at 0x…>`) is an answer that nobody can use."""
+"""An agent's result as data: JSON's types and nothing else. Other values are refused with their place and type:
+Python's text of an object (`<Ticket object at 0x…>`) is useless as an answer."""
 
 import math
 import sys
@@ -7,21 +7,21 @@ import sys
 from .errors import Explained
 
 SCALARS = frozenset((str, int, bool, type(None)))
-MOST_ITEMS = 1_000_000  # of what is made while it is read, and may have no end
+MOST_ITEMS = 1_000_000  # of iterables that are read on demand, and may be endless
 LISTS = (list, tuple, set, frozenset, range, type({}.keys()), type({}.values()), type({}.items()))
 TEXTS = frozenset((("decimal", "Decimal"), ("uuid", "UUID"), ("pathlib", "PurePath"), ("collections", "UserString")))
 
 
 class Refused(Explained):
-    """A value that is no data."""
+    """A value that is not data."""
 
     def __init__(self, path, what, *details):
         super().__init__(f"{what}, at {path or 'the answer'}", *details)
 
 
 def as_data(value, path="response"):
-    """A value as JSON has it. `path` is what it is called when it is refused; members of one without a path are called
-    by their names alone."""
+    """Returns a value as JSON has it. `path` is its name in a refusal; without a path, members have their own names
+    alone."""
     try:
         return data(value, path, ())
     except RecursionError:
@@ -29,7 +29,7 @@ def as_data(value, path="response"):
 
 
 def data(value, path, above):
-    """The same below other values, `above`, which it must not contain again."""
+    """Converts a value below other values, `above`, which it must not contain again."""
     kind = type(value)
     if kind in SCALARS:
         return value
@@ -40,7 +40,7 @@ def data(value, path, above):
     above = (*above, id(value))
     if kind is list or kind is tuple:
         kinds = set(map(type, value))
-        if kinds <= SCALARS or kinds == {float} and math.isfinite(sum(value)):  # large ones are mostly of one kind
+        if kinds <= SCALARS or kinds == {float} and math.isfinite(sum(value)):  # the usual case of large ones
             return list(value)
         return [data(item, f"{path}[{i}]", above) for i, item in enumerate(value)]
     if kind is dict:
@@ -49,7 +49,7 @@ def data(value, path, above):
 
 
 def members(items, path, above):
-    """Pairs as an object."""
+    """Converts pairs to an object."""
     out = {}
     for key, item in items:
         text = key if type(key) is str else key_text(key, path, above)
@@ -60,12 +60,12 @@ def members(items, path, above):
 
 
 def member(path, key):
-    """How Python would name a member."""
+    """Returns the path of a member in Python's notation."""
     return f"{path}[{key!r}]" if path and not key.isidentifier() else f"{path}.{key}".lstrip(".")
 
 
 def key_text(key, path, above):
-    """The key of a dict as JSON has it: text."""
+    """Returns the key of a dict as JSON has it: text."""
     if key is None or isinstance(key, bool):
         return {None: "null", True: "true", False: "false"}[key]
     if type(key) in (int, float):
@@ -82,15 +82,16 @@ def key_text(key, path, above):
 
 
 def of(kind, package):
-    """Whether a type, or one that it is made from, is a package's."""
+    """Whether a type, or one of its bases, belongs to a package."""
     return any(base.__module__.partition(".")[0] == package for base in kind.__mro__)
 
 
 def other(value, kind, path, above):
-    """What is of none of JSON's own types. Packages are known by name: importing them here would cost every start."""
+    """Converts a value of none of JSON's own types. Packages are recognized by name: importing them here would slow
+    every start."""
     if isinstance(value, type):
         raise Refused(path, f"the class {kind_name(value)} is no data", "return an object of it, as a dict")
-    if kind.__module__ == "unittest.mock":  # which has every method and says nothing
+    if kind.__module__ == "unittest.mock":  # a mock has every method and no value
         raise refused(value, path)
     enum = sys.modules.get("enum")
     if enum and isinstance(value, enum.Enum):
@@ -125,8 +126,8 @@ def other(value, kind, path, above):
             return value.isoformat()
     if any((base.__module__.partition(".")[0], base.__name__) in TEXTS for base in kind.__mro__):
         return str(value)
-    iterable = hasattr(kind, "__iter__") and (of(kind, "collections") or of(kind, "array"))  # deque and what is built on it
-    if isinstance(value, LISTS) or iterable or hasattr(kind, "__next__") and not hasattr(kind, "readline"):  # as files have
+    iterable = hasattr(kind, "__iter__") and (of(kind, "collections") or of(kind, "array"))  # deque and its derived types
+    if isinstance(value, LISTS) or iterable or hasattr(kind, "__next__") and not hasattr(kind, "readline"):  # unlike files
         return listed(value, path, above)
     if callable(getattr(kind, "tolist", None)) and hasattr(kind, "__array__"):  # arrays of other packages
         return data(value.tolist(), path, above)
@@ -136,7 +137,7 @@ def other(value, kind, path, above):
 
 
 def listed(items, path, above):
-    """Items that come one by one."""
+    """Converts the items of an iterable."""
     out = []
     for i, item in enumerate(items):
         if i == MOST_ITEMS:
@@ -146,20 +147,20 @@ def listed(items, path, above):
 
 
 def model(value, path, above):
-    """A model of pydantic, of either of its generations."""
+    """Converts a model of pydantic, of either generation."""
     if not hasattr(value, "model_dump"):
         import json
 
         return data(json.loads(value.json()), path, above)
     try:
         plain = value.model_dump(mode="json")
-    except ValueError:  # of pydantic's or of Python's for bytes: which of its members it is, is found out below
+    except ValueError:  # of pydantic, or of Python for bytes: the conversion below names the member
         plain = value.model_dump()
     return data(plain, path, above)
 
 
 def text_of(raw):
-    """Bytes: text, or what JSON can carry of others."""
+    """Returns bytes as text, or in an encoding that JSON can represent."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -169,12 +170,12 @@ def text_of(raw):
 
 
 def kind_name(kind):
-    """A type by the name under which its author knows it."""
+    """Returns a type's name as its author wrote it."""
     return kind.__qualname__.rpartition("<locals>.")[2]
 
 
 def refused(value, path):
-    """The refusal of a value whose type is not known."""
+    """Returns the refusal of a value of an unknown type."""
     name = kind_name(type(value))
     own = "" if type(value).__module__ in sys.stdlib_module_names else f", or give {name} a method to_dict()"
     return Refused(path, f"the type {name} is no data", f"return a dict, a list, text or numbers{own}")

@@ -1,5 +1,5 @@
-"""What an entry file offers to invoke, by its text alone: nothing is imported for it. The build, which judges it too, has
-this file and no other one of the runner."""
+"""The names in an entry file that can be invoked, found in its text: nothing is imported. The build, which checks this
+too, has this file and no other one of the runner."""
 
 import _ast as ast  # the node classes; the module `ast` around them takes 3 ms
 
@@ -7,12 +7,12 @@ import _ast as ast  # the node classes; the module `ast` around them takes 3 ms
 FRAMEWORK_NAMES = ("agent", "chain", "executor", "graph", "crew")
 FACTORIES = ("create_app", "make_app")
 KNOWN = frozenset(("handler", "lambda_handler", *FRAMEWORK_NAMES, "app", "main", "run", *FACTORIES))
-# Functions without parameters that make the object which is invoked, as those that LangGraph's own server is told of do.
+# Functions without parameters that make the invoked object, as those configured for LangGraph's own server do.
 AGENT_FACTORIES = tuple(f"{verb}_{name}" for name in FRAMEWORK_NAMES for verb in ("create", "make", "build", "get")) + FRAMEWORK_NAMES
 
 
 def is_main_guard(test):
-    """Whether an expression is `__name__ == "__main__"`: what it guards never runs in an imported module."""
+    """Whether an expression is `__name__ == "__main__"`: code guarded by it never runs in an imported module."""
     if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Eq):
         return False
     return {getattr(side, "id", getattr(side, "value", "")) for side in (test.left, test.comparators[0])} == {
@@ -20,12 +20,12 @@ def is_main_guard(test):
 
 
 def top_level(tree):
-    """The names that a module binds at its top level, other than by import and other than to plain data; those that it
-    uses there; and what it imports `from` others.
+    """Returns the names that a module binds at its top level, except by import and to plain data; those that it uses
+    there; and its imports `from` other modules.
 
-    Anything that a statement outside functions and classes binds counts, however deep it is nested. A string or a list
-    cannot be an agent (`agent = "billing"` is common), nor can a plain function be a framework's object (`def agent`
-    is often a node of a graph).
+    Every binding outside functions and classes counts, however deeply it is nested. A string or a list cannot be an
+    agent (`agent = "billing"` is common), nor can a plain function be a framework's object (`def agent` is often a node
+    of a graph).
     """
     names, used, imports, todo = set(), set(), [], [tree]
     literal = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp)
@@ -38,7 +38,7 @@ def top_level(tree):
             pass
         elif isinstance(node, ast.If) and is_main_guard(node.test):
             todo += node.orelse
-        elif isinstance(node, ast.comprehension):  # its targets are its own, but a walrus inside binds outside
+        elif isinstance(node, ast.comprehension):  # its targets are local, but a walrus inside binds outside
             todo += [node.iter, *node.ifs]
         elif isinstance(node, ast.Name):
             (names if isinstance(node.ctx, ast.Store) else used).add(node.id)
@@ -56,21 +56,22 @@ def top_level(tree):
     return names, used, imports
 
 
-# Whose result is a web application. A file that binds one is imported, whatever else its top level does.
+# Calls whose result is a web application. A file that binds one is imported, regardless of its other statements.
 WEB_CALLS = frozenset((
     "FastAPI", "Flask", "Starlette", "Quart", "Litestar", "Sanic", "Bottle", "BlackSheep", "Falcon", "APIFlask", "Esmerald",
     "FastMCP", "MCPServer", "mount_gradio_app", "get_asgi_application", "get_wsgi_application", "streamable_http_app", "sse_app", "http_app", *FACTORIES))
 LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp,
             ast.GeneratorExp, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare)
 OF_MODULES = "what a module defines counts if it is imported by its name (from MODULE import handler); or make its file the entry point"
-# Calls that only prepare for what a file defines: a file does nothing by them.
+# Calls that only prepare for the file's definitions: they are not the file's work.
 PREPARING = frozenset(("load_dotenv", "basicConfig", "filterwarnings", "simplefilter", "setLevel", "dictConfig", "fileConfig", "nest_asyncio.apply"))
 REMEDY = "define handler(message), or name the object agent, graph, crew or app, or the function main or run"
 
 
 class Found:
-    """What a file binds at its top level, by name: (kind, line, parameters, how many of them are required); the names that
-    it imports; the names bound to what a web framework made; and whether it has a main block, and other statements."""
+    """The bindings of a file's top level, by name: (kind, line, parameters, number of required parameters); its
+    imported names; the names bound to a web framework's object; and whether it has a main block, and other
+    statements."""
 
     def __init__(self, tree):
         self.bound, self.imported, self.web, self.guard, self.statements = {}, {}, set(), False, False
@@ -79,7 +80,7 @@ class Found:
             todo += reversed(self.look(todo.pop()))
 
     def look(self, node):
-        """Notes what a statement binds; gives those in it that are to be looked at, too."""
+        """Records the bindings of a statement; returns the nested statements to look at."""
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             given = node.args
             names = [one.arg for one in (*given.posonlyargs, *given.args)]
@@ -130,12 +131,12 @@ class Found:
                     self.web.add(name.id)
 
     def objects(self):
-        """Whether there is what must exist before it can be judged."""
+        """Whether it binds something that can only be judged once it exists."""
         return any(kind == "object" or is_web_function(kind, names) for kind, _, names, _ in self.bound.values())
 
     def offers_nothing(self, is_own):
-        """Whether nothing of it can be invoked, whatever it does when it is imported. `is_own` says of a statement that
-        imports whether it does so from the agent's own files, which bind what they like."""
+        """Whether none of it can be invoked, whatever happens during the import. `is_own` tests whether an import is
+        from the agent's own files, which may bind anything."""
         if self.statements or self.guard or self.objects() or "handler" in self.imported or any(
                 isinstance(node, ast.ImportFrom) and is_own(node) for node in self.imported.values()):
             return False
@@ -145,7 +146,7 @@ class Found:
 
 
 def only_prepares(value):
-    """Whether an expression is a call that leaves nothing behind but settings: `load_dotenv()`, `sys.path.append(...)`."""
+    """Whether an expression is a call that only changes settings: `load_dotenv()`, `sys.path.append(...)`."""
     if not isinstance(value, ast.Call):
         return False
     called, of = getattr(value.func, "attr", getattr(value.func, "id", "")), getattr(value.func, "value", None)
@@ -155,7 +156,7 @@ def only_prepares(value):
 
 
 def inside(node):
-    """The statements of a statement."""
+    """Returns the statements nested in a statement."""
     blocks = [getattr(node, field, None) or [] for field in ("body", "orelse", "finalbody")]
     blocks += [handler.body for handler in getattr(node, "handlers", ())] + [case.body for case in getattr(node, "cases", ())]
     return [inner for block in blocks for inner in block]
@@ -168,8 +169,8 @@ def is_web_function(kind, names):
 
 
 def nothing_to_invoke(entry, found, types=()):
-    """(text, details) for a file that offers nothing. `types` has the types of its objects, where it was imported,
-    and of what it imports from the agent's own files."""
+    """Returns (text, details) for a file without anything to invoke. `types` contains the types of its objects, if it
+    was imported, and of its imports from the agent's own files."""
     types = dict(types)
     shown = {name: types.get(name) or one[0] for name, one in found.bound.items()
              if one[0] != "constant" and not name.startswith("__")}
@@ -187,14 +188,14 @@ def nothing_to_invoke(entry, found, types=()):
 
 
 def meant(names):
-    """The known name that one of these is probably meant to be, or None."""
+    """Returns the known name that one of these is probably meant to be, or None."""
     names = ["handler" if name.lower().endswith("_handler") else name.lower() for name in names]
     near = ((distance(name, known), len(known), known) for name in names for known in sorted(KNOWN) if name[:1] == known[0])
     return min((one for one in near if one[0] <= (2 if one[1] > 5 else 1)), default=(None,))[-1]
 
 
 def distance(one, other):
-    """How many letters have to be added, left out, replaced or swapped with their neighbour."""
+    """Returns the number of letters to add, remove, replace or swap with their neighbour."""
     rows = [list(range(len(other) + 1))]
     for i, letter in enumerate(one, 1):
         row = [i]

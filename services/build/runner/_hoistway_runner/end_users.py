@@ -1,4 +1,4 @@
-"""Whose invoke it is, told along with the calls that it makes."""
+"""The user of an invoke, passed along with the calls that the invoke makes."""
 
 import os
 import sys
@@ -7,11 +7,11 @@ from _thread import allocate_lock
 
 
 STATEMENT = "x-hoistway-end-user"
-END_USER = ContextVar("hoistway_end_user", default="")  # the statement about the invoke that goes on here
+END_USER = ContextVar("hoistway_end_user", default="")  # the statement about the current invoke
 
 
 def place(url):
-    """Host and port of a URL; nothing of one that has none."""
+    """Returns host and port of a URL; None for one without a host."""
     from urllib.parse import urlsplit
 
     try:
@@ -23,7 +23,7 @@ def place(url):
 
 class EndUsers:
     """Sends the statement about an invoke (its user, its request id and its trace) along with the calls of that invoke,
-    whichever library makes them. It is installed with the first statement."""
+    for every supported HTTP library. It is installed with the first statement."""
 
     def __init__(self):
         self._lock, self._installed = allocate_lock(), False
@@ -31,12 +31,12 @@ class EndUsers:
                        "aiohttp": self._aiohttp, "concurrent.futures.thread": self._threads}
 
     def install(self, closed_network):
-        """`closed_network` is what the supervisor says: whatever is called, egress is asked."""
+        """`closed_network` is the supervisor's setting: in a closed network, egress receives every call."""
         with self._lock:
             if self._installed:
                 return
-            # In a closed network every call goes to egress, which takes the statement out of what goes on. In an open one
-            # it is for nobody but egress and the agent's tools.
+            # In a closed network every call goes to egress, which removes the statement before forwarding. In an open
+            # one only egress and the agent's tools may receive it.
             names = [name for name in os.environ if name.startswith("TOOL_URL_")]
             places = {place(os.environ.get(name, "")) for name in (*names, "LLM_GATEWAY_URL", "OPENAI_BASE_URL")}
             self._places = None if closed_network else places - {(None, None)}
@@ -47,7 +47,7 @@ class EndUsers:
             self._installed = True
 
     def find_spec(self, name, path=None, target=None):
-        """A module that is imported later is changed once it has been executed."""
+        """Patches a module that is imported later, once it has been executed."""
         hook = self._hooks.get(name)
         if hook is None:
             return None
@@ -64,7 +64,7 @@ class EndUsers:
         return spec
 
     def _statement_for(self, host, port):
-        """What goes along with a call to a host, or None."""
+        """Returns the statement for a call to a host, or None."""
         return END_USER.get() if self._places is None or (host, port) in self._places else None
 
     def _http_client(self, module):  # urllib, requests, urllib3, boto3
@@ -84,7 +84,7 @@ class EndUsers:
     def _httpx(self, module):  # and its successor httpx2; the SDKs of models too
         def with_statement(handle):
             def handled(transport, request):
-                request.headers.pop(STATEMENT, None)  # one that is sent again, or was redirected, has it already
+                request.headers.pop(STATEMENT, None)  # a resent or redirected request has it already
                 url = request.url
                 if statement := self._statement_for(url.host, url.port or place(str(url))[1]):
                     request.headers[STATEMENT] = statement
@@ -105,7 +105,7 @@ class EndUsers:
 
         module.ClientRequest.send = sent
 
-    def _threads(self, module):  # a pool's threads serve many invokes: each task belongs to the one that submitted it
+    def _threads(self, module):  # a pool's threads serve many invokes: a task belongs to its submitter's
         submit = module.ThreadPoolExecutor.submit
 
         def submitted(pool, function, /, *args, **options):
@@ -127,7 +127,7 @@ END_USERS = EndUsers()
 
 
 def belongs_to(statement, closed_network):
-    """The whole process works for one invoke, all its threads."""
+    """Assigns the whole process, with all its threads, to one invoke."""
     global END_USER
     END_USER = ContextVar("hoistway_end_user", default=statement)
     END_USERS.install(closed_network)

@@ -1,7 +1,8 @@
-"""The Python that the agent's child processes find: a virtual environment with exactly the agent's packages and modules.
+"""The Python environment of the agent's child processes: a virtual environment with exactly the agent's packages and
+modules.
 
-Whoever starts a Python by `sys.executable` or by name, in whatever directory and with whatever environment, starts this
-one: MCP servers on stdio, `python -m`, programs with `#!/usr/bin/env python3`.
+A Python started by `sys.executable` or by name, in any directory and with any environment, is this one: MCP servers on
+stdio, `python -m`, programs with `#!/usr/bin/env python3`.
 """
 
 import os
@@ -9,7 +10,7 @@ import sys
 
 from .paths import own_directories, standard_namesake
 
-SYSTEM = ("/bin", "/usr/bin", "/usr/local/bin")  # directories of a host that have more than its Python
+SYSTEM = ("/bin", "/usr/bin", "/usr/local/bin")  # directories of a host that contain more than its Python
 HOOK = """if {namesake!r}:  # an entry file that is called so is not to be found in the place of the standard module
     try:
         __import__({namesake!r})
@@ -26,7 +27,7 @@ os.defpath = {bare!r} + os.pathsep + os.defpath
 
 
 def enter(app, sites, entry, hermetic):
-    """Makes the environment below the home directory and lets this process call it its own. Its directory, or None."""
+    """Makes the environment below the home directory and applies it to this process. Returns its directory, or None."""
     for home in filter(None, (os.environ.get("HOME"), os.environ.get("TMPDIR"), "/tmp")):
         root = os.path.join(home, ".hoistway", "python")
         try:
@@ -41,7 +42,7 @@ def enter(app, sites, entry, hermetic):
 
 
 def make(root, app, sites, entry, hermetic):
-    """`hermetic` is a host's interpreter, as in `arrange_path`."""
+    """Makes the environment in `root`. `hermetic`: the interpreter is a host's, as in `arrange_path`."""
     real = os.path.realpath(sys.executable)
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     library = os.path.join(root, "lib", version)
@@ -57,24 +58,24 @@ def make(root, app, sites, entry, hermetic):
     first, middle, last = own_directories(app, entry)
     hook = HOOK.format(namesake=standard_namesake(entry), app=first, last=last, src=middle, sites=sites, bare=bare)
     write(os.path.join(packages, "hoistway.pth"), f"import os, site, sys; exec({hook!r})\n")  # one line, as Python reads them
-    # A Python that is found without a PATH does not know where it is: this one is told.
+    # A Python that is found without a PATH cannot locate itself: this script starts it with its full path.
     write(os.path.join(bare, "python3"), f"#!/bin/sh\nexec '{bin}/python3' \"$@\"\n")
     for name in ("python", "python3", version):
         link(real, os.path.join(bin, name))
     for name in ("python", version):
         link("python3", os.path.join(bare, name))
-    for commands in (os.path.join(site, "bin") for site in sites):  # programs of packages, which many look for beside Python
+    for commands in (os.path.join(site, "bin") for site in sites):  # programs of packages, often expected beside Python
         for name in os.listdir(commands) if os.path.isdir(commands) else ():
             if not name.startswith("python"):
                 link(os.path.join(commands, name), os.path.join(bin, name))
 
 
 def add_module(name, path):
-    """Lets child processes import the entry file by the name that it has here, since its own is none: what they get pickled
-    says so."""
+    """Lets child processes import the entry file under its name here, since it cannot be imported by its own: pickled
+    objects refer to this name."""
     packages = os.path.join(sys.prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
     if os.path.isfile(os.path.join(packages, "hoistway.pth")):
-        sys.path.append(packages)  # which multiprocessing gives to its children
+        sys.path.append(packages)  # inherited by multiprocessing's children
         write(os.path.join(packages, f"{name}.py"), f"__file__ = {path!r}\nwith open(__file__, 'rb') as file:\n"
               "    exec(compile(file.read(), __file__, 'exec', dont_inherit=True))\n")
 
@@ -96,7 +97,8 @@ def write(path, text):
 
 
 def adopt(root):
-    """Lets this process be of the environment. The interpreter's own directory leaves the path: the host's pip is in it."""
+    """Moves this process into the environment. The interpreter's own directory leaves the path, since the host's pip is
+    in it."""
     bin, own = os.path.join(root, "bin"), os.path.dirname(os.path.realpath(sys.executable))
     left_out = {bin, *({own, os.path.dirname(sys.executable)}.difference(SYSTEM))}
     rest = [part for part in os.environ["PATH"].split(os.pathsep) if part not in left_out]

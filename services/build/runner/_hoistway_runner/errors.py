@@ -1,4 +1,4 @@
-"""Errors: how they are told to callers and in the logs, without secrets and without frames of the runner."""
+"""Errors in answers and logs, without secrets and without frames of the runner."""
 
 import json
 import os
@@ -9,7 +9,8 @@ HERE = os.path.dirname(__file__) + os.sep  # the files of the runner
 
 
 class Explained(Exception):
-    """A failure that is ours to explain, without a traceback; `details` are further lines, the remedy last."""
+    """A failure with an explanation of the runner instead of a traceback; `details` are further lines, the remedy
+    last."""
 
     def __init__(self, headline, *details):
         super().__init__(headline)
@@ -17,19 +18,20 @@ class Explained(Exception):
 
 
 class StartError(Explained):
-    """The agent cannot be started; `code` is the platform's for it, if there is one that says more."""
+    """The agent cannot be started; `code` is the platform's specific error code, if there is one."""
 
     code = ""
 
 
 class StartTimeout(StartError):
-    """The agent does not become ready in the time that it has."""
+    """The agent is not ready within its time limit."""
 
     code = "start_timeout"
 
 
 class Unfit(ValueError):
-    """The request does not fit the agent: the text begins with a member's name; `details` say what to send."""
+    """The request does not fit the agent: the text begins with a member's name; `details` describe the expected
+    request."""
 
     def __init__(self, headline, *details):
         super().__init__(headline)
@@ -37,7 +39,7 @@ class Unfit(ValueError):
 
 
 class NothingToInvoke(StartError):
-    """The entry file offers nothing that could be invoked."""
+    """The entry file has nothing that can be invoked."""
 
     code = "nothing_to_invoke"
 
@@ -55,11 +57,11 @@ class AppError(ScriptError):
 
 
 class Mask:
-    """Replaces secret values in texts of errors, also in the escaped forms in which an exception may show them.
+    """Replaces secret values in texts of errors, also in the escaped forms in which an exception may contain them.
 
-    Of a secret `:password@` only what is between these two is replaced: it stands in a URL, which stays readable.
-    `places` are directories of this machine and what the image calls them: where files really are is of no use to
-    whoever reads the text. `closed_network` is what the supervisor says of the network, for remedies.
+    Of a secret `:password@` only the part between these two characters is replaced: it is part of a URL, which stays
+    readable. `places` maps directories of this machine to their paths in the image: real paths are useless to the
+    reader. `closed_network` is the supervisor's network setting, for remedies.
     """
 
     places, closed_network = [], False
@@ -69,11 +71,12 @@ class Mask:
         keys = [s.replace("\\n", "\n") for s in secrets if "-----BEGIN " in s]  # line ends may be written as `\n`
         texts = whole.union(line for s in (*secrets, *keys) for line in map(str.strip, s.splitlines()) if self.hides(line))
         forms = {form for s in texts for form in self.forms(s)}
-        self._forms = sorted(forms, key=len, reverse=True)  # a secret within a longer one must not spoil the match
+        self._forms = sorted(forms, key=len, reverse=True)  # longer ones first: a secret may contain another one
 
     @staticmethod
     def forms(text):
-        """A text as it is, as Python and JSON escape it, as it is encoded for a URL or mended in one, and as HTML."""
+        """Returns a text unchanged, as Python and JSON escape it, as it is encoded for a URL or within one, and as
+        HTML."""
         data = text.encode("utf-8", "surrogateescape")
         in_json = [json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]]
         in_url = ["".join(chr(byte) if byte < 128 and chr(byte).isalnum() or byte in kept else f"%{byte:02X}" for byte in data)
@@ -87,7 +90,8 @@ class Mask:
 
     @staticmethod
     def hides(text):
-        """Whether hiding a line hides anything: not of short ones, plain words and numbers ("true", "info", "8080")."""
+        """Whether a line is worth hiding: not a short one, nor a short plain word or number ("true", "info",
+        "8080")."""
         plain = text.isascii() and (text.isdigit() or text.isalpha() and text.islower())
         return len(text) >= (6 if plain else 4)
 
@@ -96,7 +100,7 @@ class Mask:
         return len(text) >= 3 and text[0] == ":" and text[-1] == "@"
 
     def __call__(self, text):
-        text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate is not for JSON
+        text = text.encode("utf-8", "backslashreplace").decode()  # JSON cannot represent a lone surrogate
         for form in self._forms:
             edge = 1 if self.is_in_url(form) else 0
             text = text.replace(form, form[:edge] + "********" + form[len(form) - edge:])
@@ -106,7 +110,7 @@ class Mask:
 
 
 def headline(error):
-    """`Type: text`, as the last line of a traceback has it; of a text of many lines all, within reason."""
+    """Returns `Type: text`, as in the last line of a traceback; of a long text all lines, within a limit."""
     module, name = type(error).__module__, type(error).__qualname__
     if module not in ("builtins", "__main__"):
         name = f"{module}.{name}"
@@ -118,8 +122,7 @@ def headline(error):
 
 
 def user_traceback(error):
-    """The formatted traceback from the first frame that is the agent's own, without those of the runner further down:
-    they would only bury it."""
+    """Returns the formatted traceback from the agent's own first frame, without the runner's frames below it."""
     import traceback
 
     frames, importing = error.__traceback__, getattr(sys.modules.get("importlib"), "__file__", None)
@@ -139,13 +142,13 @@ def user_traceback(error):
 
 
 def report(error, mask, request=None):
-    """Writes the traceback to stderr, where the logs come from, and gives the headline and the last lines of it. What
-    failed an invoke begins with a line that has the request's id, which is what ties it to the caller's answer."""
+    """Writes the traceback to stderr, the source of the logs, and returns the headline and its last lines. For a failed
+    invoke, a first line contains the request's id, which relates it to the caller's answer."""
     told = ""
     if request:
-        request_id = ascii(request["request_id"]).strip("'\"")[:128]  # the body may say anything
+        request_id = ascii(request["request_id"]).strip("'\"")[:128]  # the body may contain any characters
         told = mask(f"request {request_id} failed\n")
-    if isinstance(error, ScriptError):  # its own output has been in the logs already
+    if isinstance(error, ScriptError):  # its own output is in the logs already
         print(told, end="", file=sys.__stderr__, flush=True)
         return mask(str(error)), [mask(line) for line in error.details]
     if isinstance(error, Explained):
@@ -159,7 +162,7 @@ def report(error, mask, request=None):
 
         advice = remedy(error)
         advice = advice and mask(advice)
-    except Exception:  # no descriptor is left to load modules with, or an object of the agent's does not let itself be looked at
+    except Exception:  # no descriptor is left to load modules with, or an object of the agent's cannot be inspected
         pass
     lines = text.splitlines()[-DETAIL_LINES:] + [advice] * bool(advice)
     print(told + text, end=f"{advice}\n" if advice else "", file=sys.__stderr__, flush=True)
@@ -167,7 +170,7 @@ def report(error, mask, request=None):
 
 
 def flush_output():
-    """Sends off what was printed without a newline; Python itself does that with the next one."""
+    """Flushes output without a newline; Python itself does that with the next newline."""
     for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
         try:
             stream.flush()
@@ -176,9 +179,9 @@ def flush_output():
 
 
 def leave(why):
-    """Ends a process that can answer nobody any more, so that its supervisor starts another one."""
+    """Ends a process that can no longer answer, so that its supervisor starts another one."""
     try:
         print(f"the agent cannot go on: {why}", file=sys.__stderr__, flush=True)
         sys.__stdout__.flush()
-    finally:  # at once: what the agent still runs may never end
+    finally:  # at once: threads of the agent may never end
         os._exit(1)

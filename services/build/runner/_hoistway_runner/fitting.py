@@ -1,4 +1,4 @@
-"""Members of a request as annotations want them: converted, or refused with their names."""
+"""Members of a request converted to their annotations, or refused by name."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ SEQUENCES = ("Sequence", "MutableSequence", "Iterable", "Collection")
 
 
 def fitted(value, note, name):
-    """A member of a request as its annotation wants it. The request itself has no name."""
+    """Converts a member of a request to its annotation. The request itself has no name."""
     kind, parts = parts_of(note)
     if kind == "union":
         return first_that_fits(value, parts, name)
@@ -60,16 +60,17 @@ def fitted(value, note, name):
             return value if isinstance(value, kind) else make(value)
         except (ValueError, TypeError, ArithmeticError):  # decimal's are of the last kind
             raise unfit(value, name, wanted) from None
-    return value  # of classes that nothing is known about
+    return value  # of unknown classes
 
 
 def is_abstract(kind, names):
-    """Whether it is one of these abstract classes, by which annotations call lists and objects."""
+    """Whether it is one of these abstract classes, by which annotations denote lists and objects."""
     return kind.__module__ == "collections.abc" and kind.__name__ in names
 
 
 def standard(kind):
-    """How a class of the standard library is made from JSON, and how its values are called; None for others."""
+    """Returns the conversion from JSON for a class of the standard library, and the name of its values; None for
+    others."""
     module = kind.__module__.partition(".")[0]
     if module == "datetime" and hasattr(kind, "fromisoformat"):
         return kind.fromisoformat, f"a {kind.__name__} in ISO 8601"
@@ -83,7 +84,7 @@ def standard(kind):
 
 
 def told(value):
-    """A value as the caller has sent it, in short."""
+    """Returns a value as the caller has sent it, abbreviated."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) < 60 else text[:60] + "…"
 
@@ -97,7 +98,7 @@ def wrong(value, name, wanted):
 
 
 def first_that_fits(value, kinds, name):
-    """A member for a union: as what it is, or else as the first kind that it can become."""
+    """Converts a member to a union: to its own kind, or else to the first kind that fits."""
     if value is None:
         return None
     for kind in kinds:
@@ -132,12 +133,12 @@ def listed(value, kind, parts, name):
         value = [fitted(item, note, f"{name}[{i}]") for i, (item, note) in enumerate(zip(value, parts))]
     try:
         return kind(value)
-    except TypeError:  # a set of what has no hash
+    except TypeError:  # a set of unhashable items
         raise unfit(value, name, "a list of texts or numbers") from None
 
 
 def mapped(value, parts, name):
-    """An object, whose members are of one kind if the annotation says so."""
+    """Converts an object, whose members are of one kind if the annotation declares it."""
     if not isinstance(value, dict):
         raise unfit(value, name, "an object")
     if len(parts) != 2:
@@ -147,7 +148,7 @@ def mapped(value, parts, name):
 
 
 def members_of(note, sent):
-    """The members of a request that a model takes."""
+    """Returns the members of a request that a model takes."""
     kind, parts = parts_of(note)
     if kind == "union":
         return set().union(*(members_of(part, sent) for part in parts))
@@ -164,8 +165,8 @@ def members_of(note, sent):
 
 
 def built(value, kind, name):
-    """A model of pydantic or a dataclass, from an object. Of the request itself it gets what it knows: there are
-    members of the platform's in it, too."""
+    """Builds a model of pydantic or a dataclass from an object. From the request itself it takes only known members,
+    since the request also has the platform's."""
     if not isinstance(value, dict) and not getattr(kind, "__pydantic_root_model__", False):
         raise unfit(value, name, "an object")
     if not name:
@@ -180,7 +181,7 @@ def built(value, kind, name):
     except ValueError as error:
         if isinstance(error, Unfit):
             raise
-        if not callable(getattr(error, "errors", None)):  # of a dataclass that checks itself
+        if not callable(getattr(error, "errors", None)):  # of a dataclass that validates itself
             raise Unfit(f"{name or 'the request'}: {error}") from None
         first = error.errors()[0]
         place = ".".join([*([name] if name else []), *map(str, first["loc"])]) or name or "the request"
@@ -188,7 +189,7 @@ def built(value, kind, name):
 
 
 def fields_of(value, kind, name):
-    """The fields of a dataclass, by name."""
+    """Converts the fields of a dataclass, by name."""
     scope = vars(sys.modules.get(kind.__module__, sys))
     out = {}
     for key, field in kind.__dataclass_fields__.items():

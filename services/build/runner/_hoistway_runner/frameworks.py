@@ -1,5 +1,6 @@
-"""Objects of agent frameworks. Each is called with the message as its own documentation does, and asked for the answer in
-what it returns. They are known by where their classes come from, and no framework is imported that the agent has not."""
+"""Objects of agent frameworks. Each is called with the message as its own documentation describes, and its answer is
+extracted from the result. They are recognized by the packages of their classes; only packages that the agent has
+imported are used."""
 
 import threading
 
@@ -12,7 +13,7 @@ SDKS = ("agents", "pydantic_ai", "smolagents", "crewai", "llama_index", "workflo
 
 
 def framework_agent(thing):
-    """An object of LangChain, LangGraph, CrewAI or the like as an agent, or None."""
+    """Returns an object of LangChain, LangGraph, CrewAI or the like as an agent, or None."""
     if thing is None or isinstance(thing, type) or of(type(thing), "google"):  # Google's ADK needs a runner and a session
         return None
     from .web import mcp_mount, web_agent
@@ -30,7 +31,7 @@ def framework_agent(thing):
 
 
 class FrameworkAgent(Agent):
-    """What is called with the message and the earlier ones; `stream`, if there is one, answers in pieces."""
+    """An object that is called with the message and the earlier ones; `stream`, if present, answers in pieces."""
 
     def __init__(self, call, stream=None, blocking=True):
         self.call, self.stream, self.blocking = call, stream, blocking
@@ -42,14 +43,14 @@ class FrameworkAgent(Agent):
 
 
 def history(request):
-    """The earlier messages, those of them that have a role and a text."""
+    """Returns the earlier messages that have a role and a text."""
     given = request.seen["history"]
     return [{"role": turn["role"], "content": turn["content"]} for turn in given if isinstance(turn, dict) and turn.get("role") in (
         "user", "assistant", "system") and isinstance(turn.get("content"), str)] if isinstance(given, list) else []
 
 
 def one_at_a_time(call):
-    """A call of an object that keeps what it works on in itself."""
+    """Serializes the calls of an object that keeps its working state in itself."""
     lock = threading.Lock()
 
     def locked(*args, **named):
@@ -60,17 +61,17 @@ def one_at_a_time(call):
 
 
 def output_of(result):
-    """What a framework's object answered, without the state around it."""
+    """Returns the answer in the result of a framework's object, without the state around it."""
     if isinstance(result, dict) and "response" not in result:
         return {"response": result.get("output", result.get("result", result))}
     if is_chunks(result):
         return result
-    content = getattr(result, "content", None)  # of a language model's message, whichever library's it is
+    content = getattr(result, "content", None)  # of a language model's message, of any library
     return content if isinstance(content, (str, list)) else result
 
 
 class Told:
-    """The texts of a stream, of which those that begin anew are set off by an empty line."""
+    """The texts of a stream, with an empty line before each new message."""
 
     def __init__(self):
         self.anything = self.begins = False
@@ -85,7 +86,7 @@ class Told:
 
 
 def plain_agent(thing):
-    """Whatever has a method `invoke`, `run` or `kickoff` that a message is enough for."""
+    """Returns an agent for an object with a method `invoke`, `run` or `kickoff` that needs only a message."""
     for name in ("invoke", "ainvoke", "run", "kickoff"):
         if call := with_message(getattr(thing, name, None)):
             return FrameworkAgent(lambda message, earlier, call=call: call(message))
@@ -93,7 +94,7 @@ def plain_agent(thing):
 
 
 def with_message(method):
-    """A method as a function of the message, or None."""
+    """Returns a method as a function of the message, or None."""
     if not callable(method):
         return None
     found = parameters(method)
@@ -109,14 +110,14 @@ def with_message(method):
 
 
 def is_for_text(name, way, note, default, alone):
-    """Whether a method's first parameter is for the message, as far as one tells that need not be given: `transport="stdio"`
-    and `debug=False` are for something else."""
+    """Whether a method's first parameter is probably for the message. One with a default needs a suitable name:
+    `transport="stdio"` and `debug=False` are for something else."""
     if default is NONE or name in TEXT_NAMES or name in ("task", "inputs"):
         return True
     return alone and (default is None or isinstance(default, str) if note is NONE else is_text(note) or is_any(note))
 
 
 def last_of(result):
-    """The last message of a result that has several."""
+    """Returns the last message of a result that has several."""
     messages = getattr(result, "messages", None)
     return messages[-1] if isinstance(messages, (list, tuple)) and messages else result

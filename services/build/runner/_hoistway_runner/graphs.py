@@ -1,5 +1,5 @@
-"""Objects of LangChain and LangGraph, and what is made like them: they are filled by the names that they declare, and
-streamed by the messages that their models write."""
+"""Objects of LangChain and LangGraph, and similar ones: they are filled by the names that they declare, and streamed by
+the messages of their models."""
 
 import json
 
@@ -14,7 +14,7 @@ STREAMED = ["messages", "values"]
 
 
 def chain_agent(thing):
-    """A chain, an executor or a graph as an agent; None for any other thing."""
+    """Returns a chain, an executor or a graph as an agent; None for other objects."""
     invoke = getattr(thing, "invoke", None)
     if not callable(invoke):
         return None
@@ -31,7 +31,7 @@ def chain_agent(thing):
 
 
 def human_message(text):
-    """A message as LangGraph wants it."""
+    """Returns a message in LangGraph's format."""
     try:
         from langchain_core.messages import HumanMessage
     except ImportError:
@@ -40,7 +40,7 @@ def human_message(text):
 
 
 def last_message(state):
-    """The content of the last message in a graph's final state, or what it asks of the caller before it goes on."""
+    """Returns the content of the last message in a graph's final state, or the request of an interrupt."""
     if asked := interrupts(state):
         values = [one["value"] for one in asked]
         return {"response": values[0] if len(values) == 1 else values, "interrupted": True, "interrupts": asked}
@@ -51,17 +51,18 @@ def last_message(state):
     if isinstance(last, dict):
         return {"response": last.get("content")}
     content = getattr(last, "content", last)
-    return {"response": (isinstance(content, list) and chunk_text(last)) or content}  # of blocks their text
+    return {"response": (isinstance(content, list) and chunk_text(last)) or content}  # the text of content blocks
 
 
 def interrupts(state):
-    """What a graph's `interrupt()` has asked for."""
+    """Returns the request of a graph's `interrupt()`."""
     asked = state.get("__interrupt__") if isinstance(state, dict) else None
     return [{"id": getattr(one, "id", None), "value": getattr(one, "value", None)} for one in asked or ()]
 
 
 def thread_of(request):
-    """The name that a request gives its conversation, as ours or as LangGraph's own server takes it; None without one."""
+    """Returns the name that a request gives its conversation, in this platform's or LangGraph's own format; None
+    without one."""
     config = request.sent.get("config")
     config = config.get("configurable") if isinstance(config, dict) else None
     for given in (request.sent, config if isinstance(config, dict) else {}):
@@ -72,9 +73,9 @@ def thread_of(request):
 
 
 def filled(names, request, required=None):
-    """The values of these names in a request, and the `required` ones among them that it has none for. The message is also
-    the value of one that was not sent: of one that is called as messages are, or of the only one required, or of the first
-    if nothing says what is."""
+    """Returns the values of these names in a request, and the `required` names without a value. The message is also the
+    value of one missing name: of a typical name for messages, or of the only required one, or of the first if nothing
+    is declared required."""
     given = {name: request.seen[name] for name in names if name in request.seen}
     given |= {name: history(request) for name in names if name in ("history", "chat_history") and not given.get(name)}
     if "messages" in names and "messages" not in request.sent:
@@ -90,7 +91,7 @@ def filled(names, request, required=None):
 
 
 def only_async(thing, seen=None):
-    """Whether somewhere in a chain or a graph there is a step that has no other form than a coroutine."""
+    """Whether a chain or a graph contains a step that exists only as a coroutine."""
     seen = set() if seen is None else seen
     if thing is None or id(thing) in seen or len(seen) > 5000:
         return False
@@ -105,13 +106,13 @@ def only_async(thing, seen=None):
 
 
 class ChainAgent(Agent):
-    """A runnable of LangChain. A prompt's variables are members of the request; what has none gets the message."""
+    """A runnable of LangChain. A prompt's variables are members of the request; a missing one gets the message."""
 
     def __init__(self, thing):
         self.thing, self.blocking = thing, not only_async(thing)
         try:
             schema = thing.get_input_jsonschema()
-        except Exception:  # of types that have no schema
+        except Exception:  # of types without a schema
             schema = {}
         self.names = [name for name in schema.get("properties") or () if name != "root"]
         self.required = schema.get("required") or ()
@@ -129,8 +130,9 @@ class ChainAgent(Agent):
 
 
 class GraphAgent(Agent):
-    """A graph of LangGraph. One that has a memory remembers by the request's `thread_id` or `session_id`, for each user
-    apart; without one, an invoke is a conversation of its own. One that was interrupted goes on with the request's `resume`."""
+    """A graph of LangGraph. With a memory, it remembers by the request's `thread_id` or `session_id`, separately for
+    each user; without one, each invoke is a new conversation. After an interrupt it continues with the request's
+    `resume`."""
 
     def __init__(self, graph):
         self.graph, self.blocking = graph, not only_async(graph)
@@ -151,7 +153,7 @@ class GraphAgent(Agent):
         elif self.names:
             if "messages" in self.names and not isinstance(request.sent.get("messages", []), list):
                 raise Unfit("messages must be a list", 'send it as {"messages": [{"role": "user", "content": "…"}]}')
-            value, _ = filled(self.names, request)  # most members of a state are the graph's own to fill
+            value, _ = filled(self.names, request)  # most members of a state are filled by the graph itself
             if not value:
                 raise Unfit(f"{self.names[0]} is required", "send it in the body, or a message")
         else:
@@ -162,22 +164,22 @@ class GraphAgent(Agent):
             if resumes and not thread:
                 raise Unfit("thread_id is required", "an answer to an interrupt needs the thread_id of the invoke that was interrupted")
             if thread:
-                thread_id = json.dumps([request.seen.get("user_id"), thread])  # no pair has the text of another one
+                thread_id = json.dumps([request.seen.get("user_id"), thread])  # a pair's text is unique
             else:
                 from uuid import uuid4
 
-                thread_id = forget = str(uuid4())  # nobody's choice, as a request's id is
+                thread_id = forget = str(uuid4())  # not chosen by a client, unlike a request's id
             config = {"configurable": {"thread_id": thread_id}}
             if resumes and not self.state(config).next:
                 raise Unfit("resume does not fit: this thread is not interrupted", 'send a message; only after an answer with "interrupted": true something is resumed')
             if thread and not resumes and "messages" in self.names and "messages" not in request.sent and self.remembers(config):
-                value["messages"] = value["messages"][-1:]  # not the request's history, too
+                value["messages"] = value["messages"][-1:]  # without the request's history
         if request.path == "/invoke/stream" and "messages" in (self.names if resumes else value if isinstance(value, dict) else ()):
             return lambda: self.pieces(value, config, forget) if self.blocking else self.pieces_async(value, config, forget)
         return lambda: last_message(self.answer(value, config, forget))
 
     def state(self, config):
-        """Where a conversation stands."""
+        """Returns the state of a conversation."""
         return self.graph.get_state(config) if self.blocking else resolve(self.graph.aget_state(config))
 
     def remembers(self, config):
@@ -192,7 +194,7 @@ class GraphAgent(Agent):
             self.forget(forget)
 
     def forget(self, thread):
-        """Ends a conversation that nobody can go on with: a memory in this process would only grow."""
+        """Deletes a conversation that cannot be continued: a memory in this process would only grow."""
         if thread and type(self.saver).__name__ in ("InMemorySaver", "MemorySaver") and hasattr(self.saver, "delete_thread"):
             self.saver.delete_thread(thread)
 
@@ -218,20 +220,20 @@ class GraphAgent(Agent):
 
 
 class Said:
-    """What a graph's models have said in a stream, message by message."""
+    """The texts of a graph's models in a stream, message by message."""
 
     def __init__(self):
         self.state, self.id, self.current = None, None, ""
 
     def text(self, mode, data):
-        """The text of a part of the stream, with an empty line between messages."""
+        """Returns the text of a part of the stream, with an empty line between messages."""
         if mode == "values":
             self.state = data
             return ""
         chunk, _ = data
         kind = type(chunk).__name__
         text = chunk_text(chunk) if kind in ("AIMessage", "AIMessageChunk") else ""
-        if not text or kind == "AIMessage" and text == self.current:  # a node gives again what its model has said
+        if not text or kind == "AIMessage" and text == self.current:  # a node returns its model's message again
             return ""
         begins = self.current and chunk.id != self.id
         self.current = text if chunk.id != self.id else self.current + text
@@ -239,7 +241,7 @@ class Said:
         return f"\n\n{text}" if begins else text
 
     def rest(self):
-        """The answer of a graph whose models have said nothing, or what it asks."""
+        """Returns the answer of a graph whose models produced no text, or the request of its interrupt."""
         if asked := interrupts(self.state):
             return {"interrupted": True, "interrupts": asked}
         answer = None if self.current else last_message(self.state)

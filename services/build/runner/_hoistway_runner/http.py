@@ -1,18 +1,18 @@
-"""One connection: reads its request, has the agent answer it, and hangs up."""
+"""One connection: reads its request, lets the agent answer it, and closes."""
 
 import json
 import os
 import socket
 import sys
 import time
-from _operator import _compare_digest as same_in_constant_time  # what hmac.compare_digest is, without loading OpenSSL
+from _operator import _compare_digest as same_in_constant_time  # hmac.compare_digest, without loading OpenSSL
 
 from .arguments import Request
 from .callers import HERE, PeerGone, standing
 from .errors import Unfit, flush_output, report
 from .results import Pieces, answer_of, as_text, is_chunks, pieces, to_json, whole
 
-INVOKES = 64  # at once; one more is told to come back
+INVOKES = 64  # at once; further ones are asked to retry
 BODY_LIMIT = 32 << 20
 HEAD_LIMIT = 64 << 10
 HEAD_SECONDS = 5  # between connecting and the last header
@@ -34,15 +34,15 @@ class HttpError(Exception):
 
 
 class Exchange:
-    """One connection and its one request. Connections are not kept: an idle one could be closed, by a drain, in the
-    very moment in which the gateway sends an invoke on it, and an invoke is never sent twice."""
+    """One connection and its one request. Connections are not kept: a drain could close an idle one just when the
+    gateway sends an invoke on it, and an invoke is never sent twice."""
 
     def __init__(self, server, peer):
         self.server, self.peer, self.file = server, peer, peer.makefile("rb")
         self.chunked, self.unread = False, False
 
     def run(self):
-        """Reads the request, answers it and hangs up."""
+        """Reads the request, answers it and closes the connection."""
         if decimal := sys.modules.get("decimal"):  # its context is an object that copies of ours share
             decimal.setcontext(decimal.getcontext().copy())
         try:
@@ -60,7 +60,7 @@ class Exchange:
             self.peer.close()
 
     def read_head(self):
-        """Method, path and headers (names in lower case)."""
+        """Returns method, path and headers (names in lower case)."""
         lines, size, until = [], 0, time.monotonic() + HEAD_SECONDS
         while not lines or lines[-1]:
             self.peer.settimeout(max(until - time.monotonic(), 0.001))
@@ -71,7 +71,7 @@ class Exchange:
             if size > HEAD_LIMIT or not line.endswith(b"\n"):
                 self.unread = True
                 raise HttpError(431, "invalid_argument", "the request's headers are too large")
-            if not line.endswith(b"\r\n"):  # some servers see a line's end there and some do not
+            if not line.endswith(b"\r\n"):  # some servers accept this as a line's end and some do not
                 self.unread = True
                 raise HttpError(400, "invalid_argument", "a line of the request's head does not end with CR LF")
             lines.append(line.decode("latin-1").strip())
@@ -93,7 +93,7 @@ class Exchange:
         return method, target, headers
 
     def handle(self, method, target, headers):
-        """Finds the route."""
+        """Routes the request."""
         self.unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
         path, of_app = target.partition("?")[0], target.startswith("/app/")
         methods = {"/healthz": "GET", "/readyz": "GET", "/stack": "GET", "/invoke": "POST", "/invoke/stream": "POST"}
@@ -144,8 +144,8 @@ class Exchange:
             flush_output()
 
     def prepared(self, request):
-        """The call that answers a request. What it needs of the agent's own code, as a model's validators, may fail as
-        the call itself may."""
+        """Returns the call that answers a request. The agent's own code that it runs, such as a model's validators, may
+        fail like the call itself."""
         try:
             return self.server.agent.prepare(request)
         except Unfit as unfit:
@@ -159,11 +159,11 @@ class Exchange:
         return call
 
     def unfit(self, error):
-        """The answer to a request that does not fit."""
+        """Returns the error for a request that does not fit."""
         return HttpError(400, "invalid_argument", self.server.mask(str(error)), details=tuple(map(self.server.mask, error.details)))
 
     def read_body(self, headers):
-        """The whole body of the request."""
+        """Reads the whole body of the request."""
         if "transfer-encoding" in headers:
             raise HttpError(411, "invalid_argument", "the body needs a Content-Length")
         digits = headers.get("content-length", "0")
@@ -180,14 +180,14 @@ class Exchange:
         return body
 
     def read_request(self, path, headers, body):
-        """The request: as it was sent, and with history, its id and who asks as a handler sees it."""
+        """Returns the request: as it was sent, and with history, its id and its user as a handler receives it."""
         try:
             sent = json.loads(body or b"{}")
         except (ValueError, RecursionError):
             raise HttpError(400, "invalid_argument", "invalid JSON body") from None
         if not isinstance(sent, dict):
             raise HttpError(400, "invalid_argument", "the body must be a JSON object")
-        unverified = sent.pop("user_id", None)  # who asks is what the gateway has verified, whatever a body says
+        unverified = sent.pop("user_id", None)  # only the gateway's verified user counts
         seen = {**sent, "history": sent.get("history") or []}
         for key, header in (("request_id", "x-request-id"), ("run_id", "x-run-id"), ("user_id", "x-end-user-id")):
             if headers.get(header):
@@ -197,7 +197,7 @@ class Exchange:
         return Request(path, headers, body, sent, seen, unverified)
 
     def complete(self, answer, request, started):
-        """An answer with what every answer tells; what the agent says itself wins."""
+        """Completes an answer with the standard members; the agent's own ones take precedence."""
         answer.setdefault("model", os.environ.get("LLM_MODEL", ""))
         answer.setdefault("usage", {})
         answer.setdefault("tool_calls_made", [])
@@ -224,7 +224,7 @@ class Exchange:
         self.send_json(status, body)
 
     def stream(self, request, call):
-        """Answers with server-sent events, each piece of the answer as soon as the agent has it."""
+        """Answers with server-sent events, each piece of the answer as soon as the agent produces it."""
         started = time.monotonic()
         extra = "Transfer-Encoding: chunked\r\nTrailer: X-Hoistway-Outcome\r\n" if self.chunked else ""
         self.send((f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n{extra}"
@@ -234,7 +234,7 @@ class Exchange:
             result = call()
             if isinstance(result, Pieces) and result.events:
                 chunks = result
-                for piece in result.raw:  # its own events, as they are
+                for piece in result.raw:  # its own events, unchanged
                     self.send_part(piece)
                 return self.end_stream(outcome)
             if is_chunks(result):
@@ -250,7 +250,7 @@ class Exchange:
                 chunks.close()
             raise
         except BaseException as error:
-            if isinstance(error, Unfit):  # what the agent says of it
+            if isinstance(error, Unfit):  # the agent's own message
                 told = {"message": self.server.mask(str(error)), "code": "invalid_argument", "details": list(map(self.server.mask, error.details))}
             else:
                 told = {"message": report(error, self.server.mask, request)[0], "code": "agent_error"}
@@ -260,7 +260,7 @@ class Exchange:
         self.end_stream(outcome)
 
     def end_stream(self, outcome):
-        """Ends a stream, and tells the gateway how it went: what the agent streams may be of any form."""
+        """Ends a stream with its outcome for the gateway: the agent's stream may be in any format."""
         if self.chunked:
             self.send(f"0\r\nX-Hoistway-Outcome: {outcome}\r\n\r\n".encode())
 
@@ -284,7 +284,8 @@ class Exchange:
             raise PeerGone from error
 
     def hang_up(self):
-        """Ends the connection. With a body unread, closing at once would reset it and destroy the answer on its way."""
+        """Closes the connection. With a body unread, closing at once would reset it and destroy the answer on its
+        way."""
         self.peer.shutdown(socket.SHUT_WR)
         if self.unread:
             until = time.monotonic() + HEAD_SECONDS

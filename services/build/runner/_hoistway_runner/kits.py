@@ -13,7 +13,7 @@ from .results import resolve
 
 
 def strands_agent(thing):
-    """An agent of Strands, which keeps what was said: each invoke begins with what it had when it was loaded."""
+    """Returns an agent of Strands, which keeps its conversation: each invoke begins with the state after loading."""
     if not callable(thing) or not isinstance(getattr(thing, "messages", None), list):
         return None
     loaded, lock = list(thing.messages), threading.Lock()
@@ -50,8 +50,8 @@ def strands_agent(thing):
 
 
 class AgnoAgent(Agent):
-    """An agent, a team or a workflow of Agno. What it stores belongs to the request's `thread_id` or `session_id`, for each
-    user apart, or to this invoke alone."""
+    """An agent, a team or a workflow of Agno. Its stored data belongs to the request's `thread_id` or `session_id`,
+    separately for each user, or to this invoke alone."""
 
     def __init__(self, thing):
         self.thing = thing
@@ -60,7 +60,7 @@ class AgnoAgent(Agent):
         turns, thread, user = history(request), thread_of(request), request.seen.get("user_id")
         message = request.message()
         given = [*turns, {"role": "user", "content": message}] if turns and not thread else message
-        session = json.dumps([user, thread]) if thread else str(uuid4())  # nobody's choice, as a request's id is
+        session = json.dumps([user, thread]) if thread else str(uuid4())  # not chosen by a client, as ids are
         more = {"session_id": session, **({"user_id": user} if user else {})}
         if request.path == "/invoke/stream":
             return lambda: self.pieces(given, more)
@@ -73,12 +73,12 @@ class AgnoAgent(Agent):
 
 
 def agno_agent(thing):
-    """An agent, a team or a workflow of Agno; its models and tools have no `arun`."""
+    """Returns an agent, a team or a workflow of Agno; its models and tools have no `arun`."""
     return AgnoAgent(thing) if callable(getattr(thing, "run", None)) and hasattr(thing, "arun") else None
 
 
 def kernel_agent(thing):
-    """An agent of Semantic Kernel, in a new thread for each invoke."""
+    """Returns an agent of Semantic Kernel, with a new thread for each invoke."""
     if not hasattr(thing, "get_response"):
         return None
 
@@ -98,7 +98,7 @@ def kernel_agent(thing):
 
 
 class ProgramAgent(Agent):
-    """A program of DSPy. The inputs of its signature, or of its `forward`, are members of the request; what was not sent is
+    """A program of DSPy. The inputs of its signature, or of its `forward`, are members of the request; missing ones get
     the message."""
 
     def __init__(self, thing):
@@ -118,7 +118,8 @@ class ProgramAgent(Agent):
         return lambda: self.answer(resolve(self.thing(**given)))
 
     def listener(self):
-        """What takes the output from a stream, once; None where the program's adapter writes in a form that it does not know."""
+        """Returns a listener for the output in one stream; None where it does not support the format of the program's
+        adapter."""
         dspy = sys.modules["dspy"]
         adapter = dspy.settings.adapter
         if adapter is not None and type(adapter).__name__ not in ("ChatAdapter", "JSONAdapter", "XMLAdapter"):
@@ -136,7 +137,7 @@ class ProgramAgent(Agent):
 
     @staticmethod
     def answer(result):
-        """A prediction's one output as the response, its reasoning and others beside it."""
+        """Returns a prediction's one output as the response, with its reasoning and others beside it."""
         if not hasattr(result, "toDict"):
             return result
         outputs = result.toDict()
@@ -145,8 +146,8 @@ class ProgramAgent(Agent):
 
 
 def streamed_field(thing, inner):
-    """(name, predictor) of the text that a program of DSPy's own answers, if it is its only output but for the reasoning. What
-    other programs make of their predictors' outputs is theirs to know. (None, None) without it."""
+    """Returns (name, predictor) of the text that one of DSPy's own programs answers, if it is the only output besides
+    the reasoning. The use of predictors' outputs by other programs is unknown. (None, None) without it."""
     outputs = getattr(getattr(inner, "signature", None), "output_fields", None) or {}
     names = [name for name in outputs if name != "reasoning"]
     if len(names) != 1 or getattr(outputs[names[0]], "annotation", None) is not str or type(thing).__module__.partition(".")[0] != "dspy" or not (
@@ -157,5 +158,5 @@ def streamed_field(thing, inner):
 
 
 def dspy_agent(thing):
-    """A module of DSPy, and not one of its models."""
+    """Returns a module of DSPy, except its models."""
     return ProgramAgent(thing) if callable(getattr(type(thing), "forward", None)) and hasattr(thing, "named_predictors") else None

@@ -1,8 +1,8 @@
-"""Imports the entry file and takes the agent from it."""
+"""Imports the entry file and finds the agent in it."""
 
 import os
 import sys
-from _frozen_importlib import module_from_spec  # what importlib.util has, without its 4 ms
+from _frozen_importlib import module_from_spec  # importlib.util's function, without its 4 ms
 from _frozen_importlib_external import SourceFileLoader, spec_from_file_location
 from types import ModuleType
 
@@ -13,10 +13,10 @@ from .paths import module_of, package_of
 
 
 def import_entry(app, entry):
-    """Imports the entry file under the name by which its own package, or pickle in a child process, would import it.
+    """Imports the entry file under the name that its own package, or pickle in a child process, would import.
 
-    It is loaded from its path whatever its name: `my-agent.py` is no identifier, and `queue.py`, a directory `src` without
-    __init__.py or an `agent.py` beside a package `agent` might lose against a module of the same name.
+    It is loaded from its path whatever its name: `my-agent.py` is no identifier, and `queue.py`, a directory `src`
+    without __init__.py or an `agent.py` beside a package `agent` might lose against a module of the same name.
     """
     path = os.path.join(app, entry)
     root, parts = module_of(app, entry)
@@ -42,7 +42,7 @@ def import_entry(app, entry):
 
 
 def execute(loader, module, path):
-    """Executes a file as a module, but for a server that it starts, which would never end."""
+    """Executes a file as a module, without a server that it starts, which would never end."""
     with open(path, "rb") as file:
         source = file.read()
     if may_start_a_server(source):
@@ -55,8 +55,8 @@ def execute(loader, module, path):
 
 
 class LambdaAgent(FunctionAgent):
-    """A function that is called as AWS Lambda does: the event is the request, whatever it is called, and whatever it is
-    annotated as but for what is built from it."""
+    """A function in the style of AWS Lambda: the event is the request, whatever its parameter's name, and whatever its
+    annotation unless it is a model."""
 
     def __init__(self, function):
         super().__init__(function)
@@ -67,7 +67,8 @@ class LambdaAgent(FunctionAgent):
 
 
 def choose(module, bound, imported, entry, tree):
-    """(name, agent) of a module's names; for `main` and `run` the agent is the function itself. None if there is none."""
+    """Returns (name, agent) of a module's names; for `main` and `run` the agent is the function itself. None if there
+    is none."""
     found = {name: getattr(module, name) for name in bound | imported if hasattr(module, name)}
     for name in imported & found.keys():  # modules, classes and logging's handlers have these names, too
         thing = found[name]
@@ -77,7 +78,7 @@ def choose(module, bound, imported, entry, tree):
         raise StartError(f"{entry}: handler is {type(found['handler']).__name__}, which cannot be called")
     if any(base.__module__ == "http.server" for base in getattr(found.get("handler"), "__mro__", ())):
         raise NothingToInvoke(f"{entry}: handler is a class for a server of http.server", "define a function handler(message), or an ASGI or WSGI application")
-    if type(found.get("handler")).__module__.startswith("mangum"):  # it makes a function for AWS Lambda of an application
+    if type(found.get("handler")).__module__.startswith("mangum"):  # wraps an application for AWS Lambda
         from .web import web_agent
 
         return "handler", web_agent(found["handler"].app)
@@ -111,27 +112,28 @@ def choose(module, bound, imported, entry, tree):
     return agent and ("app", agent)
 
 
-# What a file has in it that makes a server, or an application that serves itself: of the names in servers.py and discovery.py.
+# Words in files that start a server or contain a self-serving application, from the names in servers.py and
+# discovery.py.
 OF_SERVERS = (b"uvicorn", b"hypercorn", b"waitress", b"bottle", b"cherrypy", b"aiohttp", b"werkzeug", b"socketio", b"SocketIO", b"serve_forever",
               b"Server(", b"FastAPI", b"Flask", b"Starlette", b"Quart", b"Litestar", b"Sanic", b"Bottle", b"BlackSheep", b"Falcon", b"Esmerald",
               b"FastMCP", b"MCPServer", b"_app")
 
 
 def may_start_a_server(source):
-    """Whether a file is worth a look for servers that it starts, for which it is parsed."""
+    """Whether a file must be parsed to find servers that it starts."""
     return (b"run(" in source or b"run_" in source or b"serve" in source or b"quickstart" in source) and any(
         word in source for word in OF_SERVERS)
 
 
 def defines_handler(source):
-    """Whether it is plain to see that a file defines a handler. The others are parsed, which takes 1.5 ms."""
+    """Whether a file obviously defines a handler. Others are parsed, which takes 1.5 ms."""
     text = b"\n" + source
     at = max(text.find(b"\ndef handler("), text.find(b"\nasync def handler("))
     return at >= 0 and b'"""' not in text[:at] and b"'''" not in text[:at]
 
 
 def load_agent(app, entry, script_command, framework=None):
-    """The agent, whose import, if it has to be imported, is strict."""
+    """Returns the agent. Its import, if it is imported at all, is strict."""
     path = os.path.join(app, entry)
     try:
         with open(path, "rb") as file:
@@ -208,8 +210,8 @@ def load_agent(app, entry, script_command, framework=None):
 
 
 def script_agent(tree, app, path, command, function=None):
-    """The file as a script, which calls a function of its own, if it does not do so itself."""
-    compile(tree, path, "exec", dont_inherit=True)  # it is ready when it compiles; nobody has asked for a run yet
+    """Returns the file as a script, which calls the function if it does not do so itself."""
+    compile(tree, path, "exec", dont_inherit=True)  # a script is ready when it compiles, since no run was requested yet
     from .commands import is_called, needs_message
 
     if function and not is_called(tree, function):

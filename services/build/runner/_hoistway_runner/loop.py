@@ -10,7 +10,7 @@ from .errors import headline, leave
 
 
 class EventLoop:
-    """One loop for all async code of the agent, so that a client bound to it at the first call works ever after."""
+    """One loop for all async code of the agent, so that a client bound to it at the first call keeps working."""
 
     def __init__(self):
         self._lock, self._loop, self._ending = threading.Lock(), None, False
@@ -33,13 +33,13 @@ class EventLoop:
         while not self._ending:
             try:
                 self._loop.run_forever()  # and again when the agent's code has stopped it: other invokes wait for it
-            except (SystemExit, KeyboardInterrupt) as error:  # a background task called exit(): its business alone
+            except (SystemExit, KeyboardInterrupt) as error:  # a background task called exit(): only it ends
                 print(f"a task ended with {headline(error)}", file=sys.stderr)
-            except Exception as error:  # it was closed, or what it waits with was
+            except Exception as error:  # it was closed, or its selector was
                 leave(f"its event loop broke: {headline(error)}")
 
     def submit(self, coroutine):
-        """Runs a coroutine on the loop; a concurrent Future of its result."""
+        """Runs a coroutine on the loop; returns a concurrent Future of its result."""
         import asyncio
 
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
@@ -52,8 +52,9 @@ class EventLoop:
             pass
 
     def wait(self, awaitable, seconds=None):
-        """The result of an awaitable, at once when it is there: the loop may be about to run code that blocks. Exceptions
-        travel as values: asyncio would let SystemExit end the loop. What takes more than so many `seconds` is LoopBlocked."""
+        """Returns the result of an awaitable as soon as it exists: the loop may be about to run code that blocks.
+        Exceptions are passed as values: asyncio would let SystemExit end the loop. Raises LoopBlocked after
+        `seconds`."""
         done, results, caller = threading.Event(), [], Caller()
 
         async def outcome():
@@ -75,7 +76,7 @@ class EventLoop:
         return value
 
     def standing(self, peer):
-        """The stack of the task that works for a connection."""
+        """Returns the stack of the task that works for a connection."""
         task = next((caller.task for caller in list(Caller.watching.values()) if caller.peer is peer), None)
         if task is None:
             return ""
@@ -84,13 +85,13 @@ class EventLoop:
         from .asgi import lines_of, suspended
         from .callers import shown
 
-        if asyncio.current_task(self._loop) is task:  # it does not wait: it holds the loop
+        if asyncio.current_task(self._loop) is task:  # it does not wait: it blocks the loop
             return shown(sys._current_frames().get(self._thread.ident))
         return "\n".join(lines_of((frame, frame.f_lineno) for frame in suspended(task.get_coro())))
 
     def held_for(self):
-        """The connections for which the loop may be doing what it does: the one whose task it runs, or all that have one, where
-        it runs another, which one of theirs may have begun."""
+        """Returns the connections that the loop may be working for: the one whose task it runs, or, if it runs another
+        task, all with a task, since any of them may have started it."""
         import asyncio
 
         running, callers = asyncio.current_task(self._loop), list(Caller.watching.values())
@@ -100,7 +101,8 @@ class EventLoop:
         return self._thread.ident
 
     def iterate(self, chunks):
-        """An async iterator as a plain one. A single task drives it: time-outs and task groups may span its yields."""
+        """Turns an async iterator into a plain one. A single task drives it: time-outs and task groups may span its
+        yields."""
         import asyncio
         from queue import SimpleQueue
 
@@ -133,7 +135,7 @@ class EventLoop:
             task.cancel()
 
     def close(self):
-        """Cancels what still runs and gives it a moment to clean up."""
+        """Cancels the remaining tasks and gives them a moment to clean up."""
         if self._loop is None:
             return
         import asyncio
@@ -154,7 +156,7 @@ class EventLoop:
 
 
 class LoopBlocked(Exception):
-    """The loop does not get to what it has to do; `frame` is where it is."""
+    """The loop is blocked; `frame` is its current frame."""
 
     def __init__(self, frame):
         super().__init__("the event loop is blocked")
@@ -162,10 +164,10 @@ class LoopBlocked(Exception):
 
 
 class Caller:
-    """Whoever waits for what a task of the loop does, if this thread answers somebody. The task is cancelled when they are
-    gone; what it still does then is nobody's answer."""
+    """The caller that waits for a task of the loop, if this thread answers one. The task is cancelled when the caller
+    is gone; its later output belongs to no answer."""
 
-    watching = {}  # who is told of each descriptor: an application that is asked twice has two tasks on one connection
+    watching = {}  # callers by descriptor: an application that is called twice has two tasks on one connection
 
     def __init__(self):
         self.peer, self.gone, self.looked = getattr(HERE, "peer", None), False, False
@@ -178,7 +180,7 @@ class Caller:
             try:
                 self.loop.add_reader(self.fd, self.look)
                 self.watching[self.fd] = self
-            except (OSError, ValueError):  # nothing to watch it with: it is noticed when the answer is sent
+            except (OSError, ValueError):  # it cannot be watched: the loss is detected when the answer is sent
                 self.peer = None
 
     def __exit__(self, *_):
@@ -188,7 +190,7 @@ class Caller:
                 self.loop.remove_reader(self.fd)
 
     def look(self):
-        """There is something to read, which after the request can be its end alone."""
+        """Handles readability, which after the request can only be the connection's end."""
         self.loop.remove_reader(self.fd)
         self.looked = True
         if is_gone(self.peer):
@@ -198,8 +200,8 @@ class Caller:
 
 @contextmanager
 def own_loop():
-    """An event loop for the code of this thread, as the main thread of a program has one: plain handlers run coroutines on
-    it."""
+    """Provides an event loop for the code of this thread, like the main thread's in a program: plain handlers run
+    coroutines on it."""
     import asyncio
 
     try:

@@ -1,4 +1,4 @@
-"""The one object among those of an entry file, whatever its name, that is there to be invoked."""
+"""The one object of an entry file, whatever its name, that can be invoked."""
 
 from types import ModuleType
 
@@ -9,17 +9,17 @@ from .steering import OBJECTS, made_with
 from .web import mcp_mount, web_agent
 
 PACKAGES = frozenset(package for packages, _ in OBJECTS.values() for package in packages) | {"dspy", "strands", "agno", "semantic_kernel"}
-MOST_PARTS = 5000  # of an application that are looked at
+MOST_PARTS = 5000  # of an application that are inspected
 
 
 def the_web_application(values, entry):
-    """The one web application among these; those that another one wraps, mounts or routes to, are parts of it. Servers
-    of MCP count where there is no other, which may have mounted them."""
+    """Returns the one web application among these; applications that another one wraps, mounts or routes to are parts
+    of it. MCP servers count only if there is no other application, which may have mounted them."""
     found, servers = {}, {name: value for name, value in values.items() if mcp_mount(value)}
     for name, value in values.items():
         try:
             agent = None if name in servers or isinstance(value, ModuleType) else web_agent(value, exactly=True)
-        except Exception:  # a proxy of what is there during a request alone
+        except Exception:  # a proxy for something that exists only during a request
             continue
         if agent and id(value) not in found:
             found[id(value)] = name, agent
@@ -34,13 +34,14 @@ def the_web_application(values, entry):
 
 
 def counted(found, what):
-    """`2 web applications, one and two`."""
+    """Returns a text such as `2 web applications, one and two`."""
     names = [name for name, _ in found]
     return f"{len(names)} {what}, {', '.join(names[:-1])} and {names[-1]}"
 
 
 def parts_of(application):
-    """What an application has in itself, however deep: what it wraps, mounts, routes to or calls as a closure."""
+    """Returns the parts of an application at any depth: those that it wraps, mounts, routes to or calls as a
+    closure."""
     todo, seen = [application], set()
     for thing in todo:
         if id(thing) in seen or issubclass(type(thing), (type, ModuleType, str, bytes)):
@@ -50,13 +51,13 @@ def parts_of(application):
         seen.add(id(thing))
         try:
             todo += inside(thing)
-        except Exception:  # a proxy of what is there during a request alone
+        except Exception:  # a proxy for something that exists only during a request
             pass
     return todo
 
 
 def inside(thing):
-    """What an object has right in itself."""
+    """Returns the direct parts of an object."""
     if isinstance(thing, dict):
         return list(thing.values())[:MOST_PARTS]
     if isinstance(thing, (list, tuple)):
@@ -65,14 +66,14 @@ def inside(thing):
     for cell in getattr(thing, "__closure__", None) or ():
         try:
             own.append(cell.cell_contents)
-        except ValueError:  # nothing is in it yet
+        except ValueError:  # the cell is still empty
             pass
     return own
 
 
 def the_agent(values, entry, tree, alone):
-    """The one object of a known framework among these that no other one uses. Of several, those that are not `alone` in the
-    file, as beside a main block, are what it works with."""
+    """Returns the one object of a known framework among these that no other one uses. Several ones are an error if they
+    are `alone` in the file; beside a main block they are parts of its work."""
     used, in_functions = names_in_others(tree), names_in_functions(tree)
     found = {}
     for name, value in values.items():
@@ -90,12 +91,13 @@ def the_agent(values, entry, tree, alone):
 
 
 def is_part(kind):
-    """Whether objects of a class are what agents are made of: tools and models."""
+    """Whether objects of a class are parts of agents: tools and models."""
     return any("tool" in base.__module__ or "chat_models" in base.__module__ for base in kind.__mro__)
 
 
 def names_in_others(tree):
-    """The names that a file's top level makes others of, or gives to them; not those that it only tells something."""
+    """Returns the names that a file's top level passes to others or builds others from; not those whose methods it only
+    calls."""
     body = []
     for node in tree.body:
         told = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute)
@@ -104,14 +106,14 @@ def names_in_others(tree):
 
 
 def names_in_functions(tree):
-    """The names that functions of a file use: a chain among them is a step of theirs."""
+    """Returns the names that functions of a file use: a chain among them is one of their steps."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return {name for node in tree.body if isinstance(node, definitions) for name in names_in(node)}
 
 
 def entered(made):
-    """What a factory made; of an async context manager, as the clients of MCP's servers need one, what it gives, and it is
-    never left."""
+    """Returns a factory's object; for an async context manager, as for clients of MCP servers, its value on entry. It
+    is never exited."""
     if not hasattr(made, "__aenter__") or callable(getattr(made, "invoke", None)):
         return made
     from .loop import LOOP

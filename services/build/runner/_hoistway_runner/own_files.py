@@ -1,4 +1,4 @@
-"""Which names of an agent an entry file offers, as far as its own text and that of the agent's other files say."""
+"""The names of an agent in an entry file, found in its own text and that of the agent's other files."""
 
 import os
 
@@ -7,7 +7,8 @@ from .paths import source_roots
 
 
 def own_file(app, file, imported):
-    """The file of the agent's own (or the directory) from which another one of them imports; None for others'."""
+    """Returns the agent's own file (or directory) that another one of its files imports from; None for other
+    modules."""
     here = os.path.dirname(file)
     parts = (imported.module or "").split(".")
     bases = [os.path.join(here, *[".."] * (imported.level - 1))] if imported.level else [
@@ -20,7 +21,7 @@ def own_file(app, file, imported):
 
 
 def parsed(path):
-    """The tree of a file; None if it cannot be read or compiled, which its import will say better."""
+    """Returns the tree of a file; None if it cannot be read or compiled, which its import reports better."""
     try:
         with open(path, "rb") as source:
             return compile(source.read(), path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
@@ -29,10 +30,10 @@ def parsed(path):
 
 
 def agent_names(tree, app, file, seen=()):
-    """The names of an agent that a file binds itself, and those that it imports to offer them.
+    """Returns the names of an agent that a file binds itself, and those that it imports to offer them.
 
-    A `handler` is taken from wherever it was imported, as the public SDK does; the other names are common, so only from
-    the agent's own files, and not where the top level does something with them, as a script does.
+    A `handler` may be imported from anywhere, as with the public SDK. The other names are common, so they count only
+    from the agent's own files, and only if the top level does not use them, as a script does.
     """
     bound, used, imports = top_level(tree)
     imported = set()

@@ -1,4 +1,4 @@
-"""Files that are pages for a browser, with a server of their own: there is nothing in them that an invoke could call."""
+"""Files that are pages for a browser, with a server of their own: they contain nothing that an invoke could call."""
 
 import os
 
@@ -11,8 +11,8 @@ PAGES = {"streamlit": "Streamlit", "gradio": "Gradio", "chainlit": "Chainlit"}
 
 
 def refuse_page(tree, app, entry, names):
-    """Refuses a page, unless a web application serves it as one of its routes, or a function of these names takes the message
-    that its main block gives it from the page."""
+    """Refuses a page, unless a web application serves it as one of its routes, or a function of these names takes the
+    message that its main block passes from the page."""
     found = Found(tree)
     for node in () if found.web or takes_message(tree, os.path.join(app, entry), app, names) else found.imported.values():
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]

@@ -1,4 +1,4 @@
-"""Where an agent's modules and commands are found."""
+"""The locations of an agent's modules and commands."""
 
 import os
 import sys
@@ -7,15 +7,16 @@ RUNNER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def arrange_path(app, sites, entry, hermetic):
-    """Sets sys.path: the app, the entry's own directory, the standard library, the directories `src`, the image's packages. What
-    of these directories is a package comes last: its modules have other names, and may be called as others' are.
+    """Sets sys.path: the app, the entry's own directory, the standard library, the directories `src`, the image's
+    packages. Directories among these that are packages come last: their modules have qualified names, and may have the
+    same names as others.
 
-    `hermetic` is the case of a host's interpreter: what happens to be installed on the host is not part of the image
-    and stays out of reach, as in a virtual environment. In a container the interpreter's packages are the image's.
+    `hermetic`: the interpreter is a host's. Packages installed on the host are not part of the image and cannot be
+    imported, as in a virtual environment. In a container the interpreter's packages are the image's.
     """
     import site
 
-    if sys.flags.no_site:  # a supervisor may start us with -S, which spares the host's .pth files; scripts use exit()
+    if sys.flags.no_site:  # a supervisor may start it with -S, which skips the host's .pth files; scripts use exit()
         site.setquit()
     rest = [p for p in sys.path if p not in ("", RUNNER)]
     library = [p for p in rest if p == os.path.dirname(os.__file__) or p.endswith((".zip", "lib-dynload"))]
@@ -30,24 +31,25 @@ def arrange_path(app, sites, entry, hermetic):
 
 
 def standard_namesake(entry):
-    """The name of the standard module that an entry file is called as, or empty. These two show something when they are loaded."""
+    """Returns the standard module's name that an entry file has, or empty. Two modules print something when they are
+    imported."""
     name = os.path.basename(entry).removesuffix(".py")
     return name if name in sys.stdlib_module_names and name not in ("antigravity", "this") else ""
 
 
 def keep_standard(entry):
-    """Loads the standard module that an entry file is called as, before that file can be found in its place: the runner and the
-    standard library's other modules need it, and nobody imports an entry file."""
+    """Imports the standard module that has the entry file's name, before that file can take its place: the runner and
+    the standard library's other modules need it, and entry files are not imported by name."""
     if name := standard_namesake(entry):
         try:
             __import__(name)
-        except ImportError:  # of a library that this system does not have: nobody can miss it
+        except ImportError:  # of a library that this system does not have: nothing can need it
             pass
 
 
 def own_directories(app, entry):
-    """(first, middle, last): the directories from which the app's modules are imported before the standard library, behind it,
-    and behind all packages."""
+    """Returns (first, middle, last): the directories from which the app's modules are imported before the standard
+    library, after it, and after all packages."""
     path = os.path.join(app, entry)
     beside, roots = os.path.dirname(path), source_roots(app, entry)
     packages = [root for root in roots if os.path.isfile(os.path.join(root, "__init__.py"))]
@@ -58,8 +60,8 @@ def own_directories(app, entry):
 
 
 def is_module_of_package(path, directory):
-    """Whether a file is in a package and imports from it as from one: another one may be run by its path as well, and then
-    Python has what is beside it first."""
+    """Whether a file is in a package and imports from it: other files may be run by their path as well, and then Python
+    searches their directory first."""
     if not os.path.isfile(os.path.join(directory, "__init__.py")):
         return False
     name = os.path.basename(directory).encode()
@@ -69,7 +71,8 @@ def is_module_of_package(path, directory):
 
 
 def module_of(app, entry):
-    """(root, parts): the directory from which the entry file is imported, and its module's dotted name there."""
+    """Returns (root, parts): the directory from which the entry file is imported, and its module's dotted name
+    there."""
     parts = entry.removesuffix(".py").split("/")
     inner = parts[len(parts) - parts[::-1].index("src"):] if "src" in parts[:-1] else []  # below the innermost `src`
     root = is_package_of(source_roots(app, entry), inner, os.path.join(app, entry))
@@ -77,8 +80,8 @@ def module_of(app, entry):
 
 
 def is_package_of(roots, parts, path):
-    """The directory `src`, no package itself, of whose packages a file is one; None for one that says `src.shop` for what is
-    below `src`: two names would make two modules of one file."""
+    """Returns the directory `src`, itself not a package, if a file belongs to one of its packages; None if the file
+    imports modules below `src` as `src.shop`: two names would make two modules of one file."""
     root = roots[-1] if roots and parts[1:] else ""
     if not os.path.isfile(os.path.join(root, *parts[:1], "__init__.py")) or os.path.isfile(os.path.join(root, "__init__.py")):
         return None
@@ -87,13 +90,14 @@ def is_package_of(roots, parts, path):
 
 
 def package_of(root, parts):
-    """The dotted name of the package that a module is in, if all its directories are packages; else empty."""
+    """Returns the dotted name of the package that a module is in, if all its directories are packages; else empty."""
     inits = (os.path.join(root, *parts[:n], "__init__.py") for n in range(1, len(parts)))
     return ".".join(parts[:-1]) if parts[1:] and all(map(str.isidentifier, parts[:-1])) and all(map(os.path.isfile, inits)) else ""
 
 
 def source_roots(app, entry):
-    """The directories `src` from which modules are imported: the app's own, and those that the entry lies in."""
+    """Returns the directories `src` from which modules are imported: the app's own, and those that contain the
+    entry."""
     above = entry.split("/")[:-1]
     inner = [os.path.join(app, *above[: at + 1]) for at, name in enumerate(above) if name == "src"]
     return [root for root in dict.fromkeys([os.path.join(app, "src"), *inner]) if os.path.isdir(root)]

@@ -1,4 +1,4 @@
-"""What to do about errors that come from how agents are run and what they are given."""
+"""Remedies for errors that result from the agents' environment."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ RUNNING = ("cannot be called from a running event loop", "event loop is already 
 
 
 def remedy(error):
-    """A line for the details of an error of the agent's, or None: for itself, or for what it was raised from."""
+    """Returns a line for the details of an error of the agent's, for the error itself or its cause; or None."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -34,7 +34,7 @@ def remedy(error):
 
 
 def of_the_system(error, kind, text):
-    """What the agent's surroundings do not have or allow."""
+    """Returns the remedy for a missing or forbidden system resource."""
     if kind is KeyError and is_of_the_environment(error):
         return f"the variable {error.args[0]} is not set: name it in `env` of the deploy"
     if kind is EOFError and "reading a line" in text:
@@ -74,7 +74,7 @@ def of_the_system(error, kind, text):
 
 
 def of_threads(error, kind, text):
-    """What belongs to another thread or loop than the one that uses it."""
+    """Returns the remedy for the use of an object from another thread or loop than its own."""
     if kind.__module__ == "sqlite3" and "thread" in text:
         return "the connection was opened in another thread, at import: open one in each invoke, or pass check_same_thread=False"
     if kind is AttributeError and isinstance(error.obj, _thread._local):
@@ -89,7 +89,7 @@ def of_threads(error, kind, text):
 
 
 def of_modules(error, kind, text):
-    """What cannot be imported, or is another module than was meant."""
+    """Returns the remedy for a module that cannot be imported, or is not the intended one."""
     if kind is ModuleNotFoundError and error.name and error.name.partition(".")[0] not in sys.modules:
         return f"nothing that is installed has the module {error.name.partition('.')[0]}: name its package in requirements.txt"
     if isinstance(error, ImportError) and ".so" in text and "cannot open shared object file" in text:
@@ -113,7 +113,7 @@ def is_elsewhere(name, path):
 
 
 def last_frame(error):
-    """The frame in which an error was raised, or None."""
+    """Returns the frame in which an error was raised, or None."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -121,7 +121,7 @@ def last_frame(error):
 
 
 def modules(error):
-    """The modules whose code an error went through."""
+    """Returns the modules whose code an error passed through."""
     found, traceback = set(), error.__traceback__
     while traceback is not None:
         found.add(traceback.tb_frame.f_globals.get("__name__", ""))
@@ -130,13 +130,13 @@ def modules(error):
 
 
 def innermost(error):
-    """The module in which an error was raised."""
+    """Returns the module in which an error was raised."""
     frame = last_frame(error)
     return frame.f_globals.get("__name__", "") if frame else ""
 
 
 def called(error):
-    """The names that the functions have, and use, in which an error was raised."""
+    """Returns the names of the function, and those that it uses, in which an error was raised."""
     frame = last_frame(error)
     return (frame.f_code.co_name, *frame.f_code.co_names) if frame else ()
 

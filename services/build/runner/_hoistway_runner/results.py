@@ -1,18 +1,18 @@
-"""What an agent returned or yields, as the answer to its caller."""
+"""An agent's result, returned or yielded, as the answer to its caller."""
 
 import json
-import re  # which json has imported
+import re  # already imported by json
 import sys
 from codecs import getincrementaldecoder
 
 from .errors import Explained
 
-LISTS = (map, filter, zip, enumerate, reversed, type(reversed([])))  # their texts are items, and no pieces of one text
+LISTS = (map, filter, zip, enumerate, reversed, type(reversed([])))  # their texts are items, not pieces of one text
 DECODER = getincrementaldecoder("utf-8")
 
 
 def resolve(result):
-    """A result, awaited if it has to be."""
+    """Returns a result, awaited if necessary."""
     if not hasattr(result, "__await__"):
         return result
     from .loop import LOOP
@@ -21,13 +21,14 @@ def resolve(result):
 
 
 def is_chunks(result):
-    """Whether a result comes piece by piece: a generator, an async generator or another iterator."""
-    is_iterator = hasattr(result, "__anext__") or hasattr(result, "__next__") and not hasattr(type(result), "readline")  # as files have
+    """Whether a result is produced piece by piece: a generator, an async generator or another iterator."""
+    is_iterator = hasattr(result, "__anext__") or hasattr(result, "__next__") and not hasattr(type(result), "readline")  # unlike files
     return is_iterator and type(result).__module__ != "unittest.mock"  # a mock has every method
 
 
 def pieces(result, stream=True):
-    """What an iterator of either kind gives: texts, and everything else as data. In a `stream` all texts are pieces of one."""
+    """Yields the items of an iterator of either kind: texts, and all others as data. In a `stream` all texts are pieces
+    of one."""
     is_list = not stream and type(result) in LISTS
     chunks, decoder, count = result, None, 0
     if hasattr(result, "__anext__"):
@@ -56,19 +57,19 @@ def pieces(result, stream=True):
         if decoder and (rest := decoder.decode(b"", True)):
             yield rest
     finally:
-        if hasattr(chunks, "close"):  # a generator stops when nobody listens any more
+        if hasattr(chunks, "close"):  # a generator stops when its reader is gone
             chunks.close()
 
 
 class Data:
-    """A piece of an answer that is no text."""
+    """A piece of an answer that is not text."""
 
     def __init__(self, value):
         self.value = value
 
 
 def chunk_text(chunk):
-    """The text of a language model's message chunk, or of its content blocks; other chunks as they are."""
+    """Returns the text of a language model's message chunk, or of its content blocks; other chunks unchanged."""
     kind = type(chunk)
     content = getattr(chunk, "content", None)
     if not isinstance(content, (str, list)) or not kind.__module__.startswith("langchain_core.messages") and any(
@@ -80,7 +81,7 @@ def chunk_text(chunk):
 
 
 def whole(result):
-    """The pieces of an iterator as one response: text, or a list if there is anything else among them."""
+    """Returns the pieces of an iterator as one response: text, or a list if there are other items."""
     texts, items = [], []
     for piece in pieces(result, stream=False):
         if isinstance(piece, str):
@@ -94,12 +95,12 @@ def whole(result):
 
 
 def as_text(value):
-    """A value as text for a stream."""
+    """Returns a value as text for a stream."""
     return value if type(value) is str else "" if value is None else to_json(plain(value))
 
 
 def plain(value, path="response"):
-    """A value as data; `path` is what an error calls it."""
+    """Returns a value as data; `path` is its name in an error."""
     if value is None or type(value) is str:
         return value
     from .data import as_data
@@ -108,8 +109,9 @@ def plain(value, path="response"):
 
 
 def answer_of(result):
-    """What a handler returned as the object that answers: at least `response`, of any JSON type; all members are kept."""
-    # A model of pydantic, but meant as its text; some texts are of a class there, too.
+    """Returns a handler's result as the answering object: at least `response`, of any JSON type; all members are
+    kept."""
+    # Messages are models of pydantic, but only their text is the answer; some texts have a class of this package, too.
     if type(result).__module__.startswith("langchain_core.messages") and not isinstance(result, str):
         result = result.content
     value = plain(result, "" if isinstance(result, dict) and "response" in result else "response")
@@ -118,12 +120,12 @@ def answer_of(result):
     return value if "response" in value else {**value, "response": value.get("output", value)}
 
 
-# In JSON's ASCII: an escaped backslash, a whole pair, and in a group of its own what is neither.
+# In JSON's ASCII: an escaped backslash, a whole pair, and in a group of its own a lone surrogate.
 SURROGATES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|(\\ud[89a-f]..)")
 
 
 def to_json(value):
-    """JSON of data. Half a surrogate pair, which strict parsers refuse, is U+FFFD."""
+    """Returns the JSON of data. A lone surrogate, which strict parsers refuse, becomes U+FFFD."""
     try:
         text = json.dumps(value, allow_nan=False)
     except ValueError:
@@ -154,7 +156,7 @@ class Pieces:
         return next(self._text)
 
     def charset(self, codecs):
-        """The encoding of its text, as its content type has it."""
+        """Returns the encoding of its text from its content type."""
         name = self.parameters.partition("charset=")[2].partition(";")[0].strip(' "')
         try:
             return codecs.lookup(name).name if name and codecs.lookup(name)._is_text_encoding else "utf-8"

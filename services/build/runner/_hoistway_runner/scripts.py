@@ -1,4 +1,4 @@
-"""Scripts: a process for each invoke, and what is done in it."""
+"""Scripts: a process for each invoke, and the code that runs in it."""
 
 import os
 import select
@@ -16,11 +16,11 @@ from .results import DECODER, as_text, resolve
 OUTPUT_LIMIT = 8 << 20
 LINE_LIMIT = 64 << 10
 RAISED = 70  # the exit status of a script that an exception ended: others may have logged one, and ended by themselves
-STATEMENT = "HOISTWAY_END_USER"  # to the process, which does not keep it
+STATEMENT = "HOISTWAY_END_USER"  # passed to the process, which removes it
 
 
 def run_script(command, message, user):
-    """Runs a script once and yields what it prints, but for its final newline. A failed run raises ScriptError."""
+    """Runs a script once and yields its output, without the final newline. A failed run raises ScriptError."""
     import collections
     import subprocess
     import tempfile
@@ -63,7 +63,7 @@ def run_script(command, message, user):
         follower.join(1)  # it ends with the script, unless a child of the script keeps stderr open
         if status != 0:
             how = f"exit status {1 if status == RAISED else status}" if status > 0 else f"signal {-status}"
-            if status == -signal.SIGKILL:  # nobody but the kernel sends it
+            if status == -signal.SIGKILL:  # only the kernel sends it
                 how += ": out of memory (setting HOISTWAY_AGENT_LIMITS__MEMORY)"
             details = [line for line in tail if line.strip()]
             cause = raised(details) if status == RAISED else None
@@ -75,7 +75,7 @@ def run_script(command, message, user):
             raise ScriptError(headline, details)
     finally:
         process.stdout.close()
-        if not ended:  # nobody listens any more: neither to the script nor to what it has started
+        if not ended:  # the reader is gone: the script and the processes that it has started are ended
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -84,14 +84,16 @@ def run_script(command, message, user):
 
 
 def raised(lines):
-    """The exception that a script ended with: what follows its last traceback, whatever was written after it. None without one."""
+    """Returns the exception that ended a script: the text after its last traceback, even if more was written since.
+    None without one."""
     begun = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last):")]
     after = lines[begun[-1] + 1:] if begun else []
     return next((line for line in after if not line.startswith(" ")), None)
 
 
 def chunks_of(stdout, peer):
-    """What a process prints, as it comes, and nothing at its end. PeerGone if the connection ends first."""
+    """Yields the output of a process as it comes, and an empty piece at its end. Raises PeerGone if the connection ends
+    first."""
     poll = select.poll()
     poll.register(stdout, select.POLLIN)
     if peer is not None:
@@ -107,13 +109,13 @@ def chunks_of(stdout, peer):
 
 
 def show(result):
-    """Prints what the function of a script returned, if it is an answer."""
+    """Prints the result of a script's function, if it is an answer."""
     if result is not None and not (type(result) is int and result == 0):
         print(as_text(result))
 
 
 def read_input_by_default():
-    """Lets fileinput, which takes the command line for names of files where it is given none, read the message."""
+    """Lets fileinput read the message: without arguments it would take the command line for names of files."""
     import fileinput
 
     init = fileinput.FileInput.__init__
@@ -121,8 +123,8 @@ def read_input_by_default():
 
 
 def be_script(app, entry, call, closed_network):
-    """In a process of its own: is the script, as `python3 ENTRY MESSAGE < MESSAGE` would be. `call` is a function of it
-    that is called at its end, where the file itself does not."""
+    """Runs the script in its own process, as `python3 ENTRY MESSAGE < MESSAGE` would. `call` is a function of the
+    script that is called at its end, if the file itself does not call it."""
     if statement := os.environ.pop(STATEMENT, ""):
         from .end_users import belongs_to
 

@@ -1,4 +1,4 @@
-"""Objects of agent SDKs that are not called by a method of the same name and form as LangChain's."""
+"""Objects of agent SDKs whose methods differ in name and form from LangChain's."""
 
 import sys
 
@@ -10,7 +10,7 @@ from .results import resolve
 
 
 def sdk_agent(thing):
-    """An object of one of these as an agent, or None."""
+    """Returns an object of one of these SDKs as an agent, or None."""
     if isinstance(thing, getattr(sys.modules.get("agents"), "Agent", ())) and hasattr(sys.modules["agents"], "Runner"):
         return openai_agent(thing, sys.modules["agents"].Runner)
     for package, make in (("pydantic_ai", pydantic_agent), ("smolagents", smol_agent), ("crewai", crew_agent),
@@ -27,7 +27,7 @@ def sdk_agent(thing):
 
 
 def openai_agent(thing, runner):
-    """An agent of OpenAI's Agents SDK."""
+    """Returns an agent of OpenAI's Agents SDK."""
     def turns(message, earlier):
         return [*earlier, {"role": "user", "content": message}] if earlier else message
 
@@ -54,7 +54,7 @@ def openai_agent(thing, runner):
 
 
 def pydantic_agent(thing):
-    """An agent of Pydantic AI."""
+    """Returns an agent of Pydantic AI."""
     if not hasattr(thing, "run_sync"):
         return None
 
@@ -101,7 +101,7 @@ def pydantic_agent(thing):
 
 
 def smol_agent(thing):
-    """An agent of smolagents, whose memory is in itself."""
+    """Returns an agent of smolagents, which keeps its memory in itself."""
     run = getattr(thing, "run", None)
 
     def call(message, earlier):
@@ -112,8 +112,8 @@ def smol_agent(thing):
 
 
 class CrewAgent(Agent):
-    """A crew or a flow of CrewAI, whose templates are filled with the members of the request. The message is one of them,
-    and also the value of a single name that was not sent. Both are changed by what they work on: each invoke has its own."""
+    """A crew or a flow of CrewAI, whose templates are filled with the members of the request. The message is one of
+    them, and also the value of a single missing name. Runs change crews and flows, so each invoke has its own."""
 
     def __init__(self, thing):
         self.thing, self.copy = thing, thing.copy if hasattr(thing, "tasks") else maker(thing)
@@ -143,7 +143,8 @@ class CrewAgent(Agent):
 
 
 def maker(flow):
-    """A function that gives a flow as it was loaded: a copy, or an object made like it if it holds what has none, as a lock."""
+    """Returns a function that makes a flow as it was loaded: a copy, or a new object if it contains something that
+    cannot be copied, such as a lock."""
     from copy import deepcopy
 
     fields = {name: getattr(flow, name) for name in getattr(flow, "model_fields_set", ())}
@@ -158,7 +159,7 @@ def maker(flow):
 
 
 def crew_agent(thing):
-    """A crew or a flow of CrewAI, or a single agent of it."""
+    """Returns a crew or a flow of CrewAI, or a single agent of it."""
     if not callable(getattr(thing, "kickoff", None)):
         return None
     if hasattr(thing, "tasks") or hasattr(thing, "flow_id"):
@@ -167,7 +168,8 @@ def crew_agent(thing):
 
 
 def autogen_agent(thing):
-    """An agent or a team of AutoGen. It remembers what it was told, so each invoke puts it back to how it was loaded."""
+    """Returns an agent or a team of AutoGen. It remembers its messages, so each invoke restores its state after
+    loading."""
     reset = getattr(thing, "on_reset", None) or getattr(thing, "reset", None)
     if not all(map(callable, (reset, *(getattr(thing, name, None) for name in ("run", "save_state", "load_state"))))):
         return None
@@ -194,7 +196,7 @@ def autogen_agent(thing):
 
 
 def llama_agent(thing):
-    """A chat engine, a query engine or a workflow of LlamaIndex."""
+    """Returns a chat engine, a query engine or a workflow of LlamaIndex."""
     def turns(earlier):
         from llama_index.core.llms import ChatMessage
 

@@ -1,4 +1,4 @@
-"""Accepts connections, and ends when everything that has connected is answered."""
+"""Accepts connections, and ends when all of them are answered."""
 
 import errno
 import os
@@ -11,12 +11,12 @@ from .callers import Slots
 from .errors import Mask, leave
 from .http import INVOKES, Exchange
 
-CONNECTIONS = 128  # at once, so health is answered while all invokes are busy; for one more, the oldest without a token goes
+CONNECTIONS = 128  # at once, so health is answered while all invokes are busy; one more closes the oldest without a token
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # they pass, when a connection ends for one
 
 
 class Server:
-    """Accepts connections until it is told to drain, and knows what is still being answered."""
+    """Accepts connections until it drains, and tracks those that are still being answered."""
 
     def __init__(self, listener, agent, config):
         self.listener, self.agent = listener, agent
@@ -32,11 +32,11 @@ class Server:
         os.set_blocking(self._wake_writer, False)
 
     def drain(self, *_):
-        """Asks for the end. It is a signal handler, so it only leaves a note."""
+        """Requests the end. It is a signal handler, so it only sets a flag and wakes the server."""
         self._draining = True
         try:
             os.write(self._wake_writer, b"x")
-        except OSError:  # it is full of notes, or the agent's code has closed it, which wakes as well
+        except OSError:  # the pipe is full, or the agent's code has closed it, which wakes as well
             pass
 
     def count(self, connections):
@@ -45,12 +45,12 @@ class Server:
             self._changed.notify_all()
 
     def knows(self, peer):
-        """The token was shown on a connection: it is closed for nobody."""
+        """Marks a connection as authenticated: it is not closed to make room."""
         with self._changed:
             self._strangers.pop(peer, None)
 
     def make_room(self):
-        """Waits until one more connection may be open. Whoever holds connections without the token keeps nobody out."""
+        """Waits until one more connection may be open. Clients without the token cannot block others."""
         with self._changed:
             while self._connections >= CONNECTIONS:
                 if oldest := next(iter(self._strangers), None):
@@ -71,14 +71,14 @@ class Server:
             self.accept()
         if not self._draining:
             leave("its code has closed descriptors of the runner")
-        while self.accept():  # whoever has connected is answered
+        while self.accept():  # all open connections are answered
             pass
         self.listener.close()
         with self._changed:
-            self._changed.wait_for(lambda: self._connections == 0)  # whoever sent the signal knows how long it waits
+            self._changed.wait_for(lambda: self._connections == 0)  # the sender of the signal limits the wait
 
     def accept(self):
-        """Takes one connection; False if there is none."""
+        """Accepts one connection; returns False if there is none."""
         self.make_room()
         try:
             peer, _ = self.listener.accept()
@@ -96,7 +96,7 @@ class Server:
             self._strangers[peer] = None
         try:
             threading.Thread(target=self.exchange, args=(peer,), name="exchange", daemon=True).start()
-        except RuntimeError as error:  # no thread left within the agent's limits
+        except RuntimeError as error:  # no thread is left within the agent's limits
             print(f"cannot answer: {error}", file=sys.stderr)
             self.knows(peer)
             peer.close()
@@ -106,7 +106,7 @@ class Server:
     def exchange(self, peer):
         exchange = Exchange(self, peer)
         try:
-            self.context.copy().run(exchange.run)  # each invoke has what the import has set, and changes its own copy
+            self.context.copy().run(exchange.run)  # a copy of the import's context for each invoke
         finally:
             self.knows(peer)
             self.count(-1)

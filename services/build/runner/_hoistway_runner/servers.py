@@ -1,4 +1,4 @@
-"""Files that start a server of their own when they are run: what they would serve is served here, so nothing waits for it."""
+"""Files that start their own server when they are run: the runner serves their application, so no server is started."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ WAITING = ("run", "run_until_complete", "gather", "wait_for", "exit")  # for the
 
 
 class Servers:
-    """What of a file starts a server."""
+    """Finds the statements of a file that start a server."""
 
     def __init__(self, tree):
         self.tree, self.web, self.any, self.in_main_block = tree, Found(tree).web, False, None
@@ -29,7 +29,7 @@ class Servers:
                 self.bound |= {target.id for target in node.targets if isinstance(target, ast.Name)}
 
     def starts(self, node):
-        """Whether a call starts a server. What a function of the file does, its body says."""
+        """Whether a call starts a server. For a function of the file, its body decides."""
         if isinstance(node.func, ast.Name) and own_function(self.tree, node.func.id):
             return False
         if self.full_name(node.func) in SERVING:
@@ -41,13 +41,13 @@ class Servers:
             name in ("run", "serve") and (owner in self.bound or called(of)[1] in ("Server", "create_app", "make_app")))
 
     def full_name(self, node):
-        """The name of what an expression names, with its module's; of others nothing that could be one."""
+        """Returns the qualified name of an expression; for other expressions a text that is no name."""
         if isinstance(node, ast.Attribute):
             return f"{self.full_name(node.value)}.{node.attr}"
         return self.imported.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
     def serves(self, name):
-        """Whether a function that needs no arguments is sure to start one."""
+        """Whether a function that needs no arguments certainly starts a server."""
         function = own_function(self.tree, name)
         if function is None or len(function.args.args) > len(function.args.defaults) or function.decorator_list:
             return False
@@ -58,12 +58,12 @@ class Servers:
         return any(isinstance(node, ast.Expr) and any(map(self.starts, calls_of(node.value))) for node in todo)
 
     def is_start(self, statement):
-        """Whether a statement does nothing but start one, by itself or by a function of the file."""
+        """Whether a statement only starts a server, directly or by a function of the file."""
         return isinstance(statement, ast.Expr) and any(
             self.starts(call) or isinstance(call.func, ast.Name) and self.serves(call.func.id) for call in calls_of(statement.value))
 
     def end(self, body):
-        """Ends a block before it starts a server; the line of that if it is sure to do so."""
+        """Cuts a block before it starts a server; returns the line if it certainly does so."""
         for at, node in enumerate(body):
             if self.is_start(node):
                 self.any = True
@@ -84,13 +84,13 @@ class Servers:
 
 
 def called(node):
-    """(owner, name) of what a call calls: `app` and `run` of `app.run()`."""
+    """Returns (owner, name) of a call's function: `app` and `run` of `app.run()`."""
     function = getattr(node, "func", None)
     return getattr(getattr(function, "value", None), "id", ""), getattr(function, "attr", getattr(function, "id", ""))
 
 
 def calls_of(expression):
-    """The calls whose end an expression waits for; not those in what it hands to a thread or a task."""
+    """Returns the calls whose end an expression waits for; not those passed to a thread or a task."""
     todo, found = [expression], []
     for node in todo:
         if isinstance(node, ast.Call):
@@ -102,7 +102,8 @@ def calls_of(expression):
 
 
 def without_server(source, path):
-    """The code of a file without what starts a server when it is imported, and all behind it; None if nothing does."""
+    """Returns the code of a file without the start of a server on import and everything after it; None if it starts
+    none."""
     tree = compile(source, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     tree.body = [inner for node in tree.body
                  for inner in (node.orelse if isinstance(node, ast.If) and is_main_guard(node.test) else [node])]
@@ -115,6 +116,6 @@ def without_server(source, path):
 
 
 def refuse_server(entry, line):
-    """Refuses a file that only serves what cannot be called without its server."""
+    """Refuses a file whose content cannot be called without its server."""
     raise NothingToInvoke(f"{entry} starts a server of its own in line {line}, and offers no application that could be invoked",
                           "bind an ASGI or WSGI application, or a server of MCP, to a name of the file; or define handler(message)")

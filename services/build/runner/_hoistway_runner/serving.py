@@ -1,4 +1,4 @@
-"""The agent's process, from what its supervisor hands over to its end."""
+"""The agent's process, from its inherited descriptors to its end."""
 
 import faulthandler
 import json
@@ -18,7 +18,7 @@ START_MARGIN = 0.5  # of the seconds that a start may take
 
 
 def inherited(values):
-    """A descriptor that the supervisor handed over, from now on ours alone."""
+    """Returns a descriptor from the supervisor, no longer inheritable."""
     if not values:
         return None
     os.set_inheritable(int(values[-1]), False)
@@ -26,7 +26,7 @@ def inherited(values):
 
 
 def close_foreign(known):
-    """Closes every descriptor that was not meant for us: what a careless parent left open is not the agent's."""
+    """Closes every unexpected descriptor: those left open by a careless parent must not reach the agent."""
     try:
         open_fds = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
@@ -36,18 +36,18 @@ def close_foreign(known):
             try:
                 os.close(fd)
             except OSError:
-                pass  # the listing's own, which is gone already
+                pass  # the listing's own, which is closed already
 
 
 def notify(fd, event):
-    """Tells the supervisor how the start went."""
+    """Reports the outcome of the start to the supervisor."""
     if fd is not None:
         with open(fd, "w") as pipe:
             pipe.write(json.dumps(event) + "\n")
 
 
 def keep_children_apart(listener):
-    """Lets forked children, as multiprocessing makes them, neither hold our port nor take a signal for a drain."""
+    """Prevents forked children, as of multiprocessing, from keeping the port and from handling a signal as a drain."""
     signals = {signal.SIGTERM, signal.SIGINT}
 
     def in_child():
@@ -56,7 +56,7 @@ def keep_children_apart(listener):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
-    os.register_at_fork(  # blocked meanwhile: a signal right after the fork would find our handler and be lost
+    os.register_at_fork(  # blocked meanwhile: our handler would lose a signal right after the fork
         before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, signals),
         after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, signals), after_in_child=in_child)
 
@@ -64,16 +64,16 @@ def keep_children_apart(listener):
 def say_goodbye(handler, mask):
     """Calls the handler of SIGTERM that the agent's import has set, as the signal itself would."""
     try:
-        signal.signal(signal.SIGTERM, handler)  # for one that sends it to itself once more
+        signal.signal(signal.SIGTERM, handler)  # for a handler that sends the signal to itself again
         handler(int(signal.SIGTERM), None)
-    except SystemExit:  # we do end
+    except SystemExit:  # the process is ending
         pass
     except BaseException as error:
         report(error, mask)
 
 
 def serve(program, options, app, sites, entry):
-    """Starts the agent and answers for it until it is told to end. `program` is the interpreter and the runner's file."""
+    """Starts the agent and serves it until its end is requested. `program` is the interpreter and the runner's file."""
     Mask.places = [(app, "/app"), *((site, "/opt/hoistway/site-packages") for site in sites)]
     capture.install(line_buffering=True)  # logs are read while the agent runs
     faulthandler.enable()
@@ -90,7 +90,7 @@ def serve(program, options, app, sites, entry):
         listener = socket.create_server(("0.0.0.0", int(os.environ.get("PORT") or 8080)), backlog=1024)
     keep_children_apart(listener)
     begun, seconds, stack_signal = time.monotonic(), config.get("start_seconds"), config.get("stack_signal")
-    if stack_signal and notify_fd is not None:  # a start that hangs is asked where it stands, whatever holds the GIL
+    if stack_signal and notify_fd is not None:  # a hanging start is asked for its stack, whatever holds the GIL
         faulthandler.register(stack_signal, file=notify_fd)
 
     keep = [word for option in ("--app", "--site", "--environment") for value in options[option] for word in (option, value)]
@@ -98,12 +98,12 @@ def serve(program, options, app, sites, entry):
     interpreter, runner = program
     command = [interpreter, *flags, os.path.abspath(runner), *keep,
                *(["--closed-network", "yes"] if config.get("closed_network") else []), "--script", entry]
-    sys.argv[:] = [os.path.join(app, entry)]  # a main() that parses its arguments finds none, not ours
+    sys.argv[:] = [os.path.join(app, entry)]  # a main() that parses its arguments finds none, not the runner's
     try:
         if entry == ".":
             raise StartError("USER_ENTRY_POINT does not name the entry file")
         agent = load_agent(app, entry, command, config.get("framework"))
-        # An end that we see ourselves says more than the stack of a thread that waits for it.
+        # A time-out detected here has a better message than the stack of a waiting thread.
         agent.start(seconds and max(seconds - (time.monotonic() - begun) - START_MARGIN, 0))
     except BaseException as error:
         text, details = report(error, Mask(config.get("mask") or ()))
@@ -122,7 +122,7 @@ def serve(program, options, app, sites, entry):
     if stack_signal:
         faulthandler.unregister(stack_signal)
     notify(notify_fd, {"event": "ready"})
-    from . import data  # not before: the first answer needs it, and by then there may be no descriptor left
+    from . import data  # imported only now: the first answer needs it, and by then there may be no descriptor left
 
     capture.begin()
     from _contextvars import copy_context

@@ -1,4 +1,4 @@
-"""The command line: an agent that is served, or one run of a script."""
+"""The command line: serves an agent, or runs a script once."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from .serving import serve  # before the path is arranged, so that its modules a
 
 
 def parse(arguments):
-    """The command line as {option: values}. (argparse takes 10 ms.)"""
+    """Returns the command line as {option: values}. (argparse takes 10 ms.)"""
     known = {"--app": [], "--site": [], "--listen-fd": [], "--notify-fd": [], "--config-fd": [], "--closed-network": [],
              "--script": [], "--call": [], "--environment": []}
     rest = iter(arguments)
@@ -22,7 +22,7 @@ def parse(arguments):
 
 
 def main(runner):
-    """What the main file, `runner`, does."""
+    """The main function; `runner` is the main file."""
     options = parse(sys.argv[1:])
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if stream is not None:
@@ -40,7 +40,7 @@ def main(runner):
         from .scripts import be_script
 
         return be_script(app, entry, "".join(options["--call"]), bool(options["--closed-network"]))
-    interpreter = sys.executable  # for scripts: the environment's would have the agent's modules before ours
+    interpreter = sys.executable  # for scripts: the environment's would find the agent's modules before the runner's
     environment = enter(app, sites, entry, hermetic=bool(options["--app"]))
     options["--environment"] = [environment] if environment else []
     return serve([interpreter, runner], options, app, sites, entry)

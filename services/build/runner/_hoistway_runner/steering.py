@@ -1,4 +1,4 @@
-"""Which of an entry file's names is meant, where the deploy says what the agent is written with."""
+"""The choice among an entry file's names, where the deploy names the agent's framework."""
 
 import os
 from types import ModuleType
@@ -10,7 +10,7 @@ from .loading import import_entry
 from .own_files import own_file
 from .web import mcp_mount, web_agent
 
-# The packages of a framework's objects, and the name that they usually have.
+# The packages of a framework's objects, and their usual name.
 OBJECTS = {
     "langchain": (("langchain", "langchain_classic", "langchain_core", "langgraph"), "chain"),
     "langgraph": (("langgraph",), "graph"),
@@ -26,9 +26,9 @@ FUNCTIONS = ("handler", "lambda_handler", "main", "run")
 
 
 def steered(tree, app, entry, framework, names, module):
-    """What belongs to the framework, as an agent, or None if nothing does or it cannot be told which; and the file's module,
-    if it was imported. That is done only if something that it has made is left over: what its top level uses itself is a
-    script's."""
+    """Returns the framework's object as an agent, or None if there is none or the choice is ambiguous; and the file's
+    module, if it was imported. It is imported only if it binds an object that its top level does not use itself: used
+    ones are a script's."""
     path, found = os.path.join(app, entry), Found(tree)
     _, used, _ = top_level(tree)
     made = [name for name, (kind, *_) in found.bound.items() if kind == "object" and name not in used]
@@ -48,20 +48,21 @@ def steered(tree, app, entry, framework, names, module):
 
 
 def chosen(module, name, framework, packages):
-    """The object of a name as an agent, if it belongs to the framework."""
+    """Returns the object of a name as an agent, if it belongs to the framework."""
     value = getattr(module, name, None)
     try:
         if value is None or isinstance(value, (type, ModuleType)):
             return None
         if framework in WEB and not mcp_mount(value):
             return web_agent(value, exactly=name != "app")
-    except Exception:  # a proxy of what is there during a request alone
+    except Exception:  # a proxy for something that exists only during a request
         return None
     return web_agent(value) if framework in WEB else made_with(value, packages)
 
 
 def made_with(value, packages):
-    """An object of these packages that can be called with a message; not a part of one, as a model or a prompt is."""
+    """Returns an object of these packages that can be called with a message; not a part of an agent, such as a model or
+    a prompt."""
     from .data import of
     from .frameworks import framework_agent
 
@@ -77,7 +78,8 @@ def made_with(value, packages):
 
 
 def parts(tree):
-    """The names whose objects go into another one of a framework's names: `executor = AgentExecutor(agent=agent)`."""
+    """Returns the names whose objects are arguments of another framework object: `executor =
+    AgentExecutor(agent=agent)`."""
     found = set()
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(getattr(target, "id", "") in FRAMEWORK_NAMES for target in node.targets):

@@ -1,4 +1,4 @@
-"""Arrays, series and tables of numpy, pandas, polars and pyarrow, in Python's own types and whole."""
+"""Arrays, series and tables of numpy, pandas, polars and pyarrow, converted completely to Python's own types."""
 
 import sys
 
@@ -8,7 +8,7 @@ FINE_UNITS = ("ns", "ps", "fs", "as")  # of numpy's times: finer than datetime's
 
 
 def plain_table(value, kind, package, path):
-    """A value of one of these packages; NotImplemented for what is no data."""
+    """Converts a value of one of these packages; returns NotImplemented for other values."""
     if package == "pandas":
         return pandas_value(value, kind, path)
     if package == "numpy":
@@ -20,7 +20,7 @@ def plain_table(value, kind, package, path):
 
 
 def numpy_value(value):
-    """An array or a number of numpy."""
+    """Converts an array or a number of numpy."""
     dtype = getattr(value, "dtype", None)
     if dtype is None or not hasattr(value, "tolist"):
         return NotImplemented
@@ -36,10 +36,10 @@ def numpy_value(value):
 
 
 def pandas_value(value, kind, path):
-    """A table as its rows, a column as its values, and pandas' own scalars."""
+    """Converts a table to its rows, a column to its values, and pandas' own scalars."""
     name = kind.__name__
     if hasattr(kind, "iterrows"):
-        labels = [label for label in value.index.names if label is not None]  # what rows are grouped by is data, too
+        labels = [label for label in value.index.names if label is not None]  # the groups of rows are data, too
         names = [".".join(map(str, column)) if type(column) is tuple else key_text(column, path, ())
                  for column in (*labels, *value.columns)]
         if len(set(names)) < len(names):

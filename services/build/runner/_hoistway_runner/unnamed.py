@@ -1,5 +1,5 @@
-"""Entry files without an agent's name: a web application or an agent of any name, a factory of one, a script, or nothing
-at all."""
+"""Entry files without an agent's standard name: a web application or an agent of any name, a factory of one, a script,
+or nothing at all."""
 
 import os
 import sys
@@ -17,11 +17,11 @@ from .own_files import own_file
 from .results import resolve
 from .web import web_agent
 
-DATA = (str, bytes, int, float, type(None), list, tuple, dict, set)  # nobody means these to be invoked
+DATA = (str, bytes, int, float, type(None), list, tuple, dict, set)  # values that cannot be meant to be invoked
 
 
 def unnamed_agent(tree, app, entry, module):
-    """What a file offers to invoke; None for a script. `module` is the file if it was imported already."""
+    """Returns the invocable object of a file; None for a script. `module` is the file if it was imported already."""
     found = Found(tree)
     path = os.path.join(app, entry)
     own = {name for name, node in found.imported.items() if isinstance(node, ast.ImportFrom) and own_file(app, path, node)}
@@ -41,7 +41,7 @@ def unnamed_agent(tree, app, entry, module):
             values["default_app()"] = default
         if agent := the_web_application(values, entry) or from_factory(values, entry):
             return agent
-        if looked and not (found.guard and reads_command_line(tree, "")):  # a main block that does is the way to the agent
+        if looked and not (found.guard and reads_command_line(tree, "")):  # such a main block is the way to the agent
             if agent := the_agent(values, entry, tree, alone=found.guard) or not found.guard and from_agent_factory(
                     values, entry, whole=not found.statements):
                 return agent
@@ -65,14 +65,14 @@ def unnamed_agent(tree, app, entry, module):
 
 
 def routes_of_bottle(tree, found):
-    """Whether a file adds routes to the application that Bottle has by default, as its tutorial does."""
+    """Whether a file adds routes to Bottle's default application, as its tutorial does."""
     names = {name for name, node in found.imported.items() if any(one.module == "bottle" for one in modules_of(node))}
     return any(root(decorator) in names for node in tree.body for decorator in getattr(node, "decorator_list", ()))
 
 
 def only_builds(tree, app, path, found):
-    """Whether a file with a main block or other statements may be imported for what it offers, as nothing of it that an
-    invoke is to do is done then."""
+    """Whether a file with a main block or other statements may be imported to find its objects, since the import does
+    none of an invoke's work."""
     if not found.statements and not reads_command_line(tree, ""):
         return True
     own = {name for name, node in found.imported.items() for inner in modules_of(node) if own_file(app, path, inner)}
@@ -86,7 +86,7 @@ def needs_nothing(function):
 
 
 def from_factory(values, entry):
-    """The web application that a factory makes."""
+    """Returns the web application that a factory makes."""
     for name in FACTORIES:
         if needs_nothing(factory := values.get(name)):
             made = resolve(factory())
@@ -98,7 +98,7 @@ def from_factory(values, entry):
 
 
 def from_agent_factory(values, entry, whole):
-    """The agent that a factory makes. Where the file is not `whole` without it, it may be anything."""
+    """Returns the agent that a factory makes. If the file is not `whole` without it, the agent may be of any type."""
     for name in AGENT_FACTORIES:
         if needs_nothing(factory := values.get(name)):
             made = entered(resolve(factory()))
@@ -111,7 +111,7 @@ def from_agent_factory(values, entry, whole):
 
 
 def advice(objects):
-    """What to do about objects under names that are not known."""
+    """Advises on objects under unknown names."""
     for name, value in objects.items():
         if type(value).__module__.startswith("google.adk"):
             yield f"{name} is an agent of Google ADK: define handler(message) that runs it with google.adk.runners.InMemoryRunner"

@@ -11,19 +11,19 @@ from .arguments import POSITIONAL, STAR, Agent, parameters
 from .errors import DETAIL_LINES, AppError, Unfit
 
 PORT = os.environ.get("PORT") or "8080"
-HOST = f"localhost:{PORT}"  # as an application finds itself that is run by hand: some answer no other name
+HOST = f"localhost:{PORT}"  # as an application run by hand sees itself: some answer no other name
 
 
 def mcp_mount(thing):
-    """What makes the web application of a server of MCP; None for any other thing. An object's own attributes do not count:
-    some have one of any name."""
+    """Returns the function that makes the web application of an MCP server; None for other objects. An object's own
+    attributes do not count: some objects have an attribute of any name."""
     name = next((name for name in ("http_app", "streamable_http_app") if callable(getattr(type(thing), name, None))), None)
     return name and getattr(thing, name)
 
 
 def web_agent(app, exactly=False):
-    """An ASGI or WSGI application, or a server of MCP, as an agent; None for any other thing. What is not named as one has to
-    have their parameters `exactly`: many things can be called with two or three arguments."""
+    """Returns an ASGI or WSGI application, or an MCP server, as an agent; None for other objects. An object without
+    such a name must have their parameters `exactly`: many objects can be called with two or three arguments."""
     if mount := mcp_mount(app):
         return web_agent(mount())
     if isinstance(app, type):
@@ -48,39 +48,39 @@ def web_agent(app, exactly=False):
 
 
 def is_wsgi(parameters):
-    """Whether parameters are named as those of a WSGI application."""
+    """Whether parameters have the names of a WSGI application's."""
     names = [name.strip("_") for name, *_ in parameters[:2]]
     return len(names) == 2 and names[0].startswith("env") and names[1].startswith("start")
 
 
 def wsgi_agent(app):
-    """A WSGI application as an agent."""
+    """Returns a WSGI application as an agent."""
     from .wsgi import WsgiAgent
 
     return WsgiAgent(app)
 
 
 class WebRequest:
-    """One request as a server gives it to an application, which is mounted at `root`; `path` is as it was sent."""
+    """One request from a server to an application, which is mounted at `root`; `path` is as it was sent."""
 
     def __init__(self, method, path, headers, body, query="", root=""):
         self.method, self.path, self.headers, self.body, self.query, self.root = method, path, headers, body, query, root
 
     def path_bytes(self):
-        """The path without percent signs."""
+        """Returns the path, decoded from percent signs."""
         from urllib.parse import unquote_to_bytes
 
         return unquote_to_bytes(self.path)
 
 
 def is_bodiless(method, status):
-    """Whether an answer ends with its head, whatever the application sends behind it."""
+    """Whether an answer has no body, whatever the application sends after the head."""
     return method == "HEAD" or status in (204, 304)
 
 
 def has_route(app, path):
-    """Whether an application of Flask, Quart or Starlette has a route for POST at a path; None where its routes do not say:
-    what it mounts or is wrapped in may have one."""
+    """Whether an application of Flask, Quart or Starlette has a route for POST at a path; None if its routes do not
+    decide: an application that it mounts or is wrapped in may have one."""
     try:
         if hasattr(app, "url_map"):
             if getattr(getattr(app, "wsgi_app", None) or app.asgi_app, "__self__", None) is not app:
@@ -93,33 +93,33 @@ def has_route(app, path):
             if match == 2:
                 return True if hasattr(route, "endpoint") or not hasattr(route, "app") else None
         return None if any(match for match, _ in found) else False
-    except Exception as error:  # of an application of another kind, too
+    except Exception as error:  # also of an application of another kind
         return False if type(error).__name__ == "NotFound" else None
 
 
 class WebAgent(Agent):
-    """A web application, called with what the agent was invoked with: POST /invoke, or POST / where that is a 404."""
+    """A web application, called with the request of the invoke: POST /invoke, or POST / where that is a 404."""
 
     def __init__(self, app):
         self.app = app
 
     def prepare(self, request):
-        """It gets the request as it was sent, and judges it itself."""
+        """The application receives the request unchanged, and checks it itself."""
         return lambda: self.answer(request.path, request.headers, request.body)
 
     def answer(self, path, headers, body):
-        """What it answers to an invoke: JSON read, or pieces of text."""
+        """Returns its answer to an invoke: parsed JSON, or pieces of text."""
         headers = {k: v for k, v in headers.items() if k not in (
             "x-hoistway-invoke-token", "connection", "expect", "content-length", "content-type")}
         headers |= {"host": HOST, "content-type": "application/json", "content-length": str(len(body))}
         tried, paths = {}, dict.fromkeys((path, "/invoke", "/"))
         for path in paths:
-            if has_route(self.app, path) is False and any(has_route(self.app, other) for other in paths):  # its handler of errors would answer
+            if has_route(self.app, path) is False and any(has_route(self.app, other) for other in paths):  # its error handler would answer
                 continue
             answer = tried[path] = self.call(WebRequest("POST", path, headers, body))
             if answer.status != 404:
                 break
-        else:  # it knows none of them: what it says to the first tells most
+        else:  # it knows none of them: its answer to the first is the most informative
             path, answer = next(iter(tried.items()))
         for other in tried.values():
             if other is not answer:
@@ -138,6 +138,6 @@ class WebAgent(Agent):
         return answer
 
     def call(self, request, explain=True):
-        """Sends one request; the answer is there as soon as its head is. One that is an error ends with the exception
-        behind it, if it is to `explain` itself; otherwise that is for the logs."""
+        """Sends one request; returns the answer as soon as its head is complete. For an error, raises the underlying
+        exception if it is to `explain` itself; otherwise that goes to the logs."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Web applications of WSGI (Flask, Django, Bottle ...), called in the thread that answers."""
+"""WSGI web applications (Flask, Django, Bottle ...), called in the thread that answers."""
 
 import io
 import sys
@@ -13,7 +13,7 @@ class WsgiAgent(WebAgent):
 
     def __init__(self, app):
         super().__init__(app)
-        for name in ("flask", "django.core.signals"):  # they answer with a page, and keep the exception to themselves
+        for name in ("flask", "django.core.signals"):  # they answer with a page, and do not raise the exception
             if signal := getattr(sys.modules.get(name), "got_request_exception", None):
                 signal.connect(note_failure, weak=False)
 
@@ -26,7 +26,7 @@ class WsgiAgent(WebAgent):
             "wsgi.input": io.BytesIO(request.body), "wsgi.errors": sys.stderr, "wsgi.multithread": True,
             "wsgi.multiprocess": False, "wsgi.run_once": False,
             **{"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()
-               if name not in ("content-type", "content-length") and "_" not in name},  # no other one's name
+               if name not in ("content-type", "content-length") and "_" not in name},  # it may be another one's
             "CONTENT_TYPE": headers.get("content-type", ""), "CONTENT_LENGTH": headers.get("content-length", "")}
         head, written, begun, peer, log = {}, [], False, HERE.peer, HERE.log
 
@@ -43,7 +43,7 @@ class WsgiAgent(WebAgent):
 
         def pieces():
             try:
-                yield b""  # so that it has begun, and closing it closes the result
+                yield b""  # starts the generator, so that closing it closes the result
                 for piece in result:
                     while written:
                         yield written.pop(0)
@@ -55,13 +55,13 @@ class WsgiAgent(WebAgent):
                 try:
                     if hasattr(result, "close"):
                         result.close()
-                except Exception as error:  # its answer is not worse for it
+                except Exception as error:  # the answer itself is complete
                     log(error)
 
         raw = pieces()
         first = next(raw)
         while first is not None and not (first or head and is_bodiless(request.method, head["status"])):
-            first = next(raw, None)  # until then it may say something else, or fail
+            first = next(raw, None)  # until then it may change its answer, or fail
         begun = True
         if not head:
             raise RuntimeError("the WSGI application did not call start_response")
@@ -72,12 +72,12 @@ class WsgiAgent(WebAgent):
 
 
 def note_failure(*_, exception=None, **__):
-    """Keeps what went wrong in a request for the thread that answers it."""
+    """Keeps the failure of a request for the thread that answers it."""
     HERE.failure = exception or sys.exc_info()[1]
 
 
 class continued:
-    """An iterator with one piece put back; unlike a generator it can be closed before it has begun."""
+    """An iterator with one piece put back; unlike a generator it can be closed before it has started."""
 
     def __init__(self, first, rest):
         self.first, self.rest = [first], rest

@@ -1,4 +1,4 @@
-"""Tests of the runner as its supervisor sees it: a real process, a listening socket, pipes and HTTP.
+"""Tests of the runner in the role of its supervisor: a real process, a listening socket, pipes and HTTP.
 
     python3 -m unittest discover -s services/build/runner      these and those of tests/
 """
@@ -22,7 +22,7 @@ import time
 import unittest
 
 RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hoistway_runner.py")
-WAIT = 30  # longer than anything takes; a test never waits this long unless it fails
+WAIT = 30  # longer than any step takes; a test never waits this long unless it fails
 
 
 class Agent:
@@ -102,7 +102,7 @@ class Agent:
         return answer["response"]
 
     def stream(self, message="x"):
-        """The events of a stream, the last one as the text it is."""
+        """Returns the events of a stream, the last one as text."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
         with contextlib.closing(connection):
             connection.request("POST", "/invoke/stream", body=json.dumps({"message": message}))
@@ -112,24 +112,24 @@ class Agent:
         return [json.loads(d) for d in data[:-1]] + data[-1:]
 
     def connect(self, message="x", path="/invoke"):
-        """A connection on which an invoke has been sent and not yet read."""
+        """Returns a connection on which an invoke has been sent and not yet read."""
         body = json.dumps({"message": message}).encode()
         peer = socket.create_connection(("127.0.0.1", self.port), WAIT)
         peer.sendall(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body))
         return peer
 
     def refuses(self):
-        """Whether nobody listens any more."""
+        """Whether the port is no longer listening."""
         try:
             self.connect().close()
         except ConnectionRefusedError:
             return True
-        except ConnectionError:  # taken by the kernel, and nobody's in the next moment
+        except ConnectionError:  # accepted by the kernel, and reset in the next moment
             return False
         return False
 
     def open_gate(self):
-        """Lets the handler of GATE go on."""
+        """Lets the handler of GATE continue."""
         open(os.path.join(self.dir.name, "gate"), "w").close()
 
     def terminate(self):
@@ -143,7 +143,7 @@ def read_all(peer):
 
 
 def until(condition):
-    """Waits for what another process does, as long as a failing test may take."""
+    """Waits for another process to meet a condition, as long as a failing test may take."""
     end = time.monotonic() + WAIT
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -165,7 +165,7 @@ def source(code, **kwargs):
 
 
 class Shapes(unittest.TestCase):
-    """Which code is found, and what it is given."""
+    """The code that is found, and its arguments."""
 
     def answers(self, code, want, message="x", **kwargs):
         with source(code, **kwargs) as agent:
@@ -358,7 +358,7 @@ class Shapes(unittest.TestCase):
 
 
 class Tool(http.server.ThreadingHTTPServer):
-    """Answers with the statement that came along, once as many requests are there as it waits for."""
+    """Answers with the statement of the request, once `wait_for` requests have arrived."""
 
     def __init__(self, wait_for=1):
         super().__init__(("127.0.0.1", 0), ToolRequest)
@@ -381,7 +381,7 @@ class ToolRequest(http.server.BaseHTTPRequestHandler):
 
 
 class EndUsers(unittest.TestCase):
-    """The statement of an invoke's user goes along with the calls of that invoke, and to tools alone."""
+    """The statement of an invoke's user is sent with the calls of that invoke, and to tools only."""
 
     CALL = """
     import urllib.request
@@ -440,7 +440,7 @@ class EndUsers(unittest.TestCase):
 
 
 class Modules(unittest.TestCase):
-    """How the entry file and what it needs are imported."""
+    """The import of the entry file and its modules."""
 
     def test_package(self):
         files = {"app/main.py": "from app.lib.words import hi\nfrom .lib import words\n"
@@ -581,7 +581,7 @@ class Modules(unittest.TestCase):
 
 
 class OwnModules(unittest.TestCase):
-    """The runner as a package: what a start costs, and what the agent's code sees of it."""
+    """The runner as a package: the cost of a start, and its visibility to the agent's code."""
 
     PACKAGE = os.path.join(os.path.dirname(RUNNER), "_hoistway_runner")
     NAMES = sorted(name.removesuffix(".py") for name in os.listdir(PACKAGE) if name.endswith(".py"))
@@ -609,7 +609,7 @@ class OwnModules(unittest.TestCase):
                          "import sys\nif sys.argv[1] == 'raise': raise ValueError('x')\nprint(sys.argv[1])"):
                 with self.subTest(code), source(code, runner=runner) as agent:
                     self.assertEqual(agent.response(), "x", agent.stderr())
-                    status, answer = agent.invoke("raise")  # its traceback must be told from ours by where we really are
+                    status, answer = agent.invoke("raise")  # the runner's frames are recognized by their real path
                     self.assertEqual((status, answer["error"]), (500, "ValueError: x"))
                     self.assertNotIn("hoistway_runner", agent.stderr())
                     self.assertEqual(agent.terminate(), 0)
@@ -669,7 +669,7 @@ class OwnModules(unittest.TestCase):
 
 
 class Starting(unittest.TestCase):
-    """A start that fails says why."""
+    """A failed start reports its cause."""
 
     def fails(self, code, *texts, **kwargs):
         with source(code, **kwargs) as agent:
@@ -864,7 +864,7 @@ class WebApplications(unittest.TestCase):
 
     def test_a_lost_client_stops_the_app(self):
         busy = ASGI.replace("while True:\n", "while True:\n                    time.sleep(0.01)\n").replace("import ", "import time, ", 1)
-        for code in (ASGI, busy):  # the one waits for its client to read, the other is at work when it leaves
+        for code in (ASGI, busy):  # one waits for its client to read, the other is busy when the client leaves
             with self.subTest(code is busy), Agent({"agent.py": code}) as agent:
                 body = b'{"message": "wait"}'
                 with socket.create_connection(("127.0.0.1", agent.port), WAIT) as peer:
@@ -917,7 +917,7 @@ class WebApplications(unittest.TestCase):
 
 
 class Scripts(unittest.TestCase):
-    """An entry that offers nothing to call is run, as a whole, for each invoke."""
+    """An entry without anything to call is run, as a whole, for each invoke."""
 
     def test_message_in_three_places(self):
         code = """
@@ -1006,7 +1006,7 @@ class Scripts(unittest.TestCase):
 
 
 class Errors(unittest.TestCase):
-    """What the agent's exceptions become, and what a wrong request is told."""
+    """The answers for the agent's exceptions, and for wrong requests."""
 
     def test_exception(self):
         with source("def f(): raise ValueError('bad-luck-13')\ndef handler(r, c):\n  f()") as agent:
@@ -1132,7 +1132,7 @@ class Errors(unittest.TestCase):
 
 
 class Serving(unittest.TestCase):
-    """Streams, concurrency, and what the process owes to its supervisor."""
+    """Streams, concurrency, and the obligations to the supervisor."""
 
     def test_generators(self):
         for code in ("def handler(m):\n  yield 'a'\n  yield b'b'\n  yield 'c'",
@@ -1316,7 +1316,7 @@ class Serving(unittest.TestCase):
         """
         with source(code) as agent:
             agent.response()
-            with contextlib.suppress(ConnectionError):  # the connection that finds out gets no answer
+            with contextlib.suppress(ConnectionError):  # the connection that detects it gets no answer
                 read_all(agent.connect())
             self.assertEqual(agent.process.wait(WAIT), 1)
             self.assertIn("its listening socket is gone (Bad file descriptor)", agent.stderr())

@@ -1,1 +1,1 @@
-"""Tests of the runner's modules, and of what needs a running agent but has outgrown test_runner.py."""
+"""Tests of the runner's modules, and tests with a running agent that would make test_runner.py too long."""

@@ -105,7 +105,7 @@ WSGI_CASES = """
 
 
 def call(agent, method, path, body=None, **headers):
-    """Status, headers and body of an answer."""
+    """Returns status, headers and body of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=WAIT)
     with contextlib.closing(connection):
         connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
@@ -266,7 +266,7 @@ class Thing:
 
 
 class Advice(unittest.TestCase):
-    """What an application is told that has no route for an invoke."""
+    """The advice for an application without a route for an invoke."""
 
     def test_the_routes_are_named_without_those_of_the_framework(self):
         starlette = Thing(routes=[Thing(path="/openapi.json", methods={"GET", "HEAD"}), Thing(path="/chat", methods={"POST"}), Thing(path="/mcp")])

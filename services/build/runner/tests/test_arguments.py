@@ -1,4 +1,4 @@
-"""What a function is called with, and which requests do not fit it."""
+"""The arguments of a function call, and requests that do not fit."""
 
 import sys
 import textwrap
@@ -15,15 +15,15 @@ from test_runner import source
 
 
 def function(code):
-    """What a module calls handler."""
+    """Returns the handler of a module."""
     module = types.ModuleType("agent")
-    sys.modules["agent"] = module  # where dataclasses and typing look for a class's module
+    sys.modules["agent"] = module  # dataclasses and typing look up a class's module there
     exec(compile(textwrap.dedent(code), "agent.py", "exec", dont_inherit=True), vars(module))
     return module.handler
 
 
 def call(handler, **sent):
-    """What it answers to a request, a context as its name."""
+    """Returns its answer to a request, with a context as its name."""
     seen = {**sent, "history": sent.get("history") or [], "request_id": "r1"}
     shown = lambda value: "context" if isinstance(value, RunContext) else value
     answer = FunctionAgent(handler).prepare(Request("/invoke", {}, b"", sent, seen))()
@@ -216,7 +216,7 @@ class Arguments(unittest.TestCase):
 
 
 class Refusals(unittest.TestCase):
-    """How a caller is told."""
+    """The errors that callers receive."""
 
     def test_a_request_that_does_not_fit_is_refused_before_an_answer_begins(self):
         with source("def handler(message, n: int): yield message") as agent:

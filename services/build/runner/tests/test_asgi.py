@@ -1,4 +1,4 @@
-"""ASGI applications whose code blocks the event loop, which theirs and all others' share."""
+"""ASGI applications whose code blocks the shared event loop."""
 
 import http.client
 import json

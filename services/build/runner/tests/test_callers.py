@@ -19,7 +19,7 @@ def half_close(peer):
 
 
 class Async(unittest.TestCase):
-    """What runs on the event loop is cancelled."""
+    """Code on the event loop is cancelled."""
 
     HANDLER = """
         import asyncio
@@ -132,7 +132,7 @@ class BlockedLoop(unittest.TestCase):
         codes = [self.APP, self.HANDLER % "block()", self.HANDLER % "await asyncio.gather(inner())",
                  (self.HANDLER % "yield 'x'; block()").replace("return message", "return"),
                  self.HANDLER % "try: print('begun', flush=True); await asyncio.sleep(600)\n            finally: block()"]
-        with contextlib.ExitStack() as stack:  # all at once: each takes its time
+        with contextlib.ExitStack() as stack:  # all at once, since each takes some time
             agents = [stack.enter_context(source(code)) for code in codes]
             for code, agent in zip(codes, agents):
                 blocking = agent.connect("hang")
@@ -189,7 +189,7 @@ class Scripts(unittest.TestCase):
 
 
 def alive(pid):
-    """Whether a process runs; one that has ended may wait for its parent to notice."""
+    """Whether a process runs; an ended one may be a zombie for a while."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -247,7 +247,7 @@ class Threads(unittest.TestCase):
 
 
 class Standing(unittest.TestCase):
-    """An invoke that takes too long shows where it stands."""
+    """An invoke that takes too long shows its stack."""
 
     SLEEPS = "import asyncio, time\ndef deep():\n  time.sleep(600)\n"
     WAITS = "import asyncio\nasync def deep():\n  await asyncio.sleep(600)\n"

@@ -1,4 +1,4 @@
-"""Child processes see the agent's packages and modules, and nothing of the host's."""
+"""Child processes find the agent's packages and modules, and none of the host's."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What an agent returned as data: a row for each row of the table in docs/sdk.md."""
+"""An agent's result as data: one row for each row of the table in docs/sdk.md."""
 
 import array
 import collections
@@ -71,7 +71,7 @@ class Text(str):
 
 
 class Model:
-    """As pydantic's are: one member of it may be known to pydantic alone, or not even to it."""
+    """Like pydantic's models: a member may be known only to pydantic, or be unknown to it."""
 
     def __init__(self, plain, failing=False):
         self.plain, self.failing = plain, failing
@@ -198,7 +198,7 @@ class Table(unittest.TestCase):
 
 
 async def source_of_nothing():
-    """A coroutine that nobody awaits."""
+    """A coroutine that is never awaited."""
 
 
 def refused(value):

@@ -1,4 +1,4 @@
-"""What an entry file offers, by its text and when it is imported, and how one that offers nothing is refused."""
+"""The invocable names of an entry file, from its text and from its import, and the refusal of a file without any."""
 
 import textwrap
 import unittest
@@ -20,7 +20,7 @@ def found(code):
 
 
 class Text(unittest.TestCase):
-    """What the source alone says."""
+    """The result of the source alone."""
 
     def test_what_offers_nothing(self):
         for code, want in (
@@ -73,7 +73,7 @@ class Text(unittest.TestCase):
 
 
 class Started(unittest.TestCase):
-    """What is found when the file is imported."""
+    """The result of importing the file."""
 
     def answers(self, files, want, **kwargs):
         files = {"agent.py": files} if isinstance(files, str) else files

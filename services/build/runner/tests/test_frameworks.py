@@ -1,4 +1,4 @@
-"""Objects of agent frameworks, by classes that stand in for theirs: what they are called with, and what becomes of it."""
+"""Objects of agent frameworks, represented by classes that imitate theirs: their arguments and their results."""
 
 import json
 import unittest
@@ -124,12 +124,12 @@ LANGCHAIN = """
 
 
 def agent(code, **files):
-    """An agent of this code beside packages of these files."""
+    """Returns an agent of this code beside packages of these files."""
     return Agent({"agent.py": code, **{name + ".py": text for name, text in files.items()}})
 
 
 def texts(running, **body):
-    """The texts that a stream has."""
+    """Returns the texts of a stream."""
     status, _, events = 0, 0, []
     import contextlib
     import http.client
@@ -155,7 +155,7 @@ class FastMCP:
 
 
 class Steering(unittest.TestCase):
-    """What is chosen where a file offers several."""
+    """The choice in a file with several objects."""
 
     FILES = {"crewai.py": CREWAI, "langgraph.py": LANGGRAPH, "langchain_core.py": LANGCHAIN, "flask.py": """
         class Flask:

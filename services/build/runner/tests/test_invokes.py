@@ -1,4 +1,4 @@
-"""What an invoke finds in its thread, how its pieces travel, and what errors of both advise."""
+"""The context of an invoke, the pieces of its answer, and the remedies in its errors."""
 
 import concurrent.futures
 import time
@@ -61,7 +61,7 @@ class Contexts(unittest.TestCase):
 
 
 class Remedies(unittest.TestCase):
-    """Errors that come from how agents run say what to do."""
+    """Errors that result from the agents' environment have a remedy."""
 
     def test_the_last_line_says_what_to_do(self):
         for code, error, remedy in (
@@ -131,7 +131,7 @@ class Remedies(unittest.TestCase):
 
 
 class Pieces(unittest.TestCase):
-    """What handlers yield."""
+    """The values that handlers yield."""
 
     def test_bytes_are_decoded_across_pieces(self):
         self.assertEqual(whole(iter([b"caf\xc3", b"\xa9 ok"])), "café ok")
@@ -184,7 +184,7 @@ class Pieces(unittest.TestCase):
 
 
 class Ends(unittest.TestCase):
-    """The agent's own handler of SIGTERM runs when all is answered."""
+    """The agent's own handler of SIGTERM runs when all requests are answered."""
 
     def test_it_runs_after_the_drain_and_before_the_exit_hooks(self):
         code = """

@@ -1,4 +1,4 @@
-"""Ordinary programs: what works without the platform works with it, whatever else it looks for."""
+"""Ordinary programs: code that works without the platform also works with it."""
 
 import os
 import tempfile
@@ -9,7 +9,7 @@ from test_runner import Agent, source, until
 
 
 class Scripts(unittest.TestCase):
-    """Scripts write as they do on a terminal."""
+    """Scripts write as on a terminal."""
 
     def test_output_is_in_order_and_nothing_of_it_is_lost(self):
         with source("import subprocess\nprint('first')\nsubprocess.run(['echo', 'second'])\nprint('third')") as agent:
@@ -39,7 +39,7 @@ class Scripts(unittest.TestCase):
 
 
 class Functions(unittest.TestCase):
-    """Functions get what they ask for."""
+    """Functions receive the arguments that they request."""
 
     def answers(self, code, want, files=None, headers=None, **body):
         with self.subTest(code), Agent({"agent.py": textwrap.dedent(code), **(files or {})}) as agent:
@@ -102,7 +102,7 @@ class Sources(unittest.TestCase):
 
 
 class WebObjects(unittest.TestCase):
-    """What only looks like a web application is none."""
+    """Objects that only resemble a web application are none."""
 
     def test_helpers_and_proxies_beside_an_application_are_none(self):
         code = """

@@ -1,4 +1,4 @@
-"""Agents that print, that read their command line and that ask for input."""
+"""Agents that print, that read their command line and that call input()."""
 
 import concurrent.futures
 import os
@@ -13,7 +13,7 @@ GUARD = "\nif __name__ == '__main__':\n    main()\n"
 
 
 class Printing(unittest.TestCase):
-    """A function that returns nothing answers what it prints."""
+    """The output of a function that returns nothing is its answer."""
 
     def answers(self, code, want, message="tea"):
         with self.subTest(code), source(textwrap.dedent(code)) as agent:

@@ -1,4 +1,4 @@
-"""Which routes of a web application answer an invoke, and what its own refusals are."""
+"""The routes of a web application that answer an invoke, and its own refusals."""
 
 import os
 import unittest
@@ -12,7 +12,7 @@ PATHS = ("/invoke/stream", "/invoke", "/")
 
 
 class Route:
-    """One of Starlette's: `match` is 2 for a whole one, 1 for one of another method."""
+    """A route of Starlette: `match` is 2 for a full match, 1 for one of another method."""
 
     def __init__(self, path, match=2, **more):
         self.path, self.match = path, match

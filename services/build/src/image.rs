@@ -20,6 +20,8 @@ pub mod media_type {
     pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 }
 
+/// The line about the source layer in an image's history.
+pub const SOURCE_HISTORY: &str = "hoistway: source";
 /// Docker's own name for [`media_type::LAYER`]; manifests that mix both are not taken everywhere.
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// The time that everything in an image claims: an actual one would change the digest of the same image.

@@ -2,7 +2,7 @@
 //! another interpreter although nobody sends the source a second time. An image may have been pushed by anybody who has
 //! the key; what is read here is checked and bounded like a request.
 
-use crate::{pipeline::SOURCE_HISTORY, registry::BlobStore};
+use crate::{image::SOURCE_HISTORY, registry::BlobStore};
 use flate2::read::MultiGzDecoder;
 use hoistway_model::{
     Code, Digest, Error, Result,

@@ -3,14 +3,13 @@
 use crate::{
     base::BaseImage,
     dependencies::Dependencies,
-    image::{Base, Image, ImageLayer, ImageSpec, assemble, build_hex, media_type},
+    image::{Base, Image, ImageLayer, ImageSpec, SOURCE_HISTORY, assemble, build_hex, media_type},
     image_source,
     layer::LayerBuilder,
     log::BuildLog,
     python::{Analyser, Interpreter, imports},
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
     runtime,
-    service::encode,
     store::{Attempt, Finished, Store},
 };
 use hoistway_model::{
@@ -22,8 +21,6 @@ use hoistway_model::{
 };
 use std::{str::FromStr, sync::Arc};
 
-/// What an image's history says of its source layer.
-pub const SOURCE_HISTORY: &str = "hoistway: source";
 /// How often a build id is lengthened before two different images with one id are a defect.
 const MAX_LENGTHENED: usize = 8;
 
@@ -152,7 +149,7 @@ impl Pipeline {
                 lock: lock.as_ref(),
                 log: &log.kept(attempt.request_id.clone()),
             };
-            if inner.store.succeed(attempt, &finished, &encode(&built)).await? {
+            if inner.store.succeed(attempt, &finished).await? {
                 return Ok(built);
             }
             log.say("that id is another image's: a longer one is taken");

@@ -10,7 +10,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
-use hoistway_kit::{idempotency::OperationStart, telemetry, time::now_ms};
+use hoistway_kit::{telemetry, time::now_ms};
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Digest, Error, Operation, OperationId, Result,
     build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuiltImage, Collected, RebuildRequest},
@@ -19,8 +19,6 @@ use hoistway_model::{
     metric::Metrics,
     redact::Masker,
 };
-use hoistway_proto::builds::v1 as pb;
-use prost::Message;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -252,8 +250,8 @@ impl Inner {
         cancel: &CancellationToken,
         waiting: &AtomicBool,
     ) -> Result<BuiltImage> {
-        if let Some(stored) = self.store.answer(attempt).await? {
-            return decode(&stored);
+        if let Some(image) = self.store.answer(attempt).await? {
+            return Ok(image);
         }
         let work = async {
             let _slot = self.slots.acquire().await.map_err(|e| Error::internal("waiting for a build slot", e))?;
@@ -292,15 +290,6 @@ fn last_lines(log: &BuildLog) -> Vec<String> {
     lines[lines.len().saturating_sub(20)..].to_vec()
 }
 
-/// The answer of an operation as it is stored.
-pub(crate) fn encode(image: &BuiltImage) -> Vec<u8> {
-    pb::BuiltImage::from(image.clone()).encode_to_vec()
-}
-
-fn decode(stored: &[u8]) -> Result<BuiltImage> {
-    pb::BuiltImage::decode(stored).map_err(|e| Error::internal("reading a build's stored answer", e))?.try_into()
-}
-
 impl Builder {
     /// Builds, or answers with what was built of the same inputs.
     pub(crate) async fn answer(
@@ -322,13 +311,10 @@ impl Builder {
         if !request.refresh
             && let Some(image) = inner.store.image_of(inputs).await?
             && inner.pipeline.is_whole(&image).await?
-            && let Some(begun) = inner.store.reuse(&attempt, &image, &encode(&image)).await?
+            && let Some(image) = inner.store.reuse(&attempt, image).await?
         {
             inner.seen.reused();
-            return match begun {
-                OperationStart::Done(stored) => decode(&stored),
-                OperationStart::New | OperationStart::Unfinished => Ok(image),
-            };
+            return Ok(image);
         }
         inner.images.check_space().await?;
         // Before the builds are locked, since large secrets take a while.
@@ -348,7 +334,7 @@ impl Builder {
                     Err(e) if e.code == Code::Aborted => continue,
                     Err(e) => Err(e.public()),
                     Ok(image) => {
-                        inner.store.reuse(&attempt, &image, &encode(&image)).await?;
+                        inner.store.reuse(&attempt, image.clone()).await?;
                         Ok(image)
                     }
                 },

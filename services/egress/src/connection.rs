@@ -1,16 +1,17 @@
 //! Connections of agents, from the first byte to the last.
+mod agent_connection;
 pub mod bounded;
 mod buffered_stream;
 pub mod ca;
-mod edge;
 mod intercept;
+mod requests;
 pub mod tls;
 mod tunnel;
 
 use crate::{
     Egress,
+    connection::agent_connection::{AgentConnection, Held, Identity},
     connection::buffered_stream::{Prefixed, Stream},
-    connection::edge::{Edge, Held, Identity},
     forward::target::Mode,
 };
 use hoistway_kit::{
@@ -38,37 +39,39 @@ const PING: Duration = Duration::from_secs(30);
 
 /// Serves a connection that was just accepted.
 pub(crate) async fn serve(egress: Arc<Egress>, stream: Bounded) {
-    let connection = stream.connection();
-    let local = connection.local();
+    let accepted = stream.connection();
+    let local = accepted.local();
     let port = local.map_or(0, |local| local.port());
     let mut stream = Prefixed::new(stream);
     let limit = Duration::from_millis(egress.config.limits.header_ms);
     let Ok(Ok(opening)) = timeout(limit, opening(&mut stream)).await else { return };
-    let mut edge = Edge {
+    let mut connection = AgentConnection {
         egress,
         identity: Identity::PerRequest,
         mode: Mode::Proxy { port },
         local,
-        held: Arc::new(Held::new(connection)),
+        held: Arc::new(Held::new(accepted)),
     };
     let preface = match opening {
-        Opening::Plain => return http1(edge, stream).await,
+        Opening::Plain => return http1(connection, stream).await,
         Opening::Broken => return tracing::warn!("a connection to egress began with a preface that cannot be read"),
         Opening::Preface(preface) => preface,
     };
-    let revision = edge.egress.key.verify(preface.token.expose());
-    edge.identity = revision.map_or(Identity::Rejected, Identity::Known);
+    let revision = connection.egress.key.verify(preface.token.expose());
+    connection.identity = revision.map_or(Identity::Rejected, Identity::Known);
     if let Some(revision) = revision
-        && let Ok(policy) = edge.egress.policies.policy(revision).await
-        && edge.held.by(&edge.egress.agents, &policy.agent).is_err()
+        && let Ok(policy) = connection.egress.policies.policy(revision).await
+        && connection.held.by(&connection.egress.agents, &policy.agent).is_err()
     {
         return;
     }
     let port = preface.port;
     match (preface.flavour, revision) {
-        (Flavour::Proxy, _) => http1(Edge { mode: Mode::Proxy { port }, ..edge }, stream).await,
-        (Flavour::Http, _) => http1(Edge { mode: Mode::Named { scheme: Scheme::Http, port }, ..edge }, stream).await,
-        (Flavour::Tls, Some(revision)) => intercept::serve_led_here(edge, stream, revision, port).await,
+        (Flavour::Proxy, _) => http1(AgentConnection { mode: Mode::Proxy { port }, ..connection }, stream).await,
+        (Flavour::Http, _) => {
+            http1(AgentConnection { mode: Mode::Named { scheme: Scheme::Http, port }, ..connection }, stream).await
+        }
+        (Flavour::Tls, Some(revision)) => intercept::serve_led_here(connection, stream, revision, port).await,
         // There is no way to answer before the handshake.
         (Flavour::Tls, None) => {}
     }
@@ -96,16 +99,16 @@ async fn opening(stream: &mut Prefixed<Bounded>) -> std::io::Result<Opening> {
 }
 
 /// Serves TLS in the version of HTTP that was agreed on.
-pub(crate) async fn negotiated<S: Stream>(edge: Edge, stream: TlsStream<S>) {
+pub(crate) async fn negotiated<S: Stream>(connection: AgentConnection, stream: TlsStream<S>) {
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2(edge, stream).await;
+        http2(connection, stream).await;
     } else {
-        http1(edge, stream).await;
+        http1(connection, stream).await;
     }
 }
 
-pub(crate) async fn http1<S: Stream>(edge: Edge, stream: S) {
-    let limits = &edge.egress.config.limits;
+pub(crate) async fn http1<S: Stream>(connection: AgentConnection, stream: S) {
+    let limits = &connection.egress.config.limits;
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -113,8 +116,8 @@ pub(crate) async fn http1<S: Stream>(edge: Edge, stream: S) {
         .max_headers(FIELDS)
         .max_header_size(limits.header_size)
         .max_buf_size(limits.header_size.max(MIN_BUFFER));
-    let shutdown = edge.egress.shutdown.clone();
-    let serving = service_fn(move |request| edge.clone().answer(request));
+    let shutdown = connection.egress.shutdown.clone();
+    let serving = service_fn(move |request| connection.clone().answer(request));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), serving).with_upgrades());
     let ended = tokio::select! {
         ended = &mut serving => ended,
@@ -123,11 +126,11 @@ pub(crate) async fn http1<S: Stream>(edge: Edge, stream: S) {
             serving.await
         }
     };
-    told(ended);
+    log_end(ended);
 }
 
-async fn http2<S: Stream>(edge: Edge, stream: S) {
-    let limits = &edge.egress.config.limits;
+async fn http2<S: Stream>(connection: AgentConnection, stream: S) {
+    let limits = &connection.egress.config.limits;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -135,8 +138,8 @@ async fn http2<S: Stream>(edge: Edge, stream: S) {
         .max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX))
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
-    let shutdown = edge.egress.shutdown.clone();
-    let serving = service_fn(move |request| edge.clone().answer(request));
+    let shutdown = connection.egress.shutdown.clone();
+    let serving = service_fn(move |request| connection.clone().answer(request));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), serving));
     let ended = tokio::select! {
         ended = &mut serving => ended,
@@ -145,10 +148,10 @@ async fn http2<S: Stream>(edge: Edge, stream: S) {
             serving.await
         }
     };
-    told(ended);
+    log_end(ended);
 }
 
-fn told(ended: Result<(), hyper::Error>) {
+fn log_end(ended: Result<(), hyper::Error>) {
     if let Err(e) = ended {
         tracing::debug!("a connection of an agent ended: {e}");
     }

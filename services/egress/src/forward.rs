@@ -5,16 +5,18 @@ pub mod credential;
 pub mod headers;
 pub mod models;
 pub mod oauth;
+pub mod recorded_body;
 pub mod rejection;
 pub mod target;
 pub mod upstream;
 
 use crate::{
     Egress,
-    forward::body::{Out, Upload},
+    forward::body::Out,
     forward::headers::{
         END_USER, INVOKE_STATEMENT, clean_request, clean_response, remove_all_spellings, remove_overrides,
     },
+    forward::recorded_body::Upload,
     forward::rejection::Refusal,
     forward::upstream::{ConnectError, no_connection, uri, was_stale},
     origin::Origin,

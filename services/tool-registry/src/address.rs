@@ -1,10 +1,10 @@
 //! Where the built-in tool is, as users and as agents reach it. Ports and hosts may change from start to start, so
 //! these addresses are applied when a tool is shown and never stored.
 
-use crate::record::{Builtin, Content};
+use crate::record::{Builtin, Content, StoredTool};
 use hoistway_model::{
     Code, Error, Result,
-    tool::{AuthType, Connection, Scheme},
+    tool::{AuthType, Connection, Scheme, Tool},
 };
 use std::net::{IpAddr, SocketAddr};
 use url::Url;
@@ -32,6 +32,22 @@ impl Addresses {
             None => Base::parse(key, &local_url(http)),
         };
         Ok(Self { public: base("public_url", public)?, internal: base("internal_url", internal.or(public))? })
+    }
+
+    /// A tool as it leaves the service.
+    pub(crate) fn show(&self, tool: StoredTool) -> Tool {
+        Tool {
+            connection: self.public(&tool.content),
+            internal_url: self.internal(&tool.content),
+            has_credentials: tool.content.credentials.is_some(),
+            credentials_set_at: tool.content.credentials.map(|sealed| sealed.set_at),
+            version: tool.written_by,
+            description: tool.content.description,
+            name: tool.name,
+            labels: tool.labels,
+            created_at: tool.created_at,
+            updated_at: tool.updated_at,
+        }
     }
 
     /// The connection that the API's user sees.

@@ -1,10 +1,7 @@
 //! A tool as the store keeps it: what [`hoistway_model::tool::Tool`] shows, and what undoing needs to know.
 
-use crate::{address::Addresses, vault::Sealed};
-use hoistway_model::{
-    Name, OperationId,
-    tool::{Connection, Tool},
-};
+use crate::vault::Sealed;
+use hoistway_model::{Name, OperationId, tool::Connection};
 use std::collections::BTreeMap;
 
 /// What this service itself serves.
@@ -53,22 +50,4 @@ pub(crate) struct StoredTool {
     pub(crate) written_by: OperationId,
     pub(crate) created_at: i64,
     pub(crate) updated_at: i64,
-}
-
-impl StoredTool {
-    /// The record that leaves the service.
-    pub(crate) fn show(self, addresses: &Addresses) -> Tool {
-        Tool {
-            connection: addresses.public(&self.content),
-            internal_url: addresses.internal(&self.content),
-            has_credentials: self.content.credentials.is_some(),
-            credentials_set_at: self.content.credentials.map(|sealed| sealed.set_at),
-            version: self.written_by,
-            description: self.content.description,
-            name: self.name,
-            labels: self.labels,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-        }
-    }
 }

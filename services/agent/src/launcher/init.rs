@@ -3,6 +3,7 @@
 
 use super::control::Control;
 use super::procfs::Process;
+use super::signals::{self, ENDING};
 use super::spec::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
 use super::{EXEC, namespace_parent, tree};
 use hoistway_confine::privileges;
@@ -13,17 +14,14 @@ use rustix::process::{
     set_parent_process_death_signal, setsid,
 };
 use rustix::thread::CapabilitySet;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use std::io::{Error, Read, Result, Write};
+use signal_hook::consts::SIGCHLD;
+use std::io::{Error, Result, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// The signals that ask to end.
-pub(super) const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 
 /// Runs the stage to its end: no descendant is alive when it returns.
 pub(super) fn run() -> Result<()> {
@@ -83,8 +81,8 @@ fn join(groups: &[impl AsRef<Path>]) -> Result<()> {
 
 fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: Option<Control>) -> Result<()> {
     // Registering handlers also undoes an inherited "ignore" (nohup): handled signals are back to default after exec.
-    let children = signals(&[SIGCHLD])?;
-    let ending = signals(&ENDING)?;
+    let children = signals::listen(&[SIGCHLD])?;
+    let ending = signals::listen(&ENDING)?;
     let grace = Duration::from_millis(spec.grace_ms);
     let mut agent = match spawn(spec, fds, outer.is_some()) {
         Ok((pid, process)) => {
@@ -100,11 +98,11 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
     loop {
         let woken = wait_for(&control, outer.as_ref(), &children, &ending, agent.stop_by)?;
         if woken.children {
-            drain(&children);
+            signals::drain(&children);
             tree::reap(&mut |pid, exit| agent.reaped(pid, exit, &mut control));
         }
         if woken.ending {
-            drain(&ending);
+            signals::drain(&ending);
             agent.stop(grace);
         }
         let mut orphaned = woken.outer;
@@ -176,21 +174,6 @@ impl Agent {
             control.report(&Report::Exited(exit));
         }
     }
-}
-
-/// A pipe that is readable once one of the signals came.
-pub(super) fn signals(numbers: &[i32]) -> Result<UnixStream> {
-    let (read, write) = UnixStream::pair()?;
-    read.set_nonblocking(true)?;
-    for &number in numbers {
-        signal_hook::low_level::pipe::register(number, write.try_clone()?)?;
-    }
-    Ok(read)
-}
-
-pub(super) fn drain(mut pipe: &UnixStream) {
-    let mut bytes = [0; 64];
-    while matches!(pipe.read(&mut bytes), Ok(n) if n > 0) {}
 }
 
 struct Woken {

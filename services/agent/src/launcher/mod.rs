@@ -26,6 +26,7 @@ mod exec;
 mod init;
 mod namespace_parent;
 pub(crate) mod procfs;
+mod signals;
 pub(crate) mod spec;
 mod tree;
 

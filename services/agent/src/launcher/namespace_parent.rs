@@ -2,7 +2,7 @@
 
 use super::INSIDE;
 use super::control::{self, Control};
-use super::init::{self, ENDING};
+use super::signals::{self, ENDING};
 use super::spec::{LaunchSpec, Order, Report};
 use hoistway_confine::{Namespaces, namespaces};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 /// Runs the stage to its end: the namespaces are gone when it returns.
 pub(super) fn run(spec: LaunchSpec, fds: Vec<OwnedFd>, mut control: Control) -> Result<()> {
     // Somebody may end us softly, and so the process inside gets its chance.
-    let ending = init::signals(&ENDING)?;
+    let ending = signals::listen(&ENDING)?;
     let (mut child, _lifeline, mut supervisor) = match start(spec, fds, &control) {
         Ok(started) => started,
         Err(error) => {
@@ -48,7 +48,7 @@ pub(super) fn run(spec: LaunchSpec, fds: Vec<OwnedFd>, mut control: Control) -> 
             return if status.success() { Ok(()) } else { Err(Error::other(format!("inside: {status}"))) };
         }
         if asked {
-            init::drain(&ending);
+            signals::drain(&ending);
             let _ = kill_process(pid, Signal::TERM);
         }
         if wanted

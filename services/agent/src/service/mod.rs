@@ -13,6 +13,7 @@ mod open;
 mod remove;
 mod revision_supervisor;
 mod revisions;
+mod route;
 mod seen;
 mod start;
 mod switch;

@@ -1,7 +1,7 @@
 //! A supervisor keeps one revision going: it pulls the image until it is there, hands the instance to the runtime, and
 //! says how the revision is. It ends when it is stopped or when there is nothing more to try.
 
-use super::{Service, view::has_former_packages};
+use super::Service;
 use crate::{
     images::{FIRST_PATIENCE, Failure, Pins, RETRY_PATIENCE, Tree},
     runtime::{Endpoint, Instance, Program, State},
@@ -209,7 +209,7 @@ impl Service {
                         layout: pulled.layout,
                         entry_point: pulled.entry_point,
                     };
-                    if has_former_packages(&facts) && revision.spec.build_id.is_none() {
+                    if facts.has_former_packages() && revision.spec.build_id.is_none() {
                         tracing::warn!(
                             agent = %revision.spec.agent,
                             "the packages in {} were put together by an older Hoistway, which did not check them against \

@@ -1,4 +1,4 @@
-//! Agents as they are shown, and their routes.
+//! Agents as the API shows them.
 
 use super::{
     Service,
@@ -8,12 +8,11 @@ use crate::store::{AgentRecord, ImageFacts, Revision, StoredPhase};
 use hoistway_kit::time::now_ms;
 use hoistway_model::{
     Error, Result, RevisionId, Secret,
-    agent::{Agent, AgentSpec, Phase, Route, Target},
-    image::layout,
+    agent::{Agent, AgentSpec, Phase},
     redact::MASK,
 };
 
-const STARTING: &str = "the agent is starting";
+pub(super) const STARTING: &str = "the agent is starting";
 const UNFINISHED: &str = "the agent's first deploy is not finished yet";
 
 impl Service {
@@ -54,7 +53,7 @@ impl Service {
     /// together by an older Hoistway.
     pub(super) fn needs_rebuild(&self, spec: &AgentSpec, image: Option<&ImageFacts>) -> bool {
         let outdated =
-            |image: &ImageFacts| self.interpreter.suits(&image.python).is_err() || has_former_packages(image);
+            |image: &ImageFacts| self.interpreter.suits(&image.python).is_err() || image.has_former_packages();
         spec.build_id.is_some() && image.is_some_and(outdated)
     }
 
@@ -93,36 +92,7 @@ impl Service {
         (phase, if message.is_empty() { newer } else { format!("{message}; {newer}") })
     }
 
-    /// Where invokes of an agent go.
-    pub(super) fn route(&self, record: &AgentRecord) -> Route {
-        let supervisor = record.active.or(record.desired).and_then(|id| self.supervisor(&id));
-        let identity_provider = supervisor.as_ref().and_then(|k| k.revision.spec.config.identity_provider.clone());
-        let needs_caller_identity = identity_provider.is_some();
-        let agent = record.name.clone();
-        let condition = supervisor.as_ref().map(|k| k.condition());
-        let ready =
-            record.active.is_some() && condition.as_ref().is_some_and(|c| matches!(c.life, RevisionHealth::Ready));
-        if record.stopped {
-            let message = stopped(record);
-            return Route { agent, target: None, ready: false, message, needs_caller_identity, identity_provider };
-        }
-        let message = match condition.as_ref().map(|c| &c.life) {
-            _ if ready => String::new(),
-            Some(RevisionHealth::Waiting { why }) => why.clone(),
-            Some(RevisionHealth::Down { why, .. }) => format!("the agent crashed ({why}) and is started again"),
-            Some(RevisionHealth::Failed { message, .. }) => format!("the agent could not be started: {message}"),
-            _ => STARTING.to_owned(),
-        };
-        let target = match (record.active, &supervisor, condition.and_then(|c| c.address)) {
-            (Some(revision), Some(supervisor), Some(address)) => {
-                Some(Target { revision, address, token: supervisor.revision.token.clone() })
-            }
-            _ => None,
-        };
-        Route { agent, target, ready, message, needs_caller_identity, identity_provider }
-    }
-
-    fn condition(&self, id: &RevisionId) -> Option<RevisionCondition> {
+    pub(super) fn condition(&self, id: &RevisionId) -> Option<RevisionCondition> {
         self.supervisor(id).map(|k| k.condition())
     }
 }
@@ -145,7 +115,7 @@ fn first_phase(record: &AgentRecord, shown: &Revision, wanted: Option<&RevisionC
     }
 }
 
-fn stopped(record: &AgentRecord) -> String {
+pub(super) fn stopped(record: &AgentRecord) -> String {
     format!("the agent is stopped; POST /api/agents/{}/start starts it", record.name)
 }
 
@@ -162,10 +132,4 @@ pub(super) fn masked(mut spec: AgentSpec) -> AgentSpec {
         var.value = Secret::new(MASK);
     }
     spec
-}
-
-/// Whether the packages in an image were put together by an older Hoistway. Beside them there are the layers of the runtime
-/// and of the source, which are as they always were.
-pub(super) fn has_former_packages(image: &ImageFacts) -> bool {
-    image.layout != layout::CURRENT && image.layers.len() > 2
 }

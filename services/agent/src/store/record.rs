@@ -73,6 +73,14 @@ pub(crate) struct ImageFacts {
     pub entry_point: Option<String>,
 }
 
+impl ImageFacts {
+    /// Whether the packages in the image were put together by an older Hoistway. Beside them there are the layers of the
+    /// runtime and of the source, which are as they always were.
+    pub fn has_former_packages(&self) -> bool {
+        self.layout != layout::CURRENT && self.layers.len() > 2
+    }
+}
+
 /// One instance of a revision of an agent. A revision that was never started anew has one, with its own id.
 #[derive(Debug, Clone)]
 pub(crate) struct Revision {

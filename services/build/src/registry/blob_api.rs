@@ -1,11 +1,11 @@
 //! Giving blobs out, straight from their files.
 
 use super::{
-    CONTENT_DIGEST, Holder, Inner, blocking,
+    Holder, Inner, blocking,
     error::{ErrorCode, Refusal},
-    header_value,
-    manifest_api::deleted,
     name::RepoName,
+    response::{CONTENT_DIGEST, deleted, header_value, is_known, not_modified},
+    route::parse_digest,
     store::delete_blob,
 };
 use axum::{
@@ -13,7 +13,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::StreamExt;
-use hoistway_model::Digest;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use serde_json::json;
 use std::io::SeekFrom;
@@ -92,32 +91,6 @@ impl Inner {
         }
         Ok(response)
     }
-}
-
-/// A digest of a path or query. Other algorithms than SHA-256 are valid elsewhere and not known here.
-pub(super) fn parse_digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse().map_err(|e: hoistway_model::Error| {
-        let is_word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        match text.split_once(':') {
-            Some((algorithm @ ("sha384" | "sha512" | "blake3"), encoded)) if is_word(encoded) => {
-                let message = format!("digests are sha256 here; {algorithm} is not supported");
-                Refusal::new(ErrorCode::Unsupported, message).status(400)
-            }
-            _ => Refusal::new(ErrorCode::DigestInvalid, e.message),
-        }
-    })
-}
-
-/// Whether the client says that it has what it asks for.
-pub(super) fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
-    let Ok(etag) = etag.to_str() else { return false };
-    let said = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    said.flat_map(|list| list.split(',')).map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == etag)
-}
-
-/// What it is told then. Digests never change their meaning, so there is nothing to check.
-pub(super) fn not_modified(etag: HeaderValue) -> Response {
-    (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response()
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use super::{
     Inner, Params,
-    blob_api::parse_digest,
     error::{ErrorCode, Refusal},
-    header_value,
     name::RepoName,
+    response::header_value,
+    route::parse_digest,
     store::{Referrer, list_referrers, list_repos, list_tags, repo_exists},
 };
 use axum::response::{IntoResponse, Response};

@@ -1,13 +1,12 @@
 //! Manifests over HTTP.
 
 use super::{
-    CONTENT_DIGEST, Inner,
-    blob_api::{is_known, not_modified, parse_digest},
-    blocking,
+    Inner, blocking,
     error::{ErrorCode, Refusal},
-    header_value,
     manifest::{MAX_MANIFEST_BYTES, Manifest},
     name::{Reference, RepoName},
+    response::{CONTENT_DIGEST, deleted, header_value, is_known, not_modified},
+    route::parse_digest,
     store::{Deletion, NewTag, PutOutcome, StoredManifest, delete_manifest, delete_tag, repo_exists},
     uninterrupted,
 };
@@ -15,11 +14,9 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use hoistway_kit::db::db_error;
 use hoistway_model::Digest;
-use http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderName, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use sea_orm::DatabaseTransaction;
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -170,26 +167,6 @@ impl Inner {
             (false, _) => Err(missing(&gone)),
             (true, false) => Err(wrong_sizes(&wrong)),
         }
-    }
-}
-
-/// Commits a deletion, or says why there is none.
-pub(super) async fn deleted(
-    txn: DatabaseTransaction,
-    deletion: Deletion,
-    unknown: Refusal,
-    allowed: &'static str,
-) -> Result<Response, Refusal> {
-    match deletion {
-        Deletion::Done => {
-            txn.commit().await.map_err(db_error("deleting from the registry"))?;
-            Ok(StatusCode::ACCEPTED.into_response())
-        }
-        Deletion::Unknown => Err(unknown),
-        // Of the statuses that clients take for "this stays", the one that the specification names.
-        Deletion::Kept(why) => Err(Refusal::new(ErrorCode::Denied, format!("it cannot be deleted: {why}"))
-            .status(405)
-            .header(header::ALLOW, HeaderValue::from_static(allowed))),
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `manifest` | reading a manifest |
 //! | `store` | manifests, tags and links in the database, and what is collected of them |
 //! | `sweep` | removing blobs that nothing needs |
+//! | `response` | what answers of several calls have in common |
 //! | `error` | errors as the specification writes them |
 //!
 //! A blob is on disk once, whoever pushed it, and readable only in the repositories that it was pushed to, mounted
@@ -25,6 +26,7 @@ mod list_api;
 mod manifest;
 mod manifest_api;
 mod name;
+mod response;
 mod route;
 pub mod store;
 mod sweep;
@@ -236,13 +238,6 @@ fn not_allowed(methods: &'static str) -> Refusal {
     Refusal::new(ErrorCode::Unsupported, "the method is not supported here")
         .header(header::ALLOW, HeaderValue::from_static(methods))
 }
-
-/// A header value that cannot fail: digests, paths and numbers are visible ASCII.
-fn header_value(text: impl ToString) -> HeaderValue {
-    HeaderValue::try_from(text.to_string()).unwrap_or(HeaderValue::from_static(""))
-}
-
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// Runs file work where blocking is allowed.
 async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Refusal>

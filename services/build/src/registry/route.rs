@@ -5,6 +5,7 @@ use super::{
     error::{ErrorCode, Refusal},
     name::RepoName,
 };
+use hoistway_model::Digest;
 
 /// The thing that a request is about. What stands after the name is not parsed yet: whether a malformed reference is
 /// wrong or merely unknown depends on the method.
@@ -63,6 +64,20 @@ impl Target {
 
 fn repo(text: &str) -> Result<RepoName, Refusal> {
     text.parse().map_err(|e: hoistway_model::Error| Refusal::new(ErrorCode::NameInvalid, e.message))
+}
+
+/// A digest of a path or query. Other algorithms than SHA-256 are valid elsewhere and not known here.
+pub(super) fn parse_digest(text: &str) -> Result<Digest, Refusal> {
+    text.parse().map_err(|e: hoistway_model::Error| {
+        let is_word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        match text.split_once(':') {
+            Some((algorithm @ ("sha384" | "sha512" | "blake3"), encoded)) if is_word(encoded) => {
+                let message = format!("digests are sha256 here; {algorithm} is not supported");
+                Refusal::new(ErrorCode::Unsupported, message).status(400)
+            }
+            _ => Refusal::new(ErrorCode::DigestInvalid, e.message),
+        }
+    })
 }
 
 #[cfg(test)]

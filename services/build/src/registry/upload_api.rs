@@ -1,13 +1,13 @@
 //! Taking blobs in: in one request, in two, or piece by piece, and mounting what another repository has.
 
 use super::{
-    CONTENT_DIGEST, Inner, Params,
-    blob_api::parse_digest,
+    Inner, Params,
     blobs::BlobStore,
     blocking,
     error::{ErrorCode, Refusal},
-    header_value,
     name::RepoName,
+    response::{CONTENT_DIGEST, header_value},
+    route::parse_digest,
     store::ManifestStore,
     uninterrupted,
     uploads::{Held, Upload},

@@ -29,6 +29,8 @@ use hoistway_model::{
     BuildAttemptId, Digest, Error, Name, OperationId, Result,
     build::{Build, BuildStatus, BuiltImage},
 };
+use hoistway_proto::builds::v1 as pb;
+use prost::Message;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
 };
@@ -95,8 +97,9 @@ impl Store {
     }
 
     /// The answer that an operation got before.
-    pub async fn answer(&self, attempt: &Attempt) -> Result<Option<Vec<u8>>> {
-        idempotency::lookup(self.0.read(), attempt.operation, KIND, attempt.inputs).await
+    pub async fn answer(&self, attempt: &Attempt) -> Result<Option<BuiltImage>> {
+        let stored = idempotency::lookup(self.0.read(), attempt.operation, KIND, attempt.inputs).await?;
+        stored.as_deref().map(decode).transpose()
     }
 
     /// The image that the same inputs made before.
@@ -111,32 +114,28 @@ impl Store {
         Ok(found.map(build::from_row).transpose()?.and_then(|b| b.image))
     }
 
-    /// Answers an operation with the image that an earlier build made; no build is recorded. Nothing happens when the
-    /// image is gone.
-    pub async fn reuse(
-        &self,
-        attempt: &Attempt,
-        image: &BuiltImage,
-        response: &[u8],
-    ) -> Result<Option<OperationStart>> {
+    /// Answers an operation with the image that an earlier build made, unless it has an answer already; no build is
+    /// recorded. Nothing happens when the image is gone.
+    pub async fn reuse(&self, attempt: &Attempt, image: BuiltImage) -> Result<Option<BuiltImage>> {
         let txn = self.0.begin().await?;
         let begun = idempotency::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
         if !touch_manifest(&txn, &image.repository.parse()?, &image.digest).await? {
             return Ok(None);
         }
-        if !matches!(begun, OperationStart::Done(_)) {
-            idempotency::finish(&txn, attempt.operation, response).await?;
-            txn.commit().await.map_err(db_error(WRITING))?;
+        if let OperationStart::Done(stored) = begun {
+            return decode(&stored).map(Some);
         }
-        Ok(Some(begun))
+        idempotency::finish(&txn, attempt.operation, &encode(&image)).await?;
+        txn.commit().await.map_err(db_error(WRITING))?;
+        Ok(Some(image))
     }
 
     /// Ends an attempt with an image: image, tag, build, lock and answer become visible together. False when
     /// the tag is another image's.
-    pub async fn succeed(&self, attempt: &Attempt, done: &Finished<'_>, response: &[u8]) -> Result<bool> {
+    pub async fn succeed(&self, attempt: &Attempt, done: &Finished<'_>) -> Result<bool> {
         let txn = self.0.begin().await?;
         idempotency::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
-        idempotency::finish(&txn, attempt.operation, response).await?;
+        idempotency::finish(&txn, attempt.operation, &encode(done.image)).await?;
         match publish_image(&txn, done.repository, done.manifest, done.tag).await? {
             PutOutcome::Stored => {}
             PutOutcome::TagTaken => return Ok(false),
@@ -223,6 +222,15 @@ impl Store {
         let rows = query.all(self.0.read()).await.map_err(db_error(READING))?;
         rows.into_iter().map(build::from_row).collect()
     }
+}
+
+/// The answer of an operation as it is stored.
+fn encode(image: &BuiltImage) -> Vec<u8> {
+    pb::BuiltImage::from(image.clone()).encode_to_vec()
+}
+
+fn decode(stored: &[u8]) -> Result<BuiltImage> {
+    pb::BuiltImage::decode(stored).map_err(|e| Error::internal("reading a build's stored answer", e))?.try_into()
 }
 
 /// What every ended attempt has.

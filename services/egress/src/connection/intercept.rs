@@ -3,8 +3,8 @@
 
 use crate::{
     Egress, connection,
+    connection::agent_connection::{AgentConnection, Identity},
     connection::buffered_stream::Stream,
-    connection::edge::{Edge, Identity},
     connection::tunnel,
     forward::rejection::Refusal,
     forward::target::{Mode, no_tool},
@@ -25,12 +25,12 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Agrees to a CONNECT, if it goes to a tool of the agent; the tunnel begins once the answer is out.
 pub(crate) async fn connect(
-    edge: &Edge,
+    connection: &AgentConnection,
     policy: &Arc<AgentPolicy>,
     request: Request<Incoming>,
     entry: &mut Entry,
 ) -> Result<(), Refusal> {
-    let Mode::Proxy { .. } = edge.mode else {
+    let Mode::Proxy { .. } = connection.mode else {
         return Err(Refusal::method_not_allowed("CONNECT is for proxies, and this connection is to a host already"));
     };
     let place = request.uri().authority().and_then(|authority| Place::parse(authority.as_str(), None));
@@ -45,22 +45,30 @@ pub(crate) async fn connect(
     entry.to(origin.to_string());
     match policy.route(&origin) {
         Route::Tool | Route::OwnKey | Route::Models => {}
-        Route::Open => return tunnel::connect(edge, request, &origin, entry).await,
-        Route::Closed => return Err(no_tool(&edge.egress, policy, &origin).await),
+        Route::Open => return tunnel::connect(connection, request, &origin, entry).await,
+        Route::Closed => return Err(no_tool(&connection.egress, policy, &origin).await),
     }
-    let edge = Edge { identity: Identity::Known(policy.revision), mode: Mode::Fixed(origin.clone()), ..edge.clone() };
-    let tasks = edge.egress.tasks.clone();
-    tasks.spawn(tunnel(edge, hyper::upgrade::on(request), origin));
+    let connection = AgentConnection {
+        identity: Identity::Known(policy.revision),
+        mode: Mode::Fixed(origin.clone()),
+        ..connection.clone()
+    };
+    let tasks = connection.egress.tasks.clone();
+    tasks.spawn(tunnel(connection, hyper::upgrade::on(request), origin));
     Ok(())
 }
 
 /// Boxed, because a tunnel has requests in it, and a request can make a tunnel.
-fn tunnel(edge: Edge, upgrading: OnUpgrade, origin: Origin) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn tunnel(
+    connection: AgentConnection,
+    upgrading: OnUpgrade,
+    origin: Origin,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         let Ok(upgraded) = upgrading.await else { return };
         match origin.scheme {
-            Scheme::Https => serve_tls(edge, TokioIo::new(upgraded), &origin).await,
-            Scheme::Http => connection::http1(edge, TokioIo::new(upgraded)).await,
+            Scheme::Https => serve_tls(connection, TokioIo::new(upgraded), &origin).await,
+            Scheme::Http => connection::http1(connection, TokioIo::new(upgraded)).await,
         }
     })
 }
@@ -73,8 +81,8 @@ fn scheme_at(policy: &AgentPolicy, place: &Place) -> Scheme {
 }
 
 /// TLS with a client that has asked for `origin`.
-async fn serve_tls<S: Stream>(edge: Edge, stream: S, origin: &Origin) {
-    let egress = Arc::clone(&edge.egress);
+async fn serve_tls<S: Stream>(connection: AgentConnection, stream: S, origin: &Origin) {
+    let egress = Arc::clone(&connection.egress);
     let check = |name: Option<&HostName>| match name {
         // Addresses are never named; a host may go unnamed, since CONNECT has named it.
         None => Ok(origin.place.host.clone()),
@@ -87,10 +95,10 @@ async fn serve_tls<S: Stream>(edge: Edge, stream: S, origin: &Origin) {
         entry
     };
     match handshake(&egress, stream, check).await {
-        Ok(Ok(tls)) => connection::negotiated(edge, tls).await,
+        Ok(Ok(tls)) => connection::negotiated(connection, tls).await,
         Ok(Err(refusal)) => {
             let mut entry = entry();
-            if let Identity::Known(revision) = edge.identity
+            if let Identity::Known(revision) = connection.identity
                 && let Ok(policy) = egress.policies.policy(revision).await
             {
                 entry.by(&policy.agent, revision);
@@ -102,8 +110,8 @@ async fn serve_tls<S: Stream>(edge: Edge, stream: S, origin: &Origin) {
 }
 
 /// TLS with a client that was led here, and names the host that it believes to speak with.
-pub(crate) async fn serve_led_here<S: Stream>(edge: Edge, stream: S, revision: RevisionId, port: u16) {
-    let egress = Arc::clone(&edge.egress);
+pub(crate) async fn serve_led_here<S: Stream>(connection: AgentConnection, stream: S, revision: RevisionId, port: u16) {
+    let egress = Arc::clone(&connection.egress);
     let mut entry = Entry::new(&egress.recorder, &Method::CONNECT, "");
     let Ok(policy) = egress.policies.policy(revision).await else {
         return entry.refused(&Refusal::unidentified(true, "identity_unknown"));
@@ -130,7 +138,7 @@ pub(crate) async fn serve_led_here<S: Stream>(edge: Edge, stream: S, revision: R
     match (shaken, wanted) {
         (Ok(Ok(tls)), Some(origin)) => {
             entry.discard();
-            connection::negotiated(Edge { mode: Mode::Fixed(origin), ..edge }, tls).await;
+            connection::negotiated(AgentConnection { mode: Mode::Fixed(origin), ..connection }, tls).await;
         }
         (Ok(Err(refusal)), _) => entry.refused(&refusal),
         (Ok(Ok(_)) | Err(_), _) => entry.discard(),

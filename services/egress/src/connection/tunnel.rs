@@ -3,7 +3,7 @@
 
 use crate::{
     Egress,
-    connection::edge::Edge,
+    connection::agent_connection::AgentConnection,
     forward,
     forward::rejection::Refusal,
     origin::Origin,
@@ -35,12 +35,12 @@ const PIECE: usize = 16 << 10;
 /// Agrees to a CONNECT to any host; the tunnel's bytes are copied once the answer is out. `entry` is taken for its
 /// record.
 pub(crate) async fn connect(
-    edge: &Edge,
+    connection: &AgentConnection,
     request: Request<Incoming>,
     origin: &Origin,
     entry: &mut Entry,
 ) -> Result<(), Refusal> {
-    let egress = &edge.egress;
+    let egress = &connection.egress;
     let host = egress.upstream.tunnel(&origin.place).await;
     let host = host.map_err(|e| forward::no_connection_to(&origin.to_string(), &e))?;
     let replacement = Entry::new(&egress.recorder, request.method(), "");
@@ -48,10 +48,10 @@ pub(crate) async fn connect(
     entry.answered(200);
     let agent = hyper::upgrade::on(request);
     // The connection's place is held until the tunnel's end.
-    let edge = edge.clone();
-    edge.egress.tasks.clone().spawn(async move {
+    let connection = connection.clone();
+    connection.egress.tasks.clone().spawn(async move {
         match agent.await {
-            Ok(agent) => copy(&edge.egress, TokioIo::new(agent), host, entry).await,
+            Ok(agent) => copy(&connection.egress, TokioIo::new(agent), host, entry).await,
             Err(_) => entry.broken("agent_went_away"),
         }
     });
@@ -59,10 +59,10 @@ pub(crate) async fn connect(
 }
 
 /// Copies the bytes of a call whose protocol both sides have agreed to switch, once the answer is out.
-pub(crate) fn switch(edge: Edge, agent: OnUpgrade, tool: OnUpgrade, mut entry: Entry) {
-    edge.egress.tasks.clone().spawn(async move {
+pub(crate) fn switch(connection: AgentConnection, agent: OnUpgrade, tool: OnUpgrade, mut entry: Entry) {
+    connection.egress.tasks.clone().spawn(async move {
         match tokio::join!(agent, tool) {
-            (Ok(agent), Ok(tool)) => copy(&edge.egress, TokioIo::new(agent), TokioIo::new(tool), entry).await,
+            (Ok(agent), Ok(tool)) => copy(&connection.egress, TokioIo::new(agent), TokioIo::new(tool), entry).await,
             (Err(_), _) => entry.broken("agent_went_away"),
             (Ok(_), Err(_)) => entry.broken("tool_broke_off"),
         }

@@ -7,6 +7,9 @@ pub(crate) const END_USER: HeaderName = HeaderName::from_static("x-end-user-id")
 /// The header in which an agent's runner hands on what the gateway stated about that.
 pub(crate) const INVOKE_STATEMENT: HeaderName = HeaderName::from_static(hoistway_kit::invoke_statement::HEADER);
 
+/// The header that tells egress' own answers from those of tools: the reason, as it is in the record.
+pub(crate) const ANSWERED_BY_EGRESS: HeaderName = HeaderName::from_static("x-hoistway-egress");
+
 /// Headers of one connection (RFC 9110, 7.6.1), and those that only a proxy reads.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
@@ -110,7 +113,7 @@ pub(crate) fn remove_overrides(headers: &mut HeaderMap) {
 pub(crate) fn clean_response(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     headers.remove(header::ALT_SVC);
-    headers.remove(crate::forward::rejection::MARK);
+    headers.remove(ANSWERED_BY_EGRESS);
 }
 
 /// Removes a header in every spelling that a server may take for it: some read `_` as `-`.

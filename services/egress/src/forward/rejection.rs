@@ -1,7 +1,10 @@
 //! What egress answers itself: refusals, and calls that could not be carried out. Every one has a text for people, a
 //! code for programs and one word for the record.
 
-use crate::forward::body::{self, Out};
+use crate::forward::{
+    body::{self, Out},
+    headers::ANSWERED_BY_EGRESS,
+};
 use bytes::Bytes;
 use hoistway_model::Code;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -11,8 +14,6 @@ use std::{borrow::Cow, time::Duration};
 
 /// The code of everything that the policy forbids.
 const DENIED: &str = "egress_denied";
-/// Tells answers of egress from those of tools: the word that stands in the record.
-pub(crate) const MARK: &str = "x-hoistway-egress";
 /// The word of a call that an agent's budget does not allow.
 const BUDGET_EXCEEDED: &str = "budget_exceeded";
 /// The longest reason in a status line, in bytes.
@@ -189,7 +190,7 @@ impl Refusal {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(MARK, HeaderValue::from_static(self.word));
+        headers.insert(ANSWERED_BY_EGRESS, HeaderValue::from_static(self.word));
         if self.shape != Shape::Egress && self.permanent {
             // Clients of both APIs try again after every 5xx that does not say this.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));

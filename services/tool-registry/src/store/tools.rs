@@ -59,7 +59,7 @@ impl Store {
                 }
             }
         };
-        let tool = tool.show(&self.addresses);
+        let tool = self.addresses.show(tool);
         self.finish(txn, operation.id, &tool).await?;
         Ok(tool)
     }
@@ -88,7 +88,7 @@ impl Store {
             let have = StoredTool { labels: wanted.labels.clone(), ..have };
             update(&txn, have, content, operation.id).await?
         };
-        let tool = tool.show(&self.addresses);
+        let tool = self.addresses.show(tool);
         self.finish(txn, operation.id, &tool).await?;
         Ok(tool)
     }
@@ -115,14 +115,14 @@ impl Store {
         let credentials = self.vault.seal(Holder::Tool(name), credentials)?;
         let content = Content { credentials, ..have.content.clone() };
         adopt(&txn, name).await?;
-        let tool = update(&txn, have, content, operation.id).await?.show(&self.addresses);
+        let tool = self.addresses.show(update(&txn, have, content, operation.id).await?);
         self.finish(txn, operation.id, &tool).await?;
         Ok(tool)
     }
 
     pub(crate) async fn get_tool(&self, name: &Name) -> Result<Tool> {
         let tool = find(self.db.read(), name).await?.ok_or_else(|| Error::not_found("tool", name))?;
-        Ok(tool.show(&self.addresses))
+        Ok(self.addresses.show(tool))
     }
 
     pub(crate) async fn list_tools(&self, query: PageQuery) -> Result<Page<Tool>> {
@@ -132,7 +132,7 @@ impl Store {
             rows = rows.filter(tool::Column::Name.gt(after.as_str()));
         }
         let rows = rows.all(self.db.read()).await.map_err(db_error("listing tools"))?;
-        Page::of(rows, limit as usize).try_map(|row| Ok(StoredTool::try_from(row)?.show(&self.addresses)))
+        Page::of(rows, limit as usize).try_map(|row| Ok(self.addresses.show(StoredTool::try_from(row)?)))
     }
 
     pub(crate) async fn delete_tool(&self, operation: &Operation, name: &Name) -> Result<()> {

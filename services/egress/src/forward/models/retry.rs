@@ -4,7 +4,7 @@
 
 use crate::{
     Egress,
-    forward::body::Upload,
+    forward::recorded_body::Upload,
     forward::rejection::Refusal,
     forward::{self, Answer, Connections, Destination, Host},
     policy::{AgentPolicy, ModelServer},

@@ -2,10 +2,11 @@
 //! that was allowed for one tool is never used for another tool that is not allowed to have it.
 
 mod connect;
+mod error;
 mod resolve;
 mod stream;
 
-pub(crate) use connect::ConnectError;
+pub(crate) use error::ConnectError;
 
 use crate::{
     config::Config,

@@ -1,6 +1,6 @@
 //! From places to addresses that may be dialled.
 
-use super::connect::ConnectError;
+use super::error::ConnectError;
 use crate::origin::Place;
 use hoistway_kit::address_scope::{self, AddressScope, NoAddress};
 use hoistway_model::{Error, Result};

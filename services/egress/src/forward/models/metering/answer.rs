@@ -1,36 +1,16 @@
 //! An answer as it passes, encoded or not. What is read of it is kept, and the event with the usage, which the agent did
 //! not ask for, is left out.
 
-use super::{content::Content, reading::Reading};
+use super::{
+    content::Content,
+    format::{Format, header_text},
+    reading::Reading,
+};
 use bytes::Bytes;
 use flate2::write::{GzDecoder, ZlibDecoder};
 use hoistway_model::usage::UsageSums;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, header};
 use std::io::{self, Write};
-
-/// What an answer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
-    Json,
-    Events,
-}
-
-impl Format {
-    /// What the header says of an answer. `asked` is whether a stream was asked for.
-    fn of(headers: &HeaderMap, asked: bool) -> Self {
-        let kind = text(headers, &header::CONTENT_TYPE).unwrap_or_default();
-        match kind.split(';').next().unwrap_or_default().trim() {
-            "text/event-stream" => Self::Events,
-            // Some servers do not say what it is.
-            "" | "text/plain" | "application/octet-stream" if asked => Self::Events,
-            _ => Self::Json,
-        }
-    }
-}
-
-fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase())
-}
 
 /// What reads an answer, as it is encoded.
 #[derive(Debug)]
@@ -60,7 +40,7 @@ impl AnswerReader {
     /// left out.
     pub(super) fn of(headers: &HeaderMap, asked: bool, leave_out_usage: bool) -> Self {
         let format = Format::of(headers, asked);
-        let source = match text(headers, &header::CONTENT_ENCODING).as_deref() {
+        let source = match header_text(headers, &header::CONTENT_ENCODING).as_deref() {
             None | Some("" | "identity") => return Self::new(format, leave_out_usage),
             Some("gzip" | "x-gzip") => Source::Gzip(Box::new(GzDecoder::new(Content::new(format, false)))),
             Some("deflate") => Source::Deflate(Box::new(ZlibDecoder::new(Content::new(format, false)))),
@@ -297,22 +277,8 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(name, value): &(&str, &'static str)| {
-            (name.parse::<HeaderName>().unwrap(), http::HeaderValue::from_static(value))
+            (name.parse::<http::HeaderName>().unwrap(), http::HeaderValue::from_static(value))
         };
         pairs.iter().map(pair).collect()
-    }
-
-    #[test]
-    fn the_header_says_what_comes() {
-        for (kind, asked, expected) in [
-            ("text/event-stream; charset=utf-8", false, Format::Events),
-            ("Text/Event-Stream;charset=UTF-8", false, Format::Events),
-            ("text/plain", true, Format::Events),
-            ("text/plain", false, Format::Json),
-            ("application/json", true, Format::Json),
-        ] {
-            assert_eq!(Format::of(&headers(&[("content-type", kind)]), asked), expected, "{kind}");
-        }
-        assert_eq!(Format::of(&HeaderMap::new(), true), Format::Events);
     }
 }

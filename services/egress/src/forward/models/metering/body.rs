@@ -107,7 +107,7 @@ impl<B> Drop for Metered<B> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{super::answer::Format, *};
+    use super::{super::format::Format, *};
     use crate::{
         config::Limits,
         records::Recorder,

@@ -1,6 +1,6 @@
 //! What an answer says, read as it passes: one JSON document, or Server-Sent Events with one each.
 
-use super::{answer::Format, reading::Reading, scanner::Scanner};
+use super::{format::Format, reading::Reading, scanner::Scanner};
 use crate::forward::models::sse::{Lines, Part};
 use bytes::{Bytes, BytesMut};
 use std::io::{self, Write};

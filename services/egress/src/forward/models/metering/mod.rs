@@ -4,6 +4,7 @@
 mod answer;
 mod body;
 mod content;
+mod format;
 mod reading;
 mod request;
 mod scanner;

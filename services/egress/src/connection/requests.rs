@@ -1,83 +1,31 @@
 //! Requests of one connection: who asks, for what, and whether that is allowed.
 
 use crate::{
-    Egress,
+    connection::agent_connection::{AgentConnection, Identity},
     connection::intercept,
     connection::tunnel,
-    forward::body::{BoxError, Download, Limited, Out, Upload, full},
+    forward::body::{BoxError, Limited, Out, full},
     forward::models,
+    forward::recorded_body::{Download, Upload},
     forward::rejection::{Refusal, Shape},
     forward::target::{self, Mode, Wanted},
     forward::{self, Answer, Connections, Destination, Host},
-    limits::{Agents, Permit},
     policy::{AgentPolicy, PolicyError, Route},
     records::call_record::Entry,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use hoistway_kit::connections::Connection;
-use hoistway_model::{Name, RevisionId};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-};
-
-/// Who speaks on a connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Identity {
-    /// Each request says it, with a token.
-    PerRequest,
-    /// The connection has said it.
-    Known(RevisionId),
-    /// The connection has shown a token that is none.
-    Rejected,
-}
-
-/// A connection as its requests see it. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Edge {
-    pub(crate) egress: Arc<Egress>,
-    pub(crate) identity: Identity,
-    pub(crate) mode: Mode,
-    pub(crate) local: Option<SocketAddr>,
-    /// What the connection holds until its end, also when it becomes a tunnel.
-    pub(crate) held: Arc<Held>,
-}
-
-/// A connection's place: a stranger's until it is known whose it is, and one of that agent's from then on.
-#[derive(Debug)]
-pub(crate) struct Held {
-    connection: Connection,
-    place: OnceLock<Permit>,
-}
-
-impl Held {
-    /// A stranger's.
-    pub(crate) fn new(connection: Connection) -> Self {
-        Self { connection, place: OnceLock::new() }
-    }
-
-    /// Counts the connection as the agent's, if it is nobody's yet.
-    pub(crate) fn by(&self, agents: &Agents, agent: &Name) -> Result<(), Refusal> {
-        if self.place.get().is_none() {
-            // Of two requests that come here at once, one gives its place back.
-            let _ = self.place.set(agents.connection(agent)?);
-            self.connection.known_as(agent.as_str());
-        }
-        Ok(())
-    }
-}
+use std::{convert::Infallible, sync::Arc};
 
 enum Outcome {
     Called(Answer),
     Tunnel,
 }
 
-impl Edge {
+impl AgentConnection {
     /// Answers a request. It never fails: what goes wrong is an answer as well.
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Response<Out>, Infallible> {
         if let Mode::Proxy { .. } = self.mode

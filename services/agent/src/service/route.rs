@@ -1,0 +1,40 @@
+//! The address that the gateway sends an agent's invokes to.
+
+use super::{
+    Service,
+    revision_supervisor::RevisionHealth,
+    view::{STARTING, stopped},
+};
+use crate::store::AgentRecord;
+use hoistway_model::agent::{Route, Target};
+
+impl Service {
+    /// Where invokes of an agent go.
+    pub(super) fn route(&self, record: &AgentRecord) -> Route {
+        let supervisor = record.active.or(record.desired).and_then(|id| self.supervisor(&id));
+        let identity_provider = supervisor.as_ref().and_then(|k| k.revision.spec.config.identity_provider.clone());
+        let needs_caller_identity = identity_provider.is_some();
+        let agent = record.name.clone();
+        let condition = supervisor.as_ref().map(|k| k.condition());
+        let ready =
+            record.active.is_some() && condition.as_ref().is_some_and(|c| matches!(c.life, RevisionHealth::Ready));
+        if record.stopped {
+            let message = stopped(record);
+            return Route { agent, target: None, ready: false, message, needs_caller_identity, identity_provider };
+        }
+        let message = match condition.as_ref().map(|c| &c.life) {
+            _ if ready => String::new(),
+            Some(RevisionHealth::Waiting { why }) => why.clone(),
+            Some(RevisionHealth::Down { why, .. }) => format!("the agent crashed ({why}) and is started again"),
+            Some(RevisionHealth::Failed { message, .. }) => format!("the agent could not be started: {message}"),
+            _ => STARTING.to_owned(),
+        };
+        let target = match (record.active, &supervisor, condition.and_then(|c| c.address)) {
+            (Some(revision), Some(supervisor), Some(address)) => {
+                Some(Target { revision, address, token: supervisor.revision.token.clone() })
+            }
+            _ => None,
+        };
+        Route { agent, target, ready, message, needs_caller_identity, identity_provider }
+    }
+}

@@ -6,22 +6,22 @@ pub mod headers;
 pub mod models;
 pub mod oauth;
 pub mod recorded_body;
-pub mod rejection;
+pub mod refusal;
 pub mod target;
 pub mod upstream;
 
 use crate::{
     Egress,
+    calls::call_entry::{CallEntry, Progress},
     forward::body::Out,
     forward::headers::{
         END_USER, INVOKE_STATEMENT, clean_request, clean_response, remove_all_spellings, remove_overrides,
     },
     forward::recorded_body::Upload,
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     forward::upstream::{ConnectError, no_connection, uri, was_stale},
     origin::Origin,
     policy::{AgentPolicy, Credential, ModelServer, ToolPolicy},
-    records::call_record::{Entry, Progress},
 };
 use hoistway_kit::{invoke_statement::InvokeStatement, time::now_ms};
 use hoistway_model::Secret;
@@ -128,7 +128,7 @@ pub(crate) async fn call(
     Destination { host, path_and_query }: Destination<'_>,
     connections: Connections,
     mut request: Request<Upload>,
-    entry: &mut Entry,
+    entry: &mut CallEntry,
 ) -> Result<Answer, Refusal> {
     check(egress, &request)?;
     let agent = wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));

@@ -1,30 +1,37 @@
 //! Egress: the only way out of an agent. It knows which agent calls, lets calls to that agent's tools through and
 //! nothing else, adds the credentials that agents never see, and records every call.
 //!
-//! What agents may do comes in through [`Policies`], what they did goes out through [`Records`]. [`serve`] is the whole
+//! What agents may do comes in through [`Policies`], what they did goes out through [`CallRecords`]. [`serve`] is the whole
 //! service; a process that hosts several services calls [`open`], [`grpc`] and [`run`] itself. See `docs/egress.md` for
 //! what it enforces.
 
+mod agent_limits;
+mod call_span;
+pub mod calls;
 mod check;
 pub mod config;
 mod connection;
 mod forward;
 mod grpc;
-mod limits;
+mod migrations;
 pub mod origin;
-pub mod path;
 pub mod policy;
-pub mod records;
+pub mod request_path;
 mod service;
-mod span;
+mod store;
+mod usage;
 
+pub use calls::{CallRecord, CallRecords};
 pub use config::Config;
 pub use connection::ca::Authority;
 pub use grpc::GrpcEgressService;
-pub use policy::watched::WatchedPolicies;
+pub use policy::watched_policy::WatchedPolicies;
 pub use policy::{AgentPolicy, Policies, PolicyError, ToolPolicy};
-pub use records::{Record, Records};
 
+use agent_limits::AgentLimits;
+use calls::Recorder;
+use calls::metrics::CallMetrics;
+use calls::refusal_log::RefusalLog;
 use connection::tls::Certificates;
 use forward::oauth::Tokens;
 use forward::upstream::Upstream;
@@ -41,20 +48,16 @@ use hoistway_kit::{
     token::ServiceToken,
 };
 use hoistway_model::{AgentIdentities, EgressService, Error, Result};
-use limits::Agents;
 use origin::Place;
-use records::Recorder;
-use records::metrics::CallMetrics;
-use records::refusal_log::RefusalLog;
-use records::store::Store;
-use records::usage::{Budgets, Counts, Ledger};
 use service::Handle;
 use std::{sync::Arc, time::Duration};
+use store::Store;
 use tokio::{
     sync::{Semaphore, mpsc},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use usage::{Budgets, Counts, Ledger};
 
 /// How long calls in progress may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -76,7 +79,7 @@ pub struct Deps {
     /// What agents may do.
     pub policies: Arc<dyn Policies>,
     /// Where records of calls go; absent: into the database of the service.
-    pub records: Option<Arc<dyn Records>>,
+    pub records: Option<Arc<dyn CallRecords>>,
     /// Where agents' logs are, to which refused calls are written; absent: they are not.
     pub agents: Option<Arc<dyn AgentIdentities>>,
     /// The key of statements about invokes.
@@ -129,7 +132,7 @@ impl Ports {
 pub struct Service {
     egress: Arc<Egress>,
     authority: Arc<Authority>,
-    records: (mpsc::Receiver<Record>, Arc<dyn Records>),
+    records: (mpsc::Receiver<CallRecord>, Arc<dyn CallRecords>),
     counts: Counts,
     store: Store,
     _lock: DirLock,
@@ -147,7 +150,7 @@ pub(crate) struct Egress {
     call_metrics: Arc<CallMetrics>,
     usage: Ledger,
     budgets: Arc<Budgets>,
-    agents: Agents,
+    agents: AgentLimits,
     tokens: Tokens,
     upstream: Upstream,
     /// Checks of tools that may run at a time.
@@ -182,7 +185,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
     });
     let lock = locking.await.map_err(|e| Error::internal("opening egress", e))??;
     let store = Store::open(&config.database(), config.calls_kept(), config.usage_kept()).await?;
-    let lines = deps.agents.as_ref().map(|agents| records::refusal_log::start(Arc::clone(agents)));
+    let lines = deps.agents.as_ref().map(|agents| calls::refusal_log::start(Arc::clone(agents)));
     let (budgets, spent) = (store.budgets().await?, store.spent().await?);
     let budgets = Arc::new(Budgets::new(budgets, spent, lines.clone(), store.notices()));
     let (opening, shared) = (config.clone(), deps.clone());
@@ -198,7 +201,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
 }
 
 /// What calls share, with the ends where their records and counts come out. Blocks.
-fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, mpsc::Receiver<Record>, Counts)> {
+fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, mpsc::Receiver<CallRecord>, Counts)> {
     let names = config.names.iter().enumerate().map(|(index, name)| {
         Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
     });
@@ -218,7 +221,7 @@ fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, m
         call_metrics: Arc::new(CallMetrics::new()),
         usage,
         budgets,
-        agents: Agents::new(&config.limits),
+        agents: AgentLimits::new(&config.limits),
         tokens: Tokens::new(),
         upstream: Upstream::new(&config)?,
         checks: Semaphore::new(CHECKS),
@@ -276,8 +279,8 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
     // The directory stays this process' own until the end.
     let Service { egress, records: (queue, sink), counts, store, _lock, .. } = service;
     let out_of_time = CancellationToken::new();
-    let keeping_records = records::keep(queue, Arc::clone(&egress.call_metrics), sink, out_of_time.clone());
-    let keeping_usage = records::usage::keep(counts, Arc::new(store), out_of_time.clone());
+    let keeping_records = calls::keep(queue, Arc::clone(&egress.call_metrics), sink, out_of_time.clone());
+    let keeping_usage = usage::keep(counts, Arc::new(store), out_of_time.clone());
     let mut keeping = tokio::spawn(async { tokio::join!(keeping_records, keeping_usage) });
     let limits = &egress.config.limits;
     let defaults = ConnectionLimits::default();

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use hoistway_egress::{
-    Config, Deps, Ports, config::SERVICE, policy::static_policy::FixedPolicies, records::LogRecords, serve,
+    Config, Deps, Ports, calls::LogCallRecords, config::SERVICE, policy::static_policy::FixedPolicies, serve,
 };
 use hoistway_kit::{allocator, config, egress_auth::EgressKey, exit, open_files, shutdown, telemetry};
 use hoistway_model::{Error, Result};
@@ -60,7 +60,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         let mut deps = Deps::load(&config).await?;
         if let Some(policies) = policies {
             deps.policies = Arc::new(policies);
-            deps.records = Some(Arc::new(LogRecords));
+            deps.records = Some(Arc::new(LogCallRecords));
         }
         let ports = Ports::listen(&mut config)?;
         tracing::info!(listen = %config.listen, grpc = %config.grpc_listen, "{SERVICE} is listening");

@@ -1,11 +1,11 @@
 //! What an agent may do, as the control plane says it.
 pub mod static_policy;
 pub mod tool_access;
-pub mod watched;
+pub mod watched_policy;
 
 use crate::{
     origin::Origin,
-    path::{self, Checked, PathPattern},
+    request_path::{PathPattern, RequestPath, is_below},
 };
 use async_trait::async_trait;
 use hoistway_model::{
@@ -97,9 +97,9 @@ impl ToolPolicy {
     }
 
     /// Why a call is not covered, if so.
-    pub(crate) fn refuses(&self, method: &Method, path: &str, checked: &Checked) -> Option<String> {
+    pub(crate) fn refuses(&self, method: &Method, path: &str, checked: &RequestPath) -> Option<String> {
         let name = &self.name;
-        if !path::is_below(&self.prefix, path) {
+        if !is_below(&self.prefix, path) {
             return Some(format!("the tool \"{name}\" is registered for {}{} and below", self.origin, self.prefix));
         }
         if self.capabilities.is_empty() {
@@ -125,7 +125,7 @@ pub struct Capability {
 }
 
 impl Capability {
-    fn covers(&self, method: &Method, path: &Checked) -> bool {
+    fn covers(&self, method: &Method, path: &RequestPath) -> bool {
         (self.methods.is_empty() || self.methods.contains(method)) && self.path.matches(path)
     }
 }

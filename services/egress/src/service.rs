@@ -1,11 +1,12 @@
 //! Egress as the rest of the platform sees it.
 
 use crate::{
-    Authority, Egress, check,
+    Authority, Egress,
+    calls::metrics::CallMetrics,
+    check,
     config::SERVICE,
-    records::metrics::CallMetrics,
-    records::store::Store,
-    records::usage::{Budgets, Uncommitted, UsageMetrics},
+    store::Store,
+    usage::{Budgets, Uncommitted, UsageMetrics},
 };
 use async_trait::async_trait;
 use hoistway_kit::metrics;

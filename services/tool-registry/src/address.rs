@@ -1,7 +1,7 @@
 //! Where the built-in tool is, as users and as agents reach it. Ports and hosts may change from start to start, so
 //! these addresses are applied when a tool is shown and never stored.
 
-use crate::record::{Builtin, Content, StoredTool};
+use crate::stored_tool::{Builtin, Content, StoredTool};
 use hoistway_model::{
     Code, Error, Result,
     tool::{AuthType, Connection, Scheme, Tool},

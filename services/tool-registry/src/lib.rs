@@ -6,13 +6,13 @@
 mod address;
 mod check;
 pub mod config;
+mod deploy_plan;
 pub mod echo;
 mod grpc;
 mod migrations;
-mod plan;
-mod record;
 mod service;
 mod store;
+mod stored_tool;
 mod vault;
 
 pub use config::Config;

@@ -2,7 +2,7 @@
 //! layers are put together in `DIR/site-<hex>/`.
 
 use super::{
-    site,
+    site_packages,
     unpack::{Bounds, Expected, Unreadable, seal, unpack},
 };
 use crate::launcher::procfs;
@@ -178,7 +178,7 @@ impl LayerStore {
             }
             let temp = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&*dir)?.keep();
             let paths: Vec<PathBuf> = layers.into_iter().map(|(_, path)| path).collect();
-            let merged = site::merge(&paths, &temp).and_then(|()| seal(&temp, true));
+            let merged = site_packages::merge(&paths, &temp).and_then(|()| seal(&temp, true));
             if let Err(e) = merged.and_then(|()| std::fs::rename(&temp, &target)) {
                 delete(&temp);
                 return Err(e);

@@ -2,7 +2,7 @@
 
 mod layers;
 mod registry;
-mod site;
+mod site_packages;
 mod unpack;
 
 pub use layers::{LayerStore, Pins, Tree};

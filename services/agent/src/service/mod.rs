@@ -5,9 +5,8 @@
 //! becomes the active one, and the agent's route follows. Changes of one agent happen one after the other, under its
 //! lock; agents never wait for each other.
 
-mod bind;
 mod draining;
-mod identities;
+mod egress_identities;
 mod lifecycle;
 mod open;
 mod remove;
@@ -17,6 +16,7 @@ mod route;
 mod seen;
 mod start;
 mod switch;
+mod tool_bindings;
 mod view;
 
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use draining::Draining;
+use egress_identities::EgressIdentities;
 use futures_util::StreamExt;
 use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock};
 use hoistway_model::{
@@ -44,7 +45,6 @@ use hoistway_model::{
     tool::BoundTool,
     watch::Updates,
 };
-use identities::Identities;
 pub(crate) use open::Parts;
 use revision_supervisor::RevisionSupervisor;
 use seen::Seen;
@@ -79,13 +79,13 @@ pub struct Service {
     /// The layers of revisions that are kept and not running, so that they stay on disk.
     kept_layers: Mutex<HashMap<RevisionId, Pins>>,
     /// Tools that were bound lately, for revisions whose specification is older.
-    lately_bound: Mutex<HashMap<Name, bind::Binding>>,
+    lately_bound: Mutex<HashMap<Name, tool_bindings::Binding>>,
     draining: Draining,
     /// How long a replaced instance may finish its requests.
     drain: Duration,
     /// What is told about agents, and to whom.
     seen: Seen,
-    identities: Arc<Identities>,
+    identities: Arc<EgressIdentities>,
     database: PathBuf,
     /// Room for stopping and deleting, on a full disk.
     reserve: Reserve,

@@ -1,6 +1,6 @@
 //! Opening the service: what ran before comes back.
 
-use super::{Agents, Seen, Service, identities::Identities};
+use super::{Agents, Seen, Service, egress_identities::EgressIdentities};
 use crate::{
     ca_bundle::CaBundle, environment::AgentEnvironment, images::Images, interpreter::Interpreter, routes::Hub,
     runtime::Runtime, store::Store,
@@ -37,7 +37,7 @@ pub(crate) struct Parts {
 impl Service {
     /// Starts the agents of earlier times again, in the background and as many at a time as the runtime allows.
     pub(crate) async fn open(parts: Parts) -> Result<Arc<Self>> {
-        let identities = Identities::new(parts.runtime.isolation().has_open_network());
+        let identities = EgressIdentities::new(parts.runtime.isolation().has_open_network());
         let service = Arc::new(Self {
             store: parts.store,
             images: parts.images,

@@ -1,6 +1,6 @@
 //! Revisions: numbered, kept, compared, gone back to.
 
-use crate::fake::{Done, FAILS, SLOW, Stack, StoreLimits, name, spec, with_prompt};
+use crate::fake_runtime::{Done, FAILS, SLOW, StoreLimits, TestService, name, spec, with_prompt};
 use hoistway_agent::runtime::State;
 use hoistway_model::{
     Code, DeploymentId, Digest, Name, Operation, OperationId, RevisionId, Secret,
@@ -15,7 +15,7 @@ fn back_to(agent: &Name, from: RevisionId) -> Derivation {
     Derivation { agent: agent.clone(), from, reason: Reason::Rollback, changes: SpecChanges::default() }
 }
 
-impl Stack {
+impl TestService {
     async fn derive(&self, derivation: &Derivation) -> RevisionId {
         let revision = RevisionId::mint();
         self.agents.derive_revision(Operation::new(), revision, derivation.clone()).await.unwrap();
@@ -39,7 +39,7 @@ fn summary(revisions: &[Revision]) -> Vec<(u64, RevisionState, bool)> {
 #[tokio::test]
 async fn revisions_are_numbered_and_the_numbers_of_failed_ones_are_not_used_again() {
     use RevisionState::*;
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     let deployment = DeploymentId::mint();
     let first = RevisionId::mint();
@@ -75,7 +75,7 @@ async fn revisions_are_numbered_and_the_numbers_of_failed_ones_are_not_used_agai
 
 #[tokio::test]
 async fn a_revision_is_made_of_an_earlier_one_with_its_secrets_and_without_its_registry() {
-    let mut stack = Stack::start().await;
+    let mut stack = TestService::start().await;
     let old = AgentSpec { fingerprint: Digest::of(b"old"), ..spec("a", &stack.push("1").0) };
     let first = stack.deploy(&old).await;
     let env = vec![EnvVar { name: "KEY".into(), value: Secret::new("other"), secret: None }];
@@ -110,7 +110,7 @@ async fn a_revision_is_made_of_an_earlier_one_with_its_secrets_and_without_its_r
 
 #[tokio::test]
 async fn a_derived_revision_that_does_not_start_leaves_the_present_one() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     let first = stack.deploy(&a).await;
     let config = AgentConfigChange { system_prompt: Some(FAILS.into()), ..AgentConfigChange::default() };
@@ -132,7 +132,7 @@ async fn a_derived_revision_that_does_not_start_leaves_the_present_one() {
 
 #[tokio::test]
 async fn a_derivation_repeated_after_its_base_is_gone_gets_its_outcome() {
-    let stack = Stack::keeping(StoreLimits { revisions: 0, agents: 9 }).await;
+    let stack = TestService::keeping(StoreLimits { revisions: 0, agents: 9 }).await;
     let a = spec("a", &stack.push("1").0);
     let first = stack.deploy(&a).await;
     let (operation, second) = (Operation::new(), RevisionId::mint());
@@ -151,7 +151,7 @@ async fn a_derivation_repeated_after_its_base_is_gone_gets_its_outcome() {
 
 #[tokio::test]
 async fn as_many_as_set_are_kept_with_their_layers_and_images() {
-    let stack = Stack::keeping(StoreLimits { revisions: 2, agents: 9 }).await;
+    let stack = TestService::keeping(StoreLimits { revisions: 2, agents: 9 }).await;
     let mut layers = Vec::new();
     let mut digests = Vec::new();
     for n in 1..=5 {
@@ -187,7 +187,7 @@ async fn as_many_as_set_are_kept_with_their_layers_and_images() {
 
 #[tokio::test]
 async fn the_previous_one_is_the_one_that_served_before() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = name("a");
     let first = stack.deploy(&spec("a", &stack.push("1").0)).await;
     let e = stack.agents.get_revision(a.clone(), RevisionRef::Previous).await.unwrap_err();
@@ -202,7 +202,7 @@ async fn the_previous_one_is_the_one_that_served_before() {
 
 #[tokio::test]
 async fn differences_are_told_field_by_field_and_show_values_only_of_what_is_no_secret() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let (one, _) = stack.push("1");
     let (two, _) = stack.push("2");
     let var = |name: &str, value: &str| EnvVar { name: name.into(), value: Secret::new(value), secret: None };
@@ -261,7 +261,7 @@ async fn differences_are_told_field_by_field_and_show_values_only_of_what_is_no_
 
 #[tokio::test]
 async fn there_are_no_more_agents_than_are_allowed() {
-    let stack = Stack::keeping(StoreLimits { revisions: 10, agents: 1 }).await;
+    let stack = TestService::keeping(StoreLimits { revisions: 10, agents: 1 }).await;
     let (image, _) = stack.push("1");
     let first = spec("a", &image);
     stack.agents.check_room(name("a")).await.unwrap();
@@ -282,7 +282,7 @@ async fn there_are_no_more_agents_than_are_allowed() {
 
 #[tokio::test]
 async fn a_revision_on_its_way_is_starting_until_it_serves() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     stack.deploy(&a).await;
     let slow = with_prompt(&a, SLOW);

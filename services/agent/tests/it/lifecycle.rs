@@ -1,6 +1,6 @@
 //! Stop, start and restart.
 
-use crate::fake::{Done, Stack, name, spec};
+use crate::fake_runtime::{Done, TestService, name, spec};
 use hoistway_model::{
     Code, Operation, RevisionId,
     agent::{AgentSpec, Phase},
@@ -8,7 +8,7 @@ use hoistway_model::{
     tool::BoundTool,
 };
 
-impl Stack {
+impl TestService {
     async fn stop(&self, agent: &str) -> Phase {
         self.agents.stop_agent(Operation::new(), name(agent)).await.unwrap().phase
     }
@@ -27,7 +27,7 @@ impl Stack {
 
 #[tokio::test]
 async fn a_stopped_agent_stays_down_until_it_is_started() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     let revision = stack.deploy(&a).await;
     let operation = Operation::new();
@@ -62,7 +62,7 @@ async fn a_stopped_agent_stays_down_until_it_is_started() {
 
 #[tokio::test]
 async fn a_stop_that_is_repeated_late_stops_nothing() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     stack.deploy(&a).await;
     let operation = Operation::new();
@@ -74,7 +74,7 @@ async fn a_stop_that_is_repeated_late_stops_nothing() {
 
 #[tokio::test]
 async fn a_deploy_starts_a_stopped_agent() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     stack.deploy(&a).await;
     stack.stop("a").await;
@@ -89,7 +89,7 @@ async fn a_deploy_starts_a_stopped_agent() {
 
 #[tokio::test]
 async fn a_restart_swaps_the_instance_and_keeps_the_revision() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     let revision = stack.deploy(&a).await;
     let operation = Operation::new();
@@ -116,7 +116,7 @@ async fn a_restart_swaps_the_instance_and_keeps_the_revision() {
 
 #[tokio::test]
 async fn a_restart_that_fails_leaves_what_runs() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     let revision = stack.deploy(&a).await;
     stack.runtime.fail_from_now_on(&a.agent);
@@ -128,7 +128,7 @@ async fn a_restart_that_fails_leaves_what_runs() {
 
 #[tokio::test]
 async fn a_start_that_fails_is_told_by_the_phase() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     stack.deploy(&a).await;
     stack.stop("a").await;
@@ -139,7 +139,7 @@ async fn a_start_that_fails_is_told_by_the_phase() {
 
 #[tokio::test]
 async fn a_tool_that_comes_while_an_agent_is_stopped_is_there_when_it_starts() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let mut a = spec("a", &stack.push("1").0);
     a.tools.push(BoundTool { name: name("crm"), url: None });
     stack.deploy(&a).await;
@@ -153,7 +153,7 @@ async fn a_tool_that_comes_while_an_agent_is_stopped_is_there_when_it_starts() {
 
 #[tokio::test]
 async fn what_is_not_there_or_not_deployed_yet_cannot_be_stopped() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     for code in [
         stack.agents.stop_agent(Operation::new(), a.agent.clone()).await.unwrap_err().code,

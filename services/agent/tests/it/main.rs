@@ -3,20 +3,20 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod binding;
-mod classify;
-mod fake;
-mod foreign;
+mod egress_identities;
+mod end_to_end;
+mod events;
+mod fake_runtime;
 mod history;
 mod hostile;
-mod identities;
 mod image;
 mod lifecycle;
-mod pending;
-mod real;
 mod registry;
+mod registry_answers;
 mod reopen;
 mod revisions;
 mod runtime;
-mod seen;
+mod tool_bindings;
 mod unpack;
+mod unreachable_registry;
+mod untrusted_registry;

@@ -1,11 +1,11 @@
 //! Agents come back.
 
-use crate::fake::{Done, Stack, name, spec};
+use crate::fake_runtime::{Done, TestService, name, spec};
 use hoistway_model::{Code, Operation, agent::Phase};
 
 #[tokio::test]
 async fn what_ran_runs_again_without_any_registry() {
-    let mut stack = Stack::start().await;
+    let mut stack = TestService::start().await;
     let (image, _) = stack.push("1");
     let (a, b) = (stack.deploy(&spec("a", &image)).await, stack.deploy(&spec("b", &image)).await);
     stack.registry.stop().await;
@@ -23,7 +23,7 @@ async fn what_ran_runs_again_without_any_registry() {
 
 #[tokio::test]
 async fn missing_layers_are_pulled_again() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let (image, layers) = stack.push("1");
     stack.deploy(&spec("a", &image)).await;
     let digest = hoistway_model::Digest::of(&layers[2].blob);
@@ -39,7 +39,7 @@ async fn missing_layers_are_pulled_again() {
 
 #[tokio::test]
 async fn a_deploy_that_a_restart_interrupted_goes_on() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let spec = spec("a", &stack.push("1").0);
     let (operation, revision) = stack.start_revision(&spec).await;
     let stack = stack.restart().await;
@@ -53,7 +53,7 @@ async fn a_deploy_that_a_restart_interrupted_goes_on() {
 
 #[tokio::test]
 async fn a_shutdown_stops_the_runtime_and_refuses_changes() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let spec = spec("a", &stack.push("1").0);
     stack.deploy(&spec).await;
     stack.service.shutdown().await;

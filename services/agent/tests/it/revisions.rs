@@ -1,6 +1,6 @@
 //! Start, switch, undo, delete.
 
-use crate::fake::{Done, FAILS, SLOW, Stack, failure, name, spec, with_prompt};
+use crate::fake_runtime::{Done, FAILS, SLOW, TestService, failure, name, spec, with_prompt};
 use hoistway_agent::runtime::State;
 use hoistway_model::{
     Code, Operation, RevisionId, agent::Phase, image::ImageRef, log::LogQuery, page::PageQuery, redact::MASK,
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 #[tokio::test]
 async fn a_new_agent_comes_up_and_is_routed_to() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let (image, layers) = stack.push("1");
     let spec = spec("a", &image);
     let mut routes = stack.routes().await;
@@ -47,7 +47,7 @@ async fn a_new_agent_comes_up_and_is_routed_to() {
 
 #[tokio::test]
 async fn a_repeated_start_joins_or_gets_the_outcome() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let spec = with_prompt(&spec("a", &stack.push("1").0), SLOW);
     let (operation, revision) = (Operation::new(), RevisionId::mint());
     let start = || stack.agents.start_revision(operation.clone(), revision, spec.clone());
@@ -66,7 +66,7 @@ async fn a_repeated_start_joins_or_gets_the_outcome() {
 
 #[tokio::test]
 async fn a_caller_that_goes_away_cancels_nothing() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let spec = with_prompt(&spec("a", &stack.push("1").0), SLOW);
     let (operation, revision) = (Operation::new(), RevisionId::mint());
     let start = stack.agents.start_revision(operation.clone(), revision, spec.clone());
@@ -81,7 +81,7 @@ async fn a_caller_that_goes_away_cancels_nothing() {
 
 #[tokio::test]
 async fn a_failed_start_says_why_again_and_again_until_it_is_undone() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let spec = with_prompt(&spec("a", &stack.push("1").0), FAILS);
     let (operation, revision) = (Operation::new(), RevisionId::mint());
     for _ in 0..2 {
@@ -106,7 +106,7 @@ async fn a_failed_start_says_why_again_and_again_until_it_is_undone() {
 
 #[tokio::test]
 async fn an_undo_that_overtakes_its_start_wins() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let spec = spec("a", &stack.push("1").0);
     let (operation, revision) = (Operation::new(), RevisionId::mint());
     stack.agents.undo_start(operation.id, spec.agent.clone(), revision).await.unwrap();
@@ -126,7 +126,7 @@ async fn an_undo_that_overtakes_its_start_wins() {
 
 #[tokio::test]
 async fn the_old_revision_goes_once_every_gateway_has_the_new_route() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let first = spec("a", &stack.push("1").0);
     let mut routes = stack.routes().await;
     let (_, old) = stack.start_revision(&first).await;
@@ -153,7 +153,7 @@ async fn the_old_revision_goes_once_every_gateway_has_the_new_route() {
 
 #[tokio::test]
 async fn a_switch_that_is_repeated_does_not_turn_back() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let first = spec("a", &stack.push("1").0);
     let (_, old) = stack.start_revision(&first).await;
     let operation = Operation::new();
@@ -169,7 +169,7 @@ async fn a_switch_that_is_repeated_does_not_turn_back() {
 
 #[tokio::test]
 async fn a_failed_redeploy_leaves_the_old_revision_serving() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let good = spec("a", &stack.push("1").0);
     let old = stack.deploy(&good).await;
     let bad = with_prompt(&good, FAILS);
@@ -186,7 +186,7 @@ async fn a_failed_redeploy_leaves_the_old_revision_serving() {
 
 #[tokio::test]
 async fn what_was_switched_to_is_not_undone() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let spec = spec("a", &stack.push("1").0);
     let (operation, revision) = stack.start_revision(&spec).await;
     stack.switch(&spec.agent, revision).await;
@@ -197,7 +197,7 @@ async fn what_was_switched_to_is_not_undone() {
 
 #[tokio::test]
 async fn a_crash_is_visible_and_heals() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let spec = spec("a", &stack.push("1").0);
     let mut routes = stack.routes().await;
     let (_, revision) = stack.start_revision(&spec).await;
@@ -220,7 +220,7 @@ async fn a_crash_is_visible_and_heals() {
 
 #[tokio::test]
 async fn a_deleted_agent_leaves_nothing() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let (image, layers) = stack.push("1");
     let spec = spec("a", &image);
     let revision = stack.deploy(&spec).await;
@@ -245,7 +245,7 @@ async fn a_deleted_agent_leaves_nothing() {
 
 #[tokio::test]
 async fn layers_are_shared_and_pulled_once() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let (one, layers) = stack.push("1");
     let (two, _) = stack.push("2");
     let (a, b) = (spec("a", &one), spec("b", &two));
@@ -260,7 +260,7 @@ async fn layers_are_shared_and_pulled_once() {
 
 #[tokio::test]
 async fn what_the_registry_does_not_have_or_we_did_not_build_fails() {
-    let stack = Stack::start().await;
+    let stack = TestService::start().await;
     let (image, _) = stack.push("1");
     let missing = ImageRef { digest: None, tag: Some("v-ffff".into()), ..image.clone() };
     let foreign = crate::image::Image::new(vec![crate::image::layer(&[("bin/sh", "x")])], serde_json::json!({}));

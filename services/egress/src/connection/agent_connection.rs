@@ -2,9 +2,9 @@
 
 use crate::{
     Egress,
-    forward::rejection::Refusal,
+    agent_limits::{AgentLimits, Permit},
+    forward::refusal::Refusal,
     forward::target::Mode,
-    limits::{Agents, Permit},
 };
 use hoistway_kit::connections::Connection;
 use hoistway_model::{Name, RevisionId};
@@ -49,7 +49,7 @@ impl Held {
     }
 
     /// Counts the connection as the agent's, if it is nobody's yet.
-    pub(crate) fn by(&self, agents: &Agents, agent: &Name) -> Result<(), Refusal> {
+    pub(crate) fn by(&self, agents: &AgentLimits, agent: &Name) -> Result<(), Refusal> {
         if self.place.get().is_none() {
             // Of two requests that come here at once, one gives its place back.
             let _ = self.place.set(agents.connection(agent)?);

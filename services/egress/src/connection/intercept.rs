@@ -2,15 +2,16 @@
 //! the host, with a certificate of the installation's authority, and treats each request by itself.
 
 use crate::{
-    Egress, connection,
+    Egress,
+    calls::call_entry::CallEntry,
+    connection,
     connection::agent_connection::{AgentConnection, Identity},
     connection::buffered_stream::Stream,
     connection::tunnel,
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     forward::target::{Mode, no_tool},
     origin::{HostName, Origin, Place},
     policy::{AgentPolicy, Route},
-    records::call_record::Entry,
 };
 use hoistway_model::{RevisionId, tool::Scheme};
 use http::{Method, Request};
@@ -28,7 +29,7 @@ pub(crate) async fn connect(
     connection: &AgentConnection,
     policy: &Arc<AgentPolicy>,
     request: Request<Incoming>,
-    entry: &mut Entry,
+    entry: &mut CallEntry,
 ) -> Result<(), Refusal> {
     let Mode::Proxy { .. } = connection.mode else {
         return Err(Refusal::method_not_allowed("CONNECT is for proxies, and this connection is to a host already"));
@@ -90,7 +91,7 @@ async fn serve_tls<S: Stream>(connection: AgentConnection, stream: S, origin: &O
         Some(_) => Err(Refusal::misdirected("TLS names another host than CONNECT did")),
     };
     let entry = || {
-        let mut entry = Entry::new(&egress.recorder, &Method::CONNECT, "");
+        let mut entry = CallEntry::new(&egress.recorder, &Method::CONNECT, "");
         entry.to(origin.to_string());
         entry
     };
@@ -112,7 +113,7 @@ async fn serve_tls<S: Stream>(connection: AgentConnection, stream: S, origin: &O
 /// TLS with a client that was led here, and names the host that it believes to speak with.
 pub(crate) async fn serve_led_here<S: Stream>(connection: AgentConnection, stream: S, revision: RevisionId, port: u16) {
     let egress = Arc::clone(&connection.egress);
-    let mut entry = Entry::new(&egress.recorder, &Method::CONNECT, "");
+    let mut entry = CallEntry::new(&egress.recorder, &Method::CONNECT, "");
     let Ok(policy) = egress.policies.policy(revision).await else {
         return entry.refused(&Refusal::unidentified(true, "identity_unknown"));
     };

@@ -1,17 +1,17 @@
 //! Requests of one connection: who asks, for what, and whether that is allowed.
 
 use crate::{
+    calls::call_entry::CallEntry,
     connection::agent_connection::{AgentConnection, Identity},
     connection::intercept,
     connection::tunnel,
     forward::body::{BoxError, Limited, Out, full},
     forward::models,
     forward::recorded_body::{Download, Upload},
-    forward::rejection::{Refusal, Shape},
+    forward::refusal::{Refusal, Shape},
     forward::target::{self, Mode, Wanted},
     forward::{self, Answer, Connections, Destination, Host},
     policy::{AgentPolicy, PolicyError, Route},
-    records::call_record::Entry,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -36,7 +36,7 @@ impl AgentConnection {
         }
         let to_connect = *request.method() == Method::CONNECT;
         let path = if to_connect { "" } else { request.uri().path() };
-        let mut entry = Entry::new(&self.egress.recorder, request.method(), path);
+        let mut entry = CallEntry::new(&self.egress.recorder, request.method(), path);
         let shape = self.error_shape(&request);
         Ok(match self.handle(request, &mut entry).await {
             Ok(Outcome::Tunnel) => {
@@ -76,7 +76,7 @@ impl AgentConnection {
         Some(answer)
     }
 
-    async fn handle(&self, request: Request<Incoming>, entry: &mut Entry) -> Result<Outcome, Refusal> {
+    async fn handle(&self, request: Request<Incoming>, entry: &mut CallEntry) -> Result<Outcome, Refusal> {
         let policy = self.policy(&request).await?;
         entry.by(&policy.agent, policy.revision);
         self.held.by(&self.egress.agents, &policy.agent)?;
@@ -162,7 +162,7 @@ impl AgentConnection {
 }
 
 /// An answer whose body ends the call.
-fn download<B>(response: Response<B>, mut entry: Entry) -> Response<Out>
+fn download<B>(response: Response<B>, mut entry: CallEntry) -> Response<Out>
 where
     B: Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
 {

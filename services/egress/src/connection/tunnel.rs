@@ -3,11 +3,11 @@
 
 use crate::{
     Egress,
+    calls::call_entry::{CallEntry, Progress},
     connection::agent_connection::AgentConnection,
     forward,
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     origin::Origin,
-    records::call_record::{Entry, Progress},
 };
 use http::Request;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -38,12 +38,12 @@ pub(crate) async fn connect(
     connection: &AgentConnection,
     request: Request<Incoming>,
     origin: &Origin,
-    entry: &mut Entry,
+    entry: &mut CallEntry,
 ) -> Result<(), Refusal> {
     let egress = &connection.egress;
     let host = egress.upstream.tunnel(&origin.place).await;
     let host = host.map_err(|e| forward::no_connection_to(&origin.to_string(), &e))?;
-    let replacement = Entry::new(&egress.recorder, request.method(), "");
+    let replacement = CallEntry::new(&egress.recorder, request.method(), "");
     let mut entry = mem::replace(entry, replacement);
     entry.answered(200);
     let agent = hyper::upgrade::on(request);
@@ -59,7 +59,7 @@ pub(crate) async fn connect(
 }
 
 /// Copies the bytes of a call whose protocol both sides have agreed to switch, once the answer is out.
-pub(crate) fn switch(connection: AgentConnection, agent: OnUpgrade, tool: OnUpgrade, mut entry: Entry) {
+pub(crate) fn switch(connection: AgentConnection, agent: OnUpgrade, tool: OnUpgrade, mut entry: CallEntry) {
     connection.egress.tasks.clone().spawn(async move {
         match tokio::join!(agent, tool) {
             (Ok(agent), Ok(tool)) => copy(&connection.egress, TokioIo::new(agent), TokioIo::new(tool), entry).await,
@@ -74,7 +74,7 @@ async fn copy(
     egress: &Egress,
     agent: impl AsyncRead + AsyncWrite,
     host: impl AsyncRead + AsyncWrite,
-    mut entry: Entry,
+    mut entry: CallEntry,
 ) {
     let (progress, received) = (entry.progress(), AtomicU64::new(0));
     let (from_agent, to_agent) = tokio::io::split(agent);

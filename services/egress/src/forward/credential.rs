@@ -2,7 +2,7 @@
 
 use crate::{
     forward::headers::remove_all_spellings,
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     policy::{Credential, KeyPlace, ToolPolicy},
 };
 use hoistway_model::Secret;

@@ -4,7 +4,7 @@
 use crate::{
     connection::bounded::Bounded,
     forward::body::{self, Out},
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     forward::upstream::{ConnectError, Upstream, no_connection, uri},
     origin::Origin,
     policy::{OAuth2Client, ToolPolicy},

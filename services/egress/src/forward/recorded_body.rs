@@ -1,9 +1,9 @@
 //! Bodies on their way, piece by piece, as fast as the slower side takes them: counted in the record of their call.
 
 use crate::{
+    calls::call_entry::{CallEntry, Progress},
     forward::body::{BoxError, cut_off},
     forward::headers::clean_trailers,
-    records::call_record::{Entry, Progress},
 };
 use bytes::Bytes;
 use hoistway_kit::quota::QuotaGrant;
@@ -99,11 +99,11 @@ impl Body for Upload {
 /// A response's body on its way to an agent. With it the call ends.
 pub(crate) struct Download<B> {
     inner: B,
-    entry: Entry,
+    entry: CallEntry,
 }
 
 impl<B: Body> Download<B> {
-    pub(crate) fn new(inner: B, mut entry: Entry) -> Self {
+    pub(crate) fn new(inner: B, mut entry: CallEntry) -> Self {
         // Nobody asks a body for pieces that says it has none.
         if inner.is_end_stream() {
             entry.complete();

@@ -2,11 +2,11 @@
 
 use crate::{
     Egress,
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     forward::{Destination, Host},
     origin::{Origin, Place},
-    path::Checked,
     policy::{AgentPolicy, ToolPolicy},
+    request_path::RequestPath,
 };
 use hoistway_model::tool::Scheme;
 use http::{Method, Request, header, uri::PathAndQuery};
@@ -127,7 +127,7 @@ pub(crate) async fn by_origin<'a>(
         return Err(no_tool(egress, policy, origin).await);
     }
     let path = path_of(&path_and_query);
-    let checked = Checked::parse(path).map_err(Refusal::bad_request)?;
+    let checked = RequestPath::parse(path).map_err(Refusal::bad_request)?;
     // The closest one first.
     tools.sort_by_key(|tool| std::cmp::Reverse(tool.prefix.len()));
     let mut first = None;
@@ -160,7 +160,7 @@ pub(crate) fn by_name<'a>(
         path_and_query.insert(0, '/');
     }
     let path = path_of(&path_and_query);
-    let refused = match Checked::parse(path) {
+    let refused = match RequestPath::parse(path) {
         Err(why) => Some(Refusal::bad_request(why)),
         Ok(checked) => tool.refuses(method, path, &checked).map(|why| Refusal::denied("not_covered", why)),
     };

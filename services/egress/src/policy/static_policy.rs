@@ -2,11 +2,11 @@
 
 use crate::{
     origin::Origin,
-    path::PathPattern,
     policy::{
         AgentPolicy, Capability, Credential, KeyPlace, ModelBackend, ModelKey, ModelPolicy, ModelServer, OAuth2Client,
         Policies, PolicyError, Protocol, RegisteredModels, ToolPolicy,
     },
+    request_path::PathPattern,
 };
 use async_trait::async_trait;
 use hoistway_kit::egress_auth::EgressKey;

@@ -1,8 +1,8 @@
 //! Checks of tools: what is sent, and what people are told.
 
 use crate::{
-    standin::{Standin, TestCa},
-    world::{World, header_key, name, tool},
+    mock_tool::{MockTool, TestCa},
+    test_egress::{TestEgress, header_key, name, tool},
 };
 use hoistway_client::{EgressClient, Transport};
 use hoistway_egress::{
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 const KEY: &str = "sk-of-the-check-41c8";
 
-impl World {
+impl TestEgress {
     async fn check(&self, tool: &str) -> Result<Check> {
         let egress = EgressClient::new(Transport::connect("egress", &self.grpc, &self.token).unwrap());
         let check = egress.check_tool(name(tool)).await;
@@ -45,7 +45,7 @@ fn ok(check: &'static str) -> (&'static str, String) {
 #[tokio::test]
 async fn a_tool_is_checked_as_agents_call_it() {
     let ca = TestCa::new();
-    let standin = Standin::tls(&ca, "api.test").await;
+    let tool_server = MockTool::tls(&ca, "api.test").await;
     let query =
         Credential::ApiKey { place: KeyPlace::Query("key".into()), prefix: String::new(), value: Secret::new(KEY) };
     let tools = vec![
@@ -61,41 +61,41 @@ async fn a_tool_is_checked_as_agents_call_it() {
             ..tool("bare", "https://api.test/bare")
         },
     ];
-    let resolve = vec![format!("api.test:443={}", standin.address)];
-    let (world, [_]) = World::start(&ca, [tools], |config| config.resolve = resolve).await;
+    let resolve = vec![format!("api.test:443={}", tool_server.address)];
+    let (egress, [_]) = TestEgress::start(&ca, [tools], |config| config.resolve = resolve).await;
 
-    assert_eq!(world.found("api").await, (Some(200), vec![ok("address"), ok("tls"), ok("credential")]));
-    let asked = standin.seen("/v1").remove(0);
+    assert_eq!(egress.found("api").await, (Some(200), vec![ok("address"), ok("tls"), ok("credential")]));
+    let asked = tool_server.seen("/v1").remove(0);
     assert_eq!((&asked["method"], &asked["headers"]["x-key"]), (&json!("GET"), &json!(format!("Key {KEY}"))));
-    assert!(world.check("api").await.unwrap().latency_ms.is_some());
-    assert_eq!(world.found("open").await, (Some(200), vec![ok("address"), ok("tls")]));
-    assert_eq!(world.found("query").await.0, Some(200));
-    assert_eq!(standin.seen("/q")[0]["query"], format!("key={KEY}"));
+    assert!(egress.check("api").await.unwrap().latency_ms.is_some());
+    assert_eq!(egress.found("open").await, (Some(200), vec![ok("address"), ok("tls")]));
+    assert_eq!(egress.found("query").await.0, Some(200));
+    assert_eq!(tool_server.seen("/q")[0]["query"], format!("key={KEY}"));
     // Any other status shows that the tool is there. Redirects are not followed.
-    assert_eq!(world.found("gone").await, (Some(404), vec![ok("address"), ok("tls"), ok("credential")]));
-    assert_eq!(world.found("redirect").await, (Some(302), vec![ok("address"), ok("tls")]));
+    assert_eq!(egress.found("gone").await, (Some(404), vec![ok("address"), ok("tls"), ok("credential")]));
+    assert_eq!(egress.found("redirect").await, (Some(302), vec![ok("address"), ok("tls")]));
 
     let refused =
         "the tool answered 403: the credential was not accepted; PUT /api/tools/refuses/credentials stores another one";
     assert_eq!(
-        world.found("refuses").await,
+        egress.found("refuses").await,
         (Some(403), vec![ok("address"), ok("tls"), ("credential", refused.to_owned())])
     );
     let wants = "the tool answered 401 and is registered without a credential: change its auth_type";
-    assert_eq!(world.found("wants-key").await.1[2], ("credential", wants.to_owned()));
+    assert_eq!(egress.found("wants-key").await.1[2], ("credential", wants.to_owned()));
     let missing = "the tool \"bare\" has no credential yet: PUT /api/tools/bare/credentials stores one";
     assert_eq!(
-        world.found("bare").await,
+        egress.found("bare").await,
         (Some(200), vec![ok("address"), ok("tls"), ("credential", missing.to_owned())])
     );
-    assert_eq!(world.check("nothing").await.unwrap_err().code, Code::NotFound);
+    assert_eq!(egress.check("nothing").await.unwrap_err().code, Code::NotFound);
 }
 
 #[tokio::test]
 async fn what_does_not_work_is_said() {
     let (ca, other) = (TestCa::new(), TestCa::new());
-    let untrusted = Standin::tls(&other, "untrusted.test").await;
-    let slow = Standin::plain().await;
+    let untrusted = MockTool::tls(&other, "untrusted.test").await;
+    let slow = MockTool::plain().await;
     // Its backlog accepts connections that nobody ever reads from.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -115,13 +115,13 @@ async fn what_does_not_work_is_said() {
         format!("slow.test:443={}", slow.address),
         format!("silent.test:443={}", silent.local_addr().unwrap()),
     ];
-    let (world, [_]) = World::start(&ca, [tools], |config| {
+    let (egress, [_]) = TestEgress::start(&ca, [tools], |config| {
         config.resolve = resolve;
         config.limits.first_byte_ms = 2_000;
         config.limits.connect_ms = 1_000;
     })
     .await;
-    let (status, parts) = world.found("untrusted").await;
+    let (status, parts) = egress.found("untrusted").await;
     assert_eq!((status, &parts[0]), (None, &ok("address")));
     assert!(parts[1].0 == "tls" && parts[1].1.starts_with("no TLS: invalid peer certificate: "), "{parts:?}");
     assert_eq!(parts.len(), 2, "a credential that was not sent is not checked");
@@ -129,7 +129,7 @@ async fn what_does_not_work_is_said() {
     for (tool, why) in
         [("no-tls", "no TLS: received corrupt message"), ("silent", "no TLS: the handshake is not answered")]
     {
-        let (status, parts) = world.found(tool).await;
+        let (status, parts) = egress.found(tool).await;
         assert_eq!((status, parts.len(), &parts[0], parts[1].0), (None, 2, &ok("address"), "tls"), "{parts:?}");
         assert!(parts[1].1.starts_with(why) && parts[1].1.ends_with("register it with http://"), "{parts:?}");
     }
@@ -143,7 +143,7 @@ async fn what_does_not_work_is_said() {
         ("slow", "http://slow.test did not answer within 2 s"),
         ("unknown", "http://no-such-host.invalid: its name cannot be resolved: "),
     ] {
-        let (status, parts) = world.found(tool).await;
+        let (status, parts) = egress.found(tool).await;
         assert_eq!((status, parts.len(), parts[0].0), (None, 1, "address"), "{tool}: {parts:?}");
         assert!(parts[0].1.starts_with(why), "{tool}: {parts:?}");
     }
@@ -152,7 +152,7 @@ async fn what_does_not_work_is_said() {
 #[tokio::test]
 async fn an_access_token_is_asked_for_as_for_agents() {
     let ca = TestCa::new();
-    let standin = Standin::tls(&ca, "api.test").await;
+    let tool_server = MockTool::tls(&ca, "api.test").await;
     let guarded = |at: &str, token_url: &str| {
         let client = OAuth2Client {
             token_url: token_url.into(),
@@ -164,17 +164,17 @@ async fn an_access_token_is_asked_for_as_for_agents() {
         ToolPolicy { credential: Credential::OAuth2(Arc::new(client)), ..tool(at, "https://api.test/guarded") }
     };
     let tools = vec![guarded("api", "https://api.test/token"), guarded("denied", "https://api.test/status/401")];
-    let resolve = vec![format!("api.test:443={}", standin.address)];
-    let (world, [_]) = World::start(&ca, [tools], |config| config.resolve = resolve).await;
+    let resolve = vec![format!("api.test:443={}", tool_server.address)];
+    let (egress, [_]) = TestEgress::start(&ca, [tools], |config| config.resolve = resolve).await;
     let why = "no access token for the tool \"denied\": the token endpoint answered 401".to_owned();
     // The tool itself was asked without a token, which it wants.
-    assert_eq!(world.found("denied").await, (Some(401), vec![ok("address"), ok("tls"), ("credential", why)]));
+    assert_eq!(egress.found("denied").await, (Some(401), vec![ok("address"), ok("tls"), ("credential", why)]));
 
-    standin.tokens([(200, json!({"access_token": "old"})), (200, json!({"access_token": "new"}))]);
-    standin.wants("new");
-    assert_eq!(world.found("api").await, (Some(200), vec![ok("address"), ok("tls"), ok("credential")]));
-    standin.wants("other");
-    let check = world.check("api").await.unwrap();
+    tool_server.tokens([(200, json!({"access_token": "old"})), (200, json!({"access_token": "new"}))]);
+    tool_server.wants("new");
+    assert_eq!(egress.found("api").await, (Some(200), vec![ok("address"), ok("tls"), ok("credential")]));
+    tool_server.wants("other");
+    let check = egress.check("api").await.unwrap();
     let [_, _, credential] = &check.steps[..] else { panic!("{check:?}") };
     assert_eq!((check.status, check.is_ok(), credential.check), (Some(401), false, CheckKind::Credential));
 }

@@ -1,8 +1,8 @@
 //! Checks of model providers: what is asked, and what people are told.
 
 use crate::{
-    standin::{Standin, TestCa},
-    world::{World, name},
+    mock_tool::{MockTool, TestCa},
+    test_egress::{TestEgress, name},
 };
 use hoistway_client::{EgressClient, Transport};
 use hoistway_egress::{
@@ -43,7 +43,7 @@ fn model(provider: &str, model: &str, backend: ModelBackend) -> ModelPolicy {
     ModelPolicy { role: LlmRole::Chat, model: model.into(), provider: provider.into(), backend, price: None }
 }
 
-impl World {
+impl TestEgress {
     /// The status, and each part of the check: its name, then `ok` or what is wrong.
     async fn found_at(&self, provider: &str) -> (Option<u16>, Vec<(&'static str, String)>) {
         let egress = EgressClient::new(Transport::connect("egress", &self.grpc, &self.token).unwrap());
@@ -62,8 +62,8 @@ fn ok(check: &'static str) -> (&'static str, String) {
 #[tokio::test]
 async fn a_model_provider_is_asked_for_its_models_with_its_key() {
     let ca = TestCa::new();
-    let standin = Standin::tls_http1(&ca, "llm.test").await;
-    standin.lists_models(&["large", "llama3:latest"]);
+    let tool_server = MockTool::tls_http1(&ca, "llm.test").await;
+    tool_server.lists_models(&["large", "llama3:latest"]);
     let unavailable = |reason, text: &str| {
         let origin = Some(Origin::of_url("https://llm.test").unwrap().0);
         ModelBackend::Unavailable(Arc::new(ModelUnavailable { provider: None, reason, origin, text: text.into() }))
@@ -110,9 +110,9 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
         own_key_origins: Vec::new(),
         open_network: false,
     };
-    let resolve = vec![format!("llm.test:443={}", standin.address)];
+    let resolve = vec![format!("llm.test:443={}", tool_server.address)];
     let policies = Arc::new(FixedPolicies::new([policy]));
-    let world = World::with_policies(&ca, key, policies, |config| config.resolve = resolve).await;
+    let egress = TestEgress::with_policies(&ca, key, policies, |config| config.resolve = resolve).await;
 
     let missing = "the model provider does not list \"no/such\": compare its identifier with the provider's own, or the \
                    models that the key may use";
@@ -125,40 +125,40 @@ async fn a_model_provider_is_asked_for_its_models_with_its_key() {
         ok("model"),
         ("model", missing.to_owned()),
     ];
-    assert_eq!(world.found_at("main").await, (Some(200), steps));
-    let asked = standin.seen("/v1/models").remove(0);
+    assert_eq!(egress.found_at("main").await, (Some(200), steps));
+    let asked = tool_server.seen("/v1/models").remove(0);
     assert_eq!(
         (&asked["method"], &asked["headers"]["authorization"]),
         (&json!("GET"), &json!(format!("Bearer {KEY}")))
     );
     // A name that the list leaves out is asked for.
-    assert_eq!(standin.seen("/v1/models/alias").len(), 1);
+    assert_eq!(tool_server.seen("/v1/models/alias").len(), 1);
 
     let steps = vec![ok("address"), ok("tls"), ok("credential"), ok("model")];
-    assert_eq!(world.found_at("claude").await, (Some(200), steps));
-    let asked = standin.seen("/v1/models").remove(1);
+    assert_eq!(egress.found_at("claude").await, (Some(200), steps));
+    let asked = tool_server.seen("/v1/models").remove(1);
     let headers = (&asked["headers"]["x-api-key"], &asked["headers"]["anthropic-version"]);
     assert_eq!(headers, (&json!(KEY), &json!("2023-06-01")), "Anthropic is asked as its API wants it");
 
     // Bedrock has no list of models where they are called.
-    assert_eq!(world.found_at("aws").await.1, [ok("address"), ok("tls"), ok("credential")]);
+    assert_eq!(egress.found_at("aws").await.1, [ok("address"), ok("tls"), ok("credential")]);
     let missing = "access_key_id is that of temporary credentials, and their session_token is missing: PUT \
                    /api/model-providers/temporary/credentials stores others";
-    let steps = world.found_at("temporary").await.1;
+    let steps = egress.found_at("temporary").await.1;
     assert_eq!(steps, [ok("address"), ok("tls"), ("credential", missing.to_owned())]);
 
-    assert_eq!(world.found_at("keyless").await.1, [ok("address"), ok("tls"), ok("model")]);
-    let (status, steps) = world.found_at("refused").await;
+    assert_eq!(egress.found_at("keyless").await.1, [ok("address"), ok("tls"), ok("model")]);
+    let (status, steps) = egress.found_at("refused").await;
     assert_eq!((status, steps.len(), steps[2].0), (Some(401), 3, "credential"), "{steps:?}");
     assert!(steps[2].1.ends_with("PUT /api/model-providers/refused/credentials stores another one"), "{steps:?}");
-    let (status, steps) = world.found_at("unlisted").await;
+    let (status, steps) = egress.found_at("unlisted").await;
     assert_eq!((status, steps.len(), steps[3].0), (Some(404), 4, "model"), "{steps:?}");
     assert!(steps[3].1.starts_with("GET /status/404/models was answered with 404 Not Found and not with"), "{steps:?}");
-    let (status, steps) = world.found_at("elsewhere").await;
+    let (status, steps) = egress.found_at("elsewhere").await;
     assert_eq!((status, steps.len(), steps[0].0), (None, 1, "address"), "{steps:?}");
     let steps = vec![ok("address"), ok("tls"), ("credential", "it has no key yet".to_owned())];
-    assert_eq!(world.found_at("poor").await, (Some(200), steps), "its address is checked all the same");
-    assert_eq!(world.found_at("playground").await, (None, vec![ok("address")]));
-    let egress = EgressClient::new(Transport::connect("egress", &world.grpc, &world.token).unwrap());
+    assert_eq!(egress.found_at("poor").await, (Some(200), steps), "its address is checked all the same");
+    assert_eq!(egress.found_at("playground").await, (None, vec![ok("address")]));
+    let egress = EgressClient::new(Transport::connect("egress", &egress.grpc, &egress.token).unwrap());
     assert_eq!(egress.check_model_provider(name("nothing")).await.unwrap_err().code, Code::NotFound);
 }

@@ -1,8 +1,8 @@
 //! Policies that follow the tool registry and the agent service.
 
 use crate::{
-    standin::{Standin, TestCa},
-    world::{Agent, Answer, SOON, World, get, name, post, send},
+    mock_tool::{MockTool, TestCa},
+    test_egress::{Agent, Answer, SOON, TestEgress, get, name, post, send},
 };
 use async_trait::async_trait;
 use futures_util::stream;
@@ -72,8 +72,8 @@ impl AgentIdentities for Fed<RevisionId, AgentIdentity> {
 
 /// Egress with both services, of which nothing has been heard yet.
 struct Platform {
-    world: World,
-    standin: Standin,
+    egress: TestEgress,
+    tool_server: MockTool,
     tools: Subscription<Name, ToolAccess>,
     model_providers: Subscription<Name, ModelProviderAccess>,
     identities: Subscription<RevisionId, AgentIdentity>,
@@ -84,18 +84,18 @@ struct Platform {
 impl Platform {
     async fn start() -> Self {
         let ca = TestCa::new();
-        let standin = Standin::plain().await;
+        let tool_server = MockTool::plain().await;
         let ((tools, mut tool_feeds), (identities, mut feeds)) = (mpsc::channel(1), mpsc::channel(1));
         let (model_providers, mut model_feeds) = mpsc::channel(1);
         let registry = FedRegistry { tools: Fed(tools), model_providers: Fed(model_providers) };
         let policies = WatchedPolicies::new(Arc::new(registry), Arc::new(Fed(identities)), &[]).unwrap();
-        let resolve = vec![format!("api.test:80={}", standin.address)];
+        let resolve = vec![format!("api.test:80={}", tool_server.address)];
         let key = EgressKey::generate().unwrap();
-        let world = World::with_policies(&ca, key, Arc::new(policies), |config| config.resolve = resolve).await;
+        let egress = TestEgress::with_policies(&ca, key, Arc::new(policies), |config| config.resolve = resolve).await;
         let tools = tool_feeds.recv().await.unwrap();
         let model_providers = model_feeds.recv().await.unwrap();
         let identities = feeds.recv().await.unwrap();
-        Self { world, standin, tools, model_providers, identities, resubscribed: Mutex::new(feeds) }
+        Self { egress, tool_server, tools, model_providers, identities, resubscribed: Mutex::new(feeds) }
     }
 
     /// The same once it knows the tool `api` and an agent that requires it.
@@ -120,7 +120,7 @@ impl Platform {
             own_key_origins: Vec::new(),
             open_network: false,
         };
-        Agent { policy, token: self.world.key.mint(revision) }
+        Agent { policy, token: self.egress.key.mint(revision) }
     }
 
     async fn set_tool(&self, tool: ToolAccess) {
@@ -132,7 +132,7 @@ impl Platform {
     }
 
     async fn call(&self, agent: &Agent) -> Answer {
-        self.world.send(agent, get("/tools/api/x")).await
+        self.egress.send(agent, get("/tools/api/x")).await
     }
 
     /// Calls until the answer is as wanted, which it must be within a second.
@@ -199,7 +199,7 @@ async fn a_call_waits_until_it_is_known_what_its_agent_may_do() {
 #[tokio::test]
 async fn egress_is_ready_once_it_knows_what_both_services_say() {
     let platform = Platform::start().await;
-    let probe = async |path: &str| send(platform.world.connect().await, get(path)).await.status;
+    let probe = async |path: &str| send(platform.egress.connect().await, get(path)).await.status;
     assert_eq!(probe("/healthz").await, StatusCode::OK);
     platform.tools.send(Ok(Update::Complete)).await.unwrap();
     assert_eq!(probe("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
@@ -252,10 +252,10 @@ async fn when_a_service_is_lost_its_last_word_stays_in_force_until_it_is_back() 
     platform.identify(&gone, &["api"]).await;
     platform.becomes(&gone, (StatusCode::OK, "Bearer first")).await;
 
-    let Platform { world, standin, tools, model_providers, identities, resubscribed } = platform;
+    let Platform { egress, tool_server, tools, model_providers, identities, resubscribed } = platform;
     drop(identities);
     let identities = timeout(SOON, resubscribed.lock().await.recv()).await.unwrap().unwrap();
-    let platform = Platform { world, standin, tools, model_providers, identities, resubscribed };
+    let platform = Platform { egress, tool_server, tools, model_providers, identities, resubscribed };
     for known in [&agent, &gone] {
         assert_eq!(outcome(&platform.call(known).await), "Bearer first");
     }
@@ -281,10 +281,10 @@ async fn a_refusal_names_the_registered_tool_that_would_be_needed() {
     let poor = platform.agent("poor");
     platform.identify(&poor, &[]).await;
     platform.becomes(&poor, (StatusCode::FORBIDDEN, "tool_not_allowed")).await;
-    let answer = platform.world.send(&poor, get("http://api.test/x")).await;
+    let answer = platform.egress.send(&poor, get("http://api.test/x")).await;
     let text = "http://api.test is the tool \"api\", which this agent does not require: add it to required_tools";
     assert_eq!((answer.status, answer.json()["error"].as_str()), (StatusCode::FORBIDDEN, Some(text)));
-    assert_eq!(platform.standin.connections(), 0);
+    assert_eq!(platform.tool_server.connections(), 0);
 }
 
 #[tokio::test]
@@ -292,13 +292,13 @@ async fn the_platform_asks_how_current_egress_is_and_whom_agents_must_trust() {
     let (platform, agent) = Platform::with_agent().await;
     platform.becomes(&agent, (StatusCode::OK, "Bearer first")).await;
     let client =
-        |token: &ServiceToken| EgressClient::new(Transport::connect("egress", &platform.world.grpc, token).unwrap());
-    let egress = client(&platform.world.token);
+        |token: &ServiceToken| EgressClient::new(Transport::connect("egress", &platform.egress.grpc, token).unwrap());
+    let egress = client(&platform.egress.token);
     let source = PolicySource { complete: true, connected: true, records: 1 };
     let model_providers = PolicySource { records: 0, ..source };
     let status = EgressStatus { tools: source, identities: source, model_providers };
     assert_eq!(egress.status().await.unwrap(), status);
-    assert_eq!(egress.authority().await.unwrap(), std::fs::read_to_string(platform.world.ca_file()).unwrap());
+    assert_eq!(egress.authority().await.unwrap(), std::fs::read_to_string(platform.egress.ca_file()).unwrap());
     let metrics = egress.egress_metrics().await.unwrap();
     let up = metrics.of_service.iter().find(|family| family.name == "hoistway_egress_policy_source_up").unwrap();
     assert_eq!(up.samples.iter().map(|sample| sample.value).collect::<Vec<_>>(), [1.0, 1.0, 1.0]);
@@ -325,7 +325,7 @@ async fn a_key_of_a_model_provider_and_an_agents_models_are_in_force_within_a_se
     let becomes = async |wanted: &str| {
         let calling = async {
             loop {
-                let answer = platform.world.send(&agent, post("/v1/chat/completions", r#"{"model": "m"}"#)).await;
+                let answer = platform.egress.send(&agent, post("/v1/chat/completions", r#"{"model": "m"}"#)).await;
                 let found = if answer.status.is_success() { outcome(&answer) } else { answer.reason() };
                 if found == wanted {
                     return;

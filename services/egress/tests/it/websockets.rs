@@ -1,8 +1,8 @@
 //! Connections whose protocol is switched.
 
 use crate::{
-    standin::{Standin, TestCa},
-    world::{Agent, SOON, World, header_key, tool},
+    mock_tool::{MockTool, TestCa},
+    test_egress::{Agent, SOON, TestEgress, header_key, tool},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -12,14 +12,14 @@ use tokio::{
 const KEY: &str = "sk_test_planted_9f27";
 
 /// A tool that speaks HTTP/2 too, which WebSocket does not go over.
-async fn world() -> (World, Agent, Standin) {
+async fn start() -> (TestEgress, Agent, MockTool) {
     let ca = TestCa::new();
-    let standin = Standin::tls(&ca, "api.test").await;
-    let resolve = vec![format!("api.test:443={}", standin.address)];
+    let tool_server = MockTool::tls(&ca, "api.test").await;
+    let resolve = vec![format!("api.test:443={}", tool_server.address)];
     let mut api = tool("api", "https://api.test");
     api.credential = header_key("authorization", "Bearer ", KEY);
-    let (world, [agent]) = World::start(&ca, [vec![api]], |config| config.resolve = resolve).await;
-    (world, agent, standin)
+    let (egress, [agent]) = TestEgress::start(&ca, [vec![api]], |config| config.resolve = resolve).await;
+    (egress, agent, tool_server)
 }
 
 /// Sends a handshake and returns the head of its answer.
@@ -38,14 +38,14 @@ async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), path: &str, pro
 
 #[tokio::test]
 async fn a_websocket_gets_the_key_and_its_bytes_go_both_ways_until_its_end() {
-    let (world, agent, standin) = world().await;
-    let tunnel = world.tunnel(&agent, "api.test:443").await.unwrap();
-    let mut stream = world.tls(tunnel, "api.test", &["http/1.1"]).await.unwrap();
+    let (egress, agent, tool_server) = start().await;
+    let tunnel = egress.tunnel(&agent, "api.test:443").await.unwrap();
+    let mut stream = egress.tls(tunnel, "api.test", &["http/1.1"]).await.unwrap();
     let head = ask(&mut stream, "/websocket", "WebSocket").await;
     assert!(head.starts_with("http/1.1 101 "), "{head}");
     assert!(head.contains("\r\nupgrade: websocket\r\n") && head.contains("\r\nconnection: upgrade\r\n"), "{head}");
     assert!(head.contains("sec-websocket-accept: "), "{head}");
-    let seen = &standin.seen("/websocket")[0];
+    let seen = &tool_server.seen("/websocket")[0];
     assert_eq!(seen["headers"]["authorization"], format!("Bearer {KEY}"));
 
     for message in [&b"ping"[..], &[0; 100_000]] {
@@ -55,20 +55,20 @@ async fn a_websocket_gets_the_key_and_its_bytes_go_both_ways_until_its_end() {
         assert_eq!(echo, message);
     }
     stream.shutdown().await.unwrap();
-    let record = world.record().await;
+    let record = egress.record().await;
     assert_eq!((record.status, record.path.as_str(), record.refused), (Some(101), "/websocket", None));
     assert_eq!((record.bytes_up, record.bytes_down, record.broken), (100_004, 100_004, None));
 }
 
 #[tokio::test]
 async fn other_protocols_are_not_asked_of_the_tool_and_none_is_accepted_unasked() {
-    let (world, agent, standin) = world().await;
+    let (egress, agent, tool_server) = start().await;
     for (path, protocol, status) in [("/x", "h2c", "200"), ("/websocket", "h2c", "502"), ("/x", "websocket", "200")] {
-        let tunnel = world.tunnel(&agent, "api.test:443").await.unwrap();
-        let mut stream = world.tls(tunnel, "api.test", &["http/1.1"]).await.unwrap();
+        let tunnel = egress.tunnel(&agent, "api.test:443").await.unwrap();
+        let mut stream = egress.tls(tunnel, "api.test", &["http/1.1"]).await.unwrap();
         let head = ask(&mut stream, path, protocol).await;
         assert!(head.starts_with(&format!("http/1.1 {status} ")), "{path} {protocol}: {head}");
-        let asked = standin.seen(path).last().unwrap()["headers"].get("upgrade").cloned();
+        let asked = tool_server.seen(path).last().unwrap()["headers"].get("upgrade").cloned();
         assert_eq!(asked.is_some(), protocol == "websocket", "{asked:?}");
     }
 }

@@ -1,16 +1,16 @@
 //! What deploys do to tools and bindings: look, apply, settle, undo, release.
 
 use super::{
-    Once, Store, column,
-    effects::{self, Effects, Previous},
+    Once, Store, column_values,
+    deploy_effects::{self, Effects, Previous},
     entity::{application, binding, tool},
-    identities,
-    providers::registered,
+    identity_providers,
+    model_providers::registered,
     tools,
 };
 use crate::{
-    plan::{self, Changes, Snapshot, Update},
-    record::{Builtin, Content, StoredTool},
+    deploy_plan::{self, Changes, Snapshot, Update},
+    stored_tool::{Builtin, Content, StoredTool},
     vault::plan_value,
 };
 use hoistway_kit::{db::db_error, idempotency, time::now_ms};
@@ -39,12 +39,12 @@ impl Store {
         let providers = registered(&txn, providers).await?;
         let identity_provider_known = match &identity_provider {
             None => true,
-            Some(name) => identities::find(&txn, name).await?.is_some(),
+            Some(name) => identity_providers::find(&txn, name).await?.is_some(),
         };
         txn.rollback().await.map_err(db_error(doing))?;
-        let changes = plan::changes(&snapshot, plan, &self.addresses, &self.vault)?;
+        let changes = deploy_plan::changes(&snapshot, plan, &self.addresses, &self.vault)?;
         Ok(Resolved {
-            tools: plan::bound_tools(&snapshot, plan, &changes, &self.addresses),
+            tools: deploy_plan::bound_tools(&snapshot, plan, &changes, &self.addresses),
             changed: !changes.is_empty(),
             providers,
             identity_provider_known,
@@ -60,10 +60,10 @@ impl Store {
             Once::First(txn) => txn,
         };
         let snapshot = snapshot(&txn, plan).await?;
-        let changes = plan::changes(&snapshot, plan, &self.addresses, &self.vault)?;
+        let changes = deploy_plan::changes(&snapshot, plan, &self.addresses, &self.vault)?;
         let applied = AppliedTools {
             created: changes.create.iter().map(|(tool, _)| tool.name.clone()).collect(),
-            tools: plan::bound_tools(&snapshot, plan, &changes, &self.addresses),
+            tools: deploy_plan::bound_tools(&snapshot, plan, &changes, &self.addresses),
         };
         if !changes.is_empty() {
             write(&txn, operation.id, &plan.agent, changes).await?;
@@ -76,7 +76,7 @@ impl Store {
     pub(crate) async fn settle(&self, agent: &Name, applied: OperationId) -> Result<()> {
         let doing = "settling a deploy's tools";
         let txn = self.db.begin().await?;
-        let Some((row, effects)) = effects::of(&txn, applied).await? else { return Ok(()) };
+        let Some((row, effects)) = deploy_effects::of(&txn, applied).await? else { return Ok(()) };
         if row.agent != agent.as_str() {
             let text = format!("operation {applied} is of the agent \"{}\", not \"{agent}\"", row.agent);
             return Err(Error::new(Code::Conflict, text));
@@ -118,7 +118,7 @@ impl Store {
         let doing = "undoing a deploy's tools";
         let txn = self.db.begin().await?;
         idempotency::undo(&txn, applied).await?;
-        let Some((row, effects)) = effects::of(&txn, applied).await? else { return self.commit(txn).await };
+        let Some((row, effects)) = deploy_effects::of(&txn, applied).await? else { return self.commit(txn).await };
         if row.settled {
             let text = format!("operation {applied} has settled: what it did cannot be undone any more");
             return Err(Error::new(Code::Conflict, text));
@@ -148,7 +148,7 @@ impl Store {
             .all(self.db.read())
             .await
             .map_err(db_error("listing bindings"))?;
-        agents.into_iter().map(column::name).collect()
+        agents.into_iter().map(column_values::name).collect()
     }
 
     /// Drops the settled bindings of an agent.
@@ -189,7 +189,7 @@ async fn snapshot(db: &impl ConnectionTrait, plan: &ToolPlan) -> Result<Snapshot
     let rows = binding::Entity::find().filter(concerned).all(db).await.map_err(db_error(doing))?;
     let mut others: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
     for row in rows {
-        let (agent, tool) = (column::name(row.agent)?, column::name(row.tool)?);
+        let (agent, tool) = (column_values::name(row.agent)?, column_values::name(row.tool)?);
         if agent != plan.agent {
             others.entry(tool).or_default().insert(agent);
         } else if row.settled {
@@ -235,7 +235,7 @@ async fn write(txn: &impl ConnectionTrait, id: OperationId, agent: &Name, change
     let row = application::ActiveModel {
         operation: Set(id.to_string()),
         agent: Set(agent.to_string()),
-        effects: Set(column::write(&effects)?),
+        effects: Set(column_values::write(&effects)?),
         settled: Set(false),
         created_at: Set(now_ms()),
     };

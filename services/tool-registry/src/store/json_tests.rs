@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{
-    column::{read, write},
-    effects::{Effects, Previous},
+    column_values::{read, write},
+    deploy_effects::{Effects, Previous},
     entity::{application, tool},
     tests::{named, opened},
 };

@@ -1,14 +1,14 @@
 //! The tables and what is done with them. Every change is one transaction together with the record of its operation.
 
-mod access;
-mod column;
+mod column_values;
+mod deploy_effects;
 mod deploys;
-mod effects;
+mod egress_feed;
 mod entity;
-mod identities;
+mod identity_providers;
 #[cfg(test)]
 mod json_tests;
-mod providers;
+mod model_providers;
 mod reseal;
 mod tools;
 

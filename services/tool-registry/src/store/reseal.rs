@@ -1,7 +1,7 @@
 //! After a rotation of the master key: what old keys have sealed is sealed with the current one.
 
 use super::{
-    Store, column,
+    Store, column_values,
     entity::{model_provider, tool},
 };
 use crate::vault::Holder;
@@ -34,7 +34,7 @@ macro_rules! reseal {
             let Some((last, _)) = rows.last() else { break resealed };
             after.clone_from(last);
             for (row, sealed) in rows {
-                let name: Name = column::name(row)?;
+                let name: Name = column_values::name(row)?;
                 let Some(sealed) = $store.sealed_anew($holder(&name), &sealed) else { continue };
                 resealed += 1;
                 $table::Entity::update_many()

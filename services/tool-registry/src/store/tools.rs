@@ -1,14 +1,14 @@
 //! Tools one by one: rows and records, registration, deletion, the starter kit's tool.
 
 use super::{
-    MAX_ROWS, Once, Store, column,
+    MAX_ROWS, Once, Store, column_values,
     entity::{binding, tool},
     held,
 };
 use crate::{
     check::check_description,
-    plan::{agents, completed, replaced},
-    record::{Builtin, Content, StoredTool},
+    deploy_plan::{agents, completed, replaced},
+    stored_tool::{Builtin, Content, StoredTool},
     vault::{Holder, Sealed, tool_value},
 };
 use hoistway_kit::{db::db_error, time::now_ms};
@@ -154,7 +154,7 @@ impl Store {
             .all(&txn)
             .await
             .map_err(db_error(doing))?;
-        let users = users.into_iter().map(column::name).collect::<Result<BTreeSet<_>>>()?;
+        let users = users.into_iter().map(column_values::name).collect::<Result<BTreeSet<_>>>()?;
         if !users.is_empty() {
             return Err(Error::new(Code::Conflict, format!("tool \"{name}\" is used by {}", agents(&users))));
         }
@@ -281,7 +281,7 @@ fn row(t: StoredTool) -> Result<tool::ActiveModel> {
         Some(place) => (Some(place.location), Some(place.name), Some(place.value_prefix)),
         None => (None, None, None),
     };
-    let oauth2 = connection.oauth2.as_ref().map(column::write).transpose()?;
+    let oauth2 = connection.oauth2.as_ref().map(column_values::write).transpose()?;
     let (credentials, credentials_set_at) = credentials.map(|c| (c.bytes, c.set_at)).unzip();
     Ok(tool::ActiveModel {
         name: Set(t.name.into()),
@@ -293,7 +293,7 @@ fn row(t: StoredTool) -> Result<tool::ActiveModel> {
         api_key_location: Set(location),
         api_key_name: Set(key_name),
         api_key_prefix: Set(prefix),
-        labels: Set(column::write(&t.labels)?),
+        labels: Set(column_values::write(&t.labels)?),
         oauth2: Set(oauth2),
         credentials: Set(credentials),
         credentials_set_at: Set(credentials_set_at),
@@ -313,26 +313,26 @@ impl TryFrom<tool::Model> for StoredTool {
             (Some(location), Some(name), Some(value_prefix)) => Some(ApiKeyPlace { location, name, value_prefix }),
             _ => None,
         };
-        let oauth2 = row.oauth2.as_deref().map(column::read).transpose()?;
+        let oauth2 = row.oauth2.as_deref().map(column_values::read).transpose()?;
         let set_at = row.credentials_set_at.unwrap_or(row.updated_at);
         Ok(Self {
-            name: column::name(row.name)?,
+            name: column_values::name(row.name)?,
             content: Content {
                 description: row.description,
                 connection: Connection {
                     base_url: row.base_url,
                     port: u16::try_from(row.port).map_err(|e| Error::internal("reading a record", e))?,
-                    scheme: column::parse(&row.scheme)?,
-                    auth_type: column::parse(&row.auth_type)?,
+                    scheme: column_values::parse(&row.scheme)?,
+                    auth_type: column_values::parse(&row.auth_type)?,
                     api_key,
                     oauth2,
                 },
                 builtin: row.builtin.as_deref().and_then(Builtin::parse),
                 credentials: row.credentials.map(|bytes| Sealed { bytes, set_at }),
             },
-            labels: column::read(&row.labels)?,
-            created_by: row.created_by_operation.as_deref().map(column::parse).transpose()?,
-            written_by: column::parse(&row.written_by_operation)?,
+            labels: column_values::read(&row.labels)?,
+            created_by: row.created_by_operation.as_deref().map(column_values::parse).transpose()?,
+            written_by: column_values::parse(&row.written_by_operation)?,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })

@@ -1,6 +1,6 @@
 //! Credentials as egress follows them: who may, what comes, and when.
 
-use crate::world::*;
+use crate::test_registry::*;
 use futures_util::StreamExt;
 use hoistway_client::{ToolCredentialsClient, ToolRegistryClient};
 use hoistway_kit::token::ServiceToken;
@@ -17,8 +17,8 @@ use tokio::time::timeout;
 /// What the platform promises for a change.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
-async fn watch(world: &World) -> Updates<Name, ToolAccess> {
-    let transport = world.server().into_local_with(&world.deps.egress_token);
+async fn watch(registry: &TestRegistry) -> Updates<Name, ToolAccess> {
+    let transport = registry.server().into_local_with(&registry.deps.egress_token);
     ToolCredentialsClient::new(transport).watch_tools().await.unwrap()
 }
 
@@ -40,34 +40,34 @@ fn key(access: &ToolAccess) -> Option<&str> {
 
 #[tokio::test]
 async fn credentials_are_shown_to_egress_and_to_nobody_else() {
-    let world = World::direct().await;
-    world.create_tool(Operation::new(), with_key(tool("t"), "sk-live")).await.unwrap();
+    let registry = TestRegistry::direct().await;
+    registry.create_tool(Operation::new(), with_key(tool("t"), "sk-live")).await.unwrap();
     let code = async |token: &ServiceToken| {
-        let client = ToolCredentialsClient::new(world.server().into_local_with(token));
+        let client = ToolCredentialsClient::new(registry.server().into_local_with(token));
         client.watch_tools().await.map(drop).map_err(|e| e.code)
     };
-    assert_eq!(code(&world.deps.egress_token).await, Ok(()));
-    assert_eq!(code(&world.deps.token).await, Err(Code::PermissionDenied));
+    assert_eq!(code(&registry.deps.egress_token).await, Ok(()));
+    assert_eq!(code(&registry.deps.token).await, Err(Code::PermissionDenied));
     assert_eq!(code(&ServiceToken::generate().unwrap()).await, Err(Code::Unauthenticated));
-    let of_models = ToolCredentialsClient::new(world.server().into_local_with(&world.deps.token));
+    let of_models = ToolCredentialsClient::new(registry.server().into_local_with(&registry.deps.token));
     let refused = of_models.watch_model_providers().await.map(drop).unwrap_err();
     assert_eq!(refused.code, Code::PermissionDenied);
 
-    let registry = ToolRegistryClient::new(world.server().into_local_with(&world.deps.egress_token));
+    let registry = ToolRegistryClient::new(registry.server().into_local_with(&registry.deps.egress_token));
     let e = registry.list_tools(PageQuery::FIRST).await.unwrap_err();
     assert_eq!(e.code, Code::Unauthenticated, "the token of egress reads credentials and does nothing else");
 }
 
 #[tokio::test]
 async fn every_tool_comes_first_with_its_credentials() {
-    let world = World::direct().await;
-    world.create_tool(Operation::new(), with_key(in_header(tool("keyed")), "sk-live")).await.unwrap();
+    let registry = TestRegistry::direct().await;
+    registry.create_tool(Operation::new(), with_key(in_header(tool("keyed")), "sk-live")).await.unwrap();
     let mut port = tool("open");
     (port.connection.auth_type, port.connection.port) = (AuthType::None, 8443);
-    world.create_tool(Operation::new(), port).await.unwrap();
-    world.seed_starter_kit(Operation::new()).await.unwrap();
+    registry.create_tool(Operation::new(), port).await.unwrap();
+    registry.seed_starter_kit(Operation::new()).await.unwrap();
 
-    let mut updates = watch(&world).await;
+    let mut updates = watch(&registry).await;
     let echo = changed(&mut updates, "echo-tool").await;
     assert_eq!((echo.url.as_str(), echo.auth_type, echo.credentials.len()), (INTERNAL_URL, AuthType::None, 0));
     let keyed = changed(&mut updates, "keyed").await;
@@ -83,44 +83,44 @@ async fn every_tool_comes_first_with_its_credentials() {
 
 #[tokio::test]
 async fn every_change_comes_within_a_second() {
-    let world = World::direct().await;
-    let mut updates = watch(&world).await;
+    let registry = TestRegistry::direct().await;
+    let mut updates = watch(&registry).await;
     assert_eq!(next(&mut updates).await, Update::Complete);
 
-    world.create_tool(Operation::new(), tool("t")).await.unwrap();
+    registry.create_tool(Operation::new(), tool("t")).await.unwrap();
     assert_eq!(key(&changed(&mut updates, "t").await), None);
-    world.set_tool_credentials(Operation::new(), name("t"), api_key("first")).await.unwrap();
+    registry.set_tool_credentials(Operation::new(), name("t"), api_key("first")).await.unwrap();
     assert_eq!(key(&changed(&mut updates, "t").await), Some("first"));
-    world.set_tool_credentials(Operation::new(), name("t"), api_key("second")).await.unwrap();
+    registry.set_tool_credentials(Operation::new(), name("t"), api_key("second")).await.unwrap();
     assert_eq!(key(&changed(&mut updates, "t").await), Some("second"));
-    world.set_tool_credentials(Operation::new(), name("t"), BTreeMap::new()).await.unwrap();
+    registry.set_tool_credentials(Operation::new(), name("t"), BTreeMap::new()).await.unwrap();
     assert_eq!(key(&changed(&mut updates, "t").await), None);
 
     let update = hoistway_model::tool::ToolUpdate { tool: elsewhere(tool("t")), version: None };
-    world.update_tool(Operation::new(), update).await.unwrap();
+    registry.update_tool(Operation::new(), update).await.unwrap();
     assert_eq!(changed(&mut updates, "t").await.url, "https://elsewhere.example");
-    world.delete_tool(Operation::new(), name("t")).await.unwrap();
+    registry.delete_tool(Operation::new(), name("t")).await.unwrap();
     assert_eq!(next(&mut updates).await, Update::Removed(name("t")));
 
     // What a deploy registers is there at once, and gone when the deploy is undone.
-    let (applied, _) = world.apply(&plan("a", [with_key(tool("u"), "of-deploy")], &["u"])).await;
+    let (applied, _) = registry.apply(&plan("a", [with_key(tool("u"), "of-deploy")], &["u"])).await;
     assert_eq!(key(&changed(&mut updates, "u").await), Some("of-deploy"));
-    world.undo_tools(applied).await.unwrap();
+    registry.undo_tools(applied).await.unwrap();
     assert_eq!(next(&mut updates).await, Update::Removed(name("u")));
 
     let mut client = tool("o");
     client.connection.auth_type = AuthType::OAuth2;
     let oauth2 = OAuth2 { token_url: "https://id.example/token".into(), scopes: vec!["read".into()] };
     client.connection.oauth2 = Some(oauth2.clone());
-    world.create_tool(Operation::new(), client).await.unwrap();
+    registry.create_tool(Operation::new(), client).await.unwrap();
     assert_eq!(changed(&mut updates, "o").await.oauth2, Some(oauth2));
 }
 
 #[tokio::test]
 async fn model_providers_come_with_their_keys_and_every_change_within_a_second() {
-    let world = World::direct().await;
-    world.seed_starter_kit(Operation::new()).await.unwrap();
-    let transport = world.server().into_local_with(&world.deps.egress_token);
+    let registry = TestRegistry::direct().await;
+    registry.seed_starter_kit(Operation::new()).await.unwrap();
+    let transport = registry.server().into_local_with(&registry.deps.egress_token);
     let mut updates = ToolCredentialsClient::new(transport).watch_model_providers().await.unwrap();
     let mut next = async || timeout(ONE_SECOND, updates.next()).await.unwrap().unwrap().unwrap();
     let expected = |name: Name, key: Option<&str>| ModelProviderAccess {
@@ -137,20 +137,20 @@ async fn model_providers_come_with_their_keys_and_every_change_within_a_second()
     let kit = name("playground-llm");
     assert_eq!(next().await, Update::Set(kit.clone(), expected(kit.clone(), None)));
     assert_eq!(next().await, Update::Complete);
-    world.set_model_provider_credentials(Operation::new(), kit.clone(), api_key("sk-live")).await.unwrap();
+    registry.set_model_provider_credentials(Operation::new(), kit.clone(), api_key("sk-live")).await.unwrap();
     let keyed = next().await;
     assert_eq!(keyed, Update::Set(kit.clone(), expected(kit.clone(), Some("sk-live"))));
     assert!(!format!("{keyed:?}").contains("sk-live"));
-    world.delete_model_provider(Operation::new(), kit.clone()).await.unwrap();
+    registry.delete_model_provider(Operation::new(), kit.clone()).await.unwrap();
     assert_eq!(next().await, Update::Removed(kit));
 }
 
 #[tokio::test]
 async fn a_watch_ends_with_the_service() {
-    let world = World::direct().await;
-    let mut updates = watch(&world).await;
+    let registry = TestRegistry::direct().await;
+    let mut updates = watch(&registry).await;
     assert_eq!(next(&mut updates).await, Update::Complete);
-    world.service.close_watches();
+    registry.service.close_watches();
     let ended: Option<Result<_>> = timeout(ONE_SECOND, updates.next()).await.unwrap();
     assert!(ended.is_none());
 }

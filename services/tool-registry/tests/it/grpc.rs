@@ -1,6 +1,6 @@
 //! The gRPC edge: the token, wrong messages, errors that keep their details.
 
-use crate::world::*;
+use crate::test_registry::*;
 use hoistway_client::{ToolRegistryClient, Transport};
 use hoistway_kit::{ports::listen_loopback, token::ServiceToken};
 use hoistway_model::{Code, Operation, ToolRegistry, page::PageQuery};
@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn a_port_answers_who_shows_the_token() {
-    let world = World::direct().await;
+    let registry = TestRegistry::direct().await;
     let listeners = listen_loopback(0).unwrap();
     let uri = format!("http://{}", listeners.addrs()[0]);
     let shutdown = CancellationToken::new();
-    let server = world.server();
+    let server = registry.server();
     let serving = tokio::spawn(server.serve(listeners, shutdown.clone()));
 
-    let client = ToolRegistryClient::new(Transport::connect("tool-registry", &uri, &world.deps.token).unwrap());
+    let client = ToolRegistryClient::new(Transport::connect("tool-registry", &uri, &registry.deps.token).unwrap());
     let made = client.create_tool(Operation::new(), with_key(in_header(tool("t")), "sk")).await.unwrap();
     assert_eq!(client.list_tools(PageQuery::FIRST).await.unwrap().items, [made]);
     let stranger = ServiceToken::generate().unwrap();
@@ -35,8 +35,8 @@ async fn a_port_answers_who_shows_the_token() {
 
 #[tokio::test]
 async fn wrong_messages_are_named_by_field() {
-    let world = World::direct().await;
-    let transport = world.server().into_local();
+    let registry = TestRegistry::direct().await;
+    let transport = registry.server().into_local();
     let mut raw = ToolRegistryServiceClient::new(transport);
     let operation = Some(Operation::new().into());
     let calls = [

@@ -8,10 +8,10 @@ mod grpc;
 mod lists;
 mod process;
 mod providers;
+mod test_registry;
 mod tools;
 mod undo;
 mod updates;
-mod world;
 
 /// Runs each case on the service itself and on a client of it.
 macro_rules! both_ways {
@@ -20,7 +20,7 @@ macro_rules! both_ways {
             $(
                 #[tokio::test]
                 async fn $case() {
-                    super::$case(crate::world::World::direct().await).await;
+                    super::$case(crate::test_registry::TestRegistry::direct().await).await;
                 }
             )*
         }
@@ -28,7 +28,7 @@ macro_rules! both_ways {
             $(
                 #[tokio::test]
                 async fn $case() {
-                    super::$case(crate::world::World::over_grpc().await).await;
+                    super::$case(crate::test_registry::TestRegistry::over_grpc().await).await;
                 }
             )*
         }

@@ -1,6 +1,6 @@
 //! The service as a whole: what is on disk, a restart, one process at a time, the binary.
 
-use crate::world::*;
+use crate::test_registry::*;
 use hoistway_client::{ToolRegistryClient, Transport};
 use hoistway_model::{Code, Operation, ToolRegistry};
 use hoistway_tool_registry::{Config, Deps, Ports, open, serve};
@@ -9,42 +9,42 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn everything_survives_a_restart() {
-    let world = World::direct().await;
+    let registry = TestRegistry::direct().await;
     let operation = Operation::new();
     let wanted = plan("a", [with_key(tool("x"), "sk-live-credential")], &["x"]);
-    let first = world.apply_tools(operation.clone(), wanted.clone()).await.unwrap();
-    world.seed_starter_kit(Operation::new()).await.unwrap();
+    let first = registry.apply_tools(operation.clone(), wanted.clone()).await.unwrap();
+    registry.seed_starter_kit(Operation::new()).await.unwrap();
 
-    let world = world.restart().await;
-    assert_eq!(world.names().await, ["echo-tool", "x"]);
-    assert_eq!(world.apply_tools(operation.clone(), wanted.clone()).await.unwrap(), first);
-    world.settle_tools(name("a"), operation.id).await.unwrap();
-    assert!(!world.changed(&wanted).await, "the credentials still open");
-    let world = world.restart().await;
-    assert!(world.users("x").await.is_some());
+    let registry = registry.restart().await;
+    assert_eq!(registry.names().await, ["echo-tool", "x"]);
+    assert_eq!(registry.apply_tools(operation.clone(), wanted.clone()).await.unwrap(), first);
+    registry.settle_tools(name("a"), operation.id).await.unwrap();
+    assert!(!registry.changed(&wanted).await, "the credentials still open");
+    let registry = registry.restart().await;
+    assert!(registry.users("x").await.is_some());
 }
 
 #[tokio::test]
 async fn credentials_are_not_readable_on_disk() {
-    let world = World::direct().await;
+    let registry = TestRegistry::direct().await;
     let secret = "sk-live-credential";
-    world.create_tool(Operation::new(), with_key(tool("t"), secret)).await.unwrap();
-    world.deploy(&plan("a", [with_key(tool("u"), secret)], &["u"])).await;
+    registry.create_tool(Operation::new(), with_key(tool("t"), secret)).await.unwrap();
+    registry.deploy(&plan("a", [with_key(tool("u"), secret)], &["u"])).await;
     let mut files = 0;
-    for file in fs::read_dir(world.config.service_dir()).unwrap() {
+    for file in fs::read_dir(registry.config.service_dir()).unwrap() {
         let bytes = fs::read(file.unwrap().path()).unwrap();
         assert!(!bytes.windows(secret.len()).any(|w| w == secret.as_bytes()));
         files += 1;
     }
     assert!(files >= 2, "a database and a lock at least");
-    let shown = format!("{:?}", world.get_tool(name("t")).await.unwrap());
+    let shown = format!("{:?}", registry.get_tool(name("t")).await.unwrap());
     assert!(!shown.contains(secret));
 }
 
 #[tokio::test]
 async fn the_directory_belongs_to_one_process() {
-    let world = World::direct().await;
-    assert_eq!(open(&world.config, &world.deps).await.unwrap_err().code, Code::Conflict);
+    let registry = TestRegistry::direct().await;
+    assert_eq!(open(&registry.config, &registry.deps).await.unwrap_err().code, Code::Conflict);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Undoing: only what the deploy made, as often as one likes, also before it arrives.
 
-use crate::world::*;
+use crate::test_registry::*;
 use hoistway_model::{Code, Operation, page::PageQuery};
 
 crate::both_ways! {
@@ -18,146 +18,146 @@ crate::both_ways! {
     a_failed_apply_leaves_nothing
 }
 
-async fn undo_takes_back_all_that_a_deploy_made(world: World) {
-    world.deploy(&plan("a", [tool("x")], &["x"])).await;
-    let before = world.list_tools(PageQuery::FIRST).await.unwrap();
+async fn undo_takes_back_all_that_a_deploy_made(registry: TestRegistry) {
+    registry.deploy(&plan("a", [tool("x")], &["x"])).await;
+    let before = registry.list_tools(PageQuery::FIRST).await.unwrap();
     let wanted = plan("a", [described(elsewhere(tool("x")), "New"), tool("y"), tool("z")], &["y"]);
-    let (id, applied) = world.apply(&wanted).await;
+    let (id, applied) = registry.apply(&wanted).await;
     assert_eq!(applied.created, [name("y"), name("z")]);
-    world.undo_tools(id).await.unwrap();
-    let after = world.list_tools(PageQuery::FIRST).await.unwrap();
+    registry.undo_tools(id).await.unwrap();
+    let after = registry.list_tools(PageQuery::FIRST).await.unwrap();
     let plain = |tools: hoistway_model::page::Page<hoistway_model::tool::Tool>| {
         tools.items.into_iter().map(|t| (t.name, t.description, t.connection)).collect::<Vec<_>>()
     };
     assert_eq!(plain(after), plain(before));
-    assert!(!world.changed(&plan("a", [tool("x")], &["x"])).await, "the old bindings are still there");
-    assert!(world.users("x").await.is_some());
+    assert!(!registry.changed(&plan("a", [tool("x")], &["x"])).await, "the old bindings are still there");
+    assert!(registry.users("x").await.is_some());
 }
 
-async fn undo_before_the_action_keeps_it_from_happening(world: World) {
+async fn undo_before_the_action_keeps_it_from_happening(registry: TestRegistry) {
     let operation = Operation::new();
     for _ in 0..2 {
-        world.undo_tools(operation.id).await.unwrap();
+        registry.undo_tools(operation.id).await.unwrap();
     }
-    let e = world.apply_tools(operation, plan("a", [tool("x")], &["x"])).await.unwrap_err();
+    let e = registry.apply_tools(operation, plan("a", [tool("x")], &["x"])).await.unwrap_err();
     assert_eq!(e.code, Code::Aborted);
-    assert!(world.names().await.is_empty());
-    assert!(!world.changed(&plan("a", [], &[])).await);
+    assert!(registry.names().await.is_empty());
+    assert!(!registry.changed(&plan("a", [], &[])).await);
 }
 
-async fn undo_again_does_nothing(world: World) {
+async fn undo_again_does_nothing(registry: TestRegistry) {
     let (operation, wanted) = (Operation::new(), plan("a", [tool("x")], &["x"]));
-    world.apply_tools(operation.clone(), wanted.clone()).await.unwrap();
-    world.undo_tools(operation.id).await.unwrap();
-    let e = world.apply_tools(operation.clone(), wanted.clone()).await.unwrap_err();
+    registry.apply_tools(operation.clone(), wanted.clone()).await.unwrap();
+    registry.undo_tools(operation.id).await.unwrap();
+    let e = registry.apply_tools(operation.clone(), wanted.clone()).await.unwrap_err();
     assert_eq!(e.code, Code::Aborted, "it is too late for a retry");
-    world.deploy(&wanted).await;
-    world.undo_tools(operation.id).await.unwrap();
-    world.settle_tools(name("a"), operation.id).await.unwrap();
-    assert!(!world.changed(&wanted).await);
+    registry.deploy(&wanted).await;
+    registry.undo_tools(operation.id).await.unwrap();
+    registry.settle_tools(name("a"), operation.id).await.unwrap();
+    assert!(!registry.changed(&wanted).await);
 }
 
-async fn undo_leaves_tools_that_others_rely_on(world: World) {
+async fn undo_leaves_tools_that_others_rely_on(registry: TestRegistry) {
     let wanted = plan("a", [tool("bound"), tool("adopted"), tool("registered"), tool("mine")], &["bound", "mine"]);
-    let (id, _) = world.apply(&wanted).await;
-    world.apply(&plan("b", [], &["bound"])).await;
+    let (id, _) = registry.apply(&wanted).await;
+    registry.apply(&plan("b", [], &["bound"])).await;
     let adopting = plan("c", [tool("adopted")], &[]);
-    assert!(world.changed(&adopting).await, "relying on an unsettled tool is a change");
-    assert_eq!(world.deploy(&adopting).await.created, []);
-    assert!(!world.changed(&adopting).await);
-    world.create_tool(Operation::new(), tool("registered")).await.unwrap();
-    world.undo_tools(id).await.unwrap();
-    assert_eq!(world.names().await, ["adopted", "bound", "registered"]);
-    assert_eq!(world.users("bound").await.as_deref(), Some("the agent \"b\""));
+    assert!(registry.changed(&adopting).await, "relying on an unsettled tool is a change");
+    assert_eq!(registry.deploy(&adopting).await.created, []);
+    assert!(!registry.changed(&adopting).await);
+    registry.create_tool(Operation::new(), tool("registered")).await.unwrap();
+    registry.undo_tools(id).await.unwrap();
+    assert_eq!(registry.names().await, ["adopted", "bound", "registered"]);
+    assert_eq!(registry.users("bound").await.as_deref(), Some("the agent \"b\""));
 }
 
-async fn undo_leaves_tools_that_others_changed(world: World) {
-    let (id, _) = world.apply(&plan("a", [tool("x"), tool("y")], &["x"])).await;
-    world.deploy(&plan("b", [described(tool("x"), "Theirs")], &[])).await;
-    assert_eq!(world.users("y").await, None);
-    let theirs = world.create_tool(Operation::new(), tool("y")).await.unwrap();
-    world.undo_tools(id).await.unwrap();
-    assert_eq!(world.names().await, ["x", "y"]);
-    assert_eq!(world.get_tool(name("y")).await.unwrap(), theirs);
+async fn undo_leaves_tools_that_others_changed(registry: TestRegistry) {
+    let (id, _) = registry.apply(&plan("a", [tool("x"), tool("y")], &["x"])).await;
+    registry.deploy(&plan("b", [described(tool("x"), "Theirs")], &[])).await;
+    assert_eq!(registry.users("y").await, None);
+    let theirs = registry.create_tool(Operation::new(), tool("y")).await.unwrap();
+    registry.undo_tools(id).await.unwrap();
+    assert_eq!(registry.names().await, ["x", "y"]);
+    assert_eq!(registry.get_tool(name("y")).await.unwrap(), theirs);
 }
 
-async fn undo_deletes_a_tool_that_its_agent_had_waited_for(world: World) {
-    world.deploy(&plan("a", [], &["x"])).await;
-    let (id, applied) = world.apply(&plan("a", [tool("x")], &["x"])).await;
+async fn undo_deletes_a_tool_that_its_agent_had_waited_for(registry: TestRegistry) {
+    registry.deploy(&plan("a", [], &["x"])).await;
+    let (id, applied) = registry.apply(&plan("a", [tool("x")], &["x"])).await;
     assert_eq!(applied.created, [name("x")]);
-    world.undo_tools(id).await.unwrap();
-    assert!(world.names().await.is_empty());
-    assert!(!world.changed(&plan("a", [], &["x"])).await);
+    registry.undo_tools(id).await.unwrap();
+    assert!(registry.names().await.is_empty());
+    assert!(!registry.changed(&plan("a", [], &["x"])).await);
 }
 
-async fn undo_puts_updates_back_unless_they_were_written_over(world: World) {
-    world.deploy(&plan("a", [tool("x"), tool("y")], &[])).await;
+async fn undo_puts_updates_back_unless_they_were_written_over(registry: TestRegistry) {
+    registry.deploy(&plan("a", [tool("x"), tool("y")], &[])).await;
     let wanted = plan("a", [described(tool("x"), "A"), described(tool("y"), "A")], &[]);
-    let (id, _) = world.apply(&wanted).await;
-    world.deploy(&plan("b", [described(tool("y"), "B")], &[])).await;
-    world.undo_tools(id).await.unwrap();
-    assert_eq!(world.get_tool(name("x")).await.unwrap().description, "The tool x");
-    assert_eq!(world.get_tool(name("y")).await.unwrap().description, "B");
+    let (id, _) = registry.apply(&wanted).await;
+    registry.deploy(&plan("b", [described(tool("y"), "B")], &[])).await;
+    registry.undo_tools(id).await.unwrap();
+    assert_eq!(registry.get_tool(name("x")).await.unwrap().description, "The tool x");
+    assert_eq!(registry.get_tool(name("y")).await.unwrap().description, "B");
 
-    let (id, _) = world.apply(&plan("a", [described(tool("x"), "A")], &[])).await;
-    assert_eq!(world.users("x").await, None);
-    world.create_tool(Operation::new(), described(tool("x"), "A")).await.unwrap();
-    world.undo_tools(id).await.unwrap();
-    assert_eq!(world.get_tool(name("x")).await.unwrap().description, "A", "another tool of the same name");
+    let (id, _) = registry.apply(&plan("a", [described(tool("x"), "A")], &[])).await;
+    assert_eq!(registry.users("x").await, None);
+    registry.create_tool(Operation::new(), described(tool("x"), "A")).await.unwrap();
+    registry.undo_tools(id).await.unwrap();
+    assert_eq!(registry.get_tool(name("x")).await.unwrap().description, "A", "another tool of the same name");
 }
 
-async fn undo_of_nested_updates_unwinds_in_reverse(world: World) {
-    let (created, _) = world.apply(&plan("a", [tool("x")], &[])).await;
-    let (updated, _) = world.apply(&plan("b", [described(tool("x"), "B")], &[])).await;
-    world.undo_tools(updated).await.unwrap();
-    assert_eq!(world.get_tool(name("x")).await.unwrap().description, "The tool x");
-    world.undo_tools(created).await.unwrap();
-    assert!(world.names().await.is_empty());
+async fn undo_of_nested_updates_unwinds_in_reverse(registry: TestRegistry) {
+    let (created, _) = registry.apply(&plan("a", [tool("x")], &[])).await;
+    let (updated, _) = registry.apply(&plan("b", [described(tool("x"), "B")], &[])).await;
+    registry.undo_tools(updated).await.unwrap();
+    assert_eq!(registry.get_tool(name("x")).await.unwrap().description, "The tool x");
+    registry.undo_tools(created).await.unwrap();
+    assert!(registry.names().await.is_empty());
 }
 
-async fn undo_takes_added_credentials_back(world: World) {
-    world.deploy(&plan("a", [tool("x")], &["x"])).await;
-    let (id, _) = world.apply(&plan("a", [with_key(tool("x"), "sk")], &["x"])).await;
-    assert!(world.get_tool(name("x")).await.unwrap().has_credentials);
-    assert!(!world.changed(&plan("a", [with_key(tool("x"), "sk")], &["x"])).await);
-    world.undo_tools(id).await.unwrap();
-    assert!(!world.get_tool(name("x")).await.unwrap().has_credentials);
+async fn undo_takes_added_credentials_back(registry: TestRegistry) {
+    registry.deploy(&plan("a", [tool("x")], &["x"])).await;
+    let (id, _) = registry.apply(&plan("a", [with_key(tool("x"), "sk")], &["x"])).await;
+    assert!(registry.get_tool(name("x")).await.unwrap().has_credentials);
+    assert!(!registry.changed(&plan("a", [with_key(tool("x"), "sk")], &["x"])).await);
+    registry.undo_tools(id).await.unwrap();
+    assert!(!registry.get_tool(name("x")).await.unwrap().has_credentials);
 
-    world.deploy(&plan("a", [with_key(tool("x"), "sk")], &["x"])).await;
-    let (id, _) = world.apply(&plan("a", [described(tool("x"), "New")], &["x"])).await;
-    world.undo_tools(id).await.unwrap();
-    let x = world.get_tool(name("x")).await.unwrap();
+    registry.deploy(&plan("a", [with_key(tool("x"), "sk")], &["x"])).await;
+    let (id, _) = registry.apply(&plan("a", [described(tool("x"), "New")], &["x"])).await;
+    registry.undo_tools(id).await.unwrap();
+    let x = registry.get_tool(name("x")).await.unwrap();
     assert_eq!((x.description.as_str(), x.has_credentials), ("The tool x", true));
 }
 
-async fn undo_of_a_built_in_tools_update_makes_it_built_in_again(world: World) {
-    world.seed_starter_kit(Operation::new()).await.unwrap();
-    let (id, applied) = world.apply(&plan("a", [tool("echo-tool")], &["echo-tool"])).await;
+async fn undo_of_a_built_in_tools_update_makes_it_built_in_again(registry: TestRegistry) {
+    registry.seed_starter_kit(Operation::new()).await.unwrap();
+    let (id, applied) = registry.apply(&plan("a", [tool("echo-tool")], &["echo-tool"])).await;
     assert_eq!(applied.tools[0].url.as_deref(), Some("https://echo-tool.example"));
-    world.undo_tools(id).await.unwrap();
-    let echo = world.get_tool(name("echo-tool")).await.unwrap();
+    registry.undo_tools(id).await.unwrap();
+    let echo = registry.get_tool(name("echo-tool")).await.unwrap();
     assert_eq!((echo.connection.base_url.as_str(), echo.internal_url.as_str()), (PUBLIC_URL, INTERNAL_URL));
 }
 
-async fn undo_after_settling_is_refused(world: World) {
-    let (id, _) = world.apply(&plan("a", [tool("x")], &["x"])).await;
-    world.settle_tools(name("a"), id).await.unwrap();
-    assert_eq!(world.undo_tools(id).await.unwrap_err().code, Code::Conflict);
-    assert_eq!(world.users("x").await.as_deref(), Some("the agent \"a\""));
+async fn undo_after_settling_is_refused(registry: TestRegistry) {
+    let (id, _) = registry.apply(&plan("a", [tool("x")], &["x"])).await;
+    registry.settle_tools(name("a"), id).await.unwrap();
+    assert_eq!(registry.undo_tools(id).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(registry.users("x").await.as_deref(), Some("the agent \"a\""));
 }
 
-async fn a_failed_apply_leaves_nothing(world: World) {
-    world.deploy(&plan("b", [tool("x")], &["x"])).await;
+async fn a_failed_apply_leaves_nothing(registry: TestRegistry) {
+    registry.deploy(&plan("b", [tool("x")], &["x"])).await;
     let operation = Operation::new();
     let wanted = plan("a", [tool("new"), elsewhere(tool("x"))], &["new"]);
     for _ in 0..2 {
-        let e = world.apply_tools(operation.clone(), wanted.clone()).await.unwrap_err();
+        let e = registry.apply_tools(operation.clone(), wanted.clone()).await.unwrap_err();
         assert_eq!(e.code, Code::Conflict);
     }
-    assert_eq!(world.names().await, ["x"]);
-    assert!(!world.changed(&plan("a", [], &[])).await);
-    world.release_agent(Operation::new(), name("b")).await.unwrap();
-    assert_eq!(world.apply_tools(operation.clone(), wanted).await.unwrap().created, [name("new")]);
-    world.undo_tools(operation.id).await.unwrap();
-    assert_eq!(world.names().await, ["x"]);
+    assert_eq!(registry.names().await, ["x"]);
+    assert!(!registry.changed(&plan("a", [], &[])).await);
+    registry.release_agent(Operation::new(), name("b")).await.unwrap();
+    assert_eq!(registry.apply_tools(operation.clone(), wanted).await.unwrap().created, [name("new")]);
+    registry.undo_tools(operation.id).await.unwrap();
+    assert_eq!(registry.names().await, ["x"]);
 }

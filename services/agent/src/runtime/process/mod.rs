@@ -9,11 +9,11 @@ mod egress_forwarder;
 mod invoke_forwarder;
 mod launch;
 mod leftovers;
-mod own_app;
 mod relay;
 mod rundir;
 mod stack;
 mod supervisor;
+mod working_dir;
 
 use super::{EgressRoute, Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
 use crate::launcher::Limits;

@@ -1,12 +1,12 @@
 //! The process runtime with real launchers and a real Python. `stand_in_runner.py` speaks the runner's start protocol
 //! and is small enough to misbehave on request.
 
-mod confined;
-mod life;
+mod lifecycle;
 mod logs;
-mod own_app;
-mod place;
-mod tree;
+mod process_environment;
+mod process_tree;
+mod sandboxes;
+mod working_dir;
 
 use hoistway_agent::runtime::{Backoff, Instance, ProcessConfig, ProcessRuntime, Program, Runtime, Started, State};
 use hoistway_agent::sandbox::{Mode, Settings};

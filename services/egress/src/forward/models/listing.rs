@@ -3,7 +3,7 @@
 use super::{anthropic, json};
 use crate::{
     forward::Answer,
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     policy::{AgentPolicy, ModelPolicy},
 };
 use http::HeaderMap;

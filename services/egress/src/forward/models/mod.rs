@@ -4,9 +4,9 @@
 mod anthropic;
 mod api;
 mod bedrock;
-mod chat;
+mod buffering;
+mod chat_completions;
 mod listing;
-mod memory;
 mod metering;
 mod playground;
 mod prompt;
@@ -15,17 +15,17 @@ mod request;
 mod retry;
 mod sse;
 
-pub(crate) use memory::{WORK, bodies};
+pub(crate) use buffering::{WORK, bodies};
 
 use crate::{
     Egress,
+    calls::call_entry::CallEntry,
     forward::Answer,
-    forward::rejection::{Refusal, Shape},
+    forward::refusal::{Refusal, Shape},
     policy::{
         AgentPolicy, ModelBackend, ModelKey, ModelPolicy, ModelServer, ModelUnavailable, ModelUnavailableReason,
         Protocol,
     },
-    records::call_record::Entry,
 };
 use anthropic::Anthropic;
 use api::Api;
@@ -81,7 +81,7 @@ pub(crate) async fn call(
     policy: &AgentPolicy,
     request: Request<Incoming>,
     path_and_query: &str,
-    entry: &mut Entry,
+    entry: &mut CallEntry,
 ) -> Result<Answer, Refusal> {
     let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
     let path = path.strip_prefix(PREFIX).unwrap_or(path);
@@ -127,7 +127,7 @@ async fn answer(
     egress: &Egress,
     policy: &AgentPolicy,
     call: ModelCall<'_>,
-    entry: &mut Entry,
+    entry: &mut CallEntry,
 ) -> Result<Answer, Refusal> {
     match &call.model.backend {
         ModelBackend::Server(server) => {
@@ -136,10 +136,10 @@ async fn answer(
             match (server.protocol, call.api) {
                 (protocol, api) if api.protocol() == protocol => pass_on(egress, policy, server, call, entry).await,
                 (Protocol::Anthropic, Api::ChatCompletions) => {
-                    chat::complete::<Anthropic>(egress, policy, server, call, entry).await
+                    chat_completions::complete::<Anthropic>(egress, policy, server, call, entry).await
                 }
                 (Protocol::Bedrock, Api::ChatCompletions) => {
-                    chat::complete::<Bedrock>(egress, policy, server, call, entry).await
+                    chat_completions::complete::<Bedrock>(egress, policy, server, call, entry).await
                 }
                 (_, api) => Err(not_spoken(api, &call.model.model, &format!("the provider \"{}\"", server.name))),
             }
@@ -165,7 +165,7 @@ async fn pass_on(
     policy: &AgentPolicy,
     server: &ModelServer,
     call: ModelCall<'_>,
-    entry: &mut Entry,
+    entry: &mut CallEntry,
 ) -> Result<Answer, Refusal> {
     let ModelCall { api, mut parts, query, request, .. } = call;
     let mut path_and_query = format!("{}/{}", server.prefix, api.path());

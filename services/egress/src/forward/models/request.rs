@@ -1,7 +1,7 @@
 //! The body of a model call: read up to a bound, and looked into for the model that it names.
 
-use super::memory::{self, Unread};
-use crate::{Egress, forward::rejection::Refusal};
+use super::buffering::{self, Unread};
+use crate::{Egress, forward::refusal::Refusal};
 use bytes::{Bytes, BytesMut};
 use hoistway_kit::quota::QuotaGrant;
 use hoistway_model::Name;
@@ -23,7 +23,7 @@ const MAX_MODEL: usize = 2048;
 pub(super) struct ModelRequest {
     pub(super) body: Bytes,
     pub(super) model: Option<String>,
-    /// What the body counts against [`memory::BODIES`], for as long as it is there.
+    /// What the body counts against [`buffering::BODIES`], for as long as it is there.
     pub(super) memory: Option<QuotaGrant>,
 }
 
@@ -42,14 +42,14 @@ impl ModelRequest {
         let limit = MAX_BODY.min(egress.config.limits.request_size);
         let expects_continue = headers.contains_key(header::EXPECT);
         let (body, memory) =
-            memory::collect(egress, agent, body, limit, expects_continue).await.map_err(|e| match e {
+            buffering::collect(egress, agent, body, limit, expects_continue).await.map_err(|e| match e {
                 Unread::TooLarge => Refusal::too_large(limit),
                 Unread::NoMemory => Refusal::overloaded("too many large requests for models are in progress"),
                 Unread::Late => Refusal::bad_request("the request's body did not come in time"),
                 Unread::Broken(e) => Refusal::bad_request(format!("the request's body broke off: {e}")),
             })?;
         let parsing = body.clone();
-        let model = memory::read_off_runtime(body.len(), move || model_of(&parsing)).await?;
+        let model = buffering::read_off_runtime(body.len(), move || model_of(&parsing)).await?;
         let model = model.map_err(|why| {
             let refusal = Refusal::bad_request(why.text);
             match why.param {

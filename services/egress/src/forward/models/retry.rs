@@ -4,11 +4,11 @@
 
 use crate::{
     Egress,
+    calls::call_entry::CallEntry,
     forward::recorded_body::Upload,
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     forward::{self, Answer, Connections, Destination, Host},
     policy::{AgentPolicy, ModelServer},
-    records::call_record::Entry,
 };
 use bytes::Bytes;
 use hoistway_kit::quota::QuotaGrant;
@@ -50,7 +50,7 @@ impl Attempts {
         egress: &Egress,
         policy: &AgentPolicy,
         server: &ModelServer,
-        entry: &mut Entry,
+        entry: &mut CallEntry,
         headers: impl Fn(&HeaderMap, &Bytes) -> Result<HeaderMap, Refusal> + Send,
     ) -> Result<Answer, Refusal> {
         let Self { path_and_query, parts, mut body, memory } = self;

@@ -4,7 +4,7 @@
 use super::{
     anthropic::Anthropic,
     bedrock::Bedrock,
-    chat::{Chunks, Provider, Translate, parse},
+    chat_completions::{Chunks, Provider, Translate, parse},
 };
 use http::HeaderMap;
 use serde_json::{Value, json};

@@ -21,7 +21,7 @@ fn with_headers(request: Request<Full<Bytes>>, headers: &[(&'static str, &str)])
 
 #[tokio::test]
 async fn the_client_of_anthropic_reaches_its_provider_with_the_providers_key() {
-    let (world, agent, _standin) = world(vec![claude("https://llm.test/v1")]).await;
+    let (egress, agent, _standin) = egress(vec![claude("https://llm.test/v1")]).await;
     let body = json!({"model": "claude", "max_tokens": 9, "messages": [], "unknown": {"kept": 1}});
     let sent = [
         ("x-api-key", "hoistway-placeholder"),
@@ -30,7 +30,7 @@ async fn the_client_of_anthropic_reaches_its_provider_with_the_providers_key() {
         ("anthropic-beta", "x-2025-01-01"),
     ];
     let request = with_headers(post(&format!("{MESSAGES}?beta=true"), body.to_string()), &sent);
-    let told = world.send(&agent, request).await.json();
+    let told = egress.send(&agent, request).await.json();
     assert_eq!((&told["path"], &told["query"], &told["json"]), (&json!(MESSAGES), &json!("beta=true"), &body));
     let headers = &told["headers"];
     assert_eq!((&headers["x-api-key"], &headers["authorization"]), (&json!("sk-of-main"), &json!(null)));
@@ -38,31 +38,31 @@ async fn the_client_of_anthropic_reaches_its_provider_with_the_providers_key() {
         (&headers["anthropic-version"], &headers["anthropic-beta"]),
         (&json!("2099-01-01"), &json!("x-2025-01-01"))
     );
-    let record = world.record().await;
+    let record = egress.record().await;
     assert_eq!(record.target, Some(CallTarget::ModelProvider(name("main"))));
 
-    let told = world.send(&agent, post("/v1/messages/count_tokens", "{}")).await.json();
+    let told = egress.send(&agent, post("/v1/messages/count_tokens", "{}")).await.json();
     assert_eq!((&told["path"], &told["json"]), (&json!("/v1/messages/count_tokens"), &json!({"model": "claude"})));
     assert_eq!(told["headers"]["anthropic-version"], "2023-06-01", "a client that names no version gets one");
 }
 
 #[tokio::test]
 async fn an_error_of_anthropic_comes_out_as_it_is() {
-    let (world, agent, _standin) = world(vec![claude("https://llm.test/status/529")]).await;
-    let answer = world.send(&agent, post(MESSAGES, "{}")).await;
+    let (egress, agent, _standin) = egress(vec![claude("https://llm.test/status/529")]).await;
+    let answer = egress.send(&agent, post(MESSAGES, "{}")).await;
     assert_eq!((answer.status.as_u16(), answer.headers["retry-after"].to_str().unwrap()), (529, "7"));
     assert_eq!(answer.json()["path"], "/status/529/messages");
 }
 
 #[tokio::test]
 async fn refusals_have_the_shape_of_anthropics_api_for_its_clients() {
-    let (world, agent, standin) = world(vec![
+    let (egress, agent, tool_server) = egress(vec![
         claude("https://llm.test/v1"),
         model(LlmRole::Reranking, "gpt", server("other", "https://llm.test/v1")),
         model(LlmRole::Classify, "small", unavailable(ModelUnavailableReason::NoKey, "it has no key")),
     ])
     .await;
-    let answer = world.send(&agent, post(MESSAGES, r#"{"model": "x"}"#)).await;
+    let answer = egress.send(&agent, post(MESSAGES, r#"{"model": "x"}"#)).await;
     let text =
         "this agent may not call the model \"x\", only \"claude\", \"gpt\", \"small\": llm_configs name its models";
     let error = json!({"type": "permission_error", "message": text});
@@ -82,7 +82,7 @@ async fn refusals_have_the_shape_of_anthropics_api_for_its_clients() {
         (with_headers(post("/v1/complete", "{}"), &known), 404, "not_found_error", true),
     ] {
         let uri = request.uri().clone();
-        let answer = world.send(&agent, request).await;
+        let answer = egress.send(&agent, request).await;
         let told = answer.json();
         assert_eq!(
             (answer.status.as_u16(), &told["type"], &told["error"]["type"]),
@@ -92,55 +92,55 @@ async fn refusals_have_the_shape_of_anthropics_api_for_its_clients() {
         assert_eq!(answer.headers.get("x-should-retry").is_none(), retries, "{uri}");
     }
     let openai = with_headers(post(CHAT, r#"{"model": "x"}"#), &known);
-    let told = world.send(&agent, openai).await.json();
+    let told = egress.send(&agent, openai).await.json();
     assert_eq!(told["error"]["code"], "model_not_allowed", "an API has its own errors, whatever else is sent");
-    let anonymous = send(world.connect().await, post(MESSAGES, "{}")).await;
+    let anonymous = send(egress.connect().await, post(MESSAGES, "{}")).await;
     assert_eq!(
         (anonymous.status, &anonymous.json()["error"]["type"]),
         (StatusCode::UNAUTHORIZED, &json!("authentication_error"))
     );
-    assert_eq!(standin.connections(), 0);
+    assert_eq!(tool_server.connections(), 0);
 }
 
 #[tokio::test]
 async fn a_model_of_another_provider_is_refused_with_the_api_that_works() {
     let playground = ModelBackend::Playground(name("playground-llm"));
-    let (world, agent, standin) = world(vec![
+    let (egress, agent, tool_server) = egress(vec![
         model(LlmRole::Chat, "gpt", server("other", "https://llm.test/v1")),
         model(LlmRole::Reranking, "toy", playground),
     ])
     .await;
     for model in ["gpt", "toy"] {
-        let answer = world.send(&agent, post(MESSAGES, json!({"model": model}).to_string())).await;
+        let answer = egress.send(&agent, post(MESSAGES, json!({"model": model}).to_string())).await;
         let text = answer.json()["error"]["message"].as_str().unwrap().to_owned();
         assert!(answer.status == StatusCode::BAD_REQUEST && text.ends_with("/v1/chat/completions"), "{text}");
     }
-    assert_eq!(standin.connections(), 0);
+    assert_eq!(tool_server.connections(), 0);
 }
 
 #[tokio::test]
 async fn models_are_listed_as_anthropics_client_expects_them() {
-    let (world, agent, _standin) = world(vec![
+    let (egress, agent, _standin) = egress(vec![
         claude("https://llm.test/v1"),
         model(LlmRole::Reranking, "gpt", server("other", "https://llm.test/v1")),
     ])
     .await;
     let known = [("anthropic-version", "2023-06-01")];
     let entry = |id| json!({"type": "model", "id": id, "display_name": id, "created_at": "1970-01-01T00:00:00Z"});
-    let listed = world.send(&agent, with_headers(get("/v1/models?limit=20"), &known)).await.json();
+    let listed = egress.send(&agent, with_headers(get("/v1/models?limit=20"), &known)).await.json();
     let data = [entry("claude"), entry("gpt")];
     assert_eq!(listed, json!({"data": data, "has_more": false, "first_id": "claude", "last_id": "gpt"}));
-    assert_eq!(world.send(&agent, with_headers(get("/v1/models/gpt"), &known)).await.json(), entry("gpt"));
-    assert_eq!(world.send(&agent, get("/v1/models")).await.json()["data"][0]["object"], "model");
+    assert_eq!(egress.send(&agent, with_headers(get("/v1/models/gpt"), &known)).await.json(), entry("gpt"));
+    assert_eq!(egress.send(&agent, get("/v1/models")).await.json()["data"][0]["object"], "model");
 }
 
 #[tokio::test]
 async fn a_message_streams_event_by_event() {
-    let (world, agent, standin) = world(vec![claude("https://llm.test/stream")]).await;
-    let events = standin.stream();
+    let (egress, agent, tool_server) = egress(vec![claude("https://llm.test/stream")]).await;
+    let events = tool_server.stream();
     let request = Request::post(MESSAGES).header("proxy-authorization", basic(&agent.token)).header("host", "egress");
     let request = request.body(Full::new(Bytes::from(r#"{"model": "claude", "stream": true}"#))).unwrap();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(world.connect().await)).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(egress.connect().await)).await.unwrap();
     tokio::spawn(connection);
     let mut response = timeout(SOON, sender.send_request(request)).await.unwrap().unwrap();
     for text in ["event: ping\ndata: {\"type\": \"ping\"}\n\n", "event: message_stop\ndata: {}\n\n"] {

@@ -2,8 +2,8 @@
 
 use super::{VERSION, request::message_request, response, stream::MessageStream};
 use crate::{
-    forward::models::chat::{ChatRequest, Completion, Invalid, Provider},
-    forward::rejection::Refusal,
+    forward::models::chat_completions::{ChatRequest, Completion, Invalid, Provider},
+    forward::refusal::Refusal,
     policy::ModelServer,
 };
 use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! A request for a chat completion as one for a message.
 
-use crate::forward::models::chat::{Block, ChatRequest, Role, Tool, ToolChoice, Turn, object};
+use crate::forward::models::chat_completions::{Block, ChatRequest, Role, Tool, ToolChoice, Turn, object};
 use serde_json::{Map, Value, json};
 
 /// The tokens of an answer whose request names no limit: the API insists on one, and every model takes this one.

@@ -1,6 +1,6 @@
 //! A message as a chat completion.
 
-use crate::forward::models::chat::{Completion, Finish, ToolCall, Usage, count};
+use crate::forward::models::chat_completions::{Completion, Finish, ToolCall, Usage, count};
 use serde_json::Value;
 
 /// Reads a message. What the OpenAI API has nothing for, such as thinking, is left out. `None`: it is no message.

@@ -4,7 +4,7 @@ use super::response::{self, TokenCounts};
 use crate::{
     forward::body::BoxError,
     forward::models::{
-        chat::{Chunks, Translate},
+        chat_completions::{Chunks, Translate},
         sse::Events,
     },
 };

@@ -1,12 +1,12 @@
 //! Documents as Anthropic publishes them.
 #![allow(clippy::unwrap_used)]
 use super::{Anthropic, stream::MessageStream};
-use crate::forward::models::chat::{self, Chunks, Provider, Translate};
+use crate::forward::models::chat_completions::{self, Chunks, Provider, Translate};
 use http::HeaderMap;
 use serde_json::{Value, json};
 
 fn translated(request: Value) -> Value {
-    Anthropic::request("claude", chat::parse(request.to_string().as_bytes()).unwrap()).unwrap()
+    Anthropic::request("claude", chat_completions::parse(request.to_string().as_bytes()).unwrap()).unwrap()
 }
 
 #[test]

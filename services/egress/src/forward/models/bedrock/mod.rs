@@ -8,8 +8,8 @@ mod stream;
 
 pub(super) use endpoint::{Endpoint, endpoint};
 
-use super::chat::{ChatRequest, Completion, Invalid, Provider};
-use crate::{forward::rejection::Refusal, policy::ModelServer};
+use super::chat_completions::{ChatRequest, Completion, Invalid, Provider};
+use crate::{forward::refusal::Refusal, policy::ModelServer};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};

@@ -1,6 +1,6 @@
 //! A request for a chat completion as one of the Converse API.
 
-use crate::forward::models::chat::{Block, ChatRequest, Invalid, Role, Tool, ToolChoice, Turn, object};
+use crate::forward::models::chat_completions::{Block, ChatRequest, Invalid, Role, Tool, ToolChoice, Turn, object};
 use serde_json::{Map, Value, json};
 
 /// The body of `POST /model/ID/converse`, and of its streaming sibling.

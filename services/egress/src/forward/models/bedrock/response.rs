@@ -1,6 +1,6 @@
 //! An answer of the Converse API as a chat completion.
 
-use crate::forward::models::chat::{Completion, Finish, ToolCall, Usage, count};
+use crate::forward::models::chat_completions::{Completion, Finish, ToolCall, Usage, count};
 use serde_json::Value;
 
 /// Reads an answer. `None`: it is none.

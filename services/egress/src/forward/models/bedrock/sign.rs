@@ -1,7 +1,7 @@
 //! Signing requests with an AWS access key: Signature Version 4.
 
 use crate::{
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     forward::upstream::uri,
     policy::{ModelKey, ModelServer},
 };

@@ -3,7 +3,7 @@
 use super::response;
 use crate::{
     forward::body::BoxError,
-    forward::models::chat::{Chunks, Translate},
+    forward::models::chat_completions::{Chunks, Translate},
 };
 use aws_smithy_eventstream::frame::{DecodedFrame, MessageFrameDecoder};
 use aws_smithy_types::event_stream::Message;

@@ -1,14 +1,14 @@
 //! Documents as Amazon publishes them.
 #![allow(clippy::unwrap_used)]
 use super::{Bedrock, ConverseStream};
-use crate::forward::models::chat::{self, Chunks, Provider, Translate};
+use crate::forward::models::chat_completions::{self, Chunks, Provider, Translate};
 use aws_smithy_eventstream::frame::write_message_to;
 use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-fn parsed(request: Value) -> chat::ChatRequest {
-    chat::parse(request.to_string().as_bytes()).unwrap()
+fn parsed(request: Value) -> chat_completions::ChatRequest {
+    chat_completions::parse(request.to_string().as_bytes()).unwrap()
 }
 
 fn translated(request: Value) -> Value {

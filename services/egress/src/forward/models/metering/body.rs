@@ -1,7 +1,7 @@
 //! The body of an answer of which the tokens are counted. Its end waits until they are kept.
 
 use super::{Meter, answer::AnswerReader};
-use crate::{forward::body::BoxError, records::usage::Commit};
+use crate::{forward::body::BoxError, usage::Commit};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::{
@@ -109,10 +109,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::{super::format::Format, *};
     use crate::{
+        calls::Recorder,
+        calls::call_entry::CallEntry,
         config::Limits,
-        records::Recorder,
-        records::call_record::Entry,
-        records::usage::{Budgets, KeepsUsage, Ledger, Sums, UsageKey, keep},
+        usage::{Budgets, KeepsUsage, Ledger, Sums, UsageKey, keep},
     };
     use hoistway_model::{Name, Result, RevisionId};
     use http::{Method, StatusCode};
@@ -138,7 +138,7 @@ mod tests {
         Meter {
             ledger,
             budgets: Arc::new(Budgets::new(Vec::new(), Vec::new(), None, broadcast::Sender::new(1))),
-            progress: Entry::new(&recorder, &Method::POST, "/").progress(),
+            progress: CallEntry::new(&recorder, &Method::POST, "/").progress(),
             revision: RevisionId::mint(),
             price: None,
             key: Some(key),

@@ -12,13 +12,13 @@ mod scanner;
 use super::{Api, ModelCall};
 use crate::{
     Egress,
+    calls::call_entry::{CallEntry, Progress},
     config::Limits,
     forward::Answer,
     forward::body::Limited,
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
     policy::AgentPolicy,
-    records::call_record::{Entry, Progress},
-    records::usage::{Budgets, Commit, Ledger, UsageKey},
+    usage::{Budgets, Commit, Ledger, UsageKey},
 };
 use answer::AnswerReader;
 use body::Metered;
@@ -36,7 +36,7 @@ pub(super) async fn begin(
     egress: &Egress,
     policy: &AgentPolicy,
     call: &mut ModelCall<'_>,
-    entry: &Entry,
+    entry: &CallEntry,
 ) -> Result<Option<Meter>, Refusal> {
     let uses_model = call.api != Api::CountTokens;
     let Some(provider) = call.model.backend.provider().filter(|_| uses_model).cloned() else { return Ok(None) };

@@ -4,7 +4,7 @@ use super::{
     Answer, Envelope, FINGERPRINT, chat_usage, events, is_streamed, one_choice, pieces,
     reply::{Conversation, Reply, Tool},
 };
-use crate::forward::rejection::Refusal;
+use crate::forward::refusal::Refusal;
 use serde_json::{Value, json};
 
 const DONE: &str = "data: [DONE]\n\n";

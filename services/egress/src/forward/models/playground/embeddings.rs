@@ -2,7 +2,7 @@
 //! about what a text means.
 
 use super::{Envelope, FINGERPRINT, MAX_DIMENSIONS, MAX_INPUTS, words};
-use crate::forward::rejection::Refusal;
+use crate::forward::refusal::Refusal;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};

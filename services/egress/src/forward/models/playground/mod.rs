@@ -9,7 +9,7 @@ mod responses;
 use super::{Api, json};
 use crate::{
     forward::body::{Out, full},
-    forward::rejection::Refusal,
+    forward::refusal::Refusal,
 };
 use bytes::Bytes;
 use hoistway_kit::time::now_ms;

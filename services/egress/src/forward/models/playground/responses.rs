@@ -4,7 +4,7 @@ use super::{
     Answer, Envelope, is_streamed, pieces,
     reply::{Conversation, Reply, Tool},
 };
-use crate::forward::rejection::Refusal;
+use crate::forward::refusal::Refusal;
 use serde_json::{Value, json};
 
 /// Answers a request for a response.

@@ -1,0 +1,182 @@
+//! Bodies of models that are held in memory: read up to a bound, and counted against one for all of them.
+
+use crate::{Egress, forward::refusal::Refusal};
+use bytes::{Bytes, BytesMut};
+use hoistway_kit::quota::{QuotaGrant, SharedQuota};
+use hoistway_model::Name;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Bytes of all large bodies that may be in memory at a time, and of those of one agent.
+const BODIES: usize = 96 << 20;
+const OWN_BODIES: usize = 64 << 20;
+/// Bytes that all translations of large bodies may take at a time: their parsed form, and what is made of it.
+pub(crate) const WORK: usize = 96 << 20;
+/// What a body has beyond so many bytes counts against [`BODIES`], in steps of as many.
+const SMALL: usize = 64 << 10;
+/// How long a body waits for memory that others hold.
+const QUEUE: Duration = Duration::from_secs(60);
+/// How long a body that holds memory may take for its next [`SMALL`] bytes.
+const PACE: Duration = Duration::from_secs(15);
+/// Larger bodies are parsed off the async runtime.
+const PARSED_INLINE: usize = 256 << 10;
+/// What an object, a list, and one more element of either take at most once they are parsed, in bytes.
+const OBJECT: usize = 640;
+const LIST: usize = 128;
+const ELEMENT: usize = 160;
+/// How much of a body that is refused is read, and for how long: clients that cannot send the whole of it do not look at
+/// the answer.
+const DRAINED: u64 = 64 << 20;
+const DRAINING: Duration = Duration::from_secs(5);
+
+/// Why a body was not read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    TooLarge,
+    NoMemory,
+    Late,
+    Broken(hyper::Error),
+}
+
+/// The memory for large bodies.
+pub(crate) fn bodies() -> Arc<SharedQuota> {
+    SharedQuota::new(BODIES, OWN_BODIES)
+}
+
+/// Reads a body of an agent's call, and what it holds of [`BODIES`]. Of one that is refused it is not the rest that is left
+/// unread.
+pub(super) async fn collect(
+    egress: &Egress,
+    agent: &Name,
+    mut body: Incoming,
+    limit: u64,
+    expects_continue: bool,
+) -> Result<(Bytes, QuotaGrant), Unread> {
+    let mut has_begun = !expects_continue;
+    let outcome = read(egress, agent, &mut body, limit, &mut has_begun).await;
+    // Who waits for the word to go on has sent nothing yet, and is not told to.
+    if has_begun && matches!(outcome, Err(Unread::TooLarge | Unread::NoMemory)) {
+        let mut left = DRAINED;
+        let drained = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let Some(rest) = left.checked_sub(length) else { return };
+                left = rest;
+            }
+        };
+        let _ = timeout(DRAINING, drained).await;
+    }
+    outcome
+}
+
+/// What was only announced takes no memory, and keeps nobody from having it.
+async fn read(
+    egress: &Egress,
+    agent: &Name,
+    body: &mut Incoming,
+    limit: u64,
+    has_begun: &mut bool,
+) -> Result<(Bytes, QuotaGrant), Unread> {
+    let announced = body.size_hint().lower();
+    if announced > limit {
+        return Err(Unread::TooLarge);
+    }
+    let idle = Duration::from_millis(egress.config.limits.idle_ms);
+    let mut memory = egress.model_bodies.share(&agent.as_str().into());
+    // Memory that is only reserved is nobody's before it is written to.
+    let mut read = BytesMut::with_capacity(usize::try_from(announced).unwrap_or_default());
+    let (mut step, mut due) = (SMALL, Instant::now() + idle);
+    *has_begun = true;
+    loop {
+        let frame = match timeout_at(due, body.frame()).await {
+            Ok(None) => return Ok((read.freeze(), memory)),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(e))) => return Err(Unread::Broken(e)),
+            Err(_) => return Err(Unread::Late),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        let size = read.len() + data.len();
+        if size as u64 > limit {
+            return Err(Unread::TooLarge);
+        }
+        if size > step {
+            if step == SMALL {
+                // Several of one agent with a part each would wait for each other.
+                let announced = usize::try_from(announced).unwrap_or_default().max(SMALL);
+                memory.reserve(announced.next_multiple_of(SMALL) - SMALL, QUEUE).await.map_err(|_| Unread::NoMemory)?;
+            }
+            let next = size.next_multiple_of(SMALL);
+            memory.grow(next - step, QUEUE).await.map_err(|_| Unread::NoMemory)?;
+            (step, due) = (next, Instant::now() + PACE.min(idle));
+        } else if step == SMALL {
+            due = Instant::now() + idle;
+        }
+        read.extend_from_slice(&data);
+    }
+}
+
+/// Translates a body, when there is room for what that takes. Whoever has to wait for it is next.
+pub(super) async fn translate<T: Send + 'static>(
+    egress: &Egress,
+    body: Bytes,
+    translation: impl FnOnce(Bytes) -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let length = body.len();
+    if length <= SMALL {
+        return Ok(translation(body));
+    }
+    let counted = body.clone();
+    let needed = read_off_runtime(length, move || work(&counted)).await?;
+    if needed > WORK {
+        return Err(Refusal::bad_request("the body has too many members and elements to be translated").permanent());
+    }
+    let work = egress.model_work.acquire_many(u32::try_from(needed).unwrap_or(u32::MAX)).await;
+    let _work = work.map_err(|_| Refusal::overloaded("egress is ending"))?;
+    read_off_runtime(length, move || translation(body)).await
+}
+
+/// The most memory that a JSON document takes while it is translated, beside itself: its texts twice, and its structure.
+fn work(body: &[u8]) -> usize {
+    let (mut structure, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' => structure += OBJECT,
+            b'[' => structure += LIST,
+            b',' => structure += ELEMENT,
+            _ => {}
+        }
+    }
+    structure.saturating_add(body.len() * 2)
+}
+
+/// Parses a body of this many bytes: a large one off the async runtime.
+pub(super) async fn read_off_runtime<T: Send + 'static>(
+    length: usize,
+    parse: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    if length <= PARSED_INLINE {
+        return Ok(parse());
+    }
+    tokio::task::spawn_blocking(parse).await.map_err(|e| {
+        tracing::error!("parsing a body of a model failed: {e}");
+        Refusal::overloaded("the request could not be read now")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_translation_takes_depends_on_the_structure_outside_of_texts() {
+        assert_eq!(work(br#"{"a\"{":["{,[",1]}"#), 2 * 18 + OBJECT + LIST + ELEMENT);
+        assert_eq!(work(br#""\\",{"#), 2 * 6 + ELEMENT + OBJECT);
+        assert!(work("[{}],".repeat(1 << 20).as_bytes()) > WORK, "5 MiB that become much more");
+    }
+}

@@ -4,29 +4,30 @@
 //! for image, tag and record). [`serve`] is the whole service; a process that hosts several calls [`open`] and
 //! [`Opened::run`] itself and takes a local transport of the same server.
 
-mod base;
+mod base_image;
 pub mod config;
 mod dependencies;
+mod events;
 mod grpc;
 pub mod image;
+mod image_retention;
 mod image_source;
-mod images;
 pub mod layer;
 mod log;
+mod metrics;
 mod migrations;
 mod pipeline;
 pub mod python;
 pub mod registry;
-mod runtime;
-mod seen;
+mod runner_layer;
 mod service;
 mod store;
 
 pub use config::Config;
-pub use python::children::run_if_requested;
+pub use python::sandbox::run_if_requested;
 pub use service::Builder;
 
-use base::BaseImage;
+use base_image::BaseImage;
 use dependencies::Dependencies;
 use hoistway_kit::{
     connections::Limits as ConnectionLimits,
@@ -38,11 +39,11 @@ use hoistway_kit::{
     web,
 };
 use hoistway_model::{Error, Result};
-use images::Images;
+use image_retention::ImageRetention;
+use metrics::BuildMetrics;
 use pipeline::Pipeline;
-use python::{Children, Interpreter, Uv};
+use python::{Interpreter, Sandbox, Uv};
 use registry::{BlobStore, Holder, ManifestStore, RegistryState, Space};
-use seen::Seen;
 use service::Limits;
 use std::{sync::Arc, time::Duration};
 use store::{Bounds, Store};
@@ -82,13 +83,13 @@ pub struct Ports {
 /// The service, opened; it listens nowhere yet.
 pub struct Opened {
     builder: Builder,
-    images: Images,
+    images: ImageRetention,
     registry: RegistryState,
     store: Store,
     server: Server,
     interpreter: Interpreter,
     packages: Result<()>,
-    children: Children,
+    sandbox: Sandbox,
     tidying: CleanupConfig,
 }
 
@@ -111,22 +112,22 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     .map_err(|e| Error::internal("opening the blob store", e))??;
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
     let store = Store::open(&config.service_dir().join("build.db")).await?;
-    let children = Children::open(config, &interpreter).await?;
-    let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes(), children.clone())?);
+    let sandbox = Sandbox::open(config, &interpreter).await?;
+    let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes(), sandbox.clone())?);
     let (python, most) = (interpreter.clone(), config.max_unpacked_bytes);
     let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), python, blobs.clone(), most)?;
     let packages = dependencies.available();
     let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
     let base_place = base.as_ref().map(BaseImage::place);
-    let images = Images::new(store.clone(), blobs.clone(), &config.registry, &base_place);
+    let images = ImageRetention::new(store.clone(), blobs.clone(), &config.registry, &base_place);
     let pipeline = Pipeline::open(interpreter.clone(), dependencies, base, store.clone(), blobs.clone()).await?;
     let limits = Limits {
         concurrency: config.concurrency,
         queue: config.queue,
         timeout: Duration::from_secs(config.timeout_seconds),
     };
-    let seen = Seen::new(config.service_dir());
-    let builder = Builder::new(pipeline, images.clone(), store.clone(), limits, seen, shutdown);
+    let metrics = BuildMetrics::new(config.service_dir());
+    let builder = Builder::new(pipeline, images.clone(), store.clone(), limits, metrics, shutdown);
     let (token, api_key) = (deps.token.clone(), deps.api_key.clone());
     let verify = Arc::new(move |presented: &str| {
         let (service, operator) = (token.verify(presented), api_key.as_ref().is_some_and(|key| key.verify(presented)));
@@ -143,7 +144,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     }
     let every = Duration::from_secs(config.tidy_seconds.max(1));
     let tidying = CleanupConfig { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
-    Ok(Opened { builder, images, registry, store, server, interpreter, packages, children, tidying })
+    Ok(Opened { builder, images, registry, store, server, interpreter, packages, sandbox, tidying })
 }
 
 impl Opened {
@@ -180,7 +181,7 @@ impl Opened {
         let tidy = tidy(self.tidying, self.store.clone(), self.registry, self.images, ended.clone());
         let (rpc, web, (), ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy, closing);
         self.builder.drained().await;
-        self.children.end().await;
+        self.sandbox.end().await;
         self.store.db().close().await;
         rpc.and(web)
     }
@@ -195,7 +196,7 @@ async fn tidy(
     tidying: CleanupConfig,
     store: Store,
     registry: RegistryState,
-    images: Images,
+    images: ImageRetention,
     shutdown: CancellationToken,
 ) {
     let mut every = tokio::time::interval(tidying.every);

@@ -1,7 +1,7 @@
 //! From source to an image in the registry: analyse, resolve, install, layer, publish.
 
 use crate::{
-    base::BaseImage,
+    base_image::BaseImage,
     dependencies::Dependencies,
     image::{Base, Image, ImageLayer, ImageSpec, SOURCE_HISTORY, assemble, build_hex, media_type},
     image_source,
@@ -9,7 +9,7 @@ use crate::{
     log::BuildLog,
     python::{Analyser, Interpreter, imports},
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
-    runtime,
+    runner_layer,
     store::{Attempt, Finished, Store},
 };
 use hoistway_model::{
@@ -50,8 +50,8 @@ impl Pipeline {
         store: Store,
         blobs: BlobStore,
     ) -> Result<Self> {
-        let children = dependencies.children().clone();
-        let (layer, bytes) = runtime::layer(&interpreter, &children, dependencies.work()).await?;
+        let sandbox = dependencies.sandbox().clone();
+        let (layer, bytes) = runner_layer::build(&interpreter, &sandbox, dependencies.work()).await?;
         let into = blobs.clone();
         let runner = tokio::task::spawn_blocking(move || {
             let digest = into.put_bytes(&bytes)?;
@@ -61,7 +61,7 @@ impl Pipeline {
         })
         .await
         .map_err(|e| Error::internal("writing the runtime layer", e))??;
-        let analyser = Analyser::new(&interpreter, children);
+        let analyser = Analyser::new(&interpreter, sandbox);
         Ok(Self(Arc::new(Inner { interpreter, analyser, dependencies, base, store, blobs, runner })))
     }
 

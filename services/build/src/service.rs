@@ -2,10 +2,11 @@
 //! cancelled when nobody wants it any more.
 
 use crate::{
-    images::Images,
+    events::EventLog,
+    image_retention::ImageRetention,
     log::BuildLog,
+    metrics::BuildMetrics,
     pipeline::Pipeline,
-    seen::Seen,
     store::{Attempt, Store},
 };
 use async_trait::async_trait;
@@ -51,12 +52,13 @@ pub struct Builder(Arc<Inner>);
 
 struct Inner {
     pipeline: Pipeline,
-    images: Images,
+    images: ImageRetention,
     store: Store,
     limits: Limits,
     slots: Semaphore,
     running: Mutex<HashMap<BuildKey, Running>>,
-    seen: Arc<Seen>,
+    events: EventLog,
+    metrics: Arc<BuildMetrics>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -128,14 +130,15 @@ impl Builder {
     /// A service over a pipeline.
     pub fn new(
         pipeline: Pipeline,
-        images: Images,
+        images: ImageRetention,
         store: Store,
         limits: Limits,
-        seen: Seen,
+        metrics: BuildMetrics,
         shutdown: CancellationToken,
     ) -> Self {
         Self(Arc::new(Inner {
-            seen: Arc::new(seen),
+            events: EventLog::new(),
+            metrics: Arc::new(metrics),
             pipeline,
             images,
             store,
@@ -149,7 +152,7 @@ impl Builder {
 
     /// Ends everybody who follows builds, so that calls can drain. Logs end with their builds, which the shutdown cancels.
     pub fn close(&self) {
-        self.0.seen.close();
+        self.0.events.close();
     }
 
     /// Waits until no build runs any more; call it after the shutdown token was cancelled.
@@ -181,7 +184,7 @@ impl Inner {
             Some(same) if same.cancel.is_cancelled() => return Ok(Joined::Ending(same.outcome.clone())),
             Some(same) => {
                 same.wanted_by.insert(attempt.operation);
-                self.seen.reused();
+                self.metrics.reused();
                 return Ok(Joined::Same(same.outcome.clone()));
             }
             None => {}
@@ -206,7 +209,8 @@ impl Inner {
                 log.end();
                 let ended = inner.lock().remove(&work).map(|running| running.ended(&outcome));
                 if let Some(build) = ended {
-                    inner.seen.ended(&build, &log);
+                    inner.metrics.ended(&build, &log);
+                    inner.events.push(&build);
                 }
                 outcome.map_err(Arc::new)
             })
@@ -225,7 +229,7 @@ impl Inner {
             request_id: attempt.request_id.clone(),
             steps: Vec::new(),
         };
-        self.seen.began(&Build { status: BuildStatus::Pending, ..build.clone() });
+        self.events.push(&Build { status: BuildStatus::Pending, ..build.clone() });
         let wanted_by = HashSet::from([attempt.operation]);
         let entry = Running { build, log, waiting, wanted_by, cancel, outcome: outcome.clone() };
         running.insert(work, entry);
@@ -313,7 +317,7 @@ impl Builder {
             && inner.pipeline.is_whole(&image).await?
             && let Some(image) = inner.store.reuse(&attempt, image).await?
         {
-            inner.seen.reused();
+            inner.metrics.reused();
             return Ok(image);
         }
         inner.images.check_space().await?;
@@ -400,13 +404,13 @@ impl BuildService for Builder {
     }
 
     async fn build_events(&self) -> Result<BuildEvents> {
-        Ok(self.0.seen.follow())
+        Ok(self.0.events.follow())
     }
 
     async fn build_metrics(&self) -> Result<Metrics> {
         let waiting = self.0.lock().values().filter(|r| r.waiting.load(Ordering::Relaxed)).count();
-        let (running, seen) = (self.0.lock().len().saturating_sub(waiting), self.0.seen.clone());
-        let read = tokio::task::spawn_blocking(move || seen.metrics(running, waiting));
+        let (running, metrics) = (self.0.lock().len().saturating_sub(waiting), self.0.metrics.clone());
+        let read = tokio::task::spawn_blocking(move || metrics.all(running, waiting));
         read.await.map_err(|e| Error::internal("reading what was measured", e))
     }
 

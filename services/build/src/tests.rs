@@ -3,11 +3,11 @@
 
 use crate::{
     dependencies::Dependencies,
-    images::Images,
+    image_retention::ImageRetention,
+    metrics::BuildMetrics,
     pipeline::Pipeline,
-    python::{Children, Indexes, Interpreter, Uv},
+    python::{Indexes, Interpreter, Sandbox, Uv},
     registry::{BlobStore, Reference, RegistryConfig, RepoName, Space, store::find_manifest},
-    seen::Seen,
     service::{Builder, Limits},
     store::Store,
 };
@@ -149,13 +149,19 @@ impl Service {
     pub async fn open(dir: &Path, indexes: Indexes, python: Interpreter) -> Self {
         let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
         let store = Store::open(&dir.join("build.db")).await.unwrap();
-        let uv = Arc::new(Uv::new(dir, &indexes, Children::default()).unwrap());
+        let uv = Arc::new(Uv::new(dir, &indexes, Sandbox::default()).unwrap());
         let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone(), MOST).unwrap();
         let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
-        let images = Images::new(store.clone(), blobs.clone(), &RegistryConfig::default(), &None);
-        let builder =
-            Builder::new(pipeline, images, store.clone(), limits, Seen::new(dir.to_owned()), CancellationToken::new());
+        let images = ImageRetention::new(store.clone(), blobs.clone(), &RegistryConfig::default(), &None);
+        let builder = Builder::new(
+            pipeline,
+            images,
+            store.clone(),
+            limits,
+            BuildMetrics::new(dir.to_owned()),
+            CancellationToken::new(),
+        );
         Self { builder, store, blobs }
     }
 
@@ -239,7 +245,7 @@ fn names(packages: &[(String, String)]) -> Vec<&str> {
 /// Installs uv into a directory, since the test's own index has none. Nothing where that is not possible.
 async fn with_uv(dir: &Path) -> Option<Interpreter> {
     let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
-    let plain = Uv::new(dir, &Indexes::default(), Children::default()).unwrap();
+    let plain = Uv::new(dir, &Indexes::default(), Sandbox::default()).unwrap();
     let nothing = Requirements::parse("requirements", "").unwrap();
     if let Err(e) = plain.resolve(&nothing, None, &python, Duration::from_secs(240), &|_| ()).await {
         hoistway_testing::need("pypi", false, &format!("uv cannot be installed: {e}"));

@@ -7,13 +7,14 @@
 
 mod draining;
 mod egress_identities;
+mod events;
 mod lifecycle;
+mod metrics;
 mod open;
 mod remove;
 mod revision_supervisor;
 mod revisions;
 mod route;
-mod seen;
 mod start;
 mod switch;
 mod tool_bindings;
@@ -31,6 +32,7 @@ use crate::{
 use async_trait::async_trait;
 use draining::Draining;
 use egress_identities::EgressIdentities;
+use events::EventLog;
 use futures_util::StreamExt;
 use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock};
 use hoistway_model::{
@@ -47,7 +49,6 @@ use hoistway_model::{
 };
 pub(crate) use open::Parts;
 use revision_supervisor::RevisionSupervisor;
-use seen::Seen;
 use std::{
     collections::HashMap,
     fmt,
@@ -84,7 +85,7 @@ pub struct Service {
     /// How long a replaced instance may finish its requests.
     drain: Duration,
     /// What is told about agents, and to whom.
-    seen: Seen,
+    events: EventLog,
     identities: Arc<EgressIdentities>,
     database: PathBuf,
     /// Room for stopping and deleting, on a full disk.
@@ -282,7 +283,7 @@ impl AgentService for Agents {
     }
 
     async fn agent_events(&self, after: Option<Place>) -> Result<AgentEvents> {
-        Ok(self.0.seen.follow(after))
+        Ok(self.0.events.follow(after))
     }
 
     async fn agent_metrics(&self) -> Result<Metrics> {

@@ -1,6 +1,6 @@
 //! Opening the service: what ran before comes back.
 
-use super::{Agents, Seen, Service, egress_identities::EgressIdentities};
+use super::{Agents, EventLog, Service, egress_identities::EgressIdentities};
 use crate::{
     ca_bundle::CaBundle, environment::AgentEnvironment, images::Images, interpreter::Interpreter, routes::Hub,
     runtime::Runtime, store::Store,
@@ -53,7 +53,7 @@ impl Service {
             kept_layers: Mutex::default(),
             draining: super::draining::Draining::default(),
             drain: parts.drain,
-            seen: Seen::new(),
+            events: EventLog::new(),
             identities,
             reserve: Reserve::new(parts.database.parent().unwrap_or(Path::new("."))),
             database: parts.database,

@@ -24,7 +24,7 @@ impl Service {
         self.stop_revision(&id, Duration::ZERO).await;
         if undone == Undo::AgentToo {
             self.hub.remove(&name);
-            self.seen.deleted(&name);
+            self.events.deleted(&name);
             self.runtime.forget(&name).await?;
         } else {
             self.settle(&name).await?;
@@ -43,7 +43,7 @@ impl Service {
         self.kept_layers().retain(|id, _| !revisions.contains(id));
         let version = self.hub.remove(&name);
         self.hub.wait_acked(version, ACK_LIMIT).await;
-        self.seen.deleted(&name);
+        self.events.deleted(&name);
         // What was replaced and is still finishing may have no record any more.
         let instances: BTreeSet<RevisionId> = revisions.into_iter().chain(self.draining.of(&name)).collect();
         join_all(instances.iter().map(|id| self.stop_revision(id, DELETE_GRACE))).await;
@@ -60,7 +60,7 @@ impl Service {
     /// Ends every watch of routes, events and logs, so that calls can drain. The first step of a shutdown.
     pub fn close_routes(&self) {
         self.hub.close();
-        self.seen.close();
+        self.events.close();
         self.closing.cancel();
     }
 

@@ -156,7 +156,7 @@ impl Service {
                 }
                 State::Crashed { failure, restarts, next_try_ms } => {
                     crash = Some((failure.message.clone(), restarts));
-                    self.seen.crashed(&revision.spec.agent, revision.id, &failure.message, restarts);
+                    self.events.crashed(&revision.spec.agent, revision.id, &failure.message, restarts);
                     RevisionHealth::Down { why: failure.message, restarts, next_try_ms: Some(next_try_ms) }
                 }
                 State::Failed(failure) => {

@@ -78,7 +78,7 @@ impl Service {
         {
             (record, retired) = self.switch_record(None, &record, &desired, Some(&image)).await?;
         }
-        self.tell_phase(&record);
+        self.report_phase(&record);
         Ok(Settled { version: self.hub.set(self.route(&record)), retired })
     }
 

@@ -1,22 +1,22 @@
 //! Dependency layers: requirements become a kept lock, a lock becomes packages, and each package a layer that all agents
 //! share. A requirement more costs the layers of what it brings along and nothing else.
 
+mod disk_quota;
 mod groups;
-mod pack;
-mod room;
-mod stage;
+mod layers;
+mod staging;
 
 use crate::{
     image::ImageLayer,
     log::BuildLog,
-    python::{Children, Interpreter, Lock, Uv, site},
+    python::{Interpreter, Lock, Sandbox, Uv, installed},
     registry::BlobStore,
     store::{KeptLock, KnownPackage, PackageSet, Store},
 };
+use disk_quota::DiskQuota;
 use groups::Package;
 use hoistway_model::{Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements};
-use room::Room;
-use stage::Stage;
+use staging::Staging;
 use std::{
     collections::{HashMap, HashSet},
     io,
@@ -42,7 +42,7 @@ pub struct Dependencies {
     uv: Arc<Uv>,
     interpreter: Interpreter,
     blobs: BlobStore,
-    room: Room,
+    quota: DiskQuota,
     /// One maker for each set of packages at a time; the others wait and find it made.
     making: StdMutex<HashMap<Digest, Weak<Mutex<()>>>>,
 }
@@ -84,8 +84,8 @@ impl Dependencies {
             let _ = std::fs::remove_dir_all(old.path());
         }
         let work = tempfile::Builder::new().prefix("").tempdir_in(&all).map_err(failed)?.keep();
-        let room = Room::new(blobs.clone(), max_unpacked);
-        Ok(Self { work, uv, interpreter, blobs, room, making: StdMutex::default() })
+        let quota = DiskQuota::new(blobs.clone(), max_unpacked);
+        Ok(Self { work, uv, interpreter, blobs, quota, making: StdMutex::default() })
     }
 
     /// A directory for what is put together before it is stored; emptied at start.
@@ -94,8 +94,8 @@ impl Dependencies {
     }
 
     /// What starts programs.
-    pub fn children(&self) -> &Children {
-        self.uv.children()
+    pub fn sandbox(&self) -> &Sandbox {
+        self.uv.sandbox()
     }
 
     /// Whether packages can be installed at all; the error says in one line what is missing.
@@ -160,11 +160,11 @@ impl Dependencies {
     /// Makes the layers that are not there yet.
     async fn make(&self, uv: &Uv, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<PackageSet> {
         let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
-        let mut stage = Stage::new(&self.work, uv, &self.interpreter, log, &self.room).await?;
+        let mut staging = Staging::new(&self.work, uv, &self.interpreter, log, &self.quota).await?;
         // How packages are grouped depends on their sizes, so those that nobody has seen yet are installed first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
-        stage.install(&unseen).await?;
-        let seen: Vec<(Digest, KnownPackage)> = unseen.iter().map(|p| (p.key, stage.known(&p.name))).collect();
+        staging.install(&unseen).await?;
+        let seen: Vec<(Digest, KnownPackage)> = unseen.iter().map(|p| (p.key, staging.known(&p.name))).collect();
         known.extend(seen.iter().cloned());
 
         let packages = locked.iter().filter_map(|package| {
@@ -183,9 +183,9 @@ impl Dependencies {
             keys.iter().zip(&groups).filter(|(key, _)| !made.contains_key(key)).map(|(k, g)| (*k, &g[..])).collect();
         let members: HashSet<Digest> = missing.iter().flat_map(|(_, group)| group.iter().map(|p| p.key)).collect();
         let needed: Vec<&Locked> = locked.iter().filter(|package| members.contains(&package.key)).collect();
-        stage.install(&needed).await?;
-        stage.compile(&needed, STEP_LIMIT).await?;
-        let new = pack::pack(&missing, &stage, &self.blobs).await?;
+        staging.install(&needed).await?;
+        staging.compile(&needed, STEP_LIMIT).await?;
+        let new = layers::write_layers(&missing, &staging, &self.blobs).await?;
         log.say(format!(
             "{} packages in {} layers, {} of them new with {} bytes",
             locked.len(),
@@ -193,7 +193,7 @@ impl Dependencies {
             new.len(),
             new.iter().map(|(_, layer)| layer.size).sum::<u64>()
         ));
-        stage.end().await;
+        staging.end().await;
         store.remember_packages(&seen, &new).await?;
         made.extend(new);
         let layers = keys.iter().zip(&groups).map(|(key, group)| {
@@ -207,7 +207,7 @@ impl Dependencies {
         let order: Vec<Digest> = groups.iter().flatten().map(|package| package.key).collect();
         let clashes = spawn_blocking(move || {
             let files = order.iter().filter_map(|key| Some((names.get(key)?.as_str(), &known.get(key)?.files)));
-            let clashes = site::clashes(files).into_iter().take(MAX_CLASHES);
+            let clashes = installed::clashes(files).into_iter().take(MAX_CLASHES);
             clashes
                 .map(|(lower, higher, file)| format!("{lower} and {higher} both have {file}: {higher}'s is used"))
                 .collect()
@@ -218,7 +218,7 @@ impl Dependencies {
     fn packages(&self, lock: &Lock) -> Vec<Locked> {
         let entries = lock.packages().iter().zip(lock.entries());
         let locked = entries.map(|((name, version), entry)| Locked {
-            name: site::normalised(name),
+            name: installed::normalised(name),
             version: version.clone(),
             key: self.key(Digest::of(entry.as_bytes())),
             entry: entry.to_owned(),

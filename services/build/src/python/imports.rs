@@ -5,7 +5,7 @@ use super::{
     FileImports,
     alternatives::{self, Versions},
     known_distributions::distribution,
-    reach::roots,
+    reachable_files::roots,
 };
 use hoistway_model::{
     Code, Error, Result,

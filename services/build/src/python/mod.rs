@@ -3,16 +3,16 @@
 
 mod alternatives;
 pub mod analyser;
-pub mod children;
 pub mod imports;
+pub mod installed;
 pub mod interpreter;
 mod known_distributions;
 mod process;
-mod reach;
-pub mod site;
+mod reachable_files;
+pub mod sandbox;
 pub mod uv;
 
 pub use analyser::{Analyser, FileImports, Import};
-pub use children::Children;
 pub use interpreter::Interpreter;
+pub use sandbox::Sandbox;
 pub use uv::{Indexes, Lock, Uv};

@@ -1,16 +1,12 @@
 //! Builds, kept locks and known packages. sea-orm stays in here.
 
-mod build;
-mod garbage;
-mod layer;
-mod lock;
-mod package;
-mod packages;
-mod purge;
-mod set;
+mod collect;
+mod entity;
+mod known_packages;
+mod prune;
 
-pub use packages::{KnownPackage, PackageSet};
-pub use purge::Bounds;
+pub use known_packages::{KnownPackage, PackageSet};
+pub use prune::Bounds;
 
 use crate::{
     log::Kept,
@@ -20,6 +16,7 @@ use crate::{
         store::{publish_image, touch_manifest},
     },
 };
+use entity::{build, lock};
 use hoistway_kit::{
     db::{Db, db_error},
     idempotency::{self, OperationStart, Undone},

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod confined;
 mod memory;
+mod sandbox;
 
 use hoistway_build::{
     Config,
     python::{
-        Children, Interpreter,
-        children::{Kind, Reach},
+        Interpreter, Sandbox,
+        sandbox::{FileAccess, Role},
     },
 };
 use std::path::Path;
@@ -18,7 +18,7 @@ use std::path::Path;
 pub struct Place {
     pub dir: tempfile::TempDir,
     pub python: Interpreter,
-    pub children: Children,
+    pub sandbox: Sandbox,
 }
 
 impl Place {
@@ -35,22 +35,22 @@ impl Place {
         std::fs::create_dir_all(dir.path().join("agent/apps/other")).unwrap();
         std::fs::write(dir.path().join("agent/apps/other/agent.py"), "secret").unwrap();
         let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
-        let children = Children::open(&config, &python).await.unwrap();
-        Self { dir, python, children }
+        let sandbox = Sandbox::open(&config, &python).await.unwrap();
+        Self { dir, python, sandbox }
     }
 
     /// What a Python script prints, started as a program of a kind.
-    pub async fn run(&self, children: &Children, script: &str, kind: Kind, reach: &Reach<'_>) -> String {
+    pub async fn run(&self, sandbox: &Sandbox, script: &str, role: Role, access: &FileAccess<'_>) -> String {
         let none: [(&str, &str); 0] = [];
-        let mut command = children.command(&self.python.executable, none, kind, reach).unwrap();
+        let mut command = sandbox.command(&self.python.executable, none, role, access).unwrap();
         let done = command.args(["-I", "-S", "-B", "-c", script]).arg(self.dir.path()).output().await.unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
 
-    pub fn make_dir(&self, name: &str, kind: Kind) -> std::path::PathBuf {
+    pub fn make_dir(&self, name: &str, role: Role) -> std::path::PathBuf {
         let dir = self.dir.path().join("build/work").join(name);
-        self.children.make_dir(&dir, kind).unwrap();
+        self.sandbox.make_dir(&dir, role).unwrap();
         dir
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::{Place, is_root};
 use hoistway_build::python::{
-    children::Kind,
-    site::{self, Installed},
+    installed::{self, Installed},
+    sandbox::Role,
 };
 use hoistway_model::Code;
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -16,7 +16,7 @@ fn bomb(bytes: usize) -> String {
 }
 
 fn package(place: &Place, files: &[(&str, String)]) -> (Installed, std::path::PathBuf) {
-    let (root, out) = (place.make_dir("source", Kind::Installer), place.make_dir("out", Kind::Reader));
+    let (root, out) = (place.make_dir("source", Role::Installer), place.make_dir("out", Role::Reader));
     let write = |(name, text): &(&str, String)| std::fs::write(root.join(name), text).unwrap();
     files.iter().for_each(write);
     let files = files.iter().map(|(name, _)| ((*name).to_owned(), String::new())).collect::<BTreeMap<_, _>>();
@@ -34,8 +34,8 @@ async fn a_file_that_takes_all_memory_has_no_bytecode_and_its_neighbour_has() {
     let place = Place::with(|_| {}).await;
     let files = [("large.py", bomb(10 << 20)), ("fine.py", "x = 1\n".into())];
     let (package, out) = package(&place, &files);
-    let children = place.children.for_build().await.unwrap();
-    site::compile(&[(&package, out.clone())], &place.python, &children, LIMIT).await.unwrap();
+    let sandbox = place.sandbox.for_build().await.unwrap();
+    installed::compile(&[(&package, out.clone())], &place.python, &sandbox, LIMIT).await.unwrap();
     assert_eq!(bytecode(&out, "large"), 0);
     assert!(bytecode(&out, "fine") > 0);
 }
@@ -46,13 +46,12 @@ async fn a_build_beyond_its_memory_ends_with_the_package_and_what_to_do() {
         return;
     }
     let place = Place::with(|config| config.max_memory_bytes = 48 << 20).await;
-    let children = place.children.for_build().await.unwrap();
-    if !hoistway_testing::need("cgroups", children.memory().is_some(), "control groups for memory cannot be made here")
-    {
+    let sandbox = place.sandbox.for_build().await.unwrap();
+    if !hoistway_testing::need("cgroups", sandbox.memory().is_some(), "control groups for memory cannot be made here") {
         return;
     }
     let (package, out) = package(&place, &[("dense.py", bomb(2_000_000))]);
-    let e = site::compile(&[(&package, out)], &place.python, &children, LIMIT).await.unwrap_err();
+    let e = installed::compile(&[(&package, out)], &place.python, &sandbox, LIMIT).await.unwrap_err();
     assert_eq!(e.code, Code::BuildFailed);
     let said = format!("{e} {:?}", e.details);
     assert!(said.contains("bomb") && said.contains("max_memory_bytes") && said.contains("48 MiB"), "{said}");

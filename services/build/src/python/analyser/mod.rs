@@ -4,10 +4,10 @@
 //! for a while or when the service ends. Whatever a file does to the parser hits that process only.
 
 use super::{
-    Children, Interpreter,
-    children::{self, Kind},
+    Interpreter, Sandbox,
     process::Group,
-    reach::Reach,
+    reachable_files::ReachableFiles,
+    sandbox::{self, Role},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hoistway_model::{Code, Digest, Error, Result, digest::Hasher, source::SourceFiles};
@@ -176,7 +176,7 @@ pub struct Analyser(Arc<Inner>);
 struct Inner {
     python: PathBuf,
     version: String,
-    children: Children,
+    sandbox: Sandbox,
     limit: Duration,
     worker: tokio::sync::Mutex<Option<Worker>>,
     remembered: Mutex<Remembered>,
@@ -184,15 +184,15 @@ struct Inner {
 
 impl Analyser {
     /// No process is started yet.
-    pub fn new(interpreter: &Interpreter, children: Children) -> Self {
-        Self::with_limit(interpreter, children, LIMIT)
+    pub fn new(interpreter: &Interpreter, sandbox: Sandbox) -> Self {
+        Self::with_limit(interpreter, sandbox, LIMIT)
     }
 
-    fn with_limit(interpreter: &Interpreter, children: Children, limit: Duration) -> Self {
+    fn with_limit(interpreter: &Interpreter, sandbox: Sandbox, limit: Duration) -> Self {
         Self(Arc::new(Inner {
             python: interpreter.executable.clone(),
             version: interpreter.full_version.clone(),
-            children,
+            sandbox,
             limit,
             worker: tokio::sync::Mutex::default(),
             remembered: Mutex::default(),
@@ -207,10 +207,10 @@ impl Analyser {
     /// What the entry file and the files that it reaches import, by file; no others are read. Files that are imported
     /// and do not compile are [`Code::SyntaxError`], all of them in one answer.
     pub async fn analyse(&self, files: &SourceFiles, entry: &str) -> Result<Vec<FileImports>> {
-        let reach = Reach::new(files, entry);
+        let reachable = ReachableFiles::new(files, entry);
         let (mut all, mut faults) = (BTreeMap::new(), BTreeMap::new());
         // What is imported comes first: a file that is only mentioned may turn out to be imported.
-        let (mut imported, mut mentioned) = (reach.entry(), Vec::new());
+        let (mut imported, mut mentioned) = (reachable.entry(), Vec::new());
         let mut queued = HashSet::new();
         while let Some((file, reached)) =
             imported.pop().map(|file| (file, true)).or_else(|| mentioned.pop().map(|file| (file, false)))
@@ -229,12 +229,12 @@ impl Analyser {
                 Answer::Found(Found { imports, mentions }) => {
                     // What a program goes on without, or never imports here, need not compile or have its packages.
                     let onward = imports.iter().flat_map(|import| {
-                        let found = reach.imported(&file, &import.module);
-                        let elsewhere = if found.is_empty() { reach.elsewhere(&import.module) } else { Vec::new() };
+                        let found = reachable.imported(&file, &import.module);
+                        let elsewhere = if found.is_empty() { reachable.elsewhere(&import.module) } else { Vec::new() };
                         let found = found.into_iter().map(|file| (file, reached && !import.optional));
                         found.chain(elsewhere.into_iter().map(|file| (file, false)))
                     });
-                    let named = mentions.iter().flat_map(|mention| reach.mentioned(&file, mention));
+                    let named = mentions.iter().flat_map(|mention| reachable.mentioned(&file, mention));
                     let all_named = onward.chain(named.map(|file| (file, false)));
                     for (file, reached) in all_named {
                         if queued.insert((file.clone(), reached)) {
@@ -345,7 +345,7 @@ struct Worker {
     last_used: Instant,
     _process: Process,
     /// Its control group ends with it.
-    _children: Children,
+    _children: Sandbox,
 }
 
 /// Only there to end the process when the worker is dropped.
@@ -359,10 +359,10 @@ impl std::fmt::Debug for Process {
 
 impl Worker {
     async fn start(inner: &Arc<Inner>) -> io::Result<Self> {
-        let children = inner.children.for_build().await.map_err(io::Error::other)?;
+        let sandbox = inner.sandbox.for_build().await.map_err(io::Error::other)?;
         let env = [("PYTHONDONTWRITEBYTECODE", "1")];
-        let reach = children::Reach { lasting: true, ..children::Reach::default() };
-        let mut command = children.command(&inner.python, env, Kind::Reader, &reach)?;
+        let access = sandbox::FileAccess { lasting: true, ..sandbox::FileAccess::default() };
+        let mut command = sandbox.command(&inner.python, env, Role::Reader, &access)?;
         command.args(["-I", "-S", "-c", SCRIPT]).stdin(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
@@ -370,7 +370,7 @@ impl Worker {
         };
         tokio::spawn(end_when_idle(Arc::downgrade(inner)));
         let (stdout, last_used) = (BufReader::new(stdout), Instant::now());
-        Ok(Self { stdin, stdout, last_used, _process: Process(Group(child)), _children: children })
+        Ok(Self { stdin, stdout, last_used, _process: Process(Group(child)), _children: sandbox })
     }
 
     async fn ask(&mut self, mut request: Vec<u8>) -> Result<Answer, Failure> {

@@ -3,7 +3,7 @@ use super::*;
 use std::collections::BTreeMap;
 
 async fn analyser() -> Analyser {
-    Analyser::new(&Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap(), Children::default())
+    Analyser::new(&Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap(), Sandbox::default())
 }
 
 fn source(files: &[(&str, &str)]) -> SourceFiles {
@@ -249,7 +249,7 @@ fn memory_is_bounded() {
 #[tokio::test]
 async fn a_file_that_takes_too_long_is_given_up_and_the_worker_replaced() {
     let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
-    let slow = Analyser::with_limit(&python, Children::default(), Duration::from_millis(1));
+    let slow = Analyser::with_limit(&python, Sandbox::default(), Duration::from_millis(1));
     let big = "x = [1, 2, 3]\n".repeat(100_000);
     let e = slow.analyse(&source(&[("big.py", &big)]), "big.py").await.unwrap_err();
     assert_eq!((e.code, e.message.as_str()), (Code::BuildFailed, "big.py cannot be analysed: parsing takes too long"));

@@ -12,9 +12,9 @@ pub use index::Indexes;
 pub use lock::Lock;
 
 use super::{
-    Children, Interpreter,
-    children::Kind,
+    Interpreter, Sandbox,
     process::{self, Finished},
+    sandbox::Role,
 };
 use failure::{Doing, WithoutWheel};
 use hoistway_model::{
@@ -68,30 +68,30 @@ pub struct Uv {
     program: Arc<OnceCell<Program>>,
     /// Shared by every use of the cache; whoever empties it has it alone.
     cache: Arc<RwLock<()>>,
-    children: Children,
+    sandbox: Sandbox,
 }
 
 impl Uv {
     /// A driver that keeps tools and caches below `data` and passes on the configured indexes and what the operator's
     /// environment says about index, proxy and certificates, and nothing else of it.
-    pub fn new(data: &Path, indexes: &Indexes, children: Children) -> Result<Self> {
+    pub fn new(data: &Path, indexes: &Indexes, sandbox: Sandbox) -> Result<Self> {
         indexes.check()?;
-        Ok(Self::with(data, Settings::of(env::vars()).with(indexes), children))
+        Ok(Self::with(data, Settings::of(env::vars()).with(indexes), sandbox))
     }
 
-    fn with(data: &Path, settings: Settings, children: Children) -> Self {
+    fn with(data: &Path, settings: Settings, sandbox: Sandbox) -> Self {
         let masker = Arc::new(Masker::new(&settings.secrets()));
-        Self { data: data.to_owned(), settings, masker, program: Arc::default(), cache: Arc::default(), children }
+        Self { data: data.to_owned(), settings, masker, program: Arc::default(), cache: Arc::default(), sandbox }
     }
 
     /// The same with a control group for one build.
     pub async fn for_build(&self) -> Result<Self> {
-        Ok(Self { children: self.children.for_build().await?, ..self.clone() })
+        Ok(Self { sandbox: self.sandbox.for_build().await?, ..self.clone() })
     }
 
     /// What starts programs.
-    pub fn children(&self) -> &Children {
-        &self.children
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
     }
 
     /// Whether packages could be installed at all; the error says in one line what is missing. Starts nothing.
@@ -170,7 +170,7 @@ impl Uv {
         error
     }
 
-    /// Installs what a lock names, and nothing else, into a directory that [`Children::make_dir`] made. `limit` is for the whole call.
+    /// Installs what a lock names, and nothing else, into a directory that [`Sandbox::make_dir`] made. `limit` is for the whole call.
     pub async fn install(
         &self,
         lock: &Lock,
@@ -195,8 +195,8 @@ impl Uv {
 
     /// Empties the cache if there are more than so many bytes in it, unless it is used right now.
     pub async fn trim_cache(&self, bytes: u64) -> Result<()> {
-        let (cache, lock, children) = (self.cache(), Arc::clone(&self.cache), self.children.clone());
-        let make = move |cache: &Path| children.make_dir(cache, Kind::Installer);
+        let (cache, lock, sandbox) = (self.cache(), Arc::clone(&self.cache), self.sandbox.clone());
+        let make = move |cache: &Path| sandbox.make_dir(cache, Role::Installer);
         let trim = move || cache::trim(&cache, bytes, || lock.try_write_owned().ok(), make);
         let failed = |e: std::io::Error| Error::internal("emptying the installer's cache", e);
         let trimmed = tokio::task::spawn_blocking(trim).await.map_err(|e| failed(e.into()))?.map_err(failed)?;
@@ -208,15 +208,15 @@ impl Uv {
 
     /// A directory with files that uv may read and write to.
     async fn written(&self, files: Vec<(&'static str, String)>) -> Result<TempDir> {
-        let (work, children) = (self.data.join("work"), self.children.clone());
+        let (work, sandbox) = (self.data.join("work"), self.sandbox.clone());
         let written = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&work)?;
             let dir = tempfile::Builder::new().prefix("lock-").tempdir_in(work)?;
             for (name, text) in files {
                 std::fs::write(dir.path().join(name), text)?;
-                children.give(&dir.path().join(name), Kind::Installer)?;
+                sandbox.give(&dir.path().join(name), Role::Installer)?;
             }
-            children.give(dir.path(), Kind::Installer)?;
+            sandbox.give(dir.path(), Role::Installer)?;
             Ok(dir)
         });
         let failed = |e: std::io::Error| Error::internal("writing a lock", e);
@@ -233,9 +233,9 @@ impl Uv {
         let work = async {
             let program = self.program(interpreter, report).await?;
             let _cache = self.cache.read().await;
-            self.settings.copy_netrc(&self.data, &self.children).await?;
+            self.settings.copy_netrc(&self.data, &self.sandbox).await?;
             let mut command =
-                program.command(&self.children, &self.data, writes).map_err(|e| doing.did_not_end(e.into()))?;
+                program.command(&self.sandbox, &self.data, writes).map_err(|e| doing.did_not_end(e.into()))?;
             command.arg("pip").args(arguments).arg("--python").arg(&interpreter.executable);
             command.args(["--only-binary", ":all:", "--no-config", "--no-progress", "--color", "never"]);
             let on_line = |line: &str| report(&failure::masked(&self.masker.text(line), &self.data));
@@ -248,7 +248,7 @@ impl Uv {
             return Ok(done);
         }
         let lines: Vec<String> = done.stderr.iter().map(|line| self.masker.text(line)).collect();
-        Err(match process::cut_off(done.status, self.children.memory()) {
+        Err(match process::cut_off(done.status, self.sandbox.memory()) {
             Some(why) => doing.cut_off(&why, &lines, &self.data),
             None => doing.failed(&lines, &self.data),
         })
@@ -262,12 +262,11 @@ impl Uv {
     async fn find(&self, interpreter: &Interpreter, report: Report<'_>) -> Result<Program> {
         let failed = |e: std::io::Error| Error::internal("preparing the data directory for uv", e);
         let (home, cache) = (tool::home(&self.data), self.cache());
-        let (children, made) = (self.children.clone(), [home.clone(), cache.clone()]);
-        let making = tokio::task::spawn_blocking(move || {
-            made.iter().try_for_each(|dir| children.make_dir(dir, Kind::Installer))
-        });
+        let (sandbox, made) = (self.sandbox.clone(), [home.clone(), cache.clone()]);
+        let making =
+            tokio::task::spawn_blocking(move || made.iter().try_for_each(|dir| sandbox.make_dir(dir, Role::Installer)));
         making.await.map_err(|e| failed(e.into()))?.map_err(failed)?;
-        let mut env = self.settings.for_uv(interpreter, &self.data, &self.children).await;
+        let mut env = self.settings.for_uv(interpreter, &self.data, &self.sandbox).await;
         env.extend([
             ("HOME".into(), home.into_os_string()),
             ("UV_CACHE_DIR".into(), cache.into_os_string()),
@@ -279,14 +278,14 @@ impl Uv {
             ("LC_ALL".into(), "C.UTF-8".into()),
         ]);
         for candidate in tool::on_path().chain([tool::installed(&self.data)]) {
-            if let Some(program) = Program::probe(candidate, &env, &self.children, &self.data).await {
+            if let Some(program) = Program::probe(candidate, &env, &self.sandbox, &self.data).await {
                 return Ok(program);
             }
         }
         report(&format!("installing uv {}", tool::VERSION));
         let installed = tool::install(&self.data, interpreter, &self.settings).await;
         let path = installed.map_err(|e| self.masker.error(e))?;
-        Program::probe(path, &env, &self.children, &self.data)
+        Program::probe(path, &env, &self.sandbox, &self.data)
             .await
             .ok_or_else(|| Error::new(Code::RequirementFailed, "the installed uv does not run on this machine"))
     }

@@ -2,7 +2,7 @@
 //! list is closed; everything else stays out.
 
 use super::index::{Indexes, apart};
-use crate::python::{Children, Interpreter, children::Kind, process};
+use crate::python::{Interpreter, Sandbox, process, sandbox::Role};
 use hoistway_model::{Error, Result, Secret};
 use std::{
     collections::BTreeMap,
@@ -127,12 +127,12 @@ impl Settings {
         &self,
         interpreter: &Interpreter,
         data: &Path,
-        children: &Children,
+        sandbox: &Sandbox,
     ) -> Vec<(OsString, OsString)> {
         let mut pip = self.pip_files(interpreter).await;
         pip.extend(self.pip.clone());
         let mut env = self.translated(&pip);
-        if let Some(copy) = self.netrc_copy(data, children) {
+        if let Some(copy) = self.netrc_copy(data, sandbox) {
             env.retain(|(name, _)| name != NETRC);
             env.push((NETRC.into(), copy.into()));
         }
@@ -140,20 +140,20 @@ impl Settings {
     }
 
     /// Where uv finds a copy of the netrc file, if it has another user than the file's.
-    fn netrc_copy(&self, data: &Path, children: &Children) -> Option<PathBuf> {
-        let wanted = self.shared.contains_key(NETRC) && children.owner(Kind::Installer).is_some();
+    fn netrc_copy(&self, data: &Path, sandbox: &Sandbox) -> Option<PathBuf> {
+        let wanted = self.shared.contains_key(NETRC) && sandbox.owner(Role::Installer).is_some();
         wanted.then(|| data.join("tools/netrc"))
     }
 
     /// Copies the netrc file, which may have changed since the last time, for uv's user.
-    pub(super) async fn copy_netrc(&self, data: &Path, children: &Children) -> Result<()> {
-        let (Some(from), Some(copy)) = (self.shared.get(NETRC), self.netrc_copy(data, children)) else { return Ok(()) };
-        let (from, children) = (PathBuf::from(from), children.clone());
+    pub(super) async fn copy_netrc(&self, data: &Path, sandbox: &Sandbox) -> Result<()> {
+        let (Some(from), Some(copy)) = (self.shared.get(NETRC), self.netrc_copy(data, sandbox)) else { return Ok(()) };
+        let (from, sandbox) = (PathBuf::from(from), sandbox.clone());
         let copying = spawn_blocking(move || {
             let directory = copy.parent().unwrap_or(Path::new("/"));
             let mut file = tempfile::NamedTempFile::new_in(directory)?;
             io::copy(&mut std::fs::File::open(&from)?, &mut file)?;
-            children.give(file.path(), Kind::Installer)?;
+            sandbox.give(file.path(), Role::Installer)?;
             file.persist(&copy).map(drop).map_err(|e| e.error)
         });
         let failed = |e: io::Error| Error::internal("copying the netrc file for uv", e);

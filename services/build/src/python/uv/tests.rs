@@ -6,7 +6,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 
 fn driver(data: &Path, extra: &[(&str, &str)]) -> Uv {
     let extra = extra.iter().map(|(n, v)| (n.to_string(), v.to_string()));
-    Uv::with(data, Settings::of(env::vars().chain(extra)), Children::default())
+    Uv::with(data, Settings::of(env::vars().chain(extra)), Sandbox::default())
 }
 
 fn requirements(text: &str) -> Requirements {

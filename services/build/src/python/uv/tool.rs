@@ -2,9 +2,8 @@
 
 use super::{failure::masked, settings::Settings};
 use crate::python::{
-    Children, Interpreter,
-    children::{Kind, Reach},
-    process,
+    Interpreter, Sandbox, process,
+    sandbox::{FileAccess, Role},
 };
 use hoistway_model::{Code, Error, Result};
 use std::{
@@ -42,11 +41,11 @@ impl Program {
     pub(super) async fn probe(
         path: PathBuf,
         env: &[(OsString, OsString)],
-        children: &Children,
+        sandbox: &Sandbox,
         data: &Path,
     ) -> Option<Self> {
         let mut found = Self { path, env: env.to_vec() };
-        let mut command = found.command(children, data, None).ok()?;
+        let mut command = found.command(sandbox, data, None).ok()?;
         command.args(["pip", "compile", "--help", "--color", "never"]);
         let done = process::run(command, None, PROBE_LIMIT, &|_| ()).await.ok()?;
         let help = String::from_utf8_lossy(&done.stdout);
@@ -60,13 +59,13 @@ impl Program {
     }
 
     /// A command that may read what the environment names, and write the cache and `writes`.
-    pub(super) fn command(&self, children: &Children, data: &Path, writes: Option<&Path>) -> io::Result<Command> {
+    pub(super) fn command(&self, sandbox: &Sandbox, data: &Path, writes: Option<&Path>) -> io::Result<Command> {
         let (home, cache) = (home(data), cache(data));
         let named = named_files(&self.env);
         let read = named.iter().map(PathBuf::as_path).chain([self.path.as_path()]).collect();
         let write = [home.as_path(), &cache].into_iter().chain(writes).collect();
         let env = self.env.iter().map(|(name, value)| (name, value));
-        children.command(&self.path, env, Kind::Installer, &Reach { read, write, lasting: false })
+        sandbox.command(&self.path, env, Role::Installer, &FileAccess { read, write, lasting: false })
     }
 }
 

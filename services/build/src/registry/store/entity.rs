@@ -88,7 +88,7 @@ pub(super) mod references {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Images that agents use.
+/// ImageRetention that agents use.
 pub(super) mod pins {
     use sea_orm::entity::prelude::*;
 

@@ -193,10 +193,10 @@ async fn missing<C: ConnectionTrait>(
         let query = query.select_only().column(blobs::Column::Digest).into_tuple();
         found = query.all(conn).await.map_err(db_error("looking for blobs"))?;
     }
-    if !manifest.children().is_empty() {
+    if !manifest.sandbox().is_empty() {
         let query = manifests::Entity::find()
             .filter(manifests::Column::Repo.eq(repo.as_str()))
-            .filter(manifests::Column::Digest.is_in(texts(manifest.children())));
+            .filter(manifests::Column::Digest.is_in(texts(manifest.sandbox())));
         let size = Expr::cust("length(bytes)");
         let query = query.select_only().column(manifests::Column::Digest).column_as(size, "size").into_tuple();
         let rows: Vec<(String, i64)> = query.all(conn).await.map_err(db_error("looking for manifests"))?;
@@ -209,7 +209,7 @@ async fn missing<C: ConnectionTrait>(
         }
     }
     let found: HashSet<String> = found.into_iter().collect();
-    let needed = manifest.blobs().iter().chain(manifest.children()).copied();
+    let needed = manifest.blobs().iter().chain(manifest.sandbox()).copied();
     Ok((needed.filter(|digest| !found.contains(&digest.to_string())).collect(), wrong))
 }
 
@@ -247,7 +247,7 @@ async fn write_manifest<C: ConnectionTrait>(
         manifest: Set(manifest.digest().to_string()),
         digest: Set(digest.to_string()),
     };
-    let needed: Vec<_> = manifest.blobs().iter().chain(manifest.children()).map(needs).collect();
+    let needed: Vec<_> = manifest.blobs().iter().chain(manifest.sandbox()).map(needs).collect();
     if !needed.is_empty() {
         use references::Column as C;
         references::Entity::insert_many(needed)

@@ -1,6 +1,6 @@
 //! Which images are kept. An image that a build made stays for as long as an agent's revision names it or somebody has
 //! tagged it besides; without either it goes once it has not been used for the registry's grace time, and its build's
-//! record with it. Images that somebody pushed stay while they have a tag or an agent uses them.
+//! record with it. ImageRetention that somebody pushed stay while they have a tag or an agent uses them.
 
 use crate::{
     registry::{
@@ -20,7 +20,7 @@ const DOING: &str = "noting which images are in use";
 
 /// The images of one installation. Clones share it.
 #[derive(Clone)]
-pub struct Images(Arc<Inner>);
+pub struct ImageRetention(Arc<Inner>);
 
 struct Inner {
     store: Store,
@@ -32,7 +32,7 @@ struct Inner {
     collecting: Mutex<()>,
 }
 
-impl Images {
+impl ImageRetention {
     /// The images of a registry; `base` is what builds begin with.
     pub fn new(store: Store, blobs: BlobStore, config: &RegistryConfig, base: &Base) -> Self {
         // A base that is named by its tag has one, and so is kept.
@@ -58,7 +58,7 @@ impl Images {
         txn.commit().await.map_err(db_error(DOING))
     }
 
-    /// Removes the images that nobody uses, `in_use` being all that agents name, and then what [`Images::sweep`] does.
+    /// Removes the images that nobody uses, `in_use` being all that agents name, and then what [`ImageRetention::sweep`] does.
     pub async fn collect(&self, in_use: Vec<StoredImage>) -> Result<Collected> {
         let inner = self.0.clone();
         // On its own: a caller that goes away does not cut it off.

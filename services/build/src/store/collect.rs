@@ -1,6 +1,9 @@
 //! Letting go what belongs to images that nobody uses.
 
-use super::{Store, build, layer};
+use super::{
+    Store,
+    entity::{build, layer},
+};
 use crate::registry::store::{Retention, collect_images};
 use hoistway_kit::db::db_error;
 use hoistway_model::{Digest, Result, build::BuildStatus, image::StoredImage};

@@ -1,7 +1,7 @@
 //! What a program of a build can do that has been taken over.
 
 use crate::{Place, is_root, read};
-use hoistway_build::python::children::{Kind, Reach};
+use hoistway_build::python::sandbox::{FileAccess, Role};
 use std::{collections::BTreeMap, path::Path};
 
 const STATUS: &str = "print(open('/proc/self/status').read())";
@@ -53,8 +53,8 @@ async fn each_kind_of_program_has_a_user_of_its_own_and_no_privileges() {
     }
     let place = Place::with(|_| {}).await;
     let mut users = Vec::new();
-    for kind in [Kind::Installer, Kind::Reader] {
-        let status = place.run(&place.children, STATUS, kind, &Reach::default()).await;
+    for kind in [Role::Installer, Role::Reader] {
+        let status = place.run(&place.sandbox, STATUS, kind, &FileAccess::default()).await;
         has_no_privileges(&status);
         let uid = fields(&status)["Uid"].split_whitespace().next().unwrap().to_owned();
         assert_eq!(fields(&status)["Groups"], "", "{kind:?}");
@@ -65,10 +65,10 @@ async fn each_kind_of_program_has_a_user_of_its_own_and_no_privileges() {
 
 async fn a_reader_that_was_taken_over_could(own_users: bool) -> String {
     let place = Place::with(|config| config.own_users = own_users).await;
-    let (source, out) = (place.make_dir("source", Kind::Installer), place.make_dir("out", Kind::Reader));
-    place.make_dir("other", Kind::Reader);
-    let reach = Reach { read: vec![&source], write: vec![&out], ..Reach::default() };
-    let could = place.run(&place.children, TRY, Kind::Reader, &reach).await;
+    let (source, out) = (place.make_dir("source", Role::Installer), place.make_dir("out", Role::Reader));
+    place.make_dir("other", Role::Reader);
+    let access = FileAccess { read: vec![&source], write: vec![&out], ..FileAccess::default() };
+    let could = place.run(&place.sandbox, TRY, Role::Reader, &access).await;
     assert!(out.join("own").is_file());
     could
 }
@@ -96,13 +96,13 @@ fn has_landlock() -> bool {
 #[tokio::test]
 async fn an_installer_writes_its_cache_and_nothing_else() {
     let place = Place::with(|_| {}).await;
-    let target = place.make_dir("target", Kind::Installer);
-    place.make_dir("out", Kind::Reader);
+    let target = place.make_dir("target", Role::Installer);
+    place.make_dir("out", Role::Reader);
     let cache = place.dir.path().join("build/cache/uv");
     let script = "import sys\nfor path in ['cache/uv/x', 'work/target/x', 'work/out/x', '../master.key']:\n    \
         try: open(sys.argv[1] + '/build/' + path, 'w').close(); print(path)\n    except OSError: pass";
-    let reach = Reach { write: vec![&cache, &target], ..Reach::default() };
-    let wrote = place.run(&place.children, script, Kind::Installer, &reach).await;
+    let access = FileAccess { write: vec![&cache, &target], ..FileAccess::default() };
+    let wrote = place.run(&place.sandbox, script, Role::Installer, &access).await;
     assert_eq!(wrote, "cache/uv/x\nwork/target/x");
     assert_eq!(read(&place.dir.path().join("master.key")), "secret");
 }
@@ -120,11 +120,11 @@ async fn two_builds_have_a_control_group_each_that_goes_with_it() {
     }
     let place = Place::with(|_| {}).await;
     let script = "print(open('/proc/self/cgroup').read())";
-    let (one, other) = (place.children.for_build().await.unwrap(), place.children.for_build().await.unwrap());
-    let reach = Reach::default();
+    let (one, other) = (place.sandbox.for_build().await.unwrap(), place.sandbox.for_build().await.unwrap());
+    let access = FileAccess::default();
     let (first, second) = tokio::join!(
-        place.run(&one, script, Kind::Installer, &reach),
-        place.run(&other, script, Kind::Reader, &reach),
+        place.run(&one, script, Role::Installer, &access),
+        place.run(&other, script, Role::Reader, &access),
     );
     let (first, second) = (groups(&first), groups(&second));
     if !hoistway_testing::need("cgroups", !first.is_empty(), "control groups cannot be made here") {

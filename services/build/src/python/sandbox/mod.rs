@@ -17,7 +17,7 @@ use hoistway_confine::{
     uids::Uids,
 };
 use hoistway_model::{Error, Result};
-use probe::Way;
+use probe::Isolation;
 use std::{
     ffi::OsStr,
     io,
@@ -39,7 +39,7 @@ const MOVES: i32 = 2;
 
 /// Whose user a program has: what one of the two has been made to do, the other's files are safe from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum Role {
     /// It talks to package indexes and has the cache.
     Installer,
     /// It parses and compiles, and has no network.
@@ -48,7 +48,7 @@ pub enum Kind {
 
 /// The files that one program may use beside the interpreter and the system's.
 #[derive(Debug, Default)]
-pub struct Reach<'a> {
+pub struct FileAccess<'a> {
     /// Read, where they are there.
     pub read: Vec<&'a Path>,
     /// Read and written.
@@ -59,7 +59,7 @@ pub struct Reach<'a> {
 
 /// Starts programs. Clones share everything but the group of a build.
 #[derive(Debug, Clone, Default)]
-pub struct Children {
+pub struct Sandbox {
     /// None in tests without a program that could start them.
     shared: Option<Arc<Shared>>,
     group: Option<Arc<BuildGroup>>,
@@ -68,7 +68,7 @@ pub struct Children {
 #[derive(Debug)]
 struct Shared {
     launcher: PathBuf,
-    way: Way,
+    way: Isolation,
     host: ExposedPaths,
     users: Option<[RunAs; 2]>,
     groups: Option<group::Groups>,
@@ -76,7 +76,7 @@ struct Shared {
     root: PathBuf,
 }
 
-impl Children {
+impl Sandbox {
     /// Finds out how programs can be confined here, and gives the installer its cache.
     pub async fn open(config: &Config, interpreter: &Interpreter) -> Result<Self> {
         let Some(launcher) = config.launcher.clone() else { return Ok(Self::default()) };
@@ -98,13 +98,13 @@ impl Children {
         let failed = |e: io::Error| Error::internal("preparing to start programs of builds", e);
         let (users, cgroups) = opening.await.map_err(|e| failed(e.into()))?.map_err(failed)?;
         let groups = cgroups.map(|cgroups| group::Groups::new(cgroups, limits));
-        let mut shared = Shared { launcher, way: Way::default(), host, users, groups, root };
+        let mut shared = Shared { launcher, way: Isolation::default(), host, users, groups, root };
         shared.way = probe::choose(&mut shared, &dir, &interpreter.executable).await?;
-        let children = Self { shared: Some(Arc::new(shared)), group: None };
-        let owner = children.owner(Kind::Installer);
+        let sandbox = Self { shared: Some(Arc::new(shared)), group: None };
+        let owner = sandbox.owner(Role::Installer);
         let handing = spawn_blocking(move || ownership::hand_over(&dir, owner));
         handing.await.map_err(|e| failed(e.into()))?.map_err(failed)?;
-        Ok(children)
+        Ok(sandbox)
     }
 
     /// The same in a control group of one build's own, which ends with the last of its clones.
@@ -125,19 +125,19 @@ impl Children {
     }
 
     /// The user that has what programs of a kind write, if that is another one than the service's.
-    pub fn owner(&self, kind: Kind) -> Option<RunAs> {
-        self.shared.as_ref()?.owner(kind)
+    pub fn owner(&self, role: Role) -> Option<RunAs> {
+        self.shared.as_ref()?.owner(role)
     }
 
     /// Makes a directory for what programs of a kind write. Blocks.
-    pub fn make_dir(&self, dir: &Path, kind: Kind) -> io::Result<()> {
+    pub fn make_dir(&self, dir: &Path, role: Role) -> io::Result<()> {
         std::fs::create_dir_all(dir)?;
-        ownership::give(dir, self.owner(kind))
+        ownership::give(dir, self.owner(role))
     }
 
     /// Gives a file or directory to the user of a kind. Blocks.
-    pub fn give(&self, path: &Path, kind: Kind) -> io::Result<()> {
-        ownership::give(path, self.owner(kind))
+    pub fn give(&self, path: &Path, role: Role) -> io::Result<()> {
+        ownership::give(path, self.owner(role))
     }
 
     /// The memory of the build that this is for, where it is limited.
@@ -150,11 +150,11 @@ impl Children {
         &self,
         program: &Path,
         env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
-        kind: Kind,
-        reach: &Reach<'_>,
+        role: Role,
+        access: &FileAccess<'_>,
     ) -> io::Result<Command> {
         let Some(shared) = &self.shared else { return Ok(process::command(program, env)) };
-        let plan = shared.plan(self.group.as_deref(), kind, reach);
+        let plan = shared.plan(self.group.as_deref(), role, access);
         let mut command = process::command(&shared.launcher, env);
         command.arg(EXEC).arg(serde_json::to_string(&plan)?).arg(program);
         Ok(command)
@@ -162,15 +162,15 @@ impl Children {
 }
 
 impl Shared {
-    fn owner(&self, kind: Kind) -> Option<RunAs> {
+    fn owner(&self, role: Role) -> Option<RunAs> {
         let [installer, reader] = self.users.filter(|_| self.way.own_root)?;
-        Some(match kind {
-            Kind::Installer => installer,
-            Kind::Reader => reader,
+        Some(match role {
+            Role::Installer => installer,
+            Role::Reader => reader,
         })
     }
 
-    fn plan(&self, group: Option<&BuildGroup>, kind: Kind, reach: &Reach<'_>) -> Plan {
+    fn plan(&self, group: Option<&BuildGroup>, role: Role, access: &FileAccess<'_>) -> Plan {
         let limits = Limits {
             file_size: Some(process::FILE),
             data: Some(process::MEMORY),
@@ -181,15 +181,15 @@ impl Shared {
             parent: std::process::id(),
             cgroups: group.map_or(Vec::new(), BuildGroup::procs),
             limits,
-            cpu_seconds: (!reach.lasting).then_some(process::CPU_SECONDS),
-            run_as: self.owner(kind),
-            confinement: self.confinement(kind, reach),
+            cpu_seconds: (!access.lasting).then_some(process::CPU_SECONDS),
+            run_as: self.owner(role),
+            confinement: self.confinement(role, access),
         }
     }
 
-    fn confinement(&self, kind: Kind, reach: &Reach<'_>) -> Confinement {
-        let Way { own_root, landlock, seccomp, .. } = self.way;
-        let landlock = landlock.filter(|abi| kind == Kind::Reader || *abi >= MOVES);
+    fn confinement(&self, role: Role, access: &FileAccess<'_>) -> Confinement {
+        let Isolation { own_root, landlock, seccomp, .. } = self.way;
+        let landlock = landlock.filter(|abi| role == Role::Reader || *abi >= MOVES);
         if !seccomp {
             return Confinement::default();
         }
@@ -197,8 +197,8 @@ impl Shared {
         // What all share is for agents.
         exposed.retain(|part| part.access != Access::Write);
         let part = |path: &&Path, access| Exposed { host: path.to_path_buf(), inside: path.to_path_buf(), access };
-        exposed.extend(reach.read.iter().map(|path| part(path, Access::ReadIfThere)));
-        exposed.extend(reach.write.iter().map(|path| part(path, Access::Write)));
+        exposed.extend(access.read.iter().map(|path| part(path, Access::ReadIfThere)));
+        exposed.extend(access.write.iter().map(|path| part(path, Access::Write)));
         let root = self.root.clone();
         Confinement {
             namespaces: own_root.then_some(Namespaces {
@@ -210,7 +210,7 @@ impl Shared {
             }),
             landlock,
             seccomp,
-            no_sockets: kind == Kind::Reader,
+            no_sockets: role == Role::Reader,
             keeps_group: true,
             exposed,
             ..Confinement::default()

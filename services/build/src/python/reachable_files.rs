@@ -9,7 +9,7 @@ const MAX_DEPTH: usize = 64;
 const MAX_PLACES: usize = 16;
 
 /// The files of a source, and the directories from which Python imports.
-pub struct Reach<'a> {
+pub struct ReachableFiles<'a> {
     files: &'a SourceFiles,
     entry: &'a str,
     /// Each empty or ending with a slash.
@@ -20,8 +20,8 @@ pub struct Reach<'a> {
     below: HashMap<&'a str, Vec<&'a str>>,
 }
 
-impl<'a> Reach<'a> {
-    /// The reach of an entry file.
+impl<'a> ReachableFiles<'a> {
+    /// Those of an entry file.
     pub fn new(files: &'a SourceFiles, entry: &'a str) -> Self {
         let directories = files.iter().flat_map(|(name, _)| directories(name)).collect();
         let mut below: HashMap<&str, Vec<&str>> = HashMap::new();
@@ -143,7 +143,7 @@ mod tests {
             "src/shop/__init__.py",
             "src/shop/prices.py",
         ]);
-        let reach = Reach::new(&files, "agent.py");
+        let reachable = ReachableFiles::new(&files, "agent.py");
         for (file, module, want) in [
             ("agent.py", "lib", vec!["lib/__init__.py"]),
             ("agent.py", "lib.deep.x.f", vec!["lib/__init__.py", "lib/deep/__init__.py", "lib/deep/x.py"]),
@@ -156,7 +156,7 @@ mod tests {
             ("agent.py", ".plain.z", vec!["plain/z.py"]),
             ("agent.py", "......x", vec![]),
         ] {
-            assert_eq!(reach.imported(file, module), want, "{file}: {module}");
+            assert_eq!(reachable.imported(file, module), want, "{file}: {module}");
         }
     }
 
@@ -164,22 +164,22 @@ mod tests {
     fn modules_of_directories_that_a_program_adds_itself_are_found() {
         let names = ["agent.py", "vendor/mylib/__init__.py", "vendor/mylib/deep.py", "lib/other.py"];
         let files = source(&names);
-        let reach = Reach::new(&files, "agent.py");
-        assert_eq!(reach.elsewhere("mylib.deep.f"), ["vendor/mylib/__init__.py", "vendor/mylib/deep.py"]);
-        assert_eq!(reach.elsewhere("other"), ["lib/other.py"]);
-        assert!(reach.elsewhere("lib").is_empty() && reach.elsewhere(".other").is_empty());
+        let reachable = ReachableFiles::new(&files, "agent.py");
+        assert_eq!(reachable.elsewhere("mylib.deep.f"), ["vendor/mylib/__init__.py", "vendor/mylib/deep.py"]);
+        assert_eq!(reachable.elsewhere("other"), ["lib/other.py"]);
+        assert!(reachable.elsewhere("lib").is_empty() && reachable.elsewhere(".other").is_empty());
     }
 
     #[test]
     fn an_entry_below_directories_reaches_what_is_beside_it_and_its_packages() {
         let files = source(&["bot/__init__.py", "bot/main.py", "bot/words.py", "lib.py", "bot/tools/__main__.py"]);
-        let reach = Reach::new(&files, "bot/main.py");
-        assert_eq!(reach.entry(), ["bot/__init__.py", "bot/main.py"]);
-        assert_eq!(reach.imported("bot/main.py", "words"), ["bot/words.py"]);
-        assert_eq!(reach.imported("bot/main.py", "lib"), ["lib.py"]);
-        assert_eq!(reach.mentioned("bot/main.py", "words.py"), ["bot/words.py", "bot/words.py"]);
-        assert_eq!(reach.mentioned("bot/main.py", "./lib.py"), ["lib.py"]);
-        assert_eq!(reach.mentioned("bot/main.py", "-m bot.tools"), ["bot/__init__.py", "bot/tools/__main__.py"]);
-        assert!(reach.mentioned("bot/main.py", "../../etc/x.py").is_empty());
+        let reachable = ReachableFiles::new(&files, "bot/main.py");
+        assert_eq!(reachable.entry(), ["bot/__init__.py", "bot/main.py"]);
+        assert_eq!(reachable.imported("bot/main.py", "words"), ["bot/words.py"]);
+        assert_eq!(reachable.imported("bot/main.py", "lib"), ["lib.py"]);
+        assert_eq!(reachable.mentioned("bot/main.py", "words.py"), ["bot/words.py", "bot/words.py"]);
+        assert_eq!(reachable.mentioned("bot/main.py", "./lib.py"), ["lib.py"]);
+        assert_eq!(reachable.mentioned("bot/main.py", "-m bot.tools"), ["bot/__init__.py", "bot/tools/__main__.py"]);
+        assert!(reachable.mentioned("bot/main.py", "../../etc/x.py").is_empty());
     }
 }

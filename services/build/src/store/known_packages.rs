@@ -1,6 +1,9 @@
 //! What is known of locks, packages and their layers.
 
-use super::{KeptLock, READING, Store, WRITING, layer, lock, package, set};
+use super::{
+    KeptLock, READING, Store, WRITING,
+    entity::{layer, layer_set, lock, package},
+};
 use crate::{image::ImageLayer, layer::Layer};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use hoistway_kit::{db::db_error, time::now_ms};
@@ -46,7 +49,8 @@ impl Store {
 
     /// What this whole lock made before.
     pub async fn layer_set(&self, inputs: Digest) -> Result<Option<PackageSet>> {
-        let found = set::Entity::find_by_id(inputs.to_string()).one(self.0.read()).await.map_err(db_error(READING))?;
+        let found =
+            layer_set::Entity::find_by_id(inputs.to_string()).one(self.0.read()).await.map_err(db_error(READING))?;
         let Some(row) = found else { return Ok(None) };
         let failed = |e| Error::internal(READING, e);
         let layers = serde_json::from_str(&row.layers).map_err(failed)?;
@@ -57,16 +61,16 @@ impl Store {
     /// Remembers what a whole lock makes.
     pub async fn remember_set(&self, inputs: Digest, made: &PackageSet) -> Result<()> {
         let failed = |e| Error::internal(WRITING, e);
-        let row = set::ActiveModel {
+        let row = layer_set::ActiveModel {
             inputs: Set(inputs.to_string()),
             layers: Set(serde_json::to_string(&made.layers).map_err(failed)?),
             clashes: Set(serde_json::to_string(&made.clashes).map_err(failed)?),
             created_at: Set(now_ms()),
         };
-        let newer = OnConflict::column(set::Column::Inputs)
-            .update_columns([set::Column::Layers, set::Column::Clashes])
+        let newer = OnConflict::column(layer_set::Column::Inputs)
+            .update_columns([layer_set::Column::Layers, layer_set::Column::Clashes])
             .to_owned();
-        let written = set::Entity::insert(row).on_conflict(newer).exec_without_returning(self.0.write()).await;
+        let written = layer_set::Entity::insert(row).on_conflict(newer).exec_without_returning(self.0.write()).await;
         written.map(drop).map_err(db_error(WRITING))
     }
 

@@ -3,9 +3,9 @@
 use crate::{
     layer::{Layer, LayerBuilder},
     python::{
-        Children, Interpreter,
-        children::Kind,
-        site::{Sources, compile_sources},
+        Interpreter, Sandbox,
+        installed::{Sources, compile_sources},
+        sandbox::Role,
     },
 };
 use hoistway_model::{Error, Result, image::RUNNER_PATH};
@@ -66,20 +66,20 @@ const FILES: &[(&str, &[u8])] = &files![
 ];
 
 /// The layer and its bytes, which depend on the runner and the interpreter alone. It is put together in `work`.
-pub async fn layer(interpreter: &Interpreter, children: &Children, work: &Path) -> Result<(Layer, Vec<u8>)> {
+pub async fn build(interpreter: &Interpreter, sandbox: &Sandbox, work: &Path) -> Result<(Layer, Vec<u8>)> {
     let failed = |e: io::Error| Error::internal(DOING, e);
     let in_image = RUNNER_PATH.rsplit_once('/').map_or("", |(directory, _)| directory);
-    let (work, owner) = (work.to_owned(), children.clone());
+    let (work, owner) = (work.to_owned(), sandbox.clone());
     let preparing = spawn_blocking(move || {
         let scratch = tempfile::tempdir_in(work)?;
         let (root, out) = (scratch.path().join("source"), scratch.path().join("bytecode"));
-        owner.make_dir(&out, Kind::Reader)?;
+        owner.make_dir(&out, Role::Reader)?;
         for directory in [root.clone(), root.join(PACKAGE)] {
-            owner.make_dir(&directory, Kind::Reader)?;
+            owner.make_dir(&directory, Role::Reader)?;
         }
         for (path, bytes) in FILES {
             std::fs::write(root.join(path), bytes)?;
-            owner.give(&root.join(path), Kind::Reader)?;
+            owner.give(&root.join(path), Role::Reader)?;
         }
         Ok((scratch, root, out))
     });
@@ -87,7 +87,7 @@ pub async fn layer(interpreter: &Interpreter, children: &Children, work: &Path) 
     let names = FILES.iter().map(|(path, _)| (*path).to_owned());
     let files: Vec<String> = names.filter(|path| path.starts_with(PACKAGE)).collect();
     let sources = Sources { name: "runner", in_image, root: &root, files: &files, out: &out };
-    compile_sources(&sources, 1, interpreter, children, LIMIT).await?;
+    compile_sources(&sources, 1, interpreter, sandbox, LIMIT).await?;
     let packing = spawn_blocking(move || {
         let mut layer = LayerBuilder::new();
         for (path, bytes) in FILES {
@@ -123,8 +123,8 @@ mod tests {
     async fn it_is_the_same_each_time_and_a_start_from_it_compiles_nothing() {
         let work = tempfile::tempdir().unwrap();
         let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
-        let (made, bytes) = layer(&python, &Children::default(), work.path()).await.unwrap();
-        assert_eq!(layer(&python, &Children::default(), work.path()).await.unwrap().0, made);
+        let (made, bytes) = build(&python, &Sandbox::default(), work.path()).await.unwrap();
+        assert_eq!(build(&python, &Sandbox::default(), work.path()).await.unwrap().0, made);
         assert_eq!(fs::read_dir(work.path()).unwrap().count(), 0, "nothing is left behind");
 
         let unpacked = work.path().join("unpacked");

@@ -1,6 +1,6 @@
 //! Finding out how programs can be confined here: each way is tried on a Python that looks around, the strongest first.
 
-use super::{Kind, Reach, Shared, ownership};
+use super::{FileAccess, Role, Shared, ownership};
 use crate::python::process;
 use hoistway_confine::{
     RunAs,
@@ -31,7 +31,7 @@ const LOOK: &str = "import sys\n\
 
 /// A way to confine programs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct Isolation {
     /// Users of their own, and a root directory that has nothing but what a program needs: it is how another user
     /// reaches directories within those that are closed to others.
     pub own_root: bool,
@@ -42,7 +42,7 @@ pub(super) struct Way {
 }
 
 /// Takes the strongest way that this machine has. Where it is not what it could be, the log says why.
-pub(super) async fn choose(shared: &mut Shared, dir: &Path, python: &Path) -> Result<Way> {
+pub(super) async fn choose(shared: &mut Shared, dir: &Path, python: &Path) -> Result<Isolation> {
     let failed = |e: io::Error| Error::internal("trying how programs of builds can be confined", e);
     let at = dir.to_owned();
     let place = spawn_blocking(move || Place::make(&at)).await.map_err(|e| failed(e.into()))?.map_err(failed)?;
@@ -51,12 +51,12 @@ pub(super) async fn choose(shared: &mut Shared, dir: &Path, python: &Path) -> Re
     if landlock.is_none() {
         notes.push("this kernel has no Landlock, or it is switched off".to_owned());
     }
-    let mut chosen = Way::default();
+    let mut chosen = Isolation::default();
     for (own_root, there) in [(true, shared.users.is_some()), (false, landlock.is_some())] {
         if !there {
             continue;
         }
-        let way = Way { own_root, landlock, seccomp: true };
+        let way = Isolation { own_root, landlock, seccomp: true };
         shared.way = way;
         match attempt(shared, &place, python).await {
             Ok(()) => {
@@ -70,8 +70,8 @@ pub(super) async fn choose(shared: &mut Shared, dir: &Path, python: &Path) -> Re
     if !notes.is_empty() {
         let notes = notes.join("; ");
         let how = match chosen {
-            Way { own_root: true, .. } => "a user and a root directory of their own",
-            Way { landlock: Some(_), .. } => "Landlock, as the user of this service",
+            Isolation { own_root: true, .. } => "a user and a root directory of their own",
+            Isolation { landlock: Some(_), .. } => "Landlock, as the user of this service",
             _ => "limits alone, as the user of this service",
         };
         tracing::warn!("the programs of builds run with {how}, since more was not possible: {notes}");
@@ -83,8 +83,8 @@ async fn attempt(shared: &Shared, place: &Place, python: &Path) -> std::result::
     let (read, write, private) = (place.path("read"), place.path("write"), place.path("private"));
     let own = RunAs { uid: geteuid().as_raw(), gid: getegid().as_raw() };
     // Not the user of an earlier try.
-    ownership::give(&write, Some(shared.owner(Kind::Reader).unwrap_or(own))).map_err(|e| e.to_string())?;
-    let plan = shared.plan(None, Kind::Reader, &Reach { read: vec![&read], write: vec![&write], lasting: false });
+    ownership::give(&write, Some(shared.owner(Role::Reader).unwrap_or(own))).map_err(|e| e.to_string())?;
+    let plan = shared.plan(None, Role::Reader, &FileAccess { read: vec![&read], write: vec![&write], lasting: false });
     let plan = serde_json::to_string(&plan).map_err(|e| e.to_string())?;
     let none: [(&str, &str); 0] = [];
     let mut command = process::command(&shared.launcher, none);

@@ -1,6 +1,6 @@
 //! Packages become layers in the blob store.
 
-use super::{groups::Package, stage::Stage};
+use super::{groups::Package, staging::Staging};
 use crate::{
     layer::{Layer, LayerBuilder},
     registry::{BlobStore, StagedBlob},
@@ -24,9 +24,9 @@ struct Job {
 }
 
 /// Makes the layer of each group and stores them together. The bytes depend on the group alone.
-pub async fn pack(
+pub async fn write_layers(
     groups: &[(Digest, &[Package])],
-    stage: &Stage<'_>,
+    staging: &Staging<'_>,
     blobs: &BlobStore,
 ) -> Result<Vec<(Digest, Layer)>> {
     let mut plans = Vec::new();
@@ -34,7 +34,7 @@ pub async fn pack(
         let mut files: Vec<(String, PathBuf)> = Vec::new();
         let mut bytecode: Vec<PathBuf> = Vec::new();
         for package in *group {
-            let found = stage.package(&package.name);
+            let found = staging.package(&package.name);
             let (installed, compiled) =
                 found.ok_or_else(|| Error::internal("packing packages", format!("{} is missing", package.name)))?;
             files.extend(installed.files.keys().map(|file| (file.clone(), installed.root.join(file))));
@@ -42,7 +42,7 @@ pub async fn pack(
         }
         plans.push((*key, files, bytecode, group.iter().map(|package| package.size).sum::<u64>()));
     }
-    let (blobs, scratch) = (blobs.clone(), stage.scratch().to_owned());
+    let (blobs, scratch) = (blobs.clone(), staging.scratch().to_owned());
     let packed = tokio::task::spawn_blocking(move || {
         let mut jobs = Vec::new();
         for (key, files, bytecode, size) in plans {

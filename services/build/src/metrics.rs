@@ -1,32 +1,25 @@
-//! What is told about builds: events as they happen, and measurements.
+//! Measurements of builds.
 
 use crate::log::BuildLog;
-use futures_util::{StreamExt, future::ready};
-use hoistway_kit::{
-    event_log::{Next, Ring},
-    metrics::{self, Counter, Histogram},
-};
+use hoistway_kit::metrics::{self, Counter, Histogram};
 use hoistway_model::{
-    build::{Build, BuildEvents, BuildStatus},
+    build::{Build, BuildStatus},
     metric::{Family, Kind, Metrics},
 };
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Events that are kept for followers which read slowly.
-const KEPT_EVENTS: usize = 256;
 /// How old the size of the registry may be: to know it, every blob is looked at.
 const SIZE_AGE: Duration = Duration::from_secs(60);
 
-/// What was seen of builds.
+/// Counts and durations of the builds since the process began.
 #[derive(Debug)]
-pub struct Seen {
+pub struct BuildMetrics {
     dir: PathBuf,
-    events: Arc<Ring<Build>>,
     builds: Counter,
     layers: Counter,
     durations: Histogram,
@@ -34,12 +27,11 @@ pub struct Seen {
     registry: Mutex<Option<(Instant, u64)>>,
 }
 
-impl Seen {
+impl BuildMetrics {
     /// Nothing yet; `dir` is the service's directory.
     pub fn new(dir: PathBuf) -> Self {
         Self {
             dir,
-            events: Ring::new(KEPT_EVENTS),
             builds: Counter::new(
                 "hoistway_builds_total",
                 "Builds that were asked for, by what came of them: succeeded, failed, or reused (the image was there or being built).",
@@ -60,17 +52,12 @@ impl Seen {
         }
     }
 
-    /// A build began.
-    pub fn began(&self, build: &Build) {
-        self.events.push(|_| build.clone());
-    }
-
-    /// A build was answered by one that was there or running.
+    /// Counts a build that was answered by one that was there or running.
     pub fn reused(&self) {
         self.builds.inc(&["reused"]);
     }
 
-    /// A build ended.
+    /// Counts a build that ended.
     pub fn ended(&self, build: &Build, log: &BuildLog) {
         let outcome = if build.status == BuildStatus::Succeeded { "succeeded" } else { "failed" };
         let span = |from: i64, to: Option<i64>| {
@@ -84,27 +71,10 @@ impl Seen {
         for reused in log.dependency_layers() {
             self.layers.inc(&[if reused { "reused" } else { "made" }]);
         }
-        self.events.push(|_| build.clone());
-    }
-
-    /// Events from now on; whoever reads too slowly misses some.
-    pub fn follow(&self) -> BuildEvents {
-        let events = self.events.follow(None).filter_map(|next| {
-            ready(match next {
-                Next::Item(_, build) => Some(Ok(Build::clone(&build))),
-                Next::Lost(_) => None,
-            })
-        });
-        Box::pin(events)
-    }
-
-    /// Ends everybody who follows events.
-    pub fn close(&self) {
-        self.events.close();
     }
 
     /// Everything measured. It reads files: off the runtime's threads.
-    pub fn metrics(&self, running: usize, waiting: usize) -> Metrics {
+    pub fn all(&self, running: usize, waiting: usize) -> Metrics {
         let gauge = [("running", running), ("waiting", waiting)];
         let gauge = gauge.map(|(state, count)| ([("state", state.to_owned())], count as f64));
         let families = vec![

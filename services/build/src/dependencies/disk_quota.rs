@@ -10,13 +10,13 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// What one build's packages may take.
 #[derive(Debug, Clone)]
-pub struct Room {
+pub struct DiskQuota {
     blobs: BlobStore,
     /// Unpacked bytes of all of them.
     most: u64,
 }
 
-impl Room {
+impl DiskQuota {
     /// So many unpacked bytes, and no more than leaves the disk the space that is to be kept free.
     pub fn new(blobs: BlobStore, most: u64) -> Self {
         Self { blobs, most }

@@ -2,9 +2,8 @@
 
 use super::{BIN, Installed};
 use crate::python::{
-    Children, Interpreter,
-    children::{Kind, Reach},
-    process,
+    Interpreter, Sandbox, process,
+    sandbox::{FileAccess, Role},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hoistway_model::{Code, Error, Result, image::SITE_DIR};
@@ -34,16 +33,16 @@ pub struct Sources<'a> {
     pub root: &'a Path,
     /// Their names below it.
     pub files: &'a [String],
-    /// Where the bytecode goes, a directory that [`Children::make_dir`] made.
+    /// Where the bytecode goes, a directory that [`Sandbox::make_dir`] made.
     pub out: &'a Path,
 }
 
-/// Compiles packages, each into a directory of its own that [`Children::make_dir`] made, and each by a process that
+/// Compiles packages, each into a directory of its own that [`Sandbox::make_dir`] made, and each by a process that
 /// reaches no other's: what a file does to the compiler is done to its own package. `limit` is for all of them.
 pub async fn compile(
     packages: &[(&Installed, PathBuf)],
     interpreter: &Interpreter,
-    children: &Children,
+    sandbox: &Sandbox,
     limit: Duration,
 ) -> Result<()> {
     let at_once = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
@@ -61,7 +60,7 @@ pub async fn compile(
             let forks = if files.len() > LARGE { at_once } else { 1 };
             let left = deadline.saturating_duration_since(Instant::now());
             let sources = Sources { name: &package.name, in_image: SITE_DIR, root: &package.root, files, out };
-            compile_sources(&sources, forks, interpreter, children, left).await
+            compile_sources(&sources, forks, interpreter, sandbox, left).await
         })
         .collect();
     stream::iter(compiling).buffer_unordered(at_once).try_collect().await
@@ -72,23 +71,23 @@ pub async fn compile_sources(
     sources: &Sources<'_>,
     forks: usize,
     interpreter: &Interpreter,
-    children: &Children,
+    sandbox: &Sandbox,
     limit: Duration,
 ) -> Result<()> {
     let failed = |e: io::Error| Error::internal("compiling installed packages", e);
     let input = serde_json::to_vec(&[sources]).map_err(|e| failed(e.into()))?;
     // No -I: it would ignore the hash seed. Nothing else is inherited, and -P's work is done by -S and the cleared
     // environment: the script imports only built-in and standard modules.
-    let reach = Reach { read: vec![sources.root], write: vec![sources.out], ..Reach::default() };
+    let access = FileAccess { read: vec![sources.root], write: vec![sources.out], ..FileAccess::default() };
     let env = [("PYTHONHASHSEED", "0")];
-    let mut command = children.command(&interpreter.executable, env, Kind::Reader, &reach).map_err(failed)?;
+    let mut command = sandbox.command(&interpreter.executable, env, Role::Reader, &access).map_err(failed)?;
     command.args(["-s", "-S", "-B", "-c", SCRIPT, sources.in_image]).arg(forks.to_string()).current_dir("/");
     let refused =
         |why: String| Error::new(Code::BuildFailed, format!("the package {} cannot be compiled: {why}", sources.name));
     match process::run(command, Some(&input), limit, &|_| ()).await {
         Ok(done) if done.status.success() => Ok(()),
         Ok(done) => {
-            let why = process::cut_off(done.status, children.memory());
+            let why = process::cut_off(done.status, sandbox.memory());
             let why = why.unwrap_or_else(|| format!("Python ended with {}", done.status));
             Err(refused(why).with_details(done.stderr.into_iter().rev().take(20).rev()))
         }

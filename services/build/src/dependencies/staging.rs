@@ -1,12 +1,12 @@
 //! Where packages are installed and compiled before they become layers.
 
-use super::{Locked, STEP_LIMIT, room::Room};
+use super::{Locked, STEP_LIMIT, disk_quota::DiskQuota};
 use crate::{
     log::BuildLog,
     python::{
         Interpreter, Lock, Uv,
-        children::Kind,
-        site::{self, Installed},
+        installed::{self, Installed},
+        sandbox::Role,
     },
     store::KnownPackage,
 };
@@ -29,11 +29,11 @@ const CHECKS_AT_ONCE: usize = 2;
 const DOING: &str = "making a directory to install packages in";
 
 /// A scratch directory with installed packages, each in a directory of its own.
-pub struct Stage<'a> {
+pub struct Staging<'a> {
     uv: &'a Uv,
     interpreter: &'a Interpreter,
     log: &'a BuildLog,
-    room: &'a Room,
+    quota: &'a DiskQuota,
     scratch: TempDir,
     packages: BTreeMap<String, Installed>,
     bytecode: HashMap<String, PathBuf>,
@@ -41,21 +41,21 @@ pub struct Stage<'a> {
     checks: Semaphore,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Staging<'a> {
     /// An empty stage below `work`.
     pub async fn new(
         work: &Path,
         uv: &'a Uv,
         interpreter: &'a Interpreter,
         log: &'a BuildLog,
-        room: &'a Room,
+        quota: &'a DiskQuota,
     ) -> Result<Self> {
         let work = work.to_owned();
         let scratch =
             spawn_blocking(move || tempfile::tempdir_in(work)).await.map_err(|e| Error::internal(DOING, e))?;
         let scratch = scratch.map_err(|e| Error::internal(DOING, e))?;
         let (packages, bytecode, checks) = (BTreeMap::new(), HashMap::new(), Semaphore::new(CHECKS_AT_ONCE));
-        Ok(Self { uv, interpreter, log, room, scratch, packages, bytecode, checks })
+        Ok(Self { uv, interpreter, log, quota, scratch, packages, bytecode, checks })
     }
 
     /// Installs those of the packages that are not here yet, each into a directory of its own: no package can touch
@@ -74,7 +74,7 @@ impl<'a> Stage<'a> {
     /// Installs packages while there is room for them.
     async fn install_all(&self, missing: Vec<&Locked>) -> Result<Vec<Installed>> {
         let deadline = Instant::now() + STEP_LIMIT;
-        let mut full = pin!(self.room.runs_out());
+        let mut full = pin!(self.quota.runs_out());
         let installs: Vec<_> = missing.into_iter().map(|package| self.install_alone(package, deadline)).collect();
         let mut installing = pin!(stream::iter(installs).buffer_unordered(AT_ONCE));
         let mut installed = Vec::new();
@@ -87,7 +87,7 @@ impl<'a> Stage<'a> {
             };
             let Some(package) = next.transpose()? else { break };
             size += package.as_ref().map_or(0, |package| package.size);
-            self.room.allows(size)?;
+            self.quota.allows(size)?;
             installed.extend(package);
         }
         Ok(installed)
@@ -98,7 +98,7 @@ impl<'a> Stage<'a> {
         Locked { name, version, entry, .. }: &Locked,
         deadline: Instant,
     ) -> Result<Option<Installed>> {
-        let target = self.directory("site", name, Kind::Installer).await?;
+        let target = self.directory("site", name, Role::Installer).await?;
         let report = |line: &str| self.log.say(line);
         let left = deadline.saturating_duration_since(Instant::now());
         let lock = Lock::parse(entry)?;
@@ -106,7 +106,7 @@ impl<'a> Stage<'a> {
         installing.await.inspect_err(|_| self.log.say(format!("  {name} {version} was not installed")))?;
         let package = name.clone();
         let _slot = self.checks.acquire().await.map_err(|e| Error::internal("checking an installed package", e))?;
-        let taken = spawn_blocking(move || site::take_stock(&target, &package)).await;
+        let taken = spawn_blocking(move || installed::take_stock(&target, &package)).await;
         let installed = taken.map_err(|e| Error::internal("taking stock of an installed package", e))??;
         if installed.is_some() {
             self.log.say(format!("  {name} {version}"));
@@ -119,22 +119,22 @@ impl<'a> Stage<'a> {
         let mut outs = Vec::new();
         for package in locked {
             if self.packages.contains_key(&package.name) {
-                outs.push((package.name.clone(), self.directory("bytecode", &package.name, Kind::Reader).await?));
+                outs.push((package.name.clone(), self.directory("bytecode", &package.name, Role::Reader).await?));
             }
         }
         let todo: Vec<(&Installed, PathBuf)> =
             outs.iter().filter_map(|(name, out)| Some((self.packages.get(name)?, out.clone()))).collect();
-        site::compile(&todo, self.interpreter, self.uv.children(), limit).await?;
+        installed::compile(&todo, self.interpreter, self.uv.sandbox(), limit).await?;
         drop(todo);
         self.bytecode.extend(outs);
         Ok(())
     }
 
     /// A new directory for something of a package, which a program of this kind writes.
-    async fn directory(&self, what: &str, package: &str, kind: Kind) -> Result<PathBuf> {
+    async fn directory(&self, what: &str, package: &str, role: Role) -> Result<PathBuf> {
         let path = self.scratch.path().join(what).join(package);
-        let (made, children) = (path.clone(), self.uv.children().clone());
-        let making = spawn_blocking(move || children.make_dir(&made, kind)).await;
+        let (made, sandbox) = (path.clone(), self.uv.sandbox().clone());
+        let making = spawn_blocking(move || sandbox.make_dir(&made, role)).await;
         making.map_err(|e| Error::internal(DOING, e))?.map_err(|e: io::Error| Error::internal(DOING, e))?;
         Ok(path)
     }

@@ -1,0 +1,32 @@
+//! Measurements of agents.
+
+use super::Service;
+use hoistway_kit::metrics;
+use hoistway_model::{
+    Error, Result,
+    agent::Phase,
+    metric::{Kind, Metrics},
+};
+
+impl Service {
+    pub(super) async fn metrics(&self) -> Result<Metrics> {
+        let agents = self.events.current();
+        let count = |phase| agents.iter().filter(|(_, p)| *p == phase).count() as f64;
+        let by_phase = [Phase::Pending, Phase::Running, Phase::Failed];
+        let by_phase = by_phase.map(|phase| ([("phase", phase.as_str().to_owned())], count(phase)));
+        let is_up = |phase: Phase| f64::from(u8::from(phase == Phase::Running));
+        let up = agents.iter().map(|(name, phase)| ([("agent", name.to_string())], is_up(*phase)));
+        let mut families = vec![
+            metrics::family(Kind::Gauge, "hoistway_agents", "Agents by their phase.", by_phase),
+            metrics::family(Kind::Gauge, "hoistway_agent_up", "1 while the agent is Running, else 0.", up),
+            self.events.crashes.family(),
+        ];
+        families.extend(self.runtime.metrics());
+        let database = self.database.clone();
+        let read = move || {
+            families.push(metrics::database("agent", &database));
+            metrics::of_service("agent", families)
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
+    }
+}

@@ -40,42 +40,42 @@ pub struct Config {
     pub agents_bind: IpAddr,
     /// The host under which gateways reach agents; absent: `agents_bind`.
     pub agents_host: Option<String>,
-    /// How many agents may be starting at the same time.
+    /// The number of agents that may be starting at the same time.
     pub concurrent_starts: usize,
-    /// How long a start may take until the agent is ready, in seconds; 0: for ever.
+    /// The time that a start may take until the agent is ready, in seconds; 0: for ever.
     pub start_seconds: u64,
-    /// How long a replaced instance may finish the requests that it has, in seconds: the gateway's `invoke_timeout_seconds`
+    /// The time in which a replaced instance may finish the requests that it has, in seconds: the gateway's `invoke_timeout_seconds`
     /// and a little more.
     pub drain_seconds: u64,
-    /// How many superseded revisions of each agent are kept, to be rolled back to.
+    /// The number of superseded revisions of each agent that are kept, to be rolled back to.
     pub revisions: u32,
-    /// How many agents there may be.
+    /// The number of agents that there may be.
     pub max_agents: u32,
     /// Resource limits of each agent.
     pub limits: Limits,
-    /// How much is kept of each agent's log.
+    /// The amount that is kept of each agent's log.
     pub logs: LogLimits,
-    /// What keeps agents from the rest of the machine: auto, namespaces, landlock or none.
+    /// The isolation of agents from the rest of the machine: auto, namespaces, landlock or none.
     pub sandbox: Mode,
-    /// What agents reach of the network: auto, closed or open.
+    /// The network that agents reach: auto, closed or open.
     pub network: Network,
     /// Further files and directories that agents may read.
     pub readable: Vec<PathBuf>,
     /// Directories that agents may read and write, shared by all of them.
     pub writable: Vec<PathBuf>,
-    /// What this machine has and shall not be used, for tests.
+    /// Mechanisms of this machine that shall not be used, for tests.
     pub pretend: Pretend,
     /// The token that services show each other; absent: `service-token` in the data directory.
     pub service_token_file: Option<PathBuf>,
     /// The key of what is stored; absent: `master.key` in the data directory.
     pub master_key_file: Option<PathBuf>,
-    /// How long the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
+    /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
     pub operations_seconds: u64,
-    /// How many of those answers are kept.
+    /// The number of those answers that are kept.
     pub operations: u64,
-    /// How often what is not to be kept is removed, in seconds.
+    /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
-    /// How log lines look: human or json.
+    /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
 

@@ -20,7 +20,7 @@ const METADATA: &str = "169.254.169.254";
 /// Without `::1`: httpx 0.24 makes no client where it is named.
 const LOOPBACK: [&str; 2] = ["localhost", "127.0.0.1"];
 
-/// How agents reach egress.
+/// The way in which agents reach egress.
 #[derive(Debug, Clone)]
 pub struct EgressAccess {
     /// Base URL of egress as agents reach it, without a path.
@@ -31,7 +31,7 @@ pub struct EgressAccess {
     pub open_network: bool,
 }
 
-/// What every agent of this installation is told.
+/// The environment of every agent of this installation.
 #[derive(Debug, Clone)]
 pub struct AgentEnvironment {
     egress: EgressAccess,
@@ -128,12 +128,12 @@ impl AgentEnvironment {
         for LlmConfig { role, provider, model } in &spec.config.llm {
             set(format!("LLM_MODEL{}", role.env_suffix()), model.clone());
             set(format!("LLM_PROVIDER{}", role.env_suffix()), provider.clone());
-            // What OpenAI's Agents SDK asks for where an agent names no model.
+            // The model that OpenAI's Agents SDK asks for where an agent names no model.
             if role.env_suffix().is_empty() && !OPENAI.has_own_key(&spec.config.env) {
                 set("OPENAI_DEFAULT_MODEL".to_owned(), model.clone());
             }
         }
-        // What the public runtime appends to it is `/chat/completions`.
+        // The public runtime appends to it is `/chat/completions`.
         set("LLM_GATEWAY_URL".to_owned(), format!("{}/v1", self.egress.url));
         // A key of the user's own is for the API itself, or for the address that the user names.
         if !OPENAI.has_own_key(&spec.config.env) {

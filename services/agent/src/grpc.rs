@@ -36,7 +36,7 @@ pub(crate) fn server(agents: Arc<dyn AgentService>) -> AgentServiceServer<GrpcAg
         .max_encoding_message_size(MAX_MESSAGE)
 }
 
-/// What says whom egress lets out, as the generated server sees it.
+/// The service for the identities of agents, as the generated server sees it.
 #[derive(Debug, Clone)]
 pub struct GrpcAgentIdentities(Arc<dyn AgentIdentities>);
 

@@ -8,7 +8,7 @@ use std::{
 };
 use tokio::process::Command;
 
-/// How long an interpreter may take to say what it is.
+/// The time that an interpreter may take to say what it is.
 const LIMIT: Duration = Duration::from_secs(20);
 /// The oldest `major.minor` that the runner runs on.
 const OLDEST: (u32, u32) = (3, 10);
@@ -95,7 +95,7 @@ impl Interpreter {
 }
 
 impl Interpreter {
-    /// What is said of an agent whose image was built here for another Python.
+    /// The message about an agent whose image was built here for another Python.
     pub fn changed(&self, built_for: &str) -> String {
         format!(
             "it was built for Python {built_for}, and this machine has {} now: it is being built again from the source \

@@ -42,7 +42,7 @@ use service::Parts;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// What the service shares with the rest of the installation.
+/// The keys and tokens that the service shares with the rest of the installation.
 #[derive(Clone)]
 pub struct Deps {
     /// The token that callers must show, and that the service shows the platform's registry.
@@ -51,7 +51,7 @@ pub struct Deps {
     pub master_key: MasterKey,
     /// The key of the tokens by which egress knows agents.
     pub egress_key: EgressKey,
-    /// What runs agents; absent: processes of this machine.
+    /// The runtime of agents; absent: processes of this machine.
     pub runtime: Option<Arc<dyn Runtime>>,
 }
 

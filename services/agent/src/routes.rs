@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// How far a watcher may fall behind before it gets a snapshot instead of the changes.
+/// The number of changes that a watcher may fall behind before it gets a snapshot instead of the changes.
 const KEPT_CHANGES: usize = 256;
 
 /// The routing table.
@@ -89,7 +89,7 @@ impl Hub {
             let mut table = self.lock();
             table.subscriptions += 1;
             let subscription = table.subscriptions;
-            // What a watcher knew before it came back is unknown: it counts once it has acknowledged again.
+            // The version that a watcher knew before it came back is unknown: it counts once it has acknowledged again.
             table.watchers.insert(watcher.clone(), Watcher { subscription, acked: 0 });
             subscription
         };
@@ -158,7 +158,7 @@ impl Table {
         !self.closed && self.watchers.get(watcher).is_some_and(|w| w.subscription == subscription)
     }
 
-    /// What a watcher that has everything up to `seen` lacks.
+    /// The changes that a watcher lacks which has everything up to `seen`.
     fn since(&self, seen: Option<u64>) -> VecDeque<VersionedRoute> {
         let oldest = self.changes.front().map_or(self.version + 1, |c| c.version);
         match seen {

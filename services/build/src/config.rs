@@ -9,7 +9,7 @@ use std::{net::SocketAddr, path::PathBuf};
 /// The name of the service, in configuration, logs and directories.
 pub const SERVICE: &str = "build";
 
-/// What an operator may set.
+/// Settings for operators.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -32,17 +32,17 @@ pub struct Config {
     pub extra_index_urls: Vec<Secret>,
     /// A netrc file with the passwords of package indexes.
     pub netrc: Option<PathBuf>,
-    /// How many builds run at a time.
+    /// The number of builds that run at a time.
     pub concurrency: usize,
-    /// How many builds may wait for their turn.
+    /// The number of builds that may wait for their turn.
     pub queue: usize,
-    /// How long one build may take, in seconds.
+    /// The time that one build may take, in seconds.
     pub timeout_seconds: u64,
-    /// How many records of failed builds are kept, and as many of those whose image a later build made again.
+    /// The number of records of failed builds that are kept, and as many of those whose image a later build made again.
     pub records: u64,
-    /// How many locks of each agent are kept: one for each text of its requirements.
+    /// The number of locks of each agent that are kept: one for each text of its requirements.
     pub locks: u32,
-    /// How many packages' sizes are kept.
+    /// The number of packages' sizes that are kept.
     pub packages: u64,
     /// The most bytes that the packages of one build may take unpacked.
     pub max_unpacked_bytes: u64,
@@ -57,17 +57,17 @@ pub struct Config {
     pub own_users: bool,
     /// The most bytes of the installer's cache.
     pub cache_bytes: u64,
-    /// How long the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
+    /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
     pub operations_seconds: u64,
-    /// How many of those answers are kept.
+    /// The number of those answers that are kept.
     pub operations: u64,
-    /// How often what is not to be kept is removed, in seconds.
+    /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
     /// The file with the API key that the registry accepts beside the service token. Default: none.
     pub api_key_file: Option<PathBuf>,
     /// The file with the token of calls between services. Default: `service-token` in `data_dir`.
     pub service_token_file: Option<PathBuf>,
-    /// How log lines look: human or json.
+    /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
 
@@ -110,7 +110,7 @@ impl Config {
         self.data_dir.join(SERVICE)
     }
 
-    /// How much is kept of records that no image has.
+    /// The amount that is kept of records that no image has.
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds {
             operations: idempotency::kept(self.operations_seconds, self.operations),
@@ -140,7 +140,7 @@ fn listed<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Secret>, D::Error> {
         Text(String),
         List(Vec<Secret>),
     }
-    // What is not read here is told without its text: serde's own words would repeat it.
+    // An unreadable value is reported without its text: serde's own words would repeat it.
     Ok(match Given::deserialize(from).map_err(|_| serde::de::Error::custom("is not a list of addresses"))? {
         Given::Text(text) => text.split_whitespace().map(Secret::new).collect(),
         Given::List(list) => list,

@@ -1,4 +1,4 @@
-//! What makes layers an image: its configuration and its manifest, as canonical JSON, so that the same parts have the
+//! The configuration and the manifest that make layers an image, as canonical JSON, so that the same parts have the
 //! same digests.
 
 use crate::layer::Layer;
@@ -40,7 +40,7 @@ const ID_DIGITS: usize = 12;
 pub struct ImageLayer {
     /// The layer.
     pub layer: Layer,
-    /// What made it, such as `hoistway: source`.
+    /// The tool or step that made it, such as `hoistway: source`.
     pub created_by: String,
 }
 
@@ -57,7 +57,7 @@ pub struct ImageSpec<'a> {
     pub entry_point: &'a str,
     /// The text of the requirements that the packages were resolved from.
     pub requirements: &'a str,
-    /// What is under our layers.
+    /// The base image.
     pub base: Option<&'a Base>,
     /// Our layers, lowest first.
     pub layers: &'a [ImageLayer],
@@ -251,7 +251,7 @@ impl History {
     }
 }
 
-/// How a container of the image is run.
+/// The command, user and environment of a container of the image.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Process {

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, io::Read};
 const MAX_CONFIG: u64 = 4 << 20;
 const MAX_ARCHIVE: u64 = source::MAX_BYTES as u64 + (source::MAX_FILES as u64 + 1) * 8192;
 
-/// What the history of an image said of its packages when they were one layer and their requirements were not kept.
+/// The history's line about packages when they were one layer and their requirements were not kept.
 const FORMER_PACKAGES: &str = "hoistway: dependencies";
 
 #[derive(Deserialize)]
@@ -52,7 +52,7 @@ struct History {
     empty_layer: bool,
 }
 
-/// What the image of a manifest was built from. Blocks.
+/// The source from which the image of a manifest was built. Blocks.
 pub fn source(manifest: &[u8], blobs: &BlobStore) -> Result<BuildSource> {
     let malformed = |e: serde_json::Error| unknown("its manifest or configuration cannot be read").with_source(e);
     let manifest: Manifest = serde_json::from_slice(manifest).map_err(malformed)?;

@@ -50,10 +50,10 @@ use store::{Bounds, Store};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How long idle uploads are kept.
+/// The time for which idle uploads are kept.
 const UPLOADS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the service shares with the rest of the installation.
+/// The keys and tokens that the service shares with the rest of the installation.
 #[derive(Debug, Clone)]
 pub struct Deps {
     /// The token that callers must show.
@@ -93,7 +93,7 @@ pub struct Opened {
     tidying: CleanupConfig,
 }
 
-/// What is removed now and then.
+/// Limits for the cleanup that runs now and then.
 struct CleanupConfig {
     every: Duration,
     keep: Bounds,

@@ -15,7 +15,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// How many lines are kept of each end of a longer log.
+/// The number of lines that are kept of each end of a longer log.
 const MAX_LINES: usize = 1_000;
 /// The longest line, in characters.
 const MAX_LINE: usize = 2_000;
@@ -45,7 +45,7 @@ struct State {
     ended: bool,
 }
 
-/// What is kept of a log when its build has ended.
+/// The log of a build that has ended, as it is stored.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Kept {
@@ -146,7 +146,7 @@ impl BuildLog {
         self.0.changed.send_replace(());
     }
 
-    /// What is kept of it, as if it ended now.
+    /// The log as it is stored, as if the build ended now.
     pub fn kept(&self, request_id: Option<String>) -> Kept {
         let log = self.lock();
         let all: Vec<LogLine> = log.all().collect();
@@ -191,7 +191,7 @@ impl State {
         self.first.iter().cloned().chain(gap).chain(self.last.iter().cloned())
     }
 
-    /// How many lines were said.
+    /// The number of lines so far.
     fn count(&self) -> usize {
         self.first.len() + self.dropped + self.last.len()
     }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How old the size of the registry may be: to know it, every blob is looked at.
+/// The age up to which the size of the registry is used: to know it, every blob is looked at.
 const SIZE_AGE: Duration = Duration::from_secs(60);
 
 /// Counts and durations of the builds since the process began.
@@ -104,7 +104,7 @@ fn size_of_tree(dir: &Path) -> io::Result<u64> {
     let mut size = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        // What goes away meanwhile has no size.
+        // A file that is removed meanwhile has no size.
         size += match entry.file_type() {
             Ok(kind) if kind.is_dir() => size_of_tree(&entry.path()).unwrap_or(0),
             _ => entry.metadata().map_or(0, |meta| meta.len()),

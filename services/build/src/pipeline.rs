@@ -21,10 +21,10 @@ use hoistway_model::{
 };
 use std::{str::FromStr, sync::Arc};
 
-/// How often a build id is lengthened before two different images with one id are a defect.
+/// The number of times that a build id is lengthened before two different images with one id are a defect.
 const MAX_LENGTHENED: usize = 8;
 
-/// What turns requests into images. Clones share it.
+/// Turns requests into images. Clones share it.
 #[derive(Clone)]
 pub struct Pipeline(Arc<Inner>);
 
@@ -38,7 +38,7 @@ struct Inner {
     runner: ImageLayer,
 }
 
-/// What is under our layers, and the digest that names it.
+/// The base image and the digest that names it.
 type FoundBase = Option<(Digest, Arc<Base>)>;
 
 impl Pipeline {
@@ -95,7 +95,7 @@ impl Pipeline {
         tokio::task::spawn_blocking(whole).await.map_err(|e| Error::internal("looking for an image's blobs", e))
     }
 
-    /// What an image of ours was made of, read out of the image.
+    /// The source of an image that was built here, read out of the image.
     pub async fn source_of(&self, agent: &Name, digest: Digest) -> Result<BuildSource> {
         let inner = &self.0;
         let repository = repository(agent.as_str())?;
@@ -179,7 +179,7 @@ impl Inner {
         }
     }
 
-    /// What is to be installed: what the request says, else what the imports need. Every file that the entry point reaches
+    /// The packages to install: those that the request names, else those that the imports need. Every file that the entry point reaches
     /// is parsed either way, so that a syntax error, and that there is nothing to invoke, is found before anything is
     /// installed.
     async fn requirements(&self, source: &BuildSource, log: &BuildLog) -> Result<Option<Requirements>> {

@@ -13,9 +13,9 @@ use std::{io, path::Path, time::Duration};
 use tokio::task::spawn_blocking;
 
 const DOING: &str = "making the runtime layer";
-/// How long compiling may take: it takes a moment, and this machine may be busy.
+/// The time that compiling may take: it takes a moment, and this machine may be busy.
 const LIMIT: Duration = Duration::from_secs(120);
-/// How the package's files begin. The main file beside it is never taken from bytecode.
+/// The beginning of the paths of the package's files. The main file beside it is never taken from bytecode.
 const PACKAGE: &str = "_hoistway_runner/";
 
 macro_rules! files {

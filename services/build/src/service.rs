@@ -42,7 +42,7 @@ pub struct Limits {
     pub concurrency: usize,
     /// Builds that may wait.
     pub queue: usize,
-    /// How long one may run.
+    /// The time that one may run.
     pub timeout: Duration,
 }
 
@@ -65,7 +65,7 @@ struct Inner {
 
 type Outcome = Shared<BoxFuture<'static, Result<BuiltImage, Arc<Error>>>>;
 
-/// How an attempt stands to the builds that run.
+/// The relation of an attempt to the builds that run.
 enum Joined {
     /// It is a build of its own.
     New(Outcome),
@@ -75,7 +75,7 @@ enum Joined {
     Ending(Outcome),
 }
 
-/// What makes two builds one while they run: the same inputs, resolved in the same way.
+/// The key by which two builds are one while they run: the same inputs, resolved in the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct BuildKey {
     inputs: Digest,

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 const PASSWORD: &str = "hush-hush@9";
 const SPELT: &str = "hush-hush%409";
 
-/// What packages may take unpacked.
+/// The most bytes that packages may take unpacked.
 const MOST: u64 = 1 << 20;
 
 /// Wheels by the name of their file.
@@ -186,7 +186,7 @@ impl Service {
         manifest["layers"].as_array().unwrap().last().unwrap()["digest"].to_string()
     }
 
-    /// What the history says of each layer of packages, with its digest.
+    /// The line in the history for each layer of packages, with its digest.
     async fn packages(&self, image: &BuiltImage) -> Vec<(String, String)> {
         let repository: RepoName = image.repository.parse().unwrap();
         let found = find_manifest(self.store.db().read(), &repository, &Reference::Digest(image.digest)).await.unwrap();
@@ -279,7 +279,7 @@ async fn packages_of_a_private_index_become_layers_and_leave_no_password() {
         assert!(files.keys().any(|file| file.starts_with("tests/__pycache__/")), "{:?}", files.keys());
     }
 
-    // What was resolved stays until somebody asks for newer versions; and then stays again.
+    // Resolved versions stay until somebody asks for newer versions; and then stays again.
     index.publish("alpha", "2.0", &[("alpha/__init__.py", "A = 2\n")]);
     let again = service.packages(&service.build("alpha\nbeta", false).await.unwrap()).await;
     assert_eq!(again, first);

@@ -1,4 +1,4 @@
-//! What one agent may use at the same time and in a second, so that none takes the service from the others.
+//! The limits of one agent at the same time and in a second, so that none takes the service from the others.
 
 use crate::{config::Limits, connection::bounded::Bounded, forward::refusal::Refusal};
 use hoistway_model::Name;
@@ -25,7 +25,7 @@ pub(crate) struct AgentLimits {
     known: Mutex<Bounded<Name, Arc<Use>>>,
 }
 
-/// What one agent uses.
+/// The resources that one agent uses.
 #[derive(Debug)]
 struct Use {
     calls: Arc<Semaphore>,
@@ -91,7 +91,7 @@ impl Use {
 struct Rate {
     /// Nanoseconds between two calls; 0 is no limit.
     every: u64,
-    /// How far the number may run ahead.
+    /// The distance by which the number may run ahead.
     ahead: u64,
     due: AtomicU64,
 }

@@ -1,4 +1,4 @@
-//! What is known of each outbound call, and the queue in which it waits for whoever keeps it. A call never waits for
+//! The record of each outbound call, and the queue in which it waits for whoever keeps it. A call never waits for
 //! its record: when the queue is full the record is dropped and counted.
 pub mod call_entry;
 pub mod metrics;
@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How many records are handed over at once.
+/// The number of records that are handed over at once.
 const BATCH: usize = 256;
 /// The longest path, and the longest text of a refusal, that is kept, in characters.
 pub(crate) const MAX_TEXT: usize = 512;
@@ -31,7 +31,7 @@ pub struct CallRecord {
     pub agent: Option<Name>,
     /// Its revision.
     pub revision: Option<RevisionId>,
-    /// What was called; absent when it was refused before that was known.
+    /// The target of the call; absent when it was refused before that was known.
     pub target: Option<CallTarget>,
     /// The method.
     pub method: String,
@@ -114,7 +114,7 @@ impl Recorder {
         }
     }
 
-    /// How many were dropped so far. Whoever reads it does not keep the queue open.
+    /// The number of records that were dropped so far. Whoever reads it does not keep the queue open.
     pub(crate) fn dropped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.dropped)
     }

@@ -48,27 +48,27 @@ pub struct Config {
     pub resolve: Vec<String>,
     /// The operator's proxy on the way out, from `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     pub use_proxy: bool,
-    /// What one agent, one call and the whole service may use.
+    /// The limits of one agent, one call and the whole service.
     pub limits: Limits,
-    /// How long records of calls are kept, in days.
+    /// The time for which records of calls are kept, in days.
     pub call_days: u32,
-    /// How many of them are kept.
+    /// The number of records of calls that are kept.
     pub calls: u32,
-    /// How long sums of what agents use of models are kept for each hour, in days.
+    /// The time for which sums of what agents use of models are kept for each hour, in days.
     pub usage_hours_days: u32,
-    /// How long those for each day are kept, in days; never less than the 32 that budgets look back.
+    /// The time for which those for each day are kept, in days; never less than the 32 that budgets look back.
     pub usage_days: u32,
-    /// How many sums are kept of either kind; those of the last 32 days are kept in any case.
+    /// The number of sums that are kept of either kind; those of the last 32 days are kept in any case.
     pub usage_sums: u32,
-    /// How often what is not to be kept is removed, in seconds.
+    /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
     /// Whether the prompts of models stand in exported spans.
     pub trace_prompts: bool,
-    /// How log lines look: human or json.
+    /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
 
-/// What one agent, one call and the whole service may use. Times are in milliseconds, sizes in bytes.
+/// The limits of one agent, one call and the whole service. Times are in milliseconds, sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -158,12 +158,12 @@ impl Config {
         self.service_dir().join(format!("{SERVICE}.db"))
     }
 
-    /// How many records of calls are kept, and for how long.
+    /// The number of records of calls that are kept, and the time for which they are.
     pub(crate) fn calls_kept(&self) -> Retention {
         Retention::new(Duration::from_secs(u64::from(self.call_days) * 86_400), self.calls.into())
     }
 
-    /// How many sums of hours and of days are kept, and for how long. Budgets count the days of a month.
+    /// The number of sums of hours and of days that are kept, and the time for which they are. Budgets count the days of a month.
     pub(crate) fn usage_kept(&self) -> [Retention; 2] {
         let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
         let of_days = days(self.usage_days.max(BUDGET_DAYS));

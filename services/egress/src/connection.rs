@@ -34,7 +34,7 @@ const STREAMS: u32 = 100;
 const FIELDS: usize = 128;
 /// The smallest buffer that hyper takes.
 const MIN_BUFFER: usize = 8 << 10;
-/// How often a silent HTTP/2 connection is asked whether somebody is there, and how long that may take.
+/// The interval of pings on a silent HTTP/2 connection, and the time for an answer.
 const PING: Duration = Duration::from_secs(30);
 
 /// Serves a connection that was just accepted.

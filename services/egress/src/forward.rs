@@ -46,7 +46,7 @@ pub(crate) struct Destination<'a> {
     pub(crate) path_and_query: String,
 }
 
-/// What connections a call may be made on.
+/// The connections that a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Connections {
     /// One that is there already, if there is one.
@@ -86,7 +86,7 @@ impl Host<'_> {
         }
     }
 
-    /// How long its answer may take to begin, if it has a limit of its own.
+    /// The time that its answer may take to begin, if it has a limit of its own.
     fn timeout(&self) -> Option<Duration> {
         match self {
             Self::Model(server) => server.timeout,
@@ -105,7 +105,7 @@ impl fmt::Display for Host<'_> {
     }
 }
 
-/// What came of a call.
+/// The outcome of a call.
 pub(crate) enum Answer {
     /// An answer, without the headers that are not for the agent.
     Response(Response<Incoming>),
@@ -115,7 +115,7 @@ pub(crate) enum Answer {
     Switched { response: Response<()>, agent: OnUpgrade, tool: OnUpgrade },
 }
 
-/// What of a request stays the same when it is sent again.
+/// The parts of a request that stay the same when it is sent again.
 struct Template {
     method: Method,
     headers: HeaderMap,

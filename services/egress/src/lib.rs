@@ -1,7 +1,7 @@
 //! Egress: the only way out of an agent. It knows which agent calls, lets calls to that agent's tools through and
 //! nothing else, adds the credentials that agents never see, and records every call.
 //!
-//! What agents may do comes in through [`Policies`], what they did goes out through [`CallRecords`]. [`serve`] is the whole
+//! The policies of agents come in through [`Policies`], what they did goes out through [`CallRecords`]. [`serve`] is the whole
 //! service; a process that hosts several services calls [`open`], [`grpc`] and [`run`] itself. See `docs/egress.md` for
 //! what it enforces.
 
@@ -59,9 +59,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use usage::{Budgets, Counts, Ledger};
 
-/// How long calls in progress may go on after a shutdown began.
+/// The time that calls in progress may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How long the last records and counts may take after that, and the database to close after them.
+/// The time that the last records and counts may take after that, and the database to close after them.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 const CLOSING: Duration = Duration::from_secs(1);
 /// Checks of tools at a time.
@@ -69,14 +69,14 @@ const CHECKS: usize = 16;
 /// Records that wait for being kept.
 const RECORDS: usize = 8192;
 
-/// What the service shares with the rest of the installation.
+/// The keys and tokens that the service shares with the rest of the installation.
 #[derive(Debug, Clone)]
 pub struct Deps {
     /// The token that callers must show.
     pub token: ServiceToken,
     /// The key of agents' tokens.
     pub key: EgressKey,
-    /// What agents may do.
+    /// The policies of agents.
     pub policies: Arc<dyn Policies>,
     /// Where records of calls go; absent: into the database of the service.
     pub records: Option<Arc<dyn CallRecords>>,
@@ -200,7 +200,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
     Ok(Service { egress: Arc::new(egress), authority, records: (queue, records), counts, store, _lock: lock })
 }
 
-/// What calls share, with the ends where their records and counts come out. Blocks.
+/// The state that calls share, with the ends where their records and counts come out. Blocks.
 fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, mpsc::Receiver<CallRecord>, Counts)> {
     let names = config.names.iter().enumerate().map(|(index, name)| {
         Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))

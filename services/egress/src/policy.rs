@@ -1,4 +1,4 @@
-//! What an agent may do, as the control plane says it.
+//! The policy of an agent, as the control plane states it.
 pub mod static_policy;
 pub mod tool_access;
 pub mod watched_policy;
@@ -17,7 +17,7 @@ use http::{HeaderName, Method};
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// What one revision of an agent may call.
+/// The policy of one revision of an agent.
 #[derive(Debug, Clone)]
 pub struct AgentPolicy {
     /// The agent.
@@ -34,7 +34,7 @@ pub struct AgentPolicy {
     pub open_network: bool,
 }
 
-/// What an agent's calls of a host are.
+/// The kind of an agent's calls of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
     /// Calls of one of its tools.
@@ -50,7 +50,7 @@ pub(crate) enum Route {
 }
 
 impl AgentPolicy {
-    /// What calls of `origin` are.
+    /// The kind of the calls of `origin`.
     pub(crate) fn route(&self, origin: &Origin) -> Route {
         if self.tools.iter().any(|tool| tool.origin == *origin) {
             Route::Tool
@@ -75,9 +75,9 @@ pub struct ToolPolicy {
     pub origin: Origin,
     /// The path of its base URL, without a slash at the end. Calls go below it.
     pub prefix: String,
-    /// What may be called; none: everything below the base URL.
+    /// The paths that may be called; none: everything below the base URL.
     pub capabilities: Vec<Capability>,
-    /// What egress adds to calls.
+    /// The credential that egress adds to calls.
     pub credential: Credential,
     /// Whether it may be on this machine or in a private network.
     pub allow_private: bool,
@@ -130,7 +130,7 @@ impl Capability {
     }
 }
 
-/// What egress adds to a call.
+/// The credential that egress adds to a call.
 #[derive(Debug, Clone)]
 pub enum Credential {
     /// Nothing.
@@ -139,7 +139,7 @@ pub enum Credential {
     ApiKey {
         /// Where it goes.
         place: KeyPlace,
-        /// What stands before it, such as `Bearer `.
+        /// The prefix, such as `Bearer `.
         prefix: String,
         /// The key.
         value: Secret,
@@ -168,7 +168,7 @@ pub struct OAuth2Client {
     pub client_id: String,
     /// The client's secret.
     pub client_secret: Secret,
-    /// What is asked for, in order.
+    /// The scopes that are requested, in order.
     pub scopes: Vec<String>,
     /// Who the token is for, where the server wants to know.
     pub audience: Option<String>,
@@ -177,7 +177,7 @@ pub struct OAuth2Client {
 /// A model that an agent may call.
 #[derive(Debug, Clone)]
 pub struct ModelPolicy {
-    /// What the agent uses it for.
+    /// The API of the model.
     pub role: LlmRole,
     /// Its identifier, by which requests name it.
     pub model: String,
@@ -185,7 +185,7 @@ pub struct ModelPolicy {
     pub provider: String,
     /// Who answers.
     pub backend: ModelBackend,
-    /// What it costs there, if that is known.
+    /// Its price there, if that is known.
     pub price: Option<ModelPrice>,
 }
 
@@ -235,12 +235,12 @@ pub enum Protocol {
     Bedrock,
 }
 
-/// What a model provider's server is shown.
+/// The key for a model provider's server.
 #[derive(Debug, Clone)]
 pub enum ModelKey {
     /// A key that stays the same.
     ApiKey(Secret),
-    /// What requests are signed with.
+    /// The credentials with which requests are signed.
     Aws(AwsKey),
 }
 
@@ -262,7 +262,7 @@ pub struct AwsKey {
 pub struct ModelServer {
     /// The provider's name.
     pub name: Name,
-    /// What it speaks.
+    /// The API that it speaks.
     pub protocol: Protocol,
     /// Where it is.
     pub origin: Origin,
@@ -272,9 +272,9 @@ pub struct ModelServer {
     pub key: Option<ModelKey>,
     /// Whether it may be on this machine or in a private network.
     pub allow_private: bool,
-    /// How long its answer may take to begin, if not as long as any.
+    /// The time that its answer may take to begin, if not as long as any.
     pub timeout: Option<Duration>,
-    /// How many more times a call is made that failed.
+    /// The number of times that a failed call is made again.
     pub retries: u32,
 }
 
@@ -296,7 +296,7 @@ pub struct ModelUnavailable {
     pub reason: ModelUnavailableReason,
     /// Where it is, if that is known and may be called.
     pub origin: Option<Origin>,
-    /// What is missing and how to add it, for people.
+    /// The missing credential and the way to add it, for people.
     pub text: String,
 }
 
@@ -351,7 +351,7 @@ pub trait Policies: fmt::Debug + Send + Sync + 'static {
     /// Keeps the policies current until `shutdown`. Policies that never change have nothing to do.
     async fn keep_current(&self, _shutdown: CancellationToken) {}
 
-    /// How current they are.
+    /// The age of the policies.
     fn status(&self) -> EgressStatus {
         let known = PolicySource { complete: true, connected: true, records: 0 };
         EgressStatus { tools: known, identities: known, model_providers: known }

@@ -3,7 +3,7 @@
 
 use percent_encoding::percent_decode_str;
 
-/// How often a path is decoded to find dot segments: some servers decode again what they have decoded.
+/// The number of times that a path is decoded to find dot segments: some servers decode again what they have decoded.
 const ROUNDS: usize = 3;
 
 /// A path that has been looked at.

@@ -71,7 +71,7 @@ impl Addresses {
         }
     }
 
-    /// What the starter kit registers.
+    /// The connection that the starter kit registers.
     pub(crate) fn echo(&self) -> Connection {
         Connection {
             base_url: self.public.url.clone(),

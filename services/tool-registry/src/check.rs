@@ -1,4 +1,4 @@
-//! What every call is checked for before the store sees it. Errors name the fields of the public API, where these
+//! The checks of every call before the store sees it. Errors name the fields of the public API, where these
 //! records come from; the meaning of URLs and names was checked there.
 
 use hoistway_model::{

@@ -30,13 +30,13 @@ pub struct Config {
     pub egress_token_file: Option<PathBuf>,
     /// The key of stored credentials; absent: `master.key` in the data directory.
     pub master_key_file: Option<PathBuf>,
-    /// How long the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
+    /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
     pub operations_seconds: u64,
-    /// How many of those answers are kept.
+    /// The number of those answers that are kept.
     pub operations: u64,
-    /// How often what is not to be kept is removed, in seconds.
+    /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
-    /// How log lines look: human or json.
+    /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
 
@@ -65,7 +65,7 @@ impl Config {
         self.data_dir.join(SERVICE)
     }
 
-    /// How many answers of calls are kept, and for how long.
+    /// The number of answers of calls that are kept, and the time for which they are.
     pub fn operations_kept(&self) -> Retention {
         idempotency::kept(self.operations_seconds, self.operations)
     }

@@ -1,4 +1,4 @@
-//! What a deploy's tools mean for what is registered: decided here, from one snapshot, for the dry run and for the
+//! The changes that a deploy's tools make to the registry: decided here, from one snapshot, for the dry run and for the
 //! real one alike.
 
 use crate::{
@@ -20,7 +20,7 @@ pub(crate) struct Snapshot {
     pub(crate) tools: BTreeMap<Name, StoredTool>,
     /// For the tools that the plan creates: the agents, other than the plan's, that are bound to them.
     pub(crate) others: BTreeMap<Name, BTreeSet<Name>>,
-    /// What the agent's settled deploys bound.
+    /// The tools that the agent's settled deploys bound.
     pub(crate) bound: BTreeSet<Name>,
     /// Whether the agent has bindings of a deploy that neither settled nor was undone.
     pub(crate) unsettled: bool,
@@ -33,7 +33,7 @@ pub(crate) struct Update {
     pub(crate) content: Content,
 }
 
-/// What to write.
+/// The changes to write.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     /// Tools to insert, in the plan's order, with their sealed credentials.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The largest request body.
 const MAX_BODY: usize = 1 << 20;
-/// How long a client may take to send its body.
+/// The time that a client may take to send its body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// Connections at the same time; the oldest makes room for one more.
 const MAX_CONNECTIONS: usize = 128;

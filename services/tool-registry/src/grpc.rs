@@ -33,7 +33,7 @@ pub(crate) fn server(registry: Arc<dyn ToolRegistry>) -> ToolRegistryServiceServ
         .max_encoding_message_size(MAX_MESSAGE)
 }
 
-/// What shows credentials, as the generated server sees it.
+/// The service for credentials, as the generated server sees it.
 #[derive(Debug, Clone)]
 pub struct GrpcToolCredentials(Arc<dyn ToolCredentials>);
 

@@ -30,7 +30,7 @@ use hoistway_model::{Error, Result, ToolCredentials, ToolRegistry};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// What the service shares with the rest of the installation.
+/// The keys and tokens that the service shares with the rest of the installation.
 #[derive(Debug, Clone)]
 pub struct Deps {
     /// The token that callers must show.

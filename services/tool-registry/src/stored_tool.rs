@@ -4,7 +4,7 @@ use crate::vault::Sealed;
 use hoistway_model::{Name, OperationId, tool::Connection};
 use std::collections::BTreeMap;
 
-/// What this service itself serves.
+/// A tool that this service itself serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Builtin {
     /// `POST /echo`.

@@ -71,7 +71,7 @@ impl Vault {
         self.0.has_old()
     }
 
-    /// What an old key has sealed, sealed with the current one; nothing when it is already.
+    /// The secret of an old key, sealed with the current one; nothing when it is already.
     pub(crate) fn reseal(&self, holder: Holder<'_>, sealed: &[u8]) -> Result<Option<Vec<u8>>> {
         self.0.reseal(&holder.place(), sealed)
     }

@@ -40,7 +40,7 @@ pub struct LayerStore {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many revisions use a layer. What is not here may be deleted.
+    /// The number of revisions that use a layer. What is not here may be deleted.
     pins: HashMap<Digest, usize>,
     /// Who unpacks a layer: one at a time.
     turns: HashMap<Digest, Weak<tokio::sync::Mutex<()>>>,
@@ -137,7 +137,7 @@ impl LayerStore {
     /// beside the layers is kept as long as the pins live.
     pub async fn tree(&self, layers: &[Digest]) -> Result<Option<(Tree, Pins)>> {
         const DOING: &str = "looking at an image's layers";
-        // What a higher layer has hides what a lower one has, so they are searched from the top.
+        // Files of a higher layer hide those of a lower one, so they are searched from the top.
         let stack: Vec<(Digest, PathBuf)> = layers.iter().rev().map(|l| (*l, self.path(l))).collect();
         let found = spawn_blocking(move || {
             let find = |path: &'static str, is: fn(&Path) -> bool| {

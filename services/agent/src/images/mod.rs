@@ -23,14 +23,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a registry may take to say what it has, before a deploy goes on without it. Later tries have
+/// The time that a registry may take to say what it has, before a deploy goes on without it. Later tries have
 /// [`RETRY_PATIENCE`].
 pub const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 /// The same for tries that nobody waits for.
 pub const RETRY_PATIENCE: Duration = Duration::from_secs(20);
-/// How many layers of an image are pulled at a time.
+/// The number of layers of an image that are pulled at a time.
 const AT_ONCE: usize = 4;
-/// How long an answer that did not come is not asked for again.
+/// The time for which an answer that did not come is not asked for again.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// An image that is on this machine.
@@ -166,7 +166,7 @@ fn not_ours(image: &ImageRef) -> Error {
     Error::new(Code::UnsupportedImage, text)
 }
 
-/// What we read of an image's configuration.
+/// The parts of an image's configuration that are read.
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]

@@ -18,7 +18,7 @@ pub fn merge(layers: &[PathBuf], into: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What is there already is from a higher layer: a file hides everything below it, a directory is filled up.
+/// A file that exists already is from a higher layer: a file hides everything below it, a directory is filled up.
 fn add(from: &Path, into: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;

@@ -18,14 +18,14 @@ use std::{
 };
 use tar::{Archive, Entry, EntryType};
 
-/// What the headers between two files may take, long names included.
+/// The most bytes of headers between two files, long names included.
 const MAX_HEADER: u64 = 1024 * 1024;
 /// A block of tar, to which everything is padded.
 const BLOCK: u64 = 512;
 /// Marks what a layer removes of lower ones.
 const WHITEOUT: &str = ".wh.";
 
-/// How large a layer may be.
+/// The size limits of a layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Bytes, unpacked.
@@ -40,7 +40,7 @@ impl Default for Bounds {
     }
 }
 
-/// What a layer must turn out to be.
+/// The expected digests and size of a layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
     /// The digest of the bytes as they are sent.
@@ -128,7 +128,7 @@ fn extract<R: Read>(reader: Tally<R>, dir: &Path, bounds: Bounds) -> Result<(R, 
     reader.finish()
 }
 
-/// What goes wrong while reading an archive is about its bytes: too many, or not those that were meant.
+/// An error while reading an archive is about its bytes: too many, or not those that were meant.
 fn transfer(e: io::Error) -> Unreadable {
     match e.kind() {
         ErrorKind::FileTooLarge => Unreadable::Refused(format!("the layer: {e}")),

@@ -10,7 +10,7 @@ use std::io::{Error, Read, Result};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// How much more willing the kernel is to end an agent than anything else when memory runs out.
+/// The score by which the kernel is more willing to end an agent than anything else when memory runs out.
 const OOM_SCORE: i32 = 500;
 
 /// Does not return unless something failed.

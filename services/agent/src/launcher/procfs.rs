@@ -26,7 +26,7 @@ impl Process {
     }
 }
 
-/// What `/proc/PID/stat` says.
+/// The fields of `/proc/PID/stat`.
 pub(crate) struct Stat {
     pub pid: i32,
     pub state: char,

@@ -1,4 +1,4 @@
-//! What supervisor and launcher say to each other: one JSON document per line over a stream socket. The descriptors
+//! The protocol between supervisor and launcher: one JSON document per line over a stream socket. The descriptors
 //! that the agent inherits ride on the first byte of the first line.
 
 use hoistway_confine::{Confinement, Limits, RunAs};
@@ -35,7 +35,7 @@ pub(crate) enum Report {
     Exited(Exit),
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Exit {
@@ -100,11 +100,11 @@ pub(crate) struct LaunchSpec {
     pub limits: Limits,
     /// Another user, if the supervisor may choose one.
     pub run_as: Option<RunAs>,
-    /// What keeps the agent from the rest of the machine.
+    /// The isolation of the agent from the rest of the machine.
     pub confinement: Confinement,
     /// The `cgroup.procs` files of the agent's control groups.
     pub cgroups: Vec<PathBuf>,
-    /// How long a stop may take that somebody else asks for by SIGTERM to the launcher, in milliseconds.
+    /// The time that a stop may take which somebody else asks for by SIGTERM to the launcher, in milliseconds.
     pub grace_ms: u64,
 }
 

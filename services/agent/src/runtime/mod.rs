@@ -29,10 +29,10 @@ use tokio::sync::watch;
 /// One way of running agents.
 #[async_trait]
 pub trait Runtime: Send + Sync {
-    /// What keeps an agent from the rest of the machine: what is enforced, never more.
+    /// The isolation of an agent from the rest of the machine: what is enforced, never more.
     fn isolation(&self) -> Isolation;
 
-    /// How its agents reach egress, where that is not at the configured URL.
+    /// The way in which its agents reach egress, where that is not at the configured URL.
     fn egress_route(&self) -> Option<EgressRoute> {
         None
     }
@@ -49,7 +49,7 @@ pub trait Runtime: Send + Sync {
     /// The log of all instances of an agent. It outlives the instances, and following it ends when it is forgotten.
     async fn logs(&self, agent: &Name, query: LogQuery) -> Result<LogPieces>;
 
-    /// What was measured.
+    /// The measurements.
     fn metrics(&self) -> Vec<Family> {
         Vec::new()
     }
@@ -89,15 +89,15 @@ pub struct Instance {
     /// The agent's final environment. The runtime adds `PORT`, and beneath these what the platform needs (`HOME`,
     /// `TMPDIR`, `PATH`, …). Names are unique.
     pub env: Vec<(String, Secret)>,
-    /// What the agent reaches by name. In a network of the agent's own the names lead to egress.
+    /// The hosts that the agent reaches by name. In a network of the agent's own the names lead to egress.
     pub endpoints: Vec<Endpoint>,
-    /// What egress knows the revision by.
+    /// The token by which egress knows the revision.
     pub egress_token: Secret,
-    /// What a caller of the agent must present; empty for none.
+    /// The token that a caller of the agent must present; empty for none.
     pub invoke_token: Secret,
-    /// What no log line or message may show.
+    /// The secrets that no log line or message may show.
     pub mask: Vec<Secret>,
-    /// What the agent is said to be written with.
+    /// The framework with which the agent is written, as it was stated.
     pub framework: Option<Framework>,
     /// Whether this revision has been ready before. Then a start that fails is a crash, tried again with backoff;
     /// otherwise it is the end, [`State::Failed`].
@@ -152,7 +152,7 @@ impl Started {
     }
 }
 
-/// What an instance is doing.
+/// The state of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Being started: it waits for its turn or loads its code.
@@ -165,7 +165,7 @@ pub enum State {
     Crashed {
         /// Why it ended, and what it said last.
         failure: Failure,
-        /// How often it was started again so far.
+        /// The number of restarts so far.
         restarts: u32,
         /// When the next start is due, in milliseconds since the epoch.
         next_try_ms: i64,
@@ -195,13 +195,13 @@ pub struct Failure {
     pub code: Code,
     /// One line: the traceback's last one, or how the process ended.
     pub message: String,
-    /// What proves it, and what to do: the last lines that the agent wrote, at most [`Failure::LOG_LINES`], the stack
+    /// The evidence, and the advice: the last lines that the agent wrote, at most [`Failure::LOG_LINES`], the stack
     /// where it stands, or what its runner says.
     pub details: Vec<String>,
 }
 
 impl Failure {
-    /// How many log lines a failure shows.
+    /// The number of log lines that a failure shows.
     pub const LOG_LINES: usize = 40;
 }
 

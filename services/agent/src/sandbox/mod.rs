@@ -1,4 +1,4 @@
-//! What keeps agents from the rest of the machine: the tiers, of which the strongest is taken that this machine really
+//! Isolation of agents from the rest of the machine: the tiers, of which the strongest is taken that this machine really
 //! has, users and control groups of agents, and the words in which all of it is reported.
 //!
 //! The launcher puts the sandbox on (`hoistway_confine`); here is decided what it is told.
@@ -41,7 +41,7 @@ pub enum Mode {
     None,
 }
 
-/// What agents reach of the network.
+/// The network that agents reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
@@ -100,7 +100,7 @@ pub struct Pretend {
     pub no_uids: bool,
 }
 
-/// What can be set.
+/// The settings.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Which sandbox.
@@ -115,7 +115,7 @@ pub struct Settings {
     pub readable: Vec<PathBuf>,
     /// Directories of this machine that agents may read and write, all of them the same.
     pub writable: Vec<PathBuf>,
-    /// What is not to be used although it is there.
+    /// The mechanisms that are not to be used although they are there.
     pub pretend: Pretend,
 }
 
@@ -136,7 +136,7 @@ pub(crate) struct Sandbox {
     settings: Settings,
     limits: Limits,
     host: ExposedPaths,
-    /// What stands in the place of the machine's own Pythons, where the agent has a root of its own.
+    /// The directory in the place of the machine's own Pythons, where the agent has a root of its own.
     covers: Vec<Exposed>,
     uids: Option<Uids>,
     cgroups: Option<Cgroups>,
@@ -156,7 +156,7 @@ pub(crate) struct Parts<'a> {
     pub tmp: PathBuf,
     /// An empty directory.
     pub root: PathBuf,
-    /// What the agent reaches by name.
+    /// The hosts that the agent reaches by name.
     pub endpoints: &'a [Endpoint],
     /// Where the agent answers its callers.
     pub port: Option<u16>,
@@ -187,7 +187,7 @@ impl Sandbox {
             let uids = if pretend.no_uids { None } else { Uids::open(&opened)? };
             let cgroups = if pretend.no_cgroups { None } else { Cgroups::find(&opened, &limits) };
             let mut covers = OtherPythons::look(&interpreter).covers(&opened.join("covers"))?;
-            // What the operator shows of the machine stays.
+            // The paths that the operator exposes stay.
             covers.retain(|cover| !readable.iter().any(|path| cover.inside.starts_with(path)));
             Ok((uids, cgroups, covers))
         });
@@ -203,7 +203,7 @@ impl Sandbox {
         Ok(Self { tier, closed, settings, limits, host, covers, uids, cgroups, isolation })
     }
 
-    /// What is enforced, in words.
+    /// The enforced isolation, in words.
     pub fn isolation(&self) -> &Isolation {
         &self.isolation
     }
@@ -248,7 +248,7 @@ impl Sandbox {
         matches!(self.tier, Tier::Namespaces { .. })
     }
 
-    /// What one instance's launcher is told.
+    /// The specification for one instance's launcher.
     pub fn place(&self, parts: &Parts<'_>) -> Placed {
         let mut placed = place(self.tier, self.closed, &self.settings, &self.host, self.limits.disk, parts);
         if self.has_own_root() {
@@ -262,7 +262,7 @@ impl Sandbox {
 const APP: &str = "/app";
 const RUNNER: &str = "/opt/hoistway/runner";
 const SITE: &str = "/opt/hoistway/site-packages";
-/// What agents trust, there.
+/// The path of the certificate authorities that agents trust, there.
 const CA_BUNDLE: &str = "/opt/hoistway/ca-bundle.pem";
 
 fn place(

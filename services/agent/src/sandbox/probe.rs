@@ -22,7 +22,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;
 
-/// How long a probe may take; it takes tens of milliseconds.
+/// The time that a probe may take; it takes tens of milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Prints what is seen from within.
@@ -51,7 +51,7 @@ print(json.dumps({
 }))
 "#;
 
-/// What the probe saw.
+/// The report of the probe.
 #[derive(Debug, Deserialize)]
 struct Seen {
     pid_namespace: String,
@@ -317,7 +317,7 @@ fn handed_out(egress: &UnixStream) -> bool {
     receive(egress, &mut buffer, &mut fds).is_ok() && fds.len() == 1
 }
 
-/// What the launcher reported, or wrote last.
+/// The launcher's report, or its last line.
 fn why_not(control: &UnixStream, stderr: &[u8]) -> Why {
     // The launcher is gone, so all that it said is there.
     let _ = control.set_nonblocking(true);
@@ -345,7 +345,7 @@ struct Place(PathBuf);
 impl Place {
     fn make(dir: &Path, user: Option<RunAs>) -> std::io::Result<Self> {
         let place = Self(dir.join("run").join("probe"));
-        // What a killed probe left behind.
+        // Files that a killed probe left behind.
         let _ = fs::remove_dir_all(&place.0);
         for name in ["app", "home", "tmp", "root"] {
             fs::create_dir_all(place.0.join(name))?;

@@ -1,4 +1,4 @@
-//! What is enforced, in words: never more than what is.
+//! The enforced isolation, in words: never more than what is.
 
 use super::Tier;
 use hoistway_confine::Limits;
@@ -9,17 +9,17 @@ use std::fmt;
 const OPEN: &str = "open";
 const CLOSED: &str = "closed";
 
-/// How agents are kept from the rest of the machine, as enforced.
+/// The isolation of agents from the rest of the machine, as enforced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Isolation {
-    /// What the sandbox is made of, such as `namespaces: user, pid, mount, ipc; landlock ABI 7; seccomp`, or
+    /// The mechanisms of the sandbox, such as `namespaces: user, pid, mount, ipc; landlock ABI 7; seccomp`, or
     /// `not sandboxed`.
     pub enforced: String,
     /// `open`, or `closed`: then agents reach egress and nothing else.
     pub network: String,
     /// Limits of one agent, with what each is of.
     pub limits: String,
-    /// What an operator should know besides: why there is no stronger one.
+    /// Notes for the operator: why there is no stronger one.
     pub notes: Vec<String>,
 }
 

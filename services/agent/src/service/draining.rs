@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-/// How many instances of one agent may be finishing: each takes as much memory as one that serves.
+/// The number of instances of one agent that may be finishing: each takes as much memory as one that serves.
 const MOST: usize = 3;
-/// How long those that are too many may take from then on.
+/// The time that those that are too many may take from then on.
 pub(super) const HURRY: Duration = Duration::from_secs(5);
 
 /// The instances that are finishing, the oldest of each agent first.

@@ -11,7 +11,7 @@ use hoistway_model::{
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-/// How long a stopped agent may finish its requests.
+/// The time in which a stopped agent may finish its requests.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
 impl Service {
@@ -33,7 +33,7 @@ impl Service {
                     self.kept_layers().insert(*id, self.images.store().pin(&image.layers));
                 }
             }
-            // What only starts is not wanted any more, and what is finishing has no longer than the rest.
+            // An instance that only starts is not wanted any more, and what is finishing has no longer than the rest.
             retired.extend(self.starting(&name).into_iter().chain(self.draining.of(&name)));
             Settled { version: self.settle(&name).await?.version, retired: retired.into_iter().collect() }
         };

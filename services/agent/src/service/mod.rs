@@ -1,6 +1,6 @@
 //! The agent service itself.
 //!
-//! What is wanted is in the store; what is, is in the supervisors, one for each revision that is up or coming up. Whatever
+//! The desired state is in the store, the actual one in the supervisors, one for each revision that is up or coming up. Whatever
 //! changes either of them ends in [`Service::settle`], which derives the rest: a desired revision that is ready
 //! becomes the active one, and the agent's route follows. Changes of one agent happen one after the other, under its
 //! lock; agents never wait for each other.
@@ -60,9 +60,9 @@ use std::{
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long a switch waits for gateways to follow.
+/// The time that a switch waits for gateways to follow.
 const ACK_LIMIT: Duration = Duration::from_secs(5);
-/// How many agents are listed at a time: each may have a MiB of variables and as much of a prompt.
+/// The number of agents that are listed at a time: each may have a MiB of variables and as much of a prompt.
 const PAGE: u32 = 16;
 
 /// The agent service of one installation.
@@ -82,9 +82,9 @@ pub struct Service {
     /// Tools that were bound lately, for revisions whose specification is older.
     lately_bound: Mutex<HashMap<Name, tool_bindings::Binding>>,
     draining: Draining,
-    /// How long a replaced instance may finish its requests.
+    /// The time in which a replaced instance may finish its requests.
     drain: Duration,
-    /// What is told about agents, and to whom.
+    /// Events of agents, for those who follow them.
     events: EventLog,
     identities: Arc<EgressIdentities>,
     database: PathBuf,
@@ -109,7 +109,7 @@ impl fmt::Debug for Service {
 pub struct Agents(Arc<Service>);
 
 impl Service {
-    /// What keeps agents from harming the machine, as enforced.
+    /// The isolation of agents, as enforced.
     pub fn isolation(&self) -> Isolation {
         self.runtime.isolation()
     }

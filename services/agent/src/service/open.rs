@@ -14,7 +14,7 @@ use std::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// What the service is made of.
+/// The parts of the service.
 pub(crate) struct Parts {
     pub store: Store,
     pub images: Images,
@@ -22,15 +22,15 @@ pub(crate) struct Parts {
     pub surroundings: AgentEnvironment,
     /// Makes the tokens by which egress knows revisions.
     pub egress_key: EgressKey,
-    /// What agents trust.
+    /// The certificate authorities that agents trust.
     pub ca_bundle: CaBundle,
     pub runtime: Arc<dyn Runtime>,
     pub lock: DirLock,
     /// The file of the store.
     pub database: PathBuf,
-    /// How often old answers are forgotten.
+    /// The interval at which old answers are forgotten.
     pub tidy_every: Duration,
-    /// How long a replaced instance may finish its requests.
+    /// The time in which a replaced instance may finish its requests.
     pub drain: Duration,
 }
 

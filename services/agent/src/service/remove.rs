@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-/// How long the requests of an agent that is deleted may go on.
+/// The time that the requests of an agent that is deleted may go on.
 const DELETE_GRACE: Duration = Duration::from_secs(5);
-/// How long requests may go on when the program ends.
+/// The time that requests may go on when the program ends.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
-/// What is still going on after that is left behind: its processes die with this one.
+/// Requests that still go on after that are left behind: its processes die with this one.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 
 impl Service {
@@ -44,7 +44,7 @@ impl Service {
         let version = self.hub.remove(&name);
         self.hub.wait_acked(version, ACK_LIMIT).await;
         self.events.deleted(&name);
-        // What was replaced and is still finishing may have no record any more.
+        // An instance that was replaced and is still finishing may have no record any more.
         let instances: BTreeSet<RevisionId> = revisions.into_iter().chain(self.draining.of(&name)).collect();
         join_all(instances.iter().map(|id| self.stop_revision(id, DELETE_GRACE))).await;
         self.runtime.forget(&name).await?;

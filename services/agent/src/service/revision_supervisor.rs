@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// How a revision is.
+/// The health of a revision.
 #[derive(Debug, Clone)]
 pub(super) enum RevisionHealth {
     /// On its way up for the first time.

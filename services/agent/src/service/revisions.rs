@@ -92,7 +92,7 @@ impl Service {
     }
 }
 
-/// What a field shows and what it is compared by.
+/// The shown value of a field, and the value by which it is compared.
 type Fields = BTreeMap<String, (String, Vec<u8>)>;
 
 /// Everything that can differ between two revisions. Values of variables are compared, and shown only if they are no secrets.

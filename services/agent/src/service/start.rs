@@ -47,7 +47,7 @@ impl Service {
             None => {
                 let agent = self.store.agent(&name).await?.ok_or_else(|| Error::not_found("agent", &name))?;
                 let base = self.store.find_revision(&agent, RevisionRef::Id(from)).await?;
-                // What is known of the image saves asking its registry again.
+                // The known image saves asking its registry again.
                 let image = base.image.filter(|_| changes.image.is_none());
                 let new = new_revision(&operation, id, changes.apply(base.spec))?;
                 Revision { reason, of: Some(base.number), image, ..new }

@@ -6,14 +6,14 @@ use futures_util::future::join_all;
 use hoistway_model::{Code, Error, Name, Operation, Result, RevisionId, agent::Agent};
 use std::{sync::Arc, time::Duration};
 
-/// How often a change that the database refused is tried again, and after how long.
+/// The number of times that a change which the database refused is tried again, and the pause between two.
 const SETTLE_TRIES: u32 = 5;
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What settling an agent did.
+/// The outcome of settling an agent.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    /// What gateways must have seen before what is retired can go.
+    /// The version that gateways must have seen before what is retired can go.
     pub version: u64,
     /// Instances that nothing leads to any more.
     pub retired: Vec<RevisionId>,
@@ -155,7 +155,7 @@ impl Service {
         self.draining.end(&agent, id);
     }
 
-    /// What is known of the image of a revision that is ready now.
+    /// The image of a revision that is ready now.
     fn ready_image(&self, id: &RevisionId) -> Option<ImageFacts> {
         let condition = self.supervisor(id)?.condition();
         condition.image.filter(|_| matches!(condition.life, RevisionHealth::Ready))

@@ -18,7 +18,7 @@ const LATELY_MS: i64 = 15 * 60 * 1000;
 #[derive(Debug, Clone)]
 pub(super) struct Binding {
     url: String,
-    /// What the tool's URL was before. One that is neither this nor absent may be newer, and is left.
+    /// The tool's URLs before. One that is neither this nor absent may be newer, and is left.
     replaces: BTreeSet<String>,
     at: i64,
 }

@@ -23,7 +23,7 @@ use sea_orm::{
 const START: &str = "agents.start";
 const SWITCH: &str = "agents.switch";
 
-/// What recording a start found.
+/// The outcome of recording a start.
 #[derive(Debug)]
 pub(crate) enum Begin {
     /// It is recorded now, with its number.
@@ -32,7 +32,7 @@ pub(crate) enum Begin {
     Again(Box<Revision>),
 }
 
-/// What taking a start back found.
+/// The outcome of taking a start back.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Undo {
     /// The revision is forgotten, and its agent with it.
@@ -41,7 +41,7 @@ pub(crate) enum Undo {
     Revision,
 }
 
-/// What a switch did.
+/// The outcome of a switch.
 #[derive(Debug)]
 pub(crate) struct Switched {
     pub record: AgentRecord,
@@ -50,7 +50,7 @@ pub(crate) struct Switched {
 }
 
 impl Store {
-    /// What a start is known by when it is asked for again.
+    /// The digest by which a repeated start is recognised.
     pub(crate) fn start_payload(&self, new: &Revision) -> Result<Digest> {
         new.fingerprint(&self.key)
     }
@@ -59,7 +59,7 @@ impl Store {
     /// for it.
     pub(crate) async fn begin_start(&self, operation: &Operation, payload: Digest, new: Revision) -> Result<Begin> {
         let txn = self.db.begin().await?;
-        // What a derivation is made of is not in its specification.
+        // The base of a derivation is not in its specification.
         let is_derived = new.of.is_some();
         if is_derived {
             idempotency::begin(&txn, operation.id, START, payload).await?;
@@ -100,7 +100,7 @@ impl Store {
         Ok(Begin::New(Box::new(new)))
     }
 
-    /// What is kept of a revision that this very call has begun; refuses a call that was undone.
+    /// The record of a revision that this very call has begun; refuses a call that was undone.
     pub(crate) async fn begun_before(&self, operation: &Operation, id: &RevisionId) -> Result<Option<Revision>> {
         Ok(self.revision(id).await?.filter(|kept| kept.operation == Some(operation.id)))
     }
@@ -286,7 +286,7 @@ impl Store {
         Ok(true)
     }
 
-    /// What binding a tool answered when it was done before.
+    /// The answer of a binding that was made before.
     pub(crate) async fn bind_begin(&self, operation: &Operation, payload: Digest) -> Result<Option<Vec<Name>>> {
         let done = match idempotency::begin(self.db.write(), operation.id, "agents.bind", payload).await? {
             OperationStart::Done(answer) => answer,

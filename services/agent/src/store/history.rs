@@ -10,7 +10,7 @@ use hoistway_model::{Code, Error, Result, revision::RevisionRef};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 
 const LISTING: &str = "listing revisions";
-/// How many of the revisions that are kept a complaint names.
+/// The number of stored revisions that an error names.
 const TOLD: u64 = 20;
 
 impl Store {
@@ -113,7 +113,7 @@ pub(super) fn full(limit: u32) -> Error {
     Error::new(Code::ResourceExhausted, message)
 }
 
-/// What users see of an agent's revisions, newest first: all but instances that this service is bringing up by itself.
+/// An agent's revisions as users see them, newest first: all but instances that this service is bringing up by itself.
 fn visible(agent: &AgentRecord) -> Select<revision::Entity> {
     let current = [agent.desired, agent.active].into_iter().flatten().map(|id| id.to_string());
     let shown = Condition::any()

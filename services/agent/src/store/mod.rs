@@ -28,7 +28,7 @@ use std::{
 /// Revisions that are read at a time.
 const PAGE: u64 = 200;
 
-/// How much is kept.
+/// The limits of the store.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoreLimits {
     /// Superseded revisions of each agent.

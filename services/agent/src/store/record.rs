@@ -1,4 +1,4 @@
-//! What the tables hold, as the service sees it.
+//! The rows of the tables, as the service sees them.
 
 use super::entity::{agent, revision};
 use hoistway_kit::secrets::MasterKey;
@@ -22,7 +22,7 @@ pub(crate) struct AgentRecord {
     pub updated_at: i64,
 }
 
-/// What is kept of a revision's state. What it does at the moment is not stored.
+/// The stored part of a revision's state. Its state at the moment is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoredPhase {
     /// Its start has not been decided yet.
@@ -62,7 +62,7 @@ impl StoredPhase {
     }
 }
 
-/// What pulling an image has shown.
+/// The facts that pulling an image has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageFacts {
     pub digest: Digest,
@@ -98,7 +98,7 @@ pub(crate) struct Revision {
     /// The call that started it; `None` for an instance that the service made by itself.
     pub operation: Option<OperationId>,
     pub spec: AgentSpec,
-    /// What its runner demands of callers.
+    /// The token that its runner demands of callers.
     pub token: Secret,
     pub phase: StoredPhase,
     pub message: String,

@@ -12,7 +12,7 @@ use hoistway_model::{
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::timeout;
 
-/// What the platform promises for a change.
+/// The time limit that the platform promises for a change.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
 /// The identities as egress has them.

@@ -35,7 +35,7 @@ pub const SLOW: &str = "slow";
 pub struct FakeRuntime {
     instances: Mutex<HashMap<RevisionId, (Instance, watch::Sender<State>)>>,
     failing: Mutex<Vec<Name>>,
-    /// What was done, in order.
+    /// The calls so far, in order.
     pub done: watch::Sender<Vec<Done>>,
 }
 
@@ -145,7 +145,7 @@ pub struct TestService {
     pub interpreter: Interpreter,
 }
 
-/// How many superseded revisions of an agent are kept, and how many agents there may be.
+/// The number of superseded revisions of an agent that are kept, and of agents that there may be.
 #[derive(Clone, Copy)]
 pub struct StoreLimits {
     pub revisions: u32,

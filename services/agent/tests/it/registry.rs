@@ -21,7 +21,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 struct Content {
     blobs: HashMap<String, Vec<u8>>,
     manifests: HashMap<String, Vec<u8>>,
-    /// How often a blob was sent.
+    /// The number of times that a blob was sent.
     sent: HashMap<String, usize>,
     token: Option<String>,
 }

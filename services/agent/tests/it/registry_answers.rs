@@ -1,4 +1,4 @@
-//! What registries answer, and what it means.
+//! Answers of registries, and their meaning.
 
 use crate::{
     image::{Image, layer},

@@ -13,7 +13,7 @@ use tokio::{
     sync::mpsc,
 };
 
-/// What the buffers of both ends may hold on top of what is read.
+/// The bytes that the buffers of both ends may hold on top of what is read.
 const BUFFERS: usize = 16 << 20;
 
 enum Reply {
@@ -35,7 +35,7 @@ struct UntrustedRegistry {
     host: String,
     /// The heads of all requests.
     heads: Arc<Mutex<Vec<String>>>,
-    /// How much of each endless body went out.
+    /// The bytes of each endless body that were sent.
     endless: mpsc::Receiver<usize>,
 }
 

@@ -5,10 +5,10 @@ use hoistway_model::{Code, Error, Result};
 use std::time::Duration;
 use tokio::task::spawn_blocking;
 
-/// How often the free space is asked for: nothing tells when it goes.
+/// The interval at which the free space is checked: nothing tells when it goes.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// What one build's packages may take.
+/// The disk space that one build's packages may take.
 #[derive(Debug, Clone)]
 pub struct DiskQuota {
     blobs: BlobStore,

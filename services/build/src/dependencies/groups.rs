@@ -17,7 +17,7 @@ pub struct Package {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// What decides its files: its entry in the lock, the interpreter, the layout.
+    /// A digest of everything that decides its files: its entry in the lock, the interpreter, the layout.
     pub key: Digest,
     /// Unpacked bytes.
     pub size: u64,
@@ -53,7 +53,7 @@ fn rank(package: &Package) -> (Reverse<u64>, Digest) {
     (Reverse(size), Digest::of(package.name.as_bytes()))
 }
 
-/// What decides the bytes of a group's layer.
+/// A digest of everything that decides the bytes of a group's layer.
 pub fn key(group: &[Package]) -> Digest {
     let mut key = Hasher::new();
     for package in group {

@@ -26,16 +26,16 @@ use std::{
 };
 use tokio::{sync::Mutex, task::spawn_blocking};
 
-/// How long resolving, installing or compiling may take, each; the build as a whole has a limit of its own.
+/// The time that resolving, installing or compiling may take, each; the build as a whole has a limit of its own.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Part of a layer's key: raised when the same package would be laid out differently.
 const LAYOUT: &[u8] = b"packages/2";
-/// How many files that several packages have are named in the log.
+/// The number of files of several packages that are named in the log.
 const MAX_CLASHES: usize = 20;
 /// The longest list of packages in the history of an image's layer.
 const MAX_HISTORY: usize = 300;
 
-/// What makes dependency layers.
+/// Makes dependency layers.
 pub struct Dependencies {
     /// Where packages are installed before they are layers; emptied at start.
     work: PathBuf,
@@ -59,7 +59,7 @@ struct Locked {
     /// Normalised, without extras.
     name: String,
     version: String,
-    /// What decides its files.
+    /// A digest of everything that decides its files.
     key: Digest,
     /// A lock of it alone.
     entry: String,
@@ -93,7 +93,7 @@ impl Dependencies {
         &self.work
     }
 
-    /// What starts programs.
+    /// Starts programs.
     pub fn sandbox(&self) -> &Sandbox {
         self.uv.sandbox()
     }
@@ -161,7 +161,7 @@ impl Dependencies {
     async fn make(&self, uv: &Uv, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<PackageSet> {
         let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
         let mut staging = Staging::new(&self.work, uv, &self.interpreter, log, &self.quota).await?;
-        // How packages are grouped depends on their sizes, so those that nobody has seen yet are installed first.
+        // Grouping depends on the sizes of packages, so those that nobody has seen yet are installed first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
         staging.install(&unseen).await?;
         let seen: Vec<(Digest, KnownPackage)> = unseen.iter().map(|p| (p.key, staging.known(&p.name))).collect();
@@ -226,7 +226,7 @@ impl Dependencies {
         locked.collect()
     }
 
-    /// What decides the bytes of something that was locked.
+    /// A digest of everything that decides the bytes of a locked package.
     fn key(&self, locked: Digest) -> Digest {
         let mut inputs = Hasher::new();
         inputs.member(LAYOUT);
@@ -248,7 +248,7 @@ impl Dependencies {
     }
 }
 
-/// What an image's history says of a group.
+/// The line about a group in an image's history.
 fn history(group: &[Package]) -> String {
     let mut text = format!("{LAYER_HISTORY}packages");
     for (i, Package { name, version, .. }) in group.iter().enumerate() {

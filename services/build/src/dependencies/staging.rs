@@ -22,9 +22,9 @@ use std::{
 use tempfile::TempDir;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// How many packages are installed at a time: most of it is waiting for the package index.
+/// The number of packages that are installed at a time: most of it is waiting for the package index.
 const AT_ONCE: usize = 8;
-/// How many packages' files are checked at a time.
+/// The number of packages' files that are checked at a time.
 const CHECKS_AT_ONCE: usize = 2;
 const DOING: &str = "making a directory to install packages in";
 
@@ -82,7 +82,7 @@ impl<'a> Staging<'a> {
         loop {
             let next = tokio::select! {
                 next = installing.next() => next,
-                // What is being installed is dropped, and its process ends with it.
+                // The installation is dropped, and its process ends with it.
                 full = &mut full => return Err(full),
             };
             let Some(package) = next.transpose()? else { break };
@@ -139,7 +139,7 @@ impl<'a> Staging<'a> {
         Ok(path)
     }
 
-    /// What is worth knowing of a package; nothing if it is not here.
+    /// The facts about a package that are stored; nothing if it is not here.
     pub fn known(&self, name: &str) -> KnownPackage {
         let known = |p: &Installed| KnownPackage { size: p.size.max(1), files: p.file_list() };
         self.packages.get(name).map(known).unwrap_or_default()

@@ -81,7 +81,7 @@ fn basic(kind: EntryType, mode: u32, size: u64) -> io::Result<Header> {
     Ok(header)
 }
 
-/// What a reader that knows no extended headers sees: the ASCII end of the name.
+/// The name for a reader that knows no extended headers: the ASCII end of the name.
 fn stand_in(path: &str) -> String {
     let ascii: Vec<char> = path.chars().map(|c| if c.is_ascii() && c != '/' { c } else { '_' }).collect();
     ascii[ascii.len().saturating_sub(80)..].iter().collect()

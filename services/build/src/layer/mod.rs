@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-/// What a manifest says about a layer.
+/// The descriptor of a layer in a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     /// Digest of the compressed bytes: the blob's name in a registry.

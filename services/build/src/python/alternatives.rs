@@ -43,7 +43,7 @@ pub enum Versions<'a> {
     One(&'a str),
 }
 
-/// What to say about a package without a wheel.
+/// The message about a package without a wheel.
 pub fn without_wheel(package: &str, versions: Versions<'_>) -> String {
     let version = if let Versions::One(version) = versions { format!(" {version}") } else { String::new() };
     let place = if versions == Versions::Allowed { " in the versions that the requirements allow" } else { "" };
@@ -57,7 +57,7 @@ pub fn without_wheel(package: &str, versions: Versions<'_>) -> String {
     text
 }
 
-/// What has wheels and does the same as a distribution that has none.
+/// A distribution with wheels that does the same as one that has none.
 pub fn alternative(distribution: &str) -> Option<&'static str> {
     let at = ALTERNATIVES.binary_search_by_key(&distribution, |(name, _)| name).ok()?;
     Some(ALTERNATIVES[at].1)

@@ -13,7 +13,7 @@ use hoistway_model::{
 };
 use std::collections::BTreeSet;
 
-/// How many undeclared imports an error lists.
+/// The number of undeclared imports that an error lists.
 const MAX_LISTED: usize = 20;
 
 /// The names under which the source's own files can be imported. Modules of the entry's own package have other names; only

@@ -1,4 +1,4 @@
-//! What an installer left of one package in a directory, checked against the package's own list and made the same for
+//! The files of one package as an installer left them in a directory, checked against the package's own list and made the same for
 //! everybody: without notes about the installation, with commands that find their packages wherever they are, and with
 //! bytecode that needs no check when it is loaded.
 
@@ -15,15 +15,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What an installer writes about the installation.
+/// Files that an installer writes about the installation.
 const NOTES: [&str; 4] = ["INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"];
-/// How many files of a package are kept in [`Installed::file_list`], and how many characters of each one's checksum.
+/// The number of files of a package that are kept in [`Installed::file_list`], and of characters of each one's checksum.
 const MAX_FILES_KEPT: usize = 100_000;
 const CHECKSUM_KEPT: usize = 16;
 /// The largest RECORD and entry_points.txt that are read, in bytes: those of the largest packages have a few MiB.
 const MAX_RECORD: u64 = 8 << 20;
 const MAX_ENTRY_POINTS: u64 = 1 << 20;
-/// How much of a command is read to find its interpreter, in bytes.
+/// The part of a command that is read to find its interpreter, in bytes.
 const FIRST_LINE: u64 = 4 << 10;
 /// Where an installer puts commands.
 const BIN: &str = "bin/";
@@ -72,7 +72,7 @@ pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
         }
     };
     let list = root.join(dist_info).join("RECORD");
-    // What the installer was made to write may be a link to what is ours.
+    // A file that the installer was made to write may be a link to a file of this service.
     let is = |path: &Path, wanted: fn(&fs::FileType) -> bool| {
         fs::symlink_metadata(path).is_ok_and(|meta| wanted(&meta.file_type()))
     };

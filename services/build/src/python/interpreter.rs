@@ -15,11 +15,11 @@ use std::{
 
 /// The oldest Python that agents can have.
 const OLDEST: (u32, u32) = (3, 10);
-/// How long one candidate may take to say what it is.
+/// The time that one candidate may take to say what it is.
 const LIMIT: Duration = Duration::from_secs(20);
-/// What is looked for on PATH, best first.
+/// Names that are looked for on PATH, best first.
 const NAMES: [&str; 7] = ["python3", "python", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10"];
-/// What a shim needs to find the interpreter behind it.
+/// Variables that a shim needs to find the interpreter behind it.
 const SHIM_ENV: [&str; 7] =
     ["PATH", "HOME", "PYENV_ROOT", "PYENV_VERSION", "ASDF_DIR", "ASDF_DATA_DIR", "MISE_DATA_DIR"];
 
@@ -53,7 +53,7 @@ pub struct Interpreter {
     pub stdlib_modules: Arc<BTreeSet<String>>,
 }
 
-/// What [`INSPECT`] prints.
+/// The output of [`INSPECT`].
 #[derive(Debug, Deserialize)]
 struct Described {
     executable: PathBuf,

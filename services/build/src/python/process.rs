@@ -25,7 +25,7 @@ const MAX_LINES: usize = 400;
 /// Gets a line while the child still runs.
 pub(super) type OnLine<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
-/// What a child did.
+/// The outcome of a child process.
 #[derive(Debug)]
 pub(super) struct Finished {
     pub status: ExitStatus,
@@ -56,7 +56,7 @@ pub(super) fn command(
     command
 }
 
-/// What any child may use, whatever a package makes it do: bytes of its own memory, seconds of processor time, bytes of a
+/// The limits of any child, whatever a package makes it do: bytes of its own memory, seconds of processor time, bytes of a
 /// file.
 pub(super) const MEMORY: u64 = 4 << 30;
 pub(super) const CPU_SECONDS: u64 = 900;

@@ -3,7 +3,7 @@
 use hoistway_model::source::SourceFiles;
 use std::collections::{HashMap, HashSet};
 
-/// How deep modules are followed; nobody's packages are nested deeper, and names may be made to take very long.
+/// The depth to which modules are followed; nobody's packages are nested deeper, and names may be made to take very long.
 const MAX_DEPTH: usize = 64;
 /// In how many directories a vendored module is looked for.
 const MAX_PLACES: usize = 16;
@@ -77,7 +77,7 @@ impl<'a> ReachableFiles<'a> {
         places.into_iter().filter(|place| self.has(place)).collect()
     }
 
-    /// What `a.b.c` is below a directory: `a/__init__.py`, `a/b.py` and so on.
+    /// The files of `a.b.c` below a directory: `a/__init__.py`, `a/b.py` and so on.
     fn found_below(&self, base: &str, module: &str) -> Vec<String> {
         let (mut found, mut path) = (Vec::new(), base.to_owned());
         for part in module.split('.').filter(|part| !part.is_empty()).take(MAX_DEPTH) {

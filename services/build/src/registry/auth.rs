@@ -67,7 +67,7 @@ fn credential(headers: &HeaderMap) -> Credential {
     let decoded = STANDARD.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     match decoded.as_deref().and_then(|pair| pair.split_once(':')) {
         _ if !scheme.eq_ignore_ascii_case("basic") => Credential::Unreadable,
-        // What some clients send when they have no credential.
+        // Some clients send this when they have no credential.
         Some(("", "")) => Credential::None,
         Some((_, key)) => Credential::Key(key.to_owned()),
         None => Credential::Unreadable,

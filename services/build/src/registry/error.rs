@@ -103,7 +103,7 @@ impl Refusal {
 }
 
 impl From<Error> for Refusal {
-    /// What a store says. The cause is logged here, at the edge, and goes no further.
+    /// The answer for an error of the store. The cause is logged here and goes no further.
     fn from(error: Error) -> Self {
         let code = match error.code {
             Code::NotFound => ErrorCode::NameUnknown,

@@ -26,7 +26,7 @@ pub struct Manifest {
     bytes: Bytes,
     blobs: Vec<Digest>,
     sandbox: Vec<Digest>,
-    /// What it says of the sizes of both.
+    /// The sizes of both, as it states them.
     sizes: BTreeMap<Digest, u64>,
     subject: Option<Digest>,
     artifact_type: Option<String>,
@@ -99,7 +99,7 @@ impl Manifest {
         &self.sandbox
     }
 
-    /// How large it says that one of its blobs or manifests is.
+    /// The size that it states for one of its blobs or manifests.
     pub fn size_of(&self, digest: &Digest) -> Option<u64> {
         self.sizes.get(digest).copied()
     }
@@ -109,7 +109,7 @@ impl Manifest {
         self.subject.as_ref()
     }
 
-    /// What kind of thing it is: what it says itself, else the type of its configuration.
+    /// Its artifact type: the one that it states, else the type of its configuration.
     pub fn artifact_type(&self) -> Option<&str> {
         self.artifact_type.as_deref()
     }

@@ -50,7 +50,7 @@ impl Inner {
     }
 
     async fn find_manifest(&self, repo: &RepoName, reference: &str) -> Result<StoredManifest, Refusal> {
-        // What cannot be a tag is a tag that nobody has pushed; a digest that is none is an error in itself.
+        // A text that cannot be a tag is a tag that nobody has pushed; a digest that is none is an error in itself.
         let found = match reference.contains(':') {
             true => self.manifests.get_manifest(repo, &Reference::Digest(parse_digest(reference)?)).await?,
             false => match reference.parse::<Reference>() {

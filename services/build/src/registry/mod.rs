@@ -61,29 +61,29 @@ use store::Base;
 use tokio::sync::Semaphore;
 use uploads::{Limits, Uploads};
 
-/// How many blobs are sent at a time to whoever has the API key, and to services: nobody's downloads keep an agent from
+/// The number of blobs that are sent at a time to whoever has the API key, and to services: nobody's downloads keep an agent from
 /// starting. Each has a file open.
 const MAX_READS: usize = 192;
 const MAX_SERVICE_READS: usize = 64;
 
-/// What an operator may set.
+/// Settings for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
     /// The largest blob, in bytes.
     pub max_blob_bytes: u64,
-    /// How many uploads are taken in at a time.
+    /// The number of uploads that are taken in at a time.
     pub max_concurrent_uploads: usize,
     /// The free disk space, in bytes, under which nothing more is taken in or built.
     pub min_free_bytes: u64,
-    /// How long what nobody refers to is kept, in seconds; it must be longer than any push or deploy takes.
+    /// The time for which unreferenced blobs are kept, in seconds; it must be longer than any push or deploy takes.
     pub grace_seconds: u64,
-    /// How long manifests without a tag are kept that nobody asks for and no agent uses, in days.
+    /// The time for which manifests without a tag are kept that nobody asks for and no agent uses, in days.
     pub untagged_days: u32,
 }
 
 impl RegistryConfig {
-    /// How long what nobody refers to is kept.
+    /// The time for which unreferenced blobs are kept.
     pub fn grace(&self) -> Duration {
         Duration::from_secs(self.grace_seconds)
     }

@@ -80,7 +80,7 @@ impl fmt::Display for Tag {
     }
 }
 
-/// How a manifest is asked for.
+/// The reference of a request for a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {
     /// By tag.

@@ -1,4 +1,4 @@
-//! What answers of several calls have in common.
+//! The parts that answers of several calls have in common.
 
 use super::{
     error::{ErrorCode, Refusal},
@@ -23,7 +23,7 @@ pub(super) fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
     said.flat_map(|list| list.split(',')).map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == etag)
 }
 
-/// What it is told then. Digests never change their meaning, so there is nothing to check.
+/// The answer to such a client. Digests never change their meaning, so there is nothing to check.
 pub(super) fn not_modified(etag: HeaderValue) -> Response {
     (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response()
 }

@@ -13,7 +13,7 @@ use hoistway_kit::db::Db;
 use hoistway_model::{Digest, Error, Result};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// What a sweep removed.
+/// The blobs that a sweep removed.
 #[derive(Debug, Default)]
 pub struct Swept {
     /// The blobs.

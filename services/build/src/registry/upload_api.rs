@@ -152,7 +152,7 @@ impl Inner {
     }
 }
 
-/// What turns an upload into a blob of a repository, on its own.
+/// Turns an upload into a blob of a repository, on its own.
 struct Keeper {
     blobs: BlobStore,
     manifests: ManifestStore,
@@ -209,7 +209,7 @@ fn location(repo: &RepoName, id: &str) -> HeaderValue {
     header_value(format!("/v2/{repo}/blobs/uploads/{id}"))
 }
 
-/// What is in, as `0-LAST`. An empty upload is `0-0` too: the form has no other way to say it, and clients know.
+/// The range that was received, as `0-LAST`. An empty upload is `0-0` too: the form has no other way to say it, and clients know.
 fn range(len: u64) -> HeaderValue {
     header_value(format!("0-{}", len.saturating_sub(1)))
 }

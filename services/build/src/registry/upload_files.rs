@@ -13,7 +13,7 @@ use std::{
 use tempfile::TempPath;
 use uuid::Uuid;
 
-/// What the name of the second file ends with.
+/// The end of the second file's name.
 const NOTE: &str = "repo";
 
 /// The files of one upload.
@@ -69,7 +69,7 @@ impl UploadFiles {
         &self.data
     }
 
-    /// How many bytes are in, and when somebody last wrote to it.
+    /// The number of bytes that were received, and the time of the last write.
     pub(super) fn measure(&self) -> (u64, SystemTime) {
         let data = std::fs::metadata(&self.data).map(|m| (m.len(), m.modified()));
         let (len, touched) = data.unwrap_or_else(|_| (0, std::fs::metadata(&self.note).and_then(|m| m.modified())));

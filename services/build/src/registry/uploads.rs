@@ -29,7 +29,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-/// How many uploads may be open, most of them waiting for their client's next request.
+/// The number of uploads that may be open, most of them waiting for their client's next request.
 const MAX_OPEN: usize = 1024;
 /// When [`MAX_OPEN`] are open, those that waited this long make room.
 const MAKE_ROOM_AFTER: Duration = Duration::from_secs(600);
@@ -45,7 +45,7 @@ const CHECK_DISK_EVERY: u64 = 64 << 20;
 pub(super) struct Limits {
     /// The largest blob.
     pub(super) max_blob_bytes: u64,
-    /// How many bodies are taken in at a time.
+    /// The number of bodies that are taken in at a time.
     pub(super) max_concurrent: usize,
 }
 
@@ -63,7 +63,7 @@ struct Session {
     upload: Option<Upload>,
 }
 
-/// What came in so far.
+/// The bytes that were received so far.
 pub(super) struct Upload {
     place: Place,
     /// Absent when it has to be computed from the file.
@@ -93,7 +93,7 @@ impl Upload {
         Self { place: Place::Kept(files), hasher: None, len, touched, unchecked: 0 }
     }
 
-    /// How many bytes are in.
+    /// The number of bytes that were received.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -131,7 +131,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// How many bytes are in.
+    /// The number of bytes that were received.
     pub(super) fn len(&self) -> u64 {
         self.upload.as_ref().map_or(0, Upload::len)
     }

@@ -1,4 +1,4 @@
-//! What is known of locks, packages and their layers.
+//! Stored facts about locks, packages and their layers.
 
 use super::{
     KeptLock, READING, Store, WRITING,
@@ -11,10 +11,10 @@ use hoistway_model::{Digest, Error, Name, Result};
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::OnConflict};
 use std::collections::{BTreeMap, HashMap};
 
-/// How many keys one query asks for.
+/// The number of keys that one query asks for.
 const CHUNK: usize = 500;
 
-/// What a whole lock made.
+/// The layers of a whole lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackageSet {
     /// Lowest first.
@@ -47,7 +47,7 @@ impl Store {
         Ok(rows.into_iter().nth(at).map(kept))
     }
 
-    /// What this whole lock made before.
+    /// The layers that this whole lock made before.
     pub async fn layer_set(&self, inputs: Digest) -> Result<Option<PackageSet>> {
         let found =
             layer_set::Entity::find_by_id(inputs.to_string()).one(self.0.read()).await.map_err(db_error(READING))?;

@@ -41,7 +41,7 @@ const KIND: &str = "build";
 #[derive(Debug, Clone)]
 pub struct Store(Db);
 
-/// What an attempt is about. It is in memory until it ends: nothing of it matters after a power cut.
+/// The subject of an attempt. It is in memory until it ends: nothing of it matters after a power cut.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub id: BuildAttemptId,
@@ -71,7 +71,7 @@ pub struct KeptLock {
     pub text: String,
 }
 
-/// What a successful build leaves, written in one transaction.
+/// The records of a successful build, written in one transaction.
 #[derive(Debug)]
 pub struct Finished<'a> {
     pub image: &'a BuiltImage,
@@ -230,7 +230,7 @@ fn decode(stored: &[u8]) -> Result<BuiltImage> {
     pb::BuiltImage::decode(stored).map_err(|e| Error::internal("reading a build's stored answer", e))?.try_into()
 }
 
-/// What every ended attempt has.
+/// The columns that every ended attempt has.
 fn ended(attempt: &Attempt, log: &Kept) -> Result<build::ActiveModel> {
     let record = serde_json::to_string(log).map_err(|e| Error::internal(WRITING, e))?;
     Ok(build::ActiveModel {

@@ -11,7 +11,7 @@ use hoistway_model::Result;
 use sea_orm::{ConnectionTrait, Statement, Value};
 use std::time::Duration;
 
-/// How long failed builds are shown.
+/// The time for which failed builds are shown.
 const FAILED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rows of one statement.
 const BATCH: i64 = 200;
@@ -27,7 +27,7 @@ const REPLACED: Rows = Rows {
 };
 const PACKAGES: Rows = Rows { table: "packages", time: "created_at", which: "TRUE" };
 
-/// How much is kept of records that no image has.
+/// The amount that is kept of records that no image has.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Answers and tombstones.

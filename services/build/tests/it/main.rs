@@ -39,7 +39,7 @@ impl Place {
         Self { dir, python, sandbox }
     }
 
-    /// What a Python script prints, started as a program of a kind.
+    /// The output of a Python script that is started as a program of a kind.
     pub async fn run(&self, sandbox: &Sandbox, script: &str, role: Role, access: &FileAccess<'_>) -> String {
         let none: [(&str, &str); 0] = [];
         let mut command = sandbox.command(&self.python.executable, none, role, access).unwrap();
@@ -61,7 +61,7 @@ pub fn is_root() -> bool {
     hoistway_testing::need("root", root, "only root can give programs users of their own")
 }
 
-/// What is read of a file that may be gone.
+/// The content of a file that may be gone.
 pub fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }

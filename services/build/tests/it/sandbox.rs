@@ -1,4 +1,4 @@
-//! What a program of a build can do that has been taken over.
+//! The reach of a malicious program in a build.
 
 use crate::{Place, is_root, read};
 use hoistway_build::python::sandbox::{FileAccess, Role};

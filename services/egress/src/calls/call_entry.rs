@@ -20,7 +20,7 @@ use std::{
 /// The longest method that is kept, in characters.
 const MAX_METHOD: usize = 32;
 
-/// What of a request has gone so far, and when something of it went last.
+/// The progress of a request: how much was sent, and when something of it went last.
 #[derive(Debug)]
 pub(crate) struct Progress {
     started: Instant,
@@ -31,7 +31,7 @@ pub(crate) struct Progress {
     invalid_answer: AtomicBool,
     /// The type of the error that a model provider said within its answer.
     provider_error: OnceLock<String>,
-    /// What a call of a model used, once that is counted.
+    /// The usage of a call of a model, once it is counted.
     used: OnceLock<UsageSums>,
 }
 
@@ -65,7 +65,7 @@ impl Progress {
         self.too_large.load(Ordering::Relaxed)
     }
 
-    /// What a model provider answered is no answer of a model, or only a part of one.
+    /// Notes that a model provider's answer is no answer of a model, or only a part of one.
     pub(crate) fn answer_is_invalid(&self) {
         self.invalid_answer.store(true, Ordering::Relaxed);
     }

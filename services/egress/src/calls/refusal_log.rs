@@ -16,7 +16,7 @@ use tokio::{
 
 /// Refused calls that wait for being written; more are left out.
 const QUEUE: usize = 1024;
-/// How many are taken at once.
+/// The number of calls that are taken at once.
 const BATCH: usize = 256;
 /// Within so much time each line of a revision is written once, and so many different ones at most.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -98,7 +98,7 @@ impl Windows {
         self.0.values().map(|window| window.end).min()
     }
 
-    /// What is to be written at `now` when these calls have been refused.
+    /// The lines to write at `now` when these calls have been refused.
     fn lines(&mut self, now: Instant, refused: impl Iterator<Item = RefusedCall>) -> Vec<RefusedCall> {
         let ended = self.0.extract_if(|_, window| window.end <= now).filter(|(_, window)| window.left_out > 0);
         let mut lines: Vec<RefusedCall> = ended

@@ -24,11 +24,11 @@ use rustls::CertificateError;
 use std::{io::ErrorKind, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
-/// How long a check may take: longer than a connection, so that it is known how far that came.
+/// The time that a check may take: longer than a connection, so that it is known how far that came.
 const LIMIT: Duration = Duration::from_secs(15);
 const USER_AGENT: &str = concat!("hoistway/", env!("CARGO_PKG_VERSION"));
 
-/// What is checked, and until when.
+/// The target of a check, and its deadline.
 struct Subject<'a> {
     egress: &'a Egress,
     origin: &'a Origin,
@@ -37,7 +37,7 @@ struct Subject<'a> {
     limit: Duration,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 enum Sent {
     Answered(Response<Incoming>),
     Failed(legacy::Error),
@@ -79,7 +79,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// How far a request came.
+    /// The last step that a request reached.
     fn reached(&self, sent: &Sent) -> Vec<CheckStep> {
         let Self { origin, limit, .. } = self;
         let address = |ok, message| vec![CheckStep { check: CheckKind::Address, ok, message }];
@@ -125,7 +125,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// What to do where there is no TLS, if that is known.
+/// The advice where there is no TLS, if there is one.
 fn remedy(cause: &ConnectError) -> Option<&'static str> {
     const NO_TLS: &str = "what listens there may speak plain HTTP: compare the port, or register it with http://";
     let ConnectError::Tls(e) = cause else { return Some(NO_TLS) };

@@ -108,7 +108,7 @@ fn bedrock_credential(server: &ModelServer) -> CheckStep {
     CheckStep { check: CheckKind::Credential, ok, message }
 }
 
-/// What is wrong with an access key by its form alone.
+/// The fault of an access key that its form alone shows.
 fn malformed(key: &AwsKey) -> Option<&'static str> {
     let (id, secret) = (key.access_key_id.expose(), key.secret_access_key.expose());
     if !(16..=128).contains(&id.len()) || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
@@ -158,7 +158,7 @@ async fn read_list(body: Incoming) -> Option<BTreeSet<String>> {
     Some(data.into_iter().map(|model| model.id).collect())
 }
 
-/// What is at a wrong path, or behind a page that asks to log in, is no model provider.
+/// A server at a wrong path, or behind a login page, is no model provider.
 fn no_list(path: &str, status: StatusCode) -> CheckStep {
     let message = match status.is_success() {
         true => {

@@ -13,7 +13,7 @@ use hoistway_model::{
 use http::{HeaderMap, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
-/// What is sent, as far as the credential decides about it.
+/// The part of the request that the credential decides.
 struct Prepared {
     headers: HeaderMap,
     path_and_query: String,

@@ -31,7 +31,7 @@ pub(crate) struct AgentConnection {
     pub(crate) identity: Identity,
     pub(crate) mode: Mode,
     pub(crate) local: Option<SocketAddr>,
-    /// What the connection holds until its end, also when it becomes a tunnel.
+    /// The permits that the connection holds until its end, also when it becomes a tunnel.
     pub(crate) held: Arc<Held>,
 }
 

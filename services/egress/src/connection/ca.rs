@@ -15,9 +15,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::
 use std::{fmt, path::Path, time::SystemTime};
 use time::{Duration, OffsetDateTime};
 
-/// How long the authority lasts. There is nobody who would renew it, and it is worth something on this machine only.
+/// The validity of the authority. There is nobody who would renew it, and it is worth something on this machine only.
 const CA_DAYS: i64 = 3650;
-/// How long a host's certificate lasts; it is renewed at half of that.
+/// The validity of a host's certificate; it is renewed at half of that.
 const LEAF_DAYS: i64 = 2;
 /// For clocks that are behind.
 const EARLY: Duration = Duration::hours(6);
@@ -115,7 +115,7 @@ fn make() -> Result<String> {
     Ok(format!("{}{}", key.serialize_pem(), certificate.pem()))
 }
 
-/// What the authority is, told from its key alone, but for times and serial number, which only matter when the
+/// The authority's certificate, derived from its key alone, but for times and serial number, which only matter when the
 /// certificate is made.
 fn parameters(key: &KeyPair) -> Result<CertificateParams> {
     let hash = digest::digest(&digest::SHA256, key.public_key_raw());

@@ -74,7 +74,7 @@ fn tunnel(
     })
 }
 
-/// What a tunnel to a place will carry: TLS, unless only tools without it are there.
+/// The scheme that a tunnel to a place will carry: TLS, unless only tools without it are there.
 fn scheme_at(policy: &AgentPolicy, place: &Place) -> Scheme {
     let mut there = policy.tools.iter().filter(|tool| tool.origin.place == *place).map(|tool| tool.origin.scheme);
     let first = there.next().unwrap_or_default();

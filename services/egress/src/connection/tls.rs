@@ -13,7 +13,7 @@ const HOSTS: usize = 1024;
 /// Sessions of one host that can be resumed.
 const SESSIONS: usize = 64;
 
-/// What agents see as the hosts of their tools.
+/// The certificates that agents see as those of their tools' hosts.
 #[derive(Debug)]
 pub(crate) struct Certificates {
     authority: Arc<Authority>,

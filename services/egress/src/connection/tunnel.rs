@@ -27,7 +27,7 @@ use tokio::{
 
 /// The longest time in which nothing moves in a tunnel.
 const IDLE: Duration = Duration::from_secs(60 * 60);
-/// How long tunnels may go on after a shutdown began: what is in them has no end that egress could see.
+/// The time that tunnels may go on after a shutdown began: their content has no end that egress could see.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Bytes that are copied at once.
 const PIECE: usize = 16 << 10;

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
-/// What goes to an agent.
+/// A body that goes to an agent.
 pub(crate) type Out = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A body that is there already.

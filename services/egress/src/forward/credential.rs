@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::fmt::Write;
 
-/// What stays as it is in a query's value (RFC 3986, unreserved).
+/// Characters that stay as they are in a query's value (RFC 3986, unreserved).
 const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Puts the credential into `headers` or into the query of `path_and_query`. `token` is what OAuth2 has given.

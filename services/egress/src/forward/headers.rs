@@ -1,4 +1,4 @@
-//! What of a header goes on, and what does not.
+//! The headers that are passed on, and those that are not.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -23,7 +23,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// What a proxy states about the client of its own connection. An agent is no proxy, and a tool behind one may take
+/// Headers in which a proxy states the client of its own connection. An agent is no proxy, and a tool behind one may take
 /// these for that proxy's.
 const FORWARDED: [HeaderName; 9] = [
     header::FORWARDED,
@@ -39,7 +39,7 @@ const FORWARDED: [HeaderName; 9] = [
 /// The beginning of further ones: `-For`, `-Host`, `-Proto`, `-Port`, `-Prefix`, `-Server` and others.
 const X_FORWARDED: &str = "x-forwarded-";
 
-/// What some servers take for the method, the host or the path of a request, whatever its first lines say.
+/// Headers that some servers take for the method, the host or the path of a request, whatever its first lines say.
 const OVERRIDES: [HeaderName; 11] = [
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-http-method"),

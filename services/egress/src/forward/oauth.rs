@@ -25,7 +25,7 @@ use tokio::{sync::Mutex, time::timeout};
 const KEPT: usize = 4096;
 /// The largest answer of an authorization server.
 const MAX_ANSWER: usize = 64 << 10;
-/// How long an authorization server may take.
+/// The time that an authorization server may take.
 const LIMIT: Duration = Duration::from_secs(20);
 /// A token is renewed so long before it expires, or after nine tenths of its life if that is later.
 const MARGIN: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! What egress answers itself: refusals, and calls that could not be carried out. Every one has a text for people, a
+//! Answers of egress itself: refusals, and calls that could not be carried out. Every one has a text for people, a
 //! code for programs and one word for the record.
 
 use crate::forward::{
@@ -37,7 +37,7 @@ pub(crate) struct Refusal {
     code: &'static str,
     /// One word for the record.
     pub(crate) word: &'static str,
-    /// What people are told.
+    /// The text for people.
     pub(crate) message: String,
     retry_after: Option<Duration>,
     shape: Shape,

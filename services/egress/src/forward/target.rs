@@ -1,4 +1,4 @@
-//! What a request is for, said in one of HTTP's several ways, and which of the agent's tools that is.
+//! The target of a request, stated in one of HTTP's several ways, and which of the agent's tools that is.
 
 use crate::{
     Egress,
@@ -12,7 +12,7 @@ use hoistway_model::tool::Scheme;
 use http::{Method, Request, header, uri::PathAndQuery};
 use std::net::SocketAddr;
 
-/// How requests of a connection name what they are for.
+/// The way in which requests of a connection name their target.
 #[derive(Debug, Clone)]
 pub(crate) enum Mode {
     /// With their URI, as proxies are asked, or as paths of egress itself. The client was told this port.
@@ -23,7 +23,7 @@ pub(crate) enum Mode {
     Fixed(Origin),
 }
 
-/// What a request is for.
+/// The target of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// Something at a host.

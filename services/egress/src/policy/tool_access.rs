@@ -47,7 +47,7 @@ impl PrivateHosts {
     }
 }
 
-/// What egress enforces for a tool. A tool whose URL it cannot read may not be called.
+/// The policy for a tool. A tool whose URL it cannot read may not be called.
 pub(crate) fn tool_policy(access: &ToolAccess, private: &PrivateHosts) -> Result<ToolPolicy> {
     let mut tool = ToolPolicy::new(access.name.clone(), &without_query(&access.url)?)?;
     tool.allow_private = private.covers(&tool.origin.place.host);

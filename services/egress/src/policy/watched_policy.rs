@@ -28,9 +28,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long a call waits while it is not known what its agent may do: at the start, and after a service was lost.
+/// The time that a call waits while it is not known what its agent may do: at the start, and after a service was lost.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a call waits while its agent is not known: a revision is published before it is started, and its first
+/// The time that a call waits while its agent is not known: a revision is published before it is started, and its first
 /// call may come sooner than the news of it.
 const NEW_PATIENCE: Duration = Duration::from_millis(250);
 /// When a service that was lost is asked again.
@@ -42,9 +42,9 @@ pub struct WatchedPolicies {
     tool_credentials: Arc<dyn ToolCredentials>,
     agent_identities: Arc<dyn AgentIdentities>,
     private: PrivateHosts,
-    /// What both services have said so far.
+    /// The state that both services have reported so far.
     said: Mutex<Said>,
-    /// What follows from it.
+    /// The policies that follow from it.
     table: RwLock<Arc<Table>>,
     /// Wakes calls that wait for another table.
     changed: watch::Sender<()>,

@@ -51,7 +51,7 @@ impl Store {
         txn.commit().await.map_err(db_error(WRITING))
     }
 
-    /// What each agent has used today and this month.
+    /// The usage of each agent today and this month.
     pub(crate) async fn spent(&self) -> Result<Vec<(Name, Spent)>> {
         let now = now_ms();
         let today = now - now.rem_euclid(DAY);

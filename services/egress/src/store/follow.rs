@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, watch};
 
 /// A follower that is further behind goes on with the newest so many.
 const BACKLOG: u64 = 1_024;
-/// How many calls are read at once.
+/// The number of calls that are read at once.
 const BATCH: u64 = 256;
 
 struct Follower {
@@ -123,7 +123,7 @@ mod tests {
         store.keep(vec![record("a", "x", &path)]).await;
     }
 
-    /// What has come, in short.
+    /// A summary of the body so far.
     async fn next(updates: &mut CallUpdates) -> String {
         match updates.next().await.unwrap().unwrap() {
             CallUpdate::Budget(notice) => format!("{} of {}", notice.agent, notice.limit.limit),

@@ -52,7 +52,7 @@ const CALLS: Rows = Rows { table: "calls", time: "at", which: "TRUE" };
 pub(crate) struct Store {
     db: Db,
     keep: Retention,
-    /// How many sums of usage are kept, of hours and of days.
+    /// The number of sums of usage that are kept, of hours and of days.
     usage_keep: [Retention; 2],
     /// Records that were added since surplus was removed.
     added: Arc<AtomicU64>,
@@ -108,7 +108,7 @@ impl Store {
         prune(&self.db, &CALLS, self.keep).await.map(drop)
     }
 
-    /// How many records could not be written since the start.
+    /// The number of records that could not be written since the start.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }

@@ -22,7 +22,7 @@ const MINUTE: i64 = 60_000;
 const WARNING: u64 = 800;
 const FULL: u64 = 1000;
 
-/// What agents may use, and what they have used. The accounts are as many as agents called models this month.
+/// The budgets of agents, and their usage. The accounts are as many as agents called models this month.
 #[derive(Debug)]
 pub(crate) struct Budgets {
     accounts: Mutex<HashMap<Name, Account>>,
@@ -39,7 +39,7 @@ struct Account {
     minute: Period,
 }
 
-/// What was used since the beginning of a period.
+/// The usage since the beginning of a period.
 #[derive(Debug, Clone, Copy, Default)]
 struct Period {
     start: i64,
@@ -73,7 +73,7 @@ impl Account {
         self.month.roll(month(now));
     }
 
-    /// How much of each limit is used.
+    /// The part of each limit that is used.
     fn uses(&self) -> Vec<LimitUse> {
         let limits = self.budget.as_ref().map(Budget::limits).unwrap_or_default();
         let of = |&(limit, most): &(BudgetLimit, u128)| {
@@ -181,7 +181,7 @@ impl Budgets {
         let _ = self.notices.send(BudgetNotice { at: now, agent: agent.clone(), limit: *at, is_exceeded });
     }
 
-    /// How much of an agent's budget is used; none: it has no budget.
+    /// The part of an agent's budget that is used; none: it has no budget.
     pub(crate) fn of(&self, agent: &Name) -> Option<Vec<LimitUse>> {
         let mut accounts = self.accounts();
         let account = accounts.get_mut(agent).filter(|account| account.budget.is_some())?;

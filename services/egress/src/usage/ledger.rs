@@ -21,9 +21,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long an answer waits for its count being committed.
+/// The time that an answer waits for its count being committed.
 const PATIENCE: Duration = SLOW;
-/// How long to wait after a commit that failed, at first and at most.
+/// The pause after a commit that failed, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// More sums than this are those of too many users: they go on without a user.
 const MANY: usize = 16_384;
@@ -68,7 +68,7 @@ impl Waiting {
     }
 }
 
-/// What is counted and not in the database yet, for whoever reads it there. It does not keep the ledger open.
+/// The sums that are not in the database yet, for whoever reads it there. It does not keep the ledger open.
 #[derive(Debug, Clone)]
 pub(crate) struct Uncommitted(Arc<Shared>);
 
@@ -112,12 +112,12 @@ impl Ledger {
         (Self { shared: Arc::clone(&shared), wake }, Counts { shared, woken })
     }
 
-    /// What was counted since the process began. Whoever reads it does not keep the ledger open.
+    /// The sums since the process began. Whoever reads it does not keep the ledger open.
     pub(crate) fn metrics(&self) -> Arc<UsageMetrics> {
         Arc::clone(&self.shared.metrics)
     }
 
-    /// What waits. Whoever reads it does not keep the ledger open either.
+    /// The sums that wait. Whoever reads it does not keep the ledger open either.
     pub(crate) fn uncommitted(&self) -> Uncommitted {
         Uncommitted(Arc::clone(&self.shared))
     }
@@ -190,7 +190,7 @@ async fn write(shared: &Shared, woken: &mut mpsc::Receiver<()>, store: &dyn Keep
     }
 }
 
-/// What could not be committed goes on waiting.
+/// Sums that could not be committed go on waiting.
 struct Uncommittable;
 
 /// Commits what waits.

@@ -6,7 +6,7 @@ use hoistway_kit::metrics::Counter;
 use hoistway_model::{Name, metric::Family, usage::UsageSums};
 use std::collections::BTreeSet;
 
-/// What was used since the process began.
+/// The usage since the process began.
 #[derive(Debug)]
 pub(crate) struct UsageMetrics {
     requests: Counter,

@@ -1,4 +1,4 @@
-//! What agents use of models, summed up: in memory until it is committed, and then in the database.
+//! The usage of models by agents, summed up: in memory until it is committed, and then in the database.
 
 mod budgets;
 mod ledger;

@@ -4,9 +4,9 @@ use hoistway_model::{Error, usage::UsageSums};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a commit may take before people are told.
+/// The time that a commit may take before people are told.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
-/// How often they are told again.
+/// The interval at which they are reported again.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Whether there is such an outage, and what was said of it.
@@ -17,7 +17,7 @@ pub(super) struct Outage {
 }
 
 impl Outage {
-    /// How long a commit that has just begun, or goes on, may take without a word.
+    /// The time that a commit that has just begun, or goes on, may take without a word.
     pub(super) fn patience(&self) -> Duration {
         self.told.map_or(SLOW, |told| (told + AGAIN).saturating_duration_since(Instant::now()))
     }
@@ -30,7 +30,7 @@ impl Outage {
         }
     }
 
-    /// What models are used for waits, and that has to be told.
+    /// Usage waits in memory, and that has to be reported.
     pub(super) fn tell(&mut self, waits: &UsageSums) {
         self.told = Some(Instant::now());
         let (chain, why) = self.cause();

@@ -15,9 +15,9 @@ use tokio::{
 
 /// The size of each body.
 const SIZE: u64 = 1 << 30;
-/// How much more memory egress may have taken at any time, for both.
+/// The memory that egress may have taken in addition at any time, for both.
 const GROWTH_KIB: u64 = 32 << 10;
-/// How much memory large requests for models may take together.
+/// The memory that large requests for models may take together.
 const SHARE_KIB: u64 = 512 << 10;
 const PIECE: usize = 64 << 10;
 

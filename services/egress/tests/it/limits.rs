@@ -1,4 +1,4 @@
-//! What one agent and one call may use.
+//! The limits of one agent and of one call.
 
 use crate::{
     mock_tool::{MockTool, TestCa},

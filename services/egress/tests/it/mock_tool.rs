@@ -58,7 +58,7 @@ impl TestCa {
     }
 }
 
-/// What a stand-in is and has seen. Requests are answered by their path:
+/// A server in the place of a tool, and the requests that it received. Requests are answered by their path:
 /// `/status/N`, `/redirect`, `/hang`, `/stream` (pieces that the test sends), `/canned` (an answer that the test sets),
 /// `/failing` (failures that the test sets come first), `/token`, `/websocket` (bytes come back as they are); others are told back as JSON.
 #[derive(Clone)]
@@ -78,7 +78,7 @@ struct State {
     tokens: Mutex<Vec<(u16, String)>>,
     /// The models that `/v1/models` lists. It also has `alias`.
     models: Mutex<Vec<String>>,
-    /// What happens to the next requests of paths below `/failing`: a status with `Retry-After`, or the connection ends.
+    /// The failures of the next requests of paths below `/failing`: a status with `Retry-After`, or the connection ends.
     failures: Mutex<VecDeque<Option<(u16, &'static str)>>>,
     /// The bearer token that paths below `/guarded` want.
     wanted: Mutex<String>,

@@ -56,7 +56,7 @@ async fn a_token_that_is_refused_is_replaced_once() {
     assert_eq!(egress.send(&agent, get("/tools/api/guarded")).await.status, StatusCode::OK);
     assert_eq!((tool_server.seen("/token").len(), tool_server.seen("/guarded").len()), (2, 2));
     tool_server.wants("third");
-    // What has a body cannot be sent again; it gets the tool's answer.
+    // A request with a body cannot be sent again; it gets the tool's answer.
     assert_eq!(egress.send(&agent, post("/tools/api/guarded", "x")).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!((tool_server.seen("/token").len(), tool_server.seen("/guarded").len()), (2, 3));
 }

@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-/// What the platform promises for a change.
+/// The time limit that the platform promises for a change.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
 type Subscription<K, V> = mpsc::Sender<Result<Update<K, V>>>;

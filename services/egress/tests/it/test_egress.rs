@@ -109,7 +109,7 @@ pub struct Agent {
     pub token: Secret,
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,

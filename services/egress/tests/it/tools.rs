@@ -1,4 +1,4 @@
-//! What agents may call, and what tools get.
+//! Calls that agents may make, and the requests that tools get.
 
 use crate::{
     mock_tool::{MockTool, TestCa},

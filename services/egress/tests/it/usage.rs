@@ -1,4 +1,4 @@
-//! What calls of models count for: the provider's own numbers, and an estimate where they did not come.
+//! The usage of calls of models: the provider's own numbers, and an estimate where they did not come.
 
 use crate::{
     mock_tool::MockTool,

@@ -1,4 +1,4 @@
-//! What deploys did to tools, as it is kept for settling and undoing it. Members are only ever added, with a default: rows
+//! The effects of deploys on tools, as they are kept for settling and undoing it. Members are only ever added, with a default: rows
 //! of older versions are read after an update.
 
 use super::{
@@ -11,7 +11,7 @@ use hoistway_model::{Name, OperationId, Result, tool::Connection};
 use sea_orm::{ConnectionTrait, EntityTrait};
 use serde::{Deserialize, Serialize};
 
-/// What one ApplyTools did.
+/// The effects of one ApplyTools.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Effects {
     pub(super) created: Vec<Name>,
@@ -20,7 +20,7 @@ pub(super) struct Effects {
     pub(super) bound: bool,
 }
 
-/// What a tool was before an update.
+/// A tool before an update.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Previous {
     pub(super) tool: Name,
@@ -56,7 +56,7 @@ impl From<&Update> for Previous {
     }
 }
 
-/// What the operation `applied` did, if it changed anything.
+/// The effects of the operation `applied`, if it changed anything.
 pub(super) async fn of(
     txn: &impl ConnectionTrait,
     applied: OperationId,

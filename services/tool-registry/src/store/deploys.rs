@@ -1,4 +1,4 @@
-//! What deploys do to tools and bindings: look, apply, settle, undo, release.
+//! The calls of deploys about tools and bindings: look, apply, settle, undo, release.
 
 use super::{
     Once, Store, column_values,
@@ -26,7 +26,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Store {
-    /// What [`Store::apply`] would do, as of one moment.
+    /// The effects that [`Store::apply`] would have, as of one moment.
     pub(crate) async fn resolve(
         &self,
         plan: &ToolPlan,

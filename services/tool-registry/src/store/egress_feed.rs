@@ -50,7 +50,7 @@ impl Store {
     }
 
     async fn stored_tools(&self) -> Result<BTreeMap<Name, StoredTool>> {
-        // What a tool is described as is no part of how it is called: it is neither read nor kept for comparing.
+        // A tool's description is no part of its calls: it is neither read nor kept for comparing.
         let called = tool::Column::iter().filter(|column| !matches!(column, tool::Column::Description));
         let rows = tool::Entity::find()
             .select_only()

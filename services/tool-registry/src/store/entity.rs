@@ -57,7 +57,7 @@ pub(super) mod binding {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// What one ApplyTools did, for settling and undoing it.
+/// The effects of one ApplyTools, for settling and undoing it.
 pub(super) mod application {
     use sea_orm::entity::prelude::*;
 

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 /// Rows of one kind; creating more is refused, so that lists are complete and bounded.
 const MAX_ROWS: u64 = 10_000;
 
-/// What deploys did that cannot be undone any more.
+/// Applications that cannot be undone any more.
 const SETTLED: Rows = Rows { table: "applications", time: "created_at", which: "settled" };
 
 /// The database of the tool registry. Cheap to clone.
@@ -67,7 +67,7 @@ impl Store {
         prune(&self.db, &SETTLED, keep).await.map(drop)
     }
 
-    /// How many rows there are of each kind.
+    /// The number of rows of each kind.
     pub(crate) async fn counts(&self) -> Result<[(&'static str, u64); 3]> {
         let (db, doing) = (self.db.read(), "counting what is registered");
         let tools = entity::tool::Entity::find().count(db);
@@ -107,7 +107,7 @@ impl Store {
     }
 }
 
-/// How many bytes rows hold, as `measure`, an expression of the database, has it.
+/// The number of bytes that rows hold, as `measure`, an expression of the database, has it.
 async fn held<E: EntityTrait>(rows: Select<E>, measure: &'static str, txn: &impl ConnectionTrait) -> Result<i64> {
     let measured = rows.select_only().column_as(Expr::cust(measure), "bytes").into_tuple();
     let held: Option<Option<i64>> = measured.one(txn).await.map_err(db_error("measuring what is stored"))?;

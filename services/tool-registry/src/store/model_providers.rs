@@ -16,8 +16,8 @@ use sea_orm::{
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What all model providers together may hold, so that their list stays one message, and how the database measures it.
-/// What is held beyond, from before there was a bound, can be read, shortened and deleted.
+/// The bytes that all model providers together may hold, so that their list stays one message.
+/// Records beyond it, from before there was a bound, can be read, shortened and deleted.
 const MAX_BYTES: i64 = 16 << 20;
 const BYTES: &str = "SUM(octet_length(endpoint) + octet_length(models) + octet_length(prices) + octet_length(labels) \
     + octet_length(COALESCE(credentials, '')))";
@@ -254,7 +254,7 @@ async fn insert(txn: &impl ConnectionTrait, new: Stored) -> Result<ModelProvider
     Ok(provider)
 }
 
-/// What all model providers hold is within its bound, now that something was added.
+/// Checks that all model providers are within their bound, now that something was added.
 async fn has_room(txn: &impl ConnectionTrait) -> Result<()> {
     if held(model_provider::Entity::find(), BYTES, txn).await? > MAX_BYTES {
         let text = format!(

@@ -25,9 +25,9 @@ use sea_orm::{
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many tools are listed at a time.
+/// The number of tools that are listed at a time.
 const PAGE: u32 = 100;
-/// What all tools together may hold, and how the database measures it. What is held beyond, from before there was a
+/// The bytes that all tools together may hold, and the expression by which the database measures them. What is held beyond, from before there was a
 /// bound, can be read, shortened and deleted.
 const MAX_BYTES: i64 = 16 << 20;
 const BYTES: &str = "SUM(octet_length(description) + octet_length(base_url) + octet_length(labels) \
@@ -172,7 +172,7 @@ impl Store {
     }
 }
 
-/// What a tool is when it is registered.
+/// A tool as it is registered.
 pub(super) fn new_content(wanted: &NewTool, builtin: Option<Builtin>, credentials: Option<Sealed>) -> Content {
     let (description, connection) = (wanted.description.clone(), wanted.connection.clone());
     Content { description, connection, builtin, credentials }
@@ -209,7 +209,7 @@ pub(super) async fn insert(txn: &impl ConnectionTrait, tools: Vec<StoredTool>) -
     has_room(txn).await
 }
 
-/// What all tools hold is within its bound, now that something was added.
+/// Checks that all tools are within their bound, now that something was added.
 async fn has_room(txn: &impl ConnectionTrait) -> Result<()> {
     if held(tool::Entity::find(), BYTES, txn).await? > MAX_BYTES {
         let text = format!(
@@ -247,7 +247,7 @@ pub(super) async fn put(
     written_by: OperationId,
 ) -> Result<StoredTool> {
     let tool = StoredTool { content, written_by, updated_at: now_ms(), ..have };
-    // What did not change here may be changed by others: the creator, for one, is cleared by adoption.
+    // Columns that did not change here may be changed by others: the creator, for one, is cleared by adoption.
     let row = tool::ActiveModel { created_by_operation: NotSet, ..row(tool.clone())? };
     tool::Entity::update_many()
         .set(row)

@@ -14,7 +14,7 @@ use hoistway_model::{
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::timeout;
 
-/// What the platform promises for a change.
+/// The time limit that the platform promises for a change.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
 async fn watch(registry: &TestRegistry) -> Updates<Name, ToolAccess> {
@@ -102,7 +102,7 @@ async fn every_change_comes_within_a_second() {
     registry.delete_tool(Operation::new(), name("t")).await.unwrap();
     assert_eq!(next(&mut updates).await, Update::Removed(name("t")));
 
-    // What a deploy registers is there at once, and gone when the deploy is undone.
+    // A tool that a deploy registers is there at once, and gone when the deploy is undone.
     let (applied, _) = registry.apply(&plan("a", [with_key(tool("u"), "of-deploy")], &["u"])).await;
     assert_eq!(key(&changed(&mut updates, "u").await), Some("of-deploy"));
     registry.undo_tools(applied).await.unwrap();

@@ -57,7 +57,7 @@ async fn tools_hold_no_more_than_their_bound_and_room_can_be_made(registry: Test
     while registry.create_tool(Operation::new(), described(tool(&format!("fill-{i}")), &"x".repeat(99))).await.is_ok() {
         i += 1;
     }
-    // What is there may become shorter, and what is gone makes room.
+    // Existing records may become shorter, and deleted ones make room.
     assert_eq!(
         registry.update_tool(Operation::new(), update(described(long(0), "short"))).await.unwrap().description,
         "short"

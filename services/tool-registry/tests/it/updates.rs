@@ -122,7 +122,7 @@ async fn credentials_come_and_go(registry: TestRegistry) {
     let gone = none().await.unwrap();
     assert_eq!((gone.has_credentials, gone.credentials_set_at), (false, None));
 
-    // What a deploy changed and takes back does not bring anything back either.
+    // A change that a deploy takes back does not bring anything back either.
     let (id, _) = registry.apply(&plan("one", [described(tool("t"), "Deploy's")], &["t"])).await;
     registry.set_tool_credentials(Operation::new(), name("t"), api_key("three")).await.unwrap();
     registry.undo_tools(id).await.unwrap();

@@ -19,20 +19,20 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// How long a connection may take to come about.
+/// The time that a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// How long a registry may stay silent in the middle of an answer.
+/// The time that a registry may stay silent in the middle of an answer.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 /// Most registries keep blobs elsewhere and say so once.
 const MAX_REDIRECTS: usize = 3;
-/// What every answer may take in memory; beyond, it takes one of [`LARGE`] places.
+/// The memory that every answer may take; beyond, it takes one of [`LARGE`] places.
 const SMALL: usize = 256 << 10;
 const LARGE: usize = 8;
 /// Companies have registries of their own, in their networks and on this machine, and whoever may name an image may
 /// register tools there too. Addresses of cloud metadata are nobody's registry.
 const FARTHEST: AddressScope = AddressScope::Private;
 
-/// What came in the place of an answer.
+/// The failure in the place of an answer.
 #[derive(Debug)]
 pub(super) enum Trouble {
     /// Nobody is there, or it is no registry. The text is for the log: to others it would tell which ports are open.
@@ -177,7 +177,7 @@ pub(super) fn chain(e: &(dyn StdError + 'static)) -> String {
     brief(&text)
 }
 
-/// What a stranger said, in one line of bearable length.
+/// The text of a remote server, in one line of bearable length.
 pub(super) fn brief(text: &str) -> String {
     let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match text.char_indices().nth(200) {

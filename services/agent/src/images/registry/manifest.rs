@@ -4,7 +4,7 @@ use super::http::Trouble;
 use hoistway_model::Digest;
 use serde::Deserialize;
 
-/// What a registry is asked for.
+/// The media types that a registry is asked for.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 /// The limit of common registries and runtimes.
@@ -46,7 +46,7 @@ impl Manifest {
     }
 }
 
-/// What a registry has under a tag or a digest.
+/// The manifest under a tag or a digest.
 #[derive(Debug)]
 pub(super) enum Found {
     Manifest(Manifest),
@@ -59,7 +59,7 @@ impl Found {
     pub fn parse(bytes: &[u8]) -> Result<Self, Trouble> {
         let silent = |why: String| Trouble::Silent(format!("what it sent is no manifest: {why}"));
         let document: Document = serde_json::from_slice(bytes).map_err(|e| silent(e.to_string()))?;
-        // What is both is read as one by some and as the other by others.
+        // A document that is both is read as one by some and as the other by others.
         match (document.config, document.layers, document.manifests) {
             _ if document.schema_version != 2 => Err(silent("its schema is not version 2".to_owned())),
             (Some(config), Some(layers), None) => Ok(Self::Manifest(Manifest { config: config.digest, layers })),

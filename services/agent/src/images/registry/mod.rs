@@ -40,7 +40,7 @@ const MAX_TOKENS: usize = 256;
 const PULLS: usize = 4;
 /// Chunks of a layer that wait to be unpacked.
 const CHUNKS: usize = 16;
-/// How long a layer may take, beside a second for each so many bytes of it: one that drips would hold its place for good.
+/// The time that a layer may take, beside a second for each so many bytes of it: one that drips would hold its place for good.
 const LAYER_PATIENCE: Duration = Duration::from_secs(60);
 const LAYER_PACE: u64 = 16 << 10;
 
@@ -67,7 +67,7 @@ pub struct Registries {
     http: Http,
     platform_address: String,
     platform_auth: HeaderValue,
-    /// What was given to whoever asks, by host and repository. One that has expired is refused, and then replaced.
+    /// Tokens that were given to whoever asks, by host and repository. One that has expired is refused, and then replaced.
     tokens: Mutex<HashMap<(String, String), HeaderValue>>,
     pulls: Semaphore,
 }
@@ -210,7 +210,7 @@ struct Place<'a> {
     ours: bool,
 }
 
-/// What registries answer when they do not give what was asked for.
+/// Errors of registries.
 #[derive(Deserialize)]
 struct Envelope {
     errors: Vec<Said>,
@@ -278,7 +278,7 @@ impl Place<'_> {
         self.accept(http.get(&url, accept, Some(&token)).await?).await
     }
 
-    /// What an answer is, or why it is none.
+    /// The classification of an answer, or the reason why it is none.
     async fn accept(&self, answer: Response) -> Result<Response, Trouble> {
         let status = answer.status();
         if status == StatusCode::OK {
@@ -307,7 +307,7 @@ impl Place<'_> {
         answered.map_err(|trouble| self.failure(trouble))
     }
 
-    /// What trouble means for whoever wants the image.
+    /// The meaning of a failure for whoever wants the image.
     fn failure(&self, trouble: Trouble) -> Failure {
         let image = self.image.display_tagged();
         match trouble {

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Seek, SeekFrom, Take,
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// How much is read at a time, backwards.
+/// The amount that is read at a time, backwards.
 const BLOCK: u64 = 64 << 10;
 
 pub(super) struct LogFile {
@@ -150,7 +150,7 @@ fn count(file: &mut File) -> Result<(u64, bool)> {
 /// Lines that are wanted, oldest first. None is in memory before it is asked for.
 pub(super) struct Cursor {
     query: LogQuery,
-    /// What is left to read, the oldest first.
+    /// The parts that are left to read, the oldest first.
     files: VecDeque<BufReader<Take<File>>>,
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// The bytes that may wait for one follower.
 const QUEUE: u32 = 1 << 20;
-/// What a line costs beside its text.
+/// The memory that a line takes beside its text.
 const LINE: usize = size_of::<LogLine>();
 
 /// Lines, and the room that they take in their queue.
@@ -48,7 +48,7 @@ impl Follower {
     pub fn give(&self, lines: &[LogLine]) -> bool {
         let wanted: Vec<LogLine> = lines.iter().filter(|line| self.query.wants(line)).cloned().collect();
         let count = wanted.len() as u64;
-        // What comes after a gap waits until the gap has been told, so that everything is in order.
+        // Lines after a gap wait until the gap has been reported, so that everything is in order.
         if count > 0 && (self.skipped.load(Ordering::Acquire) > 0 || !self.queue(wanted)) {
             self.skipped.fetch_add(count, Ordering::AcqRel);
         }

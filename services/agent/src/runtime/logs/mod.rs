@@ -1,4 +1,4 @@
-//! What agents write, kept for each agent: bounded, masked, readable while it grows and after the agent ended.
+//! The output of agents, kept for each agent: bounded, masked, readable while it grows and after the agent ended.
 //!
 //! Every line goes through one bounded channel to the agent's one writer. When that is full the reader of the agent's
 //! pipe waits, the pipe fills, and the agent's own `print` waits: nothing is lost and nothing grows. Whoever reads or
@@ -28,16 +28,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-/// What may wait for one agent's writer: so many pieces, each of what was read from a pipe at a time.
+/// The pieces that may wait for one agent's writer: so many pieces, each of what was read from a pipe at a time.
 const QUEUE: usize = 16;
-/// How many may follow logs at a time, all agents together.
+/// The number of clients that may follow logs at a time, all agents together.
 const MAX_FOLLOWERS: usize = 128;
 const READING: &str = "reading the agent's log";
 /// The most lines and bytes of one piece of kept lines.
 const PIECE_LINES: usize = 1_000;
 const PIECE_BYTES: usize = 256 << 10;
 
-/// How much is kept of an agent's log. The newest lines are always among it.
+/// The amount that is kept of an agent's log. The newest lines are always among it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogLimits {
@@ -70,7 +70,7 @@ pub struct LogBook {
     counts: Arc<Counts>,
 }
 
-/// What happened to lines.
+/// Counts of lines by their outcome.
 struct Counts {
     lines: Counter,
     bytes: Counter,
@@ -98,7 +98,7 @@ impl LogBook {
         Sink::new(self.writer(agent), revision, masker, self.limits.line_bytes)
     }
 
-    /// What was measured.
+    /// The measurements.
     pub fn metrics(&self) -> Vec<Family> {
         let Counts { lines, bytes, dropped } = &*self.counts;
         vec![lines.family(), bytes.family(), dropped.family()]

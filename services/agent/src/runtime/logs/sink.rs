@@ -15,16 +15,16 @@ use tokio::time::timeout;
 /// Lines remembered for the account of a failure.
 const RECENT: usize = 100;
 
-/// How much is read from a pipe at a time: as much as a pipe holds.
+/// The amount that is read from a pipe at a time: as much as a pipe holds.
 const READ: usize = 64 << 10;
 
-/// How many lines go to the writer at a time: empty ones take more memory than they are read from.
+/// The number of lines that go to the writer at a time: empty ones take more memory than they are read from.
 const LINES: usize = 1_000;
 
-/// How long a line that has begun may pause before what there is of it is a line of its own.
+/// The time that a line that has begun may pause before what there is of it is a line of its own.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What stands at the end of a line that was cut.
+/// The mark at the end of a line that was cut.
 const CUT: &str = " … [line cut]";
 
 /// Where one instance's lines go: to its agent's log, and the latest into memory.
@@ -59,7 +59,7 @@ impl Sink {
         recent.iter().skip(recent.len().saturating_sub(count)).map(|(_, text)| text.clone()).collect()
     }
 
-    /// What standard error said last: the last line that says something, but of an error of the interpreter itself, if nothing
+    /// The last words of standard error: the last line that says something, but of an error of the interpreter itself, if nothing
     /// but its stack follows, the one before the stack.
     pub fn last_error(&self) -> Option<String> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,10 +177,10 @@ impl Sink {
     }
 }
 
-/// What has come of a line that has not ended.
+/// A line that has not ended.
 #[derive(Default)]
 struct Begun {
-    /// What is not in the log yet.
+    /// The bytes that are not in the log yet.
     text: Vec<u8>,
     /// Whether anything has come.
     any: bool,
@@ -190,7 +190,7 @@ struct Begun {
     cut: bool,
 }
 
-/// How much of a text does not end in the middle of a character.
+/// The part of a text that does not end in the middle of a character.
 fn whole_characters(text: &[u8]) -> usize {
     let begins = text.iter().rev().take(3).position(|&b| b >= 0xc0);
     begins

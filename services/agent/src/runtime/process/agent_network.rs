@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// How long a launcher may take to make a socket, and the agent's kernel to accept a connection.
+/// The time that a launcher may take to make a socket, and the agent's kernel to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Connects to an agent in its network. A socket belongs to the network in which it was made, so the agent's launcher

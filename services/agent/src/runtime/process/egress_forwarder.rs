@@ -21,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 /// Connections at the same time, of one agent or of all; more wait in the kernel.
 const CONNECTIONS_OF_ONE: usize = 512;
 const CONNECTIONS_OF_ALL: usize = 4096;
-/// How long egress may take to accept a connection.
+/// The time that egress may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long a client that connected to a tool may take to send the first byte: HTTP and TLS begin with the client.
+/// The time that a client that connected to a tool may take to send the first byte: HTTP and TLS begin with the client.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 /// The first byte of a TLS connection: the type of a record with a handshake in it. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
-/// How long a client may take to send the request that is answered with why it goes no further, and to read that.
+/// The time that a client may take to send the request that is answered with why it goes no further, and to read that.
 const REFUSAL: Duration = Duration::from_secs(5);
 /// Bytes of that request that are read at most.
 const REFUSED_BYTES: u64 = 64 << 10;
@@ -87,7 +87,7 @@ async fn hand_over(mut agent: TcpStream, egress: &str, token: Option<&Secret>) -
     relay(agent, egress).await
 }
 
-/// What a client that connected to a tool speaks, by its first byte, which stays unread.
+/// The protocol of a client that connected to a tool, by its first byte, which stays unread.
 async fn flavour(agent: &TcpStream) -> io::Result<Flavour> {
     let mut first = [0; 1];
     match agent.peek(&mut first).await? {

@@ -20,10 +20,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Connections of callers at the same time; more wait in the kernel.
 const CONNECTIONS: usize = 1024;
-/// How long callers who have connected may take to reach the agent once it is to stop.
+/// The time that callers who have connected may take to reach the agent once it is to stop.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// How long it may take until an agent that refuses connections is known to have crashed.
+/// The time that it may take until an agent that refuses connections is known to have crashed.
 const NOTICED: Duration = Duration::from_secs(1);
 
 /// Where callers are led.

@@ -33,21 +33,21 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// How long a launcher may take to start its agent's process: it takes milliseconds.
+/// The time that a launcher may take to start its agent's process: it takes milliseconds.
 const LAUNCH: Duration = Duration::from_secs(30);
-/// How long a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any time.
+/// The time that a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any time.
 const TREE_END: Duration = Duration::from_secs(10);
-/// How long the rest of the log may take once nobody can write to it any more.
+/// The time that the rest of the log may take once nobody can write to it any more.
 const LOG_END: Duration = Duration::from_secs(2);
 /// A runner's notice is one line, its error text the longest part.
 const MAX_NOTICE: usize = 64 << 10;
-/// How long an agent may take to begin writing its stack, how long it may pause in it, and how long it may take in all. A
+/// The times that an agent may take to begin writing its stack, to pause in it, and to write all of it. A
 /// signal handler writes it.
 const STACK_BEGIN: Duration = Duration::from_secs(1);
 const STACK_LIMIT: Duration = Duration::from_secs(3);
 const STACK_PAUSE: Duration = Duration::from_millis(200);
 
-/// What the agent's user is called.
+/// The name of the agent's user.
 const USER: &str = "agent";
 /// Each is read by one client or another.
 const CA_VARIABLES: [&str; 6] = [
@@ -59,7 +59,7 @@ const CA_VARIABLES: [&str; 6] = [
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 ];
 
-/// What the runner says once its start is decided.
+/// The runner's message once its start is decided.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Notice {
     /// It answers requests.
@@ -74,9 +74,9 @@ pub(super) enum Notice {
 pub(super) struct Launched {
     launcher: Child,
     orders: Option<OwnedWriteHalf>,
-    /// What the launcher says.
+    /// The launcher's reports.
     pub reports: Reports,
-    /// What the runner says.
+    /// The runner's message.
     pub notices: Notices,
     places: Vec<Place>,
     followers: Vec<JoinHandle<()>>,
@@ -89,7 +89,7 @@ pub(super) struct Launched {
     _egress: Option<DropGuard>,
 }
 
-/// What is started, and with what.
+/// The process to start, and its resources.
 pub(super) struct Start<'a> {
     pub config: &'a ProcessConfig,
     pub sandbox: &'a Arc<Sandbox>,
@@ -100,11 +100,11 @@ pub(super) struct Start<'a> {
     pub user: Option<RunAs>,
     /// Whether it works in a copy of its source.
     pub copies_app: bool,
-    /// How long it may take until it is ready.
+    /// The time that it may take until it is ready.
     pub limit: Option<Duration>,
 }
 
-/// How a run ended.
+/// The end of a run.
 pub(super) enum Ended {
     /// The agent's process ended by itself.
     Exited(Exit),
@@ -389,7 +389,7 @@ fn config_file(start: &Start<'_>) -> Result<File> {
     Ok(file)
 }
 
-/// What is launched, and where the agent's files are.
+/// The specification to launch, and where the agent's files are.
 fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(LaunchSpec, Vec<Place>)> {
     let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program;
     let placed = start.sandbox.place(&Parts {

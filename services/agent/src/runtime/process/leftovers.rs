@@ -1,4 +1,4 @@
-//! What instances leave behind is moved aside at once and removed in the background: an agent may have made so many files
+//! Files that instances leave behind are moved aside at once and removed in the background: an agent may have made so many files
 //! that the next start, or a deletion, would wait long for them.
 
 use hoistway_confine::remove_tree;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use tokio::sync::Semaphore;
 
-/// How many directories are removed in the background at a time; what is beyond is removed while its caller waits, so that
+/// The number of directories that are removed in the background at a time; what is beyond is removed while its caller waits, so that
 /// an agent that crashes again and again cannot leave more behind than is removed.
 const AT_A_TIME: usize = 4;
 

@@ -37,7 +37,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// How the process runtime works.
+/// The settings of the process runtime.
 #[derive(Debug, Clone)]
 pub struct ProcessConfig {
     /// Where it keeps its things: `run/` (private directories of instances), `gone/` (what is being removed) and `logs/`. Only one runtime may use it
@@ -51,13 +51,13 @@ pub struct ProcessConfig {
     pub egress: String,
     /// The host that callers use instead of `bind`, if that is another one.
     pub advertise: Option<String>,
-    /// How many agents may be starting at the same time; those that have been ready before are counted by themselves.
+    /// The number of agents that may be starting at the same time; those that have been ready before are counted by themselves.
     pub concurrent_starts: usize,
-    /// How long one start keeps the next from beginning; it goes on after that, but no longer alone.
+    /// The time that one start keeps the next from beginning; it goes on after that, but no longer alone.
     pub start_turn: Duration,
     /// The same for a first start, which somebody waits for.
     pub first_start_turn: Duration,
-    /// How long a start may take from the process to being ready; none: for ever.
+    /// The time that a start may take from the process to being ready; none: for ever.
     pub start_limit: Option<Duration>,
     /// When a crashed agent is started again.
     pub backoff: Backoff,
@@ -65,9 +65,9 @@ pub struct ProcessConfig {
     pub limits: Limits,
     /// The interpreter that agents are expected to have; sandboxes are made for it.
     pub python: PathBuf,
-    /// What keeps agents from the rest of the machine.
+    /// Isolation of agents from the rest of the machine.
     pub sandbox: Settings,
-    /// How much is kept of each agent's log.
+    /// The amount that is kept of each agent's log.
     pub logs: LogLimits,
 }
 

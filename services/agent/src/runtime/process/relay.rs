@@ -6,7 +6,7 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a client may take to end its side after the server has ended its own.
+/// The time that a client may take to end its side after the server has ended its own.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Copies both ways until the server has ended its side, and then what the client still sends: a connection that is

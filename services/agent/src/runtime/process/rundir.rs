@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// The file that says which processes belong to the directory.
 const PROCESSES: &str = "process.json";
 
-/// How often an eviction looks again for processes that were born during the last one.
+/// The number of times that an eviction looks again for processes that were born during the last one.
 const EVICTIONS: usize = 8;
 
 /// An instance's directory.

@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// How many frames are shown, the innermost ones.
+/// The number of frames that are shown, the innermost ones.
 const MAX_FRAMES: usize = 20;
-/// How much of a file is read for the line of a frame.
+/// The part of a file that is read for the line of a frame.
 const MAX_SOURCE: u64 = 1 << 20;
 /// The longest source line that is shown, in characters.
 const MAX_LINE: usize = 200;

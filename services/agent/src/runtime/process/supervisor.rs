@@ -16,9 +16,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How long a runner that said "failed", or fell silent, may take to end.
+/// The time that a runner that said "failed", or fell silent, may take to end.
 const FAILED_END: Duration = Duration::from_secs(5);
-/// What a stop may take beyond its grace before the launcher itself is given up.
+/// The time that a stop may take beyond its grace before the launcher itself is given up.
 const STOP_SLACK: Duration = Duration::from_secs(10);
 
 pub(super) struct Supervisor {
@@ -39,7 +39,7 @@ pub(super) struct Supervisor {
     pub stop: watch::Receiver<Option<Duration>>,
 }
 
-/// How one run ended.
+/// The end of one run.
 enum Run {
     /// It was asked to.
     Stopped,
@@ -47,14 +47,14 @@ enum Run {
     Ended { failure: Failure, ready_for: Option<Duration> },
 }
 
-/// What an agent has for itself.
+/// The resources that an agent has for itself.
 #[derive(Clone, Copy)]
 struct Private {
     user: Option<RunAs>,
     copies_app: bool,
 }
 
-/// How often the time for a start is doubled.
+/// The number of times that the time for a start is doubled.
 const MAX_DOUBLINGS: u32 = 4;
 /// Callers may wait that long for an agent that is started again; longer, and they are told.
 const PATIENCE: Duration = Duration::from_secs(1);

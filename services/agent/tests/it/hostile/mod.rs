@@ -187,7 +187,7 @@ impl Trial {
         until(&self.started, |state| *state == State::Ready).await;
         let mut answer = ask(&self.started, name).await;
         if answer == "again" {
-            // What it got by the first request it uses in the second.
+            // The second request uses the result of the first.
             answer = ask(&self.started, name).await;
         }
         // Who kills its launcher may not live to say so.
@@ -234,7 +234,7 @@ impl Trial {
 
     async fn end(self) {
         self.stage.runtime.shutdown(GRACE).await;
-        // What it did to its own directories did not lead the supervisor astray.
+        // Its changes to its own directories did not lead the supervisor astray.
         assert!(self.stage.dir.path().join("data/master.key").exists());
     }
 }

@@ -1,4 +1,4 @@
-//! What hostile agents try, and in which sandbox it is stopped. The table in docs/sandbox.md is this one.
+//! The attempts of hostile agents, and the sandbox in which it is stopped. The table in docs/sandbox.md is this one.
 
 use hoistway_agent::sandbox::Mode;
 
@@ -22,7 +22,7 @@ pub const COLUMNS: [Column; 6] = [
     Column { name: "none", mode: Mode::None, landlock_abi: None, root: false },
 ];
 
-/// What an attempt needs.
+/// The needs of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     Open,

@@ -1,4 +1,4 @@
-//! What hostile agents attack, all of it belonging to the user who runs the test.
+//! The targets of hostile agents, all of them belonging to the user who runs the test.
 
 use std::{
     fs::{File, Permissions, set_permissions, write},
@@ -125,7 +125,7 @@ impl Victims {
         pids.filter(has_marker).collect()
     }
 
-    /// What of the hostile agent's IPC outlives it; from here on it does not.
+    /// Objects of the hostile agent's IPC that outlive it; from here on they do not.
     pub fn left(&self) -> Vec<String> {
         let name = self.facts["left"].as_str().unwrap();
         let key = self.facts["key"].to_string();

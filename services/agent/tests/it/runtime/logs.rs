@@ -1,4 +1,4 @@
-//! What agents write.
+//! The logs of agents.
 
 use super::*;
 use futures_util::StreamExt;

@@ -1,4 +1,4 @@
-//! What an agent's process finds around it.
+//! The environment of an agent's process.
 
 use super::*;
 use std::collections::BTreeMap;

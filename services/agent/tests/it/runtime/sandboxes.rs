@@ -7,7 +7,7 @@ use hoistway_kit::egress_auth::{Flavour, Preface};
 use hoistway_model::Code;
 use std::net::TcpListener;
 
-/// What an agent may reasonably do.
+/// Things that an agent may reasonably do.
 const EVERYTHING: &str = r#"
 import asyncio, concurrent.futures, json, multiprocessing, os, shutil, socket, sqlite3, ssl, subprocess, sys, tempfile
 import threading, urllib.request
@@ -363,7 +363,7 @@ fn the_rest_holds_in_lesser_sandboxes_too() {
             let mut command = Command::new("setpriv");
             command.args(["--reuid=54321", "--regid=54321", "--clear-groups"]).arg(program);
             command.env("PATH", "/usr/bin:/bin").env("HOME", "/tmp").env_remove("TMPDIR").current_dir("/");
-            // What must not be skipped is root's here; the outer run has done it.
+            // Tests that must not be skipped are root's here; the outer run has done it.
             command.env_remove("HOISTWAY_TEST_REQUIRE").env_remove("HOISTWAY_TEST_SKIPS");
             command
         } else {

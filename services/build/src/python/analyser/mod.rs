@@ -1,4 +1,4 @@
-//! What source files import and whether they compile, asked of a Python process that only parses.
+//! The imports of source files, and whether they compile, found by a Python process that only parses.
 //!
 //! One worker is started when the first file comes, takes one file at a time, and ends when it has had nothing to do
 //! for a while or when the service ends. Whatever a file does to the parser hits that process only.
@@ -29,20 +29,20 @@ use tokio::{
 /// The worker's program.
 const SCRIPT: &str =
     concat!(include_str!("../../../runner/_hoistway_runner/discovery.py"), "\n\n", include_str!("analyser.py"));
-/// How long one file may take; the worker's own limit of processor time is shorter.
+/// The time that one file may take; the worker's own limit of processor time is shorter.
 const LIMIT: Duration = Duration::from_secs(20);
-/// How long a worker without work is kept.
+/// The time for which a worker without work is kept.
 const IDLE: Duration = Duration::from_secs(300);
 /// The longest answer in bytes.
 const MAX_ANSWER: u64 = 4 << 20;
 /// A worker that parsed a larger file is not kept, because it would keep the memory, too.
 const MAX_KEPT: usize = 512 << 10;
-/// How many files' answers are remembered.
+/// The number of files' answers that are remembered.
 const MAX_REMEMBERED: usize = 8_192;
-/// How many syntax errors are shown.
+/// The number of syntax errors that are shown.
 const MAX_ERRORS: usize = 10;
 
-/// What to do about a file that is not in the encoding in which Python reads it.
+/// The advice for a file that is not in the encoding in which Python reads it.
 const ENCODING_REMEDY: &str =
     "save the file as UTF-8, or declare its encoding in the first line: # -*- coding: latin-1 -*-";
 
@@ -64,7 +64,7 @@ impl From<(String, u32, bool)> for Import {
     }
 }
 
-/// What one file imports, in the file's order; imports for type checkers are left out.
+/// The imports of one file, in the file's order; imports for type checkers are left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileImports {
     /// The file.
@@ -85,7 +85,7 @@ struct Fault {
 }
 
 impl Fault {
-    /// What to do about it, where its text tells.
+    /// The advice, where the text of the error tells.
     fn remedy(&self) -> Option<&'static str> {
         let is_about = |words: &[&str]| words.iter().any(|words| self.message.contains(words));
         if is_about(&["codec can't decode", "encoding", "null bytes"]) {
@@ -116,7 +116,7 @@ enum Answer {
     Offers(Option<(String, Vec<String>)>),
 }
 
-/// What a file needs.
+/// The needs of a file.
 #[derive(Debug, Clone, Deserialize)]
 struct Found {
     #[serde(deserialize_with = "shared")]
@@ -204,12 +204,12 @@ impl Analyser {
         self.ask(&"").await.map(|_| ()).map_err(|e| Error::internal("starting the source analyser", e))
     }
 
-    /// What the entry file and the files that it reaches import, by file; no others are read. Files that are imported
+    /// The imports of the entry file and of the files that it reaches, by file; no others are read. Files that are imported
     /// and do not compile are [`Code::SyntaxError`], all of them in one answer.
     pub async fn analyse(&self, files: &SourceFiles, entry: &str) -> Result<Vec<FileImports>> {
         let reachable = ReachableFiles::new(files, entry);
         let (mut all, mut faults) = (BTreeMap::new(), BTreeMap::new());
-        // What is imported comes first: a file that is only mentioned may turn out to be imported.
+        // Imported files come first: a file that is only mentioned may turn out to be imported.
         let (mut imported, mut mentioned) = (reachable.entry(), Vec::new());
         let mut queued = HashSet::new();
         while let Some((file, reached)) =
@@ -227,7 +227,7 @@ impl Analyser {
             };
             match answer {
                 Answer::Found(Found { imports, mentions }) => {
-                    // What a program goes on without, or never imports here, need not compile or have its packages.
+                    // A module that a program goes on without, or never imports here, need not compile or have its packages.
                     let onward = imports.iter().flat_map(|import| {
                         let found = reachable.imported(&file, &import.module);
                         let elsewhere = if found.is_empty() { reachable.elsewhere(&import.module) } else { Vec::new() };

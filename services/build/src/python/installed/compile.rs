@@ -20,10 +20,10 @@ const SCRIPT: &str = include_str!("../site.py");
 /// A package with more files is compiled by several processes.
 const LARGE: usize = 512;
 
-/// What one process of the script compiles.
+/// The files that one process of the script compiles.
 #[derive(Debug, Serialize)]
 pub struct Sources<'a> {
-    /// What errors call it.
+    /// Its name in errors.
     #[serde(skip)]
     pub name: &'a str,
     /// Where the image has the sources.

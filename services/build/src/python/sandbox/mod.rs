@@ -1,4 +1,4 @@
-//! How programs are started that read what strangers wrote: `uv`, and the Python processes that parse and compile. Each
+//! Starts the programs that read untrusted input: `uv`, and the Python processes that parse and compile. Each
 //! is confined: a user of its own, no capabilities, no files but those it needs, limits, and a control group for each
 //! build, as far as this machine has these. Nothing else in the service starts such a program.
 
@@ -32,7 +32,7 @@ pub use hoistway_confine::exec::run_if_requested;
 const PROCESSES: u64 = 256;
 /// The most files that one process has open.
 const OPEN_FILES: u64 = 4096;
-/// What a program may keep in `HOME` and `TMPDIR` in memory, where these are its own.
+/// The most bytes that a program may keep in `HOME` and `TMPDIR` in memory, where these are its own.
 const SCRATCH: u64 = 256 << 20;
 /// The first Landlock with which files can be moved between directories, which uv does.
 const MOVES: i32 = 2;
@@ -89,7 +89,7 @@ impl Sandbox {
             std::fs::create_dir_all(empty)?;
             let cgroups = Cgroups::find(&at, &limits);
             if let Some(groups) = &cgroups {
-                // What an earlier process left running would write where this one works.
+                // Programs that an earlier process left running would write where this one works.
                 groups.sweep();
             }
             let users = if own_users { Uids::open(&agents)? } else { None };
@@ -194,7 +194,7 @@ impl Shared {
             return Confinement::default();
         }
         let mut exposed = self.host.exposed(own_root);
-        // What all share is for agents.
+        // The shared writable paths are for agents.
         exposed.retain(|part| part.access != Access::Write);
         let part = |path: &&Path, access| Exposed { host: path.to_path_buf(), inside: path.to_path_buf(), access };
         exposed.extend(access.read.iter().map(|path| part(path, Access::ReadIfThere)));

@@ -17,7 +17,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
-/// How long a try may take; it takes tens of milliseconds.
+/// The time that a try may take; it takes tens of milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Reads what it may, writes where it may, and fails if it can read what it may not.

@@ -19,7 +19,7 @@ pub fn trim<G>(
     make: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<Option<u64>> {
     let gone = cache.with_extension("gone");
-    // What an earlier time did not get done.
+    // Files that an earlier call did not remove.
     remove(&gone)?;
     let size = size(cache)?;
     if size <= most {

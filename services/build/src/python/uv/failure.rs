@@ -1,4 +1,4 @@
-//! What went wrong, in the resolver's essential words, without credentials and without this machine's paths.
+//! The cause of a failure, in the resolver's essential words, without credentials and without this machine's paths.
 
 use crate::python::{
     alternatives::{Versions, without_wheel},
@@ -8,12 +8,12 @@ use crate::python::{
 use hoistway_model::{Code, Error};
 use std::path::Path;
 
-/// How many lines of proof an error carries.
+/// The number of lines of proof that an error carries.
 const MAX_DETAILS: usize = 60;
 /// The longest essential text and the longest line of proof, in characters.
 const MAX_TEXT: usize = 500;
 
-/// How uv begins the line about an address that it could not read.
+/// The beginning of uv's line about an address that it could not read.
 const FETCH: &str = "Failed to fetch:";
 
 /// The two things that are done with requirements.

@@ -82,7 +82,7 @@ pub(super) fn apart(mut env: BTreeMap<String, String>) -> BTreeMap<String, Strin
     env
 }
 
-/// What is secret in an address, in both spellings. A user name is, when it stands alone: then it is a token.
+/// The secrets in an address, in both spellings. A user name is, when it stands alone: then it is a token.
 pub(super) fn secrets(url: &str) -> Vec<Secret> {
     let Some((user, password, _)) = split(url) else { return Vec::new() };
     let secret = if password.is_empty() { user } else { password };

@@ -3,7 +3,7 @@
 use hoistway_model::{Code, Digest, Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How a file's digest is written.
+/// The spelling of a file's digest.
 const HASH: &str = "--hash=sha256:";
 
 /// Exact packages with the hashes of their files, in the format that pip and uv read.

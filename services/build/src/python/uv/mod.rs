@@ -34,11 +34,11 @@ use tempfile::TempDir;
 use tokio::sync::{OnceCell, RwLock};
 use tool::Program;
 
-/// How many threads one uv unpacks with.
+/// The number of threads that one uv unpacks with.
 const THREADS: &str = "4";
 /// The name of a file with a lock.
 const LOCK: &str = "lock.txt";
-/// How long it may take to see whether a package has wheels at all.
+/// The time that it may take to see whether a package has wheels at all.
 const LOOK: Duration = Duration::from_secs(30);
 /// The name of a file with bounds for versions.
 const CONSTRAINTS: &str = "constraints.txt";
@@ -89,7 +89,7 @@ impl Uv {
         Ok(Self { sandbox: self.sandbox.for_build().await?, ..self.clone() })
     }
 
-    /// What starts programs.
+    /// Starts programs.
     pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
     }

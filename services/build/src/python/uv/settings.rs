@@ -1,4 +1,4 @@
-//! What of the operator's environment reaches pip and uv: where the index is, how to get there, whom to trust. The
+//! The part of the operator's environment that reaches pip and uv: where the index is, how to get there, whom to trust. The
 //! list is closed; everything else stays out.
 
 use super::index::{Indexes, apart};
@@ -53,7 +53,7 @@ const UV: [&str; 11] = [
 ];
 /// Where pip finds its configuration files.
 const PIP_HOME: [&str; 3] = ["HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"];
-/// What pip calls an option and what uv calls it: the first name is set if none of them is.
+/// The names of an option in pip and in uv: the first name is set if none of them is.
 const SAME: [(&str, &[&str]); 5] = [
     ("PIP_INDEX_URL", &["UV_DEFAULT_INDEX", "UV_INDEX_URL"]),
     ("PIP_EXTRA_INDEX_URL", &["UV_INDEX", "UV_EXTRA_INDEX_URL"]),
@@ -174,13 +174,13 @@ impl Settings {
         apart(env).into_iter().map(|(name, value)| (name.into(), value.into())).collect()
     }
 
-    /// What nothing that is written or said may show.
+    /// The secrets that no file and no message may show.
     pub(super) fn secrets(&self) -> Vec<Secret> {
         let values = [&self.shared, &self.pip, &self.uv].into_iter().flat_map(BTreeMap::values);
         values.flat_map(|value| value.split_whitespace()).flat_map(super::index::secrets).collect()
     }
 
-    /// What pip's configuration files say, under the names of the variables for it.
+    /// The settings in pip's configuration files, under the names of the variables for it.
     async fn pip_files(&self, interpreter: &Interpreter) -> BTreeMap<String, String> {
         let Some(python) = &interpreter.pip else { return BTreeMap::new() };
         let mut command = process::command(python, self.for_pip());

@@ -24,9 +24,9 @@ const HASHES: [&str; 4] = [
     "ecb6028d79dc96fbeafffe5c8af62a7099487ebc05a701e76714eebcffd06375",
     "5435c5ce14a56431208ca0996416d310f1598e8c2c8ba707688985a16bb82dbe",
 ];
-/// How long the installation may take.
+/// The time that the installation may take.
 const LIMIT: Duration = Duration::from_secs(300);
-/// How long a candidate may take to show its help.
+/// The time that a candidate may take to show its help.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A `uv` that runs, and the environment to run it with.

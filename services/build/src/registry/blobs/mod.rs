@@ -38,7 +38,7 @@ struct Inner {
     space: Space,
 }
 
-/// How much of the disk is left to others.
+/// The part of the disk that is left to others.
 #[derive(Clone)]
 pub struct Space {
     /// The free bytes under which nothing more is taken in.
@@ -70,7 +70,7 @@ impl BlobStore {
             fs::private_dir(dir).map_err(failed)?;
         }
         purge(&staging, Duration::ZERO).map_err(failed)?;
-        // What a former process named without flushing is made durable now, and so are the directories themselves.
+        // Files that a former process renamed without flushing are made durable now, and so are the directories themselves.
         for dir in [&blobs, &root.join("blobs"), &root.to_path_buf()] {
             flush_dir(dir).map_err(failed)?;
         }
@@ -255,7 +255,7 @@ impl StagedBlob {
         self.digest
     }
 
-    /// How many bytes were written.
+    /// The number of bytes that were written.
     pub fn size(&self) -> u64 {
         self.size
     }

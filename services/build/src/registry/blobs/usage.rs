@@ -94,7 +94,7 @@ impl BlobStore {
         work()
     }
 
-    /// What was used before this moment is not in use: `grace` ago, or when the oldest lease began.
+    /// Blobs that were used before this moment are not in use: `grace` ago, or when the oldest lease began.
     pub(in crate::registry) fn unused_before(&self, grace: Duration) -> SystemTime {
         let now = SystemTime::now();
         let grace = now.checked_sub(grace).unwrap_or(UNIX_EPOCH);

@@ -1,4 +1,4 @@
-//! What garbage collection takes out of the database: images that nobody uses, then links that no manifest needs.
+//! Garbage collection in the database: images that nobody uses, then links that no manifest needs.
 //! Blobs without a link are the blob store's to remove.
 
 use super::{delete::remove_manifest, sql, stored};

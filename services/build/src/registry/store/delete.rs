@@ -12,7 +12,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
 
 const DOING: &str = "deleting from the registry";
 
-/// What became of a wish to delete something.
+/// The outcome of a deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deletion {
     /// It is gone.

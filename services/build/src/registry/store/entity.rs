@@ -17,7 +17,7 @@ pub(super) mod manifests {
         pub used_at: i64,
         /// The manifest that it says something about.
         pub subject: Option<String>,
-        /// What referrers are filtered by.
+        /// The artifact type by which referrers are filtered.
         pub artifact_type: Option<String>,
     }
 
@@ -67,7 +67,7 @@ pub(super) mod blobs {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// What each manifest needs: its blobs, or the manifests it lists.
+/// The digests that each manifest needs: its blobs, or the manifests it lists.
 pub(super) mod references {
     use sea_orm::entity::prelude::*;
 

@@ -53,7 +53,7 @@ pub struct Referrer {
     pub digest: Digest,
     /// Its media type.
     pub media_type: String,
-    /// What kind of thing it is.
+    /// Its artifact type.
     pub artifact_type: Option<String>,
     /// Its bytes.
     pub bytes: Vec<u8>,

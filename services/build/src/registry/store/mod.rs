@@ -46,7 +46,7 @@ pub struct NewTag {
     pub immutable: bool,
 }
 
-/// What became of a manifest.
+/// The outcome of storing a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutOutcome {
     /// It is stored, and tagged if that was asked for.
@@ -64,7 +64,7 @@ pub enum PutOutcome {
 pub struct StoredManifest {
     /// The digest of its bytes.
     pub digest: Digest,
-    /// What it was pushed as.
+    /// The media type with which it was pushed.
     pub media_type: String,
     /// Its bytes.
     pub bytes: Bytes,
@@ -176,7 +176,7 @@ pub async fn touch_manifest<C: ConnectionTrait>(conn: &C, repo: &RepoName, diges
     Ok(sql::execute(conn, "noting an image's use", text, values).await? > 0)
 }
 
-/// What a manifest needs and its repository does not have, and the manifests that are there with another size than it
+/// The digests that a manifest needs and its repository does not have, and the manifests that are there with another size than it
 /// says. The sizes of blobs are those of their files.
 async fn missing<C: ConnectionTrait>(
     conn: &C,
@@ -289,7 +289,7 @@ fn stored(digest: &str) -> Result<Digest> {
 #[derive(Debug, Clone)]
 pub struct ManifestStore {
     db: Db,
-    /// What was used less long ago is not noted again.
+    /// A use within this time is not recorded again.
     note_after: Duration,
 }
 

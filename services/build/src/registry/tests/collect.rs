@@ -294,7 +294,7 @@ async fn a_manifest_that_was_accepted_is_whole_whatever_is_collected_meanwhile()
                     let repo = if round % 2 == 0 { "shared".to_owned() } else { format!("own{pusher}") };
                     push(&r, &calm, &repo, &content).await;
                     if round % 5 < 4 {
-                        // What is deleted is garbage in the next moment; somebody else may have deleted it before.
+                        // A deleted blob is garbage in the next moment; somebody else may have deleted it before.
                         let digest =
                             Digest::of(&image(&Digest::of(b"{}"), &Digest::of(content.as_bytes()), content.len()));
                         let gone = r.call("DELETE", &format!("/v2/{repo}/manifests/{digest}"), &[], "").await;

@@ -90,7 +90,7 @@ async fn a_blob_is_readable_where_it_was_pushed_or_mounted() {
     let in_b = format!("/v2/b/blobs/{digest}");
     assert_eq!(r.get(&in_b).await.verdict(), (404, "BLOB_UNKNOWN".into()));
     assert_eq!(r.call("HEAD", &in_b, &[], "").await.status, 404);
-    // What the named repository does not have becomes an ordinary upload.
+    // A blob that the named repository does not have becomes an ordinary upload.
     for from in ["&from=c", "&from=B%20AD"] {
         let mounted = r.call("POST", &format!("/v2/b/blobs/uploads/?mount={digest}{from}"), &[], "").await;
         assert_eq!(mounted.status, 202, "{from}");

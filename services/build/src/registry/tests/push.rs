@@ -162,7 +162,7 @@ async fn limits_hold() {
         assert_eq!(answer.verdict(), (507, "UNAVAILABLE".into()), "{method} {path}");
         assert!(answer.text().contains("nearly full"), "{}", answer.text());
     }
-    // What makes room, or needs none, goes on.
+    // A call that frees space, or needs none, goes on.
     for (method, path, status) in [
         ("GET", "/v2/_catalog", 200),
         ("GET", "/v2/a/tags/list", 404),

@@ -26,7 +26,7 @@ const PUSH: &[Row] = &[
     ("PUT {location}?digest={config}", OCTETS, "@config", 201, &[("location", "/v2/spec/app/blobs/{config}"), ("docker-content-digest", "{config}")], ""),
     // The same with a single POST.
     ("POST /v2/spec/app/blobs/uploads/?digest={layer}", OCTETS, "@layer", 201, &[("location", "/v2/spec/app/blobs/{layer}"), ("docker-content-digest", "{layer}")], ""),
-    // What is there already may be pushed again.
+    // A blob that is there already may be pushed again.
     ("POST /v2/spec/app/blobs/uploads/?digest={layer}", OCTETS, "@layer", 201, &[("location", "/v2/spec/app/blobs/{layer}")], ""),
     ("POST /v2/spec/app/blobs/uploads/?digest={config}", OCTETS, "@layer", 400, &[], "DIGEST_INVALID"),
     ("POST /v2/spec/app/blobs/uploads/?digest=sha256:1234", OCTETS, "@layer", 400, &[], "DIGEST_INVALID"),
@@ -70,7 +70,7 @@ const PUSH: &[Row] = &[
     ("PUT /v2/spec/app/manifests/broken", INDEX, "@broken", 400, &[], "MANIFEST_BLOB_UNKNOWN"),
     ("PUT /v2/spec/app/manifests/all", INDEX, "@index", 201, &[("docker-content-digest", "{index}")], ""),
     ("PUT /v2/spec/app/manifests/list", DOCKER_LIST, "@list", 201, &[("docker-content-digest", "{list}")], ""),
-    // What says something about another manifest is accepted before that is there.
+    // A manifest about another manifest is accepted before that is there.
     ("PUT /v2/spec/app/manifests/{early}", IMAGE, "@early", 201, &[("oci-subject", "{layer}")], ""),
     ("PUT /v2/spec/app/manifests/{signature}", IMAGE, "@signature", 201, &[("oci-subject", "{image}")], ""),
     ("PUT /v2/spec/app/manifests/{bom}", IMAGE, "@bom", 201, &[("oci-subject", "{image}")], ""),
@@ -137,7 +137,7 @@ const DISCOVERY: &[Row] = &[
 
 #[rustfmt::skip]
 const DELETE: &[Row] = &[
-    // What something else needs stays.
+    // A blob that something else needs stays.
     ("DELETE /v2/spec/app/blobs/{layer}", &[], "", 405, &[("allow", "*")], "DENIED"),
     ("DELETE /v2/spec/app/manifests/{image}", &[], "", 405, &[("allow", "*")], "lists it: delete that first"),
     ("GET /v2/spec/app/manifests/{image}", &[], "", 200, &[], "@image"),

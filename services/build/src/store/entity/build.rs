@@ -34,7 +34,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-/// What is kept of a build's log.
+/// The part of a build's log that is stored.
 pub fn kept(row: &Model) -> Result<Kept> {
     let read = |json: &String| serde_json::from_str(json).map_err(|e| Error::internal("reading a build", e));
     let mut kept: Kept = row.record.as_ref().map(read).transpose()?.unwrap_or_default();

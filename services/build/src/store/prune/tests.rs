@@ -79,7 +79,7 @@ async fn layers_that_no_repository_has_are_forgotten_with_their_sets() {
     store.remember_set(digest("empty"), &set(vec![])).await.unwrap();
     sql(&store, &format!("INSERT INTO registry_blobs VALUES ('a', '{}', 0)", digest("kept"))).await;
 
-    // What was noted lately may be of a build that is not published yet.
+    // A recent record may be of a build that is not published yet.
     store.forget_unmade(now_ms() - 60_000).await.unwrap();
     assert_eq!(texts(&store, "SELECT inputs FROM dependency_layers").await.len(), 2);
     assert_eq!(texts(&store, "SELECT inputs FROM layer_sets").await.len(), 3);

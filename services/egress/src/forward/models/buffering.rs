@@ -14,19 +14,19 @@ const BODIES: usize = 96 << 20;
 const OWN_BODIES: usize = 64 << 20;
 /// Bytes that all translations of large bodies may take at a time: their parsed form, and what is made of it.
 pub(crate) const WORK: usize = 96 << 20;
-/// What a body has beyond so many bytes counts against [`BODIES`], in steps of as many.
+/// The bytes of a body beyond so many count against [`BODIES`], in steps of as many.
 const SMALL: usize = 64 << 10;
-/// How long a body waits for memory that others hold.
+/// The time that a body waits for memory that others hold.
 const QUEUE: Duration = Duration::from_secs(60);
-/// How long a body that holds memory may take for its next [`SMALL`] bytes.
+/// The time that a body that holds memory may take for its next [`SMALL`] bytes.
 const PACE: Duration = Duration::from_secs(15);
 /// Larger bodies are parsed off the async runtime.
 const PARSED_INLINE: usize = 256 << 10;
-/// What an object, a list, and one more element of either take at most once they are parsed, in bytes.
+/// The most that an object, a list, and one more element of either take once they are parsed, in bytes.
 const OBJECT: usize = 640;
 const LIST: usize = 128;
 const ELEMENT: usize = 160;
-/// How much of a body that is refused is read, and for how long: clients that cannot send the whole of it do not look at
+/// The part of a refused body that is read, and the time for it: clients that cannot send the whole of it do not look at
 /// the answer.
 const DRAINED: u64 = 64 << 20;
 const DRAINING: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ pub(super) async fn collect(
     outcome
 }
 
-/// What was only announced takes no memory, and keeps nobody from having it.
+/// An announced length takes no memory, and keeps nobody from having it.
 async fn read(
     egress: &Egress,
     agent: &Name,

@@ -1,4 +1,4 @@
-//! What a request asks a model, as OpenTelemetry's conventions write it (`gen_ai.input.messages`). It is exported only
+//! The prompt of a request, as OpenTelemetry's conventions write it (`gen_ai.input.messages`). It is exported only
 //! where the operator has turned that on.
 
 use serde_json::{Value, json};

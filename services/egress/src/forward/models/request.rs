@@ -23,7 +23,7 @@ const MAX_MODEL: usize = 2048;
 pub(super) struct ModelRequest {
     pub(super) body: Bytes,
     pub(super) model: Option<String>,
-    /// What the body counts against [`buffering::BODIES`], for as long as it is there.
+    /// The memory that the body counts against [`buffering::BODIES`], for as long as it is there.
     pub(super) memory: Option<QuotaGrant>,
 }
 
@@ -121,7 +121,7 @@ impl<'de> Visitor<'de> for ModelVisitor {
         let mut found = Found::None;
         let (mut streams, mut stream_options) = (0, 0);
         while let Some(Key(key)) = map.next_key()? {
-            // What is counted depends on these, so they too are read in one way only.
+            // The count depends on these, so they too are read in one way only.
             if matches!(&*key, "stream" | "stream_options") {
                 let is_stream = key == "stream";
                 let value: serde_json::Value = map.next_value()?;

@@ -28,7 +28,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(8);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Larger bodies are sent on connections of their own, in bytes.
 const KEPT: usize = 1 << 20;
-/// What providers of the APIs answer when they are overloaded.
+/// Statuses with which providers say that they are overloaded.
 const OVERLOADED: u16 = 529;
 /// The words of refusals that mean a connection which could not be made, or which broke before an answer.
 const NO_ANSWER: [&str; 3] = ["tool_broke_off", "tool_unreachable", "proxy_failed"];
@@ -38,7 +38,7 @@ pub(super) struct Attempts {
     pub(super) path_and_query: String,
     pub(super) parts: Parts,
     pub(super) body: Bytes,
-    /// What the body counts against the memory of all.
+    /// The memory that the body counts against the memory of all.
     pub(super) memory: Option<QuotaGrant>,
 }
 
@@ -62,7 +62,7 @@ impl Attempts {
             let mut parts = parts.clone();
             parts.headers = headers(&parts.headers, &body)?;
             let is_last = made == server.retries;
-            // What is not sent again need not be kept while the provider works on it.
+            // A request that is not sent again need not be kept while the provider works on it.
             let (body, memory) = match is_last && connections == Connections::New {
                 true => (mem::take(&mut body), memory.take()),
                 false => (body.clone(), memory.clone()),
@@ -88,7 +88,7 @@ impl Attempts {
     }
 }
 
-/// What came of a call, with how often it was made if it failed in the end.
+/// The outcome of a call, with the number of attempts if it failed in the end.
 fn told(outcome: Result<Answer, Refusal>, server: &ModelServer, made: u32) -> Result<Answer, Refusal> {
     if made == 1 {
         return outcome;
@@ -100,7 +100,7 @@ fn told(outcome: Result<Answer, Refusal>, server: &ModelServer, made: u32) -> Re
     })
 }
 
-/// How long to wait after so many attempts before the next one; none where another one would not help.
+/// The pause after so many attempts before the next one; none where another one would not help.
 fn pause(outcome: &Result<Answer, Refusal>, made: u32, now: SystemTime) -> Option<Duration> {
     match outcome {
         Ok(Answer::Response(response)) => after_answer(response.status(), response.headers(), made, now),
@@ -119,7 +119,7 @@ fn after_answer(status: StatusCode, headers: &HeaderMap, made: u32, now: SystemT
     }
 }
 
-/// What `Retry-After` asks for, in either of its forms (RFC 9110, 10.2.3).
+/// The wait that `Retry-After` asks for, in either of its forms (RFC 9110, 10.2.3).
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {

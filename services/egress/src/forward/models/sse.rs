@@ -6,7 +6,7 @@ use std::io;
 /// The largest event, in bytes.
 const MAX_EVENT: usize = 1 << 20;
 
-/// What stands before some streams.
+/// A byte order mark, which some streams begin with.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 /// The name of the field that is read.
 const FIELD: &[u8] = b"data";
@@ -76,7 +76,7 @@ impl Lines {
         }
     }
 
-    /// How many bytes of a line come before its data; all of them, where it has none so far.
+    /// The number of bytes of a line that come before its data; all of them, where it has none so far.
     fn head(&mut self, line: &[u8]) -> usize {
         for (index, &byte) in line.iter().enumerate() {
             self.at = match self.at {

@@ -20,14 +20,14 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-/// What bytes go over.
+/// The transport of the bytes.
 #[derive(Debug)]
 pub(super) enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What has happened on a connection of HTTP/1, which has one request at a time.
+/// The traffic on a connection of HTTP/1, which has one request at a time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Traffic(Arc<Happened>);
 
@@ -60,14 +60,14 @@ struct Io {
     traffic: Traffic,
 }
 
-/// What the pool keeps.
+/// The connection that the pool keeps.
 #[derive(Debug)]
 pub(crate) struct Conn {
     io: TokioIo<Io>,
     kind: Kind,
 }
 
-/// How requests are written on a connection.
+/// The form of requests on a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     /// HTTP/1.1 to the tool.

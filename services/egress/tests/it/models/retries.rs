@@ -1,4 +1,4 @@
-//! How long egress waits for a provider's answer, and when it makes a call again.
+//! The time that egress waits for a provider's answer, and the retries of a call.
 
 use super::*;
 use std::time::Duration;

@@ -13,7 +13,7 @@ use serde_json::Value;
 /// The API of Anthropic.
 pub(in crate::forward::models) struct Anthropic;
 
-/// What of the agent's headers goes on: the others are about the request that the agent has sent.
+/// The agent's headers that are passed on: the others are about the request that the agent has sent.
 const KEPT: [HeaderName; 3] = [header::USER_AGENT, VERSION, HeaderName::from_static("anthropic-beta")];
 
 impl Provider for Anthropic {

@@ -18,7 +18,7 @@ pub(in crate::forward::models) struct MessageStream {
     message: Message,
 }
 
-/// What is known of the message so far.
+/// The message so far.
 #[derive(Debug, Default)]
 struct Message {
     usage: TokenCounts,

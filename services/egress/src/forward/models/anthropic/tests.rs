@@ -152,7 +152,7 @@ fn what_is_no_message_is_none_and_no_document_makes_it_panic() {
     assert_eq!((told.0.as_str(), told.1.as_str()), ("overloaded_error", "Overloaded"));
 }
 
-/// What becomes of a stream: the chunks, the raw text, and whether it is over.
+/// The translation of a stream: the chunks, the raw text, and whether it is over.
 fn streamed(text: &str, include_usage: bool) -> (Vec<Value>, String, bool) {
     let (mut stream, mut chunks) =
         (MessageStream::default(), Chunks::new("id".into(), "asked for".into(), include_usage));

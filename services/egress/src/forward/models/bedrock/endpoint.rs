@@ -8,7 +8,7 @@ use hoistway_model::{
 };
 use std::collections::BTreeMap;
 
-/// How a provider of kind bedrock is called.
+/// The requests to a provider of kind bedrock.
 #[derive(Debug)]
 pub(in crate::forward::models) struct Endpoint {
     pub(in crate::forward::models) url: String,

@@ -35,7 +35,7 @@ pub(super) fn finish(reason: &Value) -> Finish {
     }
 }
 
-/// What was read from a cache and written to one is counted apart from the other input.
+/// Tokens that were read from a cache and written to one are counted apart from the other input.
 pub(super) fn usage(usage: &Value) -> Usage {
     let count = |name: &str| count(&usage[name]).unwrap_or_default();
     let cached = count("cacheReadInputTokens");

@@ -182,7 +182,7 @@ fn event(kind: &'static str, payload: &Value) -> Vec<u8> {
     frame(&[(":message-type", "event"), (":event-type", kind)], &payload.to_string())
 }
 
-/// What becomes of a stream: the chunks, the raw text, and whether it is over.
+/// The translation of a stream: the chunks, the raw text, and whether it is over.
 fn streamed(stream: &[u8]) -> (Vec<Value>, String, bool) {
     let (mut translator, mut chunks) = (ConverseStream::default(), Chunks::new("id".into(), "m".into(), true));
     let mut told = String::new();

@@ -50,7 +50,7 @@ impl Finish {
 pub(in crate::forward::models) struct Usage {
     /// All that the model read, cached or not.
     pub(in crate::forward::models) prompt: u64,
-    /// What of it was read from a cache.
+    /// The part that was read from a cache.
     pub(in crate::forward::models) cached: u64,
     pub(in crate::forward::models) completion: u64,
 }

@@ -11,7 +11,7 @@ use std::{
 
 use super::Chunks;
 
-/// What understands a provider's stream.
+/// A reader of a provider's stream.
 pub(in crate::forward::models) trait Translate: Send + Unpin + 'static {
     /// Takes the next bytes of the provider and writes what they mean.
     fn push(&mut self, piece: &[u8], chunks: &mut Chunks) -> Result<(), BoxError>;
@@ -23,7 +23,7 @@ pub(in crate::forward::models) struct Translated<B, T> {
     inner: B,
     translator: T,
     chunks: Chunks,
-    /// What went wrong after the pieces that have been written.
+    /// The error after the pieces that have been written.
     failed: Option<BoxError>,
 }
 

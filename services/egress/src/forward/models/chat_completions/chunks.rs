@@ -24,7 +24,7 @@ impl Chunks {
         Self { id, model, created, include_usage, tools: 0, written: BytesMut::new(), is_over: false }
     }
 
-    /// What was written since this was asked for last.
+    /// The text that was written since the last call.
     pub(in crate::forward::models) fn take(&mut self) -> Bytes {
         self.written.split().freeze()
     }
@@ -122,7 +122,7 @@ impl Chunks {
         self.write(format!("data: {value}\n\n").as_bytes());
     }
 
-    /// What a provider still sends after the end is not for the agent.
+    /// Anything that a provider still sends after the end is not for the agent.
     fn write(&mut self, text: &[u8]) {
         if !self.is_over {
             self.written.extend_from_slice(text);

@@ -26,13 +26,13 @@ use serde_json::Value;
 const MAX_ANSWER: u64 = 32 << 20;
 /// The header in which clients of OpenAI look for a request's identifier.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What describes the provider's body, and not the translated one.
+/// Headers that describe the provider's body, and not the translated one.
 const OF_THE_BODY: [HeaderName; 4] =
     [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::TRAILER];
 
 /// An API that chat completions are translated for.
 pub(in crate::forward::models) trait Provider {
-    /// What reads a streamed answer.
+    /// A reader of a streamed answer.
     type Stream: Translate + Default;
     /// The content type of a streamed answer.
     const STREAM: &'static str;

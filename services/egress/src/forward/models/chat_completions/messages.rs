@@ -24,7 +24,7 @@ pub(super) fn read(messages: Option<Value>, request: &mut ChatRequest) -> Result
                 say(&mut request.turns, Role::User, blocks);
             }
             Some("assistant") => say(&mut request.turns, Role::Assistant, assistant(message, &path)?),
-            // What a tool returned is for the model, so it stands on the user's side.
+            // A tool's result is for the model, so it stands on the user's side.
             Some("tool") => say(&mut request.turns, Role::User, vec![tool_result(message, &path)?]),
             _ => {
                 let text = "must be system, developer, user, assistant or tool";
@@ -146,7 +146,7 @@ fn image(url: String, param: String) -> Result<Block, Invalid> {
     };
     match in_base64(&url) {
         Some((media_type, start)) => {
-            // What is left stays where it is: it may be large.
+            // The rest stays where it is: it may be large.
             let mut data = url;
             data.drain(..start);
             Ok(Block::Image { media_type, data, param })

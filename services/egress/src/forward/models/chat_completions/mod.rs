@@ -19,12 +19,12 @@ pub(super) use request::parse;
 use crate::forward::refusal::Refusal;
 use serde_json::{Map, Value};
 
-/// What a chat completion is asked for.
+/// A request for a chat completion.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct ChatRequest {
-    /// What system and developer messages say, in order.
+    /// The texts of system and developer messages, in order.
     pub(super) system: Vec<String>,
-    /// What was said, with the two sides in turn.
+    /// The conversation, with the two sides in turn.
     pub(super) turns: Vec<Turn>,
     pub(super) tools: Vec<Tool>,
     pub(super) tool_choice: Option<ToolChoice>,
@@ -43,7 +43,7 @@ pub(super) struct ChatRequest {
     pub(super) include_usage: bool,
 }
 
-/// What one side says before the other one does.
+/// The messages of one side before the other one's.
 #[derive(Debug, PartialEq)]
 pub(super) struct Turn {
     pub(super) role: Role,
@@ -109,13 +109,13 @@ pub(super) struct Invalid {
 }
 
 impl Invalid {
-    /// What is wrong with a member; the text follows its name.
+    /// The fault of a member; the text follows its name.
     pub(super) fn new(param: impl Into<String>, what: &str) -> Self {
         let param = param.into();
         Self { text: format!("\"{param}\" {what}"), param: Some(param) }
     }
 
-    /// What was read cannot be written.
+    /// The value that was read cannot be written.
     pub(super) fn unwritable(error: serde_json::Error) -> Self {
         Self { param: None, text: format!("the request cannot be translated: {error}") }
     }

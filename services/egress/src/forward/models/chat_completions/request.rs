@@ -76,7 +76,7 @@ fn number(members: &Members, name: &str) -> Result<Option<f64>, Invalid> {
     value.as_f64().map(Some).ok_or_else(|| Invalid::new(name, "must be a number"))
 }
 
-/// What the OpenAI API refuses is not to become something else for other providers.
+/// A request that the OpenAI API refuses is not to become something else for other providers.
 fn temperature(members: &Members) -> Result<Option<f64>, Invalid> {
     match number(members, "temperature")? {
         Some(given) if !(0.0..=2.0).contains(&given) => {

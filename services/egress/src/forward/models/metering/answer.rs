@@ -12,14 +12,14 @@ use hoistway_model::usage::UsageSums;
 use http::{HeaderMap, header};
 use std::io::{self, Write};
 
-/// What reads an answer, as it is encoded.
+/// A reader for each content encoding.
 #[derive(Debug)]
 enum Source {
     Plain(Box<Content>),
     /// Providers are asked not to compress, and some do.
     Gzip(Box<GzDecoder<Content>>),
     Deflate(Box<ZlibDecoder<Content>>),
-    /// What cannot be read.
+    /// An encoding that cannot be read.
     Unknown,
 }
 
@@ -94,7 +94,7 @@ impl AnswerReader {
         piece
     }
 
-    /// What is left for the agent when nothing more comes.
+    /// The rest for the agent when nothing more comes.
     pub(super) fn rest(&mut self) -> Bytes {
         match &mut self.source {
             Source::Plain(content) => content.rest(),
@@ -135,7 +135,7 @@ mod tests {
     const USAGE: &str = "data:{\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":2}}\n\n";
     const DONE_EVENT: &str = "data: [DONE]\n\n";
 
-    /// What the agent gets, in pieces of `size`, and the reader.
+    /// The bytes for the agent, in pieces of `size`, and the reader.
     fn read(text: &str, size: usize, leave_out: bool) -> (String, AnswerReader) {
         let mut reader = AnswerReader::new(Format::Events, leave_out);
         let mut out = Vec::new();

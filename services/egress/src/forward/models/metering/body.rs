@@ -13,7 +13,7 @@ pub(super) struct Metered<B> {
     inner: B,
     meter: Meter,
     reader: AnswerReader,
-    /// What goes on once the count is kept: a piece, or that the answer was cut.
+    /// The rest of the body once the count is stored: a piece, or that the answer was cut.
     ready: Option<Result<Frame<Bytes>, BoxError>>,
     commit: Option<Pin<Box<Commit>>>,
     has_ended: bool,

@@ -1,4 +1,4 @@
-//! What an answer says, read as it passes: one JSON document, or Server-Sent Events with one each.
+//! The content of an answer, read as it passes: one JSON document, or Server-Sent Events with one each.
 
 use super::{format::Format, reading::Reading, scanner::Scanner};
 use crate::forward::models::sse::{Lines, Part};
@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 /// The longest event that may turn out to be the one that is left out. It is short.
 pub(super) const MAX_HELD: usize = 64 << 10;
-/// How much of a compressed answer is read, in bytes once it is not: so many times what came, at most [`PIECE`] for each
+/// The part of a compressed answer that is read, in bytes once it is not: so many times what came, at most [`PIECE`] for each
 /// piece of it, and [`MAX_DECODED`] of all. Beyond that it is a bomb, which would keep a thread busy.
 const RATIO: usize = 100;
 const PIECE: usize = 2 << 20;
@@ -15,7 +15,7 @@ const MAX_DECODED: usize = 256 << 20;
 /// The data of the event that ends streams of OpenAI.
 const DONE: &[u8] = b"[DONE]";
 
-/// What is known of an answer's content.
+/// The state of reading an answer's content.
 #[derive(Debug)]
 pub(super) struct Content {
     format: Format,
@@ -30,7 +30,7 @@ pub(super) struct Content {
     pub(super) held: Option<BytesMut>,
     /// Whether the event before was left out.
     left_out: bool,
-    /// How many more bytes may be decoded, now and in all.
+    /// The number of bytes that may still be decoded, now and in all.
     decodable: usize,
     decodable_in_all: usize,
 }
@@ -82,7 +82,7 @@ impl Content {
             let (part, after) = self.lines.next(rest);
             let raw = &rest[..rest.len() - after.len()];
             rest = after;
-            // What belongs to the end of an event goes where the event went.
+            // The end of an event goes where the event went.
             let is_behind = part == Part::SecondEnd && self.held.as_ref().is_some_and(BytesMut::is_empty);
             match &mut self.held {
                 Some(_) if is_behind && self.left_out => {}

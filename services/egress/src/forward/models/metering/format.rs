@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-/// What an answer is.
+/// The format of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
@@ -10,7 +10,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// What the header says of an answer. `asked` is whether a stream was asked for.
+    /// The format that the header states. `asked` is whether a stream was asked for.
     pub(super) fn of(headers: &HeaderMap, asked: bool) -> Self {
         let kind = header_text(headers, &header::CONTENT_TYPE).unwrap_or_default();
         match kind.split(';').next().unwrap_or_default().trim() {

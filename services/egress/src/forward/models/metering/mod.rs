@@ -43,7 +43,7 @@ pub(super) async fn begin(
     egress.budgets.check(&policy.agent)?;
     let headers = &mut call.parts.headers;
     let user = entry.user().map(str::to_owned);
-    // What is compressed is hard to count.
+    // Compressed answers are hard to count.
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let (agent, model) = (policy.agent.clone(), call.model.model.clone());
     let key = UsageKey { agent, provider, model, user: user.unwrap_or_default() };
@@ -80,10 +80,10 @@ pub(super) struct Meter {
     key: Option<UsageKey>,
     streams: bool,
     leave_out_usage: bool,
-    /// How many tokens the request is thought to be.
+    /// The estimate of the request's tokens.
     input: u64,
     limits: Limits,
-    /// What the provider answered.
+    /// The provider's answer.
     status: Option<StatusCode>,
 }
 
@@ -139,12 +139,12 @@ impl Meter {
             }
             Some(StatusCode::OK) if is_complete && reader.is_invalid() => {
                 self.progress.answer_is_invalid();
-                // What was said of an answer is estimated. Where there is none, no model has said anything.
+                // The text of an answer is estimated. Where there is none, no model has said anything.
                 let sums = if reader.is_empty() { UsageSums::default() } else { reader.sums(self.input, false) };
                 self.count(UsageSums { requests: 1, failed_requests: 1, ..sums })
             }
             Some(status) if status.is_success() => self.count(reader.sums(self.input, is_complete)),
-            // What a provider refuses it does not count.
+            // A provider does not count requests that it refuses.
             _ => self.count(UsageSums { requests: 1, failed_requests: 1, ..UsageSums::default() }),
         }
     }

@@ -1,22 +1,22 @@
-//! What an answer says of its own usage, and how much text it has.
+//! The usage that an answer states, and the amount of text that it has.
 
 use super::scanner::{Found, Key};
 use hoistway_model::usage::UsageSums;
 
 /// More tokens than any call has; a provider that says so is not believed, so that sums stay sums.
 const MOST: u64 = 1_000_000_000;
-/// How many bytes of text are taken for a token where the provider does not say how many there were.
+/// The number of bytes of text that are taken for a token where the provider does not say how many there were.
 const BYTES_PER_TOKEN: u64 = 4;
 /// The types of events after which nothing comes.
 const LAST: [&[u8]; 4] = [b"message_stop", b"response.completed", b"response.incomplete", b"response.failed"];
 
-/// How many tokens so many bytes are thought to be.
+/// The estimate of the tokens in so many bytes.
 pub(super) const fn estimate(bytes: u64) -> u64 {
     let tokens = bytes.div_ceil(BYTES_PER_TOKEN);
     if tokens < MOST { tokens } else { MOST }
 }
 
-/// What was read of an answer so far.
+/// The state of reading an answer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
     input: Option<u64>,
@@ -24,7 +24,7 @@ pub(super) struct Reading {
     cached: Option<u64>,
     /// Input and output together, which some servers say alone.
     total: Option<u64>,
-    /// How much text there was when tokens were said last.
+    /// The length of the text when tokens were stated last.
     text_then: u64,
     /// Tokens that count beside the input of the Messages API, not within it.
     cache_read: u64,
@@ -72,7 +72,7 @@ impl Reading {
             Found::Open { path: [Key::Choices], .. } => self.choices_empty = true,
             Found::Open { path: [Key::Choices, ..], .. } => self.choices_empty = false,
             Found::Text { path: [Key::Type], short, .. } => self.is_last = LAST.contains(short),
-            // What the model wrote comes as the text of a message, or in pieces.
+            // The model's text comes as the text of a message, or in pieces.
             Found::Text { path, bytes, .. } if is_text(path) => self.text = self.text.saturating_add(*bytes),
             Found::Number { path, value } => self.number(path, (*value).min(MOST)),
             _ => {}

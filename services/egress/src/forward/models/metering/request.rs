@@ -18,7 +18,7 @@ pub(super) struct Prepared {
     pub(super) streams: bool,
     /// Whether the agent did not ask for the usage that the stream will have.
     pub(super) leave_out_usage: bool,
-    /// How many tokens its text is thought to be.
+    /// The estimate of the tokens in its text.
     pub(super) input: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Reads JSON as its bytes pass, in constant memory, and tells what stands where. Nothing is held back or kept, and
 //! nothing is checked: what is no JSON tells something or nothing.
 
-/// How deep members are told by name; what lies deeper is passed over.
+/// The depth to which members are reported by name; what lies deeper is passed over.
 const DEPTH: usize = 8;
 /// The longest name, and the longest text that is told whole.
 const SHORT: usize = 32;
@@ -65,7 +65,7 @@ impl Key {
     }
 }
 
-/// What the scanner has come upon, at the path of names that leads there. `at` is the offset of its first byte.
+/// A value that the scanner found, at the path of names that leads there. `at` is the offset of its first byte.
 #[derive(Debug)]
 pub(super) enum Found<'a> {
     /// An object or a list begins.
@@ -285,7 +285,7 @@ impl Scanner {
 mod tests {
     use super::*;
 
-    /// What is found in a document that comes in pieces of so many bytes, one a line.
+    /// The values found in a document that comes in pieces of so many bytes, one a line.
     fn told(text: &str, piece: usize) -> Vec<String> {
         let (mut scanner, mut lines) = (Scanner::new(), Vec::new());
         for piece in text.as_bytes().chunks(piece) {

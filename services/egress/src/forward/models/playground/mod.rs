@@ -25,13 +25,13 @@ const MAX_INPUTS: usize = 256;
 /// The most dimensions of an embedding.
 const MAX_DIMENSIONS: usize = 4096;
 
-/// What an answer consists of.
+/// The parts of an answer.
 enum Answer {
     Json(Value),
     Events(String),
 }
 
-/// What every answer has.
+/// The members that every answer has.
 struct Envelope {
     /// The model that was asked for.
     model: String,

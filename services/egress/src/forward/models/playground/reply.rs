@@ -1,11 +1,11 @@
-//! What the playground says: a text, or the call of a tool.
+//! The playground's reply: a text, or the call of a tool.
 
 use super::{text_of, words};
 use serde_json::{Map, Value, json};
 
-/// How much of a message an answer repeats, in characters.
+/// The part of a message that an answer repeats, in characters.
 const REPEATED: usize = 200;
-/// How deep a schema is filled.
+/// The depth to which a schema is filled.
 const MAX_DEPTH: usize = 8;
 
 /// A conversation, as far as the playground reads it.
@@ -24,7 +24,7 @@ pub(super) struct Tool<'a> {
     pub(super) parameters: &'a Value,
 }
 
-/// What the playground answers.
+/// The playground's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     Text(String),
